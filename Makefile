@@ -1,0 +1,28 @@
+# Both commands do their own set-up: Python 3.11 or newer with pip is all that must be there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/01_voice_commands/demo.py --work .work/voice_commands
+
+test: $(VENV)/.installed lint types
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Building needs Python 3.11 or newer, '$(PYTHON)' is older. Say which to use: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "Installing into $(VENV) (torch and two runtimes, about 1.3 GB, a few minutes the first time) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .work

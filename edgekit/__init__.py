@@ -1,0 +1,63 @@
+"""EdgeKit: a fine-tuned Transformer in, a small measured bundle out, and one torch-free object that runs it.
+
+    session = edgekit.load("out")
+    session("a fine film").label
+
+Importing this package, and everything that ``load`` and a session touch, needs numpy, tokenizers and one backend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from edgekit.runtime.session import Session, SessionInfo, load
+from edgekit.spec.errors import (
+    BackendError,
+    BudgetError,
+    BuildError,
+    EdgekitError,
+    ExportError,
+    FormatError,
+    InputError,
+    IntegrityError,
+    ModelError,
+    QuantizeError,
+    SamplesError,
+    UsageError,
+)
+from edgekit.tasks.text_classification import Classification
+
+if TYPE_CHECKING:
+    from edgekit.build import build
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "BudgetError",
+    "BuildError",
+    "Classification",
+    "EdgekitError",
+    "ExportError",
+    "FormatError",
+    "InputError",
+    "IntegrityError",
+    "ModelError",
+    "QuantizeError",
+    "SamplesError",
+    "Session",
+    "SessionInfo",
+    "UsageError",
+    "__version__",
+    "build",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Gives ``edgekit.build`` on first use: it brings torch, which a device does not have."""
+    if name == "build":
+        from edgekit.build import build
+
+        return build
+    raise AttributeError(f"module 'edgekit' has no attribute '{name}'")

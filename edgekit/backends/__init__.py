@@ -1,0 +1,110 @@
+"""Floor 1: a file is a backend. It compiles and runs a graph, and knows nothing of text, labels or calibration.
+
+Listing this folder is the registration. A backend module has::
+
+    PACKAGE                                       the distribution to install
+    check_target(target) -> None                  refuses early, with a remedy
+    compile_graph(graph, target, out) -> Path     an engine file, or the graph itself
+    open_device(device, threads) -> Device        Device.load(path, signature) -> Engine; Device.close()
+
+``Engine.run(feeds)`` takes and gives numpy arrays by name; ``Engine.executed_precision()`` tells what the linear layers
+really ran in, from the backend's own record; ``Engine.close()``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgekit.spec.errors import BackendError, UsageError, near
+from edgekit.spec.graph import Graph
+from edgekit.spec.target import Target
+from edgekit.spec.tensor import Signature
+
+Feeds = Mapping[str, np.ndarray]
+
+
+class Engine(Protocol):
+    """A loaded graph. ``run`` may be called from several threads at once."""
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Runs once; arrays by input name in, arrays by output name out."""
+
+    def executed_precision(self) -> str:
+        """What the linear layers ran in: ``float32``, ``int8``, or ``int8 36/37 linears``."""
+
+    def close(self) -> None:
+        """Frees the engine."""
+
+
+class Device(Protocol):
+    """An opened device of a backend."""
+
+    def load(self, path: Path, signature: Signature) -> Engine:
+        """Loads an engine file or a graph."""
+
+    def close(self) -> None:
+        """Frees the device."""
+
+
+class Backend(Protocol):
+    """What a module in this folder offers."""
+
+    PACKAGE: str
+
+    def check_target(self, target: Target) -> None:
+        """Refuses a target that this backend cannot serve."""
+
+    def compile_graph(self, graph: Graph, target: Target, out: Path) -> Path:
+        """Makes an engine file in ``out``, or returns the graph's own path."""
+
+    def open_device(self, device: str, threads: int) -> Device:
+        """Opens a device."""
+
+
+def names() -> list[str]:
+    """Names of the backends, as targets and manifests spell them."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def get(name: str) -> Backend:
+    """The module of a backend. Importing it does not import the vendor's library.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest known one.
+    """
+    if name not in names():
+        raise UsageError(f"Unknown backend '{name}'.{near(name, names())} Known backends: {', '.join(names())}.")
+    return importlib.import_module(f"edgekit.backends.{name}")
+
+
+def installed_version(name: str) -> str | None:
+    """Version of a backend's package, or None where it is not installed; does not import it."""
+    try:
+        return importlib.metadata.version(get(name).PACKAGE)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def not_installed(name: str) -> BackendError:
+    """The error for a backend whose package is missing."""
+    return BackendError(f"The backend '{name}' is not installed, and this bundle or target needs it. Run: pip install 'edgekit[{name}]'")
+
+
+def summary(precisions: list[str]) -> str:
+    """Words for what the linear layers ran in, e.g. ``int8`` or ``int8 36/38 linears``.
+
+    A layer or two in float is usual (pooler, classifier: too small to gain), so INT8 is named with its share.
+    """
+    if not precisions:
+        return "unknown"
+    low = [p for p in precisions if p == "int8"]
+    if len(low) == len(precisions) or not low:
+        return max(set(precisions), key=precisions.count)
+    return f"int8 {len(low)}/{len(precisions)} linears"

@@ -1,0 +1,136 @@
+"""ONNX Runtime on CPUs. It runs the graph file itself; nothing is compiled ahead."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.backends import Feeds, not_installed, summary
+from edgekit.spec.errors import BackendError
+from edgekit.spec.graph import Graph
+from edgekit.spec.target import Target
+from edgekit.spec.tensor import Signature
+
+PACKAGE = "onnxruntime"
+
+_PROVIDERS = {"cpu": "CPUExecutionProvider"}
+# Kernels that multiply matrices, by the precision of their product (operator names of ONNX and com.microsoft).
+_INT8 = {"QAttention", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm"}
+_FLOAT = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention"}
+
+
+def check_target(target: Target) -> None:
+    """Refuses a device that ONNX Runtime is not offered for.
+
+    Raises:
+        BackendError: for another device than ``cpu``.
+    """
+    if target.device not in _PROVIDERS:
+        raise BackendError(f"ONNX Runtime serves the device(s) {', '.join(_PROVIDERS)} here, target '{target.name}' asks for '{target.device}'.")
+
+
+def compile_graph(graph: Graph, target: Target, out: Path) -> Path:
+    """Returns the graph itself: ONNX Runtime optimizes when it loads."""
+    return graph.path
+
+
+def open_device(device: str, threads: int) -> OnnxRuntimeDevice:
+    """Opens a device.
+
+    Args:
+        device: ``cpu``.
+        threads: threads of one call.
+
+    Raises:
+        BackendError: when onnxruntime is not installed, or offers no such device.
+    """
+    try:
+        import onnxruntime
+    except ImportError as problem:
+        raise not_installed("onnxruntime") from problem
+    if _PROVIDERS.get(device) not in onnxruntime.get_available_providers():
+        raise BackendError(f"This ONNX Runtime offers {onnxruntime.get_available_providers()}, device '{device}' was asked for. Use device 'cpu'.")
+    return OnnxRuntimeDevice(onnxruntime, _PROVIDERS[device], threads)
+
+
+class OnnxRuntimeDevice:
+    """One execution provider with its threads."""
+
+    def __init__(self, library: Any, provider: str, threads: int) -> None:
+        """Keeps what is needed to open sessions."""
+        self._library, self._provider, self._threads = library, provider, threads
+
+    def load(self, path: Path, signature: Signature) -> OnnxRuntimeEngine:
+        """Loads a graph.
+
+        Raises:
+            BackendError: when ONNX Runtime refuses it.
+        """
+        return OnnxRuntimeEngine(self, path, signature)
+
+    def open_session(self, path: Path, profile_prefix: str | None = None) -> Any:
+        """Opens a session of the vendor's library on a file."""
+        options = self._library.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what goes wrong is raised; the library's own warnings are not for the user
+        # A worker that sleeps between two matrix products costs more than the product: measured 1.5 x slower.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        if profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = profile_prefix
+        try:
+            return self._library.InferenceSession(str(path), options, providers=[self._provider])
+        except Exception as problem:  # the library's errors share no base class
+            version = self._library.__version__
+            raise BackendError(f"ONNX Runtime {version} refuses {path.name}: {problem}. Build the bundle again with this version.") from problem
+
+    def close(self) -> None:
+        """Nothing is held here; each engine frees its own session."""
+
+
+class OnnxRuntimeEngine:
+    """A session. ONNX Runtime allows concurrent calls of one session."""
+
+    def __init__(self, device: OnnxRuntimeDevice, path: Path, signature: Signature) -> None:
+        """Opens the session."""
+        self._device, self._path, self._signature = device, path, signature
+        self._session = device.open_session(path)
+        self._inputs = {i.name for i in self._session.get_inputs()}
+        self._outputs = [o.name for o in signature.outputs]
+
+    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
+        """Runs once."""
+        fed = {name: array for name, array in feeds.items() if name in self._inputs}
+        try:
+            return dict(zip(self._outputs, self._session.run(self._outputs, fed), strict=True))
+        except Exception as problem:
+            raise BackendError(f"ONNX Runtime could not run {self._path.name}: {problem}") from problem
+
+    def executed_precision(self) -> str:
+        """Runs the graph once with the profiler on and reads which kernels multiplied matrices."""
+        feeds = {i.name: np.ones([4 if isinstance(d, str) else d for d in i.shape], i.dtype) for i in self._signature.inputs}
+        with tempfile.TemporaryDirectory() as folder:
+            session = self._device.open_session(self._path, str(Path(folder) / "profile"))
+            session.run(self._outputs, {n: a for n, a in feeds.items() if n in self._inputs})
+            events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        kernels = [e["args"]["op_name"] for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+        weighted = self._weighted_products(events)
+        return summary(["int8" if k in _INT8 else "float32" for k in kernels if k in _INT8] + ["float32"] * weighted)
+
+    def _weighted_products(self, events: list[Any]) -> int:
+        """Counts float products with a weight; those of two activations (attention scores) have no weight to quantize."""
+        count = 0
+        for event in events:
+            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and event["args"]["op_name"] in _FLOAT:
+                shapes = [next(iter(s.values())) for s in event["args"].get("input_type_shape", [])]
+                count += len(shapes) > 1 and len(shapes[1]) == 2
+        return count
+
+    def close(self) -> None:
+        """Frees the session."""
+        self._session = None

@@ -1,0 +1,67 @@
+"""Floor 11: the command line. A file is a verb: a parser plus one call.
+
+``--help`` of every verb imports click alone: a verb's module imports what it calls when it is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import sys
+from typing import Any
+
+_NO_CLICK = "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
+
+
+def main() -> None:
+    """The ``edgekit`` command."""
+    try:
+        import click
+    except ImportError:
+        sys.stderr.write(_NO_CLICK)
+        sys.exit(1)
+    from edgekit.spec.errors import EdgekitError
+
+    order = ("build", "run", "eval", "bench", "inspect", "verify", "targets", "doctor")
+
+    class Verbs(click.Group):
+        """Lists the files of this folder and imports one only when it is asked for."""
+
+        def list_commands(self, context: click.Context) -> list[str]:
+            found = [m.name.rstrip("_") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+            return sorted(found, key=lambda n: order.index(n) if n in order else len(order))
+
+        def get_command(self, context: click.Context, name: str) -> click.Command | None:
+            if name not in self.list_commands(context):
+                return None
+            module = next(m.name for m in pkgutil.iter_modules(__path__) if m.name.rstrip("_") == name)
+            return getattr(importlib.import_module(f"{__name__}.{module}"), "command", None)
+
+        def invoke(self, context: click.Context) -> Any:
+            try:
+                return super().invoke(context)
+            except EdgekitError as problem:
+                click.echo(f"edgekit: {problem}", err=True)
+                context.exit(problem.exit_code)
+            except KeyboardInterrupt:
+                click.echo("edgekit: interrupted; nothing was left behind.", err=True)
+                context.exit(130)
+            except BrokenPipeError:
+                sys.stderr.close()  # whoever read the output has gone; Python would complain when it flushes
+                context.exit(0)
+
+    @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+    @click.version_option(_version(), prog_name="edgekit")
+    def edgekit() -> None:
+        """A fine-tuned Transformer in, a small measured bundle out, and one torch-free object that runs it.
+
+        Exit codes: 0 pass, 1 tool error, 2 usage, 3 over budget, 4 inconclusive or incomparable, 5 integrity.
+        """
+
+    edgekit()
+
+
+def _version() -> str:
+    import edgekit
+
+    return edgekit.__version__

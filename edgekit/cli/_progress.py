@@ -1,0 +1,37 @@
+"""Progress bars on a terminal; nothing anywhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from edgekit.spec.progress import Progress, silent
+
+
+@contextlib.contextmanager
+def bars() -> Iterator[Progress]:
+    """A progress function that draws a bar for each step on standard error, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True)) as drawn:
+        known: dict[str, TaskID] = {}
+
+        def advance(step: str, done: int, total: int) -> None:
+            if step not in known:
+                for task in known.values():
+                    if drawn.tasks[task].total is None:
+                        drawn.update(task, total=1, completed=1)  # a step of unknown length ends where the next begins
+                known[step] = drawn.add_task(step, total=total or None)
+            drawn.update(known[step], completed=done)
+
+        yield advance
+        for task in known.values():
+            total = drawn.tasks[task].total
+            drawn.update(task, total=total or 1, completed=total or 1)

@@ -1,0 +1,55 @@
+"""``edgekit build``."""
+
+from __future__ import annotations
+
+import click
+
+from edgekit.cli._options import Budget, columns_option
+
+
+@click.command(name="build")
+@click.argument("model")
+@click.option("--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file.")
+@click.option("--samples", required=True, metavar="FILE", help="Calibration samples: JSONL, CSV, TSV or a calibration TOML. Labels are not needed.")
+@click.option("--eval", "evaluation", required=True, metavar="FILE", help="Evaluation samples with labels: every candidate is scored on them.")
+@click.option("-o", "--out", required=True, metavar="FOLDER", help="The bundle; appears whole or not at all.")
+@click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
+@columns_option
+@click.option(
+    "--budget",
+    type=Budget(),
+    multiple=True,
+    help="Replaces a limit of the target: accuracy_drop, p50_ms, memory_mb, first_answer_ms, size_mb. Repeatable.",
+)
+@click.option("--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
+@click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
+def command(model, target, samples, evaluation, out, revision, columns, budget, calibration_rows, seed, force):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Make a bundle of MODEL, a local Hugging Face folder or a hub id.
+
+    Exports, quantizes with the calibration samples, measures every candidate against the torch model, and writes the
+    fastest one inside the budget. Exit 3, with nothing written, when none is.
+    """
+    from edgekit.cli._progress import bars
+
+    with bars() as progress:
+        progress("load", 0, 0)
+        from edgekit.build import build
+
+        result = build(
+            model,
+            target=target,
+            samples=samples,
+            eval=evaluation,
+            out=out,
+            revision=revision,
+            columns=columns,
+            budget=dict(budget),
+            calibration_rows=calibration_rows,
+            seed=seed,
+            force=force,
+            progress=progress,
+        )
+    click.echo(result.table())
+    reused = f" (from the cache: {', '.join(result.reused)})" if result.reused else ""
+    click.echo(f"Wrote {out}, {result.bundle.size / 2**20:.1f} MB, in {result.seconds:.0f} s{reused}.")

@@ -1,0 +1,17 @@
+"""``edgekit doctor``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(name="doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Say what this machine can build for and run: backends, versions, CPU instructions, GPU and driver."""
+    from edgekit.doctor import examine
+
+    found = examine()
+    click.echo(json.dumps(found.record(), indent=2) if as_json else found.text())

@@ -1,0 +1,20 @@
+"""``edgekit inspect``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(name="inspect")
+@click.argument("bundle")
+@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+def command(bundle, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Show what BUNDLE holds: task, inputs, how it runs, the candidates of its build, where it came from."""
+    from edgekit.engines.trust import open_bundle
+    from edgekit.report.inspect import inspect
+    from edgekit.spec.parsing import plain
+
+    opened = open_bundle(bundle)
+    click.echo(json.dumps(plain(opened.manifest), indent=2, sort_keys=True, ensure_ascii=False) if as_json else inspect(opened))

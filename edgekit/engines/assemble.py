@@ -1,0 +1,124 @@
+"""Writes bundles. A bundle appears whole, by rename, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from edgekit.engines.trust import MANIFEST, Bundle, entry, files_below
+from edgekit.spec.errors import BuildError, EdgekitError, UsageError
+from edgekit.spec.graph import GraphSet
+from edgekit.spec.manifest import Manifest, dumps
+
+
+def check_output(out: Path, force: bool) -> None:
+    """Refuses an output folder that a build must not touch, before any work is done.
+
+    Raises:
+        UsageError: when it exists and ``force`` is not given, or when it is something else than a bundle or an empty folder.
+    """
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not force:
+        raise UsageError(f"Output folder {out} exists, and nothing is written over. Give another -o, or --force to replace a bundle.")
+    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+        raise UsageError(f"{out} is not a bundle, and --force replaces bundles only. Give another -o, or remove it yourself.")
+
+
+def graph_files(graphs: GraphSet) -> dict[str, Path]:
+    """Files of a graph set by their place in a bundle: ``graphs/*.onnx``, ``graphs/weights/SHA256``, ``assets/*``."""
+    files = {f"assets/{name}": graphs.assets / name for name in files_below(graphs.assets)}
+    for graph in graphs.graphs:
+        files[f"graphs/{graph.path.name}"] = graph.path
+        weights = graph.path.parent / "weights"
+        files.update({f"graphs/weights/{name}": weights / name for name in files_below(weights)} if weights.is_dir() else {})
+    return files
+
+
+def write(out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, force: bool = False, scratch: bool = False) -> Bundle:
+    """Writes a bundle.
+
+    Args:
+        out: its folder; must not exist unless ``force``.
+        manifest: its ``files`` are filled in here.
+        files: place in the bundle to its content, or to the file that is copied there.
+        force: replace a bundle that is there.
+        scratch: for a bundle that goes when the build ends: files are linked where possible and not synced.
+
+    Raises:
+        UsageError: as :func:`check_output`.
+        BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
+    """
+    check_output(out, force)
+    with disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
+        try:
+            for name, source in sorted(files.items()):
+                _put(source, folder / name, link=scratch)
+            listed = {name: entry(folder / name) for name in files_below(folder)}
+            complete = replace(manifest, files=listed)
+            (folder / MANIFEST).write_text(dumps(complete), "utf-8")
+            folder.chmod(0o755)  # mkdtemp makes it private
+            if not scratch:
+                _sync(folder)
+            _appear(folder, out, force)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return Bundle(out, complete)
+
+
+@contextlib.contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turns what a disk refuses into a BuildError with a remedy."""
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BuildError(f"The disk of {place} is full, and nothing was left behind there. Free space, or give another folder.") from problem
+        raise BuildError(f"{place} cannot be written: {problem.strerror or problem}. Check the path and its permissions; nothing was left behind.") from problem
+
+
+def _put(source: Path | bytes, place: Path, link: bool) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, bytes):
+        place.write_bytes(source)
+        return
+    if link:
+        with contextlib.suppress(OSError):  # another file system, or one without links: copy
+            os.link(source, place)
+            return
+    shutil.copyfile(source, place)
+
+
+def _sync(folder: Path) -> None:
+    """Makes sure that what the rename shows is on the disk."""
+    for name in [*files_below(folder), "."]:
+        handle = os.open(folder / name, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _appear(folder: Path, out: Path, force: bool) -> None:
+    if not out.exists():
+        folder.rename(out)
+        return
+    check_output(out, force)  # again: someone else may have been faster
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.old-", dir=out.parent) as aside:
+        old = Path(aside) / "bundle"
+        out.rename(old)
+        try:
+            folder.rename(out)
+        except OSError:
+            old.rename(out)
+            raise

@@ -1,0 +1,125 @@
+"""What was made before, by the digest of everything it was made from.
+
+An entry is a folder. It is filled under another name in the same place and appears by rename, so that a build which is
+killed leaves nothing that a later one could take for whole. The least recently used entries go when the cache is over
+its size. Entries hold graphs, numbers and digests; never a text of the samples.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from edgekit.spec.errors import BuildError, UsageError
+
+_DONE = "entry.json"
+_LIMIT_MB = 8192.0
+_ABANDONED_S = 24 * 3600.0
+
+
+def key(**parts: object) -> str:
+    """Digest of what a step depends on; parts must be plain data."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def code_digest() -> str:
+    """Digest of EdgeKit's own code: another version never takes what this one has made."""
+    package = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+class Cache:
+    """A folder of entries."""
+
+    def __init__(self, root: Path | None = None, limit_mb: float | None = None) -> None:
+        """Opens a cache.
+
+        Args:
+            root: where; by default ``EDGEKIT_CACHE``, else ``XDG_CACHE_HOME/edgekit``, else ``~/.cache/edgekit``.
+            limit_mb: size above which old entries go; by default ``EDGEKIT_CACHE_MB``, else 8192.
+
+        Raises:
+            UsageError: when ``EDGEKIT_CACHE_MB`` is not a number.
+        """
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        self.root = root or Path(os.environ.get("EDGEKIT_CACHE") or os.path.join(base, "edgekit"))
+        setting = os.environ.get("EDGEKIT_CACHE_MB", str(_LIMIT_MB))
+        try:
+            self.limit_mb = float(setting) if limit_mb is None else limit_mb
+        except ValueError as problem:
+            raise UsageError(f"EDGEKIT_CACHE_MB is {setting!r}, expected a number of MiB. Set it to e.g. 8192 or unset it.") from problem
+
+    def find(self, digest: str) -> Path | None:
+        """The entry of this digest, or None. A find makes the entry the most recently used."""
+        folder = self.root / digest
+        if not (folder / _DONE).is_file():
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(folder)
+        return folder
+
+    @contextlib.contextmanager
+    def fill(self, digest: str, made_from: Mapping[str, object]) -> Iterator[Path]:
+        """Gives an empty folder to fill; when the block ends well it becomes the entry.
+
+        Args:
+            digest: of the entry.
+            made_from: what it was made from, kept beside it for people who look into the cache.
+
+        Raises:
+            BuildError: when the disk is full or cannot be written.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".new-", dir=self.root))
+        except OSError as problem:
+            remedy = "Free space there, or set EDGEKIT_CACHE to another folder."
+            raise BuildError(f"The build cache {self.root} cannot be written ({problem.strerror}). {remedy}") from problem
+        try:
+            yield folder
+            (folder / _DONE).write_text(json.dumps(dict(made_from), indent=2, sort_keys=True), "utf-8")
+            final = self.root / digest
+            if (final / _DONE).is_file():
+                return  # another process was faster with the same thing
+            shutil.rmtree(final, ignore_errors=True)
+            try:
+                folder.rename(final)
+            except OSError:
+                if not (final / _DONE).is_file():
+                    raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            self._shrink(keep=digest)
+
+    def _shrink(self, keep: str) -> None:
+        """Removes the least recently used entries until the cache is within its limit, and what killed builds left."""
+        entries = []
+        for folder in self.root.iterdir() if self.root.is_dir() else ():
+            with contextlib.suppress(OSError):
+                used = folder.stat().st_mtime
+                if folder.name.startswith(".new-"):
+                    if time.time() - used > _ABANDONED_S:
+                        shutil.rmtree(folder, ignore_errors=True)
+                elif folder.is_dir():
+                    entries.append((used, _size_mb(folder), folder))
+        total = sum(size for _, size, _ in entries)
+        for _, size, folder in sorted(entries, key=lambda e: e[0]):
+            if total <= self.limit_mb:
+                break
+            if folder.name != keep:
+                shutil.rmtree(folder, ignore_errors=True)
+                total -= size
+
+
+def _size_mb(folder: Path) -> float:
+    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20

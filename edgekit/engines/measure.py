@@ -1,0 +1,91 @@
+"""Time and memory, and numbers that may be said of them."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# How many samples a percentile needs before an upper bound at 99 % confidence exists: MLPerf's early stopping
+# (mlcommons/inference_policies, inference_rules.adoc, "Early stopping criterion"), with no sample above it discarded.
+_SAMPLES_NEEDED = {50: 11, 90: 64, 95: 130, 99: 662}
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Times of single calls, in milliseconds. A percentile that the count cannot carry is None.
+
+    Attributes:
+        count: number of calls.
+        mean_ms: their mean.
+        p50_ms, p90_ms, p99_ms: percentiles.
+    """
+
+    count: int
+    mean_ms: float
+    p50_ms: float | None
+    p90_ms: float | None
+    p99_ms: float | None
+
+
+def latency(times_ms: Sequence[float]) -> Latency:
+    """Summarizes times of single calls."""
+    return Latency(len(times_ms), sum(times_ms) / len(times_ms), *(percentile(times_ms, q) for q in (50, 90, 99)))
+
+
+def percentile(values: Sequence[float], q: int) -> float | None:
+    """The nearest-rank percentile, or None when there are too few values to state it (50: 11, 90: 64, 95: 130, 99: 662)."""
+    if len(values) < _SAMPLES_NEEDED[q]:
+        return None
+    return sorted(values)[max(0, math.ceil(q / 100 * len(values)) - 1)]
+
+
+def samples_needed(q: int) -> int:
+    """How many values :func:`percentile` needs."""
+    return _SAMPLES_NEEDED[q]
+
+
+def memory_mb() -> float:
+    """Resident memory of this process at its peak, MiB.
+
+    From ``VmHWM``: unlike ``ru_maxrss`` it starts anew with each program, so the size of whoever started this process
+    is not in it. 0.0 where the system does not tell.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's name, as the system tells it."""
+    return _cpuinfo("model name") or _cpuinfo("Hardware") or platform.processor() or platform.machine()
+
+
+def cpu_instructions() -> tuple[str, ...]:
+    """Instruction sets that decide how fast INT8 is, of those that this CPU has."""
+    flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
+    known = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")
+    return tuple(f for f in known if f in flags)
+
+
+def _cpuinfo(key: str) -> str | None:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == key:
+                return value.strip()
+    except OSError:
+        pass
+    return None

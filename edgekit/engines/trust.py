@@ -1,0 +1,107 @@
+"""Nothing of a bundle reaches a backend before its bytes are what the manifest says.
+
+Backends open files by paths that are written inside other files. So a bundle is checked whole: every listed file has
+its size and sha256, no other file is there, nothing is a link, and the external data of every ONNX graph lies inside.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.spec import manifest as manifests
+from edgekit.spec.errors import IntegrityError
+from edgekit.spec.manifest import FileEntry, Manifest
+
+MANIFEST = "manifest.json"
+_MANIFEST_LIMIT = 16 * 2**20
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder that was checked against its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk, the manifest included."""
+        return sum(f.size for f in self.manifest.files.values()) + (self.path / MANIFEST).stat().st_size
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file in hex, read in pieces."""
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as stream:
+        while count := stream.readinto(buffer):
+            digest.update(view[:count])
+    return digest.hexdigest()
+
+
+def entry(path: Path) -> FileEntry:
+    """Size and digest of a file, for a manifest."""
+    return FileEntry(sha256(path), path.stat().st_size)
+
+
+def files_below(folder: Path) -> list[str]:
+    """Paths of everything below a folder that is not itself a folder, relative, with forward slashes, sorted."""
+    found = []
+    for root, folders, files in os.walk(folder):
+        linked = [d for d in folders if (Path(root) / d).is_symlink()]
+        found += [(Path(root) / name).relative_to(folder).as_posix() for name in files + linked]
+    return sorted(found)
+
+
+def open_bundle(path: str | Path) -> Bundle:
+    """Reads a bundle and checks all of it.
+
+    Raises:
+        FormatError: for a bundle of a newer format.
+        IntegrityError: for a folder that is no bundle; a missing, altered, truncated or extra file; a link; a path that leaves the bundle.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "does not exist"
+        raise IntegrityError(f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. Make one with: edgekit build MODEL -o {folder}")
+    file = folder / MANIFEST
+    if not file.is_file() or file.is_symlink():
+        raise IntegrityError(f"{folder} has no {MANIFEST}, so it is not a bundle. Make one with: edgekit build MODEL -o OUT")
+    if file.stat().st_size > _MANIFEST_LIMIT:
+        raise IntegrityError(f"{file} has {file.stat().st_size} bytes, expected at most {_MANIFEST_LIMIT}. The bundle is damaged: copy it again.")
+    try:
+        text = file.read_text("utf-8")
+    except UnicodeDecodeError as problem:
+        raise IntegrityError(f"{file} is not UTF-8 ({problem}). The bundle is damaged: copy it again.") from problem
+    bundle = Bundle(folder, manifests.loads(text, str(file)))
+    _check_files(bundle)
+    return bundle
+
+
+def _check_files(bundle: Bundle) -> None:
+    listed = bundle.manifest.files
+    present = set(files_below(bundle.path)) - {MANIFEST}
+    again = "Copy the bundle again, or build it again."
+    if missing := sorted(set(listed) - present):
+        raise IntegrityError(f"Bundle {bundle.path} lacks {_some(missing)}, which its manifest lists. {again}")
+    if extra := sorted(present - set(listed)):
+        raise IntegrityError(f"Bundle {bundle.path} holds {_some(extra)}, which its manifest does not list. Remove what was added, or copy the bundle again.")
+    for name, expected in listed.items():
+        file = bundle.path / name
+        if file.is_symlink() or not file.is_file():
+            raise IntegrityError(f"{file} is a link or not a plain file. A bundle holds plain files only. {again}")
+        size = file.stat().st_size
+        if size != expected.size:
+            raise IntegrityError(f"{file} has {size} bytes, expected {expected.size}: it was truncated or altered. {again}")
+        if sha256(file) != expected.sha256:
+            raise IntegrityError(f"{file} does not have the sha256 that the manifest lists: it was altered. {again}")
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(f"'{n}'" for n in names[:3])
+    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

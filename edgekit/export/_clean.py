@@ -1,0 +1,133 @@
+"""Takes an exported graph down to the encoder itself.
+
+``torch.onnx.export`` gives a correct graph with the traces of Python in it: shapes put together at run time,
+position ids sliced out of a buffer, activations spelled out in five nodes. Each function here removes one kind of
+that, in place, and returns how many places it changed; none changes what the graph computes beyond rounding. Runtimes
+match their fused kernels on exactly these plain forms.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from edgekit.export._gelu import fuse_gelu
+from edgekit.export._mask import HIDDEN, canonical_masks
+from edgekit.quantize._graphs import constant, initializer, replace, sweep
+
+
+def clean(model: ir.Model) -> None:
+    """Runs all the clean-ups on ``model`` in place."""
+    canonical_masks(model)
+    fuse_gelu(model)
+    for step in (static_reshapes, slice_positions, drop_nan_guards, finite_constants):
+        step(model.graph)
+        sweep(model)
+    name_nodes(model.graph)
+    passes.ClearMetadataAndDocStringPass()(model)  # stack traces in it hold paths of the build machine
+
+
+def static_reshapes(graph: ir.Graph) -> int:
+    """Turns a shape that is put together at run time into a constant.
+
+    An axis that equals the input's axis at the same place becomes 0 (copy it); one further unknown axis may become -1.
+    """
+    count = 0
+    for node in graph:
+        if node.op_type != "Reshape" or constant(node.inputs[1]) is not None:
+            continue
+        source, result = node.inputs[0], node.outputs[0]
+        if source is None or source.shape is None or result.shape is None:
+            continue
+        shape, unknown = [], 0
+        for axis, dim in enumerate(result.shape):
+            if isinstance(dim, int):
+                shape.append(dim)
+            elif axis < len(source.shape) and dim.value is not None and dim == source.shape[axis]:
+                shape.append(0)
+            else:
+                shape.append(-1)
+                unknown += 1
+        if unknown > 1:
+            continue
+        node.replace_input_with(1, initializer(graph, f"{result.name}_shape", np.array(shape, np.int64)))
+        node.attributes.pop("allowzero", None)
+        count += 1
+    return count
+
+
+def slice_positions(graph: ir.Graph) -> int:
+    """Looks positions 0..n up by slicing the table: Gather(table, Slice(arange, 0, n)) -> Slice(table, 0, n)."""
+    count = 0
+    for node in list(graph):
+        if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
+            continue
+        table, index = node.inputs
+        cut = index.producer() if index is not None else None
+        if table is None or cut is None or cut.op_type != "Slice" or constant(table) is None:
+            continue
+        ids, start, axes = constant(cut.inputs[0]), constant(cut.inputs[1]), constant(cut.inputs[3])
+        if ids is None or start is None or axes is None or ids.ndim != 2 or axes.tolist() != [1]:
+            continue
+        first = int(ids[0, 0])
+        if ids.shape[0] != 1 or not np.array_equal(ids[0], np.arange(first, first + ids.shape[1])) or start.tolist() != [0]:
+            continue
+        rows = constant(table)[first : first + ids.shape[1]]  # type: ignore[index]
+        whole = table if len(rows) == len(constant(table)) else initializer(graph, f"{table.name}_rows", rows)  # type: ignore[arg-type]
+        zero = initializer(graph, "axis_0", np.array([0], np.int64))
+        sliced = ir.node("Slice", [whole, cut.inputs[1], cut.inputs[2], zero])
+        sliced.outputs[0].type = node.outputs[0].type
+        lifted = ir.node("Unsqueeze", [sliced.outputs[0], zero])
+        replace(graph, node, [sliced, lifted], lifted.outputs[0])
+        count += 1
+    return count
+
+
+def drop_nan_guards(graph: ir.Graph) -> int:
+    """Where(IsNaN(p), 0, p) -> p behind a Softmax: with a finite mask a row of it never is NaN."""
+    count = 0
+    for node in list(graph):
+        if node.op_type != "Where" or node.inputs[0] is None:
+            continue
+        test, kept = node.inputs[0].producer(), node.inputs[2]
+        if test is None or test.op_type != "IsNaN" or kept is None or test.inputs[0] is not kept:
+            continue
+        if kept.producer() is not None and kept.producer().op_type == "Softmax":  # type: ignore[union-attr]
+            replace(graph, node, [], kept)
+            count += 1
+    return count
+
+
+def name_nodes(graph: ir.Graph) -> None:
+    """Names nodes and unnamed weights after the module that they come from.
+
+    A report that says ``encoder.layer.3.output.dense`` can be acted on, ``node_MatMul_212`` cannot.
+    """
+    taken: set[str] = set()
+    for index, node in enumerate(graph):
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
+        parts = [s for s in scopes.strip("[]").replace("'", "").split(", ") if s]
+        module = parts[-2].removeprefix("model.") if len(parts) > 1 else ""
+        name = f"{module}/{node.op_type}" if module else f"{node.op_type}_{index}"
+        node.name = name if name not in taken else f"{name}_{index}"
+        taken.add(node.name)
+        weight = node.inputs[1] if node.op_type == "MatMul" and len(node.inputs) > 1 else None
+        if weight is not None and weight.is_initializer() and module:
+            renamed = f"{module}.weight_transposed"
+            if renamed not in graph.initializers and len(weight.uses()) == 1:
+                graph.initializers.pop(weight.name)  # type: ignore[arg-type]
+                weight.name = renamed
+                graph.register_initializer(weight)
+
+
+def finite_constants(graph: ir.Graph) -> int:
+    """Pulls what is left of 'minus infinity' in the graph (a lowest float32 in some mask) to a finite -10000."""
+    count = 0
+    for name, value in graph.initializers.items():
+        array = constant(value)
+        if array is None or array.dtype.kind != "f" or array.size == 0 or array.min() > -1e30:
+            continue
+        value.const_value = ir.tensor(np.where(array < -1e30, HIDDEN, array).astype(array.dtype), name=name)
+        count += 1
+    return count

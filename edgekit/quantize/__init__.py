@@ -1,0 +1,47 @@
+"""Floor 4: GraphSet -> GraphSet. A file is a method; what begins with an underscore or is named below is shared.
+
+A method module has ``BACKENDS`` (those it is a candidate for), ``NEEDS_SAMPLES`` (fewest calibration rows) and
+``quantize(graphs, batches, out, progress) -> GraphSet``. No torch here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from edgekit.spec.errors import UsageError, near
+from edgekit.spec.graph import GraphSet
+from edgekit.spec.progress import Progress
+
+Batches = Sequence[Mapping[str, np.ndarray]]
+
+
+class Method(Protocol):
+    """What a method module offers."""
+
+    BACKENDS: tuple[str, ...]
+    NEEDS_SAMPLES: int
+
+    def quantize(self, graphs: GraphSet, batches: Batches, out: Path, progress: Progress) -> GraphSet:
+        """Writes quantized graphs into ``out`` and returns them."""
+
+
+def names() -> list[str]:
+    """Names of the methods, as targets spell them."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def get(name: str) -> Method:
+    """The module of a method.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest known one.
+    """
+    if name not in names():
+        raise UsageError(f"Unknown method '{name}'.{near(name, names())} Known methods: {', '.join(names())}.")
+    return importlib.import_module(f"edgekit.quantize.{name}")

@@ -1,0 +1,89 @@
+"""Finds self-attention in a cleaned graph.
+
+    x -> Q, K, V linears -> [batch, sequence, heads, width] -> transposed
+    softmax(Q K^T * scale + mask) V -> transposed back -> [batch, sequence, heads * width]
+
+where the mask is the canonical padding mask of export, or absent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from edgekit.quantize._graphs import Linear, constant, made_by, number, only_user
+
+
+@dataclass(frozen=True)
+class Attention:
+    """One self-attention.
+
+    Attributes:
+        query, key, value: its three linears, all of the same ``x``.
+        heads: number of heads.
+        scale: factor on the scores.
+        last: the node whose output is the context ``[batch, sequence, heads * width]``.
+    """
+
+    query: Linear
+    key: Linear
+    value: Linear
+    heads: int
+    scale: float
+    last: ir.Node
+
+
+def find_attention(softmax: ir.Node, layers: dict[ir.Value, Linear], mask: ir.Value | None) -> Attention | None:
+    """Reads the attention around a Softmax, or returns None where it is another kind.
+
+    Args:
+        softmax: the node.
+        layers: linears by their output value.
+        mask: the additive padding mask of the graph.
+    """
+    product = only_user(softmax.outputs[0])
+    if product is None or product.op_type != "MatMul":
+        return None
+    scores = softmax.inputs[0]
+    masked = made_by(scores, "Add")
+    if masked is not None:
+        if mask is None or mask not in masked.inputs:
+            return None
+        scores = masked.inputs[0] if masked.inputs[1] is mask else masked.inputs[1]
+    elif mask is not None:
+        return None
+    scale = 1.0
+    scaled = made_by(scores, "Mul") or made_by(scores, "Div")
+    if scaled is not None:
+        factor = number(scaled.inputs[1])
+        if factor is None:
+            return None
+        scores, scale = scaled.inputs[0], factor if scaled.op_type == "Mul" else 1.0 / factor
+    dots = made_by(scores, "MatMul")
+    if dots is None:
+        return None
+    query, key = _heads(dots.inputs[0], [0, 2, 1, 3], layers), _heads(dots.inputs[1], [0, 2, 3, 1], layers)
+    value = _heads(product.inputs[1], [0, 2, 1, 3], layers)
+    back = only_user(product.outputs[0])
+    joined = only_user(back.outputs[0]) if back is not None and back.op_type == "Transpose" else None
+    if query is None or key is None or value is None or joined is None or joined.op_type != "Reshape":
+        return None
+    parts = (query, key, value)
+    same_input = len({p[0].x for p in parts}) == 1
+    same_form = len({p[1] for p in parts}) == 1 and len({tuple(p[0].weight.shape or ()) for p in parts}) == 1
+    if not same_input or not same_form or any(p[0].bias is None for p in parts):
+        return None
+    return Attention(query[0], key[0], value[0], query[1], scale, joined)
+
+
+def _heads(value: ir.Value | None, order: list[int], layers: dict[ir.Value, Linear]) -> tuple[Linear, int] | None:
+    """Reads Transpose(Reshape(linear)) backwards: the linear and the number of heads."""
+    turned = made_by(value, "Transpose")
+    if turned is None or list(turned.attributes["perm"].as_ints()) != order:
+        return None
+    split = made_by(turned.inputs[0], "Reshape")
+    shape = constant(split.inputs[1]) if split is not None else None
+    if split is None or shape is None or len(shape) != 4 or shape[2] < 1 or split.inputs[0] not in layers:
+        return None
+    return layers[split.inputs[0]], int(shape[2])

@@ -1,0 +1,148 @@
+"""ONNX in hand and on disk: small helpers over onnx_ir that export and every method share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+EXTERNAL_FROM = 2**20
+"""Tensors of at least this many bytes are stored beside the graph, in a file named by its content."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A product with a weight, and its bias where the next node adds one.
+
+    Attributes:
+        node: the MatMul.
+        last: the node whose output is the layer's: the Add of the bias, or the MatMul itself.
+        x: activation ``[..., in]``.
+        weight: ``[in, out]``.
+        bias: ``[out]`` or None.
+    """
+
+    node: ir.Node
+    last: ir.Node
+    x: ir.Value
+    weight: ir.Value
+    bias: ir.Value | None
+
+
+def linears(graph: ir.Graph) -> list[Linear]:
+    """The layers that are worth INT8: products of a token-wise activation with a constant weight.
+
+    Left out: products of a single row (pooler, classifier: matrix-vector work that INT8 does not speed up) and those
+    with fewer than 16 inputs or outputs (TensorRT's tiles; nvidia-modelopt leaves them out too).
+    """
+    found = []
+    for node in graph:
+        if node.op_type != "MatMul" or node.inputs[0] is None or node.inputs[1] is None:
+            continue
+        x, weight = node.inputs[0], node.inputs[1]
+        array = constant(weight)
+        if array is None or array.ndim != 2 or min(array.shape) < 16 or x.shape is None or len(x.shape) < 3 or constant(x) is not None:
+            continue
+        add, bias = only_user(node.outputs[0]), None
+        if add is not None and add.op_type == "Add":
+            other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
+            shape = constant(other)
+            bias = other if shape is not None and shape.shape == (array.shape[1],) else None
+        found.append(Linear(node, add if bias is not None and add is not None else node, x, weight, bias))
+    return found
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array behind a value that is known when the graph is made, or None."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return None if tensor is None else tensor.numpy()
+
+
+def number(value: ir.Value | None) -> float | None:
+    """A constant of one element as a float, or None."""
+    array = constant(value)
+    return float(array.reshape(())) if array is not None and array.size == 1 else None
+
+
+def made_by(value: ir.Value | None, op: str) -> ir.Node | None:
+    """The node that makes ``value``, if it is an ``op``."""
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op else None
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """The node that uses a value, if it is just one."""
+    users = list(value.uses())
+    return users[0].node if len(users) == 1 and not value.is_graph_output() else None
+
+
+def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
+    """Adds a constant under a name that is still free."""
+    unique, count = name, 0
+    while unique in graph.initializers:
+        count += 1
+        unique = f"{name}_{count}"
+    value = ir.val(unique, const_value=ir.tensor(array, name=unique))
+    graph.register_initializer(value)
+    return value
+
+
+def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node], result: ir.Value) -> None:
+    """Puts ``new`` nodes in the place of ``old``; whoever used its output now uses ``result``, which takes its type."""
+    for node in new:
+        node.metadata_props.update(old.metadata_props)
+    graph.insert_before(old, new)
+    output = old.outputs[0]
+    if result.type is None:
+        result.type, result.shape = output.type, output.shape
+    was_output, name = output.is_graph_output(), output.name
+    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
+    graph.remove(old, safe=True)
+    if was_output:
+        result.name = name
+
+
+def sweep(model: ir.Model) -> None:
+    """Removes what nothing uses, folds what is there twice, and orders the nodes."""
+    passes.IdentityEliminationPass()(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+    passes.TopologicalSortPass()(model)
+
+
+def load(path: Path) -> ir.Model:
+    """Reads a graph; its large tensors stay in their files until they are used."""
+    return ir.load(path)
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Writes a graph, its large tensors to ``weights/SHA256`` beside it, once each.
+
+    Graphs in one folder share what is equal. The same model gives the same bytes.
+    """
+    (path.parent / "weights").mkdir(parents=True, exist_ok=True)
+    kept = []
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes < EXTERNAL_FROM:
+            if isinstance(tensor, ir.ExternalTensor):
+                value.const_value = ir.tensor(tensor.numpy(), name=value.name)
+            continue
+        data = tensor.tobytes()
+        location = f"weights/{hashlib.sha256(data).hexdigest()}"
+        if not (path.parent / location).exists():
+            (path.parent / location).write_bytes(data)
+        kept.append((value, tensor))
+        value.const_value = ir.ExternalTensor(
+            location, 0, len(data), tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=value.name or "", base_dir=path.parent
+        )
+    model.producer_name, model.producer_version = "edgekit", None
+    ir.save(model, path)
+    for value, tensor in kept:
+        value.const_value = tensor

@@ -1,0 +1,145 @@
+"""INT8 weights, activations quantized as they come: the form that ONNX Runtime runs fastest on CPUs.
+
+Written by hand rather than with ``onnxruntime.quantization`` and ``onnxruntime.transformers``, because of what those do
+not do on a cleaned graph: the optimizer does not find attention behind an additive mask, and the quantizer leaves Q, K
+and V as three products. Here each linear is one kernel with its bias inside (``DynamicQuantizeMatMul``), a whole
+self-attention one (``QAttention``), residual and LayerNorm one (``SkipLayerNormalization``). Operators:
+https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
+
+Weights: symmetric INT8 per output channel. Activations: asymmetric UINT8 per tensor, range taken at run time, so no
+samples are needed and nothing saturates that was not seen before. Attention scores, Softmax, GELU, LayerNorm, the
+pooler and the classifier stay in float32.
+
+Other runtimes know none of these operators, and OpenVINO would run the standard spelling of them in float: this method
+is a candidate for ONNX Runtime alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace as with_changes
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.quantize import Batches
+from edgekit.quantize._attention import Attention, find_attention
+from edgekit.quantize._graphs import Linear, constant, initializer, linears, load, made_by, only_user, replace, save, sweep
+from edgekit.quantize._weights import per_channel
+from edgekit.spec.graph import Graph, GraphSet
+from edgekit.spec.progress import Progress
+
+BACKENDS = ("onnxruntime",)
+NEEDS_SAMPLES = 0
+
+_CONTRIB = "com.microsoft"
+_MASK = "mask_additive"
+
+
+def quantize(graphs: GraphSet, batches: Batches, out: Path, progress: Progress) -> GraphSet:
+    """Writes the fused dynamic INT8 form of each graph.
+
+    Args:
+        graphs: cleaned float32 graphs.
+        batches: not used; ranges are taken at run time.
+        out: folder for the new graphs.
+        progress: told after each graph.
+
+    Raises:
+        QuantizeError: never; a graph without linears comes out as it was, and loses the race.
+    """
+    made = []
+    for index, graph in enumerate(graphs.graphs):
+        model = load(graph.path)
+        model.opset_imports[_CONTRIB] = 1
+        fuse_attention(model.graph)
+        sweep(model)
+        fuse_linears(model.graph)
+        fuse_residuals(model.graph)
+        sweep(model)
+        path = out / graph.path.name
+        save(model, path)
+        made.append(Graph(graph.signature, path, "dynamic"))
+        progress("quantize dynamic", index + 1, len(graphs.graphs))
+    return with_changes(graphs, graphs=tuple(made))
+
+
+def fuse_attention(graph: ir.Graph) -> int:
+    """Every self-attention with a padding mask to one ``QAttention``; returns how many."""
+    mask = next((v for v in graph.inputs if v.name == "attention_mask"), None)
+    additive = next((v for node in graph for v in node.outputs if v.name == _MASK), None)
+    if mask is None or additive is None:
+        return 0
+    layers = {layer.last.outputs[0]: layer for layer in linears(graph)}
+    found = [a for node in graph if node.op_type == "Softmax" and (a := find_attention(node, layers, additive)) is not None]
+    if not found:
+        return 0
+    lengths = ir.node("Cast", [mask], attributes={"to": ir.DataType.INT32})
+    graph.insert_before(next(iter(graph)), lengths)
+    for attention in found:
+        _replace_attention(graph, attention, lengths.outputs[0])
+    return len(found)
+
+
+def _replace_attention(graph: ir.Graph, attention: Attention, mask: ir.Value) -> None:
+    parts = (attention.query, attention.key, attention.value)
+    weight, scale, bias = _packed(graph, parts)
+    measured = ir.node("DynamicQuantizeLinear", [attention.query.x], num_outputs=3)
+    x, x_scale, x_zero = measured.outputs
+    fused = ir.node(
+        "QAttention",
+        [x, weight, bias, x_scale, scale, mask, x_zero],
+        domain=_CONTRIB,
+        attributes={"num_heads": attention.heads, "scale": attention.scale},
+        name=attention.query.node.name.replace("query", "attention") if attention.query.node.name else None,
+    )
+    replace(graph, attention.last, [measured, fused], fused.outputs[0])
+
+
+def fuse_linears(graph: ir.Graph) -> int:
+    """Every linear to one ``DynamicQuantizeMatMul``; those that share their input become one; returns how many."""
+    groups: dict[tuple[ir.Value, bool], list[Linear]] = defaultdict(list)
+    for layer in linears(graph):
+        groups[layer.x, layer.bias is not None].append(layer)
+    for (x, _), group in groups.items():
+        weight, scale, bias = _packed(graph, group)
+        product = ir.node("DynamicQuantizeMatMul", [x, weight, scale, None, bias], domain=_CONTRIB, name=group[0].node.name)
+        if len(group) == 1:
+            replace(graph, group[0].last, [product], product.outputs[0])
+            continue
+        sizes = np.array([constant(layer.weight).shape[1] for layer in group], np.int64)  # type: ignore[union-attr]
+        parts = ir.node("Split", [product.outputs[0], initializer(graph, "split", sizes)], attributes={"axis": -1}, num_outputs=len(group))
+        for layer, part in zip(group, parts.outputs, strict=True):
+            new = [product, parts] if layer is group[0] else []
+            replace(graph, layer.last, new, part)
+    return len(groups)
+
+
+def fuse_residuals(graph: ir.Graph) -> int:
+    """LayerNormalization(a + b) to one ``SkipLayerNormalization``; returns how many."""
+    count = 0
+    for node in list(graph):
+        added = made_by(node.inputs[0], "Add") if node.op_type == "LayerNormalization" else None
+        if added is None or only_user(added.outputs[0]) is None or any(constant(v) is not None for v in added.inputs):
+            continue
+        shapes = [v.shape for v in added.inputs if v is not None]
+        if any(s is None or len(s) != 3 or s != shapes[0] for s in shapes) or len(node.inputs) < 3:
+            continue
+        inputs = [*added.inputs, node.inputs[1], node.inputs[2]]
+        epsilon = node.attributes.get_float("epsilon", 1e-5)
+        fused = ir.node("SkipLayerNormalization", inputs, domain=_CONTRIB, attributes={"epsilon": epsilon}, name=node.name)
+        replace(graph, node, [fused], fused.outputs[0])
+        count += 1
+    return count
+
+
+def _packed(graph: ir.Graph, parts: Sequence[Linear]) -> tuple[ir.Value, ir.Value, ir.Value | None]:
+    """Weights of several linears side by side: int8 ``[in, sum of out]``, scale ``[sum of out]``, bias alike."""
+    weights = [constant(p.weight) for p in parts]
+    values, scales = per_channel(np.concatenate([w for w in weights if w is not None], axis=1))
+    name = parts[0].weight.name or "weight"
+    biases = [b for p in parts if (b := constant(p.bias)) is not None]
+    bias = initializer(graph, f"{name}_bias", np.concatenate(biases)) if biases else None
+    return initializer(graph, f"{name}_int8", values), initializer(graph, f"{name}_scale", scales), bias

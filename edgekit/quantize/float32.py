@@ -1,0 +1,17 @@
+"""No quantization: the exported graph as it is. The method that all others are compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.quantize import Batches
+from edgekit.spec.graph import GraphSet
+from edgekit.spec.progress import Progress
+
+BACKENDS = ("onnxruntime", "openvino")
+NEEDS_SAMPLES = 0
+
+
+def quantize(graphs: GraphSet, batches: Batches, out: Path, progress: Progress) -> GraphSet:
+    """Returns ``graphs`` itself."""
+    return graphs

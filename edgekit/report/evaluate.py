@@ -1,0 +1,148 @@
+"""One bundle on labelled samples: score, latency, memory. The bundle runs in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit import samples as sample_files
+from edgekit import tasks
+from edgekit.engines.measure import Latency, cpu_name, latency, samples_needed
+from edgekit.engines.trust import open_bundle
+from edgekit.runtime.worker import Worker
+from edgekit.spec.errors import BuildError
+from edgekit.spec.parsing import plain
+from edgekit.spec.progress import Progress, silent
+
+_TEXTS_A_REQUEST = 50
+_WARM_UP = 20
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured.
+
+    Attributes:
+        bundle: its path.
+        rows: samples.
+        truncated: samples that are longer than the model takes.
+        score_name, score: the task's score.
+        latency: text to label, one stream, batch 1.
+        first_answer_ms: process start to first label.
+        memory_mb: peak resident memory of the predicting process, MiB.
+        size_mb: of the bundle on disk, MiB.
+        backend, method: what ran.
+        cpu: where.
+    """
+
+    bundle: str
+    rows: int
+    truncated: int
+    score_name: str
+    score: float
+    latency: Latency
+    first_answer_ms: float
+    memory_mb: float
+    size_mb: float
+    backend: str
+    method: str
+    cpu: str
+
+    def record(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return dict(plain(self))
+
+    def text(self) -> str:
+        """For a terminal."""
+        cut = f", {self.truncated} longer than the model takes and truncated" if self.truncated else ""
+        lines = [
+            ("bundle", f"{self.bundle} ({self.method} on {self.backend}, {self.size_mb:.1f} MB)"),
+            ("samples", f"{self.rows}{cut}"),
+            (self.score_name, f"{self.score:.4f}"),
+            ("latency", f"{percentiles(self.latency)} (text to label, one stream, batch 1)"),
+            ("start", f"{self.first_answer_ms:.0f} ms from process start to first label"),
+            ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process"),
+            ("machine", self.cpu),
+        ]
+        width = max(len(name) for name, _ in lines)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+
+
+def percentiles(measured: Latency) -> str:
+    """p50, p90 and p99 in words; a percentile that the count cannot carry says how many samples it needs."""
+    parts = []
+    for q, value in ((50, measured.p50_ms), (90, measured.p90_ms), (99, measured.p99_ms)):
+        few = f"not estimable from {measured.count} samples (needs {samples_needed(q)})"
+        parts.append(f"p{q} {few if value is None else f'{value:.2f} ms'}")
+    return ", ".join(parts)
+
+
+def evaluate(
+    bundle: str | Path,
+    samples: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Scores a bundle and takes its times and memory.
+
+    Args:
+        bundle: its folder.
+        samples: rows with labels.
+        columns: role to column name.
+        backend: which of the bundle's backends.
+        threads: threads of one call.
+        progress: told after each group of texts.
+
+    Raises:
+        EdgekitError: when the bundle or the samples cannot be used.
+    """
+    opened = open_bundle(bundle)
+    task = tasks.get(opened.manifest.task).load(opened.path / "assets")
+    rows = sample_files.read(samples, columns)
+    truth = task.parse_labels(rows.labels(), rows.where)
+    texts = [row.inputs for row in rows.rows]
+    truncated = sum(t.truncated for t in task.preprocess(texts))
+    times: list[float] = []
+    parts = []
+    with Worker(opened.path, threads, backend) as worker:
+        first = worker.first_answer_ms(texts[0])
+        worker.time(texts[:_WARM_UP])
+        for start in range(0, len(texts), _TEXTS_A_REQUEST):
+            group = texts[start : start + _TEXTS_A_REQUEST]
+            times += worker.time(group)
+            parts.append(worker.logits(group))
+            progress("evaluate", min(start + _TEXTS_A_REQUEST, len(texts)), len(texts))
+        memory = worker.memory_mb()
+    variant = next(v for v in opened.manifest.variants if backend in (None, v.backend))
+    return Evaluation(
+        bundle=str(bundle),
+        rows=len(rows),
+        truncated=truncated,
+        score_name=task.score_name,
+        score=task.score(np.concatenate(parts), truth),
+        latency=latency(times),
+        first_answer_ms=first,
+        memory_mb=memory,
+        size_mb=opened.size / 2**20,
+        backend=variant.backend,
+        method=variant.method,
+        cpu=cpu_name(),
+    )
+
+
+def write_text(file: str | Path, text: str) -> None:
+    """Writes a report file.
+
+    Raises:
+        BuildError: when it cannot be written.
+    """
+    try:
+        Path(file).write_text(text, "utf-8")
+    except OSError as problem:
+        raise BuildError(f"{file} cannot be written: {problem.strerror}. Check the path and its permissions.") from problem

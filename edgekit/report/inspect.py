@@ -1,0 +1,39 @@
+"""A bundle and a target in words."""
+
+from __future__ import annotations
+
+from edgekit.engines.trust import Bundle
+from edgekit.report.table import trials_table
+from edgekit.spec.target import Target
+from edgekit.spec.tensor import TensorSpec
+
+
+def inspect(bundle: Bundle) -> str:
+    """What a bundle holds, how it runs, and why it is what it is."""
+    m = bundle.manifest
+    lines = [f"{bundle.path}: {m.task}, bundle format {m.format}, {bundle.size / 2**20:.1f} MB in {len(m.files) + 1} files, built for '{m.target}'"]
+    for signature in m.signatures:
+        lines.append(f"{signature.name}: {', '.join(map(_tensor, signature.inputs))} -> {', '.join(map(_tensor, signature.outputs))}")
+    for variant in m.variants:
+        needs = ", ".join(f"{k} {v}" for k, v in {**variant.requires, **variant.versions}.items())
+        where = f"{variant.backend} ({variant.device}, {variant.threads} thread(s))"
+        lines.append(f"runs: {variant.method} on {where}, executed in {variant.executed}; built with {needs}")
+    lines += ["", "candidates of the build:", trials_table(m.trials, m.score_name, m.reference_score), m.reason, "", "made from:"]
+    width = max(map(len, m.provenance), default=0)
+    lines += [f"  {name:<{width}}  {value}" for name, value in sorted(m.provenance.items())]
+    return "\n".join(lines)
+
+
+def target_text(target: Target) -> str:
+    """A target's settings."""
+    budget = ", ".join(f"{k} {v:g}" for k, v in vars(target.budget).items() if v is not None) or "none"
+    threads = target.threads or "every CPU there is"
+    return (
+        f"{target.name}: {target.description}\n"
+        f"backends   {', '.join(target.backends)}\nmethods    {', '.join(target.methods)}\ndevice     {target.device}\n"
+        f"threads    {threads}\nmax_batch  {target.max_batch}\nbudget     {budget}"
+    )
+
+
+def _tensor(spec: TensorSpec) -> str:
+    return f"{spec.name} {spec.dtype} [{', '.join(map(str, spec.shape))}]"

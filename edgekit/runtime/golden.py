@@ -1,0 +1,76 @@
+"""Golden inputs and outputs inside the bundle: does it still compute here what it computed where it was built?
+
+The inputs come from generated text, never from the user's samples. Another CPU or another version of the backend rounds
+differently, INT8 more so; what is caught is a tokenizer, graph or backend that computes something else.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.backends import Engine
+from edgekit.runtime.loops import single
+from edgekit.runtime.session import Session
+from edgekit.spec.errors import IntegrityError
+from edgekit.spec.tensor import Signature
+
+FILE = "golden.npz"
+TOLERANCE = 0.05
+"""Largest difference, as a share of the golden outputs' spread (at least 1)."""
+
+
+@dataclass(frozen=True)
+class GoldenResult:
+    """How far this machine is from the one that built the bundle.
+
+    Attributes:
+        rows: golden examples.
+        difference: the largest of a logit, as a share of the spread of all (at least 1).
+        flips: examples whose largest output is another one.
+    """
+
+    rows: int
+    difference: float
+    flips: int
+
+    @property
+    def passed(self) -> bool:
+        """Within ``TOLERANCE``."""
+        return self.difference <= TOLERANCE
+
+
+def make(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]]) -> bytes:
+    """Runs rows one by one and packs inputs, lengths and outputs as an ``.npz``; the same rows give the same bytes."""
+    outputs = np.concatenate([single.run(engine, signature, [row]) for row in rows])
+    arrays = single.collate(signature, rows)
+    stream = io.BytesIO()
+    lengths = np.array([len(row[signature.inputs[0].name]) for row in rows], np.int64)
+    named: dict[str, Any] = {"lengths": lengths, "outputs": outputs, **{f"input.{n}": a for n, a in arrays.items()}}
+    np.savez(stream, **named)
+    return stream.getvalue()
+
+
+def check(session: Session, bundle: Path) -> GoldenResult:
+    """Runs the golden inputs of a bundle in a session.
+
+    Raises:
+        IntegrityError: when the file cannot be read.
+    """
+    try:
+        with np.load(bundle / FILE, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        lengths, expected = arrays.pop("lengths"), arrays.pop("outputs")
+    except (OSError, ValueError, KeyError) as problem:
+        raise IntegrityError(f"{bundle / FILE} cannot be read ({problem}). Build or copy the bundle again.") from problem
+    rows = [{name.removeprefix("input."): a[i : i + 1, :length] for name, a in arrays.items()} for i, length in enumerate(lengths)]
+    got = np.concatenate([next(iter(session.run(row).values())) for row in rows])
+    spread = max(1.0, float(np.ptp(expected)))
+    difference = float(np.abs(got - expected).max()) / spread
+    flips = int((got.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    return GoldenResult(len(rows), difference if np.isfinite(difference) else float("inf"), flips)

@@ -1,0 +1,21 @@
+"""A file is a way of driving graphs; the manifest names it. ``single``: one forward pass."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from edgekit.spec.errors import FormatError
+
+
+def get(name: str) -> ModuleType:
+    """The module of a loop.
+
+    Raises:
+        FormatError: for a loop that this version does not have.
+    """
+    known = sorted(m.name for m in pkgutil.iter_modules(__path__))
+    if name not in known:
+        raise FormatError(f"The bundle is driven by the loop '{name}', this EdgeKit has: {', '.join(known)}. Install a newer EdgeKit.")
+    return importlib.import_module(f"{__name__}.{name}")

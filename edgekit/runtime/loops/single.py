@@ -1,0 +1,40 @@
+"""One forward pass: rows of several lengths are padded to one array, run, and come back row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from edgekit.backends import Engine
+from edgekit.spec.tensor import Signature
+
+SIGNATURE = "forward"
+
+
+def collate(signature: Signature, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Stacks rows, short ones filled up with each input's pad value.
+
+    Args:
+        signature: what the graph takes; an input's ``pad`` fills its rows.
+        rows: input name to ``[sequence]``, of any lengths.
+
+    Returns:
+        Input name to ``[batch, longest sequence]``, in the dtype of the signature.
+    """
+    longest = max(len(rows[0][signature.inputs[0].name]), 1) if len(rows) == 1 else max(len(r[signature.inputs[0].name]) for r in rows)
+    feeds = {}
+    for spec in signature.inputs:
+        if len(rows) == 1 and len(rows[0][spec.name]) == longest:
+            feeds[spec.name] = rows[0][spec.name][None]
+            continue
+        filled = np.full((len(rows), longest), 0 if spec.pad is None else spec.pad, spec.dtype)
+        for target, row in zip(filled, rows, strict=True):
+            target[: len(row[spec.name])] = row[spec.name]
+        feeds[spec.name] = filled
+    return feeds
+
+
+def run(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Runs rows as one batch; returns the first output, ``float32 [batch, ...]``."""
+    return engine.run(collate(signature, rows))[signature.outputs[0].name]

@@ -1,0 +1,351 @@
+"""Floor 5: a Hugging Face folder or hub id -> Source. torch and transformers live on floors 5 to 7 and nowhere else.
+
+A model is data here: weights are read from safetensors only, and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.spec.errors import ModelError, UsageError, near
+from edgekit.spec.progress import Progress, silent
+from edgekit.tasks import _text
+from edgekit.tasks.text_classification import PROBLEM_TYPES, Settings
+
+ARCHITECTURES = {
+    "albert": "ALBERT",
+    "bert": "BERT",
+    "deberta-v2": "DeBERTa-v2/v3",
+    "distilbert": "DistilBERT",
+    "electra": "ELECTRA",
+    "modernbert": "ModernBERT",
+    "mpnet": "MPNet",
+    "roberta": "RoBERTa",
+}
+"""``model_type`` of the configs that are supported, each with a test of its own."""
+
+TASK = "text-classification"
+
+# Positions of these count from padding_idx + 1, so that their table holds fewer usable ones than it has rows.
+_OFFSET_POSITIONS = ("roberta", "mpnet")
+_UNLIMITED = 10**6
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a model came from."""
+
+    model_id: str
+    revision: str
+    folder: Path
+
+
+class Source:
+    """A fine-tuned model: what it is, its torch module, its tokenizer.
+
+    Attributes:
+        model_id: folder name or hub id.
+        revision: commit of the hub, or ``local``.
+        task: ``text-classification``.
+        digest: of every file or tensor that decides what the model computes; None for a module given from Python, whose code has no digest.
+    """
+
+    def __init__(self, model_id: str, revision: str, task: str, digest: str | None, make: Callable[[], tuple[Any, Any]]) -> None:
+        """Keeps a function that makes (module, tokenizer) on first use; :func:`read` and :func:`from_module` are the ways here."""
+        self.model_id, self.revision, self.task, self.digest = model_id, revision, task, digest
+        self._make = make
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        return self._make()
+
+    @property
+    def module(self) -> Any:
+        """The torch module, float32, in evaluation mode."""
+        return self._loaded[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        """The Hugging Face tokenizer."""
+        return self._loaded[1]
+
+    def release(self) -> None:
+        """Lets go of the module's memory; it is made anew when it is needed again."""
+        self.__dict__.pop("_loaded", None)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """What the runtime must know of the model.
+
+        Raises:
+            ModelError: when the tokenizer cannot be used without Transformers, or the config is not consistent.
+        """
+        config, tokenizer = getattr(self.module, "config", None), self.tokenizer
+        if getattr(tokenizer, "backend_tokenizer", None) is None:
+            raise ModelError(
+                f"The tokenizer of {self.model_id} has no tokenizer.json form, which the runtime needs. Convert it once: "
+                "AutoTokenizer.from_pretrained(MODEL, use_fast=True).save_pretrained(MODEL)."
+            )
+        if tokenizer.pad_token_id is None:
+            raise ModelError(f"The tokenizer of {self.model_id} has no padding token, which batches need. Set pad_token and save the tokenizer again.")
+        labels = _labels(config, self.model_id)
+        kind = getattr(config, "problem_type", None) or ("regression" if len(labels) == 1 else "single_label_classification")
+        if kind not in PROBLEM_TYPES:
+            raise ModelError(f"problem_type of {self.model_id} is '{kind}'.{near(kind, PROBLEM_TYPES)} Expected one of: {', '.join(PROBLEM_TYPES)}.")
+        inputs = tuple(n for n in tokenizer.model_input_names if n in ("input_ids", "attention_mask", "token_type_ids"))
+        pads = {"input_ids": int(tokenizer.pad_token_id), "attention_mask": 0, "token_type_ids": int(getattr(tokenizer, "pad_token_type_id", 0))}
+        return Settings(kind, labels, _max_length(config, tokenizer), inputs, {n: pads[n] for n in inputs})
+
+    def tokenizer_json(self) -> str:
+        """The tokenizer as the tokenizers library reads it, without padding and truncation: the runtime sets them."""
+        data = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        data["padding"] = data["truncation"] = None
+        return json.dumps(data, ensure_ascii=False)
+
+    def token_ids(self, texts: Sequence[_text.Text]) -> list[dict[str, list[int]]]:
+        """What the Hugging Face tokenizer makes of each text, truncated at the model's length."""
+        rows = []
+        for text in texts:
+            # Lists of one, as in training: given bare, Transformers takes a pair with an empty second text for no pair.
+            columns = [[part] for part in (text if isinstance(text, tuple) else (text,))]
+            encoded = self.tokenizer(*columns, truncation=True, max_length=self.settings.max_length)
+            rows.append({name: list(encoded[name][0]) for name in self.settings.inputs})
+        return rows
+
+    def logits(self, rows: Sequence[dict[str, list[int]]], progress: Progress = silent) -> np.ndarray:
+        """What the torch module computes, in length-sorted padded batches.
+
+        Args:
+            rows: as :meth:`token_ids` gives them.
+            progress: told after each batch.
+
+        Returns:
+            float32 ``[rows, labels]``, in the order of ``rows``.
+        """
+        import torch
+
+        settings = self.settings
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]["input_ids"]))
+        parts: dict[int, np.ndarray] = {}
+        with torch.inference_mode():
+            for start in range(0, len(order), _BATCH):
+                chosen = order[start : start + _BATCH]
+                longest = max(1, *(len(rows[i]["input_ids"]) for i in chosen))
+                feeds = {n: torch.tensor([rows[i][n] + [settings.pads[n]] * (longest - len(rows[i][n])) for i in chosen]) for n in settings.inputs}
+                output = call(self.module, feeds).float().numpy()
+                parts.update(zip(chosen, output, strict=True))
+                progress("torch reference", min(start + _BATCH, len(order)), len(order))
+        return np.stack([parts[i] for i in range(len(rows))])
+
+
+def call(module: Any, feeds: dict[str, Any]) -> Any:
+    """Runs a module on keyword inputs and returns its logits, whether it gives them bare, named or first in a tuple."""
+    output = module(**feeds)
+    if hasattr(output, "logits"):
+        return output.logits
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def read(model: str | Path, revision: str | None = None) -> Source:
+    """Takes a local folder or a hub id.
+
+    Raises:
+        ModelError: when it does not exist, has no config, only pickle weights, only an adapter, code of its own, or an unsupported architecture or task.
+    """
+    origin = _locate(str(model), revision)
+    config = _checked_config(origin)
+    files = sorted(p for p in origin.folder.iterdir() if p.is_file() and p.suffix in (".json", ".txt", ".model", ".safetensors", ".jinja"))
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+
+    def make() -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        try:
+            with quiet():
+                # Eager attention exports as plain products and a Softmax, which every runtime has fused kernels for.
+                module = AutoModelForSequenceClassification.from_pretrained(
+                    origin.folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, use_safetensors=True, local_files_only=True
+                )
+                tokenizer = AutoTokenizer.from_pretrained(origin.folder, trust_remote_code=False, local_files_only=True)
+        except Exception as problem:  # Transformers raises of every kind for a damaged folder
+            what = f"{origin.model_id} (model type '{config['model_type']}')"
+            raise ModelError(f"{what} cannot be loaded by Transformers: {problem}. Save model and tokenizer again.") from problem
+        return module.eval(), tokenizer
+
+    return Source(origin.model_id, origin.revision, TASK, digest.hexdigest(), make)
+
+
+def from_module(module: Any, processor: Any, task: str = TASK) -> Source:
+    """Takes a torch module and a Hugging Face tokenizer from Python: a head of one's own.
+
+    Args:
+        module: called with the tokenizer's arrays by keyword (``input_ids``, ``attention_mask`` ...); returns logits ``[batch, labels]``, bare or as ``.logits``.
+            It needs ``module.config`` with ``id2label`` and, unless single-label, ``problem_type``.
+        processor: a fast tokenizer.
+        task: the task.
+
+    Raises:
+        UsageError: for an unknown task or something that is no module.
+    """
+    import torch
+
+    if task != TASK:
+        raise UsageError(f"Unknown task '{task}'.{near(task, [TASK])} Supported: {TASK}.")
+    if not isinstance(module, torch.nn.Module):
+        raise UsageError(f"module is a {type(module).__name__}, expected a torch.nn.Module. Pass the model itself.")
+    if processor is None:
+        raise UsageError("processor is missing: a module needs the tokenizer that it was trained with. Pass processor=AutoTokenizer...")
+    name = type(module).__name__
+    return Source(name, "python", task, None, lambda: (_eager(module).float().eval(), processor))
+
+
+def _eager(module: Any) -> Any:
+    if hasattr(module, "set_attn_implementation"):
+        module.set_attn_implementation("eager")
+    return module
+
+
+def _locate(model: str, revision: str | None) -> _Origin:
+    folder = Path(model)
+    if folder.is_dir():
+        return _Origin(folder.resolve().name, "local", folder)
+    looks_like_path = folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
+    if looks_like_path:
+        what = "is a file" if folder.exists() else "does not exist"
+        expected = "a folder with config.json and model.safetensors, or a hub id such as 'owner/name'"
+        raise ModelError(f"Model folder {model} {what}, expected {expected}. Correct the path.")
+    return _download(model, revision)
+
+
+def _download(model: str, revision: str | None) -> _Origin:
+    import huggingface_hub as hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    def refused(problem: Exception) -> ModelError:
+        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
+        remedy = "Check the name, --revision, the connection and HF_TOKEN."
+        return ModelError(f"'{model}' is neither a local folder nor a model that the hub gives ({reason}). {remedy}")
+
+    hub.utils.disable_progress_bars()
+    patterns = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
+    try:
+        info = hub.HfApi().model_info(model, revision=revision)
+        names = [s.rfilename for s in info.siblings or []]
+        _check_files(model, names)
+        folder = hub.snapshot_download(model, revision=info.sha, allow_patterns=patterns, ignore_patterns=["*/*"])
+    except ModelError:
+        raise
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as problem:
+        raise refused(problem) from problem
+    except Exception as problem:  # the hub's client lets errors of its transport library through
+        if type(problem).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
+            raise refused(problem) from problem
+        raise
+    return _Origin(model, str(info.sha), Path(folder))
+
+
+def _check_files(model: str, names: Sequence[str]) -> None:
+    """Refuses by file names alone, before anything large is read."""
+    top = {n for n in names if "/" not in n}
+    if "adapter_config.json" in top and "config.json" not in top:
+        raise ModelError(f"{model} holds only an adapter (adapter_config.json). Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
+    if "config.json" not in top:
+        raise ModelError(f"{model} has no config.json, expected a model saved by save_pretrained(). Save the model again, with its config.")
+    if not any(n.endswith(".safetensors") for n in top):
+        if any(n.startswith("adapter_model") for n in top):
+            raise ModelError(f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
+        pickles = sorted(n for n in top if n.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
+        if pickles:
+            raise ModelError(
+                f"{model} has its weights in {pickles[0]} only. That is a pickle, which can run code when it is read; expected safetensors. "
+                "Convert it where you trust it: model.save_pretrained(FOLDER, safe_serialization=True)."
+            )
+        raise ModelError(f"{model} has no weights, expected model.safetensors. Save the model again.")
+    if all(n.startswith("adapter_model") for n in top if n.endswith(".safetensors")):
+        raise ModelError(f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
+
+
+def _checked_config(origin: _Origin) -> dict[str, Any]:
+    _check_files(origin.model_id, [p.name for p in origin.folder.iterdir()])
+    file = origin.folder / "config.json"
+    try:
+        config = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as problem:
+        raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.") from problem
+    for name in ("config.json", "tokenizer_config.json"):
+        extra = origin.folder / name
+        if extra.is_file() and "auto_map" in json.loads(extra.read_text("utf-8")):
+            raise ModelError(
+                f"{origin.model_id} brings code of its own ({name} has auto_map), and no code of a model is run. "
+                "Pass the module from Python: edgekit.build(module=..., processor=...)."
+            )
+    kind, known = config.get("model_type"), ", ".join(ARCHITECTURES.values())
+    if kind not in ARCHITECTURES:
+        raise ModelError(f"{origin.model_id} is of the architecture '{kind}', which is not supported.{near(str(kind), ARCHITECTURES)} Supported: {known}.")
+    heads = config.get("architectures") or []
+    if not any(str(h).endswith("ForSequenceClassification") for h in heads):
+        named = ", ".join(map(str, heads)) or "no head is named"
+        raise ModelError(f"{origin.model_id} is for another task ({named}). Supported: {TASK} (...ForSequenceClassification) of {known}.")
+    return dict(config)
+
+
+def _labels(config: Any, model_id: str) -> tuple[str, ...]:
+    table = getattr(config, "id2label", None)
+    if not table:
+        raise ModelError(f"{model_id} names no labels: config.id2label is missing. Set it, e.g. {{0: 'negative', 1: 'positive'}}.")
+    indices = {int(k): str(v) for k, v in table.items()}
+    if sorted(indices) != list(range(len(indices))) or len(set(indices.values())) != len(indices):
+        expected = f"the indices 0 to {len(indices) - 1}, each with a name of its own"
+        raise ModelError(f"id2label of {model_id} is {table}, expected {expected}. Correct config.json.")
+    return tuple(indices[i] for i in range(len(indices)))
+
+
+def _max_length(config: Any, tokenizer: Any) -> int:
+    limits = [int(tokenizer.model_max_length)]
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        offset = int(config.pad_token_id) + 1 if getattr(config, "model_type", "") in _OFFSET_POSITIONS else 0
+        limits.append(int(positions) - offset)
+    length = min(limits)
+    if length > _UNLIMITED:
+        raise ModelError(
+            "Neither the tokenizer (model_max_length) nor the config (max_position_embeddings) says how many tokens the model takes. Set one of them."
+        )
+    return length
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the progress bars and notices of the training libraries off the user's terminal."""
+    import transformers
+
+    before = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+        transformers.logging.set_verbosity(before)
+        if bars:
+            transformers.logging.enable_progress_bar()

@@ -1,0 +1,89 @@
+"""The error tree.
+
+    EdgekitError
+    |- UsageError            the call itself is off: an unknown name, a wrong type, an existing output folder
+    |  |- InputError         what a session was called with
+    |- ModelError            the model cannot be taken: missing, unsafe, unsupported
+    |- SamplesError          calibration or evaluation samples cannot be used
+    |- ExportError           the exported graph is not the model
+    |- QuantizeError         a graph cannot be quantized as asked
+    |- BackendError          a backend is missing, or refuses a graph
+    |- BuildError            a build cannot finish (disk full, a step that failed)
+    |- BudgetError           no candidate is inside the target's budget
+    |- IntegrityError        a bundle is altered, incomplete or unsafe
+       |- FormatError        a bundle of another format version
+
+Every message says what happened, what was expected and what to do. The library raises; only the command line prints
+and turns an error into ``exit_code`` (0 pass, 1 tool error, 2 usage, 3 over budget, 4 inconclusive, 5 integrity).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EdgekitError(Exception):
+    """Base of all errors that EdgeKit raises on purpose."""
+
+    exit_code = 1
+
+
+class UsageError(EdgekitError):
+    """The call is off: an unknown name or key, a wrong type, an output folder that exists."""
+
+    exit_code = 2
+
+
+class InputError(UsageError, ValueError):
+    """A session was called with something it cannot take."""
+
+
+class ModelError(EdgekitError):
+    """The model folder or hub id cannot be taken."""
+
+    exit_code = 2
+
+
+class SamplesError(EdgekitError):
+    """Samples are missing, malformed or too few."""
+
+    exit_code = 2
+
+
+class ExportError(EdgekitError):
+    """The exported graph, or the exported tokenizer, does not compute what the model computes."""
+
+
+class QuantizeError(EdgekitError):
+    """A graph cannot be quantized as asked."""
+
+
+class BackendError(EdgekitError):
+    """A backend is not installed, or refuses a graph or an option."""
+
+
+class BuildError(EdgekitError):
+    """A build could not finish."""
+
+
+class BudgetError(EdgekitError):
+    """No candidate is inside the budget; nothing was written."""
+
+    exit_code = 3
+
+
+class IntegrityError(EdgekitError):
+    """A bundle is altered, truncated, incomplete, or holds something that it does not list."""
+
+    exit_code = 5
+
+
+class FormatError(IntegrityError):
+    """A bundle has a format that this version cannot read."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """Returns `` Did you mean 'x'?`` when ``name`` is close to a known one, otherwise an empty string."""
+    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{match[0]}'?" if match else ""

@@ -1,0 +1,43 @@
+"""A model as ONNX files: the one representation between export and compile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekit.spec.tensor import Signature
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One ``.onnx`` file with the external data that it lists.
+
+    Attributes:
+        signature: what it takes and gives.
+        path: the file; its large tensors are in ``weights/SHA256`` beside it.
+        method: how its precision was decided: ``float32``, ``static``, ``dynamic``.
+    """
+
+    signature: Signature
+    path: Path
+    method: str
+
+
+@dataclass(frozen=True)
+class GraphSet:
+    """All graphs of a model, and what is needed to feed and to read them.
+
+    Attributes:
+        task: a file name in ``tasks/`` in its public spelling, e.g. ``text-classification``.
+        loop: a file name in ``runtime/loops/``: how the graphs are driven.
+        graphs: one per signature.
+        assets: folder with ``tokenizer.json``, ``task.json``; plain files, nothing executable.
+        provenance: where it came from: model id, revision, digests, tool versions.
+    """
+
+    task: str
+    loop: str
+    graphs: tuple[Graph, ...]
+    assets: Path
+    provenance: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,104 @@
+"""Strict parsing: plain data (from TOML or JSON) into a frozen dataclass and back.
+
+A key that the dataclass does not have, a missing key and a value of another type are errors that name the place, so
+that a typing mistake in a target or an altered manifest never turns into a default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from edgekit.spec.errors import EdgekitError, UsageError, near
+
+T = TypeVar("T")
+
+
+def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = UsageError) -> T:
+    """Makes a ``cls`` of plain data.
+
+    Args:
+        cls: a dataclass; its fields may be scalars, tuples, mappings, optionals and other dataclasses.
+        data: a mapping, as TOML or JSON gives it.
+        where: what is being read, for messages (a file name and a table).
+        error: the error type to raise.
+
+    Raises:
+        EdgekitError: of type ``error``, for an unknown or missing key or a value of the wrong type.
+    """
+    if not isinstance(data, Mapping):
+        raise error(f"{where} is {_kind(data)}, expected a table of keys and values.")
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in data:
+        if key not in fields:
+            raise error(f"Unknown key '{key}' in {where}.{near(str(key), fields)} Known keys: {', '.join(fields)}.")
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in data:
+            values[name] = _value(hints[name], data[name], f"{where}: {name}", error)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise error(f"{where} has no key '{name}', which it needs. Add {name} = ... to it.")
+    return cls(**values)
+
+
+def plain(value: object) -> Any:
+    """The inverse of :func:`parse`: dataclasses to dicts and tuples to lists, ready for JSON."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [plain(v) for v in value]
+    return value
+
+
+def _kind(value: object) -> str:
+    return "null" if value is None else f"a {type(value).__name__}"
+
+
+def _value(hint: Any, value: Any, where: str, error: type[EdgekitError]) -> Any:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _union(args, value, where, error)
+    if origin is tuple:
+        return _tuple(args, value, where, error)
+    if origin is not None and issubclass(origin, Mapping):
+        if not isinstance(value, Mapping):
+            raise error(f"{where} is {_kind(value)}, expected a table of keys and values.")
+        return {str(k): _value(args[1], v, f"{where}: {k}", error) for k, v in value.items()}
+    if dataclasses.is_dataclass(hint):
+        return parse(typing.cast("type[Any]", hint), value, where, error)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise error(f"{where} is {value!r} ({type(value).__name__}), expected a value of type {hint.__name__}.")
+    return value
+
+
+def _union(options: tuple[Any, ...], value: Any, where: str, error: type[EdgekitError]) -> Any:
+    """The first option that takes the value; the last one's complaint when none does."""
+    if value is None and type(None) in options:
+        return None
+    *others, last = [o for o in options if o is not type(None)]
+    for option in others:
+        try:
+            return _value(option, value, where, error)
+        except error:
+            continue
+    return _value(last, value, where, error)
+
+
+def _tuple(args: tuple[Any, ...], value: Any, where: str, error: type[EdgekitError]) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise error(f"{where} is {_kind(value)}, expected a list.")
+    if len(args) == 2 and args[1] is Ellipsis:
+        return tuple(_value(args[0], v, f"{where}[{i}]", error) for i, v in enumerate(value))
+    if len(value) != len(args):
+        raise error(f"{where} has {len(value)} entries, expected {len(args)}.")
+    return tuple(_value(a, v, f"{where}[{i}]", error) for i, (a, v) in enumerate(zip(args, value, strict=True)))

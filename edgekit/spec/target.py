@@ -1,0 +1,109 @@
+"""What a bundle is built for: a TOML file per kind of device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+
+from edgekit.spec.errors import UsageError, near
+from edgekit.spec.parsing import parse
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a candidate may cost. ``None`` is no limit.
+
+    Attributes:
+        accuracy_drop: score of the torch model minus score of the candidate, on the evaluation samples.
+        p50_ms: median time from text to label, one stream, batch 1.
+        memory_mb: peak resident memory of the process that predicts, in MiB.
+        first_answer_ms: from process start to the first label.
+        size_mb: of the bundle on disk, in MiB.
+    """
+
+    accuracy_drop: float | None = None
+    p50_ms: float | None = None
+    memory_mb: float | None = None
+    first_answer_ms: float | None = None
+    size_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A kind of device.
+
+    Attributes:
+        name: as given to ``--target``.
+        description: one line for ``edgekit targets``.
+        backends: in order of preference.
+        methods: quantization methods that may compete.
+        device: which device of the backend, e.g. ``cpu``.
+        threads: threads of one call; 0 means every CPU that the process may use.
+        max_batch: rows of the largest batch that a session forms out of a list.
+        budget: limits that a candidate must keep.
+    """
+
+    name: str
+    description: str
+    backends: tuple[str, ...]
+    methods: tuple[str, ...]
+    device: str = "cpu"
+    threads: int = 0
+    max_batch: int = 32
+    budget: Budget = field(default_factory=Budget)
+
+
+def folders() -> tuple[Path, ...]:
+    """Where target files are: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    return tuple(p for p in (package / "targets", package.parent / "targets") if p.is_dir())
+
+
+def names() -> list[str]:
+    """Names of the targets that EdgeKit ships, sorted."""
+    return sorted({file.stem for folder in folders() for file in folder.glob("*.toml")})
+
+
+def load(name: str | Path) -> Target:
+    """Reads a target by its name, or from a TOML file of the user's own.
+
+    Raises:
+        UsageError: for an unknown name or key, or a file that is not TOML; with the nearest known name.
+    """
+    if str(name).endswith(".toml"):
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"Target file {path} does not exist. Expected a TOML file or one of: {', '.join(names())}.")
+    else:
+        found = [f for folder in folders() if (f := folder / f"{name}.toml").is_file()]
+        if not found:
+            raise UsageError(f"Unknown target '{name}'.{near(str(name), names())} Known targets: {', '.join(names())}.")
+        path = found[0]
+    return parse(Target, read_toml(path), f"target {path.name}")
+
+
+def read_toml(path: Path) -> dict[str, object]:
+    """Reads a TOML file. Only the build side calls this: ``tomllib`` starts at Python 3.11, devices read JSON."""
+    import tomllib
+
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise UsageError(f"{path} is not valid TOML: {problem}. Correct the file.") from problem
+
+
+def with_budget(target: Target, overrides: Mapping[str, float]) -> Target:
+    """The same target with other limits.
+
+    Raises:
+        UsageError: for a key that is not a budget key, or a value that is not a number of at least 0.
+    """
+    known = [f.name for f in fields(Budget)]
+    for key, value in overrides.items():
+        if key not in known:
+            raise UsageError(f"Unknown budget key '{key}'.{near(key, known)} Known keys: {', '.join(known)}.")
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise UsageError(f"Budget {key} is {value!r}, expected a number of at least 0.")
+    return replace(target, budget=replace(target.budget, **{k: float(v) for k, v in overrides.items()}))

@@ -1,0 +1,37 @@
+"""Named tensors: what a graph takes and gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a graph.
+
+    Attributes:
+        name: name in the graph.
+        dtype: numpy name of the element type, e.g. ``int64`` or ``float32``.
+        shape: one entry an axis: a name for an axis that varies (``batch``, ``sequence``), a number for a fixed one.
+        pad: the value that fills short rows along the varying axes behind ``batch``; None where rows never vary.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[str | int, ...]
+    pad: int | float | None = None
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One entry point of a graph set, e.g. ``forward``.
+
+    Attributes:
+        name: unique within its graph set.
+        inputs: in the order of the graph.
+        outputs: in the order of the graph.
+    """
+
+    name: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]

@@ -1,0 +1,30 @@
+"""Floor 1: a file is a task: what it takes, how it is preprocessed, what its outputs mean, how it is scored.
+
+Listing this folder is the registration: ``text-classification`` is ``text_classification.py``. A task module has
+``LOOP`` (a file name in ``runtime/loops/``) and ``load(assets) -> Task``. Numpy and tokenizers only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from types import ModuleType
+
+from edgekit.spec.errors import UsageError, near
+
+
+def names() -> list[str]:
+    """Names of the tasks, as ``--task`` takes them."""
+    found = (m.name for m in pkgutil.iter_modules(__path__))
+    return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
+
+
+def get(name: str) -> ModuleType:
+    """The module of a task.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest known one.
+    """
+    if name not in names():
+        raise UsageError(f"Unknown task '{name}'.{near(name, names())} Known tasks: {', '.join(names())}.")
+    return importlib.import_module(f"edgekit.tasks.{name.replace('-', '_')}")

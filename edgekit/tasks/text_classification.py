@@ -1,0 +1,214 @@
+"""Text classification: one text or a pair of texts in; one label, several labels or a number out.
+
+The three heads of Transformers' ``problem_type``: single label (softmax), multi label (a sigmoid each) and regression.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.spec.errors import IntegrityError, SamplesError, UsageError, near
+from edgekit.spec.parsing import parse, plain
+from edgekit.tasks._text import Text, TextEncoder, Tokens
+
+LOOP = "single"
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+THRESHOLD = 0.5
+"""A label of a multi-label head is given when its probability is above this."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the task must know of a model: ``assets/task.json``.
+
+    Attributes:
+        problem_type: one of ``PROBLEM_TYPES``.
+        labels: names in the order of the logits.
+        max_length: tokens of the longest row that the model takes.
+        inputs: graph inputs that the tokenizer fills.
+        pads: value that fills short rows, for each input.
+    """
+
+    problem_type: str
+    labels: tuple[str, ...]
+    max_length: int
+    inputs: tuple[str, ...]
+    pads: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks what the types cannot say.
+
+        Raises:
+            UsageError: for an unknown problem type, no label, or a label that is there twice.
+        """
+        if self.problem_type not in PROBLEM_TYPES:
+            raise UsageError(
+                f"Unknown problem type '{self.problem_type}'.{near(self.problem_type, PROBLEM_TYPES)} Expected one of: {', '.join(PROBLEM_TYPES)}."
+            )
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise UsageError(f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The answer for one example.
+
+    Attributes:
+        label: the most probable label; for regression the name of the (first) output.
+        score: its probability, 0 to 1; for regression the predicted number.
+        scores: every label's probability (or number), in the model's order.
+        labels: labels that are given: one for a single-label head, those above 0.5 for a multi-label head, none for regression.
+        truncated: the text was longer than the model takes and its end was not read.
+    """
+
+    label: str
+    score: float
+    scores: Mapping[str, float]
+    labels: tuple[str, ...]
+    truncated: bool
+
+
+class TextClassification:
+    """The task with a model's settings: text to tokens, logits to answers, answers to a score."""
+
+    def __init__(self, settings: Settings, encode: TextEncoder) -> None:
+        """Binds settings to an encoder; :func:`load` makes both of a bundle's assets."""
+        self.settings = settings
+        self.preprocess = encode
+
+    @property
+    def score_name(self) -> str:
+        """What :meth:`score` computes."""
+        return {"single_label_classification": "accuracy", "multi_label_classification": "micro F1", "regression": "Pearson r"}[
+            self.settings.problem_type
+        ]
+
+    def postprocess(self, logits: np.ndarray, tokens: Sequence[Tokens]) -> list[Classification]:
+        """Turns logits into answers.
+
+        Args:
+            logits: float32 ``[batch, labels]``.
+            tokens: the encoded examples of the same rows.
+        """
+        names, kind = self.settings.labels, self.settings.problem_type
+        values = self.probabilities(logits)
+        best = values.argmax(axis=1).tolist() if kind != "regression" else [0] * len(values)
+        answers = []
+        for row, top, encoded in zip(values.tolist(), best, tokens, strict=True):
+            if kind == "multi_label_classification":
+                given = tuple(n for n, v in zip(names, row, strict=True) if v > THRESHOLD)
+            else:
+                given = (names[top],) if kind == "single_label_classification" else ()
+            answers.append(Classification(names[top], row[top], dict(zip(names, row, strict=True)), given, encoded.truncated))
+        return answers
+
+    def probabilities(self, logits: np.ndarray) -> np.ndarray:
+        """Softmax, sigmoid or nothing, by the head: float64 ``[batch, labels]``."""
+        x = logits.astype(np.float64)
+        if self.settings.problem_type == "regression":
+            return x
+        if self.settings.problem_type == "multi_label_classification":
+            return np.exp(-np.logaddexp(0.0, -x))
+        x = np.exp(x - x.max(axis=1, keepdims=True))
+        return np.asarray(x / x.sum(axis=1, keepdims=True))
+
+    def parse_labels(self, values: Sequence[object], where: str) -> np.ndarray:
+        """Reads the label column of samples.
+
+        Args:
+            values: names or indices; lists or ``a|b`` of them for a multi-label head; numbers for regression.
+            where: the file, for messages.
+
+        Returns:
+            ``int64 [rows]`` for a single-label head, ``bool [rows, labels]`` for multi-label, ``float64 [rows, labels]`` for regression.
+
+        Raises:
+            SamplesError: for a label that the model does not know, or a value that is not a number.
+        """
+        kind = self.settings.problem_type
+        if kind == "single_label_classification":
+            return np.array([self._index(v, where, i) for i, v in enumerate(values)], np.int64)
+        result = np.zeros((len(values), len(self.settings.labels)), bool if kind == "multi_label_classification" else np.float64)
+        for row, value in enumerate(values):
+            if kind == "regression":
+                result[row] = self._numbers(value, where, row)
+            else:
+                parts = value if isinstance(value, (list, tuple)) else [p for p in str(value).split("|") if p != ""]
+                result[row, [self._index(p, where, row) for p in parts]] = True
+        return result
+
+    def score(self, logits: np.ndarray, truth: np.ndarray) -> float:
+        """Task score, higher is better: accuracy, micro F1, or Pearson's r (mean over outputs).
+
+        Args:
+            logits: float32 ``[rows, labels]``.
+            truth: as :meth:`parse_labels` gives it.
+
+        Raises:
+            SamplesError: for a regression set in which all labels are equal: r is not defined there.
+        """
+        kind = self.settings.problem_type
+        if kind == "single_label_classification":
+            return float((logits.argmax(axis=1) == truth).mean())
+        if kind == "multi_label_classification":
+            given = logits > 0.0  # probability above one half
+            both = 2 * int((given & truth).sum())
+            all_of_them = int(given.sum()) + int(truth.sum())
+            return both / all_of_them if all_of_them else 1.0
+        if len(truth) < 2 or (truth.std(axis=0) == 0).any():
+            raise SamplesError("All labels of the regression samples are equal, so Pearson's r is not defined. Give samples with different values.")
+        columns = zip(logits.T.astype(np.float64), truth.T, strict=True)
+        return float(np.mean([0.0 if x.std() == 0 else np.corrcoef(x, y)[0, 1] for x, y in columns]))
+
+    def _index(self, value: object, where: str, row: int) -> int:
+        names = self.settings.labels
+        text = str(value)
+        if text in names:
+            return names.index(text)
+        if not isinstance(value, bool) and text.isdecimal() and int(text) < len(names):
+            return int(text)
+        shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
+        raise SamplesError(
+            f"{where}, row {row + 1}: label {text!r} is not one that the model knows.{near(text, names)} The model's labels: {shown} "
+            "(or their index from 0). Correct the column, or name another with --columns label=NAME."
+        )
+
+    def _numbers(self, value: object, where: str, row: int) -> list[float]:
+        parts = value if isinstance(value, (list, tuple)) else str(value).split("|")
+        try:
+            numbers = [float(p) for p in parts]
+        except (TypeError, ValueError):
+            numbers = []
+        if len(numbers) != len(self.settings.labels) or not np.isfinite(numbers).all():
+            raise SamplesError(f"{where}, row {row + 1}: label {value!r} is not {len(self.settings.labels)} finite number(s), which a regression head needs.")
+        return numbers
+
+
+def load(assets: Path) -> TextClassification:
+    """Makes the task of ``assets/task.json`` and ``assets/tokenizer.json``.
+
+    Raises:
+        IntegrityError: when one of them is missing or malformed.
+    """
+    path = assets / "task.json"
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as problem:
+        raise IntegrityError(f"{path} cannot be read ({problem}). Build or copy the bundle again.") from problem
+    settings = parse(Settings, data, str(path), IntegrityError)
+    return TextClassification(settings, TextEncoder(assets / "tokenizer.json", settings.inputs, settings.max_length))
+
+
+def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
+    """Writes the two files that :func:`load` reads."""
+    assets.mkdir(parents=True, exist_ok=True)
+    (assets / "tokenizer.json").write_text(tokenizer_json, "utf-8")
+    (assets / "task.json").write_text(json.dumps(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+
+
+__all__ = ["LOOP", "PROBLEM_TYPES", "Classification", "Settings", "Text", "TextClassification", "load", "save"]
