@@ -28,7 +28,7 @@ from edgekit.spec.errors import (
 from edgekit.tasks.text_classification import Classification
 
 if TYPE_CHECKING:
-    from edgekit.build import build
+    from edgekit.pipeline import build
 
 __version__ = "0.1.0"
 
@@ -57,7 +57,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Gives ``edgekit.build`` on first use: it brings torch, which a device does not have."""
     if name == "build":
-        from edgekit.build import build
+        from edgekit.pipeline import build
 
         return build
     raise AttributeError(f"module 'edgekit' has no attribute '{name}'")

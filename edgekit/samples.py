@@ -72,7 +72,13 @@ class Samples:
         return [row.label for row in self.rows]
 
     def take(self, count: int, seed: int) -> Samples:
-        """Chooses ``count`` rows at random, in the order of the file; all of them where there are no more."""
+        """Chooses ``count`` rows at random, in the order of the file; all of them where there are no more.
+
+        Raises:
+            UsageError: for a count below 1.
+        """
+        if count < 1:
+            raise UsageError(f"{count} rows of {self.where} were asked for, expected at least 1.")
         if count >= len(self.rows):
             return self
         chosen = sorted(random.Random(seed).sample(range(len(self.rows)), count))
@@ -122,21 +128,20 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Samples:
     """Reads samples.
 
     Args:
-        path: a JSONL, CSV, TSV or calibration TOML file.
+        path: a JSONL, CSV, TSV or calibration TOML file, or the name of a sample set that EdgeKit ships.
         columns: role to column name; by default each role's own name, ``text_pair`` and ``label`` where they are there.
 
     Raises:
         SamplesError: when the file is missing, empty, not UTF-8, malformed, of another digest, or lacks a named column.
         UsageError: for an unknown role or file type.
     """
-    file = Path(path)
-    if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
-        raise SamplesError(f"Samples {file} {what}, expected a JSONL, CSV, TSV or calibration TOML file. Correct the path.")
+    file = _locate(path)
     named = {_role(role): name for role, name in (columns or {}).items()}
     if file.suffix.lower() == ".toml":
         recipe = parse(Recipe, read_toml(file), f"calibration {file.name}")
         source = file.parent / recipe.file
+        if source.suffix.lower() == ".toml":
+            raise SamplesError(f"calibration {file.name} names the file '{recipe.file}', expected a JSONL, CSV or TSV file. Correct it.")
         samples = read(source, {**recipe.columns, **named})
         found = f"sha256:{_file_digest(source)}"
         if recipe.digest and recipe.digest != found:
@@ -153,6 +158,27 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Samples:
     rows = tuple(_sample(record, chosen, f"{file}, line {line}") for line, record in records)
     digest = hashlib.sha256(json.dumps([_file_digest(file), sorted(chosen.items())]).encode()).hexdigest()
     return Samples(rows, str(file), digest)
+
+
+def shipped() -> dict[str, Path]:
+    """The sample sets that EdgeKit ships: name to TOML file, inside the installed package or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    folders = (package / "calibration", package.parent / "calibration")
+    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
+
+
+def _locate(path: str | Path) -> Path:
+    file = Path(path)
+    if file.is_file():
+        return file
+    known = shipped()
+    if str(path) in known:
+        return known[str(path)]
+    what = "is a folder" if file.is_dir() else "does not exist"
+    raise SamplesError(
+        f"Samples {file} {what}, expected a JSONL, CSV, TSV or calibration TOML file, "
+        f"or the name of a shipped set ({', '.join(known)}).{near(str(path), known)} Correct the path."
+    )
 
 
 def _role(role: str) -> str:
@@ -196,13 +222,22 @@ def _sample(record: Mapping[str, object], chosen: Mapping[str, str], place: str)
 def _text(file: Path) -> Iterator[str]:
     """Lines of a UTF-8 file (a byte-order mark at its start is skipped)."""
     with file.open(encoding="utf-8-sig", newline="") as stream:
-        line = 0
         try:
-            for line, text in enumerate(stream, 1):  # noqa: B007
-                yield text
+            yield from stream
         except UnicodeDecodeError as problem:
-            remedy = f"Convert it, e.g.: iconv -f latin1 -t utf-8 {file.name}"
-            raise SamplesError(f"{file}, behind line {line}, is not UTF-8 ({problem.reason}). {remedy}") from problem
+            remedy = f"Convert the file, e.g.: iconv -f latin1 -t utf-8 {file.name}"
+            raise SamplesError(f"{file}, line {_first_bad_line(file)} is not UTF-8 ({problem.reason}). {remedy}") from problem
+
+
+def _first_bad_line(file: Path) -> int:
+    """Python decodes a file in blocks, so its error comes up to a block before the line that is at fault."""
+    with file.open("rb") as stream:
+        for line, data in enumerate(stream, 1):
+            try:
+                data.decode()
+            except UnicodeDecodeError:
+                return line
+    return 0
 
 
 def _jsonl(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:

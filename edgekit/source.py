@@ -195,8 +195,8 @@ def from_module(module: Any, processor: Any, task: str = TASK) -> Source:
     """Takes a torch module and a Hugging Face tokenizer from Python: a head of one's own.
 
     Args:
-        module: called with the tokenizer's arrays by keyword (``input_ids``, ``attention_mask`` ...); returns logits ``[batch, labels]``, bare or as ``.logits``.
-            It needs ``module.config`` with ``id2label`` and, unless single-label, ``problem_type``.
+        module: called with the tokenizer's arrays by keyword (``input_ids``, ``attention_mask`` ...); returns logits
+            ``[batch, labels]``, bare or as ``.logits``. It needs ``module.config`` with ``id2label`` and, unless single-label, ``problem_type``.
         processor: a fast tokenizer.
         task: the task.
 

@@ -118,19 +118,23 @@ class OnnxRuntimeEngine:
             session = self._device.open_session(self._path, str(Path(folder) / "profile"))
             session.run(self._outputs, {n: a for n, a in feeds.items() if n in self._inputs})
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
-        kernels = [e["args"]["op_name"] for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
-        weighted = self._weighted_products(events)
-        return summary(["int8" if k in _INT8 else "float32" for k in kernels if k in _INT8] + ["float32"] * weighted)
-
-    def _weighted_products(self, events: list[Any]) -> int:
-        """Counts float products with a weight; those of two activations (attention scores) have no weight to quantize."""
-        count = 0
-        for event in events:
-            if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and event["args"]["op_name"] in _FLOAT:
-                shapes = [next(iter(s.values())) for s in event["args"].get("input_type_shape", [])]
-                count += len(shapes) > 1 and len(shapes[1]) == 2
-        return count
+        kernels = [e["args"] for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+        return summary([kind for kernel in kernels if (kind := _precision(kernel)) is not None])
 
     def close(self) -> None:
         """Frees the session."""
         self._session = None
+
+
+def _precision(kernel: dict[str, Any]) -> str | None:
+    """What a profiled kernel multiplied a weight in; None where it did not.
+
+    A product of two activations (attention scores) has two inputs of three axes or more; a weight has two axes, or is
+    not among the inputs at all once it has been packed for the kernel.
+    """
+    if kernel["op_name"] in _INT8:
+        return "int8"
+    if kernel["op_name"] not in _FLOAT:
+        return None
+    shapes = [next(iter(shape.values())) for shape in kernel.get("input_type_shape", [])]
+    return None if len(shapes) > 1 and len(shapes[1]) > 2 else "float32"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -44,14 +45,30 @@ def open_device(device: str, threads: int) -> OpenVinoDevice:
     Raises:
         BackendError: when openvino is not installed, or finds no such device.
     """
+    core = _library().Core()
+    if _DEVICES.get(device) not in core.available_devices:
+        raise BackendError(f"OpenVINO finds the devices {core.available_devices}, '{device}' was asked for. Use device 'cpu'.")
+    return OpenVinoDevice(core, _DEVICES[device], threads)
+
+
+def _library() -> Any:
+    """Imports OpenVINO without its telemetry, which its model converter would use (it has a stub for this case).
+
+    Raises:
+        BackendError: when openvino is not installed.
+    """
+    name = "openvino_telemetry"
+    absent = name not in sys.modules
+    if absent:
+        sys.modules[name] = None  # type: ignore[assignment]  # makes its import fail
     try:
         import openvino
     except ImportError as problem:
         raise not_installed("openvino") from problem
-    core = openvino.Core()
-    if _DEVICES.get(device) not in core.available_devices:
-        raise BackendError(f"OpenVINO finds the devices {core.available_devices}, '{device}' was asked for. Use device 'cpu'.")
-    return OpenVinoDevice(core, _DEVICES[device], threads)
+    finally:
+        if absent:
+            sys.modules.pop(name, None)
+    return openvino
 
 
 class OpenVinoDevice:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import signal
 import sys
 from typing import Any
 
@@ -22,6 +23,8 @@ def main() -> None:
         sys.exit(1)
     from edgekit.spec.errors import EdgekitError
 
+    # A job that is cancelled ends like one that is interrupted: what was begun is removed.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     order = ("build", "run", "eval", "bench", "inspect", "verify", "targets", "doctor")
 
     class Verbs(click.Group):

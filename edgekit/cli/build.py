@@ -34,7 +34,7 @@ def command(model, target, samples, evaluation, out, revision, columns, budget, 
 
     with bars() as progress:
         progress("load", 0, 0)
-        from edgekit.build import build
+        from edgekit.pipeline import build
 
         result = build(
             model,

@@ -31,8 +31,7 @@ def command(bundle, texts, pair, backend, threads):  # type: ignore[no-untyped-d
             _print(session, list(zip(texts[::2], texts[1::2], strict=True)) if pair else list(texts))
             return
         waiting: list[Any] = []
-        stream = click.get_binary_stream("stdin")
-        for number, line in enumerate(stream, 1):
+        for number, line in enumerate(sys.stdin.buffer, 1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as problem:

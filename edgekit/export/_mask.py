@@ -26,7 +26,8 @@ from onnx_ir.passes import common as passes
 HIDDEN = -10000.0
 """What is added to a hidden score: exp() of it is 0 in float32 and float16, and two of them still fit into float16."""
 
-_PROBE_LENGTHS = (5, 33)
+# A window shows only in a probe that is longer than it reaches: ModernBERT's reaches 64 positions to each side.
+_PROBE_LENGTHS = (5, 33, 1025)
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,21 @@ class _Meaning:
     window: int | None
 
 
-def canonical_masks(model: ir.Model, mask_name: str = "attention_mask") -> int:
-    """Replaces the masks of all attention layers in place; returns how many places were replaced."""
+def canonical_masks(model: ir.Model, max_length: int, mask_name: str = "attention_mask") -> int:
+    """Replaces the masks of all attention layers in place; returns how many places were replaced.
+
+    Args:
+        model: the exported graph.
+        max_length: tokens of the longest row that the model takes; no probe is longer.
+        mask_name: the graph's input.
+    """
     graph = model.graph
     mask = next((v for v in graph.inputs if v.name == mask_name), None)
     if mask is None:
         return 0
     made_from_mask = _made_from(graph, mask)
     meetings = [m for node in graph if (m := _meeting(node, made_from_mask)) is not None]
-    meanings = _probe(graph, {m.made for m in meetings})
+    meanings = _probe(graph, {m.made for m in meetings}, sorted({min(n, max_length) for n in _PROBE_LENGTHS}))
     built: dict[int | None, ir.Value] = {}
     count = 0
     for meeting in meetings:
@@ -109,23 +116,22 @@ def _reaches_softmax(value: ir.Value, depth: int = 4) -> bool:
     return False
 
 
-def _probe(graph: ir.Graph, wanted: set[ir.Value]) -> dict[ir.Value, _Meaning]:
-    """Computes each wanted value for ragged masks of two lengths, and reads its meaning off the numbers."""
+def _probe(graph: ir.Graph, wanted: set[ir.Value], lengths: list[int]) -> dict[ir.Value, _Meaning]:
+    """Computes each wanted value for ragged masks of several lengths, and reads its meaning off the numbers."""
     values = sorted((v for v in wanted if v.shape is not None), key=lambda v: v.name or "")
     meanings: dict[ir.Value, _Meaning] = {}
     if not values:
         return meanings
-    feeds = [_probe_mask(length) for length in _PROBE_LENGTHS]
+    feeds = [_probe_mask(length) for length in lengths]
     results = _evaluate(graph, values, feeds)
     for index, value in enumerate(values):
-        read = {_read(result[index], mask) for result, mask in zip(results, feeds, strict=True)}
-        if len(read) == 1 and None not in read:
-            meanings[value] = read.pop()  # type: ignore[assignment]
-        elif len(read) == 2 and None not in read:
-            # A window wider than the short probe shows only in the long one.
-            windows = [m.window for m in read if m is not None and m.window is not None]
-            if len(windows) == 1 and windows[0] >= _PROBE_LENGTHS[0] - 1:
-                meanings[value] = _Meaning(windows[0])
+        read = [_read(result[index], mask) for result, mask in zip(results, feeds, strict=True)]
+        windows = {m.window for m in read if m is not None}
+        reach = next((w for w in windows if w is not None), None)
+        # One window throughout, hidden only where the probe is too short to show it.
+        expected = [_Meaning(None if reach is None or reach >= length - 1 else reach) for length in lengths]
+        if read == expected:
+            meanings[value] = _Meaning(reach)
     return meanings
 
 

@@ -68,7 +68,7 @@ def export(source: Source, out: Path, texts: Sequence[Text]) -> GraphSet:
     text_classification.save(settings, source.tokenizer_json(), assets)
     check_tokenizer(source, assets, texts)
     model = _traced(source)
-    clean(model)
+    clean(model, settings.max_length)
     path = out / "model.onnx"
     save(model, path)
     graph = Graph(signature(source), path, "float32")

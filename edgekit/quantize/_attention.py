@@ -1,6 +1,6 @@
 """Finds self-attention in a cleaned graph.
 
-    x -> Q, K, V linears -> [batch, sequence, heads, width] -> transposed
+    x -> one linear -> split into Q, K, V -> [batch, sequence, heads, width] -> transposed
     softmax(Q K^T * scale + mask) V -> transposed back -> [batch, sequence, heads * width]
 
 where the mask is the canonical padding mask of export, or absent.
@@ -20,15 +20,13 @@ class Attention:
     """One self-attention.
 
     Attributes:
-        query, key, value: its three linears, all of the same ``x``.
+        projection: the linear that gives Q, K and V side by side.
         heads: number of heads.
         scale: factor on the scores.
         last: the node whose output is the context ``[batch, sequence, heads * width]``.
     """
 
-    query: Linear
-    key: Linear
-    value: Linear
+    projection: Linear
     heads: int
     scale: float
     last: ir.Node
@@ -69,21 +67,32 @@ def find_attention(softmax: ir.Node, layers: dict[ir.Value, Linear], mask: ir.Va
     joined = only_user(back.outputs[0]) if back is not None and back.op_type == "Transpose" else None
     if query is None or key is None or value is None or joined is None or joined.op_type != "Reshape":
         return None
-    parts = (query, key, value)
-    same_input = len({p[0].x for p in parts}) == 1
-    same_form = len({p[1] for p in parts}) == 1 and len({tuple(p[0].weight.shape or ()) for p in parts}) == 1
-    if not same_input or not same_form or any(p[0].bias is None for p in parts):
+    same = query.linear is key.linear is value.linear and query.heads == key.heads == value.heads
+    if not same or (query.part, key.part, value.part) != (0, 1, 2):
         return None
-    return Attention(query[0], key[0], value[0], query[1], scale, joined)
+    return Attention(query.linear, query.heads, scale, joined)
 
 
-def _heads(value: ir.Value | None, order: list[int], layers: dict[ir.Value, Linear]) -> tuple[Linear, int] | None:
-    """Reads Transpose(Reshape(linear)) backwards: the linear and the number of heads."""
+@dataclass(frozen=True)
+class _Heads:
+    """Part ``part`` of a linear's output, as heads."""
+
+    linear: Linear
+    part: int
+    heads: int
+
+
+def _heads(value: ir.Value | None, order: list[int], layers: dict[ir.Value, Linear]) -> _Heads | None:
+    """Reads Transpose(Reshape(Split(linear))) backwards; the linear must have three equal parts and a bias."""
     turned = made_by(value, "Transpose")
     if turned is None or list(turned.attributes["perm"].as_ints()) != order:
         return None
-    split = made_by(turned.inputs[0], "Reshape")
-    shape = constant(split.inputs[1]) if split is not None else None
-    if split is None or shape is None or len(shape) != 4 or shape[2] < 1 or split.inputs[0] not in layers:
+    shaped = made_by(turned.inputs[0], "Reshape")
+    shape = constant(shaped.inputs[1]) if shaped is not None else None
+    split = made_by(shaped.inputs[0], "Split") if shaped is not None else None
+    if shaped is None or split is None or shape is None or len(shape) != 4 or shape[2] < 1:
         return None
-    return layers[split.inputs[0]], int(shape[2])
+    linear, sizes = layers.get(split.inputs[0]) if split.inputs[0] is not None else None, constant(split.inputs[1])
+    if linear is None or linear.bias is None or sizes is None or len(sizes) != 3 or len(set(sizes.tolist())) != 1:
+        return None
+    return _Heads(linear, split.outputs.index(shaped.inputs[0]), int(shape[2]))

@@ -16,12 +16,9 @@ is a candidate for ONNX Runtime alone.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace as with_changes
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize import Batches
@@ -84,37 +81,28 @@ def fuse_attention(graph: ir.Graph) -> int:
 
 
 def _replace_attention(graph: ir.Graph, attention: Attention, mask: ir.Value) -> None:
-    parts = (attention.query, attention.key, attention.value)
-    weight, scale, bias = _packed(graph, parts)
-    measured = ir.node("DynamicQuantizeLinear", [attention.query.x], num_outputs=3)
+    layer = attention.projection
+    weight, scale = _int8(graph, layer)
+    measured = ir.node("DynamicQuantizeLinear", [layer.x], num_outputs=3)
     x, x_scale, x_zero = measured.outputs
     fused = ir.node(
         "QAttention",
-        [x, weight, bias, x_scale, scale, mask, x_zero],
+        [x, weight, layer.bias, x_scale, scale, mask, x_zero],
         domain=_CONTRIB,
         attributes={"num_heads": attention.heads, "scale": attention.scale},
-        name=attention.query.node.name.replace("query", "attention") if attention.query.node.name else None,
+        name=(layer.node.name or "").replace("/MatMul", "/QAttention"),
     )
     replace(graph, attention.last, [measured, fused], fused.outputs[0])
 
 
 def fuse_linears(graph: ir.Graph) -> int:
-    """Every linear to one ``DynamicQuantizeMatMul``; those that share their input become one; returns how many."""
-    groups: dict[tuple[ir.Value, bool], list[Linear]] = defaultdict(list)
-    for layer in linears(graph):
-        groups[layer.x, layer.bias is not None].append(layer)
-    for (x, _), group in groups.items():
-        weight, scale, bias = _packed(graph, group)
-        product = ir.node("DynamicQuantizeMatMul", [x, weight, scale, None, bias], domain=_CONTRIB, name=group[0].node.name)
-        if len(group) == 1:
-            replace(graph, group[0].last, [product], product.outputs[0])
-            continue
-        sizes = np.array([constant(layer.weight).shape[1] for layer in group], np.int64)  # type: ignore[union-attr]
-        parts = ir.node("Split", [product.outputs[0], initializer(graph, "split", sizes)], attributes={"axis": -1}, num_outputs=len(group))
-        for layer, part in zip(group, parts.outputs, strict=True):
-            new = [product, parts] if layer is group[0] else []
-            replace(graph, layer.last, new, part)
-    return len(groups)
+    """Every linear, with its bias, to one ``DynamicQuantizeMatMul``; returns how many."""
+    layers = linears(graph)
+    for layer in layers:
+        weight, scale = _int8(graph, layer)
+        product = ir.node("DynamicQuantizeMatMul", [layer.x, weight, scale, None, layer.bias], domain=_CONTRIB, name=layer.node.name)
+        replace(graph, layer.last, [product], product.outputs[0])
+    return len(layers)
 
 
 def fuse_residuals(graph: ir.Graph) -> int:
@@ -135,11 +123,10 @@ def fuse_residuals(graph: ir.Graph) -> int:
     return count
 
 
-def _packed(graph: ir.Graph, parts: Sequence[Linear]) -> tuple[ir.Value, ir.Value, ir.Value | None]:
-    """Weights of several linears side by side: int8 ``[in, sum of out]``, scale ``[sum of out]``, bias alike."""
-    weights = [constant(p.weight) for p in parts]
-    values, scales = per_channel(np.concatenate([w for w in weights if w is not None], axis=1))
-    name = parts[0].weight.name or "weight"
-    biases = [b for p in parts if (b := constant(p.bias)) is not None]
-    bias = initializer(graph, f"{name}_bias", np.concatenate(biases)) if biases else None
-    return initializer(graph, f"{name}_int8", values), initializer(graph, f"{name}_scale", scales), bias
+def _int8(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value]:
+    """Weight ``int8 [in, out]`` and its scales ``float32 [out]``, as constants of the graph."""
+    weight = constant(layer.weight)
+    assert weight is not None
+    values, scales = per_channel(weight)
+    name = layer.weight.name or "weight"
+    return initializer(graph, f"{name}_int8", values), initializer(graph, f"{name}_scale", scales)

@@ -123,7 +123,7 @@ def loads(text: str, where: str) -> Manifest:
         IntegrityError: when it is not JSON, has unknown or missing keys, or names a path that leaves the bundle.
     """
     try:
-        data: Any = json.loads(text, parse_constant=_refuse_constant)
+        data: Any = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError) as problem:
         raise IntegrityError(f"{where} is not valid JSON ({problem}). The bundle is damaged: build or copy it again.") from problem
     version = data.get("format") if isinstance(data, dict) else None
@@ -136,9 +136,13 @@ def loads(text: str, where: str) -> Manifest:
         raise FormatError(f"{where} has bundle format {manifest.format}, expected 1 to {FORMAT}. Build the bundle again.")
     if not manifest.variants:
         raise IntegrityError(f"{where} lists no variant, expected at least one. Build the bundle again.")
+    if manifest.max_batch < 1:
+        raise IntegrityError(f"{where} has max_batch {manifest.max_batch}, expected at least 1. Build the bundle again.")
     for path in manifest.files:
         check_inside(path, where)
     for variant in manifest.variants:
+        if lacking := [s.name for s in manifest.signatures if s.name not in variant.graphs]:
+            raise IntegrityError(f"{where} has a variant without a graph for '{lacking[0]}'. Build or copy the bundle again.")
         for path in variant.graphs.values():
             if path not in manifest.files:
                 raise IntegrityError(f"{where} names the graph '{path}' but lists no such file. Build or copy the bundle again.")
@@ -157,7 +161,7 @@ def check_inside(path: str, where: str) -> None:
         IntegrityError: with the path.
     """
     pure = PurePosixPath(path)
-    bad = not path or "\\" in path or "\0" in path or ":" in path or pure.is_absolute() or str(pure) != path
+    bad = not path or "\\" in path or "\0" in path or ":" in path or pure.is_absolute() or str(pure) != path or not pure.parts
     if bad or any(part in ("..", ".") for part in pure.parts):
         raise IntegrityError(
             f"{where} lists the path {path!r}, expected a plain relative path inside the bundle. Do not load this bundle; get it from its source again."
@@ -166,3 +170,13 @@ def check_inside(path: str, where: str) -> None:
 
 def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses a key that is there twice: of two readers, each could take another one."""
+    data: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in data:
+            raise ValueError(f"the key {name!r} is there twice")
+        data[name] = value
+    return data

@@ -7,6 +7,7 @@ that a typing mistake in a target or an altered manifest never turns into a defa
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -74,7 +75,9 @@ def _value(hint: Any, value: Any, where: str, error: type[EdgekitError]) -> Any:
         return {str(k): _value(args[1], v, f"{where}: {k}", error) for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast("type[Any]", hint), value, where, error)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        if not -sys.float_info.max <= value <= sys.float_info.max:  # NaN is in no range; an int may be too large to convert
+            raise error(f"{where} is {value!r}, expected a finite number.")
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         raise error(f"{where} is {value!r} ({type(value).__name__}), expected a value of type {hint.__name__}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -80,7 +81,13 @@ def load(name: str | Path) -> Target:
         if not found:
             raise UsageError(f"Unknown target '{name}'.{near(str(name), names())} Known targets: {', '.join(names())}.")
         path = found[0]
-    return parse(Target, read_toml(path), f"target {path.name}")
+    target = parse(Target, read_toml(path), f"target {path.name}")
+    if target.threads < 0 or target.max_batch < 1:
+        raise UsageError(f"target {path.name} has threads {target.threads} and max_batch {target.max_batch}, expected at least 0 and 1. Correct the file.")
+    for key, value in vars(target.budget).items():
+        if value is not None and value < 0:
+            raise UsageError(f"target {path.name}: budget: {key} is {value:g}, expected a number of at least 0. Correct the file.")
+    return target
 
 
 def read_toml(path: Path) -> dict[str, object]:
@@ -90,7 +97,7 @@ def read_toml(path: Path) -> dict[str, object]:
     try:
         with path.open("rb") as stream:
             return tomllib.load(stream)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+    except (ValueError, RecursionError) as problem:  # not TOML, not UTF-8, a number of thousands of digits, nested too deeply
         raise UsageError(f"{path} is not valid TOML: {problem}. Correct the file.") from problem
 
 
@@ -104,6 +111,6 @@ def with_budget(target: Target, overrides: Mapping[str, float]) -> Target:
     for key, value in overrides.items():
         if key not in known:
             raise UsageError(f"Unknown budget key '{key}'.{near(key, known)} Known keys: {', '.join(known)}.")
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < float("inf"):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= sys.float_info.max:
             raise UsageError(f"Budget {key} is {value!r}, expected a number of at least 0.")
     return replace(target, budget=replace(target.budget, **{k: float(v) for k, v in overrides.items()}))

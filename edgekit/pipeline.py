@@ -243,8 +243,9 @@ class _Steps:
         """The folder of a step: from the cache, or made now. What depends on a module from Python is not kept: its code has no digest."""
         if parts.get("model", "") is None:
             folder = self.scratch / step.replace(" ", "-")
-            folder.mkdir()
-            make(folder)
+            with assemble.disk_errors(self.scratch):
+                folder.mkdir()
+                make(folder)
             return folder
         digest = key(**parts, **self.always)
         found = self.cache.find(digest)
