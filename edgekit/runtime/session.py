@@ -86,7 +86,8 @@ class Session:
         """Answers one example, or a list of them in order.
 
         Args:
-            inputs: a str; a tuple of two str (a pair of texts); or a list of those. A list is run in batches of texts of similar length.
+            inputs: a str; a tuple of two str (a pair of texts); or a list of those. A list is run in batches of
+                texts of similar length; with INT8 the last digits of a score may depend on what else is in its batch.
 
         Raises:
             InputError: for anything else.

@@ -170,7 +170,7 @@ class TextClassification:
         text = str(value)
         if text in names:
             return names.index(text)
-        if not isinstance(value, bool) and text.isdecimal() and int(text) < len(names):
+        if not isinstance(value, bool) and text.isdecimal() and len(text) < 10 and int(text) < len(names):
             return int(text)
         shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
         raise SamplesError(
@@ -182,7 +182,7 @@ class TextClassification:
         parts = value if isinstance(value, (list, tuple)) else str(value).split("|")
         try:
             numbers = [float(p) for p in parts]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             numbers = []
         if len(numbers) != len(self.settings.labels) or not np.isfinite(numbers).all():
             raise SamplesError(f"{where}, row {row + 1}: label {value!r} is not {len(self.settings.labels)} finite number(s), which a regression head needs.")
@@ -198,7 +198,7 @@ def load(assets: Path) -> TextClassification:
     path = assets / "task.json"
     try:
         data = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, RecursionError) as problem:
         raise IntegrityError(f"{path} cannot be read ({problem}). Build or copy the bundle again.") from problem
     settings = parse(Settings, data, str(path), IntegrityError)
     return TextClassification(settings, TextEncoder(assets / "tokenizer.json", settings.inputs, settings.max_length))
