@@ -57,7 +57,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Gives ``edgekit.build`` on first use: it brings torch, which a device does not have."""
     if name == "build":
-        from edgekit.pipeline import build
-
+        try:
+            from edgekit.pipeline import build
+        except ModuleNotFoundError as problem:
+            if (problem.name or "").startswith("edgekit"):
+                raise
+            raise BuildError(f"Building needs the package '{problem.name}', which is not installed here. Run: pip install 'edgekit[build]'") from problem
         return build
     raise AttributeError(f"module 'edgekit' has no attribute '{name}'")

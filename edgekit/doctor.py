@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,9 @@ def examine() -> Findings:
     lacking = [p for p, v in build.items() if v == "missing"]
     wanted = {}
     for name in target.names():
+        if sys.version_info < (3, 11):
+            wanted[name] = "needs Python 3.11 or newer"
+            continue
         missing = [b for b in target.load(name).backends if versions.get(b) is None]
         parts = [f"pip install 'edgekit[{b}]'" for b in missing] + (["pip install 'edgekit[build]'"] if lacking else [])
         wanted[name] = f"needs {' and '.join(parts)}" if parts else ""

@@ -21,7 +21,7 @@ from edgekit import samples as samples_module
 from edgekit.engines import assemble
 from edgekit.engines.cache import Cache, code_digest, key
 from edgekit.engines.measure import cpu_name, cpus
-from edgekit.engines.trust import Bundle, sha256
+from edgekit.engines.trust import Bundle, files_below, sha256
 from edgekit.export import single as single_export
 from edgekit.report.table import trials_table
 from edgekit.runtime import golden
@@ -111,6 +111,7 @@ def build(
     # Labels are not needed for calibration, so a column that is named for them need not be there.
     calibration = samples_module.read(Path(samples), {r: c for r, c in (columns or {}).items() if r != "label"}).take(calibration_rows, seed)
     evaluation = samples_module.read(Path(eval), columns)
+    labels = evaluation.labels()  # a missing one is told now, not when the export is done
     _check_count(calibration, aim)
     origin = _origin(model, revision, module, processor, task)
 
@@ -118,15 +119,16 @@ def build(
         steps = _Steps(origin, calibration, evaluation, Path(scratch), progress)
         floats = steps.export()
         scorer = tasks.get(floats.task).load(floats.assets)
-        truth = scorer.parse_labels(evaluation.labels(), evaluation.where)
-        reference = scorer.score(steps.reference(), truth)
+        truth = scorer.parse_labels(labels, evaluation.where)
+        answers = steps.reference()
+        reference = scorer.score(answers, truth)
         origin.release()
         made = {method: steps.quantize(method, floats, scorer) for method in aim.methods}
         blank = _manifest(aim, floats, scorer.score_name, reference, steps.provenance(seed))
         candidates = [
             steps.candidate(made[method], backend, aim, blank) for method in aim.methods for backend in aim.backends if backend in quantize.get(method).BACKENDS
         ]
-        trials = steps.race(candidates, scorer, reference)
+        trials = steps.race(candidates, scorer, answers)
         winner, reason, judged = tune.choose(trials, aim, scorer.score_name, reference)
         best, trial = candidates[winner], judged[winner]
         variant = replace(best.bundle.manifest.variants[0], executed=trial.executed)
@@ -153,7 +155,9 @@ class _Steps:
         texts = [row.inputs for row in self.calibration.rows]
         parts = {"step": "export", "model": self.origin.digest, "samples": self.calibration.digest}
         self.progress("export", 0, 0)
-        return self._graphs("export", parts, lambda out: single_export.export(self.origin, out, texts))
+        made = self._graphs("export", parts, lambda out: single_export.export(self.origin, out, texts))
+        # The same files may have had another name when they were exported.
+        return replace(made, provenance={**made.provenance, "model": self.origin.model_id, "revision": self.origin.revision})
 
     def reference(self) -> np.ndarray:
         """What the torch model answers on the evaluation texts: float32 ``[rows, labels]``."""
@@ -169,13 +173,15 @@ class _Steps:
         """The graphs by one method. The graphs of ``float32`` are those of the export."""
         if method == "float32":
             return floats
-        parts = {"step": method, "graphs": [sha256(g.path) for g in floats.graphs], "samples": self.calibration.digest}
+        # The assets decide what token ids the samples become.
+        inputs = {"graphs": [sha256(g.path) for g in floats.graphs], "assets": [[n, sha256(floats.assets / n)] for n in files_below(floats.assets)]}
+        parts = {"step": method, **inputs, "samples": self.calibration.digest}
 
         def make(out: Path) -> GraphSet:
             batches = _batches(scorer, floats.graphs[0].signature, self.calibration) if quantize.get(method).NEEDS_SAMPLES else []
             return quantize.get(method).quantize(floats, batches, out, self.progress)
 
-        return self._graphs(method, parts, make)
+        return replace(self._graphs(method, parts, make), assets=floats.assets, provenance=floats.provenance)
 
     def candidate(self, graphs: GraphSet, backend: str, aim: Target, blank: Manifest) -> tune.Candidate:
         """A bundle in the scratch folder, complete but for its golden outputs."""
@@ -194,13 +200,14 @@ class _Steps:
         place = self.scratch / f"{method}-{backend}"
         return tune.Candidate(method, backend, assemble.write(place, replace(blank, variants=(variant,)), assemble.graph_files(graphs), scratch=True))
 
-    def race(self, candidates: Sequence[tune.Candidate], scorer: TextClassification, reference: float) -> list[Trial]:
+    def race(self, candidates: Sequence[tune.Candidate], scorer: TextClassification, reference: np.ndarray) -> list[Trial]:
         """The measurements of all candidates on this machine."""
         parts = {
             "step": "race",
             "bundles": [hashlib.sha256(repr(sorted(c.bundle.manifest.files.items())).encode()).hexdigest() + c.backend for c in candidates],
             "threads": [c.bundle.manifest.variants[0].threads for c in candidates],
             "samples": self.evaluation.digest,
+            "reference": hashlib.sha256(reference.tobytes()).hexdigest(),
             "machine": [cpu_name(), cpus(), platform.platform()],
         }
 
@@ -230,9 +237,8 @@ class _Steps:
 
         def write(folder: Path) -> None:
             graphs = make(folder)
-            assets = "assets" if graphs.assets.is_relative_to(folder) else str(graphs.assets)
             entries = [{"signature": plain(g.signature), "path": g.path.name, "method": g.method} for g in graphs.graphs]
-            (folder / "graphs.json").write_text(json.dumps({**plain(graphs), "graphs": entries, "assets": assets}), "utf-8")
+            (folder / "graphs.json").write_text(json.dumps({**plain(graphs), "graphs": entries, "assets": "assets"}), "utf-8")
 
         folder = self._kept(step, parts, write)
         data = json.loads((folder / "graphs.json").read_text("utf-8"))
@@ -271,6 +277,11 @@ def _check_target(aim: Target) -> None:
         backends.get(backend).check_target(aim)
         if backends.installed_version(backend) is None:
             raise backends.not_installed(backend)
+    if not any(set(quantize.get(method).BACKENDS) & set(aim.backends) for method in aim.methods):
+        raise UsageError(
+            f"Target '{aim.name}' has no candidate: none of its methods ({', '.join(aim.methods)}) runs on its backends ({', '.join(aim.backends)}). "
+            "Add a method or a backend."
+        )
 
 
 def _check_count(calibration: Samples, aim: Target) -> None:

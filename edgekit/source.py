@@ -179,13 +179,25 @@ def read(model: str | Path, revision: str | None = None) -> Source:
         try:
             with quiet():
                 # Eager attention exports as plain products and a Softmax, which every runtime has fused kernels for.
-                module = AutoModelForSequenceClassification.from_pretrained(
-                    origin.folder, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, use_safetensors=True, local_files_only=True
+                module, loading = AutoModelForSequenceClassification.from_pretrained(
+                    origin.folder,
+                    dtype=torch.float32,
+                    attn_implementation="eager",
+                    trust_remote_code=False,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
                 )
                 tokenizer = AutoTokenizer.from_pretrained(origin.folder, trust_remote_code=False, local_files_only=True)
         except Exception as problem:  # Transformers raises of every kind for a damaged folder
             what = f"{origin.model_id} (model type '{config['model_type']}')"
             raise ModelError(f"{what} cannot be loaded by Transformers: {problem}. Save model and tokenizer again.") from problem
+        missing = sorted(loading["missing_keys"])
+        if missing:
+            raise ModelError(
+                f"{origin.model_id} lacks {len(missing)} of its weights ({missing[0]} ...), which Transformers would fill with random numbers. "
+                "Save the fine-tuned model again, with its head."
+            )
         return module.eval(), tokenizer
 
     return Source(origin.model_id, origin.revision, TASK, digest.hexdigest(), make)
@@ -236,13 +248,14 @@ def _locate(model: str, revision: str | None) -> _Origin:
 def _download(model: str, revision: str | None) -> _Origin:
     import huggingface_hub as hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.utils import disable_progress_bars
 
     def refused(problem: Exception) -> ModelError:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         remedy = "Check the name, --revision, the connection and HF_TOKEN."
         return ModelError(f"'{model}' is neither a local folder nor a model that the hub gives ({reason}). {remedy}")
 
-    hub.utils.disable_progress_bars()
+    disable_progress_bars()
     patterns = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
     try:
         info = hub.HfApi().model_info(model, revision=revision)
@@ -279,18 +292,17 @@ def _check_files(model: str, names: Sequence[str]) -> None:
         raise ModelError(f"{model} has no weights, expected model.safetensors. Save the model again.")
     if all(n.startswith("adapter_model") for n in top if n.endswith(".safetensors")):
         raise ModelError(f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
+    # Transformers makes an empty vocabulary where there is none, and says nothing.
+    if not any(n == "tokenizer.json" or n.startswith("vocab.") or n.endswith(".model") for n in top):
+        raise ModelError(f"{model} has no tokenizer (tokenizer.json, vocab.txt or the like). Save the model's own there: tokenizer.save_pretrained(FOLDER).")
 
 
 def _checked_config(origin: _Origin) -> dict[str, Any]:
     _check_files(origin.model_id, [p.name for p in origin.folder.iterdir()])
-    file = origin.folder / "config.json"
-    try:
-        config = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.") from problem
-    for name in ("config.json", "tokenizer_config.json"):
-        extra = origin.folder / name
-        if extra.is_file() and "auto_map" in json.loads(extra.read_text("utf-8")):
+    config = _json_object(origin.folder / "config.json")
+    tokenizer_config = origin.folder / "tokenizer_config.json"
+    for name, entries in (("config.json", config), ("tokenizer_config.json", _json_object(tokenizer_config) if tokenizer_config.is_file() else {})):
+        if "auto_map" in entries:
             raise ModelError(
                 f"{origin.model_id} brings code of its own ({name} has auto_map), and no code of a model is run. "
                 "Pass the module from Python: edgekit.build(module=..., processor=...)."
@@ -303,6 +315,16 @@ def _checked_config(origin: _Origin) -> dict[str, Any]:
         named = ", ".join(map(str, heads)) or "no head is named"
         raise ModelError(f"{origin.model_id} is for another task ({named}). Supported: {TASK} (...ForSequenceClassification) of {known}.")
     return dict(config)
+
+
+def _json_object(file: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as problem:
+        raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.") from problem
+    if not isinstance(data, dict):
+        raise ModelError(f"{file} is a {type(data).__name__}, expected an object. Save the model again.")
+    return data
 
 
 def _labels(config: Any, model_id: str) -> tuple[str, ...]:

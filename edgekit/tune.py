@@ -40,14 +40,14 @@ class Candidate:
     bundle: Bundle
 
 
-def race(candidates: Sequence[Candidate], task: TextClassification, samples: Samples, reference: float, progress: Progress) -> list[Trial]:
+def race(candidates: Sequence[Candidate], task: TextClassification, samples: Samples, reference: np.ndarray, progress: Progress) -> list[Trial]:
     """Measures all candidates.
 
     Args:
         candidates: each a complete bundle.
         task: scores their outputs.
         samples: evaluation rows with labels.
-        reference: score of the torch model on them.
+        reference: what the torch model answers on them: float32 ``[rows, labels]``.
         progress: told after each part.
 
     Returns:
@@ -59,7 +59,7 @@ def race(candidates: Sequence[Candidate], task: TextClassification, samples: Sam
     texts = [row.inputs for row in samples.rows]
     truth = task.parse_labels(samples.labels(), samples.where)
     with contextlib.ExitStack() as stack:
-        workers, first, scores = [], [], []
+        workers, first, answers = [], [], []
         for index, candidate in enumerate(candidates):
             worker = stack.enter_context(Worker(candidate.bundle.path))
             workers.append(worker)
@@ -68,7 +68,7 @@ def race(candidates: Sequence[Candidate], task: TextClassification, samples: Sam
             for start in range(0, len(texts), _TEXTS_A_REQUEST):
                 parts.append(worker.logits(texts[start : start + _TEXTS_A_REQUEST]))
                 progress("evaluate candidates", index * len(texts) + start, len(candidates) * len(texts))
-            scores.append(task.score(np.concatenate(parts), truth))
+            answers.append(np.concatenate(parts))
         times: list[list[float]] = [[] for _ in workers]
         chosen = [texts[i] for i in np.linspace(0, len(texts) - 1, _ROUNDS * _TEXTS_A_ROUND).astype(int)]
         for turn in range(_ROUNDS):
@@ -88,8 +88,9 @@ def race(candidates: Sequence[Candidate], task: TextClassification, samples: Sam
                 method=candidate.method,
                 backend=candidate.backend,
                 executed=executed[index],
-                score=scores[index],
-                drop=reference - scores[index],
+                score=task.score(answers[index], truth),
+                drop=task.score(reference, truth) - task.score(answers[index], truth),
+                changed=task.changed(answers[index], reference),
                 p50_ms=summary.p50_ms,
                 p90_ms=summary.p90_ms,
                 first_answer_ms=first[index],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 
@@ -11,8 +12,9 @@ from edgekit.spec.progress import Progress, silent
 
 @contextlib.contextmanager
 def bars() -> Iterator[Progress]:
-    """A progress function that draws a bar for each step on standard error, if that is a terminal."""
-    if not sys.stderr.isatty():
+    """A progress function that draws a bar for each step on standard error, if that is a terminal and rich is installed."""
+    # Click may be there without rich: huggingface_hub, which tokenizers asks for, brings it.
+    if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
         yield silent
         return
     from rich.console import Console

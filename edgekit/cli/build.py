@@ -34,7 +34,7 @@ def command(model, target, samples, evaluation, out, revision, columns, budget, 
 
     with bars() as progress:
         progress("load", 0, 0)
-        from edgekit.pipeline import build
+        from edgekit import build
 
         result = build(
             model,

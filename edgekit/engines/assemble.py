@@ -116,9 +116,10 @@ def _appear(folder: Path, out: Path, force: bool) -> None:
     check_output(out, force)  # again: someone else may have been faster
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.old-", dir=out.parent) as aside:
         old = Path(aside) / "bundle"
-        out.rename(old)
         try:
+            out.rename(old)
             folder.rename(out)
-        except OSError:
-            old.rename(out)
+        except BaseException:  # an interrupt too: what is left aside goes with it
+            if old.exists() and not out.exists():
+                old.rename(out)
             raise

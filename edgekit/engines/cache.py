@@ -54,8 +54,11 @@ class Cache:
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         self.root = root or Path(os.environ.get("EDGEKIT_CACHE") or os.path.join(base, "edgekit"))
         setting = os.environ.get("EDGEKIT_CACHE_MB", str(_LIMIT_MB))
+        self._used: set[str] = set()
         try:
             self.limit_mb = float(setting) if limit_mb is None else limit_mb
+            if not self.limit_mb >= 0:  # NaN is not either
+                raise ValueError(setting)
         except ValueError as problem:
             raise UsageError(f"EDGEKIT_CACHE_MB is {setting!r}, expected a number of MiB. Set it to e.g. 8192 or unset it.") from problem
 
@@ -64,6 +67,7 @@ class Cache:
         folder = self.root / digest
         if not (folder / _DONE).is_file():
             return None
+        self._used.add(digest)
         with contextlib.suppress(OSError):
             os.utime(folder)
         return folder
@@ -99,10 +103,14 @@ class Cache:
                     raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            self._shrink(keep=digest)
+            self._used.add(digest)
+            self._shrink()
 
-    def _shrink(self, keep: str) -> None:
-        """Removes the least recently used entries until the cache is within its limit, and what killed builds left."""
+    def _shrink(self) -> None:
+        """Removes the least recently used entries until the cache is within its limit, and what killed builds left.
+
+        Entries that were found or filled through this object stay: the build at work still reads them.
+        """
         entries = []
         for folder in self.root.iterdir() if self.root.is_dir() else ():
             with contextlib.suppress(OSError):
@@ -116,7 +124,7 @@ class Cache:
         for _, size, folder in sorted(entries, key=lambda e: e[0]):
             if total <= self.limit_mb:
                 break
-            if folder.name != keep:
+            if folder.name not in self._used:
                 shutil.rmtree(folder, ignore_errors=True)
                 total -= size
 

@@ -23,6 +23,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
+from edgekit.quantize._graphs import number
+
 HIDDEN = -10000.0
 """What is added to a hidden score: exp() of it is 0 in float32 and float16, and two of them still fit into float16."""
 
@@ -102,7 +104,9 @@ def _meeting(node: ir.Node, made: set[ir.Value]) -> _Meeting | None:
         return _Meeting(node, b, a) if b in made and a is not None else None
     if node.op_type == "Where" and node.inputs[0] in made:
         scores = [v for v in node.inputs[1:] if v is not None and not v.is_initializer() and v not in made]
-        return _Meeting(node, node.inputs[0], scores[0]) if len(scores) == 1 else None
+        low = [number(v) for v in node.inputs[1:] if v not in scores]
+        # What stands in for a hidden score must hide it: 0 does not.
+        return _Meeting(node, node.inputs[0], scores[0]) if len(scores) == 1 and low[0] is not None and low[0] < HIDDEN / 2 else None
     return None
 
 
@@ -168,8 +172,8 @@ def _read(value: np.ndarray, mask: np.ndarray) -> _Meaning | None:
     batch, length = mask.shape
     if value.ndim != 4 or value.shape[0] not in (1, batch) or value.shape[-1] != length:
         return None
-    options = (value != 0, value == 0) if value.dtype == bool else (value > -1e4 / 2,)
-    if value.dtype != bool and not np.isin(value[value > -1e4 / 2], (0.0,)).all():
+    options = (value != 0, value == 0) if value.dtype == bool else (value > HIDDEN / 2,)
+    if value.dtype != bool and not np.isin(value[value > HIDDEN / 2], (0.0,)).all():
         return None
     query = mask.astype(bool)[:, None, :, None]
     keys = mask.astype(bool)[:, None, None, :]

@@ -34,7 +34,8 @@ class Histogram:
         while top > self.limit:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2)])
             self.limit *= 2.0
-        index = np.minimum((sizes * (BINS / self.limit)).astype(np.int32), BINS - 1)
+        # In float64: with a range near the smallest floats the factor is beyond float32.
+        index = np.minimum((sizes * np.float64(BINS / self.limit)).astype(np.int32), BINS - 1)
         self.counts += np.bincount(index, minlength=BINS)
 
 

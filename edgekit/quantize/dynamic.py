@@ -3,7 +3,7 @@
 Written by hand rather than with ``onnxruntime.quantization`` and ``onnxruntime.transformers``, because of what those do
 not do on a cleaned graph: the optimizer does not find attention behind an additive mask, and the quantizer leaves Q, K
 and V as three products. Here each linear is one kernel with its bias inside (``DynamicQuantizeMatMul``), a whole
-self-attention one (``QAttention``), residual and LayerNorm one (``SkipLayerNormalization``). Operators:
+self-attention one (``QAttention``). Operators:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 
 Weights: symmetric INT8 per output channel. Activations: asymmetric UINT8 per tensor, range taken at run time, so no
@@ -23,7 +23,7 @@ import onnx_ir as ir
 
 from edgekit.quantize import Batches
 from edgekit.quantize._attention import Attention, find_attention
-from edgekit.quantize._graphs import Linear, constant, initializer, linears, load, made_by, only_user, replace, save, sweep
+from edgekit.quantize._graphs import Linear, constant, initializer, linears, load, replace, save, sweep
 from edgekit.quantize._weights import per_channel
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
@@ -54,7 +54,6 @@ def quantize(graphs: GraphSet, batches: Batches, out: Path, progress: Progress) 
         fuse_attention(model.graph)
         sweep(model)
         fuse_linears(model.graph)
-        fuse_residuals(model.graph)
         sweep(model)
         path = out / graph.path.name
         save(model, path)
@@ -103,24 +102,6 @@ def fuse_linears(graph: ir.Graph) -> int:
         product = ir.node("DynamicQuantizeMatMul", [layer.x, weight, scale, None, layer.bias], domain=_CONTRIB, name=layer.node.name)
         replace(graph, layer.last, [product], product.outputs[0])
     return len(layers)
-
-
-def fuse_residuals(graph: ir.Graph) -> int:
-    """LayerNormalization(a + b) to one ``SkipLayerNormalization``; returns how many."""
-    count = 0
-    for node in list(graph):
-        added = made_by(node.inputs[0], "Add") if node.op_type == "LayerNormalization" else None
-        if added is None or only_user(added.outputs[0]) is None or any(constant(v) is not None for v in added.inputs):
-            continue
-        shapes = [v.shape for v in added.inputs if v is not None]
-        if any(s is None or len(s) != 3 or s != shapes[0] for s in shapes) or len(node.inputs) < 3:
-            continue
-        inputs = [*added.inputs, node.inputs[1], node.inputs[2]]
-        epsilon = node.attributes.get_float("epsilon", 1e-5)
-        fused = ir.node("SkipLayerNormalization", inputs, domain=_CONTRIB, attributes={"epsilon": epsilon}, name=node.name)
-        replace(graph, node, [fused], fused.outputs[0])
-        count += 1
-    return count
 
 
 def _int8(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value]:

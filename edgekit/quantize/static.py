@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize import Batches
-from edgekit.quantize._graphs import constant, initializer, linears, load, save, sweep
+from edgekit.quantize._graphs import Linear, constant, initializer, linears, load, save, sweep
 from edgekit.quantize._ranges import LEVELS, Histogram, least_squares
 from edgekit.quantize._weights import per_channel
 from edgekit.spec.errors import QuantizeError
@@ -100,6 +100,7 @@ def insert_pairs(graph: ir.Graph, thresholds: dict[str, float]) -> int:
     """Puts Q/DQ in front of both inputs of every linear that has a threshold; returns how many linears."""
     zero = np.array(0, np.int8)
     pairs: dict[str, ir.Value] = {}
+    weights: dict[ir.Value, ir.Value] = {}
     count = 0
     for layer in linears(graph):
         x, name = layer.x, layer.x.name or ""
@@ -115,18 +116,24 @@ def insert_pairs(graph: ir.Graph, thresholds: dict[str, float]) -> int:
             graph.insert_before(layer.node, [quantized, restored])
             pairs[name] = restored.outputs[0]
         layer.node.replace_input_with(0, pairs[name])
-        weight = constant(layer.weight)
-        assert weight is not None
-        values, scales = per_channel(weight)
-        label = layer.weight.name or f"{name}_weight"
-        parts = [
-            initializer(graph, f"{label}_int8", values),
-            initializer(graph, f"{label}_scale", scales),
-            initializer(graph, f"{label}_zero_point", np.zeros(scales.shape, np.int8)),
-        ]
-        back = ir.node("DequantizeLinear", parts, attributes={"axis": 1}, name=f"{label}/DequantizeLinear")
-        back.outputs[0].type, back.outputs[0].shape = layer.weight.type, layer.weight.shape
-        graph.insert_before(layer.node, back)
-        layer.node.replace_input_with(1, back.outputs[0])
+        if layer.weight not in weights:  # layers that share a weight (ALBERT) share its INT8 form
+            weights[layer.weight] = _restored_weight(graph, layer, layer.weight.name or f"{name}_weight")
+        layer.node.replace_input_with(1, weights[layer.weight])
         count += 1
     return count
+
+
+def _restored_weight(graph: ir.Graph, layer: Linear, label: str) -> ir.Value:
+    """INT8 weight, scales and zero points of a linear as constants, and the DequantizeLinear in front of it."""
+    weight = constant(layer.weight)
+    assert weight is not None
+    values, scales = per_channel(weight)
+    parts = [
+        initializer(graph, f"{label}_int8", values),
+        initializer(graph, f"{label}_scale", scales),
+        initializer(graph, f"{label}_zero_point", np.zeros(scales.shape, np.int8)),
+    ]
+    back = ir.node("DequantizeLinear", parts, attributes={"axis": 1}, name=f"{label}/DequantizeLinear")
+    back.outputs[0].type, back.outputs[0].shape = layer.weight.type, layer.weight.shape
+    graph.insert_before(layer.node, back)
+    return back.outputs[0]

@@ -32,6 +32,7 @@ def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> 
             t.backend,
             t.executed,
             f"{t.score:.4f}",
+            str(t.changed),
             f"{t.p50_ms:.2f}",
             f"{t.p90_ms:.2f}",
             f"{t.first_answer_ms:.0f}",
@@ -41,5 +42,5 @@ def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> 
         )
         for t in sorted(trials, key=lambda t: t.p50_ms)
     ]
-    header = ("method", "backend", "executed", score_name, "p50 ms", "p90 ms", "start ms", "memory MB", "size MB", "verdict")
-    return table(header, rows, left=(0, 1, 2, 9)) + f"\ntorch float32: {score_name} {reference:.4f}"
+    header = ("method", "backend", "executed", score_name, "changed", "p50 ms", "p90 ms", "start ms", "memory MB", "size MB", "verdict")
+    return table(header, rows, left=(0, 1, 2, 10)) + f"\ntorch float32: {score_name} {reference:.4f} (changed: evaluation rows answered differently from it)"

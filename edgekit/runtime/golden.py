@@ -7,6 +7,7 @@ differently, INT8 more so; what is caught is a tokenizer, graph or backend that 
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,7 @@ def check(session: Session, bundle: Path) -> GoldenResult:
         with np.load(bundle / FILE, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         lengths, expected = arrays.pop("lengths"), arrays.pop("outputs")
-    except (OSError, ValueError, KeyError) as problem:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as problem:
         raise IntegrityError(f"{bundle / FILE} cannot be read ({problem}). Build or copy the bundle again.") from problem
     rows = [{name.removeprefix("input."): a[i : i + 1, :length] for name, a in arrays.items()} for i, length in enumerate(lengths)]
     got = np.concatenate([next(iter(session.run(row).values())) for row in rows])

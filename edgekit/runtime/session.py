@@ -15,7 +15,7 @@ from edgekit import backends, tasks
 from edgekit.engines.measure import cpus
 from edgekit.engines.trust import Bundle, open_bundle
 from edgekit.runtime import loops
-from edgekit.spec.errors import BackendError, EdgekitError, InputError, near
+from edgekit.spec.errors import BackendError, EdgekitError, InputError, IntegrityError, near
 from edgekit.spec.manifest import Variant
 from edgekit.tasks._text import Text
 from edgekit.tasks.text_classification import Classification
@@ -68,13 +68,18 @@ class Session:
 
         Raises:
             BackendError: when the backend is not installed or refuses the graph.
+            IntegrityError: when the bundle lacks what its loop drives.
         """
         manifest = bundle.manifest
         self._bundle = bundle
         self._variant = variant
         self._task = tasks.get(manifest.task).load(bundle.path / "assets")
         self._loop = loops.get(manifest.loop)
-        self._signature = next(s for s in manifest.signatures if s.name == self._loop.SIGNATURE)
+        signatures = {s.name: s for s in manifest.signatures}
+        if self._loop.SIGNATURE not in signatures:
+            what = f"{bundle.path} has no signature '{self._loop.SIGNATURE}', which its loop '{manifest.loop}' drives"
+            raise IntegrityError(f"{what}. Build or copy the bundle again.")
+        self._signature = signatures[self._loop.SIGNATURE]
         self._device = backends.get(variant.backend).open_device(variant.device, variant.threads)
         self._engine: backends.Engine | None = self._device.load(bundle.path / variant.graphs[self._signature.name], self._signature)
 

@@ -26,6 +26,7 @@ class Trial:
         executed: precision that the linear layers really ran in, from the backend's own execution record.
         score: task score on the evaluation samples.
         drop: score of the torch model minus ``score``.
+        changed: evaluation rows that it answers differently from the torch model.
         p50_ms: median time from text to label, batch 1, interleaved with the other candidates.
         p90_ms: 90th percentile of the same times.
         first_answer_ms: process start to first label.
@@ -39,6 +40,7 @@ class Trial:
     executed: str
     score: float
     drop: float
+    changed: int
     p50_ms: float
     p90_ms: float
     first_answer_ms: float
@@ -141,6 +143,8 @@ def loads(text: str, where: str) -> Manifest:
     for path in manifest.files:
         check_inside(path, where)
     for variant in manifest.variants:
+        if variant.threads < 1:
+            raise IntegrityError(f"{where} has a variant with {variant.threads} threads, expected at least 1. Build or copy the bundle again.")
         if lacking := [s.name for s in manifest.signatures if s.name not in variant.graphs]:
             raise IntegrityError(f"{where} has a variant without a graph for '{lacking[0]}'. Build or copy the bundle again.")
         for path in variant.graphs.values():

@@ -165,6 +165,19 @@ class TextClassification:
         columns = zip(logits.T.astype(np.float64), truth.T, strict=True)
         return float(np.mean([0.0 if x.std() == 0 else np.corrcoef(x, y)[0, 1] for x, y in columns]))
 
+    def changed(self, logits: np.ndarray, reference: np.ndarray) -> int:
+        """Rows that are answered differently: another label, another set of labels, or a number that is off by 5 % of the numbers' range.
+
+        Args:
+            logits: float32 ``[rows, labels]``.
+            reference: the same rows by another model, e.g. the torch model.
+        """
+        if self.settings.problem_type == "single_label_classification":
+            return int((logits.argmax(axis=1) != reference.argmax(axis=1)).sum())
+        if self.settings.problem_type == "multi_label_classification":
+            return int(((logits > 0.0) != (reference > 0.0)).any(axis=1).sum())
+        return int((np.abs(logits - reference) > 0.05 * np.ptp(reference, axis=0)).any(axis=1).sum())
+
     def _index(self, value: object, where: str, row: int) -> int:
         names = self.settings.labels
         text = str(value)

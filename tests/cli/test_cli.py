@@ -1,0 +1,353 @@
+"""The command line: what each verb prints, on which stream, with which exit code."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import small
+
+from edgekit.cli import main
+from edgekit.engines.trust import open_bundle
+from edgekit.spec.parsing import plain
+
+VERBS = ("build", "run", "eval", "bench", "inspect", "verify", "targets", "doctor")
+HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "rich", "scipy", "sklearn")
+
+
+@pytest.fixture
+def edgekit(monkeypatch, capsys):
+    """Runs ``edgekit`` in this process: code, standard output, standard error."""
+    before = signal.getsignal(signal.SIGTERM)
+
+    def call(*arguments, stdin=b""):
+        monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        assert small.plain_words(said.out) == said.out
+        assert small.plain_words(said.err) == said.err
+        return SimpleNamespace(code=ended.value.code or 0, out=said.out, err=said.err)
+
+    yield call
+    signal.signal(signal.SIGTERM, before)
+
+
+def lines(said):
+    assert (said.code, said.err) == (0, ""), said.err
+    return [json.loads(line) for line in said.out.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def damaged(tiny_bundle, tmp_path_factory):
+    bundle = small.copy(tiny_bundle, tmp_path_factory.mktemp("damaged") / "bundle")
+    (bundle / "graphs/model.onnx").write_bytes(b"x" + (bundle / "graphs/model.onnx").read_bytes()[1:])
+    return bundle
+
+
+# ---- help
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--version",), *((verb, "--help") for verb in VERBS)], ids=" ".join)
+def test_help_imports_nothing_heavy(arguments):
+    code = """
+import sys
+from edgekit.cli import main
+heavy, *rest = sys.argv[1:]
+sys.argv = ["edgekit", *rest]
+try:
+    main()
+finally:
+    print("HEAVY", sorted({m.split(".")[0] for m in sys.modules} & set(heavy.split())))
+"""
+    done = small.python(code, " ".join(HEAVY), *arguments)
+    assert (done.returncode, done.stderr) == (0, b"")
+    said, _, heavy = done.stdout.decode().rpartition("HEAVY ")
+    assert heavy.strip() == "[]"
+    if arguments[-1] != "--version":
+        assert said.startswith("Usage: edgekit")
+        assert "-h, --help" in said
+
+
+def test_all_verbs_are_listed_in_the_order_of_their_use(edgekit):
+    said = edgekit("--help").out
+    assert re.findall(r"^  (\w+) ", said.partition("Commands:")[2], re.MULTILINE) == list(VERBS)
+    assert "Exit codes: 0 pass, 1 tool error, 2 usage, 3 over budget, 4 inconclusive or incomparable, 5 integrity." in " ".join(said.split())
+
+
+def test_python_m_is_the_same():
+    import edgekit
+
+    done = small.edgekit("--version")
+    assert (done.returncode, done.stdout.decode().split()[-1]) == (0, edgekit.__version__)
+
+
+# ---- exit codes
+
+
+def test_usage_errors(edgekit, tiny_bundle, tmp_path):
+    cases = [
+        (("bild",), "bild"),
+        (("run", tiny_bundle), "TEXT"),
+        (("run", tiny_bundle, "a", "--thread", "1"), "--thread"),
+        (("run", tiny_bundle, "a", "--threads", "0"), "0"),
+        (("run", tiny_bundle, "a", "b", "c", "--pair"), "--pair got 3 texts"),
+        (("build", "model"), "--samples"),
+        (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "accuracy_drop"), "KEY=NUMBER"),
+        (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "speed=1"), "Unknown budget key 'speed'"),
+        (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "p50_ms=nan"), "expected a number"),
+        (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--columns", "txt=a"), "Did you mean 'text'"),
+        (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--target", "cpuu"), "Did you mean 'cpu'"),
+        (("build", "m", "--samples", tmp_path / "s.jsonl", "--eval", "e", "-o", tmp_path / "o"), "s.jsonl does not exist"),
+        (("eval", tiny_bundle, "--samples", tmp_path / "s.jsonl"), "does not exist"),
+        (("eval", tiny_bundle), "--samples"),
+        (("bench", tiny_bundle, "--batches", "1,x"), "is not a list of whole numbers"),
+        (("bench", tiny_bundle, "--lengths", "0"), "is not a list of whole numbers"),
+        (("bench", tiny_bundle, "--lengths", "65", "--seconds", "0.05"), "Length 65 is more than the 64 tokens"),
+        (("bench", tiny_bundle, "--seconds", "0"), "--seconds"),
+        (("targets", "cpuu"), "Did you mean 'cpu'"),
+    ]
+    for arguments, said in cases:
+        result = edgekit(*arguments)
+        assert (result.code, result.out) == (2, ""), arguments
+        assert said in result.err, arguments
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tool_errors(edgekit, tiny_bundle):
+    result = edgekit("run", tiny_bundle, "a", "--backend", "tensorrt")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("edgekit: The bundle ")
+
+
+@pytest.mark.parametrize("command", ["run {} a", "eval {} --samples {dev}", "bench {}", "inspect {}", "verify {}", "verify {} --files-only"])
+def test_integrity_errors(edgekit, damaged, tiny_samples, tmp_path, command):
+    for bundle, said in ((damaged, "was altered"), (tmp_path, "has no manifest.json"), (tmp_path / "none", "does not exist")):
+        result = edgekit(*(part.format(bundle, dev=tiny_samples.dev) for part in command.split()))
+        assert (result.code, result.out) == (5, "")
+        assert result.err.startswith("edgekit: ")
+        assert said in result.err
+        assert result.err.count("\n") == 1
+
+
+# ---- run
+
+
+def test_run_prints_one_object_a_line(edgekit, float32_ort, tiny_module):
+    texts = ["the film was fine", "their plot was dull", "", "😀 שלום", "-", "film " * 100]
+    found = lines(edgekit("run", float32_ort, *texts))
+    logits = small.torch_logits(tiny_module, texts)
+    assert [r["label"] for r in found] == [small.LABELS[i] for i in logits.argmax(axis=1)]
+    truth = 1 / sum(pow(2.718281828459045, (logits - logits.max(axis=1, keepdims=True)).astype(float)).T)
+    assert [r["score"] for r in found] == pytest.approx(truth, abs=1e-4)
+    assert [r.get("truncated", False) for r in found] == [False] * 5 + [True]
+    assert all(set(r) <= {"label", "score", "truncated"} for r in found)
+
+
+def test_run_pairs(edgekit, float32_ort, tiny_module):
+    pairs = [("the plot was dull", "their cast is strong"), ("a", "")]
+    expected = [small.LABELS[i] for i in small.torch_logits(tiny_module, pairs).argmax(axis=1)]
+    assert [r["label"] for r in lines(edgekit("run", float32_ort, "--pair", *(t for p in pairs for t in p)))] == expected
+    stdin = "".join(f"{a}\t{b}\r\n" for a, b in pairs).encode()
+    assert [r["label"] for r in lines(edgekit("run", float32_ort, "--pair", "-", stdin=stdin))] == expected
+    result = edgekit("run", float32_ort, "--pair", "-", stdin=b"a\tb\nno tab\n")
+    assert result.code == 2
+    assert "Line 2 of standard input has no tab" in result.err
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_run_reads_lines(edgekit, float32_ort, end):
+    texts = [*small.texts(600, seed=30), "", "last"]
+    listed = lines(edgekit("run", float32_ort, *texts[:300])) + lines(edgekit("run", float32_ort, *texts[300:]))
+    for start in ("", "\ufeff"):
+        found = lines(edgekit("run", float32_ort, "-", stdin=(start + end.join(texts)).encode()))
+        assert [r["label"] for r in found] == [r["label"] for r in listed]
+        assert [r["score"] for r in found] == pytest.approx([r["score"] for r in listed], abs=1e-4)
+
+
+def test_run_with_nothing_to_read(edgekit, float32_ort):
+    assert lines(edgekit("run", float32_ort, "-", stdin=b"")) == []
+
+
+def test_run_with_what_is_not_utf8(edgekit, float32_ort):
+    result = edgekit("run", float32_ort, "-", stdin=b"fine\nsecret caf\xe9\n")
+    assert result.code == 2
+    assert "Line 2 of standard input is not UTF-8" in result.err
+    assert "secret" not in result.err
+    done = small.edgekit("run", float32_ort, os.fsdecode(b"secret caf\xe9"))
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"lone surrogate" in done.stderr
+    assert b"secret" not in done.stderr
+
+
+def test_run_for_a_reader_that_leaves(float32_ort, tmp_path):
+    (tmp_path / "texts").write_bytes(b"the film was fine\n" * 5_000)
+    command = [sys.executable, "-m", "edgekit", "run", str(float32_ort), "-"]
+    with (tmp_path / "texts").open("rb") as texts, (tmp_path / "errors").open("wb") as errors:
+        child = subprocess.Popen(command, stdin=texts, stdout=subprocess.PIPE, stderr=errors)
+    try:
+        assert json.loads(child.stdout.readline())["label"] in small.LABELS
+        child.stdout.close()
+        assert child.wait(60) == 0
+    finally:
+        child.kill()
+    assert (tmp_path / "errors").read_bytes() == b""
+
+
+def test_run_on_another_backend_and_threads(edgekit, float32_openvino):
+    assert len(lines(edgekit("run", float32_openvino, "a", "--backend", "openvino", "--threads", "1"))) == 1
+
+
+# ---- eval
+
+
+def test_eval_says_what_it_measured(edgekit, float32_ort, tiny_samples, tmp_path):
+    result = edgekit("eval", float32_ort, "--samples", tiny_samples.dev, "--json", tmp_path / "e.json", "--threads", "1")
+    assert (result.code, result.err) == (0, "")
+    record = json.loads((tmp_path / "e.json").read_text())
+    assert record["score"] == pytest.approx(tiny_samples.accuracy)
+    assert (record["rows"], record["truncated"], record["score_name"]) == (len(tiny_samples.rows), 0, "accuracy")
+    assert (record["method"], record["backend"], record["latency"]["count"]) == ("float32", "onnxruntime", len(tiny_samples.rows))
+    assert 0 < record["latency"]["p50_ms"] <= record["latency"]["p90_ms"]
+    assert record["latency"]["p99_ms"] is None
+    assert record["size_mb"] * 2**20 == pytest.approx(open_bundle(float32_ort).size)
+    assert 50 < record["first_answer_ms"] < 60_000
+    assert 20 < record["memory_mb"] < 400
+    table = dict(re.split(r"  +", line, maxsplit=1) for line in result.out.splitlines())
+    assert table["accuracy"] == f"{tiny_samples.accuracy:.4f}"
+    assert table["samples"] == str(len(tiny_samples.rows))
+    assert f"p50 {record['latency']['p50_ms']:.2f} ms" in table["latency"]
+    assert "p99 not estimable from 120 samples (needs 662)" in table["latency"]
+
+
+def test_eval_to_standard_output_alone(edgekit, float32_ort, tiny_samples, tmp_path):
+    rows = [{"sentence": "film " * 100 if i < 3 else r["text"], "gold": r["label"]} for i, r in enumerate(tiny_samples.rows[:20])]
+    samples = small.write_jsonl(tmp_path / "s.jsonl", rows)
+    result = edgekit("eval", float32_ort, "--samples", samples, "--columns", "text=sentence,label=gold", "--json", "-")
+    record = json.loads(result.out)
+    assert (record["rows"], record["truncated"], record["latency"]["p90_ms"]) == (20, 3, None)
+    missing = edgekit("eval", float32_ort, "--samples", samples)
+    assert (missing.code, missing.out) == (2, "")
+    assert "no column 'text'" in missing.err
+    assert edgekit("eval", float32_ort, "--samples", tiny_samples.train).code == 2
+
+
+def test_eval_into_a_place_that_cannot_be_written(edgekit, float32_ort, tiny_samples, tmp_path):
+    samples = small.write_jsonl(tmp_path / "s.jsonl", tiny_samples.rows[:3])
+    result = edgekit("eval", float32_ort, "--samples", samples, "--json", tmp_path / "none" / "e.json")
+    assert result.code == 1
+    assert "e.json cannot be written" in result.err
+
+
+# ---- bench, inspect, verify, targets, doctor
+
+
+def test_bench(edgekit, float32_ort):
+    result = edgekit("bench", float32_ort, "--batches", "1,4", "--lengths", "8,64", "--seconds", "0.05", "--json")
+    record = json.loads(result.out)
+    assert [(p["batch"], p["length"]) for p in record["points"]] == [(1, 8), (1, 64), (4, 8), (4, 64)]
+    for point in record["points"]:
+        assert point["latency"]["count"] >= 11
+        assert point["latency"]["p50_ms"] > 0
+        assert point["rows_per_s"] == pytest.approx(point["batch"] * 1e3 / point["latency"]["mean_ms"])
+    text = edgekit("bench", float32_ort, "--batches", "2", "--lengths", "4", "--seconds", "0.05").out
+    assert re.search(r"^ +2 +4 +\d+\.\d\d ", text, re.MULTILINE)
+    assert text.startswith(f"{float32_ort}: float32 on onnxruntime")
+
+
+def test_inspect(edgekit, tiny_bundle):
+    manifest = open_bundle(tiny_bundle).manifest
+    text = edgekit("inspect", tiny_bundle).out
+    for part in (manifest.reason, "input_ids int64 [batch, sequence]", "logits float32 [batch, 3]", manifest.provenance["model_digest"], "built for 'cpu'"):
+        assert part in text
+    assert all(f"{t.method}" in text and t.verdict in text for t in manifest.trials)
+    assert json.loads(edgekit("inspect", tiny_bundle, "--json").out) == plain(manifest)
+
+
+def test_verify(edgekit, tiny_bundle, float32_ort, tmp_path):
+    for bundle in (tiny_bundle, float32_ort):
+        result = edgekit("verify", bundle)
+        assert (result.code, result.err) == (0, "")
+        assert result.out.splitlines()[0] == f"files: {len(open_bundle(bundle).manifest.files)}, all as the manifest lists them"
+        assert "0 label(s) changed" in result.out
+        assert edgekit("verify", bundle, "--files-only").out.count("\n") == 1
+
+
+def test_verify_of_a_bundle_that_computes_something_else(edgekit, float32_ort, tmp_path):
+    """Digests are right, so only running it can tell."""
+    onnx = pytest.importorskip("onnx")
+    bundle = small.copy(float32_ort, tmp_path / "copy")
+    model = onnx.load(bundle / "graphs/model.onnx")
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.ndim == 2 and array.dtype == "float32":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array[::-1].copy(), tensor.name))
+    onnx.save(model, bundle / "graphs/model.onnx")
+    small.sign(bundle)
+    assert edgekit("verify", bundle, "--files-only").code == 0
+    result = edgekit("verify", bundle)
+    assert result.code == 5
+    assert "does not compute here what it computed where it was built" in result.err
+
+
+def test_targets(edgekit):
+    listed = edgekit("targets")
+    assert (listed.code, listed.err) == (0, "")
+    for file in (small.ROOT / "targets").glob("*.toml"):
+        assert re.search(rf"^{file.stem} ", listed.out, re.MULTILINE)
+        assert edgekit("targets", file.stem).out.startswith(f"{file.stem}: ")
+    assert "budget     accuracy_drop 0.01" in edgekit("targets", "cpu").out
+
+
+def test_doctor(edgekit):
+    assert "CPU opens" in edgekit("doctor").out
+    record = json.loads(edgekit("doctor", "--json").out)
+    assert set(record["backends"]) == {"onnxruntime", "openvino"}
+
+
+# ---- without click, and with a terminal
+
+
+def test_without_click():
+    done = small.python("import sys; sys.modules['click'] = None; from edgekit.cli import main; main()")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"pip install 'edgekit[cli]'" in done.stderr
+
+
+def test_both_streams_are_quiet_where_there_is_no_terminal(float32_ort, tiny_samples):
+    done = small.edgekit("eval", float32_ort, "--samples", tiny_samples.dev, FORCE_COLOR="", TERM="xterm-256color")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\x1b" not in done.stdout
+    assert b"accuracy" in done.stdout
+
+
+def test_a_terminal_gets_bars_and_the_output_stays_clean(float32_ort, tiny_samples):
+    parent, child_end = pty.openpty()
+    command = [sys.executable, "-m", "edgekit", "eval", str(float32_ort), "--samples", str(tiny_samples.dev), "--json", "-"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=child_end, env={**os.environ, "TERM": "xterm-256color"}) as child:
+        os.close(child_end)
+        drawn = b""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                drawn += os.read(parent, 65536)
+            except OSError:  # the child has closed its end
+                break
+        out = child.stdout.read()
+    os.close(parent)
+    assert child.returncode == 0
+    assert json.loads(out)["rows"] == len(tiny_samples.rows)
+    assert b"\x1b" in drawn
+    assert b"evaluate" in drawn

@@ -1,0 +1,175 @@
+"""The self-test of a bundle: it passes where the bundle was built, and sees a graph that computes something else."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import numpy as np
+import pytest
+import small
+
+import edgekit
+from edgekit import IntegrityError
+from edgekit.runtime import golden
+from edgekit.runtime.golden import TOLERANCE, GoldenResult, check
+
+
+def checked(bundle):
+    with edgekit.load(bundle) as session:
+        return check(session, bundle)
+
+
+@pytest.fixture
+def bundle(float32_ort, tmp_path):
+    return small.copy(float32_ort, tmp_path / "copy")
+
+
+def change(bundle, **arrays):
+    with np.load(bundle / "golden.npz") as stored:
+        kept = {n: stored[n] for n in stored.files}
+    kept.update({n: function(kept[n]) for n, function in arrays.items()})
+    np.savez(bundle / "golden.npz", **{n: a for n, a in kept.items() if a is not None})
+    small.sign(bundle)
+
+
+def test_it_passes_where_the_bundle_was_built(tiny_bundle, float32_bundle):
+    for folder in (tiny_bundle, float32_bundle):
+        result = checked(folder)
+        assert result.passed
+        assert result.rows >= 8
+        assert (result.flips, result.difference) == (0, pytest.approx(0, abs=1e-5))
+
+
+def test_it_holds_what_torch_says(float32_ort, tiny_module):
+    """The outputs are the model's, and the inputs are of several lengths and more than padding."""
+    import torch
+
+    with np.load(float32_ort / "golden.npz", allow_pickle=False) as stored:
+        lengths, outputs = stored["lengths"], stored["outputs"]
+        inputs = {n.removeprefix("input."): stored[n] for n in stored.files if n.startswith("input.")}
+    assert len(set(lengths.tolist())) > 3
+    with torch.inference_mode():
+        for row, length in enumerate(lengths):
+            feeds = {n: torch.tensor(a[row : row + 1, :length]) for n, a in inputs.items()}
+            np.testing.assert_allclose(outputs[row], tiny_module(**feeds).logits[0].numpy(), atol=1e-3)
+
+
+def with_weights(graph, function):
+    """Changes the float weights of a graph: ``function(name, array) -> array``."""
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(graph)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            array = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(function(tensor.name, array.copy())), tensor.name))
+    onnx.save(model, graph)
+
+
+def test_the_same_weights_written_again_pass(bundle):
+    with_weights(bundle / "graphs/model.onnx", lambda name, array: array)
+    small.sign(bundle)
+    assert checked(bundle).passed
+
+
+def test_another_graph_under_right_digests(bundle):
+    """The same architecture with the rows of every matrix turned around."""
+    with_weights(bundle / "graphs/model.onnx", lambda name, array: array[::-1] if array.ndim == 2 else array)
+    with pytest.raises(IntegrityError):
+        edgekit.load(bundle)
+    small.sign(bundle)
+    result = checked(bundle)
+    assert not result.passed
+    assert result.difference > 10 * TOLERANCE
+    assert result.flips > 0
+
+
+def test_a_single_weight_that_changed(bundle):
+    changed = []
+
+    def turn(name, array):
+        if "classifier" in name and array.ndim == 2:
+            array.reshape(-1)[np.abs(array).argmax()] *= -1
+            changed.append(name)
+        return array
+
+    with_weights(bundle / "graphs/model.onnx", turn)
+    assert len(changed) == 1
+    small.sign(bundle)
+    assert not checked(bundle).passed
+
+
+@pytest.mark.parametrize(("factor", "passed"), [(0.5, True), (2.0, False)])
+def test_the_tolerance_is_a_share_of_the_spread(bundle, factor, passed):
+    with np.load(bundle / "golden.npz") as stored:
+        spread = np.ptp(stored["outputs"])
+    assert spread > 1
+    row = np.zeros(1)
+
+    def shifted(outputs):
+        nonlocal row
+        row = outputs.copy()
+        row[0, 0] += factor * TOLERANCE * spread
+        return row
+
+    change(bundle, outputs=shifted)
+    result = checked(bundle)
+    assert result.passed is passed
+    assert result.difference == pytest.approx(factor * TOLERANCE, rel=0.1)
+
+
+def test_nan_does_not_pass(bundle):
+    change(bundle, outputs=lambda a: np.where(np.arange(a.size).reshape(a.shape) == 3, np.nan, a))
+    assert not checked(bundle).passed
+    assert not GoldenResult(1, float("inf"), 0).passed
+
+
+def test_labels_that_changed_are_counted(bundle):
+    change(bundle, outputs=lambda a: np.concatenate([a[:2, ::-1], a[2:]]))
+    with np.load(bundle / "golden.npz") as stored:
+        lopsided = stored["outputs"][:2].argmax(axis=1) != 1
+    assert checked(bundle).flips == lopsided.sum()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"not a zip", b"\x93NUMPY", b"PK\x03\x04" + b"\0" * 100], ids=["empty", "pk", "text", "npy", "zip"])
+def test_a_file_that_cannot_be_read(bundle, content):
+    (bundle / "golden.npz").write_bytes(content)
+    small.sign(bundle)
+    with pytest.raises(IntegrityError, match=r"golden.npz cannot be read"):
+        checked(bundle)
+
+
+@pytest.mark.parametrize("name", ["lengths", "outputs"])
+def test_an_array_that_is_missing(bundle, name):
+    change(bundle, **{name: lambda a: None})
+    with pytest.raises(IntegrityError, match=name):
+        checked(bundle)
+
+
+def test_a_pickle_is_not_opened(bundle, tmp_path):
+    """An object array would be one; reading it must neither run it nor crash."""
+
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    change(bundle, outputs=lambda a: np.array([Bomb()], dtype=object))
+    with pytest.raises(IntegrityError):
+        checked(bundle)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_bundle_without_its_golden_file(bundle):
+    (bundle / "golden.npz").unlink()
+    small.sign(bundle)
+    with pytest.raises(IntegrityError, match=r"golden.npz"):
+        checked(bundle)
+
+
+def test_the_same_rows_give_the_same_bytes(float32_ort):
+    with edgekit.load(float32_ort) as session:
+        rows = [t.arrays for t in session._task.preprocess(["a film", "the song was very loud and long"])]
+        one, two = (golden.make(session._engine, session._signature, rows) for _ in range(2))
+    assert one == two
+    with zipfile.ZipFile(io.BytesIO(one)) as archive:
+        assert {i.date_time for i in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}

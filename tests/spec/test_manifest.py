@@ -1,0 +1,175 @@
+"""Manifests: whoever wrote one, it is read strictly or refused."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.spec.errors import FormatError, IntegrityError
+from edgekit.spec.manifest import FORMAT, FileEntry, Manifest, Trial, Variant, check_inside, dumps, loads
+from edgekit.spec.tensor import Signature, TensorSpec
+
+ENTRY = FileEntry("0" * 64, 3)
+IDS = TensorSpec("input_ids", "int64", ("batch", "sequence"), 0)
+LOGITS = TensorSpec("logits", "float32", ("batch", 3))
+GOOD = Manifest(
+    format=1,
+    task="text-classification",
+    loop="single",
+    max_batch=32,
+    signatures=(Signature("forward", (IDS,), (LOGITS,)),),
+    variants=(Variant("onnxruntime", "static", {"forward": "graphs/model.onnx"}, "cpu", 2, "int8", {"machine": "x86_64"}),),
+    files={"graphs/model.onnx": ENTRY, "assets/task.json": ENTRY},
+    target="cpu",
+    reason="it is fast; ümlaut",
+    score_name="accuracy",
+    reference_score=0.9,
+    trials=(Trial("static", "onnxruntime", "int8", 0.9, 0.0, 0, 1.0, 2.0, 3.0, 4.0, 5.0, "chosen"),),
+    provenance={"model": "m"},
+)
+
+_numbers = st.floats(allow_nan=False, allow_infinity=False)
+_path = st.from_regex(r"[a-zA-Z0-9_\-][a-zA-Z0-9_.\-]{0,5}(/[a-zA-Z0-9_\-][a-zA-Z0-9_.\-]{0,5}){0,3}", fullmatch=True)
+
+
+def changed(**changes):
+    return json.dumps({**json.loads(dumps(GOOD)), **changes})
+
+
+@given(
+    st.builds(
+        Manifest,
+        format=st.just(1),
+        task=st.text(),
+        loop=st.text(),
+        max_batch=st.integers(1, 2**40),
+        signatures=st.just(GOOD.signatures),
+        variants=st.just(GOOD.variants),
+        files=st.dictionaries(_path, st.builds(FileEntry, st.text(), st.integers(0)), max_size=4).map(lambda f: {**f, "graphs/model.onnx": ENTRY}),
+        target=st.text(),
+        reason=st.text(),
+        score_name=st.text(),
+        reference_score=_numbers,
+        trials=st.lists(st.builds(Trial, *[st.text()] * 3, _numbers, _numbers, st.integers(0), *[_numbers] * 5, st.text()), max_size=3).map(tuple),
+        provenance=st.dictionaries(st.text(), st.text(), max_size=3),
+    )
+)
+def test_written_and_read_is_the_same(manifest):
+    assert loads(dumps(manifest), "m") == manifest
+
+
+def test_the_text_does_not_depend_on_the_order_of_mappings():
+    other = Manifest(**{**vars(GOOD), "files": dict(reversed(GOOD.files.items()))})
+    assert dumps(other) == dumps(GOOD)
+
+
+@pytest.mark.parametrize("version", [FORMAT + 1, 99, 10**30])
+def test_a_newer_format_says_so_whatever_else_it_holds(version):
+    with pytest.raises(FormatError, match=f"format {version}.*reads up to {FORMAT}"):
+        loads(json.dumps({"format": version, "something": "new"}), "m")
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_a_format_below_1(version):
+    with pytest.raises(FormatError, match=f"format {version}, expected 1"):
+        loads(changed(format=version), "m")
+
+
+@pytest.mark.parametrize("version", [True, 1.0, "1", None, [1]])
+def test_a_format_that_is_no_int(version):
+    with pytest.raises(IntegrityError, match="format"):
+        loads(changed(format=version), "m")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"x"', "{'a': 1}", "\0", "{}", "\ufeff{}", dumps(GOOD)[:-10], dumps(GOOD) + "x"])
+def test_not_a_manifest(text):
+    with pytest.raises(IntegrityError):
+        loads(text, "m")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" + "0" * 400, "9" * 5000, "true", '"0.9"', "null"])
+def test_a_score_that_is_no_finite_number(number):
+    text = changed(reference_score=0.123456789)
+    assert "0.123456789" in text
+    with pytest.raises(IntegrityError):
+        loads(text.replace("0.123456789", number), "m")
+
+
+@pytest.mark.parametrize("bomb", ["[" * 200_000, '{"a":' * 200_000, "[" * 200_000 + "]" * 200_000])
+def test_a_nesting_bomb_is_refused_quickly(bomb):
+    start = time.perf_counter()
+    with pytest.raises(IntegrityError):
+        loads(bomb, "m")
+    with pytest.raises(IntegrityError):
+        loads('{"format": 1, "provenance": ' + bomb + "}", "m")
+    assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("key", list(vars(GOOD)))
+def test_every_key_is_needed_and_typed(key):
+    data = json.loads(dumps(GOOD))
+    if key != "provenance":
+        with pytest.raises(IntegrityError, match=f"no key '{key}'"):
+            loads(json.dumps({k: v for k, v in data.items() if k != key}), "m")
+    with pytest.raises(IntegrityError, match=key):
+        loads(changed(**{key: object.__name__ if not isinstance(data[key], str) else 1}), "m")
+
+
+def test_an_unknown_key_is_refused_with_the_nearest():
+    with pytest.raises(IntegrityError, match=r"Unknown key 'variant'.*Did you mean 'variants'"):
+        loads(changed(variant=[]), "m")
+
+
+def test_no_variant():
+    with pytest.raises(IntegrityError, match="lists no variant"):
+        loads(changed(variants=[]), "m")
+
+
+def test_a_batch_of_no_rows():
+    with pytest.raises(IntegrityError, match="max_batch"):
+        loads(changed(max_batch=0), "m")
+
+
+def test_a_graph_that_is_not_listed():
+    variant = json.loads(dumps(GOOD))["variants"][0]
+    with pytest.raises(IntegrityError, match=r"names the graph 'graphs/other.onnx' but lists no such file"):
+        loads(changed(variants=[{**variant, "graphs": {"forward": "graphs/other.onnx"}}]), "m")
+
+
+def test_a_variant_without_a_graph_for_a_signature():
+    variant = json.loads(dumps(GOOD))["variants"][0]
+    with pytest.raises(IntegrityError, match="forward"):
+        loads(changed(variants=[{**variant, "graphs": {}}]), "m")
+
+
+BAD_PATHS = [
+    *("a/b/../../..", "../x", "/x", "a\\b", "C:x", "C:/x", "a//b", ".", "", ".."),
+    *("a/..", "a/../b", "./a", "a/.", "a/", "//x", "\\\\host\\x", "a\0b", "file:x", "a/../../b"),
+]
+
+
+@pytest.mark.parametrize("path", BAD_PATHS)
+def test_odd_paths(path):
+    with pytest.raises(IntegrityError, match="lists the path"):
+        check_inside(path, "m")
+    with pytest.raises(IntegrityError):
+        loads(changed(files={**{k: vars(v) for k, v in GOOD.files.items()}, path: vars(ENTRY)}), "m")
+
+
+@pytest.mark.parametrize("path", ["a", "a/b", "graphs/weights/" + "0" * 64, "a.b", "..a", "a..", "a b", "ü/日本", "...", "-x", "~"])
+def test_plain_paths(path):
+    check_inside(path, "m")
+
+
+def test_a_path_that_is_there_twice():
+    """JSON allows it, so one reader could check the first and another open the second."""
+    text = changed()
+    entry = json.dumps(vars(ENTRY))
+    assert f'"assets/task.json": {entry}' in text
+    twice = text.replace(f'"assets/task.json": {entry}', f'"assets/task.json": {entry}, "assets/task.json": {entry}')
+    with pytest.raises(IntegrityError, match="twice"):
+        loads(twice, "m")

@@ -1,0 +1,142 @@
+"""Plain data to dataclasses and back: nothing unknown, missing or of another type gets through."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.spec.errors import IntegrityError, UsageError, near
+from edgekit.spec.parsing import parse, plain
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Outer:
+    name: str
+    ratio: float
+    on: bool
+    inner: Inner
+    many: tuple[Inner, ...] = ()
+    pair: tuple[int, str] = (0, "")
+    sizes: tuple[str | int, ...] = ()
+    table: Mapping[str, int] = field(default_factory=dict)
+    nested: Mapping[str, Inner] = field(default_factory=dict)
+    anything: Any = None
+    limit: int | float | None = None
+
+
+GOOD = {"name": "a", "ratio": 0.5, "on": True, "inner": {"size": 3}}
+
+_inner = st.builds(Inner, st.integers(), st.none() | st.text())
+_floats = st.floats(allow_nan=False, allow_infinity=False)
+_outer = st.builds(
+    Outer,
+    name=st.text(),
+    ratio=_floats,
+    on=st.booleans(),
+    inner=_inner,
+    many=st.lists(_inner, max_size=3).map(tuple),
+    pair=st.tuples(st.integers(), st.text()),
+    sizes=st.lists(st.text() | st.integers(), max_size=4).map(tuple),
+    table=st.dictionaries(st.text(), st.integers(), max_size=3),
+    nested=st.dictionaries(st.text(), _inner, max_size=2),
+    limit=st.none() | st.integers() | _floats,
+)
+
+
+@given(_outer)
+def test_plain_and_parse_are_inverse(value):
+    assert parse(Outer, plain(value), "x") == value
+
+
+@given(_outer)
+def test_also_by_way_of_json(value):
+    assert parse(Outer, json.loads(json.dumps(plain(value))), "x") == value
+
+
+def test_defaults_stay_where_keys_are_missing():
+    assert parse(Outer, GOOD, "x") == Outer("a", 0.5, True, Inner(3))
+
+
+def test_an_int_is_taken_for_a_float_and_becomes_one():
+    ratio = parse(Outer, {**GOOD, "ratio": 2}, "x").ratio
+    assert ratio == 2.0
+    assert type(ratio) is float
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"nam": "b"}, ["Unknown key 'nam'", "Did you mean 'name'?", "Known keys: name, ratio"]),
+        ({"zzzzz": "b"}, ["Unknown key 'zzzzz'"]),
+        ({"name": 1}, ["x: name is 1 (int)", "type str"]),
+        ({"name": None}, ["x: name is None"]),
+        ({"on": 1}, ["x: on is 1 (int)", "type bool"]),
+        ({"on": "true"}, ["type bool"]),
+        ({"ratio": True}, ["x: ratio is True (bool)", "type float"]),
+        ({"ratio": "0.5"}, ["type float"]),
+        ({"ratio": 10**400}, ["x: ratio", "finite"]),
+        ({"ratio": float("nan")}, ["x: ratio is nan", "finite"]),
+        ({"ratio": float("-inf")}, ["x: ratio is -inf", "finite"]),
+        ({"inner": {"size": True}}, ["x: inner: size is True (bool)", "type int"]),
+        ({"inner": {"size": 1.0}}, ["x: inner: size is 1.0 (float)", "type int"]),
+        ({"inner": {}}, ["x: inner has no key 'size'"]),
+        ({"inner": {"size": 1, "sise": 2}}, ["Unknown key 'sise' in x: inner", "Did you mean 'size'?"]),
+        ({"inner": [1]}, ["x: inner is a list", "table"]),
+        ({"inner": None}, ["x: inner is null", "table"]),
+        ({"inner": {"size": 1, "note": 5}}, ["x: inner: note is 5"]),
+        ({"many": {"size": 1}}, ["x: many is a dict", "list"]),
+        ({"many": "ab"}, ["x: many is a str", "list"]),
+        ({"many": [{"size": 1}, {"size": "1"}]}, ["x: many[1]: size is '1'"]),
+        ({"pair": [1]}, ["x: pair has 1 entries, expected 2"]),
+        ({"pair": [1, "a", 2]}, ["x: pair has 3 entries, expected 2"]),
+        ({"pair": [True, "a"]}, ["x: pair[0] is True (bool)"]),
+        ({"sizes": ["batch", False]}, ["x: sizes[1] is False (bool)"]),
+        ({"sizes": ["batch", None]}, ["x: sizes[1] is None"]),
+        ({"table": {"k": True}}, ["x: table: k is True (bool)"]),
+        ({"table": [1]}, ["x: table is a list"]),
+        ({"nested": {"k": {"size": 1, "x": 2}}}, ["Unknown key 'x' in x: nested: k"]),
+        ({"limit": "1"}, ["x: limit is '1'"]),
+        ({"limit": True}, ["x: limit is True (bool)"]),
+    ],
+)
+def test_refused_with_the_place(change, said):
+    with pytest.raises(UsageError) as caught:
+        parse(Outer, {**GOOD, **change}, "x")
+    for part in said:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("missing", GOOD)
+def test_a_missing_key_is_named(missing):
+    with pytest.raises(UsageError, match=f"x has no key '{missing}', which it needs"):
+        parse(Outer, {k: v for k, v in GOOD.items() if k != missing}, "x")
+
+
+@pytest.mark.parametrize("data", [None, 3, "text", [], [("name", "a")], True])
+def test_something_else_than_a_table(data):
+    with pytest.raises(UsageError, match="expected a table"):
+        parse(Outer, data, "x")
+
+
+def test_the_caller_names_the_error():
+    with pytest.raises(IntegrityError):
+        parse(Outer, {**GOOD, "extra": 1}, "x", IntegrityError)
+    with pytest.raises(IntegrityError):
+        parse(Outer, {**GOOD, "sizes": [1.5]}, "x", IntegrityError)
+
+
+def test_near_misses():
+    assert near("activation", ["activations", "weights"]) == " Did you mean 'activations'?"
+    assert near("qqqq", ["activations", "weights"]) == ""

@@ -1,0 +1,111 @@
+"""Targets: what ships loads, what is mistyped is refused, budgets are numbers."""
+
+from __future__ import annotations
+
+import pytest
+import small
+import tomllib
+
+from edgekit import backends, quantize
+from edgekit.spec import target
+from edgekit.spec.errors import UsageError
+from edgekit.spec.target import Budget
+
+FILES = sorted((small.ROOT / "targets").glob("*.toml"))
+GOOD = 'name = "mine"\ndescription = "d"\nbackends = ["onnxruntime"]\nmethods = ["float32"]\n'
+
+
+def test_every_file_is_listed():
+    assert FILES
+    assert target.names() == [f.stem for f in FILES]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: f.stem)
+def test_what_ships_loads(file):
+    data = tomllib.loads(file.read_text("utf-8"))
+    loaded = target.load(file.stem)
+    assert loaded.name == file.stem == data["name"]
+    assert list(loaded.backends) == data["backends"]
+    assert list(loaded.methods) == data["methods"]
+    assert {k: v for k, v in vars(loaded.budget).items() if v is not None} == data.get("budget", {})
+    assert loaded == target.load(file)
+    for method in loaded.methods:
+        assert set(quantize.get(method).BACKENDS) & set(loaded.backends), f"{method} is a candidate on no backend of {file.stem}"
+    for backend in loaded.backends:
+        backends.get(backend).check_target(loaded)
+
+
+def test_an_unknown_target_with_the_nearest():
+    with pytest.raises(UsageError, match=r"Unknown target 'openvin'. Did you mean 'openvino'\? Known targets: .*cpu"):
+        target.load("openvin")
+    with pytest.raises(UsageError, match=r"Unknown target 'qqqqqqq'. Known targets"):
+        target.load("qqqqqqq")
+
+
+def test_a_file_of_ones_own(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(GOOD + "threads = 3\nmax_batch = 4\n[budget]\nsize_mb = 9\n")
+    loaded = target.load(file)
+    assert (loaded.name, loaded.threads, loaded.max_batch, loaded.budget) == ("mine", 3, 4, Budget(size_mb=9.0))
+    assert loaded == target.load(str(file))
+    with pytest.raises(UsageError, match="does not exist"):
+        target.load(tmp_path / "other.toml")
+    with pytest.raises(UsageError, match="does not exist"):
+        (tmp_path / "folder.toml").mkdir()
+        target.load(tmp_path / "folder.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + 'method = ["static"]\n', "Did you mean 'methods'?"),
+        (GOOD + "threads = true\n", "threads is True (bool)"),
+        (GOOD + "threads = 1.5\n", "threads is 1.5 (float)"),
+        (GOOD + "[budget]\naccuracy_drp = 1\n", "Did you mean 'accuracy_drop'?"),
+        (GOOD + '[budget]\np50_ms = "fast"\n', "p50_ms is 'fast'"),
+        (GOOD.replace('["float32"]', '"float32"'), "methods is a str, expected a list"),
+        (GOOD.replace('name = "mine"\n', ""), "has no key 'name'"),
+        (GOOD + "[budget\n", "not valid TOML"),
+        (GOOD + "name = 1\n", "not valid TOML"),
+        (GOOD + "threads = " + "9" * 5000, "not valid TOML"),
+        (GOOD + "threads = " + "[" * 100_000, "not valid TOML"),
+        (GOOD + "[budget]\naccuracy_drop = nan\n", "accuracy_drop"),
+        (GOOD + "[budget]\naccuracy_drop = -0.01\n", "accuracy_drop"),
+        (GOOD + "max_batch = 0\n", "max_batch"),
+        (GOOD + "threads = -1\n", "threads"),
+    ],
+)
+def test_a_mistake_in_a_file(tmp_path, text, said):
+    file = tmp_path / "mine.toml"
+    file.write_text(text)
+    with pytest.raises(UsageError) as caught:
+        target.load(file)
+    assert said in str(caught.value)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_file_that_is_not_utf8(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_bytes(GOOD.encode() + b"# caf\xe9\n")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        target.load(file)
+
+
+def test_budget_override():
+    base = target.load("cpu")
+    changed = target.with_budget(base, {"accuracy_drop": 0, "size_mb": 12})
+    assert changed.budget == Budget(accuracy_drop=0.0, size_mb=12.0)
+    assert (changed.name, changed.methods) == (base.name, base.methods)
+    assert base.budget == Budget(accuracy_drop=0.01)
+    assert target.with_budget(base, {}) == base
+
+
+@pytest.mark.parametrize("value", [-1, -1e-9, float("nan"), float("inf"), True, "0.1", None, 10**400], ids=lambda v: str(v)[:8])
+def test_a_budget_is_a_number_of_at_least_0(value):
+    with pytest.raises(UsageError, match=r"Budget p50_ms is .*expected a number of at least 0"):
+        target.with_budget(target.load("cpu"), {"p50_ms": value})
+
+
+def test_an_unknown_budget_key():
+    with pytest.raises(UsageError, match=r"Unknown budget key 'p50'. Did you mean 'p50_ms'\?.*memory_mb"):
+        target.with_budget(target.load("cpu"), {"p50": 1})

@@ -1,0 +1,322 @@
+"""The task's numbers against scipy, scikit-learn and hand-made constants; its tokens against Transformers."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+import small
+
+from edgekit import tasks
+from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
+from edgekit.tasks._text import TextEncoder, Tokens
+from edgekit.tasks.text_classification import Settings, TextClassification, load, save
+
+NAMES = ("bad", "so-so", "good")
+FIELDS = ("input_ids", "token_type_ids", "attention_mask")
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+
+ODD_TEXTS = [
+    "the film was very fine.",
+    "",
+    " ",
+    "THE Film\tWAS\n\n fine",
+    "😀👍🏽 and 👩‍👩‍👧‍👦",
+    "שלום עולם",
+    "mixed с кириллицей 中文字 and العربية",
+    "e\u0301\u0301\u00e9 \u200b\u200d\ufeff zero width",
+    "[MASK] [SEP] [CLS] [PAD] ##ing",
+    "\x00\x07 control",
+    "word" * 60,
+    "a " * 500,
+]
+PAIRS = [("the plot was dull", "the cast is strong"), ("", ""), ("a", ""), ("", "b"), ("a " * 100, "b"), ("a", "b " * 100), ("a " * 100, "b " * 90)]
+
+
+def task(kind, names=NAMES):
+    return TextClassification(Settings(kind, names, 8, ("input_ids",)), None)
+
+
+def tokens(count, truncated=False):
+    return [Tokens({"input_ids": np.zeros(3, np.int64)}, truncated)] * count
+
+
+@pytest.fixture(scope="module")
+def assets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("assets")
+    settings = Settings(SINGLE, NAMES, small.MAX_LENGTH, FIELDS, dict.fromkeys(FIELDS, 0))
+    save(settings, small.tokenizer().backend_tokenizer.to_str(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encode(assets):
+    return load(assets).preprocess
+
+
+# ---- logits to answers
+
+
+LOGITS = np.array([[0.1, -2.0, 3.0], [80.0, 79.5, -300.0], [-1e4, 1e4, 0.0], [0.0, 0.0, 0.0], [-0.5, 1e-6, 0.5]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kind", "truth"),
+    [(SINGLE, lambda x: scipy.special.softmax(x, axis=1)), (MULTI, scipy.special.expit), (REGRESSION, lambda x: x)],
+    ids=[SINGLE, MULTI, REGRESSION],
+)
+def test_probabilities_against_scipy(kind, truth):
+    with np.errstate(all="raise", under="ignore"):
+        found = task(kind).probabilities(LOGITS)
+    expected = truth(LOGITS.astype(np.float64))
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-300)
+    answers = task(kind).postprocess(LOGITS, tokens(5))
+    np.testing.assert_allclose([[a.scores[n] for n in NAMES] for a in answers], expected, rtol=1e-12, atol=1e-300)
+    assert all(type(a.score) is float for a in answers)
+
+
+def test_answers_of_a_single_label_head():
+    answers = task(SINGLE).postprocess(LOGITS, tokens(5))
+    assert [a.label for a in answers] == ["good", "bad", "so-so", "bad", "good"]
+    assert [a.labels for a in answers] == [("good",), ("bad",), ("so-so",), ("bad",), ("good",)]
+    assert [a.score for a in answers] == [max(a.scores.values()) for a in answers]
+    assert [list(a.scores) for a in answers] == [list(NAMES)] * 5
+
+
+def test_answers_of_a_multi_label_head():
+    answers = task(MULTI).postprocess(np.array([[0.1, -2, 3], [-1, -2, -0.1], [0, 1e-6, -1e-6], [1, 2, 3]], np.float32), tokens(4))
+    assert [a.labels for a in answers] == [("bad", "good"), (), ("so-so",), NAMES]
+    assert [a.label for a in answers] == ["good", "good", "so-so", "good"]
+    assert answers[1].score == pytest.approx(1 / (1 + np.exp(0.1)))
+
+
+def test_answers_of_a_regression_head():
+    one = task(REGRESSION, ("stars",)).postprocess(np.array([[-7.25], [0.5]], np.float32), tokens(2))
+    assert [(a.label, a.score, a.scores, a.labels) for a in one] == [("stars", -7.25, {"stars": -7.25}, ()), ("stars", 0.5, {"stars": 0.5}, ())]
+    two = task(REGRESSION, ("joy", "fear")).postprocess(np.array([[1.0, 5.0]], np.float32), tokens(1))[0]
+    assert (two.label, two.score, two.scores) == ("joy", 1.0, {"joy": 1.0, "fear": 5.0})
+
+
+def test_truncated_is_handed_on():
+    mixed = tokens(1, True) + tokens(1, False)
+    assert [a.truncated for a in task(SINGLE).postprocess(LOGITS[:2], mixed)] == [True, False]
+
+
+# ---- label columns
+
+
+def test_labels_of_a_single_label_head():
+    assert task(SINGLE).parse_labels(["good", 0, "1", "so-so", 2], "f").tolist() == [2, 0, 1, 1, 2]
+    assert task(SINGLE, ("1", "0")).parse_labels([0, "1"], "f").tolist() == [1, 0], "a name comes before an index"
+    assert task(SINGLE, ("False", "True")).parse_labels([True, "False"], "f").tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("label", ["Good", "goood", 3, "3", -1, 1.0, True, "", "good ", "²", [1], {"a": 1}, "9" * 5000])
+def test_labels_that_the_model_does_not_know(label):
+    with pytest.raises(SamplesError, match=r"f, row 2: label .* is not one that the model knows.*The model's labels: bad, so-so, good") as caught:
+        task(SINGLE).parse_labels(["good", label], "f")
+    if label == "goood":
+        assert "Did you mean 'good'?" in str(caught.value)
+
+
+def test_labels_of_a_multi_label_head():
+    truth = task(MULTI).parse_labels([["bad", "good"], "bad|2", "so-so", 1, [], ["0"], [0, 2], "good|good"], "f")
+    assert truth.dtype == bool
+    assert truth.astype(int).tolist() == [[1, 0, 1], [1, 0, 1], [0, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 1]]
+    for wrong in ("bad|god", ["bad", 3], [["bad"]], True):
+        with pytest.raises(SamplesError, match="row 1: label"):
+            task(MULTI).parse_labels([wrong], "f")
+
+
+def test_labels_of_a_regression_head():
+    assert task(REGRESSION, ("stars",)).parse_labels([1, "2.5", -3.5, "1e-3", [4]], "f").tolist() == [[1.0], [2.5], [-3.5], [0.001], [4.0]]
+    assert task(REGRESSION, ("a", "b")).parse_labels([[1, 2], "3|4"], "f").tolist() == [[1.0, 2.0], [3.0, 4.0]]
+    for wrong in ("good", "nan", float("inf"), "1e999", [1, 2], [], "1|2", "", None, 10**400, [10**400], [None], {"a": 1}):
+        with pytest.raises(SamplesError, match=r"row 1: label .*1 finite number"):
+            task(REGRESSION, ("stars",)).parse_labels([wrong], "f")
+
+
+# ---- scores
+
+
+def test_accuracy_by_hand():
+    logits = np.array([[2, 1, 0], [0, 1, 2], [1, 0, 2], [0, 3, 1], [5, 4, 3]], np.float32)
+    assert task(SINGLE).score(logits, np.array([0, 2, 0, 1, 1])) == 3 / 5
+    assert task(SINGLE).score_name == "accuracy"
+
+
+def test_micro_f1_by_hand_and_against_scikit_learn():
+    logits = np.array([[1, -1, -1], [1, 1, -1], [-1, -1, -1], [-1, -1, 1]], np.float32)
+    truth = np.array([[1, 0, 0], [0, 1, 1], [1, 0, 0], [0, 0, 1]], bool)
+    # 4 given, 5 true, 3 both: precision 3/4, recall 3/5.
+    assert task(MULTI).score(logits, truth) == pytest.approx(2 * (3 / 4) * (3 / 5) / (3 / 4 + 3 / 5), abs=1e-15)
+    assert task(MULTI).score_name == "micro F1"
+    metrics = pytest.importorskip("sklearn.metrics", reason="the hand-made case above holds without it")
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        logits, truth = generator.normal(size=(30, 3)).astype(np.float32), generator.random((30, 3)) < 0.4
+        assert task(MULTI).score(logits, truth) == pytest.approx(metrics.f1_score(truth, scipy.special.expit(logits) > 0.5, average="micro"), abs=1e-12)
+
+
+def test_micro_f1_where_there_is_nothing():
+    nothing = np.zeros((2, 3), bool)
+    assert task(MULTI).score(np.full((2, 3), -1, np.float32), nothing) == 1.0
+    assert task(MULTI).score(np.full((2, 3), 1, np.float32), nothing) == 0.0
+
+
+def test_pearson_against_scipy():
+    generator = np.random.default_rng(1)
+    truth = generator.normal(size=(40, 2))
+    logits = (truth * [1, -0.3] + generator.normal(size=(40, 2)) * 0.5 + 7).astype(np.float32)
+    expected = np.mean([scipy.stats.pearsonr(logits[:, i], truth[:, i]).statistic for i in range(2)])
+    assert task(REGRESSION, ("a", "b")).score(logits, truth) == pytest.approx(expected, abs=1e-6)
+    assert task(REGRESSION, ("a",)).score(truth[:, :1].astype(np.float32) * 3 + 1, truth[:, :1]) == pytest.approx(1.0)
+    assert task(REGRESSION).score_name == "Pearson r"
+
+
+def test_pearson_where_it_is_not_defined():
+    one = task(REGRESSION, ("a",))
+    with pytest.raises(SamplesError, match=r"All labels .* equal"):
+        one.score(np.array([[1.0], [2.0]], np.float32), np.array([[3.0], [3.0]]))
+    with pytest.raises(SamplesError):
+        one.score(np.array([[1.0]], np.float32), np.array([[3.0]]))
+    assert one.score(np.array([[5.0], [5.0]], np.float32), np.array([[1.0], [2.0]])) == 0.0, "a model that answers a constant"
+
+
+# ---- tokens
+
+
+def both(texts, encode, max_length=small.MAX_LENGTH):
+    """Ours, and Transformers', each as lists of three lists."""
+    reference = small.tokenizer()
+    theirs = []
+    for text in texts:
+        columns = [[part] for part in (text if isinstance(text, tuple) else (text,))]
+        encoded = reference(*columns, truncation=True, max_length=max_length)
+        theirs.append([encoded[n][0] for n in FIELDS])
+    return [[t.arrays[n].tolist() for n in FIELDS] for t in encode(texts)], theirs
+
+
+def test_tokens_equal_transformers(encode):
+    for text in [*ODD_TEXTS, *PAIRS]:
+        ours, theirs = both([text], encode)
+        assert ours == theirs
+    ours, theirs = both([*ODD_TEXTS, *PAIRS, *small.texts(50, seed=9)], encode)
+    assert ours == theirs, "as one list"
+    assert max(len(row[0]) for row in ours) == small.MAX_LENGTH
+
+
+def test_tokens_are_int64(encode):
+    for array in encode(["the film"])[0].arrays.values():
+        assert (array.dtype, array.shape) == (np.dtype(np.int64), (4,))
+    assert len(encode(["the film"])[0]) == 4
+    assert list(encode(["the film"])[0].arrays) == list(FIELDS)
+
+
+@pytest.mark.parametrize(("words", "cut"), [(1, False), (small.MAX_LENGTH - 2, False), (small.MAX_LENGTH - 1, True), (5000, True)])
+def test_truncation_is_told(encode, words, cut):
+    for found in (encode(["film " * words])[0], encode(["film " * words, "x"])[0], encode([("", "film " * (words - 1))])[0]):
+        assert found.truncated is cut
+        assert len(found) == min(words + 2, small.MAX_LENGTH)
+
+
+def test_a_tokenizer_with_padding_and_truncation_of_its_own(tmp_path):
+    reference = small.tokenizer().backend_tokenizer
+    reference.enable_padding(length=40)
+    reference.enable_truncation(5)
+    reference.save(str(tmp_path / "tokenizer.json"))
+    found = TextEncoder(tmp_path / "tokenizer.json", FIELDS, small.MAX_LENGTH)(["film " * 20])[0]
+    assert (len(found), found.truncated) == (22, False)
+
+
+def test_tokens_from_threads(encode):
+    texts = [*ODD_TEXTS, *small.texts(40, seed=4)]
+    expected = [t.arrays["input_ids"].tolist() for t in encode(texts)]
+    wrong = []
+
+    def work():
+        for text, ids in zip(texts, expected, strict=True):
+            if encode([text])[0].arrays["input_ids"].tolist() != ids:
+                wrong.append(text)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (None, "NoneType"),
+        (3, "int"),
+        (b"bytes", "bytes"),
+        (["a", "b"], "list"),
+        (("a",), "a tuple of 1"),
+        (("a", "b", "c"), "a tuple of 3"),
+        (("a", None), "a tuple of str and NoneType"),
+        ((), "a tuple of 0"),
+        ({"text": "a"}, "dict"),
+    ],
+)
+def test_what_is_no_text(encode, wrong, said):
+    with pytest.raises(UsageError, match=f"^Input is {said}, expected a str") as caught:
+        encode([wrong])
+    assert isinstance(caught.value, ValueError)
+    with pytest.raises(UsageError, match=f"^Input at position 2 is {said}"):
+        encode(["a", ("b", "c"), wrong, "d"])
+
+
+@pytest.mark.parametrize("text", ["secret \ud83d", ("fine", "secret \udc00")])
+def test_a_lone_surrogate(encode, text):
+    with pytest.raises(UsageError, match=r"holds a lone surrogate .character 7.") as caught:
+        encode([text])
+    assert "secret" not in str(caught.value)
+    with pytest.raises(UsageError, match="Input at position 1 holds"):
+        encode(["a", text])
+
+
+# ---- settings
+
+
+def test_settings_come_back(assets):
+    loaded = load(assets)
+    assert loaded.settings == Settings(SINGLE, NAMES, small.MAX_LENGTH, FIELDS, dict.fromkeys(FIELDS, 0))
+    assert not loaded.preprocess(["a"])[0].truncated
+
+
+@pytest.mark.parametrize(
+    "change", [{"problem_type": "multi_label"}, {"labels": []}, {"labels": ["a", "a"]}, {"labels": "ab"}, {"max_length": True}, {"maxlength": 3}], ids=str
+)
+def test_settings_that_are_not_right(assets, tmp_path, change):
+    small.copy(assets, tmp_path / "a")
+    file = tmp_path / "a" / "task.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises((IntegrityError, UsageError)):
+        load(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["task.json", "tokenizer.json"])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[" * 100_000, b"\xff\xfe", b"null", b"{}"], ids=lambda c: str(c)[:8])
+def test_assets_that_cannot_be_read(assets, tmp_path, name, content):
+    small.copy(assets, tmp_path / "a")
+    if content is None:
+        (tmp_path / "a" / name).unlink()
+    else:
+        (tmp_path / "a" / name).write_bytes(content)
+    with pytest.raises(IntegrityError, match=name):
+        load(tmp_path / "a")
+
+
+def test_names_of_tasks():
+    assert tasks.names() == ["text-classification"]
+    with pytest.raises(UsageError, match=r"Unknown task 'text-clasification'. Did you mean 'text-classification'\?"):
+        tasks.get("text-clasification")
+    with pytest.raises(UsageError):
+        tasks.get("_text")

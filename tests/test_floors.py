@@ -1,0 +1,212 @@
+"""The layout of the package, read off its source: imports go down, and what must not be on a device stays up."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import small
+
+PACKAGE = small.ROOT / "edgekit"
+FILES = sorted(PACKAGE.rglob("*.py"))
+LINES = 400
+
+FLOORS = {
+    "spec": 0,
+    "tasks": 1,
+    "backends": 1,
+    "engines": 2,
+    "runtime": 3,
+    "samples": 3,
+    "quantize": 4,
+    "report": 4,
+    "source": 5,
+    "export": 6,
+    "compress": 7,
+    "tune": 8,
+    "pipeline": 9,
+    "doctor": 10,
+    "deploy": 10,
+    "pytest_plugin": 10,
+    "cli": 11,
+    "__main__": 12,
+}
+DEVICE = 3  # the highest floor that a device needs
+TORCH = range(5, 8)
+
+# Third-party packages by the parts that may import them; numpy is everywhere, tokenizers where texts are.
+ALLOWED = {
+    "torch": {"source", "export", "compress"},
+    "transformers": {"source", "export", "compress"},
+    "huggingface_hub": {"source"},
+    "safetensors": {"source", "compress"},
+    "onnx": {"export", "quantize", "compress"},
+    "onnx_ir": {"export", "quantize", "compress"},
+    "onnxscript": {"export"},
+    "onnxruntime": {"export", "quantize", "compress", "backends"},
+    "openvino": {"backends"},
+    "tokenizers": {"tasks", "source", "export", "compress"},
+    "numpy": set(FLOORS),
+    "click": {"cli"},
+    "rich": {"cli"},
+}
+
+
+class Import(NamedTuple):
+    line: int
+    module: str
+    names: tuple[str, ...]
+    level: int
+    top: bool  # executed when the module is imported
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.module} {self.names or ''}"
+
+
+def part(file: Path) -> str:
+    first = file.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(source: str) -> list[Import]:
+    """Every import of a module, those inside functions and under conditions too."""
+    found = []
+
+    def visit(node: ast.AST, top: bool) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                found.extend(Import(child.lineno, alias.name, (), 0, top) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                found.append(Import(child.lineno, child.module or "", tuple(a.name for a in child.names), child.level, top))
+            inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+            checking = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+            visit(child, top and not inside and not checking)
+
+    visit(ast.parse(source), True)
+    return found
+
+
+def targets(item: Import) -> list[str]:
+    """Parts of edgekit that an import reaches; ``edgekit`` itself for the package."""
+    names = item.module.split(".")
+    if names[0] != "edgekit":
+        return []
+    if len(names) > 1:
+        return [names[1]]
+    return [n if n in FLOORS else "edgekit" for n in item.names] or ["edgekit"]
+
+
+def wrong(file_part: str, source: str) -> list[str]:
+    """Imports that go up, or sideways."""
+    found = []
+    for item in imports(source):
+        for reached in targets(item):
+            # The package itself brings the runtime: only the command line stands above all of it.
+            floor = FLOORS["doctor"] if reached == "edgekit" else FLOORS[reached]
+            if reached != file_part and floor >= FLOORS[file_part]:
+                found.append(f"{item} ({reached})")
+    return found
+
+
+def ids(file: Path) -> str:
+    return file.relative_to(PACKAGE).as_posix()
+
+
+def test_the_files_are_there():
+    assert len(FILES) > 30
+    assert {part(f) for f in FILES} - {"__init__"} <= set(FLOORS), "a part without a floor: give it one here and in the design"
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f != PACKAGE / "__init__.py"], ids=ids)
+def test_imports_go_down(file):
+    assert wrong(part(file), file.read_text("utf-8")) == []
+
+
+def test_the_package_brings_the_runtime_and_build_only_when_it_is_asked_for():
+    found = imports((PACKAGE / "__init__.py").read_text("utf-8"))
+    top = {reached for item in found if item.top for reached in targets(item)}
+    assert all(FLOORS[p] <= DEVICE for p in top)
+    later = [(item.module, item.names) for item in found if not item.top and targets(item)]
+    assert set(later) == {("edgekit.pipeline", ("build",))}, "the one named exception"
+
+
+@pytest.mark.parametrize(
+    ("file_part", "source"),
+    [
+        ("spec", "from edgekit.tasks import x"),
+        ("spec", "import edgekit.tasks._text"),
+        ("spec", "from edgekit import runtime"),
+        ("tasks", "from edgekit import backends"),
+        ("samples", "def f():\n    from edgekit.runtime import session"),
+        ("quantize", "if x:\n    import edgekit.report.table"),
+        ("tune", "from edgekit import load"),
+        ("runtime", "try:\n    import edgekit\nexcept ImportError:\n    pass"),
+        ("engines", "class A:\n    def f(self):\n        from edgekit import spec, cli"),
+    ],
+)
+def test_the_check_sees(file_part, source):
+    assert wrong(file_part, source)
+    assert wrong("cli", source) == [] or "cli" in source
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_no_relative_import(file):
+    assert [str(i) for i in imports(file.read_text("utf-8")) if i.level] == []
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_third_party_packages_stay_where_they_belong(file):
+    for item in imports(file.read_text("utf-8")):
+        name = item.module.split(".")[0]
+        if name in sys.stdlib_module_names or name in ("edgekit", "_typeshed"):
+            continue
+        assert name in ALLOWED, f"{item}: not a dependency that this test knows"
+        assert part(file) in ALLOWED[name], str(item)
+        # A backend's library, and what is heavy, is imported where it is used: listing backends or verbs must cost nothing.
+        if name in ("torch", "transformers", "huggingface_hub", "onnxruntime", "openvino", "rich"):
+            assert not item.top, f"{item}: import it inside the function that needs it"
+        if part(file) == "backends":
+            assert name in ("numpy", file.stem), str(item)
+
+
+def test_torch_is_on_its_floors_only():
+    for name in ("torch", "transformers"):
+        assert all(FLOORS[p] in TORCH for p in ALLOWED[name])
+
+
+def test_what_devices_run_needs_nothing_of_python_3_11():
+    """``tomllib`` starts at 3.11: it is imported where a file of the build machine is read, and nowhere else."""
+    users = [ids(f) for f in FILES for i in imports(f.read_text("utf-8")) if i.module == "tomllib"]
+    assert users == ["spec/target.py"]
+    assert not any(i.top for i in imports((PACKAGE / "spec/target.py").read_text("utf-8")) if i.module == "tomllib")
+    for file in FILES:
+        ast.parse(file.read_text("utf-8"), feature_version=(3, 10))
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_length(file):
+    assert len(file.read_text("utf-8").splitlines()) <= LINES
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_every_module_says_what_it_is(file):
+    assert (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").strip()
+
+
+def test_nothing_prints_and_nothing_exits_below_the_command_line():
+    for file in FILES:
+        if part(file) in ("cli", "__main__"):
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("print", "sys.exit", "exit", "quit", "os._exit"), f"{ids(file)}, line {node.lineno}"
+
+
+def test_importing_the_package_brings_nothing_heavy():
+    code = "import edgekit, sys; print(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:])))"
+    heavy = ["torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "click", "rich", "scipy", "tomllib"]
+    assert small.python(code, *heavy).stdout.decode().strip() == "[]"

@@ -1,0 +1,161 @@
+"""What pip installs: the wheel's files, and a device's Python that holds nothing but the wheel and its backends."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import small
+
+TEXTS = ["the film was fine", "their plot was dull and the ending was sad", "", "😀 שלום"]
+BROUGHT_ALONG = {"huggingface_hub", "packaging", "flatbuffers"}  # where tokenizers or the backend itself imports them
+NOT_THERE = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "rich")
+
+
+def pip(*arguments):
+    done = small.run(sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments, timeout=600)
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    before = sorted(small.ROOT.iterdir())
+    pip("wheel", "--quiet", "--no-deps", "--wheel-dir", folder, small.ROOT)
+    assert sorted(small.ROOT.iterdir()) == before, "building leaves nothing in the checkout"
+    (file,) = folder.iterdir()
+    return file
+
+
+@pytest.fixture(scope="module")
+def device(wheel, tmp_path_factory):
+    """A fresh environment with the wheel, ONNX Runtime and OpenVINO. ``-I`` keeps the checkout and the user's site out."""
+    folder = tmp_path_factory.mktemp("device")
+    venv.create(folder / "venv", with_pip=False)
+    programs = folder / "venv" / "bin"
+    constraints = ("--constraint", small.ROOT / "constraints.txt") if (small.ROOT / "constraints.txt").is_file() else ()
+    pip("--python", programs / "python", "install", "--quiet", *constraints, f"{wheel}[onnxruntime,openvino]")
+
+    def python(code, *arguments, **environment):
+        return small.run(programs / "python", "-I", "-c", code, *arguments, cwd=folder, **environment)
+
+    return SimpleNamespace(python=python, programs=programs, folder=folder)
+
+
+def test_the_wheel_holds_the_package_and_its_data(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    files = {p.relative_to(small.ROOT).as_posix() for p in (small.ROOT / "edgekit").rglob("*.py")}
+    for data in ("targets", "calibration"):
+        files |= {"edgekit/" + p.relative_to(small.ROOT).as_posix() for p in (small.ROOT / data).rglob("*") if p.is_file()}
+    assert {n for n in names if ".dist-info/" not in n} == files
+    assert {n.split("/")[1] for n in names if ".dist-info/" in n} >= {"METADATA", "RECORD", "entry_points.txt", "licenses"}
+    assert [n for n in names if any(part in n for part in ("tests", "benchmarks", "examples", "__pycache__"))] == []
+
+
+def test_what_it_asks_for(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("METADATA")]
+        lines = archive.read(name).decode().splitlines()
+    asked = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+    assert sorted(a.split(">=")[0] for a in asked if "extra ==" not in a) == ["numpy", "tokenizers"]
+    assert "Requires-Python: >=3.10" in lines
+    import edgekit
+
+    assert f"Version: {edgekit.__version__}" in lines
+
+
+def test_the_device_has_nothing_to_build_with(device):
+    code = "import importlib.util as u, json, sys; print(json.dumps([n for n in sys.argv[1:] if u.find_spec(n)]))"
+    assert json.loads(device.python(code, *NOT_THERE).stdout) == []
+    assert json.loads(device.python(code, "numpy", "onnxruntime", "openvino").stdout) == ["numpy", "onnxruntime", "openvino"]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_device_predicts(device, float32_ort, float32_openvino, tiny_module, backend):
+    bundle = {"onnxruntime": float32_ort, "openvino": float32_openvino}[backend]
+    code = """
+import json, sys
+before = {m.split(".")[0] for m in sys.modules}
+import edgekit
+from pathlib import Path
+from edgekit.runtime.golden import check
+texts = json.loads(sys.argv[2])
+with edgekit.load(sys.argv[1]) as session:
+    logits = session.logits(texts).tolist()
+    labels = [a.label for a in session(texts)]
+    golden = check(session, Path(sys.argv[1])).passed
+    info = session.info.backend
+modules = sorted({m.split(".")[0] for m in sys.modules} - before - set(sys.stdlib_module_names))
+print(json.dumps([edgekit.__file__, info, logits, labels, golden, modules]))
+"""
+    done = device.python(code, bundle, json.dumps(TEXTS))
+    assert done.returncode == 0, done.stderr.decode()
+    assert done.stderr == b""
+    file, runs, logits, labels, golden, modules = json.loads(done.stdout)
+    expected = small.torch_logits(tiny_module, TEXTS)
+    assert file.startswith(str(device.folder))
+    assert runs == backend
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
+    assert labels == [small.LABELS[i] for i in expected.argmax(axis=1)]
+    assert golden
+    alone = device.python(f"import json, sys, tokenizers, {backend}; print(json.dumps(sorted(m.split('.')[0] for m in sys.modules)))")
+    others = set(modules) - {"edgekit", "numpy", "tokenizers", backend} - (BROUGHT_ALONG & set(json.loads(alone.stdout)))
+    assert others == set()
+
+
+def test_a_device_has_the_data_of_the_wheel(device):
+    code = """
+import json
+from edgekit import samples
+from edgekit.spec import target
+print(json.dumps([[target.load(n).name for n in target.names()], {n: len(samples.read(n)) for n in samples.shipped()}]))
+"""
+    names, sets = json.loads(device.python(code).stdout)
+    assert names == sorted(p.stem for p in (small.ROOT / "targets").glob("*.toml"))
+    assert sorted(sets) == sorted(p.stem for p in (small.ROOT / "calibration").glob("*.toml"))
+    assert min(sets.values()) >= 16
+
+
+def test_a_device_that_is_asked_to_build_says_what_is_missing(device):
+    done = device.python("import edgekit; edgekit.build('m', samples='s', eval='e', out='o')")
+    assert done.returncode == 1
+    assert "Run: pip install 'edgekit[build]'" in done.stderr.decode().splitlines()[-1]
+
+
+def test_the_command_on_a_device(device, float32_ort):
+    """click may come along with what tokenizers asks for; without it the command says how to get it."""
+    command = device.programs / "edgekit"
+    if json.loads(device.python("import importlib.util as u; print(int(u.find_spec('click') is not None))").stdout):
+        done = small.run(command, "run", float32_ort, TEXTS[0])
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert json.loads(done.stdout)["label"] in small.LABELS
+        done = small.run(command, "build", "m", "--samples", "s", "--eval", "e", "-o", "o")
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr.startswith(b"edgekit: Building needs the package ")
+        assert b"pip install 'edgekit[build]'" in done.stderr
+        terminal = f"{command} bench {float32_ort} --batches 1 --lengths 4 --seconds 0.05"
+        done = small.run(sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)", *terminal.split(), stdin=b"")
+        assert (done.returncode, b"Traceback" in done.stdout) == (0, False), "on a terminal without rich there are just no bars"
+        pip("--python", device.programs / "python", "uninstall", "--quiet", "--yes", "click")
+    done = small.run(command, "--help")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode() == "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
+
+
+def test_what_a_device_runs_is_python_3_10():
+    """Types know what the standard library of a version has; syntax is checked in ``test_floors.py``."""
+    if importlib.util.find_spec("mypy") is None:
+        pytest.skip("mypy is not installed")
+    parts = [option for part in ("spec", "tasks", "backends", "engines", "runtime") for option in ("-p", f"edgekit.{part}")]
+    command = [sys.executable, "-m", "mypy", "--python-version", "3.10", "--cache-dir", "/dev/null", *parts]
+    done = subprocess.run(command, cwd=small.ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,628 @@
+"""Where models come from: folders and hub ids that can be taken, and all that is refused with words that help."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file, save_file
+
+import edgekit
+from edgekit import source
+from edgekit.export.single import check_tokenizer, fuzz_texts
+from edgekit.spec.errors import ExportError, ModelError, UsageError
+from edgekit.tasks import text_classification
+from edgekit.tasks._text import TextEncoder
+
+each = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the tiny BERT, to be spoiled."""
+    return Path(shutil.copytree(tiny.folder("bert"), tmp_path / "my-model"))
+
+
+def change(file, **entries):
+    """Sets entries of a JSON file; None removes one."""
+    data = json.loads(file.read_text("utf-8")) if file.exists() else {}
+    data.update(entries)
+    file.write_text(json.dumps({k: v for k, v in data.items() if v is not None}), "utf-8")
+
+
+def remove(folder, pattern):
+    found = list(folder.glob(pattern))
+    assert found
+    for file in found:
+        file.unlink()
+
+
+def refused(model, *words, revision=None):
+    """The message with which a model is refused, at the latest when its settings are read."""
+    with pytest.raises(ModelError) as caught:
+        _ = source.read(model, revision).settings
+    message = str(caught.value)
+    assert [w for w in words if w not in message] == [], message
+    assert caught.value.exit_code == 2
+    return message
+
+
+# ---- models that can be taken
+
+
+@each
+def test_a_folder_is_read(name):
+    found = source.read(tiny.folder(name))
+    assert (found.model_id, found.revision, found.task) == ("model", "local", "text-classification")
+    count, kind = tiny._LABELS[name]
+    assert found.settings.labels == tuple(f"LABEL_{i}" for i in range(count))
+    assert found.settings.problem_type == (kind or ("regression" if count == 1 else "single_label_classification"))
+    assert found.settings.max_length == tiny.MAX_LENGTH
+    assert not found.module.training
+    assert {p.dtype for p in found.module.parameters()} == {torch.float32}
+    assert found.settings.pads["attention_mask"] == 0
+    assert found.settings.pads["input_ids"] == found.module.config.pad_token_id
+    assert ("token_type_ids" in found.settings.inputs) == (name in (*tiny.TOKEN_TYPES, "deberta-v2"))
+
+
+def test_all_problem_types_occur():
+    kinds = {source.read(tiny.folder(name)).settings.problem_type for name in tiny.ARCHITECTURES}
+    assert kinds == set(text_classification.PROBLEM_TYPES)
+
+
+@each
+def test_logits_are_those_of_the_model(name):
+    """In padded batches of similar length, back in the order of the rows; the truth is torch on each row alone."""
+    found = source.read(tiny.folder(name))
+    rows = found.token_ids([*tiny.TEXTS, *tiny.SENTENCES])  # more than one batch
+    told = []
+    got = found.logits(rows, lambda *step: told.append(step))
+    alone = np.concatenate([tiny.torch_logits(found, {n: np.array([ids]) for n, ids in row.items()}) for row in rows])
+    assert np.ptp(alone) >= 1
+    np.testing.assert_allclose(got, alone, atol=1e-5)
+    assert told[-1] == ("torch reference", len(rows), len(rows))
+    assert len(told) == 2
+
+
+def test_a_half_precision_model_is_read_as_float32(folder):
+    weights = load_file(folder / "model.safetensors")
+    save_file({n: t.half() for n, t in weights.items()}, folder / "model.safetensors", {"format": "pt"})
+    change(folder / "config.json", dtype="float16")
+    found = source.read(folder)
+    assert {p.dtype for p in found.module.parameters()} == {torch.float32}
+    np.testing.assert_allclose(found.logits(found.token_ids(["a fine film"])), tiny.source("bert").logits(found.token_ids(["a fine film"])), atol=0.05)
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "electra", "mpnet", "roberta"])
+def test_a_tokenizer_in_the_files_of_its_kind(name, tmp_path):
+    """As older models have them: vocab.txt, or vocab.json and merges.txt, and no tokenizer.json."""
+    copy = Path(shutil.copytree(tiny.folder(name), tmp_path / "model"))
+    model = json.loads((copy / "tokenizer.json").read_text("utf-8"))["model"]
+    if name == "roberta":
+        (copy / "vocab.json").write_text(json.dumps(model["vocab"]), "utf-8")
+        (copy / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]), "utf-8")
+    else:
+        (copy / "vocab.txt").write_text("".join(f"{w}\n" for w in sorted(model["vocab"], key=model["vocab"].get)), "utf-8")
+    remove(copy, "tokenizer.json")
+    assert source.read(copy).token_ids(tiny.TEXTS) == tiny.source(name).token_ids(tiny.TEXTS)
+
+
+def test_a_released_model_is_made_anew(folder):
+    found = source.read(folder)
+    rows = found.token_ids(["a fine film"])
+    first, module = found.logits(rows), found.module
+    found.release()
+    assert found.module is not module
+    np.testing.assert_array_equal(found.logits(rows), first)
+
+
+def test_reading_says_nothing(folder, capfd):
+    _ = source.read(folder).settings
+    assert capfd.readouterr() == ("", "")
+
+
+# ---- folders that are refused
+
+
+def test_a_folder_that_is_missing(tmp_path):
+    refused(tmp_path / "nothing", "nothing does not exist", "config.json and model.safetensors", "hub id")
+
+
+def test_a_file_instead_of_a_folder(folder):
+    refused(folder / "config.json", "config.json is a file", "expected a folder", "Correct the path")
+
+
+def test_an_empty_folder(tmp_path):
+    refused(tmp_path, "has no config.json", "save_pretrained()")
+
+
+def test_no_config(folder):
+    remove(folder, "config.json")
+    refused(folder, "my-model has no config.json", "save_pretrained()", "Save the model again")
+
+
+def test_only_a_pickle(folder):
+    remove(folder, "*.safetensors")
+    marker = folder / "pickle-was-read"
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
+    refused(folder, "weights in pytorch_model.bin only", "pickle, which can run code", "expected safetensors", "safe_serialization=True")
+    assert not marker.exists()
+
+
+def test_no_weights_at_all(folder):
+    remove(folder, "*.safetensors")
+    refused(folder, "has no weights", "expected model.safetensors")
+
+
+@pytest.mark.parametrize("config", [True, False])
+def test_only_an_adapter(folder, config):
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text("{}")
+    if not config:
+        remove(folder, "config.json")
+    refused(folder, "holds only an adapter", "merge_and_unload().save_pretrained(FOLDER)")
+
+
+def test_an_adapter_in_a_pickle(folder):
+    (folder / "model.safetensors").rename(folder / "adapter_model.bin")
+    refused(folder, "holds only an adapter", "merge_and_unload()")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_its_own(folder, file):
+    (folder / "modeling_mine.py").write_text(f"open({str(folder / 'code-was-run')!r}, 'w')")
+    change(folder / file, auto_map={"AutoModelForSequenceClassification": "modeling_mine.Mine", "AutoTokenizer": "modeling_mine.Mine"})
+    refused(folder, f"brings code of its own ({file} has auto_map)", "no code of a model is run", "edgekit.build(module=..., processor=...)")
+    assert not (folder / "code-was-run").exists()
+
+
+@pytest.mark.parametrize(("kind", "meant"), [("deberta_v2", "deberta-v2"), ("distillbert", "distilbert"), ("modern-bert", "modernbert")])
+def test_an_architecture_that_is_almost_known(folder, kind, meant):
+    change(folder / "config.json", model_type=kind)
+    refused(folder, f"architecture '{kind}', which is not supported", f"Did you mean '{meant}'?", "Supported: ALBERT, BERT, DeBERTa-v2/v3, DistilBERT")
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5", None])
+def test_an_architecture_that_is_not_supported(folder, kind):
+    change(folder / "config.json", model_type=kind)
+    message = refused(folder, f"architecture '{kind}', which is not supported", "Supported: ALBERT")
+    assert "Did you mean" not in message
+
+
+HEADS = [(["BertForMaskedLM"], "BertForMaskedLM"), (["BertModel"], "BertModel"), (None, "no head is named"), ([], "no head is named")]
+
+
+@pytest.mark.parametrize(("heads", "words"), HEADS)
+def test_another_task(folder, heads, words):
+    change(folder / "config.json", architectures=heads)
+    refused(folder, f"is for another task ({words})", "Supported: text-classification (...ForSequenceClassification)")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ['{"model_type": "bert",', "[" * 100000, "\udcff", ""], ids=["cut", "deep", "not UTF-8", "empty"])
+def test_json_that_is_broken(folder, file, text):
+    (folder / file).write_bytes(text.encode("utf-8", "surrogateescape"))
+    refused(folder, f"{file} is not valid JSON", "Save the model again")
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["[]", '"bert"', "3", "null"])
+def test_json_that_is_no_object(folder, file, text):
+    (folder / file).write_text(text)
+    refused(folder, file, "expected an object", "Save the model again")
+
+
+@pytest.mark.parametrize("keep", [0, 7, 2000, -1])
+def test_weights_that_are_cut_off(folder, keep):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    refused(folder, "my-model (model type 'bert') cannot be loaded by Transformers", "Save model and tokenizer again")
+
+
+def test_weights_of_which_some_are_missing(folder):
+    """Transformers would fill them with random numbers, and only warn."""
+    weights = load_file(folder / "model.safetensors")
+    del weights["classifier.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    refused(folder, "my-model lacks 1 of its weights (classifier.weight", "random numbers", "Save the fine-tuned model again, with its head")
+
+
+def test_weights_of_another_shape(folder):
+    weights = load_file(folder / "model.safetensors")
+    weights["classifier.weight"] = weights["classifier.weight"][:, :16].contiguous()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    refused(folder, "my-model", "cannot be loaded by Transformers")
+
+
+@each
+def test_no_tokenizer(tmp_path, name):
+    """Some of Transformers' classes make a tokenizer of five words where there is none."""
+    copy = Path(shutil.copytree(tiny.folder(name), tmp_path / "my-model"))
+    for file in copy.iterdir():
+        if file.name not in ("config.json", "model.safetensors"):
+            file.unlink()
+    refused(copy, "my-model has no tokenizer", "tokenizer.save_pretrained(FOLDER)")
+
+
+def test_a_tokenizer_without_its_vocabulary(folder):
+    remove(folder, "tokenizer.json")
+    assert (folder / "tokenizer_config.json").exists()
+    refused(folder, "my-model has no tokenizer", "tokenizer.save_pretrained(FOLDER)")
+
+
+def test_a_tokenizer_that_is_cut_off(folder):
+    file = folder / "tokenizer.json"
+    file.write_bytes(file.read_bytes()[:-100])
+    refused(folder, "my-model (model type 'bert') cannot be loaded by Transformers", "Save model and tokenizer again")
+
+
+def test_no_pad_token(tmp_path):
+    copy = Path(shutil.copytree(tiny.folder("modernbert"), tmp_path / "my-model"))
+    change(copy / "tokenizer_config.json", pad_token=None)
+    refused(copy, "tokenizer of my-model has no padding token", "Set pad_token and save the tokenizer again")
+
+
+@pytest.mark.parametrize("names", [{"0": "yes", "1": "no", "2": "yes"}, {"0": "a", "1": "b", "3": "c"}])
+def test_labels_that_are_not_names_of_all_outputs(folder, names):
+    change(folder / "config.json", id2label=names, label2id=None)
+    refused(folder, "id2label of my-model is", "indices 0 to 2, each with a name of its own", "Correct config.json")
+
+
+def test_a_problem_type_that_does_not_exist(folder):
+    change(folder / "config.json", problem_type="multi_label")
+    refused(folder, "multi_label")
+
+
+# ---- digest
+
+
+def test_the_digest_is_of_the_content(folder):
+    first = source.read(folder).digest
+    assert first == source.read(tiny.folder("bert")).digest
+    (folder / "README.md").write_text("words about the model")
+    (folder / "checkpoint").mkdir()
+    assert source.read(folder).digest == first
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "tokenizer_config.json", "config.json"])
+def test_any_byte_changes_the_digest(folder, file):
+    first = source.read(folder).digest
+    data = bytearray((folder / file).read_bytes())
+    if file == "model.safetensors":
+        data[-1] ^= 1
+    else:
+        data += b" "  # still JSON
+    (folder / file).write_bytes(data)
+    assert source.read(folder).digest != first
+
+
+def test_a_new_file_changes_the_digest(folder):
+    first = source.read(folder).digest
+    (folder / "added_tokens.json").write_text("{}")
+    assert source.read(folder).digest != first
+
+
+# ---- modules from Python
+
+
+def test_what_a_module_must_be():
+    tokens, module = tiny.source("bert").tokenizer, tiny.source("bert").module
+    with pytest.raises(UsageError, match=r"module is a str, expected a torch\.nn\.Module"):
+        source.from_module("bert", tokens)
+    with pytest.raises(UsageError, match="processor is missing"):
+        source.from_module(module, None)
+    with pytest.raises(UsageError, match=r"Unknown task 'text-clasification'\. Did you mean 'text-classification'\?"):
+        source.from_module(module, tokens, "text-clasification")
+
+
+def test_a_module_without_labels():
+    found = source.from_module(torch.nn.Linear(2, 2), tiny.source("bert").tokenizer)
+    with pytest.raises(ModelError, match=r"config\.id2label is missing"):
+        _ = found.settings
+    assert found.digest is None
+
+
+# ---- token ids
+
+
+def saved(name, assets, change=lambda data: None):
+    """The assets of a model as a bundle has them, its tokenizer changed."""
+    found = tiny.source(name)
+    data = json.loads(found.tokenizer_json())
+    change(data)
+    text_classification.save(found.settings, json.dumps(data), assets)
+    return found
+
+
+@each
+def test_the_runtime_makes_the_same_token_ids(name, tmp_path):
+    """On many scripts, pairs, empty texts, texts of blanks, special tokens as text, and texts far too long."""
+    found = saved(name, tmp_path)
+    texts = fuzz_texts(found.settings.max_length)
+    assert len(texts) > 500
+    assert sum(isinstance(t, tuple) for t in texts) > 100
+    encode = TextEncoder(tmp_path / "tokenizer.json", found.settings.inputs, found.settings.max_length)
+    lengths = set()
+    for text, tokens in zip(texts, encode(texts), strict=True):
+        columns = [[part] for part in text] if isinstance(text, tuple) else [[text]]
+        truth = found.tokenizer(*columns, truncation=True, max_length=found.settings.max_length)
+        assert {n: a.tolist() for n, a in tokens.arrays.items()} == {n: truth[n][0] for n in found.settings.inputs}
+        lengths.add(len(tokens))
+    assert max(lengths) == found.settings.max_length
+    check_tokenizer(found, tmp_path, tiny.TEXTS)
+
+
+def first_of(data, kind):
+    """The first part of a normalizer, pre-tokenizer or post-processor of a kind."""
+    parts = [data] if isinstance(data, dict) else data
+    for part in parts:
+        if part.get("type") == kind:
+            return part
+        for inner in ("normalizers", "pretokenizers", "processors"):
+            if (found := first_of(part.get(inner, []), kind)) is not None:
+                return found
+    return None
+
+
+def no_lowercase(data):
+    normalizer = first_of(data["normalizer"], "BertNormalizer")
+    assert normalizer["lowercase"] is True
+    normalizer["lowercase"] = False
+
+
+def no_normalizer(data):
+    assert data["normalizer"]
+    data["normalizer"] = None
+
+
+def swapped_words(data):
+    """Two words have each other's id."""
+    vocabulary = data["model"]["vocab"]
+    if isinstance(vocabulary, list):
+        place = {piece: i for i, (piece, _) in enumerate(vocabulary)}
+        i, j = place["▁the"], place["a"]
+        vocabulary[i], vocabulary[j] = vocabulary[j], vocabulary[i]
+    else:
+        i, j = ("the", "a") if "the" in vocabulary else ("Ġthe", "a")
+        vocabulary[i], vocabulary[j] = vocabulary[j], vocabulary[i]
+
+
+def no_special_tokens(data):
+    assert data["post_processor"]
+    data["post_processor"] = None
+
+
+TAMPERED = [
+    *((name, no_lowercase) for name in ("bert", "electra", "distilbert", "mpnet")),
+    *((name, no_normalizer) for name in ("albert", "deberta-v2", "modernbert")),
+    *((name, swapped_words) for name in tiny.ARCHITECTURES),
+    *((name, no_special_tokens) for name in tiny.ARCHITECTURES),
+]
+
+
+@pytest.mark.parametrize(("name", "tamper"), TAMPERED)
+def test_another_tokenizer_is_noticed(name, tamper, tmp_path):
+    found = saved(name, tmp_path, tamper)
+    with pytest.raises(ExportError) as caught:
+        check_tokenizer(found, tmp_path, tiny.TEXTS)
+    message = str(caught.value)
+    assert "The runtime's tokenizer disagrees with the Hugging Face tokenizer of model on text" in message
+    assert not any(word in message for word in ("kitchen", "thermostat"))  # no text of a sample is shown
+
+
+def test_another_length_is_noticed(tmp_path):
+    found = saved("bert", tmp_path)
+    change(tmp_path / "task.json", max_length=63)
+    other = text_classification.load(tmp_path).settings
+    assert other.max_length == 63
+    encode = TextEncoder(tmp_path / "tokenizer.json", other.inputs, other.max_length)
+    assert len(encode(["word " * 200])[0]) == 63 != len(found.token_ids(["word " * 200])[0]["input_ids"])
+
+
+# ---- the hub
+
+FIRST, SECOND = "1" * 40, "2" * 40
+
+
+class Hub:
+    """The hub's endpoints that huggingface_hub asks for a model, on the loopback interface."""
+
+    def __init__(self, repositories):
+        """``repositories``: id -> revision -> (commit, {path: bytes})."""
+        self.repositories, self.requests = repositories, []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def answer(self, path):
+        """Status, headers and body."""
+        parts = [unquote(p) for p in path.strip("/").split("/")]
+        api = parts[:2] == ["api", "models"]
+        model, rest = "/".join(parts[2:4] if api else parts[:2]), parts[4:] if api else parts[2:]
+        revisions = self.repositories.get(model)
+        if revisions is None:
+            # As the hub answers who is not logged in: it does not tell missing from private.
+            return 401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username or password."}, b'{"error": "Invalid username or password."}'
+        wanted = rest[1] if len(rest) > 1 else "main"
+        found = next(((commit, files) for name, (commit, files) in revisions.items() if wanted in (name, commit)), None)
+        if found is None:
+            return 404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": f"Invalid rev id: {wanted}"}, b'{"error": "Invalid rev id"}'
+        commit, files = found
+        if api and rest[:1] == ["tree"]:
+            tree = [{"type": "file", "path": n, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for n, d in files.items()]
+            return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
+        if api:
+            info = {"id": model, "modelId": model, "sha": commit, "private": False, "tags": [], "downloads": 0, "likes": 0}
+            return 200, {"Content-Type": "application/json"}, json.dumps({**info, "siblings": [{"rfilename": n} for n in files]}).encode()
+        if model == "some/gated":
+            return 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model some/gated is restricted"}, b"{}"
+        name = "/".join(rest[2:])
+        if name not in files:
+            return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
+        return 200, {"ETag": f'"{hashlib.sha1(files[name]).hexdigest()}"', "X-Repo-Commit": commit, "Content-Type": "application/octet-stream"}, files[name]
+
+    def _handler(hub):
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                path = urlsplit(self.path).path
+                hub.requests.append((self.command, path))
+                status, headers, body = hub.answer(path)
+                self.send_response(status)
+                for key, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(key, value)
+                self.end_headers()
+                if self.command == "GET":
+                    with contextlib.suppress(OSError):
+                        self.wfile.write(body)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        return Handler
+
+
+_ASK = """
+import json, sys
+from edgekit import source
+from edgekit.spec.errors import EdgekitError
+answers = []
+for model, revision, deep in json.loads(sys.argv[1]):
+    try:
+        found = source.read(model, revision)
+        answer = {"model_id": found.model_id, "revision": found.revision, "digest": found.digest}
+        if deep:
+            rows = found.token_ids(["a fine film", "the plot was dull"])
+            answer |= {"labels": found.settings.labels, "logits": found.logits(rows).tolist()}
+    except EdgekitError as problem:
+        answer = {"error": type(problem).__name__, "message": str(problem)}
+    answers.append(answer)
+print(json.dumps(answers))
+"""
+
+
+def ask(url, home, *questions):
+    """Reads models by id in a process of its own: the hub's address is taken from the environment when the client is imported."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
+    package = str(Path(edgekit.__file__).resolve().parents[1])
+    more = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "PYTHONPATH": package}
+    done = subprocess.run([sys.executable, "-c", _ASK, json.dumps(questions)], env={**kept, **more}, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """All questions to the hub in one process, since the client takes a second to import and Transformers more."""
+    files = {f.name: f.read_bytes() for f in tiny.folder("bert").iterdir()}
+    other = {f.name: f.read_bytes() for f in tiny.folder("distilbert").iterdir()}
+    more = {n: b"raise SystemExit" for n in ("pytorch_model.bin", "README.md", "modeling.py", "onnx/model.onnx", "part/model.safetensors")}
+    pickle = {n: d for n, d in files.items() if n != "model.safetensors"} | {"pytorch_model.bin": bytes(3_000_000), "sub/model.safetensors": bytes(1000)}
+    server = Hub({
+        "some/model": {"main": (FIRST, files | more), "v2": (SECOND, other)},
+        "some/pickle": {"main": (FIRST, pickle)},
+        "some/gated": {"main": (FIRST, files)},
+        "some/adapter": {"main": (FIRST, {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x", "README.md": b""})},
+        "some/code": {"main": (FIRST, files | {"config.json": files["config.json"].replace(b"{", b'{"auto_map": {},', 1)})},
+    })
+    home = tmp_path_factory.mktemp("hf")
+    questions = {
+        "main": ("some/model", None, True),
+        "v2": ("some/model", "v2", False),
+        "commit": ("some/model", FIRST, False),
+        "no revision": ("some/model", "v3", False),
+        "no id": ("some/modle", None, False),
+        "pickle": ("some/pickle", None, False),
+        "gated": ("some/gated", None, False),
+        "adapter": ("some/adapter", None, False),
+        "code": ("some/code", None, False),
+    }
+    try:
+        answers, said = ask(server.url, home, *questions.values())
+    finally:
+        server.close()
+    return SimpleNamespace(answers=dict(zip(questions, answers, strict=True)), said=said, requests=server.requests, home=home)
+
+
+def test_a_hub_id_is_read_like_its_folder(hub):
+    local, found = source.read(tiny.folder("bert")), hub.answers["main"]
+    assert (found["model_id"], found["revision"]) == ("some/model", FIRST)
+    assert found["digest"] == local.digest
+    assert tuple(found["labels"]) == local.settings.labels
+    expected = local.logits(local.token_ids(["a fine film", "the plot was dull"]))
+    np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
+
+
+def test_a_revision_is_a_branch_or_a_commit(hub):
+    assert hub.answers["v2"]["revision"] == SECOND
+    assert hub.answers["v2"]["digest"] == source.read(tiny.folder("distilbert")).digest
+    assert hub.answers["commit"]["revision"] == FIRST
+    assert hub.answers["commit"]["digest"] == hub.answers["main"]["digest"]
+
+
+def test_nothing_is_downloaded_that_is_not_needed(hub):
+    """No pickle, no code, nothing in subfolders."""
+    fetched = {path.split("/resolve/", 1)[1].split("/", 1)[1] for method, path in hub.requests if "/resolve/" in path and method == "GET" and "/model/" in path}
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= fetched
+    assert not {"pytorch_model.bin", "modeling.py", "onnx/model.onnx", "part/model.safetensors", "README.md"} & fetched
+    assert not list(hub.home.rglob("*.bin"))
+
+
+def test_the_client_says_nothing(hub):
+    assert hub.said == ""
+
+
+@pytest.mark.parametrize(("case", "words"), [
+    ("no revision", ["'some/model' is neither a local folder nor a model that the hub gives", "404", "--revision"]),
+    ("no id", ["'some/modle' is neither a local folder nor a model that the hub gives", "Check the name", "HF_TOKEN"]),
+    ("gated", ["'some/gated' is neither", "HF_TOKEN"]),
+    ("pickle", ["some/pickle has its weights in pytorch_model.bin only", "pickle, which can run code"]),
+    ("adapter", ["some/adapter holds only an adapter", "merge_and_unload()"]),
+    ("code", ["some/code brings code of its own (config.json has auto_map)"]),
+])
+def test_what_the_hub_has_but_cannot_be_taken(hub, case, words):
+    answer = hub.answers[case]
+    assert answer["error"] == "ModelError"
+    assert [w for w in words if w not in answer["message"]] == [], answer["message"]
+
+
+def test_of_a_repository_of_pickles_nothing_is_downloaded(hub):
+    assert [r for r in hub.requests if "some/pickle" in r[1]] == [("GET", "/api/models/some/pickle")]
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path):
+    server = Hub({})
+    server.close()
+    (answer,), _ = ask(server.url, tmp_path, ("some/model", None, False))
+    assert answer["error"] == "ModelError"
+    assert "'some/model' is neither a local folder nor a model that the hub gives" in answer["message"]
+    assert "the connection" in answer["message"]
+
+
+@pytest.mark.parametrize("model", ["a/b/c", "./model", "/no/such", "../x", "~/x", "two words", "C:\\model", "owner/na me"])
+def test_what_looks_like_a_path_is_not_asked_of_the_hub(model, monkeypatch):
+    monkeypatch.setattr(source, "_download", lambda *_: pytest.fail("asked the hub"))
+    refused(model, "does not exist", "expected a folder")
