@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,9 @@ import small
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory):
-    """Children import the same package; builds keep their steps in a folder that goes with the session."""
+    """Children import the same package and can be interrupted; builds keep their steps in a folder that goes with the session."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in the background, from which children inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     package = str(Path(__import__("edgekit").__file__).resolve().parents[1])
     before = dict(os.environ)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (package, before.get("PYTHONPATH"))))

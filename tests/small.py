@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -205,6 +206,19 @@ def python(code: str, *arguments, **options) -> subprocess.CompletedProcess[byte
 def edgekit(*arguments, **options) -> subprocess.CompletedProcess[bytes]:
     """Runs the command line in a process of its own."""
     return run(sys.executable, "-m", "edgekit", *arguments, **options)
+
+
+@contextlib.contextmanager
+def started(*command, seconds: float = 90, **options):
+    """A program at work. It ends with the block, or after some time, so that a test that waits for it in vain fails."""
+    with subprocess.Popen([str(c) for c in command], **options) as child:
+        limit = threading.Timer(seconds, child.kill)
+        limit.start()
+        try:
+            yield child
+        finally:
+            limit.cancel()
+            child.kill()
 
 
 @contextlib.contextmanager

@@ -360,14 +360,9 @@ def started(tmp_path, tiny_model, train, dev, **environment):
     (tmp_path / "place").mkdir(exist_ok=True)
     (tmp_path / "temporary").mkdir(exist_ok=True)
     command = [sys.executable, "-m", "edgekit", "build", tiny_model, "--samples", train, "--eval", dev, "-o", tmp_path / "place" / "out"]
-    child = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "TMPDIR": str(tmp_path / "temporary"), **environment}
-    )
-    try:
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), **environment}
+    with small.started(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as child:
         yield child
-    finally:
-        child.kill()
-        child.communicate()
 
 
 def wait_for(child, condition, seconds=90):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -10,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -195,14 +195,14 @@ def test_run_with_what_is_not_utf8(edgekit, float32_ort):
 def test_run_for_a_reader_that_leaves(float32_ort, tmp_path):
     (tmp_path / "texts").write_bytes(b"the film was fine\n" * 5_000)
     command = [sys.executable, "-m", "edgekit", "run", str(float32_ort), "-"]
-    with (tmp_path / "texts").open("rb") as texts, (tmp_path / "errors").open("wb") as errors:
-        child = subprocess.Popen(command, stdin=texts, stdout=subprocess.PIPE, stderr=errors)
-    try:
+    with (
+        (tmp_path / "texts").open("rb") as texts,
+        (tmp_path / "errors").open("wb") as errors,
+        small.started(*command, stdin=texts, stdout=subprocess.PIPE, stderr=errors) as child,
+    ):
         assert json.loads(child.stdout.readline())["label"] in small.LABELS
         child.stdout.close()
-        assert child.wait(60) == 0
-    finally:
-        child.kill()
+        assert child.wait() == 0
     assert (tmp_path / "errors").read_bytes() == b""
 
 
@@ -336,18 +336,15 @@ def test_both_streams_are_quiet_where_there_is_no_terminal(float32_ort, tiny_sam
 def test_a_terminal_gets_bars_and_the_output_stays_clean(float32_ort, tiny_samples):
     parent, child_end = pty.openpty()
     command = [sys.executable, "-m", "edgekit", "eval", str(float32_ort), "--samples", str(tiny_samples.dev), "--json", "-"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=child_end, env={**os.environ, "TERM": "xterm-256color"}) as child:
+    with small.started(*command, stdout=subprocess.PIPE, stderr=child_end, env={**os.environ, "TERM": "xterm-256color"}) as child:
         os.close(child_end)
         drawn = b""
-        end = time.monotonic() + 60
-        while time.monotonic() < end:
-            try:
-                drawn += os.read(parent, 65536)
-            except OSError:  # the child has closed its end
-                break
+        with contextlib.suppress(OSError):  # which says that the child has closed its end
+            while part := os.read(parent, 65536):
+                drawn += part
         out = child.stdout.read()
+        assert child.wait() == 0
     os.close(parent)
-    assert child.returncode == 0
     assert json.loads(out)["rows"] == len(tiny_samples.rows)
     assert b"\x1b" in drawn
     assert b"evaluate" in drawn

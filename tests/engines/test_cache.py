@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import small
 
 from edgekit.engines import cache as module
 from edgekit.engines.cache import Cache, code_digest, key
@@ -30,7 +32,7 @@ def left(cache):
 
 def start(code, *arguments):
     program = "import sys, time, pathlib\nfrom edgekit.engines.cache import Cache\n" + code
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    return small.started(sys.executable, "-c", program, *arguments, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
@@ -95,13 +97,12 @@ with cache.fill(sys.argv[2], {}) as folder:
         (folder / f"file{index}").write_text(sys.argv[3] * 1000)
         time.sleep(0.002)
 """
-    children = [start(code, cache.root, DIGEST, who) for who in "pqrs"]
-    for child in children:
-        child.stdin.write("go\n")
-        child.stdin.flush()
-    assert [child.wait(60) for child in children] == [0] * 4
-    for child in children:
-        child.communicate()
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(start(code, cache.root, DIGEST, who)) for who in "pqrs"]
+        for child in children:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        assert [child.wait() for child in children] == [0] * 4
     contents = {(cache.find(DIGEST) / f"file{i}").read_text() for i in range(20)}
     assert len(contents) == 1, "one process's files, not a mixture"
     assert left(cache) == [DIGEST]
@@ -114,10 +115,10 @@ with Cache(pathlib.Path(sys.argv[1])).fill(sys.argv[2], {}) as folder:
     print("in", flush=True)
     time.sleep(60)
 """
-    child = start(code, cache.root, DIGEST)
-    assert child.stdout.readline() == "in\n"
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
+    with start(code, cache.root, DIGEST) as child:
+        assert child.stdout.readline() == "in\n"
+        child.send_signal(signal.SIGKILL)
+        assert child.wait() == -signal.SIGKILL
     assert cache.find(DIGEST) is None
     (abandoned,) = cache.root.iterdir()
     fill(cache, DIGEST)
@@ -136,10 +137,10 @@ with Cache(pathlib.Path(sys.argv[1])).fill(sys.argv[2], {}) as folder:
     print("in", flush=True)
     time.sleep(60)
 """
-    child = start(code, cache.root, DIGEST)
-    assert child.stdout.readline() == "in\n"
-    child.send_signal(signal.SIGINT)
-    child.communicate()
+    with start(code, cache.root, DIGEST) as child:
+        assert child.stdout.readline() == "in\n"
+        child.send_signal(signal.SIGINT)
+        assert child.wait() == -signal.SIGINT
     assert left(cache) == []
 
 

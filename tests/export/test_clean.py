@@ -205,8 +205,11 @@ for folder, out in zip(sys.argv[1::2], sys.argv[2::2]):
 
 
 def test_the_same_export_gives_the_same_bytes(tmp_path):
-    """In another process, where sets and dictionaries of strings have another order."""
-    names = ("bert", "modernbert")
+    """In another process, where sets of strings have another order.
+
+    Not so for ModernBERT: Transformers 5.23 itself walks over a set of layer types, so that the order of two branches is chance.
+    """
+    names = ("bert", "deberta-v2")
     places = [str(p) for n in names for p in (tiny.folder(n), tmp_path / n)]
     path = [str(Path(edgekit.__file__).resolve().parents[1]), str(Path(tiny.__file__).parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "12345"}

@@ -120,8 +120,9 @@ def test_the_tolerance_is_a_share_of_the_spread(bundle, factor, passed):
 
 def test_nan_does_not_pass(bundle):
     change(bundle, outputs=lambda a: np.where(np.arange(a.size).reshape(a.shape) == 3, np.nan, a))
-    assert not checked(bundle).passed
-    assert not GoldenResult(1, float("inf"), 0).passed
+    result = checked(bundle)
+    assert (result.passed, result.difference) == (False, float("inf"))
+    assert not GoldenResult(1, float("nan"), 0).passed
 
 
 def test_labels_that_changed_are_counted(bundle):
