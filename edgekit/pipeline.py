@@ -135,6 +135,7 @@ def build(
         manifest = replace(best.bundle.manifest, variants=(variant,), reason=reason, trials=tuple(judged))
         files: dict[str, Path | bytes] = {name: best.bundle.path / name for name in manifest.files}
         files[golden.FILE] = _golden(best, variant, manifest, scorer)
+        progress("write", 0, 0)
         bundle = assemble.write(destination, manifest, files, force=force)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused))
 

@@ -254,6 +254,7 @@ def test_a_model_that_differs_in_its_labels_alone(build, tiny_model, tiny_sample
     dev = small.write_jsonl(tmp_path / "dev.jsonl", [{**r, "label": names[small.LABELS.index(r["label"])]} for r in tiny_samples.rows[:40]])
     target = small.target(tmp_path / "one.toml", methods=("dynamic",), extra="[budget]\naccuracy_drop = 0.5")
     result = build(model=other, eval=dev, target=target)
+    assert result.reused == (), "what a method makes depends on what tokenizer and labels are, even where this one's did not"
     with edgekit.load(tmp_path / "place" / "out") as session:
         assert session.info.labels == names
         assert session(tiny_samples.rows[1]["text"]).label in names

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-import signal
 import sys
 from typing import Any
+
+from edgekit.cli import _stop
 
 _NO_CLICK = "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
 
@@ -23,8 +24,7 @@ def main() -> None:
         sys.exit(1)
     from edgekit.spec.errors import EdgekitError
 
-    # A job that is cancelled ends like one that is interrupted: what was begun is removed.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    _stop.install()
     order = ("build", "run", "eval", "bench", "inspect", "verify", "targets", "doctor")
 
     class Verbs(click.Group):

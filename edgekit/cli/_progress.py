@@ -1,4 +1,4 @@
-"""Progress bars on a terminal; nothing anywhere else."""
+"""Progress bars on a terminal; elsewhere nothing is drawn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import importlib.util
 import sys
 from collections.abc import Iterator
 
-from edgekit.spec.progress import Progress, silent
+from edgekit.cli import _stop
+from edgekit.spec.progress import Progress
 
 
 @contextlib.contextmanager
@@ -15,7 +16,7 @@ def bars() -> Iterator[Progress]:
     """A progress function that draws a bar for each step on standard error, if that is a terminal and rich is installed."""
     # Click may be there without rich: huggingface_hub, which tokenizers asks for, brings it.
     if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
-        yield silent
+        yield lambda step, done, total: _stop.check()
         return
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -26,6 +27,7 @@ def bars() -> Iterator[Progress]:
         known: dict[str, TaskID] = {}
 
         def advance(step: str, done: int, total: int) -> None:
+            _stop.check()
             if step not in known:
                 for task in known.values():
                     if drawn.tasks[task].total is None:

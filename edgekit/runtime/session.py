@@ -20,6 +20,8 @@ from edgekit.spec.manifest import Variant
 from edgekit.tasks._text import Text
 from edgekit.tasks.text_classification import Classification
 
+_MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
+
 
 @dataclass(frozen=True)
 class SessionInfo:
@@ -224,7 +226,7 @@ def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads:
     Raises:
         IntegrityError: when the bundle is altered, incomplete or of a newer format.
         BackendError: when the backend is not in the bundle, is not installed, or refuses the graph. Nothing else is tried instead.
-        InputError: for a number of threads below 1.
+        InputError: for a number of threads below 1 or beyond reason.
     """
     opened = open_bundle(Path(bundle))
     variants = opened.manifest.variants
@@ -232,7 +234,8 @@ def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads:
     if backend is not None and backend not in offered:
         known = ", ".join(offered)
         raise BackendError(f"The bundle {bundle} runs on {known}, not on '{backend}'.{near(backend, offered)} Build it for a target with that backend.")
-    if threads is not None and (not isinstance(threads, int) or threads < 1):
-        raise InputError(f"threads is {threads!r}, expected a whole number of at least 1.")
+    most = max(_MOST_THREADS, cpus())
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
+        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")
     variant = next(v for v in variants if backend in (None, v.backend))
     return Session(opened, replace(variant, threads=threads or min(variant.threads, cpus())))

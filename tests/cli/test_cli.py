@@ -177,6 +177,29 @@ def test_run_reads_lines(edgekit, float32_ort, end):
         assert [r["score"] for r in found] == pytest.approx([r["score"] for r in listed], abs=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("options", "stdin", "expected"),
+    [
+        ((), "\ufeffone\r\ntwo \n\n\ufefffour\r\n fi\u2028ve\x0b", ["one", "two ", "", "\ufefffour", " fi\u2028ve\x0b"]),
+        (("--pair",), "\ufeffa\tb\r\n\tc\td\n", [("a", "b"), ("", "c\td")]),
+    ],
+    ids=["texts", "pairs"],
+)
+def test_run_hands_over_exactly_what_the_lines_hold(edgekit, monkeypatch, options, stdin, expected):
+    """BERT's tokenizer drops a mark or a CR that is left over, so that no answer would tell; other tokenizers do not."""
+    from edgekit.runtime import session
+
+    seen = []
+
+    class Recorder(contextlib.nullcontext):
+        def __enter__(self):
+            return lambda inputs: seen.extend(inputs) or []
+
+    monkeypatch.setattr(session, "load", lambda *_, **__: Recorder())
+    assert edgekit("run", "bundle", *options, "-", stdin=stdin.encode()).code == 0
+    assert seen == expected
+
+
 def test_run_with_nothing_to_read(edgekit, float32_ort):
     assert lines(edgekit("run", float32_ort, "-", stdin=b"")) == []
 

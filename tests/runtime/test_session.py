@@ -279,9 +279,9 @@ def test_the_answer_does_not_depend_on_the_threads_of_a_call(float32_bundle, exp
         np.testing.assert_allclose(opened.logits(TEXTS[:5]), expected[:5], atol=1e-4 * np.ptp(expected))
 
 
-@pytest.mark.parametrize("threads", [0, -1, 1.5, "2"])
+@pytest.mark.parametrize("threads", [0, -1, 10**6, 1.5, "2"])
 def test_a_number_of_threads_that_is_none(float32_ort, threads):
-    with pytest.raises(InputError, match=f"threads is {threads!r}, expected a whole number of at least 1"):
+    with pytest.raises(InputError, match=f"threads is {threads!r}, expected a whole number"):
         edgekit.load(float32_ort, threads=threads)
 
 
