@@ -20,7 +20,7 @@ from edgekit import backends, quantize, source, tasks, tune
 from edgekit import samples as samples_module
 from edgekit.engines import assemble
 from edgekit.engines.cache import Cache, code_digest, key
-from edgekit.engines.measure import cpu_name, cpus
+from edgekit.engines.measure import cpu_name, cpus, has_vnni
 from edgekit.engines.trust import Bundle, files_below, sha256
 from edgekit.export import single as single_export
 from edgekit.report.table import trials_table
@@ -104,10 +104,11 @@ def build(
         EdgekitError: a subclass says which of model, samples, target, export, budget or disk is at fault; nothing is left at ``out``.
     """
     start = time.perf_counter()
-    destination = Path(out)
+    destination = Path(os.path.abspath(out))
     aim = targets.with_budget(targets.load(os.fspath(target)), budget or {})
     _check_target(aim)
     assemble.check_output(destination, force)
+    assemble.check_place(destination)
     # Labels are not needed for calibration, so a column that is named for them need not be there.
     calibration = samples_module.read(Path(samples), {r: c for r, c in (columns or {}).items() if r != "label"}).take(calibration_rows, seed)
     evaluation = samples_module.read(Path(eval), columns)
@@ -195,7 +196,7 @@ class _Steps:
             device=aim.device,
             threads=aim.threads or cpus(),
             executed="not measured",
-            requires={"machine": platform.machine()},
+            requires=_requires(method),
             versions={name: self.tools[name] for name in (backends.get(backend).PACKAGE, "numpy", "tokenizers") if name in self.tools},
         )
         place = self.scratch / f"{method}-{backend}"
@@ -267,7 +268,13 @@ class _Steps:
 def _origin(model: str | os.PathLike[str] | None, revision: str | None, module: Any, processor: Any, task: str) -> Source:
     if (model is None) == (module is None):
         raise UsageError("Give either a model (folder or hub id) or module= and processor=, not both and not neither.")
-    return source.from_module(module, processor, task) if model is None else source.read(os.fspath(model), revision)
+    if model is None:
+        if revision is not None:
+            raise UsageError("revision= is of a hub id, and a module was given. Leave it out.")
+        return source.from_module(module, processor, task)
+    if processor is not None or task != source.TASK:
+        raise UsageError("processor= and task= go with module=, and a model was given, which brings its own. Leave them out.")
+    return source.read(os.fspath(model), revision)
 
 
 def _check_target(aim: Target) -> None:
@@ -332,6 +339,11 @@ def _golden(best: tune.Candidate, variant: Variant, manifest: Manifest, scorer: 
     finally:
         engine.close()
         device.close()
+
+
+def _requires(method: str) -> dict[str, str]:
+    """What a device must have beyond the backend: an INT8 bundle that was scored with VNNI saturates on x86 without it."""
+    return {"instructions": "vnni"} if method != "float32" and has_vnni() else {}
 
 
 def _version(package: str) -> str | None:

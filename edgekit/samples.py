@@ -154,7 +154,8 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Samples:
     records = list(_jsonl(file) if kind == "jsonl" else _table(file, "," if kind == "csv" else "\t"))
     if not records:
         raise SamplesError(f"Samples {file} have no rows, expected at least one. Give a file with samples.")
-    chosen = _choose(records[0][1], named, file)
+    columns = {name: name for _, record in records for name in record}  # JSONL rows need not all have the same keys
+    chosen = _choose(columns, named, file, said=kind == "jsonl" or any(role in columns for role in ROLES))
     rows = tuple(_sample(record, chosen, f"{file}, line {line}") for line, record in records)
     digest = hashlib.sha256(json.dumps([_file_digest(file), sorted(chosen.items())]).encode()).hexdigest()
     return Samples(rows, str(file), digest)
@@ -187,17 +188,19 @@ def _role(role: str) -> str:
     return role
 
 
-def _choose(first: Mapping[str, object], named: Mapping[str, str], file: Path) -> dict[str, str]:
-    """Which column plays which role."""
+def _choose(first: Mapping[str, object], named: Mapping[str, str], file: Path, said: bool) -> dict[str, str]:
+    """Which column plays which role. ``said``: columns may be named in an error; a table without a header has a text there."""
     chosen = dict(named)
+    said = said or any(name in first for name in named.values())
+    shown = f"Columns: {', '.join(first)}" if said else f"Its first line has {len(first)} cell(s) and may not be a header, which it needs"
     for role, name in named.items():
         if name not in first:
-            raise SamplesError(f"Samples {file} have no column '{name}' (for {role}).{near(name, first)} Columns: {', '.join(first)}. Correct --columns.")
+            raise SamplesError(f"Samples {file} have no column '{name}' (for {role}).{near(name, first)} {shown}. Correct --columns.")
     for role in ROLES:
         if role not in chosen and role in first:
             chosen[role] = role
     if "text" not in chosen:
-        raise SamplesError(f"Samples {file} have no column 'text'. Columns: {', '.join(first)}. Name it: --columns text=COLUMN.")
+        raise SamplesError(f"Samples {file} have no column 'text'. {shown}. Name it: --columns text=COLUMN.")
     return chosen
 
 

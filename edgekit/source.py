@@ -6,6 +6,7 @@ A model is data here: weights are read from safetensors only, and no code that c
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import json
 import logging
@@ -107,7 +108,8 @@ class Source:
             raise ModelError(f"problem_type of {self.model_id} is '{kind}'.{near(kind, PROBLEM_TYPES)} Expected one of: {', '.join(PROBLEM_TYPES)}.")
         inputs = tuple(n for n in tokenizer.model_input_names if n in ("input_ids", "attention_mask", "token_type_ids"))
         pads = {"input_ids": int(tokenizer.pad_token_id), "attention_mask": 0, "token_type_ids": int(getattr(tokenizer, "pad_token_type_id", 0))}
-        return Settings(kind, labels, _max_length(config, tokenizer), inputs, {n: pads[n] for n in inputs})
+        side = getattr(tokenizer, "truncation_side", "right")
+        return Settings(kind, labels, _max_length(config, tokenizer), inputs, {n: pads[n] for n in inputs}, side)
 
     def tokenizer_json(self) -> str:
         """The tokenizer as the tokenizers library reads it, without padding and truncation: the runtime sets them."""
@@ -224,18 +226,22 @@ def from_module(module: Any, processor: Any, task: str = TASK) -> Source:
     if processor is None:
         raise UsageError("processor is missing: a module needs the tokenizer that it was trained with. Pass processor=AutoTokenizer...")
     name = type(module).__name__
-    return Source(name, "python", task, None, lambda: (_eager(module).float().eval(), processor))
+    return Source(name, "python", task, None, lambda: (_ready(module), processor))
 
 
-def _eager(module: Any) -> Any:
-    if hasattr(module, "set_attn_implementation"):
-        module.set_attn_implementation("eager")
-    return module
+def _ready(module: Any) -> Any:
+    """A copy for export: the caller's module keeps its dtype, device, mode and kind of attention."""
+    copied = copy.deepcopy(module).cpu().float().eval()
+    if hasattr(copied, "set_attn_implementation"):
+        copied.set_attn_implementation("eager")
+    return copied
 
 
 def _locate(model: str, revision: str | None) -> _Origin:
     folder = Path(model)
     if folder.is_dir():
+        if revision is not None:
+            raise UsageError(f"{model} is a local folder, which has no revision '{revision}'. Leave --revision out, or give a hub id.")
         return _Origin(folder.resolve().name, "local", folder)
     looks_like_path = folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
     if looks_like_path:

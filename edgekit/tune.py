@@ -142,7 +142,7 @@ def excess(trial: Trial, budget: Budget) -> str:
     for key, limit in vars(budget).items():
         measured = trial.drop if key == "accuracy_drop" else getattr(trial, key)
         # Scores are ratios of counts: without slack a drop of exactly the limit fails in its last bit.
-        if limit is not None and measured > limit + 1e-9:
+        if limit is not None and not measured <= limit + 1e-9:  # so that NaN is over
             over.append(f"{key} {measured:.4g}{_UNITS[key]} over {limit:g}{_UNITS[key]}")
     return "over budget: " + ", ".join(over) if over else ""
 

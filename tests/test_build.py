@@ -317,7 +317,7 @@ def test_what_is_refused_before_any_work(build, tmp_path, tiny_samples):
 def test_a_label_that_the_model_does_not_know(build, tiny_samples, tmp_path):
     rows = [dict(r) for r in tiny_samples.rows[:20]]
     rows[7] = {"text": f"a text with {small.CANARY}", "label": "positiv"}
-    with pytest.raises(SamplesError, match=r"row 8: label 'positiv' .* Did you mean 'positive'\?.*negative, neutral, positive") as caught:
+    with pytest.raises(SamplesError, match=r"row 8: the label 'positiv' .* Did you mean 'positive'\?.*negative, neutral, positive") as caught:
         build(eval=small.write_jsonl(tmp_path / "bad.jsonl", rows))
     assert small.CANARY not in "".join(traceback.format_exception(caught.value))
     assert left(tmp_path / "place") == []
@@ -349,7 +349,7 @@ def test_a_full_disk_at_the_end(build):
 
 def test_a_place_that_cannot_be_written(build, tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BuildError, match="cannot be written"):
+    with pytest.raises(BuildError, match="cannot be made"):
         build(out=tmp_path / "file" / "out")
 
 
@@ -490,6 +490,6 @@ def test_nor_in_an_error_of_the_command_line(tmp_path, tiny_model, tiny_samples,
     bad = small.write_jsonl(tmp_path / "bad.jsonl", rows)
     done = small.edgekit("build", tiny_model, "--samples", tiny_samples.train, "--eval", bad, "-o", tmp_path / "out")
     assert done.returncode == 2
-    assert b"row 4: label 'nobody knows'" in done.stderr
+    assert b"row 4: the label of 12 characters is not one" in done.stderr
     assert not holds_canary(done.stdout + done.stderr)
     assert left(tmp_path) == ["bad.jsonl"]

@@ -349,3 +349,20 @@ def test_what_ships_loads(file):
 
 def test_an_unknown_shipped_set_with_the_nearest():
     refused(SHIPPED[0].stem[:-1], f"Did you mean '{SHIPPED[0].stem}'?")
+
+
+def test_a_column_that_only_later_rows_have(tmp_path):
+    file = tmp_path / "s.jsonl"
+    file.write_text('{"text": "a"}\n{"text": "b", "text_pair": "c"}\n')
+    with pytest.raises(SamplesError, match="line 1 has no value in column 'text_pair'"):
+        read(file)
+    file.write_text('{"text": "a"}\n{"text": "b", "label": "x"}\n')
+    assert [row.label for row in read(file).rows] == [None, "x"]
+
+
+def test_a_table_without_a_header_is_not_printed(tmp_path):
+    file = tmp_path / "s.csv"
+    file.write_text("my secret sentence,1\nanother one,0\n")
+    with pytest.raises(SamplesError, match=r"2 cell\(s\) and may not be a header") as caught:
+        read(file)
+    assert "secret" not in str(caught.value)

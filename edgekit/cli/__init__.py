@@ -46,19 +46,22 @@ def main() -> None:
             except EdgekitError as problem:
                 click.echo(f"edgekit: {problem}", err=True)
                 context.exit(problem.exit_code)
+            except (OSError, MemoryError) as problem:
+                if isinstance(problem, BrokenPipeError):
+                    sys.stderr.close()  # whoever read the output has gone; Python would complain when it flushes
+                    context.exit(0)
+                click.echo(f"edgekit: {problem or 'out of memory'}", err=True)
+                context.exit(1)
             except KeyboardInterrupt:
                 click.echo("edgekit: interrupted; nothing was left behind.", err=True)
                 context.exit(130)
-            except BrokenPipeError:
-                sys.stderr.close()  # whoever read the output has gone; Python would complain when it flushes
-                context.exit(0)
 
     @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
     @click.version_option(_version(), prog_name="edgekit")
     def edgekit() -> None:
         """A fine-tuned Transformer in, a small measured bundle out, and one torch-free object that runs it.
 
-        Exit codes: 0 pass, 1 tool error, 2 usage, 3 over budget, 4 inconclusive or incomparable, 5 integrity.
+        Exit codes: 0 pass, 1 tool error, 2 usage, 3 over budget, 5 integrity.
         """
 
     edgekit()

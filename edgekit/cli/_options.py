@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 
-class Columns(click.ParamType[dict[str, str]]):
+class Columns(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
     """``text=sentence,label=y``."""
 
     name = "ROLE=COLUMN,..."
@@ -19,7 +19,7 @@ class Columns(click.ParamType[dict[str, str]]):
         return value if isinstance(value, dict) else parse_columns(value)
 
 
-class Budget(click.ParamType[tuple[str, float]]):
+class Budget(click.ParamType):  # type: ignore[type-arg]
     """``accuracy_drop=0.01``."""
 
     name = "KEY=NUMBER"

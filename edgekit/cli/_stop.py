@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a verb in the same way: what was begun is removed, and nothing is left behind.
+"""Ctrl-C, SIGTERM and a closed terminal end a verb in the same way: what was begun is removed, and nothing is left behind.
 
 The exception that a handler raises can be lost: it comes up wherever the program happens to be, and a library that
 catches everything there (an import with a fallback, a finalizer) drops it. So the request is also kept, and whatever
@@ -15,9 +15,10 @@ _requested: list[int] = []
 
 
 def install() -> None:
-    """Takes over both signals."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _handle)
+    """Takes over the signals."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _handle)
 
 
 def check() -> None:

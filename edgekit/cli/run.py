@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import sys
 from typing import Any
 
@@ -31,6 +33,8 @@ def command(bundle, texts, pair, backend, threads):  # type: ignore[no-untyped-d
             _print(session, list(zip(texts[::2], texts[1::2], strict=True)) if pair else list(texts))
             return
         waiting: list[Any] = []
+        # A file is read in batches; a pipe or a terminal is answered line by line: whoever writes there may wait for it.
+        batch = _BATCH if _is_file(sys.stdin) else 1
         for number, line in enumerate(sys.stdin.buffer, 1):
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
@@ -40,10 +44,17 @@ def command(bundle, texts, pair, backend, threads):  # type: ignore[no-untyped-d
             waiting.append(fields if pair else text)
             if pair and len(fields) != 2:
                 raise InputError(f"Line {number} of standard input has no tab, expected TEXT<tab>TEXT with --pair.")
-            if len(waiting) == _BATCH or sys.stdin.isatty():
+            if len(waiting) == batch:
                 _print(session, waiting)
                 waiting = []
         _print(session, waiting)
+
+
+def _is_file(stream: Any) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:
+        return False
 
 
 def _print(session: Any, inputs: list[Any]) -> None:

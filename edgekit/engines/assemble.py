@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgekit.engines.trust import MANIFEST, Bundle, entry, files_below
-from edgekit.spec.errors import BuildError, EdgekitError, UsageError
+from edgekit.spec.errors import BuildError, EdgekitError, IntegrityError, UsageError
 from edgekit.spec.graph import GraphSet
-from edgekit.spec.manifest import Manifest, dumps
+from edgekit.spec.manifest import Manifest, dumps, loads
 
 
 def check_output(out: Path, force: bool) -> None:
@@ -27,8 +27,28 @@ def check_output(out: Path, force: bool) -> None:
         return
     if not force:
         raise UsageError(f"Output folder {out} exists, and nothing is written over. Give another -o, or --force to replace a bundle.")
-    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not (out / MANIFEST).is_file()):
+    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not _is_bundle(out)):
         raise UsageError(f"{out} is not a bundle, and --force replaces bundles only. Give another -o, or remove it yourself.")
+
+
+def check_place(out: Path) -> None:
+    """Refuses a place where no folder can be made, before any work is done.
+
+    Raises:
+        BuildError: when the nearest folder above is none, or may not be written.
+    """
+    above = next(p for p in out.parents if p.exists() or p == p.parent)
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise BuildError(f"{out} cannot be made: {above} is not a folder that may be written. Give another -o.")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a bundle's manifest, and no file that this does not list: many a web page has a manifest.json too."""
+    try:
+        manifest = loads((folder / MANIFEST).read_text("utf-8"), str(folder))
+    except (OSError, ValueError, IntegrityError):
+        return False
+    return set(files_below(folder)) - {MANIFEST} <= set(manifest.files)
 
 
 def graph_files(graphs: GraphSet) -> dict[str, Path]:

@@ -80,6 +80,16 @@ def cpu_instructions() -> tuple[str, ...]:
     return tuple(f for f in known if f in flags)
 
 
+def has_vnni() -> bool:
+    """Whether this is an x86 CPU with INT8 dot products, whose sums do not saturate at 16 bits."""
+    return any(name in cpu_instructions() for name in ("avx_vnni", "avx512_vnni", "amx_int8"))
+
+
+def lacks_vnni() -> bool:
+    """Whether this is known to be an x86 CPU without them: INT8 products saturate there (onnxruntime issue 5849)."""
+    return "avx2" in cpu_instructions() and not has_vnni()
+
+
 def _cpuinfo(key: str) -> str | None:
     try:
         for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():

@@ -1,7 +1,8 @@
 """Nothing of a bundle reaches a backend before its bytes are what the manifest says.
 
 Backends open files by paths that are written inside other files. So a bundle is checked whole: every listed file has
-its size and sha256, no other file is there, nothing is a link, and the external data of every ONNX graph lies inside.
+its size and sha256, no other file is there, and nothing is a link. (A graph's external data that points out of its
+folder is refused by both CPU backends themselves.)
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def check_tokenizer(source: Source, assets: Path, texts: Sequence[Text]) -> None
         ExportError: for the first text whose ids differ; the text itself is not shown.
     """
     settings = source.settings
-    encode = TextEncoder(assets / "tokenizer.json", settings.inputs, settings.max_length)
+    encode = TextEncoder(assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side)
     for name, group in (("samples", list(texts)), ("fuzz set", fuzz_texts(settings.max_length))):
         for index, (row, text) in enumerate(zip(source.token_ids(group), group, strict=True)):
             tokens = encode([text])[0]

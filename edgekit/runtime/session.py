@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 
 from edgekit import backends, tasks
-from edgekit.engines.measure import cpus
+from edgekit.engines.measure import cpus, lacks_vnni
 from edgekit.engines.trust import Bundle, open_bundle
 from edgekit.runtime import loops
 from edgekit.spec.errors import BackendError, EdgekitError, InputError, IntegrityError, near
@@ -225,7 +225,8 @@ def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads:
 
     Raises:
         IntegrityError: when the bundle is altered, incomplete or of a newer format.
-        BackendError: when the backend is not in the bundle, is not installed, or refuses the graph. Nothing else is tried instead.
+        BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; or the CPU lacks what
+            the bundle requires. Nothing else is tried instead.
         InputError: for a number of threads below 1 or beyond reason.
     """
     opened = open_bundle(Path(bundle))
@@ -238,4 +239,9 @@ def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads:
     if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")
     variant = next(v for v in variants if backend in (None, v.backend))
+    if variant.requires.get("instructions") == "vnni" and lacks_vnni():
+        raise BackendError(
+            f"The bundle {bundle} was scored on a CPU with INT8 dot products (VNNI). This CPU has none, and INT8 sums saturate on it: "
+            "answers would be wrong without a sign. Build the bundle on a CPU of this kind, or a float32 one (methods = [\"float32\"] in a target)."
+        )
     return Session(opened, replace(variant, threads=threads or min(variant.threads, cpus())))

@@ -1,6 +1,6 @@
 """A session in a process of its own, so that its memory and its start can be measured and nothing else is in them.
 
-The child is ``python -m edgekit.runtime.worker BUNDLE``; requests and replies are one JSON object a line on its standard
+The child runs :func:`main`; requests and replies are one JSON object a line on its standard
 input and output. Texts travel through the pipe only: not in arguments, which other users of the machine can read.
 """
 
@@ -23,13 +23,16 @@ from edgekit.engines.measure import memory_mb
 from edgekit.spec import errors
 from edgekit.tasks._text import Text
 
+# Without the current folder on the path, where -m and -c put it: a numpy.py that lies there must not be run.
+_CHILD = "import sys; sys.path[:] = [p for p in sys.path if p]; from edgekit.runtime.worker import main; main(*sys.argv[1:])"
+
 
 class Worker:
     """The parent's end. A context manager; leaving it ends the child."""
 
     def __init__(self, bundle: Path, threads: int | None = None, backend: str | None = None) -> None:
         """Starts the child; it loads the bundle on the first request."""
-        command = [sys.executable, "-m", "edgekit.runtime.worker", str(bundle), json.dumps({"threads": threads, "backend": backend})]
+        command = [sys.executable, "-c", _CHILD, str(bundle.absolute()), json.dumps({"threads": threads, "backend": backend})]
         package = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
@@ -124,6 +127,3 @@ def _timed(session: Any, text: Text) -> float:
     session(text)
     return (time.perf_counter() - start) * 1e3
 
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])

@@ -60,7 +60,7 @@ class Variant:
         device: device of the backend.
         threads: threads of one call.
         executed: precision executed when it was built.
-        requires: what the machine must have, e.g. ``{"machine": "x86_64"}``.
+        requires: what the device must have, e.g. ``{"instructions": "vnni"}``; checked when the bundle is loaded.
         versions: of the backend at build time.
     """
 

@@ -36,13 +36,14 @@ class TextEncoder:
 
     _FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 
-    def __init__(self, path: Path, inputs: tuple[str, ...], max_length: int) -> None:
+    def __init__(self, path: Path, inputs: tuple[str, ...], max_length: int, truncation_side: str = "right") -> None:
         """Reads the tokenizer.
 
         Args:
             path: a ``tokenizer.json``.
             inputs: which of ``input_ids``, ``attention_mask``, ``token_type_ids`` the model is fed.
             max_length: tokens of the longest row, special tokens included.
+            truncation_side: ``right`` or ``left``: which end of a longer text is cut off.
 
         Raises:
             IntegrityError: when the file is not one that the tokenizers library reads.
@@ -53,7 +54,7 @@ class TextEncoder:
             raise IntegrityError(f"{path} cannot be read as a tokenizer ({problem}). Build or copy the bundle again.") from problem
         self._tokenizer.no_padding()
         # The pair is shortened at its longer side first, as Transformers does with truncation=True.
-        self._tokenizer.enable_truncation(max_length, strategy="longest_first")
+        self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=truncation_side)
         self._inputs = inputs
 
     def __call__(self, texts: list[Text]) -> list[Tokens]:

@@ -32,6 +32,7 @@ class Settings:
         max_length: tokens of the longest row that the model takes.
         inputs: graph inputs that the tokenizer fills.
         pads: value that fills short rows, for each input.
+        truncation_side: ``right`` or ``left``: which end of a text that is too long is cut off.
     """
 
     problem_type: str
@@ -39,6 +40,7 @@ class Settings:
     max_length: int
     inputs: tuple[str, ...]
     pads: Mapping[str, int] = field(default_factory=dict)
+    truncation_side: str = "right"
 
     def __post_init__(self) -> None:
         """Checks what the types cannot say.
@@ -121,7 +123,8 @@ class TextClassification:
         """Reads the label column of samples.
 
         Args:
-            values: names or indices; lists or ``a|b`` of them for a multi-label head; numbers for regression.
+            values: names, or indices in the whole column; for a multi-label head lists or ``a|b`` of them, or a list of flags
+                for all labels in every row; numbers for regression.
             where: the file, for messages.
 
         Returns:
@@ -130,16 +133,22 @@ class TextClassification:
         Raises:
             SamplesError: for a label that the model does not know, or a value that is not a number.
         """
-        kind = self.settings.problem_type
+        kind, names = self.settings.problem_type, self.settings.labels
+        if kind == "regression":
+            return np.array([self._numbers(v, where, i) for i, v in enumerate(values)], np.float64).reshape(len(values), len(names))
         if kind == "single_label_classification":
-            return np.array([self._index(v, where, i) for i, v in enumerate(values)], np.int64)
-        result = np.zeros((len(values), len(self.settings.labels)), bool if kind == "multi_label_classification" else np.float64)
-        for row, value in enumerate(values):
-            if kind == "regression":
-                result[row] = self._numbers(value, where, row)
-            else:
-                parts = value if isinstance(value, (list, tuple)) else [p for p in str(value).split("|") if p != ""]
-                result[row, [self._index(p, where, row) for p in parts]] = True
+            by_name = any(str(v) in names for v in values)
+            return np.array([self._index(v, by_name, where, i) for i, v in enumerate(values)], np.int64)
+        rows = [v if isinstance(v, (list, tuple)) else [p for p in str(v).split("|") if p != ""] for v in values]
+        if all(len(r) == len(names) and all(type(p) in (int, float, bool) and p in (0, 1) for p in r) for r in rows):
+            return np.array(rows, bool)  # a flag for each label, as Transformers trains on them
+        by_name = any(str(p) in names for r in rows for p in r)
+        result = np.zeros((len(values), len(names)), bool)
+        for row, parts in enumerate(rows):
+            indices = [self._index(p, by_name, where, row) for p in parts]
+            if len(set(indices)) != len(indices):
+                raise SamplesError(f"{where}, row {row + 1} names a label twice. Give each once, or flags of 0 and 1 for all {len(names)} in every row.")
+            result[row, indices] = True
         return result
 
     def score(self, logits: np.ndarray, truth: np.ndarray) -> float:
@@ -178,17 +187,21 @@ class TextClassification:
             return int(((logits > 0.0) != (reference > 0.0)).any(axis=1).sum())
         return int((np.abs(logits - reference) > 0.05 * np.ptp(reference, axis=0)).any(axis=1).sum())
 
-    def _index(self, value: object, where: str, row: int) -> int:
+    def _index(self, value: object, by_name: bool, where: str, row: int) -> int:
+        """Index of a label by its name or by its index; one column holds either names or indices, never both."""
         names = self.settings.labels
         text = str(value)
-        if text in names:
+        if by_name and text in names:
             return names.index(text)
-        if not isinstance(value, bool) and text.isdecimal() and len(text) < 10 and int(text) < len(names):
+        if not by_name and not isinstance(value, bool) and text.isdecimal() and len(text) < 10 and int(text) < len(names):
             return int(text)
+        # A column of texts that was named by mistake must not be printed: a value is shown only if it is like a label.
+        similar = near(text, names)
+        said = repr(text) if similar or text.isdecimal() else f"of {len(text)} characters"
         shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
         raise SamplesError(
-            f"{where}, row {row + 1}: label {text!r} is not one that the model knows.{near(text, names)} The model's labels: {shown} "
-            "(or their index from 0). Correct the column, or name another with --columns label=NAME."
+            f"{where}, row {row + 1}: the label {said} is not one that the model knows.{similar} The model's labels: {shown} "
+            "(or, in the whole column, their index from 0). Correct the column, or name another with --columns label=NAME."
         )
 
     def _numbers(self, value: object, where: str, row: int) -> list[float]:
@@ -198,7 +211,7 @@ class TextClassification:
         except (TypeError, ValueError, OverflowError):
             numbers = []
         if len(numbers) != len(self.settings.labels) or not np.isfinite(numbers).all():
-            raise SamplesError(f"{where}, row {row + 1}: label {value!r} is not {len(self.settings.labels)} finite number(s), which a regression head needs.")
+            raise SamplesError(f"{where}, row {row + 1}: the label is not {len(self.settings.labels)} finite number(s), which a regression head needs.")
         return numbers
 
 
@@ -214,7 +227,7 @@ def load(assets: Path) -> TextClassification:
     except (OSError, ValueError, RecursionError) as problem:
         raise IntegrityError(f"{path} cannot be read ({problem}). Build or copy the bundle again.") from problem
     settings = parse(Settings, data, str(path), IntegrityError)
-    return TextClassification(settings, TextEncoder(assets / "tokenizer.json", settings.inputs, settings.max_length))
+    return TextClassification(settings, TextEncoder(assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side))
 
 
 def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:

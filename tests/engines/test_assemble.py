@@ -86,7 +86,7 @@ def test_what_exists_is_not_written_over(tmp_path):
 
 def test_force_replaces_a_bundle(tmp_path):
     write(tmp_path / "out")
-    (tmp_path / "out" / "extra").write_text("a damaged bundle may be replaced too")
+    (tmp_path / "out/graphs/m.onnx").write_bytes(b"a damaged bundle may be replaced too")
     write(tmp_path / "out", b"other", force=True)
     assert open_bundle(tmp_path / "out").path == tmp_path / "out"
     assert (tmp_path / "out/graphs/m.onnx").read_bytes() == b"other"
@@ -94,6 +94,19 @@ def test_force_replaces_a_bundle(tmp_path):
     write(tmp_path / "empty", force=True)
     write(tmp_path / "new", force=True)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["empty", "new", "out"]
+
+
+def test_force_spares_a_folder_that_only_looks_like_a_bundle(tmp_path):
+    (tmp_path / "web" / "src").mkdir(parents=True)
+    (tmp_path / "web" / "manifest.json").write_text('{"name": "a web page"}')
+    (tmp_path / "web" / "src" / "app.js").write_text("x")
+    write(tmp_path / "out")
+    (tmp_path / "out" / "notes.txt").write_text("somebody's own file among a bundle's")
+    for kept in (tmp_path / "web", tmp_path / "out"):
+        with pytest.raises(UsageError, match="is not a bundle"):
+            write(kept, force=True)
+    assert (tmp_path / "web/src/app.js").is_file()
+    assert (tmp_path / "out/notes.txt").is_file()
 
 
 def test_force_spares_what_is_no_bundle(tmp_path):

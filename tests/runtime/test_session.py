@@ -411,3 +411,23 @@ def test_external_data_outside_of_the_bundle(float32_bundle, tmp_path):
                 continue
             with pytest.raises((BackendError, IntegrityError)):
                 edgekit.load(bundle)
+
+
+def test_int8_that_needs_vnni_is_refused_without_it(tiny_bundle, monkeypatch):
+    from dataclasses import replace
+
+    from edgekit.engines import measure, trust
+    from edgekit.runtime import session as sessions
+    from edgekit.spec.errors import BackendError
+
+    opened = trust.open_bundle(tiny_bundle)
+    variant = replace(opened.manifest.variants[0], requires={"instructions": "vnni"})
+    opened = replace(opened, manifest=replace(opened.manifest, variants=(variant,)))
+    monkeypatch.setattr(sessions, "open_bundle", lambda path: opened)
+    monkeypatch.setattr(measure, "cpu_instructions", lambda: ("avx2",))
+    with pytest.raises(BackendError, match="VNNI"):
+        edgekit.load(tiny_bundle)
+    monkeypatch.setattr(measure, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
+    edgekit.load(tiny_bundle).close()
+    monkeypatch.setattr(measure, "cpu_instructions", lambda: ("asimd",))  # ARM's products do not saturate
+    edgekit.load(tiny_bundle).close()

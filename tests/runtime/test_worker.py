@@ -106,3 +106,11 @@ def test_texts_are_not_in_the_arguments(float32_ort):
             assert small.CANARY.encode() not in arguments.read()
         with open(f"/proc/{worker._child.pid}/environ", "rb") as environment:
             assert small.CANARY.encode() not in environment.read()
+
+
+def test_a_module_in_the_current_folder_is_not_run(float32_ort, tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("open('ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+    with Worker(float32_ort) as worker:
+        assert worker.first_answer_ms("a fine film") > 0
+    assert not (tmp_path / "ran").exists()

@@ -110,33 +110,41 @@ def test_truncated_is_handed_on():
 
 
 def test_labels_of_a_single_label_head():
-    assert task(SINGLE).parse_labels(["good", 0, "1", "so-so", 2], "f").tolist() == [2, 0, 1, 1, 2]
+    assert task(SINGLE).parse_labels(["good", "bad", "so-so"], "f").tolist() == [2, 0, 1]
+    assert task(SINGLE).parse_labels([2, "0", 1], "f").tolist() == [2, 0, 1]
     assert task(SINGLE, ("1", "0")).parse_labels([0, "1"], "f").tolist() == [1, 0], "a name comes before an index"
+    with pytest.raises(SamplesError, match="row 1: the label '0'"):
+        task(SINGLE, ("1", "2", "3")).parse_labels([0, 1, 2], "f")  # some are names: then all are, or 1 would be both
     assert task(SINGLE, ("False", "True")).parse_labels([True, "False"], "f").tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("label", ["Good", "goood", 3, "3", -1, 1.0, True, "", "good ", "²", [1], {"a": 1}, "9" * 5000])
 def test_labels_that_the_model_does_not_know(label):
-    with pytest.raises(SamplesError, match=r"f, row 2: label .* is not one that the model knows.*The model's labels: bad, so-so, good") as caught:
+    with pytest.raises(SamplesError, match=r"f, row 2: the label .* is not one that the model knows.*The model's labels: bad, so-so, good") as caught:
         task(SINGLE).parse_labels(["good", label], "f")
     if label == "goood":
         assert "Did you mean 'good'?" in str(caught.value)
 
 
 def test_labels_of_a_multi_label_head():
-    truth = task(MULTI).parse_labels([["bad", "good"], "bad|2", "so-so", 1, [], ["0"], [0, 2], "good|good"], "f")
+    truth = task(MULTI).parse_labels([["bad", "good"], "bad|so-so", "so-so", [], "good"], "f")
     assert truth.dtype == bool
-    assert truth.astype(int).tolist() == [[1, 0, 1], [1, 0, 1], [0, 1, 0], [0, 1, 0], [0, 0, 0], [1, 0, 0], [1, 0, 1], [0, 0, 1]]
+    assert truth.astype(int).tolist() == [[1, 0, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert task(MULTI).parse_labels(["0|2", 1, ["0"], [0, 2]], "f").astype(int).tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1]]
+    flags = [[0, 0, 1], [1, 0, 0], [1.0, 1.0, 0.0]]
+    assert task(MULTI).parse_labels(flags, "f").astype(int).tolist() == flags, "flags in every row are flags, not indices"
     for wrong in ("bad|god", ["bad", 3], [["bad"]], True):
-        with pytest.raises(SamplesError, match="row 1: label"):
+        with pytest.raises(SamplesError, match="row 1: the label"):
             task(MULTI).parse_labels([wrong], "f")
+    with pytest.raises(SamplesError, match="row 1 names a label twice"):
+        task(MULTI).parse_labels(["good|good"], "f")
 
 
 def test_labels_of_a_regression_head():
     assert task(REGRESSION, ("stars",)).parse_labels([1, "2.5", -3.5, "1e-3", [4]], "f").tolist() == [[1.0], [2.5], [-3.5], [0.001], [4.0]]
     assert task(REGRESSION, ("a", "b")).parse_labels([[1, 2], "3|4"], "f").tolist() == [[1.0, 2.0], [3.0, 4.0]]
     for wrong in ("good", "nan", float("inf"), "1e999", [1, 2], [], "1|2", "", None, 10**400, [10**400], [None], {"a": 1}):
-        with pytest.raises(SamplesError, match=r"row 1: label .*1 finite number"):
+        with pytest.raises(SamplesError, match=r"row 1: the label .*1 finite number"):
             task(REGRESSION, ("stars",)).parse_labels([wrong], "f")
 
 
