@@ -1,8 +1,7 @@
 """Nothing of a bundle reaches a backend before its bytes are what the manifest says.
 
 Backends open files by paths that are written inside other files. So a bundle is checked whole: every listed file has
-its size and sha256, no other file is there, and nothing is a link. (A graph's external data that points out of its
-folder is refused by both CPU backends themselves.)
+its size and sha256, no other file is there, nothing is a link, and the external data of every ONNX graph lies inside.
 """
 
 from __future__ import annotations
@@ -10,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from edgekit.engines._external import locations
 from edgekit.spec import manifest as manifests
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.manifest import FileEntry, Manifest
@@ -81,6 +81,7 @@ def open_bundle(path: str | Path) -> Bundle:
         raise IntegrityError(f"{file} is not UTF-8 ({problem}). The bundle is damaged: copy it again.") from problem
     bundle = Bundle(folder, manifests.loads(text, str(file)))
     _check_files(bundle)
+    _check_graphs(bundle)
     return bundle
 
 
@@ -101,6 +102,19 @@ def _check_files(bundle: Bundle) -> None:
             raise IntegrityError(f"{file} has {size} bytes, expected {expected.size}: it was truncated or altered. {again}")
         if sha256(file) != expected.sha256:
             raise IntegrityError(f"{file} does not have the sha256 that the manifest lists: it was altered. {again}")
+
+
+def _check_graphs(bundle: Bundle) -> None:
+    """Refuses a graph that names a file which the manifest does not list, before a backend follows the name."""
+    for name in {path for variant in bundle.manifest.variants for path in variant.graphs.values()}:
+        try:
+            for location in locations((bundle.path / name).read_bytes()):
+                manifests.check_inside(location, f"{bundle.path / name}")
+                if (PurePosixPath(name).parent / location).as_posix() not in bundle.manifest.files:
+                    raise IntegrityError(f"it names the file {location!r}, which the manifest does not list")
+        except IntegrityError as problem:
+            remedy = "Do not load this bundle; get it from its source again."
+            raise IntegrityError(f"The graph {name} of {bundle.path} cannot be trusted: {problem}. {remedy}") from problem
 
 
 def _some(names: list[str]) -> str:

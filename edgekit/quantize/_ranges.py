@@ -39,11 +39,6 @@ class Histogram:
         self.counts += np.bincount(index, minlength=BINS)
 
 
-def min_max(histogram: Histogram) -> float:
-    """The largest absolute value that was seen."""
-    return histogram.largest
-
-
 def least_squares(histogram: Histogram, steps: int = 256) -> float:
     """The threshold T at which symmetric INT8 of [-T, T] has the least mean squared error over the histogram.
 

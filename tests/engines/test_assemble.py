@@ -33,10 +33,15 @@ BLANK = Manifest(
     reference_score=1.0,
     trials=(),
 )
-FILES = {"graphs/m.onnx": b"graph", "assets/a.json": b"{}", "golden.npz": b"\0\1"}
+def _onnx(content):
+    """The smallest ONNX file: a producer name."""
+    return b"\x12" + bytes([len(content)]) + content
 
 
-def write(out, content=b"graph", **options):
+FILES = {"graphs/m.onnx": _onnx(b"graph"), "assets/a.json": b"{}", "golden.npz": b"\0\1"}
+
+
+def write(out, content=FILES["graphs/m.onnx"], **options):
     return assemble.write(out, BLANK, {**FILES, "graphs/m.onnx": content}, **options)
 
 
@@ -71,7 +76,7 @@ def test_files_are_copied_and_in_scratch_linked(tmp_path):
 def test_what_exists_is_not_written_over(tmp_path):
     write(tmp_path / "out")
     before = content(tmp_path / "out")
-    for action in (lambda: assemble.check_output(tmp_path / "out", force=False), lambda: write(tmp_path / "out", b"other")):
+    for action in (lambda: assemble.check_output(tmp_path / "out", force=False), lambda: write(tmp_path / "out", _onnx(b"other"))):
         with pytest.raises(UsageError, match=r"exists, and nothing is written over.*--force"):
             action()
     (tmp_path / "empty").mkdir()
@@ -87,9 +92,9 @@ def test_what_exists_is_not_written_over(tmp_path):
 def test_force_replaces_a_bundle(tmp_path):
     write(tmp_path / "out")
     (tmp_path / "out/graphs/m.onnx").write_bytes(b"a damaged bundle may be replaced too")
-    write(tmp_path / "out", b"other", force=True)
+    write(tmp_path / "out", _onnx(b"other"), force=True)
     assert open_bundle(tmp_path / "out").path == tmp_path / "out"
-    assert (tmp_path / "out/graphs/m.onnx").read_bytes() == b"other"
+    assert (tmp_path / "out/graphs/m.onnx").read_bytes() == _onnx(b"other")
     (tmp_path / "empty").mkdir()
     write(tmp_path / "empty", force=True)
     write(tmp_path / "new", force=True)
@@ -154,10 +159,10 @@ def test_an_interrupt_while_it_is_replaced(tmp_path, monkeypatch, error, when, d
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", interrupted)
         with pytest.raises((KeyboardInterrupt, SystemExit, BuildError)):
-            write(tmp_path / "out", b"other", force=True)
+            write(tmp_path / "out", _onnx(b"other"), force=True)
     assert len(calls) >= when
     if (when, done) == (2, True):
-        before = {**before, "graphs/m.onnx": b"other", "manifest.json": content(tmp_path / "out")["manifest.json"]}
+        before = {**before, "graphs/m.onnx": _onnx(b"other"), "manifest.json": content(tmp_path / "out")["manifest.json"]}
         open_bundle(tmp_path / "out")
     assert content(tmp_path / "out") == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -166,12 +171,12 @@ def test_an_interrupt_while_it_is_replaced(tmp_path, monkeypatch, error, when, d
 def test_someone_else_was_faster(tmp_path):
     class Slow(dict):
         def items(self):
-            write(tmp_path / "out", b"theirs")
+            write(tmp_path / "out", _onnx(b"theirs"))
             return super().items()
 
     with pytest.raises(UsageError, match="exists"):
         assemble.write(tmp_path / "out", BLANK, Slow(FILES))
-    assert (tmp_path / "out/graphs/m.onnx").read_bytes() == b"theirs"
+    assert (tmp_path / "out/graphs/m.onnx").read_bytes() == _onnx(b"theirs")
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
@@ -180,7 +185,7 @@ def test_a_full_disk():
         with pytest.raises(BuildError, match=r"disk of .* is full, and nothing was left behind"):
             write(disk / "out", os.urandom(400_000))
         assert list(disk.iterdir()) == []
-        write(disk / "out", b"small")
+        write(disk / "out", _onnx(b"small"))
         before = content(disk / "out")
         with pytest.raises(BuildError, match="is full"):
             write(disk / "out", os.urandom(400_000), force=True)
@@ -230,4 +235,5 @@ def test_files_of_a_graph_set(tmp_path):
         "assets/tokenizer.json": "assets/tokenizer.json",
     }
     manifest = replace(BLANK, variants=(replace(BLANK.variants[0], graphs={"forward": "graphs/model.onnx"}),))
+    (tmp_path / "made/model.onnx").write_bytes(_onnx(b"made"))
     open_bundle(assemble.write(tmp_path / "out", manifest, found).path)
