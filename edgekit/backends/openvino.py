@@ -52,7 +52,7 @@ def open_device(device: str, threads: int) -> OpenVinoDevice:
 
 
 def _library() -> Any:
-    """Imports OpenVINO without its telemetry, which its model converter would use (it has a stub for this case).
+    """Imports OpenVINO without its telemetry, which only its model converter would use (it goes on without).
 
     Raises:
         BackendError: when openvino is not installed.

@@ -28,7 +28,8 @@ def command(model, target, samples, evaluation, out, revision, columns, budget, 
     """Make a bundle of MODEL, a local Hugging Face folder or a hub id.
 
     Exports, quantizes with the calibration samples, measures every candidate against the torch model, and writes the
-    fastest one inside the budget. Exit 3, with nothing written, when none is.
+    fastest one inside the budget (of those within 5 % of it, the one with the least memory). Exit 3, with nothing
+    written, when none is.
     """
     from edgekit.cli._progress import bars
 
