@@ -1,4 +1,4 @@
-"""Side by side with the peers on one fine-tuned classifier: latency, start, memory, size, accuracy, build.
+"""Side by side with the peers on one fine-tuned classifier: latency, start, memory, size, accuracy, roofline, build.
 
 Every peer has an environment of its own (their pins conflict) and runs in a process of its own, one after the other in
 turns, so that a change of the machine's speed meets all of them; what is quoted are ratios within a round, and their
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, required=True, help="folder with the environments p-torch, p-ort, p-ov")
     parser.add_argument("--protocol", type=Path, required=True, help="the script that runs one peer in one process")
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl and dev.jsonl")
+    parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl, dev.jsonl and test.jsonl")
     parser.add_argument("--bundles", type=Path, required=True, help="work folder for bundles, caches and the peers' artifacts")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=872)
@@ -50,6 +50,7 @@ def main() -> None:
     found["build"] = builds(options)
     # In a process of its own: what this one has in memory counts in the peak that a child's ru_maxrss starts from.
     found["overhead_ms"] = run([sys.executable, __file__, "--overhead", str(options.bundles / "onnxruntime"), str(options.data / "dev.jsonl")])
+    found["roofline"] = {b: roofline(options, b) for b in OURS}
     commands = {name: peer_command(options, *where) for name, where in PEERS.items()}
     commands |= {f"EdgeKit on {backend}": own_command(options, backend) for backend in OURS}
     for command in commands.values():  # makes what a peer makes once, and warms the file cache
@@ -94,16 +95,24 @@ def builds(options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for target, name in (("cpu", "first"), ("cpu", "again, nothing changed"), *((b, b) for b in OURS)):
         command = [sys.executable, "-m", "edgekit", "build", str(options.model), "--target", target, "--samples", str(options.data / "train.jsonl")]
-        command += ["--eval", str(options.data / "dev.jsonl"), "-o", str(options.bundles / target), "--force"]
+        command += ["--eval", str(options.data / "dev.jsonl"), "--test", str(options.data / "test.jsonl"), "-o", str(options.bundles / target), "--force"]
         start = time.perf_counter()
         done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "EDGEKIT_CACHE": str(cache)})
         if done.returncode:
             raise SystemExit(done.stderr)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         seconds = round(time.perf_counter() - start, 1)
-        found[name] = {"target": target, "seconds": seconds, "largest_process_so_far_mb": round(peak), "table": done.stdout.splitlines()}
+        test = json.loads((options.bundles / target / "manifest.json").read_text("utf-8"))["held_out"]
+        found[name] = {"target": target, "seconds": seconds, "largest_process_so_far_mb": round(peak), "test": test, "table": done.stdout.splitlines()}
         print(f"build for {target}: {found[name]['seconds']} s\n{done.stdout}", flush=True)
     return found
+
+
+def roofline(options: argparse.Namespace, backend: str) -> list[dict[str, Any]]:
+    """``edgekit bench`` at 32 tokens, batch 1, five times: the rate that this backend's GEMM reaches, the limit, and the share of it."""
+    command = [sys.executable, "-m", "edgekit", "bench", str(options.bundles / backend), "--batches", "1", "--lengths", "32", "--seconds", "2", "--json"]
+    reports = [json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(5)]
+    return [{"rate": r["rate"], **r["points"][0]} for r in reports]
 
 
 def overhead(bundle: Path, data: Path) -> dict[str, float]:
@@ -161,17 +170,26 @@ def table(found: dict[str, Any]) -> str:
         f"{found['machine']['cpu']}, {found['machine']['cpus']} CPUs ({', '.join(found['machine']['instructions'])}), {found['machine']['date']}; "
         f"MiniLM-L6 on SST-2, dev set of {found['rows']}, batch 1, 2 threads; medians of {found['rounds']} rounds.",
         "",
-        "| text to label, one stream | p50 ms | p90 ms | accuracy | process start to first answer, s | peak memory to first answer, MB | artifact, MB |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| text to label, one stream | p50 ms | p90 ms | accuracy | process start to first answer, s | peak memory to first answer, MB | after all, MB "
+        "| artifact, MB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in found["runs"]:
-        cells = [f"{middle(name, k):.{d}f}" for k, d in (("p50_ms", 2), ("p90_ms", 2), ("acc", 4), ("cold_s", 2), ("cold_rss_mb", 0), ("art_mb", 1))]
+        cells = [f"{middle(name, k):.{d}f}" for k, d in (("p50_ms", 2), ("p90_ms", 2), ("acc", 4), ("cold_s", 2), ("cold_rss_mb", 0), ("rss_mb", 0), ("art_mb", 1))]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "Ratios EdgeKit / peer, median of the rounds (each round's):", "", "| | peer | p50 | start | memory |", "|---|---|---|---|---|"]
     for ours, peers in found["ratios"].items():
         for peer, values in peers.items():
             cells = [f"{values[k]['median']:.2f} ({', '.join(f'{v:.2f}' for v in values[k]['rounds'])})" for k in ("p50_ms", "cold_s", "cold_rss_mb")]
             lines.append(f"| {ours} | {peer} | {' | '.join(cells)} |")
+    lines += ["", "| EdgeKit on | test set of | accuracy | torch | drop (90 % interval) |", "|---|---:|---:|---:|---|"]
+    for name in OURS:
+        t = found["build"][name]["test"]
+        lines.append(f"| {name} | {t['rows']} | {t['score']:.4f} | {t['reference_score']:.4f} | {t['drop']:.4f} ({t['drop_low']:.4f} to {t['drop_high']:.4f}) |")
+    lines += ["", "| EdgeKit on, 32 tokens, batch 1 | INT8 GEMM, GOP/s | limit ms | p50 ms | share of the limit |", "|---|---:|---:|---:|---:|"]
+    for name, runs in found["roofline"].items():
+        best = sorted(runs, key=lambda r: r["share"])[len(runs) // 2]
+        lines.append(f"| {name} | {best['rate']['gops']:.0f} | {best['limit_ms']:.2f} | {best['latency']['p50_ms']:.2f} | {best['share']:.0%} |")
     extra = found["overhead_ms"]
     lines += [
         "",

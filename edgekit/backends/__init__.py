@@ -2,10 +2,11 @@
 
 Listing this folder is the registration. A backend module has::
 
-    PACKAGE                                       the distribution to install
-    check_target(target) -> None                  refuses early, with a remedy
-    compile_graph(graph, target, out) -> Path     an engine file, or the graph itself
-    open_device(device, threads) -> Device        Device.load(path, signature) -> Engine; Device.close()
+    PACKAGE                                              the distribution to install
+    STATIC_SHAPES                                        whether it gains from static shapes
+    check_target(target) -> None                         refuses early, with a remedy
+    compile_graph(graph, target, out) -> Path            an engine file, or the graph itself
+    open_device(device, threads, streams=1) -> Device    Device.load(path, signature, shapes=()) -> Engine; Device.close()
 
 ``Engine.run(feeds)`` takes and gives numpy arrays by name; ``Engine.executed_precision()`` tells what the linear layers
 really ran in, from the backend's own record; ``Engine.close()``.
@@ -46,8 +47,11 @@ class Engine(Protocol):
 class Device(Protocol):
     """An opened device of a backend."""
 
-    def load(self, path: Path, signature: Signature) -> Engine:
-        """Loads an engine file or a graph."""
+    def load(self, path: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
+        """Loads an engine file or a graph, with static shapes for one row of so many tokens (ascending) beside any shape.
+
+        The caller pads a row to one of them; a row of another length, or a batch, is answered too.
+        """
 
     def close(self) -> None:
         """Frees the device."""
@@ -57,6 +61,7 @@ class Backend(Protocol):
     """What a module in this folder offers."""
 
     PACKAGE: str
+    STATIC_SHAPES: bool
 
     def check_target(self, target: Target) -> None:
         """Refuses a target that this backend cannot serve."""
@@ -64,8 +69,8 @@ class Backend(Protocol):
     def compile_graph(self, graph: Graph, target: Target, out: Path) -> Path:
         """Makes an engine file in ``out``, or returns the graph's own path."""
 
-    def open_device(self, device: str, threads: int) -> Device:
-        """Opens a device."""
+    def open_device(self, device: str, threads: int, streams: int = 1) -> Device:
+        """Opens a device for ``streams`` calls at the same time that have ``threads`` between them."""
 
 
 def names() -> list[str]:
@@ -95,6 +100,17 @@ def installed_version(name: str) -> str | None:
 def not_installed(name: str) -> BackendError:
     """The error for a backend whose package is missing."""
     return BackendError(f"The backend '{name}' is not installed, and this bundle or target needs it. Run: pip install 'edgekit[{name}]'")
+
+
+def threads_of_a_stream(threads: int, streams: int) -> int:
+    """Threads that one of several calls at the same time has.
+
+    Raises:
+        BackendError: when there is not a thread for each.
+    """
+    if not 1 <= streams <= threads:
+        raise BackendError(f"streams is {streams} with {threads} thread(s), expected 1 to {threads}: each stream needs a thread. Give fewer.")
+    return threads // streams
 
 
 def summary(precisions: list[str]) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, not_installed, summary
+from edgekit.backends import Feeds, not_installed, summary, threads_of_a_stream
 from edgekit.spec.errors import BackendError
 from edgekit.spec.graph import Graph
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
 PACKAGE = "onnxruntime"
+STATIC_SHAPES = False  # its kernels take any shape alike
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider"}
 # The fused kernel for residual and LayerNorm takes longer than the two nodes that it replaces: 8 to 15 % of a whole
@@ -41,38 +42,42 @@ def compile_graph(graph: Graph, target: Target, out: Path) -> Path:
     return graph.path
 
 
-def open_device(device: str, threads: int) -> OnnxRuntimeDevice:
+def open_device(device: str, threads: int, streams: int = 1) -> OnnxRuntimeDevice:
     """Opens a device.
 
     Args:
         device: ``cpu``.
-        threads: threads of one call.
+        threads: threads of all streams together.
+        streams: calls at the same time that ``threads`` are shared out to; each gets ``threads // streams``.
 
     Raises:
-        BackendError: when onnxruntime is not installed, or offers no such device.
+        BackendError: when onnxruntime is not installed, offers no such device, or there are more streams than threads.
     """
+    each = threads_of_a_stream(threads, streams)
     try:
         import onnxruntime
     except ImportError as problem:
         raise not_installed("onnxruntime") from problem
     if _PROVIDERS.get(device) not in onnxruntime.get_available_providers():
         raise BackendError(f"This ONNX Runtime offers {onnxruntime.get_available_providers()}, device '{device}' was asked for. Use device 'cpu'.")
-    return OnnxRuntimeDevice(onnxruntime, _PROVIDERS[device], threads)
+    return OnnxRuntimeDevice(onnxruntime, _PROVIDERS[device], each)
 
 
 class OnnxRuntimeDevice:
-    """One execution provider with its threads."""
+    """One execution provider with the threads of one call."""
 
     def __init__(self, library: Any, provider: str, threads: int) -> None:
         """Keeps what is needed to open sessions."""
         self._library, self._provider, self._threads = library, provider, threads
 
-    def load(self, path: Path, signature: Signature) -> OnnxRuntimeEngine:
+    def load(self, path: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> OnnxRuntimeEngine:
         """Loads a graph.
 
         Raises:
-            BackendError: when ONNX Runtime refuses it.
+            BackendError: when ONNX Runtime refuses it, or static shapes are asked for, of which it makes no use.
         """
+        if shapes:
+            raise BackendError(f"ONNX Runtime makes no use of static shapes, {list(shapes)} were asked for. Give none, or use the backend 'openvino'.")
         return OnnxRuntimeEngine(self, path, signature)
 
     def open_session(self, path: Path, profile_prefix: str | None = None) -> Any:

@@ -1,4 +1,4 @@
-"""OpenVINO on CPUs. It reads the graph file and compiles it when it loads (0.3 to 0.6 s for a small encoder)."""
+"""OpenVINO on CPUs. It reads the graph file and compiles it when it loads (0.3 to 0.6 s for a small encoder, and as much again for each static shape)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, not_installed, summary
+from edgekit.backends import Feeds, not_installed, summary, threads_of_a_stream
+from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.spec.errors import BackendError
 from edgekit.spec.graph import Graph
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
 PACKAGE = "openvino"
+STATIC_SHAPES = True
 
 _DEVICES = {"cpu": "CPU"}
 
@@ -35,20 +37,23 @@ def compile_graph(graph: Graph, target: Target, out: Path) -> Path:
     return graph.path
 
 
-def open_device(device: str, threads: int) -> OpenVinoDevice:
+def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
     """Opens a device.
 
     Args:
         device: ``cpu``.
-        threads: threads of one call.
+        threads: threads of all streams together.
+        streams: calls at the same time; further ones wait.
 
     Raises:
-        BackendError: when openvino is not installed, or finds no such device.
+        BackendError: when openvino is not installed, finds no such device, or there are more streams than threads.
     """
-    core = _library().Core()
+    threads_of_a_stream(threads, streams)
+    library = _library()
+    core = library.Core()
     if _DEVICES.get(device) not in core.available_devices:
         raise BackendError(f"OpenVINO finds the devices {core.available_devices}, '{device}' was asked for. Use device 'cpu'.")
-    return OpenVinoDevice(core, _DEVICES[device], threads)
+    return OpenVinoDevice(library, core, _DEVICES[device], threads, streams)
 
 
 def _library() -> Any:
@@ -74,24 +79,43 @@ def _library() -> Any:
 class OpenVinoDevice:
     """A core with the settings of its calls."""
 
-    def __init__(self, core: Any, device: str, threads: int) -> None:
+    def __init__(self, library: Any, core: Any, device: str, threads: int, streams: int) -> None:
         """Keeps the core and fixes what would otherwise depend on the machine."""
-        self._core, self._device = core, device
+        self._library, self._core, self._device = library, core, device
         self._settings = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": streams,
             # By default OpenVINO computes "float32" in bfloat16 on CPUs that have it: precision is decided in the graph.
             "INFERENCE_PRECISION_HINT": "f32",
         }
 
-    def load(self, path: Path, signature: Signature) -> OpenVinoEngine:
+    def load(self, path: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> OpenVinoEngine:
         """Reads and compiles a graph.
 
+        Args:
+            path: the graph.
+            signature: axes of its inputs; their sizes agree in each call.
+            shapes: ascending numbers of tokens. One row of just so many runs in a body of that static shape, all else in a
+                body of any shape; there is one copy of the packed weights.
+
         Raises:
-            BackendError: when OpenVINO refuses it.
+            BackendError: when OpenVINO refuses it, or static shapes do not fit it.
+        """
+        return OpenVinoEngine(self, path, signature, shapes)
+
+    def compile(self, path: Path, signature: Signature, shapes: tuple[int, ...], alone: bool = False) -> Any:
+        """Compiles a graph for any shape, with static bodies beside it, or the first static body ``alone``.
+
+        Raises:
+            BackendError: when OpenVINO refuses it, or static shapes do not fit it.
         """
         try:
-            return OpenVinoEngine(self._core.compile_model(str(path), self._device, self._settings), signature)
+            model = self._core.read_model(str(path))
+            if shapes:
+                check_shapes(signature, shapes)
+                model = static_body(self._library, model, signature, shapes[0]) if alone else with_bodies(self._library, model, signature, shapes)
+            return self._core.compile_model(model, self._device, self._settings)
         except RuntimeError as problem:
             raise BackendError(f"OpenVINO refuses {path.name}: {problem}. Build the bundle again with this version.") from problem
 
@@ -101,12 +125,16 @@ class OpenVinoDevice:
 
 
 class OpenVinoEngine:
-    """A compiled model with as many infer requests as there are calls at the same time."""
+    """A compiled model with as many infer requests as there are calls at the same time.
 
-    def __init__(self, compiled: Any, signature: Signature) -> None:
-        """Keeps the compiled model; requests are made when they are needed."""
-        self._compiled = compiled
-        self._inputs = {name for port in compiled.inputs for name in port.get_names()}
+    A request holds inputs and outputs only; what is computed in between belongs to the stream that it runs on.
+    """
+
+    def __init__(self, device: OpenVinoDevice, path: Path, signature: Signature, shapes: tuple[int, ...]) -> None:
+        """Compiles the graph; requests are made when they are needed."""
+        self._device, self._path, self._signature, self._shapes = device, path, signature, shapes
+        self._compiled = device.compile(path, signature, shapes)
+        self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
         self._outputs = [o.name for o in signature.outputs]
         self._idle: list[Any] = []
         self._lock = threading.Lock()
@@ -125,9 +153,14 @@ class OpenVinoEngine:
                 self._idle.append(request)
 
     def executed_precision(self) -> str:
-        """Reads the execution graph that the plugin made, as it ran."""
+        """Reads the execution graph that the plugin made, as it ran.
+
+        That of a model with static bodies shows an ``If`` and nothing of what is in it. So its first body is compiled once
+        more, alone and with the same settings (the time and memory of one small model), and read in its stead.
+        """
+        compiled = self._device.compile(self._path, self._signature, self._shapes, alone=True) if self._shapes else self._compiled
         found = []
-        for node in self._compiled.get_runtime_model().get_ops():
+        for node in compiled.get_runtime_model().get_ops():
             info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
             if info.get("layerType") == "FullyConnected":
                 found.append({"i8": "int8", "u8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(info["runtimePrecision"], "other"))

@@ -28,6 +28,8 @@ def bars() -> Iterator[Progress]:
 
         def advance(step: str, done: int, total: int) -> None:
             _stop.check()
+            if not step:
+                return
             if step not in known:
                 for task in known.values():
                     if drawn.tasks[task].total is None:

@@ -12,6 +12,7 @@ from edgekit.cli._options import Budget, columns_option
 @click.option("--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file.")
 @click.option("--samples", required=True, metavar="FILE", help="Calibration samples: JSONL, CSV, TSV or a calibration TOML. Labels are not needed.")
 @click.option("--eval", "evaluation", required=True, metavar="FILE", help="Evaluation samples with labels: every candidate is scored on them.")
+@click.option("--test", default=None, metavar="FILE", help="Test samples with labels: the chosen candidate is scored on them once, when the choice is made.")
 @click.option("-o", "--out", required=True, metavar="FOLDER", help="The bundle; appears whole or not at all.")
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
@@ -21,10 +22,15 @@ from edgekit.cli._options import Budget, columns_option
     multiple=True,
     help="Replaces a limit of the target: accuracy_drop, p50_ms, memory_mb, first_answer_ms, size_mb. Repeatable.",
 )
+@click.option("--strict", is_flag=True, help="Hold the upper bound of the accuracy drop (95 %) against the budget, not only the drop that was seen.")
+@click.option("--keep-float", multiple=True, metavar="LAYER", help="A layer that stays in float; * stands for any characters. Repeatable.")
+@click.option("--use", type=click.Choice(["latency", "throughput"]), default=None, help="What counts. [default: as the target says]")
+@click.option("--max-time", type=click.FloatRange(min=0), default=None, metavar="SECONDS", help="Then no further variation is tried and the race is cut short.")
+@click.option("--race", default=None, metavar="FILE", help="race.json of an earlier bundle of this build: take its times instead of measuring.")
 @click.option("--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
-def command(model, target, samples, evaluation, out, revision, columns, budget, calibration_rows, seed, force):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(model, samples, evaluation, budget, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Make a bundle of MODEL, a local Hugging Face folder or a hub id.
 
     Exports, quantizes with the calibration samples, measures every candidate against the torch model, and writes the
@@ -37,20 +43,7 @@ def command(model, target, samples, evaluation, out, revision, columns, budget, 
         progress("load", 0, 0)
         from edgekit import build
 
-        result = build(
-            model,
-            target=target,
-            samples=samples,
-            eval=evaluation,
-            out=out,
-            revision=revision,
-            columns=columns,
-            budget=dict(budget),
-            calibration_rows=calibration_rows,
-            seed=seed,
-            force=force,
-            progress=progress,
-        )
+        result = build(model, samples=samples, eval=evaluation, budget=dict(budget), progress=progress, **options)
     click.echo(result.table())
     reused = f" (from the cache: {', '.join(result.reused)})" if result.reused else ""
-    click.echo(f"Wrote {out}, {result.bundle.size / 2**20:.1f} MB, in {result.seconds:.0f} s{reused}.")
+    click.echo(f"Wrote {options['out']}, {result.bundle.size / 2**20:.1f} MB, in {result.seconds:.0f} s{reused}.")

@@ -69,7 +69,7 @@ def write(out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, f
         manifest: its ``files`` are filled in here.
         files: place in the bundle to its content, or to the file that is copied there.
         force: replace a bundle that is there.
-        scratch: for a bundle that goes when the build ends: files are linked where possible and not synced.
+        scratch: for a bundle that goes when the build ends: it is not synced.
 
     Raises:
         UsageError: as :func:`check_output`.
@@ -81,7 +81,7 @@ def write(out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, f
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
         try:
             for name, source in sorted(files.items()):
-                _put(source, folder / name, link=scratch)
+                _put(source, folder / name)
             listed = {name: entry(folder / name) for name in files_below(folder)}
             complete = replace(manifest, files=listed)
             (folder / MANIFEST).write_text(dumps(complete), "utf-8")
@@ -107,15 +107,11 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise BuildError(f"{place} cannot be written: {problem.strerror or problem}. Check the path and its permissions; nothing was left behind.") from problem
 
 
-def _put(source: Path | bytes, place: Path, link: bool) -> None:
+def _put(source: Path | bytes, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, bytes):
         place.write_bytes(source)
         return
-    if link:
-        with contextlib.suppress(OSError):  # another file system, or one without links: copy
-            os.link(source, place)
-            return
     shutil.copyfile(source, place)
 
 

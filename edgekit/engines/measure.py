@@ -73,21 +73,24 @@ def cpu_name() -> str:
     return _cpuinfo("model name") or _cpuinfo("Hardware") or platform.processor() or platform.machine()
 
 
+INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")
+"""Instruction sets that decide how fast INT8 is, by the names that Linux gives them."""
+
+
 def cpu_instructions() -> tuple[str, ...]:
-    """Instruction sets that decide how fast INT8 is, of those that this CPU has."""
+    """Those of ``INSTRUCTIONS`` that this CPU has."""
     flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
-    known = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")
-    return tuple(f for f in known if f in flags)
+    return tuple(f for f in INSTRUCTIONS if f in flags)
 
 
-def has_vnni() -> bool:
-    """Whether this is an x86 CPU with INT8 dot products, whose sums do not saturate at 16 bits."""
-    return any(name in cpu_instructions() for name in ("avx_vnni", "avx512_vnni", "amx_int8"))
+def has_vnni(instructions: Sequence[str]) -> bool:
+    """Whether an x86 CPU with these has INT8 dot products, whose sums do not saturate at 16 bits."""
+    return any(name in instructions for name in ("avx_vnni", "avx512_vnni", "amx_int8"))
 
 
-def lacks_vnni() -> bool:
-    """Whether this is known to be an x86 CPU without them: INT8 products saturate there (onnxruntime issue 5849)."""
-    return "avx2" in cpu_instructions() and not has_vnni()
+def lacks_vnni(instructions: Sequence[str]) -> bool:
+    """Whether this is known to be an x86 CPU without them: INT8 products of full range saturate there (onnxruntime issue 5849)."""
+    return "avx2" in instructions and not has_vnni(instructions)
 
 
 def _cpuinfo(key: str) -> str | None:

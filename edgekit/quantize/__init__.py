@@ -1,7 +1,7 @@
 """Floor 4: GraphSet -> GraphSet. A file is a method; what begins with an underscore or is named below is shared.
 
 A method module has ``BACKENDS`` (those it is a candidate for), ``NEEDS_SAMPLES`` (fewest calibration rows) and
-``quantize(graphs, batches, out, progress) -> GraphSet``. No torch here.
+``quantize(graphs, calibration, settings, out, progress) -> GraphSet``. No torch here.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ import importlib
 import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress
+from edgekit.spec.quantization import Quantization
+
+if TYPE_CHECKING:
+    from edgekit.quantize._calibration import Calibration
 
 Batches = Sequence[Mapping[str, np.ndarray]]
 
@@ -27,8 +31,8 @@ class Method(Protocol):
     BACKENDS: tuple[str, ...]
     NEEDS_SAMPLES: int
 
-    def quantize(self, graphs: GraphSet, batches: Batches, out: Path, progress: Progress) -> GraphSet:
-        """Writes quantized graphs into ``out`` and returns them."""
+    def quantize(self, graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
+        """Writes quantized graphs into ``out`` and returns them; each says in its ``recipe`` what was chosen for it."""
 
 
 def names() -> list[str]:
@@ -45,3 +49,11 @@ def get(name: str) -> Method:
     if name not in names():
         raise UsageError(f"Unknown method '{name}'.{near(name, names())} Known methods: {', '.join(names())}.")
     return importlib.import_module(f"edgekit.quantize.{name}")
+
+
+def linear_macs(graphs: GraphSet) -> int:
+    """Multiply-accumulates that the linear layers of all graphs take for one token: what a roofline counts."""
+    from edgekit.quantize._graphs import constant, linears, load
+
+    weights = (constant(layer.weight) for graph in graphs.graphs for layer in linears(load(graph.path).graph))
+    return sum(weight.size for weight in weights if weight is not None)

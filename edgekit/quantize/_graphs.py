@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
+
+from edgekit.spec.errors import QuantizeError, near
+from edgekit.spec.quantization import Quantization
 
 EXTERNAL_FROM = 2**20
 """Tensors of at least this many bytes are stored beside the graph, in a file named by its content."""
@@ -33,6 +37,11 @@ class Linear:
     weight: ir.Value
     bias: ir.Value | None
 
+    @property
+    def name(self) -> str:
+        """What ``keep_float`` and reports call it: the module that it comes from, e.g. ``encoder.layer.3.output.dense``."""
+        return (self.node.name or self.weight.name or "linear").removesuffix("/MatMul")
+
 
 def linears(graph: ir.Graph) -> list[Linear]:
     """The layers that are worth INT8: products of a token-wise activation with a constant weight.
@@ -54,6 +63,23 @@ def linears(graph: ir.Graph) -> list[Linear]:
             shape = constant(other)
             bias = other if shape is not None and shape.shape == (array.shape[1],) else None
         found.append(Linear(node, add if bias is not None and add is not None else node, x, weight, bias))
+    return found
+
+
+def in_float(graph: ir.Graph, settings: Quantization) -> set[str]:
+    """Names of the layers that ``keep_float`` means.
+
+    Raises:
+        QuantizeError: for a name that no layer has, with the nearest known one.
+    """
+    known = [layer.name for layer in linears(graph)]
+    found: set[str] = set()
+    for pattern in settings.keep_float:
+        matches = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
+        if not matches:
+            shown = ", ".join(known[:4]) + (f" ... {known[-1]} ({len(known)} in all)" if len(known) > 5 else "")
+            raise QuantizeError(f"keep_float names the layer '{pattern}', which the graph does not have.{near(pattern, known)} Layers: {shown}.")
+        found.update(matches)
     return found
 
 

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgekit.spec.quantization import Quantization
 
-def per_channel(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+
+def levels(settings: Quantization) -> int:
+    """Steps of a weight to each side of zero.
+
+    On x86 without VNNI the product of a UINT8 and an INT8 pair is summed in 16 bits, which saturate (onnxruntime issue
+    5849). With weights of 7 bits the largest sum, 2 x 255 x 63, fits.
+    """
+    return 63 if settings.weight_bits == 7 else 127
+
+
+def per_channel(weight: np.ndarray, steps: int = 127) -> tuple[np.ndarray, np.ndarray]:
     """Symmetric INT8, one scale per output channel, rounding half to even.
 
     Args:
         weight: float32 ``[in, out]``.
+        steps: to each side of zero, see :func:`levels`.
 
     Returns:
-        int8 ``[in, out]`` within -127..127, and float32 scales ``[out]``, positive also for a channel of zeros.
+        int8 ``[in, out]`` within -steps..steps, and float32 scales ``[out]``, positive also for a channel of zeros.
     """
-    scale = (np.abs(weight).max(axis=0) / 127.0).astype(np.float32)
+    scale = (np.abs(weight).max(axis=0) / steps).astype(np.float32)
     scale[scale == 0] = np.float32(1.0)  # a dead channel: any positive scale gives its zeros back
-    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
+    return np.clip(np.rint(weight / scale), -steps, steps).astype(np.int8), scale

@@ -21,12 +21,14 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgekit.quantize import Batches
 from edgekit.quantize._attention import Attention, find_attention
-from edgekit.quantize._graphs import Linear, constant, initializer, linears, load, replace, save, sweep
-from edgekit.quantize._weights import per_channel
+from edgekit.quantize._calibration import Calibration
+from edgekit.quantize._embeddings import quantize_embeddings
+from edgekit.quantize._graphs import Linear, constant, in_float, initializer, linears, load, replace, save, sweep
+from edgekit.quantize._weights import levels, per_channel
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
+from edgekit.spec.quantization import Quantization
 
 BACKENDS = ("onnxruntime",)
 NEEDS_SAMPLES = 0
@@ -35,35 +37,40 @@ _CONTRIB = "com.microsoft"
 _MASK = "mask_additive"
 
 
-def quantize(graphs: GraphSet, batches: Batches, out: Path, progress: Progress) -> GraphSet:
+def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
     """Writes the fused dynamic INT8 form of each graph.
 
     Args:
         graphs: cleaned float32 graphs.
-        batches: not used; ranges are taken at run time.
+        calibration: not used; ranges are taken at run time.
+        settings: what to keep in float, and the bits of weights.
         out: folder for the new graphs.
         progress: told after each graph.
 
     Raises:
-        QuantizeError: never; a graph without linears comes out as it was, and loses the race.
+        QuantizeError: for a layer in ``keep_float`` that does not exist. A graph without linears comes out as it was, and loses the race.
     """
     made = []
     for index, graph in enumerate(graphs.graphs):
         model = load(graph.path)
+        skip = in_float(model.graph, settings)
         model.opset_imports[_CONTRIB] = 1
-        fuse_attention(model.graph)
+        fuse_attention(model.graph, levels(settings), skip)
         sweep(model)
-        fuse_linears(model.graph)
+        fuse_linears(model.graph, levels(settings), skip)
+        if settings.embeddings == "int8":
+            quantize_embeddings(model.graph)
         sweep(model)
         path = out / graph.path.name
         save(model, path)
-        made.append(Graph(graph.signature, path, "dynamic"))
+        recipe = {"weights": f"{settings.weight_bits or 8} bit", "embeddings": settings.embeddings}
+        made.append(Graph(graph.signature, path, "dynamic", recipe | ({"keep_float": ", ".join(sorted(skip))} if skip else {})))
         progress("quantize dynamic", index + 1, len(graphs.graphs))
     return with_changes(graphs, graphs=tuple(made))
 
 
-def fuse_attention(graph: ir.Graph) -> int:
-    """Every self-attention with a padding mask to one ``QAttention``; returns how many."""
+def fuse_attention(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[str] = frozenset()) -> int:
+    """Every self-attention with a padding mask to one ``QAttention`` (``Attention`` where its projection stays float); returns how many."""
     mask = next((v for v in graph.inputs if v.name == "attention_mask"), None)
     additive = next((v for node in graph for v in node.outputs if v.name == _MASK), None)
     if mask is None or additive is None:
@@ -75,39 +82,40 @@ def fuse_attention(graph: ir.Graph) -> int:
     lengths = ir.node("Cast", [mask], attributes={"to": ir.DataType.INT32})
     graph.insert_before(next(iter(graph)), lengths)
     for attention in found:
-        _replace_attention(graph, attention, lengths.outputs[0])
+        _replace_attention(graph, attention, lengths.outputs[0], steps, attention.projection.name in skip)
     return len(found)
 
 
-def _replace_attention(graph: ir.Graph, attention: Attention, mask: ir.Value) -> None:
+def _replace_attention(graph: ir.Graph, attention: Attention, mask: ir.Value, steps: int, in_float32: bool) -> None:
     layer = attention.projection
-    weight, scale = _int8(graph, layer)
+    shared = {"num_heads": attention.heads, "scale": attention.scale}
+    name = layer.node.name or ""
+    if in_float32:
+        fused = ir.node("Attention", [layer.x, layer.weight, layer.bias, mask], domain=_CONTRIB, attributes=shared, name=name.replace("/MatMul", "/Attention"))
+        replace(graph, attention.last, [fused], fused.outputs[0])
+        return
+    weight, scale = _int8(graph, layer, steps)
     measured = ir.node("DynamicQuantizeLinear", [layer.x], num_outputs=3)
     x, x_scale, x_zero = measured.outputs
-    fused = ir.node(
-        "QAttention",
-        [x, weight, layer.bias, x_scale, scale, mask, x_zero],
-        domain=_CONTRIB,
-        attributes={"num_heads": attention.heads, "scale": attention.scale},
-        name=(layer.node.name or "").replace("/MatMul", "/QAttention"),
-    )
+    inputs = [x, weight, layer.bias, x_scale, scale, mask, x_zero]
+    fused = ir.node("QAttention", inputs, domain=_CONTRIB, attributes=shared, name=name.replace("/MatMul", "/QAttention"))
     replace(graph, attention.last, [measured, fused], fused.outputs[0])
 
 
-def fuse_linears(graph: ir.Graph) -> int:
+def fuse_linears(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[str] = frozenset()) -> int:
     """Every linear, with its bias, to one ``DynamicQuantizeMatMul``; returns how many."""
-    layers = linears(graph)
+    layers = [layer for layer in linears(graph) if layer.name not in skip]
     for layer in layers:
-        weight, scale = _int8(graph, layer)
+        weight, scale = _int8(graph, layer, steps)
         product = ir.node("DynamicQuantizeMatMul", [layer.x, weight, scale, None, layer.bias], domain=_CONTRIB, name=layer.node.name)
         replace(graph, layer.last, [product], product.outputs[0])
     return len(layers)
 
 
-def _int8(graph: ir.Graph, layer: Linear) -> tuple[ir.Value, ir.Value]:
+def _int8(graph: ir.Graph, layer: Linear, steps: int) -> tuple[ir.Value, ir.Value]:
     """Weight ``int8 [in, out]`` and its scales ``float32 [out]``, as constants of the graph."""
     weight = constant(layer.weight)
     assert weight is not None
-    values, scales = per_channel(weight)
+    values, scales = per_channel(weight, steps)
     name = layer.weight.name or "weight"
     return initializer(graph, f"{name}_int8", values), initializer(graph, f"{name}_scale", scales)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.quantize import Batches
+from edgekit.quantize._calibration import Calibration
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress
+from edgekit.spec.quantization import Quantization
 
 BACKENDS = ("onnxruntime", "openvino")
 NEEDS_SAMPLES = 0
 
 
-def quantize(graphs: GraphSet, batches: Batches, out: Path, progress: Progress) -> GraphSet:
+def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
     """Returns ``graphs`` itself."""
     return graphs

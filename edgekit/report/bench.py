@@ -1,18 +1,26 @@
-"""Latency and throughput by batch and length, on token ids: what the engine does, without the tokenizer."""
+"""Latency and throughput by batch and length, on token ids: what the engine does, without the tokenizer.
+
+Beside each time stands the least that its linear layers could take here (``roofline``), and the share of that limit which
+the median reaches. The limit is what the machine can do undisturbed; a median on a busy machine is not, and its share falls.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from edgekit import backends
 from edgekit.engines.measure import Latency, cpu_name, latency
+from edgekit.engines.trust import open_bundle
+from edgekit.report.roofline import Rate, limit_ms, measure
 from edgekit.report.table import table
 from edgekit.runtime.session import Session, load
 from edgekit.spec.errors import InputError
+from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress, silent
 
@@ -29,17 +37,32 @@ class Point:
         length: tokens of each row.
         latency: of one call.
         rows_per_s: throughput at the mean time.
+        limit_ms: arithmetic limit of one call; None where it is not known.
+        share: of the limit that is reached, limit over median time: 1.0 is all of it; None where the limit is not known.
     """
 
     batch: int
     length: int
     latency: Latency
     rows_per_s: float
+    limit_ms: float | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
 class Bench:
-    """All pairs."""
+    """All pairs.
+
+    Attributes:
+        bundle: its path.
+        backend: who ran it.
+        method: quantization method.
+        threads: threads of one call.
+        cpu: the processor's name.
+        points: pairs of batch and length, in the order asked for.
+        linear_macs: multiply-accumulates of one token in the linear layers; 0 where the bundle does not state them.
+        rate: of this backend's best matrix product in the bundle's precision; None where it is not known.
+    """
 
     bundle: str
     backend: str
@@ -47,6 +70,8 @@ class Bench:
     threads: int
     cpu: str
     points: tuple[Point, ...]
+    linear_macs: int = 0
+    rate: Rate | None = None
 
     def record(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -58,13 +83,26 @@ class Bench:
         def ms(value: float | None) -> str:
             return "-" if value is None else f"{value:.2f}"
 
-        rows = [
+        def percent(value: float | None) -> str:
+            return "-" if value is None else f"{value:.0%}"
+
+        rows: list[tuple[str, ...]] = [
             (str(p.batch), str(p.length), ms(p.latency.p50_ms), ms(p.latency.p90_ms), ms(p.latency.p99_ms), str(p.latency.count), f"{p.rows_per_s:.0f}")
             for p in self.points
         ]
-        head = f"{self.bundle}: {self.method} on {self.backend}, {self.threads} thread(s), {self.cpu}; token ids in, logits out"
-        header = ("batch", "length", "p50 ms", "p90 ms", "p99 ms", "calls", "rows/s")
-        return f"{head}\n{table(header, rows, left=())}\n(-: too few calls for that percentile; give it more --seconds)"
+        header: tuple[str, ...] = ("batch", "length", "p50 ms", "p90 ms", "p99 ms", "calls", "rows/s")
+        head = f"{self.bundle}: {self.method} on {self.backend}, {self.threads} thread(s), {self.cpu}"
+        if self.rate is not None:
+            head += f", {self.rate.text()}"
+            header += ("limit ms", "share")
+            rows = [(*row, ms(p.limit_ms), percent(p.share)) for row, p in zip(rows, self.points, strict=True)]
+            about = f"limit: {2 * self.linear_macs} operations a token in linear layers, at the rate of that GEMM; share: limit / p50"
+        elif self.linear_macs <= 0:
+            about = "no limit and no share of it: the bundle does not state the multiply-accumulates of its linear layers; one that is built again does"
+        else:
+            about = f"no limit and no share of it: {self.backend} ran no GEMM in the bundle's precision"
+        notes = f"(-: too few calls for that percentile; give it more --seconds)\n({about})"
+        return f"{head}; token ids in, logits out\n{table(header, rows, left=())}\n{notes}"
 
 
 def bench(
@@ -82,16 +120,38 @@ def bench(
     Raises:
         InputError: for a length that the model does not take.
     """
+    opened = open_bundle(bundle)
     with load(bundle, backend=backend, threads=threads) as session:
         info = session.info
+        variant = next(v for v in opened.manifest.variants if (v.backend, v.method) == (info.backend, info.method))
         if max(lengths) > info.max_length:
             raise InputError(f"Length {max(lengths)} is more than the {info.max_length} tokens that this model takes. Give --lengths up to that.")
         pairs = [(b, n) for b in batches for n in lengths]
+        rate = _rate(session, variant) if variant.linear_macs > 0 else None
         points = []
         for index, (batch, length) in enumerate(pairs):
-            points.append(_point(session, batch, length, seconds))
+            points.append(_with_limit(_point(session, batch, length, seconds), variant.linear_macs, rate))
             progress("bench", index + 1, len(pairs))
-    return Bench(str(bundle), info.backend, info.method, info.threads, cpu_name(), tuple(points))
+    return Bench(str(bundle), info.backend, info.method, info.threads, cpu_name(), tuple(points), variant.linear_macs, rate)
+
+
+def _rate(session: Session, variant: Variant) -> Rate | None:
+    """Rate of the session's backend, device and threads, in the precision that most of its linear layers run in."""
+    executed = session.executed_precision()
+    mixed = "int8" if backends.mostly_int8(executed) else "float32"
+    device = backends.get(variant.backend).open_device(variant.device, session.info.threads)
+    try:
+        return measure(device, mixed if executed.startswith("int8") else executed)
+    finally:
+        device.close()
+
+
+def _with_limit(point: Point, linear_macs: int, rate: Rate | None) -> Point:
+    if rate is None:
+        return point
+    limit = limit_ms(linear_macs, point.batch * point.length, rate.gops)
+    p50_ms = point.latency.p50_ms
+    return replace(point, limit_ms=limit, share=None if p50_ms is None else limit / p50_ms)
 
 
 def _point(session: Session, batch: int, length: int, seconds: float) -> Point:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgekit.engines.trust import Bundle
-from edgekit.report.table import trials_table
+from edgekit.report.table import held_out_text, trials_table
+from edgekit.spec.manifest import content_digest
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import TensorSpec
 
@@ -18,7 +19,17 @@ def inspect(bundle: Bundle) -> str:
         needs = ", ".join(f"{k} {v}" for k, v in {**variant.requires, **variant.versions}.items())
         where = f"{variant.backend} ({variant.device}, {variant.threads} thread(s))"
         lines.append(f"runs: {variant.method} on {where}, executed in {variant.executed}; built with {needs}")
-    lines += ["", "candidates of the build:", trials_table(m.trials, m.score_name, m.reference_score), m.reason, "", "made from:"]
+        how = {**variant.recipe, **({"buckets": "/".join(map(str, variant.shapes))} if variant.shapes else {})}
+        if how:
+            lines.append(f"      {', '.join(f'{k} {v}' for k, v in how.items())}")
+    lines += ["", "candidates of the build:", trials_table(m.trials, m.score_name, m.reference_score), m.reason]
+    if m.held_out is not None:
+        lines.append(held_out_text(m.held_out, m.score_name))
+    lines += [f"note: {note}" for note in m.notes]
+    if m.sensitivity:
+        lines += ["", "layers by the damage that INT8 does in each alone (divergence of the answers from float32's):"]
+        lines += [f"  {damage:.3g}  {layer}" for layer, damage in sorted(m.sensitivity.items(), key=lambda item: -item[1])]
+    lines += ["", f"content sha256:{content_digest(m)}", "made from:"]
     width = max(map(len, m.provenance), default=0)
     lines += [f"  {name:<{width}}  {value}" for name, value in sorted(m.provenance.items())]
     return "\n".join(lines)
@@ -31,7 +42,8 @@ def target_text(target: Target) -> str:
     return (
         f"{target.name}: {target.description}\n"
         f"backends   {', '.join(target.backends)}\nmethods    {', '.join(target.methods)}\ndevice     {target.device}\n"
-        f"threads    {threads}\nmax_batch  {target.max_batch}\nbudget     {budget}"
+        f"threads    {threads}\nmax_batch  {target.max_batch}\nuse        {target.use}\nchoose_on  {target.choose_on}\nbudget     {budget}\n"
+        f"quantize   {', '.join(f'{k} {v}' for k, v in vars(target.quantize).items() if v != ())}"
     )
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from edgekit.spec.manifest import Trial
+from edgekit.spec.manifest import HeldOut, Trial
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
@@ -26,21 +26,41 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
 
 def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> str:
     """The candidates of a build: what each is, what it costs, and what became of it."""
-    rows = [
-        (
-            t.method,
-            t.backend,
-            t.executed,
-            f"{t.score:.4f}",
-            str(t.changed),
-            f"{t.p50_ms:.2f}",
-            f"{t.p90_ms:.2f}",
-            f"{t.first_answer_ms:.0f}",
-            f"{t.memory_mb:.0f}",
-            f"{t.size_mb:.1f}",
-            t.verdict,
-        )
-        for t in sorted(trials, key=lambda t: t.p50_ms)
+    many, raced = any(t.rows_per_s for t in trials), any(t.p50_ms for t in trials)
+    columns: list[tuple[str, Callable[[Trial], str]]] = [
+        ("method", lambda t: t.method),
+        ("backend", lambda t: t.backend),
+        ("shapes", lambda t: "/".join(map(str, t.shapes)) or "any"),
+        ("run", lambda t: f"{t.threads}t" + (f" {t.streams}s" if t.streams > 1 else "") + (f" b{t.batch}" if many else "")),
+        ("executed", lambda t: t.executed),
+        (score_name, lambda t: f"{t.score:.4f}"),
+        ("lost/won", lambda t: str(t.changed) if t.losses is None else f"{t.losses}/{t.gains}"),
+        ("p50 ms", lambda t: f"{t.p50_ms:.2f}"),
+        ("p90 ms", lambda t: f"{t.p90_ms:.2f}"),
+        ("rows/s", lambda t: f"{t.rows_per_s:.0f}"),
+        ("x float32", lambda t: f"{t.ratio:.2f}" if t.ratio else "-"),
+        ("start ms", lambda t: f"{t.first_answer_ms:.0f}"),
+        ("memory MB", lambda t: f"{t.memory_mb:.0f}"),
+        ("size MB", lambda t: f"{t.size_mb:.1f}"),
+        ("verdict", lambda t: t.verdict),
     ]
-    header = ("method", "backend", "executed", score_name, "changed", "p50 ms", "p90 ms", "start ms", "memory MB", "size MB", "verdict")
-    return table(header, rows, left=(0, 1, 2, 10)) + f"\ntorch float32: {score_name} {reference:.4f} (changed: evaluation rows answered differently from it)"
+    left_out = (set() if many else {"rows/s"}) | (set() if raced else {"p50 ms", "p90 ms", "x float32", "start ms", "memory MB"})
+    left_out |= set() if any(t.shapes for t in trials) else {"shapes"}
+    shown = [(name, cell) for name, cell in columns if name not in left_out]
+    order = sorted(trials, key=lambda t: (t.verdict != "chosen", -t.rows_per_s, t.p50_ms))
+    rows = [tuple(cell(t) for _, cell in shown) for t in order]
+    names = tuple(name for name, _ in shown)
+    text = {"method", "backend", "shapes", "run", "executed", "verdict"}
+    pairs = "that only torch, or only the candidate, has right" if all(t.losses is not None for t in trials) else "answered differently from it"
+    words = f"torch float32: {score_name} {reference:.4f} (lost/won: evaluation rows {pairs}"
+    run = "; run: threads" + (", s streams, b rows of a batch" if many else "") + (", x float32: time over that of float32)" if raced else ")")
+    return f"{table(names, rows, left=[i for i, n in enumerate(names) if n in text])}\n{words}{run}"
+
+
+def held_out_text(found: HeldOut, score_name: str) -> str:
+    """The test set in a sentence."""
+    rows = "" if found.losses is None else f", {found.losses} rows lost, {found.gains} won"
+    return (
+        f"test set of {found.rows}, scored once: {score_name} {found.score:.4f}, torch {found.reference_score:.4f}; "
+        f"drop {found.drop:.4f} (90 % interval {found.drop_low:.4f} to {found.drop_high:.4f}{rows})"
+    )

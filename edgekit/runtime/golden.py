@@ -46,9 +46,12 @@ class GoldenResult:
         return self.difference <= TOLERANCE
 
 
-def make(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]]) -> bytes:
-    """Runs rows one by one and packs inputs, lengths and outputs as an ``.npz``; the same rows give the same bytes."""
-    outputs = np.concatenate([single.run(engine, signature, [row]) for row in rows])
+def make(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> bytes:
+    """Runs rows one by one, padded to their bucket where there are any, and packs inputs, lengths and outputs as an ``.npz``.
+
+    The same rows give the same bytes.
+    """
+    outputs = np.concatenate([single.run(engine, signature, [row], shapes) for row in rows])
     arrays = single.collate(signature, rows)
     stream = io.BytesIO()
     lengths = np.array([len(row[signature.inputs[0].name]) for row in rows], np.int64)
@@ -57,21 +60,34 @@ def make(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.nd
     return stream.getvalue()
 
 
+def rows(bundle: Path) -> list[dict[str, np.ndarray]]:
+    """The golden inputs, each as long as its text: input name to ``int64 [sequence]``.
+
+    Raises:
+        IntegrityError: when the file cannot be read.
+    """
+    return _read(bundle)[0]
+
+
 def check(session: Session, bundle: Path) -> GoldenResult:
     """Runs the golden inputs of a bundle in a session.
 
     Raises:
         IntegrityError: when the file cannot be read.
     """
+    inputs, expected = _read(bundle)
+    got = session.run_rows(inputs)
+    spread = max(1.0, float(np.ptp(expected)))
+    difference = float(np.abs(got - expected).max()) / spread
+    flips = int((got.argmax(axis=1) != expected.argmax(axis=1)).sum())
+    return GoldenResult(len(inputs), difference if np.isfinite(difference) else float("inf"), flips)
+
+
+def _read(bundle: Path) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
     try:
         with np.load(bundle / FILE, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         lengths, expected = arrays.pop("lengths"), arrays.pop("outputs")
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as problem:
         raise IntegrityError(f"{bundle / FILE} cannot be read ({problem}). Build or copy the bundle again.") from problem
-    rows = [{name.removeprefix("input."): a[i : i + 1, :length] for name, a in arrays.items()} for i, length in enumerate(lengths)]
-    got = np.concatenate([next(iter(session.run(row).values())) for row in rows])
-    spread = max(1.0, float(np.ptp(expected)))
-    difference = float(np.abs(got - expected).max()) / spread
-    flips = int((got.argmax(axis=1) != expected.argmax(axis=1)).sum())
-    return GoldenResult(len(rows), difference if np.isfinite(difference) else float("inf"), flips)
+    return [{name.removeprefix("input."): a[i, :length] for name, a in arrays.items()} for i, length in enumerate(lengths)], expected

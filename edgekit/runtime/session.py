@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 
 from edgekit import backends, tasks
-from edgekit.engines.measure import cpus, lacks_vnni
+from edgekit.engines.measure import cpu_instructions, cpus, lacks_vnni
 from edgekit.engines.trust import Bundle, open_bundle
 from edgekit.runtime import loops
 from edgekit.spec.errors import BackendError, EdgekitError, InputError, IntegrityError, near
@@ -36,6 +37,10 @@ class SessionInfo:
         method: quantization method.
         executed: precision that the linear layers ran in when the bundle was built.
         threads: threads of one call.
+        streams: calls that a list is answered by at the same time.
+        batch: rows of one such call.
+        shapes: bucket edges in tokens that rows are padded to; none where nothing is padded.
+        chosen: why this variant runs.
         labels: in the order of ``scores``.
         max_length: tokens of the longest text that is read whole.
         target: what the bundle was built for.
@@ -50,6 +55,10 @@ class SessionInfo:
     method: str
     executed: str
     threads: int
+    streams: int
+    batch: int
+    shapes: tuple[int, ...]
+    chosen: str
     labels: tuple[str, ...]
     max_length: int
     target: str
@@ -65,8 +74,13 @@ class Session:
         'positive'
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant) -> None:
+    def __init__(self, bundle: Bundle, variant: Variant, chosen: str = "it was asked for") -> None:
         """Opens the variant's backend and loads its graph; :func:`load` is the way to get here.
+
+        Args:
+            bundle: a bundle that was checked.
+            variant: one of its variants.
+            chosen: why this one.
 
         Raises:
             BackendError: when the backend is not installed or refuses the graph.
@@ -75,6 +89,7 @@ class Session:
         manifest = bundle.manifest
         self._bundle = bundle
         self._variant = variant
+        self._chosen = chosen
         self._task = tasks.get(manifest.task).load(bundle.path / "assets")
         self._loop = loops.get(manifest.loop)
         signatures = {s.name: s for s in manifest.signatures}
@@ -82,8 +97,10 @@ class Session:
             what = f"{bundle.path} has no signature '{self._loop.SIGNATURE}', which its loop '{manifest.loop}' drives"
             raise IntegrityError(f"{what}. Build or copy the bundle again.")
         self._signature = signatures[self._loop.SIGNATURE]
-        self._device = backends.get(variant.backend).open_device(variant.device, variant.threads)
-        self._engine: backends.Engine | None = self._device.load(bundle.path / variant.graphs[self._signature.name], self._signature)
+        self._device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
+        graph = bundle.path / variant.graphs[self._signature.name]
+        self._engine: backends.Engine | None = self._device.load(graph, self._signature, variant.shapes)
+        self._batch = variant.batch or manifest.max_batch
 
     @overload
     def __call__(self, inputs: Text) -> Classification: ...
@@ -108,26 +125,46 @@ class Session:
         if not inputs:
             return []
         tokens = self._task.preprocess(list(inputs))
-        order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]))
-        answers: list[Any] = [None] * len(tokens)
-        size = self._bundle.manifest.max_batch
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
-            logits = self._run_rows([tokens[i].arrays for i in part])
-            for index, answer in zip(part, self._task.postprocess(logits, [tokens[i] for i in part]), strict=True):
-                answers[index] = answer
+        answers: list[Classification] = self._task.postprocess(self._batched([t.arrays for t in tokens]), tokens)
         return answers
 
-    def _run_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        return np.asarray(self._loop.run(self._open_engine(), self._signature, rows))
+    def _batched(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+        """Outputs of rows in their order, run in batches of similar length, as many at a time as there are streams."""
+        name = self._signature.inputs[0].name
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i][name]))
+        parts = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
 
-    def logits(self, inputs: Sequence[Text]) -> np.ndarray:
-        """Raw outputs, one example at a time without padding: float32 ``[rows, labels]``. For evaluation.
+        def run(part: Sequence[int]) -> np.ndarray:
+            return self._run_rows([rows[i] for i in part])
+
+        if self._variant.streams > 1 and len(parts) > 1:
+            # The longest first, so that the streams end together.
+            with ThreadPoolExecutor(self._variant.streams) as pool:
+                results = list(pool.map(run, reversed(parts)))[::-1]
+        else:
+            results = [run(part) for part in parts]
+        answers = np.concatenate(results)
+        return answers[np.argsort([i for part in parts for i in part])]
+
+    def _run_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+        return np.asarray(self._loop.run(self._open_engine(), self._signature, rows, self._variant.shapes))
+
+    def logits(self, inputs: Sequence[Text], *, batched: bool = False) -> np.ndarray:
+        """Raw outputs: float32 ``[rows, labels]``. For evaluation.
+
+        Args:
+            inputs: texts or pairs.
+            batched: run them as a call with a list does; else one at a time, with nothing padded but to a bucket.
 
         Raises:
             InputError: as for a call.
         """
-        return np.concatenate([self._run_rows([t.arrays]) for t in self._task.preprocess(list(inputs))])
+        rows = [t.arrays for t in self._task.preprocess(list(inputs))]
+        return self._batched(rows) if batched else self.run_rows(rows)
+
+    def run_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+        """Raw outputs of encoded rows, one at a time: input name to ``int64 [sequence]`` in, ``float32 [rows, labels]`` out."""
+        return np.concatenate([self._run_rows([row]) for row in rows])
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph on raw arrays.
@@ -188,6 +225,10 @@ class Session:
             method=variant.method,
             executed=variant.executed,
             threads=variant.threads,
+            streams=variant.streams,
+            batch=self._batch,
+            shapes=variant.shapes,
+            chosen=self._chosen,
             labels=settings.labels,
             max_length=settings.max_length,
             target=manifest.target,
@@ -220,7 +261,8 @@ def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads:
 
     Args:
         bundle: the folder that ``edgekit build`` wrote.
-        backend: which of the bundle's backends; by default its best one.
+        backend: which of the bundle's backends; by default its best one. A bundle that was built to be raced on the device
+            is raced at its first load here, and what won is remembered.
         threads: threads of one call; by default as the bundle was tuned, but no more than the CPUs there are.
 
     Raises:
@@ -238,10 +280,32 @@ def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads:
     most = max(_MOST_THREADS, cpus())
     if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")
-    variant = next(v for v in variants if backend in (None, v.backend))
-    if variant.requires.get("instructions") == "vnni" and lacks_vnni():
+    if backend is None and opened.manifest.choose_on == "device" and len(variants) > 1:
+        from edgekit.runtime.choice import fastest_here  # it opens sessions itself
+
+        variant, chosen = fastest_here(opened)
+    else:
+        variant = next(v for v in variants if backend in (None, v.backend))
+        chosen = "the backend was asked for" if backend else "it won the race where the bundle was built"
+    check_instructions(variant, opened.path)
+    return Session(opened, at_most(variant, threads), chosen)
+
+
+def at_most(variant: Variant, threads: int | None = None) -> Variant:
+    """A variant with a number of threads, or with its own, but no more than the CPUs there are."""
+    count = threads or min(variant.threads, cpus())
+    return replace(variant, threads=count, streams=min(variant.streams, count))
+
+
+def check_instructions(variant: Variant, bundle: Path) -> None:
+    """Refuses a variant that would answer wrongly on this CPU.
+
+    Raises:
+        BackendError: when the CPU lacks what the variant requires.
+    """
+    if variant.requires.get("instructions") == "vnni" and lacks_vnni(cpu_instructions()):
         raise BackendError(
-            f"The bundle {bundle} was scored on a CPU with INT8 dot products (VNNI). This CPU has none, and INT8 sums saturate on it: "
-            "answers would be wrong without a sign. Build the bundle on a CPU of this kind, or a float32 one (methods = [\"float32\"] in a target)."
+            f"The bundle {bundle} was scored on a CPU with INT8 dot products (VNNI). This CPU has none, and INT8 sums of full range saturate on it: "
+            "answers would be wrong without a sign. Build the bundle for a CPU of this kind: "
+            'in a target file, instructions = ["avx2"], or [quantize] weight_bits = 7, or methods = ["float32"].'
         )
-    return Session(opened, replace(variant, threads=threads or min(variant.threads, cpus())))

@@ -20,7 +20,10 @@ from typing import Any
 import numpy as np
 
 from edgekit.engines.measure import memory_mb
+from edgekit.engines.trust import open_bundle
 from edgekit.spec import errors
+from edgekit.spec.manifest import Variant
+from edgekit.spec.parsing import parse, plain
 from edgekit.tasks._text import Text
 
 # Without the current folder on the path, where -m and -c put it: a numpy.py that lies there must not be run.
@@ -30,9 +33,17 @@ _CHILD = "import sys; sys.path[:] = [p for p in sys.path if p]; from edgekit.run
 class Worker:
     """The parent's end. A context manager; leaving it ends the child."""
 
-    def __init__(self, bundle: Path, threads: int | None = None, backend: str | None = None) -> None:
-        """Starts the child; it loads the bundle on the first request."""
-        command = [sys.executable, "-c", _CHILD, str(bundle.absolute()), json.dumps({"threads": threads, "backend": backend})]
+    def __init__(self, bundle: Path, threads: int | None = None, backend: str | None = None, variant: Variant | None = None) -> None:
+        """Starts the child; it loads the bundle on the first request.
+
+        Args:
+            bundle: its folder.
+            threads: as :func:`edgekit.load` takes it.
+            backend: as :func:`edgekit.load` takes it.
+            variant: run this one as it is, whatever the bundle's own variants say beside its graphs.
+        """
+        options = {"threads": threads, "backend": backend} if variant is None else {"variant": plain(variant)}
+        command = [sys.executable, "-c", _CHILD, str(bundle.absolute()), json.dumps(options)]
         package = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
@@ -50,9 +61,13 @@ class Worker:
         """Milliseconds from text to label of each text, one after the other."""
         return [float(t) for t in self._ask(do="time", texts=list(texts))["times_ms"]]
 
-    def logits(self, texts: Sequence[Text]) -> np.ndarray:
-        """Raw outputs: float32 ``[rows, labels]``."""
-        return np.array(self._ask(do="logits", texts=list(texts))["logits"], np.float32)
+    def logits(self, texts: Sequence[Text], batched: bool = False) -> np.ndarray:
+        """Raw outputs: float32 ``[rows, labels]``; one text at a time, or in batches as a list is answered."""
+        return np.array(self._ask(do="logits", texts=list(texts), batched=batched)["logits"], np.float32)
+
+    def seconds(self, texts: Sequence[Text]) -> float:
+        """Seconds that one call with the whole list takes."""
+        return float(self._ask(do="seconds", texts=list(texts))["seconds"])
 
     def memory_mb(self) -> float:
         """The child's peak resident memory so far, MiB."""
@@ -99,19 +114,21 @@ class Worker:
 
 def main(bundle: str, options: str) -> None:
     """The child: answers requests until its input ends."""
-    from edgekit.runtime.session import load
-
     replies, sys.stdout = sys.stdout, sys.stderr  # a library that prints must not break the protocol
     session = None
     for line in sys.stdin:
         try:
             request = json.loads(line)
             texts: list[Any] = [tuple(t) if isinstance(t, list) else t for t in request.get("texts", [])]
-            session = session or load(bundle, **json.loads(options))
+            session = session or _opened(bundle, json.loads(options))
             if request["do"] == "time":
                 reply: dict[str, Any] = {"times_ms": [_timed(session, text) for text in texts]}
             elif request["do"] == "logits":
-                reply = {"logits": session.logits(texts).tolist()}
+                reply = {"logits": session.logits(texts, batched=request["batched"]).tolist()}
+            elif request["do"] == "seconds":
+                start = time.perf_counter()
+                session(texts)
+                reply = {"seconds": time.perf_counter() - start}
             elif request["do"] == "executed":
                 reply = {"executed": session.executed_precision()}
             else:
@@ -120,6 +137,14 @@ def main(bundle: str, options: str) -> None:
             reply = {"error": type(problem).__name__, "message": str(problem)}
         replies.write(json.dumps(reply) + "\n")
         replies.flush()
+
+
+def _opened(bundle: str, options: dict[str, Any]) -> Any:
+    from edgekit.runtime.session import Session, load
+
+    if "variant" not in options:
+        return load(bundle, **options)
+    return Session(open_bundle(bundle), parse(Variant, options["variant"], "a worker's variant"))
 
 
 def _timed(session: Any, text: Text) -> float:

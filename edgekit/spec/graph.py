@@ -16,12 +16,14 @@ class Graph:
     Attributes:
         signature: what it takes and gives.
         path: the file; its large tensors are in ``weights/SHA256`` beside it.
-        method: how its precision was decided: ``float32``, ``static``, ``dynamic``.
+        method: how its precision was decided: a file name in ``quantize/``, e.g. ``float32``, ``static``, ``dynamic``.
+        recipe: what the method chose, in words, e.g. ``{"ranges": "mse", "smooth": "0.5"}``.
     """
 
     signature: Signature
     path: Path
     method: str
+    recipe: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

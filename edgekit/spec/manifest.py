@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,10 @@ from edgekit.spec.tensor import Signature
 
 FORMAT = 1
 """Format version of bundles that this code writes, and the newest that it reads."""
+
+
+CHOOSE_ON = ("host", "device")
+TIMED_FILES = ("race.json",)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,18 @@ class Trial:
         memory_mb: peak resident memory of the predicting process, MiB.
         size_mb: of its bundle on disk, MiB.
         verdict: ``chosen``, or why it was not.
+        shapes: bucket edges that it was compiled for, in tokens; none means shapes of any size.
+        threads: threads of one call.
+        streams: calls at the same time.
+        batch: rows of one call, where a list is answered.
+        rows_per_s: evaluation texts answered per second as one list, in batches of similar length; 0 where that was not measured.
+        ratio: its time over that of the fastest float32 candidate, text by text (rows per second where throughput is what counts); 0 for those.
+        ratio_high: upper end of the ratio's 95 % interval over the rounds.
+        losses: evaluation rows that the torch model has right and this wrong; None for scores that are no mean of rows.
+        gains: the other way round.
+        drop_low: lower end of the drop's 90 % interval.
+        drop_high: its upper end: with 95 % confidence the drop is not larger.
+        p_value: exact McNemar, two-sided.
     """
 
     method: str
@@ -47,6 +64,18 @@ class Trial:
     memory_mb: float
     size_mb: float
     verdict: str = ""
+    shapes: tuple[int, ...] = ()
+    threads: int = 0
+    streams: int = 1
+    batch: int = 1
+    rows_per_s: float = 0.0
+    ratio: float = 0.0
+    ratio_high: float = 0.0
+    losses: int | None = None
+    gains: int | None = None
+    drop_low: float = 0.0
+    drop_high: float = 0.0
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +91,11 @@ class Variant:
         executed: precision executed when it was built.
         requires: what the device must have, e.g. ``{"instructions": "vnni"}``; checked when the bundle is loaded.
         versions: of the backend at build time.
+        shapes: bucket edges in tokens: a row is padded to the smallest that holds it; none means that no row is padded.
+        streams: calls at the same time.
+        batch: rows of one call, where a list is answered; 0 means the manifest's ``max_batch``.
+        recipe: what its quantization method chose, in words.
+        linear_macs: multiply-accumulates of one token in its linear layers; 0 in bundles that do not say.
     """
 
     backend: str
@@ -72,6 +106,38 @@ class Variant:
     executed: str
     requires: Mapping[str, str] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    shapes: tuple[int, ...] = ()
+    streams: int = 1
+    batch: int = 0
+    recipe: Mapping[str, str] = field(default_factory=dict)
+    linear_macs: int = 0
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A test set, scored once, when the choice was made.
+
+    Attributes:
+        rows: of the test set.
+        score: of the chosen candidate.
+        reference_score: of the torch model.
+        drop: the difference.
+        drop_low, drop_high: its 90 % interval.
+        losses, gains: rows that only the torch model, or only the candidate, has right; None for scores that are no mean of rows.
+        p_value: exact McNemar, two-sided.
+        digest: of the samples.
+    """
+
+    rows: int
+    score: float
+    reference_score: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    losses: int | None
+    gains: int | None
+    p_value: float | None
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -99,6 +165,10 @@ class Manifest:
         score_name: what the scores are, e.g. ``accuracy``.
         reference_score: score of the torch model on the evaluation samples.
         trials: all candidates that were measured.
+        held_out: the chosen candidate on a test set, where one was given.
+        sensitivity: layers by the damage that quantizing each alone does, the most sensitive first; empty where nothing had to be taken back.
+        notes: what whoever uses the bundle should know of its making, a sentence each.
+        choose_on: ``host``: the first variant was chosen by measurement where it was built; ``device``: the variants race where they are first loaded.
         provenance: model id, revision, sample digests, tool versions, seed.
     """
 
@@ -114,6 +184,10 @@ class Manifest:
     score_name: str
     reference_score: float
     trials: tuple[Trial, ...]
+    held_out: HeldOut | None = None
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    choose_on: str = "host"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -140,11 +214,18 @@ def loads(text: str, where: str) -> Manifest:
         raise IntegrityError(f"{where} lists no variant, expected at least one. Build the bundle again.")
     if manifest.max_batch < 1:
         raise IntegrityError(f"{where} has max_batch {manifest.max_batch}, expected at least 1. Build the bundle again.")
+    if manifest.choose_on not in CHOOSE_ON:
+        raise IntegrityError(f"{where} has choose_on '{manifest.choose_on}', expected one of: {', '.join(CHOOSE_ON)}. Build the bundle again.")
     for path in manifest.files:
         check_inside(path, where)
     for variant in manifest.variants:
         if variant.threads < 1:
             raise IntegrityError(f"{where} has a variant with {variant.threads} threads, expected at least 1. Build or copy the bundle again.")
+        if variant.streams < 1 or variant.batch < 0 or min(variant.shapes, default=1) < 1 or list(variant.shapes) != sorted(set(variant.shapes)):
+            raise IntegrityError(
+                f"{where} has a variant with streams {variant.streams}, batch {variant.batch} and shapes {list(variant.shapes)}, "
+                "expected at least 1, at least 0, and ascending token counts. Build or copy the bundle again."
+            )
         if lacking := [s.name for s in manifest.signatures if s.name not in variant.graphs]:
             raise IntegrityError(f"{where} has a variant without a graph for '{lacking[0]}'. Build or copy the bundle again.")
         for path in variant.graphs.values():
@@ -156,6 +237,12 @@ def loads(text: str, where: str) -> Manifest:
 def dumps(manifest: Manifest) -> str:
     """The text of a manifest: sorted, indented JSON."""
     return json.dumps(plain(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def content_digest(manifest: Manifest) -> str:
+    """sha256 over what a bundle computes with: every file but those that came from a clock. The same build with the same seed has the same."""
+    entries = [[name, entry.sha256] for name, entry in sorted(manifest.files.items()) if name not in TIMED_FILES]
+    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
 
 
 def check_inside(path: str, where: str) -> None:

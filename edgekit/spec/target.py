@@ -8,7 +8,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from edgekit.spec.errors import UsageError, near
+from edgekit.spec.manifest import CHOOSE_ON
 from edgekit.spec.parsing import parse
+from edgekit.spec.quantization import Quantization
+
+USES = ("latency", "throughput")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class Target:
         threads: threads of one call; 0 means every CPU that the process may use.
         max_batch: rows of the largest batch that a session forms out of a list.
         budget: limits that a candidate must keep.
+        quantize: what the methods are told.
+        shapes: bucket edges in tokens for backends that gain from static shapes; empty for none, left out to have them searched.
+        use: ``latency``: one text at a time as fast as possible; ``throughput``: as many texts a second as possible, in batches.
+        choose_on: ``host``: the building machine races the candidates; ``device``: it cannot run them as the device does, so the two
+            that the target prefers (methods in their order, then backends) go into the bundle and race where it is first loaded.
+        instructions: instruction sets that the device's CPU has, as ``edgekit doctor`` names them; empty means those of the building machine.
     """
 
     name: str
@@ -53,6 +63,11 @@ class Target:
     threads: int = 0
     max_batch: int = 32
     budget: Budget = field(default_factory=Budget)
+    quantize: Quantization = field(default_factory=Quantization)
+    shapes: tuple[int, ...] | None = None
+    use: str = "latency"
+    choose_on: str = "host"
+    instructions: tuple[str, ...] = ()
 
 
 def folders() -> tuple[Path, ...]:
@@ -84,6 +99,11 @@ def load(name: str | Path) -> Target:
     target = parse(Target, read_toml(path), f"target {path.name}")
     if target.threads < 0 or target.max_batch < 1:
         raise UsageError(f"target {path.name} has threads {target.threads} and max_batch {target.max_batch}, expected at least 0 and 1. Correct the file.")
+    if target.shapes is not None and (list(target.shapes) != sorted(set(target.shapes)) or min(target.shapes, default=1) < 1):
+        raise UsageError(f"target {path.name}: shapes is {list(target.shapes)}, expected ascending numbers of tokens. Correct the file.")
+    for key, value, known in (("use", target.use, USES), ("choose_on", target.choose_on, CHOOSE_ON)):
+        if value not in known:
+            raise UsageError(f"target {path.name}: {key} is '{value}'.{near(value, known)} Expected one of: {', '.join(known)}.")
     for key, value in vars(target.budget).items():
         if value is not None and value < 0:
             raise UsageError(f"target {path.name}: budget: {key} is {value:g}, expected a number of at least 0. Correct the file.")

@@ -174,6 +174,28 @@ class TextClassification:
         columns = zip(logits.T.astype(np.float64), truth.T, strict=True)
         return float(np.mean([0.0 if x.std() == 0 else np.corrcoef(x, y)[0, 1] for x, y in columns]))
 
+    def divergence(self, logits: np.ndarray, reference: np.ndarray) -> float:
+        """How far answers are from those of another model, without labels; 0 where they are equal.
+
+        Mean Kullback-Leibler divergence of the answers' distribution, in nats: over the labels of a single-label head, summed
+        over those of a multi-label head; for regression half the mean squared difference, which is that divergence between
+        normal distributions of unit variance.
+
+        Args:
+            logits: float32 ``[rows, labels]``.
+            reference: the same rows by the reference, e.g. the float32 graph.
+        """
+        x, y = logits.astype(np.float64), reference.astype(np.float64)
+        kind = self.settings.problem_type
+        if kind == "regression":
+            return float(((x - y) ** 2).sum(axis=1).mean() / 2)
+        if kind == "multi_label_classification":
+            p = self.probabilities(reference)
+            yes, no = np.logaddexp(0.0, -x) - np.logaddexp(0.0, -y), np.logaddexp(0.0, x) - np.logaddexp(0.0, y)
+            return float((p * yes + (1.0 - p) * no).sum(axis=1).mean())
+        x, y = (a - np.logaddexp.reduce(a, axis=1, keepdims=True) for a in (x, y))
+        return float((np.exp(y) * (y - x)).sum(axis=1).mean())
+
     def changed(self, logits: np.ndarray, reference: np.ndarray) -> int:
         """Rows that are answered differently: another label, another set of labels, or a number that is off by 5 % of the numbers' range.
 

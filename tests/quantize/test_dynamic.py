@@ -19,15 +19,21 @@ import torch
 
 import edgekit
 from edgekit import backends, quantize
-from edgekit.quantize import dynamic
-from edgekit.quantize._graphs import constant
+from edgekit.quantize import _embeddings, dynamic
+from edgekit.quantize._calibration import Calibration
+from edgekit.quantize._graphs import constant, linears
 from edgekit.quantize._weights import per_channel
 from edgekit.runtime.loops import single
-from edgekit.spec.errors import UsageError
+from edgekit.spec.errors import QuantizeError, UsageError
 from edgekit.spec.progress import silent
+from edgekit.spec.quantization import Quantization
 
 each = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 COSINE = 0.99
+SEVEN = Quantization(weight_bits=7)  # products of 8 bits saturate on a machine without VNNI
+NO_SAMPLES = Calibration([])
+# ALBERT's two layers are one matrix of 32 x 32, whose 7 bits alone cost it 1 % in torch.
+ENOUGH = {**dict.fromkeys(tiny.ARCHITECTURES, COSINE), "albert": 0.98}
 # DeBERTa adds products with relative positions to the scores, MPNet a bias of its own, ModernBERT turns Q and K by position:
 # QAttention knows none of it, so there the linears alone are in INT8.
 FUSED = ("albert", "bert", "distilbert", "electra", "roberta")
@@ -36,8 +42,8 @@ FUSED = ("albert", "bert", "distilbert", "electra", "roberta")
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory):
     @functools.cache
-    def make(name):
-        (graph,) = dynamic.quantize(tiny.exported(name), [], tmp_path_factory.mktemp(name), silent).graphs
+    def make(name, how=SEVEN):
+        (graph,) = dynamic.quantize(tiny.exported(name), NO_SAMPLES, how, tmp_path_factory.mktemp(name), silent).graphs
         engine = backends.get("onnxruntime").open_device("cpu", 1).load(graph.path, graph.signature)
         return SimpleNamespace(file=graph, graph=ir.load(graph.path).graph, engine=engine)
 
@@ -114,7 +120,7 @@ def test_every_linear_is_int8(name, quantized):
 
 def test_weights_are_those_of_torch(quantized):
     layer = tiny.source("bert").module.bert.encoder.layer[1]
-    expected, scales = per_channel(layer.output.dense.weight.detach().numpy().T)
+    expected, scales = per_channel(layer.output.dense.weight.detach().numpy().T, 63)
     (node,) = [n for n in quantized("bert").graph if n.name == "bert.encoder.layer.1.output.dense/MatMul"]
     np.testing.assert_array_equal(constant(node.inputs[1]), expected)
     np.testing.assert_array_equal(constant(node.inputs[2]), scales)
@@ -122,7 +128,7 @@ def test_weights_are_those_of_torch(quantized):
     attention = layer.attention.self
     (node,) = [n for n in quantized("bert").graph if n.op_type == "QAttention" and ".1." in n.name]
     side_by_side = torch.cat([p.weight for p in (attention.query, attention.key, attention.value)]).detach().numpy().T
-    np.testing.assert_array_equal(constant(node.inputs[1]), per_channel(side_by_side)[0])
+    np.testing.assert_array_equal(constant(node.inputs[1]), per_channel(side_by_side, 63)[0])
 
 
 @each
@@ -150,9 +156,9 @@ def test_it_answers_like_torch(name, quantized):
     expected = np.concatenate([tiny.torch_logits(source, f) for f in feeds])
     assert min(np.ptp(expected, axis=0)) >= 1.0
     unmasked = np.concatenate([tiny.torch_logits(source, {**f, "attention_mask": np.ones_like(f["attention_mask"])}) for f in feeds])
-    assert cosine(unmasked, expected) < COSINE  # a graph that lost its mask would not pass
+    assert cosine(unmasked, expected) < ENOUGH[name]  # a graph that lost its mask would not pass
     got = np.concatenate([engine.run(f)["logits"] for f in feeds])
-    assert cosine(got, expected) >= COSINE
+    assert cosine(got, expected) >= ENOUGH[name]
 
 
 @each
@@ -178,9 +184,12 @@ _AGAIN = """
 import sys
 from pathlib import Path
 from edgekit.quantize import dynamic
+from edgekit.quantize._calibration import Calibration
 from edgekit.spec.graph import Graph, GraphSet
+from edgekit.spec.quantization import Quantization
 for path, out in zip(sys.argv[1::2], sys.argv[2::2]):
-    dynamic.quantize(GraphSet("", "", (Graph(None, Path(path), "float32"),), Path(out)), [], Path(out), lambda *step: None)
+    graphs = GraphSet("", "", (Graph(None, Path(path), "float32"),), Path(out))
+    dynamic.quantize(graphs, Calibration([]), Quantization(weight_bits=7), Path(out), lambda *step: None)
 assert "torch" not in sys.modules
 """
 
@@ -195,11 +204,106 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path, quantized):
         assert hashlib.sha256(first.read_bytes()).hexdigest() == hashlib.sha256(second.read_bytes()).hexdigest()
 
 
+# ---- what settings ask for
+
+
+def answers(name, engine):
+    """Logits of a graph over ``TEXTS``, and torch's."""
+    feeds = feeds_of(name)
+    return np.concatenate([engine.run(f)["logits"] for f in feeds]), np.concatenate([tiny.torch_logits(tiny.source(name), f) for f in feeds])
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_a_projection_that_is_kept_is_attention_in_float(name, quantized):
+    """Q, K and V of all layers in float32 are still one operator with the scores, and nothing of them is lost."""
+    found = quantized(name, Quantization(weight_bits=7, keep_float=("*q*_*k*_*v*",)))
+    kept = [node for node in found.graph if node.op_type == "Attention"]
+    assert len(kept) == layers(name)
+    assert ops(found.graph)["QAttention"] == ops(found.graph)["Softmax"] == 0
+    source = tiny.source(name).module
+    exact = [
+        m for n, m in source.named_modules() if isinstance(m, torch.nn.Linear) and n.rpartition(".")[2] in ("query", "key", "value", "q_lin", "k_lin", "v_lin")
+    ]
+    for node in kept:
+        config = source.config
+        assert (node.domain, node.attributes.get_int("num_heads", None)) == ("com.microsoft", config.num_attention_heads)
+        assert node.attributes.get_float("scale", None) == pytest.approx((config.hidden_size // config.num_attention_heads) ** -0.5)
+        for part, matrix in enumerate(np.split(constant(node.inputs[1]), 3, axis=1)):
+            assert any(np.array_equal(matrix, m.weight.detach().numpy().T) for m in exact[part::3])
+    got, expected = answers(name, found.engine)
+    assert cosine(got, expected) >= ENOUGH[name]
+    plain, _ = answers(name, quantized(name).engine)
+    assert np.abs(got - expected).max() != np.abs(plain - expected).max()
+    low = torch_inputs(name) - layers(name)
+    assert found.engine.executed_precision() == f"int8 {low}/{low + 2 + layers(name)} linears"
+
+
+@each
+def test_with_all_layers_kept_it_is_the_float_graph(name, quantized):
+    found = quantized(name, Quantization(weight_bits=7, keep_float=("*",)))
+    assert not {"QAttention", "DynamicQuantizeMatMul"} & set(ops(found.graph))
+    got, expected = answers(name, found.engine)
+    assert np.abs(got - expected).max() <= 1e-4 * max(1.0, np.ptp(expected))
+    assert found.engine.executed_precision() == "float32"
+
+
+def test_one_layer_that_is_kept(quantized):
+    name = "bert.encoder.layer.1.output.dense"
+    found = quantized("bert", Quantization(weight_bits=7, keep_float=(name,)))
+    assert [layer.name for layer in linears(found.graph)] == [name]
+    assert (ops(found.graph)["QAttention"], ops(found.graph)["DynamicQuantizeMatMul"]) == (2, 5)
+    assert found.file.recipe == {"weights": "7 bit", "embeddings": "int8", "keep_float": name}
+    got, expected = answers("bert", found.engine)
+    assert cosine(got, expected) >= COSINE
+
+
+def test_a_layer_that_does_not_exist_is_named_with_the_nearest(tmp_path):
+    how = Quantization(keep_float=("bert.encoder.layer.1.output.dens",))
+    with pytest.raises(QuantizeError, match=r"'bert\.encoder\.layer\.1\.output\.dens', which.*Did you mean 'bert\.encoder\.layer\.1\.output\.dense'\?"):
+        dynamic.quantize(tiny.exported("bert"), NO_SAMPLES, how, tmp_path, silent)
+    assert not any(tmp_path.iterdir())
+
+
+@each
+@pytest.mark.parametrize(("bits", "limit"), [(7, 63), (8, 127), (0, 127)])
+def test_bits_of_weights(name, bits, limit, quantized):
+    graph = quantized(name, Quantization(weight_bits=bits)).graph
+    matrices = [constant(node.inputs[1]) for node in graph if node.op_type in ("QAttention", "DynamicQuantizeMatMul")]
+    assert {int(np.abs(m.astype(int)).max()) for m in matrices} == {limit}
+    # Two neighbouring products with UINT8 activations of 255, added in 16 bits.
+    pairs = [np.pad(m.astype(int), ((0, len(m) % 2), (0, 0))).reshape(-1, 2, m.shape[1]) for m in matrices]
+    largest = max(int((255 * np.maximum(sign * p, 0)).sum(axis=1).max()) for p in pairs for sign in (1, -1))
+    assert (largest < 2**15) == (bits == 7)
+
+
+def test_embeddings_in_8_bits(tmp_path, monkeypatch):
+    """The tables of the tiny models are too small to be worth it, so here the threshold is."""
+    monkeypatch.setattr(_embeddings, "WORTH_BYTES", 2**11)
+    table, graphs = "model.bert.embeddings.word_embeddings.weight", {}
+    for kind in ("int8", "float32"):
+        (tmp_path / kind).mkdir()
+        (graphs[kind],) = dynamic.quantize(tiny.exported("bert"), NO_SAMPLES, Quantization(weight_bits=7, embeddings=kind), tmp_path / kind, silent).graphs
+        assert graphs[kind].recipe["embeddings"] == kind
+    stored, exact = ir.load(graphs["int8"].path).graph, tiny.source("bert").module.bert.embeddings.word_embeddings.weight.detach().numpy()
+    assert table not in stored.initializers
+    assert table in ir.load(graphs["float32"].path).graph.initializers
+    lookups = [constant(node.inputs[0]) for node in stored if node.op_type == "Gather" and constant(node.inputs[0]) is not None]
+    (words,) = [a for a in lookups if a.dtype == np.uint8 and a.shape == exact.shape]
+    (scale,) = [a for a in lookups if a.dtype == np.float32 and a.shape == (len(exact), 1)]
+    assert (np.abs((words.astype(np.float64) - 128) * scale - exact) <= np.abs(exact).max(axis=1, keepdims=True) / 254 * (1 + 1e-5)).all()
+    engine = backends.get("onnxruntime").open_device("cpu", 1).load(graphs["int8"].path, graphs["int8"].signature)
+    got, expected = answers("bert", engine)
+    assert cosine(got, expected) >= COSINE
+    assert engine.executed_precision() == "int8 8/10 linears"
+
+
 # ---- methods as such
 
 
 def test_methods_are_the_files_of_the_folder():
-    assert quantize.names() == ["dynamic", "float32", "static"]
+    files = Path(quantize.__file__).parent.glob("[!_]*.py")
+    assert quantize.names() == sorted(file.stem for file in files)
+    assert {"dynamic", "float32", "static"} <= set(quantize.names())
     for name in quantize.names():
         method = quantize.get(name)
         assert set(method.BACKENDS) <= set(backends.names())
@@ -208,11 +312,11 @@ def test_methods_are_the_files_of_the_folder():
 
 
 def test_an_unknown_method_is_named_with_the_nearest():
-    with pytest.raises(UsageError, match=r"Unknown method 'statik'. Did you mean 'static'\? Known methods: dynamic, float32, static"):
+    with pytest.raises(UsageError, match=r"Unknown method 'statik'. Did you mean 'static'\? Known methods: .*dynamic, .*float32, static"):
         quantize.get("statik")
 
 
 def test_float32_is_the_graph_itself(tmp_path):
     graphs = tiny.exported("bert")
-    assert quantize.get("float32").quantize(graphs, [], tmp_path, silent) is graphs
+    assert quantize.get("float32").quantize(graphs, NO_SAMPLES, SEVEN, tmp_path, silent) is graphs
     assert not any(tmp_path.iterdir())

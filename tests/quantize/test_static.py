@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import re
-import tracemalloc
 from collections import Counter
-from types import SimpleNamespace
 
 import numpy as np
 import onnx_ir as ir
@@ -16,87 +13,41 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pairs import (
+    AUTO,
+    COSINE,
+    FIXED,
+    activations,
+    batches_of,
+    calibration_of,
+    cosine,
+    expected_products,
+    nodes,
+    products,
+    quantized,
+    torch_linears,
+    users,
+    weights,
+)
 
 from edgekit import backends
 from edgekit.quantize import static
 from edgekit.quantize._graphs import constant, load, save
+from edgekit.quantize._lint import lint
 from edgekit.quantize._ranges import LEVELS
-from edgekit.quantize._weights import per_channel
+from edgekit.quantize._weights import levels, per_channel
 from edgekit.runtime.loops import single
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import silent
+from edgekit.spec.quantization import Quantization
 
 each = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
-COSINE = 0.99
-
-
-def batches_of(name, texts=tiny.TEXTS, size=4):
-    (graph,) = tiny.exported(name).graphs
-    rows = tiny.rows(tiny.source(name), texts)
-    return [single.collate(graph.signature, rows[i : i + size]) for i in range(0, len(rows), size)]
-
-
-@pytest.fixture(scope="module")
-def quantized(tmp_path_factory):
-    """Name of an architecture -> its static graph, read back, and the file."""
-
-    @functools.cache
-    def make(name):
-        (graph,) = static.quantize(tiny.exported(name), batches_of(name), tmp_path_factory.mktemp(name), silent).graphs
-        return SimpleNamespace(file=graph, graph=ir.load(graph.path).graph)
-
-    return make
-
-
-def nodes(graph, op):
-    return [node for node in graph if node.op_type == op]
-
-
-def users(value):
-    return [use.node for use in value.uses()]
-
-
-def activations(graph):
-    return nodes(graph, "QuantizeLinear")
-
-
-def weights(graph):
-    return [node for node in nodes(graph, "DequantizeLinear") if constant(node.inputs[0]) is not None]
-
-
-def products(graph):
-    """The products that are in INT8."""
-    return [node for node in nodes(graph, "MatMul") if any(v.producer() is not None and v.producer().op_type == "DequantizeLinear" for v in node.inputs)]
-
-
-def torch_linears(name):
-    """Every linear that torch runs on tokens: its module's name, input and the module. Pooler and classifier see one row a text."""
-    source, seen = tiny.source(name), []
-    names = {module: n for n, module in source.module.named_modules()}
-
-    def note(module, inputs, _):
-        if isinstance(module, torch.nn.Linear) and inputs[0].ndim == 3 and min(module.weight.shape) >= 16:
-            seen.append((names[module], inputs[0], module))
-
-    handle = torch.nn.modules.module.register_module_forward_hook(note)
-    try:
-        tiny.torch_logits(source, batches_of(name)[0])
-    finally:
-        handle.remove()
-    return seen
-
-
-def expected_products(name):
-    """Linears of one input are one product (Q, K and V), so what counts is how many different tensors torch's linears read."""
-    return len({(x.data_ptr(), tuple(x.shape)) for _, x, _ in torch_linears(name)})
-
-
 # ---- placement
 
 
 @each
-def test_all_that_should_be_int8_is(name, quantized):
+def test_all_that_should_be_int8_is(name):
     graph = quantized(name).graph
     count = expected_products(name)
     assert count >= 8
@@ -110,7 +61,7 @@ def test_all_that_should_be_int8_is(name, quantized):
 
 
 @each
-def test_pairs_are_symmetric_int8(name, quantized):
+def test_pairs_are_symmetric_int8(name):
     graph = quantized(name).graph
     for node in activations(graph):
         x, scale, zero = node.inputs
@@ -126,7 +77,7 @@ def test_pairs_are_symmetric_int8(name, quantized):
 
 
 @each
-def test_weights_are_int8_per_output_channel(name, quantized):
+def test_weights_are_int8_per_output_channel(name):
     graph = quantized(name).graph
     float_weights = {n.inputs[1].name for n in nodes(ir.load(tiny.exported(name).graphs[0].path).graph, "MatMul") if constant(n.inputs[1]) is not None}
     # ALBERT's layers share weights, and where the graph does so their INT8 form is there once.
@@ -140,11 +91,11 @@ def test_weights_are_int8_per_output_channel(name, quantized):
         assert scales.shape == zeros.shape == (values.shape[1],)
         assert (scales > 0).all()
         assert not zeros.any()
-        assert np.abs(values.astype(int)).max(axis=0).tolist() == [LEVELS] * values.shape[1]
+        assert np.abs(values.astype(int)).max(axis=0).tolist() == [63] * values.shape[1]
 
 
 @each
-def test_weights_are_those_of_torch(name, quantized):
+def test_weights_are_those_of_torch(name):
     """Each INT8 weight, taken back to float, is a torch weight (or several side by side) within half a step."""
     columns = {}
     for _, _, module in torch_linears(name):
@@ -158,7 +109,7 @@ def test_weights_are_those_of_torch(name, quantized):
 
 
 @each
-def test_only_products_read_what_is_restored(name, quantized):
+def test_only_products_read_what_is_restored(name):
     """LayerNorm, Softmax, scores, residual additions, pooler and classifier are in float."""
     graph = quantized(name).graph
     for node in nodes(graph, "DequantizeLinear"):
@@ -179,7 +130,7 @@ def test_only_products_read_what_is_restored(name, quantized):
 
 
 @each
-def test_nothing_stands_between_product_bias_and_gelu(name, quantized):
+def test_nothing_stands_between_product_bias_and_gelu(name):
     graph = quantized(name).graph
     with_bias = {n: m.bias is not None for n, _, m in torch_linears(name)}
     assert set(with_bias.values()) == {name != "modernbert"}
@@ -197,7 +148,7 @@ def test_nothing_stands_between_product_bias_and_gelu(name, quantized):
 
 
 @each
-def test_one_activation_has_one_pair(name, quantized):
+def test_one_activation_has_one_pair(name):
     """Q, K and V read the same quantized tensor."""
     graph = quantized(name).graph
     read = [node.inputs[0] for node in activations(graph)]
@@ -234,7 +185,7 @@ def test_linears_that_read_one_tensor_share_its_pair():
     assert float(constant(nodes(graph, "QuantizeLinear")[0].inputs[1])) == pytest.approx(0.02)
 
 
-def test_ranges_are_those_that_torch_sees(quantized):
+def test_ranges_are_those_that_torch_sees():
     """No activation's range is beyond the largest value that torch computes for the same texts, nor far below it."""
     source, largest = tiny.source("bert"), {}
     wanted = re.compile(r"attention\.self\.query$|dense$")
@@ -262,16 +213,11 @@ def test_ranges_are_those_that_torch_sees(quantized):
 # ---- what it computes
 
 
-def cosine(got, expected):
-    """Of the logits about each label's mean: what all texts have in common says nothing of how well they are told apart."""
-    a, b = (x.astype(np.float64) - expected.mean(axis=0) for x in (got, expected))
-    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
-
-
 @each
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_it_answers_like_torch(name, backend, quantized):
-    source, file = tiny.source(name), quantized(name).file
+def test_it_answers_like_torch(name, backend):
+    """With all that the search chooses."""
+    source, file = tiny.source(name), quantized(name, AUTO).file
     feeds = [*batches_of(name), *batches_of(name, tiny.TEXTS[::-1], 7)]
     expected = np.concatenate([tiny.torch_logits(source, f) for f in feeds])
     assert min(np.ptp(expected, axis=0)) >= 1.0
@@ -287,10 +233,11 @@ def test_it_answers_like_torch(name, backend, quantized):
 
 
 @each
+@pytest.mark.parametrize("how", [FIXED, AUTO], ids=["fixed", "auto"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_it_runs_in_int8(name, backend, quantized):
+def test_it_runs_in_int8(name, backend, how):
     """By the backend's own record; pooler and classifier stay in float. DeBERTa's relative positions are folded into a constant when the graph loads."""
-    file = quantized(name).file
+    file = quantized(name, how).file
     engine = backends.get(backend).open_device("cpu", 1).load(file.path, file.signature)
     low = expected_products(name) - (name == "deberta-v2")
     assert engine.executed_precision() == f"int8 {low}/{low + 2} linears"
@@ -298,14 +245,25 @@ def test_it_runs_in_int8(name, backend, quantized):
     assert backends.get(backend).open_device("cpu", 1).load(exact.path, exact.signature).executed_precision() == "float32"
 
 
-def test_the_same_input_gives_the_same_bytes(tmp_path, quantized):
-    again = static.quantize(tiny.exported("bert"), batches_of("bert"), tmp_path, silent).graphs[0]
+@each
+def test_tensorrt_would_take_it(name):
+    for how in (FIXED, AUTO):
+        lint(quantized(name, how).graph, name)
+    spoiled = ir.load(quantized(name).file.path).graph
+    zero = activations(spoiled)[0].inputs[2]
+    zero.const_value = ir.tensor(np.array(1, np.int8), name=zero.name)
+    with pytest.raises(QuantizeError, match="zero point that is not 0"):
+        lint(spoiled, name)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    again = static.quantize(tiny.exported("bert"), calibration_of("bert"), FIXED, tmp_path, silent).graphs[0]
     assert hashlib.sha256(again.path.read_bytes()).hexdigest() == hashlib.sha256(quantized("bert").file.path.read_bytes()).hexdigest()
 
 
 def test_progress_is_told_for_each_batch(tmp_path):
     told = []
-    static.quantize(tiny.exported("bert"), batches_of("bert"), tmp_path, lambda *step: told.append(step))
+    static.quantize(tiny.exported("bert"), calibration_of("bert"), FIXED, tmp_path, lambda *step: told.append(step))
     assert told == [("calibrate", i + 1, 6) for i in range(6)]
 
 
@@ -324,39 +282,12 @@ def test_activations_that_are_not_finite_are_named(tmp_path, value):
     save(model, tmp_path / "in" / "model.onnx")
     graphs = GraphSet("text-classification", "single", (Graph(exact.signature, tmp_path / "in" / "model.onnx", "float32"),), tmp_path)
     with pytest.raises(QuantizeError) as caught:
-        static.quantize(graphs, batches_of("bert"), tmp_path / "out", silent)
+        static.quantize(graphs, calibration_of("bert"), AUTO, tmp_path / "out", silent)
     message = str(caught.value)
     assert "'bert.encoder.layer.0.attention.output.LayerNorm/LayerNormalization'" in message
     assert "NaN or infinite" in message
     assert "batch 1" in message
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
-
-
-# ---- memory
-
-
-def test_calibration_memory_does_not_grow_with_samples():
-    """The same bytes in histograms for 64 samples and for 2048, and hardly more at the peak."""
-    held, peaks, counted = [], [], []
-    once = batches_of("bert", tiny.SENTENCES[:16], size=16)
-    for samples in (64, 2048):
-        model = load(tiny.exported("bert").graphs[0].path)
-        tracemalloc.start()
-        histograms = static.calibrate(model, once * (samples // 16), silent)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-        held.append(sum(h.counts.nbytes for h in histograms.values()))
-        counted.append(sum(float(h.counts.sum()) for h in histograms.values()))
-    assert held[0] == held[1] == 8 * 2048 * 8  # eight activations of 2,048 float64 bins
-    assert counted[1] == 32 * counted[0]
-    assert peaks[1] < 1.2 * peaks[0]
-
-
-def test_calibration_leaves_the_graph_as_it_was():
-    model = load(tiny.exported("bert").graphs[0].path)
-    outputs, before = [v.name for v in model.graph.outputs], len(model.graph)
-    assert len(static.calibrate(model, batches_of("bert")[:1], silent)) == 8
-    assert ([v.name for v in model.graph.outputs], len(model.graph)) == (outputs, before)
 
 
 # ---- weights
@@ -373,6 +304,15 @@ def test_a_weight_comes_back_within_half_a_step(seed, rows, columns, exponent):
     np.testing.assert_allclose(scales, np.abs(weight).max(axis=0) / 127, rtol=1e-6)
     restored = values.astype(np.float64) * scales
     assert (np.abs(restored - weight) <= scales.astype(np.float64) / 2 * (1 + 1e-5)).all()
+
+
+def test_steps_of_a_weight():
+    assert [levels(Quantization(weight_bits=bits)) for bits in (0, 7, 8)] == [127, 63, 127]
+    weight = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    values, scales = per_channel(weight, 63)
+    np.testing.assert_allclose(scales, np.abs(weight).max(axis=0) / 63, rtol=1e-6)
+    assert (np.abs(values.astype(int)).max(axis=0) == 63).all()
+    assert (np.abs(values * scales.astype(np.float64) - weight) <= scales / 2 * (1 + 1e-5)).all()
 
 
 def test_a_channel_of_zeros():

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.special
 import scipy.stats
 import small
@@ -193,6 +194,61 @@ def test_pearson_where_it_is_not_defined():
     with pytest.raises(SamplesError):
         one.score(np.array([[1.0]], np.float32), np.array([[3.0]]))
     assert one.score(np.array([[5.0], [5.0]], np.float32), np.array([[1.0], [2.0]])) == 0.0, "a model that answers a constant"
+
+
+# ---- divergence from a reference
+
+
+def logits_of(size, shape=(40, 3)):
+    choose = np.random.default_rng(int(size * 10))
+    return [(choose.standard_normal(shape) * size).astype(np.float32) for _ in range(2)]
+
+
+@pytest.mark.parametrize("size", [0.1, 2.0, 30.0])
+def test_divergence_of_a_single_label_head_against_scipy(size):
+    logits, reference = logits_of(size)
+    p, q = (scipy.special.softmax(x.astype(np.float64), axis=1) for x in (reference, logits))
+    assert task(SINGLE).divergence(logits, reference) == pytest.approx(scipy.stats.entropy(p, q, axis=1).mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [0.1, 2.0, 10.0])
+def test_divergence_of_a_multi_label_head_against_scipy(size):
+    """A yes and a no for each label, summed over the labels."""
+    logits, reference = logits_of(size)
+    yes, no = ([scipy.special.expit(sign * x.astype(np.float64)) for x in (reference, logits)] for sign in (1, -1))
+    expected = (scipy.special.rel_entr(*yes) + scipy.special.rel_entr(*no)).sum(axis=1).mean()
+    assert task(MULTI).divergence(logits, reference) == pytest.approx(expected, rel=1e-6)
+
+
+def test_divergence_of_a_regression_head_against_scipy():
+    """Between normal distributions of unit variance around the two numbers, integrated."""
+    logits, reference = logits_of(1.5, (5, 1))
+
+    def density(x, p, q):
+        return scipy.stats.norm.pdf(x, p) * (scipy.stats.norm.logpdf(x, p) - scipy.stats.norm.logpdf(x, q))
+
+    expected = np.mean([scipy.integrate.quad(density, p - 12, p + 12, args=(p, q))[0] for p, q in zip(reference[:, 0], logits[:, 0], strict=True)])
+    assert task(REGRESSION, ("a",)).divergence(logits, reference) == pytest.approx(expected, rel=1e-5)
+    both = task(REGRESSION).divergence(*logits_of(1.5))
+    x, y = (a.astype(np.float64) for a in logits_of(1.5))
+    assert both == pytest.approx(sum(((x[:, i] - y[:, i]) ** 2).mean() / 2 for i in range(3)), rel=1e-9)  # summed over outputs
+
+
+@pytest.mark.parametrize("kind", [SINGLE, MULTI, REGRESSION])
+def test_divergence_is_0_where_answers_are_equal_and_grows(kind):
+    logits, reference = logits_of(2.0)
+    assert task(kind).divergence(reference, reference) == 0.0
+    shift = (logits - reference).astype(np.float32)
+    sizes = [task(kind).divergence(reference + part * shift, reference) for part in (0.01, 0.1, 1.0)]
+    assert 0 < sizes[0] < sizes[1] < sizes[2]
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(SINGLE, 1000.0), (MULTI, 2000.0), (REGRESSION, 1e6)])
+def test_divergence_of_far_logits_is_finite(kind, expected):
+    """Where probabilities are 0 and 1 in floats: the divergence is what the logits are apart."""
+    far = np.array([[1000.0, 0.0] if kind == SINGLE else [1000.0, -1000.0]], np.float32)
+    other = far[:, ::-1] if kind != REGRESSION else far + np.float32(1000.0)
+    assert task(kind, ("a", "b")).divergence(other, far) == pytest.approx(expected)
 
 
 # ---- tokens

@@ -12,17 +12,21 @@ from edgekit.spec.tensor import Signature
 SIGNATURE = "forward"
 
 
-def collate(signature: Signature, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def collate(signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
     """Stacks rows, short ones filled up with each input's pad value.
 
     Args:
         signature: what the graph takes; an input's ``pad`` fills its rows.
         rows: input name to ``[sequence]``, of any lengths.
+        shapes: bucket edges in tokens, ascending. One row is filled up to the smallest that holds it; a longer one, and
+            several rows, are left to shapes of any size.
 
     Returns:
-        Input name to ``[batch, longest sequence]``, in the dtype of the signature.
+        Input name to ``[batch, sequence]`` in the dtype of the signature; ``sequence`` is the longest row, or its bucket.
     """
     longest = max(len(rows[0][signature.inputs[0].name]), 1) if len(rows) == 1 else max(len(r[signature.inputs[0].name]) for r in rows)
+    if len(rows) == 1:
+        longest = next((edge for edge in shapes if edge >= longest), longest)
     feeds = {}
     for spec in signature.inputs:
         if len(rows) == 1 and len(rows[0][spec.name]) == longest:
@@ -35,6 +39,6 @@ def collate(signature: Signature, rows: Sequence[Mapping[str, np.ndarray]]) -> d
     return feeds
 
 
-def run(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """Runs rows as one batch; returns the first output, ``float32 [batch, ...]``."""
-    return engine.run(collate(signature, rows))[signature.outputs[0].name]
+def run(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> np.ndarray:
+    """Runs rows as one batch, a single one in its bucket; returns the first output, ``float32 [batch, ...]``."""
+    return engine.run(collate(signature, rows, shapes))[signature.outputs[0].name]

@@ -1,0 +1,202 @@
+"""Floor 9: the whole story: a fine-tuned model goes in, a measured and verified bundle comes out."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit import backends, source, tasks
+from edgekit import samples as samples_module
+from edgekit.engines import assemble
+from edgekit.engines.trust import Bundle
+from edgekit.export import single as single_export
+from edgekit.pipeline import checks
+from edgekit.pipeline.candidates import Field, blank_manifest, runnable
+from edgekit.pipeline.steps import Evaluation, Steps, batches
+from edgekit.quantize._calibration import Calibration
+from edgekit.report.paired import paired
+from edgekit.report.table import held_out_text, trials_table
+from edgekit.runtime import golden
+from edgekit.samples import Samples
+from edgekit.source import Source
+from edgekit.spec import target as targets
+from edgekit.spec.errors import UsageError
+from edgekit.spec.manifest import HeldOut
+from edgekit.spec.progress import Progress, silent
+from edgekit.tasks.text_classification import TextClassification
+from edgekit.tune import record
+from edgekit.tune.race import Candidate
+
+CALIBRATION_ROWS = 300
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build made.
+
+    Attributes:
+        bundle: the bundle; its manifest holds all trials and the reason of the choice.
+        seconds: what the build took.
+        reused: steps that were taken from the cache.
+    """
+
+    bundle: Bundle
+    seconds: float
+    reused: tuple[str, ...]
+
+    def table(self) -> str:
+        """The candidates as a plain text table, why the winner won, the test set if there was one, and what should be known."""
+        m = self.bundle.manifest
+        lines = [trials_table(m.trials, m.score_name, m.reference_score), m.reason]
+        if m.held_out is not None:
+            lines.append(held_out_text(m.held_out, m.score_name))
+        return "\n".join([*lines, *(f"note: {note}" for note in m.notes)])
+
+
+def build(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    samples: str | os.PathLike[str],
+    eval: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    test: str | os.PathLike[str] | None = None,
+    target: str | os.PathLike[str] = "cpu",
+    revision: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    budget: Mapping[str, float] | None = None,
+    strict: bool = False,
+    keep_float: Sequence[str] = (),
+    use: str | None = None,
+    max_time: float | None = None,
+    race: str | os.PathLike[str] | None = None,
+    module: Any = None,
+    processor: Any = None,
+    task: str = source.TASK,
+    calibration_rows: int = CALIBRATION_ROWS,
+    seed: int = 0,
+    force: bool = False,
+    progress: Progress = silent,
+) -> BuildResult:
+    """Exports, quantizes, measures every candidate against the torch model, and writes the fastest inside the budget.
+
+    Args:
+        model: a local Hugging Face folder or a hub id; or None with ``module`` and ``processor``.
+        samples: calibration rows (JSONL, CSV, TSV or a calibration TOML); labels are not needed.
+        eval: evaluation rows with labels: candidates are scored on them, and the choice is made by them.
+        out: folder of the bundle; appears whole or not at all.
+        test: rows with labels that the chosen candidate is scored on once, when the choice is made.
+        target: name of a target, or a TOML file.
+        revision: branch, tag or commit of a hub id.
+        columns: role (``text``, ``text_pair``, ``label``) to column name, for all sample files.
+        budget: limits that replace the target's, e.g. ``{"accuracy_drop": 0.005}``.
+        strict: the accuracy drop's upper bound (one-sided, 95 %) must be inside the budget, not only the drop that was seen.
+        keep_float: layers that stay in float, beside those of the target.
+        use: ``latency`` or ``throughput``, in place of the target's.
+        max_time: seconds from the start after which no further variation is tried and the race is cut short.
+        race: ``race.json`` of an earlier bundle of the same build: its times are taken in place of new ones.
+        module: a torch module with a head of one's own, see :func:`edgekit.source.from_module`.
+        processor: its Hugging Face tokenizer.
+        task: the task of ``module``.
+        calibration_rows: rows chosen from ``samples``, at random by ``seed``.
+        seed: of that choice.
+        force: replace a bundle that is at ``out``.
+        progress: told how far each step is.
+
+    Raises:
+        EdgekitError: a subclass says which of model, samples, target, export, budget or disk is at fault; nothing is left at ``out``.
+    """
+    start = time.perf_counter()
+    until = None if max_time is None else time.monotonic() + max_time
+    destination = Path(os.path.abspath(out))
+    aim = targets.with_budget(targets.load(os.fspath(target)), budget or {})
+    aim = checks.settled(aim, keep_float, use)
+    checks.check_target(aim)
+    replayed = None if race is None else record.read(Path(race))
+    assemble.check_output(destination, force)
+    assemble.check_place(destination)
+    # Labels are not needed for calibration, so a column that is named for them need not be there.
+    calibration = samples_module.read(Path(samples), {r: c for r, c in (columns or {}).items() if r != "label"}).take(calibration_rows, seed)
+    evaluation, held_out = samples_module.read(Path(eval), columns), None if test is None else samples_module.read(Path(test), columns)
+    labels = {rows.where: rows.labels() for rows in (evaluation, held_out) if rows is not None}  # a missing one is told now, not when the export is done
+    checks.check_calibration(calibration, aim)
+    origin = _origin(model, revision, module, processor, task)
+
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+        steps = Steps(origin, calibration, Path(scratch), progress, replayed)
+        floats = steps.export()
+        scorer = tasks.get(floats.task).load(floats.assets)
+
+        def scored(rows: Samples) -> Evaluation:
+            truth = scorer.parse_labels(labels[rows.where], rows.where)
+            checks.check_labels(truth, rows.where)
+            return Evaluation(rows, scorer, truth, steps.reference(rows))
+
+        rows = scored(evaluation)
+        unseen = None if held_out is None else scored(held_out)
+        origin.release()
+        feeds, lengths = batches(scorer, floats.graphs[0].signature, calibration)
+        blank = blank_manifest(aim, floats, scorer.score_name, scorer.score(rows.reference, rows.truth), steps.provenance(seed, evaluation))
+        field = Field(steps, aim, floats, rows, Calibration(feeds, scorer.divergence), lengths, blank, strict, until)
+        choice = field.run()
+        best = choice.winner
+        manifest = replace(
+            best.bundle.manifest,
+            variants=choice.variants,
+            reason=choice.reason,
+            trials=choice.trials,
+            sensitivity=choice.sensitivity,
+            notes=(*checks.notes(aim, calibration, lengths), *choice.notes),
+            held_out=None if unseen is None else _held_out(steps, best, unseen, aim.use == "throughput"),
+        )
+        files: dict[str, Path | bytes] = {**choice.files, golden.FILE: _golden(best, scorer), record.FILE: steps.recorded.text().encode()}
+        progress("write", 0, 0)
+        bundle = assemble.write(destination, manifest, files, force=force)
+    return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused))
+
+
+def _origin(model: str | os.PathLike[str] | None, revision: str | None, module: Any, processor: Any, task: str) -> Source:
+    if (model is None) == (module is None):
+        raise UsageError("Give either a model (folder or hub id) or module= and processor=, not both and not neither.")
+    if model is None:
+        if revision is not None:
+            raise UsageError("revision= is of a hub id, and a module was given. Leave it out.")
+        return source.from_module(module, processor, task)
+    if processor is not None or task != source.TASK:
+        raise UsageError("processor= and task= go with module=, and a model was given, which brings its own. Leave them out.")
+    return source.read(os.fspath(model), revision)
+
+
+def _held_out(steps: Steps, best: Candidate, rows: Evaluation, batched: bool) -> HeldOut:
+    """Scores the frozen choice on the test set."""
+    given = steps.answers(replace(best, variant=runnable(best.variant)), rows.samples, batched)
+    found = paired(rows.task, given.logits, rows.reference, rows.truth)
+    return HeldOut(
+        rows=found.rows,
+        score=rows.task.score(given.logits, rows.truth),
+        reference_score=rows.task.score(rows.reference, rows.truth),
+        drop=found.drop,
+        drop_low=found.low,
+        drop_high=found.high,
+        losses=found.losses,
+        gains=found.gains,
+        p_value=found.p_value,
+        digest=rows.samples.digest,
+    )
+
+
+def _golden(best: Candidate, scorer: TextClassification) -> bytes:
+    """Inputs from generated text, and what the winner answers to them here; by the stand-in where its backend is not on this machine."""
+    signature, variant = best.bundle.manifest.signatures[0], runnable(best.variant)
+    device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
+    engine = device.load(best.bundle.path / variant.graphs[signature.name], signature, variant.shapes)
+    texts = single_export.fuzz_texts(max_length=scorer.settings.max_length, count=16)[:16]
+    try:
+        return golden.make(engine, signature, [t.arrays for t in scorer.preprocess(texts)], variant.shapes)
+    finally:
+        engine.close()
+        device.close()

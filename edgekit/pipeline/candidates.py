@@ -1,0 +1,295 @@
+"""The candidates of a build, from graphs to a choice: what is tried, in which order, and what is left out for want of time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgekit import backends, quantize
+from edgekit.engines import assemble
+from edgekit.engines.measure import cpu_name, cpus, has_vnni
+from edgekit.pipeline.checks import instructions
+from edgekit.pipeline.steps import Evaluation, Steps
+from edgekit.quantize._calibration import Calibration
+from edgekit.report.paired import paired
+from edgekit.spec.errors import BudgetError
+from edgekit.spec.graph import GraphSet
+from edgekit.spec.manifest import FORMAT, Manifest, Trial, Variant
+from edgekit.spec.target import Target
+from edgekit.tune import choose, vary
+from edgekit.tune.race import Answers, Candidate, Race, turns
+
+_FIRST_ROUNDS, _LAST_ROUNDS = 6, 12
+_TEXTS_A_ROUND = 20
+_IN_REACH = 1.5  # times the fastest: what is slower in the first race is not timed again
+_STATIC_GAIN = 2.0  # the most that static shapes have been seen to gain
+_STAND_IN = "onnxruntime"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a build ships.
+
+    Attributes:
+        winner: the candidate that is preferred.
+        files: place in the bundle to the file that goes there, of all variants.
+        variants: the winner's first; several where the device is to choose.
+        reason: why.
+        trials: everything that was measured, with verdicts.
+        sensitivity: layers by the damage that quantizing each alone does, if that was asked.
+        notes: what should be known, a sentence each.
+    """
+
+    winner: Candidate
+    files: Mapping[str, Path]
+    variants: tuple[Variant, ...]
+    reason: str
+    trials: tuple[Trial, ...]
+    sensitivity: Mapping[str, float]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Field:
+    """All that compete in one build.
+
+    Attributes:
+        steps: makes and measures, or finds in the cache.
+        aim: the target.
+        floats: graphs of the export.
+        rows: the evaluation set.
+        calibration: feeds of the calibration set.
+        lengths: tokens of each calibration row.
+        blank: what all manifests have in common.
+        strict: gate the bound of the accuracy drop.
+        until: ``time.monotonic()`` after which nothing more is tried, or None.
+    """
+
+    steps: Steps
+    aim: Target
+    floats: GraphSet
+    rows: Evaluation
+    calibration: Calibration
+    lengths: Sequence[int]
+    blank: Manifest
+    strict: bool
+    until: float | None
+    notes: list[str] = field(default_factory=list)
+    sensitivity: dict[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def run(self) -> Choice:
+        """Makes the candidates, measures them, and chooses.
+
+        Raises:
+            BudgetError: when none is inside the budget.
+        """
+        first = [c for method in self.aim.methods for c in self._by_method(method)]
+        return self._for_the_device(first) if self.aim.choose_on == "device" else self._by_race(first)
+
+    # ---- candidates
+
+    def _by_method(self, method: str) -> list[Candidate]:
+        runs_on = [b for b in self.aim.backends if b in quantize.get(method).BACKENDS]
+        if not runs_on:
+            return []
+        graphs = self.steps.quantize(method, self.floats, self.aim.quantize, self.calibration)
+        if all(backends.installed_version(b) is None for b in runs_on):
+            return self._candidates(graphs, runs_on)
+        return [c for made in (graphs, *self._with_less_in_int8(method, graphs)) for c in self._candidates(made, runs_on)]
+
+    def _with_less_in_int8(self, method: str, graphs: GraphSet) -> list[GraphSet]:
+        """What holds the accuracy budget where all layers in INT8 do not: both race, so that the table shows what it cost."""
+        if self.steps.holds(graphs, self.rows, self.aim, self.strict) or self._late(f"layers of '{method}' in float were not searched"):
+            return []
+        recipe = graphs.graphs[0].recipe
+        settings = replace(
+            self.aim.quantize, ranges=recipe.get("ranges", self.aim.quantize.ranges), smooth=recipe.get("smooth", self.aim.quantize.smooth)
+        )
+        found = self.steps.reverted(method, self.floats, settings, self.calibration, self.rows, self.aim, self.strict)
+        if found is None:
+            self.notes.append(f"No number of layers in float brings '{method}' inside the accuracy budget.")
+            return []
+        self.sensitivity[method] = found[1]
+        return [found[0]]
+
+    def _candidates(self, graphs: GraphSet, runs_on: Sequence[str]) -> list[Candidate]:
+        """One bundle in the scratch folder, complete but for its golden outputs, and a way to run it on each backend."""
+        method, kept = graphs.graphs[0].method, "keep_float" in graphs.graphs[0].recipe
+        variants = [self._variant(graphs, backend) for backend in runs_on]
+        place = self.steps.scratch / f"{method}-{'part' if kept else 'all'}"
+        bundle = assemble.write(place, replace(self.blank, variants=tuple(variants)), assemble.graph_files(graphs), scratch=True)
+        return [Candidate(bundle, variant) for variant in variants]
+
+    def _variant(self, graphs: GraphSet, backend: str) -> Variant:
+        graph, tools = graphs.graphs[0], self.steps.tools
+        for each in graphs.graphs:
+            backends.get(backend).compile_graph(each, self.aim, self.steps.scratch)
+        return Variant(
+            backend=backend,
+            method=graph.method,
+            graphs={g.signature.name: f"graphs/{g.path.name}" for g in graphs.graphs},
+            device=self.aim.device,
+            threads=self.aim.threads or cpus(),
+            executed="not measured",
+            requires=_requires(graph.method, self.aim),
+            versions={name: tools[name] for name in (backends.get(backend).PACKAGE, "numpy", "tokenizers") if name in tools},
+            recipe=graph.recipe,
+            shapes=(self.aim.shapes or ()) if backends.get(backend).STATIC_SHAPES else (),
+            linear_macs=quantize.linear_macs(self.floats),
+        )
+
+    # ---- chosen here
+
+    def _by_race(self, first: list[Candidate]) -> Choice:
+        many = self.aim.use == "throughput"
+        given = [self.steps.answers(c, self.rows.samples, many) for c in first]
+        race = self._race(first, _FIRST_ROUNDS)
+        early = self._trials(first, given, race)
+        finalists, last = self._finalists(first, given, early)
+        if len(finalists) > 1 and finalists != first:
+            late = self._trials(finalists, last, self._race(finalists, _LAST_ROUNDS))
+        else:
+            finalists, last, late = first, given, early
+        winner, reason, judged = choose.choose(late, self.aim, self.rows.task.score_name, self.blank.reference_score, strict=self.strict)
+        gone = [self._lost_early(t) for c, t in zip(first, early, strict=True) if c not in finalists]
+        best = finalists[winner]
+        variant = replace(best.variant, executed=judged[winner].executed)
+        self._say_if_unresolved(last[winner])
+        sensitivity = self.sensitivity.get(variant.method, {}) if "keep_float" in variant.recipe else {}
+        return Choice(best, _files(best), (variant,), reason, (*judged, *gone), sensitivity, tuple(self.notes))
+
+    def _finalists(self, first: list[Candidate], given: list[Answers], early: list[Trial]) -> tuple[list[Candidate], list[Answers]]:
+        """Those that can still win, float32 to compare with, and variations of the fastest."""
+        able = [i for i, t in enumerate(early) if not choose.excess(t, replace(self.aim.budget, p50_ms=None), self.strict) and not choose.not_as_asked(t)]
+        if not able:
+            return first, given
+        cost = [1.0 / t.rows_per_s if t.rows_per_s else t.p50_ms for t in early]
+        best = min(able, key=lambda i: cost[i])
+        kept = [i for i in able if cost[i] <= _IN_REACH * cost[best]]
+        floats = [i for i, t in enumerate(early) if t.method == choose.FLOAT]
+        kept = sorted({*kept, *([min(floats, key=lambda i: cost[i])] if floats else [])})
+        more: list[Candidate] = []
+        if not self._late("other shapes, threads and batch sizes were not tried"):
+            if self.aim.use == "throughput":
+                more += self._best_of(vary.for_throughput(first[best], self.aim))
+            else:
+                for backend in self.aim.backends if self.aim.shapes is None else ():
+                    ours = min((i for i in able if first[i].variant.backend == backend), key=lambda i: cost[i], default=None)
+                    if ours is not None and cost[ours] <= _STATIC_GAIN * cost[best]:
+                        more += self._with_buckets(first[ours], given[ours])
+                more += vary.with_other_threads(first[best]) if not self.aim.threads else []
+        theirs = [self.steps.answers(c, self.rows.samples, self.aim.use == "throughput") for c in more]
+        return [first[i] for i in kept] + more, [given[i] for i in kept] + theirs
+
+    def _with_buckets(self, candidate: Candidate, given: Answers) -> list[Candidate]:
+        """The candidate with the best buckets, and with those that they were found by."""
+        guess = vary.with_buckets(candidate, self.lengths)
+        if guess is None:
+            return []
+        costs = self.steps.answers(guess, self.rows.samples, False)
+        race = self._race([candidate, guess], _FIRST_ROUNDS)
+        tokens = self.rows.task.preprocess(self.rows.texts)
+        timed = [[len(tokens[i]) for i in turn] for turn in turns(len(tokens), _FIRST_ROUNDS, _TEXTS_A_ROUND)]
+        limit = self.aim.budget.memory_mb
+        better = vary.better_buckets(candidate, guess, race, timed, self.lengths, (given.memory_mb, costs.memory_mb), limit)
+        return [c for c in (guess, better) if c is not None]
+
+    def _best_of(self, options: list[Candidate]) -> list[Candidate]:
+        """The two that answer a list fastest in a short race."""
+        race = self._race(options, 2)
+        rates = [float(np.median(r)) for r in race.rows_per_s]
+        return [options[i] for i in sorted(sorted(range(len(options)), key=lambda i: -rates[i])[:2])]
+
+    def _race(self, candidates: list[Candidate], rounds: int) -> Race:
+        return self.steps.race(candidates, self.rows.samples, rounds, _TEXTS_A_ROUND, self.aim.use == "throughput", self.until)
+
+    def _trials(self, candidates: list[Candidate], given: list[Answers], race: Race | None) -> list[Trial]:
+        return choose.trials(candidates, given, race, self.rows.task, self.rows.reference, self.rows.truth)
+
+    def _lost_early(self, trial: Trial) -> Trial:
+        reason = choose.excess(trial, self.aim.budget, self.strict) or choose.not_as_asked(trial)
+        return replace(trial, verdict=reason or "out of reach in the first race")
+
+    def _late(self, what: str) -> bool:
+        late = self.until is not None and time.monotonic() > self.until
+        if late:
+            self.notes.append(f"The time allowed was used up: {what}.")
+        return late
+
+    def _say_if_unresolved(self, given: Answers) -> None:
+        limit = self.aim.budget.accuracy_drop
+        compared = paired(self.rows.task, given.logits, self.rows.reference, self.rows.truth)
+        if limit is not None and not compared.resolved(limit):
+            self.notes.append(f"Accuracy of the chosen candidate: {compared.text(limit)}.")
+
+    # ---- chosen by the device
+
+    def _for_the_device(self, first: list[Candidate]) -> Choice:
+        """The two that the target prefers among those inside what can be judged here: accuracy and size."""
+        trials = []
+        for candidate in first:
+            runs = replace(candidate, variant=runnable(candidate.variant))
+            given = self.steps.answers(runs, self.rows.samples, False)
+            (trial,) = self._trials([candidate], [given], None)
+            trials.append((candidate, given, trial if runs == candidate else replace(trial, executed=f"unknown (scored on {_STAND_IN})")))
+        judgeable = replace(self.aim.budget, p50_ms=None, memory_mb=None, first_answer_ms=None)
+        reasons = [choose.excess(t, judgeable, self.strict) for _, _, t in trials]
+        chosen = [i for i, reason in enumerate(reasons) if not reason][:2]
+        if not chosen:
+            lines = "\n".join(f"  {t.method} on {t.backend}: {reason}" for (_, _, t), reason in zip(trials, reasons, strict=True))
+            raise BudgetError(f"No candidate is inside the budget of target '{self.aim.name}', so nothing was written:\n{lines}")
+        verdicts = {i: "shipped: the device chooses" for i in chosen}
+        judged = tuple(replace(t, verdict=verdicts.get(i) or reasons[i] or "less preferred by the target") for i, (_, _, t) in enumerate(trials))
+        named = " and ".join(f"{judged[i].method} on {judged[i].backend}" for i in chosen)
+        reason = f"{named}: preferred by target '{self.aim.name}' in this order; not raced here ({cpu_name()}), the device races them at its first load."
+        self.notes.append("Latency, start and memory were not measured: this machine does not stand for the device.")
+        self._say_if_unresolved(trials[chosen[0]][1])
+        variants, files = [], dict[str, Path]()
+        for place, index in enumerate(chosen):
+            candidate, trial = trials[index][0], judged[index]
+            # Weights are named by their content and shared; the graphs themselves need names of their own.
+            renamed = {g: g if place == 0 else g.replace(".onnx", f"-{trial.method}.onnx") for g in candidate.variant.graphs.values()}
+            files |= {renamed.get(name, name): file for name, file in _files(candidate).items()}
+            graphs = {name: renamed[g] for name, g in candidate.variant.graphs.items()}
+            variants.append(replace(candidate.variant, executed=trial.executed, graphs=graphs))
+        ranking = self.sensitivity.get(variants[0].method, {})
+        return Choice(trials[chosen[0]][0], files, tuple(variants), reason, judged, ranking, tuple(self.notes))
+
+
+def runnable(variant: Variant) -> Variant:
+    """The variant itself, or the same graphs on ONNX Runtime where its backend is not on this machine: accuracy is the graph's."""
+    return variant if backends.installed_version(variant.backend) is not None else replace(variant, backend=_STAND_IN)
+
+
+def _files(candidate: Candidate) -> dict[str, Path]:
+    return {name: candidate.bundle.path / name for name in candidate.bundle.manifest.files}
+
+
+def blank_manifest(aim: Target, floats: GraphSet, score_name: str, reference: float, provenance: Mapping[str, str]) -> Manifest:
+    """What all candidates' manifests have in common."""
+    return Manifest(
+        format=FORMAT,
+        task=floats.task,
+        loop=floats.loop,
+        max_batch=aim.max_batch,
+        signatures=tuple(g.signature for g in floats.graphs),
+        variants=(),
+        files={},
+        target=aim.name,
+        reason="",
+        score_name=score_name,
+        reference_score=reference,
+        trials=(),
+        choose_on=aim.choose_on,
+        provenance={**floats.provenance, **provenance},
+    )
+
+
+def _requires(method: str, aim: Target) -> dict[str, str]:
+    """What a device must have beyond the backend: INT8 of full range that was scored with VNNI saturates on x86 without it."""
+    full = method in ("static", "dynamic") and aim.quantize.weight_bits == 8
+    return {"instructions": "vnni"} if full and has_vnni(instructions(aim)) else {}

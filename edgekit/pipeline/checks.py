@@ -1,0 +1,119 @@
+"""What can be said against a target or samples before any work is done, and what should be known of them afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from edgekit import backends, quantize
+from edgekit.engines.measure import INSTRUCTIONS, cpu_instructions, lacks_vnni
+from edgekit.samples import Samples
+from edgekit.spec.errors import SamplesError, UsageError, near
+from edgekit.spec.target import USES, Target
+
+_UNLIKELY_EQUAL = 16
+
+
+def settled(aim: Target, keep_float: Sequence[str], use: str | None) -> Target:
+    """The target with what was said beside it, and with weights of as many bits as its CPU multiplies without saturating.
+
+    Raises:
+        UsageError: for an unknown use or instruction set.
+    """
+    if use is not None and use not in USES:
+        raise UsageError(f"Unknown use '{use}'.{near(use, USES)} Expected one of: {', '.join(USES)}.")
+    for name in aim.instructions:
+        if name not in INSTRUCTIONS:
+            raise UsageError(f"target '{aim.name}': unknown instruction set '{name}'.{near(name, INSTRUCTIONS)} Known: {', '.join(INSTRUCTIONS)}.")
+    bits = aim.quantize.weight_bits or (7 if lacks_vnni(instructions(aim)) else 8)
+    told = replace(aim.quantize, weight_bits=bits, keep_float=tuple(dict.fromkeys((*aim.quantize.keep_float, *keep_float))))
+    return replace(aim, quantize=told, use=use or aim.use)
+
+
+def instructions(aim: Target) -> tuple[str, ...]:
+    """Those of the device's CPU: as the target says, else this machine's."""
+    return aim.instructions or cpu_instructions()
+
+
+def check_target(aim: Target) -> None:
+    """Refuses a target whose backends or methods are unknown or missing, before anything is loaded.
+
+    Raises:
+        UsageError: when it has no candidate.
+        BackendError: when a backend that must race here is not installed, or does not serve the device.
+    """
+    for method in aim.methods:
+        quantize.get(method)
+    for backend in aim.backends:
+        backends.get(backend).check_target(aim)
+        if backends.installed_version(backend) is None and aim.choose_on == "host":
+            raise backends.not_installed(backend)
+    if not any(set(quantize.get(method).BACKENDS) & set(aim.backends) for method in aim.methods):
+        raise UsageError(
+            f"Target '{aim.name}' has no candidate: none of its methods ({', '.join(aim.methods)}) runs on its backends ({', '.join(aim.backends)}). "
+            "Add a method or a backend."
+        )
+
+
+def check_calibration(calibration: Samples, aim: Target) -> None:
+    """Refuses rows that cannot show the range of activations.
+
+    Raises:
+        SamplesError: when there are too few for a method, or all are the same text.
+    """
+    for method in aim.methods:
+        needed = quantize.get(method).NEEDS_SAMPLES
+        if len(calibration) < needed:
+            raise SamplesError(
+                f"{calibration.where} has {len(calibration)} rows, the method '{method}' of target '{aim.name}' needs at least {needed} "
+                "to see the range of activations. Give more samples; labels are not needed."
+            )
+        if needed > 1 and len({row.inputs for row in calibration.rows}) == 1:
+            raise SamplesError(
+                f"All {len(calibration)} rows of {calibration.where} are the same text, so the method '{method}' would see the activations of one text only. "
+                "Give samples as varied as what the model will be asked."
+            )
+
+
+def check_labels(truth: np.ndarray, where: str) -> None:
+    """Refuses labels that say nothing.
+
+    Raises:
+        SamplesError: when there are several rows and all have the same label.
+    """
+    if len(truth) > 1 and truth.dtype != np.float64 and (truth == truth[0]).all():  # numbers: the score itself refuses equal ones
+        raise SamplesError(
+            f"All {len(truth)} rows of {where} have the same label, so a model that always gives that one would be perfect. Give rows of all labels."
+        )
+
+
+def notes(aim: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[str, ...]:
+    """What should be known of a build beside its measurements, a sentence each.
+
+    Args:
+        aim: the target.
+        calibration: its rows.
+        lengths: tokens of each row.
+    """
+    said = []
+    if len(lengths) >= _UNLIKELY_EQUAL and len(set(lengths)) == 1:
+        said.append(
+            f"All {len(lengths)} calibration rows have {lengths[0]} tokens: ranges, and the shapes that were compiled, hold for that length; "
+            "give rows as short and long as those in use."
+        )
+    labels = [row.label for row in calibration.rows if row.label is not None]
+    if len(labels) >= _UNLIKELY_EQUAL and all(label == labels[0] for label in labels):
+        said.append(f"All {len(labels)} calibration rows have the same label: ranges may be those of one kind of text.")
+    here, there = set(cpu_instructions()), set(instructions(aim))
+    if here != there:
+        parts = [f"has not {', '.join(sorted(there - here))}"] if there - here else []
+        parts += [f"has {', '.join(sorted(here - there))} beside it"] if here - there else []
+        said.append(
+            f"The target's CPU has {', '.join(sorted(there))}; this machine {' and '.join(parts)}: "
+            "times, and the last digits of INT8 answers, are this machine's."
+        )
+    if aim.quantize.weight_bits == 7 and lacks_vnni(tuple(there)):
+        said.append("The target's CPU has no INT8 dot product (VNNI), so weights have 7 bits: with 8, sums of products would saturate.")
+    return tuple(said)

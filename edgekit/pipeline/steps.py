@@ -1,0 +1,285 @@
+"""The steps of a build that are worth keeping: each looks into the cache first, by the digest of all that it depends on."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import backends, quantize
+from edgekit.engines import assemble
+from edgekit.engines.cache import Cache, code_digest, key
+from edgekit.engines.measure import cpu_name, cpus
+from edgekit.engines.trust import files_below, sha256
+from edgekit.export import single as single_export
+from edgekit.quantize._calibration import Calibration
+from edgekit.quantize._sensitivity import revert
+from edgekit.report.paired import paired
+from edgekit.runtime.loops import single
+from edgekit.samples import Samples
+from edgekit.source import Source
+from edgekit.spec.graph import Graph, GraphSet
+from edgekit.spec.parsing import parse, plain
+from edgekit.spec.progress import Progress
+from edgekit.spec.quantization import Quantization
+from edgekit.spec.target import Target
+from edgekit.spec.tensor import Signature
+from edgekit.tasks.text_classification import TextClassification
+from edgekit.tune import race, record
+from edgekit.tune.race import Answers, Candidate, Race
+
+_TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy", "tokenizers")
+_CALIBRATION_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Labelled rows, what they are scored by, and what the torch model answers to them.
+
+    Attributes:
+        samples: the rows.
+        task: scores them.
+        truth: labels as the task parses them.
+        reference: float32 ``[rows, labels]``.
+    """
+
+    samples: Samples
+    task: TextClassification
+    truth: np.ndarray
+    reference: np.ndarray
+
+    @property
+    def texts(self) -> list[Any]:
+        """As a session takes them."""
+        return [row.inputs for row in self.samples.rows]
+
+
+class Steps:
+    """Makes the parts of one build, or finds them."""
+
+    def __init__(self, origin: Source, calibration: Samples, scratch: Path, progress: Progress, replayed: record.Record | None) -> None:
+        """Binds what every step needs.
+
+        Args:
+            origin: the model.
+            calibration: rows that ranges are taken from.
+            scratch: a folder that goes when the build ends.
+            progress: told how far each step is.
+            replayed: take times from this record instead of a clock.
+        """
+        self.origin, self.calibration = origin, calibration
+        self.scratch, self.progress, self.replayed = scratch, progress, replayed
+        self.cache = Cache()
+        self.reused: list[str] = []
+        self._made: set[str] = set()
+        self.tools = {name: found for name in _TOOLS if (found := version(name)) is not None}
+        self.always = {"code": code_digest(), "tools": self.tools}
+        self.recorded = record.Record(cpu_name())
+
+    def export(self) -> GraphSet:
+        """The float32 graphs, compared with torch on the calibration texts."""
+        texts = [row.inputs for row in self.calibration.rows]
+        parts = {"step": "export", "model": self.origin.digest, "samples": self.calibration.digest}
+        self.progress("export", 0, 0)
+        made = self._graphs("export", parts, lambda out: single_export.export(self.origin, out, texts))
+        # The same files may have had another name when they were exported.
+        return replace(made, provenance={**made.provenance, "model": self.origin.model_id, "revision": self.origin.revision})
+
+    def reference(self, samples: Samples) -> np.ndarray:
+        """What the torch model answers on texts: float32 ``[rows, labels]``."""
+        parts = {"step": "reference", "model": self.origin.digest, "samples": samples.digest}
+
+        def make(folder: Path) -> None:
+            rows = self.origin.token_ids([row.inputs for row in samples.rows])
+            np.save(folder / "logits.npy", self.origin.logits(rows, self.progress))
+
+        return np.asarray(np.load(self._kept("torch reference", parts, make) / "logits.npy", allow_pickle=False))
+
+    def quantize(self, method: str, floats: GraphSet, settings: Quantization, rows: Calibration) -> GraphSet:
+        """The graphs by one method. The graphs of ``float32`` are those of the export."""
+        if method == "float32":
+            return floats
+
+        def make(out: Path) -> GraphSet:
+            return quantize.get(method).quantize(floats, rows, settings, out, self.progress)
+
+        return replace(self._graphs(method, self._made_from(method, floats, settings), make), assets=floats.assets, provenance=floats.provenance)
+
+    def reverted(
+        self, method: str, floats: GraphSet, settings: Quantization, rows: Calibration, scored: Evaluation, aim: Target, strict: bool
+    ) -> tuple[GraphSet, Mapping[str, float]] | None:
+        """The graphs with the fewest layers in float that hold the accuracy budget on the evaluation rows, and the ranking.
+
+        Args:
+            method: by which the rest is quantized.
+            floats: of the export.
+            settings: with ranges and smoothing as they were chosen for all layers in INT8.
+            rows: calibration feeds.
+            scored: evaluation rows.
+            aim: its budget, and the backend that is asked first.
+            strict: the upper end of the drop's interval must hold it.
+
+        Returns:
+            None where not even all but one layer in float would hold it.
+        """
+        limit = aim.budget.accuracy_drop
+        assert limit is not None
+        backend = next(b for b in aim.backends if b in quantize.get(method).BACKENDS)
+        parts = self._made_from(method, floats, settings) | {"revert": [limit, strict, backend, scored.samples.digest]}
+
+        def good(graphs: GraphSet) -> bool:
+            compared = paired(scored.task, self._outputs(graphs, backend, aim, scored), scored.reference, scored.truth)
+            return (compared.high if strict else compared.drop) <= limit + 1e-9
+
+        def make(out: Path) -> GraphSet:
+            found = revert(quantize.get(method), floats, rows, settings, good, out, self.progress)
+            ranking = {s.layer: s.damage for s in found[1]} if found else {}
+            (out / "sensitivity.json").write_text(json.dumps(ranking), "utf-8")
+            return found[0] if found else replace(floats, graphs=())
+
+        made = self._graphs(f"{method}, layers in float", parts, make)
+        if not made.graphs:
+            return None
+        ranking = json.loads((made.graphs[0].path.parent / "sensitivity.json").read_text("utf-8"))
+        return replace(made, assets=floats.assets, provenance=floats.provenance), ranking
+
+    def holds(self, graphs: GraphSet, scored: Evaluation, aim: Target, strict: bool) -> bool:
+        """Whether graphs are inside the accuracy budget on the first of the target's backends that runs them; kept, since it is asked at every build."""
+        limit = aim.budget.accuracy_drop
+        if limit is None or graphs.graphs[0].method == "float32":
+            return True
+        backend = next(b for b in aim.backends if b in quantize.get(graphs.graphs[0].method).BACKENDS)
+        parts: dict[str, Any] = {"step": "holds", "graphs": [sha256(g.path) for g in graphs.graphs], "weights": self._weights(graphs), "backend": backend}
+        parts |= {"samples": scored.samples.digest, "model": self.origin.digest, "cpu": cpu_name()}
+
+        def make(folder: Path) -> None:
+            np.save(folder / "logits.npy", self._outputs(graphs, backend, aim, scored))
+
+        logits = np.load(self._kept(f"{graphs.graphs[0].method} on the evaluation rows", parts, make) / "logits.npy", allow_pickle=False)
+        compared = paired(scored.task, logits, scored.reference, scored.truth)
+        return (compared.high if strict else compared.drop) <= limit + 1e-9
+
+    def answers(self, candidate: Candidate, samples: Samples, batched: bool) -> Answers:
+        """What a candidate answers to texts, and what that costs on this machine."""
+        parts = {"step": "answers", **self._raced([candidate]), "samples": samples.digest, "batched": batched}
+        texts = [row.inputs for row in samples.rows]
+
+        def make(folder: Path) -> None:
+            given = race.answers(candidate, texts, batched, self.progress)
+            np.save(folder / "logits.npy", given.logits)
+            (folder / "costs.json").write_text(json.dumps([given.first_answer_ms, given.memory_mb, given.executed]), "utf-8")
+
+        folder = self._kept("answers", parts, make)
+        first, memory, executed = json.loads((folder / "costs.json").read_text("utf-8"))
+        given = Answers(np.load(folder / "logits.npy", allow_pickle=False), first, memory, executed)
+        given = self.replayed.with_costs(candidate, given) if self.replayed else given
+        self.recorded.add_costs(candidate, given)
+        return given
+
+    def race(self, candidates: Sequence[Candidate], samples: Samples, rounds: int, texts: int, lists: bool, until: float | None) -> Race:
+        """The times of candidates in turns, on this machine or from the record."""
+        parts = {"step": "race", **self._raced(candidates), "samples": samples.digest, "rounds": rounds, "texts": texts, "lists": lists}
+
+        def make(folder: Path) -> None:
+            inputs = [row.inputs for row in samples.rows]
+            found = race.in_turns(candidates, inputs, rounds, texts, self.progress, lists=lists, until=until)
+            (folder / "race.json").write_text(json.dumps(plain(found)), "utf-8")
+
+        if self.replayed:
+            found = self.replayed.race(candidates)
+        else:
+            found = parse(Race, json.loads((self._kept("race", parts, make) / "race.json").read_text("utf-8")), "race in the build cache")
+        self.recorded.add_race(candidates, found)
+        return found
+
+    def provenance(self, seed: int, evaluation: Samples) -> dict[str, str]:
+        """What a bundle says of its making, beside the model."""
+        return {
+            "calibration_digest": self.calibration.digest,
+            "calibration_rows": str(len(self.calibration)),
+            "evaluation_digest": evaluation.digest,
+            "evaluation_rows": str(len(evaluation)),
+            "seed": str(seed),
+            "cpu": cpu_name(),
+            "python": platform.python_version(),
+            "edgekit": version("edgekit") or "source",
+            **self.tools,
+        }
+
+    def _outputs(self, graphs: GraphSet, backend: str, aim: Target, scored: Evaluation) -> np.ndarray:
+        graph = graphs.graphs[0]
+        device = backends.get(backend).open_device(aim.device, aim.threads or cpus())
+        engine = device.load(graph.path, graph.signature)
+        try:
+            return np.concatenate([single.run(engine, graph.signature, [t.arrays]) for t in scored.task.preprocess(scored.texts)])
+        finally:
+            engine.close()
+            device.close()
+
+    def _made_from(self, method: str, floats: GraphSet, settings: Quantization) -> dict[str, Any]:
+        # The assets decide what token ids the samples become.
+        inputs = {"graphs": [sha256(g.path) for g in floats.graphs], "assets": [[n, sha256(floats.assets / n)] for n in files_below(floats.assets)]}
+        return {"step": method, **inputs, "samples": self.calibration.digest, "settings": plain(settings), "model": self.origin.digest}
+
+    def _raced(self, candidates: Sequence[Candidate]) -> dict[str, Any]:
+        machine = [cpu_name(), cpus(), platform.platform()]
+        return {"candidates": [record.key(c) for c in candidates], "machine": machine, "model": self.origin.digest}
+
+    def _weights(self, graphs: GraphSet) -> list[str]:
+        return sorted({name for g in graphs.graphs for name in files_below(g.path.parent / "weights")})
+
+    def _graphs(self, step: str, parts: dict[str, Any], make: Callable[[Path], GraphSet]) -> GraphSet:
+        """A step that makes graphs; what they are is kept in ``graphs.json`` beside them."""
+
+        def write(folder: Path) -> None:
+            graphs = make(folder)
+            entries = [{"signature": plain(g.signature), "path": g.path.name, "method": g.method, "recipe": dict(g.recipe)} for g in graphs.graphs]
+            (folder / "graphs.json").write_text(json.dumps({**plain(graphs), "graphs": entries, "assets": "assets"}), "utf-8")
+
+        folder = self._kept(step, parts, write)
+        data = json.loads((folder / "graphs.json").read_text("utf-8"))
+        where = "graph in the build cache"
+        graphs = tuple(Graph(parse(Signature, g["signature"], where), folder / g["path"], g["method"], g["recipe"]) for g in data["graphs"])
+        return GraphSet(data["task"], data["loop"], graphs, folder / data["assets"], data["provenance"])
+
+    def _kept(self, step: str, parts: dict[str, Any], make: Callable[[Path], None]) -> Path:
+        """The folder of a step: from the cache, or made now. What depends on a module from Python is not kept: its code has no digest."""
+        digest = key(**parts, **self.always)
+        if parts["model"] is None:
+            folder = self.scratch / "made" / digest
+            if not folder.exists():
+                with assemble.disk_errors(self.scratch):
+                    folder.mkdir(parents=True)
+                    make(folder)
+            return folder
+        found = self.cache.find(digest)
+        if found is not None:
+            if digest not in self._made and step not in self.reused:
+                self.reused.append(step)
+            return found
+        self._made.add(digest)
+        with assemble.disk_errors(self.cache.root), self.cache.fill(digest, {**parts, **self.always}) as folder:
+            make(folder)
+            self.progress("", 0, 0)  # whoever wants to stop does so now, even where a library swallowed the interrupt
+        return self.cache.root / digest
+
+
+def batches(scorer: TextClassification, signature: Signature, calibration: Samples) -> tuple[list[dict[str, np.ndarray]], list[int]]:
+    """Calibration feeds, a few rows each in the order of the file, so that short rows are padded as in use; and each row's tokens."""
+    tokens = scorer.preprocess([row.inputs for row in calibration.rows])
+    starts = range(0, len(tokens), _CALIBRATION_BATCH)
+    return [single.collate(signature, [t.arrays for t in tokens[i : i + _CALIBRATION_BATCH]]) for i in starts], [len(t) for t in tokens]
+
+
+def version(package: str) -> str | None:
+    """Of an installed package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

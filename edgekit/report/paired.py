@@ -1,0 +1,296 @@
+"""A candidate against the reference, row by row on the same samples: how large the drop is, and what the rows can prove of it.
+
+Two scores of one set are compared by the rows on which the two models differ. Two separate intervals would count the difficulty
+of the samples twice, and call a drop unproved that the pairs prove.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from edgekit.spec.errors import SamplesError, UsageError
+from edgekit.tasks.text_classification import TextClassification
+
+CONFIDENCE = 0.90
+"""Of the two-sided interval; each of its ends is a one-sided 95 % bound."""
+
+_Z_BOUND = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+_Z_POWER = NormalDist().inv_cdf(0.80)
+_FEWEST_RESAMPLES = 100  # 5 of them lie outside each end
+_TRIES = 10  # draws for one resample, on average, before the samples are called unfit
+_HALVINGS = 64  # of an interval of at most 2: below the spacing of float64
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What the same rows say of two models.
+
+    Attributes:
+        rows: samples that both models answered.
+        losses: rows that the reference has right and the candidate wrong; None for a score that is no mean of rows (micro F1, Pearson r).
+        gains: rows that the candidate has right and the reference wrong; None where ``losses`` is.
+        drop: score of the reference minus score of the candidate, in the score's unit (0.01 is one point of accuracy); negative
+            when the candidate is better.
+        low: lower end of the two-sided 90 % confidence interval of the drop.
+        high: its upper end. It is thereby a one-sided 95 % bound, which is what a non-inferiority gate compares with the limit.
+        p_value: exact two-sided McNemar test of "losses and gains are equally likely", 0 to 1; None where ``losses`` is.
+    """
+
+    rows: int
+    losses: int | None
+    gains: int | None
+    drop: float
+    low: float
+    high: float
+    p_value: float | None
+
+    def resolved(self, limit: float) -> bool:
+        """Whether the rows settle if the drop is within ``limit``: the interval lies wholly at or below it, or wholly above."""
+        return self.high <= limit or self.low > limit
+
+    def rows_needed(self, limit: float) -> int | None:
+        """Rows that would settle it with a probability of 80 %, should the drop and the discordance stay as seen.
+
+        The paired sample size of a non-inferiority test, one-sided alpha 5 %: ``(z_.95 + z_.80)^2 variance / (limit - drop)^2``.
+
+        Args:
+            limit: the largest drop that is allowed, in the score's unit.
+
+        Returns:
+            The number of rows in all, not in addition; None where the drop equals the limit, which no number of rows can tell apart.
+        """
+        distance = limit - self.drop
+        if math.isclose(self.drop, limit, rel_tol=1e-9, abs_tol=1e-12):
+            return None
+        return max(1, math.ceil((_Z_BOUND + _Z_POWER) ** 2 * self._variance(limit) / distance**2))
+
+    def text(self, limit: float | None) -> str:
+        """One sentence for a report.
+
+        Args:
+            limit: the largest drop that is allowed, in the score's unit; None to say only what was seen.
+        """
+        counts = "" if self.losses is None else f", {self.losses:,} lost, {self.gains:,} won"
+        test = "" if self.p_value is None else f", McNemar p {self.p_value:.2g}"
+        seen = f"drop {_four(self.drop)} ({CONFIDENCE:.0%} interval {_four(self.low)} to {_four(self.high)}{counts}{test})".replace("%", " %")
+        by = f"{self.rows:,} row{'s' if self.rows != 1 else ''}"
+        if limit is None:
+            return f"{seen} by {by}"
+        if self.resolved(limit):
+            return f"{seen}: {'within' if self.high <= limit else 'above'} {limit:g} by {by}"
+        needed = self.rows_needed(limit)
+        more = "and no number would at a drop of just that" if needed is None else f"about {_two_digits_up(needed):,} would"
+        return f"{seen}: not resolved against {limit:g} by {by}, {more}"
+
+    def _variance(self, limit: float) -> float:
+        """Variance of one row's difference (reference right minus candidate right), or what stands for it in another score.
+
+        No flip in 20 rows does not make flips impossible. So one row is added to each of the four cells, as Laplace's rule of
+        succession does; with less, a few rows without a flip would "need" fewer rows than those that have just not settled it.
+        """
+        if self.losses is None or self.gains is None:
+            # The arm towards the limit: a skewed interval is not settled by its mean width.
+            arm = max(self.high - self.drop if limit > self.drop else self.drop - self.low, (self.high - self.low) / 2)
+            return self.rows * (arm / _Z_BOUND) ** 2
+        lost, won = (self.losses + 1) / (self.rows + 4), (self.gains + 1) / (self.rows + 4)
+        return lost + won - (lost - won) ** 2
+
+
+def paired(task: TextClassification, candidate: np.ndarray, reference: np.ndarray, truth: np.ndarray) -> Paired:
+    """Compares the logits of two models on the same labelled rows, by the score of their task.
+
+    Args:
+        task: whose score is compared. A single-label head is compared by :func:`proportions`, the others by :func:`bootstrap`.
+        candidate: float32 ``[rows, labels]``, e.g. of the quantized model.
+        reference: float32 ``[rows, labels]``, e.g. of the torch model.
+        truth: as ``task.parse_labels`` gives it: ``[rows]``, or ``[rows, labels]``.
+
+    Raises:
+        UsageError: when the three are not of the same rows and labels, or a logit is NaN.
+        SamplesError: when there is no row, or the score is not defined on them.
+    """
+    labels = len(task.settings.labels)
+    single = task.settings.problem_type == "single_label_classification"
+    rows = len(truth) if truth.ndim else 0
+    expected = {"candidate": (candidate, (rows, labels)), "reference": (reference, (rows, labels)), "truth": (truth, (rows,) if single else (rows, labels))}
+    for name, (array, shape) in expected.items():
+        if array.shape != shape:
+            raise UsageError(
+                f"{name} has the shape {list(array.shape)}, expected {list(shape)}: {rows} rows of truth, {labels} labels of the task. "
+                "Give both models' logits, and the truth, of the same rows in the same order."
+            )
+    _check_rows(rows)
+    for name, logits in (("candidate", candidate), ("reference", reference)):
+        # argmax takes a NaN for the largest value: such a row could count as right.
+        if broken := int(np.isnan(logits).any(axis=1).sum()):
+            raise UsageError(f"{broken} of {rows} rows of the {name} hold NaN logits, expected numbers. A model that gives NaN cannot be scored: reject it.")
+    if single:
+        return proportions(reference.argmax(axis=1) == truth, candidate.argmax(axis=1) == truth)
+    return bootstrap(lambda i: (task.score(reference[i], truth[i]), task.score(candidate[i], truth[i])), rows)
+
+
+def proportions(reference_right: np.ndarray, candidate_right: np.ndarray) -> Paired:
+    """Compares two accuracies on the same rows: Tango's score interval and the exact McNemar test.
+
+    Args:
+        reference_right: bool ``[rows]``, whether the reference answers the row rightly.
+        candidate_right: bool ``[rows]``, the same of the candidate.
+
+    Raises:
+        UsageError: when they are not two bool vectors of one length.
+        SamplesError: when there is no row.
+    """
+    for name, right in (("reference_right", reference_right), ("candidate_right", candidate_right)):
+        if right.dtype != np.bool_ or right.ndim != 1:
+            raise UsageError(f"{name} is {right.dtype} of shape {list(right.shape)}, expected bool [rows]. Compare the answers with the truth first.")
+    if len(reference_right) != len(candidate_right):
+        raise UsageError(f"There are {len(reference_right)} rows of the reference and {len(candidate_right)} of the candidate. Give the same rows of both.")
+    rows = len(reference_right)
+    _check_rows(rows)
+    from scipy.stats import binomtest  # not on a device, and slow to import
+
+    losses = int((reference_right & ~candidate_right).sum())
+    gains = int((~reference_right & candidate_right).sum())
+    low, high = tango_interval(losses, gains, rows)
+    p_value = float(binomtest(losses, losses + gains, 0.5).pvalue) if losses + gains else 1.0
+    return Paired(rows, losses, gains, (losses - gains) / rows, low, high, p_value)
+
+
+def tango_interval(losses: int, gains: int, rows: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Score interval of the difference of two paired proportions, ``(losses - gains) / rows``.
+
+    It holds its confidence with few discordant rows and has a width with none, where the textbook (Wald) interval says 0 to 0.
+    Source: Tango T., Statistics in Medicine 17 (1998) 891-908.
+
+    Args:
+        losses: rows that only the first has right, 0 to ``rows``.
+        gains: rows that only the second has right, 0 to ``rows - losses``.
+        rows: all rows, those on which both are right or both wrong too; at least 1.
+        confidence: two-sided, above 0 and below 1.
+
+    Returns:
+        Lower and upper end, -1 to 1.
+
+    Raises:
+        UsageError: for counts or a confidence out of these ranges.
+    """
+    if rows < 1 or losses < 0 or gains < 0 or losses + gains > rows or not 0 < confidence < 1:
+        raise UsageError(
+            f"The interval of {losses} losses and {gains} gains in {rows} rows at a confidence of {confidence:g} is not defined. Expected counts of 0 "
+            "or more that together are no more than the rows, at least one row, and a confidence between 0 and 1."
+        )
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    return -_upper(gains, losses, rows, z), _upper(losses, gains, rows, z)
+
+
+def bootstrap(score: Callable[[np.ndarray], tuple[float, float]], rows: int, seed: int = 0, resamples: int = 2000) -> Paired:
+    """Compares two scores that are no mean of rows (micro F1, Pearson r): percentile interval over rows drawn with replacement.
+
+    Both models are scored on the same draw, which is what pairs them. Source: Efron B. and Tibshirani R. J., An Introduction to the
+    Bootstrap (1993), chapter 13. Two things are added, because a gate must not read certainty off the resampling itself:
+
+    - Where every resample gives the same drop (two models that answer alike), the interval is that of :func:`tango_interval` for no
+      discordant row, around the drop. It takes a row that is answered differently to weigh ``1 / rows``.
+    - The interval always holds the drop: of a biased score the percentiles alone need not.
+
+    Args:
+        score: from row indices, int64 ``[rows]`` with repeats, to (reference score, candidate score); may raise SamplesError where the
+            score is not defined, e.g. when all labels drawn are equal. Such a resample is drawn again.
+        rows: samples, at least 1.
+        seed: of the draws: the same seed gives the same interval.
+        resamples: at least 100.
+
+    Raises:
+        SamplesError: when there is no row, the score is not a number on all rows, or it is defined on too few of the resamples.
+        UsageError: for too few resamples.
+    """
+    _check_rows(rows)
+    if resamples < _FEWEST_RESAMPLES:
+        raise UsageError(
+            f"{resamples} resamples were asked for, expected at least {_FEWEST_RESAMPLES}: the ends of the interval are their 5 % and 95 % points."
+        )
+    drop = _drop(score, np.arange(rows))
+    draw = np.random.default_rng(seed)
+    drops: list[float] = []
+    for _ in range(_TRIES * resamples):
+        try:
+            drops.append(_drop(score, draw.integers(0, rows, rows)))
+        except SamplesError:
+            continue
+        if len(drops) == resamples:
+            break
+    else:
+        raise SamplesError(
+            f"The score is defined on {len(drops)} of {_TRIES * resamples} resamples of the {rows} rows, expected {resamples}: "
+            "their labels are nearly all equal. Give more samples, with different labels."
+        )
+    low, high = (float(q) for q in np.quantile(drops, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)))
+    if min(drops) == max(drops):
+        below, above = tango_interval(0, 0, rows)
+        low, high = drop + below, drop + above
+    return Paired(rows, None, None, drop, min(low, drop), max(high, drop), None)
+
+
+def _upper(b: int, c: int, n: int, z: float) -> float:
+    """Upper end of Tango's interval for ``b`` losses and ``c`` gains in ``n`` rows; the lower end is the upper one of the swapped counts.
+
+    The score statistic falls as the difference grows, so the differences that it does not reject end at one point, which bisection
+    finds. A root finder would stop at the estimate itself, where both sides of the equation are 0 when no row is discordant.
+    """
+    inside, outside = (b - c) / n, 1.0
+    for _ in range(_HALVINGS):
+        middle = (inside + outside) / 2
+        if (b - c - n * middle) ** 2 <= z * z * n * _variance_at(middle, b, c, n):
+            inside = middle
+        else:
+            outside = middle
+    return inside
+
+
+def _variance_at(delta: float, b: int, c: int, n: int) -> float:
+    """Variance of one row's difference where that difference is ``delta`` in truth, the rest by maximum likelihood (Tango 1998).
+
+    The probability ``q`` of a gain is the larger root of ``2n q^2 + linear q + constant``; that of a loss is then ``q + delta``.
+    """
+    linear = -b - c + (2 * n - b + c) * delta
+    constant = -c * delta * (1 - delta)
+    root = math.sqrt(max(linear * linear - 8 * n * constant, 0.0))
+    # Of the two forms of the root the one that does not subtract numbers of like size.
+    q = -2 * constant / (root + linear) if linear > 0 else (root - linear) / (4 * n)
+    return max(2 * q + delta * (1 - delta), 0.0)
+
+
+def _drop(score: Callable[[np.ndarray], tuple[float, float]], indices: np.ndarray) -> float:
+    """Reference score minus candidate score on some rows.
+
+    Raises:
+        SamplesError: when that is not a number.
+    """
+    reference, candidate = score(indices)
+    drop = float(reference) - float(candidate)
+    if not math.isfinite(drop):
+        raise SamplesError(
+            f"The scores are {reference:g} and {candidate:g} on {len(indices)} rows, expected two numbers. Check the labels and the models' answers for NaN."
+        )
+    return drop
+
+
+def _check_rows(rows: int) -> None:
+    if rows < 1:
+        raise SamplesError("There is no row to compare the models on, expected at least one. Give labelled samples.")
+
+
+def _four(value: float) -> str:
+    """Four decimals, and no minus before a zero."""
+    return f"{round(value, 4) + 0.0:.4f}"
+
+
+def _two_digits_up(value: int) -> int:
+    """The next number of two significant digits: the sample size is an estimate and must not look finer."""
+    step = int(10 ** max(len(str(value)) - 2, 0))
+    return -(-value // step) * step

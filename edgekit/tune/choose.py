@@ -1,0 +1,170 @@
+"""From measurements to a choice: what each candidate is worth, and why it won or lost. Pure arithmetic: a recorded race gives the same choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from edgekit.backends import mostly_int8
+from edgekit.engines.measure import latency
+from edgekit.report.paired import paired
+from edgekit.spec.errors import BudgetError
+from edgekit.spec.manifest import Trial
+from edgekit.spec.target import Budget, Target
+from edgekit.tasks.text_classification import TextClassification
+from edgekit.tune.race import Answers, Candidate, Race, ratio
+
+FLOAT = "float32"
+_IN_INT8 = ("static", "dynamic")
+_LEVEL = 1.05
+_UNITS = {"accuracy_drop": "", "p50_ms": " ms", "memory_mb": " MB", "first_answer_ms": " ms", "size_mb": " MB"}
+
+
+def trials(
+    candidates: Sequence[Candidate], given: Sequence[Answers], race: Race | None, task: TextClassification, reference: np.ndarray, truth: np.ndarray
+) -> list[Trial]:
+    """Puts measurements together, without verdicts.
+
+    Args:
+        candidates: in the order of the race.
+        given: what each answered.
+        race: their times; None where this machine cannot say what they take on the device.
+        task: scores them.
+        reference: what the torch model answers: float32 ``[rows, labels]``.
+        truth: labels, as the task parses them.
+    """
+    made = []
+    for candidate, answers in zip(candidates, given, strict=True):
+        variant, compared = candidate.variant, paired(task, answers.logits, reference, truth)
+        made.append(
+            Trial(
+                method=variant.method,
+                backend=variant.backend,
+                executed=answers.executed,
+                score=task.score(answers.logits, truth),
+                drop=compared.drop,
+                changed=task.changed(answers.logits, reference),
+                p50_ms=0.0,
+                p90_ms=0.0,
+                first_answer_ms=answers.first_answer_ms,
+                memory_mb=answers.memory_mb,
+                size_mb=candidate.bundle.size / 2**20,
+                shapes=variant.shapes,
+                threads=variant.threads,
+                streams=variant.streams,
+                batch=variant.batch or candidate.bundle.manifest.max_batch,
+                losses=compared.losses,
+                gains=compared.gains,
+                drop_low=compared.low,
+                drop_high=compared.high,
+                p_value=compared.p_value,
+            )
+        )
+    return made if race is None else timed(made, race)
+
+
+def timed(made: Sequence[Trial], race: Race) -> list[Trial]:
+    """The same trials with the times of a race."""
+    # What is compared between candidates, in seconds of some kind: per text, or per list.
+    costs = [[[1.0 / rate] for rate in rates] for rates in race.rows_per_s] if race.rows_per_s else [list(map(list, t)) for t in race.times_ms]
+    floats = [i for i, t in enumerate(made) if t.method == FLOAT]
+    baseline = min(floats, key=lambda i: float(np.median(np.concatenate(costs[i]))), default=None)
+    result = []
+    for index, trial in enumerate(made):
+        summary = latency([t for turn in race.times_ms[index] for t in turn])
+        assert summary.p50_ms is not None
+        assert summary.p90_ms is not None
+        compared = (0.0, 0.0) if baseline is None or index in floats else ratio(costs[index], costs[baseline])
+        rate = float(np.median(race.rows_per_s[index])) if race.rows_per_s else 0.0
+        result.append(replace(trial, p50_ms=summary.p50_ms, p90_ms=summary.p90_ms, rows_per_s=rate, ratio=compared[0], ratio_high=compared[1]))
+    return result
+
+
+def choose(made: Sequence[Trial], target: Target, score_name: str, reference: float, *, strict: bool = False) -> tuple[int, str, list[Trial]]:
+    """Picks the fastest trial inside the budget; among those level with it (within 5 %, about this protocol's noise) the one with the least memory.
+
+    A quantized trial that is not faster than float32 beyond the noise is dropped where float32 itself is inside the budget.
+
+    Args:
+        made: trials of one race.
+        target: its budget and use.
+        score_name: for the words.
+        reference: score of the torch model.
+        strict: the interval's upper end of the accuracy drop must be inside the budget, not only the drop itself.
+
+    Returns:
+        Its index, the reason in words, and all trials with their verdicts.
+
+    Raises:
+        BudgetError: when none is inside, with how far each is.
+    """
+    reasons = [excess(trial, target.budget, strict) or not_as_asked(trial) for trial in made]
+    if any(not reason and t.method == FLOAT for t, reason in zip(made, reasons, strict=True)):
+        reasons = [reason or _not_worth_it(t) for t, reason in zip(made, reasons, strict=True)]
+    inside = [i for i, reason in enumerate(reasons) if not reason]
+    if not inside:
+        raise BudgetError(_nobody(made, reasons, target, score_name, reference, strict))
+    many = target.use == "throughput"
+    cost = [1.0 / t.rows_per_s if many else t.p50_ms for t in made]
+    fastest = min(cost[i] for i in inside)
+    level = [i for i in inside if cost[i] <= fastest * _LEVEL]
+    winner = min(level, key=lambda i: (made[i].memory_mb, cost[i]))
+    won = made[winner]
+    judged = [
+        replace(t, verdict="chosen" if i == winner else reasons[i] or f"{cost[i] / cost[winner]:.2f} x the time of the chosen one") for i, t in enumerate(made)
+    ]
+    against = min((i for i, t in enumerate(made) if i != winner and t.method == FLOAT), key=lambda i: cost[i], default=None)
+    limits = ", ".join(f"{k} {v:g}" for k, v in vars(target.budget).items() if v is not None) or "none"
+    how = "the fastest" if cost[winner] == fastest else "level with the fastest, and has the least memory,"
+    speed = f"{won.rows_per_s:.0f} rows/s" if many else f"p50 {won.p50_ms:.2f} ms"
+    reason = f"{won.method} on {won.backend} is {how} of the {len(inside)} candidate(s) inside the budget ({limits}): {speed}"
+    if against is not None:
+        reason += f", {cost[against] / cost[winner]:.2f} x as fast as float32 on {made[against].backend}"
+    if won.method == FLOAT and any(t.method in _IN_INT8 for t in made):
+        reason += "; INT8 is not worth it here"
+    return winner, f"{reason}; {score_name} {won.score:.4f}, torch {reference:.4f}.", judged
+
+
+def excess(trial: Trial, budget: Budget, strict: bool = False) -> str:
+    """What of the budget a trial breaks, in words; empty when nothing."""
+    over = []
+    for key, limit in vars(budget).items():
+        measured = _measured(trial, key, strict)
+        # Scores are ratios of counts: without slack a drop of exactly the limit fails in its last bit.
+        if limit is not None and not measured <= limit + 1e-9:  # so that NaN is over
+            said = " (upper end of its interval)" if strict and key == "accuracy_drop" else ""
+            over.append(f"{key} {measured:.4g}{_UNITS[key]}{said} over {limit:g}{_UNITS[key]}")
+    return "over budget: " + ", ".join(over) if over else ""
+
+
+def _measured(trial: Trial, key: str, strict: bool) -> float:
+    """What a trial has of what a budget key limits."""
+    return float((trial.drop_high if strict else trial.drop) if key == "accuracy_drop" else getattr(trial, key))
+
+
+def not_as_asked(trial: Trial) -> str:
+    """A candidate that is called INT8 but multiplied in float is refused, however fast it is."""
+    low = trial.method not in _IN_INT8 or mostly_int8(trial.executed)
+    return "" if low else f"refused: its linears were to run in int8, they ran in {trial.executed}"
+
+
+def _not_worth_it(trial: Trial) -> str:
+    if trial.method == FLOAT or trial.ratio_high < 1.0:
+        return ""
+    return f"dropped: {trial.ratio:.2f} x the time of float32 (up to {trial.ratio_high:.2f}), not faster beyond the noise"
+
+
+def _nobody(made: Sequence[Trial], reasons: Sequence[str], target: Target, score_name: str, reference: float, strict: bool) -> str:
+    def distance(index: int) -> tuple[bool, float, float]:
+        over = [_measured(made[index], k, strict) / max(limit, 1e-9) for k, limit in vars(target.budget).items() if limit is not None]
+        refused = not excess(made[index], target.budget, strict)  # for another reason, which no other budget takes away
+        return refused, max(over, default=0.0), made[index].p50_ms
+
+    order = sorted(range(len(made)), key=distance)
+    lines = "\n".join(f"  {made[i].method} on {made[i].backend}: {reasons[i]}" for i in order)
+    return (
+        f"No candidate is inside the budget of target '{target.name}', so nothing was written (the nearest first):\n{lines}\n"
+        f"(torch float32: {score_name} {reference:.4f}). Loosen it with --budget KEY=VALUE, or give a model with more margin."
+    )

@@ -1,0 +1,166 @@
+"""Measures candidates on this machine: what each answers, costs and takes, every one in a process of its own.
+
+Latencies are taken in turns, a few texts of each candidate at a time, so that a change of the machine's speed meets all of
+them alike, and are compared text by text within a turn (duet measurement: Bulej et al., "Duet Benchmarking", arXiv 2001.05811).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgekit.engines.trust import Bundle
+from edgekit.runtime.worker import Worker
+from edgekit.spec.manifest import Variant
+from edgekit.spec.progress import Progress
+from edgekit.tasks._text import Text
+
+_WARM_UP = 5
+_TEXTS_A_REQUEST = 100
+_FEWEST_ROUNDS = 4
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to run the model that may win.
+
+    Attributes:
+        bundle: its graphs and assets, in a scratch folder.
+        variant: how they are run.
+    """
+
+    bundle: Bundle
+    variant: Variant
+
+    def __str__(self) -> str:
+        """E.g. ``static on openvino, buckets 16/32/64``."""
+        v = self.variant
+        shapes = f", buckets {'/'.join(map(str, v.shapes))}" if v.shapes else ""
+        streams = f", {v.streams} streams" if v.streams > 1 else ""
+        return f"{v.method} on {v.backend}{shapes}, {v.threads} thread(s){streams}" + (f", batch {v.batch}" if v.batch > 1 else "")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a candidate answers and costs.
+
+    Attributes:
+        logits: float32 ``[rows, labels]``, one text at a time; in batches where throughput is what counts.
+        first_answer_ms: process start to the first label.
+        memory_mb: peak resident memory of the predicting process after all texts, MiB.
+        executed: what the linear layers ran in.
+    """
+
+    logits: np.ndarray
+    first_answer_ms: float
+    memory_mb: float
+    executed: str
+
+
+@dataclass(frozen=True)
+class Race:
+    """Raw times, candidate by candidate, in the order that they were given.
+
+    Attributes:
+        times_ms: milliseconds from text to label: ``[candidate][round][text]``, the same texts in a round for all.
+        rows_per_s: texts of one list per second: ``[candidate][round]``; empty where throughput was not asked for.
+    """
+
+    times_ms: tuple[tuple[tuple[float, ...], ...], ...]
+    rows_per_s: tuple[tuple[float, ...], ...] = field(default=())
+
+
+def answers(candidate: Candidate, texts: Sequence[Text], batched: bool, progress: Progress) -> Answers:
+    """Lets a candidate answer all texts.
+
+    Args:
+        candidate: what runs.
+        texts: of the evaluation set.
+        batched: as one list, in its batches and streams.
+        progress: told after each part.
+
+    Raises:
+        BackendError: when it cannot run.
+    """
+    with Worker(candidate.bundle.path, variant=candidate.variant) as worker:
+        first = worker.first_answer_ms(texts[0])
+        if batched:
+            parts = [worker.logits(texts, batched=True)]
+        else:
+            parts = []
+            for start in range(0, len(texts), _TEXTS_A_REQUEST):
+                parts.append(worker.logits(texts[start : start + _TEXTS_A_REQUEST]))
+                progress(f"evaluate {candidate}", start, len(texts))
+        memory = worker.memory_mb()
+        return Answers(np.concatenate(parts), first, memory, worker.executed_precision())
+
+
+def in_turns(
+    candidates: Sequence[Candidate],
+    texts: Sequence[Text],
+    rounds: int,
+    texts_a_round: int,
+    progress: Progress,
+    *,
+    lists: bool = False,
+    until: float | None = None,
+) -> Race:
+    """Times all candidates, a few texts of each in turn.
+
+    Args:
+        candidates: what runs.
+        texts: those that are timed are chosen from them, spread evenly.
+        rounds: turns of each candidate.
+        texts_a_round: texts of a turn.
+        progress: told after each round.
+        lists: also time each candidate on the whole list in every round, as one call.
+        until: ``time.monotonic()`` after which no further round is begun, once there were four.
+    """
+    parts = [[texts[i] for i in turn] for turn in turns(len(texts), rounds, texts_a_round)]
+    times: list[list[tuple[float, ...]]] = [[] for _ in candidates]
+    rates: list[list[float]] = [[] for _ in candidates]
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(Worker(c.bundle.path, variant=c.variant)) for c in candidates]
+        for worker in workers:
+            worker.time(parts[0][: 2 * _WARM_UP])
+        for turn, part in enumerate(parts):
+            if until is not None and turn >= _FEWEST_ROUNDS and time.monotonic() > until:
+                break
+            # Every other round backwards: none is always the first behind a pause.
+            for index in range(len(workers)) if turn % 2 == 0 else reversed(range(len(workers))):
+                times[index].append(tuple(workers[index].time([*part[:_WARM_UP], *part])[-len(part) :]))
+                if lists:
+                    rates[index].append(len(texts) / workers[index].seconds(texts))
+            progress("race candidates", turn + 1, rounds)
+    return Race(tuple(map(tuple, times)), tuple(map(tuple, rates)) if lists else ())
+
+
+def turns(count: int, rounds: int, texts_a_round: int) -> list[list[int]]:
+    """Which of ``count`` texts are timed in which round: spread evenly over the set, and over it again in every round."""
+    total = rounds * texts_a_round
+    chosen = [i * count // total for i in range(total)]
+    return [chosen[turn::rounds] for turn in range(rounds)]
+
+
+def ratio(own: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+    """How many times the other's time this one takes, and the upper end of the 95 % interval of that.
+
+    The statistic is the median of the paired ratios; the interval is a percentile bootstrap over rounds, since times
+    within a round are not independent.
+
+    Args:
+        own: milliseconds ``[round][text]``.
+        other: the same rounds and texts of another candidate.
+        seed: of the resampling.
+    """
+    logs = [np.log(np.asarray(a) / np.asarray(b)) for a, b in zip(own, other, strict=True)]
+    middle = float(np.median(np.concatenate(logs)))
+    random = np.random.default_rng(seed)
+    picks = random.integers(0, len(logs), (_RESAMPLES, len(logs)))
+    medians = [np.median(np.concatenate([logs[i] for i in pick])) for pick in picks]
+    return float(np.exp(middle)), float(np.exp(np.quantile(medians, 0.975)))
