@@ -137,7 +137,7 @@ def test_the_command_says_what_it_made(by_command):
     said = done.stdout.decode()
     assert done.stderr == b""
     assert small.plain_words(said) == said, "no escapes where there is no terminal"
-    assert re.search(r"^static +openvino +int8", said, re.MULTILINE)
+    assert re.search(r"^static +openvino +1t +int8", said, re.MULTILINE)
     assert re.search(rf"^Wrote {folder}/out, \d+\.\d MB, in \d+ s\.$", said, re.MULTILINE)
     assert open_bundle(folder / "out").manifest.variants[0].threads == 1
     assert ours_in(folder / "temporary") == []

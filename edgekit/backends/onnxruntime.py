@@ -23,7 +23,8 @@ _PROVIDERS = {"cpu": "CPUExecutionProvider"}
 # MiniLM-L6 call (ONNX Runtime 1.32, AVX-512 with VNNI and AMX, 2 threads, 24 tokens; float, static and dynamic alike).
 _SLOWER_FUSIONS = ["SkipLayerNormFusion"]
 # Kernels that multiply matrices, by the precision of their product (operator names of ONNX and com.microsoft).
-_INT8 = {"QAttention", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "QLinearMatMul", "QGemm"}
+# MatMulNBits is what it makes of INT8 weights with float activations: by default it quantizes these too ("accuracy level" 4).
+_INT8 = {"QAttention", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "MatMulNBits", "QLinearMatMul", "QGemm"}
 _FLOAT = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention"}
 
 

@@ -20,6 +20,7 @@ PACKAGE = "openvino"
 STATIC_SHAPES = True
 
 _DEVICES = {"cpu": "CPU"}
+_PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
 def check_target(target: Target) -> None:
@@ -163,7 +164,9 @@ class OpenVinoEngine:
         for node in compiled.get_runtime_model().get_ops():
             info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}
             if info.get("layerType") == "FullyConnected":
-                found.append({"i8": "int8", "u8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}.get(info["runtimePrecision"], "other"))
+                # The kernel's name ends in what it multiplies; "runtimePrecision" says i8 also where only the stored weights are.
+                kernel = info.get("primitiveType", "").rpartition("_")[2].lower()
+                found.append(_PRECISIONS.get(kernel) or _PRECISIONS.get(info["runtimePrecision"], "other"))
         return summary(found)
 
     def close(self) -> None:

@@ -185,6 +185,7 @@ class Steps:
     def race(self, candidates: Sequence[Candidate], samples: Samples, rounds: int, texts: int, lists: bool, until: float | None) -> Race:
         """The times of candidates in turns, on this machine or from the record."""
         parts = {"step": "race", **self._raced(candidates), "samples": samples.digest, "rounds": rounds, "texts": texts, "lists": lists}
+        parts["until"] = until  # a race that was cut short is found by no build that has more time
 
         def make(folder: Path) -> None:
             inputs = [row.inputs for row in samples.rows]

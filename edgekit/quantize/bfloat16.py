@@ -4,8 +4,8 @@ Token activations and weights are bfloat16, LayerNormalization, Softmax and the 
 
 What executes: TensorRT computes in the types of the graph, on GPUs from Ampere on. ONNX Runtime 1.32 has no bfloat16 kernel
 for CPUs, not even of Add and MatMul, and refuses the graph, so it is no candidate. OpenVINO, told to compute in float32,
-converts the constants when it loads, also on a CPU with AMX: ``executed_precision()`` says float32. So on a CPU this buys size
-alone, as float16 does with three bits more. Measured, MiniLM-L6 with tables in INT8, 24 tokens, OpenVINO, x86 with AVX2: 33.7 MB
+converts the constants when it loads: ``executed_precision()`` says float32 (not tried on a CPU with AMX). So on a CPU this buys
+size alone, and float16 gives that with three bits more. Measured, MiniLM-L6 with tables in INT8, 24 tokens, OpenVINO, x86 with AVX2: 33.7 MB
 of files and 153 MB of memory where float32 has 90.9 and 181; p50 1.02 of float32's.
 """
 

@@ -259,7 +259,7 @@ def test_more_streams_than_threads(backend, threads, streams):
 def test_padding_takes_each_inputs_pad_value():
     signature = Signature("forward", (TensorSpec("ids", "int64", ("batch", "sequence"), 7), TensorSpec("mask", "int64", ("batch", "sequence"), 0)), ())
     row = {"ids": np.array([1, 2, 3]), "mask": np.array([1, 1, 1])}
-    for shapes, ids in (((), [1, 2, 3]), ((2, 3), [1, 2, 3]), ((2, 5, 6), [1, 2, 3, 7, 7]), ((1, 2), [1, 2, 3])):
+    for shapes, ids in (((), [1, 2, 3]), ((2, 3, 5), [1, 2, 3]), ((2, 5, 6), [1, 2, 3, 7, 7]), ((1, 2), [1, 2, 3])):
         feeds = single.collate(signature, [row], shapes)
         assert feeds["ids"].tolist() == [ids]
         assert feeds["mask"].tolist() == [[1, 1, 1] + [0] * (len(ids) - 3)]

@@ -87,7 +87,7 @@ def test_layers_that_are_kept_are_not_smoothed():
 FREE = {
     "albert": {"albert.encoder.embedding_hidden_mapping_in"},
     "electra": {"electra.embeddings_project"},
-    "modernbert": {"layers.1.attn.Wqkv", "layers.2.attn.Wqkv", *(f"layers.{i}.mlp.Wi" for i in range(3))},
+    "modernbert": {"model.layers.1.attn.Wqkv", "model.layers.2.attn.Wqkv", *(f"model.layers.{i}.mlp.Wi" for i in range(3))},
 }
 
 

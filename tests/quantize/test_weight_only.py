@@ -111,7 +111,7 @@ def test_openvino_computes_what_torch_does_with_these_weights(name, quantized):
 
 @each
 def test_onnxruntime_answers_like_torch(name, quantized):
-    """Its MatMulNBits rounds activations too, row by row: between the float graph and static INT8."""
+    """Its MatMulNBits rounds activations too, in blocks of 32: between the float graph and static INT8."""
     file = quantized(name).file
     engine = backends.get("onnxruntime").open_device("cpu", 1).load(file.path, file.signature)
     expected = np.concatenate([tiny.torch_logits(tiny.source(name), f) for f in feeds_of(name)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import small
 
 import edgekit
 from edgekit import IntegrityError
+from edgekit.engines.trust import open_bundle
 from edgekit.runtime import golden
 from edgekit.runtime.golden import TOLERANCE, GoldenResult, check
+from edgekit.runtime.session import Session
 
 
 def checked(bundle):
@@ -53,6 +56,39 @@ def test_it_holds_what_torch_says(float32_ort, tiny_module):
         for row, length in enumerate(lengths):
             feeds = {n: torch.tensor(a[row : row + 1, :length]) for n, a in inputs.items()}
             np.testing.assert_allclose(outputs[row], tiny_module(**feeds).logits[0].numpy(), atol=1e-3)
+
+
+def test_the_inputs_are_as_long_as_their_texts(float32_ort):
+    found = golden.rows(float32_ort)
+    with np.load(float32_ort / "golden.npz", allow_pickle=False) as stored:
+        lengths, padded = stored["lengths"], stored["input.input_ids"]
+    assert [len(row["input_ids"]) for row in found] == lengths.tolist()
+    assert all(set(row) == {"input_ids", "token_type_ids", "attention_mask"} for row in found)
+    for row, ids, length in zip(found, padded, lengths, strict=True):
+        assert np.array_equal(row["input_ids"], ids[:length])
+        assert row["attention_mask"].all(), "nothing that is padding"
+        assert not ids[length:].any()
+    with edgekit.load(float32_ort) as session, np.load(float32_ort / "golden.npz", allow_pickle=False) as stored:
+        np.testing.assert_allclose(session.run_rows(found), stored["outputs"], atol=1e-5)
+
+
+def test_rows_are_padded_to_their_bucket_where_there_are_any(float32_openvino, tiny_module):
+    """As a session runs them: in buckets and without the outputs are torch's, and a row that is longer than all is not padded."""
+    bundle = open_bundle(float32_openvino)
+    inputs, made, sizes = golden.rows(float32_openvino), [], []
+    for shapes in ((), (8, 24)):
+        with Session(bundle, replace(bundle.manifest.variants[0], shapes=shapes)) as session:
+            real = session._engine.run
+            session._engine.run = lambda feeds, real=real: sizes.append(feeds["input_ids"].shape[1]) or real(feeds)
+            content = golden.make(session._engine, session._signature, inputs, shapes)
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            made.append({n: stored[n] for n in stored.files})
+    lengths = [len(row["input_ids"]) for row in inputs]
+    assert max(lengths) > 24 > min(lengths)
+    assert sizes == [*lengths, *(next((e for e in (8, 24) if e >= n), n) for n in lengths)]
+    assert made[0].pop("outputs") == pytest.approx(made[1].pop("outputs"), abs=1e-3)
+    for name, array in made[0].items():
+        assert np.array_equal(array, made[1][name]), "what is stored does not depend on the buckets"
 
 
 def with_weights(graph, function):

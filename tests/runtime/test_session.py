@@ -15,6 +15,7 @@ import small
 
 import edgekit
 from edgekit import BackendError, EdgekitError, InputError, IntegrityError
+from edgekit.runtime import session as sessions
 
 TEXTS = [
     *small.texts(40, seed=5),
@@ -325,6 +326,9 @@ def test_info(session, float32_bundle):
     assert info.backend in str(float32_bundle)
     assert info.provenance["model"] == "tiny-bert"
     assert info.threads >= 1
+    assert (info.streams, info.batch, info.chosen) == (1, 32, "it won the race where the bundle was built")
+    (variant,) = json.loads((float32_bundle / "manifest.json").read_text())["variants"]
+    assert list(info.shapes) == variant["shapes"]
 
 
 def test_executed_precision(session, tiny_bundle, tiny_build):
@@ -349,6 +353,7 @@ def test_the_first_variant_is_the_default_and_others_are_asked_for(both, expecte
     for asked, runs in ((None, "onnxruntime"), ("onnxruntime", "onnxruntime"), ("openvino", "openvino")):
         with edgekit.load(both, backend=asked) as opened:
             assert opened.info.backend == runs
+            assert opened.info.chosen == ("the backend was asked for" if asked else "it won the race where the bundle was built")
             np.testing.assert_allclose(opened.logits(TEXTS[:4]), expected[:4], atol=1e-4 * np.ptp(expected))
     assert (opened.info.built_with, opened.info.backend_version) == ("1.2.3", importlib.metadata.version("openvino"))
 
@@ -415,21 +420,14 @@ def test_external_data_outside_of_the_bundle(float32_bundle, tmp_path):
                 edgekit.load(bundle)
 
 
-def test_int8_that_needs_vnni_is_refused_without_it(tiny_bundle, monkeypatch):
-    from dataclasses import replace
-
-    from edgekit.engines import measure, trust
-    from edgekit.runtime import session as sessions
-    from edgekit.spec.errors import BackendError
-
-    opened = trust.open_bundle(tiny_bundle)
-    variant = replace(opened.manifest.variants[0], requires={"instructions": "vnni"})
-    opened = replace(opened, manifest=replace(opened.manifest, variants=(variant,)))
-    monkeypatch.setattr(sessions, "open_bundle", lambda path: opened)
-    monkeypatch.setattr(measure, "cpu_instructions", lambda: ("avx2",))
-    with pytest.raises(BackendError, match="VNNI"):
-        edgekit.load(tiny_bundle)
-    monkeypatch.setattr(measure, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
-    edgekit.load(tiny_bundle).close()
-    monkeypatch.setattr(measure, "cpu_instructions", lambda: ("asimd",))  # ARM's products do not saturate
-    edgekit.load(tiny_bundle).close()
+def test_int8_that_needs_vnni_is_refused_without_it(tiny_bundle, tmp_path, monkeypatch):
+    bundle = small.copy(tiny_bundle, tmp_path / "copy")
+    (variant,) = json.loads((bundle / "manifest.json").read_text())["variants"]
+    small.sign(bundle, variants=[{**variant, "requires": {"instructions": "vnni"}}])
+    monkeypatch.setattr(sessions, "cpu_instructions", lambda: ("avx2",))
+    with pytest.raises(BackendError, match=r"scored on a CPU with INT8 dot products \(VNNI\).*weight_bits = 7"):
+        edgekit.load(bundle)
+    monkeypatch.setattr(sessions, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
+    edgekit.load(bundle).close()
+    monkeypatch.setattr(sessions, "cpu_instructions", lambda: ("asimd",))  # ARM's products do not saturate
+    edgekit.load(bundle).close()

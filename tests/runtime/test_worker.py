@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import small
 
 import edgekit
 from edgekit import BackendError, EdgekitError, InputError, IntegrityError
+from edgekit.engines.trust import open_bundle
 from edgekit.runtime.worker import Worker
 
 TEXTS = [*small.texts(12, seed=6), "", "😀 שלום", "line\nbreak \u2028 \x00", "film " * 200]
@@ -53,6 +55,24 @@ def test_first_answer_and_memory(float32_bundle):
             peak = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
         assert memory == pytest.approx(peak, rel=0.1)
         assert worker.executed_precision() == "float32"
+
+
+def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
+    """Whatever the bundle's own variants say beside its graphs: nothing is lessened to the CPUs that there are."""
+    variant = replace(open_bundle(float32_ort).manifest.variants[0], threads=3, streams=3, batch=2)
+    expected = small.torch_logits(tiny_module, TEXTS)
+    with Worker(float32_ort, variant=variant) as worker:
+        assert worker.first_answer_ms(TEXTS[0]) > 20
+        for batched in (False, True):
+            np.testing.assert_allclose(worker.logits(TEXTS, batched=batched), expected, atol=1e-3)
+        start = time.perf_counter()
+        seconds = worker.seconds(TEXTS)
+        assert 0 < seconds <= time.perf_counter() - start
+        assert worker.executed_precision() == "float32"
+    with Worker(float32_ort, variant=replace(variant, streams=4)) as worker, pytest.raises(BackendError, match=r"streams is 4 with 3 thread\(s\)"):
+        worker.first_answer_ms("a")
+    with Worker(float32_ort, variant=replace(variant, backend="openvino", shapes=(16, 64))) as worker:
+        np.testing.assert_allclose(worker.logits(TEXTS), expected, atol=1e-3)
 
 
 def test_errors_cross_the_pipe_with_their_types(worker):
