@@ -118,9 +118,9 @@ class Field:
 
     def _candidates(self, graphs: GraphSet, runs_on: Sequence[str]) -> list[Candidate]:
         """One bundle in the scratch folder, complete but for its golden outputs, and a way to run it on each backend."""
-        method, kept = graphs.graphs[0].method, "keep_float" in graphs.graphs[0].recipe
+        method = graphs.graphs[0].method
         variants = [self._variant(graphs, backend) for backend in runs_on]
-        place = self.steps.scratch / f"{method}-{'part' if kept else 'all'}"
+        place = self.steps.scratch / f"{method}-{len(list(self.steps.scratch.glob(f'{method}-*')))}"
         bundle = assemble.write(place, replace(self.blank, variants=tuple(variants)), assemble.graph_files(graphs), scratch=True)
         return [Candidate(bundle, variant) for variant in variants]
 
@@ -181,7 +181,8 @@ class Field:
                     ours = min((i for i in able if first[i].variant.backend == backend), key=lambda i: cost[i], default=None)
                     if ours is not None and cost[ours] <= _STATIC_GAIN * cost[best]:
                         more += self._with_buckets(first[ours], given[ours])
-                more += vary.with_other_threads(first[best]) if not self.aim.threads else []
+                fastest = sorted(able, key=lambda i: cost[i])[:2] if not self.aim.threads else []
+                more += [c for i in fastest for c in vary.with_other_threads(first[i])]
         theirs = [self.steps.answers(c, self.rows.samples, self.aim.use == "throughput") for c in more]
         return [first[i] for i in kept] + more, [given[i] for i in kept] + theirs
 
@@ -262,7 +263,7 @@ class Field:
 
 def runnable(variant: Variant) -> Variant:
     """The variant itself, or the same graphs on ONNX Runtime where its backend is not on this machine: accuracy is the graph's."""
-    return variant if backends.installed_version(variant.backend) is not None else replace(variant, backend=_STAND_IN)
+    return variant if backends.installed_version(variant.backend) is not None else replace(variant, backend=_STAND_IN, shapes=())
 
 
 def _files(candidate: Candidate) -> dict[str, Path]:

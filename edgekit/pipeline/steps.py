@@ -130,7 +130,7 @@ class Steps:
         """
         limit = aim.budget.accuracy_drop
         assert limit is not None
-        backend = next(b for b in aim.backends if b in quantize.get(method).BACKENDS)
+        backend = next(b for b in aim.backends if b in quantize.get(method).BACKENDS and backends.installed_version(b) is not None)
         parts = self._made_from(method, floats, settings) | {"revert": [limit, strict, backend, scored.samples.digest]}
 
         def good(graphs: GraphSet) -> bool:
@@ -154,7 +154,7 @@ class Steps:
         limit = aim.budget.accuracy_drop
         if limit is None or graphs.graphs[0].method == "float32":
             return True
-        backend = next(b for b in aim.backends if b in quantize.get(graphs.graphs[0].method).BACKENDS)
+        backend = next(b for b in aim.backends if b in quantize.get(graphs.graphs[0].method).BACKENDS and backends.installed_version(b) is not None)
         parts: dict[str, Any] = {"step": "holds", "graphs": [sha256(g.path) for g in graphs.graphs], "weights": self._weights(graphs), "backend": backend}
         parts |= {"samples": scored.samples.digest, "model": self.origin.digest, "cpu": cpu_name()}
 

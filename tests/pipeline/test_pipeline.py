@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,9 +160,9 @@ def test_keep_float_reaches_the_recipe(build, tmp_path):
     """What the target names and what is named beside it, once each, by name or by pattern."""
     aim = target(tmp_path / "one.toml", ("dynamic",))
     aim.write_text(aim.read_text() + 'keep_float = ["bert.encoder.layer.1.output.dense"]\n')
-    manifest = build(target=aim, keep_float=["bert.encoder.layer.0.inter*", "bert.encoder.layer.?.output.dense"]).bundle.manifest
+    manifest = build(target=aim, keep_float=["bert.encoder.layer.0.inter*", "bert.encoder.*1.output.dense"]).bundle.manifest
     kept = manifest.variants[0].recipe["keep_float"].split(", ")
-    assert kept == [f"bert.encoder.layer.{name}.dense" for name in ("0.intermediate", "0.output", "1.output")]
+    assert kept == [f"bert.encoder.layer.{name}.dense" for name in ("0.intermediate", "1.output")]
     whole = build(target=target(tmp_path / "two.toml", ("dynamic",)), force=True).bundle.manifest
     assert "keep_float" not in whole.variants[0].recipe
     low, high = (int(m.trials[0].executed.removeprefix("int8 ").split("/")[0]) for m in (manifest, whole))
@@ -243,6 +244,15 @@ def test_the_ranking_says_which_layer_it_was(saved):
 def test_where_all_of_it_holds_the_budget_nothing_is_ranked(made):
     assert made.manifest.sensitivity == {}
     assert not any("keep_float" in v.recipe for v in made.manifest.variants)
+
+
+def test_layers_are_searched_beside_those_that_are_kept_anyway(hurt, tmp_path):
+    kept = "bert.encoder.layer.0.output.dense"
+    manifest = hurt.build(out=tmp_path / "out", budget={"accuracy_drop": 0.05}, keep_float=[kept]).bundle.manifest
+    assert manifest.variants[0].recipe["keep_float"] == f"{kept}, {HURT}"
+    assert kept not in manifest.sensitivity
+    assert max(manifest.sensitivity, key=manifest.sensitivity.__getitem__) == HURT
+    assert len(manifest.trials) == 2
 
 
 def test_no_number_of_layers_is_enough(hurt, tmp_path):
@@ -357,6 +367,15 @@ def test_buckets_are_tried_where_the_backend_gains_from_them(float32_openvino):
         assert len(edges) <= 8
         assert list(edges) == sorted(set(edges))
         assert edges[-1] <= small.MAX_LENGTH
+
+
+def test_buckets_that_the_target_says_are_not_searched(build, tmp_path, tiny_module):
+    aim = target(tmp_path / "fixed.toml", backends=("openvino", "onnxruntime"), extra="shapes = [12, 40]")
+    manifest = build(target=aim).bundle.manifest
+    assert {(t.backend, t.shapes) for t in manifest.trials} == {("openvino", (12, 40)), ("onnxruntime", ())}
+    texts = small.texts(10, seed=4)
+    with edgekit.load(tmp_path / "place" / "out") as session:
+        np.testing.assert_allclose(session.logits(texts), small.torch_logits(tiny_module, texts), atol=1e-3)
 
 
 def test_throughput(build, tmp_path, tiny_module):
@@ -498,6 +517,40 @@ def test_each_variant_passes_the_golden_test(for_device, place):
     bundle = open_bundle(for_device)
     with sessions.Session(bundle, bundle.manifest.variants[place]) as session:
         assert golden.check(session, for_device).passed
+
+
+@pytest.fixture
+def without_openvino(monkeypatch):
+    """As on a machine where it is not installed."""
+    real = backends.installed_version
+    monkeypatch.setattr(backends, "installed_version", lambda name: None if name == "openvino" else real(name))
+    monkeypatch.setitem(sys.modules, "openvino", None)
+
+
+@pytest.mark.parametrize("preferred", [("openvino",), ("openvino", "onnxruntime")], ids=len)
+def test_a_backend_that_this_machine_has_not(build, tmp_path, without_openvino, tiny_module, preferred):
+    """ONNX Runtime stands in for it where accuracy is looked at; it is shipped, in the buckets that the target says."""
+    extra = 'choose_on = "device"\nshapes = [16, 64]'
+    manifest = build(target=target(tmp_path / "device.toml", ("static", "float32"), preferred, extra=extra)).bundle.manifest
+    first, second = manifest.variants
+    assert (first.method, first.backend, first.shapes) == ("static", "openvino", (16, 64))
+    assert first.executed == "unknown (scored on onnxruntime)"
+    assert (second.method, second.backend) == (("float32", "openvino") if len(preferred) == 1 else ("static", "onnxruntime"))
+    assert all(abs(t.score - 0.95) < 0.1 for t in manifest.trials)
+    out = tmp_path / "place" / "out"
+    if len(preferred) == 1:
+        with pytest.raises(BackendError, match=r"(?s)No variant of the bundle .*'openvino' is not installed"):
+            edgekit.load(out)
+    else:
+        with edgekit.load(out) as session:
+            assert session.info.backend == "onnxruntime"
+            assert session.info.chosen.startswith("it is the only variant that can run here (static on openvino cannot run here: The backend 'openvino' is not")
+            answers_like_torch(session, tiny_module)
+
+
+def test_a_backend_that_is_missing_cannot_race_here(build, tmp_path, without_openvino):
+    with pytest.raises(BackendError, match="'openvino' is not installed"):
+        build(target=target(tmp_path / "host.toml", backends=("openvino",)), progress=lambda step, *_: pytest.fail(f"work began: {step}"))
 
 
 def test_a_race_at_the_first_load_times_each_variant(for_device):

@@ -236,10 +236,14 @@ def test_it_answers_like_torch(name, backend):
 @pytest.mark.parametrize("how", [FIXED, AUTO], ids=["fixed", "auto"])
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_it_runs_in_int8(name, backend, how):
-    """By the backend's own record; pooler and classifier stay in float. DeBERTa's relative positions are folded into a constant when the graph loads."""
+    """By the backend's own record; pooler and classifier stay in float.
+
+    DeBERTa's relative positions are constant: OpenVINO folds their product when the graph loads, ONNX Runtime only the
+    quantizer in front of it, and runs the weight's INT8 in its MatMulNBits.
+    """
     file = quantized(name, how).file
     engine = backends.get(backend).open_device("cpu", 1).load(file.path, file.signature)
-    low = expected_products(name) - (name == "deberta-v2")
+    low = expected_products(name) - (name == "deberta-v2" and backend == "openvino")
     assert engine.executed_precision() == f"int8 {low}/{low + 2} linears"
     exact = tiny.exported(name).graphs[0]
     assert backends.get(backend).open_device("cpu", 1).load(exact.path, exact.signature).executed_precision() == "float32"

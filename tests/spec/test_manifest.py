@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.spec.errors import FormatError, IntegrityError
-from edgekit.spec.manifest import FORMAT, FileEntry, Manifest, Trial, Variant, check_inside, dumps, loads
+from edgekit.spec.manifest import CHOOSE_ON, FORMAT, TIMED_FILES, FileEntry, HeldOut, Manifest, Trial, Variant, check_inside, content_digest, dumps, loads
 from edgekit.spec.tensor import Signature, TensorSpec
 
 ENTRY = FileEntry("0" * 64, 3)
@@ -32,6 +33,12 @@ GOOD = Manifest(
     provenance={"model": "m"},
 )
 
+VARIANTS = (
+    *GOOD.variants,
+    replace(GOOD.variants[0], shapes=(8, 16, 64), streams=2, batch=4, recipe={"ranges": "mse"}, linear_macs=2**40),
+    replace(GOOD.variants[0], backend="openvino", requires={"instructions": "vnni"}),
+)
+
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
 _path = st.from_regex(r"[a-zA-Z0-9_\-][a-zA-Z0-9_.\-]{0,5}(/[a-zA-Z0-9_\-][a-zA-Z0-9_.\-]{0,5}){0,3}", fullmatch=True)
 
@@ -48,13 +55,17 @@ def changed(**changes):
         loop=st.text(),
         max_batch=st.integers(1, 2**40),
         signatures=st.just(GOOD.signatures),
-        variants=st.just(GOOD.variants),
+        variants=st.lists(st.sampled_from(VARIANTS), min_size=1, max_size=3).map(tuple),
         files=st.dictionaries(_path, st.builds(FileEntry, st.text(), st.integers(0)), max_size=4).map(lambda f: {**f, "graphs/model.onnx": ENTRY}),
         target=st.text(),
         reason=st.text(),
         score_name=st.text(),
         reference_score=_numbers,
         trials=st.lists(st.builds(Trial, *[st.text()] * 3, _numbers, _numbers, st.integers(0), *[_numbers] * 5, st.text()), max_size=3).map(tuple),
+        held_out=st.none() | st.builds(HeldOut, st.integers(1), *[_numbers] * 5, *[st.none() | st.integers(0)] * 2, st.none() | _numbers, st.text()),
+        sensitivity=st.dictionaries(st.text(), _numbers, max_size=3),
+        notes=st.lists(st.text(), max_size=3).map(tuple),
+        choose_on=st.sampled_from(CHOOSE_ON),
         provenance=st.dictionaries(st.text(), st.text(), max_size=3),
     )
 )
@@ -132,6 +143,90 @@ def test_no_variant():
 def test_a_batch_of_no_rows():
     with pytest.raises(IntegrityError, match="max_batch"):
         loads(changed(max_batch=0), "m")
+
+
+WRONG_VARIANTS = [
+    ({"streams": 0}, "streams 0"),
+    ({"streams": -1}, "streams -1"),
+    ({"batch": -1}, "batch -1"),
+    ({"shapes": [0]}, r"shapes \[0\]"),
+    ({"shapes": [-8, 16]}, r"shapes \[-8, 16\]"),
+    ({"shapes": [16, 8]}, r"shapes \[16, 8\]"),
+    ({"shapes": [8, 8]}, r"shapes \[8, 8\]"),
+    ({"threads": 0}, "0 threads"),
+    ({"shapes": 8}, "shapes is a int, expected a list"),
+    ({"shapes": ["8"]}, "shapes"),
+    ({"shapes": [8.5]}, "shapes"),
+    ({"streams": True}, "streams is True"),
+    ({"batch": 1.0}, "batch is 1.0"),
+    ({"batch": None}, "batch is None"),
+    ({"linear_macs": "many"}, "linear_macs"),
+    ({"recipe": {"ranges": 3}}, "ranges"),
+    ({"stream": 2}, "Did you mean 'streams'"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG_VARIANTS, ids=str)
+def test_how_a_variant_is_run_is_checked(change, said):
+    variant = json.loads(dumps(GOOD))["variants"][0]
+    with pytest.raises(IntegrityError, match=said):
+        loads(changed(variants=[variant, {**variant, **change}]), "m")
+
+
+@pytest.mark.parametrize(("shapes", "streams", "batch"), [((), 1, 0), ((1,), 2, 1), ((8, 16, 64), 3, 64)])
+def test_how_a_variant_is_run(shapes, streams, batch):
+    variant = json.loads(dumps(GOOD))["variants"][0]
+    (found,) = loads(changed(variants=[{**variant, "shapes": list(shapes), "streams": streams, "batch": batch}]), "m").variants
+    assert (found.shapes, found.streams, found.batch) == (shapes, streams, batch)
+
+
+def test_a_bundle_from_before_says_less():
+    """What came later has a value that means what was done before: any shape, one stream, the bundle's own batch, no race on the device."""
+    data = json.loads(dumps(GOOD))
+    for name in ("shapes", "streams", "batch", "recipe", "linear_macs"):
+        del data["variants"][0][name]
+    for name in ("rows_per_s", "ratio", "ratio_high", "losses", "gains", "drop_low", "drop_high", "p_value", "shapes", "threads", "streams", "batch"):
+        del data["trials"][0][name]
+    for name in ("held_out", "sensitivity", "notes", "choose_on"):
+        del data[name]
+    found = loads(json.dumps(data), "m")
+    (variant,) = found.variants
+    assert (variant.shapes, variant.streams, variant.batch, variant.recipe, variant.linear_macs) == ((), 1, 0, {}, 0)
+    assert (found.held_out, found.sensitivity, found.notes, found.choose_on) == (None, {}, (), "host")
+    assert found.trials == GOOD.trials
+
+
+@pytest.mark.parametrize("where", ["here", "Device", "", "devise"])
+def test_a_place_of_choice_that_is_none(where):
+    with pytest.raises(IntegrityError, match=f"choose_on '{where}', expected one of: host, device"):
+        loads(changed(choose_on=where), "m")
+
+
+HELD_OUT = HeldOut(150, 0.9, 0.92, 0.02, 0.0, 0.04, 5, 2, 0.45, "0" * 64)
+
+
+def test_what_was_found_on_a_test_set():
+    manifest = replace(GOOD, held_out=HELD_OUT, sensitivity={"a.b": 0.5}, notes=("one.", "zwei: ü."), choose_on="device")
+    assert loads(dumps(manifest), "m") == manifest
+    bare = replace(GOOD, held_out=replace(HELD_OUT, losses=None, gains=None, p_value=None))
+    assert loads(dumps(bare), "m") == bare, "a score that is no mean of rows"
+    for change in ({"rows": 1.5}, {"score": None}, {"score": "good"}, {"losses": 0.5}, {"digest": None}, {"lost": 1}):
+        with pytest.raises(IntegrityError, match="held_out"):
+            loads(changed(held_out={**vars(HELD_OUT), **change}), "m")
+
+
+def test_the_content_digest_is_of_the_files_but_for_the_times():
+    other = FileEntry("1" * 64, 3)
+    base = content_digest(GOOD)
+    assert content_digest(replace(GOOD, reason="another", provenance={}, files=dict(reversed(GOOD.files.items())))) == base
+    for name in TIMED_FILES:
+        assert content_digest(replace(GOOD, files={**GOOD.files, name: ENTRY})) == base
+        assert content_digest(replace(GOOD, files={**GOOD.files, name: other})) == base
+        assert content_digest(replace(GOOD, files={**GOOD.files, f"assets/{name}": ENTRY})) != base, "only where a build writes it"
+    for name in GOOD.files:
+        assert content_digest(replace(GOOD, files={**GOOD.files, name: other})) != base
+        assert content_digest(replace(GOOD, files={n: f for n, f in GOOD.files.items() if n != name})) != base
+        assert content_digest(replace(GOOD, files={n if n != name else "z": f for n, f in GOOD.files.items()})) != base
 
 
 def test_a_graph_that_is_not_listed():

@@ -9,6 +9,7 @@ import tomllib
 from edgekit import backends, quantize
 from edgekit.spec import target
 from edgekit.spec.errors import UsageError
+from edgekit.spec.quantization import Quantization
 from edgekit.spec.target import Budget
 
 FILES = sorted((small.ROOT / "targets").glob("*.toml"))
@@ -73,6 +74,25 @@ def test_a_file_of_ones_own(tmp_path):
         (GOOD + "[budget]\naccuracy_drop = -0.01\n", "accuracy_drop"),
         (GOOD + "max_batch = 0\n", "max_batch"),
         (GOOD + "threads = -1\n", "threads"),
+        (GOOD + 'use = "throughputs"\n', "use is 'throughputs'. Did you mean 'throughput'? Expected one of: latency, throughput."),
+        (GOOD + 'use = ""\n', "use is ''. Expected one of: latency, throughput."),
+        (GOOD + "use = 1\n", "use is 1 (int)"),
+        (GOOD + 'choose_on = "hots"\n', "choose_on is 'hots'. Did you mean 'host'? Expected one of: host, device."),
+        (GOOD + 'choose_on = ["device"]\n', "choose_on is ['device'] (list)"),
+        (GOOD + 'instructions = "avx2"\n', "instructions is a str, expected a list"),
+        (GOOD + "instructions = [2]\n", "instructions[0] is 2 (int)"),
+        (GOOD + 'instruction = ["avx2"]\n', "Did you mean 'instructions'?"),
+        (GOOD + "shapes = [16, 8]\n", "shapes is [16, 8], expected ascending numbers of tokens"),
+        (GOOD + "shapes = [8, 8]\n", "shapes is [8, 8], expected ascending"),
+        (GOOD + "shapes = [0, 8]\n", "shapes is [0, 8], expected ascending"),
+        (GOOD + "shapes = 8\n", "shapes is a int, expected a list"),
+        (GOOD + "shapes = [8.0]\n", "shapes[0] is 8.0 (float)"),
+        (GOOD + "quantize = 8\n", "quantize is a int, expected a table"),
+        (GOOD + '[quantize]\nrange = "mse"\n', "Did you mean 'ranges'?"),
+        (GOOD + "[quantize]\nsmooth = 0.5\n", "smooth is 0.5 (float)"),
+        (GOOD + "[quantize]\nweight_bits = true\n", "weight_bits is True (bool)"),
+        (GOOD + "[quantize]\nbias_correction = 1\n", "bias_correction is 1 (int)"),
+        (GOOD + '[quantize]\nkeep_float = "encoder"\n', "keep_float is a str, expected a list"),
     ],
 )
 def test_a_mistake_in_a_file(tmp_path, text, said):
@@ -82,6 +102,47 @@ def test_a_mistake_in_a_file(tmp_path, text, said):
         target.load(file)
     assert said in str(caught.value)
     assert "mine.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('ranges = "entropi"', "ranges is 'entropi'. Did you mean 'entropy'? Expected one of: auto, min_max, percentile, entropy, mse."),
+        ('smooth = "half"', "smooth is 'half', expected auto, off, or a number from 0 to 1 in quotes"),
+        ('smooth = "nan"', "smooth is 'nan'"),
+        ('smooth = "-0.1"', "smooth is '-0.1'"),
+        ('smooth = "1.01"', "smooth is '1.01'"),
+        ('embeddings = "int4"', "embeddings is 'int4'. Did you mean 'int8'?"),
+        ("weight_bits = 6", "weight_bits is 6, expected 8, 7, or 0"),
+    ],
+)
+def test_a_value_that_quantize_does_not_know(tmp_path, text, said):
+    file = tmp_path / "mine.toml"
+    file.write_text(f"{GOOD}[quantize]\n{text}\n")
+    with pytest.raises(UsageError) as caught:
+        target.load(file)
+    assert f"quantize: {said}" in str(caught.value)
+
+
+def test_what_is_not_said_has_a_default(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text(GOOD)
+    loaded = target.load(file)
+    assert (loaded.use, loaded.choose_on, loaded.instructions, loaded.shapes) == ("latency", "host", (), None)
+    assert loaded.quantize == Quantization("auto", "auto", (), "int8", 0, False)
+    more = 'use = "throughput"\nchoose_on = "device"\ninstructions = ["avx2", "avx_vnni"]\nshapes = []\n[quantize]\nranges = "mse"\nsmooth = "0.5"\n'
+    file.write_text(GOOD + more + 'keep_float = ["a.*", "b"]\nembeddings = "float32"\nweight_bits = 7\nbias_correction = true\n')
+    loaded = target.load(file)
+    assert (loaded.use, loaded.choose_on, loaded.instructions, loaded.shapes) == ("throughput", "device", ("avx2", "avx_vnni"), ())
+    assert loaded.quantize == Quantization("mse", "0.5", ("a.*", "b"), "float32", 7, True)
+
+
+@pytest.mark.parametrize("smooth", ["auto", "off", "0", "1", "0.85", "1e-3"])
+@pytest.mark.parametrize("ranges", ["auto", "min_max", "percentile", "entropy", "mse"])
+def test_values_that_quantize_knows(tmp_path, smooth, ranges):
+    file = tmp_path / "mine.toml"
+    file.write_text(GOOD + f'[quantize]\nsmooth = "{smooth}"\nranges = "{ranges}"\n')
+    assert (target.load(file).quantize.smooth, target.load(file).quantize.ranges) == (smooth, ranges)
 
 
 def test_a_file_that_is_not_utf8(tmp_path):

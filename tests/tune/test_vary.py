@@ -59,6 +59,10 @@ def test_no_edges_where_the_backend_gains_nothing_from_them():
     assert with_buckets(candidate("onnxruntime"), [1, 2, 3]) is None
 
 
+def test_no_edges_where_the_target_has_said_some():
+    assert with_buckets(candidate(shapes=(8, 16)), [1, 2, 3]) is None
+
+
 # ---- the edges that cost least
 
 LENGTHS = [10] * 50 + [20] * 30 + [40] * 15 + [100] * 5
@@ -128,6 +132,7 @@ def test_times_that_fall_with_the_length_are_noise():
     assert found.variant.shapes == (100,), "of equally good choices one with the fewest edges"
     assert better(times=race(dynamic=lambda n: 4.0, static=lambda n: 4.5 - n / 1000)) is None, "the line at 0 tokens would be higher still"
     assert better(times=race(dynamic=lambda n: 4.0 - n / 1000, static=lambda n: 4.0)) is None, "and it would flatter static shapes here"
+    assert better(times=race(dynamic=lambda n: 5.2 - 0.03 * n, static=lambda n: 4.2)) is None, "4.15 ms on average"
 
 
 def test_a_race_that_was_cut_short():
