@@ -175,21 +175,24 @@ def table(found: dict[str, Any]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name in found["runs"]:
-        cells = [f"{middle(name, k):.{d}f}" for k, d in (("p50_ms", 2), ("p90_ms", 2), ("acc", 4), ("cold_s", 2), ("cold_rss_mb", 0), ("rss_mb", 0), ("art_mb", 1))]
+        digits = {"p50_ms": 2, "p90_ms": 2, "acc": 4, "cold_s": 2, "cold_rss_mb": 0, "rss_mb": 0, "art_mb": 1}
+        cells = [f"{middle(name, k):.{d}f}" for k, d in digits.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += ["", "Ratios EdgeKit / peer, median of the rounds (each round's):", "", "| | peer | p50 | start | memory |", "|---|---|---|---|---|"]
     for ours, peers in found["ratios"].items():
         for peer, values in peers.items():
             cells = [f"{values[k]['median']:.2f} ({', '.join(f'{v:.2f}' for v in values[k]['rounds'])})" for k in ("p50_ms", "cold_s", "cold_rss_mb")]
             lines.append(f"| {ours} | {peer} | {' | '.join(cells)} |")
-    lines += ["", "| EdgeKit on | test set of | accuracy | torch | drop (90 % interval) |", "|---|---:|---:|---:|---|"]
+    lines += ["", "| EdgeKit on | runs | test set of | accuracy | torch | drop (90 % interval) |", "|---|---|---:|---:|---:|---|"]
     for name in OURS:
-        t = found["build"][name]["test"]
-        lines.append(f"| {name} | {t['rows']} | {t['score']:.4f} | {t['reference_score']:.4f} | {t['drop']:.4f} ({t['drop_low']:.4f} to {t['drop_high']:.4f}) |")
-    lines += ["", "| EdgeKit on, 32 tokens, batch 1 | INT8 GEMM, GOP/s | limit ms | p50 ms | share of the limit |", "|---|---:|---:|---:|---:|"]
+        t, interval = found["build"][name]["test"], "{drop:.4f} ({drop_low:.4f} to {drop_high:.4f})".format(**found["build"][name]["test"])
+        runs = found["build"][name]["table"][2].rpartition("  ")[0]
+        lines.append(f"| {name} | {' '.join(runs.split()[:4])} | {t['rows']} | {t['score']:.4f} | {t['reference_score']:.4f} | {interval} |")
+    lines += ["", "| EdgeKit on, 32 tokens, batch 1 | GEMM, GOP/s | limit ms | p50 ms | share of the limit |", "|---|---:|---:|---:|---:|"]
     for name, runs in found["roofline"].items():
         best = sorted(runs, key=lambda r: r["share"])[len(runs) // 2]
-        lines.append(f"| {name} | {best['rate']['gops']:.0f} | {best['limit_ms']:.2f} | {best['latency']['p50_ms']:.2f} | {best['share']:.0%} |")
+        rate = f"{best['rate']['gops']:.0f} ({best['rate']['precision']})"
+        lines.append(f"| {name} | {rate} | {best['limit_ms']:.2f} | {best['latency']['p50_ms']:.2f} | {best['share']:.0%} |")
     extra = found["overhead_ms"]
     lines += [
         "",

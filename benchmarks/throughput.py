@@ -54,8 +54,9 @@ def main() -> None:
     machine = {"cpu": cpu_name(), "cpus": cpus(), "instructions": cpu_instructions(), "date": time.strftime("%Y-%m-%d")}
     (HERE / "results" / "throughput.json").write_text(json.dumps({"machine": machine, "runs": runs, "ratios": ratios}, indent=1) + "\n", "utf-8")
     lines = [
-        f"{machine['cpu']}, {machine['cpus']} CPUs ({', '.join(machine['instructions'])}), {machine['date']}; MiniLM-L6 on {runs['EdgeKit'][0]['rows']} texts of "
-        f"natural lengths, 2 threads, tokenizing included; medians of {options.rounds} rounds in turns, each peer at its best batch size.",
+        f"{machine['cpu']}, {machine['cpus']} CPUs ({', '.join(machine['instructions'])}), {machine['date']}; "
+        f"MiniLM-L6 on {runs['EdgeKit'][0]['rows']} texts of natural lengths, 2 threads, tokenizing included; "
+        f"medians of {options.rounds} rounds in turns, each peer at its best batch size.",
         "",
         "| | rows/s | batch | sorted by length | accuracy | EdgeKit / it (rounds) |",
         "|---|---:|---:|---|---:|---|",

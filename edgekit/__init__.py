@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgekit.runtime.session import Session, SessionInfo, load
+from edgekit.runtime.load import load
+from edgekit.runtime.session import Session, SessionInfo
 from edgekit.spec.errors import (
     BackendError,
     BudgetError,

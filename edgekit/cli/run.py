@@ -23,7 +23,7 @@ _BATCH = 256
 @threads_option
 def command(bundle, texts, pair, backend, threads):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Answer TEXTs with BUNDLE, one JSON object a line. '-' alone reads one text a line from standard input."""
-    from edgekit.runtime.session import load
+    from edgekit.runtime.load import load
     from edgekit.spec.errors import InputError
 
     with load(bundle, backend=backend, threads=threads) as session:

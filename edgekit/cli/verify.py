@@ -18,7 +18,7 @@ def command(bundle, files_only):  # type: ignore[no-untyped-def] # noqa: ANN001,
     if files_only:
         return
     from edgekit.runtime.golden import TOLERANCE, check
-    from edgekit.runtime.session import load
+    from edgekit.runtime.load import load
 
     with load(bundle) as session:
         result = check(session, opened.path)

@@ -25,11 +25,11 @@ import onnx_ir as ir
 
 from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._embeddings import quantize_embeddings
-from edgekit.quantize._graphs import Linear, constant, in_float, initializer, linears, load, save, sweep
+from edgekit.quantize._graphs import constant, in_float, initializer, linears, load, save, sweep
 from edgekit.quantize._lint import lint
 from edgekit.quantize._ranges import LEVELS, METHODS
 from edgekit.quantize._smooth import ALPHAS, fold
-from edgekit.quantize._weights import levels, per_channel
+from edgekit.quantize._weights import levels, per_channel, restored
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import RANGES, Quantization
@@ -184,29 +184,13 @@ def insert_pairs(graph: ir.Graph, thresholds: dict[str, float], steps: int = LEV
             step = np.array(max(thresholds[name], 1e-6) / LEVELS, np.float32)
             scale, point = initializer(graph, f"{name}_scale", step), initializer(graph, f"{name}_zero_point", zero)
             quantized = ir.node("QuantizeLinear", [x, scale, point], name=f"{name}/QuantizeLinear")
-            restored = ir.node("DequantizeLinear", [quantized.outputs[0], scale, point], name=f"{name}/DequantizeLinear")
-            restored.outputs[0].type, restored.outputs[0].shape = x.type, x.shape
-            graph.insert_before(layer.node, [quantized, restored])
-            pairs[name] = restored.outputs[0]
+            back = ir.node("DequantizeLinear", [quantized.outputs[0], scale, point], name=f"{name}/DequantizeLinear")
+            back.outputs[0].type, back.outputs[0].shape = x.type, x.shape
+            graph.insert_before(layer.node, [quantized, back])
+            pairs[name] = back.outputs[0]
         layer.node.replace_input_with(0, pairs[name])
         if layer.weight not in weights:  # layers that share a weight (ALBERT) share its INT8 form
-            weights[layer.weight] = _restored_weight(graph, layer, layer.weight.name or f"{name}_weight", steps)
+            weights[layer.weight] = restored(graph, layer, steps)
         layer.node.replace_input_with(1, weights[layer.weight])
         count += 1
     return count
-
-
-def _restored_weight(graph: ir.Graph, layer: Linear, label: str, steps: int) -> ir.Value:
-    """INT8 weight, scales and zero points of a linear as constants, and the DequantizeLinear in front of it."""
-    weight = constant(layer.weight)
-    assert weight is not None
-    values, scales = per_channel(weight, steps)
-    parts = [
-        initializer(graph, f"{label}_int8", values),
-        initializer(graph, f"{label}_scale", scales),
-        initializer(graph, f"{label}_zero_point", np.zeros(scales.shape, np.int8)),
-    ]
-    back = ir.node("DequantizeLinear", parts, attributes={"axis": 1}, name=f"{label}/DequantizeLinear")
-    back.outputs[0].type, back.outputs[0].shape = layer.weight.type, layer.weight.shape
-    graph.insert_before(layer.node, back)
-    return back.outputs[0]

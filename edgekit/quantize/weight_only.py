@@ -25,14 +25,13 @@ from __future__ import annotations
 from dataclasses import replace as with_changes
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._embeddings import quantize_embeddings
-from edgekit.quantize._graphs import constant, in_float, initializer, linears, load, save, sweep
+from edgekit.quantize._graphs import in_float, linears, load, save, sweep
 from edgekit.quantize._lint import lint
-from edgekit.quantize._weights import per_channel
+from edgekit.quantize._weights import restored
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
@@ -78,22 +77,11 @@ def quantize_weights(graph: ir.Graph, kept: set[str]) -> int:
         graph: float32.
         kept: names of the layers that stay in float.
     """
-    restored: dict[ir.Value, ir.Value] = {}
+    stored: dict[ir.Value, ir.Value] = {}
     for layer in linears(graph):
-        weight = constant(layer.weight)
-        if weight is None or layer.name in kept:
+        if layer.name in kept:
             continue
-        if layer.weight not in restored:  # layers that share a weight (ALBERT) share its INT8 form
-            values, scales = per_channel(weight)
-            label = layer.weight.name or layer.name
-            parts = [
-                initializer(graph, f"{label}_int8", values),
-                initializer(graph, f"{label}_scale", scales),
-                initializer(graph, f"{label}_zero_point", np.zeros(scales.shape, np.int8)),
-            ]
-            back = ir.node("DequantizeLinear", parts, attributes={"axis": 1}, name=f"{label}/DequantizeLinear")
-            back.outputs[0].type, back.outputs[0].shape = layer.weight.type, layer.weight.shape
-            graph.insert_before(layer.node, back)
-            restored[layer.weight] = back.outputs[0]
-        layer.node.replace_input_with(1, restored[layer.weight])
-    return len(restored)
+        if layer.weight not in stored:  # layers that share a weight (ALBERT) share its INT8 form
+            stored[layer.weight] = restored(graph, layer)
+        layer.node.replace_input_with(1, stored[layer.weight])
+    return len(stored)

@@ -18,7 +18,8 @@ from edgekit.engines.measure import Latency, cpu_name, latency
 from edgekit.engines.trust import open_bundle
 from edgekit.report.roofline import Rate, limit_ms, measure
 from edgekit.report.table import table
-from edgekit.runtime.session import Session, load
+from edgekit.runtime.load import load
+from edgekit.runtime.session import Session
 from edgekit.spec.errors import InputError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain

@@ -1,4 +1,6 @@
-"""A bundle that could not be raced where it was built races where it is first loaded; what won is remembered there.
+"""Which variant of a bundle runs on this machine.
+
+A bundle that could not be raced where it was built races where it is first loaded; what won is remembered there.
 
 The golden inputs are what is timed: they are in the bundle and come from generated text. The result lies in the cache
 folder under a digest of the manifest, the CPU and the backends' versions: an upgrade of any of them races again.
@@ -13,14 +15,15 @@ import os
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from edgekit import backends
 from edgekit.engines.cache import Cache
-from edgekit.engines.measure import cpu_instructions, cpu_name, cpus
+from edgekit.engines.measure import cpu_instructions, cpu_name, cpus, lacks_vnni
 from edgekit.engines.trust import MANIFEST, Bundle, sha256
 from edgekit.runtime import golden
-from edgekit.runtime.session import Session, at_most, check_instructions
+from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Variant
 
@@ -60,6 +63,26 @@ def fastest_here(bundle: Bundle) -> tuple[Variant, str]:
     said = ", ".join(f"{v.method} on {v.backend} {t:.2f} ms" for v, t in zip(able, times, strict=True))
     kept = _keep(record, {"winner": winner, "times": said})
     return able[winner], f"it won the race at this load: {said}{left_out}" + ("" if kept else "; the cache folder cannot be written, so every load races")
+
+
+def at_most(variant: Variant, threads: int | None = None) -> Variant:
+    """A variant with a number of threads, or with its own, but no more than the CPUs there are."""
+    count = threads or min(variant.threads, cpus())
+    return replace(variant, threads=count, streams=min(variant.streams, count))
+
+
+def check_instructions(variant: Variant, bundle: Path) -> None:
+    """Refuses a variant that would answer wrongly on this CPU.
+
+    Raises:
+        BackendError: when the CPU lacks what the variant requires.
+    """
+    if variant.requires.get("instructions") == "vnni" and lacks_vnni(cpu_instructions()):
+        raise BackendError(
+            f"The bundle {bundle} was scored on a CPU with INT8 dot products (VNNI). This CPU has none, and INT8 sums of full range saturate on it: "
+            "answers would be wrong without a sign. Build the bundle for a CPU of this kind: "
+            'in a target file, instructions = ["avx2"], or [quantize] weight_bits = 7, or methods = ["float32"].'
+        )
 
 
 def _race(bundle: Bundle, variants: list[Variant]) -> list[float]:

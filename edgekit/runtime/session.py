@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, overload
 
 import numpy as np
 
 from edgekit import backends, tasks
-from edgekit.engines.measure import cpu_instructions, cpus, lacks_vnni
-from edgekit.engines.trust import Bundle, open_bundle
+from edgekit.engines.trust import Bundle
 from edgekit.runtime import loops
-from edgekit.spec.errors import BackendError, EdgekitError, InputError, IntegrityError, near
+from edgekit.spec.errors import EdgekitError, InputError, IntegrityError, near
 from edgekit.spec.manifest import Variant
 from edgekit.tasks._text import Text
 from edgekit.tasks.text_classification import Classification
@@ -75,7 +72,7 @@ class Session:
     """
 
     def __init__(self, bundle: Bundle, variant: Variant, chosen: str = "it was asked for") -> None:
-        """Opens the variant's backend and loads its graph; :func:`load` is the way to get here.
+        """Opens the variant's backend and loads its graph; :func:`edgekit.runtime.load.load` is the way to get here.
 
         Args:
             bundle: a bundle that was checked.
@@ -254,58 +251,3 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Closes it."""
         self.close()
-
-
-def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads: int | None = None) -> Session:
-    """Opens a bundle for prediction, after checking all of it.
-
-    Args:
-        bundle: the folder that ``edgekit build`` wrote.
-        backend: which of the bundle's backends; by default its best one. A bundle that was built to be raced on the device
-            is raced at its first load here, and what won is remembered.
-        threads: threads of one call; by default as the bundle was tuned, but no more than the CPUs there are.
-
-    Raises:
-        IntegrityError: when the bundle is altered, incomplete or of a newer format.
-        BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; or the CPU lacks what
-            the bundle requires. Nothing else is tried instead.
-        InputError: for a number of threads below 1 or beyond reason.
-    """
-    opened = open_bundle(Path(bundle))
-    variants = opened.manifest.variants
-    offered = list(dict.fromkeys(v.backend for v in variants))
-    if backend is not None and backend not in offered:
-        known = ", ".join(offered)
-        raise BackendError(f"The bundle {bundle} runs on {known}, not on '{backend}'.{near(backend, offered)} Build it for a target with that backend.")
-    most = max(_MOST_THREADS, cpus())
-    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
-        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")
-    if backend is None and opened.manifest.choose_on == "device" and len(variants) > 1:
-        from edgekit.runtime.choice import fastest_here  # it opens sessions itself
-
-        variant, chosen = fastest_here(opened)
-    else:
-        variant = next(v for v in variants if backend in (None, v.backend))
-        chosen = "the backend was asked for" if backend else "it won the race where the bundle was built"
-    check_instructions(variant, opened.path)
-    return Session(opened, at_most(variant, threads), chosen)
-
-
-def at_most(variant: Variant, threads: int | None = None) -> Variant:
-    """A variant with a number of threads, or with its own, but no more than the CPUs there are."""
-    count = threads or min(variant.threads, cpus())
-    return replace(variant, threads=count, streams=min(variant.streams, count))
-
-
-def check_instructions(variant: Variant, bundle: Path) -> None:
-    """Refuses a variant that would answer wrongly on this CPU.
-
-    Raises:
-        BackendError: when the CPU lacks what the variant requires.
-    """
-    if variant.requires.get("instructions") == "vnni" and lacks_vnni(cpu_instructions()):
-        raise BackendError(
-            f"The bundle {bundle} was scored on a CPU with INT8 dot products (VNNI). This CPU has none, and INT8 sums of full range saturate on it: "
-            "answers would be wrong without a sign. Build the bundle for a CPU of this kind: "
-            'in a target file, instructions = ["avx2"], or [quantize] weight_bits = 7, or methods = ["float32"].'
-        )

@@ -140,7 +140,8 @@ def main(bundle: str, options: str) -> None:
 
 
 def _opened(bundle: str, options: dict[str, Any]) -> Any:
-    from edgekit.runtime.session import Session, load
+    from edgekit.runtime.load import load
+    from edgekit.runtime.session import Session
 
     if "variant" not in options:
         return load(bundle, **options)

@@ -187,7 +187,7 @@ def test_run_reads_lines(edgekit, float32_ort, end):
 )
 def test_run_hands_over_exactly_what_the_lines_hold(edgekit, monkeypatch, options, stdin, expected):
     """BERT's tokenizer drops a mark or a CR that is left over, so that no answer would tell; other tokenizers do not."""
-    from edgekit.runtime import session
+    from edgekit.runtime import load as loading
 
     seen = []
 
@@ -195,7 +195,7 @@ def test_run_hands_over_exactly_what_the_lines_hold(edgekit, monkeypatch, option
         def __enter__(self):
             return lambda inputs: seen.extend(inputs) or []
 
-    monkeypatch.setattr(session, "load", lambda *_, **__: Recorder())
+    monkeypatch.setattr(loading, "load", lambda *_, **__: Recorder())
     assert edgekit("run", "bundle", *options, "-", stdin=stdin.encode()).code == 0
     assert seen == expected
 

@@ -500,14 +500,14 @@ def test_what_cannot_run_on_the_device_does_not_race(for_device, fresh_cache, tm
     data = json.loads((bundle / "manifest.json").read_text())
     first, second = data["variants"]
     small.sign(bundle, variants=[{**first, "requires": {"instructions": "vnni"}}, second])
-    monkeypatch.setattr(sessions, "cpu_instructions", lambda: ("avx2",))
+    monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2",))
     with edgekit.load(bundle) as session:
         assert (session.info.method, session.info.backend) == ("float32", "openvino")
         assert session.info.chosen.startswith("it is the only variant that can run here (dynamic on onnxruntime cannot run here: ")
     small.sign(bundle, variants=[{**v, "requires": {"instructions": "vnni"}} for v in (first, second)])
     with pytest.raises(BackendError, match=r"(?s)No variant of the bundle .*dynamic on onnxruntime cannot run.*float32 on openvino cannot run"):
         edgekit.load(bundle)
-    monkeypatch.setattr(sessions, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
+    monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
     with edgekit.load(bundle) as session:
         assert session.info.chosen.startswith("it won the race")
 

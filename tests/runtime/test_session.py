@@ -15,7 +15,7 @@ import small
 
 import edgekit
 from edgekit import BackendError, EdgekitError, InputError, IntegrityError
-from edgekit.runtime import session as sessions
+from edgekit.runtime import choice
 
 TEXTS = [
     *small.texts(40, seed=5),
@@ -427,10 +427,10 @@ def test_int8_that_needs_vnni_is_refused_without_it(tiny_bundle, tmp_path, monke
     bundle = small.copy(tiny_bundle, tmp_path / "copy")
     (variant,) = json.loads((bundle / "manifest.json").read_text())["variants"]
     small.sign(bundle, variants=[{**variant, "requires": {"instructions": "vnni"}}])
-    monkeypatch.setattr(sessions, "cpu_instructions", lambda: ("avx2",))
+    monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2",))
     with pytest.raises(BackendError, match=r"scored on a CPU with INT8 dot products \(VNNI\).*weight_bits = 7"):
         edgekit.load(bundle)
-    monkeypatch.setattr(sessions, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
+    monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
     edgekit.load(bundle).close()
-    monkeypatch.setattr(sessions, "cpu_instructions", lambda: ("asimd",))  # ARM's products do not saturate
+    monkeypatch.setattr(choice, "cpu_instructions", lambda: ("asimd",))  # ARM's products do not saturate
     edgekit.load(bundle).close()

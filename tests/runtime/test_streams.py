@@ -14,8 +14,10 @@ import edgekit
 from edgekit import BackendError, EdgekitError
 from edgekit.engines import measure
 from edgekit.engines.trust import open_bundle
-from edgekit.runtime import session as sessions
-from edgekit.runtime.session import Session, at_most, load
+from edgekit.runtime import choice
+from edgekit.runtime.choice import at_most
+from edgekit.runtime.load import load
+from edgekit.runtime.session import Session
 from edgekit.spec.manifest import Variant
 
 TEXTS = [*small.texts(33, seed=15), "", "film " * 200, "שלום"]
@@ -196,7 +198,7 @@ def test_buckets_are_for_a_backend_that_gains_from_them(float32_ort):
     [(8, None, (4, 4)), (4, None, (4, 4)), (2, None, (2, 2)), (1, None, (1, 1)), (8, 1, (1, 1)), (8, 3, (3, 3)), (2, 6, (6, 4))],
 )
 def test_no_more_threads_than_cpus_and_no_more_streams_than_threads(monkeypatch, cpus, threads, expected):
-    monkeypatch.setattr(sessions, "cpus", lambda: cpus)
+    monkeypatch.setattr(choice, "cpus", lambda: cpus)
     variant = Variant("onnxruntime", "float32", {"forward": "graphs/model.onnx"}, "cpu", 4, "float32", streams=4, batch=8)
     found = at_most(variant, threads)
     assert (found.threads, found.streams) == expected

@@ -1,0 +1,47 @@
+"""Opens a bundle: which of its variants runs here, and whether it may."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgekit.engines.measure import cpus
+from edgekit.engines.trust import open_bundle
+from edgekit.runtime.choice import at_most, check_instructions, fastest_here
+from edgekit.runtime.session import Session
+from edgekit.spec.errors import BackendError, InputError, near
+
+_MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
+
+
+def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads: int | None = None) -> Session:
+    """Opens a bundle for prediction, after checking all of it.
+
+    Args:
+        bundle: the folder that ``edgekit build`` wrote.
+        backend: which of the bundle's backends; by default its best one. A bundle that was built to be raced on the device
+            is raced at its first load here, and what won is remembered.
+        threads: threads of one call; by default as the bundle was tuned, but no more than the CPUs there are.
+
+    Raises:
+        IntegrityError: when the bundle is altered, incomplete or of a newer format.
+        BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; or the CPU lacks what
+            the bundle requires. Nothing else is tried instead.
+        InputError: for a number of threads below 1 or beyond reason.
+    """
+    opened = open_bundle(Path(bundle))
+    variants = opened.manifest.variants
+    offered = list(dict.fromkeys(v.backend for v in variants))
+    if backend is not None and backend not in offered:
+        known = ", ".join(offered)
+        raise BackendError(f"The bundle {bundle} runs on {known}, not on '{backend}'.{near(backend, offered)} Build it for a target with that backend.")
+    most = max(_MOST_THREADS, cpus())
+    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
+        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")
+    if backend is None and opened.manifest.choose_on == "device" and len(variants) > 1:
+        variant, chosen = fastest_here(opened)
+    else:
+        variant = next(v for v in variants if backend in (None, v.backend))
+        chosen = "the backend was asked for" if backend else "it won the race where the bundle was built"
+    check_instructions(variant, opened.path)
+    return Session(opened, at_most(variant, threads), chosen)
