@@ -115,7 +115,8 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
     judged = [
         replace(t, verdict="chosen" if i == winner else reasons[i] or f"{cost[i] / cost[winner]:.2f} x the time of the chosen one") for i, t in enumerate(made)
     ]
-    against = min((i for i, t in enumerate(made) if i != winner and t.method == FLOAT), key=lambda i: cost[i], default=None)
+    floats = [i for i, t in enumerate(made) if t.method == FLOAT and won.method != FLOAT]
+    against = min(floats, key=lambda i: cost[i], default=None)
     limits = ", ".join(f"{k} {v:g}" for k, v in vars(target.budget).items() if v is not None) or "none"
     how = "the fastest" if cost[winner] == fastest else "level with the fastest, and has the least memory,"
     speed = f"{won.rows_per_s:.0f} rows/s" if many else f"p50 {won.p50_ms:.2f} ms"

@@ -237,10 +237,11 @@ def test_none_inside_the_nearest_first():
 def test_the_nearest_by_what_strict_looks_at():
     """Drops and upper ends are in another order; what would be refused besides is over the budget first of all."""
     made = [trial("static", drop=0.0, drop_high=0.04), trial("dynamic", drop=0.005, drop_high=0.02), trial("static", drop_high=0.03, executed="float32")]
+    made.append(trial("static", drop=0.02, drop_high=0.05))
     with pytest.raises(BudgetError) as caught:
         choose(made, target(accuracy_drop=0.01), "accuracy", 0.95, strict=True)
-    assert [line.split()[5] for line in str(caught.value).splitlines()[1:4]] == ["accuracy_drop"] * 3
-    assert [line.split()[6] for line in str(caught.value).splitlines()[1:4]] == ["0.02", "0.03", "0.04"]
+    assert [line.split()[5] for line in str(caught.value).splitlines()[1:5]] == ["accuracy_drop"] * 4
+    assert [line.split()[6] for line in str(caught.value).splitlines()[1:5]] == ["0.02", "0.03", "0.04", "0.05"]
 
 
 def test_a_limit_of_nothing_has_a_nearest_too():
