@@ -19,6 +19,7 @@ from edgekit.tune.race import Answers, Candidate, Race, ratio
 FLOAT = "float32"
 _IN_INT8 = ("static", "dynamic")
 _LEVEL = 1.05
+_BUCKETS_WORTH = 0.85  # each bucket is compiled at every start, which takes some tenths of a second
 _UNITS = {"accuracy_drop": "", "p50_ms": " ms", "memory_mb": " MB", "first_answer_ms": " ms", "size_mb": " MB"}
 
 
@@ -85,7 +86,8 @@ def timed(made: Sequence[Trial], race: Race) -> list[Trial]:
 def choose(made: Sequence[Trial], target: Target, score_name: str, reference: float, *, strict: bool = False) -> tuple[int, str, list[Trial]]:
     """Picks the fastest trial inside the budget; among those level with it (within 5 %, about this protocol's noise) the one with the least memory.
 
-    A quantized trial that is not faster than float32 beyond the noise is dropped where float32 itself is inside the budget.
+    A quantized trial that is not faster than float32 beyond the noise is dropped where float32 itself is inside the budget, and so
+    are static shapes that take less than 15 % off the time of shapes of any size.
 
     Args:
         made: trials of one race.
@@ -103,6 +105,8 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
     reasons = [excess(trial, target.budget, strict) or not_as_asked(trial) for trial in made]
     if any(not reason and t.method == FLOAT for t, reason in zip(made, reasons, strict=True)):
         reasons = [reason or _not_worth_it(t) for t, reason in zip(made, reasons, strict=True)]
+    plain = {_without_shapes(t): t for t, reason in zip(made, reasons, strict=True) if not reason and not t.shapes}
+    reasons = [reason or _buckets_for_little(t, plain.get(_without_shapes(t))) for t, reason in zip(made, reasons, strict=True)]
     inside = [i for i, reason in enumerate(reasons) if not reason]
     if not inside:
         raise BudgetError(_nobody(made, reasons, target, score_name, reference, strict))
@@ -149,6 +153,18 @@ def not_as_asked(trial: Trial) -> str:
     """A candidate that is called INT8 but multiplied in float is refused, however fast it is."""
     low = trial.method not in _IN_INT8 or mostly_int8(trial.executed)
     return "" if low else f"refused: its linears were to run in int8, they ran in {trial.executed}"
+
+
+def _without_shapes(trial: Trial) -> tuple[object, ...]:
+    return trial.method, trial.backend, trial.threads, trial.streams, trial.batch, trial.executed
+
+
+def _buckets_for_little(trial: Trial, plain: Trial | None) -> str:
+    """Static shapes must gain more than a slower start and more memory cost."""
+    if not trial.shapes or plain is None or trial.p50_ms <= _BUCKETS_WORTH * plain.p50_ms:
+        return ""
+    more = trial.first_answer_ms - plain.first_answer_ms
+    return f"dropped: {trial.p50_ms / plain.p50_ms:.2f} x the time of any shape, too little for {more:.0f} ms more at the start"
 
 
 def _not_worth_it(trial: Trial) -> str:

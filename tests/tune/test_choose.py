@@ -371,3 +371,18 @@ def test_noise_alone_does_not_make_int8_faster():
     assert int8.ratio == pytest.approx(1, abs=0.1)
     assert int8.ratio_high > 1
     assert choose([plain, int8], target(), "accuracy", 0.9)[0] == 0
+
+
+@pytest.mark.parametrize(("p50", "winner"), [(8.4, 1), (8.5, 1), (8.6, 0), (9.9, 0), (10.1, 0)])
+def test_buckets_must_gain_15_percent(p50, winner):
+    """They cost seconds at every start."""
+    trials = [trial("float32", backend="openvino", p50_ms=10.0), trial("float32", backend="openvino", p50_ms=p50, shapes=(16, 32), first_answer_ms=3300.0)]
+    found, _, judged = choose(trials, target(), "accuracy", 0.9)
+    assert found == winner
+    if winner == 0:
+        assert judged[1].verdict == f"dropped: {p50 / 10:.2f} x the time of any shape, too little for 3000 ms more at the start"
+
+
+def test_buckets_win_where_shapes_of_any_size_are_outside_the_budget():
+    trials = [trial("float32", p50_ms=10.0), trial("float32", p50_ms=9.5, shapes=(16,))]
+    assert choose(trials, target(p50_ms=9.6), "accuracy", 0.9)[0] == 1
