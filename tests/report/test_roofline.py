@@ -23,8 +23,8 @@ from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature, TensorSpec
 
 BACKENDS = ("onnxruntime", "openvino")
-DTYPES = {"float32": "float32", "int8-static": "uint8", "int8-dynamic": "float32"}
-KERNELS = [(b, g) for b in BACKENDS for g in DTYPES if (b, g) != ("openvino", "int8-dynamic")]
+DTYPES = {"float32": "float32", "int8-static": "uint8", "int8-dynamic": "float32", "int8-pairs": "float32"}
+KERNELS = [("onnxruntime", g) for g in DTYPES if g != "int8-pairs"] + [("openvino", g) for g in ("float32", "int8-pairs")]
 SCALE, ZERO = 0.25, 128  # exact in float
 MINILM_L6 = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
 
@@ -63,6 +63,14 @@ def graphs():
             opsets.append(helper.make_opsetid("com.microsoft", 1))
             constants["scale"] = np.float32(SCALE)
             nodes.append(helper.make_node("DynamicQuantizeMatMul", ["x", "weight", "scale"], ["y"], domain="com.microsoft"))
+        elif name == "int8-pairs":
+            constants |= {"x_scale": np.float32(1), "scale": np.float32(SCALE), "zero_point": np.int8(0)}
+            nodes += [
+                helper.make_node("QuantizeLinear", ["x", "x_scale", "zero_point"], ["x_int8"]),
+                helper.make_node("DequantizeLinear", ["x_int8", "x_scale", "zero_point"], ["x_float"]),
+                helper.make_node("DequantizeLinear", ["weight", "scale", "zero_point"], ["weight_float"]),
+                helper.make_node("MatMul", ["x_float", "weight_float"], ["y"]),
+            ]
         else:
             constants |= {"scale": np.float32(SCALE), "x_zero": np.uint8(ZERO), "weight_zero": np.int8(0)}
             nodes += [
@@ -128,9 +136,10 @@ def test_a_graph_multiplies_and_runs_in_its_precision(backend, name):
         if DTYPES[name] == "uint8":
             found, expected = engine.run({"x": x.astype(np.uint8)})["y"], (x - float(ZERO)) * SCALE @ (weight() * SCALE)
         else:
-            # From 0 to 255 in whole numbers: the dynamic kernel's steps are 1, and nothing is rounded.
+            # From 0 to 255 in whole numbers: the dynamic kernel's steps are 1, and nothing is rounded. Symmetric INT8 ends at 127.
             x[0, :2] = (0, 255)
-            found, expected = engine.run({"x": x.astype(np.float32)})["y"], x.astype(float) @ weight() * (SCALE if name == "int8-dynamic" else 1)
+            x = np.minimum(x, 127) if name == "int8-pairs" else x
+            found, expected = engine.run({"x": x.astype(np.float32)})["y"], x.astype(float) @ weight() * (1 if name == "float32" else SCALE)
         executed = engine.executed_precision()
     finally:
         engine.close()
