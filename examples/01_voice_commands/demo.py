@@ -281,7 +281,7 @@ def main() -> None:
 
     with step("Building the bundle"):
         result = edgekit.build(
-            model=model, target="cpu", samples=data["train"], eval=data["dev"], out=bundle, force=True
+            model=model, target="cpu", samples=data["train"], eval=data["dev"], out=bundle, force=True, max_time=180
         )
     show_build(result)
     try_out(bundle, data["test"])

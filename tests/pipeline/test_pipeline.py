@@ -369,10 +369,12 @@ def test_buckets_are_tried_where_the_backend_gains_from_them(float32_openvino):
         assert edges[-1] <= small.MAX_LENGTH
 
 
-def test_buckets_that_the_target_says_are_not_searched(build, tmp_path, tiny_module):
-    aim = target(tmp_path / "fixed.toml", backends=("openvino", "onnxruntime"), extra="shapes = [12, 40]")
+@pytest.mark.parametrize("shapes", [(), (12, 40)], ids=str)
+def test_buckets_that_the_target_says_are_not_searched(build, tmp_path, tiny_module, shapes):
+    """None of them is an answer too."""
+    aim = target(tmp_path / "fixed.toml", backends=("openvino", "onnxruntime"), extra=f"shapes = {list(shapes)}")
     manifest = build(target=aim).bundle.manifest
-    assert {(t.backend, t.shapes) for t in manifest.trials} == {("openvino", (12, 40)), ("onnxruntime", ())}
+    assert {(t.backend, t.shapes) for t in manifest.trials} == {("openvino", shapes), ("onnxruntime", ())}
     texts = small.texts(10, seed=4)
     with edgekit.load(tmp_path / "place" / "out") as session:
         np.testing.assert_allclose(session.logits(texts), small.torch_logits(tiny_module, texts), atol=1e-3)

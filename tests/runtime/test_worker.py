@@ -14,6 +14,7 @@ import small
 import edgekit
 from edgekit import BackendError, EdgekitError, InputError, IntegrityError
 from edgekit.engines.trust import open_bundle
+from edgekit.runtime.session import Session
 from edgekit.runtime.worker import Worker
 
 TEXTS = [*small.texts(12, seed=6), "", "😀 שלום", "line\nbreak \u2028 \x00", "film " * 200]
@@ -71,8 +72,13 @@ def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
         assert worker.executed_precision() == "float32"
     with Worker(float32_ort, variant=replace(variant, streams=4)) as worker, pytest.raises(BackendError, match=r"streams is 4 with 3 thread\(s\)"):
         worker.first_answer_ms("a")
-    with Worker(float32_ort, variant=replace(variant, backend="openvino", shapes=(16, 64))) as worker:
-        np.testing.assert_allclose(worker.logits(TEXTS), expected, atol=1e-3)
+    in_buckets = replace(variant, backend="openvino", threads=1, streams=1, shapes=(64,))
+    with Worker(float32_ort, variant=in_buckets) as worker, Session(open_bundle(float32_ort), in_buckets) as session:
+        one, several = (session.logits(TEXTS, batched=batched) for batched in (False, True))
+        assert not np.array_equal(one, several), "single rows are padded to a bucket, so the last digits tell them from batches"
+        assert np.array_equal(worker.logits(TEXTS), one)
+        assert np.array_equal(worker.logits(TEXTS, batched=True), several)
+        np.testing.assert_allclose(one, expected, atol=1e-3)
 
 
 def test_errors_cross_the_pipe_with_their_types(worker):
