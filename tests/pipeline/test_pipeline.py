@@ -372,9 +372,10 @@ def test_buckets_are_tried_where_the_backend_gains_from_them(float32_openvino):
 @pytest.mark.parametrize("shapes", [(), (12, 40)], ids=str)
 def test_buckets_that_the_target_says_are_not_searched(build, tmp_path, tiny_module, shapes):
     """None of them is an answer too."""
-    aim = target(tmp_path / "fixed.toml", backends=("openvino", "onnxruntime"), extra=f"shapes = {list(shapes)}")
+    runs_on = ("openvino", "onnxruntime") if shapes else ("openvino",)  # alone, or it might be too slow to be worth a search
+    aim = target(tmp_path / "fixed.toml", backends=runs_on, extra=f"shapes = {list(shapes)}")
     manifest = build(target=aim).bundle.manifest
-    assert {(t.backend, t.shapes) for t in manifest.trials} == {("openvino", shapes), ("onnxruntime", ())}
+    assert {(t.backend, t.shapes) for t in manifest.trials} == {("openvino", shapes), *((b, ()) for b in runs_on[1:])}
     texts = small.texts(10, seed=4)
     with edgekit.load(tmp_path / "place" / "out") as session:
         np.testing.assert_allclose(session.logits(texts), small.torch_logits(tiny_module, texts), atol=1e-3)
