@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -139,8 +140,12 @@ class Field:
             versions={name: tools[name] for name in (backends.get(backend).PACKAGE, "numpy", "tokenizers") if name in tools},
             recipe=graph.recipe,
             shapes=(self.aim.shapes or ()) if backends.get(backend).STATIC_SHAPES else (),
-            linear_macs=quantize.linear_macs(self.floats),
+            linear_macs=self._linear_macs,
         )
+
+    @cached_property
+    def _linear_macs(self) -> int:
+        return quantize.linear_macs(self.floats)
 
     # ---- chosen here
 
