@@ -16,6 +16,7 @@ from edgekit.spec.errors import (
     BackendError,
     BudgetError,
     BuildError,
+    CompressError,
     EdgekitError,
     ExportError,
     FormatError,
@@ -29,6 +30,7 @@ from edgekit.spec.errors import (
 from edgekit.tasks.text_classification import Classification
 
 if TYPE_CHECKING:
+    from edgekit.compress.distill import distill
     from edgekit.pipeline import build
 
 __version__ = "0.1.0"
@@ -38,6 +40,7 @@ __all__ = [
     "BudgetError",
     "BuildError",
     "Classification",
+    "CompressError",
     "EdgekitError",
     "ExportError",
     "FormatError",
@@ -51,18 +54,20 @@ __all__ = [
     "UsageError",
     "__version__",
     "build",
+    "distill",
     "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Gives ``edgekit.build`` on first use: it brings torch, which a device does not have."""
-    if name == "build":
-        try:
-            from edgekit.pipeline import build
-        except ModuleNotFoundError as problem:
-            if (problem.name or "").startswith("edgekit"):
-                raise
-            raise BuildError(f"Building needs the package '{problem.name}', which is not installed here. Run: pip install 'edgekit[build]'") from problem
-        return build
-    raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
+    """Gives ``edgekit.build`` and ``edgekit.distill`` on first use: they bring torch, which a device does not have."""
+    if name not in ("build", "distill"):
+        raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
+    try:
+        from edgekit.compress.distill import distill
+        from edgekit.pipeline import build
+    except ModuleNotFoundError as problem:
+        if (problem.name or "").startswith("edgekit"):
+            raise
+        raise BuildError(f"Building needs the package '{problem.name}', which is not installed here. Run: pip install 'edgekit[build]'") from problem
+    return build if name == "build" else distill

@@ -41,6 +41,7 @@ TORCH = range(5, 8)
 ALLOWED = {
     "torch": {"source", "export", "compress"},
     "transformers": {"source", "export", "compress"},
+    "accelerate": {"compress"},
     "huggingface_hub": {"source"},
     "safetensors": {"source", "compress"},
     "onnx": {"export", "quantize", "compress"},
@@ -126,12 +127,12 @@ def test_imports_go_down(file):
     assert wrong(part(file), file.read_text("utf-8")) == []
 
 
-def test_the_package_brings_the_runtime_and_build_only_when_it_is_asked_for():
+def test_the_package_brings_the_runtime_and_the_rest_only_when_it_is_asked_for():
     found = imports((PACKAGE / "__init__.py").read_text("utf-8"))
     top = {reached for item in found if item.top for reached in targets(item)}
     assert all(FLOORS[p] <= DEVICE for p in top)
     later = [(item.module, item.names) for item in found if not item.top and targets(item)]
-    assert set(later) == {("edgekit.pipeline", ("build",))}, "the one named exception"
+    assert set(later) == {("edgekit.pipeline", ("build",)), ("edgekit.compress.distill", ("distill",))}, "the two named exceptions"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_third_party_packages_stay_where_they_belong(file):
         assert name in ALLOWED, f"{item}: not a dependency that this test knows"
         assert part(file) in ALLOWED[name], str(item)
         # A backend's library, and what is heavy, is imported where it is used: listing backends or verbs must cost nothing.
-        if name in ("torch", "transformers", "huggingface_hub", "onnxruntime", "openvino", "rich", "scipy"):
+        if name in ("torch", "transformers", "accelerate", "huggingface_hub", "onnxruntime", "openvino", "rich", "scipy"):
             assert not item.top, f"{item}: import it inside the function that needs it"
         if part(file) == "backends":
             assert name in ("numpy", file.stem), str(item)

@@ -126,8 +126,13 @@ def summary(precisions: list[str]) -> str:
     return max(sorted(set(precisions)), key=precisions.count)
 
 
-def mostly_int8(executed: str) -> bool:
-    """Whether words of :func:`summary` say that more than half of the linear layers ran in INT8."""
+def mostly_int8(executed: str, in_float: int = 0) -> bool:
+    """Whether words of :func:`summary` say that more than half of the linear layers ran in INT8, those that are to stay in float not counted.
+
+    Args:
+        executed: the words.
+        in_float: layers that were asked to stay in float.
+    """
     name, _, share = executed.partition(" ")
     low, _, all_of_them = share.partition(" ")[0].partition("/")
-    return name == "int8" and (not share or 2 * int(low) > int(all_of_them))
+    return name == "int8" and (not share or 2 * int(low) > int(all_of_them) - in_float)

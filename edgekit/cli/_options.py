@@ -38,6 +38,38 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
         return key.strip(), number
 
 
+class Pairs(click.ParamType):  # type: ignore[type-arg]
+    """``layers=3,epochs=8``: whole numbers, numbers or text; ``keep=0/2/5`` is a list."""
+
+    name = "KEY=VALUE,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> dict[str, Any]:
+        """Reads the pairs."""
+        if isinstance(value, dict):
+            return value
+        read: dict[str, Any] = {}
+        for part in value.split(","):
+            key, equals, text = (p.strip() for p in part.partition("="))
+            if not equals or not text:
+                self.fail(f"'{part}' is not KEY=VALUE. Write e.g. --distill layers=3,epochs=8.", param, context)
+            read[key] = self._value(key, text)
+        return read
+
+    @staticmethod
+    def _value(key: str, text: str) -> Any:
+        if key == "student":
+            return text
+        parts = text.split("/")
+        if key == "keep" and all(p.isdecimal() for p in parts):
+            return [int(p) for p in parts]
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                pass
+        return text
+
+
 columns_option = click.option(
     "--columns", type=Columns(), default=None, help="Which column plays which role: text, text_pair, label. E.g. text=sentence,label=y."
 )

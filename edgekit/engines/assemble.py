@@ -7,7 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def write(out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, f
             folder.chmod(0o755)  # mkdtemp makes it private
             if not scratch:
                 _sync(folder)
-            _appear(folder, out, force)
+            appear(folder, out, lambda: check_output(out, force))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return Bundle(out, complete)
@@ -125,11 +125,12 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def _appear(folder: Path, out: Path, force: bool) -> None:
+def appear(folder: Path, out: Path, check: Callable[[], None]) -> None:
+    """Renames a finished folder to ``out``; what is there goes, if ``check`` still lets it: someone else may have been faster."""
     if not out.exists():
         folder.rename(out)
         return
-    check_output(out, force)  # again: someone else may have been faster
+    check()
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.old-", dir=out.parent) as aside:
         old = Path(aside) / "bundle"
         try:

@@ -29,11 +29,17 @@ def key(**parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def code_digest() -> str:
-    """Digest of EdgeKit's own code: another version never takes what this one has made."""
+def code_digest(*parts: str) -> str:
+    """Digest of EdgeKit's own code: another version never takes what this one has made.
+
+    Args:
+        parts: files and folders of the package that count; all of it where none is named.
+    """
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()
     for file in sorted(package.rglob("*.py")):
+        if parts and file.relative_to(package).parts[0] not in parts:
+            continue
         digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()
 
@@ -70,6 +76,13 @@ class Cache:
         self._used.add(digest)
         with contextlib.suppress(OSError):
             os.utime(folder)
+        return folder
+
+    def under_way(self, digest: str) -> Path:
+        """A folder that stays when its maker is killed, for a long step that can go on; the maker removes it at the end."""
+        folder = self.root / f"under-way-{digest}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._used.add(folder.name)
         return folder
 
     @contextlib.contextmanager

@@ -12,13 +12,14 @@ from typing import Any
 
 from edgekit import backends, source, tasks
 from edgekit import samples as samples_module
+from edgekit.compress import distill as distilling
 from edgekit.engines import assemble
 from edgekit.engines.trust import Bundle
 from edgekit.export import single as single_export
 from edgekit.pipeline import checks
-from edgekit.pipeline.candidates import Field, blank_manifest, runnable
-from edgekit.pipeline.steps import Evaluation, Steps, batches
-from edgekit.quantize._calibration import Calibration
+from edgekit.pipeline.candidates import Choice, Field, runnable
+from edgekit.pipeline.contender import contender
+from edgekit.pipeline.steps import Evaluation, Steps
 from edgekit.report.paired import paired
 from edgekit.report.table import held_out_text, trials_table
 from edgekit.runtime import golden
@@ -28,7 +29,6 @@ from edgekit.spec import target as targets
 from edgekit.spec.errors import UsageError
 from edgekit.spec.manifest import HeldOut
 from edgekit.spec.progress import Progress, silent
-from edgekit.tasks.text_classification import TextClassification
 from edgekit.tune import record
 from edgekit.tune.race import Candidate
 
@@ -74,6 +74,8 @@ def build(
     use: str | None = None,
     max_time: float | None = None,
     race: str | os.PathLike[str] | None = None,
+    distill: Sequence[Mapping[str, Any]] = (),
+    distill_samples: Sequence[str | os.PathLike[str]] = (),
     module: Any = None,
     processor: Any = None,
     task: str = source.TASK,
@@ -99,6 +101,8 @@ def build(
         use: ``latency`` or ``throughput``, in place of the target's.
         max_time: seconds from the start after which no further variation is tried and the race is cut short.
         race: ``race.json`` of an earlier bundle of the same build: its times are taken in place of new ones.
+        distill: students that compete beside the model, each by what :class:`edgekit.compress.distill.Recipe` takes, e.g. ``{"layers": 3}``.
+        distill_samples: what they are trained on, with or without labels; by default all rows of ``samples``.
         module: a torch module with a head of one's own, see :func:`edgekit.source.from_module`.
         processor: its Hugging Face tokenizer.
         task: the task of ``module``.
@@ -124,11 +128,17 @@ def build(
     evaluation, held_out = samples_module.read(Path(eval), columns), None if test is None else samples_module.read(Path(test), columns)
     labels = {rows.where: rows.labels() for rows in (evaluation, held_out) if rows is not None}  # a missing one is told now, not when the export is done
     checks.check_calibration(calibration, aim)
+    if strict:
+        checks.check_strict(aim, evaluation)
     origin = _origin(model, revision, module, processor, task)
+    students = [distilling.recipe(said) for said in distill]
+    if students and origin.digest is None:
+        raise UsageError("distill= takes a model folder or a hub id, and a module was given. Save it, or see edgekit.compress.distill.distill_module.")
+    lesson = distilling.lesson(distill_samples or [samples], columns) if students else []
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         steps = Steps(origin, calibration, Path(scratch), progress, replayed)
-        floats = steps.export()
+        floats = steps.export(origin)
         scorer = tasks.get(floats.task).load(floats.assets)
 
         def scored(rows: Samples) -> Evaluation:
@@ -138,11 +148,13 @@ def build(
 
         rows = scored(evaluation)
         unseen = None if held_out is None else scored(held_out)
+        provenance = steps.provenance(seed, evaluation)
+        contenders = [contender("", origin, steps, aim, rows, provenance, strict, until)]
+        for recipe in students:
+            student = recipe.make(origin, lesson, evaluation, progress)
+            contenders.append(contender(recipe.name, student, steps, aim, rows, provenance, strict, until))
         origin.release()
-        feeds, lengths = batches(scorer, floats.graphs[0].signature, calibration)
-        blank = blank_manifest(aim, floats, scorer.score_name, scorer.score(rows.reference, rows.truth), steps.provenance(seed, evaluation))
-        field = Field(steps, aim, floats, rows, Calibration(feeds, scorer.divergence), lengths, blank, strict, until)
-        choice = field.run()
+        choice = Field(contenders).run()
         best = choice.winner
         manifest = replace(
             best.bundle.manifest,
@@ -150,10 +162,10 @@ def build(
             reason=choice.reason,
             trials=choice.trials,
             sensitivity=choice.sensitivity,
-            notes=(*checks.notes(aim, calibration, lengths), *choice.notes),
+            notes=(*checks.notes(aim, calibration, contenders[0].lengths), *choice.notes),
             held_out=None if unseen is None else _held_out(steps, best, unseen, aim.use == "throughput"),
         )
-        files: dict[str, Path | bytes] = {**choice.files, golden.FILE: _golden(best, scorer), record.FILE: steps.recorded.text().encode()}
+        files: dict[str, Path | bytes] = {**choice.files, golden.FILE: _golden(choice), record.FILE: steps.recorded.text().encode()}
         progress("write", 0, 0)
         bundle = assemble.write(destination, manifest, files, force=force)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused))
@@ -189,14 +201,18 @@ def _held_out(steps: Steps, best: Candidate, rows: Evaluation, batched: bool) ->
     )
 
 
-def _golden(best: Candidate, scorer: TextClassification) -> bytes:
-    """Inputs from generated text, and what the winner answers to them here; by the stand-in where its backend is not on this machine."""
-    signature, variant = best.bundle.manifest.signatures[0], runnable(best.variant)
-    device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
-    engine = device.load(best.bundle.path / variant.graphs[signature.name], signature, variant.shapes)
+def _golden(choice: Choice) -> bytes:
+    """Inputs from generated text, and what each variant answers to them here; by the stand-in where its backend is not on this machine."""
+    scorer = tasks.get(choice.winner.bundle.manifest.task).load(choice.winner.bundle.path / "assets")
     texts = single_export.fuzz_texts(max_length=scorer.settings.max_length, count=16)[:16]
-    try:
-        return golden.make(engine, signature, [t.arrays for t in scorer.preprocess(texts)], variant.shapes)
-    finally:
-        engine.close()
-        device.close()
+    rows = [t.arrays for t in scorer.preprocess(texts)]
+    signature, outputs = choice.winner.bundle.manifest.signatures[0], []
+    for variant in map(runnable, choice.variants):
+        device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
+        engine = device.load(choice.files[variant.graphs[signature.name]], signature, variant.shapes)
+        try:
+            outputs.append(golden.answers(engine, signature, rows, variant.shapes))
+        finally:
+            engine.close()
+            device.close()
+    return golden.pack(signature, rows, outputs)

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from edgekit import backends, quantize
-from edgekit.engines import assemble
-from edgekit.engines.measure import cpu_name, cpus, has_vnni
-from edgekit.pipeline.checks import instructions
-from edgekit.pipeline.steps import Evaluation, Steps
-from edgekit.quantize._calibration import Calibration
+from edgekit import backends
+from edgekit.engines.measure import cpu_name
+from edgekit.engines.trust import sha256
+from edgekit.pipeline.contender import Contender
 from edgekit.report.paired import paired
 from edgekit.spec.errors import BudgetError
-from edgekit.spec.graph import GraphSet
-from edgekit.spec.manifest import FORMAT, Manifest, Trial, Variant
-from edgekit.spec.target import Target
+from edgekit.spec.manifest import Trial, Variant
 from edgekit.tune import choose, vary
 from edgekit.tune.race import Answers, Candidate, Race, turns
 
@@ -59,28 +54,17 @@ class Field:
     """All that compete in one build.
 
     Attributes:
-        steps: makes and measures, or finds in the cache.
-        aim: the target.
-        floats: graphs of the export.
-        rows: the evaluation set.
-        calibration: feeds of the calibration set.
-        lengths: tokens of each calibration row.
-        blank: what all manifests have in common.
-        strict: gate the bound of the accuracy drop.
-        until: ``time.monotonic()`` after which nothing more is tried, or None.
+        contenders: the model itself, then its students.
     """
 
-    steps: Steps
-    aim: Target
-    floats: GraphSet
-    rows: Evaluation
-    calibration: Calibration
-    lengths: Sequence[int]
-    blank: Manifest
-    strict: bool
-    until: float | None
-    notes: list[str] = field(default_factory=list)
-    sensitivity: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    contenders: Sequence[Contender]
+
+    def __post_init__(self) -> None:
+        """Takes from the first what is the same for all."""
+        first = self.contenders[0]
+        self.steps, self.aim, self.strict, self.until = first.steps, first.aim, first.strict, first.until
+        self.rows, self.reference = first.rows, first.blank.reference_score
+        self._said: list[str] = []
 
     def run(self) -> Choice:
         """Makes the candidates, measures them, and chooses.
@@ -88,64 +72,8 @@ class Field:
         Raises:
             BudgetError: when none is inside the budget.
         """
-        first = [c for method in self.aim.methods for c in self._by_method(method)]
+        first = [c for contender in self.contenders for method in self.aim.methods for c in contender.candidates(method)]
         return self._for_the_device(first) if self.aim.choose_on == "device" else self._by_race(first)
-
-    # ---- candidates
-
-    def _by_method(self, method: str) -> list[Candidate]:
-        runs_on = [b for b in self.aim.backends if b in quantize.get(method).BACKENDS]
-        if not runs_on:
-            return []
-        graphs = self.steps.quantize(method, self.floats, self.aim.quantize, self.calibration)
-        if all(backends.installed_version(b) is None for b in runs_on):
-            return self._candidates(graphs, runs_on)
-        return [c for made in (graphs, *self._with_less_in_int8(method, graphs)) for c in self._candidates(made, runs_on)]
-
-    def _with_less_in_int8(self, method: str, graphs: GraphSet) -> list[GraphSet]:
-        """What holds the accuracy budget where all layers in INT8 do not: both race, so that the table shows what it cost."""
-        if self.steps.holds(graphs, self.rows, self.aim, self.strict) or self._late(f"layers of '{method}' in float were not searched"):
-            return []
-        recipe = graphs.graphs[0].recipe
-        settings = replace(
-            self.aim.quantize, ranges=recipe.get("ranges", self.aim.quantize.ranges), smooth=recipe.get("smooth", self.aim.quantize.smooth)
-        )
-        found = self.steps.reverted(method, self.floats, settings, self.calibration, self.rows, self.aim, self.strict)
-        if found is None:
-            self.notes.append(f"No number of layers in float brings '{method}' inside the accuracy budget.")
-            return []
-        self.sensitivity[method] = found[1]
-        return [found[0]]
-
-    def _candidates(self, graphs: GraphSet, runs_on: Sequence[str]) -> list[Candidate]:
-        """One bundle in the scratch folder, complete but for its golden outputs, and a way to run it on each backend."""
-        method = graphs.graphs[0].method
-        variants = [self._variant(graphs, backend) for backend in runs_on]
-        place = self.steps.scratch / f"{method}-{len(list(self.steps.scratch.glob(f'{method}-*')))}"
-        bundle = assemble.write(place, replace(self.blank, variants=tuple(variants)), assemble.graph_files(graphs), scratch=True)
-        return [Candidate(bundle, variant) for variant in variants]
-
-    def _variant(self, graphs: GraphSet, backend: str) -> Variant:
-        graph, tools = graphs.graphs[0], self.steps.tools
-        for each in graphs.graphs:
-            backends.get(backend).compile_graph(each, self.aim, self.steps.scratch)
-        return Variant(
-            backend=backend,
-            method=graph.method,
-            graphs={g.signature.name: f"graphs/{g.path.name}" for g in graphs.graphs},
-            device=self.aim.device,
-            threads=self.aim.threads or cpus(),
-            executed="not measured",
-            requires=_requires(graph.method, self.aim),
-            versions={name: tools[name] for name in (backends.get(backend).PACKAGE, "numpy", "tokenizers") if name in tools},
-            recipe=graph.recipe,
-            shapes=(self.aim.shapes or ()) if backends.get(backend).STATIC_SHAPES else (),
-            linear_macs=self._linear_macs,
-        )
-
-    @cached_property
-    def _linear_macs(self) -> int:
-        return quantize.linear_macs(self.floats)
 
     # ---- chosen here
 
@@ -159,13 +87,13 @@ class Field:
             late = self._trials(finalists, last, self._race(finalists, _LAST_ROUNDS))
         else:
             finalists, last, late = first, given, early
-        winner, reason, judged = choose.choose(late, self.aim, self.rows.task.score_name, self.blank.reference_score, strict=self.strict)
+        winner, reason, judged = choose.choose(late, self.aim, self.rows.task.score_name, self.reference, strict=self.strict)
         gone = [self._lost_early(t) for c, t in zip(first, early, strict=True) if c not in finalists]
         best = finalists[winner]
         variant = replace(best.variant, executed=judged[winner].executed)
         self._say_if_unresolved(last[winner])
-        sensitivity = self.sensitivity.get(variant.method, {}) if "keep_float" in variant.recipe else {}
-        return Choice(best, _files(best), (variant,), reason, (*judged, *gone), sensitivity, tuple(self.notes))
+        sensitivity = self._of(best).sensitivity.get(variant.method, {}) if "keep_float" in variant.recipe else {}
+        return Choice(best, _files(best), (variant,), reason, (*judged, *gone), sensitivity, self._notes())
 
     def _finalists(self, first: list[Candidate], given: list[Answers], early: list[Trial]) -> tuple[list[Candidate], list[Answers]]:
         """Those that can still win, float32 to compare with, and variations of the fastest."""
@@ -175,12 +103,14 @@ class Field:
         cost = [1.0 / t.rows_per_s if t.rows_per_s else t.p50_ms for t in early]
         best = min(able, key=lambda i: cost[i])
         kept = [i for i in able if cost[i] <= _IN_REACH * cost[best]]
-        floats = [i for i, t in enumerate(early) if t.method == choose.FLOAT]
-        kept = sorted({*kept, *([min(floats, key=lambda i: cost[i])] if floats else [])})
+        for contender in self.contenders:
+            floats = [i for i, t in enumerate(early) if t.method == choose.FLOAT and t.model == contender.name]
+            kept += [min(floats, key=lambda i: cost[i])] if floats else []
+        kept = sorted(set(kept))
         more: list[Candidate] = []
         if not self._late("other shapes, threads and batch sizes were not tried"):
             if self.aim.use == "throughput":
-                more += self._best_of(vary.for_throughput(first[best], self.aim))
+                more += self._best_of([c for c in vary.for_throughput(first[best], self.aim) if c not in first])
             else:
                 for backend in self.aim.backends if self.aim.shapes is None else ():
                     ours = min((i for i in able if first[i].variant.backend == backend), key=lambda i: cost[i], default=None)
@@ -193,15 +123,16 @@ class Field:
 
     def _with_buckets(self, candidate: Candidate, given: Answers) -> list[Candidate]:
         """The candidate with the best buckets, and with those that they were found by."""
-        guess = vary.with_buckets(candidate, self.lengths)
+        contender = self._of(candidate)
+        guess = vary.with_buckets(candidate, contender.lengths)
         if guess is None:
             return []
         costs = self.steps.answers(guess, self.rows.samples, False)
         race = self._race([candidate, guess], _FIRST_ROUNDS)
-        tokens = self.rows.task.preprocess(self.rows.texts)
+        tokens = contender.rows.task.preprocess(contender.rows.texts)
         timed = [[len(tokens[i]) for i in turn] for turn in turns(len(tokens), _FIRST_ROUNDS, _TEXTS_A_ROUND)]
         limit = self.aim.budget.memory_mb
-        better = vary.better_buckets(candidate, guess, race, timed, self.lengths, (given.memory_mb, costs.memory_mb), limit)
+        better = vary.better_buckets(candidate, guess, race, timed, contender.lengths, (given.memory_mb, costs.memory_mb), limit)
         return [c for c in (guess, better) if c is not None]
 
     def _best_of(self, options: list[Candidate]) -> list[Candidate]:
@@ -223,14 +154,14 @@ class Field:
     def _late(self, what: str) -> bool:
         late = self.until is not None and time.monotonic() > self.until
         if late:
-            self.notes.append(f"The time allowed was used up: {what}.")
+            self._said.append(f"The time allowed was used up: {what}.")
         return late
 
     def _say_if_unresolved(self, given: Answers) -> None:
         limit = self.aim.budget.accuracy_drop
         compared = paired(self.rows.task, given.logits, self.rows.reference, self.rows.truth)
         if limit is not None and not compared.resolved(limit):
-            self.notes.append(f"Accuracy of the chosen candidate: {compared.text(limit)}.")
+            self._said.append(f"Accuracy of the chosen candidate: {compared.text(limit)}.")
 
     # ---- chosen by the device
 
@@ -244,7 +175,9 @@ class Field:
             trials.append((candidate, given, trial if runs == candidate else replace(trial, executed=f"unknown (scored on {_STAND_IN})")))
         judgeable = replace(self.aim.budget, p50_ms=None, memory_mb=None, first_answer_ms=None)
         reasons = [choose.excess(t, judgeable, self.strict) for _, _, t in trials]
-        chosen = [i for i, reason in enumerate(reasons) if not reason][:2]
+        able = [i for i, reason in enumerate(reasons) if not reason]
+        # A bundle has one set of assets: both finalists must be of models with the same tokenizer and labels.
+        chosen = [i for i in able if _assets(first[i]) == _assets(first[able[0]])][:2]
         if not chosen:
             lines = "\n".join(f"  {t.method} on {t.backend}: {reason}" for (_, _, t), reason in zip(trials, reasons, strict=True))
             raise BudgetError(f"No candidate is inside the budget of target '{self.aim.name}', so nothing was written:\n{lines}")
@@ -252,18 +185,27 @@ class Field:
         judged = tuple(replace(t, verdict=verdicts.get(i) or reasons[i] or "less preferred by the target") for i, (_, _, t) in enumerate(trials))
         named = " and ".join(f"{judged[i].method} on {judged[i].backend}" for i in chosen)
         reason = f"{named}: preferred by target '{self.aim.name}' in this order; not raced here ({cpu_name()}), the device races them at its first load."
-        self.notes.append("Latency, start and memory were not measured: this machine does not stand for the device.")
+        self._said.append("Latency, start and memory were not measured: this machine does not stand for the device.")
         self._say_if_unresolved(trials[chosen[0]][1])
         variants, files = [], dict[str, Path]()
-        for place, index in enumerate(chosen):
-            candidate, trial = trials[index][0], judged[index]
-            # Weights are named by their content and shared; the graphs themselves need names of their own.
-            renamed = {g: g if place == 0 else g.replace(".onnx", f"-{trial.method}.onnx") for g in candidate.variant.graphs.values()}
-            files |= {renamed.get(name, name): file for name, file in _files(candidate).items()}
+        for index in chosen:
+            candidate, own = trials[index][0], _files(trials[index][0])
+            # Weights are named by their content; a graph is shared where it is the same, and needs a name of its own where not.
+            renamed = {
+                g: g if g not in files or sha256(files[g]) == sha256(own[g]) else f"graphs/{candidate.variant.method}-{Path(g).name}"
+                for g in candidate.variant.graphs.values()
+            }
+            files |= {renamed.get(name, name): file for name, file in own.items()}
             graphs = {name: renamed[g] for name, g in candidate.variant.graphs.items()}
-            variants.append(replace(candidate.variant, executed=trial.executed, graphs=graphs))
-        ranking = self.sensitivity.get(variants[0].method, {})
-        return Choice(trials[chosen[0]][0], files, tuple(variants), reason, judged, ranking, tuple(self.notes))
+            variants.append(replace(candidate.variant, executed=judged[index].executed, graphs=graphs))
+        best = trials[chosen[0]][0]
+        return Choice(best, files, tuple(variants), reason, judged, self._of(best).sensitivity.get(variants[0].method, {}), self._notes())
+
+    def _of(self, candidate: Candidate) -> Contender:
+        return next(c for c in self.contenders if c.name == candidate.model)
+
+    def _notes(self) -> tuple[str, ...]:
+        return (*(note for contender in self.contenders for note in contender.notes), *self._said)
 
 
 def runnable(variant: Variant) -> Variant:
@@ -275,27 +217,5 @@ def _files(candidate: Candidate) -> dict[str, Path]:
     return {name: candidate.bundle.path / name for name in candidate.bundle.manifest.files}
 
 
-def blank_manifest(aim: Target, floats: GraphSet, score_name: str, reference: float, provenance: Mapping[str, str]) -> Manifest:
-    """What all candidates' manifests have in common."""
-    return Manifest(
-        format=FORMAT,
-        task=floats.task,
-        loop=floats.loop,
-        max_batch=aim.max_batch,
-        signatures=tuple(g.signature for g in floats.graphs),
-        variants=(),
-        files={},
-        target=aim.name,
-        reason="",
-        score_name=score_name,
-        reference_score=reference,
-        trials=(),
-        choose_on=aim.choose_on,
-        provenance={**floats.provenance, **provenance},
-    )
-
-
-def _requires(method: str, aim: Target) -> dict[str, str]:
-    """What a device must have beyond the backend: INT8 of full range that was scored with VNNI saturates on x86 without it."""
-    full = method in ("static", "dynamic") and aim.quantize.weight_bits == 8
-    return {"instructions": "vnni"} if full and has_vnni(instructions(aim)) else {}
+def _assets(candidate: Candidate) -> list[tuple[str, str]]:
+    return sorted((name, file.sha256) for name, file in candidate.bundle.manifest.files.items() if name.startswith("assets/"))

@@ -9,6 +9,7 @@ import numpy as np
 
 from edgekit import backends, quantize
 from edgekit.engines.measure import INSTRUCTIONS, cpu_instructions, lacks_vnni
+from edgekit.report.paired import fewest_rows
 from edgekit.samples import Samples
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.target import USES, Target
@@ -75,6 +76,24 @@ def check_calibration(calibration: Samples, aim: Target) -> None:
                 f"All {len(calibration)} rows of {calibration.where} are the same text, so the method '{method}' would see the activations of one text only. "
                 "Give samples as varied as what the model will be asked."
             )
+
+
+def check_strict(aim: Target, evaluation: Samples) -> None:
+    """Refuses rows too few to prove a drop within the budget even of a candidate that answers every one as the model does.
+
+    Raises:
+        SamplesError: with the rows that it takes at least.
+    """
+    limit, rows = aim.budget.accuracy_drop, len(evaluation)
+    if limit is None:
+        return
+    if limit == 0:
+        raise SamplesError("No number of rows proves a drop of nothing at all, which strict with the budget accuracy_drop=0 asks for. Allow some, e.g. 0.005.")
+    if rows < (needed := fewest_rows(limit)):
+        raise SamplesError(
+            f"{evaluation.where} has {rows} rows, and strict asks for the upper end of the drop's interval to be within {limit:g}: it takes at least "
+            f"{needed:,} rows, even for a candidate that answers them all as the model does. Give more rows, allow a larger drop, or leave strict out."
+        )
 
 
 def check_labels(truth: np.ndarray, where: str) -> None:

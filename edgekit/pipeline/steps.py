@@ -82,14 +82,14 @@ class Steps:
         self.always = {"code": code_digest(), "tools": self.tools}
         self.recorded = record.Record(cpu_name())
 
-    def export(self) -> GraphSet:
-        """The float32 graphs, compared with torch on the calibration texts."""
+    def export(self, origin: Source) -> GraphSet:
+        """The float32 graphs of the model or of a student, compared with torch on the calibration texts."""
         texts = [row.inputs for row in self.calibration.rows]
-        parts = {"step": "export", "model": self.origin.digest, "samples": self.calibration.digest}
+        parts = {"step": "export", "model": origin.digest, "samples": self.calibration.digest}
         self.progress("export", 0, 0)
-        made = self._graphs("export", parts, lambda out: single_export.export(self.origin, out, texts))
+        made = self._graphs("export", parts, lambda out: single_export.export(origin, out, texts))
         # The same files may have had another name when they were exported.
-        return replace(made, provenance={**made.provenance, "model": self.origin.model_id, "revision": self.origin.revision})
+        return replace(made, provenance={**made.provenance, "model": origin.model_id, "revision": origin.revision})
 
     def reference(self, samples: Samples) -> np.ndarray:
         """What the torch model answers on texts: float32 ``[rows, labels]``."""

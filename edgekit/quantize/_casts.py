@@ -49,7 +49,7 @@ def cast_graphs(
     Args:
         graphs: cleaned float32 graphs.
         calibration: feeds, input name to ``int64 [batch, sequence]``; read only if there is a limit.
-        settings: ``keep_float`` names layers that stay in float32; ``embeddings`` of ``int8`` stores the tables in 8 bits, otherwise they are in ``low`` too.
+        settings: ``keep_float`` names layers that stay in float32; ``embeddings``: in 8 or 4 bits, or as float32 in ``low`` too.
         out: folder for the new graphs.
         progress: told after each calibration batch.
         low: FLOAT16 or BFLOAT16.
@@ -62,7 +62,7 @@ def cast_graphs(
     for graph in graphs.graphs:
         model = load(graph.path)
         named = in_float(model.graph, settings)
-        tables = quantize_embeddings(model.graph) if settings.embeddings == "int8" else 0
+        tables = quantize_embeddings(model.graph, settings.embeddings)
         kept = {node for node in model.graph if node.op_type in _FULL_PRECISION or (node.name or "").rpartition("/")[0] in named}
         kept |= _not_representable(model.graph, low)
         large = _with_large_values(model, calibration, limit, progress) if limit is not None else set()
@@ -70,7 +70,7 @@ def cast_graphs(
         sweep(model)
         path = out / graph.path.name
         save(model, path)
-        recipe = {"embeddings": "int8" if tables else _NAMES[low]}
+        recipe = {"embeddings": settings.embeddings if tables else _NAMES[low]}
         recipe |= {"keep_float": ", ".join(sorted(named))} if named else {}
         recipe |= {"large_values": ", ".join(sorted({node.name or node.op_type for node in large} - {node.name for node in kept}))} if large - kept else {}
         made.append(Graph(graph.signature, path, _NAMES[low], recipe))

@@ -1,4 +1,4 @@
-"""Embedding tables in INT8: one scale per row, and only the rows that are looked up are restored.
+"""Embedding tables in 8 or 4 bits: only the rows that are looked up are restored.
 
     Gather(table, ids)        ->  (Cast(Gather(table_uint8, ids)) - 128) * Gather(scales, ids)
     Slice(table, 0, n)        ->  (Cast(Slice(table_uint8, 0, n)) - 128) * Slice(scales, 0, n)
@@ -20,6 +20,11 @@ never become resident.
 
 One scale per row is what "8-bit ... row-wise" embedding tables have elsewhere (Guan et al., "Post-Training 4-bit
 Quantization on Embedding Tables", arXiv 1911.02079): rows differ in size by their token's frequency.
+
+In 4 bits a byte holds column j in its lower half and column j + width / 2 in its upper one, each as -7..7 with 8 added, and each
+group of 32 columns has a float16 scale, of several the one with the least squared error (that paper's search for where to clip).
+The halves are taken apart by ``Floor`` and ``Sub`` of the looked-up rows: operators that every runtime has, where none of the three takes an INT4
+table behind a ``Gather``.
 """
 
 from __future__ import annotations
@@ -36,17 +41,29 @@ WORTH_BYTES = 2**18
 OFFSET = 128
 
 
-def quantize_embeddings(graph: ir.Graph) -> int:
-    """Stores the float32 tables that lookups read in 8 bits, in place; returns how many tables.
+_MANY_ROWS = 2048
+"""4 bits are for tables of at least so many rows: those of positions and token types are small, and every token reads them."""
+
+_GROUP = 32
+_CLIPS = np.linspace(0.6, 1.0, 9)
+
+
+def quantize_embeddings(graph: ir.Graph, stored: str) -> int:
+    """Stores the float32 tables that lookups read in 8 or 4 bits, in place; returns how many tables.
 
     A table is a constant ``float32 [rows, width]`` of at least ``WORTH_BYTES`` that nothing but lookups reads: a
     ``Gather`` on axis 0, or the ``Slice`` on axis 0 that export makes of positions 0..n. One that something else reads too
     (an output layer tied to it) has to be there in float anyway and is left alone.
 
-    Error of a restored value: at most half of its row's scale, which is the row's largest absolute value / 127.
+    Error of a restored value: at most half of its scale, which is the largest absolute value of its row / 127; in 4 bits that of its group / 7
+    or somewhat less, and more where a value was clipped.
+
+    Args:
+        graph: changed in place.
+        stored: ``int8``; ``int4``, which falls to 8 bits for a table of few rows or of a width that is no multiple of 64; ``float32`` changes nothing.
     """
     count = 0
-    for table in list(graph.initializers.values()):
+    for table in list(graph.initializers.values()) if stored != "float32" else ():
         lookups = [use.node for use in table.uses()]
         if table.is_graph_output() or not lookups or not all(_reads_rows(node, table) for node in lookups):
             continue
@@ -55,15 +72,50 @@ def quantize_embeddings(graph: ir.Graph) -> int:
             continue
         if not np.isfinite(array).all():  # calibration says what is wrong with such a model
             continue
-        values, scales = per_channel(np.ascontiguousarray(array.T))
-        stored = initializer(graph, f"{table.name}_uint8", (values.T.astype(np.int16) + OFFSET).astype(np.uint8))
-        scale = initializer(graph, f"{table.name}_scale", scales[:, None])
-        offset = graph.initializers.get("embedding_offset") or initializer(graph, "embedding_offset", np.array(OFFSET, np.float32))
-        for node in lookups:
-            _restore(graph, node, stored, scale, offset)
+        if stored == "int4" and array.shape[0] >= _MANY_ROWS and array.shape[1] % (2 * _GROUP) == 0 and all(n.op_type == "Gather" for n in lookups):
+            packed, scales = pack(array)
+            values = initializer(graph, f"{table.name}_uint4", packed)
+            scale = initializer(graph, f"{table.name}_scale", scales)
+            for node in lookups:
+                _unpack(graph, node, values, scale, array.shape[1])
+        else:
+            rows, scales = per_channel(np.ascontiguousarray(array.T))
+            values = initializer(graph, f"{table.name}_uint8", (rows.T.astype(np.int16) + OFFSET).astype(np.uint8))
+            scale = initializer(graph, f"{table.name}_scale", scales[:, None])
+            for node in lookups:
+                _restore(graph, node, values, scale, _number(graph, "embedding_offset", OFFSET))
         del graph.initializers[table.name or ""]
         count += 1
     return count
+
+
+def pack(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A table in 4 bits.
+
+    Args:
+        table: float32 ``[rows, width]``, the width a multiple of 64.
+
+    Returns:
+        uint8 ``[rows, width / 2]``, column j in the lower half of a byte and column j + width / 2 in the upper one; float16 scales ``[rows, width / 32]``.
+    """
+    groups = table.reshape(len(table), -1, _GROUP)
+    best, scales = np.full(groups.shape[:2], np.inf, np.float32), np.zeros(groups.shape[:2], np.float16)
+    largest = np.abs(groups).max(axis=2)
+    for clip in _CLIPS:
+        tried = np.maximum(clip * largest / 7, np.finfo(np.float16).tiny).astype(np.float16)
+        error = ((_nearest(groups, tried) * tried[..., None].astype(np.float32) - groups) ** 2).sum(axis=2)
+        scales, best = np.where(error < best, tried, scales), np.minimum(error, best)
+    whole = (_nearest(groups, scales) + 8).astype(np.uint8).reshape(table.shape)
+    half = table.shape[1] // 2
+    return whole[:, :half] | (whole[:, half:] << 4), scales
+
+
+def _nearest(groups: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(groups / scales[..., None].astype(np.float32)), -7, 7)
+
+
+def _number(graph: ir.Graph, name: str, value: float) -> ir.Value:
+    return graph.initializers.get(name) or initializer(graph, name, np.array(value, np.float32))
 
 
 def _reads_rows(node: ir.Node, table: ir.Value) -> bool:
@@ -97,3 +149,32 @@ def _restore(graph: ir.Graph, lookup: ir.Node, stored: ir.Value, scale: ir.Value
     if result.shape is not None:
         scales.outputs[0].shape = ir.Shape([*result.shape[:-1], 1])
     replace(graph, lookup, [rows, scales, wide, centred, restored], restored.outputs[0])
+
+
+def _unpack(graph: ir.Graph, lookup: ir.Node, stored: ir.Value, scale: ir.Value, width: int) -> None:
+    """Looks the same rows up in the packed table and in the scales, takes the halves of each byte apart, and multiplies group by group."""
+    ids, result = lookup.inputs[1], lookup.outputs[0]
+    name = (lookup.name or stored.name or "lookup").removesuffix("/Gather")
+    assert ids is not None
+    made: list[ir.Node] = []
+
+    def add(kind: str, inputs: list[ir.Value | None], suffix: str = "", **attributes: int | ir.DataType) -> ir.Value:
+        node = ir.node(kind, inputs, attributes=attributes, name=f"{name}/{kind}{suffix}")
+        node.outputs[0].dtype = ir.DataType.FLOAT
+        made.append(node)
+        return node.outputs[0]
+
+    rank = len(result.shape) if result.shape is not None else len(ids.shape or ()) + 1
+    split = initializer(graph, f"{name}/groups", np.array([*[0] * (rank - 1), width // _GROUP, _GROUP], np.int64))
+    joined = initializer(graph, f"{name}/width", np.array([*[0] * (rank - 1), width], np.int64))
+    rows, scales = add("Gather", [stored, ids], axis=0), add("Gather", [scale, ids], "_scale", axis=0)
+    made[0].outputs[0].dtype, made[1].outputs[0].dtype = ir.DataType.UINT8, ir.DataType.FLOAT16
+    wide = add("Cast", [rows], to=ir.DataType.FLOAT)
+    upper = add("Floor", [add("Mul", [wide, _number(graph, "embedding_sixteenth", 1 / 16)], "_sixteenth")])
+    lower = add("Sub", [wide, add("Mul", [upper, _number(graph, "embedding_sixteen", 16)], "_sixteen")], "_lower")
+    both = add("Sub", [add("Concat", [lower, upper], axis=-1), _number(graph, "embedding_eight", 8)])
+    factors = add("Cast", [add("Unsqueeze", [scales, initializer(graph, f"{name}/last", np.array([-1], np.int64))])], "_scale", to=ir.DataType.FLOAT)
+    made[-2].outputs[0].dtype = ir.DataType.FLOAT16
+    restored = add("Reshape", [add("Mul", [add("Reshape", [both, split], "_groups"), factors]), joined])
+    restored.shape = result.shape
+    replace(graph, lookup, made, restored)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ class Linear:
     @property
     def name(self) -> str:
         """What ``keep_float`` and reports call it: the module that it comes from, e.g. ``encoder.layer.3.output.dense``."""
-        return (self.node.name or self.weight.name or "linear").removesuffix("/MatMul")
+        return re.sub(r"/MatMul(_\d+)?$", r"\1", self.node.name or self.weight.name or "linear")
 
 
 def linears(graph: ir.Graph) -> list[Linear]:

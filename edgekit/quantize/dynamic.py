@@ -58,8 +58,7 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
         fuse_attention(model.graph, levels(settings), skip)
         sweep(model)
         fuse_linears(model.graph, levels(settings), skip)
-        if settings.embeddings == "int8":
-            quantize_embeddings(model.graph)
+        quantize_embeddings(model.graph, settings.embeddings)
         sweep(model)
         path = out / graph.path.name
         save(model, path)

@@ -72,8 +72,7 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
             ranges = settings.ranges if settings.ranges != "auto" else _best_ranges(work, alpha)
             model = _quantized(work, alpha, ranges)
         kept = sorted(in_float(load(graph.path).graph, settings))
-        if settings.embeddings == "int8":
-            quantize_embeddings(model.graph)
+        quantize_embeddings(model.graph, settings.embeddings)
         sweep(model)
         lint(model.graph, graph.path.name)
         path = out / graph.path.name

@@ -58,8 +58,7 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
         model = load(graph.path)
         kept = in_float(model.graph, settings)
         quantize_weights(model.graph, kept)
-        if settings.embeddings == "int8":
-            quantize_embeddings(model.graph)
+        quantize_embeddings(model.graph, settings.embeddings)
         sweep(model)
         lint(model.graph, graph.path.name)
         path = out / graph.path.name

@@ -188,6 +188,15 @@ def tango_interval(losses: int, gains: int, rows: int, confidence: float = CONFI
     return -_upper(gains, losses, rows, z), _upper(losses, gains, rows, z)
 
 
+def fewest_rows(limit: float) -> int:
+    """Rows that prove a drop within ``limit`` of two models that agree on all: :func:`tango_interval` then ends at ``z^2 / (rows + z^2)``.
+
+    Args:
+        limit: the largest drop that is allowed, above 0.
+    """
+    return max(1, math.ceil(_Z_BOUND**2 * (1 - limit) / limit))
+
+
 def bootstrap(score: Callable[[np.ndarray], tuple[float, float]], rows: int, seed: int = 0, resamples: int = 2000) -> Paired:
     """Compares two scores that are no mean of rows (micro F1, Pearson r): percentile interval over rows drawn with replacement.
 

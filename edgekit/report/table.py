@@ -28,6 +28,7 @@ def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> 
     """The candidates of a build: what each is, what it costs, and what became of it."""
     many, raced = any(t.rows_per_s for t in trials), any(t.p50_ms for t in trials)
     columns: list[tuple[str, Callable[[Trial], str]]] = [
+        ("model", lambda t: t.model or "as given"),
         ("method", lambda t: t.method),
         ("backend", lambda t: t.backend),
         ("shapes", lambda t: "/".join(map(str, t.shapes)) or "any"),
@@ -45,12 +46,13 @@ def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> 
         ("verdict", lambda t: t.verdict),
     ]
     left_out = (set() if many else {"rows/s"}) | (set() if raced else {"p50 ms", "p90 ms", "x float32", "start ms", "memory MB"})
+    left_out |= set() if any(t.model for t in trials) else {"model"}
     left_out |= set() if any(t.shapes for t in trials) else {"shapes"}
     shown = [(name, cell) for name, cell in columns if name not in left_out]
     order = sorted(trials, key=lambda t: (t.verdict != "chosen", -t.rows_per_s, t.p50_ms))
     rows = [tuple(cell(t) for _, cell in shown) for t in order]
     names = tuple(name for name, _ in shown)
-    text = {"method", "backend", "shapes", "run", "executed", "verdict"}
+    text = {"model", "method", "backend", "shapes", "run", "executed", "verdict"}
     pairs = "that only torch, or only the candidate, has right" if all(t.losses is not None for t in trials) else "answered differently from it"
     words = f"torch float32: {score_name} {reference:.4f} (lost/won: evaluation rows {pairs}"
     run = "; run: threads" + (", s streams, b rows of a batch" if many else "") + (", x float32: time over that of float32)" if raced else ")")

@@ -46,16 +46,17 @@ class GoldenResult:
         return self.difference <= TOLERANCE
 
 
-def make(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> bytes:
-    """Runs rows one by one, padded to their bucket where there are any, and packs inputs, lengths and outputs as an ``.npz``.
+def answers(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> np.ndarray:
+    """Runs rows one by one, padded to their bucket where there are any: float32 ``[rows, labels]``."""
+    return np.concatenate([single.run(engine, signature, [row], shapes) for row in rows])
 
-    The same rows give the same bytes.
-    """
-    outputs = np.concatenate([single.run(engine, signature, [row], shapes) for row in rows])
-    arrays = single.collate(signature, rows)
-    stream = io.BytesIO()
+
+def pack(signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], outputs: Sequence[np.ndarray]) -> bytes:
+    """Inputs, lengths and the outputs of each variant as an ``.npz``; the same arrays give the same bytes."""
+    arrays = {f"input.{n}": a for n, a in single.collate(signature, rows).items()}
     lengths = np.array([len(row[signature.inputs[0].name]) for row in rows], np.int64)
-    named: dict[str, Any] = {"lengths": lengths, "outputs": outputs, **{f"input.{n}": a for n, a in arrays.items()}}
+    stream = io.BytesIO()
+    named: dict[str, Any] = {"lengths": lengths, **{f"outputs.{i}": o for i, o in enumerate(outputs)}, **arrays}
     np.savez(stream, **named)
     return stream.getvalue()
 
@@ -75,7 +76,8 @@ def check(session: Session, bundle: Path) -> GoldenResult:
     Raises:
         IntegrityError: when the file cannot be read.
     """
-    inputs, expected = _read(bundle)
+    inputs, outputs = _read(bundle)
+    expected = outputs[session.variant_index]
     got = session.run_rows(inputs)
     spread = max(1.0, float(np.ptp(expected)))
     difference = float(np.abs(got - expected).max()) / spread
@@ -83,11 +85,15 @@ def check(session: Session, bundle: Path) -> GoldenResult:
     return GoldenResult(len(inputs), difference if np.isfinite(difference) else float("inf"), flips)
 
 
-def _read(bundle: Path) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
+def _read(bundle: Path) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
     try:
         with np.load(bundle / FILE, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        lengths, expected = arrays.pop("lengths"), arrays.pop("outputs")
+        lengths = arrays.pop("lengths")
+        outputs = [arrays[f"outputs.{i}"] for i in range(sum(name.startswith("outputs.") for name in arrays))]
+        inputs = {name.removeprefix("input."): array for name, array in arrays.items() if name.startswith("input.")}
+        if not outputs or not inputs:
+            raise KeyError("inputs or outputs")
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as problem:
         raise IntegrityError(f"{bundle / FILE} cannot be read ({problem}). Build or copy the bundle again.") from problem
-    return [{name.removeprefix("input."): a[i, :length] for name, a in arrays.items()} for i, length in enumerate(lengths)], expected
+    return [{name: a[i, :length] for name, a in inputs.items()} for i, length in enumerate(lengths)], outputs

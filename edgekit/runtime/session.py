@@ -99,6 +99,11 @@ class Session:
         self._engine: backends.Engine | None = self._device.load(graph, self._signature, variant.shapes)
         self._batch = variant.batch or manifest.max_batch
 
+    @property
+    def variant_index(self) -> int:
+        """Which of the bundle's variants this is; with other threads it is still the same."""
+        return [(v.backend, v.graphs) for v in self._bundle.manifest.variants].index((self._variant.backend, self._variant.graphs))
+
     @overload
     def __call__(self, inputs: Text) -> Classification: ...
     @overload

@@ -5,6 +5,7 @@
     |  |- InputError         what a session was called with
     |- ModelError            the model cannot be taken: missing, unsafe, unsupported
     |- SamplesError          calibration or evaluation samples cannot be used
+    |- CompressError         a model cannot be made smaller as asked: training diverged, memory does not suffice
     |- ExportError           the exported graph is not the model
     |- QuantizeError         a graph cannot be quantized as asked
     |- BackendError          a backend is missing, or refuses a graph
@@ -49,6 +50,10 @@ class SamplesError(EdgekitError):
     """Samples are missing, malformed or too few."""
 
     exit_code = 2
+
+
+class CompressError(EdgekitError):
+    """A model cannot be made smaller as asked."""
 
 
 class ExportError(EdgekitError):

@@ -42,6 +42,8 @@ class Trial:
         threads: threads of one call.
         streams: calls at the same time.
         batch: rows of one call, where a list is answered.
+        model: name of the student that it is of; empty for the model itself.
+        in_float: layers that stay in float because the user, or the accuracy budget, asked for it.
         rows_per_s: evaluation texts answered per second as one list, in batches of similar length; 0 where that was not measured.
         ratio: its time over that of the fastest float32 candidate, text by text (rows per second where throughput is what counts); 0 for those.
         ratio_high: upper end of the ratio's 95 % interval over the rounds.
@@ -68,6 +70,8 @@ class Trial:
     threads: int = 0
     streams: int = 1
     batch: int = 1
+    in_float: int = 0
+    model: str = ""
     rows_per_s: float = 0.0
     ratio: float = 0.0
     ratio_high: float = 0.0

@@ -43,7 +43,10 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
             values[name] = _value(hints[name], data[name], f"{where}: {name}", error)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(f"{where} has no key '{name}', which it needs. Add {name} = ... to it.")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UsageError as problem:  # a value that the dataclass itself refuses
+        raise error(f"{where}: {problem}") from problem
 
 
 def plain(value: object) -> Any:

@@ -18,7 +18,7 @@ class Quantization:
         ranges: ``min_max``, ``percentile``, ``entropy``, ``mse``, or ``auto``: the one whose outputs are nearest to the float graph's.
         smooth: strength of SmoothQuant's folding, ``0`` to ``1``, ``off``, or ``auto``: the best of several, ``off`` among them.
         keep_float: layers that stay in float, by name; ``*`` and ``?`` stand for any characters, as in file names.
-        embeddings: ``int8`` or ``float32``: how embedding tables are stored.
+        embeddings: ``int8``, ``int4`` (tables of a vocabulary; smaller ones in 8 bits) or ``float32``: how embedding tables are stored.
         weight_bits: 8; 7 where INT8 products saturate (x86 without VNNI); 0 leaves that to the instructions of the target.
         bias_correction: take the mean error that quantization leaves in each layer out of its bias.
     """
@@ -37,11 +37,11 @@ class Quantization:
             UsageError: for a value that is none of the known ones.
         """
         _one_of("ranges", self.ranges, ("auto", *RANGES))
-        _one_of("embeddings", self.embeddings, ("int8", "float32"))
+        _one_of("embeddings", self.embeddings, ("int8", "int4", "float32"))
         if self.weight_bits not in (0, 7, 8):
-            raise UsageError(f"quantize: weight_bits is {self.weight_bits}, expected 8, 7, or 0 for what the target's instructions need.")
+            raise UsageError(f"weight_bits is {self.weight_bits}, expected 8, 7, or 0 for what the target's instructions need.")
         if self.smooth not in ("auto", "off") and not 0 <= _number(self.smooth) <= 1:
-            raise UsageError(f"quantize: smooth is '{self.smooth}', expected auto, off, or a number from 0 to 1 in quotes.")
+            raise UsageError(f"smooth is '{self.smooth}', expected auto, off, or a number from 0 to 1 in quotes.")
 
 
 def _number(text: str) -> float:
@@ -53,4 +53,4 @@ def _number(text: str) -> float:
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UsageError(f"quantize: {key} is '{value}'.{near(value, known)} Expected one of: {', '.join(known)}.")
+        raise UsageError(f"{key} is '{value}'.{near(value, known)} Expected one of: {', '.join(known)}.")

@@ -44,6 +44,8 @@ def trials(
                 method=variant.method,
                 backend=variant.backend,
                 executed=answers.executed,
+                model=candidate.model,
+                in_float=len(variant.recipe["keep_float"].split(", ")) if "keep_float" in variant.recipe else 0,
                 score=task.score(answers.logits, truth),
                 drop=compared.drop,
                 changed=task.changed(answers.logits, reference),
@@ -71,12 +73,14 @@ def timed(made: Sequence[Trial], race: Race) -> list[Trial]:
     # What is compared between candidates, in seconds of some kind: per text, or per list.
     costs = [[[1.0 / rate] for rate in rates] for rates in race.rows_per_s] if race.rows_per_s else [list(map(list, t)) for t in race.times_ms]
     floats = [i for i, t in enumerate(made) if t.method == FLOAT]
-    baseline = min(floats, key=lambda i: float(np.median(np.concatenate(costs[i]))), default=None)
     result = []
     for index, trial in enumerate(made):
         summary = latency([t for turn in race.times_ms[index] for t in turn])
         assert summary.p50_ms is not None
         assert summary.p90_ms is not None
+        # Against float32 of the same model: what a student gains by being smaller is no merit of INT8.
+        own = [i for i in floats if made[i].model == trial.model]
+        baseline = min(own, key=lambda i: float(np.median(np.concatenate(costs[i]))), default=None)
         compared = (0.0, 0.0) if baseline is None or index in floats else ratio(costs[index], costs[baseline])
         rate = float(np.median(race.rows_per_s[index])) if race.rows_per_s else 0.0
         result.append(replace(trial, p50_ms=summary.p50_ms, p90_ms=summary.p90_ms, rows_per_s=rate, ratio=compared[0], ratio_high=compared[1]))
@@ -103,8 +107,8 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
         BudgetError: when none is inside, with how far each is.
     """
     reasons = [excess(trial, target.budget, strict) or not_as_asked(trial) for trial in made]
-    if any(not reason and t.method == FLOAT for t, reason in zip(made, reasons, strict=True)):
-        reasons = [reason or _not_worth_it(t) for t, reason in zip(made, reasons, strict=True)]
+    in_float = {t.model for t, reason in zip(made, reasons, strict=True) if not reason and t.method == FLOAT}
+    reasons = [reason or (_not_worth_it(t) if t.model in in_float else "") for t, reason in zip(made, reasons, strict=True)]
     plain = {_without_shapes(t): t for t, reason in zip(made, reasons, strict=True) if not reason and not t.shapes}
     reasons = [reason or _buckets_for_little(t, plain.get(_without_shapes(t))) for t, reason in zip(made, reasons, strict=True)]
     inside = [i for i, reason in enumerate(reasons) if not reason]
@@ -119,17 +123,21 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
     judged = [
         replace(t, verdict="chosen" if i == winner else reasons[i] or f"{cost[i] / cost[winner]:.2f} x the time of the chosen one") for i, t in enumerate(made)
     ]
-    floats = [i for i, t in enumerate(made) if t.method == FLOAT and won.method != FLOAT]
+    floats = [i for i, t in enumerate(made) if t.method == FLOAT and won.method != FLOAT and t.model == won.model]
     against = min(floats, key=lambda i: cost[i], default=None)
     limits = ", ".join(f"{k} {v:g}" for k, v in vars(target.budget).items() if v is not None) or "none"
     how = "the fastest" if cost[winner] == fastest else "level with the fastest, and has the least memory,"
     speed = f"{won.rows_per_s:.0f} rows/s" if many else f"p50 {won.p50_ms:.2f} ms"
-    reason = f"{won.method} on {won.backend} is {how} of the {len(inside)} candidate(s) inside the budget ({limits}): {speed}"
+    reason = f"{_named(won)} is {how} of the {len(inside)} candidate(s) inside the budget ({limits}): {speed}"
     if against is not None:
         reason += f", {cost[against] / cost[winner]:.2f} x as fast as float32 on {made[against].backend}"
     if won.method == FLOAT and any(t.method in _IN_INT8 for t in made):
         reason += "; INT8 is not worth it here"
     return winner, f"{reason}; {score_name} {won.score:.4f}, torch {reference:.4f}.", judged
+
+
+def _named(trial: Trial) -> str:
+    return f"{trial.method} on {trial.backend}" + (f" of the student {trial.model}" if trial.model else "")
 
 
 def excess(trial: Trial, budget: Budget, strict: bool = False) -> str:
@@ -150,13 +158,13 @@ def _measured(trial: Trial, key: str, strict: bool) -> float:
 
 
 def not_as_asked(trial: Trial) -> str:
-    """A candidate that is called INT8 but multiplied in float is refused, however fast it is."""
-    low = trial.method not in _IN_INT8 or mostly_int8(trial.executed)
+    """A candidate that is called INT8 but multiplied in float, beyond the layers that were to, is refused, however fast it is."""
+    low = trial.method not in _IN_INT8 or mostly_int8(trial.executed, trial.in_float)
     return "" if low else f"refused: its linears were to run in int8, they ran in {trial.executed}"
 
 
 def _without_shapes(trial: Trial) -> tuple[object, ...]:
-    return trial.method, trial.backend, trial.threads, trial.streams, trial.batch, trial.executed
+    return trial.model, trial.method, trial.backend, trial.threads, trial.streams, trial.batch, trial.executed
 
 
 def _buckets_for_little(trial: Trial, plain: Trial | None) -> str:
@@ -180,7 +188,7 @@ def _nobody(made: Sequence[Trial], reasons: Sequence[str], target: Target, score
         return refused, max(over, default=0.0), made[index].p50_ms
 
     order = sorted(range(len(made)), key=distance)
-    lines = "\n".join(f"  {made[i].method} on {made[i].backend}: {reasons[i]}" for i in order)
+    lines = "\n".join(f"  {_named(made[i])}: {reasons[i]}" for i in order)
     return (
         f"No candidate is inside the budget of target '{target.name}', so nothing was written (the nearest first):\n{lines}\n"
         f"(torch float32: {score_name} {reference:.4f}). Loosen it with --budget KEY=VALUE, or give a model with more margin."

@@ -23,6 +23,7 @@ _WARM_UP = 5
 _TEXTS_A_REQUEST = 100
 _FEWEST_ROUNDS = 4
 _RESAMPLES = 2000
+_LIST = 320  # texts of a list that is timed for throughput: some ten of the usual batches, so that length-sorting shows
 
 
 @dataclass(frozen=True)
@@ -32,17 +33,20 @@ class Candidate:
     Attributes:
         bundle: its graphs and assets, in a scratch folder.
         variant: how they are run.
+        model: name of the student whose graphs they are; empty for the model itself.
     """
 
     bundle: Bundle
     variant: Variant
+    model: str = ""
 
     def __str__(self) -> str:
         """E.g. ``static on openvino, buckets 16/32/64``."""
         v = self.variant
         shapes = f", buckets {'/'.join(map(str, v.shapes))}" if v.shapes else ""
         streams = f", {v.streams} streams" if v.streams > 1 else ""
-        return f"{v.method} on {v.backend}{shapes}, {v.threads} thread(s){streams}" + (f", batch {v.batch}" if v.batch > 1 else "")
+        student = f"student {self.model}, " if self.model else ""
+        return f"{student}{v.method} on {v.backend}{shapes}, {v.threads} thread(s){streams}" + (f", batch {v.batch}" if v.batch > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,13 @@ def in_turns(
         rounds: turns of each candidate.
         texts_a_round: texts of a turn.
         progress: told after each round.
-        lists: also time each candidate on the whole list in every round, as one call.
+        lists: also time each candidate in every round on a list, as one call: at most 320 texts, spread evenly.
         until: ``time.monotonic()`` after which no further round is begun, once there were four.
     """
     parts = [[texts[i] for i in turn] for turn in turns(len(texts), rounds, texts_a_round)]
     times: list[list[tuple[float, ...]]] = [[] for _ in candidates]
     rates: list[list[float]] = [[] for _ in candidates]
+    listed = [texts[i] for (i,) in turns(len(texts), min(len(texts), _LIST), 1)]
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(c.bundle.path, variant=c.variant)) for c in candidates]
         for worker in workers:
@@ -135,7 +140,7 @@ def in_turns(
             for index in range(len(workers)) if turn % 2 == 0 else reversed(range(len(workers))):
                 times[index].append(tuple(workers[index].time([*part[:_WARM_UP], *part])[-len(part) :]))
                 if lists:
-                    rates[index].append(len(texts) / workers[index].seconds(texts))
+                    rates[index].append(len(listed) / workers[index].seconds(listed))
             progress("race candidates", turn + 1, rounds)
     return Race(tuple(map(tuple, times)), tuple(map(tuple, rates)) if lists else ())
 
@@ -162,5 +167,5 @@ def ratio(own: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed
     middle = float(np.median(np.concatenate(logs)))
     random = np.random.default_rng(seed)
     picks = random.integers(0, len(logs), (_RESAMPLES, len(logs)))
-    medians = [np.median(np.concatenate([logs[i] for i in pick])) for pick in picks]
+    medians = np.median(np.stack(logs)[picks].reshape(_RESAMPLES, -1), axis=1)
     return float(np.exp(middle)), float(np.exp(np.quantile(medians, 0.975)))

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -143,8 +144,9 @@ def test_strict_needs_rows_to_prove_it(build, tmp_path):
     bound = 1.6448536**2 / (120 + 1.6448536**2)
     assert bound == pytest.approx(0.02205, abs=1e-5)
     aim = target(tmp_path / "exact.toml")
-    with pytest.raises(BudgetError, match=r"accuracy_drop 0.02205 \(upper end of its interval\) over 0.01"):
-        build(target=aim, budget={"accuracy_drop": 0.01}, strict=True)
+    for limit, said in ((0.01, "at least 268 rows"), (0.02, "at least 133 rows"), (0.0, "No number of rows")):
+        with pytest.raises(SamplesError, match=said):
+            build(target=aim, budget={"accuracy_drop": limit}, strict=True, progress=lambda step, *_: pytest.fail(f"work began: {step}"))
     assert left(tmp_path / "place") == []
     manifest = build(target=aim, budget={"accuracy_drop": 0.0221}, strict=True).bundle.manifest
     assert manifest.trials[0].drop_high == pytest.approx(bound, abs=1e-6)
@@ -256,10 +258,10 @@ def test_layers_are_searched_beside_those_that_are_kept_anyway(hurt, tmp_path):
 
 
 def test_no_number_of_layers_is_enough(hurt, tmp_path):
-    """No candidate can prove a drop of less than 0.022 by 120 rows, so all layers but one are tried, and the build says so."""
+    """With one row of 120 lost the bound is above 0.022, so all layers but one are tried, and the build says so."""
     aim = target(tmp_path / "aim.toml", ("static",))
     with pytest.raises(BudgetError, match="static on onnxruntime: over budget"):
-        hurt.build(out=tmp_path / "out", target=aim, strict=True, budget={"accuracy_drop": 0.0})
+        hurt.build(out=tmp_path / "out", target=aim, strict=True, budget={"accuracy_drop": 0.0221})
     assert left(tmp_path) == ["aim.toml"]
 
 
@@ -517,9 +519,18 @@ def test_what_cannot_run_on_the_device_does_not_race(for_device, fresh_cache, tm
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_each_variant_passes_the_golden_test(for_device, place):
+    """Against what it answered itself, not what the first did: INT8 and float32 are further apart than this."""
     bundle = open_bundle(for_device)
-    with sessions.Session(bundle, bundle.manifest.variants[place]) as session:
-        assert golden.check(session, for_device).passed
+    with sessions.Session(bundle, replace(bundle.manifest.variants[place], threads=1)) as session:
+        assert session.variant_index == place
+        assert golden.check(session, for_device).difference < 1e-5
+
+
+def test_two_backends_share_one_graph(tmp_path, tiny_model, tiny_samples):
+    aim = target(tmp_path / "device.toml", ("float32",), ("openvino", "onnxruntime"), extra='choose_on = "device"')
+    made = edgekit.build(tiny_model, samples=tiny_samples, eval=tiny_samples, out=tmp_path / "out", target=aim).bundle
+    assert [v.backend for v in made.manifest.variants] == ["openvino", "onnxruntime"]
+    assert [name for name in made.manifest.files if name.endswith(".onnx")] == ["graphs/forward.onnx"]
 
 
 @pytest.fixture
@@ -625,7 +636,7 @@ def test_what_should_be_known_of_the_samples_is_in_the_bundle(saved, made):
         ('instructions = "avx2"', "instructions is a str, expected a list"),
         ('[quantize]\nrange = "mse"', "Did you mean 'ranges'?"),
         ('[quantize]\nranges = "minmax"', "ranges is 'minmax'. Did you mean 'min_max'?"),
-        ('[quantize]\nsmooth = 0.5', "smooth is 0.5 (float)"),
+        ("[quantize]\nsmooth = 0.5", "smooth is 0.5 (float)"),
         ('[quantize]\nsmooth = "1.5"', "smooth is '1.5', expected auto, off, or a number from 0 to 1"),
         ('[quantize]\nembeddings = "int4"', "embeddings is 'int4'. Did you mean 'int8'?"),
         ("[quantize]\nweight_bits = 4", "weight_bits is 4, expected 8, 7, or 0"),

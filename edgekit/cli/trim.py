@@ -1,0 +1,32 @@
+"""``edgekit trim``."""
+
+from __future__ import annotations
+
+import click
+
+from edgekit.cli._options import columns_option
+
+
+@click.command(name="trim")
+@click.argument("model")
+@click.option("--samples", required=True, multiple=True, metavar="FILE", help="Texts like all that the model will see; labels are not needed. Repeatable.")
+@click.option("--eval", "evaluation", default=None, metavar="FILE", help="Other texts, to count how much finer they are split.")
+@click.option("-o", "--out", required=True, metavar="FOLDER", help="The smaller model, a Hugging Face folder; appears whole or not at all.")
+@click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
+@columns_option
+@click.option("--force", is_flag=True, help="Replace a model that EdgeKit wrote at --out.")
+def command(model, samples, evaluation, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+    """Take out of MODEL's vocabulary what the samples do not use.
+
+    Tokenizer and embedding table shrink together. Any text still encodes: words that were not in the samples are split
+    finer. Whoever has the model can tell which words the samples contain.
+    """
+    from edgekit.cli._progress import bars
+
+    with bars() as progress:
+        progress("load", 0, 0)
+        from edgekit.compress.vocabulary import trim
+
+        result = trim(model, samples=samples, eval=evaluation, progress=progress, **options)
+    click.echo(result.text())
+    click.echo(f"Wrote {options['out']}.")

@@ -1,0 +1,1 @@
+"""Floor 7: a model goes in, a smaller model comes out: fewer layers (distill), a smaller vocabulary."""

@@ -1,0 +1,45 @@
+"""Folders of models that this floor writes: they appear whole or not at all, and only such a folder is ever replaced."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from edgekit.engines import assemble
+from edgekit.spec.errors import UsageError
+
+RECORD = "edgekit.json"
+"""In each of them: what it was made from."""
+
+
+def check_output(out: Path, force: bool) -> None:
+    """Refuses a folder that must not be touched, before any work is done.
+
+    Raises:
+        UsageError: when it exists and ``force`` is not given, or when it holds something else.
+        BuildError: when it cannot be made there.
+    """
+    assemble.check_place(out)
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not force:
+        raise UsageError(f"Output folder {out} exists, and nothing is written over. Give another -o, or --force to replace a model that EdgeKit wrote.")
+    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not (out / RECORD).is_file()):
+        raise UsageError(f"{out} was not written by EdgeKit, and --force replaces only such folders. Give another -o, or remove it yourself.")
+
+
+def place(made: Path, out: Path, force: bool) -> Path:
+    """Copies a finished folder to ``out``.
+
+    Raises:
+        UsageError: as :func:`check_output`.
+        BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
+    """
+    with assemble.disk_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.new-", dir=out.parent) as folder:
+            whole = Path(folder) / "model"
+            shutil.copytree(made, whole)
+            assemble.appear(whole, out, lambda: check_output(out, force))
+    return out

@@ -1,0 +1,303 @@
+"""The training loop, on Hugging Face accelerate: one process or many, resumable after each epoch.
+
+Each process takes its share of every batch and weighs it by its number of rows, so that two processes take the very step
+that one would: the batch is what the settings say, however many there are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.compress._examples import Examples, batches, lengths
+from edgekit.compress._layers import tapped
+from edgekit.compress._loss import Loss, gram, rows_loss
+from edgekit.compress._teacher import Targets
+from edgekit.engines.measure import cpu_instructions
+from edgekit.source import call
+from edgekit.spec.errors import CompressError, UsageError
+from edgekit.spec.parsing import plain
+from edgekit.spec.progress import Progress
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+_TIMEOUT = timedelta(hours=4)  # other processes wait while the first one asks the teacher
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a student is trained.
+
+    Attributes:
+        epochs: at most.
+        patience: epochs without a better score on the evaluation set after which training stops.
+        batch: rows of a step, over all processes.
+        learning_rate: at its highest; it rises over the first ``warmup`` of the steps and falls in a line to 0.
+        warmup: share of the steps.
+        weight_decay: of matrices; biases and norms have none.
+        clip: largest norm of the gradients.
+        freeze_embeddings: leave the embedding tables as the teacher's, which a few thousand rows would only distort; ignored for a student
+            that was given.
+        copies: altered versions of each text that are trained on in turn with the text itself.
+        mask: share of words masked in them.
+        swap: share of words swapped with the next in them.
+        precision: ``float32``, ``bfloat16`` (matrix products in it, weights in float32), or ``auto``: bfloat16 where the GPU has it or
+            the CPU has AMX or AVX-512 instructions for it.
+        loss: its parts.
+        seed: of the order of rows, of dropout and of what is altered.
+    """
+
+    epochs: int = 12
+    patience: int = 3
+    batch: int = 32
+    learning_rate: float = 1e-4
+    warmup: float = 0.1
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    freeze_embeddings: bool = True
+    copies: int = 2
+    mask: float = 0.1
+    swap: float = 0.05
+    precision: str = "auto"
+    loss: Loss = field(default_factory=Loss)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Checks what the types cannot say.
+
+        Raises:
+            UsageError: for a value out of its range.
+        """
+        ranges = {
+            "epochs": (1, 10_000), "patience": (1, 10_000), "batch": (1, 2**20), "learning_rate": (1e-12, 1e3), "warmup": (0, 1), "weight_decay": (0, 1e3),
+            "clip": (1e-6, 1e9), "copies": (0, 100), "mask": (0, 0.9), "swap": (0, 0.9), "seed": (0, 2**32 - 1),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            if not low <= getattr(self, name) <= high:
+                raise UsageError(f"{name} is {getattr(self, name):g}, expected {low:g} to {high:g}.")
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision is '{self.precision}', expected one of: {', '.join(PRECISIONS)}.")
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What an epoch came to.
+
+    Attributes:
+        loss: mean over its rows.
+        score: on the evaluation set, after it.
+        seconds: that it took, evaluation included.
+    """
+
+    loss: float
+    score: float
+    seconds: float
+
+
+def accelerator(precision: str) -> Any:
+    """An accelerator of the processes that were launched, or of this one alone."""
+    import torch
+    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+    from accelerate.state import AcceleratorState
+
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # poolers and masks that this head does not use
+    AcceleratorState._reset_state()  # it is one for the whole process, and an earlier run may have had another precision
+    if precision == "auto" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        mixed = None  # as the launcher was told
+    elif precision == "auto":
+        has = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bool({"avx512_bf16", "amx_bf16"} & set(cpu_instructions()))
+        mixed = "bf16" if has else "no"
+    else:
+        mixed = "bf16" if precision == "bfloat16" else "no"
+    return Accelerator(mixed_precision=mixed, kwargs_handlers=[InitProcessGroupKwargs(timeout=_TIMEOUT), unused])
+
+
+def train(
+    student: Any,
+    examples: Examples,
+    targets: Targets,
+    kind: str,
+    score: Callable[[Any], float],
+    training: Training,
+    runner: Any,
+    work: Path,
+    progress: Progress,
+) -> list[Epoch]:
+    """Trains a student and leaves in it the weights of the epoch with the best score.
+
+    Args:
+        student: trained in place.
+        examples: rows of an epoch.
+        targets: the teacher's answers to all versions of them.
+        kind: the head's ``problem_type``.
+        score: of a module on the evaluation set; higher is better.
+        training: how.
+        runner: of :func:`accelerator`.
+        work: folder for what lets a killed run go on; the caller removes it when the student is safe.
+        progress: told after each step.
+
+    Raises:
+        CompressError: when the loss is not a number any more, or memory does not suffice.
+    """
+    import torch
+    from safetensors.torch import load_model, save_model
+    from transformers import get_linear_schedule_with_warmup
+
+    rows = lengths(examples.flat())
+    steps = math.ceil(len(examples) / training.batch)
+    groups = [[p for p in student.parameters() if p.requires_grad and (p.ndim > 1) is decays] for decays in (True, False)]
+    optimizer = torch.optim.AdamW(
+        [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}], training.learning_rate, weight_decay=training.weight_decay
+    )
+    schedule = get_linear_schedule_with_warmup(optimizer, int(training.warmup * steps * training.epochs), steps * training.epochs)
+    model, optimizer = runner.prepare(student, optimizer)
+    runner.register_for_checkpointing(schedule)
+    history, best = _resumed(runner, work)
+    relation = bool(training.loss.relation) and targets.sizes is not None
+    with tapped(student) as seen, _without_layer_drop(student):
+        for number in range(len(history), training.epochs):
+            if len(history) - best >= training.patience:
+                break
+            began, total = time.perf_counter(), 0.0
+            torch.manual_seed(training.seed * 100_003 + number * 1009 + runner.process_index)  # so that a run that was resumed is the same run
+            name = _said(number, training.epochs, history)
+            student.train()
+            for step, batch in enumerate(batches(examples.epoch(number), rows, training.batch, training.seed * 100_003 + number)):
+                own = batch[runner.process_index :: runner.num_processes]
+                loss = _step(runner, model, optimizer, examples, targets, kind, training, own, len(batch), seen if relation else None, (number, step))
+                schedule.step()
+                total += loss
+                progress(name, step + 1, steps)
+            total = float(runner.reduce(torch.tensor(total, device=runner.device), reduction="sum")) / len(examples)
+            student.eval()
+            history.append(Epoch(total, score(student), time.perf_counter() - began))
+            if history[-1].score > max((e.score for e in history[:-1]), default=-math.inf):
+                best = len(history)
+                if runner.is_main_process:
+                    save_model(student, str(work / "best.new"))
+                    (work / "best.new").replace(work / f"best-{best}.safetensors")
+            _keep(runner, work, history, best)
+    if runner.is_main_process or (work / f"best-{best}.safetensors").is_file():
+        load_model(student, str(work / f"best-{best}.safetensors"))
+    student.eval()
+    return history
+
+
+def _step(
+    runner: Any,
+    model: Any,
+    optimizer: Any,
+    examples: Examples,
+    targets: Targets,
+    kind: str,
+    training: Training,
+    own: Sequence[int],
+    of: int,
+    seen: list[Any] | None,
+    place: tuple[int, int],
+) -> float:
+    """One step on this process's share of a batch; returns the sum of the loss over its rows."""
+    import torch
+
+    def loss_of(indices: Sequence[int]) -> Any:
+        rows = np.asarray(indices) % len(examples)
+        logits = call(model, {n: t.to(runner.device) for n, t in examples.feeds(indices).items()})
+        relation = None
+        if seen is not None:
+            theirs, real = targets.relation(indices)
+            relation = gram(seen[0]), theirs.to(runner.device), real.to(runner.device)
+        teacher, labels, labelled = (torch.from_numpy(a).to(runner.device) for a in (targets.logits[indices], examples.labels[rows], examples.labelled[rows]))
+        return rows_loss(training.loss, kind, logits, teacher, labels, labelled, relation).sum()
+
+    # A batch of fewer rows than there are processes: one without a row of its own takes part with nothing, so that none waits for it.
+    indices = own or [0]
+    with _enough_memory(lambda count: loss_of(indices[:count]).backward(), len(indices), runner.num_processes):
+        loss = loss_of(indices) * (1.0 if own else 0.0)
+        if not torch.isfinite(loss):
+            raise CompressError(
+                f"The loss became {loss.item()} at step {place[1] + 1} of epoch {place[0] + 1}: training diverged. "
+                f"Try a lower learning rate than {training.learning_rate:g} (a third of it), a longer warm-up, or float32 precision."
+            )
+        runner.backward(loss * runner.num_processes / of)  # gradients are averaged over processes: this makes it the mean over the batch
+        runner.clip_grad_norm_(model.parameters(), training.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+    return float(loss.detach())
+
+
+@contextlib.contextmanager
+def _without_layer_drop(student: Any) -> Iterator[None]:
+    """wav2vec 2.0 and its kin leave layers out at random in training; a student has few, and each is needed for what is asked of it."""
+    owners = [o for o in (student.config, *student.modules()) if getattr(o, "layerdrop", 0)]
+    before = [o.layerdrop for o in owners]
+    for owner in owners:
+        owner.layerdrop = 0.0
+    try:
+        yield
+    finally:
+        for owner, value in zip(owners, before, strict=True):
+            owner.layerdrop = value
+
+
+@contextlib.contextmanager
+def _enough_memory(attempt: Callable[[int], None], rows: int, processes: int) -> Iterator[None]:
+    """Turns an allocation that failed into an error that says which batch would fit, which is tried out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as problem:
+        if not isinstance(problem, MemoryError) and not any(said in str(problem).lower() for said in _NO_MEMORY):
+            raise
+        fits = rows // 2
+        while fits:
+            try:
+                attempt(fits)
+                break
+            except (RuntimeError, MemoryError):
+                fits //= 2
+        advice = f"A batch of {fits * processes} would fit: --batch {fits * processes}." if fits else "Not even a batch of 1 fits: use a machine with more."
+        raise CompressError(f"Memory does not suffice for a training step of {rows * processes} rows. {advice}") from problem
+
+
+def _said(number: int, epochs: int, history: Sequence[Epoch]) -> str:
+    """What a bar says of an epoch: where training is, what the last one came to, and how long the rest takes."""
+    if not history:
+        return f"epoch 1/{epochs}"
+    left = (epochs - number) * sum(e.seconds for e in history) / len(history)
+    return f"epoch {number + 1}/{epochs} (loss {history[-1].loss:.3f}, score {history[-1].score:.4f}, at most {left / 60:.0f} min left)"
+
+
+def _keep(runner: Any, work: Path, history: Sequence[Epoch], best: int) -> None:
+    """Puts the state after an epoch in place of the one before; a run that is killed in between finds one of the two whole."""
+    new, final = work / "state.new", work / f"state-{len(history)}"
+    if runner.is_main_process:
+        shutil.rmtree(new, ignore_errors=True)
+    runner.wait_for_everyone()
+    runner.save_state(str(new))
+    if runner.is_main_process:
+        (new / "history.json").write_text(json.dumps({"epochs": plain(tuple(history)), "best": best}), "utf-8")
+        new.rename(final)
+        for old in (*work.glob("state-*"), *work.glob("best-*")):
+            if old not in (final, work / f"best-{best}.safetensors"):
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
+    runner.wait_for_everyone()
+
+
+def _resumed(runner: Any, work: Path) -> tuple[list[Epoch], int]:
+    """The epochs that were done before, and which was the best; the state after them is loaded."""
+    states = sorted(work.glob("state-*"), key=lambda p: int(p.name.partition("-")[2]))
+    if not states:
+        return [], 0
+    runner.load_state(str(states[-1]))
+    found = json.loads((states[-1] / "history.json").read_text("utf-8"))
+    return [Epoch(**e) for e in found["epochs"]], int(found["best"])

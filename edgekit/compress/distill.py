@@ -1,0 +1,289 @@
+"""Fewer layers: a student made of some of the teacher's layers, or one that is given, learns to answer as the teacher does.
+
+Layers of the teacher are the best start a student can have (Sanh et al., "DistilBERT", arXiv 1910.01108, section 3); what is asked
+of it is said in :class:`Loss`, how it is trained in :class:`Training`.
+
+On several GPUs or hosts: ``accelerate launch -m edgekit.compress.distill TEACHER ...``, with the options of ``edgekit distill``.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import samples as samples_module
+from edgekit import source
+from edgekit.compress import _student, _teacher
+from edgekit.compress._examples import Examples
+from edgekit.compress._folder import check_output, place
+from edgekit.compress._layers import depth, evenly, shortened
+from edgekit.compress._loss import Loss
+from edgekit.compress._train import Epoch, Training, accelerator, train
+from edgekit.report.paired import Paired, paired
+from edgekit.samples import Samples
+from edgekit.source import Source
+from edgekit.spec.errors import SamplesError, UsageError, near
+from edgekit.spec.parsing import parse
+from edgekit.spec.progress import Progress, silent
+from edgekit.tasks.text_classification import PROBLEM_TYPES, Settings, TextClassification
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """A student.
+
+    Attributes:
+        path: an ordinary Hugging Face folder.
+        epochs: what each epoch came to.
+        score_name: of the scores.
+        teacher_score: on the evaluation set.
+        score: of the student there.
+        compared: the two, row by row.
+        seconds: of training, whether it was now or in an earlier call that this one found in the cache.
+        reused: it was found there.
+        notes: what should be known, a sentence each.
+    """
+
+    path: Path
+    epochs: tuple[Epoch, ...]
+    score_name: str
+    teacher_score: float
+    score: float
+    compared: Paired
+    seconds: float
+    reused: bool
+    notes: tuple[str, ...]
+
+    def text(self) -> str:
+        """The epochs as a plain table, then student and teacher."""
+        best = max(range(len(self.epochs)), key=lambda i: self.epochs[i].score)
+        lines = [f"epoch  loss    {self.score_name:<9}  seconds"]
+        lines += [f"{i + 1:>5}  {e.loss:<6.3f}  {e.score:<9.4f}  {e.seconds:>7.0f}{'  best' if i == best else ''}" for i, e in enumerate(self.epochs)]
+        lines.append(f"Student: {self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}; {self.compared.text(None)}.")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A student of a build.
+
+    Attributes:
+        layers: how many of the model's layers it has.
+        keep: which of them, in place of ``layers``.
+        student: a folder or hub id of one's own, in place of both.
+        training: how it is trained.
+    """
+
+    layers: int | None = None
+    keep: tuple[int, ...] | None = None
+    student: str | None = None
+    training: Training = field(default_factory=Training)
+
+    @property
+    def name(self) -> str:
+        """As tables call it, e.g. ``3 layers``."""
+        if self.student is not None:
+            return Path(self.student).name
+        return f"{self.layers} layer{'s' if self.layers != 1 else ''}" if self.keep is None else f"layers {'/'.join(map(str, self.keep))}"
+
+    def make(self, teacher: Source, samples: Sequence[Samples], evaluation: Samples, progress: Progress) -> Source:
+        """Trains it, or finds it in the cache."""
+        learner = _student.student(teacher, self.layers, self.keep, None if self.student is None else source.read(self.student))
+        made = _student.make(teacher, learner, samples, evaluation, self.training, progress)
+        found = source.read(made.folder)
+        found.model_id, found.revision = f"{teacher.model_id}, {self.name}", teacher.revision
+        return found
+
+
+def recipe(said: Mapping[str, Any]) -> Recipe:
+    """Reads what ``--distill`` says, e.g. ``{"layers": 3, "epochs": 8}``: fields of :class:`Recipe`, :class:`Training` and :class:`Loss`.
+
+    Raises:
+        UsageError: for an unknown key, with the nearest known one, or a value of another type.
+    """
+    loss = {f"{f.name}_weight" if f.name != "temperature" else f.name: f.name for f in fields(Loss)}
+    how = [f.name for f in fields(Training) if f.name != "loss"]
+    known = ["layers", "keep", "student", *how, *loss]
+    for name in said:
+        if name not in known:
+            raise UsageError(f"Unknown key '{name}' of a student.{near(name, known)} Known keys: {', '.join(known)}.")
+    training = {
+        **{n: v for n, v in said.items() if n in how},
+        "loss": {loss[n]: v for n, v in said.items() if n in loss},
+    }
+    return parse(Recipe, {**{n: v for n, v in said.items() if n in known[:3]}, "training": training}, "a student")
+
+
+def lesson(paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] | None) -> list[Samples]:
+    """Reads rows to train on; a file that has no label column is of rows without a label, unless all are.
+
+    Raises:
+        SamplesError: when one cannot be read, or a label column was named and none of them has it.
+    """
+    read, problems = [], []
+    for path in map(Path, paths):
+        try:
+            read.append(samples_module.read(path, columns))
+        except SamplesError as problem:
+            if "label" not in (columns or {}):
+                raise
+            read.append(samples_module.read(path, {role: name for role, name in (columns or {}).items() if role != "label"}))
+            problems.append(problem)
+    if not read:
+        raise UsageError("No samples were given, expected at least one file. Labels are not needed: the teacher says what rows mean.")
+    if len(problems) == len(read):
+        raise problems[0]
+    return read
+
+
+def distill(
+    teacher: str | os.PathLike[str],
+    *,
+    samples: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    eval: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    layers: int | None = None,
+    keep: Sequence[int] | None = None,
+    student: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    training: Training | None = None,
+    force: bool = False,
+    progress: Progress = silent,
+) -> Distilled:
+    """Trains a student and writes it as an ordinary Hugging Face folder, which ``build`` takes like any other.
+
+    Args:
+        teacher: a local Hugging Face folder or a hub id: a text classifier.
+        samples: what is trained on: JSONL, CSV, TSV or calibration TOML; one or several. Rows without a label are welcome: the teacher
+            says what they mean.
+        eval: rows with labels, by which the best epoch is chosen.
+        out: folder of the student; appears whole or not at all.
+        layers: how many of the teacher's layers the student has, evenly spread, the first and the last among them.
+        keep: which of them, from 0, in place of ``layers``.
+        student: a folder or hub id of a student of one's own, in place of both: any architecture and tokenizer, with the teacher's labels.
+        revision: branch, tag or commit of the teacher's hub id.
+        columns: role (``text``, ``text_pair``, ``label``) to column name, for all sample files.
+        training: how; by default ``Training()``.
+        force: replace a student that is at ``out``.
+        progress: told after each step.
+
+    Raises:
+        EdgekitError: a subclass says which of model, samples, training or disk is at fault; nothing is left at ``out``. Epochs that were
+            done are kept in the cache, and the same call goes on from there.
+    """
+    start = time.perf_counter()
+    destination = Path(os.path.abspath(out))
+    check_output(destination, force)
+    rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns)
+    evaluation = samples_module.read(Path(eval), columns)
+    origin = source.read(os.fspath(teacher), revision)
+    learner = _student.student(origin, layers, keep, None if student is None else source.read(os.fspath(student)))
+    made = _student.make(origin, learner, rows, evaluation, training or Training(), progress)
+    if made.main:
+        place(made.folder, destination, force)
+    trained, took = sum(e.seconds for e in made.epochs), time.perf_counter() - start
+    return Distilled(
+        path=destination,
+        epochs=made.epochs,
+        score_name=made.task.score_name,
+        teacher_score=made.task.score(made.reference, made.truth),
+        score=made.task.score(made.answers, made.truth),
+        compared=paired(made.task, made.answers, made.reference, made.truth),
+        seconds=max(trained, took),
+        reused=took < trained,
+        notes=made.notes,
+    )
+
+
+def distill_module(
+    teacher: Any,
+    rows: Sequence[Mapping[str, np.ndarray]],
+    labels: Sequence[Any] | None,
+    eval_rows: Sequence[Mapping[str, np.ndarray]],
+    eval_labels: Sequence[Any],
+    *,
+    layers: int | None = None,
+    keep: Sequence[int] | None = None,
+    student: Any = None,
+    pads: Mapping[str, float] | None = None,
+    problem_type: str = "single_label_classification",
+    training: Training | None = None,
+    work: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+) -> tuple[Any, tuple[Epoch, ...]]:
+    """The same for a module and arrays: images, audio, or a head of one's own.
+
+    Args:
+        teacher: a torch module with a Hugging Face config, called with arrays by keyword; gives logits ``[batch, labels]``, bare or as ``.logits``.
+        rows: what is trained on: input name to array without the batch axis, e.g. ``pixel_values: float32 [channels, height, width]``.
+        labels: indices ``[rows]``, or numbers ``[rows, labels]`` for other heads; None to learn from the teacher alone.
+        eval_rows: rows by which the best epoch is chosen.
+        eval_labels: their labels.
+        layers: how many of the teacher's layers the student has.
+        keep: which of them, in place of ``layers``.
+        student: a module of one's own in place of both; it is trained in place.
+        pads: value that fills rows that are shorter than others along their first axis, by input.
+        problem_type: as in a Hugging Face config.
+        training: how; altered versions are for texts, so ``copies`` plays no part.
+        work: folder for the state after each epoch; a call that was killed goes on from there. By default none is kept.
+        progress: told after each step.
+
+    Returns:
+        The student in evaluation mode, and what each epoch came to.
+
+    Raises:
+        UsageError: when the arguments do not fit each other.
+        CompressError: when training fails.
+    """
+    if problem_type not in PROBLEM_TYPES:
+        raise UsageError(f"Unknown problem type '{problem_type}'. Expected one of: {', '.join(PROBLEM_TYPES)}.")
+    if sum(said is not None for said in (layers, keep, student)) != 1:
+        raise UsageError("Say what the student is by exactly one of layers (how many), keep (which ones), or student (a module of your own).")
+    if not rows or not eval_rows or len(eval_rows) != len(eval_labels) or (labels is not None and len(labels) != len(rows)):
+        raise UsageError("There are no rows, or not as many labels as rows. Give at least one row of each set, and a label for each.")
+    how, single = training or Training(), problem_type == "single_label_classification"
+    kind: Any = np.int64 if single else np.float32
+    learner = student if student is not None else shortened(teacher, tuple(keep) if keep is not None else evenly(layers or 0, max(depth(teacher), layers or 0)))
+    runner = accelerator(how.precision)
+    teacher.eval()
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
+        _teacher.answer(teacher, rows, pads or {}, bool(how.loss.relation), Path(scratch), progress)
+        targets = _teacher.read(Path(scratch))
+        count = targets.logits.shape[1]
+        known = np.zeros(len(rows) if single else (len(rows), count), kind) if labels is None else np.asarray(labels, kind)
+        examples = Examples([rows], pads or {}, known, np.full(len(rows), labels is not None))
+        task = TextClassification(Settings(problem_type, tuple(map(str, range(count))), 1, ()), lambda texts: [])  # type: ignore[arg-type]
+        truth = np.asarray(eval_labels, {"multi_label_classification": bool, "regression": np.float64}.get(problem_type, np.int64))
+        learner.to(runner.device)
+        state = Path(scratch if work is None else work)
+        state.mkdir(parents=True, exist_ok=True)
+        history = train(
+            learner,
+            examples,
+            targets,
+            problem_type,
+            lambda m: task.score(_student.shared_logits(m, eval_rows, pads or {}, runner), truth),
+            how,
+            runner,
+            state,
+            progress,
+        )
+    return learner, tuple(history)
+
+
+__all__ = ["Distilled", "Loss", "Training", "distill", "distill_module"]
+
+if __name__ == "__main__":
+    import runpy
+    import sys
+
+    sys.argv[:1] = ["edgekit", "distill"]
+    runpy.run_module("edgekit", run_name="__main__")

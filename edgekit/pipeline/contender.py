@@ -1,0 +1,162 @@
+"""One model of a build, the teacher or a student, and all ways to run it that compete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from edgekit import backends, quantize, tasks
+from edgekit.engines import assemble
+from edgekit.engines.measure import cpus, has_vnni
+from edgekit.pipeline.checks import instructions
+from edgekit.pipeline.steps import Evaluation, Steps, batches
+from edgekit.quantize._calibration import Calibration
+from edgekit.source import Source
+from edgekit.spec.graph import GraphSet
+from edgekit.spec.manifest import FORMAT, Manifest, Variant
+from edgekit.spec.target import Target
+from edgekit.tune.race import Candidate
+
+
+@dataclass
+class Contender:
+    """A model that competes.
+
+    Attributes:
+        name: of the student in tables; empty for the model itself.
+        steps: makes and measures, or finds in the cache.
+        aim: the target.
+        floats: graphs of its export.
+        rows: the evaluation set, tokenized by its own tokenizer.
+        calibration: feeds of the calibration set, by its own tokenizer.
+        lengths: tokens of each calibration row.
+        blank: what the manifests of its candidates have in common.
+        strict: gate the bound of the accuracy drop.
+        until: ``time.monotonic()`` after which layers in float are no longer searched, or None.
+        notes: what should be known, a sentence each.
+        sensitivity: method to its ranking of layers.
+    """
+
+    name: str
+    steps: Steps
+    aim: Target
+    floats: GraphSet
+    rows: Evaluation
+    calibration: Calibration
+    lengths: Sequence[int]
+    blank: Manifest
+    strict: bool
+    until: float | None
+    notes: list[str] = field(default_factory=list)
+    sensitivity: dict[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def candidates(self, method: str) -> list[Candidate]:
+        """The model by one method on each backend that runs it; where that loses too much, also with fewer layers quantized."""
+        runs_on = [b for b in self.aim.backends if b in quantize.get(method).BACKENDS]
+        if not runs_on:
+            return []
+        graphs = self.steps.quantize(method, self.floats, self.aim.quantize, self.calibration)
+        if all(backends.installed_version(b) is None for b in runs_on):
+            return self._on_each(graphs, runs_on)
+        return [c for made in (graphs, *self._with_less_in_int8(method, graphs)) for c in self._on_each(made, runs_on)]
+
+    def _with_less_in_int8(self, method: str, graphs: GraphSet) -> list[GraphSet]:
+        """What holds the accuracy budget where all layers in INT8 do not: both race, so that the table shows what it cost."""
+        if self.steps.holds(graphs, self.rows, self.aim, self.strict):
+            return []
+        if self.until is not None and time.monotonic() > self.until:
+            self.notes.append(f"The time allowed was used up: layers of '{method}' in float were not searched.")
+            return []
+        recipe = graphs.graphs[0].recipe
+        settings = replace(self.aim.quantize, ranges=recipe.get("ranges", self.aim.quantize.ranges), smooth=recipe.get("smooth", self.aim.quantize.smooth))
+        found = self.steps.reverted(method, self.floats, settings, self.calibration, self.rows, self.aim, self.strict)
+        if found is None:
+            self.notes.append(f"No number of layers in float brings '{method}'{self._of} inside the accuracy budget.")
+            return []
+        self.sensitivity[method] = found[1]
+        return [found[0]]
+
+    def _on_each(self, graphs: GraphSet, runs_on: Sequence[str]) -> list[Candidate]:
+        """One bundle in the scratch folder, complete but for its golden outputs, and a way to run it on each backend."""
+        method = graphs.graphs[0].method
+        variants = [self._variant(graphs, backend) for backend in runs_on]
+        place = self.steps.scratch / f"{method}-{len(list(self.steps.scratch.glob(f'{method}-*')))}"
+        bundle = assemble.write(place, replace(self.blank, variants=tuple(variants)), assemble.graph_files(graphs), scratch=True)
+        return [Candidate(bundle, variant, self.name) for variant in variants]
+
+    def _variant(self, graphs: GraphSet, backend: str) -> Variant:
+        graph, tools = graphs.graphs[0], self.steps.tools
+        for each in graphs.graphs:
+            backends.get(backend).compile_graph(each, self.aim, self.steps.scratch)
+        return Variant(
+            backend=backend,
+            method=graph.method,
+            graphs={g.signature.name: f"graphs/{g.path.name}" for g in graphs.graphs},
+            device=self.aim.device,
+            threads=self.aim.threads or cpus(),
+            executed="not measured",
+            requires=_requires(graph.method, self.aim),
+            versions={name: tools[name] for name in (backends.get(backend).PACKAGE, "numpy", "tokenizers") if name in tools},
+            recipe=graph.recipe,
+            shapes=(self.aim.shapes or ()) if backends.get(backend).STATIC_SHAPES else (),
+            linear_macs=self._linear_macs,
+        )
+
+    @cached_property
+    def _linear_macs(self) -> int:
+        return quantize.linear_macs(self.floats)
+
+    @property
+    def _of(self) -> str:
+        return f" of the student {self.name}" if self.name else ""
+
+
+def contender(
+    name: str, origin: Source, steps: Steps, aim: Target, rows: Evaluation, provenance: Mapping[str, str], strict: bool, until: float | None
+) -> Contender:
+    """A model, or a student of it, with what its own tokenizer makes of the samples.
+
+    Args:
+        name: of the student; empty for the model itself.
+        origin: the model.
+        steps: makes and measures, or finds in the cache.
+        aim: the target.
+        rows: the evaluation set, with what the model itself answers.
+        provenance: of the build.
+        strict: gate the bound of the accuracy drop.
+        until: ``time.monotonic()`` after which layers in float are no longer searched, or None.
+    """
+    floats = steps.export(origin)
+    origin.release()
+    task = tasks.get(floats.task).load(floats.assets)
+    feeds, lengths = batches(task, floats.graphs[0].signature, steps.calibration)
+    blank = _blank_manifest(aim, floats, task.score_name, task.score(rows.reference, rows.truth), provenance)
+    return Contender(name, steps, aim, floats, replace(rows, task=task), Calibration(feeds, task.divergence), lengths, blank, strict, until)
+
+
+def _blank_manifest(aim: Target, floats: GraphSet, score_name: str, reference: float, provenance: Mapping[str, str]) -> Manifest:
+    """What all candidates' manifests of a model have in common."""
+    return Manifest(
+        format=FORMAT,
+        task=floats.task,
+        loop=floats.loop,
+        max_batch=aim.max_batch,
+        signatures=tuple(g.signature for g in floats.graphs),
+        variants=(),
+        files={},
+        target=aim.name,
+        reason="",
+        score_name=score_name,
+        reference_score=reference,
+        trials=(),
+        choose_on=aim.choose_on,
+        provenance={**floats.provenance, **provenance},
+    )
+
+
+def _requires(method: str, aim: Target) -> dict[str, str]:
+    """What a device must have beyond the backend: INT8 of full range that was scored with VNNI saturates on x86 without it."""
+    full = method in ("static", "dynamic") and aim.quantize.weight_bits == 8
+    return {"instructions": "vnni"} if full and has_vnni(instructions(aim)) else {}
