@@ -48,7 +48,7 @@ _GROUP = 32
 _CLIPS = np.linspace(0.6, 1.0, 9)
 
 
-def quantize_embeddings(graph: ir.Graph, stored: str) -> int:
+def quantize_embeddings(graph: ir.Graph, stored: str = "int8") -> int:
     """Stores the float32 tables that lookups read in 8 or 4 bits, in place; returns how many tables.
 
     A table is a constant ``float32 [rows, width]`` of at least ``WORTH_BYTES`` that nothing but lookups reads: a

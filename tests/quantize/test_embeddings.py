@@ -196,3 +196,69 @@ def test_every_row_comes_back_within_half_a_step(seed, width, exponent):
     ((restored, _),) = stored(graph)
     step = np.abs(table.astype(np.float64)).max(axis=1, keepdims=True) / 127
     assert (np.abs(restored - table) <= step / 2 * (1 + 1e-4)).all()
+
+
+# ---- 4 bits
+
+
+def four_bits(packed, scales, width):
+    """What a packed table holds, by its definition, number by number where the halves are."""
+    halves = np.concatenate([packed % 16, packed // 16], axis=1).astype(np.float32) - 8
+    return halves * np.repeat(scales.astype(np.float32), 32, axis=1)[:, :width]
+
+
+def test_a_table_in_4_bits_is_within_a_step_and_better_than_no_search():
+    table = (np.random.default_rng(0).standard_normal((500, 128)) * np.exp(np.random.default_rng(1).standard_normal((500, 1)))).astype(np.float32)
+    packed, scales = _embeddings.pack(table)
+    assert (packed.dtype, packed.shape, scales.dtype, scales.shape) == (np.uint8, (500, 64), np.float16, (500, 4))
+    error = four_bits(packed, scales, 128) - table
+    largest = np.abs(table.reshape(500, 4, 32)).max(axis=2)
+    plain = np.repeat(largest / 7, 32, axis=1)
+    without = np.clip(np.rint(table / plain), -7, 7) * plain - table
+    assert (error**2).mean() < 0.97 * (without**2).mean()
+    assert (np.abs(error) <= 0.41 * np.repeat(largest, 32, axis=1)).all(), "what is clipped most loses two fifths of the largest"
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_model_looks_rows_up_in_4_bits(backend, tmp_path, monkeypatch):
+    """The word table of a BERT, made large; positions stay in 8 bits. Against torch with the table that the file holds."""
+    import small
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from edgekit.export.single import export
+    from edgekit.source import from_module
+
+    torch.manual_seed(0)
+    config = BertConfig(vocab_size=4096, hidden_size=128, num_hidden_layers=1, num_attention_heads=2, intermediate_size=128, max_position_embeddings=64)
+    module = BertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for part in module.modules():
+            if isinstance(part, torch.nn.Embedding):
+                part.weight.normal_(std=0.5)
+    monkeypatch.setattr(_embeddings, "WORTH_BYTES", 60 * 128 * 4)
+    made = export(from_module(module, small.tokenizer()), tmp_path / "float", ["the film was dull.", "no"])
+    model, path = load(made.graphs[0].path), tmp_path / "four.onnx"
+    assert quantize_embeddings(model.graph, "int4") == 2
+    sweep(model)
+    save(model, path)
+    values = {v.name: constant(v) for v in ir.load(path).graph.initializers.values()}
+    (packed,) = [n for n in values if n.endswith("_uint4")]
+    (eight,) = [n for n in values if n.endswith("_uint8")]
+    scale = {n: values[n.rpartition("_")[0] + "_scale"] for n in (packed, eight)}
+    with torch.no_grad():
+        embeddings = module.bert.embeddings
+        words = four_bits(values[packed], scale[packed], 128)
+        assert np.abs(words - embeddings.word_embeddings.weight.numpy()).max() < 0.41 * np.abs(embeddings.word_embeddings.weight.numpy()).max()
+        embeddings.word_embeddings.weight.copy_(torch.from_numpy(words))
+        embeddings.position_embeddings.weight[: len(scale[eight])] = torch.from_numpy((values[eight].astype(np.float32) - 128) * scale[eight])
+    ids = np.random.default_rng(0).integers(0, 4096, (2, 9))
+    feeds = {"input_ids": ids, "token_type_ids": np.zeros_like(ids), "attention_mask": np.ones_like(ids)}
+    device = backends.get(backend).open_device("cpu", 1)
+    engine = device.load(path, made.graphs[0].signature)
+    rows = [{n: a[i] for n, a in feeds.items()} for i in range(2)]
+    got = np.concatenate([single.run(engine, made.graphs[0].signature, [row]) for row in rows])
+    engine.close()
+    device.close()
+    with torch.inference_mode():
+        expected = module(**{n: torch.from_numpy(a) for n, a in feeds.items()}).logits.numpy()
+    np.testing.assert_allclose(got, expected, atol=1e-3)

@@ -1,0 +1,98 @@
+"""Trimmed vocabularies of all three kinds of tokenizer: what encodes as before, what is split finer, and that the model answers the same."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import small
+import tiny
+
+import edgekit.source
+from edgekit import ModelError, UsageError
+from edgekit.compress.vocabulary import DISCLOSES, trim, trimmed
+
+SEEN = ["the plot was dull and the acting was worse", "no", "a fine film with a strong cast and a weak ending"]
+UNSEEN = ["the weather in Berlin is going to be wonderful tomorrow", "café owners asked for quieter streets", "lock the front door at 06:45!"]
+
+
+@pytest.fixture(scope="module", params=["bert", "roberta", "albert", "mpnet", "deberta-v2", "modernbert"])
+def models(request, tmp_path_factory):
+    """A tiny model of each kind (WordPiece, BPE on bytes, Unigram), and what is left of it."""
+    before = edgekit.source.read(tiny.folder(request.param))
+    folder = tmp_path_factory.mktemp("trimmed") / "model"
+    made = trimmed(before, SEEN, UNSEEN, folder, lambda *_: None)
+    return before, edgekit.source.read(folder), made
+
+
+def words(origin, text):
+    return [origin.tokenizer.convert_ids_to_tokens(i) for i in origin.token_ids([text])[0]["input_ids"]]
+
+
+def test_it_is_smaller(models):
+    _, after, made = models
+    assert made.after < made.before
+    assert made.after == len(after.tokenizer) == after.module.get_input_embeddings().num_embeddings == after.module.config.vocab_size
+    assert made.tokens_after >= made.tokens_before
+    assert DISCLOSES in made.text()
+
+
+def test_texts_of_the_samples_encode_to_the_same_tokens_and_answers(models):
+    before, after, _ = models
+    for text in SEEN:
+        assert words(after, text) == words(before, text)
+    np.testing.assert_allclose(after.logits(after.token_ids(SEEN)), before.logits(before.token_ids(SEEN)), atol=1e-5)
+
+
+def test_other_texts_are_split_finer_and_nothing_becomes_unknown(models):
+    before, after, _ = models
+    for text in UNSEEN:
+        old, new = words(before, text), words(after, text)
+        assert new.count(after.tokenizer.unk_token) <= old.count(before.tokenizer.unk_token)
+        assert len(new) >= len(old)
+        assert after.tokenizer.decode(after.token_ids([text])[0]["input_ids"], skip_special_tokens=True) == before.tokenizer.decode(
+            before.token_ids([text])[0]["input_ids"], skip_special_tokens=True
+        )
+
+
+def test_special_tokens_are_where_they_were(models):
+    before, after, _ = models
+    for role in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"):
+        assert getattr(before.tokenizer, role) == getattr(after.tokenizer, role)
+    assert after.settings.pads["input_ids"] == after.tokenizer.pad_token_id
+    assert words(after, "no")[0] == words(before, "no")[0]
+    assert after.settings.inputs == before.settings.inputs
+
+
+def test_a_trimmed_model_builds(tiny_model, tiny_samples, tmp_path):
+    edgekit.compress.vocabulary.trim(tiny_model, samples=tiny_samples.train, out=tmp_path / "small")
+    made = edgekit.build(tmp_path / "small", samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target=small.target(tmp_path / "t.toml"))
+    texts = [json.loads(line)["text"] for line in tiny_samples.train.read_text().splitlines()]
+    with edgekit.load(made.bundle.path) as session:
+        np.testing.assert_allclose(session.logits(texts), small.torch_logits(small.module(), texts), atol=1e-3)
+
+
+def test_what_is_refused(tiny_model, tiny_samples, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years")
+    with pytest.raises(UsageError, match="was not written by EdgeKit"):
+        trim(tiny_model, samples=tiny_samples.train, out=tmp_path / "mine", force=True)
+    origin = edgekit.source.read(tiny_model)
+    with pytest.raises(UsageError, match="No texts were given"):
+        trimmed(origin, [], None, tmp_path / "x", lambda *_: None)
+    data = json.loads(origin.tokenizer_json())
+    data["model"]["type"] = "WordLevel"
+    origin.tokenizer_json = lambda: json.dumps(data)
+    with pytest.raises(ModelError, match="is a WordLevel, and only WordPiece, BPE, Unigram can be trimmed"):
+        trimmed(origin, ["a"], None, tmp_path / "x", lambda *_: None)
+
+
+def test_the_command_line(tiny_model, tiny_samples, tmp_path):
+    done = small.edgekit("trim", tiny_model, "--samples", tiny_samples.train, "--eval", tiny_samples.dev, "-o", tmp_path / "out")
+    assert done.returncode == 0, done.stderr.decode()
+    said = done.stdout.decode()
+    assert said.startswith("vocabulary ")
+    assert "tokens a text" in said
+    assert DISCLOSES in said
+    assert small.CANARY not in said
