@@ -112,7 +112,7 @@ def test_a_mistake_in_a_file(tmp_path, text, said):
         ('smooth = "nan"', "smooth is 'nan'"),
         ('smooth = "-0.1"', "smooth is '-0.1'"),
         ('smooth = "1.01"', "smooth is '1.01'"),
-        ('embeddings = "int4"', "embeddings is 'int4'. Did you mean 'int8'?"),
+        ('embeddings = "int2"', "embeddings is 'int2'. Did you mean 'int8'?"),
         ("weight_bits = 6", "weight_bits is 6, expected 8, 7, or 0"),
     ],
 )
