@@ -64,7 +64,7 @@ def main() -> None:
         Exit codes: 0 pass, 1 tool error, 2 usage, 3 over budget, 5 integrity.
         """
 
-    edgekit()
+    edgekit(prog_name="edgekit")  # also where it was started as a module
 
 
 def _version() -> str:

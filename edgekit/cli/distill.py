@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from edgekit.cli._options import columns_option
@@ -44,7 +46,8 @@ def command(teacher, evaluation, samples, temperature, teacher_weight, label_wei
     The student learns the teacher's answers, the labels, and the teacher's relations between tokens, and is written as
     an ordinary Hugging Face folder. A run that was killed goes on from its last epoch when it is started again.
 
-    On several GPUs or hosts: accelerate launch -m edgekit.compress.distill TEACHER ...
+    On several GPUs or hosts: accelerate launch -m edgekit.compress.distill TEACHER ... (several processes on CPUs: torchrun -m ...,
+    with ACCELERATE_USE_CPU=true).
     """
     from edgekit.cli._progress import bars
 
@@ -58,5 +61,7 @@ def command(teacher, evaluation, samples, temperature, teacher_weight, label_wei
         said = {name: options.pop(name) for name in names}
         training = Training(loss=loss, **{k: v for k, v in said.items() if v is not None})
         result = distill(teacher, samples=samples, eval=evaluation, training=training, progress=progress, **options)
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of several processes: the first one tells
     click.echo(result.text())
     click.echo(f"Wrote {options['out']}; {'trained before, in' if result.reused else 'trained in'} {result.seconds:.0f} s.")

@@ -3,7 +3,8 @@
 Layers of the teacher are the best start a student can have (Sanh et al., "DistilBERT", arXiv 1910.01108, section 3); what is asked
 of it is said in :class:`Loss`, how it is trained in :class:`Training`.
 
-On several GPUs or hosts: ``accelerate launch -m edgekit.compress.distill TEACHER ...``, with the options of ``edgekit distill``.
+On several GPUs or hosts: ``accelerate launch -m edgekit.compress.distill TEACHER ...``, with the options of ``edgekit distill``. It starts one
+process on a machine without a GPU; there, ``ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 -m edgekit.compress.distill ...`` starts two.
 """
 
 from __future__ import annotations

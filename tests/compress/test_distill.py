@@ -19,14 +19,6 @@ from edgekit.compress.distill import Loss, Recipe, Training, lesson, recipe
 FAST = Training(epochs=2, batch=16, learning_rate=1e-3, copies=1, precision="float32")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory, tiny_module):
     """Labelled and unlabelled rows to train on, with the canary in them, and labelled ones to choose by."""

@@ -24,14 +24,6 @@ from edgekit.compress.distill import Loss, Training, distill_module
 FAST = Training(epochs=4, patience=4, batch=8, learning_rate=1e-3, copies=0, freeze_embeddings=False, precision="float32")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def divergence(model, teacher, rows):
     """Mean KL of the answers, by scipy."""
     p, q = (softmax(models.logits(m, rows).astype(np.float64), axis=1) for m in (teacher, model))
