@@ -93,7 +93,7 @@ def _read(bundle: Path) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray]]:
         outputs = [arrays[f"outputs.{i}"] for i in range(sum(name.startswith("outputs.") for name in arrays))]
         inputs = {name.removeprefix("input."): array for name, array in arrays.items() if name.startswith("input.")}
         if not outputs or not inputs:
-            raise KeyError("inputs or outputs")
+            raise KeyError("input." if outputs else "outputs.0")
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as problem:
         raise IntegrityError(f"{bundle / FILE} cannot be read ({problem}). Build or copy the bundle again.") from problem
     return [{name: a[i, :length] for name, a in inputs.items()} for i, length in enumerate(lengths)], outputs

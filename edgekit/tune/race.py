@@ -167,5 +167,5 @@ def ratio(own: Sequence[Sequence[float]], other: Sequence[Sequence[float]], seed
     middle = float(np.median(np.concatenate(logs)))
     random = np.random.default_rng(seed)
     picks = random.integers(0, len(logs), (_RESAMPLES, len(logs)))
-    medians = np.median(np.stack(logs)[picks].reshape(_RESAMPLES, -1), axis=1)
+    medians = [np.median(np.concatenate([logs[i] for i in pick])) for pick in picks]
     return float(np.exp(middle)), float(np.exp(np.quantile(medians, 0.975)))
