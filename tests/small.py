@@ -94,12 +94,12 @@ def tokenizer():
     )
 
 
-def module(seed: int = 0, labels: tuple[str, ...] = LABELS, problem_type: str | None = None):
+def module(seed: int = 0, labels: tuple[str, ...] = LABELS, problem_type: str | None = None, neurons: int = 128):
     """A BERT of 2 layers, 64 wide, whose answers depend on the text."""
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": MAX_LENGTH}
+    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": neurons, "max_position_embeddings": MAX_LENGTH}
     names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
     config = BertConfig(vocab_size=len(vocabulary()), **size, **names, problem_type=problem_type)
     generator = torch.Generator().manual_seed(seed)

@@ -624,5 +624,5 @@ def test_a_hub_that_cannot_be_reached(tmp_path):
 
 @pytest.mark.parametrize("model", ["a/b/c", "./model", "/no/such", "../x", "~/x", "two words", "C:\\model", "owner/na me"])
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(model, monkeypatch):
-    monkeypatch.setattr(source, "_download", lambda *_: pytest.fail("asked the hub"))
+    monkeypatch.setattr(source._folder, "_download", lambda *_: pytest.fail("asked the hub"))
     refused(model, "does not exist", "expected a folder")

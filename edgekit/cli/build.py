@@ -28,9 +28,16 @@ from edgekit.cli._options import Budget, Pairs, columns_option
 @click.option("--max-time", type=click.FloatRange(min=0), default=None, metavar="SECONDS", help="Then no further variation is tried and the race is cut short.")
 @click.option("--race", default=None, metavar="FILE", help="race.json of an earlier bundle of this build: take its times instead of measuring.")
 @click.option(
-    "--distill", type=Pairs(), multiple=True, metavar="KEY=VALUE,...", help="A student that competes, e.g. layers=3 (see: edgekit distill). Repeatable."
+    "--distill",
+    type=Pairs(),
+    multiple=True,
+    metavar="KEY=VALUE,...",
+    help="A smaller model that competes: layers=3, speedup=1.5, or both (see: edgekit distill, edgekit slice). Repeatable.",
 )
 @click.option("--distill-samples", multiple=True, metavar="FILE", help="What students are trained on. Repeatable. [default: all rows of --samples]")
+@click.option(
+    "--vocabulary", default=None, metavar="samples|FILE", help="Leave only the tokens of the samples, or those of a list (see: edgekit trim), in the model."
+)
 @click.option("--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")

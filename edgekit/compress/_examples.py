@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.samples import Samples
+from edgekit.source import Source
 from edgekit.spec.errors import UsageError
 from edgekit.tasks._text import Text
 
@@ -51,6 +53,16 @@ class Examples:
     def feeds(self, indices: Sequence[int]) -> dict[str, Any]:
         """Tensors of some of :meth:`flat`, padded at the end to the longest."""
         return feeds([self.versions[i // len(self)][i % len(self)] for i in indices], self.pads)
+
+
+def inputs(samples: Samples) -> list[Text]:
+    """The texts of a sample set."""
+    return [row.inputs for row in samples.rows]
+
+
+def token_rows(source: Source, texts: Sequence[Text]) -> list[dict[str, np.ndarray]]:
+    """Texts as a model's own tokenizer gives them: input name to ``int64 [sequence]``."""
+    return [{name: np.array(values, np.int64) for name, values in row.items()} for row in source.token_ids(texts)]
 
 
 def feeds(rows: Sequence[Mapping[str, np.ndarray]], pads: Mapping[str, float]) -> dict[str, Any]:
@@ -100,16 +112,18 @@ def batches(chosen: np.ndarray, sizes: np.ndarray, batch: int, seed: int) -> lis
     return [made[i] for i in random.permutation(len(made))]
 
 
-def altered(texts: Sequence[Text], mask: float, swap: float, mask_token: str | None, seed: int) -> list[Text]:
-    """Texts with some words masked and some neighbours swapped, against overfitting; the teacher says what they now mean.
+def altered(texts: Sequence[Text], mask: float, swap: float, crop: float, mask_token: str | None, seed: int) -> list[Text]:
+    """Texts that are cut short, with some words masked and some neighbours swapped, against overfitting; the teacher says what they now mean.
 
     Word dropout of this kind is what TinyBERT's and XtremeDistil's augmentation does without a language model of its own
-    (Tang et al., "Distilling Task-Specific Knowledge from BERT into Simple Neural Networks", arXiv 1903.12136, section 3.3).
+    (Tang et al., "Distilling Task-Specific Knowledge from BERT into Simple Neural Networks", arXiv 1903.12136, section 3.3, where a run
+    of words is the n-gram sampling).
 
     Args:
         texts: of one text or a pair each.
         mask: share of words that become ``mask_token``, or go where the tokenizer has none.
         swap: share of words that change places with the next one.
+        crop: share of texts of which a run of words alone is left, of any length.
         mask_token: of the tokenizer, or None.
         seed: of the choice.
     """
@@ -119,11 +133,15 @@ def altered(texts: Sequence[Text], mask: float, swap: float, mask_token: str | N
         words = re.findall(r"\S+", text)
         if len(words) < 2:
             return text
+        if random.random() < crop:
+            count = int(random.integers(1, len(words) + 1))
+            first = int(random.integers(0, len(words) - count + 1))
+            words = words[first : first + count]
         for index in np.flatnonzero(random.random(len(words) - 1) < swap):
             words[index], words[index + 1] = words[index + 1], words[index]
         hidden = random.random(len(words)) < mask
         if hidden.all():
-            return text
+            return " ".join(words)
         left = [mask_token if gone else word for word, gone in zip(words, hidden, strict=True)]
         return " ".join(word for word in left if word is not None)
 

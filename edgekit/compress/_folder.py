@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from edgekit.engines import assemble
+from edgekit.source import quiet
 from edgekit.spec.errors import UsageError
 
 RECORD = "edgekit.json"
 """In each of them: what it was made from."""
+
+
+def save(module: Any, tokenizer: Any, folder: Path, record: Mapping[str, object]) -> None:
+    """Writes a Hugging Face folder, with what it was made from."""
+    with quiet():
+        module.to("cpu").save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    (folder / RECORD).write_text(json.dumps(dict(record), indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def check_output(out: Path, force: bool) -> None:

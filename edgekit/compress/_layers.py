@@ -1,8 +1,4 @@
-"""Finds the stack of equal layers in a Transformer of any architecture, and makes a copy of the model with fewer of them.
-
-No architecture is named here: a stack is the longest list of modules of one class that each hold several linear layers.
-That is the encoder of BERT and its kin, of ViT and DeiT, of wav2vec2 and HuBERT, and of Whisper's classifier.
-"""
+"""A copy of a model with fewer layers, and what its last layer gives."""
 
 from __future__ import annotations
 
@@ -13,40 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.spec.errors import ModelError, UsageError
+from edgekit.source.stack import WIDTHS, depth, narrow, stack, widths
+from edgekit.spec.errors import UsageError
 
-_FEWEST_LINEARS = 4  # queries, keys, values and their output; a convolution of wav2vec2's front end has none
 _COUNTS = ("num_hidden_layers", "n_layers", "encoder_layers", "num_layers")  # what configs call the number of layers
 _WEIGHTED_SUM = "layer_weights"  # of audio classifiers that mix the outputs of all layers: one weight each, and one of the embeddings
-
-
-def stack(module: Any) -> tuple[str, Any]:
-    """The path of the layer list in the module, and the list itself, a ``torch.nn.ModuleList``.
-
-    Raises:
-        ModelError: when there is none.
-    """
-    import torch
-
-    found = []
-    for path, child in module.named_modules():
-        if isinstance(child, torch.nn.ModuleList) and len(child) and len({type(layer) for layer in child}) == 1:
-            linears = sum(isinstance(m, torch.nn.Linear) for m in child[0].modules())
-            if linears >= _FEWEST_LINEARS:
-                found.append((len(child), sum(p.numel() for p in child.parameters()), path, child))
-    if not found:
-        raise ModelError(
-            f"No stack of layers was found in {type(module).__name__}: expected a torch.nn.ModuleList whose members are of one class and hold at least "
-            f"{_FEWEST_LINEARS} linear layers each. Give a student of your own instead."
-        )
-    _, _, path, layers = max(found, key=lambda f: f[:2])
-    return path, layers
-
-
-def depth(module: Any) -> int:
-    """Layers that a forward pass goes through; ALBERT's go through one set of weights again and again."""
-    _, layers = stack(module)
-    return max(len(layers), _shared(module, len(layers)))
 
 
 def evenly(count: int, of: int) -> tuple[int, ...]:
@@ -87,6 +54,21 @@ def shortened(module: Any, keep: Sequence[int]) -> Any:
     kinds = getattr(config, "layer_types", None)  # ModernBERT: which layers see everything and which a window
     if kinds is not None and len(kinds) == total:
         config.layer_types = [kinds[i] for i in keep]
+    if getattr(config, WIDTHS, None) and len(layers) == total:
+        setattr(config, WIDTHS, [getattr(config, WIDTHS)[i] for i in keep])
+    return smaller
+
+
+def narrowed(module: Any, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Any:
+    """A copy of the module with some heads and some neurons of each stored layer, and a config that says how many.
+
+    Args:
+        module: a torch module with a Hugging Face config.
+        picks: heads and neurons that stay, ascending, layer by layer.
+    """
+    smaller = copy.deepcopy(module)
+    narrow(smaller, picks)
+    setattr(smaller.config, WIDTHS, widths(smaller))
     return smaller
 
 
@@ -104,8 +86,3 @@ def tapped(module: Any) -> Iterator[list[Any]]:
         yield seen
     finally:
         handle.remove()
-
-
-def _shared(module: Any, stored: int) -> int:
-    config: Any = getattr(module, "config", None)
-    return int(config.num_hidden_layers) if getattr(config, "num_hidden_groups", None) == stored else stored

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 
 from edgekit.compress import _teacher
-from edgekit.compress._examples import Examples, altered
-from edgekit.compress._folder import RECORD
-from edgekit.compress._layers import depth, evenly, shortened
+from edgekit.compress._examples import Examples, altered, inputs, token_rows
+from edgekit.compress._folder import save
+from edgekit.compress._layers import evenly, shortened
 from edgekit.compress._train import Epoch, Training, accelerator, train
 from edgekit.engines import assemble
 from edgekit.engines.cache import Cache, code_digest, key
 from edgekit.engines.measure import cpu_name
 from edgekit.samples import Samples
-from edgekit.source import Source, quiet
+from edgekit.source import Source
+from edgekit.source.stack import depth
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress
@@ -29,7 +30,7 @@ from edgekit.tasks import text_classification
 from edgekit.tasks._text import Text
 from edgekit.tasks.text_classification import TextClassification
 
-_CODE = ("compress", "source.py", "tasks", "samples.py")  # whose changes make another student
+CODE = ("compress", "source", "tasks", "samples.py")  # whose changes make another student
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,15 @@ class Student:
     Attributes:
         module: trained in place.
         source: whose tokenizer and settings it has: the teacher's, or its own.
-        kept: layers of the teacher that it is made of; None for a student that was given.
-        digest: of a student that was given.
+        identity: what it is before training; plain data.
+        inherits: its embedding tables are the teacher's.
         notes: what should be known, a sentence each.
     """
 
     module: Any
     source: Source
-    kept: tuple[int, ...] | None
-    digest: str | None
+    identity: object
+    inherits: bool
     notes: tuple[str, ...]
 
 
@@ -76,89 +77,120 @@ class Made:
     main: bool
 
 
+def check_choice(layers: int | None, keep: Sequence[int] | None, given: object) -> None:
+    """Refuses a student that is said in no way, or in several.
+
+    Raises:
+        UsageError: unless exactly one of the three is given.
+    """
+    if sum(said is not None for said in (layers, keep, given)) != 1:
+        raise UsageError("Say what the student is by exactly one of layers (how many), keep (which ones), or student (a model of your own).")
+
+
 def student(teacher: Source, layers: int | None, keep: Sequence[int] | None, given: Source | None) -> Student:
     """A student that has not learnt yet.
 
     Raises:
         UsageError: unless exactly one of the three is given; for layers that the teacher has not, and for a student of another task or label set.
     """
-    if sum(said is not None for said in (layers, keep, given)) != 1:
-        raise UsageError("Say what the student is by exactly one of layers (how many), keep (which ones), or student (a model of your own).")
+    check_choice(layers, keep, given)
     if given is not None:
         return _given(teacher, given)
     total = depth(teacher.module)
     if layers is not None and not 1 <= layers <= total:
         raise UsageError(f"{layers} layers were asked for, and {teacher.model_id} has {total}. A student has 1 to {total}.")
     kept = tuple(keep) if keep is not None else evenly(layers or 0, total)
-    return Student(shortened(teacher.module, kept), teacher, kept, None, ())
+    return Student(shortened(teacher.module, kept), teacher, kept, True, ())
 
 
-def make(teacher: Source, learner: Student, samples: Sequence[Samples], evaluation: Samples, training: Training, progress: Progress) -> Made:
+def make(
+    teacher: Source, learner: Student, samples: Sequence[Samples], evaluation: Samples, training: Training | None, progress: Progress
+) -> Made:
     """Trains a student, goes on where a killed run of the same was, or finds it whole.
 
     Args:
         teacher: a text classifier.
-        learner: of :func:`student`.
+        learner: who learns.
         samples: what is trained on.
         evaluation: rows with labels.
-        training: how.
+        training: how; None to leave the student as it is.
         progress: told after each step.
 
     Raises:
         SamplesError: when rows are missing, or all have one label.
         CompressError: when training fails.
     """
-    task = _task(teacher)
+    task, own = _task(teacher), learner.source
     truth = task.parse_labels(evaluation.labels(), evaluation.where)
-    labels, labelled = _labels(samples, task)
-    runner, cache = accelerator(training.precision), Cache()
-    common = {"teacher": teacher.digest, "code": code_digest(*_CODE), "cpu": cpu_name(), "device": runner.device.type}
+    runner, cache = accelerator(training.precision if training else "float32"), Cache()
+    common = {"teacher": teacher.digest, "code": code_digest(*CODE), "cpu": cpu_name(), "device": runner.device.type}
     what = {
         **common,
         "step": "student",
-        "student": learner.digest or list(learner.kept or ()),
-        "samples": [s.digest for s in samples],
+        "student": learner.identity,
+        "samples": [s.digest for s in samples] if training else [],
         "eval": evaluation.digest,
-        "training": plain(training),
+        "training": plain(training) if training else None,
         "processes": runner.num_processes,
         "precision": runner.mixed_precision,
     }
     digest = key(**what)
     if cache.find(digest) is None:
-        own = learner.source
-        inputs = [text for s in samples for text in _inputs(s)]
-        mask = own.tokenizer.mask_token
-        versions = [inputs, *(altered(inputs, training.mask, training.swap, mask, training.seed * 1009 + i) for i in range(training.copies))]
-        relations = bool(training.loss.relation) and own.tokenizer_json() == teacher.tokenizer_json()
-        altering = [training.copies, training.mask, training.swap, training.seed, mask] if training.copies else []
-        asked = {**common, "step": "teacher", "samples": what["samples"], "altered": altering, "relations": relations}
-        targets = _answers(teacher, [t for v in versions for t in v], relations, asked, runner, cache, progress)
         seen = {**common, "step": "teacher", "samples": [evaluation.digest], "altered": [], "relations": False}
-        reference = _answers(teacher, _inputs(evaluation), False, seen, runner, cache, progress).logits
-        _check_variety(task, targets.logits[: len(inputs)], labels, labelled, samples)
-        examples = Examples([_rows(own, version) for version in versions], own.settings.pads, labels, labelled)
-        if training.freeze_embeddings and learner.kept is not None:
-            _freeze(learner.module)
-        rows, work = _rows(own, _inputs(evaluation)), cache.under_way(digest)
+        reference = _answers(teacher, inputs(evaluation), False, seen, runner, cache, progress).logits
+        rows, work = token_rows(own, inputs(evaluation)), cache.under_way(digest)
 
         def score(module: Any) -> float:
             return task.score(shared_logits(module, rows, own.settings.pads, runner), truth)
 
-        learner.module.to(runner.device)
-        history = train(learner.module, examples, targets, task.settings.problem_type, score, training, runner, work, progress)
+        history: list[Epoch] = []
+        if training:
+            examples, targets = _lesson(teacher, learner, samples, task, training, common, runner, cache, progress)
+            learner.module.to(runner.device)
+            history = train(learner.module, examples, targets, task.settings.problem_type, score, training, runner, work, progress)
         answers = shared_logits(learner.module, rows, own.settings.pads, runner)
         if runner.is_main_process:
             with assemble.disk_errors(cache.root), cache.fill(digest, what) as folder:
-                _save(learner, folder / "student", {"teacher": teacher.model_id, "revision": teacher.revision, **what})
+                learner.module.requires_grad_(True)
+                save(learner.module, own.tokenizer, folder / "student", {"teacher": teacher.model_id, "revision": teacher.revision, **what})
                 np.savez(folder / "answers.npz", student=answers, teacher=reference)
                 (folder / "history.json").write_text(json.dumps([plain(e) for e in history]), "utf-8")
             shutil.rmtree(work, ignore_errors=True)
         runner.wait_for_everyone()
     found = cache.find(digest)
     assert found is not None
+    notes = learner.notes
+    if training and all(row.label is None for s in samples for row in s.rows):
+        notes += ("None of the rows that were trained on has a label: the student learnt from the teacher's answers alone.",)
     epochs = tuple(Epoch(**e) for e in json.loads((found / "history.json").read_text("utf-8")))
     with np.load(found / "answers.npz", allow_pickle=False) as stored:
-        return Made(found / "student", epochs, task, stored["student"], stored["teacher"], truth, learner.notes, bool(runner.is_main_process))
+        return Made(found / "student", epochs, task, stored["student"], stored["teacher"], truth, notes, bool(runner.is_main_process))
+
+
+def _lesson(
+    teacher: Source,
+    learner: Student,
+    samples: Sequence[Samples],
+    task: TextClassification,
+    training: Training,
+    common: Mapping[str, Any],
+    runner: Any,
+    cache: Cache,
+    progress: Progress,
+) -> tuple[Examples, _teacher.Targets]:
+    """What is trained on, and the teacher's answers to it."""
+    own, mask = learner.source, learner.source.tokenizer.mask_token
+    labels, labelled = _labels(samples, task)
+    texts = [text for s in samples for text in inputs(s)]
+    versions = [texts, *(altered(texts, training.mask, training.swap, training.crop, mask, training.seed * 1009 + i) for i in range(training.copies))]
+    relations = bool(training.loss.relation) and own.tokenizer_json() == teacher.tokenizer_json()
+    altering = [training.copies, training.mask, training.swap, training.crop, training.seed, mask] if training.copies else []
+    asked = {**common, "step": "teacher", "samples": [s.digest for s in samples], "altered": altering, "relations": relations}
+    targets = _answers(teacher, [t for v in versions for t in v], relations, asked, runner, cache, progress)
+    _check_variety(task, targets.logits[: len(texts)], labels, labelled, samples)
+    if training.freeze_embeddings and learner.inherits:
+        _freeze(learner.module)
+    return Examples([token_rows(own, version) for version in versions], own.settings.pads, labels, labelled), targets
 
 
 def shared_logits(module: Any, rows: Sequence[Mapping[str, np.ndarray]], pads: Mapping[str, float], runner: Any) -> np.ndarray:
@@ -187,15 +219,7 @@ def _given(teacher: Source, given: Source) -> Student:
         )
     same = given.tokenizer_json() == teacher.tokenizer_json()
     notes = () if same else ("The student has another tokenizer, so it learns from the teacher's answers, not from its relations between tokens.",)
-    return Student(given.module, given, None, given.digest, notes)
-
-
-def _inputs(samples: Samples) -> list[Text]:
-    return [row.inputs for row in samples.rows]
-
-
-def _rows(source: Source, texts: Sequence[Text]) -> list[dict[str, np.ndarray]]:
-    return [{name: np.array(values, np.int64) for name, values in row.items()} for row in source.token_ids(texts)]
+    return Student(given.module, given, given.digest, False, notes)
 
 
 def _labels(samples: Sequence[Samples], task: TextClassification) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +252,7 @@ def _answers(teacher: Source, texts: Sequence[Text], relations: bool, parts: dic
     if cache.find(digest) is None and runner.is_main_process:
         teacher.module.to(runner.device)
         with assemble.disk_errors(cache.root), cache.fill(digest, parts) as folder:
-            _teacher.answer(teacher.module, _rows(teacher, texts), teacher.settings.pads, relations, folder, progress)
+            _teacher.answer(teacher.module, token_rows(teacher, texts), teacher.settings.pads, relations, folder, progress)
         teacher.module.to("cpu")
     runner.wait_for_everyone()
     found = cache.find(digest)
@@ -242,11 +266,3 @@ def _freeze(module: Any) -> None:
     for child in module.modules():
         if isinstance(child, torch.nn.Embedding):
             child.requires_grad_(False)
-
-
-def _save(learner: Student, folder: Path, record: Mapping[str, object]) -> None:
-    learner.module.requires_grad_(True)
-    with quiet():
-        learner.module.to("cpu").save_pretrained(folder)
-        learner.source.tokenizer.save_pretrained(folder)
-    (folder / RECORD).write_text(json.dumps(dict(record), indent=2, sort_keys=True) + "\n", "utf-8")

@@ -52,23 +52,25 @@ class Training:
         copies: altered versions of each text that are trained on in turn with the text itself.
         mask: share of words masked in them.
         swap: share of words swapped with the next in them.
+        crop: share of them of which a run of words alone is left.
         precision: ``float32``, ``bfloat16`` (matrix products in it, weights in float32), or ``auto``: bfloat16 where the GPU has it or
             the CPU has AMX or AVX-512 instructions for it.
         loss: its parts.
         seed: of the order of rows, of dropout and of what is altered.
     """
 
-    epochs: int = 12
-    patience: int = 3
+    epochs: int = 16
+    patience: int = 5
     batch: int = 32
-    learning_rate: float = 1e-4
+    learning_rate: float = 2e-4
     warmup: float = 0.1
     weight_decay: float = 0.01
     clip: float = 1.0
     freeze_embeddings: bool = True
-    copies: int = 2
+    copies: int = 6
     mask: float = 0.1
     swap: float = 0.05
+    crop: float = 0.5
     precision: str = "auto"
     loss: Loss = field(default_factory=Loss)
     seed: int = 0
@@ -81,7 +83,7 @@ class Training:
         """
         ranges = {
             "epochs": (1, 10_000), "patience": (1, 10_000), "batch": (1, 2**20), "learning_rate": (1e-12, 1e3), "warmup": (0, 1), "weight_decay": (0, 1e3),
-            "clip": (1e-6, 1e9), "copies": (0, 100), "mask": (0, 0.9), "swap": (0, 0.9), "seed": (0, 2**32 - 1),
+            "clip": (1e-6, 1e9), "copies": (0, 100), "mask": (0, 0.9), "swap": (0, 0.9), "crop": (0, 1), "seed": (0, 2**32 - 1),
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
@@ -211,14 +213,15 @@ def _step(
     import torch
 
     def loss_of(indices: Sequence[int]) -> Any:
-        rows = np.asarray(indices) % len(examples)
+        rows, whole = np.asarray(indices) % len(examples), np.asarray(indices) < len(examples)
         logits = call(model, {n: t.to(runner.device) for n, t in examples.feeds(indices).items()})
         relation = None
         if seen is not None:
             theirs, real = targets.relation(indices)
             relation = gram(seen[0]), theirs.to(runner.device), real.to(runner.device)
-        teacher, labels, labelled = (torch.from_numpy(a).to(runner.device) for a in (targets.logits[indices], examples.labels[rows], examples.labelled[rows]))
-        return rows_loss(training.loss, kind, logits, teacher, labels, labelled, relation).sum()
+        labelled = examples.labelled[rows] & whole  # a label is of the row as it is: what an altered one means is for the teacher to say
+        teacher, labels, known = (torch.from_numpy(a).to(runner.device) for a in (targets.logits[indices], examples.labels[rows], labelled))
+        return rows_loss(training.loss, kind, logits, teacher, labels, known, relation).sum()
 
     # A batch of fewer rows than there are processes: one without a row of its own takes part with nothing, so that none waits for it.
     indices = own or [0]

@@ -13,7 +13,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,13 @@ from edgekit import source
 from edgekit.compress import _student, _teacher
 from edgekit.compress._examples import Examples
 from edgekit.compress._folder import check_output, place
-from edgekit.compress._layers import depth, evenly, shortened
+from edgekit.compress._layers import evenly, shortened
 from edgekit.compress._loss import Loss
 from edgekit.compress._train import Epoch, Training, accelerator, train
 from edgekit.report.paired import Paired, paired
 from edgekit.samples import Samples
-from edgekit.source import Source
-from edgekit.spec.errors import SamplesError, UsageError, near
-from edgekit.spec.parsing import parse
+from edgekit.source.stack import depth
+from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks.text_classification import PROBLEM_TYPES, Settings, TextClassification
 
@@ -41,7 +40,7 @@ class Distilled:
     """A student.
 
     Attributes:
-        path: an ordinary Hugging Face folder.
+        path: a Hugging Face folder.
         epochs: what each epoch came to.
         score_name: of the scores.
         teacher_score: on the evaluation set.
@@ -62,86 +61,50 @@ class Distilled:
     reused: bool
     notes: tuple[str, ...]
 
+    @classmethod
+    def of(cls, path: Path, made: _student.Made, took: float) -> Distilled:
+        """What a student in the cache came to.
+
+        Args:
+            path: where it was written to.
+            made: the student.
+            took: seconds, now.
+        """
+        trained = sum(e.seconds for e in made.epochs)
+        score, theirs = (made.task.score(logits, made.truth) for logits in (made.answers, made.reference))
+        compared = paired(made.task, made.answers, made.reference, made.truth)
+        return cls(path, made.epochs, made.task.score_name, theirs, score, compared, max(trained, took), took < trained, made.notes)
+
     def text(self) -> str:
         """The epochs as a plain table, then student and teacher."""
+        if not self.epochs:
+            return self._scores()
         best = max(range(len(self.epochs)), key=lambda i: self.epochs[i].score)
         lines = [f"epoch  loss    {self.score_name:<9}  seconds"]
         lines += [f"{i + 1:>5}  {e.loss:<6.3f}  {e.score:<9.4f}  {e.seconds:>7.0f}{'  best' if i == best else ''}" for i, e in enumerate(self.epochs)]
-        lines.append(f"Student: {self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}; {self.compared.text(None)}.")
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join([*lines, self._scores(), *(f"note: {note}" for note in self.notes)])
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """A student of a build.
-
-    Attributes:
-        layers: how many of the model's layers it has.
-        keep: which of them, in place of ``layers``.
-        student: a folder or hub id of one's own, in place of both.
-        training: how it is trained.
-    """
-
-    layers: int | None = None
-    keep: tuple[int, ...] | None = None
-    student: str | None = None
-    training: Training = field(default_factory=Training)
-
-    @property
-    def name(self) -> str:
-        """As tables call it, e.g. ``3 layers``."""
-        if self.student is not None:
-            return Path(self.student).name
-        return f"{self.layers} layer{'s' if self.layers != 1 else ''}" if self.keep is None else f"layers {'/'.join(map(str, self.keep))}"
-
-    def make(self, teacher: Source, samples: Sequence[Samples], evaluation: Samples, progress: Progress) -> Source:
-        """Trains it, or finds it in the cache."""
-        learner = _student.student(teacher, self.layers, self.keep, None if self.student is None else source.read(self.student))
-        made = _student.make(teacher, learner, samples, evaluation, self.training, progress)
-        found = source.read(made.folder)
-        found.model_id, found.revision = f"{teacher.model_id}, {self.name}", teacher.revision
-        return found
-
-
-def recipe(said: Mapping[str, Any]) -> Recipe:
-    """Reads what ``--distill`` says, e.g. ``{"layers": 3, "epochs": 8}``: fields of :class:`Recipe`, :class:`Training` and :class:`Loss`.
-
-    Raises:
-        UsageError: for an unknown key, with the nearest known one, or a value of another type.
-    """
-    loss = {f"{f.name}_weight" if f.name != "temperature" else f.name: f.name for f in fields(Loss)}
-    how = [f.name for f in fields(Training) if f.name != "loss"]
-    known = ["layers", "keep", "student", *how, *loss]
-    for name in said:
-        if name not in known:
-            raise UsageError(f"Unknown key '{name}' of a student.{near(name, known)} Known keys: {', '.join(known)}.")
-    training = {
-        **{n: v for n, v in said.items() if n in how},
-        "loss": {loss[n]: v for n, v in said.items() if n in loss},
-    }
-    return parse(Recipe, {**{n: v for n, v in said.items() if n in known[:3]}, "training": training}, "a student")
+    def _scores(self) -> str:
+        return f"Student: {self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}; {self.compared.text(None)}."
 
 
 def lesson(paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] | None) -> list[Samples]:
-    """Reads rows to train on; a file that has no label column is of rows without a label, unless all are.
+    """Reads rows to train on; a file that has no label column is of rows without a label.
 
     Raises:
-        SamplesError: when one cannot be read, or a label column was named and none of them has it.
+        SamplesError: when one cannot be read.
     """
-    read, problems = [], []
+    if not paths:
+        raise UsageError("No samples were given, expected at least one file. Labels are not needed: the teacher says what rows mean.")
+    found = []
     for path in map(Path, paths):
         try:
-            read.append(samples_module.read(path, columns))
-        except SamplesError as problem:
+            found.append(samples_module.read(path, columns))
+        except SamplesError:
             if "label" not in (columns or {}):
                 raise
-            read.append(samples_module.read(path, {role: name for role, name in (columns or {}).items() if role != "label"}))
-            problems.append(problem)
-    if not read:
-        raise UsageError("No samples were given, expected at least one file. Labels are not needed: the teacher says what rows mean.")
-    if len(problems) == len(read):
-        raise problems[0]
-    return read
+            found.append(samples_module.read(path, {role: name for role, name in (columns or {}).items() if role != "label"}))
+    return found
 
 
 def distill(
@@ -190,18 +153,7 @@ def distill(
     made = _student.make(origin, learner, rows, evaluation, training or Training(), progress)
     if made.main:
         place(made.folder, destination, force)
-    trained, took = sum(e.seconds for e in made.epochs), time.perf_counter() - start
-    return Distilled(
-        path=destination,
-        epochs=made.epochs,
-        score_name=made.task.score_name,
-        teacher_score=made.task.score(made.reference, made.truth),
-        score=made.task.score(made.answers, made.truth),
-        compared=paired(made.task, made.answers, made.reference, made.truth),
-        seconds=max(trained, took),
-        reused=took < trained,
-        notes=made.notes,
-    )
+    return Distilled.of(destination, made, time.perf_counter() - start)
 
 
 def distill_module(
@@ -246,13 +198,13 @@ def distill_module(
     """
     if problem_type not in PROBLEM_TYPES:
         raise UsageError(f"Unknown problem type '{problem_type}'. Expected one of: {', '.join(PROBLEM_TYPES)}.")
-    if sum(said is not None for said in (layers, keep, student)) != 1:
-        raise UsageError("Say what the student is by exactly one of layers (how many), keep (which ones), or student (a module of your own).")
+    _student.check_choice(layers, keep, student)
     if not rows or not eval_rows or len(eval_rows) != len(eval_labels) or (labels is not None and len(labels) != len(rows)):
         raise UsageError("There are no rows, or not as many labels as rows. Give at least one row of each set, and a label for each.")
     how, single = training or Training(), problem_type == "single_label_classification"
     kind: Any = np.int64 if single else np.float32
-    learner = student if student is not None else shortened(teacher, tuple(keep) if keep is not None else evenly(layers or 0, max(depth(teacher), layers or 0)))
+    kept = None if student is not None else tuple(keep) if keep is not None else evenly(layers or 0, max(depth(teacher), layers or 0))
+    learner = student if kept is None else shortened(teacher, kept)
     runner = accelerator(how.precision)
     teacher.eval()
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:

@@ -21,14 +21,14 @@ import numpy as np
 
 from edgekit import samples as samples_module
 from edgekit import source
-from edgekit.compress._folder import RECORD, check_output, place
-from edgekit.source import Source, quiet
+from edgekit.compress._folder import check_output, place, save
+from edgekit.source import Source
 from edgekit.spec.errors import ModelError, UsageError
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks._text import Text
 
 _IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "unk_token_id")
-DISCLOSES = "A vocabulary made from samples discloses which words they contain to whoever has the bundle."
+DISCLOSES = "A vocabulary made from samples discloses which words they contain to whoever has the bundle or the build cache."
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class Trimmed:
         after: tokens that are left.
         tokens_before: of a text, on average over ``measured`` texts.
         tokens_after: the same with the smaller vocabulary.
-        measured: texts that were counted: those of the evaluation file where there is one, else the samples.
+        measured: texts that were counted: those of the evaluation file where there is one, else the samples; 0 where only tokens were given.
+        discloses: samples decided what stays.
     """
 
     path: Path
@@ -50,20 +51,22 @@ class Trimmed:
     tokens_before: float
     tokens_after: float
     measured: int
+    discloses: bool
 
     def text(self) -> str:
         """In two sentences."""
-        more = self.tokens_after / self.tokens_before - 1
-        return (
-            f"vocabulary {self.before:,} -> {self.after:,} tokens; {self.tokens_before:.2f} -> {self.tokens_after:.2f} tokens a text "
-            f"({more:+.1%} over {self.measured:,} texts). {DISCLOSES}"
-        )
+        said = f"Vocabulary {self.before:,} -> {self.after:,} tokens"
+        if self.measured:
+            more = self.tokens_after / self.tokens_before - 1
+            said += f"; {self.tokens_before:.2f} -> {self.tokens_after:.2f} tokens a text ({more:+.1%} over {self.measured:,} texts)"
+        return f"{said}. {DISCLOSES}" if self.discloses else f"{said}."
 
 
 def trim(
     model: str | os.PathLike[str],
     *,
-    samples: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    samples: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    tokens: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str],
     eval: str | os.PathLike[str] | None = None,
     revision: str | None = None,
@@ -71,11 +74,12 @@ def trim(
     force: bool = False,
     progress: Progress = silent,
 ) -> Trimmed:
-    """Writes the model with the tokens of the samples alone, as an ordinary Hugging Face folder.
+    """Writes the model with the tokens of the samples, or of a list, alone, as an ordinary Hugging Face folder.
 
     Args:
         model: a local Hugging Face folder or a hub id.
         samples: one or several files; labels are not needed. All that the model will see should be like them.
+        tokens: a file with a token on each line, as in the tokenizer's vocabulary, beside those of the samples or in their place.
         out: the folder; appears whole or not at all.
         eval: other texts, to count how much finer they are split.
         revision: branch, tag or commit of a hub id.
@@ -92,26 +96,49 @@ def trim(
     paths = [samples] if isinstance(samples, (str, os.PathLike)) else list(samples)
     texts = [row.inputs for path in paths for row in samples_module.read(Path(path), roles).rows]
     others = None if eval is None else [row.inputs for row in samples_module.read(Path(eval), roles).rows]
+    listed = None if tokens is None else read_tokens(Path(tokens))
     origin = source.read(os.fspath(model), revision)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        made = trimmed(origin, texts, others, Path(scratch) / "model", progress)
+        made = trimmed(origin, texts, listed, others, Path(scratch) / "model", progress)
         return Trimmed(place(made.path, destination, force), *list(vars(made).values())[1:])
 
 
-def trimmed(origin: Source, texts: Sequence[Text], others: Sequence[Text] | None, folder: Path, progress: Progress) -> Trimmed:
-    """The same from a source and texts into a new folder; nothing else is there yet.
+def read_tokens(path: Path) -> list[str]:
+    """The tokens of a file, one on each line.
 
     Raises:
-        UsageError: when there are no texts.
+        UsageError: when it cannot be read.
+    """
+    try:
+        return [line for line in path.read_text("utf-8").split("\n") if line]
+    except (OSError, UnicodeDecodeError) as problem:
+        raise UsageError(f"The list of tokens {path} cannot be read ({problem}). Give a text file in UTF-8 with a token on each line.") from problem
+
+
+def trimmed(origin: Source, texts: Sequence[Text], tokens: Sequence[str] | None, others: Sequence[Text] | None, folder: Path, progress: Progress) -> Trimmed:
+    """The same from a source and texts into a new folder; nothing else is there yet.
+
+    Args:
+        origin: the model.
+        texts: whose tokens stay.
+        tokens: that stay too; None where no list was given.
+        others: texts that are counted, in place of ``texts``.
+        folder: the new one.
+        progress: told how far it is.
+
+    Raises:
+        UsageError: when there are neither texts nor tokens, or the list lacks special tokens or has some that the model does not.
         ModelError: when the tokenizer is of a kind that cannot be trimmed, or the smaller one does not encode as it must.
     """
-    if not texts:
-        raise UsageError("No texts were given, expected at least one: the vocabulary is made of the tokens in them.")
-    data, measured = json.loads(origin.tokenizer_json()), texts if others is None else others
+    measured = texts if others is None else others
+    if not texts and tokens is None:
+        raise UsageError("Neither texts nor a list of tokens was given: the vocabulary is made of the tokens in them. Give samples, or tokens.")
+    data = json.loads(origin.tokenizer_json())
     progress("vocabulary", 0, 3)
     before = _count(origin, measured)
-    used = {i for row in origin.token_ids(texts) for i in row["input_ids"]}
-    kept = _closed(data, used, {int(i) for i in origin.tokenizer.all_special_ids})
+    special = {int(i) for i in origin.tokenizer.all_special_ids}
+    used = {i for row in origin.token_ids(texts) for i in row["input_ids"]} | _listed(data, tokens, special, origin.model_id)
+    kept = _closed(data, used, special)
     smaller = _tokenizer(data, kept)
     progress("vocabulary", 1, 3)
     _save(origin, smaller, kept, folder)
@@ -119,13 +146,27 @@ def trimmed(origin: Source, texts: Sequence[Text], others: Sequence[Text] | None
     made = source.read(folder)
     _check(origin, made, texts, kept)
     after = _count(made, measured)
-    (folder / RECORD).write_text(json.dumps({"step": "vocabulary", "model": origin.model_id, "revision": origin.revision, "tokens": len(kept)}) + "\n", "utf-8")
     progress("vocabulary", 3, 3)
-    return Trimmed(folder, len(_names(data)), len(kept), before, after, len(measured))
+    return Trimmed(folder, len(_names(data)), len(kept), before, after, len(measured), bool(texts))
+
+
+def _listed(data: Mapping[str, Any], tokens: Sequence[str] | None, special: set[int], model: str) -> set[int]:
+    """Indices of a list's tokens."""
+    if tokens is None:
+        return set()
+    names = _names(data)
+    index = {name: i for i, name in names.items()}
+    lost = [names[i] for i in sorted(special & set(names)) if names[i] not in set(tokens)]
+    if lost:
+        raise UsageError(f"The list of tokens lacks {', '.join(lost)}, special tokens that {model} was trained with: no text would encode as it did. Add them.")
+    strange = [t for t in tokens if t not in index]
+    if strange:
+        raise UsageError(f"{len(strange)} tokens of the list are not in the vocabulary of {model}, {strange[0]!r} for one. Take them out.")
+    return {index[t] for t in tokens}
 
 
 def _count(origin: Source, texts: Sequence[Text]) -> float:
-    return float(np.mean([len(row["input_ids"]) for row in origin.token_ids(texts)]))
+    return float(np.mean([len(row["input_ids"]) for row in origin.token_ids(texts)])) if texts else 0.0
 
 
 # ---- which tokens stay
@@ -246,9 +287,7 @@ def _save(origin: Source, smaller: Mapping[str, Any], kept: Sequence[int], folde
     names = {role: str(getattr(old, role)) for role in roles if getattr(old, role, None)}
     settings = {"model_max_length": old.model_max_length, "model_input_names": old.model_input_names, "truncation_side": old.truncation_side}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(smaller)), **names, **settings)
-    with quiet():
-        module.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    save(module, tokenizer, folder, {"step": "vocabulary", "model": origin.model_id, "revision": origin.revision, "tokens": len(kept)})
 
 
 def _check(origin: Source, made: Source, texts: Sequence[Text], kept: Sequence[int]) -> None:

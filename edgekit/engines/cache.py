@@ -2,7 +2,7 @@
 
 An entry is a folder. It is filled under another name in the same place and appears by rename, so that a build which is
 killed leaves nothing that a later one could take for whole. The least recently used entries go when the cache is over
-its size. Entries hold graphs, numbers and digests; never a text of the samples.
+its size. Entries hold graphs, numbers and digests; never a text of the samples, but for a vocabulary that was trimmed to their words.
 """
 
 from __future__ import annotations

@@ -12,13 +12,16 @@ from typing import Any
 
 from edgekit import backends, source, tasks
 from edgekit import samples as samples_module
-from edgekit.compress import distill as distilling
+from edgekit.compress import recipe as recipes
+from edgekit.compress.distill import lesson as lessons
+from edgekit.compress.vocabulary import read_tokens
 from edgekit.engines import assemble
 from edgekit.engines.trust import Bundle
 from edgekit.export import single as single_export
 from edgekit.pipeline import checks
 from edgekit.pipeline.candidates import Choice, Field, runnable
 from edgekit.pipeline.contender import contender
+from edgekit.pipeline.slicing import CALIBRATION_ROWS, check_here, clock
 from edgekit.pipeline.steps import Evaluation, Steps
 from edgekit.report.paired import paired
 from edgekit.report.table import held_out_text, trials_table
@@ -31,8 +34,6 @@ from edgekit.spec.manifest import HeldOut
 from edgekit.spec.progress import Progress, silent
 from edgekit.tune import record
 from edgekit.tune.race import Candidate
-
-CALIBRATION_ROWS = 300
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def build(
     race: str | os.PathLike[str] | None = None,
     distill: Sequence[Mapping[str, Any]] = (),
     distill_samples: Sequence[str | os.PathLike[str]] = (),
+    vocabulary: str | os.PathLike[str] | None = None,
     module: Any = None,
     processor: Any = None,
     task: str = source.TASK,
@@ -101,8 +103,10 @@ def build(
         use: ``latency`` or ``throughput``, in place of the target's.
         max_time: seconds from the start after which no further variation is tried and the race is cut short.
         race: ``race.json`` of an earlier bundle of the same build: its times are taken in place of new ones.
-        distill: students that compete beside the model, each by what :class:`edgekit.compress.distill.Recipe` takes, e.g. ``{"layers": 3}``.
+        distill: students that compete beside the model, each by what :class:`edgekit.compress.recipe.Recipe` takes, e.g. ``{"layers": 3}``.
         distill_samples: what they are trained on, with or without labels; by default all rows of ``samples``.
+        vocabulary: ``samples`` to leave only the tokens of ``samples`` and ``distill_samples``, and what any other text needs, in the model and its
+            students; or a file of the tokens that stay, see :func:`edgekit.compress.vocabulary.trim`.
         module: a torch module with a head of one's own, see :func:`edgekit.source.from_module`.
         processor: its Hugging Face tokenizer.
         task: the task of ``module``.
@@ -124,17 +128,25 @@ def build(
     assemble.check_output(destination, force)
     assemble.check_place(destination)
     # Labels are not needed for calibration, so a column that is named for them need not be there.
-    calibration = samples_module.read(Path(samples), {r: c for r, c in (columns or {}).items() if r != "label"}).take(calibration_rows, seed)
+    without_labels = {role: name for role, name in (columns or {}).items() if role != "label"}
+    calibration = samples_module.read(Path(samples), without_labels).take(calibration_rows, seed)
     evaluation, held_out = samples_module.read(Path(eval), columns), None if test is None else samples_module.read(Path(test), columns)
     labels = {rows.where: rows.labels() for rows in (evaluation, held_out) if rows is not None}  # a missing one is told now, not when the export is done
     checks.check_calibration(calibration, aim)
     if strict:
         checks.check_strict(aim, evaluation)
     origin = _origin(model, revision, module, processor, task)
-    students = [distilling.recipe(said) for said in distill]
-    if students and origin.digest is None:
-        raise UsageError("distill= takes a model folder or a hub id, and a module was given. Save it, or see edgekit.compress.distill.distill_module.")
-    lesson = distilling.lesson(distill_samples or [samples], columns) if students else []
+    students = [recipes.recipe(said) for said in distill]
+    names = [recipe.name for recipe in students]
+    if len(set(names)) < len(names):
+        raise UsageError(f"Two students would be called '{max(names, key=names.count)}'. Make one with edgekit distill, and give it as student=FOLDER.")
+    if origin.digest is None and (students or vocabulary is not None):
+        raise UsageError("distill= and vocabulary= take a model folder or a hub id, and a module was given. Save it with save_pretrained() first.")
+    if any(recipe.speedup is not None for recipe in students):
+        check_here(aim)
+    lesson = lessons(distill_samples or [samples], columns) if students else []
+    words = [samples_module.read(Path(f), without_labels) for f in (samples, *distill_samples)] if vocabulary == "samples" else []
+    tokens = None if vocabulary in (None, "samples") else read_tokens(Path(os.fspath(vocabulary)))
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         steps = Steps(origin, calibration, Path(scratch), progress, replayed)
@@ -149,10 +161,15 @@ def build(
         rows = scored(evaluation)
         unseen = None if held_out is None else scored(held_out)
         provenance = steps.provenance(seed, evaluation)
-        contenders = [contender("", origin, steps, aim, rows, provenance, strict, until)]
+        models, trimmings = {"": origin}, dict[str, str]()
+        if tokens is not None:
+            steps.trim(origin, words, tokens, evaluation)  # a list that cannot be is refused before a student is trained
         for recipe in students:
-            student = recipe.make(origin, lesson, evaluation, progress)
-            contenders.append(contender(recipe.name, student, steps, aim, rows, provenance, strict, until))
+            models[recipe.name] = recipe.make(origin, lesson, evaluation, clock(steps, aim, rows), progress)
+        if vocabulary is not None:
+            for name, one in models.items():
+                models[name], trimmings[name] = steps.trim(one, words, tokens, evaluation)
+        contenders = [contender(name, one, steps, aim, rows, provenance, strict, until) for name, one in models.items()]
         origin.release()
         choice = Field(contenders).run()
         best = choice.winner
@@ -162,7 +179,7 @@ def build(
             reason=choice.reason,
             trials=choice.trials,
             sensitivity=choice.sensitivity,
-            notes=(*checks.notes(aim, calibration, contenders[0].lengths), *choice.notes),
+            notes=(*checks.notes(aim, calibration, contenders[0].lengths), *[t for n, t in trimmings.items() if n == best.model], *choice.notes),
             held_out=None if unseen is None else _held_out(steps, best, unseen, aim.use == "throughput"),
         )
         files: dict[str, Path | bytes] = {**choice.files, golden.FILE: _golden(choice), record.FILE: steps.recorded.text().encode()}

@@ -52,6 +52,12 @@ class Contender:
     notes: list[str] = field(default_factory=list)
     sensitivity: dict[str, Mapping[str, float]] = field(default_factory=dict)
 
+    def as_asked(self, method: str, backend: str) -> Candidate | None:
+        """The model by one method on one backend, with all layers that the target quantizes; None where they do not go together."""
+        if backend not in quantize.get(method).BACKENDS or backends.installed_version(backend) is None:
+            return None
+        return self._on_each(self.steps.quantize(method, self.floats, self.aim.quantize, self.calibration), [backend])[0]
+
     def candidates(self, method: str) -> list[Candidate]:
         """The model by one method on each backend that runs it; where that loses too much, also with fewer layers quantized."""
         runs_on = [b for b in self.aim.backends if b in quantize.get(method).BACKENDS]

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import backends, quantize
+from edgekit import backends, quantize, source
+from edgekit.compress.vocabulary import trimmed
 from edgekit.engines import assemble
 from edgekit.engines.cache import Cache, code_digest, key
 from edgekit.engines.measure import cpu_name, cpus
@@ -63,7 +64,9 @@ class Evaluation:
 class Steps:
     """Makes the parts of one build, or finds them."""
 
-    def __init__(self, origin: Source, calibration: Samples, scratch: Path, progress: Progress, replayed: record.Record | None) -> None:
+    def __init__(
+        self, origin: Source, calibration: Samples, scratch: Path, progress: Progress, replayed: record.Record | None, cache: Cache | None = None
+    ) -> None:
         """Binds what every step needs.
 
         Args:
@@ -72,10 +75,11 @@ class Steps:
             scratch: a folder that goes when the build ends.
             progress: told how far each step is.
             replayed: take times from this record instead of a clock.
+            cache: where what was made is looked for; by default the user's.
         """
         self.origin, self.calibration = origin, calibration
         self.scratch, self.progress, self.replayed = scratch, progress, replayed
-        self.cache = Cache()
+        self.cache = cache or Cache()
         self.reused: list[str] = []
         self._made: set[str] = set()
         self.tools = {name: found for name in _TOOLS if (found := version(name)) is not None}
@@ -90,6 +94,21 @@ class Steps:
         made = self._graphs("export", parts, lambda out: single_export.export(origin, out, texts))
         # The same files may have had another name when they were exported.
         return replace(made, provenance={**made.provenance, "model": origin.model_id, "revision": origin.revision})
+
+    def trim(self, model: Source, samples: Sequence[Samples], tokens: Sequence[str] | None, evaluation: Samples) -> tuple[Source, str]:
+        """The model or a student with the tokens of the samples, or of a list, alone; and what that came to, in two sentences."""
+        listed = None if tokens is None else key(tokens=list(tokens))
+        parts = {"step": "vocabulary", "model": model.digest, "samples": [s.digest for s in samples], "tokens": listed, "eval": evaluation.digest}
+        texts, others = [row.inputs for s in samples for row in s.rows], [row.inputs for row in evaluation.rows]
+
+        def make(folder: Path) -> None:
+            made = trimmed(model, texts, tokens, others, folder / "model", self.progress)
+            (folder / "said.txt").write_text(made.text(), "utf-8")
+
+        folder = self._kept("vocabulary", parts, make)
+        found = source.read(folder / "model")
+        found.model_id, found.revision = model.model_id, model.revision
+        return found, (folder / "said.txt").read_text("utf-8")
 
     def reference(self, samples: Samples) -> np.ndarray:
         """What the torch model answers on texts: float32 ``[rows, labels]``."""

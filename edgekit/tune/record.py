@@ -32,11 +32,13 @@ class Record:
         machine: where it ran.
         costs: by candidate, see :func:`key`.
         races: by the candidates that took part.
+        plans: how models were sliced, by what they were sliced from: JSON of ``compress/slice.py``.
     """
 
     machine: str
     costs: dict[str, Costs] = field(default_factory=dict)
     races: dict[str, Race] = field(default_factory=dict)
+    plans: dict[str, str] = field(default_factory=dict)
 
     def add_costs(self, candidate: Candidate, answers: Answers) -> None:
         """Notes what a candidate took; the first time counts, which is that of the evaluation set."""

@@ -9,7 +9,8 @@ import torch
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
 from edgekit import ModelError, UsageError
-from edgekit.compress._layers import depth, evenly, shortened, stack, tapped
+from edgekit.compress._layers import evenly, shortened, tapped
+from edgekit.source.stack import depth, stack
 
 PATHS = {
     "bert": "bert.encoder.layer", "roberta": "roberta.encoder.layer", "distilbert": "distilbert.transformer.layer", "electra": "electra.encoder.layer",

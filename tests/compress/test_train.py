@@ -17,9 +17,9 @@ from scipy.special import rel_entr, softmax
 from edgekit import CompressError, UsageError
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples, altered, batches, feeds
-from edgekit.compress._layers import depth
 from edgekit.compress._loss import gram, rows_loss
 from edgekit.compress.distill import Loss, Training, distill_module
+from edgekit.source.stack import depth
 
 FAST = Training(epochs=4, patience=4, batch=8, learning_rate=1e-3, copies=0, freeze_embeddings=False, precision="float32")
 
@@ -171,17 +171,21 @@ def test_an_epoch_takes_one_version_of_each_row_and_the_next_epoch_another():
 
 def test_altered_texts():
     texts = [f"{'w' * (i % 3 + 1)} one two three four five six seven eight nine" for i in range(400)]
-    made = altered(texts, 0.2, 0.1, "[MASK]", seed=1)
-    assert made == altered(texts, 0.2, 0.1, "[MASK]", seed=1)
-    assert made != altered(texts, 0.2, 0.1, "[MASK]", seed=2)
+    made = altered(texts, 0.2, 0.1, 0.0, "[MASK]", seed=1)
+    assert made == altered(texts, 0.2, 0.1, 0.0, "[MASK]", seed=1)
+    assert made != altered(texts, 0.2, 0.1, 0.0, "[MASK]", seed=2)
     words = [w for t in made for w in t.split()]
     assert words.count("[MASK]") / len(words) == pytest.approx(0.2, abs=0.02)
     assert all(len(t.split()) == 10 for t in made)
     assert all(set(t.split()) <= {"[MASK]", "w", "ww", "www", *texts[0].split()} for t in made)
-    assert altered(texts, 0.0, 0.0, "[MASK]", seed=1) == texts
-    gone = altered(texts, 0.2, 0.0, None, seed=1)
+    assert altered(texts, 0.0, 0.0, 0.0, "[MASK]", seed=1) == texts
+    counts = [len(t.split()) for t in altered(texts, 0.0, 0.0, 0.5, "[MASK]", seed=1)]
+    assert counts.count(10) / 400 == pytest.approx(0.55, abs=0.08), "half of them, and a tenth of the runs are as long as the text"
+    assert min(counts) == 1
+    assert all(short in long for short, long in zip(altered(texts, 0.0, 0.0, 1.0, "[MASK]", seed=1), texts, strict=True)), "a run of words"
+    gone = altered(texts, 0.2, 0.0, 0.0, None, seed=1)
     assert sum(len(t.split()) for t in gone) / 4000 == pytest.approx(0.8, abs=0.02)
-    (pair,) = altered([("a b c d e f", "g")], 0.5, 0.0, "[MASK]", seed=3)
+    (pair,) = altered([("a b c d e f", "g")], 0.5, 0.0, 0.0, "[MASK]", seed=3)
     assert isinstance(pair, tuple)
     assert pair[1] == "g", "a word alone stays"
 

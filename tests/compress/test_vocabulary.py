@@ -22,7 +22,7 @@ def models(request, tmp_path_factory):
     """A tiny model of each kind (WordPiece, BPE on bytes, Unigram), and what is left of it."""
     before = edgekit.source.read(tiny.folder(request.param))
     folder = tmp_path_factory.mktemp("trimmed") / "model"
-    made = trimmed(before, SEEN, UNSEEN, folder, lambda *_: None)
+    made = trimmed(before, SEEN, None, UNSEEN, folder, lambda *_: None)
     return before, edgekit.source.read(folder), made
 
 
@@ -79,20 +79,78 @@ def test_what_is_refused(tiny_model, tiny_samples, tmp_path):
     with pytest.raises(UsageError, match="was not written by EdgeKit"):
         trim(tiny_model, samples=tiny_samples.train, out=tmp_path / "mine", force=True)
     origin = edgekit.source.read(tiny_model)
-    with pytest.raises(UsageError, match="No texts were given"):
-        trimmed(origin, [], None, tmp_path / "x", lambda *_: None)
+    with pytest.raises(UsageError, match="Neither texts nor a list of tokens was given"):
+        trimmed(origin, [], None, None, tmp_path / "x", lambda *_: None)
     data = json.loads(origin.tokenizer_json())
     data["model"]["type"] = "WordLevel"
     origin.tokenizer_json = lambda: json.dumps(data)
     with pytest.raises(ModelError, match="is a WordLevel, and only WordPiece, BPE, Unigram can be trimmed"):
-        trimmed(origin, ["a"], None, tmp_path / "x", lambda *_: None)
+        trimmed(origin, ["a"], None, None, tmp_path / "x", lambda *_: None)
 
 
 def test_the_command_line(tiny_model, tiny_samples, tmp_path):
     done = small.edgekit("trim", tiny_model, "--samples", tiny_samples.train, "--eval", tiny_samples.dev, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr.decode()
     said = done.stdout.decode()
-    assert said.startswith("vocabulary ")
+    assert said.startswith("Vocabulary ")
     assert "tokens a text" in said
     assert DISCLOSES in said
     assert small.CANARY not in said
+
+
+def test_a_list_of_tokens(tiny_model, tmp_path):
+    """In place of samples, and beside them."""
+    listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film"]
+    (tmp_path / "tokens.txt").write_text("\n".join(listed) + "\n")
+    made = trim(tiny_model, tokens=tmp_path / "tokens.txt", out=tmp_path / "out")
+    after = edgekit.source.read(tmp_path / "out").tokenizer.get_vocab()
+    whole = edgekit.source.read(tiny_model).tokenizer.get_vocab()
+    # What any text needs stays: single characters at the start and inside of words.
+    assert set(after) == set(listed) | {t for t in whole if len(t.removeprefix("##")) == 1}
+    assert made.text() == f"Vocabulary {len(whole)} -> {len(after)} tokens."
+    both = trim(tiny_model, tokens=tmp_path / "tokens.txt", samples=small.write_jsonl(tmp_path / "s.jsonl", [{"text": "the music"}]), out=tmp_path / "both")
+    assert both.after > made.after
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        (["[PAD]", "[UNK]", "[SEP]", "film"], r"lacks \[CLS\], \[MASK\], special tokens that .* was trained with.*Add them"),
+        (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "xylophone", "qq"], "2 tokens of the list are not in the vocabulary of .*, 'xylophone' for one"),
+    ],
+)
+def test_a_list_that_cannot_be(tokens, said, tiny_model, tmp_path):
+    (tmp_path / "tokens.txt").write_text("\n".join(tokens))
+    with pytest.raises(UsageError, match=said):
+        trim(tiny_model, tokens=tmp_path / "tokens.txt", out=tmp_path / "out")
+    with pytest.raises(UsageError, match="cannot be read"):
+        trim(tiny_model, tokens=tmp_path / "none.txt", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_in_a_build(tiny_model, tiny_samples, tmp_path):
+    """With a student: both are trimmed, and what that did is said."""
+    aim = small.target(tmp_path / "t.toml", ("float32",))
+    student = {"layers": 1, "epochs": 1, "copies": 0, "precision": "float32"}
+    # All texts that are scored are among the samples, so none of them is split otherwise; and they are few, so that there is something to trim.
+    few = small.write_jsonl(tmp_path / "few.jsonl", [json.loads(line) for line in tiny_samples.dev.read_text().splitlines()][:12])
+    options = {"samples": few, "eval": few, "target": aim, "budget": {"accuracy_drop": 1.0}}
+    whole = edgekit.build(tiny_model, out=tmp_path / "whole", distill=[student], **options)
+    made = edgekit.build(tiny_model, out=tmp_path / "out", vocabulary="samples", distill=[student], **options)
+    sizes = [{t.model: t.size_mb for t in m.bundle.manifest.trials} for m in (whole, made)]
+    assert set(sizes[1]) == {"", "1 layer"}
+    assert all(sizes[1][model] < sizes[0][model] for model in sizes[1])
+    (note,) = [n for n in made.bundle.manifest.notes if n.startswith("Vocabulary ")]
+    assert DISCLOSES in note
+    # Words of all samples stay, those of the calibration rows among them; and none of them needs the column of the labels.
+    bare = [{"text": text} for text in ("the music", "zebra crossing")]
+    other = small.write_jsonl(tmp_path / "bare.jsonl", bare)
+    renamed = small.write_jsonl(tmp_path / "renamed.jsonl", [{"text": r["text"], "y": r["label"]} for r in map(json.loads, few.read_text().splitlines())])
+    more = edgekit.build(
+        tiny_model, out=tmp_path / "more", vocabulary="samples", samples=few, distill_samples=[other], eval=renamed, columns={"label": "y"}, target=aim,
+        budget={"accuracy_drop": 1.0},
+    )  # fmt: skip
+    tokens = [json.loads((m.bundle.path / "assets" / "tokenizer.json").read_text())["model"]["vocab"] for m in (made, more)]
+    assert set(tokens[0]) <= set(tokens[1])
+    scores = [{t.model: t.score for t in m.bundle.manifest.trials} for m in (whole, made)]
+    assert scores[0][""] == scores[1][""]

@@ -11,7 +11,7 @@ import tiny
 from edgekit import backends
 from edgekit.export.single import TOLERANCE
 from edgekit.runtime.loops import single
-from edgekit.source import ARCHITECTURES
+from edgekit.source._folder import ARCHITECTURES
 
 pytestmark = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 LENGTHS = (2, 3, 7, 11, 13, 17, 32, 33, 50, 63)  # none is the traced one

@@ -10,48 +10,27 @@ import copy
 import hashlib
 import json
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from edgekit.source._folder import TASK, checked_config, locate
+from edgekit.source.stack import WIDTHS, narrow
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks import _text
 from edgekit.tasks.text_classification import PROBLEM_TYPES, Settings
 
-ARCHITECTURES = {
-    "albert": "ALBERT",
-    "bert": "BERT",
-    "deberta-v2": "DeBERTa-v2/v3",
-    "distilbert": "DistilBERT",
-    "electra": "ELECTRA",
-    "modernbert": "ModernBERT",
-    "mpnet": "MPNet",
-    "roberta": "RoBERTa",
-}
-"""``model_type`` of the configs that are supported, each with a test of its own."""
-
-TASK = "text-classification"
+__all__ = ["TASK", "Source", "call", "from_module", "quiet", "read"]
 
 # Positions of these count from padding_idx + 1, so that their table holds fewer usable ones than it has rows.
 _OFFSET_POSITIONS = ("roberta", "mpnet")
 _UNLIMITED = 10**6
 _BATCH = 32
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """Where a model came from."""
-
-    model_id: str
-    revision: str
-    folder: Path
 
 
 class Source:
@@ -167,34 +146,23 @@ def read(model: str | Path, revision: str | None = None) -> Source:
     Raises:
         ModelError: when it does not exist, has no config, only pickle weights, only an adapter, code of its own, or an unsupported architecture or task.
     """
-    origin = _locate(str(model), revision)
-    config = _checked_config(origin)
+    origin = locate(str(model), revision)
+    config = checked_config(origin)
     files = sorted(p for p in origin.folder.iterdir() if p.is_file() and p.suffix in (".json", ".txt", ".model", ".safetensors", ".jinja"))
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
 
     def make() -> tuple[Any, Any]:
-        import torch
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoTokenizer
 
         try:
             with quiet():
-                # Eager attention exports as plain products and a Softmax, which every runtime has fused kernels for.
-                module, loading = AutoModelForSequenceClassification.from_pretrained(
-                    origin.folder,
-                    dtype=torch.float32,
-                    attn_implementation="eager",
-                    trust_remote_code=False,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    output_loading_info=True,
-                )
+                module, missing = _sliced(origin.folder, config[WIDTHS]) if WIDTHS in config else _whole(origin.folder)
                 tokenizer = AutoTokenizer.from_pretrained(origin.folder, trust_remote_code=False, local_files_only=True)
         except Exception as problem:  # Transformers raises of every kind for a damaged folder
             what = f"{origin.model_id} (model type '{config['model_type']}')"
             raise ModelError(f"{what} cannot be loaded by Transformers: {problem}. Save model and tokenizer again.") from problem
-        missing = sorted(loading["missing_keys"])
         if missing:
             raise ModelError(
                 f"{origin.model_id} lacks {len(missing)} of its weights ({missing[0]} ...), which Transformers would fill with random numbers. "
@@ -203,6 +171,37 @@ def read(model: str | Path, revision: str | None = None) -> Source:
         return module.eval(), tokenizer
 
     return Source(origin.model_id, origin.revision, TASK, digest.hexdigest(), make)
+
+
+# Eager attention exports as plain products and a Softmax, which every runtime has fused kernels for.
+_LOADING: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": False}
+
+
+def _whole(folder: Path) -> tuple[Any, list[str]]:
+    """A module as Transformers loads it, and the weights that the folder lacks."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    module, loading = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True, **_LOADING
+    )
+    return module, sorted(loading["missing_keys"])
+
+
+def _sliced(folder: Path, widths: Sequence[Sequence[int]]) -> tuple[Any, list[str]]:
+    """A module whose layers are narrower than its config's, which Transformers does not load: made narrow, then filled."""
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    module = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32, **_LOADING)
+    narrow(module, [(range(heads), range(neurons)) for heads, neurons in widths])
+    weights = {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+    missing, unexpected = module.load_state_dict(weights, strict=False)
+    if unexpected:
+        raise ValueError(f"{unexpected[0]} is a weight of no layer of it")
+    return module, sorted(missing)
 
 
 def from_module(module: Any, processor: Any, task: str = TASK) -> Source:
@@ -235,102 +234,6 @@ def _ready(module: Any) -> Any:
     if hasattr(copied, "set_attn_implementation"):
         copied.set_attn_implementation("eager")
     return copied
-
-
-def _locate(model: str, revision: str | None) -> _Origin:
-    folder = Path(model)
-    if folder.is_dir():
-        if revision is not None:
-            raise UsageError(f"{model} is a local folder, which has no revision '{revision}'. Leave --revision out, or give a hub id.")
-        return _Origin(folder.resolve().name, "local", folder)
-    looks_like_path = folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
-    if looks_like_path:
-        what = "is a file" if folder.exists() else "does not exist"
-        expected = "a folder with config.json and model.safetensors, or a hub id such as 'owner/name'"
-        raise ModelError(f"Model folder {model} {what}, expected {expected}. Correct the path.")
-    return _download(model, revision)
-
-
-def _download(model: str, revision: str | None) -> _Origin:
-    import huggingface_hub as hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import disable_progress_bars
-
-    def refused(problem: Exception) -> ModelError:
-        reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
-        remedy = "Check the name, --revision, the connection and HF_TOKEN."
-        return ModelError(f"'{model}' is neither a local folder nor a model that the hub gives ({reason}). {remedy}")
-
-    disable_progress_bars()
-    patterns = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
-    try:
-        info = hub.HfApi().model_info(model, revision=revision)
-        names = [s.rfilename for s in info.siblings or []]
-        _check_files(model, names)
-        folder = hub.snapshot_download(model, revision=info.sha, allow_patterns=patterns, ignore_patterns=["*/*"])
-    except ModelError:
-        raise
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as problem:
-        raise refused(problem) from problem
-    except Exception as problem:  # the hub's client lets errors of its transport library through
-        if type(problem).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
-            raise refused(problem) from problem
-        raise
-    return _Origin(model, str(info.sha), Path(folder))
-
-
-def _check_files(model: str, names: Sequence[str]) -> None:
-    """Refuses by file names alone, before anything large is read."""
-    top = {n for n in names if "/" not in n}
-    if "adapter_config.json" in top and "config.json" not in top:
-        raise ModelError(f"{model} holds only an adapter (adapter_config.json). Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
-    if "config.json" not in top:
-        raise ModelError(f"{model} has no config.json, expected a model saved by save_pretrained(). Save the model again, with its config.")
-    if not any(n.endswith(".safetensors") for n in top):
-        if any(n.startswith("adapter_model") for n in top):
-            raise ModelError(f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
-        pickles = sorted(n for n in top if n.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
-        if pickles:
-            raise ModelError(
-                f"{model} has its weights in {pickles[0]} only. That is a pickle, which can run code when it is read; expected safetensors. "
-                "Convert it where you trust it: model.save_pretrained(FOLDER, safe_serialization=True)."
-            )
-        raise ModelError(f"{model} has no weights, expected model.safetensors. Save the model again.")
-    if all(n.startswith("adapter_model") for n in top if n.endswith(".safetensors")):
-        raise ModelError(f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
-    # Transformers makes an empty vocabulary where there is none, and says nothing.
-    if not any(n == "tokenizer.json" or n.startswith("vocab.") or n.endswith(".model") for n in top):
-        raise ModelError(f"{model} has no tokenizer (tokenizer.json, vocab.txt or the like). Save the model's own there: tokenizer.save_pretrained(FOLDER).")
-
-
-def _checked_config(origin: _Origin) -> dict[str, Any]:
-    _check_files(origin.model_id, [p.name for p in origin.folder.iterdir()])
-    config = _json_object(origin.folder / "config.json")
-    tokenizer_config = origin.folder / "tokenizer_config.json"
-    for name, entries in (("config.json", config), ("tokenizer_config.json", _json_object(tokenizer_config) if tokenizer_config.is_file() else {})):
-        if "auto_map" in entries:
-            raise ModelError(
-                f"{origin.model_id} brings code of its own ({name} has auto_map), and no code of a model is run. "
-                "Pass the module from Python: edgekit.build(module=..., processor=...)."
-            )
-    kind, known = config.get("model_type"), ", ".join(ARCHITECTURES.values())
-    if kind not in ARCHITECTURES:
-        raise ModelError(f"{origin.model_id} is of the architecture '{kind}', which is not supported.{near(str(kind), ARCHITECTURES)} Supported: {known}.")
-    heads = config.get("architectures") or []
-    if not any(str(h).endswith("ForSequenceClassification") for h in heads):
-        named = ", ".join(map(str, heads)) or "no head is named"
-        raise ModelError(f"{origin.model_id} is for another task ({named}). Supported: {TASK} (...ForSequenceClassification) of {known}.")
-    return dict(config)
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.") from problem
-    if not isinstance(data, dict):
-        raise ModelError(f"{file} is a {type(data).__name__}, expected an object. Save the model again.")
-    return data
 
 
 def _labels(config: Any, model_id: str) -> tuple[str, ...]:

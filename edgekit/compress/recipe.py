@@ -1,0 +1,102 @@
+"""What a build's ``--distill`` says of a student, and the student that it becomes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit import source
+from edgekit.compress import _student
+from edgekit.compress._loss import Loss
+from edgekit.compress._plan import Latency
+from edgekit.compress._train import Training
+from edgekit.compress.slice import RECOVERY, check_speedup, slice_layers
+from edgekit.samples import Samples
+from edgekit.source import Source
+from edgekit.spec.errors import UsageError, near
+from edgekit.spec.parsing import parse
+from edgekit.spec.progress import Progress
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A student of a build.
+
+    Attributes:
+        layers: how many of the model's layers it has.
+        keep: which of them, in place of ``layers``.
+        student: a folder or hub id of one's own, in place of both.
+        speedup: the student, or the model itself where none of the three is given, is sliced to be so many times as fast.
+        training: how it is trained, and for fewer epochs again when it is sliced.
+    """
+
+    layers: int | None = None
+    keep: tuple[int, ...] | None = None
+    student: str | None = None
+    speedup: float | None = None
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self) -> None:
+        """Checks what the types cannot say.
+
+        Raises:
+            UsageError: for a speed-up that is none.
+        """
+        if self.speedup is not None:
+            check_speedup(self.speedup)
+
+    @property
+    def name(self) -> str:
+        """As tables call it, e.g. ``3 layers, sliced 1.25 x``."""
+        parts = []
+        if self.student is not None:
+            parts.append(Path(self.student).name)
+        elif self.keep is not None:
+            parts.append(f"layers {'/'.join(map(str, self.keep))}")
+        elif self.layers is not None:
+            parts.append(f"{self.layers} layer{'s' if self.layers != 1 else ''}")
+        return ", ".join([*parts, *([f"sliced {self.speedup:g} x"] if self.speedup is not None else [])])
+
+    def make(self, teacher: Source, samples: Sequence[Samples], evaluation: Samples, latency: Latency, progress: Progress) -> Source:
+        """Trains it, or finds it in the cache.
+
+        Args:
+            teacher: the model of the build.
+            samples: what is trained on.
+            evaluation: rows with labels, by which the best epoch is chosen.
+            latency: the clock that slicing goes by.
+            progress: told after each step.
+        """
+        base, inherits, notes = teacher, True, tuple[str, ...]()
+        if (self.layers, self.keep, self.student) != (None, None, None) or self.speedup is None:
+            learner = _student.student(teacher, self.layers, self.keep, None if self.student is None else source.read(self.student))
+            inherits, notes = learner.inherits, learner.notes
+            base = source.read(_student.make(teacher, learner, samples, evaluation, self.training, progress).folder)
+        if self.speedup is not None:
+            recovery = replace(self.training, epochs=min(self.training.epochs, RECOVERY.epochs), patience=min(self.training.patience, RECOVERY.patience))
+            sliced = slice_layers(teacher, base, self.speedup, samples, evaluation, latency, recovery, progress, inherits=inherits, notes=notes)
+            base = source.read(sliced.made.folder)
+        base.model_id, base.revision = f"{teacher.model_id}, {self.name}", teacher.revision
+        return base
+
+
+def recipe(said: Mapping[str, Any]) -> Recipe:
+    """Reads what ``--distill`` says, e.g. ``{"layers": 3, "epochs": 8}``: fields of :class:`Recipe`, :class:`Training` and :class:`Loss`.
+
+    Raises:
+        UsageError: for an unknown key, with the nearest known one, or a value of another type.
+    """
+    loss = {f"{f.name}_weight" if f.name != "temperature" else f.name: f.name for f in fields(Loss)}
+    how = [f.name for f in fields(Training) if f.name != "loss"]
+    who = ["layers", "keep", "student", "speedup"]
+    known = [*who, *how, *loss]
+    for name in said:
+        if name not in known:
+            raise UsageError(f"Unknown key '{name}' of a student.{near(name, known)} Known keys: {', '.join(known)}.")
+    training = {
+        **{n: v for n, v in said.items() if n in how},
+        "loss": {loss[n]: v for n, v in said.items() if n in loss},
+    }
+    return parse(Recipe, {**{n: v for n, v in said.items() if n in who}, "training": training}, "a student")

@@ -1,0 +1,190 @@
+"""Narrower layers: attention heads and feed-forward neurons that matter least for the time they take are cut out of the weights.
+
+What matters is the Fisher information of one pass over the samples; what time it takes is measured on the target's backend, one text at
+a time, in the form in which the model is fastest there, not counted in parameters. The graph is really smaller: no masks. What accuracy
+that costs is won back by the distillation that makes students, from the model as it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgekit.compress import _student
+from edgekit.compress._examples import inputs, token_rows
+from edgekit.compress._fisher import importance
+from edgekit.compress._layers import narrowed
+from edgekit.compress._plan import Latency, Picks, Table, choose, most, points, step
+from edgekit.compress._train import Training
+from edgekit.engines import assemble
+from edgekit.engines.cache import Cache, code_digest, key
+from edgekit.engines.measure import cpu_name
+from edgekit.samples import Samples
+from edgekit.source import Source
+from edgekit.source.stack import widths
+from edgekit.spec.errors import UsageError
+from edgekit.spec.progress import Progress
+
+ROWS = 2048
+"""Rows of the pass that says what matters: more change the order of few heads and neurons."""
+
+RECOVERY = Training(epochs=6, patience=3)
+"""A sliced model starts near to where it is to come back to."""
+
+_ATTEMPTS = 3
+_CLOSE = 0.99  # of the speed-up that was asked for
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """A model with narrower layers.
+
+    Attributes:
+        made: its folder, an ordinary Hugging Face folder but for ``edgekit_widths`` in its config, which EdgeKit alone reads; and its training.
+        before: heads and neurons of each stored layer.
+        after: those that are left.
+        asked: the speed-up that was asked for.
+        speedup: that was measured when the layers were chosen: time of the model over time of the narrower one.
+    """
+
+    made: _student.Made
+    before: tuple[tuple[int, int], ...]
+    after: tuple[tuple[int, int], ...]
+    asked: float
+    speedup: float
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What should be known, a sentence each."""
+        short = self.speedup < self.asked * _CLOSE
+        return (f"{self.asked:g} x was asked for: the nearest of {_ATTEMPTS} plans was taken.",) if short else ()
+
+    def text(self) -> str:
+        """Layer by layer, then how much faster that is."""
+        lines = ["layer  heads     neurons"]
+        for i, ((h, n), (heads, neurons)) in enumerate(zip(self.before, self.after, strict=True)):
+            lines.append(f"{i + 1:>5}  {f'{h} -> {heads}':<8}  {n} -> {neurons}")
+        lines.append(f"{self.speedup:.2f} x as fast, measured on the target's backend when the layers were chosen.")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+
+def slice_layers(
+    teacher: Source,
+    base: Source,
+    speedup: float,
+    samples: Sequence[Samples],
+    evaluation: Samples,
+    latency: Latency,
+    training: Training | None,
+    progress: Progress,
+    *,
+    inherits: bool = True,
+    notes: tuple[str, ...] = (),
+) -> Sliced:
+    """Cuts heads and neurons out of a model until it is so much faster, and wins accuracy back.
+
+    Args:
+        teacher: whose answers are learnt.
+        base: what is cut: the teacher itself, or a student of it.
+        speedup: times as fast as ``base``.
+        samples: what the pass runs over and what is trained on; labels are not needed.
+        evaluation: rows with labels, by which the best epoch is chosen.
+        latency: the clock.
+        training: of the recovery; None for none.
+        progress: told after each step.
+        inherits: the embedding tables of ``base`` are the teacher's.
+        notes: what should be known of ``base``.
+
+    Raises:
+        UsageError: for a speed-up of at most 1, or one that cannot be had.
+        CompressError: when training fails.
+    """
+    check_speedup(speedup)
+    plan = json.loads(_plan(base, speedup, samples, latency, progress))
+    module = narrowed(base.module, plan["picks"])
+    before, after = (tuple((int(h), int(n)) for h, n in widths(m)) for m in (base.module, module))
+    learner = _student.Student(module, base, _identity(base, plan["picks"]), inherits, notes)
+    return Sliced(_student.make(teacher, learner, samples, evaluation, training, progress), before, after, speedup, plan["speedup"])
+
+
+def check_speedup(speedup: float) -> None:
+    """Refuses one that is none, before any work is done.
+
+    Raises:
+        UsageError: unless it is above 1 and below 100.
+    """
+    if not 1.0 < speedup < 100.0:
+        raise UsageError(f"speedup is {speedup:g}, expected above 1 and below 100: how many times as fast the sliced model is to be.")
+
+
+def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress) -> str:
+    """What stays, as JSON: on record, in the cache, or found now."""
+    name = key(model=base.digest, speedup=speedup, samples=[s.digest for s in samples])
+    if latency.known is not None:
+        if name not in latency.known:
+            raise UsageError("The record of the race does not hold how this model was sliced: it is of another build. Leave --race out to measure anew.")
+        latency.used[name] = latency.known[name]
+        return latency.known[name]
+    cache, what = Cache(), {"step": "slice", "what": name, "code": code_digest(*_student.CODE), "cpu": cpu_name(), "clock": dict(latency.about)}
+    digest = key(**what)
+    if cache.find(digest) is None:
+        picks, ratio = _planned(base, speedup, samples, latency, progress)
+        with assemble.disk_errors(cache.root), cache.fill(digest, what) as folder:
+            (folder / "plan.json").write_text(json.dumps({"picks": picks, "speedup": ratio}), "utf-8")
+    found = cache.find(digest)
+    assert found is not None
+    latency.used[name] = (found / "plan.json").read_text("utf-8")
+    return latency.used[name]
+
+
+def _planned(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress) -> tuple[Picks, float]:
+    """What stays, and how many times as fast the model then is."""
+    texts = [text for s in samples for text in inputs(s)]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(texts))[:ROWS])
+    settings = base.settings
+    matters = importance(base.module.eval(), token_rows(base, [texts[i] for i in chosen]), settings.pads, settings.problem_type, 0, progress)
+    table = _table(base, latency, progress)
+    wanted, reach = 1.0 - 1.0 / speedup, most(matters, table)
+    if reach < wanted:
+        raise UsageError(
+            f"Slicing was asked to make the model {speedup:.2f} x as fast, and with one head and {step(len(matters[0].neurons))} neurons left in each layer "
+            f"it is {1 / max(1 - reach, 1e-6):.2f} x as fast. Ask for less, or for fewer layers."
+        )
+    tried: list[tuple[float, Picks]] = []
+    save = wanted
+    for attempt in range(_ATTEMPTS):
+        progress("measure sliced layers", attempt, _ATTEMPTS)
+        picks = choose(matters, table, save)
+        tried.append((float(latency.measure([base, _probe(base, picks)])[1]), picks))
+        if tried[-1][0] * speedup * _CLOSE <= 1.0:
+            break
+        save = min(save + wanted - (1.0 - tried[-1][0]), reach)  # the table was too hopeful by so much
+    ratio, picks = tried[-1] if tried[-1][0] * speedup * _CLOSE <= 1.0 else min(tried, key=lambda t: t[0])
+    return picks, 1.0 / ratio
+
+
+def _table(base: Source, latency: Latency, progress: Progress) -> Table:
+    """Times the model with as many heads, or neurons, in all of its layers."""
+    before = widths(base.module)
+    most_heads, most_neurons = max(h for h, _ in before), max(n for _, n in before)
+    heads, neurons = points(most_heads, most_neurons)
+    probes = [(h, most_neurons) for h in heads] + [(most_heads, n) for n in neurons]
+    progress("measure layers", 0, 0)
+    shares = latency.measure([base, *(_probe(base, [(list(range(min(h, x))), list(range(min(n, y)))) for x, y in before]) for h, n in probes)])
+    each = [float(share) / len(before) for share in shares]
+    return Table(
+        {most_heads: each[0], **dict(zip(heads, each[1 : 1 + len(heads)], strict=True))},
+        {most_neurons: each[0], **dict(zip(neurons, each[1 + len(heads) :], strict=True))},
+    )
+
+
+def _probe(base: Source, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Source:
+    """A narrower model that is timed and thrown away."""
+    return Source(base.model_id, base.revision, base.task, _identity(base, picks), lambda: (narrowed(base.module, picks), base.tokenizer))
+
+
+def _identity(base: Source, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> str:
+    return key(base=base.digest, picks=[[list(h), list(n)] for h, n in picks])

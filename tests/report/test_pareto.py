@@ -1,0 +1,57 @@
+"""The picture of a Pareto front, read back as XML."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from edgekit import UsageError
+from edgekit.report.pareto import Point, front, svg
+
+POINTS = [
+    Point("pipeline", 15.0, 0.885, 0.87, 0.9),
+    Point("teacher", 2.5, 0.887, 0.872, 0.902),
+    Point("worse & dearer <i>", 3.0, 0.88, 0.86, 0.9),
+    Point("student", 1.2, 0.88, 0.865, 0.895),
+    Point("cheapest", 0.8, 0.86, 0.85, 0.87),
+]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def test_the_front():
+    assert [p.name for p in front(POINTS)] == ["cheapest", "student", "teacher"]
+    assert front([POINTS[0]]) == [POINTS[0]]
+
+
+def test_the_picture():
+    picture = svg(POINTS, "Speed & accuracy", "p50, ms", "accuracy")
+    assert picture == svg(POINTS, "Speed & accuracy", "p50, ms", "accuracy")
+    root = ElementTree.fromstring(picture)
+    texts = [t.text for t in root.iter(f"{SVG}text")]
+    assert {p.name for p in POINTS} <= set(texts)
+    assert {"Speed & accuracy", "p50, ms", "accuracy", "1", "2", "5", "10"} <= set(texts)
+    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter(f"{SVG}circle")]
+    for (x, y), p in zip(circles, POINTS, strict=True):
+        for (x2, y2), q in zip(circles, POINTS, strict=True):
+            assert (x < x2) == (p.cost < q.cost)
+            assert (y < y2) == (p.score > q.score)
+    assert len(re.findall(r"[\d.]+,[\d.]+", root.find(f"{SVG}polyline").get("points"))) == 3
+    assert "href" not in picture
+    assert "script" not in picture
+
+
+def test_names_do_not_cover_each_other():
+    close = [Point(f"model number {i}", 1.0 + i * 0.01, 0.9 + i * 0.0002, 0.89, 0.91) for i in range(5)]
+    root = ElementTree.fromstring(svg(close, "t", "c", "s"))
+    boxes = [(float(t.get("x")), float(t.get("y"))) for t in root.iter(f"{SVG}text") if t.text.startswith("model")]
+    assert len(boxes) == 5
+    width = 6.6 * len("model number 0")
+    assert not any(abs(a[0] - b[0]) < width and abs(a[1] - b[1]) < 12 for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("points", [[], [Point("x", 0.0, 1.0, 1.0, 1.0)], [Point("x", float("nan"), 1.0, 1.0, 1.0)]])
+def test_nothing_to_draw(points):
+    with pytest.raises(UsageError, match="at least one point"):
+        svg(points, "t", "c", "s")
