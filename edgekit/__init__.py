@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edgekit.engines.signature import Trust
 from edgekit.runtime.load import load
 from edgekit.runtime.session import Session, SessionInfo
 from edgekit.spec.errors import (
@@ -51,6 +52,7 @@ __all__ = [
     "SamplesError",
     "Session",
     "SessionInfo",
+    "Trust",
     "UsageError",
     "__version__",
     "build",

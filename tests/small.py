@@ -183,7 +183,7 @@ def sign(bundle: Path, **changes) -> None:
     data["files"] = {
         p.relative_to(bundle).as_posix(): {"sha256": hashlib.sha256(p.read_bytes()).hexdigest(), "size": p.stat().st_size}
         for p in sorted(bundle.rglob("*"))
-        if p.is_file() and p != file
+        if p.is_file() and p != file and p.name != "model.sig"
     }
     file.write_text(json.dumps(data), "utf-8")
 

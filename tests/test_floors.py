@@ -49,6 +49,7 @@ ALLOWED = {
     "onnxscript": {"export"},
     "onnxruntime": {"export", "quantize", "compress", "backends"},
     "openvino": {"backends"},
+    "cryptography": {"engines"},
     "tokenizers": {"tasks", "source", "export", "compress"},
     "numpy": set(FLOORS),
     "click": {"cli"},

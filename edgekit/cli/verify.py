@@ -8,13 +8,15 @@ import click
 @click.command(name="verify")
 @click.argument("bundle")
 @click.option("--files-only", is_flag=True, help="Check the files, do not run the golden inputs (for a machine without the backend).")
-def command(bundle, files_only):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+@click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
+def command(bundle, files_only, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Check every file of BUNDLE against its digest, and that it computes here what it computed where it was built."""
+    from edgekit.engines.signature import Trust
     from edgekit.engines.trust import open_bundle
     from edgekit.spec.errors import IntegrityError
 
-    opened = open_bundle(bundle)
-    click.echo(f"files: {len(opened.manifest.files)}, all as the manifest lists them")
+    opened = open_bundle(bundle, Trust(keys) if keys else None)
+    click.echo(f"files: {len(opened.manifest.files)}, all as the manifest lists them" + (", signed by a key that is trusted" if keys else ""))
     if files_only:
         return
     from edgekit.runtime.golden import TOLERANCE, check

@@ -11,7 +11,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from edgekit.engines import signature
 from edgekit.engines._external import locations
+from edgekit.engines.signature import Trust
 from edgekit.spec import manifest as manifests
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.manifest import FileEntry, Manifest
@@ -59,12 +61,18 @@ def files_below(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def open_bundle(path: str | Path) -> Bundle:
+def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
     """Reads a bundle and checks all of it.
+
+    Args:
+        path: its folder.
+        trust: whose bundles may be opened; None for anybody's.
 
     Raises:
         FormatError: for a bundle of a newer format.
-        IntegrityError: for a folder that is no bundle; a missing, altered, truncated or extra file; a link; a path that leaves the bundle.
+        IntegrityError: for a folder that is no bundle; a missing, altered, truncated or extra file; a link; a path that leaves the bundle;
+            a signature that is missing, altered, or of nobody who is trusted.
+        UsageError: when a key that is trusted cannot be read.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -82,12 +90,36 @@ def open_bundle(path: str | Path) -> Bundle:
     bundle = Bundle(folder, manifests.loads(text, str(file)))
     _check_files(bundle)
     _check_graphs(bundle)
+    if trust is not None:
+        signature.check(folder, _digests(bundle), trust)
     return bundle
+
+
+def sign(path: str | Path, key: str | Path, password: bytes | None = None) -> Path:
+    """Checks a bundle and signs it; returns the signature's file, ``model.sig`` in the bundle, in place of an older one.
+
+    Args:
+        path: of the bundle.
+        key: private key, ECDSA P-256, PEM.
+        password: of the key, where it is encrypted.
+
+    Raises:
+        IntegrityError: as :func:`open_bundle`: what is not whole is not signed.
+        UsageError: when the key cannot be used.
+        BuildError: when the signature cannot be written.
+    """
+    bundle = open_bundle(path)
+    return signature.write(bundle.path, _digests(bundle), Path(key), password)
+
+
+def _digests(bundle: Bundle) -> dict[str, str]:
+    """Of all files that a signature is of: those of the manifest, which were checked, and the manifest."""
+    return {MANIFEST: sha256(bundle.path / MANIFEST), **{name: file.sha256 for name, file in bundle.manifest.files.items()}}
 
 
 def _check_files(bundle: Bundle) -> None:
     listed = bundle.manifest.files
-    present = set(files_below(bundle.path)) - {MANIFEST}
+    present = set(files_below(bundle.path)) - {MANIFEST, signature.FILE}
     again = "Copy the bundle again, or build it again."
     if missing := sorted(set(listed) - present):
         raise IntegrityError(f"Bundle {bundle.path} lacks {_some(missing)}, which its manifest lists. {again}")

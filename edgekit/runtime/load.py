@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from edgekit.engines.measure import cpus
+from edgekit.engines.signature import Trust
 from edgekit.engines.trust import open_bundle
 from edgekit.runtime.choice import at_most, check_instructions, fastest_here
 from edgekit.runtime.session import Session
@@ -14,7 +15,7 @@ from edgekit.spec.errors import BackendError, InputError, near
 _MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
 
 
-def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads: int | None = None) -> Session:
+def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads: int | None = None, trust: Trust | None = None) -> Session:
     """Opens a bundle for prediction, after checking all of it.
 
     Args:
@@ -22,14 +23,15 @@ def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads:
         backend: which of the bundle's backends; by default its best one. A bundle that was built to be raced on the device
             is raced at its first load here, and what won is remembered.
         threads: threads of one call; by default as the bundle was tuned, but no more than the CPUs there are.
+        trust: whose bundles may be opened, e.g. ``Trust(keys=["maker.pub"])``; None for anybody's.
 
     Raises:
-        IntegrityError: when the bundle is altered, incomplete or of a newer format.
+        IntegrityError: when the bundle is altered, incomplete or of a newer format, or not signed by whom ``trust`` names.
         BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; or the CPU lacks what
             the bundle requires. Nothing else is tried instead.
         InputError: for a number of threads below 1 or beyond reason.
     """
-    opened = open_bundle(Path(bundle))
+    opened = open_bundle(Path(bundle), trust)
     variants = opened.manifest.variants
     offered = list(dict.fromkeys(v.backend for v in variants))
     if backend is not None and backend not in offered:

@@ -1,0 +1,18 @@
+"""``edgekit keygen``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(name="keygen")
+@click.argument("key")
+@click.option("--password", is_flag=True, help="Encrypt the private key with a password, which is asked for.")
+def command(key, password):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Make a key pair to sign bundles with: KEY, which stays secret, and KEY.pub, which devices get."""
+    from pathlib import Path
+
+    from edgekit.engines.signature import make_keys
+
+    secret = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode() if password else None
+    click.echo(f"Wrote {key} (keep it secret) and {make_keys(Path(key), secret)} (for Trust(keys=...) and --key).")

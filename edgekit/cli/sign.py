@@ -1,0 +1,23 @@
+"""``edgekit sign``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(name="sign")
+@click.argument("bundle")
+@click.option("--key", required=True, metavar="FILE", help="Private key, see: edgekit keygen. Its password is asked for where it has one.")
+def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Sign BUNDLE, so that a device can tell who made it.
+
+    Checks the bundle, then writes model.sig into it: an ECDSA P-256 signature over the sha256 of all files, in the
+    format of OpenSSF model-signing, whose own command verifies it too.
+    """
+    from pathlib import Path
+
+    from edgekit.engines.signature import is_encrypted
+    from edgekit.engines.trust import sign
+
+    password = click.prompt("Password of the key", hide_input=True, err=True).encode() if is_encrypted(Path(key)) else None
+    click.echo(f"Wrote {sign(bundle, key, password)}.")

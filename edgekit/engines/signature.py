@@ -1,0 +1,269 @@
+"""Who made a bundle: a detached ECDSA P-256 signature over all of its files, in the format of the OpenSSF model-signing project.
+
+The file ``model.sig`` is a Sigstore bundle: a DSSE envelope around an in-toto statement that lists the sha256 of every file of the
+bundle, its manifest among them. ``model_signing verify key BUNDLE --signature BUNDLE/model.sig --public_key KEY.pub`` accepts it, and
+what ``model_signing sign key`` writes is accepted here. Formats: github.com/sigstore/model-transparency (signature v1.0),
+github.com/secure-systems-lab/dsse (protocol v1.0), in-toto Statement v1.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.spec.errors import BuildError, IntegrityError, UsageError
+
+FILE = "model.sig"
+_MEDIA = "application/vnd.dev.sigstore.bundle.v0.3+json"
+_PAYLOAD = "application/vnd.in-toto+json"
+_STATEMENT = "https://in-toto.io/Statement/v1"
+_PREDICATE = "https://model_signing/signature/v1.0"
+_CURVE = "secp256r1"
+_LIMIT = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Whose bundles may be opened.
+
+    Attributes:
+        keys: public keys (PEM files); a bundle must be signed by one of them.
+    """
+
+    keys: tuple[Path, ...]
+
+    def __init__(self, keys: Sequence[str | os.PathLike[str]]) -> None:
+        """Takes paths.
+
+        Raises:
+            UsageError: when there is none: nobody would be trusted.
+        """
+        if isinstance(keys, (str, os.PathLike)) or not keys:
+            raise UsageError(f"keys is {keys!r}, expected a list of at least one public key file. Give e.g. Trust(keys=['maker.pub']).")
+        object.__setattr__(self, "keys", tuple(Path(os.fspath(k)) for k in keys))
+
+
+def make_keys(private: Path, password: bytes | None = None) -> Path:
+    """Makes a key pair: ``private``, which its owner alone can read, and ``private`` with ``.pub`` added.
+
+    Args:
+        private: where the private key goes (PKCS #8, PEM).
+        password: that it is encrypted with.
+
+    Returns:
+        The public key's file.
+
+    Raises:
+        UsageError: when one of the files exists, or there is no such folder.
+    """
+    _needed()
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    public = private.with_name(private.name + ".pub")
+    for file in (private, public):
+        if file.exists() or file.is_symlink():
+            raise UsageError(f"{file} exists, and a key is never written over: what it signed could not be signed again. Give another name.")
+    key = ec.generate_private_key(ec.SECP256R1())
+    lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+    try:
+        with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(secret)
+        public.write_bytes(_pem(key.public_key()))
+    except OSError as problem:
+        raise UsageError(f"The key {private} cannot be written ({problem.strerror}). Give a file in a folder that exists.") from problem
+    return public
+
+
+def write(folder: Path, digests: Mapping[str, str], key: Path, password: bytes | None = None) -> Path:
+    """Signs a bundle that was checked.
+
+    Args:
+        folder: of the bundle.
+        digests: path in the bundle to sha256 in hex, of all its files.
+        key: private key, PEM.
+        password: of the key, where it is encrypted.
+
+    Raises:
+        UsageError: when the key cannot be read, or is not on the curve P-256.
+        BuildError: when the signature cannot be written; an older one is then as it was.
+    """
+    _needed()
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    signer = _private(key, password)
+    payload = json.dumps(_statement(folder.resolve().name, digests), indent=2, sort_keys=True).encode()
+    signed = signer.sign(_encoded(payload), ec.ECDSA(hashes.SHA256()))
+    bundle = {
+        "mediaType": _MEDIA,
+        "verificationMaterial": {"publicKey": {"hint": hashlib.sha256(_pem(signer.public_key())).hexdigest()}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode(),
+            "payloadType": _PAYLOAD,
+            "signatures": [{"sig": base64.b64encode(signed).decode(), "keyid": ""}],
+        },
+    }
+    new, final = folder / f".{FILE}.new", folder / FILE
+    try:
+        new.write_text(json.dumps(bundle) + "\n", "utf-8")
+        new.replace(final)
+    except OSError as problem:
+        new.unlink(missing_ok=True)
+        raise BuildError(f"The signature {final} cannot be written ({problem.strerror}). Make the folder writable, or free space.") from problem
+    return final
+
+
+def check(folder: Path, digests: Mapping[str, str], trust: Trust) -> Path:
+    """Holds a bundle against its signature; returns the key that signed it.
+
+    Args:
+        folder: of the bundle.
+        digests: path in the bundle to sha256 in hex, of all its files, as they lie there.
+        trust: whose signature is accepted.
+
+    Raises:
+        IntegrityError: when there is no signature, it is none of these keys', or it is of other files.
+        UsageError: when a key cannot be read.
+    """
+    _needed()
+    file = folder / FILE
+    if not file.is_file() or file.is_symlink():
+        raise IntegrityError(f"{folder} is not signed, and only bundles of known makers are trusted here. Have its maker sign it: edgekit sign BUNDLE")
+    try:
+        if file.stat().st_size > _LIMIT:
+            raise ValueError(f"more than {_LIMIT} bytes")
+        bundle = json.loads(file.read_text("utf-8"))
+        envelope = bundle["dsseEnvelope"]
+        if (bundle["mediaType"], envelope["payloadType"]) != (_MEDIA, _PAYLOAD):
+            raise ValueError(f"media type {bundle['mediaType']}, payload {envelope['payloadType']}")
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        (one,) = envelope["signatures"]
+        signed = base64.b64decode(one["sig"], validate=True)
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
+        raise IntegrityError(f"{file} is not a signature that can be read ({problem}), expected a Sigstore bundle v0.3. Sign the bundle again.") from problem
+    key = _signer(payload, signed, trust)
+    if key is None:
+        known = ", ".join(map(str, trust.keys))
+        raise IntegrityError(f"{folder} was not signed by any of the keys {known}, or its signature was altered. Do not load it; get it from its maker again.")
+    _check_statement(folder, payload, digests)
+    return key
+
+
+def is_encrypted(key: Path) -> bool:
+    """Whether a private key asks for a password; False for what is no key, which is told when it is opened."""
+    try:
+        return b"ENCRYPTED" in key.read_bytes()
+    except OSError:
+        return False
+
+
+def _needed() -> None:
+    """Says how to get what signatures need, which a device that trusts its disk does not.
+
+    Raises:
+        UsageError: when it is not installed.
+    """
+    if importlib.util.find_spec("cryptography") is None:
+        raise UsageError("Signatures need the package 'cryptography', which is not installed here. Run: pip install 'edgekit[sign]'")
+
+
+def _signer(payload: bytes, signed: bytes, trust: Trust) -> Path | None:
+    """Which of the keys made a signature."""
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    for file in trust.keys:
+        try:
+            _public(file).verify(signed, _encoded(payload), ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            continue
+        return file
+    return None
+
+
+def _check_statement(folder: Path, payload: bytes, digests: Mapping[str, str]) -> None:
+    """Refuses a statement that is genuine but of other files, or of another kind."""
+    try:
+        statement = json.loads(payload)
+        if (statement["_type"], statement["predicateType"]) != (_STATEMENT, _PREDICATE):
+            raise ValueError(f"it is a {statement['predicateType']}")
+        resources = statement["predicate"]["resources"]
+        if statement["predicate"]["serialization"]["method"] != "files" or any(r["algorithm"] != "sha256" for r in resources):
+            raise ValueError("it is not of whole files by sha256")
+        listed = {str(r["name"]): str(r["digest"]) for r in resources}
+        (subject,) = statement["subject"]
+        if subject["digest"]["sha256"] != _root([str(r["digest"]) for r in resources]):
+            raise ValueError("its own digest does not add up")
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
+        raise IntegrityError(f"The signature of {folder} says something else than which files it is of ({problem}). Sign the bundle again.") from problem
+    other = sorted(name for name in {*listed, *digests} if listed.get(name) != digests.get(name))
+    if other:
+        raise IntegrityError(f"The signature of {folder} is of other files: '{other[0]}' differs. Get the bundle and its signature from their maker again.")
+
+
+def _statement(name: str, digests: Mapping[str, str]) -> dict[str, Any]:
+    names = sorted(digests)
+    return {
+        "_type": _STATEMENT,
+        "subject": [{"name": name, "digest": {"sha256": _root([digests[n] for n in names])}}],
+        "predicateType": _PREDICATE,
+        "predicate": {
+            "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [FILE]},
+            "resources": [{"name": n, "algorithm": "sha256", "digest": digests[n]} for n in names],
+        },
+    }
+
+
+def _root(digests: Sequence[str]) -> str:
+    """sha256 over all digests in the order of the list."""
+    return hashlib.sha256(b"".join(bytes.fromhex(d) for d in digests)).hexdigest()
+
+
+def _encoded(payload: bytes) -> bytes:
+    """What is signed: DSSE's pre-authentication encoding of type and payload."""
+    return b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD), _PAYLOAD.encode(), len(payload), payload)
+
+
+def _pem(key: Any) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+
+    return bytes(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+
+
+def _private(file: Path, password: bytes | None) -> Any:
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        key = serialization.load_pem_private_key(file.read_bytes(), password)
+    except TypeError as problem:  # encrypted and no password, or the other way round
+        raise UsageError(f"The key {file} cannot be opened: {str(problem).rstrip('.')}. Give its password, or none where it has none.") from problem
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"{file} is not a private key that can be read ({problem}). Make one with: edgekit keygen KEY") from problem
+    return _on_the_curve(key, file)
+
+
+def _public(file: Path) -> Any:
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        key = serialization.load_pem_public_key(file.read_bytes())
+    except (OSError, ValueError) as problem:
+        raise UsageError(f"{file} is not a public key that can be read ({problem}). Give the .pub file that edgekit keygen wrote.") from problem
+    return _on_the_curve(key, file)
+
+
+def _on_the_curve(key: Any, file: Path) -> Any:
+    curve = getattr(getattr(key, "curve", None), "name", type(key).__name__)
+    if curve != _CURVE:
+        raise UsageError(f"The key {file} is of the kind {curve}, expected ECDSA on the curve P-256 ({_CURVE}). Make one with: edgekit keygen KEY")
+    return key
