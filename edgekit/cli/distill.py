@@ -29,7 +29,7 @@ def _layers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN0
 @click.option("--revision", default=None, help="Branch, tag or commit of the teacher's hub id.")
 @columns_option
 @click.option("--epochs", type=int, default=None, help="At most. [default: 16]")
-@click.option("--patience", type=int, default=None, help="Epochs without a better score after which training stops. [default: 5]")
+@click.option("--patience", type=int, default=None, help="Epochs without a better score after which training stops. [default: 8]")
 @click.option("--batch", type=int, default=None, help="Rows of a step, over all processes. [default: 32]")
 @click.option("--learning-rate", type=float, default=None, help="At its highest. [default: 2e-4]")
 @click.option("--temperature", type=float, default=None, help="That answers are divided by. [default: 2]")

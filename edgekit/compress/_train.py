@@ -41,7 +41,8 @@ class Training:
 
     Attributes:
         epochs: at most.
-        patience: epochs without a better score on the evaluation set after which training stops.
+        patience: epochs without a better score on the evaluation set after which training stops; half of all, since the learning rate
+            falls to the end and the last epochs are often the best.
         batch: rows of a step, over all processes.
         learning_rate: at its highest; it rises over the first ``warmup`` of the steps and falls in a line to 0.
         warmup: share of the steps.
@@ -60,7 +61,7 @@ class Training:
     """
 
     epochs: int = 16
-    patience: int = 5
+    patience: int = 8
     batch: int = 32
     learning_rate: float = 2e-4
     warmup: float = 0.1

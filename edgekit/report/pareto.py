@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from edgekit.spec.errors import UsageError
 
 _WIDTH, _HEIGHT = 860, 460
 _LEFT, _RIGHT, _TOP, _BOTTOM = 78, 24, 44, 58
-_LETTER, _LINE = 6.6, 15  # pixels of 12 px text
+_LETTER, _LINE = 7.2, 15  # pixels of bold 12 px text
 _FRONT, _OTHER, _INK, _GRID = "#0b6e4f", "#8a8f98", "#1f2328", "#e3e6ea"
 
 
@@ -95,15 +96,19 @@ def svg(points: Sequence[Point], title: str, cost_label: str, score_label: str) 
         parts.append(f'<line x1="{across:.1f}" y1="{y(point.low):.1f}" x2="{across:.1f}" y2="{y(point.high):.1f}" stroke="{color}" opacity="0.45"/>')
         parts.append(f'<circle cx="{across:.1f}" cy="{up:.1f}" r="5" fill="{color}"/>')
     marks = [(x(p.cost), y(p.score)) for p in points]
-    for point, (across, down) in zip(points, _labels(points, marks), strict=True):
+    for point, (across, down) in zip(points, _labels(points, marks, [(x(p.cost), y(p.score)) for p in best]), strict=True):
         weight = ' font-weight="600"' if point in best else ""
-        parts.append(f'<text x="{across:.1f}" y="{down:.1f}" fill="{_INK}"{weight}>{escape(point.name)}</text>')
+        halo = 'stroke="white" stroke-width="4" paint-order="stroke"'
+        parts.append(f'<text x="{across:.1f}" y="{down:.1f}" fill="{_INK}" {halo}{weight}>{escape(point.name)}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
-def _labels(points: Sequence[Point], marks: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Where each name begins: beside its mark, where it covers the fewest other names and marks."""
+def _labels(points: Sequence[Point], marks: Sequence[tuple[float, float]], line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Where each name begins: beside its mark, where it covers least of other names, of marks and of the line."""
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in marks]
+    for (x, y), (x2, y2) in pairwise(line):
+        steps = int(max(abs(x2 - x), abs(y2 - y)) // 8) + 1
+        taken += [(a - 4, b - 3, a + 4, b + 3) for i in range(steps + 1) for a, b in [(x + (x2 - x) * i / steps, y + (y2 - y) * i / steps)]]
     found = []
     for point, (x, y) in zip(points, marks, strict=True):
         width = _LETTER * len(point.name)

@@ -47,7 +47,7 @@ def test_names_do_not_cover_each_other():
     root = ElementTree.fromstring(svg(close, "t", "c", "s"))
     boxes = [(float(t.get("x")), float(t.get("y"))) for t in root.iter(f"{SVG}text") if t.text.startswith("model")]
     assert len(boxes) == 5
-    width = 6.6 * len("model number 0")
+    width = 7.2 * len("model number 0")
     assert not any(abs(a[0] - b[0]) < width and abs(a[1] - b[1]) < 12 for i, a in enumerate(boxes) for b in boxes[:i])
 
 
