@@ -197,7 +197,7 @@ def test_a_teacher_that_gives_nan(rows, tmp_path):
         model.classifier.bias.fill_(float("nan"))
     model.save_pretrained(tmp_path / "broken")
     small.tokenizer().save_pretrained(tmp_path / "broken")
-    with pytest.raises(ModelError, match=r"The teacher's answers to 160 of 160 rows are not finite numbers|The teacher's answers to 320 of 320"):
+    with pytest.raises(ModelError, match="The teacher's answers to 60 of 60 rows are not finite numbers"):
         distilled(tmp_path / "broken", rows, tmp_path / "out")
 
 
