@@ -89,6 +89,8 @@ class OpenVinoDevice:
             "NUM_STREAMS": streams,
             # By default OpenVINO computes "float32" in bfloat16 on CPUs that have it: precision is decided in the graph.
             "INFERENCE_PRECISION_HINT": "f32",
+            # And it rounds activations to INT8 before products with INT8 weights on CPUs that multiply those faster.
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
         }
 
     def load(self, path: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> OpenVinoEngine:

@@ -138,7 +138,7 @@ def make(
     if cache.find(digest) is None:
         seen = {**common, "step": "teacher", "samples": [evaluation.digest], "altered": [], "relations": False}
         reference = _answers(teacher, inputs(evaluation), False, seen, runner, cache, progress).logits
-        rows, work = token_rows(own, inputs(evaluation)), cache.under_way(digest)
+        rows = token_rows(own, inputs(evaluation))
 
         def score(module: Any) -> float:
             return task.score(shared_logits(module, rows, own.settings.pads, runner), truth)
@@ -147,6 +147,7 @@ def make(
         if training:
             examples, targets = _lesson(teacher, learner, samples, task, training, common, runner, cache, progress)
             learner.module.to(runner.device)
+            work = cache.under_way(digest)
             history = train(learner.module, examples, targets, task.settings.problem_type, score, training, runner, work, progress)
         answers = shared_logits(learner.module, rows, own.settings.pads, runner)
         if runner.is_main_process:
@@ -155,7 +156,7 @@ def make(
                 save(learner.module, own.tokenizer, folder / "student", {"teacher": teacher.model_id, "revision": teacher.revision, **what})
                 np.savez(folder / "answers.npz", student=answers, teacher=reference)
                 (folder / "history.json").write_text(json.dumps([plain(e) for e in history]), "utf-8")
-            shutil.rmtree(work, ignore_errors=True)
+            shutil.rmtree(cache.under_way(digest), ignore_errors=True)
         runner.wait_for_everyone()
     found = cache.find(digest)
     assert found is not None
