@@ -156,11 +156,13 @@ def scores(options: argparse.Namespace, models: dict[str, tuple[Path, str]]) -> 
     return found
 
 
+def times(found: dict[str, Any], name: str, other: str) -> float:
+    """How many times as fast as another one a model is: the median of the rounds' own ratios, which the machine's mood does not reach."""
+    return statistics.median(b["p50_ms"] / a["p50_ms"] for a, b in zip(found["runs"][name], found["runs"][other], strict=True))
+
+
 def table(found: dict[str, Any]) -> str:
     """The table in Markdown."""
-
-    def times(name: str, other: str) -> float:
-        return statistics.median(b["p50_ms"] / a["p50_ms"] for a, b in zip(found["runs"][name], found["runs"][other], strict=True))
 
     def middle(name: str, key: str) -> float:
         return statistics.median(r[key] for r in found["runs"][name])
@@ -175,13 +177,13 @@ def table(found: dict[str, Any]) -> str:
         "| bundle, MB | memory, MB | to make, s |",
         "|---|---:|---|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    pipeline = f"{middle(PIPELINE, 'p50_ms'):.2f} | {times(PIPELINE, 'teacher'):.2f} | 1.00 | - | {middle(PIPELINE, 'rss_mb'):.0f} | |"
+    pipeline = f"{middle(PIPELINE, 'p50_ms'):.2f} | {times(found, PIPELINE, 'teacher'):.2f} | 1.00 | - | {middle(PIPELINE, 'rss_mb'):.0f} | |"
     lines.append(f"| {PIPELINE} | {found['test']['teacher']['float32']['score']:.4f} | | | | {pipeline}")
     for name, t in found["test"].items():
         cells = [name]
         for kind in ("float32", "INT8"):
             cells += [f"{t[kind]['score']:.4f}", "{drop:+.4f} ({low:+.4f} to {high:+.4f})".format(**t[kind])]
-        cells += [f"{middle(name, 'p50_ms'):.2f}", f"{times(name, 'teacher'):.2f}", f"{times(name, PIPELINE):.1f}", f"{t['mb']:.1f}"]
+        cells += [f"{middle(name, 'p50_ms'):.2f}", f"{times(found, name, 'teacher'):.2f}", f"{times(found, name, PIPELINE):.1f}", f"{t['mb']:.1f}"]
         cells += [f"{middle(name, 'rss_mb'):.0f}", str(found["made"].get(name.removesuffix(", INT4 tables"), {}).get("seconds", ""))]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -191,13 +193,13 @@ def picture(found: dict[str, Any]) -> str:
     """The Pareto front: time and accuracy of the INT8 bundles, and of the pipeline."""
     from edgekit.report.pareto import Point, svg
 
+    cost = "p50, as a multiple of the teacher's INT8 bundle (logarithmic)"
     teacher, points = found["test"]["teacher"]["float32"], []
-    for name, runs in found["runs"].items():
+    for name in found["runs"]:
         t = found["test"][name]["INT8"] if name in found["test"] else teacher
-        p50 = statistics.median(r["p50_ms"] for r in runs)
         # The interval of the drop, hung on the score: what is uncertain is the difference to the teacher.
-        points.append(Point(name, p50, t["score"], t["score"] + t["drop"] - t["high"], t["score"] + t["drop"] - t["low"]))
-    return svg(points, "Text to label on 2 CPU cores: INT8 bundles and the transformers pipeline", "p50, ms (logarithmic)", "accuracy on the test set")
+        points.append(Point(name, 1 / times(found, name, "teacher"), t["score"], t["score"] + t["drop"] - t["high"], t["score"] + t["drop"] - t["low"]))
+    return svg(points, "Text to label on 2 CPUs: INT8 bundles and the transformers pipeline", cost, "accuracy on the test set")
 
 
 if __name__ == "__main__":
