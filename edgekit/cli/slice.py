@@ -18,10 +18,11 @@ from edgekit.cli._options import columns_option
 @columns_option
 @click.option("--recover/--no-recover", default=True, show_default=True, help="Win accuracy back by distillation from the model as it was.")
 @click.option("--epochs", type=int, default=None, help="Of the recovery, at most. [default: 6]")
+@click.option("--batch", type=int, default=None, help="Rows of a step of the recovery. [default: 32]")
 @click.option("--learning-rate", type=float, default=None, help="Of the recovery. [default: 2e-4]")
 @click.option("--seed", type=int, default=None, help="Of the recovery. [default: 0]")
 @click.option("--force", is_flag=True, help="Replace a model that EdgeKit wrote at --out.")
-def command(model, evaluation, epochs, learning_rate, seed, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Cut attention heads and feed-forward neurons out of MODEL, a local Hugging Face folder or a hub id.
 
     What goes is what matters least for the time that it takes, which is measured on the target's backend. The layers are
@@ -36,7 +37,7 @@ def command(model, evaluation, epochs, learning_rate, seed, **options):  # type:
         from edgekit.compress.slice import RECOVERY
         from edgekit.pipeline.slicing import slice_model
 
-        said = {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
+        said = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
         training = replace(RECOVERY, **{k: v for k, v in said.items() if v is not None})
         result = slice_model(model, eval=evaluation, training=training, progress=progress, **options)
     click.echo(result.text())
