@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 import numpy as np
 
@@ -121,5 +120,4 @@ def _options(values: np.ndarray, part: int, table: Table) -> list[tuple[int, flo
     total, size = len(values), step(len(values)) if part else 1
     counts = [total, *(n for n in range((total - 1) // size * size, 0, -size))]
     ordered = np.concatenate([[0.0], np.cumsum(np.sort(values))])
-    assert all(a > b for a, b in pairwise(counts))
     return [(n, table.saved(part, total, n), float(ordered[total - n])) for n in counts]

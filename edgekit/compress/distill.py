@@ -77,15 +77,11 @@ class Distilled:
 
     def text(self) -> str:
         """The epochs as a plain table, then student and teacher."""
-        if not self.epochs:
-            return self._scores()
-        best = max(range(len(self.epochs)), key=lambda i: self.epochs[i].score)
-        lines = [f"epoch  loss    {self.score_name:<9}  seconds"]
+        best = max(range(len(self.epochs)), key=lambda i: self.epochs[i].score, default=0)
+        lines = [f"epoch  loss    {self.score_name:<9}  seconds"] if self.epochs else []
         lines += [f"{i + 1:>5}  {e.loss:<6.3f}  {e.score:<9.4f}  {e.seconds:>7.0f}{'  best' if i == best else ''}" for i, e in enumerate(self.epochs)]
-        return "\n".join([*lines, self._scores(), *(f"note: {note}" for note in self.notes)])
-
-    def _scores(self) -> str:
-        return f"Student: {self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}; {self.compared.text(None)}."
+        lines.append(f"Student: {self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}; {self.compared.text(None)}.")
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def lesson(paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] | None) -> list[Samples]:
