@@ -25,6 +25,7 @@ from edgekit.spec.errors import (
     IntegrityError,
     ModelError,
     QuantizeError,
+    RemoteError,
     SamplesError,
     UsageError,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "IntegrityError",
     "ModelError",
     "QuantizeError",
+    "RemoteError",
     "SamplesError",
     "Session",
     "SessionInfo",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
+import os
 import platform
-import shutil
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,12 +14,54 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import backends
+from edgekit.backends import _jetson
+from edgekit.backends._jetson import Board, Clock
 from edgekit.engines.cache import Cache
 from edgekit.engines.measure import cpu_instructions, cpu_name, cpus
 from edgekit.spec import target
 from edgekit.spec.parsing import plain
 
 _BUILD_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+_PATIENCE_S = 120.0
+# In a process of its own: a TensorRT that does not fit its driver can end the process that it is in. Without the current folder on the path.
+_CHILD = """
+import sys
+sys.path[:] = [p for p in sys.path if p]
+from edgekit import backends
+try:
+    backends.get(sys.argv[1]).open_device("gpu", 1).close()
+except Exception as problem:
+    sys.exit(str(problem))
+"""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """The first GPU, as CUDA tells it.
+
+    Attributes:
+        name: of the GPU.
+        compute_capability: e.g. ``8.7``.
+        memory_mb: its own, or what it shares with the CPU, MiB.
+        free_mb: of it, MiB.
+        integrated: whether it shares its memory with the CPU.
+        driver: release of the driver; empty where the system does not tell.
+        cuda: newest CUDA that the driver knows, e.g. ``12.6``.
+    """
+
+    name: str
+    compute_capability: str
+    memory_mb: float
+    free_mb: float
+    integrated: bool
+    driver: str
+    cuda: str
+
+    def text(self) -> str:
+        """One line."""
+        shared = " shared with the CPU" if self.integrated else ""
+        driver = f"driver {self.driver} (CUDA {self.cuda})" if self.driver else f"driver of CUDA {self.cuda}"
+        return f"{self.name}, compute capability {self.compute_capability}, {self.memory_mb:.0f} MB{shared}, {self.free_mb:.0f} MB free, {driver}"
 
 
 @dataclass(frozen=True)
@@ -31,13 +75,19 @@ class Findings:
         cpus: how many this process may use.
         instructions: instruction sets that decide how fast INT8 is.
         memory_mb: of the machine, MiB; 0 where it does not tell.
+        gpu: the NVIDIA GPU; None where there is none that CUDA can use.
+        no_gpu: why there is none; empty where there is one.
+        board: the Jetson; None on any other machine.
+        tensorrt: what there is of JetPack's TensorRT, and what to do about it; empty on other machines.
         backends: name to version, or to why it cannot be used.
-        devices: name of a usable backend to what opening its CPU said.
+        devices: name of an installed backend to what opening its device said.
         build: package to version, or ``missing``.
-        gpu: name and driver, or why there is none.
         targets: target to what building for it lacks here; empty when nothing.
+        engine_on_device: targets whose engines are made on the device, whatever is installed here.
         cache: folder of the build cache.
         cache_mb: its size, MiB.
+        engines: folder of the engines that were made here.
+        engines_mb: its size, MiB.
     """
 
     system: str
@@ -46,13 +96,19 @@ class Findings:
     cpus: int
     instructions: tuple[str, ...]
     memory_mb: float
+    gpu: Gpu | None
+    no_gpu: str
+    board: Board | None
+    tensorrt: str
     backends: Mapping[str, str]
     devices: Mapping[str, str]
     build: Mapping[str, str]
-    gpu: str
     targets: Mapping[str, str]
+    engine_on_device: tuple[str, ...]
     cache: str
     cache_mb: float
+    engines: str
+    engines_mb: float
 
     def record(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -65,29 +121,52 @@ class Findings:
             f"system        {self.system}, Python {self.python}",
             f"cpu           {self.cpu}, {self.cpus} usable, {self.memory_mb / 1024:.1f} GB memory",
             f"instructions  {', '.join(self.instructions) or 'none known'}" + ("" if vnni else " (no INT8 dot product: INT8 gains little here)"),
-            f"gpu           {self.gpu}",
+            f"gpu           {self.gpu.text() if self.gpu else self.no_gpu}",
         ]
+        lines += _board_lines(self.board) if self.board else []
+        lines += [f"tensorrt      {self.tensorrt}"] if self.tensorrt else []
         lines += [f"backend       {name} {version}: {self.devices.get(name, 'cannot be used')}" for name, version in self.backends.items()]
         lines += [f"build         {', '.join(f'{k} {v}' for k, v in self.build.items())}"]
-        lines += [f"target        {name}: {lack or 'can be built here'}" for name, lack in self.targets.items()]
-        return "\n".join([*lines, f"cache         {self.cache}, {self.cache_mb:.0f} MB"])
+        able = {name: "can be built here" + ("; engine made on the device" if name in self.engine_on_device else "") for name in self.targets}
+        lines += [f"target        {name}: {lack or able[name]}" for name, lack in self.targets.items()]
+        lines += [f"cache         {self.cache}, {self.cache_mb:.0f} MB", f"engines       {self.engines}, {self.engines_mb:.0f} MB"]
+        return "\n".join(lines)
 
 
-def examine() -> Findings:
-    """Looks at this machine."""
+def _board_lines(board: Board) -> list[str]:
+    jetpack = f"JetPack {board.jetpack}" if board.jetpack else "a JetPack that is not known"
+    chip = ", ".join(filter(None, (board.family, board.soc))) or "an unknown chip"
+    clocks = [f"{who} {_clock(clock)}" for who, clock in (("GPU", board.gpu), ("CPU", board.cpu)) if clock]
+    return [
+        f"jetson        {board.model or 'unknown board'} ({chip}), {jetpack}, L4T {board.l4t or 'unknown'}",
+        f"power mode    {board.power_mode or 'unknown (see: sudo nvpmodel -q)'}",
+        f"clocks        {'; '.join(clocks) or 'unknown'}",
+        f"memory        {board.free_mb} of {board.memory_mb} MB free",
+    ]
+
+
+def _clock(clock: Clock) -> str:
+    held = "locked at the maximum" if clock.locked else f"governor {clock.governor or 'unknown'}, not locked (to measure: sudo jetson_clocks)"
+    return f"{clock.current_mhz} of {clock.maximum_mhz} MHz, {held}"
+
+
+def examine(root: Path = Path("/")) -> Findings:
+    """Looks at this machine.
+
+    Args:
+        root: where the files are that tell of a Jetson and of the driver.
+
+    Raises:
+        UsageError: when the cache's settings cannot be read.
+    """
+    board = _jetson.board(root)
+    gpu, no_gpu = _gpu(root)  # before anything of TensorRT
     versions = {name: backends.installed_version(name) for name in backends.names()}
+    tensorrt = _tensorrt(root, board, versions.get("tensorrt"))
     build = {package: _version(package) or "missing" for package in _BUILD_PACKAGES}
-    lacking = [p for p, v in build.items() if v == "missing"]
-    wanted = {}
-    for name in target.names():
-        if sys.version_info < (3, 11):
-            wanted[name] = "needs Python 3.11 or newer"
-            continue
-        missing = [b for b in target.load(name).backends if versions.get(b) is None]
-        parts = [f"pip install 'edgekit[{b}]'" for b in missing] + (["pip install 'edgekit[build]'"] if lacking else [])
-        wanted[name] = f"needs {' and '.join(parts)}" if parts else ""
     cache = Cache()
-    size = sum(f.stat().st_size for f in cache.root.rglob("*") if f.is_file()) / 2**20 if cache.root.is_dir() else 0.0
+    engines = cache.root / "engines"
+    engines_mb = _size_mb(engines)
     return Findings(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -95,38 +174,122 @@ def examine() -> Findings:
         cpus=cpus(),
         instructions=cpu_instructions(),
         memory_mb=_memory_mb(),
-        backends={name: version or f"not installed (pip install 'edgekit[{name}]')" for name, version in versions.items()},
-        devices={name: _opens(name) for name, version in versions.items() if version},
+        gpu=gpu,
+        no_gpu=no_gpu,
+        board=board,
+        tensorrt=tensorrt,
+        backends={name: version or _not_installed(name, board, tensorrt) for name, version in versions.items()},
+        devices={name: _opens(name, gpu) for name, version in versions.items() if version},
         build=build,
-        gpu=_gpu(),
-        targets=wanted,
+        targets={name: _lacks(name, versions, build) for name in target.names()},
+        engine_on_device=tuple(name for name in target.names() if _engine_on_device(name, versions)),
         cache=str(cache.root),
-        cache_mb=size,
+        cache_mb=_size_mb(cache.root) - engines_mb,
+        engines=str(engines),
+        engines_mb=engines_mb,
     )
 
 
-def _opens(backend: str) -> str:
-    """Really opens the backend's CPU: a package that is installed may still fail to load."""
+def _gpu(root: Path) -> tuple[Gpu | None, str]:
+    """The first GPU, or why there is none."""
     try:
-        backends.get(backend).open_device("cpu", 1).close()
+        from edgekit.backends._cuda import Cuda, probe
+
+        if problem := probe():
+            return None, problem
+        cuda = Cuda()
+        try:
+            release = re.search(r"\b\d{3,}(?:\.\d+)+\b", _first_line(root / "proc/driver/nvidia/version"))
+            return Gpu(
+                cuda.name,
+                ".".join(map(str, cuda.compute_capability)),
+                cuda.memory / 2**20,
+                cuda.free_memory() / 2**20,
+                cuda.integrated,
+                release.group() if release else "",
+                f"{cuda.driver_version // 1000}.{cuda.driver_version % 1000 // 10}",
+            ), ""
+        finally:
+            cuda.close()
+    except Exception as problem:  # whatever a broken driver comes to is what is to be shown
+        return None, f"cannot be used: {problem}"
+
+
+def _tensorrt(root: Path, board: Board | None, seen: str | None) -> str:
+    """JetPack's TensorRT in words; empty where there is neither it nor a Jetson."""
+    found, remedy = _jetson.system_tensorrt(root)
+    if board is None and found is None:
+        return ""
+    if seen is None:
+        return remedy or f"{found}, and this Python sees it"
+    brings = f"; JetPack {board.jetpack} brings {board.tensorrt}" if board and board.tensorrt else ""
+    if not _jetson.is_supported(seen):
+        return f"{seen} is not supported. {_jetson.advice(seen, board)}"
+    warning = _jetson.missing_kernels(seen, board)
+    return f"{seen}, and this Python sees it{brings}{'. ' + warning if warning else ''}"
+
+
+def _not_installed(backend: str, board: Board | None, tensorrt: str) -> str:
+    """Why a backend has no version; on a Jetson TensorRT comes with JetPack, and TensorRT-RTX is not offered."""
+    if backend == "tensorrt" and tensorrt:
+        return "not installed for this Python (see tensorrt)"
+    if backend == "tensorrt_rtx" and board:
+        return "not installed (it is not for Jetson)"
+    return f"not installed (pip install 'edgekit[{backend.replace('_', '-')}]')"
+
+
+def _opens(backend: str, gpu: Gpu | None) -> str:
+    """Really opens the backend's device: a package that is installed may still fail to load."""
+    try:
+        if not backends.get(backend).ENGINES:
+            backends.get(backend).open_device("cpu", 1).close()
+            return "CPU opens"
+        return _gpu_opens(backend) if gpu else "needs a GPU that CUDA can use (see gpu)"
     except Exception as problem:  # whatever a broken installation raises is what is to be shown
         return f"does not load: {problem}"
-    return "CPU opens"
 
 
-def _gpu() -> str:
-    tegra = Path("/etc/nv_tegra_release")
-    if tegra.is_file():
-        return f"NVIDIA Jetson, {tegra.read_text('utf-8', 'replace').splitlines()[0].lstrip('# ')}"
-    command = shutil.which("nvidia-smi")
-    if command is None:
-        return "none found (no nvidia-smi, no Jetson release file)"
-    asked = [command, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+def _gpu_opens(backend: str) -> str:
+    package = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+    command = [sys.executable, "-c", _CHILD, backend]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired) as problem:
-        return f"nvidia-smi does not answer ({problem})"
-    return "; ".join(done.stdout.strip().splitlines()) if done.returncode == 0 else f"nvidia-smi fails: {(done.stderr or done.stdout).strip()[:200]}"
+        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"does not open: no answer within {_PATIENCE_S:.0f} s"
+    if done.returncode == 0:
+        return "GPU opens"
+    said = done.stderr.decode("utf-8", "replace").strip()
+    ended = f"the process that opens it ended with {done.returncode}" + (f": {said[-500:]}" if said else "")
+    return f"does not open: {said if done.returncode == 1 and said else ended}"
+
+
+def _lacks(name: str, versions: Mapping[str, str | None], build: Mapping[str, str]) -> str:
+    """What building for a target lacks here. Its backends are needed only where they race here."""
+    if sys.version_info < (3, 11):
+        return "needs Python 3.11 or newer"
+    aim = target.load(name)
+    missing = [b for b in aim.backends if versions.get(b) is None] if aim.choose_on == "host" else []
+    parts = [f"pip install 'edgekit[{b.replace('_', '-')}]'" for b in missing] + (["pip install 'edgekit[build]'"] if "missing" in build.values() else [])
+    return f"needs {' and '.join(parts)}" if parts else ""
+
+
+def _engine_on_device(name: str, versions: Mapping[str, str | None]) -> bool:
+    """Whether a build here ends without an engine."""
+    if sys.version_info < (3, 11):
+        return False
+    kinds = [(backends.get(b).ENGINES, versions.get(b)) for b in target.load(name).backends]
+    return any(kind == "device" or (kind == "host" and version is None) for kind, version in kinds)
+
+
+def _size_mb(folder: Path) -> float:
+    """Of all files in a folder; one that goes meanwhile, or may not be read, does not count."""
+    size = 0
+    for place, _, files in os.walk(folder):
+        for file in files:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(place, file)).st_size
+    return size / 2**20
 
 
 def _memory_mb() -> float:
@@ -137,6 +300,13 @@ def _memory_mb() -> float:
     except OSError:
         pass
     return 0.0
+
+
+def _first_line(file: Path) -> str:
+    try:
+        return file.read_text("utf-8", "replace").partition("\n")[0]
+    except OSError:
+        return ""
 
 
 def _version(package: str) -> str | None:

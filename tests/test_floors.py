@@ -49,6 +49,9 @@ ALLOWED = {
     "onnxscript": {"export"},
     "onnxruntime": {"export", "quantize", "compress", "backends"},
     "openvino": {"backends"},
+    "tensorrt": {"backends"},
+    "tensorrt_rtx": {"backends"},
+    "tensorrt_rtx_bindings": {"backends"},
     "cryptography": {"engines"},
     "tokenizers": {"tasks", "source", "export", "compress"},
     "numpy": set(FLOORS),
@@ -169,10 +172,11 @@ def test_third_party_packages_stay_where_they_belong(file):
         assert name in ALLOWED, f"{item}: not a dependency that this test knows"
         assert part(file) in ALLOWED[name], str(item)
         # A backend's library, and what is heavy, is imported where it is used: listing backends or verbs must cost nothing.
-        if name in ("torch", "transformers", "accelerate", "huggingface_hub", "onnxruntime", "openvino", "rich", "scipy"):
+        heavy = ("torch", "transformers", "accelerate", "huggingface_hub", "onnxruntime", "openvino", "rich", "scipy")
+        if name in heavy or name.startswith("tensorrt"):
             assert not item.top, f"{item}: import it inside the function that needs it"
         if part(file) == "backends":
-            assert name in ("numpy", file.stem), str(item)
+            assert name in ("numpy", file.stem, f"{file.stem}_bindings"), str(item)
 
 
 def test_torch_is_on_its_floors_only():

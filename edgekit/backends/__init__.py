@@ -2,14 +2,18 @@
 
 Listing this folder is the registration. A backend module has::
 
-    PACKAGE                                              the distribution to install
+    PACKAGES                                             distributions that bring it, the one to install first
     STATIC_SHAPES                                        whether it gains from static shapes
+    ENGINES                                              "": it runs the graph; "device": it runs an engine that is made where it runs;
+                                                         "host": an engine that can be made anywhere
     check_target(target) -> None                         refuses early, with a remedy
-    compile_graph(graph, target, out) -> Path            an engine file, or the graph itself
-    open_device(device, threads, streams=1) -> Device    Device.load(path, signature, shapes=()) -> Engine; Device.close()
+    check_here() -> None                                 refuses where this machine cannot run it; loads nothing of the vendor's
+    open_device(device, threads, streams=1) -> Device    Device.load(source, signature, shapes=()) -> Engine; Device.close()
 
-``Engine.run(feeds)`` takes and gives numpy arrays by name; ``Engine.executed_precision()`` tells what the linear layers
-really ran in, from the backend's own record; ``Engine.close()``.
+``Engine.run(feeds, keep=())`` takes and gives numpy arrays by name; outputs named in ``keep`` stay on the device as opaque
+buffers, which any engine of the same device takes as feeds. ``Engine.executed_precision()`` tells what the linear layers
+really ran in, from the backend's own record; ``Engine.close()``. A device of a backend with engines has ``identity()`` and
+``compile(graph, signature, recipe, timing_cache, progress)`` besides.
 """
 
 from __future__ import annotations
@@ -17,25 +21,25 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
-
+from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import BackendError, UsageError, near
-from edgekit.spec.graph import Graph
+from edgekit.spec.progress import Progress
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
-Feeds = Mapping[str, np.ndarray]
+Feeds = Mapping[str, Any]
+"""Input name to a numpy array, or to a buffer that an engine of the same device kept."""
 
 
 class Engine(Protocol):
     """A loaded graph. ``run`` may be called from several threads at once."""
 
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """Runs once; arrays by input name in, arrays by output name out."""
+    def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, Any]:
+        """Runs once; arrays by input name in, arrays by output name out, or buffers for the outputs in ``keep``."""
 
     def executed_precision(self) -> str:
         """What the linear layers ran in: ``float32``, ``int8``, or ``int8 36/37 linears``."""
@@ -47,8 +51,8 @@ class Engine(Protocol):
 class Device(Protocol):
     """An opened device of a backend."""
 
-    def load(self, path: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
-        """Loads an engine file or a graph, with static shapes for one row of so many tokens (ascending) beside any shape.
+    def load(self, source: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
+        """Loads a graph, with static shapes for one row of so many tokens (ascending) beside any shape.
 
         The caller pads a row to one of them; a row of another length, or a batch, is answered too.
         """
@@ -57,20 +61,52 @@ class Device(Protocol):
         """Frees the device."""
 
 
+class Compiled(Protocol):
+    """An engine file's content, and what the next compilation here can start from."""
+
+    plan: bytes
+    timing_cache: bytes
+
+
+class CompilingDevice(Protocol):
+    """A device of a backend whose engines are made where they run."""
+
+    def identity(self) -> dict[str, object]:
+        """All that an engine is bound to: versions, chip, memory; plain data."""
+
+    def compile(self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress) -> Compiled:
+        """Makes an engine of a graph for this device."""
+
+    def load(self, source: bytes | memoryview, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
+        """Loads an engine.
+
+        Raises:
+            EngineMismatchError: when it was made by another version or for another chip, or is damaged.
+        """
+
+    def close(self) -> None:
+        """Frees the device."""
+
+
+class EngineMismatchError(BackendError):
+    """An engine that this device did not make like this: it is to be made again."""
+
+
 class Backend(Protocol):
     """What a module in this folder offers."""
 
-    PACKAGE: str
+    PACKAGES: tuple[str, ...]
     STATIC_SHAPES: bool
+    ENGINES: str
 
     def check_target(self, target: Target) -> None:
         """Refuses a target that this backend cannot serve."""
 
-    def compile_graph(self, graph: Graph, target: Target, out: Path) -> Path:
-        """Makes an engine file in ``out``, or returns the graph's own path."""
+    def check_here(self) -> None:
+        """Refuses where this machine cannot run it."""
 
-    def open_device(self, device: str, threads: int, streams: int = 1) -> Device:
-        """Opens a device for ``streams`` calls at the same time that have ``threads`` between them."""
+    def open_device(self, device: str, threads: int, streams: int = 1) -> Any:
+        """Opens a device for ``streams`` calls at the same time that have ``threads`` between them: a Device, or a CompilingDevice where it has engines."""
 
 
 def names() -> list[str]:
@@ -91,15 +127,28 @@ def get(name: str) -> Backend:
 
 def installed_version(name: str) -> str | None:
     """Version of a backend's package, or None where it is not installed; does not import it."""
-    try:
-        return importlib.metadata.version(get(name).PACKAGE)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    for package in get(name).PACKAGES:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def check_installed(name: str) -> None:
+    """Refuses where a backend's package is missing.
+
+    Raises:
+        BackendError: with what to install.
+    """
+    if installed_version(name) is None:
+        raise not_installed(name)
 
 
 def not_installed(name: str) -> BackendError:
     """The error for a backend whose package is missing."""
-    return BackendError(f"The backend '{name}' is not installed, and this bundle or target needs it. Run: pip install 'edgekit[{name}]'")
+    extra = name.replace("_", "-")
+    return BackendError(f"The backend '{name}' is not installed, and this bundle or target needs it. Run: pip install 'edgekit[{extra}]'")
 
 
 def threads_of_a_stream(threads: int, streams: int) -> int:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, not_installed, summary, threads_of_a_stream
+from edgekit.backends import Feeds, check_installed, not_installed, summary, threads_of_a_stream
 from edgekit.spec.errors import BackendError
-from edgekit.spec.graph import Graph
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
-PACKAGE = "onnxruntime"
+PACKAGES = ("onnxruntime",)
+ENGINES = ""
 STATIC_SHAPES = False  # its kernels take any shape alike
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider"}
@@ -38,9 +39,13 @@ def check_target(target: Target) -> None:
         raise BackendError(f"ONNX Runtime serves the device(s) {', '.join(_PROVIDERS)} here, target '{target.name}' asks for '{target.device}'.")
 
 
-def compile_graph(graph: Graph, target: Target, out: Path) -> Path:
-    """Returns the graph itself: ONNX Runtime optimizes when it loads."""
-    return graph.path
+def check_here() -> None:
+    """Refuses where it is not installed.
+
+    Raises:
+        BackendError: with what to install.
+    """
+    check_installed("onnxruntime")
 
 
 def open_device(device: str, threads: int, streams: int = 1) -> OnnxRuntimeDevice:
@@ -112,8 +117,8 @@ class OnnxRuntimeEngine:
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._outputs = [o.name for o in signature.outputs]
 
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """Runs once."""
+    def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """Runs once. This device's memory is the host's: outputs that are to be kept are arrays like all others."""
         fed = {name: array for name, array in feeds.items() if name in self._inputs}
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, fed), strict=True))

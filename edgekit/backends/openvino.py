@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, not_installed, summary, threads_of_a_stream
+from edgekit.backends import Feeds, check_installed, not_installed, summary, threads_of_a_stream
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.spec.errors import BackendError
-from edgekit.spec.graph import Graph
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
-PACKAGE = "openvino"
+PACKAGES = ("openvino",)
+ENGINES = ""
 STATIC_SHAPES = True
 
 _DEVICES = {"cpu": "CPU"}
@@ -33,9 +34,13 @@ def check_target(target: Target) -> None:
         raise BackendError(f"OpenVINO serves the device(s) {', '.join(_DEVICES)} here, target '{target.name}' asks for '{target.device}'.")
 
 
-def compile_graph(graph: Graph, target: Target, out: Path) -> Path:
-    """Returns the graph itself: compiled blobs are bound to one CPU and one version, so a bundle does not carry them."""
-    return graph.path
+def check_here() -> None:
+    """Refuses where it is not installed.
+
+    Raises:
+        BackendError: with what to install.
+    """
+    check_installed("openvino")
 
 
 def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
@@ -142,8 +147,8 @@ class OpenVinoEngine:
         self._idle: list[Any] = []
         self._lock = threading.Lock()
 
-    def run(self, feeds: Feeds) -> dict[str, np.ndarray]:
-        """Runs once, on a request that no other thread uses."""
+    def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
+        """Runs once, on a request that no other thread uses. This device's memory is the host's: outputs that are to be kept are arrays like all others."""
         with self._lock:
             request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
         try:

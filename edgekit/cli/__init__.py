@@ -25,7 +25,7 @@ def main() -> None:
     from edgekit.spec.errors import EdgekitError
 
     _stop.install()
-    order = ("build", "distill", "slice", "trim", "run", "eval", "bench", "inspect", "verify", "sign", "keygen", "targets", "doctor")
+    order = ("build", "distill", "slice", "trim", "run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen", "targets", "doctor")
 
     class Verbs(click.Group):
         """Lists the files of this folder and imports one only when it is asked for."""

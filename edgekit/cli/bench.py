@@ -7,6 +7,7 @@ import json
 import click
 
 from edgekit.cli._options import threads_option
+from edgekit.cli.deploy import identity_option, python_option
 
 
 def _numbers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
@@ -27,11 +28,34 @@ def _numbers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
 @threads_option
-def command(bundle, batches, lengths, seconds, as_json, backend, threads):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Time BUNDLE by batch and length: token ids in, logits out (tokenizing is not in it; 'edgekit eval' has it)."""
+@click.option("--on", "where", default=None, metavar="ssh://[USER@]HOST[:PORT][/PATH]", help="Time it on that device; it is deployed first if need be.")
+@python_option
+@identity_option
+def command(bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Time BUNDLE by batch and length: token ids in, logits out (tokenizing is not in it; 'edgekit eval' has it).
+
+    With --on the numbers are those of the device. Where it has no such bundle, or another one, BUNDLE is deployed first,
+    see 'edgekit deploy', which has --python and --identity too.
+    """
     from edgekit.cli._progress import bars
-    from edgekit.report.bench import bench
 
     with bars() as progress:
-        result = bench(bundle, batches, lengths, seconds=seconds, backend=backend, threads=threads, progress=progress)
+        if where is None:
+            _only_there()
+            from edgekit.report.bench import bench
+
+            result = bench(bundle, batches, lengths, seconds=seconds, backend=backend, threads=threads, progress=progress)
+        else:
+            from edgekit import deploy
+
+            options = {"seconds": seconds, "backend": backend, "threads": threads, "python": python, "identity": identity}
+            result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
     click.echo(json.dumps(result.record(), indent=2) if as_json else result.text())
+
+
+def _only_there() -> None:
+    """Refuses options of the device where there is none: they would do nothing."""
+    context = click.get_current_context()
+    for name in ("python", "identity"):
+        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name} is of the device, and there is none. Give --on ssh://... too, or leave it out.")

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -22,6 +23,7 @@ from edgekit.spec.errors import BuildError, UsageError
 _DONE = "entry.json"
 _LIMIT_MB = 8192.0
 _ABANDONED_S = 24 * 3600.0
+_ENTRY = re.compile(r"(under-way-)?[0-9a-f]{64}")
 
 
 def key(**parts: object) -> str:
@@ -122,7 +124,8 @@ class Cache:
     def _shrink(self) -> None:
         """Removes the least recently used entries until the cache is within its limit, and what killed builds left.
 
-        Entries that were found or filled through this object stay: the build at work still reads them.
+        Entries that were found or filled through this object stay: the build at work still reads them. So does all that is no entry:
+        the folder is also that of races and compiled engines, which have limits of their own or none.
         """
         entries = []
         for folder in self.root.iterdir() if self.root.is_dir() else ():
@@ -131,7 +134,7 @@ class Cache:
                 if folder.name.startswith(".new-"):
                     if time.time() - used > _ABANDONED_S:
                         shutil.rmtree(folder, ignore_errors=True)
-                elif folder.is_dir():
+                elif _ENTRY.fullmatch(folder.name) and folder.is_dir():
                     entries.append((used, _size_mb(folder), folder))
         total = sum(size for _, size, _ in entries)
         for _, size, folder in sorted(entries, key=lambda e: e[0]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -71,6 +72,16 @@ def cpus() -> int:
 def cpu_name() -> str:
     """The processor's name, as the system tells it."""
     return _cpuinfo("model name") or _cpuinfo("Hardware") or platform.processor() or platform.machine()
+
+
+def gpu_name() -> str:
+    """GPU and driver, as the kernel's driver or the board tells them without CUDA; empty where there is none."""
+    found = []
+    gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
+    for file in (Path("/proc/device-tree/model"), Path("/etc/nv_tegra_release"), Path("/proc/driver/nvidia/version"), *gpus):
+        with contextlib.suppress(OSError):
+            found.append(file.read_text("utf-8", "replace").strip("\0\n").partition("\n")[0])
+    return "; ".join(found)
 
 
 INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")

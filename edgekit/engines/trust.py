@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from edgekit.engines import signature
@@ -25,10 +25,17 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder that was checked against its manifest."""
+    """A folder that was checked against its manifest.
+
+    Attributes:
+        path: the folder.
+        manifest: what it says of itself.
+        trusted: its signature was asked for, and is of a key that is trusted.
+    """
 
     path: Path
     manifest: Manifest
+    trusted: bool = False
 
     @property
     def size(self) -> int:
@@ -90,9 +97,10 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
     bundle = Bundle(folder, manifests.loads(text, str(file)))
     _check_files(bundle)
     _check_graphs(bundle)
-    if trust is not None:
-        signature.check(folder, _digests(bundle), trust)
-    return bundle
+    if trust is None:
+        return bundle
+    signature.check(folder, _digests(bundle), trust)
+    return replace(bundle, trusted=True)
 
 
 def sign(path: str | Path, key: str | Path, password: bytes | None = None) -> Path:

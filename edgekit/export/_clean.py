@@ -28,7 +28,7 @@ def clean(model: ir.Model, max_length: int) -> None:
     """
     canonical_masks(model, max_length)
     fuse_gelu(model)
-    for step in (static_reshapes, slice_positions, drop_nan_guards, finite_constants):
+    for step in (static_reshapes, slice_positions, drop_nan_guards, finite_constants, floats_only):
         step(model.graph)
         sweep(model)
     name_nodes(model.graph)
@@ -138,6 +138,32 @@ def finite_constants(graph: ir.Graph) -> int:
         if array is None or array.dtype.kind != "f" or array.size == 0 or array.min() > -1e30:
             continue
         value.const_value = ir.tensor(np.where(array < -1e30, HIDDEN, array).astype(array.dtype), name=name)
+        count += 1
+    return count
+
+
+def floats_only(graph: ir.Graph) -> int:
+    """CumSum of integers runs in float32, Clip of integers becomes Max and Min: TensorRT 10's parser has the two for floats alone.
+
+    Positions and masks are what is summed: float32 counts exactly to 2**24.
+    """
+    count = 0
+    for node in list(graph):
+        value, result = node.inputs[0] if node.inputs else None, node.outputs[0]
+        if node.op_type not in ("CumSum", "Clip") or value is None or value.dtype not in (ir.DataType.INT32, ir.DataType.INT64):
+            continue
+        if node.op_type == "CumSum":
+            wide = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT})
+            summed = ir.node("CumSum", [wide.outputs[0], node.inputs[1]], attributes=dict(node.attributes))
+            made = [wide, summed, ir.node("Cast", summed.outputs, attributes={"to": value.dtype})]
+        else:
+            made = []
+            for op, bound in zip(("Max", "Min"), node.inputs[1:], strict=False):
+                if bound is not None:
+                    made.append(ir.node(op, [made[-1].outputs[0] if made else value, bound]))
+        for step in made[:-1]:
+            step.outputs[0].dtype, step.outputs[0].shape = ir.DataType.FLOAT if node.op_type == "CumSum" else value.dtype, result.shape
+        replace(graph, node, made, made[-1].outputs[0] if made else value)
         count += 1
     return count
 

@@ -19,12 +19,14 @@ from edgekit.engines import assemble
 from edgekit.engines.trust import Bundle
 from edgekit.export import single as single_export
 from edgekit.pipeline import checks
-from edgekit.pipeline.candidates import Choice, Field, runnable
+from edgekit.pipeline.candidates import Choice, Field
+from edgekit.pipeline.checks import runnable
 from edgekit.pipeline.contender import contender
+from edgekit.pipeline.engines import verify
 from edgekit.pipeline.slicing import CALIBRATION_ROWS, check_here, clock
 from edgekit.pipeline.steps import Evaluation, Steps
 from edgekit.report.paired import paired
-from edgekit.report.table import held_out_text, trials_table
+from edgekit.report.table import held_out_text, trials_table, verified_text
 from edgekit.runtime import golden
 from edgekit.samples import Samples
 from edgekit.source import Source
@@ -56,7 +58,7 @@ class BuildResult:
         lines = [trials_table(m.trials, m.score_name, m.reference_score), m.reason]
         if m.held_out is not None:
             lines.append(held_out_text(m.held_out, m.score_name))
-        return "\n".join([*lines, *(f"note: {note}" for note in m.notes)])
+        return "\n".join([*lines, *(f"note: {note}" for note in m.notes), *verified_text(m)])
 
 
 def build(
@@ -173,16 +175,20 @@ def build(
         origin.release()
         choice = Field(contenders).run()
         best = choice.winner
+        blank = best.bundle.manifest
+        engines = verify(choice.variants, choice.files, blank.signatures, len(evaluation), scorer.settings.max_length, Path(scratch), progress)
         manifest = replace(
-            best.bundle.manifest,
-            variants=choice.variants,
+            blank,
+            variants=engines.variants,
+            verified=tuple(engines.done),
+            unverified=tuple(engines.open),
             reason=choice.reason,
             trials=choice.trials,
             sensitivity=choice.sensitivity,
             notes=(*checks.notes(aim, calibration, contenders[0].lengths), *[t for n, t in trimmings.items() if n == best.model], *choice.notes),
             held_out=None if unseen is None else _held_out(steps, best, unseen, aim.use == "throughput"),
         )
-        files: dict[str, Path | bytes] = {**choice.files, golden.FILE: _golden(choice), record.FILE: steps.recorded.text().encode()}
+        files: dict[str, Path | bytes] = {**choice.files, **engines.files, golden.FILE: _golden(choice), record.FILE: steps.recorded.text().encode()}
         progress("write", 0, 0)
         bundle = assemble.write(destination, manifest, files, force=force)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit import backends
 from edgekit.engines.measure import cpu_name
 from edgekit.engines.trust import sha256
+from edgekit.pipeline.checks import STAND_IN, runnable
 from edgekit.pipeline.contender import Contender
 from edgekit.report.paired import paired
 from edgekit.spec.errors import BudgetError
@@ -23,7 +23,6 @@ _FIRST_ROUNDS, _LAST_ROUNDS = 6, 12
 _TEXTS_A_ROUND = 20
 _IN_REACH = 1.5  # times the fastest: what is slower in the first race is not timed again
 _STATIC_GAIN = 2.0  # the most that static shapes have been seen to gain
-_STAND_IN = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ class Field:
             runs = replace(candidate, variant=runnable(candidate.variant))
             given = self.steps.answers(runs, self.rows.samples, False)
             (trial,) = self._trials([candidate], [given], None)
-            trials.append((candidate, given, trial if runs == candidate else replace(trial, executed=f"unknown (scored on {_STAND_IN})")))
+            trials.append((candidate, given, trial if runs == candidate else replace(trial, executed=f"unknown (scored on {STAND_IN})")))
         judgeable = replace(self.aim.budget, p50_ms=None, memory_mb=None, first_answer_ms=None)
         reasons = [choose.excess(t, judgeable, self.strict) for _, _, t in trials]
         able = [i for i, reason in enumerate(reasons) if not reason]
@@ -206,11 +205,6 @@ class Field:
 
     def _notes(self) -> tuple[str, ...]:
         return (*(note for contender in self.contenders for note in contender.notes), *self._said)
-
-
-def runnable(variant: Variant) -> Variant:
-    """The variant itself, or the same graphs on ONNX Runtime where its backend is not on this machine: accuracy is the graph's."""
-    return variant if backends.installed_version(variant.backend) is not None else replace(variant, backend=_STAND_IN, shapes=())
 
 
 def _files(candidate: Candidate) -> dict[str, Path]:

@@ -8,13 +8,33 @@ from dataclasses import replace
 import numpy as np
 
 from edgekit import backends, quantize
-from edgekit.engines.measure import INSTRUCTIONS, cpu_instructions, lacks_vnni
+from edgekit.engines.measure import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
 from edgekit.report.paired import fewest_rows
 from edgekit.samples import Samples
 from edgekit.spec.errors import SamplesError, UsageError, near
+from edgekit.spec.manifest import Variant
 from edgekit.spec.target import USES, Target
 
 _UNLIKELY_EQUAL = 16
+STAND_IN = "onnxruntime"
+"""Answers for a backend that this machine cannot run: accuracy is the graph's."""
+
+
+def runs_here(backend: str) -> bool:
+    """Whether a build asks a backend itself for answers: one that is installed, and needs no engine of a device that may not be here."""
+    return not backends.get(backend).ENGINES and backends.installed_version(backend) is not None
+
+
+def answers_for(method: str, aim: Target) -> str:
+    """The backend that says here what the graphs of a method answer: the first of the target's that runs here, or the stand-in."""
+    return next((b for b in aim.backends if b in quantize.get(method).BACKENDS and runs_here(b)), STAND_IN)
+
+
+def runnable(variant: Variant) -> Variant:
+    """The variant itself, or the same graphs on the stand-in where its backend does not run here."""
+    if runs_here(variant.backend):
+        return variant
+    return replace(variant, backend=STAND_IN, device="cpu", threads=cpus(), shapes=(), engine=None, engines={})
 
 
 def settled(aim: Target, keep_float: Sequence[str], use: str | None) -> Target:
@@ -49,13 +69,20 @@ def check_target(aim: Target) -> None:
         quantize.get(method)
     for backend in aim.backends:
         backends.get(backend).check_target(aim)
-        if backends.installed_version(backend) is None and aim.choose_on == "host":
-            raise backends.not_installed(backend)
+        if aim.choose_on == "host":
+            backends.get(backend).check_here()
     if not any(set(quantize.get(method).BACKENDS) & set(aim.backends) for method in aim.methods):
         raise UsageError(
             f"Target '{aim.name}' has no candidate: none of its methods ({', '.join(aim.methods)}) runs on its backends ({', '.join(aim.backends)}). "
             "Add a method or a backend."
         )
+    if aim.engine is not None:
+        for method in aim.methods:
+            if lacking := [p for p in quantize.get(method).PRECISIONS if p not in aim.engine.precisions]:
+                raise UsageError(
+                    f"The method '{method}' multiplies in {lacking[0]}, which the chip of target '{aim.name}' does not have "
+                    f"(it has {', '.join(aim.engine.precisions)}). Take the method out of the target."
+                )
 
 
 def check_calibration(calibration: Samples, aim: Target) -> None:

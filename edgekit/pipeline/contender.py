@@ -14,6 +14,7 @@ from edgekit.pipeline.checks import instructions
 from edgekit.pipeline.steps import Evaluation, Steps, batches
 from edgekit.quantize._calibration import Calibration
 from edgekit.source import Source
+from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.manifest import FORMAT, Manifest, Variant
 from edgekit.spec.target import Target
@@ -64,8 +65,6 @@ class Contender:
         if not runs_on:
             return []
         graphs = self.steps.quantize(method, self.floats, self.aim.quantize, self.calibration)
-        if all(backends.installed_version(b) is None for b in runs_on):
-            return self._on_each(graphs, runs_on)
         return [c for made in (graphs, *self._with_less_in_int8(method, graphs)) for c in self._on_each(made, runs_on)]
 
     def _with_less_in_int8(self, method: str, graphs: GraphSet) -> list[GraphSet]:
@@ -94,8 +93,6 @@ class Contender:
 
     def _variant(self, graphs: GraphSet, backend: str) -> Variant:
         graph, tools = graphs.graphs[0], self.steps.tools
-        for each in graphs.graphs:
-            backends.get(backend).compile_graph(each, self.aim, self.steps.scratch)
         return Variant(
             backend=backend,
             method=graph.method,
@@ -104,15 +101,21 @@ class Contender:
             threads=self.aim.threads or cpus(),
             executed="not measured",
             requires=_requires(graph.method, self.aim),
-            versions={name: tools[name] for name in (backends.get(backend).PACKAGE, "numpy", "tokenizers") if name in tools},
+            versions={name: tools[name] for name in (*backends.get(backend).PACKAGES, "numpy", "tokenizers") if name in tools},
             recipe=graph.recipe,
             shapes=(self.aim.shapes or ()) if backends.get(backend).STATIC_SHAPES else (),
             linear_macs=self._linear_macs,
+            engine=self._engine_recipe if backends.get(backend).ENGINES else None,
         )
 
     @cached_property
     def _linear_macs(self) -> int:
         return quantize.linear_macs(self.floats)
+
+    @cached_property
+    def _engine_recipe(self) -> EngineRecipe | None:
+        """The target's, for the rows that this model takes."""
+        return self.aim.engine and self.aim.engine.settled({"sequence": self.rows.task.settings.max_length, "batch": self.aim.max_batch})
 
     @property
     def _of(self) -> str:

@@ -19,6 +19,7 @@ from edgekit.engines.cache import Cache, code_digest, key
 from edgekit.engines.measure import cpu_name, cpus
 from edgekit.engines.trust import files_below, sha256
 from edgekit.export import single as single_export
+from edgekit.pipeline.checks import answers_for
 from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._sensitivity import revert
 from edgekit.report.paired import paired
@@ -149,7 +150,7 @@ class Steps:
         """
         limit = aim.budget.accuracy_drop
         assert limit is not None
-        backend = next(b for b in aim.backends if b in quantize.get(method).BACKENDS and backends.installed_version(b) is not None)
+        backend = answers_for(method, aim)
         parts = self._made_from(method, floats, settings) | {"revert": [limit, strict, backend, scored.samples.digest]}
 
         def good(graphs: GraphSet) -> bool:
@@ -169,11 +170,11 @@ class Steps:
         return replace(made, assets=floats.assets, provenance=floats.provenance), ranking
 
     def holds(self, graphs: GraphSet, scored: Evaluation, aim: Target, strict: bool) -> bool:
-        """Whether graphs are inside the accuracy budget on the first of the target's backends that runs them; kept, since it is asked at every build."""
+        """Whether graphs are inside the accuracy budget, asked of the first of the target's backends that runs here; kept, since it is asked at every build."""
         limit = aim.budget.accuracy_drop
         if limit is None or graphs.graphs[0].method == "float32":
             return True
-        backend = next(b for b in aim.backends if b in quantize.get(graphs.graphs[0].method).BACKENDS and backends.installed_version(b) is not None)
+        backend = answers_for(graphs.graphs[0].method, aim)
         parts: dict[str, Any] = {"step": "holds", "graphs": [sha256(g.path) for g in graphs.graphs], "weights": self._weights(graphs), "backend": backend}
         parts |= {"samples": scored.samples.digest, "model": self.origin.digest, "cpu": cpu_name()}
 
@@ -234,7 +235,7 @@ class Steps:
 
     def _outputs(self, graphs: GraphSet, backend: str, aim: Target, scored: Evaluation) -> np.ndarray:
         graph = graphs.graphs[0]
-        device = backends.get(backend).open_device(aim.device, aim.threads or cpus())
+        device = backends.get(backend).open_device("cpu", aim.threads if backend in aim.backends and aim.threads else cpus())
         engine = device.load(graph.path, graph.signature)
         try:
             return np.concatenate([single.run(engine, graph.signature, [t.arrays]) for t in scored.task.preprocess(scored.texts)])

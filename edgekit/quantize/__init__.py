@@ -1,6 +1,7 @@
 """Floor 4: GraphSet -> GraphSet. A file is a method; what begins with an underscore or is named below is shared.
 
-A method module has ``BACKENDS`` (those it is a candidate for), ``NEEDS_SAMPLES`` (fewest calibration rows) and
+A method module has ``BACKENDS`` (those it is a candidate for), ``NEEDS_SAMPLES`` (fewest calibration rows), ``PRECISIONS`` (what the device
+must multiply in, by the names of ``spec.engine``) and
 ``quantize(graphs, calibration, settings, out, progress) -> GraphSet``. No torch here.
 """
 
@@ -30,6 +31,7 @@ class Method(Protocol):
 
     BACKENDS: tuple[str, ...]
     NEEDS_SAMPLES: int
+    PRECISIONS: tuple[str, ...]
 
     def quantize(self, graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
         """Writes quantized graphs into ``out`` and returns them; each says in its ``recipe`` what was chosen for it."""

@@ -146,11 +146,11 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _activation_nodes(graph: ir.Graph) -> list[ir.Node]:
-    """Nodes that token activations run through: lookups in tables, products with weights, and all that reads these."""
+    """Nodes that token activations run through: lookups in tables, products with weights, restored INT8, and all that reads these."""
     reached: set[ir.Value] = set()
     found = []
     for node in graph:
-        starts = node.op_type in ("MatMul", "Gemm") or (node.op_type in ("Gather", "Slice") and _is_table(node.inputs[0]))
+        starts = node.op_type in ("MatMul", "Gemm", "DequantizeLinear") or (node.op_type in ("Gather", "Slice") and _is_table(node.inputs[0]))
         if node.op_type in _ANY_TYPE or not (starts or any(v in reached for v in node.inputs)):
             continue
         if any(v is not None and _is_float(v) for v in node.inputs):

@@ -23,6 +23,7 @@ from edgekit.spec.quantization import Quantization
 
 BACKENDS = ("openvino",)
 NEEDS_SAMPLES = 0
+PRECISIONS = ("bfloat16",)
 
 
 def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:

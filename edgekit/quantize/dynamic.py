@@ -32,6 +32,7 @@ from edgekit.spec.quantization import Quantization
 
 BACKENDS = ("onnxruntime",)
 NEEDS_SAMPLES = 0
+PRECISIONS = ("int8",)
 
 _CONTRIB = "com.microsoft"
 _MASK = "mask_additive"

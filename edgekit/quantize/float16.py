@@ -25,8 +25,9 @@ from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
 
-BACKENDS = ("onnxruntime", "openvino")
+BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 NEEDS_SAMPLES = 4
+PRECISIONS = ("float16",)
 
 LIMIT = 65504 / 4
 

@@ -36,6 +36,7 @@ from edgekit.spec.quantization import RANGES, Quantization
 
 BACKENDS = ("onnxruntime", "openvino")
 NEEDS_SAMPLES = 16
+PRECISIONS = ("int8",)
 
 _WORTH = 0.9  # smoothing costs nodes: it must take a tenth off the damage
 

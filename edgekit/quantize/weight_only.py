@@ -38,6 +38,7 @@ from edgekit.spec.quantization import Quantization
 
 BACKENDS = ("onnxruntime", "openvino")
 NEEDS_SAMPLES = 0
+PRECISIONS = ("float32",)
 
 
 def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:

@@ -63,6 +63,7 @@ class Bench:
         points: pairs of batch and length, in the order asked for.
         linear_macs: multiply-accumulates of one token in the linear layers; 0 where the bundle does not state them.
         rate: of this backend's best matrix product in the bundle's precision; None where it is not known.
+        machine: the device that ran it, where that was another one; ``bundle`` is a path there then.
     """
 
     bundle: str
@@ -73,6 +74,7 @@ class Bench:
     points: tuple[Point, ...]
     linear_macs: int = 0
     rate: Rate | None = None
+    machine: str = ""
 
     def record(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -92,7 +94,8 @@ class Bench:
             for p in self.points
         ]
         header: tuple[str, ...] = ("batch", "length", "p50 ms", "p90 ms", "p99 ms", "calls", "rows/s")
-        head = f"{self.bundle}: {self.method} on {self.backend}, {self.threads} thread(s), {self.cpu}"
+        where = f" on {self.machine}" if self.machine else ""
+        head = f"{self.bundle}{where}: {self.method} on {self.backend}, {self.threads} thread(s), {self.cpu}"
         if self.rate is not None:
             head += f", {self.rate.text()}"
             header += ("limit ms", "share")

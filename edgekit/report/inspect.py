@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from edgekit.engines.trust import Bundle
-from edgekit.report.table import held_out_text, trials_table
+from edgekit.report.table import held_out_text, trials_table, verified_text
+from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.manifest import content_digest
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import TensorSpec
@@ -22,10 +23,13 @@ def inspect(bundle: Bundle) -> str:
         how = {**variant.recipe, **({"buckets": "/".join(map(str, variant.shapes))} if variant.shapes else {})}
         if how:
             lines.append(f"      {', '.join(f'{k} {v}' for k, v in how.items())}")
+        if variant.engine is not None:
+            made = "in the bundle, made ahead of time" if variant.engines else "made on the device"
+            lines.append(f"      engine: {made}; accepts {variant.engine.accepts()}")
     lines += ["", "candidates of the build:", trials_table(m.trials, m.score_name, m.reference_score), m.reason]
     if m.held_out is not None:
         lines.append(held_out_text(m.held_out, m.score_name))
-    lines += [f"note: {note}" for note in m.notes]
+    lines += [*(f"note: {note}" for note in m.notes), *verified_text(m)]
     if m.sensitivity:
         lines += ["", "layers by the damage that INT8 does in each alone (divergence of the answers from float32's):"]
         lines += [f"  {damage:.3g}  {layer}" for layer, damage in sorted(m.sensitivity.items(), key=lambda item: -item[1])]
@@ -39,11 +43,24 @@ def target_text(target: Target) -> str:
     """A target's settings."""
     budget = ", ".join(f"{k} {v:g}" for k, v in vars(target.budget).items() if v is not None) or "none"
     threads = target.threads or "every CPU there is"
+    engine = "" if target.engine is None else "\n" + engine_text(target.engine)
     return (
         f"{target.name}: {target.description}\n"
         f"backends   {', '.join(target.backends)}\nmethods    {', '.join(target.methods)}\ndevice     {target.device}\n"
         f"threads    {threads}\nmax_batch  {target.max_batch}\nuse        {target.use}\nchoose_on  {target.choose_on}\nbudget     {budget}\n"
-        f"quantize   {', '.join(f'{k} {v}' for k, v in vars(target.quantize).items() if v != ())}"
+        f"quantize   {', '.join(f'{k} {v}' for k, v in vars(target.quantize).items() if v != ())}" + engine
+    )
+
+
+def engine_text(recipe: EngineRecipe) -> str:
+    """How engines are made, a line each."""
+    memory = f"{recipe.memory_mb} MiB" if recipe.memory_mb else "memory not known"
+    workspace = f"{recipe.workspace_mb} MiB" if recipe.workspace_mb else "a quarter of the memory"
+    return (
+        f"chip       compute capability {', '.join(recipe.compute_capability) or 'any'}, {memory}; multiplies in {', '.join(recipe.precisions)}\n"
+        f"engine     TensorRT {recipe.minimum} or newer, workspace {workspace}, optimization level {recipe.optimization_level}, "
+        f"flags {', '.join(recipe.flags) or 'none'}\n"
+        f"profiles   {recipe.accepts()}"
     )
 
 

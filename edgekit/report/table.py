@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edgekit.spec.manifest import HeldOut, Trial
+from edgekit.spec.manifest import HeldOut, Manifest, Trial
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
@@ -66,3 +66,8 @@ def held_out_text(found: HeldOut, score_name: str) -> str:
         f"test set of {found.rows}, scored once: {score_name} {found.score:.4f}, torch {found.reference_score:.4f}; "
         f"drop {found.drop:.4f} (90 % interval {found.drop_low:.4f} to {found.drop_high:.4f}{rows})"
     )
+
+
+def verified_text(manifest: Manifest) -> list[str]:
+    """What was checked of engines where the bundle was built, and what could not be; a line each."""
+    return [*(f"verified here: {said}" for said in manifest.verified), *(f"not verified:  {said}" for said in manifest.unverified)]

@@ -1,9 +1,10 @@
 """Which variant of a bundle runs on this machine.
 
-A bundle that could not be raced where it was built races where it is first loaded; what won is remembered there.
+A bundle that could not be raced where it was built races where it is first loaded; what won is remembered there. A variant whose
+engine is made here takes part when it answers the golden inputs as it is to.
 
 The golden inputs are what is timed: they are in the bundle and come from generated text. The result lies in the cache
-folder under a digest of the manifest, the CPU and the backends' versions: an upgrade of any of them races again.
+folder under a digest of the manifest, the machine and the backends' versions: an upgrade of any of them races again.
 """
 
 from __future__ import annotations
@@ -15,54 +16,98 @@ import os
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit import backends
 from edgekit.engines.cache import Cache
-from edgekit.engines.measure import cpu_instructions, cpu_name, cpus, lacks_vnni
+from edgekit.engines.compile import Compilation
+from edgekit.engines.measure import cpu_instructions, cpu_name, cpus, gpu_name, lacks_vnni
 from edgekit.engines.trust import MANIFEST, Bundle, sha256
 from edgekit.runtime import golden
+from edgekit.runtime.golden import TOLERANCE, GoldenResult
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Variant
+from edgekit.spec.progress import Progress, silent
 
 _ROUNDS = 7
 
 
-def fastest_here(bundle: Bundle) -> tuple[Variant, str]:
+@dataclass(frozen=True)
+class Run:
+    """What became of one variant here.
+
+    Attributes:
+        variant: it.
+        refused: why it does not take part; empty where it does.
+        compilation: where its engine came from; None where it has none.
+        golden: how far it is from what it answered where the bundle was built.
+        executed: precision that the linear layers of its engine run in, as the engine tells it.
+        ms: median time for all golden rows, one after the other; 0 where it was alone.
+    """
+
+    variant: Variant
+    refused: str = ""
+    compilation: Compilation | None = None
+    golden: GoldenResult | None = None
+    executed: str = ""
+    ms: float = 0.0
+
+
+def fastest_here(
+    bundle: Bundle, progress: Progress = silent, *, variants: Sequence[Variant] = (), make: bool = False, force: bool = False
+) -> tuple[Variant, str, tuple[Run, ...]]:
     """The variant that answers the golden inputs in the least time on this machine, and why in words.
 
-    A variant whose backend is not installed, or that this CPU cannot run, does not take part, and the words say so.
+    A variant whose backend is not installed, that this machine cannot run or make an engine of, or that answers the golden inputs otherwise
+    than it is to, does not take part, and the words say so.
+
+    Args:
+        bundle: that was checked.
+        progress: told how far compilations are.
+        variants: those that compete; by default all.
+        make: engines are made and kept here, also where the bundle brings some.
+        force: make engines and race anew, whatever is remembered.
+
+    Returns:
+        The variant, the reason, and what became of each; nothing of that where the result was remembered.
 
     Raises:
         BackendError: when no variant can run here, with the reason of each.
-        IntegrityError: when the golden inputs cannot be read.
+        IntegrityError: when the golden inputs cannot be read, or an engine of the bundle is not signed by a trusted key.
     """
-    variants = bundle.manifest.variants
-    able, unable = [], []
-    for variant in variants:
+    competing = list(variants or bundle.manifest.variants)
+    able, out = [], []
+    for variant in competing:
         try:
             check_instructions(variant, bundle.path)
-            if backends.installed_version(variant.backend) is None:
-                raise backends.not_installed(variant.backend)
+            backends.get(variant.backend).check_here()
             able.append(variant)
         except BackendError as problem:
-            unable.append(f"{variant.method} on {variant.backend} cannot run here: {problem}")
+            out.append(Run(variant, str(problem)))
     if not able:
-        raise BackendError(f"No variant of the bundle {bundle.path} can run on this machine:\n" + "\n".join(f"  {reason}" for reason in unable))
-    left_out = f" ({'; '.join(unable)})" if unable else ""
-    if len(able) == 1:
-        return able[0], f"it is the only variant that can run here{left_out}"
+        raise _nobody(bundle, out)
+    if len(able) == 1 and able[0].engine is None:
+        return able[0], f"it is the only variant that can run here{_left_out(out)}", tuple(out)
     record = _record(bundle, able)
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-        known = json.loads(record.read_text("utf-8"))
-        return able[int(known["winner"])], f"it won the race at the first load here: {known['times']}{left_out}"
-    times = _race(bundle, able)
-    winner = times.index(min(times))
-    said = ", ".join(f"{v.method} on {v.backend} {t:.2f} ms" for v, t in zip(able, times, strict=True))
-    kept = _keep(record, {"winner": winner, "times": said})
-    return able[winner], f"it won the race at this load: {said}{left_out}" + ("" if kept else "; the cache folder cannot be written, so every load races")
+    if not (make or force):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
+            known = json.loads(record.read_text("utf-8"))
+            return able[int(known["winner"])], f"it won the race at the first load here: {known['times']}{_left_out(out)}", ()
+    runs = _race(bundle, able, progress, make, force)
+    raced = [run for run in runs if not run.refused]
+    out += [run for run in runs if run.refused]
+    if not raced:
+        raise _nobody(bundle, out)
+    winner = min(raced, key=lambda run: run.ms)
+    said = ", ".join(f"{_name(run.variant)} {run.ms:.2f} ms" for run in raced)
+    said += "".join(f"; {_refusal(run)}" for run in runs if run.refused)
+    kept = _keep(record, {"winner": able.index(winner.variant), "times": said})
+    unkept = "" if kept else "; the cache folder cannot be written, so every load races"
+    early = [run for run in out if run not in runs]
+    return winner.variant, f"it won the race at this load: {said}{_left_out(early)}{unkept}", (*runs, *early)
 
 
 def at_most(variant: Variant, threads: int | None = None) -> Variant:
@@ -85,28 +130,65 @@ def check_instructions(variant: Variant, bundle: Path) -> None:
         )
 
 
-def _race(bundle: Bundle, variants: list[Variant]) -> list[float]:
+def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make: bool, force: bool) -> list[Run]:
     """Median milliseconds that each variant takes for all golden rows, in turns."""
     rows = golden.rows(bundle.path)
     with contextlib.ExitStack() as stack:
-        sessions = [stack.enter_context(Session(bundle, at_most(v))) for v in variants]
-        times: list[list[float]] = [[] for _ in sessions]
+        runs, sessions = [], []
+        for variant in variants:
+            try:
+                session = stack.enter_context(Session(bundle, at_most(variant), progress=progress, make=make, force=force))
+            except BackendError as problem:
+                if variant.engine is None:
+                    raise
+                runs.append(Run(variant, str(problem)))
+                continue
+            # What runs the graph itself was compared where it was built; 'edgekit verify' compares it here.
+            found = golden.check(session, bundle.path) if variant.engine is not None else None
+            far = found is not None and not found.passed
+            refused = f"its answers to the golden inputs are {found.difference:.2g} of their spread off, expected at most {TOLERANCE}" if found and far else ""
+            runs.append(Run(variant, refused, session.compilation, found, session.executed_precision() if variant.engine is not None else ""))
+            sessions.append((len(runs) - 1, session, list[float]()))
+        able = [(index, session, times) for index, session, times in sessions if not runs[index].refused]
         for turn in range(_ROUNDS + 1):
-            for session, own in zip(sessions, times, strict=True):
+            for _, session, times in able:
                 start = time.perf_counter()
                 session.run_rows(rows)
                 if turn:  # the first is the warm-up
-                    own.append((time.perf_counter() - start) * 1e3)
-        return [statistics.median(own) for own in times]
+                    times.append((time.perf_counter() - start) * 1e3)
+            progress("race on the golden inputs", turn + 1, _ROUNDS + 1)
+        for index, _, times in able:
+            runs[index] = replace(runs[index], ms=statistics.median(times))
+        return runs
 
 
-def _record(bundle: Bundle, variants: list[Variant]) -> Path:
+def _nobody(bundle: Bundle, runs: Sequence[Run]) -> BackendError:
+    """One line for each reason: often it is the same for all."""
+    reasons = {run.refused: [_name(other.variant) for other in runs if other.refused == run.refused] for run in runs}
+    lines = "\n".join(f"  {' and '.join(names)} cannot run here: {reason}" for reason, names in reasons.items())
+    return BackendError(f"No variant of the bundle {bundle.path} can run on this machine:\n{lines}")
+
+
+def _name(variant: Variant) -> str:
+    return f"{variant.method} on {variant.backend}"
+
+
+def _refusal(run: Run) -> str:
+    return f"{_name(run.variant)} cannot run here: {run.refused}"
+
+
+def _left_out(runs: Sequence[Run]) -> str:
+    return f" ({'; '.join(map(_refusal, runs))})" if runs else ""
+
+
+def _record(bundle: Bundle, variants: Sequence[Variant]) -> Path:
     parts = [
         sha256(bundle.path / MANIFEST),
         cpu_name(),
         cpus(),
         cpu_instructions(),
-        [(v.backend, backends.installed_version(v.backend)) for v in variants],
+        gpu_name() if any(v.engine is not None for v in variants) else "",
+        [(v.backend, v.method, backends.installed_version(v.backend)) for v in variants],
     ]
     return Cache().root / "races" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.json"
 

@@ -11,22 +11,28 @@ from edgekit.engines.trust import open_bundle
 from edgekit.runtime.choice import at_most, check_instructions, fastest_here
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError, InputError, near
+from edgekit.spec.progress import Progress, silent
 
 _MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
 
 
-def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads: int | None = None, trust: Trust | None = None) -> Session:
+def load(
+    bundle: str | os.PathLike[str], *, backend: str | None = None, threads: int | None = None, trust: Trust | None = None, progress: Progress = silent
+) -> Session:
     """Opens a bundle for prediction, after checking all of it.
 
     Args:
         bundle: the folder that ``edgekit build`` wrote.
         backend: which of the bundle's backends; by default its best one. A bundle that was built to be raced on the device
-            is raced at its first load here, and what won is remembered.
+            is raced at its first load here, and what won is remembered; engines that it needs are made then, which can take minutes
+            (``edgekit compile`` does it beforehand), and kept.
         threads: threads of one call; by default as the bundle was tuned, but no more than the CPUs there are.
-        trust: whose bundles may be opened, e.g. ``Trust(keys=["maker.pub"])``; None for anybody's.
+        trust: whose bundles may be opened, e.g. ``Trust(keys=["maker.pub"])``; None for anybody's. Engines that a bundle brings are loaded only with it.
+        progress: told how far the making of an engine is.
 
     Raises:
-        IntegrityError: when the bundle is altered, incomplete or of a newer format, or not signed by whom ``trust`` names.
+        IntegrityError: when the bundle is altered, incomplete or of a newer format, or not signed by whom ``trust`` names; or brings an engine
+            and no ``trust`` is given.
         BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; or the CPU lacks what
             the bundle requires. Nothing else is tried instead.
         InputError: for a number of threads below 1 or beyond reason.
@@ -40,10 +46,11 @@ def load(bundle: str | os.PathLike[str], *, backend: str | None = None, threads:
     most = max(_MOST_THREADS, cpus())
     if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")
-    if backend is None and opened.manifest.choose_on == "device" and len(variants) > 1:
-        variant, chosen = fastest_here(opened)
+    asked = [v for v in variants if backend in (None, v.backend)]
+    if opened.manifest.choose_on == "device" and (len(asked) > 1 or asked[0].engine is not None):
+        variant, chosen, _ = fastest_here(opened, progress, variants=asked)
     else:
-        variant = next(v for v in variants if backend in (None, v.backend))
+        variant = asked[0]
         chosen = "the backend was asked for" if backend else "it won the race where the bundle was built"
     check_instructions(variant, opened.path)
-    return Session(opened, at_most(variant, threads), chosen)
+    return Session(opened, at_most(variant, threads), chosen, progress)

@@ -11,10 +11,12 @@ from typing import Any, overload
 import numpy as np
 
 from edgekit import backends, tasks
+from edgekit.engines.compile import load_engine
 from edgekit.engines.trust import Bundle
 from edgekit.runtime import loops
 from edgekit.spec.errors import EdgekitError, InputError, IntegrityError, near
 from edgekit.spec.manifest import Variant
+from edgekit.spec.progress import Progress, silent
 from edgekit.tasks._text import Text
 from edgekit.tasks.text_classification import Classification
 
@@ -38,6 +40,7 @@ class SessionInfo:
         batch: rows of one such call.
         shapes: bucket edges in tokens that rows are padded to; none where nothing is padded.
         chosen: why this variant runs.
+        engine: where its engine came from; empty for a backend that runs the graph itself.
         labels: in the order of ``scores``.
         max_length: tokens of the longest text that is read whole.
         target: what the bundle was built for.
@@ -56,6 +59,7 @@ class SessionInfo:
     batch: int
     shapes: tuple[int, ...]
     chosen: str
+    engine: str
     labels: tuple[str, ...]
     max_length: int
     target: str
@@ -71,17 +75,22 @@ class Session:
         'positive'
     """
 
-    def __init__(self, bundle: Bundle, variant: Variant, chosen: str = "it was asked for") -> None:
+    def __init__(
+        self, bundle: Bundle, variant: Variant, chosen: str = "it was asked for", progress: Progress = silent, *, make: bool = False, force: bool = False
+    ) -> None:
         """Opens the variant's backend and loads its graph; :func:`edgekit.runtime.load.load` is the way to get here.
 
         Args:
             bundle: a bundle that was checked.
             variant: one of its variants.
             chosen: why this one.
+            progress: told how far the making of an engine is.
+            make: make engines here and keep them, see :func:`edgekit.engines.compile.load_engine`.
+            force: make them anew.
 
         Raises:
             BackendError: when the backend is not installed or refuses the graph.
-            IntegrityError: when the bundle lacks what its loop drives.
+            IntegrityError: when the bundle lacks what its loop drives, or brings an engine that no trusted key signed.
         """
         manifest = bundle.manifest
         self._bundle = bundle
@@ -95,8 +104,12 @@ class Session:
             raise IntegrityError(f"{what}. Build or copy the bundle again.")
         self._signature = signatures[self._loop.SIGNATURE]
         self._device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
-        graph = bundle.path / variant.graphs[self._signature.name]
-        self._engine: backends.Engine | None = self._device.load(graph, self._signature, variant.shapes)
+        self._engine: backends.Engine | None = None
+        try:
+            self._engine, self.compilation = load_engine(bundle, variant, self._signature, self._device, progress, make=make, force=force)
+        except BaseException:
+            self._device.close()
+            raise
         self._batch = variant.batch or manifest.max_batch
 
     @property
@@ -217,13 +230,13 @@ class Session:
         """What was asked for and what runs."""
         manifest, variant = self._bundle.manifest, self._variant
         settings = self._task.settings
-        package = backends.get(variant.backend).PACKAGE
+        built_with = [variant.versions[p] for p in backends.get(variant.backend).PACKAGES if p in variant.versions]
         return SessionInfo(
             bundle=str(self._bundle.path),
             task=manifest.task,
             backend=variant.backend,
             backend_version=backends.installed_version(variant.backend) or "unknown",
-            built_with=variant.versions.get(package, "unknown"),
+            built_with=built_with[0] if built_with else "unknown",
             method=variant.method,
             executed=variant.executed,
             threads=variant.threads,
@@ -231,6 +244,7 @@ class Session:
             batch=self._batch,
             shapes=variant.shapes,
             chosen=self._chosen,
+            engine=self.compilation.text() if self.compilation is not None else "",
             labels=settings.labels,
             max_length=settings.max_length,
             target=manifest.target,

@@ -11,6 +11,7 @@
     |- BackendError          a backend is missing, or refuses a graph
     |- BuildError            a build cannot finish (disk full, a step that failed)
     |- BudgetError           no candidate is inside the target's budget
+    |- RemoteError           a device cannot be reached, or fails at what it was asked to do
     |- IntegrityError        a bundle is altered, incomplete or unsafe
        |- FormatError        a bundle of another format version
 
@@ -76,6 +77,10 @@ class BudgetError(EdgekitError):
     """No candidate is inside the budget; nothing was written."""
 
     exit_code = 3
+
+
+class RemoteError(EdgekitError):
+    """A device cannot be reached, lacks what a bundle needs there, or failed at what it was asked to do."""
 
 
 class IntegrityError(EdgekitError):

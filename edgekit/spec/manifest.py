@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import FormatError, IntegrityError
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.tensor import Signature
@@ -100,6 +101,8 @@ class Variant:
         batch: rows of one call, where a list is answered; 0 means the manifest's ``max_batch``.
         recipe: what its quantization method chose, in words.
         linear_macs: multiply-accumulates of one token in its linear layers; 0 in bundles that do not say.
+        engine: how TensorRT makes an engine of its graphs; None for backends that run the graphs themselves.
+        engines: signature name to an engine that was made where the bundle was built, relative to the bundle; empty where the device makes it.
     """
 
     backend: str
@@ -115,6 +118,8 @@ class Variant:
     batch: int = 0
     recipe: Mapping[str, str] = field(default_factory=dict)
     linear_macs: int = 0
+    engine: EngineRecipe | None = None
+    engines: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,8 @@ class Manifest:
         held_out: the chosen candidate on a test set, where one was given.
         sensitivity: layers by the damage that quantizing each alone does, the most sensitive first; empty where nothing had to be taken back.
         notes: what whoever uses the bundle should know of its making, a sentence each.
+        verified: what was checked where it was built beside the scores, a sentence each.
+        unverified: what could not be checked there, a sentence each.
         choose_on: ``host``: the first variant was chosen by measurement where it was built; ``device``: the variants race where they are first loaded.
         provenance: model id, revision, sample digests, tool versions, seed.
     """
@@ -191,6 +198,8 @@ class Manifest:
     held_out: HeldOut | None = None
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    verified: tuple[str, ...] = ()
+    unverified: tuple[str, ...] = ()
     choose_on: str = "host"
     provenance: Mapping[str, str] = field(default_factory=dict)
 
@@ -232,9 +241,9 @@ def loads(text: str, where: str) -> Manifest:
             )
         if lacking := [s.name for s in manifest.signatures if s.name not in variant.graphs]:
             raise IntegrityError(f"{where} has a variant without a graph for '{lacking[0]}'. Build or copy the bundle again.")
-        for path in variant.graphs.values():
+        for path in (*variant.graphs.values(), *variant.engines.values()):
             if path not in manifest.files:
-                raise IntegrityError(f"{where} names the graph '{path}' but lists no such file. Build or copy the bundle again.")
+                raise IntegrityError(f"{where} names '{path}' but lists no such file. Build or copy the bundle again.")
     return manifest
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.manifest import CHOOSE_ON
 from edgekit.spec.parsing import parse
@@ -43,7 +44,7 @@ class Target:
         description: one line for ``edgekit targets``.
         backends: in order of preference.
         methods: quantization methods that may compete.
-        device: which device of the backend, e.g. ``cpu``.
+        device: which device of the backend: ``cpu`` or ``gpu``.
         threads: threads of one call; 0 means every CPU that the process may use.
         max_batch: rows of the largest batch that a session forms out of a list.
         budget: limits that a candidate must keep.
@@ -53,6 +54,7 @@ class Target:
         choose_on: ``host``: the building machine races the candidates; ``device``: it cannot run them as the device does, so the two
             that the target prefers (methods in their order, then backends) go into the bundle and race where it is first loaded.
         instructions: instruction sets that the device's CPU has, as ``edgekit doctor`` names them; empty means those of the building machine.
+        engine: how TensorRT makes engines for it; None for backends that run the graph itself.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Target:
     use: str = "latency"
     choose_on: str = "host"
     instructions: tuple[str, ...] = ()
+    engine: EngineRecipe | None = None
 
 
 def folders() -> tuple[Path, ...]:

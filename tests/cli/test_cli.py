@@ -20,7 +20,7 @@ from edgekit.cli import main
 from edgekit.engines.trust import open_bundle
 from edgekit.spec.parsing import plain
 
-VERBS = ("build", "distill", "slice", "trim", "run", "eval", "bench", "inspect", "verify", "sign", "keygen", "targets", "doctor")
+VERBS = ("build", "distill", "slice", "trim", "run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen", "targets", "doctor")
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "rich", "scipy", "sklearn")
 
 

@@ -167,6 +167,24 @@ def test_what_this_build_uses_stays_whatever_the_limit(tmp_path):
     assert left(cache) == ["d" * 64]
 
 
+def test_what_is_no_entry_stays(tmp_path):
+    """Races and compiled engines lie in the same folder; they neither go nor count."""
+    c = "c" * 64
+    stay = ["races/a.json", "engines/x.plan", f"engines/{c}.plan", "new-folder/x", f"under-way-{c[1:]}/x", f"{c}.old/x", f"x{c}/x", "note"]
+    for name in stay:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * 2**20)
+        os.utime((tmp_path / name).parent, (1e9, 1e9))
+    fill(Cache(tmp_path), DIGEST, size=2**20)
+    (tmp_path / f"under-way-{DIGEST}").mkdir()
+    (tmp_path / f"under-way-{DIGEST}" / "part").write_bytes(b"x" * 2**20)
+    fill(Cache(tmp_path, limit_mb=3.5), "b" * 64, size=2**20)
+    assert len(left(Cache(tmp_path))) == 7 + 3
+    fill(Cache(tmp_path, limit_mb=0.5), "d" * 64)
+    assert [name for name in stay if not (tmp_path / name).is_file()] == []
+    assert [p.name for p in tmp_path.iterdir() if p.name.endswith(("a" * 64, "b" * 64, "d" * 64))] == ["d" * 64]
+
+
 def test_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "one"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "two"))

@@ -123,7 +123,7 @@ def test_a_nesting_bomb_is_refused_quickly(bomb):
 @pytest.mark.parametrize("key", list(vars(GOOD)))
 def test_every_key_is_needed_and_typed(key):
     data = json.loads(dumps(GOOD))
-    if key not in ("provenance", "held_out", "sensitivity", "notes", "choose_on"):  # bundles of before have none
+    if key not in ("provenance", "held_out", "sensitivity", "notes", "choose_on", "verified", "unverified"):  # bundles of before have none
         with pytest.raises(IntegrityError, match=f"no key '{key}'"):
             loads(json.dumps({k: v for k, v in data.items() if k != key}), "m")
     with pytest.raises(IntegrityError, match=key):
@@ -187,7 +187,7 @@ def test_a_bundle_from_before_says_less():
         del data["variants"][0][name]
     for name in ("rows_per_s", "ratio", "ratio_high", "losses", "gains", "drop_low", "drop_high", "p_value", "shapes", "threads", "streams", "batch"):
         del data["trials"][0][name]
-    for name in ("held_out", "sensitivity", "notes", "choose_on"):
+    for name in ("held_out", "sensitivity", "notes", "choose_on", "verified", "unverified"):
         del data[name]
     found = loads(json.dumps(data), "m")
     (variant,) = found.variants
@@ -231,7 +231,7 @@ def test_the_content_digest_is_of_the_files_but_for_the_times():
 
 def test_a_graph_that_is_not_listed():
     variant = json.loads(dumps(GOOD))["variants"][0]
-    with pytest.raises(IntegrityError, match=r"names the graph 'graphs/other.onnx' but lists no such file"):
+    with pytest.raises(IntegrityError, match=r"names 'graphs/other.onnx' but lists no such file"):
         loads(changed(variants=[{**variant, "graphs": {"forward": "graphs/other.onnx"}}]), "m")
 
 

@@ -41,4 +41,4 @@ def collate(signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shap
 
 def run(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> np.ndarray:
     """Runs rows as one batch, a single one in its bucket; returns the first output, ``float32 [batch, ...]``."""
-    return engine.run(collate(signature, rows, shapes))[signature.outputs[0].name]
+    return np.asarray(engine.run(collate(signature, rows, shapes))[signature.outputs[0].name])

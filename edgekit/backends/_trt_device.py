@@ -1,0 +1,167 @@
+"""A GPU with TensorRT or TensorRT-RTX: it makes engines, loads them, and keeps what their calls share."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+
+from edgekit.backends import EngineMismatchError, _jetson
+from edgekit.backends._cuda import Cuda, probe
+from edgekit.backends._trt import is_rtx, logger, version_of
+from edgekit.backends._trt_buffer import Buffer
+from edgekit.backends._trt_build import Built, build
+from edgekit.backends._trt_engine import TensorRtEngine
+from edgekit.spec.engine import EngineRecipe, version
+from edgekit.spec.errors import BackendError
+from edgekit.spec.progress import Progress
+from edgekit.spec.tensor import Signature
+
+
+def check_driver(who: str) -> None:
+    """Refuses where CUDA does not work, before anything of TensorRT is imported: without a driver it can crash the process.
+
+    Raises:
+        BackendError: with why, and what to do.
+    """
+    problem = probe()
+    if problem is not None:
+        raise BackendError(f"{who} needs an NVIDIA GPU with its driver. {problem}")
+
+
+class TensorRtDevice:
+    """The first GPU, with a stream for each call that may run at the same time."""
+
+    def __init__(self, trt: Any, streams: int, cuda: Cuda | None = None) -> None:
+        """Opens it.
+
+        Args:
+            trt: the module ``tensorrt``, or that of TensorRT-RTX.
+            streams: calls at the same time.
+            cuda: the device; by default the first.
+
+        Raises:
+            BackendError: when CUDA refuses.
+        """
+        self.trt, self.streams = trt, streams
+        self.cuda = cuda or Cuda()
+        log, self._heard = logger(trt)
+        self.cuda.enter()
+        self._runtime = trt.Runtime(log)
+        self._own = [self.cuda.stream() for _ in range(streams)]
+        self.free: SimpleQueue[int] = SimpleQueue()
+        for stream in self._own:
+            self.free.put(stream)
+        self._engines: list[TensorRtEngine] = []
+        self._buffers: set[int] = set()
+        self._spare: dict[int, list[int]] = {}
+        self._lock = threading.RLock()  # a buffer may be collected while it is held
+        self.closed = False
+
+    def identity(self) -> dict[str, object]:
+        """All that an engine is bound to: TensorRT of all its parts, driver, chip, memory, and on a Jetson the release of L4T."""
+        board, cuda = _jetson.board(), self.cuda
+        return {
+            "library": self.trt.__name__,
+            "version": str(self.trt.__version__),
+            "driver": cuda.driver_version,
+            "l4t": board.l4t if board is not None else "none",
+            "machine": f"{platform.system()} {platform.machine()}",
+            "compute_capability": ".".join(map(str, cuda.compute_capability)),
+            "device": cuda.name,
+            "multiprocessors": cuda.multiprocessors,
+            "memory": cuda.memory,
+        }
+
+    def check(self, recipe: EngineRecipe) -> None:
+        """Refuses a recipe that is not for this device.
+
+        Raises:
+            BackendError: with what differs.
+        """
+        chip = ".".join(map(str, self.cuda.compute_capability))
+        if recipe.compute_capability and chip not in recipe.compute_capability:
+            wanted = ", ".join(recipe.compute_capability)
+            raise BackendError(
+                f"The bundle is for compute capability {wanted}, this device ({self.cuda.name}) has {chip}. Build it for a target of this device, e.g. gpu."
+            )
+        if not is_rtx(self.trt) and version_of(self.trt) < version(recipe.minimum):
+            board = _jetson.board()
+            raise BackendError(
+                f"The bundle needs TensorRT {recipe.minimum} or newer, here is {self.trt.__version__}. {_jetson.advice(self.trt.__version__, board)}"
+            )
+
+    def compile(self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress) -> Built:
+        """Makes an engine of a graph for this device; takes from seconds to minutes.
+
+        Raises:
+            BackendError: when the recipe is not for this device, or TensorRT refuses the graph, with its own lines.
+        """
+        self.check(recipe)
+        self.cuda.enter()
+        return build(self.trt, graph, signature, recipe, memory=self.cuda.memory, timing_cache=timing_cache, chips=(), progress=progress)
+
+    def load(self, source: Path | bytes | bytearray | memoryview, signature: Signature, shapes: tuple[int, ...] = ()) -> TensorRtEngine:
+        """Loads an engine.
+
+        Args:
+            source: the serialized engine. It is native code: the caller answers for where it came from.
+            signature: its inputs and outputs.
+            shapes: not offered; optimization profiles take their place.
+
+        Raises:
+            EngineMismatchError: when it was made by another version or for another chip, or is damaged.
+            BackendError: for shapes, or when memory does not suffice.
+        """
+        if shapes:
+            raise BackendError(f"TensorRT has optimization profiles and no static shapes, {list(shapes)} were asked for. Give none.")
+        self.cuda.enter()
+        mark = self._heard.mark()
+        engine = self._runtime.deserialize_cuda_engine(source.read_bytes() if isinstance(source, Path) else source)
+        if engine is None:
+            lines = "; ".join(self._heard.errors(mark)) or "it gave no reason"
+            raise EngineMismatchError(f"TensorRT {self.trt.__version__} does not load the engine: {lines}. Make it again here: edgekit compile BUNDLE")
+        made = TensorRtEngine(self, engine, signature)
+        with self._lock:
+            self._engines.append(made)
+        return made
+
+    def forget(self, engine: TensorRtEngine) -> None:
+        """Called by an engine that is closed."""
+        with self._lock:
+            if engine in self._engines:
+                self._engines.remove(engine)
+
+    def buffer(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Buffer:
+        """Memory on the device for one tensor; used again when the last reference to it goes."""
+        size = max(1, int(np.prod(shape)) * dtype.itemsize)
+        with self._lock:
+            spare = self._spare.get(size)
+            address = spare.pop() if spare else self.cuda.allocate(size)
+            self._buffers.add(address)
+        return Buffer(self, address, size, dtype, shape)
+
+    def take_back(self, address: int, size: int) -> None:
+        """Keeps the memory of a buffer that nobody refers to any more, for the next of its size: allocating waits for the device."""
+        with self._lock:
+            if not self.closed:
+                self._spare.setdefault(size, []).append(address)
+
+    def close(self) -> None:
+        """Frees everything on the device, buffers that are still referred to as well; a second call does nothing."""
+        if self.closed:
+            return
+        for engine in list(self._engines):
+            engine.close()
+        with self._lock:
+            self.closed = True
+        for address in self._buffers:
+            self.cuda.free(address)
+        for stream in self._own:
+            self.cuda.destroy_stream(stream)
+        self._runtime = None
+        self.cuda.close()

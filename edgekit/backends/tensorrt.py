@@ -1,0 +1,71 @@
+"""TensorRT on Jetson and other NVIDIA GPUs: an engine runs on the device, and with the version, that made it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekit.backends import _jetson
+from edgekit.backends._trt import check_engine_target, version_of
+from edgekit.backends._trt_device import TensorRtDevice, check_driver
+from edgekit.spec.engine import OLDEST, supported
+from edgekit.spec.errors import BackendError
+from edgekit.spec.target import Target
+
+PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
+STATIC_SHAPES = False  # optimization profiles take their place
+ENGINES = "device"
+
+
+def check_target(target: Target) -> None:
+    """Refuses a target without a recipe for engines, or for another device than a GPU.
+
+    Raises:
+        BackendError: with what the target lacks.
+    """
+    check_engine_target(target, "TensorRT")
+
+
+def check_here() -> None:
+    """Refuses where there is no NVIDIA driver, or no TensorRT that this Python sees.
+
+    Raises:
+        BackendError: with what to install.
+    """
+    check_driver("TensorRT")
+    from edgekit.backends import installed_version
+
+    if installed_version("tensorrt") is None:
+        _, advice = _jetson.system_tensorrt()
+        remedy = advice or "On a Jetson JetPack brings it; on other machines run: pip install 'edgekit[tensorrt]'"
+        raise BackendError(f"TensorRT is not installed for this Python, and this bundle needs it. {remedy}")
+
+
+def open_device(device: str, threads: int, streams: int = 1) -> TensorRtDevice:
+    """Opens the first GPU.
+
+    Args:
+        device: ``gpu``.
+        threads: not used: the GPU computes.
+        streams: calls at the same time that have a context of their own; further ones wait.
+
+    Raises:
+        BackendError: when there is no driver, no GPU, no TensorRT, or one of a version that is not supported.
+    """
+    check_here()
+    return TensorRtDevice(library(), streams)
+
+
+def library() -> Any:
+    """The vendor's module. Only behind :func:`check_here`: without a driver TensorRT can crash the process.
+
+    Raises:
+        BackendError: when it cannot be imported, or its version is not supported.
+    """
+    try:
+        import tensorrt as trt
+    except ImportError as problem:
+        raise BackendError(f"TensorRT is installed and cannot be imported: {problem}. Install it anew; on a Jetson with JetPack's packages.") from problem
+    if not supported(version_of(trt)):
+        oldest = ".".join(map(str, OLDEST))
+        raise BackendError(f"TensorRT {trt.__version__} is not supported, {oldest} to 11 are. {_jetson.advice(trt.__version__, _jetson.board())}")
+    return trt

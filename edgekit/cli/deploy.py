@@ -1,0 +1,40 @@
+"""``edgekit deploy``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+python_option = click.option(
+    "--python", default="python3", show_default=True, help="Python on the device that has EdgeKit; from the login's home where the path is relative."
+)
+identity_option = click.option("--identity", default=None, metavar="FILE", help="Private key to log in with. [default: as ssh finds it]")
+
+
+@click.command(name="deploy")
+@click.argument("bundle")
+@click.argument("where", metavar="ssh://[USER@]HOST[:PORT][/PATH]")
+@click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these, here and there. Repeatable.")
+@python_option
+@identity_option
+@click.option("--report", default=None, metavar="FILE", help="Also write the result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(bundle, where, keys, python, identity, report, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Bring BUNDLE to a device over ssh, make its engines there, and check that it computes there what it is to.
+
+    It goes to ~/edgekit/NAME there, or to PATH (/~/PATH below the login's home), and replaces the bundle that is there only when
+    all of that went well. The device needs Python 3.10, edgekit[cli] and the bundle's backend. Your ssh configuration, agent and
+    known hosts apply; a host that is not known, or shows another key, is refused.
+    """
+    from edgekit.cli._progress import bars
+    from edgekit.deploy import deploy
+
+    with bars() as progress:
+        result = deploy(bundle, where, python=python, keys=keys, identity=identity, progress=progress)
+    record = json.dumps(result.record(), indent=2)
+    click.echo(record if as_json else result.text())
+    if report:
+        from edgekit.report.evaluate import write_text
+
+        write_text(report, record + "\n")

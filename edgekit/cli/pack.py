@@ -1,0 +1,32 @@
+"""``edgekit pack``."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command(name="pack")
+@click.argument("bundle", metavar="BUNDLE|FILE")
+@click.option("-o", "--out", default=None, metavar="FILE|FOLDER", help="What is written. [default: the bundle's name, here, with or without .edge]")
+@click.option("--unpack", "unpacking", is_flag=True, help="The other way round: FILE.edge into the folder of a bundle.")
+@click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
+@click.option("--force", is_flag=True, help="Replace the packed bundle, or with --unpack the bundle, that is at --out.")
+def command(bundle, out, unpacking, keys, force):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Write BUNDLE into one file to copy; with --unpack, write the bundle of such a FILE into a folder.
+
+    The bundle is checked whole in both directions, and what is written appears whole or not at all. The same bundle
+    gives the same bytes. The file is a ZIP without compression.
+    """
+    from pathlib import Path
+
+    from edgekit.engines.pack import SUFFIX, pack, unpack
+    from edgekit.engines.signature import Trust
+
+    trust = Trust(keys) if keys else None
+    name = Path(bundle).resolve().name
+    if unpacking:
+        written = unpack(bundle, out or name.removesuffix(SUFFIX), force=force, trust=trust)
+        click.echo(f"Wrote {written.path}, {len(written.manifest.files)} files, {written.size / 2**20:.1f} MB.")
+        return
+    file = pack(bundle, out or f"{name}{SUFFIX}", force=force, trust=trust)
+    click.echo(f"Wrote {file}, {file.stat().st_size / 2**20:.1f} MB.")

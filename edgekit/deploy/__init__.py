@@ -1,0 +1,264 @@
+"""Floor 10: a bundle onto another machine, over OpenSSH, and what it comes to there.
+
+The device needs Python, EdgeKit with its command line, and a backend. The bundle is copied beside its place, checked against its digests,
+compiled where it is to be, and run on its golden inputs; then it is moved to its place. So what the device cannot run never takes the
+place of what it can.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.deploy._ssh import Address, Device, parse_url
+from edgekit.deploy._there import COPY
+from edgekit.engines.pack import SUFFIX, pack
+from edgekit.engines.signature import Trust
+from edgekit.engines.trust import MANIFEST, Bundle, open_bundle, sha256
+from edgekit.report.bench import Bench
+from edgekit.spec.errors import EdgekitError, IntegrityError, RemoteError, UsageError
+from edgekit.spec.parsing import parse, plain
+from edgekit.spec.progress import Progress, silent
+
+__all__ = ["Address", "Deployed", "bench", "deploy", "parse_url"]
+
+_OLDEST = (3, 10)  # Python of the device runtime
+_PACKED = f"bundle{SUFFIX}"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What a deployment came to.
+
+    Attributes:
+        device: ``[user@]host[:port]``.
+        path: of the bundle there.
+        system: the device's operating system and machine.
+        python: its version there.
+        edgekit: its version there.
+        manifest: sha256 of the bundle's manifest.
+        size_mb: of the bundle, MiB.
+        replaced: whether a bundle was there before.
+        seconds: that it took.
+        compiled: what ``edgekit compile`` said there; None for a bundle that was chosen where it was built.
+        verified: what ``edgekit verify`` said there.
+        doctor: what ``edgekit doctor`` said there.
+    """
+
+    device: str
+    path: str
+    system: str
+    python: str
+    edgekit: str
+    manifest: str
+    size_mb: float
+    replaced: bool
+    seconds: float
+    compiled: Mapping[str, Any] | None
+    verified: str
+    doctor: Mapping[str, Any]
+
+    def record(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return dict(plain(self))
+
+    def text(self) -> str:
+        """For a terminal."""
+        there = ", in place of the bundle that was there" if self.replaced else ""
+        lines = [
+            f"Deployed to {self.device}:{self.path}, {self.size_mb:.1f} MB, in {self.seconds:.0f} s{there}.",
+            f"device: {self.system}, Python {self.python}, EdgeKit {self.edgekit}",
+            f"cpu: {self.doctor.get('cpu', '-')}",
+            f"gpu: {self.doctor.get('gpu', '-')}",
+        ]
+        if self.compiled is not None:
+            lines.append(f"runs there: {self.compiled.get('chosen', '-')}, {self.compiled.get('reason', '-')}")
+        return "\n".join([*lines, self.verified])
+
+
+def deploy(
+    bundle: str | Path,
+    where: str,
+    *,
+    python: str = "python3",
+    keys: Sequence[str | Path] = (),
+    identity: str | Path | None = None,
+    ssh_options: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Deployed:
+    """Brings a bundle to a device, makes its engines there where it has any, and checks that it computes there what it is to.
+
+    The user's own ssh configuration, agent and known hosts apply. A host whose key is not known, or is another one, is refused. What is
+    copied for the time being is removed again, also after an error or an interrupt; where the connection is lost for good, the next
+    deployment to that place after a day removes it.
+
+    Args:
+        bundle: its folder.
+        where: ``ssh://[user@]host[:port][/path]``; by default it goes to ``~/edgekit/NAME`` there. A bundle that is there is replaced.
+        python: Python there: a name on the PATH, or a path, from the login's home where it is relative.
+        keys: public keys; the bundle must be signed by one of them. That is checked here, and with copies of the keys there.
+        identity: private key to log in with; None for those that ssh finds.
+        ssh_options: more arguments of ssh and scp.
+        progress: told which step it is at.
+
+    Raises:
+        UsageError: when ``where`` is no such address, or something else than a bundle is there.
+        IntegrityError: when the bundle is altered, here or on the way, or computes something else there.
+        RemoteError: when the device cannot be reached, lacks Python, EdgeKit, a backend or room, or fails at a step.
+    """
+    started = time.monotonic()
+    address = parse_url(where)
+    device = Device(address, python, identity, ssh_options, progress)
+    progress("check the bundle", 0, 0)
+    opened = open_bundle(bundle, Trust(keys) if keys else None)
+    found = _ask(device, opened, address)
+    path, token = str(found["path"]), secrets.token_hex(8)
+    with tempfile.TemporaryDirectory(prefix="edgekit-deploy-") as folder:
+        progress("pack", 0, 0)
+        files = [pack(opened.path, Path(folder) / _PACKED)]
+        for number, key in enumerate(keys):
+            files.append(Path(folder) / f"key{number}.pub")
+            files[-1].write_bytes(Path(key).read_bytes())
+        try:
+            compiled, verified, doctor, replaced = _install(device, opened, path, token, files)
+        except EdgekitError as problem:
+            # It names the place where the bundle was checked; the user knows the one where it is to be.
+            said = str(problem).replace(_stage(path, token) + "/bundle", path)
+            raise type(problem)(said + _clean(device, path, token)) from problem
+        except BaseException:
+            _clean(device, path, token)
+            raise
+    left = _clean(device, path, token)
+    return Deployed(
+        device=str(address),
+        path=path,
+        system=str(found["system"]),
+        python=str(found["python"]),
+        edgekit=_version(found),
+        manifest=sha256(opened.path / MANIFEST),
+        size_mb=opened.size / 2**20,
+        replaced=replaced,
+        seconds=time.monotonic() - started,
+        compiled=compiled,
+        verified=verified + left,
+        doctor=doctor,
+    )
+
+
+def bench(
+    bundle: str | Path,
+    where: str,
+    batches: Sequence[int],
+    lengths: Sequence[int],
+    *,
+    seconds: float = 1.0,
+    backend: str | None = None,
+    threads: int | None = None,
+    python: str = "python3",
+    identity: str | Path | None = None,
+    ssh_options: Sequence[str] = (),
+    progress: Progress = silent,
+) -> Bench:
+    """Times a bundle on a device, as :func:`edgekit.report.bench.bench` does here; it is deployed first where the device has another one or none.
+
+    Args:
+        bundle: its folder, on this machine.
+        where: see :func:`deploy`.
+        batches: rows of a call.
+        lengths: tokens of a row.
+        seconds: for each pair of them.
+        backend: which of the bundle's backends; None for its best one.
+        threads: threads of one call; None for what the bundle was tuned to.
+        python: Python there.
+        identity: private key to log in with.
+        ssh_options: more arguments of ssh and scp.
+        progress: told which step it is at.
+
+    Raises:
+        EdgekitError: as :func:`deploy`; UsageError for a length that the model does not take.
+    """
+    address = parse_url(where)
+    device = Device(address, python, identity, ssh_options, progress)
+    opened = open_bundle(bundle)
+    found = _ask(device, opened, address)
+    if found["manifest"] != sha256(opened.path / MANIFEST):
+        deploy(bundle, where, python=python, identity=identity, ssh_options=ssh_options, progress=progress)
+    options = ["--batches", ",".join(map(str, batches)), "--lengths", ",".join(map(str, lengths)), "--seconds", str(seconds), "--json"]
+    options += [] if backend is None else ["--backend", backend]
+    options += [] if threads is None else ["--threads", str(threads)]
+    said = device.json_verb("bench there", "bench", *options, "--", str(found["path"]))
+    result = parse(Bench, said, f"what 'edgekit bench' on {address} wrote", RemoteError)
+    return replace(result, machine=f"{address} ({found['system']})")
+
+
+def _ask(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:
+    """What there is on the device, after it was found to do."""
+    found = device.step("ask the device", "ask", address.path or f"~/edgekit/{bundle.path.resolve().name}")
+    version = str(found["python"])
+    if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise RemoteError(f"The Python of {address} is {version}, expected {oldest} or newer. Name another one: --python PATH, e.g. venv/bin/python.")
+    if not found["edgekit"]:
+        backends = " or ".join(dict.fromkeys(v.backend for v in bundle.manifest.variants))
+        complaint = (str(found["complaint"]).splitlines() or ["nothing"])[-1]
+        raise RemoteError(
+            f"EdgeKit does not start on {address}: {complaint.rstrip('.')}. Install it there, and the bundle's backend ({backends}): "
+            "python3 -m pip install 'edgekit[cli]'; or name the Python that has it: --python PATH."
+        )
+    if found["state"] == "other":
+        raise UsageError(f"On {address}, {found['path']} is not a bundle, and only a bundle is replaced. Give another path: ssh://.../path")
+    return found
+
+
+def _version(found: Mapping[str, Any]) -> str:
+    return (str(found["edgekit"]).split() or [""])[-1]
+
+
+def _stage(path: str, token: str) -> str:
+    return f"{path.rpartition('/')[0]}/.{COPY}{token}"
+
+
+def _install(
+    device: Device, bundle: Bundle, path: str, token: str, files: Sequence[Path]
+) -> tuple[dict[str, Any] | None, str, dict[str, Any], bool]:
+    """Everything between the first byte that is written on the device and the bundle in its place."""
+    needed = sum(file.stat().st_size for file in files) + bundle.size
+    made = device.step("make room", "prepare", path, token, str(needed))
+    if int(made["free"]) < needed:
+        raise RemoteError(
+            f"The disk of {path} on {device.address} has {made['free'] / 2**20:.1f} MB free, expected {needed / 2**20:.1f}: for the copy, and for what is "
+            "unpacked from it. Free space there, or give another path."
+        )
+    stage = str(made["stage"])
+    device.send("copy", files[0].parent, [file.name for file in files], str(made["door"]))
+    arrived = device.step("check the copy", "digests", stage, *(file.name for file in files))
+    for file in files:
+        if arrived.get(file.name) != sha256(file):
+            raise IntegrityError(
+                f"{file.name} was altered on its way to {device.address}: its sha256 there is {arrived.get(file.name)}, here {sha256(file)}. "
+                "Deploy again; when it happens again, look at the device's memory and disk."
+            )
+    trust = [part for file in files[1:] for part in ("--key", f"{stage}/{file.name}")]
+    copy = f"{stage}/bundle"
+    device.verb("unpack there", "pack", "--unpack", *trust, "-o", copy, "--", f"{stage}/{_PACKED}")
+    compiled = None
+    if bundle.manifest.choose_on == "device":
+        compiled = {**device.json_verb("compile there", "compile", *trust, "--json", "--", copy), "bundle": path}
+    verified = device.verb("verify there", "verify", *trust, "--", copy).strip()
+    doctor = device.json_verb("look at the device", "doctor", "--json")
+    return compiled, verified, doctor, bool(device.step("move it to its place", "move", stage, path)["replaced"])
+
+
+def _clean(device: Device, path: str, token: str) -> str:
+    """Removes what was copied for the time being; what to say when that is not possible."""
+    device.progress = silent  # which does not ask whether to go on: it is what is done when the answer was no
+    try:
+        device.step("clean up", "clean", path, token)
+    except EdgekitError as problem:
+        return f" The copy {_stage(path, token)} may have stayed there: {problem}"
+    return ""

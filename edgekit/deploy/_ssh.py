@@ -1,0 +1,261 @@
+"""A device behind ``ssh`` and ``scp``, the programs of this machine, with the user's own configuration, keys and known hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+from edgekit.deploy._there import MARK
+from edgekit.spec.errors import BudgetError, EdgekitError, IntegrityError, RemoteError, UsageError
+from edgekit.spec.progress import Progress
+
+_FORM = "ssh://[user@]host[:port][/path]"
+_EXAMPLE = f"Write {_FORM}, e.g. ssh://pi@192.168.1.20/opt/models/film or ssh://board/~/film."
+_USER = re.compile(r"[\w.+$][\w.+$-]*", re.ASCII)  # no name may begin as an option of ssh does
+_HOST = re.compile(r"[\w.][\w.-]*|\[[0-9a-fA-F:.]+(%[\w.-]+)?\]", re.ASCII)
+_PLAIN = re.compile(r"/[\w./+-]*", re.ASCII)  # a path that every shell takes as it is
+# A host that is not known, or shows another key, is refused; nothing is asked for; the rest is as scp sets it for its own connection.
+_OPTIONS = {
+    "BatchMode": "yes",
+    "StrictHostKeyChecking": "yes",
+    "ConnectTimeout": "15",
+    "ServerAliveInterval": "15",
+    "ServerAliveCountMax": "4",
+    "LogLevel": "ERROR",
+    "ClearAllForwardings": "yes",
+    "ForwardAgent": "no",
+    "PermitLocalCommand": "no",
+    "RemoteCommand": "none",
+    "RequestTTY": "no",
+}
+_ERRORS: Mapping[int, type[EdgekitError]] = {error.exit_code: error for error in (UsageError, BudgetError, IntegrityError)}
+_TURN_S = 0.1
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a bundle goes.
+
+    Attributes:
+        host: name, address, or an alias of the user's ssh configuration.
+        user: empty for the one that ssh takes.
+        port: None for the one that ssh takes.
+        path: of the bundle there, absolute or from ``~/`` on; empty where none was given.
+    """
+
+    host: str
+    user: str = ""
+    port: int | None = None
+    path: str = ""
+
+    @property
+    def scp_host(self) -> str:
+        """The host as scp and URLs take it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    def __str__(self) -> str:
+        return (f"{self.user}@" if self.user else "") + self.scp_host + (f":{self.port}" if self.port else "")
+
+
+def parse_url(url: str) -> Address:
+    """Reads ``ssh://[user@]host[:port][/path]``: ``/~/path`` is below the login's home, ``%20`` is a space.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme != "ssh" or not separator:
+        raise UsageError(f"'{url}' is not an address of the form {_FORM}. {_EXAMPLE}")
+    place, slash, path = rest.partition("/")
+    user, at, host = place.rpartition("@")
+    if ":" in user:
+        raise UsageError(f"The address of '{host}' holds a password, and none is taken: ssh logs in with a key. Make one (ssh-keygen, ssh-copy-id).")
+    port = ""
+    if split := re.fullmatch(r"(.*):([^\]:]*)", host):
+        host, port = split.groups()
+        if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
+            raise UsageError(f"'{url}' names the port '{port}', expected a whole number from 1 to 65535. {_EXAMPLE}")
+    if at and not _USER.fullmatch(user):
+        raise UsageError(f"'{url}' names the user '{user}', expected letters, digits and . _ + $ -. {_EXAMPLE}")
+    if not _HOST.fullmatch(host):
+        raise UsageError(f"'{url}' names the host '{host}', expected a name, an IPv4 address, or an IPv6 address in brackets. {_EXAMPLE}")
+    try:
+        path = unquote_to_bytes(slash + path).decode("utf-8").rstrip("/")
+    except UnicodeDecodeError as problem:
+        raise UsageError(f"'{url}' names a path that is not UTF-8 ({problem}). {_EXAMPLE}") from problem
+    if any(ord(c) < 32 for c in path) or path == "/~":
+        raise UsageError(f"'{url}' names the path {path!r}, expected the folder of a bundle, without control characters. {_EXAMPLE}")
+    return Address(host.strip("[]"), user, int(port) if port else None, path[1:] if path.startswith("/~/") else path)
+
+
+class Device:
+    """A machine that answers over ssh. Each call is a connection."""
+
+    def __init__(self, address: Address, python: str, identity: str | Path | None, options: Sequence[str], progress: Progress) -> None:
+        """Connects to nothing yet.
+
+        Args:
+            address: of the device.
+            python: Python there: a name on the PATH, or a path, from the login's home where it is relative.
+            identity: private key to log in with; None for those that ssh finds.
+            options: more arguments of both programs; of two for one setting the first holds.
+            progress: called again and again while a program runs.
+
+        Raises:
+            UsageError: when ``identity`` is not a file, or ``python`` is empty.
+        """
+        if not python.strip() or "\0" in python:
+            raise UsageError(f"python is {python!r}, expected a command or a path on the device, e.g. python3 or venv/bin/python.")
+        if identity is not None and not Path(identity).is_file():
+            raise UsageError(f"The key {identity} does not exist, expected the private key that ssh logs in with. Make one with: ssh-keygen")
+        self.address, self.progress, self._python = address, progress, python
+        settings = dict(_OPTIONS)
+        if address.user:
+            settings["User"] = address.user
+        if address.port:
+            settings["Port"] = str(address.port)
+        key = [] if identity is None else ["-i", str(Path(identity).absolute()), "-o", "IdentitiesOnly=yes"]
+        self._options = [*options, *key, *(part for name, value in settings.items() for part in ("-o", f"{name}={value}"))]
+        self._there = Path(__file__).with_name("_there.py").read_text("utf-8")
+
+    def step(self, step: str, name: str, *arguments: str) -> dict[str, Any]:
+        """Runs a function of ``_there.py`` on the device; returns what it says.
+
+        Args:
+            step: what the progress calls it.
+            name: of the function.
+            arguments: its arguments.
+
+        Raises:
+            RemoteError: when the device cannot be reached, has no such Python, or the step fails.
+        """
+        return self._json(self._call(step, name, arguments), name)
+
+    def verb(self, step: str, *arguments: str) -> str:
+        """Runs ``edgekit`` on the device; returns its standard output. It ends there too when this ends early.
+
+        Raises:
+            EdgekitError: of the type that the verb's exit code stands for there, with its own message; RemoteError for exit code 1, and when
+                the connection is lost.
+        """
+        return self._call(step, "verb", arguments, hold=True)
+
+    def json_verb(self, step: str, *arguments: str) -> dict[str, Any]:
+        """As :meth:`verb`, for one that writes a JSON object."""
+        return self._json(self.verb(step, *arguments), f"edgekit {arguments[0]}")
+
+    def send(self, step: str, folder: Path, names: Sequence[str], place: str) -> None:
+        """Copies files of a folder into a folder of the device.
+
+        Raises:
+            RemoteError: when that is not possible to the end.
+        """
+        if not _PLAIN.fullmatch(place):  # it is of the device's own folder for temporary files
+            raise RemoteError(f"The folder for temporary files on {self.address} is '{place}', expected a plain path. Set TMPDIR there to e.g. /tmp.")
+        command = ["scp", "-q", *self._options, "--", *names, f"{self.address.scp_host}:{place}/"]
+        code, _, err = self._run(step, command, folder)
+        if code:
+            remedy = "Look whether its disk is full, and deploy again."
+            raise self._connection(err) or RemoteError(f"The copy to {self.address} failed. scp says: {_last(err)}. {remedy}")
+
+    def _call(self, step: str, name: str, arguments: Sequence[str], hold: bool = False) -> str:
+        remote = shlex.join([self._python, "-c", self._there, name, *arguments])
+        code, out, err = self._run(step, ["ssh", *self._options, "--", self.address.host, remote], None, hold)
+        _, mark, said = out.partition(MARK)
+        if code == 0 and mark:
+            return said
+        if code == 255:
+            remedy = f"Try by hand: ssh {self._login()}"
+            raise self._connection(err) or RemoteError(f"The connection to {self.address} failed. ssh says: {_last(err)}. {remedy}")
+        if not mark and code in (126, 127):
+            remedy = "Name one that is there: --python PATH, e.g. venv/bin/python."
+            raise RemoteError(f"There is no Python '{self._python}' on {self.address} (its shell says: {_last(err)}). {remedy}")
+        _, message, own = f"\n{err}".rpartition("\nedgekit: ")
+        what = own.strip() if message else _last(err)
+        if not message and code > 128:
+            what = f"it was ended by signal {code - 128}{', as when memory does not suffice' if code == 137 else ''}"
+        does = f"'edgekit {arguments[0]}'" if name == "verb" else f"The step '{step}'"
+        raise _ERRORS.get(code, RemoteError)(f"{does} failed on {self.address} (exit code {code}): {what}")
+
+    def _login(self) -> str:
+        """What follows ``ssh`` to log in by hand."""
+        return (f"-p {self.address.port} " if self.address.port else "") + (f"{self.address.user}@" if self.address.user else "") + self.address.host
+
+    def _connection(self, err: str) -> RemoteError | None:
+        """What ssh's message stands for; None where it is none that is known."""
+        device, to, says = self.address, self._login(), f"ssh says: {_last(err)}."
+        if "HOST IDENTIFICATION HAS CHANGED" in err:
+            shown, forget = re.search(r"SHA256:[\w+/]+", err), re.search(r"ssh-keygen .*", err)
+            return RemoteError(
+                f"{device} shows another host key than it did ({shown[0] if shown else 'unknown'}): it was set up anew, or it is another machine that "
+                "wants to be taken for it. Nothing was sent. If the fingerprint is the device's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), "
+                f"forget the old key ({forget[0].strip() if forget else f'ssh-keygen -R {device.host}'}) and log in once by hand: ssh {to}"
+            )
+        if "Host key verification failed" in err:
+            scan = f"ssh-keyscan {f'-p {device.port} ' if device.port else ''}{device.host}"
+            return RemoteError(
+                f"The host key of {device} is not known here, so it could be any machine. Nothing was sent. Log in once by hand and compare the "
+                f"fingerprint: ssh {to} (or compare what '{scan}' prints, and add it to ~/.ssh/known_hosts). {says}"
+            )
+        for pattern, what in _CONNECTIONS:
+            if re.search(pattern, err):
+                return RemoteError(f"{what.format(device=device, to=to)} {says}")
+        return None
+
+    def _run(self, step: str, command: Sequence[str], folder: Path | None, hold: bool = False) -> tuple[int, str, str]:
+        """Runs a program to its end: exit code and both outputs. ``hold`` keeps its standard input open as long as it is wanted."""
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            try:
+                child = subprocess.Popen(command, stdin=subprocess.PIPE if hold else subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder)
+            except OSError as problem:
+                remedy = "Install the OpenSSH client (Debian, Ubuntu: apt install openssh-client)."
+                raise RemoteError(f"The program '{command[0]}' cannot be started here ({problem.strerror}). {remedy}") from problem
+            with child:
+                try:
+                    while child.poll() is None:
+                        self.progress(step, 0, 0)
+                        with contextlib.suppress(subprocess.TimeoutExpired):
+                            child.wait(_TURN_S)
+                except BaseException:
+                    child.terminate()
+                    raise
+            read = []
+            for stream in (out, err):
+                stream.seek(0)
+                read.append(stream.read().decode("utf-8", "replace"))
+        return child.returncode, read[0], read[1]
+
+    def _json(self, said: str, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads(said)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise RemoteError(f"'{name}' on {self.address} wrote no JSON object, but {said[:200]!r}. Install the same version of EdgeKit there as here.")
+        return found
+
+
+_CONNECTIONS = (
+    (r"Permission denied \(|Too many authentication failures", "{device} lets nobody in with the keys that there are, and no password is asked for. "
+     "Bring a key there (ssh-copy-id {to}), or name one: --identity FILE."),
+    (r"Could not resolve hostname", "{device} is not found: no such name. Check the name, or give the address."),
+    (r"Connection refused", "{device} takes no connection at that port. Start its ssh server, or give the port: ssh://host:port."),
+    (r"timed out|No route to host|[Uu]nreachable|Host is down", "{device} does not answer. Check that it is on, in this network, and its address."),
+    (r"subsystem request failed", "{device} has no SFTP server, which scp needs. Install it there (Debian, Ubuntu: apt install openssh-sftp-server)."),
+    (r"[Cc]onnection.* closed|[Ll]ost connection|Connection reset|Broken pipe|not responding", "The connection to {device} was lost. Deploy again."),
+)
+
+
+def _last(text: str) -> str:
+    """The last line that says anything, without a full stop, of what a program wrote to standard error."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].rstrip(".")[:500] if lines else "nothing"

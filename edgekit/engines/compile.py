@@ -1,0 +1,174 @@
+"""From a graph of a bundle to an engine that runs: out of the cache of this device, out of a bundle that is signed, or made here.
+
+An engine is native code. So it is loaded only when this device made it, or when it came in a bundle that a trusted key signed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from edgekit import backends
+from edgekit.backends import EngineMismatchError, _jetson
+from edgekit.engines._external import locations
+from edgekit.engines.plans import SCHEMA, Plans
+from edgekit.engines.trust import Bundle
+from edgekit.spec.errors import BuildError, IntegrityError
+from edgekit.spec.manifest import Variant
+from edgekit.spec.parsing import plain
+from edgekit.spec.progress import Progress
+from edgekit.spec.tensor import Signature
+
+_log = logging.getLogger("edgekit")
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """Where an engine came from.
+
+    Attributes:
+        source: ``made here``, ``cache`` (made here before) or ``bundle`` (signed by a key that is trusted).
+        key: of its entry in the cache; empty for one of the bundle.
+        seconds: that making it took, when it was made.
+        size_mb: of the engine, MiB.
+    """
+
+    source: str
+    key: str
+    seconds: float
+    size_mb: float
+
+    def text(self) -> str:
+        """A few words."""
+        if self.source == "bundle":
+            return f"engine of the bundle, signed by a trusted key ({self.size_mb:.1f} MB)"
+        return f"engine {'made here' if self.source == 'made here' else 'from the cache, made here'} in {self.seconds:.1f} s ({self.size_mb:.1f} MB)"
+
+
+def key_parts(bundle: Bundle, variant: Variant, signature: Signature, identity: Mapping[str, object]) -> dict[str, object]:
+    """All that an engine depends on: graph with its weights, recipe, and the device as it tells of itself."""
+    name = variant.graphs[signature.name]
+    data = (bundle.path / name).read_bytes()
+    beside = sorted({(PurePosixPath(name).parent / location).as_posix() for location in locations(data)})
+    return {
+        "schema": SCHEMA,
+        "graph": bundle.manifest.files[name].sha256,
+        "weights": [[n, bundle.manifest.files[n].sha256] for n in beside],
+        "signature": plain(signature),
+        "recipe": plain(variant.engine),
+        **identity,
+    }
+
+
+def load_engine(
+    bundle: Bundle, variant: Variant, signature: Signature, device: Any, progress: Progress, *, make: bool = False, force: bool = False
+) -> tuple[backends.Engine, Compilation | None]:
+    """Loads what a variant runs on a device.
+
+    Args:
+        bundle: that was checked.
+        variant: one of its variants.
+        signature: the entry point.
+        device: of the variant's backend, opened.
+        progress: told how far a compilation is.
+        make: engines are to be made here and kept, also where the bundle brings some; else what can be used is used.
+        force: make it anew also where the cache has one.
+
+    Returns:
+        The engine, and where it came from; None for a backend that runs the graph itself.
+
+    Raises:
+        IntegrityError: for an engine of the bundle that no trusted key signed.
+        BackendError: when the backend refuses the graph or the recipe.
+        BuildError: with ``make``, when the engine cannot be kept.
+    """
+    if not backends.get(variant.backend).ENGINES:
+        graph: backends.Engine = device.load(bundle.path / variant.graphs[signature.name], signature, variant.shapes)
+        return graph, None
+    if variant.engines and bundle.trusted and not make:
+        return _of_the_bundle(bundle, variant, signature, device)
+    plans = Plans()
+    parts = key_parts(bundle, variant, signature, device.identity())
+    key = plans.key(parts)
+    if not force and (found := _cached(plans, key, signature, device)) is not None:
+        return found
+    if variant.engines and not make:
+        raise IntegrityError(
+            f"{bundle.path} brings an engine that was made elsewhere, and an engine is native code: it is loaded only when a key that you trust signed it. "
+            "Name the key (load(..., trust=Trust(keys=[...])), or make the engine here: edgekit compile BUNDLE"
+        )
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(plans.lock(key, lambda: progress("wait for another process that makes this engine", 0, 0)))
+        except BuildError:  # a folder that cannot be written has no lock, and nothing will be kept in it
+            if make:
+                raise
+        # While this one waited, another process may have made it.
+        if not force and (found := _cached(plans, key, signature, device)) is not None:
+            return found
+        return _made(plans, key, parts, bundle, variant, signature, device, progress, must_keep=make)
+
+
+def _of_the_bundle(bundle: Bundle, variant: Variant, signature: Signature, device: Any) -> tuple[backends.Engine, Compilation]:
+    name = variant.engines[signature.name]
+    plan = (bundle.path / name).read_bytes()
+    # The file was checked when the bundle was opened; what is loaded is these bytes, so these are checked.
+    if hashlib.sha256(plan).hexdigest() != bundle.manifest.files[name].sha256:
+        raise IntegrityError(f"{bundle.path / name} changed after the bundle was checked. Do not load it; copy the bundle again.")
+    return device.load(plan, signature), Compilation("bundle", "", 0.0, len(plan) / 2**20)
+
+
+def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[backends.Engine, Compilation] | None:
+    plan = plans.find(key)
+    if plan is None:
+        return None
+    try:
+        engine = device.load(plan, signature)
+    except EngineMismatchError as problem:
+        plans.drop(key, str(problem))
+        return None
+    about = next((entry.about for entry in plans.entries() if entry.key == key), {})
+    seconds = about.get("seconds")
+    return engine, Compilation("cache", key, float(seconds) if isinstance(seconds, (int, float)) else 0.0, len(plan) / 2**20)
+
+
+def _made(
+    plans: Plans,
+    key: str,
+    parts: Mapping[str, object],
+    bundle: Bundle,
+    variant: Variant,
+    signature: Signature,
+    device: Any,
+    progress: Progress,
+    *,
+    must_keep: bool,
+) -> tuple[backends.Engine, Compilation]:
+    # Kernels are timed for a device and a version, whatever the graph: one timing cache serves all engines made here.
+    timing = plans.key(device.identity())
+    start = time.perf_counter()
+    built = device.compile(bundle.path / variant.graphs[signature.name], signature, variant.engine, plans.timing_cache(timing), progress)
+    seconds = time.perf_counter() - start
+    board = _jetson.board()
+    about = {
+        "seconds": seconds,
+        "method": variant.method,
+        "model": bundle.manifest.provenance.get("model", ""),
+        # Kernels were timed in this mode. Another one does not make the engine wrong, so it is no part of the key.
+        "power_mode": board.power_mode if board is not None else "",
+    }
+    try:
+        plans.store(key, built.plan, parts, about)
+        if built.timing_cache:
+            plans.store_timing_cache(timing, built.timing_cache)
+    except BuildError as problem:
+        if must_keep:
+            raise
+        _log.warning("The engine runs, and could not be kept, so the next start makes it again: %s", problem)
+    return device.load(built.plan, signature), Compilation("made here", key, seconds, len(built.plan) / 2**20)

@@ -1,0 +1,347 @@
+"""The engines that TensorRT compiled on this device, kept for its next start.
+
+An engine ("plan") is native code for one TensorRT, one driver and one device, and loading it runs it: so its folder belongs to the user
+alone (0700, files 0600), links are never followed, and a plan is given out only after its sha256 was found to be the one that its sidecar
+lists.
+
+    KEY.plan         the engine
+    KEY.json         its sidecar: all that the key was made of, sha256 and size of the plan, when it was made, and what the caller noted
+    DIGEST.timing    a timing cache of TensorRT
+    KEY.lock, .lock  there while somebody compiles KEY, while somebody writes
+
+Whoever writes holds ``.lock``, renames the plan and then the sidecar. An entry is therefore two files that agree, and whatever else a writer
+that lost its power or its life has left (a temporary file, one file of the two) is known as such and removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.engines import _private as private
+from edgekit.engines._private import Damaged
+from edgekit.engines.cache import Cache
+from edgekit.spec.errors import BuildError, UsageError
+
+SCHEMA = 1  # of this folder: a part of every key
+_LIMIT_MB = 4096.0
+_NAME = re.compile(r"([0-9a-f]{64})\.(plan|json|lock)")
+_NEW = ".new-"
+_WRITING = ".lock"
+
+_log = logging.getLogger("edgekit")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine in the cache, as its sidecar tells it; the plan itself was not read.
+
+    Attributes:
+        key: sha256 in hex.
+        size: of the plan, bytes.
+        used: when it was made or last found, seconds since 1970.
+        parts: what the key was made of.
+        about: ``made`` (UTC, ISO 8601), and what the caller noted.
+    """
+
+    key: str
+    size: int
+    used: float
+    parts: Mapping[str, object]
+    about: Mapping[str, object]
+
+
+class Plans:
+    """The folder of engines of one user on one device."""
+
+    def __init__(self, root: Path | None = None, limit_mb: float | None = None) -> None:
+        """Opens a cache; a folder is made by the first that writes.
+
+        Args:
+            root: where; by default ``engines`` in the build cache (``EDGEKIT_CACHE``).
+            limit_mb: size of all engines above which the least recently used go; by default ``EDGEKIT_ENGINES_MB``, else 4096.
+
+        Raises:
+            UsageError: when ``EDGEKIT_ENGINES_MB`` is not a number.
+        """
+        self.root = root or Cache().root / "engines"
+        setting = os.environ.get("EDGEKIT_ENGINES_MB", str(_LIMIT_MB))
+        try:
+            self.limit_mb = float(setting) if limit_mb is None else limit_mb
+            if not self.limit_mb >= 0:  # NaN is not either
+                raise ValueError(setting)
+        except ValueError as problem:
+            raise UsageError(f"EDGEKIT_ENGINES_MB is {setting!r}, expected a number of MiB. Set it to e.g. 4096 or unset it.") from problem
+
+    @staticmethod
+    def key(parts: Mapping[str, object]) -> str:
+        """Digest of what an engine depends on: sha256 of its canonical JSON, in hex; parts must be plain data."""
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+
+    def find(self, key: str) -> memoryview | None:
+        """The plan of this key, as bytes that cannot be written, or None; a find makes it the most recently used.
+
+        It is read once, and what is returned is the memory that was hashed. An entry that is damaged is removed, and one that cannot be
+        read is left; a line in the log says so, and None means for both that the engine is to be compiled.
+
+        Args:
+            key: of :meth:`key`.
+
+        Raises:
+            IntegrityError: when others could have written into the folder.
+        """
+        try:
+            with private.opened(self.root) as folder:
+                plan: memoryview | None
+                try:
+                    plan = _verified(folder, key)
+                except Damaged:
+                    with private.held(folder, _WRITING):  # whoever stored it meanwhile may have been between the two renames
+                        plan = self._verified_or_removed(folder, key)
+                if plan is not None:
+                    with contextlib.suppress(OSError):  # a folder that may only be read serves too
+                        os.utime(f"{key}.json", dir_fd=folder, follow_symlinks=False)
+                return plan
+        except FileNotFoundError:
+            return None
+        except OSError as problem:
+            _log.warning("The engine %s cannot be read (%s); it is compiled again.", self.root / f"{key}.plan", problem.strerror or problem)
+            return None
+
+    @contextlib.contextmanager
+    def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
+        """Keeps all others, processes and threads, from compiling the same engine; the death of its holder frees it.
+
+        Args:
+            key: of :meth:`key`.
+            waiting: called once when another holds it, before waiting for that one.
+
+        Raises:
+            BuildError: when the folder cannot be written.
+            IntegrityError: as :meth:`find`.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._disk():
+                folder = stack.enter_context(private.opened(self.root, make=True))
+                stack.enter_context(private.held(folder, f"{key}.lock", waiting))
+            yield
+
+    def store(self, key: str, plan: bytes | bytearray | memoryview, parts: Mapping[str, object], about: Mapping[str, object]) -> None:
+        """Puts an engine in, in place of an older one of its key; it is there as a whole or not at all.
+
+        The least recently used engines go first where it would not fit within the limit, but none that is locked.
+
+        Args:
+            key: of ``parts``.
+            plan: TensorRT's serialized engine, anything with a buffer.
+            parts: what the key was made of.
+            about: what is worth noting besides, such as seconds taken and power mode; plain data.
+
+        Raises:
+            BuildError: when the disk is full or the folder cannot be written; nothing new is then left there.
+            IntegrityError: as :meth:`find`.
+            UsageError: when the key is not the one of the parts as JSON gives them back.
+        """
+        view = memoryview(plan)
+        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        said = {"parts": parts, "sha256": hashlib.sha256(view).hexdigest(), "size": view.nbytes, "about": {"made": made, **about}}
+        sidecar = json.dumps(said, indent=2, sort_keys=True).encode()
+        if self.key(json.loads(sidecar)["parts"]) != key:
+            raise UsageError(f"The key {key} of an engine is not that of its parts, so it would never be found. Take it from Plans.key(parts).")
+        with self._disk(view.nbytes + len(sidecar)), private.opened(self.root, make=True) as folder, private.held(folder, _WRITING):
+            _clean(folder)
+            self._shrink(folder, key, view.nbytes + len(sidecar))
+            _put(folder, {f"{key}.plan": (view,), f"{key}.json": (sidecar,)})
+
+    def drop(self, key: str, reason: str) -> None:
+        """Removes an engine that turned out not to serve, with a line in the log.
+
+        Args:
+            key: of :meth:`key`.
+            reason: part of a sentence, such as "TensorRT refused it".
+
+        Raises:
+            IntegrityError: as :meth:`find`.
+        """
+        file = self.root / f"{key}.plan"
+        try:
+            with private.opened(self.root) as folder, private.held(folder, _WRITING):
+                _remove(folder, key)
+        except OSError as problem:
+            _log.warning("The engine %s does not serve (%s), and it cannot be removed (%s).", file, reason, problem.strerror or problem)
+        else:
+            _log.warning("The engine %s does not serve (%s); it was removed.", file, reason)
+
+    def timing_cache(self, name: str) -> bytes:
+        """TensorRT's timing cache of this name; empty where there is none, or none that is whole.
+
+        Args:
+            name: what its timings hold for: version and device.
+
+        Raises:
+            IntegrityError: as :meth:`find`.
+        """
+        file = _timing(name)
+        try:
+            with private.opened(self.root) as folder:
+                content = private.read(folder, file)
+            if content[:32] != hashlib.sha256(content[32:]).digest():
+                raise Damaged("its sha256 is another")
+        except FileNotFoundError:
+            return b""
+        except (OSError, Damaged) as problem:
+            _log.warning("The timing cache %s cannot be used (%s); kernels are timed again.", self.root / file, problem)
+            return b""
+        return content[32:]
+
+    def store_timing_cache(self, name: str, data: bytes | bytearray | memoryview) -> None:
+        """Puts a timing cache in, in place of an older one of its name.
+
+        Args:
+            name: as in :meth:`timing_cache`.
+            data: TensorRT's serialized timing cache.
+
+        Raises:
+            BuildError: as :meth:`store`.
+            IntegrityError: as :meth:`find`.
+        """
+        view = memoryview(data)
+        with self._disk(view.nbytes), private.opened(self.root, make=True) as folder, private.held(folder, _WRITING):
+            _clean(folder)
+            _put(folder, {_timing(name): (hashlib.sha256(view).digest(), view)})
+
+    def entries(self) -> list[Entry]:
+        """All engines whose sidecar is whole, the most recently used first.
+
+        Raises:
+            IntegrityError: as :meth:`find`.
+        """
+        found = []
+        try:
+            with private.opened(self.root) as folder:
+                for key, (used, _) in _sizes(folder).items():
+                    with contextlib.suppress(OSError, Damaged):
+                        said = _sidecar(folder, key)
+                        found.append(Entry(key, said["size"], used, said["parts"], said["about"]))
+        except FileNotFoundError:
+            pass
+        except OSError as problem:
+            _log.warning("The engine cache %s cannot be read (%s).", self.root, problem.strerror or problem)
+        return sorted(found, key=lambda e: e.used, reverse=True)
+
+    @contextlib.contextmanager
+    def _disk(self, size: int | None = None) -> Iterator[None]:
+        """Turns what the disk refuses into a BuildError with a remedy."""
+        try:
+            yield
+        except OSError as problem:
+            if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+                needed = "a lock file is" if size is None else f"{size / 2**20:.2f} MiB are"
+                remedy = "Free space there, or set EDGEKIT_CACHE to a folder on another disk."
+                raise BuildError(f"The disk of {self.root} is full: {needed} needed, and nothing was left behind. {remedy}") from problem
+            remedy = "Make it writable, or set EDGEKIT_CACHE to a folder that is."
+            raise BuildError(f"The engine cache {self.root} cannot be written ({problem.strerror or problem}). {remedy}") from problem
+
+    def _verified_or_removed(self, folder: int, key: str) -> memoryview | None:
+        try:
+            return _verified(folder, key)
+        except Damaged as problem:
+            _log.warning("The engine %s is damaged: %s. It is removed, and compiled again.", self.root / f"{key}.plan", problem)
+            _remove(folder, key)
+            return None
+
+    def _shrink(self, folder: int, key: str, size: int) -> None:
+        """Removes the least recently used others until an entry of this size is within the limit."""
+        others = {k: found for k, found in _sizes(folder).items() if k != key}
+        total = size + sum(its for _, its in others.values())
+        for other, (_, its) in sorted(others.items(), key=lambda o: o[1]):
+            if total <= self.limit_mb * 2**20:
+                break
+            with contextlib.suppress(OSError), private.held(folder, f"{other}.lock", block=False):
+                _remove(folder, other)
+                total -= its
+
+
+def _timing(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest() + ".timing"
+
+
+def _sizes(folder: int) -> dict[str, tuple[float, int]]:
+    """When each entry was last used, and its bytes."""
+    found = {}
+    for match in filter(None, map(_NAME.fullmatch, os.listdir(folder))):
+        with contextlib.suppress(OSError):
+            if match[2] == "json":
+                sidecar, plan = (os.stat(f"{match[1]}.{kind}", dir_fd=folder, follow_symlinks=False) for kind in ("json", "plan"))
+                found[match[1]] = sidecar.st_mtime, sidecar.st_size + plan.st_size
+    return found
+
+
+def _verified(folder: int, key: str) -> memoryview:
+    """A plan that is what its sidecar says; FileNotFoundError where there is no sidecar."""
+    said = _sidecar(folder, key)
+    try:
+        with private.file(folder, f"{key}.plan") as handle:
+            size = os.fstat(handle).st_size
+            if size != said["size"]:
+                raise Damaged(f"it has {size} bytes, expected {said['size']}")
+            plan, digest = private.hashed(handle, size)
+    except FileNotFoundError as problem:
+        raise Damaged("the plan is missing") from problem
+    if digest != said["sha256"]:
+        raise Damaged("its sha256 is not the one that its sidecar lists")
+    return plan
+
+
+def _sidecar(folder: int, key: str) -> dict[str, Any]:
+    try:
+        said = json.loads(private.read(folder, f"{key}.json"))
+        if Plans.key(said["parts"]) != key:
+            raise ValueError("it is of another key")
+        if said["size"] < 1:
+            raise ValueError(f"its size is {said['size']!r}")
+        return {"parts": said["parts"], "about": dict(said["about"]), "size": said["size"], "sha256": said["sha256"]}
+    except (ValueError, KeyError, TypeError, RecursionError) as problem:
+        raise Damaged(f"its sidecar does not serve ({problem})") from problem
+
+
+def _put(folder: int, files: Mapping[str, tuple[bytes | memoryview, ...]]) -> None:
+    """Writes files that appear by rename, in this order, once all of them are on the disk; only under the lock of writers."""
+    try:
+        for name, pieces in files.items():
+            private.write(folder, _NEW + name, pieces)
+        for name in files:
+            os.replace(_NEW + name, name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+    finally:
+        _clean(folder)
+
+
+def _remove(folder: int, key: str) -> None:
+    """Removes an entry, the sidecar first: a plan alone is none."""
+    for kind in ("json", "plan"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{key}.{kind}", dir_fd=folder)
+
+
+def _clean(folder: int) -> None:
+    """Removes what writers left that are no more: who holds the lock of writers is the only one, so nothing of this is at work."""
+    names = set(os.listdir(folder))
+    for name in names:
+        match = _NAME.fullmatch(name)
+        with contextlib.suppress(OSError):
+            if name.startswith(_NEW) or (match and match[2] != "lock" and not {f"{match[1]}.plan", f"{match[1]}.json"} <= names):
+                os.unlink(name, dir_fd=folder)
+            elif match and match[2] == "lock":
+                with private.held(folder, name, block=False):
+                    pass  # its holder died; it goes when it is let go

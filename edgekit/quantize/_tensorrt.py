@@ -1,0 +1,119 @@
+"""What the parser and builder of each supported TensorRT take, checked on the finished graph where no TensorRT is.
+
+``_lint`` has the rules for Q/DQ and constants. Here are those that depend on the version, and those of strong typing:
+
+- opsets: 9 to 20 for 10.x, to 25 for 11.x (support matrices; ONNX opset guide of TensorRT 11);
+- operators and the types of what they read: the support matrix of the parser of 10.1 ("Supported ONNX Operators", docs/operators.md
+  of onnx/onnx-tensorrt), the last that was published in full for a version up to 10.3. Later versions add to it (Attention in 10.14,
+  RMSNormalization in 10.15) and take nothing away that is in it; so one table serves all, and what it lacks is refused for 10.3 only;
+- constants where the parser wants constants (axes of Slice, Squeeze, Unsqueeze, CumSum and reductions; scales);
+- one float type per node, which is what a strongly typed network asks for: ONNX's own type inference holds the graph to it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from edgekit.quantize._graphs import constant, load
+from edgekit.quantize._lint import lint
+from edgekit.spec.engine import version
+from edgekit.spec.errors import QuantizeError
+
+RELEASES = ("10.3", "10.16", "11.4")
+"""TensorRT releases that are checked for: those of JetPack 6.1, 7.2 and 7.2.2."""
+
+_FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16}
+_NUMBERS = _FLOATS | {ir.DataType.INT32, ir.DataType.INT64}
+_BOOL = {ir.DataType.BOOL}
+_ANY = _NUMBERS | _BOOL
+
+_OF_NUMBERS = """
+    Abs Add ArgMax ArgMin DepthToSpace Div Equal Gelu Greater GreaterOrEqual IsNaN Less LessOrEqual Max Mean Min Mod Mul Neg Pad Range ReduceL1
+    ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu ScatterElements ScatterND Shrink
+    Sign SpaceToDepth Sub Sum TopK
+""".split()  # noqa: SIM905
+_OF_FLOATS = """
+    Acos Acosh Asin Asinh Atan Atanh AveragePool BatchNormalization Ceil Celu Clip Conv ConvTranspose Cos Cosh CumSum Dropout Einsum Elu Erf Exp Floor
+    Gemm GlobalAveragePool GlobalLpPool GlobalMaxPool GroupNormalization GRU HardSigmoid HardSwish Hardmax InstanceNormalization IsInf
+    LayerNormalization LeakyRelu Log LogSoftmax LRN LSTM LpNormalization LpPool MatMul MaxPool MeanVarianceNormalization Pow PRelu QuantizeLinear
+    Reciprocal Resize RNN Round Selu Sigmoid Sin Sinh Softmax Softplus Softsign Sqrt Tan Tanh ThresholdedRelu
+""".split()  # noqa: SIM905
+_OF_ANY = """
+    Concat Constant ConstantOfShape Expand EyeLike Flatten Gather GatherElements GatherND Identity OneHot Reshape ReverseSequence Shape Size Slice
+    Split Squeeze Tile Transpose Trilu Unsqueeze Where
+""".split()  # noqa: SIM905
+_TAKES = {
+    **dict.fromkeys(_OF_NUMBERS, _NUMBERS),
+    **dict.fromkeys(_OF_FLOATS, _FLOATS),
+    **dict.fromkeys(_OF_ANY, _ANY),
+    **dict.fromkeys(("And", "Not", "Or", "Xor"), _BOOL),
+    "Cast": _ANY | {ir.DataType.UINT8},
+    "DequantizeLinear": {ir.DataType.INT8},
+}
+_NEWER = {"Attention": "10.14", "RMSNormalization": "10.15", "RotaryEmbedding": "10.15"}
+_CONSTANT_INPUTS = {"Slice": (3,), "Squeeze": (1,), "Unsqueeze": (1,), "CumSum": (1,), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
+
+
+def check(path: Path, minimum: str) -> list[str]:
+    """Holds a finished graph to the rules of every supported TensorRT from a version on.
+
+    Args:
+        path: the graph.
+        minimum: the oldest TensorRT that is to take it.
+
+    Returns:
+        The releases that it was checked for, e.g. ``["10.3", "10.16", "11.4"]``.
+
+    Raises:
+        QuantizeError: for the first rule that is broken, with the node, the version and what to do.
+    """
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = load_typed(path)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
+        raise QuantizeError(f"{path.name} is not a valid strongly typed ONNX graph: {problem}. Please report the model's architecture.") from problem
+    lint(model.graph, path.name)
+    releases = [r for r in RELEASES if version(r) >= version(minimum)] or [minimum]
+    opset = model.opset_imports.get("", 0)
+    most = 25 if version(releases[0]) >= (11,) else 20
+    if not 9 <= opset <= most:
+        raise QuantizeError(f"{path.name} has opset {opset}, TensorRT {releases[0]} takes 9 to {most}. Export it with opset {most} or less.")
+    for node in model.graph:
+        _check_node(node, path.name, releases[0])
+    return releases
+
+
+def load_typed(path: Path) -> ir.Model:
+    """A graph with the type of every value as ONNX infers it, whatever made the graph; shared weights stay in their files."""
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
+    types = {v.name: ir.DataType(v.type.tensor_type.elem_type) for v in (*inferred.graph.value_info, *inferred.graph.output)}
+    model = load(path)
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in types:
+                value.dtype = types[value.name]
+    return model
+
+
+def _check_node(node: ir.Node, where: str, oldest: str) -> None:
+    kind = node.op_type
+    named = f"{where}: node '{node.name or kind}' ({kind})"
+    if kind not in _TAKES:
+        since = _NEWER.get(kind)
+        if since is not None and version(oldest) >= version(since):
+            return
+        known = f"takes it from {since} on: state minimum = \"{since}\" in the target" if since else "does not have it: export the model without it"
+        raise QuantizeError(f"{named} is no operator of TensorRT {oldest}; TensorRT {known}.")
+    for place in (1, 2) if kind == "Where" else (0,):
+        value = node.inputs[place] if place < len(node.inputs) else None
+        if value is not None and value.dtype is not None and value.dtype not in _TAKES[kind]:
+            taken = ", ".join(sorted(t.name for t in _TAKES[kind]))
+            raise QuantizeError(f"{named} reads {value.dtype.name}, TensorRT {oldest} takes it with {taken}. Cast its input.")
+    for place in (*_CONSTANT_INPUTS.get(kind, ()), *((1,) if kind.startswith("Reduce") else ())):
+        if place < len(node.inputs) and node.inputs[place] is not None and constant(node.inputs[place]) is None:
+            raise QuantizeError(f"{named} has input {place} made at run time, TensorRT wants a constant there. Export the model with fixed axes.")
+    if kind == "LayerNormalization" and len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
+        raise QuantizeError(f"{named} gives mean or deviation too, of which TensorRT has the normalized values alone. Export the model without them.")

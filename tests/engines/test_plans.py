@@ -1,0 +1,796 @@
+"""The cache of compiled engines: what is found is what was stored, by this user, whoever else writes, dies or meddles."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+
+from edgekit.engines import _private as private
+from edgekit.engines import plans as module
+from edgekit.engines.plans import Plans
+from edgekit.spec.errors import BuildError, IntegrityError, UsageError
+
+ROOT = os.geteuid() == 0
+PLAN = bytes(range(256)) * 40
+
+
+def parts(name="model"):
+    return {"onnx": name, "recipe": {"flags": ["TF32"], "profiles": [[1, 8, 16]]}, "tensorrt": [10, 3, 0, 30], "device": "Orin", "schema": module.SCHEMA}
+
+
+def key(name="model"):
+    return Plans.key(parts(name))
+
+
+KEY = key()
+
+
+def put(plans, name="model", plan=PLAN, used=None, **about):
+    plans.store(key(name), plan, parts(name), about)
+    if used is not None:
+        os.utime(plans.root / f"{key(name)}.json", (used, used))
+
+
+def left(plans):
+    return sorted(p.name for p in plans.root.iterdir())
+
+
+def whole(*names):
+    return sorted(f"{key(name)}.{kind}" for name in names for kind in ("json", "plan"))
+
+
+def start(code, *arguments):
+    program = "import os, sys, time, pathlib\nfrom edgekit.engines import _private, plans as module\nplans = module.Plans(pathlib.Path(sys.argv[1]))\n" + code
+    return small.started(sys.executable, "-c", program, *arguments, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+
+
+def kill(child):
+    assert child.stdout.readline() == "in\n"
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL
+
+
+@pytest.fixture
+def plans(tmp_path):
+    return Plans(tmp_path / "cache" / "engines")
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.DEBUG, "edgekit")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "edgekit"]
+
+
+def test_store_and_find(plans, said):
+    assert plans.find(KEY) is None
+    assert not plans.root.exists(), "looking does not make it"
+    put(plans, seconds=81.5, power="MAXN")
+    found = plans.find(KEY)
+    assert found == PLAN
+    assert len(found) == len(PLAN)
+    with pytest.raises(TypeError):
+        found[0] = 1
+    assert Plans(plans.root).find(KEY) == PLAN
+    assert plans.find(key("other")) is None
+    sidecar = json.loads((plans.root / f"{KEY}.json").read_text())
+    made = time.strptime(sidecar["about"].pop("made"), "%Y-%m-%dT%H:%M:%SZ")
+    assert abs(time.mktime(time.gmtime()) - time.mktime(made)) < 60
+    digest = hashlib.sha256(PLAN).hexdigest()
+    assert sidecar == {"parts": parts(), "sha256": digest, "size": len(PLAN), "about": {"seconds": 81.5, "power": "MAXN"}}
+    assert left(plans) == whole("model")
+    assert said() == []
+
+
+@pytest.mark.parametrize("size", [1, 2**20 - 1, 2**20, 3 * 2**20 + 17])
+@pytest.mark.parametrize("kind", [bytes, bytearray, lambda plan: np.frombuffer(plan, np.int8)])
+def test_sizes_and_buffers(plans, size, kind):
+    plan = os.urandom(size)
+    put(plans, plan=kind(plan))
+    assert plans.find(KEY) == plan
+
+
+def test_what_was_checked_is_what_is_given_out(plans, monkeypatch):
+    put(plans)
+    opened = []
+    really = os.open
+
+    def spy(name, *arguments, **options):
+        opened.append(str(name).rpartition(".")[2])
+        return really(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", spy)
+    found = plans.find(KEY)
+    assert opened.count("plan") == 1
+    with (plans.root / f"{KEY}.plan").open("r+b") as stream:  # in place, as nobody here does
+        stream.write(b"altered")
+    assert found == PLAN, "memory of its own, not the file's"
+
+
+def test_a_new_plan_takes_the_place_of_the_old(plans):
+    put(plans)
+    before = plans.find(KEY)
+    put(plans, plan=b"new")
+    assert (before, plans.find(KEY)) == (PLAN, b"new")
+    assert left(plans) == whole("model")
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
+def test_only_the_owner_may_read_and_write(plans, umask):
+    before = os.umask(umask)
+    try:
+        put(plans)
+        plans.store_timing_cache("v", b"x")
+        with plans.lock(KEY):
+            modes = {stat.S_IMODE(p.stat().st_mode) for p in plans.root.iterdir()}
+            assert len(left(plans)) == 4
+    finally:
+        os.umask(before)
+    assert modes == {0o600}
+    assert stat.S_IMODE(plans.root.stat().st_mode) == 0o700
+
+
+def test_keys():
+    assert Plans.key({"b": [1, 2.5, None, True], "a": {"ü": "x"}}) == hashlib.sha256(b'{"a":{"\\u00fc":"x"},"b":[1,2.5,null,true]}').hexdigest()
+    assert Plans.key({"a": 1, "b": 2}) == Plans.key({"b": 2, "a": 1})
+    assert len({Plans.key(p) for p in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": [1]}, {"a": 1, "b": 1}, {"a": None})}) == 7
+    for nonsense, error in (({"a": float("nan")}, ValueError), ({"a": b"x"}, TypeError), ({"a": {1, 2}}, TypeError)):
+        with pytest.raises(error):
+            Plans.key(nonsense)
+
+
+@pytest.mark.parametrize(("given", "made_of"), [(key("other"), parts()), (Plans.key({"a": {10: 1, 9: 2}}), {"a": {10: 1, 9: 2}})])
+def test_a_key_that_would_never_be_found(plans, given, made_of):
+    with pytest.raises(UsageError, match=r"Plans.key\(parts\)"):
+        plans.store(given, PLAN, made_of, {})
+    assert not plans.root.exists()
+
+
+def sidecar_with(**changes):
+    def damage(plan, sidecar):
+        sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), **changes}))
+
+    return damage
+
+
+DAMAGES = {
+    "truncated": lambda plan, sidecar: os.truncate(plan, len(PLAN) - 1),
+    "empty": lambda plan, sidecar: os.truncate(plan, 0),
+    "longer": lambda plan, sidecar: plan.write_bytes(PLAN + b"x"),
+    "one bit": lambda plan, sidecar: plan.write_bytes(PLAN[:5000] + bytes([PLAN[5000] ^ 1]) + PLAN[5001:]),
+    "zeros after power loss": lambda plan, sidecar: plan.write_bytes(bytes(len(PLAN))),
+    "no plan": lambda plan, sidecar: plan.unlink(),
+    "a linked plan": lambda plan, sidecar: plan.symlink_to(plan.rename(plan.parent.parent / "moved")),
+    "a linked sidecar": lambda plan, sidecar: sidecar.symlink_to(sidecar.rename(sidecar.parent.parent / "moved")),
+    "a pipe": lambda plan, sidecar: (plan.unlink(), os.mkfifo(plan, 0o600)),
+    "others may write the plan": lambda plan, sidecar: plan.chmod(0o620),
+    "others may write the sidecar": lambda plan, sidecar: sidecar.chmod(0o602),
+    "another sha256": sidecar_with(sha256="0" * 64),
+    "a sha256 that is none": sidecar_with(sha256=None),
+    "another size": sidecar_with(size=len(PLAN) + 1),
+    "a size that is none": sidecar_with(size=str(len(PLAN))),
+    "nothing, as listed": lambda plan, sidecar: (plan.write_bytes(b""), sidecar_with(size=0, sha256=hashlib.sha256().hexdigest())(plan, sidecar)),
+    "other parts": sidecar_with(parts=parts("other")),
+    "parts that are none": sidecar_with(parts=3),
+    "no notes": sidecar_with(about=7),
+    "half a sidecar": lambda plan, sidecar: os.truncate(sidecar, 50),
+    "an empty sidecar": lambda plan, sidecar: os.truncate(sidecar, 0),
+    "a list": lambda plan, sidecar: sidecar.write_text("[]"),
+    "not text": lambda plan, sidecar: sidecar.write_bytes(b"\xff\xfe\xfa"),
+    "deep": lambda plan, sidecar: sidecar.write_text("[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damage_is_told_removed_and_made_again(plans, said, damage):
+    put(plans)
+    put(plans, "other", b"other")
+    damage(plans.root / f"{KEY}.plan", plans.root / f"{KEY}.json")
+    assert plans.find(KEY) is None
+    (line,) = said()
+    assert f"{KEY}.plan is damaged: " in line
+    assert line.endswith("It is removed, and compiled again.")
+    assert left(plans) == whole("other")
+    assert plans.find(KEY) is None
+    assert len(said()) == 1, "said once"
+    put(plans)
+    assert plans.find(KEY) == PLAN
+    assert plans.find(key("other")) == b"other"
+
+
+def test_the_log_says_what_is_wrong(plans, said):
+    for damage, text in (("truncated", "it has 10239 bytes, expected 10240"), ("one bit", "its sha256 is not"), ("a pipe", "not a plain file")):
+        put(plans)
+        DAMAGES[damage](plans.root / f"{KEY}.plan", None)
+        assert plans.find(KEY) is None
+        assert text in said()[-1]
+
+
+def test_it_is_on_the_disk_before_it_appears_and_stays_there(plans, monkeypatch):
+    done = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("sync " + ("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")), fsync(handle)))
+    monkeypatch.setattr(os, "replace", lambda new, name, **options: (done.append(name[-4:]), replace(new, name, **options)))
+    put(plans)
+    assert done == ["sync file", "sync file", "plan", "json", "sync folder"]
+
+
+def test_what_a_link_points_to_stays(plans, tmp_path):
+    put(plans)
+    target = tmp_path / "target"
+    shutil.move(plans.root / f"{KEY}.plan", target)
+    (plans.root / f"{KEY}.plan").symlink_to(target)
+    assert plans.find(KEY) is None
+    put(plans, plan=b"new")
+    assert target.read_bytes() == PLAN
+    lock = plans.root / f"{KEY}.lock"
+    lock.symlink_to(tmp_path / "made")
+    with pytest.raises(BuildError, match="symbolic links"), plans.lock(KEY):
+        pass
+    assert not (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("kinds", [["plan"], ["plan", "json"]], ids=["plans", "whole entries"])
+def test_swapped_plans(plans, said, kinds):
+    put(plans, "a", b"plan of a")
+    put(plans, "b", b"plan of b")  # of one size
+    for kind in kinds:
+        a, b, aside = (plans.root / f"{name}.{kind}" for name in (key("a"), key("b"), "aside"))
+        a.rename(aside)
+        b.rename(a)
+        aside.rename(b)
+    assert plans.find(key("a")) is None
+    assert plans.find(key("b")) is None
+    assert len(said()) == 2
+
+
+CALLS = {
+    "find": lambda plans: plans.find(KEY),
+    "store": put,
+    "lock": lambda plans: plans.lock(KEY).__enter__(),
+    "drop": lambda plans: plans.drop(KEY, "of a test"),
+    "entries": lambda plans: plans.entries(),
+    "timing_cache": lambda plans: plans.timing_cache("v"),
+    "store_timing_cache": lambda plans: plans.store_timing_cache("v", b"x"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize("mode", [0o770, 0o720, 0o702, 0o1777])
+def test_a_folder_that_others_may_write_is_refused(plans, call, mode):
+    put(plans)
+    plans.root.chmod(mode)
+    with pytest.raises(IntegrityError, match=rf"may be written by others \(mode {mode:04o}, expected 0700\).*Remove the folder"):
+        call(plans)
+    assert left(plans) == whole("model")
+    plans.root.chmod(0o755)
+    assert plans.find(KEY) == PLAN, "what others may read is no danger"
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_folder_of_another_user_is_refused(plans, call, monkeypatch):
+    put(plans)
+    me = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: me + 1)
+    with pytest.raises(IntegrityError, match=f"belongs to user {me}, expected user {me + 1}.*EDGEKIT_CACHE"):
+        call(plans)
+
+
+@pytest.mark.skipif(not ROOT, reason="only root can give files to another user")
+def test_files_of_another_user(plans, said):
+    put(plans)
+    os.chown(plans.root / f"{KEY}.plan", 12345, -1)
+    assert plans.find(KEY) is None
+    assert "of this user" in said()[0]
+    os.chown(plans.root, 12345, -1)
+    with pytest.raises(IntegrityError, match="belongs to user 12345"):
+        plans.find(KEY)
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_linked_folder_is_refused(plans, call):
+    put(plans)
+    elsewhere = plans.root.rename(plans.root.with_name("elsewhere"))
+    plans.root.symlink_to(elsewhere)
+    with pytest.raises(IntegrityError, match="is a link or not a folder"):
+        call(plans)
+    plans.root.unlink()
+    plans.root.write_text("x")
+    with pytest.raises(IntegrityError, match="is a link or not a folder"):
+        call(plans)
+
+
+@pytest.mark.parametrize("kind", ["plan", "json"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
+def test_what_cannot_be_read_is_made_again(plans, said, monkeypatch, kind, number):
+    put(plans)
+    really = os.open
+
+    def refuse(name, *arguments, **options):
+        if str(name).endswith(kind):
+            raise OSError(number, os.strerror(number))
+        return really(name, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert plans.find(KEY) is None
+        assert [e.key for e in plans.entries()] == ([KEY] if kind == "plan" else [])
+    assert said() == [f"The engine {plans.root / KEY}.plan cannot be read ({os.strerror(number)}); it is compiled again."]
+    assert plans.find(KEY) == PLAN, "it was left"
+
+
+def test_a_folder_that_cannot_be_opened(plans, said, monkeypatch):
+    put(plans)
+
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        assert plans.find(KEY) is None
+        assert plans.entries() == []
+        assert plans.timing_cache("v") == b""
+        plans.drop(KEY, "of a test")
+        with pytest.raises(BuildError, match=r"cannot be written \(Permission denied\).*EDGEKIT_CACHE"):
+            put(plans)
+    assert len(said()) == 4
+    assert all("Permission denied" in line for line in said())
+
+
+def test_a_folder_that_can_only_be_read_serves(plans, said, monkeypatch):
+    put(plans)
+
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert plans.find(KEY) == PLAN
+    assert said() == []
+
+
+def test_a_folder_that_cannot_be_made(tmp_path, said):
+    (tmp_path / "file").write_text("x")
+    plans = Plans(tmp_path / "file" / "engines")
+    with pytest.raises(BuildError, match="EDGEKIT_CACHE"):
+        put(plans)
+    with pytest.raises(BuildError, match="EDGEKIT_CACHE"):
+        plans.store_timing_cache("v", b"x")
+    with pytest.raises(BuildError, match="EDGEKIT_CACHE"), plans.lock(KEY):
+        pass
+    assert plans.find(KEY) is None
+    assert plans.entries() == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = ROOT and not subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode
+    if not mounted:
+        pytest.skip("a disk of a certain size can be mounted by root only")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk(small_disk):
+    plans = Plans(small_disk / "engines")
+    put(plans)
+    put(plans, "other", b"other")
+    for name in ("model", "third"):
+        with pytest.raises(BuildError, match=f"The disk of {plans.root} is full: 2.00 MiB are needed.*EDGEKIT_CACHE"):
+            put(plans, name, bytes(2 * 2**20))
+    with pytest.raises(BuildError, match=r"2\.00 MiB are needed"):
+        plans.store_timing_cache("v", bytes(2 * 2**20))
+    assert left(plans) == whole("model", "other")
+    assert plans.find(KEY) == PLAN, "the older one stays"
+    put(plans, "third", bytes(2**19))
+    assert plans.find(key("third")) == bytes(2**19)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize(("number", "text"), [(errno.ENOSPC, "1.00 MiB are needed"), (errno.EDQUOT, "1.00 MiB are needed"), (errno.EIO, "cannot be written")])
+def test_a_disk_that_refuses_late(plans, monkeypatch, call, number, text):
+    put(plans, "other", b"other")
+
+    def refuse(*arguments, **options):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, refuse)
+        with pytest.raises(BuildError, match=text):
+            put(plans, plan=bytes(2**20))
+        with pytest.raises(BuildError, match=text):
+            plans.store_timing_cache("v", bytes(2**20))
+    assert left(plans) == whole("other")
+    with plans.lock(KEY, waiting=lambda: pytest.fail("nothing is held")):
+        put(plans)
+    assert plans.find(KEY) == PLAN
+
+
+def test_the_older_one_stays_when_only_the_plan_has_place(plans, monkeypatch):
+    put(plans)
+    really, calls = os.fsync, []
+
+    def refuse_the_second(handle):
+        calls.append(handle)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        really(handle)
+
+    monkeypatch.setattr(os, "fsync", refuse_the_second)
+    with pytest.raises(BuildError, match="is full"):
+        put(plans, plan=b"new")
+    assert plans.find(KEY) == PLAN
+    assert left(plans) == whole("model")
+
+
+def test_a_limit_of_file_sizes(plans):
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    plans.store(module.Plans.key({"a": 1}), bytes(300_000), {"a": 1}, {})
+except module.BuildError as problem:
+    print(problem)
+"""
+    with start(code, plans.root) as child:
+        assert "cannot be written (File too large)" in child.stdout.read()
+    assert left(plans) == []
+
+
+HANG = """
+def hang(*arguments, **options):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+DEATHS = {
+    "while it is written": "os.fsync = hang",
+    "before the plan appears": "os.replace = hang",
+    "before the sidecar appears": "really = os.replace\nos.replace = lambda new, name, **o: hang() if name.endswith('.json') else really(new, name, **o)",
+}
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["first", "again"])
+@pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
+def test_a_writer_that_is_killed(plans, death, older):
+    put(plans, "other", b"other")
+    if older:
+        put(plans)
+    code = f"{HANG}{death}\nplans.store({KEY!r}, b'half', {parts()!r}, {{}})"
+    with start(code, plans.root) as child:
+        kill(child)
+    assert left(plans) != whole("other"), "it left something"
+    shutil.copytree(plans.root, plans.root.with_name("copy"))
+    Plans(plans.root.with_name("copy")).store(KEY, b"new", parts(), {})  # by one that did not look before
+    assert Plans(plans.root.with_name("copy")).find(KEY) == b"new"
+    found = plans.find(KEY)
+    assert found in (None, PLAN)
+    if not older:
+        assert found is None
+    put(plans, "third", b"third")
+    assert left(plans) == whole("other", "third", *(["model"] if found else [])), "the next writer tidies"
+    put(plans, plan=b"new")
+    assert plans.find(KEY) == b"new"
+
+
+def test_a_timing_cache_whose_writer_is_killed(plans):
+    plans.store_timing_cache("v", b"old")
+    with start(f"{HANG}os.replace = hang\nplans.store_timing_cache('v', b'new')", plans.root) as child:
+        kill(child)
+    assert plans.timing_cache("v") == b"old"
+    plans.store_timing_cache("v", b"newer")
+    assert plans.timing_cache("v") == b"newer"
+    assert len(left(plans)) == 1
+
+
+def test_only_leftovers_are_tidied(plans):
+    put(plans)
+    plans.store_timing_cache("v", b"x")
+    for name in (f".new-{KEY}.plan", f"{key('a')}.plan", f"{key('b')}.json", f"{key('c')}.lock", "notes.txt", "abc.plan"):
+        (plans.root / name).write_text("x")
+    (plans.root / "folder").mkdir()
+    with plans.lock(key("d")):
+        put(plans, "e")
+        kept = {f"{key('d')}.lock", "notes.txt", "abc.plan", "folder", *whole("model", "e")}
+        assert {n for n in left(plans) if not n.endswith(".timing")} == kept
+    assert plans.timing_cache("v") == b"x"
+
+
+def test_one_at_a_time(plans):
+    """Four processes of two threads each add to a number in a file, which loses some when two do so at once."""
+    code = """
+import threading
+file = plans.root.parent / "count"
+def add():
+    for _ in range(20):
+        with plans.lock(sys.argv[2]):
+            count = int(file.read_text())
+            time.sleep(0.0005)
+            file.write_text(str(count + 1))
+sys.stdin.readline()
+threads = [threading.Thread(target=add) for _ in range(2)]
+for t in threads: t.start()
+for t in threads: t.join()
+"""
+    plans.root.parent.mkdir(parents=True)
+    (plans.root.parent / "count").write_text("0")
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(start(code, plans.root, KEY)) for _ in range(4)]
+        for child in children:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        assert [child.wait() for child in children] == [0] * 4
+    assert (plans.root.parent / "count").read_text() == "160"
+    assert left(plans) == []
+
+
+def test_threads_compile_once(plans):
+    made, waited = [], []
+
+    def load():
+        found = plans.find(KEY)
+        if found is None:
+            with plans.lock(KEY, waiting=lambda: waited.append(1)):
+                found = plans.find(KEY)
+                if found is None:
+                    time.sleep(0.2)
+                    made.append(1)
+                    put(plans)
+
+    threads = [threading.Thread(target=load) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(made), len(waited)) == (1, 4)
+
+
+def test_keys_are_locked_apart(plans):
+    with plans.lock(KEY), plans.lock(key("other"), waiting=lambda: pytest.fail("it is another key")):
+        pass
+
+
+def test_a_waiter_is_told_once_and_goes_on_when_the_holder_dies(plans):
+    told = []
+    code = f"with plans.lock({KEY!r}):\n    print('in', flush=True)\n    time.sleep(60)"
+    with start(code, plans.root) as child:
+        assert child.stdout.readline() == "in\n"
+
+        def waiting():
+            told.append(1)
+            threading.Timer(0.1, child.kill).start()
+
+        with plans.lock(KEY, waiting):
+            assert child.wait() == -signal.SIGKILL
+        assert told == [1]
+    assert left(plans) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system has no /proc/self/fd")
+def test_a_copy_of_the_handle_keeps_nobody_waiting(plans):
+    """As a child has that was forked under the lock."""
+    waits, done = threading.Event(), threading.Event()
+
+    def wait():
+        with plans.lock(KEY, waits.set):
+            done.set()
+
+    with plans.lock(KEY):
+        (handle,) = (f for f in list(Path("/proc/self/fd").iterdir()) if f.is_symlink() and os.readlink(f).endswith(f"{KEY}.lock"))
+        copy = os.dup(int(handle.name))
+        waiter = threading.Thread(target=wait)
+        waiter.start()
+        assert waits.wait(10)
+        time.sleep(0.1)
+    gone_on = done.wait(10)
+    os.close(copy)
+    waiter.join()
+    assert gone_on
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, FileNotFoundError, BlockingIOError, OSError])
+def test_an_error_under_the_lock_is_the_callers(plans, error):
+    with pytest.raises(error) as caught, plans.lock(KEY):
+        raise error
+    assert caught.type is error
+    with plans.lock(KEY, waiting=lambda: pytest.fail("it was let go")):
+        pass
+    assert left(plans) == []
+
+
+def test_readers_never_see_a_half(plans, said):
+    """Two processes store plans of various lengths under one key, and a third one's timing cache comes between; all are found whole."""
+    code = f"""
+sys.stdin.readline()
+for i in range(60):
+    plans.store({KEY!r}, sys.argv[2].encode() * (1000 + 997 * i), {parts()!r}, {{}})
+    plans.store_timing_cache("v", sys.argv[2].encode() * 100)
+"""
+    put(plans, plan=b"p")
+    with contextlib.ExitStack() as stack:
+        children = [stack.enter_context(start(code, plans.root, who)) for who in "pq"]
+        for child in children:
+            child.stdin.write("go\n")
+            child.stdin.flush()
+        found = 0
+        while any(child.poll() is None for child in children):
+            plan = plans.find(KEY)
+            assert plan is not None
+            assert len(set(plan)) == 1
+            assert plans.timing_cache("v") in (b"", b"p" * 100, b"q" * 100)
+            found += 1
+        assert [child.wait() for child in children] == [0, 0]
+    assert found > 50
+    assert said() == []
+    assert {n for n in left(plans) if not n.endswith(".timing")} == set(whole("model"))
+
+
+def test_a_reader_between_the_two_renames_waits(plans, said, monkeypatch):
+    put(plans, plan=b"old!")
+    between, found = threading.Event(), []
+    reader = threading.Thread(target=lambda: (between.wait(10), found.append(plans.find(KEY))))
+    reader.start()
+    really = os.replace
+
+    def slow(new, name, **options):
+        really(new, name, **options)
+        between.set()
+        time.sleep(0.2)
+
+    monkeypatch.setattr(os, "replace", slow)
+    put(plans, plan=b"new!")
+    reader.join()
+    assert found == [b"new!"]
+    assert said() == []
+
+
+def test_the_least_recently_used_go_first(tmp_path):
+    plans = Plans(tmp_path / "engines", limit_mb=4.1)
+    for index, name in enumerate("abcd"):
+        put(plans, name, bytes(2**20), used=1e9 + index)
+    assert left(plans) == whole(*"abcd"), "within the limit nothing goes"
+    assert plans.find(key("a")) is not None, "now the most recent"
+    put(plans, "e", bytes(2**20))
+    assert left(plans) == whole(*"acde")
+    put(plans, "f", bytes(2 * 2**20))
+    assert left(plans) == whole(*"aef")
+    put(plans, "f", bytes(2 * 2**20))
+    assert left(plans) == whole(*"aef"), "what is replaced does not count"
+    assert [e.key for e in plans.entries()] == [key(n) for n in "fea"]
+
+
+def test_the_new_one_stays_whatever_the_limit(tmp_path):
+    plans = Plans(tmp_path / "engines", limit_mb=0)
+    put(plans, "a")
+    put(plans, "b")
+    assert left(plans) == whole("b")
+    assert plans.find(key("b")) == PLAN
+
+
+def test_what_is_locked_stays(tmp_path):
+    plans = Plans(tmp_path / "engines", limit_mb=2.1)
+    for index, name in enumerate("ab"):
+        put(plans, name, bytes(2**20), used=1e9 + index)
+    with plans.lock(key("a")):
+        put(plans, "c", bytes(2**20))
+        assert {n for n in left(plans) if not n.endswith(".lock")} == set(whole("a", "c"))
+        with start(f"with plans.lock({key('c')!r}):\n    print('in', flush=True)\n    time.sleep(60)", plans.root) as child:
+            assert child.stdout.readline() == "in\n"
+            put(plans, "d", bytes(2**20))
+            assert {n for n in left(plans) if not n.endswith(".lock")} == set(whole("a", "c", "d")), "over the limit"
+    put(plans, "e", bytes(2**20))
+    assert left(plans) == whole("d", "e")
+
+
+def test_drop(plans, said):
+    put(plans)
+    put(plans, "other")
+    plans.drop(KEY, "TensorRT refused it")
+    assert left(plans) == whole("other")
+    assert said() == [f"The engine {plans.root / KEY}.plan does not serve (TensorRT refused it); it was removed."]
+    plans.drop(KEY, "again")
+    assert len(said()) == 2
+
+
+def test_timing_caches(plans, said):
+    assert plans.timing_cache("10.3.0.30 sm87") == b""
+    names = ["10.3.0.30 sm87", "10.3.0.30 sm80", "../../out", "a/b", "", "ü" * 300]
+    for index, name in enumerate(names):
+        plans.store_timing_cache(name, bytes(index))
+    plans.store_timing_cache(names[0], bytearray(b"new"))
+    assert [plans.timing_cache(n) for n in names] == [b"new", *(bytes(i) for i in range(1, 6))]
+    assert len(left(plans)) == len(names)
+    assert [p.name for p in plans.root.parent.iterdir()] == ["engines"]
+    assert plans.entries() == []
+    assert said() == []
+
+
+TIMING_DAMAGES = {
+    "truncated": lambda file: os.truncate(file, 40),
+    "short": lambda file: os.truncate(file, 5),
+    "empty": lambda file: os.truncate(file, 0),
+    "longer": lambda file: file.write_bytes(file.read_bytes() + b"x"),
+    "others may write it": lambda file: file.chmod(0o666),
+}
+
+
+@pytest.mark.parametrize("damage", TIMING_DAMAGES.values(), ids=TIMING_DAMAGES)
+def test_a_damaged_timing_cache_is_none(plans, said, damage):
+    plans.store_timing_cache("v", b"timings" * 100)
+    (file,) = plans.root.iterdir()
+    damage(file)
+    assert plans.timing_cache("v") == b""
+    (line,) = said()
+    assert "kernels are timed again" in line
+    plans.store_timing_cache("v", b"new")
+    assert plans.timing_cache("v") == b"new"
+
+
+def test_entries(plans):
+    assert plans.entries() == []
+    assert not plans.root.exists()
+    put(plans, "a", b"x" * 10, used=2e9, seconds=3)
+    put(plans, "b", b"x" * 20, used=1e9)
+    put(plans, "c", used=1.5e9)
+    (plans.root / f"{key('c')}.json").write_text("{")
+    a, b = plans.entries()
+    assert (a.key, a.size, a.used, a.parts, a.about["seconds"]) == (key("a"), 10, 2e9, parts("a"), 3)
+    assert (b.key, b.size, b.used, b.parts) == (key("b"), 20, 1e9, parts("b"))
+    assert set(b.about) == {"made"}
+
+
+def test_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "one"))
+    assert Plans().root == tmp_path / "one" / "engines"
+    put(Plans())
+    assert Plans().find(KEY) == PLAN
+
+
+def test_the_limit(tmp_path, monkeypatch):
+    monkeypatch.delenv("EDGEKIT_ENGINES_MB", raising=False)
+    assert Plans(tmp_path).limit_mb == 4096
+    monkeypatch.setenv("EDGEKIT_ENGINES_MB", "12.5")
+    assert Plans(tmp_path).limit_mb == 12.5
+    assert Plans(tmp_path, limit_mb=3).limit_mb == 3
+
+
+@pytest.mark.parametrize("nonsense", ["lots", "", "8GB", "nan", "-1"])
+def test_a_limit_that_is_no_number(tmp_path, monkeypatch, nonsense):
+    monkeypatch.setenv("EDGEKIT_ENGINES_MB", nonsense)
+    with pytest.raises(UsageError, match=f"EDGEKIT_ENGINES_MB is '{nonsense}', expected a number"):
+        Plans(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system has no /proc/self/fd")
+def test_no_handle_stays_open(plans):
+    def handles():
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    put(plans)
+    before = handles()
+    for _ in range(3):
+        put(plans)
+        assert plans.find(KEY) == PLAN
+        with plans.lock(KEY), private.opened(plans.root) as folder, pytest.raises(BlockingIOError), private.held(folder, f"{KEY}.lock", block=False):
+            pass
+        (plans.root / f"{KEY}.plan").unlink()
+        (plans.root / f"{KEY}.plan").mkdir()
+        assert plans.find(KEY) is None
+        (plans.root / f"{KEY}.plan").rmdir()
+    assert handles() == before

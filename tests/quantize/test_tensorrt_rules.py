@@ -1,0 +1,106 @@
+"""Rules of TensorRT by version, each on a graph of its own; what newer parsers take as well is asked of TensorRT-RTX's."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+import pytest
+import tiny
+from onnx import helper, numpy_helper
+
+from edgekit.quantize import _tensorrt
+from edgekit.spec.errors import QuantizeError
+
+node = helper.make_node
+FLOAT, HALF, INT64, UINT8, BOOL = (getattr(onnx.TensorProto, n) for n in ("FLOAT", "FLOAT16", "INT64", "UINT8", "BOOL"))
+
+
+def saved(path, nodes, constants=None, kind=FLOAT, gives=None, opset=20, rank=3):
+    x = helper.make_tensor_value_info("x", kind, ["batch", "sequence", 32])
+    y = helper.make_tensor_value_info("y", gives or kind, [f"axis_{i}" for i in range(rank)])
+    held = [numpy_helper.from_array(np.asarray(a), n) for n, a in (constants or {}).items()]
+    graph = helper.make_graph(nodes, "case", [x], [y], held)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10), path)
+    return path
+
+
+def test_the_releases_are_those_of_the_boards():
+    assert _tensorrt.RELEASES == ("10.3", "10.16", "11.4")
+
+
+@pytest.mark.parametrize(("minimum", "expected"), [("10.3", ["10.3", "10.16", "11.4"]), ("10.13", ["10.16", "11.4"]), ("11.0", ["11.4"]), ("11.9", ["11.9"])])
+def test_releases_from_a_minimum_on(minimum, expected, tmp_path):
+    assert _tensorrt.check(saved(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])]), minimum) == expected
+
+
+CASES = {
+    "operator of no version": ([node("Unique", ["x"], ["y"], name="n")], {}, {"rank": 1}, r"'n' \(Unique\) is no operator of TensorRT 10.3; .* not have it"),
+    "operator of a later version": (
+        [node("Attention", ["x", "x", "x"], ["y"], name="n", q_num_heads=4, kv_num_heads=4)],
+        {},
+        {"opset": 23},
+        "has opset 23, TensorRT 10.3 takes 9 to 20",
+    ),
+    "opset": ([node("Relu", ["x"], ["y"])], {}, {"opset": 21}, "has opset 21, TensorRT 10.3 takes 9 to 20. Export it with opset 20 or less"),
+    "sum of integers": ([node("CumSum", ["x", "axis"], ["y"], name="n")], {"axis": np.int64(1)}, {"kind": INT64}, r"'n' \(CumSum\) reads INT64, .* FLOAT"),
+    "clip of integers": ([node("Clip", ["x", "low"], ["y"], name="n")], {"low": np.int64(0)}, {"kind": INT64}, r"'n' \(Clip\) reads INT64"),
+    "UINT8 table": (
+        [node("Gather", ["t", "x"], ["y"], name="n")],
+        {"t": np.zeros((8, 4), np.uint8)},
+        {"kind": INT64, "gives": UINT8, "rank": 4},
+        r"'n' \(Gather\) reads UINT8, TensorRT 10.3 takes it with BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64",
+    ),
+    "axes made at run time": (
+        [node("Shape", ["x"], ["s"], start=2), node("Sub", ["s", "c"], ["axes"]), node("Unsqueeze", ["x", "axes"], ["y"], name="n")],
+        {"c": np.array([32], np.int64)},
+        {"rank": 4},
+        r"'n' \(Unsqueeze\) has input 1 made at run time",
+    ),
+    "axes of a mean made at run time": (
+        [node("Shape", ["x"], ["s"], start=2), node("Sub", ["s", "c"], ["axes"]), node("ReduceMean", ["x", "axes"], ["y"], name="n")],
+        {"c": np.array([31], np.int64)},
+        {},
+        r"'n' \(ReduceMean\) has input 1 made at run time",
+    ),
+    "deviation of a norm": (
+        [node("LayerNormalization", ["x", "w"], ["z", "", "d"], name="n"), node("Add", ["z", "d"], ["y"])],
+        {"w": np.ones(32, np.float32)},
+        {},
+        r"'n' \(LayerNormalization\) gives mean or deviation too",
+    ),
+    "two types in a node": ([node("Add", ["x", "c"], ["y"], name="n")], {"c": np.ones(32, np.float16)}, {}, "not a valid strongly typed ONNX graph"),
+    "large constant": ([node("Add", ["x", "c"], ["y"], name="n")], {"c": np.array(-3.4e38, np.float32)}, {}, r"'n' \(Add\) reads the constant 'c' of size"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_rule(name, tmp_path):
+    nodes, constants, how, words = CASES[name]
+    with pytest.raises(QuantizeError, match=words):
+        _tensorrt.check(saved(tmp_path / "model.onnx", nodes, constants, **how), "10.3")
+
+
+def test_what_came_later_is_taken_where_the_target_says_so(tmp_path):
+    path = saved(tmp_path / "m.onnx", [node("RMSNormalization", ["x", "w"], ["y"], name="n")], {"w": np.ones(32, np.float32)}, opset=23)
+    assert _tensorrt.check(path, "11.0") == ["11.4"]
+
+
+def test_the_condition_of_a_where_is_no_number(tmp_path):
+    nodes = [node("Greater", ["x", "zero"], ["c"]), node("Where", ["c", "x", "zero"], ["y"])]
+    _tensorrt.check(saved(tmp_path / "m.onnx", nodes, {"zero": np.float32(0)}), "10.3")
+
+
+@pytest.mark.parametrize("name", tiny.ARCHITECTURES)
+def test_exported_graphs_keep_them_all(name):
+    """No CumSum and no Clip of integers is left, which RoBERTa, MPNet and DeBERTa have in torch's own export."""
+    assert _tensorrt.check(tiny.exported(name).graphs[0].path, "10.3") == ["10.3", "10.16", "11.4"]
+
+
+def test_the_table_is_the_published_one():
+    """The matrix of the parser of 10.1 has 150 operators. Left out are 19: control flow, random numbers, and names that are not ONNX's or no model here has."""
+    assert len(_tensorrt._TAKES) == 131
+    for name in ("DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "ConvInteger", "Unique", "STFT", "BitShift"):
+        assert name not in _tensorrt._TAKES
+    assert not {n for n in _tensorrt._TAKES if not re.fullmatch("[A-Z][A-Za-z0-9]+", n) or not onnx.defs.has(n)}, "names of ONNX"

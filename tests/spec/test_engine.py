@@ -1,0 +1,112 @@
+"""Recipes of engines: what they refuse, what they become for a model, and NVIDIA's own command lines for them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import replace
+
+import pytest
+
+from edgekit.spec import target as targets
+from edgekit.spec.engine import EngineRecipe, shapes, supported, trtexec, version
+from edgekit.spec.errors import UsageError
+from edgekit.spec.tensor import Signature, TensorSpec
+
+SIGNATURE = Signature(
+    "forward",
+    (TensorSpec("ids", "int64", ("batch", "sequence"), 0), TensorSpec("pixels", "float32", ("batch", 3, 8, 8))),
+    (TensorSpec("logits", "float32", ("batch", 2)),),
+)
+SHORT, LONG = {"batch": (1, 1, 8), "sequence": (1, 32, 64)}, {"batch": (1, 1, 8), "sequence": (1, 128, 512)}
+RECIPE = EngineRecipe((SHORT, LONG))
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ("profiles is empty", {"profiles": ()}),
+        (r"profiles\[0\]: sequence is \[1, 64, 32\], expected least <= usual <= largest", {"profiles": ({"sequence": (1, 64, 32)},)}),
+        (r"profiles\[1\]: batch is \[0, 1, 1\]", {"profiles": (SHORT, {**SHORT, "batch": (0, 1, 1)})}),
+        (r"profiles\[1\] names the axes batch, the first names batch, sequence", {"profiles": (SHORT, {"batch": (1, 1, 1)})}),
+        ("precisions has 'int4'.", {"precisions": ("int4",)}),
+        ("precisions has 'float61'. Did you mean 'float16'", {"precisions": ("float61",)}),
+        ("optimization_level is 6, expected 0 to 5", {"optimization_level": 6}),
+        ("workspace_mb is 8192 and memory_mb 4096", {"workspace_mb": 8192, "memory_mb": 4096}),
+        ("workspace_mb is -1", {"workspace_mb": -1}),
+        ("minimum is '8.6', expected 10.3 or newer", {"minimum": "8.6"}),
+        ("'ten' is not a version", {"minimum": "ten"}),
+        ("'87' is not a version", {"compute_capability": ("87",)}),
+    ],
+)
+def test_what_cannot_be_is_refused(words, values):
+    with pytest.raises(UsageError, match=words):
+        EngineRecipe(**{"profiles": (SHORT,), **values})
+
+
+def test_versions_are_numbers_and_not_text():
+    assert version("10.16.2.10") > version("10.3") > version("8.6.1")
+    assert "10.16" < "10.3", "which is why"
+    assert [supported(version(v)) for v in ("8.6.1", "10.0.1", "10.3.0", "10.16.1.11", "11.4.1", "12.0.0")] == [False, False, True, True, True, False]
+    assert version("10.3.0+cuda12") == (10, 3, 0)
+
+
+def test_profiles_are_cut_to_what_a_model_takes():
+    assert RECIPE.settled({"sequence": 4096}) == RECIPE
+    cut = RECIPE.settled({"sequence": 128, "batch": 4})
+    assert cut.profiles == ({"batch": (1, 1, 4), "sequence": (1, 32, 64)}, {"batch": (1, 1, 4), "sequence": (1, 128, 128)})
+    assert RECIPE.settled({"sequence": 20}).profiles == ({"batch": (1, 1, 8), "sequence": (1, 20, 20)},), "the second would say nothing new"
+    assert RECIPE.accepts() == "batch 1-8, sequence 1-64; batch 1-8, sequence 1-512"
+
+
+def test_shapes_of_inputs():
+    assert shapes(SIGNATURE, LONG) == {"ids": ((1, 1), (1, 128), (8, 512)), "pixels": ((1, 3, 8, 8), (1, 3, 8, 8), (8, 3, 8, 8))}
+    with pytest.raises(UsageError, match=r"'ids' varies along 'sequence', which the profiles do not name. Add sequence = "):
+        shapes(SIGNATURE, {"batch": (1, 1, 1)})
+
+
+def test_trtexec_lines():
+    recipe = replace(RECIPE, workspace_mb=512, memory_mb=4096)
+    first, second = (shlex.split(line) for line in trtexec(recipe, SIGNATURE, "graphs/model.onnx", "static.plan"))
+    assert first[0] == "trtexec"
+    assert "--onnx=graphs/model.onnx" in first
+    assert {"--stronglyTyped", "--noTF32", "--skipInference", "--memPoolSize=workspace:512M", "--builderOptimizationLevel=3"} <= set(first)
+    assert "--minShapes=ids:1x1,pixels:1x3x8x8" in first
+    assert "--optShapes=ids:1x32,pixels:1x3x8x8" in first
+    assert "--maxShapes=ids:8x64,pixels:8x3x8x8" in first
+    assert "--maxShapes=ids:8x512,pixels:8x3x8x8" in second
+    assert {"--saveEngine=static-0.plan", "--saveEngine=static-1.plan"} <= {*first, *second}
+    # TensorRT refuses precision flags beside strong typing, and 11 does not have them.
+    assert not re.search("--fp16|--int8|--best", " ".join([*first, *second]))
+    (only,) = trtexec(EngineRecipe((SHORT,), flags=("TF32",)), SIGNATURE, "m.onnx", "m.plan")
+    assert "--saveEngine=m.plan" in only
+    assert "--noTF32" not in only
+    assert "memPoolSize" not in only, "TensorRT's share of a device is not known beforehand"
+
+
+NVIDIA = ("gpu", "jetson", "jetson-agx-orin", "jetson-orin-nano", "jetson-orin-nx", "jetson-thor", "rtx")
+
+
+@pytest.mark.parametrize("name", NVIDIA)
+def test_shipped_targets(name):
+    aim = targets.load(name)
+    assert aim.engine is not None
+    assert aim.device == "gpu"
+    assert aim.choose_on == "device"
+    assert set(aim.methods) == {"static_float16", "float16"}
+    assert aim.quantize.embeddings == "float32", "TensorRT looks up in float types"
+    assert len(aim.engine.profiles) > 1, "short and long rows have kernels of their own"
+    assert all(p["batch"][2] == aim.max_batch for p in aim.engine.profiles)
+    orin = name.startswith("jetson") and name != "jetson-thor"
+    # NVIDIA's hardware matrix: Orin is 8.7 and has no FP8; Thor is 11.0 with CUDA 13, 10.1 before.
+    assert aim.engine.compute_capability == (("8.7",) if orin else {"gpu": (), "rtx": ("7.5", "8.6", "8.9", "12.0"), "jetson-thor": ("11.0", "10.1")}[name])
+    assert ("fp8" in aim.engine.precisions) == (name == "jetson-thor")
+    if name.startswith("jetson"):
+        assert 0 < aim.engine.workspace_mb <= aim.engine.memory_mb / 4
+
+
+def test_the_orin_family_is_served_by_the_smallest_of_it():
+    family = [targets.load(n).engine for n in ("jetson-orin-nano", "jetson-orin-nx", "jetson-agx-orin")]
+    one = targets.load("jetson").engine
+    assert one.memory_mb == min(r.memory_mb for r in family)
+    assert one.workspace_mb == min(r.workspace_mb for r in family)
