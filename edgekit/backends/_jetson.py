@@ -164,14 +164,14 @@ def missing_kernels(version: str, board: Board | None) -> str:
     """A warning for a TensorRT that may have no kernels for Orin; empty for any other.
 
     Packages for Arm servers (SBSA) before 10.16 leave out compute capability 8.7 (NVIDIA-ISAAC-ROS/isaac-ros-cli issue 22: 10.13.3), and
-    they install on an Orin as well. Of a version that JetPack does not bring it cannot be told which package it is.
+    they install on an Orin as well. No JetPack brings a version between 10.3 and 10.16 to it; which package one is cannot be told.
 
     Args:
         version: of TensorRT.
         board: the Jetson that it is on.
     """
     found = _numbers(version)
-    if board is None or board.soc != "tegra234" or not (10, 8) <= found[:2] < (10, 16) or found[:2] == _numbers(board.tensorrt)[:2]:
+    if board is None or board.soc != "tegra234" or not (10, 8) <= found[:2] < (10, 16):
         return ""
     usual = f"that of JetPack {board.jetpack} ({board.tensorrt})" if is_supported(board.tensorrt) else "that of JetPack 6.1 or newer"
     return (

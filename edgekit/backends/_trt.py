@@ -40,7 +40,9 @@ _REMEDIES = (
     ("unsupported input type", "TensorRT does not take this type there: quantize to INT8, compute in float32 or float16."),
     ("unsupported datatype", "TensorRT does not take this type there: quantize to INT8, compute in float32 or float16."),
     ("must have type FP8", "DequantizeLinear restores INT8 alone: keep biases in float."),
+    ("Target GPU SM", "This build of TensorRT has no kernels for this GPU: install the one that JetPack or NVIDIA's page names for it."),
     ("out of memory", "Memory does not suffice: close other programs, or give a smaller workspace_mb in the target's [engine] table and build again."),
+    ("could not be allocated", "Memory does not suffice: close other programs that use the GPU (Jetson: that use memory), or open fewer sessions."),
     ("Could not find any implementation", "No kernel fits the workspace: give a larger workspace_mb in the target's [engine] table and build again."),
 )
 

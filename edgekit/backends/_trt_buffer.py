@@ -26,12 +26,17 @@ class Buffer:
         self._size = size
 
     def numpy(self) -> np.ndarray:
-        """A copy of it on the host."""
-        if self.device.closed:
-            raise BackendError("The device of this buffer is closed, and its memory with it. Read buffers before the session is closed.")
+        """A copy of it on the host.
+
+        Raises:
+            BackendError: when its device was closed, or CUDA refuses.
+        """
         array = np.empty(self.shape, self.dtype)
         stream = self.device.free.get()
         try:
+            if self.device.closed:
+                raise BackendError("The device of this buffer is closed, and its memory with it. Read buffers before the session is closed.")
+            self.device.cuda.enter()
             self.device.cuda.to_host(array.ctypes.data, self.address, array.nbytes, stream)
             self.device.cuda.synchronize(stream)
         finally:

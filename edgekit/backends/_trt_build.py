@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,11 +44,23 @@ def build(
         memory: of the device, bytes; 0 where it is not known.
         timing_cache: of an earlier build here; empty for none. One of another version or device is not used.
         chips: compute capabilities that TensorRT-RTX builds for, e.g. ``8.9``; empty for the one that is there. TensorRT always builds for that.
-        progress: told how far the builder is; what it raises ends the build and is raised here.
+        progress: told how far the builder is, from another thread; what it raises ends the build and is raised here.
 
     Raises:
         BackendError: when the graph is refused or the build fails, with NVIDIA's own lines and what to do.
     """
+    monitor = _monitor(trt, progress)
+    # In a thread of its own, because Python handles Ctrl-C in whatever the main thread runs next. That would be a callback of the builder's,
+    # the logger's as a rule, where the bindings print the exception and drop it.
+    with ThreadPoolExecutor(1, "edgekit-build") as pool:
+        try:
+            return pool.submit(_build, trt, graph, signature, recipe, memory, timing_cache, chips, monitor).result()
+        except BaseException as stop:
+            monitor.stopped = monitor.stopped or stop  # the builder ends at its next step, which leaving the pool waits for
+            raise
+
+
+def _build(trt: Any, graph: Path, signature: Signature, recipe: EngineRecipe, memory: int, timing_cache: bytes, chips: Sequence[str], monitor: Any) -> Built:
     log, heard = logger(trt)
     mark = heard.mark()
     try:
@@ -70,7 +83,6 @@ def build(
         if config.add_optimization_profile(profile) < 0:
             raise _failed(trt, graph, heard.errors(mark) or [f"the profile {dict(sizes)} was refused"])
     kept = _give_timing_cache(config, timing_cache) if not is_rtx(trt) else None
-    monitor = _monitor(trt, progress)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if monitor.stopped is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,11 @@ PACKAGES = ("onnxruntime",)
 ENGINES = ""
 STATIC_SHAPES = False  # its kernels take any shape alike
 
-_PROVIDERS = {"cpu": "CPUExecutionProvider"}
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "reference": "CPUExecutionProvider"}
+# "reference" is the CPU that computes Q/DQ as ONNX defines it: rounded, restored and multiplied in float, no product in integers. It says what
+# a graph for another device answers. Weights are restored when the graph is loaded: Q/DQ in float16 has no integer kernels here, and
+# would be restored in each call (MiniLM-L6: eight times as slow).
+_AS_WRITTEN = {"session.disable_quant_qdq": "1"}
 # The fused kernel for residual and LayerNorm takes longer than the two nodes that it replaces: 8 to 15 % of a whole
 # MiniLM-L6 call (ONNX Runtime 1.32, AVX-512 with VNNI and AMX, 2 threads, 24 tokens; float, static and dynamic alike).
 _SLOWER_FUSIONS = ["SkipLayerNormFusion"]
@@ -35,8 +39,8 @@ def check_target(target: Target) -> None:
     Raises:
         BackendError: for another device than ``cpu``.
     """
-    if target.device not in _PROVIDERS:
-        raise BackendError(f"ONNX Runtime serves the device(s) {', '.join(_PROVIDERS)} here, target '{target.name}' asks for '{target.device}'.")
+    if target.device != "cpu":
+        raise BackendError(f"ONNX Runtime serves the device(s) cpu here, target '{target.name}' asks for '{target.device}'.")
 
 
 def check_here() -> None:
@@ -52,7 +56,7 @@ def open_device(device: str, threads: int, streams: int = 1) -> OnnxRuntimeDevic
     """Opens a device.
 
     Args:
-        device: ``cpu``.
+        device: ``cpu``, or ``reference``.
         threads: threads of all streams together.
         streams: calls at the same time that ``threads`` are shared out to; each gets ``threads // streams``.
 
@@ -66,15 +70,15 @@ def open_device(device: str, threads: int, streams: int = 1) -> OnnxRuntimeDevic
         raise not_installed("onnxruntime") from problem
     if _PROVIDERS.get(device) not in onnxruntime.get_available_providers():
         raise BackendError(f"This ONNX Runtime offers {onnxruntime.get_available_providers()}, device '{device}' was asked for. Use device 'cpu'.")
-    return OnnxRuntimeDevice(onnxruntime, _PROVIDERS[device], each)
+    return OnnxRuntimeDevice(onnxruntime, _PROVIDERS[device], each, _AS_WRITTEN if device == "reference" else {})
 
 
 class OnnxRuntimeDevice:
     """One execution provider with the threads of one call."""
 
-    def __init__(self, library: Any, provider: str, threads: int) -> None:
+    def __init__(self, library: Any, provider: str, threads: int, settings: Mapping[str, str]) -> None:
         """Keeps what is needed to open sessions."""
-        self._library, self._provider, self._threads = library, provider, threads
+        self._library, self._provider, self._threads, self._settings = library, provider, threads, settings
 
     def load(self, path: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> OnnxRuntimeEngine:
         """Loads a graph.
@@ -94,6 +98,8 @@ class OnnxRuntimeDevice:
         options.log_severity_level = 4  # what goes wrong is raised; the library's own warnings are not for the user
         # A worker that sleeps between two matrix products costs more than the product: measured 1.5 x slower.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        for name, value in self._settings.items():
+            options.add_session_config_entry(name, value)
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix

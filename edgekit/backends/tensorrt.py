@@ -63,7 +63,7 @@ def library() -> Any:
     """
     try:
         import tensorrt as trt
-    except ImportError as problem:
+    except (ImportError, OSError) as problem:  # the latter where one of its own libraries is missing
         raise BackendError(f"TensorRT is installed and cannot be imported: {problem}. Install it anew; on a Jetson with JetPack's packages.") from problem
     if not supported(version_of(trt)):
         oldest = ".".join(map(str, OLDEST))

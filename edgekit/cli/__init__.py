@@ -25,7 +25,8 @@ def main() -> None:
     from edgekit.spec.errors import EdgekitError
 
     _stop.install()
-    order = ("build", "distill", "slice", "trim", "run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen", "targets", "doctor")
+    made, used = ("build", "distill", "slice", "trim"), ("run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen")
+    order = (*made, *used, "targets", "doctor")
 
     class Verbs(click.Group):
         """Lists the files of this folder and imports one only when it is asked for."""

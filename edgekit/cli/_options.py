@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -73,4 +74,14 @@ class Pairs(click.ParamType):  # type: ignore[type-arg]
 columns_option = click.option(
     "--columns", type=Columns(), default=None, help="Which column plays which role: text, text_pair, label. E.g. text=sentence,label=y."
 )
+keys_option = click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
+
+
+def trust_of(keys: Sequence[str]) -> Any:
+    """Whose bundles may be opened, of the option above; None for anybody's."""
+    from edgekit.engines.signature import Trust
+
+    return Trust(keys) if keys else None
+
+
 threads_option = click.option("--threads", type=click.IntRange(min=1), default=None, help="Threads of one call. [default: as the bundle was tuned]")

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edgekit.cli._options import threads_option
+from edgekit.cli._options import keys_option, threads_option, trust_of
 from edgekit.cli.deploy import identity_option, python_option
 
 
@@ -31,7 +31,8 @@ def _numbers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN
 @click.option("--on", "where", default=None, metavar="ssh://[USER@]HOST[:PORT][/PATH]", help="Time it on that device; it is deployed first if need be.")
 @python_option
 @identity_option
-def command(bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+@keys_option
+def command(bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Time BUNDLE by batch and length: token ids in, logits out (tokenizing is not in it; 'edgekit eval' has it).
 
     With --on the numbers are those of the device. Where it has no such bundle, or another one, BUNDLE is deployed first,
@@ -44,11 +45,11 @@ def command(bundle, batches, lengths, seconds, as_json, backend, threads, where,
             _only_there()
             from edgekit.report.bench import bench
 
-            result = bench(bundle, batches, lengths, seconds=seconds, backend=backend, threads=threads, progress=progress)
+            result = bench(bundle, batches, lengths, seconds=seconds, backend=backend, threads=threads, trust=trust_of(keys), progress=progress)
         else:
             from edgekit import deploy
 
-            options = {"seconds": seconds, "backend": backend, "threads": threads, "python": python, "identity": identity}
+            options = {"seconds": seconds, "backend": backend, "threads": threads, "python": python, "keys": keys, "identity": identity}
             result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
     click.echo(json.dumps(result.record(), indent=2) if as_json else result.text())
 

@@ -6,22 +6,25 @@ import json
 
 import click
 
+from edgekit.cli._options import keys_option, trust_of
+
 
 @click.command(name="compile")
 @click.argument("bundle")
 @click.option("--dry-run", is_flag=True, help="Say what would be done here, and why; make nothing.")
 @click.option("--force", is_flag=True, help="Make engines anew, also those that the cache has, and race again.")
-@click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
+@keys_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Make the engines that BUNDLE needs on this device, check them on the golden inputs, and keep the fastest that passes."""
     from edgekit.cli._progress import bars
-    from edgekit.engines.signature import Trust
     from edgekit.runtime.compile import compile_bundle, explain
 
-    trust = Trust(keys) if keys else None
+    if dry_run and as_json:
+        raise click.UsageError("--json is of a compilation, and --dry-run makes none. Leave one of them out.")
+    trust = trust_of(keys)
     if dry_run:
-        click.echo(explain(bundle, trust=trust))
+        click.echo(explain(bundle, trust=trust, force=force))
         return
     with bars() as progress:
         result = compile_bundle(bundle, trust=trust, force=force, progress=progress)

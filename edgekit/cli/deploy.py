@@ -6,6 +6,8 @@ import json
 
 import click
 
+from edgekit.cli._options import keys_option
+
 python_option = click.option(
     "--python", default="python3", show_default=True, help="Python on the device that has EdgeKit; from the login's home where the path is relative."
 )
@@ -15,7 +17,7 @@ identity_option = click.option("--identity", default=None, metavar="FILE", help=
 @click.command(name="deploy")
 @click.argument("bundle")
 @click.argument("where", metavar="ssh://[USER@]HOST[:PORT][/PATH]")
-@click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these, here and there. Repeatable.")
+@keys_option
 @python_option
 @identity_option
 @click.option("--report", default=None, metavar="FILE", help="Also write the result as JSON.")

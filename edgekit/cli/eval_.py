@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edgekit.cli._options import columns_option, threads_option
+from edgekit.cli._options import columns_option, keys_option, threads_option, trust_of
 
 
 @click.command(name="eval")
@@ -16,13 +16,14 @@ from edgekit.cli._options import columns_option, threads_option
 @click.option("--json", "file", default=None, metavar="FILE", help="Also write the numbers as JSON ('-': only them, to standard output).")
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
 @threads_option
-def command(bundle, samples, columns, file, backend, threads):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+@keys_option
+def command(bundle, samples, columns, file, backend, threads, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Score BUNDLE on samples, with latency (one stream, batch 1, text to label) and memory."""
     from edgekit.cli._progress import bars
     from edgekit.report.evaluate import evaluate
 
     with bars() as progress:
-        result = evaluate(bundle, samples, columns=columns, backend=backend, threads=threads, progress=progress)
+        result = evaluate(bundle, samples, columns=columns, backend=backend, threads=threads, trust=trust_of(keys), progress=progress)
     text = json.dumps(result.record(), indent=2)
     if file == "-":
         click.echo(text)

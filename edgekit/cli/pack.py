@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import click
 
+from edgekit.cli._options import keys_option, trust_of
+
 
 @click.command(name="pack")
 @click.argument("bundle", metavar="BUNDLE|FILE")
 @click.option("-o", "--out", default=None, metavar="FILE|FOLDER", help="What is written. [default: the bundle's name, here, with or without .edge]")
 @click.option("--unpack", "unpacking", is_flag=True, help="The other way round: FILE.edge into the folder of a bundle.")
-@click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
+@keys_option
 @click.option("--force", is_flag=True, help="Replace the packed bundle, or with --unpack the bundle, that is at --out.")
 def command(bundle, out, unpacking, keys, force):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Write BUNDLE into one file to copy; with --unpack, write the bundle of such a FILE into a folder.
@@ -20,9 +22,8 @@ def command(bundle, out, unpacking, keys, force):  # type: ignore[no-untyped-def
     from pathlib import Path
 
     from edgekit.engines.pack import SUFFIX, pack, unpack
-    from edgekit.engines.signature import Trust
 
-    trust = Trust(keys) if keys else None
+    trust = trust_of(keys)
     name = Path(bundle).resolve().name
     if unpacking:
         written = unpack(bundle, out or name.removesuffix(SUFFIX), force=force, trust=trust)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli._options import threads_option
+from edgekit.cli._options import keys_option, threads_option, trust_of
 
 _BATCH = 256
 
@@ -21,12 +21,13 @@ _BATCH = 256
 @click.option("--pair", is_flag=True, help="Texts are pairs: two arguments, or two fields of a line split by a tab, make one example.")
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
 @threads_option
-def command(bundle, texts, pair, backend, threads):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+@keys_option
+def command(bundle, texts, pair, backend, threads, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Answer TEXTs with BUNDLE, one JSON object a line. '-' alone reads one text a line from standard input."""
     from edgekit.runtime.load import load
     from edgekit.spec.errors import InputError
 
-    with load(bundle, backend=backend, threads=threads) as session:
+    with load(bundle, backend=backend, threads=threads, trust=trust_of(keys)) as session:
         if list(texts) != ["-"]:
             if pair and len(texts) % 2:
                 raise InputError(f"--pair got {len(texts)} texts, expected an even number. Give two for each example.")

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import click
 
+from edgekit.cli._options import keys_option, trust_of
+
 
 @click.command(name="verify")
 @click.argument("bundle")
 @click.option("--files-only", is_flag=True, help="Check the files, do not run the golden inputs (for a machine without the backend).")
-@click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
+@keys_option
 def command(bundle, files_only, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Check every file of BUNDLE against its digest, and that it computes here what it computed where it was built."""
-    from edgekit.engines.signature import Trust
     from edgekit.engines.trust import open_bundle
     from edgekit.spec.errors import IntegrityError
 
-    opened = open_bundle(bundle, Trust(keys) if keys else None)
+    opened = open_bundle(bundle, trust_of(keys))
     click.echo(f"files: {len(opened.manifest.files)}, all as the manifest lists them" + (", signed by a key that is trusted" if keys else ""))
     if files_only:
         return
     from edgekit.runtime.golden import TOLERANCE, check
     from edgekit.runtime.load import load
 
-    with load(bundle) as session:
+    with load(bundle, trust=trust_of(keys)) as session:
         result = check(session, opened.path)
         version = session.info
     text = f"golden: {result.rows} inputs on {version.backend} {version.backend_version} (built with {version.built_with}), "

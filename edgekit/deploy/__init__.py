@@ -70,11 +70,11 @@ class Deployed:
     def text(self) -> str:
         """For a terminal."""
         there = ", in place of the bundle that was there" if self.replaced else ""
+        board, gpu = (found if isinstance(found := self.doctor.get(name), Mapping) else {} for name in ("board", "gpu"))
+        named = [board.get("model"), self.doctor.get("cpu"), gpu.get("name"), f"Python {self.python}", f"EdgeKit {self.edgekit}"]
         lines = [
             f"Deployed to {self.device}:{self.path}, {self.size_mb:.1f} MB, in {self.seconds:.0f} s{there}.",
-            f"device: {self.system}, Python {self.python}, EdgeKit {self.edgekit}",
-            f"cpu: {self.doctor.get('cpu', '-')}",
-            f"gpu: {self.doctor.get('gpu', '-')}",
+            f"device: {', '.join(str(name) for name in (self.system, *named) if name)}",
         ]
         if self.compiled is not None:
             lines.append(f"runs there: {self.compiled.get('chosen', '-')}, {self.compiled.get('reason', '-')}")
@@ -160,6 +160,7 @@ def bench(
     backend: str | None = None,
     threads: int | None = None,
     python: str = "python3",
+    keys: Sequence[str | Path] = (),
     identity: str | Path | None = None,
     ssh_options: Sequence[str] = (),
     progress: Progress = silent,
@@ -175,6 +176,7 @@ def bench(
         backend: which of the bundle's backends; None for its best one.
         threads: threads of one call; None for what the bundle was tuned to.
         python: Python there.
+        keys: public keys; the bundle here, whose manifest the device's has to equal, must be signed by one of them.
         identity: private key to log in with.
         ssh_options: more arguments of ssh and scp.
         progress: told which step it is at.
@@ -184,10 +186,10 @@ def bench(
     """
     address = parse_url(where)
     device = Device(address, python, identity, ssh_options, progress)
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, Trust(keys) if keys else None)
     found = _ask(device, opened, address)
     if found["manifest"] != sha256(opened.path / MANIFEST):
-        deploy(bundle, where, python=python, identity=identity, ssh_options=ssh_options, progress=progress)
+        deploy(bundle, where, python=python, keys=keys, identity=identity, ssh_options=ssh_options, progress=progress)
     options = ["--batches", ",".join(map(str, batches)), "--lengths", ",".join(map(str, lengths)), "--seconds", str(seconds), "--json"]
     options += [] if backend is None else ["--backend", backend]
     options += [] if threads is None else ["--threads", str(threads)]

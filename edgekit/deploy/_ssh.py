@@ -39,6 +39,7 @@ _OPTIONS = {
 }
 _ERRORS: Mapping[int, type[EdgekitError]] = {error.exit_code: error for error in (UsageError, BudgetError, IntegrityError)}
 _TURN_S = 0.1
+_GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class Device:
             RemoteError: when that is not possible to the end.
         """
         if not _PLAIN.fullmatch(place):  # it is of the device's own folder for temporary files
-            raise RemoteError(f"The folder for temporary files on {self.address} is '{place}', expected a plain path. Set TMPDIR there to e.g. /tmp.")
+            raise RemoteError(f"The folder for temporary files on {self.address} is '{place}', expected letters, digits and . _ + - /. Set TMPDIR there.")
         command = ["scp", "-q", *self._options, "--", *names, f"{self.address.scp_host}:{place}/"]
         code, _, err = self._run(step, command, folder)
         if code:
@@ -169,7 +170,8 @@ class Device:
 
     def _call(self, step: str, name: str, arguments: Sequence[str], hold: bool = False) -> str:
         remote = shlex.join([self._python, "-c", self._there, name, *arguments])
-        code, out, err = self._run(step, ["ssh", *self._options, "--", self.address.host, remote], None, hold)
+        grace_s = _GRACE_S if name in ("prepare", "move") else 0.0  # what they do half would come after the cleaning
+        code, out, err = self._run(step, ["ssh", *self._options, "--", self.address.host, remote], None, hold, grace_s)
         _, mark, said = out.partition(MARK)
         if code == 0 and mark:
             return said
@@ -179,6 +181,8 @@ class Device:
         if not mark and code in (126, 127):
             remedy = "Name one that is there: --python PATH, e.g. venv/bin/python."
             raise RemoteError(f"There is no Python '{self._python}' on {self.address} (its shell says: {_last(err)}). {remedy}")
+        if not mark and "SyntaxError" in err:
+            raise RemoteError(f"The Python '{self._python}' of {self.address} is too old: {_last(err)}. Name a newer one: --python PATH.")
         _, message, own = f"\n{err}".rpartition("\nedgekit: ")
         what = own.strip() if message else _last(err)
         if not message and code > 128:
@@ -211,11 +215,16 @@ class Device:
                 return RemoteError(f"{what.format(device=device, to=to)} {says}")
         return None
 
-    def _run(self, step: str, command: Sequence[str], folder: Path | None, hold: bool = False) -> tuple[int, str, str]:
-        """Runs a program to its end: exit code and both outputs. ``hold`` keeps its standard input open as long as it is wanted."""
+    def _run(self, step: str, command: Sequence[str], folder: Path | None = None, hold: bool = False, grace_s: float = 0.0) -> tuple[int, str, str]:
+        """Runs a program to its end: exit code and both outputs.
+
+        ``hold`` keeps its standard input open as long as it is wanted; ``grace_s`` is what it gets to end by itself when it is not any more.
+        """
         with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            stdin = subprocess.PIPE if hold else subprocess.DEVNULL
             try:
-                child = subprocess.Popen(command, stdin=subprocess.PIPE if hold else subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder)
+                # In a session of its own: a Ctrl-C is for this process, which ends the program in its own way.
+                child = subprocess.Popen(command, stdin=stdin, stdout=out, stderr=err, cwd=folder, start_new_session=True)
             except OSError as problem:
                 remedy = "Install the OpenSSH client (Debian, Ubuntu: apt install openssh-client)."
                 raise RemoteError(f"The program '{command[0]}' cannot be started here ({problem.strerror}). {remedy}") from problem
@@ -226,6 +235,8 @@ class Device:
                         with contextlib.suppress(subprocess.TimeoutExpired):
                             child.wait(_TURN_S)
                 except BaseException:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        child.wait(grace_s)
                     child.terminate()
                     raise
             read = []

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from edgekit.engines import signature
 from edgekit.engines.trust import MANIFEST, Bundle, entry, files_below
 from edgekit.spec.errors import BuildError, EdgekitError, IntegrityError, UsageError
 from edgekit.spec.graph import GraphSet
@@ -48,7 +49,7 @@ def _is_bundle(folder: Path) -> bool:
         manifest = loads((folder / MANIFEST).read_text("utf-8"), str(folder))
     except (OSError, ValueError, IntegrityError):
         return False
-    return set(files_below(folder)) - {MANIFEST} <= set(manifest.files)
+    return set(files_below(folder)) - {MANIFEST, signature.FILE} <= set(manifest.files)
 
 
 def graph_files(graphs: GraphSet) -> dict[str, Path]:

@@ -85,23 +85,24 @@ def load_engine(
 
     Raises:
         IntegrityError: for an engine of the bundle that no trusted key signed.
+        EngineMismatchError: for one that a trusted key signed and this device cannot load.
         BackendError: when the backend refuses the graph or the recipe.
         BuildError: with ``make``, when the engine cannot be kept.
     """
     if not backends.get(variant.backend).ENGINES:
         graph: backends.Engine = device.load(bundle.path / variant.graphs[signature.name], signature, variant.shapes)
         return graph, None
-    if variant.engines and bundle.trusted and not make:
-        return _of_the_bundle(bundle, variant, signature, device)
     plans = Plans()
     parts = key_parts(bundle, variant, signature, device.identity())
     key = plans.key(parts)
     if not force and (found := _cached(plans, key, signature, device)) is not None:
         return found
     if variant.engines and not make:
+        if bundle.trusted:
+            return _of_the_bundle(bundle, variant, signature, device)
         raise IntegrityError(
             f"{bundle.path} brings an engine that was made elsewhere, and an engine is native code: it is loaded only when a key that you trust signed it. "
-            "Name the key (load(..., trust=Trust(keys=[...])), or make the engine here: edgekit compile BUNDLE"
+            "Name the key, as in load(..., trust=Trust(keys=[...])), or make the engine here: edgekit compile BUNDLE"
         )
     with contextlib.ExitStack() as held:
         try:
@@ -165,10 +166,20 @@ def _made(
     }
     try:
         plans.store(key, built.plan, parts, about)
-        if built.timing_cache:
-            plans.store_timing_cache(timing, built.timing_cache)
     except BuildError as problem:
         if must_keep:
             raise
         _log.warning("The engine runs, and could not be kept, so the next start makes it again: %s", problem)
+    else:
+        _keep_timings(plans, timing, built.timing_cache)
     return device.load(built.plan, signature), Compilation("made here", key, seconds, len(built.plan) / 2**20)
+
+
+def _keep_timings(plans: Plans, name: str, timings: bytes) -> None:
+    """They save time alone, so an engine serves without them."""
+    if not timings:
+        return
+    try:
+        plans.store_timing_cache(name, timings)
+    except BuildError as problem:
+        _log.warning("The engine is kept, and what TensorRT measured of kernels is not, so the next engine takes as long to make: %s", problem)

@@ -84,6 +84,12 @@ def gpu_name() -> str:
     return "; ".join(found)
 
 
+def machine_name(with_gpu: bool) -> str:
+    """The processor's name; with that of the GPU before it where that is what computes."""
+    found = gpu_name() if with_gpu else ""
+    return f"{found}; {cpu_name()}" if found else cpu_name()
+
+
 INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")
 """Instruction sets that decide how fast INT8 is, by the names that Linux gives them."""
 

@@ -94,7 +94,7 @@ def unpack(file: str | Path, out: str | Path, *, force: bool = False, trust: Tru
         BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
     """
     source, final = Path(file), Path(out)
-    _check_folder(final, force)
+    check_output(final, force)
     with _opened(source) as archive, disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=f".{final.name}.new-", dir=final.parent))
@@ -109,7 +109,7 @@ def unpack(file: str | Path, out: str | Path, *, force: bool = False, trust: Tru
             folder.chmod(0o755)  # mkdtemp makes it private
             for inside in {folder, *(folder.joinpath(name).parent for name in files_below(folder))}:
                 _sync(inside)
-            appear(folder, final, lambda: _check_folder(final, force))
+            appear(folder, final, lambda: check_output(final, force))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return replace(bundle, path=final)
@@ -129,16 +129,6 @@ def _is_packed(file: Path) -> bool:
     with file.open("rb") as stream:
         head = stream.read(30 + len(MANIFEST))
     return head[:4] == b"PK\x03\x04" and head[30:] == MANIFEST.encode()
-
-
-def _check_folder(out: Path, force: bool) -> None:
-    """As ``check_output``, which takes a bundle for none when it is signed: the signature is a file that no manifest lists."""
-    if force and out.is_dir() and not out.is_symlink() and (out / signature.FILE).is_file():
-        with contextlib.suppress(OSError, ValueError, IntegrityError):
-            listed = manifests.loads((out / MANIFEST).read_text("utf-8"), str(out)).files
-            if set(files_below(out)) - {MANIFEST, signature.FILE} <= set(listed):
-                return
-    check_output(out, force)
 
 
 def _signature(folder: Path) -> list[str]:

@@ -11,10 +11,11 @@ import numpy as np
 
 from edgekit.engines.measure import cpu_name
 from edgekit.engines.trust import sha256
-from edgekit.pipeline.checks import STAND_IN, runnable
+from edgekit.pipeline.checks import STAND_IN, runs_here
 from edgekit.pipeline.contender import Contender
 from edgekit.report.paired import paired
 from edgekit.spec.errors import BudgetError
+from edgekit.spec.graph import Graph
 from edgekit.spec.manifest import Trial, Variant
 from edgekit.tune import choose, vary
 from edgekit.tune.race import Answers, Candidate, Race, turns
@@ -168,10 +169,15 @@ class Field:
         """The two that the target prefers among those inside what can be judged here: accuracy and size."""
         trials = []
         for candidate in first:
-            runs = replace(candidate, variant=runnable(candidate.variant))
-            given = self.steps.answers(runs, self.rows.samples, False)
+            if runs_here(candidate.variant.backend):
+                given = self.steps.answers(candidate, self.rows.samples, False)
+            else:
+                signature = candidate.bundle.manifest.signatures[0]
+                graph = Graph(signature, candidate.bundle.path / candidate.variant.graphs[signature.name], candidate.variant.method)
+                logits = self.steps.logits(graph, replace(self.rows, task=self._of(candidate).rows.task), self.aim)
+                given = Answers(logits, 0.0, 0.0, f"unknown (scored on {STAND_IN})")
             (trial,) = self._trials([candidate], [given], None)
-            trials.append((candidate, given, trial if runs == candidate else replace(trial, executed=f"unknown (scored on {STAND_IN})")))
+            trials.append((candidate, given, trial))
         judgeable = replace(self.aim.budget, p50_ms=None, memory_mb=None, first_answer_ms=None)
         reasons = [choose.excess(t, judgeable, self.strict) for _, _, t in trials]
         able = [i for i, reason in enumerate(reasons) if not reason]

@@ -18,6 +18,7 @@ from edgekit.spec.target import USES, Target
 _UNLIKELY_EQUAL = 16
 STAND_IN = "onnxruntime"
 """Answers for a backend that this machine cannot run: accuracy is the graph's."""
+_AS_WRITTEN = "reference"  # its device that computes a graph as ONNX defines it
 
 
 def runs_here(backend: str) -> bool:
@@ -25,16 +26,17 @@ def runs_here(backend: str) -> bool:
     return not backends.get(backend).ENGINES and backends.installed_version(backend) is not None
 
 
-def answers_for(method: str, aim: Target) -> str:
-    """The backend that says here what the graphs of a method answer: the first of the target's that runs here, or the stand-in."""
-    return next((b for b in aim.backends if b in quantize.get(method).BACKENDS and runs_here(b)), STAND_IN)
+def answers_for(method: str, aim: Target) -> tuple[str, str]:
+    """The backend that says here what the graphs of a method answer, and its device: the first of the target's that runs here, or the stand-in."""
+    own = next((b for b in aim.backends if b in quantize.get(method).BACKENDS and runs_here(b)), None)
+    return (STAND_IN, _AS_WRITTEN) if own is None else (own, aim.device)
 
 
 def runnable(variant: Variant) -> Variant:
     """The variant itself, or the same graphs on the stand-in where its backend does not run here."""
     if runs_here(variant.backend):
         return variant
-    return replace(variant, backend=STAND_IN, device="cpu", threads=cpus(), shapes=(), engine=None, engines={})
+    return replace(variant, backend=STAND_IN, device=_AS_WRITTEN, threads=cpus(), shapes=(), engine=None, engines={})
 
 
 def settled(aim: Target, keep_float: Sequence[str], use: str | None) -> Target:

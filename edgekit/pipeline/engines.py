@@ -92,13 +92,17 @@ def verify(
         found.done.append(f"NVIDIA's parser and builder: TensorRT-RTX {here} made an engine of each graph{chips}, without a GPU.")
     else:
         found.open.append("NVIDIA's parser and builder did not see the graphs: TensorRT-RTX is not installed here. Run: pip install 'edgekit[tensorrt-rtx]'")
-    if not ahead:
+    if ahead and here is not None:
+        found.open.append("Who made it: engines are native code and are loaded only from a signed bundle. Run: edgekit keygen KEY; edgekit sign OUT --key KEY")
+    else:
         found.open.append("The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes.")
     found.open.append("Latency, start and memory on the device, and which of the variants is faster there: it times them itself.")
-    largest = max(p["sequence"][2] for p in recipe.profiles if "sequence" in p) if any("sequence" in p for p in recipe.profiles) else longest
+    largest = max((profile["sequence"][2] for profile in recipe.profiles if "sequence" in profile), default=longest)
     if largest < longest:
         found.open.append(f"Rows beyond {largest} tokens: the model takes {longest}, the target's profiles end before. They are refused.")
-    found.files[LINES] = _lines(asked, recipe, signatures).encode()
+    # TensorRT-RTX has a tool of its own, with other options.
+    if by_trtexec := [v for v in asked if backends.get(v.backend).ENGINES == "device"]:
+        found.files[LINES] = _lines(by_trtexec, recipe, signatures).encode()
     return found
 
 

@@ -150,11 +150,11 @@ class Steps:
         """
         limit = aim.budget.accuracy_drop
         assert limit is not None
-        backend = answers_for(method, aim)
+        backend, _ = answers_for(method, aim)
         parts = self._made_from(method, floats, settings) | {"revert": [limit, strict, backend, scored.samples.digest]}
 
         def good(graphs: GraphSet) -> bool:
-            compared = paired(scored.task, self._outputs(graphs, backend, aim, scored), scored.reference, scored.truth)
+            compared = paired(scored.task, self._outputs(graphs.graphs[0], aim, scored), scored.reference, scored.truth)
             return (compared.high if strict else compared.drop) <= limit + 1e-9
 
         def make(out: Path) -> GraphSet:
@@ -174,16 +174,20 @@ class Steps:
         limit = aim.budget.accuracy_drop
         if limit is None or graphs.graphs[0].method == "float32":
             return True
-        backend = answers_for(graphs.graphs[0].method, aim)
-        parts: dict[str, Any] = {"step": "holds", "graphs": [sha256(g.path) for g in graphs.graphs], "weights": self._weights(graphs), "backend": backend}
+        compared = paired(scored.task, self.logits(graphs.graphs[0], scored, aim), scored.reference, scored.truth)
+        return (compared.high if strict else compared.drop) <= limit + 1e-9
+
+    def logits(self, graph: Graph, scored: Evaluation, aim: Target) -> np.ndarray:
+        """What a graph answers to the evaluation rows on the first of the target's backends that runs here, or the stand-in: float32 ``[rows, labels]``."""
+        where = answers_for(graph.method, aim)
+        weights = files_below(graph.path.parent / "weights")
+        parts: dict[str, Any] = {"step": "logits", "graph": sha256(graph.path), "weights": weights, "backend": list(where)}
         parts |= {"samples": scored.samples.digest, "model": self.origin.digest, "cpu": cpu_name()}
 
         def make(folder: Path) -> None:
-            np.save(folder / "logits.npy", self._outputs(graphs, backend, aim, scored))
+            np.save(folder / "logits.npy", self._outputs(graph, aim, scored))
 
-        logits = np.load(self._kept(f"{graphs.graphs[0].method} on the evaluation rows", parts, make) / "logits.npy", allow_pickle=False)
-        compared = paired(scored.task, logits, scored.reference, scored.truth)
-        return (compared.high if strict else compared.drop) <= limit + 1e-9
+        return np.asarray(np.load(self._kept(f"{graph.method} on the evaluation rows", parts, make) / "logits.npy", allow_pickle=False))
 
     def answers(self, candidate: Candidate, samples: Samples, batched: bool) -> Answers:
         """What a candidate answers to texts, and what that costs on this machine."""
@@ -233,12 +237,17 @@ class Steps:
             **self.tools,
         }
 
-    def _outputs(self, graphs: GraphSet, backend: str, aim: Target, scored: Evaluation) -> np.ndarray:
-        graph = graphs.graphs[0]
-        device = backends.get(backend).open_device("cpu", aim.threads if backend in aim.backends and aim.threads else cpus())
+    def _outputs(self, graph: Graph, aim: Target, scored: Evaluation) -> np.ndarray:
+        backend, place = answers_for(graph.method, aim)
+        device = backends.get(backend).open_device(place, aim.threads if backend in aim.backends and aim.threads else cpus())
         engine = device.load(graph.path, graph.signature)
+        rows = scored.task.preprocess(scored.texts)
         try:
-            return np.concatenate([single.run(engine, graph.signature, [t.arrays]) for t in scored.task.preprocess(scored.texts)])
+            parts = []
+            for index, row in enumerate(rows):
+                parts.append(single.run(engine, graph.signature, [row.arrays]))
+                self.progress(f"score {graph.method}", index + 1, len(rows))
+            return np.concatenate(parts)
         finally:
             engine.close()
             device.close()
@@ -251,9 +260,6 @@ class Steps:
     def _raced(self, candidates: Sequence[Candidate]) -> dict[str, Any]:
         machine = [cpu_name(), cpus(), platform.platform()]
         return {"candidates": [record.key(c) for c in candidates], "machine": machine, "model": self.origin.digest}
-
-    def _weights(self, graphs: GraphSet) -> list[str]:
-        return sorted({name for g in graphs.graphs for name in files_below(g.path.parent / "weights")})
 
     def _graphs(self, step: str, parts: dict[str, Any], make: Callable[[Path], GraphSet]) -> GraphSet:
         """A step that makes graphs; what they are is kept in ``graphs.json`` beside them."""

@@ -120,12 +120,16 @@ class Calibration:
         return float(np.mean([self.divergence(run(batch)[0], expected) for batch, expected in zip(chosen, self._expected[float_path], strict=True)]))
 
 
-def runner(path: Path, outputs: Sequence[str] | None = None) -> Callable[[Any], list[np.ndarray]]:
-    """Opens a graph in ONNX Runtime and returns a function that runs feeds; inputs that the graph does not read are left out."""
+def runner(path: Path, outputs: Sequence[str] | None = None, *, as_written: bool = False) -> Callable[[Any], list[np.ndarray]]:
+    """Opens a graph in ONNX Runtime and returns a function that runs feeds; inputs that the graph does not read are left out.
+
+    ``as_written``: Q/DQ is computed as ONNX defines it, weights restored once; else what fits is multiplied in integers.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    options.add_session_config_entry("session.disable_quant_qdq", "1" if as_written else "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     fed = {i.name for i in session.get_inputs()}
 

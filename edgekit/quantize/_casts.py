@@ -222,4 +222,4 @@ def _largest(model: ir.Model, names: list[str], path: Path) -> Callable[[object]
         outputs.append(both.outputs[0])
     graph.outputs[:] = outputs
     save(probe, path)
-    return runner(path)
+    return runner(path, as_written=True)  # all values in between are read, so no pair could be fused

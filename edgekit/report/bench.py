@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import backends
-from edgekit.engines.measure import Latency, cpu_name, latency
+from edgekit.engines.measure import Latency, latency, machine_name
+from edgekit.engines.signature import Trust
 from edgekit.engines.trust import open_bundle
 from edgekit.report.roofline import Rate, limit_ms, measure
 from edgekit.report.table import table
@@ -59,11 +60,12 @@ class Bench:
         backend: who ran it.
         method: quantization method.
         threads: threads of one call.
-        cpu: the processor's name.
+        cpu: the processor's name, with that of the GPU before it where that is what computes.
         points: pairs of batch and length, in the order asked for.
         linear_macs: multiply-accumulates of one token in the linear layers; 0 where the bundle does not state them.
         rate: of this backend's best matrix product in the bundle's precision; None where it is not known.
         machine: the device that ran it, where that was another one; ``bundle`` is a path there then.
+        left_out: batch x length that no profile of the engine holds.
     """
 
     bundle: str
@@ -75,6 +77,7 @@ class Bench:
     linear_macs: int = 0
     rate: Rate | None = None
     machine: str = ""
+    left_out: tuple[str, ...] = ()
 
     def record(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -103,8 +106,12 @@ class Bench:
             about = f"limit: {2 * self.linear_macs} operations a token in linear layers, at the rate of that GEMM; share: limit / p50"
         elif self.linear_macs <= 0:
             about = "no limit and no share of it: the bundle does not state the multiply-accumulates of its linear layers; one that is built again does"
+        elif backends.get(self.backend).ENGINES:
+            about = "no limit and no share of it: it is stated for CPUs alone"
         else:
             about = f"no limit and no share of it: {self.backend} ran no GEMM in the bundle's precision"
+        if self.left_out:
+            about += f")\n(left out, outside the engine's profiles: {', '.join(self.left_out)}"
         notes = f"(-: too few calls for that percentile; give it more --seconds)\n({about})"
         return f"{head}; token ids in, logits out\n{table(header, rows, left=())}\n{notes}"
 
@@ -117,26 +124,33 @@ def bench(
     seconds: float = 1.0,
     backend: str | None = None,
     threads: int | None = None,
+    trust: Trust | None = None,
     progress: Progress = silent,
 ) -> Bench:
-    """Times every pair of batch and length for about ``seconds``, at least 11 calls.
+    """Times every pair of batch and length for about ``seconds``, at least 11 calls; those that an engine's profiles do not hold are left out.
 
     Raises:
-        InputError: for a length that the model does not take.
+        InputError: for a length that the model does not take, or where no pair is left.
     """
-    opened = open_bundle(bundle)
-    with load(bundle, backend=backend, threads=threads) as session:
+    opened = open_bundle(bundle, trust)
+    with load(bundle, backend=backend, threads=threads, trust=trust) as session:
         info = session.info
         variant = next(v for v in opened.manifest.variants if (v.backend, v.method) == (info.backend, info.method))
         if max(lengths) > info.max_length:
             raise InputError(f"Length {max(lengths)} is more than the {info.max_length} tokens that this model takes. Give --lengths up to that.")
-        pairs = [(b, n) for b in batches for n in lengths]
-        rate = _rate(session, variant) if variant.linear_macs > 0 else None
+        asked = [(b, n) for b in batches for n in lengths]
+        pairs = [(b, n) for b, n in asked if variant.engine is None or variant.engine.holds({"batch": b, "sequence": n})]
+        if not pairs and variant.engine is not None:
+            raise InputError(f"The engine holds none of the batches and lengths that were asked for. It accepts: {variant.engine.accepts()}. Give others.")
+        # A GPU's own limit is not that of a CPU's GEMM, and TensorRT would have to make an engine to measure it.
+        rate = _rate(session, variant) if variant.linear_macs > 0 and variant.engine is None else None
         points = []
         for index, (batch, length) in enumerate(pairs):
             points.append(_with_limit(_point(session, batch, length, seconds), variant.linear_macs, rate))
             progress("bench", index + 1, len(pairs))
-    return Bench(str(bundle), info.backend, info.method, info.threads, cpu_name(), tuple(points), variant.linear_macs, rate)
+        left_out = tuple(f"{b} x {n}" for b, n in asked if (b, n) not in pairs)
+    computes = machine_name(variant.engine is not None)
+    return Bench(str(bundle), info.backend, info.method, info.threads, computes, tuple(points), variant.linear_macs, rate, left_out=left_out)
 
 
 def _rate(session: Session, variant: Variant) -> Rate | None:

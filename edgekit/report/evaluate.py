@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit import backends, tasks
 from edgekit import samples as sample_files
-from edgekit import tasks
-from edgekit.engines.measure import Latency, cpu_name, latency, samples_needed
+from edgekit.engines.measure import Latency, latency, machine_name, samples_needed
+from edgekit.engines.signature import Trust
 from edgekit.engines.trust import open_bundle
 from edgekit.runtime.worker import Worker
 from edgekit.spec.errors import BuildError
@@ -87,6 +88,7 @@ def evaluate(
     columns: Mapping[str, str] | None = None,
     backend: str | None = None,
     threads: int | None = None,
+    trust: Trust | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Scores a bundle and takes its times and memory.
@@ -97,12 +99,13 @@ def evaluate(
         columns: role to column name.
         backend: which of the bundle's backends.
         threads: threads of one call.
+        trust: whose bundles may be opened; None for anybody's.
         progress: told after each group of texts.
 
     Raises:
         EdgekitError: when the bundle or the samples cannot be used.
     """
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, trust)
     task = tasks.get(opened.manifest.task).load(opened.path / "assets")
     rows = sample_files.read(samples, columns)
     truth = task.parse_labels(rows.labels(), rows.where)
@@ -110,7 +113,7 @@ def evaluate(
     truncated = sum(t.truncated for t in task.preprocess(texts))
     times: list[float] = []
     parts = []
-    with Worker(opened.path, threads, backend) as worker:
+    with Worker(opened.path, threads, backend, trust=trust) as worker:
         first = worker.first_answer_ms(texts[0])
         worker.time(texts[:_WARM_UP])
         for start in range(0, len(texts), _TEXTS_A_REQUEST):
@@ -119,7 +122,7 @@ def evaluate(
             parts.append(worker.logits(group))
             progress("evaluate", min(start + _TEXTS_A_REQUEST, len(texts)), len(texts))
         memory = worker.memory_mb()
-    variant = next(v for v in opened.manifest.variants if backend in (None, v.backend))
+        method, ran_on = worker.ran()
     return Evaluation(
         bundle=str(bundle),
         rows=len(rows),
@@ -130,9 +133,9 @@ def evaluate(
         first_answer_ms=first,
         memory_mb=memory,
         size_mb=opened.size / 2**20,
-        backend=variant.backend,
-        method=variant.method,
-        cpu=cpu_name(),
+        backend=ran_on,
+        method=method,
+        cpu=machine_name(backends.get(ran_on).ENGINES != ""),
     )
 
 

@@ -45,7 +45,7 @@ class Run:
         compilation: where its engine came from; None where it has none.
         golden: how far it is from what it answered where the bundle was built.
         executed: precision that the linear layers of its engine run in, as the engine tells it.
-        ms: median time for all golden rows, one after the other; 0 where it was alone.
+        ms: median time for all golden rows, one after the other; 0 where it was not timed.
     """
 
     variant: Variant
@@ -130,26 +130,32 @@ def check_instructions(variant: Variant, bundle: Path) -> None:
         )
 
 
+def too_far(found: GoldenResult) -> str:
+    """Why an engine with these answers does not serve; empty where it does."""
+    if found.passed:
+        return ""
+    return f"its answers to the golden inputs are {found.difference:.2g} of their spread off, expected at most {TOLERANCE}"
+
+
 def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make: bool, force: bool) -> list[Run]:
     """Median milliseconds that each variant takes for all golden rows, in turns."""
     rows = golden.rows(bundle.path)
     with contextlib.ExitStack() as stack:
-        runs, sessions = [], []
-        for variant in variants:
-            try:
-                session = stack.enter_context(Session(bundle, at_most(variant), progress=progress, make=make, force=force))
-            except BackendError as problem:
-                if variant.engine is None:
-                    raise
-                runs.append(Run(variant, str(problem)))
-                continue
-            # What runs the graph itself was compared where it was built; 'edgekit verify' compares it here.
-            found = golden.check(session, bundle.path) if variant.engine is not None else None
-            far = found is not None and not found.passed
-            refused = f"its answers to the golden inputs are {found.difference:.2g} of their spread off, expected at most {TOLERANCE}" if found and far else ""
-            runs.append(Run(variant, refused, session.compilation, found, session.executed_precision() if variant.engine is not None else ""))
-            sessions.append((len(runs) - 1, session, list[float]()))
-        able = [(index, session, times) for index, session, times in sessions if not runs[index].refused]
+        runs: list[Run] = []
+        able: list[tuple[int, Session, list[float]]] = []
+        for index, variant in enumerate(variants):
+            with contextlib.ExitStack() as held:  # what is refused gives its memory back before the next is made
+                try:
+                    session = held.enter_context(Session(bundle, at_most(variant), progress=progress, make=make, force=force))
+                    runs.append(_tried(bundle, variant, session))
+                except BackendError as problem:
+                    if variant.engine is None:
+                        raise
+                    runs.append(Run(variant, str(problem)))
+                    continue
+                if not runs[index].refused:
+                    stack.enter_context(held.pop_all())
+                    able.append((index, session, []))
         for turn in range(_ROUNDS + 1):
             for _, session, times in able:
                 start = time.perf_counter()
@@ -160,6 +166,14 @@ def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make:
         for index, _, times in able:
             runs[index] = replace(runs[index], ms=statistics.median(times))
         return runs
+
+
+def _tried(bundle: Bundle, variant: Variant, session: Session) -> Run:
+    """What an engine answers. What runs the graph itself was compared where it was built; 'edgekit verify' compares it here."""
+    if variant.engine is None:
+        return Run(variant)
+    found = golden.check(session, bundle.path)
+    return Run(variant, too_far(found), session.compilation, found, session.executed_precision())
 
 
 def _nobody(bundle: Bundle, runs: Sequence[Run]) -> BackendError:

@@ -91,8 +91,13 @@ def compile_bundle(bundle: str | Path, *, trust: Trust | None = None, force: boo
     return CompileResult(str(bundle), _name(variant), reason, runs, _identity(variant) if variant.engine is not None else {})
 
 
-def explain(bundle: str | Path, *, trust: Trust | None = None) -> str:
+def explain(bundle: str | Path, *, trust: Trust | None = None, force: bool = False) -> str:
     """What :func:`compile_bundle` would do here, and why; nothing is made, and no GPU is needed to ask.
+
+    Args:
+        bundle: its folder.
+        trust: as there.
+        force: as there.
 
     Raises:
         IntegrityError: when the bundle is altered, or not signed by whom ``trust`` names.
@@ -101,31 +106,34 @@ def explain(bundle: str | Path, *, trust: Trust | None = None) -> str:
     variants = opened.manifest.variants
     lines = [f"{opened.path}: built for target '{opened.manifest.target}', {len(variants)} variant(s)"]
     for variant in variants:
-        lines += ["", *_explained(opened, variant)]
-    if opened.manifest.choose_on == "device":
+        lines += ["", *_explained(opened, variant, force)]
+    if any(v.engine is not None for v in variants):
         lines += ["", "then: the answers to the golden inputs are compared with those of the build; of the variants that pass the fastest on them is kept."]
     return "\n".join(lines)
 
 
-def _explained(bundle: Bundle, variant: Variant) -> Sequence[str]:
+def _explained(bundle: Bundle, variant: Variant, force: bool) -> Sequence[str]:
     lines = [f"{_name(variant)}: graph {', '.join(variant.graphs.values())}"]
     recipe = variant.engine
     if recipe is None:
         return [*lines, "  runs the graph itself; nothing is compiled"]
     chips = ", ".join(recipe.compute_capability) or "any"
-    lines.append(f"  for compute capability {chips}, TensorRT {recipe.minimum} or newer; strongly typed: the graph says what each layer computes in")
+    on_device = backends.get(variant.backend).ENGINES == "device"
+    library = f"TensorRT {recipe.minimum} or newer" if on_device else "TensorRT-RTX"
+    lines.append(f"  for compute capability {chips}, {library}; strongly typed: the graph says what each layer computes in")
     lines.append(f"  profiles: {recipe.accepts()}")
     workspace = f"{recipe.workspace_mb} MiB" if recipe.workspace_mb else "a quarter of the memory of the device"
     lines.append(f"  workspace: {workspace}; optimization level {recipe.optimization_level}")
     if variant.engines:
         signed = "the bundle's signature is of a trusted key" if bundle.trusted else "loaded only with a key that is trusted, or made anew here"
         lines.append(f"  engine: in the bundle, made ahead of time; {signed}")
-    lines.append(f"  here: {_here(bundle, variant)}")
-    lines += [f"  like: {line}" for s in bundle.manifest.signatures for line in trtexec(recipe, s, variant.graphs[s.name], f"{variant.method}.plan")]
+    lines.append(f"  here: {_here(bundle, variant, force)}")
+    if on_device:
+        lines += [f"  like: {line}" for s in bundle.manifest.signatures for line in trtexec(recipe, s, variant.graphs[s.name], f"{variant.method}.plan")]
     return lines
 
 
-def _here(bundle: Bundle, variant: Variant) -> str:
+def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
     backend = backends.get(variant.backend)
     try:
         backend.check_here()
@@ -137,7 +145,9 @@ def _here(bundle: Bundle, variant: Variant) -> str:
         parts = key_parts(bundle, variant, bundle.manifest.signatures[0], device.identity())
         known = any(entry.key == Plans.key(parts) for entry in Plans().entries())
         named = f"{parts['device']}, compute capability {parts['compute_capability']}, TensorRT {parts['version']}"
-        return f"{named}: " + ("the cache has the engine" if known else "the engine would be made")
+        if known:
+            return f"{named}: the cache has the engine" + (", it would be made anew" if force else "")
+        return f"{named}: the engine would be made"
     except BackendError as problem:
         return f"cannot be made: {problem}"
     finally:

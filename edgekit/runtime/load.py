@@ -6,9 +6,11 @@ import os
 from pathlib import Path
 
 from edgekit.engines.measure import cpus
+from edgekit.engines.plans import Plans
 from edgekit.engines.signature import Trust
-from edgekit.engines.trust import open_bundle
-from edgekit.runtime.choice import at_most, check_instructions, fastest_here
+from edgekit.engines.trust import Bundle, open_bundle
+from edgekit.runtime import golden
+from edgekit.runtime.choice import at_most, check_instructions, fastest_here, too_far
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError, InputError, near
 from edgekit.spec.progress import Progress, silent
@@ -33,8 +35,8 @@ def load(
     Raises:
         IntegrityError: when the bundle is altered, incomplete or of a newer format, or not signed by whom ``trust`` names; or brings an engine
             and no ``trust`` is given.
-        BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; or the CPU lacks what
-            the bundle requires. Nothing else is tried instead.
+        BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; an engine made here answers wrongly;
+            or the CPU lacks what the bundle requires. Nothing else is tried instead.
         InputError: for a number of threads below 1 or beyond reason.
     """
     opened = open_bundle(Path(bundle), trust)
@@ -53,4 +55,24 @@ def load(
         variant = asked[0]
         chosen = "the backend was asked for" if backend else "it won the race where the bundle was built"
     check_instructions(variant, opened.path)
-    return Session(opened, at_most(variant, threads), chosen, progress)
+    session = Session(opened, at_most(variant, threads), chosen, progress)
+    try:
+        _check_new_engine(session, opened)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _check_new_engine(session: Session, bundle: Bundle) -> None:
+    """Refuses an engine that was made just now and answers wrongly: the race saw another one, now or at an earlier load.
+
+    Raises:
+        BackendError: when its answers to the golden inputs are too far off; it is in the cache no more.
+    """
+    made = session.compilation
+    if made is None or made.source != "made here":
+        return
+    if problem := too_far(golden.check(session, bundle.path)):
+        Plans().drop(made.key, problem)
+        raise BackendError(f"The engine that was made here for {bundle.path} does not serve: {problem}. Make it anew, and race again: edgekit compile BUNDLE")

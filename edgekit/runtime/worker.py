@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.engines.measure import memory_mb
+from edgekit.engines.signature import Trust
 from edgekit.engines.trust import open_bundle
 from edgekit.spec import errors
 from edgekit.spec.manifest import Variant
@@ -33,7 +34,9 @@ _CHILD = "import sys; sys.path[:] = [p for p in sys.path if p]; from edgekit.run
 class Worker:
     """The parent's end. A context manager; leaving it ends the child."""
 
-    def __init__(self, bundle: Path, threads: int | None = None, backend: str | None = None, variant: Variant | None = None) -> None:
+    def __init__(
+        self, bundle: Path, threads: int | None = None, backend: str | None = None, variant: Variant | None = None, trust: Trust | None = None
+    ) -> None:
         """Starts the child; it loads the bundle on the first request.
 
         Args:
@@ -41,8 +44,10 @@ class Worker:
             threads: as :func:`edgekit.load` takes it.
             backend: as :func:`edgekit.load` takes it.
             variant: run this one as it is, whatever the bundle's own variants say beside its graphs.
+            trust: as :func:`edgekit.load` takes it.
         """
-        options = {"threads": threads, "backend": backend} if variant is None else {"variant": plain(variant)}
+        keys = [str(key.absolute()) for key in trust.keys] if trust is not None else []
+        options = {"threads": threads, "backend": backend, "keys": keys} if variant is None else {"variant": plain(variant)}
         command = [sys.executable, "-c", _CHILD, str(bundle.absolute()), json.dumps(options)]
         package = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
@@ -72,6 +77,11 @@ class Worker:
     def memory_mb(self) -> float:
         """The child's peak resident memory so far, MiB."""
         return float(self._ask(do="memory")["memory_mb"])
+
+    def ran(self) -> tuple[str, str]:
+        """Method and backend of the variant that runs."""
+        reply = self._ask(do="ran")
+        return str(reply["method"]), str(reply["backend"])
 
     def executed_precision(self) -> str:
         """What the linear layers really run in. Costs memory: ask for :meth:`memory_mb` first."""
@@ -129,6 +139,8 @@ def main(bundle: str, options: str) -> None:
                 start = time.perf_counter()
                 session(texts)
                 reply = {"seconds": time.perf_counter() - start}
+            elif request["do"] == "ran":
+                reply = {"method": session.info.method, "backend": session.info.backend}
             elif request["do"] == "executed":
                 reply = {"executed": session.executed_precision()}
             else:
@@ -144,7 +156,8 @@ def _opened(bundle: str, options: dict[str, Any]) -> Any:
     from edgekit.runtime.session import Session
 
     if "variant" not in options:
-        return load(bundle, **options)
+        keys = options.pop("keys")
+        return load(bundle, trust=Trust(keys) if keys else None, **options)
     return Session(open_bundle(bundle), parse(Variant, options["variant"], "a worker's variant"))
 
 

@@ -76,6 +76,10 @@ class EngineRecipe:
         """The profiles in words, e.g. ``batch 1-8 with sequence 1-64``."""
         return "; ".join(", ".join(f"{axis} {low}-{high}" for axis, (low, _, high) in sorted(p.items())) for p in self.profiles)
 
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether a profile holds these sizes, by axis."""
+        return any(all(p[axis][0] <= size <= p[axis][2] for axis, size in sizes.items() if axis in p) for p in self.profiles)
+
     def settled(self, limits: Mapping[str, int]) -> EngineRecipe:
         """The recipe for a model that takes no more than ``limits`` along an axis: larger profiles are cut, and those that say nothing new left out."""
         kept: list[Mapping[str, tuple[int, int, int]]] = []

@@ -17,7 +17,7 @@ import small
 from edgekit.backends import _jetson
 from edgekit.backends._jetson import Board, Clock, advice, board, missing_kernels, system_tensorrt
 
-ORIN = ("An Orin of somebody's", ["somebody,board", "nvidia,tegra234"])
+ORIN = ("An Orin of somebody's", ["somebody,board-tegra1", "nvidia,tegra234"])
 
 
 def orin(l4t):
@@ -81,7 +81,7 @@ def test_a_thor(tmp_path):
 )
 def test_releases(tmp_path, l4t, jetpack, tensorrt):
     found = board(fake_jetson.write(tmp_path, fake_jetson.tree(*ORIN, l4t)))
-    assert (found.l4t, found.jetpack, found.tensorrt) == (l4t, jetpack, tensorrt)
+    assert (found.soc, found.l4t, found.jetpack, found.tensorrt) == ("tegra234", l4t, jetpack, tensorrt)
     assert (found.gpu, found.cpu, found.power_mode, found.memory_mb) == (None, None, "", 0)
 
 
@@ -344,6 +344,13 @@ def test_an_environment_of_the_systems_own_python(jetpack, monkeypatch, tmp_path
     assert "pyvenv.cfg" not in system_tensorrt(root)[1]
 
 
+def test_a_python_that_is_no_virtual_environment(jetpack, monkeypatch, tmp_path):
+    root, _, _ = jetpack
+    for name in ("prefix", "base_prefix"):
+        monkeypatch.setattr(sys, name, str(tmp_path))
+    assert "is another installation and does not see it" in system_tensorrt(root)[1]
+
+
 def test_another_python_cannot_load_it(tmp_path):
     root = fake_jetson.write(tmp_path, {**fake_jetson.orin_nano(), **fake_jetson.tensorrt("10.3.0", "python3.9")})
     version, remedy = system_tensorrt(root)
@@ -386,6 +393,8 @@ def test_a_board_without_it(tmp_path):
     assert system_tensorrt(root)[0] is None
     assert "sudo apt-get install python3-libnvinfer" in system_tensorrt(root)[1]
     assert "ends at JetPack 5" in system_tensorrt(fake_jetson.write(tmp_path / "xavier", fake_jetson.xavier()))[1]
+    container = fake_jetson.write(tmp_path / "container", {"proc/device-tree/compatible": b"nvidia,tegra194\0"})
+    assert "ends at JetPack 5" in system_tensorrt(container)[1]
     assert "Move this board to JetPack 6.1" in system_tensorrt(fake_jetson.write(tmp_path / "old", fake_jetson.orin_nano("35.4.1")))[1]
 
 

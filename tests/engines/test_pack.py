@@ -287,7 +287,7 @@ FORGED = {
     "a link": (_link, "as a link"),
     "a folder": (lambda e: e.append(_entry("new/", b"", stat.S_IFDIR | 0o755)), "'new/'"),
     "a device": (lambda e: e.append(_entry("new", b"", stat.S_IFCHR | 0o644)), "something else than a plain file"),
-    "an absolute path": (lambda e: e.append(_entry("/tmp/new")), "'/tmp/new', expected a plain relative path"),
+    "an absolute path": (lambda e: e.append(_entry("/etc/new")), "'/etc/new', expected a plain relative path"),
     "a path that leaves": (lambda e: e.append(_entry("assets/../../new")), "expected a plain relative path"),
     "a path of Windows": (lambda e: e.append(_entry("..\\new")), "expected a plain relative path"),
     "a drive": (lambda e: e.append(_entry("C:new")), "expected a plain relative path"),
@@ -331,7 +331,7 @@ def test_an_encrypted_entry(packed, tmp_path):
     place = data.rindex(b"PK\x01\x02")
     data[place + 8] |= 1
     (tmp_path / "a.edge").write_bytes(data)
-    refused(tmp_path / "a.edge", tmp_path / "out", "encrypted")
+    refused(tmp_path / "a.edge", tmp_path / "out", "compressed or encrypted")
 
 
 def test_entries_that_share_their_bytes(bundle, tmp_path):

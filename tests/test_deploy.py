@@ -1,0 +1,514 @@
+"""Bundles on another machine: a real ssh server on loopback, whose Python is this one."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import venv
+from pathlib import Path
+
+import pytest
+import small
+import sshd
+
+from edgekit import BudgetError, IntegrityError, RemoteError, UsageError, deploy
+from edgekit.deploy import Address, _ssh, parse_url
+from edgekit.engines import trust
+from edgekit.engines.signature import make_keys
+from edgekit.report.bench import Bench
+from edgekit.spec.parsing import parse
+
+# ---- addresses
+
+GOOD = {
+    "ssh://board": Address("board"),
+    "ssh://board/": Address("board"),
+    "ssh://pi@192.168.1.20": Address("192.168.1.20", "pi"),
+    "ssh://pi@board.local:2222/opt/models/film/": Address("board.local", "pi", 2222, "/opt/models/film"),
+    "ssh://board/~/film": Address("board", path="~/film"),
+    "ssh://board/~film": Address("board", path="/~film"),
+    "ssh://Board-1/a%20b/it's%25": Address("Board-1", path="/a b/it's%"),
+    "ssh://board/a b?c#d@e:1": Address("board", path="/a b?c#d@e:1"),
+    "ssh://board/%C3%BC": Address("board", path="/ü"),
+    "ssh://[::1]:22/a": Address("::1", port=22, path="/a"),
+    "ssh://me@[fe80::1%eth0]": Address("fe80::1%eth0", "me"),
+}
+BAD = {
+    "": "is not an address of the form",
+    "board": "is not an address of the form",
+    "pi@board:film": "is not an address of the form",
+    "ssh:/board": "is not an address of the form",
+    "SSH://board": "is not an address of the form",
+    "http://board": "is not an address of the form",
+    "scp://board/film": "is not an address of the form",
+    "ssh://": "names the host ''",
+    "ssh:///film": "names the host ''",
+    "ssh://pi@": "names the host ''",
+    "ssh://@board": "names the user ''",
+    "ssh://a@b@c": "names the user 'a@b'",
+    "ssh://-oProxyCommand=touch x/film": "names the host '-oProxyCommand=touch x'",
+    "ssh://-v@board": "names the user '-v'",
+    "ssh://a b@board": "names the user 'a b'",
+    "ssh://$(id)/film": "names the host '$(id)'",
+    "ssh://bo ard": "names the host 'bo ard'",
+    "ssh://board\n": "names the host",
+    "ssh://::1/film": "names the host",
+    "ssh://[::1/film": "names the host",
+    "ssh://[board]": "names the host '[board]'",
+    "ssh://board:": "names the port ''",
+    "ssh://board:0": "names the port '0'",
+    "ssh://board:65536": "names the port '65536'",
+    "ssh://board:22x": "names the port '22x'",
+    "ssh://board:-1": "names the port '-1'",
+    "ssh://board:²": "names the port '²'",
+    "ssh://board/~": "names the path '/~'",
+    "ssh://board/~/": "names the path '/~'",
+    "ssh://board/a%00b": "control characters",
+    "ssh://board/a\nb": "control characters",
+    "ssh://board/%ff": "not UTF-8",
+}
+
+
+@pytest.mark.parametrize("url", GOOD)
+def test_an_address(url):
+    assert parse_url(url) == GOOD[url]
+    assert str(parse_url(url)) == url.removeprefix("ssh://").partition("/")[0]
+
+
+@pytest.mark.parametrize("url", BAD)
+def test_what_is_no_address(url):
+    with pytest.raises(UsageError) as caught:
+        parse_url(url)
+    assert BAD[url] in str(caught.value)
+    assert "Write ssh://[user@]host[:port][/path], e.g. ssh://" in str(caught.value)
+
+
+def test_a_password_is_not_repeated():
+    with pytest.raises(UsageError, match="holds a password") as caught:
+        parse_url("ssh://pi:secret@board")
+    assert "secret" not in str(caught.value)
+
+
+# ---- a device
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("device")
+    (folder / "tmp").mkdir()
+    with sshd.running(folder, TMPDIR=str(folder / "tmp")) as device:
+        yield device
+
+
+@pytest.fixture
+def device(server):
+    """The server, with an empty home before; after it, nothing of a copy is left anywhere on it."""
+    shutil.rmtree(server.home)
+    server.home.mkdir()
+    yield server
+    assert left(server) == []
+
+
+@pytest.fixture
+def bundle(float32_ort):
+    """A small bundle on ONNX Runtime."""
+    return float32_ort
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A Python that has nothing installed."""
+    folder = tmp_path_factory.mktemp("bare")
+    venv.create(folder, with_pip=False)
+    return str(folder / "bin" / "python")
+
+
+def left(device):
+    return [str(p) for folder in (device.home, device.folder / "tmp") for p in folder.rglob("*edgekit-copy*")]
+
+
+def content(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def brought(bundle, device, path="", **options):
+    return deploy.deploy(bundle, device.url + path, **{"python": sys.executable, "ssh_options": device.options, **options})
+
+
+def refused(bundle, device, *said, error=RemoteError, path="", **options):
+    with pytest.raises(error) as caught:
+        brought(bundle, device, path, **options)
+    assert type(caught.value) is error
+    for part in said:
+        assert part in str(caught.value)
+    assert str(device.folder / "user") not in str(caught.value)
+    return str(caught.value)
+
+
+def script(file: Path, text: str) -> str:
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_a_bundle_is_brought_and_then_replaced(bundle, device, tmp_path):
+    steps = []
+    first = brought(bundle, device, progress=lambda *step: steps.append(step[0]))
+    place = device.home / "edgekit" / bundle.name
+    assert content(place) == content(bundle)
+    assert os.stat(place).st_mode & 0o777 == 0o755
+    assert (first.device, first.path, first.replaced, first.compiled) == (f"127.0.0.1:{device.port}", str(place), False, None)
+    assert first.manifest == trust.sha256(place / "manifest.json")
+    assert first.size_mb * 2**20 == sum(map(len, content(bundle).values()))
+    assert "golden: 16 inputs on onnxruntime" in first.verified
+    assert first.doctor["python"] == first.python == sys.version.split()[0]
+    assert list(dict.fromkeys(steps)) == [
+        "check the bundle", "ask the device", "pack", "make room", "copy", "check the copy", "unpack there", "verify there", "look at the device",
+        "move it to its place",
+    ]  # fmt: skip
+    assert json.loads(json.dumps(first.record()))["path"] == str(place)
+    for part in (first.device, first.path, first.system, first.doctor["cpu"], first.verified):
+        assert part in first.text()
+    assert "in place of" not in first.text()
+
+    # Another bundle of that name, and what an earlier deployment left: only what is old is nobody's.
+    other = small.copy(bundle, tmp_path / bundle.name)
+    (other / "assets" / "more.txt").write_text("more")
+    small.sign(other)
+    for name, age_s in (("old", 2 * 86400), ("new", 60)):
+        folder = place.parent / f".edgekit-copy-{name}"
+        folder.mkdir()
+        os.utime(folder, (time.time() - age_s,) * 2)
+    second = brought(other, device)
+    assert second.replaced
+    assert "in place of the bundle that was there" in second.text()
+    assert content(place) == content(other)
+    assert sorted(p.name for p in place.parent.iterdir()) == [".edgekit-copy-new", bundle.name]
+    (place.parent / ".edgekit-copy-new").rmdir()
+
+
+def test_a_path_of_odd_characters_and_a_bundle_that_is_chosen_on_the_device(bundle, device, tmp_path):
+    raced = small.copy(bundle, tmp_path / "raced")
+    small.sign(raced, choose_on="device")
+    name = "it's a \"test\" $HOME `id` \\ ; & * ü % é"
+    found = brought(raced, device, "/~/" + name.replace("%", "%25") + "/film 2")
+    assert found.path == str(device.home / name / "film 2")
+    assert content(device.home / name / "film 2") == content(raced)
+    assert [p.name for p in device.home.iterdir() if not p.name.startswith(".")] == [name]
+    assert found.compiled["chosen"] == "float32 on onnxruntime"
+    assert found.compiled["bundle"] == found.path
+    assert "runs there: float32 on onnxruntime, it is the only variant that can run here" in found.text()
+
+
+def test_a_signed_bundle(bundle, device, tmp_path):
+    ours, theirs = make_keys(tmp_path / "ours"), make_keys(tmp_path / "theirs")
+    signed = small.copy(bundle, tmp_path / "signed")
+    refused(signed, device, "is not signed", error=IntegrityError, keys=[ours])
+    trust.sign(signed, tmp_path / "ours")
+    refused(signed, device, "was not signed by any of the keys", error=IntegrityError, keys=[theirs])
+    assert list(device.home.iterdir()) == [], "nothing was sent of what is not trusted here"
+    found = brought(signed, device, "/~/film", keys=[theirs, str(ours)])
+    assert "signed by a key that is trusted" in found.verified
+    assert content(device.home / "film") == content(signed)
+    assert sorted(p.name for p in device.home.iterdir() if p.name != ".cache") == ["film"]
+    assert brought(signed, device, "/~/film", keys=[ours]).replaced
+    with pytest.raises(IntegrityError, match="was not signed by any of the keys"):
+        deploy.bench(signed, device.url + "/~/film", [1], [8], keys=[theirs], python=sys.executable, ssh_options=device.options)
+
+
+def test_what_computes_something_else_there_takes_no_place(bundle, device, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    place = small.copy(bundle, device.home / "film")
+    other = small.copy(bundle, tmp_path / "film")
+    model = onnx.load(other / "graphs/model.onnx")
+    for tensor in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.ndim == 2 and array.dtype == "float32":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array[::-1].copy(), tensor.name))
+    onnx.save(model, other / "graphs/model.onnx")
+    small.sign(other)
+    refused(other, device, "'edgekit verify' failed", "(exit code 5)", "does not compute here what", path="/~/film", error=IntegrityError)
+    assert content(place) == content(bundle)
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "link", "bundle with more in it", "web page"])
+def test_what_is_no_bundle_stays(bundle, device, what):
+    place = device.home / "film"
+    if what == "file":
+        place.write_text("notes")
+    elif what == "link":
+        place.symlink_to(small.copy(bundle, device.home / "real"))
+    elif what == "bundle with more in it":
+        (small.copy(bundle, place) / "notes.txt").write_text("notes")
+    else:
+        place.mkdir()
+        (place / ("notes.txt" if what == "folder" else "manifest.json")).write_text('{"name": "notes"}')
+    before = sorted(map(str, device.home.rglob("*")))
+    refused(bundle, device, f"{place} is not a bundle, and only a bundle is replaced", path="/~/film", error=UsageError)
+    assert sorted(map(str, device.home.rglob("*"))) == before
+
+
+def test_a_damaged_bundle_is_not_sent(bundle, device, tmp_path):
+    damaged = small.copy(bundle, tmp_path / "damaged")
+    (damaged / "golden.npz").write_bytes(b"x")
+    refused(damaged, device, "truncated or altered", error=IntegrityError)
+    assert list(device.home.iterdir()) == []
+
+
+# ---- who is not let in, and what is not there
+
+
+def test_a_host_key_that_is_not_known(bundle, device):
+    options = device.configured("unknown", UserKnownHostsFile="/dev/null")
+    said = refused(bundle, device, "is not known here", f"ssh -p {device.port} 127.0.0.1", f"ssh-keyscan -p {device.port} 127.0.0.1", ssh_options=options)
+    assert "No ED25519 host key is known" in said or "verification failed" in said
+    # What the user's own configuration says otherwise does not hold.
+    refused(bundle, device, "is not known here", ssh_options=device.configured("lax", UserKnownHostsFile="/dev/null", StrictHostKeyChecking="no"))
+
+
+def test_a_host_key_that_is_another_one(bundle, device):
+    sshd.key(device.folder / "other")
+    known = sshd.known(device.folder / "changed", device.port, device.folder / "other.pub")
+    shown = small.run("ssh-keygen", "-lf", device.folder / "host.pub").stdout.decode().split()[1]
+    options = device.configured("another", UserKnownHostsFile=str(known))
+    refused(bundle, device, "shows another host key", shown, "ssh-keygen -f", f"-R \"[127.0.0.1]:{device.port}\"", ssh_options=options)
+
+
+def test_a_user_key_that_is_not_let_in(bundle, device, tmp_path):
+    wrong = sshd.key(tmp_path / "wrong")
+    options = device.configured("keyless", IdentityFile="none")
+    refused(bundle, device, "lets nobody in with the keys that there are", "ssh-copy-id", "Permission denied", ssh_options=options, identity=wrong)
+    refused(bundle, device, "lets nobody in", ssh_options=options)
+    refused(bundle, device, "does not exist", error=UsageError, identity=tmp_path / "none")
+    asked = _ssh.Device(parse_url(device.url), sys.executable, device.folder / "user", options, lambda *_: None).step("ask", "ask", "~/film")
+    assert (asked["path"], asked["state"]) == (str(device.home / "film"), "free")
+
+
+def test_a_port_that_is_closed(bundle, device):
+    with pytest.raises(RemoteError, match="takes no connection at that port"):
+        deploy.deploy(bundle, f"ssh://127.0.0.1:{sshd.free_port()}", ssh_options=device.options)
+
+
+def test_a_name_that_is_not_found(bundle, device):
+    with pytest.raises(RemoteError, match="is not found: no such name"):
+        deploy.deploy(bundle, "ssh://no-such-host.invalid", ssh_options=device.options)
+
+
+def test_a_host_that_does_not_answer(bundle, device):
+    options = ("-o", "ConnectTimeout=1", "-o", "ProxyCommand=sleep 30", *device.options)
+    refused(bundle, device, "does not answer", ssh_options=options)
+
+
+def test_no_python(bundle, device, tmp_path):
+    refused(bundle, device, "There is no Python '/no/such python'", "--python PATH", python="/no/such python")
+    refused(bundle, device, "There is no Python 'no-such-python'", python="no-such-python")
+    for python in ("", " ", "a\0b"):
+        refused(bundle, device, "expected a command or a path", error=UsageError, python=python)
+
+
+def test_a_python_that_is_too_old(bundle, device, tmp_path):
+    """Python 3.8, as far as it says of itself."""
+    old = "import sys, platform; platform.python_version = lambda: '3.8.10'; code = sys.argv[1]; sys.argv[1:2] = []; exec(code)"
+    python = script(tmp_path / "python3.8", f'shift\nexec {sys.executable} -c "{old}" "$@"')
+    refused(bundle, device, "Python of 127.0.0.1", "is 3.8.10, expected 3.10 or newer", python=python)
+    refused(bundle, device, "is too old", "SyntaxError", python=script(tmp_path / "python2", "echo 'SyntaxError: invalid syntax' >&2; exit 1"))
+
+
+def test_a_device_without_edgekit(bundle, device, bare):
+    said = refused(bundle, device, "EdgeKit does not start", "pip install 'edgekit[cli]'", "onnxruntime", python=bare)
+    assert "No module named edgekit" in said
+    (device.home / "edgekit").mkdir()  # which Python takes for a package without a file of its own
+    refused(bundle, device, "EdgeKit does not start", python=bare)
+
+
+def test_a_shell_that_greets(bundle, device, tmp_path):
+    python = script(tmp_path / "python", f'echo "Welcome to the board"\nexec {sys.executable} "$@"')
+    assert _ssh.Device(parse_url(device.url), python, None, device.options, lambda *_: None).step("ask", "ask", "~")["path"] == str(device.home)
+
+
+def test_without_ssh_here(bundle, device, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    refused(bundle, device, "The program 'ssh' cannot be started here", "apt install openssh-client")
+
+
+def test_a_disk_that_is_full_there(bundle, device):
+    with small.tiny_disk("64k") as disk:
+        refused(bundle, device, f"The disk of {disk}/film", "MB free, expected", path=f"{disk}/film")
+        assert list(disk.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_made(bundle, device):
+    (device.home / "file").write_text("x")
+    refused(bundle, device, "The step 'make room' failed", "Error", path="/~/file/below")
+
+
+# ---- on the way
+
+
+def test_a_copy_that_was_altered_on_the_way(bundle, device, tmp_path, monkeypatch):
+    """An scp that flips a bit."""
+    flip = "import pathlib; p = pathlib.Path('bundle.edge'); b = bytearray(p.read_bytes()); b[len(b) // 2] ^= 4; p.write_bytes(b)"
+    path = device.programs(tmp_path / "bin", f'cp bundle.edge kept; {sys.executable} -c "{flip}"; "$real" -F "$config" "$@"; mv kept bundle.edge')
+    monkeypatch.setenv("PATH", path["PATH"])
+    refused(bundle, device, "bundle.edge was altered on its way", "its sha256 there is", error=IntegrityError)
+    assert not (device.home / "edgekit" / bundle.name).exists()
+
+
+def test_a_copy_that_fails(bundle, device, tmp_path, monkeypatch):
+    path = device.programs(tmp_path / "bin", "echo 'scp: write remote \"bundle.edge\": No space left on device' >&2; exit 1")
+    monkeypatch.setenv("PATH", path["PATH"])
+    refused(bundle, device, "The copy to 127.0.0.1", "No space left on device")
+
+
+def test_a_connection_that_is_lost_for_good(bundle, tmp_path, monkeypatch):
+    """The server ends when half of the copy is there; nobody can clean up, and the message says where."""
+    (tmp_path / "device").mkdir()
+    (tmp_path / "doors").mkdir()
+    with sshd.running(tmp_path / "device", TMPDIR=str(tmp_path / "doors")) as device:
+        dies = f'"$real" -F "$config" "$@"; kill {device.process.pid}; echo "client_loop: send disconnect: Broken pipe" >&2; exit 255'
+        monkeypatch.setenv("PATH", device.programs(tmp_path / "bin", dies)["PATH"])
+        said = refused(bundle, device, "The connection to 127.0.0.1", "was lost", "may have stayed there")
+        (stage,) = (device.home / "edgekit").glob(".edgekit-copy-*")
+        assert str(stage) in said
+
+
+@pytest.mark.parametrize("at", ["make room", "copy", "unpack there", "verify there", "move it to its place"])
+def test_an_interrupt_leaves_nothing(bundle, device, at):
+    def stop(step, *_):
+        if step == at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        brought(bundle, device, "/~/film", progress=stop)
+    end = time.monotonic() + 20
+    while left(device) and time.monotonic() < end:  # what ran there is told to end, and removes what it has begun
+        time.sleep(0.1)
+    assert [p.name for p in device.home.iterdir() if p.name != ".cache"] == (["film"] if at.startswith("move") and (device.home / "film").exists() else [])
+
+
+def test_ctrl_c_in_a_terminal(bundle, device, tmp_path):
+    """It reaches all programs of the terminal's foreground; the copy takes a minute."""
+    path = device.programs(tmp_path / "bin", "exec sleep 60")
+    command = (sys.executable, "-m", "edgekit", "deploy", bundle, device.url, "--python", sys.executable)
+    with small.started(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **path}, start_new_session=True) as child:
+        end = time.monotonic() + 60
+        while len(left(device)) < 2 and child.poll() is None and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        os.killpg(child.pid, signal.SIGINT)
+        out, err = child.communicate()
+    assert (child.returncode, out, err) == (130, b"", b"edgekit: interrupted; nothing was left behind.\n")
+
+
+def test_what_runs_there_ends_when_it_is_no_longer_wanted(bundle, device):
+    small.copy(bundle, device.home / "film")
+
+    def running():
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                found += [process.name] if str(device.home / "film").encode() in (process / "cmdline").read_bytes() else []
+            except OSError:
+                continue
+        return found
+
+    seen = []
+
+    def stop(step, *_):
+        if step == "bench there" and running():
+            seen.append(len(running()))
+            if len(seen) > 20:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        deploy.bench(bundle, device.url + "/~/film", [1], [8], seconds=120, python=sys.executable, ssh_options=device.options, progress=stop)
+    end = time.monotonic() + 20
+    while running() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert running() == []
+
+
+# ---- numbers from there
+
+
+def test_bench_on_a_device(bundle, device, tmp_path):
+    """Through the command line; ``ssh`` and ``scp`` find the configuration as they would find the user's."""
+    path = device.programs(tmp_path / "bin")
+    options = ("--batches", "1,2", "--lengths", "8", "--seconds", "0.05", "--on", device.url + "/~/film", "--python", sys.executable)
+    done = small.edgekit("bench", bundle, *options, "--json", **path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    record = json.loads(done.stdout)
+    assert record["bundle"] == str(device.home / "film")
+    assert record["machine"].startswith(f"127.0.0.1:{device.port} (Linux ")
+    assert [(p["batch"], p["length"], p["latency"]["count"] >= 11) for p in record["points"]] == [(1, 8, True), (2, 8, True)]
+    result = parse(Bench, record, "")
+    assert result.record() == record
+    manifest = device.home / "film" / "manifest.json"
+    assert content(manifest.parent) == content(bundle)
+
+    before = manifest.stat().st_ino
+    done = small.edgekit("bench", bundle, *options, **path)
+    assert done.stdout.decode().startswith(f"{device.home / 'film'} on 127.0.0.1:{device.port} (Linux ")
+    assert "batch  length  p50 ms" in done.stdout.decode()
+    assert manifest.stat().st_ino == before, "the same bundle is not brought again"
+
+    other = small.copy(bundle, tmp_path / "film")
+    small.sign(other, reason="another manifest")
+    done = small.edgekit("bench", other, *options, "--threads", "1", "--backend", "onnxruntime", "--json", **path)
+    assert json.loads(done.stdout)["threads"] == 1
+    assert content(manifest.parent) == content(other)
+
+    done = small.edgekit("bench", other, "--lengths", "65", *options[4:], **path)
+    assert done.returncode == 2
+    assert b"'edgekit bench' failed on 127.0.0.1" in done.stderr
+    assert b"Length 65 is more than the 64 tokens" in done.stderr
+    done = small.edgekit("bench", other, "--on", "board", **path)
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+def test_options_of_a_device_that_is_not_there(bundle):
+    for option in ("--python", "--identity"):
+        done = small.edgekit("bench", bundle, option, "x")
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert f"{option} is of the device" in done.stderr.decode()
+
+
+def test_the_verb(bundle, device, tmp_path):
+    path = device.programs(tmp_path / "bin")
+    report = tmp_path / "report.json"
+    done = small.edgekit("deploy", bundle, device.url + "/~/film", "--python", sys.executable, "--report", report, "--json", **path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout) == json.loads(report.read_text())
+    assert json.loads(done.stdout)["path"] == str(device.home / "film")
+    done = small.edgekit("deploy", bundle, device.url + "/~/film", "--python", "no-such-python", **path)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"edgekit: There is no Python 'no-such-python' on 127.0.0.1:")
+
+
+# ---- what runs there
+
+
+def test_what_is_sent_runs_on_an_old_python():
+    source = Path(_ssh.__file__).with_name("_there.py").read_text("utf-8")
+    tree = ast.parse(source, feature_version=(3, 6))
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    assert imported <= set(sys.stdlib_module_names)
+    assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize(("code", "error"), [(1, RemoteError), (2, UsageError), (3, BudgetError), (5, IntegrityError), (77, RemoteError), (137, RemoteError)])
+def test_exit_codes_of_there_are_errors_of_here(device, tmp_path, code, error):
+    """An ``edgekit`` that ends with each of them."""
+    fake = f"import sys; sys.stderr.write('warning\\nedgekit: what happened.\\n  two\\n' if {code} < 100 else ''); sys.exit({code})"
+    python = script(tmp_path / "python", f"exec {sys.executable} -c \"print('edgekit-says:', end=''); {fake}\"")
+    with pytest.raises(error) as caught:
+        _ssh.Device(parse_url(device.url), python, None, device.options, lambda *_: None).verb("verify there", "verify", "film")
+    assert type(caught.value) is error
+    assert f"'edgekit verify' failed on 127.0.0.1:{device.port} (exit code {code}): " in str(caught.value)
+    assert str(caught.value).endswith(": what happened.\n  two" if code < 100 else ": it was ended by signal 9, as when memory does not suffice")
