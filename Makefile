@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types clean
+.PHONY: demo test test-gpu lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/01_voice_commands/demo.py --work .work/voice_commands
 
 test: $(VENV)/.installed lint types
 	$(BIN)/python -m pytest -q
+
+# On an NVIDIA GPU, with TensorRT or TensorRT-RTX in this environment. Without one it says so: pytest then ends with 5, no test ran.
+test-gpu: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -rs tests/gpu || [ $$? -eq 5 ]
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

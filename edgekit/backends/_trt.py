@@ -144,8 +144,9 @@ def check_engine_target(target: Target, who: str) -> None:
     if target.choose_on != "device":
         raise BackendError(f"Target '{target.name}' has choose_on '{target.choose_on}'; engines are timed where they run. Write choose_on = \"device\".")
     for profile in target.engine.profiles:
-        if "batch" in profile and profile["batch"][2] < target.max_batch:
-            raise BackendError(f"Target '{target.name}' forms batches of {target.max_batch}, a profile ends at {profile['batch'][2]} rows. Make them agree.")
+        if "batch" in profile and not (profile["batch"][0] == 1 and profile["batch"][2] >= target.max_batch):
+            low, _, high = profile["batch"]
+            raise BackendError(f"Target '{target.name}' answers 1 to {target.max_batch} rows at once, a profile holds {low} to {high}. Make them agree.")
 
 
 def multiplies_in(layer: Mapping[str, Any]) -> str | None:

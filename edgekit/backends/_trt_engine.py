@@ -51,6 +51,7 @@ class _Port:
 
     host: int
     device: int
+    memory: np.ndarray  # that of the host, as bytes
 
 
 @dataclass
@@ -205,7 +206,8 @@ class TensorRtEngine:
         try:
             made.scratch = cuda.allocate(self._scratch)
             for name, size in self._tensors.sizes.items():
-                port = made.ports[name] = _Port(*cuda.allocate_host(size, mapped=cuda.integrated))
+                host, device = cuda.allocate_host(size, mapped=cuda.integrated)
+                port = made.ports[name] = _Port(host, device, view(host, np.uint8, (size,)))
                 if not cuda.integrated:
                     port.device = cuda.allocate(size)
         except BaseException:
@@ -350,7 +352,7 @@ class TensorRtEngine:
         return array
 
     def _view(self, lane: _Lane, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return view(lane.ports[name].host, self._tensors.types[name], shape)
+        return np.ndarray(shape, self._tensors.types[name], lane.ports[name].memory)
 
 
 def _must(done: Any, what: str) -> None:

@@ -228,8 +228,12 @@ def _golden(choice: Choice) -> bytes:
     """Inputs from generated text, and what each variant answers to them here; by the stand-in where its backend is not on this machine."""
     scorer = tasks.get(choice.winner.bundle.manifest.task).load(choice.winner.bundle.path / "assets")
     texts = single_export.fuzz_texts(max_length=scorer.settings.max_length, count=16)[:16]
-    rows = [t.arrays for t in scorer.preprocess(texts)]
     signature, outputs = choice.winner.bundle.manifest.signatures[0], []
+    first, recipes = signature.inputs[0].name, [v.engine for v in choice.variants if v.engine is not None]
+    # A row that no profile holds would be refused where the golden inputs are to be compared.
+    rows = [t.arrays for t in scorer.preprocess(texts) if all(r.holds({"batch": 1, "sequence": len(t.arrays[first])}) for r in recipes)]
+    if not rows:
+        raise UsageError("No text of the golden inputs is inside the target's profiles, which have to begin at short rows. Write e.g. sequence = [1, 32, 64].")
     for variant in map(runnable, choice.variants):
         device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
         engine = device.load(choice.files[variant.graphs[signature.name]], signature, variant.shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from edgekit.engines.compile import key_parts
 from edgekit.engines.plans import Plans
 from edgekit.engines.signature import Trust
 from edgekit.engines.trust import Bundle, open_bundle
-from edgekit.runtime.choice import Run, fastest_here
+from edgekit.runtime.choice import Run, check_instructions, fastest_here
+from edgekit.runtime.golden import GoldenResult
 from edgekit.spec.engine import trtexec
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Variant
@@ -45,7 +47,7 @@ class CompileResult:
                 "backend": run.variant.backend,
                 "refused": run.refused,
                 "compilation": plain(run.compilation),
-                "golden": plain(run.golden),
+                "golden": _finite(run.golden),
                 "executed": run.executed,
                 "ms": run.ms,
             }
@@ -85,6 +87,7 @@ def compile_bundle(bundle: str | Path, *, trust: Trust | None = None, force: boo
     opened = open_bundle(bundle, trust)
     if opened.manifest.choose_on != "device":
         first = opened.manifest.variants[0]
+        check_instructions(first, opened.path)
         backends.get(first.backend).check_here()
         return CompileResult(str(bundle), _name(first), "it won the race where the bundle was built, and runs the graph itself", (), {})
     variant, reason, runs = fastest_here(opened, progress, make=True, force=force)
@@ -144,7 +147,8 @@ def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
         device.check(variant.engine)
         parts = key_parts(bundle, variant, bundle.manifest.signatures[0], device.identity())
         known = any(entry.key == Plans.key(parts) for entry in Plans().entries())
-        named = f"{parts['device']}, compute capability {parts['compute_capability']}, TensorRT {parts['version']}"
+        library = "TensorRT" if backend.ENGINES == "device" else "TensorRT-RTX"
+        named = f"{parts['device']}, compute capability {parts['compute_capability']}, {library} {parts['version']}"
         if known:
             return f"{named}: the cache has the engine" + (", it would be made anew" if force else "")
         return f"{named}: the engine would be made"
@@ -152,6 +156,13 @@ def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
         return f"cannot be made: {problem}"
     finally:
         device.close()
+
+
+def _finite(found: GoldenResult | None) -> dict[str, object] | None:
+    """Plain data; answers that are no numbers are infinitely far off, which JSON has no word for: null."""
+    if found is None:
+        return None
+    return {**plain(found), "difference": found.difference if math.isfinite(found.difference) else None}
 
 
 def _identity(variant: Variant) -> dict[str, object]:

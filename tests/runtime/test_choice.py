@@ -554,6 +554,16 @@ def test_a_variant_that_does_not_serve_is_told(jetson, monkeypatch):
     assert "; cannot run here: its answers to the golden inputs are" in result.text()
 
 
+def test_answers_that_are_no_numbers(jetson, monkeypatch):
+    """As float16 gives where it overflows. JSON has no word for them."""
+    Board(monkeypatch, wrong=float("nan"))
+    result = compile_bundle(jetson)
+    assert result.chosen == HALF
+    assert "inf of their spread off" in result.runs[0].refused
+    record = json.loads(json.dumps(result.record(), allow_nan=False))
+    assert [v["golden"]["difference"] is None for v in record["variants"]] == [True, False]
+
+
 def for_the_cpu(bundle, place, count, **changes):
     """The bundle with its float16 graph, which ONNX Runtime runs too."""
     made = small.copy(bundle, place)
@@ -568,6 +578,16 @@ def test_a_bundle_for_the_cpu_has_nothing_to_compile(jetson, tmp_path, cache):
     assert (result.chosen, result.runs, result.device) == ("float16 on onnxruntime", (), {})
     assert result.text() == "runs from now on: float16 on onnxruntime, it won the race where the bundle was built, and runs the graph itself"
     assert not cache.exists()
+
+
+def test_a_bundle_that_a_load_refuses_is_no_success(jetson, tmp_path, monkeypatch):
+    made = for_the_cpu(jetson, tmp_path / "cpu", 1, choose_on="host")
+    (variant,) = json.loads((made / "manifest.json").read_text())["variants"]
+    small.sign(made, variants=[{**variant, "requires": {"instructions": "vnni"}}])
+    monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2",))
+    for call in (compile_bundle, edgekit.load):
+        with pytest.raises(BackendError, match="was scored on a CPU with INT8 dot products"):
+            call(made)
 
 
 def test_a_bundle_for_the_cpu_that_races_on_the_device(jetson, tmp_path, cache):
@@ -626,6 +646,7 @@ def test_an_explanation_of_engines_that_the_bundle_brings(signed, ada, keys):
     assert said.count("  engine: in the bundle, made ahead of time; loaded only with a key that is trusted, or made anew here\n") == 2
     assert "  for compute capability 7.5, 8.6, 8.9, 12.0, TensorRT-RTX; strongly typed" in said
     assert "trtexec" not in said, "it is TensorRT's"
+    assert said.count("  here: NVIDIA GeForce RTX 4060, compute capability 8.9, TensorRT-RTX 10.3.0: the engine would be made\n") == 2
     said = explain(signed, trust=Trust([keys[1]]))
     assert said.count("  engine: in the bundle, made ahead of time; the bundle's signature is of a trusted key\n") == 2
 
