@@ -10,7 +10,7 @@ import importlib.metadata
 import fake_tensorrt
 from fake_cuda import FakeDriver
 
-from edgekit.backends import _trt, _trt_device, tensorrt, tensorrt_rtx
+from edgekit.backends import _trt, _trt_device, _trt_gpu, tensorrt, tensorrt_rtx
 from edgekit.backends._cuda import Cuda
 
 
@@ -36,7 +36,7 @@ class Board:
 
         monkeypatch.setattr(importlib.metadata, "version", found)
         monkeypatch.setattr(_trt_device, "probe", lambda: None)
-        monkeypatch.setattr(_trt_device, "Cuda", lambda: Cuda(library=self.driver))
+        monkeypatch.setattr(_trt_gpu, "Cuda", lambda: Cuda(library=self.driver))
         monkeypatch.setattr(tensorrt_rtx if rtx else tensorrt, "library", lambda: self.trt)
         # The one logger of a process belongs to the library that it was made for.
         monkeypatch.setattr(_trt, "_loggers", {})

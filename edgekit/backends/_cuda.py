@@ -153,7 +153,7 @@ def view(host_address: int, dtype: Any, shape: Sequence[int]) -> np.ndarray:
         shape: C-contiguous.
     """
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    return np.ndarray(tuple(shape), dtype, (ctypes.c_char * size).from_address(host_address))
+    return np.asarray(np.ndarray(tuple(shape), dtype, (ctypes.c_char * size).from_address(host_address)))
 
 
 def _start(given: Any) -> tuple[dict[str, Any], int]:

@@ -1,30 +1,22 @@
-"""A GPU with TensorRT or TensorRT-RTX: it makes engines, loads them, and keeps what their calls share."""
+"""A GPU with TensorRT or TensorRT-RTX: it makes engines and loads them."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import platform
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
-
-import numpy as np
 
 from edgekit.backends import EngineMismatchError, _jetson
 from edgekit.backends._cuda import Cuda, probe
-from edgekit.backends._trt import is_rtx, logger, remedy, version_of
-from edgekit.backends._trt_buffer import Buffer
+from edgekit.backends._trt import is_rtx, remedy, version_of
 from edgekit.backends._trt_build import Built, build
 from edgekit.backends._trt_engine import TensorRtEngine
+from edgekit.backends._trt_gpu import Gpu
 from edgekit.spec.engine import EngineRecipe, version
 from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
 
-_log = logging.getLogger("edgekit.tensorrt")
 # A plan that is refused says so; where these are in its lines, a CUDA call failed, and the plan may be a good one.
 _OF_THE_DEVICE = ("cuda runtime", "cuda driver", "out of memory", "could not be allocated", "target gpu sm")
 
@@ -40,58 +32,13 @@ def check_driver(who: str) -> None:
         raise BackendError(f"{who} needs an NVIDIA GPU with its driver. {problem}")
 
 
-class TensorRtDevice:
-    """The first GPU, with a stream for each call that may run at the same time."""
+class TensorRtDevice(Gpu):
+    """The first GPU, with the engines that are loaded on it."""
 
     def __init__(self, trt: Any, streams: int, cuda: Cuda | None = None) -> None:
-        """Opens it.
-
-        Args:
-            trt: the module ``tensorrt``, or that of TensorRT-RTX.
-            streams: calls at the same time.
-            cuda: the device; by default the first.
-
-        Raises:
-            BackendError: when CUDA or TensorRT refuses.
-        """
-        self.trt, self.streams = trt, streams
-        self.cuda = cuda or Cuda()
-        log, self.heard = logger(trt)
-        self._own: list[int] = []
-        self.free: SimpleQueue[int] = SimpleQueue()
+        """Opens it, see :class:`Gpu`."""
+        super().__init__(trt, streams, cuda)
         self._engines: list[TensorRtEngine] = []
-        self._buffers: set[int] = set()
-        self._spare: dict[int, list[int]] = {}
-        self._lock = threading.RLock()  # a buffer may be collected while it is held
-        self._closing = threading.Lock()
-        self.closed = False
-        mark = self.heard.mark()
-        try:
-            self.cuda.enter()
-            self._runtime = trt.Runtime(log)
-            for _ in range(streams):
-                self._own.append(self.cuda.stream())
-                self.free.put(self._own[-1])
-        except TypeError as problem:  # how pybind says that the factory gave a null pointer
-            self._release()
-            lines = "; ".join(self.heard.errors(mark)) or str(problem)
-            raise BackendError(f"TensorRT {trt.__version__} does not start: {lines}. It may need a newer NVIDIA driver than this one.") from problem
-        except BaseException:
-            self._release()
-            raise
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Waits for the calls that run, and holds off others. One thread at a time collects the streams: two would wait for each other's."""
-        with self._closing:
-            held: list[int] = []
-            try:
-                for _ in self._own:
-                    held.append(self.free.get())
-                yield
-            finally:
-                for stream in held:
-                    self.free.put(stream)
 
     def identity(self) -> dict[str, object]:
         """All that an engine is bound to: TensorRT of all its parts, driver, chip, memory, and on a Jetson the release of L4T."""
@@ -160,32 +107,8 @@ class TensorRtDevice:
             raise EngineMismatchError(f"TensorRT {self.trt.__version__} does not load the engine: {lines}. Make it again here: edgekit compile BUNDLE")
         made = TensorRtEngine(self, engine, signature)
         with self._lock:
-            self._engines.append(made)
+            self._engines = [*(other for other in self._engines if not other.closed), made]
         return made
-
-    def forget(self, engine: TensorRtEngine) -> None:
-        """Called by an engine that is closed."""
-        with self._lock:
-            if engine in self._engines:
-                self._engines.remove(engine)
-
-    def buffer(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Buffer:
-        """Memory on the device for one tensor; used again when the last reference to it goes.
-
-        Sizes are powers of two, so that tensors that grow call by call (a state) need no memory for each of their sizes.
-        """
-        size = 1 << max(8, (int(np.prod(shape, dtype=np.int64)) * dtype.itemsize - 1).bit_length())
-        with self._lock:
-            spare = self._spare.get(size)
-            address = spare.pop() if spare else self.cuda.allocate(size)
-            self._buffers.add(address)
-        return Buffer(self, address, size, dtype, shape)
-
-    def take_back(self, address: int, size: int) -> None:
-        """Keeps the memory of a buffer that nobody refers to any more, for the next of its size: allocating waits for the device."""
-        with self._lock:
-            if not self.closed:
-                self._spare.setdefault(size, []).append(address)
 
     def close(self) -> None:
         """Frees everything on the device, buffers that are still referred to as well; a second call does nothing."""
@@ -194,19 +117,3 @@ class TensorRtDevice:
         with self.alone():
             if not self.closed:
                 self._release()
-
-    def _release(self) -> None:
-        with self._lock:
-            self.closed = True
-        try:
-            try:
-                self.cuda.enter()
-                for address in self._buffers:
-                    self.cuda.free(address)
-                for stream in self._own:
-                    self.cuda.destroy_stream(stream)
-            finally:
-                self._runtime = None
-                self.cuda.close()
-        except BackendError as problem:  # the GPU failed, which a call has told; nothing can be freed any more
-            _log.warning("What is on the GPU goes with the process: %s", str(problem))

@@ -23,20 +23,17 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from edgekit.backends import Feeds, summary
 from edgekit.backends._cuda import view
 from edgekit.backends._trt import is_rtx, multiplies_in
-from edgekit.backends._trt_buffer import Buffer
+from edgekit.backends._trt_gpu import Buffer, Gpu
 from edgekit.backends._trt_tensors import Shapes, Tensors
 from edgekit.spec.errors import BackendError, InputError
 from edgekit.spec.tensor import Signature
-
-if TYPE_CHECKING:
-    from edgekit.backends._trt_device import TensorRtDevice
 
 _log = logging.getLogger("edgekit.tensorrt")
 _GRAPHS = 16  # of one lane; each holds a context
@@ -80,7 +77,7 @@ class _Lane:
 class TensorRtEngine:
     """A deserialized engine."""
 
-    def __init__(self, device: TensorRtDevice, engine: Any, signature: Signature) -> None:
+    def __init__(self, device: Gpu, engine: Any, signature: Signature) -> None:
         """Reads what the engine takes; contexts and buffers are made when a stream first calls.
 
         Raises:
@@ -149,6 +146,11 @@ class TensorRtEngine:
                 told = json.loads(inspector.get_engine_information(self._device.trt.LayerInformationFormat.JSON))
         return summary([kind for layer in told.get("Layers", []) if isinstance(layer, dict) and (kind := multiplies_in(layer))])
 
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._engine is None
+
     def close(self) -> None:
         """Frees contexts, buffers and the engine. Calls that run end first; a second call does nothing."""
         with self._device.alone():
@@ -162,7 +164,6 @@ class TensorRtEngine:
                 _log.warning("What the engine holds on the GPU goes with the process: %s", str(problem))  # not with its frames
             self._lanes.clear()
             self._engine = self._settings = None
-        self._device.forget(self)
 
     def _free(self, lane: _Lane) -> None:
         cuda = self._device.cuda
@@ -352,7 +353,7 @@ class TensorRtEngine:
         return array
 
     def _view(self, lane: _Lane, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        return np.ndarray(shape, self._tensors.types[name], lane.ports[name].memory)
+        return np.asarray(np.ndarray(shape, self._tensors.types[name], lane.ports[name].memory))
 
 
 def _must(done: Any, what: str) -> None:

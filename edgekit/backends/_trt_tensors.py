@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from edgekit.backends import Feeds
 from edgekit.backends._trt import numpy_type
-from edgekit.backends._trt_buffer import Buffer
+from edgekit.backends._trt_gpu import Buffer, Gpu
 from edgekit.spec.errors import BackendError, InputError
 from edgekit.spec.tensor import Signature, TensorSpec
-
-if TYPE_CHECKING:
-    from edgekit.backends._trt_device import TensorRtDevice
 
 Shapes = tuple[tuple[int, ...], ...]
 """Of the inputs, in their order."""
@@ -66,7 +63,7 @@ class Tensors:
                     found[axis] = (int(low), int(high))
         return found
 
-    def given(self, feeds: Feeds, device: TensorRtDevice) -> list[Any]:
+    def given(self, feeds: Feeds, device: Gpu) -> list[Any]:
         """What the inputs are fed, in their order: arrays of the engine's own types, or buffers.
 
         Raises:
@@ -115,7 +112,7 @@ class Tensors:
         return found
 
 
-def _given(spec: TensorSpec, value: Any, wanted: np.dtype[Any], device: TensorRtDevice) -> Any:
+def _given(spec: TensorSpec, value: Any, wanted: np.dtype[Any], device: Gpu) -> Any:
     if isinstance(value, Buffer):
         if value.device is not device or value.dtype != wanted:
             what = "of another device" if value.device is not device else f"of {value.dtype}, the engine takes {wanted}"

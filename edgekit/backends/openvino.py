@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Collection
@@ -55,11 +56,20 @@ def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
         BackendError: when openvino is not installed, finds no such device, or there are more streams than threads.
     """
     threads_of_a_stream(threads, streams)
-    library = _library()
-    core = library.Core()
+    library, core = _library(), _core()
     if _DEVICES.get(device) not in core.available_devices:
         raise BackendError(f"OpenVINO finds the devices {core.available_devices}, '{device}' was asked for. Use device 'cpu'.")
     return OpenVinoDevice(library, core, _DEVICES[device], threads, streams)
+
+
+@functools.cache
+def _core() -> Any:
+    """One core for the life of the process.
+
+    Each brings a stack for signal handlers and puts back the one before when it goes. Where they go in the order in which they came, that is the
+    first one's, which is gone by then: the next signal, Ctrl-C say, ends the process (seen with OpenVINO 2026.4, CPU plugin).
+    """
+    return _library().Core()
 
 
 def _library() -> Any:
@@ -128,8 +138,7 @@ class OpenVinoDevice:
             raise BackendError(f"OpenVINO refuses {path.name}: {problem}. Build the bundle again with this version.") from problem
 
     def close(self) -> None:
-        """Frees the core."""
-        self._core = None
+        """Nothing is held here; each engine frees its own model."""
 
 
 class OpenVinoEngine:
