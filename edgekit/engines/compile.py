@@ -135,6 +135,10 @@ def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[
         plans.drop(key, str(problem))
         return None
     about = next((entry.about for entry in plans.entries() if entry.key == key), {})
+    made_in, now = about.get("power_mode"), _power_mode()
+    if made_in and now and made_in != now:
+        again = "Make it anew with: edgekit compile BUNDLE --force"
+        _log.warning("The engine was made in power mode %s, the board is in %s: other kernels may be faster now. %s", made_in, now, again)
     seconds = about.get("seconds")
     return engine, Compilation("cache", key, float(seconds) if isinstance(seconds, (int, float)) else 0.0, len(plan) / 2**20)
 
@@ -156,13 +160,12 @@ def _made(
     start = time.perf_counter()
     built = device.compile(bundle.path / variant.graphs[signature.name], signature, variant.engine, plans.timing_cache(timing), progress)
     seconds = time.perf_counter() - start
-    board = _jetson.board()
     about = {
         "seconds": seconds,
         "method": variant.method,
         "model": bundle.manifest.provenance.get("model", ""),
         # Kernels were timed in this mode. Another one does not make the engine wrong, so it is no part of the key.
-        "power_mode": board.power_mode if board is not None else "",
+        "power_mode": _power_mode(),
     }
     try:
         plans.store(key, built.plan, parts, about)
@@ -183,3 +186,8 @@ def _keep_timings(plans: Plans, name: str, timings: bytes) -> None:
         plans.store_timing_cache(name, timings)
     except BuildError as problem:
         _log.warning("The engine is kept, and what TensorRT measured of kernels is not, so the next engine takes as long to make: %s", problem)
+
+
+def _power_mode() -> str:
+    board = _jetson.board()
+    return board.power_mode if board is not None else ""

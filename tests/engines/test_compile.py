@@ -213,14 +213,18 @@ def test_another_device_makes_its_own(jetson, monkeypatch, version, settings):
     [({"etc/nv_tegra_release": fake_jetson.release("36.5.0")}, "made here"), ({"var/lib/nvpmodel/status": "pmode:0000\n"}, "cache")],
     ids=["another Jetson Linux", "another power mode"],
 )
-def test_what_a_jetson_tells_of_itself(jetson, board, tmp_path, monkeypatch, files, source):
-    """Kernels were timed in a power mode; in another one the engine is as right, so it is kept."""
+def test_what_a_jetson_tells_of_itself(jetson, board, tmp_path, monkeypatch, caplog, files, source):
+    """Kernels were timed in a power mode; in another one the engine is as right, so it is kept, and that is said."""
     place = fake_jetson.write(tmp_path / "orin", fake_jetson.orin_nano())
     real = _jetson.board
     monkeypatch.setattr(_jetson, "board", lambda: real(place))
     start(open_bundle(jetson))
+    assert start(open_bundle(jetson)).source == "cache" and not caplog.messages
     fake_jetson.write(place, files)
     assert start(open_bundle(jetson)).source == source
+    assert [m.partition(":")[0] for m in caplog.messages] == (
+        ["The engine was made in power mode MAXN_SUPER (2), the board is in 15W (0)"] if source == "cache" else []
+    )
 
 
 # ---- what is in the cache and does not serve
