@@ -45,14 +45,14 @@ def open_device(device: str, threads: int, streams: int = 1) -> TensorRtDevice:
 
     Args:
         device: ``gpu``.
-        threads: not used: the GPU computes.
-        streams: calls at the same time that have a context of their own; further ones wait.
+        threads: calls at the same time that have a stream and contexts of their own; further ones wait. The GPU computes, so a call needs one.
+        streams: as many calls at the least.
 
     Raises:
         BackendError: when there is no driver, no GPU, no TensorRT, or one of a version that is not supported.
     """
     check_here()
-    return TensorRtDevice(library(), streams)
+    return TensorRtDevice(library(), max(threads, streams))
 
 
 def library() -> Any:

@@ -84,4 +84,9 @@ def trust_of(keys: Sequence[str]) -> Any:
     return Trust(keys) if keys else None
 
 
-threads_option = click.option("--threads", type=click.IntRange(min=1), default=None, help="Threads of one call. [default: as the bundle was tuned]")
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Threads of one call, on a GPU calls at the same time. [default: as the bundle was tuned]",
+)

@@ -28,7 +28,7 @@ def load(
         backend: which of the bundle's backends; by default its best one. A bundle that was built to be raced on the device
             is raced at its first load here, and what won is remembered; engines that it needs are made then, which can take minutes
             (``edgekit compile`` does it beforehand), and kept.
-        threads: threads of one call; by default as the bundle was tuned, but no more than the CPUs there are.
+        threads: threads of one call, on a GPU calls at the same time; by default as the bundle was tuned, but no more than the CPUs there are.
         trust: whose bundles may be opened, e.g. ``Trust(keys=["maker.pub"])``; None for anybody's. Engines that a bundle brings are loaded only with it.
         progress: told how far the making of an engine is.
 

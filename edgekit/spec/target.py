@@ -45,7 +45,7 @@ class Target:
         backends: in order of preference.
         methods: quantization methods that may compete.
         device: which device of the backend: ``cpu`` or ``gpu``.
-        threads: threads of one call; 0 means every CPU that the process may use.
+        threads: threads of one call, on a GPU calls at the same time; 0 means every CPU that the process may use.
         max_batch: rows of the largest batch that a session forms out of a list.
         budget: limits that a candidate must keep.
         quantize: what the methods are told.

@@ -8,6 +8,7 @@ import logging
 import re
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -654,3 +655,13 @@ def test_an_explanation_of_engines_that_the_bundle_brings(signed, ada, keys):
 def test_an_explanation_of_a_bundle_for_the_cpu(jetson, tmp_path):
     said = explain(for_the_cpu(jetson, tmp_path / "cpu", 1, choose_on="host"))
     assert said.splitlines()[2:] == ["float16 on onnxruntime: graph graphs/float16-model.onnx", "  runs the graph itself; nothing is compiled"]
+
+
+def test_threads_are_calls_at_the_same_time(jetson, board, monkeypatch):
+    """Each has a stream with contexts of its own; by default there is one."""
+    for threads, streams in ((None, 1), (3, 3)):
+        with edgekit.load(jetson, threads=threads) as session:
+            assert session._device.streams == streams
+            with ThreadPoolExecutor(3) as pool:
+                answers = list(pool.map(session, ["a fine film"] * 12))
+            assert len({answer.score for answer in answers}) == 1
