@@ -12,6 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that test files in any folder can import small
 import small
+from board import Board
+
+import edgekit
+from edgekit import backends
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -100,3 +104,29 @@ def float32_openvino(tmp_path_factory, tiny_build, tiny_model, tiny_samples):
 def float32_bundle(request):
     """A float32 bundle, on each backend in turn."""
     return request.getfixturevalue("float32_ort" if request.param == "onnxruntime" else "float32_openvino")
+
+
+@pytest.fixture(scope="session")
+def jetson(tmp_path_factory, tiny_model, tiny_samples):
+    """A bundle for the target ``jetson``. Do not change it: copy it."""
+    out = tmp_path_factory.mktemp("jetson") / "out"
+    edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="jetson")
+    return out
+
+
+@pytest.fixture(scope="session")
+def rtx(tmp_path_factory, tiny_model, tiny_samples):
+    """A bundle for the target ``rtx``. Do not change it: copy it."""
+    if backends.installed_version("tensorrt_rtx") is None:
+        pytest.skip("TensorRT-RTX is not installed here: pip install 'edgekit[tensorrt-rtx]'")
+    out = tmp_path_factory.mktemp("rtx") / "out"
+    edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="rtx")
+    return out
+
+
+@pytest.fixture
+def board(monkeypatch):
+    """This machine poses as a Jetson, and everything that was allocated on it is freed."""
+    made = Board(monkeypatch)
+    yield made
+    assert not made.leaks()

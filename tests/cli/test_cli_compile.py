@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import small
-from board import Board
 
 import edgekit
 from edgekit.backends import _trt_device
@@ -19,15 +18,6 @@ from edgekit.engines import trust
 from edgekit.engines.plans import Plans
 from edgekit.engines.signature import make_keys
 from edgekit.runtime import choice
-
-
-@pytest.fixture(scope="module")
-def jetson(tmp_path_factory, tiny_model, tiny_samples):
-    """A bundle for the target ``jetson``, made once a session. Do not change it: copy it."""
-    out = tmp_path_factory.getbasetemp() / "for-jetson"
-    if not out.exists():
-        edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="jetson")
-    return out
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +33,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(choice, "_ROUNDS", 2)
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def board(monkeypatch):
-    made = Board(monkeypatch)
-    yield made
-    assert not made.leaks()
 
 
 @pytest.fixture

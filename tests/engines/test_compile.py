@@ -31,15 +31,6 @@ PLAN = "engines/an.plan"
 
 
 @pytest.fixture(scope="module")
-def jetson(tmp_path_factory, tiny_model, tiny_samples):
-    """A bundle for the target ``jetson``, made once a session. Do not change it: copy it."""
-    out = tmp_path_factory.getbasetemp() / "for-jetson"
-    if not out.exists():
-        edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="jetson")
-    return out
-
-
-@pytest.fixture(scope="module")
 def keys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("keys")
     return folder / "ours", make_keys(folder / "ours")
@@ -50,13 +41,6 @@ def cache(tmp_path, monkeypatch):
     """The folder of engines of a device that has made none."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "engines"
-
-
-@pytest.fixture
-def board(monkeypatch):
-    made = Board(monkeypatch)
-    yield made
-    assert not made.leaks()
 
 
 @contextlib.contextmanager

@@ -46,24 +46,6 @@ def toml(file, name, *changes):
     return file
 
 
-@pytest.fixture(scope="module")
-def jetson(tmp_path_factory, tiny_model, tiny_samples):
-    """A bundle for the target ``jetson``, made once a session. Do not change it: copy it."""
-    out = tmp_path_factory.getbasetemp() / "for-jetson"
-    if not out.exists():
-        edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="jetson")
-    return out
-
-
-@pytest.fixture(scope="module")
-def rtx(tmp_path_factory, tiny_model, tiny_samples):
-    """A bundle for the target ``rtx``, made once a session. Do not change it: copy it."""
-    out = tmp_path_factory.getbasetemp() / "for-rtx"
-    if not out.exists():
-        edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="rtx")
-    return out
-
-
 @pytest.fixture
 def build(tiny_model, tiny_samples, tmp_path):
     """``edgekit.build`` with the session's model and samples."""

@@ -32,26 +32,6 @@ OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
 @pytest.fixture(scope="module")
-def jetson(tmp_path_factory, tiny_model, tiny_samples):
-    """A bundle for the target ``jetson``, made once a session. Do not change it: copy it."""
-    out = tmp_path_factory.getbasetemp() / "for-jetson"
-    if not out.exists():
-        edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="jetson")
-    return out
-
-
-@pytest.fixture(scope="module")
-def rtx(tmp_path_factory, tiny_model, tiny_samples):
-    """A bundle for the target ``rtx``, made once a session. Do not change it: copy it."""
-    if backends.installed_version("tensorrt_rtx") is None:
-        pytest.skip("TensorRT-RTX is not installed here: pip install 'edgekit[tensorrt-rtx]'")
-    out = tmp_path_factory.getbasetemp() / "for-rtx"
-    if not out.exists():
-        edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="rtx")
-    return out
-
-
-@pytest.fixture(scope="module")
 def keys(tmp_path_factory):
     """Our private key, our public key, and the public key of somebody else."""
     folder = tmp_path_factory.mktemp("keys")
@@ -64,13 +44,6 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(choice, "_ROUNDS", 2)
     return tmp_path / "cache"
-
-
-@pytest.fixture
-def board(monkeypatch):
-    made = Board(monkeypatch)
-    yield made
-    assert not made.leaks()
 
 
 @pytest.fixture
