@@ -50,13 +50,24 @@ def build(
         BackendError: when the graph is refused or the build fails, with NVIDIA's own lines and what to do.
     """
     monitor = _monitor(trt, progress)
+    begin = threading.Event()
+
+    def work() -> Built:
+        begin.wait()
+        if monitor.stopped is not None:
+            raise monitor.stopped
+        return _build(trt, graph, signature, recipe, memory, timing_cache, chips, monitor)
+
     # In a thread of its own, because Python handles Ctrl-C in whatever the main thread runs next. That would be a callback of the builder's,
     # the logger's as a rule, where the bindings print the exception and drop it.
     with ThreadPoolExecutor(1, "edgekit-build") as pool:
         try:
-            return pool.submit(_build, trt, graph, signature, recipe, memory, timing_cache, chips, monitor).result()
+            made = pool.submit(work)
+            begin.set()  # only now: the pool waits for a thread that it has noted, and Ctrl-C could come before it has
+            return made.result()
         except BaseException as stop:
             monitor.stopped = monitor.stopped or stop  # the builder ends at its next step, which leaving the pool waits for
+            begin.set()
             raise
 
 
