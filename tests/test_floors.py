@@ -58,6 +58,8 @@ ALLOWED = {
     "click": {"cli"},
     "rich": {"cli"},
     "scipy": {"report"},
+    "jinja2": {"report"},
+    "pytest": {"pytest_plugin"},
 }
 
 

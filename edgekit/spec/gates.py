@@ -1,0 +1,103 @@
+"""What a check holds a bundle to: margins over a baseline, and limits of its own. People write it as TOML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from edgekit.spec.errors import UsageError
+from edgekit.spec.parsing import parse
+from edgekit.spec.target import Budget, read_toml
+
+
+@dataclass(frozen=True)
+class LatencyGates:
+    """Largest growth over the baseline that is allowed, as a share of it: 0.05 is 5 %. None: measured, not gated.
+
+    Attributes:
+        p50: of the median time from text to label.
+        p90: of its 90th percentile.
+        p99: of its 99th percentile.
+    """
+
+    p50: float | None = 0.05
+    p90: float | None = 0.10
+    p99: float | None = 0.10
+
+
+@dataclass(frozen=True)
+class AccuracyGates:
+    """Largest losses against the baseline that are allowed. None: measured, not gated.
+
+    Attributes:
+        drop: of the task's score, in its unit: the margin of a non-inferiority test (0.01 is one point of accuracy).
+        flips: rows that are answered differently, as a share of all.
+        calibration_error: growth of the expected calibration error, 0.02 is two points.
+        slice_drop: as ``drop``, in each slice.
+    """
+
+    drop: float | None = 0.01
+    flips: float | None = None
+    calibration_error: float | None = None
+    slice_drop: float | None = None
+
+
+@dataclass(frozen=True)
+class FootprintGates:
+    """Largest growth over the baseline that is allowed, as a share of it. None: measured, not gated.
+
+    Attributes:
+        first_answer: time from process start to the first label.
+        memory: peak resident memory of the predicting process.
+        size: of the bundle on disk.
+        energy: of one answer, where the machine tells it.
+    """
+
+    first_answer: float | None = 0.25
+    memory: float | None = 0.10
+    size: float | None = 0.10
+    energy: float | None = None
+
+
+@dataclass(frozen=True)
+class Gates:
+    """All gates of a check.
+
+    Attributes:
+        latency, accuracy, footprint: against the baseline.
+        budget: limits of the bundle by itself; the point estimate is held to them.
+    """
+
+    latency: LatencyGates = field(default_factory=LatencyGates)
+    accuracy: AccuracyGates = field(default_factory=AccuracyGates)
+    footprint: FootprintGates = field(default_factory=FootprintGates)
+    budget: Budget = field(default_factory=Budget)
+
+
+def read(path: str | Path) -> Gates:
+    """Reads ``gates.toml``.
+
+    Raises:
+        UsageError: when it is missing, not TOML, has an unknown key, or a margin that is no number of at least 0.
+    """
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise UsageError(f"Gates {file} {what}, expected a TOML file with tables {', '.join(f.name for f in fields(Gates))}. Correct the path.")
+    return of(read_toml(file), f"gates {file.name}")
+
+
+def of(data: Mapping[str, object], where: str) -> Gates:
+    """Gates of plain data; ``"off"`` in place of a margin is no gate, since TOML has no null.
+
+    Raises:
+        UsageError: for an unknown key, or a margin that is no number of at least 0; naming the key.
+    """
+    opened = {k: {n: None if v == "off" else v for n, v in t.items()} if isinstance(t, Mapping) else t for k, t in data.items()}
+    gates = parse(Gates, opened, where)
+    for table in fields(gates):
+        for key, value in vars(getattr(gates, table.name)).items():
+            if value is not None and value < 0:
+                raise UsageError(f'{where}: {table.name}: {key} is {value:g}, expected a number of at least 0, or "off" for no gate. Correct it.')
+    return gates
