@@ -191,7 +191,7 @@ def table(found: dict[str, Any]) -> str:
 
 def picture(found: dict[str, Any]) -> str:
     """The Pareto front: time and accuracy of the INT8 bundles, and of the pipeline."""
-    from edgekit.report.pareto import Point, svg
+    from edgekit.report.render.charts.pareto import Point, poster
 
     cost = "p50, as a multiple of the teacher's INT8 bundle (logarithmic)"
     teacher, points = found["test"]["teacher"]["float32"], []
@@ -199,7 +199,7 @@ def picture(found: dict[str, Any]) -> str:
         t = found["test"][name]["INT8"] if name in found["test"] else teacher
         # The interval of the drop, hung on the score: what is uncertain is the difference to the teacher.
         points.append(Point(name, 1 / times(found, name, "teacher"), t["score"], t["score"] + t["drop"] - t["high"], t["score"] + t["drop"] - t["low"]))
-    return svg(points, "Text to label on 2 CPUs: INT8 bundles and the transformers pipeline", cost, "accuracy on the test set")
+    return poster(points, "Text to label on 2 CPUs: INT8 bundles and the transformers pipeline", cost, "accuracy on the test set")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from edgekit import backends
 from edgekit.backends import _jetson
 from edgekit.backends._jetson import Board, Clock
 from edgekit.engines.cache import Cache
+from edgekit.engines.fingerprint import governor, limits
 from edgekit.engines.measure import cpu_instructions, cpu_name, cpus
 from edgekit.spec import target
 from edgekit.spec.parsing import plain
@@ -75,6 +76,9 @@ class Findings:
         cpus: how many this process may use.
         instructions: instruction sets that decide how fast INT8 is.
         memory_mb: of the machine, MiB; 0 where it does not tell.
+        governor: what decides over the CPU's clock; empty where the machine does not tell.
+        cpu_limit: of the control groups that this process is in, in CPUs; 0 for none.
+        memory_limit_mb: of these groups, MiB; 0 for none.
         gpu: the NVIDIA GPU; None where there is none that CUDA can use.
         no_gpu: why there is none; empty where there is one.
         board: the Jetson; None on any other machine.
@@ -96,6 +100,9 @@ class Findings:
     cpus: int
     instructions: tuple[str, ...]
     memory_mb: float
+    governor: str
+    cpu_limit: float
+    memory_limit_mb: int
     gpu: Gpu | None
     no_gpu: str
     board: Board | None
@@ -123,7 +130,10 @@ class Findings:
             f"instructions  {', '.join(self.instructions) or 'none known'}" + ("" if vnni else " (no INT8 dot product: INT8 gains little here)"),
             f"gpu           {self.gpu.text() if self.gpu else self.no_gpu}",
         ]
-        lines += _board_lines(self.board) if self.board else []
+        lines += _board_lines(self.board) if self.board else [f"governor      {self.governor}"] if self.governor else []
+        held = [f"{self.cpu_limit:g} CPUs"] if self.cpu_limit else []
+        held += [f"{self.memory_limit_mb} MB memory"] if self.memory_limit_mb else []
+        lines += [f"limits        {' and '.join(held)} for this control group (container)"] if held else []
         lines += [f"tensorrt      {self.tensorrt}"] if self.tensorrt else []
         lines += [f"backend       {name} {version}: {self.devices.get(name, 'cannot be used')}" for name, version in self.backends.items()]
         lines += [f"build         {', '.join(f'{k} {v}' for k, v in self.build.items())}"]
@@ -154,7 +164,7 @@ def examine(root: Path = Path("/")) -> Findings:
     """Looks at this machine.
 
     Args:
-        root: where the files are that tell of a Jetson and of the driver.
+        root: where the files are that tell of a Jetson, of the driver, of clocks and of limits.
 
     Raises:
         UsageError: when the cache's settings cannot be read.
@@ -164,6 +174,7 @@ def examine(root: Path = Path("/")) -> Findings:
     versions = {name: backends.installed_version(name) for name in backends.names()}
     tensorrt = _tensorrt(root, board, versions.get("tensorrt"))
     build = {package: _version(package) or "missing" for package in _BUILD_PACKAGES}
+    held = limits(root)
     cache = Cache()
     engines = cache.root / "engines"
     engines_mb = _size_mb(engines)
@@ -174,6 +185,9 @@ def examine(root: Path = Path("/")) -> Findings:
         cpus=cpus(),
         instructions=cpu_instructions(),
         memory_mb=_memory_mb(),
+        governor=governor(root, board),
+        cpu_limit=held.cpu,
+        memory_limit_mb=held.memory_mb,
         gpu=gpu,
         no_gpu=no_gpu,
         board=board,

@@ -10,7 +10,8 @@ import csv
 import hashlib
 import json
 import random
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +20,15 @@ from edgekit.spec.parsing import parse
 from edgekit.spec.target import read_toml
 
 ROLES = ("text", "text_pair", "label")
+MOST_VALUES = 50
+"""Different values that a column of slices may have."""
+
+LONGEST_VALUE = 40
+"""Characters of such a value: what is longer is text, and a report has none."""
+
+NO_VALUE = "(none)"
+"""The slice of rows that have no value in the column."""
+
 _SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 
 
@@ -30,11 +40,13 @@ class Sample:
         text: what is classified.
         text_pair: the second text of a pair, or None.
         label: as it stands in the file, or None.
+        slices: column to value, of the columns that were asked for as slices; what a report may say of the row.
     """
 
     text: str
     text_pair: str | None = None
     label: object = None
+    slices: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def inputs(self) -> str | tuple[str, str]:
@@ -124,16 +136,20 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
-def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Samples:
+def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Sequence[str] = ()) -> Samples:
     """Reads samples.
+
+    The digest is that of the data set: which slices are asked for does not change it, so two reports on the same rows can be compared.
 
     Args:
         path: a JSONL, CSV, TSV or calibration TOML file, or the name of a sample set that EdgeKit ships.
         columns: role to column name; by default each role's own name, ``text_pair`` and ``label`` where they are there.
+        slices: columns whose values go into :attr:`Sample.slices` and from there into reports.
 
     Raises:
-        SamplesError: when the file is missing, empty, not UTF-8, malformed, of another digest, or lacks a named column.
-        UsageError: for an unknown role or file type.
+        SamplesError: when the file is missing, empty, not UTF-8, malformed, of another digest, or lacks a named column; when a column of
+            slices holds what may be text: more than ``MOST_VALUES`` values, or one of more than ``LONGEST_VALUE`` characters.
+        UsageError: for an unknown role or file type, or slices by the text itself.
     """
     file = _locate(path)
     named = {_role(role): name for role, name in (columns or {}).items()}
@@ -142,7 +158,7 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Samples:
         source = file.parent / recipe.file
         if source.suffix.lower() == ".toml":
             raise SamplesError(f"calibration {file.name} names the file '{recipe.file}', expected a JSONL, CSV or TSV file. Correct it.")
-        samples = read(source, {**recipe.columns, **named})
+        samples = read(source, {**recipe.columns, **named}, slices)
         found = f"sha256:{_file_digest(source)}"
         if recipe.digest and recipe.digest != found:
             remedy = "Restore the file, or put the new digest there."
@@ -156,7 +172,12 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None) -> Samples:
         raise SamplesError(f"Samples {file} have no rows, expected at least one. Give a file with samples.")
     columns = {name: name for _, record in records for name in record}  # JSONL rows need not all have the same keys
     chosen = _choose(columns, named, file, said=kind == "jsonl" or any(role in columns for role in ROLES))
-    rows = tuple(_sample(record, chosen, f"{file}, line {line}") for line, record in records)
+    _check_slices(slices, columns, chosen, file)
+    rows = tuple(_sample(record, chosen, slices, f"{file}, line {line}") for line, record in records)
+    for name in slices:
+        if (different := len({row.slices[name] for row in rows})) > MOST_VALUES:
+            said = f"{different} different values in column '{name}', expected at most {MOST_VALUES} for slices"
+            raise SamplesError(f"Samples {file} have {said}. Slice by a coarser column.")
     digest = hashlib.sha256(json.dumps([_file_digest(file), sorted(chosen.items())]).encode()).hexdigest()
     return Samples(rows, str(file), digest)
 
@@ -204,7 +225,35 @@ def _choose(first: Mapping[str, object], named: Mapping[str, str], file: Path, s
     return chosen
 
 
-def _sample(record: Mapping[str, object], chosen: Mapping[str, str], place: str) -> Sample:
+def _check_slices(slices: Sequence[str], columns: Mapping[str, str], chosen: Mapping[str, str], file: Path) -> None:
+    if isinstance(slices, str):
+        raise UsageError(f"The slices are one text ('{slices}'), expected a list of columns. Write e.g. slices=['{slices}'].")
+    for name in slices:
+        if name not in columns:
+            raise SamplesError(f"Samples {file} have no column '{name}' for slices.{near(name, columns)} Columns: {', '.join(columns)}. Correct the slices.")
+        for role in ("text", "text_pair"):
+            if chosen.get(role) == name:
+                raise UsageError(f"Column '{name}' is the {role} of samples {file}, which reports do not hold. Slice by another column.")
+
+
+def _slice(value: object, name: str, place: str) -> str:
+    """The value of a row in a column of slices."""
+    parts = value if isinstance(value, list) else [value]  # a list of labels is one value, as in a|b
+    said = "|".join("" if p is None else json.dumps(p) if isinstance(p, bool) else str(p) for p in parts).strip()
+    what = ""
+    if any(isinstance(p, (list, dict)) for p in parts):
+        what = "a list or an object"
+    elif len(said) > LONGEST_VALUE:
+        what = f"{len(said)} characters"
+    elif any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in said):
+        what = "a line break or another control character"
+    if what:
+        remedy = "Values of slices stand in reports, where text must not. Slice by another column, or correct the row."
+        raise SamplesError(f"{place} has {what} in column '{name}', expected a value of at most {LONGEST_VALUE} characters for slices. {remedy}")
+    return said or NO_VALUE
+
+
+def _sample(record: Mapping[str, object], chosen: Mapping[str, str], slices: Sequence[str], place: str) -> Sample:
     values: dict[str, object] = {}
     for role, name in chosen.items():
         value = record.get(name)
@@ -219,7 +268,7 @@ def _sample(record: Mapping[str, object], chosen: Mapping[str, str], place: str)
         except UnicodeEncodeError as problem:
             raise SamplesError(f"{place} holds a lone surrogate in column '{name}', which is not text. Correct or remove the row.") from problem
         values[role] = value
-    return Sample(**values)  # type: ignore[arg-type]
+    return Sample(**values, slices={name: _slice(record.get(name), name, place) for name in slices})  # type: ignore[arg-type]
 
 
 def _text(file: Path) -> Iterator[str]:

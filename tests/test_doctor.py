@@ -251,6 +251,38 @@ def test_the_real_gpu(found):
     assert found.gpu.memory_mb == pytest.approx(float(memory), rel=0.05)
 
 
+# ---- what slows this process down
+
+
+def test_governor_and_limits(tmp_path, no_driver, versions):
+    cpu = min(os.sched_getaffinity(0))
+    files = {
+        f"sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor": "powersave\n",
+        "sys/devices/system/cpu/cpufreq/boost": "0\n",
+        "proc/meminfo": fake_jetson.memory(16000, 9000),
+        "proc/self/mountinfo": "31 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/cpu.max": "150000 100000\n",
+        "sys/fs/cgroup/memory.max": f"{512 * 2**20}\n",
+    }
+    found = examine(fake_jetson.write(tmp_path, files))
+    assert line(found, "governor") == "powersave, boost off"
+    assert line(found, "limits") == "1.5 CPUs and 512 MB memory for this control group (container)"
+    record = json.loads(json.dumps(found.record()))
+    assert (record["governor"], record["cpu_limit"], record["memory_limit_mb"]) == ("powersave, boost off", 1.5, 512)
+    fake_jetson.write(tmp_path, {"sys/fs/cgroup/cpu.max": "max 100000\n"})
+    assert line(examine(tmp_path), "limits") == "512 MB memory for this control group (container)"
+
+
+def test_no_governor_and_no_limits(tmp_path, no_driver, versions):
+    found = examine(tmp_path)
+    assert (found.governor, found.cpu_limit, found.memory_limit_mb) == ("", 0.0, 0)
+    assert not any(row.startswith(("governor", "limits")) for row in found.text().splitlines())
+    board = examine(fake_jetson.write(tmp_path / "board", fake_jetson.thor()))
+    assert board.governor == "GPU nvhost_podgov, clocks locked"
+    assert line(board, "governor") == ""  # the line of the clocks has it
+
+
 # ---- a Jetson
 
 

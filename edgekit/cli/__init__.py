@@ -25,8 +25,9 @@ def main() -> None:
     from edgekit.spec.errors import EdgekitError
 
     _stop.install()
-    made, used = ("build", "distill", "slice", "trim"), ("run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen")
-    order = (*made, *used, "targets", "doctor")
+    made, judged = ("build", "distill", "slice", "trim"), ("report", "compare", "baseline", "check")
+    used = ("run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen")
+    order = (*made, *judged, *used, "targets", "doctor")
 
     class Verbs(click.Group):
         """Lists the files of this folder and imports one only when it is asked for."""
@@ -62,7 +63,7 @@ def main() -> None:
     def edgekit() -> None:
         """A fine-tuned Transformer in, a small measured bundle out, and one torch-free object that runs it.
 
-        Exit codes: 0 pass, 1 tool error, 2 usage, 3 over budget, 5 integrity.
+        Exit codes: 0 pass, 1 tool error, 2 usage, 3 over budget or regression, 4 incomparable (or, with --strict, inconclusive), 5 integrity.
         """
 
     edgekit(prog_name="edgekit")  # also where it was started as a module

@@ -74,6 +74,21 @@ class Pairs(click.ParamType):  # type: ignore[type-arg]
 columns_option = click.option(
     "--columns", type=Columns(), default=None, help="Which column plays which role: text, text_pair, label. E.g. text=sentence,label=y."
 )
+slices_option = click.option(
+    "--slice", "slices", multiple=True, metavar="COLUMN", help="Also compare the rows of each value of this column by themselves. Repeatable."
+)
+gates_option = click.option(
+    "--gates", default=None, metavar="FILE", help="TOML with margins over the baseline and limits of the bundle. [default: +5 % p50, +10 % p90 and p99 ...]"
+)
+include_text_option = click.option("--include-text", is_flag=True, help="Put texts of samples into the report. Without it there are none, only keyed hashes.")
+seed_option = click.option("--seed", type=int, default=None, help="Of all that is drawn. [default: 0]")
+max_time_option = click.option(
+    "--max-time",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    metavar="SECONDS",
+    help="How long the timing may go on while something is open. [default: 30]",
+)
 keys_option = click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
 
 
@@ -82,6 +97,11 @@ def trust_of(keys: Sequence[str]) -> Any:
     from edgekit.engines.signature import Trust
 
     return Trust(keys) if keys else None
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those that were given; the others are left to the function's own defaults, or to ``edgekit.toml``."""
+    return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
 
 
 threads_option = click.option(

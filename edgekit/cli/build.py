@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import click
 
-from edgekit.cli._options import Budget, Pairs, columns_option
+from edgekit.cli._options import Budget, Pairs, columns_option, given
 
 
 @click.command(name="build")
-@click.argument("model")
+@click.argument("model", required=False)
 @click.option("--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file.")
-@click.option("--samples", required=True, metavar="FILE", help="Calibration samples: JSONL, CSV, TSV or a calibration TOML. Labels are not needed.")
-@click.option("--eval", "evaluation", required=True, metavar="FILE", help="Evaluation samples with labels: every candidate is scored on them.")
+@click.option("--samples", metavar="FILE", help="Calibration samples: JSONL, CSV, TSV or a calibration TOML. Labels are not needed.")
+@click.option("--eval", "evaluation", metavar="FILE", help="Evaluation samples with labels: every candidate is scored on them.")
 @click.option("--test", default=None, metavar="FILE", help="Test samples with labels: the chosen candidate is scored on them once, when the choice is made.")
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="The bundle; appears whole or not at all.")
+@click.option("-o", "--out", metavar="FOLDER", help="The bundle; appears whole or not at all.")
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
 @click.option(
@@ -41,20 +45,60 @@ from edgekit.cli._options import Budget, Pairs, columns_option
 @click.option("--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
-def command(model, samples, evaluation, budget, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(model, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Make a bundle of MODEL, a local Hugging Face folder or a hub id.
 
     Exports, quantizes with the calibration samples, measures every candidate against the torch model, and writes the
     fastest one inside the budget (of those within 5 % of it, the one with the least memory). Exit 3, with nothing
-    written, when none is.
+    written, when none is. MODEL needs --samples, --eval and -o.
+
+    Without MODEL everything is as the nearest edgekit.toml says, for all its targets in turn; what is given here wins over the
+    file.
     """
+    said["budget"] = dict(said["budget"])
+    if model is None:
+        for target, options in _of_project(said):
+            _build(target, options)
+        return
+    for name, option in (("samples", "--samples"), ("evaluation", "--eval"), ("out", "-o")):
+        if said[name] is None:
+            raise click.UsageError(f"Missing option '{option}'. MODEL needs it; only without MODEL does edgekit.toml say it.")
+    _build("", {"model": model, "eval": said.pop("evaluation"), **said})
+
+
+def _build(target: str, options: dict[str, Any]) -> None:
     from edgekit.cli._progress import bars
 
+    if target:
+        click.echo(f"target {target}:")
     with bars() as progress:
         progress("load", 0, 0)
         from edgekit import build
 
-        result = build(model, samples=samples, eval=evaluation, budget=dict(budget), progress=progress, **options)
+        result = build(progress=progress, **options)
     click.echo(result.table())
     reused = f" (from the cache: {', '.join(result.reused)})" if result.reused else ""
     click.echo(f"Wrote {options['out']}, {result.bundle.size / 2**20:.1f} MB, in {result.seconds:.0f} s{reused}.")
+
+
+def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The builds of the nearest ``edgekit.toml``: the name of each target where there are several, and what the build is told.
+
+    Raises:
+        UsageError: where there is no such file, or it lacks something; or an output folder exists, before any of them is built.
+    """
+    from edgekit.engines.assemble import check_output
+    from edgekit.spec import project as projects
+
+    file = projects.nearest(Path.cwd(), "Write one, or say it here: edgekit build MODEL --samples FILE --eval FILE -o OUT.")
+    source = click.get_current_context().get_parameter_source
+    chosen = {name: value for name, value in said.items() if source(name) is not click.core.ParameterSource.DEFAULT}
+    file = replace(file, samples=chosen.pop("samples", file.samples), eval=chosen.pop("evaluation", file.eval), out=chosen.pop("out", file.out))
+    file.need("edgekit build", "model", "samples", "eval", "out")
+    places = projects.places(file, only=chosen.pop("target", None))
+    limits = {key: value for key, value in vars(file.budget).items() if value is not None}
+    told = {name: getattr(file, name) for name in ("model", "revision", "samples", "eval", "test", "seed")}
+    options = {**told, **given(columns=dict(file.columns) or None, **vars(file.build)), **chosen, "budget": {**limits, **chosen.get("budget", {})}}
+    for place in places:
+        check_output(Path(place.bundle), said["force"])
+    return [(p.name if len(places) > 1 else "", {**options, "target": p.target, "out": p.bundle}) for p in places]

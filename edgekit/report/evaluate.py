@@ -114,7 +114,7 @@ def evaluate(
     times: list[float] = []
     parts = []
     with Worker(opened.path, threads, backend, trust=trust) as worker:
-        first = worker.first_answer_ms(texts[0])
+        first = worker.start(texts[0]).total_ms
         worker.time(texts[:_WARM_UP])
         for start in range(0, len(texts), _TEXTS_A_REQUEST):
             group = texts[start : start + _TEXTS_A_REQUEST]

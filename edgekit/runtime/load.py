@@ -39,12 +39,16 @@ def load(
             or the CPU lacks what the bundle requires. Nothing else is tried instead.
         InputError: for a number of threads below 1 or beyond reason.
     """
-    opened = open_bundle(Path(bundle), trust)
+    return load_checked(open_bundle(Path(bundle), trust), backend=backend, threads=threads, progress=progress)
+
+
+def load_checked(opened: Bundle, *, backend: str | None = None, threads: int | None = None, progress: Progress = silent) -> Session:
+    """Opens a bundle that was checked; all else is as for :func:`load`."""
     variants = opened.manifest.variants
     offered = list(dict.fromkeys(v.backend for v in variants))
     if backend is not None and backend not in offered:
         known = ", ".join(offered)
-        raise BackendError(f"The bundle {bundle} runs on {known}, not on '{backend}'.{near(backend, offered)} Build it for a target with that backend.")
+        raise BackendError(f"The bundle {opened.path} runs on {known}, not on '{backend}'.{near(backend, offered)} Build it for a target with that backend.")
     most = max(_MOST_THREADS, cpus())
     if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")

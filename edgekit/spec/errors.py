@@ -16,7 +16,8 @@
        |- FormatError        a bundle of another format version
 
 Every message says what happened, what was expected and what to do. The library raises; only the command line prints
-and turns an error into ``exit_code`` (0 pass, 1 tool error, 2 usage, 3 over budget, 5 integrity).
+and turns an error into ``exit_code`` (0 pass, 1 tool error, 2 usage, 3 over budget or regression, 4 incomparable or, with
+``--strict``, inconclusive, 5 integrity).
 """
 
 from __future__ import annotations

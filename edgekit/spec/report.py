@@ -198,13 +198,13 @@ class Faithfulness:
     """Occlusion attributions on both sides. Descriptive, not a certificate.
 
     Attributes:
-        rows: texts that were explained (of at least three words).
-        forward_calls: of each side.
+        rows: texts that were explained: of 3 to 60 words, read whole, and with words that are not all alike to the model before.
+        forward_calls: of each side, without those of the ceiling.
         k: size of the top that ``top_k`` compares.
         rank_correlation, top_k: mean Spearman, and mean share of the k most important words that both have, between the two models.
         ceiling_rank, ceiling_top_k: the same of the model before against itself, its words left out instead of masked.
         floor_rank, floor_top_k: the same against random attributions.
-        drifts: the rows with the lowest rank correlation among those that are answered alike, at most 10.
+        drifts: the rows with the lowest rank correlation below 1 among those that are answered alike, at most 10.
     """
 
     rows: int

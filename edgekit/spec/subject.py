@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 
 from edgekit.spec.manifest import Trial
 
+_MEMORY = 0.02  # of the larger
+
 
 @dataclass(frozen=True)
 class Fingerprint:
@@ -49,11 +51,15 @@ class Fingerprint:
     throttled: int = 0
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """What differs, e.g. ``governor: powersave, then performance``; empty where latencies may be compared."""
+        """What differs, e.g. ``governor: powersave, then performance``; empty where latencies may be compared.
+
+        Memory of nearly the same size is the same: what firmware and kernel keep for themselves varies between machines that are alike.
+        """
         found = []
         for name in (f.name for f in fields(self) if f.name != "throttled"):
             own, its = getattr(self, name), getattr(other, name)
-            if (dict(own) if isinstance(own, Mapping) else own) != (dict(its) if isinstance(its, Mapping) else its):
+            alike = abs(own - its) <= _MEMORY * max(own, its) if name == "memory_mb" else own == its
+            if not alike:
                 found.append(f"{name.replace('_', ' ')}: {_said(own)}, then {_said(its)}")
         return found
 
@@ -91,13 +97,18 @@ class Process:
 
     Attributes:
         start: its cold start.
-        blocks_ms: milliseconds from text to label of each call: ``[block][text]``. In a comparison block i of both sides holds the same texts.
+        blocks_ms: milliseconds from text to label of each call: ``[block][call]``; a block's first half are its texts, its second half the same
+            texts again. In a comparison block i of both sides holds the same texts.
         memory_mb: its peak resident memory, MiB.
+        energy_mj: of one answer, millijoule; None where the machine does not tell.
+        rows: of the samples, from 0, that the texts of each block are.
     """
 
     start: Start
     blocks_ms: tuple[tuple[float, ...], ...]
     memory_mb: float
+    energy_mj: float | None = None
+    rows: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

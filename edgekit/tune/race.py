@@ -92,7 +92,7 @@ def answers(candidate: Candidate, texts: Sequence[Text], batched: bool, progress
         BackendError: when it cannot run.
     """
     with Worker(candidate.bundle.path, variant=candidate.variant) as worker:
-        first = worker.first_answer_ms(texts[0])
+        first = worker.start(texts[0]).total_ms
         if batched:
             parts = [worker.logits(texts, batched=True)]
         else:

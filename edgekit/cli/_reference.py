@@ -1,0 +1,65 @@
+"""What ``report`` and ``compare`` compare a bundle with, and where ``baseline`` keeps it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from edgekit.spec.errors import BuildError, UsageError
+
+PREDICTIONS = (".npy", ".npz", ".jsonl")
+
+
+def reference(given: str, bundle: str) -> str | Callable[..., Any]:
+    """What a bundle is compared with: a Hugging Face folder becomes a function from texts to logits, float32 ``[rows, labels]``; the rest is left as it is.
+
+    Args:
+        given: a bundle, a report, a file of logits, or a Hugging Face folder.
+        bundle: whose labels a teacher must have, in their order.
+
+    Raises:
+        UsageError: when a teacher's labels are others.
+        BuildError: when the packages that run a teacher are not installed.
+        ModelError: when it cannot be used.
+    """
+    path = Path(given)
+    return _teacher(given, bundle) if (path / "config.json").is_file() and not (path / "manifest.json").exists() else given
+
+
+def _teacher(model: str, bundle: str) -> Callable[..., Any]:
+    from edgekit import tasks
+    from edgekit.engines.trust import open_bundle
+    if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
+        raise BuildError(
+            f"{model} is a Hugging Face model, which the package '{missing[0]}' runs, and it is not installed here. Run: pip install 'edgekit[build]', "
+            f"or save the model's logits where it is and give them as a file ({', '.join(PREDICTIONS)})."
+        )
+    from edgekit import source
+
+    origin, opened = source.read(model), open_bundle(bundle)
+    own, its = tasks.get(opened.manifest.task).load(opened.path / "assets").settings, origin.settings
+    if (own.labels, own.problem_type) != (its.labels, its.problem_type):
+        raise UsageError(
+            f"{model} answers with the labels {', '.join(its.labels)} ({its.problem_type}), {bundle} with {', '.join(own.labels)} ({own.problem_type}), "
+            "expected the same in the same order. Give the model that the bundle was built from."
+        )
+    return lambda texts: origin.logits(origin.token_ids(texts))
+
+
+def check_file(file: str) -> None:
+    """Refuses a baseline's file that cannot be written, or would not be known again as one, before anything is measured.
+
+    Raises:
+        UsageError: when it does not end in ``.json`` or is a folder.
+        BuildError: when it cannot be made there.
+    """
+    path = Path(file)
+    if path.suffix.lower() != ".json":
+        raise UsageError(f"-o is {file}, expected a file that ends in .json, as 'edgekit check --baseline' takes it. Rename it.")
+    if path.is_dir():
+        raise UsageError(f"-o is {file}, which is a folder, expected a file. Give e.g. -o {file}/baseline.json.")
+    if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise BuildError(f"{file} cannot be written: {path.parent} is not a folder that may be written. Give another -o.")

@@ -1,0 +1,35 @@
+"""``edgekit baseline``."""
+
+from __future__ import annotations
+
+import click
+
+from edgekit.cli._options import columns_option, given, keys_option, seed_option, threads_option, trust_of
+
+
+@click.command(name="baseline")
+@click.argument("bundle")
+@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
+@click.option("-o", "--out", required=True, metavar="FILE", help="The baseline, a .json file; one that is there is replaced.")
+@columns_option
+@click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
+@threads_option
+@keys_option
+@seed_option
+def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+    """Measure BUNDLE and keep what 'edgekit check --baseline FILE' compares with: answers by row (no text), times, footprint.
+
+    A check against the file judges accuracy and footprint anywhere, and latency only on the same machine in the same state. Where
+    the older bundle is at hand, give the bundle itself as the baseline: then both run in turns, and latency is judged too.
+    """
+    from pathlib import Path
+
+    from edgekit.cli import _reference, _verdict
+    from edgekit.cli._progress import bars
+    from edgekit.report import check, files
+
+    _reference.check_file(out)
+    with bars() as progress:
+        report = check.baseline(bundle, samples, progress=progress, **given(trust=trust_of(keys), **options))
+    files.write(report, Path(out))
+    click.echo(f"{_verdict.text(report, 0)}\nWrote {out}.")

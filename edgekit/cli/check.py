@@ -1,0 +1,121 @@
+"""``edgekit check``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgekit.cli._options import columns_option, gates_option, given, include_text_option, keys_option, max_time_option, seed_option, slices_option, trust_of
+
+if TYPE_CHECKING:
+    from edgekit.spec.project import Check, Project
+
+# The gravest first: what cannot be trusted, what was found, what could not be looked at.
+_GRAVITY = (5, 3, 1, 2, 4, 0)
+
+
+@click.command(name="check")
+@click.argument("bundle", required=False)
+@click.option("--baseline", default=None, metavar="BUNDLE|FILE", help="An older bundle (both run in turns), or a file of 'edgekit baseline'.")
+@click.option("--samples", default=None, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
+@columns_option
+@slices_option
+@gates_option
+@click.option("-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here.")
+@click.option("--strict", is_flag=True, help="Exit 4 where a gate stays inconclusive.")
+@click.option("--allow-incomparable", is_flag=True, help="Exit 0 where a gate is incomparable, e.g. latency against a file of another machine.")
+@click.option(
+    "--self-check",
+    is_flag=True,
+    help="Run BUNDLE against itself first: print this machine's noise floor, refuse margins below it. Without a baseline: only that.",
+)
+@include_text_option
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON instead, one after the other for several targets.")
+@keys_option
+@max_time_option
+@seed_option
+def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
+    """Hold BUNDLE against a baseline and its gates; for CI.
+
+    Exit 0: every gate passes. 3: a regression, or over a limit. 4: something gated cannot be compared, or with --strict stays
+    inconclusive. 5: a bundle or baseline is damaged.
+
+    Without BUNDLE everything is as the nearest edgekit.toml says, for the bundles of all its targets in turn; what is given here wins
+    over the file, and the gravest exit code counts.
+    """
+    from edgekit.cli import _verdict
+    from edgekit.spec import gates as gate_files
+    from edgekit.spec import project as projects
+
+    held = None if gates is None else gate_files.read(gates)
+    chosen = given(gates=held, report=said.pop("out"), **said)
+    if bundle is not None:
+        checks = projects.checks(projects.Project(), bundle, chosen)
+        _complete(checks[0])
+    else:
+        file = projects.nearest(Path.cwd(), "Write one, or say it here: edgekit check BUNDLE --baseline BUNDLE|FILE --samples FILE.")
+        file.need("edgekit check", "out", *([] if "samples" in chosen else ["eval"]))
+        checks = projects.checks(file, None, chosen)
+        _complete(checks[0], file)
+    if checks[0].baseline is None:
+        _only_noise(include_text=include_text, gates=gates, **said)
+    _verdict.check_writable(*(check.report for check in checks))
+    click.get_current_context().exit(worst([_run(check, include_text, as_json) for check in checks]))
+
+
+def _complete(check: Check, file: Project | None = None) -> None:
+    """Refuses a check that lacks what it takes."""
+    from edgekit.spec.errors import UsageError
+
+    if not check.samples:
+        raise click.UsageError("Missing option '--samples'. Give the labelled rows to compare on; only without BUNDLE does edgekit.toml name them.")
+    if check.baseline is not None or check.self_check:
+        return
+    if file is None:
+        raise click.UsageError("Missing option '--baseline'. Give an older bundle, or a file of 'edgekit baseline'; or --self-check for this machine's noise.")
+    raise UsageError(
+        f"{file.path} names no baseline. Make one with: edgekit baseline {check.bundle} --samples {check.samples} -o baseline.json, "
+        'and add baseline = "baseline.json"; or measure the noise of this machine alone: --self-check.'
+    )
+
+
+def _only_noise(**said: Any) -> None:
+    """Refuses what was given for a comparison where there is none: it would do nothing."""
+    for name in ("gates", "slices", "strict", "allow_incomparable", "include_text"):
+        if said[name]:
+            option = "--slice" if name == "slices" else f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{option} is of a comparison, and --self-check without a baseline makes none. Give --baseline too, or leave it out.")
+
+
+def _run(check: Check, include_text: bool, as_json: bool) -> int:
+    """Checks one bundle and says so; of several, an error of one does not keep the others from being looked at."""
+    from edgekit.cli import _verdict
+    from edgekit.cli._progress import bars
+    from edgekit.report import check as checking
+    from edgekit.report import files
+    from edgekit.spec.errors import EdgekitError
+
+    told: dict[str, Any] = {"columns": check.columns or None, "trust": trust_of(check.keys), "max_time": check.max_time, "seed": check.seed}
+    try:
+        with bars() as progress:
+            if check.baseline is None:
+                report = checking.self_check(check.bundle, check.samples, progress=progress, **told)
+            else:
+                told |= {"slices": check.slices, "gates": check.gates, "self_check": check.self_check, "include_text": include_text}
+                report = checking.check(check.bundle, check.baseline, check.samples, progress=progress, **told)
+    except EdgekitError as problem:
+        click.echo(f"edgekit: {check.name + ': ' if check.name else ''}{problem}", err=True)
+        return problem.exit_code
+    if as_json:
+        click.echo(files.dumps(report), nl=False)
+        _verdict.write(report, check.report)
+        return report.exit_code(check.strict, check.allow_incomparable)
+    return _verdict.finish(report, check.report, check.strict, check.allow_incomparable)
+
+
+def worst(codes: Sequence[int]) -> int:
+    """The gravest of several exit codes."""
+    return min(codes, key=_GRAVITY.index)

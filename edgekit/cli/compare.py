@@ -1,0 +1,50 @@
+"""``edgekit compare``."""
+
+from __future__ import annotations
+
+import click
+
+from edgekit.cli._options import (
+    columns_option,
+    gates_option,
+    given,
+    include_text_option,
+    keys_option,
+    max_time_option,
+    seed_option,
+    slices_option,
+    trust_of,
+)
+
+
+@click.command(name="compare")
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
+@click.option("-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here.")
+@columns_option
+@slices_option
+@gates_option
+@include_text_option
+@keys_option
+@max_time_option
+@seed_option
+def command(before, after, samples, out, gates, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+    """Compare the bundle B with A, row by row and by the clock.
+
+    A is a bundle (both run in turns on this machine), a JSON file of 'edgekit report' or 'edgekit baseline', a file with a
+    teacher's logits (.npy, .npz with the key logits, .jsonl with {"logits": [...]} a line), or the teacher itself, a Hugging
+    Face folder (needs torch). Beside what 'edgekit check' judges, attributions and disturbed texts are compared on both sides.
+    Exit codes are those of 'edgekit check'.
+    """
+    from edgekit.cli import _reference, _verdict
+    from edgekit.cli._progress import bars
+    from edgekit.report import check
+    from edgekit.spec import gates as gate_files
+
+    _verdict.check_writable(out)
+    held = None if gates is None else gate_files.read(gates)
+    reference = _reference.reference(before, after)
+    with bars() as progress:
+        report = check.compare(reference, after, samples, progress=progress, **given(gates=held, trust=trust_of(keys), **options))
+    click.get_current_context().exit(_verdict.finish(report, out))

@@ -1,0 +1,335 @@
+"""What the verbs ``report``, ``baseline``, ``compare`` and ``check`` do: measure, set side by side, judge.
+
+Nothing here needs torch: a teacher comes in as a function from texts to logits, or as a file of them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from edgekit.engines import energy
+from edgekit.engines.fingerprint import fingerprint
+from edgekit.engines.signature import Trust
+from edgekit.report import gating, speed
+from edgekit.report.accuracy import compare as compare_answers
+from edgekit.report.before import Before, Known, known
+from edgekit.report.describe import described
+from edgekit.report.duel import duel, solo
+from edgekit.report.scenarios import NAMES as SCENARIOS
+from edgekit.report.scenarios import run as run_scenarios
+from edgekit.report.side import Answered, Rows, Side, answered, opened, rows, subject
+from edgekit.report.slices import by_label, by_length
+from edgekit.samples import MOST_VALUES
+from edgekit.spec import gates as gate_files
+from edgekit.spec.gates import Gates
+from edgekit.spec.progress import Progress, silent
+from edgekit.spec.report import SCHEMA, Accuracy, Report, Speed
+from edgekit.spec.subject import Fingerprint, Subject
+
+_PROCESSES = 8  # of a bundle that is timed by itself
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all that is measured in one run shares; the arguments of the verbs say what each is."""
+
+    side: Side
+    rows: Rows
+    columns: tuple[str, ...]
+    gates: Gates
+    max_time: float
+    seed: int
+    include_text: bool
+    trust: Trust | None
+    progress: Progress
+    begun: Fingerprint
+
+
+def report(
+    bundle: str | Path,
+    samples: str | Path,
+    *,
+    reference: Before | None = None,
+    scenarios: Sequence[str] = SCENARIOS,
+    server_bound_ms: float | None = None,
+    columns: Mapping[str, str] | None = None,
+    slices: Sequence[str] = (),
+    gates: Gates | str | Path | None = None,
+    include_text: bool = False,
+    backend: str | None = None,
+    threads: int | None = None,
+    trust: Trust | None = None,
+    max_time: float = 30.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Report:
+    """Everything that can be measured of one bundle.
+
+    Args:
+        bundle: its folder.
+        samples: labelled rows.
+        reference: what its answers are compared with, most often its teacher; None to describe it by itself.
+        scenarios: of MLPerf, by name.
+        server_bound_ms: bound of the Server scenario's 99th percentile; None for 4 times the median of a single stream.
+        columns: role to column name.
+        slices: columns whose values are scored apart; the length of the texts and the label always are.
+        gates: gates, or a TOML file of them: the budget is held against the bundle, margins against the reference.
+        include_text: show texts of the samples in the report.
+        backend: as :func:`edgekit.load` takes it.
+        threads: likewise.
+        trust: likewise.
+        max_time: seconds for the scenarios, and as many for a comparison by the clock.
+        seed: of all that is drawn.
+        progress: told how far each part is.
+
+    Raises:
+        EdgekitError: when the bundle, the samples or the reference cannot be used.
+    """
+    run = _begin(bundle, samples, columns, slices, gates, max_time, seed, include_text, trust, progress, backend, threads)
+    made = _measured("report", run, None if reference is None else known(reference, run.side, run.rows, trust), describe=True)
+    if not scenarios:
+        return made
+    with run.side.worker() as worker:
+        worker.start(run.rows.texts[0])
+        done = run_scenarios(worker, run.rows.texts, tuple(scenarios), seconds=max_time, bound_ms=server_bound_ms, seed=seed, progress=progress)
+    return replace(made, subjects=(*made.subjects[:-1], replace(made.subjects[-1], scenarios=done)))
+
+
+def baseline(
+    bundle: str | Path,
+    samples: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    trust: Trust | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Report:
+    """What :func:`check` needs of a bundle to stand in for it later: its answers, its footprint, and its latency on this machine.
+
+    The arguments, and what is raised, are those of :func:`report`.
+    """
+    return _measured("baseline", _begin(bundle, samples, columns, (), None, 0.0, seed, False, trust, progress, backend, threads), None, describe=False)
+
+
+def compare(
+    before: Before,
+    after: str | Path,
+    samples: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    slices: Sequence[str] = (),
+    gates: Gates | str | Path | None = None,
+    include_text: bool = False,
+    trust: Trust | None = None,
+    max_time: float = 30.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Report:
+    """Two bundles, or a bundle and its teacher, row by row and in turns by the clock; with what only describes them.
+
+    Args:
+        before: see :data:`edgekit.report.before.Before`.
+        after: a bundle's folder.
+        samples: labelled rows.
+        columns: role to column name.
+        slices: columns whose values are scored apart; the length of the texts and the label always are.
+        gates: gates, or a TOML file of them; None for the default margins.
+        include_text: show texts of the samples in the report.
+        trust: whose bundles may be opened.
+        max_time: seconds that timing goes on for while a gate is not decided.
+        seed: of all that is drawn.
+        progress: told how far each part is.
+
+    Raises:
+        EdgekitError: when a bundle, the samples or the gates cannot be used.
+    """
+    run = _begin(after, samples, columns, slices, gates, max_time, seed, include_text, trust, progress)
+    return _measured("compare", run, known(before, run.side, run.rows, trust), describe=True)
+
+
+def check(
+    bundle: str | Path,
+    baseline: Before,
+    samples: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    slices: Sequence[str] = (),
+    gates: Gates | str | Path | None = None,
+    self_check: bool = False,
+    include_text: bool = False,
+    trust: Trust | None = None,
+    max_time: float = 30.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Report:
+    """Whether a bundle holds its gates against a baseline: what a CI job asks.
+
+    The arguments are those of :func:`compare`, and ``self_check``: first time the bundle against itself, for ``max_time`` seconds more, and refuse
+    margins that are inside that noise.
+
+    Raises:
+        UsageError: beside what :func:`compare` raises, for a margin below the noise floor.
+    """
+    run = _begin(bundle, samples, columns, slices, gates, max_time, seed, include_text, trust, progress)
+    against = known(baseline, run.side, run.rows, trust)
+    floor = _noise(run) if self_check else None
+    if floor is not None:
+        gating.check_floor(run.gates, floor.noise_floor)
+    made = _measured("check", run, against, describe=False)
+    if floor is None or made.speed is None:
+        return made
+    return replace(made, speed=replace(made.speed, noise_floor=floor.noise_floor))
+
+
+def self_check(
+    bundle: str | Path,
+    samples: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    trust: Trust | None = None,
+    max_time: float = 30.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Report:
+    """Times a bundle against itself: how much this machine's noise alone can look like. The arguments are those of :func:`compare`."""
+    run = _begin(bundle, samples, columns, (), None, max_time, seed, False, trust, progress)
+    found = answered(run.side, run.rows, progress)
+    noise = _noise(run)
+    return _framed("self-check", run, (subject(run.side, run.rows, found, ()),), noise)
+
+
+def _begin(
+    bundle: str | Path,
+    samples: str | Path,
+    columns: Mapping[str, str] | None,
+    slices: Sequence[str],
+    gates: Gates | str | Path | None,
+    max_time: float,
+    seed: int,
+    include_text: bool,
+    trust: Trust | None,
+    progress: Progress,
+    backend: str | None = None,
+    threads: int | None = None,
+) -> _Run:
+    """All that can be refused before anything is measured."""
+    held = gates if isinstance(gates, Gates) else Gates() if gates is None else gate_files.read(gates)
+    side = opened(bundle, trust, backend, threads)
+    given = rows(side.task, samples, columns, slices)
+    return _Run(side, given, tuple(slices), held, max_time, seed, include_text, trust, progress, fingerprint())
+
+
+def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) -> Report:
+    """The bundle, alone or beside what it is compared with."""
+    found = answered(run.side, run.rows, run.progress)
+    if against is None or against.side is None:
+        began, meter = time.monotonic(), energy.meter()
+        processes = solo(run.side.worker, run.rows.texts, _PROCESSES, seed=run.seed, meter=meter, progress=run.progress)
+        after = subject(run.side, run.rows, found, processes)
+        before, was = (None, None) if against is None else (against.subject, against.logits)
+        judged = _from_file(against, after, time.monotonic() - began, run.seed)
+    else:
+        other = answered(against.side, run.rows, run.progress)
+        before, after, judged = _dueled(run, against.side, other, found)
+        was = other.logits
+    told = described(run.side, against, run.rows, (was, found.logits), run.seed, run.include_text, run.progress) if describe else None
+    if told is not None:
+        after = replace(after, robustness=told.after)
+        before = replace(before, robustness=told.before) if before is not None else None
+    made = _framed(kind, run, (after,) if before is None else (before, after), judged)
+    accuracy = None
+    if against is not None:
+        accuracy = _accuracy(run, was, found.logits, against.why_not)
+    drop = _drop(run, against, accuracy, after)
+    held = gating.compared(run.gates, accuracy, made.speed) + gating.budget(run.gates.budget, after, drop)
+    faithfulness, between = (None, ()) if told is None else (told.faithfulness, told.between)
+    return replace(made, accuracy=accuracy, gates=held, faithfulness=faithfulness, robustness=between)
+
+
+def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subject, Subject, Speed]:
+    """Two bundles in turns."""
+    gated, sizes = speed.margins(run.gates), (other.size_mb, run.side.size_mb)
+    measured = duel(
+        other.worker,
+        run.side.worker,
+        run.rows.texts,
+        speed.enough(gated, sizes, run.seed),
+        max_time=run.max_time,
+        seed=run.seed,
+        meter=energy.meter(),
+        progress=run.progress,
+    )
+    judged = speed.paired(measured, sizes, gated, run.seed)
+    before, after = zip(*measured.pairs, strict=True)
+    return subject(other, run.rows, was, before), subject(run.side, run.rows, now, after), judged
+
+
+def _from_file(against: Known | None, after: Subject, seconds: float, seed: int) -> Speed | None:
+    """Latency against that of an earlier run; None where there is none."""
+    if against is None or against.fingerprint is None or against.subject is None or not against.subject.processes:
+        return None
+    judged = speed.unpaired(against.subject, after, seconds, seed)
+    differing = against.fingerprint.differences(fingerprint())
+    why = f"the machine, or what is installed on it, is not that of the baseline: {'; '.join(differing)}" if differing else against.why_not
+    return replace(judged, comparable=not why, why_not=why)
+
+
+def _noise(run: _Run) -> Speed:
+    """The bundle against itself, for all of the time."""
+    measured = duel(run.side.worker, run.side.worker, run.rows.texts, lambda pairs, looks: False, max_time=run.max_time, seed=run.seed, progress=run.progress)
+    found = speed.paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.seed)
+    floor = {c.metric: max(1 / c.low, c.high) - 1 for c in found.changes if c.low and c.high and math.isfinite(c.high)}
+    return replace(found, noise_floor=floor)
+
+
+def _accuracy(run: _Run, was: np.ndarray | None, now: np.ndarray, why_not: str) -> Accuracy:
+    """Both sides' answers, row by row."""
+    given, task = run.rows, run.side.task
+    if was is None:
+        return Accuracy(len(given.texts), task.score_name, comparable=False, why_not=why_not)
+    slices: dict[str, Sequence[str]] = {"length": by_length(given.tokens)}
+    if task.settings.problem_type == "single_label_classification" and len(task.settings.labels) <= MOST_VALUES:
+        slices["label"] = by_label(task, given.truth)
+    slices |= {name: [row.slices[name] for row in given.samples.rows] for name in run.columns}  # a column of such a name is what was asked for
+    texts = [" | ".join(t) if isinstance(t, tuple) else t for t in given.texts] if run.include_text else None
+    return compare_answers(task, was, now, given.truth, given.ids, margin=run.gates.accuracy.drop, slices=slices, texts=texts)
+
+
+def _drop(run: _Run, against: Known | None, accuracy: Accuracy | None, after: Subject) -> tuple[float | None, str]:
+    """Accuracy lost against the model that the bundle was made of: that of a teacher, else what the build knows."""
+    if against is not None and against.side is None and against.fingerprint is None and accuracy is not None:
+        return accuracy.drop, accuracy.why_not
+    return gating.own_drop(run.side.bundle.manifest, after, run.rows.digest)
+
+
+def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed | None) -> Report:
+    """The report's frame, with what the machine did meanwhile; latencies are incomparable where it changed under them."""
+    end, notes = fingerprint(), []
+    if (slowed := end.throttled - run.begun.throttled) > 0:
+        notes.append(f"The machine slowed itself down, or its cgroup was held back, {slowed:,} times during the run.")
+    if changed := "; ".join(run.begun.differences(end)):
+        notes.append(f"The machine changed during the run: {changed}.")
+        judged = replace(judged, comparable=False, why_not=f"the machine changed during the run: {changed}") if judged is not None else None
+    created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return Report(
+        schema=SCHEMA,
+        kind=kind,
+        created=created,
+        seed=run.seed,
+        samples=run.rows.digest,
+        rows=len(run.rows.texts),
+        fingerprint=end,
+        subjects=subjects,
+        speed=judged,
+        notes=tuple(notes),
+        include_text=run.include_text,
+    )

@@ -1,0 +1,204 @@
+"""Two bundles by the clock, in turns: pairs of fresh processes, and in each pair blocks of the same texts in the order A B B A.
+
+What the machine does meanwhile meets both sides alike (duet measurement: Bulej L. et al., "Duet Benchmarking", ICPE 2020, arXiv 2001.05811);
+A B B A cancels a drift within a block; fresh processes make the luck of one process (``interval``) part of the interval.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from edgekit.engines import energy
+from edgekit.engines.energy import Meter
+from edgekit.report.interval import FEWEST, Look
+from edgekit.runtime.worker import Worker
+from edgekit.spec.errors import SamplesError
+from edgekit.spec.progress import Progress, silent
+from edgekit.spec.subject import Process, Start
+from edgekit.tasks._text import Text
+
+Opener = Callable[[], Worker]
+"""Starts a process with a bundle; it loads it when it is asked first."""
+
+# Texts of a block: enough to outweigh a switch between processes, few enough that a burst of noise spoils few blocks.
+_MOST_TEXTS = 8
+_TURN_MS = 80.0
+_WARM_UP = 16
+_WARM_UP_S = 0.3
+_AWAKE = 2  # calls behind a switch that are not counted: the caches are still the other's
+_MEASURE_S = 1.0  # of a pair, or as long as both starts took where that is longer
+_MOST_BLOCKS = 32
+_METERED = FEWEST  # pairs in which energy is measured: a meter of a board needs seconds each time
+FIRST_LOOK = 6
+MOST = 40
+
+Pair = tuple[Process, Process]
+"""The process before and the one after."""
+
+
+@dataclass(frozen=True)
+class Duel:
+    """What was timed.
+
+    Attributes:
+        pairs: of processes, before and after.
+        seconds: what it took.
+        looks: when the data were looked at for a decision; the last is at all of them.
+    """
+
+    pairs: tuple[Pair, ...]
+    seconds: float
+    looks: tuple[Look, ...]
+
+
+def duel(
+    before: Opener,
+    after: Opener,
+    texts: Sequence[Text],
+    decided: Callable[[Sequence[Pair], Sequence[Look]], bool],
+    *,
+    max_time: float,
+    seed: int = 0,
+    meter: Meter | None = None,
+    progress: Progress = silent,
+) -> Duel:
+    """Times two bundles until a look at the data decides, or the time is over.
+
+    Args:
+        before: starts a process of one side.
+        after: of the other.
+        texts: what is answered, in an order drawn by ``seed``.
+        decided: told the pairs so far and all looks, this one last; whether that is enough.
+        max_time: seconds; at least four pairs of processes are measured whatever they take.
+        seed: of the order.
+        meter: measures energy, where the machine tells it.
+        progress: told after each pair.
+
+    Raises:
+        BackendError: when a process cannot run its bundle, or the clock goes backwards.
+    """
+    began = time.monotonic()
+    draw = _Draw(texts, seed)
+    pairs: list[Pair] = []
+    looks: list[Look] = []
+    while True:
+        pairs.append(_pair(before, after, draw, backwards=len(pairs) % 2 == 1, first=texts[0], meter=meter if len(pairs) < _METERED else None))
+        each = (time.monotonic() - began) / len(pairs)
+        most = min(MOST, max(FEWEST, int(max_time / each)))
+        progress("time both in turns", len(pairs), most)
+        over = len(pairs) >= most
+        # The second look is half way from the first to the end; none is taken just before the end, which would have little left to spend.
+        due = FIRST_LOOK if not looks else (FIRST_LOOK + most) // 2 if len(looks) == 1 else most
+        if over or due <= len(pairs) <= most - 2:
+            looks.append(Look(len(pairs), 1.0 if over else len(pairs) / most))
+            if decided(pairs, looks) or over:
+                return Duel(tuple(pairs), time.monotonic() - began, tuple(looks))
+
+
+def solo(
+    opener: Opener, texts: Sequence[Text], processes: int, *, seed: int = 0, meter: Meter | None = None, progress: Progress = silent
+) -> tuple[Process, ...]:
+    """Times one bundle in several processes, one after the other, on texts that are drawn as for :func:`duel`.
+
+    Raises:
+        BackendError: as for a duel.
+    """
+    draw = _Draw(texts, seed)
+    found = []
+    for index in range(processes):
+        with contextlib.ExitStack() as stack:
+            worker, start, call_ms = _started(stack, opener, texts[0], draw)
+            size, blocks, drawn = _size(call_ms), list[tuple[float, ...]](), list[tuple[int, ...]]()
+            end = time.monotonic() + max(_MEASURE_S, start.total_ms / 1e3)
+            while len(blocks) < 2 or (len(blocks) < _MOST_BLOCKS and time.monotonic() < end):
+                drawn.append(draw.rows(size))
+                block = draw.texts(drawn[-1])
+                blocks.append(_timed(worker, block) + _timed(worker, block))
+            used = _energy(meter if index < _METERED else None, worker, draw.take(size))
+            found.append(Process(start, tuple(blocks), worker.memory_mb(), used, tuple(drawn)))
+        progress("time processes", index + 1, processes)
+    return tuple(found)
+
+
+def _pair(before: Opener, after: Opener, draw: _Draw, backwards: bool, first: Text, meter: Meter | None) -> Pair:
+    """One pair of processes; ``backwards`` starts and times the second side first."""
+    with contextlib.ExitStack() as stack:
+        sides = [_started(stack, opener, first, draw) for opener in ((after, before) if backwards else (before, after))]
+        one, two = (worker for worker, _, _ in sides)
+        size = _size(max(call_ms for _, _, call_ms in sides))
+        blocks: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
+        drawn: list[tuple[int, ...]] = []
+        end = time.monotonic() + max(_MEASURE_S, sum(start.total_ms for _, start, _ in sides) / 1e3)
+        while len(blocks[0]) < 2 or (len(blocks[0]) < _MOST_BLOCKS and time.monotonic() < end):
+            drawn.append(draw.rows(size))
+            block = draw.texts(drawn[-1])
+            a, b = _timed(one, block), _timed(two, block)
+            b += _timed(two, block)
+            blocks[0].append(a + _timed(one, block))
+            blocks[1].append(b)
+        rest = draw.take(size)
+        made = [
+            Process(start, tuple(timed), worker.memory_mb(), _energy(meter, worker, rest), tuple(drawn))
+            for (worker, start, _), timed in zip(sides, blocks, strict=True)
+        ]
+    return (made[1], made[0]) if backwards else (made[0], made[1])
+
+
+def _started(stack: contextlib.ExitStack, opener: Opener, first: Text, draw: _Draw) -> tuple[Worker, Start, float]:
+    """A warm process, its start, and milliseconds of a call."""
+    worker = stack.enter_context(opener())
+    start = worker.start(first)
+    times: list[float] = []
+    end = time.monotonic() + _WARM_UP_S
+    while len(times) < 2 or (len(times) < _WARM_UP and time.monotonic() < end):
+        times += worker.time(draw.take(2))
+    return worker, start, times[-1]
+
+
+def _size(call_ms: float) -> int:
+    return min(_MOST_TEXTS, max(1, int(_TURN_MS / call_ms)))
+
+
+def _timed(worker: Worker, block: list[Text]) -> tuple[float, ...]:
+    return tuple(round(t, 4) for t in worker.time([*block[:_AWAKE], *block])[-len(block) :])
+
+
+def _energy(meter: Meter | None, worker: Worker, block: Sequence[Text]) -> float | None:
+    """Millijoule of one answer."""
+    if meter is None:
+        return None
+
+    def work() -> int:
+        answers, end = 0, time.monotonic() + 1.2 * meter.least_s
+        while time.monotonic() < end:
+            answers += len(worker.time(block))
+        return answers
+
+    return energy.per_answer(meter, work)
+
+
+class _Draw:
+    """Texts without end: all of them in a drawn order, then again in another."""
+
+    def __init__(self, texts: Sequence[Text], seed: int) -> None:
+        if not texts:
+            raise SamplesError("There is no text to time. Give samples with at least one row.")
+        self._texts, self._random = list(texts), random.Random(seed)
+        self._order: list[int] = []
+
+    def rows(self, count: int) -> tuple[int, ...]:
+        """The next ones, by their place."""
+        while len(self._order) < count:
+            self._order += self._random.sample(range(len(self._texts)), len(self._texts))
+        taken, self._order = self._order[:count], self._order[count:]
+        return tuple(taken)
+
+    def texts(self, rows: Sequence[int]) -> list[Text]:
+        return [self._texts[row] for row in rows]
+
+    def take(self, count: int) -> list[Text]:
+        return self.texts(self.rows(count))

@@ -1,0 +1,250 @@
+"""Reports and baselines on disk: JSON that is read back exactly as it was written, or refused.
+
+A file is one text only: keys sorted, a top-level key a line (what changed of a baseline is readable in a diff), and a digest over all the rest.
+It is not a signature: it tells damage and hand-made changes, not whoever makes a new digest for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from edgekit.engines.assemble import disk_errors
+from edgekit.spec.errors import BuildError, FormatError, IntegrityError, UsageError
+from edgekit.spec.parsing import parse, plain
+from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
+from edgekit.spec.schema import Enums, schema
+
+MAX_BYTES = 256 * 2**20
+"""Largest file that is read: a report of a million rows with two labels is a third of it."""
+
+SCHEMA_ID = f"urn:edgekit:report:{SCHEMA}"
+SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
+"""The JSON Schema, as it ships."""
+
+ENUMS: Enums = {"Report.schema": (SCHEMA,), "Report.kind": KINDS, "Gate.verdict": VERDICTS}
+"""Fields of few values, which their types cannot say."""
+
+_MARKS = {"kind", "subjects", "fingerprint"}  # keys of a report: without two of them it is something else
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REMEDY = "Measure again, or restore the file from where it came."
+
+
+def schema_text() -> str:
+    """The JSON Schema of a report; ``SCHEMA_FILE`` is this text."""
+    return json.dumps(schema(Report, SCHEMA_ID, ENUMS), indent=1, ensure_ascii=False) + "\n"
+
+
+def dumps(report: Report) -> str:
+    """The text of a report, its digest filled in.
+
+    Raises:
+        BuildError: when it holds what a report cannot (NaN, a list of logits for no row, a text without ``include_text``).
+    """
+    found = _contradiction(report)
+    try:
+        data = plain(report)
+        parse(Report, data, "the report", BuildError)  # what cannot be read again is not written
+        text = _text(data)
+    except (BuildError, TypeError, ValueError) as problem:
+        found, text = str(problem), ""
+    if found:
+        raise BuildError(f"The report cannot be written: {found.rstrip('.')}. That is a fault in EdgeKit: please report it.")
+    return text
+
+
+def write(report: Report, file: str | Path) -> None:
+    """Writes a report with its digest, whole or not at all.
+
+    Raises:
+        BuildError: when the report holds what it cannot, the disk is full or the file cannot be written; what was there is then as it was.
+    """
+    put({Path(file): dumps(report)})
+
+
+def read(file: str | Path) -> Report:
+    """Reads a report or a baseline.
+
+    Raises:
+        UsageError: when there is no such file, or it cannot be opened.
+        FormatError: when its schema is newer than this code knows.
+        IntegrityError: when it is damaged or was changed since it was written, contradicts itself, is too large, or is no report.
+    """
+    path = Path(file)
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "is not a plain file" if path.exists() else "does not exist"
+        raise UsageError(f"Report {path} {what}, expected a JSON file that EdgeKit wrote. Correct the path, or write one: edgekit baseline BUNDLE -o FILE.")
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as problem:
+        raise UsageError(f"Report {path} cannot be read: {problem.strerror or problem}. Check the file and its permissions.") from problem
+    if len(content) > MAX_BYTES:
+        raise IntegrityError(f"{path} is larger than {MAX_BYTES // 2**20} MiB, which no report is. Correct the path.")
+    return loads(content, str(path))
+
+
+def loads(content: bytes, where: str) -> Report:
+    """Reads the content of a report strictly; ``where`` is for messages.
+
+    Raises:
+        FormatError, IntegrityError: as :func:`read`.
+    """
+    try:
+        text = content.decode()
+        data: Any = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as problem:
+        raise _not_json(content, where, problem) from problem
+    if not isinstance(data, dict) or len(data.keys() & _MARKS) < 2:
+        raise IntegrityError(f"{where} is no report: it looks like {_looks_like(data)}. Give a JSON file that EdgeKit wrote.")
+    version = data.get("schema")
+    if isinstance(version, int) and not isinstance(version, bool) and not 1 <= version <= SCHEMA:
+        remedy = "Install a newer EdgeKit" if version > SCHEMA else "Correct the path"
+        raise FormatError(f"{where} has report schema {version}, this EdgeKit reads 1 to {SCHEMA}. {remedy}, or measure again with this one.")
+    _check_text(text, data, where)
+    report = parse(Report, data, where, IntegrityError)
+    if found := _contradiction(report):
+        raise IntegrityError(f"{where} contradicts itself: {found}. {_REMEDY}")
+    return report
+
+
+def put(texts: Mapping[Path, str]) -> None:
+    """Writes files that belong together: all of them beside their places first, and only then, in their order, each to its place.
+
+    Raises:
+        BuildError: when the disk is full, or a place cannot be written: no file is then half written, and what was there before is still there.
+    """
+    with contextlib.ExitStack() as stack:
+        news = [(file, stack.enter_context(_beside(file, text))) for file, text in texts.items()]
+        for file, new in news:
+            with disk_errors(file):
+                new.replace(file)
+
+
+@contextlib.contextmanager
+def _beside(file: Path, text: str) -> Iterator[Path]:
+    """A file with the text on the disk, in the folder of ``file``; gone at the end where it was not renamed."""
+    if file.exists() and not file.is_file():
+        raise BuildError(f"{file} is a {'folder' if file.is_dir() else 'device'}, expected a file or nothing. Give another place.")
+    with disk_errors(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}.new-", dir=file.parent)
+    new = Path(name)
+    try:
+        with disk_errors(file), open(handle, "wb") as stream:
+            stream.write(text.encode(errors="backslashreplace"))  # a lone surrogate, which the name of a file may hold, is no UTF-8
+            stream.flush()
+            os.fsync(stream.fileno())
+            new.chmod(0o644)  # mkstemp makes it private
+        yield new
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    """The one text of plain data, with its digest."""
+    return _lines({**data, "digest": _digest(data)})
+
+
+def _digest(data: Mapping[str, Any]) -> str:
+    """Over the data as they are in the file: a field that a later version adds with a default makes no old report a damaged one."""
+    return hashlib.sha256(_lines({**data, "digest": ""}).encode()).hexdigest()
+
+
+def _lines(data: Mapping[str, Any]) -> str:
+    """Each value of the top level compact, in a line of its own. A lone surrogate, which the name of a file may hold, is escaped."""
+
+    def compact(value: object) -> str:
+        dumped = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", dumped)
+
+    return "{\n" + ",\n".join(f"{compact(name)}:{compact(value)}" for name, value in sorted(data.items())) + "\n}\n"
+
+
+def _check_text(text: str, data: Mapping[str, Any], where: str) -> None:
+    """Refuses every text but the one that was written. Only line ends may be those of Windows, as git checks files out there."""
+    try:
+        expected, whole = _text(data), data.get("digest") == _digest(data)
+    except (ValueError, RecursionError) as problem:  # 1e999 is a number in JSON, and none here
+        raise IntegrityError(f"{where} is damaged ({problem}). {_REMEDY}") from problem
+    if text in (expected, expected.replace("\n", "\r\n")):
+        return
+    if whole:
+        raise IntegrityError(f"{where} was written again by another program: its data are whole, its form is not. Let no formatter touch it. {_REMEDY}")
+    raise IntegrityError(f"{where} is damaged or was changed: its digest is not that of its content. {_REMEDY}")
+
+
+def _contradiction(report: Report) -> str:
+    """What types cannot see and a digest made anew would hide; empty for a sound report. Texts are not in what it says."""
+    if report.kind not in KINDS:
+        return f"its kind is not one of {', '.join(KINDS)}"
+    if not 1 <= len(report.subjects) <= 2:
+        return f"it has {len(report.subjects)} subjects, expected 1 or 2"
+    for gate in report.gates:
+        if gate.verdict not in VERDICTS:
+            return f"the gate {gate.name} has a verdict that is not one of {', '.join(VERDICTS)}"
+    for subject in report.subjects:
+        if (rows := subject.predictions) is None:
+            continue
+        counts = {"ids": len(rows.ids), "truths": len(rows.truth), "rows of logits": len(rows.logits)}
+        if len(set(counts.values())) != 1:
+            return f"{subject.name} has {', '.join(f'{count} {name}' for name, count in counts.items())}, expected as many of each"
+        if any(len(row) != len(subject.labels) for row in rows.logits) or len(set(map(len, rows.truth))) > 1:
+            return f"{subject.name} has rows of predictions that are not as wide as its {len(subject.labels)} labels, or truths of several widths"
+    shown = [f.text for f in report.accuracy.flipped] if report.accuracy else []
+    shown += [word for d in report.faithfulness.drifts for word in d.words] if report.faithfulness else []
+    if any(shown) and not report.include_text:
+        return "it holds texts of samples, and says that it does not (include_text)"
+    return ""
+
+
+def _not_json(content: bytes, where: str, problem: Exception) -> IntegrityError:
+    """Says what a file that is not JSON looks like. Pieces of it are not shown: they may be texts."""
+    start = content[:4096].lstrip()
+    kinds = (
+        (rb"PK\x03\x04", "a packed bundle or another ZIP file"),
+        (rb"\x93NUMPY", "predictions of a teacher (.npy)"),
+        (rb"<(!DOCTYPE )?html", "a page (HTML)"),
+        (rb"<", "XML"),
+        (rb"\{[^\n]*\}\r?\n\{", "JSON lines: samples, or predictions of a teacher"),
+        (rb"(#[^\n]*\n|\s)*(\[+[\w.\-\"]+\]+|[\w.\-\"]+[ \t]*=)", "TOML"),
+    )
+    what = next((name for pattern, name in kinds if re.match(pattern, start, re.IGNORECASE)), "")
+    if what:
+        return IntegrityError(f"{where} is no report: it looks like {what}. Give a JSON file that EdgeKit wrote.")
+    reason = problem.msg if isinstance(problem, json.JSONDecodeError) else "nested too deeply" if isinstance(problem, RecursionError) else ""
+    reason = reason or ("not UTF-8" if isinstance(problem, UnicodeDecodeError) else str(problem))
+    return IntegrityError(f"{where} is empty, expected a report. {_REMEDY}" if not start else f"{where} is damaged: it is not valid JSON ({reason}). {_REMEDY}")
+
+
+def _looks_like(data: object) -> str:
+    if isinstance(data, list):
+        return "the data of a history page" if data and isinstance(data[0], dict) and {"name", "unit", "value"} <= data[0].keys() else "a list"
+    if not isinstance(data, dict):
+        return "a single value"
+    marks = {
+        "a bundle's manifest": {"format", "signatures", "variants"},
+        "the record of a build's race": {"machine", "costs", "races"},
+        "a JSON Schema": {"$schema"},
+        "a model's configuration": {"architectures", "model_type"},
+    }
+    return next((name for name, keys in marks.items() if keys <= data.keys()), "JSON of something else")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses a key that is there twice: of two readers, each could take another one."""
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a key is there twice")
+    return data

@@ -1,0 +1,175 @@
+"""From what was measured to verdicts: every gate with its limit, the value, its interval and a sentence.
+
+An interval decides, never the estimate: *regression* where all of it is beyond the limit, *pass* where all of it is within, else *inconclusive*.
+A budget is a promise of the bundle by itself, so there the estimate is held to it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+from edgekit.report.interval import ALPHA
+from edgekit.report.speed import margins, verdict
+from edgekit.spec.errors import UsageError
+from edgekit.spec.gates import AccuracyGates, Gates
+from edgekit.spec.manifest import Manifest
+from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Accuracy, Change, Gate, Speed
+from edgekit.spec.subject import Subject
+from edgekit.spec.target import Budget
+
+_TABLES = {"p50": "latency", "p90": "latency", "p99": "latency"}
+_WORDS = {"p50": "p50 latency", "p90": "p90 latency", "p99": "p99 latency", "first_answer": "time to the first answer", "memory": "peak memory"}
+_EXACT = ("size",)  # nothing of the machine is in it: it is judged whatever differs
+
+
+def compared(gates: Gates, accuracy: Accuracy | None, speed: Speed | None) -> tuple[Gate, ...]:
+    """The gates that are about two models."""
+    found: list[Gate] = []
+    if accuracy is not None:
+        found += _accuracy(gates.accuracy, accuracy)
+    if speed is not None:
+        changes = {change.metric: change for change in speed.changes}
+        found += [_growth(changes[metric], margin, speed) for metric, margin in margins(gates).items()]
+    return tuple(found)
+
+
+def budget(limits: Budget, measured: Subject, drop: tuple[float | None, str]) -> tuple[Gate, ...]:
+    """The gates that are about one bundle.
+
+    Args:
+        limits: the budget; what is None is no gate.
+        measured: the bundle.
+        drop: accuracy lost against the model that it was made of, and where that is not known why.
+    """
+    times = measured.times
+    values = {
+        "accuracy_drop": drop[0],
+        "p50_ms": times.p50_ms if times is not None else None,
+        "memory_mb": measured.memory_mb or None,
+        "first_answer_ms": measured.start.total_ms if measured.start is not None else None,
+        "size_mb": measured.size_mb,
+    }
+    found = []
+    for name, limit in vars(limits).items():
+        value = values[name]
+        if limit is None:
+            continue
+        if value is None:
+            why = drop[1] if name == "accuracy_drop" else "it was not measured"
+            found.append(Gate(f"budget.{name}", INCOMPARABLE, limit, None, None, None, f"{name} is not known: {why}"))
+        else:
+            over = value > limit
+            said = f"{name} is {value:.4g}, the budget allows {limit:.4g}"
+            found.append(Gate(f"budget.{name}", OVER_BUDGET if over else PASS, limit, value, None, None, said))
+    return tuple(found)
+
+
+def own_drop(manifest: Manifest, measured: Subject, samples: str) -> tuple[float | None, str]:
+    """Accuracy lost against the torch model: the build knows the model's score on its own evaluation samples alone."""
+    built_on = manifest.provenance.get("evaluation_digest", "")
+    if measured.score is None:
+        return None, "the score is not defined on these samples"
+    if built_on != samples.removeprefix("sha256:"):
+        return None, "the bundle knows its model's score on the evaluation samples of its build alone, and these are others; compare it with its teacher"
+    return manifest.reference_score - measured.score, ""
+
+
+def check_floor(gates: Gates, floor: Mapping[str, float]) -> None:
+    """Refuses margins that are inside the machine's own noise.
+
+    Args:
+        gates: with margins.
+        floor: from a self-check, by metric, as a share.
+
+    Raises:
+        UsageError: naming the margin, the floor and what to do.
+    """
+    below = [(m, margin, floor[m]) for m, margin in margins(gates).items() if m in floor and margin < floor[m]]
+    if below:
+        said = "; ".join(f"{_TABLES.get(m, 'footprint')}.{m} is {margin:.1%}, the noise {noise:.1%}" for m, margin, noise in below)
+        raise UsageError(
+            f"Margins below what this machine's own noise looks like cannot be gated here: {said}. "
+            "Raise them, give the self-check more --max-time, or use a quieter machine."
+        )
+
+
+def _accuracy(gates: AccuracyGates, found: Accuracy) -> Iterator[Gate]:
+    limits = {"drop": gates.drop, "flips": gates.flips, "calibration_error": gates.calibration_error, "slice_drop": gates.slice_drop}
+    asked = {name: limit for name, limit in limits.items() if limit is not None}
+    if not found.comparable:
+        for name, limit in asked.items():
+            yield Gate(f"accuracy.{name}", INCOMPARABLE, limit, None, None, None, found.why_not)
+        return
+    if "drop" in asked:
+        yield _drop(asked["drop"], found)
+    if "flips" in asked:
+        yield _flips(asked["flips"], found)
+    if "calibration_error" in asked:
+        yield _calibration(asked["calibration_error"], found)
+    if "slice_drop" in asked:
+        yield from _slices(asked["slice_drop"], found)
+
+
+def _drop(limit: float, found: Accuracy) -> Gate:
+    name, what = "accuracy.drop", found.score_name
+    if found.drop is None or found.low is None or found.high is None:
+        return Gate(name, INCOMPARABLE, limit, None, None, None, f"{what} is not defined on these {found.rows} rows")
+    outcome = REGRESSION if found.low > limit else PASS if found.high <= limit else INCONCLUSIVE
+    seen = f"{what} {found.before:.4f} to {found.after:.4f}, a drop of {found.drop:.4f} ({found.low:.4f} to {found.high:.4f})"
+    needed = "" if found.rows_needed is None else f"; about {found.rows_needed:,} rows would settle it"
+    more = {
+        REGRESSION: f"more than the {limit:g} that is allowed",
+        PASS: f"within the {limit:g} that is allowed",
+        INCONCLUSIVE: f"{found.rows:,} rows do not settle it against {limit:g}{needed}",
+    }
+    return Gate(name, outcome, limit, found.drop, found.low, found.high, f"{seen}: {more[outcome]}")
+
+
+def _flips(limit: float, found: Accuracy) -> Gate:
+    from scipy.stats import binomtest  # not on a device, and slow to import
+
+    share = found.flips / found.rows
+    ends = binomtest(found.flips, found.rows).proportion_ci(1 - 2 * ALPHA, method="exact")  # Clopper-Pearson
+    low, high = float(ends.low), float(ends.high)
+    outcome = REGRESSION if low > limit else PASS if high <= limit else INCONCLUSIVE
+    return Gate("accuracy.flips", outcome, limit, share, low, high, f"{found.flips:,} of {found.rows:,} rows are answered differently, {limit:.2%} may be")
+
+
+def _calibration(limit: float, found: Accuracy) -> Gate:
+    name = "accuracy.calibration_error"
+    if found.calibration_before is None or found.calibration_after is None:
+        return Gate(name, INCOMPARABLE, limit, None, None, None, "the calibration error is of classifiers alone")
+    growth = found.calibration_after - found.calibration_before
+    said = f"{found.calibration_before:.4f} to {found.calibration_after:.4f}, {limit:g} more is allowed (the estimate decides, it has no interval)"
+    return Gate(name, REGRESSION if growth > limit else PASS, limit, growth, None, None, said)
+
+
+def _slices(limit: float, found: Accuracy) -> Iterator[Gate]:
+    """One gate a slice. Of many slices some look bad by chance, so a regression also has to stand Holm's adjustment."""
+    for part in found.slices:
+        name = f"slice.{part.column}={part.value}"
+        if part.drop is None or part.low is None or part.high is None:
+            yield Gate(name, INCONCLUSIVE, limit, None, None, None, part.said or "not tested")
+            continue
+        sure = part.p_holm is None or part.p_holm < ALPHA
+        outcome = REGRESSION if part.low > limit and sure else PASS if part.high <= limit else INCONCLUSIVE
+        said = f"a drop of {part.drop:.4f} ({part.low:.4f} to {part.high:.4f}) on {part.rows:,} rows, {limit:g} is allowed"
+        yield Gate(name, outcome, limit, part.drop, part.low, part.high, said)
+
+
+def _growth(change: Change, margin: float, speed: Speed) -> Gate:
+    name = f"{_TABLES.get(change.metric, 'footprint')}.{change.metric}"
+    if not speed.comparable and change.metric not in _EXACT:
+        return Gate(name, INCOMPARABLE, margin, None, None, None, speed.why_not)
+    what = _WORDS.get(change.metric, change.metric)
+    if change.ratio is None or change.low is None or change.high is None:
+        outcome = INCOMPARABLE if change.metric in ("energy", *_EXACT) else INCONCLUSIVE
+        return Gate(name, outcome, margin, None, None, None, f"{what}: {change.said}")
+    outcome = verdict(change, margin)
+    low, high = (math.nan if v is None else v - 1 for v in (change.low, change.high))
+    of = f"{change.before:.4g} to {change.after:.4g} {change.unit}" if change.before is not None and change.after is not None else "no values"
+    interval = "" if low == high else f" ({low:+.1%} to {high:+.1%})"
+    words = {PASS: f"within the {margin:+.1%} that is allowed", REGRESSION: f"more than the {margin:+.1%} that is allowed"}
+    rest = words.get(outcome, f"not settled against {margin:+.1%}")
+    return Gate(name, outcome, margin, change.ratio - 1, low, high, f"{what} {of}, {change.ratio - 1:+.1%}{interval}: {rest}")

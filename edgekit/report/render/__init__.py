@@ -1,0 +1,62 @@
+"""Floor 4: a report as files that people and CI systems read: HTML, Markdown, JUnit XML, history."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+
+from edgekit.report import files
+from edgekit.report.render.history import history
+from edgekit.report.render.junit import junit
+from edgekit.report.render.markdown import markdown
+from edgekit.spec.errors import UsageError
+from edgekit.spec.report import Report
+
+NAMES = ("report.html", "report.md", "junit.xml", "history.json", "report.json")
+"""Files of a report. The last is the report itself: it appears when all others are there."""
+
+
+def write_all(report: Report, folder: str | Path) -> list[Path]:
+    """Writes a report in every form. All of them are made before any is written, and all are on the disk before any appears.
+
+    Returns:
+        The files, in the order of ``NAMES``.
+
+    Raises:
+        BuildError: when the report holds what it cannot, the disk is full or a file cannot be written.
+    """
+    from edgekit.report.render.html import html  # jinja2, which is not wherever the other forms are
+
+    texts = (html(report), markdown(report), junit(report), history(report), files.dumps(report))
+    paths = [Path(folder) / name for name in NAMES]
+    files.put(dict(zip(paths, texts, strict=True)))
+    return paths
+
+
+def check_writable(folder: str | Path) -> None:
+    """Refuses a folder that a report cannot be written to, before anything is measured. Makes it where it is not there.
+
+    Raises:
+        UsageError: when something is in the way, or the system does not let a file be made there.
+    """
+    place = Path(folder)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place) as stream:  # what the system allows is known when it was tried: permissions do not tell of a read-only disk
+            stream.write(b"-")
+    except OSError as problem:
+        reasons = {
+            errno.EEXIST: "a file is in its place",
+            errno.ENOTDIR: "a file is in its place, or in that of a folder above it",
+            errno.EROFS: "it is on a disk that is mounted read-only",
+            errno.EACCES: "permission is denied",
+            errno.EPERM: "permission is denied",
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+        }
+        why = reasons.get(problem.errno or 0, problem.strerror or str(problem))
+        raise UsageError(f"Output folder {place} cannot be written to: {why}. Give another -o, or make it writable.") from problem
+    for name in NAMES:
+        if (place / name).exists() and not (place / name).is_file():
+            raise UsageError(f"Output folder {place} holds something else than a file at {name}, where the report belongs. Move it, or give another -o.")

@@ -1,0 +1,59 @@
+"""Lengths that add up, and lengths side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekit.report.render.charts.svg import WIDTH, Head, box, fit, key, letters, line, picture, width
+
+_BAR, _GAP = 16, 6
+
+
+def stacked(head: Head, parts_of: Sequence[str], rows: Sequence[tuple[str, Sequence[float], str]]) -> str:
+    """Bars of parts that follow each other, all on one scale.
+
+    Args:
+        head: what it is called.
+        parts_of: names of the parts, in the order of the bars, at most five.
+        rows: (name, the parts, text of the whole), at least one whole above 0.
+    """
+    longest = max(sum(values) for _, values, _ in rows)
+    parts, y = [], 4.0
+    for label, values, total in rows:
+        parts.append(letters(0, y + 10, fit(label, WIDTH - width(total) - 20)))
+        parts.append(letters(WIDTH, y + 10, total, "", "e"))
+        y += 16
+        at = 0.0
+        for i, value in enumerate(values):
+            wide = value / longest * WIDTH
+            parts.append(box(at, y, max(0.0, wide - 1), _BAR, f"s{i}"))
+            at += wide
+        y += _BAR + 12
+    marks = [(box(3, -5, 12, 10, f"s{i}"), part) for i, part in enumerate(parts_of)]
+    below, last = key(marks, y + 4)
+    return picture(head, last + 10, [*parts, *below])
+
+
+def side_by_side(head: Head, groups: Sequence[tuple[str, Sequence[tuple[str, str, float, str]]]]) -> str:
+    """Bars of what was before and what is now; each group has a scale of its own, from 0.
+
+    Args:
+        head: what it is called.
+        groups: (what it is, bars: (``a`` or ``b``, name, value, text of the value)), at least one of each.
+    """
+    room = max(width(text) for _, bars in groups for *_, text in bars) + 8
+    names = min(92.0, max(width(fit(label, 86)) for _, bars in groups for _, label, _, _ in bars) + 8)
+    parts, y = [], 4.0
+    for what, bars in groups:
+        parts.append(letters(0, y + 10, fit(what, WIDTH), "h"))
+        y += 18
+        longest = max(value for _, _, value, _ in bars) or 1.0
+        for side, label, value, text in bars:
+            wide = value / longest * (WIDTH - names - room)
+            parts.append(letters(0, y + 11, fit(label, names - 6), "m"))
+            parts.append(box(names, y + 0.5, max(1.0, wide), _BAR - 1, f"bar {side}"))
+            parts.append(letters(names + max(1.0, wide) + 6, y + 11.5, text))
+            y += _BAR + 4
+        parts.append(line(names, y - len(bars) * (_BAR + 4) - 2, names, y - 2, "z"))
+        y += _GAP
+    return picture(head, y, parts)

@@ -1,0 +1,190 @@
+"""The Pareto front as a picture: what costs less is to the left, what is right more often is above."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from edgekit.report.render.charts.svg import (
+    LETTER,
+    WIDTH,
+    Head,
+    Scale,
+    after_mark,
+    alone,
+    around,
+    dot,
+    fit,
+    key,
+    letters,
+    line,
+    lines,
+    log_ticks,
+    picture,
+    plain,
+    ticks,
+    width,
+)
+from edgekit.spec.errors import UsageError
+
+_LEFT, _RIGHT, _BOTTOM, _LINE = 46, 10, 66, 12
+_NAMED = 6  # points up to which all have their name; of more, only those on the front
+_NAME = 150  # most of the width that a name may take
+_POSTER = (860, 460)
+
+
+@dataclass(frozen=True)
+class Point:
+    """Something that was measured.
+
+    Attributes:
+        name: beside its mark.
+        cost: e.g. milliseconds; above 0, less is better.
+        score: more is better.
+        low: lower end of the score's interval.
+        high: upper end.
+        chosen: whether it is the one that was taken; it gets a ring.
+    """
+
+    name: str
+    cost: float
+    score: float
+    low: float
+    high: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where the axes are, in units."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Those that no other beats in one thing without being worse in the other, from the cheapest."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.cost, -p.score)):
+        if not kept or point.score > kept[-1].score:
+            kept.append(point)
+    return kept
+
+
+def poster(points: Sequence[Point], title: str, cost_label: str, score_label: str) -> str:
+    """A picture of 860 x 460 as a file of its own, with its title in it and every point named.
+
+    Args:
+        points: at least one.
+        title: above.
+        cost_label: below the horizontal axis, with its unit.
+        score_label: above the vertical axis.
+
+    Raises:
+        UsageError: when there is no point, or one has no cost above 0.
+    """
+    wide, high = _POSTER
+    head = Head("front", title, f"{len(front(points))} of {len(points)} are on the front.")
+    inside = pareto(head, points, cost_label, score_label, heading=title, named=len(points), wide=wide, high=high)
+    return alone(inside, wide, high)
+
+
+def pareto(
+    head: Head,
+    points: Sequence[Point],
+    cost_label: str,
+    score_label: str,
+    *,
+    heading: str = "",
+    named: int = _NAMED,
+    wide: float = WIDTH,
+    high: float = 320,
+) -> str:
+    """The points with their intervals, costs on a logarithmic axis, and the front as a line.
+
+    Args:
+        head: what it is called.
+        points: at least one.
+        cost_label: below the horizontal axis, with its unit.
+        score_label: above the vertical axis.
+        heading: the title once more, in the picture itself; empty where it is said beside it.
+        named: how many points may all have their name; of more, only those on the front and the chosen one.
+        wide: of the picture, in units.
+        high: of the picture, in units.
+
+    Raises:
+        UsageError: when there is no point, or one has no cost above 0.
+    """
+    if not points or not all(p.cost > 0 and math.isfinite(p.cost) and math.isfinite(p.score) for p in points):
+        raise UsageError("A Pareto front takes at least one point, and a cost above 0 of each. Give what was measured.")
+    edge = _RIGHT if heading else 0
+    frame = _Frame(_LEFT + edge, 56 if heading else 24, wide - _RIGHT - edge, high - _BOTTOM)
+    costs = [math.log(p.cost) for p in points]
+    room = max(0.12, 0.1 * (max(costs) - min(costs)))
+    x = Scale(math.exp(min(costs) - room), math.exp(max(costs) + room), frame.left, frame.right, log=True)
+    y = Scale(*around([s for p in points for s in (p.low, p.score, p.high)], 0.07, least=0.004), frame.bottom, frame.top)
+    best = front(points)
+    parts = [letters(edge, 24, heading, "title")] if heading else []
+    parts += _axes(frame, x, y, cost_label, score_label)
+    marks = [(x(p.cost), y(p.score)) for p in points]
+    line_of_front = [(x(p.cost), y(p.score)) for p in best]
+    parts.append(lines(line_of_front, "l b"))
+    for point, (across, up) in zip(points, marks, strict=True):
+        kind = "b" if point in best else "a"
+        parts.append(line(across, y(point.low), across, y(point.high), f"ci {kind}"))
+        parts += [f'<path d="M{across - 8:.1f} {up:.1f}a8 8 0 1 0 16 0a8 8 0 1 0 -16 0" class="ring"/>'] if point.chosen else []
+        parts.append(dot(across, up, f"d {kind}", 4))
+    told = list(range(len(points))) if len(points) <= named else [i for i, p in enumerate(points) if p in best or p.chosen]
+    names = [fit(points[i].name, wide / 2 if heading else _NAME) for i in told]
+    for i, text, (across, down) in zip(told, names, _places(names, [marks[i] for i in told], marks, line_of_front, frame), strict=True):
+        parts.append(letters(across, down, text, "halo h" if points[i] in best else "halo"))
+    entries = [(after_mark(), "on the front"), (dot(9, 0, "d a", 4), "not on it")]
+    ring = '<circle cx="9" cy="0" r="7" class="ring"/>'
+    below, _ = key([*entries, *([(ring, "chosen")] if any(p.chosen for p in points) else [])], high - 10, frame.left)
+    return picture(head, high, [*parts, *below], wide)
+
+
+def _axes(frame: _Frame, x: Scale, y: Scale, cost_label: str, score_label: str) -> list[str]:
+    parts, end = [], -1.0
+    for cost in log_ticks(x.low, x.high):
+        text = f"{cost:g}"
+        parts.append(line(x(cost), frame.top, x(cost), frame.bottom, "g"))
+        if x(cost) - width(text) / 2 > end + LETTER:
+            parts.append(letters(x(cost), frame.bottom + 15, text, "m", "m"))
+            end = x(cost) + width(text) / 2
+    scores = ticks(y.low, y.high, 5)
+    for score, text in zip(scores, plain(scores), strict=True):
+        parts.append(line(frame.left, y(score), frame.right, y(score), "g"))
+        parts.append(letters(frame.left - 6, y(score) + 3.5, text, "m", "e"))
+    parts.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "z"))
+    parts.append(letters((frame.left + frame.right) / 2, frame.bottom + 31, cost_label, "m", "m"))
+    return [*parts, letters(frame.left - _LEFT, frame.top - 10, score_label, "m")]
+
+
+def _places(
+    names: Sequence[str], named: Sequence[tuple[float, float]], marks: Sequence[tuple[float, float]], line: Sequence[tuple[float, float]], frame: _Frame
+) -> list[tuple[float, float]]:
+    """Where each name begins: beside its mark, where it covers least of other names, of marks and of the line."""
+    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
+    for (x, y), (x2, y2) in pairwise(line):
+        steps = int(max(abs(x2 - x), abs(y2 - y)) // 8) + 1
+        taken += [(a - 3, b - 3, a + 3, b + 3) for i in range(steps + 1) for a, b in [(x + (x2 - x) * i / steps, y + (y2 - y) * i / steps)]]
+    found = []
+    for name, (x, y) in zip(names, named, strict=True):
+        room = width(name) * 1.06  # names on the front are bold
+        places = [(x + 10, y + 4), (x - 10 - room, y + 4)]
+        places += [(x + dx, y + dy) for dy in (-11, 19, -25, 33, -39, 47, -53, 61) for dx in (8, -8 - room, -room / 2)]
+
+        def covers(place: tuple[float, float], room: float = room) -> float:
+            box = (place[0] - 2, place[1] - _LINE + 2, place[0] + room + 2, place[1] + 4)
+            outside = max(0.0, frame.left - box[0]) + max(0.0, box[2] - frame.right) + max(0.0, frame.top - box[1]) + max(0.0, box[3] - frame.bottom)
+            return 50 * outside + sum(max(0.0, min(box[2], b[2]) - max(box[0], b[0])) * max(0.0, min(box[3], b[3]) - max(box[1], b[1])) for b in taken)
+
+        place = min(places, key=covers)  # of equal ones the first
+        taken.append((place[0] - 2, place[1] - _LINE + 2, place[0] + room + 2, place[1] + 4))
+        found.append(place)
+    return found

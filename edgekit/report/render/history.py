@@ -1,0 +1,57 @@
+"""The candidate's numbers for a page that draws them over time: the ``customSmallerIsBetter`` JSON of github-action-benchmark.
+
+An entry has ``name``, ``unit`` and ``value``, and may have ``range`` and ``extra``, both texts that are only shown
+(https://github.com/benchmark-action/github-action-benchmark, README and ``BenchmarkResult`` in src/extract.ts). It compares one number with one
+number by a factor: it is for the picture, the gates are for the decision.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from statistics import median
+
+from edgekit.report.render._words import number, percentiles
+from edgekit.spec.report import Report
+from edgekit.spec.subject import Subject
+
+Entry = dict[str, str | float]
+
+
+def history(report: Report) -> str:
+    """A JSON list of what is known of the candidate.
+
+    Names are the same in every report, as a page draws one line for each name. A percentile that the calls do not carry has no entry, nor has energy
+    where the machine does not tell it. The score is there as ``error (1 - accuracy)``, since smaller must be better.
+    """
+    last = report.subjects[-1]
+    about = f"edgekit {report.fingerprint.edgekit}\n{report.fingerprint.cpu}\nsamples {report.samples}"
+    entries = [{**entry, "extra": "\n".join(filter(None, (str(entry.get("extra", "")), about)))} for entry in _entries(last, report.rows)]
+    return json.dumps(entries, indent=1, allow_nan=False) + "\n"
+
+
+def _entries(last: Subject, rows: int) -> list[Entry]:
+    found: list[Entry] = []
+    if last.times is not None:
+        medians = [median(t for block in p.blocks_ms for t in block) for p in last.processes if any(p.blocks_ms)]
+        for name, (value, _) in percentiles(last.times).items():
+            if value is not None:
+                spread = _spread(medians) if name == "p50" else {}
+                found.append({"name": f"latency {name}", "unit": "ms", "value": value, **spread, "extra": f"{last.times.count} calls"})
+    if last.start is not None:
+        found.append({"name": "first answer", "unit": "ms", "value": last.start.total_ms, **_spread([p.start.total_ms for p in last.processes])})
+    if last.memory_mb:
+        found.append({"name": "peak memory", "unit": "MB", "value": last.memory_mb, **_spread([p.memory_mb for p in last.processes])})
+    if last.size_mb:
+        found.append({"name": "bundle size", "unit": "MB", "value": last.size_mb})
+    if last.energy_mj is not None:
+        found.append({"name": "energy of an answer", "unit": "mJ", "value": last.energy_mj, "extra": last.energy_from})
+    if last.score is not None:
+        score = f"{last.score_name} {last.score:.4f} on {rows} samples"
+        found.append({"name": f"error (1 - {last.score_name})", "unit": "1", "value": round(1 - last.score, 12), "extra": score})
+    return found
+
+
+def _spread(values: Sequence[float]) -> Entry:
+    """From the smallest to the largest process."""
+    return {"range": f"{number(min(values))} to {number(max(values))} over {len(values)} processes"} if len(values) > 1 else {}

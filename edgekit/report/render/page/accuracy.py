@@ -1,0 +1,232 @@
+"""What became of the answers: the drop, where it is, and the rows that are answered differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekit.report.render.charts.answers import margins
+from edgekit.report.render.charts.forest import Interval, forest
+from edgekit.report.render.charts.svg import Head
+from edgekit.report.render.page.blocks import (
+    NOTHING,
+    Beside,
+    Cell,
+    Figure,
+    Limits,
+    Row,
+    Section,
+    Table,
+    Text,
+    chance,
+    cut,
+    filled,
+    left_out,
+    limits_of,
+    percent,
+    rows_of,
+    score,
+    sentence,
+    sides,
+    spread,
+)
+from edgekit.spec.report import Accuracy, Flip, Report, Slice
+from edgekit.spec.subject import Subject
+
+_HEATS = 6  # steps of shade
+_IN_PICTURE = 24  # slices of a forest plot
+_NAME = 48  # characters of a slice's column and of its value
+_IN_MATRIX = 24  # characters of a label
+_ID = 12  # characters of a row's id that tell it from the others
+
+
+def accuracy(report: Report, limits: Limits) -> Section:
+    """The scores, and the drop with its interval."""
+    found, one = report.accuracy, report.subjects[-1]
+    if found is None:
+        return Section("accuracy", "Accuracy", filled(_own(one, report.rows, limits)))
+    if not found.comparable:
+        return Section("accuracy", "Accuracy", (Text(f"Not compared. {sentence(found.why_not, limits.sentence)}"),))
+    figure = _drop(report, found, limits)
+    table = _numbers(found, one.problem_type)
+    text = " ".join(filter(None, (_seen(found), _resolves(found), _cut_off(one))))
+    return Section("accuracy", "Accuracy", filled(Text(text), figure if figure is not None else table))
+
+
+def slices(report: Report, limits: Limits) -> Section:
+    """The drop in each group of rows, the largest first."""
+    found = report.accuracy.slices if report.accuracy is not None and report.accuracy.comparable else ()
+    if not found:
+        return Section("slices", "Slices", ())
+    order = sorted(found, key=lambda s: (s.drop is None, -(s.drop or 0.0)))
+    allowed = limits_of(report)
+
+    def name(s: Slice) -> str:
+        return f"{cut(s.column, _NAME)} = {cut(s.value, min(_NAME, limits.name)) or '(empty)'}"
+
+    def limit(s: Slice) -> float | None:
+        return allowed.get(f"slice.{s.column}={s.value}")
+
+    rows = tuple(
+        (name(s), f"{s.rows:,}", score(s.before), score(s.after), score(s.drop, True), spread(score(s.low), score(s.high)), chance(s.p_holm)) if not s.said
+        else (name(s), f"{s.rows:,}", *[NOTHING] * 3, f"not tested: {cut(s.said, 16)}", NOTHING)
+        for s in order[: limits.rows]
+    )  # fmt: skip
+    header = ("slice", "rows", "before", "now", "drop", "90\N{NO-BREAK SPACE}% interval", "p (Holm)")
+    table = Table("t-slices", "The drop by slice, the largest first", header, rows, note=left_out(len(rows), len(found), "slices"))
+    drawn = [s for s in order if s.drop is not None][: min(_IN_PICTURE, limits.rows)]
+    if not drawn:
+        return Section("slices", "Slices", filled(table))
+    told = f"{len(drawn)} slices with the estimate of the drop and its 90 % interval; the largest drop is {score(drawn[0].drop)}."
+    head = Head("slices", "Drop by slice", told)
+    # The value alone where all slices are of one column: names must be short here, and the table has both.
+    columns = {s.column for s in drawn}
+    lines = [Interval(s.value or "(empty)" if len(columns) == 1 else f"{s.column} {s.value}", s.drop, s.low, s.high, limit(s)) for s in drawn]
+    picture = forest(head, lines, f"drop of {cut(report.accuracy.score_name, 30) if report.accuracy else ''}, right of 0 is worse")
+    more = f" The {len(drawn)} largest of {len(found)} are drawn." if len(drawn) < len(found) else ""
+    caption = f"The drop of each slice with its 90 % interval.{more}"
+    if any(s.p_holm is not None for s in found):
+        caption += " Of many slices some look worse by chance: p is adjusted for their number (Holm)."
+    return Section("slices", "Slices", (Figure(picture, caption, table),))
+
+
+def confusion(report: Report, limits: Limits) -> Section:
+    """Rows by what is right and what was answered, as a heat-map of each side."""
+    tables = tuple(_matrix(side, name, subject, limits) for side, name, subject in sides(report) if subject.confusion)
+    return Section("confusion", "Confusion", (Beside(tables),) if tables else ())
+
+
+def flips(report: Report, limits: Limits) -> Section:
+    """The rows that are answered differently."""
+    found = report.accuracy
+    if found is None or not found.comparable:
+        return Section("flips", "Flips", ())
+    share = percent(found.flips / found.rows, signed=False) if found.rows else NOTHING
+    said = f"{found.flips:,} of {found.rows:,} rows ({share}) are answered differently." if found.flips else "No row is answered differently."
+    if not found.flipped:
+        return Section("flips", "Flips", (Text(said),))
+    sure = any(f.margin_before or f.margin_after for f in found.flipped)
+    shown = found.flipped[: limits.flips]
+    rows = tuple(_flip(f, sure, report.include_text, limits) for f in shown)
+    header = ("row", "id", "right", "before", "now", "effect", *(("margin before", "margin now") if sure else ()), *(("text",) if report.include_text else ()))
+    words = (1, 2, 3, 4, 5, *((len(header) - 1,) if report.include_text else ()))
+    note = left_out(len(rows), max(found.flips, len(found.flipped)), "rows") and (
+        f"{len(rows):,} of {found.flips:,} rows are listed, those that were surest before; report.json has the first {len(found.flipped):,}."
+    )
+    table = Table("t-flips", "Rows that are answered differently, those that were surest before first", header, rows, words, True, note, "list")
+    if not sure:
+        return Section("flips", "Flips", (Text(said), table))
+    effects = [_effect(f) for f in found.flipped]
+    names = {"lost": "right before, wrong now", "won": "wrong before, right now", "other": "neither"}
+    counts = rows_of((names[e], [f"{effects.count(e):,}"]) for e in names)
+    of = "all of them" if len(effects) >= found.flips else f"the {len(effects):,} surest of them"
+    picture = margins(
+        Head("flips", "Margins of the answers that differ", f"{len(effects)} rows, before to the right and now up; {effects.count('lost')} of them were lost."),
+        [(e, f.margin_before, f.margin_after) for e, f in zip(effects, found.flipped, strict=True)],
+    )
+    caption = f"How sure both sides were, {of}: the margin is the answer's lead over the next best. Far from both axes, two sure answers contradict each other."
+    return Section("flips", "Flips", (Text(said), Figure(picture, caption, Table("t-effects", f"What became of {of}", ("effect", "rows"), counts)), table))
+
+
+def _seen(found: Accuracy) -> str:
+    said = ""
+    if found.before is not None and found.after is not None:
+        said = f"{found.score_name} {score(found.before)} before, {score(found.after)} now, on {found.rows:,} rows"
+    if found.drop is not None:
+        said += f": a drop of {score(found.drop)} (90 % interval {spread(score(found.low), score(found.high))})"
+    said = sentence(said, 400)
+    if found.losses is not None and found.gains is not None:
+        test = "" if found.p_value is None else f" (exact McNemar, p {chance(found.p_value)})"
+        said += f" {found.losses:,} rows were right before and are wrong now, {found.gains:,} the other way round{test}."
+    return said or "The samples have no labels to score by."
+
+
+def _resolves(found: Accuracy) -> str:
+    """How small a drop these rows could have shown, and how many rows the margin would take."""
+    if found.resolvable is None:
+        return ""
+    able = f"This set can resolve a drop of {found.resolvable:.3g} with a probability of 80 %"
+    if found.margin is None or found.resolvable <= found.margin:
+        return able + "."
+    rows = "" if found.rows_needed is None else f": it would take about {found.rows_needed:,} rows to settle that one"
+    return f"{able}, not one of {found.margin:g}{rows}."
+
+
+def _cut_off(one: Subject) -> str:
+    return f"{one.truncated:,} samples are longer than the model takes, and were cut." if one.truncated else ""
+
+
+def _drop(report: Report, found: Accuracy, limits: Limits) -> Figure | None:
+    if found.drop is None or found.low is None or found.high is None:
+        return None
+    limit = limits_of(report).get("accuracy.drop", found.margin)
+    margin = "" if limit is None else f" The hatched side, from {limit:g} on, is not allowed."
+    said = f"A drop of {score(found.drop)}, between {score(found.low)} and {score(found.high)}."
+    row = Interval("all rows", found.drop, found.low, found.high, limit)
+    picture = forest(Head("drop", f"Drop of {found.score_name}", said + margin), [row], f"drop of {cut(found.score_name, 30)}, right of 0 is worse")
+    return Figure(picture, f"The drop with its 90 % interval: each end is a one-sided 95 % bound.{margin}", _numbers(found, report.subjects[-1].problem_type))
+
+
+def _numbers(found: Accuracy, problem_type: str) -> Table:
+    classifies = problem_type != "regression"  # an answer that is a number has no distribution
+    share = percent(found.flips / found.rows, signed=False) if found.rows else NOTHING
+    rows = rows_of(
+        [
+            (found.score_name or "score", [score(found.before), score(found.after)]),
+            ("drop", [NOTHING, score(found.drop)]),
+            ("90\N{NO-BREAK SPACE}% interval", [NOTHING, spread(score(found.low), score(found.high))]),
+            ("rows answered differently", [NOTHING, f"{found.flips:,} ({share})"]),
+            ("rows lost, won", [NOTHING, NOTHING if found.losses is None else f"{found.losses:,}, {found.gains:,}"]),
+            ("calibration error", [score(found.calibration_before), score(found.calibration_after)]),
+            ("KL divergence, mean", [NOTHING, f"{found.kl_mean:.4f} nats" if classifies else NOTHING]),
+            ("KL divergence, 95th percentile", [NOTHING, f"{found.kl_p95:.4f} nats" if classifies else NOTHING]),
+        ]
+    )
+    return Table("t-drop", "Answers in numbers", ("", "before", "now"), rows)
+
+
+def _own(one: Subject, rows: int, limits: Limits) -> Text | None:
+    if one.score is None:
+        return None
+    error = "" if one.calibration_error is None else f", with a calibration error of {one.calibration_error:.4f}"
+    said = sentence(f"{cut(one.score_name, limits.name) or 'score'} {score(one.score)} on {rows:,} rows{error}", limits.sentence)
+    return Text(f"{said} {_cut_off(one)}".strip())
+
+
+def _flip(found: Flip, sure: bool, include_text: bool, limits: Limits) -> Row:
+    names = [cut(v, limits.name) or "(none)" for v in (found.truth, found.before, found.after)]
+    margin = (f"{found.margin_before:.2f}", f"{found.margin_after:.2f}") if sure else ()
+    text = (Cell(cut(found.text, limits.text), "said"),) if include_text else ()
+    return (f"{found.row:,}", Cell(found.id[:_ID], "mono"), *names, {"lost": "✗ lost", "won": "✓ won", "other": "neither"}[_effect(found)], *margin, *text)
+
+
+def _effect(found: Flip) -> str:
+    return "lost" if found.before == found.truth else "won" if found.after == found.truth else "other"
+
+
+def _matrix(side: str, name: str, subject: Subject, limits: Limits) -> Table:
+    cells, labels, left = _merged(subject.confusion, subject.labels, limits.labels)
+    rows: list[Row] = []
+    for i, (label, counts) in enumerate(zip(labels, cells, strict=True)):
+        whole = sum(counts)
+        shades = [0 if not count else min(_HEATS, 1 + int(count / whole * _HEATS)) for count in counts]
+        shaded = [Cell(f"{count:,}", f"h{shade}" + (" right" if i == j and not (left and i == len(labels) - 1) else "")) for j, (count, shade) in
+                  enumerate(zip(counts, shades, strict=True))]  # fmt: skip
+        rows.append((cut(label, _IN_MATRIX), *shaded))
+    note = "A cell's shade is its share of its row; right answers are framed." + (f" {left} labels with the fewest errors are put together." if left else "")
+    header = ("right \\ answered", *(cut(label, _IN_MATRIX) for label in labels))
+    return Table(f"t-confusion-{side}", f"{name}: what is right (down), what was answered (across), rows", header, tuple(rows), note=note, kind="heat")
+
+
+def _merged(cells: Sequence[Sequence[int]], labels: Sequence[str], most: int) -> tuple[list[list[int]], list[str], int]:
+    """A matrix of at most so many labels: those with the most errors, and the others as one; and how many those are."""
+    count = len(cells)
+    if count <= most:
+        return [list(row) for row in cells], list(labels), 0
+    wrong = [sum(cells[i]) + sum(row[i] for row in cells) - 2 * cells[i][i] for i in range(count)]
+    kept = sorted(sorted(range(count), key=lambda i: -wrong[i])[: most - 1])
+    groups = [[i] for i in kept] + [[i for i in range(count) if i not in kept]]
+    return (
+        [[sum(cells[i][j] for i in own for j in its) for its in groups] for own in groups],
+        [*(labels[i] for i in kept), f"{count - len(kept)} others"],
+        count - len(kept),
+    )

@@ -1,0 +1,250 @@
+"""The verbs' work from end to end, with real bundles in real processes."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small
+
+from edgekit.report import check as verbs
+from edgekit.report import duel, files
+from edgekit.report.render import write_all
+from edgekit.report.side import opened
+from edgekit.runtime.load import load
+from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
+from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
+from edgekit.spec.report import INCOMPARABLE, OVER_BUDGET, PASS, REGRESSION
+from edgekit.spec.target import Budget
+
+OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(9.0, 1.0, 0.1, None))
+"""Margins that only a real fault exceeds: these tests share the machine."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """Shorter turns and fewer processes: what is tested is not how well they measure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(duel, "_MEASURE_S", 0.1)
+        patch.setattr(verbs, "_PROCESSES", 4)
+        yield
+
+
+@pytest.fixture(scope="module")
+def texts(tiny_samples):
+    return [row["text"] for row in tiny_samples.rows]
+
+
+@pytest.fixture(scope="module")
+def logits(float32_ort, texts):
+    with load(float32_ort) as session:
+        return session.logits(texts)
+
+
+@pytest.fixture(scope="module")
+def kept(float32_ort, tiny_samples, tmp_path_factory):
+    """A baseline of the float32 bundle in a file."""
+    file = tmp_path_factory.mktemp("baseline") / "baseline.json"
+    files.write(verbs.baseline(float32_ort, tiny_samples.dev), file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def checked(float32_ort, tiny_bundle, tiny_samples):
+    """The quantized bundle against the float32 one."""
+    return verbs.check(tiny_bundle, float32_ort, tiny_samples.dev, gates=OPEN, slices=["label"], max_time=0.0)
+
+
+def gates(report):
+    return {gate.name: gate.verdict for gate in report.gates}
+
+
+def test_a_check_against_a_bundle(checked, tiny_samples):
+    assert gates(checked) == {
+        "accuracy.drop": PASS,
+        "latency.p50": PASS,
+        "footprint.first_answer": PASS,
+        "footprint.memory": PASS,
+        "footprint.size": PASS,
+    }
+    assert checked.verdict == PASS and checked.exit_code(strict=True) == 0
+    before, after = checked.subjects
+    assert (before.executed, before.score) == ("float32", pytest.approx(tiny_samples.accuracy)), "float32 answers as torch does"
+    assert after.method != "float32" and checked.speed.pairs == len(after.processes) == 4
+    assert checked.rows == len(tiny_samples.rows) == len(after.predictions.logits)
+    assert {s.column for s in checked.accuracy.slices} == {"label", "length"}
+    assert checked.faithfulness is None and not checked.robustness, "a gate is what a check is for"
+
+
+def test_answers_are_those_of_a_session(checked, logits):
+    assert np.array_equal(np.array(checked.subjects[0].predictions.logits, np.float32), logits)
+
+
+def test_the_fingerprint_is_this_machines(checked):
+    assert checked.fingerprint.cpus >= 1 and "onnxruntime" in checked.fingerprint.backends
+
+
+def test_a_file_stands_in_for_the_bundle_on_the_same_machine(float32_ort, tiny_samples, kept):
+    found = verbs.check(float32_ort, kept, tiny_samples.dev, gates=OPEN)
+    assert found.verdict == PASS and not found.speed.paired
+    assert found.accuracy.flips == 0 and found.accuracy.drop == 0.0
+
+
+def test_on_another_machine_accuracy_and_size_are_judged_and_latency_is_not(float32_ort, tiny_samples, kept, tmp_path):
+    other = files.read(kept)
+    files.write(replace(other, fingerprint=replace(other.fingerprint, cpu="another", governor="powersave"), digest=""), tmp_path / "other.json")
+    found = verbs.check(float32_ort, tmp_path / "other.json", tiny_samples.dev, gates=OPEN)
+    assert gates(found) == {
+        "accuracy.drop": PASS,
+        "latency.p50": INCOMPARABLE,
+        "footprint.first_answer": INCOMPARABLE,
+        "footprint.memory": INCOMPARABLE,
+        "footprint.size": PASS,
+    }
+    assert "cpu: another, then" in found.gates[1].said and "governor" in found.gates[1].said
+    assert (found.exit_code(), found.exit_code(allow_incomparable=True)) == (4, 0)
+
+
+def test_samples_that_changed_since_are_incomparable(float32_ort, tiny_samples, kept, tmp_path):
+    fewer = small.write_jsonl(tmp_path / "dev.jsonl", tiny_samples.rows[1:])
+    found = verbs.check(float32_ort, kept, fewer, gates=OPEN)
+    assert gates(found)["accuracy.drop"] == INCOMPARABLE and "the samples are not those of baseline.json" in found.gates[0].said
+    assert gates(found)["latency.p50"] == INCOMPARABLE, "other texts take other times"
+    assert found.exit_code() == 4
+
+
+def test_a_baseline_of_another_task_is_refused(float32_ort, tiny_samples, kept, tmp_path):
+    other = files.read(kept)
+    labels = tuple(reversed(other.subjects[0].labels))
+    files.write(replace(other, subjects=(replace(other.subjects[0], labels=labels),), digest=""), tmp_path / "other.json")
+    with pytest.raises(UsageError, match="same labels in the same order"):
+        verbs.check(float32_ort, tmp_path / "other.json", tiny_samples.dev)
+
+
+@pytest.mark.parametrize("damage", [lambda t: t[:-40], lambda t: t.replace('"rows":120', '"rows":121'), lambda t: "", lambda t: "{}"])
+def test_a_damaged_baseline_is_never_a_pass(float32_ort, tiny_samples, kept, tmp_path, damage):
+    file = tmp_path / "damaged.json"
+    file.write_text(damage(kept.read_text("utf-8")), "utf-8")
+    assert file.read_text("utf-8") != kept.read_text("utf-8")
+    with pytest.raises(IntegrityError) as caught:
+        verbs.check(float32_ort, file, tiny_samples.dev)
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(("name", "what"), [("nothing", "does not exist"), ("notes.txt", "is none of these")])
+def test_a_baseline_that_is_nothing_known(float32_ort, tiny_samples, tmp_path, name, what):
+    (tmp_path / "notes.txt").write_text("notes")
+    with pytest.raises(UsageError, match=what):
+        verbs.check(float32_ort, tmp_path / name, tiny_samples.dev)
+
+
+def test_a_teacher_as_a_function(float32_ort, tiny_samples, logits, texts):
+    by_text = dict(zip(texts, logits, strict=True))
+    asked = []
+
+    def teacher(batch):
+        asked.extend(batch)
+        return np.array([by_text.get(text, logits[len(text) % len(logits)]) for text in batch], np.float32)
+
+    found = verbs.compare(teacher, float32_ort, tiny_samples.dev, gates=OPEN)
+    assert found.accuracy.flips == 0 and found.speed is None and found.subjects[0].name == "teacher"
+    assert set(gates(found)) == {"accuracy.drop"}, "a teacher has no latency here"
+    assert {r.name for r in found.robustness} and len(asked) > len(texts), "it is asked about disturbed texts too"
+    assert found.faithfulness.rows > 0 and found.faithfulness.rank_correlation < 0.9, "which words count is chance to this teacher"
+
+
+def test_a_teacher_that_answers_another_number_of_labels(float32_ort, tiny_samples):
+    with pytest.raises(UsageError, match="expected finite logits"):
+        verbs.compare(lambda batch: np.zeros((len(batch), 9)), float32_ort, tiny_samples.dev)
+
+
+def test_a_loss_of_accuracy_is_found_against_a_file_of_logits(float32_ort, tiny_samples, logits, tmp_path):
+    """The file answers all rows rightly; the bundle has 6 of 120 wrong: a drop of 0.05, which a margin of 0 does not allow."""
+    with load(float32_ort) as session:
+        names = session.info.labels
+    truth = np.eye(len(names), dtype=np.float32)[[names.index(row["label"]) for row in tiny_samples.rows]]
+    np.save(tmp_path / "teacher.npy", truth * 5)
+    found = verbs.compare(tmp_path / "teacher.npy", float32_ort, tiny_samples.dev, gates=Gates(accuracy=AccuracyGates(0.0), budget=Budget(accuracy_drop=0.01)))
+    assert gates(found) == {"accuracy.drop": REGRESSION, "budget.accuracy_drop": OVER_BUDGET}
+    assert found.accuracy.losses == 6 and found.accuracy.gains == 0 and found.exit_code() == 3
+    assert {flip.row for flip in found.accuracy.flipped} == {i + 1 for i in np.flatnonzero(logits.argmax(1) != truth.argmax(1))}
+
+
+@pytest.fixture(scope="module")
+def reported(tiny_bundle, float32_ort, tiny_samples):
+    """A report with everything, texts included."""
+    budget = Gates(LatencyGates(None, None, None), AccuracyGates(None), FootprintGates(None, None, None, None), Budget(accuracy_drop=0.5, size_mb=0.01))
+    return verbs.report(tiny_bundle, tiny_samples.dev, reference=float32_ort, gates=budget, include_text=True, max_time=1.0)
+
+
+def test_a_report_holds_everything(reported):
+    own = reported.subjects[-1]
+    assert [s.name for s in own.scenarios] == ["SingleStream", "Offline", "Server"]
+    assert own.robustness and reported.robustness and reported.faithfulness.rows > 0
+    assert own.start.total_ms > own.start.load_ms > 0 and own.memory_mb > 20 and own.times.count > 100
+    assert sum(map(sum, own.confusion)) == reported.rows and own.candidates
+    assert gates(reported) == {"budget.accuracy_drop": PASS, "budget.size_mb": OVER_BUDGET}
+
+
+def test_everything_is_written_and_read_back(reported, tmp_path):
+    written = write_all(reported, tmp_path)
+    assert {file.name for file in written} == {"report.json", "report.html", "report.md", "junit.xml", "history.json"}
+    again = files.read(tmp_path / "report.json")
+    assert replace(again, digest="") == replace(reported, digest="")
+    assert small.CANARY in (tmp_path / "report.html").read_text("utf-8"), "texts were asked for"
+
+
+def test_without_being_asked_no_output_holds_a_text(checked, reported, kept, tmp_path, texts):
+    drifts = tuple(replace(d, words=()) for d in reported.faithfulness.drifts)
+    assert any(d.words for d in reported.faithfulness.drifts)
+    write_all(checked, tmp_path)
+    for file in (*tmp_path.iterdir(), kept):
+        content = file.read_text("utf-8")
+        assert small.CANARY not in content and not any(text in content for text in texts), file.name
+    assert drifts
+
+
+def test_a_report_stands_in_for_a_bundle_as_a_baseline_does(reported, tiny_bundle, tiny_samples, tmp_path):
+    files.write(reported, tmp_path / "report.json")
+    found = verbs.check(tiny_bundle, tmp_path / "report.json", tiny_samples.dev, gates=OPEN)
+    assert found.accuracy.flips == 0 and found.subjects[0].method == reported.subjects[-1].method
+
+
+def test_a_report_by_itself(float32_ort, tiny_samples):
+    found = verbs.report(float32_ort, tiny_samples.dev, scenarios=(), gates=Gates(budget=Budget(accuracy_drop=0.001)))
+    assert len(found.subjects) == 1 and found.accuracy is None and found.subjects[0].robustness
+    assert gates(found) == {"budget.accuracy_drop": PASS}, "these are the samples of its build, so its model's score is known"
+    assert found.gates[0].value == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_machine_that_is_noisier_than_the_margin_is_told(float32_ort, tiny_samples):
+    tight = Gates(LatencyGates(0.0, None, None), AccuracyGates(None), FootprintGates(None, None, None, None))
+    with pytest.raises(UsageError, match=r"latency\.p50 is 0\.0%, the noise"):
+        verbs.check(float32_ort, float32_ort, tiny_samples.dev, gates=tight, self_check=True, max_time=0.0)
+
+
+def test_a_bundle_against_itself_tells_the_noise(float32_ort, tiny_samples):
+    found = verbs.self_check(float32_ort, tiny_samples.dev, max_time=0.0)
+    floor = found.speed.noise_floor
+    assert found.kind == "self-check" and floor["p50"] > 0 and all(math.isfinite(v) for v in floor.values())
+    p50 = next(c for c in found.speed.changes if c.metric == "p50")
+    assert floor["p50"] == pytest.approx(max(1 / p50.low, p50.high) - 1)
+    assert json.loads(files.dumps(found))["speed"]["noise_floor"]["p50"] == floor["p50"]
+
+
+def test_a_bundle_that_is_damaged_between_two_processes(float32_ort, tmp_path, texts):
+    """It was whole when it was opened; the process that loads it finds out, and says which of the two it is."""
+    side = opened(small.copy(float32_ort, tmp_path / "candidate"))
+    whole = opened(float32_ort)
+    graph = next((tmp_path / "candidate" / "graphs").glob("*.onnx"))
+    graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
+    with pytest.raises(IntegrityError, match="candidate"):
+        duel.duel(whole.worker, side.worker, texts, lambda *_: True, max_time=0.0)
+
+
+def test_samples_without_labels_are_refused(float32_ort, tmp_path, texts):
+    with pytest.raises(SamplesError, match="no label"):
+        verbs.check(float32_ort, float32_ort, small.write_jsonl(tmp_path / "dev.jsonl", [{"text": t} for t in texts]))

@@ -1,0 +1,380 @@
+"""Predictions: ids by hand, one key for two processes, every float32 through JSON, and files that a teacher may have left."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import pickle
+import random
+import stat
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+import small
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit.report import predictions
+from edgekit.report.predictions import id_key, pack, read_logits, row_ids, unpack
+from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
+from edgekit.spec.subject import Predictions
+from edgekit.tasks.text_classification import Settings, TextClassification
+
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+KEY = b"sixteen letters!"
+
+
+def task(kind):
+    return TextClassification(Settings(kind, ("bad", "so-so", "good"), 8, ("input_ids",)), None)
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    monkeypatch.delenv("EDGEKIT_ID_KEY", raising=False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    return tmp_path / "state" / "edgekit" / "id.key"
+
+
+# ---- ids
+
+
+def test_ids_by_hand():
+    assert row_ids(["Grüße"], KEY) == (hmac.new(KEY, "Grüße".encode(), hashlib.sha256).hexdigest()[:16],)
+    pair = b"\xff" + (2).to_bytes(8, "big") + "é".encode() + b"b"
+    assert row_ids([("é", "b")], KEY) == (hmac.new(KEY, pair, hashlib.sha256).hexdigest()[:16],)
+    # RFC 4231, test case 2
+    assert row_ids(["what do ya want for nothing?"], b"Jefe") == ("5bdcc146bf60754e",)
+
+
+def test_ids_tell_texts_and_keys_apart():
+    texts = ["ab", ("ab", ""), ("a", "b"), ("", "ab"), "a\x00b", "ab ", "", ("", ""), "\x00" * 7 + "\x01ab"]
+    assert len(set(row_ids(texts, KEY))) == len(texts)
+    assert row_ids(["ab", "ab"], KEY)[0] == row_ids(["ab", "ab"], KEY)[1]
+    assert not set(row_ids(texts, KEY)) & set(row_ids(texts, KEY + b"!"))
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=3, max_size=3, unique=True))
+def test_a_pair_is_cut_in_one_place_only(parts):
+    a, b, c = parts
+    assert len(set(row_ids([(a + b, c), (a, b + c)], KEY))) == (1 if not b else 2)
+
+
+# ---- the key
+
+
+def test_the_key_of_the_environment(state, monkeypatch):
+    monkeypatch.setenv("EDGEKIT_ID_KEY", "sixteen letters!")
+    assert id_key() == KEY
+    monkeypatch.setenv("EDGEKIT_ID_KEY", "secret")
+    with pytest.raises(UsageError, match="EDGEKIT_ID_KEY has 6 characters, expected at least 16") as caught:
+        id_key()
+    assert "secret" not in str(caught.value)
+    monkeypatch.setenv("EDGEKIT_ID_KEY", "")
+    with pytest.raises(UsageError, match="0 characters"):
+        id_key()
+    assert not state.exists()
+
+
+def test_the_kept_key(state):
+    key = id_key()
+    assert len(key) == 32
+    assert id_key() == key == state.read_bytes()
+    assert stat.S_IMODE(state.stat().st_mode) == 0o600
+    assert [f.name for f in state.parent.iterdir()] == ["id.key"], "nothing beside it is left"
+    state.unlink()
+    assert id_key() != key
+
+
+def test_where_it_is_kept(state, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for unset in ("", "relative/folder"):
+        monkeypatch.setenv("XDG_STATE_HOME", unset)
+        assert id_key() == (tmp_path / "home" / ".local" / "state" / "edgekit" / "id.key").read_bytes()
+
+
+def test_a_file_that_holds_no_key(state):
+    id_key()
+    state.write_bytes(b"short")
+    with pytest.raises(UsageError, match="holds 5 bytes, expected a key of 32"):
+        id_key()
+
+
+def test_processes_at_once_agree_on_one_key(state):
+    code = "import sys; from edgekit.report.predictions import id_key; sys.stdin.read(1); print(id_key().hex())"
+    children = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=small.ROOT, text=True) for _ in range(6)]
+    for child in children:
+        child.stdin.write("\n")
+        child.stdin.flush()
+    found = {child.communicate()[0].strip() for child in children}
+    assert found == {state.read_bytes().hex()}
+
+
+def test_the_loser_of_the_race_takes_the_winners_key(state, monkeypatch):
+    """Another process makes the file between the look and the link."""
+    link = os.link
+
+    def late(source, target):
+        state.write_bytes(b"w" * 32)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", late)
+    assert id_key() == b"w" * 32
+    assert [f.name for f in state.parent.iterdir()] == ["id.key"]
+
+
+@pytest.mark.parametrize("blocked", ["a file in the way", "no links there"])
+def test_a_folder_that_cannot_be_written(state, monkeypatch, blocked):
+    """As root no mode keeps anybody out, so a file stands where the folder should be."""
+    if blocked == "no links there":
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "Operation not permitted")))
+    else:
+        state.parents[1].write_text("")
+    key = id_key()
+    assert len(key) == 32
+    assert id_key() == key, "the same for the whole run"
+    assert not state.exists()
+    other = "from edgekit.report.predictions import id_key; print(id_key().hex())"
+    if blocked == "a file in the way":
+        assert subprocess.check_output([sys.executable, "-c", other], cwd=small.ROOT, text=True).strip() != key.hex()
+
+
+# ---- in a report
+
+
+ODD = [0.1, 1 / 3, -1e-45, 3.4028235e38, 1.1754942e-38, -0.0, 7.0, 16777217.0, 0.30000001]
+
+
+@pytest.mark.parametrize(
+    ("kind", "truth"),
+    [
+        (SINGLE, np.array([2, 0, 1], np.int64)),
+        (MULTI, np.array([[True, False, True], [False, False, False], [True, True, True]])),
+        (REGRESSION, np.array([[0.1, 1 / 3, -5.0], [1e-300, 2.0, 3.0], [0.0, 1e300, 7.0]])),
+    ],
+)
+def test_through_json_and_back(kind, truth):
+    logits = np.array(ODD, np.float32).reshape(3, 3)
+    packed = pack(task(kind), logits, truth, ["a", "b", "c"])
+    data = json.loads(json.dumps({"ids": packed.ids, "truth": packed.truth, "logits": packed.logits}))
+    found, known = unpack(kind, Predictions(tuple(data["ids"]), tuple(map(tuple, data["truth"])), tuple(map(tuple, data["logits"]))))
+    assert (found.dtype, known.dtype, known.shape) == (np.float32, truth.dtype, truth.shape)
+    assert found.tobytes() == logits.tobytes()
+    assert (known == truth).all()
+    assert [len(row) for row in packed.truth] == [1 if kind == SINGLE else 3] * 3
+
+
+@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
+def test_every_float32_survives(row):
+    logits = np.array([row], np.float32)
+    packed = pack(task(SINGLE), logits, np.array([0]), ["a"])
+    again = tuple(tuple(r) for r in json.loads(json.dumps(packed.logits)))
+    assert unpack(SINGLE, Predictions(packed.ids, packed.truth, again))[0].tobytes() == logits.tobytes()
+
+
+def test_float64_is_rounded_once():
+    assert pack(task(SINGLE), np.array([[0.1, 0.2, 0.3]]), np.array([0]), ["a"]).logits[0] == tuple(float(np.float32(v)) for v in (0.1, 0.2, 0.3))
+
+
+def test_what_cannot_be_packed():
+    truth = np.array([0, 1])
+    with pytest.raises(UsageError, match=r"shape \[2, 2\], expected \[2, 3\]"):
+        pack(task(SINGLE), np.zeros((2, 2)), truth, ["a", "b"])
+    with pytest.raises(UsageError, match="3 ids, 2 labels"):
+        pack(task(SINGLE), np.zeros((3, 3)), truth, ["a", "b", "c"])
+    with pytest.raises(UsageError, match="1 of 2 rows of the logits hold NaN"):
+        pack(task(SINGLE), np.array([[0, np.nan, np.inf], [0, 0, 0]]), truth, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "truth", "logits", "said"),
+    [
+        (SINGLE, ((0.0,),), ((1.0, 2.0), (1.0, 2.0)), "1 rows of truth"),
+        (SINGLE, ((0.0,), (1.0,)), ((1.0, 2.0),), "1 rows of logits"),
+        (SINGLE, ((0.0,), (1.0,)), ((1.0, 2.0), (1.0,)), r"lengths \[1, 2\]"),
+        (SINGLE, ((0.0,), (1.0,)), ((), ()), r"lengths \[0\]"),
+        (SINGLE, ((0.0,), (2.0,)), ((1.0, 2.0), (1.0, 2.0)), "not an index below 2"),
+        (SINGLE, ((0.0,), (0.5,)), ((1.0, 2.0), (1.0, 2.0)), "not an index below 2"),
+        (SINGLE, ((0.0,), (-1.0,)), ((1.0, 2.0), (1.0, 2.0)), "not an index below 2"),
+        (SINGLE, ((0.0, 1.0), (1.0, 0.0)), ((1.0, 2.0), (1.0, 2.0)), "2 numbers of truth a row, expected 1"),
+        (MULTI, ((0.0, 1.0), (1.0, 0.3)), ((1.0, 2.0), (1.0, 2.0)), "not 0 or 1"),
+        (MULTI, ((0.0,), (1.0,)), ((1.0, 2.0), (1.0, 2.0)), "1 numbers of truth a row, expected 2"),
+        (REGRESSION, ((0.0,), (float("nan"),)), ((1.0,), (2.0,)), "truth that are not finite"),
+        (REGRESSION, ((0.0,), (1.0,)), ((1.0,), (1e39,)), "logits that are not finite"),
+        (REGRESSION, ((0.0,), (1.0,)), ((1.0,), (float("nan"),)), "logits that are not finite"),
+    ],
+)
+def test_damaged_predictions(kind, truth, logits, said):
+    with pytest.raises(IntegrityError, match=said) as caught:
+        unpack(kind, Predictions(("a", "b"), truth, logits))
+    assert caught.value.exit_code == 5
+
+
+def test_no_predictions():
+    with pytest.raises(IntegrityError, match="0 rows"):
+        unpack(SINGLE, Predictions((), (), ()))
+
+
+# ---- a teacher's file
+
+
+LOGITS = np.array([[0.1, 0.2, 0.7], [-1.0, 2.5, 1e-8]], np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int64", ">f4"])
+def test_files_of_numpy(tmp_path, dtype):
+    array = LOGITS.astype(dtype)
+    np.save(tmp_path / "t.npy", array)
+    np.savez(tmp_path / "t.npz", logits=array, other=np.zeros(5))
+    np.savez_compressed(tmp_path / "c.npz", logits=np.asfortranarray(array))
+    for name in ("t.npy", "t.npz", "c.npz"):
+        found = read_logits(tmp_path / name, 2, 3)
+        assert found.dtype == np.float32 and found.flags.c_contiguous and found.flags.writeable
+        assert (found == array.astype(np.float32)).all()
+
+
+def test_files_of_lines(tmp_path):
+    file = tmp_path / "t.jsonl"
+    file.write_text("\ufeff" + "\r\n\n".join(json.dumps({"logits": row, "text": "x\u2028y"}, ensure_ascii=False) for row in LOGITS.tolist()) + "\n", "utf-8")
+    assert read_logits(file, 2, 3).tobytes() == LOGITS.tobytes()
+    file.write_text('{"logits": [1, 2, 3]}\n{"logits": [1.5, -2, 0]}')
+    assert read_logits(str(file), 2, 3).tolist() == [[1, 2, 3], [1.5, -2, 0]]
+
+
+def refused(file, said, error=SamplesError):
+    with pytest.raises(error, match=said) as caught:
+        read_logits(file, 2, 3)
+    assert caught.value.exit_code == 2
+    assert "secret" not in str(caught.value).replace(str(file), "")
+
+
+def test_paths(tmp_path):
+    refused(tmp_path / "no.npy", "does not exist", UsageError)
+    (tmp_path / "d.npz").mkdir()
+    refused(tmp_path / "d.npz", "is a folder", UsageError)
+    (tmp_path / "t.csv").write_text("1,2,3")
+    refused(tmp_path / "t.csv", r"end in '.csv', expected one of: .npy, .npz, .jsonl", UsageError)
+
+
+@pytest.mark.parametrize("name", ["t.npy", "t.npz", "t.jsonl"])
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((3, 3)), r"shape \[3, 3\], expected \[2, 3\]"),
+        (np.zeros((2, 2)), r"shape \[2, 2\], expected"),
+        (np.zeros((3, 2)), r"shape \[3, 2\], expected"),
+        (np.array([[0, 0, 0], [0, np.nan, 0]]), "NaN, infinity or a number beyond float32 in 1 of 2 rows, first in row 2"),
+        (np.array([[0, 0, np.inf], [0, np.nan, 0]]), "in 2 of 2 rows, first in row 1"),
+        (np.array([[0, 0, 1e39], [0, 0, 0]]), "beyond float32 in 1 of 2 rows"),
+    ],
+)
+def test_wrong_numbers(tmp_path, name, array, said):
+    file = tmp_path / name
+    if name == "t.npy":
+        np.save(file, array)
+    elif name == "t.npz":
+        np.savez(file, logits=array)
+    else:
+        small.write_jsonl(file, [{"logits": row} for row in array.tolist()])
+    refused(file, said)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("secret-was-run",)
+
+
+def test_nothing_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    objects = np.array([[Evil(), 0, 0], [0, 0, 0]], object)
+    np.save("o.npy", objects)
+    np.savez("o.npz", logits=objects)
+    for name in ("p.npy", "p.npz"):
+        (tmp_path / name).write_bytes(pickle.dumps(Evil()))
+    for name in ("o.npy", "o.npz", "p.npy", "p.npz"):
+        refused(tmp_path / name, "pickled objects, which are code")
+    assert not (tmp_path / "secret-was-run").exists()
+
+
+def test_broken_files(tmp_path):
+    np.save(tmp_path / "t.npy", LOGITS)
+    np.savez(tmp_path / "t.npz", logits=LOGITS)
+    for name in ("t.npy", "t.npz"):
+        whole = (tmp_path / name).read_bytes()
+        for length in range(0, len(whole), 7):
+            (tmp_path / name).write_bytes(whole[:length])
+            refused(tmp_path / name, "cannot be read as an array")
+    (tmp_path / "z.npy").write_bytes(whole)
+    refused(tmp_path / "z.npy", "it is a .npz archive")
+    np.savez(tmp_path / "n.npz", logit=LOGITS)
+    refused(tmp_path / "n.npz", "no array 'logits', only: logit")
+    np.save(tmp_path / "s.npy", np.array([["secret", "b", "c"]] * 2))
+    refused(tmp_path / "s.npy", "expected numbers")
+    np.save(tmp_path / "b.npy", LOGITS > 0)
+    refused(tmp_path / "b.npy", "of the type bool, expected numbers")
+
+
+def test_damage_brings_a_typed_error_or_other_numbers(tmp_path):
+    """Bytes are changed at random: numpy, zipfile, zlib and tokenize have errors of their own for that."""
+    choose = random.Random(0)
+    np.save(tmp_path / "t.npy", LOGITS)
+    np.savez_compressed(tmp_path / "t.npz", logits=LOGITS)
+    for name in ("t.npy", "t.npz"):
+        whole, refusals = (tmp_path / name).read_bytes(), 0
+        for _ in range(400):
+            damaged = bytearray(whole)
+            damaged[choose.randrange(len(whole))] = choose.randrange(256)
+            (tmp_path / name).write_bytes(damaged)
+            try:
+                assert read_logits(tmp_path / name, 2, 3).shape == (2, 3)
+            except SamplesError:
+                refusals += 1
+        assert refusals > 100
+
+
+def test_a_header_that_promises_more_than_there_is(tmp_path):
+    np.save(tmp_path / "t.npy", LOGITS)
+    data = (tmp_path / "t.npy").read_bytes().replace(b"(2, 3)", b"(2000000000, 3000)").replace(b" " * 11 + b"\n", b"\n", 1)
+    (tmp_path / "t.npy").write_bytes(data)
+    refused(tmp_path / "t.npy", "cannot be read as an array")
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
+        archive.writestr("logits.npy", data)
+    refused(tmp_path / "t.npz", "cannot be read as an array")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{secret", "line 2 is not valid JSON"),
+        ('["secret"]', "line 2 is not an object with a list of numbers"),
+        ('{"logit": [1, 2, 3]}', "line 2 is not an object with a list of numbers"),
+        ('{"logits": "secret"}', "line 2 is not an object with a list of numbers"),
+        ('{"logits": [1, 2, true]}', "line 2 is not an object with a list of numbers"),
+        ('{"logits": [1, 2, "secret"]}', "line 2 is not an object with a list of numbers"),
+        ('{"logits": [1, 2]}', "line 2 has 2 logits, the lines before it 3"),
+        ('{"logits": [1, 2, NaN]}', "first in row 2"),
+        ('{"logits": [1, 2, 1' + "0" * 400 + "]}", "cannot be read"),
+        ("[" * 100_000, "line 2 is not valid JSON"),
+        ("", r"shape \[1, 3\]"),
+    ],
+)
+def test_malformed_lines(tmp_path, line, said):
+    file = tmp_path / "t.jsonl"
+    file.write_text('{"logits": [1, 2, 3]}\n' + line + "\n")
+    refused(file, said)
+
+
+def test_lines_that_are_not_utf8(tmp_path):
+    (tmp_path / "t.jsonl").write_bytes(b'{"logits": [1, 2, 3], "text": "secret \xff"}\n')
+    refused(tmp_path / "t.jsonl", "utf-8")
+    (tmp_path / "t.jsonl").write_bytes(b"")
+    refused(tmp_path / "t.jsonl", r"shape \[0\]")
+
+
+def test_the_file_types_are_those_that_are_read(tmp_path):
+    for suffix in predictions.FILE_TYPES:
+        refused(tmp_path / f"no{suffix}", "does not exist", UsageError)

@@ -1,0 +1,363 @@
+"""Reports on disk: read back exactly as written, or refused with a typed error."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import reports
+import small
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from edgekit.report import files
+from edgekit.report.files import dumps, loads, read, write
+from edgekit.spec.errors import BuildError, EdgekitError, FormatError, IntegrityError, UsageError
+from edgekit.spec.parsing import plain
+from edgekit.spec.report import Gate, Report
+from edgekit.spec.subject import Predictions
+
+
+def sound(report):
+    """With a logit for each label."""
+    return replace(report, subjects=tuple(replace(s, predictions=s.predictions and reports.predictions(24, len(s.labels))) for s in report.subjects))
+
+
+REPORTS = {name: sound(report) for name, report in reports.everything().items()}
+MINIMAL = dumps(REPORTS["minimal"]).encode()
+CHECK = dumps(REPORTS["check"]).encode()
+_floats = st.floats(allow_nan=False, allow_infinity=False)
+_json = st.recursive(st.none() | _floats | st.text(max_size=3), st.lists, max_leaves=9).map(json.dumps)
+
+
+def refused(content, *codes):
+    """Whether it is refused, and as it must be; any other exception is a failure."""
+    try:
+        loads(content, "file")
+    except EdgekitError as problem:
+        return problem.exit_code in (codes or (5,))
+    return False
+
+
+def signed_anew(change, report=REPORTS["check"]):
+    """A report that was changed by hand, with a digest that fits: what a digest cannot tell."""
+    data = json.loads(json.dumps(plain(report)))
+    change(data)
+    return files._text(data).encode()
+
+
+def same(a, b):
+    """Equality in which a mapping of any type is one."""
+    return plain(a) == plain(b)
+
+
+# --- written and read ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_read_back(name, tmp_path):
+    write(REPORTS[name], tmp_path / "report.json")
+    back = read(tmp_path / "report.json")
+    assert same(replace(back, digest=""), replace(REPORTS[name], digest=""))
+    assert len(back.digest) == 64
+    assert dumps(back) == (tmp_path / "report.json").read_text("utf-8")
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_the_digest_is_of_all_the_rest():
+    """Computed here by hand: sha256 of the same text with the digest empty."""
+    told = json.loads(CHECK)["digest"]
+    assert hashlib.sha256(CHECK.replace(told.encode(), b"")).hexdigest() == told
+    assert loads(CHECK, "x").digest == told
+
+
+def test_a_change_is_a_line_of_a_diff():
+    before, after = (dumps(replace(REPORTS["check"], seed=seed)).splitlines() for seed in (0, 1))
+    differ = [a.split(":")[0] for a, b in zip(before, after, strict=True) if a != b]
+    assert differ == ['"digest"', '"seed"']
+    names = [line.split(":")[0] for line in before[1:-1]]
+    assert names == sorted(f'"{f.name}"' for f in dataclasses.fields(Report))
+
+
+@given(_floats, _floats, st.text(), st.text())
+@example(5e-324, 1.7976931348623157e308, "\udcff name", "日本語\u2028\x7f")
+@example(0.1 + 0.2, -0.0, "", '"\\')
+@settings(deadline=None)
+def test_numbers_and_texts_come_back_exactly(one, two, name, note):
+    gate = Gate("latency.p50", "pass", one, two, None, None, "")
+    report = replace(REPORTS["minimal"], gates=(gate,), notes=(note,), subjects=(replace(REPORTS["minimal"].subjects[0], name=name),))
+    back = loads(dumps(report).encode(), "x")
+    assert (back.gates[0].limit.hex(), back.gates[0].value.hex()) == (one.hex(), two.hex())
+    assert (back.subjects[0].name, back.notes) == (name, (note,))
+
+
+def test_numpy_numbers_are_numbers_where_they_are_floats(tmp_path):
+    gate = Gate("latency.p50", "pass", np.float64(0.1), None, None, None, "")
+    assert loads(dumps(replace(REPORTS["minimal"], gates=(gate,))).encode(), "x").gates[0].limit == 0.1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, np.float32(0.5), "0.5", 10**400])
+def test_what_a_report_cannot_hold_is_not_written(value, tmp_path):
+    bad = replace(REPORTS["minimal"], gates=(Gate("latency.p50", "pass", value, None, None, None, ""),))
+    with pytest.raises(BuildError, match="report cannot be written"):
+        write(bad, tmp_path / "report.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_every_bit_of_every_byte():
+    """All 8 single-bit flips of every byte of a small report."""
+    assert not refused(MINIMAL)
+    assert [(i, bit) for i in range(len(MINIMAL)) for bit in range(8) if not refused(MINIMAL[:i] + bytes([MINIMAL[i] ^ 1 << bit]) + MINIMAL[i + 1 :])] == []
+
+
+def test_every_truncation():
+    assert [n for n in range(len(MINIMAL)) if not refused(MINIMAL[:n])] == []
+    assert [n for n in range(1, len(MINIMAL)) if not refused(MINIMAL[n:])] == []
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, len(CHECK) - 1), st.integers(1, 255))
+@example(CHECK.index(b"\n"), ord("\n") ^ ord(" "))
+@example(CHECK.index(b"\n") + 0, ord("\n") ^ ord("\r"))
+@example(len(CHECK) - 1, ord("\n") ^ ord(" "))
+@example(len(CHECK) - 1, ord("\n") ^ ord("\r"))
+def test_any_byte_of_a_large_one(place, flip):
+    assert refused(CHECK[:place] + bytes([CHECK[place] ^ flip]) + CHECK[place + 1 :])
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(CHECK) - 1), st.integers(0, 40), st.binary(max_size=20))
+def test_any_piece_cut_out_or_put_in(place, length, piece):
+    damaged = CHECK[:place] + piece + CHECK[place + length :]
+    assert damaged == CHECK or refused(damaged)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200) | (st.text(max_size=200) | _json).map(str.encode))
+def test_anything_else(content):
+    assert refused(content)
+
+
+def test_a_file_with_line_ends_of_windows_is_whole():
+    """As git checks files out there; the data are compared, not the line ends. A mixture is damage."""
+    assert same(loads(CHECK.replace(b"\n", b"\r\n"), "x"), loads(CHECK, "x"))
+    assert refused(CHECK.replace(b"\n", b"\r\n", 3))
+
+
+@pytest.mark.parametrize("how", [{"indent": 2}, {"sort_keys": True}, {"ensure_ascii": False, "separators": (",", ":")}])
+def test_a_formatter_is_told_from_damage(how):
+    with pytest.raises(IntegrityError, match=r"written again by another program.*formatter"):
+        loads(json.dumps(json.loads(CHECK), **how).encode(), "x")
+
+
+def test_a_changed_number_is_refused():
+    assert CHECK.count(b'"limit":0.05,') == 2
+    with pytest.raises(IntegrityError, match="damaged or was changed: its digest is not that of its content"):
+        loads(CHECK.replace(b'"limit":0.05,', b'"limit":0.5,'), "x")
+
+
+def test_texts_of_samples_are_in_no_error():
+    """A report with texts is damaged in every part; what is said of it quotes nothing."""
+    base = REPORTS["check"]
+    flips = tuple(replace(f, text=small.CANARY) for f in base.accuracy.flipped[:3])
+    content = dumps(replace(base, accuracy=replace(base.accuracy, flipped=flips))).encode()
+    start = content.index(small.CANARY.encode())
+    for place in range(start - 40, start + 40):
+        for flip in (1, 2, 0x80, 0x22 ^ content[place]):
+            if flip:
+                with pytest.raises(IntegrityError) as caught:
+                    loads(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :], "x")
+                assert small.CANARY[:6] not in str(caught.value)
+
+
+# --- what a digest cannot tell ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.update(kind="audit"), "contradicts itself: its kind is not one of report, baseline, compare, check, self-check"),
+        (lambda d: d.update(subjects=[]), "it has 0 subjects, expected 1 or 2"),
+        (lambda d: d.update(subjects=d["subjects"] * 2), "it has 4 subjects"),
+        (lambda d: d["gates"][1].update(verdict="passed"), "the gate latency.p50 has a verdict"),
+        (lambda d: d["subjects"][0]["predictions"]["ids"].pop(), "release-1.4 has 23 ids, 24 truths, 24 rows of logits"),
+        (lambda d: d["subjects"][0]["predictions"]["logits"].pop(), "24 ids, 24 truths, 23 rows of logits"),
+        (lambda d: d["subjects"][0]["predictions"]["logits"][5].pop(), "not as wide as its 3 labels"),
+        (lambda d: d["subjects"][0]["predictions"]["truth"][5].append(1), "truths of several widths"),
+        (lambda d: d.update(include_text=False), "it holds texts of samples, and says that it does not"),
+        (lambda d: d.update(extra=1), "Unknown key 'extra' in file"),
+        (lambda d: d.pop("kind"), "file has no key 'kind'"),
+        (lambda d: d.update(schema=True), "schema is True"),
+        (lambda d: d.update(schema="1"), "schema is '1'"),
+    ],
+)
+def test_a_digest_made_anew_does_not_hide(change, said):
+    with pytest.raises(IntegrityError) as caught:
+        loads(signed_anew(change), "file")
+    assert said in str(caught.value)
+
+
+def test_a_report_that_contradicts_itself_is_not_written_either(tmp_path):
+    one = replace(REPORTS["minimal"].subjects[0], predictions=Predictions(("a",), (), ()))
+    with pytest.raises(BuildError, match="1 ids, 0 truths"):
+        write(replace(REPORTS["minimal"], subjects=(one,)), tmp_path / "r.json")
+    with pytest.raises(BuildError, match="texts of samples"):
+        write(replace(REPORTS["check"], include_text=False), tmp_path / "r.json")
+
+
+def test_a_later_field_with_a_default_makes_no_old_report_a_damaged_one():
+    """An old file lacks it: its digest is over what it has."""
+    content = signed_anew(lambda d: d.pop("notes"))
+    assert loads(content, "x").notes == ()
+    with pytest.raises(IntegrityError, match="digest"):
+        loads(content.replace(b'"seed":0', b'"seed":1'), "x")
+
+
+@pytest.mark.parametrize(("version", "said"), [(2, "reads 1 to 1. Install a newer EdgeKit"), (10**30, "newer"), (0, "schema 0"), (-1, "schema -1")])
+def test_other_schemas(version, said):
+    for more in ({}, {"later": [1]}):
+        content = signed_anew(lambda d, more=more: d.update(schema=version, **more))
+        with pytest.raises(FormatError, match=said) as caught:
+            loads(content, "x")
+        assert caught.value.exit_code == 5
+
+
+# --- files -----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b" \n", "is empty"),
+        (b'{"format": 1, "signatures": [], "variants": [], "task": ""}', "looks like a bundle's manifest"),
+        (b'{"machine": "", "costs": {}, "races": {}, "plans": {}}', "looks like the record of a build's race"),
+        (files.SCHEMA_FILE.read_bytes(), "looks like a JSON Schema"),
+        (b'[{"name": "latency p50", "unit": "ms", "value": 2.4}]', "looks like the data of a history page"),
+        (b"[1]", "looks like a list"),
+        (b"17", "looks like a single value"),
+        (b'{"a": 1}', "looks like JSON of something else"),
+        (b'# gates\n\n[latency]\np50 = 0.05\n', "looks like TOML"),
+        (b'p50_ms = 3.0\n', "looks like TOML"),
+        (b'{"logits": [0.5, 1.5]}\n{"logits": [0.5, 1.5]}\n', "looks like JSON lines"),
+        (b"PK\x03\x04\x14\x00", "looks like a packed bundle"),
+        (b"\x93NUMPY\x01\x00", "looks like predictions of a teacher"),
+        (b"<!DOCTYPE html><html>", "looks like a page"),
+        (b'<?xml version="1.0"?><testsuites/>', "looks like XML"),
+        (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
+        (b'{"kind": NaN}', "NaN is not a JSON number"),
+        (b'{"kind": 1, "kind": 1}', "a key is there twice"),
+        (b'{"kind": "\xff"}', "not UTF-8"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"kind": ' + b"9" * 5_000 + b"}", "not valid JSON"),
+        (b'{"kind":1e999,"subjects":[],"fingerprint":{}}', "is damaged"),
+    ],
+)
+def test_what_is_no_report(content, said, tmp_path):
+    (tmp_path / "f").write_bytes(content)
+    with pytest.raises(IntegrityError) as caught:
+        read(tmp_path / "f")
+    assert said in str(caught.value)
+    assert (caught.value.exit_code, str(tmp_path / "f") in str(caught.value)) == (5, True)
+
+
+def test_a_real_bundle_s_manifest(tiny_bundle):
+    with pytest.raises(IntegrityError, match="bundle's manifest"):
+        read(tiny_bundle / "manifest.json")
+    with pytest.raises(UsageError, match="is a folder"):
+        read(tiny_bundle)
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match=r"does not exist.*edgekit baseline BUNDLE -o FILE") as caught:
+        read(tmp_path / "report.json")
+    assert caught.value.exit_code == 2
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a plain file"):
+        read(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not a plain file"):
+        read("/dev/zero")
+
+
+def test_a_file_that_is_too_large(tmp_path):
+    with (tmp_path / "r.json").open("wb") as stream:
+        stream.truncate(files.MAX_BYTES + 1)  # sparse: no byte of it is on the disk
+    with pytest.raises(IntegrityError, match="larger than 256 MiB"):
+        read(tmp_path / "r.json")
+
+
+def test_what_was_there_stays_when_nothing_can_be_written(tmp_path):
+    """A limit on the size of files, as a full disk: the kernel itself refuses."""
+    file = tmp_path / "report.json"
+    write(REPORTS["minimal"], file)
+    code = (
+        "import resource, signal, sys; sys.path[:0] = sys.argv[2:]; import reports; from edgekit.report.files import write\n"
+        "from edgekit.spec.errors import BuildError\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: write(reports.check(), sys.argv[1])\n"
+        "except BuildError as problem: print(problem)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, file, Path(reports.__file__).parent, small.ROOT], capture_output=True, text=True, check=False)
+    assert "cannot be written: File too large" in done.stdout, done.stderr
+    assert read(file).kind == "baseline"
+    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_places_that_cannot_be_written(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(BuildError, match="is a folder"):
+        write(REPORTS["minimal"], tmp_path / "folder")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(BuildError, match="cannot be written"):
+        write(REPORTS["minimal"], tmp_path / "file" / "report.json")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BuildError, match="device"):
+        write(REPORTS["minimal"], tmp_path / "pipe")
+    with pytest.raises(BuildError, match="cannot be written"):
+        write(REPORTS["minimal"], "/proc/none/report.json")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+    write(REPORTS["minimal"], tmp_path / "new" / "deep" / "report.json")
+    assert (tmp_path / "new" / "deep" / "report.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_text_that_is_no_utf_8_is_written_all_the_same(tmp_path):
+    """A lone surrogate, in whatever form of a report, does not cost the report when all is measured."""
+    files.put({tmp_path / "page": "caf\udce9"})
+    assert (tmp_path / "page").read_bytes() == b"caf\\udce9"
+
+
+def test_either_the_old_or_the_new_is_there(tmp_path):
+    """A reader that looks all the time never sees half a file: written over 40 times."""
+    file = tmp_path / "r.json"
+    write(REPORTS["minimal"], file)
+    code = (
+        "import sys, pathlib; sys.path[:0] = sys.argv[2:]; from edgekit.report.files import read; file = pathlib.Path(sys.argv[1]); kinds = set()\n"
+        "print('ready', flush=True)\n"
+        "while not (file.parent / 'stop').exists(): kinds.add(read(file).kind)\n"
+        "print(sorted(kinds))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, file, small.ROOT], stdout=subprocess.PIPE, text=True) as reader:
+        assert reader.stdout.readline() == "ready\n"
+        for i in range(40):
+            write(REPORTS["minimal" if i % 2 else "single"], file)
+        (tmp_path / "stop").touch()
+        assert reader.stdout.read().strip() in ("['baseline', 'report']", "['baseline']", "['report']")
+    assert reader.returncode == 0
+
+
+def test_reading_needs_neither_scipy_nor_jinja():
+    code = "import sys; import edgekit.report.files; print(sorted({'scipy', 'jinja2', 'torch', 'onnxruntime'} & {m.split('.')[0] for m in sys.modules}))"
+    assert small.python(code).stdout.decode().strip() == "[]"
+

@@ -1,0 +1,389 @@
+"""Disturbed texts by the definition of each kind; drops counted by hand; a real bundle."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from difflib import SequenceMatcher
+
+import numpy as np
+import pytest
+import small
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import edgekit
+from edgekit import tasks
+from edgekit.report import _perturb
+from edgekit.report.paired import tango_interval
+from edgekit.report.robustness import between, disturb, logits_of, own
+from edgekit.spec.errors import UsageError
+from edgekit.spec.parsing import parse, plain
+from edgekit.spec.report import Robustness
+from edgekit.spec.subject import Perturbed
+from edgekit.tasks.text_classification import Settings, TextClassification
+
+SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+CANARY = "zyxcanaryqv"
+KINDS = ("typos", "case", "punctuation", "homoglyphs", "invisible", "truncation")
+LONG = "The quick brown fox jumps over the lazy dog, and nobody was ever really surprised by it."
+
+
+def task(kind=SINGLE, labels=("lower", "UPPER")):
+    return TextClassification(Settings(kind, labels, 8, ("input_ids",)), None)
+
+
+def of(name, text, seed=0, row=0):
+    return _perturb.apply(name, text, seed, row)
+
+
+def edits(before, after):
+    return [op for op in SequenceMatcher(None, before, after, autojunk=False).get_opcodes() if op[0] != "equal"]
+
+
+# ---- the kinds
+
+
+def test_there_are_the_kinds_that_reports_name():
+    assert tuple(_perturb.KINDS) == KINDS
+
+
+def test_the_keys_beside_a_key():
+    # Read off a US keyboard.
+    assert {k: set(_perturb.NEIGHBOURS[k]) for k in "qgpmz"} == {"q": set("wa"), "g": set("fhtyvb"), "p": set("ol"), "m": set("njk"), "z": set("xas")}
+    assert all(a in _perturb.NEIGHBOURS[b] for a, keys in _perturb.NEIGHBOURS.items() for b in keys)
+    assert sorted(_perturb.NEIGHBOURS) == list("abcdefghijklmnopqrstuvwxyz")
+
+
+def slips(before, after):
+    """The ways in which one typo makes ``after`` of ``before``."""
+    found = set()
+    for i in range(len(before)):
+        if before[:i] + before[i + 1 :] == after:
+            found.add("drop")
+        if before[:i] + before[i + 1 : i + 2] + before[i] + before[i + 2 :] == after:
+            found.add("swap")
+        for key in _perturb.NEIGHBOURS.get(before[i].lower(), ""):
+            if before[:i] + (key.upper() if before[i].isupper() else key) + before[i + 1 :] == after:
+                found.add("key")
+    return found
+
+
+def test_one_typo_of_each_kind():
+    made = [of("typos", "Keyboards", seed) for seed in range(200)]
+    found = [slips("Keyboards", text) for text in made]
+    assert all(found)
+    assert {"drop", "swap", "key"} == set().union(*found)
+    assert len(set(made)) > 30
+
+
+def test_no_word_is_lost_to_a_typo():
+    assert all(len((of("typos", "I a 7 o", seed) or "- - - -").split()) == 4 for seed in range(50))
+    assert all(of("typos", t, seed) is None for t in ("я я", "漢", "é") for seed in range(20))  # no key is beside these
+
+
+@pytest.mark.parametrize("name", ["typos", "homoglyphs", "invisible"])
+def test_one_change_in_ten_places(name):
+    places = {"typos": 70, "homoglyphs": sum(c in _perturb._ALIKE for c in LONG), "invisible": len(re.findall(r"(?=[A-Za-z][A-Za-z])", LONG))}
+    assert sum(c.isalpha() for c in LONG) == places["typos"]
+    for seed in range(50):
+        changes = edits(LONG, of(name, LONG, seed))
+        if name == "typos":  # a swap is one edit or two to difflib
+            assert 6 <= len(changes) <= 14
+        else:
+            assert len(changes) == places[name] // 10
+
+
+def test_case():
+    assert of("case", "Straße, ok?") == "STRASSE, OK?"
+    assert [of("case", t) for t in ("SHOUTED 7!", "שלום", "漢字", "🎬", "123", "")] == [None] * 6
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("Well, it's fine - really!", "Well its fine really"),
+        ("¿Qué? «no»", "Qué no"),
+        ("- first\nsecond", "first\nsecond"),
+        ("a  b , c", "a  b c"),
+        ("no marks", "no marks."),
+        ("no marks \n", "no marks. \n"),
+        ("שלום עולם", "שלום עולם."),
+        ("שלום, עולם؟", "שלום עולם"),
+        ("🎬", "🎬."),
+        ("$5 + 5", "$5 + 5."),  # symbols are no punctuation
+        ("...", None),  # nothing would be left
+        ("", None),
+        ("  ", None),
+        (("a.", ""), ("a", "")),
+        (("a.", "!"), None),
+    ],
+)
+def test_punctuation(text, made):
+    assert of("punctuation", text) == made
+
+
+def test_homoglyphs_look_alike_and_are_others():
+    for latin, other in _perturb._ALIKE.items():
+        name, script, of_what = unicodedata.name(latin), unicodedata.name(other).split()[0], unicodedata.name(other)
+        assert name.split()[1] in of_what  # capital or small
+        assert script in ("CYRILLIC", "GREEK")
+        assert unicodedata.normalize("NFKC", other) == other  # no normalizer of a tokenizer undoes it
+    back = {v: k for k, v in _perturb._ALIKE.items()}
+    assert len(back) == len(_perturb._ALIKE)
+    made = of("homoglyphs", LONG)
+    assert made != LONG
+    assert "".join(back.get(c, c) for c in made) == LONG
+    assert [of("homoglyphs", t) for t in ("уже кириллица", "123 !", "🎬", "")] == [None] * 4
+
+
+def test_invisible_characters_inside_words():
+    made = of("invisible", LONG)
+    assert made.replace("\u200b", "") == LONG
+    assert all(a.isalpha() and b.isalpha() for a, b in re.findall("(.)\u200b(.)", made))
+    assert len(re.findall("(.)\u200b(.)", made)) == made.count("\u200b")
+    assert [of("invisible", t) for t in ("a b c", "!!", "🎬🎬", "")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "made"),
+    [
+        ("a b c", "a b"),
+        (" a  b\tc d e f g", " a  b\tc d e"),
+        ("a b", None),
+        ("", None),
+        (("a b c", "d"), ("a b", "d")),
+        (("a b c", "d e f g h i"), ("a b", "d e f g")),
+    ],
+)
+def test_truncation(text, made):
+    assert of("truncation", text) == made
+
+
+def test_texts_of_no_words_are_not_emptied():
+    for text in ("", " ", "a", "I", "я", "漢", "!", "🎬", "\u200b", ".", "a.", "?a"):
+        for name in KINDS:
+            for seed in range(20):
+                made = of(name, text, seed)
+                assert made is None or (made != text and made.strip())
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.one_of(st.text(max_size=80), st.tuples(st.text(max_size=40), st.text(max_size=40))), st.integers(0, 2**32), st.sampled_from(KINDS))
+def test_any_text(text, seed, name):
+    made = of(name, text, seed, 5)
+    assert made == of(name, text, seed, 5)
+    if made is not None:
+        assert made != text
+        assert type(made) is type(text)
+        parts, now = ((text,), (made,)) if isinstance(text, str) else (text, made)
+        assert len(parts) == len(now)
+        assert all(isinstance(p, str) and bool(p.strip()) == bool(n.strip()) for p, n in zip(parts, now, strict=True))
+        assert [n.encode().decode() for n in now] == list(now)  # no half of a character
+
+
+def test_a_very_long_text_takes_no_time():
+    text = "word " * 200_000
+    for name in KINDS:
+        assert of(name, text) != text
+
+
+# ---- which rows
+
+
+def test_rows_and_texts():
+    texts = [LONG, "", "🎬", "ALL CAPS, NO LOWER", ("one two three.", "four"), "שלום עולם יפה"]
+    found = disturb(texts, rows=100, seed=1)
+    assert {name: rows.tolist() for name, (rows, _) in found.items()} == {
+        "typos": [0, 3, 4, 5],
+        "case": [0, 4],
+        "punctuation": [0, 2, 3, 4, 5],
+        "homoglyphs": [0, 3, 4],
+        "invisible": [0, 3, 4, 5],
+        "truncation": [0, 3, 4, 5],
+    }
+    assert found["case"][1] == [LONG.upper(), ("ONE TWO THREE.", "FOUR")]
+    assert all(rows.dtype == np.int64 and len(rows) == len(made) for rows, made in found.values())
+    assert disturb([], rows=5) == disturb(["", " "], rows=5) == {}
+    with pytest.raises(UsageError, match="0 rows"):
+        disturb(texts, rows=0)
+
+
+def plain_of(found):
+    return {name: (rows.tolist(), made) for name, (rows, made) in found.items()}
+
+
+def test_the_seed_decides_and_a_text_does_not_depend_on_the_others():
+    texts = small.texts(60, seed=9)
+    assert plain_of(disturb(texts, 20, seed=1)) == plain_of(disturb(texts, 20, seed=1))
+    assert disturb(texts, 20, seed=1)["case"][0].tolist() != disturb(texts, 20, seed=2)["case"][0].tolist()
+    assert len({of("typos", LONG, seed, row) for seed in range(5) for row in range(5)}) == 25
+    some, every = disturb(texts, 20, seed=1), disturb(texts, 60, seed=1)
+    for name, (rows, made) in some.items():
+        assert len(rows) == 20
+        whole = dict(zip(every[name][0].tolist(), every[name][1], strict=True))
+        assert [whole[row] for row in rows.tolist()] == made
+
+
+def test_another_process_disturbs_alike():
+    code = f"from edgekit.report._perturb import KINDS, apply; print(ascii([apply(k, {LONG!r}, 7, 3) for k in KINDS]))"
+    expected = ascii([of(k, LONG, 7, 3) for k in KINDS])
+    for hashes in "12":  # Python's own hash of a string differs between processes
+        done = small.python(code, PYTHONHASHSEED=hashes)
+        assert (done.returncode, done.stdout.decode().strip()) == (0, expected)
+
+
+# ---- scores
+
+
+def shouts(texts):
+    """Calls a text UPPER when more than half of its letters are capitals."""
+    share = [np.mean([c.isupper() for c in t if c.isalpha()] or [0]) for t in texts]
+    return np.array([[0.0, 8 * s - 4] for s in share], np.float32)
+
+
+def deaf(texts):
+    return np.tile(np.float32([[1.0, 0.0]]), (len(texts), 1))
+
+
+def test_losses_counted_by_hand():
+    texts = [f"row number {chr(97 + i % 26)}{'x' * i} of them." for i in range(60)]
+    truth = np.zeros(60, np.int64)
+    truth[:6] = 1  # wrong undisturbed, right in capitals
+    found = disturb(texts, rows=60)
+    clean = shouts(texts)
+    result = {p.name: p for p in own(task(), found, clean, logits_of(shouts, found), truth)}
+    assert tuple(result) == KINDS
+    upper = result["case"]
+    assert (upper.rows, upper.changed, upper.clean, upper.disturbed) == (60, 60, 0.9, 0.1)
+    assert upper.drop == pytest.approx(0.8)
+    assert (upper.low, upper.high) == pytest.approx(tango_interval(54, 6, 60))
+    calm = result["typos"]
+    assert (calm.changed, calm.clean, calm.disturbed, calm.drop) == (0, 0.9, 0.9, 0.0)
+    assert (calm.low, calm.high) == pytest.approx(tango_interval(0, 0, 60))
+    against = {r.name: r for r in between(task(), found, logits_of(deaf, found), logits_of(shouts, found), truth)}
+    assert (against["case"].rows, against["case"].before, against["case"].after) == (60, 0.9, 0.1)
+    assert (against["case"].low, against["case"].high) == pytest.approx(tango_interval(54, 6, 60))
+    assert against["truncation"].drop == 0.0
+    said = json.dumps(plain([*result.values(), *against.values()]))
+    assert "number" not in said
+    assert [parse(Perturbed, d, "x") for d in json.loads(json.dumps(plain(list(result.values()))))] == list(result.values())
+    assert [parse(Robustness, d, "x") for d in json.loads(json.dumps(plain(list(against.values()))))] == list(against.values())
+
+
+def test_only_the_rows_that_were_disturbed_count():
+    texts = ["ALREADY LOUD."] * 5 + ["quiet."] * 5
+    truth = np.array([0] * 5 + [0] * 5)  # the first five are wrong, and not disturbed by capitals
+    found = {"case": disturb(texts)["case"]}
+    result = own(task(), found, shouts(texts), logits_of(shouts, found), truth)[0]
+    assert (result.rows, result.clean, result.disturbed) == (5, 1.0, 0.0)
+
+
+def test_numbers_and_several_labels():
+    texts = [f"{'word ' * (i % 7 + 3)}end" for i in range(30)]
+    found = disturb(texts)
+
+    def count(group):
+        return np.array([[len(t.split())] for t in group], np.float32)
+
+    numbers = count(texts).astype(np.float64)
+    result = {p.name: p for p in own(task(REGRESSION, ("n",)), found, count(texts), logits_of(count, found), numbers)}
+    assert result["case"].clean == result["case"].disturbed == pytest.approx(1.0)
+    cut = count(found["truncation"][1])[:, 0]
+    assert result["truncation"].disturbed == pytest.approx(np.corrcoef(cut, numbers[:, 0])[0, 1])
+    assert result["truncation"].low <= result["truncation"].drop <= result["truncation"].high
+    flags = np.concatenate([count(texts) > 6, count(texts) > 8], axis=1)
+
+    def both(group):
+        return np.concatenate([count(group) - 6.5, count(group) - 8.5], axis=1).astype(np.float32)
+
+    several = {p.name: p for p in own(task(MULTI, ("long", "longer")), found, both(texts), logits_of(both, found), flags)}
+    assert several["punctuation"].clean == 1.0
+    assert several["truncation"].disturbed < 1.0
+
+
+@pytest.mark.parametrize("numbers", [[1.0, 1.0, 1.0], [2.0], [1.0, 1.0, 1.0, 1.0, 2.0]])
+def test_a_score_that_is_not_defined_is_not_given(numbers):
+    texts = [f"some words {i}" for i in range(len(numbers))]
+    truth = np.array(numbers)[:, None]
+    found = disturb(texts)
+
+    def answer(group):
+        return np.array([[float(len(t))] for t in group], np.float32)
+
+    made = logits_of(answer, found)
+    the_task = task(REGRESSION, ("n",))
+    if len(set(numbers)) == 1:
+        assert own(the_task, found, answer(texts), made, truth) == between(the_task, found, made, made, truth) == ()
+    else:  # few, but defined
+        assert all(np.isfinite([p.drop, p.low, p.high]).all() for p in own(the_task, found, answer(texts), made, truth))
+
+
+def test_one_row():
+    found = disturb(["only this one, alas"])
+    result = own(task(), found, deaf(["x"]), logits_of(deaf, found), np.array([0]))
+    assert [p.name for p in result] == list(KINDS)
+    assert all(p.low < 0 < p.high for p in result)  # one row proves nothing
+
+
+def test_calls_and_progress():
+    texts = small.texts(120, seed=3)
+    found = disturb(texts, rows=120)
+    sizes, told = [], []
+
+    def answer(group):
+        sizes.append(len(group))
+        return np.array([[hash(t) % 1000, 0] for t in group], np.float32)
+
+    made = logits_of(answer, found, lambda *step: told.append(step))
+    assert max(sizes) == 50
+    total = sum(len(rows) for rows, _ in found.values())
+    assert sum(sizes) == total == told[-1][1] == told[-1][2]
+    assert {step[0] for step in told} == {"robustness"}
+    for name, (_, group) in found.items():
+        assert made[name][:, 0].tolist() == [float(hash(t) % 1000) for t in group]
+
+
+@pytest.mark.parametrize("wrong", [lambda g: np.zeros((1, 2)), lambda g: np.zeros(len(g)), lambda g: np.zeros((len(g), 2, 1))])
+def test_answers_of_another_shape(wrong):
+    with pytest.raises(UsageError, match="a row of logits for each text") as caught:
+        logits_of(wrong, disturb([f"{CANARY} one two", "three four five"]))
+    assert CANARY not in str(caught.value)
+
+
+def test_rows_of_other_samples():
+    found = disturb([f"{CANARY} one two"] * 3)
+    made = logits_of(deaf, found)
+    with pytest.raises(UsageError, match="2 rows of logits and 3 of truth"):
+        own(task(), found, deaf(["a", "b"]), made, np.zeros(3, np.int64))
+    broken = {name: np.full_like(x, np.nan) for name, x in made.items()}
+    with pytest.raises(UsageError, match="NaN"):
+        own(task(), found, deaf("abc"), broken, np.zeros(3, np.int64))
+    with pytest.raises(UsageError, match="NaN"):
+        between(task(), found, made, broken, np.zeros(3, np.int64))
+
+
+# ---- a real bundle
+
+
+def test_a_bundle(float32_ort, tiny_samples):
+    texts = [row["text"] for row in tiny_samples.rows]
+    the_task = tasks.get("text-classification").load(float32_ort / "assets")
+    truth = the_task.parse_labels([row["label"] for row in tiny_samples.rows], "dev")
+    found = disturb(texts, rows=40)
+    with edgekit.load(float32_ort) as session:
+        clean, made = session.logits(texts), logits_of(session.logits, found)
+        second = logits_of(session.logits, found)
+    result = {p.name: p for p in own(the_task, found, clean, made, truth)}
+    assert tuple(result) == KINDS
+    assert (result["case"].changed, result["case"].drop) == (0, 0.0)  # its tokenizer is uncased
+    assert (result["invisible"].changed, result["invisible"].drop) == (0, 0.0)  # and takes control characters out
+    assert result["typos"].changed > 0  # words that it knows become letters
+    for kind in result.values():
+        rows = found[kind.name][0]
+        assert kind.clean == pytest.approx((clean[rows].argmax(axis=1) == truth[rows]).mean())
+        assert kind.disturbed == pytest.approx((made[kind.name].argmax(axis=1) == truth[rows]).mean())
+    same = between(the_task, found, made, second, truth)
+    assert [(r.name, r.drop) for r in same] == [(name, 0.0) for name in KINDS]
+    assert small.CANARY not in json.dumps(plain([*result.values(), *same]))

@@ -1,0 +1,305 @@
+"""``edgekit.toml``: where it is found, what it may say, what its paths become, and what wins over it."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+
+from edgekit.spec import project as projects
+from edgekit.spec.errors import UsageError
+from edgekit.spec.gates import Gates
+from edgekit.spec.project import FILE, Check, Project, checks, find, nearest, places, read
+from edgekit.spec.target import Budget
+
+WHOLE = """
+model = "owner/name"
+revision = "v2"
+samples = "voice-commands"
+eval = "data/dev.jsonl"
+test = "/abs/test.csv"
+targets = ["cpu", "own/board.toml"]
+out = "out"
+baseline = "baselines"
+slices = ["source"]
+seed = 3
+columns = { text = "sentence" }
+
+[budget]
+p50_ms = 5
+accuracy_drop = 0.02
+
+[gates.latency]
+p99 = "off"
+[gates.accuracy]
+drop = 0.03
+[gates.budget]
+size_mb = 40
+
+[build]
+strict = true
+keep_float = ["classifier"]
+use = "throughput"
+max_time = 60
+calibration_rows = 100
+distill = [{ layers = 3 }, { student = "./student", epochs = 2 }]
+distill_samples = ["data/more.jsonl"]
+vocabulary = "data/tokens.txt"
+
+[check]
+max_time = 12.5
+strict = true
+allow_incomparable = true
+self_check = true
+report = "reports"
+keys = ["maker.pub"]
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def made(text, folder="repo"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        file = tmp_path / folder / FILE
+        file.write_text(text, "utf-8")
+        return file
+
+    return made
+
+
+# ---- where
+
+
+def test_the_nearest_up_to_the_root_of_the_repository(tmp_path, write):
+    file = write("", "repo")
+    deep = tmp_path / "repo/a/b"
+    deep.mkdir(parents=True)
+    assert find(deep) == find(tmp_path / "repo") == file
+    nearer = write("", "repo/a")
+    assert find(deep) == nearer
+    assert find(tmp_path / "repo") == file
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_a_repository_ends_the_search(tmp_path, write, kind):
+    """A ``.git`` file is that of a worktree or a submodule."""
+    outside = write("", ".")
+    inner = tmp_path / "other/deep"
+    inner.mkdir(parents=True)
+    assert find(inner) == outside
+    mark = tmp_path / "other/.git"
+    mark.mkdir() if kind == "folder" else mark.write_text("gitdir: elsewhere")
+    assert find(inner) is None
+    with pytest.raises(UsageError, match=r"There is no edgekit\.toml in .*deep or above it, up to the root of the repository\. Write one\."):
+        nearest(inner, "Write one.")
+    own = write("", "other")
+    assert find(inner) == own, "the root of the repository itself counts"
+    assert nearest(inner, "").path == own
+
+
+def test_a_link_is_followed(tmp_path, write):
+    file = write("", "repo")
+    (tmp_path / "repo/a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "repo/a")
+    assert find(tmp_path / "link") == file
+
+
+def test_a_folder_of_that_name_is_none(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / FILE).mkdir()
+    assert find(tmp_path) is None
+    with pytest.raises(UsageError, match="is a folder"):
+        read(tmp_path / FILE)
+    with pytest.raises(UsageError, match="does not exist"):
+        read(tmp_path / "none.toml")
+
+
+# ---- what
+
+
+def test_all_of_it(write, tmp_path):
+    repo = tmp_path / "repo"
+    found = read(write(WHOLE))
+    assert (found.model, found.revision, found.samples, found.seed, found.slices) == ("owner/name", "v2", "voice-commands", 3, ("source",))
+    assert (found.eval, found.test, found.out) == (str(repo / "data/dev.jsonl"), "/abs/test.csv", str(repo / "out"))
+    assert (found.columns, found.baseline) == ({"text": "sentence"}, str(repo / "baselines"))
+    assert found.targets == ("cpu", str(repo / "own/board.toml"))
+    assert found.budget == Budget(p50_ms=5.0, accuracy_drop=0.02)
+    assert found.gates.budget == Budget(p50_ms=5.0, accuracy_drop=0.02, size_mb=40.0), "the budget counts for checks too"
+    assert (found.gates.latency.p50, found.gates.latency.p99, found.gates.accuracy.drop, found.gates.footprint.size) == (0.05, None, 0.03, 0.10)
+    build, check = found.build, found.check
+    assert (build.strict, build.keep_float, build.use, build.max_time, build.calibration_rows) == (True, ("classifier",), "throughput", 60.0, 100)
+    assert build.distill == ({"layers": 3}, {"student": str(repo / "student"), "epochs": 2})
+    assert (build.distill_samples, build.vocabulary) == ((str(repo / "data/more.jsonl"),), str(repo / "data/tokens.txt"))
+    assert (check.max_time, check.strict, check.allow_incomparable, check.self_check) == (12.5, True, True, True)
+    assert (check.report, check.keys) == (str(repo / "reports"), (str(repo / "maker.pub"),))
+
+
+def test_an_empty_file_is_the_defaults(write):
+    file = write("")
+    assert read(file) == Project(path=file)
+    assert read(file).gates == Gates()
+
+
+@pytest.mark.parametrize(
+    ("said", "made", "expected"),
+    [
+        ("owner/name", False, "owner/name"),
+        ("owner/name", True, "repo/owner/name"),
+        ("name", False, "name"),
+        ("./name", False, "repo/name"),
+        ("../name", False, "repo/../name"),
+        ("a/b/c", False, "repo/a/b/c"),
+        ("/abs/model", False, "/abs/model"),
+        ("~/model", False, "HOME/model"),
+    ],
+)
+def test_a_model_is_a_folder_or_a_hub_id(write, tmp_path, monkeypatch, said, made, expected):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if made:
+        (tmp_path / "repo" / said).mkdir(parents=True)
+    expected = expected.replace("HOME", str(tmp_path / "home"))
+    if expected.startswith("repo"):
+        expected = str(tmp_path / "repo") + expected.removeprefix("repo")
+    found = read(write(f'model = "{said}"')).model
+    assert os.path.normpath(found) == os.path.normpath(expected)
+
+
+def test_samples_may_be_the_name_of_a_set(write, tmp_path):
+    text = 'samples = "voice-commands"\neval = "dev.jsonl"\n[build]\nvocabulary = "samples"'
+    found = read(write(text))
+    assert (found.samples, found.eval, found.build.vocabulary) == ("voice-commands", str(tmp_path / "repo/dev.jsonl"), "samples")
+    (tmp_path / "repo/voice-commands").write_text("")
+    assert read(write(text)).samples == str(tmp_path / "repo/voice-commands")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("modle = 'm'", r"Unknown key 'modle' in .*edgekit\.toml\. Did you mean 'model'\? Known keys: model, .*, check\.$"),
+        ("path = 'm'", "Unknown key 'path'"),
+        ("[gates.latncy]\np50 = 1", r"Unknown key 'latncy' in .*gates\. Did you mean 'latency'"),
+        ("[gates.latency]\np5 = 1", r"Unknown key 'p5' .*gates: latency\. Did you mean 'p50'"),
+        ("[gates.latency]\np50 = -1", "gates: latency: p50 is -1"),
+        ("gates = 'gates.toml'", r"gates is a str, expected tables such as \[gates\.latency\]"),
+        ("[budget]\np50 = 1", r"Unknown key 'p50' .*budget\. Did you mean 'p50_ms'"),
+        ("[budget]\np50_ms = -1", "budget: p50_ms is -1, expected a number of at least 0"),
+        ("[budget]\np50_ms = nan", "expected a finite number"),
+        ("[budget]\np50_ms = 4\n[gates.budget]\np50_ms = 5", r"has p50_ms in \[budget\] and in \[gates\.budget\]"),
+        ("[build]\nstrickt = true", "Did you mean 'strict'"),
+        ("[check]\nmaxtime = 3", "Did you mean 'max_time'"),
+        ("[check]\nmax_time = 0", "expected more than 0 seconds"),
+        ("[build]\nmax_time = -1", "expected seconds of at least 0"),
+        ("[build]\ncalibration_rows = 0", "expected at least 1"),
+        ("[build]\nstrict = 1", "strict is 1 .*expected a value of type bool"),
+        ("targets = []", "targets is empty"),
+        ("targets = 'cpu'", "targets is a str, expected a list"),
+        ("targets = ['cpu', 'x/cpu.toml']", "targets has 'cpu' twice"),
+        ("seed = '0'", "seed is '0' .*expected a value of type int"),
+        ("baseline = ''", "baseline is empty"),
+        ("model = 3", "model is 3 .*expected a value of type str"),
+        ("model = ", "is not valid TOML"),
+    ],
+)
+def test_what_is_refused(write, text, said):
+    file = write(text)
+    with pytest.raises(UsageError, match=said) as refused:
+        places(read(file))
+    assert FILE in str(refused.value)
+
+
+def test_a_verb_says_which_key_it_lacks(write):
+    found = read(write('model = "m"'))
+    found.need("edgekit build", "model")
+    with pytest.raises(UsageError, match=re.escape(f"{found.path} has no key 'samples', which edgekit build needs. Add samples = ...")):
+        found.need("edgekit build", "model", "samples", "eval")
+
+
+# ---- where each target's files are
+
+
+def test_one_target_has_the_places_themselves(write, tmp_path):
+    (place,) = places(read(write('out = "out"\nbaseline = "b.json"\n[check]\nreport = "r"')))
+    repo = tmp_path / "repo"
+    assert (place.target, place.name, place.bundle, place.baseline, place.report) == ("cpu", "cpu", str(repo / "out"), str(repo / "b.json"), str(repo / "r"))
+
+
+def test_several_have_sub_folders(write, tmp_path):
+    repo = tmp_path / "repo"
+    project = read(write(WHOLE))
+    (repo / "baselines/board").mkdir(parents=True)
+    cpu, board = places(project)
+    assert (cpu.target, cpu.name, cpu.bundle, cpu.report) == ("cpu", "cpu", str(repo / "out/cpu"), str(repo / "reports/cpu"))
+    assert (board.target, board.name, board.bundle) == (str(repo / "own/board.toml"), "board", str(repo / "out/board"))
+    assert (cpu.baseline, board.baseline) == (str(repo / "baselines/cpu.json"), str(repo / "baselines/board")), "a file, unless there is a bundle"
+    assert [p.report for p in places(project, report="here")] == [os.path.join("here", "cpu"), os.path.join("here", "board")]
+    (repo / "baselines/board.json").write_text("")
+    with pytest.raises(UsageError, match=r"has both board and board\.json as the baseline"):
+        places(project)
+
+
+def test_one_of_several(write, tmp_path):
+    project, repo = read(write(WHOLE)), tmp_path / "repo"
+    assert [(p.target, p.bundle) for p in places(project, only="board")] == [(str(repo / "own/board.toml"), str(repo / "out/board"))]
+    assert [(p.target, p.bundle) for p in places(project, only="jetson")] == [("jetson", str(repo / "out/jetson"))]
+    assert [(p.target, p.bundle) for p in places(project, only="x/board.toml")] == [("x/board.toml", str(repo / "out/board"))]
+
+
+# ---- checks
+
+
+def test_checks_are_as_the_file_says(write, tmp_path):
+    project, repo = read(write(WHOLE)), tmp_path / "repo"
+    cpu, board = checks(project, None, {})
+    assert (cpu.name, board.name, board.bundle) == ("cpu", "board", str(repo / "out/board"))
+    assert cpu == Check(
+        name="cpu",
+        bundle=str(repo / "out/cpu"),
+        baseline=str(repo / "baselines/cpu.json"),
+        samples=project.eval,
+        columns={"text": "sentence"},
+        slices=("source",),
+        gates=project.gates,
+        report=str(repo / "reports/cpu"),
+        keys=(str(repo / "maker.pub"),),
+        max_time=12.5,
+        seed=3,
+        strict=True,
+        allow_incomparable=True,
+        self_check=True,
+    )
+
+
+def test_what_is_given_wins(write):
+    project = read(write(WHOLE.replace('targets = ["cpu", "own/board.toml"]\n', "")))
+    said = {"baseline": "b", "samples": "s", "columns": {}, "slices": (), "report": "r", "keys": ("k",), "max_time": 1.0, "seed": 0, "strict": False}
+    (check,) = checks(project, None, {**said, "allow_incomparable": False, "self_check": None})
+    assert {name: getattr(check, name) for name in said} == said
+    assert (check.allow_incomparable, check.self_check) == (False, True), "None is left to the file"
+
+
+def test_other_gates_keep_the_limits_that_they_do_not_name(write):
+    project = read(write(WHOLE))
+    gates = Gates(budget=Budget(p50_ms=9.0))
+    check = checks(project, None, {"gates": gates})[0]
+    assert check.gates == Gates(budget=Budget(p50_ms=9.0, accuracy_drop=0.02)), "of [budget]; [gates.budget] went with [gates]"
+
+
+def test_one_bundle_alone(write, tmp_path, monkeypatch):
+    project, repo = read(write(WHOLE)), tmp_path / "repo"
+    monkeypatch.chdir(repo)
+    (board,) = checks(project, "out/board", {})
+    assert (board.name, board.bundle, board.baseline) == ("board", str(repo / "out/board"), str(repo / "baselines/board.json")), "that of a target"
+    (other,) = checks(project, "elsewhere", {})
+    assert (other.name, other.bundle, other.baseline, other.report) == ("", "elsewhere", None, None), "of several targets none is meant"
+    assert (other.samples, other.max_time) == (project.eval, 12.5)
+    single = read(write('out = "out"\nbaseline = "b.json"'))
+    assert checks(single, "elsewhere", {})[0].baseline == str(repo / "b.json")
+
+
+def test_without_a_file():
+    (check,) = checks(Project(), "bundle", {"samples": "s"})
+    assert (check.name, check.bundle, check.baseline, check.samples, check.report) == ("", "bundle", None, "s", None)
+    assert (check.max_time, check.seed, check.strict, check.gates) == (projects.CHECK_SECONDS, 0, False, Gates())
+    assert checks(Project(), ".", {})[0].name == "", "the current folder is not the bundle of a target that nobody named"
