@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from edgekit.spec.errors import BackendError
 from edgekit.spec.report import PASS, Accuracy, Change, Gate, Report
 from edgekit.spec.subject import Subject
 
@@ -114,8 +116,15 @@ def finish(report: Report, folder: str | None, strict: bool = False, allow_incom
     return code
 
 
-def check_writable(*folders: str | None) -> None:
-    """Refuses folders that cannot be written before anything is measured."""
+def check_ready(*folders: str | None) -> None:
+    """Refuses what would end a run after it was measured: packages that are not there, folders that cannot be written.
+
+    Raises:
+        BackendError: naming the package and the extra that brings it.
+        UsageError: naming the folder.
+    """
+    if missing := [name for name in ("scipy", "jinja2") if importlib.util.find_spec(name) is None]:
+        raise BackendError(f"Reports need the package '{missing[0]}', which is not installed here. Run: pip install 'edgekit[report]'")
     from edgekit.report import render
 
     for folder in folders:

@@ -29,6 +29,7 @@ def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-d
     from edgekit.report import check, files
 
     _reference.check_file(out)
+    _verdict.check_ready()
     with bars() as progress:
         report = check.baseline(bundle, samples, progress=progress, **given(trust=trust_of(keys), **options))
     files.write(report, Path(out))

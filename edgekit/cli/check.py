@@ -62,7 +62,7 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
         _complete(checks[0], file)
     if checks[0].baseline is None:
         _only_noise(include_text=include_text, gates=gates, **said)
-    _verdict.check_writable(*(check.report for check in checks))
+    _verdict.check_ready(*(check.report for check in checks))
     click.get_current_context().exit(worst([_run(check, include_text, as_json) for check in checks]))
 
 

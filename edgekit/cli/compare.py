@@ -42,7 +42,7 @@ def command(before, after, samples, out, gates, keys, **options):  # type: ignor
     from edgekit.report import check
     from edgekit.spec import gates as gate_files
 
-    _verdict.check_writable(out)
+    _verdict.check_ready(out)
     held = None if gates is None else gate_files.read(gates)
     reference = _reference.reference(before, after)
     with bars() as progress:

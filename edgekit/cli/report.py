@@ -55,7 +55,7 @@ def command(bundle, samples, out, teacher, scenarios, server_bound, gates, keys,
     from edgekit.report import check
     from edgekit.spec import gates as gate_files
 
-    _verdict.check_writable(out)
+    _verdict.check_ready(out)
     held = None if gates is None else gate_files.read(gates)
     reference = None if teacher is None else _reference.reference(teacher, bundle)
     said = given(scenarios=scenarios, server_bound_ms=server_bound, gates=held, reference=reference, trust=trust_of(keys), **options)

@@ -18,7 +18,7 @@ from typing import Any
 
 from edgekit.engines.assemble import disk_errors
 from edgekit.spec.errors import BuildError, FormatError, IntegrityError, UsageError
-from edgekit.spec.parsing import parse, plain
+from edgekit.spec.parsing import parse, plain, strict_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
 from edgekit.spec.schema import Enums, schema
 
@@ -99,7 +99,7 @@ def loads(content: bytes, where: str) -> Report:
     """
     try:
         text = content.decode()
-        data: Any = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
+        data = strict_json(text)
     except (ValueError, RecursionError) as problem:
         raise _not_json(content, where, problem) from problem
     if not isinstance(data, dict) or len(data.keys() & _MARKS) < 2:
@@ -236,15 +236,3 @@ def _looks_like(data: object) -> str:
         "a model's configuration": {"architectures", "model_type"},
     }
     return next((name for name, keys in marks.items() if keys <= data.keys()), "JSON of something else")
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuses a key that is there twice: of two readers, each could take another one."""
-    data = dict(pairs)
-    if len(data) != len(pairs):
-        raise ValueError("a key is there twice")
-    return data

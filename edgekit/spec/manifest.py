@@ -7,11 +7,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
 
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import FormatError, IntegrityError
-from edgekit.spec.parsing import parse, plain
+from edgekit.spec.parsing import parse, plain, strict_json
 from edgekit.spec.tensor import Signature
 
 FORMAT = 1
@@ -212,7 +211,7 @@ def loads(text: str, where: str) -> Manifest:
         IntegrityError: when it is not JSON, has unknown or missing keys, or names a path that leaves the bundle.
     """
     try:
-        data: Any = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
+        data = strict_json(text)
     except (ValueError, RecursionError) as problem:
         raise IntegrityError(f"{where} is not valid JSON ({problem}). The bundle is damaged: build or copy it again.") from problem
     version = data.get("format") if isinstance(data, dict) else None
@@ -270,17 +269,3 @@ def check_inside(path: str, where: str) -> None:
         raise IntegrityError(
             f"{where} lists the path {path!r}, expected a plain relative path inside the bundle. Do not load this bundle; get it from its source again."
         )
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuses a key that is there twice: of two readers, each could take another one."""
-    data: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in data:
-            raise ValueError(f"the key {name!r} is there twice")
-        data[name] = value
-    return data

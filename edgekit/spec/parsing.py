@@ -7,6 +7,7 @@ that a typing mistake in a target or an altered manifest never turns into a defa
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import types
 import typing
@@ -47,6 +48,15 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
         return cls(**values)
     except UsageError as problem:  # a value that the dataclass itself refuses
         raise error(f"{where}: {problem}") from problem
+
+
+def strict_json(text: str) -> Any:
+    """Reads JSON of which no two readers can think differently: a key that is there twice, NaN and infinities are refused.
+
+    Raises:
+        ValueError, RecursionError: where it is not such JSON.
+    """
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_once)
 
 
 def plain(value: object) -> Any:
@@ -108,3 +118,17 @@ def _tuple(args: tuple[Any, ...], value: Any, where: str, error: type[EdgekitErr
     if len(value) != len(args):
         raise error(f"{where} has {len(value)} entries, expected {len(args)}.")
     return tuple(_value(a, v, f"{where}[{i}]", error) for i, (a, v) in enumerate(zip(args, value, strict=True)))
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuses a key that is there twice: of two readers, each could take another one."""
+    data: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in data:
+            raise ValueError(f"the key {name!r} is there twice")
+        data[name] = value
+    return data

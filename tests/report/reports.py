@@ -304,6 +304,7 @@ def regression() -> Report:
     """A number for an answer, and a baseline file of another machine: latency is incomparable."""
     why = "cpu: Cortex-A78AE, then AMD EPYC 9R14 96-Core Processor"
     more = {"problem_type": "regression", "labels": ("similarity",), "score_name": "Pearson r", "score": 0.871, "confusion": (), "calibration_error": None}
+    more["predictions"] = predictions(24, 1)
     before, after = replace(subject("release", 4.1), **more), replace(subject("candidate", 4.2), **more)
     apart = tuple(replace(f, truth="3.5", before="3.4812", after="2.9003", margin_before=0.0, margin_after=0.0) for f in flips(2))
     accuracy = Accuracy(1_379, "Pearson r", 0.871, 0.869, 0.002, -0.001, 0.005, None, None, None, 2, apart, resolvable=0.004, margin=0.01, rows_needed=310)
