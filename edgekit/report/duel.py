@@ -118,8 +118,7 @@ def solo(
                 drawn.append(draw.rows(size))
                 block = draw.texts(drawn[-1])
                 blocks.append(_timed(worker, block) + _timed(worker, block))
-            used = _energy(meter if index < _METERED else None, worker, draw.take(size))
-            found.append(Process(start, tuple(blocks), worker.memory_mb(), used, tuple(drawn)))
+            found.append(_process(worker, start, blocks, drawn, meter if index < _METERED else None, draw.take(size)))
         progress("time processes", index + 1, processes)
     return tuple(found)
 
@@ -141,21 +140,19 @@ def _pair(before: Opener, after: Opener, draw: _Draw, backwards: bool, first: Te
             blocks[0].append(a + _timed(one, block))
             blocks[1].append(b)
         rest = draw.take(size)
-        made = [
-            Process(start, tuple(timed), worker.memory_mb(), _energy(meter, worker, rest), tuple(drawn))
-            for (worker, start, _), timed in zip(sides, blocks, strict=True)
-        ]
+        made = [_process(worker, start, timed, drawn, meter, rest) for (worker, start, _), timed in zip(sides, blocks, strict=True)]
     return (made[1], made[0]) if backwards else (made[0], made[1])
 
 
 def _started(stack: contextlib.ExitStack, opener: Opener, first: Text, draw: _Draw) -> tuple[Worker, Start, float]:
     """A warm process, its start, and milliseconds of a call."""
     worker = stack.enter_context(opener())
-    start = worker.start(first)
     times: list[float] = []
-    end = time.monotonic() + _WARM_UP_S
-    while len(times) < 2 or (len(times) < _WARM_UP and time.monotonic() < end):
-        times += worker.time(draw.take(2))
+    with worker.turn():
+        start = worker.start(first)
+        end = time.monotonic() + _WARM_UP_S
+        while len(times) < 2 or (len(times) < _WARM_UP and time.monotonic() < end):
+            times += worker.time(draw.take(2))
     return worker, start, times[-1]
 
 
@@ -164,21 +161,25 @@ def _size(call_ms: float) -> int:
 
 
 def _timed(worker: Worker, block: list[Text]) -> tuple[float, ...]:
-    return tuple(round(t, 4) for t in worker.time([*block[:_AWAKE], *block])[-len(block) :])
+    with worker.turn():
+        return tuple(round(t, 4) for t in worker.time([*block[:_AWAKE], *block])[-len(block) :])
 
 
-def _energy(meter: Meter | None, worker: Worker, block: Sequence[Text]) -> float | None:
-    """Millijoule of one answer."""
-    if meter is None:
-        return None
+def _process(
+    worker: Worker, start: Start, blocks: Sequence[tuple[float, ...]], drawn: Sequence[tuple[int, ...]], meter: Meter | None, block: Sequence[Text]
+) -> Process:
+    """What a process comes to, with millijoule of one answer where there is a meter."""
 
     def work() -> int:
-        answers, end = 0, time.monotonic() + 1.2 * meter.least_s
+        answers, end = 0, time.monotonic() + 1.2 * meter.least_s if meter is not None else 0.0
         while time.monotonic() < end:
             answers += len(worker.time(block))
         return answers
 
-    return energy.per_answer(meter, work)
+    with worker.turn():
+        memory = worker.memory_mb()
+        used = energy.per_answer(meter, work) if meter is not None else None
+    return Process(start, tuple(blocks), memory, used, tuple(drawn))
 
 
 class _Draw:

@@ -10,6 +10,7 @@ Times are taken in the child with ``time.perf_counter``: the system's monotonic 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -74,6 +75,7 @@ class Worker:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
         self._bundle = bundle
         self._asked = False
+        self._stops = False
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
         self._started = time.perf_counter()
         self._child = subprocess.Popen(
@@ -155,6 +157,22 @@ class Worker:
         """What the linear layers really run in. Costs memory: ask for :meth:`memory_mb` first."""
         return str(self._ask(do="executed")["executed"])
 
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """The child runs inside of this and is stopped outside, once this was left first: for processes that are timed in turns.
+
+        Threads of a backend wait for more work by spinning, ONNX Runtime's for some 2^20 rounds (``EigenNonBlockingThreadPool.h``), tens of milliseconds:
+        they would take a CPU from whoever is timed next. Where a process cannot be stopped (Windows) it is not.
+        """
+        if self._stops:
+            self._child.send_signal(signal.SIGCONT)
+        yield
+        if hasattr(signal, "SIGSTOP"):
+            if not self._stops:
+                self._ask(do="stops")
+                self._stops = True
+            self._child.send_signal(signal.SIGSTOP)
+
     def close(self) -> None:
         """Ends the child. A second call does nothing."""
         self._child.kill()
@@ -230,6 +248,12 @@ def _end_with_the_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _die_with_the_parent() -> None:
+    """A stopped child sees no hang-up: Linux itself ends it when the thread that started it ends (``PR_SET_PDEATHSIG``, prctl(2))."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+
+
 def _opened(bundle: str, options: dict[str, Any]) -> tuple[Session, float, float]:
     """A session, and the seconds that checking the bundle and loading it took."""
     start = time.perf_counter()
@@ -259,6 +283,9 @@ def _answered(session: Session, request: dict[str, Any], texts: list[Any]) -> di
     if do == "ran":
         info = session.info
         return {"method": info.method, "backend": info.backend, "streams": info.streams}
+    if do == "stops":
+        _die_with_the_parent()
+        return {}
     if do == "executed":
         return {"executed": session.executed_precision()}
     return {"memory_mb": memory_mb()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 from edgekit.report import speed
@@ -19,6 +21,7 @@ class Side:
 
     def __init__(self, name, log, call_ms=1.0, fail_at=None):
         self.name, self.log, self.call_ms, self.fail_at, self.opened = name, log, call_ms, fail_at, 0
+        self.running = []
 
     def __call__(self):
         self.opened += 1
@@ -31,12 +34,21 @@ class Side:
     def __exit__(self, *_):
         self.log.append((self.name, "close"))
 
+    @contextlib.contextmanager
+    def turn(self):
+        assert not self.running, "no two at a time"
+        self.running.append(self.name)
+        yield
+        self.running.remove(self.name)
+
     def start(self, text):
+        assert self.running == [self.name]
         if self.fail_at == self.opened:
             raise BackendError(f"{self.name} does not load")
         return Start(1.0, 1.0, 1.0, 1.0, 4.0)
 
     def time(self, texts):
+        assert self.running == [self.name]
         self.log.append((self.name, tuple(texts)))
         return [self.call_ms] * len(texts)
 
@@ -48,6 +60,7 @@ def fought(before=None, after=None, decided=lambda pairs, looks: False, max_time
     log = []
     before, after = before or Side("A", log), after or Side("B", log)
     before.log = after.log = log
+    after.running = before.running
     return duel(before, after, TEXTS, decided, max_time=max_time, **options), log
 
 
