@@ -10,8 +10,6 @@ from typing import Any
 
 from edgekit.spec.errors import BuildError, UsageError
 
-PREDICTIONS = (".npy", ".npz", ".jsonl")
-
 
 def reference(given: str, bundle: str) -> str | Callable[..., Any]:
     """What a bundle is compared with: a Hugging Face folder becomes a function from texts to logits, float32 ``[rows, labels]``; the rest is left as it is.
@@ -32,10 +30,12 @@ def reference(given: str, bundle: str) -> str | Callable[..., Any]:
 def _teacher(model: str, bundle: str) -> Callable[..., Any]:
     from edgekit import tasks
     from edgekit.engines.trust import open_bundle
+    from edgekit.report.predictions import FILE_TYPES
+
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         raise BuildError(
             f"{model} is a Hugging Face model, which the package '{missing[0]}' runs, and it is not installed here. Run: pip install 'edgekit[build]', "
-            f"or save the model's logits where it is and give them as a file ({', '.join(PREDICTIONS)})."
+            f"or save the model's logits where it is and give them as a file ({', '.join(FILE_TYPES)})."
         )
     from edgekit import source
 

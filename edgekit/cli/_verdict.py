@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
-from edgekit.spec.errors import BackendError
 from edgekit.spec.report import PASS, Accuracy, Change, Gate, Report
 from edgekit.spec.subject import Subject
 
@@ -110,10 +110,19 @@ def write(report: Report, folder: str | None) -> list[str]:
 
 
 def finish(report: Report, folder: str | None, strict: bool = False, allow_incomparable: bool = False) -> int:
-    """Prints and writes a report, and says its exit code."""
+    """Writes and prints a report, and says its exit code."""
     code = report.exit_code(strict, allow_incomparable)
-    click.echo("\n".join([text(report, code), *write(report, folder)]))
+    written = write(report, folder)
+    say("\n".join([text(report, code), *written]))
     return code
+
+
+def say(words: str) -> None:
+    """Prints. A reader that has gone (``| grep -q``, ``| head``) does not change a verdict."""
+    try:
+        click.echo(words)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain when it flushes at its end
 
 
 def check_ready(*folders: str | None) -> None:
@@ -123,10 +132,9 @@ def check_ready(*folders: str | None) -> None:
         BackendError: naming the package and the extra that brings it.
         UsageError: naming the folder.
     """
-    if missing := [name for name in ("scipy", "jinja2") if importlib.util.find_spec(name) is None]:
-        raise BackendError(f"Reports need the package '{missing[0]}', which is not installed here. Run: pip install 'edgekit[report]'")
-    from edgekit.report import render
+    from edgekit.report import check_packages, render
 
+    check_packages("scipy")
     for folder in folders:
         if folder is not None:
             render.check_writable(Path(folder))

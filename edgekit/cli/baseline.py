@@ -19,8 +19,8 @@ from edgekit.cli._options import columns_option, given, keys_option, seed_option
 def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Measure BUNDLE and keep what 'edgekit check --baseline FILE' compares with: answers by row (no text), times, footprint.
 
-    A check against the file judges accuracy and footprint anywhere, and latency only on the same machine in the same state. Where
-    the older bundle is at hand, give the bundle itself as the baseline: then both run in turns, and latency is judged too.
+    A check against the file judges accuracy and size anywhere; latency, start, memory and energy only on the same machine in the same
+    state. Where the older bundle is at hand, give the bundle itself as the baseline: then both run in turns, and all of it is judged.
     """
     from pathlib import Path
 

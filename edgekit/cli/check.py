@@ -40,11 +40,11 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
 def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
     """Hold BUNDLE against a baseline and its gates; for CI.
 
-    Exit 0: every gate passes. 3: a regression, or over a limit. 4: something gated cannot be compared, or with --strict stays
-    inconclusive. 5: a bundle or baseline is damaged.
+    Exit 0: no gate failed; one that stays inconclusive is no proof (--strict: 4). 1: something broke. 2: the call is off.
+    3: a regression, or over a limit. 4: something gated cannot be compared. 5: a bundle or baseline is damaged.
 
     Without BUNDLE everything is as the nearest edgekit.toml says, for the bundles of all its targets in turn; what is given here wins
-    over the file, and the gravest exit code counts.
+    over the file, and the gravest exit code counts. With BUNDLE edgekit.toml is not read.
     """
     from edgekit.cli import _verdict
     from edgekit.spec import gates as gate_files
@@ -54,31 +54,34 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
     chosen = given(gates=held, report=said.pop("out"), **said)
     if bundle is not None:
         checks = projects.checks(projects.Project(), bundle, chosen)
-        _complete(checks[0])
+        _complete(checks[0], asked=bool(said["self_check"]))
     else:
         file = projects.nearest(Path.cwd(), "Write one, or say it here: edgekit check BUNDLE --baseline BUNDLE|FILE --samples FILE.")
         file.need("edgekit check", "out", *([] if "samples" in chosen else ["eval"]))
         checks = projects.checks(file, None, chosen)
-        _complete(checks[0], file)
+        _complete(checks[0], file, asked=bool(said["self_check"]))
     if checks[0].baseline is None:
         _only_noise(include_text=include_text, gates=gates, **said)
     _verdict.check_ready(*(check.report for check in checks))
     click.get_current_context().exit(worst([_run(check, include_text, as_json) for check in checks]))
 
 
-def _complete(check: Check, file: Project | None = None) -> None:
-    """Refuses a check that lacks what it takes."""
+def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None:
+    """Refuses a check that lacks what it takes. ``asked``: the noise alone was asked for here; a file that lost its baseline must not come to that."""
     from edgekit.spec.errors import UsageError
 
     if not check.samples:
         raise click.UsageError("Missing option '--samples'. Give the labelled rows to compare on; only without BUNDLE does edgekit.toml name them.")
-    if check.baseline is not None or check.self_check:
+    if check.baseline is not None or asked:
         return
     if file is None:
         raise click.UsageError("Missing option '--baseline'. Give an older bundle, or a file of 'edgekit baseline'; or --self-check for this machine's noise.")
+    columns = ",".join(f"{role}={name}" for role, name in check.columns.items())
+    told = f"--samples {check.samples}" + (f" --columns {columns}" if columns else "")
+    where = f"baselines/{check.name}.json, of every target's bundle," if check.name else "baseline.json"
     raise UsageError(
-        f"{file.path} names no baseline. Make one with: edgekit baseline {check.bundle} --samples {check.samples} -o baseline.json, "
-        'and add baseline = "baseline.json"; or measure the noise of this machine alone: --self-check.'
+        f"{file.path} names no baseline. Make one with: edgekit baseline {check.bundle} {told} -o {where} "
+        f'and add baseline = "{"baselines" if check.name else "baseline.json"}"; or measure the noise of this machine alone: --self-check.'
     )
 
 
@@ -106,14 +109,14 @@ def _run(check: Check, include_text: bool, as_json: bool) -> int:
             else:
                 told |= {"slices": check.slices, "gates": check.gates, "self_check": check.self_check, "include_text": include_text}
                 report = checking.check(check.bundle, check.baseline, check.samples, progress=progress, **told)
-    except EdgekitError as problem:
-        click.echo(f"edgekit: {check.name + ': ' if check.name else ''}{problem}", err=True)
-        return problem.exit_code
-    if as_json:
-        click.echo(files.dumps(report), nl=False)
+        if not as_json:
+            return _verdict.finish(report, check.report, check.strict, check.allow_incomparable)
         _verdict.write(report, check.report)
+        _verdict.say(files.dumps(report).rstrip("\n"))
         return report.exit_code(check.strict, check.allow_incomparable)
-    return _verdict.finish(report, check.report, check.strict, check.allow_incomparable)
+    except (EdgekitError, OSError, MemoryError) as problem:
+        click.echo(f"edgekit: {check.name + ': ' if check.name else ''}{problem or 'out of memory'}", err=True)
+        return problem.exit_code if isinstance(problem, EdgekitError) else 1
 
 
 def worst(codes: Sequence[int]) -> int:

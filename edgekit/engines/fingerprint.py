@@ -27,6 +27,7 @@ from edgekit.engines.measure import cpu_instructions, cpu_name, cpus
 from edgekit.spec.errors import BackendError
 from edgekit.spec.subject import Fingerprint
 
+_BESIDE = ("numpy", "tokenizers")  # what a call spends time in beside its backend
 _CPUS = "sys/devices/system/cpu"
 
 
@@ -64,13 +65,18 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
         memory_mb=_memory_mb(root),
         gpu=gpu,
         driver=driver,
-        backends={name: version for name in backends.names() if (version := backends.installed_version(name))},
+        backends=_versions(),
         governor=governor(root, board),
         power_mode=board.power_mode if board else line(root / "sys/firmware/acpi/platform_profile"),
         cpu_limit=held.cpu,
         memory_limit_mb=held.memory_mb,
         throttled=held.throttled + _cpu_throttled(root) + _board_throttled(root),
     )
+
+
+def _versions() -> dict[str, str]:
+    found = {name: version for name in backends.names() if (version := backends.installed_version(name))}
+    return {**found, **{name: importlib.metadata.version(name) for name in _BESIDE}}
 
 
 def governor(root: Path = Path("/"), board: Board | None = None) -> str:

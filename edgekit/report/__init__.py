@@ -1,1 +1,18 @@
 """Floor 4: what was measured, as numbers and as text."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from edgekit.spec.errors import BackendError
+
+
+def check_packages(*names: str) -> None:
+    """Refuses what would end a run after it was measured: packages of the extra ``report`` that are not there.
+
+    Raises:
+        BackendError: naming the first of them.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise BackendError(f"Reports need the package '{name}', which is not installed here. Run: pip install 'edgekit[report]'")

@@ -29,6 +29,7 @@ class Known:
         answer: what can be asked for more, of a teacher that is a function.
         fingerprint: of the machine that a report was made on.
         why_not: why its answers cannot be compared; empty where they can.
+        untimely: why its times cannot be, beside that and the machine; empty where they can.
     """
 
     side: Side | None = None
@@ -37,6 +38,7 @@ class Known:
     answer: Answer | None = None
     fingerprint: Fingerprint | None = None
     why_not: str = ""
+    untimely: str = ""
 
 
 def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known:
@@ -58,12 +60,12 @@ def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known
         return Known(subject=teacher(side.task, given, logits, "teacher"), logits=logits, answer=before)
     path = Path(before)
     if path.is_dir():
-        other = opened(path, trust)
+        other = opened(path, trust, threads=side.threads)
         same_task(other.task.settings.problem_type, other.task.settings.labels, side.task, f"The baseline {path}")
         return Known(side=other)
-    if path.suffix == ".json":
+    if path.suffix.lower() == ".json":
         return _reported(path, side, given)
-    if path.suffix in predictions.FILE_TYPES:
+    if path.suffix.lower() in predictions.FILE_TYPES:
         logits = predictions.read_logits(path, len(given.texts), len(side.task.settings.labels))
         return Known(subject=teacher(side.task, given, logits, path.stem), logits=logits)
     what = "is none of these" if path.exists() else "does not exist"
@@ -84,7 +86,8 @@ def _reported(file: Path, side: Side, given: Rows) -> Known:
         why = f"the samples are not those of {file.name} ({given.digest[:19]}..., there {earlier.samples[:19]}...): they changed since, or are others"
         return Known(subject=found, fingerprint=earlier.fingerprint, why_not=why)
     logits, _ = predictions.unpack(found.problem_type, found.predictions)
-    return Known(subject=found, logits=logits, fingerprint=earlier.fingerprint)
+    untimely = "" if earlier.speed is None or earlier.speed.comparable else f"{file.name} says of its own times: {earlier.speed.why_not}"
+    return Known(subject=found, logits=logits, fingerprint=earlier.fingerprint, untimely=untimely)
 
 
 def _asked(answer: Callable[..., object], given: Rows, labels: int) -> np.ndarray:

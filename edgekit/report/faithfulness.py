@@ -28,6 +28,7 @@ FEWEST_WORDS, MOST_WORDS = 3, 60
 """Of a text that is explained, both of a pair together. Two words can be ordered by chance half of the time; the calls grow with the words."""
 
 DRIFTS = 10
+_LEAST_EFFECT = 0.01  # of the weightiest word on the answer's probability, for a drift to be shown
 NEUTRAL = "."
 """What stands for a word in the second erasure where words are left out in the first: in the vocabulary of every tokenizer, and says little."""
 
@@ -249,7 +250,9 @@ def _drifts(task: TextClassification, found: Sequence[_Explained], texts: Sequen
         for e, same in zip(found, alike.tolist(), strict=True)
         if same
     ]
-    drifted = [d for d in made if d.rank_correlation < 1 - 1e-9]
+    # Of an answer that no word can shake the ranks are those of rounding.
+    least = 0.0 if task.settings.problem_type == "regression" else _LEAST_EFFECT
+    drifted = [d for d in made if d.rank_correlation < 1 - 1e-9 and max(map(abs, d.before)) >= least]
     return tuple(sorted(drifted, key=lambda d: (d.rank_correlation, d.row))[:DRIFTS])
 
 

@@ -191,6 +191,13 @@ def _contradiction(report: Report) -> str:
         if gate.verdict not in VERDICTS:
             return f"the gate {gate.name} has a verdict that is not one of {', '.join(VERDICTS)}"
     for subject in report.subjects:
+        for process in subject.processes:
+            start, blocks = process.start, process.blocks_ms
+            positive = (start.total_ms, process.memory_mb + 1, *(t for block in blocks for t in block))
+            if not blocks or min(positive) <= 0 or any(len(block) % 2 or not block for block in blocks):
+                return f"{subject.name} has a process without times, or with times that cannot be"
+            if process.rows and [2 * len(rows) for rows in process.rows] != [len(block) for block in blocks]:
+                return f"{subject.name} has times of other rows than it names"
         if (rows := subject.predictions) is None:
             continue
         counts = {"ids": len(rows.ids), "truths": len(rows.truth), "rows of logits": len(rows.logits)}

@@ -1,16 +1,17 @@
 """From what was measured to verdicts: every gate with its limit, the value, its interval and a sentence.
 
-An interval decides, never the estimate: *regression* where all of it is beyond the limit, *pass* where all of it is within, else *inconclusive*.
-A budget is a promise of the bundle by itself, so there the estimate is held to it.
+An interval decides, not the estimate: *regression* where all of it is beyond the limit, *pass* where all of it is within, else *inconclusive*.
+A budget is a promise of the bundle by itself, so there the estimate is held to it; and to the calibration error, of which there is no interval.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from statistics import NormalDist
 
 from edgekit.report.interval import ALPHA
-from edgekit.report.speed import margins, verdict
+from edgekit.report.speed import PERCENTILES, margins, verdict
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import AccuracyGates, Gates
 from edgekit.spec.manifest import Manifest
@@ -23,14 +24,21 @@ _WORDS = {"p50": "p50 latency", "p90": "p90 latency", "p99": "p99 latency", "fir
 _EXACT = ("size",)  # nothing of the machine is in it: it is judged whatever differs
 
 
-def compared(gates: Gates, accuracy: Accuracy | None, speed: Speed | None) -> tuple[Gate, ...]:
-    """The gates that are about two models."""
-    found: list[Gate] = []
-    if accuracy is not None:
-        found += _accuracy(gates.accuracy, accuracy)
+def compared(gates: Gates, accuracy: Accuracy, speed: Speed | None, untimed: str = "") -> tuple[Gate, ...]:
+    """The gates that are about two models.
+
+    Args:
+        gates: with margins.
+        accuracy: of both.
+        speed: of both; None where one cannot be timed.
+        untimed: why there is no speed, where its gates are asked for all the same; empty where it is not.
+    """
+    found = list(_accuracy(gates.accuracy, accuracy))
     if speed is not None:
         changes = {change.metric: change for change in speed.changes}
         found += [_growth(changes[metric], margin, speed) for metric, margin in margins(gates).items()]
+    elif untimed:
+        found += [Gate(_name(metric), INCOMPARABLE, margin, None, None, None, untimed) for metric, margin in margins(gates).items()]
     return tuple(found)
 
 
@@ -87,7 +95,7 @@ def check_floor(gates: Gates, floor: Mapping[str, float]) -> None:
     """
     below = [(m, margin, floor[m]) for m, margin in margins(gates).items() if m in floor and margin < floor[m]]
     if below:
-        said = "; ".join(f"{_TABLES.get(m, 'footprint')}.{m} is {margin:.1%}, the noise {noise:.1%}" for m, margin, noise in below)
+        said = "; ".join(f"{_name(m)} is {margin:.1%}, the noise {noise:.1%}" for m, margin, noise in below)
         raise UsageError(
             f"Margins below what this machine's own noise looks like cannot be gated here: {said}. "
             "Raise them, give the self-check more --max-time, or use a quieter machine."
@@ -146,25 +154,30 @@ def _calibration(limit: float, found: Accuracy) -> Gate:
 
 
 def _slices(limit: float, found: Accuracy) -> Iterator[Gate]:
-    """One gate a slice. Of many slices some look bad by chance, so a regression also has to stand Holm's adjustment."""
-    for part in found.slices:
+    """One gate a slice that can be tested: of a single row nothing is proved today or tomorrow, it is in the table alone.
+
+    Of many slices some look bad by chance. So a regression is held to the bound at ``ALPHA`` over their number (Bonferroni), to which the lower
+    arm of the interval is stretched as that of a normal distribution.
+    """
+    tested = [part for part in found.slices if part.drop is not None and part.low is not None and part.high is not None]
+    stretch = NormalDist().inv_cdf(1 - ALPHA / max(1, len(tested))) / NormalDist().inv_cdf(1 - ALPHA)
+    for part in tested:
+        assert part.drop is not None and part.low is not None and part.high is not None  # as chosen above, for the type checker
         name = f"slice.{part.column}={part.value}"
-        if part.drop is None or part.low is None or part.high is None:
-            yield Gate(name, INCONCLUSIVE, limit, None, None, None, part.said or "not tested")
-            continue
-        sure = part.p_holm is None or part.p_holm < ALPHA
-        outcome = REGRESSION if part.low > limit and sure else PASS if part.high <= limit else INCONCLUSIVE
+        sure = part.drop - stretch * (part.drop - part.low) > limit
+        outcome = REGRESSION if sure else PASS if part.high <= limit else INCONCLUSIVE
         said = f"a drop of {part.drop:.4f} ({part.low:.4f} to {part.high:.4f}) on {part.rows:,} rows, {limit:g} is allowed"
         yield Gate(name, outcome, limit, part.drop, part.low, part.high, said)
 
 
 def _growth(change: Change, margin: float, speed: Speed) -> Gate:
-    name = f"{_TABLES.get(change.metric, 'footprint')}.{change.metric}"
+    name = _name(change.metric)
     if not speed.comparable and change.metric not in _EXACT:
         return Gate(name, INCOMPARABLE, margin, None, None, None, speed.why_not)
     what = _WORDS.get(change.metric, change.metric)
     if change.ratio is None or change.low is None or change.high is None:
-        outcome = INCOMPARABLE if change.metric in ("energy", *_EXACT) else INCONCLUSIVE
+        # Too few calls or processes are a matter of time; what a machine does not tell is not.
+        outcome = INCONCLUSIVE if change.metric in PERCENTILES or change.ratio is not None else INCOMPARABLE
         return Gate(name, outcome, margin, None, None, None, f"{what}: {change.said}")
     outcome = verdict(change, margin)
     low, high = (math.nan if v is None else v - 1 for v in (change.low, change.high))
@@ -172,4 +185,10 @@ def _growth(change: Change, margin: float, speed: Speed) -> Gate:
     interval = "" if low == high else f" ({low:+.1%} to {high:+.1%})"
     words = {PASS: f"within the {margin:+.1%} that is allowed", REGRESSION: f"more than the {margin:+.1%} that is allowed"}
     rest = words.get(outcome, f"not settled against {margin:+.1%}")
+    if not speed.paired and change.metric not in _EXACT:
+        rest += " (the baseline is read from a file: how the machine drifted since is not in the interval)"
     return Gate(name, outcome, margin, change.ratio - 1, low, high, f"{what} {of}, {change.ratio - 1:+.1%}{interval}: {rest}")
+
+
+def _name(metric: str) -> str:
+    return f"{_TABLES.get(metric, 'footprint')}.{metric}"

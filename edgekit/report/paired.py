@@ -72,7 +72,9 @@ class Paired:
         distance = limit - self.drop
         if math.isclose(self.drop, limit, rel_tol=1e-9, abs_tol=1e-12):
             return None
-        return max(1, math.ceil((_Z_BOUND + _Z_POWER) ** 2 * self._variance(limit) / distance**2))
+        needed = max(1, math.ceil((_Z_BOUND + _Z_POWER) ** 2 * self._variance(limit) / distance**2))
+        # The normal formula asks for too few where hardly a row differs: not even a set without a flip would prove it.
+        return max(needed, fewest_rows(limit)) if self.losses is not None and limit > 0 and distance > 0 else needed
 
     def power(self, drop: float, margin: float = 0.0) -> float:
         """Probability that as many rows as these would prove a true drop to be above ``margin``: that ``low`` would come out above it.

@@ -28,7 +28,7 @@ _OFFLINE_SAMPLES = 24576  # that MLPerf asks for
 _WARM_UP = 20
 _REQUEST_S = 0.25
 _LEAST_LIST = 64  # rows: two of the usual batches
-_BOUND = 4.0  # times the median
+_BOUND = 10.0  # times the median: at 662 queries the estimate is the longest of all, and one hiccup of the machine must not decide
 _LEAST_BOUND_MS = 1.0
 _LOWEST = 0.1  # of the capacity: the search for a rate is between it and the capacity
 _FIRST = math.sqrt(_LOWEST)  # of the capacity: the first rate that is tried, about what the default bound lets an M/D/1 queue have
@@ -83,7 +83,7 @@ def run(
         texts: queries are drawn from them: in a shuffled order, all before any comes again.
         names: some of ``NAMES``.
         seconds: for all of them; kept to within one request: a list or a probe that was predicted to fit. A slow bundle's first answers may exceed it.
-        bound_ms: of Server: its 99th percentile may be no longer. By default 4 times the SingleStream median, and at least 1 ms.
+        bound_ms: of Server: its 99th percentile may be no longer. By default 10 times the SingleStream median, and at least 1 ms.
         seed: of the order and the arrivals.
         progress: told after each request.
 

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit import samples as sample_files
 from edgekit import tasks
 from edgekit.engines import energy
-from edgekit.engines.measure import percentile, samples_needed
+from edgekit.engines.measure import cpus, percentile, samples_needed
 from edgekit.engines.signature import Trust
 from edgekit.engines.trust import Bundle, open_bundle
 from edgekit.report import predictions
@@ -188,7 +188,7 @@ def subject(side: Side, given: Rows, found: Answered, processes: Sequence[Proces
         backend=found.backend,
         method=found.method,
         executed=found.executed,
-        threads=side.threads or variant.threads,
+        threads=min(side.threads or variant.threads, cpus()),
         score_name=side.task.score_name,
         score=score(side.task, found.logits, given.truth),
         truncated=given.truncated,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import parse
 from edgekit.spec.target import Budget, read_toml
+
+_MOST = 1.0  # a drop of all there is, a growth to twice as much: a margin beyond it is a percentage that was meant as a share
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,10 @@ class Gates:
     budget: Budget = field(default_factory=Budget)
 
 
+OFF = Gates(LatencyGates(None, None, None), AccuracyGates(None), FootprintGates(None, None, None, None))
+"""No gate at all."""
+
+
 def read(path: str | Path) -> Gates:
     """Reads ``gates.toml``.
 
@@ -98,6 +105,9 @@ def of(data: Mapping[str, object], where: str) -> Gates:
     gates = parse(Gates, opened, where)
     for table in fields(gates):
         for key, value in vars(getattr(gates, table.name)).items():
-            if value is not None and value < 0:
-                raise UsageError(f'{where}: {table.name}: {key} is {value:g}, expected a number of at least 0, or "off" for no gate. Correct it.')
+            most = math.inf if table.name == "budget" else _MOST
+            if value is not None and not 0 <= value <= most:
+                expected = "a number of at least 0" if most == math.inf else 'a number from 0 to 1, or "off" for no gate'
+                hint = f"Write 0.05 for 5 %: {value:g} is {value:.0%}." if value > 0 else "Correct it."
+                raise UsageError(f"{where}: {table.name}: {key} is {value:g}, expected {expected}. {hint}")
     return gates

@@ -275,20 +275,23 @@ def checks(project: Project, bundle: str | None, said: Mapping[str, Any]) -> tup
     """
     given, own = {name: value for name, value in said.items() if value is not None}, project.check
     baseline, report = given.pop("baseline", None), given.pop("report", None)
-    found = places(replace(project, baseline=baseline or project.baseline), report=report)
-    if bundle is not None:
+    if bundle is None:
+        found = places(replace(project, baseline=baseline or project.baseline), report=report)
+    else:
+        found = places(project)
         here, one = Path(bundle).resolve(), len(found) == 1
-        alone = Place("", "", bundle, baseline or (project.baseline if one else None), report or (own.report if one else None))
-        found = tuple(p for p in found if project.out and Path(p.bundle).resolve() == here)[:1] or (alone,)
+        alone = Place("", "", bundle, project.baseline if one else None, own.report if one else None)
+        of_file = next((p for p in found if project.out and Path(p.bundle).resolve() == here), alone)
+        found = (replace(of_file, baseline=baseline or of_file.baseline, report=report or of_file.report),)  # of one bundle, taken as it was said
     if (gates := given.get("gates")) is not None:
         limits = {key: value for key, value in vars(project.budget).items() if value is not None and getattr(gates.budget, key) is None}
         given["gates"] = replace(gates, budget=replace(gates.budget, **limits))
-    of_file: dict[str, Any] = {
+    settings: dict[str, Any] = {
         **{name: getattr(own, name) for name in ("keys", "max_time", "strict", "allow_incomparable", "self_check")},
         **{name: getattr(project, name) for name in ("columns", "slices", "gates", "seed")},
         "samples": project.eval,
     }
-    return tuple(Check(name=p.name, bundle=p.bundle, baseline=p.baseline, report=p.report, **{**of_file, **given}) for p in found)
+    return tuple(Check(name=p.name, bundle=p.bundle, baseline=p.baseline, report=p.report, **{**settings, **given}) for p in found)
 
 
 def _baseline(project: Project, name: str, several: bool) -> str | None:

@@ -26,7 +26,7 @@ class Fingerprint:
         memory_mb: of the machine, MiB.
         gpu: name of the first GPU, or the board's.
         driver: release of its driver, L4T on a Jetson.
-        backends: version of each backend that is installed.
+        backends: version of each backend that is installed, and of what a call spends time in beside it: numpy and tokenizers.
         governor: of the CPU's frequency.
         power_mode: of a Jetson (nvpmodel); on other machines the platform profile.
         cpu_limit: of the cgroup, in CPUs.
@@ -157,7 +157,7 @@ class Scenario:
         name: ``SingleStream``, ``Offline`` or ``Server``.
         metric: e.g. ``90th percentile, early-stopping estimate``.
         value: None where it cannot be estimated.
-        unit: ``ms`` or ``rows/s``.
+        unit: ``ms``, ``rows/s`` or ``queries/s``.
         queries: that were answered.
         detail: a sentence: what was held constant, or why there is no value.
     """
@@ -213,7 +213,7 @@ class Subject:
 
     Attributes:
         name: the last part of its path, or ``teacher``.
-        digest: content digest of the bundle; of the predictions for a teacher.
+        digest: content digest of the bundle; empty for a teacher.
         format: format version of the bundle; 0 for a teacher.
         model: id of the model and its revision.
         task: task name.

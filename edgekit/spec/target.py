@@ -114,16 +114,20 @@ def load(name: str | Path) -> Target:
 
 
 def read_toml(path: Path) -> dict[str, object]:
-    """Reads a TOML file. Only the build side calls this: ``tomllib`` starts at Python 3.11, devices read JSON."""
+    """Reads a TOML file, which people write; devices read JSON. ``tomllib`` starts at Python 3.11, before that it takes the package ``tomli``."""
     if sys.version_info >= (3, 11):
         import tomllib
-
+    else:
         try:
-            with path.open("rb") as stream:
-                return tomllib.load(stream)
-        except (ValueError, RecursionError) as problem:  # not TOML, not UTF-8, a number of thousands of digits, nested too deeply
-            raise UsageError(f"{path} is not valid TOML: {problem}. Correct the file.") from problem
-    raise UsageError(f"{path} is a TOML file, which takes Python 3.11 or newer to read, this is {sys.version.split()[0]}. Do this on the build machine.")
+            import tomli as tomllib
+        except ImportError as problem:
+            why = f"which Python {sys.version.split()[0]} cannot read by itself (3.11 can)"
+            raise UsageError(f"{path} is a TOML file, {why}. Run: pip install tomli, or do this on the build machine.") from problem
+    try:
+        with path.open("rb") as stream:
+            return tomllib.load(stream)
+    except (ValueError, RecursionError) as problem:  # not TOML, not UTF-8, a number of thousands of digits, nested too deeply
+        raise UsageError(f"{path} is not valid TOML: {problem}. Correct the file.") from problem
 
 
 def with_budget(target: Target, overrides: Mapping[str, float]) -> Target:

@@ -132,15 +132,17 @@ def in_turns(
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(c.bundle.path, variant=c.variant)) for c in candidates]
         for worker in workers:
-            worker.time(parts[0][: 2 * _WARM_UP])
+            with worker.turn():
+                worker.time(parts[0][: 2 * _WARM_UP])
         for turn, part in enumerate(parts):
             if until is not None and turn >= _FEWEST_ROUNDS and time.monotonic() > until:
                 break
             # Every other round backwards: none is always the first behind a pause.
             for index in range(len(workers)) if turn % 2 == 0 else reversed(range(len(workers))):
-                times[index].append(tuple(workers[index].time([*part[:_WARM_UP], *part])[-len(part) :]))
-                if lists:
-                    rates[index].append(len(listed) / workers[index].seconds(listed))
+                with workers[index].turn():
+                    times[index].append(tuple(workers[index].time([*part[:_WARM_UP], *part])[-len(part) :]))
+                    if lists:
+                        rates[index].append(len(listed) / workers[index].seconds(listed))
             progress("race candidates", turn + 1, rounds)
     return Race(tuple(map(tuple, times)), tuple(map(tuple, rates)) if lists else ())
 

@@ -15,8 +15,8 @@ from edgekit.report import duel, files
 from edgekit.report.render import write_all
 from edgekit.report.side import opened
 from edgekit.runtime.load import load
-from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
-from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
+from edgekit.spec.errors import BackendError, IntegrityError, SamplesError, UsageError
+from edgekit.spec.gates import OFF, AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import INCOMPARABLE, OVER_BUDGET, PASS, REGRESSION
 from edgekit.spec.target import Budget
 
@@ -156,6 +156,59 @@ def test_a_teacher_as_a_function(float32_ort, tiny_samples, logits, texts):
     assert found.faithfulness.rows > 0 and found.faithfulness.rank_correlation < 0.9, "which words count is chance to this teacher"
 
 
+def test_a_check_against_what_has_no_times_is_no_pass(float32_ort, tiny_samples, logits, tmp_path):
+    np.save(tmp_path / "teacher.npy", logits)
+    found = verbs.check(float32_ort, tmp_path / "teacher.npy", tiny_samples.dev, gates=OPEN)
+    assert gates(found)["accuracy.drop"] == PASS and gates(found)["latency.p50"] == INCOMPARABLE and found.exit_code() == 4
+
+
+def test_a_check_that_could_never_fail_is_refused(float32_ort, tiny_samples):
+    with pytest.raises(UsageError, match="Every gate is off"):
+        verbs.check(float32_ort, float32_ort, tiny_samples.dev, gates=OFF)
+
+
+@pytest.mark.parametrize("given", [{"max_time": math.inf}, {"max_time": math.nan}, {"max_time": -1.0}, {"seed": -1}])
+def test_numbers_that_mean_nothing_are_refused_before_anything_is_measured(float32_ort, tiny_samples, given):
+    with pytest.raises(UsageError, match="Correct them"):
+        verbs.check(float32_ort, float32_ort, tiny_samples.dev, **given)
+
+
+def test_a_machine_that_changes_meanwhile(float32_ort, tiny_samples, monkeypatch):
+    """Its latency is judged no more, and it makes no baseline."""
+    here = verbs.fingerprint()
+    states = iter([here, replace(here, governor="powersave", throttled=here.throttled + 3)] * 2)
+    monkeypatch.setattr(verbs, "fingerprint", lambda: next(states))
+    found = verbs.check(float32_ort, float32_ort, tiny_samples.dev, gates=OPEN, max_time=0.0)
+    assert gates(found)["latency.p50"] == INCOMPARABLE and gates(found)["accuracy.drop"] == PASS
+    assert any("slowed itself down" in note and "3 times" in note for note in found.notes)
+    assert any("Both sides are the same bundle" in note for note in found.notes)
+    with pytest.raises(BackendError, match="governor"):
+        verbs.baseline(float32_ort, tiny_samples.dev)
+
+
+def test_other_threads_are_another_latency(float32_ort, tiny_samples, kept, tmp_path):
+    other = files.read(kept)
+    files.write(replace(other, subjects=(replace(other.subjects[0], threads=77),), digest=""), tmp_path / "other.json")
+    found = verbs.check(float32_ort, tmp_path / "other.json", tiny_samples.dev, gates=OPEN)
+    assert gates(found)["latency.p50"] == INCOMPARABLE and "77 thread(s)" in found.gates[1].said
+
+
+def test_a_self_check_is_not_for_a_file(float32_ort, tiny_samples, kept):
+    with pytest.raises(UsageError, match="take turns"):
+        verbs.check(float32_ort, kept, tiny_samples.dev, gates=OPEN, self_check=True)
+
+
+def test_a_baseline_that_was_forged_with_times_that_cannot_be(float32_ort, tiny_samples, kept, tmp_path):
+    other = files.read(kept)
+    process = other.subjects[0].processes[0]
+    text = files.dumps(other).replace(json.dumps(process.start.total_ms), "0.0")
+    data = json.loads(text)
+    data["digest"] = files._digest(data)
+    (tmp_path / "forged.json").write_text(files._text(data), "utf-8")
+    with pytest.raises(IntegrityError, match="times that cannot be"):
+        verbs.check(float32_ort, tmp_path / "forged.json", tiny_samples.dev)
+
+
 def test_a_teacher_that_answers_another_number_of_labels(float32_ort, tiny_samples):
     with pytest.raises(UsageError, match="expected finite logits"):
         verbs.compare(lambda batch: np.zeros((len(batch), 9)), float32_ort, tiny_samples.dev)
@@ -197,14 +250,14 @@ def test_everything_is_written_and_read_back(reported, tmp_path):
     assert small.CANARY in (tmp_path / "report.html").read_text("utf-8"), "texts were asked for"
 
 
-def test_without_being_asked_no_output_holds_a_text(checked, reported, kept, tmp_path, texts):
-    drifts = tuple(replace(d, words=()) for d in reported.faithfulness.drifts)
-    assert any(d.words for d in reported.faithfulness.drifts)
-    write_all(checked, tmp_path)
+def test_without_being_asked_no_output_holds_a_text(reported, float32_ort, tiny_bundle, tiny_samples, kept, tmp_path, texts):
+    assert any(d.words for d in reported.faithfulness.drifts), "as it does where it is asked for"
+    found = verbs.compare(float32_ort, tiny_bundle, tiny_samples.dev, gates=OPEN, max_time=0.0)
+    assert found.faithfulness.rows and found.robustness
+    write_all(found, tmp_path)
     for file in (*tmp_path.iterdir(), kept):
         content = file.read_text("utf-8")
         assert small.CANARY not in content and not any(text in content for text in texts), file.name
-    assert drifts
 
 
 def test_a_report_stands_in_for_a_bundle_as_a_baseline_does(reported, tiny_bundle, tiny_samples, tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +25,7 @@ from edgekit.tasks.text_classification import Settings, TextClassification
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 MASK = "[MASK]"
 CANARY = "zyxcanaryqv"
-MINILM = Path("/work/shared/models/minilm-sst2/tokenizer.json")
+MINILM = small.ROOT.parent / "shared" / "models" / "minilm-sst2" / "tokenizer.json"
 REVIEWS = [t for t in small.texts(120, seed=5) if 4 <= len(t.split()) <= 40]
 
 

@@ -148,7 +148,7 @@ def test_the_rate_is_the_largest_that_keeps_the_bound(exact, service_s, streams,
     assert limit / 1.05 < found.value <= limit
     assert found.unit == "queries/s"
     assert found.queries == sum(map(len, worker.asked["serve"]))
-    assert ("4 x the SingleStream median" in found.detail) == (bound_ms is None)
+    assert ("10 x the SingleStream median" in found.detail) == (bound_ms is None)
 
 
 def test_a_bound_that_nothing_keeps(exact):

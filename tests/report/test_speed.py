@@ -110,6 +110,13 @@ def test_what_no_time_can_decide_does_not_keep_a_duel_going():
     assert decided(pairs(11, 1.0), (Look(8, 0.5),)), "this machine does not tell energy"
 
 
+def test_a_percentile_that_needs_more_calls_keeps_a_duel_going():
+    draw = np.random.default_rng(14)
+    few = tuple((process(draw, blocks=2), process(draw, 0.8, blocks=2)) for _ in range(6))
+    assert speed.enough({"p50": 0.05}, (1.0, 1.0), 0)(few, (Look(6, 0.5),))
+    assert not speed.enough({"p50": 0.05, "p99": 0.10}, (1.0, 1.0), 0)(few, (Look(6, 0.5),)), "192 calls of a side, 662 are needed"
+
+
 def test_gates_that_are_off_are_no_margins():
     assert speed.margins(Gates(LatencyGates(p50=0.02, p90=None, p99=None), footprint=FootprintGates(None, None, None, None))) == {"p50": 0.02}
 

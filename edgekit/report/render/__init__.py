@@ -6,7 +6,7 @@ import errno
 import tempfile
 from pathlib import Path
 
-from edgekit.report import files
+from edgekit.report import check_packages, files
 from edgekit.report.render.history import history
 from edgekit.report.render.junit import junit
 from edgekit.report.render.markdown import markdown
@@ -37,9 +37,14 @@ def write_all(report: Report, folder: str | Path) -> list[Path]:
 def check_writable(folder: str | Path) -> None:
     """Refuses a folder that a report cannot be written to, before anything is measured. Makes it where it is not there.
 
+    What an earlier run left there for people and CI systems goes: should this run fail, nobody takes that for its outcome. Its ``report.json`` stays,
+    which may be the very baseline of this run.
+
     Raises:
+        BackendError: when the package that makes the page is not installed.
         UsageError: when something is in the way, or the system does not let a file be made there.
     """
+    check_packages("jinja2")
     place = Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -60,3 +65,5 @@ def check_writable(folder: str | Path) -> None:
     for name in NAMES:
         if (place / name).exists() and not (place / name).is_file():
             raise UsageError(f"Output folder {place} holds something else than a file at {name}, where the report belongs. Move it, or give another -o.")
+    for name in NAMES[:-1]:
+        (place / name).unlink(missing_ok=True)

@@ -52,7 +52,7 @@ def change(found: Change) -> str:
     if found.ratio is None:
         return ", ".join(filter(None, [values, found.said])) or UNKNOWN
     around = "" if found.low is None or found.high is None or found.low == found.high else f" ({found.low:.3f} to {found.high:.3f})"
-    resolves = "" if found.resolvable is None else f"can resolve {share(found.resolvable)}"
+    resolves = "" if not found.resolvable else f"can resolve {share(found.resolvable)}"
     return ", ".join(filter(None, [values, f"ratio {found.ratio:.3f}{around}", resolves, found.said]))
 
 

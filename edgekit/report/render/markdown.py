@@ -258,8 +258,8 @@ def _flip(flip: Flip, margins: bool) -> str:
 
 def _faithfulness(f: Faithfulness) -> str:
     return (
-        f"**Faithfulness** (descriptive): attributions of {f.rows} rows agree by {f.rank_correlation:.3f} in rank (ceiling {f.ceiling_rank:.3f}, "
-        f"random {f.floor_rank:.3f}) and by {f.top_k:.3f} in the top {f.k} (ceiling {f.ceiling_top_k:.3f}, random {f.floor_top_k:.3f})."
+        f"**Faithfulness** (descriptive): attributions of {f.rows} rows agree by {f.rank_correlation:.3f} in rank (before with itself {f.ceiling_rank:.3f}, "
+        f"random {f.floor_rank:.3f}) and by {f.top_k:.3f} in the top {f.k} (before with itself {f.ceiling_top_k:.3f}, random {f.floor_top_k:.3f})."
     )
 
 

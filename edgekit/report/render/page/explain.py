@@ -60,10 +60,10 @@ def _agreement(found: Faithfulness) -> Figure:
     told = "; ".join(f"{name} {score(value)}, between {score(floor)} by chance and {score(ceiling)}" for name, floor, value, ceiling in rows)
     picture = between(Head("agreement", "Agreement of the explanations", told + "."), rows)
     table = Table(
-        "t-agreement", "Agreement of the explanations", ("", "chance", "the two models", "ceiling"),
+        "t-agreement", "Agreement of the explanations", ("", "chance", "the two models", "before with itself"),
         tuple((name, *(f"{v:.3f}".replace("-", "\N{MINUS SIGN}") for v in values)) for name, *values in rows),
     )  # fmt: skip
-    caption = "The ceiling is the model before against itself, its words left out instead of masked: no other model can be held to more."
+    caption = "The band ends where the model before agrees with itself, its words left out instead of masked: from there on, the two agree as well as that."
     return Figure(picture, caption, table)
 
 
@@ -75,13 +75,19 @@ def _heat(place: int, drift: Drift, include_text: bool, limits: Limits) -> Table
 
     def cell(value: float) -> Cell:
         shade = min(_SHADES, round(abs(value) / top * _SHADES)) if top else 0
-        return Cell(_two(value), "h0" if not shade else f"{'p' if value > 0 else 'n'}{shade}")
+        return Cell(_hundredth(value / top if top else 0.0), "h0" if not shade else f"{'p' if value > 0 else 'n'}{shade}")
 
     rows: tuple[Row, ...] = (("before", *map(cell, drift.before[:shown])), ("now", *map(cell, drift.after[:shown])))
     caption = f"Row {drift.row:,}, answered ‘{cut(drift.answer, limits.name)}’ by both: rank correlation {_two(drift.rank_correlation)}"
-    note = f"{shown} of {count} words are shown; report.json has the others." if shown < count else ""
+    note = f"100 is {top:.2g}: what the weightiest word adds to the probability of the answer, or to the number."
+    note += f" {shown} of {count} words are shown; report.json has the others." if shown < count else ""
     header = ("word" if include_text and drift.words else "word number", *(cut(w, 24) for w in words[:shown]))
     return Table(f"t-drift-{place}", caption, header, rows, folded=place >= _OPEN, note=note, kind="heat words")
+
+
+def _hundredth(share: float) -> str:
+    """Of the largest in the table, in hundredths with a sign."""
+    return f"{round(100 * share) + 0:+d}".replace("-", "\N{MINUS SIGN}").replace("+0", "0")
 
 
 def _two(value: float) -> str:

@@ -88,7 +88,10 @@ def candidates(report: Report, limits: Limits) -> Section:
         return Section("candidates", "Candidates of the build", (table,))
     said = f"{len(points)} candidates; {len(best)} of them are on the front, from {best[0].name} to {best[-1].name}."
     picture = pareto(Head("front", "Pareto front of the build's candidates", said), list(points.values()), f"{unit} (logarithmic)", score_name)
-    caption = "To the left is faster, up is right more often; nothing beats what is on the line in both. Whiskers: the drop's 90 % interval."
+    caption = (
+        "To the left is faster, up is right more often; nothing beats what is on the line in both. Whiskers: the drop's 90 % interval. "
+        "Measured when the bundle was built, on the machine that built it: to be compared with each other, not with the numbers above."
+    )
     return Section("candidates", "Candidates of the build", (Figure(picture, caption, table),))
 
 
@@ -151,7 +154,7 @@ def _ratios(report: Report, limits: Limits) -> Figure | Table | None:
             NAMES.get(c.metric, c.metric),
             *(f"{c.ratio:.3f}" if c.ratio is not None else NOTHING, *change_cells(c)),
             percent(limit(c)),
-            percent(c.resolvable),
+            percent(c.resolvable or None),
         )
         for c in changes
     )
