@@ -171,7 +171,7 @@ def asked(monkeypatch):
 
     def call(*arguments, **options):
         seen.calls.append((arguments, options))
-        gates = tuple(Gate(f"accuracy.g{i}", verdict, 0.1, 0.0, 0.0, 0.0, f"sentence {i}") for i, verdict in enumerate(seen.verdicts))
+        gates = tuple(Gate(f"latency.g{i}", verdict, 0.1, 0.0, 0.0, 0.0, f"sentence {i}") for i, verdict in enumerate(seen.verdicts))
         two = tuple(Subject(name, "0" * 64, 1, "m", "text-classification", "single_label_classification", ("a", "b")) for name in ("old", "new"))
         return Report(SCHEMA, "check", "2024-01-01T00:00:00Z", 0, "sha256:00", 7, Fingerprint("0", "3", "Linux", "a CPU", 2), two, gates=gates)
 
@@ -204,7 +204,7 @@ def test_what_fails_and_what_warns(asked, verdicts, options, ends, recwarn):
         assert_no_regression(**arguments)
     lines = str(failed.value).splitlines()
     assert lines[0] == f"{ends}: new against old, 7 samples"
-    assert lines[1:] == [f"  {v}: accuracy.g{i}: sentence {i}" for i, v in enumerate(verdicts) if v != PASS]
+    assert lines[1:] == [f"  {v}: latency.g{i}: sentence {i}" for i, v in enumerate(verdicts) if v != PASS]
 
 
 def test_defaults_of_the_file_and_what_wins(asked, tmp_path, monkeypatch):

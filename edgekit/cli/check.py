@@ -26,7 +26,11 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
 @gates_option
 @click.option("-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here.")
 @click.option("--strict", is_flag=True, help="Exit 4 where a gate stays inconclusive.")
-@click.option("--allow-incomparable", is_flag=True, help="Exit 0 where a gate is incomparable, e.g. latency against a file of another machine.")
+@click.option(
+    "--allow-incomparable",
+    is_flag=True,
+    help="Latency, start, memory and energy may stay incomparable, as against a file of another machine. Accuracy may not.",
+)
 @click.option(
     "--self-check",
     is_flag=True,

@@ -10,6 +10,7 @@ Linux Developer Guide, "Platform Power and Performance" (over-current events).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -76,7 +77,10 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
 
 def _versions() -> dict[str, str]:
     found = {name: version for name in backends.names() if (version := backends.installed_version(name))}
-    return {**found, **{name: importlib.metadata.version(name) for name in _BESIDE}}
+    for name in _BESIDE:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def governor(root: Path = Path("/"), board: Board | None = None) -> str:

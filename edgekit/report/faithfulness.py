@@ -252,7 +252,7 @@ def _drifts(task: TextClassification, found: Sequence[_Explained], texts: Sequen
     ]
     # Of an answer that no word can shake the ranks are those of rounding.
     least = 0.0 if task.settings.problem_type == "regression" else _LEAST_EFFECT
-    drifted = [d for d in made if d.rank_correlation < 1 - 1e-9 and max(map(abs, d.before)) >= least]
+    drifted = [d for d in made if max(map(abs, d.before)) >= least]
     return tuple(sorted(drifted, key=lambda d: (d.rank_correlation, d.row))[:DRIFTS])
 
 

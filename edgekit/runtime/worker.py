@@ -75,7 +75,7 @@ class Worker:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
         self._bundle = bundle
         self._asked = False
-        self._stops = False
+        self._stops: bool | None = None  # not known before its first turn has ended
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
         self._started = time.perf_counter()
         self._child = subprocess.Popen(
@@ -162,15 +162,14 @@ class Worker:
         """The child runs inside of this and is stopped outside, once this was left first: for processes that are timed in turns.
 
         Threads of a backend wait for more work by spinning, ONNX Runtime's for some 2^20 rounds (``EigenNonBlockingThreadPool.h``), tens of milliseconds:
-        they would take a CPU from whoever is timed next. Where a process cannot be stopped (Windows) it is not.
+        they would take a CPU from whoever is timed next. Only Linux ends a stopped child with its parent; on other systems it runs on.
         """
         if self._stops:
             self._child.send_signal(signal.SIGCONT)
         yield
-        if hasattr(signal, "SIGSTOP"):
-            if not self._stops:
-                self._ask(do="stops")
-                self._stops = True
+        if self._stops is None:
+            self._stops = bool(self._ask(do="stops")["ends"])
+        if self._stops:
             self._child.send_signal(signal.SIGSTOP)
 
     def close(self) -> None:
@@ -248,10 +247,11 @@ def _end_with_the_parent() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _die_with_the_parent() -> None:
-    """A stopped child sees no hang-up: Linux itself ends it when the thread that started it ends (``PR_SET_PDEATHSIG``, prctl(2))."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+def _end_while_stopped() -> bool:
+    """A stopped child sees no hang-up. Whether the system ends it when the thread that started it ends (``PR_SET_PDEATHSIG``, prctl(2))."""
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0) == 0)
 
 
 def _opened(bundle: str, options: dict[str, Any]) -> tuple[Session, float, float]:
@@ -284,8 +284,7 @@ def _answered(session: Session, request: dict[str, Any], texts: list[Any]) -> di
         info = session.info
         return {"method": info.method, "backend": info.backend, "streams": info.streams}
     if do == "stops":
-        _die_with_the_parent()
-        return {}
+        return {"ends": _end_while_stopped()}
     if do == "executed":
         return {"executed": session.executed_precision()}
     return {"memory_mb": memory_mb()}

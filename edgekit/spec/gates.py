@@ -11,7 +11,8 @@ from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import parse
 from edgekit.spec.target import Budget, read_toml
 
-_MOST = 1.0  # a drop of all there is, a growth to twice as much: a margin beyond it is a percentage that was meant as a share
+# A drop of all there is can never be exceeded, and a growth by 1000 % is a percentage that was meant as a share.
+_BELOW = {"accuracy": 1.0, "latency": 10.0, "footprint": 10.0}
 
 
 @dataclass(frozen=True)
@@ -105,9 +106,9 @@ def of(data: Mapping[str, object], where: str) -> Gates:
     gates = parse(Gates, opened, where)
     for table in fields(gates):
         for key, value in vars(getattr(gates, table.name)).items():
-            most = math.inf if table.name == "budget" else _MOST
-            if value is not None and not 0 <= value <= most:
-                expected = "a number of at least 0" if most == math.inf else 'a number from 0 to 1, or "off" for no gate'
+            below = _BELOW.get(table.name, math.inf)
+            if value is not None and not 0 <= value < below:
+                expected = "a number of at least 0" if below == math.inf else f'a number from 0 to below {below:g}, or "off" for no gate'
                 hint = f"Write 0.05 for 5 %: {value:g} is {value:.0%}." if value > 0 else "Correct it."
                 raise UsageError(f"{where}: {table.name}: {key} is {value:g}, expected {expected}. {hint}")
     return gates

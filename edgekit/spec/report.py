@@ -206,7 +206,7 @@ class Faithfulness:
         rank_correlation, top_k: mean Spearman, and mean share of the k most important words that both have, between the two models.
         ceiling_rank, ceiling_top_k: the same of the model before against itself, its words left out instead of masked.
         floor_rank, floor_top_k: the same against random attributions.
-        drifts: the rows with the lowest rank correlation below 1 among those that are answered alike and that some word moves by 0.01, at most 10.
+        drifts: the rows with the lowest rank correlation among those that are answered alike and that some word moves by 0.01, at most 10.
     """
 
     rows: int

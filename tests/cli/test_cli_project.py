@@ -100,7 +100,9 @@ def test_check_says_what_the_file_lacks(edgekit, tmp_path, monkeypatch, asked):
         assert said in result.err
     assert asked.calls == []
     project(tmp_path, 'out = "o"\neval = "e.csv"\n[check]\nself_check = true')
-    assert edgekit("check").code == 0
+    lost = edgekit("check")
+    assert lost.code == 2 and "names no baseline" in lost.err, "a baseline that was forgotten must not come to a pass"
+    assert edgekit("check", "--self-check").code == 0
     assert [(name, arguments) for name, arguments, _ in asked.calls] == [("self_check", (str(tmp_path / "o"), str(tmp_path / "e.csv")))]
 
 

@@ -193,7 +193,7 @@ def test_without_the_extra(place, tmp_path):
     """Told at once, and not when all is measured."""
     code = "import sys; sys.modules[sys.argv.pop(1)] = None; from edgekit.cli import main; sys.argv[0] = 'edgekit'; main()"
     for package, verb in (("jinja2", "check"), ("scipy", "baseline")):
-        more = ("--baseline", place.baseline) if verb == "check" else ("-o", tmp_path / "b.json")
+        more = ("--baseline", place.baseline, "-o", tmp_path / "r") if verb == "check" else ("-o", tmp_path / "b.json")
         done = small.python(code, package, verb, place.good, "--samples", place.dev, *more)
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr.decode() == f"edgekit: Reports need the package '{package}', which is not installed here. Run: pip install 'edgekit[report]'\n"

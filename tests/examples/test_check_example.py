@@ -79,7 +79,9 @@ def test_the_action_is_one(action):
     """Keys of a composite action: name, description, runs.using, runs.steps, each with a shell or with what it uses."""
     assert {"name", "description", "inputs", "runs"} == set(action)
     assert action["runs"]["using"] == "composite"
-    assert all({"description", "default"} == set(given) and isinstance(given["default"], str) for given in action["inputs"].values())
+    (needed,) = [name for name, given in action["inputs"].items() if given.get("required")]
+    assert needed == "package"
+    assert all(isinstance(given["default"], str) for name, given in action["inputs"].items() if name != needed)
     for step in action["runs"]["steps"]:
         assert set(step) <= {"name", "if", "shell", "env", "run", "uses", "with"}
         assert ("run" in step) != ("uses" in step)
@@ -146,7 +148,8 @@ def test_the_options_of_the_action(action, tmp_path, monkeypatch):
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}{os.pathsep}{os.environ['PATH']}")
     assert steps(action, tmp_path).said == "<check><-o><edgekit-report>"
-    inputs = {"bundle": "-b", "baseline": "a b", "samples": "$(id)", "gates": "g'.toml", "strict": "true", "allow-incomparable": "true", "self-check": "true", "report": "r"}
+    inputs = {"bundle": "-b", "baseline": "a b", "samples": "$(id)", "gates": "g'.toml", "report": "r"}
+    inputs |= dict.fromkeys(("strict", "allow-incomparable", "self-check"), "true")
     expected = "<check><-o><r><--baseline><a b><--samples><$(id)><--gates><g'.toml><--strict><--allow-incomparable><--self-check><--><-b>"
     assert steps(action, tmp_path, **inputs).said == expected
 

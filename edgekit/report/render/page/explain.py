@@ -21,7 +21,7 @@ def faithfulness(report: Report, limits: Limits) -> Section:
         f"Descriptive, not a certificate. In {found.rows:,} texts each word was masked in turn ({found.forward_calls:,} answers of each side): "
         "what a word adds to the probability of the answer is compared between the two models."
     )
-    heats: list[Block] = [_heat(i, drift, report.include_text, limits) for i, drift in enumerate(found.drifts)]
+    heats: list[Block] = [_heat(i, drift, report.include_text, limits) for i, drift in enumerate(d for d in found.drifts if d.rank_correlation < 1 - 1e-9)]
     more = "The texts whose words the two models weigh most differently, though they answer them alike:" if heats else ""
     return Section("faithfulness", "Faithfulness", filled(Text(text), _agreement(found), Text(more), *heats))
 
