@@ -125,7 +125,8 @@ def read_toml(path: Path) -> dict[str, object]:
             raise UsageError(f"{path} is a TOML file, {why}. Run: pip install tomli, or do this on the build machine.") from problem
     try:
         with path.open("rb") as stream:
-            return tomllib.load(stream)
+            found: dict[str, object] = tomllib.load(stream)
+            return found
     except (ValueError, RecursionError) as problem:  # not TOML, not UTF-8, a number of thousands of digits, nested too deeply
         raise UsageError(f"{path} is not valid TOML: {problem}. Correct the file.") from problem
 
