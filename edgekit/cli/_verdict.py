@@ -86,7 +86,7 @@ def _accuracy(found: Accuracy) -> list[tuple[str, str]]:
     drop = "" if None in (found.drop, found.low, found.high) else f", drop {found.drop:.4f} ({found.low:.4f} to {found.high:.4f})"
     lines = [(found.score_name, f"{found.before:.4f} before, {found.after:.4f} after{drop}, {found.flips} answered differently")]
     if found.resolvable is not None:
-        needed = "" if found.rows_needed is None or found.margin is None else f"; a margin of {found.margin:g} takes {found.rows_needed} rows"
+        needed = "" if found.rows_needed is None or found.settled else f"; to settle {found.margin:g} would take about {found.rows_needed:,} rows"
         lines.append(("", f"this set can resolve a drop of {found.resolvable:.4f}{needed}"))
     return lines
 

@@ -172,6 +172,13 @@ class Accuracy:
     comparable: bool = True
     why_not: str = ""
 
+    @property
+    def settled(self) -> bool:
+        """Whether the interval lies wholly on one side of the margin."""
+        if self.margin is None or self.low is None or self.high is None:
+            return False
+        return self.high <= self.margin or self.low > self.margin
+
 
 @dataclass(frozen=True)
 class Drift:

@@ -172,7 +172,7 @@ def _resolves(found: Accuracy) -> str:
     able = f"This set can resolve a drop of {found.resolvable:.4f}"
     if found.margin is None or found.resolvable <= found.margin:
         return able + "."
-    rows = "" if found.rows_needed is None else f": it would take {found.rows_needed} rows"
+    rows = "" if found.rows_needed is None or found.settled else f": it would take {found.rows_needed} rows"
     return f"{able}, not {found.margin:g}{rows}."
 
 

@@ -147,7 +147,7 @@ def _resolves(found: Accuracy) -> str:
     able = f"This set can resolve a drop of {found.resolvable:.3g} with a probability of 80 %"
     if found.margin is None or found.resolvable <= found.margin:
         return able + "."
-    rows = "" if found.rows_needed is None else f": it would take about {found.rows_needed:,} rows to settle that one"
+    rows = "" if found.rows_needed is None or found.settled else f": it would take about {found.rows_needed:,} rows to settle that one"
     return f"{able}, not one of {found.margin:g}{rows}."
 
 
