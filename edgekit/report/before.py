@@ -10,7 +10,8 @@ import numpy as np
 
 from edgekit.engines.signature import Trust
 from edgekit.report import files, predictions
-from edgekit.report.side import Answer, Rows, Side, opened, same_task, teacher
+from edgekit.report.predictions import Answer
+from edgekit.report.side import Rows, Side, opened, same_task, teacher
 from edgekit.spec.errors import UsageError
 from edgekit.spec.subject import Fingerprint, Subject
 

@@ -81,7 +81,7 @@ def report(
         scenarios: of MLPerf, by name.
         server_bound_ms: bound of the Server scenario's 99th percentile; None for 10 times the median of a single stream.
         columns: role to column name.
-        slices: columns whose values are scored apart; the length of the texts and the label always are.
+        slices: columns whose values are scored apart; the length of the texts always is, and the label of a single-label head.
         gates: gates, or a TOML file of them: the budget is held against the bundle, margins against the reference; None for no gate.
         include_text: show texts of the samples in the report.
         backend: as :func:`edgekit.load` takes it.
@@ -144,7 +144,7 @@ def compare(
         after: a bundle's folder.
         samples: labelled rows.
         columns: role to column name.
-        slices: columns whose values are scored apart; the length of the texts and the label always are.
+        slices: columns whose values are scored apart; the length of the texts always is, and the label of a single-label head.
         gates: gates, or a TOML file of them; None for the default margins.
         include_text: show texts of the samples in the report.
         trust: whose bundles may be opened.

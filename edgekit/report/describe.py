@@ -10,7 +10,8 @@ import numpy as np
 from edgekit.report import robustness
 from edgekit.report.before import Known
 from edgekit.report.faithfulness import faithfulness, mask_text
-from edgekit.report.side import Answer, Rows, Side
+from edgekit.report.predictions import Answer
+from edgekit.report.side import Rows, Side
 from edgekit.spec.progress import Progress
 from edgekit.spec.report import Faithfulness, Robustness
 from edgekit.spec.subject import Perturbed

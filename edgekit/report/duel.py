@@ -7,16 +7,15 @@ A B B A cancels a drift within a block; fresh processes make the luck of one pro
 from __future__ import annotations
 
 import contextlib
-import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edgekit.engines import energy
 from edgekit.engines.energy import Meter
+from edgekit.report.draw import Draw
 from edgekit.report.interval import FEWEST, Look
 from edgekit.runtime.worker import Worker
-from edgekit.spec.errors import SamplesError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.subject import Process, Start
 from edgekit.tasks._text import Text
@@ -82,7 +81,7 @@ def duel(
         BackendError: when a process cannot run its bundle, or the clock goes backwards.
     """
     began = time.monotonic()
-    draw = _Draw(texts, seed)
+    draw = Draw(texts, seed)
     pairs: list[Pair] = []
     looks: list[Look] = []
     while True:
@@ -107,7 +106,7 @@ def solo(
     Raises:
         BackendError: as for a duel.
     """
-    draw = _Draw(texts, seed)
+    draw = Draw(texts, seed)
     found = []
     for index in range(processes):
         with contextlib.ExitStack() as stack:
@@ -123,7 +122,7 @@ def solo(
     return tuple(found)
 
 
-def _pair(before: Opener, after: Opener, draw: _Draw, backwards: bool, first: Text, meter: Meter | None) -> Pair:
+def _pair(before: Opener, after: Opener, draw: Draw, backwards: bool, first: Text, meter: Meter | None) -> Pair:
     """One pair of processes; ``backwards`` starts and times the second side first."""
     with contextlib.ExitStack() as stack:
         sides = [_started(stack, opener, first, draw) for opener in ((after, before) if backwards else (before, after))]
@@ -144,7 +143,7 @@ def _pair(before: Opener, after: Opener, draw: _Draw, backwards: bool, first: Te
     return (made[1], made[0]) if backwards else (made[0], made[1])
 
 
-def _started(stack: contextlib.ExitStack, opener: Opener, first: Text, draw: _Draw) -> tuple[Worker, Start, float]:
+def _started(stack: contextlib.ExitStack, opener: Opener, first: Text, draw: Draw) -> tuple[Worker, Start, float]:
     """A warm process, its start, and milliseconds of a call."""
     worker = stack.enter_context(opener())
     times: list[float] = []
@@ -180,26 +179,3 @@ def _process(
         memory = worker.memory_mb()
         used = energy.per_answer(meter, work) if meter is not None else None
     return Process(start, tuple(blocks), memory, used, tuple(drawn))
-
-
-class _Draw:
-    """Texts without end: all of them in a drawn order, then again in another."""
-
-    def __init__(self, texts: Sequence[Text], seed: int) -> None:
-        if not texts:
-            raise SamplesError("There is no text to time. Give samples with at least one row.")
-        self._texts, self._random = list(texts), random.Random(seed)
-        self._order: list[int] = []
-
-    def rows(self, count: int) -> tuple[int, ...]:
-        """The next ones, by their place."""
-        while len(self._order) < count:
-            self._order += self._random.sample(range(len(self._texts)), len(self._texts))
-        taken, self._order = self._order[:count], self._order[count:]
-        return tuple(taken)
-
-    def texts(self, rows: Sequence[int]) -> list[Text]:
-        return [self._texts[row] for row in rows]
-
-    def take(self, count: int) -> list[Text]:
-        return self.texts(self.rows(count))

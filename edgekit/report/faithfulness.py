@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from edgekit.report.predictions import Answer
 from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.report import Drift, Faithfulness
 from edgekit.tasks.text_classification import Text, TextClassification
-
-Answer = Callable[[Sequence[Text]], np.ndarray]
-"""Texts to logits, float32 ``[rows, labels]``: a bundle's worker, or a teacher."""
 
 FEWEST_WORDS, MOST_WORDS = 3, 60
 """Of a text that is explained, both of a pair together. Two words can be ordered by chance half of the time; the calls grow with the words."""

@@ -22,6 +22,9 @@ from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
 from edgekit.spec.subject import Predictions
 from edgekit.tasks.text_classification import Text, TextClassification
 
+Answer = Callable[[Sequence[Text]], np.ndarray]
+"""Texts to logits, float32 ``[rows, labels]``: a bundle's process, or a teacher."""
+
 KEY_VARIABLE = "EDGEKIT_ID_KEY"
 FILE_TYPES = (".npy", ".npz", ".jsonl")
 """Of a teacher's logits."""

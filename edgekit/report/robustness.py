@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from edgekit.report import _perturb
 from edgekit.report.paired import paired
+from edgekit.report.predictions import Answer
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.report import Robustness
 from edgekit.spec.subject import Perturbed
 from edgekit.tasks.text_classification import Text, TextClassification
-
-Answer = Callable[[Sequence[Text]], np.ndarray]
-"""Texts to logits, float32 ``[rows, labels]``: a bundle's worker, or a teacher."""
 
 Disturbances = Mapping[str, tuple[np.ndarray, list[Text]]]
 """Name of a kind to the rows it disturbs (int64 ``[disturbed]``, ascending, from 0) and their texts with it."""

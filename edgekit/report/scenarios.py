@@ -14,8 +14,9 @@ from statistics import fmean, median
 
 import numpy as np
 
+from edgekit.report.draw import Draw
 from edgekit.runtime.worker import Worker
-from edgekit.spec.errors import SamplesError, UsageError, near
+from edgekit.spec.errors import UsageError, near
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.subject import Scenario
 from edgekit.tasks._text import Text
@@ -31,7 +32,7 @@ _LEAST_LIST = 64  # rows: two of the usual batches
 _BOUND = 10.0  # times the median: at 662 queries the estimate is the longest of all, and one hiccup of the machine must not decide
 _LEAST_BOUND_MS = 1.0
 _LOWEST = 0.1  # of the capacity: the search for a rate is between it and the capacity
-_FIRST = math.sqrt(_LOWEST)  # of the capacity: the first rate that is tried, about what the default bound lets an M/D/1 queue have
+_FIRST = math.sqrt(_LOWEST)  # of the capacity: the first rate that is tried: the middle of the search, which is by ratios
 _PROBES = 5  # that the time should suffice for; each halves the search
 _RESOLUTION = 1.02
 _STYLE = "MLPerf-style, not MLPerf-compliant"
@@ -101,12 +102,10 @@ def run(
     for what, value in (("seconds", seconds), ("bound_ms", bound_ms)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UsageError(f"{what} is {value!r}, expected a finite number above 0.")
-    if not texts:
-        raise SamplesError("There is no text to query with. Give samples with at least one row.")
     if not names:
         return ()
     end = time.monotonic() + seconds
-    draw = _Draw(texts, seed)
+    draw = Draw(texts, seed)
     each_s = _warm_up(worker, draw, end - 0.9 * seconds)
     asked = [name for name in NAMES if name in names]
     found = {}
@@ -130,7 +129,7 @@ def run(
     return tuple(found[name] for name in names)
 
 
-def _warm_up(worker: Worker, draw: _Draw, until: float) -> float:
+def _warm_up(worker: Worker, draw: Draw, until: float) -> float:
     """Seconds of a query, about."""
     warm = worker.time(draw.take(1))
     while len(warm) < _WARM_UP and time.monotonic() < until:
@@ -138,7 +137,7 @@ def _warm_up(worker: Worker, draw: _Draw, until: float) -> float:
     return median(warm) / 1e3
 
 
-def _one_by_one(worker: Worker, draw: _Draw, each_s: float, until: float, progress: Progress) -> list[float]:
+def _one_by_one(worker: Worker, draw: Draw, each_s: float, until: float, progress: Progress) -> list[float]:
     """Milliseconds of queries, each sent when the one before was answered."""
     times_ms: list[float] = []
     while not times_ms or time.monotonic() < until:
@@ -154,7 +153,7 @@ def _single_stream(times_ms: Sequence[float]) -> Scenario:
     return Scenario(SINGLE_STREAM, "90th percentile, early-stopping estimate", value, "ms", count, detail)
 
 
-def _offline(worker: Worker, texts: Sequence[Text], draw: _Draw, each_s: float, until: float, progress: Progress) -> Scenario:
+def _offline(worker: Worker, texts: Sequence[Text], draw: Draw, each_s: float, until: float, progress: Progress) -> Scenario:
     # As many rows as two lists and a warm-up have time for, should batches save nothing; all where that is more.
     size = min(len(texts), max(_LEAST_LIST, int((until - time.monotonic()) / 2.2 / each_s)))
     rows = list(texts) if size == len(texts) else draw.take(size)
@@ -169,7 +168,7 @@ def _offline(worker: Worker, texts: Sequence[Text], draw: _Draw, each_s: float, 
     return Scenario(OFFLINE, "throughput of one list", count / sum(taken), "rows/s", count, detail)
 
 
-def _server(worker: Worker, draw: _Draw, times_ms: Sequence[float], bound_ms: float | None, seed: int, end: float, progress: Progress) -> Scenario:
+def _server(worker: Worker, draw: Draw, times_ms: Sequence[float], bound_ms: float | None, seed: int, end: float, progress: Progress) -> Scenario:
     """The largest rate of Poisson arrivals at which the 99th percentile keeps the bound, by bisection of its logarithm."""
     bound = max(_BOUND * median(times_ms), _LEAST_BOUND_MS) if bound_ms is None else bound_ms
     said = f"bound {bound:.2f} ms" + (f" ({_BOUND:g} x the SingleStream median, at least {_LEAST_BOUND_MS:g} ms)" if bound_ms is None else "")
@@ -238,18 +237,3 @@ def _tail(percentile: float) -> float:
 
 def _too_few(count: int, percentile: float) -> str:
     return f"not estimable from {count:,} queries (needs {needed(percentile):,})"
-
-
-class _Draw:
-    """Texts without end: all of them in a shuffled order, then again in another."""
-
-    def __init__(self, texts: Sequence[Text], seed: int) -> None:
-        self._texts = list(texts)
-        self._random = np.random.default_rng(seed)
-        self._next: list[int] = []
-
-    def take(self, count: int) -> list[Text]:
-        while len(self._next) < count:
-            self._next += [int(i) for i in self._random.permutation(len(self._texts))]
-        taken, self._next = self._next[:count], self._next[count:]
-        return [self._texts[i] for i in taken]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,9 +25,6 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
 from edgekit.tasks._text import Text
 from edgekit.tasks.text_classification import TextClassification
-
-Answer = Callable[[Sequence[Text]], np.ndarray]
-"""Texts to logits, float32 ``[rows, labels]``: a bundle's process, or a teacher's function."""
 
 _TEXTS_A_REQUEST = 50
 
