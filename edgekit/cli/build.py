@@ -24,7 +24,7 @@ from edgekit.cli._options import Budget, Pairs, columns_option, given
     "--budget",
     type=Budget(),
     multiple=True,
-    help="Replaces a limit of the target: accuracy_drop, p50_ms, memory_mb, first_answer_ms, size_mb. Repeatable.",
+    help="Replaces a limit of the target: accuracy_drop, accuracy (the least score), p50_ms, memory_mb, first_answer_ms, size_mb. Repeatable.",
 )
 @click.option("--strict", is_flag=True, help="Hold the upper bound of the accuracy drop (95 %) against the budget, not only the drop that was seen.")
 @click.option("--keep-float", multiple=True, metavar="LAYER", help="A layer that stays in float; * stands for any characters. Repeatable.")

@@ -148,7 +148,7 @@ class Steps:
         Returns:
             None where not even all but one layer in float would hold it.
         """
-        limit = aim.budget.accuracy_drop
+        limit = aim.budget.largest_drop(scored.task.score(scored.reference, scored.truth))
         assert limit is not None
         backend, _ = answers_for(method, aim)
         parts = self._made_from(method, floats, settings) | {"revert": [limit, strict, backend, scored.samples.digest]}
@@ -171,8 +171,9 @@ class Steps:
 
     def holds(self, graphs: GraphSet, scored: Evaluation, aim: Target, strict: bool) -> bool:
         """Whether graphs are inside the accuracy budget, asked of the first of the target's backends that runs here; kept, since it is asked at every build."""
-        limit = aim.budget.accuracy_drop
-        if limit is None or graphs.graphs[0].method == "float32":
+        limit = aim.budget.largest_drop(scored.task.score(scored.reference, scored.truth))
+        # Where torch itself is under the floor, no number of layers in float reaches it.
+        if limit is None or limit < 0 or graphs.graphs[0].method == "float32":
             return True
         compared = paired(scored.task, self.logits(graphs.graphs[0], scored, aim), scored.reference, scored.truth)
         return (compared.high if strict else compared.drop) <= limit + 1e-9

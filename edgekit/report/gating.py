@@ -57,6 +57,7 @@ def budget(limits: Budget, measured: Subject, drop: tuple[float | None, str]) ->
         "memory_mb": measured.memory_mb or None,
         "first_answer_ms": measured.start.total_ms if measured.start is not None else None,
         "size_mb": measured.size_mb,
+        "accuracy": measured.score,
     }
     found = []
     for name, limit in vars(limits).items():
@@ -64,11 +65,11 @@ def budget(limits: Budget, measured: Subject, drop: tuple[float | None, str]) ->
         if limit is None:
             continue
         if value is None:
-            why = drop[1] if name == "accuracy_drop" else "it was not measured"
+            why = drop[1] if name == "accuracy_drop" else "the score is not defined on these samples" if name == "accuracy" else "it was not measured"
             found.append(Gate(f"budget.{name}", INCOMPARABLE, limit, None, None, None, f"{name} is not known: {why}"))
         else:
-            over = value > limit
-            said = f"{name} is {value:.4g}, the budget allows {limit:.4g}"
+            over = value < limit if name == "accuracy" else value > limit
+            said = f"{name} is {value:.4g}, the budget {'asks for at least' if name == 'accuracy' else 'allows'} {limit:.4g}"
             found.append(Gate(f"budget.{name}", OVER_BUDGET if over else PASS, limit, value, None, None, said))
     return tuple(found)
 

@@ -311,9 +311,6 @@ def _check(project: Project, file: Path) -> None:
     for key in ("revision", "test", "baseline"):
         if getattr(project, key) == "":
             raise UsageError(f"{file}: {key} is empty. Give it a value, or leave it out.")
-    for key, value in vars(project.budget).items():
-        if value is not None and value < 0:
-            raise UsageError(f"{file}: budget: {key} is {value:g}, expected a number of at least 0. Correct it.")
     if project.build.max_time is not None and project.build.max_time < 0:
         raise UsageError(f"{file}: build: max_time is {project.build.max_time:g}, expected seconds of at least 0. Correct it.")
     if project.build.calibration_rows is not None and project.build.calibration_rows < 1:

@@ -14,11 +14,13 @@ from edgekit.spec.parsing import parse
 from edgekit.spec.quantization import Quantization
 
 USES = ("latency", "throughput")
+ACCURACY_DROP = 0.01
+"""The limit of a target that states none: a missing accuracy budget is never "no limit"."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What a candidate may cost. ``None`` is no limit.
+    """What a candidate may cost, and what it must reach. ``None`` is no limit; a target replaces it for ``accuracy_drop``.
 
     Attributes:
         accuracy_drop: score of the torch model minus score of the candidate, on the evaluation samples.
@@ -26,6 +28,7 @@ class Budget:
         memory_mb: peak resident memory of the process that predicts, in MiB.
         first_answer_ms: from process start to the first label.
         size_mb: of the bundle on disk, in MiB.
+        accuracy: least task score of the candidate on the evaluation samples, 0 to 1, whatever torch reaches.
     """
 
     accuracy_drop: float | None = None
@@ -33,6 +36,29 @@ class Budget:
     memory_mb: float | None = None
     first_answer_ms: float | None = None
     size_mb: float | None = None
+    accuracy: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the range of each limit.
+
+        Raises:
+            UsageError: for a negative limit, or an ``accuracy`` above 1.
+        """
+        for key, value in vars(self).items():
+            if value is not None and not 0 <= value <= sys.float_info.max:
+                raise UsageError(f"{key} is {value:g}, expected a number of at least 0. Correct it.")
+        if self.accuracy is not None and self.accuracy > 1:
+            raise UsageError(f"accuracy is {self.accuracy:g}, expected a score from 0 to 1. Write 0.9 for 90 %.")
+
+    def largest_drop(self, reference: float) -> float | None:
+        """The drop from a reference score that keeps both ``accuracy_drop`` and ``accuracy``; negative where the reference is under the floor.
+
+        Args:
+            reference: score of the torch model.
+        """
+        limits = [] if self.accuracy_drop is None else [self.accuracy_drop]
+        limits += [] if self.accuracy is None else [reference - self.accuracy]
+        return min(limits, default=None)
 
 
 @dataclass(frozen=True)
@@ -47,7 +73,7 @@ class Target:
         device: which device of the backend: ``cpu`` or ``gpu``.
         threads: threads of one call, on a GPU calls at the same time; 0 means every CPU that the process may use.
         max_batch: rows of the largest batch that a session forms out of a list.
-        budget: limits that a candidate must keep.
+        budget: limits that a candidate must keep; without an ``accuracy_drop`` it is ``ACCURACY_DROP``.
         quantize: what the methods are told.
         shapes: bucket edges in tokens for backends that gain from static shapes; empty for none, left out to have them searched.
         use: ``latency``: one text at a time as fast as possible; ``throughput``: as many texts a second as possible, in batches.
@@ -72,6 +98,11 @@ class Target:
     instructions: tuple[str, ...] = ()
     engine: EngineRecipe | None = None
 
+    def __post_init__(self) -> None:
+        """Fills in the accuracy budget that every target has."""
+        if self.budget.accuracy_drop is None:
+            object.__setattr__(self, "budget", replace(self.budget, accuracy_drop=ACCURACY_DROP))
+
 
 def folders() -> tuple[Path, ...]:
     """Where target files are: inside the installed package, or beside it in a checkout."""
@@ -87,19 +118,14 @@ def names() -> list[str]:
 def load(name: str | Path) -> Target:
     """Reads a target by its name, or from a TOML file of the user's own.
 
+    A file may begin with ``extends = "cpu"``: the name of a target, or a TOML file relative to this one. Its keys replace those of the
+    target that it extends; the tables ``budget``, ``quantize`` and ``engine`` are merged key by key, a list is replaced as a whole.
+
     Raises:
         UsageError: for an unknown name or key, or a file that is not TOML; with the nearest known name.
     """
-    if str(name).endswith(".toml"):
-        path = Path(name)
-        if not path.is_file():
-            raise UsageError(f"Target file {path} does not exist. Expected a TOML file or one of: {', '.join(names())}.")
-    else:
-        found = [f for folder in folders() if (f := folder / f"{name}.toml").is_file()]
-        if not found:
-            raise UsageError(f"Unknown target '{name}'.{near(str(name), names())} Known targets: {', '.join(names())}.")
-        path = found[0]
-    target = parse(Target, read_toml(path), f"target {path.name}")
+    path = _file(name)
+    target = parse(Target, _merged(path, ()), f"target {path.name}")
     if target.threads < 0 or target.max_batch < 1:
         raise UsageError(f"target {path.name} has threads {target.threads} and max_batch {target.max_batch}, expected at least 0 and 1. Correct the file.")
     if target.shapes is not None and (list(target.shapes) != sorted(set(target.shapes)) or min(target.shapes, default=1) < 1):
@@ -107,10 +133,56 @@ def load(name: str | Path) -> Target:
     for key, value, known in (("use", target.use, USES), ("choose_on", target.choose_on, CHOOSE_ON)):
         if value not in known:
             raise UsageError(f"target {path.name}: {key} is '{value}'.{near(value, known)} Expected one of: {', '.join(known)}.")
-    for key, value in vars(target.budget).items():
-        if value is not None and value < 0:
-            raise UsageError(f"target {path.name}: budget: {key} is {value:g}, expected a number of at least 0. Correct the file.")
     return target
+
+
+def _file(name: str | Path, folder: Path | None = None) -> Path:
+    """The file of a target: by its name, or of the user's own.
+
+    Args:
+        name: of a target, or a path that ends in ``.toml``.
+        folder: what a relative path starts from; None for the working directory.
+    """
+    if str(name).endswith(".toml"):
+        path = Path(name) if folder is None else folder / name
+        if not path.is_file():
+            raise UsageError(f"Target file {path} does not exist. Expected a TOML file or one of: {', '.join(names())}.")
+        return path
+    files = [file for each in folders() if (file := each / f"{name}.toml").is_file()] if str(name) in names() else []
+    if not files:
+        raise UsageError(f"Unknown target '{name}'.{near(str(name), names())} Known targets: {', '.join(names())}.")
+    return files[0]
+
+
+def _merged(path: Path, below: tuple[Path, ...]) -> dict[str, object]:
+    """The keys of a target file over those of the target that it extends.
+
+    Args:
+        path: the file.
+        below: files that extend this one, the first of all first.
+    """
+    data = read_toml(path)
+    parent = data.pop("extends", None)
+    if parent is None:
+        return data
+    if not isinstance(parent, str):
+        raise UsageError(f"target {path.name}: extends is {parent!r}, expected the name of a target or a TOML file. Correct the file.")
+    if "name" not in data:
+        raise UsageError(f"target {path.name} extends '{parent}' and has no name of its own. Add name = ... to it.")
+    base = _file(parent, path.parent)
+    if base.resolve() in (seen := tuple(file.resolve() for file in (*below, path))):
+        chain = " -> ".join(file.name for file in (*seen, base))
+        raise UsageError(f"target {path.name} extends itself: {chain}. Remove one extends.")
+    return _overlaid(_merged(base, (*below, path)), data)
+
+
+def _overlaid(base: dict[str, object], data: dict[str, object]) -> dict[str, object]:
+    """Tables merged key by key, everything else replaced."""
+    result = dict(base)
+    for key, value in data.items():
+        under = result.get(key)
+        result[key] = _overlaid(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return result
 
 
 def read_toml(path: Path) -> dict[str, object]:

@@ -20,7 +20,9 @@ FLOAT = "float32"
 _IN_INT8 = ("static", "dynamic")
 _LEVEL = 1.05
 _BUCKETS_WORTH = 0.85  # each bucket is compiled at every start, which takes some tenths of a second
-_UNITS = {"accuracy_drop": "", "p50_ms": " ms", "memory_mb": " MB", "first_answer_ms": " ms", "size_mb": " MB"}
+_UNITS = {"accuracy_drop": "", "p50_ms": " ms", "memory_mb": " MB", "first_answer_ms": " ms", "size_mb": " MB", "accuracy": ""}
+_LIGHT_SPEED = 0.8  # a candidate must take this share of a light one's time, or less, to be worth twice its start and memory
+_LIGHT_SHARE = 0.5  # of start and of memory: what makes a candidate a light one beside another
 
 
 def trials(
@@ -88,7 +90,11 @@ def timed(made: Sequence[Trial], race: Race) -> list[Trial]:
 
 
 def choose(made: Sequence[Trial], target: Target, score_name: str, reference: float, *, strict: bool = False) -> tuple[int, str, list[Trial]]:
-    """Picks the fastest trial inside the budget; among those level with it (within 5 %, about this protocol's noise) the one with the least memory.
+    """Picks the fastest trial inside the budget, unless a light one is nearly as fast.
+
+    Among those level with the fastest (within 5 %, about this protocol's noise) the one with the least memory is taken. That one loses to a
+    light trial: one with at most half its start (``first_answer_ms``) and at most half its memory, of whose time the fastest takes off less
+    than 20 %. The reason then names both sides of the trade.
 
     A quantized trial that is not faster than float32 beyond the noise is dropped where float32 itself is inside the budget, and so
     are static shapes that take less than 15 % off the time of shapes of any size.
@@ -118,7 +124,8 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
     cost = [1.0 / t.rows_per_s if many else t.p50_ms for t in made]
     fastest = min(cost[i] for i in inside)
     level = [i for i in inside if cost[i] <= fastest * _LEVEL]
-    winner = min(level, key=lambda i: (made[i].memory_mb, cost[i]))
+    quickest = min(level, key=lambda i: (made[i].memory_mb, cost[i]))
+    winner = _light(made, cost, inside, quickest)
     won = made[winner]
     judged = [
         replace(t, verdict="chosen" if i == winner else reasons[i] or f"{cost[i] / cost[winner]:.2f} x the time of the chosen one") for i, t in enumerate(made)
@@ -127,13 +134,47 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
     against = min(floats, key=lambda i: cost[i], default=None)
     limits = ", ".join(f"{k} {v:g}" for k, v in vars(target.budget).items() if v is not None) or "none"
     how = "the fastest" if cost[winner] == fastest else "level with the fastest, and has the least memory,"
+    if winner != quickest:
+        how = "nearly as fast as the fastest, at half its start and memory or less,"
     speed = f"{won.rows_per_s:.0f} rows/s" if many else f"p50 {won.p50_ms:.2f} ms"
     reason = f"{_named(won)} is {how} of the {len(inside)} candidate(s) inside the budget ({limits}): {speed}"
     if against is not None:
         reason += f", {cost[against] / cost[winner]:.2f} x as fast as float32 on {made[against].backend}"
+    if winner != quickest:
+        reason += f"; {_trade(won, made[quickest], cost[winner] / cost[quickest])}"
     if won.method == FLOAT and any(t.method in _IN_INT8 for t in made):
         reason += "; INT8 is not worth it here"
     return winner, f"{reason}; {score_name} {won.score:.4f}, torch {reference:.4f}.", judged
+
+
+def _light(made: Sequence[Trial], cost: Sequence[float], inside: Sequence[int], quickest: int) -> int:
+    """The trial that is nearly as fast as the fastest at half its start and memory; the fastest itself where there is none.
+
+    Args:
+        made: all trials.
+        cost: of each, in time a text.
+        inside: indices of the trials that may win.
+        quickest: index of the fastest, or of the one with the least memory among those level with it.
+    """
+    near = [i for i in inside if min(cost[j] for j in inside) > _LIGHT_SPEED * cost[i]]
+    winner = quickest
+    while lighter := [i for i in near if _is_light(made[i], made[winner])]:
+        winner = min(lighter, key=lambda i: cost[i])
+    return winner
+
+
+def _is_light(trial: Trial, other: Trial) -> bool:
+    known = min(trial.first_answer_ms, trial.memory_mb) > 0  # 0 where the system does not tell
+    return known and trial.first_answer_ms <= _LIGHT_SHARE * other.first_answer_ms and trial.memory_mb <= _LIGHT_SHARE * other.memory_mb
+
+
+def _trade(won: Trial, lost: Trial, faster: float) -> str:
+    """What was traded for what, in words."""
+    shapes = f" with {len(lost.shapes)} static shapes" if lost.shapes else ""
+    return (
+        f"{_named(lost)}{shapes} is {faster:.2f} x as fast, and takes {lost.first_answer_ms:.0f} ms to its first answer and {lost.memory_mb:.0f} MB "
+        f"({won.first_answer_ms:.0f} ms and {won.memory_mb:.0f} MB here): less than 20 % off the time is not worth twice both"
+    )
 
 
 def _named(trial: Trial) -> str:
@@ -145,15 +186,22 @@ def excess(trial: Trial, budget: Budget, strict: bool = False) -> str:
     over = []
     for key, limit in vars(budget).items():
         measured = _measured(trial, key, strict)
-        # Scores are ratios of counts: without slack a drop of exactly the limit fails in its last bit.
-        if limit is not None and not measured <= limit + 1e-9:  # so that NaN is over
+        if limit is not None and not _keeps(key, measured, limit):
             said = " (upper end of its interval)" if strict and key == "accuracy_drop" else ""
-            over.append(f"{key} {measured:.4g}{_UNITS[key]}{said} over {limit:g}{_UNITS[key]}")
+            side = "under" if key == "accuracy" else "over"
+            over.append(f"{key} {measured:.4g}{_UNITS[key]}{said} {side} {limit:g}{_UNITS[key]}")
     return "over budget: " + ", ".join(over) if over else ""
+
+
+def _keeps(key: str, measured: float, limit: float) -> bool:
+    """Whether a value keeps a limit; NaN keeps none. Scores are ratios of counts: without slack one of exactly the limit fails in its last bit."""
+    return measured >= limit - 1e-9 if key == "accuracy" else measured <= limit + 1e-9
 
 
 def _measured(trial: Trial, key: str, strict: bool) -> float:
     """What a trial has of what a budget key limits."""
+    if key == "accuracy":
+        return trial.score
     return float((trial.drop_high if strict else trial.drop) if key == "accuracy_drop" else getattr(trial, key))
 
 
@@ -183,7 +231,8 @@ def _not_worth_it(trial: Trial) -> str:
 
 def _nobody(made: Sequence[Trial], reasons: Sequence[str], target: Target, score_name: str, reference: float, strict: bool) -> str:
     def distance(index: int) -> tuple[bool, float, float]:
-        over = [_measured(made[index], k, strict) / max(limit, 1e-9) for k, limit in vars(target.budget).items() if limit is not None]
+        shares = {k: _measured(made[index], k, strict) / max(limit, 1e-9) for k, limit in vars(target.budget).items() if limit is not None}
+        over = [1.0 / max(share, 1e-9) if k == "accuracy" else share for k, share in shares.items()]
         refused = not excess(made[index], target.budget, strict)  # for another reason, which no other budget takes away
         return refused, max(over, default=0.0), made[index].p50_ms
 

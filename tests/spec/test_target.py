@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import small
 import tomllib
@@ -47,13 +49,70 @@ def test_a_file_of_ones_own(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(GOOD + "threads = 3\nmax_batch = 4\n[budget]\nsize_mb = 9\n")
     loaded = target.load(file)
-    assert (loaded.name, loaded.threads, loaded.max_batch, loaded.budget) == ("mine", 3, 4, Budget(size_mb=9.0))
+    assert (loaded.name, loaded.threads, loaded.max_batch, loaded.budget) == ("mine", 3, 4, Budget(accuracy_drop=0.01, size_mb=9.0))
     assert loaded == target.load(str(file))
     with pytest.raises(UsageError, match="does not exist"):
         target.load(tmp_path / "other.toml")
     with pytest.raises(UsageError, match="does not exist"):
         (tmp_path / "folder.toml").mkdir()
         target.load(tmp_path / "folder.toml")
+
+
+def test_a_missing_accuracy_budget_is_the_default_and_never_no_limit(tmp_path):
+    file = tmp_path / "mine.toml"
+    for text in (GOOD, GOOD + "[budget]\n", GOOD + "[budget]\np50_ms = 5\n"):
+        file.write_text(text)
+        assert target.load(file).budget.accuracy_drop == target.ACCURACY_DROP == 0.01
+    assert target.Target("t", "d", ("onnxruntime",), ("static",)).budget.accuracy_drop == 0.01
+
+
+@pytest.mark.parametrize(
+    ("budget", "reference", "drop"),
+    [(Budget(0.02), 0.95, 0.02), (Budget(0.02, accuracy=0.94), 0.95, 0.01), (Budget(0.02, accuracy=0.9), 0.95, 0.02), (Budget(0.02, accuracy=0.96), 0.95, -0.01)],
+)
+def test_the_largest_drop_keeps_the_floor_too(budget, reference, drop):
+    assert budget.largest_drop(reference) == pytest.approx(drop)
+
+
+def test_a_target_extends_another(tmp_path):
+    (tmp_path / "mine.toml").write_text('extends = "cpu"\nname = "mine"\nmethods = ["static"]\n[budget]\nmemory_mb = 300\naccuracy = 0.9\n')
+    mine, cpu = target.load(tmp_path / "mine.toml"), target.load("cpu")
+    assert mine == replace(cpu, name="mine", methods=("static",), budget=Budget(accuracy_drop=0.01, memory_mb=300.0, accuracy=0.9))
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "ours.toml").write_text('extends = "../mine.toml"\nname = "ours"\n[budget]\naccuracy_drop = 0.03\n[quantize]\nweight_bits = 7\n')
+    ours = target.load(tmp_path / "below" / "ours.toml")
+    assert ours == replace(mine, name="ours", budget=replace(mine.budget, accuracy_drop=0.03), quantize=replace(mine.quantize, weight_bits=7))
+    (tmp_path / "mine.toml").write_text('extends = "jetson"\nname = "mine"\n[engine]\nmemory_mb = 2048\n')
+    jetson = target.load("jetson")
+    assert jetson.engine is not None
+    assert target.load(tmp_path / "mine.toml").engine == replace(jetson.engine, memory_mb=2048), "the other keys of the table stay"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('extends = "cpuu"\nname = "mine"\n', "Unknown target 'cpuu'. Did you mean 'cpu'?"),
+        ('extends = "none.toml"\nname = "mine"\n', "none.toml does not exist"),
+        ('extends = "cpu"\n', "has no name of its own"),
+        ('extends = ["cpu"]\nname = "mine"\n', "extends is ['cpu'], expected the name of a target"),
+        ('extends = "mine.toml"\nname = "mine"\n', "extends itself: mine.toml -> mine.toml"),
+        ('extends = "cpu"\nname = "mine"\nmethod = ["static"]\n', "Did you mean 'methods'?"),
+        ('extends = "cpu"\nname = "mine"\nbudget = 3\n', "budget is a int, expected a table"),
+        ('extends = "cpu"\nname = "mine"\n[budget]\naccuracy = 90\n', "accuracy is 90, expected a score from 0 to 1"),
+    ],
+)
+def test_a_mistake_in_what_is_extended(tmp_path, text, said):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        target.load(tmp_path / "mine.toml")
+    assert said in str(caught.value)
+
+
+def test_two_targets_that_extend_each_other(tmp_path):
+    (tmp_path / "one.toml").write_text('extends = "two.toml"\nname = "one"\n')
+    (tmp_path / "two.toml").write_text('extends = "one.toml"\nname = "two"\n')
+    with pytest.raises(UsageError, match=r"extends itself: one\.toml -> two\.toml -> one\.toml"):
+        target.load(tmp_path / "one.toml")
 
 
 @pytest.mark.parametrize(

@@ -55,14 +55,14 @@ def test_the_fastest_wins():
     assert winner == 2
     assert [t.verdict for t in judged] == ["2.25 x the time of the chosen one", "1.25 x the time of the chosen one", "chosen"]
     assert [replace(t, verdict="") for t in judged] == made
-    said = "dynamic on onnxruntime is the fastest of the 3 candidate(s) inside the budget (none): p50 4.00 ms, 2.25 x as fast as float32 on onnxruntime"
+    said = "dynamic on onnxruntime is the fastest of the 3 candidate(s) inside the budget (accuracy_drop 0.01): p50 4.00 ms, 2.25 x as fast as float32 on onnxruntime"
     assert reason == said + "; accuracy 0.9000, torch 0.9100."
 
 
 def test_alone_it_is_compared_with_nothing():
     winner, reason, judged = choose([trial("float32")], target(size_mb=90), "micro F1", 0.9)
     assert (winner, judged[0].verdict) == (0, "chosen")
-    assert reason == "float32 on onnxruntime is the fastest of the 1 candidate(s) inside the budget (size_mb 90): p50 10.00 ms; micro F1 0.9000, torch 0.9000."
+    assert reason == "float32 on onnxruntime is the fastest of the 1 candidate(s) inside the budget (accuracy_drop 0.01, size_mb 90): p50 10.00 ms; micro F1 0.9000, torch 0.9000."
 
 
 @pytest.mark.parametrize(("slower", "winner"), [(10.0, 1), (10.4, 1), (10.5, 1), (10.51, 0), (12.0, 0)])
@@ -102,6 +102,43 @@ def test_throughput_is_chosen_by_rows_a_second():
     assert winner == 1
     assert [t.verdict for t in judged] == ["1.60 x the time of the chosen one", "chosen", "4.00 x the time of the chosen one"]
     assert ": 800 rows/s, 1.60 x as fast as float32 on onnxruntime; " in reason
+    assert choose(made, target(), "accuracy", 0.9)[0] == 2
+
+
+# ---- a light one that is nearly as fast
+
+HEAVY = trial("static", backend="openvino", p50_ms=8.6, first_answer_ms=2300.0, memory_mb=317.0, shapes=(8, 16, 24, 32, 40, 48, 56, 64))
+
+
+@pytest.mark.parametrize(
+    ("change", "winner"),
+    [
+        ({}, 1),  # 14 % less time, for a start of 2.3 s against 0.2 s and 317 MB against 123 MB
+        ({"p50_ms": 8.6 / 0.8 + 0.01}, 0),  # at 20 % less time the fast one is worth it
+        ({"p50_ms": 8.6 / 0.8 - 0.01}, 1),
+        ({"first_answer_ms": 1150.0, "memory_mb": 158.5}, 1),  # exactly half of both
+        ({"first_answer_ms": 1151.0}, 0),
+        ({"memory_mb": 158.6}, 0),
+        ({"memory_mb": 0.0}, 0),  # a memory that is not known is not a small one
+        ({"drop": 0.5}, 0),  # outside the budget it wins nothing
+    ],
+)
+def test_less_than_20_percent_is_not_worth_twice_start_and_memory(change, winner):
+    light = trial("dynamic", **{"p50_ms": 10.0, "first_answer_ms": 200.0, "memory_mb": 123.0, **change})
+    assert choose([HEAVY, light], target(), "accuracy", 0.9)[0] == winner
+
+
+def test_the_trade_is_printed():
+    reason, judged = choose([HEAVY, trial("dynamic", p50_ms=10.0, first_answer_ms=200.0, memory_mb=123.0)], target(), "accuracy", 0.9)[1:]
+    assert "static on openvino with 8 static shapes is 1.16 x as fast, and takes 2300 ms to its first answer and 317 MB (200 ms and 123 MB here)" in reason
+    assert [t.verdict for t in judged] == ["0.86 x the time of the chosen one", "chosen"]
+
+
+def test_a_lighter_one_still_is_measured_against_the_fastest():
+    """Each has half of the one before; the third takes 24 % more time than the first, though only 8 % more than the second."""
+    made = [trial("static", p50_ms=p, first_answer_ms=s, memory_mb=m) for p, s, m in ((8.0, 4000.0, 400.0), (9.3, 1000.0, 200.0), (10.1, 300.0, 90.0))]
+    assert choose(made, target(), "accuracy", 0.9)[0] == 1
+    made[2] = replace(made[2], p50_ms=9.9)
     assert choose(made, target(), "accuracy", 0.9)[0] == 2
 
 
@@ -195,6 +232,21 @@ def test_a_drop_of_exactly_the_limit_is_inside():
     assert excess(replace(BASE, drop=0.88 - 0.87), Budget(accuracy_drop=0.01)) == ""
     assert excess(replace(BASE, drop=-0.2), Budget(accuracy_drop=0.0)) == ""
     assert excess(replace(BASE, drop=0.0101), Budget(accuracy_drop=0.01)) != ""
+
+
+def test_a_floor_of_accuracy():
+    assert excess(replace(BASE, score=0.9), Budget(accuracy=0.9)) == ""
+    assert excess(replace(BASE, score=0.1 * 9), Budget(accuracy=0.9)) == "", "exactly the floor keeps it"
+    assert excess(replace(BASE, score=0.8999), Budget(accuracy=0.9)) == "over budget: accuracy 0.8999 under 0.9"
+    assert "accuracy nan under" in excess(replace(BASE, score=float("nan")), Budget(accuracy=0.0))
+    made = [trial("static", p50_ms=1, score=0.895, drop=0.005), trial("float32", p50_ms=9)]
+    assert choose(made, target(accuracy=0.9), "accuracy", 0.9)[0] == 1
+
+
+def test_the_nearest_to_a_floor_is_named_first():
+    made = [trial("static", score=0.5), trial("dynamic", score=0.85)]
+    with pytest.raises(BudgetError, match=r"(?s)dynamic on .*static on "):
+        choose(made, target(accuracy=0.9), "accuracy", 0.95)
 
 
 def test_a_budget_of_nothing_is_a_budget():
