@@ -68,7 +68,12 @@ def test_a_missing_accuracy_budget_is_the_default_and_never_no_limit(tmp_path):
 
 @pytest.mark.parametrize(
     ("budget", "reference", "drop"),
-    [(Budget(0.02), 0.95, 0.02), (Budget(0.02, accuracy=0.94), 0.95, 0.01), (Budget(0.02, accuracy=0.9), 0.95, 0.02), (Budget(0.02, accuracy=0.96), 0.95, -0.01)],
+    [
+        (Budget(0.02), 0.95, 0.02),
+        (Budget(0.02, accuracy=0.94), 0.95, 0.01),
+        (Budget(0.02, accuracy=0.9), 0.95, 0.02),
+        (Budget(0.02, accuracy=0.96), 0.95, -0.01),
+    ],
 )
 def test_the_largest_drop_keeps_the_floor_too(budget, reference, drop):
     assert budget.largest_drop(reference) == pytest.approx(drop)
