@@ -13,7 +13,7 @@ from edgekit.spec.errors import FormatError, IntegrityError
 from edgekit.spec.parsing import parse, plain, strict_json
 from edgekit.spec.tensor import Signature
 
-FORMAT = 1
+FORMAT = 2
 """Format version of bundles that this code writes, and the newest that it reads."""
 
 

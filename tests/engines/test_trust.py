@@ -184,7 +184,7 @@ def test_special_files(bundle):
         (b"[]", "expected a table"),
         (b" " * (16 * 2**20 + 1), "bytes, expected at most"),
         (b"[" * 1_000_000, "not valid JSON"),
-        (b'{"format": 2}', "format 2"),
+        (b'{"format": 3}', "format 3"),
         (b'{"format": NaN}', "NaN"),
     ],
     ids=["utf-16", "latin-1", "empty", "list", "large", "deep", "newer", "nan"],
