@@ -14,6 +14,7 @@ import small
 import edgekit
 from edgekit.engines.trust import open_bundle
 from edgekit.spec.errors import EdgekitError, FormatError, IntegrityError
+from edgekit.spec.manifest import FORMAT
 
 FLIPS = 40
 CUTS = 12
@@ -195,7 +196,7 @@ def test_a_manifest_that_is_none(bundle, content, said):
 
 
 def test_a_newer_format(bundle):
-    small.sign(bundle, format=2)
+    small.sign(bundle, format=FORMAT + 1)
     refused(bundle, "Install a newer EdgeKit", error=FormatError)
 
 
