@@ -23,6 +23,7 @@ from edgekit.spec import target
 from edgekit.spec.parsing import plain
 
 _BUILD_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
+_ONLY_BUILDERS = ("torch", "transformers")
 _PATIENCE_S = 120.0
 # In a process of its own: a TensorRT that does not fit its driver can end the process that it is in. Without the current folder on the path.
 _CHILD = """
@@ -136,11 +137,17 @@ class Findings:
         lines += [f"limits        {' and '.join(held)} for this control group (container)"] if held else []
         lines += [f"tensorrt      {self.tensorrt}"] if self.tensorrt else []
         lines += [f"backend       {name} {version}: {self.devices.get(name, 'cannot be used')}" for name, version in self.backends.items()]
-        lines += [f"build         {', '.join(f'{k} {v}' for k, v in self.build.items())}"]
-        able = {name: "can be built here" + ("; engine made on the device" if name in self.engine_on_device else "") for name in self.targets}
-        lines += [f"target        {name}: {lack or able[name]}" for name, lack in self.targets.items()]
+        lines += self._build_lines()
         lines += [f"cache         {self.cache}, {self.cache_mb:.0f} MB", f"engines       {self.engines}, {self.engines_mb:.0f} MB"]
         return "\n".join(lines)
+
+    def _build_lines(self) -> list[str]:
+        """What can be built here; one line on a device, which runs bundles and builds none."""
+        if all(self.build.get(package) == "missing" for package in _ONLY_BUILDERS):
+            return ["build         not installed: this machine runs bundles (to build here: pip install 'edgekit[build]')"]
+        lines = [f"build         {', '.join(f'{k} {v}' for k, v in self.build.items())}"]
+        able = {name: "can be built here" + ("; engine made on the device" if name in self.engine_on_device else "") for name in self.targets}
+        return lines + [f"target        {name}: {lack or able[name]}" for name, lack in self.targets.items()]
 
 
 def _board_lines(board: Board) -> list[str]:
@@ -181,7 +188,7 @@ def examine(root: Path = Path("/")) -> Findings:
     return Findings(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
-        cpu=cpu_name(),
+        cpu=cpu_name(root),
         cpus=cpus(),
         instructions=cpu_instructions(),
         memory_mb=_memory_mb(),
@@ -249,6 +256,8 @@ def _not_installed(backend: str, board: Board | None, tensorrt: str) -> str:
         return "not installed for this Python (see tensorrt)"
     if backend == "tensorrt_rtx" and board:
         return "not installed (it is not for Jetson)"
+    if backend == "tensorrt" and platform.machine() == "aarch64":
+        return "not installed (on 64-bit ARM JetPack brings it; pip has no library for it)"
     return f"not installed (pip install 'edgekit[{backend.replace('_', '-')}]')"
 
 

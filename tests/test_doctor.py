@@ -142,6 +142,29 @@ print(examine().text())
     assert "can be built here" not in text
 
 
+def test_a_device_is_not_told_what_builders_need():
+    code = """
+import importlib.metadata as metadata
+real = metadata.version
+def version(name):
+    if name in ("torch", "transformers", "onnx", "onnxscript"):
+        raise metadata.PackageNotFoundError(name)
+    return real(name)
+metadata.version = version
+from edgekit.doctor import examine
+print(examine().text())
+"""
+    text = small.run(sys.executable, "-c", code).stdout.decode()
+    assert "build         not installed: this machine runs bundles (to build here: pip install 'edgekit[build]')\n" in text
+    assert "target " not in text
+    assert "missing" not in text
+
+
+def test_tensorrt_on_64_bit_arm_comes_with_jetpack(monkeypatch, no_driver, versions):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert "JetPack brings it" in examine().backends["tensorrt"]
+
+
 def test_a_package_that_does_not_load():
     code = "import sys; sys.modules['openvino'] = None; from edgekit.doctor import examine; print(examine().devices['openvino'])"
     assert small.python(code).stdout.decode().startswith("does not load: ")

@@ -69,6 +69,9 @@ def test_what_it_asks_for(wheel):
     asked = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
     assert sorted(a.split(">=")[0] for a in asked if "extra ==" not in a) == ["numpy", "tokenizers"]
     assert "Requires-Python: >=3.10" in lines
+    (tensorrt,) = [a for a in asked if a.startswith("tensorrt<") and "extra == 'tensorrt'" in a]
+    assert "platform_machine != 'aarch64'" in tensorrt, "JetPack brings it there; pip would try to build a placeholder"
+    assert not any("platform_machine == 'x86_64'" in a for a in asked), "TensorRT-RTX has wheels for 64-bit ARM too"
     import edgekit
 
     assert f"Version: {edgekit.__version__}" in lines

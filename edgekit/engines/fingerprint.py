@@ -51,7 +51,7 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
     """Looks at this machine; takes milliseconds (on a Jetson whose files do not tell its power mode, a second).
 
     Args:
-        root: where the files are that tell of board, GPU, clocks, limits and memory. Processor, Python and packages are always this machine's.
+        root: where the files are that tell of processor, board, GPU, clocks, limits and memory. Instructions, Python and packages are always this machine's.
     """
     board = _jetson.board(root)
     gpu, driver = (board.model or board.soc, board.l4t) if board else _gpu(root)
@@ -60,7 +60,7 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
         edgekit=_own_version(),
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=cpu_name(),
+        cpu=cpu_name(root),
         cpus=cpus(),
         instructions=cpu_instructions(),
         memory_mb=_memory_mb(root),

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.engines import _sysfs
+from edgekit.engines._arm_cores import core_names
+
 # How many samples a percentile needs before an upper bound at 99 % confidence exists: MLPerf's early stopping
 # (mlcommons/inference_policies, inference_rules.adoc, "Early stopping criterion"), with no sample above it discarded.
 _SAMPLES_NEEDED = {50: 11, 90: 64, 95: 130, 99: 662}
@@ -69,9 +72,18 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cpu_name() -> str:
-    """The processor's name, as the system tells it."""
-    return _cpuinfo("model name") or _cpuinfo("Hardware") or platform.processor() or platform.machine()
+def cpu_name(root: Path = Path("/")) -> str:
+    """The processor's name: on ARM the board and its kinds of cores, e.g. ``Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)``.
+
+    Args:
+        root: where ``proc`` is.
+    """
+    # First, since emulators of ARM print a made-up "model name" beside the numbers that are right.
+    cores = " + ".join(core_names(_sysfs.text(root / "proc/cpuinfo")))
+    board = _sysfs.line(root / "proc/device-tree/model")
+    if cores:
+        return f"{board} ({cores})" if board else cores
+    return _cpuinfo("model name", root) or _cpuinfo("Hardware", root) or platform.processor() or platform.machine()
 
 
 def gpu_name() -> str:
@@ -110,12 +122,9 @@ def lacks_vnni(instructions: Sequence[str]) -> bool:
     return "avx2" in instructions and not has_vnni(instructions)
 
 
-def _cpuinfo(key: str) -> str | None:
-    try:
-        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == key:
-                return value.strip()
-    except OSError:
-        pass
+def _cpuinfo(key: str, root: Path = Path("/")) -> str | None:
+    for line in _sysfs.text(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
     return None

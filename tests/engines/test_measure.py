@@ -89,3 +89,31 @@ def test_what_is_known_of_the_cpu():
     assert all(name in flags for name in cpu_instructions())
     if "avx2" in flags:
         assert "avx2" in cpu_instructions()
+
+
+def cpuinfo(*cores):
+    """As arm64 kernels write it: numbers, and no name."""
+    lines = ["processor\t: {i}", "BogoMIPS\t: 108.00", "Features\t: fp asimd asimddp", "CPU implementer\t: {0}", "CPU architecture: 8"]
+    block = "\n".join([*lines, "CPU variant\t: 0x4", "CPU part\t: {1}", "CPU revision\t: 1", "", ""])
+    return "".join(block.format(*core, i=i) for i, core in enumerate(cores))
+
+
+@pytest.mark.parametrize(
+    ("text", "board", "name"),
+    [
+        (cpuinfo(*[("0x41", "0xd0b")] * 4), b"Raspberry Pi 5 Model B Rev 1.0\0", "Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)"),
+        (cpuinfo(*[("0x41", "0xd08")] * 4), b"Raspberry Pi 4 Model B Rev 1.4\0", "Raspberry Pi 4 Model B Rev 1.4 (Cortex-A72)"),
+        (cpuinfo(*[("0x41", "0xd05")] * 4, *[("0x41", "0xd0b")] * 4), b"Radxa ROCK 5B\0", "Radxa ROCK 5B (Cortex-A55 + Cortex-A76)"),
+        (cpuinfo(("0x41", "0xd0c")), None, "Neoverse-N1"),
+        (cpuinfo(("0x61", "0x022"), ("0x61", "0x023")), None, "M1 Icestorm + M1 Firestorm"),
+        (cpuinfo(("0x41", "0xd99")), None, "core 0x41:0xd99"),
+        ("model name\t: ARMv8 Processor rev 1 (v8l)\n" + cpuinfo(("0x41", "0xd0b")), None, "Cortex-A76"),
+        ("processor\t: 0\nmodel name\t: AMD EPYC 9B45\nflags\t: avx2\n", None, "AMD EPYC 9B45"),
+    ],
+)
+def test_the_name_of_a_cpu(tmp_path, text, board, name):
+    (tmp_path / "proc/device-tree").mkdir(parents=True)
+    (tmp_path / "proc/cpuinfo").write_text(text)
+    if board is not None:
+        (tmp_path / "proc/device-tree/model").write_bytes(board)
+    assert cpu_name(tmp_path) == name
