@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import backends
-from edgekit.backends import _jetson
+from edgekit.backends import WrongResultsError, _jetson
 from edgekit.backends._jetson import Board, Clock
 from edgekit.engines.cache import Cache
 from edgekit.engines.fingerprint import governor, limits
@@ -268,6 +268,8 @@ def _opens(backend: str, gpu: Gpu | None) -> str:
             backends.get(backend).open_device("cpu", 1).close()
             return "CPU opens"
         return _gpu_opens(backend) if gpu else "needs a GPU that CUDA can use (see gpu)"
+    except WrongResultsError as problem:
+        return f"refused, it computes wrong results here: {problem}"
     except Exception as problem:  # whatever a broken installation raises is what is to be shown
         return f"does not load: {problem}"
 

@@ -77,6 +77,32 @@ def test_what_it_asks_for(wheel):
     assert f"Version: {edgekit.__version__}" in lines
 
 
+@pytest.mark.parametrize(
+    ("machine", "version", "taken"),
+    [
+        *[("x86_64", version, True) for version in ("2025.4.1", "2026.2.0", "2026.3.0", "2026.4.1")],
+        *[("aarch64", version, True) for version in ("2025.4.1", "2026.2.0", "2026.2.1")],
+        *[("aarch64", version, False) for version in ("2024.6.0", "2026.3.0", "2026.4.1", "2026.5.0")],
+    ],
+)
+def test_the_openvino_that_a_machine_gets(wheel, machine, version, taken):
+    """From 2026.3 on its INT8 layers are wrong on aarch64. What pip installs there in the tests is one that the extra takes."""
+    from packaging.requirements import Requirement
+
+    def asked(lines, **environment):
+        found = [Requirement(line) for line in lines if line.startswith("openvino")]
+        (one,) = [r for r in found if r.marker is None or r.marker.evaluate({"platform_machine": machine, **environment})]
+        return one.specifier
+
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith("METADATA")]
+        lines = [line.removeprefix("Requires-Dist: ") for line in archive.read(name).decode().splitlines() if line.startswith("Requires-Dist: ")]
+    extra = asked(lines, extra="openvino")
+    assert extra.contains(version) is taken
+    (pinned,) = asked((small.ROOT / "constraints.txt").read_text().splitlines())
+    assert extra.contains(pinned.version)
+
+
 def test_the_device_has_nothing_to_build_with(device):
     code = "import importlib.util as u, json, sys; print(json.dumps([n for n in sys.argv[1:] if u.find_spec(n)]))"
     assert json.loads(device.python(code, *NOT_THERE).stdout) == []

@@ -92,6 +92,10 @@ class EngineMismatchError(BackendError):
     """An engine that this device did not make like this: it is to be made again."""
 
 
+class WrongResultsError(BackendError):
+    """This installation of a backend computes wrong results: its self-test said so."""
+
+
 class Backend(Protocol):
     """What a module in this folder offers."""
 

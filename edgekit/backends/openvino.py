@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import platform
 import sys
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, check_installed, not_installed, summary, threads_of_a_stream
+from edgekit.backends import Feeds, WrongResultsError, check_installed, not_installed, summary, threads_of_a_stream
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
+from edgekit.backends._openvino_selftest import fault
 from edgekit.spec.errors import BackendError
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
@@ -22,6 +25,9 @@ ENGINES = ""
 STATIC_SHAPES = True
 
 _DEVICES = {"cpu": "CPU"}
+# "float32" is float32: precision is decided in the graph. By default OpenVINO computes it in bfloat16 on CPUs that have it, rounds activations to INT8
+# before products with INT8 weights, and keeps keys and values of attention in 8 bits. The first setting alone leaves the other two as they are.
+_EXACT: Mapping[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
 _PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
@@ -54,11 +60,18 @@ def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
 
     Raises:
         BackendError: when openvino is not installed, finds no such device, or there are more streams than threads.
+        WrongResultsError: when this OpenVINO computes a layer wrongly on this machine.
     """
     threads_of_a_stream(threads, streams)
     library, core = _library(), _core()
     if _DEVICES.get(device) not in core.available_devices:
         raise BackendError(f"OpenVINO finds the devices {core.available_devices}, '{device}' was asked for. Use device 'cpu'.")
+    if wrong := _fault(_DEVICES[device]):
+        raise WrongResultsError(
+            f"OpenVINO {library.__version__.partition('-')[0]} does not pass its self-test on this machine ({platform.machine()}), so no graph is run with it: "
+            f"{wrong}. Install another version (on aarch64, 2026.3.0 to 2026.4.1 are known to be wrong: pip install 'openvino<2026.3'), or use the backend "
+            "'onnxruntime'."
+        )
     return OpenVinoDevice(library, core, _DEVICES[device], threads, streams)
 
 
@@ -70,6 +83,22 @@ def _core() -> Any:
     first one's, which is gone by then: the next signal, Ctrl-C say, ends the process (seen with OpenVINO 2026.4, CPU plugin).
     """
     return _library().Core()
+
+
+def exact_settings(core: Any, device: str) -> dict[str, object]:
+    """Settings by which a graph is computed in the types that it names; those that this version knows (one that it does not know has no such shortcut)."""
+    known = core.get_property(device, "SUPPORTED_PROPERTIES")
+    return {name: value for name, value in _EXACT.items() if name in known}
+
+
+@functools.cache
+def _fault(device: str) -> str:
+    """What the self-test said, once in a process: some milliseconds."""
+    core = _core()
+    try:
+        return fault(_library(), core, device, {**exact_settings(core, device), "INFERENCE_NUM_THREADS": 1})
+    except RuntimeError as problem:
+        return f"its one layer cannot be run ({problem})"
 
 
 def _library() -> Any:
@@ -102,10 +131,7 @@ class OpenVinoDevice:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": streams,
-            # By default OpenVINO computes "float32" in bfloat16 on CPUs that have it: precision is decided in the graph.
-            "INFERENCE_PRECISION_HINT": "f32",
-            # And it rounds activations to INT8 before products with INT8 weights on CPUs that multiply those faster.
-            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+            **exact_settings(core, device),
         }
 
     def load(self, path: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> OpenVinoEngine:
@@ -155,6 +181,17 @@ class OpenVinoEngine:
         self._outputs = [o.name for o in signature.outputs]
         self._idle: list[Any] = []
         self._lock = threading.Lock()
+        self._warm_up()
+
+    def _warm_up(self) -> None:
+        """Runs one short row before anybody's: the first call of a compiled model must not have a single token.
+
+        Attention without a mask is wrong for all later calls of 16 keys and more when the first one had exactly one key (OpenVINO 2026.4, CPU, any
+        precision, new requests too). Zeros are valid tokens; nobody reads the answer.
+        """
+        length = next(n for n in itertools.count(2) if n not in self._shapes)  # a static body knows its keys; it is the body of any shape that must see this
+        sizes = {"batch": 1}
+        self.run({i.name: np.zeros([d if isinstance(d, int) else sizes.get(d, length) for d in i.shape], i.dtype) for i in self._signature.inputs})
 
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Runs once, on a request that no other thread uses. This device's memory is the host's: outputs that are to be kept are arrays like all others."""

@@ -102,8 +102,11 @@ def machine_name(with_gpu: bool) -> str:
     return f"{found}; {cpu_name()}" if found else cpu_name()
 
 
-INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm", "bf16", "sve")
-"""Instruction sets that decide how fast INT8 is, by the names that Linux gives them."""
+INSTRUCTIONS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sme"),
+)
+"""Instruction sets that decide how fast INT8 is and which kernels compute it, by the names that Linux gives them."""
 
 
 def cpu_instructions() -> tuple[str, ...]:
