@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekit.engines import assemble
+from edgekit.engines.place import new_folder, put_folder, recover, sync_tree
 from edgekit.source import quiet
 from edgekit.spec.errors import UsageError
 
@@ -33,6 +33,7 @@ def check_output(out: Path, force: bool) -> None:
         BuildError: when it cannot be made there.
     """
     assemble.check_place(out)
+    recover(out)
     if not (out.exists() or out.is_symlink()):
         return
     if not force:
@@ -48,10 +49,9 @@ def place(made: Path, out: Path, force: bool) -> Path:
         UsageError: as :func:`check_output`.
         BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
     """
-    with assemble.disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{out.name}.new-", dir=out.parent) as folder:
-            whole = Path(folder) / "model"
-            shutil.copytree(made, whole)
-            assemble.appear(whole, out, lambda: check_output(out, force))
+    with assemble.disk_errors(out), new_folder(out) as folder:
+        shutil.copytree(made, folder, dirs_exist_ok=True)
+        folder.chmod(0o755)  # it was made private
+        sync_tree(folder)
+        put_folder(folder, out, lambda: check_output(out, force))
     return out

@@ -6,12 +6,12 @@ import contextlib
 import errno
 import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from edgekit.engines import signature
+from edgekit.engines.place import new_folder, put_folder, recover, sync_tree
 from edgekit.engines.trust import MANIFEST, Bundle, entry, files_below
 from edgekit.spec.errors import BuildError, EdgekitError, IntegrityError, UsageError
 from edgekit.spec.graph import GraphSet
@@ -21,9 +21,12 @@ from edgekit.spec.manifest import Manifest, dumps, loads
 def check_output(out: Path, force: bool) -> None:
     """Refuses an output folder that a build must not touch, before any work is done.
 
+    A bundle that a killed writer had put aside is first brought back to its place.
+
     Raises:
         UsageError: when it exists and ``force`` is not given, or when it is something else than a bundle or an empty folder.
     """
+    recover(out)
     if not (out.exists() or out.is_symlink()):
         return
     if not force:
@@ -77,21 +80,16 @@ def write(out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, f
         BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
     """
     check_output(out, force)
-    with disk_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
-        try:
-            for name, source in sorted(files.items()):
-                _put(source, folder / name)
-            listed = {name: entry(folder / name) for name in files_below(folder)}
-            complete = replace(manifest, files=listed)
-            (folder / MANIFEST).write_text(dumps(complete), "utf-8")
-            folder.chmod(0o755)  # mkdtemp makes it private
-            if not scratch:
-                _sync(folder)
-            appear(folder, out, lambda: check_output(out, force))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    with disk_errors(out), new_folder(out) as folder:
+        for name, source in sorted(files.items()):
+            _put(source, folder / name)
+        listed = {name: entry(folder / name) for name in files_below(folder)}
+        complete = replace(manifest, files=listed)
+        (folder / MANIFEST).write_text(dumps(complete), "utf-8")
+        folder.chmod(0o755)  # it was made private
+        if not scratch:
+            sync_tree(folder)
+        put_folder(folder, out, lambda: check_output(out, force))
     return Bundle(out, complete)
 
 
@@ -114,30 +112,3 @@ def _put(source: Path | bytes, place: Path) -> None:
         place.write_bytes(source)
         return
     shutil.copyfile(source, place)
-
-
-def _sync(folder: Path) -> None:
-    """Makes sure that what the rename shows is on the disk."""
-    for name in [*files_below(folder), "."]:
-        handle = os.open(folder / name, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def appear(folder: Path, out: Path, check: Callable[[], None]) -> None:
-    """Renames a finished folder to ``out``; what is there goes, if ``check`` still lets it: someone else may have been faster."""
-    if not out.exists():
-        folder.rename(out)
-        return
-    check()
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.old-", dir=out.parent) as aside:
-        old = Path(aside) / "bundle"
-        try:
-            out.rename(old)
-            folder.rename(out)
-        except BaseException:  # an interrupt too: what is left aside goes with it
-            if old.exists() and not out.exists():
-                old.rename(out)
-            raise

@@ -10,11 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-import os
 import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,9 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from edgekit.engines import signature
-from edgekit.engines.assemble import appear, check_output, disk_errors
+from edgekit.engines.assemble import check_output, disk_errors
+from edgekit.engines.place import new_file, new_folder, put_file, put_folder, sync_tree
 from edgekit.engines.signature import Trust
-from edgekit.engines.trust import MANIFEST, Bundle, files_below, open_bundle
+from edgekit.engines.trust import MANIFEST, Bundle, open_bundle
 from edgekit.spec import manifest as manifests
 from edgekit.spec.errors import EdgekitError, IntegrityError, UsageError
 
@@ -57,22 +56,13 @@ def pack(bundle_folder: str | Path, out: str | Path, *, force: bool = False, tru
     _check_file(file, force)
     bundle = open_bundle(bundle_folder, trust)
     names = [*bundle.manifest.files, *_signature(bundle.path)]
-    with disk_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.new-", dir=file.parent)
-        new = Path(name)
-        try:
-            with open(handle, "wb") as stream:
-                with zipfile.ZipFile(stream, "w") as archive:
-                    for entry in (MANIFEST, *sorted(names)):
-                        _add(archive, entry, bundle.path / entry)
-                stream.flush()
-                os.fsync(stream.fileno())
-            new.chmod(0o644)  # mkstemp makes it private
-            _check_file(file, force)  # someone else may have been faster
-            new.replace(file)
-        finally:
-            new.unlink(missing_ok=True)
+    with disk_errors(file), new_file(file) as (new, stream):
+        with zipfile.ZipFile(stream, "w") as archive:
+            for entry in (MANIFEST, *sorted(names)):
+                _add(archive, entry, bundle.path / entry)
+        new.chmod(0o644)  # it was made private
+        _check_file(file, force)  # someone else may have been faster
+        put_file(new, stream, file)
     return file
 
 
@@ -95,23 +85,17 @@ def unpack(file: str | Path, out: str | Path, *, force: bool = False, trust: Tru
     """
     source, final = Path(file), Path(out)
     check_output(final, force)
-    with _opened(source) as archive, disk_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{final.name}.new-", dir=final.parent))
+    with _opened(source) as archive, disk_errors(final), new_folder(final) as folder:
+        with _damage(source):
+            for entry in _entries(archive, source):
+                _extract(archive, entry, folder / entry.filename)
         try:
-            with _damage(source):
-                for entry in _entries(archive, source):
-                    _extract(archive, entry, folder / entry.filename)
-            try:
-                bundle = open_bundle(folder, trust)
-            except EdgekitError as problem:  # whoever reads it knows the file, and the folder is gone by then
-                raise type(problem)(str(problem).replace(str(folder), str(source))) from problem
-            folder.chmod(0o755)  # mkdtemp makes it private
-            for inside in {folder, *(folder.joinpath(name).parent for name in files_below(folder))}:
-                _sync(inside)
-            appear(folder, final, lambda: check_output(final, force))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            bundle = open_bundle(folder, trust)
+        except EdgekitError as problem:  # whoever reads it knows the file, and the folder is gone by then
+            raise type(problem)(str(problem).replace(str(folder), str(source))) from problem
+        folder.chmod(0o755)  # it was made private
+        sync_tree(folder)
+        put_folder(folder, final, lambda: check_output(final, force))
     return replace(bundle, path=final)
 
 
@@ -238,13 +222,3 @@ def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, place: Path) -> N
     place.parent.mkdir(parents=True, exist_ok=True)
     with archive.open(entry) as stream, place.open("xb") as sink:
         shutil.copyfileobj(stream, sink, _CHUNK)
-        sink.flush()
-        os.fsync(sink.fileno())
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.engines.place import new_file, put_file
 from edgekit.spec.errors import BuildError, IntegrityError, UsageError
 
 FILE = "model.sig"
@@ -74,11 +75,19 @@ def make_keys(private: Path, password: bytes | None = None) -> Path:
     key = ec.generate_private_key(ec.SECP256R1())
     lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
     secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+    begun: list[Path] = []
     try:
-        with os.fdopen(os.open(private, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(secret)
-        public.write_bytes(_pem(key.public_key()))
-    except OSError as problem:
+        for file, mode, content in ((private, 0o600, secret), (public, 0o644, _pem(key.public_key()))):
+            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
+                begun.append(file)
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+    except BaseException as problem:  # an interrupt too: half a pair would be in the way of the next one
+        for file in begun:
+            file.unlink(missing_ok=True)
+        if not isinstance(problem, OSError):
+            raise
         raise UsageError(f"The key {private} cannot be written ({problem.strerror}). Give a file in a folder that exists.") from problem
     return public
 
@@ -112,13 +121,16 @@ def write(folder: Path, digests: Mapping[str, str], key: Path, password: bytes |
             "signatures": [{"sig": base64.b64encode(signed).decode(), "keyid": ""}],
         },
     }
-    new, final = folder / f".{FILE}.new", folder / FILE
+    final = folder / FILE
     try:
-        new.write_text(json.dumps(bundle) + "\n", "utf-8")
-        new.replace(final)
+        # Not in the bundle: whatever is in it beside what its manifest lists keeps it from being opened.
+        with new_file(folder.resolve()) as (new, stream):
+            stream.write(json.dumps(bundle).encode() + b"\n")
+            new.chmod(0o644)  # it was made private
+            put_file(new, stream, final)
     except OSError as problem:
-        new.unlink(missing_ok=True)
-        raise BuildError(f"The signature {final} cannot be written ({problem.strerror}). Make the folder writable, or free space.") from problem
+        what = f"The signature {final} cannot be written ({problem.strerror})"
+        raise BuildError(f"{what}. Make the bundle and the folder above it writable, on one file system, or free space.") from problem
     return final
 
 

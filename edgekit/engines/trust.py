@@ -6,6 +6,7 @@ its size and sha256, no other file is there, nothing is a link, and the external
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from edgekit.engines import signature
 from edgekit.engines._external import locations
+from edgekit.engines.place import recover
 from edgekit.engines.signature import Trust
 from edgekit.spec import manifest as manifests
 from edgekit.spec.errors import IntegrityError
@@ -21,6 +23,7 @@ from edgekit.spec.manifest import FileEntry, Manifest
 MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 16 * 2**20
 _CHUNK = 2**20
+_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,26 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
         UsageError: when a key that is trusted cannot be read.
     """
     folder = Path(path)
+    for _ in range(_TRIES - 1):
+        recover(folder)
+        before = _identity(folder)
+        try:
+            return _open(folder, trust)
+        except (IntegrityError, OSError):
+            if before == _identity(folder):
+                raise
+            # Another bundle took its place meanwhile, so these files were of two.
+    return _open(folder, trust)
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        there = folder.stat()
+        return there.st_dev, there.st_ino
+    return None
+
+
+def _open(folder: Path, trust: Trust | None) -> Bundle:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise IntegrityError(f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. Make one with: edgekit build MODEL -o {folder}")
@@ -116,8 +139,15 @@ def sign(path: str | Path, key: str | Path, password: bytes | None = None) -> Pa
         UsageError: when the key cannot be used.
         BuildError: when the signature cannot be written.
     """
+    _forget_old_temporary(Path(path))
     bundle = open_bundle(path)
     return signature.write(bundle.path, _digests(bundle), Path(key), password)
+
+
+def _forget_old_temporary(folder: Path) -> None:
+    """Removes what ``sign`` of EdgeKit 0.1 left inside of a bundle when it was killed, and which nothing opens since."""
+    with contextlib.suppress(OSError):
+        (folder / f".{signature.FILE}.new").unlink()
 
 
 def _digests(bundle: Bundle) -> dict[str, str]:

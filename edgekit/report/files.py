@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgekit.engines.assemble import disk_errors
+from edgekit.engines.place import new_file
 from edgekit.spec.errors import BuildError, FormatError, IntegrityError, UsageError
 from edgekit.spec.parsing import parse, plain, strict_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
@@ -133,19 +133,12 @@ def _beside(file: Path, text: str) -> Iterator[Path]:
     """A file with the text on the disk, in the folder of ``file``; gone at the end where it was not renamed."""
     if file.exists() and not file.is_file():
         raise BuildError(f"{file} is a {'folder' if file.is_dir() else 'device'}, expected a file or nothing. Give another place.")
-    with disk_errors(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.new-", dir=file.parent)
-    new = Path(name)
-    try:
-        with disk_errors(file), open(handle, "wb") as stream:
-            stream.write(text.encode(errors="backslashreplace"))  # a lone surrogate, which the name of a file may hold, is no UTF-8
-            stream.flush()
-            os.fsync(stream.fileno())
-            new.chmod(0o644)  # mkstemp makes it private
+    with disk_errors(file), new_file(file) as (new, stream):
+        stream.write(text.encode(errors="backslashreplace"))  # a lone surrogate, which the name of a file may hold, is no UTF-8
+        stream.flush()
+        os.fsync(stream.fileno())
+        new.chmod(0o644)  # it was made private
         yield new
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _text(data: Mapping[str, Any]) -> str:

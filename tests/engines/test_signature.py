@@ -223,7 +223,7 @@ def test_a_signature_on_a_disk_that_cannot_be_written(signed, keys, monkeypatch)
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(signed), "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(edgekit.BuildError, match="No space left on device"):
         trust.sign(signed, keys[0][0])
     assert (signed / signature.FILE).read_bytes() == before
