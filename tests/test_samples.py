@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import json
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from edgekit import samples
 from edgekit.samples import Sample, parse_columns, read
 from edgekit.spec.errors import SamplesError, UsageError
+from edgekit.tasks.text_classification import Settings
 
 ODD_TEXTS = [
     "plain",
@@ -71,6 +73,7 @@ def test_any_text_survives_jsonl_and_csv(rows, tmp_path_factory):
     assert [r.text for r in read(jsonl(folder, *({"text": t} for t in rows))).rows] == rows
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
+    rows = [t.replace("\0", "") for t in rows]  # which a table cannot hold
     writer.writerows([["text"], *([t] for t in rows)])
     assert [r.text for r in read(raw(folder, stream.getvalue(), "s.csv")).rows] == rows
 
@@ -162,7 +165,7 @@ def test_columns_that_are_not_there(tmp_path):
 
 def test_a_column_that_ends_midway(tmp_path):
     refused(jsonl(tmp_path, {"text": "a"}, {"txt": "b"}), "line 2 has no value in column 'text'")
-    refused(raw(tmp_path, "label,text\n1,a\n2\n", "s.csv"), "line 3 has no value in column 'text'")
+    refused(raw(tmp_path, "label,text\n1,a\n2\n", "s.csv"), "line 3 has fewer cells than the header has columns (1, 2)")
 
 
 @pytest.mark.parametrize(("value", "what"), [(3, "a int"), (1.5, "a float"), (None, "no value"), (True, "a bool"), (["a"], "a list"), ({"a": 1}, "a dict")])
@@ -197,8 +200,28 @@ def test_a_line_cut_within_a_character(tmp_path):
     refused(raw(tmp_path, '{"text": "a"}\n{"text": "é'.encode()[:-1], "s.jsonl"), "line 2", "not UTF-8")
 
 
-def test_utf16(tmp_path):
-    refused(raw(tmp_path, '{"text": "a"}\n'.encode("utf-16"), "s.jsonl"), "line 1", "not UTF-8")
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_encodings_that_a_byte_order_mark_tells(tmp_path, encoding):
+    for name, text in (("s.jsonl", '{"text": "é 😀"}\n'), ("s.csv", "text\r\né 😀\r\n"), ("s.tsv", "text\té\né 😀\tx\n")):
+        assert [row.text for row in read(raw(tmp_path, text.encode(encoding), name)).rows] == ["é 😀"]
+
+
+def test_nul_characters_and_utf16_without_a_mark(tmp_path):
+    refused(raw(tmp_path, "text,label\na,1\nb\0,1\n", "s.csv"), "line 3 holds a NUL character")
+    refused(raw(tmp_path, "text,label\na,1\n".encode("utf-16-le"), "s.csv"), "line 1 holds a NUL character", "byte-order mark")
+    refused(raw(tmp_path, "text\na\n".encode("utf-16")[:-1], "s.csv"), "begins like UTF-16 and is not")
+    assert read(raw(tmp_path, '{"text": "a\\u0000b"}', "s.jsonl")).rows == (Sample("a\0b"),)  # written as JSON writes it, it is part of a text
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("s.csv.gz", "text,label\na,1\n"), ("s.jsonl.gz", '{"text": "a", "label": "1"}'), ("S.TSV.GZ", "text\tlabel\na\t1\n")]
+)
+def test_gzip(tmp_path, name, data):
+    packed = gzip.compress(data.encode())
+    assert read(raw(tmp_path, packed, name)).rows == (Sample("a", None, "1"),)
+    refused(raw(tmp_path, packed[:-9], name), "not a whole gzip file")
+    refused(raw(tmp_path, data, name), "not a whole gzip file")
+    refused(raw(tmp_path, packed, "s.csv"), "packed with gzip", "s.csv.gz")
 
 
 @pytest.mark.parametrize("role", ["text", "text_pair"])
@@ -366,3 +389,233 @@ def test_a_table_without_a_header_is_not_printed(tmp_path):
     with pytest.raises(SamplesError, match=r"2 cell\(s\) and may not be a header") as caught:
         read(file)
     assert "secret" not in str(caught.value)
+
+
+# ---- dialects
+
+
+def tables(rows, *head, **options):
+    stream = io.StringIO(newline="")
+    csv.writer(stream, **options).writerows([head, *rows])
+    return stream.getvalue()
+
+
+CLERK = [('"two words" said the clerk, "go"', "x"), ("plain, with a comma", "y"), ("semi; colon | bar", "x"), ("over\ntwo lines", "y"), ('5" wide', "x")]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+def test_every_delimiter_with_quoting_as_writers_have_it(tmp_path, delimiter, suffix, end, quoting):
+    file = raw(tmp_path, tables(CLERK, "text", "label", delimiter=delimiter, lineterminator=end, quoting=quoting), "s" + suffix)
+    assert [(row.text, row.label) for row in read(file).rows] == CLERK
+
+
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_a_delimiter_is_told_by_the_columns_that_are_named(tmp_path, delimiter):
+    file = raw(tmp_path, tables([("a, b", "1")], "sentence", "gold, or so", delimiter=delimiter), "s.csv")
+    assert read(file, {"text": "sentence", "label": "gold, or so"}).rows == (Sample("a, b", None, "1"),)
+    file = raw(tmp_path, tables([("a", "1"), ("b", "0")], "sentence", "gold", delimiter=delimiter), "s.csv")
+    refused(file, "no column 'text'", "may not be a header")
+    refused(file, "Columns: sentence, gold", "Did you mean 'gold'", columns={"text": "sentence", "label": "golt"})
+
+
+def test_the_line_by_which_a_spreadsheet_names_its_delimiter(tmp_path):
+    assert read(raw(tmp_path, "\ufeffsep=;\r\ntext;label\r\na, b;1\r\n", "s.csv")).rows == (Sample("a, b", None, "1"),)
+    refused(raw(tmp_path, "sep=;\ntext;label\na\n", "s.csv"), "line 3 has fewer cells")
+
+
+def test_tsv_of_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="the dialect that csv.writer writes is tested above")
+    frame = pandas.DataFrame(CLERK, columns=["text", "label"])
+    frame.to_csv(tmp_path / "s.tsv", sep="\t", index=False)
+    frame.to_csv(tmp_path / "index.tsv", sep="\t")
+    for name in ("s.tsv", "index.tsv"):
+        assert [(row.text, row.label) for row in read(tmp_path / name).rows] == CLERK
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ['"a', 'b"'],  # between the two quotes lies a row
+        ['"all of it"', 'not "all" of it'],
+        ['"begins" only', "plain"],
+        ['""', '5" wide'],
+        ["it's", "no quote"],
+    ],
+)
+def test_tsv_without_quoting_keeps_quotes(tmp_path, texts):
+    file = raw(tmp_path, "text\tlabel\n" + "".join(f"{t}\tx\n" for t in texts), "s.tsv")
+    assert [row.text for row in read(file).rows] == texts
+
+
+def test_tsv_that_can_be_read_in_two_ways(tmp_path):
+    file = raw(tmp_path, 'text\tlabel\n"all of it"\tx\nplain secret\ty\n', "s.tsv")
+    assert "secret" not in refused(file, "1 cells in quotes (line 2)", "ends in .csv", "JSON Lines")
+    assert [row.text for row in read(raw(tmp_path, file.read_text(), "s.csv")).rows] == ["all of it", "plain secret"]
+
+
+def test_a_column_that_is_there_twice(tmp_path):
+    for name, data in (("s.csv", "id,text,label,text\n1,a,x,b\n"), ("s.tsv", "text\tlabel\ttext\na\tx\tb\n"), ("s.csv", "text;label; text\na;b;c\n")):
+        refused(raw(tmp_path, data, name), "'text' 2 times")
+    assert read(raw(tmp_path, ",text,label,,\n0,a,x,,\n", "s.csv")).rows == (Sample("a", None, "x"),)  # columns without a name cannot be meant
+    secret = "a long secret sentence that stands in a table without a header"
+    assert "secret" not in refused(raw(tmp_path, f"{secret},{secret}\n", "s.csv"), "characters 2 times")
+
+
+def test_a_key_that_is_there_twice(tmp_path):
+    refused(raw(tmp_path, '{"text": "a", "label": 1}\n{"text": "a", "label": 1, "text": "b"}\n', "s.jsonl"), "line 2 has the key 'text' twice")
+    refused(raw(tmp_path, '[{"text": "a", "text": "b"}]', "s.json"), "the key 'text' twice")
+    refused(raw(tmp_path, '{"text": ["a"], "text": ["b"]}', "s.json"), "the key 'text' twice")
+
+
+def test_names_that_are_given_twice(tmp_path):
+    with pytest.raises(UsageError, match=r"names text twice .'a' and 'b'.*Leave one out"):
+        parse_columns("text=a,label=y,text=b")
+    with pytest.raises(UsageError, match=r"names label twice.*write label=y\|z"):
+        parse_columns("text=a,label=y,label=z")
+    file = raw(tmp_path, "text,topic\na,b\n", "s.csv")
+    refused(file, "'topic' is named twice for slices", error=UsageError, slices=["topic", "topic"])
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_arrays_and_columns_in_json(tmp_path, indent, suffix):
+    rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
+    shapes = [rows, {"text": ["a", "b"], "label": [1, 0]}, {"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}}]
+    for shape in shapes:
+        assert read(raw(tmp_path, "\ufeff" + json.dumps(shape, indent=indent) + "\n", "s" + suffix)).rows == (Sample("a", None, 1), Sample("b", None, 0))
+    assert read(raw(tmp_path, json.dumps(rows[0], indent=indent), "s" + suffix)).rows == (Sample("a", None, 1),)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("[]", "no rows"),
+        ("{}", "no column 'text'"),
+        ('[{"text": "a"}, 3]', "row 2 is a int"),
+        ('[{"text": "a"}, {"text": 3}]', "row 2 has a int in column 'text'"),
+        ('{"text": ["a", "b"], "label": [1]}', "different rows ('text' 2, 'label' 1)"),
+        ('{"text": ["a"], "label": {"0": 1}}', "different rows"),
+        ('{"columns": ["text"], "index": [0], "data": [["a"]]}', 'orient="split"'),
+        ('[\n{"text": "a"},\n{"text": secret}\n]', "line 3 is not valid JSON"),
+        ('["a", 1]\n["b", 0]', "line 1 is a list"),
+        ('{\n"text": "a"\n}\n{\n"text": "b"\n}', "line 1 is not valid JSON"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_json_of_another_shape(tmp_path, data, said):
+    assert "secret" not in refused(raw(tmp_path, data, "s.json"), said)
+
+
+@pytest.mark.parametrize(("name", "end"), [("s.csv", ","), ("s.tsv", "\t")])
+def test_rows_of_another_width_are_named_by_the_line_they_begin_in(tmp_path, name, end):
+    long = '"over\ntwo"'
+    refused(raw(tmp_path, f"text{end}label\n{long}{end}x\n{long}\n", name), "line 4 has fewer cells than the header has columns (1, 2)")
+    refused(raw(tmp_path, f"text{end}label\n{long}{end}x\n{long}{end}y{end}\n", name), "line 4 has more cells")
+
+
+# ---- labels that need the model's names
+
+
+SEVERAL = Settings("multi_label_classification", ("toxic", "threat", "insult"), 8, ("input_ids",))
+ONE = Settings("single_label_classification", ("toxic", "threat", "insult"), 8, ("input_ids",))
+RIGHT = [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+
+
+def truth(folder, data, settings=SEVERAL, name="s.csv", **options):
+    rows = read(raw(folder, data, name), **options)
+    rows.check_labelled()
+    return rows.truth(settings)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "text,toxic,threat,insult\na,1,0,1\nb,0,0,0\nc,0,1,0\n",
+        "insult,text,threat,id,toxic\n1.0,a,0.0,7,1.0\n0.0,b,0.0,8,0.0\n0.0,c,1.0,9,0.0\n",
+        "text,Toxic,THREAT,insult \na,True,False,True\nb,False,False,False\nc,False,True,False\n",
+        "text,label\na,toxic|insult\nb,\nc,threat\n",
+        'text,label\na,"toxic, insult"\nb,\nc,threat\n',
+        "text,label\na,toxic;insult\nb,\nc,threat\n",
+        "text,label\na,1|0|1\nb,0|0|0\nc,0|1|0\n",
+        "text,label\na,1 | 0 | 1\nb,\nc,0|1|0\n",
+        "text,label\na,\"['toxic', 'insult']\"\nb,[]\nc,['threat']\n",
+        'text,label\na,"[1, 0, 1]"\nb,"[0, 0, 0]"\nc,"[0, 1, 0]"\n',
+        "text,label\na,[1 0 1]\nb,[0 0 0]\nc,[0. 1. 0.]\n",
+        "text,label\na,0|2\nb,\nc,1\n",
+        "text,label\na,Toxic|INSULT\nb,\nc,threat\n",
+    ],
+)
+def test_every_way_to_write_several_labels(tmp_path, data):
+    assert truth(tmp_path, data).values.astype(int).tolist() == RIGHT
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [{"toxic": 1, "threat": 0, "insult": True}, {"toxic": 0, "threat": 0, "insult": 0}, {"insult": 0, "threat": 1, "toxic": 0}],
+        [["toxic", "insult"], [], ["threat"]],
+        [[1, 0, 1], [0, 0, 0], [0, 1, 0]],
+        [[True, False, True], [False, False, False], [False, True, False]],
+        [[0, 2], [], [1]],
+        ["toxic|insult", "", "threat"],
+    ],
+)
+def test_every_way_to_write_several_labels_in_json(tmp_path, labels):
+    rows = json.dumps([{"text": "abc"[i], "label": label} for i, label in enumerate(labels)])
+    assert truth(tmp_path, rows, name="s.json").values.astype(int).tolist() == RIGHT
+
+
+def test_columns_of_labels_that_are_named(tmp_path):
+    data = "text,toxic,threat,insult,label\na,1,0,1,x\nb,0,0,0,y\nc,0,1,0,x\n"
+    assert truth(tmp_path, data, columns={"label": "insult|toxic|threat"}).values.astype(int).tolist() == RIGHT
+    with pytest.raises(SamplesError, match=r"a label column and a column for each.*label=toxic\|threat\|insult"):
+        truth(tmp_path, data)
+    with pytest.raises(SamplesError, match=r"no column 'theat' \(for label\). Did you mean 'threat'"):
+        truth(tmp_path, data, columns={"label": "toxic|theat|insult"})
+    with pytest.raises(SamplesError, match=r"row 1 has values for label, which the model has no labels for"):
+        truth(tmp_path, data, columns={"label": "toxic|label|insult"})
+
+
+def test_columns_that_are_not_for_all_labels(tmp_path):
+    with pytest.raises(SamplesError, match="a column for the labels toxic, threat, and none for insult"):
+        truth(tmp_path, "text,toxic,threat\na,1,0\nb,0,1\n")
+    with pytest.raises(SamplesError, match=r"row 2 has '0.5' for the label 'threat', expected 0 or 1"):
+        truth(tmp_path, "text,toxic,threat,insult\na,1,0,1\nb,0,0.5,0\n")
+
+
+@pytest.mark.parametrize("values", ["0101", ["1.0", "0.0"], ["True", "False"]])
+def test_one_column_of_0_and_1_is_no_column_of_indices(tmp_path, values):
+    for labels in (SEVERAL, Settings("multi_label_classification", ("toxic", "threat"), 8, ("input_ids",))):
+        with pytest.raises(SamplesError, match=r"every row has one 0 or 1 .*index of a label, or does it say"):
+            truth(tmp_path, "text,toxic\n" + "".join(f"a,{v}\n" for v in values), labels, columns={"label": "toxic"})
+    alone = Settings("multi_label_classification", ("toxic",), 8, ("input_ids",))
+    expected = [[v in ("1", "1.0", "True")] for v in values]
+    assert truth(tmp_path, "text,label\n" + "".join(f"a,{v}\n" for v in values), alone).values.tolist() == expected
+
+
+def test_columns_of_a_single_label_head(tmp_path):
+    assert truth(tmp_path, "text,insult,toxic,threat\na,0,1,0\nb,1,0,0\n", ONE).values.tolist() == [0, 2]
+    with pytest.raises(SamplesError, match="row 2 has 2 labels, expected one"):
+        truth(tmp_path, "text,insult,toxic,threat\na,0,1,0\nb,1,1,0\n", ONE)
+    assert truth(tmp_path, "text,label,toxic,threat,insult\na,1,0.2,0.7,0.1\nb,0,0.9,0,0.1\n", ONE).values.tolist() == [1, 0]  # probabilities of a model
+
+
+def test_an_empty_cell_is_a_missing_label_of_other_heads(tmp_path):
+    with pytest.raises(SamplesError, match="row 2 has no label"):
+        truth(tmp_path, "text,label\na,toxic\nb,\n", ONE)
+    with pytest.raises(SamplesError, match="row 1 has no label"):
+        truth(tmp_path, "text,label\na,\nb,\n")
+    with pytest.raises(SamplesError, match="row 2 has no label"):
+        truth(tmp_path, '[{"text": "a", "label": ["toxic"]}, {"text": "b", "label": null}]', name="s.json")
+    with pytest.raises(SamplesError, match="row 1 has no label"):
+        truth(tmp_path, "text,remark\na,x\nb,y\n")
+
+
+def test_numbers_in_columns(tmp_path):
+    scores = Settings("regression", ("joy", "fear"), 8, ("input_ids",))
+    assert truth(tmp_path, "text,fear,joy\na,1.5,-2\nb,0,3e-1\n", scores, columns={"label": "fear|joy"}).values.tolist() == [[-2.0, 1.5], [0.3, 0.0]]
+    with pytest.raises(SamplesError, match=r"row 1: the label is not 1 finite number.*'3,5'. Write a decimal point"):
+        truth(tmp_path, 'text,label\na,"3,5"\n', Settings("regression", ("joy",), 8, ("input_ids",)))

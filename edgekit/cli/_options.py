@@ -53,6 +53,8 @@ class Pairs(click.ParamType):  # type: ignore[type-arg]
             key, equals, text = (p.strip() for p in part.partition("="))
             if not equals or not text:
                 self.fail(f"'{part}' is not KEY=VALUE. Write e.g. --distill layers=3,epochs=8.", param, context)
+            if key in read:
+                self.fail(f"'{key}' is named twice in '{value}', expected once. Leave one out.", param, context)
             read[key] = self._value(key, text)
         return read
 
@@ -71,8 +73,25 @@ class Pairs(click.ParamType):  # type: ignore[type-arg]
         return text
 
 
+def once(context: click.Context, param: click.Parameter, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """Options that are given one by one, each with a name of its own, as a mapping."""
+    names = [name for name, _ in pairs]
+    if len(set(names)) < len(names):
+        raise click.BadParameter(f"'{max(names, key=names.count)}' is named twice, expected once. Leave one out.", context, param)
+    return dict(pairs)
+
+
+def _columns(context: click.Context, param: click.Parameter, groups: Sequence[dict[str, str]]) -> dict[str, str] | None:
+    """Roles of all ``--columns`` together."""
+    return once(context, param, [pair for group in groups for pair in group.items()]) if groups else None
+
+
 columns_option = click.option(
-    "--columns", type=Columns(), default=None, help="Which column plays which role: text, text_pair, label. E.g. text=sentence,label=y."
+    "--columns",
+    type=Columns(),
+    multiple=True,
+    callback=_columns,
+    help="Which column plays which role: text, text_pair, label. E.g. text=sentence,label=y; label=a|b: a 0 or 1 for each label.",
 )
 slices_option = click.option(
     "--slice", "slices", multiple=True, metavar="COLUMN", help="Also compare the rows of each value of this column by themselves. Repeatable."

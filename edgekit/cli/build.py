@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli._options import Budget, Pairs, columns_option, given
+from edgekit.cli._options import Budget, Pairs, columns_option, given, once
 
 
 @click.command(name="build")
@@ -24,6 +24,7 @@ from edgekit.cli._options import Budget, Pairs, columns_option, given
     "--budget",
     type=Budget(),
     multiple=True,
+    callback=once,
     help="Replaces a limit of the target: accuracy_drop, accuracy (the least score), p50_ms, memory_mb, first_answer_ms, size_mb. Repeatable.",
 )
 @click.option("--strict", is_flag=True, help="Hold the upper bound of the accuracy drop (95 %) against the budget, not only the drop that was seen.")
@@ -55,7 +56,6 @@ def command(model, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN0
     Without MODEL everything is as the nearest edgekit.toml says, for all its targets in turn; what is given here wins over the
     file.
     """
-    said["budget"] = dict(said["budget"])
     if model is None:
         for target, options in _of_project(said):
             _build(target, options)

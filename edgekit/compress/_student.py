@@ -121,7 +121,7 @@ def make(
         CompressError: when training fails.
     """
     task, own = _task(teacher), learner.source
-    truth = task.parse_labels(evaluation.labels(), evaluation.where)
+    truth = evaluation.truth(task.settings).values
     runner, cache = accelerator(training.precision if training else "float32"), Cache()
     common = {"teacher": teacher.digest, "code": code_digest(*CODE), "cpu": cpu_name(), "device": runner.device.type}
     what = {
@@ -226,9 +226,14 @@ def _given(teacher: Source, given: Source) -> Student:
 def _labels(samples: Sequence[Samples], task: TextClassification) -> tuple[np.ndarray, np.ndarray]:
     """Labels of all rows as the loss takes them, and which rows have one."""
     single = task.settings.problem_type == "single_label_classification"
-    labelled = np.array([row.label is not None for s in samples for row in s.rows])
+    by_column = [s.by_column(task.settings) for s in samples]
+    labelled = np.array([of_columns or row.label is not None for s, of_columns in zip(samples, by_column, strict=True) for row in s.rows])
     labels = np.zeros(len(labelled) if single else (len(labelled), len(task.settings.labels)), np.int64 if single else np.float32)
-    parsed = [task.parse_labels(known, s.where) for s in samples if (known := [row.label for row in s.rows if row.label is not None])]
+    parsed = [
+        s.truth(task.settings).values if of_columns else task.parse_labels(known, s.where)
+        for s, of_columns in zip(samples, by_column, strict=True)
+        if of_columns or (known := [row.label for row in s.rows if row.label is not None])
+    ]
     if parsed:
         labels[labelled] = np.concatenate(parsed)
     return labels, labelled

@@ -133,11 +133,13 @@ def build(
     without_labels = {role: name for role, name in (columns or {}).items() if role != "label"}
     calibration = samples_module.read(Path(samples), without_labels).take(calibration_rows, seed)
     evaluation, held_out = samples_module.read(Path(eval), columns), None if test is None else samples_module.read(Path(test), columns)
-    labels = {rows.where: rows.labels() for rows in (evaluation, held_out) if rows is not None}  # a missing one is told now, not when the export is done
+    for rows_with_labels in filter(None, (evaluation, held_out)):
+        rows_with_labels.check_labelled()  # a missing one is told before the model is looked for
     checks.check_calibration(calibration, aim)
     if strict:
         checks.check_strict(aim, evaluation)
     origin = _origin(model, revision, module, processor, task)
+    truths = {s.digest: s.truth(origin.settings) for s in (evaluation, held_out) if s is not None}  # what is wrong with one is told now, not after the export
     students = [recipes.recipe(said) for said in distill]
     names = [recipe.name for recipe in students]
     if len(set(names)) < len(names):
@@ -156,7 +158,7 @@ def build(
         scorer = tasks.get(floats.task).load(floats.assets)
 
         def scored(rows: Samples) -> Evaluation:
-            truth = scorer.parse_labels(labels[rows.where], rows.where)
+            truth = truths[rows.digest].values
             checks.check_labels(truth, rows.where)
             return Evaluation(rows, scorer, truth, steps.reference(rows))
 
@@ -185,7 +187,12 @@ def build(
             reason=choice.reason,
             trials=choice.trials,
             sensitivity=choice.sensitivity,
-            notes=(*checks.notes(aim, calibration, contenders[0].lengths), *[t for n, t in trimmings.items() if n == best.model], *choice.notes),
+            notes=(
+                *(note for truth in truths.values() for note in truth.notes),
+                *checks.notes(aim, calibration, contenders[0].lengths),
+                *[t for n, t in trimmings.items() if n == best.model],
+                *choice.notes,
+            ),
             held_out=None if unseen is None else _held_out(steps, best, unseen, aim.use == "throughput"),
         )
         files: dict[str, Path | bytes] = {**choice.files, **engines.files, golden.FILE: _golden(choice), record.FILE: steps.recorded.text().encode()}

@@ -147,7 +147,7 @@ def slice_model(
         steps = Steps(origin, calibration, Path(scratch), progress, None)
         floats = steps.export(origin)
         task = tasks.get(floats.task).load(floats.assets)
-        scored = Evaluation(evaluation, task, task.parse_labels(evaluation.labels(), evaluation.where), steps.reference(evaluation))
+        scored = Evaluation(evaluation, task, evaluation.truth(task.settings).values, steps.reference(evaluation))
         found = slice_layers(origin, origin, speedup, rows, evaluation, clock(steps, aim, scored), (training or RECOVERY) if recover else None, progress)
         place(found.made.folder, destination, force)
     return SliceResult(found, Distilled.of(destination, found.made, time.perf_counter() - start))

@@ -330,7 +330,7 @@ def _drop(run: _Run, against: Known | None, accuracy: Accuracy | None, after: Su
 
 def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed | None) -> Report:
     """The report's frame, with what the machine did meanwhile; latencies are incomparable where it changed under them."""
-    end, notes = fingerprint(), []
+    end, notes = fingerprint(), list(run.rows.notes)
     if (slowed := end.throttled - run.begun.throttled) > 0:
         notes.append(f"The machine slowed itself down, or its cgroup was held back, {slowed:,} times during the run.")
     changed = "; ".join(run.begun.differences(end))

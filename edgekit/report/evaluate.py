@@ -37,6 +37,7 @@ class Evaluation:
         size_mb: of the bundle on disk, MiB.
         backend, method: what ran.
         cpu: where.
+        notes: what should be known of the samples, a sentence each.
     """
 
     bundle: str
@@ -51,6 +52,7 @@ class Evaluation:
     backend: str
     method: str
     cpu: str
+    notes: tuple[str, ...] = ()
 
     def record(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -69,7 +71,7 @@ class Evaluation:
             ("machine", self.cpu),
         ]
         width = max(len(name) for name, _ in lines)
-        return "\n".join(f"{name:<{width}}  {value}" for name, value in lines)
+        return "\n".join([*(f"{name:<{width}}  {value}" for name, value in lines), *(f"note: {note}" for note in self.notes)])
 
 
 def percentiles(measured: Latency) -> str:
@@ -108,7 +110,7 @@ def evaluate(
     opened = open_bundle(bundle, trust)
     task = tasks.get(opened.manifest.task).load(opened.path / "assets")
     rows = sample_files.read(samples, columns)
-    truth = task.parse_labels(rows.labels(), rows.where)
+    truth = rows.truth(task.settings)
     texts = [row.inputs for row in rows.rows]
     truncated = sum(t.truncated for t in task.preprocess(texts))
     times: list[float] = []
@@ -128,7 +130,7 @@ def evaluate(
         rows=len(rows),
         truncated=truncated,
         score_name=task.score_name,
-        score=task.score(np.concatenate(parts), truth),
+        score=task.score(np.concatenate(parts), truth.values),
         latency=latency(times),
         first_answer_ms=first,
         memory_mb=memory,
@@ -136,6 +138,7 @@ def evaluate(
         backend=ran_on,
         method=method,
         cpu=machine_name(backends.get(ran_on).ENGINES != ""),
+        notes=truth.notes,
     )
 
 

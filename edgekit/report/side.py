@@ -68,6 +68,7 @@ class Rows:
         ids: keyed hash of each row.
         tokens: of each text, as the model reads it.
         truncated: texts that are longer than the model takes.
+        notes: how labels were read where they were not taken as they stand, a sentence each.
     """
 
     samples: Samples
@@ -76,6 +77,7 @@ class Rows:
     ids: tuple[str, ...]
     tokens: tuple[int, ...]
     truncated: int
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -117,10 +119,10 @@ def rows(task: TextClassification, samples: str | Path, columns: Mapping[str, st
     """
     read = sample_files.read(samples, columns, slices)
     texts: list[Text] = [row.inputs for row in read.rows]
-    truth = task.parse_labels(read.labels(), read.where)
+    truth = read.truth(task.settings)
     encoded = task.preprocess(texts)
     ids = predictions.row_ids(texts, predictions.id_key())
-    return Rows(read, texts, truth, ids, tuple(map(len, encoded)), sum(t.truncated for t in encoded))
+    return Rows(read, texts, truth.values, ids, tuple(map(len, encoded)), sum(t.truncated for t in encoded), truth.notes)
 
 
 def same_task(problem_type: str, labels: Sequence[str], task: TextClassification, which: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, plain
+from edgekit.tasks import _labels
 from edgekit.tasks._text import Text, TextEncoder, Tokens
 
 LOOP = "single"
@@ -120,11 +121,10 @@ class TextClassification:
         return np.asarray(x / x.sum(axis=1, keepdims=True))
 
     def parse_labels(self, values: Sequence[object], where: str) -> np.ndarray:
-        """Reads the label column of samples.
+        """Reads the label column of samples, see :func:`edgekit.tasks._labels.parse`.
 
         Args:
-            values: names, or indices in the whole column; for a multi-label head lists or ``a|b`` of them, or a list of flags
-                for all labels in every row; numbers for regression.
+            values: one a row.
             where: the file, for messages.
 
         Returns:
@@ -133,23 +133,7 @@ class TextClassification:
         Raises:
             SamplesError: for a label that the model does not know, or a value that is not a number.
         """
-        kind, names = self.settings.problem_type, self.settings.labels
-        if kind == "regression":
-            return np.array([self._numbers(v, where, i) for i, v in enumerate(values)], np.float64).reshape(len(values), len(names))
-        if kind == "single_label_classification":
-            by_name = any(str(v) in names for v in values)
-            return np.array([self._index(v, by_name, where, i) for i, v in enumerate(values)], np.int64)
-        rows = [v if isinstance(v, (list, tuple)) else [p for p in str(v).split("|") if p != ""] for v in values]
-        if all(len(r) == len(names) and all(type(p) in (int, float, bool) and p in (0, 1) for p in r) for r in rows):
-            return np.array(rows, bool)  # a flag for each label, as Transformers trains on them
-        by_name = any(str(p) in names for r in rows for p in r)
-        result = np.zeros((len(values), len(names)), bool)
-        for row, parts in enumerate(rows):
-            indices = [self._index(p, by_name, where, row) for p in parts]
-            if len(set(indices)) != len(indices):
-                raise SamplesError(f"{where}, row {row + 1} names a label twice. Give each once, or flags of 0 and 1 for all {len(names)} in every row.")
-            result[row, indices] = True
-        return result
+        return _labels.parse(self.settings.problem_type, self.settings.labels, values, where).values
 
     def score(self, logits: np.ndarray, truth: np.ndarray) -> float:
         """Task score, higher is better: accuracy, micro F1, or Pearson's r (mean over outputs).
@@ -208,33 +192,6 @@ class TextClassification:
         if self.settings.problem_type == "multi_label_classification":
             return int(((logits > 0.0) != (reference > 0.0)).any(axis=1).sum())
         return int((np.abs(logits - reference) > 0.05 * np.ptp(reference, axis=0)).any(axis=1).sum())
-
-    def _index(self, value: object, by_name: bool, where: str, row: int) -> int:
-        """Index of a label by its name or by its index; one column holds either names or indices, never both."""
-        names = self.settings.labels
-        text = str(value)
-        if by_name and text in names:
-            return names.index(text)
-        if not by_name and not isinstance(value, bool) and text.isdecimal() and len(text) < 10 and int(text) < len(names):
-            return int(text)
-        # A column of texts that was named by mistake must not be printed: a value is shown only if it is like a label.
-        similar = near(text, names)
-        said = repr(text) if similar or text.isdecimal() else f"of {len(text)} characters"
-        shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
-        raise SamplesError(
-            f"{where}, row {row + 1}: the label {said} is not one that the model knows.{similar} The model's labels: {shown} "
-            "(or, in the whole column, their index from 0). Correct the column, or name another with --columns label=NAME."
-        )
-
-    def _numbers(self, value: object, where: str, row: int) -> list[float]:
-        parts = value if isinstance(value, (list, tuple)) else str(value).split("|")
-        try:
-            numbers = [float(p) for p in parts]
-        except (TypeError, ValueError, OverflowError):
-            numbers = []
-        if len(numbers) != len(self.settings.labels) or not np.isfinite(numbers).all():
-            raise SamplesError(f"{where}, row {row + 1}: the label is not {len(self.settings.labels)} finite number(s), which a regression head needs.")
-        return numbers
 
 
 def load(assets: Path) -> TextClassification:

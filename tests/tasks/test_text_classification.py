@@ -14,6 +14,7 @@ import small
 
 from edgekit import tasks
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
+from edgekit.tasks._labels import parse as parse_labels
 from edgekit.tasks._text import TextEncoder, Tokens
 from edgekit.tasks.text_classification import Settings, TextClassification, load, save
 
@@ -119,7 +120,7 @@ def test_labels_of_a_single_label_head():
     assert task(SINGLE, ("False", "True")).parse_labels([True, "False"], "f").tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("label", ["Good", "goood", 3, "3", -1, 1.0, True, "", "good ", "²", [1], {"a": 1}, "9" * 5000])
+@pytest.mark.parametrize("label", ["goood", 3, "3", -1, 1.0, True, "", "²", [1], {"a": 1}, "9" * 5000])
 def test_labels_that_the_model_does_not_know(label):
     with pytest.raises(SamplesError, match=r"f, row 2: the label .* is not one that the model knows.*The model's labels: bad, so-so, good") as caught:
         task(SINGLE).parse_labels(["good", label], "f")
@@ -134,7 +135,7 @@ def test_labels_of_a_multi_label_head():
     assert task(MULTI).parse_labels(["0|2", 1, ["0"], [0, 2]], "f").astype(int).tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1]]
     flags = [[0, 0, 1], [1, 0, 0], [1.0, 1.0, 0.0]]
     assert task(MULTI).parse_labels(flags, "f").astype(int).tolist() == flags, "flags in every row are flags, not indices"
-    for wrong in ("bad|god", ["bad", 3], [["bad"]], True):
+    for wrong in ("bad|god", ["bad", 3], [["bad"]], 1.5):
         with pytest.raises(SamplesError, match="row 1: the label"):
             task(MULTI).parse_labels([wrong], "f")
     with pytest.raises(SamplesError, match="row 1 names a label twice"):
@@ -384,3 +385,51 @@ def test_names_of_tasks():
         tasks.get("text-clasification")
     with pytest.raises(UsageError):
         tasks.get("_text")
+
+
+# ---- ways to write labels
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "expected", "note"),
+    [
+        (NAMES, [2.0, "1.0", 0], [2, 1, 0], ""),
+        (NAMES, ["Good", " bad ", "so-so"], [2, 0, 1], "2 labels of f are the model's names in another case"),
+        (NAMES, ["LABEL_2", "LABEL_0"], [2, 0], "read as indices"),
+        (("LABEL_0", "LABEL_1"), ["label_1", "LABEL_0"], [1, 0], "another case"),
+        (("LABEL_0", "LABEL_1"), [1, 0], [1, 0], ""),
+        (("no", "yes"), [True, False], [1, 0], "true was read as 'yes'"),
+        (("no", "yes"), ["TRUE", "false"], [1, 0], "true was read as 'yes'"),
+        (("true", "false"), [True, False], [0, 1], "another case"),
+        (NAMES, [["good"], ["bad"]], [2, 0], ""),
+        (NAMES, [[0, 1, 0], [1, 0, 0]], [1, 0], ""),
+        (("a|b", "c,d", "[e]"), ["c,d", "a|b", "[e]"], [1, 0, 2], ""),
+        (("x", "X"), ["X", "x"], [1, 0], ""),
+    ],
+)
+def test_ways_to_write_a_label(names, values, expected, note):
+    truth = parse_labels(SINGLE, names, values, "f")
+    assert truth.values.tolist() == expected
+    assert note in " ".join(truth.notes)
+    assert bool(note) == bool(truth.notes)
+
+
+@pytest.mark.parametrize(
+    ("names", "values", "said"),
+    [
+        (NAMES, [0, -1], "the label '-1' .*often marks a row without a label"),
+        (NAMES, [1, 2, 3], "the label '3' .*counts from 1"),
+        (NAMES, [1, 7], "the label '7'"),
+        (NAMES, [0, 1.5], "the label '1.5'"),
+        (NAMES, [0, float("nan")], "the label 'nan'"),
+        (NAMES, [True, False], "the label 'True'"),
+        (("x", "X"), ["x", " X "], "the label"),
+        (NAMES, ["LABEL_3", "LABEL_0"], "the label"),
+        (NAMES, ["good", "a secret text of another column"], "the label of 31 characters"),
+        (NAMES, [[1, 1, 0], [1, 0, 0]], "row 1 has 2 labels, expected one"),
+    ],
+)
+def test_labels_that_are_refused(names, values, said):
+    with pytest.raises(SamplesError, match=said) as caught:
+        parse_labels(SINGLE, names, values, "f")
+    assert "secret" not in str(caught.value)

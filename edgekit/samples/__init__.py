@@ -1,4 +1,4 @@
-"""Floor 3: samples in a fixed order: JSONL, CSV or TSV with named columns, or a ``calibration/*.toml`` that names them.
+"""Floor 3: samples in a fixed order: JSON, CSV or TSV with named columns, or a ``calibration/*.toml`` that names them.
 
 Texts stay in memory: neither they nor pieces of them go into an error, a log, a cache or a bundle. A place in a file
 is named by its line.
@@ -6,7 +6,6 @@ is named by its line.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import random
@@ -15,9 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgekit.samples import _json, _tables
+from edgekit.samples._decode import GZIP, text_of
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.parsing import parse
 from edgekit.spec.target import read_toml
+from edgekit.tasks._labels import MULTI_LABEL, Truth, flag, match_columns
+from edgekit.tasks._labels import parse as parse_labels
+from edgekit.tasks.text_classification import Settings
 
 ROLES = ("text", "text_pair", "label")
 MOST_VALUES = 50
@@ -29,7 +33,11 @@ LONGEST_VALUE = 40
 NO_VALUE = "(none)"
 """The slice of rows that have no value in the column."""
 
-_SUFFIXES = {".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
+SEVERAL = "|"
+"""Between the columns of ``label=toxic|threat``, each of 0 and 1 for the label that it is named after."""
+
+_SUFFIXES = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv"}
+_FILE_TYPES = f"{', '.join(_SUFFIXES)}, each also with {GZIP}, or .toml"
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,16 @@ class Sample:
         text_pair: the second text of a pair, or None.
         label: as it stands in the file, or None.
         slices: column to value, of the columns that were asked for as slices; what a report may say of the row.
+        empty: the row has a cell for the label, and it is empty: of a multi-label head that is none of the labels.
+        others: column to value, of the columns that play no role: each may be a label's column of 0 and 1. Empty where the label's column was named.
     """
 
     text: str
     text_pair: str | None = None
     label: object = None
     slices: Mapping[str, str] = field(default_factory=dict)
+    empty: bool = field(default=False, compare=False)
+    others: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def inputs(self) -> str | tuple[str, str]:
@@ -82,6 +94,57 @@ class Samples:
             if row.label is None:
                 raise SamplesError(f"{self.where}, row {index + 1} has no label, which scoring needs. Name the column: --columns label=NAME.")
         return [row.label for row in self.rows]
+
+    def check_labelled(self) -> None:
+        """Refuses rows that no head could be scored on, before the model is known.
+
+        Raises:
+            SamplesError: when a row has no label, unless the rows of a multi-label head may be like that: empty cells beside others that are
+                not, or columns of 0 and 1.
+        """
+        known = any(row.label is not None for row in self.rows)
+        by_column = not known and any(all(flag(row.others.get(name)) is not None for row in self.rows) for name in self.rows[0].others)
+        if not by_column and not (known and all(row.empty for row in self.rows if row.label is None)):
+            self.labels()
+
+    def by_column(self, settings: Settings) -> bool:
+        """Whether the labels are in a column for each, in place of one column.
+
+        Args:
+            settings: of the model's task.
+        """
+        if any(row.label is not None or row.empty for row in self.rows) or len(settings.labels) < 2:
+            return False
+        return len(match_columns(settings.labels, self.rows[0].others)) == len(settings.labels)
+
+    def truth(self, settings: Settings) -> Truth:
+        """The labels, as the task of a model reads them.
+
+        They are in the label's column, or, of a head with several labels, in a column for each that bears its name.
+
+        Args:
+            settings: of the model's task.
+
+        Raises:
+            SamplesError: when a row has no label or one that the model does not know, or two columns contradict each other.
+        """
+        several, names = settings.problem_type == MULTI_LABEL, settings.labels
+        columns = match_columns(names, self.rows[0].others) if len(names) > 1 else {}
+        if not any(row.label is not None or row.empty for row in self.rows) and columns:
+            if lacking := [name for name in names if name not in columns]:
+                raise SamplesError(
+                    f"{self.where} has a column for the label{'s' if len(columns) > 1 else ''} {', '.join(columns)}, and none for {', '.join(lacking[:20])}. "
+                    "Give a column for each label of the model, or one column with the labels of a row: --columns label=NAME."
+                )
+            return parse_labels(settings.problem_type, names, [{n: row.others.get(c) for n, c in columns.items()} for row in self.rows], self.where)
+        if several and len(columns) == len(names) and all(flag(self.rows[0].others.get(c)) is not None for c in columns.values()):
+            raise SamplesError(
+                f"{self.where} has a label column and a column for each of the model's labels, expected one of both. Say which counts: "
+                f"--columns label=NAME, or --columns 'label={SEVERAL.join(columns.values())}'."
+            )
+        if several and any(row.label is not None for row in self.rows) and all(row.empty for row in self.rows if row.label is None):
+            return parse_labels(settings.problem_type, names, [[] if row.empty else row.label for row in self.rows], self.where)
+        return parse_labels(settings.problem_type, names, self.labels(), self.where)
 
     def take(self, count: int, seed: int) -> Samples:
         """Chooses ``count`` rows at random, in the order of the file; all of them where there are no more.
@@ -125,14 +188,17 @@ def parse_columns(text: str) -> dict[str, str]:
     """Reads ``text=sentence,label=y``.
 
     Raises:
-        UsageError: for a role that does not exist, or something without ``=``.
+        UsageError: for a role that does not exist or is there twice, or something without ``=``.
     """
-    columns = {}
+    columns: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         role, equals, name = (p.strip() for p in part.partition("="))
         if not equals or not name:
             raise UsageError(f"'{part}' in --columns is not ROLE=COLUMN. Write e.g. --columns text=sentence,label=y.")
-        columns[_role(role)] = name
+        if _role(role) in columns:
+            several = f" For a label in several columns of 0 and 1 write label={columns[role]}{SEVERAL}{name}." if role == "label" else ""
+            raise UsageError(f"--columns names {role} twice ('{columns[role]}' and '{name}'), expected once. Leave one out.{several}")
+        columns[role] = name
     return columns
 
 
@@ -142,14 +208,16 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
     The digest is that of the data set: which slices are asked for does not change it, so two reports on the same rows can be compared.
 
     Args:
-        path: a JSONL, CSV, TSV or calibration TOML file, or the name of a sample set that EdgeKit ships.
-        columns: role to column name; by default each role's own name, ``text_pair`` and ``label`` where they are there.
+        path: a JSON, CSV, TSV or calibration TOML file, or the name of a sample set that EdgeKit ships.
+        columns: role to column name; by default each role's own name, ``text_pair`` and ``label`` where they are there. The label may be
+            several columns, ``toxic|threat``, each of 0 and 1.
         slices: columns whose values go into :attr:`Sample.slices` and from there into reports.
 
     Raises:
-        SamplesError: when the file is missing, empty, not UTF-8, malformed, of another digest, or lacks a named column; when a column of
-            slices holds what may be text: more than ``MOST_VALUES`` values, or one of more than ``LONGEST_VALUE`` characters.
-        UsageError: for an unknown role or file type, or slices by the text itself.
+        SamplesError: when the file is missing, empty, not text, malformed, of another digest, can be read in two ways, has a column twice or
+            lacks a named one; when a column of slices holds what may be text: more than ``MOST_VALUES`` values, or one of more than
+            ``LONGEST_VALUE`` characters.
+        UsageError: for an unknown role or file type, slices by the text itself, or a column of slices that is named twice.
     """
     file = _locate(path)
     named = {_role(role): name for role, name in (columns or {}).items()}
@@ -157,23 +225,25 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
         recipe = parse(Recipe, read_toml(file), f"calibration {file.name}")
         source = file.parent / recipe.file
         if source.suffix.lower() == ".toml":
-            raise SamplesError(f"calibration {file.name} names the file '{recipe.file}', expected a JSONL, CSV or TSV file. Correct it.")
+            raise SamplesError(f"calibration {file.name} names the file '{recipe.file}', expected a JSON, CSV or TSV file. Correct it.")
         samples = read(source, {**recipe.columns, **named}, slices)
         found = f"sha256:{_file_digest(source)}"
         if recipe.digest and recipe.digest != found:
             remedy = "Restore the file, or put the new digest there."
             raise SamplesError(f"{source} has the digest {found}, {file.name} expects {recipe.digest}: the samples changed. {remedy}")
         return samples.take(recipe.count, recipe.seed) if recipe.count else samples
-    kind = _SUFFIXES.get(file.suffix.lower())
+    suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
+    kind = _SUFFIXES.get(suffix.lower())
     if kind is None:
-        raise UsageError(f"Samples {file} end in '{file.suffix}', expected one of: {', '.join(_SUFFIXES)}, .toml. Convert or rename the file.")
-    records = list(_jsonl(file) if kind == "jsonl" else _table(file, "," if kind == "csv" else "\t"))
+        raise UsageError(f"Samples {file} end in '{suffix}', expected one of: {_FILE_TYPES}. Convert or rename the file.")
+    _check_once(slices)
+    records = list(_records(file, kind, named, slices))
     if not records:
         raise SamplesError(f"Samples {file} have no rows, expected at least one. Give a file with samples.")
-    columns = {name: name for _, record in records for name in record}  # JSONL rows need not all have the same keys
-    chosen = _choose(columns, named, file, said=kind == "jsonl" or any(role in columns for role in ROLES))
+    columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
+    chosen = _choose(columns, named, file, said=kind == "json" or any(role in columns for role in ROLES))
     _check_slices(slices, columns, chosen, file)
-    rows = tuple(_sample(record, chosen, slices, f"{file}, line {line}") for line, record in records)
+    rows = tuple(_sample(record, chosen, "label" not in named, slices, f"{file}, {place}") for place, record in records)
     for name in slices:
         if (different := len({row.slices[name] for row in rows})) > MOST_VALUES:
             said = f"{different} different values in column '{name}', expected at most {MOST_VALUES} for slices"
@@ -182,9 +252,20 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
     return Samples(rows, str(file), digest)
 
 
+def _records(file: Path, kind: str, named: Mapping[str, str], slices: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Rows with their places, whichever type the file is of."""
+    text = text_of(file)
+    if kind == "json":
+        yield from _json.records(text, file)
+        return
+    wanted = [part for role, name in named.items() for part in (name.split(SEVERAL) if role == "label" else (name,))]
+    for line, record in _tables.records(text, file, kind, (*wanted, *slices), ROLES):
+        yield f"line {line}", record
+
+
 def shipped() -> dict[str, Path]:
     """The sample sets that EdgeKit ships: name to TOML file, inside the installed package or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     folders = (package / "calibration", package.parent / "calibration")
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
 
@@ -198,7 +279,7 @@ def _locate(path: str | Path) -> Path:
         return known[str(path)]
     what = "is a folder" if file.is_dir() else "does not exist"
     raise SamplesError(
-        f"Samples {file} {what}, expected a JSONL, CSV, TSV or calibration TOML file, "
+        f"Samples {file} {what}, expected a JSON, CSV, TSV or calibration TOML file, "
         f"or the name of a shipped set ({', '.join(known)}).{near(str(path), known)} Correct the path."
     )
 
@@ -215,8 +296,9 @@ def _choose(first: Mapping[str, object], named: Mapping[str, str], file: Path, s
     said = said or any(name in first for name in named.values())
     shown = f"Columns: {', '.join(first)}" if said else f"Its first line has {len(first)} cell(s) and may not be a header, which it needs"
     for role, name in named.items():
-        if name not in first:
-            raise SamplesError(f"Samples {file} have no column '{name}' (for {role}).{near(name, first)} {shown}. Correct --columns.")
+        for part in (name,) if name in first or role != "label" else name.split(SEVERAL):
+            if part not in first:
+                raise SamplesError(f"Samples {file} have no column '{part}' (for {role}).{near(part, first)} {shown}. Correct --columns.")
     for role in ROLES:
         if role not in chosen and role in first:
             chosen[role] = role
@@ -225,9 +307,14 @@ def _choose(first: Mapping[str, object], named: Mapping[str, str], file: Path, s
     return chosen
 
 
-def _check_slices(slices: Sequence[str], columns: Mapping[str, str], chosen: Mapping[str, str], file: Path) -> None:
+def _check_once(slices: Sequence[str]) -> None:
     if isinstance(slices, str):
         raise UsageError(f"The slices are one text ('{slices}'), expected a list of columns. Write e.g. slices=['{slices}'].")
+    if len(set(slices)) < len(slices):
+        raise UsageError(f"The column '{max(slices, key=list(slices).count)}' is named twice for slices, expected once. Leave one out.")
+
+
+def _check_slices(slices: Sequence[str], columns: Mapping[str, str], chosen: Mapping[str, str], file: Path) -> None:
     for name in slices:
         if name not in columns:
             raise SamplesError(f"Samples {file} have no column '{name}' for slices.{near(name, columns)} Columns: {', '.join(columns)}. Correct the slices.")
@@ -253,12 +340,15 @@ def _slice(value: object, name: str, place: str) -> str:
     return said or NO_VALUE
 
 
-def _sample(record: Mapping[str, object], chosen: Mapping[str, str], slices: Sequence[str], place: str) -> Sample:
+def _sample(record: Mapping[str, object], chosen: Mapping[str, str], with_others: bool, slices: Sequence[str], place: str) -> Sample:
     values: dict[str, object] = {}
     for role, name in chosen.items():
         value = record.get(name)
         if role == "label":
-            values[role] = None if value == "" else value
+            if name not in record and SEVERAL in name:
+                value = {column: record.get(column) for column in name.split(SEVERAL)}
+            empty = isinstance(value, str) and not value.strip()
+            values |= {role: None if empty else value, "empty": empty}
             continue
         if not isinstance(value, str):
             what = "no value" if value is None else f"a {type(value).__name__}"
@@ -268,54 +358,9 @@ def _sample(record: Mapping[str, object], chosen: Mapping[str, str], slices: Seq
         except UnicodeEncodeError as problem:
             raise SamplesError(f"{place} holds a lone surrogate in column '{name}', which is not text. Correct or remove the row.") from problem
         values[role] = value
+    if with_others:
+        values["others"] = {name: value for name, value in record.items() if name not in chosen.values()}
     return Sample(**values, slices={name: _slice(record.get(name), name, place) for name in slices})  # type: ignore[arg-type]
-
-
-def _text(file: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file (a byte-order mark at its start is skipped)."""
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        try:
-            yield from stream
-        except UnicodeDecodeError as problem:
-            remedy = f"Convert the file, e.g.: iconv -f latin1 -t utf-8 {file.name}"
-            raise SamplesError(f"{file}, line {_first_bad_line(file)} is not UTF-8 ({problem.reason}). {remedy}") from problem
-
-
-def _first_bad_line(file: Path) -> int:
-    """Python decodes a file in blocks, so its error comes up to a block before the line that is at fault."""
-    with file.open("rb") as stream:
-        for line, data in enumerate(stream, 1):
-            try:
-                data.decode()
-            except UnicodeDecodeError:
-                return line
-    return 0
-
-
-def _jsonl(file: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
-    for line, text in enumerate(_text(file), 1):
-        if not text.strip():
-            continue
-        try:
-            record = json.loads(text)
-        except (ValueError, RecursionError) as problem:
-            reason = problem.msg if isinstance(problem, json.JSONDecodeError) else "nested too deeply"
-            raise SamplesError(f"{file}, line {line} is not valid JSON ({reason}), expected one object a line. Correct the line.") from problem
-        if not isinstance(record, dict):
-            raise SamplesError(f"{file}, line {line} is a {type(record).__name__}, expected an object such as {{\"text\": ..., \"label\": ...}}.")
-        yield line, record
-
-
-def _table(file: Path, delimiter: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.DictReader(_text(file), delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE, strict=True)
-    try:
-        for record in reader:
-            if None in record:
-                raise SamplesError(f"{file}, line {reader.line_num} has more cells than the header has columns. Quote cells that hold a '{delimiter}'.")
-            yield reader.line_num, record
-    except csv.Error as problem:
-        raise SamplesError(f"{file}, line {reader.reader.line_num} is not valid CSV ({problem}). Correct the line.") from problem
 
 
 def _file_digest(file: Path) -> str:
