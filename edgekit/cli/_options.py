@@ -97,7 +97,7 @@ slices_option = click.option(
     "--slice", "slices", multiple=True, metavar="COLUMN", help="Also compare the rows of each value of this column by themselves. Repeatable."
 )
 gates_option = click.option(
-    "--gates", default=None, metavar="FILE", help="TOML with margins over the baseline and limits of the bundle. [default: +5 % p50, +10 % p90 and p99 ...]"
+    "--gates", default=None, metavar="FILE", help="TOML with margins over the baseline and limits of the bundle. [default: +5 % p50, +10 % p90 ...]"
 )
 include_text_option = click.option("--include-text", is_flag=True, help="Put texts of samples into the report. Without it there are none, only keyed hashes.")
 seed_option = click.option("--seed", type=click.IntRange(min=0), default=None, help="Of all that is drawn. [default: 0]")

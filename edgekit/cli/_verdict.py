@@ -94,10 +94,9 @@ def _accuracy(found: Accuracy) -> list[tuple[str, str]]:
 def _change(change: Change) -> str:
     if change.ratio is None or change.before is None or change.after is None:
         return change.said or "not measured"
-    text = f"{change.before:.2f} {change.unit} before, {change.after:.2f} after, x {change.ratio:.3f}"
     if change.low is None or change.high is None or change.low == change.high:
-        return text
-    return f"{text} ({change.low:.3f} to {change.high:.3f})"
+        return f"{change.before:.2f} {change.unit} before, {change.after:.2f} after, x {change.ratio:.3f}"
+    return f"x {change.ratio:.3f} ({change.low:.3f} to {change.high:.3f})"
 
 
 def write(report: Report, folder: str | None) -> list[str]:

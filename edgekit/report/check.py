@@ -17,7 +17,7 @@ import numpy as np
 from edgekit.engines import energy
 from edgekit.engines.fingerprint import fingerprint
 from edgekit.engines.signature import Trust
-from edgekit.report import check_packages, gating, speed
+from edgekit.report import check_packages, differences, gating, speed
 from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import Before, Known, known
 from edgekit.report.describe import described
@@ -258,8 +258,10 @@ def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) ->
     made = _framed(kind, run, (after,) if before is None else (before, after), judged)
     accuracy = None if against is None else _accuracy(run, was, found.logits, against.why_not)
     drop = _drop(run, against, accuracy, after)
+    equal = before is not None and bool(after.digest) and differences.equal(before, after)
+    here = against is None or against.fingerprint is None or not against.fingerprint.differences(made.fingerprint)
     # A check of which gates silently fell away would be a pass; whoever compares with a teacher knows that it has no latency here.
-    held = () if accuracy is None else gating.compared(run.gates, accuracy, made.speed, _UNTIMED if kind == "check" else "")
+    held = () if accuracy is None else gating.compared(run.gates, accuracy, made.speed, _UNTIMED if kind == "check" else "", equal=equal, here=here)
     held += gating.budget(run.gates.budget, after, drop)
     faithfulness, between = (None, ()) if told is None else (told.faithfulness, told.between)
     return replace(made, accuracy=accuracy, gates=held, faithfulness=faithfulness, robustness=between)
@@ -268,11 +270,12 @@ def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) ->
 def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subject, Subject, Speed]:
     """Two bundles in turns."""
     gated, sizes = speed.margins(run.gates), (other.size_mb, run.side.size_mb)
+    same = differences.equal(subject(other, run.rows, was, ()), subject(run.side, run.rows, now, ()))
     measured = duel(
         other.worker,
         run.side.worker,
         run.rows.texts,
-        speed.enough(gated, sizes, run.seed),
+        (lambda *_: True) if same else speed.enough(gated, sizes, run.seed),  # of a bundle and itself no more is to be learned
         max_time=run.max_time,
         seed=run.seed,
         meter=energy.meter(),
@@ -341,8 +344,8 @@ def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed |
         judged = replace(judged, comparable=False, why_not=f"the machine changed during the run: {changed}") if judged is not None else None
     if len(subjects) == 2:
         before, after = subjects
-        if before.digest and before.digest == after.digest:
-            notes.append("Both sides are the same bundle, file by file: all that differs here is noise.")
+        if before.digest and after.digest:
+            notes.append(differences.told(before, after))
         if before.model and before.model != after.model:
             notes.append(f"The two are made of different models: {before.model}, then {after.model}.")
     created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

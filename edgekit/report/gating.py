@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from statistics import NormalDist
 
+from edgekit.report.differences import SAME
 from edgekit.report.interval import ALPHA
 from edgekit.report.speed import PERCENTILES, margins, verdict
 from edgekit.spec.errors import UsageError
@@ -22,9 +24,11 @@ from edgekit.spec.target import Budget
 _TABLES = {"p50": "latency", "p90": "latency", "p99": "latency"}
 _WORDS = {"p50": "p50 latency", "p90": "p90 latency", "p99": "p99 latency", "first_answer": "time to the first answer", "memory": "peak memory"}
 _EXACT = ("size",)  # nothing of the machine is in it: it is judged whatever differs
+_OF_FILES = tuple(f"footprint.{metric}" for metric in _EXACT)
+_BY_CHANCE = (REGRESSION, INCONCLUSIVE)
 
 
-def compared(gates: Gates, accuracy: Accuracy, speed: Speed | None, untimed: str = "") -> tuple[Gate, ...]:
+def compared(gates: Gates, accuracy: Accuracy, speed: Speed | None, untimed: str = "", *, equal: bool = False, here: bool = True) -> tuple[Gate, ...]:
     """The gates that are about two models.
 
     Args:
@@ -32,6 +36,8 @@ def compared(gates: Gates, accuracy: Accuracy, speed: Speed | None, untimed: str
         accuracy: of both.
         speed: of both; None where one cannot be timed.
         untimed: why there is no speed, where its gates are asked for all the same; empty where it is not.
+        equal: whether both are one bundle, files and settings: nothing has changed, so whatever differs is the machine, and no gate can fail.
+        here: whether both answered with the same backends on the same machine; else answers of one bundle may differ, and are judged.
     """
     found = list(_accuracy(gates.accuracy, accuracy))
     if speed is not None:
@@ -39,7 +45,13 @@ def compared(gates: Gates, accuracy: Accuracy, speed: Speed | None, untimed: str
         found += [_growth(changes[metric], margin, speed) for metric, margin in margins(gates).items()]
     elif untimed:
         found += [Gate(_name(metric), INCOMPARABLE, margin, None, None, None, untimed) for metric, margin in margins(gates).items()]
-    return tuple(found)
+    return tuple(_unchanged(gate) if equal and (here or gate.name in _OF_FILES) and gate.verdict in _BY_CHANCE else gate for gate in found)
+
+
+def _unchanged(gate: Gate) -> Gate:
+    """A gate between a bundle and itself: passed, with what was seen as the noise that it is."""
+    seen = gate.said.partition(":")[0] if gate.value is not None else gate.said
+    return replace(gate, verdict=PASS, said=f"{SAME}; seen was {seen}" if seen else SAME)
 
 
 def budget(limits: Budget, measured: Subject, drop: tuple[float | None, str]) -> tuple[Gate, ...]:
@@ -182,13 +194,15 @@ def _growth(change: Change, margin: float, speed: Speed) -> Gate:
         return Gate(name, outcome, margin, None, None, None, f"{what}: {change.said}")
     outcome = verdict(change, margin)
     low, high = (math.nan if v is None else v - 1 for v in (change.low, change.high))
-    of = f"{change.before:.4g} to {change.after:.4g} {change.unit}" if change.before is not None and change.after is not None else "no values"
-    interval = "" if low == high else f" ({low:+.1%} to {high:+.1%})"
+    if change.metric in _EXACT:
+        seen = f"{change.before:.4g} to {change.after:.4g} {change.unit}, {change.ratio - 1:+.1%}"
+    else:  # a ratio of both in turns; medians of each side are other numbers, and may say the contrary
+        seen = f"x {change.ratio:.3f} ({change.low:.3f} to {change.high:.3f}{', in turns' if speed.paired else ''})"
     words = {PASS: f"within the {margin:+.1%} that is allowed", REGRESSION: f"more than the {margin:+.1%} that is allowed"}
     rest = words.get(outcome, f"not settled against {margin:+.1%}")
     if not speed.paired and change.metric not in _EXACT:
         rest += " (the baseline is read from a file: how the machine drifted since is not in the interval)"
-    return Gate(name, outcome, margin, change.ratio - 1, low, high, f"{what} {of}, {change.ratio - 1:+.1%}{interval}: {rest}")
+    return Gate(name, outcome, margin, change.ratio - 1, low, high, f"{what} {seen}: {rest}")
 
 
 def _name(metric: str) -> str:

@@ -16,6 +16,7 @@ from edgekit.engines.signature import Trust
 from edgekit.engines.trust import Bundle, open_bundle
 from edgekit.report import predictions
 from edgekit.report.accuracy import calibration_error, confusion
+from edgekit.report.differences import settings
 from edgekit.report.slices import by_length
 from edgekit.runtime.worker import Worker
 from edgekit.samples import Samples
@@ -202,6 +203,7 @@ def subject(side: Side, given: Rows, found: Answered, processes: Sequence[Proces
         processes=tuple(processes),
         candidates=manifest.trials,
         predictions=predictions.pack(side.task, found.logits, given.truth, given.ids),
+        settings=settings(manifest),
     )
 
 

@@ -22,12 +22,12 @@ class LatencyGates:
     Attributes:
         p50: of the median time from text to label.
         p90: of its 90th percentile.
-        p99: of its 99th percentile.
+        p99: of its 99th percentile. Not gated unless asked for: it takes 662 calls, and a few bursts of a shared machine decide it.
     """
 
     p50: float | None = 0.05
     p90: float | None = 0.10
-    p99: float | None = 0.10
+    p99: float | None = None
 
 
 @dataclass(frozen=True)

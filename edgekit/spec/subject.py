@@ -237,6 +237,8 @@ class Subject:
         robustness: under disturbed texts.
         candidates: of its build.
         predictions: row by row.
+        settings: what its manifest says of how it runs, as text by name: variants field by field, and the digest of each file. Empty for a teacher,
+            and in reports of EdgeKit 0.1.
     """
 
     name: str
@@ -267,3 +269,4 @@ class Subject:
     robustness: tuple[Perturbed, ...] = ()
     candidates: tuple[Trial, ...] = ()
     predictions: Predictions | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)

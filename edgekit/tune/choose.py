@@ -138,8 +138,8 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
         how = "nearly as fast as the fastest, at half its start and memory or less,"
     speed = f"{won.rows_per_s:.0f} rows/s" if many else f"p50 {won.p50_ms:.2f} ms"
     reason = f"{_named(won)} is {how} of the {len(inside)} candidate(s) inside the budget ({limits}): {speed}"
-    if against is not None:
-        reason += f", {cost[against] / cost[winner]:.2f} x as fast as float32 on {made[against].backend}"
+    if against is not None and won.ratio:  # text by text, as in the table: two medians of a race contradict it on a machine that changes its state
+        reason += f", {won.ratio:.2f} x the time of float32 on {made[against].backend}"
     if winner != quickest:
         reason += f"; {_trade(won, made[quickest], cost[winner] / cost[quickest])}"
     if won.method == FLOAT and any(t.method in _IN_INT8 for t in made):

@@ -87,7 +87,7 @@ def test_a_check():
     for said in (
         "accuracy 0.8796 → 0.8716, drop 0.0080 (-0.0007 to 0.0172), 210 rows lost, 203 won (exact McNemar p = 0.768).",
         "This set can resolve a drop of 0.0121, not 0.005: it would take 5100 rows.",
-        "p50: 2.41 → 2.61 ms, ratio 1.083 (1.070 to 1.097), can resolve +2.1 %",
+        "p50: ratio 1.083 (1.070 to 1.097), can resolve +2.1 %",
         "p99: not estimable from 300 samples (needs 662)",
         "this machine's noise alone can look like p50 +1.1 %, p90 +3.1 %",
         "cold start: 253.1 ms (import 151.2, verify 12.40, load 88.30, first answer 2.61)",

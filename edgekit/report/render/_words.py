@@ -47,8 +47,12 @@ def gate_numbers(gate: Gate) -> tuple[str, str]:
 
 
 def change(found: Change) -> str:
-    """A metric before and after: ``2.41 → 2.61 ms, ratio 1.083 (1.070 to 1.097), can resolve +2.1 %``."""
-    values = f"{number(found.before)} → {number(found.after)} {found.unit}" if found.before is not None and found.after is not None else ""
+    """A metric after over before: ``ratio 1.083 (1.070 to 1.097), can resolve +2.1 %``; with both values where nothing is random in them.
+
+    A ratio with an interval is one of values that were measured in turns. Each side's median is another number, and may contradict it.
+    """
+    exact = found.ratio is None or found.low is None or found.low == found.high
+    values = f"{number(found.before)} → {number(found.after)} {found.unit}" if exact and found.before is not None and found.after is not None else ""
     if found.ratio is None:
         return ", ".join(filter(None, [values, found.said])) or UNKNOWN
     around = "" if found.low is None or found.high is None or found.low == found.high else f" ({found.low:.3f} to {found.high:.3f})"

@@ -192,7 +192,7 @@ def _both(report: Report, before: Subject, after: Subject) -> tuple[Row, ...]:
     elif before.score is not None or after.score is not None:
         rows.append((after.score_name or before.score_name, score(before.score), score(after.score), NOTHING, NOTHING))
     changes = report.speed.changes if report.speed is not None else ()
-    rows += [(NAMES.get(c.metric, c.metric), amount(c.before, c.unit), amount(c.after, c.unit), *change_cells(c)) for c in changes]
+    rows += [(NAMES.get(c.metric, c.metric), *_medians(c), *change_cells(c)) for c in changes]
     seen = {c.metric for c in changes}
     for metric, own, its in (
         ("memory", before.memory_mb or None, after.memory_mb or None),
@@ -201,6 +201,15 @@ def _both(report: Report, before: Subject, after: Subject) -> tuple[Row, ...]:
         if metric not in seen and (own is not None or its is not None):
             rows.append((NAMES[metric], amount(own, "MB"), amount(its, "MB"), growth(its / own) if own and its else NOTHING, NOTHING))
     return tuple(rows)
+
+
+def _medians(change: Change) -> tuple[str, str]:
+    """Both sides' values; none where they contradict the ratio of what was measured in turns, which is steadier than either."""
+    values = (amount(change.before, change.unit), amount(change.after, change.unit))
+    if None in (change.before, change.after, change.low, change.high) or not change.before:
+        return values
+    assert change.after is not None and change.low is not None and change.high is not None  # as seen above, for the type checker
+    return values if change.low * 0.999 <= change.after / change.before <= change.high * 1.001 else (NOTHING, NOTHING)
 
 
 def change_cells(change: Change) -> tuple[Cell | str, Cell | str]:
