@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu lint types clean
+.PHONY: demo test test-gpu test-arm lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/01_voice_commands/demo.py --work .work/voice_commands
@@ -14,6 +14,10 @@ test: $(VENV)/.installed lint types
 # On an NVIDIA GPU, with TensorRT or TensorRT-RTX in this environment. Without one it says so: pytest then ends with 5, no test ran.
 test-gpu: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -rs tests/gpu || [ $$? -eq 5 ]
+
+# The runtime on an emulated 64-bit ARM CPU (x86-64 Debian; needs mmdebstrap, which root's apt-get installs). Where that cannot be had it says so.
+test-arm: $(VENV)/.installed
+	EDGEKIT_TEST_ARM=1 $(BIN)/python -m pytest -q -rs tests/arm
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
