@@ -20,9 +20,8 @@ ENGINES = ""
 STATIC_SHAPES = False  # its kernels take any shape alike
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "reference": "CPUExecutionProvider"}
-# "reference" is the CPU that computes Q/DQ as ONNX defines it: rounded, restored and multiplied in float, no product in integers. It says what
-# a graph for another device answers. Weights are restored when the graph is loaded: Q/DQ in float16 has no integer kernels here, and
-# would be restored in each call (MiniLM-L6: eight times as slow).
+# "reference" is the CPU that computes a graph node by node as it is written: Q/DQ rounded, restored and multiplied in float, no product in integers,
+# no rounding between two types optimized away. It says what a graph for another device answers; pipeline/stand_in.py writes it for that.
 _AS_WRITTEN = {"session.disable_quant_qdq": "1"}
 # The fused kernel for residual and LayerNorm takes longer than the two nodes that it replaces: 8 to 15 % of a whole
 # MiniLM-L6 call (ONNX Runtime 1.32, AVX-512 with VNNI and AMX, 2 threads, 24 tokens; float, static and dynamic alike).
@@ -100,6 +99,8 @@ class OnnxRuntimeDevice:
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         for name, value in self._settings.items():
             options.add_session_config_entry(name, value)
+        if self._settings:
+            options.graph_optimization_level = self._library.GraphOptimizationLevel.ORT_DISABLE_ALL
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix

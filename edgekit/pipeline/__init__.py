@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgekit import backends, source, tasks
 from edgekit import samples as samples_module
+from edgekit import source, tasks
 from edgekit.compress import recipe as recipes
 from edgekit.compress.distill import lesson as lessons
 from edgekit.compress.vocabulary import read_tokens
 from edgekit.engines import assemble
 from edgekit.engines.trust import Bundle
 from edgekit.export import single as single_export
-from edgekit.pipeline import checks
+from edgekit.pipeline import checks, stand_in
 from edgekit.pipeline.candidates import Choice, Field
 from edgekit.pipeline.checks import runnable
 from edgekit.pipeline.contender import contender
-from edgekit.pipeline.engines import verify
+from edgekit.pipeline.engines import Scored, verify
 from edgekit.pipeline.slicing import CALIBRATION_ROWS, check_here, clock
 from edgekit.pipeline.steps import Evaluation, Steps
 from edgekit.report.paired import paired
@@ -34,6 +34,7 @@ from edgekit.spec import target as targets
 from edgekit.spec.errors import UsageError
 from edgekit.spec.manifest import HeldOut
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.target import Target
 from edgekit.tune import record
 from edgekit.tune.race import Candidate
 
@@ -178,7 +179,10 @@ def build(
         choice = Field(contenders).run()
         best = choice.winner
         blank = best.bundle.manifest
-        engines = verify(choice.variants, choice.files, blank.signatures, len(evaluation), scorer.settings.max_length, Path(scratch), progress)
+        most = scorer.settings.max_length
+        scored_on = Scored(len(evaluation), stand_in.longest(aim, most), most)
+        engines = verify(choice.variants, choice.files, blank.signatures, scored_on, Path(scratch), progress)
+        held_out_score, said_of_it = (None, ()) if unseen is None else _held_out(steps, best, unseen, aim)
         manifest = replace(
             blank,
             variants=engines.variants,
@@ -192,10 +196,12 @@ def build(
                 *checks.notes(aim, calibration, contenders[0].lengths),
                 *[t for n, t in trimmings.items() if n == best.model],
                 *choice.notes,
+                *said_of_it,
             ),
-            held_out=None if unseen is None else _held_out(steps, best, unseen, aim.use == "throughput"),
+            held_out=held_out_score,
         )
-        files: dict[str, Path | bytes] = {**choice.files, **engines.files, golden.FILE: _golden(choice), record.FILE: steps.recorded.text().encode()}
+        files: dict[str, Path | bytes] = {**choice.files, **engines.files}
+        files |= {golden.FILE: _golden(choice, Path(scratch)), record.FILE: steps.recorded.text().encode()}
         progress("write", 0, 0)
         bundle = assemble.write(destination, manifest, files, force=force)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused))
@@ -213,11 +219,11 @@ def _origin(model: str | os.PathLike[str] | None, revision: str | None, module: 
     return source.read(os.fspath(model), revision)
 
 
-def _held_out(steps: Steps, best: Candidate, rows: Evaluation, batched: bool) -> HeldOut:
-    """Scores the frozen choice on the test set."""
-    given = steps.answers(replace(best, variant=runnable(best.variant)), rows.samples, batched)
+def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> tuple[HeldOut, tuple[str, ...]]:
+    """Scores the frozen choice on the test set; and what should be known of that."""
+    given, trouble = steps.for_the_device(best, rows, aim, aim.use == "throughput")
     found = paired(rows.task, given.logits, rows.reference, rows.truth)
-    return HeldOut(
+    unseen = HeldOut(
         rows=found.rows,
         score=rows.task.score(given.logits, rows.truth),
         reference_score=rows.task.score(rows.reference, rows.truth),
@@ -229,9 +235,10 @@ def _held_out(steps: Steps, best: Candidate, rows: Evaluation, batched: bool) ->
         p_value=found.p_value,
         digest=rows.samples.digest,
     )
+    return unseen, (f"On the test set: {trouble}.",) if trouble else ()
 
 
-def _golden(choice: Choice) -> bytes:
+def _golden(choice: Choice, scratch: Path) -> bytes:
     """Inputs from generated text, and what each variant answers to them here; by the stand-in where its backend is not on this machine."""
     scorer = tasks.get(choice.winner.bundle.manifest.task).load(choice.winner.bundle.path / "assets")
     texts = single_export.fuzz_texts(max_length=scorer.settings.max_length, count=16)[:16]
@@ -242,11 +249,7 @@ def _golden(choice: Choice) -> bytes:
     if not rows:
         raise UsageError("No text of the golden inputs is inside the target's profiles, which have to begin at short rows. Write e.g. sequence = [1, 32, 64].")
     for variant in map(runnable, choice.variants):
-        device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
-        engine = device.load(choice.files[variant.graphs[signature.name]], signature, variant.shapes)
-        try:
+        graph, how = choice.files[variant.graphs[signature.name]], {"threads": variant.threads, "streams": variant.streams}
+        with stand_in.opened(graph, signature, variant.backend, variant.device, scratch, shapes=variant.shapes, **how) as engine:
             outputs.append(golden.answers(engine, signature, rows, variant.shapes))
-        finally:
-            engine.close()
-            device.close()
     return golden.pack(signature, rows, outputs)

@@ -11,11 +11,9 @@ import numpy as np
 
 from edgekit.engines.measure import cpu_name
 from edgekit.engines.trust import sha256
-from edgekit.pipeline.checks import STAND_IN, runs_here
 from edgekit.pipeline.contender import Contender
 from edgekit.report.paired import paired
 from edgekit.spec.errors import BudgetError
-from edgekit.spec.graph import Graph
 from edgekit.spec.manifest import Trial, Variant
 from edgekit.tune import choose, vary
 from edgekit.tune.race import Answers, Candidate, Race, turns
@@ -169,17 +167,11 @@ class Field:
         """The two that the target prefers among those inside what can be judged here: accuracy and size."""
         trials = []
         for candidate in first:
-            if runs_here(candidate.variant.backend):
-                given = self.steps.answers(candidate, self.rows.samples, False)
-            else:
-                signature = candidate.bundle.manifest.signatures[0]
-                graph = Graph(signature, candidate.bundle.path / candidate.variant.graphs[signature.name], candidate.variant.method)
-                logits = self.steps.logits(graph, replace(self.rows, task=self._of(candidate).rows.task), self.aim)
-                given = Answers(logits, 0.0, 0.0, f"unknown (scored on {STAND_IN})")
+            given, trouble = self.steps.for_the_device(candidate, self.rows, self.aim, False)
             (trial,) = self._trials([candidate], [given], None)
-            trials.append((candidate, given, trial))
+            trials.append((candidate, given, replace(trial, verdict=trouble)))
         judgeable = replace(self.aim.budget, p50_ms=None, memory_mb=None, first_answer_ms=None)
-        reasons = [choose.excess(t, judgeable, self.strict) for _, _, t in trials]
+        reasons = [t.verdict or choose.excess(t, judgeable, self.strict) for _, _, t in trials]
         able = [i for i, reason in enumerate(reasons) if not reason]
         # A bundle has one set of assets: both finalists must be of models with the same tokenizer and labels.
         chosen = [i for i in able if _assets(first[i]) == _assets(first[able[0]])][:2]

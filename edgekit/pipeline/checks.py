@@ -18,7 +18,8 @@ from edgekit.spec.target import USES, Target
 _UNLIKELY_EQUAL = 16
 STAND_IN = "onnxruntime"
 """Answers for a backend that this machine cannot run: accuracy is the graph's."""
-_AS_WRITTEN = "reference"  # its device that computes a graph as ONNX defines it
+AS_WRITTEN = "reference"  # its device that computes a graph as ONNX defines it
+LOW_FLOATS = ("float16", "bfloat16")
 
 
 def runs_here(backend: str) -> bool:
@@ -27,16 +28,20 @@ def runs_here(backend: str) -> bool:
 
 
 def answers_for(method: str, aim: Target) -> tuple[str, str]:
-    """The backend that says here what the graphs of a method answer, and its device: the first of the target's that runs here, or the stand-in."""
+    """The backend that says here what the graphs of a method answer, and its device: the first of the target's that runs here, or the stand-in.
+
+    For a device elsewhere a graph of 16-bit floats is the stand-in's in any case: a CPU here computes it in float32, and the device need not.
+    """
     own = next((b for b in aim.backends if b in quantize.get(method).BACKENDS and runs_here(b)), None)
-    return (STAND_IN, _AS_WRITTEN) if own is None else (own, aim.device)
+    elsewhere = aim.choose_on == "device" and set(LOW_FLOATS) & set(quantize.get(method).PRECISIONS)
+    return (STAND_IN, AS_WRITTEN) if own is None or elsewhere else (own, aim.device)
 
 
 def runnable(variant: Variant) -> Variant:
     """The variant itself, or the same graphs on the stand-in where its backend does not run here."""
     if runs_here(variant.backend):
         return variant
-    return replace(variant, backend=STAND_IN, device=_AS_WRITTEN, threads=cpus(), shapes=(), engine=None, engines={})
+    return replace(variant, backend=STAND_IN, device=AS_WRITTEN, threads=cpus(), shapes=(), engine=None, engines={})
 
 
 def settled(aim: Target, keep_float: Sequence[str], use: str | None) -> Target:

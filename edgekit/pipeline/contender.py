@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+import numpy as np
+
 from edgekit import backends, quantize, tasks
 from edgekit.engines import assemble
 from edgekit.engines.measure import cpus, has_vnni
+from edgekit.pipeline import stand_in
 from edgekit.pipeline.checks import instructions
 from edgekit.pipeline.steps import Evaluation, Steps, batches
 from edgekit.quantize._calibration import Calibration
+from edgekit.runtime.loops import single
 from edgekit.source import Source
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.graph import GraphSet
@@ -140,9 +144,14 @@ def contender(
     floats = steps.export(origin)
     origin.release()
     task = tasks.get(floats.task).load(floats.assets)
-    feeds, lengths = batches(task, floats.graphs[0].signature, steps.calibration)
+    signature = floats.graphs[0].signature
+    feeds, lengths = batches(task, signature, steps.calibration)
+    guard: list[dict[str, np.ndarray]] = []
+    if any("float16" in quantize.get(method).PRECISIONS for method in aim.methods):
+        long = stand_in.long_rows(task, rows.texts, stand_in.longest(aim, task.settings.max_length))
+        guard = batches(task, signature, rows.samples)[0] + [single.collate(signature, [row]) for row in long]
     blank = _blank_manifest(aim, floats, task.score_name, task.score(rows.reference, rows.truth), provenance)
-    return Contender(name, steps, aim, floats, replace(rows, task=task), Calibration(feeds, task.divergence), lengths, blank, strict, until)
+    return Contender(name, steps, aim, floats, replace(rows, task=task), Calibration(feeds, task.divergence, guard), lengths, blank, strict, until)
 
 
 def _blank_manifest(aim: Target, floats: GraphSet, score_name: str, reference: float, provenance: Mapping[str, str]) -> Manifest:

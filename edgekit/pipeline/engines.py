@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgekit import backends
+from edgekit import backends, quantize
 from edgekit.backends import tensorrt_rtx
 from edgekit.engines.measure import cpu_name
-from edgekit.pipeline.checks import STAND_IN
+from edgekit.pipeline.checks import LOW_FLOATS, STAND_IN
 from edgekit.quantize import _tensorrt
 from edgekit.spec.engine import EngineRecipe, trtexec
 from edgekit.spec.manifest import Variant
@@ -22,6 +22,21 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
 
 LINES = "trtexec.txt"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the graphs of a build were scored on.
+
+    Attributes:
+        rows: evaluation rows.
+        longest: tokens of the longest row.
+        most: tokens that the model takes.
+    """
+
+    rows: int
+    longest: int
+    most: int
 
 
 @dataclass
@@ -42,7 +57,7 @@ class Verified:
 
 
 def verify(
-    variants: tuple[Variant, ...], files: Mapping[str, Path], signatures: tuple[Signature, ...], rows: int, longest: int, scratch: Path, progress: Progress
+    variants: tuple[Variant, ...], files: Mapping[str, Path], signatures: tuple[Signature, ...], scored: Scored, scratch: Path, progress: Progress
 ) -> Verified:
     """Checks what a device will make engines of, and makes those that can be made here.
 
@@ -50,8 +65,7 @@ def verify(
         variants: of the bundle.
         files: place in the bundle to file; graphs and their weights are found by it.
         signatures: entry points of the graphs.
-        rows: evaluation rows that the graphs were scored on.
-        longest: tokens of the longest row that the model takes.
+        scored: what the graphs were scored on.
         scratch: a folder that goes when the build ends.
         progress: told how far each step is.
 
@@ -86,7 +100,7 @@ def verify(
     assert recipe is not None
     methods = " and ".join(v.method for v in asked)
     found.done.append(f"Rules of TensorRT {', '.join(releases)}: operators, types, Q/DQ and strong typing of {methods} keep them all.")
-    found.done.append(f"Accuracy: {methods} were scored on {rows} rows by {STAND_IN} on this machine ({cpu_name()}), from the graphs that the device gets.")
+    found.done += [_accuracy(variant, scored) for variant in asked]
     if here is not None:
         chips = f", for compute capability {', '.join(recipe.compute_capability)}" if ahead else ""
         found.done.append(f"NVIDIA's parser and builder: TensorRT-RTX {here} made an engine of each graph{chips}, without a GPU.")
@@ -97,13 +111,29 @@ def verify(
     else:
         found.open.append("The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes.")
     found.open.append("Latency, start and memory on the device, and which of the variants is faster there: it times them itself.")
-    largest = max((profile["sequence"][2] for profile in recipe.profiles if "sequence" in profile), default=longest)
-    if largest < longest:
-        found.open.append(f"Rows beyond {largest} tokens: the model takes {longest}, the target's profiles end before. They are refused.")
+    largest = max((profile["sequence"][2] for profile in recipe.profiles if "sequence" in profile), default=scored.most)
+    if largest < scored.most:
+        found.open.append(f"Rows beyond {largest} tokens: the model takes {scored.most}, the target's profiles end before. They are refused.")
+    if scored.longest < min(largest, scored.most):
+        found.open.append(f"Overflow in rows beyond {scored.longest} tokens: no longer row was scored here, the device takes {min(largest, scored.most)}.")
     # TensorRT-RTX has a tool of its own, with other options.
     if by_trtexec := [v for v in asked if backends.get(v.backend).ENGINES == "device"]:
         found.files[LINES] = _lines(by_trtexec, recipe, signatures).encode()
     return found
+
+
+def _accuracy(variant: Variant, scored: Scored) -> str:
+    """What a graph was scored by, and in which arithmetic."""
+    low = [name for name in LOW_FLOATS if name in quantize.get(variant.method).PRECISIONS]
+    arithmetic = (
+        f"in {low[0]} arithmetic as IEEE 754 has it (each operator's result rounded, overflow infinite, sums inside an operator in float32)"
+        if low
+        else "in the types of the graph"
+    )
+    return (
+        f"Accuracy: {variant.method} was scored on {scored.rows} rows by {STAND_IN} on this machine ({cpu_name()}), from the graphs that the device gets, "
+        f"{arithmetic}; rows of up to {scored.longest} tokens, generated or joined from samples, gave finite answers."
+    )
 
 
 def _laid_out(variant: Variant, name: str, files: Mapping[str, Path], folder: Path) -> Path:

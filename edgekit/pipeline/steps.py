@@ -12,14 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from edgekit import backends, quantize, source
+from edgekit import quantize, source, tasks
 from edgekit.compress.vocabulary import trimmed
 from edgekit.engines import assemble
 from edgekit.engines.cache import Cache, code_digest, key
 from edgekit.engines.measure import cpu_name, cpus
 from edgekit.engines.trust import files_below, sha256
 from edgekit.export import single as single_export
-from edgekit.pipeline.checks import answers_for
+from edgekit.pipeline import stand_in
+from edgekit.pipeline.checks import AS_WRITTEN, answers_for, runnable
+from edgekit.pipeline.stand_in import Outputs
 from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._sensitivity import revert
 from edgekit.report.paired import paired
@@ -129,7 +131,7 @@ class Steps:
         def make(out: Path) -> GraphSet:
             return quantize.get(method).quantize(floats, rows, settings, out, self.progress)
 
-        return replace(self._graphs(method, self._made_from(method, floats, settings), make), assets=floats.assets, provenance=floats.provenance)
+        return replace(self._graphs(method, self._made_from(method, floats, settings, rows), make), assets=floats.assets, provenance=floats.provenance)
 
     def reverted(
         self, method: str, floats: GraphSet, settings: Quantization, rows: Calibration, scored: Evaluation, aim: Target, strict: bool
@@ -150,12 +152,10 @@ class Steps:
         """
         limit = aim.budget.largest_drop(scored.task.score(scored.reference, scored.truth))
         assert limit is not None
-        backend, _ = answers_for(method, aim)
-        parts = self._made_from(method, floats, settings) | {"revert": [limit, strict, backend, scored.samples.digest]}
+        parts = self._made_from(method, floats, settings, rows) | {"revert": [limit, strict, list(answers_for(method, aim)), scored.samples.digest]}
 
         def good(graphs: GraphSet) -> bool:
-            compared = paired(scored.task, self._outputs(graphs.graphs[0], aim, scored), scored.reference, scored.truth)
-            return (compared.high if strict else compared.drop) <= limit + 1e-9
+            return _inside(self._outputs(graphs.graphs[0], aim, scored), scored, limit, strict)
 
         def make(out: Path) -> GraphSet:
             found = revert(quantize.get(method), floats, rows, settings, good, out, self.progress)
@@ -170,25 +170,48 @@ class Steps:
         return replace(made, assets=floats.assets, provenance=floats.provenance), ranking
 
     def holds(self, graphs: GraphSet, scored: Evaluation, aim: Target, strict: bool) -> bool:
-        """Whether graphs are inside the accuracy budget, asked of the first of the target's backends that runs here; kept, since it is asked at every build."""
+        """Whether graphs are inside the accuracy budget and give numbers, as :meth:`outputs` says; kept, since it is asked at every build."""
         limit = aim.budget.largest_drop(scored.task.score(scored.reference, scored.truth))
         # Where torch itself is under the floor, no number of layers in float reaches it.
         if limit is None or limit < 0 or graphs.graphs[0].method == "float32":
             return True
-        compared = paired(scored.task, self.logits(graphs.graphs[0], scored, aim), scored.reference, scored.truth)
-        return (compared.high if strict else compared.drop) <= limit + 1e-9
+        return _inside(self.outputs(graphs.graphs[0], scored, aim), scored, limit, strict)
 
-    def logits(self, graph: Graph, scored: Evaluation, aim: Target) -> np.ndarray:
-        """What a graph answers to the evaluation rows on the first of the target's backends that runs here, or the stand-in: float32 ``[rows, labels]``."""
+    def outputs(self, graph: Graph, scored: Evaluation, aim: Target) -> Outputs:
+        """What a graph answers to the evaluation rows on the first of the target's backends that runs here, or the stand-in; there to long rows too."""
         where = answers_for(graph.method, aim)
         weights = files_below(graph.path.parent / "weights")
         parts: dict[str, Any] = {"step": "logits", "graph": sha256(graph.path), "weights": weights, "backend": list(where)}
         parts |= {"samples": scored.samples.digest, "model": self.origin.digest, "cpu": cpu_name()}
+        parts |= {"longest": stand_in.longest(aim, scored.task.settings.max_length)}
 
         def make(folder: Path) -> None:
-            np.save(folder / "logits.npy", self._outputs(graph, aim, scored))
+            found = self._outputs(graph, aim, scored)
+            np.savez(folder / "logits.npz", logits=found.logits, long=found.long)
 
-        return np.asarray(np.load(self._kept(f"{graph.method} on the evaluation rows", parts, make) / "logits.npy", allow_pickle=False))
+        with np.load(self._kept(f"{graph.method} on the evaluation rows", parts, make) / "logits.npz", allow_pickle=False) as stored:
+            return Outputs(stored["logits"], stored["long"])
+
+    def for_the_device(self, candidate: Candidate, scored: Evaluation, aim: Target, batched: bool) -> tuple[Answers, str]:
+        """What a candidate for a device elsewhere answers to rows, and why it cannot be used, empty where it can.
+
+        On the stand-in costs are 0, and a row that is not finite is answered by zeros, so that it can be scored.
+
+        Args:
+            candidate: what is scored.
+            scored: rows, whatever tokenizer they come with.
+            aim: the target.
+            batched: as one list, in its batches and streams, where a backend here is asked.
+        """
+        variant, manifest = candidate.variant, candidate.bundle.manifest
+        backend, place = answers_for(variant.method, aim)
+        if place != AS_WRITTEN:
+            return self.answers(replace(candidate, variant=runnable(variant)), scored.samples, batched), ""
+        signature, task = manifest.signatures[0], tasks.get(manifest.task).load(candidate.bundle.path / "assets")
+        graph = Graph(signature, candidate.bundle.path / variant.graphs[signature.name], variant.method)
+        found = self.outputs(graph, replace(scored, task=task), aim)
+        finite = np.isfinite(found.logits).all(axis=1, keepdims=True)
+        return Answers(np.where(finite, found.logits, np.float32(0)), 0.0, 0.0, f"unknown (scored on {backend})"), found.trouble(variant.method)
 
     def answers(self, candidate: Candidate, samples: Samples, batched: bool) -> Answers:
         """What a candidate answers to texts, and what that costs on this machine."""
@@ -238,25 +261,26 @@ class Steps:
             **self.tools,
         }
 
-    def _outputs(self, graph: Graph, aim: Target, scored: Evaluation) -> np.ndarray:
+    def _outputs(self, graph: Graph, aim: Target, scored: Evaluation) -> Outputs:
         backend, place = answers_for(graph.method, aim)
-        device = backends.get(backend).open_device(place, aim.threads if backend in aim.backends and aim.threads else cpus())
-        engine = device.load(graph.path, graph.signature)
-        rows = scored.task.preprocess(scored.texts)
-        try:
+        threads = aim.threads if backend in aim.backends and aim.threads else cpus()
+        rows: list[Mapping[str, np.ndarray]] = [encoded.arrays for encoded in scored.task.preprocess(scored.texts)]
+        count = len(rows)
+        if place == AS_WRITTEN:
+            rows += stand_in.long_rows(scored.task, scored.texts, stand_in.longest(aim, scored.task.settings.max_length))
+        with stand_in.opened(graph.path, graph.signature, backend, place, self.scratch, threads=threads) as engine:
             parts = []
             for index, row in enumerate(rows):
-                parts.append(single.run(engine, graph.signature, [row.arrays]))
+                parts.append(single.run(engine, graph.signature, [row]))
                 self.progress(f"score {graph.method}", index + 1, len(rows))
-            return np.concatenate(parts)
-        finally:
-            engine.close()
-            device.close()
+        answered = np.concatenate(parts)
+        return Outputs(answered[:count], answered[count:])
 
-    def _made_from(self, method: str, floats: GraphSet, settings: Quantization) -> dict[str, Any]:
+    def _made_from(self, method: str, floats: GraphSet, settings: Quantization, rows: Calibration) -> dict[str, Any]:
         # The assets decide what token ids the samples become.
         inputs = {"graphs": [sha256(g.path) for g in floats.graphs], "assets": [[n, sha256(floats.assets / n)] for n in files_below(floats.assets)]}
-        return {"step": method, **inputs, "samples": self.calibration.digest, "settings": plain(settings), "model": self.origin.digest}
+        guard = rows.guard_digest() if "float16" in quantize.get(method).PRECISIONS else ""
+        return {"step": method, **inputs, "samples": self.calibration.digest, "guard": guard, "settings": plain(settings), "model": self.origin.digest}
 
     def _raced(self, candidates: Sequence[Candidate]) -> dict[str, Any]:
         machine = [cpu_name(), cpus(), platform.platform()]
@@ -296,6 +320,13 @@ class Steps:
             make(folder)
             self.progress("", 0, 0)  # whoever wants to stop does so now, even where a library swallowed the interrupt
         return self.cache.root / digest
+
+
+def _inside(found: Outputs, scored: Evaluation, limit: float, strict: bool) -> bool:
+    if not found.finite:
+        return False
+    compared = paired(scored.task, found.logits, scored.reference, scored.truth)
+    return (compared.high if strict else compared.drop) <= limit + 1e-9
 
 
 def batches(scorer: TextClassification, signature: Signature, calibration: Samples) -> tuple[list[dict[str, np.ndarray]], list[int]]:

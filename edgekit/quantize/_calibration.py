@@ -5,6 +5,7 @@ Nothing here grows with the number of rows: histograms have a fixed size, and ou
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,17 +40,26 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
 class Calibration:
     """Feeds of a graph, as its task prepares them."""
 
-    def __init__(self, batches: Batches, divergence: Divergence = kl_divergence) -> None:
+    def __init__(self, batches: Batches, divergence: Divergence = kl_divergence, guard: Batches = ()) -> None:
         """Keeps the feeds.
 
         Args:
             batches: feeds by input name, the batch on the first axis, padded as in use.
             divergence: what :meth:`damage` measures.
+            guard: further feeds, of evaluation and of full-length rows, that no 16-bit type may overflow on; no INT8 range is taken from them.
         """
-        self.batches = batches
+        self.batches, self.guard = batches, guard
         self.divergence = divergence
         self._measured: dict[str, dict[str, Histogram]] = {}
         self._expected: dict[Path, list[np.ndarray]] = {}
+
+    def guard_digest(self) -> str:
+        """sha256 of the guard's feeds, in hex."""
+        digest = hashlib.sha256()
+        for feeds in self.guard:
+            for name, array in sorted(feeds.items()):
+                digest.update(f"{name} {array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def sample(self) -> Batches:
         """Up to 16 batches, spread over the set: what a search looks at."""

@@ -6,7 +6,8 @@ the nodes that token activations run through. In float32 stay
 
 - LayerNormalization and Softmax, whose sums lose too much (Micikevicius et al., "Mixed Precision Training", arXiv 1710.03740);
 - what is computed from the mask and from positions alone (it is small, and float16 cannot count beyond 2,048 exactly);
-- nodes around a value that is large on the calibration samples, and nodes with a constant that the type cannot hold;
+- nodes around a value that is large on the calibration samples, the evaluation rows or rows of full length;
+- nodes with a constant that the type cannot hold;
 - the layers that the settings name, and the graph's inputs and outputs.
 
 By hand with onnx_ir rather than with ``onnxruntime.transformers.float16`` (or onnxconverter-common, which it is a copy of):
@@ -192,16 +193,18 @@ def _with_large_values(model: ir.Model, calibration: Calibration, limit: float, 
     largest = dict.fromkeys(names, 0.0)
     with tempfile.TemporaryDirectory() as folder:
         run = _largest(model, names, Path(folder) / "calibrate.onnx")
-        for index, batch in enumerate(calibration.batches):
+        batches, count = [*calibration.batches, *calibration.guard], len(calibration.batches)
+        for index, batch in enumerate(batches):
             for name, top in zip(names, run(batch), strict=True):
                 if not np.isfinite(top):
                     producer = next(v.producer() for v in values if v.name == name)
+                    where = f"calibration batch {index + 1}" if index < count else "a row of the evaluation set, or one of full length"
                     raise QuantizeError(
-                        f"The output of node '{producer.name if producer else name}' is NaN or infinite on calibration batch {index + 1}, "
+                        f"The output of node '{producer.name if producer else name}' is NaN or infinite on {where}, "
                         "so its type cannot be chosen. Check the model and the samples: the float32 model has the same problem."
                     )
                 largest[name] = max(largest[name], float(top))
-            progress("calibrate", index + 1, len(calibration.batches))
+            progress("calibrate", index + 1, len(batches))
     return {node for node in nodes if any(v in values and largest[v.name or ""] > limit for v in (*node.inputs, *node.outputs) if v is not None)}
 
 

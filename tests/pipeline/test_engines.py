@@ -152,7 +152,7 @@ def test_the_same_build_gives_the_same_bytes(twice):
 
 
 def test_golden_outputs_are_those_of_each_graph(jetson, twice):
-    """By ONNX Runtime itself, without any of EdgeKit's code."""
+    """By ONNX Runtime itself, without any of EdgeKit's code. It computes in float32, and the stored answers are rounded behind each operator."""
     for folder in (jetson, twice[0]):
         stored = np.load(folder / "golden.npz")
         for index, variant in enumerate(open_bundle(folder).manifest.variants):
@@ -160,7 +160,7 @@ def test_golden_outputs_are_those_of_each_graph(jetson, twice):
             names = [i.name for i in session.get_inputs()]
             for row, length in enumerate(stored["lengths"]):
                 (found,) = session.run(None, {n: stored[f"input.{n}"][row : row + 1, :length] for n in names})
-                np.testing.assert_allclose(found[0], stored[f"outputs.{index}"][row], atol=2e-3 * max(1, np.ptp(stored[f"outputs.{index}"])))
+                np.testing.assert_allclose(found[0], stored[f"outputs.{index}"][row], atol=1.5e-2 * max(1, np.ptp(stored[f"outputs.{index}"])))
         assert max(stored["lengths"]) > 32
         assert not np.allclose(stored["outputs.0"], stored["outputs.1"], atol=1e-3), "INT8 and float16 are told apart"
 
@@ -203,8 +203,11 @@ def test_what_was_checked_without_the_device(jetson, tiny_samples):
     manifest = open_bundle(jetson).manifest
     rules = said(manifest.verified, "Rules of TensorRT ")
     assert rules == "Rules of TensorRT 10.3, 10.16, 11.4: operators, types, Q/DQ and strong typing of static_float16 and float16 keep them all."
-    accuracy = said(manifest.verified, "Accuracy: ")
-    assert f"static_float16 and float16 were scored on {len(tiny_samples.rows)} rows by onnxruntime on this machine (" in accuracy
+    for method in ("static_float16", "float16"):
+        accuracy = said(manifest.verified, f"Accuracy: {method} ")
+        assert f" was scored on {len(tiny_samples.rows)} rows by onnxruntime on this machine (" in accuracy
+        assert "in float16 arithmetic as IEEE 754 has it" in accuracy
+        assert "rows of up to 64 tokens" in accuracy
     assert ON_DEVICE in manifest.unverified
     assert TIMED_THERE in manifest.unverified
     assert not any(s.startswith("Rows beyond") for s in manifest.unverified)
