@@ -20,14 +20,17 @@ _BATCH = 256
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
 @click.option("--pair", is_flag=True, help="Texts are pairs: two arguments, or two fields of a line split by a tab, make one example.")
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
+@click.option("--max-characters", type=click.IntRange(min=1), default=None, help="Of the longest text that is taken. [default: 64 a token of the longest row]")
+@click.option("--truncate", is_flag=True, help="Cut a longer text in place of refusing it; its answer says truncated.")
 @threads_option
 @keys_option
-def command(bundle, texts, pair, backend, threads, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, texts, pair, backend, max_characters, truncate, threads, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Answer TEXTs with BUNDLE, one JSON object a line. '-' alone reads one text a line from standard input."""
     from edgekit.runtime.load import load
     from edgekit.spec.errors import InputError
 
-    with load(bundle, backend=backend, threads=threads, trust=trust_of(keys)) as session:
+    options = {"backend": backend, "threads": threads, "max_characters": max_characters, "truncate": truncate}
+    with load(bundle, **options, trust=trust_of(keys)) as session:
         if list(texts) != ["-"]:
             if pair and len(texts) % 2:
                 raise InputError(f"--pair got {len(texts)} texts, expected an even number. Give two for each example.")

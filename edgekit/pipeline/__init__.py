@@ -132,7 +132,8 @@ def build(
     assemble.check_place(destination)
     # Labels are not needed for calibration, so a column that is named for them need not be there.
     without_labels = {role: name for role, name in (columns or {}).items() if role != "label"}
-    calibration = samples_module.read(Path(samples), without_labels).take(calibration_rows, seed)
+    whole = samples_module.read(Path(samples), without_labels)
+    calibration = whole.take(calibration_rows, seed)
     evaluation, held_out = samples_module.read(Path(eval), columns), None if test is None else samples_module.read(Path(test), columns)
     for rows_with_labels in filter(None, (evaluation, held_out)):
         rows_with_labels.check_labelled()  # a missing one is told before the model is looked for
@@ -141,6 +142,7 @@ def build(
         checks.check_strict(aim, evaluation)
     origin = _origin(model, revision, module, processor, task)
     truths = {s.digest: s.truth(origin.settings) for s in (evaluation, held_out) if s is not None}  # what is wrong with one is told now, not after the export
+    checks.check_lengths((whole, evaluation, held_out), origin.settings.max_length)
     students = [recipes.recipe(said) for said in distill]
     names = [recipe.name for recipe in students]
     if len(set(names)) < len(names):
@@ -150,6 +152,7 @@ def build(
     if any(recipe.speedup is not None for recipe in students):
         check_here(aim)
     lesson = lessons(distill_samples or [samples], columns) if students else []
+    checks.check_lengths(lesson, origin.settings.max_length)
     words = [samples_module.read(Path(f), without_labels) for f in (samples, *distill_samples)] if vocabulary == "samples" else []
     tokens = None if vocabulary in (None, "samples") else read_tokens(Path(os.fspath(vocabulary)))
 

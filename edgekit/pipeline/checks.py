@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +14,7 @@ from edgekit.samples import Samples
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.target import USES, Target
+from edgekit.tasks._limits import check_rows
 
 _UNLIKELY_EQUAL = 16
 STAND_IN = "onnxruntime"
@@ -140,6 +141,17 @@ def check_labels(truth: np.ndarray, where: str) -> None:
         raise SamplesError(
             f"All {len(truth)} rows of {where} have the same label, so a model that always gives that one would be perfect. Give rows of all labels."
         )
+
+
+def check_lengths(files: Iterable[Samples | None], max_length: int) -> None:
+    """Refuses rows that a session would refuse.
+
+    Raises:
+        SamplesError: for a text beyond the default limit of characters, with its row.
+    """
+    for samples in files:
+        if samples is not None:
+            check_rows([row.inputs for row in samples.rows], max_length, samples.where)
 
 
 def notes(aim: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[str, ...]:

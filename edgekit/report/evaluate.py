@@ -17,6 +17,7 @@ from edgekit.runtime.worker import Worker
 from edgekit.spec.errors import BuildError
 from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress, silent
+from edgekit.tasks._limits import check_rows
 
 _TEXTS_A_REQUEST = 50
 _WARM_UP = 20
@@ -112,6 +113,7 @@ def evaluate(
     rows = sample_files.read(samples, columns)
     truth = rows.truth(task.settings)
     texts = [row.inputs for row in rows.rows]
+    check_rows(texts, task.settings.max_length, rows.where)
     truncated = sum(t.truncated for t in task.preprocess(texts))
     times: list[float] = []
     parts = []

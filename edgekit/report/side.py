@@ -24,6 +24,7 @@ from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.manifest import content_digest
 from edgekit.spec.progress import Progress
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
+from edgekit.tasks._limits import check_rows
 from edgekit.tasks._text import Text
 from edgekit.tasks.text_classification import TextClassification
 
@@ -121,6 +122,7 @@ def rows(task: TextClassification, samples: str | Path, columns: Mapping[str, st
     read = sample_files.read(samples, columns, slices)
     texts: list[Text] = [row.inputs for row in read.rows]
     truth = read.truth(task.settings)
+    check_rows(texts, task.settings.max_length, read.where)
     encoded = task.preprocess(texts)
     ids = predictions.row_ids(texts, predictions.id_key())
     return Rows(read, texts, truth.values, ids, tuple(map(len, encoded)), sum(t.truncated for t in encoded), truth.notes)

@@ -14,12 +14,20 @@ from edgekit.runtime.choice import at_most, check_instructions, fastest_here, to
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError, InputError, near
 from edgekit.spec.progress import Progress, silent
+from edgekit.tasks._limits import Limit
 
 _MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
 
 
 def load(
-    bundle: str | os.PathLike[str], *, backend: str | None = None, threads: int | None = None, trust: Trust | None = None, progress: Progress = silent
+    bundle: str | os.PathLike[str],
+    *,
+    backend: str | None = None,
+    threads: int | None = None,
+    trust: Trust | None = None,
+    max_characters: int | None = None,
+    truncate: bool = False,
+    progress: Progress = silent,
 ) -> Session:
     """Opens a bundle for prediction, after checking all of it.
 
@@ -30,6 +38,11 @@ def load(
             (``edgekit compile`` does it beforehand), and kept.
         threads: threads of one call, on a GPU calls at the same time; by default as the bundle was tuned, but no more than the CPUs there are.
         trust: whose bundles may be opened, e.g. ``Trust(keys=["maker.pub"])``; None for anybody's. Engines that a bundle brings are loaded only with it.
+        max_characters: most characters that a text may have, or each text of a pair, where each run of white space counts as one; by default 64 for each token
+            of the longest row that the model reads. A longer text is an InputError.
+        truncate: cut a longer text there, at the border of a word or pre-token, and mark its answer as ``truncated``. The token ids, and so the answer, are
+            those of the whole text where the part that is left fills the model's longest row and the tokenizer decides word by word; they may differ for a text
+            that begins with much that makes no token, for one endless word, and for a model that reads the end of a text (``truncation_side``).
         progress: told how far the making of an engine is.
 
     Raises:
@@ -37,9 +50,12 @@ def load(
             and no ``trust`` is given.
         BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; an engine made here answers wrongly;
             or the CPU lacks what the bundle requires. Nothing else is tried instead.
-        InputError: for a number of threads below 1 or beyond reason.
+        InputError: for a number of threads or characters below 1 or beyond reason.
     """
-    return load_checked(open_bundle(Path(bundle), trust), backend=backend, threads=threads, progress=progress)
+    Limit(1 if max_characters is None else max_characters, truncate)  # a wrong number is told before a bundle is read
+    session = load_checked(open_bundle(Path(bundle), trust), backend=backend, threads=threads, progress=progress)
+    session.limit(max_characters, truncate)
+    return session
 
 
 def load_checked(opened: Bundle, *, backend: str | None = None, threads: int | None = None, progress: Progress = silent) -> Session:

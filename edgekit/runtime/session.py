@@ -43,6 +43,8 @@ class SessionInfo:
         engine: where its engine came from; empty for a backend that runs the graph itself.
         labels: in the order of ``scores``.
         max_length: tokens of the longest text that is read whole.
+        max_characters: characters of the longest text that is taken, each run of white space counted as one.
+        truncate: whether a longer one is cut there in place of being refused.
         target: what the bundle was built for.
         provenance: model, revision, digests, tool versions.
     """
@@ -62,6 +64,8 @@ class SessionInfo:
     engine: str
     labels: tuple[str, ...]
     max_length: int
+    max_characters: int
+    truncate: bool
     target: str
     provenance: Mapping[str, str]
 
@@ -111,6 +115,14 @@ class Session:
             self._device.close()
             raise
         self._batch = variant.batch or manifest.max_batch
+
+    def limit(self, max_characters: int | None = None, truncate: bool = False) -> None:
+        """Sets how long a text may be from now on, see :func:`edgekit.load`.
+
+        Raises:
+            InputError: when one of them is of another type or out of range.
+        """
+        self._task.preprocess.set_limit(max_characters, truncate)
 
     @property
     def variant_index(self) -> int:
@@ -247,6 +259,8 @@ class Session:
             engine=self.compilation.text() if self.compilation is not None else "",
             labels=settings.labels,
             max_length=settings.max_length,
+            max_characters=self._task.preprocess.limit.characters,
+            truncate=self._task.preprocess.limit.truncate,
             target=manifest.target,
             provenance=manifest.provenance,
         )

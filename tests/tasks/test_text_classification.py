@@ -282,7 +282,7 @@ def test_tokens_are_int64(encode):
     assert list(encode(["the film"])[0].arrays) == list(FIELDS)
 
 
-@pytest.mark.parametrize(("words", "cut"), [(1, False), (small.MAX_LENGTH - 2, False), (small.MAX_LENGTH - 1, True), (5000, True)])
+@pytest.mark.parametrize(("words", "cut"), [(1, False), (small.MAX_LENGTH - 2, False), (small.MAX_LENGTH - 1, True), (800, True)])
 def test_truncation_is_told(encode, words, cut):
     for found in (encode(["film " * words])[0], encode(["film " * words, "x"])[0], encode([("", "film " * (words - 1))])[0]):
         assert found.truncated is cut
@@ -343,7 +343,7 @@ def test_a_lone_surrogate(encode, text):
     with pytest.raises(UsageError, match=r"holds a lone surrogate .character 7.") as caught:
         encode([text])
     assert "secret" not in str(caught.value)
-    with pytest.raises(UsageError, match="Input at position 1 holds"):
+    with pytest.raises(UsageError, match=r"Input at position 1.* holds"):
         encode(["a", text])
 
 
