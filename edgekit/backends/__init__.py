@@ -21,7 +21,8 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import pkgutil
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +34,24 @@ from edgekit.spec.tensor import Signature
 
 Feeds = Mapping[str, Any]
 """Input name to a numpy array, or to a buffer that an engine of the same device kept."""
+
+
+@dataclass(frozen=True)
+class GraphBytes:
+    """A graph of a bundle that was checked.
+
+    Attributes:
+        path: its file; the weights that it names lie beside it. Whoever loads it from here compares afterwards that nothing changed.
+        read: gives the very bytes that were checked.
+    """
+
+    path: Path
+    read: Callable[[], bytes]
+
+    @property
+    def name(self) -> str:
+        """Of its file, for messages."""
+        return self.path.name
 
 
 class Engine(Protocol):
@@ -51,7 +70,7 @@ class Engine(Protocol):
 class Device(Protocol):
     """An opened device of a backend."""
 
-    def load(self, source: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
+    def load(self, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
         """Loads a graph, with static shapes for one row of so many tokens (ascending) beside any shape.
 
         The caller pads a row to one of them; a row of another length, or a batch, is answered too.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, check_installed, not_installed, summary, threads_of_a_stream
+from edgekit.backends import Feeds, GraphBytes, check_installed, not_installed, summary, threads_of_a_stream
 from edgekit.spec.errors import BackendError
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
@@ -28,6 +28,7 @@ _AS_WRITTEN = {"session.disable_quant_qdq": "1"}
 _SLOWER_FUSIONS = ["SkipLayerNormFusion"]
 # Kernels that multiply matrices, by the precision of their product (operator names of ONNX and com.microsoft).
 # MatMulNBits is what it makes of INT8 weights with float activations: by default it quantizes these too ("accuracy level" 4).
+_FOLDER = "session.model_external_initializers_file_folder_path"
 _INT8 = {"QAttention", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "MatMulNBits", "QLinearMatMul", "QGemm"}
 _FLOAT = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention"}
 
@@ -78,8 +79,10 @@ class OnnxRuntimeDevice:
     def __init__(self, library: Any, provider: str, threads: int, settings: Mapping[str, str]) -> None:
         """Keeps what is needed to open sessions."""
         self._library, self._provider, self._threads, self._settings = library, provider, threads, settings
+        version = tuple(int(part) for part in library.__version__.split(".")[:2])
+        self._takes_bytes = version >= (1, 21)  # before, a graph of bytes could not say where its weights lie
 
-    def load(self, path: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> OnnxRuntimeEngine:
+    def load(self, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...] = ()) -> OnnxRuntimeEngine:
         """Loads a graph.
 
         Raises:
@@ -87,10 +90,10 @@ class OnnxRuntimeDevice:
         """
         if shapes:
             raise BackendError(f"ONNX Runtime makes no use of static shapes, {list(shapes)} were asked for. Give none, or use the backend 'openvino'.")
-        return OnnxRuntimeEngine(self, path, signature)
+        return OnnxRuntimeEngine(self, source, signature)
 
-    def open_session(self, path: Path, profile_prefix: str | None = None) -> Any:
-        """Opens a session of the vendor's library on a file."""
+    def open_session(self, source: Path | GraphBytes, profile_prefix: str | None = None) -> Any:
+        """Opens a session of the vendor's library on a file, or on bytes that were checked."""
         options = self._library.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -104,11 +107,15 @@ class OnnxRuntimeDevice:
         if profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = profile_prefix
+        model: str | bytes = str(source.path if isinstance(source, GraphBytes) else source)
+        if isinstance(source, GraphBytes) and self._takes_bytes:
+            model = source.read()
+            options.add_session_config_entry(_FOLDER, str(source.path.parent))
         try:
-            return self._library.InferenceSession(str(path), options, providers=[self._provider], disabled_optimizers=_SLOWER_FUSIONS)
+            return self._library.InferenceSession(model, options, providers=[self._provider], disabled_optimizers=_SLOWER_FUSIONS)
         except Exception as problem:  # the library's errors share no base class
             version = self._library.__version__
-            raise BackendError(f"ONNX Runtime {version} refuses {path.name}: {problem}. Build the bundle again with this version.") from problem
+            raise BackendError(f"ONNX Runtime {version} refuses {source.name}: {problem}. Build the bundle again with this version.") from problem
 
     def close(self) -> None:
         """Nothing is held here; each engine frees its own session."""
@@ -117,10 +124,10 @@ class OnnxRuntimeDevice:
 class OnnxRuntimeEngine:
     """A session. ONNX Runtime allows concurrent calls of one session."""
 
-    def __init__(self, device: OnnxRuntimeDevice, path: Path, signature: Signature) -> None:
+    def __init__(self, device: OnnxRuntimeDevice, source: Path | GraphBytes, signature: Signature) -> None:
         """Opens the session."""
-        self._device, self._path, self._signature = device, path, signature
-        self._session = device.open_session(path)
+        self._device, self._source, self._signature = device, source, signature
+        self._session = device.open_session(source)
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._outputs = [o.name for o in signature.outputs]
 
@@ -130,13 +137,13 @@ class OnnxRuntimeEngine:
         try:
             return dict(zip(self._outputs, self._session.run(self._outputs, fed), strict=True))
         except Exception as problem:
-            raise BackendError(f"ONNX Runtime could not run {self._path.name}: {problem}") from problem
+            raise BackendError(f"ONNX Runtime could not run {self._source.name}: {problem}") from problem
 
     def executed_precision(self) -> str:
         """Runs the graph once with the profiler on and reads which kernels multiplied matrices."""
         feeds = {i.name: np.ones([4 if isinstance(d, str) else d for d in i.shape], i.dtype) for i in self._signature.inputs}
         with tempfile.TemporaryDirectory() as folder:
-            session = self._device.open_session(self._path, str(Path(folder) / "profile"))
+            session = self._device.open_session(self._source, str(Path(folder) / "profile"))
             session.run(self._outputs, {n: a for n, a in feeds.items() if n in self._inputs})
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         kernels = [e["args"] for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, WrongResultsError, check_installed, not_installed, summary, threads_of_a_stream
+from edgekit.backends import Feeds, GraphBytes, WrongResultsError, check_installed, not_installed, summary, threads_of_a_stream
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.backends._openvino_selftest import fault
 from edgekit.spec.errors import BackendError
@@ -134,11 +134,11 @@ class OpenVinoDevice:
             **exact_settings(core, device),
         }
 
-    def load(self, path: Path, signature: Signature, shapes: tuple[int, ...] = ()) -> OpenVinoEngine:
+    def load(self, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...] = ()) -> OpenVinoEngine:
         """Reads and compiles a graph.
 
         Args:
-            path: the graph.
+            source: the graph.
             signature: axes of its inputs; their sizes agree in each call.
             shapes: ascending numbers of tokens. One row of just so many runs in a body of that static shape, all else in a
                 body of any shape; there is one copy of the packed weights.
@@ -146,22 +146,22 @@ class OpenVinoDevice:
         Raises:
             BackendError: when OpenVINO refuses it, or static shapes do not fit it.
         """
-        return OpenVinoEngine(self, path, signature, shapes)
+        return OpenVinoEngine(self, source, signature, shapes)
 
-    def compile(self, path: Path, signature: Signature, shapes: tuple[int, ...], alone: bool = False) -> Any:
+    def compile(self, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...], alone: bool = False) -> Any:
         """Compiles a graph for any shape, with static bodies beside it, or the first static body ``alone``.
 
         Raises:
             BackendError: when OpenVINO refuses it, or static shapes do not fit it.
         """
         try:
-            model = self._core.read_model(str(path))
+            model = self._core.read_model(str(source.path if isinstance(source, GraphBytes) else source))
             if shapes:
                 check_shapes(signature, shapes)
                 model = static_body(self._library, model, signature, shapes[0]) if alone else with_bodies(self._library, model, signature, shapes)
             return self._core.compile_model(model, self._device, self._settings)
         except RuntimeError as problem:
-            raise BackendError(f"OpenVINO refuses {path.name}: {problem}. Build the bundle again with this version.") from problem
+            raise BackendError(f"OpenVINO refuses {source.name}: {problem}. Build the bundle again with this version.") from problem
 
     def close(self) -> None:
         """Nothing is held here; each engine frees its own model."""
@@ -173,10 +173,10 @@ class OpenVinoEngine:
     A request holds inputs and outputs only; what is computed in between belongs to the stream that it runs on.
     """
 
-    def __init__(self, device: OpenVinoDevice, path: Path, signature: Signature, shapes: tuple[int, ...]) -> None:
+    def __init__(self, device: OpenVinoDevice, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...]) -> None:
         """Compiles the graph; requests are made when they are needed."""
-        self._device, self._path, self._signature, self._shapes = device, path, signature, shapes
-        self._compiled = device.compile(path, signature, shapes)
+        self._device, self._source, self._signature, self._shapes = device, source, signature, shapes
+        self._compiled = device.compile(source, signature, shapes)
         self._inputs = {name for port in self._compiled.inputs for name in port.get_names()}
         self._outputs = [o.name for o in signature.outputs]
         self._idle: list[Any] = []
@@ -212,7 +212,7 @@ class OpenVinoEngine:
         That of a model with static bodies shows an ``If`` and nothing of what is in it. So its first body is compiled once
         more, alone and with the same settings (the time and memory of one small model), and read in its stead.
         """
-        compiled = self._device.compile(self._path, self._signature, self._shapes, alone=True) if self._shapes else self._compiled
+        compiled = self._device.compile(self._source, self._signature, self._shapes, alone=True) if self._shapes else self._compiled
         found = []
         for node in compiled.get_runtime_model().get_ops():
             info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}

@@ -40,7 +40,7 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
     from edgekit import source
 
     origin, opened = source.read(model), open_bundle(bundle)
-    own, its = tasks.get(opened.manifest.task).load(opened.path / "assets").settings, origin.settings
+    own, its = tasks.get(opened.manifest.task).load(opened.assets).settings, origin.settings
     if (own.labels, own.problem_type) != (its.labels, its.problem_type):
         raise UsageError(
             f"{model} answers with the labels {', '.join(its.labels)} ({its.problem_type}), {bundle} with {', '.join(own.labels)} ({own.problem_type}), "

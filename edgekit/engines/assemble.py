@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -85,12 +86,13 @@ def write(out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, f
             _put(source, folder / name)
         listed = {name: entry(folder / name) for name in files_below(folder)}
         complete = replace(manifest, files=listed)
-        (folder / MANIFEST).write_text(dumps(complete), "utf-8")
+        text = dumps(complete).encode()
+        (folder / MANIFEST).write_bytes(text)
         folder.chmod(0o755)  # it was made private
         if not scratch:
             sync_tree(folder)
         put_folder(folder, out, lambda: check_output(out, force))
-    return Bundle(out, complete)
+    return Bundle(out, complete, digest=hashlib.sha256(text).hexdigest())
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ An engine is native code. So it is loaded only when this device made it, or when
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import time
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from typing import Any
 
 from edgekit import backends
 from edgekit.backends import EngineMismatchError, _jetson
-from edgekit.engines._external import locations
+from edgekit.engines import onnx_reader
 from edgekit.engines.plans import SCHEMA, Plans
 from edgekit.engines.trust import Bundle
 from edgekit.spec.errors import BuildError, IntegrityError
@@ -54,8 +53,8 @@ class Compilation:
 def key_parts(bundle: Bundle, variant: Variant, signature: Signature, identity: Mapping[str, object]) -> dict[str, object]:
     """All that an engine depends on: graph with its weights, recipe, and the device as it tells of itself."""
     name = variant.graphs[signature.name]
-    data = (bundle.path / name).read_bytes()
-    beside = sorted({(PurePosixPath(name).parent / location).as_posix() for location in locations(data)})
+    external = onnx_reader.read(bundle.read(name)).external
+    beside = sorted({(PurePosixPath(name).parent / tensor.location).as_posix() for tensor in external})
     return {
         "schema": SCHEMA,
         "graph": bundle.manifest.files[name].sha256,
@@ -90,7 +89,8 @@ def load_engine(
         BuildError: with ``make``, when the engine cannot be kept.
     """
     if not backends.get(variant.backend).ENGINES:
-        graph: backends.Engine = device.load(bundle.path / variant.graphs[signature.name], signature, variant.shapes)
+        graph: backends.Engine = device.load(bundle.graph(variant.graphs[signature.name]), signature, variant.shapes)
+        bundle.check_unchanged()
         return graph, None
     plans = Plans()
     parts = key_parts(bundle, variant, signature, device.identity())
@@ -118,10 +118,7 @@ def load_engine(
 
 def _of_the_bundle(bundle: Bundle, variant: Variant, signature: Signature, device: Any) -> tuple[backends.Engine, Compilation]:
     name = variant.engines[signature.name]
-    plan = (bundle.path / name).read_bytes()
-    # The file was checked when the bundle was opened; what is loaded is these bytes, so these are checked.
-    if hashlib.sha256(plan).hexdigest() != bundle.manifest.files[name].sha256:
-        raise IntegrityError(f"{bundle.path / name} changed after the bundle was checked. Do not load it; copy the bundle again.")
+    plan = bundle.read(name)
     return device.load(plan, signature), Compilation("bundle", "", 0.0, len(plan) / 2**20)
 
 
@@ -159,6 +156,7 @@ def _made(
     timing = plans.key(device.identity())
     start = time.perf_counter()
     built = device.compile(bundle.path / variant.graphs[signature.name], signature, variant.engine, plans.timing_cache(timing), progress)
+    bundle.check_unchanged()  # TensorRT reads a graph and its weights by path
     seconds = time.perf_counter() - start
     about = {
         "seconds": seconds,

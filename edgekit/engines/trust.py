@@ -1,19 +1,25 @@
 """Nothing of a bundle reaches a backend before its bytes are what the manifest says.
 
-Backends open files by paths that are written inside other files. So a bundle is checked whole: every listed file has
-its size and sha256, no other file is there, nothing is a link, and the external data of every ONNX graph lies inside.
+So a bundle is checked whole: every listed file has its size and sha256, no other file is there, nothing is a link, every graph reads nothing
+but its weights inside, and takes and gives what the manifest states. Graphs, tokenizer and settings are then used as the bytes that were
+hashed: those that the opening kept, or of a file that is read and hashed again (:meth:`Bundle.read`). What a backend reads by itself is the
+weights, because a copy of them would double the memory of a start, and with OpenVINO, which takes no bytes of a graph whose weights lie beside
+it, the graph too; :meth:`Bundle.check_unchanged` tells afterwards whether they are still the files that were hashed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
-from dataclasses import dataclass, replace
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
-from edgekit.engines import signature
-from edgekit.engines._external import locations
+from edgekit.backends import GraphBytes
+from edgekit.engines import agree, onnx_reader, signature
 from edgekit.engines.place import recover
 from edgekit.engines.signature import Trust
 from edgekit.spec import manifest as manifests
@@ -24,6 +30,10 @@ MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 16 * 2**20
 _CHUNK = 2**20
 _TRIES = 5
+_AGAIN = "Copy the bundle again, or build it again."
+
+Stamp = tuple[int, ...]
+"""Device, inode, size and times of change of a file: what no writer leaves as it was."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +44,91 @@ class Bundle:
         path: the folder.
         manifest: what it says of itself.
         trusted: its signature was asked for, and is of a key that is trusted.
+        digest: sha256 of the manifest's file, in hex.
+        kept: contents of the assets, which were hashed when it was opened, until :meth:`release`.
+        stamps: of all files and of their folders, from before they were hashed.
     """
 
     path: Path
     manifest: Manifest
     trusted: bool = False
+    digest: str = ""
+    kept: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    stamps: dict[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
         """Bytes on disk, the manifest included."""
         return sum(f.size for f in self.manifest.files.values()) + (self.path / MANIFEST).stat().st_size
 
+    def read(self, name: str) -> bytes:
+        """Content of a file: the very bytes that have the sha256 of the manifest.
+
+        Raises:
+            IntegrityError: when the manifest does not list it, or it was altered since the bundle was opened.
+        """
+        content = self.kept.get(name)
+        if content is not None:
+            return content
+        if name not in self.manifest.files:
+            raise IntegrityError(f"{self.path} has no file '{name}', which it needs. {_AGAIN}")
+        return _read(self.path / name, self.manifest.files[name])
+
+    @property
+    def assets(self) -> Asset:
+        """The folder of the tokenizer and the task's settings."""
+        return Asset(self, "assets")
+
+    def graph(self, name: str) -> GraphBytes:
+        """A graph, to be read when a backend loads it."""
+        return GraphBytes((self.path / name).absolute(), lambda: self.read(name))
+
+    def check_unchanged(self) -> None:
+        """Refuses a bundle whose files are not those any more that were hashed when it was opened.
+
+        Raises:
+            IntegrityError: with the file.
+        """
+        for name, stamp in self.stamps.items():
+            if _stamp(self.path, name) != stamp:
+                raise IntegrityError(f"{self.path / name} changed while the bundle was loaded. Load it again when nobody writes there.")
+
+    def release(self) -> None:
+        """Frees what the opening kept in memory; what is read afterwards is read and hashed again."""
+        self.kept.clear()
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A file or folder of a bundle, as bytes that were checked; see :class:`edgekit.spec.content.Content`."""
+
+    bundle: Bundle
+    name: str
+
+    def __truediv__(self, name: str, /) -> Asset:
+        """What has this name in it."""
+        return Asset(self.bundle, f"{self.name}/{name}")
+
+    def read_bytes(self) -> bytes:
+        """All of a file; raises as :meth:`Bundle.read`."""
+        return self.bundle.read(self.name)
+
+    def __str__(self) -> str:
+        """Its path."""
+        return str(self.bundle.path / self.name)
+
 
 def sha256(path: Path) -> str:
     """Digest of a file in hex, read in pieces."""
+    with path.open("rb", buffering=0) as stream:
+        return _digest(stream.fileno())
+
+
+def _digest(handle: int) -> str:
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
-    with path.open("rb", buffering=0) as stream:
+    with open(handle, "rb", buffering=0, closefd=False) as stream:
         while count := stream.readinto(buffer):
             digest.update(view[:count])
     return digest.hexdigest()
@@ -80,8 +157,9 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
 
     Raises:
         FormatError: for a bundle of a newer format.
-        IntegrityError: for a folder that is no bundle; a missing, altered, truncated or extra file; a link; a path that leaves the bundle;
-            a signature that is missing, altered, or of nobody who is trusted.
+        IntegrityError: for a folder that is no bundle; a missing, altered, truncated or extra file; a link; a path that leaves the bundle; a
+            graph that is not what the manifest states, or that readers could read differently; a signature that is missing, altered, or of
+            nobody who is trusted.
         UsageError: when a key that is trusted cannot be read.
     """
     folder = Path(path)
@@ -108,22 +186,29 @@ def _open(folder: Path, trust: Trust | None) -> Bundle:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise IntegrityError(f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. Make one with: edgekit build MODEL -o {folder}")
-    file = folder / MANIFEST
-    if not file.is_file() or file.is_symlink():
-        raise IntegrityError(f"{folder} has no {MANIFEST}, so it is not a bundle. Make one with: edgekit build MODEL -o OUT")
-    if file.stat().st_size > _MANIFEST_LIMIT:
-        raise IntegrityError(f"{file} has {file.stat().st_size} bytes, expected at most {_MANIFEST_LIMIT}. The bundle is damaged: copy it again.")
-    try:
-        text = file.read_text("utf-8")
-    except UnicodeDecodeError as problem:
-        raise IntegrityError(f"{file} is not UTF-8 ({problem}). The bundle is damaged: copy it again.") from problem
-    bundle = Bundle(folder, manifests.loads(text, str(file)))
-    _check_files(bundle)
-    _check_graphs(bundle)
+    text, digest = _manifest(folder)
+    bundle = Bundle(folder, manifests.loads(text, str(folder / MANIFEST)), digest=digest)
+    _check_names(bundle)
+    _check_contents(bundle)
     if trust is None:
         return bundle
     signature.check(folder, _digests(bundle), trust)
     return replace(bundle, trusted=True)
+
+
+def _manifest(folder: Path) -> tuple[str, str]:
+    """Text and sha256 of a manifest."""
+    file = folder / MANIFEST
+    if not file.is_file() or file.is_symlink():
+        raise IntegrityError(f"{folder} has no {MANIFEST}, so it is not a bundle. Make one with: edgekit build MODEL -o OUT")
+    with file.open("rb") as stream:
+        data = stream.read(_MANIFEST_LIMIT + 1)
+    if len(data) > _MANIFEST_LIMIT:
+        raise IntegrityError(f"{file} has {file.stat().st_size} bytes, expected at most {_MANIFEST_LIMIT}. The bundle is damaged: copy it again.")
+    try:
+        return data.decode("utf-8"), hashlib.sha256(data).hexdigest()
+    except UnicodeDecodeError as problem:
+        raise IntegrityError(f"{file} is not UTF-8 ({problem}). The bundle is damaged: copy it again.") from problem
 
 
 def sign(path: str | Path, key: str | Path, password: bytes | None = None) -> Path:
@@ -152,39 +237,99 @@ def _forget_old_temporary(folder: Path) -> None:
 
 def _digests(bundle: Bundle) -> dict[str, str]:
     """Of all files that a signature is of: those of the manifest, which were checked, and the manifest."""
-    return {MANIFEST: sha256(bundle.path / MANIFEST), **{name: file.sha256 for name, file in bundle.manifest.files.items()}}
+    return {MANIFEST: bundle.digest, **{name: file.sha256 for name, file in bundle.manifest.files.items()}}
 
 
-def _check_files(bundle: Bundle) -> None:
+def _check_names(bundle: Bundle) -> None:
     listed = bundle.manifest.files
     present = set(files_below(bundle.path)) - {MANIFEST, signature.FILE}
-    again = "Copy the bundle again, or build it again."
     if missing := sorted(set(listed) - present):
-        raise IntegrityError(f"Bundle {bundle.path} lacks {_some(missing)}, which its manifest lists. {again}")
+        raise IntegrityError(f"Bundle {bundle.path} lacks {_some(missing)}, which its manifest lists. {_AGAIN}")
     if extra := sorted(present - set(listed)):
         raise IntegrityError(f"Bundle {bundle.path} holds {_some(extra)}, which its manifest does not list. Remove what was added, or copy the bundle again.")
-    for name, expected in listed.items():
-        file = bundle.path / name
-        if file.is_symlink() or not file.is_file():
-            raise IntegrityError(f"{file} is a link or not a plain file. A bundle holds plain files only. {again}")
-        size = file.stat().st_size
-        if size != expected.size:
-            raise IntegrityError(f"{file} has {size} bytes, expected {expected.size}: it was truncated or altered. {again}")
-        if sha256(file) != expected.sha256:
-            raise IntegrityError(f"{file} does not have the sha256 that the manifest lists: it was altered. {again}")
 
 
-def _check_graphs(bundle: Bundle) -> None:
-    """Refuses a graph that names a file which the manifest does not list, before a backend follows the name."""
-    for name in {path for variant in bundle.manifest.variants for path in variant.graphs.values()}:
-        try:
-            for location in locations((bundle.path / name).read_bytes()):
-                manifests.check_inside(location, f"{bundle.path / name}")
-                if (PurePosixPath(name).parent / location).as_posix() not in bundle.manifest.files:
-                    raise IntegrityError(f"it names the file {location!r}, which the manifest does not list")
-        except IntegrityError as problem:
-            remedy = "Do not load this bundle; get it from its source again."
-            raise IntegrityError(f"The graph {name} of {bundle.path} cannot be trusted: {problem}. {remedy}") from problem
+def _check_contents(bundle: Bundle) -> None:
+    """Hashes every file. Graphs and assets stay in memory, so that they are read once."""
+    manifest = bundle.manifest
+    graphs = dict.fromkeys(path for variant in manifest.variants for path in variant.graphs.values())
+    bundle.stamps.update({name: _stamp(bundle.path, name) for name in _folders(manifest.files)})
+    for name, expected in manifest.files.items():
+        bundle.stamps[name] = _stamp(bundle.path, name)
+        if name in graphs:
+            _check_graph(bundle, name, _read(bundle.path / name, expected))
+        elif name.startswith("assets/"):
+            bundle.kept[name] = _read(bundle.path / name, expected)
+        else:
+            _check(bundle.path / name, expected)
+
+
+def _check_graph(bundle: Bundle, name: str, data: bytes) -> None:
+    manifest = bundle.manifest
+    try:
+        facts = onnx_reader.read(data)
+        agree.check_external(name, facts, manifest.files)
+        for stated in manifest.signatures:
+            if any(variant.graphs[stated.name] == name for variant in manifest.variants):
+                agree.check_signature(facts, stated)
+    except IntegrityError as problem:
+        remedy = "Do not load this bundle; get it from its source again."
+        raise IntegrityError(f"The graph {name} of {bundle.path} cannot be trusted: {problem}. {remedy}") from problem
+
+
+def _folders(names: Iterable[str]) -> set[str]:
+    """The folders inside of a bundle. Not the bundle's: a signature may come into it at any time."""
+    return {str(folder) for name in names for folder in PurePosixPath(name).parents} - {"."}
+
+
+def _stamp(bundle: Path, name: str) -> Stamp:
+    try:
+        there = (bundle / name).lstat()
+    except OSError:
+        return ()
+    return there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns
+
+
+def _read(file: Path, expected: FileEntry) -> bytes:
+    """Content of a file, once its sha256 was compared."""
+    with _opened(file, expected) as handle, open(handle, "rb", buffering=0, closefd=False) as stream:
+        data = stream.read(expected.size + 1) or b""
+    _check_digest(file, hashlib.sha256(data).hexdigest(), expected)
+    return data
+
+
+def _check(file: Path, expected: FileEntry) -> None:
+    """Compares a file's sha256; its content is not kept."""
+    with _opened(file, expected) as handle:
+        _check_digest(file, _digest(handle), expected)
+
+
+@contextlib.contextmanager
+def _opened(file: Path, expected: FileEntry) -> Iterator[int]:
+    """A handle of a plain file of the size that the manifest lists."""
+    plain = f"{file} is a link or not a plain file. A bundle holds plain files only. {_AGAIN}"
+    try:
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for its writer
+    except FileNotFoundError as problem:
+        raise IntegrityError(f"{file} is there no more. {_AGAIN}") from problem
+    except OSError as problem:
+        if problem.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise IntegrityError(plain) from problem
+        raise IntegrityError(f"{file} cannot be read ({problem.strerror}). Check its permissions, or copy the bundle again.") from problem
+    try:
+        there = os.fstat(handle)
+        if not stat.S_ISREG(there.st_mode):
+            raise IntegrityError(plain)
+        if there.st_size != expected.size:
+            raise IntegrityError(f"{file} has {there.st_size} bytes, expected {expected.size}: it was truncated or altered. {_AGAIN}")
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _check_digest(file: Path, digest: str, expected: FileEntry) -> None:
+    if digest != expected.sha256:
+        raise IntegrityError(f"{file} does not have the sha256 that the manifest lists: it was altered. {_AGAIN}")
 
 
 def _some(names: list[str]) -> str:

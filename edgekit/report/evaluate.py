@@ -109,7 +109,7 @@ def evaluate(
         EdgekitError: when the bundle or the samples cannot be used.
     """
     opened = open_bundle(bundle, trust)
-    task = tasks.get(opened.manifest.task).load(opened.path / "assets")
+    task = tasks.get(opened.manifest.task).load(opened.assets)
     rows = sample_files.read(samples, columns)
     truth = rows.truth(task.settings)
     texts = [row.inputs for row in rows.rows]

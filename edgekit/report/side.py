@@ -109,7 +109,7 @@ def opened(bundle: str | Path, trust: Trust | None = None, backend: str | None =
         IntegrityError: when it is altered, or not signed by whom ``trust`` names.
     """
     found = open_bundle(bundle, trust)
-    task = tasks.get(found.manifest.task).load(found.path / "assets")
+    task = tasks.get(found.manifest.task).load(found.assets)
     return Side(found, found.path.resolve().name, task, backend, threads, trust)
 
 

@@ -100,13 +100,14 @@ class Session:
         self._bundle = bundle
         self._variant = variant
         self._chosen = chosen
-        self._task = tasks.get(manifest.task).load(bundle.path / "assets")
+        self._task = tasks.get(manifest.task).load(bundle.assets)
         self._loop = loops.get(manifest.loop)
         signatures = {s.name: s for s in manifest.signatures}
         if self._loop.SIGNATURE not in signatures:
             what = f"{bundle.path} has no signature '{self._loop.SIGNATURE}', which its loop '{manifest.loop}' drives"
             raise IntegrityError(f"{what}. Build or copy the bundle again.")
         self._signature = signatures[self._loop.SIGNATURE]
+        self._task.check_signature(self._signature, variant.shapes)
         self._device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
         self._engine: backends.Engine | None = None
         try:
@@ -114,6 +115,7 @@ class Session:
         except BaseException:
             self._device.close()
             raise
+        bundle.release()
         self._batch = variant.batch or manifest.max_batch
 
     def limit(self, max_characters: int | None = None, truncate: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -17,6 +18,10 @@ FORMAT = 2
 """Format version of bundles that this code writes, and the newest that it reads."""
 
 
+MOST_FILES = 10_000
+"""Files of a bundle: a real one has some ten."""
+_SHA256 = re.compile("[0-9a-f]{64}")
+_LONGEST_NAME = 1024
 CHOOSE_ON = ("host", "device")
 TIMED_FILES = ("race.json",)
 
@@ -219,6 +224,7 @@ def loads(text: str, where: str) -> Manifest:
         raise FormatError(
             f"{where} has bundle format {version}, this EdgeKit reads up to {FORMAT}. Install a newer EdgeKit, or build the bundle again with this one."
         )
+    _check_count(data, where)
     manifest = parse(Manifest, data, where, IntegrityError)
     if manifest.format < 1:
         raise FormatError(f"{where} has bundle format {manifest.format}, expected 1 to {FORMAT}. Build the bundle again.")
@@ -228,22 +234,39 @@ def loads(text: str, where: str) -> Manifest:
         raise IntegrityError(f"{where} has max_batch {manifest.max_batch}, expected at least 1. Build the bundle again.")
     if manifest.choose_on not in CHOOSE_ON:
         raise IntegrityError(f"{where} has choose_on '{manifest.choose_on}', expected one of: {', '.join(CHOOSE_ON)}. Build the bundle again.")
-    for path in manifest.files:
-        check_inside(path, where)
+    _check_files(manifest, where)
     for variant in manifest.variants:
-        if variant.threads < 1:
-            raise IntegrityError(f"{where} has a variant with {variant.threads} threads, expected at least 1. Build or copy the bundle again.")
-        if variant.streams < 1 or variant.batch < 0 or min(variant.shapes, default=1) < 1 or list(variant.shapes) != sorted(set(variant.shapes)):
-            raise IntegrityError(
-                f"{where} has a variant with streams {variant.streams}, batch {variant.batch} and shapes {list(variant.shapes)}, "
-                "expected at least 1, at least 0, and ascending token counts. Build or copy the bundle again."
-            )
-        if lacking := [s.name for s in manifest.signatures if s.name not in variant.graphs]:
-            raise IntegrityError(f"{where} has a variant without a graph for '{lacking[0]}'. Build or copy the bundle again.")
-        for path in (*variant.graphs.values(), *variant.engines.values()):
-            if path not in manifest.files:
-                raise IntegrityError(f"{where} names '{path}' but lists no such file. Build or copy the bundle again.")
+        _check_variant(manifest, variant, where)
     return manifest
+
+
+def _check_count(data: object, where: str) -> None:
+    """Before anything is made of them."""
+    files = data.get("files") if isinstance(data, dict) else None
+    if isinstance(files, dict) and len(files) > MOST_FILES:
+        raise IntegrityError(f"{where} lists {len(files)} files, expected at most {MOST_FILES}. Do not load this bundle; get it from its source again.")
+
+
+def _check_files(manifest: Manifest, where: str) -> None:
+    for path, file in manifest.files.items():
+        check_inside(path, where)
+        if file.size < 0 or not _SHA256.fullmatch(file.sha256):
+            raise IntegrityError(f"{where} lists {path!r} with a size or sha256 that is none. Build or copy the bundle again.")
+
+
+def _check_variant(manifest: Manifest, variant: Variant, where: str) -> None:
+    if variant.threads < 1:
+        raise IntegrityError(f"{where} has a variant with {variant.threads} threads, expected at least 1. Build or copy the bundle again.")
+    if variant.streams < 1 or variant.batch < 0 or min(variant.shapes, default=1) < 1 or list(variant.shapes) != sorted(set(variant.shapes)):
+        raise IntegrityError(
+            f"{where} has a variant with streams {variant.streams}, batch {variant.batch} and shapes {list(variant.shapes)}, "
+            "expected at least 1, at least 0, and ascending token counts. Build or copy the bundle again."
+        )
+    if lacking := [s.name for s in manifest.signatures if s.name not in variant.graphs]:
+        raise IntegrityError(f"{where} has a variant without a graph for '{lacking[0]}'. Build or copy the bundle again.")
+    for path in (*variant.graphs.values(), *variant.engines.values()):
+        if path not in manifest.files:
+            raise IntegrityError(f"{where} names '{path}' but lists no such file. Build or copy the bundle again.")
 
 
 def dumps(manifest: Manifest) -> str:
@@ -264,8 +287,7 @@ def check_inside(path: str, where: str) -> None:
         IntegrityError: with the path.
     """
     pure = PurePosixPath(path)
-    bad = not path or "\\" in path or "\0" in path or ":" in path or pure.is_absolute() or str(pure) != path or not pure.parts
+    bad = not path or len(path) > _LONGEST_NAME or "\\" in path or "\0" in path or ":" in path or pure.is_absolute() or str(pure) != path or not pure.parts
     if bad or any(part in ("..", ".") for part in pure.parts):
-        raise IntegrityError(
-            f"{where} lists the path {path!r}, expected a plain relative path inside the bundle. Do not load this bundle; get it from its source again."
-        )
+        what = f"{where} lists the path {path[:_LONGEST_NAME]!r}, expected a plain relative path inside the bundle"
+        raise IntegrityError(f"{what}. Do not load this bundle; get it from its source again.")

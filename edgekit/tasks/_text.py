@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
+from edgekit.spec.content import Content
 from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
 from edgekit.tasks._limits import CHARACTERS_A_TOKEN, Fitter, Limit
 
@@ -42,7 +42,7 @@ class TextEncoder:
 
     _FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 
-    def __init__(self, path: Path, inputs: tuple[str, ...], max_length: int, truncation_side: str = "right") -> None:
+    def __init__(self, path: Content, inputs: tuple[str, ...], max_length: int, truncation_side: str = "right") -> None:
         """Reads the tokenizer.
 
         Args:
@@ -60,7 +60,7 @@ class TextEncoder:
         if truncation_side not in ("left", "right"):
             raise IntegrityError(f"{path}: truncation_side is {truncation_side!r}, expected 'left' or 'right'. {remedy}")
         with _typed(f"{path} cannot be read as a tokenizer"):
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = Tokenizer.from_buffer(path.read_bytes())
         with _typed(f"{path} cannot be used as a tokenizer"):
             self._tokenizer.no_padding()
             special = self._tokenizer.num_special_tokens_to_add(False)

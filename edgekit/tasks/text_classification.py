@@ -12,13 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.spec.content import Content
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, plain
+from edgekit.spec.tensor import Signature
 from edgekit.tasks import _labels
 from edgekit.tasks._text import Text, TextEncoder, Tokens
 
 LOOP = "single"
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+_LONGEST = 2**20
 THRESHOLD = 0.5
 """A label of a multi-label head is given when its probability is above this."""
 
@@ -55,6 +58,10 @@ class Settings:
             )
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise UsageError(f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.")
+        if not 1 <= self.max_length <= _LONGEST:
+            raise UsageError(f"max_length is {self.max_length}, expected 1 to {_LONGEST}. Correct it in the model's config.")
+        if self.truncation_side not in ("right", "left"):
+            raise UsageError(f"truncation_side is '{self.truncation_side}', expected 'right' or 'left'. Correct it in the tokenizer's config.")
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,31 @@ class TextClassification:
         """Binds settings to an encoder; :func:`load` makes both of a bundle's assets."""
         self.settings = settings
         self.preprocess = encode
+
+    def check_signature(self, signature: Signature, shapes: Sequence[int] = ()) -> None:
+        """Holds the settings against what the graph takes and gives, when a bundle is opened and not at its first answer.
+
+        Args:
+            signature: of the graph.
+            shapes: bucket edges in tokens.
+
+        Raises:
+            IntegrityError: when other inputs are filled, rows are padded otherwise, a bucket is longer than the longest row, or there is not one
+                output a label.
+        """
+        settings, takes = self.settings, {spec.name: spec for spec in signature.inputs}
+        problem = ""
+        if sorted(settings.inputs) != sorted(takes):
+            problem = f"fills the inputs {list(settings.inputs)}, the graph takes {list(takes)}"
+        elif wrong := [n for n, pad in settings.pads.items() if n not in takes or takes[n].pad not in (None, pad)]:
+            problem = f"pads the input '{wrong[0]}' with {settings.pads[wrong[0]]}, the graph's signature does not"
+        elif shapes and max(shapes) > settings.max_length:
+            problem = f"has max_length {settings.max_length}, a variant is compiled for {max(shapes)} tokens"
+        elif not signature.outputs or len(signature.outputs[0].shape) != 2 or signature.outputs[0].shape[1] not in (len(settings.labels), "labels"):
+            shape = list(signature.outputs[0].shape) if signature.outputs else "nothing"
+            problem = f"has {len(settings.labels)} label(s), the graph gives {shape}"
+        if problem:
+            raise IntegrityError(f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.")
 
     @property
     def score_name(self) -> str:
@@ -194,7 +226,7 @@ class TextClassification:
         return int((np.abs(logits - reference) > 0.05 * np.ptp(reference, axis=0)).any(axis=1).sum())
 
 
-def load(assets: Path) -> TextClassification:
+def load(assets: Content) -> TextClassification:
     """Makes the task of ``assets/task.json`` and ``assets/tokenizer.json``.
 
     Raises:
@@ -202,7 +234,7 @@ def load(assets: Path) -> TextClassification:
     """
     path = assets / "task.json"
     try:
-        data = json.loads(path.read_text("utf-8"))
+        data = json.loads(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
         raise IntegrityError(f"{path} cannot be read ({problem}). Build or copy the bundle again.") from problem
     settings = parse(Settings, data, str(path), IntegrityError)

@@ -320,8 +320,8 @@ def test_a_newer_format(packed, tmp_path):
 
 def test_a_file_that_is_a_folder_too(packed, tmp_path):
     """No folder can be packed so; a manifest can say so."""
-    entry = '"a%s": {"sha256": "", "size": 1}, '
-    change = _manifest(lambda text: text.replace(b'"assets/a.json"', (entry % "" + entry % "/b").encode() + b'"assets/a.json"'))
+    entry = '"a%s": {"sha256": "%s", "size": 1}, '
+    change = _manifest(lambda text: text.replace(b'"assets/a.json"', (entry % ("", "0" * 64) + entry % ("/b", "0" * 64)).encode() + b'"assets/a.json"'))
     file = forged(packed, tmp_path / "forged.edge", lambda e: (change(e), e.extend([_entry("a"), _entry("a/b")])))
     refused(file, tmp_path / "out", "'a/b' below what is a file")
 

@@ -21,7 +21,7 @@ from board import Board
 import edgekit
 from edgekit import BackendError, BudgetError, UsageError, backends
 from edgekit.backends import tensorrt_rtx
-from edgekit.engines._external import locations
+from edgekit.engines import onnx_reader
 from edgekit.engines.trust import open_bundle
 from edgekit.pipeline import checks
 from edgekit.quantize import _graphs
@@ -138,7 +138,7 @@ def test_the_graph_of_each_variant_says_what_it_computes_in(jetson):
 def test_graphs_share_their_weights(twice):
     first, _ = twice
     bundle = open_bundle(first)
-    named = [set(locations((first / v.graphs["forward"]).read_bytes())) for v in bundle.manifest.variants]
+    named = [{tensor.location for tensor in onnx_reader.read((first / v.graphs["forward"]).read_bytes()).external} for v in bundle.manifest.variants]
     assert named[0] & named[1], "embedding tables are the same in both"
     assert named[1] - named[0], "weights of linear layers are INT8 in one and float16 in the other"
     assert {f"graphs/{n}" for n in set.union(*named)} == {n for n in bundle.manifest.files if n.startswith("graphs/weights/")}

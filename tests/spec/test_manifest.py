@@ -41,6 +41,7 @@ VARIANTS = (
 
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
 _path = st.from_regex(r"[a-zA-Z0-9_\-][a-zA-Z0-9_.\-]{0,5}(/[a-zA-Z0-9_\-][a-zA-Z0-9_.\-]{0,5}){0,3}", fullmatch=True)
+_entries = st.builds(FileEntry, st.from_regex("[0-9a-f]{64}", fullmatch=True), st.integers(0))
 
 
 def changed(**changes):
@@ -56,7 +57,7 @@ def changed(**changes):
         max_batch=st.integers(1, 2**40),
         signatures=st.just(GOOD.signatures),
         variants=st.lists(st.sampled_from(VARIANTS), min_size=1, max_size=3).map(tuple),
-        files=st.dictionaries(_path, st.builds(FileEntry, st.text(), st.integers(0)), max_size=4).map(lambda f: {**f, "graphs/model.onnx": ENTRY}),
+        files=st.dictionaries(_path, _entries, max_size=4).map(lambda f: {**f, "graphs/model.onnx": ENTRY}),
         target=st.text(),
         reason=st.text(),
         score_name=st.text(),
