@@ -170,7 +170,7 @@ def test_a_bundle_is_brought_and_then_replaced(bundle, device, tmp_path):
     assert first.doctor["python"] == first.python == sys.version.split()[0]
     assert list(dict.fromkeys(steps)) == [
         "check the bundle", "ask the device", "pack", "make room", "copy", "check the copy", "unpack there", "verify there", "look at the device",
-        "move it to its place",
+        "put it in its place",
     ]  # fmt: skip
     assert json.loads(json.dumps(first.record()))["path"] == str(place)
     for part in (first.device, first.path, first.system, first.doctor["cpu"], first.verified):
@@ -378,7 +378,7 @@ def test_a_connection_that_is_lost_for_good(bundle, tmp_path, monkeypatch):
         assert str(stage) in said
 
 
-@pytest.mark.parametrize("at", ["make room", "copy", "unpack there", "verify there", "move it to its place"])
+@pytest.mark.parametrize("at", ["make room", "copy", "unpack there", "verify there", "put it in its place"])
 def test_an_interrupt_leaves_nothing(bundle, device, at):
     def stop(step, *_):
         if step == at:
@@ -389,7 +389,7 @@ def test_an_interrupt_leaves_nothing(bundle, device, at):
     end = time.monotonic() + 20
     while left(device) and time.monotonic() < end:  # what ran there is told to end, and removes what it has begun
         time.sleep(0.1)
-    assert [p.name for p in device.home.iterdir() if p.name != ".cache"] == (["film"] if at.startswith("move") and (device.home / "film").exists() else [])
+    assert [p.name for p in device.home.iterdir() if p.name != ".cache"] == (["film"] if at.startswith("put") and (device.home / "film").exists() else [])
 
 
 def test_ctrl_c_in_a_terminal(bundle, device, tmp_path):

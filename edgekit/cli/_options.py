@@ -108,14 +108,40 @@ max_time_option = click.option(
     metavar="SECONDS",
     help="How long the timing may go on while something is open. [default: 30]",
 )
-keys_option = click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
+downgrade_option = click.option("--allow-downgrade", is_flag=True, help="Replace also a bundle of another name, or a newer one.")
+_key_option = click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
+
+
+def keys_option(command: Any) -> Any:
+    """``--key`` and ``--revoked``, as one argument ``keys`` for :func:`trust_of`."""
+    revoked = click.option("--revoked", metavar="FILE", default=None, expose_value=False, callback=_revoked, help=_REVOKED)
+    return _key_option(revoked(command))
+
+
+_REVOKED = "Fingerprints of keys that are trusted no more, one a line. It goes with --key."
+
+
+def _revoked(context: click.Context, param: click.Parameter, value: str | None) -> None:
+    context.meta[_REVOKED] = value
+
+
+def revoked() -> str | None:
+    """The file of ``--revoked``."""
+    return click.get_current_context().meta.get(_REVOKED)
 
 
 def trust_of(keys: Sequence[str]) -> Any:
-    """Whose bundles may be opened, of the option above; None for anybody's."""
-    from edgekit.engines.signature import Trust
+    """Whose bundles may be opened, of the options above; None for anybody's.
 
-    return Trust(keys) if keys else None
+    Raises:
+        UsageError: for a revocation list without a key.
+    """
+    from edgekit.engines.signature import Trust
+    from edgekit.spec.errors import UsageError
+
+    if revoked() and not keys:
+        raise UsageError("--revoked goes with --key: without a key that is trusted nothing is asked of a signature. Give --key KEY.pub.")
+    return Trust(keys, revoked=revoked() or ()) if keys else None
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edgekit.cli._options import keys_option, threads_option, trust_of
+from edgekit.cli._options import keys_option, revoked, threads_option, trust_of
 from edgekit.cli.deploy import identity_option, python_option
 
 
@@ -50,6 +50,7 @@ def command(bundle, batches, lengths, seconds, as_json, backend, threads, where,
             from edgekit import deploy
 
             options = {"seconds": seconds, "backend": backend, "threads": threads, "python": python, "keys": keys, "identity": identity}
+            options["revoked"] = revoked()
             result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
     click.echo(json.dumps(result.record(), indent=2) if as_json else result.text())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli._options import Budget, Pairs, columns_option, given, once
+from edgekit.cli._options import Budget, Pairs, columns_option, downgrade_option, given, once
 
 
 @click.command(name="build")
@@ -43,21 +43,13 @@ from edgekit.cli._options import Budget, Pairs, columns_option, given, once
 @click.option(
     "--vocabulary", default=None, metavar="samples|FILE", help="Leave only the tokens of the samples, or those of a list (see: edgekit trim), in the model."
 )
-@click.option(
-    "--tokenizer",
-    type=click.Choice(["file", "transformers"]),
-    default=None,
-    help="Which counts where tokenizer.json and what Transformers makes of it differ. [default: stop there]",
-)
-@click.option(
-    "--problem-type",
-    type=click.Choice(["single_label_classification", "multi_label_classification", "regression"]),
-    default=None,
-    help="What the model's head is: a softmax, a sigmoid for each label, or numbers. [default: as its config says]",
-)
 @click.option("--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
+@click.option("--name", default=None, help="The bundle's name: only a bundle of this name, and no newer one, is replaced by it later.")
+@click.option("--bundle-version", "version", default=None, metavar="1.4", help="Its version: whole numbers between dots.")
+@click.option("--expires", default=None, metavar="2027-06-30", help="Last day on which it may be installed; a bundle that is in place goes on.")
+@downgrade_option
 def command(model, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Make a bundle of MODEL, a local Hugging Face folder or a hub id.
 

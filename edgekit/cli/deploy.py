@@ -6,7 +6,7 @@ import json
 
 import click
 
-from edgekit.cli._options import keys_option
+from edgekit.cli._options import downgrade_option, keys_option, revoked
 
 python_option = click.option(
     "--python", default="python3", show_default=True, help="Python on the device that has EdgeKit; from the login's home where the path is relative."
@@ -18,11 +18,12 @@ identity_option = click.option("--identity", default=None, metavar="FILE", help=
 @click.argument("bundle")
 @click.argument("where", metavar="ssh://[USER@]HOST[:PORT][/PATH]")
 @keys_option
+@downgrade_option
 @python_option
 @identity_option
 @click.option("--report", default=None, metavar="FILE", help="Also write the result as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(bundle, where, keys, python, identity, report, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, where, keys, allow_downgrade, python, identity, report, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Bring BUNDLE to a device over ssh, make its engines there, and check that it computes there what it is to.
 
     It goes to ~/edgekit/NAME there, or to PATH (/~/PATH below the login's home), and replaces the bundle that is there only when
@@ -33,7 +34,7 @@ def command(bundle, where, keys, python, identity, report, as_json):  # type: ig
     from edgekit.deploy import deploy
 
     with bars() as progress:
-        result = deploy(bundle, where, python=python, keys=keys, identity=identity, progress=progress)
+        result = deploy(bundle, where, python=python, keys=keys, revoked=revoked(), allow_downgrade=allow_downgrade, identity=identity, progress=progress)
     record = json.dumps(result.record(), indent=2)
     click.echo(record if as_json else result.text())
     if report:

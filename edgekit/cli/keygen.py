@@ -12,7 +12,9 @@ def command(key, password):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN2
     """Make a key pair to sign bundles with: KEY, which stays secret, and KEY.pub, which devices get."""
     from pathlib import Path
 
-    from edgekit.engines.signature import make_keys
+    from edgekit.engines.signature import fingerprint, make_keys
 
     secret = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode() if password else None
-    click.echo(f"Wrote {key} (keep it secret) and {make_keys(Path(key), secret)} (for Trust(keys=...) and --key).")
+    public = make_keys(Path(key), secret)
+    click.echo(f"Wrote {key} (keep it secret) and {public} (for Trust(keys=...) and --key).")
+    click.echo(f"Fingerprint, for a revocation list: {fingerprint(public)}")

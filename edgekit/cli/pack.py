@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli._options import keys_option, trust_of
+from edgekit.cli._options import downgrade_option, keys_option, trust_of
 
 
 @click.command(name="pack")
@@ -13,7 +13,8 @@ from edgekit.cli._options import keys_option, trust_of
 @click.option("--unpack", "unpacking", is_flag=True, help="The other way round: FILE.edge into the folder of a bundle.")
 @keys_option
 @click.option("--force", is_flag=True, help="Replace the packed bundle, or with --unpack the bundle, that is at --out.")
-def command(bundle, out, unpacking, keys, force):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+@downgrade_option
+def command(bundle, out, unpacking, keys, force, allow_downgrade):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Write BUNDLE into one file to copy; with --unpack, write the bundle of such a FILE into a folder.
 
     The bundle is checked whole in both directions, and what is written appears whole or not at all. The same bundle
@@ -26,8 +27,11 @@ def command(bundle, out, unpacking, keys, force):  # type: ignore[no-untyped-def
     trust = trust_of(keys)
     name = Path(bundle).resolve().name
     if unpacking:
-        written = unpack(bundle, out or name.removesuffix(SUFFIX), force=force, trust=trust)
+        notes: list[str] = []
+        written = unpack(bundle, out or name.removesuffix(SUFFIX), force=force, trust=trust, allow_downgrade=allow_downgrade, notes=notes)
         click.echo(f"Wrote {written.path}, {len(written.manifest.files)} files, {written.size / 2**20:.1f} MB.")
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
         return
     file = pack(bundle, out or f"{name}{SUFFIX}", force=force, trust=trust)
     click.echo(f"Wrote {file}, {file.stat().st_size / 2**20:.1f} MB.")

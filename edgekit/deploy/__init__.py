@@ -17,6 +17,7 @@ from typing import Any
 
 from edgekit.deploy._ssh import Address, Device, parse_url
 from edgekit.deploy._there import COPY
+from edgekit.engines.install import check_install, check_successor
 from edgekit.engines.pack import SUFFIX, pack
 from edgekit.engines.signature import Trust
 from edgekit.engines.trust import MANIFEST, Bundle, open_bundle, sha256
@@ -29,6 +30,7 @@ __all__ = ["Address", "Deployed", "bench", "deploy", "parse_url"]
 
 _OLDEST = (3, 10)  # Python of the device runtime
 _PACKED = f"bundle{SUFFIX}"
+_REVOKED = "revoked"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def deploy(
     *,
     python: str = "python3",
     keys: Sequence[str | Path] = (),
+    revoked: str | Path | None = None,
+    allow_downgrade: bool = False,
     identity: str | Path | None = None,
     ssh_options: Sequence[str] = (),
     progress: Progress = silent,
@@ -102,21 +106,27 @@ def deploy(
         where: ``ssh://[user@]host[:port][/path]``; by default it goes to ``~/edgekit/NAME`` there. A bundle that is there is replaced.
         python: Python there: a name on the PATH, or a path, from the login's home where it is relative.
         keys: public keys; the bundle must be signed by one of them. That is checked here, and with copies of the keys there.
+        revoked: file with the fingerprints of keys that are trusted no more; it goes with ``keys``.
+        allow_downgrade: replace also a bundle of another name, or a newer one.
         identity: private key to log in with; None for those that ssh finds.
         ssh_options: more arguments of ssh and scp.
         progress: told which step it is at.
 
     Raises:
-        UsageError: when ``where`` is no such address, or something else than a bundle is there.
-        IntegrityError: when the bundle is altered, here or on the way, or computes something else there.
+        UsageError: when ``where`` is no such address, or something else than a bundle is there, or one that this one must not replace.
+        IntegrityError: when the bundle is altered, here or on the way, has expired, or computes something else there.
         RemoteError: when the device cannot be reached, lacks Python, EdgeKit, a backend or room, or fails at a step.
     """
     started = time.monotonic()
     address = parse_url(where)
     device = Device(address, python, identity, ssh_options, progress)
     progress("check the bundle", 0, 0)
-    opened = open_bundle(bundle, Trust(keys) if keys else None)
+    opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
+    notes = check_install(opened.manifest, opened.path)
     found = _ask(device, opened, address)
+    if not allow_downgrade:
+        there, new = (str(found["name"]), str(found["version"])), (opened.manifest.name, opened.manifest.version)
+        check_successor(f"{address}, in {found['path']},", there, new)
     path, token = str(found["path"]), secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="edgekit-deploy-") as folder:
         progress("pack", 0, 0)
@@ -124,8 +134,11 @@ def deploy(
         for number, key in enumerate(keys):
             files.append(Path(folder) / f"key{number}.pub")
             files[-1].write_bytes(Path(key).read_bytes())
+        if revoked is not None and keys:
+            files.append(Path(folder) / _REVOKED)
+            files[-1].write_bytes(Path(revoked).read_bytes())
         try:
-            compiled, verified, doctor, replaced = _install(device, opened, path, token, files)
+            compiled, verified, doctor = _install(device, opened, path, token, files, allow_downgrade)
         except EdgekitError as problem:
             # It names the place where the bundle was checked; the user knows the one where it is to be.
             said = str(problem).replace(_stage(path, token) + "/bundle", path)
@@ -142,10 +155,10 @@ def deploy(
         edgekit=_version(found),
         manifest=sha256(opened.path / MANIFEST),
         size_mb=opened.size / 2**20,
-        replaced=replaced,
+        replaced=found["state"] == "bundle",
         seconds=time.monotonic() - started,
         compiled=compiled,
-        verified=verified + left,
+        verified=verified + "".join(f" {note}" for note in notes) + left,
         doctor=doctor,
     )
 
@@ -161,6 +174,7 @@ def bench(
     threads: int | None = None,
     python: str = "python3",
     keys: Sequence[str | Path] = (),
+    revoked: str | Path | None = None,
     identity: str | Path | None = None,
     ssh_options: Sequence[str] = (),
     progress: Progress = silent,
@@ -177,6 +191,7 @@ def bench(
         threads: threads of one call; None for what the bundle was tuned to.
         python: Python there.
         keys: public keys; the bundle here, whose manifest the device's has to equal, must be signed by one of them.
+        revoked: file with the fingerprints of keys that are trusted no more; it goes with ``keys``.
         identity: private key to log in with.
         ssh_options: more arguments of ssh and scp.
         progress: told which step it is at.
@@ -186,10 +201,10 @@ def bench(
     """
     address = parse_url(where)
     device = Device(address, python, identity, ssh_options, progress)
-    opened = open_bundle(bundle, Trust(keys) if keys else None)
+    opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     found = _ask(device, opened, address)
     if found["manifest"] != sha256(opened.path / MANIFEST):
-        deploy(bundle, where, python=python, keys=keys, identity=identity, ssh_options=ssh_options, progress=progress)
+        deploy(bundle, where, python=python, keys=keys, revoked=revoked, identity=identity, ssh_options=ssh_options, progress=progress)
     options = ["--batches", ",".join(map(str, batches)), "--lengths", ",".join(map(str, lengths)), "--seconds", str(seconds), "--json"]
     options += [] if backend is None else ["--backend", backend]
     options += [] if threads is None else ["--threads", str(threads)]
@@ -226,15 +241,15 @@ def _stage(path: str, token: str) -> str:
 
 
 def _install(
-    device: Device, bundle: Bundle, path: str, token: str, files: Sequence[Path]
-) -> tuple[dict[str, Any] | None, str, dict[str, Any], bool]:
+    device: Device, bundle: Bundle, path: str, token: str, files: Sequence[Path], allow_downgrade: bool
+) -> tuple[dict[str, Any] | None, str, dict[str, Any]]:
     """Everything between the first byte that is written on the device and the bundle in its place."""
-    needed = sum(file.stat().st_size for file in files) + bundle.size
+    needed = sum(file.stat().st_size for file in files) + 2 * bundle.size
     made = device.step("make room", "prepare", path, token, str(needed))
     if int(made["free"]) < needed:
         raise RemoteError(
-            f"The disk of {path} on {device.address} has {made['free'] / 2**20:.1f} MB free, expected {needed / 2**20:.1f}: for the copy, and for what is "
-            "unpacked from it. Free space there, or give another path."
+            f"The disk of {path} on {device.address} has {made['free'] / 2**20:.1f} MB free, expected {needed / 2**20:.1f}: for the copy, for what is "
+            "unpacked from it to be checked, and for the bundle in its place. Free space there, or give another path."
         )
     stage = str(made["stage"])
     device.send("copy", files[0].parent, [file.name for file in files], str(made["door"]))
@@ -245,7 +260,7 @@ def _install(
                 f"{file.name} was altered on its way to {device.address}: its sha256 there is {arrived.get(file.name)}, here {sha256(file)}. "
                 "Deploy again; when it happens again, look at the device's memory and disk."
             )
-    trust = [part for file in files[1:] for part in ("--key", f"{stage}/{file.name}")]
+    trust = [part for file in files[1:] for part in ("--revoked" if file.name == _REVOKED else "--key", f"{stage}/{file.name}")]
     copy = f"{stage}/bundle"
     device.verb("unpack there", "pack", "--unpack", *trust, "-o", copy, "--", f"{stage}/{_PACKED}")
     compiled = None
@@ -253,7 +268,10 @@ def _install(
         compiled = {**device.json_verb("compile there", "compile", *trust, "--json", "--", copy), "bundle": path}
     verified = device.verb("verify there", "verify", *trust, "--", copy).strip()
     doctor = device.json_verb("look at the device", "doctor", "--json")
-    return compiled, verified, doctor, bool(device.step("move it to its place", "move", stage, path)["replaced"])
+    # In one step, by the same code that replaces a bundle anywhere; it removes what one that was killed has left there.
+    allowed = ["--allow-downgrade"] if allow_downgrade else []
+    device.verb("put it in its place", "pack", "--unpack", "--force", *allowed, *trust, "-o", path, "--", f"{stage}/{_PACKED}")
+    return compiled, verified, doctor
 
 
 def _clean(device: Device, path: str, token: str) -> str:

@@ -62,9 +62,15 @@ def ask(wanted: str) -> None:
     )
     out, err = (part.decode("utf-8", "replace").strip() for part in started.communicate())
     found = state(path)
+    named = {}
+    if found == "bundle":
+        with open(os.path.join(path, "manifest.json"), encoding="utf-8") as stream:
+            named = json.load(stream)
     say(
         path=path,
         state=found,
+        name=named.get("name", ""),
+        version=named.get("version", ""),
         manifest=sha256(os.path.join(path, "manifest.json")) if found == "bundle" else "",
         python=platform.python_version(),
         system=" ".join([platform.system(), platform.release(), platform.machine()]),
@@ -96,22 +102,6 @@ def prepare(path: str, token: str, needed: str) -> None:
 def digests(stage: str, *names: str) -> None:
     """Of what was copied."""
     say(**{name: sha256(os.path.join(stage, name)) for name in names})
-
-
-def move(stage: str, path: str) -> None:
-    """Moves the bundle from where it was checked to its place; the bundle that is there goes aside, and is removed with the rest."""
-    found, new, old = state(path), os.path.join(stage, "bundle"), os.path.join(stage, "old")
-    if found == "other":
-        raise SystemExit(f"edgekit: {path} is no bundle any more. Look what is there, and give another path or remove it.")
-    if found == "bundle":
-        os.rename(path, old)
-    try:
-        os.rename(new, path)
-    except OSError:
-        if found == "bundle":
-            os.rename(old, path)
-        raise
-    say(replaced=found == "bundle")
 
 
 def clean(path: str, token: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from edgekit.engines import signature
+from edgekit.engines.install import check_replaced
 from edgekit.engines.place import new_folder, put_folder, recover, sync_tree
 from edgekit.engines.trust import MANIFEST, Bundle, entry, files_below
 from edgekit.spec.errors import BuildError, EdgekitError, IntegrityError, UsageError
@@ -66,7 +67,9 @@ def graph_files(graphs: GraphSet) -> dict[str, Path]:
     return files
 
 
-def write(out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, force: bool = False, scratch: bool = False) -> Bundle:
+def write(
+    out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, force: bool = False, scratch: bool = False, allow_downgrade: bool = False
+) -> Bundle:
     """Writes a bundle.
 
     Args:
@@ -75,12 +78,17 @@ def write(out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, f
         files: place in the bundle to its content, or to the file that is copied there.
         force: replace a bundle that is there.
         scratch: for a bundle that goes when the build ends: it is not synced.
+        allow_downgrade: replace also one of another name, or a newer one.
 
     Raises:
-        UsageError: as :func:`check_output`.
+        UsageError: as :func:`check_output` and :func:`edgekit.engines.install.check_replaced`.
         BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
     """
-    check_output(out, force)
+    def check() -> None:
+        check_output(out, force)
+        check_replaced(out, manifest.name, manifest.version, allow_downgrade)
+
+    check()
     with disk_errors(out), new_folder(out) as folder:
         for name, source in sorted(files.items()):
             _put(source, folder / name)
@@ -91,7 +99,7 @@ def write(out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, f
         folder.chmod(0o755)  # it was made private
         if not scratch:
             sync_tree(folder)
-        put_folder(folder, out, lambda: check_output(out, force))
+        put_folder(folder, out, check)
     return Bundle(out, complete, digest=hashlib.sha256(text).hexdigest())
 
 

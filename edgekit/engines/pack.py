@@ -21,6 +21,7 @@ from typing import NoReturn
 
 from edgekit.engines import signature
 from edgekit.engines.assemble import check_output, disk_errors
+from edgekit.engines.install import check_install, check_replaced
 from edgekit.engines.place import new_file, new_folder, put_file, put_folder, sync_tree
 from edgekit.engines.signature import Trust
 from edgekit.engines.trust import MANIFEST, Bundle, open_bundle
@@ -66,7 +67,9 @@ def pack(bundle_folder: str | Path, out: str | Path, *, force: bool = False, tru
     return file
 
 
-def unpack(file: str | Path, out: str | Path, *, force: bool = False, trust: Trust | None = None) -> Bundle:
+def unpack(
+    file: str | Path, out: str | Path, *, force: bool = False, trust: Trust | None = None, allow_downgrade: bool = False, notes: list[str] | None = None
+) -> Bundle:
     """Writes the bundle that a file holds; it is checked before it appears, and appears whole or not at all.
 
     Args:
@@ -74,13 +77,15 @@ def unpack(file: str | Path, out: str | Path, *, force: bool = False, trust: Tru
         out: folder of the bundle.
         force: replace a bundle that is there.
         trust: whose bundles may be unpacked; None for anybody's.
+        allow_downgrade: replace also a bundle of another name, or a newer one.
+        notes: gets what to know besides, a sentence each.
 
     Raises:
         IntegrityError: when the file is not a packed bundle, is damaged, holds anything that its manifest does not list as it is there
             (a link, a path that leaves the bundle, a compressed or encrypted entry, an entry twice, of another size), or is not signed by
-            whom ``trust`` names.
+            whom ``trust`` names; or has expired.
         FormatError: for a bundle of a newer format.
-        UsageError: when ``out`` exists and ``force`` is not given, or is something else than a bundle.
+        UsageError: when ``out`` exists and ``force`` is not given, or is something else than a bundle, or one that this must not replace.
         BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
     """
     source, final = Path(file), Path(out)
@@ -93,9 +98,18 @@ def unpack(file: str | Path, out: str | Path, *, force: bool = False, trust: Tru
             bundle = open_bundle(folder, trust)
         except EdgekitError as problem:  # whoever reads it knows the file, and the folder is gone by then
             raise type(problem)(str(problem).replace(str(folder), str(source))) from problem
+        said = check_install(bundle.manifest, source)
+
+        def check() -> None:
+            check_output(final, force)
+            check_replaced(final, bundle.manifest.name, bundle.manifest.version, allow_downgrade)
+
+        check()
         folder.chmod(0o755)  # it was made private
         sync_tree(folder)
-        put_folder(folder, final, lambda: check_output(final, force))
+        put_folder(folder, final, check)
+    if notes is not None:
+        notes += said
     return replace(bundle, path=final)
 
 

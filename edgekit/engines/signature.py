@@ -13,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from typing import Any
 
 from edgekit.engines.place import new_file, put_file
 from edgekit.spec.errors import BuildError, IntegrityError, UsageError
+from edgekit.spec.identity import check_name, version_key
+from edgekit.spec.manifest import Manifest
 
 FILE = "model.sig"
 _MEDIA = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -28,27 +31,90 @@ _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://model_signing/signature/v1.0"
 _CURVE = "secp256r1"
 _LIMIT = 16 * 2**20
+_FINGERPRINT = re.compile("[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Whose bundles may be opened.
+    """Whose bundles may be opened, and which.
 
     Attributes:
         keys: public keys (PEM files); a bundle must be signed by one of them.
+        name: that a bundle must have; None for any.
+        at_least: the oldest version that a bundle may have; None for any.
+        revoked: fingerprints of keys that are trusted no more (:func:`fingerprint`).
     """
 
     keys: tuple[Path, ...]
+    name: str | None = None
+    at_least: str | None = None
+    revoked: tuple[str, ...] = ()
 
-    def __init__(self, keys: Sequence[str | os.PathLike[str]]) -> None:
+    def __init__(
+        self,
+        keys: Sequence[str | os.PathLike[str]],
+        name: str | None = None,
+        at_least: str | None = None,
+        revoked: str | os.PathLike[str] | Sequence[str] = (),
+    ) -> None:
         """Takes paths.
 
+        Args:
+            keys: public key files.
+            name: the bundle's.
+            at_least: version, see :func:`edgekit.spec.identity.version_key`; it goes with ``name``.
+            revoked: a file with one fingerprint a line (``#`` begins a comment), or the fingerprints.
+
         Raises:
-            UsageError: when there is none: nobody would be trusted.
+            UsageError: when there is no key, so that nobody would be trusted; a version without a name; or a list that cannot be read.
         """
         if isinstance(keys, (str, os.PathLike)) or not keys:
             raise UsageError(f"keys is {keys!r}, expected a list of at least one public key file. Give e.g. Trust(keys=['maker.pub']).")
+        if at_least is not None and not (name and version_key(at_least)):
+            raise UsageError(f"at_least is {at_least!r} and name {name!r}: versions are of a name. Give e.g. Trust(keys, name='intents', at_least='1.4').")
         object.__setattr__(self, "keys", tuple(Path(os.fspath(k)) for k in keys))
+        object.__setattr__(self, "name", check_name(name) if name else None)
+        object.__setattr__(self, "at_least", at_least)
+        object.__setattr__(self, "revoked", _revoked(revoked))
+
+
+def check_identity(folder: Path, manifest: Manifest, trust: Trust) -> None:
+    """Refuses a bundle that is another, or older, than ``trust`` asks for.
+
+    Raises:
+        IntegrityError: with both.
+    """
+    remedy = "Do not load it; get the right one from its maker."
+    if trust.name is not None and manifest.name != trust.name:
+        raise IntegrityError(f"{folder} is named {manifest.name!r}, expected '{trust.name}'. {remedy}")
+    if trust.at_least is not None and version_key(manifest.version) < version_key(trust.at_least):
+        raise IntegrityError(f"{folder} is version {manifest.version or 'none'} of '{trust.name}', expected {trust.at_least} or newer. {remedy}")
+
+
+def fingerprint(public: Path) -> str:
+    """sha256 in hex of a public key's PEM text: what ``model.sig`` names its key by, and what a revocation list holds.
+
+    Raises:
+        UsageError: when the key cannot be read.
+    """
+    _needed()
+    return hashlib.sha256(_pem(_public(public))).hexdigest()
+
+
+def _revoked(listed: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
+    where = "revoked"
+    if isinstance(listed, (str, os.PathLike)):
+        where = os.fspath(listed)
+        try:
+            with open(where, "rb") as stream:
+                text = stream.read(_LIMIT).decode("ascii")
+        except (OSError, ValueError) as problem:
+            raise UsageError(f"The revocation list {where} cannot be read ({problem}). Give a file with one fingerprint a line.") from problem
+        listed = [line for line in (part.partition("#")[0].strip() for part in text.splitlines()) if line]
+    for one in listed:
+        if not isinstance(one, str) or not _FINGERPRINT.fullmatch(one):
+            raise UsageError(f"{where} lists {str(one)[:80]!r}, expected fingerprints of 64 hexadecimal digits, as edgekit keygen prints them.")
+    return tuple(one.lower() for one in listed)
 
 
 def make_keys(private: Path, password: bytes | None = None) -> Path:
@@ -166,6 +232,8 @@ def check(folder: Path, digests: Mapping[str, str], trust: Trust) -> Path:
     if key is None:
         known = ", ".join(map(str, trust.keys))
         raise IntegrityError(f"{folder} was not signed by any of the keys {known}, or its signature was altered. Do not load it; get it from its maker again.")
+    if trust.revoked and fingerprint(key) in trust.revoked:
+        raise IntegrityError(f"{folder} was signed by {key}, and this key is revoked. Do not load it; get it from its maker again, signed anew.")
     _check_statement(folder, payload, digests)
     return key
 

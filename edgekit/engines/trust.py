@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from edgekit.backends import GraphBytes
 from edgekit.engines import agree, onnx_reader, signature
+from edgekit.engines.owners import check_owners
 from edgekit.engines.place import recover
 from edgekit.engines.signature import Trust
 from edgekit.spec import manifest as manifests
@@ -159,7 +160,7 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
         FormatError: for a bundle of a newer format.
         IntegrityError: for a folder that is no bundle; a missing, altered, truncated or extra file; a link; a path that leaves the bundle; a
             graph that is not what the manifest states, or that readers could read differently; a signature that is missing, altered, or of
-            nobody who is trusted.
+            nobody who is trusted; with ``trust``, a folder that others may write, or a bundle of another name or an older version.
         UsageError: when a key that is trusted cannot be read.
     """
     folder = Path(path)
@@ -186,6 +187,8 @@ def _open(folder: Path, trust: Trust | None) -> Bundle:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise IntegrityError(f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. Make one with: edgekit build MODEL -o {folder}")
+    if trust is not None:
+        check_owners(folder)
     text, digest = _manifest(folder)
     bundle = Bundle(folder, manifests.loads(text, str(folder / MANIFEST)), digest=digest)
     _check_names(bundle)
@@ -193,6 +196,7 @@ def _open(folder: Path, trust: Trust | None) -> Bundle:
     if trust is None:
         return bundle
     signature.check(folder, _digests(bundle), trust)
+    signature.check_identity(folder, bundle.manifest, trust)
     return replace(bundle, trusted=True)
 
 

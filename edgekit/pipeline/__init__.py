@@ -16,7 +16,9 @@ from edgekit.compress import recipe as recipes
 from edgekit.compress.distill import lesson as lessons
 from edgekit.compress.vocabulary import read_tokens
 from edgekit.engines import assemble
+from edgekit.engines.install import check_replaced
 from edgekit.engines.trust import Bundle
+from edgekit.export import single as single_export
 from edgekit.pipeline import checks, stand_in
 from edgekit.pipeline.candidates import Choice, Field
 from edgekit.pipeline.checks import runnable
@@ -31,6 +33,7 @@ from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.spec import target as targets
 from edgekit.spec.errors import UsageError
+from edgekit.spec.identity import check_date, check_name, check_version
 from edgekit.spec.manifest import HeldOut
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.target import Target
@@ -83,12 +86,13 @@ def build(
     module: Any = None,
     processor: Any = None,
     task: str = source.TASK,
-    outputs: str | None = None,
-    tokenizer: str | None = None,
-    problem_type: str | None = None,
     calibration_rows: int = CALIBRATION_ROWS,
     seed: int = 0,
     force: bool = False,
+    name: str | None = None,
+    version: str | None = None,
+    expires: str | None = None,
+    allow_downgrade: bool = False,
     progress: Progress = silent,
 ) -> BuildResult:
     """Exports, quantizes, measures every candidate against the torch model, and writes the fastest inside the budget.
@@ -115,12 +119,13 @@ def build(
         module: a torch module with a head of one's own, see :func:`edgekit.source.from_module`.
         processor: its Hugging Face tokenizer.
         task: the task of ``module``.
-        outputs: what ``module`` returns: ``logits`` or ``probabilities``, see :func:`edgekit.source.from_module`.
-        tokenizer: ``file`` or ``transformers``: which counts where tokenizer.json and what Transformers makes of it differ.
-        problem_type: what the model's head is, in place of what its config says.
         calibration_rows: rows chosen from ``samples``, at random by ``seed``.
         seed: of that choice.
         force: replace a bundle that is at ``out``.
+        name: the bundle's; only a bundle of this name, and no newer one, is replaced by it later.
+        version: the bundle's, whole numbers between dots.
+        expires: last day (``2027-06-30``, UTC) on which the bundle may be installed.
+        allow_downgrade: replace also a bundle of another name, or a newer one.
         progress: told how far each step is.
 
     Raises:
@@ -135,8 +140,10 @@ def build(
     replayed = None if race is None else record.read(Path(race))
     assemble.check_output(destination, force)
     assemble.check_place(destination)
+    name, version, expires = check_name(name or ""), check_version(version or ""), check_date(expires or "")
+    check_replaced(destination, name, version, allow_downgrade)
     # Labels are not needed for calibration, so a column that is named for them need not be there.
-    without_labels = {role: name for role, name in (columns or {}).items() if role != "label"}
+    without_labels = {role: column for role, column in (columns or {}).items() if role != "label"}
     whole = samples_module.read(Path(samples), without_labels)
     calibration = whole.take(calibration_rows, seed)
     evaluation, held_out = samples_module.read(Path(eval), columns), None if test is None else samples_module.read(Path(test), columns)
@@ -145,8 +152,7 @@ def build(
     checks.check_calibration(calibration, aim)
     if strict:
         checks.check_strict(aim, evaluation)
-    told = {"tokenizer": tokenizer, "problem_type": problem_type}
-    origin = _origin(model, revision, module, processor, task, outputs, told)
+    origin = _origin(model, revision, module, processor, task)
     truths = {s.digest: s.truth(origin.settings) for s in (evaluation, held_out) if s is not None}  # what is wrong with one is told now, not after the export
     checks.check_lengths((whole, evaluation, held_out), origin.settings.max_length)
     students = [recipes.recipe(said) for said in distill]
@@ -174,7 +180,6 @@ def build(
 
         rows = scored(evaluation)
         unseen = None if held_out is None else scored(held_out)
-        known = (*origin.notes, *checks.cut_notes(scorer, {"calibration": calibration, "evaluation": evaluation}))
         provenance = steps.provenance(seed, evaluation)
         models, trimmings = {"": origin}, dict[str, str]()
         if tokens is not None:
@@ -182,9 +187,9 @@ def build(
         for recipe in students:
             models[recipe.name] = recipe.make(origin, lesson, evaluation, clock(steps, aim, rows), progress)
         if vocabulary is not None:
-            for name, one in models.items():
-                models[name], trimmings[name] = steps.trim(one, words, tokens, evaluation)
-        contenders = [contender(name, one, steps, aim, rows, provenance, strict, until) for name, one in models.items()]
+            for student, one in models.items():
+                models[student], trimmings[student] = steps.trim(one, words, tokens, evaluation)
+        contenders = [contender(student, one, steps, aim, rows, provenance, strict, until) for student, one in models.items()]
         origin.release()
         choice = Field(contenders).run()
         best = choice.winner
@@ -195,6 +200,10 @@ def build(
         held_out_score, said_of_it = (None, ()) if unseen is None else _held_out(steps, best, unseen, aim)
         manifest = replace(
             blank,
+            name=name,
+            version=version,
+            expires=expires,
+            built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if name or version or expires else "",
             variants=engines.variants,
             verified=tuple(engines.done),
             unverified=tuple(engines.open),
@@ -202,7 +211,6 @@ def build(
             trials=choice.trials,
             sensitivity=choice.sensitivity,
             notes=(
-                *known,
                 *(note for truth in truths.values() for note in truth.notes),
                 *checks.notes(aim, calibration, contenders[0].lengths),
                 *[t for n, t in trimmings.items() if n == best.model],
@@ -214,30 +222,20 @@ def build(
         files: dict[str, Path | bytes] = {**choice.files, **engines.files}
         files |= {golden.FILE: _golden(choice, Path(scratch)), record.FILE: steps.recorded.text().encode()}
         progress("write", 0, 0)
-        bundle = assemble.write(destination, manifest, files, force=force)
+        bundle = assemble.write(destination, manifest, files, force=force, allow_downgrade=allow_downgrade)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused))
 
 
-def _origin(
-    model: str | os.PathLike[str] | None,
-    revision: str | None,
-    module: Any,
-    processor: Any,
-    task: str,
-    outputs: str | None,
-    told: Mapping[str, str | None],
-) -> Source:
+def _origin(model: str | os.PathLike[str] | None, revision: str | None, module: Any, processor: Any, task: str) -> Source:
     if (model is None) == (module is None):
         raise UsageError("Give either a model (folder or hub id) or module= and processor=, not both and not neither.")
     if model is None:
         if revision is not None:
             raise UsageError("revision= is of a hub id, and a module was given. Leave it out.")
-        if any(value is not None for value in told.values()):
-            raise UsageError("tokenizer= and problem_type= are of a model folder, and a module was given. Set problem_type in module.config.")
-        return source.from_module(module, processor, task, outputs)
-    if processor is not None or task != source.TASK or outputs is not None:
-        raise UsageError("processor=, task= and outputs= go with module=, and a model was given, which brings its own. Leave them out.")
-    return source.read(os.fspath(model), revision, **told)
+        return source.from_module(module, processor, task)
+    if processor is not None or task != source.TASK:
+        raise UsageError("processor= and task= go with module=, and a model was given, which brings its own. Leave them out.")
+    return source.read(os.fspath(model), revision)
 
 
 def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> tuple[HeldOut, tuple[str, ...]]:
@@ -262,7 +260,7 @@ def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> t
 def _golden(choice: Choice, scratch: Path) -> bytes:
     """Inputs from generated text, and what each variant answers to them here; by the stand-in where its backend is not on this machine."""
     scorer = tasks.get(choice.winner.bundle.manifest.task).load(choice.winner.bundle.path / "assets")
-    texts = source.fuzz_texts(max_length=scorer.settings.max_length, count=16)[:16]
+    texts = single_export.fuzz_texts(max_length=scorer.settings.max_length, count=16)[:16]
     signature, outputs = choice.winner.bundle.manifest.signatures[0], []
     first, recipes = signature.inputs[0].name, [v.engine for v in choice.variants if v.engine is not None]
     # A row that no profile holds would be refused where the golden inputs are to be compared.

@@ -67,9 +67,9 @@ class Worker:
             variant: run this one as it is, whatever the bundle's own variants say beside its graphs.
             trust: as :func:`edgekit.load` takes it.
         """
-        keys = [str(key.absolute()) for key in trust.keys] if trust is not None else []
+        trusted = None if trust is None else {**vars(trust), "keys": [str(key.absolute()) for key in trust.keys]}
         how = {"threads": threads, "backend": backend} if variant is None else {"variant": plain(variant)}
-        options = {"keys": keys, **how}
+        options = {"trust": trusted, **how}
         command = [sys.executable, "-c", self.CHILD, str(bundle.absolute()), json.dumps(options)]
         package = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
@@ -257,8 +257,8 @@ def _end_while_stopped() -> bool:
 def _opened(bundle: str, options: dict[str, Any]) -> tuple[Session, float, float]:
     """A session, and the seconds that checking the bundle and loading it took."""
     start = time.perf_counter()
-    keys = options.pop("keys")
-    checked = open_bundle(bundle, Trust(keys) if keys else None)
+    trusted = options.pop("trust")
+    checked = open_bundle(bundle, None if trusted is None else Trust(**trusted))
     verify_s = _since(start)
     start = time.perf_counter()
     session = Session(checked, parse(Variant, options["variant"], "a worker's variant")) if "variant" in options else load_checked(checked, **options)

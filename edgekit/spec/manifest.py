@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import FormatError, IntegrityError
+from edgekit.spec.identity import check_date, check_name, version_key
 from edgekit.spec.parsing import parse, plain, strict_json
 from edgekit.spec.tensor import Signature
 
@@ -185,6 +186,9 @@ class Manifest:
         unverified: what could not be checked there, a sentence each.
         choose_on: ``host``: the first variant was chosen by measurement where it was built; ``device``: the variants race where they are first loaded.
         provenance: model id, revision, sample digests, tool versions, seed.
+        name, version: which bundle this is; compared when one is put in the place of another, see :mod:`edgekit.spec.identity`.
+        expires: last day, in UTC, on which it may be installed; a bundle that is in place goes on.
+        built: when it was built, UTC, where it has a name, a version or a last day; else empty.
     """
 
     format: int
@@ -206,6 +210,21 @@ class Manifest:
     unverified: tuple[str, ...] = ()
     choose_on: str = "host"
     provenance: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    version: str = ""
+    expires: str = ""
+    built: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks what the types cannot say of its identity.
+
+        Raises:
+            UsageError: for a name, version or day that is none.
+        """
+        check_name(self.name)
+        version_key(self.version)
+        check_date(self.expires)
+        check_date(self.built[:10])
 
 
 def loads(text: str, where: str) -> Manifest:

@@ -47,8 +47,7 @@ class BuildOptions:
         distill: students that compete, each e.g. ``{layers = 3}``.
         distill_samples: files that they are trained on.
         vocabulary: ``samples``, or a file of the tokens that stay.
-        tokenizer: ``file`` or ``transformers``, where the two differ.
-        problem_type: what the model's head is, in place of what its config says.
+        name, version, expires: the bundle's.
     """
 
     strict: bool = False
@@ -59,8 +58,9 @@ class BuildOptions:
     distill: tuple[Mapping[str, Any], ...] = ()
     distill_samples: tuple[str, ...] = ()
     vocabulary: str | None = None
-    tokenizer: str | None = None
-    problem_type: str | None = None
+    name: str | None = None
+    version: str | None = None
+    expires: str | None = None
 
 
 @dataclass(frozen=True)

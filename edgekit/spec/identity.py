@@ -1,0 +1,67 @@
+"""Which bundle this is: its name, its version, and until when it may be installed. Compared when a bundle is put in place, never at a start."""
+
+from __future__ import annotations
+
+import datetime
+import re
+
+from edgekit.spec.errors import UsageError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_VERSION = re.compile(r"\d{1,18}(\.\d{1,18}){0,7}", re.ASCII)
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+def check_name(name: str) -> str:
+    """Returns a name; empty for none.
+
+    Raises:
+        UsageError: when it is not 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit.
+    """
+    if name and not _NAME.fullmatch(name):
+        raise UsageError(f"The bundle's name is {name[:80]!r}, expected 1 to 64 ASCII letters, digits, '.', '-' or '_', the first a letter or digit.")
+    return name
+
+
+def version_key(version: str) -> tuple[int, ...]:
+    """What versions are compared by: whole numbers between dots, from the left, missing ones as 0. So 1.2 equals 1.2.0 and is less than 1.10.
+
+    Args:
+        version: one to eight numbers; or empty, which is less than every version.
+
+    Raises:
+        UsageError: for anything else.
+    """
+    if not version:
+        return ()
+    if not _VERSION.fullmatch(version):
+        raise UsageError(f"The bundle's version is {version[:80]!r}, expected whole numbers between dots, e.g. 1.4 or 2026.11.3.")
+    numbers = [int(part) for part in version.split(".")]
+    return tuple(numbers + [0] * (8 - len(numbers)))
+
+
+def check_version(version: str) -> str:
+    """Returns a version; empty for none. Raises as :func:`version_key`."""
+    version_key(version)
+    return version
+
+
+def check_date(date: str) -> str:
+    """Returns the last day, in UTC, on which a bundle may be installed; empty for no end.
+
+    Raises:
+        UsageError: when it is no date as ``2027-06-30``.
+    """
+    if date:
+        try:
+            if not _DATE.fullmatch(date):
+                raise ValueError(date)
+            datetime.date.fromisoformat(date)
+        except ValueError as problem:
+            raise UsageError(f"The bundle expires on {date[:80]!r}, expected a day as 2027-06-30.") from problem
+    return date
+
+
+def today() -> str:
+    """The day in UTC, as ``2026-11-29``; such days compare as texts."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
