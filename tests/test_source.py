@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 
 import edgekit
 from edgekit import source
-from edgekit.export.single import check_tokenizer, fuzz_texts
+from edgekit.export.single import check_tokenizer
+from edgekit.source import fuzz_texts
 from edgekit.spec.errors import ExportError, ModelError, UsageError
 from edgekit.tasks import text_classification
 from edgekit.tasks._text import TextEncoder
@@ -70,7 +71,7 @@ def test_a_folder_is_read(name):
     assert (found.model_id, found.revision, found.task) == ("model", "local", "text-classification")
     count, kind = tiny._LABELS[name]
     assert found.settings.labels == tuple(f"LABEL_{i}" for i in range(count))
-    assert found.settings.problem_type == (kind or ("regression" if count == 1 else "single_label_classification"))
+    assert found.settings.problem_type == (kind or ("multi_label_classification" if count == 1 else "single_label_classification"))
     assert found.settings.max_length == tiny.MAX_LENGTH
     assert not found.module.training
     assert {p.dtype for p in found.module.parameters()} == {torch.float32}

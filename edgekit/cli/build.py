@@ -43,6 +43,18 @@ from edgekit.cli._options import Budget, Pairs, columns_option, downgrade_option
 @click.option(
     "--vocabulary", default=None, metavar="samples|FILE", help="Leave only the tokens of the samples, or those of a list (see: edgekit trim), in the model."
 )
+@click.option(
+    "--tokenizer",
+    type=click.Choice(["file", "transformers"]),
+    default=None,
+    help="Which counts where tokenizer.json and what Transformers makes of it differ. [default: stop there]",
+)
+@click.option(
+    "--problem-type",
+    type=click.Choice(["single_label_classification", "multi_label_classification", "regression"]),
+    default=None,
+    help="What the model's head is: a softmax, a sigmoid for each label, or numbers. [default: as its config says]",
+)
 @click.option("--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")

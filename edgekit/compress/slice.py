@@ -183,7 +183,8 @@ def _table(base: Source, latency: Latency, progress: Progress) -> Table:
 
 def _probe(base: Source, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Source:
     """A narrower model that is timed and thrown away."""
-    return Source(base.model_id, base.revision, base.task, _identity(base, picks), lambda: (narrowed(base.module, picks), base.tokenizer))
+    digest = _identity(base, picks)
+    return Source(base.model_id, base.revision, base.task, digest, lambda: (narrowed(base.module, picks), base.tokenizer), base.problem_type)
 
 
 def _identity(base: Source, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> str:

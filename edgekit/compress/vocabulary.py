@@ -22,7 +22,7 @@ import numpy as np
 from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.compress._folder import check_output, place, save
-from edgekit.source import Source
+from edgekit.source import Source, wrapped
 from edgekit.spec.errors import ModelError, UsageError
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks._text import Text
@@ -268,8 +268,6 @@ def _renumber(node: Any, new: Mapping[int, int]) -> None:
 
 def _save(origin: Source, smaller: Mapping[str, Any], kept: Sequence[int], folder: Path) -> None:
     import torch
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
 
     old, module = origin.tokenizer, copy.deepcopy(origin.module)
     table = module.get_input_embeddings()
@@ -283,10 +281,7 @@ def _save(origin: Source, smaller: Mapping[str, Any], kept: Sequence[int], folde
     for name in _IDS:
         if getattr(module.config, name, None) in position:
             setattr(module.config, name, position[getattr(module.config, name)])
-    roles = [name.removesuffix("_id") for name in _IDS]
-    names = {role: str(getattr(old, role)) for role in roles if getattr(old, role, None)}
-    settings = {"model_max_length": old.model_max_length, "model_input_names": old.model_input_names, "truncation_side": old.truncation_side}
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(smaller)), **names, **settings)
+    tokenizer = wrapped(old, smaller)
     save(module, tokenizer, folder, {"step": "vocabulary", "model": origin.model_id, "revision": origin.revision, "tokens": len(kept)})
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import numpy as np
 from edgekit.export._clean import clean
 from edgekit.quantize._graphs import save
 from edgekit.runtime.loops import single
-from edgekit.source import Source, call, quiet
+from edgekit.source import Source, call, fuzz_texts, quiet
 from edgekit.spec.errors import ExportError
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.tensor import Signature, TensorSpec
@@ -28,27 +27,6 @@ TOLERANCE = 1e-4
 """Largest difference of a logit between torch and the graph, as a share of the logits' spread (at least 1)."""
 
 _LONGEST_CHECKED = 128  # times eight tokens: torch's eager attention of 8,192 would take gigabytes
-
-# Scripts, joiners and oddities that tokenizers treat differently; the fuzz set strings pieces of them together.
-_ALPHABETS = (
-    "abcdefghijklmnopqrstuvwxyz",
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789",
-    "äöüßéèêçñøåœÄÖÜÉ",
-    "абвгдежзийклмнопрстуфхцчшщъыьэюя",
-    "αβγδεζηθικλμνξοπρσςτυφχψω",
-    "אבגדהוזחטיכלמנסעפצקרשת",
-    "ابتثجحخدذرزسشصضطظعغفقكلمنهوي",
-    "अआइईउऊकखगघचछजझटठडढतथदधनपफबभमयरलवशषसह",
-    "的一是不了人我在有他这中大来上国个到说们为子和你地出道也时年得就那要下以生会自着去之过家学对可她里后小",
-    "あいうえおかきくけこさしすせそアイウエオカキクケコ",
-    "가나다라마바사아자차카타파하",
-    "กขคงจฉชซญดตถทธนบปผฝพฟมยรลวศสหอฮ",
-    "😀😂🥲👍🏽👩‍👩‍👧‍👦🏳️‍🌈🇩🇪☕️",
-    " \t\n\r\u00a0\u2003\u200b\u200d\ufeff",
-    ".,;:!?'\"()[]{}<>@#$%^&*-_=+/\\|~`…–—„“”«»¿¡",
-    "\u0301\u0308\u0327\u0000\u0007\ufffd",
-)
-_WORDS = ("", "[MASK]", "[CLS]", "<s>", "</s>", "##ing", "don't", "it 's", "e-mail", "3.14", "https://example.org/a?b=c")
 
 
 def export(source: Source, out: Path, texts: Sequence[Text]) -> GraphSet:
@@ -68,7 +46,9 @@ def export(source: Source, out: Path, texts: Sequence[Text]) -> GraphSet:
     settings = source.settings
     assets = out / "assets"
     text_classification.save(settings, source.tokenizer_json(), assets)
+    source.check_texts(texts)
     check_tokenizer(source, assets, texts)
+    source.check_outputs([*texts, *fuzz_texts(settings.max_length)[:64]])
     model = _traced(source)
     clean(model, settings.max_length)
     path = out / "model.onnx"
@@ -170,7 +150,9 @@ def check_tokenizer(source: Source, assets: Path, texts: Sequence[Text]) -> None
         ExportError: for the first text whose ids differ; the text itself is not shown.
     """
     settings = source.settings
-    encode = TextEncoder(assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side)
+    encode = TextEncoder(
+        assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side, tables=settings.tables
+    )
     for name, group in (("samples", list(texts)), ("fuzz set", fuzz_texts(settings.max_length))):
         for index, (row, text) in enumerate(zip(source.token_ids(group), group, strict=True)):
             tokens = encode([text])[0]
@@ -179,22 +161,3 @@ def check_tokenizer(source: Source, assets: Path, texts: Sequence[Text]) -> None
                     f"The runtime's tokenizer disagrees with the Hugging Face tokenizer of {source.model_id} on text {index + 1} of the {name}. "
                     "Nothing was written; save the tokenizer again with the current Transformers, and report it if that does not help."
                 )
-
-
-def fuzz_texts(max_length: int, count: int = 400, seed: int = 0) -> list[Text]:
-    """Generated texts and pairs of many scripts: mixed, empty, of blanks only, with special tokens, longer than the model takes."""
-    choose = random.Random(seed)
-
-    def text(pieces: int) -> str:
-        parts = []
-        for _ in range(pieces):
-            alphabet = choose.choice(_ALPHABETS)
-            parts.append(choose.choice(_WORDS) if choose.random() < 0.1 else "".join(choose.choices(alphabet, k=choose.randint(1, 9))))
-        return (" " if choose.random() < 0.7 else "").join(parts)
-
-    texts: list[Text] = ["", " ", "\n", "a", ("", ""), ("a", "")]
-    texts += [text(choose.randint(1, 12)) for _ in range(count)]
-    texts += [(text(choose.randint(0, 8)), text(choose.randint(0, 8))) for _ in range(count // 4)]
-    longest = min(max_length, 1024)
-    texts += [text(longest), (text(longest), text(3)), (text(longest), text(longest))]
-    return texts

@@ -18,7 +18,6 @@ from edgekit.compress.vocabulary import read_tokens
 from edgekit.engines import assemble
 from edgekit.engines.install import check_replaced
 from edgekit.engines.trust import Bundle
-from edgekit.export import single as single_export
 from edgekit.pipeline import checks, stand_in
 from edgekit.pipeline.candidates import Choice, Field
 from edgekit.pipeline.checks import runnable
@@ -86,6 +85,9 @@ def build(
     module: Any = None,
     processor: Any = None,
     task: str = source.TASK,
+    outputs: str | None = None,
+    tokenizer: str | None = None,
+    problem_type: str | None = None,
     calibration_rows: int = CALIBRATION_ROWS,
     seed: int = 0,
     force: bool = False,
@@ -119,6 +121,9 @@ def build(
         module: a torch module with a head of one's own, see :func:`edgekit.source.from_module`.
         processor: its Hugging Face tokenizer.
         task: the task of ``module``.
+        outputs: what ``module`` returns: ``logits`` or ``probabilities``, see :func:`edgekit.source.from_module`.
+        tokenizer: ``file`` or ``transformers``: which counts where tokenizer.json and what Transformers makes of it differ.
+        problem_type: what the model's head is, in place of what its config says.
         calibration_rows: rows chosen from ``samples``, at random by ``seed``.
         seed: of that choice.
         force: replace a bundle that is at ``out``.
@@ -152,7 +157,8 @@ def build(
     checks.check_calibration(calibration, aim)
     if strict:
         checks.check_strict(aim, evaluation)
-    origin = _origin(model, revision, module, processor, task)
+    told = {"tokenizer": tokenizer, "problem_type": problem_type}
+    origin = _origin(model, revision, module, processor, task, outputs, told)
     truths = {s.digest: s.truth(origin.settings) for s in (evaluation, held_out) if s is not None}  # what is wrong with one is told now, not after the export
     checks.check_lengths((whole, evaluation, held_out), origin.settings.max_length)
     students = [recipes.recipe(said) for said in distill]
@@ -180,6 +186,7 @@ def build(
 
         rows = scored(evaluation)
         unseen = None if held_out is None else scored(held_out)
+        known = (*origin.notes, *checks.cut_notes(scorer, {"calibration": calibration, "evaluation": evaluation}))
         provenance = steps.provenance(seed, evaluation)
         models, trimmings = {"": origin}, dict[str, str]()
         if tokens is not None:
@@ -211,6 +218,7 @@ def build(
             trials=choice.trials,
             sensitivity=choice.sensitivity,
             notes=(
+                *known,
                 *(note for truth in truths.values() for note in truth.notes),
                 *checks.notes(aim, calibration, contenders[0].lengths),
                 *[t for n, t in trimmings.items() if n == best.model],
@@ -226,16 +234,26 @@ def build(
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused))
 
 
-def _origin(model: str | os.PathLike[str] | None, revision: str | None, module: Any, processor: Any, task: str) -> Source:
+def _origin(
+    model: str | os.PathLike[str] | None,
+    revision: str | None,
+    module: Any,
+    processor: Any,
+    task: str,
+    outputs: str | None,
+    told: Mapping[str, str | None],
+) -> Source:
     if (model is None) == (module is None):
         raise UsageError("Give either a model (folder or hub id) or module= and processor=, not both and not neither.")
     if model is None:
         if revision is not None:
             raise UsageError("revision= is of a hub id, and a module was given. Leave it out.")
-        return source.from_module(module, processor, task)
-    if processor is not None or task != source.TASK:
-        raise UsageError("processor= and task= go with module=, and a model was given, which brings its own. Leave them out.")
-    return source.read(os.fspath(model), revision)
+        if any(value is not None for value in told.values()):
+            raise UsageError("tokenizer= and problem_type= are of a model folder, and a module was given. Set problem_type in module.config.")
+        return source.from_module(module, processor, task, outputs)
+    if processor is not None or task != source.TASK or outputs is not None:
+        raise UsageError("processor=, task= and outputs= go with module=, and a model was given, which brings its own. Leave them out.")
+    return source.read(os.fspath(model), revision, **told)
 
 
 def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> tuple[HeldOut, tuple[str, ...]]:
@@ -260,7 +278,7 @@ def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> t
 def _golden(choice: Choice, scratch: Path) -> bytes:
     """Inputs from generated text, and what each variant answers to them here; by the stand-in where its backend is not on this machine."""
     scorer = tasks.get(choice.winner.bundle.manifest.task).load(choice.winner.bundle.path / "assets")
-    texts = single_export.fuzz_texts(max_length=scorer.settings.max_length, count=16)[:16]
+    texts = source.fuzz_texts(max_length=scorer.settings.max_length, count=16)[:16]
     signature, outputs = choice.winner.bundle.manifest.signatures[0], []
     first, recipes = signature.inputs[0].name, [v.engine for v in choice.variants if v.engine is not None]
     # A row that no profile holds would be refused where the golden inputs are to be compared.

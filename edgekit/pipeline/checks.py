@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.target import USES, Target
 from edgekit.tasks._limits import check_rows
+from edgekit.tasks.text_classification import TextClassification
 
 _UNLIKELY_EQUAL = 16
 STAND_IN = "onnxruntime"
@@ -152,6 +153,21 @@ def check_lengths(files: Iterable[Samples | None], max_length: int) -> None:
     for samples in files:
         if samples is not None:
             check_rows([row.inputs for row in samples.rows], max_length, samples.where)
+
+
+def cut_notes(task: TextClassification, parts: Mapping[str, Samples]) -> tuple[str, ...]:
+    """A sentence with the counts where rows are longer than the model reads.
+
+    Args:
+        task: with the encoder of the model.
+        parts: calibration and evaluation rows, by those names.
+    """
+    cut = {name: sum(t.truncated for t in task.preprocess([row.inputs for row in rows.rows])) for name, rows in parts.items()}
+    if not any(cut.values()):
+        return ()
+    counts = " and ".join(f"{cut[name]:,} of {len(rows):,} {name} rows" for name, rows in parts.items())
+    limit = task.settings.max_length
+    return (f"{counts} are longer than the {limit:,} tokens that the model reads: what is beyond was not looked at.",)
 
 
 def notes(aim: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[str, ...]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from edgekit import backends, quantize
 from edgekit.backends import Engine
-from edgekit.export import single as single_export
 from edgekit.pipeline.checks import AS_WRITTEN, LOW_FLOATS
 from edgekit.quantize._arithmetic import emulate
+from edgekit.source import fuzz_texts
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 from edgekit.tasks._text import Text
@@ -101,9 +101,9 @@ def long_rows(task: TextClassification, texts: Sequence[Text], length: int) -> l
         texts: samples; they stay in memory.
         length: in tokens, at most what the model takes.
     """
-    generated = single_export.fuzz_texts(max_length=length, count=16)[:16]
+    generated = fuzz_texts(max_length=length, count=16)[:16]
     full: list[Text] = []
-    for source in (single_export.fuzz_texts(max_length=length, count=200)[6:206], texts):
+    for source in (fuzz_texts(max_length=length, count=200)[6:206], texts):
         words = [word for text in source for part in ([text] if isinstance(text, str) else text) for word in part.split()] or ["a"]
         joined = " ".join(itertools.islice(itertools.cycle(words), 2 * length))  # twice: control characters are no tokens
         full += [joined, (joined, joined)]

@@ -177,7 +177,7 @@ def paired(task: TextClassification, candidate: np.ndarray, reference: np.ndarra
     """Compares the logits of two models on the same labelled rows, by the score of their task.
 
     Args:
-        task: whose score is compared. A single-label head is compared by :func:`proportions`, the others by :func:`bootstrap`.
+        task: whose score is compared. A head with one answer a row is compared by :func:`proportions`, the others by :func:`bootstrap`.
         candidate: float32 ``[rows, labels]``, e.g. of the quantized model.
         reference: float32 ``[rows, labels]``, e.g. of the torch model.
         truth: as ``task.parse_labels`` gives it: ``[rows]``, or ``[rows, labels]``.
@@ -203,6 +203,8 @@ def paired(task: TextClassification, candidate: np.ndarray, reference: np.ndarra
             raise UsageError(f"{broken} of {rows} rows of the {name} hold NaN logits, expected numbers. A model that gives NaN cannot be scored: reject it.")
     if single:
         return proportions(reference.argmax(axis=1) == truth, candidate.argmax(axis=1) == truth)
+    if task.binary:
+        return proportions((reference[:, 0] > 0) == truth[:, 0], (candidate[:, 0] > 0) == truth[:, 0])
     return bootstrap(lambda i: (task.score(reference[i], truth[i]), task.score(candidate[i], truth[i])), rows)
 
 

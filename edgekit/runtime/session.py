@@ -17,7 +17,7 @@ from edgekit.runtime import loops
 from edgekit.spec.errors import EdgekitError, InputError, IntegrityError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
-from edgekit.tasks._text import Text
+from edgekit.tasks._text import Text, check_ids
 from edgekit.tasks.text_classification import Classification
 
 _MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
@@ -205,7 +205,7 @@ class Session:
             Every output by name, e.g. ``logits: float32 [batch, labels]``.
 
         Raises:
-            InputError: for a missing or unknown name, another dtype, rank or fixed size, or sizes that disagree.
+            InputError: for a missing or unknown name, another dtype, rank or fixed size, sizes that disagree, or an id beyond its table.
         """
         specs = {s.name: s for s in self._signature.inputs}
         for name in feeds:
@@ -228,6 +228,7 @@ class Session:
         limit = self._task.settings.max_length
         if sizes.get("sequence", 0) > limit:
             raise InputError(f"The inputs have {sizes['sequence']} tokens a row, this model takes {limit}. Shorten them.")
+        check_ids(feeds, self._task.settings.tables, None)
         return self._open_engine().run(feeds)
 
     def example_feeds(self, batch: int, length: int) -> dict[str, np.ndarray]:

@@ -23,6 +23,9 @@ ARCHITECTURES = {
 }
 """``model_type`` of the configs that are supported, each with a test of its own."""
 
+SAME_AS = {"camembert": "roberta", "xlm-roberta": "roberta"}
+"""Architectures that compute as a supported one does, under another name."""
+
 TASK = "text-classification"
 
 
@@ -90,12 +93,21 @@ def _check_files(model: str, names: Sequence[str]) -> None:
         pickles = sorted(n for n in top if n.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
         if pickles:
             raise ModelError(
-                f"{model} has its weights in {pickles[0]} only. That is a pickle, which can run code when it is read; expected safetensors. "
+                f"{model} has its weights in {pickles[0]} only. That is a pickle, which can run code when it is "
+                "read; expected safetensors. "
                 "Convert it where you trust it: model.save_pretrained(FOLDER, safe_serialization=True)."
             )
         raise ModelError(f"{model} has no weights, expected model.safetensors. Save the model again.")
+    adapters = sorted(n for n in top if n.startswith(("adapter_config", "adapter_model", "pytorch_adapter")))
     if all(n.startswith("adapter_model") for n in top if n.endswith(".safetensors")):
         raise ModelError(f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
+    if adapters:
+        raise ModelError(
+            f"{model} holds an adapter ({', '.join(adapters)}) beside a whole model: what was trained in the adapter "
+            "would not be used. Merge it first: "
+            "model.merge_and_unload().save_pretrained(FOLDER). If the whole model is the merged one already, take "
+            "the adapter's files away."
+        )
     # Transformers makes an empty vocabulary where there is none, and says nothing.
     if not any(n == "tokenizer.json" or n.startswith("vocab.") or n.endswith(".model") for n in top):
         raise ModelError(f"{model} has no tokenizer (tokenizer.json, vocab.txt or the like). Save the model's own there: tokenizer.save_pretrained(FOLDER).")
@@ -113,12 +125,61 @@ def checked_config(origin: Origin) -> dict[str, Any]:
             )
     kind, known = config.get("model_type"), ", ".join(ARCHITECTURES.values())
     if kind not in ARCHITECTURES:
-        raise ModelError(f"{origin.model_id} is of the architecture '{kind}', which is not supported.{near(str(kind), ARCHITECTURES)} Supported: {known}.")
+        raise ModelError(f"{origin.model_id} is of the architecture '{kind}', which is not supported.{_meant(str(kind))} Supported: {known}.")
     heads = config.get("architectures") or []
     if not any(str(h).endswith("ForSequenceClassification") for h in heads):
         named = ", ".join(map(str, heads)) or "no head is named"
         raise ModelError(f"{origin.model_id} is for another task ({named}). Supported: {TASK} (...ForSequenceClassification) of {known}.")
+    _check_class(origin.model_id, str(kind), [str(h) for h in heads])
+    if isinstance(quantized := config.get("quantization_config"), dict) and quantized:
+        how = quantized.get("quant_method") or "an unnamed method"
+        raise ModelError(
+            f"{origin.model_id} is quantized already ({how}, by quantization_config in config.json), and EdgeKit "
+            "quantizes by itself, "
+            "with calibration. Give the model as it was trained, in float32 or float16."
+        )
     return dict(config)
+
+
+def _meant(kind: str) -> str:
+    """Which supported architecture a misspelled one is; none for one that exists: a suggestion never crosses architectures."""
+    if kind in SAME_AS:
+        other = SAME_AS[kind]
+        return (
+            f" Its layers are those of '{other}': in a copy of the folder, set model_type to '{other}' and "
+            "architectures to "
+            f"['{_class_of(other)}'] in config.json, and give that."
+        )
+    if kind in _all_kinds():
+        return ""
+    squeezed = {re.sub(r"[^a-z0-9]", "", k): k for k in ARCHITECTURES}
+    return near(squeezed.get(re.sub(r"[^a-z0-9]", "", kind.lower()), kind), ARCHITECTURES)
+
+
+def _all_kinds() -> set[str]:
+    """Every ``model_type`` that Transformers knows."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    return set(CONFIG_MAPPING_NAMES)
+
+
+def _class_of(kind: str) -> str:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
+
+    return str(CLASSES[kind])
+
+
+def _check_class(model_id: str, kind: str, heads: Sequence[str]) -> None:
+    """Holds the class that was saved against the one that the model type stands for."""
+    expected = _class_of(kind)
+    aliases = {_class_of(other) for other, same in SAME_AS.items() if same == kind}
+    if not set(heads) & {expected, *aliases}:
+        raise ModelError(
+            f"{model_id} was saved from the class {', '.join(heads)}, and its model_type '{kind}' is read as "
+            f"{expected}: another class may compute something "
+            "else. Correct the one that is wrong in config.json, or pass the module from Python: "
+            "edgekit.build(module=..., processor=...)."
+        )
 
 
 def _json_object(file: Path) -> dict[str, Any]:

@@ -48,6 +48,8 @@ class BuildOptions:
         distill_samples: files that they are trained on.
         vocabulary: ``samples``, or a file of the tokens that stay.
         name, version, expires: the bundle's.
+        tokenizer: ``file`` or ``transformers``, where the two differ.
+        problem_type: what the model's head is, in place of what its config says.
     """
 
     strict: bool = False
@@ -61,6 +63,8 @@ class BuildOptions:
     name: str | None = None
     version: str | None = None
     expires: str | None = None
+    tokenizer: str | None = None
+    problem_type: str | None = None
 
 
 @dataclass(frozen=True)

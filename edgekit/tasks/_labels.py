@@ -194,7 +194,11 @@ def _single(rows: Sequence[object], column: _Column) -> Truth:
         flags = np.array([_flags(v, column, i) for i, v in enumerate(rows)], np.bool_)
         if (bad := np.flatnonzero(flags.sum(axis=1) != 1)).size:
             several = f"{int(flags[bad[0]].sum())} labels, expected one: the model gives each text a single label"
-            raise column.refuse(int(bad[0]), f" has {several}. Correct the row.")
+            raise column.refuse(
+                int(bad[0]),
+                f" has {several}. Correct the row; or, if the model was trained to give several, build it with "
+                "--problem-type multi_label_classification (problem_type of its config).",
+            )
         return Truth(flags.argmax(axis=1).astype(np.int64))
     read, notes = _reader(rows, column)
     return Truth(np.array([read(v, i) for i, v in enumerate(rows)], np.int64), tuple(notes))
@@ -209,6 +213,14 @@ def _several(rows: Sequence[object], column: _Column) -> Truth:
     if given and all(len(p) == labels and all(flag(v) is not None for v in p) for p in given):
         # A 0 or 1 for each label, as Transformers trains on them; of a single label it is that label's.
         return Truth(np.array([_flags(p, column, i) if p else [False] * labels for i, p in enumerate(parts)], bool))
+    if labels == 1:
+        for row, values in enumerate(parts):
+            if any(flag(v) is None and _NUMBER.fullmatch(str(v).strip()) for v in values):
+                raise column.refuse(
+                    row,
+                    ": the label is a number other than 0 and 1, and the model has one output, whose sigmoid says yes or no. "
+                    "If it was trained on such numbers, build it with --problem-type regression.",
+                )
     written = [p for v, p in zip(rows, parts, strict=True) if not isinstance(v, (list, tuple)) and p]
     by_name = any(str(v) in column.names for p in given for v in p)
     if written and len(written) == len(given) and not by_name and all(len(p) == 1 and flag(p[0]) is not None for p in given):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,15 @@ class TextEncoder:
 
     _FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 
-    def __init__(self, path: Content, inputs: tuple[str, ...], max_length: int, truncation_side: str = "right") -> None:
+    def __init__(
+        self,
+        path: Content,
+        inputs: tuple[str, ...],
+        max_length: int,
+        truncation_side: str = "right",
+        *,
+        tables: Mapping[str, int] | None = None,
+    ) -> None:
         """Reads the tokenizer.
 
         Args:
@@ -50,6 +58,7 @@ class TextEncoder:
             inputs: which of ``input_ids``, ``attention_mask``, ``token_type_ids`` the model is fed.
             max_length: tokens of the longest row, special tokens included.
             truncation_side: ``right`` or ``left``: which end of a longer text is cut off.
+            tables: rows of the table that the ids of an input are looked up in, by input name, where that is known.
 
         Raises:
             IntegrityError: when the file is not one that the tokenizers library reads and can use, or the settings do not fit it.
@@ -72,6 +81,7 @@ class TextEncoder:
             self._fitter = Fitter(self._tokenizer, left=truncation_side == "left")
         self._path = path
         self._inputs = inputs
+        self._tables = {name: rows for name, rows in (tables or {}).items() if name in inputs}
         self._max_length = max_length
         self.set_limit()
 
@@ -91,7 +101,8 @@ class TextEncoder:
         """Encodes each text or pair.
 
         Raises:
-            InputError: for anything that is not a str or a tuple of two, that is not encodable as UTF-8, or that is beyond ``limit``.
+            InputError: for anything that is not a str or a tuple of two, that is not encodable as UTF-8, that is beyond ``limit``, or
+                whose ids are beyond the model's tables.
             IntegrityError: when the tokenizers library fails at one of them.
         """
         with _typed(f"{self._path} fails at what it was to encode"):
@@ -99,8 +110,12 @@ class TextEncoder:
             if len(texts) == 1:
                 text, cut = fitted[0]
                 pair = text if isinstance(text, tuple) else (text, None)
-                return [self._tokens(self._tokenizer.encode(pair[0], pair[1]), cut)]
-            return [row for part in _parts(fitted) for row in self._encode(part)]
+                rows = [self._tokens(self._tokenizer.encode(pair[0], pair[1]), cut)]
+            else:
+                rows = [row for part in _parts(fitted) for row in self._encode(part)]
+        for index, row in enumerate(rows):
+            check_ids(row.arrays, self._tables, index if len(rows) > 1 else None)
+        return rows
 
     def _encode(self, part: list[tuple[Text, bool]]) -> list[Tokens]:
         encodings = self._tokenizer.encode_batch([text for text, _ in part])
@@ -119,6 +134,28 @@ class TextEncoder:
         columns = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
         arrays = {name: np.array(columns[name], np.int64) for name in self._inputs}
         return Tokens(arrays, cut or bool(encoding.overflowing))
+
+
+def check_ids(arrays: Mapping[str, np.ndarray], tables: Mapping[str, int], index: int | None) -> None:
+    """Refuses ids that a model has no row for: backends answer such from memory that is not the table's, or fail the whole list.
+
+    Args:
+        arrays: input name to ids, of any shape.
+        tables: rows of each input's table.
+        index: of the text in its list, for the message; None where there is but one.
+
+    Raises:
+        InputError: with the first such id.
+    """
+    for name, rows in tables.items():
+        ids = arrays[name]
+        if ids.size and (int(ids.max()) >= rows or int(ids.min()) < 0):
+            wrong = int(ids[(ids >= rows) | (ids < 0)].flat[0])
+            place = "" if index is None else f" at position {index}"
+            raise InputError(
+                f"Input{place} has the id {wrong} in {name}, and the model's table has {rows} rows (0 to {rows - 1}). "
+                "A pair of texts goes only into a model that was trained on pairs; a token that was added needs a row that was trained."
+            )
 
 
 def _parts(fitted: list[tuple[Text, bool]]) -> Iterator[list[tuple[Text, bool]]]:

@@ -37,6 +37,7 @@ class Settings:
         inputs: graph inputs that the tokenizer fills.
         pads: value that fills short rows, for each input.
         truncation_side: ``right`` or ``left``: which end of a text that is too long is cut off.
+        tables: rows of the table that the ids of an input are looked up in, by input name; nothing where it is not known.
     """
 
     problem_type: str
@@ -45,6 +46,7 @@ class Settings:
     inputs: tuple[str, ...]
     pads: Mapping[str, int] = field(default_factory=dict)
     truncation_side: str = "right"
+    tables: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks what the types cannot say.
@@ -117,8 +119,15 @@ class TextClassification:
             raise IntegrityError(f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.")
 
     @property
+    def binary(self) -> bool:
+        """Whether the head has one output, whose sigmoid says yes or no: scored by its accuracy."""
+        return self.settings.problem_type == "multi_label_classification" and len(self.settings.labels) == 1
+
+    @property
     def score_name(self) -> str:
         """What :meth:`score` computes."""
+        if self.binary:
+            return "accuracy"
         return {"single_label_classification": "accuracy", "multi_label_classification": "micro F1", "regression": "Pearson r"}[
             self.settings.problem_type
         ]
@@ -168,7 +177,7 @@ class TextClassification:
         return _labels.parse(self.settings.problem_type, self.settings.labels, values, where).values
 
     def score(self, logits: np.ndarray, truth: np.ndarray) -> float:
-        """Task score, higher is better: accuracy, micro F1, or Pearson's r (mean over outputs).
+        """Task score, higher is better: accuracy (of a head with one output too), micro F1, or Pearson's r (mean over outputs).
 
         Args:
             logits: float32 ``[rows, labels]``.
@@ -182,6 +191,8 @@ class TextClassification:
             return float((logits.argmax(axis=1) == truth).mean())
         if kind == "multi_label_classification":
             given = logits > 0.0  # probability above one half
+            if self.binary:
+                return float((given == truth).mean())
             both = 2 * int((given & truth).sum())
             all_of_them = int(given.sum()) + int(truth.sum())
             return both / all_of_them if all_of_them else 1.0
@@ -238,7 +249,10 @@ def load(assets: Content) -> TextClassification:
     except (OSError, ValueError, RecursionError) as problem:
         raise IntegrityError(f"{path} cannot be read ({problem}). Build or copy the bundle again.") from problem
     settings = parse(Settings, data, str(path), IntegrityError)
-    return TextClassification(settings, TextEncoder(assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side))
+    encode = TextEncoder(
+        assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side, tables=settings.tables
+    )
+    return TextClassification(settings, encode)
 
 
 def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
