@@ -216,6 +216,17 @@ def test_nothing_prints_and_nothing_exits_below_the_command_line():
                 assert called not in ("print", "sys.exit", "exit", "quit", "os._exit"), f"{ids(file)}, line {node.lineno}"
 
 
+def test_json_is_written_by_one_function():
+    """``spec.parsing.to_json`` refuses NaN and infinity, which JSON does not have; what is sent to a device as text cannot import it."""
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump"):
+                strict = any(k.arg == "allow_nan" and ast.unparse(k.value) == "False" for k in node.keywords)
+                where = f"{ids(file)}, line {node.lineno}: use edgekit.spec.parsing.to_json"
+                assert strict and ids(file) in ("spec/parsing.py", "deploy/_there.py"), where
+        assert "from json import" not in file.read_text("utf-8")
+
+
 def test_importing_the_package_brings_nothing_heavy():
     code = "import edgekit, sys; print(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:])))"
     heavy = ["torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "click", "rich", "scipy", "tomllib"]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from edgekit.cli._options import keys_option, revoked, threads_option, trust_of
 from edgekit.cli.deploy import identity_option, python_option
+from edgekit.spec.parsing import to_json
 
 
 def _numbers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
@@ -52,7 +51,7 @@ def command(bundle, batches, lengths, seconds, as_json, backend, threads, where,
             options = {"seconds": seconds, "backend": backend, "threads": threads, "python": python, "keys": keys, "identity": identity}
             options["revoked"] = revoked()
             result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
-    click.echo(json.dumps(result.record(), indent=2) if as_json else result.text())
+    click.echo(to_json(result.record(), indent=2) if as_json else result.text())
 
 
 def _only_there() -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from edgekit.cli._options import keys_option, trust_of
+from edgekit.spec.parsing import to_json
 
 
 @click.command(name="compile")
@@ -28,4 +27,4 @@ def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-d
         return
     with bars() as progress:
         result = compile_bundle(bundle, trust=trust, force=force, progress=progress)
-    click.echo(json.dumps(result.record(), indent=2) if as_json else result.text())
+    click.echo(to_json(result.record(), indent=2) if as_json else result.text())

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from edgekit.cli._options import downgrade_option, keys_option, revoked
+from edgekit.spec.parsing import to_json
 
 python_option = click.option(
     "--python", default="python3", show_default=True, help="Python on the device that has EdgeKit; from the login's home where the path is relative."
@@ -35,7 +34,7 @@ def command(bundle, where, keys, allow_downgrade, python, identity, report, as_j
 
     with bars() as progress:
         result = deploy(bundle, where, python=python, keys=keys, revoked=revoked(), allow_downgrade=allow_downgrade, identity=identity, progress=progress)
-    record = json.dumps(result.record(), indent=2)
+    record = to_json(result.record(), indent=2)
     click.echo(record if as_json else result.text())
     if report:
         from edgekit.report.evaluate import write_text

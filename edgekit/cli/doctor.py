@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from edgekit.spec.parsing import to_json
 
 
 @click.command(name="doctor")
@@ -14,4 +14,4 @@ def command(as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     from edgekit.doctor import examine
 
     found = examine()
-    click.echo(json.dumps(found.record(), indent=2) if as_json else found.text())
+    click.echo(to_json(found.record(), indent=2) if as_json else found.text())

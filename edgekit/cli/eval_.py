@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from edgekit.cli._options import columns_option, keys_option, threads_option, trust_of
+from edgekit.spec.parsing import to_json
 
 
 @click.command(name="eval")
@@ -24,7 +23,7 @@ def command(bundle, samples, columns, file, backend, threads, keys):  # type: ig
 
     with bars() as progress:
         result = evaluate(bundle, samples, columns=columns, backend=backend, threads=threads, trust=trust_of(keys), progress=progress)
-    text = json.dumps(result.record(), indent=2)
+    text = to_json(result.record(), indent=2)
     if file == "-":
         click.echo(text)
         return

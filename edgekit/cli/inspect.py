@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
+
+from edgekit.spec.parsing import to_json
 
 
 @click.command(name="inspect")
@@ -17,4 +17,4 @@ def command(bundle, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, AN
     from edgekit.spec.parsing import plain
 
     opened = open_bundle(bundle)
-    click.echo(json.dumps(plain(opened.manifest), indent=2, sort_keys=True, ensure_ascii=False) if as_json else inspect(opened))
+    click.echo(to_json(plain(opened.manifest), indent=2, sort_keys=True, ensure_ascii=False) if as_json else inspect(opened))

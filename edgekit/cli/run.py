@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import difflib
 import os
+import re
 import stat
 import sys
 from typing import Any
@@ -11,11 +12,42 @@ from typing import Any
 import click
 
 from edgekit.cli._options import keys_option, threads_option, trust_of
+from edgekit.spec.parsing import to_json
 
 _BATCH = 256
 
 
-@click.command(name="run")
+# An option, known or mistyped: no text with a blank or a number after its dash.
+_LIKE_AN_OPTION = re.compile(r"--?[A-Za-z][\w-]*(=\S*)?")
+
+
+class _Texts(click.Command):
+    """A command whose arguments may begin with a dash: "-5 degrees" is a text, and a mistyped option is none."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Tells options from texts, and hands them on one after the other.
+
+        Raises:
+            NoSuchOption: for what looks like an option and is none, with the way to give such a text.
+        """
+        parameters = {name: p for p in self.get_params(ctx) for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
+        options, texts, rest = list[str](), list[str](), iter(args)
+        for argument in rest:
+            name = argument.partition("=")[0]
+            if argument == "--":
+                texts += rest
+            elif name in parameters:
+                takes_value = isinstance(option := parameters[name], click.Option) and not option.is_flag and "=" not in argument
+                options += [argument, *([value] if takes_value and (value := next(rest, None)) is not None else [])]
+            elif _LIKE_AN_OPTION.fullmatch(argument):
+                hint = f"No such option: {name}. A text that begins with a dash goes after --: edgekit run BUNDLE -- TEXT."
+                raise click.NoSuchOption(name, hint, difflib.get_close_matches(name, parameters), ctx)
+            else:
+                texts.append(argument)
+        return super().parse_args(ctx, [*options, "--", *texts])
+
+
+@click.command(name="run", cls=_Texts)
 @click.argument("bundle")
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
 @click.option("--pair", is_flag=True, help="Texts are pairs: two arguments, or two fields of a line split by a tab, make one example.")
@@ -25,7 +57,11 @@ _BATCH = 256
 @threads_option
 @keys_option
 def command(bundle, texts, pair, backend, max_characters, truncate, threads, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Answer TEXTs with BUNDLE, one JSON object a line. '-' alone reads one text a line from standard input."""
+    """Answer TEXTs with BUNDLE, one JSON object a line.
+
+    '-' alone reads one text a line from standard input. A single word that begins with a dash, and anything else that may, goes
+    after --: edgekit run BUNDLE -- TEXT...
+    """
     from edgekit.runtime.load import load
     from edgekit.spec.errors import InputError
 
@@ -68,4 +104,4 @@ def _print(session: Any, inputs: list[Any]) -> None:
             record["labels"] = list(answer.labels)
         if answer.truncated:
             record["truncated"] = True
-        click.echo(json.dumps(record, ensure_ascii=False))
+        click.echo(to_json(record, ensure_ascii=False))

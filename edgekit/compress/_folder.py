@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from edgekit.engines import assemble
 from edgekit.engines.place import new_folder, put_folder, recover, sync_tree
 from edgekit.source import quiet
 from edgekit.spec.errors import UsageError
+from edgekit.spec.parsing import to_json
 
 RECORD = "edgekit.json"
 """In each of them: what it was made from."""
@@ -22,7 +22,7 @@ def save(module: Any, tokenizer: Any, folder: Path, record: Mapping[str, object]
     with quiet():
         module.to("cpu").save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    (folder / RECORD).write_text(json.dumps(dict(record), indent=2, sort_keys=True) + "\n", "utf-8")
+    (folder / RECORD).write_text(to_json(dict(record), indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def check_output(out: Path, force: bool) -> None:

@@ -24,7 +24,7 @@ from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.source.stack import depth
 from edgekit.spec.errors import SamplesError, UsageError
-from edgekit.spec.parsing import plain
+from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 from edgekit.tasks import text_classification
 from edgekit.tasks._text import Text
@@ -155,7 +155,7 @@ def make(
                 learner.module.requires_grad_(True)
                 save(learner.module, own.tokenizer, folder / "student", {"teacher": teacher.model_id, "revision": teacher.revision, **what})
                 np.savez(folder / "answers.npz", student=answers, teacher=reference)
-                (folder / "history.json").write_text(json.dumps([plain(e) for e in history]), "utf-8")
+                (folder / "history.json").write_text(to_json([plain(e) for e in history]), "utf-8")
             shutil.rmtree(cache.under_way(digest), ignore_errors=True)
         runner.wait_for_everyone()
     found = cache.find(digest)

@@ -27,7 +27,7 @@ from edgekit.compress._teacher import Targets
 from edgekit.engines.measure import cpu_instructions
 from edgekit.source import call
 from edgekit.spec.errors import CompressError, UsageError
-from edgekit.spec.parsing import plain
+from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -289,7 +289,7 @@ def _keep(runner: Any, work: Path, history: Sequence[Epoch], best: int) -> None:
     runner.wait_for_everyone()
     runner.save_state(str(new))
     if runner.is_main_process:
-        (new / "history.json").write_text(json.dumps({"epochs": plain(tuple(history)), "best": best}), "utf-8")
+        (new / "history.json").write_text(to_json({"epochs": plain(tuple(history)), "best": best}), "utf-8")
         new.rename(final)
         for old in (*work.glob("state-*"), *work.glob("best-*")):
             if old not in (final, work / f"best-{best}.safetensors"):

@@ -26,6 +26,7 @@ from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.source.stack import widths
 from edgekit.spec.errors import UsageError
+from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress
 
 ROWS = 2048
@@ -133,7 +134,7 @@ def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Lat
     if cache.find(digest) is None:
         picks, ratio = _planned(base, speedup, samples, latency, progress)
         with assemble.disk_errors(cache.root), cache.fill(digest, what) as folder:
-            (folder / "plan.json").write_text(json.dumps({"picks": picks, "speedup": ratio}), "utf-8")
+            (folder / "plan.json").write_text(to_json({"picks": picks, "speedup": ratio}), "utf-8")
     found = cache.find(digest)
     assert found is not None
     latency.used[name] = (found / "plan.json").read_text("utf-8")

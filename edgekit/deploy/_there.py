@@ -22,7 +22,7 @@ ABANDONED_S = 86400  # a copy that was not removed when it ended, because the co
 
 def say(**found: object) -> None:
     """The answer of a step."""
-    sys.stdout.write(MARK + json.dumps(found))
+    sys.stdout.write(MARK + json.dumps(found, allow_nan=False))
 
 
 def state(path: str) -> str:

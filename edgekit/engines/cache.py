@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgekit.spec.errors import BuildError, UsageError
+from edgekit.spec.parsing import to_json
 
 _DONE = "entry.json"
 _LIMIT_MB = 8192.0
@@ -28,7 +28,7 @@ _ENTRY = re.compile(r"(under-way-)?[0-9a-f]{64}")
 
 def key(**parts: object) -> str:
     """Digest of what a step depends on; parts must be plain data."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    return hashlib.sha256(to_json(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 def code_digest(*parts: str) -> str:
@@ -106,7 +106,7 @@ class Cache:
             raise BuildError(f"The build cache {self.root} cannot be written ({problem.strerror}). {remedy}") from problem
         try:
             yield folder
-            (folder / _DONE).write_text(json.dumps(dict(made_from), indent=2, sort_keys=True), "utf-8")
+            (folder / _DONE).write_text(to_json(dict(made_from), indent=2, sort_keys=True), "utf-8")
             final = self.root / digest
             if (final / _DONE).is_file():
                 return  # another process was faster with the same thing

@@ -32,6 +32,7 @@ from edgekit.engines import _private as private
 from edgekit.engines._private import Damaged
 from edgekit.engines.cache import Cache
 from edgekit.spec.errors import BuildError, UsageError
+from edgekit.spec.parsing import to_json
 
 SCHEMA = 1  # of this folder: a part of every key
 _LIMIT_MB = 4096.0
@@ -86,7 +87,7 @@ class Plans:
     @staticmethod
     def key(parts: Mapping[str, object]) -> str:
         """Digest of what an engine depends on: sha256 of its canonical JSON, in hex; parts must be plain data."""
-        return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()).hexdigest()
+        return hashlib.sha256(to_json(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def find(self, key: str) -> memoryview | None:
         """The plan of this key, as bytes that cannot be written, or None; a find makes it the most recently used.
@@ -155,7 +156,7 @@ class Plans:
         view = memoryview(plan)
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         said = {"parts": parts, "sha256": hashlib.sha256(view).hexdigest(), "size": view.nbytes, "about": {"made": made, **about}}
-        sidecar = json.dumps(said, indent=2, sort_keys=True).encode()
+        sidecar = to_json(said, indent=2, sort_keys=True).encode()
         if self.key(json.loads(sidecar)["parts"]) != key:
             raise UsageError(f"The key {key} of an engine is not that of its parts, so it would never be found. Take it from Plans.key(parts).")
         with self._disk(view.nbytes + len(sidecar)), private.opened(self.root, make=True) as folder, private.held(folder, _WRITING):

@@ -23,6 +23,7 @@ from edgekit.engines.place import new_file, put_file
 from edgekit.spec.errors import BuildError, IntegrityError, UsageError
 from edgekit.spec.identity import check_name, version_key
 from edgekit.spec.manifest import Manifest
+from edgekit.spec.parsing import to_json
 
 FILE = "model.sig"
 _MEDIA = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -176,7 +177,7 @@ def write(folder: Path, digests: Mapping[str, str], key: Path, password: bytes |
     from cryptography.hazmat.primitives.asymmetric import ec
 
     signer = _private(key, password)
-    payload = json.dumps(_statement(folder.resolve().name, digests), indent=2, sort_keys=True).encode()
+    payload = to_json(_statement(folder.resolve().name, digests), indent=2, sort_keys=True).encode()
     signed = signer.sign(_encoded(payload), ec.ECDSA(hashes.SHA256()))
     bundle = {
         "mediaType": _MEDIA,
@@ -191,7 +192,7 @@ def write(folder: Path, digests: Mapping[str, str], key: Path, password: bytes |
     try:
         # Not in the bundle: whatever is in it beside what its manifest lists keeps it from being opened.
         with new_file(folder.resolve()) as (new, stream):
-            stream.write(json.dumps(bundle).encode() + b"\n")
+            stream.write(to_json(bundle).encode() + b"\n")
             new.chmod(0o644)  # it was made private
             put_file(new, stream, final)
     except OSError as problem:

@@ -29,7 +29,7 @@ from edgekit.runtime.loops import single
 from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.spec.graph import Graph, GraphSet
-from edgekit.spec.parsing import parse, plain
+from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
 from edgekit.spec.target import Target
@@ -160,7 +160,7 @@ class Steps:
         def make(out: Path) -> GraphSet:
             found = revert(quantize.get(method), floats, rows, settings, good, out, self.progress)
             ranking = {s.layer: s.damage for s in found[1]} if found else {}
-            (out / "sensitivity.json").write_text(json.dumps(ranking), "utf-8")
+            (out / "sensitivity.json").write_text(to_json(ranking), "utf-8")
             return found[0] if found else replace(floats, graphs=())
 
         made = self._graphs(f"{method}, layers in float", parts, make)
@@ -221,7 +221,7 @@ class Steps:
         def make(folder: Path) -> None:
             given = race.answers(candidate, texts, batched, self.progress)
             np.save(folder / "logits.npy", given.logits)
-            (folder / "costs.json").write_text(json.dumps([given.first_answer_ms, given.memory_mb, given.executed]), "utf-8")
+            (folder / "costs.json").write_text(to_json([given.first_answer_ms, given.memory_mb, given.executed]), "utf-8")
 
         folder = self._kept("answers", parts, make)
         first, memory, executed = json.loads((folder / "costs.json").read_text("utf-8"))
@@ -238,7 +238,7 @@ class Steps:
         def make(folder: Path) -> None:
             inputs = [row.inputs for row in samples.rows]
             found = race.in_turns(candidates, inputs, rounds, texts, self.progress, lists=lists, until=until)
-            (folder / "race.json").write_text(json.dumps(plain(found)), "utf-8")
+            (folder / "race.json").write_text(to_json(plain(found)), "utf-8")
 
         if self.replayed:
             found = self.replayed.race(candidates)
@@ -292,7 +292,7 @@ class Steps:
         def write(folder: Path) -> None:
             graphs = make(folder)
             entries = [{"signature": plain(g.signature), "path": g.path.name, "method": g.method, "recipe": dict(g.recipe)} for g in graphs.graphs]
-            (folder / "graphs.json").write_text(json.dumps({**plain(graphs), "graphs": entries, "assets": "assets"}), "utf-8")
+            (folder / "graphs.json").write_text(to_json({**plain(graphs), "graphs": entries, "assets": "assets"}), "utf-8")
 
         folder = self._kept(step, parts, write)
         data = json.loads((folder / "graphs.json").read_text("utf-8"))

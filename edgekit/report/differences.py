@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 
 from edgekit.spec.manifest import TIMED_FILES, Manifest
-from edgekit.spec.parsing import plain
+from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.subject import Subject
 
 SAME = "both sides are the same bundle, files and settings"
@@ -80,7 +79,7 @@ def _settings(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
 
 
 def _text(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return value if isinstance(value, str) else to_json(value, sort_keys=True, ensure_ascii=False)
 
 
 def _cut(text: str | None) -> str:

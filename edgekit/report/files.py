@@ -18,7 +18,7 @@ from typing import Any
 from edgekit.engines.assemble import disk_errors
 from edgekit.engines.place import new_file
 from edgekit.spec.errors import BuildError, FormatError, IntegrityError, UsageError
-from edgekit.spec.parsing import parse, plain, strict_json
+from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
 from edgekit.spec.schema import Enums, schema
 
@@ -39,7 +39,7 @@ _REMEDY = "Measure again, or restore the file from where it came."
 
 def schema_text() -> str:
     """The JSON Schema of a report; ``SCHEMA_FILE`` is this text."""
-    return json.dumps(schema(Report, SCHEMA_ID, ENUMS), indent=1, ensure_ascii=False) + "\n"
+    return to_json(schema(Report, SCHEMA_ID, ENUMS), indent=1, ensure_ascii=False) + "\n"
 
 
 def dumps(report: Report) -> str:
@@ -155,7 +155,7 @@ def _lines(data: Mapping[str, Any]) -> str:
     """Each value of the top level compact, in a line of its own. A lone surrogate, which the name of a file may hold, is escaped."""
 
     def compact(value: object) -> str:
-        dumped = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        dumped = to_json(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", dumped)
 
     return "{\n" + ",\n".join(f"{compact(name)}:{compact(value)}" for name, value in sorted(data.items())) + "\n}\n"

@@ -30,6 +30,7 @@ from edgekit.runtime.golden import TOLERANCE, GoldenResult
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Variant
+from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
 
 _ROUNDS = 7
@@ -204,7 +205,7 @@ def _record(bundle: Bundle, variants: Sequence[Variant]) -> Path:
         gpu_name() if any(v.engine is not None for v in variants) else "",
         [(v.backend, v.method, backends.installed_version(v.backend)) for v in variants],
     ]
-    return Cache().root / "races" / f"{hashlib.sha256(json.dumps(parts).encode()).hexdigest()}.json"
+    return Cache().root / "races" / f"{hashlib.sha256(to_json(parts).encode()).hexdigest()}.json"
 
 
 def _keep(record: Path, found: dict[str, object]) -> bool:
@@ -213,7 +214,7 @@ def _keep(record: Path, found: dict[str, object]) -> bool:
         record.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=record.parent)
         with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            json.dump(found, stream)
+            stream.write(to_json(found))
         Path(name).replace(record)
     except OSError:
         return False

@@ -36,7 +36,7 @@ from edgekit.runtime.load import load_checked
 from edgekit.runtime.session import Session
 from edgekit.spec import errors
 from edgekit.spec.manifest import Variant
-from edgekit.spec.parsing import parse, plain
+from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.subject import Start
 from edgekit.tasks._text import Text
 
@@ -70,7 +70,7 @@ class Worker:
         trusted = None if trust is None else {**vars(trust), "keys": [str(key.absolute()) for key in trust.keys]}
         how = {"threads": threads, "backend": backend} if variant is None else {"variant": plain(variant)}
         options = {"trust": trusted, **how}
-        command = [sys.executable, "-c", self.CHILD, str(bundle.absolute()), json.dumps(options)]
+        command = [sys.executable, "-c", self.CHILD, str(bundle.absolute()), to_json(options)]
         package = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
         self._bundle = bundle
@@ -188,7 +188,7 @@ class Worker:
         assert self._child.stdout is not None
         self._asked = True
         try:
-            self._child.stdin.write(json.dumps(request) + "\n")
+            self._child.stdin.write(to_json(request) + "\n")
             self._child.stdin.flush()
             line = self._child.stdout.readline()
         except BrokenPipeError:
@@ -235,7 +235,7 @@ def main(bundle: str, options: str) -> None:
             if session is None and bundle not in message:
                 message = f"{bundle} cannot be loaded: {message}"
             reply = {"error": type(problem).__name__, "message": message}
-        replies.write(json.dumps(reply) + "\n")
+        replies.write(to_json(reply) + "\n")
         replies.flush()
 
 

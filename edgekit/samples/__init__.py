@@ -7,7 +7,6 @@ is named by its line.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from edgekit.samples import _json, _tables
 from edgekit.samples._decode import GZIP, text_of
 from edgekit.spec.errors import SamplesError, UsageError, near
-from edgekit.spec.parsing import parse
+from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.target import read_toml
 from edgekit.tasks._labels import MULTI_LABEL, Truth, flag, match_columns
 from edgekit.tasks._labels import parse as parse_labels
@@ -248,7 +247,7 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
         if (different := len({row.slices[name] for row in rows})) > MOST_VALUES:
             said = f"{different} different values in column '{name}', expected at most {MOST_VALUES} for slices"
             raise SamplesError(f"Samples {file} have {said}. Slice by a coarser column.")
-    digest = hashlib.sha256(json.dumps([_file_digest(file), sorted(chosen.items())]).encode()).hexdigest()
+    digest = hashlib.sha256(to_json([_file_digest(file), sorted(chosen.items())]).encode()).hexdigest()
     return Samples(rows, str(file), digest)
 
 
@@ -326,7 +325,7 @@ def _check_slices(slices: Sequence[str], columns: Mapping[str, str], chosen: Map
 def _slice(value: object, name: str, place: str) -> str:
     """The value of a row in a column of slices."""
     parts = value if isinstance(value, list) else [value]  # a list of labels is one value, as in a|b
-    said = "|".join("" if p is None else json.dumps(p) if isinstance(p, bool) else str(p) for p in parts).strip()
+    said = "|".join("" if p is None else to_json(p) if isinstance(p, bool) else str(p) for p in parts).strip()
     what = ""
     if any(isinstance(p, (list, dict)) for p in parts):
         what = "a list or an object"

@@ -24,6 +24,7 @@ from edgekit.source._fuzz import fuzz_texts
 from edgekit.source._tokenizer import wrapped
 from edgekit.source.stack import WIDTHS, narrow
 from edgekit.spec.errors import EdgekitError, ModelError, UsageError, near
+from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks import _text
 from edgekit.tasks.text_classification import Settings
@@ -120,7 +121,7 @@ class Source:
         """The tokenizer as the tokenizers library reads it, without padding and truncation: the runtime sets them."""
         data = json.loads(self.tokenizer.backend_tokenizer.to_str())
         data["padding"] = data["truncation"] = None
-        return json.dumps(data, ensure_ascii=False)
+        return to_json(data, ensure_ascii=False)
 
     def check_outputs(self, texts: Sequence[_text.Text]) -> None:
         """Refuses outputs of a module from Python that are probabilities already: they would go through a softmax or sigmoid twice.

@@ -15,6 +15,7 @@ from typing import Any
 
 from edgekit.source._fuzz import fuzz_texts
 from edgekit.spec.errors import ModelError, UsageError, near
+from edgekit.spec.parsing import to_json
 from edgekit.tasks._text import Text
 
 CHOICES = ("file", "transformers")
@@ -108,7 +109,7 @@ def check(model_id: str, folder: Path, tokenizer: Any, texts: Sequence[Text], wh
     settings = _differences(data, _plain(json.loads(tokenizer.backend_tokenizer.to_str())))
     if not settings:
         return
-    stored, made = Tokenizer.from_str(json.dumps(data)), Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    stored, made = Tokenizer.from_str(to_json(data)), Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     made.no_truncation()
     made.no_padding()
     rows = [[(e.ids, e.type_ids) for e in one.encode_batch(list(texts))] for one in (stored, made)]
@@ -137,7 +138,7 @@ def wrapped(old: Any, data: Mapping[str, Any]) -> Any:
         "model_input_names": old.model_input_names,
         "truncation_side": old.truncation_side,
     }
-    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(data)), **names, **settings)
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(to_json(data)), **names, **settings)
 
 
 def check_files(model_id: str, folder: Path) -> None:
@@ -258,7 +259,7 @@ def _size(entries: Any) -> str:
 
 def _short(value: Any) -> str:
     kind = value.get("type") if isinstance(value, Mapping) else None
-    text = str(kind) if kind else json.dumps(value, ensure_ascii=False)
+    text = str(kind) if kind else to_json(value, ensure_ascii=False)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import PurePosixPath
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import FormatError, IntegrityError
 from edgekit.spec.identity import check_date, check_name, version_key
-from edgekit.spec.parsing import parse, plain, strict_json
+from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.tensor import Signature
 
 FORMAT = 2
@@ -290,13 +289,13 @@ def _check_variant(manifest: Manifest, variant: Variant, where: str) -> None:
 
 def dumps(manifest: Manifest) -> str:
     """The text of a manifest: sorted, indented JSON."""
-    return json.dumps(plain(manifest), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    return to_json(plain(manifest), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def content_digest(manifest: Manifest) -> str:
     """sha256 over what a bundle computes with: every file but those that came from a clock. The same build with the same seed has the same."""
     entries = [[name, entry.sha256] for name, entry in sorted(manifest.files.items()) if name not in TIMED_FILES]
-    return hashlib.sha256(json.dumps(entries).encode()).hexdigest()
+    return hashlib.sha256(to_json(entries).encode()).hexdigest()
 
 
 def check_inside(path: str, where: str) -> None:

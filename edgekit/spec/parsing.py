@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 import types
 import typing
@@ -132,3 +133,34 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {name!r} is there twice")
         data[name] = value
     return data
+
+
+def to_json(value: object, **options: Any) -> str:
+    """JSON text of plain data, as ``json.dumps`` makes it with the same options, but never with a number that JSON does not have.
+
+    Args:
+        value: plain data. A number that is not defined is None, which becomes null.
+        **options: of ``json.dumps``.
+
+    Raises:
+        EdgekitError: for NaN or infinity, with where it is.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **options)
+    except ValueError:
+        place = _not_finite(value)
+        if place is None:
+            raise
+        where = place.lstrip(".") or "the value itself"
+        raise EdgekitError(f"The number at {where} is not finite, and JSON has no such number. A model or a clock gave it: nothing was written.") from None
+
+
+def _not_finite(value: object, place: str = "") -> str | None:
+    """Where in plain data the first number is that is not finite."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else place
+    if isinstance(value, Mapping):
+        items: list[tuple[str, object]] = [(f"{place}.{key}", inner) for key, inner in value.items()]
+    else:
+        items = [(f"{place}[{i}]", inner) for i, inner in enumerate(value)] if isinstance(value, (list, tuple)) else []
+    return next((found for path, inner in items if (found := _not_finite(inner, path)) is not None), None)

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.spec.content import Content
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError, near
-from edgekit.spec.parsing import parse, plain
+from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.tensor import Signature
 from edgekit.tasks import _labels
 from edgekit.tasks._text import Text, TextEncoder, Tokens
@@ -259,7 +259,7 @@ def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
     """Writes the two files that :func:`load` reads."""
     assets.mkdir(parents=True, exist_ok=True)
     (assets / "tokenizer.json").write_text(tokenizer_json, "utf-8")
-    (assets / "task.json").write_text(json.dumps(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+    (assets / "task.json").write_text(to_json(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
 
 
 __all__ = ["LOOP", "PROBLEM_TYPES", "Classification", "Settings", "Text", "TextClassification", "load", "save"]

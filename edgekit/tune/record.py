@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit.spec.errors import UsageError
-from edgekit.spec.parsing import parse, plain
+from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.tune.race import Answers, Candidate, Race
 
 FILE = "race.json"
@@ -72,7 +72,7 @@ class Record:
 
     def text(self) -> str:
         """As JSON."""
-        return json.dumps(plain(self), sort_keys=True) + "\n"
+        return to_json(plain(self), sort_keys=True) + "\n"
 
 
 def read(path: str | Path) -> Record:

@@ -179,6 +179,27 @@ def test_run_hands_over_exactly_what_the_lines_hold(edgekit, monkeypatch, option
     assert seen == expected
 
 
+DASHED = ["-5 degrees outside", "- 3", "-5", "--5 apples and a horse", "--backend is a word here", "a -- b", "-\u20ac"]
+
+
+def test_run_takes_texts_that_begin_with_a_dash(edgekit, float32_ort, tiny_module):
+    expected = [small.LABELS[i] for i in small.torch_logits(tiny_module, DASHED).argmax(axis=1)]
+    assert [r["label"] for r in lines(edgekit("run", float32_ort, *DASHED))] == expected
+    between = (*DASHED[:2], "--threads", "1", *DASHED[2:], "--backend=onnxruntime")
+    assert [r["label"] for r in lines(edgekit("run", *between[:0], float32_ort, *between))] == expected
+    words = ["-cold", "--backend", "--", "-h"]
+    expected = [small.LABELS[i] for i in small.torch_logits(tiny_module, words).argmax(axis=1)]
+    assert [r["label"] for r in lines(edgekit("run", float32_ort, "--", *words))] == expected
+
+
+@pytest.mark.parametrize("option", ["--bakend", "-x", "--pears", "--bakend=onnxruntime"])
+def test_run_takes_no_mistyped_option_for_a_text(edgekit, float32_ort, option):
+    result = edgekit("run", float32_ort, "a text", option, "onnxruntime")
+    assert (result.code, result.out) == (2, "")
+    assert "No such option" in result.err
+    assert "edgekit run BUNDLE -- TEXT" in result.err
+
+
 def test_run_with_nothing_to_read(edgekit, float32_ort):
     assert lines(edgekit("run", float32_ort, "-", stdin=b"")) == []
 

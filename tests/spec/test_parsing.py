@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.spec.errors import IntegrityError, UsageError, near
-from edgekit.spec.parsing import parse, plain
+from edgekit.spec.errors import EdgekitError, IntegrityError, UsageError, near
+from edgekit.spec.parsing import parse, plain, to_json
 
 
 @dataclass(frozen=True)
@@ -140,3 +140,16 @@ def test_the_caller_names_the_error():
 def test_near_misses():
     assert near("activation", ["activations", "weights"]) == " Did you mean 'activations'?"
     assert near("qqqq", ["activations", "weights"]) == ""
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_json_has_no_number_that_is_not_finite(number):
+    for value, place in ((number, "the value itself"), ({"a": [1, {"b": number}]}, r"a\[1\]\.b"), ([(0.5, number)], r"\[0\]\[1\]")):
+        with pytest.raises(EdgekitError, match=f"The number at {place} is not finite"):
+            to_json(value)
+
+
+def test_json_is_that_of_the_standard_library():
+    value = {"b": [1.5, None, "é"], "a": {"x": True}}
+    for options in ({}, {"sort_keys": True, "indent": 2}, {"ensure_ascii": False, "separators": (",", ":")}):
+        assert to_json(value, **options) == json.dumps(value, **options)

@@ -7,11 +7,11 @@ number by a factor: it is for the picture, the gates are for the decision.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from statistics import median
 
 from edgekit.report.render._words import number, percentiles
+from edgekit.spec.parsing import to_json
 from edgekit.spec.report import Report
 from edgekit.spec.subject import Subject
 
@@ -27,7 +27,7 @@ def history(report: Report) -> str:
     last = report.subjects[-1]
     about = f"edgekit {report.fingerprint.edgekit}\n{report.fingerprint.cpu}\nsamples {report.samples}"
     entries = [{**entry, "extra": "\n".join(filter(None, (str(entry.get("extra", "")), about)))} for entry in _entries(last, report.rows)]
-    return json.dumps(entries, indent=1, allow_nan=False) + "\n"
+    return to_json(entries, indent=1) + "\n"
 
 
 def _entries(last: Subject, rows: int) -> list[Entry]:
