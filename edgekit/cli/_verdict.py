@@ -28,9 +28,10 @@ def text(report: Report, code: int) -> str:
     width = max((len(name) for name, _ in lines), default=0)
     gates = _gates(report.gates)
     facts = [f"  {name:<{width}}  {value}" for name, value in lines]
-    notes = [f"note: {note}" for note in report.notes]
+    never = report.accuracy.never if report.accuracy is not None else ""
+    notes = [f"note: {note}" for note in report.notes if note != never]
     verdict = [f"verdict: {report.verdict}" + (f" (exit {code})" if code else "")] if report.gates else []
-    return "\n".join([head, *facts, *gates, *notes, *verdict])
+    return "\n".join([head, *([f"note: {never}"] if never else []), *facts, *gates, *notes, *verdict])
 
 
 def _gates(gates: Sequence[Gate]) -> list[str]:

@@ -28,6 +28,7 @@ from edgekit.cli._options import Budget, Pairs, columns_option, downgrade_option
     help="Replaces a limit of the target: accuracy_drop, accuracy (the least score), p50_ms, memory_mb, first_answer_ms, size_mb. Repeatable.",
 )
 @click.option("--strict", is_flag=True, help="Hold the upper bound of the accuracy drop (95 %) against the budget, not only the drop that was seen.")
+@click.option("--accept-reference", is_flag=True, help="Go on where the torch model is no better than chance on --eval.")
 @click.option("--keep-float", multiple=True, metavar="LAYER", help="A layer that stays in float; * stands for any characters. Repeatable.")
 @click.option("--use", type=click.Choice(["latency", "throughput"]), default=None, help="What counts. [default: as the target says]")
 @click.option("--max-time", type=click.FloatRange(min=0), default=None, metavar="SECONDS", help="Then no further variation is tried and the race is cut short.")

@@ -25,7 +25,8 @@ from edgekit.pipeline.contender import contender
 from edgekit.pipeline.engines import Scored, verify
 from edgekit.pipeline.slicing import CALIBRATION_ROWS, check_here, clock
 from edgekit.pipeline.steps import Evaluation, Steps
-from edgekit.report.paired import paired
+from edgekit.report import reference as references
+from edgekit.report.once import distinct
 from edgekit.report.table import held_out_text, trials_table, verified_text
 from edgekit.runtime import golden
 from edgekit.samples import Samples
@@ -82,6 +83,7 @@ def build(
     distill: Sequence[Mapping[str, Any]] = (),
     distill_samples: Sequence[str | os.PathLike[str]] = (),
     vocabulary: str | os.PathLike[str] | None = None,
+    accept_reference: bool = False,
     module: Any = None,
     processor: Any = None,
     task: str = source.TASK,
@@ -118,6 +120,7 @@ def build(
         distill_samples: what they are trained on, with or without labels; by default all rows of ``samples``.
         vocabulary: ``samples`` to leave only the tokens of ``samples`` and ``distill_samples``, and what any other text needs, in the model and its
             students; or a file of the tokens that stay, see :func:`edgekit.compress.vocabulary.trim`.
+        accept_reference: go on where the torch model's answers to ``eval`` are no better than chance, or another numbering of its labels fits better.
         module: a torch module with a head of one's own, see :func:`edgekit.source.from_module`.
         processor: its Hugging Face tokenizer.
         task: the task of ``module``.
@@ -185,6 +188,8 @@ def build(
             return Evaluation(rows, scorer, truth, steps.reference(rows))
 
         rows = scored(evaluation)
+        asked = references.question(scorer, rows.reference, rows.truth, rows.texts, evaluation.where, "the torch model")
+        believed = references.hold(asked, accept_reference)
         unseen = None if held_out is None else scored(held_out)
         known = (*origin.notes, *checks.cut_notes(scorer, {"calibration": calibration, "evaluation": evaluation}))
         provenance = steps.provenance(seed, evaluation)
@@ -220,11 +225,13 @@ def build(
             notes=(
                 *known,
                 *(note for truth in truths.values() for note in truth.notes),
+                *filter(None, (believed.said, distinct(rows.texts, rows.truth).note)),
                 *checks.notes(aim, calibration, contenders[0].lengths),
                 *[t for n, t in trimmings.items() if n == best.model],
                 *choice.notes,
                 *said_of_it,
             ),
+            reference_check=believed,
             held_out=held_out_score,
         )
         files: dict[str, Path | bytes] = {**choice.files, **engines.files}
@@ -259,7 +266,7 @@ def _origin(
 def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> tuple[HeldOut, tuple[str, ...]]:
     """Scores the frozen choice on the test set; and what should be known of that."""
     given, trouble = steps.for_the_device(best, rows, aim, aim.use == "throughput")
-    found = paired(rows.task, given.logits, rows.reference, rows.truth)
+    found = rows.compare(given.logits)
     unseen = HeldOut(
         rows=found.rows,
         score=rows.task.score(given.logits, rows.truth),

@@ -12,7 +12,6 @@ import numpy as np
 from edgekit.engines.measure import cpu_name
 from edgekit.engines.trust import sha256
 from edgekit.pipeline.contender import Contender
-from edgekit.report.paired import paired
 from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import Trial, Variant
 from edgekit.tune import choose, vary
@@ -143,7 +142,7 @@ class Field:
         return self.steps.race(candidates, self.rows.samples, rounds, _TEXTS_A_ROUND, self.aim.use == "throughput", self.until)
 
     def _trials(self, candidates: list[Candidate], given: list[Answers], race: Race | None) -> list[Trial]:
-        return choose.trials(candidates, given, race, self.rows.task, self.rows.reference, self.rows.truth)
+        return choose.trials(candidates, given, race, self.rows.task, self.rows.reference, self.rows.truth, self.rows.texts, self.aim.budget.accuracy_drop)
 
     def _lost_early(self, trial: Trial) -> Trial:
         reason = choose.excess(trial, self.aim.budget, self.strict) or choose.not_as_asked(trial)
@@ -157,8 +156,9 @@ class Field:
 
     def _say_if_unresolved(self, given: Answers) -> None:
         limit = self.aim.budget.accuracy_drop
-        compared = paired(self.rows.task, given.logits, self.rows.reference, self.rows.truth)
-        if limit is not None and not compared.resolved(limit):
+        compared = self.rows.compare(given.logits)
+        same = np.array_equal(given.logits, self.rows.reference)  # to the last bit: nothing was lost
+        if limit is not None and not same and not compared.resolved(limit):
             self._said.append(f"Accuracy of the chosen candidate: {compared.text(limit)}.")
 
     # ---- chosen by the device

@@ -120,7 +120,7 @@ def check_strict(aim: Target, evaluation: Samples) -> None:
     Raises:
         SamplesError: with the rows that it takes at least.
     """
-    limit, rows = aim.budget.accuracy_drop, len(evaluation)
+    limit, rows = aim.budget.accuracy_drop, len({row.inputs for row in evaluation.rows})
     if limit is None:
         return
     if limit == 0:

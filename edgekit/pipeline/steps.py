@@ -24,7 +24,9 @@ from edgekit.pipeline.checks import AS_WRITTEN, answers_for, runnable
 from edgekit.pipeline.stand_in import Outputs
 from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._sensitivity import revert
-from edgekit.report.paired import paired
+from edgekit.report import companions
+from edgekit.report.once import distinct
+from edgekit.report.paired import Paired, paired
 from edgekit.runtime.loops import single
 from edgekit.samples import Samples
 from edgekit.source import Source
@@ -62,6 +64,25 @@ class Evaluation:
     def texts(self) -> list[Any]:
         """As a session takes them."""
         return [row.inputs for row in self.samples.rows]
+
+    def compare(self, logits: np.ndarray) -> Paired:
+        """A candidate's answers to these rows, float32 ``[rows, labels]``, against the reference's; rows with equal inputs count once."""
+        return paired(self.task, logits, self.reference, self.truth, self.texts)
+
+    def holds(self, logits: np.ndarray, limit: float, drop: float | None, strict: bool) -> bool:
+        """Whether a candidate's answers are inside the accuracy budget, and what the score cannot see inside what goes with it.
+
+        Args:
+            logits: float32 ``[rows, labels]``.
+            limit: largest drop from the reference's score.
+            drop: the budget's ``accuracy_drop``, which the error of numbers and the recall of labels are measured by.
+            strict: the upper ends of intervals count.
+        """
+        compared, once = self.compare(logits), distinct(self.texts, self.truth)
+        if not (compared.high if strict else compared.drop) <= limit + 1e-9:
+            return False
+        error, recall = companions.of_rows(self.task, self.reference[once.rows], logits[once.rows], once.truth, drop)
+        return companions.holds(error, recall, drop, strict)
 
 
 class Steps:
@@ -155,7 +176,7 @@ class Steps:
         parts = self._made_from(method, floats, settings, rows) | {"revert": [limit, strict, list(answers_for(method, aim)), scored.samples.digest]}
 
         def good(graphs: GraphSet) -> bool:
-            return _inside(self._outputs(graphs.graphs[0], aim, scored), scored, limit, strict)
+            return _inside(self._outputs(graphs.graphs[0], aim, scored), scored, aim, limit, strict)
 
         def make(out: Path) -> GraphSet:
             found = revert(quantize.get(method), floats, rows, settings, good, out, self.progress)
@@ -175,7 +196,7 @@ class Steps:
         # Where torch itself is under the floor, no number of layers in float reaches it.
         if limit is None or limit < 0 or graphs.graphs[0].method == "float32":
             return True
-        return _inside(self.outputs(graphs.graphs[0], scored, aim), scored, limit, strict)
+        return _inside(self.outputs(graphs.graphs[0], scored, aim), scored, aim, limit, strict)
 
     def outputs(self, graph: Graph, scored: Evaluation, aim: Target) -> Outputs:
         """What a graph answers to the evaluation rows on the first of the target's backends that runs here, or the stand-in; there to long rows too."""
@@ -322,11 +343,8 @@ class Steps:
         return self.cache.root / digest
 
 
-def _inside(found: Outputs, scored: Evaluation, limit: float, strict: bool) -> bool:
-    if not found.finite:
-        return False
-    compared = paired(scored.task, found.logits, scored.reference, scored.truth)
-    return (compared.high if strict else compared.drop) <= limit + 1e-9
+def _inside(found: Outputs, scored: Evaluation, aim: Target, limit: float, strict: bool) -> bool:
+    return found.finite and scored.holds(found.logits, limit, aim.budget.accuracy_drop, strict)
 
 
 def batches(scorer: TextClassification, signature: Signature, calibration: Samples) -> tuple[list[dict[str, np.ndarray]], list[int]]:

@@ -6,7 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from edgekit.report import companions
 from edgekit.report import slices as sliced
+from edgekit.report.once import distinct
+from edgekit.report.paired import fewest_rows
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.report import Accuracy, Flip
 from edgekit.tasks.text_classification import Text, TextClassification
@@ -26,6 +29,7 @@ def compare(
     ids: Sequence[str],
     *,
     margin: float | None = None,
+    recall_margin: float | None = None,
     slices: Mapping[str, Sequence[str]] | None = None,
     texts: Sequence[Text] | None = None,
 ) -> Accuracy:
@@ -34,13 +38,16 @@ def compare(
     What is not defined on the rows is None: the scores of a regression set in which all labels are equal, the interval where hardly any
     resample of the rows has a score. Flips and divergences need no score and are always there.
 
+    Rows with equal inputs count once, see :mod:`edgekit.report.once`: what is compared is the first row of each.
+
     Args:
         task: of both.
         before: float32 ``[rows, labels]``, of the baseline or the teacher.
         after: float32 ``[rows, labels]``, of the candidate.
         truth: as ``task.parse_labels`` gives it.
-        ids: of the rows, as ``predictions.row_ids`` gives them.
+        ids: of the rows, as ``predictions.row_ids`` gives them: rows with equal ids have equal inputs.
         margin: of the gate, in the score's unit, that ``rows_needed`` is about.
+        recall_margin: of the gate of each label's recall; None to leave recalls out.
         slices: column to the value of each row.
         texts: of the rows, only where the report may hold them.
 
@@ -53,11 +60,17 @@ def compare(
     for name, values in {"texts": texts, **{f"column '{column}'": values for column, values in slices.items()}}.items():
         if values is not None and len(values) != len(ids):
             raise UsageError(f"There are {len(values)} values of {name} for {len(ids)} rows, expected one a row. Give those of the same samples.")
+    once = distinct(ids, truth)
+    rows, places = len(before), once.rows
+    before, after, truth = before[places], after[places], once.truth
+    ids, texts = [ids[i] for i in places], None if texts is None else [texts[i] for i in places]
+    slices = {column: [values[i] for i in places] for column, values in slices.items()}
     divergence = divergences(task, after, before)
     flips = flipped(task, after, before)
     first, second, compared = sliced.scored(task, before, after, truth)
+    errors = companions.error(task, before, after, truth)
     return Accuracy(
-        rows=len(before),
+        rows=rows,
         score_name=task.score_name,
         before=first,
         after=second,
@@ -68,7 +81,7 @@ def compare(
         gains=compared.gains if compared else None,
         p_value=compared.p_value if compared else None,
         flips=len(flips),
-        flipped=_listed(task, before, after, truth, ids, texts, flips),
+        flipped=_listed(task, before, after, truth, ids, texts, flips, places),
         kl_mean=max(0.0, float(divergence.mean())),  # rounding may leave less than nothing
         kl_p95=max(0.0, float(np.quantile(divergence, 0.95))),
         calibration_before=calibration_error(task, before, truth),
@@ -77,6 +90,15 @@ def compare(
         margin=margin,
         rows_needed=compared.rows_needed(margin) if compared and margin is not None else None,
         slices=sliced.compare(task, before, after, truth, slices),
+        inputs=len(places),
+        identical=np.array_equal(before, after),
+        fewest=fewest_rows(margin) if margin and compared is not None and compared.losses is not None else None,
+        error_before=errors.before if errors else None,
+        error_after=errors.after if errors else None,
+        error_low=errors.low if errors else None,
+        error_high=errors.high if errors else None,
+        deviation=errors.deviation if errors else None,
+        recalls=companions.recalls(task, before, after, truth, recall_margin) if recall_margin is not None else (),
     )
 
 
@@ -183,6 +205,7 @@ def _listed(
     ids: Sequence[str],
     texts: Sequence[Text] | None,
     flips: np.ndarray,
+    places: np.ndarray,
 ) -> tuple[Flip, ...]:
     """The flips that a report lists: the clearest answers first, since a flip of a close call says little; of numbers the largest steps."""
     before, after = before[flips], after[flips]
@@ -192,7 +215,7 @@ def _listed(
     return tuple(
         Flip(
             id=ids[flips[i]],
-            row=int(flips[i]) + 1,
+            row=int(places[flips[i]]) + 1,
             truth=said_truth[i],
             before=said_before[i],
             after=said_after[i],

@@ -22,6 +22,8 @@ from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import Before, Known, known
 from edgekit.report.describe import described
 from edgekit.report.duel import duel, solo
+from edgekit.report.once import distinct
+from edgekit.report.reference import question
 from edgekit.report.scenarios import NAMES as SCENARIOS
 from edgekit.report.scenarios import run as run_scenarios
 from edgekit.report.side import Answered, Rows, Side, answered, opened, rows, subject
@@ -264,7 +266,10 @@ def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) ->
     held = () if accuracy is None else gating.compared(run.gates, accuracy, made.speed, _UNTIMED if kind == "check" else "", equal=equal, here=here)
     held += gating.budget(run.gates.budget, after, drop)
     faithfulness, between = (None, ()) if told is None else (told.faithfulness, told.between)
-    return replace(made, accuracy=accuracy, gates=held, faithfulness=faithfulness, robustness=between)
+    whose, asked = ("the bundle", found.logits) if was is None else ("what it is compared with", was)
+    doubt = question(run.side.task, asked, run.rows.truth, run.rows.ids, run.rows.samples.where, whose).note
+    first = (accuracy.never if accuracy is not None else "", doubt, distinct(run.rows.ids, run.rows.truth).note)
+    return replace(made, accuracy=accuracy, gates=held, faithfulness=faithfulness, robustness=between, notes=(*filter(None, first), *made.notes))
 
 
 def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subject, Subject, Speed]:
@@ -301,6 +306,7 @@ def _from_file(against: Known | None, after: Subject, seconds: float, seed: int)
 
 def _noise(run: _Run) -> Speed:
     """The bundle against itself, for all of the time."""
+
     def never(*_: object) -> bool:
         return False
 
@@ -321,7 +327,8 @@ def _accuracy(run: _Run, was: np.ndarray | None, now: np.ndarray, why_not: str) 
         slices["label"] = by_label(task, given.truth)
     slices |= {name: [row.slices[name] for row in given.samples.rows] for name in run.columns}  # a column of such a name is what was asked for
     texts = given.texts if run.include_text else None
-    return compare_answers(task, was, now, given.truth, given.ids, margin=run.gates.accuracy.drop, slices=slices, texts=texts)
+    margins = {"margin": run.gates.accuracy.drop, "recall_margin": run.gates.accuracy.recall_drop}
+    return compare_answers(task, was, now, given.truth, given.ids, **margins, slices=slices, texts=texts)
 
 
 def _drop(run: _Run, against: Known | None, accuracy: Accuracy | None, after: Subject) -> tuple[float | None, str]:

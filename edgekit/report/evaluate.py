@@ -13,6 +13,8 @@ from edgekit import samples as sample_files
 from edgekit.engines.measure import Latency, latency, machine_name, samples_needed
 from edgekit.engines.signature import Trust
 from edgekit.engines.trust import open_bundle
+from edgekit.report.once import distinct
+from edgekit.report.reference import question
 from edgekit.runtime.worker import Worker
 from edgekit.spec.errors import BuildError
 from edgekit.spec.parsing import plain
@@ -127,12 +129,14 @@ def evaluate(
             progress("evaluate", min(start + _TEXTS_A_REQUEST, len(texts)), len(texts))
         memory = worker.memory_mb()
         method, ran_on = worker.ran()
+    logits = np.concatenate(parts)
+    asked = question(task, logits, truth.values, texts, rows.where, "the bundle", renumber=False)
     return Evaluation(
         bundle=str(bundle),
         rows=len(rows),
         truncated=truncated,
         score_name=task.score_name,
-        score=task.score(np.concatenate(parts), truth.values),
+        score=task.score(logits, truth.values),
         latency=latency(times),
         first_answer_ms=first,
         memory_mb=memory,
@@ -140,7 +144,7 @@ def evaluate(
         backend=ran_on,
         method=method,
         cpu=machine_name(backends.get(ran_on).ENGINES != ""),
-        notes=truth.notes,
+        notes=(*truth.notes, *filter(None, (asked.note, distinct(texts, truth.values).note))),
     )
 
 

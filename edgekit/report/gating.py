@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from statistics import NormalDist
 
+from edgekit.report.companions import lost
 from edgekit.report.differences import SAME
 from edgekit.report.interval import ALPHA
 from edgekit.report.speed import PERCENTILES, margins, verdict
@@ -116,11 +117,17 @@ def check_floor(gates: Gates, floor: Mapping[str, float]) -> None:
 
 
 def _accuracy(gates: AccuracyGates, found: Accuracy) -> Iterator[Gate]:
-    limits = {"drop": gates.drop, "flips": gates.flips, "calibration_error": gates.calibration_error, "slice_drop": gates.slice_drop}
-    asked = {name: limit for name, limit in limits.items() if limit is not None}
-    if not found.comparable:
+    asked = {name: limit for name, limit in vars(gates).items() if limit is not None}
+    if found.comparable and found.deviation is None:  # of a head that answers labels
+        asked.pop("error", None)
+    if found.comparable and not found.recalls:  # of balanced labels, or of numbers
+        asked.pop("recall_drop", None)
+    if not found.comparable or found.identical:
+        outcome, said = (PASS, "both answer every row alike, to the last bit") if found.comparable else (INCOMPARABLE, found.why_not)
+        value = 0.0 if found.comparable else None
         for name, limit in asked.items():
-            yield Gate(f"accuracy.{name}", INCOMPARABLE, limit, None, None, None, found.why_not)
+            undefined = found.comparable and name == "calibration_error" and found.calibration_before is None
+            yield _calibration(limit, found) if undefined else Gate(f"accuracy.{name}", outcome, limit, value, value, value, said)
         return
     if "drop" in asked:
         yield _drop(asked["drop"], found)
@@ -130,6 +137,31 @@ def _accuracy(gates: AccuracyGates, found: Accuracy) -> Iterator[Gate]:
         yield _calibration(asked["calibration_error"], found)
     if "slice_drop" in asked:
         yield from _slices(asked["slice_drop"], found)
+    if "error" in asked:
+        yield _error(asked["error"], found)
+    if "recall_drop" in asked:
+        yield _recall(asked["recall_drop"], found)
+
+
+def _error(limit: float, found: Accuracy) -> Gate:
+    name, before, after, unit = "accuracy.error", found.error_before, found.error_after, found.deviation
+    if before is None or after is None or unit is None or found.error_low is None or found.error_high is None:
+        return Gate(name, INCOMPARABLE, limit, None, None, None, f"the error is not defined on these {found.rows} rows")
+    low, high = found.error_low, found.error_high
+    outcome = REGRESSION if low > limit else PASS if high <= limit else INCONCLUSIVE
+    grown = f"{(after - before) * unit:+.4g} ({low * unit:+.4g} to {high * unit:+.4g})"
+    seen = f"mean absolute error {before * unit:.4g} to {after * unit:.4g} in the labels' unit, {grown}"
+    return Gate(name, outcome, limit, after - before, low, high, f"{seen}: {limit * unit:.4g} is allowed, {limit:g} x the labels' standard deviation")
+
+
+def _recall(limit: float, found: Accuracy) -> Gate:
+    """The test decides a regression, the estimate a pass: of a label that few rows have, no interval could ever lie within a small margin."""
+    worst = lost(found.recalls) or max(found.recalls, key=lambda r: r.before - r.after)
+    drop = worst.before - worst.after
+    outcome = REGRESSION if lost(found.recalls) else PASS if drop <= limit else INCONCLUSIVE
+    seen = f"of the label '{worst.label}' {worst.before:.4f} to {worst.after:.4f} on {worst.rows:,} rows, a drop of {drop:.4f} (p {worst.p_holm:.2g})"
+    said = f"recall, worst of {len(found.recalls)} labels: {seen}, {limit:g} is allowed"
+    return Gate("accuracy.recall_drop", outcome, limit, drop, None, None, said)
 
 
 def _drop(limit: float, found: Accuracy) -> Gate:
@@ -138,11 +170,11 @@ def _drop(limit: float, found: Accuracy) -> Gate:
         return Gate(name, INCOMPARABLE, limit, None, None, None, f"{what} is not defined on these {found.rows} rows")
     outcome = REGRESSION if found.low > limit else PASS if found.high <= limit else INCONCLUSIVE
     seen = f"{what} {found.before:.4f} to {found.after:.4f}, a drop of {found.drop:.4f} ({found.low:.4f} to {found.high:.4f})"
-    needed = "" if found.rows_needed is None else f"; about {found.rows_needed:,} rows would settle it"
+    needed = "" if found.rows_needed is None or found.never else f"; about {found.rows_needed:,} rows would settle it"
     more = {
         REGRESSION: f"more than the {limit:g} that is allowed",
         PASS: f"within the {limit:g} that is allowed",
-        INCONCLUSIVE: f"{found.rows:,} rows do not settle it against {limit:g}{needed}",
+        INCONCLUSIVE: f"{found.counted:,} different inputs do not settle it against {limit:g}{needed}",
     }
     return Gate(name, outcome, limit, found.drop, found.low, found.high, f"{seen}: {more[outcome]}")
 
@@ -150,11 +182,13 @@ def _drop(limit: float, found: Accuracy) -> Gate:
 def _flips(limit: float, found: Accuracy) -> Gate:
     from scipy.stats import binomtest  # not on a device, and slow to import
 
-    share = found.flips / found.rows
-    ends = binomtest(found.flips, found.rows).proportion_ci(1 - 2 * ALPHA, method="exact")  # Clopper-Pearson
+    share = found.flips / found.counted
+    ends = binomtest(found.flips, found.counted).proportion_ci(1 - 2 * ALPHA, method="exact")  # Clopper-Pearson
     low, high = float(ends.low), float(ends.high)
     outcome = REGRESSION if low > limit else PASS if high <= limit else INCONCLUSIVE
-    return Gate("accuracy.flips", outcome, limit, share, low, high, f"{found.flips:,} of {found.rows:,} rows are answered differently, {limit:.2%} may be")
+    return Gate(
+        "accuracy.flips", outcome, limit, share, low, high, f"{found.flips:,} of {found.counted:,} inputs are answered differently, {limit:.2%} may be"
+    )
 
 
 def _calibration(limit: float, found: Accuracy) -> Gate:

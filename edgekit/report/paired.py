@@ -9,12 +9,13 @@ from __future__ import annotations
 import bisect
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 
+from edgekit.report.once import distinct
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.tasks.text_classification import TextClassification
 
@@ -173,14 +174,17 @@ class Paired:
         return lost + won - (lost - won) ** 2
 
 
-def paired(task: TextClassification, candidate: np.ndarray, reference: np.ndarray, truth: np.ndarray) -> Paired:
+def paired(task: TextClassification, candidate: np.ndarray, reference: np.ndarray, truth: np.ndarray, inputs: Sequence[Hashable] | None = None) -> Paired:
     """Compares the logits of two models on the same labelled rows, by the score of their task.
+
+    Rows with equal inputs count once, see :mod:`edgekit.report.once`.
 
     Args:
         task: whose score is compared. A head with one answer a row is compared by :func:`proportions`, the others by :func:`bootstrap`.
         candidate: float32 ``[rows, labels]``, e.g. of the quantized model.
         reference: float32 ``[rows, labels]``, e.g. of the torch model.
         truth: as ``task.parse_labels`` gives it: ``[rows]``, or ``[rows, labels]``.
+        inputs: what tells the rows' inputs apart, one a row; None where every row is an input of its own.
 
     Raises:
         UsageError: when the three are not of the same rows and labels, or a logit is NaN.
@@ -201,6 +205,9 @@ def paired(task: TextClassification, candidate: np.ndarray, reference: np.ndarra
         # argmax takes a NaN for the largest value: such a row could count as right.
         if broken := int(np.isnan(logits).any(axis=1).sum()):
             raise UsageError(f"{broken} of {rows} rows of the {name} hold NaN logits, expected numbers. A model that gives NaN cannot be scored: reject it.")
+    if inputs is not None:
+        once = distinct(inputs, truth)
+        candidate, reference, truth, rows = candidate[once.rows], reference[once.rows], once.truth, len(once.rows)
     if single:
         return proportions(reference.argmax(axis=1) == truth, candidate.argmax(axis=1) == truth)
     if task.binary:

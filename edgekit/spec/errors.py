@@ -5,6 +5,7 @@
     |  |- InputError         what a session was called with
     |- ModelError            the model cannot be taken: missing, unsafe, unsupported
     |- SamplesError          calibration or evaluation samples cannot be used
+    |  |- ReferenceDoubtError  the model's answers have nothing to do with the labels of the samples
     |- CompressError         a model cannot be made smaller as asked: training diverged, memory does not suffice
     |- ExportError           the exported graph is not the model
     |- QuantizeError         a graph cannot be quantized as asked
@@ -52,6 +53,10 @@ class SamplesError(EdgekitError):
     """Samples are missing, malformed or too few."""
 
     exit_code = 2
+
+
+class ReferenceDoubtError(SamplesError):
+    """The torch model is no better than chance on the evaluation samples: model, tokenizer, table or labels may have been misread."""
 
 
 class CompressError(EdgekitError):

@@ -39,12 +39,16 @@ class AccuracyGates:
         flips: rows that are answered differently, as a share of all.
         calibration_error: growth of the expected calibration error, 0.02 is two points.
         slice_drop: as ``drop``, in each slice.
+        error: growth of the mean absolute error of numbers, in standard deviations of the labels.
+        recall_drop: of the recall of a label, where the most frequent label has at least twice the rows of the rarest.
     """
 
     drop: float | None = 0.01
     flips: float | None = None
     calibration_error: float | None = None
     slice_drop: float | None = None
+    error: float | None = 0.02
+    recall_drop: float | None = 0.05
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Gates:
     budget: Budget = field(default_factory=Budget)
 
 
-OFF = Gates(LatencyGates(None, None, None), AccuracyGates(None), FootprintGates(None, None, None, None))
+OFF = Gates(LatencyGates(None, None, None), AccuracyGates(None, error=None, recall_drop=None), FootprintGates(None, None, None, None))
 """No gate at all."""
 
 

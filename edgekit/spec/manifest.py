@@ -57,6 +57,9 @@ class Trial:
         drop_low: lower end of the drop's 90 % interval.
         drop_high: its upper end: with 95 % confidence the drop is not larger.
         p_value: exact McNemar, two-sided.
+        error_growth: of numbers, how much the mean absolute error grew over that of the torch model, in standard deviations of the labels; None for labels.
+        error_high: with 95 % confidence it grew by no more.
+        recall_lost: the label, where labels are unbalanced, whose recall surely fell by more than the budget allows, and by how much; else empty.
     """
 
     method: str
@@ -85,6 +88,9 @@ class Trial:
     drop_low: float = 0.0
     drop_high: float = 0.0
     p_value: float | None = None
+    error_growth: float | None = None
+    error_high: float | None = None
+    recall_lost: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,6 +168,31 @@ class FileEntry:
 
 
 @dataclass(frozen=True)
+class ReferenceCheck:
+    """How sure it is that the model that the bundle was made of answers better than chance.
+
+    Attributes:
+        score_name: ``MCC`` of one label each, ``mean MCC`` of several, ``R2`` of numbers.
+        value: on the evaluation samples, 0 where the answers have nothing to do with the labels; None where it is not defined.
+        low, high: its 95 % interval; None where ``value`` is.
+        rows: different inputs that it is from.
+        outcome: ``clear``: the interval lies above 0; ``doubtful``: it does not, or another numbering of the labels fits better; ``too few``: the
+            rows cannot tell.
+        accepted: doubtful, and accepted by whoever built the bundle.
+        said: what is doubtful, a sentence; empty where nothing is.
+    """
+
+    score_name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    rows: int
+    outcome: str
+    accepted: bool = False
+    said: str = ""
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything a bundle says of itself.
 
@@ -188,6 +219,7 @@ class Manifest:
         name, version: which bundle this is; compared when one is put in the place of another, see :mod:`edgekit.spec.identity`.
         expires: last day, in UTC, on which it may be installed; a bundle that is in place goes on.
         built: when it was built, UTC, where it has a name, a version or a last day; else empty.
+        reference_check: whether the torch model answers better than chance; None in bundles that were built before that was asked.
     """
 
     format: int
@@ -213,6 +245,7 @@ class Manifest:
     version: str = ""
     expires: str = ""
     built: str = ""
+    reference_check: ReferenceCheck | None = None
 
     def __post_init__(self) -> None:
         """Checks what the types cannot say of its identity.

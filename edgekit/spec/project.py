@@ -50,6 +50,7 @@ class BuildOptions:
         name, version, expires: the bundle's.
         tokenizer: ``file`` or ``transformers``, where the two differ.
         problem_type: what the model's head is, in place of what its config says.
+        accept_reference: go on where the torch model is no better than chance on ``eval``.
     """
 
     strict: bool = False
@@ -65,6 +66,7 @@ class BuildOptions:
     expires: str | None = None
     tokenizer: str | None = None
     problem_type: str | None = None
+    accept_reference: bool = False
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,27 @@ class Slice:
 
 
 @dataclass(frozen=True)
+class Recall:
+    """A label on both sides: of the rows that have it, the share that is answered with it.
+
+    Attributes:
+        label: its name.
+        rows: that have it.
+        before, after: the recalls.
+        losses, gains: rows that only the one, or only the other, answers with it.
+        p_holm: exact, one-sided, of a drop that is no larger than the margin, adjusted by Holm for all labels.
+    """
+
+    label: str
+    rows: int
+    before: float
+    after: float
+    losses: int
+    gains: int
+    p_holm: float
+
+
+@dataclass(frozen=True)
 class Accuracy:
     """Two models on the same rows.
 
@@ -147,6 +168,13 @@ class Accuracy:
         slices: by columns.
         comparable: whether the two answered the same samples.
         why_not: what differs, a sentence; empty where they did.
+        inputs: different ones among the rows: rows with equal inputs count once in all of this.
+        identical: both answer every row alike, to the last bit.
+        fewest: rows that the margin takes at least, even where no row is answered differently; None where that is not known.
+        error_before, error_after: mean absolute error of numbers, in standard deviations of the labels; None for labels.
+        error_low, error_high: 90 % interval of its growth.
+        deviation: the labels' standard deviation.
+        recalls: of each label, where labels are unbalanced.
     """
 
     rows: int
@@ -171,10 +199,36 @@ class Accuracy:
     slices: tuple[Slice, ...] = ()
     comparable: bool = True
     why_not: str = ""
+    inputs: int = 0
+    identical: bool = False
+    fewest: int | None = None
+    error_before: float | None = None
+    error_after: float | None = None
+    error_low: float | None = None
+    error_high: float | None = None
+    deviation: float | None = None
+    recalls: tuple[Recall, ...] = ()
+
+    @property
+    def counted(self) -> int:
+        """Different inputs; of a report that was made before these were told, rows."""
+        return self.inputs or self.rows
+
+    @property
+    def never(self) -> str:
+        """Why these rows can never settle the margin, with the number that could; empty where they can."""
+        if self.identical or self.fewest is None or self.inputs >= self.fewest or self.margin is None:
+            return ""
+        return (
+            f"{self.inputs:,} different inputs can never settle a drop of {self.margin:g}, even where none is answered differently: "
+            f"it takes at least {self.fewest:,}."
+        )
 
     @property
     def settled(self) -> bool:
-        """Whether the interval lies wholly on one side of the margin."""
+        """Whether the interval lies wholly on one side of the margin, or nothing differs at all."""
+        if self.identical:
+            return True
         if self.margin is None or self.low is None or self.high is None:
             return False
         return self.high <= self.margin or self.low > self.margin

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from edgekit.backends import mostly_int8
 from edgekit.engines.measure import latency
+from edgekit.report import companions
+from edgekit.report.once import distinct
 from edgekit.report.paired import paired
 from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import Trial
@@ -26,7 +28,14 @@ _LIGHT_SHARE = 0.5  # of start and of memory: what makes a candidate a light one
 
 
 def trials(
-    candidates: Sequence[Candidate], given: Sequence[Answers], race: Race | None, task: TextClassification, reference: np.ndarray, truth: np.ndarray
+    candidates: Sequence[Candidate],
+    given: Sequence[Answers],
+    race: Race | None,
+    task: TextClassification,
+    reference: np.ndarray,
+    truth: np.ndarray,
+    inputs: Sequence[Hashable] | None = None,
+    limit: float | None = None,
 ) -> list[Trial]:
     """Puts measurements together, without verdicts.
 
@@ -37,10 +46,14 @@ def trials(
         task: scores them.
         reference: what the torch model answers: float32 ``[rows, labels]``.
         truth: labels, as the task parses them.
+        inputs: what tells the rows' inputs apart; rows with equal ones count once in the drop.
+        limit: the budget's accuracy drop, which says how much a label's recall may fall; None for no limit.
     """
     made = []
+    once = distinct(range(len(truth)) if inputs is None else inputs, truth)
     for candidate, answers in zip(candidates, given, strict=True):
-        variant, compared = candidate.variant, paired(task, answers.logits, reference, truth)
+        variant, compared = candidate.variant, paired(task, answers.logits, reference, truth, inputs)
+        error, recall = companions.of_rows(task, reference[once.rows], answers.logits[once.rows], once.truth, limit)
         made.append(
             Trial(
                 method=variant.method,
@@ -65,6 +78,9 @@ def trials(
                 drop_low=compared.low,
                 drop_high=compared.high,
                 p_value=compared.p_value,
+                error_growth=error.growth if error else None,
+                error_high=error.high if error else None,
+                recall_lost=recall,
             )
         )
     return made if race is None else timed(made, race)
@@ -190,7 +206,19 @@ def excess(trial: Trial, budget: Budget, strict: bool = False) -> str:
             said = " (upper end of its interval)" if strict and key == "accuracy_drop" else ""
             side = "under" if key == "accuracy" else "over"
             over.append(f"{key} {measured:.4g}{_UNITS[key]}{said} {side} {limit:g}{_UNITS[key]}")
+    if budget.accuracy_drop is not None:
+        over += _unseen(trial, budget.accuracy_drop, strict)
     return "over budget: " + ", ".join(over) if over else ""
+
+
+def _unseen(trial: Trial, drop: float, strict: bool) -> list[str]:
+    """What the score does not see of what a trial lost, beyond what goes with the accuracy drop that is allowed."""
+    limit, grown = companions.ERROR_OF_DROP * drop, trial.error_high if strict else trial.error_growth
+    over = [f"{trial.recall_lost}, over {companions.RECALL_OF_DROP * drop:g}"] if trial.recall_lost else []
+    if grown is not None and not grown <= limit + 1e-9:
+        said = " (upper end of its interval)" if strict else ""
+        over.append(f"mean absolute error grows by {grown:.4g}{said} of the labels' standard deviation, over {limit:g}")
+    return over
 
 
 def _keeps(key: str, measured: float, limit: float) -> bool:

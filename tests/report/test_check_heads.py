@@ -65,12 +65,19 @@ def test_a_worse_one_is_found(head, tmp_path):
     np.save(tmp_path / "other.npy", np.random.default_rng(0).normal(size=(len(rows), len(HEADS[kind]))).astype(np.float32))
     found = verbs.compare(tmp_path / "other.npy", bundle, dev, gates=Gates(accuracy=AccuracyGates(0.01, flips=0.05)))
     assert found.accuracy.drop < -0.2, "the bundle is the better one"
-    assert {g.name: g.verdict for g in found.gates} == {"accuracy.drop": "pass", "accuracy.flips": "regression"}
+    told = {"accuracy.error": "pass"} if kind == "regression" else {}
+    verdicts = {g.name: g.verdict for g in found.gates if g.name != "accuracy.recall_drop"}
+    assert verdicts == {"accuracy.drop": "pass", "accuracy.flips": "regression", **told}
+    assert "the answers of what it is compared with" in " ".join(found.notes).lower()
 
 
 def test_one_row(head, tmp_path):
     _, bundle, _, rows, _ = head
     one = small.write_jsonl(tmp_path / "one.jsonl", rows[:1])
     found = verbs.check(bundle, bundle, one, gates=Gates(LatencyGates(9.0, None, None), AccuracyGates(0.01), OFF.footprint), max_time=0.0)
+    assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] == "pass", "both answer alike, to the last bit"
+    np.save(tmp_path / "near.npy", np.float32([found.subjects[0].predictions.logits[0]]) * np.float32(1.01))
+    found = verbs.compare(tmp_path / "near.npy", bundle, one, max_time=0.0)
     assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] in ("inconclusive", "incomparable"), "of one row nothing is proved"
+    assert "1 different inputs, too few to tell" in " ".join(found.notes)
     write_all(found, tmp_path / "report")

@@ -42,8 +42,8 @@ def test_the_interval_of_the_drop_decides(low, high, outcome):
 
 
 def test_other_samples_are_incomparable():
-    found = accuracy(AccuracyGates(0.01, 0.1, 0.1, 0.1), comparable=False, why_not="the samples changed since")
-    assert {g.verdict for g in found} == {INCOMPARABLE} and {g.said for g in found} == {"the samples changed since"} and len(found) == 4
+    found = accuracy(AccuracyGates(0.01, 0.1, 0.1, 0.1, 0.1, 0.1), comparable=False, why_not="the samples changed since")
+    assert {g.verdict for g in found} == {INCOMPARABLE} and {g.said for g in found} == {"the samples changed since"} and len(found) == 6
 
 
 def test_a_score_that_is_not_defined_is_incomparable():

@@ -14,7 +14,7 @@ def test_the_defaults():
     """+5 % of the median, +10 % of the tail, one point of accuracy; what few machines tell, and what few ask for, is not gated."""
     assert gates.of({}, "x") == Gates()
     assert vars(Gates().latency) == {"p50": 0.05, "p90": 0.10, "p99": None}
-    assert vars(Gates().accuracy) == {"drop": 0.01, "flips": None, "calibration_error": None, "slice_drop": None}
+    assert vars(Gates().accuracy) == {"drop": 0.01, "flips": None, "calibration_error": None, "slice_drop": None, "error": 0.02, "recall_drop": 0.05}
     assert vars(Gates().footprint) == {"first_answer": 0.25, "memory": 0.10, "size": 0.10, "energy": None}
     assert set(vars(Gates().budget).values()) == {None}
 

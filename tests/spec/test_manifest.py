@@ -124,7 +124,7 @@ def test_a_nesting_bomb_is_refused_quickly(bomb):
 @pytest.mark.parametrize("key", list(vars(GOOD)))
 def test_every_key_is_needed_and_typed(key):
     data = json.loads(dumps(GOOD))
-    if key not in ("provenance", "held_out", "sensitivity", "notes", "choose_on", "verified", "unverified"):  # bundles of before have none
+    if key not in ("provenance", "held_out", "sensitivity", "notes", "choose_on", "verified", "unverified", "reference_check"):  # bundles of before have none
         with pytest.raises(IntegrityError, match=f"no key '{key}'"):
             loads(json.dumps({k: v for k, v in data.items() if k != key}), "m")
     with pytest.raises(IntegrityError, match=key):
@@ -188,7 +188,7 @@ def test_a_bundle_from_before_says_less():
         del data["variants"][0][name]
     for name in ("rows_per_s", "ratio", "ratio_high", "losses", "gains", "drop_low", "drop_high", "p_value", "shapes", "threads", "streams", "batch"):
         del data["trials"][0][name]
-    for name in ("held_out", "sensitivity", "notes", "choose_on", "verified", "unverified"):
+    for name in ("held_out", "sensitivity", "notes", "choose_on", "verified", "unverified", "reference_check"):
         del data[name]
     found = loads(json.dumps(data), "m")
     (variant,) = found.variants
