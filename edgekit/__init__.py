@@ -8,7 +8,11 @@ Importing this package, and everything that ``load`` and a session touch, needs 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime's builds collect usage data by default since 1.32, on a thread that starts with its import; a forked child that exits waits for it for ever.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from edgekit.engines.signature import Trust
 from edgekit.runtime.load import load

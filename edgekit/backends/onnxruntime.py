@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends import Feeds, GraphBytes, check_installed, not_installed, summary, threads_of_a_stream
+from edgekit.backends._fork import keep_in_children
 from edgekit.spec.errors import BackendError
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
@@ -122,7 +123,10 @@ class OnnxRuntimeDevice:
 
 
 class OnnxRuntimeEngine:
-    """A session. ONNX Runtime allows concurrent calls of one session."""
+    """A session. ONNX Runtime allows concurrent calls of one session.
+
+    A forked child may go on using it, on the calling thread alone: tasks that no thread has begun are taken back by whoever waits for them.
+    """
 
     def __init__(self, device: OnnxRuntimeDevice, source: Path | GraphBytes, signature: Signature) -> None:
         """Opens the session."""
@@ -130,6 +134,12 @@ class OnnxRuntimeEngine:
         self._session = device.open_session(source)
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._outputs = [o.name for o in signature.outputs]
+        self._inherited = False
+        keep_in_children(self)
+
+    def after_fork(self) -> None:
+        """From here on closing frees nothing."""
+        self._inherited = True
 
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Runs once. This device's memory is the host's: outputs that are to be kept are arrays like all others."""
@@ -150,8 +160,9 @@ class OnnxRuntimeEngine:
         return summary([kind for kernel in kernels if (kind := _precision(kernel)) is not None])
 
     def close(self) -> None:
-        """Frees the session."""
-        self._session = None
+        """Frees the session; in a forked child nothing, which would wait for threads of the parent."""
+        if not self._inherited:
+            self._session = None
 
 
 def _precision(kernel: dict[str, Any]) -> str | None:

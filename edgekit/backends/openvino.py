@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import platform
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends import Feeds, GraphBytes, WrongResultsError, check_installed, not_installed, summary, threads_of_a_stream
+from edgekit.backends._fork import forked, keep_in_children
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.backends._openvino_selftest import fault
 from edgekit.spec.errors import BackendError
@@ -59,7 +61,8 @@ def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
         streams: calls at the same time; further ones wait.
 
     Raises:
-        BackendError: when openvino is not installed, finds no such device, or there are more streams than threads.
+        BackendError: when openvino is not installed, finds no such device, was started before this process was forked, or there are more streams than
+            threads.
         WrongResultsError: when this OpenVINO computes a layer wrongly on this machine.
     """
     threads_of_a_stream(threads, streams)
@@ -75,14 +78,38 @@ def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
     return OpenVinoDevice(library, core, _DEVICES[device], threads, streams)
 
 
+class _Started:
+    """The core of a process."""
+
+    def __init__(self) -> None:
+        self.core, self.process, self.inherited = _library().Core(), os.getpid(), False
+        keep_in_children(self)
+
+    def after_fork(self) -> None:
+        """OpenVINO cannot be started again in the child: what it waits for is of the whole process, not of a core (a child that tried hung now and then)."""
+        self.inherited = True
+
+
 @functools.cache
-def _core() -> Any:
+def _started() -> _Started:
     """One core for the life of the process.
 
     Each brings a stack for signal handlers and puts back the one before when it goes. Where they go in the order in which they came, that is the
     first one's, which is gone by then: the next signal, Ctrl-C say, ends the process (seen with OpenVINO 2026.4, CPU plugin).
     """
-    return _library().Core()
+    return _Started()
+
+
+def _core() -> Any:
+    """The core of this process.
+
+    Raises:
+        BackendError: in a child that was forked after it was made.
+    """
+    started = _started()
+    if started.inherited:
+        raise forked("OpenVINO was started", started.process)
+    return started.core
 
 
 def exact_settings(core: Any, device: str) -> dict[str, object]:
@@ -181,7 +208,13 @@ class OpenVinoEngine:
         self._outputs = [o.name for o in signature.outputs]
         self._idle: list[Any] = []
         self._lock = threading.Lock()
+        self._process, self._inherited = os.getpid(), False
+        keep_in_children(self)
         self._warm_up()
+
+    def after_fork(self) -> None:
+        """From here on a call is an error, and closing frees nothing."""
+        self._inherited = True
 
     def _warm_up(self) -> None:
         """Runs one short row before anybody's: the first call of a compiled model must not have a single token.
@@ -194,7 +227,13 @@ class OpenVinoEngine:
         self.run({i.name: np.zeros([d if isinstance(d, int) else sizes.get(d, length) for d in i.shape], i.dtype) for i in self._signature.inputs})
 
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
-        """Runs once, on a request that no other thread uses. This device's memory is the host's: outputs that are to be kept are arrays like all others."""
+        """Runs once, on a request that no other thread uses. This device's memory is the host's: outputs that are to be kept are arrays like all others.
+
+        Raises:
+            BackendError: when OpenVINO cannot run it, or this is a forked child.
+        """
+        if self._inherited:
+            raise forked("This bundle was loaded on OpenVINO", self._process)
         with self._lock:
             request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
         try:
@@ -212,6 +251,8 @@ class OpenVinoEngine:
         That of a model with static bodies shows an ``If`` and nothing of what is in it. So its first body is compiled once
         more, alone and with the same settings (the time and memory of one small model), and read in its stead.
         """
+        if self._inherited:
+            raise forked("This bundle was loaded on OpenVINO", self._process)
         compiled = self._device.compile(self._source, self._signature, self._shapes, alone=True) if self._shapes else self._compiled
         found = []
         for node in compiled.get_runtime_model().get_ops():
@@ -223,7 +264,9 @@ class OpenVinoEngine:
         return summary(found)
 
     def close(self) -> None:
-        """Frees the requests and the compiled model."""
+        """Frees the requests and the compiled model; in a forked child nothing, which would wait for threads of the parent."""
+        if self._inherited:
+            return
         with self._lock:
             self._idle.clear()
         self._compiled = None

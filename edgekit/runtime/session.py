@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, NoReturn, overload
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from edgekit import backends, tasks
 from edgekit.engines.compile import load_engine
 from edgekit.engines.trust import Bundle
 from edgekit.runtime import loops
-from edgekit.spec.errors import EdgekitError, InputError, IntegrityError, near
+from edgekit.runtime._calls import Calls, counted
+from edgekit.spec.errors import EdgekitError, InputError, IntegrityError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks._text import Text, check_ids
@@ -73,6 +74,8 @@ class SessionInfo:
 class Session:
     """A loaded bundle. Safe to call from several threads; a context manager.
 
+    It belongs to its process: it cannot be copied or pickled, and a forked child may use it on ONNX Runtime only (on OpenVINO a call there is an error).
+
     Example:
         >>> with edgekit.load("out") as session:
         ...     session("a fine film").label
@@ -110,6 +113,7 @@ class Session:
         self._task.check_signature(self._signature, variant.shapes)
         self._device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
         self._engine: backends.Engine | None = None
+        self._calls = Calls(self._free)
         try:
             self._engine, self.compilation = load_engine(bundle, variant, self._signature, self._device, progress, make=make, force=force)
         except BaseException:
@@ -131,10 +135,21 @@ class Session:
         """Which of the bundle's variants this is; with other threads it is still the same."""
         return [(v.backend, v.graphs) for v in self._bundle.manifest.variants].index((self._variant.backend, self._variant.graphs))
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Refuses to be pickled or copied.
+
+        Raises:
+            UsageError: with what to do instead.
+        """
+        raise UsageError(
+            "A session cannot be pickled or copied: its engine belongs to this process. Hand over the bundle's path, and open it there with edgekit.load(path)."
+        )
+
     @overload
     def __call__(self, inputs: Text) -> Classification: ...
     @overload
     def __call__(self, inputs: list[Text] | list[str] | list[tuple[str, str]]) -> list[Classification]: ...
+    @counted
     def __call__(self, inputs: Any) -> Any:
         """Answers one example, or a list of them in order.
 
@@ -178,6 +193,7 @@ class Session:
     def _run_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
         return np.asarray(self._loop.run(self._open_engine(), self._signature, rows, self._variant.shapes))
 
+    @counted
     def logits(self, inputs: Sequence[Text], *, batched: bool = False) -> np.ndarray:
         """Raw outputs: float32 ``[rows, labels]``. For evaluation.
 
@@ -191,10 +207,12 @@ class Session:
         rows = [t.arrays for t in self._task.preprocess(list(inputs))]
         return self._batched(rows) if batched else self.run_rows(rows)
 
+    @counted
     def run_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
         """Raw outputs of encoded rows, one at a time: input name to ``int64 [sequence]`` in, ``float32 [rows, labels]`` out."""
         return np.concatenate([self._run_rows([row]) for row in rows])
 
+    @counted
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Runs the graph on raw arrays.
 
@@ -236,6 +254,7 @@ class Session:
         row = self._task.preprocess(["a b c d e f g h " * length])[0].arrays
         return {name: np.ascontiguousarray(np.tile(array[:length], (batch, 1))) for name, array in row.items()}
 
+    @counted
     def executed_precision(self) -> str:
         """What the linear layers run in on this machine, from the backend's own record; may run the graph once."""
         return self._open_engine().executed_precision()
@@ -269,7 +288,10 @@ class Session:
         )
 
     def close(self) -> None:
-        """Frees the engine. A second call does nothing; a later prediction is an error."""
+        """Waits for calls at work in other threads and frees the engine. A second call does nothing; a later prediction is an error."""
+        self._calls.close()
+
+    def _free(self) -> None:
         if self._engine is not None:
             self._engine.close()
             self._device.close()

@@ -1,0 +1,48 @@
+"""Forked processes: fork(2) copies the memory of a process and none of its threads, and the libraries of the backends wait for theirs.
+
+What was loaded before a fork stays as it is in the child: destroying it there would join threads that do not exist, and wait for ever, at a ``del`` or when
+the child ends. (OpenVINO 2026.4 and ONNX Runtime 1.32 both do.) So a child holds a reference to it that is never given back.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from typing import Any, Protocol
+
+from edgekit.spec.errors import BackendError
+
+
+class Kept(Protocol):
+    """What must not be destroyed in a forked child, or has to know of it."""
+
+    def after_fork(self) -> None:
+        """Called in the child, before anything else runs there."""
+
+
+_kept: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def keep_in_children(thing: Kept) -> None:
+    """Has a child that is forked from here never destroy ``thing``, and tells it there that it is in a child."""
+    _kept.add(thing)
+
+
+def forked(what: str, process: int) -> BackendError:
+    """The error for something of OpenVINO that was made in another process."""
+    return BackendError(
+        f"{what} in process {process}, and this is process {os.getpid()}, a fork of it: the threads that OpenVINO waits for exist there alone, so a call here "
+        "could wait for ever. Load the bundle in the child, and nothing on OpenVINO before the fork (gunicorn: without preload_app, or in post_fork); or start "
+        "processes with multiprocessing.get_context('spawn'); or load it with backend='onnxruntime', which a forked child may use."
+    )
+
+
+def _in_the_child() -> None:
+    for thing in list(_kept):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+        thing.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_the_child)
