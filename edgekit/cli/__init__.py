@@ -22,6 +22,7 @@ def main() -> None:
     except ImportError:
         sys.stderr.write(_NO_CLICK)
         sys.exit(1)
+    from edgekit.cli._output import echo
     from edgekit.spec.errors import EdgekitError
 
     _stop.install()
@@ -46,16 +47,16 @@ def main() -> None:
             try:
                 return super().invoke(context)
             except EdgekitError as problem:
-                click.echo(f"edgekit: {problem}", err=True)
+                echo(f"edgekit: {problem}", err=True)
                 context.exit(problem.exit_code)
             except (OSError, MemoryError) as problem:
                 if isinstance(problem, BrokenPipeError):
                     sys.stderr.close()  # whoever read the output has gone; Python would complain when it flushes
                     context.exit(0)
-                click.echo(f"edgekit: {problem or 'out of memory'}", err=True)
+                echo(f"edgekit: {problem or 'out of memory'}", err=True)
                 context.exit(1)
             except KeyboardInterrupt:
-                click.echo("edgekit: interrupted; nothing was left behind.", err=True)
+                echo("edgekit: interrupted; nothing was left behind.", err=True)
                 context.exit(130)
 
     @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

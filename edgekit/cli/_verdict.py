@@ -7,8 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
-
+from edgekit.cli._output import echo
 from edgekit.spec.report import PASS, Accuracy, Change, Gate, Report
 from edgekit.spec.subject import Subject
 
@@ -120,7 +119,7 @@ def finish(report: Report, folder: str | None, strict: bool = False, allow_incom
 def say(words: str) -> None:
     """Prints. A reader that has gone (``| grep -q``, ``| head``) does not change a verdict."""
     try:
-        click.echo(words)
+        echo(words)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain when it flushes at its end
 

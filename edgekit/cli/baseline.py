@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option, given, keys_option, seed_option, threads_option, trust_of
+from edgekit.cli._output import echo
 
 
 @click.command(name="baseline")
@@ -33,4 +34,4 @@ def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-d
     with bars() as progress:
         report = check.baseline(bundle, samples, progress=progress, **given(trust=trust_of(keys), **options))
     files.write(report, Path(out))
-    click.echo(f"{_verdict.text(report, 0)}\nWrote {out}.")
+    echo(f"{_verdict.text(report, 0)}\nWrote {out}.")

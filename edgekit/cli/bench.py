@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import keys_option, revoked, threads_option, trust_of
+from edgekit.cli._output import echo
 from edgekit.cli.deploy import identity_option, python_option
 from edgekit.spec.parsing import to_json
 
@@ -51,7 +52,7 @@ def command(bundle, batches, lengths, seconds, as_json, backend, threads, where,
             options = {"seconds": seconds, "backend": backend, "threads": threads, "python": python, "keys": keys, "identity": identity}
             options["revoked"] = revoked()
             result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
-    click.echo(to_json(result.record(), indent=2) if as_json else result.text())
+    echo(to_json(result.record(), indent=2) if as_json else result.text())
 
 
 def _only_there() -> None:

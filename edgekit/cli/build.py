@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from edgekit.cli._options import Budget, Pairs, columns_option, downgrade_option, given, once
+from edgekit.cli._output import echo
 
 
 @click.command(name="build")
@@ -87,15 +88,15 @@ def _build(target: str, options: dict[str, Any]) -> None:
     from edgekit.cli._progress import bars
 
     if target:
-        click.echo(f"target {target}:")
+        echo(f"target {target}:")
     with bars() as progress:
         progress("load", 0, 0)
         from edgekit import build
 
         result = build(progress=progress, **options)
-    click.echo(result.table())
+    echo(result.table())
     reused = f" (from the cache: {', '.join(result.reused)})" if result.reused else ""
-    click.echo(f"Wrote {options['out']}, {result.bundle.size / 2**20:.1f} MB, in {result.seconds:.0f} s{reused}.")
+    echo(f"Wrote {options['out']}, {result.bundle.size / 2**20:.1f} MB, in {result.seconds:.0f} s{reused}.")
 
 
 def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

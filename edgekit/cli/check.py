@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli._options import columns_option, gates_option, given, include_text_option, keys_option, max_time_option, seed_option, slices_option, trust_of
+from edgekit.cli._output import echo
 
 if TYPE_CHECKING:
     from edgekit.spec.project import Check, Project
@@ -119,7 +120,7 @@ def _run(check: Check, include_text: bool, as_json: bool) -> int:
         _verdict.say(files.dumps(report).rstrip("\n"))
         return report.exit_code(check.strict, check.allow_incomparable)
     except (EdgekitError, OSError, MemoryError) as problem:
-        click.echo(f"edgekit: {check.name + ': ' if check.name else ''}{problem or 'out of memory'}", err=True)
+        echo(f"edgekit: {check.name + ': ' if check.name else ''}{problem or 'out of memory'}", err=True)
         return problem.exit_code if isinstance(problem, EdgekitError) else 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import keys_option, trust_of
+from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
 
@@ -23,8 +24,8 @@ def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-d
         raise click.UsageError("--json is of a compilation, and --dry-run makes none. Leave one of them out.")
     trust = trust_of(keys)
     if dry_run:
-        click.echo(explain(bundle, trust=trust, force=force))
+        echo(explain(bundle, trust=trust, force=force))
         return
     with bars() as progress:
         result = compile_bundle(bundle, trust=trust, force=force, progress=progress)
-    click.echo(to_json(result.record(), indent=2) if as_json else result.text())
+    echo(to_json(result.record(), indent=2) if as_json else result.text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import downgrade_option, keys_option, revoked
+from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
 python_option = click.option(
@@ -35,7 +36,7 @@ def command(bundle, where, keys, allow_downgrade, python, identity, report, as_j
     with bars() as progress:
         result = deploy(bundle, where, python=python, keys=keys, revoked=revoked(), allow_downgrade=allow_downgrade, identity=identity, progress=progress)
     record = to_json(result.record(), indent=2)
-    click.echo(record if as_json else result.text())
+    echo(record if as_json else result.text())
     if report:
         from edgekit.report.evaluate import write_text
 

@@ -7,6 +7,7 @@ import os
 import click
 
 from edgekit.cli._options import columns_option
+from edgekit.cli._output import echo
 
 
 def _layers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
@@ -63,5 +64,5 @@ def command(teacher, evaluation, samples, temperature, teacher_weight, label_wei
         result = distill(teacher, samples=samples, eval=evaluation, training=training, progress=progress, **options)
     if os.environ.get("RANK", "0") != "0":
         return  # one of several processes: the first one tells
-    click.echo(result.text())
-    click.echo(f"Wrote {options['out']}; {'trained before, in' if result.reused else 'trained in'} {result.seconds:.0f} s.")
+    echo(result.text())
+    echo(f"Wrote {options['out']}; {'trained before, in' if result.reused else 'trained in'} {result.seconds:.0f} s.")

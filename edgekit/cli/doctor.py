@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
 
@@ -14,4 +15,4 @@ def command(as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     from edgekit.doctor import examine
 
     found = examine()
-    click.echo(to_json(found.record(), indent=2) if as_json else found.text())
+    echo(to_json(found.record(), indent=2) if as_json else found.text())

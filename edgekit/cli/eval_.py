@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option, keys_option, threads_option, trust_of
+from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
 
@@ -25,9 +26,9 @@ def command(bundle, samples, columns, file, backend, threads, keys):  # type: ig
         result = evaluate(bundle, samples, columns=columns, backend=backend, threads=threads, trust=trust_of(keys), progress=progress)
     text = to_json(result.record(), indent=2)
     if file == "-":
-        click.echo(text)
+        echo(text)
         return
-    click.echo(result.text())
+    echo(result.text())
     if file:
         from edgekit.report.evaluate import write_text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
 
@@ -17,4 +18,4 @@ def command(bundle, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, AN
     from edgekit.spec.parsing import plain
 
     opened = open_bundle(bundle)
-    click.echo(to_json(plain(opened.manifest), indent=2, sort_keys=True, ensure_ascii=False) if as_json else inspect(opened))
+    echo(to_json(plain(opened.manifest), indent=2, sort_keys=True, ensure_ascii=False) if as_json else inspect(opened))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from edgekit.cli._output import echo
+
 
 @click.command(name="keygen")
 @click.argument("key")
@@ -16,5 +18,5 @@ def command(key, password):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN2
 
     secret = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode() if password else None
     public = make_keys(Path(key), secret)
-    click.echo(f"Wrote {key} (keep it secret) and {public} (for Trust(keys=...) and --key).")
-    click.echo(f"Fingerprint, for a revocation list: {fingerprint(public)}")
+    echo(f"Wrote {key} (keep it secret) and {public} (for Trust(keys=...) and --key).")
+    echo(f"Fingerprint, for a revocation list: {fingerprint(public)}")

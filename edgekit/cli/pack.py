@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import downgrade_option, keys_option, trust_of
+from edgekit.cli._output import echo
 
 
 @click.command(name="pack")
@@ -29,9 +30,9 @@ def command(bundle, out, unpacking, keys, force, allow_downgrade):  # type: igno
     if unpacking:
         notes: list[str] = []
         written = unpack(bundle, out or name.removesuffix(SUFFIX), force=force, trust=trust, allow_downgrade=allow_downgrade, notes=notes)
-        click.echo(f"Wrote {written.path}, {len(written.manifest.files)} files, {written.size / 2**20:.1f} MB.")
+        echo(f"Wrote {written.path}, {len(written.manifest.files)} files, {written.size / 2**20:.1f} MB.")
         for note in notes:
-            click.echo(f"note: {note}", err=True)
+            echo(f"note: {note}", err=True)
         return
     file = pack(bundle, out or f"{name}{SUFFIX}", force=force, trust=trust)
-    click.echo(f"Wrote {file}, {file.stat().st_size / 2**20:.1f} MB.")
+    echo(f"Wrote {file}, {file.stat().st_size / 2**20:.1f} MB.")

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from edgekit.cli._options import keys_option, threads_option, trust_of
+from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
 _BATCH = 256
@@ -104,4 +105,4 @@ def _print(session: Any, inputs: list[Any]) -> None:
             record["labels"] = list(answer.labels)
         if answer.truncated:
             record["truncated"] = True
-        click.echo(to_json(record, ensure_ascii=False))
+        echo(to_json(record, ensure_ascii=False))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from edgekit.cli._output import echo
+
 
 @click.command(name="sign")
 @click.argument("bundle")
@@ -20,4 +22,4 @@ def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     from edgekit.engines.trust import sign
 
     password = click.prompt("Password of the key", hide_input=True, err=True).encode() if is_encrypted(Path(key)) else None
-    click.echo(f"Wrote {sign(bundle, key, password)}.")
+    echo(f"Wrote {sign(bundle, key, password)}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option
+from edgekit.cli._output import echo
 
 
 @click.command(name="slice")
@@ -40,5 +41,5 @@ def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  
         said = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
         training = replace(RECOVERY, **{k: v for k, v in said.items() if v is not None})
         result = slice_model(model, eval=evaluation, training=training, progress=progress, **options)
-    click.echo(result.text())
-    click.echo(f"Wrote {options['out']}.")
+    echo(result.text())
+    echo(f"Wrote {options['out']}.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from edgekit.cli._output import echo
+
 
 @click.command(name="targets")
 @click.argument("name", required=False)
@@ -14,7 +16,7 @@ def command(name):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     from edgekit.spec import target
 
     if name:
-        click.echo(target_text(target.load(name)))
+        echo(target_text(target.load(name)))
         return
     known = [target.load(n) for n in target.names()]
-    click.echo(table(("target", "backends", "description"), [(t.name, ", ".join(t.backends), t.description) for t in known], left=(0, 1, 2)))
+    echo(table(("target", "backends", "description"), [(t.name, ", ".join(t.backends), t.description) for t in known], left=(0, 1, 2)))

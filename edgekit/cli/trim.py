@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option
+from edgekit.cli._output import echo
 
 
 @click.command(name="trim")
@@ -29,5 +30,5 @@ def command(model, samples, evaluation, **options):  # type: ignore[no-untyped-d
         from edgekit.compress.vocabulary import trim
 
         result = trim(model, samples=samples, eval=evaluation, progress=progress, **options)
-    click.echo(result.text())
-    click.echo(f"Wrote {options['out']}.")
+    echo(result.text())
+    echo(f"Wrote {options['out']}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import keys_option, trust_of
+from edgekit.cli._output import echo
 
 
 @click.command(name="verify")
@@ -17,7 +18,7 @@ def command(bundle, files_only, keys):  # type: ignore[no-untyped-def] # noqa: A
     from edgekit.spec.errors import IntegrityError
 
     opened = open_bundle(bundle, trust_of(keys))
-    click.echo(f"files: {len(opened.manifest.files)}, all as the manifest lists them" + (", signed by a key that is trusted" if keys else ""))
+    echo(f"files: {len(opened.manifest.files)}, all as the manifest lists them" + (", signed by a key that is trusted" if keys else ""))
     if files_only:
         return
     from edgekit.runtime.golden import TOLERANCE, check
@@ -28,7 +29,7 @@ def command(bundle, files_only, keys):  # type: ignore[no-untyped-def] # noqa: A
         version = session.info
     text = f"golden: {result.rows} inputs on {version.backend} {version.backend_version} (built with {version.built_with}), "
     text += f"largest difference {result.difference:.2g} of the outputs' spread, {result.flips} label(s) changed"
-    click.echo(text)
+    echo(text)
     if not result.passed:
         raise IntegrityError(
             f"The bundle does not compute here what it computed where it was built: {result.difference:.2g} of the spread, expected at most {TOLERANCE}. "

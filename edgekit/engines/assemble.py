@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgekit.engines import signature
 from edgekit.engines.install import check_replaced
-from edgekit.engines.place import new_folder, put_folder, recover, sync_tree
+from edgekit.engines.place import new_folder, put_folder, recover, share, sync_tree
 from edgekit.engines.trust import MANIFEST, Bundle, entry, files_below
 from edgekit.spec.errors import BuildError, EdgekitError, IntegrityError, UsageError
 from edgekit.spec.graph import GraphSet
@@ -96,7 +96,7 @@ def write(
         complete = replace(manifest, files=listed)
         text = dumps(complete).encode()
         (folder / MANIFEST).write_bytes(text)
-        folder.chmod(0o755)  # it was made private
+        share(folder)
         if not scratch:
             sync_tree(folder)
         put_folder(folder, out, check)

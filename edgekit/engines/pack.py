@@ -22,7 +22,7 @@ from typing import NoReturn
 from edgekit.engines import signature
 from edgekit.engines.assemble import check_output, disk_errors
 from edgekit.engines.install import check_install, check_replaced
-from edgekit.engines.place import new_file, new_folder, put_file, put_folder, sync_tree
+from edgekit.engines.place import new_file, new_folder, put_file, put_folder, share, sync_tree
 from edgekit.engines.signature import Trust
 from edgekit.engines.trust import MANIFEST, Bundle, open_bundle
 from edgekit.spec import manifest as manifests
@@ -105,7 +105,7 @@ def unpack(
             check_replaced(final, bundle.manifest.name, bundle.manifest.version, allow_downgrade)
 
         check()
-        folder.chmod(0o755)  # it was made private
+        share(folder)
         sync_tree(folder)
         put_folder(folder, final, check)
     if notes is not None:

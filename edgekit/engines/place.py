@@ -130,6 +130,14 @@ def recover(out: Path, *, wait: bool = True) -> None:
                 sync(out.parent)
 
 
+def share(folder: Path) -> None:
+    """Lets everybody read a folder and what is in it, and nobody else write it, whatever the umask."""
+    for root, _, files in os.walk(folder):
+        os.chmod(root, 0o755)
+        for name in files:
+            os.chmod(Path(root) / name, 0o644)
+
+
 def sync_tree(folder: Path) -> None:
     """Waits until all files and folders of a folder are on the disk."""
     for root, _, files in os.walk(folder):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from edgekit.engines.trust import Bundle
 from edgekit.report.table import held_out_text, trials_table, verified_text
 from edgekit.spec.engine import EngineRecipe
-from edgekit.spec.manifest import content_digest
+from edgekit.spec.manifest import Manifest, content_digest
+from edgekit.spec.parsing import parse, plain
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import TensorSpec
+from edgekit.spec.text import on_one_line
 
 
 def inspect(bundle: Bundle) -> str:
     """What a bundle holds, how it runs, and why it is what it is."""
-    m = bundle.manifest
+    m = parse(Manifest, _on_one_line(plain(bundle.manifest)), str(bundle.path))
     lines = [f"{bundle.path}: {m.task}, bundle format {m.format}, {bundle.size / 2**20:.1f} MB in {len(m.files) + 1} files, built for '{m.target}'"]
     for signature in m.signatures:
         lines.append(f"{signature.name}: {', '.join(map(_tensor, signature.inputs))} -> {', '.join(map(_tensor, signature.outputs))}")
@@ -33,10 +38,19 @@ def inspect(bundle: Bundle) -> str:
     if m.sensitivity:
         lines += ["", "layers by the damage that INT8 does in each alone (divergence of the answers from float32's):"]
         lines += [f"  {damage:.3g}  {layer}" for layer, damage in sorted(m.sensitivity.items(), key=lambda item: -item[1])]
-    lines += ["", f"content sha256:{content_digest(m)}", "made from:"]
+    lines += ["", f"content sha256:{content_digest(bundle.manifest)}", "made from:"]
     width = max(map(len, m.provenance), default=0)
     lines += [f"  {name:<{width}}  {value}" for name, value in sorted(m.provenance.items())]
     return "\n".join(lines)
+
+
+def _on_one_line(value: Any) -> Any:
+    """Plain data whose texts cannot look like a line of their own."""
+    if isinstance(value, str):
+        return on_one_line(value)
+    if isinstance(value, Mapping):
+        return {on_one_line(key): _on_one_line(part) for key, part in value.items()}
+    return [_on_one_line(part) for part in value] if isinstance(value, list) else value
 
 
 def target_text(target: Target) -> str:

@@ -26,11 +26,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from edgekit.spec.text import capped
+
 
 class EdgekitError(Exception):
     """Base of all errors that EdgeKit raises on purpose."""
 
     exit_code = 1
+
+    def __init__(self, *arguments: object) -> None:
+        """Takes a message; one that quotes something endless is cut."""
+        super().__init__(*(capped(argument) if isinstance(argument, str) else argument for argument in arguments))
 
 
 class UsageError(EdgekitError):
