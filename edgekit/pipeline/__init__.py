@@ -18,9 +18,8 @@ from edgekit.compress.vocabulary import read_tokens
 from edgekit.engines import assemble
 from edgekit.engines.install import check_replaced
 from edgekit.engines.trust import Bundle
-from edgekit.pipeline import checks, stand_in
-from edgekit.pipeline.candidates import Choice, Field
-from edgekit.pipeline.checks import runnable
+from edgekit.pipeline import checks, goldens, stand_in
+from edgekit.pipeline.candidates import Field
 from edgekit.pipeline.contender import contender
 from edgekit.pipeline.engines import Scored, verify
 from edgekit.pipeline.slicing import CALIBRATION_ROWS, check_here, clock
@@ -29,10 +28,11 @@ from edgekit.report import reference as references
 from edgekit.report.once import distinct
 from edgekit.report.table import held_out_text, trials_table, verified_text
 from edgekit.runtime import golden
+from edgekit.runtime.choice import machine
 from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.spec import target as targets
-from edgekit.spec.errors import UsageError
+from edgekit.spec.errors import BudgetError, UsageError
 from edgekit.spec.identity import check_date, check_name, check_version
 from edgekit.spec.manifest import HeldOut
 from edgekit.spec.progress import Progress, silent
@@ -203,7 +203,12 @@ def build(
                 models[student], trimmings[student] = steps.trim(one, words, tokens, evaluation)
         contenders = [contender(student, one, steps, aim, rows, provenance, strict, until) for student, one in models.items()]
         origin.release()
-        choice = Field(contenders).run()
+        try:
+            choice = Field(contenders).run()
+        except BudgetError as problem:
+            if mirrored := checks.saturates_here(aim):
+                raise BudgetError(f"{problem}\n{mirrored}") from problem
+            raise
         best = choice.winner
         blank = best.bundle.manifest
         most = scorer.settings.max_length
@@ -218,8 +223,9 @@ def build(
             built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if name or version or expires else "",
             variants=engines.variants,
             verified=tuple(engines.done),
-            unverified=tuple(engines.open),
+            unverified=(*engines.open, *goldens.unverified(aim, scorer.settings.max_length)),
             reason=choice.reason,
+            machine=machine(),
             trials=choice.trials,
             sensitivity=choice.sensitivity,
             notes=(
@@ -234,8 +240,9 @@ def build(
             reference_check=believed,
             held_out=held_out_score,
         )
-        files: dict[str, Path | bytes] = {**choice.files, **engines.files}
-        files |= {golden.FILE: _golden(choice, Path(scratch)), record.FILE: steps.recorded.text().encode()}
+        exact = next(c.floats for c in contenders if c.name == best.model)
+        files: dict[str, Path | bytes] = {**choice.files, **engines.files, record.FILE: steps.recorded.text().encode()}
+        files[golden.FILE] = goldens.make(choice.variants, choice.files, best.bundle, exact, aim, Path(scratch))
         progress("write", 0, 0)
         bundle = assemble.write(destination, manifest, files, force=force, allow_downgrade=allow_downgrade)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused))
@@ -280,20 +287,3 @@ def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> t
         digest=rows.samples.digest,
     )
     return unseen, (f"On the test set: {trouble}.",) if trouble else ()
-
-
-def _golden(choice: Choice, scratch: Path) -> bytes:
-    """Inputs from generated text, and what each variant answers to them here; by the stand-in where its backend is not on this machine."""
-    scorer = tasks.get(choice.winner.bundle.manifest.task).load(choice.winner.bundle.path / "assets")
-    texts = source.fuzz_texts(max_length=scorer.settings.max_length, count=16)[:16]
-    signature, outputs = choice.winner.bundle.manifest.signatures[0], []
-    first, recipes = signature.inputs[0].name, [v.engine for v in choice.variants if v.engine is not None]
-    # A row that no profile holds would be refused where the golden inputs are to be compared.
-    rows = [t.arrays for t in scorer.preprocess(texts) if all(r.holds({"batch": 1, "sequence": len(t.arrays[first])}) for r in recipes)]
-    if not rows:
-        raise UsageError("No text of the golden inputs is inside the target's profiles, which have to begin at short rows. Write e.g. sequence = [1, 32, 64].")
-    for variant in map(runnable, choice.variants):
-        graph, how = choice.files[variant.graphs[signature.name]], {"threads": variant.threads, "streams": variant.streams}
-        with stand_in.opened(graph, signature, variant.backend, variant.device, scratch, shapes=variant.shapes, **how) as engine:
-            outputs.append(golden.answers(engine, signature, rows, variant.shapes))
-    return golden.pack(signature, rows, outputs)

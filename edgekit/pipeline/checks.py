@@ -18,6 +18,8 @@ from edgekit.tasks._limits import check_rows
 from edgekit.tasks.text_classification import TextClassification
 
 _UNLIKELY_EQUAL = 16
+FULL_RANGE = ("static", "dynamic")
+"""Methods whose INT8 weights are multiplied with INT8 activations on CPUs, where 8 bits saturate without VNNI."""
 STAND_IN = "onnxruntime"
 """Answers for a backend that this machine cannot run: accuracy is the graph's."""
 AS_WRITTEN = "reference"  # its device that computes a graph as ONNX defines it
@@ -50,13 +52,18 @@ def settled(aim: Target, keep_float: Sequence[str], use: str | None) -> Target:
     """The target with what was said beside it, and with weights of as many bits as its CPU multiplies without saturating.
 
     Raises:
-        UsageError: for an unknown use or instruction set.
+        UsageError: for an unknown use or instruction set, or for 8 bits on a CPU where they saturate.
     """
     if use is not None and use not in USES:
         raise UsageError(f"Unknown use '{use}'.{near(use, USES)} Expected one of: {', '.join(USES)}.")
     for name in aim.instructions:
         if name not in INSTRUCTIONS:
             raise UsageError(f"target '{aim.name}': unknown instruction set '{name}'.{near(name, INSTRUCTIONS)} Known: {', '.join(INSTRUCTIONS)}.")
+    if aim.quantize.weight_bits == 8 and lacks_vnni(instructions(aim)) and set(FULL_RANGE) & set(aim.methods):
+        raise UsageError(
+            f"target '{aim.name}' asks for weight_bits = 8, and its CPU has no INT8 dot product (VNNI): sums of such products saturate there, and the bundle "
+            "would be refused where it is to run. Write weight_bits = 7, or leave it out."
+        )
     bits = aim.quantize.weight_bits or (7 if lacks_vnni(instructions(aim)) else 8)
     told = replace(aim.quantize, weight_bits=bits, keep_float=tuple(dict.fromkeys((*aim.quantize.keep_float, *keep_float))))
     return replace(aim, quantize=told, use=use or aim.use)
@@ -198,3 +205,17 @@ def notes(aim: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[st
     if aim.quantize.weight_bits == 7 and lacks_vnni(tuple(there)):
         said.append("The target's CPU has no INT8 dot product (VNNI), so weights have 7 bits: with 8, sums of products would saturate.")
     return tuple(said)
+
+
+def saturates_here(aim: Target) -> str:
+    """What to know where candidates are scored by kernels that are wrong here and right on the device; empty where they are not.
+
+    A build for ARM, or for x86 with VNNI, on an x86 machine without it: sums of 8-bit products saturate here alone.
+    """
+    if aim.quantize.weight_bits != 8 or not set(FULL_RANGE) & set(aim.methods) or not lacks_vnni(cpu_instructions()):
+        return ""
+    return (
+        "INT8 was scored by kernels that are wrong: sums of 8-bit products saturate on this machine, an x86 without INT8 dot products (VNNI), and do not on "
+        "the target's CPU. Scores and the choice among INT8 candidates do not hold there: build on a machine with VNNI or of the target's kind, or with "
+        "weight_bits = 7."
+    )

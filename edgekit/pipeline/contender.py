@@ -11,9 +11,9 @@ import numpy as np
 
 from edgekit import backends, quantize, tasks
 from edgekit.engines import assemble
-from edgekit.engines.measure import cpus, has_vnni
+from edgekit.engines.measure import cpus
 from edgekit.pipeline import stand_in
-from edgekit.pipeline.checks import instructions
+from edgekit.pipeline.checks import FULL_RANGE
 from edgekit.pipeline.steps import Evaluation, Steps, batches
 from edgekit.quantize._calibration import Calibration
 from edgekit.runtime.loops import single
@@ -175,6 +175,5 @@ def _blank_manifest(aim: Target, floats: GraphSet, score_name: str, reference: f
 
 
 def _requires(method: str, aim: Target) -> dict[str, str]:
-    """What a device must have beyond the backend: INT8 of full range that was scored with VNNI saturates on x86 without it."""
-    full = method in ("static", "dynamic") and aim.quantize.weight_bits == 8
-    return {"instructions": "vnni"} if full and has_vnni(instructions(aim)) else {}
+    """What a device must have beyond the backend: sums of INT8 products of full range saturate on x86 without VNNI, whatever they were made and scored on."""
+    return {"instructions": "vnni"} if method in FULL_RANGE and aim.quantize.weight_bits == 8 else {}

@@ -1,10 +1,11 @@
 """Which variant of a bundle runs on this machine.
 
-A bundle that could not be raced where it was built races where it is first loaded; what won is remembered there. A variant whose
-engine is made here takes part when it answers the golden inputs as it is to.
+A bundle that could not be raced where it was built races where it is first loaded; what won is remembered there. A variant takes part when it
+answers the golden inputs as it is to. One that won where the bundle was built is compared with them at its first load on another kind of machine
+(architecture, instruction sets) or by another version of its backend: it computes something else there, and may be wrong.
 
-The golden inputs are what is timed: they are in the bundle and come from generated text. The result lies in the cache
-folder under a digest of the manifest, the machine and the backends' versions: an upgrade of any of them races again.
+The golden inputs are what is timed, all but the longest: they are in the bundle and come from generated text. What was found lies in the cache
+folder under a digest of the manifest, the machine and the backends' versions: an upgrade of any of them races, or compares, again.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,10 +28,10 @@ from edgekit.engines.compile import Compilation
 from edgekit.engines.measure import cpu_instructions, cpu_name, cpus, gpu_name, lacks_vnni
 from edgekit.engines.trust import MANIFEST, Bundle, sha256
 from edgekit.runtime import golden
-from edgekit.runtime.golden import TOLERANCE, GoldenResult
+from edgekit.runtime.golden import GoldenResult
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError
-from edgekit.spec.manifest import Variant
+from edgekit.spec.manifest import Manifest, Variant
 from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
 
@@ -46,7 +48,7 @@ class Run:
         compilation: where its engine came from; None where it has none.
         golden: how far it is from what it answered where the bundle was built.
         executed: precision that the linear layers of its engine run in, as the engine tells it.
-        ms: median time for all golden rows, one after the other; 0 where it was not timed.
+        ms: median time for all golden rows but the longest, one after the other; 0 where it was not timed.
     """
 
     variant: Variant
@@ -92,7 +94,7 @@ def fastest_here(
         raise _nobody(bundle, out)
     if len(able) == 1 and able[0].engine is None:
         return able[0], f"it is the only variant that can run here{_left_out(out)}", tuple(out)
-    record = _record(bundle, able)
+    record = _record(bundle, able, "race")
     if not (make or force):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
             known = json.loads(record.read_text("utf-8"))
@@ -117,30 +119,75 @@ def at_most(variant: Variant, threads: int | None = None) -> Variant:
     return replace(variant, threads=count, streams=min(variant.streams, count))
 
 
+def machine() -> dict[str, str]:
+    """What decides, beside a backend's version, over the kernels that compute a graph on this machine; for a manifest."""
+    return {"architecture": platform.machine(), "instructions": " ".join(cpu_instructions())}
+
+
 def check_instructions(variant: Variant, bundle: Path) -> None:
     """Refuses a variant that would answer wrongly on this CPU.
+
+    INT8 weights of full range saturate on x86 without VNNI wherever they were made: bundles that were built for or on ARM do not require it by name.
 
     Raises:
         BackendError: when the CPU lacks what the variant requires.
     """
-    if variant.requires.get("instructions") == "vnni" and lacks_vnni(cpu_instructions()):
+    full_range = variant.engine is None and variant.recipe.get("weights") == "8 bit"
+    if (full_range or variant.requires.get("instructions") == "vnni") and lacks_vnni(cpu_instructions()):
         raise BackendError(
-            f"The bundle {bundle} was scored on a CPU with INT8 dot products (VNNI). This CPU has none, and INT8 sums of full range saturate on it: "
+            f"The bundle {bundle} has INT8 weights of 8 bits. This CPU is an x86 without INT8 dot products (VNNI), and sums of such products saturate on it: "
             "answers would be wrong without a sign. Build the bundle for a CPU of this kind: "
             'in a target file, instructions = ["avx2"], or [quantize] weight_bits = 7, or methods = ["float32"].'
         )
 
 
-def too_far(found: GoldenResult) -> str:
-    """Why an engine with these answers does not serve; empty where it does."""
-    if found.passed:
+def is_as_built(manifest: Manifest, variant: Variant) -> bool:
+    """Whether this machine and its backend compute a variant by the kernels that its golden outputs come from."""
+    here = backends.installed_version(variant.backend)
+    return manifest.machine == machine() and here in [variant.versions.get(package) for package in backends.get(variant.backend).PACKAGES]
+
+
+def check_golden(session: Session, bundle: Bundle, variant: Variant) -> str:
+    """Compares the golden inputs where the machine or the backend is another than at the build, once: what was found is remembered.
+
+    Args:
+        session: that runs the variant.
+        bundle: that was checked.
+        variant: as the manifest has it; one with an engine was compared when that was made.
+
+    Returns:
+        What was compared, for those who ask why this variant runs; empty where nothing had to be.
+
+    Raises:
+        BackendError: when the answers are too far off.
+        IntegrityError: when the golden inputs cannot be read.
+    """
+    if variant.engine is not None or is_as_built(bundle.manifest, variant):
         return ""
-    return f"its answers to the golden inputs are {found.difference:.2g} of their spread off, expected at most {TOLERANCE}"
+    record = _record(bundle, [variant], "golden")
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return f"compared at the first load here: {json.loads(record.read_text('utf-8'))['golden']}"
+    start = time.perf_counter()
+    found = golden.check(session)
+    if problem := found.problem():
+        raise BackendError(
+            f"{_name(variant)} does not serve on this machine: {problem}. The bundle {bundle.path} was built {_built(bundle.manifest, variant)}. Install the "
+            "version of the backend that it was built with, load another of its backends, or build it again for this machine."
+        )
+    said = f"{found.text()} ({(time.perf_counter() - start) * 1e3:.0f} ms)"
+    _keep(record, {"golden": said})
+    return f"compared at this load, the first here: {said}"
+
+
+def _built(manifest: Manifest, variant: Variant) -> str:
+    versions = " and ".join(f"{p} {variant.versions[p]}" for p in backends.get(variant.backend).PACKAGES if p in variant.versions) or "an unknown version"
+    return f"with {versions} on {manifest.machine.get('architecture', 'an unknown machine')} ({manifest.machine.get('instructions') or 'unknown instructions'})"
 
 
 def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make: bool, force: bool) -> list[Run]:
-    """Median milliseconds that each variant takes for all golden rows, in turns."""
-    rows = golden.rows(bundle.path)
+    """Median milliseconds that each variant takes for all golden rows but the longest, in turns."""
+    rows = sorted(golden.read(bundle).rows, key=lambda row: max(map(len, row.values())))
+    rows = rows[:-1] or rows  # the one of full length would outweigh all others, and texts are not like it
     with contextlib.ExitStack() as stack:
         runs: list[Run] = []
         able: list[tuple[int, Session, list[float]]] = []
@@ -148,13 +195,15 @@ def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make:
             with contextlib.ExitStack() as held:  # what is refused gives its memory back before the next is made
                 try:
                     session = held.enter_context(Session(bundle, at_most(variant), progress=progress, make=make, force=force))
-                    runs.append(_tried(bundle, variant, session))
+                    found = golden.check(session)
+                    executed = session.executed_precision() if variant.engine is not None else ""
+                    runs.append(Run(variant, found.problem(), session.compilation, found, executed))
                 except BackendError as problem:
-                    if variant.engine is None:
-                        raise
                     runs.append(Run(variant, str(problem)))
                     continue
                 if not runs[index].refused:
+                    if variant.engine is None and not is_as_built(bundle.manifest, variant):
+                        _keep(_record(bundle, [variant], "golden"), {"golden": found.text()})
                     stack.enter_context(held.pop_all())
                     able.append((index, session, []))
         for turn in range(_ROUNDS + 1):
@@ -167,14 +216,6 @@ def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make:
         for index, _, times in able:
             runs[index] = replace(runs[index], ms=statistics.median(times))
         return runs
-
-
-def _tried(bundle: Bundle, variant: Variant, session: Session) -> Run:
-    """What an engine answers. What runs the graph itself was compared where it was built; 'edgekit verify' compares it here."""
-    if variant.engine is None:
-        return Run(variant)
-    found = golden.check(session, bundle.path)
-    return Run(variant, too_far(found), session.compilation, found, session.executed_precision())
 
 
 def _nobody(bundle: Bundle, runs: Sequence[Run]) -> BackendError:
@@ -196,19 +237,21 @@ def _left_out(runs: Sequence[Run]) -> str:
     return f" ({'; '.join(map(_refusal, runs))})" if runs else ""
 
 
-def _record(bundle: Bundle, variants: Sequence[Variant]) -> Path:
+def _record(bundle: Bundle, variants: Sequence[Variant], kind: str) -> Path:
+    """Where the outcome of a race, or of a comparison with the golden inputs, of these variants on this machine lies."""
     parts = [
-        sha256(bundle.path / MANIFEST),
+        kind,
+        bundle.digest or sha256(bundle.path / MANIFEST),
         cpu_name(),
         cpus(),
-        cpu_instructions(),
+        machine(),
         gpu_name() if any(v.engine is not None for v in variants) else "",
-        [(v.backend, v.method, backends.installed_version(v.backend)) for v in variants],
+        [(v.backend, v.method, sorted(v.graphs.values()), backends.installed_version(v.backend)) for v in variants],
     ]
     return Cache().root / "races" / f"{hashlib.sha256(to_json(parts).encode()).hexdigest()}.json"
 
 
-def _keep(record: Path, found: dict[str, object]) -> bool:
+def _keep(record: Path, found: Mapping[str, object]) -> bool:
     """Writes a record whole, by rename; False where the folder cannot be written."""
     try:
         record.parent.mkdir(parents=True, exist_ok=True)

@@ -162,7 +162,7 @@ def _finite(found: GoldenResult | None) -> dict[str, object] | None:
     """Plain data; answers that are no numbers are infinitely far off, which JSON has no word for: null."""
     if found is None:
         return None
-    return {**plain(found), "difference": found.difference if math.isfinite(found.difference) else None}
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in dict(plain(found)).items()}
 
 
 def _identity(variant: Variant) -> dict[str, object]:

@@ -10,7 +10,7 @@ from edgekit.engines.plans import Plans
 from edgekit.engines.signature import Trust
 from edgekit.engines.trust import Bundle, open_bundle
 from edgekit.runtime import golden
-from edgekit.runtime.choice import at_most, check_instructions, fastest_here, too_far
+from edgekit.runtime.choice import at_most, check_golden, check_instructions, fastest_here
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError, InputError, near
 from edgekit.spec.progress import Progress, silent
@@ -48,8 +48,9 @@ def load(
     Raises:
         IntegrityError: when the bundle is altered, incomplete or of a newer format, or not signed by whom ``trust`` names; or brings an engine
             and no ``trust`` is given.
-        BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; an engine made here answers wrongly;
-            or the CPU lacks what the bundle requires. Nothing else is tried instead.
+        BackendError: when the backend is not in the bundle, is not installed, or refuses the graph; an engine made here answers wrongly, or the
+            backend does on a machine of another kind than the build's; or the CPU lacks what the bundle requires. Only a bundle that races on
+            the device has another variant to take instead.
         InputError: for a number of threads or characters below 1 or beyond reason.
     """
     Limit(1 if max_characters is None else max_characters, truncate)  # a wrong number is told before a bundle is read
@@ -78,6 +79,8 @@ def load_checked(opened: Bundle, *, backend: str | None = None, threads: int | N
     session = Session(opened, at_most(variant, threads), chosen, progress)
     try:
         _check_new_engine(session, opened)
+        if compared := check_golden(session, opened, variant):
+            session._chosen += f"; golden inputs {compared}"
     except BaseException:
         session.close()
         raise
@@ -93,6 +96,6 @@ def _check_new_engine(session: Session, bundle: Bundle) -> None:
     made = session.compilation
     if made is None or made.source != "made here":
         return
-    if problem := too_far(golden.check(session, bundle.path)):
+    if problem := golden.check(session).problem():
         Plans().drop(made.key, problem)
         raise BackendError(f"The engine that was made here for {bundle.path} does not serve: {problem}. Make it anew, and race again: edgekit compile BUNDLE")

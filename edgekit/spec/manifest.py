@@ -220,6 +220,7 @@ class Manifest:
         expires: last day, in UTC, on which it may be installed; a bundle that is in place goes on.
         built: when it was built, UTC, where it has a name, a version or a last day; else empty.
         reference_check: whether the torch model answers better than chance; None in bundles that were built before that was asked.
+        machine: what the golden outputs were computed on: ``architecture`` and ``instructions``, separated by spaces; empty in bundles that do not say.
     """
 
     format: int
@@ -246,6 +247,7 @@ class Manifest:
     expires: str = ""
     built: str = ""
     reference_check: ReferenceCheck | None = None
+    machine: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Checks what the types cannot say of its identity.

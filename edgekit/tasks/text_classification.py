@@ -236,6 +236,28 @@ class TextClassification:
             return int(((logits > 0.0) != (reference > 0.0)).any(axis=1).sum())
         return int((np.abs(logits - reference) > 0.05 * np.ptp(reference, axis=0)).any(axis=1).sum())
 
+    def margins(self, logits: np.ndarray) -> np.ndarray:
+        """How clear each row's answer is: the largest number such that no change of all its logits by less gives another one.
+
+        Half of the lead over the second label; the smallest distance of a logit from its threshold where each label is asked alone; 0 where the answer is a
+        number, which any change changes.
+
+        Args:
+            logits: float32 ``[rows, labels]``.
+
+        Returns:
+            float64 ``[rows]``.
+        """
+        x = logits.astype(np.float64)
+        if self.settings.problem_type == "multi_label_classification":
+            return np.asarray(np.abs(x).min(axis=1))
+        if self.settings.problem_type == "regression":
+            return np.zeros(len(x))
+        if x.shape[1] < 2:
+            return np.full(len(x), np.inf)
+        top = np.sort(x, axis=1)
+        return np.asarray((top[:, -1] - top[:, -2]) / 2)
+
 
 def load(assets: Content) -> TextClassification:
     """Makes the task of ``assets/task.json`` and ``assets/tokenizer.json``.

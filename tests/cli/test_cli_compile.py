@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import sys
 from types import SimpleNamespace
 
 import pytest
 import small
+from board import Board
 
 import edgekit
 from edgekit.backends import _trt_device
@@ -83,8 +85,8 @@ def test_as_json(compile_, jetson, board):
     for variant in said["variants"]:
         assert set(variant) == {"method", "backend", "refused", "compilation", "golden", "executed", "ms"}
         assert variant["compilation"].keys() == {"source", "key", "seconds", "size_mb"}
-        assert variant["golden"].keys() == {"rows", "difference", "flips"}
-        assert (variant["refused"], variant["compilation"]["source"], variant["golden"]["rows"]) == ("", "made here", 16)
+        assert variant["golden"].keys() == {"rows", "difference", "flips", "distance", "off", "decisive", "lost"}
+        assert (variant["refused"], variant["compilation"]["source"], variant["golden"]["rows"]) == ("", "made here", 17)
         assert Plans().find(variant["compilation"]["key"]) is not None
     fastest = min(said["variants"], key=lambda v: v["ms"])
     assert said["chosen"] == f"{fastest['method']} on {fastest['backend']}"
@@ -175,8 +177,9 @@ def test_no_variant_runs_here(compile_, jetson, monkeypatch):
 def test_all_answer_wrongly_is_no_success(compile_, jetson, board, tmp_path):
     bundle = small.copy(jetson, tmp_path / "copy")
     manifest = trust.open_bundle(bundle).manifest
-    rows, outputs = choice.golden._read(bundle)
-    (bundle / "golden.npz").write_bytes(choice.golden.pack(manifest.signatures[0], rows, [o + 10 for o in outputs]))
+    stored = choice.golden.read(trust.open_bundle(bundle))
+    outputs = [o + 10 for o in stored.outputs]
+    (bundle / "golden.npz").write_bytes(choice.golden.pack(manifest.signatures[0], stored.rows, outputs, None))
     small.sign(bundle)
     said = compile_(bundle)
     assert (said.code, said.out) == (1, "")
@@ -213,3 +216,38 @@ def test_an_interrupt_leaves_nothing(compile_, jetson, board, cache, monkeypatch
     assert (said.code, said.out) == (130, "")
     assert "interrupted; nothing was left behind" in said.err
     assert [f.name for f in (cache / "engines").iterdir()] == []
+
+
+# ---- verify, of a bundle for another machine
+
+
+def test_a_bundle_for_a_device_passes_here_by_its_files(edgekit, jetson):
+    if _trt_device.probe() is None:
+        pytest.skip("this machine has an NVIDIA GPU")
+    result = edgekit("verify", jetson)
+    assert (result.code, result.err) == (0, "")
+    files, *lines = result.out.splitlines()
+    assert files == f"files: {len(trust.open_bundle(jetson).manifest.files)}, all as the manifest lists them"
+    assert [line.partition(": TensorRT needs ")[0] for line in lines] == [
+        f"golden: not compared, {method} on tensorrt" for method in ("static_float16", "float16")
+    ]
+    result = edgekit("verify", "--require-golden", jetson)
+    assert (result.code, result.out.count("not compared")) == (5, 2)
+    assert "no variant of the bundle could be compared with its golden inputs on this machine, which --require-golden asks for" in result.err
+    assert edgekit("verify", "--require-golden", "--files-only", jetson).code == 2
+
+
+def test_on_the_device_it_is_compared(edgekit, jetson, board):
+    result = edgekit("verify", "--require-golden", jetson)
+    assert (result.code, result.err) == (0, "")
+    assert re.findall(r"^golden: \d+ inputs, (\S+) on tensorrt 10\.3\.0 \(built with \S+\), largest difference ", result.out, re.MULTILINE) == [
+        "static_float16", "float16",
+    ]  # fmt: skip
+
+
+def test_one_of_two_engines_that_answers_wrongly(edgekit, jetson, monkeypatch):
+    """A load takes the other one; that the first does not serve is said."""
+    Board(monkeypatch, wrong=5)
+    result = edgekit("verify", "--require-golden", jetson)
+    assert (result.code, result.err) == (0, "")
+    assert re.search(r"static_float16 on tensorrt .* does not serve: its answers to the golden inputs are .* off", result.out)

@@ -159,7 +159,7 @@ def test_golden_outputs_are_those_of_each_graph(jetson, twice):
             session = onnxruntime.InferenceSession(str(folder / variant.graphs["forward"]), providers=["CPUExecutionProvider"])
             names = [i.name for i in session.get_inputs()]
             for row, length in enumerate(stored["lengths"]):
-                (found,) = session.run(None, {n: stored[f"input.{n}"][row : row + 1, :length] for n in names})
+                (found,) = session.run(None, {n: stored[f"input.{n}"][row : row + 1, :length].astype(np.int64) for n in names})
                 np.testing.assert_allclose(found[0], stored[f"outputs.{index}"][row], atol=1.5e-2 * max(1, np.ptp(stored[f"outputs.{index}"])))
         assert max(stored["lengths"]) > 32
         assert not np.allclose(stored["outputs.0"], stored["outputs.1"], atol=1e-3), "INT8 and float16 are told apart"

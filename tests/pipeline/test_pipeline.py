@@ -19,6 +19,7 @@ import edgekit
 from edgekit import BackendError, BudgetError, QuantizeError, SamplesError, UsageError, backends
 from edgekit.engines.measure import cpu_instructions, cpus, has_vnni, lacks_vnni
 from edgekit.engines.trust import open_bundle
+from edgekit.pipeline import checks
 from edgekit.pipeline.checks import notes, settled
 from edgekit.report.inspect import inspect
 from edgekit.report.paired import tango_interval
@@ -534,7 +535,7 @@ def test_each_variant_passes_the_golden_test(for_device, place):
     bundle = open_bundle(for_device)
     with sessions.Session(bundle, replace(bundle.manifest.variants[place], threads=1)) as session:
         assert session.variant_index == place
-        assert golden.check(session, for_device).difference < 1e-5
+        assert golden.check(session).difference < 1e-5
 
 
 def test_two_backends_share_one_graph(tmp_path, tiny_model, tiny_samples):
@@ -700,8 +701,48 @@ def test_a_cpu_with_int8_dot_products_gets_8_bits(build, tmp_path):
     lacking = {"avx2", "avx512f", "avx512_vnni"} - set(cpu_instructions())
     assert any(f"this machine has not {', '.join(sorted(lacking))}" in note for note in manifest.notes) is bool(lacking)
     if lacks_vnni(cpu_instructions()):
-        with pytest.raises(BackendError, match=r'was scored on a CPU with INT8 dot products.*instructions = \["avx2"\]'):
+        with pytest.raises(BackendError, match=r'x86 without INT8 dot products.*instructions = \["avx2"\]'):
             edgekit.load(tmp_path / "place" / "out")
+
+
+def test_a_build_for_arm_where_int8_saturates(build, tmp_path, monkeypatch):
+    """What it is for does not saturate, what scores it does: said beside the table. And the bundle is for no x86 without VNNI, wherever it was made."""
+    monkeypatch.setattr(checks, "cpu_instructions", lambda: ("avx2",))
+    aim = target(tmp_path / "arm.toml", ("dynamic",), extra='instructions = ["asimd", "asimddp"]')
+    result = build(target=aim)
+    manifest = result.bundle.manifest
+    (variant,) = manifest.variants
+    assert (variant.recipe["weights"], variant.requires) == ("8 bit", {"instructions": "vnni"})
+    (said,) = [line for line in manifest.unverified if line.startswith("Accuracy of INT8. ")]
+    assert "INT8 was scored by kernels that are wrong" in said
+    assert f"not verified:  {said}" in result.table().splitlines()
+    with pytest.raises(BudgetError, match=r"(?s)p50_ms.*INT8 was scored by kernels that are wrong"):
+        build(target=aim, budget={"p50_ms": 1e-6}, out=tmp_path / "place" / "other")
+
+
+@pytest.mark.parametrize(
+    ("methods", "instructions", "bits", "here", "saturates"),
+    [
+        (("static", "float32"), ("asimd",), 8, ("avx2",), True),
+        (("dynamic",), ("avx512_vnni",), 8, ("avx2",), True),
+        (("dynamic",), ("asimd",), 8, ("avx512_vnni", "avx2"), False),
+        (("dynamic",), ("asimd",), 8, ("asimd",), False),
+        (("dynamic",), ("asimd",), 7, ("avx2",), False),
+        (("float32", "weight_only"), ("asimd",), 8, ("avx2",), False),
+        (("static_float16",), (), 8, ("avx2",), False),
+    ],
+)
+def test_where_scores_of_int8_do_not_hold(tmp_path, monkeypatch, methods, instructions, bits, here, saturates):
+    monkeypatch.setattr(checks, "cpu_instructions", lambda: here)
+    aim = load_target(str(target(tmp_path / "aim.toml", methods, extra=f"instructions = {list(instructions)}")))
+    assert bool(checks.saturates_here(replace(aim, quantize=replace(aim.quantize, weight_bits=bits)))) is saturates
+
+
+def test_8_bits_where_they_saturate_are_refused_before_any_work(build, tmp_path):
+    file = target(tmp_path / "eight.toml", ("static",), extra='instructions = ["avx2"]')
+    file.write_text(file.read_text() + "weight_bits = 8\n")
+    with pytest.raises(UsageError, match="asks for weight_bits = 8, and its CPU has no INT8 dot product"):
+        build(target=file, progress=lambda step, *_: pytest.fail(f"work began: {step}"))
 
 
 def test_bits_that_are_asked_for(build, tmp_path):

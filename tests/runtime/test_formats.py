@@ -20,7 +20,7 @@ def test_every_earlier_format_has_a_bundle():
 
 def test_a_bundle_of_format_1_answers_as_it_did_where_it_was_built():
     with edgekit.load(DATA / "format-1") as session:
-        result = golden.check(session, DATA / "format-1")
+        result = golden.check(session)
         assert result.passed
         assert result.flips == 0
         assert session("the film was lovely").label in ("negative", "neutral", "positive")

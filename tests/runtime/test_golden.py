@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import io
+import shutil
 import zipfile
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import small
 
 import edgekit
-from edgekit import IntegrityError
+from edgekit import BuildError, IntegrityError
 from edgekit.engines.trust import open_bundle
+from edgekit.pipeline import goldens
 from edgekit.runtime import golden
 from edgekit.runtime.golden import TOLERANCE, GoldenResult, check
 from edgekit.runtime.session import Session
+from edgekit.spec.target import load as load_target
 
 
 def checked(bundle):
-    with edgekit.load(bundle) as session:
-        return check(session, bundle)
+    """As ``edgekit verify`` asks, whatever a load would make of it."""
+    opened = open_bundle(bundle)
+    with Session(opened, opened.manifest.variants[0]) as session:
+        return check(session)
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def test_it_holds_what_torch_says(float32_ort, tiny_module):
 
     with np.load(float32_ort / "golden.npz", allow_pickle=False) as stored:
         lengths, outputs = stored["lengths"], stored["outputs.0"]
-        inputs = {n.removeprefix("input."): stored[n] for n in stored.files if n.startswith("input.")}
+        inputs = {n.removeprefix("input."): stored[n].astype(np.int64) for n in stored.files if n.startswith("input.")}
     assert len(set(lengths.tolist())) > 3
     with torch.inference_mode():
         for row, length in enumerate(lengths):
@@ -59,7 +65,7 @@ def test_it_holds_what_torch_says(float32_ort, tiny_module):
 
 
 def test_the_inputs_are_as_long_as_their_texts(float32_ort):
-    found = golden.rows(float32_ort)
+    found = golden.read(open_bundle(float32_ort)).rows
     with np.load(float32_ort / "golden.npz", allow_pickle=False) as stored:
         lengths, padded = stored["lengths"], stored["input.input_ids"]
     assert [len(row["input_ids"]) for row in found] == lengths.tolist()
@@ -75,18 +81,20 @@ def test_the_inputs_are_as_long_as_their_texts(float32_ort):
 def test_rows_are_padded_to_their_bucket_where_there_are_any(float32_openvino, tiny_module):
     """As a session runs them: in buckets and without the outputs are torch's, and a row that is longer than all is not padded."""
     bundle = open_bundle(float32_openvino)
-    inputs, made, sizes = golden.rows(float32_openvino), [], []
+    inputs, made, sizes = golden.read(bundle).rows, [], []
     for shapes in ((), (8, 24)):
         with Session(bundle, replace(bundle.manifest.variants[0], shapes=shapes)) as session:
             real = session._engine.run
             session._engine.run = lambda feeds, real=real: sizes.append(feeds["input_ids"].shape[1]) or real(feeds)
-            content = golden.pack(session._signature, inputs, [golden.answers(session._engine, session._signature, inputs, shapes)])
+            answers = golden.answers(session._engine, session._signature, inputs, shapes)
+            content = golden.pack(session._signature, inputs, [answers], answers)
         with np.load(io.BytesIO(content), allow_pickle=False) as stored:
             made.append({n: stored[n] for n in stored.files})
     lengths = [len(row["input_ids"]) for row in inputs]
     assert max(lengths) > 24 > min(lengths)
     assert sizes == [*lengths, *(next((e for e in (8, 24) if e >= n), n) for n in lengths)]
-    assert made[0].pop("outputs.0") == pytest.approx(made[1].pop("outputs.0"), abs=1e-3)
+    for name in ("outputs.0", "reference"):
+        assert made[0].pop(name) == pytest.approx(made[1].pop(name), abs=1e-3)
     for name, array in made[0].items():
         assert np.array_equal(array, made[1][name]), "what is stored does not depend on the buckets"
 
@@ -206,7 +214,118 @@ def test_a_bundle_without_its_golden_file(bundle):
 def test_the_same_rows_give_the_same_bytes(float32_ort):
     with edgekit.load(float32_ort) as session:
         rows = [t.arrays for t in session._task.preprocess(["a film", "the song was very loud and long"])]
-        one, two = (golden.pack(session._signature, rows, [golden.answers(session._engine, session._signature, rows)]) for _ in range(2))
+        one, two = (golden.pack(session._signature, rows, [a := golden.answers(session._engine, session._signature, rows)], a) for _ in range(2))
     assert one == two
     with zipfile.ZipFile(io.BytesIO(one)) as archive:
         assert {i.date_time for i in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+# ---- what a build puts into it
+
+
+def test_one_input_is_as_long_as_the_model_takes(float32_ort):
+    stored = golden.read(open_bundle(float32_ort))
+    lengths = [len(row["input_ids"]) for row in stored.rows]
+    assert lengths.count(small.MAX_LENGTH) >= 1
+    assert lengths[-1] == small.MAX_LENGTH
+    assert len(set(stored.rows[-1]["input_ids"].tolist())) > 8, "text, not padding"
+    assert 10 <= len(lengths) <= 17
+    assert all(a.dtype == np.int64 for row in stored.rows for a in row.values())
+    with np.load(float32_ort / "golden.npz") as arrays:
+        assert {str(arrays[f"input.{name}"].dtype) for name in stored.rows[0]} <= {"uint8", "uint16"}, "as few bytes as they need"
+
+
+def test_the_float32_answers_are_torch_s(tiny_bundle, float32_ort, tiny_module):
+    """Whatever the variants' own method is; some are so clear that what INT8 costs cannot change their label."""
+    import torch
+
+    for folder in (tiny_bundle, float32_ort):
+        stored = golden.read(open_bundle(folder))
+        with torch.inference_mode():
+            right = [tiny_module(**{n: torch.tensor(a[None]) for n, a in row.items()}).logits[0].numpy() for row in stored.rows]
+        np.testing.assert_allclose(stored.reference, right, atol=1e-3)
+    with edgekit.load(tiny_bundle) as session:
+        stored = golden.read(open_bundle(tiny_bundle))
+        result = golden.compare(stored, 0, stored.outputs[0], session._task, True)
+        distance = np.abs(stored.outputs[0] - stored.reference).max()
+        assert result.distance == pytest.approx(distance / max(1, np.ptp(stored.outputs[0])))
+        clear = session._task.margins(stored.reference) > distance
+        assert clear.sum() == result.decisive > 0
+        assert golden.compare(stored, 0, stored.outputs[0], session._task, False).distance is None
+
+
+def test_answers_that_are_not_finite_are_not_stored(bundle):
+    """A bundle that could never be verified is not written."""
+    opened, exact = open_bundle(bundle), bundle.parent / "float32.onnx"
+    (name,) = opened.manifest.variants[0].graphs.values()
+    shutil.copyfile(bundle / name, exact)
+    aim = load_target(str(small.target(bundle.parent / "aim.toml")))
+    floats = SimpleNamespace(graphs=[SimpleNamespace(method="float32", path=exact)])
+    stored = goldens.make(opened.manifest.variants, {name: exact}, opened, floats, aim, bundle.parent)
+    assert stored == (bundle / "golden.npz").read_bytes()
+    with_weights(bundle / name, lambda tensor, array: np.full_like(array, np.nan) if "classifier" in tensor else array)
+    with pytest.raises(BuildError, match=r"'float32' answers \d+ of \d+ generated texts \(\d+ to 64 tokens\) with values that are not finite"):
+        goldens.make(opened.manifest.variants, {name: bundle / name}, opened, floats, aim, bundle.parent)
+
+
+# ---- what does not go with the manifest
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "said"),
+    [
+        ("lengths", lambda a: a[:-1], "expected integers"),
+        ("lengths", lambda a: a * 0, "each at least 1"),
+        ("lengths", lambda a: a + 10**12, "expected integers"),
+        ("lengths", lambda a: a.astype(np.int32), "its lengths are int32"),
+        ("input.input_ids", lambda a: a[:, :-1], "expected integers"),
+        ("input.input_ids", lambda a: a.astype(np.float32), "expected integers"),
+        ("input.input_ids", lambda a: a[0], "expected integers"),
+        ("outputs.0", lambda a: a[:-1], "expected float32"),
+        ("outputs.0", lambda a: a.astype(np.float64), "expected float32"),
+        ("outputs.0", lambda a: a[:, :0], "expected float32"),
+        ("reference", lambda a: a[:, :-1], "expected float32"),
+        ("input.attention_mask", lambda a: None, "input.attention_mask"),
+        ("lengths", lambda a: None, "lengths"),
+    ],
+)
+def test_arrays_that_do_not_fit(bundle, name, function, said):
+    change(bundle, **{name: function})
+    with pytest.raises(IntegrityError, match=rf"golden.npz cannot be read \(.*{said}"):
+        checked(bundle)
+
+
+def test_an_array_that_nobody_knows(bundle):
+    with np.load(bundle / "golden.npz") as stored:
+        np.savez(bundle / "golden.npz", **stored, more=np.zeros(3))
+    small.sign(bundle)
+    with pytest.raises(IntegrityError, match="lists 7 arrays"):
+        checked(bundle)
+
+
+def test_a_compressed_file(bundle):
+    with np.load(bundle / "golden.npz") as stored:
+        np.savez_compressed(bundle / "golden.npz", **stored)
+    small.sign(bundle)
+    with pytest.raises(IntegrityError, match="compressed"):
+        checked(bundle)
+
+
+def test_a_file_that_changed_after_the_bundle_was_opened(bundle):
+    opened = open_bundle(bundle)
+    change(bundle, **{"outputs.0": lambda a: a + 1})
+    with pytest.raises(IntegrityError, match=r"golden.npz .*altered"):
+        golden.read(opened)
+
+
+# ---- words
+
+
+def test_a_cpu_with_sme_is_named(monkeypatch):
+    apart, far = GoldenResult(17, 0.2, 5, 0.12, 0.13, 9, 0), GoldenResult(17, 0.8, 9, 0.12, 0.9, 9, 6)
+    assert (apart.passed, far.passed) == (True, False)
+    assert "SME" not in apart.text() + far.problem()
+    monkeypatch.setattr(golden, "cpu_instructions", lambda: ("asimd", "sme"))
+    assert "This CPU has SME: dynamic INT8 takes the range of activations by row here" in apart.text()
+    assert "This CPU has SME" in far.problem()
+    assert "SME" not in GoldenResult(17, 0.01, 0, 0.12, 0.13, 9, 0).text(), "nothing to explain"

@@ -426,7 +426,7 @@ def test_int8_that_needs_vnni_is_refused_without_it(tiny_bundle, tmp_path, monke
     (variant,) = json.loads((bundle / "manifest.json").read_text())["variants"]
     small.sign(bundle, variants=[{**variant, "requires": {"instructions": "vnni"}}])
     monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2",))
-    with pytest.raises(BackendError, match=r"scored on a CPU with INT8 dot products \(VNNI\).*weight_bits = 7"):
+    with pytest.raises(BackendError, match=r"x86 without INT8 dot products \(VNNI\).*weight_bits = 7"):
         edgekit.load(bundle)
     monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
     edgekit.load(bundle).close()

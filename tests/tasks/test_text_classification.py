@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 
@@ -433,3 +434,27 @@ def test_labels_that_are_refused(names, values, said):
     with pytest.raises(SamplesError, match=said) as caught:
         parse_labels(SINGLE, names, values, "f")
     assert "secret" not in str(caught.value)
+
+
+# ---- how clear an answer is
+
+
+@pytest.mark.parametrize("kind", [SINGLE, MULTI])
+@pytest.mark.parametrize("names", [NAMES, NAMES[:2], NAMES[:1]], ids=len)
+def test_no_change_within_the_margin_changes_an_answer(kind, names):
+    """And one that is a little larger does, in the worst direction: every logit up or down by so much, tried in all ways."""
+    made, signs = task(kind, names), np.array(list(itertools.product((-1.0, 1.0), repeat=len(names))))
+    logits = np.random.default_rng(3).standard_normal((40, len(names))) * 3
+    margins = made.margins(logits)
+    assert margins.shape == (40,)
+    for row, margin in zip(logits, margins, strict=True):
+        if kind == SINGLE and len(names) == 1:
+            assert margin == np.inf, "there is no other label"
+            continue
+        changed = [[made.changed((row + size * margin * sign)[None], row[None]) for sign in signs] for size in (0.999, 1.001)]
+        assert not any(changed[0])
+        assert any(changed[1])
+
+
+def test_a_number_has_no_margin():
+    assert task(REGRESSION).margins(LOGITS).tolist() == [0.0] * len(LOGITS)
