@@ -229,13 +229,13 @@ def main(bundle: str, options: str) -> None:
             if session is None:
                 session, verify_s, load_s = _opened(bundle, json.loads(options))
                 parts = {"began_s": began, "verify_ms": verify_s * 1e3, "load_ms": load_s * 1e3}
-            reply = {**parts, **_answered(session, request, texts)}
+            reply = to_json({**parts, **_answered(session, request, texts)})
         except errors.EdgekitError as problem:
             message = str(problem)
             if session is None and bundle not in message:
                 message = f"{bundle} cannot be loaded: {message}"
-            reply = {"error": type(problem).__name__, "message": message}
-        replies.write(to_json(reply) + "\n")
+            reply = to_json({"error": type(problem).__name__, "message": message})
+        replies.write(reply + "\n")
         replies.flush()
 
 

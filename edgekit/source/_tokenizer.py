@@ -32,7 +32,7 @@ _NAMES = {
 }
 _PARTS = {
     "pre_tokenizer": "pre-tokenizer",
-    "post_processor": "template (post_processor)",
+    "post_processor": "template",
     "added_tokens": "added tokens",
 }
 _SHOWN = 3
