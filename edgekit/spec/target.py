@@ -128,6 +128,10 @@ def load(name: str | Path) -> Target:
     target = parse(Target, _merged(path, ()), f"target {path.name}")
     if target.threads < 0 or target.max_batch < 1:
         raise UsageError(f"target {path.name} has threads {target.threads} and max_batch {target.max_batch}, expected at least 0 and 1. Correct the file.")
+    for key in ("backends", "methods"):
+        names = getattr(target, key)
+        if len(set(names)) < len(names):
+            raise UsageError(f"target {path.name}: {key} names '{max(names, key=names.count)}' twice, expected each once. Leave one out.")
     if target.shapes is not None and (list(target.shapes) != sorted(set(target.shapes)) or min(target.shapes, default=1) < 1):
         raise UsageError(f"target {path.name}: shapes is {list(target.shapes)}, expected ascending numbers of tokens. Correct the file.")
     for key, value, known in (("use", target.use, USES), ("choose_on", target.choose_on, CHOOSE_ON)):
