@@ -28,7 +28,7 @@ def main() -> None:
     _stop.install()
     made, judged = ("build", "distill", "slice", "trim"), ("report", "compare", "baseline", "check")
     used = ("run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen")
-    order = (*made, *judged, *used, "targets", "doctor")
+    order = (*made, *judged, *used, "cache", "targets", "doctor")
 
     class Verbs(click.Group):
         """Lists the files of this folder and imports one only when it is asked for."""

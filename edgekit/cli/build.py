@@ -34,6 +34,8 @@ from edgekit.cli._output import echo
 @click.option("--use", type=click.Choice(["latency", "throughput"]), default=None, help="What counts. [default: as the target says]")
 @click.option("--max-time", type=click.FloatRange(min=0), default=None, metavar="SECONDS", help="Then no further variation is tried and the race is cut short.")
 @click.option("--race", default=None, metavar="FILE", help="race.json of an earlier bundle of this build: take its times instead of measuring.")
+@click.option("--rerace", is_flag=True, help="Measure times anew. Those in the cache are used up to 7 days, unless they are of a busy machine.")
+@click.option("--no-cache", is_flag=True, help="Take nothing from the build cache and leave nothing in it (see: edgekit cache).")
 @click.option(
     "--distill",
     type=Pairs(),

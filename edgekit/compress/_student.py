@@ -104,7 +104,13 @@ def student(teacher: Source, layers: int | None, keep: Sequence[int] | None, giv
 
 
 def make(
-    teacher: Source, learner: Student, samples: Sequence[Samples], evaluation: Samples, training: Training | None, progress: Progress
+    teacher: Source,
+    learner: Student,
+    samples: Sequence[Samples],
+    evaluation: Samples,
+    training: Training | None,
+    progress: Progress,
+    cache: Cache | None = None,
 ) -> Made:
     """Trains a student, goes on where a killed run of the same was, or finds it whole.
 
@@ -115,6 +121,7 @@ def make(
         evaluation: rows with labels.
         training: how; None to leave the student as it is.
         progress: told after each step.
+        cache: where it is looked for; by default the user's.
 
     Raises:
         SamplesError: when rows are missing, or all have one label.
@@ -122,7 +129,7 @@ def make(
     """
     task, own = _task(teacher), learner.source
     truth = evaluation.truth(task.settings).values
-    runner, cache = accelerator(training.precision if training else "float32"), Cache()
+    runner, cache = accelerator(training.precision if training else "float32"), cache or Cache()
     common = {"teacher": teacher.digest, "code": code_digest(*CODE), "cpu": cpu_name(), "device": runner.device.type}
     what = {
         **common,

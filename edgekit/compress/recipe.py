@@ -13,6 +13,7 @@ from edgekit.compress._loss import Loss
 from edgekit.compress._plan import Latency
 from edgekit.compress._train import Training
 from edgekit.compress.slice import RECOVERY, check_speedup, slice_layers
+from edgekit.engines.cache import Cache
 from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.spec.errors import UsageError, near
@@ -59,7 +60,7 @@ class Recipe:
             parts.append(f"{self.layers} layer{'s' if self.layers != 1 else ''}")
         return ", ".join([*parts, *([f"sliced {self.speedup:g} x"] if self.speedup is not None else [])])
 
-    def make(self, teacher: Source, samples: Sequence[Samples], evaluation: Samples, latency: Latency, progress: Progress) -> Source:
+    def make(self, teacher: Source, samples: Sequence[Samples], evaluation: Samples, latency: Latency, progress: Progress, cache: Cache) -> Source:
         """Trains it, or finds it in the cache.
 
         Args:
@@ -68,15 +69,16 @@ class Recipe:
             evaluation: rows with labels, by which the best epoch is chosen.
             latency: the clock that slicing goes by.
             progress: told after each step.
+            cache: where it is looked for.
         """
         base, inherits, notes = teacher, True, tuple[str, ...]()
         if (self.layers, self.keep, self.student) != (None, None, None) or self.speedup is None:
             learner = _student.student(teacher, self.layers, self.keep, None if self.student is None else source.read(self.student))
             inherits, notes = learner.inherits, learner.notes
-            base = source.read(_student.make(teacher, learner, samples, evaluation, self.training, progress).folder)
+            base = source.read(_student.make(teacher, learner, samples, evaluation, self.training, progress, cache).folder)
         if self.speedup is not None:
             recovery = replace(self.training, epochs=min(self.training.epochs, RECOVERY.epochs), patience=min(self.training.patience, RECOVERY.patience))
-            sliced = slice_layers(teacher, base, self.speedup, samples, evaluation, latency, recovery, progress, inherits=inherits, notes=notes)
+            sliced = slice_layers(teacher, base, self.speedup, samples, evaluation, latency, recovery, progress, inherits=inherits, notes=notes, cache=cache)
             base = source.read(sliced.made.folder)
         base.model_id, base.revision = f"{teacher.model_id}, {self.name}", teacher.revision
         return base

@@ -84,6 +84,7 @@ def slice_layers(
     *,
     inherits: bool = True,
     notes: tuple[str, ...] = (),
+    cache: Cache | None = None,
 ) -> Sliced:
     """Cuts heads and neurons out of a model until it is so much faster, and wins accuracy back.
 
@@ -98,17 +99,19 @@ def slice_layers(
         progress: told after each step.
         inherits: the embedding tables of ``base`` are the teacher's.
         notes: what should be known of ``base``.
+        cache: where what was made is looked for; by default the user's.
 
     Raises:
         UsageError: for a speed-up of at most 1, or one that cannot be had.
         CompressError: when training fails.
     """
     check_speedup(speedup)
-    plan = json.loads(_plan(base, speedup, samples, latency, progress))
+    cache = cache or Cache()
+    plan = json.loads(_plan(base, speedup, samples, latency, progress, cache))
     module = narrowed(base.module, plan["picks"])
     before, after = (tuple((int(h), int(n)) for h, n in widths(m)) for m in (base.module, module))
     learner = _student.Student(module, base, _identity(base, plan["picks"]), inherits, notes)
-    return Sliced(_student.make(teacher, learner, samples, evaluation, training, progress), before, after, speedup, plan["speedup"])
+    return Sliced(_student.make(teacher, learner, samples, evaluation, training, progress, cache), before, after, speedup, plan["speedup"])
 
 
 def check_speedup(speedup: float) -> None:
@@ -121,7 +124,7 @@ def check_speedup(speedup: float) -> None:
         raise UsageError(f"speedup is {speedup:g}, expected above 1 and below 100: how many times as fast the sliced model is to be.")
 
 
-def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress) -> str:
+def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress, cache: Cache) -> str:
     """What stays, as JSON: on record, in the cache, or found now."""
     name = key(model=base.digest, speedup=speedup, samples=[s.digest for s in samples])
     if latency.known is not None:
@@ -129,7 +132,7 @@ def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Lat
             raise UsageError("The record of the race does not hold how this model was sliced: it is of another build. Leave --race out to measure anew.")
         latency.used[name] = latency.known[name]
         return latency.known[name]
-    cache, what = Cache(), {"step": "slice", "what": name, "code": code_digest(*_student.CODE), "cpu": cpu_name(), "clock": dict(latency.about)}
+    what = {"step": "slice", "what": name, "code": code_digest(*_student.CODE), "cpu": cpu_name(), "clock": dict(latency.about)}
     digest = key(**what)
     if cache.find(digest) is None:
         picks, ratio = _planned(base, speedup, samples, latency, progress)

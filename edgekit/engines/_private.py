@@ -1,4 +1,4 @@
-"""A folder that belongs to one user alone, for what is run as code when it is loaded.
+"""A folder that belongs to one user alone, for what is run as code when it is loaded or goes into bundles.
 
 Links are never followed, and every file is reached from a handle of the folder that was checked, so another folder cannot be put in its
 place in between. Linux and macOS.
@@ -26,23 +26,26 @@ class Damaged(Exception):
     """What a folder holds is not what was put there; the text is the end of a sentence."""
 
 
+CODE = "It holds native code that is run when it is loaded."
+
+
 @contextlib.contextmanager
-def opened(root: Path, make: bool = False) -> Iterator[int]:
+def opened(root: Path, make: bool = False, danger: str = CODE) -> Iterator[int]:
     """A handle of a folder, after it was found to be of this user alone.
 
     Args:
         root: the folder.
         make: make it, with mode 0700, where it is not there.
+        danger: a sentence that says what a folder of others could do.
 
     Raises:
         IntegrityError: when it is a link or no folder, is another user's, or may be written by others.
         OSError: when it is not there or cannot be opened.
     """
     if make:
-        root.parent.mkdir(parents=True, exist_ok=True)
+        root.parent.mkdir(0o700, parents=True, exist_ok=True)  # it may be the build cache, which is one user's alone too
         with contextlib.suppress(FileExistsError):
             root.mkdir(0o700)
-    danger = "It holds native code that is run when it is loaded."
     if not stat.S_ISDIR(os.lstat(root).st_mode):
         raise IntegrityError(f"{root} is a link or not a folder. {danger} Remove it, or set EDGEKIT_CACHE to a folder of your own.")
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -53,7 +56,8 @@ def opened(root: Path, make: bool = False) -> Iterator[int]:
             raise IntegrityError(f"{root} belongs to {whose}. {danger} Set EDGEKIT_CACHE to a folder of your own.")
         if found.st_mode & _OTHERS:
             mode = f"mode {stat.S_IMODE(found.st_mode):04o}, expected 0700"
-            raise IntegrityError(f"{root} may be written by others ({mode}). {danger} Remove the folder; what it held is made again.")
+            remedy = "Remove the folder, which is made again, or set EDGEKIT_CACHE to one of your own."
+            raise IntegrityError(f"{root} may be written by others ({mode}). {danger} {remedy}")
         yield folder
     finally:
         os.close(folder)

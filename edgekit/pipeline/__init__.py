@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import time
@@ -16,6 +17,7 @@ from edgekit.compress import recipe as recipes
 from edgekit.compress.distill import lesson as lessons
 from edgekit.compress.vocabulary import read_tokens
 from edgekit.engines import assemble
+from edgekit.engines.cache import Cache
 from edgekit.engines.install import check_replaced
 from edgekit.engines.trust import Bundle
 from edgekit.pipeline import checks, goldens, stand_in
@@ -49,11 +51,13 @@ class BuildResult:
         bundle: the bundle; its manifest holds all trials and the reason of the choice.
         seconds: what the build took.
         reused: steps that were taken from the cache.
+        remeasured: times that were in the cache and why they were not used, a sentence each.
     """
 
     bundle: Bundle
     seconds: float
     reused: tuple[str, ...]
+    remeasured: tuple[str, ...] = ()
 
     def table(self) -> str:
         """The candidates as a plain text table, why the winner won, the test set if there was one, and what should be known."""
@@ -61,7 +65,7 @@ class BuildResult:
         lines = [trials_table(m.trials, m.score_name, m.reference_score), m.reason]
         if m.held_out is not None:
             lines.append(held_out_text(m.held_out, m.score_name))
-        return "\n".join([*lines, *(f"note: {note}" for note in m.notes), *verified_text(m)])
+        return "\n".join([*lines, *(f"note: {note}" for note in (*m.notes, *self.remeasured)), *verified_text(m)])
 
 
 def build(
@@ -80,6 +84,8 @@ def build(
     use: str | None = None,
     max_time: float | None = None,
     race: str | os.PathLike[str] | None = None,
+    rerace: bool = False,
+    no_cache: bool = False,
     distill: Sequence[Mapping[str, Any]] = (),
     distill_samples: Sequence[str | os.PathLike[str]] = (),
     vocabulary: str | os.PathLike[str] | None = None,
@@ -116,6 +122,8 @@ def build(
         use: ``latency`` or ``throughput``, in place of the target's.
         max_time: seconds from the start after which no further variation is tried and the race is cut short.
         race: ``race.json`` of an earlier bundle of the same build: its times are taken in place of new ones.
+        rerace: measure times anew, whatever is in the cache. Times of more than 7 days ago, or of a busy machine, are measured anew in any case.
+        no_cache: take nothing from the build cache and leave nothing in it.
         distill: students that compete beside the model, each by what :class:`edgekit.compress.recipe.Recipe` takes, e.g. ``{"layers": 3}``.
         distill_samples: what they are trained on, with or without labels; by default all rows of ``samples``.
         vocabulary: ``samples`` to leave only the tokens of ``samples`` and ``distill_samples``, and what any other text needs, in the model and its
@@ -145,6 +153,8 @@ def build(
     aim = targets.with_budget(targets.load(os.fspath(target)), budget or {})
     aim = checks.settled(aim, keep_float, use)
     checks.check_target(aim)
+    if rerace and race is not None:
+        raise UsageError("race= takes times from a record, and rerace=True measures them anew. Give one of them.")
     replayed = None if race is None else record.read(Path(race))
     assemble.check_output(destination, force)
     assemble.check_place(destination)
@@ -178,7 +188,8 @@ def build(
     tokens = None if vocabulary in (None, "samples") else read_tokens(Path(os.fspath(vocabulary)))
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        steps = Steps(origin, calibration, Path(scratch), progress, replayed)
+        cache = Cache(Path(scratch) / "cache", math.inf) if no_cache else Cache()
+        steps = Steps(origin, calibration, Path(scratch), progress, replayed, cache, rerace)
         floats = steps.export(origin)
         scorer = tasks.get(floats.task).load(floats.assets)
 
@@ -197,7 +208,7 @@ def build(
         if tokens is not None:
             steps.trim(origin, words, tokens, evaluation)  # a list that cannot be is refused before a student is trained
         for recipe in students:
-            models[recipe.name] = recipe.make(origin, lesson, evaluation, clock(steps, aim, rows), progress)
+            models[recipe.name] = recipe.make(origin, lesson, evaluation, clock(steps, aim, rows), progress, cache)
         if vocabulary is not None:
             for student, one in models.items():
                 models[student], trimmings[student] = steps.trim(one, words, tokens, evaluation)
@@ -245,7 +256,7 @@ def build(
         files[golden.FILE] = goldens.make(choice.variants, choice.files, best.bundle, exact, aim, Path(scratch))
         progress("write", 0, 0)
         bundle = assemble.write(destination, manifest, files, force=force, allow_downgrade=allow_downgrade)
-    return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused))
+    return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused), tuple(steps.remeasured))
 
 
 def _origin(
@@ -284,6 +295,6 @@ def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> t
         losses=found.losses,
         gains=found.gains,
         p_value=found.p_value,
-        digest=rows.samples.digest,
+        digest=steps.sealed(rows.samples),
     )
     return unseen, (f"On the test set: {trouble}.",) if trouble else ()

@@ -81,7 +81,8 @@ class Field:
         early = self._trials(first, given, race)
         finalists, last = self._finalists(first, given, early)
         if len(finalists) > 1 and finalists != first:
-            late = self._trials(finalists, last, self._race(finalists, _LAST_ROUNDS))
+            race = self._race(finalists, _LAST_ROUNDS)
+            late = self._trials(finalists, last, race)
         else:
             finalists, last, late = first, given, early
         winner, reason, judged = choose.choose(late, self.aim, self.rows.task.score_name, self.reference, strict=self.strict)
@@ -89,6 +90,7 @@ class Field:
         best = finalists[winner]
         variant = replace(best.variant, executed=judged[winner].executed)
         self._say_if_unresolved(last[winner])
+        self._say_if_disturbed(race, judged, winner)
         sensitivity = self._of(best).sensitivity.get(variant.method, {}) if "keep_float" in variant.recipe else {}
         return Choice(best, _files(best), (variant,), reason, (*judged, *gone), sensitivity, self._notes())
 
@@ -160,6 +162,19 @@ class Field:
         same = np.array_equal(given.logits, self.rows.reference)  # to the last bit: nothing was lost
         if limit is not None and not same and not compared.resolved(limit):
             self._said.append(f"Accuracy of the chosen candidate: {compared.text(limit)}.")
+
+    def _say_if_disturbed(self, race: Race, judged: Sequence[Trial], winner: int) -> None:
+        """What the choice rests on where the machine was busy, or where two halves of the race differ by more than candidates may to be level."""
+        noise, busy = race.noise(), race.busy
+        cost = [1.0 / t.rows_per_s if t.rows_per_s else t.p50_ms for t in judged]
+        others = [c for i, c in enumerate(cost) if i != winner]
+        if not others or (noise <= choose.LEVEL and (busy is None or not busy.loud)):
+            return
+        lead = min(others) / cost[winner]
+        meanwhile = f"{busy.text()}; " if busy is not None and busy.loud else "the machine was not steady: "
+        rests = f" The next candidate takes {lead:.2f} x the time of the chosen one, {'within' if lead <= noise else 'beyond'} that noise."
+        rests += " The choice may be another on a quiet machine: build there with --rerace." if lead <= noise else ""
+        self._said.append(f"While the candidates raced, {meanwhile}two halves of the race differ by up to {noise:.2f} x.{rests}")
 
     # ---- chosen by the device
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import platform
@@ -15,6 +16,7 @@ import numpy as np
 from edgekit import quantize, source, tasks
 from edgekit.compress.vocabulary import trimmed
 from edgekit.engines import assemble
+from edgekit.engines.busy import Busy, Watch, outdated
 from edgekit.engines.cache import Cache, code_digest, key
 from edgekit.engines.measure import cpu_name, cpus
 from edgekit.engines.trust import files_below, sha256
@@ -34,6 +36,7 @@ from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
+from edgekit.spec.sealed import seal
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 from edgekit.tasks.text_classification import TextClassification
@@ -89,7 +92,14 @@ class Steps:
     """Makes the parts of one build, or finds them."""
 
     def __init__(
-        self, origin: Source, calibration: Samples, scratch: Path, progress: Progress, replayed: record.Record | None, cache: Cache | None = None
+        self,
+        origin: Source,
+        calibration: Samples,
+        scratch: Path,
+        progress: Progress,
+        replayed: record.Record | None,
+        cache: Cache | None = None,
+        rerace: bool = False,
     ) -> None:
         """Binds what every step needs.
 
@@ -100,11 +110,14 @@ class Steps:
             progress: told how far each step is.
             replayed: take times from this record instead of a clock.
             cache: where what was made is looked for; by default the user's.
+            rerace: measure times anew, whatever is in the cache.
         """
         self.origin, self.calibration = origin, calibration
         self.scratch, self.progress, self.replayed = scratch, progress, replayed
         self.cache = cache or Cache()
+        self.rerace = rerace
         self.reused: list[str] = []
+        self.remeasured: list[str] = []
         self._made: set[str] = set()
         self.tools = {name: found for name in _TOOLS if (found := version(name)) is not None}
         self.always = {"code": code_digest(), "tools": self.tools}
@@ -240,12 +253,13 @@ class Steps:
         texts = [row.inputs for row in samples.rows]
 
         def make(folder: Path) -> None:
+            watch = Watch()
             given = race.answers(candidate, texts, batched, self.progress)
             np.save(folder / "logits.npy", given.logits)
-            (folder / "costs.json").write_text(to_json([given.first_answer_ms, given.memory_mb, given.executed]), "utf-8")
+            (folder / "costs.json").write_text(to_json([given.first_answer_ms, given.memory_mb, given.executed, plain(watch.stop())]), "utf-8")
 
-        folder = self._kept("answers", parts, make)
-        first, memory, executed = json.loads((folder / "costs.json").read_text("utf-8"))
+        folder = self._kept("answers", parts, make, lambda made: parse(Busy, json.loads((made / "costs.json").read_text("utf-8"))[3], "build cache"))
+        first, memory, executed, _ = json.loads((folder / "costs.json").read_text("utf-8"))
         given = Answers(np.load(folder / "logits.npy", allow_pickle=False), first, memory, executed)
         given = self.replayed.with_costs(candidate, given) if self.replayed else given
         self.recorded.add_costs(candidate, given)
@@ -261,19 +275,20 @@ class Steps:
             found = race.in_turns(candidates, inputs, rounds, texts, self.progress, lists=lists, until=until)
             (folder / "race.json").write_text(to_json(plain(found)), "utf-8")
 
-        if self.replayed:
-            found = self.replayed.race(candidates)
-        else:
-            found = parse(Race, json.loads((self._kept("race", parts, make) / "race.json").read_text("utf-8")), "race in the build cache")
+        found = self.replayed.race(candidates) if self.replayed else _race_in(self._kept("race", parts, make, lambda made: _race_in(made).busy))
         self.recorded.add_race(candidates, found)
         return found
+
+    def sealed(self, samples: Samples) -> str:
+        """The digest of samples as a bundle shows it; the same for the same model."""
+        return seal(samples.digest, hashlib.sha256(f"samples of {self.origin.digest}".encode()).digest()[:16])
 
     def provenance(self, seed: int, evaluation: Samples) -> dict[str, str]:
         """What a bundle says of its making, beside the model."""
         return {
-            "calibration_digest": self.calibration.digest,
+            "calibration_digest": self.sealed(self.calibration),
             "calibration_rows": str(len(self.calibration)),
-            "evaluation_digest": evaluation.digest,
+            "evaluation_digest": self.sealed(evaluation),
             "evaluation_rows": str(len(evaluation)),
             "seed": str(seed),
             "cpu": cpu_name(),
@@ -321,8 +336,15 @@ class Steps:
         graphs = tuple(Graph(parse(Signature, g["signature"], where), folder / g["path"], g["method"], g["recipe"]) for g in data["graphs"])
         return GraphSet(data["task"], data["loop"], graphs, folder / data["assets"], data["provenance"])
 
-    def _kept(self, step: str, parts: dict[str, Any], make: Callable[[Path], None]) -> Path:
-        """The folder of a step: from the cache, or made now. What depends on a module from Python is not kept: its code has no digest."""
+    def _kept(self, step: str, parts: dict[str, Any], make: Callable[[Path], None], timed: Callable[[Path], Busy | None] | None = None) -> Path:
+        """The folder of a step: from the cache, or made now. What depends on a module from Python is not kept: its code has no digest.
+
+        Args:
+            step: what it is called.
+            parts: what it depends on.
+            make: fills the folder.
+            timed: of a step that holds times, what else the machine did while they were taken; old ones, and those of a busy machine, are not used.
+        """
         digest = key(**parts, **self.always)
         if parts["model"] is None:
             folder = self.scratch / "made" / digest
@@ -332,6 +354,9 @@ class Steps:
                     make(folder)
             return folder
         found = self.cache.find(digest)
+        if found is not None and timed is not None and self._outdated(step, digest, timed(found)):
+            self.cache.drop(digest)
+            found = None
         if found is not None:
             if digest not in self._made and step not in self.reused:
                 self.reused.append(step)
@@ -341,6 +366,19 @@ class Steps:
             make(folder)
             self.progress("", 0, 0)  # whoever wants to stop does so now, even where a library swallowed the interrupt
         return self.cache.root / digest
+
+    def _outdated(self, step: str, digest: str, busy: Busy | None) -> bool:
+        """Whether times in the cache are to be taken again, which is said. Those of this build are not, nor what a record replaces."""
+        if digest in self._made or self.replayed is not None:
+            return False
+        why = outdated(busy, self.cache.made(digest))
+        if why and not self.rerace:
+            self.remeasured.append(f"Times in the cache ({step}) were not used but measured again: {why}.")
+        return self.rerace or bool(why)
+
+
+def _race_in(folder: Path) -> Race:
+    return parse(Race, json.loads((folder / "race.json").read_text("utf-8")), "race in the build cache")
 
 
 def _inside(found: Outputs, scored: Evaluation, aim: Target, limit: float, strict: bool) -> bool:

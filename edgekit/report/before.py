@@ -13,6 +13,7 @@ from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
 from edgekit.report.side import Rows, Side, opened, same_task, teacher
 from edgekit.spec.errors import UsageError
+from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject
 
 Before = str | Path | Answer
@@ -83,8 +84,8 @@ def _reported(file: Path, side: Side, given: Rows) -> Known:
     same_task(found.problem_type, found.labels, side.task, f"The bundle of {file}")
     if found.predictions is None:
         raise UsageError(f"{file} holds no predictions to compare with. Make one that does: edgekit baseline BUNDLE --samples FILE -o {file}")
-    if earlier.samples != given.digest:
-        why = f"the samples are not those of {file.name} ({given.digest[:19]}..., there {earlier.samples[:19]}...): they changed since, or are others"
+    if not matches(earlier.samples, given.digest):
+        why = f"the samples are not those of {file.name}: they changed since, or are others"
         return Known(subject=found, fingerprint=earlier.fingerprint, why_not=why)
     logits, _ = predictions.unpack(found.problem_type, found.predictions)
     untimely = "" if earlier.speed is None or earlier.speed.comparable else f"{file.name} says of its own times: {earlier.speed.why_not}"

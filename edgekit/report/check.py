@@ -361,7 +361,7 @@ def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed |
         kind=kind,
         created=created,
         seed=run.seed,
-        samples=run.rows.digest,
+        samples=run.rows.sealed,
         rows=len(run.rows.texts),
         fingerprint=end,
         subjects=subjects,

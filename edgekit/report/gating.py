@@ -19,6 +19,7 @@ from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import AccuracyGates, Gates
 from edgekit.spec.manifest import Manifest
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Accuracy, Change, Gate, Speed
+from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Subject
 from edgekit.spec.target import Budget
 
@@ -92,7 +93,7 @@ def own_drop(manifest: Manifest, measured: Subject, samples: str) -> tuple[float
     built_on = manifest.provenance.get("evaluation_digest", "")
     if measured.score is None:
         return None, "the score is not defined on these samples"
-    if built_on != samples.removeprefix("sha256:"):
+    if not matches(built_on, samples):
         return None, "the bundle knows its model's score on the evaluation samples of its build alone, and these are others; compare it with its teacher"
     return manifest.reference_score - measured.score, ""
 

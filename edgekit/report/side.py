@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from edgekit.samples import Samples
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.manifest import content_digest
 from edgekit.spec.progress import Progress
+from edgekit.spec.sealed import seal
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
 from edgekit.tasks._limits import check_rows
 from edgekit.tasks._text import Text
@@ -85,6 +87,11 @@ class Rows:
     def digest(self) -> str:
         """Of the samples."""
         return f"sha256:{self.samples.digest}"
+
+    @property
+    def sealed(self) -> str:
+        """The same as a report shows it."""
+        return seal(self.samples.digest, hmac.digest(predictions.id_key(), b"samples", "sha256")[:16])
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,7 @@ class HeldOut:
         drop_low, drop_high: its 90 % interval.
         losses, gains: rows that only the torch model, or only the candidate, has right; None for scores that are no mean of rows.
         p_value: exact McNemar, two-sided.
-        digest: of the samples.
+        digest: of the samples, as ``spec/sealed.py`` makes it; sha256 in hex in bundles of earlier releases.
     """
 
     rows: int

@@ -51,6 +51,8 @@ class BuildOptions:
         tokenizer: ``file`` or ``transformers``, where the two differ.
         problem_type: what the model's head is, in place of what its config says.
         accept_reference: go on where the torch model is no better than chance on ``eval``.
+        rerace: measure times anew, whatever is in the cache.
+        no_cache: take nothing from the cache and leave nothing in it.
     """
 
     strict: bool = False
@@ -67,6 +69,8 @@ class BuildOptions:
     tokenizer: str | None = None
     problem_type: str | None = None
     accept_reference: bool = False
+    rerace: bool = False
+    no_cache: bool = False
 
 
 @dataclass(frozen=True)

@@ -333,7 +333,7 @@ class Report:
         kind: one of ``KINDS``.
         created: UTC, ISO 8601.
         seed: of all that is drawn.
-        samples: digest of the samples, ``sha256:HEX``.
+        samples: digest of the samples, as ``spec/sealed.py`` makes it; ``sha256:HEX`` in reports of earlier releases.
         rows: of them.
         fingerprint: of the machine, at the end of the run.
         subjects: the candidate alone, or the baseline and then the candidate.

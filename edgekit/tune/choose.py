@@ -20,7 +20,7 @@ from edgekit.tune.race import Answers, Candidate, Race, ratio
 
 FLOAT = "float32"
 _IN_INT8 = ("static", "dynamic")
-_LEVEL = 1.05
+LEVEL = 1.05
 _BUCKETS_WORTH = 0.85  # each bucket is compiled at every start, which takes some tenths of a second
 _UNITS = {"accuracy_drop": "", "p50_ms": " ms", "memory_mb": " MB", "first_answer_ms": " ms", "size_mb": " MB", "accuracy": ""}
 _LIGHT_SPEED = 0.8  # a candidate must take this share of a light one's time, or less, to be worth twice its start and memory
@@ -139,7 +139,7 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
     many = target.use == "throughput"
     cost = [1.0 / t.rows_per_s if many else t.p50_ms for t in made]
     fastest = min(cost[i] for i in inside)
-    level = [i for i in inside if cost[i] <= fastest * _LEVEL]
+    level = [i for i in inside if cost[i] <= fastest * LEVEL]
     quickest = min(level, key=lambda i: (made[i].memory_mb, cost[i]))
     winner = _light(made, cost, inside, quickest)
     won = made[winner]

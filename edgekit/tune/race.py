@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgekit.engines.busy import Busy, Watch
 from edgekit.engines.trust import Bundle
 from edgekit.runtime.worker import Worker
 from edgekit.spec.manifest import Variant
@@ -73,10 +74,28 @@ class Race:
     Attributes:
         times_ms: milliseconds from text to label: ``[candidate][round][text]``, the same texts in a round for all.
         rows_per_s: texts of one list per second: ``[candidate][round]``; empty where throughput was not asked for.
+        busy: what else the machine did meanwhile; None on records that do not say.
     """
 
     times_ms: tuple[tuple[tuple[float, ...], ...], ...]
     rows_per_s: tuple[tuple[float, ...], ...] = field(default=())
+    busy: Busy | None = None
+
+    def noise(self) -> float:
+        """How far two halves of the race, between which nothing differs, are apart: at least 1.
+
+        Each candidate's time is taken over that of the fastest, text by text, in the odd rounds and in the even ones: a ratio of the two that is not 1 is
+        noise of the very kind that a choice between candidates rests on. The largest of all candidates; 1 for one candidate or one round.
+        """
+        costs = [[[1.0 / rate] for rate in rates] for rates in self.rows_per_s] if self.rows_per_s else self.times_ms
+        if len(costs) < 2 or len(costs[0]) < 2:
+            return 1.0
+        first = min(range(len(costs)), key=lambda i: float(np.median(np.concatenate([np.asarray(turn) for turn in costs[i]]))))
+        apart = [1.0]
+        for index in range(len(costs)):
+            logs = [np.log(np.asarray(a) / np.asarray(b)) for a, b in zip(costs[index], costs[first], strict=True)]
+            apart.append(float(np.exp(abs(np.median(np.concatenate(logs[::2])) - np.median(np.concatenate(logs[1::2]))))))
+        return max(apart)
 
 
 def answers(candidate: Candidate, texts: Sequence[Text], batched: bool, progress: Progress) -> Answers:
@@ -129,6 +148,7 @@ def in_turns(
     times: list[list[tuple[float, ...]]] = [[] for _ in candidates]
     rates: list[list[float]] = [[] for _ in candidates]
     listed = [texts[i] for (i,) in turns(len(texts), min(len(texts), _LIST), 1)]
+    watch = Watch()
     with contextlib.ExitStack() as stack:
         workers = [stack.enter_context(Worker(c.bundle.path, variant=c.variant)) for c in candidates]
         for worker in workers:
@@ -144,7 +164,7 @@ def in_turns(
                     if lists:
                         rates[index].append(len(listed) / workers[index].seconds(listed))
             progress("race candidates", turn + 1, rounds)
-    return Race(tuple(map(tuple, times)), tuple(map(tuple, rates)) if lists else ())
+    return Race(tuple(map(tuple, times)), tuple(map(tuple, rates)) if lists else (), watch.stop())  # the workers have ended, so their time is known
 
 
 def turns(count: int, rounds: int, texts_a_round: int) -> list[list[int]]:

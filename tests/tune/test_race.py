@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgekit import BackendError
 from edgekit.engines.trust import open_bundle
 from edgekit.spec.progress import silent
-from edgekit.tune.race import Candidate, answers, in_turns, ratio, turns
+from edgekit.tune.race import Candidate, Race, answers, in_turns, ratio, turns
 
 TEXTS = [*small.texts(12, seed=7), "", "film " * 200]
 
@@ -180,3 +180,23 @@ def test_a_candidate_in_words(float32_ort):
     assert str(candidate(float32_ort, threads=2)) == "float32 on onnxruntime, 2 thread(s)"
     several = candidate(float32_ort, threads=4, shapes=(8, 16), streams=2, batch=8)
     assert str(several) == "float32 on onnxruntime, buckets 8/16, 4 thread(s), 2 streams, batch 8"
+
+
+# ---- noise
+
+
+def test_halves_of_a_race_tell_its_noise():
+    """Ratios between candidates that are the same in both halves are no noise; a factor in every other round is."""
+    random = np.random.default_rng(0)
+    texts = random.uniform(1, 30, (6, 5))  # texts of any length: only ratios count
+    steady = Race(tuple(tuple(map(tuple, texts * factor)) for factor in (1.0, 1.7, 4.0)))
+    assert steady.noise() == pytest.approx(1.0)
+    shaken = texts * 1.7 * np.where(np.arange(6) % 2, 1.2, 1.0)[:, None]
+    assert Race((tuple(map(tuple, texts)), tuple(map(tuple, shaken)))).noise() == pytest.approx(1.2)
+    rates = (1 / texts[:, 0], 1 / shaken[:, 0])
+    assert Race(steady.times_ms[:2], tuple(map(tuple, rates))).noise() == pytest.approx(1.2), "where lists count, they are what is compared"
+
+
+def test_one_candidate_has_nothing_to_be_compared_with():
+    assert Race((((1.0,), (2.0,)),)).noise() == 1.0
+    assert Race((((1.0,),), ((2.0,),))).noise() == 1.0
