@@ -24,6 +24,7 @@ def main() -> None:
         sys.exit(1)
     from edgekit.cli._output import echo
     from edgekit.spec.errors import EdgekitError
+    from edgekit.spec.paths import typed
 
     _stop.install()
     made, judged = ("build", "distill", "slice", "trim"), ("report", "compare", "baseline", "check")
@@ -49,11 +50,15 @@ def main() -> None:
             except EdgekitError as problem:
                 echo(f"edgekit: {problem}", err=True)
                 context.exit(problem.exit_code)
-            except (OSError, MemoryError) as problem:
-                if isinstance(problem, BrokenPipeError):
-                    sys.stderr.close()  # whoever read the output has gone; Python would complain when it flushes
-                    context.exit(0)
-                echo(f"edgekit: {problem or 'out of memory'}", err=True)
+            except BrokenPipeError:
+                sys.stderr.close()  # whoever read the output has gone; Python would complain when it flushes
+                context.exit(0)
+            except OSError as problem:
+                error = typed(problem)
+                echo(f"edgekit: {error}", err=True)
+                context.exit(error.exit_code)
+            except MemoryError:
+                echo("edgekit: out of memory", err=True)
                 context.exit(1)
             except KeyboardInterrupt:
                 echo("edgekit: interrupted; nothing was left behind.", err=True)

@@ -24,8 +24,10 @@ def command(bundle, out, unpacking, keys, force, allow_downgrade):  # type: igno
     from pathlib import Path
 
     from edgekit.engines.pack import SUFFIX, pack, unpack
+    from edgekit.spec.paths import check_path
 
     trust = trust_of(keys)
+    check_path(bundle, "bundle")
     name = Path(bundle).resolve().name
     if unpacking:
         notes: list[str] = []

@@ -31,6 +31,7 @@ from edgekit.report.paired import Paired, paired
 from edgekit.samples import Samples
 from edgekit.source.stack import depth
 from edgekit.spec.errors import SamplesError, UsageError
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks.text_classification import PROBLEM_TYPES, Settings, TextClassification
 
@@ -103,6 +104,7 @@ def lesson(paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] |
     return found
 
 
+@takes_paths("teacher", "samples", "eval", "out", "student")
 def distill(
     teacher: str | os.PathLike[str],
     *,

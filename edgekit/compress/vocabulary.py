@@ -24,6 +24,7 @@ from edgekit import source
 from edgekit.compress._folder import check_output, place, save
 from edgekit.source import Source, wrapped
 from edgekit.spec.errors import ModelError, UsageError
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks._text import Text
 
@@ -62,6 +63,7 @@ class Trimmed:
         return f"{said}. {DISCLOSES}" if self.discloses else f"{said}."
 
 
+@takes_paths("model", "samples", "tokens", "out", "eval")
 def trim(
     model: str | os.PathLike[str],
     *,

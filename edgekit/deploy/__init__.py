@@ -24,6 +24,7 @@ from edgekit.engines.trust import MANIFEST, Bundle, open_bundle, sha256
 from edgekit.report.bench import Bench
 from edgekit.spec.errors import EdgekitError, IntegrityError, RemoteError, UsageError
 from edgekit.spec.parsing import parse, plain
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
 __all__ = ["Address", "Deployed", "bench", "deploy", "parse_url"]
@@ -83,6 +84,7 @@ class Deployed:
         return "\n".join([*lines, self.verified])
 
 
+@takes_paths("bundle", "keys", "revoked", "identity")
 def deploy(
     bundle: str | Path,
     where: str,
@@ -163,6 +165,7 @@ def deploy(
     )
 
 
+@takes_paths("bundle", "keys", "revoked", "identity")
 def bench(
     bundle: str | Path,
     where: str,

@@ -27,6 +27,7 @@ from edgekit.engines.signature import Trust
 from edgekit.engines.trust import MANIFEST, Bundle, open_bundle
 from edgekit.spec import manifest as manifests
 from edgekit.spec.errors import EdgekitError, IntegrityError, UsageError
+from edgekit.spec.paths import takes_paths
 
 SUFFIX = ".edge"
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP can state
@@ -36,6 +37,7 @@ _LIMIT = 16 * 2**20
 """Most bytes of a manifest, of a signature, and of the archive's own table: a manifest of that size lists no more than such a table does."""
 
 
+@takes_paths("bundle_folder", "out")
 def pack(bundle_folder: str | Path, out: str | Path, *, force: bool = False, trust: Trust | None = None) -> Path:
     """Checks a bundle and writes it into one file, its signature with it; the file appears whole or not at all.
 
@@ -67,6 +69,7 @@ def pack(bundle_folder: str | Path, out: str | Path, *, force: bool = False, tru
     return file
 
 
+@takes_paths("file", "out")
 def unpack(
     file: str | Path, out: str | Path, *, force: bool = False, trust: Trust | None = None, allow_downgrade: bool = False, notes: list[str] | None = None
 ) -> Bundle:

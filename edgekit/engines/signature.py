@@ -24,6 +24,7 @@ from edgekit.spec.errors import BuildError, IntegrityError, UsageError
 from edgekit.spec.identity import check_name, version_key
 from edgekit.spec.manifest import Manifest
 from edgekit.spec.parsing import to_json
+from edgekit.spec.paths import takes_paths
 
 FILE = "model.sig"
 _MEDIA = "application/vnd.dev.sigstore.bundle.v0.3+json"
@@ -118,7 +119,8 @@ def _revoked(listed: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
     return tuple(one.lower() for one in listed)
 
 
-def make_keys(private: Path, password: bytes | None = None) -> Path:
+@takes_paths("private")
+def make_keys(private: str | os.PathLike[str], password: bytes | None = None) -> Path:
     """Makes a key pair: ``private``, which its owner alone can read, and ``private`` with ``.pub`` added.
 
     Args:
@@ -135,6 +137,9 @@ def make_keys(private: Path, password: bytes | None = None) -> Path:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
+    private = Path(private)
+    if not private.name or private.is_dir():
+        raise UsageError(f"{private} is a folder, expected the name of a file for the private key. Give e.g. {private / 'maker'}.")
     public = private.with_name(private.name + ".pub")
     for file in (private, public):
         if file.exists() or file.is_symlink():

@@ -26,6 +26,7 @@ from edgekit.engines.signature import Trust
 from edgekit.spec import manifest as manifests
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.manifest import FileEntry, Manifest
+from edgekit.spec.paths import takes_paths
 
 MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 16 * 2**20
@@ -149,6 +150,7 @@ def files_below(folder: Path) -> list[str]:
     return sorted(found)
 
 
+@takes_paths("path")
 def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
     """Reads a bundle and checks all of it.
 
@@ -215,6 +217,7 @@ def _manifest(folder: Path) -> tuple[str, str]:
         raise IntegrityError(f"{file} is not UTF-8 ({problem}). The bundle is damaged: copy it again.") from problem
 
 
+@takes_paths("path", "key")
 def sign(path: str | Path, key: str | Path, password: bytes | None = None) -> Path:
     """Checks a bundle and signs it; returns the signature's file, ``model.sig`` in the bundle, in place of an older one.
 

@@ -37,6 +37,7 @@ from edgekit.spec import target as targets
 from edgekit.spec.errors import BudgetError, UsageError
 from edgekit.spec.identity import check_date, check_name, check_version
 from edgekit.spec.manifest import HeldOut
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.target import Target
 from edgekit.tune import record
@@ -68,6 +69,7 @@ class BuildResult:
         return "\n".join([*lines, *(f"note: {note}" for note in (*m.notes, *self.remeasured)), *verified_text(m)])
 
 
+@takes_paths("model", "samples", "eval", "out", "test", "target", "race", "distill_samples", "vocabulary")
 def build(
     model: str | os.PathLike[str] | None = None,
     *,

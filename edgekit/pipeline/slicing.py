@@ -28,6 +28,7 @@ from edgekit.source import Source
 from edgekit.spec import target as targets
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import plain
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.target import Target
 from edgekit.tune.race import Candidate, ratio
@@ -98,6 +99,7 @@ def clock(steps: Steps, aim: Target, rows: Evaluation) -> Latency:
     return Latency(measure, about | {"texts": rows.samples.digest}, None if steps.replayed is None else steps.replayed.plans, steps.recorded.plans)
 
 
+@takes_paths("model", "samples", "eval", "out")
 def slice_model(
     model: str | os.PathLike[str],
     *,

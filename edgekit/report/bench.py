@@ -24,6 +24,7 @@ from edgekit.runtime.session import Session
 from edgekit.spec.errors import InputError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
 _WARM_UP = 5
@@ -116,6 +117,7 @@ class Bench:
         return f"{head}; token ids in, logits out\n{table(header, rows, left=())}\n{notes}"
 
 
+@takes_paths("bundle")
 def bench(
     bundle: str | Path,
     batches: Sequence[int],

@@ -32,6 +32,7 @@ from edgekit.samples import MOST_VALUES
 from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import BackendError, UsageError
 from edgekit.spec.gates import OFF, Gates
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.report import SCHEMA, Accuracy, Report, Speed
 from edgekit.spec.subject import Fingerprint, Subject
@@ -56,6 +57,7 @@ class _Run:
     begun: Fingerprint
 
 
+@takes_paths("bundle", "samples")
 def report(
     bundle: str | Path,
     samples: str | Path,
@@ -107,6 +109,7 @@ def report(
     return replace(made, subjects=(*made.subjects[:-1], replace(made.subjects[-1], scenarios=done)))
 
 
+@takes_paths("bundle", "samples")
 def baseline(
     bundle: str | Path,
     samples: str | Path,
@@ -125,6 +128,7 @@ def baseline(
     return _measured("baseline", _begin(bundle, samples, columns, (), None, 0.0, seed, False, trust, progress, backend, threads), None, describe=False)
 
 
+@takes_paths("after", "samples")
 def compare(
     before: Before,
     after: str | Path,
@@ -161,6 +165,7 @@ def compare(
     return _measured("compare", run, known(before, run.side, run.rows, trust), describe=True)
 
 
+@takes_paths("bundle", "samples")
 def check(
     bundle: str | Path,
     baseline: Before,
@@ -199,6 +204,7 @@ def check(
     return replace(made, speed=replace(made.speed, noise_floor=floor.noise_floor))
 
 
+@takes_paths("bundle", "samples")
 def self_check(
     bundle: str | Path,
     samples: str | Path,

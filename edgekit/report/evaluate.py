@@ -18,6 +18,7 @@ from edgekit.report.reference import question
 from edgekit.runtime.worker import Worker
 from edgekit.spec.errors import BuildError
 from edgekit.spec.parsing import plain
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks._limits import check_rows
 
@@ -86,6 +87,7 @@ def percentiles(measured: Latency) -> str:
     return ", ".join(parts)
 
 
+@takes_paths("bundle", "samples")
 def evaluate(
     bundle: str | Path,
     samples: str | Path,

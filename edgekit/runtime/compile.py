@@ -18,6 +18,7 @@ from edgekit.spec.engine import trtexec
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
 
@@ -68,6 +69,7 @@ class CompileResult:
         return "\n".join([*lines, f"runs from now on: {self.chosen}, {self.reason}"])
 
 
+@takes_paths("bundle")
 def compile_bundle(bundle: str | Path, *, trust: Trust | None = None, force: bool = False, progress: Progress = silent) -> CompileResult:
     """Makes the engines that a bundle needs on this device, compares their answers with the golden ones, and races them.
 
@@ -94,6 +96,7 @@ def compile_bundle(bundle: str | Path, *, trust: Trust | None = None, force: boo
     return CompileResult(str(bundle), _name(variant), reason, runs, _identity(variant) if variant.engine is not None else {})
 
 
+@takes_paths("bundle")
 def explain(bundle: str | Path, *, trust: Trust | None = None, force: bool = False) -> str:
     """What :func:`compile_bundle` would do here, and why; nothing is made, and no GPU is needed to ask.
 

@@ -12,13 +12,15 @@ from edgekit.engines.trust import Bundle, open_bundle
 from edgekit.runtime import golden
 from edgekit.runtime.choice import at_most, check_golden, check_instructions, fastest_here
 from edgekit.runtime.session import Session
-from edgekit.spec.errors import BackendError, InputError, near
+from edgekit.spec.errors import BackendError, InputError, UsageError, near
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks._limits import Limit
 
 _MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
 
 
+@takes_paths("bundle")
 def load(
     bundle: str | os.PathLike[str],
     *,
@@ -53,6 +55,8 @@ def load(
             the device has another variant to take instead.
         InputError: for a number of threads or characters below 1 or beyond reason.
     """
+    if trust is not None and not isinstance(trust, Trust):
+        raise UsageError(f"trust is a {type(trust).__name__}, expected edgekit.Trust(keys=[...]) or None. A key file alone is no Trust.")
     Limit(1 if max_characters is None else max_characters, truncate)  # a wrong number is told before a bundle is read
     session = load_checked(open_bundle(Path(bundle), trust), backend=backend, threads=threads, progress=progress)
     session.limit(max_characters, truncate)
@@ -67,7 +71,7 @@ def load_checked(opened: Bundle, *, backend: str | None = None, threads: int | N
         known = ", ".join(offered)
         raise BackendError(f"The bundle {opened.path} runs on {known}, not on '{backend}'.{near(backend, offered)} Build it for a target with that backend.")
     most = max(_MOST_THREADS, cpus())
-    if threads is not None and (not isinstance(threads, int) or not 1 <= threads <= most):
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= most):
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")
     asked = [v for v in variants if backend in (None, v.backend)]
     if opened.manifest.choose_on == "device" and (len(asked) > 1 or asked[0].engine is not None):

@@ -204,7 +204,11 @@ class Session:
         Raises:
             InputError: as for a call.
         """
-        rows = [t.arrays for t in self._task.preprocess(list(inputs))]
+        if not isinstance(inputs, list):
+            raise InputError(f"logits() was called with a {type(inputs).__name__}, expected a list of texts or pairs. Write e.g. session.logits([text]).")
+        if not inputs:
+            return np.zeros((0, len(self._task.settings.labels)), np.float32)
+        rows = [t.arrays for t in self._task.preprocess(inputs)]
         return self._batched(rows) if batched else self.run_rows(rows)
 
     @counted
@@ -226,6 +230,8 @@ class Session:
             InputError: for a missing or unknown name, another dtype, rank or fixed size, sizes that disagree, or an id beyond its table.
         """
         specs = {s.name: s for s in self._signature.inputs}
+        if not isinstance(feeds, Mapping):
+            raise InputError(f"run() was called with a {type(feeds).__name__}, expected a dict of arrays by input name. Inputs: {', '.join(specs)}.")
         for name in feeds:
             if name not in specs:
                 raise InputError(f"Unknown input '{name}'.{near(name, specs)} Inputs of this bundle: {', '.join(specs)}.")

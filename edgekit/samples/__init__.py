@@ -17,6 +17,7 @@ from edgekit.samples import _json, _tables
 from edgekit.samples._decode import GZIP, text_of
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, to_json
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.target import read_toml
 from edgekit.tasks._labels import MULTI_LABEL, Truth, flag, match_columns
 from edgekit.tasks._labels import parse as parse_labels
@@ -201,6 +202,7 @@ def parse_columns(text: str) -> dict[str, str]:
     return columns
 
 
+@takes_paths("path")
 def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Sequence[str] = ()) -> Samples:
     """Reads samples.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import parse
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.target import Budget, read_toml
 
 # A drop of all there is can never be exceeded, and a growth by 1000 % is a percentage that was meant as a share.
@@ -87,6 +88,7 @@ OFF = Gates(LatencyGates(None, None, None), AccuracyGates(None, error=None, reca
 """No gate at all."""
 
 
+@takes_paths("path")
 def read(path: str | Path) -> Gates:
     """Reads ``gates.toml``.
 

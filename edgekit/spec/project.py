@@ -27,6 +27,7 @@ from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import parse
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.target import Budget, read_toml
 
 FILE = "edgekit.toml"
@@ -221,6 +222,7 @@ def nearest(start: Path, remedy: str) -> Project:
     return read(path)
 
 
+@takes_paths("path")
 def read(path: str | Path) -> Project:
     """Reads the file.
 

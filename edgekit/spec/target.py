@@ -11,6 +11,7 @@ from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.manifest import CHOOSE_ON
 from edgekit.spec.parsing import parse
+from edgekit.spec.paths import takes_paths
 from edgekit.spec.quantization import Quantization
 
 USES = ("latency", "throughput")
@@ -115,6 +116,7 @@ def names() -> list[str]:
     return sorted({file.stem for folder in folders() for file in folder.glob("*.toml")})
 
 
+@takes_paths("name")
 def load(name: str | Path) -> Target:
     """Reads a target by its name, or from a TOML file of the user's own.
 

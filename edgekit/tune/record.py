@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import parse, plain, to_json
+from edgekit.spec.paths import takes_paths
 from edgekit.tune.race import Answers, Candidate, Race
 
 FILE = "race.json"
@@ -75,6 +76,7 @@ class Record:
         return to_json(plain(self), sort_keys=True) + "\n"
 
 
+@takes_paths("path")
 def read(path: str | Path) -> Record:
     """Reads a ``race.json``.
 
