@@ -157,6 +157,7 @@ def build(
     checks.check_target(aim)
     if rerace and race is not None:
         raise UsageError("race= takes times from a record, and rerace=True measures them anew. Give one of them.")
+    aim, left_out = checks.without_wrong(aim)
     replayed = None if race is None else record.read(Path(race))
     assemble.check_output(destination, force)
     assemble.check_place(destination)
@@ -245,6 +246,7 @@ def build(
                 *known,
                 *(note for truth in truths.values() for note in truth.notes),
                 *filter(None, (believed.said, distinct(rows.texts, rows.truth).note)),
+                *left_out,
                 *checks.notes(aim, calibration, contenders[0].lengths),
                 *[t for n, t in trimmings.items() if n == best.model],
                 *choice.notes,

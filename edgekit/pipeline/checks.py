@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from edgekit import backends, quantize
+from edgekit.backends import WrongResultsError
 from edgekit.engines.measure import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
 from edgekit.report.paired import fewest_rows
 from edgekit.samples import Samples
@@ -99,6 +100,26 @@ def check_target(aim: Target) -> None:
                     f"The method '{method}' multiplies in {lacking[0]}, which the chip of target '{aim.name}' does not have "
                     f"(it has {', '.join(aim.engine.precisions)}). Take the method out of the target."
                 )
+
+
+def without_wrong(aim: Target) -> tuple[Target, list[str]]:
+    """The target without the backends that compute wrong results on this machine, and what to know of each that is left out.
+
+    Raises:
+        WrongResultsError: when it has no other backend for any of its methods.
+    """
+    left, said, last = [], list[str](), None
+    for backend in aim.backends:
+        try:
+            if runs_here(backend):
+                backends.get(backend).open_device(aim.device, 1).close()
+            left.append(backend)
+        except WrongResultsError as problem:
+            last = problem
+            said.append(f"No candidate ran on '{backend}': {problem}")
+    if last is not None and not any(set(quantize.get(method).BACKENDS) & set(left) for method in aim.methods):
+        raise last
+    return replace(aim, backends=tuple(left)), said
 
 
 def check_calibration(calibration: Samples, aim: Target) -> None:

@@ -86,7 +86,7 @@ def test_it_is_made_once(jetson, board, cache, variant):
             found.append(where)
             for row, length in enumerate(stored["lengths"]):
                 feeds = {s.name: stored[f"input.{s.name}"][row : row + 1, :length].astype(np.int64) for s in bundle.manifest.signatures[0].inputs}
-                np.testing.assert_allclose(engine.run(feeds)["logits"][0], stored[f"outputs.{variant}"][row], atol=0.05)
+                np.testing.assert_allclose(engine.run(feeds)["logits"][0], stored[f"outputs.{variant}"][row], atol=0.02 * np.ptp(stored[f"outputs.{variant}"]))
     first, second = found
     assert (first.source, second.source) == ("made here", "cache")
     assert first.key == second.key

@@ -17,6 +17,7 @@ from scipy.stats import binomtest
 
 import edgekit
 from edgekit import BackendError, BudgetError, QuantizeError, SamplesError, UsageError, backends
+from edgekit.backends import WrongResultsError, openvino
 from edgekit.engines.measure import cpu_instructions, cpus, has_vnni, lacks_vnni
 from edgekit.engines.trust import open_bundle
 from edgekit.pipeline import checks
@@ -746,6 +747,20 @@ def test_8_bits_where_they_saturate_are_refused_before_any_work(build, tmp_path)
     file.write_text(file.read_text() + "weight_bits = 8\n")
     with pytest.raises(UsageError, match="asks for weight_bits = 8, and its CPU has no INT8 dot product"):
         build(target=file, progress=lambda step, *_: pytest.fail(f"work began: {step}"))
+
+
+def test_a_backend_that_computes_wrong_results_takes_no_part(build, tmp_path, monkeypatch):
+    """It is named beside the table; where there is no other one, nothing begins."""
+    monkeypatch.setattr(openvino, "_fault", lambda device: "a layer is wrong")
+    result = build(target=target(tmp_path / "both.toml", backends=("openvino", "onnxruntime")))
+    manifest = result.bundle.manifest
+    assert {t.backend for t in manifest.trials} == {"onnxruntime"}
+    (said,) = [note for note in manifest.notes if note.startswith("No candidate ran on 'openvino': OpenVINO ")]
+    assert "does not pass its self-test on this machine" in said
+    assert f"note: {said}" in result.table()
+    for extra in ("", 'choose_on = "device"'):
+        with pytest.raises(WrongResultsError, match="does not pass its self-test"):
+            build(target=target(tmp_path / "one.toml", backends=("openvino",), extra=extra), progress=lambda step, *_: pytest.fail(f"work began: {step}"))
 
 
 def test_bits_that_are_asked_for(build, tmp_path):
