@@ -53,6 +53,8 @@ def _alone(subject: Subject) -> list[tuple[str, str]]:
         lines.append(
             ("latency", ", ".join(f"{n} {f'{few} (needs {subject.times.needed.get(n, 0)})' if v is None else f'{v:.2f} ms'}" for n, v in measured))
         )
+    if subject.sessions:
+        lines.append(("sessions", f"{len(subject.sessions) + 1}, the first on {subject.sessions[0].created}"))
     if subject.start is not None:
         start = subject.start
         parts = f"import {start.import_ms:.0f}, verify {start.verify_ms:.0f}, load {start.load_ms:.0f}, first answer {start.answer_ms:.0f}"

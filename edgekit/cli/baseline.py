@@ -12,16 +12,19 @@ from edgekit.cli._output import echo
 @click.argument("bundle")
 @click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
 @click.option("-o", "--out", required=True, metavar="FILE", help="The baseline, a .json file; one that is there is replaced.")
+@click.option("--append", is_flag=True, help="Add a session to the baseline that is there, of the same bundle, samples and machine.")
 @columns_option
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
 @threads_option
 @keys_option
 @seed_option
-def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(bundle, samples, out, append, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Measure BUNDLE and keep what 'edgekit check --baseline FILE' compares with: answers by row (no text), times, footprint.
 
-    A check against the file judges accuracy and size anywhere; latency, start, memory and energy only on the same machine in the same
-    state. Where the older bundle is at hand, give the bundle itself as the baseline: then both run in turns, and all of it is judged.
+    A check against the file judges accuracy and size anywhere; latency, start, memory and energy only on the same machine. What a machine
+    does between two sessions is part of the interval then: probe kernels that run beside the bundle tell what the machine was worth, and
+    sessions at other times (--append, e.g. once an hour, four or more) tell how much it varies. Of one session only large changes are
+    found. A check runs the older bundle itself in turns, which is far sharper, where it is given, or still lies where the file says.
     """
     from pathlib import Path
 
@@ -32,6 +35,6 @@ def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-d
     _reference.check_file(out)
     _verdict.check_ready()
     with bars() as progress:
-        report = check.baseline(bundle, samples, progress=progress, **given(trust=trust_of(keys), **options))
+        report = check.baseline(bundle, samples, file=out, append=append, progress=progress, **given(trust=trust_of(keys), **options))
     files.write(report, Path(out))
     echo(f"{_verdict.text(report, 0)}\nWrote {out}.")

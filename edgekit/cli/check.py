@@ -20,7 +20,12 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
 
 @click.command(name="check")
 @click.argument("bundle", required=False)
-@click.option("--baseline", default=None, metavar="BUNDLE|FILE", help="An older bundle (both run in turns), or a file of 'edgekit baseline'.")
+@click.option(
+    "--baseline",
+    default=None,
+    metavar="BUNDLE|FILE",
+    help="An older bundle (both run in turns), or a file of 'edgekit baseline' (its bundle runs, where it still lies where it was).",
+)
 @click.option("--samples", default=None, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
 @columns_option
 @slices_option

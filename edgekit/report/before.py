@@ -12,7 +12,7 @@ from edgekit.engines.signature import Trust
 from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
 from edgekit.report.side import Rows, Side, opened, same_task, teacher
-from edgekit.spec.errors import UsageError
+from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject
 
@@ -32,6 +32,7 @@ class Known:
         fingerprint: of the machine that a report was made on.
         why_not: why its answers cannot be compared; empty where they can.
         untimely: why its times cannot be, beside that and the machine; empty where they can.
+        note: what became of a baseline's bundle, a sentence; empty where there is nothing to be said.
     """
 
     side: Side | None = None
@@ -41,6 +42,7 @@ class Known:
     fingerprint: Fingerprint | None = None
     why_not: str = ""
     untimely: str = ""
+    note: str = ""
 
 
 def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known:
@@ -66,7 +68,7 @@ def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known
         same_task(other.task.settings.problem_type, other.task.settings.labels, side.task, f"The baseline {path}")
         return Known(side=other)
     if path.suffix.lower() == ".json":
-        return _reported(path, side, given)
+        return _reported(path, side, given, trust)
     if path.suffix.lower() in predictions.FILE_TYPES:
         logits = predictions.read_logits(path, len(given.texts), len(side.task.settings.labels))
         return Known(subject=teacher(side.task, given, logits, path.stem), logits=logits)
@@ -77,19 +79,37 @@ def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known
     )
 
 
-def _reported(file: Path, side: Side, given: Rows) -> Known:
-    """The candidate of an earlier report."""
+def _reported(file: Path, side: Side, given: Rows, trust: Trust | None) -> Known:
+    """The candidate of an earlier report: its bundle itself, where that still lies where it was, else what the report says of it."""
     earlier = files.read(file)
     found = earlier.subjects[-1]
     same_task(found.problem_type, found.labels, side.task, f"The bundle of {file}")
     if found.predictions is None:
         raise UsageError(f"{file} holds no predictions to compare with. Make one that does: edgekit baseline BUNDLE --samples FILE -o {file}")
+    if side.settings == found.settings:
+        note = ""  # the bundle against itself: there is nothing to be proved in turns
+    elif (other := _at_hand(file.parent / found.path, found, side, trust)) is not None:
+        note = f"The bundle of {file.name} is still at {found.path}: both ran in turns, and the file's own times decide nothing."
+        return Known(side=other, note=note)
+    else:
+        note = f"The bundle of {file.name} is no longer at {found.path}: its times are those of the file." if found.path else ""
     if not matches(earlier.samples, given.digest):
         why = f"the samples are not those of {file.name}: they changed since, or are others"
-        return Known(subject=found, fingerprint=earlier.fingerprint, why_not=why)
+        return Known(subject=found, fingerprint=earlier.fingerprint, why_not=why, note=note)
     logits, _ = predictions.unpack(found.problem_type, found.predictions)
     untimely = "" if earlier.speed is None or earlier.speed.comparable else f"{file.name} says of its own times: {earlier.speed.why_not}"
-    return Known(subject=found, logits=logits, fingerprint=earlier.fingerprint, untimely=untimely)
+    return Known(subject=found, logits=logits, fingerprint=earlier.fingerprint, untimely=untimely, note=note)
+
+
+def _at_hand(place: Path, found: Subject, side: Side, trust: Trust | None) -> Side | None:
+    """The bundle of a baseline, where it was left: the very same, files and settings. Another one there, or a damaged one, is none."""
+    if not found.path or not place.is_dir():
+        return None
+    try:
+        other = opened(place, trust, threads=side.threads)
+    except EdgekitError:
+        return None
+    return other if other.settings == found.settings else None
 
 
 def _asked(answer: Callable[..., object], given: Rows, labels: int) -> np.ndarray:

@@ -16,17 +16,19 @@ import numpy as np
 
 from edgekit.engines import energy
 from edgekit.engines.fingerprint import fingerprint
+from edgekit.engines.measure import cpus
 from edgekit.engines.signature import Trust
-from edgekit.report import check_packages, differences, gating, speed
+from edgekit.report import baselines, check_packages, differences, gating, speed
 from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import Before, Known, known
 from edgekit.report.describe import described
 from edgekit.report.duel import duel, solo
 from edgekit.report.once import distinct
+from edgekit.report.probe import prober
 from edgekit.report.reference import question
 from edgekit.report.scenarios import NAMES as SCENARIOS
 from edgekit.report.scenarios import run as run_scenarios
-from edgekit.report.side import Answered, Rows, Side, answered, opened, rows, subject
+from edgekit.report.side import Answered, Rows, Side, answered, opened, rows, subject, variant_of
 from edgekit.report.slices import by_label, by_length
 from edgekit.samples import MOST_VALUES
 from edgekit.spec import gates as gate_files
@@ -114,6 +116,8 @@ def baseline(
     bundle: str | Path,
     samples: str | Path,
     *,
+    file: str | Path | None = None,
+    append: bool = False,
     columns: Mapping[str, str] | None = None,
     backend: str | None = None,
     threads: int | None = None,
@@ -121,11 +125,24 @@ def baseline(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Report:
-    """What :func:`check` needs of a bundle to stand in for it later: its answers, its footprint, and its latency on this machine.
+    """What :func:`check` needs of a bundle to stand in for it later: its answers, its footprint, and its latency on this machine in one session.
 
-    The arguments, and what is raised, are those of :func:`report`.
+    Beside the bundle probe kernels are timed, which tell what the machine was worth. ``file`` is where the caller will write the report: the bundle's
+    place is noted relative to it, and is looked at by a check. With ``append`` the sessions of the baseline that is there are taken over, where there
+    is one, and this one is added to them. The other arguments, and what is raised, are those of :func:`report`.
+
+    Raises:
+        UsageError: beside the others, where the baseline in ``file`` is of another bundle, other samples or another machine.
     """
-    return _measured("baseline", _begin(bundle, samples, columns, (), None, 0.0, seed, False, trust, progress, backend, threads), None, describe=False)
+    run = _begin(bundle, samples, columns, (), None, 0.0, seed, False, trust, progress, backend, threads)
+    earlier = baselines.earlier(Path(file), run.side, run.rows, run.begun) if append and file is not None and Path(file).exists() else None
+    found = answered(run.side, run.rows, progress)
+    variant = variant_of(run.side, found)
+    own = (found.backend, max(1, min(run.side.threads or variant.threads, cpus()) // variant.streams), ())
+    now = _solo(run, found, own if earlier is None else baselines.probes_of(earlier.subjects[0]))
+    made = _framed("baseline", run, (baselines.placed(now, run.side, file),), None)
+    made = made if earlier is None else baselines.continued(earlier, made)
+    return replace(made, notes=(*made.notes, *baselines.advice(made.subjects[0])))
 
 
 @takes_paths("after", "samples")
@@ -250,11 +267,10 @@ def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) ->
     """The bundle, alone or beside what it is compared with."""
     found = answered(run.side, run.rows, run.progress)
     if against is None or against.side is None:
-        began, meter = time.monotonic(), energy.meter()
-        processes = solo(run.side.worker, run.rows.texts, _PROCESSES, seed=run.seed, meter=meter, progress=run.progress)
-        after = subject(run.side, run.rows, found, processes)
+        began = time.monotonic()
+        after = _solo(run, found, baselines.probes_of(None if against is None else against.subject))
         before, was = (None, None) if against is None else (against.subject, against.logits)
-        judged = _from_file(against, after, time.monotonic() - began, run.seed)
+        judged = None if against is None else baselines.judge(against, after, time.monotonic() - began, run.seed)
     else:
         other = answered(against.side, run.rows, run.progress)
         before, after, judged = _dueled(run, against.side, other, found)
@@ -263,7 +279,8 @@ def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) ->
     if told is not None:
         after = replace(after, robustness=told.after)
         before = replace(before, robustness=told.before) if before is not None else None
-    made = _framed(kind, run, (after,) if before is None else (before, after), judged)
+    notes = () if against is None else baselines.notes(against, after)
+    made = _framed(kind, run, (after,) if before is None else (before, after), judged, notes)
     accuracy = None if against is None else _accuracy(run, was, found.logits, against.why_not)
     drop = _drop(run, against, accuracy, after)
     equal = before is not None and bool(after.digest) and differences.equal(before, after)
@@ -276,6 +293,16 @@ def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) ->
     doubt = question(run.side.task, asked, run.rows.truth, run.rows.ids, run.rows.samples.where, whose).note
     first = (accuracy.never if accuracy is not None else "", doubt, distinct(run.rows.ids, run.rows.truth).note)
     return replace(made, accuracy=accuracy, gates=held, faithfulness=faithfulness, robustness=between, notes=(*filter(None, first), *made.notes))
+
+
+def _solo(run: _Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
+    """The bundle by itself, with probe kernels beside it: backend, threads, kernels (none: those that fit the bundle); no backend, no probe."""
+    backend, threads, kernels = probed
+    opener, texts, meter = run.side.worker, run.rows.texts, energy.meter()
+    with prober(backend, threads) as probes:
+        processes = solo(opener, texts, _PROCESSES, probes=probes, kernels=kernels, seed=run.seed, meter=meter, progress=run.progress)
+    made = subject(run.side, run.rows, found, processes)
+    return made if probes is None else replace(made, probes_ran=f"{backend} {threads}")
 
 
 def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subject, Subject, Speed]:
@@ -295,19 +322,6 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
     judged = speed.paired(measured, sizes, gated, run.seed)
     before, after = zip(*measured.pairs, strict=True)
     return subject(other, run.rows, was, before), subject(run.side, run.rows, now, after), judged
-
-
-def _from_file(against: Known | None, after: Subject, seconds: float, seed: int) -> Speed | None:
-    """Latency against that of an earlier run; None where there is none."""
-    if against is None or against.fingerprint is None or against.subject is None or not against.subject.processes:
-        return None
-    judged = speed.unpaired(against.subject, after, seconds, seed)
-    differing = against.fingerprint.differences(fingerprint())
-    why = f"the machine, or what is installed on it, is not that of the baseline: {'; '.join(differing)}" if differing else ""
-    if against.subject.threads != after.threads:
-        why = f"the baseline ran on {against.subject.threads} thread(s), the bundle on {after.threads}"
-    why = why or against.why_not or against.untimely
-    return replace(judged, comparable=not why, why_not=why)
 
 
 def _noise(run: _Run) -> Speed:
@@ -344,7 +358,7 @@ def _drop(run: _Run, against: Known | None, accuracy: Accuracy | None, after: Su
     return gating.own_drop(run.side.bundle.manifest, after, run.rows.digest)
 
 
-def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed | None) -> Report:
+def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed | None, more: Sequence[str] = ()) -> Report:
     """The report's frame, with what the machine did meanwhile; latencies are incomparable where it changed under them."""
     end, notes = fingerprint(), list(run.rows.notes)
     if (slowed := end.throttled - run.begun.throttled) > 0:
@@ -372,6 +386,6 @@ def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed |
         fingerprint=end,
         subjects=subjects,
         speed=judged,
-        notes=tuple(notes),
+        notes=(*notes, *more),
         include_text=run.include_text,
     )

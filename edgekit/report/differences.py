@@ -14,7 +14,7 @@ SAME = "both sides are the same bundle, files and settings"
 _DESCRIBES = frozenset(
     {
         *("target", "reason", "score_name", "reference_score", "trials", "held_out", "sensitivity", "notes", "verified", "unverified"),
-        *("provenance", "name", "version", "expires"),
+        *("provenance", "name", "version", "expires", "built"),
     }
 )
 _RAN = ("backend", "method", "executed", "threads")

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.engines import energy
 from edgekit.engines.energy import Meter
 from edgekit.report.draw import Draw
 from edgekit.report.interval import FEWEST, Look
+from edgekit.report.probe import PRODUCTS, Prober, ask
 from edgekit.runtime.worker import Worker
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.subject import Process, Start
@@ -31,6 +32,8 @@ _WARM_UP_S = 0.3
 _AWAKE = 2  # calls behind a switch that are not counted: the caches are still the other's
 _MEASURE_S = 1.0  # of a pair, or as long as both starts took where that is longer
 _MOST_BLOCKS = 32
+_FITTED = 9  # calls that the probe kernels' repeats are fitted to
+_WARM_PROBE = 3  # calls of each probe kernel
 _METERED = FEWEST  # pairs in which energy is measured: a meter of a board needs seconds each time
 FIRST_LOOK = 6
 MOST = 40
@@ -99,27 +102,69 @@ def duel(
 
 
 def solo(
-    opener: Opener, texts: Sequence[Text], processes: int, *, seed: int = 0, meter: Meter | None = None, progress: Progress = silent
+    opener: Opener,
+    texts: Sequence[Text],
+    processes: int,
+    *,
+    probes: Prober | None = None,
+    kernels: Sequence[str] = (),
+    seed: int = 0,
+    meter: Meter | None = None,
+    progress: Progress = silent,
 ) -> tuple[Process, ...]:
     """Times one bundle in several processes, one after the other, on texts that are drawn as for :func:`duel`.
+
+    Args:
+        opener: starts a process with the bundle.
+        texts: what is answered.
+        processes: how many.
+        probes: kernels that are timed before and behind each block; None for none.
+        kernels: which of them, with their repeats, where they are to be those of an earlier run; else they are fitted to the bundle's time.
+        seed: of the order.
+        meter: measures energy, where the machine tells it.
+        progress: told after each process.
 
     Raises:
         BackendError: as for a duel.
     """
     draw = Draw(texts, seed)
-    found = []
+    found: list[Process] = []
     for index in range(processes):
         with contextlib.ExitStack() as stack:
+            probe, probe_start = _probe(stack, probes, kernels) if index % 2 else (None, None)
             worker, start, call_ms = _started(stack, opener, texts[0], draw)
+            if not index % 2:
+                probe, probe_start = _probe(stack, probes, kernels)
+            if probes is not None and probe is not None and not kernels:
+                with worker.turn():
+                    least_ms = min(worker.time(draw.take(_FITTED)))
+                with probe.turn():
+                    kernels = probes.kernels(probe, least_ms)
             size, blocks, drawn = _size(call_ms), list[tuple[float, ...]](), list[tuple[int, ...]]()
+            beside = [ask(probe, kernels)] if probe is not None else []
             end = time.monotonic() + max(_MEASURE_S, start.total_ms / 1e3)
             while len(blocks) < 2 or (len(blocks) < _MOST_BLOCKS and time.monotonic() < end):
                 drawn.append(draw.rows(size))
                 block = draw.texts(drawn[-1])
                 blocks.append(_timed(worker, block) + _timed(worker, block))
-            found.append(_process(worker, start, blocks, drawn, meter if index < _METERED else None, draw.take(size)))
+                beside += [ask(probe, kernels)] if probe is not None else []
+            made = _process(worker, start, blocks, drawn, meter if index < _METERED else None, draw.take(size))
+            told = {k: tuple(tuple(round(t, 4) for t in one[k]) for one in beside) for k in kernels} if beside else {}
+            found.append(replace(made, probes_ms=told, probe_start_ms=probe_start))
         progress("time processes", index + 1, processes)
     return tuple(found)
+
+
+def _probe(stack: contextlib.ExitStack, probes: Prober | None, kernels: Sequence[str]) -> tuple[Worker | None, float | None]:
+    """A warm process with the probe kernels, and milliseconds of its start."""
+    if probes is None:
+        return None, None
+    worker = stack.enter_context(probes.worker())
+    warm = tuple(kernels) or tuple(f"{name} 1" for name in PRODUCTS)
+    with worker.turn():
+        start = worker.start(warm[0])
+        worker.time([kernel for kernel in warm for _ in range(_WARM_PROBE)])
+    return worker, start.total_ms
 
 
 def _pair(before: Opener, after: Opener, draw: Draw, backwards: bool, first: Text, meter: Meter | None) -> Pair:

@@ -189,6 +189,9 @@ def _contradiction(report: Report) -> str:
             positive = (start.total_ms, process.memory_mb + 1, *(t for block in blocks for t in block))
             if not blocks or min(positive) <= 0 or any(len(block) % 2 or not block for block in blocks):
                 return f"{subject.name} has a process without times, or with times that cannot be"
+            beside = [t for asked in process.probes_ms.values() for calls in asked for t in (*calls, *(() if calls else (0.0,)))]
+            if min(beside, default=1.0) <= 0 or (process.probe_start_ms or 1.0) <= 0:
+                return f"{subject.name} has probe kernels without times, or with times that cannot be"
             if process.rows and [2 * len(rows) for rows in process.rows] != [len(block) for block in blocks]:
                 return f"{subject.name} has times of other rows than it names"
         if (rows := subject.predictions) is None:

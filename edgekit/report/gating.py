@@ -14,6 +14,7 @@ from statistics import NormalDist
 from edgekit.report.companions import lost
 from edgekit.report.differences import SAME
 from edgekit.report.interval import ALPHA
+from edgekit.report.sessions import in_words, more_sessions
 from edgekit.report.speed import PERCENTILES, margins, verdict
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import AccuracyGates, Gates
@@ -232,12 +233,23 @@ def _growth(change: Change, margin: float, speed: Speed) -> Gate:
     if change.metric in _EXACT:
         seen = f"{change.before:.4g} to {change.after:.4g} {change.unit}, {change.ratio - 1:+.1%}"
     else:  # a ratio of both in turns; medians of each side are other numbers, and may say the contrary
-        seen = f"x {change.ratio:.3f} ({change.low:.3f} to {change.high:.3f}{', in turns' if speed.paired else ''})"
+        how = "in turns" if speed.paired else f"against {change.sessions} session{'s' if change.sessions != 1 else ''} of a file"
+        how += f", {in_words(change.probe)}" if change.probe else ""
+        seen = f"x {change.ratio:.3f} ({change.low:.3f} to {change.high:.3f}, {how})"
     words = {PASS: f"within the {margin:+.1%} that is allowed", REGRESSION: f"more than the {margin:+.1%} that is allowed"}
     rest = words.get(outcome, f"not settled against {margin:+.1%}")
-    if not speed.paired and change.metric not in _EXACT:
-        rest += " (the baseline is read from a file: how the machine drifted since is not in the interval)"
+    if outcome == INCONCLUSIVE and not speed.paired:
+        rest += f": a change cannot be told from what the machine does between two sessions. {_remedy(change, margin)}"
     return Gate(name, outcome, margin, change.ratio - 1, low, high, f"{what} {seen}: {rest}")
+
+
+def _remedy(change: Change, margin: float) -> str:
+    """What would settle a latency against a file."""
+    more = more_sessions(change, margin)
+    if more is None:
+        return "Give the older bundle itself (--baseline BUNDLE): both then run in turns. No number of sessions would settle it"
+    many = f"{more} more session{'s' if more != 1 else ''}"
+    return f"Give the older bundle itself (--baseline BUNDLE), or {many} of it at other times (edgekit baseline BUNDLE --append)"
 
 
 def _name(metric: str) -> str:

@@ -130,11 +130,6 @@ def quantile(groups: Sequence[Sequence[float]], q: float, seed: int) -> Estimate
     return _estimate(math.log(at), np.log(_quantiles(values, owners, _draws(len(groups), seed), q)), len(groups))
 
 
-def difference(before: Estimate, after: Estimate) -> Estimate:
-    """After minus before of independent estimates; degrees of freedom as of the smaller, which is never too many (Welch's are between)."""
-    return Estimate(after.value - before.value, math.hypot(after.error, before.error), min(after.pairs, before.pairs))
-
-
 def _estimate(value: float, drawn: np.ndarray, groups: int) -> Estimate:
     if groups < 2:
         return Estimate(value, math.inf, groups)

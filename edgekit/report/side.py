@@ -22,7 +22,7 @@ from edgekit.report.slices import by_length
 from edgekit.runtime.worker import Worker
 from edgekit.samples import Samples
 from edgekit.spec.errors import SamplesError, UsageError
-from edgekit.spec.manifest import content_digest
+from edgekit.spec.manifest import Variant, content_digest
 from edgekit.spec.progress import Progress
 from edgekit.spec.sealed import seal
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
@@ -54,6 +54,11 @@ class Side:
     def worker(self) -> Worker:
         """A new process with it."""
         return Worker(self.bundle.path, self.threads, self.backend, trust=self.trust)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What its manifest says of how it runs, as text by name."""
+        return settings(self.bundle.manifest)
 
     @property
     def size_mb(self) -> float:
@@ -179,10 +184,16 @@ def answered(side: Side, given: Rows, progress: Progress) -> Answered:
     return Answered(logits, method, backend, executed)
 
 
+def variant_of(side: Side, found: Answered) -> Variant:
+    """The variant that ran."""
+    variants = side.bundle.manifest.variants
+    return next((v for v in variants if (v.backend, v.method) == (found.backend, found.method)), variants[0])
+
+
 def subject(side: Side, given: Rows, found: Answered, processes: Sequence[Process]) -> Subject:
     """What is said of a bundle."""
     manifest = side.bundle.manifest
-    variant = next((v for v in manifest.variants if (v.backend, v.method) == (found.backend, found.method)), manifest.variants[0])
+    variant = variant_of(side, found)
     energies = [p.energy_mj for p in processes if p.energy_mj is not None]
     revision = manifest.provenance.get("revision", "")
     return Subject(
@@ -212,7 +223,7 @@ def subject(side: Side, given: Rows, found: Answered, processes: Sequence[Proces
         processes=tuple(processes),
         candidates=manifest.trials,
         predictions=predictions.pack(side.task, found.logits, given.truth, given.ids),
-        settings=settings(manifest),
+        settings=side.settings,
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from edgekit.engines.measure import percentile, samples_needed
-from edgekit.report import interval
+from edgekit.report import interval, sessions
 from edgekit.report.duel import Duel, Pair
 from edgekit.report.interval import ALPHA, FEWEST, Estimate, Look
 from edgekit.spec.errors import BackendError
@@ -71,28 +73,36 @@ def paired(measured: Duel, sizes_mb: tuple[float, float], gated: Mapping[str, fl
 
 
 def unpaired(before: Subject, after: Subject, seconds: float, seed: int) -> Speed:
-    """What two runs at different times say. Of what changed on the machine between them nothing is known, and nothing of it is in the intervals.
+    """What runs at different times say: what the machine does between two of them is in the intervals (``sessions``).
 
     Args:
-        before: read from a file.
+        before: read from a file, with all sessions that it has.
         after: measured now.
         seconds: what that took.
         seed: of the resampling.
     """
-    sides = (before.processes, after.processes)
-    found = []
-    for metric in METRICS:
-        values = [_values(metric, side) for side in sides]
-        if metric == "size":
-            found.append(_exact(metric, before.size_mb, after.size_mb))
-        elif said := _lacks(metric, values):
-            found.append(_none(metric, values, said))
-        else:
-            q = PERCENTILES.get(metric, 50) / 100
-            estimate = interval.difference(*(interval.quantile(groups, q, seed) for groups in values))
-            found.append(_change(metric, values, estimate, ALPHA))
+    earlier = sessions.all_of(before)
+    found = [_exact(m, before.size_mb, after.size_mb) if m == "size" else _unpaired_change(m, earlier, after.processes, seed) for m in METRICS]
     blocks = sum(len(p.blocks_ms) for p in after.processes)
-    return Speed(False, tuple(found), min(map(len, sides)), blocks, sum(len(b) for p in after.processes for b in p.blocks_ms), 1, seconds)
+    fewest = min(map(len, (*earlier, after.processes)))
+    return Speed(False, tuple(found), fewest, blocks, sum(len(b) for p in after.processes for b in p.blocks_ms), 1, seconds)
+
+
+def session_estimates(metric: str, every: Sequence[Sequence[Process]], seed: int) -> list[dict[str, Estimate]]:
+    """What each session says of a metric, see :func:`edgekit.report.sessions.estimates`."""
+    probes, q = sessions.forms(metric, every), PERCENTILES.get(metric, 50) / 100
+    return [sessions.estimates(metric, q, session, probes, partial(_values, metric), seed) for session in every]
+
+
+def _unpaired_change(metric: str, earlier: Sequence[Sequence[Process]], after: Sequence[Process], seed: int) -> Change:
+    last = [_values(metric, earlier[-1]), _values(metric, after)]
+    if said := next((s for session in (*earlier, after) if (s := _lacks(metric, [_values(metric, session)]))), ""):
+        return _none(metric, last, said)
+    if said := sessions.too_few([*earlier, after]):
+        return _none(metric, last, said)
+    *before, now = session_estimates(metric, [*earlier, after], seed)
+    found = sessions.compare(metric, before, now)
+    return replace(_change(metric, last, found.estimate, ALPHA), sessions=len(earlier), spread=found.spread, probe=found.probe)
 
 
 def _changes(pairs: Sequence[Pair], looks: Sequence[Look], gated: Mapping[str, float], sizes_mb: tuple[float, float], seed: int) -> tuple[Change, ...]:
@@ -137,12 +147,14 @@ def log_ratios(before: Process, after: Process) -> list[float]:
     return [float(np.median(per_text(b) - per_text(a))) for a, b in zip(before.blocks_ms, after.blocks_ms, strict=True)]
 
 
-def _values(metric: str, processes: Sequence[Process]) -> list[list[float]]:
-    """What each process has of a metric: ``[process][value]``."""
+def _values(metric: str, processes: Sequence[Process], probe: str = "") -> list[list[float]]:
+    """What each process has of a metric, as it is or in a form of ``sessions``: ``[process][value]``."""
+    if metric in PERCENTILES and probe:
+        return [sessions.in_form(process, probe) for process in processes]
     if metric in PERCENTILES:
         return [[t for block in p.blocks_ms for t in block] for p in processes]
     if metric == "first_answer":
-        return [[p.start.total_ms] for p in processes]
+        return [[p.start.total_ms / (p.probe_start_ms or math.nan if probe == sessions.START else 1.0)] for p in processes]
     if metric == "memory":
         return [[p.memory_mb] for p in processes]
     return [[p.energy_mj] for p in processes if p.energy_mj is not None]

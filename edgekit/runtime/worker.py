@@ -21,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -213,21 +213,25 @@ class Worker:
         self.close()
 
 
-def main(bundle: str, options: str) -> None:
-    """The child: answers requests until its input ends."""
+Opener = Callable[[str, dict[str, Any]], tuple[Any, float, float]]
+"""Opens what a child answers with, called as a session is: the folder and the options of the worker; with the seconds that checking and loading took."""
+
+
+def main(bundle: str, options: str, opener: Opener | None = None) -> None:
+    """The child: answers requests until its input ends, with a session of the bundle, or what ``opener`` opens in its place."""
     began = time.perf_counter()
     if hasattr(select, "poll"):
         threading.Thread(target=_end_with_the_parent, daemon=True).start()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a library that prints, in whatever language, must not break the protocol
-    session: Session | None = None
+    session: Any = None
     for line in sys.stdin:
         try:
             request = json.loads(line)
             texts: list[Any] = [tuple(t) if isinstance(t, list) else t for t in request.get("texts", [])]
             parts: dict[str, float] = {}
             if session is None:
-                session, verify_s, load_s = _opened(bundle, json.loads(options))
+                session, verify_s, load_s = (opener or _opened)(bundle, json.loads(options))
                 parts = {"began_s": began, "verify_ms": verify_s * 1e3, "load_ms": load_s * 1e3}
             reply = to_json({**parts, **_answered(session, request, texts)})
         except errors.EdgekitError as problem:

@@ -34,6 +34,9 @@ class Change:
         low, high: its two-sided 90 % interval, widened for the looks that were taken at the data; equal to ``ratio`` where nothing is random.
         resolvable: the smallest growth that this run would have found with a probability of 80 %, as a share (0.03: +3 %), against a margin of 0.
         said: why there is no ratio, e.g. ``not estimable from 300 samples (needs 662)``; else empty.
+        sessions: of a baseline that was read from a file, how many there are; 0 where both ran in turns.
+        spread: of such a baseline, the standard deviation of the logarithm between two sessions that the interval is made with; None in turns.
+        probe: kernel whose time both sides' times were divided by; empty where they were taken as they are.
     """
 
     metric: str
@@ -45,6 +48,9 @@ class Change:
     high: float | None
     resolvable: float | None = None
     said: str = ""
+    sessions: int = 0
+    spread: float | None = None
+    probe: str = ""
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,9 @@ class Process:
         memory_mb: its peak resident memory, MiB.
         energy_mj: of one answer, millijoule; None where the machine does not tell.
         rows: of the samples, from 0, that the texts of each block are.
+        probes_ms: of each probe kernel (its name and how often a call repeats it), milliseconds of each call ``[time][call]``, before the first block, behind
+            it, and so on behind each; empty where none ran.
+        probe_start_ms: start of the process with the probe kernels, which was started beside it; None where there was none.
     """
 
     start: Start
@@ -109,6 +112,21 @@ class Process:
     memory_mb: float
     energy_mj: float | None = None
     rows: tuple[tuple[int, ...], ...] = ()
+    probes_ms: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    probe_start_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class TimingSession:
+    """An earlier run in which a bundle was timed by itself. Runs at other times meet the machine in another state.
+
+    Attributes:
+        created: UTC, ISO 8601.
+        processes: those that were timed.
+    """
+
+    created: str
+    processes: tuple[Process, ...]
 
 
 @dataclass(frozen=True)
@@ -239,6 +257,9 @@ class Subject:
         predictions: row by row.
         settings: what its manifest says of how it runs, as text by name: variants field by field, and the digest of each file. Empty for a teacher,
             and in reports of EdgeKit 0.1.
+        path: of a baseline's bundle, relative to the folder of the baseline's file; empty where that is not known.
+        probes_ran: backend and threads that ran the probe kernels, e.g. ``onnxruntime 2``; empty where there were none.
+        sessions: of a baseline that was appended to, those before the last, the oldest first; the last is ``processes``.
     """
 
     name: str
@@ -270,3 +291,6 @@ class Subject:
     candidates: tuple[Trial, ...] = ()
     predictions: Predictions | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    path: str = ""
+    probes_ran: str = ""
+    sessions: tuple[TimingSession, ...] = ()

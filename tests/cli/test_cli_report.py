@@ -250,7 +250,7 @@ def test_every_option_reaches_the_report_code(edgekit, place, tmp_path, asked):
     scenarios = ("--scenario", "Server", "--scenario", "Offline", "--server-bound", "20", "--teacher", "t.npy", "--backend", "openvino", "--threads", "1")
     edgekit("report", place.good, *common, *more, *scenarios, "-o", tmp_path / "r")
     edgekit("compare", place.baseline, place.good, *common, *more)
-    edgekit("baseline", place.good, *common, "-o", tmp_path / "b.json", "--backend", "openvino", "--threads", "1")
+    edgekit("baseline", place.good, *common, "-o", tmp_path / "b.json", "--backend", "openvino", "--threads", "1", "--append")
     edgekit("check", place.good, "--baseline", place.baseline, *common, *more, "--self-check")
     edgekit("check", place.good, *common, "--self-check", "--max-time", "3.5")
     keys = [options.pop("trust").keys[0].name for _, _, options in asked.calls]
@@ -261,7 +261,7 @@ def test_every_option_reaches_the_report_code(edgekit, place, tmp_path, asked):
     assert asked.calls == [
         ("report", (good, dev), {**both, **run, **scenarios}),
         ("compare", (old, good, dev), both),
-        ("baseline", (good, dev), {**shared, **run}),
+        ("baseline", (good, dev), {**shared, **run, "file": str(tmp_path / "b.json"), "append": True}),
         ("check", (good, old, dev), {**both, "self_check": True}),
         ("self_check", (good, dev), {**shared, "max_time": 3.5}),
     ]

@@ -126,10 +126,19 @@ def test_gates_of_a_baseline_without_times_do_not_fall_away():
     assert [g.name for g in gating.compared(Gates(), ACCURACY, None)] == ["accuracy.drop"], "whoever compares with a teacher does not ask for them"
 
 
-def test_a_baseline_from_a_file_says_what_its_interval_leaves_out():
-    change = Change("p50", 2.0, 2.04, "ms", 1.02, 1.01, 1.03)
-    (gate,) = gating.compared(only(latency=LatencyGates(0.05, None, None)), ACCURACY, Speed(False, (change,), 8, 80, 1280, 1, 20.0))
-    assert gate.verdict == PASS and "drifted since is not in the interval" in gate.said
+def from_a_file(ratio, low, high, sessions, spread):
+    change = Change("p50", 2.0, 2.0 * ratio, "ms", ratio, low, high, sessions=sessions, spread=spread, probe="int8 4")
+    return gating.compared(only(latency=LatencyGates(0.05, None, None)), ACCURACY, Speed(False, (change,), 8, 80, 1280, 1, 20.0))[0]
+
+
+def test_a_drift_that_cannot_be_told_from_a_change_is_inconclusive_with_its_remedy():
+    gate = from_a_file(1.2, 1.0, 1.44, 1, 0.05)
+    assert gate.verdict == INCONCLUSIVE
+    assert "x 1.200 (1.000 to 1.440, against 1 session of a file, over the probe int8): not settled against +5.0%" in gate.said
+    assert "what the machine does between two sessions" in gate.said and "Give the older bundle itself (--baseline BUNDLE), or " in gate.said
+    assert "more sessions of it at other times (edgekit baseline BUNDLE --append)" in gate.said
+    assert "No number of sessions would settle it" in from_a_file(1.07, 0.9, 1.3, 3, 0.05).said, "2 % from the margin, with 5 % from session to session"
+    assert "Give the older" not in from_a_file(1.6, 1.3, 2.0, 3, 0.05).said
 
 
 def test_only_what_a_machine_decides_may_be_left_incomparable():

@@ -111,8 +111,3 @@ def test_the_power_stated_is_the_power_had():
     assert found / runs == pytest.approx(0.8, abs=0.07)
     stated = [interval.median(groups(run, 10, 12, 0.02, 0.01), run).resolvable(0.05) for run in range(100)]
     assert np.median(stated) == pytest.approx(least, rel=0.2)
-
-
-def test_the_difference_of_independent_estimates():
-    found = interval.difference(Estimate(0.1, 0.03, 8), Estimate(0.3, 0.04, 5))
-    assert (found.value, found.error, found.pairs) == (pytest.approx(0.2), pytest.approx(0.05), 5)

@@ -99,7 +99,9 @@ def _how(speed: Speed) -> str:
     if not speed.comparable:
         return f"Latencies are not compared: {sentence(speed.why_not, 400)}"
     if not speed.paired:
-        return f"The baseline was read from a file; the candidate was measured now, by {speed.calls:,} calls in {speed.seconds:.0f} s."
+        count = max((c.sessions for c in speed.changes), default=0)
+        many = f", {count} {'session' if count == 1 else 'sessions'} of it" if count else ""
+        return f"The baseline was read from a file{many}; the candidate was measured now, by {speed.calls:,} calls in {speed.seconds:.0f} s."
     looks = f"the data were looked at {speed.looks} times, which the intervals allow for" if speed.looks > 1 else "the data were looked at once"
     return (
         f"Both ran in turns, text by text, in {speed.pairs:,} {'pair' if speed.pairs == 1 else 'pairs'} of processes: {speed.blocks:,} blocks, "
