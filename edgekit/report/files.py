@@ -17,7 +17,7 @@ from typing import Any
 
 from edgekit.engines.assemble import disk_errors
 from edgekit.engines.place import new_file
-from edgekit.spec.errors import BuildError, FormatError, IntegrityError, UsageError
+from edgekit.spec.errors import BuildError, EdgekitError, FormatError, IntegrityError, UsageError
 from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
 from edgekit.spec.schema import Enums, schema
@@ -165,7 +165,7 @@ def _check_text(text: str, data: Mapping[str, Any], where: str) -> None:
     """Refuses every text but the one that was written. Only line ends may be those of Windows, as git checks files out there."""
     try:
         expected, whole = _text(data), data.get("digest") == _digest(data)
-    except (ValueError, RecursionError) as problem:  # 1e999 is a number in JSON, and none here
+    except (ValueError, RecursionError, EdgekitError) as problem:  # 1e999 is a number in JSON, and none here
         raise IntegrityError(f"{where} is damaged ({problem}). {_REMEDY}") from problem
     if text in (expected, expected.replace("\n", "\r\n")):
         return
