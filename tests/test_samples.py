@@ -438,7 +438,6 @@ def test_tsv_of_pandas(tmp_path):
 @pytest.mark.parametrize(
     "texts",
     [
-        ['"a', 'b"'],  # between the two quotes lies a row
         ['"all of it"', 'not "all" of it'],
         ['"begins" only', "plain"],
         ['""', '5" wide'],
@@ -450,10 +449,28 @@ def test_tsv_without_quoting_keeps_quotes(tmp_path, texts):
     assert [row.text for row in read(file).rows] == texts
 
 
-def test_tsv_that_can_be_read_in_two_ways(tmp_path):
-    file = raw(tmp_path, 'text\tlabel\n"all of it"\tx\nplain secret\ty\n', "s.tsv")
-    assert "secret" not in refused(file, "1 cells in quotes (line 2)", "ends in .csv", "JSON Lines")
-    assert [row.text for row in read(raw(tmp_path, file.read_text(), "s.csv")).rows] == ["all of it", "plain secret"]
+@pytest.mark.parametrize(
+    ("rows", "as_csv"),
+    [
+        ('"all of it"\tx\nplain secret\ty\n', ["all of it", "plain secret"]),
+        ('"all of it"\tx\n', ["all of it"]),
+        ('""\tx\n', [""]),
+        ('"a\tx\nb"\ty\n', ["a\tx\nb"]),  # two rows, or one with a tab and a line break
+    ],
+)
+def test_tsv_that_can_be_read_in_two_ways(tmp_path, rows, as_csv):
+    file = raw(tmp_path, "text\tlabel\n" + rows, "s.tsv")
+    assert "secret" not in refused(file, "that begin with a quote (line 2", "ends in .csv", "JSON Lines")
+    assert [row.text for row in read(raw(tmp_path, file.read_text(), "s.csv")).rows] == as_csv
+
+
+def test_tsv_in_which_a_wrong_way_of_quoting_gives_rows_of_one_width_too(tmp_path):
+    rows = [('"all"', "0"), ("tab\tin\na second line", "0")]
+    for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
+        text = tables(rows, "text", "label", delimiter="\t", lineterminator="\n", quoting=quoting)
+        assert [(row.text, row.label) for row in read(raw(tmp_path, text, "s.tsv")).rows] == rows
+    text = 'text\tlabel\n"begins\t0\nshort row\n5" wide\t1\nends"\t0\n'
+    refused(raw(tmp_path, text, "s.tsv"), "line 3 has fewer cells")
 
 
 def test_a_column_that_is_there_twice(tmp_path):

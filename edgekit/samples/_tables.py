@@ -18,6 +18,8 @@ from edgekit.spec.errors import SamplesError
 DELIMITERS = (",", ";", "\t", "|")
 _NAMES = {",": "a comma", ";": "a semicolon", "\t": "a tab", "|": "a vertical bar"}
 _QUOTE = '"'
+_CELL = re.compile(r'(?:"[^"]*(?:""[^"]*)*"|[^"\t\r\n]*)(?:\t|\r\n?|\n|\Z)')
+"""A cell of a TSV with its end, where quotes are syntax."""
 _SPREADSHEET = re.compile(r"sep=([,;\t|])(?=[\r\n])")
 """The first line by which a spreadsheet names its delimiter."""
 
@@ -162,34 +164,34 @@ def _odd(rows: Sequence[Row]) -> Row | None:
 def _by_either(text: str, file: Path, quoted: _Read) -> _Read:
     """The one way of quoting by which a TSV can be read.
 
-    A writer that quotes leaves no cell with a quote inside it bare, and doubles quotes inside; where a cell shows that, or where a whole
-    column is in quotes, or tabs and line breaks are inside them, quotes are syntax. Where cells have quotes in another way, they are text.
+    A writer that quotes leaves no quote in a cell that is not in quotes, and doubles those inside. Where a cell shows otherwise, quotes are text.
+    Where the file could be a writer's, they are syntax if nothing else gives rows of one width, the header is in quotes, or a cell has doubled ones.
 
     Raises:
         SamplesError: where it cannot be told.
     """
-    bare = _unquoted(text)
-    if not bare.whole:  # a tab or a line break inside quotes
-        return quoted if quoted.whole or quoted.until > bare.until else bare
-    if not quoted.whole or _quote_as_text(bare):
+    bare, written = _unquoted(text), _as_written(text)
+    if not bare.whole:
+        return quoted if (quoted.whole and written) or quoted.until > bare.until else bare
+    if not quoted.whole or not written:
         return bare
     cells = [(line, cell) for line, row in bare.rows for cell in row if cell.startswith(_QUOTE)]
-    if not cells or any(_QUOTE * 2 in cell[1:-1] for _, cell in cells):
-        return quoted
-    columns = zip(*(row for _, row in bare.rows), strict=True)
-    mixed = [column for column in columns if not all(map(_in_quotes, column[1:])) and any(map(_in_quotes, column[1:]))]
-    if not mixed:
+    if any(map(_in_quotes, bare.rows[0][1])) or any(_in_quotes(cell) and _QUOTE * 2 in cell[1:-1] for _, cell in cells):
         return quoted
     shown = ", ".join(str(line) for line, _ in cells[:3]) + (" ..." if len(cells) > 3 else "")
     raise SamplesError(
-        f"{file} has {len(cells)} cells in quotes (line {shown}), and nothing shows whether these are part of the texts or were put around them. "
-        f"Where they are not part of them, rename the file so that it ends in .csv; where they are, save it as JSON Lines."
+        f"{file} has {len(cells)} cells that begin with a quote (line {shown}), and nothing shows whether quotes are part of the texts or were put around "
+        "them. Where they are not part of them, rename the file so that it ends in .csv; where they are, save it as JSON Lines."
     )
 
 
-def _quote_as_text(read: _Read) -> bool:
-    """Whether a cell has quotes as no writer that quotes would leave it."""
-    return any(_QUOTE in cell and not _in_quotes(cell) for _, row in read.rows for cell in row)
+def _as_written(text: str) -> bool:
+    """Whether a writer that quotes could have written it: every cell is in quotes, with those inside doubled, or has none."""
+    place, found = 0, _CELL.match(text)
+    while found is not None and found.end() > place:
+        place = found.end()
+        found = _CELL.match(text, place)
+    return place == len(text)
 
 
 def _in_quotes(cell: str) -> bool:
