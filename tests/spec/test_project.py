@@ -46,6 +46,8 @@ calibration_rows = 100
 distill = [{ layers = 3 }, { student = "./student", epochs = 2 }]
 distill_samples = ["data/more.jsonl"]
 vocabulary = "data/tokens.txt"
+tokenizer = "file"
+problem_type = "regression"
 
 [check]
 max_time = 12.5
@@ -132,6 +134,7 @@ def test_all_of_it(write, tmp_path):
     assert (build.strict, build.keep_float, build.use, build.max_time, build.calibration_rows) == (True, ("classifier",), "throughput", 60.0, 100)
     assert build.distill == ({"layers": 3}, {"student": str(repo / "student"), "epochs": 2})
     assert (build.distill_samples, build.vocabulary) == ((str(repo / "data/more.jsonl"),), str(repo / "data/tokens.txt"))
+    assert (build.tokenizer, build.problem_type) == ("file", "regression")
     assert (check.max_time, check.strict, check.allow_incomparable, check.self_check) == (12.5, True, True, True)
     assert (check.report, check.keys) == (str(repo / "reports"), (str(repo / "maker.pub"),))
 
