@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
 import platform
 import statistics
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit import backends
-from edgekit.engines.cache import Cache
+from edgekit.engines.busy import Watch
 from edgekit.engines.compile import Compilation
 from edgekit.engines.measure import cpu_instructions, cpu_name, cpus, gpu_name, lacks_vnni
+from edgekit.engines.records import RACES, Records
 from edgekit.engines.trust import MANIFEST, Bundle, sha256
 from edgekit.runtime import golden
 from edgekit.runtime.golden import GoldenResult
@@ -96,10 +94,12 @@ def fastest_here(
         return able[0], f"it is the only variant that can run here{_left_out(out)}", tuple(out)
     record = _record(bundle, able, "race")
     if not (make or force):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, IndexError):
-            known = json.loads(record.read_text("utf-8"))
+        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+            known = Records(RACES).find(record) or {}
             return able[int(known["winner"])], f"it won the race at the first load here: {known['times']}{_left_out(out)}", ()
+    watch = Watch()
     runs = _race(bundle, able, progress, make, force)
+    busy = watch.stop()
     raced = [run for run in runs if not run.refused]
     out += [run for run in runs if run.refused]
     if not raced:
@@ -107,8 +107,9 @@ def fastest_here(
     winner = min(raced, key=lambda run: run.ms)
     said = ", ".join(f"{_name(run.variant)} {run.ms:.2f} ms" for run in raced)
     said += "".join(f"; {_refusal(run)}" for run in runs if run.refused)
-    kept = _keep(record, {"winner": able.index(winner.variant), "times": said})
-    unkept = "" if kept else "; the cache folder cannot be written, so every load races"
+    said += f"; {busy.text()} meanwhile" if busy.loud and len(raced) > 1 else ""
+    kept = Records(RACES).keep(record, {"winner": able.index(winner.variant), "times": said})
+    unkept = "" if kept else "; the cache folder cannot be written, or may be by others, so every load races"
     early = [run for run in out if run not in runs]
     return winner.variant, f"it won the race at this load: {said}{_left_out(early)}{unkept}", (*runs, *early)
 
@@ -165,8 +166,9 @@ def check_golden(session: Session, bundle: Bundle, variant: Variant) -> str:
     if variant.engine is not None or is_as_built(bundle.manifest, variant):
         return ""
     record = _record(bundle, [variant], "golden")
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return f"compared at the first load here: {json.loads(record.read_text('utf-8'))['golden']}"
+    known = Records(RACES).find(record) or {}
+    if "golden" in known:
+        return f"compared at the first load here: {known['golden']}"
     start = time.perf_counter()
     found = golden.check(session)
     if problem := found.problem():
@@ -175,7 +177,7 @@ def check_golden(session: Session, bundle: Bundle, variant: Variant) -> str:
             "version of the backend that it was built with, load another of its backends, or build it again for this machine."
         )
     said = f"{found.text()} ({(time.perf_counter() - start) * 1e3:.0f} ms)"
-    _keep(record, {"golden": said})
+    Records(RACES).keep(record, {"golden": said})
     return f"compared at this load, the first here: {said}"
 
 
@@ -203,7 +205,7 @@ def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make:
                     continue
                 if not runs[index].refused:
                     if variant.engine is None and not is_as_built(bundle.manifest, variant):
-                        _keep(_record(bundle, [variant], "golden"), {"golden": found.text()})
+                        Records(RACES).keep(_record(bundle, [variant], "golden"), {"golden": found.text()})
                     stack.enter_context(held.pop_all())
                     able.append((index, session, []))
         for turn in range(_ROUNDS + 1):
@@ -237,8 +239,8 @@ def _left_out(runs: Sequence[Run]) -> str:
     return f" ({'; '.join(map(_refusal, runs))})" if runs else ""
 
 
-def _record(bundle: Bundle, variants: Sequence[Variant], kind: str) -> Path:
-    """Where the outcome of a race, or of a comparison with the golden inputs, of these variants on this machine lies."""
+def _record(bundle: Bundle, variants: Sequence[Variant], kind: str) -> str:
+    """Name of the record of a race, or of a comparison with the golden inputs, of these variants on this machine."""
     parts = [
         kind,
         bundle.digest or sha256(bundle.path / MANIFEST),
@@ -248,17 +250,4 @@ def _record(bundle: Bundle, variants: Sequence[Variant], kind: str) -> Path:
         gpu_name() if any(v.engine is not None for v in variants) else "",
         [(v.backend, v.method, sorted(v.graphs.values()), backends.installed_version(v.backend)) for v in variants],
     ]
-    return Cache().root / "races" / f"{hashlib.sha256(to_json(parts).encode()).hexdigest()}.json"
-
-
-def _keep(record: Path, found: Mapping[str, object]) -> bool:
-    """Writes a record whole, by rename; False where the folder cannot be written."""
-    try:
-        record.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=record.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(to_json(found))
-        Path(name).replace(record)
-    except OSError:
-        return False
-    return True
+    return hashlib.sha256(to_json(parts).encode()).hexdigest()

@@ -504,7 +504,7 @@ def test_a_cache_that_cannot_be_written(for_device, tmp_path, monkeypatch, tiny_
     for _ in range(2):
         with edgekit.load(for_device) as session:
             assert session.info.chosen.startswith("it won the race at this load: ")
-            assert session.info.chosen.endswith("; the cache folder cannot be written, so every load races")
+            assert session.info.chosen.endswith("; the cache folder cannot be written, or may be by others, so every load races")
             answers_like_torch(session, tiny_module)
 
 

@@ -137,6 +137,21 @@ def test_a_record_that_is_no_record(moved, compared, races):
     assert len(compared) == 6
 
 
+def test_an_altered_record_or_a_folder_of_others_is_not_believed(moved, compared, races, caplog):
+    bundle = moved()
+    edgekit.load(bundle).close()
+    (record,) = races.iterdir()
+    record.write_text(record.read_text().replace("largest difference", "no difference"))
+    edgekit.load(bundle).close()
+    assert "its sha256 is another" in caplog.text
+    assert len(compared) == 2
+    races.chmod(0o777)
+    for count in (3, 4):
+        with edgekit.load(bundle) as session:
+            assert "compared at this load" in session.info.chosen
+        assert len(compared) == count
+
+
 def test_a_cache_that_cannot_be_written(moved, compared, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "file" / "cache"))
