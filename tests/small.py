@@ -94,8 +94,12 @@ def tokenizer():
     )
 
 
-def module(seed: int = 0, labels: tuple[str, ...] = LABELS, problem_type: str | None = None, neurons: int = 128):
-    """A BERT of 2 layers, 64 wide, whose answers depend on the text."""
+def module(seed: int = 0, labels: tuple[str, ...] = LABELS, problem_type: str | None = None, neurons: int = 128, outlier: str = ""):
+    """A BERT of 2 layers, 64 wide, whose answers depend on the text.
+
+    Where there is an ``outlier``, one hidden channel is large (40 to 160) for this word and zero for all others: one scale for a
+    tensor of activations that holds it leaves the other rows of the tensor a handful of steps.
+    """
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -111,12 +115,25 @@ def module(seed: int = 0, labels: tuple[str, ...] = LABELS, problem_type: str | 
             elif isinstance(part, torch.nn.Linear):
                 part.weight.copy_(torch.randn(part.weight.shape, generator=generator) * 1.2 / part.in_features**0.5)
                 part.bias.copy_(torch.randn(part.bias.shape, generator=generator) * 0.1)
+        if outlier:
+            _enlarge(model, vocabulary().index(outlier))
         # The logits of a few texts become whitened: every label is the answer to some of them, and logits spread over several units.
         x = torch_logits(model, texts(96, seed=17)).astype(np.float64)
         scale = torch.tensor(2.0 / x.std(axis=0), dtype=torch.float32)
         model.classifier.bias.copy_((model.classifier.bias - torch.tensor(x.mean(axis=0), dtype=torch.float32)) * scale)
         model.classifier.weight.mul_(scale[:, None])
     return model
+
+
+def _enlarge(model, word: int) -> None:
+    parts = model.bert.embeddings
+    for table in (parts.word_embeddings, parts.position_embeddings, parts.token_type_embeddings):
+        table.weight[:, 0] = table.weight[:, 1:].mean(dim=1)  # LayerNorm takes the mean away: zero
+    parts.word_embeddings.weight[word, 0] = 40.0
+    parts.LayerNorm.weight[0] = 20.0
+    for layer in model.bert.encoder.layer:
+        for linear in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
+            linear.weight[:, 0] *= 0.01
 
 
 def torch_logits(model, inputs, max_length: int = MAX_LENGTH) -> np.ndarray:

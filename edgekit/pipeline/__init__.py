@@ -28,7 +28,7 @@ from edgekit.pipeline.slicing import CALIBRATION_ROWS, check_here, clock
 from edgekit.pipeline.steps import Evaluation, Steps
 from edgekit.report import reference as references
 from edgekit.report.once import distinct
-from edgekit.report.table import held_out_text, trials_table, verified_text
+from edgekit.report.table import held_out_text, lists_text, trials_table, verified_text
 from edgekit.runtime import golden
 from edgekit.runtime.choice import machine
 from edgekit.samples import Samples
@@ -66,6 +66,7 @@ class BuildResult:
         lines = [trials_table(m.trials, m.score_name, m.reference_score), m.reason]
         if m.held_out is not None:
             lines.append(held_out_text(m.held_out, m.score_name))
+        lines += lists_text(m.variants)
         return "\n".join([*lines, *(f"note: {note}" for note in (*m.notes, *self.remeasured)), *verified_text(m)])
 
 
@@ -287,7 +288,7 @@ def _origin(
 
 def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> tuple[HeldOut, tuple[str, ...]]:
     """Scores the frozen choice on the test set; and what should be known of that."""
-    given, trouble = steps.for_the_device(best, rows, aim, aim.use == "throughput")
+    given, trouble = steps.for_the_device(best, rows, aim)
     found = rows.compare(given.logits)
     unseen = HeldOut(
         rows=found.rows,

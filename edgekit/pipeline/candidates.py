@@ -11,8 +11,9 @@ import numpy as np
 
 from edgekit.engines.measure import cpu_name
 from edgekit.engines.trust import sha256
+from edgekit.pipeline.checks import runs_here
 from edgekit.pipeline.contender import Contender
-from edgekit.spec.errors import BudgetError
+from edgekit.spec.errors import BudgetError, OutputError
 from edgekit.spec.manifest import Trial, Variant
 from edgekit.tune import choose, vary
 from edgekit.tune.race import Answers, Candidate, Race, turns
@@ -75,8 +76,7 @@ class Field:
     # ---- chosen here
 
     def _by_race(self, first: list[Candidate]) -> Choice:
-        many = self.aim.use == "throughput"
-        given = [self.steps.answers(c, self.rows.samples, many) for c in first]
+        first, given = self._answered(first)
         race = self._race(first, _FIRST_ROUNDS)
         early = self._trials(first, given, race)
         finalists, last = self._finalists(first, given, early)
@@ -117,7 +117,7 @@ class Field:
                         more += self._with_buckets(first[ours], given[ours])
                 fastest = sorted(able, key=lambda i: cost[i])[:2] if not self.aim.threads else []
                 more += [c for i in fastest for c in vary.with_other_threads(first[i])]
-        theirs = [self.steps.answers(c, self.rows.samples, self.aim.use == "throughput") for c in more]
+        more, theirs = self._answered(more, or_none=True)
         return [first[i] for i in kept] + more, [given[i] for i in kept] + theirs
 
     def _with_buckets(self, candidate: Candidate, given: Answers) -> list[Candidate]:
@@ -126,13 +126,72 @@ class Field:
         guess = vary.with_buckets(candidate, contender.lengths)
         if guess is None:
             return []
-        costs = self.steps.answers(guess, self.rows.samples, False)
+        settled, answers = self._answered([guess], or_none=True)
+        if not settled:
+            return []
+        guess, costs = settled[0], answers[0]
         race = self._race([candidate, guess], _FIRST_ROUNDS)
         tokens = contender.rows.task.preprocess(contender.rows.texts)
         timed = [[len(tokens[i]) for i in turn] for turn in turns(len(tokens), _FIRST_ROUNDS, _TEXTS_A_ROUND)]
         limit = self.aim.budget.memory_mb
         better = vary.better_buckets(candidate, guess, race, timed, contender.lengths, (given.memory_mb, costs.memory_mb), limit)
         return [c for c in (guess, better) if c is not None]
+
+    def _answered(self, candidates: Sequence[Candidate], or_none: bool = False) -> tuple[list[Candidate], list[Answers]]:
+        """What candidates answer, each run so that an answer depends on its input alone; those whose answers are not finite are left out.
+
+        Args:
+            candidates: with their rows together or alone, as their graphs need it.
+            or_none: that none is left is no error.
+
+        Returns:
+            The candidates as they are to be raced, and what each answers.
+
+        Raises:
+            OutputError: when none is left.
+        """
+        able: list[tuple[Candidate, Answers]] = []
+        problem: OutputError | None = None
+        for candidate in candidates:
+            try:
+                settled = self._settled(candidate)
+            except OutputError as found:
+                problem = found
+                self._say(f"{candidate} was left out: {found}")
+                continue
+            if settled[0] not in [c for c, _ in able]:
+                able.append(settled)
+        if problem is not None and not able and not or_none:
+            raise problem
+        return [c for c, _ in able], [a for _, a in able]
+
+    def _settled(self, candidate: Candidate) -> tuple[Candidate, Answers]:
+        """The candidate with its rows alone where lists change its answers, and with lists cut to fit into the memory."""
+        given = self.steps.answers(candidate, self.rows.samples, self.aim.budget.memory_mb)
+        if (alone := self._alone(candidate, given)) is not None:
+            return self._settled(alone)
+        return _measured(candidate, given), given
+
+    def _settled_for_the_device(self, candidate: Candidate) -> tuple[Candidate, Answers, str]:
+        """The same of a candidate for a device elsewhere, as far as its backend runs here; and why it cannot be used, empty where it can."""
+        given, trouble = self.steps.for_the_device(candidate, self.rows, self.aim)
+        if not runs_here(candidate.variant.backend):
+            return candidate, given, trouble
+        if (alone := self._alone(candidate, given)) is not None:
+            return self._settled_for_the_device(alone)
+        return _measured(candidate, given), given, trouble
+
+    def _alone(self, candidate: Candidate, given: Answers) -> Candidate | None:
+        """The candidate with its rows alone where lists change its answers too much, which is noted."""
+        if given.lists is None or given.lists.kept or candidate.variant.rows == "alone":
+            return None
+        v = candidate.variant
+        self._say(f"{v.method} on {v.backend}: {given.lists.text()}. So its rows are run one by one, and it was raced like that.")
+        return replace(candidate, variant=replace(v, rows="alone"))
+
+    def _say(self, note: str) -> None:
+        if note not in self._said:
+            self._said.append(note)
 
     def _best_of(self, options: list[Candidate]) -> list[Candidate]:
         """The two that answer a list fastest in a short race."""
@@ -182,7 +241,7 @@ class Field:
         """The two that the target prefers among those inside what can be judged here: accuracy and size."""
         trials = []
         for candidate in first:
-            given, trouble = self.steps.for_the_device(candidate, self.rows, self.aim, False)
+            candidate, given, trouble = self._settled_for_the_device(candidate)
             (trial,) = self._trials([candidate], [given], None)
             trials.append((candidate, given, replace(trial, verdict=trouble)))
         judgeable = replace(self.aim.budget, p50_ms=None, memory_mb=None, first_answer_ms=None)
@@ -218,6 +277,13 @@ class Field:
 
     def _notes(self) -> tuple[str, ...]:
         return (*(note for contender in self.contenders for note in contender.notes), *self._said)
+
+
+def _measured(candidate: Candidate, given: Answers) -> Candidate:
+    """The candidate with what was measured of its lists, where that was."""
+    if given.lists is None:
+        return candidate
+    return replace(candidate, variant=replace(candidate.variant, lists=given.lists, max_tokens=given.max_tokens))
 
 
 def _files(candidate: Candidate) -> dict[str, Path]:

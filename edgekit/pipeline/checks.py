@@ -13,7 +13,7 @@ from edgekit.engines.measure import INSTRUCTIONS, cpu_instructions, cpus, lacks_
 from edgekit.report.paired import fewest_rows
 from edgekit.samples import Samples
 from edgekit.spec.errors import SamplesError, UsageError, near
-from edgekit.spec.manifest import Variant
+from edgekit.spec.manifest import MAX_TOKENS, Variant
 from edgekit.spec.target import USES, Target
 from edgekit.tasks._limits import check_rows
 from edgekit.tasks.text_classification import TextClassification
@@ -46,7 +46,7 @@ def runnable(variant: Variant) -> Variant:
     """The variant itself, or the same graphs on the stand-in where its backend does not run here."""
     if runs_here(variant.backend):
         return variant
-    return replace(variant, backend=STAND_IN, device=AS_WRITTEN, threads=cpus(), shapes=(), engine=None, engines={})
+    return replace(variant, backend=STAND_IN, device=AS_WRITTEN, threads=cpus(), shapes=(), engine=None, engines={}, max_tokens=MAX_TOKENS)
 
 
 def settled(aim: Target, keep_float: Sequence[str], use: str | None) -> Target:
@@ -221,7 +221,7 @@ def notes(aim: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[st
         parts += [f"has {', '.join(sorted(here - there))} beside it"] if here - there else []
         said.append(
             f"The target's CPU has {', '.join(sorted(there))}; this machine {' and '.join(parts)}: "
-            "times, and the last digits of INT8 answers, are this machine's."
+            "times, and how INT8 answers are rounded, are this machine's."
         )
     if aim.quantize.weight_bits == 7 and lacks_vnni(tuple(there)):
         said.append("The target's CPU has no INT8 dot product (VNNI), so weights have 7 bits: with 8, sums of products would saturate.")

@@ -14,15 +14,20 @@ from edgekit.engines import assemble
 from edgekit.engines.measure import cpus
 from edgekit.pipeline import stand_in
 from edgekit.pipeline.checks import FULL_RANGE
-from edgekit.pipeline.steps import Evaluation, Steps, batches
+from edgekit.pipeline.steps import Evaluation, Steps
 from edgekit.quantize._calibration import Calibration
 from edgekit.runtime.loops import single
+from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.graph import GraphSet
-from edgekit.spec.manifest import FORMAT, Manifest, Variant
+from edgekit.spec.manifest import FORMAT, MAX_TOKENS, Manifest, Variant
 from edgekit.spec.target import Target
+from edgekit.spec.tensor import Signature
+from edgekit.tasks.text_classification import TextClassification
 from edgekit.tune.race import Candidate
+
+_CALIBRATION_BATCH = 4
 
 
 @dataclass
@@ -110,6 +115,8 @@ class Contender:
             shapes=(self.aim.shapes or ()) if backends.get(backend).STATIC_SHAPES else (),
             linear_macs=self._linear_macs,
             engine=self._engine_recipe if backends.get(backend).ENGINES else None,
+            rows=quantize.rows_of(graphs),
+            max_tokens=0 if backends.get(backend).ENGINES else MAX_TOKENS,  # an engine's memory is that of its profiles, whatever a call holds
         )
 
     @cached_property
@@ -152,6 +159,13 @@ def contender(
         guard = batches(task, signature, rows.samples)[0] + [single.collate(signature, [row]) for row in long]
     blank = _blank_manifest(aim, floats, task.score_name, task.score(rows.reference, rows.truth), provenance)
     return Contender(name, steps, aim, floats, replace(rows, task=task), Calibration(feeds, task.divergence, guard), lengths, blank, strict, until)
+
+
+def batches(scorer: TextClassification, signature: Signature, calibration: Samples) -> tuple[list[dict[str, np.ndarray]], list[int]]:
+    """Calibration feeds, a few rows each in the order of the file, so that short rows are padded as in use; and each row's tokens."""
+    tokens = scorer.preprocess([row.inputs for row in calibration.rows])
+    starts = range(0, len(tokens), _CALIBRATION_BATCH)
+    return [single.collate(signature, [t.arrays for t in tokens[i : i + _CALIBRATION_BATCH]]) for i in starts], [len(t) for t in tokens]
 
 
 def _blank_manifest(aim: Target, floats: GraphSet, score_name: str, reference: float, provenance: Mapping[str, str]) -> Manifest:

@@ -21,7 +21,7 @@ from edgekit.engines.cache import Cache, code_digest, key
 from edgekit.engines.measure import cpu_name, cpus
 from edgekit.engines.trust import files_below, sha256
 from edgekit.export import single as single_export
-from edgekit.pipeline import stand_in
+from edgekit.pipeline import kept_answers, stand_in
 from edgekit.pipeline.checks import AS_WRITTEN, answers_for, runnable
 from edgekit.pipeline.stand_in import Outputs
 from edgekit.quantize._calibration import Calibration
@@ -40,11 +40,10 @@ from edgekit.spec.sealed import seal
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 from edgekit.tasks.text_classification import TextClassification
-from edgekit.tune import race, record
+from edgekit.tune import agree, race, record
 from edgekit.tune.race import Answers, Candidate, Race
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy", "tokenizers")
-_CALIBRATION_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ class Steps:
         with np.load(self._kept(f"{graph.method} on the evaluation rows", parts, make) / "logits.npz", allow_pickle=False) as stored:
             return Outputs(stored["logits"], stored["long"])
 
-    def for_the_device(self, candidate: Candidate, scored: Evaluation, aim: Target, batched: bool) -> tuple[Answers, str]:
+    def for_the_device(self, candidate: Candidate, scored: Evaluation, aim: Target) -> tuple[Answers, str]:
         """What a candidate for a device elsewhere answers to rows, and why it cannot be used, empty where it can.
 
         On the stand-in costs are 0, and a row that is not finite is answered by zeros, so that it can be scored.
@@ -235,32 +234,40 @@ class Steps:
             candidate: what is scored.
             scored: rows, whatever tokenizer they come with.
             aim: the target.
-            batched: as one list, in its batches and streams, where a backend here is asked.
         """
         variant, manifest = candidate.variant, candidate.bundle.manifest
         backend, place = answers_for(variant.method, aim)
         if place != AS_WRITTEN:
-            return self.answers(replace(candidate, variant=runnable(variant)), scored.samples, batched), ""
+            return self.answers(replace(candidate, variant=runnable(variant)), scored.samples, aim.budget.memory_mb), ""
         signature, task = manifest.signatures[0], tasks.get(manifest.task).load(candidate.bundle.path / "assets")
         graph = Graph(signature, candidate.bundle.path / variant.graphs[signature.name], variant.method)
         found = self.outputs(graph, replace(scored, task=task), aim)
         finite = np.isfinite(found.logits).all(axis=1, keepdims=True)
         return Answers(np.where(finite, found.logits, np.float32(0)), 0.0, 0.0, f"unknown (scored on {backend})"), found.trouble(variant.method)
 
-    def answers(self, candidate: Candidate, samples: Samples, batched: bool) -> Answers:
-        """What a candidate answers to texts, and what that costs on this machine."""
-        parts = {"step": "answers", **self._raced([candidate]), "samples": samples.digest, "batched": batched}
+    def answers(self, candidate: Candidate, samples: Samples, limit_mb: float | None = None) -> Answers:
+        """What a candidate answers to texts alone and in lists, how far these are apart, and what that costs on this machine.
+
+        Args:
+            candidate: what runs.
+            samples: with the texts.
+            limit_mb: memory that the process may take, or None: lists are cut accordingly.
+
+        Raises:
+            OutputError: when an answer is not finite.
+        """
+        parts = {"step": "answers", **self._raced([candidate]), "samples": samples.digest, "limit_mb": limit_mb}
         texts = [row.inputs for row in samples.rows]
+        task = tasks.get(candidate.bundle.manifest.task).load(candidate.bundle.path / "assets")
+        longest = max(candidate.variant.max_tokens or task.settings.max_length, *map(len, task.preprocess(texts)))
 
         def make(folder: Path) -> None:
             watch = Watch()
-            given = race.answers(candidate, texts, batched, self.progress)
-            np.save(folder / "logits.npy", given.logits)
-            (folder / "costs.json").write_text(to_json([given.first_answer_ms, given.memory_mb, given.executed, plain(watch.stop())]), "utf-8")
+            given = race.answers(candidate, texts, min(longest, task.settings.max_length), limit_mb, self.progress)
+            kept_answers.write(folder, given, watch.stop())
 
-        folder = self._kept("answers", parts, make, lambda made: parse(Busy, json.loads((made / "costs.json").read_text("utf-8"))[3], "build cache"))
-        first, memory, executed, _ = json.loads((folder / "costs.json").read_text("utf-8"))
-        given = Answers(np.load(folder / "logits.npy", allow_pickle=False), first, memory, executed)
+        given = kept_answers.read(self._kept("answers", parts, make, kept_answers.busy))
+        given = replace(given, lists=agree.compare(task, given.logits, given.listed, given.order, self.reference(samples), candidate.variant.method))
         given = self.replayed.with_costs(candidate, given) if self.replayed else given
         self.recorded.add_costs(candidate, given)
         return given
@@ -383,13 +390,6 @@ def _race_in(folder: Path) -> Race:
 
 def _inside(found: Outputs, scored: Evaluation, aim: Target, limit: float, strict: bool) -> bool:
     return found.finite and scored.holds(found.logits, limit, aim.budget.accuracy_drop, strict)
-
-
-def batches(scorer: TextClassification, signature: Signature, calibration: Samples) -> tuple[list[dict[str, np.ndarray]], list[int]]:
-    """Calibration feeds, a few rows each in the order of the file, so that short rows are padded as in use; and each row's tokens."""
-    tokens = scorer.preprocess([row.inputs for row in calibration.rows])
-    starts = range(0, len(tokens), _CALIBRATION_BATCH)
-    return [single.collate(signature, [t.arrays for t in tokens[i : i + _CALIBRATION_BATCH]]) for i in starts], [len(t) for t in tokens]
 
 
 def version(package: str) -> str | None:

@@ -23,6 +23,8 @@ from edgekit.spec.quantization import Quantization
 if TYPE_CHECKING:
     from edgekit.quantize._calibration import Calibration
 
+_SCALED_BY_TENSOR = "DynamicQuantize"  # DynamicQuantizeLinear (ONNX), DynamicQuantizeMatMul and DynamicQuantizeLSTM (com.microsoft)
+
 Batches = Sequence[Mapping[str, np.ndarray]]
 
 
@@ -51,6 +53,21 @@ def get(name: str) -> Method:
     if name not in names():
         raise UsageError(f"Unknown method '{name}'.{near(name, names())} Known methods: {', '.join(names())}.")
     return importlib.import_module(f"edgekit.quantize.{name}")
+
+
+def rows_of(graphs: GraphSet) -> str:
+    """Whether rows may share a call, as :attr:`edgekit.spec.manifest.Variant.rows` states it.
+
+    ``DynamicQuantizeLinear``, ``DynamicQuantizeMatMul`` and their kin take one scale for the whole activation tensor when they run: an outlier in one
+    row coarsens all others. Graphs with such an operator, in a nested graph or function too, run their rows alone.
+    """
+    from edgekit.quantize._graphs import load
+
+    for model in (load(graph.path) for graph in graphs.graphs):
+        inside = [node for function in model.functions.values() for node in function.all_nodes()]
+        if any(node.op_type.startswith(_SCALED_BY_TENSOR) for node in (*model.graph.all_nodes(), *inside)):
+            return "alone"
+    return "together"
 
 
 def linear_macs(graphs: GraphSet) -> int:

@@ -67,6 +67,8 @@ class Bench:
         rate: of this backend's best matrix product in the bundle's precision; None where it is not known.
         machine: the device that ran it, where that was another one; ``bundle`` is a path there then.
         left_out: batch x length that no profile of the engine holds.
+        rows: ``alone`` where rows of a batch were run one by one, as a list is.
+        max_tokens: rows times length of one call at most, more were run as several; 0: no limit.
     """
 
     bundle: str
@@ -79,6 +81,8 @@ class Bench:
     rate: Rate | None = None
     machine: str = ""
     left_out: tuple[str, ...] = ()
+    rows: str = "together"
+    max_tokens: int = 0
 
     def record(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -111,6 +115,10 @@ class Bench:
             about = "no limit and no share of it: it is stated for CPUs alone"
         else:
             about = f"no limit and no share of it: {self.backend} ran no GEMM in the bundle's precision"
+        if self.rows == "alone":
+            about += ")\n(rows are run one by one, as in a list: in one call an answer would depend on the other rows"
+        elif self.max_tokens:
+            about += f")\n(more than {self.max_tokens} tokens take several calls, as in a list"
         if self.left_out:
             about += f")\n(left out, outside the engine's profiles: {', '.join(self.left_out)}"
         notes = f"(-: too few calls for that percentile; give it more --seconds)\n({about})"
@@ -152,7 +160,8 @@ def bench(
             progress("bench", index + 1, len(pairs))
         left_out = tuple(f"{b} x {n}" for b, n in asked if (b, n) not in pairs)
     computes = machine_name(variant.engine is not None)
-    return Bench(str(bundle), info.backend, info.method, info.threads, computes, tuple(points), variant.linear_macs, rate, left_out=left_out)
+    done, macs = tuple(points), variant.linear_macs
+    return Bench(str(bundle), info.backend, info.method, info.threads, computes, done, macs, rate, "", left_out, info.rows, info.max_tokens)
 
 
 def _rate(session: Session, variant: Variant) -> Rate | None:

@@ -71,7 +71,7 @@ class Evaluation:
             (self.score_name, f"{self.score:.4f}"),
             ("latency", f"{percentiles(self.latency)} (text to label, one stream, batch 1)"),
             ("start", f"{self.first_answer_ms:.0f} ms from process start to first label"),
-            ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process"),
+            ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one text at a time"),
             ("machine", self.cpu),
         ]
         width = max(len(name) for name, _ in lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edgekit.spec.manifest import HeldOut, Manifest, Trial
+from edgekit.spec.manifest import HeldOut, Manifest, Trial, Variant
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
@@ -32,7 +32,7 @@ def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> 
         ("method", lambda t: t.method),
         ("backend", lambda t: t.backend),
         ("shapes", lambda t: "/".join(map(str, t.shapes)) or "any"),
-        ("run", lambda t: f"{t.threads}t" + (f" {t.streams}s" if t.streams > 1 else "") + (f" b{t.batch}" if many else "")),
+        ("run", lambda t: f"{t.threads}t" + (f" {t.streams}s" if t.streams > 1 else "") + (" alone" if t.rows == "alone" else f" b{t.batch}" if many else "")),
         ("executed", lambda t: t.executed),
         (score_name, lambda t: f"{t.score:.4f}"),
         ("lost/won", lambda t: str(t.changed) if t.losses is None else f"{t.losses}/{t.gains}"),
@@ -41,7 +41,7 @@ def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> 
         ("rows/s", lambda t: f"{t.rows_per_s:.0f}"),
         ("x float32", lambda t: f"{t.ratio:.2f}" if t.ratio else "-"),
         ("start ms", lambda t: f"{t.first_answer_ms:.0f}"),
-        ("memory MB", lambda t: f"{t.memory_mb:.0f}"),
+        ("memory MB", lambda t: f"{t.memory_mb:.0f}" + (f" ({t.memory_rows}x{t.memory_tokens})" if t.memory_rows else "")),
         ("size MB", lambda t: f"{t.size_mb:.1f}"),
         ("verdict", lambda t: t.verdict),
     ]
@@ -55,7 +55,10 @@ def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> 
     text = {"model", "method", "backend", "shapes", "run", "executed", "verdict"}
     pairs = "that only torch, or only the candidate, has right" if all(t.losses is not None for t in trials) else "answered differently from it"
     words = f"torch float32: {score_name} {reference:.4f} (lost/won: evaluation rows {pairs}"
-    run = "; run: threads" + (", s streams, b rows of a batch" if many else "") + (", x float32: time over that of float32)" if raced else ")")
+    run = "; run: threads" + (", s streams, b rows of a batch" if many else "")
+    run += ", alone: rows of a list are run one by one" if any(t.rows == "alone" for t in trials) else ""
+    run += ", x float32: time over that of float32" if raced else ""
+    run += "; memory MB: peak of the process, at a list of so many rows x tokens, the largest call that a list is cut into)" if raced else ")"
     return f"{table(names, rows, left=[i for i, n in enumerate(names) if n in text])}\n{words}{run}"
 
 
@@ -66,6 +69,15 @@ def held_out_text(found: HeldOut, score_name: str) -> str:
         f"test set of {found.rows}, scored once: {score_name} {found.score:.4f}, torch {found.reference_score:.4f}; "
         f"drop {found.drop:.4f} (90 % interval {found.drop_low:.4f} to {found.drop_high:.4f}{rows})"
     )
+
+
+def lists_text(variants: Sequence[Variant]) -> list[str]:
+    """How a list is answered by each variant, and how far that is from its rows alone; a line each."""
+    lines = []
+    for v in variants:
+        how = "rows run one by one" if v.rows == "alone" else "rows share calls" + (f" of at most {v.max_tokens} tokens" if v.max_tokens else "")
+        lines.append(f"lists, {v.method} on {v.backend}: {how}" + (f"; {v.lists.text()}" if v.lists is not None else ""))
+    return lines
 
 
 def verified_text(manifest: Manifest) -> list[str]:

@@ -24,7 +24,7 @@ from edgekit.engines.trust import Bundle
 from edgekit.runtime import _npz
 from edgekit.runtime.loops import single
 from edgekit.runtime.session import Session
-from edgekit.spec.errors import IntegrityError
+from edgekit.spec.errors import IntegrityError, OutputError
 from edgekit.spec.tensor import Signature
 from edgekit.tasks.text_classification import TextClassification
 
@@ -156,7 +156,11 @@ def check(session: Session) -> GoldenResult:
     """
     stored = read(session._bundle)
     as_they_come = session._variant.method in _RANGES_AS_THEY_COME
-    return compare(stored, session.variant_index, session.run_rows(stored.rows), session._task, as_they_come)
+    try:
+        found = session.run_rows(stored.rows)
+    except OutputError:  # a machine on which it computes NaN is as far off as can be
+        found = np.full_like(stored.outputs[session.variant_index], np.nan)
+    return compare(stored, session.variant_index, found, session._task, as_they_come)
 
 
 def compare(stored: Golden, variant: int, found: np.ndarray, task: TextClassification, as_they_come: bool) -> GoldenResult:

@@ -15,12 +15,13 @@ from edgekit.engines.compile import load_engine
 from edgekit.engines.trust import Bundle
 from edgekit.runtime import loops
 from edgekit.runtime._calls import Calls, counted
-from edgekit.spec.errors import EdgekitError, InputError, IntegrityError, UsageError, near
+from edgekit.spec.errors import EdgekitError, InputError, IntegrityError, OutputError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks._text import Text, check_ids
 from edgekit.tasks.text_classification import Classification
 
+_ROWS_NAMED = 8  # in a message
 _MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
 
 
@@ -38,7 +39,7 @@ class SessionInfo:
         executed: precision that the linear layers ran in when the bundle was built.
         threads: threads of one call.
         streams: calls that a list is answered by at the same time.
-        batch: rows of one such call.
+        batch: rows of one such call at most.
         shapes: bucket edges in tokens that rows are padded to; none where nothing is padded.
         chosen: why this variant runs.
         engine: where its engine came from; empty for a backend that runs the graph itself.
@@ -48,6 +49,8 @@ class SessionInfo:
         truncate: whether a longer one is cut there in place of being refused.
         target: what the bundle was built for.
         provenance: model, revision, digests, tool versions.
+        rows: ``together``: rows of a list share calls; ``alone``: they are run one by one, see :class:`edgekit.spec.manifest.Variant`.
+        max_tokens: rows times padded length of one such call at most, a single row excepted; 0: ``batch`` alone limits it.
     """
 
     bundle: str
@@ -69,6 +72,8 @@ class SessionInfo:
     truncate: bool
     target: str
     provenance: Mapping[str, str]
+    rows: str
+    max_tokens: int
 
 
 class Session:
@@ -120,7 +125,7 @@ class Session:
             self._device.close()
             raise
         bundle.release()
-        self._batch = variant.batch or manifest.max_batch
+        self._batch = (variant.batch or manifest.max_batch) if variant.rows == "together" else 1
 
     def limit(self, max_characters: int | None = None, truncate: bool = False) -> None:
         """Sets how long a text may be from now on, see :func:`edgekit.load`.
@@ -154,16 +159,18 @@ class Session:
         """Answers one example, or a list of them in order.
 
         Args:
-            inputs: a str; a tuple of two str (a pair of texts); or a list of those. A list is run in batches of
-                texts of similar length; with INT8 the last digits of a score may depend on what else is in its batch.
+            inputs: a str; a tuple of two str (a pair of texts); or a list of those. A list is run in batches of texts of similar length where
+                an answer does not depend on what else is in its batch, else one by one: the label is the one that the text has alone, and logits
+                differ by at most 1e-5 of their spread in float32, 5e-3 in lower precisions (measured in the build, see ``edgekit inspect``).
 
         Raises:
             InputError: for anything else.
+            OutputError: when the model's answer is not finite.
         """
         if isinstance(inputs, list):
             return self._many(inputs)
         tokens = self._task.preprocess([inputs])
-        return self._task.postprocess(self._run_rows([tokens[0].arrays]), tokens)[0]
+        return self._task.postprocess(self._finite(self._run_rows([tokens[0].arrays])), tokens)[0]
 
     def _many(self, inputs: Sequence[Text]) -> list[Classification]:
         if not inputs:
@@ -173,10 +180,9 @@ class Session:
         return answers
 
     def _batched(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Outputs of rows in their order, run in batches of similar length, as many at a time as there are streams."""
+        """Outputs of rows in their order, run in batches of similar length or one by one, as many at a time as there are streams."""
         name = self._signature.inputs[0].name
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i][name]))
-        parts = [order[start : start + self._batch] for start in range(0, len(order), self._batch)]
+        parts = self._loop.cut([len(row[name]) for row in rows], self._batch, self._variant.max_tokens)
 
         def run(part: Sequence[int]) -> np.ndarray:
             return self._run_rows([rows[i] for i in part])
@@ -188,10 +194,23 @@ class Session:
         else:
             results = [run(part) for part in parts]
         answers = np.concatenate(results)
-        return answers[np.argsort([i for part in parts for i in part])]
+        return self._finite(answers[np.argsort([i for part in parts for i in part])])
 
     def _run_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
         return np.asarray(self._loop.run(self._open_engine(), self._signature, rows, self._variant.shapes))
+
+    def _finite(self, answers: np.ndarray) -> np.ndarray:
+        """The same answers ``[rows, ...]``, or an error that names the rows; their content is nobody's business."""
+        if np.isfinite(answers).all():
+            return answers
+        broken = np.flatnonzero(~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)).tolist()
+        which = ", ".join(map(str, broken[:_ROWS_NAMED])) + (f" and {len(broken) - _ROWS_NAMED} more" if len(broken) > _ROWS_NAMED else "")
+        how = f"{self._variant.method} on {self._variant.backend}"
+        raise OutputError(
+            f"{how} computed NaN or infinity for {len(broken)} of {len(answers)} row(s), at index {which} of the input; expected finite logits. "
+            "The model's weights are not finite, or its activations exceed the range of this precision on such texts: "
+            "compare with a bundle that is built with the method float32."
+        )
 
     @counted
     def logits(self, inputs: Sequence[Text], *, batched: bool = False) -> np.ndarray:
@@ -203,6 +222,7 @@ class Session:
 
         Raises:
             InputError: as for a call.
+            OutputError: when an output is not finite.
         """
         if not isinstance(inputs, list):
             raise InputError(f"logits() was called with a {type(inputs).__name__}, expected a list of texts or pairs. Write e.g. session.logits([text]).")
@@ -213,12 +233,16 @@ class Session:
 
     @counted
     def run_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Raw outputs of encoded rows, one at a time: input name to ``int64 [sequence]`` in, ``float32 [rows, labels]`` out."""
-        return np.concatenate([self._run_rows([row]) for row in rows])
+        """Raw outputs of encoded rows, one at a time: input name to ``int64 [sequence]`` in, ``float32 [rows, labels]`` out.
+
+        Raises:
+            OutputError: when one is not finite.
+        """
+        return self._finite(np.concatenate([self._run_rows([row]) for row in rows]))
 
     @counted
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph on raw arrays.
+        """Runs the graph on raw arrays, in as many calls as a list of such rows would take.
 
         Args:
             feeds: every input of the graph by name, e.g. ``input_ids: int64 [batch, sequence]``.
@@ -228,6 +252,7 @@ class Session:
 
         Raises:
             InputError: for a missing or unknown name, another dtype, rank or fixed size, sizes that disagree, or an id beyond its table.
+            OutputError: when an output is not finite.
         """
         specs = {s.name: s for s in self._signature.inputs}
         if not isinstance(feeds, Mapping):
@@ -253,7 +278,19 @@ class Session:
         if sizes.get("sequence", 0) > limit:
             raise InputError(f"The inputs have {sizes['sequence']} tokens a row, this model takes {limit}. Shorten them.")
         check_ids(feeds, self._task.settings.tables, None)
-        return self._open_engine().run(feeds)
+        names, count = [o.name for o in self._signature.outputs], sizes.get("batch", 1)
+        by_row = [name for name, spec in specs.items() if spec.shape[:1] == ("batch",)]
+        parts = self._loop.cut([sizes.get("sequence", 1)] * count, self._batch if self._variant.rows == "alone" else count, self._variant.max_tokens)
+        results = [self._open_engine().run({**feeds, **{name: feeds[name][part[0] : part[-1] + 1] for name in by_row}}) for part in parts]
+        outputs = {name: results[0][name] if len(results) == 1 else np.concatenate([r[name] for r in results]) for name in names}
+        self._finite(outputs[names[0]])
+        return outputs
+
+    @counted
+    def fill(self, rows: int, length: int) -> None:
+        """Has every stream answer ``rows`` rows of ``length`` tokens at the same time, as far as a list may share a call: what takes most memory."""
+        row = {name: array[0] for name, array in self.example_feeds(1, length).items()}
+        self._batched([row] * (rows * self._variant.streams))
 
     def example_feeds(self, batch: int, length: int) -> dict[str, np.ndarray]:
         """Valid inputs for :meth:`run` of any size, for timing: tokens of a made-up text, nothing padded."""
@@ -291,6 +328,8 @@ class Session:
             truncate=self._task.preprocess.limit.truncate,
             target=manifest.target,
             provenance=manifest.provenance,
+            rows=variant.rows,
+            max_tokens=variant.max_tokens,
         )
 
     def close(self) -> None:

@@ -10,6 +10,7 @@
     |- ExportError           the exported graph is not the model
     |- QuantizeError         a graph cannot be quantized as asked
     |- BackendError          a backend is missing, or refuses a graph
+    |- OutputError           a graph computed what is no answer: NaN or infinity
     |- BuildError            a build cannot finish (disk full, a step that failed)
     |- BudgetError           no candidate is inside the target's budget
     |- RemoteError           a device cannot be reached, or fails at what it was asked to do
@@ -79,6 +80,10 @@ class QuantizeError(EdgekitError):
 
 class BackendError(EdgekitError):
     """A backend is not installed, or refuses a graph or an option."""
+
+
+class OutputError(EdgekitError):
+    """A graph computed what is no answer: NaN or infinity."""
 
 
 class BuildError(EdgekitError):

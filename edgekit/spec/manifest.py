@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
+from edgekit.spec.agreement import Agreement
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import FormatError, IntegrityError
 from edgekit.spec.identity import check_date, check_name, version_key
@@ -23,6 +24,9 @@ MOST_FILES = 10_000
 _SHA256 = re.compile("[0-9a-f]{64}")
 _LONGEST_NAME = 1024
 CHOOSE_ON = ("host", "device")
+ROWS = ("together", "alone")
+MAX_TOKENS = 2048
+"""Rows times padded length of the largest call that a list is cut into, where a target has no memory budget that needs less."""
 TIMED_FILES = ("race.json",)
 
 
@@ -60,6 +64,10 @@ class Trial:
         error_growth: of numbers, how much the mean absolute error grew over that of the torch model, in standard deviations of the labels; None for labels.
         error_high: with 95 % confidence it grew by no more.
         recall_lost: the label, where labels are unbalanced, whose recall surely fell by more than the budget allows, and by how much; else empty.
+        rows: whether rows of a list shared a call, see :class:`Variant`; empty in bundles that do not state it.
+        lists: how far answers in lists were from those alone; None where that was not measured.
+        memory_rows, memory_tokens: rows of the list and tokens of each at which ``memory_mb`` was reached: the largest call that a list is cut into; 0 where
+            it was not measured so.
     """
 
     method: str
@@ -91,6 +99,10 @@ class Trial:
     error_growth: float | None = None
     error_high: float | None = None
     recall_lost: str = ""
+    rows: str = ""
+    lists: Agreement | None = None
+    memory_rows: int = 0
+    memory_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,6 +125,10 @@ class Variant:
         linear_macs: multiply-accumulates of one token in its linear layers; 0 in bundles that do not say.
         engine: how TensorRT makes an engine of its graphs; None for backends that run the graphs themselves.
         engines: signature name to an engine that was made where the bundle was built, relative to the bundle; empty where the device makes it.
+        rows: ``together``: rows of a list may share a call; ``alone``: they are run one by one, because what one is answered would depend on the others.
+            ``alone`` where a bundle does not state it, which is right for every graph.
+        max_tokens: rows times padded length of the largest call that a list is cut into, a single row excepted; 0 means that ``batch`` alone limits it.
+        lists: how far answers in lists were from those alone; None where that was not measured.
     """
 
     backend: str
@@ -130,6 +146,9 @@ class Variant:
     linear_macs: int = 0
     engine: EngineRecipe | None = None
     engines: Mapping[str, str] = field(default_factory=dict)
+    rows: str = "alone"
+    max_tokens: int = MAX_TOKENS
+    lists: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -290,7 +309,14 @@ def loads(text: str, where: str) -> Manifest:
     _check_files(manifest, where)
     for variant in manifest.variants:
         _check_variant(manifest, variant, where)
-    return manifest
+    return manifest if manifest.format > 1 else _from_format_1(manifest)
+
+
+def _from_format_1(manifest: Manifest) -> Manifest:
+    """The same manifest with what format 1 does not state of its variants, by their method: ``dynamic`` has one activation scale per tensor."""
+    rows = {"dynamic": "alone"}
+    variants = (replace(v, rows=rows.get(v.method, "together"), max_tokens=MAX_TOKENS if v.engine is None else 0) for v in manifest.variants)
+    return replace(manifest, variants=tuple(variants))
 
 
 def _check_count(data: object, where: str) -> None:
@@ -314,6 +340,11 @@ def _check_variant(manifest: Manifest, variant: Variant, where: str) -> None:
         raise IntegrityError(
             f"{where} has a variant with streams {variant.streams}, batch {variant.batch} and shapes {list(variant.shapes)}, "
             "expected at least 1, at least 0, and ascending token counts. Build or copy the bundle again."
+        )
+    if variant.rows not in ROWS or variant.max_tokens < 0:
+        raise IntegrityError(
+            f"{where} has a variant with rows '{variant.rows}' and max_tokens {variant.max_tokens}, "
+            f"expected one of {', '.join(ROWS)}, and at least 0. Build or copy the bundle again."
         )
     if lacking := [s.name for s in manifest.signatures if s.name not in variant.graphs]:
         raise IntegrityError(f"{where} has a variant without a graph for '{lacking[0]}'. Build or copy the bundle again.")

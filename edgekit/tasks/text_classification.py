@@ -230,11 +230,15 @@ class TextClassification:
             logits: float32 ``[rows, labels]``.
             reference: the same rows by another model, e.g. the torch model.
         """
+        return int(self.differs(logits, reference).sum())
+
+    def differs(self, logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
+        """Which rows :meth:`changed` counts: bool ``[rows]``."""
         if self.settings.problem_type == "single_label_classification":
-            return int((logits.argmax(axis=1) != reference.argmax(axis=1)).sum())
+            return np.asarray(logits.argmax(axis=1) != reference.argmax(axis=1))
         if self.settings.problem_type == "multi_label_classification":
-            return int(((logits > 0.0) != (reference > 0.0)).any(axis=1).sum())
-        return int((np.abs(logits - reference) > 0.05 * np.ptp(reference, axis=0)).any(axis=1).sum())
+            return np.asarray(((logits > 0.0) != (reference > 0.0)).any(axis=1))
+        return np.asarray((np.abs(logits - reference) > 0.05 * np.ptp(reference, axis=0)).any(axis=1))
 
     def margins(self, logits: np.ndarray) -> np.ndarray:
         """How clear each row's answer is: the largest number such that no change of all its logits by less gives another one.

@@ -72,7 +72,7 @@ def trials(
                 shapes=variant.shapes,
                 threads=variant.threads,
                 streams=variant.streams,
-                batch=variant.batch or candidate.bundle.manifest.max_batch,
+                batch=1 if variant.rows == "alone" else variant.batch or candidate.bundle.manifest.max_batch,
                 losses=compared.losses,
                 gains=compared.gains,
                 drop_low=compared.low,
@@ -81,6 +81,10 @@ def trials(
                 error_growth=error.growth if error else None,
                 error_high=error.high if error else None,
                 recall_lost=recall,
+                rows=variant.rows,
+                lists=answers.lists,
+                memory_rows=answers.memory_rows * variant.streams,
+                memory_tokens=answers.memory_tokens,
             )
         )
     return made if race is None else timed(made, race)

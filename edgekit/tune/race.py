@@ -16,9 +16,11 @@ import numpy as np
 from edgekit.engines.busy import Busy, Watch
 from edgekit.engines.trust import Bundle
 from edgekit.runtime.worker import Worker
-from edgekit.spec.manifest import Variant
+from edgekit.spec.agreement import Agreement
+from edgekit.spec.manifest import MAX_TOKENS, Variant
 from edgekit.spec.progress import Progress
 from edgekit.tasks._text import Text
+from edgekit.tune import agree
 
 _WARM_UP = 5
 _TEXTS_A_REQUEST = 100
@@ -47,7 +49,8 @@ class Candidate:
         shapes = f", buckets {'/'.join(map(str, v.shapes))}" if v.shapes else ""
         streams = f", {v.streams} streams" if v.streams > 1 else ""
         student = f"student {self.model}, " if self.model else ""
-        return f"{student}{v.method} on {v.backend}{shapes}, {v.threads} thread(s){streams}" + (f", batch {v.batch}" if v.batch > 1 else "")
+        rows = ", rows alone" if v.rows == "alone" else f", batch {v.batch}" if v.batch > 1 else ""
+        return f"{student}{v.method} on {v.backend}{shapes}, {v.threads} thread(s){streams}{rows}"
 
 
 @dataclass(frozen=True)
@@ -55,16 +58,27 @@ class Answers:
     """What a candidate answers and costs.
 
     Attributes:
-        logits: float32 ``[rows, labels]``, one text at a time; in batches where throughput is what counts.
+        logits: float32 ``[rows, labels]``, one text at a time.
         first_answer_ms: process start to the first label.
-        memory_mb: peak resident memory of the predicting process after all texts, MiB.
+        memory_mb: peak resident memory of the predicting process after all texts and the largest call that a list is cut into, MiB.
         executed: what the linear layers ran in.
+        listed: float32 ``[answers, labels]``, in lists.
+        order: ``int64 [answers]``, the row that each answer in ``listed`` is of.
+        max_tokens: rows times padded length that a list is to be cut by: the candidate's, or less where memory is limited.
+        memory_rows, memory_tokens: rows of that largest call on each stream, and tokens of each.
+        lists: how far ``listed`` is from ``logits``; None before it was compared.
     """
 
     logits: np.ndarray
     first_answer_ms: float
     memory_mb: float
     executed: str
+    listed: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
+    order: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    max_tokens: int = MAX_TOKENS
+    memory_rows: int = 0
+    memory_tokens: int = 0
+    lists: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -98,29 +112,59 @@ class Race:
         return max(apart)
 
 
-def answers(candidate: Candidate, texts: Sequence[Text], batched: bool, progress: Progress) -> Answers:
-    """Lets a candidate answer all texts.
+def answers(candidate: Candidate, texts: Sequence[Text], longest: int, limit_mb: float | None, progress: Progress) -> Answers:
+    """Lets a candidate answer all texts alone, and many of them in lists.
 
     Args:
         candidate: what runs.
         texts: of the evaluation set.
-        batched: as one list, in its batches and streams.
+        longest: tokens of the longest row that memory is measured at.
+        limit_mb: what the process may take, or None: lists are cut so that their calls stay below it, as far as a single row does.
         progress: told after each part.
 
     Raises:
         BackendError: when it cannot run.
+        OutputError: when an answer is not finite.
     """
+    batch = candidate.variant.batch or candidate.bundle.manifest.max_batch
+    groups = agree.lists(len(texts), batch)
     with Worker(candidate.bundle.path, variant=candidate.variant) as worker:
         first = worker.start(texts[0]).total_ms
-        if batched:
-            parts = [worker.logits(texts, batched=True)]
-        else:
-            parts = []
-            for start in range(0, len(texts), _TEXTS_A_REQUEST):
-                parts.append(worker.logits(texts[start : start + _TEXTS_A_REQUEST]))
-                progress(f"evaluate {candidate}", start, len(texts))
+        parts = []
+        for start in range(0, len(texts), _TEXTS_A_REQUEST):
+            parts.append(worker.logits(texts[start : start + _TEXTS_A_REQUEST]))
+            progress(f"evaluate {candidate}", start, len(texts))
+        listed = [worker.logits([texts[i] for i in group], batched=True) for group in groups]
+        memory, rows, tokens = _largest_call(worker, candidate.variant, batch, longest, limit_mb)
+        return Answers(
+            logits=np.concatenate(parts),
+            first_answer_ms=first,
+            memory_mb=memory,
+            executed=worker.executed_precision(),
+            listed=np.concatenate(listed),
+            order=np.array([i for group in groups for i in group], np.int64),
+            max_tokens=tokens,
+            memory_rows=rows,
+            memory_tokens=longest,
+        )
+
+
+def _largest_call(worker: Worker, variant: Variant, batch: int, longest: int, limit_mb: float | None) -> tuple[float, int, int]:
+    """Peak memory at the largest call of a list, the rows of that call, and the limit of tokens that makes it so.
+
+    Attention takes memory by the square of the length: of all calls with so many tokens that of the longest rows takes most.
+    """
+    fitting = max(1, variant.max_tokens // longest) if variant.max_tokens else batch
+    most = 1 if variant.rows == "alone" else min(batch, fitting)
+    before, rows = 0.0, 1
+    # One row, and twice as many each time: the peak only rises, so that it is that of the last.
+    for count in [most] if limit_mb is None else [*(2**i for i in range(most.bit_length()) if 2**i < most), most]:
+        worker.fill(count, longest)
         memory = worker.memory_mb()
-        return Answers(np.concatenate(parts), first, memory, worker.executed_precision())
+        if limit_mb is not None and memory > limit_mb and count > 1:
+            return before, rows, rows * longest
+        before, rows = memory, count
+    return before, rows, variant.max_tokens
 
 
 def in_turns(

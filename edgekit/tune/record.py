@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from edgekit.spec.agreement import Agreement
 from edgekit.spec.errors import UsageError
+from edgekit.spec.manifest import MAX_TOKENS
 from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.paths import takes_paths
 from edgekit.tune.race import Answers, Candidate, Race
@@ -18,11 +20,18 @@ FILE = "race.json"
 
 @dataclass(frozen=True)
 class Costs:
-    """What one candidate took beside time for its texts; as in :class:`edgekit.tune.race.Answers`."""
+    """What one candidate took beside time for its texts, and what of its lists a choice rests on; as in :class:`edgekit.tune.race.Answers`."""
 
     first_answer_ms: float
     memory_mb: float
     executed: str
+    max_tokens: int = MAX_TOKENS
+    memory_rows: int = 0
+    memory_tokens: int = 0
+    lists: Agreement | None = None
+
+
+_COSTS = tuple(f.name for f in fields(Costs))
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class Record:
 
     def add_costs(self, candidate: Candidate, answers: Answers) -> None:
         """Notes what a candidate took; the first time counts, which is that of the evaluation set."""
-        self.costs.setdefault(key(candidate), Costs(answers.first_answer_ms, answers.memory_mb, answers.executed))
+        self.costs.setdefault(key(candidate), Costs(**{name: getattr(answers, name) for name in _COSTS}))
 
     def with_costs(self, candidate: Candidate, answers: Answers) -> Answers:
         """The same answers with the costs on record.
@@ -54,7 +63,7 @@ class Record:
         found = self.costs.get(key(candidate))
         if found is None:
             raise _other(f"the candidate '{candidate}'")
-        return replace(answers, first_answer_ms=found.first_answer_ms, memory_mb=found.memory_mb, executed=found.executed)
+        return replace(answers, **{name: getattr(found, name) for name in _COSTS})
 
     def add_race(self, candidates: Sequence[Candidate], race: Race) -> None:
         """Notes the times of a race."""
@@ -94,7 +103,8 @@ def key(candidate: Candidate) -> str:
     """Names a candidate by what it is: its graphs' bytes, and how they are run."""
     v, files = candidate.variant, candidate.bundle.manifest.files
     graphs = hashlib.sha256(repr(sorted((n, f.sha256) for n, f in files.items() if n.startswith("graphs/"))).encode()).hexdigest()[:16]
-    return f"{v.method} {v.backend} {graphs} shapes {list(v.shapes)} threads {v.threads} streams {v.streams} batch {v.batch}"
+    how = f"threads {v.threads} streams {v.streams} batch {v.batch} rows {v.rows} max_tokens {v.max_tokens}"
+    return f"{v.method} {v.backend} {graphs} shapes {list(v.shapes)} {how}"
 
 
 def _race_key(candidates: Sequence[Candidate]) -> str:

@@ -80,9 +80,9 @@ def with_other_threads(candidate: Candidate) -> list[Candidate]:
 
 
 def for_throughput(candidate: Candidate, target: Target) -> list[Candidate]:
-    """The candidate with each batch size that the target allows, on one stream and on a stream for each thread."""
+    """The candidate with each batch size that the target allows, on one stream and on a stream for each thread; no batches where rows run alone."""
     variant = candidate.variant
-    batches = [b for b in _BATCHES if b < target.max_batch] + [target.max_batch]
+    batches = [1] if variant.rows == "alone" else [b for b in _BATCHES if b < target.max_batch] + [target.max_batch]
     streams = sorted({1, variant.threads})
     return [replace(candidate, variant=replace(variant, batch=b, streams=s, shapes=())) for s in streams for b in batches]
 

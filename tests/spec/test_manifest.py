@@ -11,14 +11,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.spec.errors import FormatError, IntegrityError
-from edgekit.spec.manifest import CHOOSE_ON, FORMAT, TIMED_FILES, FileEntry, HeldOut, Manifest, Trial, Variant, check_inside, content_digest, dumps, loads
+from edgekit.spec.manifest import (
+    CHOOSE_ON,
+    FORMAT,
+    MAX_TOKENS,
+    TIMED_FILES,
+    FileEntry,
+    HeldOut,
+    Manifest,
+    Trial,
+    Variant,
+    check_inside,
+    content_digest,
+    dumps,
+    loads,
+)
 from edgekit.spec.tensor import Signature, TensorSpec
 
 ENTRY = FileEntry("0" * 64, 3)
 IDS = TensorSpec("input_ids", "int64", ("batch", "sequence"), 0)
 LOGITS = TensorSpec("logits", "float32", ("batch", 3))
 GOOD = Manifest(
-    format=1,
+    format=FORMAT,
     task="text-classification",
     loop="single",
     max_batch=32,
@@ -37,6 +51,7 @@ VARIANTS = (
     *GOOD.variants,
     replace(GOOD.variants[0], shapes=(8, 16, 64), streams=2, batch=4, recipe={"ranges": "mse"}, linear_macs=2**40),
     replace(GOOD.variants[0], backend="openvino", requires={"instructions": "vnni"}),
+    replace(GOOD.variants[0], rows="together", max_tokens=0),
 )
 
 _numbers = st.floats(allow_nan=False, allow_infinity=False)
@@ -51,7 +66,7 @@ def changed(**changes):
 @given(
     st.builds(
         Manifest,
-        format=st.just(1),
+        format=st.just(FORMAT),
         task=st.text(),
         loop=st.text(),
         max_batch=st.integers(1, 2**40),
@@ -77,6 +92,16 @@ def test_written_and_read_is_the_same(manifest):
 def test_the_text_does_not_depend_on_the_order_of_mappings():
     other = Manifest(**{**vars(GOOD), "files": dict(reversed(GOOD.files.items()))})
     assert dumps(other) == dumps(GOOD)
+
+
+@pytest.mark.parametrize(("method", "rows"), [("dynamic", "alone"), ("static", "together"), ("float32", "together"), ("weight_only", "together")])
+def test_whether_rows_share_a_call_follows_from_the_method_in_format_1(method, rows):
+    data = json.loads(changed(format=1, variants=[{"backend": "onnxruntime", "method": method, "graphs": {"forward": "graphs/model.onnx"}, "device": "cpu"}]))
+    data["variants"][0] |= {"threads": 2, "executed": "int8"}
+    (variant,) = loads(json.dumps(data), "m").variants
+    assert (variant.rows, variant.max_tokens) == (rows, MAX_TOKENS)
+    data["format"] = 2
+    assert loads(json.dumps(data), "m").variants[0].rows == "alone"  # what is not stated is run in the way that is always right
 
 
 @pytest.mark.parametrize("version", [FORMAT + 1, 99, 10**30])

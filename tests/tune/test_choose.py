@@ -363,7 +363,8 @@ def candidate(folder, method, **changes):
 
 
 def test_trials_put_measurements_together(tmp_path):
-    candidates = [candidate(tmp_path, "float32"), candidate(tmp_path, "static", backend="openvino", shapes=(16, 32), threads=1, streams=1, batch=4)]
+    bucketed = candidate(tmp_path, "static", backend="openvino", shapes=(16, 32), threads=1, streams=1, batch=4, rows="together")
+    candidates = [candidate(tmp_path, "float32"), bucketed]
     # The second has the first three rows wrong, which the reference has right, and the last right, which it has wrong.
     given = [Answers(REFERENCE, 300.0, 90.0, "float32"), Answers(logits([1, 2, 0, 0, 1, 2, 0, 1, 0, 0]), 500.0, 120.0, "int8")]
     plain, int8 = trials(candidates, given, None, TASK, REFERENCE, TRUTH)
@@ -372,8 +373,9 @@ def test_trials_put_measurements_together(tmp_path):
     assert int8.drop == pytest.approx(0.2)
     assert int8.drop_low < 0.2 < int8.drop_high
     assert int8.p_value == pytest.approx(binomtest(3, 4, 0.5).pvalue)
-    assert (plain.method, plain.backend, plain.shapes, plain.threads, plain.streams, plain.batch) == ("float32", "onnxruntime", (), 2, 1, 32)
+    assert (plain.method, plain.backend, plain.shapes, plain.threads, plain.streams, plain.batch) == ("float32", "onnxruntime", (), 2, 1, 1)
     assert (int8.method, int8.backend, int8.shapes, int8.threads, int8.streams, int8.batch) == ("static", "openvino", (16, 32), 1, 1, 4)
+    assert (plain.rows, int8.rows) == ("alone", "together")
     assert (int8.first_answer_ms, int8.memory_mb, int8.executed, int8.size_mb) == (500.0, 120.0, "int8", 3.5)
     assert (int8.p50_ms, int8.p90_ms, int8.rows_per_s, int8.ratio, int8.ratio_high, int8.verdict) == (0, 0, 0, 0, 0, "")
 

@@ -84,7 +84,7 @@ def test_the_first_costs_count():
 
 def test_another_build_is_refused():
     other = candidate(replace(VARIANT, backend="onnxruntime", shapes=()))
-    with pytest.raises(UsageError, match=r"does not hold the candidate 'static on onnxruntime, 2 thread\(s\), batch 8': it is of another model, target"):
+    with pytest.raises(UsageError, match=r"does not hold the candidate 'static on onnxruntime, 2 thread\(s\), rows alone': it is of another model, target"):
         recorded().with_costs(other, answers())
     for candidates in ([other], [ONE, TWO, other], [TWO, ONE], [TWO], []):
         with pytest.raises(UsageError, match=rf"does not hold a race of these {len(candidates)} candidates.*Leave --race out"):
@@ -99,6 +99,8 @@ CHANGES = [
     {"threads": 1},
     {"streams": 2},
     {"batch": 4},
+    {"rows": "together"},
+    {"max_tokens": 512},
 ]
 
 

@@ -170,7 +170,12 @@ def test_other_threads(monkeypatch, cpus, own, others):
     [(1, 32, [1], [4, 8, 16, 32]), (4, 32, [1, 4], [4, 8, 16, 32]), (2, 1, [1, 2], [1]), (2, 4, [1, 2], [4]), (2, 20, [1, 2], [4, 8, 16, 20])],
 )
 def test_every_batch_on_one_stream_and_on_a_stream_for_each_thread(threads, most, streams, batches):
-    start = candidate(threads=threads, shapes=(8, 16))
+    start = candidate(threads=threads, shapes=(8, 16), rows="together")
     made = for_throughput(start, Target("t", "d", ("openvino",), ("static",), max_batch=most, use="throughput"))
     assert [(c.variant.streams, c.variant.batch) for c in made] == [(s, b) for s in streams for b in batches]
     assert all(replace(c.variant, streams=1, batch=0) == replace(start.variant, shapes=()) for c in made), "batches have no buckets"
+
+
+def test_rows_that_run_alone_have_no_batches():
+    made = for_throughput(candidate(threads=4, rows="alone"), Target("t", "d", ("openvino",), ("static",), max_batch=32, use="throughput"))
+    assert [(c.variant.streams, c.variant.batch) for c in made] == [(1, 1), (4, 1)]

@@ -39,6 +39,27 @@ def collate(signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shap
     return feeds
 
 
+def cut(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:
+    """Cuts a list into calls of rows of similar length, the shortest first.
+
+    Args:
+        lengths: tokens of each row.
+        rows: of one call at most, at least 1.
+        tokens: rows times padded length of one call at most, a single row excepted; 0 is no limit.
+
+    Returns:
+        The rows of each call, by their place in ``lengths``.
+    """
+    parts: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        # In ascending order the newest row is the longest of its call: that is what the others are padded to.
+        if parts and len(parts[-1]) < rows and (not tokens or (len(parts[-1]) + 1) * lengths[index] <= tokens):
+            parts[-1].append(index)
+        else:
+            parts.append([index])
+    return parts
+
+
 def run(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> np.ndarray:
     """Runs rows as one batch, a single one in its bucket; returns the first output, ``float32 [batch, ...]``."""
     return np.asarray(engine.run(collate(signature, rows, shapes))[signature.outputs[0].name])

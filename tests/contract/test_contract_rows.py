@@ -1,0 +1,131 @@
+"""The contract of all methods on all backends: an answer depends on its input alone.
+
+The candidates are those that a build makes, run as it would run them; whatever else is in a list, its order, its padding, the size of a batch, the
+number of streams and of threads leave labels as they are and logits within the tolerance of the precision.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small
+
+from edgekit import backends, quantize, samples, source, tasks
+from edgekit.engines.trust import open_bundle
+from edgekit.pipeline import checks
+from edgekit.pipeline.contender import contender
+from edgekit.pipeline.steps import Evaluation, Steps
+from edgekit.runtime.session import Session
+from edgekit.spec import target as targets
+from edgekit.spec.progress import silent
+from edgekit.tune import agree
+
+BACKENDS = [name for name in backends.names() if checks.runs_here(name)]
+RUNS = [(method, backend) for method in quantize.names() for backend in quantize.get(method).BACKENDS if backend in BACKENDS]
+OUTLIER = "brilliant"
+TEXTS = [
+    *small.texts(24, seed=9),
+    f"the film is {OUTLIER}.",
+    *small.texts(12, seed=11),
+    f"no {OUTLIER} {OUTLIER} story",
+    "film " * 90,
+    "",
+    *small.texts(10, seed=12),
+    f"{OUTLIER} " * 20,
+]
+SHARED = small.ROOT.parent / "shared"
+
+
+def field(folder, model, calibration, evaluation):
+    """All candidates of a model, none of them measured; and the torch model's answers to the evaluation rows."""
+    methods = tuple(dict.fromkeys(method for method, _ in RUNS))
+    extra = "threads = 2\nshapes = []\n[budget]\naccuracy_drop = 2.0"
+    file = small.target(folder / "all.toml", methods=methods, backends=tuple(BACKENDS), extra=extra)
+    aim = checks.settled(targets.load(file), (), None)
+    rows, origin = samples.read(evaluation), source.read(model)
+    steps = Steps(origin, samples.read(calibration).take(64, 0), folder, silent, None)
+    floats = steps.export(origin)
+    task = tasks.get(floats.task).load(floats.assets)
+    reference = steps.reference(rows)
+    scored = Evaluation(rows, task, reference.argmax(axis=1), reference)
+    return contender("", origin, steps, aim, scored, {}, False, None), scored
+
+
+@pytest.fixture(scope="module")
+def outliers(tmp_path_factory):
+    """A model with a word whose activations are huge."""
+    folder = tmp_path_factory.mktemp("outliers")
+    model = small.save(folder / "model", outlier=OUTLIER)
+    calibration = small.write_jsonl(folder / "train.jsonl", [{"text": text} for text in [*small.texts(40, seed=1), f"a {OUTLIER} voice"]])
+    evaluation = small.write_jsonl(folder / "dev.jsonl", [{"text": text, "label": small.LABELS[i % 3]} for i, text in enumerate(TEXTS)])
+    return field(folder, model, calibration, evaluation)
+
+
+def opened(candidate, **changes):
+    return Session(open_bundle(candidate.bundle.path), replace(candidate.variant, **changes))
+
+
+def of(made, method, backend):
+    return next(c for c in made.candidates(method) if c.variant.backend == backend)
+
+
+@pytest.mark.parametrize(("method", "backend"), RUNS, ids=lambda part: part)
+def test_whatever_else_is_in_a_list(outliers, method, backend):
+    made, scored = outliers
+    candidate = of(made, method, backend)
+    orders = [np.arange(len(TEXTS)), np.arange(len(TEXTS))[::-1], np.random.default_rng(0).permutation(len(TEXTS))]
+    with opened(candidate) as session:
+        alone = session.logits(TEXTS)
+    ways = ({}, {"threads": 1, "batch": 3}, {"streams": 2, "batch": 5}, {"max_tokens": 90}, {"threads": 1, "batch": 2, "max_tokens": 0})
+    for changes in ways:
+        with opened(candidate, **changes) as session:
+            for order in (*orders, orders[2][:7], orders[2][7:9]):
+                listed = session.logits([TEXTS[i] for i in order], batched=True)
+                found = agree.compare(scored.task, alone, listed, order, scored.reference, method)
+                assert found.kept, (changes, len(order), found)
+            again = session.logits(TEXTS)
+            found = agree.compare(scored.task, alone, again, orders[0], scored.reference, method)
+            assert found.kept, (changes, "alone", found)
+
+
+def test_the_texts_provoke_the_fault(outliers):
+    """Rows that share one scale of activations: far from the contract, by many labels."""
+    made, scored = outliers
+    with opened(of(made, "dynamic", "onnxruntime"), rows="together") as session:
+        alone, listed = session.logits(TEXTS), session.logits(TEXTS, batched=True)
+    found = agree.compare(scored.task, alone, listed, np.arange(len(TEXTS)), scored.reference, "dynamic")
+    assert not found.kept
+    assert found.labels >= 3
+    assert found.difference > 0.05
+
+
+def test_which_rows_may_share_a_call(outliers):
+    """By the graph: only where an operator takes one scale of a tensor of activations when it runs."""
+    made, _ = outliers
+    assert {m: of(made, m, b).variant.rows for m, b in RUNS} == {m: "alone" if m == "dynamic" else "together" for m, _ in RUNS}
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory):
+    """A trained model and a labelled set, where they are at hand."""
+    model, data = SHARED / "models" / "minilm-sst2", SHARED / "data" / "sst2"
+    if not (model / "model.safetensors").is_file() or not (data / "test.jsonl").is_file():
+        pytest.skip(f"{model} and {data} are not here: real weights are not part of the project")
+    folder = tmp_path_factory.mktemp("minilm")
+    few = folder / "dev.jsonl"
+    few.write_text("".join((data / "dev.jsonl").read_text("utf-8").splitlines(keepends=True)[:8]), "utf-8")
+    texts = [json.loads(line)["text"] for line in (data / "test.jsonl").read_text("utf-8").splitlines()]
+    return field(folder, model, data / "train.jsonl", few)[0], texts
+
+
+@pytest.mark.parametrize(("method", "backend"), [run for run in RUNS if run[0] in ("dynamic", "static")], ids=lambda part: part)
+def test_a_trained_model_answers_a_test_set_as_a_list_as_it_answers_its_rows(minilm, method, backend):
+    made, texts = minilm
+    with opened(of(made, method, backend), threads=1) as session:
+        alone, listed = session.logits(texts), session.logits(texts, batched=True)
+    assert len(texts) == 1821
+    assert (alone.argmax(axis=1) != listed.argmax(axis=1)).sum() == 0
+    assert np.abs(alone - listed).max() <= agree.allowed(method) * np.ptp(alone)
