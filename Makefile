@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-gpu test-arm lint types clean
+.PHONY: demo release test test-gpu test-arm lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/01_voice_commands/demo.py --work .work/voice_commands
@@ -18,6 +18,11 @@ test-gpu: $(VENV)/.installed
 # The runtime on an emulated 64-bit ARM CPU (x86-64 Debian; needs mmdebstrap, which root's apt-get installs). Where that cannot be had it says so.
 test-arm: $(VENV)/.installed
 	EDGEKIT_TEST_ARM=1 $(BIN)/python -m pytest -q -rs tests/arm
+
+# The wheel, and the bill of materials beside it.
+release: $(VENV)/.installed
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+	$(BIN)/python release/sbom.py dist/edgekit-*.whl constraints.txt
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
