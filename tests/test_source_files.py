@@ -344,13 +344,23 @@ def test_tokens_beyond_the_embeddings(folder):
     refused(folder, f"has 2 tokens beyond the {rows} rows", f"'[EVENT]' ({rows}), '[CITY]' ({rows + 1})", "resize_token_embeddings")
 
 
-def test_a_token_type_that_the_model_does_not_know(folder):
+def test_a_token_type_that_the_model_does_not_know(folder, tmp_path):
     """As RoBERTa has one type: single texts go, pairs are refused at run time."""
     weights = load_file(folder / "model.safetensors")
     name = "bert.embeddings.token_type_embeddings.weight"
     save_file({**weights, name: weights[name][:1].contiguous()}, folder / "model.safetensors", {"format": "pt"})
     change(folder / "config.json", type_vocab_size=1)
-    assert source.read(folder).settings.tables["token_type_ids"] == 1
+    found = source.read(folder)
+    assert (found.settings.tables["token_type_ids"], found.settings.takes_pairs) == (1, False)
+    with pytest.raises(ModelError, match="looks up what is beyond one of its tables"):
+        found.logits(found.token_ids([("a fine film", "a dull one")]))
+    rows = [{"text": t, "label": i % 3} for i, t in enumerate(tiny.SENTENCES)]
+    file = small.write_jsonl(tmp_path / "rows.jsonl", rows)
+    edgekit.build(folder, samples=file, eval=file, out=tmp_path / "out", target=small.target(tmp_path / "plain.toml"), accept_reference=True)
+    with load(tmp_path / "out") as session:
+        assert session("a fine film").label
+        with pytest.raises(InputError, match="has the id 1 in token_type_ids, and the model's table has 1 rows"):
+            session(("a fine film", "a dull one"))
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)

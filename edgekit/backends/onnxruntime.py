@@ -151,7 +151,8 @@ class OnnxRuntimeEngine:
 
     def executed_precision(self) -> str:
         """Runs the graph once with the profiler on and reads which kernels multiplied matrices."""
-        feeds = {i.name: np.ones([4 if isinstance(d, str) else d for d in i.shape], i.dtype) for i in self._signature.inputs}
+        # Zeros: a table of one row, as token types may have, holds no other id.
+        feeds = {i.name: np.zeros([4 if isinstance(d, str) else d for d in i.shape], i.dtype) for i in self._signature.inputs}
         with tempfile.TemporaryDirectory() as folder:
             session = self._device.open_session(self._source, str(Path(folder) / "profile"))
             session.run(self._outputs, {n: a for n, a in feeds.items() if n in self._inputs})

@@ -48,7 +48,7 @@ def export(source: Source, out: Path, texts: Sequence[Text]) -> GraphSet:
     text_classification.save(settings, source.tokenizer_json(), assets)
     source.check_texts(texts)
     check_tokenizer(source, assets, texts)
-    source.check_outputs([*texts, *fuzz_texts(settings.max_length)[:64]])
+    source.check_outputs([*texts, *(t for t in fuzz_texts(settings.max_length)[:64] if isinstance(t, str))])
     model = _traced(source)
     clean(model, settings.max_length)
     path = out / "model.onnx"
@@ -150,9 +150,7 @@ def check_tokenizer(source: Source, assets: Path, texts: Sequence[Text]) -> None
         ExportError: for the first text whose ids differ; the text itself is not shown.
     """
     settings = source.settings
-    encode = TextEncoder(
-        assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side, tables=settings.tables
-    )
+    encode = TextEncoder(assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side)
     for name, group in (("samples", list(texts)), ("fuzz set", fuzz_texts(settings.max_length))):
         for index, (row, text) in enumerate(zip(source.token_ids(group), group, strict=True)):
             tokens = encode([text])[0]

@@ -52,7 +52,8 @@ def make(variants: tuple[Variant, ...], files: Mapping[str, Path], bundle: Bundl
         # A row that no profile holds would be refused where the golden inputs are to be compared.
         return len(row[first]) <= longest and all(r.holds({"batch": 1, "sequence": len(row[first])}) for r in recipes)
 
-    pool = [t.arrays for t in task.preprocess(fuzz_texts(task.settings.max_length, _POOL)[: _AS_THEY_COME + _POOL]) if fits(t.arrays)]
+    some = [t for t in fuzz_texts(task.settings.max_length, _POOL)[: _AS_THEY_COME + _POOL] if isinstance(t, str) or task.settings.takes_pairs]
+    pool = [t.arrays for t in task.preprocess(some) if fits(t.arrays)]
     full = _full_length(task, first, longest)
     rows = [*pool, *([full] if fits(full) else [])]
     if not rows:

@@ -107,5 +107,6 @@ def long_rows(task: TextClassification, texts: Sequence[Text], length: int) -> l
         words = [word for text in source for part in ([text] if isinstance(text, str) else text) for word in part.split()] or ["a"]
         joined = " ".join(itertools.islice(itertools.cycle(words), 2 * length))  # twice: control characters are no tokens
         full += [joined, (joined, joined)]
-    rows = [encoded.arrays for encoded in task.preprocess([*generated, *full])]
+    taken = [text for text in (*generated, *full) if isinstance(text, str) or task.settings.takes_pairs]
+    rows = [encoded.arrays for encoded in task.preprocess(taken)]
     return [{name: array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]]) for name, array in row.items()} for row in rows]

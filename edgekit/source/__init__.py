@@ -151,6 +151,9 @@ class Source:
 
         Returns:
             float32 ``[rows, labels]``, in the order of ``rows``.
+
+        Raises:
+            ModelError: when an id of a row is beyond a table of the module.
         """
         import torch
 
@@ -162,7 +165,13 @@ class Source:
                 chosen = order[start : start + _BATCH]
                 longest = max(1, *(len(rows[i]["input_ids"]) for i in chosen))
                 feeds = {n: torch.tensor([rows[i][n] + [settings.pads[n]] * (longest - len(rows[i][n])) for i in chosen]) for n in settings.inputs}
-                output = call(self.module, feeds).float().numpy()
+                try:
+                    output = call(self.module, feeds).float().numpy()
+                except IndexError as problem:  # torch's word for an id without a row
+                    raise ModelError(
+                        f"{self.model_id} looks up what is beyond one of its tables, in rows of up to {longest} tokens ({problem}). "
+                        "Correct max_position_embeddings, type_vocab_size or model_max_length, or give rows that it was trained for, e.g. no pairs."
+                    ) from problem
                 parts.update(zip(chosen, output, strict=True))
                 progress("torch reference", min(start + _BATCH, len(order)), len(order))
         return np.stack([parts[i] for i in range(len(rows))])

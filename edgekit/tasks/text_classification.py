@@ -48,6 +48,11 @@ class Settings:
     truncation_side: str = "right"
     tables: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def takes_pairs(self) -> bool:
+        """Whether the model has a row for the token type of a second text, as far as is known."""
+        return self.tables.get("token_type_ids", 2) > 1
+
     def __post_init__(self) -> None:
         """Checks what the types cannot say.
 
