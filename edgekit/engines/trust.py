@@ -35,7 +35,7 @@ _TRIES = 5
 _AGAIN = "Copy the bundle again, or build it again."
 
 Stamp = tuple[int, ...]
-"""Device, inode, size and times of change of a file: what no writer leaves as it was."""
+"""Size and times of change of a file: what no writer leaves as it was. Not its inode, which some network file systems make up each time."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,12 @@ class Bundle:
         for name, stamp in self.stamps.items():
             if _stamp(self.path, name) != stamp:
                 raise IntegrityError(f"{self.path / name} changed while the bundle was loaded. Load it again when nobody writes there.")
+
+    def is_replaced(self) -> bool:
+        """Whether another bundle is in its place by now."""
+        with contextlib.suppress(OSError, IntegrityError):
+            return _manifest(self.path)[1] != self.digest
+        return False
 
     def release(self) -> None:
         """Frees what the opening kept in memory; what is read afterwards is read and hashed again."""
@@ -294,7 +300,7 @@ def _stamp(bundle: Path, name: str) -> Stamp:
         there = (bundle / name).lstat()
     except OSError:
         return ()
-    return there.st_dev, there.st_ino, there.st_size, there.st_mtime_ns, there.st_ctime_ns
+    return there.st_size, there.st_mtime_ns, there.st_ctime_ns
 
 
 def _read(file: Path, expected: FileEntry) -> bytes:

@@ -12,7 +12,7 @@ from edgekit.engines.trust import Bundle, open_bundle
 from edgekit.runtime import golden
 from edgekit.runtime.choice import at_most, check_golden, check_instructions, fastest_here
 from edgekit.runtime.session import Session
-from edgekit.spec.errors import BackendError, InputError, UsageError, near
+from edgekit.spec.errors import BackendError, InputError, IntegrityError, UsageError, near
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.tasks._limits import Limit
@@ -58,7 +58,14 @@ def load(
     if trust is not None and not isinstance(trust, Trust):
         raise UsageError(f"trust is a {type(trust).__name__}, expected edgekit.Trust(keys=[...]) or None. A key file alone is no Trust.")
     Limit(1 if max_characters is None else max_characters, truncate)  # a wrong number is told before a bundle is read
-    session = load_checked(open_bundle(Path(bundle), trust), backend=backend, threads=threads, progress=progress)
+    opened = open_bundle(Path(bundle), trust)
+    try:
+        session = load_checked(opened, backend=backend, threads=threads, progress=progress)
+    except (BackendError, IntegrityError):
+        if not opened.is_replaced():
+            raise
+        # Another bundle took its place between the check and the load, which then lacked files, or had those of the other.
+        session = load_checked(open_bundle(Path(bundle), trust), backend=backend, threads=threads, progress=progress)
     session.limit(max_characters, truncate)
     return session
 

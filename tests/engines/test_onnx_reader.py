@@ -316,6 +316,25 @@ def test_a_graph_that_is_altered_after_the_check(bundle):
         load_checked(opened)
 
 
+def test_another_bundle_takes_its_place_while_it_is_loaded(bundle, tmp_path, monkeypatch):
+    """The other one answers then, whole."""
+    from edgekit.backends.onnxruntime import OnnxRuntimeDevice
+
+    other, load, calls = shutil.copytree(OLD, tmp_path / "other"), OnnxRuntimeDevice.load, []
+    change_manifest(other, lambda data: data.update(target="the other"))
+
+    def replaced(self, *arguments):
+        if not calls:
+            calls.append(1)
+            shutil.rmtree(bundle)
+            other.rename(bundle)
+        return load(self, *arguments)
+
+    monkeypatch.setattr(OnnxRuntimeDevice, "load", replaced)
+    with edgekit.load(bundle) as session:
+        assert session.info.target == "the other"
+
+
 @pytest.mark.parametrize("back", [False, True])
 def test_a_file_that_is_swapped_while_a_backend_loads(bundle, back, monkeypatch):
     """Also when it was put back in between: its times tell."""
