@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path)
     parser.add_argument("--samples", type=Path, help="labels are not needed")
     parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--max-time", type=float, default=25.0, help="seconds of a comparison in turns")
+    parser.add_argument("--max-time", type=float, default=30.0, help="seconds of a comparison in turns")
     parser.add_argument("--processes", type=int, default=check._PROCESSES, help="of a session by itself")
     parser.add_argument("--wider", type=int, help="neurons that C has more; fitted to some 10 %% first where it is not given")
     parser.add_argument("--seed", type=int, default=0)

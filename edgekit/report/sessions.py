@@ -11,7 +11,9 @@ steady. Simulated, a bundle at the margin is then called slower in at most 5.1 %
 (6.7 % of two; of one as far as the prior holds).
 
 Probe kernels ran in both sessions (``probe``). A metric is compared in the form that makes the interval the narrowest: as it is, or over the time of
-a kernel that follows the bundle through the machine's states. Which form that is the baseline's sessions decide, and before there are any the priors.
+a kernel that follows the bundle through the machine's states, or of both kernels. Which form that is the baseline's sessions decide, and before there
+are any the priors. Where the two kernels drift apart from each other between the baseline and now, a bundle may drift from them as much: their distance
+is a lower bound of the variance too.
 """
 
 from __future__ import annotations
@@ -36,11 +38,14 @@ PRIOR = {"p50": 0.30, "p90": 0.40, "p99": 0.50, "first_answer": 0.30, "memory": 
 """Prior standard deviation between sessions of the logarithm of a metric as it is: +56 % between two sessions of one bundle was seen on a shared
 machine of two CPUs, which is what a standard deviation of 0.3 makes of every sixth pair of sessions."""
 
-PROBED_PRIOR = {"p50": 0.10, "p90": 0.15, "p99": 0.25, "first_answer": 0.15}
+PROBED_PRIOR = {"p50": 0.12, "p90": 0.18, "p99": 0.25, "first_answer": 0.15}
 """The same over a probe kernel (``benchmarks/baseline_drift.py`` measures what is left then)."""
 
 MOST = 30
 """Sessions that a file keeps, and more than which none is asked for."""
+
+BOTH = "both"
+"""Form of a metric over the geometric mean of both products."""
 
 START = "start"
 """Stands for the start of the process with the probe kernels, which is what a bundle's start is divided by."""
@@ -83,6 +88,12 @@ def estimates(metric: str, q: float, session: Sequence[Process], named: Sequence
     return {form: interval.quantile(values(session, form), q, seed) for form in named}
 
 
+def _apart(before: Sequence[Mapping[str, Estimate]], after: Mapping[str, Estimate]) -> float:
+    """How far the two products drifted from each other, as the standard deviation between sessions of one of them; 0 where there are no two."""
+    drifts = [after[f].value - float(np.mean([session[f].value for session in before])) for f in after if f not in ("", BOTH, START)]
+    return abs(drifts[0] - drifts[1]) / math.sqrt(2 * (1 + 1 / len(before))) if len(drifts) == 2 else 0.0
+
+
 def compare(metric: str, before: Sequence[Mapping[str, Estimate]], after: Mapping[str, Estimate]) -> Found:
     """One metric of a bundle now over that of a baseline, in the form that makes it the surest; of equals the first.
 
@@ -91,27 +102,28 @@ def compare(metric: str, before: Sequence[Mapping[str, Estimate]], after: Mappin
         before: :func:`estimates` of each session of the baseline.
         after: those of the session now.
     """
-    found = []
+    found, apart = [], _apart(before, after)
     for form in after:
         prior = (PROBED_PRIOR if form else PRIOR)[metric]
-        found.append(Found(*predict([session[form] for session in before], after[form], prior), form))
+        found.append(Found(*predict([session[form] for session in before], after[form], prior, apart if form else 0.0), form))
     return min(found, key=lambda one: one.estimate.bounds(ALPHA)[1] - one.estimate.value)
 
 
-def predict(before: Sequence[Estimate], after: Estimate, prior: float) -> tuple[Estimate, float]:
+def predict(before: Sequence[Estimate], after: Estimate, prior: float, least: float = 0.0) -> tuple[Estimate, float]:
     """The difference of a new session to those of a baseline, and the standard deviation between sessions that its error is made with.
 
     Args:
         before: logarithms of the baseline's sessions, each with its error within the session.
         after: of the new session.
         prior: standard deviation between sessions, worth ``FREEDOM`` degrees of freedom.
+        least: standard deviation between sessions that there is at least.
     """
     values, count = np.array([one.value for one in before]), len(before)
     squares = float(((values - values.mean()) ** 2).sum())
     freedom, variance = FREEDOM + count - 1, (FREEDOM * prior**2 + squares) / (FREEDOM + count - 1)
     if count > 1 and squares / (count - 1) > prior**2:
         freedom, variance = count - 1, squares / (count - 1)
-    spread = math.sqrt(variance)
+    spread = max(math.sqrt(variance), least)
     # What sessions differ by holds what each is uncertain by; a session that was itself measured worse than that is no better than it says.
     mean_error = math.sqrt(sum(max(spread, one.error) ** 2 for one in before)) / count
     error = math.hypot(max(spread, after.error), mean_error)
@@ -137,8 +149,9 @@ def more_sessions(change: Change, margin: float) -> int | None:
 
 def in_words(form: str) -> str:
     """A form as people read it, e.g. ``over the probe int8``; empty for times as they are."""
+    known = {"": "", START: "over the start of a process with the probes", BOTH: "over the probes int8 and float32"}
     kernel = form.partition(" ")[0]
-    return f"over the {'start of a process with the probes' if kernel == START else f'probe {kernel}'}" if kernel else ""
+    return known.get(kernel, f"over the probe {kernel}")
 
 
 def drift(before: Subject, after: Subject) -> str:
@@ -160,11 +173,13 @@ def forms(metric: str, sessions: Sequence[Sequence[Process]]) -> list[str]:
     if metric not in ("p50", "p90", "p99"):
         return [""]
     ran = [k for k in every[0].probes_ms if all(len(p.probes_ms.get(k, ())) == len(p.blocks_ms) + 1 for p in every)]
-    return [*(k for k in ran if k.partition(" ")[0] in PRODUCTS), ""]
+    over = [k for k in ran if k.partition(" ")[0] in PRODUCTS]
+    return [*([BOTH] if len(over) == 2 else []), *over, ""]
 
 
 def in_form(process: Process, kernel: str) -> list[float]:
-    """Times of all calls of a process, over the median of a kernel's calls before and behind their block."""
-    asked = process.probes_ms[kernel]
-    worth = [float(np.median([*before, *behind])) for before, behind in pairwise(asked)]
+    """Times of all calls of a process, over the median of a kernel's calls before and behind their block, or the geometric mean of both products' medians."""
+    kernels = [k for k in process.probes_ms if k.partition(" ")[0] in PRODUCTS] if kernel == BOTH else [kernel]
+    logs = [[math.log(np.median([*before, *behind])) for before, behind in pairwise(process.probes_ms[k])] for k in kernels]
+    worth = np.exp(np.mean(logs, axis=0)).tolist()
     return [t / own for block, own in zip(process.blocks_ms, worth, strict=True) for t in block]

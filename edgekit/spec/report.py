@@ -36,7 +36,8 @@ class Change:
         said: why there is no ratio, e.g. ``not estimable from 300 samples (needs 662)``; else empty.
         sessions: of a baseline that was read from a file, how many there are; 0 where both ran in turns.
         spread: of such a baseline, the standard deviation of the logarithm between two sessions that the interval is made with; None in turns.
-        probe: kernel whose time both sides' times were divided by; empty where they were taken as they are.
+        probe: kernel whose time both sides' times were divided by, ``both`` for the geometric mean of INT8 and float32, ``start`` for the start of a
+            process with them; empty where they were taken as they are.
     """
 
     metric: str
