@@ -265,6 +265,8 @@ def _parts(rows: Sequence[object], column: _Column) -> list[list[object]]:
 def _flags(value: object, column: _Column, row: int) -> list[bool]:
     """Of a list in the order of the labels, or of an object or of columns from label to 0 or 1."""
     values = list(value) if isinstance(value, (list, tuple)) else _in_order(value, column, row)
+    if len(values) != len(column.names):
+        raise column.refuse(row, f" has {len(values)} values as its labels, expected a 0 or 1 for each of the {len(column.names)}. Correct the row.")
     read = [flag(v) for v in values]
     if None in read:
         shown = str(values[read.index(None)])

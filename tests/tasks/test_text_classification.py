@@ -458,3 +458,8 @@ def test_no_change_within_the_margin_changes_an_answer(kind, names):
 
 def test_a_number_has_no_margin():
     assert task(REGRESSION).margins(LOGITS).tolist() == [0.0] * len(LOGITS)
+
+
+def test_rows_that_write_their_labels_in_different_ways():
+    with pytest.raises(SamplesError, match="row 2 has 1 values as its labels, expected a 0 or 1 for each of the 3"):
+        parse_labels(MULTI, NAMES, [dict.fromkeys(NAMES, 1), ["good"]], "f")
