@@ -14,9 +14,10 @@ SAME = "both sides are the same bundle, files and settings"
 _DESCRIBES = frozenset(
     {
         *("target", "reason", "score_name", "reference_score", "trials", "held_out", "sensitivity", "notes", "verified", "unverified"),
-        *("provenance", "name", "version", "expires", "built"),
+        *("provenance", "name", "version", "expires", "built", "reference_check", "machine"),
     }
 )
+_MEASURED = ("lists",)  # of a variant: what its build saw, which varies from build to build
 _RAN = ("backend", "method", "executed", "threads")
 _MOST = 8  # differences that are named
 _LONGEST = 60  # characters of a value
@@ -35,7 +36,7 @@ def settings(manifest: Manifest) -> dict[str, str]:
     variants, files = data.pop("variants"), data.pop("files")
     named = {name: _text(value) for name, value in data.items() if name not in _DESCRIBES}
     for place, variant in enumerate(variants, 1):
-        named |= {f"variant {place} {name}": _text(value) for name, value in variant.items()}
+        named |= {f"variant {place} {name}": _text(value) for name, value in variant.items() if name not in _MEASURED}
     return named | {f"file {path}": str(entry["sha256"]) for path, entry in files.items() if path not in TIMED_FILES}
 
 

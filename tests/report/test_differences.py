@@ -39,7 +39,7 @@ def altered(bundle, place, change):
 def test_a_bundle_does_not_differ_from_its_copy(float32_ort, tmp_path):
     def other_words(data):
         data["notes"], data["reason"], data["provenance"]["seed"] = ["made on a Tuesday"], "another", "99"
-        data["name"], data["version"], data["built"] = "shop", "1.2", "2026-02-03"
+        data["name"], data["version"], data["built"], data["machine"] = "shop", "1.2", "2026-02-03", {"architecture": "riscv64"}
 
     was, now = subject(float32_ort), subject(altered(float32_ort, tmp_path / "copy", other_words))
     assert differences(was, now) == [] and equal(was, now)
