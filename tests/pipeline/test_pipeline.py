@@ -267,7 +267,7 @@ def test_no_number_of_layers_is_enough(hurt, tmp_path, monkeypatch, fresh_cache)
     """Whatever is tried drops by a half: all layers but one are tried, and the build says so."""
     from edgekit.pipeline import steps
 
-    lost = SimpleNamespace(drop=0.5, high=0.6)
+    lost = SimpleNamespace(drop=0.5, high=0.6, resolved=lambda limit: True)
     monkeypatch.setattr(steps, "paired", lambda *_: lost)
     aim = target(tmp_path / "aim.toml", ("static", "float32"))
     manifest = hurt.build(out=tmp_path / "out", target=aim, budget={"accuracy_drop": 0.05}).bundle.manifest
