@@ -137,7 +137,7 @@ def test_the_command_says_what_it_made(by_command):
     said = done.stdout.decode()
     assert done.stderr == b""
     assert small.plain_words(said) == said, "no escapes where there is no terminal"
-    assert re.search(r"^static +openvino +1t +int8", said, re.MULTILINE)
+    assert re.search(r"^static +openvino +1t( alone)? +int8", said, re.MULTILINE)
     assert re.search(rf"^Wrote {folder}/out, \d+\.\d MB, in \d+ s\.$", said, re.MULTILINE)
     assert open_bundle(folder / "out").manifest.variants[0].threads == 1
     assert ours_in(folder / "temporary") == []
@@ -146,7 +146,7 @@ def test_the_command_says_what_it_made(by_command):
 def test_a_full_cache_loses_nothing_that_the_build_still_needs(by_command):
     folder = by_command[0]
     kept = [json.loads((entry / "entry.json").read_text())["step"] for entry in (folder / "cache").iterdir()]
-    assert sorted(kept) == ["answers", "export", "logits", "race", "reference", "static"]
+    assert sorted(set(kept)) == ["answers", "export", "logits", "race", "reference", "static"]
 
 
 def test_the_same_build_in_another_process_makes_the_same_bytes(by_command, build, tiny_build, tmp_path):
