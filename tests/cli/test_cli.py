@@ -18,7 +18,7 @@ from edgekit.spec.parsing import plain
 
 VERBS = (
     *("build", "distill", "slice", "trim", "report", "compare", "baseline", "check"),
-    *("run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen", "targets", "doctor"),
+    *("run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen", "cache", "targets", "doctor"),
 )
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "rich", "scipy", "jinja2", "sklearn")
 
