@@ -346,6 +346,8 @@ def main() -> None:
         found, wrong = run(path, said.seed, start, min(start + _AT_ONCE, said.cases), said.work.resolve())
         counts += found
         faults += wrong
+        for fault in wrong:
+            print(json.dumps(fault), file=sys.stderr)
         print(f"{min(start + _AT_ONCE, said.cases)} cases, {len(faults)} faults, {time.perf_counter() - began:.0f} s", file=sys.stderr)
     zero = dict.fromkeys(("answered", "refused", "untyped", "died", "slow", "large"), 0)
     found = {**zero, **dict(sorted(counts.items())), "seconds": round(time.perf_counter() - began)}

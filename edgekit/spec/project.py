@@ -27,6 +27,7 @@ from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import parse
+from edgekit.spec.paths import check_path
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.target import Budget, read_toml
 
@@ -294,6 +295,7 @@ def checks(project: Project, bundle: str | None, said: Mapping[str, Any]) -> tup
     if bundle is None:
         found = places(replace(project, baseline=baseline or project.baseline), report=report)
     else:
+        check_path(bundle, "bundle")
         found = places(project)
         here, one = Path(bundle).resolve(), len(found) == 1
         alone = Place("", "", bundle, project.baseline if one else None, own.report if one else None)

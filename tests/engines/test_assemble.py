@@ -15,12 +15,12 @@ from edgekit.engines.cache import Cache
 from edgekit.engines.trust import open_bundle
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.graph import Graph, GraphSet
-from edgekit.spec.manifest import Manifest, Variant
+from edgekit.spec.manifest import FORMAT, Manifest, Variant
 from edgekit.spec.tensor import Signature
 
 SIGNATURE = Signature("forward", (), ())
 BLANK = Manifest(
-    format=1,
+    format=FORMAT,
     task="text-classification",
     loop="single",
     max_batch=1,
@@ -33,6 +33,8 @@ BLANK = Manifest(
     reference_score=1.0,
     trials=(),
 )
+
+
 def _onnx(content):
     """The smallest ONNX file: a producer name."""
     return b"\x12" + bytes([len(content)]) + content
