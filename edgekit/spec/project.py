@@ -27,8 +27,7 @@ from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import parse
-from edgekit.spec.paths import check_path
-from edgekit.spec.paths import takes_paths
+from edgekit.spec.paths import check_path, takes_paths
 from edgekit.spec.target import Budget, read_toml
 
 FILE = "edgekit.toml"
