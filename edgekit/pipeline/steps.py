@@ -22,7 +22,7 @@ from edgekit.engines.measure import cpu_name, cpus
 from edgekit.engines.trust import files_below, sha256
 from edgekit.export import single as single_export
 from edgekit.pipeline import kept_answers, stand_in
-from edgekit.pipeline.checks import AS_WRITTEN, answers_for, runnable
+from edgekit.pipeline.checks import AS_WRITTEN, answers_for, runs_here
 from edgekit.pipeline.stand_in import Outputs
 from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._sensitivity import revert
@@ -240,8 +240,8 @@ class Steps:
         """
         variant, manifest = candidate.variant, candidate.bundle.manifest
         backend, place = answers_for(variant.method, aim)
-        if place != AS_WRITTEN:
-            return self.answers(replace(candidate, variant=runnable(variant)), scored.samples, aim.budget.memory_mb), ""
+        if place != AS_WRITTEN and runs_here(variant.backend):
+            return self.answers(candidate, scored.samples, aim.budget.memory_mb), ""
         signature, task = manifest.signatures[0], tasks.get(manifest.task).load(candidate.bundle.path / "assets")
         graph = Graph(signature, candidate.bundle.path / variant.graphs[signature.name], variant.method)
         found = self.outputs(graph, replace(scored, task=task), aim)
