@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -385,11 +386,16 @@ except edgekit.BackendError as problem:
 
 
 def test_a_graph_that_the_backend_refuses(float32_bundle, tmp_path):
+    onnx = pytest.importorskip("onnx")
     bundle = small.copy(float32_bundle, tmp_path / "copy")
     graph = bundle / "graphs/model.onnx"
-    half = graph.read_bytes()[: graph.stat().st_size // 2]
-    # What is no ONNX file does not get as far as the backend; an empty one is a model without a graph.
-    for content, error, said in ((b"", BackendError, "refuses model.onnx"), (b"not a graph", IntegrityError, "readable"), (half, IntegrityError, "readable")):
+    whole = graph.read_bytes()
+    model = onnx.load_from_string(whole)
+    model.graph.node[0].op_type = "NoSuchOperator"
+    # What is no ONNX file, or none of this signature, does not get as far as the backend.
+    cases = [(model.SerializeToString(), BackendError, "refuses model.onnx"), (b"", IntegrityError, "has no input")]
+    cases += [(content, IntegrityError, "readable") for content in (b"not a graph", whole[: len(whole) // 2])]
+    for content, error, said in cases:
         graph.write_bytes(content)
         small.sign(bundle)
         with pytest.raises(error, match=said):
@@ -402,15 +408,18 @@ def test_external_data_outside_of_the_bundle(float32_bundle, tmp_path):
     bundle = small.copy(float32_bundle, tmp_path / "copy")
     model = onnx.load(bundle / "graphs/model.onnx")
     tensor = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.raw_data) > 10_000)
-    places = {tmp_path / "secret": False, bundle / "secret": False, bundle / "graphs" / "inside": True}
+    data = tensor.raw_data
+    weights = bundle / "graphs" / "weights"
+    weights.mkdir(exist_ok=True)
+    own = weights / hashlib.sha256(data).hexdigest()
+    places = {tmp_path / "secret": False, bundle / "secret": False, bundle / "graphs" / "inside": False, weights / "inside": False, own: True}
     entry = tensor.external_data.add()
     entry.key = "location"
-    data = tensor.raw_data
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for place, loads in places.items():
         place.write_bytes(data)
-        for spelling in {os.path.relpath(place, bundle / "graphs"), str(place)} if not loads else {place.name}:
+        for spelling in {os.path.relpath(place, bundle / "graphs"), str(place)} if not loads else {f"weights/{place.name}"}:
             entry.value = spelling
             (bundle / "graphs/model.onnx").write_bytes(model.SerializeToString())
             small.sign(bundle)
