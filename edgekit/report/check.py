@@ -111,7 +111,7 @@ def report(
     return replace(made, subjects=(*made.subjects[:-1], replace(made.subjects[-1], scenarios=done)))
 
 
-@takes_paths("bundle", "samples")
+@takes_paths("bundle", "samples", "file")
 def baseline(
     bundle: str | Path,
     samples: str | Path,
