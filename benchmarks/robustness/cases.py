@@ -19,15 +19,15 @@ from pathlib import Path
 from common import ROOT
 
 _NAMES = ("adapter", "cased", "vocab", "regression", "onelogit", "multi", "order", "tables", "prefix", "nan", "cut", "half")
-_LONGEST = 600
+_LONGEST = 700
 # Beside dev.jsonl: the name of the case, and what edgekit is called with; {m} is its model folder, {t} the target, {o} a new folder.
 _MORE = {
     "regression": [
-        ("next release", "build {n}/next --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl -o {o}"),
+        ("next release", "build {n}/next --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl --accept-reference -o {o}"),
         ("check", "check {o} --baseline {first} --samples {n}/dev.jsonl"),
     ],
     "multi": [
-        ("one-hot columns", "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/onehot.csv --columns label=toxic,label=threat -o {o}"),
+        ("one-hot columns", "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/onehot.csv --columns label=toxic|threat -o {o}"),
         ("names, some empty", "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/names.csv -o {o}"),
         ("flags", "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/flags.csv -o {o}"),
         ("problem_type missing", "build {n}/untyped --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl -o {o}"),
@@ -46,7 +46,9 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[
     """Exit code, and what was printed, without paths of this machine."""
     done = subprocess.run(command, cwd=folder, capture_output=True, timeout=900, env=environment, check=False)
     said = (done.stdout + done.stderr).decode("utf-8", "replace").replace(f"{folder}/", "").replace(str(ROOT), "")
-    return done.returncode, re.sub(r"\s+", " ", said).strip()
+    # Of a table its scores alone are of interest here: the torch model's is in the line below it.
+    lines = [line for line in said.splitlines() if not re.match(r"method |-{4}|\S+ +onnxruntime |\S+ +tensorrt |note: While the candidates raced", line)]
+    return done.returncode, re.sub(r"\s+", " ", " ".join(lines)).strip()
 
 
 def main() -> None:
