@@ -120,7 +120,7 @@ def test_only_the_choice_is_scored_on_it_and_once(build, tiny_samples, tiny_modu
     told = []
     result = build(test=test, target=target(tmp_path / "two.toml", ("dynamic", "float32")), progress=lambda *step: told.append(step))
     manifest = result.bundle.manifest
-    entries = [json.loads((folder / "entry.json").read_text()) for folder in Path(os.environ["EDGEKIT_CACHE"]).iterdir()]
+    entries = [json.loads(file.read_text()) for file in Path(os.environ["EDGEKIT_CACHE"]).glob("*/entry.json")]
     digests = {e["samples"] for e in entries if isinstance(e.get("samples"), str)}
     (digest,) = [d for d in digests if matches(manifest.held_out.digest, d)]
     used = [e for e in entries if e.get("samples") == digest]
@@ -301,7 +301,7 @@ def again(made, tiny_model, tmp_path_factory):
     os.environ["EDGEKIT_CACHE"] = str(folder / "cache")
     try:
         result = edgekit.build(tiny_model, out=folder / "out", race=made.path / "race.json", **made.options)
-        steps = [json.loads((entry / "entry.json").read_text())["step"] for entry in (folder / "cache").iterdir()]
+        steps = [json.loads(file.read_text())["step"] for file in (folder / "cache").glob("*/entry.json")]
     finally:
         os.environ["EDGEKIT_CACHE"] = before
     return SimpleNamespace(path=folder / "out", manifest=result.bundle.manifest, reused=result.reused, steps=steps)
@@ -347,9 +347,9 @@ def test_times_of_another_build_are_refused(build, made, saved, tmp_path):
 def test_no_time_at_all_still_builds(build, made, tmp_path, monkeypatch):
     options = {n: v for n, v in made.options.items() if n != "test"}
     monkeypatch.setenv("EDGEKIT_CACHE", str(small.copy(os.environ["EDGEKIT_CACHE"], tmp_path / "cache")))
-    for entry in (tmp_path / "cache").iterdir():  # nothing was timed yet
-        if json.loads((entry / "entry.json").read_text())["step"] == "race":
-            shutil.rmtree(entry)
+    for file in list((tmp_path / "cache").glob("*/entry.json")):  # nothing was timed yet
+        if json.loads(file.read_text())["step"] == "race":
+            shutil.rmtree(file.parent)
     manifest = build(**options, max_time=0).bundle.manifest
     assert "The time allowed was used up: other shapes, threads and batch sizes were not tried." in manifest.notes
     assert {(t.method, t.threads) for t in manifest.trials} == {("static", cpus()), ("float32", cpus())}

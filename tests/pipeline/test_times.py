@@ -50,7 +50,7 @@ def set_busy(cache, step, **changes):
         if step == "race":
             data["busy"] = found
         else:
-            data[3] = found
+            data[1] = found
         (entry / name).write_text(json.dumps(data))
         content = (entry / name).read_bytes()
         listed["files"][name] = [hashlib.sha256(content).hexdigest(), len(content)]
