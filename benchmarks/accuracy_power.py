@@ -29,7 +29,7 @@ import numpy as np
 from scipy.stats import binomtest
 
 from edgekit.report.accuracy import compare
-from edgekit.report.paired import Paired, tango_interval
+from edgekit.stats.paired import Paired, tango_interval
 from edgekit.tasks.text_classification import Settings, TextClassification
 
 RESULTS = Path(__file__).resolve().parent / "results"

@@ -35,12 +35,9 @@ import onnx
 from onnx import helper, numpy_helper
 from scipy.stats import binomtest
 
-from edgekit.engines.fingerprint import fingerprint
-from edgekit.engines.measure import cpus
-from edgekit.report import check, interval, sessions, speed
-from edgekit.report.duel import FIRST_LOOK, duel, solo
-from edgekit.report.interval import ALPHA, Estimate, Look
-from edgekit.report.probe import prober
+from edgekit.machine.cpu import cpus
+from edgekit.machine.fingerprint import fingerprint
+from edgekit.report import check, sessions, speed
 from edgekit.report.side import opened
 from edgekit.samples import read
 from edgekit.spec import manifest as manifests
@@ -49,6 +46,10 @@ from edgekit.spec.manifest import FileEntry
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.report import INCONCLUSIVE, PASS, REGRESSION, Change
 from edgekit.spec.subject import Process
+from edgekit.stats import interval
+from edgekit.stats.interval import ALPHA, Estimate, Look
+from edgekit.timing.duel import FIRST_LOOK, duel, solo
+from edgekit.timing.probe import prober
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("A", "B", "A and C in turns")

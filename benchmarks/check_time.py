@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from edgekit.engines.fingerprint import fingerprint
+from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import files
 
 HERE = Path(__file__).resolve().parent

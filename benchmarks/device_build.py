@@ -21,7 +21,7 @@ from pathlib import Path
 
 import edgekit
 from edgekit.backends import installed_version
-from edgekit.engines.measure import cpu_instructions, cpu_name, cpus
+from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 
 RESULTS = Path(__file__).resolve().parent / "results"
 TARGET_S = 60

@@ -26,16 +26,17 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from edgekit.engines.fingerprint import fingerprint
-from edgekit.report import interval, speed
-from edgekit.report.duel import FIRST_LOOK, duel
-from edgekit.report.interval import Estimate, Look
+from edgekit.machine.fingerprint import fingerprint
+from edgekit.report import speed
 from edgekit.report.side import opened
-from edgekit.runtime.worker import Worker
 from edgekit.samples import read
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import plain
 from edgekit.spec.report import INCONCLUSIVE, REGRESSION
+from edgekit.stats import interval
+from edgekit.stats.interval import Estimate, Look
+from edgekit.timing.duel import FIRST_LOOK, duel
+from edgekit.timing.worker import Worker
 
 HERE = Path(__file__).resolve().parent
 SLOWER = {"A against A": 0.0, "+5 %, the margin itself": 0.05, "+10 %": 0.10}

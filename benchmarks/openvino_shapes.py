@@ -28,8 +28,8 @@ import numpy as np
 
 from edgekit import backends
 from edgekit.backends.openvino import _library
+from edgekit.search.shapes import choose_buckets
 from edgekit.spec.tensor import Signature, TensorSpec
-from edgekit.tune.shapes import choose_buckets
 
 HERE = Path(__file__).resolve().parent
 EIGHT = (8, 16, 24, 32, 48, 64, 96, 128)

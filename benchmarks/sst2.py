@@ -155,7 +155,7 @@ def ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str,
 
 def machine() -> dict[str, Any]:
     """Where it ran."""
-    from edgekit.engines.measure import cpu_instructions, cpu_name, cpus
+    from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 
     return {"cpu": cpu_name(), "cpus": cpus(), "instructions": cpu_instructions(), "date": time.strftime("%Y-%m-%d")}
 

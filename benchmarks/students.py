@@ -82,7 +82,7 @@ def smaller(options: argparse.Namespace) -> tuple[dict[str, tuple[Path, str]], d
     """The models: name to folder and kind of embedding tables; and what making them took and said."""
     from edgekit.compress.distill import distill
     from edgekit.compress.vocabulary import trim
-    from edgekit.pipeline.slicing import slice_model
+    from edgekit.search.slicing import slice_model
 
     train, dev, place = options.data / "train.jsonl", options.data / "dev.jsonl", options.bundles / "models"
     made: dict[str, Any] = {}
@@ -135,7 +135,7 @@ def scores(options: argparse.Namespace, models: dict[str, tuple[Path, str]]) -> 
     """Each model on the test set, in float32 and as its bundle, against the teacher in float32."""
     import edgekit
     from edgekit import samples, source, tasks
-    from edgekit.report.paired import paired
+    from edgekit.stats.paired import paired
 
     rows = samples.read(options.data / "test.jsonl")
     texts, found, reference, truth = [r.inputs for r in rows.rows], {}, None, None

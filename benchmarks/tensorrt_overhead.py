@@ -38,8 +38,8 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.backends import _cuda
 from edgekit.backends._trt_device import TensorRtDevice
 from edgekit.engines.compile import load_engine
-from edgekit.engines.measure import cpu_instructions, cpu_name, cpus
 from edgekit.engines.plans import Plans
+from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.progress import silent
 from edgekit.spec.tensor import Signature, TensorSpec

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True, help="built with --use throughput")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    from edgekit.engines.measure import cpu_instructions, cpu_name, cpus
+    from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in ("EdgeKit", *PEERS)}
     best: dict[str, tuple[int, bool]] = {}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 # ONNX Runtime's builds collect usage data by default since 1.32, on a thread that starts with its import; a forked child that exits waits for it for ever.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from edgekit.engines.signature import Trust
+from edgekit.bundle.signature import Trust
 from edgekit.runtime.load import load
 from edgekit.runtime.session import Session, SessionInfo
 from edgekit.spec.errors import (
@@ -36,8 +36,8 @@ from edgekit.spec.errors import (
 from edgekit.tasks.text_classification import Classification
 
 if TYPE_CHECKING:
+    from edgekit.builder import build
     from edgekit.compress.distill import distill
-    from edgekit.pipeline import build
 
 __version__ = "0.1.0"
 
@@ -72,8 +72,8 @@ def __getattr__(name: str) -> Any:
     if name not in ("build", "distill"):
         raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
     try:
+        from edgekit.builder import build
         from edgekit.compress.distill import distill
-        from edgekit.pipeline import build
     except ModuleNotFoundError as problem:
         if (problem.name or "").startswith("edgekit"):
             raise

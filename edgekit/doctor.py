@@ -1,4 +1,4 @@
-"""Floor 10: what this machine can build for and run. Nothing heavy is imported to find out."""
+"""What this machine can build for and run. Nothing heavy is imported to find out."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from pathlib import Path
 from edgekit import backends
 from edgekit.backends import WrongResultsError, _jetson
 from edgekit.backends._jetson import Board, Clock
-from edgekit.engines.cache import Cache
-from edgekit.engines.fingerprint import governor, limits
-from edgekit.engines.measure import cpu_instructions, cpu_name, cpus
+from edgekit.cache.store import Cache
+from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
+from edgekit.machine.fingerprint import governor, limits
 from edgekit.spec import target
 from edgekit.spec.parsing import plain
 

@@ -1,4 +1,4 @@
-"""Floor 10: bundles in the tests of whoever ships them.
+"""Bundles in the tests of whoever ships them.
 
     def test_answers(edgekit_bundle):
         assert edgekit_bundle("turn the light off").label == "lights_off"
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from edgekit.engines.signature import Trust
+    from edgekit.bundle.signature import Trust
     from edgekit.runtime.session import Session
     from edgekit.spec.gates import Gates
     from edgekit.spec.project import Project
@@ -45,7 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def edgekit_bundle(pytestconfig: pytest.Config) -> Iterator[Session]:
     """The bundle of ``--edgekit-bundle``, of the setting ``edgekit_bundle`` or of ``edgekit.toml``, opened for the whole session."""
-    from edgekit.engines.signature import Trust
+    from edgekit.bundle.signature import Trust
     from edgekit.runtime.load import load
     from edgekit.spec.errors import UsageError
 
@@ -112,7 +112,7 @@ def assert_no_regression(
         EdgekitError: when bundle, baseline, samples or gates cannot be used.
     """
     __tracebackhide__ = True
-    from edgekit.engines.signature import Trust
+    from edgekit.bundle.signature import Trust
     from edgekit.report import check as checking
     from edgekit.report.render import check_writable, write_all
     from edgekit.spec import gates as gate_files

@@ -16,7 +16,7 @@ from board import Board
 
 import edgekit
 from edgekit import backends
-from edgekit.engines import busy
+from edgekit.machine import busy
 
 
 @pytest.fixture(scope="session", autouse=True)

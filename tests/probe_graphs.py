@@ -1,4 +1,4 @@
-"""How the graphs of the probe kernels were made: ``python tests/probe_graphs.py`` writes them anew into ``edgekit/report/probes``.
+"""How the graphs of the probe kernels were made: ``python tests/probe_graphs.py`` writes them anew into ``edgekit/timing/probes``.
 
 An encoder of half a MiniLM's size on 32 tokens, with one head: as many products, and as many operators at which threads meet, as a bundle's graph has. All
 weights are the first values of one file beside the graph, which whoever runs it writes.
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from onnx import ModelProto, TensorProto, helper
 
-FOLDER = Path(__file__).resolve().parents[1] / "edgekit/report/probes"
+FOLDER = Path(__file__).resolve().parents[1] / "edgekit/timing/probes"
 KINDS = ("float32", "dynamic", "static")
 LAYERS, ROWS, WIDE, WIDER = 3, 32, 384, 1536
 

@@ -22,7 +22,7 @@ import small
 
 import edgekit
 from edgekit import BackendError, BudgetError, BuildError, InputError, SamplesError, UsageError
-from edgekit.engines.trust import open_bundle
+from edgekit.bundle.trust import open_bundle
 
 CANDIDATES = {("float32", "onnxruntime"), ("float32", "openvino"), ("static", "onnxruntime"), ("static", "openvino"), ("dynamic", "onnxruntime")}
 

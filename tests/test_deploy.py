@@ -19,10 +19,11 @@ import small
 import sshd
 
 from edgekit import BudgetError, IntegrityError, RemoteError, UsageError, deploy
+from edgekit.bundle import trust
+from edgekit.bundle.signature import make_keys
 from edgekit.deploy import Address, _ssh, parse_url
-from edgekit.engines import trust
-from edgekit.engines.signature import make_keys
 from edgekit.report.bench import Bench
+from edgekit.spec.digests import sha256
 from edgekit.spec.parsing import parse
 
 # ---- addresses
@@ -165,7 +166,7 @@ def test_a_bundle_is_brought_and_then_replaced(bundle, device, tmp_path):
     assert content(place) == content(bundle)
     assert os.stat(place).st_mode & 0o777 == 0o755
     assert (first.device, first.path, first.replaced, first.compiled) == (f"127.0.0.1:{device.port}", str(place), False, None)
-    assert first.manifest == trust.sha256(place / "manifest.json")
+    assert first.manifest == sha256(place / "manifest.json")
     assert first.size_mb * 2**20 == sum(map(len, content(bundle).values()))
     assert re.search(r"golden: \d+ inputs, float32 on onnxruntime .*, 0 label\(s\) changed", first.verified)
     assert first.doctor["python"] == first.python == sys.version.split()[0]

@@ -18,15 +18,15 @@ import small
 import edgekit
 import edgekit.cli
 from edgekit import EdgekitError, InputError, UsageError, samples
+from edgekit.bundle import pack, signature, trust
 from edgekit.compress.vocabulary import trim
 from edgekit.deploy import bench as bench_there
 from edgekit.deploy import deploy
-from edgekit.engines import pack, signature, trust
-from edgekit.pipeline.slicing import slice_model
 from edgekit.report import bench, check, evaluate
 from edgekit.runtime import compile as compiling
+from edgekit.search import record
+from edgekit.search.slicing import slice_model
 from edgekit.spec import gates, project, target
-from edgekit.tune import record
 
 # Not in ``edgekit`` itself: what the verbs call.
 BEHIND_VERBS = (

@@ -24,10 +24,10 @@ from safetensors.torch import load_file, save_file
 import edgekit
 from edgekit import source
 from edgekit.export.single import check_tokenizer
+from edgekit.modalities.text import TextEncoder
 from edgekit.source import fuzz_texts
 from edgekit.spec.errors import ExportError, ModelError, UsageError
 from edgekit.tasks import text_classification
-from edgekit.tasks._text import TextEncoder
 
 each = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 

@@ -125,7 +125,7 @@ class Surfaces:
 
     def __init__(self, path: Path, scratch: Path) -> None:
         import edgekit
-        from edgekit.engines.pack import pack
+        from edgekit.bundle.pack import pack
 
         self.path, self.scratch = path, scratch
         self.session = edgekit.load(path, threads=1)
@@ -176,7 +176,7 @@ class Surfaces:
         samples.read(file).truth(self.settings)
 
     def manifests(self, rng: random.Random) -> None:
-        from edgekit.engines.trust import open_bundle
+        from edgekit.bundle.trust import open_bundle
 
         (self.copy / "manifest.json").write_bytes(json_bytes(rng, self.files["manifest.json"]))
         open_bundle(self.copy)
@@ -200,7 +200,7 @@ class Surfaces:
             (self.copy / name).write_bytes(self.files[name])
 
     def digests(self, rng: random.Random) -> None:
-        from edgekit.engines.trust import open_bundle
+        from edgekit.bundle.trust import open_bundle
 
         file = rng.choice([f for f in self.copy.rglob("*") if f.is_file()])
         kept = file.read_bytes()
@@ -212,12 +212,12 @@ class Surfaces:
             file.write_bytes(kept)
 
     def graphs(self, rng: random.Random) -> None:
-        from edgekit.engines import onnx_reader
+        from edgekit.bundle import onnx_reader
 
         onnx_reader.read(mutated(rng, self.graph if rng.random() < 0.8 else self.graph[: rng.randrange(3000)]))
 
     def packed(self, rng: random.Random) -> None:
-        from edgekit.engines.pack import unpack
+        from edgekit.bundle.pack import unpack
 
         file = self.scratch / "some.edge"
         file.write_bytes(mutated(rng, self.edge))

@@ -4,7 +4,7 @@
 
 A child does one of build's last step (a bundle replaces another), sign, pack and unpack, over and over, and is killed after a random time. Then: what stands
 at each place must open (a bundle), or unpack (a file), as the old one or as the new one; the same act is done once more, by a child that is not killed; and
-after it no name may be in the folder, or in the bundle, that was not there at first. ``tests/engines/kill.py`` kills at each single step instead.
+after it no name may be in the folder, or in the bundle, that was not there at first. ``tests/bundle/kill.py`` kills at each single step instead.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import sys
 from pathlib import Path
 act, place, times = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 from edgekit.engines import assemble
-from edgekit.engines.pack import pack, unpack
-from edgekit.engines.trust import open_bundle, sign
+from edgekit.bundle.pack import pack, unpack
+from edgekit.bundle.trust import open_bundle, sign
 source = open_bundle(place / "source")
 files = {name: place / "source" / name for name in source.manifest.files}
 print("ready", flush=True)
@@ -56,8 +56,8 @@ def act(name: str, place: Path, times: int) -> subprocess.Popen[bytes]:
 
 def whole(place: Path) -> str:
     """What is not as it must be; empty where the bundle opens and the files unpack."""
-    from edgekit.engines.pack import unpack
-    from edgekit.engines.trust import open_bundle
+    from edgekit.bundle.pack import unpack
+    from edgekit.bundle.trust import open_bundle
     from edgekit.spec.errors import EdgekitError
 
     try:
@@ -83,9 +83,9 @@ def main() -> None:
     options.add_argument("-o", dest="out", type=Path, help="JSON [default: benchmarks/results/robustness_kill.json]")
     said = options.parse_args()
     path = bundle(said.work.resolve())
-    from edgekit.engines.pack import pack
-    from edgekit.engines.signature import make_keys
-    from edgekit.engines.trust import sign
+    from edgekit.bundle.pack import pack
+    from edgekit.bundle.signature import make_keys
+    from edgekit.bundle.trust import sign
 
     place = Path(tempfile.mkdtemp(prefix="kill-", dir=said.work.resolve()))
     os.environ["EDGEKIT_CACHE"] = str(place.parent / "cache")

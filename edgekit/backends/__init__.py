@@ -1,4 +1,4 @@
-"""Floor 1: a file is a backend. It compiles and runs a graph, and knows nothing of text, labels or calibration.
+"""A file is a backend. It compiles and runs a graph, and knows nothing of text, labels or calibration.
 
 Listing this folder is the registration. A backend module has::
 

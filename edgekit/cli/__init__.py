@@ -1,4 +1,4 @@
-"""Floor 11: the command line. A file is a verb: a parser plus one call.
+"""The command line. A file is a verb: a parser plus one call.
 
 ``--help`` of every verb imports click alone: a verb's module imports what it calls when it is called.
 """

@@ -136,7 +136,7 @@ def trust_of(keys: Sequence[str]) -> Any:
     Raises:
         UsageError: for a revocation list without a key.
     """
-    from edgekit.engines.signature import Trust
+    from edgekit.bundle.signature import Trust
     from edgekit.spec.errors import UsageError
 
     if revoked() and not keys:

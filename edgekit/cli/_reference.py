@@ -29,7 +29,7 @@ def reference(given: str, bundle: str) -> str | Callable[..., Any]:
 
 def _teacher(model: str, bundle: str) -> Callable[..., Any]:
     from edgekit import tasks
-    from edgekit.engines.trust import open_bundle
+    from edgekit.bundle.trust import open_bundle
     from edgekit.report.predictions import FILE_TYPES
 
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:

@@ -107,7 +107,7 @@ def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     Raises:
         UsageError: where there is no such file, or it lacks something; or an output folder exists, before any of them is built.
     """
-    from edgekit.engines.assemble import check_output
+    from edgekit.bundle.assemble import check_output
     from edgekit.spec import project as projects
 
     file = projects.nearest(Path.cwd(), "Write one, or say it here: edgekit build MODEL --samples FILE --eval FILE -o OUT.")

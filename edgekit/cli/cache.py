@@ -37,8 +37,8 @@ def command():  # type: ignore[no-untyped-def] # noqa: ANN201
 @command.command(name="show")
 def show():  # type: ignore[no-untyped-def] # noqa: ANN201
     """List what is in the cache: what each entry is, of what, its size, and when it was made and last used."""
-    from edgekit.engines.cache import Cache
-    from edgekit.engines.listing import table
+    from edgekit.cache.listing import table
+    from edgekit.cache.store import Cache
 
     click.echo(table(Cache()))
 
@@ -50,8 +50,8 @@ def clear(older_than):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
 
     Refused while a build uses the cache.
     """
-    from edgekit.engines.cache import Cache
-    from edgekit.engines.records import RACES, Records
+    from edgekit.cache.records import RACES, Records
+    from edgekit.cache.store import Cache
 
     cache = Cache()
     count, size = cache.clear(older_than)

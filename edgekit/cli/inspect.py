@@ -13,7 +13,7 @@ from edgekit.spec.parsing import to_json
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(bundle, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Show what BUNDLE holds: task, inputs, how it runs, the candidates of its build, where it came from."""
-    from edgekit.engines.trust import open_bundle
+    from edgekit.bundle.trust import open_bundle
     from edgekit.report.inspect import inspect
     from edgekit.spec.parsing import plain
 

@@ -23,7 +23,7 @@ def command(bundle, out, unpacking, keys, force, allow_downgrade):  # type: igno
     """
     from pathlib import Path
 
-    from edgekit.engines.pack import SUFFIX, pack, unpack
+    from edgekit.bundle.pack import SUFFIX, pack, unpack
     from edgekit.spec.paths import check_path
 
     trust = trust_of(keys)

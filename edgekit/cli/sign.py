@@ -18,8 +18,8 @@ def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """
     from pathlib import Path
 
-    from edgekit.engines.signature import is_encrypted
-    from edgekit.engines.trust import sign
+    from edgekit.bundle.signature import is_encrypted
+    from edgekit.bundle.trust import sign
 
     password = click.prompt("Password of the key", hide_input=True, err=True).encode() if is_encrypted(Path(key)) else None
     echo(f"Wrote {sign(bundle, key, password)}.")

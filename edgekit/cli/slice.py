@@ -36,7 +36,7 @@ def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  
         from dataclasses import replace
 
         from edgekit.compress.slice import RECOVERY
-        from edgekit.pipeline.slicing import slice_model
+        from edgekit.search.slicing import slice_model
 
         said = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
         training = replace(RECOVERY, **{k: v for k, v in said.items() if v is not None})

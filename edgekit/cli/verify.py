@@ -18,7 +18,7 @@ def command(bundle, files_only, require_golden, keys):  # type: ignore[no-untype
 
     What cannot run on this machine is named, and not compared: a bundle for another machine passes by its files.
     """
-    from edgekit.engines.trust import open_bundle
+    from edgekit.bundle.trust import open_bundle
     from edgekit.spec.errors import IntegrityError, UsageError
 
     if files_only and require_golden:

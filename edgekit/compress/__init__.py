@@ -1,1 +1,1 @@
-"""Floor 7: a model goes in, a smaller model comes out: fewer layers (distill), narrower layers (slice), a smaller vocabulary."""
+"""A model goes in, a smaller model comes out: fewer layers (distill), narrower layers (slice), a smaller vocabulary."""

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.modalities.text import Text
 from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.spec.errors import UsageError
-from edgekit.tasks._text import Text
 
 _POOL = 50  # batches that are sorted by length together: long enough to be alike, short enough to be shuffled
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.engines import assemble
-from edgekit.engines.place import new_folder, put_folder, recover, sync_tree
+from edgekit.bundle import assemble
+from edgekit.bundle.place import new_folder, put_folder, recover, sync_tree
 from edgekit.source import quiet
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json

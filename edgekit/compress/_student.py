@@ -12,22 +12,23 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.bundle import assemble
+from edgekit.cache.store import Cache, key
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples, altered, inputs, token_rows
 from edgekit.compress._folder import save
 from edgekit.compress._layers import evenly, shortened
 from edgekit.compress._train import Epoch, Training, accelerator, train
-from edgekit.engines import assemble
-from edgekit.engines.cache import Cache, code_digest, key
-from edgekit.engines.measure import cpu_name
+from edgekit.machine.cpu import cpu_name
+from edgekit.modalities.text import Text
 from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.source.stack import depth
+from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 from edgekit.tasks import text_classification
-from edgekit.tasks._text import Text
 from edgekit.tasks.text_classification import TextClassification
 
 CODE = ("compress", "source", "tasks", "samples.py")  # whose changes make another student

@@ -24,7 +24,7 @@ from edgekit.compress._examples import Examples, batches, lengths
 from edgekit.compress._layers import tapped
 from edgekit.compress._loss import Loss, gram, rows_loss
 from edgekit.compress._teacher import Targets
-from edgekit.engines.measure import cpu_instructions
+from edgekit.machine.cpu import cpu_instructions
 from edgekit.source import call
 from edgekit.spec.errors import CompressError, UsageError
 from edgekit.spec.parsing import plain, to_json

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import source
+from edgekit.cache.store import Cache
 from edgekit.compress import _student
 from edgekit.compress._loss import Loss
 from edgekit.compress._plan import Latency
 from edgekit.compress._train import Training
 from edgekit.compress.slice import RECOVERY, check_speedup, slice_layers
-from edgekit.engines.cache import Cache
 from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.spec.errors import UsageError, near

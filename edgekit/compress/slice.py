@@ -13,18 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgekit.bundle import assemble
+from edgekit.cache.store import Cache, key
 from edgekit.compress import _student
 from edgekit.compress._examples import inputs, token_rows
 from edgekit.compress._fisher import importance
 from edgekit.compress._layers import narrowed
 from edgekit.compress._plan import Latency, Picks, Table, choose, most, points, step
 from edgekit.compress._train import Training
-from edgekit.engines import assemble
-from edgekit.engines.cache import Cache, code_digest, key
-from edgekit.engines.measure import cpu_name
+from edgekit.machine.cpu import cpu_name
 from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.source.stack import widths
+from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress

@@ -22,11 +22,11 @@ import numpy as np
 from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.compress._folder import check_output, place, save
+from edgekit.modalities.text import Text
 from edgekit.source import Source, wrapped
 from edgekit.spec.errors import ModelError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.tasks._text import Text
 
 _IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "unk_token_id")
 DISCLOSES = "A vocabulary made from samples discloses which words they contain to whoever has the bundle or the build cache."

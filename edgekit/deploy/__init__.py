@@ -1,4 +1,4 @@
-"""Floor 10: a bundle onto another machine, over OpenSSH, and what it comes to there.
+"""A bundle onto another machine, over OpenSSH, and what it comes to there.
 
 The device needs Python, EdgeKit with its command line, and a backend. The bundle is copied beside its place, checked against its digests,
 compiled where it is to be, and run on its golden inputs; then it is moved to its place. So what the device cannot run never takes the
@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgekit.bundle.install import check_install, check_successor
+from edgekit.bundle.pack import SUFFIX, pack
+from edgekit.bundle.signature import Trust
+from edgekit.bundle.trust import MANIFEST, Bundle, open_bundle
 from edgekit.deploy._ssh import Address, Device, parse_url
 from edgekit.deploy._there import COPY
-from edgekit.engines.install import check_install, check_successor
-from edgekit.engines.pack import SUFFIX, pack
-from edgekit.engines.signature import Trust
-from edgekit.engines.trust import MANIFEST, Bundle, open_bundle, sha256
 from edgekit.report.bench import Bench
+from edgekit.spec.digests import sha256
 from edgekit.spec.errors import EdgekitError, IntegrityError, RemoteError, UsageError
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.paths import takes_paths

@@ -1,1 +1,1 @@
-"""Floor 2: around an engine: trust (digests), cache (what was made before), measure (time and memory)."""
+"""Engines of a device: compile them from graphs where they run, and keep them."""

@@ -15,9 +15,9 @@ from typing import Any
 
 from edgekit import backends
 from edgekit.backends import EngineMismatchError, _jetson
-from edgekit.engines import onnx_reader
+from edgekit.bundle import onnx_reader
+from edgekit.bundle.trust import Bundle
 from edgekit.engines.plans import SCHEMA, Plans
-from edgekit.engines.trust import Bundle
 from edgekit.spec.errors import BuildError, IntegrityError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain

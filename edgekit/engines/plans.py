@@ -28,9 +28,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.engines import _private as private
-from edgekit.engines._private import Damaged
-from edgekit.engines.cache import Cache
+from edgekit.cache import owner_only as private
+from edgekit.cache.owner_only import Damaged
+from edgekit.cache.store import Cache
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.parsing import to_json
 

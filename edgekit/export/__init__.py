@@ -1,1 +1,1 @@
-"""Floor 6: Source -> GraphSet. A file is a way of driving a model: ``single`` is one forward pass."""
+"""Source -> GraphSet. A file is a way of driving a model: ``single`` is one forward pass."""

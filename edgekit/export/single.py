@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.export._clean import clean
+from edgekit.modalities.text import Text, TextEncoder
 from edgekit.quantize._graphs import save
 from edgekit.runtime.loops import single
 from edgekit.source import Source, call, fuzz_texts, quiet
@@ -18,7 +19,6 @@ from edgekit.spec.errors import ExportError
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.tensor import Signature, TensorSpec
 from edgekit.tasks import text_classification
-from edgekit.tasks._text import Text, TextEncoder
 
 OPSET = 20
 """The first with Gelu as one operator, and still read by TensorRT 10.0."""

@@ -1,4 +1,4 @@
-"""Floor 4: GraphSet -> GraphSet. A file is a method; what begins with an underscore or is named below is shared.
+"""GraphSet -> GraphSet. A file is a method; what begins with an underscore or is named below is shared.
 
 A method module has ``BACKENDS`` (those it is a candidate for), ``NEEDS_SAMPLES`` (fewest calibration rows), ``PRECISIONS`` (what the device
 must multiply in, by the names of ``spec.engine``) and

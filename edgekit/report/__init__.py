@@ -1,4 +1,4 @@
-"""Floor 4: what was measured, as numbers and as text."""
+"""What was measured, as numbers and as text."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 
-from edgekit.tasks._text import Text
+from edgekit.modalities.text import Text
 
 LETTERS_A_CHANGE = 10
 """Of the kinds that change letters, one change in so many of them, and at least one: about one in every other English word."""

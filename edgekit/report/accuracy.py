@@ -8,10 +8,10 @@ import numpy as np
 
 from edgekit.report import companions
 from edgekit.report import slices as sliced
-from edgekit.report.once import distinct
-from edgekit.report.paired import fewest_rows
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.report import Accuracy, Flip
+from edgekit.stats.once import distinct
+from edgekit.stats.paired import fewest_rows
 from edgekit.tasks.text_classification import Text, TextClassification
 
 MOST_FLIPS = 200
@@ -38,7 +38,7 @@ def compare(
     What is not defined on the rows is None: the scores of a regression set in which all labels are equal, the interval where hardly any
     resample of the rows has a score. Flips and divergences need no score and are always there.
 
-    Rows with equal inputs count once, see :mod:`edgekit.report.once`: what is compared is the first row of each.
+    Rows with equal inputs count once, see :mod:`edgekit.stats.once`: what is compared is the first row of each.
 
     Args:
         task: of both.

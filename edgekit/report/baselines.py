@@ -7,8 +7,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from edgekit.engines.fingerprint import fingerprint
-from edgekit.engines.measure import cpus
+from edgekit.machine.cpu import cpus
+from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import differences, files, sessions, speed
 from edgekit.report.before import Known
 from edgekit.report.side import Rows, Side

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.engines.signature import Trust
+from edgekit.bundle.signature import Trust
 from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
 from edgekit.report.side import Rows, Side, opened, same_task, teacher

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import backends
-from edgekit.engines.measure import Latency, latency, machine_name
-from edgekit.engines.signature import Trust
-from edgekit.engines.trust import open_bundle
+from edgekit.bundle.signature import Trust
+from edgekit.bundle.trust import open_bundle
+from edgekit.machine.cpu import machine_name
 from edgekit.report.roofline import Rate, limit_ms, measure
 from edgekit.report.table import table
 from edgekit.runtime.load import load
@@ -26,6 +26,7 @@ from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+from edgekit.stats.percentiles import Latency, latency
 
 _WARM_UP = 5
 _FEWEST = 11  # calls that a median needs

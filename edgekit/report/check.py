@@ -14,20 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.engines import energy
-from edgekit.engines.fingerprint import fingerprint
-from edgekit.engines.measure import cpus
-from edgekit.engines.signature import Trust
+from edgekit.bundle.signature import Trust
+from edgekit.machine import energy
+from edgekit.machine.cpu import cpus
+from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import baselines, check_packages, differences, gating, speed
 from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import Before, Known, known
 from edgekit.report.describe import described
-from edgekit.report.duel import duel, solo
-from edgekit.report.once import distinct
-from edgekit.report.probe import prober
 from edgekit.report.reference import question
-from edgekit.report.scenarios import NAMES as SCENARIOS
-from edgekit.report.scenarios import run as run_scenarios
 from edgekit.report.side import Answered, Rows, Side, answered, opened, rows, subject, variant_of
 from edgekit.report.slices import by_label, by_length
 from edgekit.samples import MOST_VALUES
@@ -38,6 +33,11 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.report import SCHEMA, Accuracy, Report, Speed
 from edgekit.spec.subject import Fingerprint, Subject
+from edgekit.stats.once import distinct
+from edgekit.timing.duel import duel, solo
+from edgekit.timing.probe import prober
+from edgekit.timing.scenarios import NAMES as SCENARIOS
+from edgekit.timing.scenarios import run as run_scenarios
 
 _UNTIMED = "the baseline was not timed: give a bundle, or a file of 'edgekit baseline'"
 _PROCESSES = 8  # of a bundle that is timed by itself

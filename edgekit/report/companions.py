@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.report.paired import CONFIDENCE
-from edgekit.report.slices import holm
 from edgekit.spec.report import Recall
+from edgekit.stats.holm import holm
+from edgekit.stats.paired import CONFIDENCE
 from edgekit.tasks.text_classification import TextClassification
 
 UNBALANCED = 2.0

@@ -10,17 +10,18 @@ import numpy as np
 
 from edgekit import backends, tasks
 from edgekit import samples as sample_files
-from edgekit.engines.measure import Latency, latency, machine_name, samples_needed
-from edgekit.engines.signature import Trust
-from edgekit.engines.trust import open_bundle
-from edgekit.report.once import distinct
+from edgekit.bundle.signature import Trust
+from edgekit.bundle.trust import open_bundle
+from edgekit.machine.cpu import machine_name
+from edgekit.modalities.limits import check_rows
 from edgekit.report.reference import question
-from edgekit.runtime.worker import Worker
 from edgekit.spec.errors import BuildError
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.tasks._limits import check_rows
+from edgekit.stats.once import distinct
+from edgekit.stats.percentiles import Latency, latency, samples_needed
+from edgekit.timing.worker import Worker
 
 _TEXTS_A_REQUEST = 50
 _WARM_UP = 20

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.engines.assemble import disk_errors
-from edgekit.engines.place import new_file
+from edgekit.bundle.assemble import disk_errors
+from edgekit.bundle.place import new_file
 from edgekit.spec.errors import BuildError, EdgekitError, FormatError, IntegrityError, UsageError
 from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report

@@ -13,7 +13,6 @@ from statistics import NormalDist
 
 from edgekit.report.companions import lost
 from edgekit.report.differences import SAME
-from edgekit.report.interval import ALPHA
 from edgekit.report.sessions import in_words, more_sessions
 from edgekit.report.speed import PERCENTILES, margins, verdict
 from edgekit.spec.errors import UsageError
@@ -23,6 +22,7 @@ from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, R
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Subject
 from edgekit.spec.target import Budget
+from edgekit.stats.interval import ALPHA
 
 _TABLES = {"p50": "latency", "p90": "latency", "p99": "latency"}
 _WORDS = {"p50": "p50 latency", "p90": "p90 latency", "p99": "p99 latency", "first_answer": "time to the first answer", "memory": "peak memory"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from edgekit.engines.trust import Bundle
+from edgekit.bundle.trust import Bundle
 from edgekit.report.table import held_out_text, lists_text, trials_table, verified_text
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.manifest import Manifest, content_digest

@@ -17,9 +17,9 @@ from statistics import NormalDist
 
 import numpy as np
 
-from edgekit.report.once import distinct
 from edgekit.spec.errors import ReferenceDoubtError
 from edgekit.spec.manifest import ReferenceCheck
+from edgekit.stats.once import distinct
 from edgekit.tasks.text_classification import TextClassification
 
 FEWEST_ROWS = 30

@@ -25,11 +25,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from edgekit.report import interval
-from edgekit.report.interval import ALPHA, FEWEST, Estimate
-from edgekit.report.probe import PRODUCTS
 from edgekit.spec.report import Change
 from edgekit.spec.subject import Process, Subject
+from edgekit.stats import interval
+from edgekit.stats.interval import ALPHA, FEWEST, Estimate
+from edgekit.timing.probe import PRODUCTS
 
 FREEDOM = 3
 """Degrees of freedom of the prior of the variance between sessions."""

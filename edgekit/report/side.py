@@ -11,24 +11,25 @@ import numpy as np
 
 from edgekit import samples as sample_files
 from edgekit import tasks
-from edgekit.engines import energy
-from edgekit.engines.measure import cpus, percentile, samples_needed
-from edgekit.engines.signature import Trust
-from edgekit.engines.trust import Bundle, open_bundle
+from edgekit.bundle.signature import Trust
+from edgekit.bundle.trust import Bundle, open_bundle
+from edgekit.machine import energy
+from edgekit.machine.cpu import cpus
+from edgekit.modalities.limits import check_rows
+from edgekit.modalities.text import Text
 from edgekit.report import predictions
 from edgekit.report.accuracy import calibration_error, confusion
 from edgekit.report.differences import settings
 from edgekit.report.slices import by_length
-from edgekit.runtime.worker import Worker
 from edgekit.samples import Samples
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.manifest import Variant, content_digest
 from edgekit.spec.progress import Progress
 from edgekit.spec.sealed import seal
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
-from edgekit.tasks._limits import check_rows
-from edgekit.tasks._text import Text
+from edgekit.stats.percentiles import percentile, samples_needed
 from edgekit.tasks.text_classification import TextClassification
+from edgekit.timing.worker import Worker
 
 _TEXTS_A_REQUEST = 50
 

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgekit.report.paired import Paired, paired
 from edgekit.samples import MOST_VALUES, NO_VALUE
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.report import Slice
+from edgekit.stats.holm import holm
+from edgekit.stats.paired import Paired, paired
 from edgekit.tasks.text_classification import TextClassification
 
 _SHORTEST_BUCKET = 16
@@ -48,25 +49,6 @@ def compare(task: TextClassification, before: np.ndarray, after: np.ndarray, tru
     for i, p in zip(tested, holm([found[i].p_value or 0.0 for i in tested]), strict=True):
         found[i] = dataclasses.replace(found[i], p_holm=p)
     return tuple(found)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted so that rejecting those at or below alpha wrongly rejects any with a probability of at most alpha.
-
-    Source: Holm S., Scandinavian Journal of Statistics 6 (1979) 65-70: the i-th smallest of m, from 1, times ``m - i + 1``, and no
-    smaller than one before it.
-
-    Args:
-        p_values: 0 to 1, in any order.
-
-    Returns:
-        The adjusted ones in the same order, at most 1.
-    """
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
 
 
 def by_length(tokens: Sequence[int]) -> list[str]:

@@ -9,14 +9,15 @@ from functools import partial
 
 import numpy as np
 
-from edgekit.engines.measure import percentile, samples_needed
-from edgekit.report import interval, sessions
-from edgekit.report.duel import Duel, Pair
-from edgekit.report.interval import ALPHA, FEWEST, Estimate, Look
+from edgekit.report import sessions
 from edgekit.spec.errors import BackendError
 from edgekit.spec.gates import Gates
 from edgekit.spec.report import INCONCLUSIVE, PASS, REGRESSION, Change, Speed
 from edgekit.spec.subject import Process, Subject
+from edgekit.stats import interval
+from edgekit.stats.interval import ALPHA, FEWEST, Estimate, Look
+from edgekit.stats.percentiles import percentile, samples_needed
+from edgekit.timing.duel import Duel, Pair
 
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
 _UNITS = {**dict.fromkeys(PERCENTILES, "ms"), "first_answer": "ms", "memory": "MB", "size": "MB", "energy": "mJ"}
@@ -39,7 +40,7 @@ def verdict(change: Change, margin: float) -> str:
 
 
 def enough(gated: Mapping[str, float], sizes_mb: tuple[float, float], seed: int) -> Callable[[Sequence[Pair], Sequence[Look]], bool]:
-    """Whether every gated metric is decided, for :func:`edgekit.report.duel.duel`."""
+    """Whether every gated metric is decided, for :func:`edgekit.timing.duel.duel`."""
 
     def decided(pairs: Sequence[Pair], looks: Sequence[Look]) -> bool:
         found = {c.metric: c for c in _changes(pairs, looks, gated, sizes_mb, seed)}

@@ -1,1 +1,1 @@
-"""Floor 3: what runs on the device: session, the loops that drive graphs, the worker process that measures sessions."""
+"""What runs on the device: session, the loops that drive graphs, the worker process that measures sessions."""

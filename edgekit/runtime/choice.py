@@ -20,14 +20,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit import backends
-from edgekit.engines.busy import Watch
+from edgekit.bundle.trust import MANIFEST, Bundle
+from edgekit.cache.records import RACES, Records
 from edgekit.engines.compile import Compilation
-from edgekit.engines.measure import cpu_instructions, cpu_name, cpus, gpu_name, lacks_vnni
-from edgekit.engines.records import RACES, Records
-from edgekit.engines.trust import MANIFEST, Bundle, sha256
+from edgekit.machine.busy import Watch
+from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus, gpu_name, lacks_vnni
 from edgekit.runtime import golden
 from edgekit.runtime.golden import GoldenResult
 from edgekit.runtime.session import Session
+from edgekit.spec.digests import sha256
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Manifest, Variant
 from edgekit.spec.parsing import to_json

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import backends
+from edgekit.bundle.signature import Trust
+from edgekit.bundle.trust import Bundle, open_bundle
 from edgekit.engines.compile import key_parts
 from edgekit.engines.plans import Plans
-from edgekit.engines.signature import Trust
-from edgekit.engines.trust import Bundle, open_bundle
 from edgekit.runtime.choice import Run, check_instructions, fastest_here
 from edgekit.runtime.golden import GoldenResult
 from edgekit.spec.engine import trtexec

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends import Engine
-from edgekit.engines.measure import cpu_instructions
-from edgekit.engines.trust import Bundle
+from edgekit.bundle.trust import Bundle
+from edgekit.machine.cpu import cpu_instructions
 from edgekit.runtime import _npz
 from edgekit.runtime.loops import single
 from edgekit.runtime.session import Session

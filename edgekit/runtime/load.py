@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from edgekit.engines.measure import cpus
+from edgekit.bundle.signature import Trust
+from edgekit.bundle.trust import Bundle, open_bundle
 from edgekit.engines.plans import Plans
-from edgekit.engines.signature import Trust
-from edgekit.engines.trust import Bundle, open_bundle
+from edgekit.machine.cpu import cpus
+from edgekit.modalities.limits import Limit
 from edgekit.runtime import golden
 from edgekit.runtime.choice import at_most, check_golden, check_instructions, fastest_here
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError, InputError, IntegrityError, UsageError, near
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.tasks._limits import Limit
 
 _MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
 

@@ -11,14 +11,14 @@ from typing import Any, NoReturn, overload
 import numpy as np
 
 from edgekit import backends, tasks
+from edgekit.bundle.trust import Bundle
 from edgekit.engines.compile import load_engine
-from edgekit.engines.trust import Bundle
+from edgekit.modalities.text import Text, check_ids
 from edgekit.runtime import loops
 from edgekit.runtime._calls import Calls, counted
 from edgekit.spec.errors import EdgekitError, InputError, IntegrityError, OutputError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
-from edgekit.tasks._text import Text, check_ids
 from edgekit.tasks.text_classification import Classification
 
 _ROWS_NAMED = 8  # in a message

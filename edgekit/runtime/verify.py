@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgekit import backends
 from edgekit.backends import WrongResultsError
-from edgekit.engines.trust import Bundle
+from edgekit.bundle.trust import Bundle
 from edgekit.runtime import golden
 from edgekit.runtime.choice import at_most, check_instructions
 from edgekit.runtime.golden import GoldenResult

@@ -1,4 +1,4 @@
-"""Floor 3: samples in a fixed order: JSON, CSV or TSV with named columns, or a ``calibration/*.toml`` that names them.
+"""Samples in a fixed order: JSON, CSV or TSV with named columns, or a ``calibration/*.toml`` that names them.
 
 Texts stay in memory: neither they nor pieces of them go into an error, a log, a cache or a bundle. A place in a file
 is named by its line.

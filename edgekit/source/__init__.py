@@ -1,4 +1,4 @@
-"""Floor 5: a Hugging Face folder or hub id -> Source. torch and transformers live on floors 5 to 7 and nowhere else.
+"""A Hugging Face folder or hub id -> Source. torch and transformers live here, in ``export`` and in ``compress``, and nowhere else.
 
 A model is data here: weights are read from safetensors only, and no code that comes with a model is run.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.modalities import text as _text
 from edgekit.source import _agreement, _head, _outputs, _tokenizer, _values, _weights
 from edgekit.source._folder import TASK, checked_config, locate
 from edgekit.source._fuzz import fuzz_texts
@@ -26,7 +27,6 @@ from edgekit.source.stack import WIDTHS, narrow
 from edgekit.spec.errors import EdgekitError, ModelError, UsageError, near
 from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
-from edgekit.tasks import _text
 from edgekit.tasks.text_classification import Settings
 
 __all__ = ["TASK", "Source", "call", "from_module", "fuzz_texts", "quiet", "read", "wrapped"]

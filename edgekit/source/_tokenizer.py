@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgekit.modalities.text import Text
 from edgekit.source._fuzz import fuzz_texts
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.parsing import to_json
-from edgekit.tasks._text import Text
 
 CHOICES = ("file", "transformers")
 """Which tokenizer counts where the two differ: tokenizer.json as it is, or what ``AutoTokenizer`` makes."""

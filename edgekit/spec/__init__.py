@@ -1,1 +1,1 @@
-"""Floor 0: the nouns. Frozen data, its text form, strict parsing and the error tree. No behaviour, no third-party import."""
+"""The nouns. Frozen data, its text form, strict parsing and the error tree. No behaviour, no third-party import."""

@@ -1,4 +1,4 @@
-"""Floor 1: a file is a task: what it takes, how it is preprocessed, what its outputs mean, how it is scored.
+"""A file is a task: what it takes, how it is preprocessed, what its outputs mean, how it is scored.
 
 Listing this folder is the registration: ``text-classification`` is ``text_classification.py``. A task module has
 ``LOOP`` (a file name in ``runtime/loops/``) and ``load(assets) -> Task``. Numpy and tokenizers only.

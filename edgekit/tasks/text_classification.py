@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.modalities.text import Text, TextEncoder, Tokens
 from edgekit.spec.content import Content
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.tensor import Signature
 from edgekit.tasks import _labels
-from edgekit.tasks._text import Text, TextEncoder, Tokens
 
 LOOP = "single"
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")

@@ -40,8 +40,8 @@ def with_broken_weights(bundle: Path, place: Path) -> None:
     """
     import onnx
 
-    from edgekit.engines import assemble
-    from edgekit.engines.trust import open_bundle
+    from edgekit.bundle import assemble
+    from edgekit.bundle.trust import open_bundle
 
     opened = open_bundle(bundle)
     files: dict[str, Path | bytes] = {name: bundle / name for name in opened.manifest.files if not name.startswith("graphs/weights/")}
@@ -56,8 +56,8 @@ def with_broken_weights(bundle: Path, place: Path) -> None:
 
 def with_damaged_file(bundle: Path, place: Path) -> None:
     """Write a copy of a bundle in which one byte of a graph is another one, as after a bad download."""
-    from edgekit.engines import assemble
-    from edgekit.engines.trust import open_bundle
+    from edgekit.bundle import assemble
+    from edgekit.bundle.trust import open_bundle
 
     opened = open_bundle(bundle)
     assemble.write(place, replace(opened.manifest, files={}), {name: bundle / name for name in opened.manifest.files}, force=True)

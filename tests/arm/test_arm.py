@@ -28,7 +28,7 @@ _BOARD = 'choose_on = "device"\ninstructions = ["asimd", "asimddp"]\n[budget]\na
 _ANSWER = """
 import json, sys
 import edgekit
-from edgekit.engines.measure import cpu_instructions, cpu_name
+from edgekit.machine.cpu import cpu_instructions, cpu_name
 texts = json.load(open(sys.argv[1]))
 logits = {}
 for bundle in sys.argv[2:]:

@@ -13,7 +13,7 @@ import sys
 import pytest
 import small
 
-from edgekit.engines.trust import open_bundle
+from edgekit.bundle.trust import open_bundle
 from edgekit.spec.parsing import plain
 
 VERBS = (

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from edgekit.engines.cache import Cache
-from edgekit.engines.records import Records
+from edgekit.cache.records import Records
+from edgekit.cache.store import Cache
 
 
 @pytest.fixture

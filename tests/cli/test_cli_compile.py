@@ -15,10 +15,10 @@ from board import Board
 
 import edgekit
 from edgekit.backends import _trt_device
+from edgekit.bundle import trust
+from edgekit.bundle.signature import make_keys
 from edgekit.cli import main
-from edgekit.engines import trust
 from edgekit.engines.plans import Plans
-from edgekit.engines.signature import make_keys
 from edgekit.runtime import choice
 
 

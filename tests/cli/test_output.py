@@ -69,7 +69,7 @@ def test_files_are_for_this_user_to_write_whatever_the_umask(tmp_path):
     sys.path.insert(0, str(Path(__file__).parents[1] / "engines"))
     from kill import BLANK, files
 
-    from edgekit.engines import assemble
+    from edgekit.bundle import assemble
 
     before = os.umask(0o002)
     try:

@@ -14,14 +14,13 @@ import pytest
 import small
 
 from edgekit import backends, quantize, samples, source, tasks
-from edgekit.engines.trust import open_bundle
-from edgekit.pipeline import checks
-from edgekit.pipeline.contender import contender
-from edgekit.pipeline.steps import Evaluation, Steps
+from edgekit.bundle.trust import open_bundle
 from edgekit.runtime.session import Session
+from edgekit.search import agree, checks
+from edgekit.search.contender import contender
+from edgekit.search.steps import Evaluation, Steps
 from edgekit.spec import target as targets
 from edgekit.spec.progress import silent
-from edgekit.tune import agree
 
 BACKENDS = [name for name in backends.names() if checks.runs_here(name)]
 RUNS = [(method, backend) for method in quantize.names() for backend in quantize.get(method).BACKENDS if backend in BACKENDS]

@@ -20,11 +20,12 @@ from fake_cuda import FakeDriver
 import edgekit
 from edgekit import BackendError, BuildError, IntegrityError
 from edgekit.backends import EngineMismatchError, _jetson, tensorrt, tensorrt_rtx
+from edgekit.bundle import trust
+from edgekit.bundle.signature import Trust, make_keys
+from edgekit.bundle.trust import open_bundle
 from edgekit.engines import compile as compiling
-from edgekit.engines import trust
 from edgekit.engines.plans import Plans
-from edgekit.engines.signature import Trust, make_keys
-from edgekit.engines.trust import open_bundle
+from edgekit.spec.digests import entry
 from edgekit.spec.progress import silent
 
 PLAN = "engines/an.plan"
@@ -164,7 +165,7 @@ def test_the_key_is_of_weights_beside_the_graph(tmp_path):
     (tmp_path / "graphs").mkdir()
     (tmp_path / "graphs" / "m.onnx").write_bytes(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
     files = {n: trust.FileEntry(d * 64, 8) for n, d in (("graphs/weights/of-it", "b"), ("graphs/weights/other", "c"))}
-    files["graphs/m.onnx"] = trust.entry(tmp_path / "graphs" / "m.onnx")
+    files["graphs/m.onnx"] = entry(tmp_path / "graphs" / "m.onnx")
     bundle, variant = trust.Bundle(tmp_path, SimpleNamespace(files=files)), SimpleNamespace(graphs={"forward": "graphs/m.onnx"}, engine=None)
     found = compiling.key_parts(bundle, variant, SimpleNamespace(name="forward"), {})
     assert (found["graph"], found["weights"]) == (files["graphs/m.onnx"].sha256, [["graphs/weights/of-it", "b" * 64]])

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import small
 
-from edgekit.engines import _private as private
+from edgekit.cache import owner_only as private
 from edgekit.engines import plans as module
 from edgekit.engines.plans import Plans
 from edgekit.spec.errors import BuildError, EdgekitError, IntegrityError, UsageError

@@ -8,11 +8,12 @@ from dataclasses import replace
 import pytest
 import small
 
-from edgekit.report import baselines, duel, files
+from edgekit.report import baselines, files
 from edgekit.report import check as verbs
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import PASS
+from edgekit.timing import duel
 
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(9.0, 1.0, 0.1, None))
 

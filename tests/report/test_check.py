@@ -11,7 +11,7 @@ import pytest
 import small
 
 from edgekit.report import check as verbs
-from edgekit.report import duel, files
+from edgekit.report import files
 from edgekit.report.render import write_all
 from edgekit.report.side import opened
 from edgekit.runtime.load import load
@@ -19,6 +19,7 @@ from edgekit.spec.errors import BackendError, IntegrityError, SamplesError, Usag
 from edgekit.spec.gates import OFF, AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION
 from edgekit.spec.target import Budget
+from edgekit.timing import duel
 
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(9.0, 1.0, 0.1, None))
 """Margins that only a real fault exceeds: these tests share the machine."""

@@ -8,9 +8,10 @@ import small
 
 import edgekit
 from edgekit.report import check as verbs
-from edgekit.report import duel, files
+from edgekit.report import files
 from edgekit.report.render import write_all
 from edgekit.spec.gates import OFF, AccuracyGates, Budget, Gates, LatencyGates
+from edgekit.timing import duel
 
 HEADS = {"multi_label_classification": ("a", "b", "c"), "regression": ("value",)}
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.5, flips=0.9, calibration_error=0.9, slice_drop=0.9), OFF.footprint, Budget(size_mb=900))

@@ -9,11 +9,11 @@ import scipy.stats
 from edgekit.report import gating
 from edgekit.report.accuracy import compare
 from edgekit.report.companions import error, holds, of_rows, recalls
+from edgekit.search.choose import excess
 from edgekit.spec.gates import AccuracyGates, Gates
 from edgekit.spec.manifest import Trial
 from edgekit.spec.target import Budget
 from edgekit.tasks.text_classification import Settings, TextClassification
-from edgekit.tune.choose import excess
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 

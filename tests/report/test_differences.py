@@ -9,12 +9,13 @@ import pytest
 import small
 
 from edgekit.report import check as verbs
-from edgekit.report import duel, gating
+from edgekit.report import gating
 from edgekit.report.differences import differences, equal, settings, told
 from edgekit.report.side import opened
 from edgekit.spec.gates import FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, PASS, REGRESSION, Accuracy, Change, Speed
 from edgekit.spec.subject import Subject
+from edgekit.timing import duel
 
 IMPOSSIBLE = Gates(LatencyGates(0.0, 0.0, 0.0), footprint=FootprintGates(0.0, 0.0, 0.0))
 """Margins that noise alone exceeds."""

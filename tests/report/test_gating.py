@@ -9,12 +9,12 @@ import pytest
 from scipy import stats
 
 from edgekit.report import gating
-from edgekit.report.paired import tango_interval
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Accuracy, Change, Report, Slice, Speed
 from edgekit.spec.subject import Fingerprint, Start, Subject, Times
 from edgekit.spec.target import Budget
+from edgekit.stats.paired import tango_interval
 
 ACCURACY = Accuracy(1000, "accuracy", 0.90, 0.89, 0.010, 0.002, 0.018, 20, 10, 0.1, flips=30, calibration_before=0.02, calibration_after=0.05)
 SUBJECT = Subject(

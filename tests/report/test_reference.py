@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from edgekit.report.once import distinct
 from edgekit.report.reference import CLEAR, DOUBTFUL, TOO_FEW, hold, question
 from edgekit.spec.errors import ReferenceDoubtError, SamplesError
+from edgekit.stats.once import distinct
 from edgekit.tasks.text_classification import Settings, TextClassification
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

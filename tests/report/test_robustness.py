@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 import edgekit
 from edgekit import tasks
 from edgekit.report import _perturb
-from edgekit.report.paired import tango_interval
 from edgekit.report.robustness import between, disturb, logits_of, own
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.report import Robustness
 from edgekit.spec.subject import Perturbed
+from edgekit.stats.paired import tango_interval
 from edgekit.tasks.text_classification import Settings, TextClassification
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

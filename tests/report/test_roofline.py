@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from edgekit import backends
-from edgekit.engines.measure import Latency
 from edgekit.report import bench as bench_module
 from edgekit.report import roofline
 from edgekit.report.bench import Bench, Point, bench
 from edgekit.report.roofline import FOLDER, ROWS, WIDTH, Rate, limit_ms, measure
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature, TensorSpec
+from edgekit.stats.percentiles import Latency
 
 BACKENDS = ("onnxruntime", "openvino")
 DTYPES = {"float32": "float32", "int8-static": "uint8", "int8-dynamic": "float32", "int8-pairs": "float32"}

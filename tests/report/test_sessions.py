@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from edgekit.report import sessions, speed
-from edgekit.report.interval import ALPHA, Estimate
 from edgekit.spec.report import INCONCLUSIVE, PASS, REGRESSION, Change
 from edgekit.spec.subject import Process, Start, Subject, TimingSession
+from edgekit.stats.interval import ALPHA, Estimate
 
 MARGIN = math.log1p(0.05)
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.report.paired import paired
-from edgekit.report.slices import by_label, by_length, compare, holm, scored
+from edgekit.report.slices import by_label, by_length, compare, scored
 from edgekit.spec.errors import UsageError
+from edgekit.stats.holm import holm
+from edgekit.stats.paired import paired
 from edgekit.tasks.text_classification import Settings, TextClassification
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
@@ -108,7 +109,7 @@ def test_a_score_without_an_interval(monkeypatch):
     first, second, compared = scored(task(REGRESSION, ("score",)), logits, logits, truth)
     assert (first, second) == pytest.approx((1.0, 1.0))
     assert compared.drop == 0.0
-    monkeypatch.setattr("edgekit.report.paired._TRIES", 1)  # so that half is too few
+    monkeypatch.setattr("edgekit.stats.paired._TRIES", 1)  # so that half is too few
     only = compare(task(REGRESSION, ("score",)), logits, logits, truth, {"c": ["a", "a"]})[0]
     assert (only.before, only.drop, only.low, only.said) == (pytest.approx(1.0), 0.0, None, "too few different labels for an interval")
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from edgekit.report import speed
-from edgekit.report.duel import Duel
-from edgekit.report.interval import Look
 from edgekit.spec.errors import BackendError
 from edgekit.spec.gates import FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import INCONCLUSIVE, PASS, REGRESSION, Change
 from edgekit.spec.subject import Process, Start, Subject
+from edgekit.stats.interval import Look
+from edgekit.timing.duel import Duel
 
 MARGINS = {"p50": 0.05, "p90": 0.10, "p99": 0.10}
 

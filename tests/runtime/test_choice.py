@@ -19,10 +19,10 @@ from fake_cuda import FakeDriver
 import edgekit
 from edgekit import BackendError, BuildError, InputError, IntegrityError, backends
 from edgekit.backends import _trt_device
-from edgekit.engines import trust
+from edgekit.bundle import trust
+from edgekit.bundle.signature import Trust, make_keys
+from edgekit.bundle.trust import open_bundle
 from edgekit.engines.plans import Plans
-from edgekit.engines.signature import Trust, make_keys
-from edgekit.engines.trust import open_bundle
 from edgekit.runtime import choice, golden
 from edgekit.runtime.compile import compile_bundle, explain
 

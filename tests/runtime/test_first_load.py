@@ -14,8 +14,8 @@ import edgekit
 from edgekit import BackendError, IntegrityError
 from edgekit.backends import WrongResultsError
 from edgekit.backends import openvino as openvino_backend
-from edgekit.engines.measure import cpu_instructions
-from edgekit.engines.trust import open_bundle
+from edgekit.bundle.trust import open_bundle
+from edgekit.machine.cpu import cpu_instructions
 from edgekit.runtime import choice, golden
 from edgekit.runtime.verify import verify
 

@@ -14,11 +14,11 @@ import small
 
 import edgekit
 from edgekit import BuildError, IntegrityError
-from edgekit.engines.trust import open_bundle
-from edgekit.pipeline import goldens
+from edgekit.bundle.trust import open_bundle
 from edgekit.runtime import golden
 from edgekit.runtime.golden import TOLERANCE, GoldenResult, check
 from edgekit.runtime.session import Session
+from edgekit.search import goldens
 from edgekit.spec.target import load as load_target
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import edgekit
 from edgekit.runtime.loops.single import cut
-from edgekit.runtime.worker import Worker
 from edgekit.spec.errors import IntegrityError, OutputError
+from edgekit.timing.worker import Worker
 
 OLD = Path(__file__).resolve().parents[1] / "data" / "format-1"  # dynamic INT8 of a model with a word whose activations are huge
 OUTLIER = "brilliant"

@@ -16,7 +16,7 @@ import small
 
 import edgekit
 from edgekit import BackendError, EdgekitError, InputError, IntegrityError
-from edgekit.engines.trust import open_bundle
+from edgekit.bundle.trust import open_bundle
 from edgekit.runtime import choice, golden
 
 TEXTS = [

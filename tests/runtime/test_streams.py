@@ -12,8 +12,8 @@ import small
 
 import edgekit
 from edgekit import BackendError, EdgekitError
-from edgekit.engines import measure
-from edgekit.engines.trust import open_bundle
+from edgekit.bundle.trust import open_bundle
+from edgekit.machine import cpu as measure
 from edgekit.runtime import choice
 from edgekit.runtime.choice import at_most
 from edgekit.runtime.load import load

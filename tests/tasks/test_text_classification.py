@@ -14,9 +14,9 @@ import scipy.stats
 import small
 
 from edgekit import tasks
+from edgekit.modalities.text import TextEncoder, Tokens
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
 from edgekit.tasks._labels import parse as parse_labels
-from edgekit.tasks._text import TextEncoder, Tokens
 from edgekit.tasks.text_classification import Settings, TextClassification, load, save
 
 NAMES = ("bad", "so-so", "good")

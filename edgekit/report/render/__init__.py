@@ -1,4 +1,4 @@
-"""Floor 4: a report as files that people and CI systems read: HTML, Markdown, JUnit XML, history."""
+"""A report as files that people and CI systems read: HTML, Markdown, JUnit XML, history."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Floor 4: what the page says, part by part. Each module turns a part of a report into blocks; the template only sets them."""
+"""What the page says, part by part. Each module turns a part of a report into blocks; the template only sets them."""

@@ -1,0 +1,1 @@
+"""A bundle as a folder and a file: write, read, check, pack, sign, install."""

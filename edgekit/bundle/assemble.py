@@ -1,0 +1,125 @@
+"""Writes bundles. A bundle appears whole, by rename, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from edgekit.bundle import signature
+from edgekit.bundle.install import check_replaced
+from edgekit.bundle.place import new_folder, put_folder, recover, share, sync_tree
+from edgekit.bundle.trust import MANIFEST, Bundle
+from edgekit.spec.digests import entry, files_below
+from edgekit.spec.errors import BuildError, EdgekitError, IntegrityError, UsageError
+from edgekit.spec.graph import GraphSet
+from edgekit.spec.manifest import Manifest, dumps, loads
+
+
+def check_output(out: Path, force: bool) -> None:
+    """Refuses an output folder that a build must not touch, before any work is done.
+
+    A bundle that a killed writer had put aside is first brought back to its place.
+
+    Raises:
+        UsageError: when it exists and ``force`` is not given, or when it is something else than a bundle or an empty folder.
+    """
+    recover(out)
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not force:
+        raise UsageError(f"Output folder {out} exists, and nothing is written over. Give another -o, or --force to replace a bundle.")
+    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not _is_bundle(out)):
+        raise UsageError(f"{out} is not a bundle, and --force replaces bundles only. Give another -o, or remove it yourself.")
+
+
+def check_place(out: Path) -> None:
+    """Refuses a place where no folder can be made, before any work is done.
+
+    Raises:
+        BuildError: when the nearest folder above is none, or may not be written.
+    """
+    above = next(p for p in out.parents if p.exists() or p == p.parent)
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise BuildError(f"{out} cannot be made: {above} is not a folder that may be written. Give another -o.")
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether a folder holds a bundle's manifest, and no file that this does not list: many a web page has a manifest.json too."""
+    try:
+        manifest = loads((folder / MANIFEST).read_text("utf-8"), str(folder))
+    except (OSError, ValueError, IntegrityError):
+        return False
+    return set(files_below(folder)) - {MANIFEST, signature.FILE} <= set(manifest.files)
+
+
+def graph_files(graphs: GraphSet) -> dict[str, Path]:
+    """Files of a graph set by their place in a bundle: ``graphs/*.onnx``, ``graphs/weights/SHA256``, ``assets/*``."""
+    files = {f"assets/{name}": graphs.assets / name for name in files_below(graphs.assets)}
+    for graph in graphs.graphs:
+        files[f"graphs/{graph.path.name}"] = graph.path
+        weights = graph.path.parent / "weights"
+        files.update({f"graphs/weights/{name}": weights / name for name in files_below(weights)} if weights.is_dir() else {})
+    return files
+
+
+def write(
+    out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, force: bool = False, scratch: bool = False, allow_downgrade: bool = False
+) -> Bundle:
+    """Writes a bundle.
+
+    Args:
+        out: its folder; must not exist unless ``force``.
+        manifest: its ``files`` are filled in here.
+        files: place in the bundle to its content, or to the file that is copied there.
+        force: replace a bundle that is there.
+        scratch: for a bundle that goes when the build ends: it is not synced.
+        allow_downgrade: replace also one of another name, or a newer one.
+
+    Raises:
+        UsageError: as :func:`check_output` and :func:`edgekit.bundle.install.check_replaced`.
+        BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
+    """
+    def check() -> None:
+        check_output(out, force)
+        check_replaced(out, manifest.name, manifest.version, allow_downgrade)
+
+    check()
+    with disk_errors(out), new_folder(out) as folder:
+        for name, source in sorted(files.items()):
+            _put(source, folder / name)
+        listed = {name: entry(folder / name) for name in files_below(folder)}
+        complete = replace(manifest, files=listed)
+        text = dumps(complete).encode()
+        (folder / MANIFEST).write_bytes(text)
+        share(folder)
+        if not scratch:
+            sync_tree(folder)
+        put_folder(folder, out, check)
+    return Bundle(out, complete, digest=hashlib.sha256(text).hexdigest())
+
+
+@contextlib.contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turns what a disk refuses into a BuildError with a remedy."""
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BuildError(f"The disk of {place} is full, and nothing was left behind there. Free space, or give another folder.") from problem
+        raise BuildError(f"{place} cannot be written: {problem.strerror or problem}. Check the path and its permissions; nothing was left behind.") from problem
+
+
+def _put(source: Path | bytes, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(source, bytes):
+        place.write_bytes(source)
+        return
+    shutil.copyfile(source, place)

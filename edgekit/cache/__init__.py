@@ -1,0 +1,1 @@
+"""The build cache, and records that outlive a process."""

@@ -1,0 +1,1 @@
+"""This machine: CPU features, memory, energy, load, fingerprint."""

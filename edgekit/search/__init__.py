@@ -1,0 +1,1 @@
+"""The search over candidates: make, race, vary, choose."""

@@ -1,0 +1,276 @@
+"""From measurements to a choice: what each candidate is worth, and why it won or lost. Pure arithmetic: a recorded race gives the same choice."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from edgekit.backends import mostly_int8
+from edgekit.report import companions
+from edgekit.search.race import Answers, Candidate, Race, ratio
+from edgekit.spec.errors import BudgetError
+from edgekit.spec.manifest import Trial
+from edgekit.spec.target import Budget, Target
+from edgekit.stats.once import distinct
+from edgekit.stats.paired import paired
+from edgekit.stats.percentiles import latency
+from edgekit.tasks.text_classification import TextClassification
+
+FLOAT = "float32"
+_IN_INT8 = ("static", "dynamic")
+LEVEL = 1.05
+_BUCKETS_WORTH = 0.85  # each bucket is compiled at every start, which takes some tenths of a second
+_UNITS = {"accuracy_drop": "", "p50_ms": " ms", "memory_mb": " MB", "first_answer_ms": " ms", "size_mb": " MB", "accuracy": ""}
+_LIGHT_SPEED = 0.8  # a candidate must take this share of a light one's time, or less, to be worth twice its start and memory
+_LIGHT_SHARE = 0.5  # of start and of memory: what makes a candidate a light one beside another
+
+
+def trials(
+    candidates: Sequence[Candidate],
+    given: Sequence[Answers],
+    race: Race | None,
+    task: TextClassification,
+    reference: np.ndarray,
+    truth: np.ndarray,
+    inputs: Sequence[Hashable] | None = None,
+    limit: float | None = None,
+) -> list[Trial]:
+    """Puts measurements together, without verdicts.
+
+    Args:
+        candidates: in the order of the race.
+        given: what each answered.
+        race: their times; None where this machine cannot say what they take on the device.
+        task: scores them.
+        reference: what the torch model answers: float32 ``[rows, labels]``.
+        truth: labels, as the task parses them.
+        inputs: what tells the rows' inputs apart; rows with equal ones count once in the drop.
+        limit: the budget's accuracy drop, which says how much a label's recall may fall; None for no limit.
+    """
+    made = []
+    once = distinct(range(len(truth)) if inputs is None else inputs, truth)
+    for candidate, answers in zip(candidates, given, strict=True):
+        variant, compared = candidate.variant, paired(task, answers.logits, reference, truth, inputs)
+        error, recall = companions.of_rows(task, reference[once.rows], answers.logits[once.rows], once.truth, limit)
+        made.append(
+            Trial(
+                method=variant.method,
+                backend=variant.backend,
+                executed=answers.executed,
+                model=candidate.model,
+                in_float=len(variant.recipe["keep_float"].split(", ")) if "keep_float" in variant.recipe else 0,
+                score=task.score(answers.logits, truth),
+                drop=compared.drop,
+                changed=task.changed(answers.logits, reference),
+                p50_ms=0.0,
+                p90_ms=0.0,
+                first_answer_ms=answers.first_answer_ms,
+                memory_mb=answers.memory_mb,
+                size_mb=candidate.bundle.size / 2**20,
+                shapes=variant.shapes,
+                threads=variant.threads,
+                streams=variant.streams,
+                batch=1 if variant.rows == "alone" else variant.batch or candidate.bundle.manifest.max_batch,
+                losses=compared.losses,
+                gains=compared.gains,
+                drop_low=compared.low,
+                drop_high=compared.high,
+                p_value=compared.p_value,
+                error_growth=error.growth if error else None,
+                error_high=error.high if error else None,
+                recall_lost=recall,
+                rows=variant.rows,
+                lists=answers.lists,
+                memory_rows=answers.memory_rows * variant.streams,
+                memory_tokens=answers.memory_tokens,
+            )
+        )
+    return made if race is None else timed(made, race)
+
+
+def timed(made: Sequence[Trial], race: Race) -> list[Trial]:
+    """The same trials with the times of a race."""
+    # What is compared between candidates, in seconds of some kind: per text, or per list.
+    costs = [[[1.0 / rate] for rate in rates] for rates in race.rows_per_s] if race.rows_per_s else [list(map(list, t)) for t in race.times_ms]
+    floats = [i for i, t in enumerate(made) if t.method == FLOAT]
+    result = []
+    for index, trial in enumerate(made):
+        summary = latency([t for turn in race.times_ms[index] for t in turn])
+        assert summary.p50_ms is not None
+        assert summary.p90_ms is not None
+        # Against float32 of the same model: what a student gains by being smaller is no merit of INT8.
+        own = [i for i in floats if made[i].model == trial.model]
+        baseline = min(own, key=lambda i: float(np.median(np.concatenate(costs[i]))), default=None)
+        compared = (0.0, 0.0) if baseline is None or index in floats else ratio(costs[index], costs[baseline])
+        rate = float(np.median(race.rows_per_s[index])) if race.rows_per_s else 0.0
+        result.append(replace(trial, p50_ms=summary.p50_ms, p90_ms=summary.p90_ms, rows_per_s=rate, ratio=compared[0], ratio_high=compared[1]))
+    return result
+
+
+def choose(made: Sequence[Trial], target: Target, score_name: str, reference: float, *, strict: bool = False) -> tuple[int, str, list[Trial]]:
+    """Picks the fastest trial inside the budget, unless a light one is nearly as fast.
+
+    Among those level with the fastest (within 5 %, about this protocol's noise) the one with the least memory is taken. That one loses to a
+    light trial: one with at most half its start (``first_answer_ms``) and at most half its memory, of whose time the fastest takes off less
+    than 20 %. The reason then names both sides of the trade.
+
+    A quantized trial that is not faster than float32 beyond the noise is dropped where float32 itself is inside the budget, and so
+    are static shapes that take less than 15 % off the time of shapes of any size.
+
+    Args:
+        made: trials of one race.
+        target: its budget and use.
+        score_name: for the words.
+        reference: score of the torch model.
+        strict: the interval's upper end of the accuracy drop must be inside the budget, not only the drop itself.
+
+    Returns:
+        Its index, the reason in words, and all trials with their verdicts.
+
+    Raises:
+        BudgetError: when none is inside, with how far each is.
+    """
+    reasons = [excess(trial, target.budget, strict) or not_as_asked(trial) for trial in made]
+    in_float = {t.model for t, reason in zip(made, reasons, strict=True) if not reason and t.method == FLOAT}
+    reasons = [reason or (_not_worth_it(t) if t.model in in_float else "") for t, reason in zip(made, reasons, strict=True)]
+    plain = {_without_shapes(t): t for t, reason in zip(made, reasons, strict=True) if not reason and not t.shapes}
+    reasons = [reason or _buckets_for_little(t, plain.get(_without_shapes(t))) for t, reason in zip(made, reasons, strict=True)]
+    inside = [i for i, reason in enumerate(reasons) if not reason]
+    if not inside:
+        raise BudgetError(_nobody(made, reasons, target, score_name, reference, strict))
+    many = target.use == "throughput"
+    cost = [1.0 / t.rows_per_s if many else t.p50_ms for t in made]
+    fastest = min(cost[i] for i in inside)
+    level = [i for i in inside if cost[i] <= fastest * LEVEL]
+    quickest = min(level, key=lambda i: (made[i].memory_mb, cost[i]))
+    winner = _light(made, cost, inside, quickest)
+    won = made[winner]
+    judged = [
+        replace(t, verdict="chosen" if i == winner else reasons[i] or f"{cost[i] / cost[winner]:.2f} x the time of the chosen one") for i, t in enumerate(made)
+    ]
+    floats = [i for i, t in enumerate(made) if t.method == FLOAT and won.method != FLOAT and t.model == won.model]
+    against = min(floats, key=lambda i: cost[i], default=None)
+    limits = ", ".join(f"{k} {v:g}" for k, v in vars(target.budget).items() if v is not None) or "none"
+    how = "the fastest" if cost[winner] == fastest else "level with the fastest, and has the least memory,"
+    if winner != quickest:
+        how = "nearly as fast as the fastest, at half its start and memory or less,"
+    speed = f"{won.rows_per_s:.0f} rows/s" if many else f"p50 {won.p50_ms:.2f} ms"
+    reason = f"{_named(won)} is {how} of the {len(inside)} candidate(s) inside the budget ({limits}): {speed}"
+    if against is not None and won.ratio:  # text by text, as in the table: two medians of a race contradict it on a machine that changes its state
+        reason += f", {won.ratio:.2f} x the time of float32 on {made[against].backend}"
+    if winner != quickest:
+        reason += f"; {_trade(won, made[quickest], cost[winner] / cost[quickest])}"
+    if won.method == FLOAT and any(t.method in _IN_INT8 for t in made):
+        reason += "; INT8 is not worth it here"
+    return winner, f"{reason}; {score_name} {won.score:.4f}, torch {reference:.4f}.", judged
+
+
+def _light(made: Sequence[Trial], cost: Sequence[float], inside: Sequence[int], quickest: int) -> int:
+    """The trial that is nearly as fast as the fastest at half its start and memory; the fastest itself where there is none.
+
+    Args:
+        made: all trials.
+        cost: of each, in time a text.
+        inside: indices of the trials that may win.
+        quickest: index of the fastest, or of the one with the least memory among those level with it.
+    """
+    near = [i for i in inside if min(cost[j] for j in inside) > _LIGHT_SPEED * cost[i]]
+    winner = quickest
+    while lighter := [i for i in near if _is_light(made[i], made[winner])]:
+        winner = min(lighter, key=lambda i: cost[i])
+    return winner
+
+
+def _is_light(trial: Trial, other: Trial) -> bool:
+    known = min(trial.first_answer_ms, trial.memory_mb) > 0  # 0 where the system does not tell
+    return known and trial.first_answer_ms <= _LIGHT_SHARE * other.first_answer_ms and trial.memory_mb <= _LIGHT_SHARE * other.memory_mb
+
+
+def _trade(won: Trial, lost: Trial, faster: float) -> str:
+    """What was traded for what, in words."""
+    shapes = f" with {len(lost.shapes)} static shapes" if lost.shapes else ""
+    return (
+        f"{_named(lost)}{shapes} is {faster:.2f} x as fast, and takes {lost.first_answer_ms:.0f} ms to its first answer and {lost.memory_mb:.0f} MB "
+        f"({won.first_answer_ms:.0f} ms and {won.memory_mb:.0f} MB here): less than 20 % off the time is not worth twice both"
+    )
+
+
+def _named(trial: Trial) -> str:
+    return f"{trial.method} on {trial.backend}" + (f" of the student {trial.model}" if trial.model else "")
+
+
+def excess(trial: Trial, budget: Budget, strict: bool = False) -> str:
+    """What of the budget a trial breaks, in words; empty when nothing."""
+    over = []
+    for key, limit in vars(budget).items():
+        measured = _measured(trial, key, strict)
+        if limit is not None and not _keeps(key, measured, limit):
+            said = " (upper end of its interval)" if strict and key == "accuracy_drop" else ""
+            side = "under" if key == "accuracy" else "over"
+            over.append(f"{key} {measured:.4g}{_UNITS[key]}{said} {side} {limit:g}{_UNITS[key]}")
+    if budget.accuracy_drop is not None:
+        over += _unseen(trial, budget.accuracy_drop, strict)
+    return "over budget: " + ", ".join(over) if over else ""
+
+
+def _unseen(trial: Trial, drop: float, strict: bool) -> list[str]:
+    """What the score does not see of what a trial lost, beyond what goes with the accuracy drop that is allowed."""
+    limit, grown = companions.ERROR_OF_DROP * drop, trial.error_high if strict else trial.error_growth
+    over = [f"{trial.recall_lost}, over {companions.RECALL_OF_DROP * drop:g}"] if trial.recall_lost else []
+    if grown is not None and not grown <= limit + 1e-9:
+        said = " (upper end of its interval)" if strict else ""
+        over.append(f"mean absolute error grows by {grown:.4g}{said} of the labels' standard deviation, over {limit:g}")
+    return over
+
+
+def _keeps(key: str, measured: float, limit: float) -> bool:
+    """Whether a value keeps a limit; NaN keeps none. Scores are ratios of counts: without slack one of exactly the limit fails in its last bit."""
+    return measured >= limit - 1e-9 if key == "accuracy" else measured <= limit + 1e-9
+
+
+def _measured(trial: Trial, key: str, strict: bool) -> float:
+    """What a trial has of what a budget key limits."""
+    if key == "accuracy":
+        return trial.score
+    return float((trial.drop_high if strict else trial.drop) if key == "accuracy_drop" else getattr(trial, key))
+
+
+def not_as_asked(trial: Trial) -> str:
+    """A candidate that is called INT8 but multiplied in float, beyond the layers that were to, is refused, however fast it is."""
+    low = trial.method not in _IN_INT8 or mostly_int8(trial.executed, trial.in_float)
+    return "" if low else f"refused: its linears were to run in int8, they ran in {trial.executed}"
+
+
+def _without_shapes(trial: Trial) -> tuple[object, ...]:
+    return trial.model, trial.method, trial.backend, trial.threads, trial.streams, trial.batch, trial.executed
+
+
+def _buckets_for_little(trial: Trial, plain: Trial | None) -> str:
+    """Static shapes must gain more than a slower start and more memory cost."""
+    if not trial.shapes or plain is None or trial.p50_ms <= _BUCKETS_WORTH * plain.p50_ms:
+        return ""
+    more = trial.first_answer_ms - plain.first_answer_ms
+    return f"dropped: {trial.p50_ms / plain.p50_ms:.2f} x the time of any shape, too little for {more:.0f} ms more at the start"
+
+
+def _not_worth_it(trial: Trial) -> str:
+    if trial.method == FLOAT or trial.ratio_high < 1.0:
+        return ""
+    return f"dropped: {trial.ratio:.2f} x the time of float32 (up to {trial.ratio_high:.2f}), not faster beyond the noise"
+
+
+def _nobody(made: Sequence[Trial], reasons: Sequence[str], target: Target, score_name: str, reference: float, strict: bool) -> str:
+    def distance(index: int) -> tuple[bool, float, float]:
+        shares = {k: _measured(made[index], k, strict) / max(limit, 1e-9) for k, limit in vars(target.budget).items() if limit is not None}
+        over = [1.0 / max(share, 1e-9) if k == "accuracy" else share for k, share in shares.items()]
+        refused = not excess(made[index], target.budget, strict)  # for another reason, which no other budget takes away
+        return refused, max(over, default=0.0), made[index].p50_ms
+
+    order = sorted(range(len(made)), key=distance)
+    lines = "\n".join(f"  {_named(made[i])}: {reasons[i]}" for i in order)
+    return (
+        f"No candidate is inside the budget of target '{target.name}', so nothing was written (the nearest first):\n{lines}\n"
+        f"(torch float32: {score_name} {reference:.4f}). Loosen it with --budget KEY=VALUE, or give a model with more margin."
+    )

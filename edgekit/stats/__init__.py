@@ -1,0 +1,1 @@
+"""Intervals, paired tests, power, Holm, percentiles: numbers only; no task, no files."""

@@ -1,0 +1,1 @@
+"""The worker process, interleaved timing, probe kernels, scenarios."""

@@ -1,0 +1,359 @@
+"""A session in a process of its own, so that its memory and its start can be measured and nothing else is in them.
+
+The child runs :func:`main`; requests and replies are one JSON object a line on its standard
+input and output. Texts travel through the pipe only: not in arguments, which other users of the machine can read.
+
+Times are taken in the child with ``time.perf_counter``: the system's monotonic clock, which is one for all processes of a machine
+(CLOCK_MONOTONIC on Linux), so that the parts of a start can be told apart across the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import math
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from edgekit.bundle.signature import Trust
+from edgekit.bundle.trust import open_bundle
+from edgekit.machine.memory import memory_mb
+from edgekit.modalities.text import Text
+from edgekit.runtime.load import load_checked
+from edgekit.runtime.session import Session
+from edgekit.spec import errors
+from edgekit.spec.manifest import Variant
+from edgekit.spec.parsing import parse, plain, to_json
+from edgekit.spec.subject import Start
+
+_LAST_S = 10.0  # that a killed child has to end; one that waits for a device in the kernel does not
+_LEAD_S = 0.001  # before the first arrival of a schedule, so that all threads stand ready
+_SPIN_S = 0.0005  # before an arrival that are not slept through: a sleep ends some 0.1 ms late, on a busy machine later
+
+
+class Worker:
+    """The parent's end. A context manager; leaving it ends the child, and so does the parent's own end, however it comes.
+
+    Attributes:
+        CHILD: the child's program. A subclass may give another one, e.g. to slow the session down before it calls :func:`main`.
+    """
+
+    # Without the current folder on the path, where -m and -c put it: a numpy.py that lies there must not be run.
+    CHILD = "import sys; sys.path[:] = [p for p in sys.path if p]; from edgekit.timing.worker import main; main(*sys.argv[1:])"
+
+    def __init__(
+        self, bundle: Path, threads: int | None = None, backend: str | None = None, variant: Variant | None = None, trust: Trust | None = None
+    ) -> None:
+        """Starts the child; it loads the bundle on the first request.
+
+        Args:
+            bundle: its folder.
+            threads: as :func:`edgekit.load` takes it.
+            backend: as :func:`edgekit.load` takes it.
+            variant: run this one as it is, whatever the bundle's own variants say beside its graphs.
+            trust: as :func:`edgekit.load` takes it.
+        """
+        trusted = None if trust is None else {**vars(trust), "keys": [str(key.absolute()) for key in trust.keys]}
+        how = {"threads": threads, "backend": backend} if variant is None else {"variant": plain(variant)}
+        options = {"trust": trusted, **how}
+        command = [sys.executable, "-c", self.CHILD, str(bundle.absolute()), to_json(options)]
+        package = str(Path(__file__).resolve().parents[2])
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+        self._bundle = bundle
+        self._asked = False
+        self._stops: bool | None = None  # not known before its first turn has ended
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
+        self._started = time.perf_counter()
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, env=environment, text=True, encoding="utf-8"
+        )
+
+    def start(self, text: Text) -> Start:
+        """The cold start, up to the answer to a text. To be called first, once, and at once: a pause after the worker was made counts.
+
+        The parts are disjoint. What the total has beyond their sum is the pipe, and any such pause.
+
+        Raises:
+            UsageError: when something was asked before.
+            BackendError: when a part is not above 0 or the parts exceed the total: the clock cannot be trusted.
+        """
+        if self._asked:
+            raise errors.UsageError("A start can only be timed by the first request, and this worker has had one. Make another Worker.")
+        reply = self._ask(do="start", texts=[text])
+        total_ms = (time.perf_counter() - self._started) * 1e3
+        import_ms = (float(reply["began_s"]) - self._started) * 1e3
+        found = Start(import_ms, float(reply["verify_ms"]), float(reply["load_ms"]), float(reply["answer_ms"]), total_ms)
+        if import_ms <= 0 or import_ms + found.verify_ms + found.load_ms + found.answer_ms > total_ms:
+            raise _bad_clock(f"its parts do not fit into the start: {found}")
+        return found
+
+    def time(self, texts: Sequence[Text]) -> list[float]:
+        """Milliseconds from text to label of each text, one after the other.
+
+        Raises:
+            BackendError: when the clock goes backwards.
+        """
+        return [float(t) for t in self._ask(do="time", texts=list(texts))["times_ms"]]
+
+    def serve(self, texts: Sequence[Text], arrivals_s: Sequence[float]) -> list[float]:
+        """Milliseconds from arrival to label of each text, where arrivals do not wait for answers (open loop).
+
+        Texts are answered in the order of their arrival, by as many threads as the variant has streams, each when a thread is free.
+        The time that a text has waited counts: a slow answer shows in those behind it, too (no coordinated omission, G. Tene).
+        An idle thread sleeps until half a millisecond before the next arrival and then watches the clock: half of the calls begin within
+        0.05 ms of their arrival. On a busy machine some begin milliseconds late, when the system lets them, and that counts.
+
+        Args:
+            texts: in the order of their arrival.
+            arrivals_s: seconds from the begin to the arrival of each, ascending.
+
+        Raises:
+            InputError: for arrivals that are not one to a text, finite, at least 0 and ascending.
+            BackendError: when the clock goes backwards.
+        """
+        arrivals = [float(a) for a in arrivals_s]
+        if len(arrivals) != len(texts) or not all(math.isfinite(a) and a >= 0 for a in arrivals) or arrivals != sorted(arrivals):
+            raise errors.InputError(
+                f"There are {len(arrivals)} arrivals for {len(texts)} texts, expected one for each, in seconds from 0 up, finite and ascending. Sort them."
+            )
+        return [float(t) for t in self._ask(do="serve", texts=list(texts), arrivals_s=arrivals)["times_ms"]]
+
+    def logits(self, texts: Sequence[Text], batched: bool = False) -> np.ndarray:
+        """Raw outputs: float32 ``[rows, labels]``; one text at a time, or in batches as a list is answered."""
+        return np.array(self._ask(do="logits", texts=list(texts), batched=batched)["logits"], np.float32)
+
+    def seconds(self, texts: Sequence[Text]) -> float:
+        """Seconds that one call with the whole list takes."""
+        return float(self._ask(do="seconds", texts=list(texts))["seconds"])
+
+    def fill(self, rows: int, length: int) -> None:
+        """Has it answer the list that takes most memory, twice, see :meth:`edgekit.runtime.session.Session.fill`."""
+        self._ask(do="fill", rows=rows, length=length)
+
+    def memory_mb(self) -> float:
+        """The child's peak resident memory so far, MiB."""
+        return float(self._ask(do="memory")["memory_mb"])
+
+    def ran(self) -> tuple[str, str]:
+        """Method and backend of the variant that runs."""
+        reply = self._ask(do="ran")
+        return str(reply["method"]), str(reply["backend"])
+
+    def streams(self) -> int:
+        """Texts that :meth:`serve` answers at the same time."""
+        return int(self._ask(do="ran")["streams"])
+
+    def executed_precision(self) -> str:
+        """What the linear layers really run in. Costs memory: ask for :meth:`memory_mb` first."""
+        return str(self._ask(do="executed")["executed"])
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """The child runs inside of this and is stopped outside, once this was left first: for processes that are timed in turns.
+
+        Threads of a backend wait for more work by spinning, ONNX Runtime's for some 2^20 rounds (``EigenNonBlockingThreadPool.h``), tens of milliseconds:
+        they would take a CPU from whoever is timed next. Only Linux ends a stopped child with its parent; on other systems it runs on.
+        """
+        if self._stops:
+            self._child.send_signal(signal.SIGCONT)
+        yield
+        if self._stops is None:
+            self._stops = bool(self._ask(do="stops")["ends"])
+        if self._stops:
+            self._child.send_signal(signal.SIGSTOP)
+
+    def close(self) -> None:
+        """Ends the child. A second call does nothing."""
+        self._child.kill()
+        # Its output is not read to the end: a process that it has started itself may hold it open.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(_LAST_S)
+        for pipe in (self._child.stdin, self._child.stdout, self._complaints):
+            with contextlib.suppress(OSError):  # what was not yet sent to it
+                if pipe is not None:
+                    pipe.close()
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._asked = True
+        try:
+            self._child.stdin.write(to_json(request) + "\n")
+            self._child.stdin.flush()
+            line = self._child.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise errors.BackendError(f"The process that ran {self._bundle} ended with status {self._child.wait()}. It said: {self._last_words()}")
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise getattr(errors, reply["error"], errors.EdgekitError)(reply["message"])
+        return reply
+
+    def _last_words(self) -> str:
+        self._complaints.seek(0)
+        return self._complaints.read()[-2000:].decode("utf-8", "replace").strip() or "nothing (killed, perhaps for want of memory)"
+
+    def __enter__(self) -> Worker:
+        """The worker itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Ends the child."""
+        self.close()
+
+
+Opener = Callable[[str, dict[str, Any]], tuple[Any, float, float]]
+"""Opens what a child answers with, called as a session is: the folder and the options of the worker; with the seconds that checking and loading took."""
+
+
+def main(bundle: str, options: str, opener: Opener | None = None) -> None:
+    """The child: answers requests until its input ends, with a session of the bundle, or what ``opener`` opens in its place."""
+    began = time.perf_counter()
+    if hasattr(select, "poll"):
+        threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # a library that prints, in whatever language, must not break the protocol
+    session: Any = None
+    for line in sys.stdin:
+        try:
+            request = json.loads(line)
+            texts: list[Any] = [tuple(t) if isinstance(t, list) else t for t in request.get("texts", [])]
+            parts: dict[str, float] = {}
+            if session is None:
+                session, verify_s, load_s = (opener or _opened)(bundle, json.loads(options))
+                parts = {"began_s": began, "verify_ms": verify_s * 1e3, "load_ms": load_s * 1e3}
+            reply = to_json({**parts, **_answered(session, request, texts)})
+        except errors.EdgekitError as problem:
+            message = str(problem)
+            if session is None and bundle not in message:
+                message = f"{bundle} cannot be loaded: {message}"
+            reply = to_json({"error": type(problem).__name__, "message": message})
+        replies.write(reply + "\n")
+        replies.flush()
+
+
+def _end_with_the_parent() -> None:
+    """Ends the child in the middle of a request, too, when nobody is left to read the reply."""
+    hangup = select.poll()
+    hangup.register(0, 0)  # that the other end is closed is told unasked
+    hangup.poll()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end_while_stopped() -> bool:
+    """A stopped child sees no hang-up. Whether the system ends it when the thread that started it ends (``PR_SET_PDEATHSIG``, prctl(2))."""
+    if sys.platform != "linux":
+        return False
+    return bool(ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0) == 0)
+
+
+def _opened(bundle: str, options: dict[str, Any]) -> tuple[Session, float, float]:
+    """A session, and the seconds that checking the bundle and loading it took."""
+    start = time.perf_counter()
+    trusted = options.pop("trust")
+    checked = open_bundle(bundle, None if trusted is None else Trust(**trusted))
+    verify_s = _since(start)
+    start = time.perf_counter()
+    session = Session(checked, parse(Variant, options["variant"], "a worker's variant")) if "variant" in options else load_checked(checked, **options)
+    return session, verify_s, _since(start)
+
+
+def _answered(session: Session, request: dict[str, Any], texts: list[Any]) -> dict[str, Any]:
+    """The reply to a request."""
+    do = request["do"]
+    if do == "start":
+        return {"answer_ms": _timed(session, texts[0])}
+    if do == "time":
+        return {"times_ms": [_timed(session, text) for text in texts]}
+    if do == "serve":
+        return {"times_ms": _served(session, texts, request["arrivals_s"])}
+    if do == "logits":
+        return {"logits": session.logits(texts, batched=request["batched"]).tolist()}
+    if do == "seconds":
+        start = time.perf_counter()
+        session(texts)
+        return {"seconds": _since(start)}
+    if do == "fill":
+        for _ in range(2):  # ONNX Runtime plans the memory of a shape in its first call, and takes it in one piece in the second
+            session.fill(request["rows"], request["length"])
+        return {}
+    if do == "ran":
+        info = session.info
+        return {"method": info.method, "backend": info.backend, "streams": info.streams}
+    if do == "stops":
+        return {"ends": _end_while_stopped()}
+    if do == "executed":
+        return {"executed": session.executed_precision()}
+    return {"memory_mb": memory_mb()}
+
+
+def _served(session: Session, texts: Sequence[Text], arrivals_s: Sequence[float]) -> list[float]:
+    """Milliseconds from scheduled arrival to answer, text by text."""
+    times_ms = [0.0] * len(texts)
+    pending, lock = iter(enumerate(arrivals_s)), threading.Lock()
+    streams = session.info.streams
+    begin = time.perf_counter() + _LEAD_S
+
+    def stream(_: int) -> None:
+        while True:
+            with lock:  # whoever is free takes the next in line, and waits for its arrival
+                index, arrival_s = next(pending, (-1, 0.0))
+            if index < 0:
+                return
+            due = begin + arrival_s
+            while (left := due - time.perf_counter()) > 0:
+                time.sleep(max(left - _SPIN_S, 0))
+            try:
+                session(texts[index])
+                times_ms[index] = _since(due) * 1e3
+            except BaseException:
+                with lock:  # the other streams stop as well
+                    list(pending)
+                raise
+
+    if streams == 1:
+        stream(0)
+    else:
+        with ThreadPoolExecutor(streams) as pool:
+            list(pool.map(stream, range(streams)))
+    return times_ms
+
+
+def _timed(session: Session, text: Text) -> float:
+    start = time.perf_counter()
+    session(text)
+    return _since(start) * 1e3
+
+
+def _since(start: float) -> float:
+    """Seconds that have passed.
+
+    Raises:
+        BackendError: when none have.
+    """
+    passed = time.perf_counter() - start
+    if passed <= 0:
+        raise _bad_clock(f"{passed * 1e3:g} ms passed in a call")
+    return passed
+
+
+def _bad_clock(what: str) -> errors.BackendError:
+    return errors.BackendError(
+        f"The clock of this machine went backwards, or stands still: {what}. No time taken with it means anything. "
+        "Measure again; in a virtual machine choose a stable clock source, see /sys/devices/system/clocksource/clocksource0."
+    )

@@ -1,0 +1,99 @@
+"""Slicing by the clock of a real backend: the verb, and sliced models in a build."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import small
+
+import edgekit
+from edgekit import UsageError
+from edgekit.compress.recipe import recipe
+from edgekit.search.slicing import slice_model
+from edgekit.source import read
+from edgekit.source.stack import WIDTHS, widths
+
+NEURONS = 8192  # so many that they take nearly all of the time: they can go, and the clock must see it
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A model with far too many neurons, and samples for it."""
+    folder = tmp_path_factory.mktemp("wide")
+    module = small.module(neurons=NEURONS)
+    module.save_pretrained(folder / "model")
+    small.tokenizer().save_pretrained(folder / "model")
+    train = small.write_jsonl(folder / "train.jsonl", [{"text": f"{t} {small.CANARY}"} for t in small.texts(60, seed=41)])
+    dev = small.write_jsonl(folder / "dev.jsonl", small.labelled(module, small.texts(200, seed=43), count=60, wrong=3))
+    target = small.target(folder / "t.toml", ("dynamic",))
+    return SimpleNamespace(model=folder / "model", train=train, dev=dev, target=target)
+
+
+def test_the_verb(wide, tmp_path):
+    options = ["--speedup", "1.5", "--target", wide.target, "--samples", wide.train, "--eval", wide.dev, "-o", tmp_path / "out", "--no-recover"]
+    done = small.edgekit("slice", wide.model, *options, timeout=600)
+    assert done.returncode == 0, done.stderr.decode()
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].split() == ["layer", "heads", "neurons"]
+    found = widths(read(tmp_path / "out").module)
+    assert lines[1].split()[4:] == [str(NEURONS), "->", str(found[0][1])]
+    assert sum(n for _, n in found) < 0.8 * 2 * NEURONS, "a third of the time is more than a fifth of the neurons"
+    assert all(n % 64 == 0 and h >= 1 for h, n in found)
+    assert float(lines[3].split()[0]) >= 1.3
+    assert lines[4].startswith("Student: accuracy 0.")
+    assert lines[-1] == f"Wrote {tmp_path / 'out'}."
+    assert small.CANARY not in done.stdout.decode() + done.stderr.decode()
+    assert not any(small.CANARY.encode() in f.read_bytes() for f in (tmp_path / "out").iterdir())
+    with pytest.raises(UsageError, match="exists, and nothing is written over"):
+        slice_model(wide.model, speedup=1.5, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
+
+
+def test_a_sliced_model_competes_in_a_build(wide, tmp_path, monkeypatch):
+    said = {"speedup": 1.5, "epochs": 1, "copies": 0, "precision": "float32"}
+    made = edgekit.build(
+        wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "out", target=wide.target, distill=[said], budget={"accuracy_drop": 1.0}
+    )
+    sizes = {t.model: t.size_mb for t in made.bundle.manifest.trials}
+    assert set(sizes) == {"", "sliced 1.5 x"}
+    assert sizes["sliced 1.5 x"] < sizes[""]
+    with edgekit.load(made.bundle.path) as session:
+        assert np.isfinite(session.logits(["a fine film", "it was dull"])).all()
+    # On record is how it was sliced too: with another cache the same model comes out, and no clock is asked.
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "empty"))
+    again = edgekit.build(
+        wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "again", target=wide.target, distill=[said], budget={"accuracy_drop": 1.0},
+        race=tmp_path / "out" / "race.json",
+    )  # fmt: skip
+    assert again.bundle.manifest.trials == made.bundle.manifest.trials
+    with pytest.raises(UsageError, match="record of the race does not hold how this model was sliced"):
+        edgekit.build(
+            wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "other", target=wide.target, distill=[{**said, "speedup": 1.4}],
+            budget={"accuracy_drop": 1.0}, race=tmp_path / "out" / "race.json",
+        )  # fmt: skip
+
+
+def test_more_than_can_be_had(wide, tmp_path):
+    with pytest.raises(UsageError, match=r"was asked to make the model 90\.00 x as fast"):
+        slice_model(wide.model, speedup=90, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_another_device_has_no_clock_here(wide, tmp_path):
+    target = small.target(tmp_path / "far.toml", ("dynamic",), extra='choose_on = "device"')
+    with pytest.raises(UsageError, match="this machine is not the device of target 'far'"):
+        slice_model(wide.model, speedup=1.5, target=target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
+    with pytest.raises(UsageError, match="this machine is not the device of target 'far'"):
+        edgekit.build(wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "out", target=target, distill=[{"layers": 1, "speedup": 1.5}])
+
+
+def test_a_speedup_that_is_none_is_refused_before_anything_is_loaded(tmp_path):
+    with pytest.raises(UsageError, match="expected above 1 and below 100"):
+        slice_model(tmp_path / "none", speedup=0.9, samples=tmp_path / "none", eval=tmp_path / "none", out=tmp_path / "out")
+    with pytest.raises(UsageError, match="expected above 1 and below 100"):
+        recipe({"layers": 3, "speedup": 1.0})
+
+
+def test_a_folder_without_the_widths_is_not_one_of_these(wide):
+    assert not hasattr(read(wide.model).module.config, WIDTHS)

@@ -1,0 +1,348 @@
+"""The process that measures: it answers as a session does, and its errors are the session's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small
+
+import edgekit
+from edgekit import BackendError, EdgekitError, InputError, IntegrityError, Trust, UsageError
+from edgekit.bundle.trust import open_bundle
+from edgekit.runtime.session import Session
+from edgekit.timing.worker import Worker
+
+TEXTS = [*small.texts(12, seed=6), "", "😀 שלום", "line\nbreak \u2028 \x00", "film " * 200]
+PAIRS = [("the plot was dull", "their cast is strong"), ("", "")]
+
+# A child whose session is changed before it runs: a call takes 30 ms, and a text of one of these words something of its own.
+CHANGED = """
+import os, sys, time
+sys.path[:] = [p for p in sys.path if p]
+from edgekit.runtime import worker
+from edgekit.runtime.session import Session
+real, clock, ahead = Session.__call__, time.perf_counter, 0.0
+def call(self, text):
+    global ahead
+    if text == "long":
+        time.sleep(3600)
+    elif text == "back":
+        ahead -= 10.0
+    elif text == "stop":
+        now = clock()
+        time.perf_counter = lambda: now
+    elif text == "print":
+        os.write(1, b"printed by a library in C")
+        print("printed by a library in Python")
+    elif text == "leave":
+        if os.fork() == 0:
+            time.sleep(30)
+            os._exit(0)
+    else:
+        time.sleep(0.03)
+    return real(self, text)
+Session.__call__ = call
+time.perf_counter = lambda: clock() + ahead
+worker.main(*sys.argv[1:])
+"""
+
+
+class Changed(Worker):
+    CHILD = CHANGED
+
+
+@pytest.fixture(scope="module")
+def worker(float32_ort):
+    with Worker(float32_ort) as started:
+        yield started
+
+
+def test_logits_equal_the_session(worker, float32_ort, tiny_module):
+    with edgekit.load(float32_ort) as session:
+        expected = session.logits([*TEXTS, *PAIRS])
+    found = worker.logits([*TEXTS, *PAIRS])
+    assert (found.dtype, found.shape) == (np.dtype(np.float32), expected.shape)
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, small.torch_logits(tiny_module, [*TEXTS, *PAIRS]), atol=1e-3)
+
+
+def test_times(worker):
+    start = time.perf_counter()
+    times = worker.time(TEXTS)
+    whole = (time.perf_counter() - start) * 1e3
+    assert len(times) == len(TEXTS)
+    assert all(t > 0 for t in times)
+    assert sum(times) <= whole
+
+
+def test_first_answer_and_memory(float32_bundle):
+    start = time.perf_counter()
+    with Worker(float32_bundle, threads=1) as worker:
+        first = worker.start("the film was fine")
+        assert 20 < first.total_ms <= (time.perf_counter() - start) * 1e3
+        memory = worker.memory_mb()
+        assert 20 < memory < 400
+        with open(f"/proc/{worker._child.pid}/status") as status:
+            peak = next(int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM"))
+        assert memory == pytest.approx(peak, rel=0.1)
+        assert worker.executed_precision() == "float32"
+
+
+def test_parts_of_a_start(float32_bundle):
+    """Each part holds what it is of: the child does nothing else, so they must add up, and a changed part must show where it is."""
+    began = time.perf_counter()
+    with Worker(float32_bundle) as worker:
+        start = worker.start(TEXTS[0])
+        assert start.total_ms <= (time.perf_counter() - began) * 1e3
+        parts = (start.import_ms, start.verify_ms, start.load_ms, start.answer_ms)
+        assert min(parts) > 0
+        assert start.total_ms / 2 < sum(parts) <= start.total_ms
+        assert start.import_ms > 10, "an interpreter, numpy and tokenizers"
+        with pytest.raises(UsageError, match="Make another Worker"):
+            worker.start(TEXTS[0])
+        assert len(worker.time(TEXTS)) == len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("part", "slow"),
+    [
+        ("import_ms", "time.sleep(2)"),
+        ("verify_ms", "worker.open_bundle = slow(worker.open_bundle)"),
+        ("load_ms", "worker.load_checked = slow(worker.load_checked)"),
+        ("answer_ms", "Session.__call__ = slow(Session.__call__)"),
+    ],
+)
+def test_what_a_part_of_a_start_holds(float32_ort, part, slow):
+    class Slow(Worker):
+        CHILD = f"""
+import sys, time
+from edgekit.runtime import worker
+from edgekit.runtime.session import Session
+def slow(function):
+    def later(*arguments, **options):
+        time.sleep(2)
+        return function(*arguments, **options)
+    return later
+{slow}
+worker.main(*sys.argv[1:])
+"""
+
+    with Slow(float32_ort) as worker:
+        start = worker.start("a fine film")
+    assert 2000 < getattr(start, part) == max(value for name, value in vars(start).items() if name != "total_ms")
+
+
+def test_a_bundle_is_verified_once(float32_ort, tmp_path):
+    class Counting(Worker):
+        CHILD = f"""
+import sys
+from edgekit.engines import trust
+real = trust._opened
+def noted(path, expected):
+    with open({str(tmp_path / "notes")!r}, "a") as notes:
+        notes.write(path.name + "\\n")
+    return real(path, expected)
+trust._opened = noted
+{Worker.CHILD}
+"""
+
+    with Counting(float32_ort) as worker:
+        worker.start("a fine film")
+    names = (tmp_path / "notes").read_text().split()
+    files = [*open_bundle(float32_ort).manifest.files, "graphs/model.onnx"]  # which is read again as the bytes that the backend is given
+    assert sorted(names) == sorted(name.rpartition("/")[2] for name in files)
+
+
+def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
+    """Whatever the bundle's own variants say beside its graphs: nothing is lessened to the CPUs that there are."""
+    variant = replace(open_bundle(float32_ort).manifest.variants[0], threads=3, streams=3, batch=2)
+    expected = small.torch_logits(tiny_module, TEXTS)
+    with Worker(float32_ort, variant=variant) as worker:
+        assert worker.start(TEXTS[0]).total_ms > 20
+        for batched in (False, True):
+            np.testing.assert_allclose(worker.logits(TEXTS, batched=batched), expected, atol=1e-3)
+        start = time.perf_counter()
+        seconds = worker.seconds(TEXTS)
+        assert 0 < seconds <= time.perf_counter() - start
+        assert worker.executed_precision() == "float32"
+    with Worker(float32_ort, variant=replace(variant, streams=4)) as worker, pytest.raises(BackendError, match=r"streams is 4 with 3 thread\(s\)"):
+        worker.start("a")
+    in_buckets = replace(variant, backend="openvino", threads=1, streams=1, shapes=(64,))
+    with Worker(float32_ort, variant=in_buckets) as worker, Session(open_bundle(float32_ort), in_buckets) as session:
+        one, several = (session.logits(TEXTS, batched=batched) for batched in (False, True))
+        assert not np.array_equal(one, several), "single rows are padded to a bucket, so the last digits tell them from batches"
+        assert np.array_equal(worker.logits(TEXTS), one)
+        assert np.array_equal(worker.logits(TEXTS, batched=True), several)
+        np.testing.assert_allclose(one, expected, atol=1e-3)
+
+
+def test_errors_cross_the_pipe_with_their_types(worker):
+    with pytest.raises(InputError, match="Input is int, expected a str"):
+        worker.logits([3])
+    with pytest.raises(InputError, match="lone surrogate"):
+        worker.time(["\ud83d"])
+    assert worker.logits(["still alive"]).shape == (1, 3)
+
+
+@pytest.mark.parametrize(("options", "error"), [({"backend": "openvino"}, BackendError), ({"threads": 0}, InputError)], ids=["backend", "threads"])
+def test_errors_of_loading(float32_ort, options, error):
+    with Worker(float32_ort, **options) as worker, pytest.raises(error):
+        worker.start("a")
+
+
+def test_an_error_of_loading_names_the_bundle(float32_ort):
+    with Worker(float32_ort, threads=0) as worker, pytest.raises(InputError, match=f"^{float32_ort} cannot be loaded: threads is 0"):
+        worker.start("a")
+    with Worker(float32_ort, backend="tensorrt") as worker, pytest.raises(BackendError, match=f"^The bundle {float32_ort} runs on onnxruntime"):
+        worker.start("a")
+
+
+def test_whom_is_trusted_holds_for_a_given_variant_too(float32_ort, tmp_path):
+    from edgekit.bundle.signature import make_keys
+
+    trust = Trust([make_keys(tmp_path / "maker")])
+    variant = open_bundle(float32_ort).manifest.variants[0]
+    for options in ({}, {"variant": variant}):
+        with Worker(float32_ort, trust=trust, **options) as worker, pytest.raises(IntegrityError, match="sign"):
+            worker.start("a")
+
+
+def test_a_damaged_bundle(float32_ort, tmp_path):
+    bundle = small.copy(float32_ort, tmp_path / "copy")
+    (bundle / "graphs/model.onnx").write_bytes(b"x")
+    with Worker(bundle) as worker, pytest.raises(IntegrityError, match=r"model.onnx has 1 bytes"):
+        worker.start("a")
+
+
+def test_a_killed_child(float32_ort):
+    with Worker(float32_ort) as worker:
+        worker.start("a")
+        os.kill(worker._child.pid, signal.SIGKILL)
+        with pytest.raises(BackendError, match=rf"process that ran {float32_ort} ended with status -9.*killed"):
+            worker.logits(["a"])
+        with pytest.raises(BackendError):
+            worker.memory_mb()
+
+
+def test_a_child_that_fails_says_why(float32_ort):
+    with Worker(float32_ort) as worker, pytest.raises(BackendError, match="KeyError: 'do'"):
+        worker._ask(nothing=1)
+
+
+def test_leaving_ends_the_child(float32_ort):
+    with pytest.raises(EdgekitError), Worker(float32_ort) as worker:
+        worker.start("a")
+        child = worker._child
+        raise EdgekitError("in between")
+    assert child.poll() is not None
+
+
+def test_texts_are_not_in_the_arguments(float32_ort):
+    with Worker(float32_ort) as worker:
+        worker.start(small.CANARY)
+        with open(f"/proc/{worker._child.pid}/cmdline", "rb") as arguments:
+            assert small.CANARY.encode() not in arguments.read()
+        with open(f"/proc/{worker._child.pid}/environ", "rb") as environment:
+            assert small.CANARY.encode() not in environment.read()
+
+
+def test_a_module_in_the_current_folder_is_not_run(float32_ort, tmp_path, monkeypatch):
+    (tmp_path / "numpy.py").write_text("open('ran', 'w')")
+    monkeypatch.chdir(tmp_path)
+    with Worker(float32_ort) as worker:
+        assert worker.start("a fine film").total_ms > 0
+    assert not (tmp_path / "ran").exists()
+
+
+# ---- an end whatever comes
+
+
+def ended(pid, seconds=20.0):
+    """Whether a process ends within some time; one that nobody has waited for has."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            with open(f"/proc/{pid}/stat") as stat:
+                if stat.read().rpartition(")")[2].split()[0] == "Z":
+                    return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "in a call"])
+def test_a_child_does_not_outlive_a_killed_parent(float32_ort, busy):
+    code = f"""
+import sys
+from pathlib import Path
+from edgekit.timing.worker import Worker
+class Changed(Worker):
+    CHILD = {CHANGED!r}
+worker = Changed(Path(sys.argv[1]))
+worker.start("a")
+print(worker._child.pid, flush=True)
+worker.time(["long"]) if {busy} else sys.stdin.read()
+"""
+    with small.started(sys.executable, "-c", code, float32_ort, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        child = int(parent.stdout.readline())
+        time.sleep(0.5)
+        assert not ended(child, 0.1)
+        parent.kill()
+        try:
+            assert ended(child)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+
+
+def test_close_waits_for_nobody(float32_ort):
+    """Not for a child in a call, and not for what a child has started and left behind."""
+    worker = Changed(float32_ort)
+    worker.start("leave")
+    worker._child.stdin.write(json.dumps({"do": "time", "texts": ["long"]}) + "\n")
+    worker._child.stdin.flush()
+    start = time.monotonic()
+    worker.close()
+    assert time.monotonic() - start < 9
+    assert worker._child.poll() is not None
+    worker.close()
+
+
+def test_a_library_that_prints(float32_ort):
+    with Changed(float32_ort) as worker:
+        assert worker.time(["print", "a"])[1] >= 30
+
+
+# ---- the clock
+
+
+@pytest.mark.parametrize("ask", [lambda w, t: w.start(t), lambda w, t: w.time([t]), lambda w, t: w.serve([t], [0.0])], ids=["start", "time", "serve"])
+def test_a_clock_that_goes_backwards(float32_ort, ask):
+    with Changed(float32_ort) as worker, pytest.raises(BackendError, match=r"clock of this machine went backwards.*Measure again"):
+        ask(worker, "back")
+
+
+def test_a_clock_that_stands_still(float32_ort):
+    with Changed(float32_ort) as worker:
+        worker.time(["a"])
+        with pytest.raises(BackendError, match="stands still: 0 ms passed"):
+            worker.time(["stop", "a"])
+
+
+@pytest.mark.parametrize("ahead", [-1000.0, 1000.0], ids=["behind", "ahead"])
+def test_clocks_of_parent_and_child_that_differ(float32_ort, ahead):
+    class Differs(Worker):
+        CHILD = f"import time; real = time.perf_counter; time.perf_counter = lambda: real() + {ahead}; {Worker.CHILD}"
+
+    with Differs(float32_ort) as worker, pytest.raises(BackendError, match="its parts do not fit into the start"):
+        worker.start("a")
