@@ -135,7 +135,7 @@ def scores(options: argparse.Namespace, models: dict[str, tuple[Path, str]]) -> 
     """Each model on the test set, in float32 and as its bundle, against the teacher in float32."""
     import edgekit
     from edgekit import samples, source, tasks
-    from edgekit.stats.paired import paired
+    from edgekit.samples.evaluation import paired
 
     rows = samples.read(options.data / "test.jsonl")
     texts, found, reference, truth = [r.inputs for r in rows.rows], {}, None, None

@@ -28,11 +28,12 @@ from edgekit.compress._layers import evenly, shortened
 from edgekit.compress._loss import Loss
 from edgekit.compress._train import Epoch, Training, accelerator, train
 from edgekit.samples import Samples
+from edgekit.samples.evaluation import paired
 from edgekit.source.stack import depth
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.stats.paired import Paired, paired
+from edgekit.stats.paired import Paired
 from edgekit.tasks.text_classification import PROBLEM_TYPES, Settings, TextClassification
 
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from edgekit.report import _perturb
 from edgekit.report.predictions import Answer
+from edgekit.samples.evaluation import paired
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.report import Robustness
 from edgekit.spec.subject import Perturbed
-from edgekit.stats.paired import paired
 from edgekit.tasks.text_classification import Text, TextClassification
 
 Disturbances = Mapping[str, tuple[np.ndarray, list[Text]]]

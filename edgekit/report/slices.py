@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from edgekit.samples import MOST_VALUES, NO_VALUE
+from edgekit.samples.evaluation import paired
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.report import Slice
 from edgekit.stats.holm import holm
-from edgekit.stats.paired import Paired, paired
+from edgekit.stats.paired import Paired
 from edgekit.tasks.text_classification import TextClassification
 
 _SHORTEST_BUCKET = 16

@@ -9,12 +9,12 @@ import numpy as np
 
 from edgekit.backends import mostly_int8
 from edgekit.report import companions
+from edgekit.samples.evaluation import paired
 from edgekit.search.race import Answers, Candidate, Race, ratio
 from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import Trial
 from edgekit.spec.target import Budget, Target
 from edgekit.stats.once import distinct
-from edgekit.stats.paired import paired
 from edgekit.stats.percentiles import latency
 from edgekit.tasks.text_classification import TextClassification
 

@@ -25,6 +25,7 @@ from edgekit.quantize._sensitivity import revert
 from edgekit.report import companions
 from edgekit.runtime.loops import single
 from edgekit.samples import Samples
+from edgekit.samples.evaluation import paired
 from edgekit.search import agree, kept_answers, race, record, stand_in
 from edgekit.search.checks import AS_WRITTEN, answers_for, runs_here
 from edgekit.search.race import Answers, Candidate, Race
@@ -39,7 +40,7 @@ from edgekit.spec.sealed import seal
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 from edgekit.stats.once import distinct
-from edgekit.stats.paired import Paired, paired
+from edgekit.stats.paired import Paired
 from edgekit.tasks.text_classification import TextClassification
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy", "tokenizers")

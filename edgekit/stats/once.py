@@ -58,3 +58,11 @@ def distinct(inputs: Sequence[Hashable], truth: np.ndarray) -> Distinct:
             most = Counter(tuple(np.atleast_1d(truth[row]).tolist()) for row in rows).most_common(1)[0][0]
             merged[place] = np.reshape(most, merged[place].shape)
     return Distinct(firsts, merged, len(truth), contradicting)
+
+
+def groups(keys: Sequence[Hashable]) -> list[list[int]]:
+    """Rows with equal keys, by their places: each list ascending, the lists in the order in which keys appear first."""
+    found: dict[Hashable, list[int]] = {}
+    for row, key in enumerate(keys):
+        found.setdefault(key, []).append(row)
+    return list(found.values())

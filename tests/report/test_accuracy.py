@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.report.accuracy import MOST_FLIPS, calibration_error, compare, confusion, divergences, flipped, margins
+from edgekit.samples.evaluation import paired
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import plain
-from edgekit.stats.paired import paired
 from edgekit.tasks.text_classification import Settings, TextClassification
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.report.slices import by_label, by_length, compare, scored
+from edgekit.samples.evaluation import paired
 from edgekit.spec.errors import UsageError
 from edgekit.stats.holm import holm
-from edgekit.stats.paired import paired
 from edgekit.tasks.text_classification import Settings, TextClassification
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"

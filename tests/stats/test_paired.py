@@ -11,8 +11,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgekit.samples.evaluation import paired
 from edgekit.spec.errors import SamplesError, UsageError
-from edgekit.stats.paired import Paired, bootstrap, paired, proportions, tango_interval
+from edgekit.stats.paired import Paired, bootstrap, proportions, tango_interval
 from edgekit.tasks.text_classification import Settings, TextClassification
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
