@@ -64,7 +64,8 @@ class Evaluation:
             return ""
         differ = sum(any(not np.array_equal(self.truth[i], self.truth[g[0]]) for i in g) for g in self.groups if len(g) > 1)
         contradicting = f"; {differ:,} of these have rows with different labels, of which the most frequent counts, or the mean" if differ else ""
-        return f"{len(self):,} rows have {len(self.groups):,} different inputs: rows with equal inputs count once in what is compared and tested{contradicting}."
+        counts = f"{len(self):,} rows have {len(self.groups):,} different inputs"
+        return f"{counts}: rows with equal inputs count once in what is compared and tested{contradicting}."
 
     def take(self, rows: Sequence[int]) -> Evaluation:
         """Some of the rows."""
