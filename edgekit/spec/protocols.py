@@ -23,56 +23,21 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from edgekit.spec.content import Content
+from edgekit.spec.metric import Evidence, Metric, Score, additive
 from edgekit.spec.tensor import Signature
+
+# fmt: off
+__all__ = [
+    "Arrays", "Encoded", "Evidence", "Explainable", "HasConfidence", "HasLabels", "HasLimit", "HasNumbers", "Head", "Input", "Labelled",
+    "Loop", "Metric", "Modality", "Runs", "Score", "Task", "TaskModule", "Truth", "additive",
+]
+# fmt: on
 
 Arrays = Mapping[str, np.ndarray]
 """One row without a batch axis: name to array, e.g. ``input_ids: int64 [sequence]``, ``logits: float32 [labels]``."""
 
 Input = Any
 """What a session takes for one row: a text, a pair of texts, the path of an image, an array."""
-
-Evidence = np.ndarray
-"""float64 ``[rows, k]``: what each row contributes to a metric, e.g. ``(correct,)``, ``(tp, fp, fn)``, ``(edits, words)``."""
-
-Score = Callable[[Evidence, np.ndarray], np.ndarray]
-"""From evidence and weights, int64 ``[resamples, rows]``, how often each row counts, to float64 ``[resamples]``; NaN where it is not defined."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A score, and the statistics that it admits.
-
-    Attributes:
-        name: e.g. ``accuracy``, ``micro F1``, ``WER``.
-        score: vectorised over resamples.
-        binary: evidence is one column of 0 and 1, whose mean is the score: Tango's interval, exact McNemar test, exact power. Otherwise a paired
-            bootstrap over rows, and approximate randomization for the p-value.
-        higher_is_better: False for an error rate. A drop is a loss either way: reference minus candidate, or candidate minus reference.
-        undefined: sentence for rows on which the score is NaN, with what to do.
-    """
-
-    name: str
-    score: Score
-    binary: bool = False
-    higher_is_better: bool = True
-    undefined: str = "The score is not defined on these rows. Give more samples, with different labels."
-
-    def of(self, evidence: Evidence) -> float:
-        """The score of all rows, each once; NaN where it is not defined."""
-        return float(self.score(evidence, np.ones((1, len(evidence)), np.int64))[0])
-
-    def drop(self, reference: float, candidate: float) -> float:
-        """How much worse the candidate's score is, in the metric's unit; negative where it is better."""
-        return reference - candidate if self.higher_is_better else candidate - reference
-
-
-def additive(of_sums: Callable[[np.ndarray], np.ndarray]) -> Score:
-    """A score of the evidence's column sums.
-
-    Args:
-        of_sums: float64 ``[resamples, k]`` to float64 ``[resamples]``, e.g. ``lambda s: s[:, 0] / s[:, 1]`` for the word error rate.
-    """
-    return lambda evidence, weights: of_sums(weights @ np.asarray(evidence, np.float64))
 
 
 @dataclass(frozen=True)
@@ -169,6 +134,22 @@ class Modality(Protocol):
 
     def quote(self, value: Input) -> str:
         """An input as a report may show it with ``--include-text``."""
+
+
+@runtime_checkable
+class HasLimit(Protocol):
+    """A modality whose inputs have a limit of length that the user may set: ``load(max_characters=, truncate=)`` of a text model."""
+
+    @property
+    def limit(self) -> Any:
+        """The limit that holds, with ``characters: int`` and ``truncate: bool``: a longer text is cut there and not refused."""
+
+    def set_limit(self, characters: int | None = None, truncate: bool = False) -> None:
+        """Sets the limit; None for the default of the model.
+
+        Raises:
+            InputError: for a limit of another type or out of range.
+        """
 
 
 class Task(Protocol):
@@ -348,7 +329,10 @@ class Loop(Protocol):
         """
 
     def record(self, engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> Mapping[str, list[dict[str, np.ndarray]]]:
-        """Feeds of every graph, batch first, as the rows bring them about: what a graph is calibrated with."""
+        """Feeds of every graph, batch first, as :meth:`run` of these rows brings them about: what a graph is calibrated with.
+
+        Rows share a call here as they do in :meth:`run`, so the caller cuts a list into calls.
+        """
 
 
 class Head(Protocol):

@@ -43,7 +43,7 @@ def unpack(packed: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         if name.endswith(_SHAPES):
             continue
         shapes = packed.get(name + _SHAPES)
-        columns[name] = values if shapes is None else _ragged(name, values, shapes)
+        columns[name] = list(values) if shapes is None else _ragged(name, values, shapes)
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
         raise ValueError(f"the arrays are of different numbers of rows: {counts}")

@@ -35,3 +35,8 @@ class Signature:
     name: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """Names of the input axes behind ``batch`` that vary from row to row. The first is the bucketed axis; there is none where all rows have one shape."""
+        return tuple(dict.fromkeys(axis for spec in self.inputs for axis in spec.shape[1:] if isinstance(axis, str)))
