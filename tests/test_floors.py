@@ -154,7 +154,7 @@ def test_the_package_brings_the_runtime_and_the_rest_only_when_it_is_asked_for()
         ("spec", "from edgekit.tasks import x"),
         ("spec", "import edgekit.modalities.text"),
         ("spec", "from edgekit import runtime"),
-        ("tasks", "from edgekit import backends"),
+        ("tasks", "from edgekit import machine"),
         ("samples", "def f():\n    from edgekit.runtime import session"),
         ("quantize", "if x:\n    import edgekit.report.table"),
         ("search", "from edgekit import load"),
