@@ -22,6 +22,7 @@ def main() -> None:
     except ImportError:
         sys.stderr.write(_NO_CLICK)
         sys.exit(1)
+    from edgekit.cli._once import check_once
     from edgekit.cli._output import echo
     from edgekit.spec.errors import EdgekitError
     from edgekit.spec.paths import typed
@@ -42,7 +43,10 @@ def main() -> None:
             if name not in self.list_commands(context):
                 return None
             module = next(m.name for m in pkgutil.iter_modules(__path__) if m.name.rstrip("_") == name)
-            return getattr(importlib.import_module(f"{__name__}.{module}"), "command", None)
+            command: click.Command | None = getattr(importlib.import_module(f"{__name__}.{module}"), "command", None)
+            if command is not None:
+                check_once(command)
+            return command
 
         def invoke(self, context: click.Context) -> Any:
             try:
