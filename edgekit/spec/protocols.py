@@ -72,10 +72,15 @@ class Labelled(Protocol):
     """A row of a sample file, as far as its label is concerned.
 
     Attributes:
+        input: as a session takes it; a task whose labels belong to parts of an input (words) compares them with it.
         label: value of the label column, or None.
         empty: the row has a cell for the label, and it is empty.
         others: column to value, of the columns that play no role.
     """
+
+    @property
+    def input(self) -> Input:
+        """See the class."""
 
     @property
     def label(self) -> object:
