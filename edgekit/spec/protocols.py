@@ -2,7 +2,8 @@
 
 They are protocols, not base classes: a backend, a task or a method is a file of its own, and must not import the code that calls it. They are narrow
 on purpose. What a protocol does not name, its callers cannot depend on, so that a new backend, task, modality or loop is a new file and nothing else.
-Widen one only where two implementations need it; what one task alone can do is an optional capability below, found with ``isinstance``.
+Widen one only where two implementations need it; what one task alone can do is an optional capability below, found with ``isinstance``. What a task is
+made of where torch is stands in ``spec/head.py``.
 
 Three ideas carry the seam between tasks and the rest:
 
@@ -28,7 +29,7 @@ from edgekit.spec.tensor import Signature
 
 # fmt: off
 __all__ = [
-    "Arrays", "Encoded", "Evidence", "Explainable", "HasConfidence", "HasLabels", "HasLimit", "HasNumbers", "Head", "Input", "Labelled",
+    "Arrays", "Encoded", "Evidence", "Explainable", "HasConfidence", "HasLabels", "HasLimit", "HasNumbers", "Input", "Labelled",
     "Loop", "Metric", "Modality", "Runs", "Score", "Task", "TaskModule", "Truth", "additive",
 ]
 # fmt: on
@@ -338,53 +339,3 @@ class Loop(Protocol):
 
         Rows share a call here as they do in :meth:`run`, so the caller cuts a list into calls.
         """
-
-
-class Head(Protocol):
-    """All of a task that needs torch or Transformers: a module in ``source/heads/``, with the file name of its task in ``tasks/``."""
-
-    AUTO_CLASS: str
-    """The class of Transformers that loads such a model, e.g. ``AutoModelForSequenceClassification``."""
-
-    ARCHITECTURES: str
-    """Suffix of the architectures in a config that this head is for, e.g. ``ForSequenceClassification``."""
-
-    def settings(self, model_id: str, module: Any, processor: Any, told: Mapping[str, Any]) -> Any:
-        """What the runtime must know of a model: the settings dataclass of the task.
-
-        Args:
-            model_id: for messages.
-            module: torch module, with its ``config``.
-            processor: tokenizer or image processor of Transformers.
-            told: what the user says of the model in place of its files, e.g. ``problem_type``.
-
-        Raises:
-            ModelError: when config and processor are not consistent, or the processor cannot be used without Transformers.
-        """
-
-    def save(self, settings: Any, processor: Any, assets: Path) -> None:
-        """Writes the assets that the task's ``load`` reads."""
-
-    def encode(self, settings: Any, processor: Any, inputs: Sequence[Input]) -> list[Arrays]:
-        """What Transformers' own processor makes of inputs, one row each: the truth that the runtime's preprocessing is compared with."""
-
-    def graphs(self, module: Any, settings: Any) -> Sequence[tuple[Signature, Any, Mapping[str, Any], Any]]:
-        """For each graph its signature, the torch module to trace, example feeds by input name, and the dynamic shapes of these."""
-
-    def outputs(self, module: Any, settings: Any, rows: Sequence[Arrays], progress: Callable[[str, int, int], None]) -> list[Arrays]:
-        """What the torch module computes for rows, in their order: the reference."""
-
-    def loss(self, settings: Any, student: Any, teacher: Any, truth: Any, known: Any, temperature: float) -> tuple[Any, Any]:
-        """Losses of each row of a batch, ``[batch]`` each: against the teacher's outputs, and against the truth where it is known.
-
-        Args:
-            settings: of the model.
-            student: raw outputs of the student.
-            teacher: raw outputs of the teacher, of the same rows.
-            truth: as :meth:`truth_tensor` gives it.
-            known: bool ``[batch]``, which rows have a truth.
-            temperature: that both outputs are divided by.
-        """
-
-    def sampled_nll(self, settings: Any, outputs: Any, generator: Any) -> Any:
-        """Negative log-likelihood, summed over a batch, of answers drawn from the outputs themselves: what Fisher information is made of."""
