@@ -123,6 +123,23 @@ class Modality(Protocol):
     def generate(self, count: int, longest: int, seed: int) -> list[Input]:
         """Synthetic inputs for golden files, fuzzing and timing; the last one is of ``longest``, or near it."""
 
+    def join(self, inputs: Sequence[Input], longest: int) -> list[Input]:
+        """Inputs of at least ``longest``, or near it, made of parts of the given ones over and over; none where rows do not vary in size.
+
+        Rows of full length are what memory, overflow and golden files are checked with, and samples seldom have one.
+        """
+
+    def check(self, inputs: Sequence[Input], where: str) -> None:
+        """Refuses rows of a sample file that a session would not read as they stand, e.g. a text beyond the limit of characters.
+
+        Args:
+            inputs: of the file, in its order.
+            where: the file, for messages.
+
+        Raises:
+            SamplesError: with the number of the first such row.
+        """
+
     @property
     def perturbations(self) -> Mapping[str, Callable[[Input, random.Random], Input | None]]:
         """Name to a disturbance that leaves the right answer as it is; None where it has nothing to change in an input."""
