@@ -1,200 +1,150 @@
-"""Text to token ids on a device: the tokenizers library and numpy."""
+"""Texts and pairs of texts: how they are read, encoded, measured, generated and disturbed."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import functools
+import itertools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
 
-from edgekit.modalities.limits import CHARACTERS_A_TOKEN, Fitter, Limit
-from edgekit.spec.content import Content
-from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
+from edgekit.modalities import _text_perturbations
+from edgekit.modalities._text_encoder import Text, TextEncoder, Tokens, check_ids
+from edgekit.modalities._text_generated import fuzz_texts
+from edgekit.modalities._text_units import erased, mask_token, words
+from edgekit.modalities.limits import check_rows
+from edgekit.spec.errors import SamplesError, UsageError
+from edgekit.spec.protocols import Arrays
 
-Text = str | tuple[str, str]
-"""One example: a text, or a pair of texts."""
-
-_AT_ONCE = 2**20  # characters that are encoded in one go: what the tokenizers library keeps of the cut-off part takes some 100 bytes a character
-_PROBE = "a b c d e f g h"
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """One encoded example.
-
-    Attributes:
-        arrays: input name to ``int64 [sequence]``.
-        truncated: whether the text was longer than the model takes, or than the limit of characters, so that its end was cut off.
-    """
-
-    arrays: dict[str, np.ndarray]
-    truncated: bool
-
-    def __len__(self) -> int:
-        """Number of tokens."""
-        return len(next(iter(self.arrays.values())))
+_PAIR = b"\xff"  # no UTF-8 text holds this byte, so no single text has the content of a pair
+_CHARACTERS_A_TOKEN = (8, 24, 60)  # of generated texts; no more than the default limit of characters
 
 
-class TextEncoder:
-    """Encodes texts exactly as the Hugging Face tokenizer that wrote ``tokenizer.json``. Safe to use from threads."""
+class TextModality:
+    """Texts, or pairs of texts. What only reads or disturbs them needs no tokenizer."""
 
-    _FIELDS = ("input_ids", "attention_mask", "token_type_ids")
+    roles = ("text", "text_pair")
 
-    def __init__(
-        self,
-        path: Content,
-        inputs: tuple[str, ...],
-        max_length: int,
-        truncation_side: str = "right",
-        *,
-        tables: Mapping[str, int] | None = None,
-    ) -> None:
-        """Reads the tokenizer.
+    def __init__(self, encoder: TextEncoder | None = None, longest: int = 0, *, pairs: bool = True) -> None:
+        """Binds the modality to a model.
 
         Args:
-            path: a ``tokenizer.json``.
-            inputs: which of ``input_ids``, ``attention_mask``, ``token_type_ids`` the model is fed.
-            max_length: tokens of the longest row, special tokens included.
-            truncation_side: ``right`` or ``left``: which end of a longer text is cut off.
-            tables: rows of the table that the ids of an input are looked up in, by input name, where that is known.
+            encoder: the model's tokenizer; without one nothing is encoded, generated to a length or held to a limit.
+            longest: tokens of the longest row that the model takes.
+            pairs: whether the model was trained on pairs, as far as is known.
+        """
+        self._encoder, self._longest, self._pairs = encoder, longest, pairs
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The model's tokenizer.
 
         Raises:
-            IntegrityError: when the file is not one that the tokenizers library reads and can use, or the settings do not fit it.
+            UsageError: without one.
         """
-        remedy = "Build or copy the bundle again."
-        if unknown := [name for name in inputs if name not in self._FIELDS]:
-            raise IntegrityError(f"{path}: a tokenizer does not fill the input '{unknown[0]}'.{near(unknown[0], self._FIELDS)} {remedy}")
-        if truncation_side not in ("left", "right"):
-            raise IntegrityError(f"{path}: truncation_side is {truncation_side!r}, expected 'left' or 'right'. {remedy}")
-        with _typed(f"{path} cannot be read as a tokenizer"):
-            self._tokenizer = Tokenizer.from_buffer(path.read_bytes())
-        with _typed(f"{path} cannot be used as a tokenizer"):
-            self._tokenizer.no_padding()
-            special = self._tokenizer.num_special_tokens_to_add(False)
-            if not special < max_length < 2**31:  # with less the library would cut nothing at all
-                raise IntegrityError(f"{path}: rows have at most {max_length} tokens, expected more than the {special} special ones. {remedy}")
-            # The pair is shortened at its longer side first, as Transformers does with truncation=True.
-            self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=truncation_side)
-            self._tokenizer.encode(_PROBE)  # some files are read, and fail at the first text
-            self._fitter = Fitter(self._tokenizer, left=truncation_side == "left")
-        self._path = path
-        self._inputs = inputs
-        self._tables = {name: rows for name, rows in (tables or {}).items() if name in inputs}
-        self._max_length = max_length
-        self.set_limit()
+        if self._encoder is None:
+            raise UsageError("Texts were to be encoded without a model's tokenizer. Load the task of a bundle first.")
+        return self._encoder
 
-    def set_limit(self, characters: int | None = None, truncate: bool = False) -> None:
-        """Sets how long a text may be; by default ``CHARACTERS_A_TOKEN`` characters for each token of the longest row.
+    def read(self, columns: Mapping[str, object], folder: Path = Path()) -> Text:
+        """Makes the text or the pair of one row of a sample file.
 
         Args:
-            characters: most that a text may have, or each text of a pair, each run of white space counted as one.
-            truncate: cut a longer text and mark it in place of refusing it, see :class:`Fitter`.
+            columns: ``text`` and maybe ``text_pair`` to the value of the cell.
+            folder: of the file; texts stand in it.
 
         Raises:
-            InputError: when one of them is of another type or out of range.
+            SamplesError: for a value that is no text; the message begins behind the place, and never quotes the value.
         """
-        self.limit = Limit(CHARACTERS_A_TOKEN * self._max_length if characters is None else characters, truncate)
+        for role, value in columns.items():
+            if not isinstance(value, str):
+                what = "no value" if value is None else f"a {type(value).__name__}"
+                raise SamplesError(f"has {what} ({role}), expected text. Correct or remove the row.")
+            try:
+                value.encode()
+            except UnicodeEncodeError as problem:
+                raise SamplesError(f"holds a lone surrogate ({role}), which is not text. Correct or remove the row.") from problem
+        first = str(columns["text"])
+        return (first, str(columns["text_pair"])) if "text_pair" in columns else first
 
-    def __call__(self, texts: list[Text]) -> list[Tokens]:
-        """Encodes each text or pair.
+    def check_rows(self, inputs: Sequence[Text], where: str) -> None:
+        """Holds the rows of a file to the limit of characters that a session has by default.
+
+        Args:
+            inputs: in the order of the file.
+            where: the file, for the message.
 
         Raises:
-            InputError: for anything that is not a str or a tuple of two, that is not encodable as UTF-8, that is beyond ``limit``, or
-                whose ids are beyond the model's tables.
-            IntegrityError: when the tokenizers library fails at one of them.
+            SamplesError: with the number of the first row that is longer.
         """
-        with _typed(f"{self._path} fails at what it was to encode"):
-            fitted = [self._fit(text, index if len(texts) > 1 else None) for index, text in enumerate(texts)]
-            if len(texts) == 1:
-                text, cut = fitted[0]
-                pair = text if isinstance(text, tuple) else (text, None)
-                rows = [self._tokens(self._tokenizer.encode(pair[0], pair[1]), cut)]
-            else:
-                rows = [row for part in _parts(fitted) for row in self._encode(part)]
-        for index, row in enumerate(rows):
-            check_ids(row.arrays, self._tables, index if len(rows) > 1 else None)
-        return rows
+        check_rows(inputs, self._longest, where)
 
-    def _encode(self, part: list[tuple[Text, bool]]) -> list[Tokens]:
-        encodings = self._tokenizer.encode_batch([text for text, _ in part])
-        return [self._tokens(encoding, cut) for encoding, (_, cut) in zip(encodings, part, strict=True)]
+    def content(self, value: Text) -> bytes:
+        """UTF-8 of a text; of a pair the byte 0xFF, the length of the first text in bytes (8 bytes, big-endian) and both texts."""
+        if isinstance(value, str):
+            return value.encode()
+        first, second = (part.encode() for part in value)
+        return _PAIR + len(first).to_bytes(8, "big") + first + second
 
-    def _fit(self, text: Text, index: int | None) -> tuple[Text, bool]:
-        """A checked text or pair within the limit, and whether it was cut."""
-        place = "" if index is None else f" at position {index}"
-        _check_type(text, place)
-        if isinstance(text, str):
-            return self._fitter.fit(text, self.limit, place)
-        first, second = (self._fitter.fit(part, self.limit, f"{place} ({name} of the pair)") for part, name in zip(text, ("first", "second"), strict=True))
-        return (first[0], second[0]), first[1] or second[1]
+    def size(self, arrays: Arrays) -> int:
+        """Tokens of a row."""
+        return len(next(iter(arrays.values())))
 
-    def _tokens(self, encoding: Encoding, cut: bool) -> Tokens:
-        columns = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
-        arrays = {name: np.array(columns[name], np.int64) for name in self._inputs}
-        return Tokens(arrays, cut or bool(encoding.overflowing))
+    def generate(self, count: int, longest: int, seed: int = 0) -> list[Text]:
+        """Texts and pairs of many scripts, the first ones empty or of blanks.
 
+        Args:
+            count: at least 1.
+            longest: tokens that the last text has, or more; they are those of the others, one after the other.
+            seed: of the draws.
+        """
+        short = [t for t in fuzz_texts(min(longest, 64), count, seed)[: max(count - 1, 0)] if self._pairs or isinstance(t, str)]
+        return [*short, self.stretch(fuzz_texts(min(longest, 64), 200, seed + 1)[6:206], longest)[0]]
 
-def check_ids(arrays: Mapping[str, np.ndarray], tables: Mapping[str, int], index: int | None) -> None:
-    """Refuses ids that a model has no row for: backends answer such from memory that is not the table's, or fail the whole list.
+    def stretch(self, inputs: Sequence[Text], longest: int) -> list[Text]:
+        """The words of texts, one after the other: as one text, and as a pair where the model takes pairs.
 
-    Args:
-        arrays: input name to ids, of any shape.
-        tables: rows of each input's table.
-        index: of the text in its list, for the message; None where there is but one.
+        Args:
+            inputs: whose words they are.
+            longest: tokens that each has, or more.
+        """
+        words = [word for text in inputs for part in ([text] if isinstance(text, str) else text) for word in part.split()] or ["a"]
+        for count in (2 * longest, *(characters * longest for characters in _CHARACTERS_A_TOKEN)):  # some words are no tokens: control characters
+            joined = " ".join(itertools.islice(itertools.cycle(words), count))[: _CHARACTERS_A_TOKEN[-1] * longest]
+            if self._encoder is None or self.size(self._encoder([joined])[0].arrays) >= longest:
+                break
+        return [joined, (joined, joined)] if self._pairs else [joined]
 
-    Raises:
-        InputError: with the first such id.
-    """
-    for name, rows in tables.items():
-        ids = arrays[name]
-        if ids.size and (int(ids.max()) >= rows or int(ids.min()) < 0):
-            wrong = int(ids[(ids >= rows) | (ids < 0)].flat[0])
-            place = "" if index is None else f" at position {index}"
-            raise InputError(
-                f"Input{place} has the id {wrong} in {name}, and the model's table has {rows} rows (0 to {rows - 1}). "
-                "A pair of texts goes only into a model that was trained on pairs; a token that was added needs a row that was trained."
-            )
+    def cut(self, arrays: Arrays, longest: int) -> dict[str, np.ndarray]:
+        """A row of at most so many tokens: as a tokenizer cuts, it keeps the last one."""
+        return {name: array if len(array) <= longest else np.concatenate([array[: longest - 1], array[-1:]]) for name, array in arrays.items()}
 
+    @property
+    def perturbations(self) -> Mapping[str, Callable[[Text, random.Random], Text | None]]:
+        """Name to a disturbance, see the functions of ``_text_perturbations``."""
+        return {name: functools.partial(_text_perturbations.disturb, name) for name in _text_perturbations.KINDS}
 
-def _parts(fitted: list[tuple[Text, bool]]) -> Iterator[list[tuple[Text, bool]]]:
-    """A list in pieces of at most ``_AT_ONCE`` characters, but of one text at least."""
-    part: list[tuple[Text, bool]] = []
-    characters = 0
-    for text, cut in fitted:
-        length = len(text) if isinstance(text, str) else len(text[0]) + len(text[1])
-        if part and characters + length > _AT_ONCE:
-            yield part
-            part, characters = [], 0
-        part.append((text, cut))
-        characters += length
-    if part:
-        yield part
+    def occlude(self, value: Text, filler: str) -> tuple[Sequence[str], list[Text]]:
+        """Words, which are what whitespace separates, of both texts of a pair; and the text once without each of them.
+
+        Args:
+            value: a text or a pair.
+            filler: in a word's place; with an empty one a space beside the word goes too.
+        """
+        return words(value), erased(value, filler)
+
+    def filler(self) -> str:
+        """The mask token as it is written in a text; without one the unknown token where a text can hold it, else empty."""
+        return mask_token(self.encoder.to_json())
+
+    def quote(self, value: Text) -> str:
+        """The text; both texts of a pair with a bar between them."""
+        return value if isinstance(value, str) else " | ".join(value)
 
 
-@contextlib.contextmanager
-def _typed(what: str) -> Iterator[None]:
-    """Makes an error of the tokenizers library one of a bundle. It raises bare ``Exception``, and its panics are no ``Exception`` at all.
+UNBOUND = TextModality()
+"""The modality without a model: it reads, identifies, disturbs and quotes."""
 
-    Raises:
-        IntegrityError: with ``what``, and only the kind of a panic: its words may quote the text.
-    """
-    try:
-        yield
-    except (UsageError, IntegrityError):
-        raise
-    except BaseException as problem:
-        panic = type(problem).__name__ == "PanicException"
-        if not panic and not isinstance(problem, Exception):
-            raise
-        raise IntegrityError(f"{what} ({'the tokenizers library panicked' if panic else problem}). Build or copy the bundle again.") from problem
-
-
-def _check_type(text: object, place: str) -> None:
-    if isinstance(text, str) or (isinstance(text, tuple) and len(text) == 2 and all(isinstance(p, str) for p in text)):
-        return
-    got = type(text).__name__
-    if isinstance(text, tuple):
-        got = f"a tuple of {len(text)}" if len(text) != 2 else "a tuple of " + " and ".join(type(p).__name__ for p in text)
-    raise InputError(f"Input{place} is {got}, expected a str, or a tuple of two str for a pair of texts. Pass text, or a list of texts.")
+__all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "Tokens", "check_ids", "erased", "fuzz_texts", "mask_token", "words"]

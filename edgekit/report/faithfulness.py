@@ -8,14 +8,13 @@ same it may give weight to neither.
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from edgekit.modalities.text import erased, mask_token, words
 from edgekit.report.predictions import Answer
 from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.progress import Progress, silent
@@ -32,8 +31,6 @@ NEUTRAL = "."
 
 _DRAWS = 20  # random attributions of each text for the floor: one alone would leave it a noise of its own
 _DIGITS = 6  # of a probability that float32 logits carry: words whose attributions agree to these are tied, not ranked by rounding noise
-_WORD = re.compile(r"\S+")
-_MASK = re.compile(r"[\[<({|]+mask[\]>)}|]+", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -116,21 +113,6 @@ def faithfulness(
     return Faithfulness(len(found), calls, k, rank, top, ceiling_rank, ceiling_top, floor_rank, floor_top, drifts)
 
 
-def words(text: Text) -> tuple[str, ...]:
-    """What whitespace separates, of both texts of a pair."""
-    return tuple(word for part in (text if isinstance(text, tuple) else (text,)) for word in _WORD.findall(part))
-
-
-def erased(text: Text, put: str) -> list[Text]:
-    """The text once for each of its words, with ``put`` in its place; with an empty ``put`` a space beside the word goes too.
-
-    The rest stays to the letter: spaces are tokens to some models.
-    """
-    first, second = text if isinstance(text, tuple) else (text, None)
-    made: list[Text] = [one if second is None else (one, second) for one in _erased(first, put)]
-    return made + [(first, one) for one in _erased(second or "", put)]
-
-
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Spearman's rank correlation, ties at their mean rank: -1 to 1. Where one of the two is constant it is not defined; here it is 0, no agreement.
 
@@ -174,14 +156,9 @@ def mask_text(assets: Path) -> str:
     """
     path = assets / "tokenizer.json"
     try:
-        data = json.loads(path.read_text("utf-8"))
-        # Special ones first: a word that somebody added does not become the mask while the tokenizer has one.
-        added = [str(t["content"]) for t in sorted(data.get("added_tokens") or [], key=lambda t: (not t.get("special"), t["id"]))]
-        model = data["model"]
-        unknown = model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else model.get("unk_token")
+        return mask_token(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError, KeyError, IndexError, TypeError, AttributeError) as problem:
         raise IntegrityError(f"{path} cannot be read as a tokenizer ({type(problem).__name__}: {problem}). Build or copy the bundle again.") from problem
-    return next((t for t in added if _MASK.fullmatch(t)), unknown if unknown in added else "")
 
 
 def _explicable(task: TextClassification, texts: Sequence[Text], order: Sequence[int]) -> Iterator[int]:
@@ -252,18 +229,6 @@ def _drifts(task: TextClassification, found: Sequence[_Explained], texts: Sequen
     least = 0.0 if task.settings.problem_type == "regression" else _LEAST_EFFECT
     drifted = [d for d in made if max(map(abs, d.before)) >= least]
     return tuple(sorted(drifted, key=lambda d: (d.rank_correlation, d.row))[:DRIFTS])
-
-
-def _erased(text: str, put: str) -> list[str]:
-    spans = [word.span() for word in _WORD.finditer(text)]
-    made = []
-    for n, (start, end) in enumerate(spans):
-        if not put and n + 1 < len(spans):
-            end = spans[n + 1][0]
-        elif not put and n:
-            start = spans[n - 1][1]
-        made.append(text[:start] + put + text[end:])
-    return made
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.modalities.text import UNBOUND
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
 from edgekit.spec.subject import Predictions
 from edgekit.tasks.text_classification import Text, TextClassification
@@ -33,7 +34,6 @@ _AGAIN = "The report is damaged: make it again."
 _FEWEST_CHARACTERS = 16  # of a key that somebody chose
 _KEY_BYTES = 32
 _ID_DIGITS = 16  # 64 bits: among a million rows the probability that two texts share an id is 3e-8
-_PAIR = b"\xff"  # no UTF-8 text holds this byte, so no single text is hashed like a pair
 
 
 def id_key() -> bytes:
@@ -67,7 +67,7 @@ def row_ids(texts: Sequence[Text], key: bytes) -> tuple[str, ...]:
         texts: a text or a pair of texts a row.
         key: as :func:`id_key` gives it.
     """
-    return tuple(hmac.digest(key, _content(text), "sha256").hex()[:_ID_DIGITS] for text in texts)
+    return tuple(hmac.digest(key, UNBOUND.content(text), "sha256").hex()[:_ID_DIGITS] for text in texts)
 
 
 def pack(task: TextClassification, logits: np.ndarray, truth: np.ndarray, ids: Sequence[str]) -> Predictions:
@@ -200,13 +200,6 @@ def _jsonl(path: Path) -> np.ndarray:
             raise ValueError(f"line {number} has {len(values)} logits, the lines before it {len(read[0])}")
         read.append(values)
     return np.array(read, np.float64)
-
-
-def _content(text: Text) -> bytes:
-    if isinstance(text, str):
-        return text.encode()
-    first, second = (part.encode() for part in text)
-    return _PAIR + len(first).to_bytes(8, "big") + first + second
 
 
 def _rows(array: np.ndarray) -> tuple[tuple[float, ...], ...]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgekit.report import _perturb
+from edgekit.modalities.text import UNBOUND
 from edgekit.report.predictions import Answer
 from edgekit.samples.evaluation import paired
 from edgekit.spec.errors import SamplesError, UsageError
@@ -22,7 +23,7 @@ _TEXTS_A_REQUEST = 50
 
 
 def disturb(texts: Sequence[Text], rows: int = 200, seed: int = 0) -> dict[str, tuple[np.ndarray, list[Text]]]:
-    """Draws rows and disturbs each in every way; see :mod:`edgekit.report._perturb` for the ways and where they come from.
+    """Draws rows and disturbs each in every way; see ``edgekit/modalities/_text_perturbations.py`` for the ways and where they come from.
 
     Args:
         texts: of the samples.
@@ -40,8 +41,8 @@ def disturb(texts: Sequence[Text], rows: int = 200, seed: int = 0) -> dict[str, 
         raise UsageError(f"{rows} rows were to be disturbed, expected at least 1. Give more, or leave the disturbances out.")
     drawn = np.sort(np.random.default_rng(seed).permutation(len(texts))[:rows]).tolist()
     found: dict[str, tuple[np.ndarray, list[Text]]] = {}
-    for name in _perturb.KINDS:
-        made = {row: _perturb.apply(name, texts[row], seed, row) for row in drawn}
+    for name in UNBOUND.perturbations:
+        made = {row: UNBOUND.perturbations[name](texts[row], random.Random(f"{seed}/{name}/{row}")) for row in drawn}
         kept = {row: text for row, text in made.items() if text is not None}
         if kept:
             found[name] = (np.array(list(kept), np.int64), list(kept.values()))

@@ -18,8 +18,9 @@ from edgekit.samples._decode import GZIP, text_of
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.paths import takes_paths
+from edgekit.spec.protocols import Truth
 from edgekit.spec.target import read_toml
-from edgekit.tasks._labels import MULTI_LABEL, Truth, flag, match_columns
+from edgekit.tasks._labels import flag, match_columns, of_rows
 from edgekit.tasks._labels import parse as parse_labels
 from edgekit.tasks.text_classification import Settings
 
@@ -128,23 +129,8 @@ class Samples:
         Raises:
             SamplesError: when a row has no label or one that the model does not know, or two columns contradict each other.
         """
-        several, names = settings.problem_type == MULTI_LABEL, settings.labels
-        columns = match_columns(names, self.rows[0].others) if len(names) > 1 else {}
-        if not any(row.label is not None or row.empty for row in self.rows) and columns:
-            if lacking := [name for name in names if name not in columns]:
-                raise SamplesError(
-                    f"{self.where} has a column for the label{'s' if len(columns) > 1 else ''} {', '.join(columns)}, and none for {', '.join(lacking[:20])}. "
-                    "Give a column for each label of the model, or one column with the labels of a row: --columns label=NAME."
-                )
-            return parse_labels(settings.problem_type, names, [{n: row.others.get(c) for n, c in columns.items()} for row in self.rows], self.where)
-        if several and len(columns) == len(names) and all(flag(self.rows[0].others.get(c)) is not None for c in columns.values()):
-            raise SamplesError(
-                f"{self.where} has a label column and a column for each of the model's labels, expected one of both. Say which counts: "
-                f"--columns label=NAME, or --columns 'label={SEVERAL.join(columns.values())}'."
-            )
-        if several and any(row.label is not None for row in self.rows) and all(row.empty for row in self.rows if row.label is None):
-            return parse_labels(settings.problem_type, names, [[] if row.empty else row.label for row in self.rows], self.where)
-        return parse_labels(settings.problem_type, names, self.labels(), self.where)
+        values = of_rows(settings.problem_type, settings.labels, self.rows, self.where)
+        return parse_labels(settings.problem_type, settings.labels, values, self.where)
 
     def take(self, count: int, seed: int) -> Samples:
         """Chooses ``count`` rows at random, in the order of the file; all of them where there are no more.

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from edgekit.modalities import text as _text
+from edgekit.modalities.text import fuzz_texts
 from edgekit.source import _agreement, _head, _outputs, _tokenizer, _values, _weights
 from edgekit.source._folder import TASK, checked_config, locate
-from edgekit.source._fuzz import fuzz_texts
 from edgekit.source._tokenizer import wrapped
 from edgekit.source.stack import WIDTHS, narrow
 from edgekit.spec.errors import EdgekitError, ModelError, UsageError, near

@@ -13,8 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgekit.modalities.text import Text
-from edgekit.source._fuzz import fuzz_texts
+from edgekit.modalities.text import Text, fuzz_texts
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.parsing import to_json
 

@@ -229,6 +229,9 @@ class Task(Protocol):
     def postprocess(self, outputs: Sequence[Arrays], encoded: Sequence[Encoded]) -> list[Any]:
         """Makes the task's public answer of each row."""
 
+    def labelled(self, rows: Sequence[Labelled]) -> Sequence[bool]:
+        """Which rows have a label; :meth:`parse_truth` takes these. A set may be labelled in part where labels are not needed of all rows."""
+
     def parse_truth(self, rows: Sequence[Labelled], where: str) -> Truth:
         """Reads the labels of rows.
 

@@ -1,16 +1,17 @@
 """A file is a task: what it takes, how it is preprocessed, what its outputs mean, how it is scored.
 
 Listing this folder is the registration: ``text-classification`` is ``text_classification.py``. A task module has
-``LOOP`` (a file name in ``runtime/loops/``) and ``load(assets) -> Task``. Numpy and tokenizers only.
+``LOOP`` (a file name in ``runtime/loops/``), ``MODALITY`` (a file name in ``modalities/``) and ``load(assets) -> Task``. Numpy and tokenizers only.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from types import ModuleType
+from typing import cast
 
 from edgekit.spec.errors import UsageError, near
+from edgekit.spec.protocols import TaskModule
 
 
 def names() -> list[str]:
@@ -19,7 +20,7 @@ def names() -> list[str]:
     return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
 
 
-def get(name: str) -> ModuleType:
+def get(name: str) -> TaskModule:
     """The module of a task.
 
     Raises:
@@ -27,4 +28,4 @@ def get(name: str) -> ModuleType:
     """
     if name not in names():
         raise UsageError(f"Unknown task '{name}'.{near(name, names())} Known tasks: {', '.join(names())}.")
-    return importlib.import_module(f"edgekit.tasks.{name.replace('-', '_')}")
+    return cast(TaskModule, importlib.import_module(f"edgekit.tasks.{name.replace('-', '_')}"))

@@ -11,10 +11,12 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
 from edgekit.spec.errors import SamplesError, near
+from edgekit.spec.protocols import Labelled, Truth
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
@@ -23,19 +25,6 @@ _NUMBER = re.compile(r"[+-]?[0-9][0-9.,]{0,14}(e[+-]?[0-9]{1,3})?|[+-]?(nan|inf|
 _WHOLE = re.compile(r"([0-9]{1,9})(\.0*)?")
 _NAMELESS = re.compile(r"label_([0-9]{1,9})", re.IGNORECASE)
 _FLAGS = {"0": False, "1": True, "false": False, "true": True}
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Labels of rows.
-
-    Attributes:
-        values: ``int64 [rows]`` for a single-label head, ``bool [rows, labels]`` for multi-label, ``float64 [rows, labels]`` for regression.
-        notes: what was read otherwise than it stands, a sentence each.
-    """
-
-    values: np.ndarray
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,10 +54,55 @@ def parse(problem_type: str, names: Sequence[str], values: Sequence[object], whe
     column = _Column(tuple(names), where)
     rows = [_unwritten(v) for v in values]
     if problem_type == REGRESSION:
-        return Truth(np.array([_numbers(v, column, i) for i, v in enumerate(rows)], np.float64).reshape(len(rows), len(names)))
+        return _truth(np.array([_numbers(v, column, i) for i, v in enumerate(rows)], np.float64).reshape(len(rows), len(names)))
     if problem_type == SINGLE_LABEL:
         return _single(rows, column)
     return _several(rows, column)
+
+
+def _truth(values: np.ndarray, notes: tuple[str, ...] = ()) -> Truth:
+    """An array is a sequence in all but its type."""
+    return Truth(cast("Sequence[Any]", values), notes)
+
+
+def of_rows(problem_type: str, names: Sequence[str], rows: Sequence[Labelled], where: str) -> list[object]:
+    """The values that :func:`parse` reads: those of the label column or, of a head with several labels, of a column for each that bears its name.
+
+    Args:
+        problem_type: of the model's head.
+        names: of the model's labels.
+        rows: of a sample file, at least one.
+        where: the file, for messages.
+
+    Raises:
+        SamplesError: when a row has no label, a label no column, or there are both a label column and a column for each label.
+    """
+    several, labelled = problem_type == MULTI_LABEL, any(row.label is not None for row in rows)
+    columns = match_columns(names, rows[0].others) if len(names) > 1 else {}
+    if columns and not labelled and not any(row.empty for row in rows):
+        if lacking := [name for name in names if name not in columns]:
+            raise SamplesError(
+                f"{where} has a column for the label{'s' if len(columns) > 1 else ''} {', '.join(columns)}, and none for {', '.join(lacking[:20])}. "
+                "Give a column for each label of the model, or one column with the labels of a row: --columns label=NAME."
+            )
+        return [{name: row.others.get(column) for name, column in columns.items()} for row in rows]
+    if several and len(columns) == len(names) and all(flag(rows[0].others.get(c)) is not None for c in columns.values()):
+        raise SamplesError(
+            f"{where} has a label column and a column for each of the model's labels, expected one of both. Say which counts: "
+            f"--columns label=NAME, or --columns 'label={'|'.join(columns.values())}'."
+        )
+    if several and labelled and all(row.empty for row in rows if row.label is None):
+        return [[] if row.empty else row.label for row in rows]
+    if lacking_rows := [place for place, row in enumerate(rows, 1) if row.label is None]:
+        raise SamplesError(f"{where}, row {lacking_rows[0]} has no label, which scoring needs. Name the column: --columns label=NAME.")
+    return [row.label for row in rows]
+
+
+def labelled(names: Sequence[str], rows: Sequence[Labelled]) -> list[bool]:
+    """Which rows have a label: those with a value in the label column, or all where there are columns of 0 and 1 in its place."""
+    if any(row.label is not None or row.empty for row in rows) or len(names) < 2 or not rows:
+        return [row.label is not None for row in rows]
+    return [len(match_columns(names, rows[0].others)) == len(names)] * len(rows)
 
 
 def flag(value: object) -> bool | None:
@@ -199,20 +233,20 @@ def _single(rows: Sequence[object], column: _Column) -> Truth:
                 f" has {several}. Correct the row; or, if the model was trained to give several, build it with "
                 "--problem-type multi_label_classification (problem_type of its config).",
             )
-        return Truth(flags.argmax(axis=1).astype(np.int64))
+        return _truth(flags.argmax(axis=1).astype(np.int64))
     read, notes = _reader(rows, column)
-    return Truth(np.array([read(v, i) for i, v in enumerate(rows)], np.int64), tuple(notes))
+    return _truth(np.array([read(v, i) for i, v in enumerate(rows)], np.int64), tuple(notes))
 
 
 def _several(rows: Sequence[object], column: _Column) -> Truth:
     labels = len(column.names)
     if any(isinstance(v, dict) for v in rows):
-        return Truth(np.array([_flags(v, column, i) for i, v in enumerate(rows)], np.bool_).reshape(len(rows), labels))
+        return _truth(np.array([_flags(v, column, i) for i, v in enumerate(rows)], np.bool_).reshape(len(rows), labels))
     parts = _parts(rows, column)
     given = [p for p in parts if p]
     if given and all(len(p) == labels and all(flag(v) is not None for v in p) for p in given):
         # A 0 or 1 for each label, as Transformers trains on them; of a single label it is that label's.
-        return Truth(np.array([_flags(p, column, i) if p else [False] * labels for i, p in enumerate(parts)], bool))
+        return _truth(np.array([_flags(p, column, i) if p else [False] * labels for i, p in enumerate(parts)], bool))
     if labels == 1:
         for row, values in enumerate(parts):
             if any(flag(v) is None and _NUMBER.fullmatch(str(v).strip()) for v in values):
@@ -237,7 +271,7 @@ def _several(rows: Sequence[object], column: _Column) -> Truth:
         if len(set(indices)) != len(indices):
             raise column.refuse(row, f" names a label twice. Give each once, or flags of 0 and 1 for all {labels} in every row.")
         result[row, indices] = True
-    return Truth(result, tuple(notes))
+    return _truth(result, tuple(notes))
 
 
 def _parts(rows: Sequence[object], column: _Column) -> list[list[object]]:

@@ -10,20 +10,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from edgekit.modalities.text import Text, TextEncoder, Tokens
+from edgekit.modalities.text import Text, TextEncoder, TextModality, check_ids
 from edgekit.spec.content import Content
-from edgekit.spec.errors import IntegrityError, SamplesError, UsageError, near
+from edgekit.spec.errors import IntegrityError, UsageError, near
 from edgekit.spec.parsing import parse, plain, to_json
+from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import Signature
-from edgekit.tasks import _labels
+from edgekit.tasks._heads import Classification, MultiLabel, Regression, SingleLabel
+from edgekit.tasks._old import Old as _Old
 
 LOOP = "single"
+MODALITY = "text"
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 _LONGEST = 2**20
-THRESHOLD = 0.5
-"""A label of a multi-label head is given when its probability is above this."""
 
 
 @dataclass(frozen=True)
@@ -71,32 +70,28 @@ class Settings:
             raise UsageError(f"truncation_side is '{self.truncation_side}', expected 'right' or 'left'. Correct it in the tokenizer's config.")
 
 
-@dataclass(frozen=True)
-class Classification:
-    """The answer for one example.
+class TextClassification(_Old):
+    """A text or a pair of texts in; the classes below, one a head, say what comes out."""
 
-    Attributes:
-        label: the most probable label; for regression the name of the (first) output.
-        score: its probability, 0 to 1; for regression the predicted number.
-        scores: every label's probability (or number), in the model's order.
-        labels: labels that are given: one for a single-label head, those above 0.5 for a multi-label head, none for regression.
-        truncated: the text was longer than the model takes and its end was not read.
-    """
+    settings: Settings
+    modality: TextModality
 
-    label: str
-    score: float
-    scores: Mapping[str, float]
-    labels: tuple[str, ...]
-    truncated: bool
-
-
-class TextClassification:
-    """The task with a model's settings: text to tokens, logits to answers, answers to a score."""
+    def __new__(cls, settings: Settings, encode: TextEncoder) -> TextClassification:
+        """To be removed: :func:`bound` makes the class of the head."""
+        kinds = {"single_label_classification": TextSingleLabel, "multi_label_classification": TextMultiLabel, "regression": TextRegression}
+        return object.__new__(kinds[settings.problem_type])
 
     def __init__(self, settings: Settings, encode: TextEncoder) -> None:
         """Binds settings to an encoder; :func:`load` makes both of a bundle's assets."""
+        super().__init__(settings.labels)  # type: ignore[call-arg]
         self.settings = settings
+        self.modality = TextModality(encode, settings.max_length, pairs=settings.takes_pairs)
         self.preprocess = encode
+
+    @property
+    def max_size(self) -> int:
+        """Tokens of the longest row that the model takes."""
+        return self.settings.max_length
 
     def check_signature(self, signature: Signature, shapes: Sequence[int] = ()) -> None:
         """Holds the settings against what the graph takes and gives, when a bundle is opened and not at its first answer.
@@ -123,149 +118,28 @@ class TextClassification:
         if problem:
             raise IntegrityError(f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.")
 
-    @property
-    def binary(self) -> bool:
-        """Whether the head has one output, whose sigmoid says yes or no: scored by its accuracy."""
-        return self.settings.problem_type == "multi_label_classification" and len(self.settings.labels) == 1
-
-    @property
-    def score_name(self) -> str:
-        """What :meth:`score` computes."""
-        if self.binary:
-            return "accuracy"
-        return {"single_label_classification": "accuracy", "multi_label_classification": "micro F1", "regression": "Pearson r"}[
-            self.settings.problem_type
-        ]
-
-    def postprocess(self, logits: np.ndarray, tokens: Sequence[Tokens]) -> list[Classification]:
-        """Turns logits into answers.
+    def check_arrays(self, feeds: Arrays) -> None:
+        """Refuses ids that the model has no row for.
 
         Args:
-            logits: float32 ``[batch, labels]``.
-            tokens: the encoded examples of the same rows.
-        """
-        names, kind = self.settings.labels, self.settings.problem_type
-        values = self.probabilities(logits)
-        best = values.argmax(axis=1).tolist() if kind != "regression" else [0] * len(values)
-        answers = []
-        for row, top, encoded in zip(values.tolist(), best, tokens, strict=True):
-            if kind == "multi_label_classification":
-                given = tuple(n for n, v in zip(names, row, strict=True) if v > THRESHOLD)
-            else:
-                given = (names[top],) if kind == "single_label_classification" else ()
-            answers.append(Classification(names[top], row[top], dict(zip(names, row, strict=True)), given, encoded.truncated))
-        return answers
-
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Softmax, sigmoid or nothing, by the head: float64 ``[batch, labels]``."""
-        x = logits.astype(np.float64)
-        if self.settings.problem_type == "regression":
-            return x
-        if self.settings.problem_type == "multi_label_classification":
-            return np.exp(-np.logaddexp(0.0, -x))
-        x = np.exp(x - x.max(axis=1, keepdims=True))
-        return np.asarray(x / x.sum(axis=1, keepdims=True))
-
-    def parse_labels(self, values: Sequence[object], where: str) -> np.ndarray:
-        """Reads the label column of samples, see :func:`edgekit.tasks._labels.parse`.
-
-        Args:
-            values: one a row.
-            where: the file, for messages.
-
-        Returns:
-            ``int64 [rows]`` for a single-label head, ``bool [rows, labels]`` for multi-label, ``float64 [rows, labels]`` for regression.
+            feeds: graph inputs, batch axis first.
 
         Raises:
-            SamplesError: for a label that the model does not know, or a value that is not a number.
+            InputError: with the first such id.
         """
-        return _labels.parse(self.settings.problem_type, self.settings.labels, values, where).values
+        check_ids(feeds, self.settings.tables, None)
 
-    def score(self, logits: np.ndarray, truth: np.ndarray) -> float:
-        """Task score, higher is better: accuracy (of a head with one output too), micro F1, or Pearson's r (mean over outputs).
 
-        Args:
-            logits: float32 ``[rows, labels]``.
-            truth: as :meth:`parse_labels` gives it.
+class TextSingleLabel(TextClassification, SingleLabel):
+    """One label a text."""
 
-        Raises:
-            SamplesError: for a regression set in which all labels are equal: r is not defined there.
-        """
-        kind = self.settings.problem_type
-        if kind == "single_label_classification":
-            return float((logits.argmax(axis=1) == truth).mean())
-        if kind == "multi_label_classification":
-            given = logits > 0.0  # probability above one half
-            if self.binary:
-                return float((given == truth).mean())
-            both = 2 * int((given & truth).sum())
-            all_of_them = int(given.sum()) + int(truth.sum())
-            return both / all_of_them if all_of_them else 1.0
-        if len(truth) < 2 or (truth.std(axis=0) == 0).any():
-            raise SamplesError("All labels of the regression samples are equal, so Pearson's r is not defined. Give samples with different values.")
-        columns = zip(logits.T.astype(np.float64), truth.T, strict=True)
-        return float(np.mean([0.0 if x.std() == 0 else np.corrcoef(x, y)[0, 1] for x, y in columns]))
 
-    def divergence(self, logits: np.ndarray, reference: np.ndarray) -> float:
-        """How far answers are from those of another model, without labels; 0 where they are equal.
+class TextMultiLabel(TextClassification, MultiLabel):
+    """Any number of labels a text."""
 
-        Mean Kullback-Leibler divergence of the answers' distribution, in nats: over the labels of a single-label head, summed
-        over those of a multi-label head; for regression half the mean squared difference, which is that divergence between
-        normal distributions of unit variance.
 
-        Args:
-            logits: float32 ``[rows, labels]``.
-            reference: the same rows by the reference, e.g. the float32 graph.
-        """
-        x, y = logits.astype(np.float64), reference.astype(np.float64)
-        kind = self.settings.problem_type
-        if kind == "regression":
-            return float(((x - y) ** 2).sum(axis=1).mean() / 2)
-        if kind == "multi_label_classification":
-            p = self.probabilities(reference)
-            yes, no = np.logaddexp(0.0, -x) - np.logaddexp(0.0, -y), np.logaddexp(0.0, x) - np.logaddexp(0.0, y)
-            return float((p * yes + (1.0 - p) * no).sum(axis=1).mean())
-        x, y = (a - np.logaddexp.reduce(a, axis=1, keepdims=True) for a in (x, y))
-        return float((np.exp(y) * (y - x)).sum(axis=1).mean())
-
-    def changed(self, logits: np.ndarray, reference: np.ndarray) -> int:
-        """Rows that are answered differently: another label, another set of labels, or a number that is off by 5 % of the numbers' range.
-
-        Args:
-            logits: float32 ``[rows, labels]``.
-            reference: the same rows by another model, e.g. the torch model.
-        """
-        return int(self.differs(logits, reference).sum())
-
-    def differs(self, logits: np.ndarray, reference: np.ndarray) -> np.ndarray:
-        """Which rows :meth:`changed` counts: bool ``[rows]``."""
-        if self.settings.problem_type == "single_label_classification":
-            return np.asarray(logits.argmax(axis=1) != reference.argmax(axis=1))
-        if self.settings.problem_type == "multi_label_classification":
-            return np.asarray(((logits > 0.0) != (reference > 0.0)).any(axis=1))
-        return np.asarray((np.abs(logits - reference) > 0.05 * np.ptp(reference, axis=0)).any(axis=1))
-
-    def margins(self, logits: np.ndarray) -> np.ndarray:
-        """How clear each row's answer is: the largest number such that no change of all its logits by less gives another one.
-
-        Half of the lead over the second label; the smallest distance of a logit from its threshold where each label is asked alone; 0 where the answer is a
-        number, which any change changes.
-
-        Args:
-            logits: float32 ``[rows, labels]``.
-
-        Returns:
-            float64 ``[rows]``.
-        """
-        x = logits.astype(np.float64)
-        if self.settings.problem_type == "multi_label_classification":
-            return np.asarray(np.abs(x).min(axis=1))
-        if self.settings.problem_type == "regression":
-            return np.zeros(len(x))
-        if x.shape[1] < 2:
-            return np.full(len(x), np.inf)
-        top = np.sort(x, axis=1)
-        return np.asarray((top[:, -1] - top[:, -2]) / 2)
+class TextRegression(TextClassification, Regression):
+    """One or more numbers a text."""
 
 
 def load(assets: Content) -> TextClassification:
@@ -293,4 +167,4 @@ def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
     (assets / "task.json").write_text(to_json(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
 
 
-__all__ = ["LOOP", "PROBLEM_TYPES", "Classification", "Settings", "Text", "TextClassification", "load", "save"]
+__all__ = ["LOOP", "MODALITY", "PROBLEM_TYPES", "Classification", "Settings", "Text", "TextClassification", "load", "save"]

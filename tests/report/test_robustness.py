@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 import unicodedata
 from difflib import SequenceMatcher
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import edgekit
 from edgekit import tasks
-from edgekit.report import _perturb
+from edgekit.modalities import _text_perturbations as _perturb
 from edgekit.report.robustness import between, disturb, logits_of, own
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import parse, plain
@@ -35,7 +36,7 @@ def task(kind=SINGLE, labels=("lower", "UPPER")):
 
 
 def of(name, text, seed=0, row=0):
-    return _perturb.apply(name, text, seed, row)
+    return _perturb.disturb(name, text, random.Random(f"{seed}/{name}/{row}"))
 
 
 def edits(before, after):
@@ -227,7 +228,8 @@ def test_the_seed_decides_and_a_text_does_not_depend_on_the_others():
 
 
 def test_another_process_disturbs_alike():
-    code = f"from edgekit.report._perturb import KINDS, apply; print(ascii([apply(k, {LONG!r}, 7, 3) for k in KINDS]))"
+    draw = "random.Random(f'7/{k}/3')"
+    code = f"import random; from edgekit.modalities._text_perturbations import KINDS, disturb; print(ascii([disturb(k, {LONG!r}, {draw}) for k in KINDS]))"
     expected = ascii([of(k, LONG, 7, 3) for k in KINDS])
     for hashes in "12":  # Python's own hash of a string differs between processes
         done = small.python(code, PYTHONHASHSEED=hashes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from edgekit.modalities.text import Text
+from edgekit.modalities._text_encoder import Text
 
 # The fuzz set strings pieces of these together.
 _ALPHABETS = (

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Mapping
 
-from edgekit.modalities.text import Text
+from edgekit.modalities._text_encoder import Text
 
 LETTERS_A_CHANGE = 10
 """Of the kinds that change letters, one change in so many of them, and at least one: about one in every other English word."""
@@ -128,19 +128,17 @@ KINDS: Mapping[str, Callable[[str, random.Random], str]] = {
 """Name to what it does to a text."""
 
 
-def apply(name: str, text: Text, seed: int, row: int) -> Text | None:
+def disturb(name: str, text: Text, draw: random.Random) -> Text | None:
     """Disturbs a text, or both of a pair.
 
     Args:
         name: one of ``KINDS``.
         text: what to disturb.
-        seed: the same seed, kind and row give the same text, whatever other rows there are.
-        row: its place in the samples.
+        draw: decides where it is disturbed.
 
     Returns:
         The disturbed text; None where this kind cannot change it, or would leave nothing of it (or of one of a pair).
     """
-    draw = random.Random(f"{seed}/{name}/{row}")  # a string: seeded by its digest, so the same everywhere
     parts = text if isinstance(text, tuple) else (text,)
     made = tuple(KINDS[name](part, draw) for part in parts)
     if made == parts or any(part.strip() and not now.strip() for part, now in zip(parts, made, strict=True)):
