@@ -14,7 +14,7 @@ from edgekit.modalities import _text_perturbations
 from edgekit.modalities._text_encoder import Text, TextEncoder, Tokens, check_ids
 from edgekit.modalities._text_generated import fuzz_texts
 from edgekit.modalities._text_units import erased, mask_token, words
-from edgekit.modalities.limits import check_rows
+from edgekit.modalities.limits import Limit, check_rows
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays
 
@@ -48,6 +48,19 @@ class TextModality:
             raise UsageError("Texts were to be encoded without a model's tokenizer. Load the task of a bundle first.")
         return self._encoder
 
+    @property
+    def limit(self) -> Limit:
+        """How long a text may be, and whether a longer one is cut."""
+        return self.encoder.limit
+
+    def set_limit(self, characters: int | None = None, truncate: bool = False) -> None:
+        """Sets how long a text may be, see :meth:`TextEncoder.set_limit`.
+
+        Raises:
+            InputError: when one of them is of another type or out of range.
+        """
+        self.encoder.set_limit(characters, truncate)
+
     def read(self, columns: Mapping[str, object], folder: Path = Path()) -> Text:
         """Makes the text or the pair of one row of a sample file.
 
@@ -61,15 +74,15 @@ class TextModality:
         for role, value in columns.items():
             if not isinstance(value, str):
                 what = "no value" if value is None else f"a {type(value).__name__}"
-                raise SamplesError(f"has {what} ({role}), expected text. Correct or remove the row.")
+                raise SamplesError(f"has {what} for {role}, expected text. Correct or remove the row.")
             try:
                 value.encode()
             except UnicodeEncodeError as problem:
-                raise SamplesError(f"holds a lone surrogate ({role}), which is not text. Correct or remove the row.") from problem
+                raise SamplesError(f"holds a lone surrogate in {role}, which is not text. Correct or remove the row.") from problem
         first = str(columns["text"])
         return (first, str(columns["text_pair"])) if "text_pair" in columns else first
 
-    def check_rows(self, inputs: Sequence[Text], where: str) -> None:
+    def check(self, inputs: Sequence[Text], where: str) -> None:
         """Holds the rows of a file to the limit of characters that a session has by default.
 
         Args:
@@ -101,9 +114,9 @@ class TextModality:
             seed: of the draws.
         """
         short = [t for t in fuzz_texts(min(longest, 64), count, seed)[: max(count - 1, 0)] if self._pairs or isinstance(t, str)]
-        return [*short, self.stretch(fuzz_texts(min(longest, 64), 200, seed + 1)[6:206], longest)[0]]
+        return [*short, self.join(fuzz_texts(min(longest, 64), 200, seed + 1)[6:206], longest)[0]]
 
-    def stretch(self, inputs: Sequence[Text], longest: int) -> list[Text]:
+    def join(self, inputs: Sequence[Text], longest: int) -> list[Text]:
         """The words of texts, one after the other: as one text, and as a pair where the model takes pairs.
 
         Args:

@@ -133,7 +133,7 @@ class Session:
         Raises:
             InputError: when one of them is of another type or out of range.
         """
-        self._task.preprocess.set_limit(max_characters, truncate)
+        self._task.modality.set_limit(max_characters, truncate)
 
     @property
     def variant_index(self) -> int:
@@ -324,8 +324,8 @@ class Session:
             engine=self.compilation.text() if self.compilation is not None else "",
             labels=settings.labels,
             max_length=settings.max_length,
-            max_characters=self._task.preprocess.limit.characters,
-            truncate=self._task.preprocess.limit.truncate,
+            max_characters=self._task.modality.limit.characters,
+            truncate=self._task.modality.limit.truncate,
             target=manifest.target,
             provenance=manifest.provenance,
             rows=variant.rows,

@@ -30,7 +30,7 @@ from edgekit.spec.tensor import Signature
 # fmt: off
 __all__ = [
     "Arrays", "Encoded", "Evidence", "Explainable", "HasConfidence", "HasLabels", "HasLimit", "HasNumbers", "Input", "Labelled",
-    "Loop", "Metric", "Modality", "Runs", "Score", "Task", "TaskModule", "Truth", "additive",
+    "Loop", "Metric", "Modality", "ModalityModule", "Runs", "Score", "Task", "TaskModule", "Truth", "additive",
 ]
 # fmt: on
 
@@ -111,7 +111,8 @@ class Modality(Protocol):
             folder: of the file, which relative paths start from.
 
         Raises:
-            SamplesError: for a value that is no input; it never quotes the value.
+            SamplesError: for a value that is no input; it never quotes the value. The message begins behind the place of the row, which the
+                caller puts before it: ``has no value for text, expected ...``.
         """
 
     def content(self, value: Input) -> bytes:
@@ -128,6 +129,9 @@ class Modality(Protocol):
 
         Rows of full length are what memory, overflow and golden files are checked with, and samples seldom have one.
         """
+
+    def cut(self, arrays: Arrays, longest: int) -> Arrays:
+        """A row of at most ``longest``, cut as preprocessing cuts; the row itself where rows do not vary in size."""
 
     def check(self, inputs: Sequence[Input], where: str) -> None:
         """Refuses rows of a sample file that a session would not read as they stand, e.g. a text beyond the limit of characters.
@@ -313,6 +317,13 @@ class Explainable(Protocol):
 
     def target_name(self, answer: Arrays) -> str:
         """The name of that answer."""
+
+
+class ModalityModule(Protocol):
+    """A module in ``modalities/``."""
+
+    UNBOUND: Modality
+    """The modality without a model: it reads sample files, and identifies, disturbs and quotes inputs."""
 
 
 class TaskModule(Protocol):

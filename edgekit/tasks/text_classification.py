@@ -14,7 +14,7 @@ from edgekit.modalities.text import Text, TextEncoder, TextModality, check_ids
 from edgekit.spec.content import Content
 from edgekit.spec.errors import IntegrityError, UsageError, near
 from edgekit.spec.parsing import parse, plain, to_json
-from edgekit.spec.protocols import Arrays
+from edgekit.spec.protocols import Arrays, Encoded
 from edgekit.spec.tensor import Signature
 from edgekit.tasks._heads import Classification, MultiLabel, Regression, SingleLabel
 from edgekit.tasks._old import Old as _Old
@@ -86,12 +86,20 @@ class TextClassification(_Old):
         super().__init__(settings.labels)  # type: ignore[call-arg]
         self.settings = settings
         self.modality = TextModality(encode, settings.max_length, pairs=settings.takes_pairs)
-        self.preprocess = encode
 
     @property
     def max_size(self) -> int:
         """Tokens of the longest row that the model takes."""
         return self.settings.max_length
+
+    def preprocess(self, inputs: Sequence[Text]) -> list[Encoded]:
+        """Makes token ids of texts or pairs.
+
+        Raises:
+            InputError: for anything else, a text beyond the limit of the modality, or one whose ids are beyond the model's tables.
+            IntegrityError: when the tokenizer fails at one of them.
+        """
+        return list(self.modality.encoder(list(inputs)))
 
     def check_signature(self, signature: Signature, shapes: Sequence[int] = ()) -> None:
         """Holds the settings against what the graph takes and gives, when a bundle is opened and not at its first answer.
