@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,13 +18,16 @@ from edgekit.backends import EngineMismatchError, _jetson
 from edgekit.bundle import onnx_reader
 from edgekit.bundle.trust import Bundle
 from edgekit.engines.plans import SCHEMA, Plans
-from edgekit.spec.errors import BuildError, IntegrityError
+from edgekit.spec.errors import BackendError, BuildError, IntegrityError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
 
 _log = logging.getLogger("edgekit")
+
+SelfTest = Callable[[backends.Engine], str]
+"""Why an engine that was just made does not serve; empty where it does."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,15 @@ def key_parts(bundle: Bundle, variant: Variant, signature: Signature, identity: 
 
 
 def load_engine(
-    bundle: Bundle, variant: Variant, signature: Signature, device: Any, progress: Progress, *, make: bool = False, force: bool = False
+    bundle: Bundle,
+    variant: Variant,
+    signature: Signature,
+    device: Any,
+    progress: Progress,
+    *,
+    make: bool = False,
+    force: bool = False,
+    self_test: SelfTest | None = None,
 ) -> tuple[backends.Engine, Compilation | None]:
     """Loads what a variant runs on a device.
 
@@ -78,6 +89,7 @@ def load_engine(
         progress: told how far a compilation is.
         make: engines are to be made here and kept, also where the bundle brings some; else what can be used is used.
         force: make it anew also where the cache has one.
+        self_test: asked about an engine that is made here.
 
     Returns:
         The engine, and where it came from; None for a backend that runs the graph itself.
@@ -85,7 +97,7 @@ def load_engine(
     Raises:
         IntegrityError: for an engine of the bundle that no trusted key signed.
         EngineMismatchError: for one that a trusted key signed and this device cannot load.
-        BackendError: when the backend refuses the graph or the recipe.
+        BackendError: when the backend refuses the graph or the recipe, or an engine that was made here fails its self-test: the cache has it no more.
         BuildError: with ``make``, when the engine cannot be kept.
     """
     if not backends.get(variant.backend).ENGINES:
@@ -113,7 +125,23 @@ def load_engine(
         # While this one waited, another process may have made it.
         if not force and (found := _cached(plans, key, signature, device)) is not None:
             return found
-        return _made(plans, key, parts, bundle, variant, signature, device, progress, must_keep=make)
+        engine, made = _made(plans, key, parts, bundle, variant, signature, device, progress, must_keep=make)
+    if self_test is not None:
+        _check(engine, made, self_test, plans, bundle)
+    return engine, made
+
+
+def _check(engine: backends.Engine, made: Compilation, self_test: SelfTest, plans: Plans, bundle: Bundle) -> None:
+    """Refuses an engine that answers wrongly."""
+    try:
+        problem = self_test(engine)
+    except BaseException:
+        engine.close()
+        raise
+    if problem:
+        engine.close()
+        plans.drop(made.key, problem)
+        raise BackendError(f"The engine that was made here for {bundle.path} does not serve: {problem}. Make it anew, and race again: edgekit compile BUNDLE")
 
 
 def _of_the_bundle(bundle: Bundle, variant: Variant, signature: Signature, device: Any) -> tuple[backends.Engine, Compilation]:

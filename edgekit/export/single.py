@@ -64,7 +64,7 @@ def signature(source: Source) -> Signature:
     """What the graph takes and gives."""
     settings = source.settings
     inputs = tuple(TensorSpec(name, "int64", ("batch", "sequence"), settings.pads[name]) for name in settings.inputs)
-    return Signature(single.SIGNATURE, inputs, (TensorSpec("logits", "float32", ("batch", len(settings.labels))),))
+    return Signature(single.SIGNATURES[0], inputs, (TensorSpec("logits", "float32", ("batch", len(settings.labels))),))
 
 
 def _traced(source: Source) -> Any:

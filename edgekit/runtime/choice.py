@@ -58,9 +58,26 @@ class Run:
     ms: float = 0.0
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The variant that runs here.
+
+    Attributes:
+        variant: variant as the manifest has it.
+        reason: why, in words.
+        runs: what became of each; nothing of that where the result was remembered.
+        session: open session of the variant where it has just won a race; the caller closes it. Else None.
+    """
+
+    variant: Variant
+    reason: str
+    runs: tuple[Run, ...] = ()
+    session: Session | None = None
+
+
 def fastest_here(
     bundle: Bundle, progress: Progress = silent, *, variants: Sequence[Variant] = (), make: bool = False, force: bool = False
-) -> tuple[Variant, str, tuple[Run, ...]]:
+) -> Choice:
     """The variant that answers the golden inputs in the least time on this machine, and why in words.
 
     A variant whose backend is not installed, that this machine cannot run or make an engine of, or that answers the golden inputs otherwise
@@ -72,9 +89,6 @@ def fastest_here(
         variants: those that compete; by default all.
         make: engines are made and kept here, also where the bundle brings some.
         force: make engines and race anew, whatever is remembered.
-
-    Returns:
-        The variant, the reason, and what became of each; nothing of that where the result was remembered.
 
     Raises:
         BackendError: when no variant can run here, with the reason of each.
@@ -92,18 +106,18 @@ def fastest_here(
     if not able:
         raise _nobody(bundle, out)
     if len(able) == 1 and able[0].engine is None:
-        return able[0], f"it is the only variant that can run here{_left_out(out)}", tuple(out)
+        return Choice(able[0], f"it is the only variant that can run here{_left_out(out)}", tuple(out))
     record = _record(bundle, able, "race")
     if not (make or force):
         with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
             known = Records(RACES).find(record) or {}
-            return able[int(known["winner"])], f"it won the race at the first load here: {known['times']}{_left_out(out)}", ()
+            return Choice(able[int(known["winner"])], f"it won the race at the first load here: {known['times']}{_left_out(out)}")
     watch = Watch()
-    runs = _race(bundle, able, progress, make, force)
+    runs, session = _race(bundle, able, progress, make, force)
     busy = watch.stop()
     raced = [run for run in runs if not run.refused]
     out += [run for run in runs if run.refused]
-    if not raced:
+    if session is None:
         raise _nobody(bundle, out)
     winner = min(raced, key=lambda run: run.ms)
     said = ", ".join(f"{_name(run.variant)} {run.ms:.2f} ms" for run in raced)
@@ -112,7 +126,7 @@ def fastest_here(
     kept = Records(RACES).keep(record, {"winner": able.index(winner.variant), "times": said})
     unkept = "" if kept else "; the cache folder cannot be written, or may be by others, so every load races"
     early = [run for run in out if run not in runs]
-    return winner.variant, f"it won the race at this load: {said}{_left_out(early)}{unkept}", (*runs, *early)
+    return Choice(winner.variant, f"it won the race at this load: {said}{_left_out(early)}{unkept}", (*runs, *early), session)
 
 
 def at_most(variant: Variant, threads: int | None = None) -> Variant:
@@ -187,9 +201,9 @@ def _built(manifest: Manifest, variant: Variant) -> str:
     return f"with {versions} on {manifest.machine.get('architecture', 'an unknown machine')} ({manifest.machine.get('instructions') or 'unknown instructions'})"
 
 
-def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make: bool, force: bool) -> list[Run]:
-    """Median milliseconds that each variant takes for all golden rows but the longest, in turns."""
-    rows = sorted(golden.read(bundle).rows, key=lambda row: max(map(len, row.values())))
+def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make: bool, force: bool) -> tuple[list[Run], Session | None]:
+    """Median milliseconds that each variant takes for all golden rows but the longest, in turns; and the open session of the fastest."""
+    rows = sorted(golden.read(bundle).rows, key=lambda row: max(array.size for array in row.values()))
     rows = rows[:-1] or rows  # the one of full length would outweigh all others, and texts are not like it
     with contextlib.ExitStack() as stack:
         runs: list[Run] = []
@@ -218,7 +232,12 @@ def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make:
             progress("race on the golden inputs", turn + 1, _ROUNDS + 1)
         for index, _, times in able:
             runs[index] = replace(runs[index], ms=statistics.median(times))
-        return runs
+        stack.pop_all()  # all were timed: the fastest stays open
+    winner = min(able, key=lambda one: runs[one[0]].ms, default=None)
+    for one in able:
+        if one is not winner:
+            one[1].close()
+    return runs, None if winner is None else winner[1]
 
 
 def _nobody(bundle: Bundle, runs: Sequence[Run]) -> BackendError:

@@ -92,8 +92,11 @@ def compile_bundle(bundle: str | Path, *, trust: Trust | None = None, force: boo
         check_instructions(first, opened.path)
         backends.get(first.backend).check_here()
         return CompileResult(str(bundle), _name(first), "it won the race where the bundle was built, and runs the graph itself", (), {})
-    variant, reason, runs = fastest_here(opened, progress, make=True, force=force)
-    return CompileResult(str(bundle), _name(variant), reason, runs, _identity(variant) if variant.engine is not None else {})
+    choice = fastest_here(opened, progress, make=True, force=force)
+    if choice.session is not None:
+        choice.session.close()
+    variant = choice.variant
+    return CompileResult(str(bundle), _name(variant), choice.reason, choice.runs, _identity(variant) if variant.engine is not None else {})
 
 
 @takes_paths("bundle")

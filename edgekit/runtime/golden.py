@@ -6,7 +6,11 @@ differently, INT8 more so; what is caught is a tokenizer, graph or backend that 
 How far a sound kernel may be off depends on its kind. Kernels whose arithmetic the graph fixes (float, INT8 by stored scales) keep within ``TOLERANCE`` of
 what the variant answered at the build. Where activations are quantized as they come, the kernel chooses of how many numbers it takes the range: on CPUs
 with SME, ONNX Runtime takes it by row, elsewhere by tensor. Such a variant also passes by the float32 answers that are stored beside: it may be at most
-``SLACK`` times as far from them as the build's kernel was, and must give their label on each row where that distance cannot change it.
+``SLACK`` times as far from them as the build's kernel was, and must give their answer on each row where that distance cannot change it.
+
+The file is an ``.npz`` of stored arrays, in one of two layouts, by the signature of the graph. The table is for integer inputs of one axis that varies and one
+float32 output of fixed shape: ``lengths``, ``input.NAME`` ``[rows, longest]``, ``outputs.VARIANT`` and ``reference`` ``[rows, ...]``. All other graphs have
+``input.NAME``, ``outputs.VARIANT.NAME`` and ``reference.NAME`` as :func:`edgekit.spec.rows.pack` makes them: ragged arrays are flat, with their shapes beside.
 """
 
 from __future__ import annotations
@@ -14,19 +18,22 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from edgekit.backends import Engine
 from edgekit.bundle.trust import Bundle
 from edgekit.machine.cpu import cpu_instructions
 from edgekit.runtime import _npz
 from edgekit.runtime.loops import single
-from edgekit.runtime.session import Session
+from edgekit.runtime.runner import GraphRunner
+from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import IntegrityError, OutputError
-from edgekit.spec.tensor import Signature
-from edgekit.tasks.text_classification import TextClassification
+from edgekit.spec.manifest import Variant
+from edgekit.spec.protocols import Arrays, Runs, Task
+from edgekit.spec.tensor import Signature, TensorSpec
+
+__all__ = ["FILE", "SLACK", "TOLERANCE", "Golden", "GoldenResult", "answers", "check", "check_engine", "compare", "pack", "read"]
 
 FILE = "golden.npz"
 TOLERANCE = 0.05
@@ -43,14 +50,14 @@ class Golden:
     """What a bundle holds to be compared with.
 
     Attributes:
-        rows: encoded inputs, each as long as its text: input name to ``int64 [sequence]``.
-        outputs: what each variant answered where the bundle was built: ``float32 [rows, labels]``.
-        reference: what the float32 graph answered there, of the same shape; None in bundles of format 1.
+        rows: inputs without padding: input name to an array without a batch axis.
+        outputs: outputs of each row where the bundle was built, for each variant.
+        reference: outputs of the float32 graph there; None in bundles of format 1.
     """
 
-    rows: list[dict[str, np.ndarray]]
-    outputs: list[np.ndarray]
-    reference: np.ndarray | None
+    rows: list[Arrays]
+    outputs: list[list[Arrays]]
+    reference: list[Arrays] | None
 
 
 @dataclass(frozen=True)
@@ -59,10 +66,10 @@ class GoldenResult:
 
     Attributes:
         rows: golden examples.
-        difference: the largest of a logit, as a share of the spread of all (at least 1).
+        difference: largest difference of an output value, as a share of the spread of all (at least 1).
         flips: examples that are answered otherwise than at the build.
-        distance: the largest difference of a logit from the float32 answers that the variant had at the build, as a share of that spread; None where they do
-            not count, or the bundle does not hold them.
+        distance: largest difference of an output value from the float32 answers that the variant had at the build, as a share of that spread; None where they
+            do not count, or the bundle does not hold them.
         off: the same on this machine.
         decisive: examples whose float32 answer is so clear that a difference of ``distance`` cannot change it.
         lost: of these, examples that this machine answers otherwise.
@@ -112,22 +119,33 @@ class GoldenResult:
         return text + _sme()
 
 
-def answers(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> np.ndarray:
-    """Runs rows one by one, padded to their bucket where there are any: float32 ``[rows, labels]``."""
-    return np.concatenate([single.run(engine, signature, [row], shapes) for row in rows])
+def answers(engine: Runs, signature: Signature, rows: Sequence[Arrays], shapes: Sequence[int] = ()) -> list[Arrays]:
+    """Outputs of rows that are run one by one, padded to their bucket where there are any."""
+    return GraphRunner.of(engine, signature, shapes=shapes).run(rows, alone=True, finite=False)
 
 
-def pack(signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], outputs: Sequence[np.ndarray], reference: np.ndarray | None) -> bytes:
-    """Inputs, lengths, the outputs of each variant and those in float32 (None: not known) as an ``.npz``; the same arrays give the same bytes.
+def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequence[Arrays]], reference: Sequence[Arrays] | None) -> bytes:
+    """The content of the file; the same arrays give the same bytes. Integer inputs are stored as the smallest type that holds them.
 
-    Inputs are stored as the smallest type of integer that holds them.
+    Args:
+        signature: of the graph.
+        rows: inputs, at least one row.
+        outputs: outputs of each row, for each variant.
+        reference: outputs of each row in float32; None where they are not known.
     """
-    arrays = {f"input.{n}": a.astype(np.result_type(*map(np.min_scalar_type, (a.min(), a.max())))) for n, a in single.collate(signature, rows).items()}
-    lengths = np.array([len(row[signature.inputs[0].name]) for row in rows], np.int64)
+    answered = {f"outputs.{i}": variant for i, variant in enumerate(outputs)} | ({} if reference is None else {"reference": reference})
+    named: dict[str, Any] = {}
+    if _is_table(signature):
+        (output,) = signature.outputs
+        given = {f"input.{name}": _smallest(array) for name, array in single.collate(signature, rows).items()}
+        columns = {name: np.stack([row[output.name] for row in variant]) for name, variant in answered.items()}
+        reference_column = {name: columns.pop(name) for name in ("reference",) if name in columns}
+        named = {"lengths": np.array([single.size(signature, row) for row in rows], np.int64), **columns, **given, **reference_column}
+    else:
+        named = {f"input.{name}": _smallest(array) for name, array in of_rows.pack(rows).items()}
+        for prefix, variant in answered.items():
+            named |= {f"{prefix}.{name}": array for name, array in of_rows.pack(variant).items()}
     stream = io.BytesIO()
-    named: dict[str, Any] = {"lengths": lengths, **{f"outputs.{i}": o for i, o in enumerate(outputs)}, **arrays}
-    if reference is not None:
-        named["reference"] = reference
     np.savez(stream, **named)
     return stream.getvalue()
 
@@ -147,46 +165,74 @@ def read(bundle: Bundle) -> Golden:
         raise IntegrityError(f"{bundle.path / FILE} cannot be read ({problem}). Build or copy the bundle again.") from problem
 
 
-def check(session: Session) -> GoldenResult:
+class Opened(Protocol):
+    """What a session lends to a comparison."""
+
+    _bundle: Bundle
+    _variant: Variant
+    _task: Task
+
+    @property
+    def variant_index(self) -> int:
+        """Place of the variant in the manifest."""
+
+    def run_rows(self, rows: Sequence[Arrays]) -> list[Arrays]:
+        """Outputs of rows, one at a time."""
+
+
+def check(session: Opened) -> GoldenResult:
     """Runs the golden inputs of its bundle in a session.
 
     Raises:
         IntegrityError: when they cannot be read.
         BackendError: when the session cannot run them.
     """
-    stored = read(session._bundle)
-    as_they_come = session._variant.method in _RANGES_AS_THEY_COME
+    stored, index = read(session._bundle), session.variant_index
     try:
         found = session.run_rows(stored.rows)
     except OutputError:  # a machine on which it computes NaN is as far off as can be
-        found = np.full_like(stored.outputs[session.variant_index], np.nan)
-    return compare(stored, session.variant_index, found, session._task, as_they_come)
+        found = _no_numbers(stored.outputs[index])
+    return compare(stored, index, found, session._task, session._variant.method in _RANGES_AS_THEY_COME)
 
 
-def compare(stored: Golden, variant: int, found: np.ndarray, task: TextClassification, as_they_come: bool) -> GoldenResult:
+def check_engine(runner: GraphRunner, bundle: Bundle, index: int, task: Task) -> str:
+    """Why an engine that was just made does not serve, by the golden inputs of its bundle; empty where it does.
+
+    Args:
+        runner: of the engine.
+        bundle: that was checked.
+        index: place of the variant in the manifest.
+        task: of the bundle.
+    """
+    stored = read(bundle)
+    found = runner.run(stored.rows, alone=True, finite=False)
+    return compare(stored, index, found, task, bundle.manifest.variants[index].method in _RANGES_AS_THEY_COME).problem()
+
+
+def compare(stored: Golden, variant: int, found: Sequence[Arrays], task: Task, as_they_come: bool) -> GoldenResult:
     """What answers to the golden inputs come to.
 
     Args:
         stored: of the bundle.
         variant: place of the variant in the manifest.
-        found: what it answers: ``float32 [rows, labels]``.
-        task: that tells what a label is.
+        found: outputs of each row.
+        task: tells what an answer is.
         as_they_come: activations are quantized as they come, so that another kernel may take other ranges.
     """
     expected, reference = stored.outputs[variant], stored.reference
-    spread = max(1.0, float(np.ptp(expected)))
-    difference, flips = _largest(found - expected) / spread, task.changed(found, expected)
+    spread = of_rows.spread(expected)
+    difference, flips = of_rows.difference(expected, found) / spread, int((~task.same_answer(found, expected)).sum())
     if reference is None or not as_they_come:
         return GoldenResult(len(expected), difference, flips)
-    distance = _largest(expected - reference)
-    clear = task.margins(reference) > distance
-    lost = sum(task.changed(found[i : i + 1], reference[i : i + 1]) for i in np.flatnonzero(clear))
-    return GoldenResult(len(expected), difference, flips, distance / spread, _largest(found - reference) / spread, int(clear.sum()), lost)
+    distance = of_rows.difference(expected, reference)
+    clear = task.decided(reference, distance)
+    lost = int((clear & ~task.same_answer(found, reference)).sum())
+    off = of_rows.difference(reference, found) / spread
+    return GoldenResult(len(expected), difference, flips, distance / spread, off, int(clear.sum()), lost)
 
 
-def _largest(differences: np.ndarray) -> float:
-    """The largest, by size; infinity where one is no number."""
-    return float(np.abs(differences).max()) if np.isfinite(differences).all() else float("inf")
+def _no_numbers(rows: Sequence[Arrays]) -> list[Arrays]:
+    return [{name: np.full_like(array, np.nan if array.dtype.kind == "f" else 0) for name, array in row.items()} for row in rows]
 
 
 def _sme() -> str:
@@ -196,10 +242,31 @@ def _sme() -> str:
     return ". This CPU has SME: dynamic INT8 takes the range of activations by row here, by tensor elsewhere, so answers differ and are no worse"
 
 
+def _is_table(signature: Signature) -> bool:
+    """Whether all inputs are integers of one axis that varies, the same, and the one output is float32 of a fixed shape."""
+    if len(signature.varying) != 1 or len(signature.outputs) != 1:
+        return False
+    shape = ("batch", signature.varying[0])
+    (output,) = signature.outputs
+    fixed = output.dtype == "float32" and len(output.shape) == 2 and not set(output.shape[1:]) & set(signature.varying)
+    return fixed and all(np.dtype(spec.dtype).kind in "iu" and spec.shape == shape for spec in signature.inputs)
+
+
+def _smallest(array: np.ndarray) -> np.ndarray:
+    """The same integers in the smallest type that holds them; other numbers as they are."""
+    if array.dtype.kind not in "iu" or not array.size:
+        return array
+    return array.astype(np.result_type(*map(np.min_scalar_type, (array.min(), array.max()))))
+
+
 def _read(content: bytes, bundle: Bundle) -> Golden:
     signature, variants = bundle.manifest.signatures[0], len(bundle.manifest.variants)
+    read_layout = _read_table if _is_table(signature) else _read_packed
+    return read_layout(content, signature, [f"outputs.{i}" for i in range(variants)])
+
+
+def _read_table(content: bytes, signature: Signature, outputs: Sequence[str]) -> Golden:
     names = {f"input.{spec.name}": spec for spec in signature.inputs}
-    outputs = [f"outputs.{i}" for i in range(variants)]
     arrays = _npz.read(content, ["lengths", *outputs, *names], ["reference"])
     lengths = arrays["lengths"]
     if lengths.dtype != np.int64 or lengths.ndim != 1 or not 1 <= len(lengths) <= _MOST_ROWS or lengths.min() < 1:
@@ -214,5 +281,45 @@ def _read(content: bytes, bundle: Bundle) -> Golden:
         if arrays[name].dtype != np.float32 or arrays[name].shape != (len(lengths), *width) or 0 in width:
             raise ValueError(f"'{name}' is {arrays[name].dtype} {arrays[name].shape}, expected float32 ({len(lengths)}, labels)")
     whole = {spec.name: arrays[name].astype(spec.dtype) for name, spec in names.items()}
-    rows = [{name: array[i, :length] for name, array in whole.items()} for i, length in enumerate(lengths.tolist())]
-    return Golden(rows, [arrays[name] for name in outputs], arrays.get("reference"))
+    rows: list[Arrays] = [{name: array[i, :length] for name, array in whole.items()} for i, length in enumerate(lengths.tolist())]
+    (output,) = signature.outputs
+    columns: dict[str, list[Arrays]] = {name: [{output.name: row} for row in arrays[name]] for name in kept}
+    return Golden(rows, [columns[name] for name in outputs], columns.get("reference"))
+
+
+def _read_packed(content: bytes, signature: Signature, outputs: Sequence[str]) -> Golden:
+    parts = {"input": signature.inputs, **dict.fromkeys(outputs, signature.outputs)}
+    needed = [f"{part}.{spec.name}" for part, specs in parts.items() for spec in specs]
+    reference = [f"reference.{spec.name}" for spec in signature.outputs]
+    arrays = _npz.read(content, needed, [*reference, *(f"{name}.shapes" for name in (*needed, *reference))])
+    if present := [name for name in reference if name in arrays]:
+        if len(present) < len(reference):
+            raise ValueError(f"it lacks the array '{min(set(reference) - set(present))}'")
+        parts["reference"] = signature.outputs
+    rows = {part: _packed_rows(arrays, part, specs) for part, specs in parts.items()}
+    count = len(rows["input"])
+    if not 1 <= count <= _MOST_ROWS or any(len(found) != count for found in rows.values()):
+        raise ValueError(f"it is of {count} inputs and {[len(found) for found in rows.values()]} answers, expected 1 to {_MOST_ROWS} rows of all")
+    if any(0 in array.shape for row in rows["input"] for array in row.values()):
+        raise ValueError("an input is empty, expected at least one value")
+    return Golden(rows["input"], [rows[name] for name in outputs], rows.get("reference"))
+
+
+def _packed_rows(arrays: Mapping[str, np.ndarray], part: str, specs: Sequence[TensorSpec]) -> list[Arrays]:
+    """The rows of one part of the file in the types of the signature.
+
+    Raises:
+        ValueError: for arrays that do not fit it.
+    """
+    keys = {f"{part}.{spec.name}": spec for spec in specs}
+    taken = {key + end: arrays[key + end] for key in keys for end in ("", ".shapes") if key + end in arrays}
+    if any(not array.ndim or (len(array) > _MOST_ROWS and (key.endswith(".shapes") or f"{key}.shapes" not in taken)) for key, array in taken.items()):
+        raise ValueError(f"'{part}' has more than {_MOST_ROWS} rows, or none")  # before anything is done for each row
+    rows = of_rows.unpack(taken)
+    for row in rows:
+        for key, spec in keys.items():
+            array, axes = row[key], spec.shape[1:]
+            typed = array.dtype == spec.dtype or (array.dtype.kind in "iu" and array.dtype != np.uint64 and np.dtype(spec.dtype).kind in "iu")
+            if not typed or array.ndim != len(axes) or any(a != n for a, n in zip(axes, array.shape, strict=True) if isinstance(a, int)):
+                raise ValueError(f"'{key}' has a row that is {array.dtype} {array.shape}, expected {spec.dtype} {axes}")
+    return [{spec.name: row[key].astype(spec.dtype, copy=False) for key, spec in keys.items()} for row in rows]

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import Bundle, open_bundle
-from edgekit.engines.plans import Plans
 from edgekit.machine.cpu import cpus
 from edgekit.modalities.limits import Limit
-from edgekit.runtime import golden
-from edgekit.runtime.choice import at_most, check_golden, check_instructions, fastest_here
+from edgekit.runtime.choice import Choice, at_most, check_golden, check_instructions, fastest_here
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError, InputError, IntegrityError, UsageError, near
 from edgekit.spec.paths import takes_paths
@@ -82,31 +80,26 @@ def load_checked(opened: Bundle, *, backend: str | None = None, threads: int | N
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")
     asked = [v for v in variants if backend in (None, v.backend)]
     if opened.manifest.choose_on == "device" and (len(asked) > 1 or asked[0].engine is not None):
-        variant, chosen, _ = fastest_here(opened, progress, variants=asked)
+        choice = fastest_here(opened, progress, variants=asked)
     else:
-        variant = asked[0]
-        chosen = "the backend was asked for" if backend else "it won the race where the bundle was built"
-    check_instructions(variant, opened.path)
-    session = Session(opened, at_most(variant, threads), chosen, progress)
+        choice = Choice(asked[0], "the backend was asked for" if backend else "it won the race where the bundle was built")
+    session, variant = _session(opened, choice, threads, progress), choice.variant
     try:
-        _check_new_engine(session, opened)
         if compared := check_golden(session, opened, variant):
-            session._chosen += f"; golden inputs {compared}"
+            session.chosen += f"; golden inputs {compared}"
     except BaseException:
         session.close()
         raise
     return session
 
 
-def _check_new_engine(session: Session, bundle: Bundle) -> None:
-    """Refuses an engine that was made just now and answers wrongly: the race saw another one, now or at an earlier load.
-
-    Raises:
-        BackendError: when its answers to the golden inputs are too far off; it is in the cache no more.
-    """
-    made = session.compilation
-    if made is None or made.source != "made here":
-        return
-    if problem := golden.check(session).problem():
-        Plans().drop(made.key, problem)
-        raise BackendError(f"The engine that was made here for {bundle.path} does not serve: {problem}. Make it anew, and race again: edgekit compile BUNDLE")
+def _session(opened: Bundle, choice: Choice, threads: int | None, progress: Progress) -> Session:
+    """The open winner of a race that was just run, where it has the threads that are asked for; else a new session."""
+    variant = at_most(choice.variant, threads)
+    if choice.session is not None:
+        if choice.session.runs(variant):
+            choice.session.chosen = choice.reason
+            return choice.session
+        choice.session.close()
+    check_instructions(variant, opened.path)
+    return Session(opened, variant, choice.reason, progress, self_test=True)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn, overload
+from typing import Any, NoReturn, cast
 
 import numpy as np
 
 from edgekit import backends, tasks
 from edgekit.bundle.trust import Bundle
-from edgekit.engines.compile import load_engine
-from edgekit.modalities.text import Text, check_ids
-from edgekit.runtime import loops
+from edgekit.engines.compile import Compilation, SelfTest, load_engine
+from edgekit.runtime import golden, loops
 from edgekit.runtime._calls import Calls, counted
-from edgekit.spec.errors import EdgekitError, InputError, IntegrityError, OutputError, UsageError, near
+from edgekit.runtime.loops import single
+from edgekit.runtime.runner import GraphRunner, check_finite
+from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
-from edgekit.tasks.text_classification import Classification
+from edgekit.spec.protocols import Arrays, HasLimit, Input, Runs, Task
+from edgekit.spec.tensor import Signature
 
-_ROWS_NAMED = 8  # in a message
-_MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
+__all__ = ["Session", "SessionInfo"]
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class SessionInfo:
         threads: threads of one call.
         streams: calls that a list is answered by at the same time.
         batch: rows of one such call at most.
-        shapes: bucket edges in tokens that rows are padded to; none where nothing is padded.
+        shapes: bucket edges that rows are padded to, e.g. in tokens; none where nothing is padded.
         chosen: why this variant runs.
         engine: where its engine came from; empty for a backend that runs the graph itself.
-        labels: in the order of ``scores``.
-        max_length: tokens of the longest text that is read whole.
-        max_characters: characters of the longest text that is taken, each run of white space counted as one.
+        labels: labels in the model's order; empty where its answers have none.
+        max_length: size of the largest row that the model takes, e.g. in tokens; 1 where all have one.
+        max_characters: characters of the longest text that is taken, each run of white space counted as one; None where inputs are no texts.
         truncate: whether a longer one is cut there in place of being refused.
         target: what the bundle was built for.
         provenance: model, revision, digests, tool versions.
@@ -68,7 +68,7 @@ class SessionInfo:
     engine: str
     labels: tuple[str, ...]
     max_length: int
-    max_characters: int
+    max_characters: int | None
     truncate: bool
     target: str
     provenance: Mapping[str, str]
@@ -79,6 +79,10 @@ class SessionInfo:
 class Session:
     """A loaded bundle. Safe to call from several threads; a context manager.
 
+    Attributes:
+        chosen: why this variant runs, in words.
+        compilation: where the engine came from; None for a backend that runs the graph itself.
+
     It belongs to its process: it cannot be copied or pickled, and a forked child may use it on ONNX Runtime only (on OpenVINO a call there is an error).
 
     Example:
@@ -88,7 +92,15 @@ class Session:
     """
 
     def __init__(
-        self, bundle: Bundle, variant: Variant, chosen: str = "it was asked for", progress: Progress = silent, *, make: bool = False, force: bool = False
+        self,
+        bundle: Bundle,
+        variant: Variant,
+        chosen: str = "it was asked for",
+        progress: Progress = silent,
+        *,
+        make: bool = False,
+        force: bool = False,
+        self_test: bool = False,
     ) -> None:
         """Opens the variant's backend and loads its graph; :func:`edgekit.runtime.load.load` is the way to get here.
 
@@ -99,41 +111,83 @@ class Session:
             progress: told how far the making of an engine is.
             make: make engines here and keep them, see :func:`edgekit.engines.compile.load_engine`.
             force: make them anew.
+            self_test: compare an engine that is made here with the golden inputs, and refuse one that answers otherwise.
 
         Raises:
-            BackendError: when the backend is not installed or refuses the graph.
+            BackendError: when the backend is not installed or refuses the graph, or an engine that was made here answers wrongly.
             IntegrityError: when the bundle lacks what its loop drives, or brings an engine that no trusted key signed.
         """
         manifest = bundle.manifest
         self._bundle = bundle
         self._variant = variant
-        self._chosen = chosen
-        self._task = tasks.get(manifest.task).load(bundle.assets)
+        self.chosen = chosen
+        self._task: Task = tasks.get(manifest.task).load(bundle.assets)
         self._loop = loops.get(manifest.loop)
-        signatures = {s.name: s for s in manifest.signatures}
-        if self._loop.SIGNATURE not in signatures:
-            what = f"{bundle.path} has no signature '{self._loop.SIGNATURE}', which its loop '{manifest.loop}' drives"
+        stated = {s.name: s for s in manifest.signatures}
+        if lacking := [name for name in self._loop.SIGNATURES if name not in stated]:
+            what = f"{bundle.path} has no signature '{lacking[0]}', which its loop '{manifest.loop}' drives"
             raise IntegrityError(f"{what}. Build or copy the bundle again.")
-        self._signature = signatures[self._loop.SIGNATURE]
-        self._task.check_signature(self._signature, variant.shapes)
-        self._device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
-        self._engine: backends.Engine | None = None
-        self._calls = Calls(self._free)
-        try:
-            self._engine, self.compilation = load_engine(bundle, variant, self._signature, self._device, progress, make=make, force=force)
-        except BaseException:
-            self._device.close()
-            raise
-        bundle.release()
+        signatures = {name: stated[name] for name in self._loop.SIGNATURES}
+        for signature in signatures.values():
+            self._task.check_signature(signature, variant.shapes)
+        self._signature = next(iter(signatures.values()))
         self._batch = (variant.batch or manifest.max_batch) if variant.rows == "together" else 1
+        self._device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
+        self._engines: dict[str, backends.Engine] = {}
+        self._calls = Calls(self._free)
+        self._runner = self._make_runner(self._engines, signatures)
+        compilations = []
+        try:
+            for signature in signatures.values():
+                test = self._self_test(signature) if self_test else None
+                engine, made = load_engine(bundle, variant, signature, self._device, progress, make=make, force=force, self_test=test)
+                self._engines[signature.name] = engine
+                compilations.append(made)
+        except BaseException:
+            self._free()
+            raise
+        self.compilation: Compilation | None = compilations[0]
+        bundle.release()
+
+    def _make_runner(self, engines: Mapping[str, Runs], signatures: Mapping[str, Signature]) -> GraphRunner:
+        variant = self._variant
+        return GraphRunner(
+            engines,
+            signatures,
+            self._bundle.manifest.loop,
+            shapes=variant.shapes,
+            batch=self._batch,
+            max_tokens=variant.max_tokens,
+            streams=variant.streams,
+            name=f"{variant.method} on {variant.backend}",
+        )
+
+    def _self_test(self, signature: Signature) -> SelfTest | None:
+        """What compares the engine of a signature with the golden inputs: a model of several graphs is compared once the last of them is made."""
+        if signature.name != self._loop.SIGNATURES[-1]:
+            return None
+
+        def test(engine: backends.Engine) -> str:
+            engines = {**self._engines, signature.name: engine}
+            return golden.check_engine(self._make_runner(engines, self._runner.signatures), self._bundle, self.variant_index, self._task)
+
+        return test
+
+    def runs(self, variant: Variant) -> bool:
+        """Whether this is a session of the variant, with its threads."""
+        return self._variant == variant
 
     def limit(self, max_characters: int | None = None, truncate: bool = False) -> None:
         """Sets how long a text may be from now on, see :func:`edgekit.load`.
 
         Raises:
-            InputError: when one of them is of another type or out of range.
+            InputError: when one of them is of another type or out of range, or is given where inputs are no texts.
         """
-        self._task.modality.set_limit(max_characters, truncate)
+        modality = self._task.modality
+        if isinstance(modality, HasLimit):
+            modality.set_limit(max_characters, truncate)
+        elif max_characters is not None or truncate:
+            raise InputError(f"max_characters and truncate are limits of texts, and inputs of {self._bundle.manifest.task} are none. Leave them out.")
 
     @property
     def variant_index(self) -> int:
@@ -150,17 +204,13 @@ class Session:
             "A session cannot be pickled or copied: its engine belongs to this process. Hand over the bundle's path, and open it there with edgekit.load(path)."
         )
 
-    @overload
-    def __call__(self, inputs: Text) -> Classification: ...
-    @overload
-    def __call__(self, inputs: list[Text] | list[str] | list[tuple[str, str]]) -> list[Classification]: ...
     @counted
-    def __call__(self, inputs: Any) -> Any:
-        """Answers one example, or a list of them in order.
+    def __call__(self, inputs: Input) -> Any:
+        """Answers one input, or a list of them in order.
 
         Args:
-            inputs: a str; a tuple of two str (a pair of texts); or a list of those. A list is run in batches of texts of similar length where
-                an answer does not depend on what else is in its batch, else one by one: the label is the one that the text has alone, and logits
+            inputs: an input of the task, e.g. a str, or a tuple of two str (a pair of texts); or a list of those. A list is run in batches of rows of similar
+                size where an answer does not depend on what else is in its batch, else one by one: the label is the one that the input has alone, and outputs
                 differ by at most 1e-5 of their spread in float32, 5e-3 in lower precisions (measured in the build, see ``edgekit inspect``).
 
         Raises:
@@ -169,55 +219,21 @@ class Session:
         """
         if isinstance(inputs, list):
             return self._many(inputs)
-        tokens = self._task.preprocess([inputs])
-        return self._task.postprocess(self._finite(self._run_rows([tokens[0].arrays])), tokens)[0]
+        encoded = self._task.preprocess([inputs])
+        return self._task.postprocess(self._runner.run([encoded[0].arrays], alone=True), encoded)[0]
 
-    def _many(self, inputs: Sequence[Text]) -> list[Classification]:
+    def _many(self, inputs: Sequence[Input]) -> list[Any]:
         if not inputs:
             return []
-        tokens = self._task.preprocess(list(inputs))
-        answers: list[Classification] = self._task.postprocess(self._batched([t.arrays for t in tokens]), tokens)
-        return answers
-
-    def _batched(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Outputs of rows in their order, run in batches of similar length or one by one, as many at a time as there are streams."""
-        name = self._signature.inputs[0].name
-        parts = self._loop.cut([len(row[name]) for row in rows], self._batch, self._variant.max_tokens)
-
-        def run(part: Sequence[int]) -> np.ndarray:
-            return self._run_rows([rows[i] for i in part])
-
-        if self._variant.streams > 1 and len(parts) > 1:
-            # The longest first, so that the streams end together.
-            with ThreadPoolExecutor(self._variant.streams) as pool:
-                results = list(pool.map(run, reversed(parts)))[::-1]
-        else:
-            results = [run(part) for part in parts]
-        answers = np.concatenate(results)
-        return self._finite(answers[np.argsort([i for part in parts for i in part])])
-
-    def _run_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        return np.asarray(self._loop.run(self._open_engine(), self._signature, rows, self._variant.shapes))
-
-    def _finite(self, answers: np.ndarray) -> np.ndarray:
-        """The same answers ``[rows, ...]``, or an error that names the rows; their content is nobody's business."""
-        if np.isfinite(answers).all():
-            return answers
-        broken = np.flatnonzero(~np.isfinite(answers.reshape(len(answers), -1)).all(axis=1)).tolist()
-        which = ", ".join(map(str, broken[:_ROWS_NAMED])) + (f" and {len(broken) - _ROWS_NAMED} more" if len(broken) > _ROWS_NAMED else "")
-        how = f"{self._variant.method} on {self._variant.backend}"
-        raise OutputError(
-            f"{how} computed NaN or infinity for {len(broken)} of {len(answers)} row(s), at index {which} of the input; expected finite logits. "
-            "The model's weights are not finite, or its activations exceed the range of this precision on such texts: "
-            "compare with a bundle that is built with the method float32."
-        )
+        encoded = self._task.preprocess(list(inputs))
+        return self._task.postprocess(self._runner.run([row.arrays for row in encoded]), encoded)
 
     @counted
-    def logits(self, inputs: Sequence[Text], *, batched: bool = False) -> np.ndarray:
-        """Raw outputs: float32 ``[rows, labels]``. For evaluation.
+    def outputs(self, inputs: Sequence[Input], *, batched: bool = False) -> list[Arrays]:
+        """Raw outputs of each input by name, without a batch axis. For evaluation.
 
         Args:
-            inputs: texts or pairs.
+            inputs: inputs as a call takes them.
             batched: run them as a call with a list does; else one at a time, with nothing padded but to a bucket.
 
         Raises:
@@ -225,20 +241,23 @@ class Session:
             OutputError: when an output is not finite.
         """
         if not isinstance(inputs, list):
-            raise InputError(f"logits() was called with a {type(inputs).__name__}, expected a list of texts or pairs. Write e.g. session.logits([text]).")
+            raise InputError(f"outputs() was called with a {type(inputs).__name__}, expected a list of inputs. Write e.g. session.outputs([text]).")
         if not inputs:
-            return np.zeros((0, len(self._task.settings.labels)), np.float32)
-        rows = [t.arrays for t in self._task.preprocess(inputs)]
-        return self._batched(rows) if batched else self.run_rows(rows)
+            return []
+        return self._runner.run([row.arrays for row in self._task.preprocess(inputs)], alone=not batched)
+
+    def logits(self, inputs: Sequence[Input], *, batched: bool = False) -> np.ndarray:
+        """The first output of :meth:`outputs` as one array; goes when its last caller has."""
+        return np.stack([next(iter(row.values())) for row in self.outputs(inputs, batched=batched)])
 
     @counted
-    def run_rows(self, rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-        """Raw outputs of encoded rows, one at a time: input name to ``int64 [sequence]`` in, ``float32 [rows, labels]`` out.
+    def run_rows(self, rows: Sequence[Arrays]) -> list[Arrays]:
+        """Raw outputs of encoded rows, one at a time: arrays by name without a batch axis in and out.
 
         Raises:
             OutputError: when one is not finite.
         """
-        return self._finite(np.concatenate([self._run_rows([row]) for row in rows]))
+        return self._runner.run(rows, alone=True)
 
     @counted
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -248,7 +267,7 @@ class Session:
             feeds: every input of the graph by name, e.g. ``input_ids: int64 [batch, sequence]``.
 
         Returns:
-            Every output by name, e.g. ``logits: float32 [batch, labels]``.
+            Every output by name, batch axis first.
 
         Raises:
             InputError: for a missing or unknown name, another dtype, rank or fixed size, sizes that disagree, or an id beyond its table.
@@ -274,39 +293,53 @@ class Session:
                 fixed = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
                 if fixed != size:
                     raise InputError(f"Input '{name}' has {size} along '{axis}', another input has {fixed}. Give all inputs one size there.")
-        limit = self._task.settings.max_length
-        if sizes.get("sequence", 0) > limit:
-            raise InputError(f"The inputs have {sizes['sequence']} tokens a row, this model takes {limit}. Shorten them.")
-        check_ids(feeds, self._task.settings.tables, None)
+        axis, limit = next(iter(self._signature.varying), ""), self._task.max_size
+        if sizes.get(axis, 0) > limit:
+            raise InputError(f"The inputs have {sizes[axis]} along '{axis}', this model takes {limit}. Shorten them.")
+        self._task.check_arrays(feeds)
         names, count = [o.name for o in self._signature.outputs], sizes.get("batch", 1)
         by_row = [name for name, spec in specs.items() if spec.shape[:1] == ("batch",)]
-        parts = self._loop.cut([sizes.get("sequence", 1)] * count, self._batch if self._variant.rows == "alone" else count, self._variant.max_tokens)
-        results = [self._open_engine().run({**feeds, **{name: feeds[name][part[0] : part[-1] + 1] for name in by_row}}) for part in parts]
+        most = self._batch if self._variant.rows == "alone" else count
+        parts = single.cut([sizes.get(axis, 1)] * count, most, self._variant.max_tokens)
+        run = self._runner.engines[self._signature.name].run
+        results = [run({**feeds, **{name: feeds[name][part[0] : part[-1] + 1] for name in by_row}}) for part in parts]
         outputs = {name: results[0][name] if len(results) == 1 else np.concatenate([r[name] for r in results]) for name in names}
-        self._finite(outputs[names[0]])
+        check_finite([{name: outputs[name][i] for name in names} for i in range(count)], f"{self._variant.method} on {self._variant.backend}")
         return outputs
 
     @counted
     def fill(self, rows: int, length: int) -> None:
         """Has every stream answer ``rows`` rows of ``length`` tokens at the same time, as far as a list may share a call: what takes most memory."""
         row = {name: array[0] for name, array in self.example_feeds(1, length).items()}
-        self._batched([row] * (rows * self._variant.streams))
+        self._runner.run([row] * (rows * self._variant.streams))
 
     def example_feeds(self, batch: int, length: int) -> dict[str, np.ndarray]:
-        """Valid inputs for :meth:`run` of any size, for timing: tokens of a made-up text, nothing padded."""
-        row = self._task.preprocess(["a b c d e f g h " * length])[0].arrays
-        return {name: np.ascontiguousarray(np.tile(array[:length], (batch, 1))) for name, array in row.items()}
+        """Valid inputs for :meth:`run`, for timing: a generated input, nothing padded.
+
+        Args:
+            batch: rows.
+            length: size along the axis that varies, e.g. tokens; without a meaning where all rows have one shape.
+        """
+        (encoded,) = self._task.preprocess(self._task.modality.generate(1, max(2 * length, length + 8), 0)[-1:])
+        feeds = {}
+        for spec in self._signature.inputs:
+            array = encoded.arrays[spec.name]
+            for place, axis in enumerate(spec.shape[1:]):
+                if axis == next(iter(self._signature.varying), None):
+                    array = np.take(array, np.arange(length) % array.shape[place], axis=place)
+            feeds[spec.name] = np.ascontiguousarray(np.broadcast_to(array, (batch, *array.shape)))
+        return feeds
 
     @counted
     def executed_precision(self) -> str:
         """What the linear layers run in on this machine, from the backend's own record; may run the graph once."""
-        return self._open_engine().executed_precision()
+        return self._engines[self._signature.name].executed_precision()
 
     @property
     def info(self) -> SessionInfo:
         """What was asked for and what runs."""
         manifest, variant = self._bundle.manifest, self._variant
-        settings = self._task.settings
+        limit = self._task.modality.limit if isinstance(self._task.modality, HasLimit) else None
         built_with = [variant.versions[p] for p in backends.get(variant.backend).PACKAGES if p in variant.versions]
         return SessionInfo(
             bundle=str(self._bundle.path),
@@ -320,12 +353,12 @@ class Session:
             streams=variant.streams,
             batch=self._batch,
             shapes=variant.shapes,
-            chosen=self._chosen,
+            chosen=self.chosen,
             engine=self.compilation.text() if self.compilation is not None else "",
-            labels=settings.labels,
-            max_length=settings.max_length,
-            max_characters=self._task.modality.limit.characters,
-            truncate=self._task.modality.limit.truncate,
+            labels=tuple(cast("Sequence[str]", self._task.identity.get("labels", ()))),
+            max_length=self._task.max_size,
+            max_characters=None if limit is None else limit.characters,
+            truncate=limit is not None and limit.truncate,
             target=manifest.target,
             provenance=manifest.provenance,
             rows=variant.rows,
@@ -337,15 +370,15 @@ class Session:
         self._calls.close()
 
     def _free(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-            self._device.close()
-            self._engine = None
+        for engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+        self._device.close()
 
-    def _open_engine(self) -> backends.Engine:
-        if self._engine is None:
-            raise EdgekitError("This session is closed, so it cannot predict. Open the bundle again with edgekit.load(...).")
-        return self._engine
+    @property
+    def _engine(self) -> backends.Engine | None:
+        """The engine of the first signature; None once the session is closed."""
+        return next(iter(self._engines.values()), None)
 
     def __enter__(self) -> Session:
         """The session itself."""

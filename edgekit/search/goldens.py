@@ -63,7 +63,9 @@ def make(variants: tuple[Variant, ...], files: Mapping[str, Path], bundle: Bundl
     picked = [*_clearest(task, reference[: len(pool)]), *range(len(pool), len(rows))]
     rows, reference = [rows[i] for i in picked], reference[picked]
     outputs = [_answers(variant, files[variant.graphs[signature.name]], rows, bundle, scratch) for variant in map(runnable, variants)]
-    return golden.pack(signature, rows, outputs, reference)
+    (name,) = (spec.name for spec in signature.outputs)
+    named = [[{name: row} for row in answered] for answered in (*outputs, reference)]
+    return golden.pack(signature, rows, named[:-1], named[-1])
 
 
 def unverified(aim: Target, max_length: int) -> list[str]:
@@ -77,7 +79,7 @@ def _answers(variant: Variant, graph: Path, rows: list[Mapping[str, np.ndarray]]
     """What a graph answers: float32 ``[rows, labels]``."""
     signature, how = bundle.manifest.signatures[0], {"threads": variant.threads, "streams": variant.streams}
     with stand_in.opened(graph, signature, variant.backend, variant.device, scratch, shapes=variant.shapes, **how) as engine:
-        found = golden.answers(engine, signature, rows, variant.shapes)
+        found = np.stack([next(iter(row.values())) for row in golden.answers(engine, signature, rows, variant.shapes)])
     bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(bad):
         tokens = [len(rows[i][signature.inputs[0].name]) for i in bad]

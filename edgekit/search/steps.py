@@ -314,7 +314,7 @@ class Steps:
         with stand_in.opened(graph.path, graph.signature, backend, place, self.scratch, threads=threads) as engine:
             parts = []
             for index, row in enumerate(rows):
-                parts.append(single.run(engine, graph.signature, [row]))
+                parts.append(next(iter(single.run({"forward": engine}, {"forward": graph.signature}, [row])[0].values()))[None])
                 self.progress(f"score {graph.method}", index + 1, len(rows))
         answered = np.concatenate(parts)
         return Outputs(answered[:count], answered[count:])

@@ -1,7 +1,7 @@
 """A session in a process of its own, so that its memory and its start can be measured and nothing else is in them.
 
-The child runs :func:`main`; requests and replies are one JSON object a line on its standard
-input and output. Texts travel through the pipe only: not in arguments, which other users of the machine can read.
+The child runs :func:`main`; requests and replies are binary frames (:mod:`edgekit.timing.frames`) on its standard
+input and output. Inputs travel through the pipe only: not in arguments, which other users of the machine can read.
 
 Times are taken in the child with ``time.perf_counter``: the system's monotonic clock, which is one for all processes of a machine
 (CLOCK_MONOTONIC on Linux), so that the parts of a start can be told apart across the two.
@@ -25,23 +25,26 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
 from edgekit.bundle.signature import Trust
-from edgekit.bundle.trust import open_bundle
+from edgekit.bundle.trust import open_bundle, open_written
 from edgekit.machine.memory import memory_mb
-from edgekit.modalities.text import Text
 from edgekit.runtime.load import load_checked
 from edgekit.runtime.session import Session
 from edgekit.spec import errors
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import parse, plain, to_json
+from edgekit.spec.progress import Progress, silent
+from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.subject import Start
+from edgekit.timing import frames
 
 _LAST_S = 10.0  # that a killed child has to end; one that waits for a device in the kernel does not
 _LEAD_S = 0.001  # before the first arrival of a schedule, so that all threads stand ready
+_INPUTS_A_REQUEST = 50  # between two reports of progress
 _SPIN_S = 0.0005  # before an arrival that are not slept through: a sleep ends some 0.1 ms late, on a busy machine later
 
 
@@ -56,7 +59,14 @@ class Worker:
     CHILD = "import sys; sys.path[:] = [p for p in sys.path if p]; from edgekit.timing.worker import main; main(*sys.argv[1:])"
 
     def __init__(
-        self, bundle: Path, threads: int | None = None, backend: str | None = None, variant: Variant | None = None, trust: Trust | None = None
+        self,
+        bundle: Path,
+        threads: int | None = None,
+        backend: str | None = None,
+        variant: Variant | None = None,
+        trust: Trust | None = None,
+        *,
+        checked: bool = False,
     ) -> None:
         """Starts the child; it loads the bundle on the first request.
 
@@ -66,10 +76,12 @@ class Worker:
             backend: as :func:`edgekit.load` takes it.
             variant: run this one as it is, whatever the bundle's own variants say beside its graphs.
             trust: as :func:`edgekit.load` takes it.
+            checked: do not hash the bundle again. Only for a scratch bundle that this very process has written: never for one of a user. A start
+                that is timed lacks the check then.
         """
         trusted = None if trust is None else {**vars(trust), "keys": [str(key.absolute()) for key in trust.keys]}
         how = {"threads": threads, "backend": backend} if variant is None else {"variant": plain(variant)}
-        options = {"trust": trusted, **how}
+        options = {"trust": trusted, "checked": checked, **how}
         command = [sys.executable, "-c", self.CHILD, str(bundle.absolute()), to_json(options)]
         package = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
@@ -78,12 +90,10 @@ class Worker:
         self._stops: bool | None = None  # not known before its first turn has ended
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
         self._started = time.perf_counter()
-        self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, env=environment, text=True, encoding="utf-8"
-        )
+        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, env=environment)
 
-    def start(self, text: Text) -> Start:
-        """The cold start, up to the answer to a text. To be called first, once, and at once: a pause after the worker was made counts.
+    def start(self, value: Input) -> Start:
+        """The cold start, up to the answer to an input. To be called first, once, and at once: a pause after the worker was made counts.
 
         The parts are disjoint. What the total has beyond their sum is the pipe, and any such pause.
 
@@ -93,7 +103,7 @@ class Worker:
         """
         if self._asked:
             raise errors.UsageError("A start can only be timed by the first request, and this worker has had one. Make another Worker.")
-        reply = self._ask(do="start", texts=[text])
+        reply = self._ask(do="start", inputs=[value])
         total_ms = (time.perf_counter() - self._started) * 1e3
         import_ms = (float(reply["began_s"]) - self._started) * 1e3
         found = Start(import_ms, float(reply["verify_ms"]), float(reply["load_ms"]), float(reply["answer_ms"]), total_ms)
@@ -101,44 +111,71 @@ class Worker:
             raise _bad_clock(f"its parts do not fit into the start: {found}")
         return found
 
-    def time(self, texts: Sequence[Text]) -> list[float]:
-        """Milliseconds from text to label of each text, one after the other.
+    def time(self, inputs: Sequence[Input]) -> list[float]:
+        """Milliseconds from input to answer of each input, one after the other.
 
         Raises:
             BackendError: when the clock goes backwards.
         """
-        return [float(t) for t in self._ask(do="time", texts=list(texts))["times_ms"]]
+        return [float(t) for t in self._ask(do="time", inputs=list(inputs))["times_ms"]]
 
-    def serve(self, texts: Sequence[Text], arrivals_s: Sequence[float]) -> list[float]:
-        """Milliseconds from arrival to label of each text, where arrivals do not wait for answers (open loop).
+    def serve(self, inputs: Sequence[Input], arrivals_s: Sequence[float]) -> list[float]:
+        """Milliseconds from arrival to answer of each input, where arrivals do not wait for answers (open loop).
 
-        Texts are answered in the order of their arrival, by as many threads as the variant has streams, each when a thread is free.
-        The time that a text has waited counts: a slow answer shows in those behind it, too (no coordinated omission, G. Tene).
+        Inputs are answered in the order of their arrival, by as many threads as the variant has streams, each when a thread is free.
+        The time that an input has waited counts: a slow answer shows in those behind it, too (no coordinated omission, G. Tene).
         An idle thread sleeps until half a millisecond before the next arrival and then watches the clock: half of the calls begin within
         0.05 ms of their arrival. On a busy machine some begin milliseconds late, when the system lets them, and that counts.
 
         Args:
-            texts: in the order of their arrival.
+            inputs: inputs in the order of their arrival.
             arrivals_s: seconds from the begin to the arrival of each, ascending.
 
         Raises:
-            InputError: for arrivals that are not one to a text, finite, at least 0 and ascending.
+            InputError: for arrivals that are not one to an input, finite, at least 0 and ascending.
             BackendError: when the clock goes backwards.
         """
         arrivals = [float(a) for a in arrivals_s]
-        if len(arrivals) != len(texts) or not all(math.isfinite(a) and a >= 0 for a in arrivals) or arrivals != sorted(arrivals):
+        if len(arrivals) != len(inputs) or not all(math.isfinite(a) and a >= 0 for a in arrivals) or arrivals != sorted(arrivals):
             raise errors.InputError(
-                f"There are {len(arrivals)} arrivals for {len(texts)} texts, expected one for each, in seconds from 0 up, finite and ascending. Sort them."
+                f"There are {len(arrivals)} arrivals for {len(inputs)} inputs, expected one for each, in seconds from 0 up, finite and ascending. Sort them."
             )
-        return [float(t) for t in self._ask(do="serve", texts=list(texts), arrivals_s=arrivals)["times_ms"]]
+        return [float(t) for t in self._ask(do="serve", inputs=list(inputs), arrivals_s=arrivals)["times_ms"]]
 
-    def logits(self, texts: Sequence[Text], batched: bool = False) -> np.ndarray:
-        """Raw outputs: float32 ``[rows, labels]``; one text at a time, or in batches as a list is answered."""
-        return np.array(self._ask(do="logits", texts=list(texts), batched=batched)["logits"], np.float32)
+    def predict(self, inputs: Sequence[Input], progress: Progress = silent, *, batched: bool = False, step: str = "answers") -> list[Arrays]:
+        """Outputs of the model for inputs: output name to an array without a batch axis, in the order of the inputs.
 
-    def seconds(self, texts: Sequence[Text]) -> float:
+        Args:
+            inputs: inputs as a session takes them.
+            progress: told after each part of the inputs; a list that is answered at once is one part.
+            batched: answer them as one list, in calls of several rows; else one at a time.
+            step: name of the step for ``progress``.
+
+        Raises:
+            InputError: for an input that the session refuses.
+            OutputError: when an output is not finite.
+            BackendError: when the process ends.
+        """
+        size = max(1, len(inputs)) if batched else _INPUTS_A_REQUEST
+        rows: list[Arrays] = []
+        for start in range(0, len(inputs), size):
+            part = list(inputs[start : start + size])
+            try:
+                rows += frames.rows_of(self._ask(do="predict", inputs=part, batched=batched)["rows"])
+            except errors.OutputError as problem:
+                if not start:
+                    raise
+                raise errors.OutputError(f"{problem} The index counts from input {start}.") from problem
+            progress(step, len(rows), len(inputs))
+        return rows
+
+    def logits(self, inputs: Sequence[Input], batched: bool = False) -> np.ndarray:
+        """The first output of :meth:`predict` as one array; goes when its last caller has."""
+        return np.stack([next(iter(row.values())) for row in self.predict(inputs, batched=batched)])
+
+    def seconds(self, inputs: Sequence[Input]) -> float:
         """Seconds that one call with the whole list takes."""
-        return float(self._ask(do="seconds", texts=list(texts))["seconds"])
+        return float(self._ask(do="seconds", inputs=list(inputs))["seconds"])
 
     def fill(self, rows: int, length: int) -> None:
         """Has it answer the list that takes most memory, twice, see :meth:`edgekit.runtime.session.Session.fill`."""
@@ -154,7 +191,7 @@ class Worker:
         return str(reply["method"]), str(reply["backend"])
 
     def streams(self) -> int:
-        """Texts that :meth:`serve` answers at the same time."""
+        """Inputs that :meth:`serve` answers at the same time."""
         return int(self._ask(do="ran")["streams"])
 
     def executed_precision(self) -> str:
@@ -192,14 +229,12 @@ class Worker:
         assert self._child.stdout is not None
         self._asked = True
         try:
-            self._child.stdin.write(to_json(request) + "\n")
-            self._child.stdin.flush()
-            line = self._child.stdout.readline()
+            frames.write(cast(BinaryIO, self._child.stdin), request)
+            reply = frames.read(cast(BinaryIO, self._child.stdout))
         except BrokenPipeError:
-            line = ""
-        if not line:
+            reply = None
+        if reply is None:
             raise errors.BackendError(f"The process that ran {self._bundle} ended with status {self._child.wait()}. It said: {self._last_words()}")
-        reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
             raise getattr(errors, reply["error"], errors.EdgekitError)(reply["message"])
         return reply
@@ -226,25 +261,22 @@ def main(bundle: str, options: str, opener: Opener | None = None) -> None:
     began = time.perf_counter()
     if hasattr(select, "poll"):
         threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # a library that prints, in whatever language, must not break the protocol
     session: Any = None
-    for line in sys.stdin:
+    while (request := frames.read(requests)) is not None:
         try:
-            request = json.loads(line)
-            texts: list[Any] = [tuple(t) if isinstance(t, list) else t for t in request.get("texts", [])]
             parts: dict[str, float] = {}
             if session is None:
                 session, verify_s, load_s = (opener or _opened)(bundle, json.loads(options))
                 parts = {"began_s": began, "verify_ms": verify_s * 1e3, "load_ms": load_s * 1e3}
-            reply = to_json({**parts, **_answered(session, request, texts)})
+            reply = {**parts, **_answered(session, request, request.get("inputs", []))}
         except errors.EdgekitError as problem:
             message = str(problem)
             if session is None and bundle not in message:
                 message = f"{bundle} cannot be loaded: {message}"
-            reply = to_json({"error": type(problem).__name__, "message": message})
-        replies.write(reply + "\n")
-        replies.flush()
+            reply = {"error": type(problem).__name__, "message": message}
+        frames.write(replies, reply)
 
 
 def _end_with_the_parent() -> None:
@@ -266,27 +298,28 @@ def _opened(bundle: str, options: dict[str, Any]) -> tuple[Session, float, float
     """A session, and the seconds that checking the bundle and loading it took."""
     start = time.perf_counter()
     trusted = options.pop("trust")
-    checked = open_bundle(bundle, None if trusted is None else Trust(**trusted))
+    trust = None if trusted is None else Trust(**trusted)
+    checked = open_written(bundle) if options.pop("checked") else open_bundle(bundle, trust)
     verify_s = _since(start)
     start = time.perf_counter()
     session = Session(checked, parse(Variant, options["variant"], "a worker's variant")) if "variant" in options else load_checked(checked, **options)
     return session, verify_s, _since(start)
 
 
-def _answered(session: Session, request: dict[str, Any], texts: list[Any]) -> dict[str, Any]:
+def _answered(session: Session, request: dict[str, Any], inputs: list[Input]) -> dict[str, Any]:
     """The reply to a request."""
     do = request["do"]
     if do == "start":
-        return {"answer_ms": _timed(session, texts[0])}
+        return {"answer_ms": _timed(session, inputs[0])}
     if do == "time":
-        return {"times_ms": [_timed(session, text) for text in texts]}
+        return {"times_ms": [_timed(session, value) for value in inputs]}
     if do == "serve":
-        return {"times_ms": _served(session, texts, request["arrivals_s"])}
-    if do == "logits":
-        return {"logits": session.logits(texts, batched=request["batched"]).tolist()}
+        return {"times_ms": _served(session, inputs, request["arrivals_s"])}
+    if do == "predict":
+        return {"rows": frames.sent_rows(session.outputs(inputs, batched=request["batched"]))}
     if do == "seconds":
         start = time.perf_counter()
-        session(texts)
+        session(inputs)
         return {"seconds": _since(start)}
     if do == "fill":
         for _ in range(2):  # ONNX Runtime plans the memory of a shape in its first call, and takes it in one piece in the second
@@ -302,9 +335,9 @@ def _answered(session: Session, request: dict[str, Any], texts: list[Any]) -> di
     return {"memory_mb": memory_mb()}
 
 
-def _served(session: Session, texts: Sequence[Text], arrivals_s: Sequence[float]) -> list[float]:
-    """Milliseconds from scheduled arrival to answer, text by text."""
-    times_ms = [0.0] * len(texts)
+def _served(session: Session, inputs: Sequence[Input], arrivals_s: Sequence[float]) -> list[float]:
+    """Milliseconds from scheduled arrival to answer, input by input."""
+    times_ms = [0.0] * len(inputs)
     pending, lock = iter(enumerate(arrivals_s)), threading.Lock()
     streams = session.info.streams
     begin = time.perf_counter() + _LEAD_S
@@ -319,7 +352,7 @@ def _served(session: Session, texts: Sequence[Text], arrivals_s: Sequence[float]
             while (left := due - time.perf_counter()) > 0:
                 time.sleep(max(left - _SPIN_S, 0))
             try:
-                session(texts[index])
+                session(inputs[index])
                 times_ms[index] = _since(due) * 1e3
             except BaseException:
                 with lock:  # the other streams stop as well
@@ -334,9 +367,9 @@ def _served(session: Session, texts: Sequence[Text], arrivals_s: Sequence[float]
     return times_ms
 
 
-def _timed(session: Session, text: Text) -> float:
+def _timed(session: Session, value: Input) -> float:
     start = time.perf_counter()
-    session(text)
+    session(value)
     return _since(start) * 1e3
 
 

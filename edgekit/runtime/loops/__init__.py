@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from types import ModuleType
+from typing import cast
 
 from edgekit.spec.errors import FormatError
+from edgekit.spec.protocols import Loop
 
 
-def get(name: str) -> ModuleType:
+def get(name: str) -> Loop:
     """The module of a loop.
 
     Raises:
@@ -18,4 +19,4 @@ def get(name: str) -> ModuleType:
     known = sorted(m.name for m in pkgutil.iter_modules(__path__))
     if name not in known:
         raise FormatError(f"The bundle is driven by the loop '{name}', this EdgeKit has: {', '.join(known)}. Install a newer EdgeKit.")
-    return importlib.import_module(f"{__name__}.{name}")
+    return cast(Loop, importlib.import_module(f"{__name__}.{name}"))

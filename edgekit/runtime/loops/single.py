@@ -1,50 +1,99 @@
-"""One forward pass: rows of several lengths are padded to one array, run, and come back row by row."""
+"""One forward pass: rows of several sizes are padded to one array, run, and come back row by row, each of its own size."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Engine
-from edgekit.spec.tensor import Signature
+from edgekit.spec.errors import InputError
+from edgekit.spec.protocols import Arrays, Runs
+from edgekit.spec.tensor import Signature, TensorSpec
 
-SIGNATURE = "forward"
+__all__ = ["SIGNATURES", "collate", "cut", "record", "run", "size", "split"]
+
+SIGNATURES = ("forward",)
 
 
-def collate(signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> dict[str, np.ndarray]:
-    """Stacks rows, short ones filled up with each input's pad value.
+def run(
+    engines: Mapping[str, Runs],
+    signatures: Mapping[str, Signature],
+    rows: Sequence[Arrays],
+    shapes: Sequence[int] = (),
+    options: Mapping[str, Any] | None = None,
+) -> list[Arrays]:
+    """Runs rows in one call, see :class:`edgekit.spec.protocols.Loop`; this loop has no options."""
+    (name,) = SIGNATURES
+    signature = signatures[name]
+    return split(signature, rows, engines[name].run(collate(signature, rows, shapes)))
+
+
+def record(engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Feeds of the one graph for one call with these rows, which no engine has to run for."""
+    (name,) = SIGNATURES
+    return {name: [collate(signatures[name], rows)]}
+
+
+def collate(signature: Signature, rows: Sequence[Arrays], shapes: Sequence[int] = ()) -> dict[str, np.ndarray]:
+    """Stacks rows; short ones are padded with the ``pad`` of each input along every axis that varies.
 
     Args:
-        signature: what the graph takes; an input's ``pad`` fills its rows.
-        rows: input name to ``[sequence]``, of any lengths.
-        shapes: bucket edges in tokens, ascending. One row is filled up to the smallest that holds it; a longer one, and
+        signature: inputs of the graph.
+        rows: at least one, input name to an array without the batch axis; the axes that vary may have any size.
+        shapes: bucket edges of the first axis that varies, ascending. One row is padded to the smallest that holds it; a longer one, and
             several rows, are left to shapes of any size.
 
     Returns:
-        Input name to ``[batch, sequence]`` in the dtype of the signature; ``sequence`` is the longest row, or its bucket.
+        Input name to ``[batch, ...]`` in the dtype of the signature. An axis that varies has the size of the largest row, or of its bucket, at least 1.
+
+    Raises:
+        InputError: for an array whose fixed axes are not those of the signature.
     """
-    longest = max(len(rows[0][signature.inputs[0].name]), 1) if len(rows) == 1 else max(len(r[signature.inputs[0].name]) for r in rows)
-    if len(rows) == 1:
-        longest = next((edge for edge in shapes if edge >= longest), longest)
+    sizes = _largest(signature, rows)
+    if shapes and len(rows) == 1 and sizes:
+        axis = next(iter(sizes))
+        sizes[axis] = next((edge for edge in shapes if edge >= sizes[axis]), sizes[axis])
     feeds = {}
     for spec in signature.inputs:
-        if len(rows) == 1 and len(rows[0][spec.name]) == longest:
-            feeds[spec.name] = rows[0][spec.name][None]
-            continue
-        filled = np.full((len(rows), longest), 0 if spec.pad is None else spec.pad, spec.dtype)
-        for target, row in zip(filled, rows, strict=True):
-            target[: len(row[spec.name])] = row[spec.name]
-        feeds[spec.name] = filled
+        arrays = [row[spec.name] for row in rows]
+        shape = tuple([axis if isinstance(axis, int) else sizes[axis] for axis in spec.shape[1:]])
+        feeds[spec.name] = _stack(spec, arrays, shape)
     return feeds
+
+
+def split(signature: Signature, rows: Sequence[Arrays], outputs: Mapping[str, Any]) -> list[Arrays]:
+    """Takes outputs apart by row; an output axis with the name of an input axis is cut to the row's own size.
+
+    Args:
+        signature: of the graph.
+        rows: what it was run on, in this order.
+        outputs: output name to ``[batch, ...]``.
+    """
+    varying = set(signature.varying)
+    cuts = [(spec.name, spec.shape[1:] if varying.intersection(spec.shape[1:]) else ()) for spec in signature.outputs]
+    answers: list[Arrays] = []
+    for index, row in enumerate(rows):
+        sizes = _largest(signature, [row], least=0) if any(axes for _, axes in cuts) else {}
+        answers.append({name: _cut(np.asarray(outputs[name])[index], axes, sizes) for name, axes in cuts})
+    return answers
+
+
+def size(signature: Signature, row: Arrays) -> int:
+    """Size of a row along the first axis that varies, e.g. its tokens; 1 where all rows have one shape."""
+    for spec in signature.inputs:
+        for place, axis in enumerate(spec.shape[1:]):
+            if isinstance(axis, str):
+                return int(row[spec.name].shape[place])
+    return 1
 
 
 def cut(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:
     """Cuts a list into calls of rows of similar length, the shortest first.
 
     Args:
-        lengths: tokens of each row.
-        rows: of one call at most, at least 1.
+        lengths: size of each row, e.g. its tokens.
+        rows: rows of one call at most, at least 1.
         tokens: rows times padded length of one call at most, a single row excepted; 0 is no limit.
 
     Returns:
@@ -60,6 +109,35 @@ def cut(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:
     return parts
 
 
-def run(engine: Engine, signature: Signature, rows: Sequence[Mapping[str, np.ndarray]], shapes: tuple[int, ...] = ()) -> np.ndarray:
-    """Runs rows as one batch, a single one in its bucket; returns the first output, ``float32 [batch, ...]``."""
-    return np.asarray(engine.run(collate(signature, rows, shapes))[signature.outputs[0].name])
+def _largest(signature: Signature, rows: Sequence[Arrays], least: int = 1) -> dict[str, int]:
+    """Axis that varies to its largest size in any row, in the order of :attr:`Signature.varying`."""
+    sizes: dict[str, int] = {}
+    for spec in signature.inputs:
+        for place, axis in enumerate(spec.shape[1:]):
+            if isinstance(axis, str):
+                for row in rows:
+                    shape = row[spec.name].shape
+                    sizes[axis] = max(sizes.get(axis, least), shape[place] if place < len(shape) else 0)
+    return sizes
+
+
+def _stack(spec: TensorSpec, arrays: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Arrays as one of ``[batch, *shape]``."""
+    if all(array.shape == shape for array in arrays):
+        stacked = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
+        return stacked if stacked.dtype == spec.dtype else stacked.astype(spec.dtype)
+    filled = np.full((len(arrays), *shape), 0 if spec.pad is None else spec.pad, spec.dtype)
+    for target, array in zip(filled, arrays, strict=True):
+        if array.ndim != len(shape) or any(isinstance(axis, int) and axis != n for axis, n in zip(spec.shape[1:], array.shape, strict=True)):
+            expected = f"{spec.dtype} [{', '.join(map(str, spec.shape[1:]))}]"
+            raise InputError(f"Input '{spec.name}' of a row is {array.dtype} {list(array.shape)}, expected {expected}. Give the shape that the graph takes.")
+        target[tuple([slice(n) for n in array.shape])] = array
+    return filled
+
+
+def _cut(array: np.ndarray, axes: Sequence[str | int], sizes: Mapping[str, int]) -> np.ndarray:
+    """A row's output without the padding."""
+    if not axes:
+        return array
+    kept = [slice(sizes[axis]) if isinstance(axis, str) and axis in sizes else slice(None) for axis in axes]
+    return array[tuple(kept)]

@@ -1,0 +1,186 @@
+"""The one place where a graph is run on rows: calls of rows of similar size, streams, and the check that every output is a number."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit import backends
+from edgekit.runtime import loops
+from edgekit.runtime.loops import single
+from edgekit.spec import rows as of_rows
+from edgekit.spec.errors import OutputError
+from edgekit.spec.protocols import Arrays, Runs
+from edgekit.spec.tensor import Signature
+
+__all__ = ["GraphRunner", "check_finite", "opened"]
+
+_ROWS_NAMED = 8  # in a message
+
+
+class GraphRunner:
+    """The graphs of a model, run on rows by a loop.
+
+    Attributes:
+        engines: signature name to its engine, for each signature of the loop.
+        signatures: signature name to what the graph takes and gives.
+    """
+
+    def __init__(
+        self,
+        engines: Mapping[str, Runs],
+        signatures: Mapping[str, Signature],
+        loop: str = "single",
+        *,
+        shapes: Sequence[int] = (),
+        batch: int = 1,
+        max_tokens: int = 0,
+        streams: int = 1,
+        name: str = "The graph",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Binds engines to a loop. They stay open: whoever opened them closes them.
+
+        Args:
+            engines: signature name to its engine.
+            signatures: signature name to what the graph takes and gives.
+            loop: name of a file in ``runtime/loops/``.
+            shapes: bucket edges along the first axis that varies, ascending.
+            batch: rows of one call at most.
+            max_tokens: rows times padded size of one call at most, a single row excepted; 0: ``batch`` alone limits it.
+            streams: calls at the same time.
+            name: subject of error messages, e.g. ``static on onnxruntime``.
+            options: options of the loop.
+
+        Raises:
+            FormatError: for a loop that this version does not have.
+        """
+        self.engines, self.signatures = engines, signatures
+        self._loop = loops.get(loop)
+        self._first = signatures[self._loop.SIGNATURES[0]]
+        self._shapes, self._options = tuple(shapes), options or {}
+        self._batch, self._max_tokens, self._streams = batch, max_tokens, streams
+        self._name = name
+
+    @classmethod
+    def of(cls, engine: Runs, signature: Signature, **settings: Any) -> GraphRunner:
+        """A runner of one open engine.
+
+        Args:
+            engine: an open engine.
+            signature: what it takes and gives.
+            settings: as for the class.
+        """
+        return cls({signature.name: engine}, {signature.name: signature}, **settings)
+
+    def run(self, rows: Sequence[Arrays], *, alone: bool = False, finite: bool = True) -> list[Arrays]:
+        """Runs rows, in calls of rows of similar size and as many at a time as there are streams.
+
+        Args:
+            rows: input name to an array without a batch axis; the axes that vary may have any size.
+            alone: run each row in a call of its own, one after the other.
+            finite: refuse outputs that are not finite.
+
+        Returns:
+            Output name to an array without a batch axis, for each row, in the order of ``rows``.
+
+        Raises:
+            OutputError: when an output is NaN or infinite, with the places of the rows.
+            InputError: for a row whose fixed axes are not those of the graph.
+        """
+        answers = [self._call([row])[0] for row in rows] if alone else self._in_calls(rows)
+        if finite:
+            check_finite(answers, self._name)
+        return answers
+
+    def record(self, rows: Sequence[Arrays]) -> Mapping[str, list[dict[str, np.ndarray]]]:
+        """Feeds of every graph for one call with these rows, batch first: what a graph is calibrated with."""
+        return self._loop.record(self.engines, self.signatures, rows)
+
+    def _in_calls(self, rows: Sequence[Arrays]) -> list[Arrays]:
+        parts = single.cut([single.size(self._first, row) for row in rows], self._batch, self._max_tokens)
+
+        def call(part: Sequence[int]) -> list[Arrays]:
+            return self._call([rows[i] for i in part])
+
+        if self._streams > 1 and len(parts) > 1:
+            # The longest first, so that the streams end together.
+            with ThreadPoolExecutor(self._streams) as pool:
+                results = list(pool.map(call, reversed(parts)))[::-1]
+        else:
+            results = [call(part) for part in parts]
+        answers: list[Arrays] = [{}] * len(rows)
+        for part, result in zip(parts, results, strict=True):
+            for index, answer in zip(part, result, strict=True):
+                answers[index] = answer
+        return answers
+
+    def _call(self, rows: Sequence[Arrays]) -> list[Arrays]:
+        return self._loop.run(self.engines, self.signatures, rows, self._shapes, self._options)
+
+
+def check_finite(answers: Sequence[Arrays], name: str) -> None:
+    """Refuses outputs that are no numbers. The message names the rows; their content is nobody's business.
+
+    Args:
+        answers: outputs of each row.
+        name: what computed them, for the message.
+
+    Raises:
+        OutputError: when one is NaN or infinite.
+    """
+    sound = of_rows.finite(answers)
+    if sound.all():
+        return
+    broken = np.flatnonzero(~sound).tolist()
+    which = ", ".join(map(str, broken[:_ROWS_NAMED])) + (f" and {len(broken) - _ROWS_NAMED} more" if len(broken) > _ROWS_NAMED else "")
+    raise OutputError(
+        f"{name} computed NaN or infinity for {len(broken)} of {len(answers)} row(s), at index {which} of the input; expected finite outputs. "
+        "The model's weights are not finite, or its activations exceed the range of this precision on such inputs: "
+        "compare with a bundle that is built with the method float32."
+    )
+
+
+@contextlib.contextmanager
+def opened(
+    graphs: Mapping[str, Path],
+    signatures: Mapping[str, Signature],
+    backend: str,
+    device: str = "cpu",
+    *,
+    loop: str = "single",
+    threads: int = 1,
+    streams: int = 1,
+    shapes: Sequence[int] = (),
+    **settings: Any,
+) -> Iterator[GraphRunner]:
+    """Opens graph files on a backend, and closes them at the end.
+
+    Args:
+        graphs: signature name to the file of its graph.
+        signatures: signature name to what the graph takes and gives.
+        backend: name of the backend that runs them.
+        device: device of the backend.
+        loop: name of a file in ``runtime/loops/``.
+        threads: threads of all calls that run at the same time.
+        streams: calls at the same time.
+        shapes: bucket edges along the first axis that varies, ascending.
+        settings: further arguments of :class:`GraphRunner`.
+
+    Raises:
+        BackendError: when the backend is not installed or refuses a graph.
+    """
+    with contextlib.ExitStack() as stack:
+        place = backends.get(backend).open_device(device, threads, streams)
+        stack.callback(place.close)
+        engines: dict[str, Runs] = {}
+        for name, graph in graphs.items():
+            engine = place.load(graph, signatures[name], tuple(shapes))
+            stack.callback(engine.close)
+            engines[name] = engine
+        yield GraphRunner(engines, signatures, loop, shapes=shapes, streams=streams, **settings)
