@@ -28,6 +28,19 @@ _ALPHABETS = (
 _WORDS = ("", "[MASK]", "[CLS]", "<s>", "</s>", "##ing", "don't", "it 's", "e-mail", "3.14", "https://example.org/a?b=c")
 
 
+_ODD: tuple[Text, ...] = ("", " ", "\n", "a", ("", ""), ("a", ""))
+_PAIR_EVERY = 5  # of the texts behind the odd ones
+
+
+def short_texts(count: int, seed: int = 0, *, pairs: bool = True) -> list[Text]:
+    """Generated texts of at most a few dozen tokens: odd ones first, and then one pair in five where there are to be pairs."""
+    texts = fuzz_texts(1, 4 * count, seed)[len(_ODD) : -3]
+    singles, two = iter(texts[: 4 * count]), iter(texts[4 * count :])
+    made: list[Text] = [text for text in _ODD if pairs or isinstance(text, str)]
+    made += [next(two) if pairs and place % _PAIR_EVERY == 0 else next(singles) for place in range(1, count + 1)]
+    return made[:count]
+
+
 def fuzz_texts(max_length: int, count: int = 400, seed: int = 0) -> list[Text]:
     """Generated texts and pairs of many scripts: mixed, empty, of blanks only, with special tokens, longer than the model takes."""
     choose = random.Random(seed)
@@ -39,7 +52,7 @@ def fuzz_texts(max_length: int, count: int = 400, seed: int = 0) -> list[Text]:
             parts.append(choose.choice(_WORDS) if choose.random() < 0.1 else "".join(choose.choices(alphabet, k=choose.randint(1, 9))))
         return (" " if choose.random() < 0.7 else "").join(parts)
 
-    texts: list[Text] = ["", " ", "\n", "a", ("", ""), ("a", "")]
+    texts: list[Text] = list(_ODD)
     texts += [text(choose.randint(1, 12)) for _ in range(count)]
     texts += [(text(choose.randint(0, 8)), text(choose.randint(0, 8))) for _ in range(count // 4)]
     longest = min(max_length, 1024)

@@ -12,12 +12,13 @@ import numpy as np
 
 from edgekit.modalities import _text_perturbations
 from edgekit.modalities._text_encoder import Text, TextEncoder, Tokens, check_ids
-from edgekit.modalities._text_generated import fuzz_texts
+from edgekit.modalities._text_generated import fuzz_texts, short_texts
 from edgekit.modalities._text_units import erased, mask_token, words
 from edgekit.modalities.limits import Limit, check_rows
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays
 
+_MANY = 100  # texts whose words make one of full length
 _PAIR = b"\xff"  # no UTF-8 text holds this byte, so no single text has the content of a pair
 _CHARACTERS_A_TOKEN = (8, 24, 60)  # of generated texts; no more than the default limit of characters
 
@@ -113,8 +114,8 @@ class TextModality:
             longest: tokens that the last text has, or more; they are those of the others, one after the other.
             seed: of the draws.
         """
-        short = [t for t in fuzz_texts(min(longest, 64), count, seed)[: max(count - 1, 0)] if self._pairs or isinstance(t, str)]
-        return [*short, self.join(fuzz_texts(min(longest, 64), 200, seed + 1)[6:206], longest)[0]]
+        some = short_texts(count - 1, seed, pairs=self._pairs)
+        return [*some, self.join(some if count > _MANY else short_texts(_MANY, seed, pairs=False), longest)[0]]
 
     def join(self, inputs: Sequence[Text], longest: int) -> list[Text]:
         """The words of texts, one after the other: as one text, and as a pair where the model takes pairs.

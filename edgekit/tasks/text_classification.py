@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from edgekit.modalities.text import Text, TextEncoder, TextModality, check_ids
 from edgekit.spec.content import Content
@@ -76,12 +77,11 @@ class TextClassification(_Old):
     settings: Settings
     modality: TextModality
 
-    def __new__(cls, settings: Settings, encode: TextEncoder) -> TextClassification:
+    def __new__(cls, settings: Settings, encode: TextEncoder | None) -> Any:
         """To be removed: :func:`bound` makes the class of the head."""
-        kinds = {"single_label_classification": TextSingleLabel, "multi_label_classification": TextMultiLabel, "regression": TextRegression}
-        return object.__new__(kinds[settings.problem_type])
+        return object.__new__(_HEADS[settings.problem_type])
 
-    def __init__(self, settings: Settings, encode: TextEncoder) -> None:
+    def __init__(self, settings: Settings, encode: TextEncoder | None) -> None:
         """Binds settings to an encoder; :func:`load` makes both of a bundle's assets."""
         super().__init__(settings.labels)  # type: ignore[call-arg]
         self.settings = settings
@@ -150,7 +150,15 @@ class TextRegression(TextClassification, Regression):
     """One or more numbers a text."""
 
 
-def load(assets: Content) -> TextClassification:
+_HEADS = {"single_label_classification": TextSingleLabel, "multi_label_classification": TextMultiLabel, "regression": TextRegression}
+
+
+def bound(settings: Settings, encode: TextEncoder | None) -> TextSingleLabel | TextMultiLabel | TextRegression:
+    """The task of a model: settings, and its tokenizer; without one it scores outputs and encodes nothing."""
+    return _HEADS[settings.problem_type](settings, encode)
+
+
+def load(assets: Content) -> TextSingleLabel | TextMultiLabel | TextRegression:
     """Makes the task of ``assets/task.json`` and ``assets/tokenizer.json``.
 
     Raises:
@@ -165,7 +173,7 @@ def load(assets: Content) -> TextClassification:
     encode = TextEncoder(
         assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side, tables=settings.tables
     )
-    return TextClassification(settings, encode)
+    return bound(settings, encode)
 
 
 def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
@@ -175,4 +183,4 @@ def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
     (assets / "task.json").write_text(to_json(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
 
 
-__all__ = ["LOOP", "MODALITY", "PROBLEM_TYPES", "Classification", "Settings", "Text", "TextClassification", "load", "save"]
+__all__ = ["LOOP", "MODALITY", "PROBLEM_TYPES", "Classification", "Settings", "Text", "TextClassification", "bound", "load", "save"]
