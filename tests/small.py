@@ -136,6 +136,22 @@ def _enlarge(model, word: int) -> None:
             linear.weight[:, 0] *= 0.01
 
 
+def logits(answering, inputs, **how) -> np.ndarray:
+    """What a session or a worker answers: float32 ``[rows, labels]``."""
+    ask = getattr(answering, "outputs", None) or answering.predict
+    return np.stack([row["logits"] for row in ask(inputs, **how)])
+
+
+def named(array: np.ndarray, name: str = "logits") -> list[dict[str, np.ndarray]]:
+    """Rows of one output as a session gives them."""
+    return [{name: row} for row in array]
+
+
+def column(rows, name: str = "logits") -> np.ndarray:
+    """One output of all rows as an array."""
+    return np.stack([row[name] for row in rows])
+
+
 def torch_logits(model, inputs, max_length: int = MAX_LENGTH) -> np.ndarray:
     """What torch answers, one text at a time with nothing padded: float32 ``[rows, labels]``."""
     import torch

@@ -320,7 +320,7 @@ class Session:
             batch: rows.
             length: size along the axis that varies, e.g. tokens; without a meaning where all rows have one shape.
         """
-        (encoded,) = self._task.preprocess(self._task.modality.generate(1, max(2 * length, length + 8), 0)[-1:])
+        (encoded,) = self._task.preprocess(self._task.modality.generate(1, length, 0)[-1:])
         feeds = {}
         for spec in self._signature.inputs:
             array = encoded.arrays[spec.name]

@@ -77,15 +77,15 @@ def test_whatever_else_is_in_a_list(outliers, method, backend):
     candidate = of(made, method, backend)
     orders = [np.arange(len(TEXTS)), np.arange(len(TEXTS))[::-1], np.random.default_rng(0).permutation(len(TEXTS))]
     with opened(candidate) as session:
-        alone = session.logits(TEXTS)
+        alone = small.logits(session, TEXTS)
     ways = ({}, {"threads": 1, "batch": 3}, {"streams": 2, "batch": 5}, {"max_tokens": 90}, {"threads": 1, "batch": 2, "max_tokens": 0})
     for changes in ways:
         with opened(candidate, **changes) as session:
             for order in (*orders, orders[2][:7], orders[2][7:9]):
-                listed = session.logits([TEXTS[i] for i in order], batched=True)
+                listed = small.logits(session, [TEXTS[i] for i in order], batched=True)
                 found = agree.compare(scored.task, alone, listed, order, scored.reference, method)
                 assert found.kept, (changes, len(order), found)
-            again = session.logits(TEXTS)
+            again = small.logits(session, TEXTS)
             found = agree.compare(scored.task, alone, again, orders[0], scored.reference, method)
             assert found.kept, (changes, "alone", found)
 
@@ -94,7 +94,7 @@ def test_the_texts_provoke_the_fault(outliers):
     """Rows that share one scale of activations: far from the contract, by many labels."""
     made, scored = outliers
     with opened(of(made, "dynamic", "onnxruntime"), rows="together") as session:
-        alone, listed = session.logits(TEXTS), session.logits(TEXTS, batched=True)
+        alone, listed = small.logits(session, TEXTS), small.logits(session, TEXTS, batched=True)
     found = agree.compare(scored.task, alone, listed, np.arange(len(TEXTS)), scored.reference, "dynamic")
     assert not found.kept
     assert found.labels >= 3
@@ -124,7 +124,7 @@ def minilm(tmp_path_factory):
 def test_a_trained_model_answers_a_test_set_as_a_list_as_it_answers_its_rows(minilm, method, backend):
     made, texts = minilm
     with opened(of(made, method, backend), threads=1) as session:
-        alone, listed = session.logits(texts), session.logits(texts, batched=True)
+        alone, listed = small.logits(session, texts), small.logits(session, texts, batched=True)
     assert len(texts) == 1821
     assert (alone.argmax(axis=1) != listed.argmax(axis=1)).sum() == 0
     assert np.abs(alone - listed).max() <= agree.allowed(method) * np.ptp(alone)

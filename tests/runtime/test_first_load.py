@@ -55,7 +55,7 @@ def with_goldens(bundle, function):
     """What each variant is to have answered, changed: ``function(index, outputs)``. The float32 answers, by which these would be wrong, are left out."""
     opened = open_bundle(bundle)
     stored = golden.read(opened)
-    outputs = [function(i, o) for i, o in enumerate(stored.outputs)]
+    outputs = [small.named(function(i, small.column(o))) for i, o in enumerate(stored.outputs)]
     (bundle / golden.FILE).write_bytes(golden.pack(opened.manifest.signatures[0], stored.rows, outputs, None))
     small.sign(bundle)
     return bundle
@@ -96,7 +96,7 @@ def test_the_first_load_elsewhere(moved, compared, races, what, tiny_module):
     for _ in range(3):
         with edgekit.load(bundle) as session:
             said.append(session.info.chosen)
-            np.testing.assert_allclose(session.logits(["film"]), small.torch_logits(tiny_module, ["film"]), atol=1e-3)
+            np.testing.assert_allclose(small.logits(session, ["film"]), small.torch_logits(tiny_module, ["film"]), atol=1e-3)
     assert compared == ["onnxruntime"], "once"
     assert len(list(races.iterdir())) == 1
     first, *later = (text.removeprefix("it won the race where the bundle was built; golden inputs compared at ") for text in said)
@@ -264,9 +264,16 @@ def test_other_kernels_are_told_from_wrong_ones():
     reference = random.standard_normal((17, 2)).astype(np.float32) * 3
     built, here = (reference + random.uniform(-0.4, 0.4, reference.shape).astype(np.float32) for _ in range(2))
     rows = [{} for _ in reference]
-    task = SimpleNamespace(changed=lambda a, b: int((a.argmax(1) != b.argmax(1)).sum()), margins=lambda x: np.abs(x[:, 0] - x[:, 1]).astype(float) / 2)
-    stored = golden.Golden(rows, [built], reference)
-    found = golden.compare(stored, 0, here, task, True)
+
+    def best(rows):
+        return small.column(rows).argmax(axis=1)
+
+    def decided(rows, tolerance):
+        return np.abs(np.diff(small.column(rows).astype(float))[:, 0]) / 2 > tolerance
+
+    task = SimpleNamespace(same_answer=lambda a, b: best(a) == best(b), decided=decided)
+    stored = golden.Golden(rows, [small.named(built)], small.named(reference))
+    found = golden.compare(stored, 0, small.named(here), task, True)
     assert found.difference > golden.TOLERANCE
     assert (found.passed, found.lost) == (True, 0)
     assert found.decisive > 8
@@ -274,6 +281,7 @@ def test_other_kernels_are_told_from_wrong_ones():
     wrong = reference.copy()
     wrong[np.abs(reference[:, 0] - reference[:, 1]).argmax()] *= -1
     for bad in (wrong, here + 3, np.roll(here, 1, axis=0), np.where(here == here[3, 0], np.nan, here)):
-        assert golden.compare(stored, 0, bad, task, True).problem()
-    assert golden.compare(stored, 0, here, task, False).problem(), "INT8 by stored scales is no other on any CPU"
-    assert golden.compare(golden.Golden(rows, [built], None), 0, here, task, True).problem(), "a bundle of format 1 holds nothing to decide by"
+        assert golden.compare(stored, 0, small.named(bad), task, True).problem()
+    assert golden.compare(stored, 0, small.named(here), task, False).problem(), "INT8 by stored scales is no other on any CPU"
+    old = golden.Golden(rows, [small.named(built)], None)
+    assert golden.compare(old, 0, small.named(here), task, True).problem(), "a bundle of format 1 holds nothing to decide by"

@@ -46,7 +46,7 @@ def raw(session, texts):
 def test_the_texts_provoke_the_fault_where_rows_share_a_scale(old):
     """As released before: without this the next tests prove nothing."""
     with edgekit.load(as_format_2(old, rows="together")) as session:
-        alone, together = session.logits(TEXTS), session.logits(TEXTS, batched=True)
+        alone, together = small.logits(session, TEXTS), small.logits(session, TEXTS, batched=True)
     assert np.abs(alone - together).max() > 1.0
     assert (alone.argmax(axis=1) != together.argmax(axis=1)).sum() >= 3
 
@@ -57,9 +57,9 @@ def test_a_bundle_of_format_1_with_a_scale_per_tensor_answers_a_list_row_by_row(
     small.sign(old, variants=[{**v, "streams": streams, "threads": 2} for v in data["variants"]])
     with edgekit.load(old) as session:
         assert session.info.rows == "alone"
-        alone = session.logits(TEXTS)
+        alone = small.logits(session, TEXTS)
         for order in (TEXTS, TEXTS[::-1]):
-            np.testing.assert_array_equal(session.logits(order, batched=True), alone if order is TEXTS else alone[::-1])
+            np.testing.assert_array_equal(small.logits(session, order, batched=True), alone if order is TEXTS else alone[::-1])
         single = [session(text) for text in TEXTS]
         assert session(TEXTS) == single
         assert session(TEXTS[:7]) == single[:7]
@@ -105,10 +105,10 @@ def test_a_session_keeps_the_limit_of_tokens(float32_bundle, tmp_path, monkeypat
     assert [(v["rows"], v["max_tokens"]) for v in data["variants"]] == [("together", 2048)]
     small.sign(bundle, variants=[{**v, "max_tokens": 100} for v in data["variants"]])
     with edgekit.load(bundle) as session:
-        alone, shapes = session.logits(TEXTS), []
+        alone, shapes = small.logits(session, TEXTS), []
         run = session._engine.run
         monkeypatch.setattr(session._engine, "run", lambda feeds: shapes.append(feeds["input_ids"].shape) or run(feeds))
-        several = session.logits(TEXTS, batched=True)
+        several = small.logits(session, TEXTS, batched=True)
         assert len(shapes) > 1
         assert max(rows * length for rows, length in shapes if rows > 1) <= 100
         assert sum(rows for rows, _ in shapes) == len(TEXTS)
@@ -145,8 +145,8 @@ def test_an_answer_that_is_not_finite_is_an_error_that_names_the_rows(broken):
         assert session(fine).label in small.LABELS
         assert len(session([fine] * 5)) == 5
         raw_arrays = raw(session, texts)
-        calls = (lambda: session(texts), lambda: session.logits(texts), lambda: session.logits(texts, batched=True), lambda: session.run(raw_arrays))
-        for call in calls:
+        lists = (lambda: session(texts), lambda: session.outputs(texts), lambda: session.outputs(texts, batched=True))
+        for call in (*lists, lambda: session.run(raw_arrays)):
             with pytest.raises(OutputError, match=r"2 of 70 row\(s\), at index 3, 41 of the input") as caught:
                 call()
             assert "zyx" not in str(caught.value)
@@ -159,7 +159,7 @@ def test_an_answer_that_is_not_finite_is_an_error_that_names_the_rows(broken):
 
 def test_the_error_of_a_worker_and_of_the_command_line_is_the_same(broken, tmp_path):
     with Worker(broken) as worker, pytest.raises(OutputError, match="at index 1 of the input"):
-        worker.logits(["the story was short", f"a {OUTLIER} story"])
+        small.logits(worker, ["the story was short", f"a {OUTLIER} story"])
     done = small.edgekit("run", broken, f"a {OUTLIER} story")
     assert done.returncode == 1
     assert b"NaN or infinity" in done.stderr

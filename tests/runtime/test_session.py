@@ -87,7 +87,7 @@ def test_a_list_longer_than_a_batch(session, expected):
 
 
 def test_logits_equal_torch(session, expected):
-    found = session.logits([*TEXTS, *PAIRS])
+    found = small.logits(session, [*TEXTS, *PAIRS])
     assert (found.dtype, found.shape) == (np.dtype(np.float32), expected.shape)
     np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
 
@@ -172,9 +172,9 @@ def test_run_equals_the_call(session, expected):
         assert list(found) == ["logits"]
         assert found["logits"].shape == (1, 3)
         if session.info.shapes:  # logits are of the row in its bucket, padded
-            np.testing.assert_allclose(found["logits"], session.logits([text]), atol=1e-4)
+            np.testing.assert_allclose(found["logits"], small.logits(session, [text]), atol=1e-4)
         else:
-            assert np.array_equal(found["logits"], session.logits([text]))
+            assert np.array_equal(found["logits"], small.logits(session, [text]))
         np.testing.assert_allclose(found["logits"][0], logits, atol=1e-4 * np.ptp(expected))
 
 
@@ -211,7 +211,7 @@ def without(name):
         (feeds(2, 0), "no empty axis"),
         ({**feeds(), "attention_mask": np.ones((3, 5), np.int64)}, "has 3 along 'batch', another input has 2"),
         ({**feeds(), "attention_mask": np.ones((2, 6), np.int64)}, "has 6 along 'sequence', another input has 5"),
-        (feeds(1, small.MAX_LENGTH + 1), f"have {small.MAX_LENGTH + 1} tokens a row, this model takes {small.MAX_LENGTH}"),
+        (feeds(1, small.MAX_LENGTH + 1), f"have {small.MAX_LENGTH + 1} along 'sequence', this model takes {small.MAX_LENGTH}"),
     ],
 )
 def test_run_refuses(session, wrong, said):
@@ -257,14 +257,14 @@ def test_example_feeds(session, batch, length):
 def test_many_threads_give_what_one_gives(session):
     texts = TEXTS[:49] + PAIRS[:1]
     assert len(texts) == 50
-    truth = [session.logits([t]) for t in texts]
+    truth = [small.logits(session, [t]) for t in texts]
     labels = [session(t).label for t in texts]
     wrong, start = [], threading.Barrier(8)
 
     def work(offset):
         start.wait()
         for index in [*range(offset, 50), *range(offset)]:
-            found = session.logits([texts[index]])
+            found = small.logits(session, [texts[index]])
             if not np.allclose(found, truth[index], atol=1e-5) or session(texts[index]).label != labels[index]:
                 wrong.append(index)
 
@@ -280,7 +280,7 @@ def test_many_threads_give_what_one_gives(session):
 def test_the_answer_does_not_depend_on_the_threads_of_a_call(float32_bundle, expected, threads):
     with edgekit.load(float32_bundle, threads=threads) as opened:
         assert opened.info.threads == threads
-        np.testing.assert_allclose(opened.logits(TEXTS[:5]), expected[:5], atol=1e-4 * np.ptp(expected))
+        np.testing.assert_allclose(small.logits(opened, TEXTS[:5]), expected[:5], atol=1e-4 * np.ptp(expected))
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**6, 1.5, "2"])
@@ -296,7 +296,7 @@ def test_context_manager_and_close(float32_bundle):
     with edgekit.load(float32_bundle) as opened:
         opened("a")
     opened.close()
-    for call in (lambda: opened("a"), lambda: opened(["a"]), lambda: opened.run(feeds()), lambda: opened.logits(["a"]), opened.executed_precision):
+    for call in (lambda: opened("a"), lambda: opened(["a"]), lambda: opened.run(feeds()), lambda: small.logits(opened, ["a"]), opened.executed_precision):
         with pytest.raises(EdgekitError, match="session is closed"):
             call()
     assert opened.info.task == "text-classification"
@@ -361,7 +361,7 @@ def test_the_first_variant_is_the_default_and_others_are_asked_for(both, expecte
             assert opened.info.backend == runs
             assert opened.info.chosen.startswith("the backend was asked for" if asked else "it won the race where the bundle was built")
             assert ("golden inputs compared" in opened.info.chosen) is (runs == "openvino"), "of another version than that of the build"
-            np.testing.assert_allclose(opened.logits(TEXTS[:4]), expected[:4], atol=1e-4 * np.ptp(expected))
+            np.testing.assert_allclose(small.logits(opened, TEXTS[:4]), expected[:4], atol=1e-4 * np.ptp(expected))
     assert (opened.info.built_with, opened.info.backend_version) == ("1.2.3", importlib.metadata.version("openvino"))
 
 

@@ -66,8 +66,8 @@ def close(found, expected):
 
 
 def test_a_list_equals_torch_in_its_order(session, expected):
-    close(session.logits(TEXTS, batched=True), expected)
-    close(session.logits(TEXTS[::-1], batched=True), expected[::-1])
+    close(small.logits(session, TEXTS, batched=True), expected)
+    close(small.logits(session, TEXTS[::-1], batched=True), expected[::-1])
     answers = session(TEXTS)
     assert [a.label for a in answers] == [small.LABELS[i] for i in expected.argmax(axis=1)]
     assert [a.truncated for a in answers] == [t == "film " * 200 for t in TEXTS]
@@ -76,11 +76,11 @@ def test_a_list_equals_torch_in_its_order(session, expected):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 8, 9, 31])
 def test_lists_of_any_length(session, expected, count):
     """One batch, whole batches, and a rest of one row, which goes into a bucket where there are any."""
-    close(session.logits(TEXTS[:count], batched=True), expected[:count])
+    close(small.logits(session, TEXTS[:count], batched=True), expected[:count])
 
 
 def test_one_by_one_equals_torch(session, expected):
-    close(session.logits(TEXTS), expected)
+    close(small.logits(session, TEXTS), expected)
     assert session(TEXTS[0]).label == small.LABELS[expected[0].argmax()]
 
 
@@ -113,7 +113,7 @@ def test_two_calls_run_at_the_same_time(session, expected, monkeypatch):
         return real(feeds)
 
     monkeypatch.setattr(session._engine, "run", run)
-    close(session.logits(TEXTS[:16], batched=True), expected[:16])
+    close(small.logits(session, TEXTS[:16], batched=True), expected[:16])
 
 
 def test_one_stream_runs_one_call_after_the_other(float32_bundle, expected):
@@ -129,7 +129,7 @@ def test_one_stream_runs_one_call_after_the_other(float32_bundle, expected):
                 inside.clear()
 
         session._engine.run = run
-        close(session.logits(TEXTS, batched=True), expected)
+        close(small.logits(session, TEXTS, batched=True), expected)
         assert (session.info.streams, session.info.batch) == (1, 4)
 
 
@@ -141,10 +141,10 @@ def test_from_several_threads_at_once(session, expected):
         start.wait()
         order = [*range(offset, len(TEXTS)), *range(offset)]
         for _ in range(3):
-            found = session.logits([TEXTS[i] for i in order], batched=True)
+            found = small.logits(session, [TEXTS[i] for i in order], batched=True)
             if not np.allclose(found, expected[order], atol=1e-4 * np.ptp(expected)):
                 wrong.append(("list", offset))
-            one = session.logits([TEXTS[offset]])
+            one = small.logits(session, [TEXTS[offset]])
             if not np.allclose(one[0], expected[offset], atol=1e-4 * np.ptp(expected)):
                 wrong.append(("text", offset))
 
@@ -162,7 +162,7 @@ def test_what_goes_wrong_in_a_stream_is_told(float32_ort):
     with pytest.raises(EdgekitError, match="session is closed"):
         session(TEXTS)
     with opened(float32_ort) as session, pytest.raises(BackendError, match="could not run"):
-        session._batched([{n: np.full(5, 10**6) for n in ("input_ids", "token_type_ids", "attention_mask")}] * 9)
+        session._runner.run([{n: np.full(5, 10**6) for n in ("input_ids", "token_type_ids", "attention_mask")}] * 9)
 
 
 def test_info_says_how_lists_are_answered(session):
@@ -175,7 +175,7 @@ def test_info_says_how_lists_are_answered(session):
 def test_a_batch_of_none_is_the_bundles(float32_ort, expected):
     with opened(float32_ort, batch=0) as session:
         assert session.info.batch == session._bundle.manifest.max_batch == 32
-        close(session.logits(TEXTS, batched=True), expected)
+        close(small.logits(session, TEXTS, batched=True), expected)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
@@ -214,10 +214,10 @@ def test_a_bundle_for_throughput(float32_ort, tmp_path, expected):
         most = min(4, measure.cpus())
         assert (session.info.threads, session.info.streams, session.info.batch) == (most, most, 5)
         assert session.info.chosen == "it won the race where the bundle was built"
-        close(session.logits(TEXTS, batched=True), expected)
+        close(small.logits(session, TEXTS, batched=True), expected)
     with load(bundle, threads=1, backend=variant.backend) as session:
         assert (session.info.threads, session.info.streams, session.info.chosen) == (1, 1, "the backend was asked for")
         sizes, real = [], session._engine.run
         session._engine.run = lambda feeds: sizes.append(len(feeds["input_ids"])) or real(feeds)
-        close(session.logits(TEXTS, batched=True), expected)
+        close(small.logits(session, TEXTS, batched=True), expected)
         assert sorted(sizes) == sorted([5] * (len(TEXTS) // 5) + [len(TEXTS) % 5]) and len(sizes) == math.ceil(len(TEXTS) / 5)

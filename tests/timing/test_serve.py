@@ -23,7 +23,7 @@ class Slow(Worker):
     CHILD = """
 import sys, threading, time
 sys.path[:] = [p for p in sys.path if p]
-from edgekit.runtime import worker
+from edgekit.timing import worker
 from edgekit.runtime.session import Session
 real, pair = Session.__call__, threading.Barrier(2, timeout=10)
 def call(self, text):
@@ -100,7 +100,7 @@ def test_serving_a_session(float32_bundle):
         assert len(found) == len(TEXTS)
         assert 0 < np.median(found) < gap * 1e3
         assert worker.serve([], []) == []
-        assert worker.logits(["still alive"]).shape == (1, 3)
+        assert small.logits(worker, ["still alive"]).shape == (1, 3)
 
 
 @pytest.mark.parametrize("arrivals", [[0.0], [0.0, -1.0], [1.0, 0.5], [0.0, float("nan")], [0.0, float("inf")], [-1.0, 0.0]])

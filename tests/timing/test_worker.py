@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import edgekit
 from edgekit import BackendError, EdgekitError, InputError, IntegrityError, Trust, UsageError
 from edgekit.bundle.trust import open_bundle
 from edgekit.runtime.session import Session
+from edgekit.timing import frames
 from edgekit.timing.worker import Worker
 
 TEXTS = [*small.texts(12, seed=6), "", "😀 שלום", "line\nbreak \u2028 \x00", "film " * 200]
@@ -28,7 +28,7 @@ PAIRS = [("the plot was dull", "their cast is strong"), ("", "")]
 CHANGED = """
 import os, sys, time
 sys.path[:] = [p for p in sys.path if p]
-from edgekit.runtime import worker
+from edgekit.timing import worker
 from edgekit.runtime.session import Session
 real, clock, ahead = Session.__call__, time.perf_counter, 0.0
 def call(self, text):
@@ -68,8 +68,8 @@ def worker(float32_ort):
 
 def test_logits_equal_the_session(worker, float32_ort, tiny_module):
     with edgekit.load(float32_ort) as session:
-        expected = session.logits([*TEXTS, *PAIRS])
-    found = worker.logits([*TEXTS, *PAIRS])
+        expected = small.logits(session, [*TEXTS, *PAIRS])
+    found = small.logits(worker, [*TEXTS, *PAIRS])
     assert (found.dtype, found.shape) == (np.dtype(np.float32), expected.shape)
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_allclose(found, small.torch_logits(tiny_module, [*TEXTS, *PAIRS]), atol=1e-3)
@@ -125,7 +125,7 @@ def test_what_a_part_of_a_start_holds(float32_ort, part, slow):
     class Slow(Worker):
         CHILD = f"""
 import sys, time
-from edgekit.runtime import worker
+from edgekit.timing import worker
 from edgekit.runtime.session import Session
 def slow(function):
     def later(*arguments, **options):
@@ -169,7 +169,7 @@ def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
     with Worker(float32_ort, variant=variant) as worker:
         assert worker.start(TEXTS[0]).total_ms > 20
         for batched in (False, True):
-            np.testing.assert_allclose(worker.logits(TEXTS, batched=batched), expected, atol=1e-3)
+            np.testing.assert_allclose(small.logits(worker, TEXTS, batched=batched), expected, atol=1e-3)
         start = time.perf_counter()
         seconds = worker.seconds(TEXTS)
         assert 0 < seconds <= time.perf_counter() - start
@@ -178,19 +178,19 @@ def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
         worker.start("a")
     in_buckets = replace(variant, backend="openvino", threads=1, streams=1, shapes=(64,))
     with Worker(float32_ort, variant=in_buckets) as worker, Session(open_bundle(float32_ort), in_buckets) as session:
-        one, several = (session.logits(TEXTS, batched=batched) for batched in (False, True))
+        one, several = (small.logits(session, TEXTS, batched=batched) for batched in (False, True))
         assert not np.array_equal(one, several), "single rows are padded to a bucket, so the last digits tell them from batches"
-        assert np.array_equal(worker.logits(TEXTS), one)
-        assert np.array_equal(worker.logits(TEXTS, batched=True), several)
+        assert np.array_equal(small.logits(worker, TEXTS), one)
+        assert np.array_equal(small.logits(worker, TEXTS, batched=True), several)
         np.testing.assert_allclose(one, expected, atol=1e-3)
 
 
 def test_errors_cross_the_pipe_with_their_types(worker):
     with pytest.raises(InputError, match="Input is int, expected a str"):
-        worker.logits([3])
+        small.logits(worker, [3])
     with pytest.raises(InputError, match="lone surrogate"):
         worker.time(["\ud83d"])
-    assert worker.logits(["still alive"]).shape == (1, 3)
+    assert small.logits(worker, ["still alive"]).shape == (1, 3)
 
 
 @pytest.mark.parametrize(("options", "error"), [({"backend": "openvino"}, BackendError), ({"threads": 0}, InputError)], ids=["backend", "threads"])
@@ -228,7 +228,7 @@ def test_a_killed_child(float32_ort):
         worker.start("a")
         os.kill(worker._child.pid, signal.SIGKILL)
         with pytest.raises(BackendError, match=rf"process that ran {float32_ort} ended with status -9.*killed"):
-            worker.logits(["a"])
+            small.logits(worker, ["a"])
         with pytest.raises(BackendError):
             worker.memory_mb()
 
@@ -309,8 +309,7 @@ def test_close_waits_for_nobody(float32_ort):
     """Not for a child in a call, and not for what a child has started and left behind."""
     worker = Changed(float32_ort)
     worker.start("leave")
-    worker._child.stdin.write(json.dumps({"do": "time", "texts": ["long"]}) + "\n")
-    worker._child.stdin.flush()
+    frames.write(worker._child.stdin, {"do": "time", "inputs": ["long"]})
     start = time.monotonic()
     worker.close()
     assert time.monotonic() - start < 9
