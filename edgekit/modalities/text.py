@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -51,8 +52,8 @@ class TextModality:
 
     @property
     def limit(self) -> Limit:
-        """How long a text may be, and whether a longer one is cut."""
-        return self.encoder.limit
+        """How long a text may be, and whether a longer one is cut; without a tokenizer as long as any."""
+        return Limit(sys.maxsize) if self._encoder is None else self._encoder.limit
 
     def set_limit(self, characters: int | None = None, truncate: bool = False) -> None:
         """Sets how long a text may be, see :meth:`TextEncoder.set_limit`.
