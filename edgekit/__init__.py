@@ -33,7 +33,7 @@ from edgekit.spec.errors import (
     SamplesError,
     UsageError,
 )
-from edgekit.tasks.text_classification import Classification
+from edgekit.tasks import Classification
 
 if TYPE_CHECKING:
     from edgekit.builder import build

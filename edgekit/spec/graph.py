@@ -31,7 +31,7 @@ class GraphSet:
     """All graphs of a model, and what is needed to feed and to read them.
 
     Attributes:
-        task: a file name in ``tasks/`` in its public spelling, e.g. ``text-classification``.
+        task: a file name in ``tasks/`` in its public spelling, with hyphens.
         loop: a file name in ``runtime/loops/``: how the graphs are driven.
         graphs: one per signature.
         assets: folder with ``tokenizer.json``, ``task.json``; plain files, nothing executable.

@@ -35,7 +35,7 @@ __all__ = [
 # fmt: on
 
 Arrays = Mapping[str, np.ndarray]
-"""One row without a batch axis: name to array, e.g. ``input_ids: int64 [sequence]``, ``logits: float32 [labels]``."""
+"""One row without a batch axis: name to array, e.g. ``input_ids: int64 [sequence]``, ``scores: float32 [labels]``."""
 
 Input = Any
 """What a session takes for one row: a text, a pair of texts, the path of an image, an array."""

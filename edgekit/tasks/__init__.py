@@ -12,6 +12,9 @@ from typing import cast
 
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.protocols import TaskModule
+from edgekit.tasks._heads import Classification
+
+__all__ = ["Classification", "get", "names"]
 
 
 def names() -> list[str]:

@@ -1,0 +1,115 @@
+"""The seam between tasks and the rest: what knows a task stands in ``tasks/``, ``modalities/`` and ``source/heads/``, and nowhere else."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import small
+
+from edgekit import tasks
+
+PACKAGE = small.ROOT / "edgekit"
+INSIDE = ("tasks/", "modalities/", "source/heads/")
+"""Folders that may know a task."""
+
+_NAMES = [form for name in tasks.names() for form in (name, name.replace("-", "_"), name.title().replace("-", ""))]
+KNOWS = re.compile("|".join([*_NAMES, "SequenceClassification", "problem.?type", "logits?", "(single|multi)_label_classification"]), re.IGNORECASE)
+"""Names of a task or its class, a kind of head, an output of classifiers: in code, strings, comments and docstrings alike."""
+
+LEFT: set[str] = {
+    "builder.py",
+    "cli/_reference.py",
+    "cli/bench.py",
+    "cli/build.py",
+    "cli/compare.py",
+    "cli/report.py",
+    "compress/_fisher.py",
+    "compress/_loss.py",
+    "compress/_student.py",
+    "compress/_teacher.py",
+    "compress/_train.py",
+    "compress/distill.py",
+    "compress/slice.py",
+    "export/single.py",
+    "quantize/float16.py",
+    "report/accuracy.py",
+    "report/before.py",
+    "report/bench.py",
+    "report/check.py",
+    "report/companions.py",
+    "report/describe.py",
+    "report/evaluate.py",
+    "report/faithfulness.py",
+    "report/files.py",
+    "report/predictions.py",
+    "report/reference.py",
+    "report/render/markdown.py",
+    "report/render/page/accuracy.py",
+    "report/render/page/summary.py",
+    "report/report.schema.json",
+    "report/robustness.py",
+    "report/side.py",
+    "report/slices.py",
+    "runtime/session.py",
+    "samples/__init__.py",
+    "samples/evaluation.py",
+    "search/agree.py",
+    "search/candidates.py",
+    "search/checks.py",
+    "search/choose.py",
+    "search/contender.py",
+    "search/goldens.py",
+    "search/kept_answers.py",
+    "search/race.py",
+    "search/stand_in.py",
+    "search/steps.py",
+    "source/__init__.py",
+    "source/_folder.py",
+    "source/_head.py",
+    "source/_outputs.py",
+    "spec/agreement.py",
+    "spec/project.py",
+    "spec/subject.py",
+    "timing/worker.py",
+}
+"""Files that still know a task."""
+
+
+def knowing(text: str) -> list[str]:
+    """Lines that know a task, with their numbers."""
+    return [f"{number}: {line.strip()}" for number, line in enumerate(text.splitlines(), 1) if KNOWS.search(line)]
+
+
+def files() -> dict[str, str]:
+    """Every text file of the package that is outside of the folders that may know a task."""
+    found = {}
+    for file in sorted(PACKAGE.rglob("*")):
+        name = file.relative_to(PACKAGE).as_posix()
+        if file.is_file() and "__pycache__" not in name and not name.startswith(INSIDE):
+            found[name] = file.read_bytes().decode("utf-8", "replace")
+    return found
+
+
+FILES = files()
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_nothing_outside_knows_a_task(name):
+    found = knowing(FILES[name])
+    if name in LEFT:
+        assert found, "the file knows no task any more: take it out of LEFT"
+    else:
+        assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["from edgekit.tasks import text_classification", "x = TextClassification()", "# of logits", "'text-classification'", "def f(problem_type):", "# a logit"],
+)
+def test_what_knows_a_task_is_found(line):
+    assert knowing("\n" + line) == [f"2: {line}"]
+
+
+def test_what_knows_none_is_not_found():
+    assert knowing("classify the text\nlogistic\nproblem of a type that\noutputs = rows") == []
