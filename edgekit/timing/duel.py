@@ -1,4 +1,4 @@
-"""Two bundles by the clock, in turns: pairs of fresh processes, and in each pair blocks of the same texts in the order A B B A.
+"""Two bundles by the clock, in turns: pairs of fresh processes, and in each pair blocks of the same inputs in the order A B B A.
 
 What the machine does meanwhile meets both sides alike (duet measurement: Bulej L. et al., "Duet Benchmarking", ICPE 2020, arXiv 2001.05811);
 A B B A cancels a drift within a block; fresh processes make the luck of one process (``interval``) part of the interval.
@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 from edgekit.machine import energy
 from edgekit.machine.energy import Meter
-from edgekit.modalities.text import Text
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.protocols import Input
 from edgekit.spec.subject import Process, Start
 from edgekit.stats.interval import FEWEST, Look
 from edgekit.timing.draw import Draw
@@ -24,8 +24,8 @@ from edgekit.timing.worker import Worker
 Opener = Callable[[], Worker]
 """Starts a process with a bundle; it loads it when it is asked first."""
 
-# Texts of a block: enough to outweigh a switch between processes, few enough that a burst of noise spoils few blocks.
-_MOST_TEXTS = 8
+# Inputs of a block: enough to outweigh a switch between processes, few enough that a burst of noise spoils few blocks.
+_MOST_INPUTS = 8
 _TURN_MS = 80.0
 _WARM_UP = 16
 _WARM_UP_S = 0.3
@@ -60,7 +60,7 @@ class Duel:
 def duel(
     before: Opener,
     after: Opener,
-    texts: Sequence[Text],
+    inputs: Sequence[Input],
     decided: Callable[[Sequence[Pair], Sequence[Look]], bool],
     *,
     max_time: float,
@@ -73,7 +73,7 @@ def duel(
     Args:
         before: starts a process of one side.
         after: of the other.
-        texts: what is answered, in an order drawn by ``seed``.
+        inputs: what is answered, in an order drawn by ``seed``.
         decided: told the pairs so far and all looks, this one last; whether that is enough.
         max_time: seconds; at least four pairs of processes are measured whatever they take.
         seed: of the order.
@@ -84,11 +84,11 @@ def duel(
         BackendError: when a process cannot run its bundle, or the clock goes backwards.
     """
     began = time.monotonic()
-    draw = Draw(texts, seed)
+    draw = Draw(inputs, seed)
     pairs: list[Pair] = []
     looks: list[Look] = []
     while True:
-        pairs.append(_pair(before, after, draw, backwards=len(pairs) % 2 == 1, first=texts[0], meter=meter if len(pairs) < _METERED else None))
+        pairs.append(_pair(before, after, draw, backwards=len(pairs) % 2 == 1, first=inputs[0], meter=meter if len(pairs) < _METERED else None))
         each = (time.monotonic() - began) / len(pairs)
         most = min(MOST, max(FEWEST, int(max_time / each)))
         progress("time both in turns", len(pairs), most)
@@ -103,7 +103,7 @@ def duel(
 
 def solo(
     opener: Opener,
-    texts: Sequence[Text],
+    inputs: Sequence[Input],
     processes: int,
     *,
     probes: Prober | None = None,
@@ -112,11 +112,11 @@ def solo(
     meter: Meter | None = None,
     progress: Progress = silent,
 ) -> tuple[Process, ...]:
-    """Times one bundle in several processes, one after the other, on texts that are drawn as for :func:`duel`.
+    """Times one bundle in several processes, one after the other, on inputs that are drawn as for :func:`duel`.
 
     Args:
         opener: starts a process with the bundle.
-        texts: what is answered.
+        inputs: what is answered.
         processes: how many.
         probes: kernels that are timed before and behind each block; None for none.
         kernels: which of them, with their repeats, where they are to be those of an earlier run; else they are fitted to the bundle's time.
@@ -127,12 +127,12 @@ def solo(
     Raises:
         BackendError: as for a duel.
     """
-    draw = Draw(texts, seed)
+    draw = Draw(inputs, seed)
     found: list[Process] = []
     for index in range(processes):
         with contextlib.ExitStack() as stack:
             probe, probe_start = _probe(stack, probes, kernels) if index % 2 else (None, None)
-            worker, start, call_ms = _started(stack, opener, texts[0], draw)
+            worker, start, call_ms = _started(stack, opener, inputs[0], draw)
             if not index % 2:
                 probe, probe_start = _probe(stack, probes, kernels)
             if probes is not None and probe is not None and not kernels:
@@ -145,7 +145,7 @@ def solo(
             end = time.monotonic() + max(_MEASURE_S, start.total_ms / 1e3)
             while len(blocks) < 2 or (len(blocks) < _MOST_BLOCKS and time.monotonic() < end):
                 drawn.append(draw.rows(size))
-                block = draw.texts(drawn[-1])
+                block = draw.inputs(drawn[-1])
                 blocks.append(_timed(worker, block) + _timed(worker, block))
                 beside += [ask(probe, kernels)] if probe is not None else []
             made = _process(worker, start, blocks, drawn, meter if index < _METERED else None, draw.take(size))
@@ -167,7 +167,7 @@ def _probe(stack: contextlib.ExitStack, probes: Prober | None, kernels: Sequence
     return worker, start.total_ms
 
 
-def _pair(before: Opener, after: Opener, draw: Draw, backwards: bool, first: Text, meter: Meter | None) -> Pair:
+def _pair(before: Opener, after: Opener, draw: Draw, backwards: bool, first: Input, meter: Meter | None) -> Pair:
     """One pair of processes; ``backwards`` starts and times the second side first."""
     with contextlib.ExitStack() as stack:
         sides = [_started(stack, opener, first, draw) for opener in ((after, before) if backwards else (before, after))]
@@ -178,7 +178,7 @@ def _pair(before: Opener, after: Opener, draw: Draw, backwards: bool, first: Tex
         end = time.monotonic() + max(_MEASURE_S, sum(start.total_ms for _, start, _ in sides) / 1e3)
         while len(blocks[0]) < 2 or (len(blocks[0]) < _MOST_BLOCKS and time.monotonic() < end):
             drawn.append(draw.rows(size))
-            block = draw.texts(drawn[-1])
+            block = draw.inputs(drawn[-1])
             a, b = _timed(one, block), _timed(two, block)
             b += _timed(two, block)
             blocks[0].append(a + _timed(one, block))
@@ -188,7 +188,7 @@ def _pair(before: Opener, after: Opener, draw: Draw, backwards: bool, first: Tex
     return (made[1], made[0]) if backwards else (made[0], made[1])
 
 
-def _started(stack: contextlib.ExitStack, opener: Opener, first: Text, draw: Draw) -> tuple[Worker, Start, float]:
+def _started(stack: contextlib.ExitStack, opener: Opener, first: Input, draw: Draw) -> tuple[Worker, Start, float]:
     """A warm process, its start, and milliseconds of a call."""
     worker = stack.enter_context(opener())
     times: list[float] = []
@@ -201,16 +201,16 @@ def _started(stack: contextlib.ExitStack, opener: Opener, first: Text, draw: Dra
 
 
 def _size(call_ms: float) -> int:
-    return min(_MOST_TEXTS, max(1, int(_TURN_MS / call_ms)))
+    return min(_MOST_INPUTS, max(1, int(_TURN_MS / call_ms)))
 
 
-def _timed(worker: Worker, block: list[Text]) -> tuple[float, ...]:
+def _timed(worker: Worker, block: list[Input]) -> tuple[float, ...]:
     with worker.turn():
         return tuple(round(t, 4) for t in worker.time([*block[:_AWAKE], *block])[-len(block) :])
 
 
 def _process(
-    worker: Worker, start: Start, blocks: Sequence[tuple[float, ...]], drawn: Sequence[tuple[int, ...]], meter: Meter | None, block: Sequence[Text]
+    worker: Worker, start: Start, blocks: Sequence[tuple[float, ...]], drawn: Sequence[tuple[int, ...]], meter: Meter | None, block: Sequence[Input]
 ) -> Process:
     """What a process comes to, with millijoule of one answer where there is a meter."""
 

@@ -1,4 +1,4 @@
-"""Scenarios by the names of MLPerf Inference (mlcommons/inference_policies, inference_rules.adoc): how texts arrive, and what is stated then.
+"""Scenarios by the names of MLPerf Inference (mlcommons/inference_policies, inference_rules.adoc): how inputs arrive, and what is stated then.
 
 MLPerf-style, not MLPerf-compliant: MLPerf asks for 600 s a scenario, and 24,576 samples of Offline. Percentiles are MLPerf's
 early-stopping estimates: upper bounds at 99 % confidence, which cost few samples an honest, higher number.
@@ -14,9 +14,9 @@ from statistics import fmean, median
 
 import numpy as np
 
-from edgekit.modalities.text import Text
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.protocols import Input
 from edgekit.spec.subject import Scenario
 from edgekit.timing.draw import Draw
 from edgekit.timing.worker import Worker
@@ -69,7 +69,7 @@ def needed(percentile: float) -> int:
 
 def run(
     worker: Worker,
-    texts: Sequence[Text],
+    inputs: Sequence[Input],
     names: Sequence[str],
     *,
     seconds: float,
@@ -81,7 +81,7 @@ def run(
 
     Args:
         worker: runs the bundle.
-        texts: queries are drawn from them: in a shuffled order, all before any comes again.
+        inputs: queries are drawn from them: in a shuffled order, all before any comes again.
         names: some of ``NAMES``.
         seconds: for all of them; kept to within one request: a list or a probe that was predicted to fit. A slow bundle's first answers may exceed it.
         bound_ms: of Server: its 99th percentile may be no longer. By default 10 times the SingleStream median, and at least 1 ms.
@@ -93,7 +93,7 @@ def run(
 
     Raises:
         UsageError: for a name that is not known, or a number that is not above 0.
-        SamplesError: when there are no texts.
+        SamplesError: when there are no inputs.
         BackendError: when the worker fails, or the clock goes backwards.
     """
     for name in names:
@@ -105,7 +105,7 @@ def run(
     if not names:
         return ()
     end = time.monotonic() + seconds
-    draw = Draw(texts, seed)
+    draw = Draw(inputs, seed)
     each_s = _warm_up(worker, draw, end - 0.9 * seconds)
     asked = [name for name in NAMES if name in names]
     found = {}
@@ -123,7 +123,7 @@ def run(
     if SINGLE_STREAM in asked:
         found[SINGLE_STREAM] = _single_stream(times_ms)
     if OFFLINE in asked:
-        found[OFFLINE] = _offline(worker, texts, draw, each_s, end - share_s.get(SERVER, 0.0), progress)
+        found[OFFLINE] = _offline(worker, inputs, draw, each_s, end - share_s.get(SERVER, 0.0), progress)
     if SERVER in asked:
         found[SERVER] = _server(worker, draw, times_ms, bound_ms, seed, end, progress)
     return tuple(found[name] for name in names)
@@ -153,17 +153,17 @@ def _single_stream(times_ms: Sequence[float]) -> Scenario:
     return Scenario(SINGLE_STREAM, "90th percentile, early-stopping estimate", value, "ms", count, detail)
 
 
-def _offline(worker: Worker, texts: Sequence[Text], draw: Draw, each_s: float, until: float, progress: Progress) -> Scenario:
+def _offline(worker: Worker, inputs: Sequence[Input], draw: Draw, each_s: float, until: float, progress: Progress) -> Scenario:
     # As many rows as two lists and a warm-up have time for, should batches save nothing; all where that is more.
-    size = min(len(texts), max(_LEAST_LIST, int((until - time.monotonic()) / 2.2 / each_s)))
-    rows = list(texts) if size == len(texts) else draw.take(size)
+    size = min(len(inputs), max(_LEAST_LIST, int((until - time.monotonic()) / 2.2 / each_s)))
+    rows = list(inputs) if size == len(inputs) else draw.take(size)
     worker.seconds(rows[: max(1, min(_LEAST_LIST, size // 10))])
     taken: list[float] = []
     while not taken or time.monotonic() + (taken[-1] if len(taken) > 1 else 0.0) <= until:  # two even where they take longer than was thought
         taken.append(worker.seconds(rows))
         progress(f"scenario {OFFLINE}", len(taken), 0)
     count = len(taken) * size
-    of = f" of the {len(texts):,}, so that there was time for two lists" if size < len(texts) else ""
+    of = f" of the {len(inputs):,}, so that there was time for two lists" if size < len(inputs) else ""
     detail = f"{len(taken)} x a list of {size:,} rows{of}: {count:,} samples of the {_OFFLINE_SAMPLES:,} of MLPerf, {sum(taken):.1f} s of its 600 s; {_STYLE}"
     return Scenario(OFFLINE, "throughput of one list", count / sum(taken), "rows/s", count, detail)
 
@@ -176,14 +176,14 @@ def _server(worker: Worker, draw: Draw, times_ms: Sequence[float], bound_ms: flo
     low = _LOWEST * high
     fit = int((end - time.monotonic()) * _FIRST * high)
     count = max(needed(99), fit // _PROBES)
-    texts, gaps = draw.take(count), _gaps(count, seed)
+    inputs, gaps = draw.take(count), _gaps(count, seed)
     kept: list[float] = []
     broken: list[float] = []
     while (left_s := end - time.monotonic()) > 0:
         rate = max(math.sqrt(low * high), count / left_s)  # a lower one would take longer than there is
         if rate * _RESOLUTION > high:
             break
-        estimate = early_stopping(worker.serve(texts, list(np.cumsum(gaps) / rate)), 99)
+        estimate = early_stopping(worker.serve(inputs, list(np.cumsum(gaps) / rate)), 99)
         if estimate is not None and estimate <= bound:
             low = rate
             kept.append(rate)

@@ -145,7 +145,7 @@ def test_a_bundle_is_verified_once(float32_ort, tmp_path):
     class Counting(Worker):
         CHILD = f"""
 import sys
-from edgekit.engines import trust
+from edgekit.bundle import trust
 real = trust._opened
 def noted(path, expected):
     with open({str(tmp_path / "notes")!r}, "a") as notes:
