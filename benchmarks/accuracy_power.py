@@ -9,7 +9,7 @@ that it calls resolvable, half as far above the margin and one and a half times 
 found is a false alarm.
 
 The base accuracy should not matter, since rows on which both are right or both are wrong enter neither count: two are drawn to show it. Of
-each case ten draws are made into logits and go through ``accuracy.compare``, which must decide as the counts do. Last, since a comparison
+each case ten draws are made into outputs and go through ``accuracy.compare``, which must decide as the counts do. Last, since a comparison
 knows the discordance from its own rows alone: what reports of two models without a drop call resolvable, and how often that is found.
 
 Writes ``results/accuracy_power.json`` and ``.md``.
@@ -29,8 +29,9 @@ import numpy as np
 from scipy.stats import binomtest
 
 from edgekit.report.accuracy import compare
+from edgekit.samples.evaluation import Evaluation
 from edgekit.stats.paired import Paired, tango_interval
-from edgekit.tasks.text_classification import Settings, TextClassification
+from edgekit.tasks.text_classification import Settings, bound
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROWS = 1821
@@ -38,7 +39,7 @@ DISCORDANCES = (0.01, 0.02, 0.05, 0.10)
 MARGINS = (0.0, 0.01)
 ACCURACIES = (0.92, 0.75)
 SHARES = (0.0, 0.5, 1.0, 1.5)  # of the way from the margin to the drop that is resolvable
-THROUGH_LOGITS = 10
+THROUGH_OUTPUTS = 10
 OFF = 0.03  # that a stated power may be off, beyond the error of the simulation
 REPORTS = 1000
 Z_BOUND, Z_POWER = NormalDist().inv_cdf(0.95), NormalDist().inv_cdf(0.80)
@@ -61,8 +62,8 @@ def case(discordance: float, margin: float, share: float, draws: int, draw: np.r
         cells = [lost, gained, accuracy - lost, 1 - accuracy - gained]
         outcomes = draw.multinomial(ROWS, cells, size=draws).tolist()
         decided = [interval(b, c)[0] > margin for b, c, _, _ in outcomes]
-        for outcome, said in list(zip(outcomes, decided, strict=True))[:THROUGH_LOGITS]:
-            assert through_logits(*outcome, margin, draw) == said, "a comparison decides otherwise than its counts"
+        for outcome, said in list(zip(outcomes, decided, strict=True))[:THROUGH_OUTPUTS]:
+            assert through_outputs(*outcome, margin, draw) == said, "a comparison decides otherwise than its counts"
         hits = sum(decided)
         ends = binomtest(hits, draws).proportion_ci(0.95, "exact")
         found.append({"accuracy": accuracy, "found": hits / draws, "low": float(ends.low), "high": float(ends.high)})
@@ -77,15 +78,17 @@ def case(discordance: float, margin: float, share: float, draws: int, draw: np.r
     }
 
 
-def through_logits(losses: int, gains: int, right: int, wrong: int, margin: float, draw: np.random.Generator) -> bool:
-    """Whether two models with these counts are a regression, from their logits."""
-    task = TextClassification(Settings("single_label_classification", ("negative", "positive"), 128, ("input_ids",)), None)  # type: ignore[arg-type]
+def through_outputs(losses: int, gains: int, right: int, wrong: int, margin: float, draw: np.random.Generator) -> bool:
+    """Whether two models with these counts are a regression, from their outputs."""
+    task = bound(Settings("single_label_classification", ("negative", "positive"), 128, ("input_ids",)), None)
     rights = np.repeat([[True, False], [False, True], [True, True], [False, False]], (losses, gains, right, wrong), axis=0)
     rights = rights[draw.permutation(ROWS)]
     truth = draw.integers(0, 2, ROWS)
     strength = draw.gamma(2.0, 1.0, (ROWS, 2)) + 0.01
     before, after = (np.eye(2)[np.where(rights[:, i], truth, 1 - truth)].astype(np.float32) * strength[:, i : i + 1].astype(np.float32) for i in (0, 1))
-    compared = compare(task, before, after, truth, [f"{i:016x}" for i in range(ROWS)], margin=margin)
+    ids = [f"{i:016x}" for i in range(ROWS)]
+    outputs = [[{"logits": row} for row in logits] for logits in (before, after)]
+    compared = compare(Evaluation(task, ids, truth.tolist(), ids), *outputs, ids, margin=margin)
     assert (compared.losses, compared.gains) == (losses, gains)
     assert compared.low is not None
     return compared.low > margin

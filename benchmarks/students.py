@@ -135,23 +135,22 @@ def scores(options: argparse.Namespace, models: dict[str, tuple[Path, str]]) -> 
     """Each model on the test set, in float32 and as its bundle, against the teacher in float32."""
     import edgekit
     from edgekit import samples, source, tasks
-    from edgekit.samples.evaluation import paired
 
     rows = samples.read(options.data / "test.jsonl")
-    texts, found, reference, truth = [r.inputs for r in rows.rows], {}, None, None
+    found, reference = {}, None
     for name, (folder, _) in models.items():
         origin = source.read(folder)
         task = tasks.get("text-classification").load(options.bundles / name / "assets")
         with edgekit.load(options.bundles / name) as session:
-            answers = {"float32": origin.logits(origin.token_ids(texts)), "INT8": session.logits(texts)}
-        if reference is None:
-            reference, truth = answers["float32"], task.parse_labels(rows.labels(), rows.where)
+            scored = rows.evaluation(task)
+            answers = {"float32": origin.outputs(origin.encode(scored.inputs)), "INT8": session.outputs(list(scored.inputs))}
+        reference = reference or answers["float32"]
         size = sum(f.stat().st_size for f in (options.bundles / name).rglob("*") if f.is_file()) / 2**20
         found[name] = {"mb": size}
-        for kind, logits in answers.items():
-            p = paired(task, logits, reference, truth)
+        for kind, outputs in answers.items():
+            p = scored.compare(outputs, reference)
             found[name][kind] = {
-                "score": task.score(logits, truth), "drop": p.drop, "low": p.low, "high": p.high, "losses": p.losses, "gains": p.gains, "rows": p.rows,
+                "score": scored.score(outputs), "drop": p.drop, "low": p.low, "high": p.high, "losses": p.losses, "gains": p.gains, "rows": p.rows,
             }  # fmt: skip
     return found
 

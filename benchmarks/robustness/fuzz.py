@@ -131,13 +131,13 @@ class Surfaces:
         self.session = edgekit.load(path, threads=1)
         self.files = {name: (path / name).read_bytes() for name in ("manifest.json", "assets/task.json", "assets/tokenizer.json", "golden.npz")}
         self.graph = next(path.glob("graphs/*.onnx")).read_bytes()
-        self.settings = self.session._task.settings
+        self.task = self.session._task
         self.edge = pack(path, scratch / "whole.edge").read_bytes()
         self.copy = Path(shutil.copytree(path, scratch / "copy"))
 
     def inputs(self, rng: random.Random) -> None:
         value = thing(rng) if rng.random() < 0.5 else text(rng)
-        getattr(self.session, "logits" if rng.random() < 0.2 else "__call__")(value if rng.random() < 0.6 else [value, text(rng)])
+        getattr(self.session, "outputs" if rng.random() < 0.2 else "__call__")(value if rng.random() < 0.6 else [value, text(rng)])
 
     def feeds(self, rng: random.Random) -> None:
         import numpy as np
@@ -166,14 +166,16 @@ class Surfaces:
             content = "\n".join(between.join(map(str, row)) for row in [("text", "label"), *rows])
         file = self.scratch / f"table{suffix}"
         file.write_bytes(mutated(rng, content.encode("utf-8", "surrogatepass")))
-        samples.read(file, rng.choice([None, {"text": "text"}, {"label": "label"}, {"text": text(rng)}])).truth(self.settings)
+        rows = samples.read(file, rng.choice([None, {"text": "text"}, {"label": "label"}, {"text": text(rng)}]))
+        self.task.parse_truth(rows.rows, rows.where)
 
     def labels(self, rng: random.Random) -> None:
         from edgekit import samples
 
         file = self.scratch / "labels.jsonl"
         file.write_text("\n".join(json.dumps({"text": "a", "label": json_able(thing(rng))}) for _ in range(rng.randrange(1, 5))), "utf-8")
-        samples.read(file).truth(self.settings)
+        rows = samples.read(file)
+        self.task.parse_truth(rows.rows, rows.where)
 
     def manifests(self, rng: random.Random) -> None:
         from edgekit.bundle.trust import open_bundle
