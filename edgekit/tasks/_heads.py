@@ -67,7 +67,7 @@ class Classification:
     truncated: bool
 
 
-class _Head:
+class Head:
     """What the heads share."""
 
     _kind: str
@@ -134,7 +134,7 @@ class _Head:
         return answers
 
 
-class _Labels(_Head):
+class _Labels(Head):
     """What the two heads share that give labels."""
 
     @property
@@ -295,7 +295,7 @@ class MultiLabel(_Labels):
         return int(np.argmax(values)), tuple(name for name, value in zip(self._names, values, strict=True) if value > 0.5)
 
 
-class Regression(_Head):
+class Regression(Head):
     """Numbers as they are."""
 
     _kind = REGRESSION

@@ -17,7 +17,7 @@ from edgekit.spec.errors import IntegrityError, UsageError, near
 from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.protocols import Arrays, Encoded
 from edgekit.spec.tensor import Signature
-from edgekit.tasks._heads import Classification, MultiLabel, Regression, SingleLabel
+from edgekit.tasks._heads import Classification, Head, MultiLabel, Regression, SingleLabel
 from edgekit.tasks._old import Old as _Old
 
 LOOP = "single"
@@ -71,7 +71,7 @@ class Settings:
             raise UsageError(f"truncation_side is '{self.truncation_side}', expected 'right' or 'left'. Correct it in the tokenizer's config.")
 
 
-class TextClassification(_Old):
+class TextClassification(_Old, Head):
     """A text or a pair of texts in; the classes below, one a head, say what comes out."""
 
     settings: Settings
@@ -83,7 +83,7 @@ class TextClassification(_Old):
 
     def __init__(self, settings: Settings, encode: TextEncoder | None) -> None:
         """Binds settings to an encoder; :func:`load` makes both of a bundle's assets."""
-        super().__init__(settings.labels)  # type: ignore[call-arg]
+        super().__init__(settings.labels)
         self.settings = settings
         self.modality = TextModality(encode, settings.max_length, pairs=settings.takes_pairs)
 
