@@ -70,7 +70,7 @@ class TextEncoder:
             self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=truncation_side)
             self._tokenizer.encode(_PROBE)  # some files are read, and fail at the first text
             self._fitter = Fitter(self._tokenizer, left=truncation_side == "left")
-        self._path = path
+        self._path = str(path)
         self._inputs = inputs
         self._tables = {name: rows for name, rows in (tables or {}).items() if name in inputs}
         self._max_length = max_length

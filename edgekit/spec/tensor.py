@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,12 @@ class Signature:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    @property
+    @cached_property
+    def places(self) -> tuple[tuple[str, int, str], ...]:
+        """Input, place behind ``batch`` and name of each input axis that varies from row to row."""
+        return tuple((spec.name, place, axis) for spec in self.inputs for place, axis in enumerate(spec.shape[1:]) if isinstance(axis, str))
+
+    @cached_property
     def varying(self) -> tuple[str, ...]:
         """Names of the input axes behind ``batch`` that vary from row to row. The first is the bucketed axis; there is none where all rows have one shape."""
-        return tuple(dict.fromkeys(axis for spec in self.inputs for axis in spec.shape[1:] if isinstance(axis, str)))
+        return tuple(dict.fromkeys(axis for _, _, axis in self.places))

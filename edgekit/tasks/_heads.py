@@ -110,7 +110,7 @@ class Head:
         """The output of all rows: float32 ``[rows, labels]``."""
         if not len(outputs):
             return np.zeros((0, len(self._names)), np.float32)
-        values = np.stack([np.asarray(row[OUTPUT]) for row in outputs])
+        values = np.array([row[OUTPUT] for row in outputs])
         if values.shape[1:] != (len(self._names),):
             raise UsageError(
                 f"Outputs have the shape {list(values.shape)}, expected {[len(values), len(self._names)]}: rows, labels. Give outputs of this model."
@@ -217,7 +217,7 @@ class SingleLabel(_Labels):
         return np.asarray(x / x.sum(axis=1, keepdims=True))
 
     def _answer(self, values: Sequence[float]) -> tuple[int, tuple[str, ...]]:
-        top = int(np.argmax(values))
+        top = max(range(len(values)), key=values.__getitem__)
         return top, (self._names[top],)
 
 

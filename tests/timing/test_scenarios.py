@@ -253,7 +253,7 @@ def test_progress_may_end_it(exact):
         ({"seconds": 0}, UsageError, "seconds is 0"),
         ({"seconds": float("inf")}, UsageError, "seconds is inf"),
         ({"bound_ms": -1.0}, UsageError, "bound_ms is -1.0"),
-        ({"texts": []}, SamplesError, "no text"),
+        ({"texts": []}, SamplesError, "no input"),
     ],
 )
 def test_what_cannot_be_run(exact, change, error, message):

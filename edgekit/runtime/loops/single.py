@@ -70,21 +70,22 @@ def split(signature: Signature, rows: Sequence[Arrays], outputs: Mapping[str, An
         rows: what it was run on, in this order.
         outputs: output name to ``[batch, ...]``.
     """
-    varying = set(signature.varying)
-    cuts = [(spec.name, spec.shape[1:] if varying.intersection(spec.shape[1:]) else ()) for spec in signature.outputs]
+    cuts = [(spec.name, spec.shape[1:]) for spec in signature.outputs]
+    ragged = any(axis in signature.varying for _, axes in cuts for axis in axes)
     answers: list[Arrays] = []
     for index, row in enumerate(rows):
-        sizes = _largest(signature, [row], least=0) if any(axes for _, axes in cuts) else {}
-        answers.append({name: _cut(np.asarray(outputs[name])[index], axes, sizes) for name, axes in cuts})
+        answer = {name: np.asarray(outputs[name])[index] for name, _ in cuts}
+        if ragged:
+            sizes = _largest(signature, [row], least=0)
+            answer = {name: _cut(answer[name], axes, sizes) for name, axes in cuts}
+        answers.append(answer)
     return answers
 
 
 def size(signature: Signature, row: Arrays) -> int:
     """Size of a row along the first axis that varies, e.g. its tokens; 1 where all rows have one shape."""
-    for spec in signature.inputs:
-        for place, axis in enumerate(spec.shape[1:]):
-            if isinstance(axis, str):
-                return int(row[spec.name].shape[place])
+    for name, place, _ in signature.places:
+        return int(row[name].shape[place])
     return 1
 
 
@@ -111,19 +112,18 @@ def cut(lengths: Sequence[int], rows: int, tokens: int) -> list[list[int]]:
 
 def _largest(signature: Signature, rows: Sequence[Arrays], least: int = 1) -> dict[str, int]:
     """Axis that varies to its largest size in any row, in the order of :attr:`Signature.varying`."""
-    sizes: dict[str, int] = {}
-    for spec in signature.inputs:
-        for place, axis in enumerate(spec.shape[1:]):
-            if isinstance(axis, str):
-                for row in rows:
-                    shape = row[spec.name].shape
-                    sizes[axis] = max(sizes.get(axis, least), shape[place] if place < len(shape) else 0)
+    sizes = dict.fromkeys(signature.varying, least)
+    for name, place, axis in signature.places:
+        for row in rows:
+            shape = row[name].shape
+            if place < len(shape) and shape[place] > sizes[axis]:
+                sizes[axis] = shape[place]
     return sizes
 
 
 def _stack(spec: TensorSpec, arrays: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Arrays as one of ``[batch, *shape]``."""
-    if all(array.shape == shape for array in arrays):
+    if arrays[0].shape == shape and (len(arrays) == 1 or all(array.shape == shape for array in arrays)):
         stacked = arrays[0][None] if len(arrays) == 1 else np.stack(arrays)
         return stacked if stacked.dtype == spec.dtype else stacked.astype(spec.dtype)
     filled = np.full((len(arrays), *shape), 0 if spec.pad is None else spec.pad, spec.dtype)
@@ -137,7 +137,5 @@ def _stack(spec: TensorSpec, arrays: Sequence[np.ndarray], shape: tuple[int, ...
 
 def _cut(array: np.ndarray, axes: Sequence[str | int], sizes: Mapping[str, int]) -> np.ndarray:
     """A row's output without the padding."""
-    if not axes:
-        return array
     kept = [slice(sizes[axis]) if isinstance(axis, str) and axis in sizes else slice(None) for axis in axes]
     return array[tuple(kept)]
