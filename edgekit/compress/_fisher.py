@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from edgekit.compress._examples import feeds, lengths
-from edgekit.source import call
+from edgekit.compress.objective import Objective
+from edgekit.source.batches import lengths, tensors
 from edgekit.source.stack import blocks, stack
 from edgekit.spec.progress import Progress
+from edgekit.spec.protocols import Arrays
 
 _BATCH, _TOKENS = 32, 4096  # rows and tokens of a batch: all activations are kept for the way back
 
@@ -27,7 +28,7 @@ class Importance(NamedTuple):
     neurons: np.ndarray
 
 
-def importance(module: Any, rows: Sequence[Mapping[str, np.ndarray]], pads: Mapping[str, float], kind: str, seed: int, progress: Progress) -> list[Importance]:
+def importance(module: Any, rows: Sequence[Arrays], objective: Objective, seed: int, progress: Progress) -> list[Importance]:
     """The diagonal of the Fisher information of a factor on each head and neuron, in the sum over rows, layer by layer.
 
     It is the expected damage, to second order, of setting that factor from 1 to 0 (Kwon et al., "A Fast Post-Training Pruning Framework
@@ -37,8 +38,7 @@ def importance(module: Any, rows: Sequence[Mapping[str, np.ndarray]], pads: Mapp
     Args:
         module: in evaluation mode.
         rows: input name to array.
-        pads: value that fills short rows, by input.
-        kind: the head's ``problem_type``.
+        objective: says what answers are, and how likely.
         seed: of the answers that are drawn.
         progress: told after each batch.
     """
@@ -75,10 +75,10 @@ def importance(module: Any, rows: Sequence[Mapping[str, np.ndarray]], pads: Mapp
             count = next(n for n in range(min(_BATCH, len(order) - start), 0, -1) if n == 1 or n * sizes[order[start + n - 1]] <= _TOKENS)
             chosen = order[start : start + count]
             factors.clear()
-            tensors = feeds([rows[i] for i in chosen], pads)
-            logits = call(module, {n: t.to(device) for n, t in tensors.items()}).float()
+            feeds = {n: t.to(device) for n, t in tensors([rows[i] for i in chosen], objective.pads).items()}
+            outputs = objective.forward(module, feeds)
             places = list(factors)
-            slopes = torch.autograd.grad(_surprise(kind, logits, generator), [factors[p] for p in places])
+            slopes = torch.autograd.grad(objective.sampled_nll(feeds, outputs, generator), [factors[p] for p in places])
             for (layer_index, part), slope in zip(places, slopes, strict=True):
                 found[layer_index][part][:] += slope.double().square().sum(dim=0).cpu().numpy()
             start += count
@@ -89,19 +89,3 @@ def importance(module: Any, rows: Sequence[Mapping[str, np.ndarray]], pads: Mapp
         for parameter in frozen:
             parameter.requires_grad_(True)
     return found
-
-
-def _surprise(kind: str, logits: Any, generator: Any) -> Any:
-    """Minus the log-probability of an answer that is drawn from the logits themselves, summed over rows."""
-    import torch
-    from torch.nn import functional
-
-    given = logits.detach().cpu()
-    if kind == "single_label_classification":
-        drawn = torch.multinomial(given.softmax(dim=1), 1, generator=generator)[:, 0].to(logits.device)
-        return functional.cross_entropy(logits, drawn, reduction="sum")
-    if kind == "multi_label_classification":
-        drawn = torch.bernoulli(given.sigmoid(), generator=generator).to(logits.device)
-        return functional.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
-    drawn = (given + torch.randn(given.shape, generator=generator)).to(logits.device)
-    return 0.5 * ((logits - drawn) ** 2).sum()

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.bundle import assemble
 from edgekit.bundle.place import new_folder, put_folder, recover, sync_tree
-from edgekit.source import quiet
+from edgekit.source.modules import quiet
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 
@@ -17,11 +17,11 @@ RECORD = "edgekit.json"
 """In each of them: what it was made from."""
 
 
-def save(module: Any, tokenizer: Any, folder: Path, record: Mapping[str, object]) -> None:
+def save(module: Any, processor: Any, folder: Path, record: Mapping[str, object]) -> None:
     """Writes a Hugging Face folder, with what it was made from."""
     with quiet():
         module.to("cpu").save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        processor.save_pretrained(folder)
     (folder / RECORD).write_text(to_json(dict(record), indent=2, sort_keys=True) + "\n", "utf-8")
 
 

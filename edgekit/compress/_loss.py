@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgekit.compress.objective import Objective
 from edgekit.spec.errors import UsageError
 
 
@@ -47,48 +49,39 @@ def gram(hidden: Any) -> Any:
     return unit @ unit.transpose(1, 2)
 
 
-def rows_loss(loss: Loss, kind: str, logits: Any, teacher: Any, labels: Any, labelled: Any, relation: tuple[Any, Any, Any] | None) -> Any:
+def rows_loss(
+    loss: Loss,
+    objective: Objective,
+    feeds: Mapping[str, Any],
+    student: Mapping[str, Any],
+    teacher: Mapping[str, Any],
+    truth: Sequence[Any],
+    relation: tuple[Any, Any, Any] | None,
+) -> Any:
     """The loss of each row: ``[batch]``.
 
     Args:
         loss: weights.
-        kind: the head's ``problem_type``.
-        logits: the student's, ``[batch, labels]``.
-        teacher: the teacher's, of the same rows.
-        labels: ``int64 [batch]``, or ``float32 [batch, labels]``.
-        labelled: bool ``[batch]``.
+        objective: losses of the task.
+        feeds: tensors of the batch.
+        student: outputs of the student, by name.
+        teacher: outputs of the teacher to the same rows.
+        truth: one a row; None for a row without one.
         relation: the student's and the teacher's cosines ``[batch, sequence, sequence]`` and which tokens are real, bool ``[batch, sequence]``; or None.
     """
     import torch
-    from torch.nn import functional
 
-    logits, total = logits.float(), torch.zeros(len(logits), device=logits.device)
+    device = next(iter(student.values())).device
+    total = torch.zeros(len(truth), device=device)
     if loss.teacher:
-        total = total + loss.teacher * _from_teacher(kind, logits, teacher, loss.temperature)
-    if loss.labels and bool(labelled.any()):
-        if kind == "single_label_classification":
-            own = functional.cross_entropy(logits, labels.clamp(min=0), reduction="none")
-        elif kind == "multi_label_classification":
-            own = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(dim=1)
-        else:
-            own = ((logits - labels) ** 2).mean(dim=1)
-        total = total + loss.labels * torch.where(labelled, own, torch.zeros_like(own))
+        total = total + loss.teacher * objective.teacher_loss(feeds, student, teacher, loss.temperature)
+    known = torch.tensor([value is not None for value in truth], device=device)
+    if loss.labels and bool(known.any()):
+        own = objective.truth_loss(feeds, student, objective.truth_tensor(truth).to(device))
+        total = total + loss.labels * torch.where(known, own, torch.zeros_like(own))
     if loss.relation and relation is not None:
         ours, theirs, real = relation
         pairs = real.unsqueeze(1) & real.unsqueeze(2)
         apart = ((ours - theirs) ** 2).masked_fill(~pairs, 0.0).sum(dim=(1, 2))
         total = total + loss.relation * apart / pairs.sum(dim=(1, 2))
     return total
-
-
-def _from_teacher(kind: str, logits: Any, teacher: Any, temperature: float) -> Any:
-    from torch.nn import functional
-
-    if kind == "regression":
-        return ((logits - teacher) ** 2).mean(dim=1)
-    x, y = logits / temperature, teacher / temperature
-    if kind == "multi_label_classification":
-        apart = functional.binary_cross_entropy_with_logits(x, y.sigmoid(), reduction="none").mean(dim=1)
-    else:
-        apart = functional.kl_div(x.log_softmax(dim=1), y.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
-    return temperature**2 * apart

@@ -15,23 +15,25 @@ import numpy as np
 from edgekit.bundle import assemble
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _teacher
-from edgekit.compress._examples import Examples, altered, inputs, token_rows
+from edgekit.compress._examples import Examples, inputs
 from edgekit.compress._folder import save
 from edgekit.compress._layers import evenly, shortened
 from edgekit.compress._train import Epoch, Training, accelerator, train
+from edgekit.compress.objective import Objective
 from edgekit.machine.cpu import cpu_name
-from edgekit.modalities.text import Text
 from edgekit.samples import Samples
-from edgekit.source import Source
+from edgekit.samples.evaluation import Evaluation
+from edgekit.source import Source, processors_of
 from edgekit.source.stack import depth
 from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import SamplesError, UsageError
+from edgekit.spec.head import Alters
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
-from edgekit.tasks import text_classification
-from edgekit.tasks.text_classification import TextClassification
+from edgekit.spec.protocols import Arrays, HasLabels, Input, Task
+from edgekit.spec.rows import pack, unpack
 
-CODE = ("compress", "source", "tasks", "samples.py")  # whose changes make another student
+CODE = ("compress", "source", "tasks", "modalities", "samples")  # whose changes make another student
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Student:
 
     Attributes:
         module: trained in place.
-        source: whose tokenizer and settings it has: the teacher's, or its own.
+        source: whose processor and settings it has: the teacher's, or its own.
         identity: what it is before training; plain data.
         inherits: its embedding tables are the teacher's.
         notes: what should be known, a sentence each.
@@ -60,20 +62,18 @@ class Made:
     Attributes:
         folder: a Hugging Face folder there.
         epochs: of its training.
-        task: that scores it.
-        answers: its own on the evaluation set, float32 ``[rows, labels]``.
+        evaluation: rows that it is scored on.
+        outputs: its own to these rows.
         reference: the teacher's.
-        truth: labels, as the task parses them.
         notes: what should be known, a sentence each.
         main: this is the process that writes, where there are several.
     """
 
     folder: Path
     epochs: tuple[Epoch, ...]
-    task: TextClassification
-    answers: np.ndarray
-    reference: np.ndarray
-    truth: np.ndarray
+    evaluation: Evaluation
+    outputs: Sequence[Arrays]
+    reference: Sequence[Arrays]
     notes: tuple[str, ...]
     main: bool
 
@@ -116,7 +116,7 @@ def make(
     """Trains a student, goes on where a killed run of the same was, or finds it whole.
 
     Args:
-        teacher: a text classifier.
+        teacher: the model that answers.
         learner: who learns.
         samples: what is trained on.
         evaluation: rows with labels.
@@ -128,8 +128,10 @@ def make(
         SamplesError: when rows are missing, or all have one label.
         CompressError: when training fails.
     """
-    task, own = _task(teacher), learner.source
-    truth = evaluation.truth(task.settings).values
+    task, own = task_of(teacher), learner.source
+    parsed = task.parse_truth(evaluation.rows, evaluation.where)
+    scored = Evaluation(task, inputs(evaluation), parsed.values, range(len(evaluation.rows)))
+    metric = task.metrics[0]
     runner, cache = accelerator(training.precision if training else "float32"), cache or Cache()
     common = {"teacher": teacher.digest, "code": code_digest(*CODE), "cpu": cpu_name(), "device": runner.device.type}
     what = {
@@ -145,24 +147,25 @@ def make(
     digest = key(**what)
     if cache.find(digest) is None:
         seen = {**common, "step": "teacher", "samples": [evaluation.digest], "altered": [], "relations": False}
-        reference = _answers(teacher, inputs(evaluation), False, seen, runner, cache, progress).logits
-        rows = token_rows(own, inputs(evaluation))
+        reference = _answers(teacher, scored.inputs, False, seen, runner, cache, progress).outputs
+        rows, objective = own.encode(scored.inputs), Objective.of(own)
 
         def score(module: Any) -> float:
-            return task.score(shared_logits(module, rows, own.settings.pads, runner), truth)
+            return scored.score(shared_outputs(module, rows, objective, runner), metric)
 
         history: list[Epoch] = []
         if training:
             examples, targets = _lesson(teacher, learner, samples, task, training, common, runner, cache, progress)
             learner.module.to(runner.device)
-            work = cache.under_way(digest)
-            history = train(learner.module, examples, targets, task.settings.problem_type, score, training, runner, work, progress)
-        answers = shared_logits(learner.module, rows, own.settings.pads, runner)
+            work, better = cache.under_way(digest), metric.higher_is_better
+            history = train(learner.module, examples, targets, objective, score, training, runner, work, progress, higher_is_better=better)
+        outputs = shared_outputs(learner.module, rows, objective, runner)
         if runner.is_main_process:
             with assemble.disk_errors(cache.root), cache.fill(digest, what) as folder:
                 learner.module.requires_grad_(True)
-                save(learner.module, own.tokenizer, folder / "student", {"teacher": teacher.model_id, "revision": teacher.revision, **what})
-                np.savez(folder / "answers.npz", student=answers, teacher=reference)
+                save(learner.module, own.processor, folder / "student", {"teacher": teacher.model_id, "revision": teacher.revision, **what})
+                np.savez(folder / "student.npz", **pack(outputs))  # type: ignore[arg-type]
+                np.savez(folder / "teacher.npz", **pack(reference))  # type: ignore[arg-type]
                 (folder / "history.json").write_text(to_json([plain(e) for e in history]), "utf-8")
             shutil.rmtree(cache.under_way(digest), ignore_errors=True)
         runner.wait_for_everyone()
@@ -172,15 +175,20 @@ def make(
     if training and all(row.label is None for s in samples for row in s.rows):
         notes += ("None of the rows that were trained on has a label: the student learnt from the teacher's answers alone.",)
     epochs = tuple(Epoch(**e) for e in json.loads((found / "history.json").read_text("utf-8")))
-    with np.load(found / "answers.npz", allow_pickle=False) as stored:
-        return Made(found / "student", epochs, task, stored["student"], stored["teacher"], truth, notes, bool(runner.is_main_process))
+    student, theirs = (_stored(found / name) for name in ("student.npz", "teacher.npz"))
+    return Made(found / "student", epochs, scored, student, theirs, notes, bool(runner.is_main_process))
+
+
+def _stored(file: Path) -> list[Arrays]:
+    with np.load(file, allow_pickle=False) as stored:
+        return list(unpack(dict(stored)))
 
 
 def _lesson(
     teacher: Source,
     learner: Student,
     samples: Sequence[Samples],
-    task: TextClassification,
+    task: Task,
     training: Training,
     common: Mapping[str, Any],
     runner: Any,
@@ -188,85 +196,93 @@ def _lesson(
     progress: Progress,
 ) -> tuple[Examples, _teacher.Targets]:
     """What is trained on, and the teacher's answers to it."""
-    own, mask = learner.source, learner.source.tokenizer.mask_token
-    labels, labelled = _labels(samples, task)
-    texts = [text for s in samples for text in inputs(s)]
-    versions = [texts, *(altered(texts, training.mask, training.swap, training.crop, mask, training.seed * 1009 + i) for i in range(training.copies))]
-    relations = bool(training.loss.relation) and own.tokenizer_json() == teacher.tokenizer_json()
-    altering = [training.copies, training.mask, training.swap, training.crop, training.seed, mask] if training.copies else []
+    own, processors = learner.source, processors_of(learner.source.task)
+    truth = _truth(samples, task)
+    given = [value for s in samples for value in inputs(s)]
+    copies = training.copies if isinstance(processors, Alters) else 0
+    versions = [given]
+    for copy in range(copies):
+        assert isinstance(processors, Alters)
+        seed = training.seed * 1009 + copy
+        versions.append(processors.altered(own.processor, given, mask=training.mask, swap=training.swap, crop=training.crop, seed=seed))
+    relations = bool(training.loss.relation) and processors.same(own.processor, teacher.processor)
+    mask = getattr(own.processor, "mask_token", None)
+    altering = [copies, training.mask, training.swap, training.crop, training.seed, mask] if copies else []
     asked = {**common, "step": "teacher", "samples": [s.digest for s in samples], "altered": altering, "relations": relations}
-    targets = _answers(teacher, [t for v in versions for t in v], relations, asked, runner, cache, progress)
-    _check_variety(task, targets.logits[: len(texts)], labels, labelled, samples)
+    targets = _answers(teacher, [value for v in versions for value in v], relations, asked, runner, cache, progress)
+    _check_variety(task, targets.outputs[: len(given)], truth, samples)
     if training.freeze_embeddings and learner.inherits:
         _freeze(learner.module)
-    return Examples([token_rows(own, version) for version in versions], own.settings.pads, labels, labelled), targets
+    return Examples([own.encode(version) for version in versions], Objective.of(own).pads, truth), targets
 
 
-def shared_logits(module: Any, rows: Sequence[Mapping[str, np.ndarray]], pads: Mapping[str, float], runner: Any) -> np.ndarray:
-    """What a module answers to all rows, float32 ``[rows, labels]``; each process asks it for its share of them."""
+def shared_outputs(module: Any, rows: Sequence[Arrays], objective: Objective, runner: Any) -> list[Arrays]:
+    """What a module answers to all rows; each process asks it for its share of them."""
     from accelerate.utils import gather_object
 
-    mine = _teacher.logits(module, rows, pads, range(runner.process_index, len(rows), runner.num_processes))
+    mine = _teacher.outputs(module, rows, objective, range(runner.process_index, len(rows), runner.num_processes))
     found = dict(gather_object(list(mine.items())))
-    return np.stack([found[i] for i in range(len(rows))])
+    return [found[i] for i in range(len(rows))]
 
 
-def _task(teacher: Source) -> TextClassification:
+def task_of(source: Source) -> Task:
+    """The task of a model, as a bundle of it would load it."""
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        text_classification.save(teacher.settings, teacher.tokenizer_json(), Path(scratch))
-        return text_classification.load(Path(scratch))
+        return source.save_assets(Path(scratch))
 
 
 def _given(teacher: Source, given: Source) -> Student:
-    ours, theirs = given.settings, teacher.settings
-    if ours.problem_type != theirs.problem_type:
-        raise UsageError(f"The student {given.model_id} is for {ours.problem_type}, the teacher for {theirs.problem_type}. Give one for the same task.")
-    if ours.labels != theirs.labels:
-        shown = [", ".join(labels[:20]) + (" ..." if len(labels) > 20 else "") for labels in (ours.labels, theirs.labels)]
-        raise UsageError(
-            f"The student {given.model_id} has the labels {shown[0]}; the teacher's are {shown[1]}. Give one with the same labels in the same order."
-        )
-    same = given.tokenizer_json() == teacher.tokenizer_json()
-    notes = () if same else ("The student has another tokenizer, so it learns from the teacher's answers, not from its relations between tokens.",)
-    return Student(given.module, given, given.digest, False, notes)
+    if given.task != teacher.task:
+        raise UsageError(f"The student {given.model_id} is for {given.task}, the teacher for {teacher.task}. Give one for the same task.")
+    ours, theirs = task_of(given).identity, task_of(teacher).identity
+    for name in theirs:
+        if (own := ours.get(name)) != theirs[name]:
+            words, several = name.replace("_", " "), isinstance(own, (list, tuple))
+            raise UsageError(
+                f"The student {given.model_id} has the {words} {_shown(own)}; the teacher's {'are' if several else 'is'} {_shown(theirs[name])}. "
+                f"Give one with the same {words}{' in the same order' if several else ''}."
+            )
+    processors = processors_of(given.task)
+    note = f"The student has another {processors.NOUN}, so it learns from the teacher's answers, not from its relations between tokens."
+    return Student(given.module, given, given.digest, False, () if processors.same(given.processor, teacher.processor) else (note,))
 
 
-def _labels(samples: Sequence[Samples], task: TextClassification) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of all rows as the loss takes them, and which rows have one."""
-    single = task.settings.problem_type == "single_label_classification"
-    by_column = [s.by_column(task.settings) for s in samples]
-    labelled = np.array([of_columns or row.label is not None for s, of_columns in zip(samples, by_column, strict=True) for row in s.rows])
-    labels = np.zeros(len(labelled) if single else (len(labelled), len(task.settings.labels)), np.int64 if single else np.float32)
-    parsed = [
-        s.truth(task.settings).values if of_columns else task.parse_labels(known, s.where)
-        for s, of_columns in zip(samples, by_column, strict=True)
-        if of_columns or (known := [row.label for row in s.rows if row.label is not None])
-    ]
-    if parsed:
-        labels[labelled] = np.concatenate(parsed)
-    return labels, labelled
+def _shown(value: object) -> str:
+    parts = list(value) if isinstance(value, (list, tuple)) else [value]
+    return ", ".join(map(str, parts[:20])) + (" ..." if len(parts) > 20 else "")
 
 
-def _check_variety(task: TextClassification, answers: np.ndarray, labels: np.ndarray, labelled: np.ndarray, samples: Sequence[Samples]) -> None:
-    """Refuses rows that show one class only: a student of them would know no other."""
-    if task.settings.problem_type != "single_label_classification":
+def _truth(samples: Sequence[Samples], task: Task) -> list[Any]:
+    """The truth of all rows; None for a row without a label."""
+    found: list[Any] = []
+    for s in samples:
+        labelled = task.labelled(s.rows)
+        known = [row for row, has in zip(s.rows, labelled, strict=True) if has]
+        values = iter(task.parse_truth(known, s.where).values if known else ())
+        found += [next(values) if has else None for has in labelled]
+    return found
+
+
+def _check_variety(task: Task, answers: Sequence[Arrays], truth: Sequence[Any], samples: Sequence[Samples]) -> None:
+    """Refuses rows that show one label only: a student of them would know no other."""
+    if not (isinstance(task, HasLabels) and task.exclusive):
         return
-    where = ", ".join(s.where for s in samples)
-    if labelled.all() and len(set(labels.tolist())) == 1:
-        raise SamplesError(
-            f"All {len(labels)} rows of {where} have the label '{task.settings.labels[labels[0]]}': a student would know no other. Give all labels."
-        )
-    if len(set(answers.argmax(axis=1).tolist())) == 1:
-        label = task.settings.labels[int(answers[0].argmax())]
-        raise SamplesError(f"The teacher answers '{label}' to all {len(labels)} rows of {where}: a student would know no other. Give more varied rows.")
+    where, count = ", ".join(s.where for s in samples), len(truth)
+    if all(value is not None for value in truth) and len(found := set(task.describe_truth(truth))) == 1:
+        raise SamplesError(f"All {count} rows of {where} have the label '{found.pop()}': a student would know no other. Give all labels.")
+    if task.same_answer(answers, [answers[0]] * len(answers)).all():
+        label = task.describe(answers[:1])[0]
+        raise SamplesError(f"The teacher answers '{label}' to all {count} rows of {where}: a student would know no other. Give more varied rows.")
 
 
-def _answers(teacher: Source, texts: Sequence[Text], relations: bool, parts: dict[str, Any], runner: Any, cache: Cache, progress: Progress) -> _teacher.Targets:
+def _answers(
+    teacher: Source, given: Sequence[Input], relations: bool, parts: dict[str, Any], runner: Any, cache: Cache, progress: Progress
+) -> _teacher.Targets:
     digest = key(**parts)
     if cache.find(digest) is None and runner.is_main_process:
         teacher.module.to(runner.device)
         with assemble.disk_errors(cache.root), cache.fill(digest, parts) as folder:
-            _teacher.answer(teacher.module, token_rows(teacher, texts), teacher.settings.pads, relations, folder, progress)
+            _teacher.answer(teacher.module, teacher.encode(given), Objective.of(teacher), relations, folder, progress)
         teacher.module.to("cpu")
     runner.wait_for_everyone()
     found = cache.find(digest)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.compress._examples import feeds
 from edgekit.compress._layers import tapped
 from edgekit.compress._loss import gram
-from edgekit.source import call
+from edgekit.compress.objective import Objective
+from edgekit.source.batches import run
 from edgekit.spec.errors import ModelError
 from edgekit.spec.progress import Progress
+from edgekit.spec.protocols import Arrays
+from edgekit.spec.rows import finite, pack, unpack
 
 _BATCH = 32
 _POOL = 50 * _BATCH  # rows that are sorted by length together and written in their own order
@@ -25,12 +27,12 @@ class Targets:
     """What the teacher says of each row.
 
     Attributes:
-        logits: float32 ``[rows, labels]``.
+        outputs: of each row.
         sizes: ``int64 [rows]``: tokens of each row after the last layer; None where relations were not asked for.
         cosines: float16, flat, mapped from the file: row after row ``[size, size]``, the cosines of all pairs of tokens; or None.
     """
 
-    logits: np.ndarray
+    outputs: Sequence[Arrays]
     sizes: np.ndarray | None
     cosines: np.ndarray | None
 
@@ -54,13 +56,13 @@ class Targets:
     _starts: np.ndarray = None  # type: ignore[assignment]
 
 
-def answer(teacher: Any, rows: Sequence[Mapping[str, np.ndarray]], pads: Mapping[str, float], relations: bool, folder: Path, progress: Progress) -> None:
-    """Runs the teacher over rows and writes ``logits.npy``, and for relations ``sizes.npy`` and ``cosines.f16``.
+def answer(teacher: Any, rows: Sequence[Arrays], objective: Objective, relations: bool, folder: Path, progress: Progress) -> None:
+    """Runs the teacher over rows and writes ``outputs.npz``, and for relations ``sizes.npy`` and ``cosines.f16``.
 
     Args:
         teacher: in evaluation mode.
         rows: input name to array.
-        pads: value that fills short rows, by input.
+        objective: how it is run.
         relations: also write the cosines of all pairs of tokens after the last layer.
         folder: where.
         progress: told after each batch.
@@ -68,56 +70,49 @@ def answer(teacher: Any, rows: Sequence[Mapping[str, np.ndarray]], pads: Mapping
     Raises:
         ModelError: when an answer is not finite.
     """
-    logits: dict[int, np.ndarray] = {}
+    outputs: dict[int, Arrays] = {}
     sizes = np.zeros(len(rows), np.int64)
     with tapped(teacher) as seen, (folder / "cosines.f16").open("wb") as stream:
         for start in range(0, len(rows), _POOL):
             pool = range(start, min(start + _POOL, len(rows)))
             cosines: dict[int, np.ndarray] = {}
-            for chosen, tensors, given in _forward(teacher, rows, pool, pads):
-                logits.update(zip(chosen, given, strict=True))
+            for chosen, feeds, answers in _forward(teacher, rows, pool, objective):
+                outputs.update(zip(chosen, answers, strict=True))
                 if relations:
-                    products, mask = gram(seen[0]).cpu().numpy().astype(np.float16), tensors.get("attention_mask")
+                    products, mask = gram(seen[0]).cpu().numpy().astype(np.float16), feeds.get("attention_mask")
                     if mask is not None and mask.shape[1] != products.shape[1]:
                         mask = None  # of audio samples, and there are fewer tokens than those
                     for place, index in enumerate(chosen):
                         size = sizes[index] = int(mask[place].sum()) if mask is not None else products.shape[1]
                         cosines[index] = products[place, :size, :size]
-                progress("teacher's answers", len(logits), len(rows))
+                progress("teacher's answers", len(outputs), len(rows))
             if relations:
                 stream.write(b"".join(cosines[i].tobytes() for i in pool))
-    stacked = np.stack([logits[i] for i in range(len(rows))])
-    if not np.isfinite(stacked).all():
-        broken = int((~np.isfinite(stacked)).any(axis=1).sum())
+    every = [outputs[i] for i in range(len(rows))]
+    if broken := int((~finite(every)).sum()):
         raise ModelError(f"The teacher's answers to {broken} of {len(rows)} rows are not finite numbers. A model that gives NaN cannot teach: train it again.")
-    np.save(folder / "logits.npy", stacked)
+    np.savez(folder / "outputs.npz", **pack(every))  # type: ignore[arg-type]
     if relations:
         np.save(folder / "sizes.npy", sizes)
 
 
 def read(folder: Path) -> Targets:
     """What :func:`answer` wrote."""
-    logits = np.load(folder / "logits.npy", allow_pickle=False)
+    with np.load(folder / "outputs.npz", allow_pickle=False) as stored:
+        outputs = unpack(dict(stored))
     if not (folder / "sizes.npy").is_file():
-        return Targets(logits, None, None)
-    return Targets(logits, np.load(folder / "sizes.npy", allow_pickle=False), np.memmap(folder / "cosines.f16", np.float16, "r"))
+        return Targets(outputs, None, None)
+    return Targets(outputs, np.load(folder / "sizes.npy", allow_pickle=False), np.memmap(folder / "cosines.f16", np.float16, "r"))
 
 
-def logits(module: Any, rows: Sequence[Mapping[str, np.ndarray]], pads: Mapping[str, float], chosen: Sequence[int]) -> dict[int, np.ndarray]:
-    """What a module answers to some of the rows: index to float32 ``[labels]``."""
-    return {i: row for indices, _, given in _forward(module, rows, chosen, pads) for i, row in zip(indices, given, strict=True)}
+def outputs(module: Any, rows: Sequence[Arrays], objective: Objective, chosen: Sequence[int]) -> dict[int, Arrays]:
+    """What a module answers to some of the rows: index to outputs."""
+    return {i: row for indices, _, answers in _forward(module, rows, chosen, objective) for i, row in zip(indices, answers, strict=True)}
 
 
-def _forward(
-    module: Any, rows: Sequence[Mapping[str, np.ndarray]], chosen: Sequence[int], pads: Mapping[str, float]
-) -> Iterator[tuple[list[int], dict[str, Any], np.ndarray]]:
-    """Runs a module over some rows in batches of similar length: their indices, the tensors, and float32 ``[batch, labels]``."""
-    import torch
-
-    order, device = sorted(chosen, key=lambda i: len(next(iter(rows[i].values())))), next(module.parameters()).device
+def _forward(module: Any, rows: Sequence[Arrays], chosen: Sequence[int], objective: Objective) -> Iterator[tuple[list[int], dict[str, Any], list[Arrays]]]:
+    """Runs a module over some rows in batches of similar length: their indices, the padded tensors, and the outputs."""
+    order = sorted(chosen, key=lambda i: len(next(iter(rows[i].values()))))
     for first in range(0, len(order), _BATCH):
         indices = order[first : first + _BATCH]
-        tensors = feeds([rows[i] for i in indices], pads)
-        with torch.inference_mode():
-            given = call(module, {n: t.to(device) for n, t in tensors.items()}).float().cpu().numpy()
-        yield indices, tensors, given
+        yield indices, *run(objective.forward, module, [rows[i] for i in indices], objective.pads, objective.signature)

@@ -18,14 +18,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgekit.compress._examples import Examples, batches, lengths
+from edgekit.compress._examples import Examples, batches
 from edgekit.compress._layers import tapped
 from edgekit.compress._loss import Loss, gram, rows_loss
 from edgekit.compress._teacher import Targets
+from edgekit.compress.objective import Objective
 from edgekit.machine.cpu import cpu_instructions
-from edgekit.source import call
+from edgekit.source.batches import lengths, stacked
 from edgekit.spec.errors import CompressError, UsageError
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
@@ -130,12 +129,14 @@ def train(
     student: Any,
     examples: Examples,
     targets: Targets,
-    kind: str,
+    objective: Objective,
     score: Callable[[Any], float],
     training: Training,
     runner: Any,
     work: Path,
     progress: Progress,
+    *,
+    higher_is_better: bool = True,
 ) -> list[Epoch]:
     """Trains a student and leaves in it the weights of the epoch with the best score.
 
@@ -143,12 +144,13 @@ def train(
         student: trained in place.
         examples: rows of an epoch.
         targets: the teacher's answers to all versions of them.
-        kind: the head's ``problem_type``.
-        score: of a module on the evaluation set; higher is better.
+        objective: losses of the task.
+        score: of a module on the evaluation set.
         training: how.
         runner: of :func:`accelerator`.
         work: folder for what lets a killed run go on; the caller removes it when the student is safe.
         progress: told after each step.
+        higher_is_better: False where a low score is a good one.
 
     Raises:
         CompressError: when the loss is not a number any more, or memory does not suffice.
@@ -178,14 +180,15 @@ def train(
             student.train()
             for step, batch in enumerate(batches(examples.epoch(number), rows, training.batch, training.seed * 100_003 + number)):
                 own = batch[runner.process_index :: runner.num_processes]
-                loss = _step(runner, model, optimizer, examples, targets, kind, training, own, len(batch), seen if relation else None, (number, step))
+                loss = _step(runner, model, optimizer, examples, targets, objective, training, own, len(batch), seen if relation else None, (number, step))
                 schedule.step()
                 total += loss
                 progress(name, step + 1, steps)
             total = float(runner.reduce(torch.tensor(total, device=runner.device), reduction="sum")) / len(examples)
             student.eval()
             history.append(Epoch(total, score(student), time.perf_counter() - began))
-            if history[-1].score > max((e.score for e in history[:-1]), default=-math.inf):
+            sign = 1 if higher_is_better else -1
+            if sign * history[-1].score > max((sign * e.score for e in history[:-1]), default=-math.inf):
                 best = len(history)
                 if runner.is_main_process:
                     save_model(student, str(work / "best.new"))
@@ -203,7 +206,7 @@ def _step(
     optimizer: Any,
     examples: Examples,
     targets: Targets,
-    kind: str,
+    objective: Objective,
     training: Training,
     own: Sequence[int],
     of: int,
@@ -214,15 +217,16 @@ def _step(
     import torch
 
     def loss_of(indices: Sequence[int]) -> Any:
-        rows, whole = np.asarray(indices) % len(examples), np.asarray(indices) < len(examples)
-        logits = call(model, {n: t.to(runner.device) for n, t in examples.feeds(indices).items()})
+        feeds = {n: t.to(runner.device) for n, t in examples.feeds(indices).items()}
+        student = objective.forward(model, feeds)
         relation = None
         if seen is not None:
             theirs, real = targets.relation(indices)
             relation = gram(seen[0]), theirs.to(runner.device), real.to(runner.device)
-        labelled = examples.labelled[rows] & whole  # a label is of the row as it is: what an altered one means is for the teacher to say
-        teacher, labels, known = (torch.from_numpy(a).to(runner.device) for a in (targets.logits[indices], examples.labels[rows], labelled))
-        return rows_loss(training.loss, kind, logits, teacher, labels, known, relation).sum()
+        teacher = {n: t.to(runner.device) for n, t in stacked([targets.outputs[i] for i in indices]).items()}
+        # A label is of the row as it is: what an altered one means is for the teacher to say.
+        truth = [examples.truth[i] if i < len(examples) else None for i in indices]
+        return rows_loss(training.loss, objective, feeds, student, teacher, truth, relation).sum()
 
     # A batch of fewer rows than there are processes: one without a row of its own takes part with nothing, so that none waits for it.
     indices = own or [0]

@@ -12,12 +12,10 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from edgekit import samples as samples_module
 from edgekit import source
@@ -27,14 +25,17 @@ from edgekit.compress._folder import check_output, place
 from edgekit.compress._layers import evenly, shortened
 from edgekit.compress._loss import Loss
 from edgekit.compress._train import Epoch, Training, accelerator, train
+from edgekit.compress.objective import Objective
 from edgekit.samples import Samples
-from edgekit.samples.evaluation import paired
+from edgekit.source import heads
+from edgekit.source.batches import stacked, tensors
+from edgekit.source.modules import entries
 from edgekit.source.stack import depth
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.protocols import Arrays
 from edgekit.stats.paired import Paired
-from edgekit.tasks.text_classification import PROBLEM_TYPES, Settings, TextClassification
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Distilled:
         seconds: of training, whether it was now or in an earlier call that this one found in the cache.
         reused: it was found there.
         notes: what should be known, a sentence each.
+        higher_is_better: False where a low score is a good one.
     """
 
     path: Path
@@ -62,6 +64,7 @@ class Distilled:
     seconds: float
     reused: bool
     notes: tuple[str, ...]
+    higher_is_better: bool = True
 
     @classmethod
     def of(cls, path: Path, made: _student.Made, took: float) -> Distilled:
@@ -73,13 +76,15 @@ class Distilled:
             took: seconds, now.
         """
         trained = sum(e.seconds for e in made.epochs)
-        score, theirs = (made.task.score(logits, made.truth) for logits in (made.answers, made.reference))
-        compared = paired(made.task, made.answers, made.reference, made.truth)
-        return cls(path, made.epochs, made.task.score_name, theirs, score, compared, max(trained, took), took < trained, made.notes)
+        scored, metric = made.evaluation, made.evaluation.task.metrics[0]
+        score, theirs = scored.score(made.outputs), scored.score(made.reference)
+        compared = scored.compare(made.outputs, made.reference)
+        return cls(path, made.epochs, metric.name, theirs, score, compared, max(trained, took), took < trained, made.notes, metric.higher_is_better)
 
     def text(self) -> str:
         """The epochs as a plain table, then student and teacher."""
-        best = max(range(len(self.epochs)), key=lambda i: self.epochs[i].score, default=0)
+        sign = 1 if self.higher_is_better else -1
+        best = max(range(len(self.epochs)), key=lambda i: sign * self.epochs[i].score, default=0)
         lines = [f"epoch  loss    {self.score_name:<9}  seconds"] if self.epochs else []
         lines += [f"{i + 1:>5}  {e.loss:<6.3f}  {e.score:<9.4f}  {e.seconds:>7.0f}{'  best' if i == best else ''}" for i, e in enumerate(self.epochs)]
         lines.append(f"Student: {self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}; {self.compared.text(None)}.")
@@ -124,7 +129,7 @@ def distill(
     """Trains a student and writes it as an ordinary Hugging Face folder, which ``build`` takes like any other.
 
     Args:
-        teacher: a local Hugging Face folder or a hub id: a text classifier.
+        teacher: a local Hugging Face folder or a hub id.
         samples: what is trained on: JSONL, CSV, TSV or calibration TOML; one or several. Rows without a label are welcome: the teacher
             says what they mean.
         eval: rows with labels, by which the best epoch is chosen.
@@ -133,7 +138,7 @@ def distill(
         keep: which of them, from 0, in place of ``layers``.
         student: a folder or hub id of a student of one's own, in place of both: any architecture and tokenizer, with the teacher's labels.
         revision: branch, tag or commit of the teacher's hub id.
-        columns: role (``text``, ``text_pair``, ``label``) to column name, for all sample files.
+        columns: role (``label``, and those of the model's inputs, e.g. ``text``) to column name, for all sample files.
         training: how; by default ``Training()``.
         force: replace a student that is at ``out``.
         progress: told after each step.
@@ -157,36 +162,40 @@ def distill(
 
 def distill_module(
     teacher: Any,
-    rows: Sequence[Mapping[str, np.ndarray]],
+    rows: Sequence[Arrays],
     labels: Sequence[Any] | None,
-    eval_rows: Sequence[Mapping[str, np.ndarray]],
+    eval_rows: Sequence[Arrays],
     eval_labels: Sequence[Any],
     *,
     layers: int | None = None,
     keep: Sequence[int] | None = None,
     student: Any = None,
     pads: Mapping[str, float] | None = None,
-    problem_type: str = "single_label_classification",
+    task: str | Objective | None = None,
+    score: Callable[[Sequence[Arrays], Sequence[Any]], float] | None = None,
     training: Training | None = None,
     work: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
+    **told: Any,
 ) -> tuple[Any, tuple[Epoch, ...]]:
     """The same for a module and arrays: images, audio, or a head of one's own.
 
     Args:
-        teacher: a torch module with a Hugging Face config, called with arrays by keyword; gives logits ``[batch, labels]``, bare or as ``.logits``.
+        teacher: a torch module with a Hugging Face config, called with arrays by keyword.
         rows: what is trained on: input name to array without the batch axis, e.g. ``pixel_values: float32 [channels, height, width]``.
-        labels: indices ``[rows]``, or numbers ``[rows, labels]`` for other heads; None to learn from the teacher alone.
+        labels: one a row, as the task takes them, e.g. an index; None to learn from the teacher alone.
         eval_rows: rows by which the best epoch is chosen.
         eval_labels: their labels.
         layers: how many of the teacher's layers the student has.
         keep: which of them, in place of ``layers``.
         student: a module of one's own in place of both; it is trained in place.
         pads: value that fills rows that are shorter than others along their first axis, by input.
-        problem_type: as in a Hugging Face config.
-        training: how; altered versions are for texts, so ``copies`` plays no part.
+        task: name of the task whose outputs and losses the module has, by default the one that its class's name ends in; or an objective of one's own.
+        score: outputs of rows and their labels to a score, higher is better; by default minus the mean of the task's own loss.
+        training: how; altered versions are of inputs, so ``copies`` plays no part.
         work: folder for the state after each epoch; a call that was killed goes on from there. By default none is kept.
         progress: told after each step.
+        **told: what the module's outputs mean, in place of its config: options of the task's head.
 
     Returns:
         The student in evaluation mode, and what each epoch came to.
@@ -195,43 +204,45 @@ def distill_module(
         UsageError: when the arguments do not fit each other.
         CompressError: when training fails.
     """
-    if problem_type not in PROBLEM_TYPES:
-        raise UsageError(f"Unknown problem type '{problem_type}'. Expected one of: {', '.join(PROBLEM_TYPES)}.")
     _student.check_choice(layers, keep, student)
     if not rows or not eval_rows or len(eval_rows) != len(eval_labels) or (labels is not None and len(labels) != len(rows)):
         raise UsageError("There are no rows, or not as many labels as rows. Give at least one row of each set, and a label for each.")
-    how, single = training or Training(), problem_type == "single_label_classification"
-    kind: Any = np.int64 if single else np.float32
+    how = training or Training()
+    objective = task if isinstance(task, Objective) else _objective(teacher, task, pads or {}, told)
     kept = None if student is not None else tuple(keep) if keep is not None else evenly(layers or 0, max(depth(teacher), layers or 0))
     learner = student if kept is None else shortened(teacher, kept)
     runner = accelerator(how.precision)
     teacher.eval()
+
+    def scored(module: Any) -> float:
+        outputs = _student.shared_outputs(module, eval_rows, objective, runner)
+        return score(outputs, eval_labels) if score is not None else _minus_loss(objective, eval_rows, outputs, eval_labels)
+
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        _teacher.answer(teacher, rows, pads or {}, bool(how.loss.relation), Path(scratch), progress)
+        _teacher.answer(teacher, rows, objective, bool(how.loss.relation), Path(scratch), progress)
         targets = _teacher.read(Path(scratch))
-        count = targets.logits.shape[1]
-        known = np.zeros(len(rows) if single else (len(rows), count), kind) if labels is None else np.asarray(labels, kind)
-        examples = Examples([rows], pads or {}, known, np.full(len(rows), labels is not None))
-        task = TextClassification(Settings(problem_type, tuple(map(str, range(count))), 1, ()), lambda texts: [])  # type: ignore[arg-type]
-        truth = np.asarray(eval_labels, {"multi_label_classification": bool, "regression": np.float64}.get(problem_type, np.int64))
+        examples = Examples([rows], objective.pads, [None] * len(rows) if labels is None else list(labels))
         learner.to(runner.device)
         state = Path(scratch if work is None else work)
         state.mkdir(parents=True, exist_ok=True)
-        history = train(
-            learner,
-            examples,
-            targets,
-            problem_type,
-            lambda m: task.score(_student.shared_logits(m, eval_rows, pads or {}, runner), truth),
-            how,
-            runner,
-            state,
-            progress,
-        )
+        history = train(learner, examples, targets, objective, scored, how, runner, state, progress)
     return learner, tuple(history)
 
 
-__all__ = ["Distilled", "Loss", "Training", "distill", "distill_module"]
+def _objective(module: Any, task: str | None, pads: Mapping[str, float], told: Mapping[str, Any]) -> Objective:
+    """The objective of a task for a module whose settings are not known."""
+    name = type(module).__name__
+    head = heads.get(task or heads.for_architectures([name]) or heads.DEFAULT)
+    kind, _ = head.survey(name, entries(getattr(module, "config", None)), None, {}, told)
+    return Objective.of_head(head, kind, pads)
+
+
+def _minus_loss(objective: Objective, rows: Sequence[Arrays], outputs: Sequence[Arrays], truth: Sequence[Any]) -> float:
+    losses = objective.truth_loss(tensors(rows, objective.pads), stacked(outputs), objective.truth_tensor(truth))
+    return -float(losses.mean())
+
+
+__all__ = ["Distilled", "Loss", "Objective", "Training", "distill", "distill_module"]
 
 if __name__ == "__main__":
     import runpy

@@ -16,11 +16,12 @@ import numpy as np
 from edgekit.bundle import assemble
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _student
-from edgekit.compress._examples import inputs, token_rows
+from edgekit.compress._examples import inputs
 from edgekit.compress._fisher import importance
 from edgekit.compress._layers import narrowed
 from edgekit.compress._plan import Latency, Picks, Table, choose, most, points, step
 from edgekit.compress._train import Training
+from edgekit.compress.objective import Objective
 from edgekit.machine.cpu import cpu_name
 from edgekit.samples import Samples
 from edgekit.source import Source
@@ -147,10 +148,9 @@ def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Lat
 
 def _planned(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress) -> tuple[Picks, float]:
     """What stays, and how many times as fast the model then is."""
-    texts = [text for s in samples for text in inputs(s)]
-    chosen = np.sort(np.random.default_rng(0).permutation(len(texts))[:ROWS])
-    settings = base.settings
-    matters = importance(base.module.eval(), token_rows(base, [texts[i] for i in chosen]), settings.pads, settings.problem_type, 0, progress)
+    given = [value for s in samples for value in inputs(s)]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(given))[:ROWS])
+    matters = importance(base.module.eval(), base.encode([given[i] for i in chosen]), Objective.of(base), 0, progress)
     table = _table(base, latency, progress)
     wanted, reach = 1.0 - 1.0 / speedup, most(matters, table)
     if reach < wanted:
@@ -189,7 +189,7 @@ def _table(base: Source, latency: Latency, progress: Progress) -> Table:
 def _probe(base: Source, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Source:
     """A narrower model that is timed and thrown away."""
     digest = _identity(base, picks)
-    return Source(base.model_id, base.revision, base.task, digest, lambda: (narrowed(base.module, picks), base.tokenizer), base.problem_type)
+    return Source(base.model_id, base.revision, base.task, digest, lambda: (narrowed(base.module, picks), base.processor), base.kind)
 
 
 def _identity(base: Source, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> str:

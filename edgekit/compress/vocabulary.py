@@ -23,7 +23,8 @@ from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.compress._folder import check_output, place, save
 from edgekit.modalities.text import Text
-from edgekit.source import Source, wrapped
+from edgekit.source import Source, processors_of
+from edgekit.source.processors.text import tokenizer_json, wrapped
 from edgekit.spec.errors import ModelError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
@@ -130,16 +131,19 @@ def trimmed(origin: Source, texts: Sequence[Text], tokens: Sequence[str] | None,
 
     Raises:
         UsageError: when there are neither texts nor tokens, or the list lacks special tokens or has some that the model does not.
-        ModelError: when the tokenizer is of a kind that cannot be trimmed, or the smaller one does not encode as it must.
+        ModelError: when the model has no tokenizer, when it is of a kind that cannot be trimmed, or the smaller one does not encode as it must.
     """
     measured = texts if others is None else others
     if not texts and tokens is None:
         raise UsageError("Neither texts nor a list of tokens was given: the vocabulary is made of the tokens in them. Give samples, or tokens.")
-    data = json.loads(origin.tokenizer_json())
+    if getattr(origin.processor, "backend_tokenizer", None) is None:
+        noun = processors_of(origin.task).NOUN
+        raise ModelError(f"{origin.model_id} takes inputs through its {noun}, and only the vocabulary of a tokenizer (tokenizer.json) can be trimmed.")
+    data = json.loads(tokenizer_json(origin.processor))
     progress("vocabulary", 0, 3)
     before = _count(origin, measured)
-    special = {int(i) for i in origin.tokenizer.all_special_ids}
-    used = {i for row in origin.token_ids(texts) for i in row["input_ids"]} | _listed(data, tokens, special, origin.model_id)
+    special = {int(i) for i in origin.processor.all_special_ids}
+    used = {int(i) for row in origin.encode(texts) for i in row["input_ids"]} | _listed(data, tokens, special, origin.model_id)
     kept = _closed(data, used, special)
     smaller = _tokenizer(data, kept)
     progress("vocabulary", 1, 3)
@@ -168,7 +172,7 @@ def _listed(data: Mapping[str, Any], tokens: Sequence[str] | None, special: set[
 
 
 def _count(origin: Source, texts: Sequence[Text]) -> float:
-    return float(np.mean([len(row["input_ids"]) for row in origin.token_ids(texts)])) if texts else 0.0
+    return float(np.mean([len(row["input_ids"]) for row in origin.encode(texts)])) if texts else 0.0
 
 
 # ---- which tokens stay
@@ -271,7 +275,7 @@ def _renumber(node: Any, new: Mapping[int, int]) -> None:
 def _save(origin: Source, smaller: Mapping[str, Any], kept: Sequence[int], folder: Path) -> None:
     import torch
 
-    old, module = origin.tokenizer, copy.deepcopy(origin.module)
+    old, module = origin.processor, copy.deepcopy(origin.module)
     table = module.get_input_embeddings()
     position = {old_id: i for i, old_id in enumerate(kept)}
     pad = position[int(old.pad_token_id)]
@@ -289,15 +293,15 @@ def _save(origin: Source, smaller: Mapping[str, Any], kept: Sequence[int], folde
 
 def _check(origin: Source, made: Source, texts: Sequence[Text], kept: Sequence[int]) -> None:
     """Holds the result to what is promised: texts of the samples encode as before, and nothing that could be encoded became unknown."""
-    for before, after in zip(origin.token_ids(texts), made.token_ids(texts), strict=True):
-        if before["input_ids"] != [kept[i] for i in after["input_ids"]]:
+    for before, after in zip(origin.encode(texts), made.encode(texts), strict=True):
+        if before["input_ids"].tolist() != [kept[i] for i in after["input_ids"]]:
             raise ModelError(f"With fewer tokens the tokenizer of {origin.model_id} encodes a text of the samples otherwise. Leave its vocabulary as it is.")
     if origin.settings.max_length != made.settings.max_length:
         raise ModelError(
             f"Positions of {origin.model_id} are counted from its padding token, whose index changes with this vocabulary. Leave its vocabulary as it is."
         )
-    words = _words(json.loads(origin.tokenizer_json()))
-    unknown = [s.tokenizer.unk_token_id for s in (origin, made)]
+    words = _words(json.loads(tokenizer_json(origin.processor)))
+    unknown = [s.processor.unk_token_id for s in (origin, made)]
     encoded = [_ids(s, words) for s in (origin, made)]
     lost = sum(unknown[1] in b and unknown[0] not in a for a, b in zip(*encoded, strict=True))
     if unknown[0] is not None and lost:
@@ -311,6 +315,6 @@ def _words(data: Mapping[str, Any]) -> list[str]:
 
 
 def _ids(origin: Source, words: Iterable[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in origin.tokenizer.backend_tokenizer.encode_batch(list(words), add_special_tokens=False)]
+    return [encoding.ids for encoding in origin.processor.backend_tokenizer.encode_batch(list(words), add_special_tokens=False)]
 
 

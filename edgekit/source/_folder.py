@@ -9,24 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit import tasks
+from edgekit.source import heads, processors
 from edgekit.spec.errors import ModelError, UsageError, near
-
-ARCHITECTURES = {
-    "albert": "ALBERT",
-    "bert": "BERT",
-    "deberta-v2": "DeBERTa-v2/v3",
-    "distilbert": "DistilBERT",
-    "electra": "ELECTRA",
-    "modernbert": "ModernBERT",
-    "mpnet": "MPNet",
-    "roberta": "RoBERTa",
-}
-"""``model_type`` of the configs that are supported, each with a test of its own."""
-
-SAME_AS = {"camembert": "roberta", "xlm-roberta": "roberta"}
-"""Architectures that compute as a supported one does, under another name."""
-
-TASK = "text-classification"
+from edgekit.spec.head import Head, Processors
 
 
 @dataclass(frozen=True)
@@ -108,13 +94,24 @@ def _check_files(model: str, names: Sequence[str]) -> None:
             "model.merge_and_unload().save_pretrained(FOLDER). If the whole model is the merged one already, take "
             "the adapter's files away."
         )
-    # Transformers makes an empty vocabulary where there is none, and says nothing.
-    if not any(n == "tokenizer.json" or n.startswith("vocab.") or n.endswith(".model") for n in top):
-        raise ModelError(f"{model} has no tokenizer (tokenizer.json, vocab.txt or the like). Save the model's own there: tokenizer.save_pretrained(FOLDER).")
+    _check_processor(model, top)
 
 
-def checked_config(origin: Origin) -> dict[str, Any]:
-    _check_files(origin.model_id, [p.name for p in origin.folder.iterdir()])
+def _check_processor(model: str, names: set[str]) -> None:
+    """Refuses files that are the processor of no modality."""
+    problems = []
+    for modality in processors.names():
+        try:
+            return processors.get(modality).check_names(model, names)
+        except ModelError as problem:
+            problems.append(problem)
+    raise problems[-1]
+
+
+def checked_config(origin: Origin) -> tuple[dict[str, Any], str]:
+    """The entries of config.json, and the task whose head it names."""
+    names = {p.name for p in origin.folder.iterdir()}
+    _check_files(origin.model_id, sorted(names))
     config = _json_object(origin.folder / "config.json")
     tokenizer_config = origin.folder / "tokenizer_config.json"
     for name, entries in (("config.json", config), ("tokenizer_config.json", _json_object(tokenizer_config) if tokenizer_config.is_file() else {})):
@@ -123,14 +120,17 @@ def checked_config(origin: Origin) -> dict[str, Any]:
                 f"{origin.model_id} brings code of its own ({name} has auto_map), and no code of a model is run. "
                 "Pass the module from Python: edgekit.build(module=..., processor=...)."
             )
-    kind, known = config.get("model_type"), ", ".join(ARCHITECTURES.values())
-    if kind not in ARCHITECTURES:
-        raise ModelError(f"{origin.model_id} is of the architecture '{kind}', which is not supported.{_meant(str(kind))} Supported: {known}.")
-    heads = config.get("architectures") or []
-    if not any(str(h).endswith("ForSequenceClassification") for h in heads):
-        named = ", ".join(map(str, heads)) or "no head is named"
-        raise ModelError(f"{origin.model_id} is for another task ({named}). Supported: {TASK} (...ForSequenceClassification) of {known}.")
-    _check_class(origin.model_id, str(kind), [str(h) for h in heads])
+    kind, architectures = config.get("model_type"), [str(a) for a in config.get("architectures") or []]
+    task = heads.for_architectures(architectures)
+    known = {k: name for found in ([task] if task else heads.names()) for k, name in processors_of(found).MODEL_TYPES.items()}
+    if kind not in known:
+        supported = ", ".join(known.values())
+        raise ModelError(f"{origin.model_id} is of the architecture '{kind}', which is not supported.{_meant(str(kind), task)} Supported: {supported}.")
+    if task is None:
+        named = ", ".join(architectures) or "no head is named"
+        raise ModelError(f"{origin.model_id} is for another task ({named}). Supported: {_supported()}.")
+    processors_of(task).check_names(origin.model_id, names)
+    _check_class(origin.model_id, str(kind), architectures, task)
     if isinstance(quantized := config.get("quantization_config"), dict) and quantized:
         how = quantized.get("quant_method") or "an unnamed method"
         raise ModelError(
@@ -138,22 +138,33 @@ def checked_config(origin: Origin) -> dict[str, Any]:
             "quantizes by itself, "
             "with calibration. Give the model as it was trained, in float32 or float16."
         )
-    return dict(config)
+    return dict(config), task
 
 
-def _meant(kind: str) -> str:
+def processors_of(task: str) -> Processors:
+    return processors.get(tasks.get(task).MODALITY)
+
+
+def _supported() -> str:
+    """Tasks, each with the classes and the architectures that it takes."""
+    return "; ".join(f"{n} (...{heads.get(n).ARCHITECTURES}) of {', '.join(processors_of(n).MODEL_TYPES.values())}" for n in heads.names())
+
+
+def _meant(kind: str, task: str | None) -> str:
     """Which supported architecture a misspelled one is; none for one that exists: a suggestion never crosses architectures."""
-    if kind in SAME_AS:
-        other = SAME_AS[kind]
-        return (
-            f" Its layers are those of '{other}': in a copy of the folder, set model_type to '{other}' and "
-            "architectures to "
-            f"['{_class_of(other)}'] in config.json, and give that."
-        )
+    for found in [task] if task else heads.names():
+        if kind in (same := processors_of(found).SAME_AS):
+            other = same[kind]
+            return (
+                f" Its layers are those of '{other}': in a copy of the folder, set model_type to '{other}' and "
+                "architectures to "
+                f"['{_class_of(heads.get(found), other)}'] in config.json, and give that."
+            )
     if kind in _all_kinds():
         return ""
-    squeezed = {re.sub(r"[^a-z0-9]", "", k): k for k in ARCHITECTURES}
-    return near(squeezed.get(re.sub(r"[^a-z0-9]", "", kind.lower()), kind), ARCHITECTURES)
+    known = [k for found in ([task] if task else heads.names()) for k in processors_of(found).MODEL_TYPES]
+    squeezed = {re.sub(r"[^a-z0-9]", "", k): k for k in known}
+    return near(squeezed.get(re.sub(r"[^a-z0-9]", "", kind.lower()), kind), known)
 
 
 def _all_kinds() -> set[str]:
@@ -163,19 +174,22 @@ def _all_kinds() -> set[str]:
     return set(CONFIG_MAPPING_NAMES)
 
 
-def _class_of(kind: str) -> str:
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSES
+def _class_of(head: Head, kind: str) -> str:
+    """The class of Transformers that a model type stands for under a head."""
+    from transformers.models.auto import modeling_auto
 
-    return str(CLASSES[kind])
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", head.AUTO_CLASS.removeprefix("AutoModel")).upper()  # ForTokenClassification: FOR_TOKEN_CLASSIFICATION
+    return str(getattr(modeling_auto, f"MODEL_{words}_MAPPING_NAMES")[kind])
 
 
-def _check_class(model_id: str, kind: str, heads: Sequence[str]) -> None:
+def _check_class(model_id: str, kind: str, architectures: Sequence[str], task: str) -> None:
     """Holds the class that was saved against the one that the model type stands for."""
-    expected = _class_of(kind)
-    aliases = {_class_of(other) for other, same in SAME_AS.items() if same == kind}
-    if not set(heads) & {expected, *aliases}:
+    head = heads.get(task)
+    expected = _class_of(head, kind)
+    aliases = {_class_of(head, other) for other, same in processors_of(task).SAME_AS.items() if same == kind}
+    if not set(architectures) & {expected, *aliases}:
         raise ModelError(
-            f"{model_id} was saved from the class {', '.join(heads)}, and its model_type '{kind}' is read as "
+            f"{model_id} was saved from the class {', '.join(architectures)}, and its model_type '{kind}' is read as "
             f"{expected}: another class may compute something "
             "else. Correct the one that is wrong in config.json, or pass the module from Python: "
             "edgekit.build(module=..., processor=...)."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.tensor import Signature
@@ -191,4 +191,24 @@ class Processors(Protocol):
 
         Raises:
             ModelError: where they make different arrays of one.
+        """
+
+    def same(self, processor: Any, other: Any) -> bool:
+        """Whether two processors make the same arrays of every input."""
+
+
+@runtime_checkable
+class Alters(Protocol):
+    """A processors module that knows altered versions of inputs, which a teacher can answer and a student learns more from."""
+
+    def altered(self, processor: Any, inputs: Sequence[Input], *, mask: float, swap: float, crop: float, seed: int) -> list[Input]:
+        """One altered version of each input.
+
+        Args:
+            processor: of the student.
+            inputs: the inputs.
+            mask: share of an input's units that are masked.
+            swap: share of units that change places with the next.
+            crop: share of inputs of which a run of units alone is left.
+            seed: of the choice.
         """

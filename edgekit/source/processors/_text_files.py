@@ -1,4 +1,4 @@
-"""Files of a model folder that say the same thing twice: which one counts is said, or the build stops."""
+"""Files of a text model that say the same thing twice: which one counts is said, or the build stops."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.source import _head, _tokenizer
+from edgekit.source.processors import _tokenizer
 from edgekit.spec.errors import ModelError
 
 OFFSET_POSITIONS = ("roberta", "mpnet")
@@ -15,13 +15,12 @@ OFFSET_POSITIONS = ("roberta", "mpnet")
 UNLIMITED = 10**6
 """More tokens than any model takes: what a tokenizer says that does not know the length."""
 
-# Tables and the head, by the ends of their names, and the key of the config that says how many rows they have.
+# Tables, by the ends of their names, and the key of the config that says how many rows they have.
 _ROWS = (
     ((".word_embeddings.weight", ".tok_embeddings.weight"), "vocab_size"),
     ((".position_embeddings.weight",), "max_position_embeddings"),
     ((".token_type_embeddings.weight",), "type_vocab_size"),
 )
-_HEADS = ("classifier.weight", "classifier.out_proj.weight")
 
 
 def positions(config: Mapping[str, Any]) -> int | None:
@@ -56,12 +55,6 @@ def check(
 
 def _check_shapes(model_id: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> None:
     for name, shape in shapes.items():
-        if name in _HEADS and shape and shape[0] != (count := _head.outputs(config)):
-            raise ModelError(
-                f"{model_id}: the head in the weights ({name}) has {shape[0]} outputs, and config.json names {count} "
-                "labels. Correct id2label and label2id, "
-                "or save the model again with the config that it was trained with."
-            )
         for ends, key in _ROWS:
             rows = config.get(key)
             if name.endswith(ends) and shape and isinstance(rows, int) and rows and shape[0] != rows:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
+from edgekit.source.heads._classes import NUMBER, SINGLE
 from edgekit.spec.errors import ModelError, UsageError, near
+from edgekit.spec.protocols import Arrays
 
 KINDS = ("logits", "probabilities")
 _FEWEST = 32  # logits of both signs all lie between 0 and 1 by chance once in more than 4 billion times
@@ -23,28 +25,29 @@ def check_kind(outputs: str | None, kind: str) -> None:
     """
     if outputs is not None and outputs not in KINDS:
         raise UsageError(f"Unknown outputs '{outputs}'.{near(outputs, KINDS)} Expected one of: {', '.join(KINDS)}.")
-    if outputs == "probabilities" and kind == "regression":
+    if outputs == "probabilities" and kind == NUMBER:
         raise UsageError(
             "outputs='probabilities' is of a head with labels, and the problem type is regression, whose numbers are "
             "taken as they are. Leave it out."
         )
 
 
-def check(model_id: str, kind: str, values: np.ndarray) -> None:
+def check(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:
     """Refuses outputs that lie between 0 and 1 as probabilities do.
 
     Args:
         model_id: for the message.
         kind: problem type.
-        values: outputs of some rows, ``[rows, labels]``.
+        outputs: of some rows.
 
     Raises:
         ModelError: unless they are numbers of a regression.
     """
-    if kind == "regression" or not len(values) or not bool(((values >= 0) & (values <= 1)).all()):
+    values = np.array([row["logits"] for row in outputs])
+    if kind == NUMBER or not len(values) or not bool(((values >= 0) & (values <= 1)).all()):
         return
     sums = (
-        kind == "single_label_classification"
+        kind == SINGLE
         and values.shape[1] > 1
         and bool((np.abs(values.sum(axis=1) - 1) < _SUM).all())
     )
@@ -59,7 +62,7 @@ def check(model_id: str, kind: str, values: np.ndarray) -> None:
         )
 
 
-def undone(module: Any, kind: str, call: Callable[[Any, dict[str, Any]], Any]) -> Any:
+def undone(module: Any, kind: str, call: Callable[[Any, Any], Any]) -> Any:
     """A module that returns logits whose softmax or sigmoid is what another returns.
 
     Args:
@@ -76,6 +79,6 @@ def undone(module: Any, kind: str, call: Callable[[Any, dict[str, Any]], Any]) -
 
         def forward(self, **feeds: Any) -> Any:
             p = call(self.model, feeds).float().clamp(_SMALLEST, _LARGEST)
-            return p.log() if kind == "single_label_classification" else p.log() - torch.log1p(-p)
+            return p.log() if kind == SINGLE else p.log() - torch.log1p(-p)
 
     return Undone().eval()

@@ -1,4 +1,4 @@
-"""What a model's outputs mean, and whether the files of its folder agree on it: activation, problem type, labels."""
+"""Heads that give a logit for each of a fixed list of labels, or numbers: what the files of a folder say of it, and whether they agree."""
 
 from __future__ import annotations
 
@@ -8,14 +8,49 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.spec.errors import ModelError, UsageError, near
-from edgekit.tasks.text_classification import PROBLEM_TYPES
+from edgekit.spec.head import Shapes, Told
 
 SINGLE, MULTI, NUMBER = "single_label_classification", "multi_label_classification", "regression"
+PROBLEM_TYPES = (SINGLE, MULTI, NUMBER)
+OPTIONS = ("problem_type",)
+_WEIGHTS = ("classifier.weight", "classifier.out_proj.weight")
 _ACTIVATIONS = {
     "Sigmoid": "sigmoid",
     "Identity": "identity",
     "Softmax": "softmax",
 }  # the last part of the class's path
+
+
+def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told) -> tuple[str, tuple[str, ...]]:
+    """The problem type, and what should be known of how it was found; see :class:`edgekit.spec.head.Head`."""
+    kind, notes = problem_type(model_id, config, activation(model_id, config, folder), told.get("problem_type"))
+    if folder is None:
+        return kind, notes
+    labels = check_labels(model_id, config)
+    for name, shape in shapes.items():
+        if name in _WEIGHTS and shape and shape[0] != (count := outputs(config)):
+            raise ModelError(
+                f"{model_id}: the head in the weights ({name}) has {shape[0]} outputs, and config.json names {count} "
+                "labels. Correct id2label and label2id, "
+                "or save the model again with the config that it was trained with."
+            )
+    return kind, (*notes, *labels)
+
+
+def label_names(config: Any, model_id: str) -> tuple[str, ...]:
+    """Names of the outputs in their order, by ``id2label`` of a config.
+
+    Raises:
+        ModelError: when it is missing, has gaps, or names two outputs alike.
+    """
+    table = getattr(config, "id2label", None)
+    if not table:
+        raise ModelError(f"{model_id} names no labels: config.id2label is missing. Set it, e.g. {{0: 'negative', 1: 'positive'}}.")
+    indices = {int(k): str(v) for k, v in table.items()}
+    if sorted(indices) != list(range(len(indices))) or len(set(indices.values())) != len(indices):
+        expected = f"the indices 0 to {len(indices) - 1}, each with a name of its own"
+        raise ModelError(f"id2label of {model_id} is {table}, expected {expected}. Correct config.json.")
+    return tuple(indices[i] for i in range(len(indices)))
 
 
 def outputs(config: Mapping[str, Any]) -> int:
@@ -176,31 +211,6 @@ def check_labels(model_id: str, config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _default(back: Mapping[str, Any]) -> bool:
     return all(str(name) == f"LABEL_{index}" for name, index in back.items())
-
-
-def check_modules(model_id: str, folder: Path) -> None:
-    """Refuses a folder of sentence-transformers whose modules are more than the Transformer itself.
-
-    Raises:
-        ModelError: naming them.
-    """
-    file = folder / "modules.json"
-    if not file.is_file():
-        return
-    try:
-        entries = json.loads(file.read_text("utf-8"))
-        kinds = [str(entry["type"]).rpartition(".")[2] for entry in entries]
-    except (ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise ModelError(
-            f"{file} is not the list of modules that sentence-transformers writes. Save the model again."
-        ) from problem
-    more = [kind for kind in kinds if kind != "Transformer"]
-    if more:
-        raise ModelError(
-            f"{model_id} goes through more than the Transformer: modules.json lists {', '.join(more)}, which would "
-            "not be used. "
-            "Pass the whole model from Python: edgekit.build(module=..., processor=...)."
-        )
 
 
 def _object(file: Path) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""Losses of heads that give a logit for each of a fixed list of labels, or numbers: ``logits: float32 [batch, labels]``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from edgekit.source.heads._classes import MULTI, NUMBER, SINGLE
+
+
+def forward(module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
+    """Runs a module; its logits may be bare, named or first in a tuple."""
+    output = module(**feeds)
+    if not hasattr(output, "logits"):
+        return {"logits": (output[0] if isinstance(output, (tuple, list)) else output).float()}
+    return {"logits": output.logits.float()}
+
+
+def truth_tensor(kind: str, truth: Sequence[Any]) -> Any:
+    """``int64 [batch]`` for a single label, else ``float32 [batch, labels]``; 0 in rows without a truth."""
+    import torch
+
+    if kind == SINGLE:
+        return torch.tensor([0 if value is None else int(value) for value in truth], dtype=torch.int64)
+    known = next(np.atleast_1d(value) for value in truth if value is not None)
+    return torch.from_numpy(np.stack([np.zeros(known.shape, np.float32) if v is None else np.atleast_1d(np.asarray(v, np.float32)) for v in truth]))
+
+
+def teacher_loss(kind: str, student: Any, teacher: Any, temperature: float) -> Any:
+    """Divergence of logits, ``[batch]``: Kullback-Leibler, binary cross-entropy with the teacher's probabilities, or the mean squared difference."""
+    from torch.nn import functional
+
+    if kind == NUMBER:
+        return ((student - teacher) ** 2).mean(dim=1)
+    x, y = student / temperature, teacher / temperature
+    if kind == MULTI:
+        apart = functional.binary_cross_entropy_with_logits(x, y.sigmoid(), reduction="none").mean(dim=1)
+    else:
+        apart = functional.kl_div(x.log_softmax(dim=1), y.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
+    return temperature**2 * apart
+
+
+def truth_loss(kind: str, logits: Any, truth: Any) -> Any:
+    """Cross-entropy, binary cross-entropy (mean over labels), or mean squared error: ``[batch]``."""
+    from torch.nn import functional
+
+    if kind == SINGLE:
+        return functional.cross_entropy(logits, truth.clamp(min=0), reduction="none")
+    if kind == MULTI:
+        return functional.binary_cross_entropy_with_logits(logits, truth, reduction="none").mean(dim=1)
+    return ((logits - truth) ** 2).mean(dim=1)
+
+
+def sampled_nll(kind: str, logits: Any, generator: Any) -> Any:
+    """Minus the log-probability of an answer that is drawn from the logits themselves, summed over rows."""
+    import torch
+    from torch.nn import functional
+
+    values = logits.detach().cpu()
+    if kind == SINGLE:
+        drawn = torch.multinomial(values.softmax(dim=1), 1, generator=generator)[:, 0].to(logits.device)
+        return functional.cross_entropy(logits, drawn, reduction="sum")
+    if kind == MULTI:
+        drawn = torch.bernoulli(values.sigmoid(), generator=generator).to(logits.device)
+        return functional.binary_cross_entropy_with_logits(logits, drawn, reduction="sum")
+    drawn = (values + torch.randn(values.shape, generator=generator)).to(logits.device)
+    return 0.5 * ((logits - drawn) ** 2).sum()

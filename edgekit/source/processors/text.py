@@ -1,0 +1,171 @@
+"""Text: the tokenizer of Transformers, and what a text model's settings take from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgekit.modalities.text import Text
+from edgekit.source import _values
+from edgekit.source.processors import _text_altered, _text_files, _tokenizer
+from edgekit.source.processors._tokenizer import wrapped
+from edgekit.spec.errors import ModelError
+from edgekit.spec.head import Shapes, Told
+from edgekit.spec.parsing import to_json
+from edgekit.spec.protocols import Arrays
+from edgekit.spec.tensor import TensorSpec
+
+NOUN = "tokenizer"
+OPTIONS = ("tokenizer",)
+MODEL_TYPES = {
+    "albert": "ALBERT",
+    "bert": "BERT",
+    "deberta-v2": "DeBERTa-v2/v3",
+    "distilbert": "DistilBERT",
+    "electra": "ELECTRA",
+    "modernbert": "ModernBERT",
+    "mpnet": "MPNet",
+    "roberta": "RoBERTa",
+}
+SAME_AS = {"camembert": "roberta", "xlm-roberta": "roberta"}
+_FILLED = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def check_names(model_id: str, names: set[str]) -> None:
+    """Refuses a folder without a tokenizer; see :class:`edgekit.spec.head.Processors`."""
+    # Transformers makes an empty vocabulary where there is none, and says nothing.
+    if not any(n == "tokenizer.json" or n.startswith("vocab.") or n.endswith(".model") for n in names):
+        raise ModelError(f"{model_id} has no tokenizer (tokenizer.json, vocab.txt or the like). Save the model's own there: tokenizer.save_pretrained(FOLDER).")
+
+
+def check_told(told: Told) -> None:
+    """Refuses an unknown choice of the tokenizer."""
+    _tokenizer.check_choice(told.get("tokenizer"))
+
+
+def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, told: Told) -> tuple[str, ...]:
+    """Compares config, weights and tokenizer files; see :class:`edgekit.spec.head.Processors`."""
+    notes = _text_files.check(model_id, folder, config, shapes)
+    if "tokenizer" not in told:
+        return notes
+    chosen = "tokenizer.json as it is" if told["tokenizer"] == "file" else "Transformers"
+    return (*notes, f"The tokenizer is that of {chosen}, as was asked for.")
+
+
+def load(model_id: str, folder: Path, told: Told) -> Any:
+    """The tokenizer of a folder."""
+    return _tokenizer.load(model_id, folder, told.get("tokenizer"))
+
+
+def check_inputs(model_id: str, folder: Path, processor: Any, inputs: Sequence[Text]) -> None:
+    """Compares tokenizer.json as it lies in the folder with the tokenizer that counts."""
+    _tokenizer.check(model_id, folder, processor, inputs, "texts of the samples")
+
+
+def same(processor: Any, other: Any) -> bool:
+    """Whether two tokenizers do the same."""
+    return processor is other or tokenizer_json(processor) == tokenizer_json(other)
+
+
+def altered(processor: Any, inputs: Sequence[Text], *, mask: float, swap: float, crop: float, seed: int) -> list[Text]:
+    """Texts cut short, with some words masked and some neighbours swapped."""
+    return _text_altered.altered(inputs, mask, swap, crop, processor.mask_token, seed)
+
+
+def tokenizer_json(tokenizer: Any) -> str:
+    """The tokenizer as the tokenizers library reads it, without padding and truncation: the runtime sets them."""
+    data = json.loads(tokenizer.backend_tokenizer.to_str())
+    data["padding"] = data["truncation"] = None
+    return to_json(data, ensure_ascii=False)
+
+
+def facts(model_id: str, module: Any, tokenizer: Any) -> dict[str, Any]:
+    """What the settings of a text task take from module and tokenizer: ``max_length``, ``inputs``, ``pads``, ``truncation_side``, ``tables``.
+
+    Raises:
+        ModelError: when the tokenizer cannot be used without Transformers, or does not fit the module.
+    """
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise ModelError(
+            f"The tokenizer of {model_id} has no tokenizer.json form, which the runtime needs. Convert it "
+            "once: "
+            "AutoTokenizer.from_pretrained(MODEL, use_fast=True).save_pretrained(MODEL)."
+        )
+    if tokenizer.pad_token_id is None:
+        raise ModelError(f"The tokenizer of {model_id} has no padding token, which batches need. Set pad_token and save the tokenizer again.")
+    inputs = tuple(n for n in tokenizer.model_input_names if n in _FILLED)
+    pads = {"input_ids": int(tokenizer.pad_token_id), "attention_mask": 0, "token_type_ids": int(getattr(tokenizer, "pad_token_type_id", 0))}
+    tables = _values.tables(module)
+    _values.check_tables(model_id, tokenizer, tables, pads, inputs)
+    return {
+        "max_length": _max_length(getattr(module, "config", None), tokenizer),
+        "inputs": inputs,
+        "pads": {n: pads[n] for n in inputs},
+        "truncation_side": getattr(tokenizer, "truncation_side", "right"),
+        "tables": {n: tables[n] for n in inputs if n in tables},
+    }
+
+
+def input_specs(settings: Any) -> tuple[TensorSpec, ...]:
+    """Inputs of a text model, from settings with ``inputs`` and ``pads``."""
+    return tuple(TensorSpec(name, "int64", ("batch", "sequence"), settings.pads[name]) for name in settings.inputs)
+
+
+def encode(settings: Any, tokenizer: Any, texts: Sequence[Text]) -> list[Arrays]:
+    """What the tokenizer makes of each text or pair, truncated at the model's length: input name to ``int64 [sequence]``."""
+    rows: list[Arrays] = []
+    for text in texts:
+        # Lists of one, as in training: given bare, Transformers takes a pair with an empty second text for no pair.
+        columns = [[part] for part in (text if isinstance(text, tuple) else (text,))]
+        encoded = tokenizer(*columns, truncation=True, max_length=settings.max_length)
+        rows.append({name: np.array(encoded[name][0], np.int64) for name in settings.inputs})
+    return rows
+
+
+def example_feeds(settings: Any, tokenizer: Any) -> tuple[Any, ...]:
+    """Two rows to trace a module with, one of them padded from the middle on: ``int64 [2, sequence]`` for each input."""
+    import torch
+
+    length = min(12, settings.max_length)
+    ids = torch.full((2, length), settings.pads["input_ids"])
+    some = [i for i in range(min(len(tokenizer), 2000)) if i not in tokenizer.all_special_ids][: 2 * length]
+    ids.view(-1)[: len(some)] = torch.tensor(some)
+    mask = torch.ones_like(ids)
+    mask[1, length // 2 :] = 0
+    feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+    return tuple(feeds[n] for n in settings.inputs)
+
+
+def dynamic_shapes(settings: Any) -> tuple[Any, ...]:
+    """A batch and a length that can both vary, for each input."""
+    import torch
+
+    axes = {0: torch.export.Dim("batch", min=1, max=2**20), 1: torch.export.Dim("sequence", min=1, max=settings.max_length)}
+    return tuple(axes for _ in settings.inputs)
+
+
+def _max_length(config: Any, tokenizer: Any) -> int:
+    limits = [int(tokenizer.model_max_length)]
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions:
+        offset = int(config.pad_token_id) + 1 if getattr(config, "model_type", "") in _text_files.OFFSET_POSITIONS else 0
+        limits.append(int(positions) - offset)
+    length = min(limits)
+    if length > _text_files.UNLIMITED:
+        raise ModelError(
+            "Neither the tokenizer (model_max_length) nor the config (max_position_embeddings) says how many tokens "
+            "the model takes. Set one of them."
+        )
+    return length
+
+
+# fmt: off
+__all__ = [
+    "MODEL_TYPES", "NOUN", "OPTIONS", "SAME_AS", "altered", "check_inputs", "check_names", "check_told", "dynamic_shapes", "encode", "example_feeds", "facts",
+    "input_specs", "load", "same", "survey", "tokenizer_json", "wrapped",
+]
+# fmt: on
