@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 
 import edgekit
 from edgekit import source
-from edgekit.export.single import check_tokenizer
-from edgekit.modalities.text import TextEncoder
-from edgekit.source import fuzz_texts
+from edgekit.export.graphs import check_preprocessing
+from edgekit.modalities.text import TextEncoder, fuzz_texts
+from edgekit.source.processors.text import tokenizer_json
 from edgekit.spec.errors import ExportError, ModelError, UsageError
 from edgekit.tasks import text_classification
 
@@ -89,9 +89,9 @@ def test_all_problem_types_occur():
 def test_logits_are_those_of_the_model(name):
     """In padded batches of similar length, back in the order of the rows; the truth is torch on each row alone."""
     found = source.read(tiny.folder(name))
-    rows = found.token_ids([*tiny.TEXTS, *tiny.SENTENCES])  # more than one batch
+    rows = found.encode([*tiny.TEXTS, *tiny.SENTENCES])  # more than one batch
     told = []
-    got = found.logits(rows, lambda *step: told.append(step))
+    got = tiny.logits(found, rows, lambda *step: told.append(step))
     alone = np.concatenate([tiny.torch_logits(found, {n: np.array([ids]) for n, ids in row.items()}) for row in rows])
     assert np.ptp(alone) >= 1
     np.testing.assert_allclose(got, alone, atol=1e-5)
@@ -105,7 +105,7 @@ def test_a_half_precision_model_is_read_as_float32(folder):
     change(folder / "config.json", dtype="float16")
     found = source.read(folder)
     assert {p.dtype for p in found.module.parameters()} == {torch.float32}
-    np.testing.assert_allclose(found.logits(found.token_ids(["a fine film"])), tiny.source("bert").logits(found.token_ids(["a fine film"])), atol=0.05)
+    np.testing.assert_allclose(tiny.logits(found, found.encode(["a fine film"])), tiny.logits(tiny.source("bert"), found.encode(["a fine film"])), atol=0.05)
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "electra", "mpnet", "roberta"])
@@ -119,16 +119,16 @@ def test_a_tokenizer_in_the_files_of_its_kind(name, tmp_path):
     else:
         (copy / "vocab.txt").write_text("".join(f"{w}\n" for w in sorted(model["vocab"], key=model["vocab"].get)), "utf-8")
     remove(copy, "tokenizer.json")
-    assert source.read(copy).token_ids(tiny.TEXTS) == tiny.source(name).token_ids(tiny.TEXTS)
+    assert tiny.ids(source.read(copy)) == tiny.ids(tiny.source(name))
 
 
 def test_a_released_model_is_made_anew(folder):
     found = source.read(folder)
-    rows = found.token_ids(["a fine film"])
-    first, module = found.logits(rows), found.module
+    rows = found.encode(["a fine film"])
+    first, module = tiny.logits(found, rows), found.module
     found.release()
     assert found.module is not module
-    np.testing.assert_array_equal(found.logits(rows), first)
+    np.testing.assert_array_equal(tiny.logits(found, rows), first)
 
 
 def test_reading_says_nothing(folder, capfd):
@@ -343,10 +343,15 @@ def test_a_module_without_labels():
 def saved(name, assets, change=lambda data: None):
     """The assets of a model as a bundle has them, its tokenizer changed."""
     found = tiny.source(name)
-    data = json.loads(found.tokenizer_json())
+    data = json.loads(tokenizer_json(found.processor))
     change(data)
     text_classification.save(found.settings, json.dumps(data), assets)
     return found
+
+
+def check_tokenizer(found, assets, texts):
+    task = text_classification.load(assets)
+    check_preprocessing(found, task, texts, task.modality.generate(400, task.max_size, 0))
 
 
 @each
@@ -360,7 +365,7 @@ def test_the_runtime_makes_the_same_token_ids(name, tmp_path):
     lengths = set()
     for text, tokens in zip(texts, encode(texts), strict=True):
         columns = [[part] for part in text] if isinstance(text, tuple) else [[text]]
-        truth = found.tokenizer(*columns, truncation=True, max_length=found.settings.max_length)
+        truth = found.processor(*columns, truncation=True, max_length=found.settings.max_length)
         assert {n: a.tolist() for n, a in tokens.arrays.items()} == {n: truth[n][0] for n in found.settings.inputs}
         lengths.add(len(tokens))
     assert max(lengths) == found.settings.max_length
@@ -421,7 +426,7 @@ def test_another_tokenizer_is_noticed(name, tamper, tmp_path):
     with pytest.raises(ExportError) as caught:
         check_tokenizer(found, tmp_path, tiny.TEXTS)
     message = str(caught.value)
-    assert "The runtime's tokenizer disagrees with the Hugging Face tokenizer of model on text" in message
+    assert "The runtime's tokenizer disagrees with the Hugging Face tokenizer of model on input" in message
     assert not any(word in message for word in ("kitchen", "thermostat"))  # no text of a sample is shown
 
 
@@ -431,7 +436,7 @@ def test_another_length_is_noticed(tmp_path):
     other = text_classification.load(tmp_path).settings
     assert other.max_length == 63
     encode = TextEncoder(tmp_path / "tokenizer.json", other.inputs, other.max_length)
-    assert len(encode(["word " * 200])[0]) == 63 != len(found.token_ids(["word " * 200])[0]["input_ids"])
+    assert len(encode(["word " * 200])[0]) == 63 != len(found.encode(["word " * 200])[0]["input_ids"])
 
 
 # ---- the hub
@@ -516,8 +521,8 @@ for model, revision, deep in json.loads(sys.argv[1]):
         found = source.read(model, revision)
         answer = {"model_id": found.model_id, "revision": found.revision, "digest": found.digest}
         if deep:
-            rows = found.token_ids(["a fine film", "the plot was dull"])
-            answer |= {"labels": found.settings.labels, "logits": found.logits(rows).tolist()}
+            rows = found.encode(["a fine film", "the plot was dull"])
+            answer |= {"labels": found.settings.labels, "logits": [row["logits"].tolist() for row in found.outputs(rows)]}
     except EdgekitError as problem:
         answer = {"error": type(problem).__name__, "message": str(problem)}
     answers.append(answer)
@@ -573,7 +578,7 @@ def test_a_hub_id_is_read_like_its_folder(hub):
     assert (found["model_id"], found["revision"]) == ("some/model", FIRST)
     assert found["digest"] == local.digest
     assert tuple(found["labels"]) == local.settings.labels
-    expected = local.logits(local.token_ids(["a fine film", "the plot was dull"]))
+    expected = tiny.logits(local, local.encode(["a fine film", "the plot was dull"]))
     np.testing.assert_allclose(found["logits"], expected, atol=1e-5)
 
 

@@ -17,9 +17,9 @@ from transformers import AutoTokenizer, BertTokenizer, TextClassificationPipelin
 
 import edgekit
 from edgekit import source
-from edgekit.export.single import export
+from edgekit.export.graphs import export
 from edgekit.runtime.load import load
-from edgekit.source import _tokenizer
+from edgekit.source.processors import _tokenizer
 from edgekit.spec.errors import InputError, ModelError, SamplesError, UsageError
 from edgekit.tasks.text_classification import Settings, TextClassification
 
@@ -85,8 +85,8 @@ def test_one_logit_is_answered_as_by_the_pipeline(one, tmp_path):
     found = source.read(one)
     texts = small.texts(12, seed=5)
     task = TextClassification(found.settings, None)
-    answers = task.postprocess(found.logits(found.token_ids(texts)), [type("Row", (), {"truncated": False})()] * len(texts))
-    expected = TextClassificationPipeline(model=found.module, tokenizer=found.tokenizer, device="cpu")(texts)
+    answers = task.postprocess(found.outputs(found.encode(texts)), [type("Row", (), {"truncated": False})()] * len(texts))
+    expected = TextClassificationPipeline(model=found.module, tokenizer=found.processor, device="cpu")(texts)
     assert [a.label for a in answers] == [e["label"] for e in expected]
     assert [a.score for a in answers] == pytest.approx([e["score"] for e in expected], abs=1e-5)
     assert {len(a.labels) for a in answers} == {0, 1}
@@ -234,10 +234,10 @@ def test_that_way_works(tmp_path):
     assert type(own).__name__ == "XLMRobertaForSequenceClassification"
     change(copy / "config.json", model_type="roberta")
     found = source.read(copy)
-    rows = found.token_ids(["a fine film", "the plot was dull"])
+    rows = found.encode(["a fine film", "the plot was dull"])
     with torch.inference_mode():
         expected = [own(**{n: torch.tensor([ids]) for n, ids in row.items()}).logits[0].numpy() for row in rows]
-    np.testing.assert_allclose(found.logits(rows), expected, atol=1e-5)
+    np.testing.assert_allclose(tiny.logits(found, rows), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "qwen2", "t5", "mobilebert", "deberta", "roformer", "squeezebert", "mpt", "convbert"])
@@ -271,15 +271,15 @@ def test_two_tokenizers(cased):
 def test_the_tokenizer_that_was_chosen(cased, choice, ids):
     """It is that of the reference and of the bundle, and a folder that is made of it is of one mind."""
     found = source.read(cased, tokenizer=choice)
-    assert found.token_ids(["Film"])[0]["input_ids"] == ids
+    assert found.encode(["Film"])[0]["input_ids"].tolist() == ids
     from tokenizers import Tokenizer
 
     assert Tokenizer.from_str(found.tokenizer_json()).encode("Film").ids == ids
     assert any("as was asked for" in note for note in found.notes)
-    found.tokenizer.save_pretrained(cased)
+    found.processor.save_pretrained(cased)
     for stale in ("vocab.txt", "special_tokens_map.json"):
         (cased / stale).unlink(missing_ok=True)
-    assert source.read(cased).token_ids(["Film"])[0]["input_ids"] == ids
+    assert source.read(cased).encode(["Film"])[0]["input_ids"].tolist() == ids
 
 
 @pytest.mark.parametrize("remedy", ["class", "save"])
@@ -288,7 +288,7 @@ def test_the_folder_is_settled_as_the_message_says(cased, remedy):
         change(cased / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     else:
         AutoTokenizer.from_pretrained(cased).save_pretrained(cased)
-    assert source.read(cased).token_ids(["Film"])[0]["input_ids"] == [2, 6 if remedy == "class" else 5, 3]
+    assert source.read(cased).encode(["Film"])[0]["input_ids"].tolist() == [2, 6 if remedy == "class" else 5, 3]
 
 
 def test_a_template_that_differs(folder):
@@ -353,7 +353,7 @@ def test_a_token_type_that_the_model_does_not_know(folder, tmp_path):
     found = source.read(folder)
     assert (found.settings.tables["token_type_ids"], found.settings.takes_pairs) == (1, False)
     with pytest.raises(ModelError, match="looks up what is beyond one of its tables"):
-        found.logits(found.token_ids([("a fine film", "a dull one")]))
+        tiny.logits(found, found.encode([("a fine film", "a dull one")]))
     rows = [{"text": t, "label": i % 3} for i, t in enumerate(tiny.SENTENCES)]
     file = small.write_jsonl(tmp_path / "rows.jsonl", rows)
     edgekit.build(folder, samples=file, eval=file, out=tmp_path / "out", target=small.target(tmp_path / "plain.toml"), accept_reference=True)
@@ -443,7 +443,7 @@ def test_probabilities_are_undone(kind, last, tmp_path):
     found, texts = module_source(kind, last, "probabilities"), small.texts(20, seed=3)
     export(found, tmp_path / "out", texts)
     truth = last(torch.from_numpy(small.torch_logits(small.module(problem_type=kind), texts))).numpy()
-    answers = TextClassification(found.settings, None).probabilities(found.logits(found.token_ids(texts)))
+    answers = TextClassification(found.settings, None).probabilities(tiny.logits(found, found.encode(texts)))
     np.testing.assert_allclose(answers, truth, atol=1e-5)
 
 

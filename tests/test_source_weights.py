@@ -156,7 +156,7 @@ def shards(folder, **listed):
 def test_shards_are_read(folder):
     shards(folder)
     rows = [{"input_ids": [2, 7, 3], "attention_mask": [1, 1, 1], "token_type_ids": [0, 0, 0]}]
-    np.testing.assert_allclose(source.read(folder).logits(rows), tiny.source("bert").logits(rows), atol=1e-6)
+    np.testing.assert_allclose(tiny.logits(source.read(folder), rows), tiny.logits(tiny.source("bert"), rows), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["elsewhere.safetensors", "../model.safetensors", "/elsewhere/model.safetensors"])
@@ -182,15 +182,15 @@ PREFIXED += [(name, prefix) for name in ("bert", "modernbert") for prefix in ("m
 def test_weights_that_a_wrapper_saved(name, prefix, tmp_path):
     copy = Path(shutil.copytree(tiny.folder(name), tmp_path / "my-model"))
     store({prefix + n: t for n, t in weights(copy).items()}, copy / "model.safetensors")
-    read, rows = source.read(copy), tiny.source(name).token_ids(["a fine film", "the plot was dull"])
+    read, rows = source.read(copy), tiny.source(name).encode(["a fine film", "the plot was dull"])
     assert any(f"saved from a wrapper ('{prefix}' in their names)" in note for note in read.notes)
-    np.testing.assert_allclose(read.logits(rows), tiny.source(name).logits(rows), atol=1e-5)
+    np.testing.assert_allclose(tiny.logits(read, rows), tiny.logits(tiny.source(name), rows), atol=1e-5)
 
 
 def test_a_part_that_was_compiled(folder):
     store({n.replace("bert.", "bert._orig_mod."): t for n, t in weights(folder).items()}, folder / "model.safetensors")
-    rows = tiny.source("bert").token_ids(["a fine film"])
-    np.testing.assert_allclose(source.read(folder).logits(rows), tiny.source("bert").logits(rows), atol=1e-5)
+    rows = tiny.source("bert").encode(["a fine film"])
+    np.testing.assert_allclose(tiny.logits(source.read(folder), rows), tiny.logits(tiny.source("bert"), rows), atol=1e-5)
 
 
 def test_weights_of_two_models(folder):
@@ -254,7 +254,7 @@ def test_a_module_with_values_that_are_not_finite():
     with torch.no_grad():
         module.classifier.bias[1] = float("nan")
     with pytest.raises(ModelError, match=r"1 of 3 values of the weight classifier\.bias are not finite \(NaN\)"):
-        _ = source.from_module(module, origin.tokenizer).settings
+        _ = source.from_module(module, origin.processor).settings
 
 
 @pytest.mark.parametrize(("dtype", "name"), [(torch.int8, "I8"), (torch.uint8, "U8"), (torch.float8_e4m3fn, "F8_E4M3")])

@@ -37,7 +37,7 @@ from transformers import (
 )
 
 import edgekit.source
-from edgekit.export.single import export
+from edgekit.export.graphs import export
 
 ARCHITECTURES = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta")
 TOKEN_TYPES = ("bert", "electra")  # those whose tokenizer emits token types and whose model reads them
@@ -262,14 +262,24 @@ def exported(name: str):
 
 def rows(source, texts=TEXTS):
     """Token ids of texts as arrays, one dictionary a text."""
-    return [{name: np.array(ids, np.int64) for name, ids in row.items()} for row in source.token_ids(texts)]
+    return list(source.encode(texts))
+
+
+def ids(source, texts=TEXTS):
+    """The same as lists, which can be compared."""
+    return [{name: array.tolist() for name, array in row.items()} for row in source.encode(texts)]
+
+
+def logits(source, given, *progress):
+    """What the torch module of a source answers to rows: float32 ``[rows, labels]``."""
+    return np.stack([row["logits"] for row in source.outputs(given, *progress)])
 
 
 def random_rows(source, lengths, seed: int = 0):
     """Raw token ids of given lengths, with a second segment where the model has token types; no special tokens."""
     choose = np.random.default_rng(seed)
-    special = set(source.tokenizer.all_special_ids)
-    ids = np.array([i for i in range(len(source.tokenizer)) if i not in special])
+    special = set(source.processor.all_special_ids)
+    ids = np.array([i for i in range(len(source.processor)) if i not in special])
     made = []
     for length in lengths:
         row = {"input_ids": choose.choice(ids, length), "attention_mask": np.ones(length, np.int64)}

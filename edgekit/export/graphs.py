@@ -51,7 +51,8 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     assets = out / "assets"
     task = source.save_assets(assets)
     source.check_inputs(inputs)
-    generated = task.modality.generate(_GENERATED, task.max_size, 0)
+    generated = task.modality.generate(_GENERATED, min(task.max_size, _LONGEST_CHECKED), 0)
+    generated += task.modality.join(generated, min(task.max_size, _LONGEST_CHECKED))
     check_preprocessing(source, task, inputs, generated)
     source.check_outputs([*inputs, *generated[:_FOR_OUTPUTS]])
     parts = source.head.graphs(source.module, source.settings, source.processor)
@@ -65,8 +66,9 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     provenance = {"model": source.model_id, "revision": source.revision, **({"model_digest": source.digest} if source.digest else {})}
     made = GraphSet(source.task, tasks.get(source.task).LOOP, tuple(graphs), assets, provenance)
     # One generated row as long as the model takes: what goes wrong only far apart does not show in short samples.
-    long = task.modality.join(inputs, min(task.max_size, _LONGEST_CHECKED))
-    check_graphs(source, made, source.encode([*inputs, *long[:1]]))
+    most = min(task.max_size, _LONGEST_CHECKED)
+    long = [task.modality.cut(row, most) for row in source.encode(task.modality.join(inputs, most)[:1])]
+    check_graphs(source, made, [*source.encode(inputs), *long])
     return made
 
 

@@ -86,4 +86,9 @@ def logits(model, given) -> np.ndarray:
         return np.concatenate([model(**{n: torch.from_numpy(a)[None] for n, a in row.items()}).logits.numpy() for row in given])
 
 
+def accuracy(outputs, labels) -> float:
+    """Share of rows whose largest logit is that of their label."""
+    return float(np.mean([row["logits"].argmax() == label for row, label in zip(outputs, labels, strict=True)]))
+
+
 PADS = {"input_ids": 1, "attention_mask": 0}

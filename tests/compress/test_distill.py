@@ -152,7 +152,7 @@ def test_options_that_do_not_fit(tiny_model, rows, tmp_path, options, error, sai
     ("settings", "said"),
     [
         ({"labels": ("good", "bad")}, "has the labels good, bad; the teacher's are"),
-        ({"problem_type": "multi_label_classification"}, "is for multi_label_classification, the teacher for single_label_classification"),
+        ({"problem_type": "multi_label_classification"}, "has the problem type multi_label_classification; the teacher's is single_label_classification"),
     ],
     ids=str,
 )

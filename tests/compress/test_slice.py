@@ -25,15 +25,21 @@ from edgekit.compress._layers import narrowed, shortened
 from edgekit.compress._loss import Loss
 from edgekit.compress._plan import Latency, Table, choose, most
 from edgekit.compress._train import Training
+from edgekit.compress.objective import Objective
 from edgekit.compress.slice import slice_layers
 from edgekit.compress.vocabulary import trimmed
-from edgekit.export.single import export
+from edgekit.export.graphs import export
 from edgekit.quantize import dynamic
+from edgekit.source import heads
 from edgekit.source.stack import WIDTHS, blocks, stack, widths
 from edgekit.spec.quantization import Quantization
 
 WITHOUT_HEADS = ("mpnet",)
 FAST = Training(epochs=15, patience=15, batch=16, learning_rate=1e-3, copies=0, precision="float32", loss=Loss(labels=0.0))
+
+
+def objective(kind):
+    return Objective.of_head(heads.get(heads.DEFAULT), kind, models.PADS)
 
 
 def masked(model, picks, rows):
@@ -78,7 +84,7 @@ def test_gates_positions_and_shared_layers(name):
     model = edgekit.source.read(tiny.folder(name)).module
     before = widths(model)
     picks = [([0, 2][: max(1, h - 2)] if h > 1 else [0], [*range(1, n, 3)]) for h, n in before]
-    rows = [{k: np.array(v) for k, v in row.items()} for row in edgekit.source.read(tiny.folder(name)).token_ids(tiny.SENTENCES)]
+    rows = tiny.rows(tiny.source(name), tiny.SENTENCES)
     np.testing.assert_allclose(models.logits(narrowed(model, picks).eval(), rows), masked(model, picks, rows), rtol=1e-4, atol=2e-5)
 
 
@@ -98,7 +104,7 @@ def sliced_bert(tmp_path):
 
 
 def saved(origin, picks, folder):
-    save(narrowed(origin.module, picks), origin.tokenizer, folder, {})
+    save(narrowed(origin.module, picks), origin.processor, folder, {})
     return folder
 
 
@@ -108,12 +114,12 @@ def test_a_sliced_folder_is_read_exported_and_smaller(name, tmp_path):
     before = widths(origin.module)
     picks = [(list(range(max(1, h - 1))), list(range(1, n // 2))) for h, n in before]
     module = narrowed(origin.module, picks)
-    rows = origin.token_ids(tiny.TEXTS)
-    expected = edgekit.source.Source("sliced", "local", origin.task, "x", lambda: (module, origin.tokenizer)).logits(rows)
-    save(module, origin.tokenizer, tmp_path / "model", {})
+    rows = origin.encode(tiny.TEXTS)
+    expected = tiny.logits(edgekit.source.Source("sliced", "local", origin.task, "x", lambda: (module, origin.processor), origin.kind), rows)
+    save(module, origin.processor, tmp_path / "model", {})
     found = edgekit.source.read(tmp_path / "model")
     assert widths(found.module) == [[len(h), len(n)] for h, n in picks]
-    np.testing.assert_allclose(found.logits(rows), expected, atol=1e-5)
+    np.testing.assert_allclose(tiny.logits(found, rows), expected, atol=1e-5)
     export(found, tmp_path / "small", tiny.TEXTS)  # compares the graph with torch
     export(origin, tmp_path / "whole", tiny.TEXTS)
     assert parameters(tmp_path / "small") < parameters(tmp_path / "whole")
@@ -132,10 +138,10 @@ def test_the_same_answers_by_fused_attention_in_int8(sliced_bert, tmp_path):
     made = dynamic.quantize(floats, None, Quantization(weight_bits=7), tmp_path / "int8", lambda *_: None)
     operators = {n.op_type for n in onnx.load(made.graphs[0].path).graph.node}
     assert "QAttention" in operators
-    rows = origin.token_ids(tiny.TEXTS)
+    rows = origin.encode(tiny.TEXTS)
     session = onnxruntime.InferenceSession(made.graphs[0].path)
     answers = [session.run(None, {i.name: np.array([row[i.name]], np.int64) for i in session.get_inputs()})[0][0] for row in rows]
-    expected = origin.logits(rows)
+    expected = tiny.logits(origin, rows)
     assert np.abs(np.array(answers) - expected).max() < 0.1 * np.ptp(expected)
 
 
@@ -146,7 +152,7 @@ def test_importance_is_the_fisher_information():
     """Against finite differences of the probabilities, label by label, of one row that is drawn for very often."""
     (row,), model = models.rows("bert", 1, seed=5), copy.deepcopy(models.teacher("bert"))
     count = 3000
-    found = importance(model, [row] * count, models.PADS, "single_label_classification", 0, lambda *_: None)
+    found = importance(model, [row] * count, objective("single_label_classification"), 0, lambda *_: None)
     step = 1e-3
     model.double()
 
@@ -171,15 +177,15 @@ def test_importance_is_the_fisher_information():
 @pytest.mark.parametrize("kind", ["multi_label_classification", "regression"])
 def test_importance_of_other_heads(kind):
     model, rows = models.teacher("bert"), models.rows("bert", 20)
-    found = importance(model, rows, models.PADS, kind, 0, lambda *_: None)
+    found = importance(model, rows, objective(kind), 0, lambda *_: None)
     assert all((layer.heads > 0).all() and (layer.neurons > 0).all() for layer in found)
     assert all(p.requires_grad for p in model.parameters()), "as they were"
 
 
 def test_a_layer_that_is_applied_again_has_one_importance():
     model = edgekit.source.read(tiny.folder("albert")).module
-    rows = [{n: np.array(v) for n, v in r.items()} for r in edgekit.source.read(tiny.folder("albert")).token_ids(tiny.SENTENCES)]
-    found = importance(model, rows, {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}, "single_label_classification", 0, lambda *_: None)
+    rows = tiny.rows(tiny.source("albert"), tiny.SENTENCES)
+    found = importance(model, rows, Objective.of(tiny.source("albert")), 0, lambda *_: None)
     assert [(len(i.heads), len(i.neurons)) for i in found] == [(4, 64)]
 
 
@@ -227,6 +233,10 @@ def lesson(tmp_path_factory, tiny_module):
     return [edgekit.samples.read(train)], edgekit.samples.read(dev)
 
 
+def values(outputs):
+    return np.stack([row["logits"] for row in outputs])
+
+
 def counting(asked):
     """A clock by which a neuron takes 1, a head 8, and all else 100."""
 
@@ -250,7 +260,7 @@ def test_it_is_as_fast_as_was_asked_and_comes_back(tiny_model, lesson):
     assert (again.after, fresh) == (made.after, []), "from the cache"
     learnt = slice_layers(origin, origin, 1.8, *lesson, counting([]), FAST, lambda *_: None)
     assert learnt.after == made.after
-    apart = [rel_entr(softmax(m.made.reference, axis=1), softmax(m.made.answers, axis=1)).sum() for m in (made, learnt)]
+    apart = [rel_entr(softmax(values(m.made.reference), axis=1), softmax(values(m.made.outputs), axis=1)).sum() for m in (made, learnt)]
     assert apart[1] < apart[0], "it learnt the answers of the model as it was"
     found = edgekit.source.read(learnt.made.folder)
     assert [tuple(w) for w in widths(found.module)] == list(learnt.after)
@@ -299,5 +309,5 @@ def test_layers_of_a_sliced_model_keep_their_widths(sliced_bert):
 def test_a_sliced_model_is_trimmed(sliced_bert, tmp_path):
     origin = edgekit.source.read(sliced_bert)
     trimmed(origin, ["no"], None, None, tmp_path / "out", lambda *_: None)
-    rows = [edgekit.source.read(f).logits(edgekit.source.read(f).token_ids(["no"])) for f in (sliced_bert, tmp_path / "out")]
+    rows = [tiny.logits(edgekit.source.read(f), edgekit.source.read(f).encode(["no"])) for f in (sliced_bert, tmp_path / "out")]
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)

@@ -16,9 +16,12 @@ from scipy.special import rel_entr, softmax
 
 from edgekit import CompressError, UsageError
 from edgekit.compress import _teacher
-from edgekit.compress._examples import Examples, altered, batches, feeds
+from edgekit.compress._examples import Examples, batches
 from edgekit.compress._loss import gram, rows_loss
-from edgekit.compress.distill import Loss, Training, distill_module
+from edgekit.compress.distill import Loss, Objective, Training, distill_module
+from edgekit.source import heads
+from edgekit.source.batches import tensors
+from edgekit.source.processors._text_altered import altered
 from edgekit.source.stack import depth
 
 FAST = Training(epochs=4, patience=4, batch=8, learning_rate=1e-3, copies=0, freeze_embeddings=False, precision="float32")
@@ -35,9 +38,13 @@ def lesson(name, count=48):
     return rows, models.logits(models.teacher(name), rows).argmax(axis=1)
 
 
+def objective(kind="single_label_classification", pads=models.PADS):
+    return Objective.of_head(heads.get(heads.DEFAULT), kind, pads)
+
+
 def taught(name="bert", training=FAST, layers=2, **options):
     rows, labels = lesson(name)
-    return distill_module(models.teacher(name), rows, labels, rows[:24], labels[:24], layers=layers, pads=models.PADS, training=training, **options)
+    return distill_module(models.teacher(name), rows, labels, rows[:24], labels[:24], layers=layers, pads=models.PADS, training=training, **{"score": models.accuracy, **options})
 
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
@@ -74,21 +81,26 @@ def test_the_parts_of_the_loss():
     x, y = (random.standard_normal((5, 3)).astype(np.float32) * 2 for _ in range(2))
     labels, labelled = np.array([0, 2, 1, 0, 0]), np.array([True, True, True, True, False])
     loss = Loss(teacher=0.6, labels=0.4, relation=0.0, temperature=2.0)
-    t = torch.from_numpy
-    got = rows_loss(loss, "single_label_classification", t(x), t(y), t(labels), t(labelled), None).numpy()
+    student, teacher_outputs = ({"logits": torch.from_numpy(a)} for a in (x, y))
+
+    def rows(kind, truth):
+        known = [value if has else None for value, has in zip(truth, labelled, strict=True)]
+        return rows_loss(loss, objective(kind), {}, student, teacher_outputs, known, None).numpy()
+
+    got = rows("single_label_classification", labels)
     teacher = 4 * rel_entr(softmax(y / 2, axis=1), softmax(x / 2, axis=1)).sum(axis=1)
     own = -np.log(softmax(x, axis=1)[np.arange(5), labels]) * labelled
     np.testing.assert_allclose(got, 0.6 * teacher + 0.4 * own, rtol=1e-5)
 
     flags = random.random((5, 3)).round().astype(np.float32)
-    got = rows_loss(loss, "multi_label_classification", t(x), t(y), t(flags), t(labelled), None).numpy()
+    got = rows("multi_label_classification", flags > 0)
     p, q = 1 / (1 + np.exp(-y / 2)), 1 / (1 + np.exp(-x / 2))
     teacher = -4 * (p * np.log(q) + (1 - p) * np.log(1 - q)).mean(axis=1)
     r = 1 / (1 + np.exp(-x))
     own = -(flags * np.log(r) + (1 - flags) * np.log(1 - r)).mean(axis=1) * labelled
     np.testing.assert_allclose(got, 0.6 * teacher + 0.4 * own, rtol=1e-4)
 
-    got = rows_loss(loss, "regression", t(x), t(y), t(flags), t(labelled), None).numpy()
+    got = rows("regression", flags)
     np.testing.assert_allclose(got, 0.6 * ((x - y) ** 2).mean(axis=1) + 0.4 * ((x - flags) ** 2).mean(axis=1) * labelled, rtol=1e-5)
 
 
@@ -96,8 +108,9 @@ def test_the_relation_is_between_real_tokens_only():
     random = np.random.default_rng(1)
     ours, theirs = (random.standard_normal((2, 4, 8)).astype(np.float32) for _ in range(2))
     real = np.array([[True] * 4, [True, True, False, False]])
+    zeros = {"logits": torch.zeros(2, 1)}
     got = rows_loss(
-        Loss(teacher=1e-9, labels=0, relation=1.0), "regression", torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, dtype=torch.bool),
+        Loss(teacher=1e-9, labels=0, relation=1.0), objective("regression"), {}, zeros, zeros, [None, None],
         (gram(torch.from_numpy(ours)), gram(torch.from_numpy(theirs)), torch.from_numpy(real)),
     )  # fmt: skip
     for row, size in ((0, 4), (1, 2)):
@@ -109,13 +122,13 @@ def test_the_relation_is_between_real_tokens_only():
 def test_the_teacher_s_answers_are_those_of_each_row_alone(name, tmp_path):
     """Padding, sorting and the file change nothing; relations by the model's own list of hidden states."""
     rows = models.rows(name, 70, seed=5)
-    _teacher.answer(models.teacher(name), rows, models.PADS, True, tmp_path, lambda *_: None)
+    _teacher.answer(models.teacher(name), rows, objective(), True, tmp_path, lambda *_: None)
     targets = _teacher.read(tmp_path)
-    np.testing.assert_allclose(targets.logits, models.logits(models.teacher(name), rows), atol=1e-4)
+    np.testing.assert_allclose([row["logits"] for row in targets.outputs], models.logits(models.teacher(name), rows), atol=1e-4)
     cosines, real = targets.relation([3, 69, 11])
     for place, index in enumerate((3, 69, 11)):
         with torch.inference_mode():
-            state = models.teacher(name)(**feeds([rows[index]], {}), output_hidden_states=True).hidden_states[-1][0].numpy()
+            state = models.teacher(name)(**tensors([rows[index]], {}), output_hidden_states=True).hidden_states[-1][0].numpy()
         unit = state / np.linalg.norm(state, axis=1, keepdims=True)
         size = len(unit)
         assert real[place].tolist() == [True] * size + [False] * (real.shape[1] - size)
@@ -162,7 +175,7 @@ def test_processes_share_each_batch_without_an_example_twice(processes):
 
 def test_an_epoch_takes_one_version_of_each_row_and_the_next_epoch_another():
     rows = [{"x": np.array([i])} for i in range(10)]
-    examples = Examples([rows, rows, rows], {}, np.zeros(10, np.int64), np.ones(10, bool))
+    examples = Examples([rows, rows, rows], {}, [0] * 10)
     taken = [examples.epoch(n) for n in range(3)]
     assert all((t % 10).tolist() == list(range(10)) for t in taken)
     assert all(len({int(t[i]) for t in taken}) == 3 for i in range(10))
@@ -192,7 +205,7 @@ def test_altered_texts():
 
 def test_rows_of_several_shapes_need_a_pad_value():
     with pytest.raises(UsageError, match="rows of 'x' are of several shapes"):
-        feeds([{"x": np.zeros(3)}, {"x": np.zeros(4)}], {})
+        tensors([{"x": np.zeros(3)}, {"x": np.zeros(4)}], {})
 
 
 # ---- runs
@@ -236,15 +249,14 @@ def test_training_stops_when_the_score_does_and_the_best_epoch_is_kept(monkeypat
     from edgekit.compress import _student
 
     kept, scores = [], iter([0.1, 0.5, 0.4, 0.5, 0.9])
-    monkeypatch.setattr(_student.TextClassification, "score", lambda *_: next(scores))
-    real = _student.shared_logits
+    real = _student.shared_outputs
 
     def spying(module, *rest):
         kept.append(weights(module))
         return real(module, *rest)
 
-    monkeypatch.setattr(_student, "shared_logits", spying)
-    student, epochs = taught(training=Training(**{**vars(FAST), "patience": 2, "epochs": 10}))
+    monkeypatch.setattr(_student, "shared_outputs", spying)
+    student, epochs = taught(training=Training(**{**vars(FAST), "patience": 2, "epochs": 10}), score=lambda *_: next(scores))
     assert [e.score for e in epochs] == [0.1, 0.5, 0.4, 0.5]
     same(weights(student), kept[1])
 
@@ -302,7 +314,7 @@ for layer in teacher.bert.encoder.layer:
 rows = models.rows("bert", 45)
 labels = models.logits(teacher, rows).argmax(axis=1)
 training = Training(epochs=2, batch=8, learning_rate=1e-3, copies=0, precision="float32")
-student, epochs = distill_module(teacher, rows, labels, rows[:21], labels[:21], layers=2, pads=models.PADS, training=training)
+student, epochs = distill_module(teacher, rows, labels, rows[:21], labels[:21], layers=2, pads=models.PADS, score=models.accuracy, training=training)
 state = PartialState()
 if state.is_main_process:
     np.savez(sys.argv[1], processes=state.num_processes, loss=[e.loss for e in epochs], score=[e.score for e in epochs],

@@ -11,6 +11,7 @@ import tiny
 
 import edgekit.source
 from edgekit import ModelError, UsageError
+from edgekit.compress import vocabulary
 from edgekit.compress.vocabulary import DISCLOSES, trim, trimmed
 
 SEEN = ["the plot was dull and the acting was worse", "no", "a fine film with a strong cast and a weak ending"]
@@ -27,13 +28,13 @@ def models(request, tmp_path_factory):
 
 
 def words(origin, text):
-    return [origin.tokenizer.convert_ids_to_tokens(i) for i in origin.token_ids([text])[0]["input_ids"]]
+    return [origin.processor.convert_ids_to_tokens(i) for i in origin.encode([text])[0]["input_ids"]]
 
 
 def test_it_is_smaller(models):
     _, after, made = models
     assert made.after < made.before
-    assert made.after == len(after.tokenizer) == after.module.get_input_embeddings().num_embeddings == after.module.config.vocab_size
+    assert made.after == len(after.processor) == after.module.get_input_embeddings().num_embeddings == after.module.config.vocab_size
     assert made.tokens_after >= made.tokens_before
     assert DISCLOSES in made.text()
 
@@ -42,25 +43,25 @@ def test_texts_of_the_samples_encode_to_the_same_tokens_and_answers(models):
     before, after, _ = models
     for text in SEEN:
         assert words(after, text) == words(before, text)
-    np.testing.assert_allclose(after.logits(after.token_ids(SEEN)), before.logits(before.token_ids(SEEN)), atol=1e-5)
+    np.testing.assert_allclose(tiny.logits(after, after.encode(SEEN)), tiny.logits(before, before.encode(SEEN)), atol=1e-5)
 
 
 def test_other_texts_are_split_finer_and_nothing_becomes_unknown(models):
     before, after, _ = models
     for text in UNSEEN:
         old, new = words(before, text), words(after, text)
-        assert new.count(after.tokenizer.unk_token) <= old.count(before.tokenizer.unk_token)
+        assert new.count(after.processor.unk_token) <= old.count(before.processor.unk_token)
         assert len(new) >= len(old)
-        assert after.tokenizer.decode(after.token_ids([text])[0]["input_ids"], skip_special_tokens=True) == before.tokenizer.decode(
-            before.token_ids([text])[0]["input_ids"], skip_special_tokens=True
+        assert after.processor.decode(after.encode([text])[0]["input_ids"], skip_special_tokens=True) == before.processor.decode(
+            before.encode([text])[0]["input_ids"], skip_special_tokens=True
         )
 
 
 def test_special_tokens_are_where_they_were(models):
     before, after, _ = models
     for role in ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"):
-        assert getattr(before.tokenizer, role) == getattr(after.tokenizer, role)
-    assert after.settings.pads["input_ids"] == after.tokenizer.pad_token_id
+        assert getattr(before.processor, role) == getattr(after.processor, role)
+    assert after.settings.pads["input_ids"] == after.processor.pad_token_id
     assert words(after, "no")[0] == words(before, "no")[0]
     assert after.settings.inputs == before.settings.inputs
 
@@ -73,7 +74,7 @@ def test_a_trimmed_model_builds(tiny_model, tiny_samples, tmp_path):
         np.testing.assert_allclose(session.logits(texts), small.torch_logits(small.module(), texts), atol=1e-3)
 
 
-def test_what_is_refused(tiny_model, tiny_samples, tmp_path):
+def test_what_is_refused(tiny_model, tiny_samples, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with pytest.raises(UsageError, match="was not written by EdgeKit"):
@@ -81,9 +82,9 @@ def test_what_is_refused(tiny_model, tiny_samples, tmp_path):
     origin = edgekit.source.read(tiny_model)
     with pytest.raises(UsageError, match="Neither texts nor a list of tokens was given"):
         trimmed(origin, [], None, None, tmp_path / "x", lambda *_: None)
-    data = json.loads(origin.tokenizer_json())
+    data = json.loads(vocabulary.tokenizer_json(origin.processor))
     data["model"]["type"] = "WordLevel"
-    origin.tokenizer_json = lambda: json.dumps(data)
+    monkeypatch.setattr(vocabulary, "tokenizer_json", lambda _: json.dumps(data))
     with pytest.raises(ModelError, match="is a WordLevel, and only WordPiece, BPE, Unigram can be trimmed"):
         trimmed(origin, ["a"], None, None, tmp_path / "x", lambda *_: None)
 
@@ -103,8 +104,8 @@ def test_a_list_of_tokens(tiny_model, tmp_path):
     listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film"]
     (tmp_path / "tokens.txt").write_text("\n".join(listed) + "\n")
     made = trim(tiny_model, tokens=tmp_path / "tokens.txt", out=tmp_path / "out")
-    after = edgekit.source.read(tmp_path / "out").tokenizer.get_vocab()
-    whole = edgekit.source.read(tiny_model).tokenizer.get_vocab()
+    after = edgekit.source.read(tmp_path / "out").processor.get_vocab()
+    whole = edgekit.source.read(tiny_model).processor.get_vocab()
     # What any text needs stays: single characters at the start and inside of words.
     assert set(after) == set(listed) | {t for t in whole if len(t.removeprefix("##")) == 1}
     assert made.text() == f"Vocabulary {len(whole)} -> {len(after)} tokens."

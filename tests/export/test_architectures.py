@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from edgekit import backends
-from edgekit.export.single import TOLERANCE
+from edgekit.export.graphs import TOLERANCE
 from edgekit.runtime.loops import single
 from edgekit.source._folder import ARCHITECTURES
 
@@ -119,7 +119,7 @@ def test_lengths_that_were_not_traced(name, model):
 def test_maximum_length(name, model):
     found = model(name)
     assert found.source.settings.max_length == tiny.MAX_LENGTH
-    longest = found.source.token_ids([" ".join(tiny.SENTENCES)])[0]
+    longest = found.source.encode([" ".join(tiny.SENTENCES)])[0]
     assert len(longest["input_ids"]) == tiny.MAX_LENGTH
     rows = [{n: np.array(ids) for n, ids in longest.items()}, *tiny.random_rows(found.source, [tiny.MAX_LENGTH, 20, tiny.MAX_LENGTH], seed=2)]
     assert_agreement(name, found, rows)

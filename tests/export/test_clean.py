@@ -29,7 +29,7 @@ import edgekit
 from edgekit import backends, source
 from edgekit.export import _clean, _mask
 from edgekit.export._gelu import fuse_gelu
-from edgekit.export.single import OPSET, TOLERANCE, export
+from edgekit.export.graphs import OPSET, TOLERANCE, export
 from edgekit.quantize._graphs import constant
 from edgekit.runtime.loops import single
 
@@ -198,7 +198,7 @@ import sys
 from pathlib import Path
 import tiny
 from edgekit import source
-from edgekit.export.single import export
+from edgekit.export.graphs import export
 for folder, out in zip(sys.argv[1::2], sys.argv[2::2]):
     export(source.read(folder), Path(out), tiny.TEXTS)
 """

@@ -225,7 +225,7 @@ def test_a_model_looks_rows_up_in_4_bits(backend, tmp_path, monkeypatch):
     import small
     from transformers import BertConfig, BertForSequenceClassification
 
-    from edgekit.export.single import export
+    from edgekit.export.graphs import export
     from edgekit.source import from_module
 
     torch.manual_seed(0)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from edgekit.source.heads._classes import NUMBER, SINGLE
+from edgekit.source.heads._losses import forward
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.protocols import Arrays
 
@@ -62,13 +63,12 @@ def check(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:
         )
 
 
-def undone(module: Any, kind: str, call: Callable[[Any, Any], Any]) -> Any:
+def undone(module: Any, kind: str) -> Any:
     """A module that returns logits whose softmax or sigmoid is what another returns.
 
     Args:
         module: returns probabilities ``[batch, labels]``.
         kind: problem type.
-        call: calls a module on keyword inputs.
     """
     import torch
 
@@ -78,7 +78,7 @@ def undone(module: Any, kind: str, call: Callable[[Any, Any], Any]) -> Any:
             self.model, self.config = module, module.config
 
         def forward(self, **feeds: Any) -> Any:
-            p = call(self.model, feeds).float().clamp(_SMALLEST, _LARGEST)
+            p = forward(self.model, feeds)["logits"].clamp(_SMALLEST, _LARGEST)
             return p.log() if kind == SINGLE else p.log() - torch.log1p(-p)
 
     return Undone().eval()
