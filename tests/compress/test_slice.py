@@ -45,8 +45,8 @@ def objective(kind):
 def masked(model, picks, rows):
     """The answers of the whole model when all other heads and neurons give nothing."""
     handles = []
-    for layer, found, (heads, neurons) in zip(stack(model)[1], blocks(model), picks, strict=True):
-        for path, keep, count in ((found.attention[3] if found.attention else None, heads, found.heads), (found.down, neurons, found.neurons)):
+    for layer, found, (some, neurons) in zip(stack(model)[1], blocks(model), picks, strict=True):
+        for path, keep, count in ((found.attention[3] if found.attention else None, some, found.heads), (found.down, neurons, found.neurons)):
             if path is None:
                 continue
             linear = layer.get_submodule(path)
@@ -207,8 +207,8 @@ def test_what_goes_is_the_least_for_the_time_that_it_takes():
         gain, lost = worth([len(part) for pick in picks for part in pick])
         assert gain >= wanted * 0.995
         assert lost <= best * 1.02 + 1e-9
-        for (heads, neurons), m in zip(picks, matters, strict=True):
-            assert set(heads) == set(np.argsort(-m.heads)[: len(heads)])
+        for (chosen, neurons), m in zip(picks, matters, strict=True):
+            assert set(chosen) == set(np.argsort(-m.heads)[: len(chosen)])
             assert set(neurons) == set(np.argsort(-m.neurons)[: len(neurons)])
 
 

@@ -44,7 +44,8 @@ def objective(kind="single_label_classification", pads=models.PADS):
 
 def taught(name="bert", training=FAST, layers=2, **options):
     rows, labels = lesson(name)
-    return distill_module(models.teacher(name), rows, labels, rows[:24], labels[:24], layers=layers, pads=models.PADS, training=training, **{"score": models.accuracy, **options})
+    options = {"score": models.accuracy, "pads": models.PADS, "training": training, **options}
+    return distill_module(models.teacher(name), rows, labels, rows[:24], labels[:24], layers=layers, **options)
 
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)

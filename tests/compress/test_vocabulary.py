@@ -28,7 +28,7 @@ def models(request, tmp_path_factory):
 
 
 def words(origin, text):
-    return [origin.processor.convert_ids_to_tokens(i) for i in origin.encode([text])[0]["input_ids"]]
+    return [origin.processor.convert_ids_to_tokens(i) for i in tiny.ids(origin, [text])[0]["input_ids"]]
 
 
 def test_it_is_smaller(models):
