@@ -19,9 +19,11 @@ import edgekit
 from edgekit import source
 from edgekit.export.graphs import export
 from edgekit.runtime.load import load
+from edgekit.samples import Sample
 from edgekit.source.processors import _tokenizer
 from edgekit.spec.errors import InputError, ModelError, SamplesError, UsageError
-from edgekit.tasks.text_classification import Settings, TextClassification
+from edgekit.spec.protocols import Encoded
+from edgekit.tasks.text_classification import Settings, bound
 
 SINGLE, MULTI, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 
@@ -84,7 +86,7 @@ def test_one_logit_is_answered_as_by_the_pipeline(one, tmp_path):
     """The truth is the pipeline of Transformers itself."""
     found = source.read(one)
     texts = small.texts(12, seed=5)
-    task = TextClassification(found.settings, None)
+    task = bound(found.settings, None)
     answers = task.postprocess(found.outputs(found.encode(texts)), [type("Row", (), {"truncated": False})()] * len(texts))
     expected = TextClassificationPipeline(model=found.module, tokenizer=found.processor, device="cpu")(texts)
     assert [a.label for a in answers] == [e["label"] for e in expected]
@@ -93,14 +95,18 @@ def test_one_logit_is_answered_as_by_the_pipeline(one, tmp_path):
 
 
 def test_one_logit_is_scored_as_a_classifier():
-    task = TextClassification(Settings(MULTI, ("LABEL_0",), 64, ("input_ids",)), None)
-    truth = task.parse_labels([0, 1, "1", "0", True, 1.0, "1.0"], "f")
+    task = bound(Settings(MULTI, ("LABEL_0",), 64, ("input_ids",)), None)
+
+    def read(*labels):
+        return task.parse_truth([Sample("a", label=label) for label in labels], "f").values
+
+    truth = read(0, 1, "1", "0", True, 1.0, "1.0")
     assert truth[:, 0].tolist() == [False, True, True, False, True, True, True]
-    assert task.parse_labels(["LABEL_0", "", "LABEL_0"], "f")[:, 0].tolist() == [True, False, True]
-    logits = np.array([[-1], [1], [1], [2], [1], [-1], [1]], np.float32)
-    assert (task.score_name, task.score(logits, truth)) == ("accuracy", pytest.approx(5 / 7))
+    assert read("LABEL_0", "", "LABEL_0")[:, 0].tolist() == [True, False, True]
+    outputs, (metric,) = [{"logits": np.array([value], np.float32)} for value in (-1, 1, 1, 2, 1, -1, 1)], task.metrics
+    assert (metric.name, metric.of(task.evidence(outputs, truth, metric))) == ("accuracy", pytest.approx(5 / 7))
     with pytest.raises(SamplesError, match=r"f, row 2: the label is a number other than 0 and 1.*--problem-type regression"):
-        task.parse_labels([0, 0.35, 1], "f")
+        read(0, 0.35, 1)
 
 
 def test_the_activation_in_a_file_of_its_own(one):
@@ -443,8 +449,9 @@ def test_probabilities_are_undone(kind, last, tmp_path):
     found, texts = module_source(kind, last, "probabilities"), small.texts(20, seed=3)
     export(found, tmp_path / "out", texts)
     truth = last(torch.from_numpy(small.torch_logits(small.module(problem_type=kind), texts))).numpy()
-    answers = TextClassification(found.settings, None).probabilities(tiny.logits(found, found.encode(texts)))
-    np.testing.assert_allclose(answers, truth, atol=1e-5)
+    task = bound(found.settings, None)
+    answers = task.postprocess(found.outputs(found.encode(texts)), [Encoded({})] * len(texts))
+    np.testing.assert_allclose([list(answer.scores.values()) for answer in answers], truth, atol=1e-5)
 
 
 def test_outputs_that_do_not_exist():

@@ -2,7 +2,7 @@
 
 Token activations and weights are float16, LayerNormalization, Softmax and the mask float32 (``_casts`` has the rules).
 Float16 ends at 65504. A value of more than a quarter of that on the calibration samples, on the evaluation rows or on generated rows of full
-length keeps the nodes around it in float32: rows in use are not those of the samples, and a value that overflows is infinite, then NaN in every logit.
+length keeps the nodes around it in float32: rows in use are not those of the samples, and a value that overflows is infinite, then NaN in every output.
 
 What executes: TensorRT computes in the types of the graph. ONNX Runtime on x86 has hardly a float16 kernel and casts to
 float32 around each node; OpenVINO, told to compute in float32, converts the constants when it loads. ``executed_precision()``
