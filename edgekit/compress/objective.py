@@ -38,8 +38,15 @@ class Objective:
     @classmethod
     def of_head(cls, head: Head, kind: Any, pads: Mapping[str, float], signature: Signature | None = None) -> Objective:
         """The objective of a head and a kind of outputs."""
-        bound = (partial(f, kind) for f in (head.teacher_loss, head.truth_loss, head.truth_tensor, head.sampled_nll))
-        return cls(head.forward, *bound, pads, signature)
+        return cls(
+            head.forward,
+            partial(head.teacher_loss, kind),
+            partial(head.truth_loss, kind),
+            partial(head.truth_tensor, kind),
+            partial(head.sampled_nll, kind),
+            pads,
+            signature,
+        )
 
     @classmethod
     def of(cls, source: Source) -> Objective:

@@ -257,9 +257,8 @@ def from_module(module: Any, processor: Any, task: str | None = None, outputs: s
             outputs bare. It needs a ``module.config`` that says what they mean (for labels ``id2label``).
         processor: a fast tokenizer, or an image processor.
         task: the task; by default the one that the class's name ends in.
-        outputs: what the module returns, where its head takes that in several forms: ``logits``, or ``probabilities`` where it ends in a softmax or a
-            sigmoid, which is then undone (a logarithm or the logit, exact but for rounding), since a bundle applies its own. None: what looks
-            like probabilities is refused.
+        outputs: what the module returns, where its head takes that in several forms, e.g. ``probabilities`` of a module that ends in a softmax or a
+            sigmoid, which is then undone (exact but for rounding), since a bundle applies its own. None: what looks like another form is refused.
         **told: other options of the head.
 
     Raises:

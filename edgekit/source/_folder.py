@@ -14,6 +14,8 @@ from edgekit.source import heads, processors
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.head import Head, Processors
 
+_CONFIGS = ("tokenizer_config.json", "preprocessor_config.json")
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -113,8 +115,8 @@ def checked_config(origin: Origin) -> tuple[dict[str, Any], str]:
     names = {p.name for p in origin.folder.iterdir()}
     _check_files(origin.model_id, sorted(names))
     config = _json_object(origin.folder / "config.json")
-    tokenizer_config = origin.folder / "tokenizer_config.json"
-    for name, entries in (("config.json", config), ("tokenizer_config.json", _json_object(tokenizer_config) if tokenizer_config.is_file() else {})):
+    others = [name for name in _CONFIGS if name in names]
+    for name, entries in (("config.json", config), *((name, _json_object(origin.folder / name)) for name in others)):
         if "auto_map" in entries:
             raise ModelError(
                 f"{origin.model_id} brings code of its own ({name} has auto_map), and no code of a model is run. "

@@ -17,7 +17,9 @@ from scipy.special import rel_entr, softmax
 from edgekit import CompressError, UsageError
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples, batches
+from edgekit.compress._layers import shortened
 from edgekit.compress._loss import gram, rows_loss
+from edgekit.compress._train import accelerator, train
 from edgekit.compress.distill import Loss, Objective, Training, distill_module
 from edgekit.source import heads
 from edgekit.source.batches import tensors
@@ -51,8 +53,6 @@ def taught(name="bert", training=FAST, layers=2, **options):
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_a_student_of_each_architecture_learns(name):
     """Two of four layers: its answers come nearer to the teacher's than they were."""
-    from edgekit.compress._layers import shortened
-
     teacher, rows = models.teacher(name), models.rows(name, 48)
     before = divergence(shortened(teacher, (0, 3)).eval(), teacher, rows)
     student, epochs = taught(name)
@@ -260,6 +260,25 @@ def test_training_stops_when_the_score_does_and_the_best_epoch_is_kept(monkeypat
     student, epochs = taught(training=Training(**{**vars(FAST), "patience": 2, "epochs": 10}), score=lambda *_: next(scores))
     assert [e.score for e in epochs] == [0.1, 0.5, 0.4, 0.5]
     same(weights(student), kept[1])
+
+
+def test_the_lowest_score_is_the_best_of_an_error_rate(tmp_path):
+    rows, labels = lesson("bert")
+    teacher, scores = models.teacher("bert"), iter([0.5, 0.2, 0.3, 0.1])
+    (tmp_path / "teacher").mkdir()
+    _teacher.answer(teacher, rows, objective(), False, tmp_path / "teacher", lambda *_: None)
+    examples, targets = Examples([rows], models.PADS, list(labels)), _teacher.read(tmp_path / "teacher")
+    best = []
+
+    def score(module):
+        best.append(weights(module))
+        return next(scores)
+
+    training = Training(**{**vars(FAST), "patience": 2, "epochs": 3})
+    student = shortened(teacher, (0, 3))
+    history = train(student, examples, targets, objective(), score, training, accelerator("float32"), tmp_path, lambda *_: None, higher_is_better=False)
+    assert [e.score for e in history] == [0.5, 0.2, 0.3]
+    same(weights(student), best[1])
 
 
 def test_a_run_that_diverges():
