@@ -45,7 +45,8 @@ METRICS = ("p50", "p90", "p99")
 SLOW = """
 import sys, time
 sys.path[:] = [p for p in sys.path if p]
-from edgekit.runtime import session, worker
+from edgekit.runtime import session
+from edgekit.timing import worker
 share, answer, numbers = {share}, session.Session.__call__, range(10)
 def slower(self, inputs):
     begin = time.perf_counter()

@@ -126,8 +126,8 @@ def test_a_side_that_fails_later_ends_the_duel_and_closes_both():
     assert log.count(("A", "open")) == log.count(("A", "close")) and log.count(("B", "open")) == log.count(("B", "close"))
 
 
-def test_without_a_text_there_is_nothing_to_time():
-    with pytest.raises(SamplesError, match="no text"):
+def test_without_an_input_there_is_nothing_to_time():
+    with pytest.raises(SamplesError, match="no input"):
         duel(Side("A", []), Side("B", []), [], lambda *_: False, max_time=1.0)
 
 
@@ -137,7 +137,8 @@ class Slow(Worker):
     CHILD = """
 import sys, time
 sys.path[:] = [p for p in sys.path if p]
-from edgekit.runtime import session, worker
+from edgekit.runtime import session
+from edgekit.timing import worker
 answer = session.Session.__call__
 def slower(self, inputs):
     begin = time.perf_counter()

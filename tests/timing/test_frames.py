@@ -1,0 +1,96 @@
+"""Messages of two processes: what is sent arrives as it was, types included."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ragged
+
+from edgekit.spec.errors import EdgekitError, InputError
+from edgekit.timing import frames
+
+IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+
+
+def sent(message):
+    stream = io.BytesIO()
+    frames.write(stream, message)
+    stream.seek(0)
+    found = frames.read(stream)
+    assert frames.read(stream) is None, "nothing is left over"
+    return found
+
+
+def equal(a, b):
+    assert type(a) is type(b)
+    if isinstance(a, np.ndarray):
+        assert (a.dtype, a.shape) == (b.dtype, b.shape)
+        np.testing.assert_array_equal(a, b)
+    elif isinstance(a, dict):
+        assert list(a) == list(b)
+        for name in a:
+            equal(a[name], b[name])
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b)
+        for one, other in zip(a, b, strict=True):
+            equal(one, other)
+    else:
+        assert a == b
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a film",
+        "line\nbreak \u2028 \x00 \ud83d",
+        ("a", "b"),
+        ["a", ("b", "c"), 3, 1.5, None, True],
+        {"words": ["a", "b"], "image": IMAGE},
+        Path("/some/where.png"),
+        IMAGE,
+        IMAGE[:, ::-2],
+        np.array(1, np.float32),
+        np.zeros((0, 3), np.int64),
+        [IMAGE, (IMAGE, IMAGE.astype(np.float16))],
+        {},
+        [],
+    ],
+    ids=str,
+)
+def test_what_is_sent_arrives(value):
+    equal(sent({"inputs": [value]})["inputs"][0], value)
+
+
+def test_a_relative_path_is_one_for_both_processes(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert sent({"x": Path("a.png")})["x"] == tmp_path / "a.png"
+
+
+@pytest.mark.parametrize("value", [b"bytes", object(), {1: "a"}, {"\0": "a"}, np.array([object()]), {"a"}], ids=str)
+def test_what_does_not_travel_is_refused_before_anything_is_written(value):
+    stream = io.BytesIO()
+    with pytest.raises(InputError, match="not sent to another process"):
+        frames.write(stream, {"inputs": ["a", value]})
+    assert stream.getvalue() == b""
+
+
+def test_a_number_that_is_not_finite_is_refused():
+    with pytest.raises(EdgekitError, match="not finite"):
+        sent({"seconds": math.nan})
+
+
+def test_a_message_that_is_cut_off_is_the_end():
+    stream = io.BytesIO()
+    frames.write(stream, {"a": IMAGE})
+    for length in range(len(stream.getvalue())):
+        assert frames.read(io.BytesIO(stream.getvalue()[:length])) is None
+
+
+def test_rows_arrive_by_name_and_size():
+    rows = [ragged.token_answers(row) for row in ragged.token_rows((5, 1, 7))]
+    equal(frames.rows_of(sent({"rows": frames.sent_rows(rows)})["rows"]), rows)
+    assert frames.rows_of(sent({"rows": frames.sent_rows([])})["rows"]) == []
