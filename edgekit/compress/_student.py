@@ -220,7 +220,7 @@ def shared_outputs(module: Any, rows: Sequence[Arrays], objective: Objective, ru
     """What a module answers to all rows; each process asks it for its share of them."""
     from accelerate.utils import gather_object
 
-    mine = _teacher.outputs(module, rows, objective, range(runner.process_index, len(rows), runner.num_processes))
+    mine = _teacher.answers_to(module, rows, objective, range(runner.process_index, len(rows), runner.num_processes))
     found = dict(gather_object(list(mine.items())))
     return [found[i] for i in range(len(rows))]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from edgekit.compress._loss import gram
 from edgekit.compress.objective import Objective
 from edgekit.source.batches import run
 from edgekit.spec.errors import ModelError
-from edgekit.spec.progress import Progress
+from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.rows import finite, pack, unpack
 
@@ -75,19 +76,20 @@ def answer(teacher: Any, rows: Sequence[Arrays], objective: Objective, relations
     with tapped(teacher) as seen, (folder / "cosines.f16").open("wb") as stream:
         for start in range(0, len(rows), _POOL):
             pool = range(start, min(start + _POOL, len(rows)))
+            if not relations:
+                outputs.update(answers_to(teacher, rows, objective, pool, partial(_told, progress, start, len(rows))))
+                continue
             cosines: dict[int, np.ndarray] = {}
             for chosen, feeds, answers in _forward(teacher, rows, pool, objective):
                 outputs.update(zip(chosen, answers, strict=True))
-                if relations:
-                    products, mask = gram(seen[0]).cpu().numpy().astype(np.float16), feeds.get("attention_mask")
-                    if mask is not None and mask.shape[1] != products.shape[1]:
-                        mask = None  # of audio samples, and there are fewer tokens than those
-                    for place, index in enumerate(chosen):
-                        size = sizes[index] = int(mask[place].sum()) if mask is not None else products.shape[1]
-                        cosines[index] = products[place, :size, :size]
+                products, mask = gram(seen[0]).cpu().numpy().astype(np.float16), feeds.get("attention_mask")
+                if mask is not None and mask.shape[1] != products.shape[1]:
+                    mask = None  # of audio samples, and there are fewer tokens than those
+                for place, index in enumerate(chosen):
+                    size = sizes[index] = int(mask[place].sum()) if mask is not None else products.shape[1]
+                    cosines[index] = products[place, :size, :size]
                 progress("teacher's answers", len(outputs), len(rows))
-            if relations:
-                stream.write(b"".join(cosines[i].tobytes() for i in pool))
+            stream.write(b"".join(cosines[i].tobytes() for i in pool))
     every = [outputs[i] for i in range(len(rows))]
     if broken := int((~finite(every)).sum()):
         raise ModelError(f"The teacher's answers to {broken} of {len(rows)} rows are not finite numbers. A model that gives NaN cannot teach: train it again.")
@@ -105,9 +107,15 @@ def read(folder: Path) -> Targets:
     return Targets(outputs, np.load(folder / "sizes.npy", allow_pickle=False), np.memmap(folder / "cosines.f16", np.float16, "r"))
 
 
-def outputs(module: Any, rows: Sequence[Arrays], objective: Objective, chosen: Sequence[int]) -> dict[int, Arrays]:
-    """What a module answers to some of the rows: index to outputs."""
+def answers_to(module: Any, rows: Sequence[Arrays], objective: Objective, chosen: Sequence[int], progress: Progress = silent) -> dict[int, Arrays]:
+    """What a module answers to some of the rows, through all of the loop: index to outputs."""
+    if objective.reference is not None:
+        return dict(zip(chosen, objective.reference(module, [rows[i] for i in chosen], progress), strict=True))
     return {i: row for indices, _, answers in _forward(module, rows, chosen, objective) for i, row in zip(indices, answers, strict=True)}
+
+
+def _told(progress: Progress, before: int, count: int, step: str, done: int, total: int) -> None:
+    progress("teacher's answers", before + done, count)
 
 
 def _forward(module: Any, rows: Sequence[Arrays], chosen: Sequence[int], objective: Objective) -> Iterator[tuple[list[int], dict[str, Any], list[Arrays]]]:

@@ -54,6 +54,9 @@ class Head(Protocol):
     MODULE_OPTIONS: tuple[str, ...]
     """What a user may say of a module from Python."""
 
+    PADS: Mapping[str, float]
+    """Value that pads short rows, for each array of :meth:`encode` that is no input of the module."""
+
     def survey(self, model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told) -> tuple[Any, tuple[str, ...]]:
         """Reads what the outputs mean, before anything large is loaded.
 
@@ -88,7 +91,7 @@ class Head(Protocol):
     def encode(self, settings: Any, processor: Any, inputs: Sequence[Input]) -> list[Arrays]:
         """What Transformers' own processor makes of inputs, one row each: the truth that the runtime's preprocessing is compared with.
 
-        Arrays beside those of the signature are for :meth:`truth_loss` and :meth:`sampled_nll`; no module is fed them.
+        Arrays beside those of the signature (:attr:`PADS`) are for the losses; no module is fed them.
         """
 
     def signature(self, settings: Any) -> Signature:

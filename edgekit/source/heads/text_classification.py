@@ -23,6 +23,7 @@ AUTO_CLASS = "AutoModelForSequenceClassification"
 ARCHITECTURES = "ForSequenceClassification"
 OPTIONS = _classes.OPTIONS
 MODULE_OPTIONS = ("outputs",)
+PADS: Mapping[str, float] = {}
 encode, forward, truth_tensor = text.encode, _losses.forward, _losses.truth_tensor
 check_outputs = _probabilities.check
 
@@ -133,7 +134,7 @@ def _check_modules(model_id: str, folder: Path) -> None:
 
 # fmt: off
 __all__ = [
-    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare", "sampled_nll",
-    "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
+    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
+    "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
 ]
 # fmt: on
