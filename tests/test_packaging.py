@@ -120,7 +120,7 @@ from pathlib import Path
 from edgekit.runtime.golden import check
 texts = json.loads(sys.argv[2])
 with edgekit.load(sys.argv[1]) as session:
-    logits = session.logits(texts).tolist()
+    logits = [row["logits"].tolist() for row in session.outputs(texts)]
     labels = [a.label for a in session(texts)]
     golden = check(session).passed
     info = session.info.backend

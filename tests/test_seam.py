@@ -42,7 +42,6 @@ LEFT: set[str] = {
     "report/robustness.py",
     "report/side.py",
     "report/slices.py",
-    "runtime/session.py",
     "samples/__init__.py",
     "samples/evaluation.py",
     "search/agree.py",

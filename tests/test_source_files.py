@@ -385,7 +385,7 @@ def test_an_id_beyond_its_table_is_an_error_of_that_text(float32_ort, tmp_path):
     small.sign(copy)
     with load(copy) as session:
         assert session(["a cast"])
-        for call in (lambda t: session(t), lambda t: session.logits(t)):
+        for call in (lambda t: session(t), lambda t: small.logits(session, t)):
             with pytest.raises(InputError, match=r"Input at position 1 has the id \d+ in input_ids") as caught:
                 call(["a cast", "cast of the film"])
             assert "cast" not in str(caught.value)

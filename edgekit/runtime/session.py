@@ -246,10 +246,6 @@ class Session:
             return []
         return self._runner.run([row.arrays for row in self._task.preprocess(inputs)], alone=not batched)
 
-    def logits(self, inputs: Sequence[Input], *, batched: bool = False) -> np.ndarray:
-        """The first output of :meth:`outputs` as one array; goes when its last caller has."""
-        return np.stack([next(iter(row.values())) for row in self.outputs(inputs, batched=batched)])
-
     @counted
     def run_rows(self, rows: Sequence[Arrays]) -> list[Arrays]:
         """Raw outputs of encoded rows, one at a time: arrays by name without a batch axis in and out.

@@ -210,8 +210,8 @@ def test_a_bundle(float32_ort, tiny_samples):
     truth = the_task.parse_labels([row["label"] for row in tiny_samples.rows], "dev")
     found = disturb(texts, rows=40)
     with edgekit.load(float32_ort) as session:
-        clean, made = session.logits(texts), logits_of(session.logits, found)
-        second = logits_of(session.logits, found)
+        clean, made = small.logits(session, texts), logits_of(lambda part: small.logits(session, part), found)
+        second = logits_of(lambda part: small.logits(session, part), found)
     result = {p.name: p for p in own(the_task, found, clean, made, truth)}
     assert tuple(result) == KINDS
     assert (result["case"].changed, result["case"].drop) == (0, 0.0)  # its tokenizer is uncased

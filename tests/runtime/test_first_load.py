@@ -218,6 +218,22 @@ def test_the_longest_golden_input_is_not_timed(raced, monkeypatch):
     assert sizes[2:] == [whole[:-1]] * 6, "timed"
 
 
+@pytest.mark.parametrize(("threads", "opened"), [(None, 2), (1, 2), (2, 3)])
+def test_the_winner_of_a_first_load_stays_open(raced, monkeypatch, threads, opened):
+    """Each variant is opened once; only another number of threads than it was raced with asks for a new session."""
+    real, made, closed = choice.Session.__init__, [], []
+    monkeypatch.setattr(choice.Session, "__init__", lambda self, *given, **how: made.append(self) or real(self, *given, **how))
+    monkeypatch.setattr(choice.Session, "_free", lambda self, free=choice.Session._free: closed.append(self) or free(self))
+    monkeypatch.setattr(choice, "cpus", lambda: 1)
+    with edgekit.load(raced, threads=threads) as session:
+        assert len(made) == opened
+        assert set(closed) == {one for one in made if one is not session}
+        assert session.info.threads == (threads or 1)
+        assert session("film").label in small.LABELS
+        assert session.info.chosen.startswith("it won the race at this load: ")
+    assert closed[-1] is session
+
+
 # ---- CPUs on which INT8 saturates
 
 

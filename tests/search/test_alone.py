@@ -58,7 +58,7 @@ def test_the_graph_gives_it_away(inputs, tmp_path):
     assert not [note for note in manifest.notes if "one by one" in note]
     with edgekit.load(tmp_path / "known") as session:
         texts = [*small.texts(20, seed=4), f"a {OUTLIER} film"]
-        np.testing.assert_array_equal(session.logits(texts, batched=True), session.logits(texts))
+        np.testing.assert_array_equal(small.logits(session, texts, batched=True), small.logits(session, texts))
 
 
 def test_the_peak_names_its_list_and_a_limit_of_memory_cuts_lists(inputs, tmp_path):

@@ -76,7 +76,7 @@ def test_a_check_of_the_same_rows_several_times(float32_ort, tiny_samples, tmp_p
 
 def _logits(bundle, tiny_samples, folder):
     session = edgekit.load(bundle)
-    logits = [session.logits([row["text"]])[0] for row in tiny_samples.rows]
+    logits = [small.logits(session, [row["text"]])[0] for row in tiny_samples.rows]
     np.save(folder / "logits.npy", np.float32(logits))
     return folder / "logits.npy"
 

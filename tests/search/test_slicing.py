@@ -59,7 +59,7 @@ def test_a_sliced_model_competes_in_a_build(wide, tmp_path, monkeypatch):
     assert set(sizes) == {"", "sliced 1.5 x"}
     assert sizes["sliced 1.5 x"] < sizes[""]
     with edgekit.load(made.bundle.path) as session:
-        assert np.isfinite(session.logits(["a fine film", "it was dull"])).all()
+        assert np.isfinite(small.logits(session, ["a fine film", "it was dull"])).all()
     # On record is how it was sliced too: with another cache the same model comes out, and no clock is asked.
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "empty"))
     again = edgekit.build(

@@ -162,6 +162,28 @@ trust._opened = noted
     assert sorted(names) == sorted(name.rpartition("/")[2] for name in files)
 
 
+def test_a_scratch_bundle_is_not_hashed_again(float32_ort, tmp_path):
+    """Its weights could be others: who asks for this has written them."""
+    bundle = small.copy(float32_ort, tmp_path / "copy")
+    (bundle / "more").write_text("not in the manifest")
+    with Worker(bundle) as worker, pytest.raises(IntegrityError, match="does not list"):
+        worker.start("a")
+    with Worker(bundle, checked=True) as worker, edgekit.load(float32_ort) as session:
+        assert worker.start("a").total_ms > 0
+        np.testing.assert_array_equal(small.logits(worker, TEXTS), small.logits(session, TEXTS))
+
+
+def test_predictions_tell_how_far_they_are(worker):
+    steps = []
+    rows = worker.predict(["a"] * 120, lambda *step: steps.append(step), step="score the model")
+    assert steps == [("score the model", done, 120) for done in (50, 100, 120)]
+    assert len(rows) == 120
+    assert worker.predict([]) == []
+    steps.clear()
+    worker.predict(["a"] * 120, lambda *step: steps.append(step), batched=True)
+    assert steps == [("answers", 120, 120)], "a list is answered at once"
+
+
 def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
     """Whatever the bundle's own variants say beside its graphs: nothing is lessened to the CPUs that there are."""
     variant = replace(open_bundle(float32_ort).manifest.variants[0], threads=3, streams=3, batch=2)
