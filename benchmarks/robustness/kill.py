@@ -28,7 +28,7 @@ _CHILD = """
 import sys
 from pathlib import Path
 act, place, times = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-from edgekit.engines import assemble
+from edgekit.bundle import assemble
 from edgekit.bundle.pack import pack, unpack
 from edgekit.bundle.trust import open_bundle, sign
 source = open_bundle(place / "source")
