@@ -12,6 +12,15 @@ from edgekit.cli._options import Budget, Pairs, columns_option, downgrade_option
 from edgekit.cli._output import echo
 
 
+def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    """Adds what may be said of a model folder in place of its files; heads and processors know what that is."""
+    from edgekit.source import options
+
+    for name, words in options().items():
+        command = click.option(f"--{name.replace('_', '-')}", default=None, help=f"{words} [default: as the model's files say]")(command)
+    return command
+
+
 @click.command(name="build")
 @click.argument("model", required=False)
 @click.option("--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file.")
@@ -47,18 +56,7 @@ from edgekit.cli._output import echo
 @click.option(
     "--vocabulary", default=None, metavar="samples|FILE", help="Leave only the tokens of the samples, or those of a list (see: edgekit trim), in the model."
 )
-@click.option(
-    "--tokenizer",
-    type=click.Choice(["file", "transformers"]),
-    default=None,
-    help="Which counts where tokenizer.json and what Transformers makes of it differ. [default: stop there]",
-)
-@click.option(
-    "--problem-type",
-    type=click.Choice(["single_label_classification", "multi_label_classification", "regression"]),
-    default=None,
-    help="What the model's head is: a softmax, a sigmoid for each label, or numbers. [default: as its config says]",
-)
+@_options_of_heads
 @click.option("--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
@@ -118,7 +116,9 @@ def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     places = projects.places(file, only=chosen.pop("target", None))
     limits = {key: value for key, value in vars(file.budget).items() if value is not None}
     told = {name: getattr(file, name) for name in ("model", "revision", "samples", "eval", "test", "seed")}
-    options = {**told, **given(columns=dict(file.columns) or None, **vars(file.build)), **chosen, "budget": {**limits, **chosen.get("budget", {})}}
+    build = {**vars(file.build), **file.build.told}
+    del build["told"]
+    options = {**told, **given(columns=dict(file.columns) or None, **build), **chosen, "budget": {**limits, **chosen.get("budget", {})}}
     for place in places:
         check_output(Path(place.bundle), said["force"])
     return [(p.name if len(places) > 1 else "", {**options, "target": p.target, "out": p.bundle}) for p in places]

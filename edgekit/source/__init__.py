@@ -27,7 +27,7 @@ from edgekit.spec.head import Head, Told
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, Input, Task
 
-__all__ = ["TASK", "Source", "from_module", "fuzz_texts", "processors_of", "quiet", "read"]
+__all__ = ["TASK", "Source", "from_module", "fuzz_texts", "options", "processors_of", "quiet", "read"]
 
 
 class Source:
@@ -202,6 +202,14 @@ def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
 
     chosen = any(option in processors.OPTIONS for option in told)
     return Source(origin.model_id, origin.revision, task, _digest(origin.folder, told), make, kind, notes, None if chosen else origin.folder)
+
+
+def options() -> dict[str, str]:
+    """What may be said of model folders, for any task: option of :func:`read` to a sentence of help."""
+    known: dict[str, str] = {}
+    for task in heads.names():
+        known |= {**heads.get(task).OPTIONS, **processors_of(task).OPTIONS}
+    return known
 
 
 def _check_options(told: Told, known: Sequence[str], task: str) -> None:

@@ -48,8 +48,8 @@ class Head(Protocol):
     ARCHITECTURES: str
     """Suffix of the architectures in a config that this head is for, e.g. ``ForTokenClassification``."""
 
-    OPTIONS: tuple[str, ...]
-    """What a user may say of a model folder; what its processor takes (:attr:`Processors.OPTIONS`) comes beside it."""
+    OPTIONS: Mapping[str, str]
+    """What a user may say of a model folder, with a sentence of help; what its processor takes (:attr:`Processors.OPTIONS`) comes beside it."""
 
     MODULE_OPTIONS: tuple[str, ...]
     """What a user may say of a module from Python."""
@@ -156,7 +156,7 @@ class Processors(Protocol):
     NOUN: str
     """What such a processor is called, e.g. ``tokenizer``."""
 
-    OPTIONS: tuple[str, ...]
+    OPTIONS: Mapping[str, str]
     """What a user may say of it."""
 
     MODEL_TYPES: Mapping[str, str]

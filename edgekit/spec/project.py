@@ -49,8 +49,7 @@ class BuildOptions:
         distill_samples: files that they are trained on.
         vocabulary: ``samples``, or a file of the tokens that stay.
         name, version, expires: the bundle's.
-        tokenizer: ``file`` or ``transformers``, where the two differ.
-        problem_type: what the model's head is, in place of what its config says.
+        told: what is said of the model in place of its files, options of its head and its processor; the TOML file has them as keys beside the others.
         accept_reference: go on where the torch model is no better than chance on ``eval``.
         rerace: measure times anew, whatever is in the cache.
         no_cache: take nothing from the cache and leave nothing in it.
@@ -67,8 +66,7 @@ class BuildOptions:
     name: str | None = None
     version: str | None = None
     expires: str | None = None
-    tokenizer: str | None = None
-    problem_type: str | None = None
+    told: Mapping[str, str] = field(default_factory=dict)
     accept_reference: bool = False
     rerace: bool = False
     no_cache: bool = False
@@ -241,10 +239,21 @@ def read(path: str | Path) -> Project:
     said = data.pop("gates", {})
     if not isinstance(said, Mapping):
         raise UsageError(f"{file}: gates is a {type(said).__name__}, expected tables such as [gates.latency]. A file of gates goes with --gates FILE.")
+    _set_told_apart(data.get("build"))
     project = parse(Project, data, str(file))
     _check(project, file)
     gates = gate_files.of(said, f"{file}: gates")
     return _located(replace(project, gates=replace(gates, budget=_budget(project.budget, gates.budget, file)), path=file))
+
+
+def _set_told_apart(build: object) -> None:
+    """Puts options of heads, which only heads know, under ``told``; a key that looks like a misspelt one of a build stays where it is, and is refused."""
+    if not isinstance(build, dict):
+        return
+    known = [f.name for f in fields(BuildOptions)]
+    told = [key for key, value in build.items() if key not in known and not near(key, known) and isinstance(value, str)]
+    if told and "told" not in build:
+        build["told"] = {key: build.pop(key) for key in told}
 
 
 def places(project: Project, *, only: str | None = None, report: str | None = None) -> tuple[Place, ...]:

@@ -134,7 +134,7 @@ def test_all_of_it(write, tmp_path):
     assert (build.strict, build.keep_float, build.use, build.max_time, build.calibration_rows) == (True, ("classifier",), "throughput", 60.0, 100)
     assert build.distill == ({"layers": 3}, {"student": str(repo / "student"), "epochs": 2})
     assert (build.distill_samples, build.vocabulary) == ((str(repo / "data/more.jsonl"),), str(repo / "data/tokens.txt"))
-    assert (build.tokenizer, build.problem_type) == ("file", "regression")
+    assert build.told == {"tokenizer": "file", "problem_type": "regression"}
     assert (check.max_time, check.strict, check.allow_incomparable, check.self_check) == (12.5, True, True, True)
     assert (check.report, check.keys) == (str(repo / "reports"), (str(repo / "maker.pub"),))
 
@@ -186,6 +186,8 @@ def test_samples_may_be_the_name_of_a_set(write, tmp_path):
         ("[gates.latency]\np5 = 1", r"Unknown key 'p5' .*gates: latency\. Did you mean 'p50'"),
         ("[gates.latency]\np50 = -1", "gates: latency: p50 is -1"),
         ("gates = 'gates.toml'", r"gates is a str, expected tables such as \[gates\.latency\]"),
+        ("[build]\ncalibration_row = 1", r"Unknown key 'calibration_row' .*build\. Did you mean 'calibration_rows'"),
+        ("[build]\nstrikt = 'x'", r"Unknown key 'strikt' .*build\. Did you mean 'strict'"),
         ("[budget]\np50 = 1", r"Unknown key 'p50' .*budget\. Did you mean 'p50_ms'"),
         ("[budget]\np50_ms = -1", "budget: p50_ms is -1, expected a number of at least 0"),
         ("[budget]\np50_ms = nan", "expected a finite number"),

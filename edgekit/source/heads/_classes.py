@@ -12,7 +12,7 @@ from edgekit.spec.head import Shapes, Told
 
 SINGLE, MULTI, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 PROBLEM_TYPES = (SINGLE, MULTI, NUMBER)
-OPTIONS = ("problem_type",)
+OPTIONS = {"problem_type": "What the outputs of the model's head mean: single_label_classification, multi_label_classification or regression."}
 _WEIGHTS = ("classifier.weight", "classifier.out_proj.weight")
 _ACTIVATIONS = {
     "Sigmoid": "sigmoid",

@@ -20,7 +20,7 @@ from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import TensorSpec
 
 NOUN = "tokenizer"
-OPTIONS = ("tokenizer",)
+OPTIONS = {"tokenizer": "Which counts where tokenizer.json and what Transformers makes of it differ: file or transformers."}
 MODEL_TYPES = {
     "albert": "ALBERT",
     "bert": "BERT",
