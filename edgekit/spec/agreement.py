@@ -11,7 +11,7 @@ class Agreement:
 
     Attributes:
         rows: answers in lists that were compared, those of all orders together.
-        difference: largest difference of a logit, as a share of the spread of all logits alone (at least 1).
+        difference: largest difference of an output value, as a share of the spread of all outputs alone (at least 1).
         labels: answers with another label, those left out where the torch model's own margin is below ``allowed``.
         allowed: largest difference that is accepted, a share too.
     """
@@ -28,5 +28,5 @@ class Agreement:
 
     def text(self) -> str:
         """In a sentence without its end."""
-        how = f"by at most {self.difference:.1g} of the logits' spread (allowed {self.allowed:g}), {self.labels} of them by their label"
+        how = f"by at most {self.difference:.1g} of the outputs' spread (allowed {self.allowed:g}), {self.labels} of them by their label"
         return f"{self.rows:,} answers in lists, in two orders, differ from those to the same rows alone {how}"

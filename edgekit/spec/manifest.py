@@ -39,7 +39,7 @@ class Trial:
         backend: who ran it.
         executed: precision that the linear layers really ran in, from the backend's own execution record.
         score: task score on the evaluation samples.
-        drop: score of the torch model minus ``score``.
+        drop: score of the torch model minus ``score``; the other way round where a lower score is better.
         changed: evaluation rows that it answers differently from the torch model.
         p50_ms: median time from text to label, batch 1, interleaved with the other candidates.
         p90_ms: 90th percentile of the same times.
@@ -226,6 +226,7 @@ class Manifest:
         target: name of the target that it was built for.
         reason: why the first variant won.
         score_name: what the scores are, e.g. ``accuracy``.
+        higher_is_better: direction of the scores; False for an error rate.
         reference_score: score of the torch model on the evaluation samples.
         trials: all candidates that were measured.
         held_out: the chosen candidate on a test set, where one was given.
@@ -267,6 +268,7 @@ class Manifest:
     built: str = ""
     reference_check: ReferenceCheck | None = None
     machine: Mapping[str, str] = field(default_factory=dict)
+    higher_is_better: bool = True
 
     def __post_init__(self) -> None:
         """Checks what the types cannot say of its identity.

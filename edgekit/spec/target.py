@@ -24,12 +24,12 @@ class Budget:
     """What a candidate may cost, and what it must reach. ``None`` is no limit; a target replaces it for ``accuracy_drop``.
 
     Attributes:
-        accuracy_drop: score of the torch model minus score of the candidate, on the evaluation samples.
+        accuracy_drop: how much worse the candidate's score is than the torch model's, on the evaluation samples.
         p50_ms: median time from text to label, one stream, batch 1.
         memory_mb: peak resident memory of the process that predicts, in MiB.
         first_answer_ms: from process start to the first label.
         size_mb: of the bundle on disk, in MiB.
-        accuracy: least task score of the candidate on the evaluation samples, 0 to 1, whatever torch reaches.
+        accuracy: least task score of the candidate on the evaluation samples, 0 to 1, whatever torch reaches; the largest one of an error rate.
     """
 
     accuracy_drop: float | None = None
@@ -51,14 +51,16 @@ class Budget:
         if self.accuracy is not None and self.accuracy > 1:
             raise UsageError(f"accuracy is {self.accuracy:g}, expected a score from 0 to 1. Write 0.9 for 90 %.")
 
-    def largest_drop(self, reference: float) -> float | None:
+    def largest_drop(self, reference: float, higher_is_better: bool = True) -> float | None:
         """The drop from a reference score that keeps both ``accuracy_drop`` and ``accuracy``; negative where the reference is under the floor.
 
         Args:
             reference: score of the torch model.
+            higher_is_better: direction of the score.
         """
         limits = [] if self.accuracy_drop is None else [self.accuracy_drop]
-        limits += [] if self.accuracy is None else [reference - self.accuracy]
+        if self.accuracy is not None:
+            limits.append(reference - self.accuracy if higher_is_better else self.accuracy - reference)
         return min(limits, default=None)
 
 
