@@ -21,7 +21,6 @@ LEFT: set[str] = {
     "builder.py",
     "cli/_reference.py",
     "cli/bench.py",
-    "cli/build.py",
     "cli/compare.py",
     "cli/report.py",
     "report/accuracy.py",
@@ -55,8 +54,6 @@ LEFT: set[str] = {
     "search/stand_in.py",
     "search/steps.py",
     "source/__init__.py",
-    "spec/agreement.py",
-    "spec/project.py",
     "spec/subject.py",
     "timing/worker.py",
 }
