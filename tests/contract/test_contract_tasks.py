@@ -15,6 +15,7 @@ import scipy.stats
 
 from edgekit import modalities, tasks
 from edgekit.runtime import loops
+from edgekit.source import heads
 from edgekit.spec.protocols import Explainable, HasConfidence, HasLabels, HasNumbers
 from edgekit.spec.rows import difference, finite, pack, unpack
 from edgekit.tasks import text_classification
@@ -135,6 +136,10 @@ def other(case):
 
 def test_every_task_is_here():
     assert {case.name for case in CASES} == set(tasks.names())
+
+
+def test_a_task_is_two_files_of_one_name():
+    assert heads.names() == tasks.names()
 
 
 @pytest.mark.parametrize("name", tasks.names())
