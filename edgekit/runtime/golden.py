@@ -31,7 +31,7 @@ from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import IntegrityError, OutputError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.protocols import Arrays, Runs, Task
-from edgekit.spec.tensor import Signature, TensorSpec
+from edgekit.spec.tensor import Signature, TensorSpec, merged
 
 __all__ = ["FILE", "SLACK", "TOLERANCE", "Golden", "GoldenResult", "answers", "check", "check_engine", "compare", "pack", "read"]
 
@@ -128,7 +128,7 @@ def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequenc
     """The content of the file; the same arrays give the same bytes. Integer inputs are stored as the smallest type that holds them.
 
     Args:
-        signature: of the graph.
+        signature: signature of the graph; of a model with several, what :func:`edgekit.spec.tensor.merged` makes of theirs.
         rows: inputs, at least one row.
         outputs: outputs of each row, for each variant.
         reference: outputs of each row in float32; None where they are not known.
@@ -260,9 +260,11 @@ def _smallest(array: np.ndarray) -> np.ndarray:
 
 
 def _read(content: bytes, bundle: Bundle) -> Golden:
-    signature, variants = bundle.manifest.signatures[0], len(bundle.manifest.variants)
-    read_layout = _read_table if _is_table(signature) else _read_packed
-    return read_layout(content, signature, [f"outputs.{i}" for i in range(variants)])
+    signatures = bundle.manifest.signatures
+    signature, outputs = merged(signatures), [f"outputs.{i}" for i in range(len(bundle.manifest.variants))]
+    if _is_table(signature):
+        return _read_table(content, signature, outputs)
+    return _read_packed(content, signature, outputs, whole=len(signatures) == 1)
 
 
 def _read_table(content: bytes, signature: Signature, outputs: Sequence[str]) -> Golden:
@@ -287,15 +289,18 @@ def _read_table(content: bytes, signature: Signature, outputs: Sequence[str]) ->
     return Golden(rows, [columns[name] for name in outputs], columns.get("reference"))
 
 
-def _read_packed(content: bytes, signature: Signature, outputs: Sequence[str]) -> Golden:
-    parts = {"input": signature.inputs, **dict.fromkeys(outputs, signature.outputs)}
-    needed = [f"{part}.{spec.name}" for part, specs in parts.items() for spec in specs]
-    reference = [f"reference.{spec.name}" for spec in signature.outputs]
-    arrays = _npz.read(content, needed, [*reference, *(f"{name}.shapes" for name in (*needed, *reference))])
-    if present := [name for name in reference if name in arrays]:
-        if len(present) < len(reference):
-            raise ValueError(f"it lacks the array '{min(set(reference) - set(present))}'")
-        parts["reference"] = signature.outputs
+def _read_packed(content: bytes, signature: Signature, outputs: Sequence[str], *, whole: bool) -> Golden:
+    """Reads the layout of named arrays; ``whole``: a row has all inputs and outputs. Of several graphs some are made and used up between them."""
+    parts = {"input": signature.inputs, **dict.fromkeys([*outputs, "reference"], signature.outputs)}
+    known = {part: [f"{part}.{spec.name}" for spec in specs] for part, specs in parts.items()}
+    needed = [name for part, names in known.items() for name in names if whole and part != "reference"]
+    arrays = _npz.read(content, needed, [name + end for names in known.values() for name in names for end in ("", ".shapes")])
+    parts = {part: tuple(spec for spec in specs if f"{part}.{spec.name}" in arrays) for part, specs in parts.items()}
+    if not parts["reference"]:
+        del parts["reference"]
+    for part, specs in parts.items():
+        if not specs or (part != "input" and specs != parts[outputs[0]]):
+            raise ValueError(f"of '{part}' it holds {[spec.name for spec in specs]}, expected the arrays of a row, the same of each variant")
     rows = {part: _packed_rows(arrays, part, specs) for part, specs in parts.items()}
     count = len(rows["input"])
     if not 1 <= count <= _MOST_ROWS or any(len(found) != count for found in rows.values()):

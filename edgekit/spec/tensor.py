@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -46,3 +47,11 @@ class Signature:
     def varying(self) -> tuple[str, ...]:
         """Names of the input axes behind ``batch`` that vary from row to row. The first is the bucketed axis; there is none where all rows have one shape."""
         return tuple(dict.fromkeys(axis for _, _, axis in self.places))
+
+
+def merged(signatures: Sequence[Signature]) -> Signature:
+    """All that the graphs of a model take and give, each name once: of one graph its own signature. What a row of a loop may hold."""
+    if len(signatures) == 1:
+        return signatures[0]
+    inputs, outputs = ({spec.name: spec for signature in signatures for spec in getattr(signature, part)} for part in ("inputs", "outputs"))
+    return Signature("+".join(signature.name for signature in signatures), tuple(inputs.values()), tuple(outputs.values()))

@@ -13,6 +13,7 @@ import ragged
 from edgekit.runtime import golden
 from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import IntegrityError
+from edgekit.spec.tensor import Signature, TensorSpec, merged
 
 ROWS = ragged.token_rows((5, 1, 7))
 ANSWERS = [ragged.token_answers(row) for row in ROWS]
@@ -80,6 +81,23 @@ def test_rows_of_one_length_and_of_a_fixed_shape():
     stored = golden.read(bundle(golden.pack(ragged.IMAGE, images, [answers], answers), ragged.IMAGE))
     same(stored.rows, images)
     same(stored.outputs[0], answers)
+
+
+def test_a_model_of_several_graphs():
+    """A row has the inputs that no graph makes, and the outputs that the loop gives."""
+    encode = Signature("encode", (TensorSpec("image", "float32", ("batch", 2, 4)),), (TensorSpec("state", "float32", ("batch", 4)),))
+    step = Signature("step", (TensorSpec("state", "float32", ("batch", 4)), *ragged.TOKENS.inputs), ragged.TOKENS.outputs)
+    rows = [{**row, "image": image["image"]} for row, image in zip(ROWS, ragged.image_rows(3), strict=True)]
+    content = golden.pack(merged((encode, step)), rows, [ANSWERS], ANSWERS)
+    two = bundle(content)
+    two.manifest.signatures = [encode, step]
+    stored = golden.read(two)
+    same(stored.rows, rows)
+    same(stored.outputs[0], ANSWERS)
+    same(stored.reference, ANSWERS)
+    two.read = lambda name: golden.pack(merged((encode, step)), rows, [ANSWERS], [{"whole": row["whole"]} for row in ANSWERS])
+    with pytest.raises(IntegrityError, match="the same of each variant"):
+        golden.read(two)
 
 
 def test_inputs_are_stored_in_as_few_bytes_as_they_need():
