@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,11 +101,9 @@ def test_rows_without_a_pad_value_are_of_one_shape():
 
 
 def test_a_model_without_a_tokenizer_has_no_vocabulary(monkeypatch, tmp_path):
-    from edgekit.compress.vocabulary import trimmed
+    from edgekit.compress import vocabulary
 
-    origin = source.read(tiny.folder("bert"))
-    _ = origin.module
-    origin.__dict__["_loaded"] = (origin.module, object())
-    with pytest.raises(ModelError, match="only the vocabulary of a tokenizer"):
-        trimmed(origin, ["a"], None, None, tmp_path / "out", lambda *_: None)
+    monkeypatch.setattr(vocabulary, "processors_of", lambda task: SimpleNamespace(NOUN="image processor"))
+    with pytest.raises(ModelError, match="through its image processor, and only a tokenizer has a vocabulary"):
+        vocabulary.trim(tiny.folder("bert"), samples=tmp_path / "no-such-file.jsonl", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -24,6 +24,7 @@ from edgekit import source
 from edgekit.compress._folder import check_output, place, save
 from edgekit.modalities.text import Text
 from edgekit.source import Source, processors_of
+from edgekit.source.processors.text import NOUN as _NOUN
 from edgekit.source.processors.text import tokenizer_json, wrapped
 from edgekit.spec.errors import ModelError, UsageError
 from edgekit.spec.paths import takes_paths
@@ -95,12 +96,13 @@ def trim(
     """
     destination = Path(os.path.abspath(out))
     check_output(destination, force)
+    origin = source.read(os.fspath(model), revision)
+    _check_tokenizer(origin)
     roles = {role: name for role, name in (columns or {}).items() if role != "label"}
     paths = [samples] if isinstance(samples, (str, os.PathLike)) else list(samples)
     texts = [row.inputs for path in paths for row in samples_module.read(Path(path), roles).rows]
     others = None if eval is None else [row.inputs for row in samples_module.read(Path(eval), roles).rows]
     listed = None if tokens is None else read_tokens(Path(tokens))
-    origin = source.read(os.fspath(model), revision)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         made = trimmed(origin, texts, listed, others, Path(scratch) / "model", progress)
         return Trimmed(place(made.path, destination, force), *list(vars(made).values())[1:])
@@ -136,9 +138,7 @@ def trimmed(origin: Source, texts: Sequence[Text], tokens: Sequence[str] | None,
     measured = texts if others is None else others
     if not texts and tokens is None:
         raise UsageError("Neither texts nor a list of tokens was given: the vocabulary is made of the tokens in them. Give samples, or tokens.")
-    if getattr(origin.processor, "backend_tokenizer", None) is None:
-        noun = processors_of(origin.task).NOUN
-        raise ModelError(f"{origin.model_id} takes inputs through its {noun}, and only the vocabulary of a tokenizer (tokenizer.json) can be trimmed.")
+    _check_tokenizer(origin)
     data = json.loads(tokenizer_json(origin.processor))
     progress("vocabulary", 0, 3)
     before = _count(origin, measured)
@@ -154,6 +154,12 @@ def trimmed(origin: Source, texts: Sequence[Text], tokens: Sequence[str] | None,
     after = _count(made, measured)
     progress("vocabulary", 3, 3)
     return Trimmed(folder, len(_names(data)), len(kept), before, after, len(measured), bool(texts))
+
+
+def _check_tokenizer(origin: Source) -> None:
+    noun = processors_of(origin.task).NOUN
+    if noun != _NOUN:
+        raise ModelError(f"{origin.model_id} takes its inputs through its {noun}, and only a {_NOUN} has a vocabulary. Leave the model as it is.")
 
 
 def _listed(data: Mapping[str, Any], tokens: Sequence[str] | None, special: set[int], model: str) -> set[int]:
