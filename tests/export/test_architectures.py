@@ -11,7 +11,7 @@ import tiny
 from edgekit import backends
 from edgekit.export.graphs import TOLERANCE
 from edgekit.runtime.loops import single
-from edgekit.source._folder import ARCHITECTURES
+from edgekit.source.processors.text import MODEL_TYPES
 
 pytestmark = pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 LENGTHS = (2, 3, 7, 11, 13, 17, 32, 33, 50, 63)  # none is the traced one
@@ -85,8 +85,8 @@ def assert_agreement(name, model, rows):
 
 
 def test_the_list_is_the_supported_one(name):
-    assert name in ARCHITECTURES
-    assert len(tiny.ARCHITECTURES) == len(ARCHITECTURES)
+    assert name in MODEL_TYPES
+    assert len(tiny.ARCHITECTURES) == len(MODEL_TYPES)
 
 
 def test_ragged_batches(name, model):
