@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -11,12 +12,14 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.samples.evaluation import paired
 from edgekit.spec.errors import SamplesError, UsageError
-from edgekit.stats.paired import Paired, bootstrap, proportions, tango_interval
-from edgekit.tasks.text_classification import Settings, TextClassification
+from edgekit.spec.protocols import Metric, additive
+from edgekit.stats.paired import Paired, bootstrap, compare, proportions, tango_interval
 
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
+ACCURACY = Metric("accuracy", additive(lambda s: s[:, 0] / s[:, 1]), binary=True)
+MEAN = Metric("mean", additive(lambda s: s[:, 0] / s[:, 1]))
+WER = Metric("WER", additive(lambda s: s[:, 0] / s[:, 1]), higher_is_better=False)
+MICRO_F1 = Metric("micro F1", additive(lambda s: 2 * s[:, 0] / (2 * s[:, 0] + s[:, 1] + s[:, 2])))
 
 
 def of(losses, gains, rows):
@@ -26,8 +29,25 @@ def of(losses, gains, rows):
     return proportions(reference, candidate)
 
 
-def task(kind, names=("bad", "so-so", "good")):
-    return TextClassification(Settings(kind, names, 8, ("input_ids",)), None)
+def correlation(evidence, weights):
+    """Pearson's r of evidence (x, y), two passes."""
+    n = weights.sum(axis=1)
+    x, y = (evidence[:, i] - (weights @ evidence[:, i] / n)[:, None] for i in (0, 1))
+    with np.errstate(invalid="ignore"):
+        return (weights * x * y).sum(axis=1) / np.sqrt((weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1))
+
+
+PEARSON = Metric("Pearson r", correlation)
+
+
+def drops_of_a_loop(score, rows, seed, resamples):
+    """Drops of resamples, one draw of row numbers after the other: the form that this code had before scores were functions of evidence and weights."""
+    draw, drops = np.random.default_rng(seed), []
+    while len(drops) < resamples:
+        drop = score(draw.integers(0, rows, rows))
+        if not math.isnan(drop):
+            drops.append(drop)
+    return np.quantile(drops, (0.05, 0.95))
 
 
 @st.composite
@@ -278,7 +298,23 @@ def test_text():
 def pearson_data(rows=400):
     draw = np.random.default_rng(3)
     truth = draw.normal(size=rows)
-    return truth, truth + draw.normal(size=rows) * 0.5, truth + draw.normal(size=rows) * 0.7
+    reference, candidate = truth + draw.normal(size=rows) * 0.5, truth + draw.normal(size=rows) * 0.7
+    return truth, np.stack([reference, truth], axis=1), np.stack([candidate, truth], axis=1)
+
+
+def counts_of_labels(rows=150, seed=8):
+    """True positives, false positives and false negatives of each row, of two models."""
+    draw = np.random.default_rng(seed)
+    truth = draw.random((rows, 5)) < 0.3
+    answers = [truth ^ (draw.random((rows, 5)) < noise) for noise in (0.05, 0.12)]
+    return [np.stack([(a & truth).sum(1), (a & ~truth).sum(1), (~a & truth).sum(1)], axis=1).astype(float) for a in answers]
+
+
+def edits_and_words(rows=80, seed=9):
+    """Edits and words of each row, of two models that hear the same sentences."""
+    draw = np.random.default_rng(seed)
+    words = draw.integers(3, 20, rows)
+    return [np.stack([draw.binomial(words, share), words], axis=1).astype(float) for share in (0.10, 0.16)]
 
 
 def test_bootstrap_against_scipy():
@@ -289,7 +325,7 @@ def test_bootstrap_against_scipy():
         return (x * y).sum(axis) / np.sqrt((x * x).sum(axis) * (y * y).sum(axis))
 
     truth_said = scipy.stats.bootstrap(
-        (truth, reference, candidate),
+        (truth, reference[:, 0], candidate[:, 0]),
         lambda t, a, b, axis=-1: r(a, t, axis) - r(b, t, axis),
         paired=True,
         vectorized=True,
@@ -298,136 +334,147 @@ def test_bootstrap_against_scipy():
         n_resamples=20000,
         rng=np.random.default_rng(4),
     ).confidence_interval
-    found = bootstrap(lambda i: (r(reference[i], truth[i]), r(candidate[i], truth[i])), 400, resamples=4000)
+    found = bootstrap(PEARSON, candidate, reference, resamples=4000)
     width = truth_said.high - truth_said.low
-    assert found.drop == pytest.approx(np.corrcoef(reference, truth)[0, 1] - np.corrcoef(candidate, truth)[0, 1], abs=1e-12)
+    assert found.drop == pytest.approx(np.corrcoef(*reference.T)[0, 1] - np.corrcoef(*candidate.T)[0, 1], abs=1e-12)
     assert (found.low, found.high) == pytest.approx((truth_said.low, truth_said.high), abs=0.05 * width)
-    assert (found.rows, found.losses, found.gains, found.p_value) == (400, None, None, None)
+    assert (found.rows, found.losses, found.gains) == (400, None, None)
+    assert found.p_value == 1 / 4001, "no exchange of rows brings about as large a difference"
+
+
+def test_bootstrap_of_f1_against_a_loop_over_row_numbers():
+    reference, candidate = counts_of_labels()
+
+    def f1(rows):
+        tp, fp, fn = rows.sum(axis=0)
+        return 2 * tp / (2 * tp + fp + fn)
+
+    found = bootstrap(MICRO_F1, candidate, reference)
+    assert found.drop == pytest.approx(f1(reference) - f1(candidate), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(drops_of_a_loop(lambda i: f1(reference[i]) - f1(candidate[i]), 150, 0, 2000), abs=1e-12)
+    assert 0 < found.low < found.drop < found.high
+
+
+def test_bootstrap_of_a_correlation_against_a_loop_over_row_numbers():
+    _, reference, candidate = pearson_data(60)
+    reference[:55, 1] = candidate[:55, 1] = 0.0  # some resamples have equal labels: they are drawn again
+
+    def r(rows):
+        return math.nan if rows[:, 1].std() == 0 else np.corrcoef(*rows.T)[0, 1]
+
+    found = bootstrap(PEARSON, candidate, reference, seed=5, resamples=1000)
+    assert (found.low, found.high) == pytest.approx(drops_of_a_loop(lambda i: r(reference[i]) - r(candidate[i]), 60, 5, 1000), abs=1e-12)
+
+
+def test_an_error_rate_that_grows_is_a_drop():
+    reference, candidate = edits_and_words()
+    rates = [side[:, 0].sum() / side[:, 1].sum() for side in (reference, candidate)]
+    found = compare(WER, candidate, reference)
+    assert found.drop == pytest.approx(rates[1] - rates[0], abs=1e-12)
+    assert 0 < found.low < found.drop < found.high
+    assert found.p_value < 0.05
+    assert not found.resolved(found.drop) and found.resolved(0.0), "it is worse for sure"
+    loop = drops_of_a_loop(lambda i: candidate[i, 0].sum() / candidate[i, 1].sum() - reference[i, 0].sum() / reference[i, 1].sum(), 80, 0, 2000)
+    assert (found.low, found.high) == pytest.approx(loop, abs=1e-12)
+    better = compare(WER, reference, candidate)
+    assert (better.drop, better.low, better.high) == pytest.approx((-found.drop, -found.high, -found.low), abs=1e-12)
+    upside_down = compare(Metric("words right", WER.score), candidate, reference)
+    assert (upside_down.drop, upside_down.p_value) == (-found.drop, found.p_value)
+    assert (WER.of(reference), WER.drop(0.1, 0.3), ACCURACY.drop(0.1, 0.3)) == (rates[0], pytest.approx(0.2), pytest.approx(-0.2))
+
+
+@pytest.mark.parametrize("metric", [MICRO_F1, WER, PEARSON], ids=lambda m: m.name)
+def test_randomization_against_all_exchanges(metric):
+    """Of ten rows all 1,024 ways of exchanging them between the models; the test counts draws of these, and the observed one once more."""
+    sides = {"micro F1": counts_of_labels(10, 3), "WER": edits_and_words(10, 2), "Pearson r": list(pearson_data(10)[1:])}
+    reference, candidate = sides[metric.name]
+    observed = abs(metric.of(reference) - metric.of(candidate))
+    larger = 0
+    for swaps in itertools.product((False, True), repeat=10):
+        swapped = np.array(swaps)[:, None]
+        first, second = np.where(swapped, candidate, reference), np.where(swapped, reference, candidate)
+        larger += abs(metric.of(first) - metric.of(second)) >= observed - 1e-12
+    exact = larger / 1024
+    found = bootstrap(metric, candidate, reference, resamples=20_000).p_value
+    assert 0.01 < exact < 0.99
+    assert found == pytest.approx((20_000 * exact + 1) / 20_001, abs=4 * math.sqrt(exact * (1 - exact) / 20_000))
 
 
 def test_bootstrap_of_a_mean_agrees_with_tango():
     """Where both apply and there are many discordant rows they say nearly the same, of the interval and of the rows needed."""
     exact = of(60, 40, 2000)
-    difference = np.repeat([1.0, -1.0, 0.0], [60, 40, 1900])
-    found = bootstrap(lambda i: (difference[i].mean(), 0.0), 2000)
+    reference, candidate = (np.stack([np.repeat(right, [60, 40, 1900]), np.ones(2000)], axis=1) for right in ([1.0, 0.0, 1.0], [0.0, 1.0, 1.0]))
+    found = bootstrap(MEAN, candidate, reference)
     assert (found.drop, found.low, found.high) == pytest.approx((exact.drop, exact.low, exact.high), abs=0.001)
     assert found.rows_needed(0.015) == pytest.approx(exact.rows_needed(0.015), rel=0.15)
+    assert found.p_value == pytest.approx(exact.p_value, abs=0.015)
+    assert compare(ACCURACY, candidate, reference) == exact
 
 
 def test_the_seed_makes_the_interval():
-    truth, reference, candidate = pearson_data(50)
-
-    def score(i):
-        return float(np.corrcoef(reference[i], truth[i])[0, 1]), float(np.corrcoef(candidate[i], truth[i])[0, 1])
-
-    assert bootstrap(score, 50, resamples=200) == bootstrap(score, 50, resamples=200)
-    assert bootstrap(score, 50, resamples=200) != bootstrap(score, 50, seed=1, resamples=200)
+    _, reference, candidate = pearson_data(50)
+    one = bootstrap(PEARSON, candidate, reference, resamples=200)
+    assert one == bootstrap(PEARSON, candidate, reference, resamples=200)
+    other = bootstrap(PEARSON, candidate, reference, seed=1, resamples=200)
+    assert (one.low, one.high) != (other.low, other.high)
 
 
 def test_undefined_resamples_are_drawn_again():
     """Half of the resamples of two rows hold one row twice."""
-    calls = []
+    asked = []
 
-    def score(i):
-        calls.append(len(set(i.tolist())))
-        if calls[-1] < 2:
-            raise SamplesError("All labels are equal.")
-        return 0.9, 0.8 + 0.01 * i[0]
+    def score(evidence, weights):
+        asked.extend((weights > 0).sum(axis=1).tolist())
+        return np.where((weights > 0).all(axis=1), evidence[:, 0].mean() + 0.01 * (weights @ evidence[:, 1]), math.nan)
 
-    found = bootstrap(score, 2, resamples=100)
+    found = bootstrap(Metric("odd", score), np.array([[0.8, 0.0], [0.8, 1.0]]), np.array([[0.9, 0.0], [0.9, 1.0]]), resamples=100)
     assert found.drop == pytest.approx(0.1)
-    assert calls.count(2) == 101
-    assert calls.count(1) > 50
+    assert asked.count(1) > 50
+    assert asked.count(2) > 100
 
 
 def test_samples_on_which_hardly_any_resample_is_defined():
-    def score(i):
-        if (np.sort(i) != np.arange(8)).any():
-            raise SamplesError("All labels are equal.")
-        return 0.9, 0.8
-
-    with pytest.raises(SamplesError, match=r"defined on \d+ of 1000 resamples of the 8 rows, expected 100.*Give more samples"):
-        bootstrap(score, 8, resamples=100)
+    metric = Metric("rare", lambda evidence, weights: np.where((weights == 1).all(axis=1), evidence.mean(), math.nan))
+    with pytest.raises(SamplesError, match=r"rare is defined on \d+ of 1000 resamples of the 8 rows, expected 100.*Give more samples"):
+        bootstrap(metric, np.ones((8, 1)), np.ones((8, 1)), resamples=100)
 
 
 def test_bad_input_of_the_bootstrap():
     with pytest.raises(SamplesError, match="no row"):
-        bootstrap(lambda i: (1.0, 1.0), 0)
+        bootstrap(MEAN, np.ones((0, 2)), np.ones((0, 2)))
     with pytest.raises(UsageError, match="99 resamples were asked for, expected at least 100"):
-        bootstrap(lambda i: (1.0, 1.0), 5, resamples=99)
-    with pytest.raises(SamplesError, match="expected two numbers"):
-        bootstrap(lambda i: (1.0, math.nan), 5)
+        bootstrap(MEAN, np.ones((5, 2)), np.ones((5, 2)), resamples=99)
+    undefined = Metric("none", lambda evidence, weights: np.full(len(weights), math.nan), undefined="Nothing to score.")
+    with pytest.raises(SamplesError, match="Nothing to score"):
+        bootstrap(undefined, np.ones((5, 2)), np.ones((5, 2)))
+
+
+@pytest.mark.parametrize("metric", [ACCURACY, MEAN])
+def test_bad_input_of_a_comparison(metric):
+    whole, broken = np.ones((4, 2)), np.ones((4, 2))
+    broken[1, 0] = math.nan
+    with pytest.raises(UsageError, match=r"candidate's evidence has the shape \[3, 2\], the reference's \[4, 2\], expected \[rows, k\]"):
+        compare(metric, whole[:3], whole)
+    with pytest.raises(UsageError, match=r"expected \[rows, k\]"):
+        compare(metric, whole[:, 0], whole[:, 0])
+    with pytest.raises(SamplesError, match="no row"):
+        compare(metric, whole[:0], whole[:0])
+    with pytest.raises(UsageError, match="1 of 4 rows of the candidate contribute NaN"):
+        compare(metric, broken, whole)
+    with pytest.raises(UsageError, match="1 of 4 rows of the reference contribute NaN"):
+        compare(metric, whole, broken)
 
 
 def test_equal_answers_are_no_certainty_in_a_bootstrap_either():
-    found = bootstrap(lambda i: (0.7, 0.7), 20, resamples=100)
-    assert (found.drop, found.low, found.high) == (0.0, *tango_interval(0, 0, 20))
+    same = np.full((20, 2), 1.0)
+    found = bootstrap(MEAN, same, same, resamples=100)
+    assert (found.drop, found.low, found.high, found.p_value) == (0.0, *tango_interval(0, 0, 20), 1.0)
     assert not found.resolved(0.01)
     assert found.rows_needed(0.01) > 250
 
 
 def test_the_interval_of_a_biased_score_holds_the_drop():
     """The number of different rows falls in every resample, so all drops drawn lie on one side of the drop."""
-    found = bootstrap(lambda i: (len(set(i.tolist())) / 50, 0.0), 50, resamples=200)
+    different = Metric("different rows", lambda evidence, weights: evidence[0, 0] * (weights > 0).sum(axis=1) / weights.shape[1])
+    found = bootstrap(different, np.zeros((50, 1)), np.ones((50, 1)), resamples=200)
     assert found.low < found.drop == found.high == 1.0
-
-
-# ---- by task
-
-
-def test_single_label_task_is_compared_by_its_accuracy():
-    draw = np.random.default_rng(5)
-    truth = draw.integers(0, 3, 300)
-    reference = (np.eye(3)[truth] * 2 + draw.normal(size=(300, 3))).astype(np.float32)
-    candidate = (reference + draw.normal(size=(300, 3)) * 0.5).astype(np.float32)
-    found = paired(task(SINGLE), candidate, reference, truth)
-    right = [logits.argmax(axis=1) == truth for logits in (reference, candidate)]
-    assert found == proportions(*right)
-    assert (found.losses, found.gains) == (int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum()))
-    assert found.drop == pytest.approx(task(SINGLE).score(reference, truth) - task(SINGLE).score(candidate, truth), abs=1e-12)
-    assert found.losses > found.gains > 0
-
-
-@pytest.mark.parametrize("kind", [MULTI, REGRESSION])
-def test_other_tasks_are_compared_by_a_bootstrap_of_their_score(kind):
-    draw = np.random.default_rng(6)
-    truth = draw.normal(size=(200, 3))
-    reference = (truth + draw.normal(size=(200, 3)) * 0.3).astype(np.float32)
-    candidate = (truth + draw.normal(size=(200, 3)) * 0.9).astype(np.float32)
-    truth = truth > 0 if kind == MULTI else truth
-    found = paired(task(kind), candidate, reference, truth)
-    expected = task(kind).score(reference, truth) - task(kind).score(candidate, truth)
-    assert found.drop == pytest.approx(expected, abs=1e-12)
-    assert 0 < found.low < expected < found.high < 2 * expected
-    assert (found.rows, found.losses, found.p_value) == (200, None, None)
-    swapped = paired(task(kind), reference, candidate, truth)
-    assert (swapped.drop, swapped.low, swapped.high) == pytest.approx((-found.drop, -found.high, -found.low), abs=1e-12)
-
-
-def test_few_regression_rows_with_equal_labels():
-    truth = np.array([[0.0], [0.0], [0.0], [1.0]])
-    logits = np.array([[0.1], [0.0], [0.2], [0.7]], np.float32)
-    found = paired(task(REGRESSION, ("score",)), logits[[0, 2, 1, 3]], logits, truth)
-    assert math.isfinite(found.low) and math.isfinite(found.high), "a third of the resamples has no fourth row and is drawn again"
-    with pytest.raises(SamplesError, match="All labels"):
-        paired(task(REGRESSION, ("score",)), logits, logits, np.zeros((4, 1)))
-
-
-@pytest.mark.parametrize("kind", [SINGLE, MULTI, REGRESSION])
-def test_bad_input_of_a_task(kind):
-    logits = np.zeros((4, 3), np.float32)
-    truth = np.zeros(4, np.int64) if kind == SINGLE else np.zeros((4, 3), bool)
-    with pytest.raises(UsageError, match=r"candidate has the shape \[3, 3\], expected \[4, 3\]"):
-        paired(task(kind), logits[:3], logits, truth)
-    with pytest.raises(UsageError, match=r"reference has the shape \[4, 2\], expected \[4, 3\]"):
-        paired(task(kind), logits, logits[:, :2], truth)
-    with pytest.raises(UsageError, match="truth has the shape"):
-        paired(task(kind), logits, logits, truth[:, None])
-    with pytest.raises(UsageError, match=r"candidate has the shape \[4, 3\], expected \[0, 3\]"):
-        paired(task(kind), logits, logits, np.array(0))
-    with pytest.raises(SamplesError, match="no row"):
-        paired(task(kind), logits[:0], logits[:0], truth[:0])
-    broken = logits.copy()
-    broken[1, 2] = math.nan
-    with pytest.raises(UsageError, match="1 of 4 rows of the candidate hold NaN"):
-        paired(task(kind), broken, logits, truth)

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgekit.spec.errors import UsageError
+from edgekit.spec.protocols import Metric, additive
 from edgekit.stats.paired import Paired, bootstrap, tango_interval
 
 
@@ -103,8 +104,9 @@ def test_a_drop_that_cannot_be():
 
 def test_scores_that_are_no_mean_of_rows():
     """A bootstrap of a mean says what the exact sum says where there are many flips."""
-    difference = np.repeat([1.0, -1.0, 0.0], [60, 60, 1880])
-    normal, exact = bootstrap(lambda i: (difference[i].mean(), 0.0), 2000), of(60, 60, 2000)
+    mean = Metric("mean", additive(lambda s: s[:, 0] / s[:, 1]))
+    reference = np.stack([np.repeat([1.0, -1.0, 0.0], [60, 60, 1880]), np.ones(2000)], axis=1)
+    normal, exact = bootstrap(mean, reference * (0.0, 1.0), reference), of(60, 60, 2000)
     assert normal.resolvable() == pytest.approx(exact.resolvable(), rel=0.08)
     assert normal.resolvable(0.01) == pytest.approx(0.01 + normal.resolvable(), abs=1e-12)
     assert normal.power(normal.resolvable()) == pytest.approx(0.8, abs=1e-6)
