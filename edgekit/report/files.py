@@ -17,6 +17,7 @@ from typing import Any
 
 from edgekit.bundle.assemble import disk_errors
 from edgekit.bundle.place import new_file
+from edgekit.report.predictions import unlike
 from edgekit.spec.errors import BuildError, EdgekitError, FormatError, IntegrityError, UsageError
 from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
@@ -46,7 +47,7 @@ def dumps(report: Report) -> str:
     """The text of a report, its digest filled in.
 
     Raises:
-        BuildError: when it holds what a report cannot (NaN, a list of logits for no row, a text without ``include_text``).
+        BuildError: when it holds what a report cannot (NaN, outputs of other rows, a text without ``include_text``).
     """
     found = _contradiction(report)
     try:
@@ -74,7 +75,7 @@ def read(file: str | Path) -> Report:
 
     Raises:
         UsageError: when there is no such file, or it cannot be opened.
-        FormatError: when its schema is newer than this code knows.
+        FormatError: when its schema is another one than this code reads.
         IntegrityError: when it is damaged or was changed since it was written, contradicts itself, is too large, or is no report.
     """
     path = Path(file)
@@ -105,9 +106,9 @@ def loads(content: bytes, where: str) -> Report:
     if not isinstance(data, dict) or len(data.keys() & _MARKS) < 2:
         raise IntegrityError(f"{where} is no report: it looks like {_looks_like(data)}. Give a JSON file that EdgeKit wrote.")
     version = data.get("schema")
-    if isinstance(version, int) and not isinstance(version, bool) and not 1 <= version <= SCHEMA:
-        remedy = "Install a newer EdgeKit" if version > SCHEMA else "Correct the path"
-        raise FormatError(f"{where} has report schema {version}, this EdgeKit reads 1 to {SCHEMA}. {remedy}, or measure again with this one.")
+    if isinstance(version, int) and not isinstance(version, bool) and version != SCHEMA:
+        remedy = "Install a newer EdgeKit, or measure again with this one." if version > SCHEMA else "Write it again: edgekit baseline BUNDLE -o FILE."
+        raise FormatError(f"{where} has report schema {version}, this EdgeKit reads {SCHEMA}. {remedy}")
     _check_text(text, data, where)
     report = parse(Report, data, where, IntegrityError)
     if found := _contradiction(report):
@@ -196,11 +197,8 @@ def _contradiction(report: Report) -> str:
                 return f"{subject.name} has times of other rows than it names"
         if (rows := subject.predictions) is None:
             continue
-        counts = {"ids": len(rows.ids), "truths": len(rows.truth), "rows of logits": len(rows.logits)}
-        if len(set(counts.values())) != 1:
-            return f"{subject.name} has {', '.join(f'{count} {name}' for name, count in counts.items())}, expected as many of each"
-        if any(len(row) != len(subject.labels) for row in rows.logits) or len(set(map(len, rows.truth))) > 1:
-            return f"{subject.name} has rows of predictions that are not as wide as its {len(subject.labels)} labels, or truths of several widths"
+        if wrong := unlike(rows):
+            return f"{subject.name} has {wrong}"
     shown = [f.text for f in report.accuracy.flipped] if report.accuracy else []
     shown += [word for d in report.faithfulness.drifts for word in d.words] if report.faithfulness else []
     if any(shown) and not report.include_text:

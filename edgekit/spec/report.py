@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from edgekit.spec.subject import Fingerprint, Subject
 
-SCHEMA = 1
-"""Version of the report's schema that this code writes, and the newest that it reads."""
+SCHEMA = 2
+"""Version of the report's schema that this code writes, and the only one that it reads."""
 
 KINDS = ("report", "baseline", "compare", "check", "self-check")
 
@@ -92,7 +92,7 @@ class Flip:
         row: its place in the samples, from 1.
         truth: label that is right (several joined by ``|``), or the number.
         before, after: what they answer.
-        margin_before, margin_after: probability of the answer minus that of the next best (or twice the distance to 0.5 of a multi-label head's nearest label).
+        margin_before, margin_after: lead of the answer over the next best one, 0 to 1; None where answers have no probability.
         text: only with ``include_text``.
     """
 
@@ -101,8 +101,8 @@ class Flip:
     truth: str
     before: str
     after: str
-    margin_before: float
-    margin_after: float
+    margin_before: float | None = None
+    margin_after: float | None = None
     text: str = ""
 
 
@@ -114,8 +114,8 @@ class Slice:
         column, value: which.
         rows: how many.
         before, after: scores; None where they are not defined on so few rows.
-        drop, low, high: before minus after, with its 90 % interval; None where ``before`` is.
-        p_value: exact McNemar, two-sided; None where it is not defined.
+        drop, low, high: how much worse the score is after, with its 90 % interval; None where ``before`` is.
+        p_value: exact McNemar or, of scores that are no mean of rows, approximate randomization; two-sided, None where it is not defined.
         p_holm: the same, adjusted by Holm for all slices of the report; None where ``p_value`` is.
         said: why it was not tested, e.g. ``1 row``; else empty.
     """
@@ -161,14 +161,15 @@ class Accuracy:
     Attributes:
         rows: of both.
         score_name: what is compared.
+        higher_is_better: False where it is an error rate.
         before, after: the scores.
-        drop, low, high: before minus after, with its two-sided 90 % interval (each end a one-sided 95 % bound).
+        drop, low, high: how much worse the score is after, with its two-sided 90 % interval (each end a one-sided 95 % bound).
         losses, gains: rows that only the one, or only the other, has right; None for scores that are no mean of rows.
-        p_value: exact McNemar, two-sided; None where ``losses`` is.
+        p_value: exact McNemar, two-sided; of approximate randomization where ``losses`` is None.
         flips: rows that are answered differently.
         flipped: the first 200 of them, those with the largest ``margin_before`` first.
-        kl_mean, kl_p95: divergence of the answers after from those before, row by row, nats.
-        calibration_before, calibration_after: expected calibration error, 0 to 1; None for regression.
+        divergence_mean, divergence_p95: of the answers after from those before, row by row, in the task's unit (nats where answers have probabilities).
+        calibration_before, calibration_after: expected calibration error, 0 to 1; None where answers have no probability.
         resolvable: the smallest true drop that this set finds with a probability of 80 %, at the discordance seen, against a margin of 0.
         margin: of the gate that ``rows_needed`` is about; None where nothing is gated.
         rows_needed: rows that would settle ``margin`` at the drop and discordance seen; None where none would or nothing is gated.
@@ -196,8 +197,8 @@ class Accuracy:
     p_value: float | None = None
     flips: int = 0
     flipped: tuple[Flip, ...] = ()
-    kl_mean: float = 0.0
-    kl_p95: float = 0.0
+    divergence_mean: float | None = None
+    divergence_p95: float | None = None
     calibration_before: float | None = None
     calibration_after: float | None = None
     resolvable: float | None = None
@@ -215,6 +216,7 @@ class Accuracy:
     error_high: float | None = None
     deviation: float | None = None
     recalls: tuple[Recall, ...] = ()
+    higher_is_better: bool = True
 
     @property
     def counted(self) -> int:
@@ -243,14 +245,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Drift:
-    """How one answer is explained on both sides: what each word adds to the probability of the answer before.
+    """How one answer is explained on both sides: what each word adds to the support of the answer before, most often its probability.
 
     Attributes:
         id: keyed hash of the row.
         row: its place in the samples, from 1.
-        answer: label whose probability it is.
+        answer: whose support it is.
         words: of the text, only with ``include_text``; else empty.
-        before, after: probability with all words minus probability without this one, word by word.
+        before, after: support with all words minus support without this one, word by word.
         rank_correlation: Spearman, of the two.
     """
 
@@ -297,7 +299,7 @@ class Robustness:
         name: of the disturbance, as in ``Subject.robustness``.
         rows: that were disturbed.
         before, after: scores on the disturbed rows.
-        drop, low, high: before minus after, with its paired 90 % interval.
+        drop, low, high: how much worse the score is after, with its paired 90 % interval.
     """
 
     name: str

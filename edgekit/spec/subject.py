@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 from edgekit.spec.manifest import Trial
 
@@ -189,18 +190,32 @@ class Scenario:
 
 
 @dataclass(frozen=True)
+class Numbers:
+    """An array.
+
+    Attributes:
+        dtype: numpy name, e.g. ``float32``.
+        shape: extent of each axis.
+        values: all of them, the last axis fastest; whole numbers and truth values as numbers.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Predictions:
     """What a model answers to the samples, row by row, in the order of the file.
 
     Attributes:
         ids: keyed hash of each row, hex.
-        truth: ``[rows][1]`` label index for a single-label head, ``[rows][labels]`` of 0 and 1 for a multi-label head, of numbers for regression.
-        logits: ``[rows][labels]``.
+        outputs: name of each output to the values of all rows, ``[rows, ...]``; of rows of several shapes to all values one after the other, and under
+            ``NAME.shapes`` the shape of each row.
     """
 
     ids: tuple[str, ...]
-    truth: tuple[tuple[float, ...], ...]
-    logits: tuple[tuple[float, ...], ...]
+    outputs: Mapping[str, Numbers]
 
 
 @dataclass(frozen=True)
@@ -212,7 +227,7 @@ class Perturbed:
         rows: that were disturbed.
         changed: of them, answered differently than undisturbed.
         clean, disturbed: score of the same rows without and with it.
-        drop, low, high: clean minus disturbed, with its 90 % interval.
+        drop, low, high: how much worse the score is with it, with its 90 % interval.
     """
 
     name: str
@@ -235,15 +250,16 @@ class Subject:
         format: format version of the bundle; 0 for a teacher.
         model: id of the model and its revision.
         task: task name.
-        problem_type: ``single_label_classification``, ``multi_label_classification`` or ``regression``.
-        labels: in the order of the logits.
+        identity: what must be equal for two models to be compared, e.g. the names of the labels.
         target, backend, method, executed: what it was built for and what ran.
         threads: of one call.
         score_name: what ``score`` is.
+        higher_is_better: False where ``score`` is an error rate.
         score: on the samples; None where they have no labels or it is not defined.
         truncated: samples that are longer than the model takes.
-        calibration_error: expected calibration error on the samples, 0 to 1; None for regression.
-        confusion: rows by truth (first) and answer (second); empty but for a single-label head.
+        calibration_error: expected calibration error on the samples, 0 to 1; None where answers have no probability.
+        labels: names of the labels, in the order of ``confusion``; empty where answers are no labels.
+        confusion: items by truth (first) and answer (second); empty where an item has not exactly one label.
         size_mb: of the bundle on disk, MiB; 0 for a teacher.
         energy_mj: of one answer, millijoule; None where the machine does not tell.
         energy_from: who told it, e.g. ``RAPL package-0``; else why nobody does.
@@ -254,7 +270,7 @@ class Subject:
         scenarios: those that were run.
         robustness: under disturbed texts.
         candidates: of its build.
-        predictions: row by row.
+        predictions: row by row; None where they would quote the samples.
         settings: what its manifest says of how it runs, as text by name: variants field by field, and the digest of each file. Empty for a teacher,
             and in reports of EdgeKit 0.1.
         path: of a baseline's bundle, relative to the folder of the baseline's file; empty where that is not known.
@@ -267,14 +283,15 @@ class Subject:
     format: int
     model: str
     task: str
-    problem_type: str
-    labels: tuple[str, ...]
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     target: str = ""
     backend: str = ""
     method: str = ""
     executed: str = ""
     threads: int = 0
     score_name: str = ""
+    higher_is_better: bool = True
     score: float | None = None
     truncated: int = 0
     calibration_error: float | None = None

@@ -22,7 +22,7 @@ def history(report: Report) -> str:
     """A JSON list of what is known of the candidate.
 
     Names are the same in every report, as a page draws one line for each name. A percentile that the calls do not carry has no entry, nor has energy
-    where the machine does not tell it. The score is there as ``error (1 - accuracy)``, since smaller must be better.
+    where the machine does not tell it. A score of which more is better is there as ``error (1 - accuracy)``, since smaller must be better.
     """
     last = report.subjects[-1]
     about = f"edgekit {report.fingerprint.edgekit}\n{report.fingerprint.cpu}\nsamples {report.samples}"
@@ -48,7 +48,8 @@ def _entries(last: Subject, rows: int) -> list[Entry]:
         found.append({"name": "energy of an answer", "unit": "mJ", "value": last.energy_mj, "extra": last.energy_from})
     if last.score is not None:
         score = f"{last.score_name} {last.score:.4f} on {rows} samples"
-        found.append({"name": f"error (1 - {last.score_name})", "unit": "1", "value": round(1 - last.score, 12), "extra": score})
+        name, value = (f"error (1 - {last.score_name})", 1 - last.score) if last.higher_is_better else (last.score_name, last.score)
+        found.append({"name": name, "unit": "1", "value": round(value, 12), "extra": score})
     return found
 
 

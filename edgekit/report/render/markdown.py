@@ -101,7 +101,7 @@ def _parts(report: Report) -> Iterator[_Part]:
     yield from _footprint(report.speed, last)
     if report.accuracy is not None:
         yield from _slices(report.accuracy.slices)
-        yield from _flips(report.accuracy, report.include_text, last.problem_type != "regression")
+        yield from _flips(report.accuracy, report.include_text)
     if report.faithfulness is not None:
         yield _Part("faithfulness", _faithfulness(report.faithfulness))
     if report.robustness or last.robustness:
@@ -155,9 +155,11 @@ def _accuracy(found: Accuracy, last: Subject) -> str:
     if found.losses is not None and found.gains is not None:
         p = "" if found.p_value is None else f" (exact McNemar p = {found.p_value:.3g})"
         said.append(f"{found.losses} rows lost, {found.gains} won{p}")
+    elif found.p_value is not None:
+        said.append(f"approximate randomization p = {found.p_value:.3g}")
     sentences = [", ".join(said) + "." if said else "The samples have no labels to score by.", _resolves(found)]
-    if found.kl_mean or found.kl_p95:
-        sentences.append(f"KL divergence {found.kl_mean:.4f} nats on average, {found.kl_p95:.4f} at the 95th percentile.")
+    if found.divergence_mean or found.divergence_p95:
+        sentences.append(f"Divergence of the answers {found.divergence_mean or 0.0:.4f} on average, {found.divergence_p95 or 0.0:.4f} at the 95th percentile.")
     if found.calibration_before is not None and found.calibration_after is not None:
         sentences.append(f"Calibration error {found.calibration_before:.4f} → {found.calibration_after:.4f}.")
     if last.truncated:
@@ -216,7 +218,7 @@ def _footprint(speed: Speed | None, last: Subject) -> Iterator[_Part]:
 
 
 def _slices(slices: tuple[Slice, ...]) -> Iterator[_Part]:
-    """Those that differ for sure: by McNemar, adjusted for all of them; by the interval where there is no such test."""
+    """Those that differ for sure: by their test, adjusted for all of them; by the interval where there is no such test."""
 
     def sure(s: Slice) -> bool:
         if s.p_holm is not None:
@@ -236,7 +238,7 @@ def _slices(slices: tuple[Slice, ...]) -> Iterator[_Part]:
     yield from _list("slices", title, items, _SLICES) if items else [_Part("slices", title)]
 
 
-def _flips(found: Accuracy, include_text: bool, margins: bool) -> Iterator[_Part]:
+def _flips(found: Accuracy, include_text: bool) -> Iterator[_Part]:
     if not found.comparable or not found.rows:
         return
     title = f"**Flips**: {found.flips} of {found.rows} rows ({share(found.flips / found.rows, signed=False)}) are answered differently"
@@ -244,14 +246,14 @@ def _flips(found: Accuracy, include_text: bool, margins: bool) -> Iterator[_Part
     if not shown:
         yield _Part("flips", title + ".")
         return
-    more = "; those that were surest before:" if margins and found.flips > len(shown) else ":"
-    items = [_flip(flip, margins) + (f": {escape(flip.text)}" if include_text and flip.text else "") for flip in shown]
+    more = "; those that were surest before:" if shown[0].margin_before is not None and found.flips > len(shown) else ":"
+    items = [_flip(flip) + (f": {escape(flip.text)}" if include_text and flip.text else "") for flip in shown]
     yield from _list("flips", title + more, items, _FLIPS)
 
 
-def _flip(flip: Flip, margins: bool) -> str:
+def _flip(flip: Flip) -> str:
     before, after = escape(flip.before, _NAME) or "nothing", escape(flip.after, _NAME) or "nothing"
-    if margins:
+    if flip.margin_before is not None and flip.margin_after is not None:
         before, after = f"{before} (margin {flip.margin_before:.2f})", f"{after} ({flip.margin_after:.2f})"
     return f"row {flip.row} <code>{escape(flip.id[:12])}</code>: {before} → {after}, right is {escape(flip.truth, _NAME) or 'nothing'}"
 

@@ -42,7 +42,7 @@ class Point:
     Attributes:
         name: beside its mark.
         cost: e.g. milliseconds; above 0, less is better.
-        score: more is better.
+        score: more is better, unless the front is told otherwise.
         low: lower end of the score's interval.
         high: upper end.
         chosen: whether it is the one that was taken; it gets a ring.
@@ -66,11 +66,17 @@ class _Frame:
     bottom: float
 
 
-def front(points: Sequence[Point]) -> list[Point]:
-    """Those that no other beats in one thing without being worse in the other, from the cheapest."""
+def front(points: Sequence[Point], higher_is_better: bool = True) -> list[Point]:
+    """Those that no other beats in one thing without being worse in the other, from the cheapest.
+
+    Args:
+        points: in any order.
+        higher_is_better: False for error rates.
+    """
     kept: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.cost, -p.score)):
-        if not kept or point.score > kept[-1].score:
+    sign = 1 if higher_is_better else -1
+    for point in sorted(points, key=lambda p: (p.cost, -sign * p.score)):
+        if not kept or sign * point.score > sign * kept[-1].score:
             kept.append(point)
     return kept
 
@@ -99,6 +105,7 @@ def pareto(
     cost_label: str,
     score_label: str,
     *,
+    higher_is_better: bool = True,
     heading: str = "",
     named: int = _NAMED,
     wide: float = WIDTH,
@@ -111,6 +118,7 @@ def pareto(
         points: at least one.
         cost_label: below the horizontal axis, with its unit.
         score_label: above the vertical axis.
+        higher_is_better: False for error rates, whose axis then grows downwards.
         heading: the title once more, in the picture itself; empty where it is said beside it.
         named: how many points may all have their name; of more, only those on the front and the chosen one.
         wide: of the picture, in units.
@@ -126,8 +134,9 @@ def pareto(
     costs = [math.log(p.cost) for p in points]
     room = max(0.12, 0.1 * (max(costs) - min(costs)))
     x = Scale(math.exp(min(costs) - room), math.exp(max(costs) + room), frame.left, frame.right, log=True)
-    y = Scale(*around([s for p in points for s in (p.low, p.score, p.high)], 0.07, least=0.004), frame.bottom, frame.top)
-    best = front(points)
+    ends = (frame.bottom, frame.top) if higher_is_better else (frame.top, frame.bottom)
+    y = Scale(*around([s for p in points for s in (p.low, p.score, p.high)], 0.07, least=0.004), *ends)
+    best = front(points, higher_is_better)
     parts = [letters(edge, 24, heading, "title")] if heading else []
     parts += _axes(frame, x, y, cost_label, score_label)
     marks = [(x(p.cost), y(p.score)) for p in points]

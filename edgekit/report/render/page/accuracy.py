@@ -47,7 +47,7 @@ def accuracy(report: Report, limits: Limits) -> Section:
     if not found.comparable:
         return Section("accuracy", "Accuracy", (Text(f"Not compared. {sentence(found.why_not, limits.sentence)}"),))
     figure = _drop(report, found, limits)
-    table = _numbers(found, one.problem_type)
+    table = _numbers(found)
     text = " ".join(filter(None, (_seen(found), _resolves(found), _cut_off(one))))
     return Section("accuracy", "Accuracy", filled(Text(text), figure if figure is not None else table))
 
@@ -104,7 +104,7 @@ def flips(report: Report, limits: Limits) -> Section:
     said = f"{found.flips:,} of {found.rows:,} rows ({share}) are answered differently." if found.flips else "No row is answered differently."
     if not found.flipped:
         return Section("flips", "Flips", (Text(said),))
-    sure = any(f.margin_before or f.margin_after for f in found.flipped)
+    sure = any(f.margin_before is not None for f in found.flipped)
     shown = found.flipped[: limits.flips]
     rows = tuple(_flip(f, sure, report.include_text, limits) for f in shown)
     header = ("row", "id", "right", "before", "now", "effect", *(("margin before", "margin now") if sure else ()), *(("text",) if report.include_text else ()))
@@ -121,7 +121,7 @@ def flips(report: Report, limits: Limits) -> Section:
     of = "all of them" if len(effects) >= found.flips else f"the {len(effects):,} surest of them"
     picture = margins(
         Head("flips", "Margins of the answers that differ", f"{len(effects)} rows, before to the right and now up; {effects.count('lost')} of them were lost."),
-        [(e, f.margin_before, f.margin_after) for e, f in zip(effects, found.flipped, strict=True)],
+        [(e, f.margin_before or 0.0, f.margin_after or 0.0) for e, f in zip(effects, found.flipped, strict=True)],
     )
     caption = f"How sure both sides were, {of}: the margin is the answer's lead over the next best. Far from both axes, two sure answers contradict each other."
     return Section("flips", "Flips", (Text(said), Figure(picture, caption, Table("t-effects", f"What became of {of}", ("effect", "rows"), counts)), table))
@@ -137,6 +137,8 @@ def _seen(found: Accuracy) -> str:
     if found.losses is not None and found.gains is not None:
         test = "" if found.p_value is None else f" (exact McNemar, p {chance(found.p_value)})"
         said += f" {found.losses:,} rows were right before and are wrong now, {found.gains:,} the other way round{test}."
+    elif found.p_value is not None:
+        said += f" Approximate randomization says p {chance(found.p_value)}."
     return said or "The samples have no labels to score by."
 
 
@@ -163,11 +165,10 @@ def _drop(report: Report, found: Accuracy, limits: Limits) -> Figure | None:
     said = f"A drop of {score(found.drop)}, between {score(found.low)} and {score(found.high)}."
     row = Interval("all rows", found.drop, found.low, found.high, limit)
     picture = forest(Head("drop", f"Drop of {found.score_name}", said + margin), [row], f"drop of {cut(found.score_name, 30)}, right of 0 is worse")
-    return Figure(picture, f"The drop with its 90 % interval: each end is a one-sided 95 % bound.{margin}", _numbers(found, report.subjects[-1].problem_type))
+    return Figure(picture, f"The drop with its 90 % interval: each end is a one-sided 95 % bound.{margin}", _numbers(found))
 
 
-def _numbers(found: Accuracy, problem_type: str) -> Table:
-    classifies = problem_type != "regression"  # an answer that is a number has no distribution
+def _numbers(found: Accuracy) -> Table:
     share = percent(found.flips / found.rows, signed=False) if found.rows else NOTHING
     rows = rows_of(
         [
@@ -177,8 +178,8 @@ def _numbers(found: Accuracy, problem_type: str) -> Table:
             ("rows answered differently", [NOTHING, f"{found.flips:,} ({share})"]),
             ("rows lost, won", [NOTHING, NOTHING if found.losses is None else f"{found.losses:,}, {found.gains:,}"]),
             ("calibration error", [score(found.calibration_before), score(found.calibration_after)]),
-            ("KL divergence, mean", [NOTHING, f"{found.kl_mean:.4f} nats" if classifies else NOTHING]),
-            ("KL divergence, 95th percentile", [NOTHING, f"{found.kl_p95:.4f} nats" if classifies else NOTHING]),
+            ("divergence of the answers, mean", [NOTHING, score(found.divergence_mean)]),
+            ("divergence of the answers, 95th percentile", [NOTHING, score(found.divergence_p95)]),
         ]
     )
     return Table("t-drop", "Answers in numbers", ("", "before", "now"), rows)
@@ -194,7 +195,7 @@ def _own(one: Subject, rows: int, limits: Limits) -> Text | None:
 
 def _flip(found: Flip, sure: bool, include_text: bool, limits: Limits) -> Row:
     names = [cut(v, limits.name) or "(none)" for v in (found.truth, found.before, found.after)]
-    margin = (f"{found.margin_before:.2f}", f"{found.margin_after:.2f}") if sure else ()
+    margin = (f"{found.margin_before or 0.0:.2f}", f"{found.margin_after or 0.0:.2f}") if sure else ()
     text = (Cell(cut(found.text, limits.text), "said"),) if include_text else ()
     return (f"{found.row:,}", Cell(found.id[:_ID], "mono"), *names, {"lost": "✗ lost", "won": "✓ won", "other": "neither"}[_effect(found)], *margin, *text)
 

@@ -17,7 +17,7 @@ _HOW_TO_READ = (
     (OVER_BUDGET.capitalize(), "The value is above a limit that the bundle has by itself, whatever the baseline."),
     (INCONCLUSIVE.capitalize(), "The interval holds both: these data do not settle it. More rows, or more time, would."),
     (INCOMPARABLE.capitalize(), "The two numbers are not of one kind: another machine, other samples, or no estimate. This is never a pass."),
-    ("Drop", "Score before minus score now, on the same rows, in the score's own unit: 0.01 of accuracy is one row in a hundred. Below 0, now is better."),
+    ("Drop", "How much worse the score is now, on the same rows, in the score's own unit: 0.01 of accuracy is one row in a hundred. Below 0, now is better."),
     ("Flip", "A row that is answered differently. Scores can stay alike while many rows flip, one way as often as the other."),
     ("Not estimable", "A percentile is told only where enough calls carry it (the early-stopping rule of MLPerf); else how many it would take."),
     ("Ratio", "Of a latency: the median over the same texts in turns. It is steadier than the two medians, and need not be their quotient."),
@@ -74,7 +74,7 @@ def _what(report: Report, limits: Limits) -> Table:
             ("name", [cut(s.name, limits.sentence) for s in subjects]),
             *((name, told(name)) for name in ("model", "task", "target", "backend", "method", "executed")),
             ("threads", [str(s.threads or "") for s in subjects]),
-            ("labels", [cut(", ".join(s.labels), limits.name) for s in subjects]),
+            *((name.replace("_", " "), [_told(s.identity.get(name), limits) for s in subjects]) for name in {n: None for s in subjects for n in s.identity}),
         ]
     )
     empty = [""] * (len(subjects) - 1)
@@ -83,6 +83,12 @@ def _what(report: Report, limits: Limits) -> Table:
         whole.append(("digest", *(Cell(cut(s.digest, 80), "mono") for s in subjects)))
     whole += [(name, Cell(value, kind), *empty) for name, value, kind in _of_all(report) if value]
     return Table("t-what", "What was measured", ("", *(name for _, name, _ in found)), tuple(whole), tuple(range(1, len(found) + 1)))
+
+
+def _told(value: object, limits: Limits) -> str:
+    """A value of an identity: a text, a number or a list of them."""
+    words = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else "" if value is None else str(value)
+    return cut(words, limits.name)
 
 
 def _of_all(report: Report) -> list[tuple[str, str, str]]:

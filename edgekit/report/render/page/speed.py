@@ -69,8 +69,9 @@ def candidates(report: Report, limits: Limits) -> Section:
     by_rows = not any(t.p50_ms for t in trials) and any(t.rows_per_s for t in trials)
     cost = {i: c for i, t in enumerate(trials) if (c := (1e3 / t.rows_per_s if t.rows_per_s else 0.0) if by_rows else t.p50_ms) > 0}
     unit, score_name = ("ms a row, in batches" if by_rows else "p50, ms"), cut(one.score_name, 30) or "score"
-    points = {i: _point(trials[i], c) for i, c in cost.items()}
-    best = front(list(points.values()))
+    higher = one.higher_is_better
+    points = {i: _point(trials[i], c, higher) for i, c in cost.items()}
+    best = front(list(points.values()), higher)
     order = sorted(range(len(trials)), key=lambda i: (trials[i].verdict != "chosen", cost.get(i, float("inf"))))
     rows = tuple(
         (
@@ -87,7 +88,8 @@ def candidates(report: Report, limits: Limits) -> Section:
     if not points:
         return Section("candidates", "Candidates of the build", (table,))
     said = f"{len(points)} candidates; {len(best)} of them are on the front, from {best[0].name} to {best[-1].name}."
-    picture = pareto(Head("front", "Pareto front of the build's candidates", said), list(points.values()), f"{unit} (logarithmic)", score_name)
+    head = Head("front", "Pareto front of the build's candidates", said)
+    picture = pareto(head, list(points.values()), f"{unit} (logarithmic)", score_name, higher_is_better=higher)
     caption = (
         "To the left is faster, up is right more often; nothing beats what is on the line in both. Whiskers: the drop's 90 % interval. "
         "Measured when the bundle was built, on the machine that built it: to be compared with each other, not with the numbers above."
@@ -260,11 +262,12 @@ def _sizes(found: list[Side], speed: Speed | None) -> Figure | None:
     return Figure(picture, caption, Table("t-sizes", "Memory, size and energy", ("", *(name for _, name, _ in found)), rows))
 
 
-def _point(trial: Trial, cost: float) -> Point:
-    reference = trial.score + trial.drop
+def _point(trial: Trial, cost: float, higher_is_better: bool) -> Point:
+    sign = 1 if higher_is_better else -1
+    reference = trial.score + sign * trial.drop
     known = (trial.drop_low, trial.drop_high) != (0.0, 0.0)
-    low, high = (reference - trial.drop_high, reference - trial.drop_low) if known else (trial.score, trial.score)
-    return Point(_name(trial), cost, trial.score, low, high, trial.verdict == "chosen")
+    ends = (reference - sign * trial.drop_high, reference - sign * trial.drop_low) if known else (trial.score, trial.score)
+    return Point(_name(trial), cost, trial.score, min(ends), max(ends), trial.verdict == "chosen")
 
 
 def _name(trial: Trial) -> str:

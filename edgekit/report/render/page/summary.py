@@ -88,7 +88,8 @@ def top(report: Report, limits: Limits) -> Top:
     before = "" if len(report.subjects) == 1 else cut(report.subjects[0].name, limits.name) or "no name"
     if report.kind == "self-check":
         before = "itself"
-    about = (cut(one.model, limits.name), one.task, one.problem_type.replace("_", " "), f"{report.rows:,} samples", _when(report.created))
+    kinds = (cut(value.replace("_", " "), limits.name) for value in one.identity.values() if isinstance(value, str))
+    about = (cut(one.model, limits.name), one.task, *kinds, f"{report.rows:,} samples", _when(report.created))
     kind, names = _KINDS.get(report.kind, report.kind), f"{after} against {before}" if before else after
     gates = sorted(report.gates, key=lambda g: GRAVEST_FIRST.index(g.verdict))
     if gates:
@@ -185,9 +186,10 @@ def _both(report: Report, before: Subject, after: Subject) -> tuple[Row, ...]:
     rows: list[Row] = []
     accuracy = report.accuracy
     if accuracy is not None and accuracy.comparable and accuracy.before is not None:
-        drop = None if accuracy.drop is None else -accuracy.drop
-        ends = [None if v is None else -v for v in (accuracy.high, accuracy.low)]
-        change = (score(drop, True), spread(score(ends[0], True), score(ends[1], True)))
+        grown, ends = accuracy.drop, (accuracy.low, accuracy.high)
+        if accuracy.higher_is_better:  # the change of the score, which falls by the drop
+            grown, ends = _negative(accuracy.drop), (_negative(accuracy.high), _negative(accuracy.low))
+        change = (score(grown, True), spread(score(ends[0], True), score(ends[1], True)))
         rows.append((accuracy.score_name, score(accuracy.before), score(accuracy.after), *change))
     elif before.score is not None or after.score is not None:
         rows.append((after.score_name or before.score_name, score(before.score), score(after.score), NOTHING, NOTHING))
@@ -201,6 +203,10 @@ def _both(report: Report, before: Subject, after: Subject) -> tuple[Row, ...]:
         if metric not in seen and (own is not None or its is not None):
             rows.append((NAMES[metric], amount(own, "MB"), amount(its, "MB"), growth(its / own) if own and its else NOTHING, NOTHING))
     return tuple(rows)
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
 
 
 def _medians(change: Change) -> tuple[str, str]:
