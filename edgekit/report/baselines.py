@@ -10,7 +10,7 @@ from pathlib import Path
 from edgekit.machine.cpu import cpus
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import differences, files, sessions, speed
-from edgekit.report.before import Known
+from edgekit.report.before import BundleBefore, Known, ReportBefore, TeacherBefore
 from edgekit.report.side import Rows, Side
 from edgekit.spec.errors import UsageError
 from edgekit.spec.report import Report, Speed
@@ -45,7 +45,7 @@ def judge(against: Known, after: Subject, seconds: float, seed: int) -> Speed | 
         seconds: what that took.
         seed: of the resampling.
     """
-    if against.fingerprint is None or against.subject is None or not against.subject.processes:
+    if not isinstance(against, ReportBefore) or not against.subject.processes:
         return None
     judged = speed.unpaired(against.subject, after, seconds, seed)
     differing = against.fingerprint.differences(fingerprint())
@@ -58,8 +58,9 @@ def judge(against: Known, after: Subject, seconds: float, seed: int) -> Speed | 
 
 def notes(against: Known, after: Subject) -> tuple[str, ...]:
     """What became of the baseline's bundle, and of the machine since."""
-    drift = sessions.drift(against.subject, after) if against.side is None and against.subject is not None else ""
-    return tuple(filter(None, (against.note, drift)))
+    drift = "" if isinstance(against, BundleBefore) else sessions.drift(against.subject, after)
+    note = "" if isinstance(against, TeacherBefore) else against.note
+    return tuple(filter(None, (note, drift)))
 
 
 def advice(subject: Subject) -> tuple[str, ...]:

@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from edgekit.bundle.signature import Trust
 from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
 from edgekit.report.side import Rows, Side, opened, same_task, teacher
 from edgekit.spec.errors import EdgekitError, UsageError
+from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject
 
-Before = str | Path | Answer
-"""A bundle's folder, a report (``.json``), a teacher's logits (``.npy``, ``.npz``, ``.jsonl``), or the teacher as a function from texts to logits."""
+Before = str | Path | Callable[[Sequence[Input]], Any]
+"""A bundle's folder, a report (``.json``), a teacher's outputs (``.npy``, ``.npz``, ``.jsonl``), or the teacher as a function from inputs to outputs:
+a row of named arrays for each input or, of a model with one output, one array ``[rows, ...]``."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of it before anything is measured. A bundle is a side; anything else comes with its answers.
+class BundleBefore:
+    """A bundle that runs again here.
 
     Attributes:
-        side: of a bundle that runs again here.
-        subject: of a report or a teacher.
-        logits: of a report or a teacher, float32 ``[rows, labels]``; None where they answer other samples.
-        answer: what can be asked for more, of a teacher that is a function.
-        fingerprint: of the machine that a report was made on.
-        why_not: why its answers cannot be compared; empty where they can.
-        untimely: why its times cannot be, beside that and the machine; empty where they can.
-        note: what became of a baseline's bundle, a sentence; empty where there is nothing to be said.
+        side: the bundle.
+        note: what became of a baseline that names it, a sentence; empty where there is nothing to be said.
     """
 
-    side: Side | None = None
-    subject: Subject | None = None
-    logits: np.ndarray | None = None
-    answer: Answer | None = None
-    fingerprint: Fingerprint | None = None
+    side: Side
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ReportBefore:
+    """What an earlier report says of a bundle that is not at hand.
+
+    Attributes:
+        subject: the bundle.
+        fingerprint: of the machine that the report was made on.
+        outputs: one row each; None where the report is of other samples.
+        why_not: why its answers cannot be compared; empty where they can.
+        untimely: why its times cannot be, beside that and the machine; empty where they can.
+        note: what became of its bundle, a sentence; empty where there is nothing to be said.
+    """
+
+    subject: Subject
+    fingerprint: Fingerprint
+    outputs: Sequence[Arrays] | None = None
     why_not: str = ""
     untimely: str = ""
     note: str = ""
+
+
+@dataclass(frozen=True)
+class TeacherBefore:
+    """A model of which answers are all that is known.
+
+    Attributes:
+        subject: the model.
+        outputs: one row each.
+        answer: what can be asked for more, of a teacher that is a function.
+    """
+
+    subject: Subject
+    outputs: Sequence[Arrays]
+    answer: Answer | None = None
+
+
+Known = BundleBefore | ReportBefore | TeacherBefore
 
 
 def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known:
@@ -57,48 +85,54 @@ def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known
     Raises:
         UsageError: when it does not exist, is none of these, or is of another task.
         IntegrityError: for a bundle or a report that is damaged or of a newer format.
-        SamplesError: for logits of other rows.
+        SamplesError: for outputs of other rows.
     """
     if callable(before):
-        logits = _asked(before, given, len(side.task.settings.labels))
-        return Known(subject=teacher(side.task, given, logits, "teacher"), logits=logits, answer=before)
+        function = before
+
+        def answer(inputs: Sequence[Input]) -> list[dict[str, Any]]:
+            return predictions.named(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
+
+        return _taught(side, given, answer(given.inputs), "teacher", answer)
     path = Path(before)
     if path.is_dir():
         other = opened(path, trust, threads=side.threads)
-        same_task(other.task.settings.problem_type, other.task.settings.labels, side.task, f"The baseline {path}")
-        return Known(side=other)
+        same_task(other.task.identity, side.task, f"The baseline {path}")
+        return BundleBefore(other)
     if path.suffix.lower() == ".json":
         return _reported(path, side, given, trust)
     if path.suffix.lower() in predictions.FILE_TYPES:
-        logits = predictions.read_logits(path, len(given.texts), len(side.task.settings.labels))
-        return Known(subject=teacher(side.task, given, logits, path.stem), logits=logits)
+        return _taught(side, given, predictions.read_outputs(path, len(given), side.outputs), path.stem)
     what = "is none of these" if path.exists() else "does not exist"
     raise UsageError(
         f"{path} {what}: expected a bundle's folder, a report of 'edgekit baseline' or 'edgekit report' (.json), "
-        f"or a teacher's logits ({', '.join(predictions.FILE_TYPES)})."
+        f"or a teacher's outputs ({', '.join(predictions.FILE_TYPES)})."
     )
 
 
-def _reported(file: Path, side: Side, given: Rows, trust: Trust | None) -> Known:
+def _taught(side: Side, given: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None) -> TeacherBefore:
+    return TeacherBefore(teacher(side.bundle.manifest.task, given, outputs, name), outputs, answer)
+
+
+def _reported(file: Path, side: Side, given: Rows, trust: Trust | None) -> BundleBefore | ReportBefore:
     """The candidate of an earlier report: its bundle itself, where that still lies where it was, else what the report says of it."""
     earlier = files.read(file)
     found = earlier.subjects[-1]
-    same_task(found.problem_type, found.labels, side.task, f"The bundle of {file}")
+    same_task(found.identity, side.task, f"The bundle of {file}")
     if found.predictions is None:
         raise UsageError(f"{file} holds no predictions to compare with. Make one that does: edgekit baseline BUNDLE --samples FILE -o {file}")
     if side.settings == found.settings:
         note = ""  # the bundle against itself: there is nothing to be proved in turns
     elif (other := _at_hand(file.parent / found.path, found, side, trust)) is not None:
-        note = f"The bundle of {file.name} is still at {found.path}: both ran in turns, and the file's own times decide nothing."
-        return Known(side=other, note=note)
+        return BundleBefore(other, f"The bundle of {file.name} is still at {found.path}: both ran in turns, and the file's own times decide nothing.")
     else:
         note = f"The bundle of {file.name} is no longer at {found.path}: its times are those of the file." if found.path else ""
     if not matches(earlier.samples, given.digest):
         why = f"the samples are not those of {file.name}: they changed since, or are others"
-        return Known(subject=found, fingerprint=earlier.fingerprint, why_not=why, note=note)
-    logits, _ = predictions.unpack(found.problem_type, found.predictions)
+        return ReportBefore(found, earlier.fingerprint, why_not=why, note=note)
+    outputs = predictions.unpack(found.predictions)
     untimely = "" if earlier.speed is None or earlier.speed.comparable else f"{file.name} says of its own times: {earlier.speed.why_not}"
-    return Known(subject=found, logits=logits, fingerprint=earlier.fingerprint, untimely=untimely, note=note)
+    return ReportBefore(found, earlier.fingerprint, outputs, untimely=untimely, note=note)
 
 
 def _at_hand(place: Path, found: Subject, side: Side, trust: Trust | None) -> Side | None:
@@ -110,14 +144,3 @@ def _at_hand(place: Path, found: Subject, side: Side, trust: Trust | None) -> Si
     except EdgekitError:
         return None
     return other if other.settings == found.settings else None
-
-
-def _asked(answer: Callable[..., object], given: Rows, labels: int) -> np.ndarray:
-    logits = np.asarray(answer(given.texts), np.float32)
-    expected = (len(given.texts), labels)
-    if logits.shape != expected or not np.isfinite(logits).all():
-        raise UsageError(
-            f"The teacher answers {len(given.texts)} texts with {list(logits.shape)}{'' if np.isfinite(logits).all() else ' and numbers that are not finite'}, "
-            f"expected finite logits float32 {list(expected)}: a row a text, a column a label, in the bundle's order."
-        )
-    return logits

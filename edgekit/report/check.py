@@ -1,6 +1,6 @@
 """What the verbs ``report``, ``baseline``, ``compare`` and ``check`` do: measure, set side by side, judge.
 
-Nothing here needs torch: a teacher comes in as a function from texts to logits, or as a file of them.
+Nothing here needs torch: a teacher comes in as a function from inputs to outputs, or as a file of them.
 """
 
 from __future__ import annotations
@@ -12,28 +12,25 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
-
 from edgekit.bundle.signature import Trust
 from edgekit.machine import energy
 from edgekit.machine.cpu import cpus
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import baselines, check_packages, differences, gating, speed
 from edgekit.report.accuracy import compare as compare_answers
-from edgekit.report.before import Before, Known, known
+from edgekit.report.before import Before, BundleBefore, Known, ReportBefore, TeacherBefore, known
 from edgekit.report.describe import described
 from edgekit.report.reference import question
 from edgekit.report.side import Answered, Rows, Side, answered, opened, rows, subject, variant_of
 from edgekit.report.slices import by_label, by_length
-from edgekit.samples import MOST_VALUES
 from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import BackendError, UsageError
 from edgekit.spec.gates import OFF, Gates
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import SCHEMA, Accuracy, Report, Speed
 from edgekit.spec.subject import Fingerprint, Subject
-from edgekit.stats.once import distinct
 from edgekit.timing.duel import duel, solo
 from edgekit.timing.probe import prober
 from edgekit.timing.scenarios import NAMES as SCENARIOS
@@ -87,7 +84,7 @@ def report(
         scenarios: of MLPerf, by name.
         server_bound_ms: bound of the Server scenario's 99th percentile; None for 10 times the median of a single stream.
         columns: role to column name.
-        slices: columns whose values are scored apart; the length of the texts always is, and the label of a single-label head.
+        slices: columns whose values are scored apart; the size of the inputs always is where it varies, and the label where each row has one.
         gates: gates, or a TOML file of them: the budget is held against the bundle, margins against the reference; None for no gate.
         include_text: show texts of the samples in the report.
         backend: as :func:`edgekit.load` takes it.
@@ -106,8 +103,8 @@ def report(
     if not scenarios:
         return made
     with run.side.worker() as worker:
-        worker.start(run.rows.texts[0])
-        done = run_scenarios(worker, run.rows.texts, tuple(scenarios), seconds=max_time, bound_ms=server_bound_ms, seed=seed, progress=progress)
+        worker.start(run.rows.inputs[0])
+        done = run_scenarios(worker, run.rows.inputs, tuple(scenarios), seconds=max_time, bound_ms=server_bound_ms, seed=seed, progress=progress)
     return replace(made, subjects=(*made.subjects[:-1], replace(made.subjects[-1], scenarios=done)))
 
 
@@ -167,7 +164,7 @@ def compare(
         after: a bundle's folder.
         samples: labelled rows.
         columns: role to column name.
-        slices: columns whose values are scored apart; the length of the texts always is, and the label of a single-label head.
+        slices: columns whose values are scored apart; the size of the inputs always is where it varies, and the label where each row has one.
         gates: gates, or a TOML file of them; None for the default margins.
         include_text: show texts of the samples in the report.
         trust: whose bundles may be opened.
@@ -210,7 +207,7 @@ def check(
     if run.gates == OFF:
         raise UsageError("Every gate is off, so this check could never fail. Give a margin or a budget, or only compare: edgekit compare A B.")
     against = known(baseline, run.side, run.rows, trust)
-    if self_check and against.side is None:
+    if self_check and not isinstance(against, BundleBefore):
         raise UsageError("A self-check tells the noise of two bundles that take turns; this baseline is a file, which does not. Give a bundle as the baseline.")
     floor = _noise(run) if self_check else None
     if floor is not None:
@@ -266,41 +263,43 @@ def _begin(
 def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) -> Report:
     """The bundle, alone or beside what it is compared with."""
     found = answered(run.side, run.rows, run.progress)
-    if against is None or against.side is None:
-        began = time.monotonic()
-        after = _solo(run, found, baselines.probes_of(None if against is None else against.subject))
-        before, was = (None, None) if against is None else (against.subject, against.logits)
-        judged = None if against is None else baselines.judge(against, after, time.monotonic() - began, run.seed)
-    else:
+    before: Subject | None
+    was: Sequence[Arrays] | None
+    if isinstance(against, BundleBefore):
         other = answered(against.side, run.rows, run.progress)
         before, after, judged = _dueled(run, against.side, other, found)
-        was = other.logits
-    told = described(run.side, against, run.rows, (was, found.logits), run.seed, run.include_text, run.progress) if describe else None
+        was = other.outputs
+    else:
+        began = time.monotonic()
+        before, was = (None, None) if against is None else (against.subject, against.outputs)
+        after = _solo(run, found, baselines.probes_of(before))
+        judged = None if against is None else baselines.judge(against, after, time.monotonic() - began, run.seed)
+    told = described(run.side, against, run.rows, (was, found.outputs), run.seed, run.include_text, run.progress) if describe else None
     if told is not None:
         after = replace(after, robustness=told.after)
         before = replace(before, robustness=told.before) if before is not None else None
     notes = () if against is None else baselines.notes(against, after)
     made = _framed(kind, run, (after,) if before is None else (before, after), judged, notes)
-    accuracy = None if against is None else _accuracy(run, was, found.logits, against.why_not)
+    accuracy = None if against is None else _accuracy(run, was, found.outputs, against.why_not if isinstance(against, ReportBefore) else "")
     drop = _drop(run, against, accuracy, after)
     equal = before is not None and bool(after.digest) and differences.equal(before, after)
-    here = against is None or against.fingerprint is None or not against.fingerprint.differences(made.fingerprint)
+    here = not isinstance(against, ReportBefore) or not against.fingerprint.differences(made.fingerprint)
     # A check of which gates silently fell away would be a pass; whoever compares with a teacher knows that it has no latency here.
     held = () if accuracy is None else gating.compared(run.gates, accuracy, made.speed, _UNTIMED if kind == "check" else "", equal=equal, here=here)
     held += gating.budget(run.gates.budget, after, drop)
     faithfulness, between = (None, ()) if told is None else (told.faithfulness, told.between)
-    whose, asked = ("the bundle", found.logits) if was is None else ("what it is compared with", was)
-    doubt = question(run.side.task, asked, run.rows.truth, run.rows.ids, run.rows.samples.where, whose).note
-    first = (accuracy.never if accuracy is not None else "", doubt, distinct(run.rows.ids, run.rows.truth).note)
+    whose, asked = ("the bundle", found.outputs) if was is None else ("what it is compared with", was)
+    doubt = question(run.rows.evaluation, asked, run.rows.samples.where, whose)
+    first = (accuracy.never if accuracy is not None else "", "" if doubt is None else doubt.note, run.rows.evaluation.note)
     return replace(made, accuracy=accuracy, gates=held, faithfulness=faithfulness, robustness=between, notes=(*filter(None, first), *made.notes))
 
 
 def _solo(run: _Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
     """The bundle by itself, with probe kernels beside it: backend, threads, kernels (none: those that fit the bundle); no backend, no probe."""
     backend, threads, kernels = probed
-    opener, texts, meter = run.side.worker, run.rows.texts, energy.meter()
+    opener, inputs, meter = run.side.worker, run.rows.inputs, energy.meter()
     with prober(backend, threads) as probes:
-        processes = solo(opener, texts, _PROCESSES, probes=probes, kernels=kernels, seed=run.seed, meter=meter, progress=run.progress)
+        processes = solo(opener, inputs, _PROCESSES, probes=probes, kernels=kernels, seed=run.seed, meter=meter, progress=run.progress)
     made = subject(run.side, run.rows, found, processes)
     return made if probes is None else replace(made, probes_ran=f"{backend} {threads}")
 
@@ -312,7 +311,7 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
     measured = duel(
         other.worker,
         run.side.worker,
-        run.rows.texts,
+        run.rows.inputs,
         (lambda *_: True) if same else speed.enough(gated, sizes, run.seed),  # of a bundle and itself no more is to be learned
         max_time=run.max_time,
         seed=run.seed,
@@ -330,37 +329,38 @@ def _noise(run: _Run) -> Speed:
     def never(*_: object) -> bool:
         return False
 
-    own, texts = run.side.worker, run.rows.texts
-    measured = duel(own, own, texts, never, max_time=run.max_time, seed=run.seed, meter=energy.meter(), progress=run.progress)
+    own, inputs = run.side.worker, run.rows.inputs
+    measured = duel(own, own, inputs, never, max_time=run.max_time, seed=run.seed, meter=energy.meter(), progress=run.progress)
     found = speed.paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.seed)
     floor = {c.metric: max(1 / c.low, c.high) - 1 for c in found.changes if c.low and c.high and math.isfinite(c.high)}
     return replace(found, noise_floor=floor)
 
 
-def _accuracy(run: _Run, was: np.ndarray | None, now: np.ndarray, why_not: str) -> Accuracy:
+def _accuracy(run: _Run, was: Sequence[Arrays] | None, now: Sequence[Arrays], why_not: str) -> Accuracy:
     """Both sides' answers, row by row."""
-    given, task = run.rows, run.side.task
+    given, metric = run.rows, run.side.task.metrics[0]
     if was is None:
-        return Accuracy(len(given.texts), task.score_name, comparable=False, why_not=why_not)
-    slices: dict[str, Sequence[str]] = {"length": by_length(given.tokens)}
-    if task.settings.problem_type == "single_label_classification" and len(task.settings.labels) <= MOST_VALUES:
-        slices["label"] = by_label(task, given.truth)
+        return Accuracy(len(given), metric.name, higher_is_better=metric.higher_is_better, comparable=False, why_not=why_not)
+    slices: dict[str, Sequence[str]] = {}
+    if max(given.sizes) > 1:  # of inputs of one size there is nothing to be sliced
+        slices["length"] = by_length(given.sizes)
+    if labels := by_label(given.evaluation, now):
+        slices["label"] = labels
     slices |= {name: [row.slices[name] for row in given.samples.rows] for name in run.columns}  # a column of such a name is what was asked for
-    texts = given.texts if run.include_text else None
     margins = {"margin": run.gates.accuracy.drop, "recall_margin": run.gates.accuracy.recall_drop}
-    return compare_answers(task, was, now, given.truth, given.ids, **margins, slices=slices, texts=texts)
+    return compare_answers(given.evaluation, was, now, given.ids, **margins, slices=slices, include_text=run.include_text)
 
 
 def _drop(run: _Run, against: Known | None, accuracy: Accuracy | None, after: Subject) -> tuple[float | None, str]:
     """Accuracy lost against the model that the bundle was made of: that of a teacher, else what the build knows."""
-    if against is not None and against.side is None and against.fingerprint is None and accuracy is not None:
+    if isinstance(against, TeacherBefore) and accuracy is not None:
         return accuracy.drop, accuracy.why_not
     return gating.own_drop(run.side.bundle.manifest, after, run.rows.digest)
 
 
 def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed | None, more: Sequence[str] = ()) -> Report:
     """The report's frame, with what the machine did meanwhile; latencies are incomparable where it changed under them."""
-    end, notes = fingerprint(), list(run.rows.notes)
+    end, notes = fingerprint(), list(run.rows.evaluation.notes)
     if (slowed := end.throttled - run.begun.throttled) > 0:
         notes.append(f"The machine slowed itself down, or its cgroup was held back, {slowed:,} times during the run.")
     changed = "; ".join(run.begun.differences(end))
@@ -382,7 +382,7 @@ def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed |
         created=created,
         seed=run.seed,
         samples=run.rows.sealed,
-        rows=len(run.rows.texts),
+        rows=len(run.rows),
         fingerprint=end,
         subjects=subjects,
         speed=judged,

@@ -8,14 +8,16 @@ where labels are unbalanced.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from edgekit.spec.protocols import Arrays, HasLabels, HasNumbers, Task
 from edgekit.spec.report import Recall
 from edgekit.stats.holm import holm
 from edgekit.stats.paired import CONFIDENCE
-from edgekit.tasks.text_classification import TextClassification
 
 UNBALANCED = 2.0
 """Times the rows of the rarest label that the most frequent one has, from which on labels are unbalanced."""
@@ -49,31 +51,35 @@ class Error:
         return self.after - self.before
 
 
-def error(task: TextClassification, before: np.ndarray, after: np.ndarray, truth: np.ndarray) -> Error | None:
+def error(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth: Sequence[Any]) -> Error | None:
     """Compares the errors of two models that answer numbers: Student's t of the rows' differences.
 
     Args:
         task: of both.
-        before: float32 ``[rows, labels]``, of the baseline or the reference.
-        after: float32 ``[rows, labels]``, of the candidate.
-        truth: float64 ``[rows, labels]``; of rows with different inputs.
+        before: outputs of the baseline or the reference, one row each.
+        after: outputs of the candidate.
+        truth: as ``task.parse_truth`` gives it; of rows with different inputs.
 
     Returns:
-        None for a head that answers labels, for a single row, and where an output's labels are all equal.
+        None where answers are no numbers, for a single row, and where all labels of a number are equal.
     """
-    if task.settings.problem_type != "regression" or len(truth) < 2 or (truth.std(axis=0) == 0).any():
+    if not isinstance(task, HasNumbers) or len(truth) < 2:
+        return None
+    right, was = task.number_matrix(before, truth)
+    _, now = task.number_matrix(after, truth)
+    if (right.std(axis=0) == 0).any():
         return None
     from scipy.stats import t  # not on a device, and slow to import
 
-    deviation = truth.std(axis=0, ddof=1)
-    errors = [(np.abs(logits.astype(np.float64) - truth) / deviation).mean(axis=1) for logits in (before, after)]
+    deviation = right.std(axis=0, ddof=1)
+    errors = [(np.abs(answers - right) / deviation).mean(axis=1) for answers in (was, now)]
     growth = errors[1] - errors[0]
     arm = float(t.ppf(1 - _ALPHA, len(growth) - 1)) * float(growth.std(ddof=1)) / math.sqrt(len(growth))
     middle = float(growth.mean())
     return Error(float(errors[0].mean()), float(errors[1].mean()), middle - arm, middle + arm, float(deviation.mean()))
 
 
-def recalls(task: TextClassification, before: np.ndarray, after: np.ndarray, truth: np.ndarray, margin: float) -> tuple[Recall, ...]:
+def recalls(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth: Sequence[Any], margin: float) -> tuple[Recall, ...]:
     """Compares the recall of each label, where labels are unbalanced.
 
     That a recall fell by more than the margin is tested exactly: were it the margin, every row would be lost with that probability and the share
@@ -82,23 +88,20 @@ def recalls(task: TextClassification, before: np.ndarray, after: np.ndarray, tru
 
     Args:
         task: of both.
-        before: float32 ``[rows, labels]``, of the baseline or the reference.
-        after: float32 ``[rows, labels]``, of the candidate.
-        truth: as ``task.parse_labels`` gives it; of rows with different inputs.
+        before: outputs of the baseline or the reference, one row each.
+        after: outputs of the candidate.
+        truth: as ``task.parse_truth`` gives it; of rows with different inputs.
         margin: largest drop of a recall that is allowed, 0 to 1.
 
     Returns:
-        The labels that a row has, in the model's order; none of a head that answers numbers or has one label, and where labels are balanced.
+        The labels that a row has, in the model's order; none where answers are no labels, of one label, and where labels are balanced.
     """
-    labels = len(task.settings.labels)
-    if task.settings.problem_type == "regression" or labels < 2:
+    if not isinstance(task, HasLabels) or len(task.labels) < 2:
         return ()
     from scipy.stats import binom  # not on a device, and slow to import
 
-    if task.settings.problem_type == "single_label_classification":
-        right, *given = (np.eye(labels, dtype=bool)[a] for a in (truth, before.argmax(axis=1), after.argmax(axis=1)))
-    else:
-        right, given = truth, [before > 0.0, after > 0.0]
+    right, was = task.label_matrix(before, truth)
+    given = (was, task.label_matrix(after, truth)[1])
     rows = right.sum(axis=0)
     seen = np.flatnonzero(rows)
     if len(seen) < 2 or rows[seen].max() < UNBALANCED * rows[seen].min():
@@ -109,7 +112,7 @@ def recalls(task: TextClassification, before: np.ndarray, after: np.ndarray, tru
         losses, gains, n = int((old & ~new).sum()), int((~old & new).sum()), int(rows[j])
         chance = min(margin + gains / n, 1.0)
         p_values.append(float(binom.sf(losses - 1, n, chance)) if losses > gains else 1.0)
-        found.append((task.settings.labels[j], n, float(old.mean()), float(new.mean()), losses, gains))
+        found.append((task.labels[j], n, float(old.mean()), float(new.mean()), losses, gains))
     return tuple(Recall(*values, p_holm=p) for values, p in zip(found, holm(p_values), strict=True))
 
 
@@ -118,14 +121,16 @@ def lost(found: tuple[Recall, ...]) -> Recall | None:
     return max((r for r in found if r.p_holm <= _ALPHA), key=lambda r: r.before - r.after, default=None)
 
 
-def of_rows(task: TextClassification, reference: np.ndarray, candidate: np.ndarray, truth: np.ndarray, limit: float | None) -> tuple[Error | None, str]:
+def of_rows(
+    task: Task, reference: Sequence[Arrays], candidate: Sequence[Arrays], truth: Sequence[Any], limit: float | None
+) -> tuple[Error | None, str]:
     """Both companions of a candidate of a build.
 
     Args:
         task: of the model.
-        reference: float32 ``[rows, labels]``.
-        candidate: float32 ``[rows, labels]``.
-        truth: as ``task.parse_labels`` gives it; of rows with different inputs.
+        reference: outputs, one row each.
+        candidate: outputs, one row each.
+        truth: as ``task.parse_truth`` gives it; of rows with different inputs.
         limit: the budget's accuracy drop; None for no limit.
 
     Returns:

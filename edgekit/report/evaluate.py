@@ -6,24 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from edgekit import backends, tasks
 from edgekit import samples as sample_files
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import open_bundle
 from edgekit.machine.cpu import machine_name
-from edgekit.modalities.limits import check_rows
 from edgekit.report.reference import question
 from edgekit.spec.errors import BuildError
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.stats.once import distinct
 from edgekit.stats.percentiles import Latency, latency, samples_needed
 from edgekit.timing.worker import Worker
 
-_TEXTS_A_REQUEST = 50
+_INPUTS_A_REQUEST = 50
 _WARM_UP = 20
 
 
@@ -115,31 +111,26 @@ def evaluate(
     """
     opened = open_bundle(bundle, trust)
     task = tasks.get(opened.manifest.task).load(opened.assets)
-    rows = sample_files.read(samples, columns)
-    truth = rows.truth(task.settings)
-    texts = [row.inputs for row in rows.rows]
-    check_rows(texts, task.settings.max_length, rows.where)
-    truncated = sum(t.truncated for t in task.preprocess(texts))
+    rows = sample_files.read(samples, columns, modality=task.modality)
+    given = rows.evaluation(task)
+    truncated = sum(row.truncated for row in task.preprocess(given.inputs))
     times: list[float] = []
-    parts = []
     with Worker(opened.path, threads, backend, trust=trust) as worker:
-        first = worker.start(texts[0]).total_ms
-        worker.time(texts[:_WARM_UP])
-        for start in range(0, len(texts), _TEXTS_A_REQUEST):
-            group = texts[start : start + _TEXTS_A_REQUEST]
-            times += worker.time(group)
-            parts.append(worker.logits(group))
-            progress("evaluate", min(start + _TEXTS_A_REQUEST, len(texts)), len(texts))
+        first = worker.start(given.inputs[0]).total_ms
+        worker.time(given.inputs[:_WARM_UP])
+        for start in range(0, len(given), _INPUTS_A_REQUEST):
+            times += worker.time(given.inputs[start : start + _INPUTS_A_REQUEST])
+            progress("timing", min(start + _INPUTS_A_REQUEST, len(given)), len(given))
+        outputs = worker.predict(given.inputs, progress, step="evaluate")
         memory = worker.memory_mb()
         method, ran_on = worker.ran()
-    logits = np.concatenate(parts)
-    asked = question(task, logits, truth.values, texts, rows.where, "the bundle", renumber=False)
+    asked = question(given, outputs, rows.where, "the bundle", renumber=False)
     return Evaluation(
         bundle=str(bundle),
         rows=len(rows),
         truncated=truncated,
-        score_name=task.score_name,
-        score=task.score(logits, truth.values),
+        score_name=task.metrics[0].name,
+        score=given.score(outputs),
         latency=latency(times),
         first_answer_ms=first,
         memory_mb=memory,
@@ -147,7 +138,7 @@ def evaluate(
         backend=ran_on,
         method=method,
         cpu=machine_name(backends.get(ran_on).ENGINES != ""),
-        notes=(*truth.notes, *filter(None, (asked.note, distinct(texts, truth.values).note))),
+        notes=(*given.notes, *filter(None, ("" if asked is None else asked.note, given.note))),
     )
 
 

@@ -83,8 +83,9 @@ def budget(limits: Budget, measured: Subject, drop: tuple[float | None, str]) ->
             why = drop[1] if name == "accuracy_drop" else "the score is not defined on these samples" if name == "accuracy" else "it was not measured"
             found.append(Gate(f"budget.{name}", INCOMPARABLE, limit, None, None, None, f"{name} is not known: {why}"))
         else:
-            over = value < limit if name == "accuracy" else value > limit
-            said = f"{name} is {value:.4g}, the budget {'asks for at least' if name == 'accuracy' else 'allows'} {limit:.4g}"
+            least = name == "accuracy" and measured.higher_is_better
+            over = value < limit if least else value > limit
+            said = f"{name} is {value:.4g}, the budget {'asks for at least' if least else 'allows'} {limit:.4g}"
             found.append(Gate(f"budget.{name}", OVER_BUDGET if over else PASS, limit, value, None, None, said))
     return tuple(found)
 
@@ -96,7 +97,8 @@ def own_drop(manifest: Manifest, measured: Subject, samples: str) -> tuple[float
         return None, "the score is not defined on these samples"
     if not matches(built_on, samples):
         return None, "the bundle knows its model's score on the evaluation samples of its build alone, and these are others; compare it with its teacher"
-    return manifest.reference_score - measured.score, ""
+    lost = manifest.reference_score - measured.score
+    return lost if measured.higher_is_better else -lost, ""
 
 
 def check_floor(gates: Gates, floor: Mapping[str, float]) -> None:
@@ -120,7 +122,7 @@ def check_floor(gates: Gates, floor: Mapping[str, float]) -> None:
 
 def _accuracy(gates: AccuracyGates, found: Accuracy) -> Iterator[Gate]:
     asked = {name: limit for name, limit in vars(gates).items() if limit is not None}
-    if found.comparable and found.deviation is None:  # of a head that answers labels
+    if found.comparable and found.deviation is None:  # of answers that are labels
         asked.pop("error", None)
     if found.comparable and not found.recalls:  # of balanced labels, or of numbers
         asked.pop("recall_drop", None)

@@ -1,6 +1,6 @@
-"""What models answer, row by row: in a report (without the texts), and in a file that a teacher left.
+"""What models answer, row by row: in a report (without the inputs), and in a file that a teacher left.
 
-A row is known by a keyed hash of its text. A plain hash would give short texts away: whoever has the report could hash a dictionary of
+A row is known by a keyed hash of its input. A plain hash would give short texts away: whoever has the report could hash a dictionary of
 likely sentences and compare. With a key that stays with the user, ids tell only whether two rows are the same.
 """
 
@@ -10,30 +10,32 @@ import contextlib
 import functools
 import hmac
 import json
+import math
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.modalities.text import UNBOUND
+from edgekit.spec import rows as packing
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
-from edgekit.spec.subject import Predictions
-from edgekit.tasks.text_classification import Text, TextClassification
+from edgekit.spec.protocols import Arrays, Input, Modality
+from edgekit.spec.subject import Numbers, Predictions
+from edgekit.spec.tensor import TensorSpec
 
-Answer = Callable[[Sequence[Text]], np.ndarray]
-"""Texts to logits, float32 ``[rows, labels]``: a bundle's process, or a teacher."""
+Answer = Callable[[Sequence[Input]], Sequence[Arrays]]
+"""Inputs to a model's outputs, one row each: a bundle's process, or a teacher."""
 
 KEY_VARIABLE = "EDGEKIT_ID_KEY"
 FILE_TYPES = (".npy", ".npz", ".jsonl")
-"""Of a teacher's logits."""
+"""Of a teacher's outputs."""
 
-_AGAIN = "The report is damaged: make it again."
 _FEWEST_CHARACTERS = 16  # of a key that somebody chose
 _KEY_BYTES = 32
-_ID_DIGITS = 16  # 64 bits: among a million rows the probability that two texts share an id is 3e-8
+_ID_DIGITS = 16  # 64 bits: among a million rows the probability that two inputs share an id is 3e-8
+_TYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
 
 
 def id_key() -> bytes:
@@ -58,134 +60,187 @@ def id_key() -> bytes:
         return _key_of_this_run()
 
 
-def row_ids(texts: Sequence[Text], key: bytes) -> tuple[str, ...]:
-    """An id for each row: the first 16 hex digits of HMAC-SHA256 (RFC 2104) over the UTF-8 of its text.
-
-    Of a pair the byte 0xFF, the length of the first text in bytes (8 bytes, big-endian) and both texts are hashed.
+def row_ids(inputs: Sequence[Input], modality: Modality, key: bytes) -> tuple[str, ...]:
+    """An id for each row: the first 16 hex digits of HMAC-SHA256 (RFC 2104) over the canonical bytes of its input.
 
     Args:
-        texts: a text or a pair of texts a row.
+        inputs: one a row.
+        modality: whose ``content`` is hashed.
         key: as :func:`id_key` gives it.
     """
-    return tuple(hmac.digest(key, UNBOUND.content(text), "sha256").hex()[:_ID_DIGITS] for text in texts)
+    return tuple(hmac.digest(key, modality.content(value), "sha256").hex()[:_ID_DIGITS] for value in inputs)
 
 
-def pack(task: TextClassification, logits: np.ndarray, truth: np.ndarray, ids: Sequence[str]) -> Predictions:
-    """Predictions as a report holds them. Each logit is the float32 itself, so that JSON gives the very same one back.
+def pack(outputs: Sequence[Arrays], ids: Sequence[str]) -> Predictions:
+    """Predictions as a report holds them. Each float32 is that float32 itself, so that JSON gives the very same one back.
 
     Args:
-        task: whose answers they are.
-        logits: float32 ``[rows, labels]``.
-        truth: as ``task.parse_labels`` gives it.
-        ids: of the rows.
+        outputs: of a model, one row each.
+        ids: of the rows, at least one.
 
     Raises:
-        UsageError: when they are not of the same rows and labels, or a logit is not a finite number.
+        UsageError: when they are not of the same rows, or an output is not a finite number.
     """
-    shape = (len(ids), len(task.settings.labels))
-    given = np.asarray(logits, np.float32)
-    if given.shape != shape or len(truth) != len(ids):
-        raise UsageError(f"The logits have the shape {list(given.shape)}, expected {list(shape)}: {len(ids)} ids, {len(truth)} labels. Give the same rows.")
-    if broken := int((~np.isfinite(given)).any(axis=1).sum()):
-        raise UsageError(f"{broken} of {len(ids)} rows of the logits hold NaN or infinity, expected numbers. Such a model cannot be scored: reject it.")
-    return Predictions(tuple(ids), _rows(truth.reshape(len(ids), -1).astype(np.float64)), _rows(given))
+    if not ids or len(outputs) != len(ids):
+        raise UsageError(f"There are outputs of {len(outputs)} rows for {len(ids)} ids, expected as many, and at least one. Give the same rows.")
+    check_finite(outputs, "the outputs")
+    return Predictions(tuple(ids), {name: _numbers(array) for name, array in packing.pack(outputs).items()})
 
 
-def unpack(problem_type: str, predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
-    """Undoes :func:`pack`.
-
-    Args:
-        problem_type: of the task that answered.
-        predictions: of a report.
-
-    Returns:
-        Logits, float32 ``[rows, labels]``, and the truth as ``task.parse_labels`` gives it.
+def unpack(predictions: Predictions) -> list[dict[str, np.ndarray]]:
+    """Undoes :func:`pack`: outputs, one row each.
 
     Raises:
-        IntegrityError: when rows are missing or of different lengths, a logit is not a finite number, or a truth is none of the labels.
+        IntegrityError: when rows are missing, or values and shapes do not fit each other.
     """
-    rows = len(predictions.ids)
-    logits, truth = _table(predictions.logits, rows, "logits").astype(np.float32), _table(predictions.truth, rows, "truth")
-    labels = logits.shape[1]
-    single = problem_type == "single_label_classification"
-    if truth.shape[1] != (1 if single else labels):
-        raise IntegrityError(f"The predictions have {truth.shape[1]} numbers of truth a row, expected {1 if single else labels}. {_AGAIN}")
-    if problem_type != "regression" and not np.isin(truth, np.arange(labels) if single else (0, 1)).all():
-        raise IntegrityError(f"A truth of the predictions is not {f'an index below {labels}' if single else '0 or 1'}. {_AGAIN}")
-    if single:
-        return logits, truth[:, 0].astype(np.int64)
-    return logits, truth.astype(bool) if problem_type == "multi_label_classification" else truth
+    try:
+        return _rows_of(predictions)
+    except ValueError as problem:
+        raise IntegrityError(f"The report has {problem}. The report is damaged: make it again.") from problem
 
 
-def read_logits(file: str | Path, rows: int, labels: int) -> np.ndarray:
-    """Reads the logits that a teacher left in a file. Nothing in it is run: a pickled array is refused.
+def unlike(predictions: Predictions) -> str:
+    """What contradicts itself in predictions, e.g. ``predictions of 2 rows for 3 ids``; empty where they are sound."""
+    try:
+        _rows_of(predictions)
+    except ValueError as problem:
+        return str(problem)
+    return ""
+
+
+def check_finite(outputs: Sequence[Arrays], whose: str) -> None:
+    """Refuses outputs that cannot be scored.
 
     Args:
-        file: ``.npy``, ``.npz`` with an array ``logits``, or ``.jsonl`` with an object ``{"logits": [...]}`` a line; any of them ``[rows, labels]``
-            in the order of the samples.
+        outputs: one row each.
+        whose: they are, for the message.
+
+    Raises:
+        UsageError: with the number of rows that hold NaN or infinity.
+    """
+    if broken := int((~packing.finite(outputs)).sum()):
+        raise UsageError(f"{broken} of {len(outputs)} rows of {whose} hold NaN or infinity, expected numbers. Such a model cannot be scored: reject it.")
+
+
+def named(found: object, rows: int, outputs: Sequence[TensorSpec], where: str) -> list[dict[str, np.ndarray]]:
+    """Outputs in the forms in which a teacher gives them, as rows of named arrays.
+
+    Args:
+        found: a row of named arrays for each input; or one array ``[rows, ...]`` of a model with one output.
+        rows: expected number.
+        outputs: of the graph that they are compared with, by which names, types and shapes are checked.
+        where: who gave them, for messages.
+
+    Raises:
+        SamplesError: for outputs of other rows or of another shape, or what is not a finite number.
+    """
+    if isinstance(found, Sequence) and found and isinstance(found[0], Mapping):
+        columns: dict[str, Sequence[np.ndarray]] = {}
+        for spec in outputs:
+            if any(spec.name not in row for row in found):
+                raise SamplesError(f"{where} gives no output '{spec.name}' in some rows, only {', '.join(map(str, found[0]))}. Name it so.")
+            columns[spec.name] = [np.asarray(row[spec.name]) for row in found]
+    elif len(outputs) == 1:
+        columns = {outputs[0].name: np.asarray(found)}
+    else:
+        raise SamplesError(f"{where} gives one array, expected an array for each of the outputs {', '.join(s.name for s in outputs)}. Give a mapping a row.")
+    checked = {spec.name: _checked(columns[spec.name], rows, spec, where) for spec in outputs}
+    return [dict(zip(checked, row, strict=True)) for row in zip(*checked.values(), strict=True)]
+
+
+def read_outputs(file: str | Path, rows: int, outputs: Sequence[TensorSpec]) -> list[dict[str, np.ndarray]]:
+    """Reads the outputs that a teacher left in a file. Nothing in it is run: a pickled array is refused.
+
+    Args:
+        file: ``.npz`` with an array for each output, ``[rows, ...]`` in the order of the samples, or as ``spec.rows.pack`` makes them of rows of several
+            shapes; ``.jsonl`` with an object from output to list a line; or, of a model with one output, ``.npy``.
         rows: of the samples.
-        labels: of the task.
+        outputs: of the graph that they are compared with.
 
     Returns:
-        float32 ``[rows, labels]``.
+        One row of named arrays for each sample.
 
     Raises:
         UsageError: when the file is missing, cannot be read, or is of another type.
         SamplesError: when it is malformed, of another shape, or holds something that is not a finite number.
     """
     path = Path(file)
-    readers: dict[str, Callable[[Path], np.ndarray]] = {".npy": _npy, ".npz": _npz, ".jsonl": _jsonl}
+    readers: dict[str, Callable[[Path, Sequence[str]], dict[str, Sequence[np.ndarray]]]] = {".npy": _npy, ".npz": _npz, ".jsonl": _jsonl}
     read = readers.get(path.suffix.lower())
     if read is None:
         raise UsageError(f"Predictions {path} end in '{path.suffix}', expected one of: {', '.join(FILE_TYPES)}. Convert or rename the file.")
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(f"Predictions {path} {what}, expected a file of logits ({', '.join(FILE_TYPES)}). Correct the path.")
+        raise UsageError(f"Predictions {path} {what}, expected a file of a model's outputs ({', '.join(FILE_TYPES)}). Correct the path.")
     try:
-        array = read(path)
+        columns = read(path, [spec.name for spec in outputs])
     except PermissionError as problem:
         raise UsageError(f"Predictions {path} cannot be read: {problem.strerror}. Check its permissions.") from problem
     except Exception as problem:  # a damaged file brings numpy's, zipfile's, zlib's and tokenize's errors, which have nothing in common
         pickled = any(word in str(problem) for word in ("pickle", "Python object"))
         reason = "it holds pickled objects, which are code" if pickled else str(problem) or "it is cut off"
-        raise SamplesError(f"Predictions {path} cannot be read as an array of numbers: {reason}. Save the logits again.") from problem
-    if array.shape != (rows, labels):
-        remedy = "Give the logits of these samples, a row each and in their order, with a column for each label."
-        raise SamplesError(f"Predictions {path} have the shape {list(array.shape)}, expected {[rows, labels]}: rows, labels. {remedy}")
-    if array.dtype.kind not in "fiu":
-        raise SamplesError(f"Predictions {path} are of the type {array.dtype}, expected numbers. Save the logits as float32.")
-    with np.errstate(over="ignore"):  # what does not fit into float32 is infinite there, and refused
-        logits = np.array(array, np.float32, order="C")
-    finite = np.isfinite(logits).all(axis=1)
-    if not finite.all():
-        bad = int((~finite).sum())
+        raise SamplesError(f"Predictions {path} cannot be read as an array of numbers: {reason}. Save the outputs again.") from problem
+    checked = {spec.name: _checked(columns[spec.name], rows, spec, f"Predictions {path}") for spec in outputs}
+    return [dict(zip(checked, row, strict=True)) for row in zip(*checked.values(), strict=True)]
+
+
+def _checked(column: Sequence[np.ndarray], rows: int, spec: TensorSpec, where: str) -> list[np.ndarray]:
+    """The rows of one output in the type of the graph's, each without a batch axis."""
+    expected = list(spec.shape[1:])
+    remedy = "Give the outputs of these samples, a row each and in their order."
+    if isinstance(column, np.ndarray) and (column.ndim != len(spec.shape) or len(column) != rows or not _fits(column.shape[1:], expected)):
+        raise SamplesError(f"{where} have the shape {list(column.shape)}, expected {[rows, *expected]}: rows, then the output's own axes. {remedy}")
+    if len(column) != rows:
+        raise SamplesError(f"{where} have the shape [{len(column)}, ...], expected {[rows, *expected]}: rows, then the output's own axes. {remedy}")
+    found, bad = [], []
+    for place, row in enumerate(column):
+        if not _fits(row.shape, expected):
+            raise SamplesError(f"{where} have the shape {list(row.shape)} in row {place + 1}, expected {expected}. {remedy}")
+        if row.dtype.kind not in ("fiu" if spec.dtype.startswith("float") else spec.dtype[0]):
+            raise SamplesError(f"{where} are of the type {row.dtype}, expected numbers of the type {spec.dtype}. Save the outputs as {spec.dtype}.")
+        with np.errstate(over="ignore"):  # what does not fit into float32 is infinite there, and refused
+            found.append(np.array(row, spec.dtype, order="C"))
+        bad += [] if np.isfinite(found[-1]).all() else [place]
+    if bad:
         raise SamplesError(
-            f"Predictions {path} hold NaN, infinity or a number beyond float32 in {bad} of {rows} rows, first in row {int(finite.argmin()) + 1}. "
-            "Expected finite logits: let the teacher answer these rows again."
+            f"{where} hold NaN, infinity or a number beyond {spec.dtype} in {len(bad)} of {rows} rows, first in row {bad[0] + 1}. "
+            "Expected finite numbers: let the teacher answer these rows again."
         )
-    return logits
+    return found
 
 
-def _npy(path: Path) -> np.ndarray:
+def _fits(shape: Sequence[int], expected: Sequence[str | int]) -> bool:
+    return len(shape) == len(expected) and all(isinstance(e, str) or n == e for n, e in zip(shape, expected, strict=True))
+
+
+def _npy(path: Path, names: Sequence[str]) -> dict[str, Sequence[np.ndarray]]:
+    if len(names) != 1:
+        raise ValueError(f"it holds one array, and the model has the outputs {', '.join(names)}: save a .npz")
     # Mapped, so that a header that promises more than the file holds costs no memory.
     found = np.load(path, mmap_mode="r", allow_pickle=False)
     if not isinstance(found, np.ndarray):
         found.close()
         raise ValueError("it is a .npz archive")
-    return found
+    return {names[0]: found}
 
 
-def _npz(path: Path) -> np.ndarray:
+def _npz(path: Path, names: Sequence[str]) -> dict[str, Sequence[np.ndarray]]:
+    columns: dict[str, Sequence[np.ndarray]] = {}
     with np.load(path, allow_pickle=False) as found:
         if not isinstance(found, np.lib.npyio.NpzFile):
             raise ValueError("it is no .npz archive")
-        if "logits" not in found.files:
-            raise ValueError(f"it has no array 'logits', only: {', '.join(found.files) or 'nothing'}")
-        return np.asarray(found["logits"])
+        for name in names:
+            if name not in found.files:
+                raise ValueError(f"it has no array '{name}', only: {', '.join(found.files) or 'nothing'}")
+            shapes = f"{name}{packing.SHAPES}"
+            columns[name] = found[name]
+            if shapes in found.files:
+                columns[name] = [row[name] for row in packing.unpack({name: found[name], shapes: found[shapes]})]
+    return columns
 
 
-def _jsonl(path: Path) -> np.ndarray:
-    read: list[list[float]] = []
+def _jsonl(path: Path, names: Sequence[str]) -> dict[str, Sequence[np.ndarray]]:
+    columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1):
         if not line.strip():
             continue
@@ -193,28 +248,48 @@ def _jsonl(path: Path) -> np.ndarray:
             record = json.loads(line)
         except (ValueError, RecursionError) as problem:
             raise ValueError(f"line {number} is not valid JSON") from problem
-        values = record.get("logits") if isinstance(record, dict) else None
-        if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
-            raise ValueError(f'line {number} is not an object with a list of numbers as "logits"')
-        if read and len(values) != len(read[0]):
-            raise ValueError(f"line {number} has {len(values)} logits, the lines before it {len(read[0])}")
-        read.append(values)
-    return np.array(read, np.float64)
+        for name in names:
+            values = record.get(name) if isinstance(record, dict) else None
+            if not isinstance(values, list) or not _all_numbers(values):
+                raise ValueError(f'line {number} is not an object with a list of numbers as "{name}"')
+            array = np.array(values)
+            columns[name].append(np.array(values, np.float64) if array.dtype.kind == "O" else array)
+    return dict(columns)
 
 
-def _rows(array: np.ndarray) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(row) for row in array.tolist())
+def _all_numbers(values: list[object]) -> bool:
+    return all(_all_numbers(v) if isinstance(v, list) else type(v) in (int, float) for v in values)
 
 
-def _table(values: Sequence[Sequence[float]], rows: int, what: str) -> np.ndarray:
-    lengths = {len(row) for row in values}
-    if len(values) != rows or len(lengths) != 1 or 0 in lengths:
-        raise IntegrityError(f"The predictions have {len(values)} rows of {what} of the lengths {sorted(lengths)} for {rows} ids. {_AGAIN}")
-    table = np.array(values, np.float64)
-    largest = np.finfo(np.float32 if what == "logits" else np.float64).max
-    if not (np.abs(table) <= largest).all():  # nor is NaN
-        raise IntegrityError(f"The predictions hold {what} that are not finite numbers. {_AGAIN}")
-    return table
+def _numbers(array: np.ndarray) -> Numbers:
+    return Numbers(str(array.dtype), tuple(array.shape), tuple(array.astype(np.float64).ravel().tolist()))
+
+
+def _rows_of(predictions: Predictions) -> list[dict[str, np.ndarray]]:
+    """Outputs, one row each.
+
+    Raises:
+        ValueError: with what does not fit, as a phrase behind "has".
+    """
+    packed = {}
+    for name, found in predictions.outputs.items():
+        values = np.array(found.values, np.float64)
+        if found.dtype not in _TYPES or any(n < 0 for n in found.shape) or math.prod(found.shape) != len(values):
+            raise ValueError(f"predictions of the type {found.dtype[:20]} and the shape {list(found.shape)} with {len(values)} values as '{name}'")
+        dtype = np.dtype(found.dtype)
+        most = 1 if dtype.kind == "b" else float(np.finfo(dtype).max if dtype.kind == "f" else np.iinfo(dtype).max)
+        least = -most if dtype.kind == "f" else 0 if dtype.kind == "b" else float(np.iinfo(dtype).min)
+        whole = dtype.kind == "f" or bool((values == np.floor(values)).all())
+        if not whole or not ((least <= values) & (values <= most)).all():  # nor is NaN
+            raise ValueError(f"predictions that are no {found.dtype}, as '{name}'")
+        packed[name] = values.astype(dtype).reshape(found.shape)
+    try:
+        rows = packing.unpack(packed)
+    except (ValueError, TypeError) as problem:
+        raise ValueError(f"predictions whose parts do not fit ({problem})") from problem
+    if not rows or len(rows) != len(predictions.ids):
+        raise ValueError(f"predictions of {len(rows)} rows for {len(predictions.ids)} ids")
+    return rows
 
 
 def _state() -> Path:

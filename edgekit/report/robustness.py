@@ -1,4 +1,4 @@
-"""How much models lose on disturbed texts: by themselves, and one against another on the same texts. Descriptive, not a certificate."""
+"""How much models lose on disturbed inputs: by themselves, and one against another on the same inputs. Descriptive, not a certificate."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgekit.modalities.text import UNBOUND
 from edgekit.report.predictions import Answer
-from edgekit.samples.evaluation import paired
+from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.protocols import Arrays, Input, Modality
 from edgekit.spec.report import Robustness
 from edgekit.spec.subject import Perturbed
-from edgekit.tasks.text_classification import Text, TextClassification
 
-Disturbances = Mapping[str, tuple[np.ndarray, list[Text]]]
-"""Name of a kind to the rows it disturbs (int64 ``[disturbed]``, ascending, from 0) and their texts with it."""
+Disturbances = Mapping[str, tuple[Sequence[int], list[Input]]]
+"""Name of a kind to the rows it disturbs (ascending, from 0) and their inputs with it."""
 
-_TEXTS_A_REQUEST = 50
+_INPUTS_A_REQUEST = 50
 
 
-def disturb(texts: Sequence[Text], rows: int = 200, seed: int = 0) -> dict[str, tuple[np.ndarray, list[Text]]]:
-    """Draws rows and disturbs each in every way; see ``edgekit/modalities/_text_perturbations.py`` for the ways and where they come from.
+def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: int = 0) -> dict[str, tuple[list[int], list[Input]]]:
+    """Draws rows and disturbs each in every way that its modality knows.
 
     Args:
-        texts: of the samples.
+        inputs: of the samples.
+        modality: theirs.
         rows: how many are drawn, the same for every kind; all where there are fewer.
-        seed: of the draw and of the disturbances: the same seed gives the same texts.
+        seed: of the draw and of the disturbances: the same seed gives the same inputs.
 
     Returns:
-        As :data:`Disturbances`. A text that a kind cannot change is not among that kind's rows (no letters: no typos); a kind that can change none is
+        As :data:`Disturbances`. An input that a kind cannot change is not among that kind's rows (no letters: no typos); a kind that can change none is
         left out.
 
     Raises:
@@ -39,111 +39,103 @@ def disturb(texts: Sequence[Text], rows: int = 200, seed: int = 0) -> dict[str, 
     """
     if rows < 1:
         raise UsageError(f"{rows} rows were to be disturbed, expected at least 1. Give more, or leave the disturbances out.")
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(texts))[:rows]).tolist()
-    found: dict[str, tuple[np.ndarray, list[Text]]] = {}
-    for name in UNBOUND.perturbations:
-        made = {row: UNBOUND.perturbations[name](texts[row], random.Random(f"{seed}/{name}/{row}")) for row in drawn}
-        kept = {row: text for row, text in made.items() if text is not None}
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:rows]).tolist()
+    found: dict[str, tuple[list[int], list[Input]]] = {}
+    for name, change in modality.perturbations.items():
+        # A generator for each row, whatever other rows there are; of a string: seeded by its digest, so the same everywhere.
+        made = {row: change(inputs[row], random.Random(f"{seed}/{name}/{row}")) for row in drawn}
+        kept = {row: value for row, value in made.items() if value is not None}
         if kept:
-            found[name] = (np.array(list(kept), np.int64), list(kept.values()))
+            found[name] = (list(kept), list(kept.values()))
     return found
 
 
-def logits_of(answer: Answer, disturbances: Disturbances, progress: Progress = silent) -> dict[str, np.ndarray]:
-    """What a model answers to the disturbed texts.
+def outputs_of(answer: Answer, disturbances: Disturbances, progress: Progress = silent) -> dict[str, list[Arrays]]:
+    """What a model answers to the disturbed inputs.
 
     Args:
-        answer: called with 50 texts at a time at most.
+        answer: called with 50 inputs at a time at most.
         disturbances: from :func:`disturb`.
         progress: told after each call.
 
     Returns:
-        By kind, float32 ``[disturbed, labels]``.
+        Outputs by kind, one row each.
 
     Raises:
-        UsageError: when ``answer`` does not give a row of logits for each text.
+        UsageError: when ``answer`` does not give a row of outputs for each input.
     """
-    total, done = sum(len(texts) for _, texts in disturbances.values()), 0
-    found = {}
-    for name, (_, texts) in disturbances.items():
-        parts = []
-        for start in range(0, len(texts), _TEXTS_A_REQUEST):
-            group = texts[start : start + _TEXTS_A_REQUEST]
-            logits = np.asarray(answer(group), np.float32)
-            if logits.ndim != 2 or len(logits) != len(group):
-                raise UsageError(f"The model's answer has the shape {list(logits.shape)}, expected [{len(group)}, labels]: a row of logits for each text.")
-            parts.append(logits)
+    total, done = sum(len(inputs) for _, inputs in disturbances.values()), 0
+    found: dict[str, list[Arrays]] = {}
+    for name, (_, inputs) in disturbances.items():
+        found[name] = []
+        for start in range(0, len(inputs), _INPUTS_A_REQUEST):
+            group = inputs[start : start + _INPUTS_A_REQUEST]
+            outputs = list(answer(group))
+            if len(outputs) != len(group):
+                raise UsageError(f"The model answers {len(group)} inputs with {len(outputs)} rows of outputs, expected one for each.")
+            found[name] += outputs
             done += len(group)
             progress("robustness", done, total)
-        found[name] = np.concatenate(parts)
     return found
 
 
-def own(
-    task: TextClassification, disturbances: Disturbances, clean_logits: np.ndarray, disturbed_logits: Mapping[str, np.ndarray], truth: np.ndarray
-) -> tuple[Perturbed, ...]:
+def own(given: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], disturbed: Mapping[str, Sequence[Arrays]]) -> tuple[Perturbed, ...]:
     """What one model loses by each kind, on the rows that the kind disturbs, paired row by row.
 
     Args:
-        task: whose score it is.
+        given: all samples.
         disturbances: from :func:`disturb`.
-        clean_logits: float32 ``[rows, labels]``, of all samples as they are.
-        disturbed_logits: from :func:`logits_of`.
-        truth: of all samples, as ``task.parse_labels`` gives it.
+        clean: outputs to all samples as they are.
+        disturbed: from :func:`outputs_of`.
 
     Returns:
         One for each kind. A kind on whose rows the score is not defined (Pearson's r of one row, or of equal labels) is left out: there is no number to give.
 
     Raises:
-        UsageError: when the logits are not of these rows, or one is NaN.
+        UsageError: when the outputs are not of these rows, or one is NaN.
     """
-    _check_rows(clean_logits, truth)
+    if len(clean) != len(given):
+        raise UsageError(f"There are outputs of {len(clean)} rows and {len(given)} rows of truth, expected those of the same samples. Give both of all samples.")
     found = []
     for name, (rows, _) in disturbances.items():
-        clean, disturbed, right = clean_logits[rows], disturbed_logits[name], truth[rows]
+        right, was, now = _rows(given, rows), [clean[i] for i in rows], disturbed[name]
         try:
-            pair = paired(task, disturbed, clean, right)
+            pair = right.compare(now, was)
         except SamplesError:
             continue
-        scores = task.score(clean, right), task.score(disturbed, right)
-        found.append(Perturbed(name, len(rows), task.changed(disturbed, clean), *scores, pair.drop, pair.low, pair.high))
+        changed = int((~given.task.same_answer(now, was)).sum())
+        found.append(Perturbed(name, len(rows), changed, right.score(was), right.score(now), pair.drop, pair.low, pair.high))
     return tuple(found)
 
 
 def between(
-    task: TextClassification,
-    disturbances: Disturbances,
-    before_logits: Mapping[str, np.ndarray],
-    after_logits: Mapping[str, np.ndarray],
-    truth: np.ndarray,
+    given: Evaluation, disturbances: Disturbances, before: Mapping[str, Sequence[Arrays]], after: Mapping[str, Sequence[Arrays]]
 ) -> tuple[Robustness, ...]:
-    """What the candidate loses against the baseline on the same disturbed texts.
+    """What the candidate loses against the baseline on the same disturbed inputs.
 
     Args:
-        task: whose score it is.
+        given: all samples.
         disturbances: from :func:`disturb`; both models answered these.
-        before_logits: from :func:`logits_of`, of the baseline.
-        after_logits: of the candidate.
-        truth: of all samples, as ``task.parse_labels`` gives it.
+        before: from :func:`outputs_of`, of the baseline.
+        after: of the candidate.
 
     Returns:
         One for each kind; those on whose rows the score is not defined are left out.
 
     Raises:
-        UsageError: when the logits are not of these rows, or one is NaN.
+        UsageError: when the outputs are not of these rows, or one is NaN.
     """
     found = []
     for name, (rows, _) in disturbances.items():
-        right = truth[rows]
+        right = _rows(given, rows)
         try:
-            pair = paired(task, after_logits[name], before_logits[name], right)
+            pair = right.compare(after[name], before[name])
         except SamplesError:
             continue
-        scores = task.score(before_logits[name], right), task.score(after_logits[name], right)
-        found.append(Robustness(name, len(rows), *scores, pair.drop, pair.low, pair.high))
+        found.append(Robustness(name, len(rows), right.score(before[name]), right.score(after[name]), pair.drop, pair.low, pair.high))
     return tuple(found)
 
 
-def _check_rows(logits: np.ndarray, truth: np.ndarray) -> None:
-    if len(logits) != len(truth):
-        raise UsageError(f"There are {len(logits)} rows of logits and {len(truth)} of truth, expected those of the same samples. Give both of all samples.")
+def _rows(given: Evaluation, rows: Sequence[int]) -> Evaluation:
+    """Some of the rows, each of which counts: equal inputs are disturbed differently."""
+    return Evaluation(given.task, [given.inputs[i] for i in rows], [given.truth[i] for i in rows], list(rows))

@@ -6,6 +6,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,23 +16,23 @@ from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import Bundle, open_bundle
 from edgekit.machine import energy
 from edgekit.machine.cpu import cpus
-from edgekit.modalities.limits import check_rows
-from edgekit.modalities.text import Text
 from edgekit.report import predictions
 from edgekit.report.accuracy import calibration_error, confusion
 from edgekit.report.differences import settings
 from edgekit.report.slices import by_length
 from edgekit.samples import Samples
+from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.manifest import Variant, content_digest
+from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress
+from edgekit.spec.protocols import Arrays, HasLabels, Input, Task
+from edgekit.spec.rows import finite
 from edgekit.spec.sealed import seal
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
+from edgekit.spec.tensor import TensorSpec
 from edgekit.stats.percentiles import percentile, samples_needed
-from edgekit.tasks.text_classification import TextClassification
 from edgekit.timing.worker import Worker
-
-_TEXTS_A_REQUEST = 50
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Side:
 
     bundle: Bundle
     name: str
-    task: TextClassification
+    task: Task
     backend: str | None = None
     threads: int | None = None
     trust: Trust | None = None
@@ -55,6 +56,11 @@ class Side:
     def worker(self) -> Worker:
         """A new process with it."""
         return Worker(self.bundle.path, self.threads, self.backend, trust=self.trust)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What its graphs give."""
+        return tuple(spec for signature in self.bundle.manifest.signatures for spec in signature.outputs)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -73,21 +79,26 @@ class Rows:
 
     Attributes:
         samples: the file's rows.
-        texts: as a session takes them.
-        truth: as the task parses the labels.
+        evaluation: the rows as the task scores them, told apart by their ids.
         ids: keyed hash of each row.
-        tokens: of each text, as the model reads it.
-        truncated: texts that are longer than the model takes.
-        notes: how labels were read where they were not taken as they stand, a sentence each.
+        sizes: of each input as the model reads it, e.g. tokens.
+        truncated: inputs that are longer than the model takes.
     """
 
     samples: Samples
-    texts: list[Text]
-    truth: np.ndarray
+    evaluation: Evaluation
     ids: tuple[str, ...]
-    tokens: tuple[int, ...]
+    sizes: tuple[int, ...]
     truncated: int
-    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.ids)
+
+    @property
+    def inputs(self) -> Sequence[Input]:
+        """As a session takes them."""
+        return self.evaluation.inputs
 
     @property
     def digest(self) -> str:
@@ -102,14 +113,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class Answered:
-    """What a bundle answers to all rows, one text at a time.
+    """What a bundle answers to all rows, one at a time.
 
     Attributes:
-        logits: float32 ``[rows, labels]``.
+        outputs: one row each.
         method, backend, executed: what ran.
     """
 
-    logits: np.ndarray
+    outputs: list[Arrays]
     method: str
     backend: str
     executed: str
@@ -126,43 +137,45 @@ def opened(bundle: str | Path, trust: Trust | None = None, backend: str | None =
     return Side(found, found.path.resolve().name, task, backend, threads, trust)
 
 
-def rows(task: TextClassification, samples: str | Path, columns: Mapping[str, str] | None, slices: Sequence[str]) -> Rows:
+def rows(task: Task, samples: str | Path, columns: Mapping[str, str] | None, slices: Sequence[str]) -> Rows:
     """Reads labelled samples.
 
     Raises:
         SamplesError: when they cannot be read, or have no labels that the task knows.
     """
-    read = sample_files.read(samples, columns, slices)
-    texts: list[Text] = [row.inputs for row in read.rows]
-    truth = read.truth(task.settings)
-    check_rows(texts, task.settings.max_length, read.where)
-    encoded = task.preprocess(texts)
-    ids = predictions.row_ids(texts, predictions.id_key())
-    return Rows(read, texts, truth.values, ids, tuple(map(len, encoded)), sum(t.truncated for t in encoded), truth.notes)
+    read = sample_files.read(samples, columns, slices, task.modality)
+    given = read.evaluation(task)
+    encoded = task.preprocess(given.inputs)
+    ids = predictions.row_ids(given.inputs, task.modality, predictions.id_key())
+    sizes = tuple(task.modality.size(row.arrays) for row in encoded)
+    return Rows(read, Evaluation(task, given.inputs, given.truth, ids, given.notes), ids, sizes, sum(row.truncated for row in encoded))
 
 
-def same_task(problem_type: str, labels: Sequence[str], task: TextClassification, which: str) -> None:
+def same_task(identity: Mapping[str, Any], task: Task, which: str) -> None:
     """Refuses to compare answers to different questions.
 
     Args:
-        problem_type: of the other.
-        labels: of the other, in the order of its logits.
+        identity: of the other.
         task: of the bundle.
         which: the other, for the message.
 
     Raises:
-        UsageError: when they differ.
+        UsageError: when they differ, with what differs.
     """
-    own = task.settings
-    if (own.problem_type, tuple(own.labels)) != (problem_type, tuple(labels)):
+    other, own = plain(identity), plain(task.identity)
+    differing = [name for name in {**own, **other} if own.get(name) != other.get(name)]
+    if differing:
+        its, theirs = ("; ".join(f"{name.replace('_', ' ')} {_told(side.get(name))}" for name in differing) for side in (own, other))
         raise UsageError(
-            f"{which} answers with {_labels(labels)} ({problem_type}), the bundle with {_labels(own.labels)} ({own.problem_type}). "
+            f"{which} answers with other {', '.join(differing).replace('_', ' ')} than the bundle: {theirs}, and the bundle {its}. "
             "Only models of one task, with the same labels in the same order, can be compared: give such a baseline."
         )
 
 
-def _labels(names: Sequence[str]) -> str:
-    return f"{len(names)} label{'s' if len(names) != 1 else ''}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+def _told(value: object) -> str:
+    if not isinstance(value, list):
+        return "none" if value is None else str(value)
+    return f"({len(value)}) {', '.join(map(str, value[:8]))}{' ...' if len(value) > 8 else ''}"
 
 
 def answered(side: Side, given: Rows, progress: Progress) -> Answered:
@@ -172,17 +185,14 @@ def answered(side: Side, given: Rows, progress: Progress) -> Answered:
         BackendError: when it cannot run.
         SamplesError: when it answers with NaN.
     """
-    parts = []
     with side.worker() as worker:
-        for start in range(0, len(given.texts), _TEXTS_A_REQUEST):
-            parts.append(worker.logits(given.texts[start : start + _TEXTS_A_REQUEST]))
-            progress(f"answers of {side.name}", min(start + _TEXTS_A_REQUEST, len(given.texts)), len(given.texts))
+        outputs = worker.predict(given.inputs, progress, step=f"answers of {side.name}")
         method, backend = worker.ran()
         executed = worker.executed_precision()
-    logits = np.concatenate(parts)
-    if broken := int(np.isnan(logits).any(axis=1).sum()):
-        raise SamplesError(f"{side.name} answers {broken} of {len(logits)} rows with NaN, expected numbers. Build it again, or keep more layers in float.")
-    return Answered(logits, method, backend, executed)
+    if broken := int((~finite(outputs)).sum()):
+        said = "NaN or infinity, expected numbers. Build it again, or keep more layers in float."
+        raise SamplesError(f"{side.name} answers {broken} of {len(outputs)} rows with {said}")
+    return Answered(outputs, method, backend, executed)
 
 
 def variant_of(side: Side, found: Answered) -> Variant:
@@ -202,65 +212,69 @@ def subject(side: Side, given: Rows, found: Answered, processes: Sequence[Proces
         digest=f"sha256:{content_digest(manifest)}",
         format=manifest.format,
         model=" ".join(filter(None, (manifest.provenance.get("model", ""), revision))),
-        task=manifest.task,
-        problem_type=side.task.settings.problem_type,
-        labels=side.task.settings.labels,
         target=manifest.target,
         backend=found.backend,
         method=found.method,
         executed=found.executed,
         threads=min(side.threads or variant.threads, cpus()),
-        score_name=side.task.score_name,
-        score=score(side.task, found.logits, given.truth),
         truncated=given.truncated,
-        calibration_error=calibration_error(side.task, found.logits, given.truth),
-        confusion=confusion(side.task, found.logits, given.truth),
         size_mb=side.size_mb,
         energy_mj=float(np.median(energies)) if energies else None,
         energy_from=_energy_from(bool(energies)),
-        times=times(processes, given.tokens),
+        times=times(processes, given.sizes),
         start=_start(processes),
         memory_mb=float(np.median([p.memory_mb for p in processes])) if processes else 0.0,
         processes=tuple(processes),
         candidates=manifest.trials,
-        predictions=predictions.pack(side.task, found.logits, given.truth, given.ids),
         settings=side.settings,
+        **_scored(manifest.task, given, found.outputs),
     )
 
 
-def teacher(task: TextClassification, given: Rows, logits: np.ndarray, name: str) -> Subject:
-    """What is said of a model of which the answers are all that is known."""
-    packed = predictions.pack(task, logits, given.truth, given.ids)
-    return Subject(
-        name=name,
-        digest="",
-        format=0,
-        model="",
-        task="text-classification",
-        problem_type=task.settings.problem_type,
-        labels=task.settings.labels,
-        score_name=task.score_name,
-        score=score(task, logits, given.truth),
-        calibration_error=calibration_error(task, logits, given.truth),
-        confusion=confusion(task, logits, given.truth),
-        predictions=packed,
-    )
+def teacher(task: str, given: Rows, outputs: Sequence[Arrays], name: str) -> Subject:
+    """What is said of a model of which the answers are all that is known.
+
+    Args:
+        task: its name.
+        given: the samples.
+        outputs: of the model to these.
+        name: of the model.
+    """
+    return Subject(name=name, digest="", format=0, model="", **_scored(task, given, outputs))
 
 
-def score(task: TextClassification, logits: np.ndarray, truth: np.ndarray) -> float | None:
+def _scored(name: str, given: Rows, outputs: Sequence[Arrays]) -> dict[str, Any]:
+    """Fields of a subject that are about its answers."""
+    task, truth = given.evaluation.task, given.evaluation.truth
+    metric = task.metrics[0]
+    return {
+        "task": name,
+        "identity": plain(task.identity),
+        "labels": tuple(task.labels) if isinstance(task, HasLabels) else (),
+        "score_name": metric.name,
+        "higher_is_better": metric.higher_is_better,
+        "score": score(given.evaluation, outputs),
+        "calibration_error": calibration_error(task, outputs, truth),
+        "confusion": confusion(task, outputs, truth),
+        # Outputs of such a task spell the user's text.
+        "predictions": None if task.answers_quote_input else predictions.pack(outputs, given.ids),
+    }
+
+
+def score(given: Evaluation, outputs: Sequence[Arrays]) -> float | None:
     """The task's score; None where it is not defined on these rows."""
     try:
-        return task.score(logits, truth)
+        return given.score(outputs)
     except SamplesError:
         return None
 
 
-def times(processes: Sequence[Process], tokens: Sequence[int]) -> Times | None:
+def times(processes: Sequence[Process], sizes: Sequence[int]) -> Times | None:
     """All calls of all processes together.
 
     Args:
         processes: that were timed.
-        tokens: of each row of the samples.
+        sizes: of each row of the samples.
     """
     found = [t for p in processes for block in p.blocks_ms for t in block]
     if not found:
@@ -274,7 +288,7 @@ def times(processes: Sequence[Process], tokens: Sequence[int]) -> Times | None:
         p99_ms=percentile(found, 99),
         needed={f"p{q}": samples_needed(q) for q in (50, 90, 99)},
         quantiles_ms=tuple(round(float(t), 4) for t in quantiles),
-        by_length=_by_length(processes, tokens),
+        by_length=_by_length(processes, sizes),
     )
 
 
@@ -293,8 +307,8 @@ def _start(processes: Sequence[Process]) -> Start | None:
     return Start(*(float(np.median([getattr(p.start, name) for p in processes])) for name in names))
 
 
-def _by_length(processes: Sequence[Process], tokens: Sequence[int]) -> tuple[ByLength, ...]:
-    calls = [(tokens[row], time) for p in processes for rows, block in zip(p.rows, p.blocks_ms, strict=True) for row, time in zip(rows * 2, block, strict=True)]
+def _by_length(processes: Sequence[Process], sizes: Sequence[int]) -> tuple[ByLength, ...]:
+    calls = [(sizes[row], time) for p in processes for rows, block in zip(p.rows, p.blocks_ms, strict=True) for row, time in zip(rows * 2, block, strict=True)]
     groups: dict[str, list[tuple[int, float]]] = {}
     for name, call in zip(by_length([count for count, _ in calls]), calls, strict=True):
         groups.setdefault(name, []).append(call)

@@ -25,12 +25,14 @@ class Evaluation:
         inputs: as a session takes them.
         truth: one a row, as ``task.parse_truth`` gives it.
         keys: what tells inputs apart, one a row; empty: their content.
+        notes: how labels were read where they were not taken as they stand, a sentence each.
     """
 
     task: Task
     inputs: Sequence[Input]
     truth: Sequence[Any]
     keys: Sequence[Hashable] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Number of rows."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from edgekit.spec.protocols import Arrays
 
-_SHAPES = ".shapes"
+SHAPES = ".shapes"
 """Suffix of the name under which the shapes of ragged arrays are packed."""
 
 
@@ -28,7 +28,7 @@ def pack(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
             packed[name] = np.stack(arrays)
         else:
             packed[name] = np.concatenate([a.ravel() for a in arrays])
-            packed[name + _SHAPES] = np.array([a.shape for a in arrays], np.int64)
+            packed[name + SHAPES] = np.array([a.shape for a in arrays], np.int64)
     return packed
 
 
@@ -40,9 +40,9 @@ def unpack(packed: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """
     columns: dict[str, Sequence[np.ndarray]] = {}
     for name, values in packed.items():
-        if name.endswith(_SHAPES):
+        if name.endswith(SHAPES):
             continue
-        shapes = packed.get(name + _SHAPES)
+        shapes = packed.get(name + SHAPES)
         columns[name] = list(values) if shapes is None else _ragged(name, values, shapes)
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
