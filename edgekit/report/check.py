@@ -265,6 +265,7 @@ def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) ->
     found = answered(run.side, run.rows, run.progress)
     before: Subject | None
     was: Sequence[Arrays] | None
+    judged: Speed | None
     if isinstance(against, BundleBefore):
         other = answered(against.side, run.rows, run.progress)
         before, after, judged = _dueled(run, against.side, other, found)

@@ -28,6 +28,8 @@ from edgekit.spec.tensor import TensorSpec
 Answer = Callable[[Sequence[Input]], Sequence[Arrays]]
 """Inputs to a model's outputs, one row each: a bundle's process, or a teacher."""
 
+_Column = np.ndarray | Sequence[np.ndarray]  # the values of one output, a row each
+
 KEY_VARIABLE = "EDGEKIT_ID_KEY"
 FILE_TYPES = (".npy", ".npz", ".jsonl")
 """Of a teacher's outputs."""
@@ -135,7 +137,7 @@ def named(found: object, rows: int, outputs: Sequence[TensorSpec], where: str) -
         SamplesError: for outputs of other rows or of another shape, or what is not a finite number.
     """
     if isinstance(found, Sequence) and found and isinstance(found[0], Mapping):
-        columns: dict[str, Sequence[np.ndarray]] = {}
+        columns: dict[str, _Column] = {}
         for spec in outputs:
             if any(spec.name not in row for row in found):
                 raise SamplesError(f"{where} gives no output '{spec.name}' in some rows, only {', '.join(map(str, found[0]))}. Name it so.")
@@ -144,8 +146,7 @@ def named(found: object, rows: int, outputs: Sequence[TensorSpec], where: str) -
         columns = {outputs[0].name: np.asarray(found)}
     else:
         raise SamplesError(f"{where} gives one array, expected an array for each of the outputs {', '.join(s.name for s in outputs)}. Give a mapping a row.")
-    checked = {spec.name: _checked(columns[spec.name], rows, spec, where) for spec in outputs}
-    return [dict(zip(checked, row, strict=True)) for row in zip(*checked.values(), strict=True)]
+    return _named_rows(columns, rows, outputs, where)
 
 
 def read_outputs(file: str | Path, rows: int, outputs: Sequence[TensorSpec]) -> list[dict[str, np.ndarray]]:
@@ -165,7 +166,7 @@ def read_outputs(file: str | Path, rows: int, outputs: Sequence[TensorSpec]) -> 
         SamplesError: when it is malformed, of another shape, or holds something that is not a finite number.
     """
     path = Path(file)
-    readers: dict[str, Callable[[Path, Sequence[str]], dict[str, Sequence[np.ndarray]]]] = {".npy": _npy, ".npz": _npz, ".jsonl": _jsonl}
+    readers: dict[str, Callable[[Path, Sequence[str]], dict[str, _Column]]] = {".npy": _npy, ".npz": _npz, ".jsonl": _jsonl}
     read = readers.get(path.suffix.lower())
     if read is None:
         raise UsageError(f"Predictions {path} end in '{path.suffix}', expected one of: {', '.join(FILE_TYPES)}. Convert or rename the file.")
@@ -180,11 +181,15 @@ def read_outputs(file: str | Path, rows: int, outputs: Sequence[TensorSpec]) -> 
         pickled = any(word in str(problem) for word in ("pickle", "Python object"))
         reason = "it holds pickled objects, which are code" if pickled else str(problem) or "it is cut off"
         raise SamplesError(f"Predictions {path} cannot be read as an array of numbers: {reason}. Save the outputs again.") from problem
-    checked = {spec.name: _checked(columns[spec.name], rows, spec, f"Predictions {path}") for spec in outputs}
+    return _named_rows(columns, rows, outputs, f"Predictions {path}")
+
+
+def _named_rows(columns: Mapping[str, _Column], rows: int, outputs: Sequence[TensorSpec], where: str) -> list[dict[str, np.ndarray]]:
+    checked = {spec.name: _checked(columns[spec.name], rows, spec, where) for spec in outputs}
     return [dict(zip(checked, row, strict=True)) for row in zip(*checked.values(), strict=True)]
 
 
-def _checked(column: Sequence[np.ndarray], rows: int, spec: TensorSpec, where: str) -> list[np.ndarray]:
+def _checked(column: _Column, rows: int, spec: TensorSpec, where: str) -> list[np.ndarray]:
     """The rows of one output in the type of the graph's, each without a batch axis."""
     expected = list(spec.shape[1:])
     remedy = "Give the outputs of these samples, a row each and in their order."
@@ -213,7 +218,7 @@ def _fits(shape: Sequence[int], expected: Sequence[str | int]) -> bool:
     return len(shape) == len(expected) and all(isinstance(e, str) or n == e for n, e in zip(shape, expected, strict=True))
 
 
-def _npy(path: Path, names: Sequence[str]) -> dict[str, Sequence[np.ndarray]]:
+def _npy(path: Path, names: Sequence[str]) -> dict[str, _Column]:
     if len(names) != 1:
         raise ValueError(f"it holds one array, and the model has the outputs {', '.join(names)}: save a .npz")
     # Mapped, so that a header that promises more than the file holds costs no memory.
@@ -224,8 +229,8 @@ def _npy(path: Path, names: Sequence[str]) -> dict[str, Sequence[np.ndarray]]:
     return {names[0]: found}
 
 
-def _npz(path: Path, names: Sequence[str]) -> dict[str, Sequence[np.ndarray]]:
-    columns: dict[str, Sequence[np.ndarray]] = {}
+def _npz(path: Path, names: Sequence[str]) -> dict[str, _Column]:
+    columns: dict[str, _Column] = {}
     with np.load(path, allow_pickle=False) as found:
         if not isinstance(found, np.lib.npyio.NpzFile):
             raise ValueError("it is no .npz archive")
@@ -239,7 +244,7 @@ def _npz(path: Path, names: Sequence[str]) -> dict[str, Sequence[np.ndarray]]:
     return columns
 
 
-def _jsonl(path: Path, names: Sequence[str]) -> dict[str, Sequence[np.ndarray]]:
+def _jsonl(path: Path, names: Sequence[str]) -> dict[str, _Column]:
     columns: dict[str, list[np.ndarray]] = {name: [] for name in names}
     for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), 1):
         if not line.strip():

@@ -95,7 +95,7 @@ def own(given: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], 
         UsageError: when the outputs are not of these rows, or one is NaN.
     """
     if len(clean) != len(given):
-        raise UsageError(f"There are outputs of {len(clean)} rows and {len(given)} rows of truth, expected those of the same samples. Give both of all samples.")
+        raise UsageError(f"There are outputs of {len(clean)} rows for {len(given)} rows of truth, expected those of the same samples. Give both of all.")
     found = []
     for name, (rows, _) in disturbances.items():
         right, was, now = _rows(given, rows), [clean[i] for i in rows], disturbed[name]

@@ -27,7 +27,6 @@ from edgekit.spec.manifest import Variant, content_digest
 from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, HasLabels, Input, Task
-from edgekit.spec.rows import finite
 from edgekit.spec.sealed import seal
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
 from edgekit.spec.tensor import TensorSpec
@@ -183,15 +182,12 @@ def answered(side: Side, given: Rows, progress: Progress) -> Answered:
 
     Raises:
         BackendError: when it cannot run.
-        SamplesError: when it answers with NaN.
+        OutputError: when it answers with NaN.
     """
     with side.worker() as worker:
         outputs = worker.predict(given.inputs, progress, step=f"answers of {side.name}")
         method, backend = worker.ran()
         executed = worker.executed_precision()
-    if broken := int((~finite(outputs)).sum()):
-        said = "NaN or infinity, expected numbers. Build it again, or keep more layers in float."
-        raise SamplesError(f"{side.name} answers {broken} of {len(outputs)} rows with {said}")
     return Answered(outputs, method, backend, executed)
 
 

@@ -1,6 +1,6 @@
 """Samples in a fixed order: JSON, CSV or TSV with named columns, or a ``calibration/*.toml`` that names them.
 
-Texts stay in memory: neither they nor pieces of them go into an error, a log, a cache or a bundle. A place in a file
+Inputs stay in memory: neither they nor pieces of them go into an error, a log, a cache or a bundle. A place in a file
 is named by its line.
 """
 
@@ -13,18 +13,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgekit.modalities.text import UNBOUND
 from edgekit.samples import _json, _tables
 from edgekit.samples._decode import GZIP, text_of
+from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.paths import takes_paths
-from edgekit.spec.protocols import Truth
+from edgekit.spec.protocols import Input, Modality, Task, Truth
 from edgekit.spec.target import read_toml
 from edgekit.tasks._labels import flag, match_columns, of_rows
 from edgekit.tasks._labels import parse as parse_labels
 from edgekit.tasks.text_classification import Settings
 
-ROLES = ("text", "text_pair", "label")
+LABEL = "label"
+"""Role of the column of the right answers; the other roles are the modality's."""
+
 MOST_VALUES = 50
 """Different values that a column of slices may have."""
 
@@ -46,25 +50,23 @@ class Sample:
     """One row.
 
     Attributes:
-        text: what is classified.
-        text_pair: the second text of a pair, or None.
+        input: as a session takes it.
         label: as it stands in the file, or None.
         slices: column to value, of the columns that were asked for as slices; what a report may say of the row.
-        empty: the row has a cell for the label, and it is empty: of a multi-label head that is none of the labels.
+        empty: the row has a cell for the label, and it is empty: where a row may have several labels, it has none of them.
         others: column to value, of the columns that play no role: each may be a label's column of 0 and 1. Empty where the label's column was named.
     """
 
-    text: str
-    text_pair: str | None = None
+    input: Input
     label: object = None
     slices: Mapping[str, str] = field(default_factory=dict)
     empty: bool = field(default=False, compare=False)
     others: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
     @property
-    def inputs(self) -> str | tuple[str, str]:
-        """As a session takes it."""
-        return self.text if self.text_pair is None else (self.text, self.text_pair)
+    def inputs(self) -> Input:
+        """To be removed: the former name of :attr:`input`."""
+        return self.input
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,21 @@ class Samples:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.rows)
+
+    @property
+    def inputs(self) -> list[Input]:
+        """Of all rows."""
+        return [row.input for row in self.rows]
+
+    def evaluation(self, task: Task) -> Evaluation:
+        """The rows as a task scores them.
+
+        Raises:
+            SamplesError: when a row has no label or one that the model does not know, or an input that a session would not read as it stands.
+        """
+        truth = task.parse_truth(self.rows, self.where)
+        task.modality.check(self.inputs, self.where)
+        return Evaluation(task, self.inputs, truth.values, notes=truth.notes)
 
     def labels(self) -> list[object]:
         """The label column.
@@ -155,7 +172,7 @@ class Recipe:
         name: of the sample set.
         file: path relative to the TOML file.
         description: for people.
-        columns: role (``text``, ``text_pair``, ``label``) to column name.
+        columns: role (of the modality, or ``label``) to column name.
         count: rows to choose; 0 means all.
         seed: of the choice.
         digest: ``sha256:HEX`` of the file; refused when the file is another.
@@ -173,47 +190,50 @@ class Recipe:
 def parse_columns(text: str) -> dict[str, str]:
     """Reads ``text=sentence,label=y``.
 
+    Which roles there are is the modality's to say, when the file is read.
+
     Raises:
-        UsageError: for a role that does not exist or is there twice, or something without ``=``.
+        UsageError: for a role that is there twice, or something without ``=``.
     """
     columns: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in text.split(","))):
         role, equals, name = (p.strip() for p in part.partition("="))
-        if not equals or not name:
+        if not equals or not name or not role:
             raise UsageError(f"'{part}' in --columns is not ROLE=COLUMN. Write e.g. --columns text=sentence,label=y.")
-        if _role(role) in columns:
-            several = f" For a label in several columns of 0 and 1 write label={columns[role]}{SEVERAL}{name}." if role == "label" else ""
+        if role in columns:
+            several = f" For a label in several columns of 0 and 1 write label={columns[role]}{SEVERAL}{name}." if role == LABEL else ""
             raise UsageError(f"--columns names {role} twice ('{columns[role]}' and '{name}'), expected once. Leave one out.{several}")
         columns[role] = name
     return columns
 
 
 @takes_paths("path")
-def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Sequence[str] = ()) -> Samples:
+def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Sequence[str] = (), modality: Modality = UNBOUND) -> Samples:
     """Reads samples.
 
     The digest is that of the data set: which slices are asked for does not change it, so two reports on the same rows can be compared.
 
     Args:
         path: a JSON, CSV, TSV or calibration TOML file, or the name of a sample set that EdgeKit ships.
-        columns: role to column name; by default each role's own name, ``text_pair`` and ``label`` where they are there. The label may be
+        columns: role to column name; by default each role's own name, all but the modality's first one where they are there. The label may be
             several columns, ``toxic|threat``, each of 0 and 1.
         slices: columns whose values go into :attr:`Sample.slices` and from there into reports.
+        modality: what makes inputs of the columns; by default texts.
 
     Raises:
         SamplesError: when the file is missing, empty, not text, malformed, of another digest, can be read in two ways, has a column twice or
             lacks a named one; when a column of slices holds what may be text: more than ``MOST_VALUES`` values, or one of more than
             ``LONGEST_VALUE`` characters.
-        UsageError: for an unknown role or file type, slices by the text itself, or a column of slices that is named twice.
+        UsageError: for an unknown role or file type, slices by the input itself, or a column of slices that is named twice.
     """
-    file = _locate(path)
-    named = {_role(role): name for role, name in (columns or {}).items()}
+    file, roles = _locate(path), (*modality.roles, LABEL)
+    named = {_role(role, roles): name for role, name in (columns or {}).items()}
     if file.suffix.lower() == ".toml":
         recipe = parse(Recipe, read_toml(file), f"calibration {file.name}")
         source = file.parent / recipe.file
         if source.suffix.lower() == ".toml":
             raise SamplesError(f"calibration {file.name} names the file '{recipe.file}', expected a JSON, CSV or TSV file. Correct it.")
-        samples = read(source, {**recipe.columns, **named}, slices)
+        samples = read(source, {**recipe.columns, **named}, slices, modality)
         found = f"sha256:{_file_digest(source)}"
         if recipe.digest and recipe.digest != found:
             remedy = "Restore the file, or put the new digest there."
@@ -224,13 +244,13 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
     if kind is None:
         raise UsageError(f"Samples {file} end in '{suffix}', expected one of: {_FILE_TYPES}. Convert or rename the file.")
     _check_once(slices)
-    records = list(_records(file, kind, named, slices))
+    records = list(_records(file, kind, named, slices, roles))
     if not records:
         raise SamplesError(f"Samples {file} have no rows, expected at least one. Give a file with samples.")
     columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
-    chosen = _choose(columns, named, file, said=kind == "json" or any(role in columns for role in ROLES))
+    chosen = _choose(columns, named, file, roles, said=kind == "json" or any(role in columns for role in roles))
     _check_slices(slices, columns, chosen, file)
-    rows = tuple(_sample(record, chosen, "label" not in named, slices, f"{file}, {place}") for place, record in records)
+    rows = tuple(_sample(record, chosen, LABEL not in named, slices, file, place, modality) for place, record in records)
     for name in slices:
         if (different := len({row.slices[name] for row in rows})) > MOST_VALUES:
             said = f"{different} different values in column '{name}', expected at most {MOST_VALUES} for slices"
@@ -239,14 +259,14 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
     return Samples(rows, str(file), digest)
 
 
-def _records(file: Path, kind: str, named: Mapping[str, str], slices: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _records(file: Path, kind: str, named: Mapping[str, str], slices: Sequence[str], roles: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Rows with their places, whichever type the file is of."""
     text = text_of(file)
     if kind == "json":
         yield from _json.records(text, file)
         return
-    wanted = [part for role, name in named.items() for part in (name.split(SEVERAL) if role == "label" else (name,))]
-    for line, record in _tables.records(text, file, kind, (*wanted, *slices), ROLES):
+    wanted = [part for role, name in named.items() for part in (name.split(SEVERAL) if role == LABEL else (name,))]
+    for line, record in _tables.records(text, file, kind, (*wanted, *slices), roles):
         yield f"line {line}", record
 
 
@@ -271,26 +291,26 @@ def _locate(path: str | Path) -> Path:
     )
 
 
-def _role(role: str) -> str:
-    if role not in ROLES:
-        raise UsageError(f"Unknown column role '{role}'.{near(role, ROLES)} Roles: {', '.join(ROLES)}.")
+def _role(role: str, roles: Sequence[str]) -> str:
+    if role not in roles:
+        raise UsageError(f"Unknown column role '{role}'.{near(role, roles)} Roles: {', '.join(roles)}.")
     return role
 
 
-def _choose(first: Mapping[str, object], named: Mapping[str, str], file: Path, said: bool) -> dict[str, str]:
+def _choose(first: Mapping[str, object], named: Mapping[str, str], file: Path, roles: Sequence[str], said: bool) -> dict[str, str]:
     """Which column plays which role. ``said``: columns may be named in an error; a table without a header has a text there."""
     chosen = dict(named)
     said = said or any(name in first for name in named.values())
     shown = f"Columns: {', '.join(first)}" if said else f"Its first line has {len(first)} cell(s) and may not be a header, which it needs"
     for role, name in named.items():
-        for part in (name,) if name in first or role != "label" else name.split(SEVERAL):
+        for part in (name,) if name in first or role != LABEL else name.split(SEVERAL):
             if part not in first:
                 raise SamplesError(f"Samples {file} have no column '{part}' (for {role}).{near(part, first)} {shown}. Correct --columns.")
-    for role in ROLES:
+    for role in roles:
         if role not in chosen and role in first:
             chosen[role] = role
-    if "text" not in chosen:
-        raise SamplesError(f"Samples {file} have no column 'text'. {shown}. Name it: --columns text=COLUMN.")
+    if roles[0] not in chosen:
+        raise SamplesError(f"Samples {file} have no column '{roles[0]}'. {shown}. Name it: --columns {roles[0]}=COLUMN.")
     return chosen
 
 
@@ -305,8 +325,8 @@ def _check_slices(slices: Sequence[str], columns: Mapping[str, str], chosen: Map
     for name in slices:
         if name not in columns:
             raise SamplesError(f"Samples {file} have no column '{name}' for slices.{near(name, columns)} Columns: {', '.join(columns)}. Correct the slices.")
-        for role in ("text", "text_pair"):
-            if chosen.get(role) == name:
+        for role, column in chosen.items():
+            if role != LABEL and column == name:
                 raise UsageError(f"Column '{name}' is the {role} of samples {file}, which reports do not hold. Slice by another column.")
 
 
@@ -327,27 +347,26 @@ def _slice(value: object, name: str, place: str) -> str:
     return said or NO_VALUE
 
 
-def _sample(record: Mapping[str, object], chosen: Mapping[str, str], with_others: bool, slices: Sequence[str], place: str) -> Sample:
-    values: dict[str, object] = {}
-    for role, name in chosen.items():
-        value = record.get(name)
-        if role == "label":
-            if name not in record and SEVERAL in name:
-                value = {column: record.get(column) for column in name.split(SEVERAL)}
-            empty = isinstance(value, str) and not value.strip()
-            values |= {role: None if empty else value, "empty": empty}
-            continue
-        if not isinstance(value, str):
-            what = "no value" if value is None else f"a {type(value).__name__}"
-            raise SamplesError(f"{place} has {what} in column '{name}' ({role}), expected text. Correct or remove the row.")
-        try:
-            value.encode()
-        except UnicodeEncodeError as problem:
-            raise SamplesError(f"{place} holds a lone surrogate in column '{name}', which is not text. Correct or remove the row.") from problem
-        values[role] = value
+def _sample(
+    record: Mapping[str, object], chosen: Mapping[str, str], with_others: bool, slices: Sequence[str], file: Path, place: str, modality: Modality
+) -> Sample:
+    label, empty, others = None, False, dict[str, object]()
+    if (name := chosen.get(LABEL)) is not None:
+        label = record.get(name)
+        if name not in record and SEVERAL in name:
+            label = {column: record.get(column) for column in name.split(SEVERAL)}
+        empty = isinstance(label, str) and not label.strip()
+        label = None if empty else label
+    columns = {role: name for role, name in chosen.items() if role != LABEL}
+    try:
+        value = modality.read({role: record.get(name) for role, name in columns.items()}, file.parent)
+    except SamplesError as problem:
+        # The modality knows roles; whoever wrote the file knows its columns.
+        named = ", ".join(f"column '{name}' is the {role}" for role, name in columns.items() if name != role)
+        raise SamplesError(f"{file}, {place} {problem}{f' ({named})' if named else ''}") from problem
     if with_others:
-        values["others"] = {name: value for name, value in record.items() if name not in chosen.values()}
-    return Sample(**values, slices={name: _slice(record.get(name), name, place) for name in slices})  # type: ignore[arg-type]
+        others = {name: other for name, other in record.items() if name not in chosen.values()}
+    return Sample(value, label, {name: _slice(record.get(name), name, f"{file}, {place}") for name in slices}, empty, others)
 
 
 def _file_digest(file: Path) -> str:

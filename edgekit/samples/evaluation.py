@@ -113,4 +113,4 @@ def paired(task: Any, candidate: np.ndarray, reference: np.ndarray, truth: np.nd
     """To be removed: the form of callers that still hold arrays of logits."""
     rows = [[{"logits": row} for row in logits] for logits in (candidate, reference)]
     keys = list(range(len(truth))) if inputs is None else list(inputs)
-    return Evaluation(task, keys, list(truth), keys).compare(*rows)
+    return Evaluation(task, keys, list(truth), keys).compare(rows[0], rows[1])
