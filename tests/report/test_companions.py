@@ -5,21 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+from heads import MULTI, REGRESSION, SINGLE, evaluation, rows, task
 
-from edgekit.report import gating
-from edgekit.report.accuracy import compare
-from edgekit.report.companions import error, holds, of_rows, recalls
+from edgekit.report import accuracy, companions, gating
+from edgekit.report.companions import holds
 from edgekit.search.choose import excess
 from edgekit.spec.gates import AccuracyGates, Gates
 from edgekit.spec.manifest import Trial
 from edgekit.spec.target import Budget
-from edgekit.tasks.text_classification import Settings, TextClassification
-
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 
 
-def task(kind, labels):
-    return TextClassification(Settings(kind, tuple(f"L{i}" for i in range(labels)), 8, ("input_ids",)), None)
+def error(head, before, after, truth):
+    return companions.error(head, rows(before), rows(after), truth)
+
+
+def recalls(head, before, after, truth, margin):
+    return companions.recalls(head, rows(before), rows(after), truth, margin)
+
+
+def of_rows(head, before, after, truth, limit):
+    return companions.of_rows(head, rows(before), rows(after), truth, limit)
 
 
 def numbers(rows=200, noise=0.3, seed=0):
@@ -31,7 +36,8 @@ def numbers(rows=200, noise=0.3, seed=0):
 def judged(kind, before, after, truth, gates=None, ids=None):
     gates = gates or AccuracyGates()
     ids = [str(i) for i in range(len(truth))] if ids is None else ids
-    found = compare(task(kind, before.shape[1]), before, after, truth, ids, margin=gates.drop, recall_margin=gates.recall_drop)
+    given = evaluation(task(kind, before.shape[1]), truth, ids)
+    found = accuracy.compare(given, rows(before), rows(after), ids, margin=gates.drop, recall_margin=gates.recall_drop)
     return found, {g.name.removeprefix("accuracy."): g for g in gating.compared(Gates(accuracy=gates), found, None)}
 
 

@@ -5,29 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+from heads import MULTI, REGRESSION, SINGLE, evaluation, rows, score, task
 
 from edgekit.report.reference import CLEAR, DOUBTFUL, TOO_FEW, hold, question
+from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import ReferenceDoubtError, SamplesError
-from edgekit.stats.once import distinct
-from edgekit.tasks.text_classification import Settings, TextClassification
-
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
-
-
-def task(kind, labels):
-    return TextClassification(Settings(kind, tuple(f"L{i}" for i in range(labels)), 8, ("input_ids",)), None)
 
 
 def ask(kind, logits, truth, inputs=None, **options):
     logits = np.asarray(logits, np.float32)
-    return question(task(kind, logits.shape[1]), logits, truth, range(len(truth)) if inputs is None else inputs, "dev.csv", "torch", **options)
+    return question(evaluation(task(kind, logits.shape[1]), truth, inputs), rows(logits), "dev.csv", "torch", **options)
 
 
-def answers(rows, labels, right, seed=0, shares=None):
+def answers(count, labels, right, seed=0, shares=None):
     """Labels, and logits that give the right one to a share of the rows and any one to the others."""
     choose = np.random.default_rng(seed)
-    truth = choose.choice(labels, rows, p=shares)
-    given = np.where(choose.random(rows) < right, truth, choose.integers(0, labels, rows))
+    truth = choose.choice(labels, count, p=shares)
+    given = np.where(choose.random(count) < right, truth, choose.integers(0, labels, count))
     return truth, np.eye(labels, dtype=np.float32)[given]
 
 
@@ -76,7 +70,7 @@ def test_r2_by_its_definition():
 
 
 @pytest.mark.parametrize(
-    ("rows", "labels", "right", "shares"),
+    ("count", "labels", "right", "shares"),
     [
         (200, 2, 0.3, None),  # a coefficient of 0.3
         (100, 2, 0.95, None),
@@ -87,14 +81,14 @@ def test_r2_by_its_definition():
         (30, 2, 1.0, None),
     ],
 )
-def test_weak_but_valid_models_pass(rows, labels, right, shares):
-    clear = [ask(SINGLE, logits, truth).check.outcome for truth, logits in (answers(rows, labels, right, seed, shares) for seed in range(20))]
+def test_weak_but_valid_models_pass(count, labels, right, shares):
+    clear = [ask(SINGLE, logits, truth).check.outcome for truth, logits in (answers(count, labels, right, seed, shares) for seed in range(20))]
     assert clear.count(CLEAR) >= 19
 
 
-@pytest.mark.parametrize(("rows", "labels"), [(40, 2), (200, 2), (200, 3), (300, 20)])
-def test_chance_does_not_pass(rows, labels):
-    found = [ask(SINGLE, logits, truth).check.outcome for truth, logits in (answers(rows, labels, 0.0, seed) for seed in range(40))]
+@pytest.mark.parametrize(("count", "labels"), [(40, 2), (200, 2), (200, 3), (300, 20)])
+def test_chance_does_not_pass(count, labels):
+    found = [ask(SINGLE, logits, truth).check.outcome for truth, logits in (answers(count, labels, 0.0, seed) for seed in range(40))]
     assert found.count(DOUBTFUL) >= 36  # of 40, of which 2.5 % are expected to clear it
 
 
@@ -124,7 +118,7 @@ def test_another_numbering_is_named(labels, order, shares):
     assert "another numbering of the labels would fit" in asked.note
     if labels < 10:
         assert f"{first} (L{first}) is the model's 0 (L0)" in asked.note
-    assert f"accuracy {task(SINGLE, labels).score(logits, truth):.2f} in place of" in asked.note
+    assert f"accuracy {score(task(SINGLE, labels), logits, truth):.2f} in place of" in asked.note
 
 
 def test_a_label_that_is_taken_for_another_one_is_no_numbering():
@@ -140,9 +134,9 @@ def test_a_constant_answer_is_doubtful():
     assert (asked.check.outcome, asked.check.value) == (DOUBTFUL, 0.0)
 
 
-def several(rows=300, labels=4, noise=0.8, share=0.3, seed=0):
+def several(count=300, labels=4, noise=0.8, share=0.3, seed=0):
     choose = np.random.default_rng(seed)
-    truth = choose.random((rows, labels)) < share
+    truth = choose.random((count, labels)) < share
     return truth, (truth - 0.5 + noise * choose.normal(size=truth.shape)).astype(np.float32)
 
 
@@ -207,14 +201,32 @@ def test_a_doubtful_reference_stops_and_shows_the_confusion():
 # ---- equal inputs
 
 
+def merged(kind, inputs, truth):
+    given = Evaluation(task(kind, 3 if kind == SINGLE else np.shape(truth)[1]), inputs, truth)
+    return given, [np.asarray(t).tolist() for t in given.distinct.truth]
+
+
 def test_distinct_inputs():
     inputs = ["a", ("b", "c"), "a", "d", "a", "d"]
-    found = distinct(inputs, np.array([1, 0, 2, 1, 2, 0]))
-    assert found.rows.tolist() == [0, 1, 3]
-    assert found.truth.tolist() == [2, 0, 1], "most rows count, of equally many the first"
-    assert found.note.startswith("6 rows have 3 different inputs: ")
-    assert "2 of these have rows with different labels" in found.note
-    assert distinct(inputs, np.array([[1.0], [0.0], [2.0], [1.0], [6.0], [0.0]])).truth.tolist() == [[3.0], [0.0], [0.5]]
+    given, truth = merged(SINGLE, inputs, np.array([1, 0, 2, 1, 2, 0]))
+    assert (given.places, given.distinct.inputs) == ([0, 1, 3], ["a", ("b", "c"), "d"])
+    assert truth == [2, 0, 1], "most rows count, of equally many the first"
+    assert given.note.startswith("6 rows have 3 different inputs: ")
+    assert "2 of these have rows with different labels" in given.note
+    assert merged(REGRESSION, inputs, np.array([[1.0], [0.0], [2.0], [1.0], [6.0], [0.0]]))[1] == [[3.0], [0.0], [0.5]]
     flags = np.array([[1, 0], [0, 0], [1, 1], [0, 1], [1, 1], [0, 1]], bool)
-    assert distinct(inputs, flags).truth.astype(int).tolist() == [[1, 1], [0, 0], [0, 1]]
-    assert distinct("abc", np.arange(3)).note == ""
+    assert merged(MULTI, inputs, flags)[1] == [[True, True], [False, False], [False, True]]
+    assert merged(SINGLE, "abc", np.arange(3))[0].note == ""
+
+
+class Nothing:
+    """A task whose answers are neither labels nor numbers."""
+
+    metrics = ()
+
+    def merge_truth(self, values):
+        return values[0]
+
+
+def test_of_other_answers_nothing_is_known_of_chance():
+    assert question(Evaluation(Nothing(), ["a", "b"], ["x", "y"], ["a", "b"]), rows([0, 1]), "dev.csv", "torch") is None
