@@ -195,6 +195,8 @@ def _contradiction(report: Report) -> str:
                 return f"{subject.name} has probe kernels without times, or with times that cannot be"
             if process.rows and [2 * len(rows) for rows in process.rows] != [len(block) for block in blocks]:
                 return f"{subject.name} has times of other rows than it names"
+        if subject.confusion and {len(subject.confusion), *map(len, subject.confusion)} != {len(subject.labels)}:
+            return f"{subject.name} has a confusion matrix that is not as wide as its {len(subject.labels)} labels"
         if (rows := subject.predictions) is None:
             continue
         if wrong := unlike(rows):

@@ -193,6 +193,8 @@ def _checked(column: _Column, rows: int, spec: TensorSpec, where: str) -> list[n
     """The rows of one output in the type of the graph's, each without a batch axis."""
     expected = list(spec.shape[1:])
     remedy = "Give the outputs of these samples, a row each and in their order."
+    if not isinstance(column, np.ndarray) and len({row.shape for row in column}) == 1:
+        column = np.stack(column)
     if isinstance(column, np.ndarray) and (column.ndim != len(spec.shape) or len(column) != rows or not _fits(column.shape[1:], expected)):
         raise SamplesError(f"{where} have the shape {list(column.shape)}, expected {[rows, *expected]}: rows, then the output's own axes. {remedy}")
     if len(column) != rows:

@@ -10,8 +10,8 @@ import random
 from dataclasses import replace
 
 from edgekit.spec.manifest import Trial
-from edgekit.spec.report import Accuracy, Change, Drift, Faithfulness, Flip, Gate, Report, Robustness, Slice, Speed
-from edgekit.spec.subject import ByLength, Fingerprint, Perturbed, Predictions, Process, Scenario, Start, Subject, Times
+from edgekit.spec.report import SCHEMA, Accuracy, Change, Drift, Faithfulness, Flip, Gate, Report, Robustness, Slice, Speed
+from edgekit.spec.subject import ByLength, Fingerprint, Numbers, Perturbed, Predictions, Process, Scenario, Start, Subject, Times
 
 HOSTILE = "<script>alert(1)</script>"
 CDATA = "]]>"
@@ -68,13 +68,15 @@ def processes(p50: float, blocks: int = 6, seed: int = 0) -> tuple[Process, ...]
 
 
 def predictions(rows: int, labels: int, seed: int = 0) -> Predictions:
-    """Of a single-label head."""
+    """Of a head with one output a label."""
     draw = random.Random(seed)
-    return Predictions(
-        tuple(_hex(f"row {i}", 32) for i in range(rows)),
-        tuple((float(draw.randrange(labels)),) for _ in range(rows)),
-        tuple(tuple(round(draw.gauss(0, 2), 4) for _ in range(labels)) for _ in range(rows)),
-    )
+    values = tuple(draw.randrange(-8000, 8000) / 1024 for _ in range(rows * labels))  # which float32 holds
+    return Predictions(tuple(_hex(f"row {i}", 32) for i in range(rows)), {"logits": Numbers("float32", (rows, labels), values)})
+
+
+def identity(labels: tuple[str, ...], kind: str = "single_label_classification") -> dict[str, object]:
+    """Of a classifier."""
+    return {"problem_type": kind, "labels": list(labels)}
 
 
 def confusion(labels: int, rows: int, wrong: float, seed: int = 0) -> tuple[tuple[int, ...], ...]:
@@ -108,7 +110,7 @@ def subject(name: str, p50: float, *, labels: tuple[str, ...] = LABELS, rows: in
     """A bundle of which everything was measured."""
     cells = confusion(len(labels), rows, 0.18, seed)
     return Subject(
-        name, f"sha256:{_hex(name)}", 3, "minilm-sst2@a1b2c3d", "text-classification", "single_label_classification", labels,
+        name, f"sha256:{_hex(name)}", 3, "minilm-sst2@a1b2c3d", "text-classification", identity(labels), labels,
         target="cpu", backend="onnxruntime", method="dynamic", executed="int8", threads=2, score_name="accuracy",
         score=sum(cells[i][i] for i in range(len(labels))) / rows, truncated=2, calibration_error=0.0413, confusion=cells, size_mb=23.4,
         energy_mj=14.2, energy_from="RAPL package-0", times=times(p50, seed=seed), start=Start(151.2, 12.4, 88.3, p50, 253.1), memory_mb=101.4,
@@ -195,7 +197,7 @@ def robustness() -> tuple[Robustness, ...]:
 
 def _report(kind: str, *subjects: Subject, **more: object) -> Report:
     fields: dict = {"fingerprint": MACHINE, **more}
-    return Report(1, kind, "2026-02-03T04:05:06Z", 0, f"sha256:{_hex('samples')}", 872, subjects=subjects, digest=_hex(kind), **fields)
+    return Report(SCHEMA, kind, "2026-02-03T04:05:06Z", 0, f"sha256:{_hex('samples')}", 872, subjects=subjects, digest=_hex(kind), **fields)
 
 
 def single() -> Report:
@@ -265,12 +267,14 @@ def teacher() -> Report:
     """A bundle against a teacher's predictions: nothing but answers is known of the one side; not one flip."""
     cells = confusion(3, 872, 0.18)
     known = Subject(
-        "teacher", f"sha256:{_hex('teacher')}", 0, "minilm-sst2@a1b2c3d", "text-classification", "single_label_classification", LABELS,
+        "teacher", f"sha256:{_hex('teacher')}", 0, "minilm-sst2@a1b2c3d", "text-classification", identity(LABELS), LABELS,
         score_name="accuracy", score=sum(cells[i][i] for i in range(3)) / 872, calibration_error=0.04, confusion=cells,
     )  # fmt: skip
     return _report(
         "compare", known, subject("int8", 2.41),
-        accuracy=Accuracy(872, "accuracy", known.score, known.score, 0.0, -0.0031, 0.0031, 0, 0, 1.0, kl_mean=0.0004, kl_p95=0.001, resolvable=0.003),
+        accuracy=Accuracy(
+            872, "accuracy", known.score, known.score, 0.0, -0.0031, 0.0031, 0, 0, 1.0, divergence_mean=0.0004, divergence_p95=0.001, resolvable=0.003,
+        ),
     )  # fmt: skip
 
 
@@ -284,18 +288,18 @@ def self_check() -> Report:
 
 def minimal() -> Report:
     """As little as a report can say."""
-    one = Subject("", "", 3, "", "text-classification", "single_label_classification", ())
-    return Report(1, "baseline", "2026-02-03T04:05:06Z", 0, "", 0, Fingerprint("0.1.0", "3.10.12", "Linux", "", 1), (one,))
+    one = Subject("", "", 3, "", "text-classification", identity(()))
+    return Report(SCHEMA, "baseline", "2026-02-03T04:05:06Z", 0, "", 0, Fingerprint("0.1.0", "3.10.12", "Linux", "", 1), (one,))
 
 
 def multilabel() -> Report:
     """A head of which micro F1 is the score: no pairs of rows, no McNemar, no confusion; one candidate."""
-    more = {"problem_type": "multi_label_classification", "score_name": "micro F1", "score": 0.712, "confusion": (), "candidates": candidates(1)}
+    more = {"score_name": "micro F1", "score": 0.712, "confusion": (), "candidates": candidates(1), "identity": identity(LABELS, "multi_label_classification")}
     before, after = replace(subject("release", 4.1), **more), replace(subject("candidate", 4.2), **more)
     differ = tuple(replace(f, truth="|".join(LABELS[:2]), before="|".join(LABELS), after="") for f in flips(12))
     untested = tuple(replace(s, p_value=None, p_holm=None) for s in slices(3))
     accuracy = Accuracy(
-        500, "micro F1", 0.712, 0.709, 0.003, -0.006, 0.012, None, None, None, 12, differ, 0.003, 0.02, 0.05, 0.05, 0.011, 0.01, 640, untested,
+        500, "micro F1", 0.712, 0.709, 0.003, -0.006, 0.012, None, None, 0.41, 12, differ, 0.003, 0.02, 0.05, 0.05, 0.011, 0.01, 640, untested,
     )  # fmt: skip
     return _report("compare", before, after, accuracy=accuracy)
 
@@ -303,10 +307,10 @@ def multilabel() -> Report:
 def regression() -> Report:
     """A number for an answer, and a baseline file of another machine: latency is incomparable."""
     why = "cpu: Cortex-A78AE, then AMD EPYC 9R14 96-Core Processor"
-    more = {"problem_type": "regression", "labels": ("similarity",), "score_name": "Pearson r", "score": 0.871, "confusion": (), "calibration_error": None}
-    more["predictions"] = predictions(24, 1)
+    more = {"labels": (), "score_name": "Pearson r", "score": 0.871, "confusion": (), "calibration_error": None, "predictions": predictions(24, 1)}
+    more["identity"] = identity(("similarity",), "regression")
     before, after = replace(subject("release", 4.1), **more), replace(subject("candidate", 4.2), **more)
-    apart = tuple(replace(f, truth="3.5", before="3.4812", after="2.9003", margin_before=0.0, margin_after=0.0) for f in flips(2))
+    apart = tuple(replace(f, truth="3.5", before="3.4812", after="2.9003", margin_before=None, margin_after=None) for f in flips(2))
     accuracy = Accuracy(1_379, "Pearson r", 0.871, 0.869, 0.002, -0.001, 0.005, None, None, None, 2, apart, resolvable=0.004, margin=0.01, rows_needed=310)
     told = tuple(Change(c.metric, c.before, c.after, c.unit, None, None, None, None, why) for c in changes()[:3])
     gates = (
@@ -314,6 +318,23 @@ def regression() -> Report:
         Gate("latency.p50", "incomparable", 0.05, None, None, None, f"The baseline was measured on another machine: {why}."),
     )
     return _report("check", before, after, fingerprint=BOARD, accuracy=accuracy, speed=Speed(False, told, 0, 0, 0, 0, 0.0, False, why), gates=gates)
+
+
+def speech() -> Report:
+    """Transcripts, of which fewer wrong words are better: no labels, no probabilities, no explanations, and answers that would quote the samples."""
+    more = {
+        "task": "speech-recognition", "identity": {"languages": ["de", "en"]}, "labels": (), "score_name": "WER", "higher_is_better": False, "confusion": (),
+        "calibration_error": None, "predictions": None, "robustness": (),
+        "candidates": tuple(replace(c, score=round(0.08 + c.drop, 4)) for c in candidates(9)),
+    }  # fmt: skip
+    before, after = replace(subject("release", 41.0), score=0.08, **more), replace(subject("candidate", 39.0, seed=1), score=0.1, **more)
+    apart = tuple(replace(f, truth="", before="", after="", margin_before=None, margin_after=None) for f in flips(3))
+    accuracy = Accuracy(
+        300, "WER", 0.08, 0.1, 0.02, 0.012, 0.029, None, None, 0.0005, 3, apart, 0.07, 0.3, resolvable=0.009, margin=0.01, rows_needed=280,
+        slices=(Slice("length", "65-128", 120, 0.07, 0.1, 0.03, 0.01, 0.05, 0.004, 0.004),), higher_is_better=False,
+    )  # fmt: skip
+    gates = (Gate("accuracy.drop", "regression", 0.01, 0.02, 0.012, 0.029, "WER 0.0800 to 0.1000, a drop of 0.0200: more than the 0.01 that is allowed."),)
+    return _report("check", before, after, accuracy=accuracy, gates=gates)
 
 
 def largest() -> Report:
@@ -329,5 +350,5 @@ def largest() -> Report:
 
 def everything() -> dict[str, Report]:
     """All of them by name."""
-    makers = (single, comparison, check, passing, teacher, self_check, minimal, multilabel, regression, largest)
+    makers = (single, comparison, check, passing, teacher, self_check, minimal, multilabel, regression, speech, largest)
     return {make.__name__: make() for make in makers}

@@ -1,4 +1,4 @@
-"""Attributions of models whose attributions are known by hand; ranks against scipy; masks against the tokenizers library."""
+"""Attributions of models whose attributions are known by hand; ranks against scipy."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import numpy as np
 import pytest
 import scipy.stats
 import small
+from heads import MULTI, REGRESSION, SINGLE, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer
 
 import edgekit
 from edgekit import tasks
-from edgekit.report.faithfulness import MOST_WORDS, erased, faithfulness, mask_text, spearman, top_overlap, words
-from edgekit.spec.errors import IntegrityError, UsageError
+from edgekit.modalities.text import words
+from edgekit.report.faithfulness import MOST_WORDS, faithfulness, spearman, top_overlap
+from edgekit.samples.evaluation import Evaluation
+from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.report import Faithfulness
-from edgekit.tasks.text_classification import Settings, TextClassification
+from edgekit.tasks.text_classification import Settings, bound
 
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 MASK = "[MASK]"
 CANARY = "zyxcanaryqv"
-MINILM = small.ROOT.parent / "shared" / "models" / "minilm-sst2" / "tokenizer.json"
 REVIEWS = [t for t in small.texts(120, seed=5) if 4 <= len(t.split()) <= 40]
 
 
 def task(kind=REGRESSION, labels=("value",), longest=10**6):
     """A task whose tokenizer cuts off what has more than ``longest`` words."""
-    return TextClassification(Settings(kind, labels, 512, ("input_ids",)), lambda texts: [SimpleNamespace(truncated=len(words(t)) > longest) for t in texts])
+    return bound(Settings(kind, labels, 512, ("input_ids",)), lambda texts: [SimpleNamespace(truncated=len(words(t)) > longest) for t in texts])
 
 
 def weight(word):
@@ -59,7 +59,9 @@ def sequence(texts):
 
 
 def explain(before, after, texts, the_task=None, mask=MASK, **options):
-    return faithfulness(the_task or task(), before, after, texts, [f"id{i}" for i in range(len(texts))], mask=mask, **options)
+    given = Evaluation(the_task or task(), texts, [None] * len(texts))
+    ids = [f"id{i}" for i in range(len(texts))]
+    return faithfulness(given, lambda t: rows(before(t)), lambda t: rows(after(t)), ids, filler=mask, **options)
 
 
 # ---- attributions
@@ -291,8 +293,8 @@ def test_no_word_without_include_text():
 @pytest.mark.parametrize(
     ("before", "after", "options", "match"),
     [
-        (lambda t: np.zeros((len(t), 2), np.float32), bag(), {}, r"model before has the shape \[4, 2\], expected \[4, 1\]"),
-        (bag(), lambda t: np.zeros((1, 1), np.float32), {}, r"model after has the shape \[1, 1\]"),
+        (lambda t: np.zeros((len(t), 2), np.float32), bag(), {}, r"shape \[\d, 2\], expected \[\d, 1\]"),
+        (bag(), lambda t: np.zeros((1, 1), np.float32), {}, "model after answers 4 inputs with 1 rows"),
         (bag(), lambda t: np.full((len(t), 1), np.nan), {}, "4 of 4 rows of the model after"),
         (lambda t: np.full((len(t), 1), np.inf), bag(), {}, "4 of 4 rows of the model before"),
         (bag(), bag(), {"rows": 0}, "rows=0"),
@@ -306,15 +308,8 @@ def test_bad_input_is_told_without_its_text(before, after, options, match):
 
 
 def test_an_id_for_each_text():
-    with pytest.raises(UsageError, match="1 texts, 0 ids"):
-        faithfulness(task(), bag(), bag(), ["a b c"], [], mask=MASK)
-
-
-def test_erasing_keeps_the_rest_to_the_letter():
-    assert erased(" a  b\n", "#") == [" #  b\n", " a  #\n"]
-    assert erased(" a  b\n", "") == [" b\n", " a\n"]
-    assert erased("a", "") == [""]
-    assert erased("", "#") == erased(("", " "), "#") == []
+    with pytest.raises(UsageError, match="1 inputs, 0 ids"):
+        faithfulness(Evaluation(task(), ["a b c"], [None]), bag(), bag(), [], filler=MASK)
 
 
 # ---- a real bundle
@@ -324,11 +319,12 @@ def test_a_bundle_against_itself_and_torch(float32_ort, tiny_module, tiny_sample
     texts = [row["text"] for row in tiny_samples.rows]
     ids = [str(i) for i in range(len(texts))]
     of_bundle = tasks.get("text-classification").load(float32_ort / "assets")
-    mask = mask_text(float32_ort / "assets")
-    assert mask == MASK
+    filler = of_bundle.modality.filler()
+    assert filler == MASK
+    given = Evaluation(of_bundle, texts, [None] * len(texts))
     with edgekit.load(float32_ort) as session:
-        itself = faithfulness(of_bundle, session.logits, session.logits, texts, ids, mask=mask, rows=8)
-        found = faithfulness(of_bundle, lambda t: small.torch_logits(tiny_module, t), session.logits, texts, ids, mask=mask, rows=8)
+        itself = faithfulness(given, session.outputs, session.outputs, ids, filler=filler, rows=8)
+        found = faithfulness(given, lambda t: rows(small.torch_logits(tiny_module, t)), session.outputs, ids, filler=filler, rows=8)
     assert (itself.rank_correlation, itself.top_k, itself.rows) == (1.0, 1.0, 8)
     assert found.rank_correlation > 0.99
     assert itself.ceiling_rank < 0.99
@@ -337,56 +333,12 @@ def test_a_bundle_against_itself_and_torch(float32_ort, tiny_module, tiny_sample
     assert small.CANARY not in json.dumps(plain(found))
 
 
-# ---- the mask
+# ---- other tasks
 
 
-def becomes_one_mask(tokenizer, mask, token):
-    """Whether the text encodes to the one id of the token, between the same words."""
-    encoded = tokenizer.encode(f"turn {mask} lights", add_special_tokens=False)
-    return encoded.ids.count(tokenizer.token_to_id(token)) == 1 and tokenizer.decode(encoded.ids, skip_special_tokens=True).split() == ["turn", "lights"]
+class Inexplicable:
+    """A task without attributions."""
 
 
-@pytest.mark.parametrize("name", ["albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"])
-def test_the_mask_of_every_architecture(name, tmp_path):
-    import tiny
-
-    tokens = tiny.tokenizer(name)
-    tokens.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
-    mask = mask_text(tmp_path)
-    assert mask == tokens.mask_token  # what Transformers has it for
-    assert becomes_one_mask(Tokenizer.from_file(str(tmp_path / "tokenizer.json")), mask, tokens.mask_token)
-
-
-@pytest.mark.skipif(not MINILM.exists(), reason="the real tokenizer of minilm-sst2 is not on this machine")
-def test_the_mask_of_a_real_tokenizer():
-    assert mask_text(MINILM.parent) == MASK
-    assert becomes_one_mask(Tokenizer.from_file(str(MINILM)), MASK, MASK)
-
-
-@pytest.mark.parametrize(
-    ("added", "model", "mask"),
-    [
-        ([(7, "<mask>", True), (0, "<unk>", True)], {"type": "BPE", "unk_token": "<unk>", "vocab": {}}, "<mask>"),
-        ([(1, "<|MASK|>", True)], {"type": "BPE", "unk_token": None, "vocab": {}}, "<|MASK|>"),
-        ([(1, "[mask]", False), (9, "[MASK]", True)], {"type": "BPE", "vocab": {}}, "[MASK]"),  # the special one, not what somebody added
-        ([(0, "<unk>", True), (1, "mask", False), (2, "<masked>", True)], {"type": "BPE", "unk_token": "<unk>", "vocab": {}}, "<unk>"),
-        ([(0, "<unk>", True)], {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]}, "<unk>"),
-        ([], {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": 0}}, ""),  # would become "[", "UN", "##K", "]"
-        ([], {"type": "BPE", "unk_token": None, "vocab": {}}, ""),
-        (None, {"type": "Unigram", "unk_id": None, "vocab": []}, ""),
-    ],
-)
-def test_the_next_best_where_there_is_no_mask(added, model, mask, tmp_path):
-    tokens = added and [{"id": i, "content": c, "special": s} for i, c, s in added]
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens, "model": model}), "utf-8")
-    assert mask_text(tmp_path) == mask
-
-
-@pytest.mark.parametrize(
-    "data", [None, b"", b"[]", b"{}", b'{"model": {"unk_id": 3, "vocab": []}}', b'{"added_tokens": [1], "model": {}}', b"\xff", b"[" * 100_000]
-)
-def test_a_damaged_tokenizer(data, tmp_path):
-    if data is not None:
-        (tmp_path / "tokenizer.json").write_bytes(data)
-    with pytest.raises(IntegrityError, match=r"tokenizer\.json cannot be read"):
-        mask_text(tmp_path)
+def test_of_a_task_without_attributions_there_is_nothing():
+    assert faithfulness(Evaluation(Inexplicable(), ["a b c"], [None]), bag(), bag(), ["id"], filler="") is None

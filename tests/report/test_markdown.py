@@ -55,7 +55,7 @@ class Shown(html.parser.HTMLParser):
 def with_texts(value, text):
     """A report in which everything that anybody else wrote is ``text``; what EdgeKit's code chose from a few words stays."""
     if is_dataclass(value):
-        own = {"kind", "verdict", "metric", "problem_type", "why_not"}
+        own = {"kind", "verdict", "metric", "problem_type", "dtype", "why_not"}
         return replace(value, **{f.name: with_texts(getattr(value, f.name), text) for f in fields(value) if f.name not in own})
     if isinstance(value, str):
         return text if value else value

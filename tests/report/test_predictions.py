@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -16,21 +17,24 @@ import zipfile
 import numpy as np
 import pytest
 import small
+from heads import rows
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgekit.modalities.text import UNBOUND
 from edgekit.report import predictions
-from edgekit.report.predictions import id_key, pack, read_logits, row_ids, unpack
+from edgekit.report.predictions import id_key, named, pack, read_outputs, unlike, unpack
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
-from edgekit.spec.subject import Predictions
-from edgekit.tasks.text_classification import Settings, TextClassification
+from edgekit.spec.parsing import parse, plain
+from edgekit.spec.subject import Numbers, Predictions
+from edgekit.spec.tensor import TensorSpec
 
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 KEY = b"sixteen letters!"
+LOGITS_OF_THREE = (TensorSpec("logits", "float32", ("batch", 3)),)
 
 
-def task(kind):
-    return TextClassification(Settings(kind, ("bad", "so-so", "good"), 8, ("input_ids",)), None)
+def row_ids(texts, key):
+    return predictions.row_ids(texts, UNBOUND, key)
 
 
 @pytest.fixture
@@ -149,74 +153,69 @@ def test_a_folder_that_cannot_be_written(state, monkeypatch, blocked):
 ODD = [0.1, 1 / 3, -1e-45, 3.4028235e38, 1.1754942e-38, -0.0, 7.0, 16777217.0, 0.30000001]
 
 
-@pytest.mark.parametrize(
-    ("kind", "truth"),
-    [
-        (SINGLE, np.array([2, 0, 1], np.int64)),
-        (MULTI, np.array([[True, False, True], [False, False, False], [True, True, True]])),
-        (REGRESSION, np.array([[0.1, 1 / 3, -5.0], [1e-300, 2.0, 3.0], [0.0, 1e300, 7.0]])),
-    ],
-)
-def test_through_json_and_back(kind, truth):
+def through_json(packed):
+    return parse(Predictions, json.loads(json.dumps(plain(packed))), "predictions")
+
+
+def test_through_json_and_back():
     logits = np.array(ODD, np.float32).reshape(3, 3)
-    packed = pack(task(kind), logits, truth, ["a", "b", "c"])
-    data = json.loads(json.dumps({"ids": packed.ids, "truth": packed.truth, "logits": packed.logits}))
-    found, known = unpack(kind, Predictions(tuple(data["ids"]), tuple(map(tuple, data["truth"])), tuple(map(tuple, data["logits"]))))
-    assert (found.dtype, known.dtype, known.shape) == (np.float32, truth.dtype, truth.shape)
-    assert found.tobytes() == logits.tobytes()
-    assert (known == truth).all()
-    assert [len(row) for row in packed.truth] == [1 if kind == SINGLE else 3] * 3
+    packed = pack(rows(logits), ["a", "b", "c"])
+    assert (packed.outputs["logits"].dtype, packed.outputs["logits"].shape) == ("float32", (3, 3))
+    found = unpack(through_json(packed))
+    assert [list(row) for row in found] == [["logits"]] * 3
+    assert np.stack([row["logits"] for row in found]).dtype == np.float32
+    assert np.stack([row["logits"] for row in found]).tobytes() == logits.tobytes()
+
+
+def test_ragged_rows_of_several_outputs_through_json_and_back():
+    draw = np.random.default_rng(0)
+    outputs = [{"scores": draw.normal(size=(n, 2)).astype(np.float32), "ids": np.arange(n) * 2**40, "kept": np.arange(n) % 2 == 0} for n in (3, 1, 4)]
+    found = unpack(through_json(pack(outputs, ["a", "b", "c"])))
+    for row, expected in zip(found, outputs, strict=True):
+        assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in row.items()} == {n: (a.dtype, a.shape, a.tobytes()) for n, a in expected.items()}
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
 def test_every_float32_survives(row):
     logits = np.array([row], np.float32)
-    packed = pack(task(SINGLE), logits, np.array([0]), ["a"])
-    again = tuple(tuple(r) for r in json.loads(json.dumps(packed.logits)))
-    assert unpack(SINGLE, Predictions(packed.ids, packed.truth, again))[0].tobytes() == logits.tobytes()
-
-
-def test_float64_is_rounded_once():
-    assert pack(task(SINGLE), np.array([[0.1, 0.2, 0.3]]), np.array([0]), ["a"]).logits[0] == tuple(float(np.float32(v)) for v in (0.1, 0.2, 0.3))
+    assert unpack(through_json(pack(rows(logits), ["a"])))[0]["logits"].tobytes() == logits.tobytes()
 
 
 def test_what_cannot_be_packed():
-    truth = np.array([0, 1])
-    with pytest.raises(UsageError, match=r"shape \[2, 2\], expected \[2, 3\]"):
-        pack(task(SINGLE), np.zeros((2, 2)), truth, ["a", "b"])
-    with pytest.raises(UsageError, match="3 ids, 2 labels"):
-        pack(task(SINGLE), np.zeros((3, 3)), truth, ["a", "b", "c"])
-    with pytest.raises(UsageError, match="1 of 2 rows of the logits hold NaN"):
-        pack(task(SINGLE), np.array([[0, np.nan, np.inf], [0, 0, 0]]), truth, ["a", "b"])
+    with pytest.raises(UsageError, match="outputs of 2 rows for 3 ids"):
+        pack(rows(np.zeros((2, 3))), ["a", "b", "c"])
+    with pytest.raises(UsageError, match="outputs of 0 rows for 0 ids"):
+        pack([], [])
+    with pytest.raises(UsageError, match="1 of 2 rows of the outputs hold NaN"):
+        pack(rows(np.array([[0, np.nan, np.inf], [0, 0, 0]])), ["a", "b"])
 
 
 @pytest.mark.parametrize(
-    ("kind", "truth", "logits", "said"),
+    ("outputs", "said"),
     [
-        (SINGLE, ((0.0,),), ((1.0, 2.0), (1.0, 2.0)), "1 rows of truth"),
-        (SINGLE, ((0.0,), (1.0,)), ((1.0, 2.0),), "1 rows of logits"),
-        (SINGLE, ((0.0,), (1.0,)), ((1.0, 2.0), (1.0,)), r"lengths \[1, 2\]"),
-        (SINGLE, ((0.0,), (1.0,)), ((), ()), r"lengths \[0\]"),
-        (SINGLE, ((0.0,), (2.0,)), ((1.0, 2.0), (1.0, 2.0)), "not an index below 2"),
-        (SINGLE, ((0.0,), (0.5,)), ((1.0, 2.0), (1.0, 2.0)), "not an index below 2"),
-        (SINGLE, ((0.0,), (-1.0,)), ((1.0, 2.0), (1.0, 2.0)), "not an index below 2"),
-        (SINGLE, ((0.0, 1.0), (1.0, 0.0)), ((1.0, 2.0), (1.0, 2.0)), "2 numbers of truth a row, expected 1"),
-        (MULTI, ((0.0, 1.0), (1.0, 0.3)), ((1.0, 2.0), (1.0, 2.0)), "not 0 or 1"),
-        (MULTI, ((0.0,), (1.0,)), ((1.0, 2.0), (1.0, 2.0)), "1 numbers of truth a row, expected 2"),
-        (REGRESSION, ((0.0,), (float("nan"),)), ((1.0,), (2.0,)), "truth that are not finite"),
-        (REGRESSION, ((0.0,), (1.0,)), ((1.0,), (1e39,)), "logits that are not finite"),
-        (REGRESSION, ((0.0,), (1.0,)), ((1.0,), (float("nan"),)), "logits that are not finite"),
+        ({"logits": Numbers("float32", (1, 2), (1.0, 2.0))}, "predictions of 1 rows for 2 ids"),
+        ({}, "predictions of 0 rows for 2 ids"),
+        ({"logits": Numbers("float32", (2, 2), (1.0, 2.0, 3.0))}, r"shape \[2, 2\] with 3 values"),
+        ({"logits": Numbers("float32", (2, -2), ())}, r"shape \[2, -2\] with 0 values"),
+        ({"logits": Numbers("object", (2, 1), (1.0, 2.0))}, "type object"),
+        ({"logits": Numbers("float32", (2, 1), (1.0, 1e39))}, "no float32"),
+        ({"logits": Numbers("float32", (2, 1), (1.0, float("nan")))}, "no float32"),
+        ({"ids": Numbers("int64", (2, 1), (1.0, 0.5))}, "no int64"),
+        ({"ids": Numbers("uint8", (2, 1), (1.0, -1.0))}, "no uint8"),
+        ({"kept": Numbers("bool", (2, 1), (1.0, 2.0))}, "no bool"),
+        ({"a": Numbers("float32", (2, 1), (1.0, 2.0)), "b": Numbers("float32", (3, 1), (1.0, 2.0, 3.0))}, "parts do not fit"),
+        ({"a": Numbers("float32", (3,), (1.0, 2.0, 3.0)), "a.shapes": Numbers("int64", (2, 1), (1.0, 1.0))}, "parts do not fit"),
+        ({"a": Numbers("float32", (3,), (1.0, 2.0, 3.0)), "a.shapes": Numbers("float32", (2, 1), (1.0, 2.0))}, "parts do not fit"),
+        ({"a": Numbers("float32", (), (1.0,))}, "parts do not fit"),
     ],
 )
-def test_damaged_predictions(kind, truth, logits, said):
+def test_damaged_predictions(outputs, said):
+    damaged = Predictions(("a", "b"), outputs)
+    assert re.search(said, unlike(damaged))
     with pytest.raises(IntegrityError, match=said) as caught:
-        unpack(kind, Predictions(("a", "b"), truth, logits))
+        unpack(damaged)
     assert caught.value.exit_code == 5
-
-
-def test_no_predictions():
-    with pytest.raises(IntegrityError, match="0 rows"):
-        unpack(SINGLE, Predictions((), (), ()))
+    assert unlike(pack(rows(np.zeros((2, 3), np.float32)), ["a", "b"])) == ""
 
 
 # ---- a teacher's file
@@ -232,22 +231,56 @@ def test_files_of_numpy(tmp_path, dtype):
     np.savez(tmp_path / "t.npz", logits=array, other=np.zeros(5))
     np.savez_compressed(tmp_path / "c.npz", logits=np.asfortranarray(array))
     for name in ("t.npy", "t.npz", "c.npz"):
-        found = read_logits(tmp_path / name, 2, 3)
-        assert found.dtype == np.float32 and found.flags.c_contiguous and found.flags.writeable
-        assert (found == array.astype(np.float32)).all()
+        found = read_outputs(tmp_path / name, 2, LOGITS_OF_THREE)
+        assert all(row["logits"].dtype == np.float32 and row["logits"].flags.c_contiguous and row["logits"].flags.writeable for row in found)
+        assert [row["logits"].tolist() for row in found] == array.astype(np.float32).tolist()
 
 
 def test_files_of_lines(tmp_path):
     file = tmp_path / "t.jsonl"
     file.write_text("\ufeff" + "\r\n\n".join(json.dumps({"logits": row, "text": "x\u2028y"}, ensure_ascii=False) for row in LOGITS.tolist()) + "\n", "utf-8")
-    assert read_logits(file, 2, 3).tobytes() == LOGITS.tobytes()
+    assert np.stack([row["logits"] for row in read_outputs(file, 2, LOGITS_OF_THREE)]).tobytes() == LOGITS.tobytes()
     file.write_text('{"logits": [1, 2, 3]}\n{"logits": [1.5, -2, 0]}')
-    assert read_logits(str(file), 2, 3).tolist() == [[1, 2, 3], [1.5, -2, 0]]
+    assert [row["logits"].tolist() for row in read_outputs(str(file), 2, LOGITS_OF_THREE)] == [[1, 2, 3], [1.5, -2, 0]]
+
+
+def test_several_outputs_and_ragged_rows(tmp_path):
+    from edgekit.spec.rows import pack as packed
+
+    specs = (TensorSpec("tags", "float32", ("batch", "sequence", 2)), TensorSpec("ids", "int64", ("batch", "sequence")))
+    outputs = [{"tags": np.ones((n, 2), np.float32) * n, "ids": np.arange(n)} for n in (2, 5, 1)]
+    np.savez(tmp_path / "t.npz", **packed(outputs))
+    small.write_jsonl(tmp_path / "t.jsonl", [{name: a.tolist() for name, a in row.items()} for row in outputs])
+    for name in ("t.npz", "t.jsonl"):
+        found = read_outputs(tmp_path / name, 3, specs)
+        for row, expected in zip(found, outputs, strict=True):
+            assert {n: (a.dtype, a.tolist()) for n, a in row.items()} == {n: (a.dtype, a.tolist()) for n, a in expected.items()}
+    np.save(tmp_path / "t.npy", np.zeros((3, 2)))
+    with pytest.raises(SamplesError, match=r"the model has the outputs tags, ids: save a \.npz"):
+        read_outputs(tmp_path / "t.npy", 3, specs)
+    small.write_jsonl(tmp_path / "t.jsonl", [{"tags": [[1.0, 2.0]], "ids": [0.5]}] * 3)
+    with pytest.raises(SamplesError, match="type float64, expected numbers of the type int64"):
+        read_outputs(tmp_path / "t.jsonl", 3, specs)
+    small.write_jsonl(tmp_path / "t.jsonl", [{"tags": [[1.0, 2.0]], "ids": [0]}] * 2 + [{"tags": [[1.0, 2.0, 3.0]], "ids": [0]}])
+    with pytest.raises(SamplesError, match=r"shape \[1, 3\] in row 3, expected \['sequence', 2\]"):
+        read_outputs(tmp_path / "t.jsonl", 3, specs)
+
+
+def test_a_function_gives_rows_or_one_array():
+    for form in (LOGITS, LOGITS.tolist(), rows(LOGITS), [{"logits": row, "more": row} for row in LOGITS.tolist()]):
+        found = named(form, 2, LOGITS_OF_THREE, "The teacher's outputs")
+        assert np.stack([row["logits"] for row in found]).tobytes() == LOGITS.tobytes()
+    with pytest.raises(SamplesError, match=r"shape \[1, 3\], expected \[2, 3\]"):
+        named(LOGITS[:1], 2, LOGITS_OF_THREE, "The teacher's outputs")
+    with pytest.raises(SamplesError, match="gives no output 'logits' in some rows, only logit"):
+        named([{"logit": [1, 2, 3]}] * 2, 2, LOGITS_OF_THREE, "The teacher's outputs")
+    with pytest.raises(SamplesError, match="gives one array, expected an array for each of the outputs a, b"):
+        named(LOGITS, 2, (TensorSpec("a", "float32", ("batch", 3)), TensorSpec("b", "float32", ("batch", 3))), "The teacher's outputs")
 
 
 def refused(file, said, error=SamplesError):
     with pytest.raises(error, match=said) as caught:
-        read_logits(file, 2, 3)
+        read_outputs(file, 2, LOGITS_OF_THREE)
     assert caught.value.exit_code == 2
     assert "secret" not in str(caught.value).replace(str(file), "")
 
@@ -330,7 +363,7 @@ def test_damage_brings_a_typed_error_or_other_numbers(tmp_path):
             damaged[choose.randrange(len(whole))] = choose.randrange(256)
             (tmp_path / name).write_bytes(damaged)
             try:
-                assert read_logits(tmp_path / name, 2, 3).shape == (2, 3)
+                assert len(read_outputs(tmp_path / name, 2, LOGITS_OF_THREE)) == 2
             except SamplesError:
                 refusals += 1
         assert refusals > 100
@@ -355,11 +388,11 @@ def test_a_header_that_promises_more_than_there_is(tmp_path):
         ('{"logits": "secret"}', "line 2 is not an object with a list of numbers"),
         ('{"logits": [1, 2, true]}', "line 2 is not an object with a list of numbers"),
         ('{"logits": [1, 2, "secret"]}', "line 2 is not an object with a list of numbers"),
-        ('{"logits": [1, 2]}', "line 2 has 2 logits, the lines before it 3"),
+        ('{"logits": [1, 2]}', r"shape \[2\] in row 2, expected \[3\]"),
         ('{"logits": [1, 2, NaN]}', "first in row 2"),
         ('{"logits": [1, 2, 1' + "0" * 400 + "]}", "cannot be read"),
         ("[" * 100_000, "line 2 is not valid JSON"),
-        ("", r"shape \[1, 3\]"),
+        ("", r"shape \[1, 3\], expected \[2, 3\]"),
     ],
 )
 def test_malformed_lines(tmp_path, line, said):
@@ -372,7 +405,7 @@ def test_lines_that_are_not_utf8(tmp_path):
     (tmp_path / "t.jsonl").write_bytes(b'{"logits": [1, 2, 3], "text": "secret \xff"}\n')
     refused(tmp_path / "t.jsonl", "utf-8")
     (tmp_path / "t.jsonl").write_bytes(b"")
-    refused(tmp_path / "t.jsonl", r"shape \[0\]")
+    refused(tmp_path / "t.jsonl", r"shape \[0, ...\], expected \[2, 3\]")
 
 
 def test_the_file_types_are_those_that_are_read(tmp_path):

@@ -29,7 +29,7 @@ from edgekit.spec.subject import Predictions
 
 def sound(report):
     """With a logit for each label."""
-    return replace(report, subjects=tuple(replace(s, predictions=s.predictions and reports.predictions(24, len(s.labels))) for s in report.subjects))
+    return replace(report, subjects=tuple(replace(s, predictions=s.predictions and reports.predictions(24, len(s.labels) or 1)) for s in report.subjects))
 
 
 REPORTS = {name: sound(report) for name, report in reports.everything().items()}
@@ -192,10 +192,11 @@ def test_texts_of_samples_are_in_no_error():
         (lambda d: d.update(subjects=[]), "it has 0 subjects, expected 1 or 2"),
         (lambda d: d.update(subjects=d["subjects"] * 2), "it has 4 subjects"),
         (lambda d: d["gates"][1].update(verdict="passed"), "the gate latency.p50 has a verdict"),
-        (lambda d: d["subjects"][0]["predictions"]["ids"].pop(), "release-1.4 has 23 ids, 24 truths, 24 rows of logits"),
-        (lambda d: d["subjects"][0]["predictions"]["logits"].pop(), "24 ids, 24 truths, 23 rows of logits"),
-        (lambda d: d["subjects"][0]["predictions"]["logits"][5].pop(), "not as wide as its 3 labels"),
-        (lambda d: d["subjects"][0]["predictions"]["truth"][5].append(1), "truths of several widths"),
+        (lambda d: d["subjects"][0]["predictions"]["ids"].pop(), "release-1.4 has predictions of 24 rows for 23 ids"),
+        (lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"]["values"].pop(), "shape [24, 3] with 71 values"),
+        (lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"]["shape"].pop(), "shape [24] with 72 values"),
+        (lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"].update(dtype="int64"), "no int64, as 'logits'"),
+        (lambda d: d["subjects"][0]["confusion"].pop(), "confusion matrix that is not as wide as its 3 labels"),
         (lambda d: d.update(include_text=False), "it holds texts of samples, and says that it does not"),
         (lambda d: d.update(extra=1), "Unknown key 'extra' in file"),
         (lambda d: d.pop("kind"), "file has no key 'kind'"),
@@ -210,7 +211,7 @@ def test_a_digest_made_anew_does_not_hide(change, said):
 
 
 def test_a_report_that_contradicts_itself_is_not_written_either(tmp_path):
-    one = replace(REPORTS["minimal"].subjects[0], predictions=Predictions(("a",), (), ()))
+    one = replace(REPORTS["minimal"].subjects[0], predictions=Predictions(("a",), {}))
     with pytest.raises(BuildError, match="1 ids, 0 truths"):
         write(replace(REPORTS["minimal"], subjects=(one,)), tmp_path / "r.json")
     with pytest.raises(BuildError, match="texts of samples"):
@@ -225,7 +226,10 @@ def test_a_later_field_with_a_default_makes_no_old_report_a_damaged_one():
         loads(content.replace(b'"seed":0', b'"seed":1'), "x")
 
 
-@pytest.mark.parametrize(("version", "said"), [(2, "reads 1 to 1. Install a newer EdgeKit"), (10**30, "newer"), (0, "schema 0"), (-1, "schema -1")])
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(3, "reads 2. Install a newer EdgeKit"), (10**30, "newer"), (1, "reads 2. Write it again: edgekit baseline"), (0, "schema 0"), (-1, "schema -1")],
+)
 def test_other_schemas(version, said):
     for more in ({}, {"later": [1]}):
         content = signed_anew(lambda d, more=more: d.update(schema=version, **more))

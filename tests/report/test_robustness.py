@@ -8,26 +8,42 @@ import random
 import numpy as np
 import pytest
 import small
+from heads import MULTI, REGRESSION, SINGLE, evaluation, rows
+from heads import task as head
 
 import edgekit
 from edgekit import tasks
 from edgekit.modalities.text import UNBOUND
-from edgekit.report.robustness import between, disturb, logits_of, own
+from edgekit.report import robustness
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.report import Robustness
 from edgekit.spec.subject import Perturbed
 from edgekit.stats.paired import tango_interval
-from edgekit.tasks.text_classification import Settings, TextClassification
 
-SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 CANARY = "zyxcanaryqv"
 KINDS = ("typos", "case", "punctuation", "homoglyphs", "invisible", "truncation")
 LONG = "The quick brown fox jumps over the lazy dog, and nobody was ever really surprised by it."
 
 
 def task(kind=SINGLE, labels=("lower", "UPPER")):
-    return TextClassification(Settings(kind, labels, 8, ("input_ids",)), None)
+    return head(kind, labels)
+
+
+def disturb(texts, rows=200, seed=0):
+    return robustness.disturb(texts, UNBOUND, rows, seed)
+
+
+def outputs_of(answer, found, *progress):
+    return robustness.outputs_of(lambda texts: rows(answer(texts)), found, *progress)
+
+
+def own(the_task, found, clean, disturbed, truth):
+    return robustness.own(evaluation(the_task, truth), found, rows(clean), disturbed)
+
+
+def between(the_task, found, before, after, truth):
+    return robustness.between(evaluation(the_task, truth), found, before, after)
 
 
 def of(name, text, seed=0, row=0):
@@ -40,7 +56,7 @@ def of(name, text, seed=0, row=0):
 def test_rows_and_texts():
     texts = [LONG, "", "🎬", "ALL CAPS, NO LOWER", ("one two three.", "four"), "שלום עולם יפה"]
     found = disturb(texts, rows=100, seed=1)
-    assert {name: rows.tolist() for name, (rows, _) in found.items()} == {
+    assert {name: places for name, (places, _) in found.items()} == {
         "typos": [0, 3, 4, 5],
         "case": [0, 4],
         "punctuation": [0, 2, 3, 4, 5],
@@ -49,26 +65,22 @@ def test_rows_and_texts():
         "truncation": [0, 3, 4, 5],
     }
     assert found["case"][1] == [LONG.upper(), ("ONE TWO THREE.", "FOUR")]
-    assert all(rows.dtype == np.int64 and len(rows) == len(made) for rows, made in found.values())
+    assert all(len(places) == len(made) for places, made in found.values())
     assert disturb([], rows=5) == disturb(["", " "], rows=5) == {}
     with pytest.raises(UsageError, match="0 rows"):
         disturb(texts, rows=0)
 
 
-def plain_of(found):
-    return {name: (rows.tolist(), made) for name, (rows, made) in found.items()}
-
-
 def test_the_seed_decides_and_a_text_does_not_depend_on_the_others():
     texts = small.texts(60, seed=9)
-    assert plain_of(disturb(texts, 20, seed=1)) == plain_of(disturb(texts, 20, seed=1))
-    assert disturb(texts, 20, seed=1)["case"][0].tolist() != disturb(texts, 20, seed=2)["case"][0].tolist()
+    assert disturb(texts, 20, seed=1) == disturb(texts, 20, seed=1)
+    assert disturb(texts, 20, seed=1)["case"][0] != disturb(texts, 20, seed=2)["case"][0]
     assert len({of("typos", LONG, seed, row) for seed in range(5) for row in range(5)}) == 25
     some, every = disturb(texts, 20, seed=1), disturb(texts, 60, seed=1)
-    for name, (rows, made) in some.items():
-        assert len(rows) == 20
-        whole = dict(zip(every[name][0].tolist(), every[name][1], strict=True))
-        assert [whole[row] for row in rows.tolist()] == made
+    for name, (places, made) in some.items():
+        assert len(places) == 20
+        whole = dict(zip(*every[name], strict=True))
+        assert [whole[row] for row in places] == made
 
 
 # ---- scores
@@ -90,7 +102,7 @@ def test_losses_counted_by_hand():
     truth[:6] = 1  # wrong undisturbed, right in capitals
     found = disturb(texts, rows=60)
     clean = shouts(texts)
-    result = {p.name: p for p in own(task(), found, clean, logits_of(shouts, found), truth)}
+    result = {p.name: p for p in own(task(), found, clean, outputs_of(shouts, found), truth)}
     assert tuple(result) == KINDS
     upper = result["case"]
     assert (upper.rows, upper.changed, upper.clean, upper.disturbed) == (60, 60, 0.9, 0.1)
@@ -99,7 +111,7 @@ def test_losses_counted_by_hand():
     calm = result["typos"]
     assert (calm.changed, calm.clean, calm.disturbed, calm.drop) == (0, 0.9, 0.9, 0.0)
     assert (calm.low, calm.high) == pytest.approx(tango_interval(0, 0, 60))
-    against = {r.name: r for r in between(task(), found, logits_of(deaf, found), logits_of(shouts, found), truth)}
+    against = {r.name: r for r in between(task(), found, outputs_of(deaf, found), outputs_of(shouts, found), truth)}
     assert (against["case"].rows, against["case"].before, against["case"].after) == (60, 0.9, 0.1)
     assert (against["case"].low, against["case"].high) == pytest.approx(tango_interval(54, 6, 60))
     assert against["truncation"].drop == 0.0
@@ -113,7 +125,7 @@ def test_only_the_rows_that_were_disturbed_count():
     texts = ["ALREADY LOUD."] * 5 + ["quiet."] * 5
     truth = np.array([0] * 5 + [0] * 5)  # the first five are wrong, and not disturbed by capitals
     found = {"case": disturb(texts)["case"]}
-    result = own(task(), found, shouts(texts), logits_of(shouts, found), truth)[0]
+    result = own(task(), found, shouts(texts), outputs_of(shouts, found), truth)[0]
     assert (result.rows, result.clean, result.disturbed) == (5, 1.0, 0.0)
 
 
@@ -125,7 +137,7 @@ def test_numbers_and_several_labels():
         return np.array([[len(t.split())] for t in group], np.float32)
 
     numbers = count(texts).astype(np.float64)
-    result = {p.name: p for p in own(task(REGRESSION, ("n",)), found, count(texts), logits_of(count, found), numbers)}
+    result = {p.name: p for p in own(task(REGRESSION, ("n",)), found, count(texts), outputs_of(count, found), numbers)}
     assert result["case"].clean == result["case"].disturbed == pytest.approx(1.0)
     cut = count(found["truncation"][1])[:, 0]
     assert result["truncation"].disturbed == pytest.approx(np.corrcoef(cut, numbers[:, 0])[0, 1])
@@ -135,7 +147,7 @@ def test_numbers_and_several_labels():
     def both(group):
         return np.concatenate([count(group) - 6.5, count(group) - 8.5], axis=1).astype(np.float32)
 
-    several = {p.name: p for p in own(task(MULTI, ("long", "longer")), found, both(texts), logits_of(both, found), flags)}
+    several = {p.name: p for p in own(task(MULTI, ("long", "longer")), found, both(texts), outputs_of(both, found), flags)}
     assert several["punctuation"].clean == 1.0
     assert several["truncation"].disturbed < 1.0
 
@@ -149,7 +161,7 @@ def test_a_score_that_is_not_defined_is_not_given(numbers):
     def answer(group):
         return np.array([[float(len(t))] for t in group], np.float32)
 
-    made = logits_of(answer, found)
+    made = outputs_of(answer, found)
     the_task = task(REGRESSION, ("n",))
     if len(set(numbers)) == 1:
         assert own(the_task, found, answer(texts), made, truth) == between(the_task, found, made, made, truth) == ()
@@ -159,7 +171,7 @@ def test_a_score_that_is_not_defined_is_not_given(numbers):
 
 def test_one_row():
     found = disturb(["only this one, alas"])
-    result = own(task(), found, deaf(["x"]), logits_of(deaf, found), np.array([0]))
+    result = own(task(), found, deaf(["x"]), outputs_of(deaf, found), np.array([0]))
     assert [p.name for p in result] == list(KINDS)
     assert all(p.low < 0 < p.high for p in result)  # one row proves nothing
 
@@ -173,28 +185,27 @@ def test_calls_and_progress():
         sizes.append(len(group))
         return np.array([[hash(t) % 1000, 0] for t in group], np.float32)
 
-    made = logits_of(answer, found, lambda *step: told.append(step))
+    made = outputs_of(answer, found, lambda *step: told.append(step))
     assert max(sizes) == 50
-    total = sum(len(rows) for rows, _ in found.values())
+    total = sum(len(places) for places, _ in found.values())
     assert sum(sizes) == total == told[-1][1] == told[-1][2]
     assert {step[0] for step in told} == {"robustness"}
     for name, (_, group) in found.items():
-        assert made[name][:, 0].tolist() == [float(hash(t) % 1000) for t in group]
+        assert [row["logits"][0] for row in made[name]] == [float(hash(t) % 1000) for t in group]
 
 
-@pytest.mark.parametrize("wrong", [lambda g: np.zeros((1, 2)), lambda g: np.zeros(len(g)), lambda g: np.zeros((len(g), 2, 1))])
-def test_answers_of_another_shape(wrong):
-    with pytest.raises(UsageError, match="a row of logits for each text") as caught:
-        logits_of(wrong, disturb([f"{CANARY} one two", "three four five"]))
+def test_answers_to_other_inputs():
+    with pytest.raises(UsageError, match="answers 2 inputs with 1 rows of outputs") as caught:
+        outputs_of(lambda g: np.zeros((1, 2)), disturb([f"{CANARY} one two", "three four five"]))
     assert CANARY not in str(caught.value)
 
 
 def test_rows_of_other_samples():
     found = disturb([f"{CANARY} one two"] * 3)
-    made = logits_of(deaf, found)
-    with pytest.raises(UsageError, match="2 rows of logits and 3 of truth"):
+    made = outputs_of(deaf, found)
+    with pytest.raises(UsageError, match="outputs of 2 rows for 3 rows of truth"):
         own(task(), found, deaf(["a", "b"]), made, np.zeros(3, np.int64))
-    broken = {name: np.full_like(x, np.nan) for name, x in made.items()}
+    broken = {name: rows(np.full((len(x), 2), np.nan)) for name, x in made.items()}
     with pytest.raises(UsageError, match="NaN"):
         own(task(), found, deaf("abc"), broken, np.zeros(3, np.int64))
     with pytest.raises(UsageError, match="NaN"):
@@ -207,20 +218,21 @@ def test_rows_of_other_samples():
 def test_a_bundle(float32_ort, tiny_samples):
     texts = [row["text"] for row in tiny_samples.rows]
     the_task = tasks.get("text-classification").load(float32_ort / "assets")
-    truth = the_task.parse_labels([row["label"] for row in tiny_samples.rows], "dev")
+    truth = np.array([the_task.labels.index(row["label"]) for row in tiny_samples.rows])
+    given = evaluation(the_task, truth, inputs=texts)
     found = disturb(texts, rows=40)
     with edgekit.load(float32_ort) as session:
-        clean, made = small.logits(session, texts), logits_of(lambda part: small.logits(session, part), found)
-        second = logits_of(lambda part: small.logits(session, part), found)
-    result = {p.name: p for p in own(the_task, found, clean, made, truth)}
+        clean, made = session.outputs(texts), robustness.outputs_of(session.outputs, found)
+        second = robustness.outputs_of(session.outputs, found)
+    result = {p.name: p for p in robustness.own(given, found, clean, made)}
     assert tuple(result) == KINDS
     assert (result["case"].changed, result["case"].drop) == (0, 0.0)  # its tokenizer is uncased
     assert (result["invisible"].changed, result["invisible"].drop) == (0, 0.0)  # and takes control characters out
     assert result["typos"].changed > 0  # words that it knows become letters
     for kind in result.values():
-        rows = found[kind.name][0]
-        assert kind.clean == pytest.approx((clean[rows].argmax(axis=1) == truth[rows]).mean())
-        assert kind.disturbed == pytest.approx((made[kind.name].argmax(axis=1) == truth[rows]).mean())
-    same = between(the_task, found, made, second, truth)
+        places = found[kind.name][0]
+        assert kind.clean == pytest.approx(np.mean([clean[i]["logits"].argmax() == truth[i] for i in places]))
+        assert kind.disturbed == pytest.approx(np.mean([row["logits"].argmax() == truth[i] for i, row in zip(places, made[kind.name], strict=True)]))
+    same = robustness.between(given, found, made, second)
     assert [(r.name, r.drop) for r in same] == [(name, 0.0) for name in KINDS]
     assert small.CANARY not in json.dumps(plain([*result.values(), *same]))
