@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,14 @@ from edgekit.spec.errors import BuildError, UsageError
 
 
 def reference(given: str, bundle: str) -> str | Callable[..., Any]:
-    """What a bundle is compared with: a Hugging Face folder becomes a function from texts to logits, float32 ``[rows, labels]``; the rest is left as it is.
+    """What a bundle is compared with: a Hugging Face folder becomes a function from inputs to outputs; the rest is left as it is.
 
     Args:
-        given: a bundle, a report, a file of logits, or a Hugging Face folder.
-        bundle: whose labels a teacher must have, in their order.
+        given: a bundle, a report, a file of outputs, or a Hugging Face folder.
+        bundle: which a teacher must be of one task with.
 
     Raises:
-        UsageError: when a teacher's labels are others.
+        UsageError: when a teacher's task or labels are others.
         BuildError: when the packages that run a teacher are not installed.
         ModelError: when it cannot be used.
     """
@@ -35,18 +36,18 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         raise BuildError(
             f"{model} is a Hugging Face model, which the package '{missing[0]}' runs, and it is not installed here. Run: pip install 'edgekit[build]', "
-            f"or save the model's logits where it is and give them as a file ({', '.join(FILE_TYPES)})."
+            f"or save the model's outputs where it is and give them as a file ({', '.join(FILE_TYPES)})."
         )
     from edgekit import source
+    from edgekit.report.side import same_task
 
     origin, opened = source.read(model), open_bundle(bundle)
-    own, its = tasks.get(opened.manifest.task).load(opened.assets).settings, origin.settings
-    if (own.labels, own.problem_type) != (its.labels, its.problem_type):
-        raise UsageError(
-            f"{model} answers with the labels {', '.join(its.labels)} ({its.problem_type}), {bundle} with {', '.join(own.labels)} ({own.problem_type}), "
-            "expected the same in the same order. Give the model that the bundle was built from."
-        )
-    return lambda texts: origin.logits(origin.token_ids(texts))
+    if origin.task != opened.manifest.task:
+        raise UsageError(f"{model} is a model of {origin.task}, {bundle} of {opened.manifest.task}. Give the model that the bundle was built from.")
+    with tempfile.TemporaryDirectory() as assets:
+        its = origin.save_assets(Path(assets)).identity
+    same_task(its, tasks.get(opened.manifest.task).load(opened.assets), model)
+    return lambda inputs: origin.outputs(origin.encode(inputs))
 
 
 def check_file(file: str) -> None:

@@ -33,8 +33,9 @@ def command(before, after, samples, out, gates, keys, **options):  # type: ignor
     """Compare the bundle B with A, row by row and by the clock.
 
     A is a bundle (both run in turns on this machine), a JSON file of 'edgekit report' or 'edgekit baseline', a file with a
-    teacher's logits (.npy, .npz with the key logits, .jsonl with {"logits": [...]} a line), or the teacher itself, a Hugging
-    Face folder (needs torch). Beside what 'edgekit check' judges, attributions and disturbed texts are compared on both sides.
+    teacher's outputs (.npz with an array for each output, .jsonl with {"OUTPUT": [...]} a line, .npy of a model with one output),
+    or the teacher itself, a Hugging Face folder (needs torch). Beside what 'edgekit check' judges, attributions and disturbed
+    inputs are compared on both sides.
     Exit codes are those of 'edgekit check'.
     """
     from edgekit.cli import _reference, _verdict

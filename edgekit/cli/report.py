@@ -26,7 +26,7 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
 @columns_option
 @slices_option
 @click.option(
-    "--teacher", default=None, metavar="FILE|MODEL", help="Also compare with these logits (.npy, .npz, .jsonl), or with this Hugging Face folder (needs torch)."
+    "--teacher", default=None, metavar="FILE|MODEL", help="Also compare with these outputs (.npy, .npz, .jsonl), or this Hugging Face folder (needs torch)."
 )
 @click.option(
     "--scenario", "scenarios", multiple=True, type=click.Choice(_SCENARIOS), help="MLPerf's name of how texts arrive. Repeatable. [default: all three]"

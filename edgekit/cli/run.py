@@ -13,7 +13,7 @@ import click
 
 from edgekit.cli._options import keys_option, threads_option, trust_of
 from edgekit.cli._output import echo
-from edgekit.spec.parsing import to_json
+from edgekit.spec.parsing import plain, to_json
 
 _BATCH = 256
 
@@ -100,9 +100,13 @@ def _is_file(stream: Any) -> bool:
 
 def _print(session: Any, inputs: list[Any]) -> None:
     for answer in session(inputs):
-        record = {"label": answer.label, "score": round(answer.score, 6)}
-        if len(answer.labels) != 1 or answer.labels[0] != answer.label:
-            record["labels"] = list(answer.labels)
-        if answer.truncated:
-            record["truncated"] = True
-        echo(to_json(record, ensure_ascii=False))
+        echo(to_json(_rounded(plain(answer)), ensure_ascii=False))
+
+
+def _rounded(value: Any) -> Any:
+    """Plain data with numbers of six decimals: more of a float32 is noise."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list) else value

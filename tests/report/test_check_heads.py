@@ -9,6 +9,7 @@ import small
 import edgekit
 from edgekit.report import check as verbs
 from edgekit.report import files
+from edgekit.report.predictions import unpack
 from edgekit.report.render import write_all
 from edgekit.spec.gates import OFF, AccuracyGates, Budget, Gates, LatencyGates
 from edgekit.timing import duel
@@ -52,11 +53,11 @@ def test_a_comparison_of_every_part(head, tmp_path):
     found = verbs.report(bundle, dev, reference=bundle, gates=OPEN, slices=["topic"], include_text=True, max_time=1.0)
     assert found.exit_code() == (4 if kind == "regression" else 0), "a calibration error is of classifiers alone"
     assert found.accuracy.flips == 0 and found.accuracy.drop == pytest.approx(0.0)
-    assert found.subjects[1].score == pytest.approx(1.0, abs=1e-3) and found.subjects[1].problem_type == kind
+    assert found.subjects[1].score == pytest.approx(1.0, abs=1e-3) and found.subjects[1].identity["problem_type"] == kind
     assert {s.column for s in found.accuracy.slices} == {"topic", "length"}
     write_all(found, tmp_path)
     assert files.read(tmp_path / "report.json").subjects[1].predictions == found.subjects[1].predictions
-    assert len(found.subjects[0].predictions.truth[0]) == len(HEADS[kind])
+    assert found.subjects[0].predictions.outputs["logits"].shape == (len(rows), len(HEADS[kind]))
     assert rows[0]["text"].split()[0] in (tmp_path / "report.html").read_text("utf-8") or not found.faithfulness.drifts
 
 
@@ -77,7 +78,7 @@ def test_one_row(head, tmp_path):
     one = small.write_jsonl(tmp_path / "one.jsonl", rows[:1])
     found = verbs.check(bundle, bundle, one, gates=Gates(LatencyGates(9.0, None, None), AccuracyGates(0.01), OFF.footprint), max_time=0.0)
     assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] == "pass", "both answer alike, to the last bit"
-    np.save(tmp_path / "near.npy", np.float32([found.subjects[0].predictions.logits[0]]) * np.float32(1.01))
+    np.save(tmp_path / "near.npy", np.float32([unpack(found.subjects[0].predictions)[0]["logits"]]) * np.float32(1.01))
     found = verbs.compare(tmp_path / "near.npy", bundle, one, max_time=0.0)
     assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] in ("inconclusive", "incomparable"), "of one row nothing is proved"
     assert "1 different inputs, too few to tell" in " ".join(found.notes)

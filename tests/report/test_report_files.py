@@ -212,7 +212,7 @@ def test_a_digest_made_anew_does_not_hide(change, said):
 
 def test_a_report_that_contradicts_itself_is_not_written_either(tmp_path):
     one = replace(REPORTS["minimal"].subjects[0], predictions=Predictions(("a",), {}))
-    with pytest.raises(BuildError, match="1 ids, 0 truths"):
+    with pytest.raises(BuildError, match="predictions of 0 rows for 1 ids"):
         write(replace(REPORTS["minimal"], subjects=(one,)), tmp_path / "r.json")
     with pytest.raises(BuildError, match="texts of samples"):
         write(replace(REPORTS["check"], include_text=False), tmp_path / "r.json")

@@ -77,7 +77,7 @@ def test_the_shipped_schema_is_the_derived_one():
     derived = files.schema_text()
     assert files.SCHEMA_FILE.read_text("utf-8") == derived, "write it anew: files.SCHEMA_FILE.write_text(files.schema_text(), 'utf-8')"
     jsonschema.Draft202012Validator.check_schema(SHIPPED)
-    assert SHIPPED["$id"] == "urn:edgekit:report:1"
+    assert SHIPPED["$id"] == "urn:edgekit:report:2"
     assert SHIPPED["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 
 
