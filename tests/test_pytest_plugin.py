@@ -173,7 +173,7 @@ def asked(monkeypatch):
     def call(*arguments, **options):
         seen.calls.append((arguments, options))
         gates = tuple(Gate(f"latency.g{i}", verdict, 0.1, 0.0, 0.0, 0.0, f"sentence {i}") for i, verdict in enumerate(seen.verdicts))
-        two = tuple(Subject(name, "0" * 64, 1, "m", "text-classification", "single_label_classification", ("a", "b")) for name in ("old", "new"))
+        two = tuple(Subject(name, "0" * 64, 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b")) for name in ("old", "new"))
         return Report(SCHEMA, "check", "2024-01-01T00:00:00Z", 0, "sha256:00", 7, Fingerprint("0", "3", "Linux", "a CPU", 2), two, gates=gates)
 
     monkeypatch.setattr(check, "check", call)

@@ -105,5 +105,5 @@ def made(*verdicts):
     """A report whose gates have these verdicts."""
     machine = Fingerprint("0.1.0", "3.11", "Linux", "a CPU", 2)
     gates = tuple(Gate(f"latency.g{i}", verdict, 0.1, 0.0, 0.0, 0.0, f"sentence {i}") for i, verdict in enumerate(verdicts))
-    subjects = tuple(Subject(name, "0" * 64, 1, "m", "text-classification", "single_label_classification", ("a", "b")) for name in ("old", "new"))
+    subjects = tuple(Subject(name, "0" * 64, 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b")) for name in ("old", "new"))
     return Report(SCHEMA, "check", "2024-01-01T00:00:00Z", 0, "sha256:00", 7, machine, subjects, gates=gates)

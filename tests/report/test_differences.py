@@ -24,7 +24,7 @@ IMPOSSIBLE = Gates(LatencyGates(0.0, 0.0, 0.0), footprint=FootprintGates(0.0, 0.
 def subject(bundle, **changes):
     manifest = opened(bundle).bundle.manifest
     first = manifest.variants[0]
-    one = Subject("b", "sha256:0", 1, "m", "text-classification", "single_label_classification", ("a", "b"), settings=settings(manifest))
+    one = Subject("b", "sha256:0", 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), settings=settings(manifest))
     return replace(one, **{"backend": first.backend, "method": first.method, "executed": first.executed, "threads": first.threads, **changes})
 
 

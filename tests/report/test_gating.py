@@ -18,7 +18,7 @@ from edgekit.stats.paired import tango_interval
 
 ACCURACY = Accuracy(1000, "accuracy", 0.90, 0.89, 0.010, 0.002, 0.018, 20, 10, 0.1, flips=30, calibration_before=0.02, calibration_after=0.05)
 SUBJECT = Subject(
-    "tiny", "sha256:0", 1, "m", "text-classification", "single_label_classification", ("a", "b"), score=0.89, size_mb=20.0, memory_mb=100.0,
+    "tiny", "sha256:0", 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), score=0.89, size_mb=20.0, memory_mb=100.0,
     times=Times(300, 2.0, 2.0, 3.0, None, {"p99": 662}, ()), start=Start(1, 1, 1, 1, 300.0),
 )  # fmt: skip
 

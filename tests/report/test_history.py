@@ -75,6 +75,12 @@ def test_only_what_is_known():
     assert list(entries(REPORTS["multilabel"]))[-1] == "error (1 - micro F1)"
 
 
+def test_an_error_rate_is_there_as_it_is():
+    found = entries(REPORTS["speech"])
+    assert found["WER"]["value"] == 0.1
+    assert not any(name.startswith("error (1") for name in found)
+
+
 def test_a_better_score_is_a_smaller_error():
     one = REPORTS["single"]
     errors = [entries(replace(one, subjects=(replace(one.subjects[0], score=s),)))["error (1 - accuracy)"]["value"] for s in (0.0, 0.9, 0.91, 1.0)]

@@ -96,7 +96,7 @@ def test_a_check():
         "413 of 872 rows (47.4 %) are answered differently; those that were surest before:",
         "Faithfulness (descriptive): attributions of 40 rows agree by 0.871 in rank (before with itself 0.912, random 0.011)",
         "Robustness (descriptive): drop of the candidate against the baseline under typos 0.0100 (-0.0110 to 0.0330);",
-        "KL divergence 0.0121 nats on average, 0.0488 at the 95th percentile. Calibration error 0.0413 → 0.0467.",
+        "Divergence of the answers 0.0121 on average, 0.0488 at the 95th percentile. Calibration error 0.0413 → 0.0467.",
         "Machine and versions", "AMD EPYC 9R14", "The machine was throttled 3 times during the run.",
     ):  # fmt: skip
         assert said in shown

@@ -26,6 +26,17 @@ def test_the_front():
     assert front([POINTS[0]]) == [POINTS[0]]
 
 
+def test_the_front_of_error_rates():
+    """The same points by their errors: the same front, and the better one is above as it was."""
+    errors = [Point(p.name, p.cost, 1 - p.score, 1 - p.high, 1 - p.low) for p in POINTS]
+    assert [p.name for p in front(errors, higher_is_better=False)] == ["cheapest", "student", "teacher"]
+    root = ElementTree.fromstring(pareto(Head("front", "t", "d"), errors, "ms", "WER", higher_is_better=False))
+    heights = [float(c.get("cy")) for c in root.findall("circle")]
+    for y, p in zip(heights, POINTS, strict=True):
+        for y2, q in zip(heights, POINTS, strict=True):
+            assert (y < y2) == (p.score > q.score)
+
+
 def test_the_picture():
     picture = poster(POINTS, "Speed & accuracy", "p50, ms", "accuracy")
     assert picture == poster(POINTS, "Speed & accuracy", "p50, ms", "accuracy")

@@ -115,7 +115,7 @@ def broken(change):
         (lambda d: d.update(extra=1), ": ", "'extra' was unexpected"),
         (lambda d: d.pop("samples"), ": ", "'samples' is a required property"),
         (lambda d: d.update(seed="0"), "seed: ", "'0' is not of type 'integer'"),
-        (lambda d: d.update(schema=2), "schema: ", "2 is not one of [1]"),
+        (lambda d: d.update(schema=3), "schema: ", "3 is not one of [2]"),
         (lambda d: d.update(kind="audit"), "kind: ", "'audit' is not one of"),
         (lambda d: d["gates"][0].update(verdict="passed"), "gates/0/verdict: ", "'passed' is not one of"),
         (lambda d: d["gates"][0].pop("limit"), "gates/0: ", "'limit' is a required property"),

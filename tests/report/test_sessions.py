@@ -100,7 +100,7 @@ def session(draw, bundle=1.0, probe=1.0, processes=6, memory=100.0):
 
 def subject(*every):
     earlier = tuple(TimingSession("2026-01-01T00:00:00Z", processes) for processes in every[:-1])
-    one = Subject("b", "sha256:0", 1, "m", "text-classification", "single_label_classification", ("a", "b"), size_mb=20.0)
+    one = Subject("b", "sha256:0", 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), size_mb=20.0)
     return replace(one, processes=every[-1], sessions=earlier)
 
 

@@ -122,7 +122,7 @@ def test_gates_that_are_off_are_no_margins():
 
 
 def subject(processes, size=20.0):
-    return Subject("name", "digest", 1, "model", "text-classification", "single_label_classification", ("a", "b"), size_mb=size, processes=tuple(processes))
+    return Subject("name", "digest", 1, "model", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), size_mb=size, processes=tuple(processes))
 
 
 def test_runs_at_different_times_are_compared_process_by_process():
