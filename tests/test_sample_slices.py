@@ -62,7 +62,7 @@ def test_slices_of_a_recipe(tmp_path):
     jsonl(tmp_path / "d", *({"sentence": str(i), "lang": "ab"[i % 2]} for i in range(100)))
     file = raw(tmp_path, 'name = "s"\nfile = "d/s.jsonl"\ncolumns = { text = "sentence" }\ncount = 10\nseed = 3\n', "s.toml")
     found = read(file, slices=["lang"])
-    assert [r.slices["lang"] for r in found.rows] == ["ab"[int(r.text) % 2] for r in found.rows]
+    assert [r.slices["lang"] for r in found.rows] == ["ab"[int(r.input) % 2] for r in found.rows]
     assert found.digest == read(file).digest
     refused(file, "no column 'lng' for slices", "Did you mean 'lang'?", slices=["lng"])
 

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from edgekit import samples
 from edgekit.samples import Sample, parse_columns, read
 from edgekit.spec.errors import SamplesError, UsageError
-from edgekit.tasks.text_classification import Settings
+from edgekit.tasks.text_classification import Settings, bound
+
+SEVERAL = Settings("multi_label_classification", ("toxic", "threat", "insult"), 8, ("input_ids",))
+ONE = Settings("single_label_classification", ("toxic", "threat", "insult"), 8, ("input_ids",))
 
 ODD_TEXTS = [
     "plain",
@@ -57,25 +60,25 @@ def refused(file, *said, error=SamplesError, **options):
 def test_jsonl_exactly(tmp_path):
     file = jsonl(tmp_path, *({"text": t, "label": i} for i, t in enumerate(ODD_TEXTS)))
     found = read(file)
-    assert [r.text for r in found.rows] == ODD_TEXTS
+    assert [r.input for r in found.rows] == ODD_TEXTS
     assert found.labels() == list(range(len(ODD_TEXTS)))
     assert (found.where, len(found)) == (str(file), len(ODD_TEXTS))
 
 
 def test_jsonl_escapes_and_plain_are_the_same(tmp_path):
     escaped = raw(tmp_path, "".join(json.dumps({"text": t}) + "\n" for t in ODD_TEXTS), "e.jsonl")
-    assert [r.text for r in read(escaped).rows] == ODD_TEXTS
+    assert [r.input for r in read(escaped).rows] == ODD_TEXTS
 
 
 @given(rows=st.lists(st.text(st.characters(exclude_categories=["Cs"])), min_size=1, max_size=5))
 def test_any_text_survives_jsonl_and_csv(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("any")
-    assert [r.text for r in read(jsonl(folder, *({"text": t} for t in rows))).rows] == rows
+    assert [r.input for r in read(jsonl(folder, *({"text": t} for t in rows))).rows] == rows
     stream = io.StringIO(newline="")
     writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
     rows = [t.replace("\0", "") for t in rows]  # which a table cannot hold
     writer.writerows([["text"], *([t] for t in rows)])
-    assert [r.text for r in read(raw(folder, stream.getvalue(), "s.csv")).rows] == rows
+    assert [r.input for r in read(raw(folder, stream.getvalue(), "s.csv")).rows] == rows
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".ndjson", ".JSONL"])
@@ -87,38 +90,38 @@ def test_blank_lines_bom_and_crlf_in_jsonl(tmp_path, suffix):
 def test_csv_quotes_bom_crlf_and_newlines(tmp_path):
     text = '\ufefftext,label\r\n"a ""quoted"" word, and a comma",x\r\n"two\r\nlines",y\r\n"tab\there",z\r\nplain,\r\n'
     assert read(raw(tmp_path, text, "s.csv")).rows == (
-        Sample('a "quoted" word, and a comma', None, "x"),
-        Sample("two\r\nlines", None, "y"),
-        Sample("tab\there", None, "z"),
-        Sample("plain", None, None),
+        Sample('a "quoted" word, and a comma', "x"),
+        Sample("two\r\nlines", "y"),
+        Sample("tab\there", "z"),
+        Sample("plain"),
     )
 
 
 def test_tsv_keeps_quotes_as_they_are(tmp_path):
     text = '\ufefftext\ttext_pair\tlabel\r\n"a\t5" wide\t1\r\n\'b\'\t""\t0\n'
-    assert read(raw(tmp_path, text, "s.tsv")).rows == (Sample('"a', '5" wide', "1"), Sample("'b'", '""', "0"))
+    assert read(raw(tmp_path, text, "s.tsv")).rows == (Sample(('"a', '5" wide'), "1"), Sample(("'b'", '""'), "0"))
 
 
 def test_a_text_that_is_a_number_in_a_table_is_text(tmp_path):
-    assert read(raw(tmp_path, "text,label\n42,1\n", "s.csv")).rows == (Sample("42", None, "1"),)
+    assert read(raw(tmp_path, "text,label\n42,1\n", "s.csv")).rows == (Sample("42", "1"),)
 
 
 def test_pairs(tmp_path):
     found = read(jsonl(tmp_path, {"text": "a", "text_pair": "b", "label": 1}, {"text": "c", "text_pair": ""}))
-    assert [r.inputs for r in found.rows] == [("a", "b"), ("c", "")]
-    assert [r.inputs for r in read(jsonl(tmp_path, {"text": "a"})).rows] == ["a"]
+    assert found.inputs == [("a", "b"), ("c", "")]
+    assert read(jsonl(tmp_path, {"text": "a"})).inputs == ["a"]
 
 
 def test_columns_are_mapped(tmp_path):
     file = raw(tmp_path, "id,premise,claim,gold,text\n7,p,c,yes,unused\n", "s.csv")
     columns = {"text": "premise", "text_pair": "claim", "label": "gold"}
-    assert read(file, columns).rows == (Sample("p", "c", "yes"),)
+    assert read(file, columns).rows == (Sample(("p", "c"), "yes"),)
     assert read(file).rows == (Sample("unused"),)
-    assert read(file, {"label": "gold"}).rows == (Sample("unused", None, "yes"),)
+    assert read(file, {"label": "gold"}).rows == (Sample("unused", "yes"),)
 
 
 def test_one_column_may_play_two_roles(tmp_path):
-    assert read(raw(tmp_path, "a\nx\n", "s.csv"), {"text": "a", "label": "a"}).rows == (Sample("x", None, "x"),)
+    assert read(raw(tmp_path, "a\nx\n", "s.csv"), {"text": "a", "label": "a"}).rows == (Sample("x", "x"),)
 
 
 @pytest.mark.parametrize("label", [0, 1.5, True, "a|b", ["a", "b"], [0.1, 0.2]])
@@ -164,14 +167,14 @@ def test_columns_that_are_not_there(tmp_path):
 
 
 def test_a_column_that_ends_midway(tmp_path):
-    refused(jsonl(tmp_path, {"text": "a"}, {"txt": "b"}), "line 2 has no value in column 'text'")
+    refused(jsonl(tmp_path, {"text": "a"}, {"txt": "b"}), "line 2 has no value for text, expected text")
     refused(raw(tmp_path, "label,text\n1,a\n2\n", "s.csv"), "line 3 has fewer cells than the header has columns (1, 2)")
 
 
 @pytest.mark.parametrize(("value", "what"), [(3, "a int"), (1.5, "a float"), (None, "no value"), (True, "a bool"), (["a"], "a list"), ({"a": 1}, "a dict")])
 def test_a_text_that_is_no_text(tmp_path, value, what):
-    refused(jsonl(tmp_path, {"text": "fine"}, {"text": value}), f"line 2 has {what} in column 'text'")
-    refused(jsonl(tmp_path, {"text": "a", "text_pair": value}), f"line 1 has {what} in column 'text_pair'")
+    refused(jsonl(tmp_path, {"text": "fine"}, {"text": value}), f"line 2 has {what} for text, expected text")
+    refused(jsonl(tmp_path, {"text": "a", "text_pair": value}), f"line 1 has {what} for text_pair, expected text")
 
 
 @pytest.mark.parametrize("line", ['{"text": "secret', "{'text': 'secret'}", '{"text": "secret"} x', "secret", "[" * 100_000, '{"text": NaN, "x": nan}'])
@@ -203,7 +206,7 @@ def test_a_line_cut_within_a_character(tmp_path):
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
 def test_encodings_that_a_byte_order_mark_tells(tmp_path, encoding):
     for name, text in (("s.jsonl", '{"text": "é 😀"}\n'), ("s.csv", "text\r\né 😀\r\n"), ("s.tsv", "text\té\né 😀\tx\n")):
-        assert [row.text for row in read(raw(tmp_path, text.encode(encoding), name)).rows] == ["é 😀"]
+        assert [row.input for row in read(raw(tmp_path, text.encode(encoding), name)).rows] == ["é 😀"]
 
 
 def test_nul_characters_and_utf16_without_a_mark(tmp_path):
@@ -218,7 +221,7 @@ def test_nul_characters_and_utf16_without_a_mark(tmp_path):
 )
 def test_gzip(tmp_path, name, data):
     packed = gzip.compress(data.encode())
-    assert read(raw(tmp_path, packed, name)).rows == (Sample("a", None, "1"),)
+    assert read(raw(tmp_path, packed, name)).rows == (Sample("a", "1"),)
     refused(raw(tmp_path, packed[:-9], name), "not a whole gzip file")
     refused(raw(tmp_path, data, name), "not a whole gzip file")
     refused(raw(tmp_path, packed, "s.csv"), "packed with gzip", "s.csv.gz")
@@ -228,7 +231,7 @@ def test_gzip(tmp_path, name, data):
 def test_a_lone_surrogate(tmp_path, role):
     row = {"text": "a", "text_pair": "b", role: "secret \ud83d"}
     file = raw(tmp_path, '{"text": "fine", "text_pair": "x"}\n' + json.dumps(row) + "\n", "s.jsonl")
-    assert "secret" not in refused(file, f"line 2 holds a lone surrogate in column '{role}'")
+    assert "secret" not in refused(file, f"line 2 holds a lone surrogate in {role}, which")
 
 
 def test_malformed_csv(tmp_path):
@@ -253,8 +256,51 @@ def test_parse_columns():
     for wrong in ("text", "text=", "=x"):
         with pytest.raises(UsageError):
             parse_columns(wrong)
-    with pytest.raises(UsageError, match="Did you mean 'label'"):
-        parse_columns("labels=y")
+    assert parse_columns("image=photo") == {"image": "photo"}, "which roles there are is the modality's to say"
+
+
+def test_roles_are_those_of_the_modality(tmp_path):
+    file = jsonl(tmp_path, {"text": "a", "label": 1})
+    with pytest.raises(UsageError, match=r"Unknown column role 'labels'. Did you mean 'label'\? Roles: text, text_pair, label"):
+        read(file, {"labels": "y"})
+
+
+class Signals:
+    """A modality of numbers in two columns."""
+
+    roles = ("low", "high")
+
+    def read(self, columns, folder):
+        if not all(isinstance(v, (int, float)) for v in columns.values()):
+            raise SamplesError("has no number, expected one. Correct or remove the row.")
+        return (folder.name, *columns.values())
+
+
+def test_inputs_are_made_by_the_modality(tmp_path):
+    file = jsonl(tmp_path, {"low": 1, "high": 2.5, "label": "x"}, {"low": 3, "high": 4, "label": "y"})
+    found = read(file, modality=Signals())
+    assert found.inputs == [(tmp_path.name, 1, 2.5), (tmp_path.name, 3, 4)]
+    assert [r.label for r in found.rows] == ["x", "y"]
+    assert read(file, {"low": "high", "high": "low"}, modality=Signals()).inputs[0] == (tmp_path.name, 2.5, 1)
+    with pytest.raises(SamplesError, match=r"no column 'low'.*Name it: --columns low=COLUMN"):
+        read(jsonl(tmp_path, {"text": "a"}), modality=Signals())
+    with pytest.raises(UsageError, match=r"Unknown column role 'text'.* Roles: low, high, label"):
+        read(file, {"text": "low"}, modality=Signals())
+    with pytest.raises(UsageError, match="'high' is the high of samples"):
+        read(jsonl(tmp_path, {"low": 1, "high": 2}), slices=["high"], modality=Signals())
+    with pytest.raises(SamplesError, match=r"line 1 has no number.* \(column 'b' is the high\)"):
+        read(jsonl(tmp_path, {"low": 1, "b": "secret"}), {"high": "b"}, modality=Signals())
+
+
+def test_rows_become_an_evaluation(tmp_path):
+    found = read(jsonl(tmp_path, {"text": "a", "label": "Toxic"}, {"text": "a", "label": "threat"}, {"text": "b", "label": "threat"}))
+    task = bound(ONE, None)
+    given = found.evaluation(task)
+    assert (given.inputs, list(given.truth), len(given), given.task) == (["a", "a", "b"], [0, 1, 1], 3, task)
+    assert "another case" in given.notes[0]
+    assert (given.places, list(given.distinct.truth)) == ([0, 2], [0, 1])
+    with pytest.raises(SamplesError, match="row 1 has no label"):
+        read(jsonl(tmp_path, {"text": "a"})).evaluation(task)
 
 
 # ---- choosing
@@ -263,7 +309,7 @@ def test_parse_columns():
 def test_take_is_deterministic_and_in_file_order(tmp_path):
     found = read(jsonl(tmp_path, *({"text": str(i)} for i in range(200))))
     chosen = found.take(50, seed=3)
-    numbers = [int(r.text) for r in chosen.rows]
+    numbers = [int(r.input) for r in chosen.rows]
     assert numbers == sorted(set(numbers))
     assert len(numbers) == 50
     assert found.take(50, seed=3) == chosen
@@ -303,7 +349,7 @@ def test_a_recipe(tmp_path):
     found = read(file)
     assert found == read(data, {"text": "sentence", "label": "y"}).take(30, 5)
     assert len(found) == 30
-    assert read(file, {"label": "sentence"}).rows[0].label == found.rows[0].text
+    assert read(file, {"label": "sentence"}).rows[0].label == found.rows[0].input
     assert len(read(recipe(tmp_path)[0])) == 100
 
 
@@ -366,7 +412,7 @@ def test_something_ships():
 def test_what_ships_loads(file):
     found = read(file)
     assert len(found) >= 16
-    assert all(r.text.strip() for r in found.rows)
+    assert all(r.input.strip() for r in found.rows)
     assert read(file.stem) == found
 
 
@@ -377,7 +423,7 @@ def test_an_unknown_shipped_set_with_the_nearest():
 def test_a_column_that_only_later_rows_have(tmp_path):
     file = tmp_path / "s.jsonl"
     file.write_text('{"text": "a"}\n{"text": "b", "text_pair": "c"}\n')
-    with pytest.raises(SamplesError, match="line 1 has no value in column 'text_pair'"):
+    with pytest.raises(SamplesError, match="line 1 has no value for text_pair"):
         read(file)
     file.write_text('{"text": "a"}\n{"text": "b", "label": "x"}\n')
     assert [row.label for row in read(file).rows] == [None, "x"]
@@ -409,20 +455,20 @@ CLERK = [('"two words" said the clerk, "go"', "x"), ("plain, with a comma", "y")
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 def test_every_delimiter_with_quoting_as_writers_have_it(tmp_path, delimiter, suffix, end, quoting):
     file = raw(tmp_path, tables(CLERK, "text", "label", delimiter=delimiter, lineterminator=end, quoting=quoting), "s" + suffix)
-    assert [(row.text, row.label) for row in read(file).rows] == CLERK
+    assert [(row.input, row.label) for row in read(file).rows] == CLERK
 
 
 @pytest.mark.parametrize("delimiter", [";", "\t"])
 def test_a_delimiter_is_told_by_the_columns_that_are_named(tmp_path, delimiter):
     file = raw(tmp_path, tables([("a, b", "1")], "sentence", "gold, or so", delimiter=delimiter), "s.csv")
-    assert read(file, {"text": "sentence", "label": "gold, or so"}).rows == (Sample("a, b", None, "1"),)
+    assert read(file, {"text": "sentence", "label": "gold, or so"}).rows == (Sample("a, b", "1"),)
     file = raw(tmp_path, tables([("a", "1"), ("b", "0")], "sentence", "gold", delimiter=delimiter), "s.csv")
     refused(file, "no column 'text'", "may not be a header")
     refused(file, "Columns: sentence, gold", "Did you mean 'gold'", columns={"text": "sentence", "label": "golt"})
 
 
 def test_the_line_by_which_a_spreadsheet_names_its_delimiter(tmp_path):
-    assert read(raw(tmp_path, "\ufeffsep=;\r\ntext;label\r\na, b;1\r\n", "s.csv")).rows == (Sample("a, b", None, "1"),)
+    assert read(raw(tmp_path, "\ufeffsep=;\r\ntext;label\r\na, b;1\r\n", "s.csv")).rows == (Sample("a, b", "1"),)
     refused(raw(tmp_path, "sep=;\ntext;label\na\n", "s.csv"), "line 3 has fewer cells")
 
 
@@ -432,7 +478,7 @@ def test_tsv_of_pandas(tmp_path):
     frame.to_csv(tmp_path / "s.tsv", sep="\t", index=False)
     frame.to_csv(tmp_path / "index.tsv", sep="\t")
     for name in ("s.tsv", "index.tsv"):
-        assert [(row.text, row.label) for row in read(tmp_path / name).rows] == CLERK
+        assert [(row.input, row.label) for row in read(tmp_path / name).rows] == CLERK
 
 
 @pytest.mark.parametrize(
@@ -446,7 +492,7 @@ def test_tsv_of_pandas(tmp_path):
 )
 def test_tsv_without_quoting_keeps_quotes(tmp_path, texts):
     file = raw(tmp_path, "text\tlabel\n" + "".join(f"{t}\tx\n" for t in texts), "s.tsv")
-    assert [row.text for row in read(file).rows] == texts
+    assert [row.input for row in read(file).rows] == texts
 
 
 @pytest.mark.parametrize(
@@ -461,14 +507,14 @@ def test_tsv_without_quoting_keeps_quotes(tmp_path, texts):
 def test_tsv_that_can_be_read_in_two_ways(tmp_path, rows, as_csv):
     file = raw(tmp_path, "text\tlabel\n" + rows, "s.tsv")
     assert "secret" not in refused(file, "that begin with a quote (line 2", "ends in .csv", "JSON Lines")
-    assert [row.text for row in read(raw(tmp_path, file.read_text(), "s.csv")).rows] == as_csv
+    assert [row.input for row in read(raw(tmp_path, file.read_text(), "s.csv")).rows] == as_csv
 
 
 def test_tsv_in_which_a_wrong_way_of_quoting_gives_rows_of_one_width_too(tmp_path):
     rows = [('"all"', "0"), ("tab\tin\na second line", "0")]
     for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
         text = tables(rows, "text", "label", delimiter="\t", lineterminator="\n", quoting=quoting)
-        assert [(row.text, row.label) for row in read(raw(tmp_path, text, "s.tsv")).rows] == rows
+        assert [(row.input, row.label) for row in read(raw(tmp_path, text, "s.tsv")).rows] == rows
     text = 'text\tlabel\n"begins\t0\nshort row\n5" wide\t1\nends"\t0\n'
     refused(raw(tmp_path, text, "s.tsv"), "line 3 has fewer cells")
 
@@ -476,7 +522,7 @@ def test_tsv_in_which_a_wrong_way_of_quoting_gives_rows_of_one_width_too(tmp_pat
 def test_a_column_that_is_there_twice(tmp_path):
     for name, data in (("s.csv", "id,text,label,text\n1,a,x,b\n"), ("s.tsv", "text\tlabel\ttext\na\tx\tb\n"), ("s.csv", "text;label; text\na;b;c\n")):
         refused(raw(tmp_path, data, name), "'text' 2 times")
-    assert read(raw(tmp_path, ",text,label,,\n0,a,x,,\n", "s.csv")).rows == (Sample("a", None, "x"),)  # columns without a name cannot be meant
+    assert read(raw(tmp_path, ",text,label,,\n0,a,x,,\n", "s.csv")).rows == (Sample("a", "x"),)  # columns without a name cannot be meant
     secret = "a long secret sentence that stands in a table without a header"
     assert "secret" not in refused(raw(tmp_path, f"{secret},{secret}\n", "s.csv"), "characters 2 times")
 
@@ -502,8 +548,8 @@ def test_arrays_and_columns_in_json(tmp_path, indent, suffix):
     rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
     shapes = [rows, {"text": ["a", "b"], "label": [1, 0]}, {"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}}]
     for shape in shapes:
-        assert read(raw(tmp_path, "\ufeff" + json.dumps(shape, indent=indent) + "\n", "s" + suffix)).rows == (Sample("a", None, 1), Sample("b", None, 0))
-    assert read(raw(tmp_path, json.dumps(rows[0], indent=indent), "s" + suffix)).rows == (Sample("a", None, 1),)
+        assert read(raw(tmp_path, "\ufeff" + json.dumps(shape, indent=indent) + "\n", "s" + suffix)).rows == (Sample("a", 1), Sample("b", 0))
+    assert read(raw(tmp_path, json.dumps(rows[0], indent=indent), "s" + suffix)).rows == (Sample("a", 1),)
 
 
 @pytest.mark.parametrize(
@@ -512,7 +558,7 @@ def test_arrays_and_columns_in_json(tmp_path, indent, suffix):
         ("[]", "no rows"),
         ("{}", "no column 'text'"),
         ('[{"text": "a"}, 3]', "row 2 is a int"),
-        ('[{"text": "a"}, {"text": 3}]', "row 2 has a int in column 'text'"),
+        ('[{"text": "a"}, {"text": 3}]', "row 2 has a int for text"),
         ('{"text": ["a", "b"], "label": [1]}', "different rows ('text' 2, 'label' 1)"),
         ('{"text": ["a"], "label": {"0": 1}}', "different rows"),
         ('{"columns": ["text"], "index": [0], "data": [["a"]]}', 'orient="split"'),
@@ -536,15 +582,12 @@ def test_rows_of_another_width_are_named_by_the_line_they_begin_in(tmp_path, nam
 # ---- labels that need the model's names
 
 
-SEVERAL = Settings("multi_label_classification", ("toxic", "threat", "insult"), 8, ("input_ids",))
-ONE = Settings("single_label_classification", ("toxic", "threat", "insult"), 8, ("input_ids",))
 RIGHT = [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
 
 
 def truth(folder, data, settings=SEVERAL, name="s.csv", **options):
     rows = read(raw(folder, data, name), **options)
-    rows.check_labelled()
-    return rows.truth(settings)
+    return bound(settings, None).parse_truth(rows.rows, rows.where)
 
 
 @pytest.mark.parametrize(

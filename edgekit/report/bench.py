@@ -123,7 +123,7 @@ class Bench:
         if self.left_out:
             about += f")\n(left out, outside the engine's profiles: {', '.join(self.left_out)}"
         notes = f"(-: too few calls for that percentile; give it more --seconds)\n({about})"
-        return f"{head}; token ids in, logits out\n{table(header, rows, left=())}\n{notes}"
+        return f"{head}; encoded rows in, outputs out\n{table(header, rows, left=())}\n{notes}"
 
 
 @takes_paths("bundle")

@@ -86,16 +86,21 @@ def question(given: Evaluation, outputs: Sequence[Arrays], where: str, whose: st
     return replace(asked, check=check)
 
 
-def hold(asked: Question, accept: bool) -> ReferenceCheck:
+def hold(asked: Question | None, accept: bool) -> ReferenceCheck | None:
     """Stops what would be measured against a doubtful reference.
 
     Args:
-        asked: about the reference.
+        asked: about the reference; None where nothing is known of chance.
         accept: whether the user takes it as it is.
+
+    Returns:
+        As a manifest keeps it; None where ``asked`` is.
 
     Raises:
         ReferenceDoubtError: for a doubtful one that is not accepted, with labels and answers side by side.
     """
+    if asked is None:
+        return None
     if asked.check.outcome != DOUBTFUL or accept:
         return replace(asked.check, accepted=asked.check.outcome == DOUBTFUL)
     raise ReferenceDoubtError(
