@@ -132,7 +132,8 @@ def test_run_prints_one_object_a_line(edgekit, float32_ort, tiny_module):
     truth = 1 / sum(pow(2.718281828459045, (logits - logits.max(axis=1, keepdims=True)).astype(float)).T)
     assert [r["score"] for r in found] == pytest.approx(truth, abs=1e-4)
     assert [r.get("truncated", False) for r in found] == [False] * 5 + [True]
-    assert all(set(r) <= {"label", "score", "truncated"} for r in found)
+    assert all(set(r) == {"label", "score", "scores", "labels", "truncated"} for r in found)
+    assert all(r["scores"][r["label"]] == r["score"] and r["labels"] == [r["label"]] for r in found)
 
 
 def test_run_pairs(edgekit, float32_ort, tiny_module):

@@ -150,7 +150,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(edge
 def test_what_is_damaged_or_of_something_else(edgekit, place, tiny_model, tmp_path):
     text = place.baseline.read_text("utf-8")
     (tmp_path / "cut.json").write_text(text[: len(text) // 2])
-    for name, pattern, other in (("changed", r'("score": ?)0\.95\b', r"\g<1>0.96"), ("newer", r'("schema": ?)1\b', r"\g<1>99")):
+    for name, pattern, other in (("changed", r'("score": ?)0\.95\b', r"\g<1>0.96"), ("newer", r'("schema": ?)2\b', r"\g<1>99")):
         (tmp_path / f"{name}.json").write_text(re.sub(pattern, other, text))
         assert (tmp_path / f"{name}.json").read_text() != text
     np.save(tmp_path / "few.npy", np.zeros((3, 3), np.float32))
@@ -177,7 +177,7 @@ def test_a_teacher_with_other_labels(edgekit, place, tmp_path):
     other = small.save(tmp_path / "other", labels=("neutral", "negative", "positive"))
     result = edgekit("compare", other, place.good, "--samples", place.dev)
     assert (result.code, result.out) == (2, "")
-    assert "answers with the labels neutral, negative, positive" in result.err
+    assert "answers with other labels than the bundle: labels (3) neutral, negative, positive" in result.err
     assert "expected the same in the same order" in result.err
 
 
