@@ -43,7 +43,7 @@ def texts(tiny_samples):
 @pytest.fixture(scope="module")
 def logits(float32_ort, texts):
     with load(float32_ort) as session:
-        return np.stack([row["logits"] for row in session.outputs(texts)])
+        return small.logits(session, texts)
 
 
 @pytest.fixture(scope="module")

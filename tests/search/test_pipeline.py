@@ -621,7 +621,7 @@ def test_calibration_rows_that_show_little(count):
     aim = settled(load_target("onnxruntime"), (), None)
 
     def said(labels, lengths):
-        rows = tuple(Sample("a text", None, label) for label in labels)
+        rows = tuple(Sample("a text", label) for label in labels)
         found = notes(aim, Samples(rows, "s.jsonl", ""), lengths)
         return [n[: n.index(":")] for n in found if n.startswith("All ")]
 
