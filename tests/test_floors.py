@@ -207,6 +207,102 @@ def test_length(file):
     assert len(file.read_text("utf-8").splitlines()) <= LINES
 
 
+STATEMENTS, PARAMETERS, CHAIN = 60, 7, 20
+"""The most of a function's statements and parameters, and of the modules that import each other in a row. The chain is to be at most 12."""
+
+LONG: set[str] = {
+    "backends/_trt_build.py: _build",
+    "cli/bench.py: command",
+    "cli/deploy.py: command",
+    "cli/report.py: command",
+    "cli/run.py: command",
+    "compress/_student.py: _lesson",
+    "compress/_train.py: _step",
+    "compress/_train.py: train",
+    "compress/slice.py: slice_layers",
+    "engines/compile.py: _made",
+    "report/accuracy.py: _listed",
+    "report/check.py: _begin",
+    "source/__init__.py: __init__",
+}
+"""Functions that still have more."""
+
+
+def long_functions(source: str) -> list[str]:
+    """Functions with too many statements, or too many parameters; what is given by name alone to a public one is free."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        statements = sum(isinstance(child, ast.stmt) for child in ast.walk(node)) - 1
+        given = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+        if node.name.startswith("_") and not node.name.startswith("__"):
+            given += [a.arg for a in node.args.kwonlyargs]
+        if statements > STATEMENTS or len(given) > PARAMETERS:
+            found.append(node.name)
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_functions_are_short(file):
+    found = {f"{ids(file)}: {name}" for name in long_functions(file.read_text("utf-8"))}
+    assert found <= LONG
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("def f(a, b, c, d, e, f, g): pass", []),
+        ("def f(self, a, b, c, d, e, f, g): pass", []),
+        ("def f(a, b, c, d, e, f, g, h): pass", ["f"]),
+        ("def f(a, *, b, c, d, e, f, g, h): pass", []),
+        ("def _f(a, *, b, c, d, e, f, g, h): pass", ["_f"]),
+        ("def f():\n" + "    x = 1\n" * 60, []),
+        ("def f():\n" + "    x = 1\n" * 61, ["f"]),
+    ],
+)
+def test_a_long_function_is_found(source, found):
+    assert long_functions(source) == found
+
+
+def module(file: Path) -> str:
+    """Its name, e.g. ``edgekit.spec.errors``."""
+    parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def longest_chain(sources: dict[str, str]) -> list[str]:
+    """The longest row of modules of which each imports the next one when it is imported.
+
+    Args:
+        sources: module name to its source.
+    """
+    reached: dict[str, list[str]] = {}
+    for name, source in sources.items():
+        found = [f"{item.module}.{n}" if f"{item.module}.{n}" in sources else item.module for item in imports(source) if item.top for n in item.names or ("",)]
+        reached[name] = [other for other in dict.fromkeys(found) if other in sources and other != name]
+    chains: dict[str, list[str]] = {}
+
+    def chain(name: str) -> list[str]:
+        if name not in chains:
+            chains[name] = [name, *max((chain(other) for other in reached[name]), key=len, default=[])]
+        return chains[name]
+
+    return max((chain(name) for name in sources), key=len)
+
+
+def test_the_longest_chain_of_imports(capsys):
+    found = longest_chain({module(file): file.read_text("utf-8") for file in FILES})
+    with capsys.disabled():
+        print(f"\nlongest chain of imports, {len(found)} modules: {' > '.join(found)}")
+    assert len(found) <= CHAIN
+
+
+def test_a_chain_is_found():
+    sources = {"edgekit.a": "from edgekit import b\nfrom edgekit.c import x", "edgekit.b": "import edgekit.c", "edgekit.c": "def f():\n    import edgekit.a"}
+    assert longest_chain(sources) == ["edgekit.a", "edgekit.b", "edgekit.c"]
+
+
 @pytest.mark.parametrize("file", FILES, ids=ids)
 def test_every_module_says_what_it_is(file):
     assert (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").strip()
