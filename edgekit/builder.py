@@ -7,40 +7,30 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit import samples as samples_module
-from edgekit import source, tasks
 from edgekit.bundle import assemble
-from edgekit.bundle.install import check_replaced
 from edgekit.bundle.trust import Bundle
 from edgekit.cache.store import Cache
-from edgekit.compress import recipe as recipes
-from edgekit.compress.distill import lesson as lessons
-from edgekit.compress.vocabulary import read_tokens
-from edgekit.report import reference as references
+from edgekit.machine.cpu import cpu_name
 from edgekit.report.table import held_out_text, lists_text, trials_table, verified_text
 from edgekit.runtime import golden
-from edgekit.runtime.choice import machine
-from edgekit.samples import Samples
-from edgekit.search import checks, goldens, record, stand_in
-from edgekit.search.candidates import Field
-from edgekit.search.contender import contender
-from edgekit.search.engines import Scored, verify
-from edgekit.search.race import Candidate
-from edgekit.search.slicing import CALIBRATION_ROWS, check_here, clock
-from edgekit.search.steps import Evaluation, Steps
-from edgekit.source import Source
-from edgekit.spec import target as targets
-from edgekit.spec.errors import BudgetError, UsageError
-from edgekit.spec.identity import check_date, check_name, check_version
-from edgekit.spec.manifest import HeldOut
+from edgekit.search import checks, goldens, record
+from edgekit.search.candidates import search_candidates
+from edgekit.search.checks import CALIBRATION_ROWS
+from edgekit.search.context import BuildContext
+from edgekit.search.engines import verify_engines
+from edgekit.search.graphs import export_model
+from edgekit.search.kept import StepCache
+from edgekit.search.labelled import answer_with_torch, check_reference, read_labels
+from edgekit.search.manifest import Known, complete_manifest, describe_provenance, score_test_set
+from edgekit.search.models import prepare_model
+from edgekit.search.request import ModelRequest, check_samples, read_request, read_samples
+from edgekit.search.students import make_models
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.spec.target import Target
-from edgekit.stats.once import distinct
 
 
 @dataclass(frozen=True)
@@ -94,10 +84,8 @@ def build(
     accept_reference: bool = False,
     module: Any = None,
     processor: Any = None,
-    task: str = source.TASK,
+    task: str | None = None,
     outputs: str | None = None,
-    tokenizer: str | None = None,
-    problem_type: str | None = None,
     calibration_rows: int = CALIBRATION_ROWS,
     seed: int = 0,
     force: bool = False,
@@ -106,6 +94,7 @@ def build(
     expires: str | None = None,
     allow_downgrade: bool = False,
     progress: Progress = silent,
+    **told: Any,
 ) -> BuildResult:
     """Exports, quantizes, measures every candidate against the torch model, and writes the fastest inside the budget.
 
@@ -132,11 +121,9 @@ def build(
             students; or a file of the tokens that stay, see :func:`edgekit.compress.vocabulary.trim`.
         accept_reference: go on where the torch model's answers to ``eval`` are no better than chance, or another numbering of its labels fits better.
         module: a torch module with a head of one's own, see :func:`edgekit.source.from_module`.
-        processor: its Hugging Face tokenizer.
-        task: the task of ``module``.
-        outputs: what ``module`` returns: ``logits`` or ``probabilities``, see :func:`edgekit.source.from_module`.
-        tokenizer: ``file`` or ``transformers``: which counts where tokenizer.json and what Transformers makes of it differ.
-        problem_type: what the model's head is, in place of what its config says.
+        processor: its Hugging Face tokenizer or image processor.
+        task: the task of ``module``; by default the one that its class is named after.
+        outputs: what ``module`` returns, e.g. ``probabilities``, see :func:`edgekit.source.from_module`.
         calibration_rows: rows chosen from ``samples``, at random by ``seed``.
         seed: of that choice.
         force: replace a bundle that is at ``out``.
@@ -145,160 +132,77 @@ def build(
         expires: last day (``2027-06-30``, UTC) on which the bundle may be installed.
         allow_downgrade: replace also a bundle of another name, or a newer one.
         progress: told how far each step is.
+        **told: what is said of the model in place of its files, e.g. ``tokenizer="file"``: options of its head and its processor, see
+            :func:`edgekit.source.read`.
 
     Raises:
         EdgekitError: a subclass says which of model, samples, target, export, budget or disk is at fault; nothing is left at ``out``.
     """
     start = time.perf_counter()
-    until = None if max_time is None else time.monotonic() + max_time
-    destination = Path(os.path.abspath(out))
-    aim = targets.with_budget(targets.load(os.fspath(target)), budget or {})
-    aim = checks.settled(aim, keep_float, use)
-    checks.check_target(aim)
-    if rerace and race is not None:
-        raise UsageError("race= takes times from a record, and rerace=True measures them anew. Give one of them.")
-    aim, left_out = checks.without_wrong(aim)
-    replayed = None if race is None else record.read(Path(race))
-    assemble.check_output(destination, force)
-    assemble.check_place(destination)
-    name, version, expires = check_name(name or ""), check_version(version or ""), check_date(expires or "")
-    check_replaced(destination, name, version, allow_downgrade)
-    # Labels are not needed for calibration, so a column that is named for them need not be there.
-    without_labels = {role: column for role, column in (columns or {}).items() if role != "label"}
-    whole = samples_module.read(Path(samples), without_labels)
-    calibration = whole.take(calibration_rows, seed)
-    evaluation, held_out = samples_module.read(Path(eval), columns), None if test is None else samples_module.read(Path(test), columns)
-    for rows_with_labels in filter(None, (evaluation, held_out)):
-        rows_with_labels.check_labelled()  # a missing one is told before the model is looked for
-    checks.check_calibration(calibration, aim)
-    if strict:
-        checks.check_strict(aim, evaluation)
-    told = {"tokenizer": tokenizer, "problem_type": problem_type}
-    origin = _origin(model, revision, module, processor, task, outputs, told)
-    truths = {s.digest: s.truth(origin.settings) for s in (evaluation, held_out) if s is not None}  # what is wrong with one is told now, not after the export
-    checks.check_lengths((whole, evaluation, held_out), origin.settings.max_length)
-    students = [recipes.recipe(said) for said in distill]
-    names = [recipe.name for recipe in students]
-    if len(set(names)) < len(names):
-        raise UsageError(f"Two students would be called '{max(names, key=names.count)}'. Make one with edgekit distill, and give it as student=FOLDER.")
-    if origin.digest is None and (students or vocabulary is not None):
-        raise UsageError("distill= and vocabulary= take a model folder or a hub id, and a module was given. Save it with save_pretrained() first.")
-    if any(recipe.speedup is not None for recipe in students):
-        check_here(aim)
-    lesson = lessons(distill_samples or [samples], columns) if students else []
-    checks.check_lengths(lesson, origin.settings.max_length)
-    words = [samples_module.read(Path(f), without_labels) for f in (samples, *distill_samples)] if vocabulary == "samples" else []
-    tokens = None if vocabulary in (None, "samples") else read_tokens(Path(os.fspath(vocabulary)))
+    # What is asked for: refused here where it cannot be, before anything is loaded.
+    request = read_request(
+        ModelRequest(model, revision, module, processor, task, outputs, told),
+        samples=samples, eval=eval, out=out, test=test, target=target, columns=columns, budget=budget, strict=strict, keep_float=keep_float, use=use,
+        max_time=max_time, race=race, rerace=rerace, no_cache=no_cache, distill=distill, distill_samples=distill_samples, vocabulary=vocabulary,
+        accept_reference=accept_reference, calibration_rows=calibration_rows, seed=seed, force=force, name=name, version=version, expires=expires,
+        allow_downgrade=allow_downgrade,
+    )  # fmt: skip
+    # The model: its config tells the task, and so how samples are read.
+    origin = request.model.read()
+    files = read_samples(request, origin.task)
+    with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
+        scratch = Path(folder)
+        cache = Cache(scratch / "cache", math.inf) if no_cache else Cache()
+        steps = StepCache(scratch, progress, cache, replay=request.replayed is not None, rerace=rerace)
 
-    with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        cache = Cache(Path(scratch) / "cache", math.inf) if no_cache else Cache()
-        steps = Steps(origin, calibration, Path(scratch), progress, replayed, cache, rerace)
-        floats = steps.export(origin)
-        scorer = tasks.get(floats.task).load(floats.assets)
+        # The task: it checks the rows and reads the labels. What is wrong with them is told now, not after the export.
+        bound = origin.save_assets(scratch / "assets")
+        check_samples(request, files, bound)
+        rows = read_labels(bound, files.evaluation)
+        test_rows = None if files.test is None else read_labels(bound, files.test)
 
-        def scored(rows: Samples) -> Evaluation:
-            truth = truths[rows.digest].values
-            checks.check_labels(truth, rows.where)
-            return Evaluation(rows, scorer, truth, steps.reference(rows))
+        # The reference: what torch answers to the labelled rows. A model that is no better than chance is no reference.
+        export_model(steps, origin, files.calibration)
+        evaluation = answer_with_torch(steps, origin, files.evaluation, rows)
+        test_set = None if files.test is None or test_rows is None else answer_with_torch(steps, origin, files.test, test_rows)
+        doubt = check_reference(evaluation, accept_reference)
+        provenance = describe_provenance(steps, origin.digest, files.calibration, files.evaluation, seed)
+        ctx = BuildContext(
+            request.target, evaluation, files.calibration, origin.digest, steps, record.Record(cpu_name()),
+            strict=strict, deadline=request.deadline, provenance=provenance, replayed=request.replayed,
+        )  # fmt: skip
 
-        rows = scored(evaluation)
-        asked = references.question(scorer, rows.reference, rows.truth, rows.texts, evaluation.where, "the torch model")
-        believed = references.hold(asked, accept_reference)
-        unseen = None if held_out is None else scored(held_out)
-        known = (*origin.notes, *checks.cut_notes(scorer, {"calibration": calibration, "evaluation": evaluation}))
-        provenance = steps.provenance(seed, evaluation)
-        models, trimmings = {"": origin}, dict[str, str]()
-        if tokens is not None:
-            steps.trim(origin, words, tokens, evaluation)  # a list that cannot be is refused before a student is trained
-        for recipe in students:
-            models[recipe.name] = recipe.make(origin, lesson, evaluation, clock(steps, aim, rows), progress, cache)
-        if vocabulary is not None:
-            for student, one in models.items():
-                models[student], trimmings[student] = steps.trim(one, words, tokens, evaluation)
-        contenders = [contender(student, one, steps, aim, rows, provenance, strict, until) for student, one in models.items()]
+        # The models that compete: the model itself and its students, each exported and with its calibration feeds.
+        models = make_models(ctx, origin, request, files)
+        entries = [prepare_model(ctx, student, model) for student, model in models.sources.items()]
         origin.release()
-        try:
-            choice = Field(contenders).run()
-        except BudgetError as problem:
-            if mirrored := checks.saturates_here(aim):
-                raise BudgetError(f"{problem}\n{mirrored}") from problem
-            raise
-        best = choice.winner
-        blank = best.bundle.manifest
-        most = scorer.settings.max_length
-        scored_on = Scored(len(evaluation), stand_in.longest(aim, most), most)
-        engines = verify(choice.variants, choice.files, blank.signatures, scored_on, Path(scratch), progress)
-        held_out_score, said_of_it = (None, ()) if unseen is None else _held_out(steps, best, unseen, aim)
-        manifest = replace(
-            blank,
-            name=name,
-            version=version,
-            expires=expires,
-            built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if name or version or expires else "",
-            variants=engines.variants,
-            verified=tuple(engines.done),
-            unverified=(*engines.open, *goldens.unverified(aim, scorer.settings.max_length)),
-            reason=choice.reason,
-            machine=machine(),
-            trials=choice.trials,
-            sensitivity=choice.sensitivity,
-            notes=(
-                *known,
-                *(note for truth in truths.values() for note in truth.notes),
-                *filter(None, (believed.said, distinct(rows.texts, rows.truth).note)),
-                *left_out,
-                *checks.notes(aim, calibration, contenders[0].lengths),
-                *[t for n, t in trimmings.items() if n == best.model],
-                *choice.notes,
-                *said_of_it,
-            ),
-            reference_check=believed,
-            held_out=held_out_score,
-        )
-        exact = next(c.floats for c in contenders if c.name == best.model)
-        files: dict[str, Path | bytes] = {**choice.files, **engines.files, record.FILE: steps.recorded.text().encode()}
-        files[golden.FILE] = goldens.make(choice.variants, choice.files, best.bundle, exact, aim, Path(scratch))
+
+        # The search: candidates are made by every method, answer the rows, and race. The fastest inside the budget wins.
+        with checks.explain_saturation(request.target):
+            choice = search_candidates(ctx, entries)
+        winner = next(entry for entry in entries if entry.name == choice.winner.model)
+
+        # What devices need beyond graphs: engines, and golden inputs with answers to compare with.
+        engines = verify_engines(ctx, choice)
+        files_of_bundle: dict[str, Path | bytes] = {**choice.files, **engines.files}
+        files_of_bundle[golden.FILE] = goldens.make(choice.variants, choice.files, choice.winner.bundle, winner.float_graphs, request.target, scratch)
+
+        # The test set: the frozen choice meets it once.
+        held_out, notes_on_test = score_test_set(ctx, choice, test_set)
+        files_of_bundle[record.FILE] = ctx.recorded.text().encode()
+
+        # The bundle: its manifest says all of this.
+        notes = [
+            *origin.notes,
+            *checks.cut_notes(bound, {"calibration": files.calibration, "evaluation": files.evaluation}),
+            *rows.notes,
+            *(test_rows.notes if test_rows is not None else ()),
+            *filter(None, (doubt.said if doubt else "", rows.note)),
+            *request.left_out,
+            *checks.notes(request.target, files.calibration, entries[0].sizes),
+            *filter(None, [models.trimmed.get(winner.name)]),
+        ]
+        manifest = complete_manifest(ctx, request, choice, engines, Known(doubt, notes, held_out, notes_on_test))
         progress("write", 0, 0)
-        bundle = assemble.write(destination, manifest, files, force=force, allow_downgrade=allow_downgrade)
+        bundle = assemble.write(request.out, manifest, files_of_bundle, force=force, allow_downgrade=allow_downgrade)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused), tuple(steps.remeasured))
-
-
-def _origin(
-    model: str | os.PathLike[str] | None,
-    revision: str | None,
-    module: Any,
-    processor: Any,
-    task: str,
-    outputs: str | None,
-    told: Mapping[str, str | None],
-) -> Source:
-    if (model is None) == (module is None):
-        raise UsageError("Give either a model (folder or hub id) or module= and processor=, not both and not neither.")
-    if model is None:
-        if revision is not None:
-            raise UsageError("revision= is of a hub id, and a module was given. Leave it out.")
-        if any(value is not None for value in told.values()):
-            raise UsageError("tokenizer= and problem_type= are of a model folder, and a module was given. Set problem_type in module.config.")
-        return source.from_module(module, processor, task, outputs)
-    if processor is not None or task != source.TASK or outputs is not None:
-        raise UsageError("processor=, task= and outputs= go with module=, and a model was given, which brings its own. Leave them out.")
-    return source.read(os.fspath(model), revision, **told)
-
-
-def _held_out(steps: Steps, best: Candidate, rows: Evaluation, aim: Target) -> tuple[HeldOut, tuple[str, ...]]:
-    """Scores the frozen choice on the test set; and what should be known of that."""
-    given, trouble = steps.for_the_device(best, rows, aim)
-    found = rows.compare(given.logits)
-    unseen = HeldOut(
-        rows=found.rows,
-        score=rows.task.score(given.logits, rows.truth),
-        reference_score=rows.task.score(rows.reference, rows.truth),
-        drop=found.drop,
-        drop_low=found.low,
-        drop_high=found.high,
-        losses=found.losses,
-        gains=found.gains,
-        p_value=found.p_value,
-        digest=steps.sealed(rows.samples),
-    )
-    return unseen, (f"On the test set: {trouble}.",) if trouble else ()

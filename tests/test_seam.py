@@ -18,21 +18,9 @@ KNOWS = re.compile("|".join([*_NAMES, "SequenceClassification", "problem.?type",
 """Names of a task or its class, a kind of head, an output of classifiers: in code, strings, comments and docstrings alike."""
 
 LEFT: set[str] = {
-    "builder.py",
-    "cli/bench.py",
     "report/companions.py",
     "samples/__init__.py",
     "samples/evaluation.py",
-    "search/agree.py",
-    "search/candidates.py",
-    "search/checks.py",
-    "search/choose.py",
-    "search/contender.py",
-    "search/goldens.py",
-    "search/kept_answers.py",
-    "search/race.py",
-    "search/stand_in.py",
-    "search/steps.py",
     "source/__init__.py",
     "timing/worker.py",
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,25 @@ from edgekit.quantize._graphs import linears, save
 from edgekit.quantize._ranges import Histogram
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.protocols import Arrays
 
-Divergence = Callable[[np.ndarray, np.ndarray], float]
-"""How far outputs are from reference outputs, both float32 ``[rows, ...]``: 0 where they are equal."""
+Divergence = Callable[[Sequence[Arrays], Sequence[Arrays]], float]
+"""How far outputs are from reference outputs, both one entry a row: 0 where they are equal."""
+
+Split = Callable[[int, Mapping[str, np.ndarray]], list[Arrays]]
+"""Takes outputs apart by row: the index of a batch, and its outputs by name, batch first."""
 
 _COMPARED = 16  # batches; of four rows each they are 64 rows, and take half a second of MiniLM
 
 
-def kl_divergence(outputs: np.ndarray, reference: np.ndarray) -> float:
-    """Mean Kullback-Leibler divergence of softmax(outputs) from softmax(reference) over the last axis, in nats."""
-    p, q = _log_softmax(reference), _log_softmax(outputs)
-    return float(np.mean((np.exp(p) * (p - q)).sum(axis=-1)))
+def kl_divergence(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> float:
+    """Mean Kullback-Leibler divergence of softmax(outputs) from softmax(reference) over the last axis of every output, in nats."""
+    means = []
+    for row, expected in zip(outputs, reference, strict=True):
+        for name in expected:
+            p, q = _log_softmax(expected[name]), _log_softmax(row[name])
+            means.append(float(np.mean((np.exp(p) * (p - q)).sum(axis=-1))))
+    return float(np.mean(means))
 
 
 def _log_softmax(x: np.ndarray) -> np.ndarray:
@@ -40,18 +48,20 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
 class Calibration:
     """Feeds of a graph, as its task prepares them."""
 
-    def __init__(self, batches: Batches, divergence: Divergence = kl_divergence, guard: Batches = ()) -> None:
+    def __init__(self, batches: Batches, divergence: Divergence = kl_divergence, guard: Batches = (), split: Split | None = None) -> None:
         """Keeps the feeds.
 
         Args:
             batches: feeds by input name, the batch on the first axis, padded as in use.
             divergence: what :meth:`damage` measures.
             guard: further feeds, of evaluation and of full-length rows, that no 16-bit type may overflow on; no INT8 range is taken from them.
+            split: takes the outputs of a batch apart by row and cuts the padding off; by default rows keep it.
         """
         self.batches, self.guard = batches, guard
         self.divergence = divergence
+        self._split = split or (lambda _, outputs: _rows_of(outputs))
         self._measured: dict[str, dict[str, Histogram]] = {}
-        self._expected: dict[Path, list[np.ndarray]] = {}
+        self._expected: dict[Path, list[list[Arrays]]] = {}
 
     def guard_digest(self) -> str:
         """sha256 of the guard's feeds, in hex."""
@@ -63,8 +73,11 @@ class Calibration:
 
     def sample(self) -> Batches:
         """Up to 16 batches, spread over the set: what a search looks at."""
+        return [self.batches[i] for i in self._sampled()]
+
+    def _sampled(self) -> list[int]:
         last, count = len(self.batches) - 1, min(_COMPARED, len(self.batches))
-        return [self.batches[i] for i in sorted({round(x) for x in np.linspace(0, last, count)})]
+        return sorted({round(x) for x in np.linspace(0, last, count)})
 
     def measure(self, model: ir.Model, progress: Progress = silent, *, key: str = "", searching: bool = False) -> dict[str, Histogram]:
         """Histograms of every linear's input.
@@ -116,34 +129,61 @@ class Calibration:
             graph.outputs[own:] = []  # not del: values taken out by it go on saying that they are outputs
 
     def damage(self, float_path: Path, path: Path) -> float:
-        """How far a graph's first output is from the float graph's on :meth:`sample`; needs no labels.
+        """How far a graph's outputs are from the float graph's on :meth:`sample`; needs no labels.
 
         Args:
             float_path: the float graph; its outputs are kept.
             path: the graph that is judged.
         """
-        chosen = self.sample()
         if float_path not in self._expected:
-            run = runner(float_path)
-            self._expected[float_path] = [run(batch)[0] for batch in chosen]
+            self._expected[float_path] = self._outputs(float_path)
+        batches = zip(self._outputs(path), self._expected[float_path], strict=True)
+        return float(np.mean([self.divergence(outputs, expected) for outputs, expected in batches]))
+
+    def _outputs(self, path: Path) -> list[list[Arrays]]:
+        """Outputs of each row of each batch of the sample."""
         run = runner(path)
-        return float(np.mean([self.divergence(run(batch)[0], expected) for batch, expected in zip(chosen, self._expected[float_path], strict=True)]))
+        return [self._split(index, run.named(self.batches[index])) for index in self._sampled()]
 
 
-def runner(path: Path, outputs: Sequence[str] | None = None, *, as_written: bool = False) -> Callable[[Any], list[np.ndarray]]:
-    """Opens a graph in ONNX Runtime and returns a function that runs feeds; inputs that the graph does not read are left out.
+def _rows_of(outputs: Mapping[str, np.ndarray]) -> list[Arrays]:
+    count = len(next(iter(outputs.values())))
+    return [{name: array[row] for name, array in outputs.items()} for row in range(count)]
 
-    ``as_written``: Q/DQ is computed as ONNX defines it, weights restored once; else what fits is multiplied in integers.
+
+class Runner:
+    """A graph that is open in ONNX Runtime. Inputs that it does not read are left out."""
+
+    def __init__(self, path: Path, outputs: Sequence[str] | None, as_written: bool) -> None:
+        """Opens the graph, see :func:`runner`."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.disable_quant_qdq", "1" if as_written else "0")
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._fed = {i.name for i in self._session.get_inputs()}
+        self._outputs = outputs
+
+    def __call__(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:
+        """Outputs of a batch, in the order that was asked for, else of the graph."""
+        fed = {name: array for name, array in feeds.items() if name in self._fed}
+        return [np.asarray(array) for array in self._session.run(self._outputs, fed)]
+
+    def named(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Outputs of a batch by name."""
+        names = self._outputs or [output.name for output in self._session.get_outputs()]
+        return dict(zip(names, self(feeds), strict=True))
+
+
+def runner(path: Path, outputs: Sequence[str] | None = None, *, as_written: bool = False) -> Runner:
+    """Opens a graph in ONNX Runtime.
+
+    It is not the runner of the runtime: values in between are read here, which no backend gives, and of feeds, not of rows.
+
+    Args:
+        path: file of the graph.
+        outputs: names of the values that are asked for; by default all outputs of the graph.
+        as_written: compute Q/DQ as ONNX defines it, weights restored once; else what fits is multiplied in integers.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_quant_qdq", "1" if as_written else "0")
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    fed = {i.name for i in session.get_inputs()}
-
-    def run(feeds: Any) -> list[np.ndarray]:
-        return [np.asarray(a) for a in session.run(outputs, {n: a for n, a in feeds.items() if n in fed})]
-
-    return run
+    return Runner(path, outputs, as_written)

@@ -19,7 +19,6 @@ one per value.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from dataclasses import replace as with_changes
 from pathlib import Path
@@ -27,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize._calibration import Calibration, runner
+from edgekit.quantize._calibration import Calibration, Runner, runner
 from edgekit.quantize._embeddings import quantize_embeddings
 from edgekit.quantize._graphs import constant, in_float, initializer, load, save, sweep
 from edgekit.spec.errors import QuantizeError
@@ -208,7 +207,7 @@ def _with_large_values(model: ir.Model, calibration: Calibration, limit: float, 
     return {node for node in nodes if any(v in values and largest[v.name or ""] > limit for v in (*node.inputs, *node.outputs) if v is not None)}
 
 
-def _largest(model: ir.Model, names: list[str], path: Path) -> Callable[[object], list[np.ndarray]]:
+def _largest(model: ir.Model, names: list[str], path: Path) -> Runner:
     """A runner of a copy of the graph that gives the largest size of each named value: float32 ``[]``, NaN where there was one."""
     probe = model.clone()
     graph = probe.graph

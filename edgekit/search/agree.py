@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from edgekit.spec import rows
 from edgekit.spec.agreement import Agreement
-from edgekit.tasks.text_classification import TextClassification
+from edgekit.spec.protocols import Arrays, Task
 
 _FLOAT32, _LOWER = 1e-5, 5e-3
 _ROWS_IN_ORDER, _ROWS_SHUFFLED = 2048, 512
 
 
 def allowed(method: str) -> float:
-    """Largest difference of a logit that is accepted, as a share of the spread of all logits: rounding of float32, or of lower precisions."""
+    """Largest difference of an output value that is accepted, as a share of the spread of all: rounding of float32, or of lower precisions."""
     return _FLOAT32 if method == "float32" else _LOWER
 
 
@@ -32,19 +35,20 @@ def lists(count: int, batch: int, seed: int = 0) -> list[list[int]]:
     return [spread, *(drawn[start : start + batch] for start in range(0, len(drawn), batch))]
 
 
-def compare(task: TextClassification, alone: np.ndarray, listed: np.ndarray, order: np.ndarray, reference: np.ndarray, method: str) -> Agreement:
+def compare(task: Task, alone: Sequence[Arrays], listed: Sequence[Arrays], order: Sequence[int], reference: Sequence[Arrays], method: str) -> Agreement:
     """Compares answers.
 
     Args:
-        task: knows labels and their margins.
-        alone: float32 ``[rows, labels]``, one row at a time.
-        listed: float32 ``[answers, labels]``, in lists.
-        order: ``int64 [answers]``, which row each is the answer to.
-        reference: the torch model's: float32 ``[rows, labels]``.
+        task: says which answers are the same, and which are decided.
+        alone: outputs of each row, run one at a time.
+        listed: outputs in lists.
+        order: row that each entry of ``listed`` is of.
+        reference: outputs of the torch model, one entry a row.
         method: quantization method.
     """
     limit = allowed(method)
-    difference = float(np.abs(listed - alone[order]).max()) / max(1.0, float(np.ptp(alone)))
-    clear = task.margins(reference) >= limit * max(1.0, float(np.ptp(reference)))
-    labels = int((task.differs(listed, alone[order]) & clear[order]).sum())
-    return Agreement(len(order), difference, labels, limit)
+    expected = [alone[i] for i in order]
+    difference = rows.difference(listed, expected) / rows.spread(alone)
+    decided = task.decided(reference, limit * rows.spread(reference))[np.asarray(order)]
+    changed = int((~task.same_answer(listed, expected) & decided).sum())
+    return Agreement(len(order), difference, changed, limit)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-
-import numpy as np
+from typing import Any
 
 from edgekit import backends, quantize
 from edgekit.backends import WrongResultsError
 from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
-from edgekit.modalities.limits import check_rows
 from edgekit.samples import Samples
-from edgekit.spec.errors import SamplesError, UsageError, near
+from edgekit.spec.errors import BudgetError, SamplesError, UsageError, near
 from edgekit.spec.manifest import MAX_TOKENS, Variant
+from edgekit.spec.protocols import HasLabels, Task
 from edgekit.spec.target import USES, Target
 from edgekit.stats.paired import fewest_rows
-from edgekit.tasks.text_classification import TextClassification
 
+CALIBRATION_ROWS = 300
+"""Rows that are chosen for calibration where nothing else is said."""
 _UNLIKELY_EQUAL = 16
 FULL_RANGE = ("static", "dynamic")
 """Methods whose INT8 weights are multiplied with INT8 activations on CPUs, where 8 bits saturate without VNNI."""
@@ -32,14 +33,14 @@ def runs_here(backend: str) -> bool:
     return not backends.get(backend).ENGINES and backends.installed_version(backend) is not None
 
 
-def answers_for(method: str, aim: Target) -> tuple[str, str]:
+def accuracy_backend(method: str, target: Target) -> tuple[str, str]:
     """The backend that says here what the graphs of a method answer, and its device: the first of the target's that runs here, or the stand-in.
 
     For a device elsewhere a graph of 16-bit floats is the stand-in's in any case: a CPU here computes it in float32, and the device need not.
     """
-    own = next((b for b in aim.backends if b in quantize.get(method).BACKENDS and runs_here(b)), None)
-    elsewhere = aim.choose_on == "device" and set(LOW_FLOATS) & set(quantize.get(method).PRECISIONS)
-    return (STAND_IN, AS_WRITTEN) if own is None or elsewhere else (own, aim.device)
+    own = next((b for b in target.backends if b in quantize.get(method).BACKENDS and runs_here(b)), None)
+    elsewhere = target.choose_on == "device" and set(LOW_FLOATS) & set(quantize.get(method).PRECISIONS)
+    return (STAND_IN, AS_WRITTEN) if own is None or elsewhere else (own, target.device)
 
 
 def runnable(variant: Variant) -> Variant:
@@ -49,7 +50,7 @@ def runnable(variant: Variant) -> Variant:
     return replace(variant, backend=STAND_IN, device=AS_WRITTEN, threads=cpus(), shapes=(), engine=None, engines={}, max_tokens=MAX_TOKENS)
 
 
-def settled(aim: Target, keep_float: Sequence[str], use: str | None) -> Target:
+def settled(target: Target, keep_float: Sequence[str], use: str | None) -> Target:
     """The target with what was said beside it, and with weights of as many bits as its CPU multiplies without saturating.
 
     Raises:
@@ -57,98 +58,108 @@ def settled(aim: Target, keep_float: Sequence[str], use: str | None) -> Target:
     """
     if use is not None and use not in USES:
         raise UsageError(f"Unknown use '{use}'.{near(use, USES)} Expected one of: {', '.join(USES)}.")
-    for name in aim.instructions:
+    for name in target.instructions:
         if name not in INSTRUCTIONS:
-            raise UsageError(f"target '{aim.name}': unknown instruction set '{name}'.{near(name, INSTRUCTIONS)} Known: {', '.join(INSTRUCTIONS)}.")
-    if aim.quantize.weight_bits == 8 and lacks_vnni(instructions(aim)) and set(FULL_RANGE) & set(aim.methods):
+            raise UsageError(f"target '{target.name}': unknown instruction set '{name}'.{near(name, INSTRUCTIONS)} Known: {', '.join(INSTRUCTIONS)}.")
+    if target.quantize.weight_bits == 8 and lacks_vnni(instructions(target)) and set(FULL_RANGE) & set(target.methods):
         raise UsageError(
-            f"target '{aim.name}' asks for weight_bits = 8, and its CPU has no INT8 dot product (VNNI): sums of such products saturate there, and the bundle "
-            "would be refused where it is to run. Write weight_bits = 7, or leave it out."
+            f"target '{target.name}' asks for weight_bits = 8, and its CPU has no INT8 dot product (VNNI): sums of such products saturate there, and the "
+            "bundle would be refused where it is to run. Write weight_bits = 7, or leave it out."
         )
-    bits = aim.quantize.weight_bits or (7 if lacks_vnni(instructions(aim)) else 8)
-    told = replace(aim.quantize, weight_bits=bits, keep_float=tuple(dict.fromkeys((*aim.quantize.keep_float, *keep_float))))
-    return replace(aim, quantize=told, use=use or aim.use)
+    bits = target.quantize.weight_bits or (7 if lacks_vnni(instructions(target)) else 8)
+    told = replace(target.quantize, weight_bits=bits, keep_float=tuple(dict.fromkeys((*target.quantize.keep_float, *keep_float))))
+    return replace(target, quantize=told, use=use or target.use)
 
 
-def instructions(aim: Target) -> tuple[str, ...]:
+def instructions(target: Target) -> tuple[str, ...]:
     """Those of the device's CPU: as the target says, else this machine's."""
-    return aim.instructions or cpu_instructions()
+    return target.instructions or cpu_instructions()
 
 
-def check_target(aim: Target) -> None:
+def check_target(target: Target) -> None:
     """Refuses a target whose backends or methods are unknown or missing, before anything is loaded.
 
     Raises:
         UsageError: when it has no candidate.
         BackendError: when a backend that must race here is not installed, or does not serve the device.
     """
-    for method in aim.methods:
+    for method in target.methods:
         quantize.get(method)
-    for backend in aim.backends:
-        backends.get(backend).check_target(aim)
-        if aim.choose_on == "host":
+    for backend in target.backends:
+        backends.get(backend).check_target(target)
+        if target.choose_on == "host":
             backends.get(backend).check_here()
-    if not any(set(quantize.get(method).BACKENDS) & set(aim.backends) for method in aim.methods):
+    if not any(set(quantize.get(method).BACKENDS) & set(target.backends) for method in target.methods):
         raise UsageError(
-            f"Target '{aim.name}' has no candidate: none of its methods ({', '.join(aim.methods)}) runs on its backends ({', '.join(aim.backends)}). "
+            f"Target '{target.name}' has no candidate: none of its methods ({', '.join(target.methods)}) runs on its backends ({', '.join(target.backends)}). "
             "Add a method or a backend."
         )
-    if aim.engine is not None:
-        for method in aim.methods:
-            if lacking := [p for p in quantize.get(method).PRECISIONS if p not in aim.engine.precisions]:
+    if target.engine is not None:
+        for method in target.methods:
+            if lacking := [p for p in quantize.get(method).PRECISIONS if p not in target.engine.precisions]:
                 raise UsageError(
-                    f"The method '{method}' multiplies in {lacking[0]}, which the chip of target '{aim.name}' does not have "
-                    f"(it has {', '.join(aim.engine.precisions)}). Take the method out of the target."
+                    f"The method '{method}' multiplies in {lacking[0]}, which the chip of target '{target.name}' does not have "
+                    f"(it has {', '.join(target.engine.precisions)}). Take the method out of the target."
                 )
 
 
-def without_wrong(aim: Target) -> tuple[Target, list[str]]:
+def check_here(target: Target) -> None:
+    """Refuses a target whose devices this machine does not stand for: there is no clock.
+
+    Raises:
+        UsageError: where the device chooses.
+    """
+    if target.choose_on == "device":
+        raise UsageError(f"Layers are sliced by the time they take, and this machine is not the device of target '{target.name}'. Slice there, or for cpu.")
+
+
+def without_wrong(target: Target) -> tuple[Target, list[str]]:
     """The target without the backends that compute wrong results on this machine, and what to know of each that is left out.
 
     Raises:
         WrongResultsError: when it has no other backend for any of its methods.
     """
     left, said, last = [], list[str](), None
-    for backend in aim.backends:
+    for backend in target.backends:
         try:
             if runs_here(backend):
-                backends.get(backend).open_device(aim.device, 1).close()
+                backends.get(backend).open_device(target.device, 1).close()
             left.append(backend)
         except WrongResultsError as problem:
             last = problem
             said.append(f"No candidate ran on '{backend}': {problem}")
-    if last is not None and not any(set(quantize.get(method).BACKENDS) & set(left) for method in aim.methods):
+    if last is not None and not any(set(quantize.get(method).BACKENDS) & set(left) for method in target.methods):
         raise last
-    return replace(aim, backends=tuple(left)), said
+    return replace(target, backends=tuple(left)), said
 
 
-def check_calibration(calibration: Samples, aim: Target) -> None:
+def check_calibration(task: Task, calibration: Samples, target: Target) -> None:
     """Refuses rows that cannot show the range of activations.
 
     Raises:
         SamplesError: when there are too few for a method, or all are the same text.
     """
-    for method in aim.methods:
+    for method in target.methods:
         needed = quantize.get(method).NEEDS_SAMPLES
         if len(calibration) < needed:
             raise SamplesError(
-                f"{calibration.where} has {len(calibration)} rows, the method '{method}' of target '{aim.name}' needs at least {needed} "
+                f"{calibration.where} has {len(calibration)} rows, the method '{method}' of target '{target.name}' needs at least {needed} "
                 "to see the range of activations. Give more samples; labels are not needed."
             )
-        if needed > 1 and len({row.inputs for row in calibration.rows}) == 1:
+        if needed > 1 and _different(task, calibration) == 1:
             raise SamplesError(
                 f"All {len(calibration)} rows of {calibration.where} are the same text, so the method '{method}' would see the activations of one text only. "
                 "Give samples as varied as what the model will be asked."
             )
 
 
-def check_strict(aim: Target, evaluation: Samples) -> None:
+def check_strict(task: Task, target: Target, evaluation: Samples) -> None:
     """Refuses rows too few to prove a drop within the budget even of a candidate that answers every one as the model does.
 
     Raises:
         SamplesError: with the rows that it takes at least.
     """
-    limit, rows = aim.budget.accuracy_drop, len({row.inputs for row in evaluation.rows})
+    limit, rows = target.budget.accuracy_drop, _different(task, evaluation)
     if limit is None:
         return
     if limit == 0:
@@ -160,49 +171,53 @@ def check_strict(aim: Target, evaluation: Samples) -> None:
         )
 
 
-def check_labels(truth: np.ndarray, where: str) -> None:
+def _different(task: Task, samples: Samples) -> int:
+    """Number of different inputs."""
+    return len({task.modality.content(value) for value in samples.inputs})
+
+
+def check_labels(task: Task, truth: Sequence[Any], where: str) -> None:
     """Refuses labels that say nothing.
 
     Raises:
-        SamplesError: when there are several rows and all have the same label.
+        SamplesError: when there are several rows and all have the same label. Of numbers the score itself refuses equal ones.
     """
-    if len(truth) > 1 and truth.dtype != np.float64 and (truth == truth[0]).all():  # numbers: the score itself refuses equal ones
+    if isinstance(task, HasLabels) and len(truth) > 1 and len(set(task.describe_truth(truth))) == 1:
         raise SamplesError(
             f"All {len(truth)} rows of {where} have the same label, so a model that always gives that one would be perfect. Give rows of all labels."
         )
 
 
-def check_lengths(files: Iterable[Samples | None], max_length: int) -> None:
+def check_rows(task: Task, files: Iterable[Samples | None]) -> None:
     """Refuses rows that a session would refuse.
 
     Raises:
-        SamplesError: for a text beyond the default limit of characters, with its row.
+        SamplesError: with the first such row.
     """
     for samples in files:
         if samples is not None:
-            check_rows([row.inputs for row in samples.rows], max_length, samples.where)
+            task.modality.check(samples.inputs, samples.where)
 
 
-def cut_notes(task: TextClassification, parts: Mapping[str, Samples]) -> tuple[str, ...]:
+def cut_notes(task: Task, parts: Mapping[str, Samples]) -> tuple[str, ...]:
     """A sentence with the counts where rows are longer than the model reads.
 
     Args:
-        task: with the encoder of the model.
+        task: of the model.
         parts: calibration and evaluation rows, by those names.
     """
-    cut = {name: sum(t.truncated for t in task.preprocess([row.inputs for row in rows.rows])) for name, rows in parts.items()}
+    cut = {name: sum(row.truncated for row in task.preprocess(samples.inputs)) for name, samples in parts.items()}
     if not any(cut.values()):
         return ()
-    counts = " and ".join(f"{cut[name]:,} of {len(rows):,} {name} rows" for name, rows in parts.items())
-    limit = task.settings.max_length
-    return (f"{counts} are longer than the {limit:,} tokens that the model reads: what is beyond was not looked at.",)
+    counts = " and ".join(f"{cut[name]:,} of {len(samples):,} {name} rows" for name, samples in parts.items())
+    return (f"{counts} are longer than the {task.max_size:,} tokens that the model reads: what is beyond was not looked at.",)
 
 
-def notes(aim: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[str, ...]:
+def notes(target: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[str, ...]:
     """What should be known of a build beside its measurements, a sentence each.
 
     Args:
-        aim: the target.
+        target: the target.
         calibration: its rows.
         lengths: tokens of each row.
     """
@@ -215,7 +230,7 @@ def notes(aim: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[st
     labels = [row.label for row in calibration.rows if row.label is not None]
     if len(labels) >= _UNLIKELY_EQUAL and all(label == labels[0] for label in labels):
         said.append(f"All {len(labels)} calibration rows have the same label: ranges may be those of one kind of text.")
-    here, there = set(cpu_instructions()), set(instructions(aim))
+    here, there = set(cpu_instructions()), set(instructions(target))
     if here != there:
         parts = [f"has not {', '.join(sorted(there - here))}"] if there - here else []
         parts += [f"has {', '.join(sorted(here - there))} beside it"] if here - there else []
@@ -223,20 +238,31 @@ def notes(aim: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[st
             f"The target's CPU has {', '.join(sorted(there))}; this machine {' and '.join(parts)}: "
             "times, and how INT8 answers are rounded, are this machine's."
         )
-    if aim.quantize.weight_bits == 7 and lacks_vnni(tuple(there)):
+    if target.quantize.weight_bits == 7 and lacks_vnni(tuple(there)):
         said.append("The target's CPU has no INT8 dot product (VNNI), so weights have 7 bits: with 8, sums of products would saturate.")
     return tuple(said)
 
 
-def saturates_here(aim: Target) -> str:
+def saturates_here(target: Target) -> str:
     """What to know where candidates are scored by kernels that are wrong here and right on the device; empty where they are not.
 
     A build for ARM, or for x86 with VNNI, on an x86 machine without it: sums of 8-bit products saturate here alone.
     """
-    if aim.quantize.weight_bits != 8 or not set(FULL_RANGE) & set(aim.methods) or not lacks_vnni(cpu_instructions()):
+    if target.quantize.weight_bits != 8 or not set(FULL_RANGE) & set(target.methods) or not lacks_vnni(cpu_instructions()):
         return ""
     return (
         "INT8 was scored by kernels that are wrong: sums of 8-bit products saturate on this machine, an x86 without INT8 dot products (VNNI), and do not on "
         "the target's CPU. Scores and the choice among INT8 candidates do not hold there: build on a machine with VNNI or of the target's kind, or with "
         "weight_bits = 7."
     )
+
+
+@contextlib.contextmanager
+def explain_saturation(target: Target) -> Iterator[None]:
+    """Adds to the error that no candidate is inside the budget what to know where candidates were scored by kernels that are wrong here."""
+    try:
+        yield
+    except BudgetError as problem:
+        if mirrored := saturates_here(target):
+            raise BudgetError(f"{problem}\n{mirrored}") from problem
+        raise

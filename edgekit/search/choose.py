@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from edgekit.backends import mostly_int8
 from edgekit.report import companions
-from edgekit.samples.evaluation import paired
-from edgekit.search.race import Answers, Candidate, Race, ratio
+from edgekit.search.context import EvaluationSet
+from edgekit.search.race import ratio
+from edgekit.search.results import Candidate, CandidateResult, Race
 from edgekit.spec.errors import BudgetError
-from edgekit.spec.manifest import Trial
+from edgekit.spec.manifest import Trial, Variant
 from edgekit.spec.target import Budget, Target
-from edgekit.stats.once import distinct
 from edgekit.stats.percentiles import latency
-from edgekit.tasks.text_classification import TextClassification
 
 FLOAT = "float32"
 _IN_INT8 = ("static", "dynamic")
@@ -27,67 +27,80 @@ _LIGHT_SPEED = 0.8  # a candidate must take this share of a light one's time, or
 _LIGHT_SHARE = 0.5  # of start and of memory: what makes a candidate a light one beside another
 
 
+@dataclass(frozen=True)
+class Choice:
+    """What a build ships.
+
+    Attributes:
+        winner: the candidate that is preferred.
+        files: place in the bundle to the file that goes there, of all variants.
+        variants: ways to run the model, the winner's first; several where the device is to choose.
+        reason: why.
+        trials: everything that was measured, with verdicts.
+        sensitivity: layer to the damage that quantizing it alone does, if that was asked.
+        notes: what should be known, a sentence each.
+    """
+
+    winner: Candidate
+    files: Mapping[str, Path]
+    variants: tuple[Variant, ...]
+    reason: str
+    trials: tuple[Trial, ...]
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 def trials(
-    candidates: Sequence[Candidate],
-    given: Sequence[Answers],
-    race: Race | None,
-    task: TextClassification,
-    reference: np.ndarray,
-    truth: np.ndarray,
-    inputs: Sequence[Hashable] | None = None,
-    limit: float | None = None,
+    candidates: Sequence[Candidate], results: Sequence[CandidateResult], race: Race | None, evaluation: EvaluationSet, limit: float | None = None
 ) -> list[Trial]:
     """Puts measurements together, without verdicts.
 
     Args:
         candidates: in the order of the race.
-        given: what each answered.
+        results: answers and costs of each.
         race: their times; None where this machine cannot say what they take on the device.
-        task: scores them.
-        reference: what the torch model answers: float32 ``[rows, labels]``.
-        truth: labels, as the task parses them.
-        inputs: what tells the rows' inputs apart; rows with equal ones count once in the drop.
-        limit: the budget's accuracy drop, which says how much a label's recall may fall; None for no limit.
+        evaluation: rows that they answered.
+        limit: accuracy drop of the budget, which says how much a label's recall may fall; None for no limit.
     """
-    made = []
-    once = distinct(range(len(truth)) if inputs is None else inputs, truth)
-    for candidate, answers in zip(candidates, given, strict=True):
-        variant, compared = candidate.variant, paired(task, answers.logits, reference, truth, inputs)
-        error, recall = companions.of_rows(task, reference[once.rows], answers.logits[once.rows], once.truth, limit)
-        made.append(
-            Trial(
-                method=variant.method,
-                backend=variant.backend,
-                executed=answers.executed,
-                model=candidate.model,
-                in_float=len(variant.recipe["keep_float"].split(", ")) if "keep_float" in variant.recipe else 0,
-                score=task.score(answers.logits, truth),
-                drop=compared.drop,
-                changed=task.changed(answers.logits, reference),
-                p50_ms=0.0,
-                p90_ms=0.0,
-                first_answer_ms=answers.first_answer_ms,
-                memory_mb=answers.memory_mb,
-                size_mb=candidate.bundle.size / 2**20,
-                shapes=variant.shapes,
-                threads=variant.threads,
-                streams=variant.streams,
-                batch=1 if variant.rows == "alone" else variant.batch or candidate.bundle.manifest.max_batch,
-                losses=compared.losses,
-                gains=compared.gains,
-                drop_low=compared.low,
-                drop_high=compared.high,
-                p_value=compared.p_value,
-                error_growth=error.growth if error else None,
-                error_high=error.high if error else None,
-                recall_lost=recall,
-                rows=variant.rows,
-                lists=answers.lists,
-                memory_rows=answers.memory_rows * variant.streams,
-                memory_tokens=answers.memory_tokens,
-            )
-        )
-    return made if race is None else timed(made, race)
+    measured = [_trial(candidate, result, evaluation, limit) for candidate, result in zip(candidates, results, strict=True)]
+    return measured if race is None else timed(measured, race)
+
+
+def _trial(candidate: Candidate, result: CandidateResult, evaluation: EvaluationSet, limit: float | None) -> Trial:
+    variant, compared = candidate.variant, evaluation.compare(result.outputs)
+    error, recall = evaluation.companions(result.outputs, limit)
+    kept_in_float = variant.recipe["keep_float"].split(", ") if "keep_float" in variant.recipe else []
+    return Trial(
+        method=variant.method,
+        backend=variant.backend,
+        executed=result.executed,
+        model=candidate.model,
+        in_float=len(kept_in_float),
+        score=evaluation.rows.score(result.outputs),
+        drop=compared.drop,
+        changed=int((~evaluation.task.same_answer(result.outputs, evaluation.reference)).sum()),
+        p50_ms=0.0,
+        p90_ms=0.0,
+        first_answer_ms=result.first_answer_ms,
+        memory_mb=result.memory_mb,
+        size_mb=candidate.bundle.size / 2**20,
+        shapes=variant.shapes,
+        threads=variant.threads,
+        streams=variant.streams,
+        batch=1 if variant.rows == "alone" else variant.batch or candidate.bundle.manifest.max_batch,
+        losses=compared.losses,
+        gains=compared.gains,
+        drop_low=compared.low,
+        drop_high=compared.high,
+        p_value=compared.p_value,
+        error_growth=error.growth if error else None,
+        error_high=error.high if error else None,
+        recall_lost=recall,
+        rows=variant.rows,
+        lists=result.lists,
+        memory_rows=result.memory_rows * variant.streams,
+        memory_tokens=result.memory_tokens,
+    )
 
 
 def timed(made: Sequence[Trial], race: Race) -> list[Trial]:
@@ -109,7 +122,9 @@ def timed(made: Sequence[Trial], race: Race) -> list[Trial]:
     return result
 
 
-def choose(made: Sequence[Trial], target: Target, score_name: str, reference: float, *, strict: bool = False) -> tuple[int, str, list[Trial]]:
+def choose(
+    made: Sequence[Trial], target: Target, score_name: str, reference: float, *, strict: bool = False, higher_is_better: bool = True
+) -> tuple[int, str, list[Trial]]:
     """Picks the fastest trial inside the budget, unless a light one is nearly as fast.
 
     Among those level with the fastest (within 5 %, about this protocol's noise) the one with the least memory is taken. That one loses to a
@@ -125,6 +140,7 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
         score_name: for the words.
         reference: score of the torch model.
         strict: the interval's upper end of the accuracy drop must be inside the budget, not only the drop itself.
+        higher_is_better: direction of the score.
 
     Returns:
         Its index, the reason in words, and all trials with their verdicts.
@@ -132,14 +148,14 @@ def choose(made: Sequence[Trial], target: Target, score_name: str, reference: fl
     Raises:
         BudgetError: when none is inside, with how far each is.
     """
-    reasons = [excess(trial, target.budget, strict) or not_as_asked(trial) for trial in made]
+    reasons = [excess(trial, target.budget, strict, higher_is_better) or not_as_asked(trial) for trial in made]
     in_float = {t.model for t, reason in zip(made, reasons, strict=True) if not reason and t.method == FLOAT}
     reasons = [reason or (_not_worth_it(t) if t.model in in_float else "") for t, reason in zip(made, reasons, strict=True)]
     plain = {_without_shapes(t): t for t, reason in zip(made, reasons, strict=True) if not reason and not t.shapes}
     reasons = [reason or _buckets_for_little(t, plain.get(_without_shapes(t))) for t, reason in zip(made, reasons, strict=True)]
     inside = [i for i, reason in enumerate(reasons) if not reason]
     if not inside:
-        raise BudgetError(_nobody(made, reasons, target, score_name, reference, strict))
+        raise BudgetError(_nobody(made, reasons, target, f"{score_name} {reference:.4f}", strict, higher_is_better))
     many = target.use == "throughput"
     cost = [1.0 / t.rows_per_s if many else t.p50_ms for t in made]
     fastest = min(cost[i] for i in inside)
@@ -201,14 +217,15 @@ def _named(trial: Trial) -> str:
     return f"{trial.method} on {trial.backend}" + (f" of the student {trial.model}" if trial.model else "")
 
 
-def excess(trial: Trial, budget: Budget, strict: bool = False) -> str:
+def excess(trial: Trial, budget: Budget, strict: bool = False, higher_is_better: bool = True) -> str:
     """What of the budget a trial breaks, in words; empty when nothing."""
     over = []
     for key, limit in vars(budget).items():
         measured = _measured(trial, key, strict)
-        if limit is not None and not _keeps(key, measured, limit):
+        floor = key == "accuracy" and higher_is_better
+        if limit is not None and not _keeps(measured, limit, floor):
             said = " (upper end of its interval)" if strict and key == "accuracy_drop" else ""
-            side = "under" if key == "accuracy" else "over"
+            side = "under" if floor else "over"
             over.append(f"{key} {measured:.4g}{_UNITS[key]}{said} {side} {limit:g}{_UNITS[key]}")
     if budget.accuracy_drop is not None:
         over += _unseen(trial, budget.accuracy_drop, strict)
@@ -225,9 +242,9 @@ def _unseen(trial: Trial, drop: float, strict: bool) -> list[str]:
     return over
 
 
-def _keeps(key: str, measured: float, limit: float) -> bool:
+def _keeps(measured: float, limit: float, floor: bool) -> bool:
     """Whether a value keeps a limit; NaN keeps none. Scores are ratios of counts: without slack one of exactly the limit fails in its last bit."""
-    return measured >= limit - 1e-9 if key == "accuracy" else measured <= limit + 1e-9
+    return measured >= limit - 1e-9 if floor else measured <= limit + 1e-9
 
 
 def _measured(trial: Trial, key: str, strict: bool) -> float:
@@ -261,16 +278,20 @@ def _not_worth_it(trial: Trial) -> str:
     return f"dropped: {trial.ratio:.2f} x the time of float32 (up to {trial.ratio_high:.2f}), not faster beyond the noise"
 
 
-def _nobody(made: Sequence[Trial], reasons: Sequence[str], target: Target, score_name: str, reference: float, strict: bool) -> str:
+def _nobody(made: Sequence[Trial], reasons: Sequence[str], target: Target, reference: str, strict: bool, higher_is_better: bool) -> str:
     def distance(index: int) -> tuple[bool, float, float]:
-        shares = {k: _measured(made[index], k, strict) / max(limit, 1e-9) for k, limit in vars(target.budget).items() if limit is not None}
-        over = [1.0 / max(share, 1e-9) if k == "accuracy" else share for k, share in shares.items()]
-        refused = not excess(made[index], target.budget, strict)  # for another reason, which no other budget takes away
+        over = []
+        for key, limit in vars(target.budget).items():
+            if limit is not None:
+                share = _measured(made[index], key, strict) / max(limit, 1e-9)
+                over.append(1.0 / max(share, 1e-9) if key == "accuracy" and higher_is_better else share)
+        # One that is inside the budget was refused for another reason, which no other budget takes away.
+        refused = not excess(made[index], target.budget, strict, higher_is_better)
         return refused, max(over, default=0.0), made[index].p50_ms
 
     order = sorted(range(len(made)), key=distance)
     lines = "\n".join(f"  {_named(made[i])}: {reasons[i]}" for i in order)
     return (
         f"No candidate is inside the budget of target '{target.name}', so nothing was written (the nearest first):\n{lines}\n"
-        f"(torch float32: {score_name} {reference:.4f}). Loosen it with --budget KEY=VALUE, or give a model with more margin."
+        f"(torch float32: {reference}). Loosen it with --budget KEY=VALUE, or give a model with more margin."
     )

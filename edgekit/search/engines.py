@@ -7,7 +7,7 @@ known of them without the device is checked here; what cannot is said.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,28 +15,15 @@ from edgekit import backends, quantize
 from edgekit.backends import tensorrt_rtx
 from edgekit.machine.cpu import cpu_name
 from edgekit.quantize import _tensorrt
+from edgekit.search import stand_in
 from edgekit.search.checks import LOW_FLOATS, STAND_IN
+from edgekit.search.choose import Choice
+from edgekit.search.context import BuildContext
 from edgekit.spec.engine import EngineRecipe, trtexec
 from edgekit.spec.manifest import Variant
-from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
 
 LINES = "trtexec.txt"
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What the graphs of a build were scored on.
-
-    Attributes:
-        rows: evaluation rows.
-        longest: tokens of the longest row.
-        most: tokens that the model takes.
-    """
-
-    rows: int
-    longest: int
-    most: int
 
 
 @dataclass
@@ -56,73 +43,96 @@ class Verified:
     open: list[str] = field(default_factory=list)
 
 
-def verify(
-    variants: tuple[Variant, ...], files: Mapping[str, Path], signatures: tuple[Signature, ...], scored: Scored, scratch: Path, progress: Progress
-) -> Verified:
+def verify_engines(ctx: BuildContext, choice: Choice) -> Verified:
     """Checks what a device will make engines of, and makes those that can be made here.
 
     Args:
-        variants: of the bundle.
-        files: place in the bundle to file; graphs and their weights are found by it.
-        signatures: entry points of the graphs.
-        scored: what the graphs were scored on.
-        scratch: a folder that goes when the build ends.
-        progress: told how far each step is.
+        ctx: the build.
+        choice: variants and files of the bundle.
 
     Raises:
         QuantizeError: when a graph breaks a rule of a TensorRT that it is for.
         BackendError: when NVIDIA's own parser or builder refuses one.
     """
-    found = Verified(variants)
-    asked = [v for v in variants if v.engine is not None]
+    verified = Verified(choice.variants)
+    asked = [v for v in choice.variants if v.engine is not None]
     if not asked:
-        return found
+        return verified
+    signatures, task = choice.winner.bundle.manifest.signatures, ctx.evaluation.task
+    longest = stand_in.longest(ctx.target, signatures[0], task.max_size)
     ahead = all(backends.get(v.backend).ENGINES == "host" for v in asked)
     here = backends.installed_version("tensorrt_rtx")
-    made: list[Variant] = []
-    for index, variant in enumerate(variants):
-        recipe = variant.engine
-        if recipe is None:
-            made.append(variant)
-            continue
-        engines: dict[str, str] = {}
-        for signature in signatures:
-            graph = _laid_out(variant, variant.graphs[signature.name], files, scratch / f"verify-{index}")
-            releases = _tensorrt.check(graph, recipe.minimum)
-            if here is not None:
-                plan = tensorrt_rtx.compile_ahead(graph, signature, recipe if ahead else replace(recipe, compute_capability=()), progress)
-                if ahead:
-                    engines[signature.name] = f"engines/{variant.method}-{signature.name}.plan"
-                    found.files[engines[signature.name]] = plan
-        made.append(replace(variant, engines=engines))
-    found.variants = tuple(made)
+    releases = _make_engines(ctx, choice, verified, ahead and here is not None)
     recipe = asked[0].engine
     assert recipe is not None
     methods = " and ".join(v.method for v in asked)
-    found.done.append(f"Rules of TensorRT {', '.join(releases)}: operators, types, Q/DQ and strong typing of {methods} keep them all.")
-    found.done += [_accuracy(variant, scored) for variant in asked]
+    verified.done.append(f"Rules of TensorRT {', '.join(releases)}: operators, types, Q/DQ and strong typing of {methods} keep them all.")
+    verified.done += [_accuracy(variant, len(ctx.evaluation), longest) for variant in asked]
     if here is not None:
         chips = f", for compute capability {', '.join(recipe.compute_capability)}" if ahead else ""
-        found.done.append(f"NVIDIA's parser and builder: TensorRT-RTX {here} made an engine of each graph{chips}, without a GPU.")
+        verified.done.append(f"NVIDIA's parser and builder: TensorRT-RTX {here} made an engine of each graph{chips}, without a GPU.")
     else:
-        found.open.append("NVIDIA's parser and builder did not see the graphs: TensorRT-RTX is not installed here. Run: pip install 'edgekit[tensorrt-rtx]'")
+        verified.open.append("NVIDIA's parser and builder did not see the graphs: TensorRT-RTX is not installed here. Run: pip install 'edgekit[tensorrt-rtx]'")
     if ahead and here is not None:
-        found.open.append("Who made it: engines are native code and are loaded only from a signed bundle. Run: edgekit keygen KEY; edgekit sign OUT --key KEY")
+        signing = "Run: edgekit keygen KEY; edgekit sign OUT --key KEY"
+        verified.open.append(f"Who made it: engines are native code and are loaded only from a signed bundle. {signing}")
     else:
-        found.open.append("The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes.")
-    found.open.append("Latency, start and memory on the device, and which of the variants is faster there: it times them itself.")
-    largest = max((profile["sequence"][2] for profile in recipe.profiles if "sequence" in profile), default=scored.most)
-    if largest < scored.most:
-        found.open.append(f"Rows beyond {largest} tokens: the model takes {scored.most}, the target's profiles end before. They are refused.")
-    if scored.longest < min(largest, scored.most):
-        found.open.append(f"Overflow in rows beyond {scored.longest} tokens: no longer row was scored here, the device takes {min(largest, scored.most)}.")
+        verified.open.append("The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes.")
+    verified.open.append("Latency, start and memory on the device, and which of the variants is faster there: it times them itself.")
+    verified.open += _left_out_rows(recipe, signatures[0], longest, task.max_size)
     # TensorRT-RTX has a tool of its own, with other options.
     if by_trtexec := [v for v in asked if backends.get(v.backend).ENGINES == "device"]:
-        found.files[LINES] = _lines(by_trtexec, recipe, signatures).encode()
-    return found
+        verified.files[LINES] = _lines(by_trtexec, recipe, signatures).encode()
+    return verified
 
 
-def _accuracy(variant: Variant, scored: Scored) -> str:
+def _make_engines(ctx: BuildContext, choice: Choice, verified: Verified, ship: bool) -> Sequence[str]:
+    """Holds each graph to the rules of TensorRT, and has TensorRT-RTX make its engine where that is installed.
+
+    Args:
+        ctx: the build.
+        choice: variants and files of the bundle.
+        verified: gets the engines.
+        ship: whether engines go into the bundle; else they are made to see that they can be.
+
+    Returns:
+        Releases of TensorRT whose rules were looked at.
+    """
+    variants: list[Variant] = []
+    releases: Sequence[str] = ()
+    for index, variant in enumerate(choice.variants):
+        recipe = variant.engine
+        if recipe is None:
+            variants.append(variant)
+            continue
+        engines: dict[str, str] = {}
+        for signature in choice.winner.bundle.manifest.signatures:
+            graph = _laid_out(variant, variant.graphs[signature.name], choice.files, ctx.cache.scratch / f"verify-{index}")
+            releases = _tensorrt.check(graph, recipe.minimum)
+            if backends.installed_version("tensorrt_rtx") is None:
+                continue
+            plan = tensorrt_rtx.compile_ahead(graph, signature, recipe if ship else replace(recipe, compute_capability=()), ctx.cache.progress)
+            if ship:
+                engines[signature.name] = f"engines/{variant.method}-{signature.name}.plan"
+                verified.files[engines[signature.name]] = plan
+        variants.append(replace(variant, engines=engines))
+    verified.variants = tuple(variants)
+    return releases
+
+
+def _left_out_rows(recipe: EngineRecipe, signature: Signature, longest: int, most: int) -> list[str]:
+    """Which rows the device refuses, or takes though none as long was scored."""
+    ends = [profile[axis][2] for profile in recipe.profiles for axis in signature.varying[:1] if axis in profile]
+    largest = max(ends, default=most)
+    sentences = []
+    if largest < most:
+        sentences.append(f"Rows beyond {largest} tokens: the model takes {most}, the target's profiles end before. They are refused.")
+    if longest < min(largest, most):
+        sentences.append(f"Overflow in rows beyond {longest} tokens: no longer row was scored here, the device takes {min(largest, most)}.")
+    return sentences
+
+
+def _accuracy(variant: Variant, rows: int, longest: int) -> str:
     """What a graph was scored by, and in which arithmetic."""
     low = [name for name in LOW_FLOATS if name in quantize.get(variant.method).PRECISIONS]
     arithmetic = (
@@ -131,8 +141,8 @@ def _accuracy(variant: Variant, scored: Scored) -> str:
         else "in the types of the graph"
     )
     return (
-        f"Accuracy: {variant.method} was scored on {scored.rows} rows by {STAND_IN} on this machine ({cpu_name()}), from the graphs that the device gets, "
-        f"{arithmetic}; rows of up to {scored.longest} tokens, generated or joined from samples, gave finite answers."
+        f"Accuracy: {variant.method} was scored on {rows} rows by {STAND_IN} on this machine ({cpu_name()}), from the graphs that the device gets, "
+        f"{arithmetic}; rows of up to {longest} tokens, generated or joined from samples, gave finite answers."
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
-from edgekit.search.race import Answers, Candidate, Race
+from edgekit.search.results import Candidate, CandidateResult, Race
 from edgekit.spec.agreement import Agreement
 from edgekit.spec.errors import UsageError
 from edgekit.spec.manifest import MAX_TOKENS
@@ -20,7 +20,7 @@ FILE = "race.json"
 
 @dataclass(frozen=True)
 class Costs:
-    """What one candidate took beside time for its texts, and what of its lists a choice rests on; as in :class:`edgekit.search.race.Answers`."""
+    """What one candidate took beside time for its inputs, and what of its lists a choice rests on; as in :class:`edgekit.search.results.CandidateResult`."""
 
     first_answer_ms: float
     memory_mb: float
@@ -50,11 +50,11 @@ class Record:
     races: dict[str, Race] = field(default_factory=dict)
     plans: dict[str, str] = field(default_factory=dict)
 
-    def add_costs(self, candidate: Candidate, answers: Answers) -> None:
+    def add_costs(self, candidate: Candidate, result: CandidateResult) -> None:
         """Notes what a candidate took; the first time counts, which is that of the evaluation set."""
-        self.costs.setdefault(key(candidate), Costs(**{name: getattr(answers, name) for name in _COSTS}))
+        self.costs.setdefault(key(candidate), Costs(**{name: getattr(result, name) for name in _COSTS}))
 
-    def with_costs(self, candidate: Candidate, answers: Answers) -> Answers:
+    def with_costs(self, candidate: Candidate, result: CandidateResult) -> CandidateResult:
         """The same answers with the costs on record.
 
         Raises:
@@ -63,7 +63,7 @@ class Record:
         found = self.costs.get(key(candidate))
         if found is None:
             raise _other(f"the candidate '{candidate}'")
-        return replace(answers, **{name: getattr(found, name) for name in _COSTS})
+        return replace(result, **{name: getattr(found, name) for name in _COSTS})
 
     def add_race(self, candidates: Sequence[Candidate], race: Race) -> None:
         """Notes the times of a race."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit import samples as samples_module
-from edgekit import source, tasks
+from edgekit import source
 from edgekit.cache.store import Cache
 from edgekit.compress._folder import check_output, place
 from edgekit.compress._plan import Latency
@@ -21,20 +21,23 @@ from edgekit.compress._train import Training
 from edgekit.compress.distill import Distilled, lesson
 from edgekit.compress.slice import RECOVERY, Sliced, check_speedup, slice_layers
 from edgekit.machine.cpu import cpu_name, cpus
+from edgekit.samples.evaluation import Evaluation
 from edgekit.search import checks
-from edgekit.search.contender import contender
-from edgekit.search.race import Candidate, ratio
-from edgekit.search.steps import Evaluation, Steps
+from edgekit.search.context import BuildContext, EvaluationSet
+from edgekit.search.kept import StepCache
+from edgekit.search.measure import race_candidates
+from edgekit.search.models import make_candidate, prepare_model
+from edgekit.search.outputs import reference_outputs
+from edgekit.search.race import ratio
+from edgekit.search.record import Record
+from edgekit.search.results import Candidate
 from edgekit.source import Source
 from edgekit.spec import target as targets
-from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.spec.target import Target
 
-CALIBRATION_ROWS = 300
-_ROUNDS, _TEXTS_A_ROUND = 12, 20
+_ROUNDS, _INPUTS_A_ROUND = 12, 20
 
 
 @dataclass(frozen=True)
@@ -54,49 +57,42 @@ class SliceResult:
         return f"{self.sliced.text()}\n{self.distilled.text()}"
 
 
-def check_here(aim: Target) -> None:
-    """Refuses a target whose devices this machine does not stand for: there is no clock.
-
-    Raises:
-        UsageError: where the device chooses.
-    """
-    if aim.choose_on == "device":
-        raise UsageError(f"Layers are sliced by the time they take, and this machine is not the device of target '{aim.name}'. Slice there, or for cpu.")
-
-
-def clock(steps: Steps, aim: Target, rows: Evaluation) -> Latency:
-    """Times models on a target's backend, one text at a time, in the form that is fastest for the first that is timed.
+def clock(ctx: BuildContext) -> Latency:
+    """Times models on a target's backend, one input at a time, in the form that is fastest for the first that is timed.
 
     What is made for that is thrown away: a cache full of models that are never seen again would push out what is.
 
     Args:
-        steps: of the build.
-        aim: the target; see :func:`check_here`.
-        rows: whose texts are timed.
+        ctx: the build, for a target that :func:`edgekit.search.checks.check_here` takes; the inputs of its evaluation rows are timed.
     """
     # What ranges are chosen does not change what a product costs.
-    quick = replace(aim, quantize=replace(aim.quantize, ranges="min_max", smooth="off"))
+    quick = replace(ctx.target, quantize=replace(ctx.target.quantize, ranges="min_max", smooth="off"), use="latency")
     forms: list[tuple[str, str]] = []
 
     def measure(models: Sequence[Source]) -> list[float]:
-        with tempfile.TemporaryDirectory(prefix="clock-", dir=steps.scratch) as folder:
+        with tempfile.TemporaryDirectory(prefix="clock-", dir=ctx.cache.scratch) as folder:
             place = Path(folder)
-            apart = Steps(steps.origin, steps.calibration, place, steps.progress, None, Cache(place / "cache", math.inf))
-
-            def raced(candidates: list[Candidate]) -> Sequence[Sequence[Sequence[float]]]:
-                return apart.race(candidates, rows.samples, _ROUNDS, _TEXTS_A_ROUND, False, None).times_ms
-
-            made = [contender("", model, apart, quick, rows, {}, False, None) for model in models]
+            cache = StepCache(place, ctx.cache.progress, Cache(place / "cache", math.inf))
+            apart = replace(ctx, target=quick, cache=cache, strict=False, deadline=None, recorded=Record(""), replayed=None)
+            entries = [prepare_model(apart, "", model) for model in models]
             if not forms:
-                able = [c for m in quick.methods for b in quick.backends if (c := made[0].as_asked(m, b)) is not None]
-                fastest = able[int(np.argmin([np.median(np.concatenate(times)) for times in raced(able)]))]
-                forms.append((fastest.variant.method, fastest.variant.backend))
-            times = raced([c for m in made if (c := m.as_asked(*forms[0])) is not None])
+                every = [make_candidate(apart, entries[0], m, b) for m in quick.methods for b in quick.backends]
+                able = [candidate for candidate in every if candidate is not None]
+                medians = [np.median(np.concatenate(times)) for times in _times(apart, able)]
+                fastest = able[int(np.argmin(medians))].variant
+                forms.append((fastest.method, fastest.backend))
+            same_form = [make_candidate(apart, entry, *forms[0]) for entry in entries]
+            times = _times(apart, [candidate for candidate in same_form if candidate is not None])
             return [ratio(own, times[0])[0] for own in times]
 
     names = ("backends", "methods", "device", "threads", "shapes", "instructions")
-    about = {name: plain(getattr(quick, name)) for name in names} | {"quantize": plain(quick.quantize), "machine": [cpu_name(), cpus()], **steps.always}
-    return Latency(measure, about | {"texts": rows.samples.digest}, None if steps.replayed is None else steps.replayed.plans, steps.recorded.plans)
+    about = {name: plain(getattr(quick, name)) for name in names}
+    about |= {"quantize": plain(quick.quantize), "machine": [cpu_name(), cpus()], **ctx.cache.always, "texts": ctx.evaluation.samples.digest}
+    return Latency(measure, about, None if ctx.replayed is None else ctx.replayed.plans, ctx.recorded.plans)
+
+
+def _times(ctx: BuildContext, candidates: Sequence[Candidate]) -> Sequence[Sequence[Sequence[float]]]:
+    return race_candidates(ctx, candidates, _ROUNDS, _INPUTS_A_ROUND).times_ms
 
 
 @takes_paths("model", "samples", "eval", "out")
@@ -136,20 +132,21 @@ def slice_model(
     """
     start, destination = time.perf_counter(), Path(os.path.abspath(out))
     check_speedup(speedup)
-    aim = checks.settled(targets.load(os.fspath(target)), (), None)
-    checks.check_target(aim)
-    check_here(aim)
+    chosen = checks.settled(targets.load(os.fspath(target)), (), None)
+    checks.check_target(chosen)
+    checks.check_here(chosen)
     check_output(destination, force)
     rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns)
     evaluation = samples_module.read(Path(eval), columns)
     origin = source.read(os.fspath(model), revision)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        calibration = rows[0].take(CALIBRATION_ROWS, 0)
-        checks.check_calibration(calibration, aim)
-        steps = Steps(origin, calibration, Path(scratch), progress, None)
-        floats = steps.export(origin)
-        task = tasks.get(floats.task).load(floats.assets)
-        scored = Evaluation(evaluation, task, evaluation.truth(task.settings).values, steps.reference(evaluation))
-        found = slice_layers(origin, origin, speedup, rows, evaluation, clock(steps, aim, scored), (training or RECOVERY) if recover else None, progress)
+        task = origin.save_assets(Path(scratch) / "assets")
+        calibration = rows[0].take(checks.CALIBRATION_ROWS, 0)
+        checks.check_calibration(task, calibration, chosen)
+        cache = StepCache(Path(scratch), progress, Cache())
+        truth = task.parse_truth(evaluation.rows, evaluation.where).values
+        scored = EvaluationSet(evaluation, Evaluation(task, evaluation.inputs, truth), reference_outputs(cache, origin, evaluation))
+        ctx = BuildContext(chosen, scored, calibration, origin.digest, cache, Record(cpu_name()))
+        found = slice_layers(origin, origin, speedup, rows, evaluation, clock(ctx), (training or RECOVERY) if recover else None, progress)
         place(found.made.folder, destination, force)
     return SliceResult(found, Distilled.of(destination, found.made, time.perf_counter() - start))

@@ -3,110 +3,112 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from edgekit import backends, quantize
-from edgekit.backends import Engine
-from edgekit.modalities.text import Text
+from edgekit import quantize
 from edgekit.quantize._arithmetic import emulate
+from edgekit.runtime import runner
 from edgekit.search.checks import AS_WRITTEN, LOW_FLOATS
-from edgekit.source import fuzz_texts
+from edgekit.spec.protocols import Arrays, Input, Task
+from edgekit.spec.rows import finite
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
-from edgekit.tasks.text_classification import TextClassification
 
-_LONGEST = 1024  # tokens of a generated row where no profile ends before: the memory of attention grows with the square
+_LONGEST = 1024  # size of a generated row where no profile ends before: the memory of attention grows with the square
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a graph answers where it is scored.
+    """What graphs answer where they are scored.
 
     Attributes:
-        logits: to the evaluation rows, float32 ``[rows, labels]``.
-        long: to the rows of :func:`long_rows`, float32 ``[rows, labels]``; none where a backend itself was asked.
+        rows: outputs of the evaluation rows.
+        long: outputs of the rows of :func:`long_rows`; none where a backend itself was asked.
     """
 
-    logits: np.ndarray
-    long: np.ndarray
+    rows: Sequence[Arrays]
+    long: Sequence[Arrays]
 
     @property
     def finite(self) -> bool:
         """Whether every answer is a number."""
-        return bool(np.isfinite(self.logits).all() and np.isfinite(self.long).all())
+        return bool(finite(self.rows).all() and finite(self.long).all())
 
     def trouble(self, method: str) -> str:
-        """Why the graph cannot be used, for a table; empty where all is finite."""
+        """Why the graphs cannot be used, for a table; empty where all is finite."""
         if self.finite:
             return ""
-        rows, long = (f"{int((~np.isfinite(part).all(axis=1)).sum())} of {len(part)}" for part in (self.logits, self.long))
+        rows, long = (f"{int((~finite(part)).sum())} of {len(part)}" for part in (self.rows, self.long))
         types = " and ".join(p for p in LOW_FLOATS if p in quantize.get(method).PRECISIONS) or "its own"
         return f"refused: in {types} arithmetic {rows} evaluation rows and {long} generated rows of up to full length are NaN or infinite"
 
 
 @contextlib.contextmanager
-def opened(
-    graph: Path, signature: Signature, backend: str, device: str, scratch: Path, *, threads: int, streams: int = 1, shapes: tuple[int, ...] = ()
-) -> Iterator[Engine]:
-    """An engine of a graph; on the stand-in it computes as :func:`edgekit.quantize._arithmetic.emulate` says.
+def open_graphs(
+    graphs: Mapping[str, Path],
+    signatures: Sequence[Signature],
+    loop: str,
+    backend: str,
+    device: str,
+    scratch: Path,
+    *,
+    threads: int,
+    streams: int = 1,
+    shapes: tuple[int, ...] = (),
+) -> Iterator[runner.GraphRunner]:
+    """Opens graphs; on the stand-in they compute as :func:`edgekit.quantize._arithmetic.emulate` says.
 
     Args:
-        graph: the file.
-        signature: its entry point.
-        backend: who runs it.
-        device: of the backend.
+        graphs: signature name to the file.
+        signatures: entry points of the graphs.
+        loop: name of the loop that drives them.
+        backend: name of the backend that runs them.
+        device: device of the backend.
         scratch: a folder that goes when the build ends.
-        threads: of one call.
+        threads: threads of one call.
         streams: calls at the same time.
-        shapes: bucket edges in tokens.
+        shapes: bucket edges.
 
     Raises:
-        BackendError: when the backend refuses it.
+        BackendError: when the backend refuses one.
     """
     with contextlib.ExitStack() as stack:
         if device == AS_WRITTEN:
-            graph = emulate(graph, Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch))))
-        opened_device = backends.get(backend).open_device(device, threads, streams)
-        stack.callback(opened_device.close)
-        engine = opened_device.load(graph, signature, shapes)
-        stack.callback(engine.close)
-        yield engine
+            folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch))) for _ in graphs]
+            graphs = {name: emulate(path, folder) for (name, path), folder in zip(graphs.items(), folders, strict=True)}
+        named = {signature.name: signature for signature in signatures}
+        yield stack.enter_context(runner.opened(graphs, named, backend, device, loop=loop, threads=threads, streams=streams, shapes=shapes))
 
 
-def longest(aim: Target, most: int) -> int:
-    """Tokens of the longest row that a device of the target takes, at most 1,024 where its profiles do not say.
+def longest(target: Target, signature: Signature, most: int) -> int:
+    """Size of the longest row that a device of the target takes, at most 1,024 where its profiles do not say.
 
     Args:
-        aim: the target.
-        most: what the model takes.
+        target: device class.
+        signature: entry point of the model, whose first axis that varies is the one of profiles.
+        most: size that the model takes.
     """
-    ends = [profile["sequence"][2] for profile in aim.engine.profiles if "sequence" in profile] if aim.engine is not None else []
+    axes = signature.varying[:1]
+    profiles = target.engine.profiles if target.engine is not None else ()
+    ends = [profile[axis][2] for profile in profiles for axis in axes if axis in profile]
     return min(most, max(ends, default=_LONGEST))
 
 
-def long_rows(task: TextClassification, texts: Sequence[Text], length: int) -> list[Mapping[str, np.ndarray]]:
-    """Generated rows that scores and ranges are to hold for beside samples: input name to ``int64 [sequence]``.
+def long_rows(task: Task, inputs: Sequence[Input], length: int) -> list[Arrays]:
+    """Generated rows that scores and ranges are to hold for beside samples.
 
-    Sixteen of many scripts, those that golden inputs are made of, and four of exactly ``length`` tokens: generated words alone and as a pair, and the words of
-    samples alone and as a pair. A row that is cut keeps its last token, as a tokenizer cuts.
+    Sixteen of those that golden inputs are made of, and rows of exactly ``length`` made of generated inputs and of the samples. A row that is cut
+    keeps its last entry, as a tokenizer cuts. None where rows do not vary in size.
 
     Args:
-        task: tokenizes.
-        texts: samples; they stay in memory.
-        length: in tokens, at most what the model takes.
+        task: preprocesses.
+        inputs: samples; they stay in memory.
+        length: size along the first axis that varies, at most what the model takes.
     """
-    generated = fuzz_texts(max_length=length, count=16)[:16]
-    full: list[Text] = []
-    for source in (fuzz_texts(max_length=length, count=200)[6:206], texts):
-        words = [word for text in source for part in ([text] if isinstance(text, str) else text) for word in part.split()] or ["a"]
-        joined = " ".join(itertools.islice(itertools.cycle(words), 2 * length))  # twice: control characters are no tokens
-        full += [joined, (joined, joined)]
-    taken = [text for text in (*generated, *full) if isinstance(text, str) or task.settings.takes_pairs]
-    rows = [encoded.arrays for encoded in task.preprocess(taken)]
-    return [{name: array if len(array) <= length else np.concatenate([array[: length - 1], array[-1:]]) for name, array in row.items()} for row in rows]
+    modality = task.modality
+    generated = modality.generate(16, length, 0)[:16]
+    full = [*modality.join(modality.generate(200, length, 0), length), *modality.join(inputs, length)]
+    return [modality.cut(encoded.arrays, length) for encoded in task.preprocess([*generated, *full])]

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit import backends
 from edgekit.machine.cpu import cpus
-from edgekit.search.race import Candidate, Race
+from edgekit.search.results import Candidate, Race
 from edgekit.search.shapes import buckets_under, choose_buckets
 from edgekit.spec.target import Target
 

@@ -13,12 +13,17 @@ import numpy as np
 import pytest
 import small
 
-from edgekit import backends, quantize, samples, source, tasks
+from edgekit import backends, quantize, samples, source
 from edgekit.bundle.trust import open_bundle
+from edgekit.cache.store import Cache
 from edgekit.runtime.session import Session
+from edgekit.samples.evaluation import Evaluation
 from edgekit.search import agree, checks
-from edgekit.search.contender import contender
-from edgekit.search.steps import Evaluation, Steps
+from edgekit.search.context import BuildContext, EvaluationSet
+from edgekit.search.kept import StepCache
+from edgekit.search.models import make_candidates, prepare_model
+from edgekit.search.outputs import reference_outputs
+from edgekit.search.record import Record
 from edgekit.spec import target as targets
 from edgekit.spec.progress import silent
 
@@ -45,12 +50,11 @@ def field(folder, model, calibration, evaluation):
     file = small.target(folder / "all.toml", methods=methods, backends=tuple(BACKENDS), extra=extra)
     aim = checks.settled(targets.load(file), (), None)
     rows, origin = samples.read(evaluation), source.read(model)
-    steps = Steps(origin, samples.read(calibration).take(64, 0), folder, silent, None)
-    floats = steps.export(origin)
-    task = tasks.get(floats.task).load(floats.assets)
-    reference = steps.reference(rows)
-    scored = Evaluation(rows, task, reference.argmax(axis=1), reference)
-    return contender("", origin, steps, aim, scored, {}, False, None), scored
+    cache = StepCache(folder, silent, Cache())
+    task, reference = origin.save_assets(folder / "assets"), reference_outputs(cache, origin, rows)
+    scored = EvaluationSet(rows, Evaluation(task, rows.inputs, np.array([row["logits"].argmax() for row in reference])), reference)
+    ctx = BuildContext(aim, scored, samples.read(calibration).take(64, 0), origin.digest, cache, Record(""))
+    return (ctx, prepare_model(ctx, "", origin)), scored
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +72,13 @@ def opened(candidate, **changes):
 
 
 def of(made, method, backend):
-    return next(c for c in made.candidates(method) if c.variant.backend == backend)
+    return next(c for c in make_candidates(*made, method).candidates if c.variant.backend == backend)
+
+
+def compare(scored, alone, listed, order, method):
+    """The agreement of arrays ``[rows, labels]``."""
+    alone, listed = ([{"logits": row} for row in array] for array in (alone, listed))
+    return agree.compare(scored.task, alone, listed, order.tolist(), scored.reference, method)
 
 
 @pytest.mark.parametrize(("method", "backend"), RUNS, ids=lambda part: part)
@@ -83,10 +93,10 @@ def test_whatever_else_is_in_a_list(outliers, method, backend):
         with opened(candidate, **changes) as session:
             for order in (*orders, orders[2][:7], orders[2][7:9]):
                 listed = small.logits(session, [TEXTS[i] for i in order], batched=True)
-                found = agree.compare(scored.task, alone, listed, order, scored.reference, method)
+                found = compare(scored, alone, listed, order, method)
                 assert found.kept, (changes, len(order), found)
             again = small.logits(session, TEXTS)
-            found = agree.compare(scored.task, alone, again, orders[0], scored.reference, method)
+            found = compare(scored, alone, again, orders[0], method)
             assert found.kept, (changes, "alone", found)
 
 
@@ -95,7 +105,7 @@ def test_the_texts_provoke_the_fault(outliers):
     made, scored = outliers
     with opened(of(made, "dynamic", "onnxruntime"), rows="together") as session:
         alone, listed = small.logits(session, TEXTS), small.logits(session, TEXTS, batched=True)
-    found = agree.compare(scored.task, alone, listed, np.arange(len(TEXTS)), scored.reference, "dynamic")
+    found = compare(scored, alone, listed, np.arange(len(TEXTS)), "dynamic")
     assert not found.kept
     assert found.labels >= 3
     assert found.difference > 0.05

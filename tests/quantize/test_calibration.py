@@ -15,6 +15,7 @@ from scipy import stats
 
 from edgekit.quantize._calibration import Calibration, kl_divergence, runner
 from edgekit.quantize._graphs import linears, load, save
+from edgekit.spec.rows import difference
 
 # ---- measuring
 
@@ -80,6 +81,11 @@ def test_what_is_measured_is_what_torch_computes():
 # ---- divergence
 
 
+def rows(array):
+    """Of an output without a name: one entry a row."""
+    return [{"scores": row} for row in array]
+
+
 @pytest.mark.parametrize("shape", [(5, 3), (4, 7, 16)])
 @pytest.mark.parametrize("size", [0.1, 3.0, 40.0])
 def test_kl_divergence_is_scipys(shape, size):
@@ -87,20 +93,21 @@ def test_kl_divergence_is_scipys(shape, size):
     choose = np.random.default_rng(0)
     reference, outputs = (choose.standard_normal(shape).astype(np.float32) * size for _ in range(2))
     p, q = scipy.special.softmax(reference.astype(np.float64), axis=-1), scipy.special.softmax(outputs.astype(np.float64), axis=-1)
+    outputs, reference, shifted = rows(outputs), rows(reference), rows(outputs + 5)
     assert kl_divergence(outputs, reference) == pytest.approx(scipy.special.rel_entr(p, q).sum(axis=-1).mean(), rel=1e-9)
     assert kl_divergence(outputs, reference) == pytest.approx(float(np.mean(stats.entropy(p, q, axis=-1))), rel=1e-9)
     assert size < 1 or kl_divergence(outputs, reference) != pytest.approx(kl_divergence(reference, outputs), rel=1e-3)
     assert kl_divergence(reference, reference) == 0.0
-    assert kl_divergence(outputs + 5, reference) == pytest.approx(kl_divergence(outputs, reference), rel=1e-4)  # softmax knows no common offset
+    assert kl_divergence(shifted, reference) == pytest.approx(kl_divergence(outputs, reference), rel=1e-4)  # softmax knows no common offset
 
 
 def test_kl_divergence_of_far_logits_is_finite():
     far = np.array([[1e4, 0.0], [0.0, -1e4]], np.float32)
-    assert kl_divergence(far[:, ::-1], far) == pytest.approx(1e4)
+    assert kl_divergence(rows(far[:, ::-1]), rows(far)) == pytest.approx(1e4)
 
 
 def test_damage_is_the_mean_over_the_sample():
-    """Of 24 batches of one row 16 are looked at; what is counted is the first output against the float graph's, by scipy."""
+    """Of 24 batches of one row 16 are looked at; what is counted are the outputs against the float graph's, by scipy."""
     batches = batches_of("bert", size=1)
     exact, rounded = tiny.exported("bert").graphs[0].path, quantized("bert").file.path
     calibration = Calibration(batches)
@@ -114,7 +121,24 @@ def test_damage_is_the_mean_over_the_sample():
     assert expected > 0
     assert calibration.damage(exact, rounded) == pytest.approx(expected, rel=1e-6)
     assert calibration.damage(exact, exact) == 0.0
-    assert Calibration(batches, lambda outputs, reference: float(np.abs(outputs - reference).max())).damage(exact, rounded) > 0.0
+    assert Calibration(batches, difference).damage(exact, rounded) > 0.0
+
+
+def test_rows_are_judged_without_their_padding():
+    """What takes outputs apart says which part of them is the row's own."""
+    batches = batches_of("bert", size=2)
+    exact, rounded = tiny.exported("bert").graphs[0].path, quantized("bert").file.path
+    seen = []
+
+    def split(batch, outputs):
+        seen.append(batch)
+        (array,) = outputs.values()
+        return rows(array[:1])
+
+    first = Calibration(batches, difference, split=split).damage(exact, rounded)
+    of_all = Calibration(batches, difference).damage(exact, rounded)
+    assert 0 < first < of_all
+    assert seen == 2 * list(range(len(batches)))
 
 
 def test_each_float_graph_has_its_own_outputs(tmp_path: Path):

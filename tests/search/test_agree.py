@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgekit.search.agree import allowed, compare, lists
+from edgekit.search import agree
+from edgekit.search.agree import allowed, lists
 from edgekit.spec.agreement import Agreement
 from edgekit.tasks.text_classification import Settings, TextClassification
 
@@ -13,6 +14,12 @@ from edgekit.tasks.text_classification import Settings, TextClassification
 def task(problem_type, labels=3):
     names = tuple(f"label {i}" for i in range(labels))
     return TextClassification(Settings(problem_type, names, 64, ("input_ids",)), None)
+
+
+def compare(task, alone, listed, order, reference, method):
+    """The comparison of arrays ``[rows, labels]``."""
+    alone, listed, reference = ([{"logits": row} for row in array] for array in (alone, listed, reference))
+    return agree.compare(task, alone, listed, order.tolist(), reference, method)
 
 
 SINGLE = task("single_label_classification")

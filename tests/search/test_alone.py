@@ -75,14 +75,14 @@ def test_the_peak_names_its_list_and_a_limit_of_memory_cuts_lists(inputs, tmp_pa
 
 
 def test_a_candidate_that_answers_nan_is_left_out_and_named(inputs, tmp_path, monkeypatch):
-    real = race.answers
+    real = race.measure_candidate
 
-    def answers(candidate, *arguments):
+    def measure_candidate(candidate, *arguments):
         if candidate.variant.method == "dynamic":
             raise OutputError("dynamic on onnxruntime computed NaN or infinity for 2 of 62 row(s)")
         return real(candidate, *arguments)
 
-    monkeypatch.setattr(race, "answers", answers)
+    monkeypatch.setattr(race, "measure_candidate", measure_candidate)
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     manifest = build(inputs, tmp_path / "one", ("dynamic", "float32")).bundle.manifest
     assert {t.method for t in manifest.trials} == {"float32"}

@@ -13,8 +13,11 @@ from scipy.stats import binomtest
 
 from edgekit import backends
 from edgekit.bundle.trust import Bundle
+from edgekit.samples import Samples
+from edgekit.samples.evaluation import Evaluation
 from edgekit.search.choose import choose, excess, timed, trials
-from edgekit.search.race import Answers, Candidate, Race
+from edgekit.search.context import EvaluationSet
+from edgekit.search.results import Candidate, CandidateResult, Race
 from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import FileEntry, Manifest, Trial, Variant
 from edgekit.spec.target import Budget, Target
@@ -245,6 +248,20 @@ def test_a_floor_of_accuracy():
     assert choose(made, target(accuracy=0.9), "accuracy", 0.9)[0] == 1
 
 
+def test_the_limit_of_an_error_rate_is_a_ceiling():
+    """Of a score that is better when lower, ``accuracy`` is the largest that is allowed, and a drop is how much it grew."""
+    assert excess(replace(BASE, score=0.1), Budget(accuracy=0.1), higher_is_better=False) == ""
+    assert excess(replace(BASE, score=0.12), Budget(accuracy=0.1), higher_is_better=False) == "over budget: accuracy 0.12 over 0.1"
+    made = [trial("static", p50_ms=1, score=0.12, drop=0.005), trial("float32", p50_ms=9, score=0.09)]
+    assert choose(made, target(accuracy=0.1), "WER", 0.09, higher_is_better=False)[0] == 1
+    with pytest.raises(BudgetError, match=r"(?s)dynamic on .*static on .*WER 0.0900"):
+        choose([trial("static", score=0.5), trial("dynamic", score=0.15)], target(accuracy=0.1), "WER", 0.09, higher_is_better=False)
+    budget = Budget(accuracy_drop=0.01, accuracy=0.1)
+    assert budget.largest_drop(0.095, higher_is_better=False) == pytest.approx(0.005)
+    assert budget.largest_drop(0.2, higher_is_better=False) == pytest.approx(-0.1), "the reference itself is over its ceiling"
+    assert budget.largest_drop(0.095) == pytest.approx(-0.005)
+
+
 def test_the_nearest_to_a_floor_is_named_first():
     made = [trial("static", score=0.5), trial("dynamic", score=0.85)]
     with pytest.raises(BudgetError, match=r"(?s)dynamic on .*static on "):
@@ -347,10 +364,13 @@ TRUTH = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
 
 def logits(answers):
     """Of a model that gives these answers: 1 where it is the answer, else 0."""
-    return np.eye(3, dtype=np.float32)[answers]
+    return [{"logits": row} for row in np.eye(3, dtype=np.float32)[answers]]
 
 
 REFERENCE = logits([0, 1, 2, 0, 1, 2, 0, 1, 0, 1])  # 8 of 10 right
+
+KEYS_OF_ROWS = list(range(len(TRUTH)))
+EVALUATION = EvaluationSet(Samples((), "dev", "d" * 64), Evaluation(TASK, KEYS_OF_ROWS, TRUTH, KEYS_OF_ROWS), REFERENCE)
 
 
 def candidate(folder, method, **changes):
@@ -366,8 +386,8 @@ def test_trials_put_measurements_together(tmp_path):
     bucketed = candidate(tmp_path, "static", backend="openvino", shapes=(16, 32), threads=1, streams=1, batch=4, rows="together")
     candidates = [candidate(tmp_path, "float32"), bucketed]
     # The second has the first three rows wrong, which the reference has right, and the last right, which it has wrong.
-    given = [Answers(REFERENCE, 300.0, 90.0, "float32"), Answers(logits([1, 2, 0, 0, 1, 2, 0, 1, 0, 0]), 500.0, 120.0, "int8")]
-    plain, int8 = trials(candidates, given, None, TASK, REFERENCE, TRUTH)
+    given = [CandidateResult(REFERENCE, 300.0, 90.0, "float32"), CandidateResult(logits([1, 2, 0, 0, 1, 2, 0, 1, 0, 0]), 500.0, 120.0, "int8")]
+    plain, int8 = trials(candidates, given, None, EVALUATION)
     assert (plain.score, plain.drop, plain.changed, plain.losses, plain.gains, plain.p_value) == (0.8, 0.0, 0, 0, 0, 1.0)
     assert (int8.score, int8.changed, int8.losses, int8.gains) == (0.6, 4, 3, 1)
     assert int8.drop == pytest.approx(0.2)
@@ -385,8 +405,8 @@ def test_a_race_gives_times_and_ratios(tmp_path):
     slow = tuple(tuple(float(r * 20 + i + 1) for i in range(20)) for r in range(4))  # 1 to 80 ms
     half = tuple(tuple(t / 2 for t in turn) for turn in slow)
     candidates = [candidate(tmp_path, "static"), candidate(tmp_path, "float32")]
-    given = [Answers(REFERENCE, 1.0, 1.0, "int8"), Answers(REFERENCE, 1.0, 1.0, "float32")]
-    int8, plain = trials(candidates, given, Race((half, slow)), TASK, REFERENCE, TRUTH)
+    given = [CandidateResult(REFERENCE, 1.0, 1.0, "int8"), CandidateResult(REFERENCE, 1.0, 1.0, "float32")]
+    int8, plain = trials(candidates, given, Race((half, slow)), EVALUATION)
     assert (plain.p50_ms, plain.p90_ms, plain.ratio, plain.ratio_high) == (40.0, 72.0, 0.0, 0.0)
     assert (int8.p50_ms, int8.p90_ms) == (20.0, 36.0)
     assert (int8.ratio, int8.ratio_high) == (pytest.approx(0.5), pytest.approx(0.5))

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from edgekit import BackendError
 from edgekit.bundle.trust import open_bundle
-from edgekit.search.race import Candidate, Race, answers, in_turns, ratio, turns
+from edgekit.search.race import in_turns, measure_candidate, ratio, turns
+from edgekit.search.results import Candidate, Race
 from edgekit.spec.progress import silent
 
 TEXTS = [*small.texts(12, seed=7), "", "film " * 200]
@@ -148,15 +149,16 @@ def test_time_that_is_used_up_leaves_four_rounds(float32_ort):
 def test_answers_in_batches_are_those_of_one_by_one(float32_bundle, tiny_module):
     expected = small.torch_logits(tiny_module, TEXTS)
     told = []
-    one = answers(candidate(float32_bundle), TEXTS, 64, None, lambda *step: told.append(step))
-    assert told == [(f"evaluate {candidate(float32_bundle)}", 0, len(TEXTS))]
-    several = answers(candidate(float32_bundle, threads=2, streams=2, batch=3, shapes=()), TEXTS, 64, None, silent)
+    one = measure_candidate(candidate(float32_bundle), TEXTS, 64, None, lambda *step: told.append(step))
+    assert told == [(f"evaluate {candidate(float32_bundle)}", len(TEXTS), len(TEXTS))]
+    several = measure_candidate(candidate(float32_bundle, threads=2, streams=2, batch=3, shapes=()), TEXTS, 64, None, silent)
     for found, rows in ((one, 32), (several, 3)):
-        assert (found.logits.dtype, found.logits.shape) == (np.dtype(np.float32), expected.shape)
-        np.testing.assert_allclose(found.logits, expected, atol=1e-4 * np.ptp(expected))
-        assert found.order.tolist()[: len(TEXTS)] == list(range(len(TEXTS))), "all in their order, then in another"
-        assert sorted(found.order.tolist()[len(TEXTS) :]) == list(range(len(TEXTS)))
-        np.testing.assert_allclose(found.listed, expected[found.order], atol=1e-4 * np.ptp(expected))
+        alone, listed = (np.stack([row["logits"] for row in rows_of]) for rows_of in (found.outputs, found.listed))
+        assert (alone.dtype, alone.shape) == (np.dtype(np.float32), expected.shape)
+        np.testing.assert_allclose(alone, expected, atol=1e-4 * np.ptp(expected))
+        assert list(found.order)[: len(TEXTS)] == list(range(len(TEXTS))), "all in their order, then in another"
+        assert sorted(found.order[len(TEXTS) :]) == list(range(len(TEXTS)))
+        np.testing.assert_allclose(listed, expected[list(found.order)], atol=1e-4 * np.ptp(expected))
         assert (found.memory_rows, found.memory_tokens, found.max_tokens) == (rows, 64, 2048)
         assert 20 < found.first_answer_ms < 60_000
         assert 20 < found.memory_mb < 600
@@ -166,30 +168,30 @@ def test_answers_in_batches_are_those_of_one_by_one(float32_bundle, tiny_module)
 def test_answers_to_more_texts_than_a_request_holds(float32_ort, tiny_module):
     texts = small.texts(130, seed=11)
     told = []
-    found = answers(candidate(float32_ort), texts, 64, None, lambda *step: told.append(step))
-    np.testing.assert_allclose(found.logits, small.torch_logits(tiny_module, texts), atol=1e-3)
+    found = measure_candidate(candidate(float32_ort), texts, 64, None, lambda *step: told.append(step))
+    np.testing.assert_allclose(np.stack([row["logits"] for row in found.outputs]), small.torch_logits(tiny_module, texts), atol=1e-3)
     assert [done for _, done, _ in told] == [0, 100]
 
 
 def test_lists_are_cut_so_that_the_largest_call_fits_into_the_memory(float32_ort):
     """A limit between the peaks at one row and at all; what is cut by is what the peak was measured at."""
-    one = answers(candidate(float32_ort, rows="alone"), TEXTS[:4], 64, None, silent)
-    most = answers(candidate(float32_ort), TEXTS[:4], 64, None, silent)
+    one = measure_candidate(candidate(float32_ort, rows="alone"), TEXTS[:4], 64, None, silent)
+    most = measure_candidate(candidate(float32_ort), TEXTS[:4], 64, None, silent)
     assert (one.memory_rows, most.memory_rows) == (1, 32)
     limit = (one.memory_mb + most.memory_mb) / 2
-    cut = answers(candidate(float32_ort), TEXTS[:4], 64, limit, silent)
+    cut = measure_candidate(candidate(float32_ort), TEXTS[:4], 64, limit, silent)
     assert 1 < cut.memory_rows < 32
     assert cut.max_tokens == cut.memory_rows * 64
     assert one.memory_mb - 5 < cut.memory_mb <= limit
-    assert answers(candidate(float32_ort), TEXTS[:4], 64, 1.0, silent).memory_rows == 1, "a single row is not cut"
-    roomy = answers(candidate(float32_ort), TEXTS[:4], 64, 10_000.0, silent)
+    assert measure_candidate(candidate(float32_ort), TEXTS[:4], 64, 1.0, silent).memory_rows == 1, "a single row is not cut"
+    roomy = measure_candidate(candidate(float32_ort), TEXTS[:4], 64, 10_000.0, silent)
     assert (roomy.memory_rows, roomy.max_tokens) == (32, 2048)
 
 
 def test_a_candidate_that_cannot_run(float32_ort):
     for wrong in ({"threads": 1, "streams": 2}, {"shapes": (8, 16)}):
         with pytest.raises(BackendError):
-            answers(candidate(float32_ort, **wrong), TEXTS, 64, None, silent)
+            measure_candidate(candidate(float32_ort, **wrong), TEXTS, 64, None, silent)
         with pytest.raises(BackendError):
             in_turns([candidate(float32_ort), candidate(float32_ort, **wrong)], TEXTS, 2, 2, silent)
 

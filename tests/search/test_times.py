@@ -16,8 +16,8 @@ from edgekit import UsageError
 from edgekit.machine import busy
 from edgekit.machine.busy import Busy
 from edgekit.search import choose
-from edgekit.search.candidates import Field
-from edgekit.search.race import Race
+from edgekit.search.candidates import describe_disturbance
+from edgekit.search.results import Race
 
 QUIET = {"seconds": 2.0, "others": 0.01, "stolen": 0.0, "queue": 0.5}
 
@@ -112,22 +112,20 @@ def rests_on(busy_then, shaken, times=(1.0, 1.3)):
     turns = [[[t * (shaken if n and r % 2 else 1.0)] for r in range(6)] for n, t in enumerate(times)]
     race = Race(tuple(tuple(tuple(x) for x in one) for one in turns), (), busy_then)
     judged = [SimpleNamespace(p50_ms=t, rows_per_s=0.0) for t in times]
-    field = SimpleNamespace(_said=[])
-    Field._say_if_disturbed(field, race, judged, 0)
-    return field._said
+    return describe_disturbance(race, judged, 0)
 
 
 def test_a_steady_race_on_a_quiet_machine_needs_no_word(monkeypatch):
     monkeypatch.setattr(busy, "OTHERS", 0.10)
-    assert rests_on(Busy(0.0, **QUIET), 1.04) == []
-    assert rests_on(None, 1.0) == []
-    assert rests_on(Busy(0.0, 1.0, 0.9, 0.0, 5.0), 1.5, times=(1.0,)) == [], "there was nothing to choose"
+    assert rests_on(Busy(0.0, **QUIET), 1.04) == ""
+    assert rests_on(None, 1.0) == ""
+    assert rests_on(Busy(0.0, 1.0, 0.9, 0.0, 5.0), 1.5, times=(1.0,)) == "", "there was nothing to choose"
     assert choose.LEVEL == 1.05
 
 
 def test_a_busy_machine_is_named(monkeypatch):
     monkeypatch.setattr(busy, "OTHERS", 0.10)
-    (line,) = rests_on(Busy(0.0, 1.0, 0.61, 0.0, 4.2), 1.0)
+    line = rests_on(Busy(0.0, 1.0, 0.61, 0.0, 4.2), 1.0)
     assert line == (
         "While the candidates raced, other processes took 61 % of the CPUs' time, the hypervisor 0 % (run queue 4.2); two halves of the race differ by up to "
         "1.00 x. The next candidate takes 1.30 x the time of the chosen one, beyond that noise."
@@ -135,6 +133,6 @@ def test_a_busy_machine_is_named(monkeypatch):
 
 
 def test_a_choice_within_the_noise_says_so():
-    (line,) = rests_on(Busy(0.0, **QUIET), 1.4)
+    line = rests_on(Busy(0.0, **QUIET), 1.4)
     assert line.startswith("While the candidates raced, the machine was not steady: two halves of the race differ by up to 1.40 x.")
     assert "1.30 x the time of the chosen one, within that noise. The choice may be another on a quiet machine: build there with --rerace." in line

@@ -1,0 +1,138 @@
+"""The steps that make graphs of a model: trim its vocabulary, export it, quantize it, take layers back to float."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from edgekit import quantize, source
+from edgekit.cache.store import key
+from edgekit.compress.vocabulary import trimmed
+from edgekit.export.graphs import export
+from edgekit.quantize._calibration import Calibration
+from edgekit.quantize._sensitivity import revert
+from edgekit.samples import Samples
+from edgekit.search.checks import accuracy_backend
+from edgekit.search.context import BuildContext
+from edgekit.search.kept import StepCache, move_graphs, read_graphs, write_graphs
+from edgekit.search.outputs import accuracy_limit, inside_budget, run_graph
+from edgekit.source import Source
+from edgekit.spec.digests import files_below, sha256
+from edgekit.spec.graph import GraphSet
+from edgekit.spec.parsing import plain, to_json
+from edgekit.spec.quantization import Quantization
+
+_RANKING = "sensitivity.json"
+
+
+@dataclass(frozen=True)
+class Reverted:
+    """Graphs with the fewest layers in float that hold the accuracy budget.
+
+    Attributes:
+        graphs: None where not even all but one layer in float would hold it.
+        ranking: layer to the damage that quantizing it alone does.
+    """
+
+    graphs: GraphSet | None
+    ranking: Mapping[str, float]
+
+
+def export_model(cache: StepCache, model: Source, calibration: Samples) -> GraphSet:
+    """The float32 graphs of a model or of a student, compared with torch on the calibration inputs."""
+    parts = {"step": "export", "model": model.digest, "samples": calibration.digest}
+    cache.progress("export", 0, 0)
+    graphs = cache.graphs("export", parts, lambda out: export(model, out, calibration.inputs))
+    # The same files may have had another name when they were exported.
+    return replace(graphs, provenance={**graphs.provenance, "model": model.model_id, "revision": model.revision})
+
+
+def trim_vocabulary(
+    cache: StepCache, model: Source, samples: Sequence[Samples], tokens: Sequence[str] | None, evaluation: Samples
+) -> tuple[Source, str]:
+    """The model or a student with the tokens of the samples, or of a list, alone; and what that came to, in two sentences."""
+    listed = None if tokens is None else key(tokens=list(tokens))
+    parts = {"step": "vocabulary", "model": model.digest, "samples": [s.digest for s in samples], "tokens": listed, "eval": evaluation.digest}
+    texts = [text for file in samples for text in file.inputs]
+
+    def make(folder: Path) -> tuple[Source, str]:
+        summary = trimmed(model, texts, tokens, evaluation.inputs, folder / "model", cache.progress).text()
+        (folder / "summary.txt").write_text(summary, "utf-8")
+        return read(folder)
+
+    def read(folder: Path) -> tuple[Source, str]:
+        return source.read(folder / "model"), (folder / "summary.txt").read_text("utf-8")
+
+    smaller, summary = cache.get("vocabulary", parts, make, read, move=lambda _, folder: read(folder))
+    smaller.model_id, smaller.revision = model.model_id, model.revision
+    return smaller, summary
+
+
+def quantize_graphs(ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration) -> GraphSet:
+    """The graphs by one method. The graphs of ``float32`` are those of the export."""
+    if method == "float32":
+        return float_graphs
+    parts = _made_from(ctx, method, float_graphs, settings, calibration)
+    graphs = ctx.cache.graphs(
+        method, parts, lambda out: quantize.get(method).quantize(float_graphs, calibration, settings, out, ctx.cache.progress)
+    )
+    return replace(graphs, assets=float_graphs.assets, provenance=float_graphs.provenance)
+
+
+def revert_layers(ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration) -> Reverted:
+    """The graphs with the fewest layers in float that hold the accuracy budget on the evaluation rows.
+
+    Args:
+        ctx: the build, with the evaluation rows as the model preprocesses them.
+        method: by which the rest is quantized.
+        float_graphs: graphs of the export.
+        settings: quantization with ranges and smoothing as they were chosen for all layers in INT8.
+        calibration: feeds of the calibration rows.
+    """
+    limit = accuracy_limit(ctx)
+    assert limit is not None
+    backend = list(accuracy_backend(method, ctx.target))
+    budget = [limit, ctx.strict, backend, ctx.evaluation.samples.digest]
+    parts = _made_from(ctx, method, float_graphs, settings, calibration) | {"revert": budget}
+
+    def good(graphs: GraphSet) -> bool:
+        return inside_budget(ctx, run_graph(ctx, graphs), limit)
+
+    def make(out: Path) -> Reverted:
+        result = revert(quantize.get(method), float_graphs, calibration, settings, good, out, ctx.cache.progress)
+        graphs, layers = result if result is not None else (None, [])
+        ranking = {layer.layer: layer.damage for layer in layers}
+        (out / _RANKING).write_text(to_json(ranking), "utf-8")
+        if graphs is not None:
+            write_graphs(out, graphs)
+        return Reverted(graphs, ranking)
+
+    def read(folder: Path) -> Reverted:
+        ranking: dict[str, float] = json.loads((folder / _RANKING).read_text("utf-8"))
+        return Reverted(read_graphs(folder) if ranking else None, ranking)
+
+    def move(result: Reverted, folder: Path) -> Reverted:
+        return result if result.graphs is None else replace(result, graphs=move_graphs(result.graphs, folder))
+
+    reverted = ctx.cache.get(f"{method}, layers in float", parts, make, read, move=move)
+    if reverted.graphs is None:
+        return reverted
+    graphs = replace(reverted.graphs, assets=float_graphs.assets, provenance=float_graphs.provenance)
+    return replace(reverted, graphs=graphs)
+
+
+def _made_from(ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration) -> dict[str, Any]:
+    """What quantized graphs depend on. The assets decide what arrays the samples become."""
+    guarded = "float16" in quantize.get(method).PRECISIONS
+    return {
+        "step": method,
+        "graphs": [sha256(graph.path) for graph in float_graphs.graphs],
+        "assets": [[name, sha256(float_graphs.assets / name)] for name in files_below(float_graphs.assets)],
+        "samples": ctx.calibration.digest,
+        "guard": calibration.guard_digest() if guarded else "",
+        "settings": plain(settings),
+        "model": ctx.model_digest,
+    }

@@ -1,0 +1,176 @@
+"""What the steps of a build leave behind: their results, in the build cache or in the scratch folder.
+
+A step hands over objects. Files are its cache: they are written beside, and read in a later build alone.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from edgekit.bundle.assemble import disk_errors
+from edgekit.cache.store import Cache, key
+from edgekit.machine.busy import Busy, outdated
+from edgekit.spec.digests import code_digest
+from edgekit.spec.graph import Graph, GraphSet
+from edgekit.spec.parsing import parse, plain, to_json
+from edgekit.spec.progress import Progress
+from edgekit.spec.protocols import Arrays
+from edgekit.spec.rows import pack, unpack
+from edgekit.spec.tensor import Signature
+
+Result = TypeVar("Result")
+
+_TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy", "tokenizers")
+_GRAPHS = "graphs.json"
+
+
+def version(package: str) -> str | None:
+    """Version of an installed package, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+class StepCache:
+    """Results of steps by the digest of all that they depend on.
+
+    Attributes:
+        scratch: a folder that goes when the build ends.
+        progress: told how far each step is.
+        cache: where results of other builds are.
+        tools: name to version of the packages that a result may depend on.
+        always: what every result depends on.
+        reused: steps that were taken from the cache.
+        remeasured: times in the cache and why they were not used, a sentence each.
+    """
+
+    def __init__(self, scratch: Path, progress: Progress, cache: Cache, *, replay: bool = False, rerace: bool = False) -> None:
+        """Binds folders.
+
+        Args:
+            scratch: a folder that goes when the build ends.
+            progress: told how far each step is.
+            cache: where results are looked for.
+            replay: costs come from a record, so that times in the cache are never too old.
+            rerace: measure times anew, whatever is in the cache.
+        """
+        self.scratch, self.progress, self.cache = scratch, progress, cache
+        self.tools = {name: number for name in _TOOLS if (number := version(name)) is not None}
+        self.always = {"code": code_digest(), "tools": self.tools}
+        self.reused: list[str] = []
+        self.remeasured: list[str] = []
+        self._replay, self._rerace = replay, rerace
+        self._made: set[str] = set()
+
+    def get(
+        self,
+        step: str,
+        parts: Mapping[str, Any],
+        make: Callable[[Path], Result],
+        read: Callable[[Path], Result],
+        *,
+        move: Callable[[Result, Path], Result] | None = None,
+        busy_of: Callable[[Result], Busy | None] | None = None,
+    ) -> Result:
+        """The result of a step. What depends on a module from Python is not kept beyond the build: its code has no digest.
+
+        Args:
+            step: name for people.
+            parts: what the result depends on; ``model`` is a digest, or None for a module from Python.
+            make: computes the result, and writes what ``read`` needs of it into an empty folder.
+            read: the result from that folder.
+            move: the result when its folder has another name: an entry of the cache is renamed when it is whole. For results that name files.
+            busy_of: what else the machine did while times in the result were taken; old ones, and those of a busy machine, are not used.
+        """
+        digest = key(**parts, **self.always)
+        if parts["model"] is None:
+            return self._of_this_build(self.scratch / "made" / digest, make, read)
+        folder = self.cache.find(digest)
+        if folder is not None:
+            result = read(folder)
+            if busy_of is None or not self._outdated(step, digest, busy_of(result)):
+                if digest not in self._made and step not in self.reused:
+                    self.reused.append(step)
+                return result
+            self.cache.drop(digest)
+        self._made.add(digest)
+        with disk_errors(self.cache.root), self.cache.fill(digest, {**parts, **self.always}) as folder:
+            result = make(folder)
+            self.progress("", 0, 0)  # whoever wants to stop does so now, even where a library swallowed the interrupt
+        return result if move is None else move(result, self.cache.root / digest)
+
+    def graphs(self, step: str, parts: Mapping[str, Any], make: Callable[[Path], GraphSet]) -> GraphSet:
+        """The graphs of a step; in the cache ``graphs.json`` beside them says what they are."""
+
+        def write(folder: Path) -> GraphSet:
+            graphs = make(folder)
+            write_graphs(folder, graphs)
+            return graphs
+
+        return self.get(step, parts, write, read_graphs, move=move_graphs)
+
+    def rows(self, step: str, parts: Mapping[str, Any], make: Callable[[], list[Arrays]]) -> list[Arrays]:
+        """Outputs of a model, one entry a row."""
+
+        def write(folder: Path) -> list[Arrays]:
+            rows = make()
+            write_rows(folder / "rows.npz", rows)
+            return rows
+
+        return self.get(step, parts, write, lambda folder: read_rows(folder / "rows.npz"))
+
+    def _of_this_build(self, folder: Path, make: Callable[[Path], Result], read: Callable[[Path], Result]) -> Result:
+        if folder.exists():
+            return read(folder)
+        with disk_errors(self.scratch):
+            folder.mkdir(parents=True)
+            return make(folder)
+
+    def _outdated(self, step: str, digest: str, busy: Busy | None) -> bool:
+        """Whether times in the cache are to be taken again, which is said. Those of this build are not, nor what a record replaces."""
+        if digest in self._made or self._replay:
+            return False
+        why = outdated(busy, self.cache.made(digest))
+        if why and not self._rerace:
+            self.remeasured.append(f"Times in the cache ({step}) were not used but measured again: {why}.")
+        return self._rerace or bool(why)
+
+
+def move_graphs(graphs: GraphSet, folder: Path) -> GraphSet:
+    """The same graphs in a folder that has another name now."""
+    moved = tuple(replace(graph, path=folder / graph.path.name) for graph in graphs.graphs)
+    return replace(graphs, graphs=moved, assets=folder / graphs.assets.name)
+
+
+def write_graphs(folder: Path, graphs: GraphSet) -> None:
+    """Writes what graphs in a folder are."""
+    entries = [{"signature": plain(g.signature), "path": g.path.name, "method": g.method, "recipe": dict(g.recipe)} for g in graphs.graphs]
+    (folder / _GRAPHS).write_text(to_json({**plain(graphs), "graphs": entries, "assets": graphs.assets.name}), "utf-8")
+
+
+def read_graphs(folder: Path) -> GraphSet:
+    """The graphs that :func:`write_graphs` wrote."""
+    data = json.loads((folder / _GRAPHS).read_text("utf-8"))
+    where = "graph in the build cache"
+    graphs = tuple(Graph(parse(Signature, g["signature"], where), folder / g["path"], g["method"], g["recipe"]) for g in data["graphs"])
+    return GraphSet(data["task"], data["loop"], graphs, folder / data["assets"], data["provenance"])
+
+
+def write_rows(file: Path, rows: Sequence[Arrays]) -> None:
+    """Writes rows of arrays, as ``spec.rows.pack`` puts them together; no row is an empty file of arrays."""
+    arrays: dict[str, Any] = {**pack(rows)} if rows else {}
+    np.savez(file, **arrays)
+
+
+def read_rows(file: Path) -> list[Arrays]:
+    """The rows that :func:`write_rows` wrote."""
+    with np.load(file, allow_pickle=False) as stored:
+        return list(unpack({name: stored[name] for name in stored.files}))

@@ -1,0 +1,104 @@
+"""What a build says of its bundle: the score on the test set, where things come from, and the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgekit.machine.cpu import cpu_name
+from edgekit.runtime.choice import machine
+from edgekit.samples import Samples
+from edgekit.search import goldens, stand_in
+from edgekit.search.choose import Choice
+from edgekit.search.context import BuildContext, EvaluationSet
+from edgekit.search.engines import Verified
+from edgekit.search.kept import StepCache, version
+from edgekit.search.measure import measure_for_device
+from edgekit.search.request import BuildRequest
+from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
+from edgekit.spec.sealed import seal
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a build beside its choice.
+
+    Attributes:
+        reference_check: whether the torch model answers better than chance; None where no chance is known.
+        before: sentences on model, samples and target, which come before those of the choice.
+        held_out: score on the test set, or None.
+        after: sentences on the test set.
+    """
+
+    reference_check: ReferenceCheck | None
+    before: Sequence[str]
+    held_out: HeldOut | None = None
+    after: Sequence[str] = ()
+
+
+def describe_provenance(cache: StepCache, model_digest: str | None, calibration: Samples, evaluation: Samples, seed: int) -> dict[str, str]:
+    """What a bundle says of its making, beside the model."""
+    return {
+        "calibration_digest": seal_digest(calibration, model_digest),
+        "calibration_rows": str(len(calibration)),
+        "evaluation_digest": seal_digest(evaluation, model_digest),
+        "evaluation_rows": str(len(evaluation)),
+        "seed": str(seed),
+        "cpu": cpu_name(),
+        "python": platform.python_version(),
+        "edgekit": version("edgekit") or "source",
+        **cache.tools,
+    }
+
+
+def seal_digest(samples: Samples, model_digest: str | None) -> str:
+    """The digest of samples as a bundle shows it; the same for the same model."""
+    return seal(samples.digest, hashlib.sha256(f"samples of {model_digest}".encode()).digest()[:16])
+
+
+def score_test_set(ctx: BuildContext, choice: Choice, test: EvaluationSet | None) -> tuple[HeldOut | None, tuple[str, ...]]:
+    """Scores the frozen choice on the test set, once; and what should be known of that."""
+    if test is None:
+        return None, ()
+    result, trouble = measure_for_device(replace(ctx, evaluation=test), choice.winner)
+    compared = test.compare(result.outputs)
+    held_out = HeldOut(
+        rows=compared.rows,
+        score=test.rows.score(result.outputs),
+        reference_score=test.reference_score,
+        drop=compared.drop,
+        drop_low=compared.low,
+        drop_high=compared.high,
+        losses=compared.losses,
+        gains=compared.gains,
+        p_value=compared.p_value,
+        digest=seal_digest(test.samples, ctx.model_digest),
+    )
+    return held_out, (f"On the test set: {trouble}.",) if trouble else ()
+
+
+def complete_manifest(ctx: BuildContext, request: BuildRequest, choice: Choice, engines: Verified, known: Known) -> Manifest:
+    """The manifest of the bundle, but for its files."""
+    template, target, task = choice.winner.bundle.manifest, ctx.target, ctx.evaluation.task
+    named = request.name or request.version or request.expires
+    longest = stand_in.longest(target, template.signatures[0], task.max_size)
+    return replace(
+        template,
+        name=request.name,
+        version=request.version,
+        expires=request.expires,
+        built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if named else "",
+        variants=engines.variants,
+        verified=tuple(engines.done),
+        unverified=(*engines.open, *goldens.unverified(target, longest, task.max_size)),
+        reason=choice.reason,
+        machine=machine(),
+        trials=choice.trials,
+        sensitivity=choice.sensitivity,
+        notes=(*known.before, *choice.notes, *known.after),
+        reference_check=known.reference_check,
+        held_out=known.held_out,
+    )

@@ -1,0 +1,203 @@
+"""The models of a build, the model itself and its students, and the candidates that are made of each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from edgekit import backends, quantize, tasks
+from edgekit.bundle import assemble
+from edgekit.machine.cpu import cpus
+from edgekit.quantize._calibration import Calibration
+from edgekit.runtime import loops
+from edgekit.runtime.loops import single
+from edgekit.search import stand_in
+from edgekit.search.checks import FULL_RANGE
+from edgekit.search.context import BuildContext, EvaluationSet
+from edgekit.search.graphs import export_model, quantize_graphs, revert_layers
+from edgekit.search.outputs import keeps_accuracy
+from edgekit.search.results import Candidate
+from edgekit.source import Source
+from edgekit.spec.graph import GraphSet
+from edgekit.spec.manifest import FORMAT, MAX_TOKENS, Manifest, Variant
+from edgekit.spec.protocols import Arrays, Task
+from edgekit.spec.target import Target
+
+_CALIBRATION_BATCH = 4
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that competes, with what its own preprocessing makes of the samples.
+
+    Attributes:
+        name: name of the student in tables; empty for the model itself.
+        float_graphs: graphs of its export.
+        evaluation: evaluation rows, with its own task.
+        calibration: feeds of the calibration rows.
+        sizes: size of each calibration row, e.g. in tokens.
+        linear_macs: multiply-accumulates of one token in its linear layers.
+        manifest_template: what the manifests of its candidates have in common.
+    """
+
+    name: str
+    float_graphs: GraphSet
+    evaluation: EvaluationSet
+    calibration: Calibration
+    sizes: Sequence[int]
+    linear_macs: int
+    manifest_template: Manifest
+
+
+@dataclass(frozen=True)
+class MethodCandidates:
+    """The candidates that one method makes of a model.
+
+    Attributes:
+        candidates: one for each backend; where all layers in INT8 lose too much, also with fewer layers quantized.
+        notes: what should be known, a sentence each.
+        sensitivity: layer to the damage that quantizing it alone does; empty where that was not asked.
+    """
+
+    candidates: Sequence[Candidate] = ()
+    notes: Sequence[str] = ()
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
+
+
+def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
+    """Exports a model, or a student of it, and preprocesses the samples as it does.
+
+    Args:
+        ctx: the build.
+        name: name of the student; empty for the model itself.
+        model: torch model; its memory is let go.
+    """
+    float_graphs = export_model(ctx.cache, model, ctx.calibration)
+    model.release()
+    task: Task = tasks.get(float_graphs.task).load(float_graphs.assets)
+    signature = float_graphs.graphs[0].signature
+    rows = [encoded.arrays for encoded in task.preprocess(ctx.calibration.inputs)]
+    sizes = [task.modality.size(row) for row in rows]
+    feeds = calibration_feeds(float_graphs, rows)
+    guard: list[dict[str, np.ndarray]] = []
+    if any("float16" in quantize.get(method).PRECISIONS for method in ctx.target.methods):
+        evaluation_rows = [encoded.arrays for encoded in task.preprocess(list(ctx.evaluation.inputs))]
+        long = stand_in.long_rows(task, ctx.evaluation.inputs, stand_in.longest(ctx.target, signature, task.max_size))
+        guard = calibration_feeds(float_graphs, evaluation_rows) + calibration_feeds(float_graphs, long, rows_a_call=1)
+
+    def divergence(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> float:
+        return float(task.divergence(outputs, reference).mean())
+
+    def split(batch: int, outputs: Mapping[str, np.ndarray]) -> list[Arrays]:
+        start = batch * _CALIBRATION_BATCH
+        return single.split(signature, rows[start : start + _CALIBRATION_BATCH], outputs)
+
+    calibration = Calibration(feeds, divergence, guard, split)
+    evaluation = ctx.evaluation.with_task(task)
+    return ModelEntry(name, float_graphs, evaluation, calibration, sizes, quantize.linear_macs(float_graphs), _manifest_template(ctx, float_graphs))
+
+
+def calibration_feeds(graphs: GraphSet, rows: Sequence[Arrays], rows_a_call: int = _CALIBRATION_BATCH) -> list[dict[str, np.ndarray]]:
+    """Feeds of the first graph, a few rows each in the order of the file, so that short rows are padded as in use."""
+    loop, signature = loops.get(graphs.loop), graphs.graphs[0].signature
+    signatures = {graph.signature.name: graph.signature for graph in graphs.graphs}
+    starts = range(0, len(rows), rows_a_call)
+    return [feeds for start in starts for feeds in loop.record({}, signatures, rows[start : start + rows_a_call])[signature.name]]
+
+
+def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> MethodCandidates:
+    """The model by one method on each of the target's backends that runs it."""
+    runs_on = [backend for backend in ctx.target.backends if backend in quantize.get(method).BACKENDS]
+    if not runs_on:
+        return MethodCandidates()
+    own = replace(ctx, evaluation=model.evaluation)
+    graphs = quantize_graphs(own, method, model.float_graphs, ctx.target.quantize, model.calibration)
+    candidates = _on_each(ctx, model, graphs, runs_on)
+    if keeps_accuracy(own, graphs):
+        return MethodCandidates(candidates)
+    if ctx.late:
+        return MethodCandidates(candidates, [f"The time allowed was used up: layers of '{method}' in float were not searched."])
+    # Ranges and smoothing stay as they were chosen. Both forms race, so that the table shows what the layers in float cost.
+    recipe, settings = graphs.graphs[0].recipe, ctx.target.quantize
+    settings = replace(settings, ranges=recipe.get("ranges", settings.ranges), smooth=recipe.get("smooth", settings.smooth))
+    reverted = revert_layers(own, method, model.float_graphs, settings, model.calibration)
+    if reverted.graphs is None:
+        whose = f" of the student {model.name}" if model.name else ""
+        return MethodCandidates(candidates, [f"No number of layers in float brings '{method}'{whose} inside the accuracy budget."])
+    return MethodCandidates([*candidates, *_on_each(ctx, model, reverted.graphs, runs_on)], sensitivity=reverted.ranking)
+
+
+def make_candidate(ctx: BuildContext, model: ModelEntry, method: str, backend: str) -> Candidate | None:
+    """The model by one method on one backend, with all layers that the target quantizes; None where they do not go together."""
+    if backend not in quantize.get(method).BACKENDS or backends.installed_version(backend) is None:
+        return None
+    graphs = quantize_graphs(ctx, method, model.float_graphs, ctx.target.quantize, model.calibration)
+    return _on_each(ctx, model, graphs, [backend])[0]
+
+
+def _on_each(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, runs_on: Sequence[str]) -> list[Candidate]:
+    """One bundle in the scratch folder, complete but for its golden outputs, and a way to run it on each backend."""
+    method = graphs.graphs[0].method
+    variants = [_variant(ctx, model, graphs, backend) for backend in runs_on]
+    manifest = replace(model.manifest_template, variants=tuple(variants))
+    bundle = assemble.write(_free_folder(ctx.cache.scratch, method), manifest, assemble.graph_files(graphs), scratch=True)
+    return [Candidate(bundle, variant, model.name) for variant in variants]
+
+
+def _free_folder(scratch: Path, method: str) -> Path:
+    return scratch / f"{method}-{len(list(scratch.glob(f'{method}-*')))}"
+
+
+def _variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backend: str) -> Variant:
+    target, tools, how = ctx.target, ctx.cache.tools, backends.get(backend)
+    signature, task = graphs.graphs[0].signature, model.evaluation.task
+    # An engine's memory is that of its profiles, whatever a call holds.
+    engine, max_tokens = None, MAX_TOKENS
+    if how.ENGINES:
+        bounds = {axis: task.max_size for axis in signature.varying[:1]} | {"batch": target.max_batch}
+        engine, max_tokens = target.engine and target.engine.settled(bounds), 0
+    return Variant(
+        backend=backend,
+        method=graphs.graphs[0].method,
+        graphs={g.signature.name: f"graphs/{g.path.name}" for g in graphs.graphs},
+        device=target.device,
+        threads=target.threads or cpus(),
+        executed="not measured",
+        requires=_requires(graphs.graphs[0].method, target),
+        versions={name: tools[name] for name in (*how.PACKAGES, "numpy", "tokenizers") if name in tools},
+        recipe=graphs.graphs[0].recipe,
+        shapes=(target.shapes or ()) if how.STATIC_SHAPES else (),
+        linear_macs=model.linear_macs,
+        engine=engine,
+        rows=quantize.rows_of(graphs),
+        max_tokens=max_tokens,
+    )
+
+
+def _manifest_template(ctx: BuildContext, float_graphs: GraphSet) -> Manifest:
+    metric = ctx.evaluation.task.metrics[0]
+    return Manifest(
+        format=FORMAT,
+        task=float_graphs.task,
+        loop=float_graphs.loop,
+        max_batch=ctx.target.max_batch,
+        signatures=tuple(g.signature for g in float_graphs.graphs),
+        variants=(),
+        files={},
+        target=ctx.target.name,
+        reason="",
+        score_name=metric.name,
+        higher_is_better=metric.higher_is_better,
+        reference_score=ctx.evaluation.reference_score,
+        trials=(),
+        choose_on=ctx.target.choose_on,
+        provenance={**float_graphs.provenance, **ctx.provenance},
+    )
+
+
+def _requires(method: str, target: Target) -> dict[str, str]:
+    """What a device must have beyond the backend: sums of INT8 products of full range saturate on x86 without VNNI, whatever they were made and scored on."""
+    return {"instructions": "vnni"} if method in FULL_RANGE and target.quantize.weight_bits == 8 else {}

@@ -1,0 +1,89 @@
+"""What graphs answer to the evaluation rows where this machine scores them, and whether that is inside the accuracy budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edgekit.machine.cpu import cpu_name, cpus
+from edgekit.samples import Samples
+from edgekit.search import stand_in
+from edgekit.search.checks import AS_WRITTEN, accuracy_backend
+from edgekit.search.context import BuildContext
+from edgekit.search.kept import StepCache, read_rows, write_rows
+from edgekit.search.stand_in import Outputs
+from edgekit.source import Source
+from edgekit.spec.digests import files_below, sha256
+from edgekit.spec.graph import GraphSet
+from edgekit.spec.protocols import Arrays
+
+
+def reference_outputs(cache: StepCache, model: Source, samples: Samples) -> list[Arrays]:
+    """What the torch model computes for the rows of a file."""
+    parts = {"step": "reference", "model": model.digest, "samples": samples.digest}
+    return cache.rows("torch reference", parts, lambda: model.outputs(model.encode(samples.inputs), cache.progress))
+
+
+def graph_outputs(ctx: BuildContext, graphs: GraphSet) -> Outputs:
+    """What graphs answer to the evaluation rows on the first of the target's backends that runs here, or the stand-in; there to long rows too."""
+    backend = accuracy_backend(graphs.graphs[0].method, ctx.target)
+    parts: dict[str, Any] = {
+        "step": "outputs",
+        "graphs": [sha256(graph.path) for graph in graphs.graphs],
+        "weights": [files_below(graph.path.parent / "weights") for graph in graphs.graphs],
+        "backend": list(backend),
+        "samples": ctx.evaluation.samples.digest,
+        "model": ctx.model_digest,
+        "cpu": cpu_name(),
+        "longest": stand_in.longest(ctx.target, graphs.graphs[0].signature, ctx.evaluation.task.max_size),
+    }
+
+    def make(folder: Path) -> Outputs:
+        outputs = run_graph(ctx, graphs)
+        write_rows(folder / "rows.npz", outputs.rows)
+        write_rows(folder / "long.npz", outputs.long)
+        return outputs
+
+    def read(folder: Path) -> Outputs:
+        return Outputs(read_rows(folder / "rows.npz"), read_rows(folder / "long.npz"))
+
+    return ctx.cache.get(f"{graphs.graphs[0].method} on the evaluation rows", parts, make, read)
+
+
+def run_graph(ctx: BuildContext, graphs: GraphSet) -> Outputs:
+    """The same, computed now: for graphs that are one try of many."""
+    task, method, target = ctx.evaluation.task, graphs.graphs[0].method, ctx.target
+    backend, device = accuracy_backend(method, target)
+    signatures = [graph.signature for graph in graphs.graphs]
+    paths = {graph.signature.name: graph.path for graph in graphs.graphs}
+    rows = [encoded.arrays for encoded in task.preprocess(list(ctx.evaluation.inputs))]
+    count = len(rows)
+    if device == AS_WRITTEN:
+        longest = stand_in.longest(target, signatures[0], task.max_size)
+        rows += stand_in.long_rows(task, ctx.evaluation.inputs, longest)
+    threads = target.threads if backend in target.backends and target.threads else cpus()
+    with stand_in.open_graphs(paths, signatures, graphs.loop, backend, device, ctx.cache.scratch, threads=threads) as runner:
+        outputs: list[Arrays] = []
+        for index, row in enumerate(rows):
+            outputs += runner.run([row], finite=False)
+            ctx.cache.progress(f"score {method}", index + 1, len(rows))
+    return Outputs(outputs[:count], outputs[count:])
+
+
+def accuracy_limit(ctx: BuildContext) -> float | None:
+    """Largest drop that candidates of this build may have; None for no limit, and where torch itself is under the floor."""
+    limit = ctx.largest_drop
+    return None if limit is None or limit < 0 else limit
+
+
+def keeps_accuracy(ctx: BuildContext, graphs: GraphSet) -> bool:
+    """Whether graphs are inside the accuracy budget and give numbers. Where torch itself is under the floor, no layer in float helps."""
+    limit = accuracy_limit(ctx)
+    if limit is None or graphs.graphs[0].method == "float32":
+        return True
+    return inside_budget(ctx, graph_outputs(ctx, graphs), limit)
+
+
+def inside_budget(ctx: BuildContext, outputs: Outputs, limit: float) -> bool:
+    """Whether outputs of graphs are numbers and inside the accuracy budget."""
+    return outputs.finite and ctx.evaluation.holds(outputs.rows, limit, ctx.target.budget.accuracy_drop, ctx.strict)
