@@ -27,7 +27,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-from edgekit.spec.text import capped
+MOST = 20_000
+"""Characters of a message; the rest is left out."""
 
 
 class EdgekitError(Exception):
@@ -37,7 +38,12 @@ class EdgekitError(Exception):
 
     def __init__(self, *arguments: object) -> None:
         """Takes a message; one that quotes something endless is cut."""
-        super().__init__(*(capped(argument) if isinstance(argument, str) else argument for argument in arguments))
+        super().__init__(*(_capped(argument) if isinstance(argument, str) else argument for argument in arguments))
+
+
+def _capped(text: str) -> str:
+    """At most :data:`MOST` characters, with how many were left out."""
+    return text if len(text) <= MOST else f"{text[:MOST]} ... ({len(text) - MOST} characters more)"
 
 
 class UsageError(EdgekitError):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import re
 
-MOST = 20_000
-"""Characters of a message; the rest is left out."""
-
 # Controls but line feed and tab (ANSI sequences begin with one), what formats invisibly (Unicode Cf: marks of direction among them) but the two
 # joiners, which scripts need, line and paragraph separators, and halves of surrogate pairs.
 _HIDDEN = re.compile(
@@ -26,11 +23,6 @@ def visible(text: str) -> str:
 def on_one_line(text: str) -> str:
     """As :func:`visible`, and line feeds and tabs too: a value that cannot look like a line of its own."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
-
-
-def capped(text: str) -> str:
-    """At most :data:`MOST` characters, with how many were left out."""
-    return text if len(text) <= MOST else f"{text[:MOST]} ... ({len(text) - MOST} characters more)"
 
 
 def _escape(match: re.Match[str]) -> str:

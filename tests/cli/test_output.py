@@ -11,7 +11,8 @@ from pathlib import Path
 import small
 
 from edgekit import EdgekitError, IntegrityError
-from edgekit.spec.text import MOST, on_one_line, visible
+from edgekit.spec.errors import MOST
+from edgekit.spec.text import on_one_line, visible
 
 OLD = Path(__file__).parents[1] / "data" / "format-1"
 HOSTILE = "a\x1b[2J\x1b]0;title\x07\x9b31m\u202eevil\u2066\x7f\r\b\u2028\ud800\U000e0041"
