@@ -40,6 +40,16 @@ def kl_divergence(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> flo
     return float(np.mean(means))
 
 
+def squared_error(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> float:
+    """Mean squared difference of all values, as a share of the reference's mean square: of a graph whose outputs no task reads."""
+    difference, size = 0.0, 0.0
+    for row, expected in zip(outputs, reference, strict=True):
+        for name, array in expected.items():
+            difference += float(((row[name].astype(np.float64) - array) ** 2).sum())
+            size += float((array.astype(np.float64) ** 2).sum())
+    return difference / size if size else difference
+
+
 def _log_softmax(x: np.ndarray) -> np.ndarray:
     x = x.astype(np.float64) - x.max(axis=-1, keepdims=True)
     return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
@@ -48,7 +58,14 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
 class Calibration:
     """Feeds of a graph, as its task prepares them."""
 
-    def __init__(self, batches: Batches, divergence: Divergence = kl_divergence, guard: Batches = (), split: Split | None = None) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        divergence: Divergence = kl_divergence,
+        guard: Batches = (),
+        split: Split | None = None,
+        graphs: Mapping[str, Calibration] | None = None,
+    ) -> None:
         """Keeps the feeds.
 
         Args:
@@ -56,12 +73,18 @@ class Calibration:
             divergence: what :meth:`damage` measures.
             guard: further feeds, of evaluation and of full-length rows, that no 16-bit type may overflow on; no INT8 range is taken from them.
             split: takes the outputs of a batch apart by row and cuts the padding off; by default rows keep it.
+            graphs: signature name to the calibration of its graph, where a model has several; by default this one is that of all.
         """
         self.batches, self.guard = batches, guard
         self.divergence = divergence
+        self._graphs = graphs or {}
         self._split = split or (lambda _, outputs: _rows_of(outputs))
         self._measured: dict[str, dict[str, Histogram]] = {}
         self._expected: dict[Path, list[list[Arrays]]] = {}
+
+    def of(self, signature: str) -> Calibration:
+        """The calibration of one graph."""
+        return self._graphs.get(signature, self)
 
     def guard_digest(self) -> str:
         """sha256 of the guard's feeds, in hex."""

@@ -65,7 +65,7 @@ def cast_graphs(
         tables = quantize_embeddings(model.graph, settings.embeddings)
         kept = {node for node in model.graph if node.op_type in _FULL_PRECISION or (node.name or "").rpartition("/")[0] in named}
         kept |= _not_representable(model.graph, low)
-        large = _with_large_values(model, calibration, limit, progress) if limit is not None else set()
+        large = _with_large_values(model, calibration.of(graph.signature.name), limit, progress) if limit is not None else set()
         lower(model.graph, low, kept | large)
         sweep(model)
         path = out / graph.path.name

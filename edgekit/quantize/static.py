@@ -68,7 +68,7 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
     made = []
     for graph in graphs.graphs:
         with tempfile.TemporaryDirectory() as scratch:
-            work = _Work(graph, calibration, settings, progress, Path(scratch))
+            work = _Work(graph, calibration.of(graph.signature.name), settings, progress, Path(scratch))
             alpha = settings.smooth if settings.smooth != "auto" else _best_smoothing(work)
             ranges = settings.ranges if settings.ranges != "auto" else _best_ranges(work, alpha)
             model = _quantized(work, alpha, ranges)

@@ -19,6 +19,7 @@ from edgekit.spec.manifest import Variant
 from edgekit.spec.protocols import Arrays, Task
 from edgekit.spec.rows import finite
 from edgekit.spec.target import Target
+from edgekit.spec.tensor import merged
 
 _AS_THEY_COME, _CLEAR = 8, 8
 _POOL = 54
@@ -45,7 +46,7 @@ def make(variants: Sequence[Variant], files: Mapping[str, Path], bundle: Bundle,
         BuildError: when an answer is not finite.
     """
     manifest = bundle.manifest
-    signature = manifest.signatures[0]
+    signature = merged(manifest.signatures)
     task: Task = tasks.get(manifest.task).load(bundle.path / "assets")
     modality = task.modality
     longest = stand_in.longest(target, signature, task.max_size)

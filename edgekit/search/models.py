@@ -11,11 +11,10 @@ import numpy as np
 from edgekit import backends, quantize, tasks
 from edgekit.bundle import assemble
 from edgekit.machine.cpu import cpus
-from edgekit.quantize._calibration import Calibration
-from edgekit.runtime import loops
+from edgekit.quantize._calibration import Calibration, squared_error
 from edgekit.runtime.loops import single
 from edgekit.search import stand_in
-from edgekit.search.checks import FULL_RANGE
+from edgekit.search.checks import FULL_RANGE, STAND_IN
 from edgekit.search.context import BuildContext, EvaluationSet
 from edgekit.search.graphs import export_model, quantize_graphs, revert_layers
 from edgekit.search.outputs import keeps_accuracy
@@ -81,31 +80,58 @@ def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
     signature = float_graphs.graphs[0].signature
     rows = [encoded.arrays for encoded in task.preprocess(ctx.calibration.inputs)]
     sizes = [task.modality.size(row) for row in rows]
-    feeds = calibration_feeds(float_graphs, rows)
-    guard: list[dict[str, np.ndarray]] = []
+    guard: list[Sequence[Arrays]] = []
     if any("float16" in quantize.get(method).PRECISIONS for method in ctx.target.methods):
-        evaluation_rows = [encoded.arrays for encoded in task.preprocess(list(ctx.evaluation.inputs))]
-        long = stand_in.long_rows(task, ctx.evaluation.inputs, stand_in.longest(ctx.target, signature, task.max_size))
-        guard = calibration_feeds(float_graphs, evaluation_rows) + calibration_feeds(float_graphs, long, rows_a_call=1)
+        guard += _in_calls([encoded.arrays for encoded in task.preprocess(list(ctx.evaluation.inputs))])
+        guard += [[row] for row in stand_in.long_rows(task, ctx.evaluation.inputs, stand_in.longest(ctx.target, signature, task.max_size))]
+    calibration = make_calibration(ctx, float_graphs, task, _in_calls(rows), guard)
+    evaluation, macs = ctx.evaluation.with_task(task), quantize.linear_macs(float_graphs)
+    return ModelEntry(name, float_graphs, evaluation, calibration, sizes, macs, _manifest_template(ctx, float_graphs))
+
+
+def _in_calls(rows: Sequence[Arrays]) -> list[Sequence[Arrays]]:
+    """A few rows each in the order of the file, so that short rows are padded as in use."""
+    return [rows[start : start + _CALIBRATION_BATCH] for start in range(0, len(rows), _CALIBRATION_BATCH)]
+
+
+def make_calibration(
+    ctx: BuildContext, float_graphs: GraphSet, task: Task, calls: Sequence[Sequence[Arrays]], guard: Sequence[Sequence[Arrays]]
+) -> Calibration:
+    """Feeds of every graph, as the loop brings them about; of one graph its outputs are judged by the task, of several each by its own outputs.
+
+    Args:
+        ctx: the build.
+        float_graphs: graphs of the export, which are run where feeds of one are outputs of another.
+        task: of the model.
+        calls: calibration rows of each call.
+        guard: rows of each call that no 16-bit type may overflow on.
+    """
+    signatures = [graph.signature for graph in float_graphs.graphs]
+    feeds, guarded = _record(ctx, float_graphs, calls), _record(ctx, float_graphs, guard)
+    first = signatures[0].name
+    if len(signatures) > 1:
+        each = {s.name: Calibration(feeds[s.name], squared_error, guarded[s.name]) for s in signatures}
+        return Calibration(feeds[first], squared_error, guarded[first], graphs=each)
 
     def divergence(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> float:
         return float(task.divergence(outputs, reference).mean())
 
     def split(batch: int, outputs: Mapping[str, np.ndarray]) -> list[Arrays]:
-        start = batch * _CALIBRATION_BATCH
-        return single.split(signature, rows[start : start + _CALIBRATION_BATCH], outputs)
+        return single.split(signatures[0], calls[batch], outputs)
 
-    calibration = Calibration(feeds, divergence, guard, split)
-    evaluation = ctx.evaluation.with_task(task)
-    return ModelEntry(name, float_graphs, evaluation, calibration, sizes, quantize.linear_macs(float_graphs), _manifest_template(ctx, float_graphs))
+    return Calibration(feeds[first], divergence, guarded[first], split)
 
 
-def calibration_feeds(graphs: GraphSet, rows: Sequence[Arrays], rows_a_call: int = _CALIBRATION_BATCH) -> list[dict[str, np.ndarray]]:
-    """Feeds of the first graph, a few rows each in the order of the file, so that short rows are padded as in use."""
-    loop, signature = loops.get(graphs.loop), graphs.graphs[0].signature
-    signatures = {graph.signature.name: graph.signature for graph in graphs.graphs}
-    starts = range(0, len(rows), rows_a_call)
-    return [feeds for start in starts for feeds in loop.record({}, signatures, rows[start : start + rows_a_call])[signature.name]]
+def _record(ctx: BuildContext, float_graphs: GraphSet, calls: Sequence[Sequence[Arrays]]) -> dict[str, list[dict[str, np.ndarray]]]:
+    """Signature name to the feeds of its graph."""
+    signatures = [graph.signature for graph in float_graphs.graphs]
+    paths = {graph.signature.name: graph.path for graph in float_graphs.graphs}
+    feeds: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in paths}
+    with stand_in.open_graphs(paths, signatures, float_graphs.loop, STAND_IN, "cpu", ctx.cache.scratch, threads=cpus()) as runner:
+        for rows in calls:
+            for name, batches in runner.record(rows).items():
+                feeds[name] += batches
+    return feeds
 
 
 def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> MethodCandidates:
