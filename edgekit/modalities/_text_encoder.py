@@ -20,14 +20,6 @@ _AT_ONCE = 2**20  # characters that are encoded in one go: what the tokenizers l
 _PROBE = "a b c d e f g h"
 
 
-class Tokens(Encoded):
-    """To be removed: an encoded text that has a length."""
-
-    def __len__(self) -> int:
-        """Number of tokens."""
-        return len(next(iter(self.arrays.values())))
-
-
 class TextEncoder:
     """Encodes texts exactly as the Hugging Face tokenizer that wrote ``tokenizer.json``. Safe to use from threads."""
 
@@ -88,7 +80,7 @@ class TextEncoder:
         """
         self.limit = Limit(CHARACTERS_A_TOKEN * self._max_length if characters is None else characters, truncate)
 
-    def __call__(self, texts: list[Text]) -> list[Tokens]:
+    def __call__(self, texts: list[Text]) -> list[Encoded]:
         """Encodes each text or pair.
 
         Raises:
@@ -112,7 +104,7 @@ class TextEncoder:
         """The tokenizer as a ``tokenizer.json`` has it."""
         return self._tokenizer.to_str()
 
-    def _encode(self, part: list[tuple[Text, bool]]) -> list[Tokens]:
+    def _encode(self, part: list[tuple[Text, bool]]) -> list[Encoded]:
         encodings = self._tokenizer.encode_batch([text for text, _ in part])
         return [self._tokens(encoding, cut) for encoding, (_, cut) in zip(encodings, part, strict=True)]
 
@@ -125,10 +117,10 @@ class TextEncoder:
         first, second = (self._fitter.fit(part, self.limit, f"{place} ({name} of the pair)") for part, name in zip(text, ("first", "second"), strict=True))
         return (first[0], second[0]), first[1] or second[1]
 
-    def _tokens(self, encoding: Encoding, cut: bool) -> Tokens:
+    def _tokens(self, encoding: Encoding, cut: bool) -> Encoded:
         columns = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
         arrays = {name: np.array(columns[name], np.int64) for name in self._inputs}
-        return Tokens(arrays, cut or bool(encoding.overflowing))
+        return Encoded(arrays, cut or bool(encoding.overflowing))
 
 
 def check_ids(arrays: Mapping[str, np.ndarray], tables: Mapping[str, int], index: int | None) -> None:

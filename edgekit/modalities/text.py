@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.modalities import _text_perturbations
-from edgekit.modalities._text_encoder import Text, TextEncoder, Tokens, check_ids
+from edgekit.modalities._text_encoder import Text, TextEncoder, check_ids
 from edgekit.modalities._text_generated import fuzz_texts, short_texts
 from edgekit.modalities._text_units import erased, mask_token, words
 from edgekit.modalities.limits import Limit, check_rows
@@ -162,4 +162,4 @@ class TextModality:
 UNBOUND = TextModality()
 """The modality without a model: it reads, identifies, disturbs and quotes."""
 
-__all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "Tokens", "check_ids", "erased", "fuzz_texts", "mask_token", "words"]
+__all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "check_ids", "erased", "fuzz_texts", "mask_token", "words"]

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from edgekit.modalities.text import Text, TextEncoder, TextModality, check_ids
 from edgekit.spec.content import Content
@@ -17,12 +16,12 @@ from edgekit.spec.errors import IntegrityError, UsageError, near
 from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.protocols import Arrays, Encoded
 from edgekit.spec.tensor import Signature
-from edgekit.tasks._heads import Classification, Head, MultiLabel, Regression, SingleLabel
-from edgekit.tasks._old import Old as _Old
+from edgekit.tasks._heads import HEADS, Classification, Head, MultiLabel, Regression, SingleLabel
+
+__all__ = ["LOOP", "MODALITY", "Classification", "Settings", "Text", "TextClassification", "bound", "load", "save"]
 
 LOOP = "single"
 MODALITY = "text"
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 _LONGEST = 2**20
 
 
@@ -31,7 +30,7 @@ class Settings:
     """What the task must know of a model: ``assets/task.json``.
 
     Attributes:
-        problem_type: one of ``PROBLEM_TYPES``.
+        problem_type: what the outputs mean, as in Transformers.
         labels: names in the order of the logits.
         max_length: tokens of the longest row that the model takes.
         inputs: graph inputs that the tokenizer fills.
@@ -59,9 +58,9 @@ class Settings:
         Raises:
             UsageError: for an unknown problem type, no label, or a label that is there twice.
         """
-        if self.problem_type not in PROBLEM_TYPES:
+        if self.problem_type not in HEADS:
             raise UsageError(
-                f"Unknown problem type '{self.problem_type}'.{near(self.problem_type, PROBLEM_TYPES)} Expected one of: {', '.join(PROBLEM_TYPES)}."
+                f"Unknown problem type '{self.problem_type}'.{near(self.problem_type, HEADS)} Expected one of: {', '.join(HEADS)}."
             )
         if not self.labels or len(set(self.labels)) != len(self.labels):
             raise UsageError(f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.")
@@ -71,15 +70,11 @@ class Settings:
             raise UsageError(f"truncation_side is '{self.truncation_side}', expected 'right' or 'left'. Correct it in the tokenizer's config.")
 
 
-class TextClassification(_Old, Head):
+class TextClassification(Head):
     """A text or a pair of texts in; the classes below, one a head, say what comes out."""
 
     settings: Settings
     modality: TextModality
-
-    def __new__(cls, settings: Settings, encode: TextEncoder | None) -> Any:
-        """To be removed: :func:`bound` makes the class of the head."""
-        return object.__new__(_HEADS[settings.problem_type])
 
     def __init__(self, settings: Settings, encode: TextEncoder | None) -> None:
         """Binds settings to an encoder; :func:`load` makes both of a bundle's assets."""
@@ -150,12 +145,12 @@ class TextRegression(TextClassification, Regression):
     """One or more numbers a text."""
 
 
-_HEADS = {"single_label_classification": TextSingleLabel, "multi_label_classification": TextMultiLabel, "regression": TextRegression}
+_CLASSES: tuple[type[TextSingleLabel | TextMultiLabel | TextRegression], ...] = (TextSingleLabel, TextMultiLabel, TextRegression)
 
 
 def bound(settings: Settings, encode: TextEncoder | None) -> TextSingleLabel | TextMultiLabel | TextRegression:
     """The task of a model: settings, and its tokenizer; without one it scores outputs and encodes nothing."""
-    return _HEADS[settings.problem_type](settings, encode)
+    return next(c for c in _CLASSES if issubclass(c, HEADS[settings.problem_type]))(settings, encode)
 
 
 def load(assets: Content) -> TextSingleLabel | TextMultiLabel | TextRegression:
@@ -181,6 +176,3 @@ def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
     assets.mkdir(parents=True, exist_ok=True)
     (assets / "tokenizer.json").write_text(tokenizer_json, "utf-8")
     (assets / "task.json").write_text(to_json(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
-
-
-__all__ = ["LOOP", "MODALITY", "PROBLEM_TYPES", "Classification", "Settings", "Text", "TextClassification", "bound", "load", "save"]
