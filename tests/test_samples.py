@@ -61,7 +61,7 @@ def test_jsonl_exactly(tmp_path):
     file = jsonl(tmp_path, *({"text": t, "label": i} for i, t in enumerate(ODD_TEXTS)))
     found = read(file)
     assert [r.input for r in found.rows] == ODD_TEXTS
-    assert found.labels() == list(range(len(ODD_TEXTS)))
+    assert [row.label for row in found.rows] == list(range(len(ODD_TEXTS)))
     assert (found.where, len(found)) == (str(file), len(ODD_TEXTS))
 
 
@@ -126,15 +126,15 @@ def test_one_column_may_play_two_roles(tmp_path):
 
 @pytest.mark.parametrize("label", [0, 1.5, True, "a|b", ["a", "b"], [0.1, 0.2]])
 def test_labels_keep_their_type(tmp_path, label):
-    assert read(jsonl(tmp_path, {"text": "a", "label": label})).labels() == [label]
+    assert [row.label for row in read(jsonl(tmp_path, {"text": "a", "label": label})).rows] == [label]
 
 
 def test_a_row_without_label_is_named(tmp_path):
     found = read(jsonl(tmp_path, {"text": "a", "label": 1}, {"text": "b", "label": None}))
     with pytest.raises(SamplesError, match="row 2 has no label"):
-        found.labels()
+        bound(ONE, None).parse_truth(found.rows, found.where)
     with pytest.raises(SamplesError, match=r"row 1 has no label.*--columns label=NAME"):
-        read(jsonl(tmp_path, {"text": "a"})).labels()
+        read(jsonl(tmp_path, {"text": "a"})).evaluation(bound(ONE, None))
 
 
 # ---- what is refused

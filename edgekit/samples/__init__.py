@@ -20,11 +20,8 @@ from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.paths import takes_paths
-from edgekit.spec.protocols import Input, Modality, Task, Truth
+from edgekit.spec.protocols import Input, Modality, Task
 from edgekit.spec.target import read_toml
-from edgekit.tasks._labels import flag, match_columns, of_rows
-from edgekit.tasks._labels import parse as parse_labels
-from edgekit.tasks.text_classification import Settings
 
 LABEL = "label"
 """Role of the column of the right answers; the other roles are the modality's."""
@@ -101,53 +98,6 @@ class Samples:
         truth = task.parse_truth(self.rows, self.where)
         task.modality.check(self.inputs, self.where)
         return Evaluation(task, self.inputs, truth.values, notes=truth.notes)
-
-    def labels(self) -> list[object]:
-        """The label column.
-
-        Raises:
-            SamplesError: when a row has none.
-        """
-        for index, row in enumerate(self.rows):
-            if row.label is None:
-                raise SamplesError(f"{self.where}, row {index + 1} has no label, which scoring needs. Name the column: --columns label=NAME.")
-        return [row.label for row in self.rows]
-
-    def check_labelled(self) -> None:
-        """Refuses rows that no head could be scored on, before the model is known.
-
-        Raises:
-            SamplesError: when a row has no label, unless the rows of a multi-label head may be like that: empty cells beside others that are
-                not, or columns of 0 and 1.
-        """
-        known = any(row.label is not None for row in self.rows)
-        by_column = not known and any(all(flag(row.others.get(name)) is not None for row in self.rows) for name in self.rows[0].others)
-        if not by_column and not (known and all(row.empty for row in self.rows if row.label is None)):
-            self.labels()
-
-    def by_column(self, settings: Settings) -> bool:
-        """Whether the labels are in a column for each, in place of one column.
-
-        Args:
-            settings: of the model's task.
-        """
-        if any(row.label is not None or row.empty for row in self.rows) or len(settings.labels) < 2:
-            return False
-        return len(match_columns(settings.labels, self.rows[0].others)) == len(settings.labels)
-
-    def truth(self, settings: Settings) -> Truth:
-        """The labels, as the task of a model reads them.
-
-        They are in the label's column, or, of a head with several labels, in a column for each that bears its name.
-
-        Args:
-            settings: of the model's task.
-
-        Raises:
-            SamplesError: when a row has no label or one that the model does not know, or two columns contradict each other.
-        """
-        values = of_rows(settings.problem_type, settings.labels, self.rows, self.where)
-        return parse_labels(settings.problem_type, settings.labels, values, self.where)
 
     def take(self, count: int, seed: int) -> Samples:
         """Chooses ``count`` rows at random, in the order of the file; all of them where there are no more.

@@ -15,7 +15,7 @@ from edgekit import samples
 from edgekit.report import check as verbs
 from edgekit.spec.errors import ReferenceDoubtError, SamplesError
 from edgekit.spec.gates import OFF, AccuracyGates, Gates
-from edgekit.tasks.text_classification import Settings
+from edgekit.tasks.text_classification import Settings, bound
 
 CASES = small.ROOT.parent / "shared" / "cases"
 ANSWERS = Gates(OFF.latency, AccuracyGates(), OFF.footprint)
@@ -103,12 +103,12 @@ def case(tmp_path_factory):
 
 def test_case_tables(case):
     folder = case("tables")
-    labels = Settings("single_label_classification", ("bad", "good"), 64, ("input_ids",))
+    task = bound(Settings("single_label_classification", ("bad", "good"), 64, ("input_ids",)), None)
     right = samples.read(folder / "dev.jsonl")
     for name in ("dev.csv", "pandas.tsv", "semicolon.csv", "array.json"):
         found = samples.read(folder / name)
         assert [row.text for row in found.rows] == [row.text for row in right.rows], name
-        assert found.truth(labels).values.tolist() == right.truth(labels).values.tolist(), name
+        assert task.parse_truth(found.rows, name).values.tolist() == task.parse_truth(right.rows, "dev.jsonl").values.tolist(), name
     broken = samples.read(folder / "breaks.tsv")
     assert [row.text.replace(",\n", ", ") for row in broken.rows] == [row.text for row in right.rows]
     for name, said in (("twice-text.csv", "'text' 2 times"), ("short.csv", "line 52 has fewer cells")):
@@ -118,10 +118,15 @@ def test_case_tables(case):
 
 def test_case_multi(case):
     folder = case("multi")
-    labels = Settings("multi_label_classification", ("toxic", "threat"), 64, ("input_ids",))
-    right = samples.read(folder / "dev.jsonl").truth(labels).values.tolist()
+    task = bound(Settings("multi_label_classification", ("toxic", "threat"), 64, ("input_ids",)), None)
+
+    def truth(file):
+        rows = samples.read(file)
+        return task.parse_truth(rows.rows, rows.where).values.tolist()
+
+    right = truth(folder / "dev.jsonl")
     for name in ("onehot.csv", "names.csv", "flags.csv"):
-        assert samples.read(folder / name).truth(labels).values.tolist() == right, name
+        assert truth(folder / name) == right, name
 
 
 def test_case_regression(case, tmp_path):
