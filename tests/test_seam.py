@@ -19,7 +19,6 @@ KNOWS = re.compile("|".join([*_NAMES, "SequenceClassification", "problem.?type",
 
 LEFT: set[str] = {
     "report/companions.py",
-    "samples/__init__.py",
     "samples/evaluation.py",
     "source/__init__.py",
     "timing/worker.py",
