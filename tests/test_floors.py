@@ -214,7 +214,6 @@ LONG: set[str] = {
     "backends/_trt_build.py: _build",
     "cli/bench.py: command",
     "cli/deploy.py: command",
-    "cli/report.py: command",
     "cli/run.py: command",
     "compress/_student.py: _lesson",
     "compress/_train.py: _step",

@@ -12,6 +12,9 @@ from typing import Any
 
 from edgekit.cli import _stop
 
+_RENAMED = {"slice": "prune", "trim": "trim-vocab", "report": "eval -o FOLDER"}
+"""Verbs of earlier releases, and what they are called now."""
+
 _NO_CLICK = "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
 
 
@@ -28,21 +31,23 @@ def main() -> None:
     from edgekit.spec.paths import typed
 
     _stop.install()
-    made, judged = ("build", "distill", "slice", "trim"), ("report", "compare", "baseline", "check")
-    used = ("run", "eval", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen")
+    made, judged = ("build", "distill", "prune", "trim-vocab"), ("eval", "compare", "baseline", "check")
+    used = ("run", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen")
     order = (*made, *judged, *used, "cache", "targets", "doctor")
 
     class Verbs(click.Group):
         """Lists the files of this folder and imports one only when it is asked for."""
 
         def list_commands(self, context: click.Context) -> list[str]:
-            found = [m.name.rstrip("_") for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
+            found = [_verb(m.name) for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
             return sorted(found, key=lambda n: order.index(n) if n in order else len(order))
 
         def get_command(self, context: click.Context, name: str) -> click.Command | None:
+            if name in _RENAMED:
+                raise click.UsageError(f"'edgekit {name}' is now 'edgekit {_RENAMED[name]}'.", context)
             if name not in self.list_commands(context):
                 return None
-            module = next(m.name for m in pkgutil.iter_modules(__path__) if m.name.rstrip("_") == name)
+            module = next(m.name for m in pkgutil.iter_modules(__path__) if _verb(m.name) == name)
             command: click.Command | None = getattr(importlib.import_module(f"{__name__}.{module}"), "command", None)
             if command is not None:
                 check_once(command)
@@ -77,6 +82,11 @@ def main() -> None:
         """
 
     edgekit(prog_name="edgekit")  # also where it was started as a module
+
+
+def _verb(module: str) -> str:
+    """Name of a verb by its file: ``eval_`` is ``eval``, ``trim_vocab`` is ``trim-vocab``."""
+    return module.rstrip("_").replace("_", "-")
 
 
 def _version() -> str:

@@ -50,11 +50,11 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     type=Pairs(),
     multiple=True,
     metavar="KEY=VALUE,...",
-    help="A smaller model that competes: layers=3, speedup=1.5, or both (see: edgekit distill, edgekit slice). Repeatable.",
+    help="A smaller model that competes: layers=3, speedup=1.5, or both (see: edgekit distill, edgekit prune). Repeatable.",
 )
 @click.option("--distill-samples", multiple=True, metavar="FILE", help="What students are trained on. Repeatable. [default: all rows of --samples]")
 @click.option(
-    "--vocabulary", default=None, metavar="samples|FILE", help="Leave only the tokens of the samples, or those of a list (see: edgekit trim), in the model."
+    "--vocabulary", default=None, metavar="samples|FILE", help="Leave only the tokens of the samples, or those of a list (edgekit trim-vocab), in the model."
 )
 @_options_of_heads
 @click.option("--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples.")

@@ -32,7 +32,7 @@ from edgekit.cli._options import (
 def command(before, after, samples, out, gates, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Compare the bundle B with A, row by row and by the clock.
 
-    A is a bundle (both run in turns on this machine), a JSON file of 'edgekit report' or 'edgekit baseline', a file with a
+    A is a bundle (both run in turns on this machine), a JSON file of 'edgekit eval -o' or 'edgekit baseline', a file with a
     teacher's outputs (.npz with an array for each output, .jsonl with {"OUTPUT": [...]} a line, .npy of a model with one output),
     or the teacher itself, a Hugging Face folder (needs torch). Beside what 'edgekit check' judges, attributions and disturbed
     inputs are compared on both sides.

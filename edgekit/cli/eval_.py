@@ -2,34 +2,95 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from edgekit.cli._options import columns_option, keys_option, threads_option, trust_of
+from edgekit.cli._options import (
+    columns_option,
+    given,
+    include_text_option,
+    keys_option,
+    max_time_option,
+    seed_option,
+    slices_option,
+    threads_option,
+    trust_of,
+)
 from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
+
+_SCENARIOS = ("SingleStream", "Offline", "Server")
 
 
 @click.command(name="eval")
 @click.argument("bundle")
 @click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
+@click.option("-o", "--out", default=None, metavar="FOLDER", help="Measure everything, and write report.html, .json, .md, junit.xml and history.json here.")
+@click.option("--json", "file", default=None, metavar="FILE", help="Without -o: also write the numbers as JSON ('-': only them, to standard output).")
 @columns_option
-@click.option("--json", "file", default=None, metavar="FILE", help="Also write the numbers as JSON ('-': only them, to standard output).")
+@slices_option
+@click.option(
+    "--teacher", default=None, metavar="FILE|MODEL", help="Also compare with these outputs (.npy, .npz, .jsonl), or this Hugging Face folder (needs torch)."
+)
+@click.option(
+    "--scenario", "scenarios", multiple=True, type=click.Choice(_SCENARIOS), help="MLPerf's name of how texts arrive. Repeatable. [default: all three]"
+)
+@click.option(
+    "--server-bound", type=click.FloatRange(min=0, min_open=True), default=None, metavar="MS", help="Of the Server scenario: 99 % of answers within it."
+)
+@click.option("--gates", default=None, metavar="FILE", help="TOML with limits of the bundle, and margins over the teacher. [default: none]")
+@include_text_option
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
 @threads_option
 @keys_option
-def command(bundle, samples, columns, file, backend, threads, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Score BUNDLE on samples, with latency (one stream, batch 1, text to label) and memory."""
+@max_time_option
+@seed_option
+def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+    """Score BUNDLE on samples, with latency (one stream, batch 1, text to label) and memory.
+
+    With -o everything is measured: accuracy by row and slice, latency, cold start, memory, scenarios, robustness. One HTML file for people,
+    JSON and JUnit for machines, Markdown for a pull request. Nothing is gated unless --gates says so: its budget is held against BUNDLE, its
+    margins against what --teacher gives. Exit codes are then those of 'edgekit check'.
+    """
+    if out is not None:
+        if file is not None:
+            raise click.UsageError("--json is of an evaluation without -o, which writes report.json. Leave one of them out.")
+        _report(bundle, samples, out, keys=keys, **options)
+        return
+    run = {name: options.pop(name) for name in ("columns", "backend", "threads")}
+    if of_a_report := list(given(**options)):
+        option = next(p for p in command.params if p.name == of_a_report[0])
+        raise click.UsageError(f"{max(option.opts, key=len)} is of a report. Add -o FOLDER, or leave it out.")
     from edgekit.cli._progress import bars
-    from edgekit.report.evaluate import evaluate
+    from edgekit.report.evaluate import evaluate, write_text
 
     with bars() as progress:
-        result = evaluate(bundle, samples, columns=columns, backend=backend, threads=threads, trust=trust_of(keys), progress=progress)
+        result = evaluate(bundle, samples, trust=trust_of(keys), progress=progress, **run)
     text = to_json(result.record(), indent=2)
     if file == "-":
         echo(text)
         return
     echo(result.text())
     if file:
-        from edgekit.report.evaluate import write_text
-
         write_text(file, text + "\n")
+
+
+def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
+    """Measures everything and writes the report."""
+    server_bound, scenarios = options.pop("server_bound"), options.pop("scenarios")
+    teacher, gates, keys = options.pop("teacher"), options.pop("gates"), options.pop("keys")
+    if server_bound is not None and scenarios and "Server" not in scenarios:
+        raise click.UsageError("--server-bound is of the Server scenario, which was not asked for. Add --scenario Server, or leave it out.")
+    from edgekit.cli import _reference, _verdict
+    from edgekit.cli._progress import bars
+    from edgekit.report import check
+    from edgekit.spec import gates as gate_files
+
+    _verdict.check_ready(out)
+    held = None if gates is None else gate_files.read(gates)
+    reference = None if teacher is None else _reference.reference(teacher, bundle)
+    said = given(scenarios=scenarios, server_bound_ms=server_bound, gates=held, reference=reference, trust=trust_of(keys), **options)
+    with bars() as progress:
+        report = check.report(bundle, samples, progress=progress, **said)
+    click.get_current_context().exit(_verdict.finish(report, out))

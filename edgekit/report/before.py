@@ -105,7 +105,7 @@ def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known
         return _taught(side, given, predictions.read_outputs(path, len(given), side.outputs), path.stem)
     what = "is none of these" if path.exists() else "does not exist"
     raise UsageError(
-        f"{path} {what}: expected a bundle's folder, a report of 'edgekit baseline' or 'edgekit report' (.json), "
+        f"{path} {what}: expected a bundle's folder, a report of 'edgekit baseline' or 'edgekit eval -o' (.json), "
         f"or a teacher's outputs ({', '.join(predictions.FILE_TYPES)})."
     )
 

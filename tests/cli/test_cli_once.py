@@ -25,3 +25,10 @@ def test_options_of_several_values_and_flags_may_be_repeated(edgekit, tmp_path):
     said = edgekit("build", str(tmp_path / "none"), *arguments)
     assert "times" not in said.err
     assert said.code == 2, "the model does not exist"
+
+
+@pytest.mark.parametrize(("old", "new"), [("slice", "prune"), ("trim", "trim-vocab"), ("report", "eval -o FOLDER")])
+def test_a_verb_of_an_earlier_release_says_its_new_name(edgekit, old, new):
+    said = edgekit(old, "model", "--samples", "x")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.splitlines()[-1] == f"Error: 'edgekit {old}' is now 'edgekit {new}'."

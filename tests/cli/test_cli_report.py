@@ -1,4 +1,4 @@
-"""``edgekit report``, ``compare``, ``baseline``, ``check``: what they ask, say and write, and their exit codes."""
+"""``edgekit eval -o``, ``compare``, ``baseline``, ``check``: what they ask, say and write, and their exit codes."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_noise_alone(edgekit, place):
 def test_a_report_with_its_teacher(edgekit, place, tiny_model, tiny_samples, tmp_path):
     few = small.write_jsonl(tmp_path / "few.jsonl", tiny_samples.rows[:20])
     options = ("--scenario", "SingleStream", "--max-time", "1", "--teacher", tiny_model)
-    result = edgekit("report", place.good, "--samples", few, "-o", tmp_path / "r", *options)
+    result = edgekit("eval", place.good, "--samples", few, "-o", tmp_path / "r", *options)
     assert (result.code, result.err) == (0, "")
     found = files.read(tmp_path / "r/report.json")
     assert [s.name for s in found.subjects[-1].scenarios] == ["SingleStream"]
@@ -101,10 +101,11 @@ def test_what_is_missing_or_does_nothing(edgekit, place, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     b, s = place.baseline, place.dev
     cases = [
-        (("report", place.good, "--samples", s), "'-o'"),
-        (("report", place.good, "-o", "r"), "'--samples'"),
-        (("report", place.good, "--samples", s, "-o", "r", "--scenario", "Offlin"), "Offline"),
-        (("report", place.good, "--samples", s, "-o", "r", "--scenario", "Offline", "--server-bound", "5"), "Add --scenario Server"),
+        (("eval", place.good, "--samples", s, "--teacher", "t.npy"), "--teacher is of a report. Add -o FOLDER"),
+        (("eval", place.good, "--samples", s, "-o", "r", "--json", "-"), "--json is of an evaluation without -o"),
+        (("eval", place.good, "-o", "r"), "'--samples'"),
+        (("eval", place.good, "--samples", s, "-o", "r", "--scenario", "Offlin"), "Offline"),
+        (("eval", place.good, "--samples", s, "-o", "r", "--scenario", "Offline", "--server-bound", "5"), "Add --scenario Server"),
         (("compare", place.good, "--samples", s), "'B'"),
         (("check", place.good, "--samples", s), "Missing option '--baseline'"),
         (("check", place.good, "--baseline", b), "Missing option '--samples'"),
@@ -135,7 +136,7 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(edge
     (tmp_path / "folder.json").mkdir()
     rest = ("--samples", place.dev)
     for arguments in (
-        ("report", place.good, *rest, "-o", tmp_path / "file"),
+        ("eval", place.good, *rest, "-o", tmp_path / "file"),
         ("compare", place.good, place.good, *rest, "-o", tmp_path / "file"),
         ("check", place.good, "--baseline", place.baseline, *rest, "-o", tmp_path / "file/below"),
         ("baseline", place.good, *rest, "-o", tmp_path / "folder.json"),
@@ -248,7 +249,7 @@ def test_every_option_reaches_the_report_code(edgekit, place, tmp_path, asked):
     shared = {"columns": {"text": "text"}, "seed": 7}
     both = {**shared, "slices": ("a", "b"), "gates": gates, "include_text": True, "max_time": 3.5}
     scenarios = ("--scenario", "Server", "--scenario", "Offline", "--server-bound", "20", "--teacher", "t.npy", "--backend", "openvino", "--threads", "1")
-    edgekit("report", place.good, *common, *more, *scenarios, "-o", tmp_path / "r")
+    edgekit("eval", place.good, *common, *more, *scenarios, "-o", tmp_path / "r")
     edgekit("compare", place.baseline, place.good, *common, *more)
     edgekit("baseline", place.good, *common, "-o", tmp_path / "b.json", "--backend", "openvino", "--threads", "1", "--append")
     edgekit("check", place.good, "--baseline", place.baseline, *common, *more, "--self-check")

@@ -90,7 +90,7 @@ def test_what_is_refused(tiny_model, tiny_samples, tmp_path, monkeypatch):
 
 
 def test_the_command_line(tiny_model, tiny_samples, tmp_path):
-    done = small.edgekit("trim", tiny_model, "--samples", tiny_samples.train, "--eval", tiny_samples.dev, "-o", tmp_path / "out")
+    done = small.edgekit("trim-vocab", tiny_model, "--samples", tiny_samples.train, "--eval", tiny_samples.dev, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr.decode()
     said = done.stdout.decode()
     assert said.startswith("Vocabulary ")

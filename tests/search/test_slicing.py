@@ -33,7 +33,7 @@ def wide(tmp_path_factory):
 
 def test_the_verb(wide, tmp_path):
     options = ["--speedup", "1.5", "--target", wide.target, "--samples", wide.train, "--eval", wide.dev, "-o", tmp_path / "out", "--no-recover"]
-    done = small.edgekit("slice", wide.model, *options, timeout=600)
+    done = small.edgekit("prune", wide.model, *options, timeout=600)
     assert done.returncode == 0, done.stderr.decode()
     lines = done.stdout.decode().splitlines()
     assert lines[0].split() == ["layer", "heads", "neurons"]

@@ -1,4 +1,4 @@
-"""``edgekit trim``."""
+"""``edgekit trim-vocab``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgekit.cli._options import columns_option
 from edgekit.cli._output import echo
 
 
-@click.command(name="trim")
+@click.command(name="trim-vocab")
 @click.argument("model")
 @click.option("--samples", multiple=True, metavar="FILE", help="Texts like all that the model will see; labels are not needed. Repeatable.")
 @click.option("--tokens", default=None, metavar="FILE", help="Tokens that stay, one on each line, beside those of the samples or in their place.")

@@ -1,4 +1,4 @@
-"""``edgekit slice``."""
+"""``edgekit prune``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from edgekit.cli._options import columns_option
 from edgekit.cli._output import echo
 
 
-@click.command(name="slice")
+@click.command(name="prune")
 @click.argument("model")
 @click.option("--speedup", type=float, required=True, help="How many times as fast, e.g. 1.25: text to label on the target.")
 @click.option("--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file.")
 @click.option("--samples", required=True, multiple=True, metavar="FILE", help="What is looked at and trained on; rows without a label too. Repeatable.")
 @click.option("--eval", "evaluation", required=True, metavar="FILE", help="Rows with labels: texts that are timed, and by which the best epoch is chosen.")
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="The sliced model, a Hugging Face folder; appears whole or not at all.")
+@click.option("-o", "--out", required=True, metavar="FOLDER", help="The pruned model, a Hugging Face folder; appears whole or not at all.")
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
 @click.option("--recover/--no-recover", default=True, show_default=True, help="Win accuracy back by distillation from the model as it was.")
@@ -27,7 +27,7 @@ def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  
     """Cut attention heads and feed-forward neurons out of MODEL, a local Hugging Face folder or a hub id.
 
     What goes is what matters least for the time that it takes, which is measured on the target's backend. The layers are
-    really smaller, so the folder is read by EdgeKit (build, distill, trim), and not by Transformers.
+    really smaller, so the folder is read by EdgeKit (build, distill, trim-vocab), and not by Transformers.
     """
     from edgekit.cli._progress import bars
 
