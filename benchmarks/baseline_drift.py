@@ -89,7 +89,7 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> None:
     """Adds the sessions that are not yet there to the records, one after the other."""
-    texts = [row.inputs for row in read(options.samples).rows]
+    texts = read(options.samples).inputs
     with tempfile.TemporaryDirectory() as folder:
         bundles = {"A": options.bundle, "B": renamed(options.bundle, Path(folder, "B"))}
         record = begin(options, bundles, texts, Path(folder))

@@ -98,7 +98,7 @@ def main() -> None:
 
 def compare(options: argparse.Namespace, share: float, seed: int) -> dict[str, Any]:
     """One live comparison."""
-    side, texts = opened(options.bundle), [row.inputs for row in read(options.samples).rows]
+    side, texts = opened(options.bundle), read(options.samples).inputs
 
     class Slower(Worker):
         CHILD = SLOW.format(share=share / options.effect)

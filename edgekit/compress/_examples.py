@@ -53,7 +53,7 @@ class Examples:
 
 def inputs(samples: Samples) -> list[Input]:
     """The inputs of a sample set."""
-    return [row.inputs for row in samples.rows]
+    return samples.inputs
 
 
 def batches(chosen: np.ndarray, sizes: np.ndarray, batch: int, seed: int) -> list[list[int]]:

@@ -100,8 +100,8 @@ def trim(
     _check_tokenizer(origin)
     roles = {role: name for role, name in (columns or {}).items() if role != "label"}
     paths = [samples] if isinstance(samples, (str, os.PathLike)) else list(samples)
-    texts = [row.inputs for path in paths for row in samples_module.read(Path(path), roles).rows]
-    others = None if eval is None else [row.inputs for row in samples_module.read(Path(eval), roles).rows]
+    texts = [text for path in paths for text in samples_module.read(Path(path), roles).inputs]
+    others = None if eval is None else samples_module.read(Path(eval), roles).inputs
     listed = None if tokens is None else read_tokens(Path(tokens))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         made = trimmed(origin, texts, listed, others, Path(scratch) / "model", progress)

@@ -136,15 +136,9 @@ def of_rows(
     Returns:
         The errors, and the label whose recall surely fell by more than the limit allows, in words.
     """
-    reference, candidate = rows_of(reference), rows_of(candidate)
     found = None if limit is None else lost(recalls(task, reference, candidate, truth, min(RECALL_OF_DROP * limit, 1.0)))
     said = "" if found is None else f"recall of '{found.label}' {found.before:.3f} to {found.after:.3f} on {found.rows} rows"
     return error(task, reference, candidate, truth), said
-
-
-def rows_of(outputs: Any) -> Any:
-    """To be removed: rows of a caller that holds one array."""
-    return [{"logits": row} for row in outputs] if isinstance(outputs, np.ndarray) else outputs
 
 
 def holds(found: Error | None, recall: str, limit: float | None, strict: bool) -> bool:

@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from edgekit.report import companions
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import ReferenceDoubtError
 from edgekit.spec.manifest import ReferenceCheck
@@ -47,7 +45,7 @@ class Question:
         return self.check.said
 
 
-def question(given: Evaluation, outputs: Sequence[Arrays], where: str, whose: str, renumber: bool = True, *old: Any) -> Question | None:  # noqa: D417
+def question(given: Evaluation, outputs: Sequence[Arrays], where: str, whose: str, renumber: bool = True) -> Question | None:
     """Holds the answers of a model against chance.
 
     Args:
@@ -60,9 +58,6 @@ def question(given: Evaluation, outputs: Sequence[Arrays], where: str, whose: st
     Returns:
         None where answers are neither labels nor numbers: nothing is known of chance then.
     """
-    if not isinstance(given, Evaluation):  # to be removed: (task, array, truth, inputs, where, whose) of a caller that holds one array
-        given, outputs, where, whose = Evaluation(given, whose, where, whose), companions.rows_of(outputs), renumber, old[0]
-        renumber = True
     task, once = given.task, given.distinct
     kept = [outputs[i] for i in given.places]
     if isinstance(task, HasLabels):

@@ -60,11 +60,6 @@ class Sample:
     empty: bool = field(default=False, compare=False)
     others: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
 
-    @property
-    def inputs(self) -> Input:
-        """To be removed: the former name of :attr:`input`."""
-        return self.input
-
 
 @dataclass(frozen=True)
 class Samples:

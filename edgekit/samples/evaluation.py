@@ -107,10 +107,3 @@ class Evaluation:
             raise UsageError(f"There are outputs of {len(candidate)} and {len(reference)} rows for {len(self)} rows of truth. Give those of the same rows.")
         first, second = ([outputs[i] for i in self.places] for outputs in (candidate, reference))
         return compare(metric, once.evidence(first, metric), once.evidence(second, metric))
-
-
-def paired(task: Any, candidate: np.ndarray, reference: np.ndarray, truth: np.ndarray, inputs: Sequence[Hashable] | None = None) -> Paired:
-    """To be removed: the form of callers that still hold arrays of logits."""
-    rows = [[{"logits": row} for row in logits] for logits in (candidate, reference)]
-    keys = list(range(len(truth))) if inputs is None else list(inputs)
-    return Evaluation(task, keys, list(truth), keys).compare(rows[0], rows[1])

@@ -101,16 +101,20 @@ def case(tmp_path_factory):
     return generate
 
 
+def truth(task, read):
+    return task.parse_truth(read.rows, read.where).values.tolist()
+
+
 def test_case_tables(case):
     folder = case("tables")
     task = bound(Settings("single_label_classification", ("bad", "good"), 64, ("input_ids",)), None)
     right = samples.read(folder / "dev.jsonl")
     for name in ("dev.csv", "pandas.tsv", "semicolon.csv", "array.json"):
         found = samples.read(folder / name)
-        assert [row.text for row in found.rows] == [row.text for row in right.rows], name
-        assert task.parse_truth(found.rows, name).values.tolist() == task.parse_truth(right.rows, "dev.jsonl").values.tolist(), name
+        assert [row.input for row in found.rows] == [row.input for row in right.rows], name
+        assert truth(task, found) == truth(task, right), name
     broken = samples.read(folder / "breaks.tsv")
-    assert [row.text.replace(",\n", ", ") for row in broken.rows] == [row.text for row in right.rows]
+    assert [row.input.replace(",\n", ", ") for row in broken.rows] == [row.input for row in right.rows]
     for name, said in (("twice-text.csv", "'text' 2 times"), ("short.csv", "line 52 has fewer cells")):
         with pytest.raises(SamplesError, match=said):
             samples.read(folder / name)
@@ -119,14 +123,9 @@ def test_case_tables(case):
 def test_case_multi(case):
     folder = case("multi")
     task = bound(Settings("multi_label_classification", ("toxic", "threat"), 64, ("input_ids",)), None)
-
-    def truth(file):
-        rows = samples.read(file)
-        return task.parse_truth(rows.rows, rows.where).values.tolist()
-
-    right = truth(folder / "dev.jsonl")
+    right = truth(task, samples.read(folder / "dev.jsonl"))
     for name in ("onehot.csv", "names.csv", "flags.csv"):
-        assert truth(folder / name) == right, name
+        assert truth(task, samples.read(folder / name)) == right, name
 
 
 def test_case_regression(case, tmp_path):
