@@ -19,7 +19,6 @@ KNOWS = re.compile("|".join([*_NAMES, "SequenceClassification", "problem.?type",
 
 LEFT: set[str] = {
     "source/__init__.py",
-    "timing/worker.py",
 }
 """Files that still know a task."""
 

@@ -27,8 +27,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, cast
 
-import numpy as np
-
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import open_bundle, open_written
 from edgekit.machine.memory import memory_mb
@@ -168,10 +166,6 @@ class Worker:
                 raise errors.OutputError(f"{problem} The index counts from input {start}.") from problem
             progress(step, len(rows), len(inputs))
         return rows
-
-    def logits(self, inputs: Sequence[Input], batched: bool = False) -> np.ndarray:
-        """The first output of :meth:`predict` as one array; goes when its last caller has."""
-        return np.stack([next(iter(row.values())) for row in self.predict(inputs, batched=batched)])
 
     def seconds(self, inputs: Sequence[Input]) -> float:
         """Seconds that one call with the whole list takes."""

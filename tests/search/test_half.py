@@ -117,6 +117,6 @@ def test_the_shared_case(tmp_path):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(case / "model")
-    texts = [row.text for row in read(case / "dev.jsonl").rows]
+    texts = [row.input for row in read(case / "dev.jsonl").rows]
     half = [v for v in result.bundle.manifest.variants if v.method == "float16"]
     assert [broken(in_float16(tmp_path / "out" / v.graphs["forward"], None, tokenizer, texts[:60])) for v in half] == [0]
