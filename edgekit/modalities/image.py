@@ -21,8 +21,8 @@ from edgekit.spec.errors import InputError, SamplesError, UsageError
 
 __all__ = ["FORMATS", "UNBOUND", "ImageModality", "check_file", "decode"]
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "MPO")
-"""Names by Pillow of the file formats that are read."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+"""Names by Pillow of the file formats that are read; an MPO file of a camera begins as a JPEG."""
 
 # Modes by Pillow that become RGB without loss of range; those of 16 and 32 bits would be clipped at 255.
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
