@@ -51,9 +51,9 @@ class TextEncoder:
             raise IntegrityError(f"{path}: a tokenizer does not fill the input '{unknown[0]}'.{near(unknown[0], self._FIELDS)} {remedy}")
         if truncation_side not in ("left", "right"):
             raise IntegrityError(f"{path}: truncation_side is {truncation_side!r}, expected 'left' or 'right'. {remedy}")
-        with _typed(f"{path} cannot be read as a tokenizer"):
+        with typed(f"{path} cannot be read as a tokenizer"):
             self._tokenizer = Tokenizer.from_buffer(path.read_bytes())
-        with _typed(f"{path} cannot be used as a tokenizer"):
+        with typed(f"{path} cannot be used as a tokenizer"):
             self._tokenizer.no_padding()
             special = self._tokenizer.num_special_tokens_to_add(False)
             if not special < max_length < 2**31:  # with less the library would cut nothing at all
@@ -88,7 +88,7 @@ class TextEncoder:
                 whose ids are beyond the model's tables.
             IntegrityError: when the tokenizers library fails at one of them.
         """
-        with _typed(f"{self._path} fails at what it was to encode"):
+        with typed(f"{self._path} fails at what it was to encode"):
             fitted = [self._fit(text, index if len(texts) > 1 else None) for index, text in enumerate(texts)]
             if len(texts) == 1:
                 text, cut = fitted[0]
@@ -161,7 +161,7 @@ def _parts(fitted: list[tuple[Text, bool]]) -> Iterator[list[tuple[Text, bool]]]
 
 
 @contextlib.contextmanager
-def _typed(what: str) -> Iterator[None]:
+def typed(what: str) -> Iterator[None]:
     """Makes an error of the tokenizers library one of a bundle. It raises bare ``Exception``, and its panics are no ``Exception`` at all.
 
     Raises:

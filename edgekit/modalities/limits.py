@@ -82,7 +82,7 @@ class Fitter:
             InputError: for a text that is longer, where it is not to be cut, or one that is not encodable as UTF-8.
         """
         if len(text) <= limit.characters:
-            _check_unicode(text, place)
+            check_unicode(text, place)
             return text, False
         read = text[::-1] if self._left else text
         end = _end(read, limit.characters)
@@ -96,7 +96,7 @@ class Fitter:
         kept = read[: end + cut]  # with the next character, which tells whether a word is cut
         kept = kept[::-1] if self._left else kept
         kept = _COLLAPSE.sub(r"\1", kept) if self._collapses else kept
-        _check_unicode(kept, place)
+        check_unicode(kept, place)
         return (self._whole_words(kept), True) if cut else (kept, False)
 
     def _whole_words(self, text: str) -> str:
@@ -151,7 +151,16 @@ def _end(text: str, characters: int) -> int:
     return len(text)
 
 
-def _check_unicode(text: str, place: str) -> None:
+def check_unicode(text: str, place: str) -> None:
+    """Refuses a text that UTF-8 cannot encode.
+
+    Args:
+        text: to look at.
+        place: of the text among the inputs, for the message.
+
+    Raises:
+        InputError: for a lone surrogate.
+    """
     try:
         text.encode()
     except UnicodeEncodeError as problem:

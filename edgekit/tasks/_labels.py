@@ -52,7 +52,7 @@ def parse(problem_type: str, names: Sequence[str], values: Sequence[object], whe
         SamplesError: for a label that the model does not know, a value that is not a number, or a column that can be read in two ways.
     """
     column = _Column(tuple(names), where)
-    rows = [_unwritten(v) for v in values]
+    rows = [unwritten(v) for v in values]
     if problem_type == REGRESSION:
         return _truth(np.array([_numbers(v, column, i) for i, v in enumerate(rows)], np.float64).reshape(len(rows), len(names)))
     if problem_type == SINGLE_LABEL:
@@ -135,7 +135,7 @@ def _plain_number(text: str) -> str:
     return str(int(whole[1])) if whole and whole[2] else text
 
 
-def _unwritten(value: object) -> object:
+def unwritten(value: object) -> object:
     """A list that was written into a cell as Python, JSON or numpy write it; any other value as it is."""
     if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]") or len(text) > 10_000:
         return value
@@ -147,6 +147,20 @@ def _unwritten(value: object) -> object:
 
 
 # ---- names and indices
+
+
+def reader(values: Sequence[object], names: Sequence[str], where: str) -> tuple[Callable[[object, int], int], list[str]]:
+    """How the labels of a column are read, each as the place of one of ``names``: by name or by index; and what to say of it.
+
+    Args:
+        values: labels of the whole column, each by itself.
+        names: of the model's labels.
+        where: the file, for messages.
+
+    Returns:
+        From a label and its row to the place of its name, which raises SamplesError for one that the model does not know; and sentences.
+    """
+    return _reader(values, _Column(tuple(names), where))
 
 
 def _reader(values: Sequence[object], column: _Column) -> tuple[Callable[[object, int], int], list[str]]:

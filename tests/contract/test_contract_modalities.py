@@ -10,11 +10,15 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import small
 
 from edgekit import modalities, tasks
+from edgekit.modalities.image import ImageModality
+from edgekit.modalities.pixels import Pixels
 from edgekit.modalities.text import TextEncoder, TextModality
+from edgekit.modalities.words import WordEncoder, WordsModality
 from edgekit.spec.errors import EdgekitError, SamplesError
 from edgekit.spec.protocols import HasLimit
 
@@ -45,7 +49,35 @@ def text(folder):
     return TextModality(TextEncoder(folder / "tokenizer.json", ("input_ids", "attention_mask"), small.MAX_LENGTH), small.MAX_LENGTH)
 
 
+def words(folder):
+    small.tokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
+    return WordsModality(WordEncoder(folder / "tokenizer.json", ("input_ids", "attention_mask"), small.MAX_LENGTH, 8), small.MAX_LENGTH)
+
+
+def images(folder):
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for name, shape in (("a.png", (30, 20, 3)), ("b.jpg", (20, 30, 3))):
+        Image.fromarray(draw.integers(40, 200, shape, np.uint8)).save(folder / name)
+    return ImageModality(Pixels(8, 8, resize=(8, 8)))
+
+
 CASES = [
+    Case(
+        "words",
+        words,
+        lambda modality, inputs: [row.arrays for row in modality.encoder(inputs)],
+        [{"words": ["The", "film", "is", "fine", "."]}, {"words": "The film is fine ."}, {"words": '["The", "film is"]'}, {"words": ""}],
+        [None, 3, [], ["a", 3], "\ud83d", ["\ud83d"]],
+    ),
+    Case(
+        "image",
+        images,
+        lambda modality, inputs: [{"pixel_values": row} for row in modality.encode(inputs)],
+        [{"image": "a.png"}, {"image": "b.jpg"}],
+        [None, 3, "", "nowhere.png", "../a.png"],
+    ),
     Case(
         "text",
         text,
@@ -63,6 +95,8 @@ def case(request):
 
 @pytest.fixture
 def modality(case, tmp_path):
+    if case.name == "image":
+        pytest.importorskip("PIL")
     return case.bind(tmp_path)
 
 

@@ -6,6 +6,7 @@ A task enters with rows in ``CASES``: how to make it without a model, random out
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,11 +15,12 @@ import pytest
 import scipy.stats
 
 from edgekit import modalities, tasks
+from edgekit.modalities.pixels import Pixels
 from edgekit.runtime import loops
 from edgekit.source import heads
 from edgekit.spec.protocols import Explainable, HasConfidence, HasLabels, HasNumbers
 from edgekit.spec.rows import difference, finite, pack, unpack
-from edgekit.tasks import text_classification
+from edgekit.tasks import image_classification, text_classification, token_classification
 
 ROWS = 60
 NAMES = ("bad", "so-so", "good")
@@ -103,8 +105,66 @@ def pearson(outputs, truth):
     return np.mean([scipy.stats.pearsonr(table[:, i], np.stack(truth)[:, i]).statistic for i in range(table.shape[1])])
 
 
-TEXTS = "text-classification"
+# ---- image classification
+
+
+def images(kind, labels):
+    return image_classification.bound(image_classification.Settings(kind, NAMES[:labels], Pixels(8, 8, resize=(8, 8))))
+
+
+# ---- token classification
+
+BIO = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
+
+
+def words(labels):
+    return token_classification.TokenClassification(token_classification.Settings(labels, 12, 2, ("input_ids",)), None)
+
+
+def of_words(labels):
+    """Rows of one window, the same words in every draw; first and last token are special, and words have one to three tokens."""
+
+    def drawn(draw, rows):
+        outputs, truth, sizes = [], [], np.random.default_rng(rows)
+        for _ in range(rows):
+            tokens = sizes.integers(1, 4, sizes.integers(1, 9))
+            starts = np.full(tokens.sum() + 2, -1, np.int64)
+            places = 1 + np.cumsum([0, *tokens[:-1]])
+            starts[places] = np.arange(len(tokens))
+            values = (draw.standard_normal((len(starts), labels)) * 3).astype(np.float32)
+            outputs.append({"logits": values, "words": starts, "windows": np.array([len(starts)])})
+            truth.append((values[places] + draw.standard_normal((len(tokens), labels)) * 3).argmax(axis=1))
+        return outputs, truth
+
+    return drawn
+
+
+def tags(outputs):
+    return [[int(np.argmax(v)) for v, w in zip(row["logits"], row["words"], strict=True) if w >= 0] for row in outputs]
+
+
+def word_accuracy(outputs, truth):
+    pairs = [(a, b) for row, right in zip(tags(outputs), truth, strict=True) for a, b in zip(row, right.tolist(), strict=True)]
+    return sum(a == b for a, b in pairs) / len(pairs)
+
+
+def span_f1(outputs, truth):
+    def found(row):
+        """Letters of the tags of BIO, where a lower-case letter goes on: a span is a letter and its lower-case ones, or lower-case ones alone."""
+        return {(m.start(), m.end(), m[0][0].lower()) for m in re.finditer("Pp*|Ll*|p+|l+", "".join(" PpLl"[tag] for tag in row))}
+
+    pairs = [(found(row), found(right.tolist())) for row, right in zip(tags(outputs), truth, strict=True)]
+    right, given, wanted = (sum(len(part) for part in parts) for parts in zip(*((a & b, a, b) for a, b in pairs), strict=True))
+    return 2 * right / (given + wanted)
+
+
+TEXTS, IMAGES, WORDS = "text-classification", "image-classification", "token-classification"
 CASES = [
+    Case(IMAGES, "single-label", lambda: images("single_label_classification", 3), one_label, {"accuracy": accuracy}),
+    Case(IMAGES, "multi-label", lambda: images("multi_label_classification", 3), labels(3), {"micro F1": micro_f1}),
+    Case(IMAGES, "regression", lambda: images("regression", 2), numbers, {"Pearson r": pearson}),
+    Case(WORDS, "spans", lambda: words(BIO), of_words(5), {"span F1": span_f1, "token accuracy": word_accuracy}),
+    Case(WORDS, "tags", lambda: words(("NOUN", "VERB", "X")), of_words(3), {"token accuracy": word_accuracy}),
     Case(TEXTS, "single-label", lambda: texts("single_label_classification", 3), one_label, {"accuracy": accuracy}),
     Case(TEXTS, "multi-label", lambda: texts("multi_label_classification", 3), labels(3), {"micro F1": micro_f1}),
     Case(TEXTS, "one-output", lambda: texts("multi_label_classification", 1), labels(1), {"accuracy": yes_or_no}),
@@ -218,6 +278,11 @@ def test_equal_outputs_are_equal_answers(task, drawn, other):
     assert (apart > 0).all()
 
 
+def pushed(array, tolerance, draw):
+    """Each number moved up or down; places and sizes as they are."""
+    return array if array.dtype.kind != "f" else (array + tolerance * draw.choice([-1.0, 1.0], array.shape)).astype(array.dtype)
+
+
 def test_what_is_decided_stays(task, drawn):
     outputs, _ = drawn
     draw, tolerance = np.random.default_rng(9), 0.4
@@ -228,7 +293,7 @@ def test_what_is_decided_stays(task, drawn):
     changed = np.zeros(ROWS, bool)
     for _ in range(60):
         # To the very ends of what is allowed, which is where answers change.
-        moved = [{n: (a + 0.999 * tolerance * draw.choice([-1.0, 1.0], a.shape)).astype(a.dtype) for n, a in row.items()} for row in outputs]
+        moved = [{name: pushed(array, 0.999 * tolerance, draw) for name, array in row.items()} for row in outputs]
         assert difference(moved, outputs) < tolerance
         changed |= ~task.same_answer(moved, outputs)
     assert not (changed & decided).any()
