@@ -16,7 +16,7 @@ from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
 from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.protocols import Arrays, Encoded, Input
 from edgekit.spec.tensor import Signature
-from edgekit.tasks._heads import HEADS, Classification, MultiLabel, Regression, SingleLabel
+from edgekit.tasks._heads import HEADS, Classification, Head, MultiLabel, Regression, SingleLabel
 
 __all__ = ["INPUT", "LOOP", "MODALITY", "Classification", "ImageClassification", "Settings", "bound", "load", "save"]
 
@@ -52,14 +52,14 @@ class Settings:
             raise UsageError(f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.")
 
 
-class ImageClassification:
+class ImageClassification(Head):
     """An image in; the classes below, one a head, say what comes out."""
 
     max_size = 1
 
     def __init__(self, settings: Settings) -> None:
         """Binds the task to a model's settings; :func:`load` reads them from a bundle's assets."""
-        super().__init__(settings.labels)  # type: ignore[call-arg]
+        super().__init__(settings.labels)
         self.settings = settings
         self.modality = ImageModality(settings.pixels)
 
