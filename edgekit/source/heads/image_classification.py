@@ -38,7 +38,7 @@ def prepare(module: Any, kind: str, told: Told) -> Any:
     """The module with its problem type in the config; with logits in place of probabilities."""
     if hasattr(getattr(module, "config", None), "problem_type"):
         module.config.problem_type = kind  # so that a folder made of it says it too
-    return _probabilities.undone(module, kind, forward) if told.get("outputs") == "probabilities" else module
+    return _probabilities.undone(module, kind) if told.get("outputs") == "probabilities" else module
 
 
 def settings(model_id: str, module: Any, processor: Any, kind: str) -> Settings:

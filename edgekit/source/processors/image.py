@@ -19,7 +19,7 @@ from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.head import Shapes, Told
 from edgekit.spec.protocols import Arrays, Input
 
-__all__ = ["MODEL_TYPES", "NOUN", "OPTIONS", "PROCESSORS", "SAME_AS", "check_inputs", "check_names", "check_told", "encode", "load", "pixels", "survey"]
+__all__ = ["MODEL_TYPES", "NOUN", "OPTIONS", "PROCESSORS", "SAME_AS", "check_inputs", "check_names", "check_told", "encode", "load", "pixels", "same", "survey"]
 
 NOUN = "image processor"
 OPTIONS: tuple[str, ...] = ()
@@ -114,6 +114,11 @@ def encode(processor: Any, images: Sequence[Input]) -> list[Arrays]:
         values = processor(images=Image.fromarray(decode(image)), return_tensors="np")["pixel_values"][0]
         rows.append({"pixel_values": np.asarray(values, np.float32)})
     return rows
+
+
+def same(processor: Any, other: Any) -> bool:
+    """Whether two image processors do the same."""
+    return processor is other or pixels("the model", processor) == pixels("the other model", other)
 
 
 def pixels(model_id: str, processor: Any) -> Pixels:
