@@ -84,8 +84,8 @@ def graphs(module: Any, settings: Settings, processor: Any) -> Sequence[Traced]:
             super().__init__()
             self.model = module
 
-        def forward(self, pixel_values: Any) -> Any:
-            return forward(self.model, {INPUT: pixel_values})["logits"]
+        def forward(self, *arrays: Any) -> Any:
+            return forward(self.model, {INPUT: arrays[0]})["logits"]
 
     example = torch.linspace(-1.0, 1.0, 2 * 3 * settings.pixels.height * settings.pixels.width).reshape(2, 3, settings.pixels.height, settings.pixels.width)
     return [Traced(signature(settings), Logits().eval(), (example,), ({0: torch.export.Dim("batch", min=1, max=2**16)},))]

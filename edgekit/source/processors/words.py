@@ -43,7 +43,7 @@ def encode(settings: Any, tokenizer: Any, inputs: Sequence[Words]) -> list[Array
         )
         sizes = [len(ids) for ids in encoded["input_ids"]]
         row = {name: np.concatenate([np.array(ids, np.int64) for ids in encoded[name]]) for name in settings.inputs}
-        whole = tokenizer([list(value) if split else value], is_split_into_words=split, add_special_tokens=False, truncation=False)
+        whole = tokenizer([list(value) if split else value], is_split_into_words=split, add_special_tokens=False, truncation=False, verbose=False)
         step = settings.max_length - tokenizer.num_special_tokens_to_add(pair=False) - settings.stride
         starts = _starts(whole.word_ids(0), encoded["special_tokens_mask"], step)
         rows.append({**row, STARTS: np.array(starts, np.int64), WINDOWS: np.array(sizes, np.int64)})
