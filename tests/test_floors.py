@@ -61,6 +61,7 @@ ALLOWED = {
     "cryptography": {"bundle"},
     "tokenizers": {"modalities", "source", "export", "compress"},
     "numpy": set(FLOORS),
+    "PIL": {"modalities", "source"},
     "click": {"cli"},
     "rich": {"cli"},
     "scipy": {"report", "stats"},

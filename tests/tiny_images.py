@@ -73,12 +73,17 @@ def module(name: str, seed: int = 0):
     """The model, its last layer scaled until outputs spread."""
     torch.manual_seed(seed)
     labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
-    model = AutoModelForImageClassification.from_config(AutoConfig.for_model(name, **_CONFIGS[name], **labels)).eval()
+    config = AutoConfig.for_model(name, **_CONFIGS[name], **labels)
+    config.architectures = []  # without it Transformers cannot choose between the classes of DeiT
+    model = AutoModelForImageClassification.from_config(config).eval()
     with torch.no_grad():
         for part in model.modules():
             if isinstance(part, torch.nn.Linear):
                 part.weight.normal_(0, 1.2 / part.in_features**0.5)
+            elif isinstance(part, torch.nn.Conv2d):
+                part.weight.normal_(0, 1.4 / part.weight[0].numel() ** 0.5)
             elif isinstance(part, torch.nn.BatchNorm2d):
+                part.weight.uniform_(0.8, 1.2)
                 part.running_mean.normal_(0, 0.1)
                 part.running_var.uniform_(0.5, 1.5)
         head = [part for part in model.modules() if isinstance(part, torch.nn.Linear)][-1]

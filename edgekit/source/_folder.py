@@ -181,7 +181,8 @@ def _class_of(head: Head, kind: str) -> str:
     from transformers.models.auto import modeling_auto
 
     words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", head.AUTO_CLASS.removeprefix("AutoModel")).upper()  # ForTokenClassification: FOR_TOKEN_CLASSIFICATION
-    return str(getattr(modeling_auto, f"MODEL_{words}_MAPPING_NAMES")[kind])
+    found = getattr(modeling_auto, f"MODEL_{words}_MAPPING_NAMES")[kind]
+    return str(found[0] if isinstance(found, tuple) else found)  # of several the first is what the others vary
 
 
 def _check_class(model_id: str, kind: str, architectures: Sequence[str], task: str) -> None:
