@@ -11,8 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+import tiny_words
 import torch
-from transformers import AutoModelForTokenClassification, TokenClassificationPipeline
+from transformers import TokenClassificationPipeline
 
 from edgekit.runtime.loops import windows
 from edgekit.spec.errors import InputError, IntegrityError, SamplesError, UsageError
@@ -73,34 +74,12 @@ class Model:
 
 
 def model(name, labels, folder):
-    tokens = tiny.tokenizer(name)
-    if name == "roberta":
-        tokens = type(tokens)(vocab=tokens.get_vocab(), merges=merges(tokens), model_max_length=tiny.MAX_LENGTH, add_prefix_space=True)
-    tokens.model_max_length = tiny.MAX_LENGTH
-    config = tiny.config(name, tokens)
-    config.problem_type = None
-    config.id2label, config.label2id = dict(enumerate(labels)), {n: i for i, n in enumerate(labels)}
-    torch.manual_seed(3)
-    module = AutoModelForTokenClassification.from_config(config, attn_implementation="eager").eval()
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * (1.2 / parameter.shape[-1] ** 0.5))
-        answers = torch.cat([module(**tokens(text, return_tensors="pt", truncation=True)).logits[0] for text in tiny.SENTENCES])
-        module.classifier.bias.sub_(answers.mean(dim=0))  # so that all labels are answered
-        scale = 2 / answers.std(dim=0)
-        module.classifier.weight.mul_(scale[:, None])
-        module.classifier.bias.mul_(scale)
+    module, tokens = tiny_words.made(name, labels)
     inputs = tuple(n for n in tokens.model_input_names if n in ("input_ids", "attention_mask", "token_type_ids"))
     pads = {"input_ids": tokens.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
     settings = Settings(labels, tiny.MAX_LENGTH, STRIDE, inputs, {n: pads[n] for n in inputs}, unknown=tokens.unk_token_id)
     save(settings, tokens.backend_tokenizer.to_str(), folder)
     return Model(module, tokens, load(folder), labels)
-
-
-def merges(tokens):
-    return [tuple(m) for m in json.loads(tokens.backend_tokenizer.to_str())["model"]["merges"]]
 
 
 @pytest.fixture(scope="module", params=[(name, BIO) for name in KINDS] + [("bert", TAGS)], ids=lambda p: f"{p[0]}-{len(p[1])}")

@@ -22,6 +22,7 @@ AUTO_CLASS = "AutoModelForImageClassification"
 ARCHITECTURES = "ForImageClassification"
 OPTIONS = _classes.OPTIONS
 MODULE_OPTIONS = ("outputs",)
+PADS: Mapping[str, float] = {}
 forward, truth_tensor = _losses.forward, _losses.truth_tensor
 check_outputs = _probabilities.check
 _OF_ONE_SIZE = ("beit", "deit", "vit")  # their position embeddings are of the image size in the config
@@ -113,7 +114,7 @@ def sampled_nll(kind: str, feeds: Mapping[str, Any], outputs: Mapping[str, Any],
 
 # fmt: off
 __all__ = [
-    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare", "sampled_nll",
-    "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
+    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
+    "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
 ]
 # fmt: on

@@ -25,7 +25,7 @@ AUTO_CLASS = "AutoModelForTokenClassification"
 ARCHITECTURES = "ForTokenClassification"
 OPTIONS: tuple[str, ...] = ("aggregation",)
 MODULE_OPTIONS: tuple[str, ...] = ("aggregation",)
-PADS = {STARTS: -1, WINDOWS: 0}
+PADS: Mapping[str, float] = {STARTS: -1, WINDOWS: 0}
 encode = words.encode
 _UNLABELLED = -100  # what torch's cross-entropy leaves out
 
