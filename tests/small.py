@@ -142,6 +142,13 @@ def logits(answering, inputs, **how) -> np.ndarray:
     return np.stack([row["logits"] for row in ask(inputs, **how)])
 
 
+def run_graph(engine, signature, rows, shapes=()) -> np.ndarray:
+    """The first output of rows that share a call: ``[rows, ...]``."""
+    from edgekit.runtime.loops import single
+
+    return column(single.run({"forward": engine}, {"forward": signature}, rows, shapes), signature.outputs[0].name)
+
+
 def named(array: np.ndarray, name: str = "logits") -> list[dict[str, np.ndarray]]:
     """Rows of one output as a session gives them."""
     return [{name: row} for row in array]

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+import small
 import tiny
 
 from edgekit import backends
@@ -58,12 +59,12 @@ def test_rows_padded_to_their_bucket(name, opened):
     """At, below and above each edge: as the graph without static shapes answers the bare row."""
     model = opened(name)
     for row, truth in zip(model.rows, model.truth, strict=True):
-        same(model, single.run(model.buckets, model.signature, [row], SHAPES), truth)
+        same(model, small.run_graph(model.buckets, model.signature, [row], SHAPES), truth)
 
 
 def test_rows_that_nobody_padded(model):
     for row, truth in zip(model.rows, model.truth, strict=True):
-        same(model, single.run(model.buckets, model.signature, [row]), truth)
+        same(model, small.run_graph(model.buckets, model.signature, [row]), truth)
 
 
 @pytest.mark.parametrize("batch", [2, 3, 9])
@@ -80,15 +81,15 @@ def test_batches(model, batch):
 def test_one_shape_alone(model):
     engine = backends.get("openvino").open_device("cpu", 1).load(model.path, model.signature, (8,))
     for row, truth in zip(model.rows, model.truth, strict=True):
-        same(model, single.run(engine, model.signature, [row], (8,)), truth)
+        same(model, small.run_graph(engine, model.signature, [row], (8,)), truth)
 
 
 def test_what_run_gives_stays(model):
     """A later call in the same body must not write into the arrays of an earlier one."""
     first, other = tiny.random_rows(tiny.source("bert"), [8, 8], seed=3)
-    one = single.run(model.buckets, model.signature, [first])
+    one = small.run_graph(model.buckets, model.signature, [first])
     kept = one.copy()
-    assert not np.array_equal(single.run(model.buckets, model.signature, [other]), kept)
+    assert not np.array_equal(small.run_graph(model.buckets, model.signature, [other]), kept)
     assert np.array_equal(one, kept)
 
 
@@ -101,7 +102,7 @@ def test_many_threads_give_what_one_gives(model, streams):
     def work(offset):
         start.wait()
         for i in [*range(offset, len(LENGTHS)), *range(offset)] * 3:
-            found = single.run(engine, model.signature, [model.rows[i]], SHAPES)
+            found = small.run_graph(engine, model.signature, [model.rows[i]], SHAPES)
             if not np.allclose(found, model.truth[i], rtol=0, atol=1e-5 * model.spread):
                 wrong.append(LENGTHS[i])
 

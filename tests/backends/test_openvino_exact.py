@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+import small
 import tiny
 from onnx import TensorProto, helper
 
@@ -14,7 +15,6 @@ from edgekit import BackendError, backends
 from edgekit.backends import WrongResultsError, _openvino_selftest
 from edgekit.backends import openvino as ours
 from edgekit.doctor import examine
-from edgekit.runtime.loops import single
 from edgekit.spec.tensor import Signature, TensorSpec
 
 WIDTH = 32
@@ -130,7 +130,7 @@ def test_our_own_graphs_after_a_call_with_one_token(device, name):
     (graph,) = tiny.exported(name).graphs
     engines = [opened.load(graph.path, graph.signature) for opened in (device, backends.get("onnxruntime").open_device("cpu", 1))]
     for row in tiny.random_rows(tiny.source(name), (1, 8, 16, 40)):
-        found, right = (single.run(engine, graph.signature, [row]) for engine in engines)
+        found, right = (small.run_graph(engine, graph.signature, [row]) for engine in engines)
         np.testing.assert_allclose(found, right, atol=1e-4)
 
 

@@ -256,7 +256,7 @@ def test_a_model_looks_rows_up_in_4_bits(backend, tmp_path, monkeypatch):
     device = backends.get(backend).open_device("cpu", 1)
     engine = device.load(path, made.graphs[0].signature)
     rows = [{n: a[i] for n, a in feeds.items()} for i in range(2)]
-    got = np.concatenate([single.run(engine, made.graphs[0].signature, [row]) for row in rows])
+    got = np.concatenate([small.run_graph(engine, made.graphs[0].signature, [row]) for row in rows])
     engine.close()
     device.close()
     with torch.inference_mode():
