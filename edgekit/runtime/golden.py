@@ -30,10 +30,10 @@ from edgekit.runtime.runner import GraphRunner
 from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import IntegrityError, OutputError
 from edgekit.spec.manifest import Variant
-from edgekit.spec.protocols import Arrays, Runs, Task
+from edgekit.spec.protocols import Arrays, Task
 from edgekit.spec.tensor import Signature, TensorSpec, merged
 
-__all__ = ["FILE", "SLACK", "TOLERANCE", "Golden", "GoldenResult", "answers", "check", "check_engine", "compare", "pack", "read"]
+__all__ = ["FILE", "SLACK", "TOLERANCE", "Golden", "GoldenResult", "check", "check_engine", "compare", "pack", "read"]
 
 FILE = "golden.npz"
 TOLERANCE = 0.05
@@ -117,11 +117,6 @@ class GoldenResult:
                 f"{self.lost} of {self.decisive} clear labels changed"
             )
         return text + _sme()
-
-
-def answers(engine: Runs, signature: Signature, rows: Sequence[Arrays], shapes: Sequence[int] = ()) -> list[Arrays]:
-    """Outputs of rows that are run one by one, padded to their bucket where there are any."""
-    return GraphRunner.of(engine, signature, shapes=shapes).run(rows, alone=True, finite=False)
 
 
 def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequence[Arrays]], reference: Sequence[Arrays] | None) -> bytes:
