@@ -45,6 +45,7 @@ def _gates(gates: Sequence[Gate]) -> list[str]:
 def _alone(subject: Subject) -> list[tuple[str, str]]:
     """Of one bundle."""
     lines = [] if subject.score is None else [(subject.score_name, f"{subject.score:.4f}")]
+    lines += [(name, f"{value:.4f}") for name, value in subject.more_scores.items()]
     if subject.calibration_error is not None:
         lines.append(("calibration error", f"{subject.calibration_error:.4f}"))
     if subject.times is not None:

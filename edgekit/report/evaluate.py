@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgekit import backends, tasks
@@ -32,6 +32,7 @@ class Evaluation:
         rows: samples.
         truncated: samples that are longer than the model takes.
         score_name, score: the task's score.
+        more_scores: name to value of its other scores.
         latency: text to label, one stream, batch 1.
         first_answer_ms: process start to first label.
         memory_mb: peak resident memory of the predicting process, MiB.
@@ -54,6 +55,7 @@ class Evaluation:
     method: str
     cpu: str
     notes: tuple[str, ...] = ()
+    more_scores: Mapping[str, float] = field(default_factory=dict)
 
     def record(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -66,6 +68,7 @@ class Evaluation:
             ("bundle", f"{self.bundle} ({self.method} on {self.backend}, {self.size_mb:.1f} MB)"),
             ("samples", f"{self.rows}{cut}"),
             (self.score_name, f"{self.score:.4f}"),
+            *((name, f"{value:.4f}") for name, value in self.more_scores.items()),
             ("latency", f"{percentiles(self.latency)} (text to label, one stream, batch 1)"),
             ("start", f"{self.first_answer_ms:.0f} ms from process start to first label"),
             ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one text at a time"),
@@ -131,6 +134,7 @@ def evaluate(
         truncated=truncated,
         score_name=task.metrics[0].name,
         score=given.score(outputs),
+        more_scores=given.more_scores(outputs),
         latency=latency(times),
         first_answer_ms=first,
         memory_mb=memory,

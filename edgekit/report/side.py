@@ -250,6 +250,7 @@ def _scored(name: str, given: Rows, outputs: Sequence[Arrays]) -> dict[str, Any]
         "score_name": metric.name,
         "higher_is_better": metric.higher_is_better,
         "score": score(given.evaluation, outputs),
+        "more_scores": given.evaluation.more_scores(outputs),
         "calibration_error": calibration_error(task, outputs, truth),
         "confusion": confusion(task, outputs, truth),
         # Outputs of such a task spell the user's text.

@@ -95,6 +95,11 @@ class Evaluation:
             raise SamplesError(metric.undefined)
         return found
 
+    def more_scores(self, outputs: Sequence[Arrays]) -> dict[str, float]:
+        """The task's other scores by name, without those that are not defined on these rows."""
+        found = {metric.name: metric.of(self.evidence(outputs, metric)) for metric in self.task.metrics[1:]}
+        return {name: value for name, value in found.items() if not math.isnan(value)}
+
     def compare(self, candidate: Sequence[Arrays], reference: Sequence[Arrays], metric: Metric | None = None) -> Paired:
         """Compares two models' outputs to all rows; rows with equal inputs count once.
 

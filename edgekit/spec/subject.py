@@ -256,6 +256,7 @@ class Subject:
         score_name: what ``score`` is.
         higher_is_better: False where ``score`` is an error rate.
         score: on the samples; None where they have no labels or it is not defined.
+        more_scores: name to value of the task's other scores, which are reported and not gated; without those that are not defined.
         truncated: samples that are longer than the model takes.
         calibration_error: expected calibration error on the samples, 0 to 1; None where answers have no probability.
         labels: names of the labels, in the order of ``confusion``; empty where answers are no labels.
@@ -293,6 +294,7 @@ class Subject:
     score_name: str = ""
     higher_is_better: bool = True
     score: float | None = None
+    more_scores: Mapping[str, float] = field(default_factory=dict)
     truncated: int = 0
     calibration_error: float | None = None
     confusion: tuple[tuple[int, ...], ...] = ()

@@ -50,7 +50,10 @@ class Audio:
 
 class Transcripts:
     modality = Audio()
-    metrics = (Metric("WER", additive(lambda s: s[:, 0] / s[:, 1]), higher_is_better=False),)
+    metrics = (
+        Metric("WER", additive(lambda s: s[:, 0] / s[:, 1]), higher_is_better=False),
+        Metric("sentence errors", lambda evidence, weights: (weights @ (evidence[:, 0] > 0)) / weights.sum(axis=1), higher_is_better=False),
+    )
     identity: ClassVar = {"languages": ["en"]}
     answers_quote_input = True
 
@@ -117,6 +120,12 @@ def test_more_errors_are_a_regression(rows, good, bad):
     assert (found.losses, found.calibration_before, found.recalls, found.deviation) == (None, None, (), None)
     assert verdicts(found) == {"accuracy.drop": REGRESSION, "slice.half=a": REGRESSION, "slice.half=b": REGRESSION}
     assert found.divergence_mean == pytest.approx(Transcripts().divergence(bad, good).mean())
+
+
+def test_the_other_scores_are_reported(rows, good):
+    wrong = np.mean([row["words"].tolist() != said for row, said in zip(good, rows.truth, strict=True)])
+    assert rows.more_scores(good) == {"sentence errors": pytest.approx(wrong)}
+    assert "sentence errors" in html(reports.speech())
 
 
 def test_fewer_errors_pass(rows, good, bad):

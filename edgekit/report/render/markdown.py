@@ -181,7 +181,8 @@ def _resolves(found: Accuracy) -> str:
 def _score(last: Subject, rows: int) -> str:
     error = "" if last.calibration_error is None else f", calibration error {last.calibration_error:.4f}"
     cut = f" {last.truncated} samples are longer than the model takes." if last.truncated else ""
-    return f"**Accuracy**: {escape(last.score_name, _NAME)} {last.score:.4f} on {rows} samples{error}.{cut}"
+    more = "".join(f", {escape(name, _NAME)} {value:.4f}" for name, value in last.more_scores.items())
+    return f"**Accuracy**: {escape(last.score_name, _NAME)} {last.score:.4f}{more} on {rows} samples{error}.{cut}"
 
 
 def _latency(speed: Speed | None, last: Subject) -> Iterator[_Part]:

@@ -167,6 +167,7 @@ def _alone(one: Subject) -> tuple[Row, ...]:
     return rows_of(
         [
             (one.score_name or "score", [score(one.score)]),
+            *((cut(name, 30), [score(value)]) for name, value in one.more_scores.items()),
             *((NAMES[name], [said.replace(" ms", f"{GAP}ms")]) for name, (_, said) in times.items()),
             ("first answer", [amount(one.start.total_ms if one.start is not None else None, "ms")]),
             ("peak memory", [amount(one.memory_mb or None, "MB")]),
@@ -193,6 +194,8 @@ def _both(report: Report, before: Subject, after: Subject) -> tuple[Row, ...]:
         rows.append((accuracy.score_name, score(accuracy.before), score(accuracy.after), *change))
     elif before.score is not None or after.score is not None:
         rows.append((after.score_name or before.score_name, score(before.score), score(after.score), NOTHING, NOTHING))
+    for name in {**before.more_scores, **after.more_scores}:
+        rows.append((cut(name, 30), score(before.more_scores.get(name)), score(after.more_scores.get(name)), NOTHING, NOTHING))
     changes = report.speed.changes if report.speed is not None else ()
     rows += [(NAMES.get(c.metric, c.metric), *_medians(c), *change_cells(c)) for c in changes]
     seen = {c.metric for c in changes}
