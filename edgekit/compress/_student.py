@@ -18,7 +18,7 @@ from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples, inputs
 from edgekit.compress._folder import save
 from edgekit.compress._layers import evenly, shortened
-from edgekit.compress._train import Epoch, Training, accelerator, train
+from edgekit.compress._train import Epoch, Lesson, Training, accelerator, train
 from edgekit.compress.objective import Objective
 from edgekit.machine.cpu import cpu_name
 from edgekit.samples import Samples
@@ -146,8 +146,8 @@ def make(
     }
     digest = key(**what)
     if cache.find(digest) is None:
-        seen = {**common, "step": "teacher", "samples": [evaluation.digest], "altered": [], "relations": False}
-        reference = _answers(teacher, scored.inputs, False, seen, runner, cache, progress).outputs
+        taught = _Teaching(teacher, common, runner, cache, progress)
+        reference = taught.answers(scored.inputs, {"samples": [evaluation.digest], "altered": [], "relations": False}).outputs
         rows, objective = own.encode(scored.inputs), Objective.of(own)
 
         def score(module: Any) -> float:
@@ -155,10 +155,10 @@ def make(
 
         history: list[Epoch] = []
         if training:
-            examples, targets = _lesson(teacher, learner, samples, task, training, common, runner, cache, progress)
+            lesson = taught.lesson(learner, samples, task, training, objective)
             learner.module.to(runner.device)
             work, better = cache.under_way(digest), metric.higher_is_better
-            history = train(learner.module, examples, targets, objective, score, training, runner, work, progress, higher_is_better=better)
+            history = train(learner.module, lesson, score, training, runner, work, progress, higher_is_better=better)
         outputs = shared_outputs(learner.module, rows, objective, runner)
         if runner.is_main_process:
             with assemble.disk_errors(cache.root), cache.fill(digest, what) as folder:
@@ -184,36 +184,61 @@ def _stored(file: Path) -> list[Arrays]:
         return list(unpack(dict(stored)))
 
 
-def _lesson(
-    teacher: Source,
-    learner: Student,
-    samples: Sequence[Samples],
-    task: Task,
-    training: Training,
-    common: Mapping[str, Any],
-    runner: Any,
-    cache: Cache,
-    progress: Progress,
-) -> tuple[Examples, _teacher.Targets]:
-    """What is trained on, and the teacher's answers to it."""
-    own, processors = learner.source, processors_of(learner.source.task)
-    truth = _truth(samples, task)
-    given = [value for s in samples for value in inputs(s)]
-    copies = training.copies if isinstance(processors, Alters) else 0
-    versions = [given]
-    for copy in range(copies):
-        assert isinstance(processors, Alters)
-        seed = training.seed * 1009 + copy
-        versions.append(processors.altered(own.processor, given, mask=training.mask, swap=training.swap, crop=training.crop, seed=seed))
-    relations = bool(training.loss.relation) and processors.same(own.processor, teacher.processor)
-    mask = getattr(own.processor, "mask_token", None)
-    altering = [copies, training.mask, training.swap, training.crop, training.seed, mask] if copies else []
-    asked = {**common, "step": "teacher", "samples": [s.digest for s in samples], "altered": altering, "relations": relations}
-    targets = _answers(teacher, [value for v in versions for value in v], relations, asked, runner, cache, progress)
-    _check_variety(task, targets.outputs[: len(given)], truth, samples)
-    if training.freeze_embeddings and learner.inherits:
-        _freeze(learner.module)
-    return Examples([own.encode(version) for version in versions], Objective.of(own).pads, truth), targets
+@dataclass(frozen=True)
+class _Teaching:
+    """A teacher's answers, kept in the cache.
+
+    Attributes:
+        teacher: the model that answers.
+        common: what all of its answers depend on; plain data.
+        runner: of the processes.
+        cache: where answers are kept.
+        progress: told after each batch.
+    """
+
+    teacher: Source
+    common: Mapping[str, Any]
+    runner: Any
+    cache: Cache
+    progress: Progress
+
+    def answers(self, given: Sequence[Input], parts: Mapping[str, Any]) -> _teacher.Targets:
+        """What the teacher answers to inputs.
+
+        Args:
+            given: the inputs.
+            parts: what else the answers depend on, ``relations`` among it: whether those between tokens are asked for.
+        """
+        parts = {**self.common, "step": "teacher", **parts}
+        digest, teacher = key(**parts), self.teacher
+        if self.cache.find(digest) is None and self.runner.is_main_process:
+            teacher.module.to(self.runner.device)
+            with assemble.disk_errors(self.cache.root), self.cache.fill(digest, parts) as folder:
+                _teacher.answer(teacher.module, teacher.encode(given), Objective.of(teacher), parts["relations"], folder, self.progress)
+            teacher.module.to("cpu")
+        self.runner.wait_for_everyone()
+        found = self.cache.find(digest)
+        assert found is not None
+        return _teacher.read(found)
+
+    def lesson(self, learner: Student, samples: Sequence[Samples], task: Task, training: Training, objective: Objective) -> Lesson:
+        """What is trained on, and the teacher's answers to it."""
+        own, processors = learner.source, processors_of(learner.source.task)
+        truth = _truth(samples, task)
+        versions = [[value for s in samples for value in inputs(s)]]
+        if isinstance(processors, Alters):
+            for copy in range(training.copies):
+                seed, shares = training.seed * 1009 + copy, {"mask": training.mask, "swap": training.swap, "crop": training.crop}
+                versions.append(processors.altered(own.processor, versions[0], seed=seed, **shares))
+        mask = getattr(own.processor, "mask_token", None)
+        altered = [training.copies, training.mask, training.swap, training.crop, training.seed, mask] if len(versions) > 1 else []
+        relations = bool(training.loss.relation) and processors.same(own.processor, self.teacher.processor)
+        parts = {"samples": [s.digest for s in samples], "altered": altered, "relations": relations}
+        targets = self.answers([value for v in versions for value in v], parts)
+        _check_variety(task, targets.outputs[: len(truth)], truth, samples)
+        if training.freeze_embeddings and learner.inherits:
+            _freeze(learner.module)
+        return Lesson(Examples([own.encode(version) for version in versions], objective.pads, truth), targets, objective)
 
 
 def shared_outputs(module: Any, rows: Sequence[Arrays], objective: Objective, runner: Any) -> list[Arrays]:
@@ -273,21 +298,6 @@ def _check_variety(task: Task, answers: Sequence[Arrays], truth: Sequence[Any], 
     if task.same_answer(answers, [answers[0]] * len(answers)).all():
         label = task.describe(answers[:1])[0]
         raise SamplesError(f"The teacher answers '{label}' to all {count} rows of {where}: a student would know no other. Give more varied rows.")
-
-
-def _answers(
-    teacher: Source, given: Sequence[Input], relations: bool, parts: dict[str, Any], runner: Any, cache: Cache, progress: Progress
-) -> _teacher.Targets:
-    digest = key(**parts)
-    if cache.find(digest) is None and runner.is_main_process:
-        teacher.module.to(runner.device)
-        with assemble.disk_errors(cache.root), cache.fill(digest, parts) as folder:
-            _teacher.answer(teacher.module, teacher.encode(given), Objective.of(teacher), relations, folder, progress)
-        teacher.module.to("cpu")
-    runner.wait_for_everyone()
-    found = cache.find(digest)
-    assert found is not None
-    return _teacher.read(found)
 
 
 def _freeze(module: Any) -> None:

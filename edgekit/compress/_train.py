@@ -93,6 +93,21 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What is learnt.
+
+    Attributes:
+        examples: rows of an epoch.
+        targets: the teacher's answers to all versions of them.
+        objective: losses of the task.
+    """
+
+    examples: Examples
+    targets: Targets
+    objective: Objective
+
+
+@dataclass(frozen=True)
 class Epoch:
     """What an epoch came to.
 
@@ -127,9 +142,7 @@ def accelerator(precision: str) -> Any:
 
 def train(
     student: Any,
-    examples: Examples,
-    targets: Targets,
-    objective: Objective,
+    lesson: Lesson,
     score: Callable[[Any], float],
     training: Training,
     runner: Any,
@@ -142,9 +155,7 @@ def train(
 
     Args:
         student: trained in place.
-        examples: rows of an epoch.
-        targets: the teacher's answers to all versions of them.
-        objective: losses of the task.
+        lesson: what is learnt.
         score: of a module on the evaluation set.
         training: how.
         runner: of :func:`accelerator`.
@@ -159,6 +170,7 @@ def train(
     from safetensors.torch import load_model, save_model
     from transformers import get_linear_schedule_with_warmup
 
+    examples, targets = lesson.examples, lesson.targets
     rows = lengths(examples.flat())
     steps = math.ceil(len(examples) / training.batch)
     groups = [[p for p in student.parameters() if p.requires_grad and (p.ndim > 1) is decays] for decays in (True, False)]
@@ -171,6 +183,7 @@ def train(
     history, best = _resumed(runner, work)
     relation = bool(training.loss.relation) and targets.sizes is not None
     with tapped(student) as seen, _without_layer_drop(student):
+        stepper = _Stepper(runner, model, optimizer, lesson, training, seen if relation else None)
         for number in range(len(history), training.epochs):
             if len(history) - best >= training.patience:
                 break
@@ -180,7 +193,7 @@ def train(
             student.train()
             for step, batch in enumerate(batches(examples.epoch(number), rows, training.batch, training.seed * 100_003 + number)):
                 own = batch[runner.process_index :: runner.num_processes]
-                loss = _step(runner, model, optimizer, examples, targets, objective, training, own, len(batch), seen if relation else None, (number, step))
+                loss = stepper.step(own, len(batch), (number, step))
                 schedule.step()
                 total += loss
                 progress(name, step + 1, steps)
@@ -200,48 +213,68 @@ def train(
     return history
 
 
-def _step(
-    runner: Any,
-    model: Any,
-    optimizer: Any,
-    examples: Examples,
-    targets: Targets,
-    objective: Objective,
-    training: Training,
-    own: Sequence[int],
-    of: int,
-    seen: list[Any] | None,
-    place: tuple[int, int],
-) -> float:
-    """One step on this process's share of a batch; returns the sum of the loss over its rows."""
-    import torch
+@dataclass(frozen=True)
+class _Stepper:
+    """Takes the steps of this process.
 
-    def loss_of(indices: Sequence[int]) -> Any:
-        feeds = {n: t.to(runner.device) for n, t in examples.feeds(indices).items()}
-        student = objective.forward(model, feeds)
+    Attributes:
+        runner: of :func:`accelerator`.
+        model: the student as the runner wrapped it.
+        optimizer: of its parameters.
+        lesson: what is learnt.
+        training: how.
+        seen: what the student's last layer gave, see :func:`edgekit.compress._layers.tapped`; None where relations are not learnt.
+    """
+
+    runner: Any
+    model: Any
+    optimizer: Any
+    lesson: Lesson
+    training: Training
+    seen: list[Any] | None
+
+    def step(self, own: Sequence[int], of: int, place: tuple[int, int]) -> float:
+        """One step on this process's share of a batch.
+
+        Args:
+            own: the share.
+            of: rows of the whole batch.
+            place: number of the epoch and of the step in it, for messages.
+
+        Returns:
+            The sum of the loss over the share.
+        """
+        import torch
+
+        # A batch of fewer rows than there are processes: one without a row of its own takes part with nothing, so that none waits for it.
+        indices = own or [0]
+        with _enough_memory(lambda count: self._loss(indices[:count]).backward(), len(indices), self.runner.num_processes):
+            loss = self._loss(indices) * (1.0 if own else 0.0)
+            if not torch.isfinite(loss):
+                raise CompressError(
+                    f"The loss became {loss.item()} at step {place[1] + 1} of epoch {place[0] + 1}: training diverged. "
+                    f"Try a lower learning rate than {self.training.learning_rate:g} (a third of it), a longer warm-up, or float32 precision."
+                )
+            # Gradients are averaged over processes: this makes it the mean over the batch.
+            self.runner.backward(loss * self.runner.num_processes / of)
+            self.runner.clip_grad_norm_(self.model.parameters(), self.training.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return float(loss.detach())
+
+    def _loss(self, indices: Sequence[int]) -> Any:
+        """The sum of the loss over some rows."""
+        examples, targets, device = self.lesson.examples, self.lesson.targets, self.runner.device
+        feeds = {n: t.to(device) for n, t in examples.feeds(indices).items()}
+        student = self.lesson.objective.forward(self.model, feeds)
         relation = None
-        if seen is not None:
+        if self.seen is not None:
             theirs, real = targets.relation(indices)
-            relation = gram(seen[0]), theirs.to(runner.device), real.to(runner.device)
-        teacher = {n: t.to(runner.device) for n, t in stacked([targets.outputs[i] for i in indices]).items()}
+            relation = gram(self.seen[0]), theirs.to(device), real.to(device)
+        teacher = {n: t.to(device) for n, t in stacked([targets.outputs[i] for i in indices]).items()}
         # A label is of the row as it is: what an altered one means is for the teacher to say.
         truth = [examples.truth[i] if i < len(examples) else None for i in indices]
-        return rows_loss(training.loss, objective, feeds, student, teacher, truth, relation).sum()
-
-    # A batch of fewer rows than there are processes: one without a row of its own takes part with nothing, so that none waits for it.
-    indices = own or [0]
-    with _enough_memory(lambda count: loss_of(indices[:count]).backward(), len(indices), runner.num_processes):
-        loss = loss_of(indices) * (1.0 if own else 0.0)
-        if not torch.isfinite(loss):
-            raise CompressError(
-                f"The loss became {loss.item()} at step {place[1] + 1} of epoch {place[0] + 1}: training diverged. "
-                f"Try a lower learning rate than {training.learning_rate:g} (a third of it), a longer warm-up, or float32 precision."
-            )
-        runner.backward(loss * runner.num_processes / of)  # gradients are averaged over processes: this makes it the mean over the batch
-        runner.clip_grad_norm_(model.parameters(), training.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-    return float(loss.detach())
+        return rows_loss(self.training.loss, self.lesson.objective, feeds, student, teacher, truth, relation).sum()
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from edgekit.compress._examples import Examples
 from edgekit.compress._folder import check_output, place
 from edgekit.compress._layers import evenly, shortened
 from edgekit.compress._loss import Loss
-from edgekit.compress._train import Epoch, Training, accelerator, train
+from edgekit.compress._train import Epoch, Lesson, Training, accelerator, train
 from edgekit.compress.objective import Objective
 from edgekit.samples import Samples
 from edgekit.source import heads
@@ -225,7 +225,7 @@ def distill_module(
         learner.to(runner.device)
         state = Path(scratch if work is None else work)
         state.mkdir(parents=True, exist_ok=True)
-        history = train(learner, examples, targets, objective, scored, how, runner, state, progress)
+        history = train(learner, Lesson(examples, targets, objective), scored, how, runner, state, progress)
     return learner, tuple(history)
 
 

@@ -50,6 +50,7 @@ class Source:
         digest: str | None,
         make: Callable[[], tuple[Any, Any]],
         kind: Any,
+        *,
         notes: Sequence[str] = (),
         folder: Path | None = None,
         questioned: bool = False,
@@ -201,7 +202,7 @@ def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
         return head.prepare(module.eval(), kind, told), processor
 
     chosen = any(option in processors.OPTIONS for option in told)
-    return Source(origin.model_id, origin.revision, task, _digest(origin.folder, told), make, kind, notes, None if chosen else origin.folder)
+    return Source(origin.model_id, origin.revision, task, _digest(origin.folder, told), make, kind, notes=notes, folder=None if chosen else origin.folder)
 
 
 def options() -> dict[str, str]:
@@ -291,4 +292,4 @@ def from_module(module: Any, processor: Any, task: str | None = None, outputs: s
         _values.check_finite(name, ready, processor)
         return head.prepare(ready, kind, told), processor
 
-    return Source(name, "python", task, None, make, kind, notes, questioned=not told)
+    return Source(name, "python", task, None, make, kind, notes=notes, questioned=not told)

@@ -19,7 +19,7 @@ from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples, batches
 from edgekit.compress._layers import shortened
 from edgekit.compress._loss import gram, rows_loss
-from edgekit.compress._train import accelerator, train
+from edgekit.compress._train import Lesson, accelerator, train
 from edgekit.compress.distill import Loss, Objective, Training, distill_module
 from edgekit.source import heads
 from edgekit.source.batches import tensors
@@ -276,7 +276,7 @@ def test_the_lowest_score_is_the_best_of_an_error_rate(tmp_path):
 
     training = Training(**{**vars(FAST), "patience": 2, "epochs": 3})
     student = shortened(teacher, (0, 3))
-    history = train(student, examples, targets, objective(), score, training, accelerator("float32"), tmp_path, lambda *_: None, higher_is_better=False)
+    history = train(student, Lesson(examples, targets, objective()), score, training, accelerator("float32"), tmp_path, lambda *_: None, higher_is_better=False)
     assert [e.score for e in history] == [0.5, 0.2, 0.3]
     same(weights(student), best[1])
 
