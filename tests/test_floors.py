@@ -216,14 +216,9 @@ LONG: set[str] = {
     "cli/bench.py: command",
     "cli/deploy.py: command",
     "cli/run.py: command",
-    "compress/_student.py: _lesson",
-    "compress/_train.py: _step",
-    "compress/_train.py: train",
-    "compress/slice.py: slice_layers",
     "engines/compile.py: _made",
     "report/accuracy.py: _listed",
     "report/check.py: _begin",
-    "source/__init__.py: __init__",
 }
 """Functions that still have more."""
 

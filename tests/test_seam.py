@@ -18,7 +18,6 @@ KNOWS = re.compile("|".join([*_NAMES, "SequenceClassification", "problem.?type",
 """Names of a task or its class, a kind of head, an output of classifiers: in code, strings, comments and docstrings alike."""
 
 LEFT: set[str] = {
-    "source/__init__.py",
 }
 """Files that still know a task."""
 

@@ -321,7 +321,7 @@ def test_a_new_file_changes_the_digest(folder):
 
 
 def test_what_a_module_must_be():
-    tokens, module = tiny.source("bert").tokenizer, tiny.source("bert").module
+    tokens, module = tiny.source("bert").processor, tiny.source("bert").module
     with pytest.raises(UsageError, match=r"module is a str, expected a torch\.nn\.Module"):
         source.from_module("bert", tokens)
     with pytest.raises(UsageError, match="processor is missing"):
@@ -331,7 +331,7 @@ def test_what_a_module_must_be():
 
 
 def test_a_module_without_labels():
-    found = source.from_module(torch.nn.Linear(2, 2), tiny.source("bert").tokenizer)
+    found = source.from_module(torch.nn.Linear(2, 2), tiny.source("bert").processor)
     with pytest.raises(ModelError, match=r"config\.id2label is missing"):
         _ = found.settings
     assert found.digest is None

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.samples import Samples
 from edgekit.source.batches import tensors
-from edgekit.spec.protocols import Arrays, Input
+from edgekit.spec.protocols import Arrays
 
 _POOL = 50  # batches that are sorted by length together: long enough to be alike, short enough to be shuffled
 
@@ -49,11 +48,6 @@ class Examples:
     def feeds(self, indices: Sequence[int]) -> dict[str, Any]:
         """Tensors of some of :meth:`flat`, padded at the end to the longest."""
         return tensors([self.versions[i // len(self)][i % len(self)] for i in indices], self.pads)
-
-
-def inputs(samples: Samples) -> list[Input]:
-    """The inputs of a sample set."""
-    return samples.inputs
 
 
 def batches(chosen: np.ndarray, sizes: np.ndarray, batch: int, seed: int) -> list[list[int]]:

@@ -15,7 +15,7 @@ import numpy as np
 from edgekit.bundle import assemble
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _teacher
-from edgekit.compress._examples import Examples, inputs
+from edgekit.compress._examples import Examples
 from edgekit.compress._folder import save
 from edgekit.compress._layers import evenly, shortened
 from edgekit.compress._train import Epoch, Lesson, Training, accelerator, train
@@ -130,7 +130,7 @@ def make(
     """
     task, own = task_of(teacher), learner.source
     parsed = task.parse_truth(evaluation.rows, evaluation.where)
-    scored = Evaluation(task, inputs(evaluation), parsed.values, range(len(evaluation.rows)))
+    scored = Evaluation(task, evaluation.inputs, parsed.values, range(len(evaluation.rows)))
     metric = task.metrics[0]
     runner, cache = accelerator(training.precision if training else "float32"), cache or Cache()
     common = {"teacher": teacher.digest, "code": code_digest(*CODE), "cpu": cpu_name(), "device": runner.device.type}
@@ -225,7 +225,7 @@ class _Teaching:
         """What is trained on, and the teacher's answers to it."""
         own, processors = learner.source, processors_of(learner.source.task)
         truth = _truth(samples, task)
-        versions = [[value for s in samples for value in inputs(s)]]
+        versions = [[value for s in samples for value in s.inputs]]
         if isinstance(processors, Alters):
             for copy in range(training.copies):
                 seed, shares = training.seed * 1009 + copy, {"mask": training.mask, "swap": training.swap, "crop": training.crop}

@@ -34,7 +34,7 @@ from edgekit.source.stack import depth
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.spec.protocols import Arrays
+from edgekit.spec.protocols import Arrays, Modality
 from edgekit.stats.paired import Paired
 
 
@@ -91,7 +91,7 @@ class Distilled:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def lesson(paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] | None) -> list[Samples]:
+def lesson(paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] | None, modality: Modality) -> list[Samples]:
     """Reads rows to train on; a file that has no label column is of rows without a label.
 
     Raises:
@@ -102,11 +102,11 @@ def lesson(paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] |
     found = []
     for path in map(Path, paths):
         try:
-            found.append(samples_module.read(path, columns))
+            found.append(samples_module.read(path, columns, modality=modality))
         except SamplesError:
             if "label" not in (columns or {}):
                 raise
-            found.append(samples_module.read(path, {role: name for role, name in (columns or {}).items() if role != "label"}))
+            found.append(samples_module.read(path, {role: name for role, name in (columns or {}).items() if role != "label"}, modality=modality))
     return found
 
 
@@ -150,9 +150,9 @@ def distill(
     start = time.perf_counter()
     destination = Path(os.path.abspath(out))
     check_output(destination, force)
-    rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns)
-    evaluation = samples_module.read(Path(eval), columns)
     origin = source.read(os.fspath(teacher), revision)
+    rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns, origin.modality)
+    evaluation = samples_module.read(Path(eval), columns, modality=origin.modality)
     learner = _student.student(origin, layers, keep, None if student is None else source.read(os.fspath(student)))
     made = _student.make(origin, learner, rows, evaluation, training or Training(), progress)
     if made.main:

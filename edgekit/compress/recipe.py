@@ -78,7 +78,9 @@ class Recipe:
             base = source.read(_student.make(teacher, learner, samples, evaluation, self.training, progress, cache).folder)
         if self.speedup is not None:
             recovery = replace(self.training, epochs=min(self.training.epochs, RECOVERY.epochs), patience=min(self.training.patience, RECOVERY.patience))
-            sliced = slice_layers(teacher, base, self.speedup, samples, evaluation, latency, recovery, progress, inherits=inherits, notes=notes, cache=cache)
+            sliced = slice_layers(
+                teacher, base, self.speedup, samples, evaluation, latency, recovery, progress=progress, inherits=inherits, notes=notes, cache=cache
+            )
             base = source.read(sliced.made.folder)
         base.model_id, base.revision = f"{teacher.model_id}, {self.name}", teacher.revision
         return base

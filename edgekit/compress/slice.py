@@ -16,7 +16,6 @@ import numpy as np
 from edgekit.bundle import assemble
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _student
-from edgekit.compress._examples import inputs
 from edgekit.compress._fisher import importance
 from edgekit.compress._layers import narrowed
 from edgekit.compress._plan import Latency, Picks, Table, choose, most, points, step
@@ -29,7 +28,7 @@ from edgekit.source.stack import widths
 from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
-from edgekit.spec.progress import Progress
+from edgekit.spec.progress import Progress, silent
 
 ROWS = 2048
 """Rows of the pass that says what matters: more change the order of few heads and neurons."""
@@ -82,8 +81,8 @@ def slice_layers(
     evaluation: Samples,
     latency: Latency,
     training: Training | None,
-    progress: Progress,
     *,
+    progress: Progress = silent,
     inherits: bool = True,
     notes: tuple[str, ...] = (),
     cache: Cache | None = None,
@@ -148,7 +147,7 @@ def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Lat
 
 def _planned(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress) -> tuple[Picks, float]:
     """What stays, and how many times as fast the model then is."""
-    given = [value for s in samples for value in inputs(s)]
+    given = [value for s in samples for value in s.inputs]
     chosen = np.sort(np.random.default_rng(0).permutation(len(given))[:ROWS])
     matters = importance(base.module.eval(), base.encode([given[i] for i in chosen]), Objective.of(base), 0, progress)
     table = _table(base, latency, progress)

@@ -100,8 +100,8 @@ def trim(
     _check_tokenizer(origin)
     roles = {role: name for role, name in (columns or {}).items() if role != "label"}
     paths = [samples] if isinstance(samples, (str, os.PathLike)) else list(samples)
-    texts = [text for path in paths for text in samples_module.read(Path(path), roles).inputs]
-    others = None if eval is None else samples_module.read(Path(eval), roles).inputs
+    texts = [text for path in paths for text in samples_module.read(Path(path), roles, modality=origin.modality).inputs]
+    others = None if eval is None else samples_module.read(Path(eval), roles, modality=origin.modality).inputs
     listed = None if tokens is None else read_tokens(Path(tokens))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         made = trimmed(origin, texts, listed, others, Path(scratch) / "model", progress)

@@ -236,7 +236,7 @@ def read_samples(request: BuildRequest, task: str) -> BuildSamples:
         calibration=whole.take(request.calibration_rows, request.seed),
         evaluation=_read(request.eval, request.columns, modality),
         test=None if request.test is None else _read(request.test, request.columns, modality),
-        training=lesson(training, request.columns) if request.students else [],
+        training=lesson(training, request.columns, modality) if request.students else [],
         vocabulary=[_read(file, without_labels, modality) for file in words],
     )
 

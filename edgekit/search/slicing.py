@@ -136,9 +136,9 @@ def slice_model(
     checks.check_target(chosen)
     checks.check_here(chosen)
     check_output(destination, force)
-    rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns)
-    evaluation = samples_module.read(Path(eval), columns)
     origin = source.read(os.fspath(model), revision)
+    rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns, origin.modality)
+    evaluation = samples_module.read(Path(eval), columns, modality=origin.modality)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         task = origin.save_assets(Path(scratch) / "assets")
         calibration = rows[0].take(checks.CALIBRATION_ROWS, 0)
@@ -147,6 +147,6 @@ def slice_model(
         truth = task.parse_truth(evaluation.rows, evaluation.where).values
         scored = EvaluationSet(evaluation, Evaluation(task, evaluation.inputs, truth), reference_outputs(cache, origin, evaluation))
         ctx = BuildContext(chosen, scored, calibration, origin.digest, cache, Record(cpu_name()))
-        found = slice_layers(origin, origin, speedup, rows, evaluation, clock(ctx), (training or RECOVERY) if recover else None, progress)
+        found = slice_layers(origin, origin, speedup, rows, evaluation, clock(ctx), (training or RECOVERY) if recover else None, progress=progress)
         place(found.made.folder, destination, force)
     return SliceResult(found, Distilled.of(destination, found.made, time.perf_counter() - start))

@@ -6,28 +6,23 @@ A model is data here: weights are read from safetensors only, and no code that c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from edgekit import tasks
-from edgekit.modalities.text import fuzz_texts
+from edgekit import modalities, tasks
 from edgekit.source import _values, _weights, heads
 from edgekit.source._folder import checked_config, locate, processors_of
-from edgekit.source.heads import DEFAULT as TASK
 from edgekit.source.modules import copied, entries, quiet
-from edgekit.source.processors.text import tokenizer_json
 from edgekit.source.stack import WIDTHS, narrow
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import EdgekitError, ModelError, UsageError, near
 from edgekit.spec.head import Head, Told
 from edgekit.spec.progress import Progress, silent
-from edgekit.spec.protocols import Arrays, Input, Task
+from edgekit.spec.protocols import Arrays, Input, Modality, Task
 
-__all__ = ["TASK", "Source", "from_module", "fuzz_texts", "options", "processors_of", "quiet", "read"]
+__all__ = ["Source", "from_module", "options", "processors_of", "read"]
 
 
 class Source:
@@ -68,6 +63,11 @@ class Source:
     def head(self) -> Head:
         """All of the task that needs torch."""
         return heads.get(self.task)
+
+    @property
+    def modality(self) -> Modality:
+        """How inputs of the task are read, before any model is loaded."""
+        return modalities.get(tasks.get(self.task).MODALITY).UNBOUND
 
     @property
     def module(self) -> Any:
@@ -131,27 +131,6 @@ class Source:
             ModelError: when the module cannot take one of the rows.
         """
         return self.head.outputs(self.model_id, self.module, self.settings, rows, progress)
-
-    # To be removed: forms of callers that know one task.
-    tokenizer = processor
-
-    @property
-    def problem_type(self) -> str:
-        """To be removed."""
-        return str(self.kind)
-
-    def tokenizer_json(self) -> str:
-        """To be removed."""
-        return tokenizer_json(self.processor)
-
-    def token_ids(self, texts: Sequence[Input]) -> list[dict[str, list[int]]]:
-        """To be removed."""
-        return [{name: array.tolist() for name, array in row.items()} for row in self.encode(texts)]
-
-    def logits(self, rows: Sequence[Mapping[str, Any]], progress: Progress = silent) -> np.ndarray:
-        """To be removed."""
-        arrays = [{name: np.asarray(values, np.int64) for name, values in row.items()} for row in rows]
-        return np.stack([row["logits"] for row in self.outputs(arrays, progress)])
 
 
 def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:

@@ -16,6 +16,7 @@ import edgekit
 from edgekit import ModelError, SamplesError, UsageError
 from edgekit.compress.distill import Loss, Training, lesson
 from edgekit.compress.recipe import Recipe, recipe
+from edgekit.modalities.text import UNBOUND
 
 FAST = Training(epochs=2, batch=16, learning_rate=1e-3, copies=1, precision="float32")
 
@@ -206,8 +207,8 @@ def test_a_teacher_that_gives_nan(rows, tmp_path):
 def test_a_file_without_the_named_label_column_is_of_rows_without_a_label(tmp_path):
     one = small.write_jsonl(tmp_path / "one.jsonl", [{"text": "a", "y": "good"}])
     two = small.write_jsonl(tmp_path / "two.jsonl", [{"text": "b"}])
-    assert [[r.label for r in s.rows] for s in lesson([one, two], {"label": "y"})] == [["good"], [None]]
-    assert [[r.label for r in s.rows] for s in lesson([two], {"label": "y"})] == [[None]]
+    assert [[r.label for r in s.rows] for s in lesson([one, two], {"label": "y"}, UNBOUND)] == [["good"], [None]]
+    assert [[r.label for r in s.rows] for s in lesson([two], {"label": "y"}, UNBOUND)] == [[None]]
 
 
 # ---- in a build

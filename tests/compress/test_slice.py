@@ -250,15 +250,15 @@ def counting(asked):
 
 def test_it_is_as_fast_as_was_asked_and_comes_back(tiny_model, lesson):
     origin, asked = edgekit.source.read(tiny_model), []
-    made = slice_layers(origin, origin, 1.8, *lesson, counting(asked), None, lambda *_: None)
+    made = slice_layers(origin, origin, 1.8, *lesson, counting(asked), None)
     assert made.speedup >= 1.8 * 0.99
     before, after = (100 + sum(8 * h + n for h, n in w) for w in (made.before, made.after))
     assert before / after == pytest.approx(made.speedup)
     assert made.made.epochs == ()
     fresh = []
-    again = slice_layers(origin, origin, 1.8, *lesson, counting(fresh), None, lambda *_: None)
+    again = slice_layers(origin, origin, 1.8, *lesson, counting(fresh), None)
     assert (again.after, fresh) == (made.after, []), "from the cache"
-    learnt = slice_layers(origin, origin, 1.8, *lesson, counting([]), FAST, lambda *_: None)
+    learnt = slice_layers(origin, origin, 1.8, *lesson, counting([]), FAST)
     assert learnt.after == made.after
     apart = [rel_entr(softmax(values(m.made.reference), axis=1), softmax(values(m.made.outputs), axis=1)).sum() for m in (made, learnt)]
     assert apart[1] < apart[0], "it learnt the answers of the model as it was"
@@ -270,7 +270,7 @@ def test_it_is_as_fast_as_was_asked_and_comes_back(tiny_model, lesson):
 def test_more_than_all_cannot_go(tiny_model, lesson):
     origin = edgekit.source.read(tiny_model)
     with pytest.raises(UsageError, match=r"asked to make the model 5\.00 x as fast, and with one head and 16 neurons .* it is 2\.84 x"):
-        slice_layers(origin, origin, 5.0, *lesson, counting([]), None, lambda *_: None)
+        slice_layers(origin, origin, 5.0, *lesson, counting([]), None)
 
 
 def test_a_clock_that_does_not_keep_what_its_table_says(tiny_model, lesson):
@@ -283,22 +283,22 @@ def test_a_clock_that_does_not_keep_what_its_table_says(tiny_model, lesson):
         return counting([]).measure(sources)
 
     clock = Latency(measure, {"name": "stubborn"})
-    made = slice_layers(origin, origin, 1.6, *lesson, clock, None, lambda *_: None)
+    made = slice_layers(origin, origin, 1.6, *lesson, clock, None)
     assert made.speedup == pytest.approx(1 / 0.7)
     assert "note: 1.6 x was asked for: the nearest of 3 plans was taken." in made.text()
     (plan,) = clock.used.values()
-    replayed = slice_layers(origin, origin, 1.6, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None, lambda *_: None)
+    replayed = slice_layers(origin, origin, 1.6, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None)
     assert replayed.after == made.after
     assert json.loads(plan)["speedup"] == made.speedup
     with pytest.raises(UsageError, match="record of the race does not hold how this model was sliced"):
-        slice_layers(origin, origin, 1.7, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None, lambda *_: None)
+        slice_layers(origin, origin, 1.7, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None)
 
 
 @pytest.mark.parametrize("speedup", [1.0, 0.5, 100.0, float("nan")])
 def test_a_speedup_that_is_none(speedup, tiny_model, lesson):
     origin = edgekit.source.read(tiny_model)
     with pytest.raises(UsageError, match="expected above 1 and below 100"):
-        slice_layers(origin, origin, speedup, *lesson, counting([]), None, lambda *_: None)
+        slice_layers(origin, origin, speedup, *lesson, counting([]), None)
 
 
 def test_layers_of_a_sliced_model_keep_their_widths(sliced_bert):

@@ -141,7 +141,7 @@ def test_one_additive_mask(name):
 @each
 def test_inputs_are_what_the_tokenizer_emits(name):
     graph, model = graph_of(name), tiny.source(name)
-    emitted = list(model.tokenizer("two words"))
+    emitted = list(model.processor("two words"))
     assert [v.name for v in graph.inputs] == [s.name for s in tiny.exported(name).graphs[0].signature.inputs]
     assert {v.name for v in graph.inputs} == set(emitted)
     assert all(str(v.shape) == "[batch,sequence]" and v.dtype == ir.DataType.INT64 for v in graph.inputs)
