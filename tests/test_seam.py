@@ -17,8 +17,7 @@ _NAMES = [form for name in tasks.names() for form in (name, name.replace("-", "_
 KNOWS = re.compile("|".join([*_NAMES, "SequenceClassification", "problem.?type", "logits?", "(single|multi)_label_classification"]), re.IGNORECASE)
 """Names of a task or its class, a kind of head, an output of classifiers: in code, strings, comments and docstrings alike."""
 
-LEFT: set[str] = {
-}
+LEFT: set[str] = set()
 """Files that still know a task."""
 
 

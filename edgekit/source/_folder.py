@@ -180,7 +180,7 @@ def _class_of(head: Head, kind: str) -> str:
     """The class of Transformers that a model type stands for under a head."""
     from transformers.models.auto import modeling_auto
 
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", head.AUTO_CLASS.removeprefix("AutoModel")).upper()  # ForTokenClassification: FOR_TOKEN_CLASSIFICATION
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", head.AUTO_CLASS.removeprefix("AutoModel")).upper()  # ForCausalLM: FOR_CAUSAL_LM
     found = getattr(modeling_auto, f"MODEL_{words}_MAPPING_NAMES")[kind]
     return str(found[0] if isinstance(found, tuple) else found)  # of several the first is what the others vary
 

@@ -43,10 +43,10 @@ class Head(Protocol):
     """
 
     AUTO_CLASS: str
-    """The class of Transformers that loads such a model, e.g. ``AutoModelForTokenClassification``."""
+    """The class of Transformers that loads such a model, e.g. ``AutoModelForCausalLM``."""
 
     ARCHITECTURES: str
-    """Suffix of the architectures in a config that this head is for, e.g. ``ForTokenClassification``."""
+    """Suffix of the architectures in a config that this head is for, e.g. ``ForCausalLM``."""
 
     OPTIONS: Mapping[str, str]
     """What a user may say of a model folder, with a sentence of help; what its processor takes (:attr:`Processors.OPTIONS`) comes beside it."""
