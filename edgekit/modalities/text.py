@@ -162,4 +162,4 @@ class TextModality:
 UNBOUND = TextModality()
 """The modality without a model: it reads, identifies, disturbs and quotes."""
 
-__all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "check_ids", "erased", "fuzz_texts", "mask_token", "words"]
+__all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "check_ids", "fuzz_texts"]

@@ -27,6 +27,7 @@ _Z_POWER = NormalDist().inv_cdf(_POWER)
 _TAIL = 1e-10  # probability of the numbers of discordant rows that a power leaves out, at each end
 _DROP_HALVINGS = 20  # of the drops from 0 to 1: to one in a million
 _FEWEST_RESAMPLES = 100  # 5 of them lie outside each end
+_MOST_ROWS = 10**15  # that a number is given for: a limit of next to nothing would need more than a float holds
 _TRIES = 10  # draws for one resample, on average, before the samples are called unfit
 _HALVINGS = 64  # of an interval of at most 2: below the spacing of float64
 
@@ -261,7 +262,7 @@ def fewest_rows(limit: float) -> int:
     Args:
         limit: the largest drop that is allowed, above 0.
     """
-    return max(1, math.ceil(_Z_BOUND**2 * (1 - limit) / limit))
+    return max(1, math.ceil(min(_Z_BOUND**2 * (1 - limit) / limit, _MOST_ROWS)))
 
 
 def bootstrap(metric: Metric, candidate: Evidence, reference: Evidence, seed: int = 0, resamples: int = 2000) -> Paired:

@@ -12,7 +12,8 @@ import small
 from tokenizers import Tokenizer
 
 from edgekit import modalities
-from edgekit.modalities.text import UNBOUND, TextEncoder, TextModality, mask_token
+from edgekit.modalities._text_units import mask_token
+from edgekit.modalities.text import UNBOUND, TextEncoder, TextModality
 from edgekit.spec.errors import InputError, SamplesError, UsageError
 from edgekit.spec.protocols import HasLimit
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import edgekit
 from edgekit import tasks
-from edgekit.modalities.text import words
+from edgekit.modalities.text import UNBOUND
 from edgekit.report.faithfulness import MOST_WORDS, faithfulness, spearman, top_overlap
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import UsageError
@@ -31,7 +31,11 @@ REVIEWS = [t for t in small.texts(120, seed=5) if 4 <= len(t.split()) <= 40]
 
 def task(kind=REGRESSION, labels=("value",), longest=10**6):
     """A task whose tokenizer cuts off what has more than ``longest`` words."""
-    return bound(Settings(kind, labels, 512, ("input_ids",)), lambda texts: [SimpleNamespace(truncated=len(words(t)) > longest) for t in texts])
+
+    def encode(texts):
+        return [SimpleNamespace(truncated=len(UNBOUND.occlude(text, "")[0]) > longest) for text in texts]
+
+    return bound(Settings(kind, labels, 512, ("input_ids",)), encode)
 
 
 def weight(word):
