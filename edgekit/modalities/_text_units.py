@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 
 from edgekit.modalities._text_encoder import Text
 
@@ -16,26 +17,24 @@ def words(text: Text) -> tuple[str, ...]:
     return tuple(word for part in (text if isinstance(text, tuple) else (text,)) for word in _WORD.findall(part))
 
 
-def erased(text: Text, put: str) -> list[Text]:
+def erased(text: Text, put: str) -> Iterator[Text]:
     """The text once for each of its words, with ``put`` in its place; with an empty ``put`` a space beside the word goes too.
 
     The rest stays to the letter: spaces are tokens to some models.
     """
     first, second = text if isinstance(text, tuple) else (text, None)
-    made: list[Text] = [one if second is None else (one, second) for one in _erased(first, put)]
-    return made + [(first, one) for one in _erased(second or "", put)]
+    yield from (one if second is None else (one, second) for one in _erased(first, put))
+    yield from ((first, one) for one in _erased(second or "", put))
 
 
-def _erased(text: str, put: str) -> list[str]:
+def _erased(text: str, put: str) -> Iterator[str]:
     spans = [word.span() for word in _WORD.finditer(text)]
-    made = []
     for n, (start, end) in enumerate(spans):
         if not put and n + 1 < len(spans):
             end = spans[n + 1][0]
         elif not put and n:
             start = spans[n - 1][1]
-        made.append(text[:start] + put + text[end:])
-    return made
+        yield text[:start] + put + text[end:]
 
 
 def mask_token(tokenizer_json: str) -> str:

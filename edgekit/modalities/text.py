@@ -6,7 +6,7 @@ import functools
 import itertools
 import random
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +141,7 @@ class TextModality:
         """Name to a disturbance, see the functions of ``_text_perturbations``."""
         return {name: functools.partial(_text_perturbations.disturb, name) for name in _text_perturbations.KINDS}
 
-    def occlude(self, value: Text, filler: str) -> tuple[Sequence[str], list[Text]]:
+    def occlude(self, value: Text, filler: str) -> tuple[Sequence[str], Iterable[Text]]:
         """Words, which are what whitespace separates, of both texts of a pair; and the text once without each of them.
 
         Args:

@@ -154,9 +154,9 @@ def _explain(given: Evaluation, before: Answer, after: Answer, row: int, filler:
     task, value = given.task, given.inputs[row]
     assert isinstance(task, Explainable)  # as the caller has seen
     words, without = task.modality.occlude(value, filler)
-    _, again = task.modality.occlude(value, "" if filler else NEUTRAL)
-    whole, second = _outputs(before, [value, *without], "before"), _outputs(before, again, "before")
-    other = _outputs(after, [value, *without], "after")
+    masked, again = [value, *without], list(task.modality.occlude(value, "" if filler else NEUTRAL)[1])
+    whole, second = _outputs(before, masked, "before"), _outputs(before, again, "before")
+    other = _outputs(after, masked, "after")
     first, second_support, others = (task.target_score(outputs, whole[0]) for outputs in (whole, second, other))
     # Support that is no probability may be of any size: what is tied depends on it.
     unit = 1.0 if isinstance(task, HasConfidence) else float(np.abs(first).max()) or 1.0

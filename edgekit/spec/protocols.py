@@ -16,7 +16,7 @@ Three ideas carry the seam between tasks and the rest:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -148,8 +148,8 @@ class Modality(Protocol):
     def perturbations(self) -> Mapping[str, Callable[[Input, random.Random], Input | None]]:
         """Name to a disturbance that leaves the right answer as it is; None where it has nothing to change in an input."""
 
-    def occlude(self, value: Input, filler: str) -> tuple[Sequence[str], list[Input]]:
-        """Names of an input's units (words, patches), and the input once without each of them.
+    def occlude(self, value: Input, filler: str) -> tuple[Sequence[str], Iterable[Input]]:
+        """Names of an input's units (words, patches), and the input once without each of them, made as it is asked for: a text has many words.
 
         Args:
             value: the input.

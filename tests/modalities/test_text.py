@@ -136,12 +136,23 @@ def test_without_a_tokenizer_nothing_is_encoded():
 # ---- words and masks
 
 
+def occluded(value, filler):
+    words, without = UNBOUND.occlude(value, filler)
+    return words, list(without)
+
+
+def test_a_text_of_many_words_is_not_copied_for_each_of_them():
+    words, without = UNBOUND.occlude("word " * 200_000, "")
+    assert len(words) == 200_000
+    assert len(next(iter(without))) == 5 * 199_999
+
+
 def test_words_left_out_leave_the_rest_to_the_letter():
-    assert UNBOUND.occlude(" a  b\n", "#") == (("a", "b"), [" #  b\n", " a  #\n"])
-    assert UNBOUND.occlude(" a  b\n", "") == (("a", "b"), [" b\n", " a\n"])
-    assert UNBOUND.occlude("a", "") == (("a",), [""])
-    assert UNBOUND.occlude(("a b", "c"), "#") == (("a", "b", "c"), [("# b", "c"), ("a #", "c"), ("a b", "#")])
-    assert UNBOUND.occlude("", "#") == UNBOUND.occlude(("", " "), "#") == ((), [])
+    assert occluded(" a  b\n", "#") == (("a", "b"), [" #  b\n", " a  #\n"])
+    assert occluded(" a  b\n", "") == (("a", "b"), [" b\n", " a\n"])
+    assert occluded("a", "") == (("a",), [""])
+    assert occluded(("a b", "c"), "#") == (("a", "b", "c"), [("# b", "c"), ("a #", "c"), ("a b", "#")])
+    assert occluded("", "#") == occluded(("", " "), "#") == ((), [])
 
 
 def test_a_disturbance_takes_its_draws_from_the_generator():
