@@ -87,7 +87,7 @@ def compare(
         rows_needed=compared.rows_needed(margin) if compared and margin is not None else None,
         slices=sliced.compare(once, before, after, slices),
         inputs=len(places),
-        identical=difference(before, after) == 0.0,
+        identical=set(before[0]) == set(after[0]) and difference(before, after) == 0.0,
         fewest=fewest_rows(margin) if margin and compared is not None and compared.losses is not None else None,
         error_before=errors.before if errors else None,
         error_after=errors.after if errors else None,

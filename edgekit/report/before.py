@@ -90,8 +90,8 @@ def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known
     if callable(before):
         function = before
 
-        def answer(inputs: Sequence[Input]) -> list[dict[str, Any]]:
-            return predictions.named(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
+        def answer(inputs: Sequence[Input]) -> list[Arrays]:
+            return completed(side, inputs, predictions.named(function(inputs), len(inputs), side.outputs, "The teacher's outputs"))
 
         return _taught(side, given, answer(given.inputs), "teacher", answer)
     path = Path(before)
@@ -102,12 +102,27 @@ def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known
     if path.suffix.lower() == ".json":
         return _reported(path, side, given, trust)
     if path.suffix.lower() in predictions.FILE_TYPES:
-        return _taught(side, given, predictions.read_outputs(path, len(given), side.outputs), path.stem)
+        return _taught(side, given, completed(side, given.inputs, predictions.read_outputs(path, len(given), side.outputs)), path.stem)
     what = "is none of these" if path.exists() else "does not exist"
     raise UsageError(
         f"{path} {what}: expected a bundle's folder, a report of 'edgekit baseline' or 'edgekit eval -o' (.json), "
         f"or a teacher's outputs ({', '.join(predictions.FILE_TYPES)})."
     )
+
+
+def completed(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
+    """A teacher's outputs, with what a loop returns beside those of the graphs: arrays of the row that no graph takes, e.g. where words begin.
+
+    Args:
+        side: the bundle.
+        inputs: of the rows.
+        outputs: of the teacher to these.
+    """
+    taken = {spec.name for signature in side.bundle.manifest.signatures for spec in signature.inputs}
+    if not inputs or set(side.task.preprocess(inputs[:1])[0].arrays) <= taken:
+        return list(outputs)
+    kept = [{name: array for name, array in row.arrays.items() if name not in taken} for row in side.task.preprocess(inputs)]
+    return [{**own, **row} for own, row in zip(kept, outputs, strict=True)]
 
 
 def _taught(side: Side, given: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None) -> TeacherBefore:
