@@ -83,8 +83,9 @@ def recalls(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth
     """Compares the recall of each label, where labels are unbalanced.
 
     That a recall fell by more than the margin is tested exactly: were it the margin, every row would be lost with that probability and the share
-    of rows that are won, and as many losses as seen, or more, have the probability of a binomial tail. Over the labels the p-values are
-    Holm's.
+    of rows that are won, and as many losses as seen, or more, have the probability of a binomial tail. Parts of a row (words) are lost together, so
+    where rows have several items the rows are what varies: Student's t of the losses of each row beyond the margin. Over the labels the p-values
+    are Holm's.
 
     Args:
         task: of both.
@@ -98,22 +99,48 @@ def recalls(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth
     """
     if not isinstance(task, HasLabels) or len(task.labels) < 2:
         return ()
-    from scipy.stats import binom  # not on a device, and slow to import
-
     right, was = task.label_matrix(before, truth)
-    given = (was, task.label_matrix(after, truth)[1])
-    rows = right.sum(axis=0)
-    seen = np.flatnonzero(rows)
-    if len(seen) < 2 or rows[seen].max() < UNBALANCED * rows[seen].min():
+    now = task.label_matrix(after, truth)[1]
+    counts = right.sum(axis=0)
+    seen = np.flatnonzero(counts)
+    if len(seen) < 2 or counts[seen].max() < UNBALANCED * counts[seen].min():
         return ()
+    owners = None if len(right) == len(truth) else _owners(task, before, truth)
     found, p_values = [], []
     for j in seen.tolist():
-        old, new = (g[right[:, j], j] for g in given)
-        losses, gains, n = int((old & ~new).sum()), int((~old & new).sum()), int(rows[j])
-        chance = min(margin + gains / n, 1.0)
-        p_values.append(float(binom.sf(losses - 1, n, chance)) if losses > gains else 1.0)
-        found.append((task.labels[j], n, float(old.mean()), float(new.mean()), losses, gains))
+        items = right[:, j]
+        old, new = was[items, j], now[items, j]
+        change = old.astype(int) - new.astype(int)
+        p_values.append(_exact(change, margin) if owners is None else _by_rows(change, owners[items], margin))
+        losses, gains = int((change > 0).sum()), int((change < 0).sum())
+        found.append((task.labels[j], len(change), float(old.mean()), float(new.mean()), losses, gains))
     return tuple(Recall(*values, p_holm=p) for values, p in zip(found, holm(p_values), strict=True))
+
+
+def _owners(task: HasLabels, outputs: Sequence[Arrays], truth: Sequence[Any]) -> np.ndarray:
+    """The row of each item: int64 ``[items]``."""
+    sizes = [len(task.label_matrix([row], [right])[0]) for row, right in zip(outputs, truth, strict=True)]
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
+def _exact(change: np.ndarray, margin: float) -> float:
+    """P-value of a recall that fell by no more than the margin, of items that are rows: 1 is a loss, -1 a gain."""
+    from scipy.stats import binom  # not on a device, and slow to import
+
+    losses, gains, n = int((change > 0).sum()), int((change < 0).sum()), len(change)
+    return float(binom.sf(losses - 1, n, min(margin + gains / n, 1.0))) if losses > gains else 1.0
+
+
+def _by_rows(change: np.ndarray, owners: np.ndarray, margin: float) -> float:
+    """The same where rows have several items: one-sided Student's t of each row's losses beyond the margin."""
+    from scipy.stats import t  # not on a device, and slow to import
+
+    _, places = np.unique(owners, return_inverse=True)
+    beyond = np.bincount(places, change - margin)
+    rows, spread = len(beyond), float(beyond.std(ddof=1)) if len(beyond) > 1 else 0.0
+    if beyond.sum() <= 0:
+        return 1.0
+    return float(t.sf(beyond.mean() / (spread / math.sqrt(rows)), rows - 1)) if spread else _exact(change, margin)
 
 
 def lost(found: tuple[Recall, ...]) -> Recall | None:

@@ -12,6 +12,7 @@ from edgekit.report.companions import holds
 from edgekit.search.choose import excess
 from edgekit.spec.gates import AccuracyGates, Gates
 from edgekit.spec.manifest import Trial
+from edgekit.spec.protocols import HasLabels
 from edgekit.spec.target import Budget
 
 
@@ -127,6 +128,40 @@ def test_balanced_labels_have_no_such_gate():
     truth = np.arange(300) % 3
     before = np.eye(3, dtype=np.float32)[truth]
     assert "recall_drop" not in judged(SINGLE, before, np.roll(before, 1, axis=1), truth)[1]
+
+
+class Words:
+    """Items of rows: the words of a sentence, each with one of two labels."""
+
+    labels = ("other", "name")
+    exclusive = True
+
+    def label_matrix(self, outputs, truth):
+        flags = np.eye(2, dtype=bool)
+        return flags[np.concatenate(truth)], flags[np.concatenate([row["tags"] for row in outputs])]
+
+
+def sentences(rows, lost, seed=0, together=True):
+    """Sentences of ten words, three of them names; names are lost sentence by sentence, or one by one."""
+    draw = np.random.default_rng(seed)
+    truth = [np.array([1, 1, 1] + [0] * 7)] * rows
+    gone = [draw.random(1 if together else 3) < lost for _ in range(rows)]
+    after = [{"tags": np.where(np.r_[np.broadcast_to(g, 3), [False] * 7], 0, right)} for g, right in zip(gone, truth, strict=True)]
+    return truth, [{"tags": right} for right in truth], after
+
+
+def test_words_of_a_row_are_lost_together():
+    assert isinstance(Words(), HasLabels)
+    truth, before, after = sentences(200, 0.10)
+    name = next(r for r in companions.recalls(Words(), before, after, truth, 0.05) if r.label == "name")
+    lost = sum(row["tags"][:3].sum() == 0 for row in after)
+    assert (name.rows, name.losses, name.gains, name.after) == (600, 3 * lost, 0, pytest.approx(1 - lost / 200))
+    each = np.where([row["tags"][0] == 0 for row in after], 3, 0) - 3 * 0.05
+    assert name.p_holm == pytest.approx(2 * scipy.stats.ttest_1samp(each, 0, alternative="greater").pvalue)
+    naive = scipy.stats.binomtest(3 * lost, 600, 0.05, "greater").pvalue
+    assert naive < 0.1 * name.p_holm, "as if each word were lost by itself"
+    alarms = [companions.lost(companions.recalls(Words(), *sentences(200, 0.05, seed)[1:], truth, 0.05)) is not None for seed in range(100)]
+    assert sum(alarms) <= 12, "at the margin itself 5 of 100 are expected at most"
 
 
 def test_recalls_are_rarely_a_false_alarm():
