@@ -17,9 +17,6 @@ _NAMES = [form for name in tasks.names() for form in (name, name.replace("-", "_
 KNOWS = re.compile("|".join([*_NAMES, "SequenceClassification", "problem.?type", "logits?", "(single|multi)_label_classification"]), re.IGNORECASE)
 """Names of a task or its class, a kind of head, an output of classifiers: in code, strings, comments and docstrings alike."""
 
-LEFT: set[str] = set()
-"""Files that still know a task."""
-
 
 def knowing(text: str) -> list[str]:
     """Lines that know a task, with their numbers."""
@@ -41,11 +38,7 @@ FILES = files()
 
 @pytest.mark.parametrize("name", sorted(FILES))
 def test_nothing_outside_knows_a_task(name):
-    found = knowing(FILES[name])
-    if name in LEFT:
-        assert found, "the file knows no task any more: take it out of LEFT"
-    else:
-        assert found == []
+    assert knowing(FILES[name]) == []
 
 
 @pytest.mark.parametrize(
