@@ -12,6 +12,7 @@ from edgekit import backends, quantize, tasks
 from edgekit.bundle import assemble
 from edgekit.machine.cpu import cpus
 from edgekit.quantize._calibration import Calibration, squared_error
+from edgekit.runtime import loops
 from edgekit.runtime.loops import single
 from edgekit.search import stand_in
 from edgekit.search.checks import FULL_RANGE, STAND_IN
@@ -107,6 +108,9 @@ def make_calibration(
         guard: rows of each call that no 16-bit type may overflow on.
     """
     signatures = [graph.signature for graph in float_graphs.graphs]
+    if len(signatures) == 1:  # a loop may read a row in parts; outputs are taken apart by what shared a call
+        loop = loops.get(float_graphs.loop)
+        calls = [part for rows in calls for part in loop.calls({signatures[0].name: signatures[0]}, rows)]
     feeds, guarded = _record(ctx, float_graphs, calls), _record(ctx, float_graphs, guard)
     first = signatures[0].name
     if len(signatures) > 1:

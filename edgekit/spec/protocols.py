@@ -370,3 +370,6 @@ class Loop(Protocol):
 
         Rows share a call here as they do in :meth:`run`, so the caller cuts a list into calls.
         """
+
+    def calls(self, signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> list[Sequence[Arrays]]:
+        """Rows of each call of the first graph that :meth:`run` makes of these rows, with the inputs of the graph: what :meth:`record` has a batch of."""

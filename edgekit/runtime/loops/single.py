@@ -11,7 +11,7 @@ from edgekit.spec.errors import InputError
 from edgekit.spec.protocols import Arrays, Runs
 from edgekit.spec.tensor import Signature, TensorSpec
 
-__all__ = ["SIGNATURES", "collate", "cut", "record", "run", "size", "split"]
+__all__ = ["SIGNATURES", "calls", "collate", "cut", "record", "run", "size", "split"]
 
 SIGNATURES = ("forward",)
 
@@ -33,6 +33,11 @@ def record(engines: Mapping[str, Runs], signatures: Mapping[str, Signature], row
     """Feeds of the one graph for one call with these rows, which no engine has to run for."""
     (name,) = SIGNATURES
     return {name: [collate(signatures[name], rows)]}
+
+
+def calls(signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> list[Sequence[Arrays]]:
+    """All rows: they are one call."""
+    return [rows]
 
 
 def collate(signature: Signature, rows: Sequence[Arrays], shapes: Sequence[int] = ()) -> dict[str, np.ndarray]:

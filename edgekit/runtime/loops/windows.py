@@ -16,7 +16,7 @@ from edgekit.runtime.loops import single
 from edgekit.spec.protocols import Arrays, Runs
 from edgekit.spec.tensor import Signature
 
-__all__ = ["SIGNATURES", "WINDOWS", "apart", "record", "run", "together"]
+__all__ = ["SIGNATURES", "WINDOWS", "apart", "calls", "record", "run", "together"]
 
 SIGNATURES = single.SIGNATURES
 WINDOWS = "windows"
@@ -31,19 +31,22 @@ def run(
     options: Mapping[str, Any] | None = None,
 ) -> list[Arrays]:
     """Runs rows, see :class:`edgekit.spec.protocols.Loop`. A call has no more windows than there are rows: a single row is run window by window."""
-    signature = signatures[SIGNATURES[0]]
-    parts = apart(signature, rows)
     outputs: list[Arrays] = []
-    for start in range(0, len(parts), len(rows)):
-        outputs += single.run(engines, signatures, parts[start : start + len(rows)], shapes)
-    return together(signature, rows, outputs)
+    for call in calls(signatures, rows):
+        outputs += single.run(engines, signatures, call, shapes)
+    return together(signatures[SIGNATURES[0]], rows, outputs)
 
 
 def record(engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> dict[str, list[dict[str, np.ndarray]]]:
     """Feeds of the one graph for the calls that :meth:`run` makes of these rows."""
     (name,) = SIGNATURES
-    parts = apart(signatures[name], rows)
-    return {name: [single.collate(signatures[name], parts[start : start + len(rows)]) for start in range(0, len(parts), len(rows))]}
+    return {name: [single.collate(signatures[name], call) for call in calls(signatures, rows)]}
+
+
+def calls(signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> list[Sequence[Arrays]]:
+    """Windows of each call that :meth:`run` makes of these rows."""
+    parts = apart(signatures[SIGNATURES[0]], rows)
+    return [parts[start : start + len(rows)] for start in range(0, len(parts), len(rows))]
 
 
 def apart(signature: Signature, rows: Sequence[Arrays]) -> list[Arrays]:
