@@ -22,7 +22,7 @@ from edgekit.spec.protocols import Arrays, Input
 __all__ = ["MODEL_TYPES", "NOUN", "OPTIONS", "PROCESSORS", "SAME_AS", "check_inputs", "check_names", "check_told", "encode", "load", "pixels", "same", "survey"]
 
 NOUN = "image processor"
-OPTIONS: tuple[str, ...] = ()
+OPTIONS: dict[str, str] = {}
 MODEL_TYPES = {
     "beit": "BEiT",
     "convnext": "ConvNeXT",
