@@ -159,7 +159,7 @@ def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[
     except EngineMismatchError as problem:
         plans.drop(key, str(problem))
         return None
-    about = next((entry.about for entry in plans.entries() if entry.key == key), {})
+    about = plans.about(key)
     made_in, now = about.get("power_mode"), _power_mode()
     if made_in and now and made_in != now:
         again = "Make it anew with: edgekit compile BUNDLE --force"

@@ -119,6 +119,20 @@ class Plans:
             _log.warning("The engine %s cannot be read (%s); it is compiled again.", self.root / f"{key}.plan", problem.strerror or problem)
             return None
 
+    def about(self, key: str) -> Mapping[str, object]:
+        """What was kept of the making of an engine, see :meth:`store`; empty where the cache has none of this key.
+
+        Args:
+            key: of :meth:`key`.
+
+        Raises:
+            IntegrityError: as :meth:`find`.
+        """
+        with contextlib.suppress(OSError, Damaged), private.opened(self.root) as folder:
+            about: Mapping[str, object] = _sidecar(folder, key)["about"]
+            return about
+        return {}
+
     @contextlib.contextmanager
     def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
         """Keeps all others, processes and threads, from compiling the same engine; the death of its holder frees it.

@@ -79,8 +79,11 @@ def said(caplog):
 
 def test_store_and_find(plans, said):
     assert plans.find(KEY) is None
+    assert plans.about(KEY) == {}
     assert not plans.root.exists(), "looking does not make it"
     put(plans, seconds=81.5, power="MAXN")
+    assert plans.about(KEY).items() >= {"seconds": 81.5, "power": "MAXN"}.items()
+    assert plans.about(key("other")) == {}
     found = plans.find(KEY)
     assert found == PLAN
     assert len(found) == len(PLAN)
@@ -200,7 +203,9 @@ DAMAGES = {
 def test_damage_is_told_removed_and_made_again(plans, said, damage):
     put(plans)
     put(plans, "other", b"other")
+    before = plans.about(KEY)
     damage(plans.root / f"{KEY}.plan", plans.root / f"{KEY}.json")
+    assert plans.about(KEY) in ({}, before), "notes that do not serve are none"
     assert plans.find(KEY) is None
     (line,) = said()
     assert f"{KEY}.plan is damaged: " in line

@@ -160,7 +160,7 @@ def test_an_answer_that_is_not_finite_is_an_error_that_names_the_rows(broken):
 def test_the_error_of_a_worker_and_of_the_command_line_is_the_same(broken, tmp_path):
     with Worker(broken) as worker, pytest.raises(OutputError, match="at index 1 of the input"):
         small.logits(worker, ["the story was short", f"a {OUTLIER} story"])
-    with Worker(broken) as worker, pytest.raises(OutputError, match="at index 5 of the input.* The index counts from input 50"):
+    with Worker(broken) as worker, pytest.raises(OutputError, match=r"at index 5 of the input.* The index counts from input 50"):
         worker.predict([*["the story was short"] * 55, f"a {OUTLIER} story"])
     done = small.edgekit("run", broken, f"a {OUTLIER} story")
     assert done.returncode == 1
