@@ -16,10 +16,10 @@ from edgekit.bundle import assemble
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples
-from edgekit.compress._folder import save
 from edgekit.compress._layers import evenly, shortened
-from edgekit.compress._train import Epoch, Lesson, Training, accelerator, train
+from edgekit.compress.folders import save
 from edgekit.compress.objective import Objective
+from edgekit.compress.training import Epoch, Lesson, Training, accelerator, train
 from edgekit.machine.cpu import cpu_name
 from edgekit.samples import Samples
 from edgekit.samples.evaluation import Evaluation

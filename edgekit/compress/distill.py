@@ -21,11 +21,11 @@ from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.compress import _student, _teacher
 from edgekit.compress._examples import Examples
-from edgekit.compress._folder import check_output, place
 from edgekit.compress._layers import evenly, shortened
 from edgekit.compress._loss import Loss
-from edgekit.compress._train import Epoch, Lesson, Training, accelerator, train
+from edgekit.compress.folders import check_output, place
 from edgekit.compress.objective import Objective
+from edgekit.compress.training import Epoch, Lesson, Training, accelerator, train
 from edgekit.samples import Samples
 from edgekit.source import heads
 from edgekit.source.batches import stacked, tensors
@@ -36,6 +36,8 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, Modality
 from edgekit.stats.paired import Paired
+
+__all__ = ["Distilled", "Loss", "Objective", "Training", "distill", "distill_module"]
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,6 @@ def _minus_loss(objective: Objective, rows: Sequence[Arrays], outputs: Sequence[
     return -float(losses.mean())
 
 
-__all__ = ["Distilled", "Loss", "Objective", "Training", "distill", "distill_module"]
 
 if __name__ == "__main__":
     import runpy

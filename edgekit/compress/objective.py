@@ -14,6 +14,8 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import Signature
 
+__all__ = ["Objective"]
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -61,6 +63,3 @@ class Objective:
             return head.outputs(name, module, settings, rows, progress)
 
         return replace(cls.of_head(head, source.kind, pads_of(signature)), signature=signature, reference=reference)
-
-
-__all__ = ["Objective"]

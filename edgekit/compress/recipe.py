@@ -11,14 +11,16 @@ from edgekit import source
 from edgekit.cache.store import Cache
 from edgekit.compress import _student
 from edgekit.compress._loss import Loss
-from edgekit.compress._plan import Latency
-from edgekit.compress._train import Training
+from edgekit.compress.plan import Latency
 from edgekit.compress.slice import RECOVERY, check_speedup, slice_layers
+from edgekit.compress.training import Training
 from edgekit.samples import Samples
 from edgekit.source import Source
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.parsing import parse
 from edgekit.spec.progress import Progress
+
+__all__ = ["Recipe", "recipe"]
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from edgekit.cache.store import Cache, key
 from edgekit.compress import _student
 from edgekit.compress._fisher import importance
 from edgekit.compress._layers import narrowed
-from edgekit.compress._plan import Latency, Picks, Table, choose, most, points, step
-from edgekit.compress._train import Training
 from edgekit.compress.objective import Objective
+from edgekit.compress.plan import Latency, Picks, Table, choose, most, points, step
+from edgekit.compress.training import Training
 from edgekit.machine.cpu import cpu_name
 from edgekit.samples import Samples
 from edgekit.source import Source
@@ -29,6 +29,8 @@ from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
+
+__all__ = ["RECOVERY", "ROWS", "Sliced", "check_speedup", "slice_layers"]
 
 ROWS = 2048
 """Rows of the pass that says what matters: more change the order of few heads and neurons."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from edgekit import samples as samples_module
 from edgekit import source
-from edgekit.compress._folder import check_output, place, save
+from edgekit.compress.folders import check_output, place, save
 from edgekit.modalities.text import Text
 from edgekit.source import Source, processors_of
 from edgekit.source.processors.text import NOUN as _NOUN
@@ -29,6 +29,8 @@ from edgekit.source.processors.text import tokenizer_json, wrapped
 from edgekit.spec.errors import ModelError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+
+__all__ = ["DISCLOSES", "Trimmed", "read_tokens", "trim", "trimmed"]
 
 _IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "unk_token_id")
 DISCLOSES = "A vocabulary made from samples discloses which words they contain to whoever has the bundle or the build cache."

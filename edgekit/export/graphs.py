@@ -22,6 +22,8 @@ from edgekit.spec.head import Traced
 from edgekit.spec.protocols import Arrays, Input, Task
 from edgekit.spec.rows import difference, spread
 
+__all__ = ["OPSET", "TOLERANCE", "check_graphs", "check_preprocessing", "export"]
+
 OPSET = 20
 """The first with Gelu as one operator, and still read by TensorRT 10.0."""
 
@@ -151,6 +153,3 @@ def _same(array: np.ndarray, expected: np.ndarray) -> bool:
 
 def _only(name: str, rows: Sequence[Arrays]) -> list[Arrays]:
     return [{name: row[name]} for row in rows]
-
-
-__all__ = ["OPSET", "TOLERANCE", "check_graphs", "check_preprocessing", "export"]

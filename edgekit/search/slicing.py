@@ -15,11 +15,11 @@ import numpy as np
 from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.cache.store import Cache
-from edgekit.compress._folder import check_output, place
-from edgekit.compress._plan import Latency
-from edgekit.compress._train import Training
 from edgekit.compress.distill import Distilled, lesson
+from edgekit.compress.folders import check_output, place
+from edgekit.compress.plan import Latency
 from edgekit.compress.slice import RECOVERY, Sliced, check_speedup, slice_layers
+from edgekit.compress.training import Training
 from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.samples.evaluation import Evaluation
 from edgekit.search import checks

@@ -12,6 +12,8 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import Signature
 
+__all__ = ["cut", "lengths", "pads_of", "reference", "run", "stacked", "tensors"]
+
 _BATCH = 32
 
 
@@ -109,6 +111,3 @@ def reference(
         found.update(zip(chosen, outputs, strict=True))
         progress("torch reference", min(start + _BATCH, len(order)), len(order))
     return [found[i] for i in range(len(rows))]
-
-
-__all__ = ["cut", "lengths", "pads_of", "reference", "run", "stacked", "tensors"]

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+__all__ = ["copied", "entries", "quiet"]
+
 
 def entries(config: Any) -> dict[str, Any]:
     """What a config of any kind says."""
@@ -44,6 +46,3 @@ def quiet() -> Iterator[None]:
         transformers.logging.set_verbosity(before)
         if bars:
             transformers.logging.enable_progress_bar()
-
-
-__all__ = ["copied", "entries", "quiet"]

@@ -14,6 +14,8 @@ from typing import Any
 
 from edgekit.spec.errors import ModelError
 
+__all__ = ["WIDTHS", "Block", "blocks", "depth", "narrow", "stack", "widths"]
+
 WIDTHS = "edgekit_widths"
 """In the config of a sliced model: ``[heads, neurons]`` of each stored layer."""
 

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.tensor import Signature
 
+__all__ = ["Alters", "Head", "Processors", "Shapes", "Told", "Traced"]
+
 Told = Mapping[str, Any]
 """What the user says of a model in place of its files: option to value, without the options that were left out."""
 

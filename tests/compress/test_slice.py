@@ -20,13 +20,13 @@ import edgekit.samples
 import edgekit.source
 from edgekit import ModelError, UsageError
 from edgekit.compress._fisher import Importance, importance
-from edgekit.compress._folder import save
 from edgekit.compress._layers import narrowed, shortened
 from edgekit.compress._loss import Loss
-from edgekit.compress._plan import Latency, Table, choose, most
-from edgekit.compress._train import Training
+from edgekit.compress.folders import save
 from edgekit.compress.objective import Objective
+from edgekit.compress.plan import Latency, Table, choose, most
 from edgekit.compress.slice import slice_layers
+from edgekit.compress.training import Training
 from edgekit.compress.vocabulary import trimmed
 from edgekit.export.graphs import export
 from edgekit.quantize import dynamic

@@ -19,8 +19,8 @@ from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples, batches
 from edgekit.compress._layers import shortened
 from edgekit.compress._loss import gram, rows_loss
-from edgekit.compress._train import Lesson, accelerator, train
 from edgekit.compress.distill import Loss, Objective, Training, distill_module
+from edgekit.compress.training import Lesson, accelerator, train
 from edgekit.source import heads
 from edgekit.source.batches import tensors
 from edgekit.source.processors._text_altered import altered

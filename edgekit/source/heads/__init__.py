@@ -14,6 +14,8 @@ from typing import cast
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.head import Head
 
+__all__ = ["DEFAULT", "for_architectures", "get", "names"]
+
 DEFAULT = "text-classification"
 """The task of a module from Python whose class name ends as no head's does."""
 
@@ -38,6 +40,3 @@ def get(task: str) -> Head:
 def for_architectures(architectures: Sequence[str]) -> str | None:
     """The task whose head is meant by classes of Transformers, e.g. ``["BertForTokenClassification"]``; None where there is none."""
     return next((name for name in names() if any(a.endswith(get(name).ARCHITECTURES) for a in architectures)), None)
-
-
-__all__ = ["DEFAULT", "for_architectures", "get", "names"]

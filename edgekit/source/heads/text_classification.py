@@ -19,6 +19,13 @@ from edgekit.spec.tensor import Signature, TensorSpec
 from edgekit.tasks import text_classification
 from edgekit.tasks.text_classification import Settings
 
+# fmt: off
+__all__ = [
+    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs",
+    "prepare", "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
+]
+# fmt: on
+
 AUTO_CLASS = "AutoModelForSequenceClassification"
 ARCHITECTURES = "ForSequenceClassification"
 OPTIONS = _classes.OPTIONS
@@ -130,11 +137,3 @@ def _check_modules(model_id: str, folder: Path) -> None:
             "not be used. "
             "Pass the whole model from Python: edgekit.build(module=..., processor=...)."
         )
-
-
-# fmt: off
-__all__ = [
-    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
-    "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
-]
-# fmt: on

@@ -11,6 +11,8 @@ from typing import cast
 
 from edgekit.spec.head import Processors
 
+__all__ = ["get", "names"]
+
 
 def names() -> list[str]:
     """Names of the modalities, as tasks have them."""
@@ -20,6 +22,3 @@ def names() -> list[str]:
 def get(modality: str) -> Processors:
     """The module of a modality."""
     return cast(Processors, importlib.import_module(f"{__name__}.{modality}"))
-
-
-__all__ = ["get", "names"]

@@ -19,6 +19,13 @@ from edgekit.spec.parsing import to_json
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import TensorSpec
 
+# fmt: off
+__all__ = [
+    "MODEL_TYPES", "NOUN", "OPTIONS", "SAME_AS", "altered", "check_inputs", "check_names", "check_told", "dynamic_shapes", "encode",
+    "example_feeds", "facts", "input_specs", "load", "same", "survey", "tokenizer_json", "wrapped",
+]
+# fmt: on
+
 NOUN = "tokenizer"
 OPTIONS = {"tokenizer": "Which counts where tokenizer.json and what Transformers makes of it differ: file or transformers."}
 MODEL_TYPES = {
@@ -161,11 +168,3 @@ def _max_length(config: Any, tokenizer: Any) -> int:
             "the model takes. Set one of them."
         )
     return length
-
-
-# fmt: off
-__all__ = [
-    "MODEL_TYPES", "NOUN", "OPTIONS", "SAME_AS", "altered", "check_inputs", "check_names", "check_told", "dynamic_shapes", "encode", "example_feeds", "facts",
-    "input_specs", "load", "same", "survey", "tokenizer_json", "wrapped",
-]
-# fmt: on

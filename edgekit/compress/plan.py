@@ -10,6 +10,8 @@ import numpy as np
 from edgekit.compress._fisher import Importance
 from edgekit.source import Source
 
+__all__ = ["Latency", "Picks", "Table", "choose", "most", "points", "step"]
+
 _UNITS = 1000  # that the time to be saved is counted in
 _STEP = 64  # neurons: whole tiles of the INT8 kernels
 _FEWEST_STEPS = 8

@@ -29,6 +29,8 @@ from edgekit.spec.errors import CompressError, UsageError
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 
+__all__ = ["PRECISIONS", "Epoch", "Lesson", "Training", "accelerator", "train"]
+
 PRECISIONS = ("auto", "float32", "bfloat16")
 _TIMEOUT = timedelta(hours=4)  # other processes wait while the first one asks the teacher
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")

@@ -13,6 +13,8 @@ from edgekit.source.modules import quiet
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 
+__all__ = ["RECORD", "check_output", "place", "save"]
+
 RECORD = "edgekit.json"
 """In each of them: what it was made from."""
 
