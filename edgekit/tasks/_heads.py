@@ -217,7 +217,7 @@ class SingleLabel(_Labels):
         return np.asarray(x / x.sum(axis=1, keepdims=True))
 
     def _answer(self, values: Sequence[float]) -> tuple[int, tuple[str, ...]]:
-        top = max(range(len(values)), key=values.__getitem__)
+        top = values.index(max(values))
         return top, (self._names[top],)
 
 
@@ -292,7 +292,7 @@ class MultiLabel(_Labels):
         return np.asarray(np.exp(-np.logaddexp(0.0, -self._values(outputs).astype(np.float64))))
 
     def _answer(self, values: Sequence[float]) -> tuple[int, tuple[str, ...]]:
-        return int(np.argmax(values)), tuple(name for name, value in zip(self._names, values, strict=True) if value > 0.5)
+        return values.index(max(values)), tuple(name for name, value in zip(self._names, values, strict=True) if value > 0.5)
 
 
 class Regression(Head):
