@@ -46,7 +46,7 @@ SLOW = """
 import sys, time
 sys.path[:] = [p for p in sys.path if p]
 from edgekit.runtime import session
-from edgekit.timing import worker
+from edgekit.timing import child
 share, answer, numbers = {share}, session.Session.__call__, range(10)
 def slower(self, inputs):
     begin = time.perf_counter()
@@ -56,7 +56,7 @@ def slower(self, inputs):
         sum(numbers)
     return found
 session.Session.__call__ = slower
-worker.main(*sys.argv[1:])
+child.main(*sys.argv[1:])
 """
 
 

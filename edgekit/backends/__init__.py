@@ -24,13 +24,15 @@ import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import BackendError, UsageError, near
-from edgekit.spec.progress import Progress
-from edgekit.spec.target import Target
-from edgekit.spec.tensor import Signature
+
+if TYPE_CHECKING:
+    from edgekit.spec.engine import EngineRecipe
+    from edgekit.spec.progress import Progress
+    from edgekit.spec.target import Target
+    from edgekit.spec.tensor import Signature
 
 Feeds = Mapping[str, Any]
 """Input name to a numpy array, or to a buffer that an engine of the same device kept."""

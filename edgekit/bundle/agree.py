@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from edgekit.bundle.onnx_reader import NO_INITIALIZER, Facts, Value
 from edgekit.spec import manifest as manifests
 from edgekit.spec.errors import IntegrityError
-from edgekit.spec.manifest import FileEntry
-from edgekit.spec.tensor import Signature, TensorSpec
+
+if TYPE_CHECKING:
+    from edgekit.spec.manifest import FileEntry
+    from edgekit.spec.tensor import Signature, TensorSpec
 
 WEIGHTS = "weights"
 

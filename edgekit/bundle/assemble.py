@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.bundle import signature
 from edgekit.bundle.install import check_replaced
-from edgekit.bundle.place import new_folder, put_folder, recover, share, sync_tree
+from edgekit.bundle.place import disk_errors, new_folder, put_folder, recover, share, sync_tree
 from edgekit.bundle.trust import MANIFEST, Bundle
 from edgekit.spec.digests import entry, files_below
-from edgekit.spec.errors import BuildError, EdgekitError, IntegrityError, UsageError
-from edgekit.spec.graph import GraphSet
+from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.manifest import Manifest, dumps, loads
+
+if TYPE_CHECKING:
+    from edgekit.spec.graph import GraphSet
 
 
 def check_output(out: Path, force: bool) -> None:
@@ -36,17 +36,6 @@ def check_output(out: Path, force: bool) -> None:
         raise UsageError(f"Output folder {out} exists, and nothing is written over. Give another -o, or --force to replace a bundle.")
     if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not _is_bundle(out)):
         raise UsageError(f"{out} is not a bundle, and --force replaces bundles only. Give another -o, or remove it yourself.")
-
-
-def check_place(out: Path) -> None:
-    """Refuses a place where no folder can be made, before any work is done.
-
-    Raises:
-        BuildError: when the nearest folder above is none, or may not be written.
-    """
-    above = next(p for p in out.parents if p.exists() or p == p.parent)
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise BuildError(f"{out} cannot be made: {above} is not a folder that may be written. Give another -o.")
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -102,19 +91,6 @@ def write(
             sync_tree(folder)
         put_folder(folder, out, check)
     return Bundle(out, complete, digest=hashlib.sha256(text).hexdigest())
-
-
-@contextlib.contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turns what a disk refuses into a BuildError with a remedy."""
-    try:
-        yield
-    except EdgekitError:
-        raise
-    except OSError as problem:
-        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BuildError(f"The disk of {place} is full, and nothing was left behind there. Free space, or give another folder.") from problem
-        raise BuildError(f"{place} cannot be written: {problem.strerror or problem}. Check the path and its permissions; nothing was left behind.") from problem
 
 
 def _put(source: Path | bytes, place: Path) -> None:

@@ -20,9 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from edgekit.bundle import signature
-from edgekit.bundle.assemble import check_output, disk_errors
+from edgekit.bundle.assemble import check_output
 from edgekit.bundle.install import check_install, check_replaced
-from edgekit.bundle.place import new_file, new_folder, put_file, put_folder, share, sync_tree
+from edgekit.bundle.place import disk_errors, new_file, new_folder, put_file, put_folder, share, sync_tree
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import MANIFEST, Bundle, open_bundle
 from edgekit.spec import manifest as manifests

@@ -22,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from edgekit.spec.errors import BuildError, EdgekitError
+
 _ASIDE = "bundle"
 _AT_FDCWD = -100
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
@@ -239,3 +241,27 @@ def _is_at(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), os.lstat(path))
     except OSError:
         return False
+
+
+def check_place(out: Path) -> None:
+    """Refuses a place where no folder can be made, before any work is done.
+
+    Raises:
+        BuildError: when the nearest folder above is none, or may not be written.
+    """
+    above = next(p for p in out.parents if p.exists() or p == p.parent)
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise BuildError(f"{out} cannot be made: {above} is not a folder that may be written. Give another -o.")
+
+
+@contextlib.contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turns what a disk refuses into a BuildError with a remedy."""
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise BuildError(f"The disk of {place} is full, and nothing was left behind there. Free space, or give another folder.") from problem
+        raise BuildError(f"{place} cannot be written: {problem.strerror or problem}. Check the path and its permissions; nothing was left behind.") from problem

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgekit.compress.objective import Objective
 from edgekit.spec.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgekit.compress.objective import Objective
 
 
 @dataclass(frozen=True)

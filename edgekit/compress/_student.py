@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.bundle import assemble
+from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples
@@ -161,7 +161,7 @@ def make(
             history = train(learner.module, lesson, score, training, runner, work, progress, higher_is_better=better)
         outputs = shared_outputs(learner.module, rows, objective, runner)
         if runner.is_main_process:
-            with assemble.disk_errors(cache.root), cache.fill(digest, what) as folder:
+            with disk_errors(cache.root), cache.fill(digest, what) as folder:
                 learner.module.requires_grad_(True)
                 save(learner.module, own.processor, folder / "student", {"teacher": teacher.model_id, "revision": teacher.revision, **what})
                 np.savez(folder / "student.npz", **pack(outputs))  # type: ignore[arg-type]
@@ -213,7 +213,7 @@ class _Teaching:
         digest, teacher = key(**parts), self.teacher
         if self.cache.find(digest) is None and self.runner.is_main_process:
             teacher.module.to(self.runner.device)
-            with assemble.disk_errors(self.cache.root), self.cache.fill(digest, parts) as folder:
+            with disk_errors(self.cache.root), self.cache.fill(digest, parts) as folder:
                 _teacher.answer(teacher.module, teacher.encode(given), Objective.of(teacher), parts["relations"], folder, self.progress)
             teacher.module.to("cpu")
         self.runner.wait_for_everyone()

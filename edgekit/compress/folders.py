@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle import assemble
-from edgekit.bundle.place import new_folder, put_folder, recover, sync_tree
+from edgekit.bundle.place import check_place, disk_errors, new_folder, put_folder, recover, sync_tree
 from edgekit.source.modules import quiet
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
@@ -34,7 +33,7 @@ def check_output(out: Path, force: bool) -> None:
         UsageError: when it exists and ``force`` is not given, or when it holds something else.
         BuildError: when it cannot be made there.
     """
-    assemble.check_place(out)
+    check_place(out)
     recover(out)
     if not (out.exists() or out.is_symlink()):
         return
@@ -51,7 +50,7 @@ def place(made: Path, out: Path, force: bool) -> Path:
         UsageError: as :func:`check_output`.
         BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
     """
-    with assemble.disk_errors(out), new_folder(out) as folder:
+    with disk_errors(out), new_folder(out) as folder:
         shutil.copytree(made, folder, dirs_exist_ok=True)
         folder.chmod(0o755)  # it was made private
         sync_tree(folder)

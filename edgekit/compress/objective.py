@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from edgekit.source import Source
 from edgekit.source.batches import pads_of
-from edgekit.spec.head import Head
-from edgekit.spec.progress import Progress
-from edgekit.spec.protocols import Arrays
-from edgekit.spec.tensor import Signature
+
+if TYPE_CHECKING:
+    from edgekit.source import Source
+    from edgekit.spec.head import Head
+    from edgekit.spec.progress import Progress
+    from edgekit.spec.protocols import Arrays
+    from edgekit.spec.tensor import Signature
 
 __all__ = ["Objective"]
 

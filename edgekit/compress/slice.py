@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.bundle import assemble
+from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _student
 from edgekit.compress._fisher import importance
@@ -139,7 +139,7 @@ def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Lat
     digest = key(**what)
     if cache.find(digest) is None:
         picks, ratio = _planned(base, speedup, samples, latency, progress)
-        with assemble.disk_errors(cache.root), cache.fill(digest, what) as folder:
+        with disk_errors(cache.root), cache.fill(digest, what) as folder:
             (folder / "plan.json").write_text(to_json({"picks": picks, "speedup": ratio}), "utf-8")
     found = cache.find(digest)
     assert found is not None

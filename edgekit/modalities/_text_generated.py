@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from typing import TYPE_CHECKING
 
-from edgekit.modalities._text_encoder import Text
+if TYPE_CHECKING:
+    from edgekit.modalities._text_encoder import Text
 
 # The fuzz set strings pieces of these together.
 _ALPHABETS = (

@@ -9,8 +9,10 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from edgekit.modalities._text_encoder import Text
+if TYPE_CHECKING:
+    from edgekit.modalities._text_encoder import Text
 
 LETTERS_A_CHANGE = 10
 """Of the kinds that change letters, one change in so many of them, and at least one: about one in every other English word."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from edgekit.modalities._text_encoder import Text
+if TYPE_CHECKING:
+    from edgekit.modalities._text_encoder import Text
 
 _WORD = re.compile(r"\S+")
 _MASK = re.compile(r"[\[<({|]+mask[\]>)}|]+", re.IGNORECASE)

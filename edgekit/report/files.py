@@ -15,8 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle.assemble import disk_errors
-from edgekit.bundle.place import new_file
+from edgekit.bundle.place import disk_errors, new_file
 from edgekit.report.predictions import unlike
 from edgekit.spec.errors import BuildError, EdgekitError, FormatError, IntegrityError, UsageError
 from edgekit.spec.parsing import parse, plain, strict_json, to_json

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgekit.search import choose, device, vary
 from edgekit.search.choose import Choice
-from edgekit.search.context import BuildContext
 from edgekit.search.measure import race_candidates
 from edgekit.search.models import ModelEntry, make_candidates
 from edgekit.search.race import turns
-from edgekit.search.results import Candidate, CandidateResult, Race
 from edgekit.search.settle import Notes, note_if_unresolved, settle_all
-from edgekit.spec.manifest import Trial
+
+if TYPE_CHECKING:
+    from edgekit.search.context import BuildContext
+    from edgekit.search.results import Candidate, CandidateResult, Race
+    from edgekit.spec.manifest import Trial
 
 _FIRST_ROUNDS, _SHORT_ROUNDS, _LAST_ROUNDS = 6, 2, 12
 _INPUTS_A_ROUND = 20

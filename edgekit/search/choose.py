@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgekit.backends import mostly_int8
 from edgekit.report import companions
-from edgekit.search.context import EvaluationSet
 from edgekit.search.race import ratio
-from edgekit.search.results import Candidate, CandidateResult, Race
+from edgekit.search.unseen import compare_companions
 from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import Trial, Variant
-from edgekit.spec.target import Budget, Target
 from edgekit.stats.percentiles import latency
+
+if TYPE_CHECKING:
+    from edgekit.search.context import EvaluationSet
+    from edgekit.search.results import Candidate, CandidateResult, Race
+    from edgekit.spec.target import Budget, Target
 
 FLOAT = "float32"
 _IN_INT8 = ("static", "dynamic")
@@ -68,7 +72,7 @@ def trials(
 
 def _trial(candidate: Candidate, result: CandidateResult, evaluation: EvaluationSet, limit: float | None) -> Trial:
     variant, compared = candidate.variant, evaluation.compare(result.outputs)
-    error, recall = evaluation.companions(result.outputs, limit)
+    error, recall = compare_companions(evaluation, result.outputs, limit)
     kept_in_float = variant.recipe["keep_float"].split(", ") if "keep_float" in variant.recipe else []
     return Trial(
         method=variant.method,

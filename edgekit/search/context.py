@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from edgekit.report import companions
-
 if TYPE_CHECKING:
     from edgekit.samples import Samples
     from edgekit.samples.evaluation import Evaluation
@@ -64,32 +62,6 @@ class EvaluationSet:
     def compare(self, outputs: Sequence[Arrays]) -> Paired:
         """A candidate's outputs to these rows against the reference's; rows with equal inputs count once."""
         return self.rows.compare(outputs, self.reference)
-
-    def companions(self, outputs: Sequence[Arrays], drop: float | None) -> tuple[companions.Error | None, str]:
-        """What the score does not see of a candidate: the error of numbers, and the label whose recall fell.
-
-        Args:
-            outputs: of the candidate, one entry a row.
-            drop: accuracy drop of the budget; None for no limit.
-        """
-        once, places = self.rows.distinct, self.rows.places
-        reference, candidate = ([rows[i] for i in places] for rows in (self.reference, outputs))
-        return companions.of_rows(self.task, reference, candidate, once.truth, drop)
-
-    def holds(self, outputs: Sequence[Arrays], limit: float, drop: float | None, strict: bool) -> bool:
-        """Whether a candidate's outputs are inside the accuracy budget, and what the score cannot see inside what goes with it.
-
-        Args:
-            outputs: of the candidate, one entry a row.
-            limit: largest drop from the reference's score.
-            drop: accuracy drop of the budget, which the error of numbers and the recall of labels are measured by.
-            strict: the upper ends of intervals count.
-        """
-        compared = self.compare(outputs)
-        if not (compared.high if strict else compared.drop) <= limit + 1e-9:
-            return False
-        error, recall = self.companions(outputs, drop)
-        return companions.holds(error, recall, drop, strict)
 
 
 @dataclass(frozen=True)

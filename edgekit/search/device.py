@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.machine.cpu import cpu_name
 from edgekit.search import choose
 from edgekit.search.choose import Choice
-from edgekit.search.context import BuildContext
-from edgekit.search.results import Candidate
 from edgekit.search.settle import Notes, note_if_unresolved, settle_for_device
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import BudgetError
-from edgekit.spec.manifest import Trial, Variant
+
+if TYPE_CHECKING:
+    from edgekit.search.context import BuildContext
+    from edgekit.search.results import Candidate
+    from edgekit.spec.manifest import Trial, Variant
 
 _SHIPPED = 2  # variants that the device chooses from
 

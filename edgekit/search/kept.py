@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from edgekit.bundle.assemble import disk_errors
+from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
 from edgekit.machine.busy import Busy, outdated
 from edgekit.spec.digests import code_digest

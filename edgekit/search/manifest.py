@@ -7,19 +7,22 @@ import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from edgekit.machine.cpu import cpu_name
 from edgekit.runtime.choice import machine
-from edgekit.samples import Samples
 from edgekit.search import goldens, stand_in
-from edgekit.search.choose import Choice
-from edgekit.search.context import BuildContext, EvaluationSet
-from edgekit.search.engines import Verified
 from edgekit.search.kept import StepCache, version
 from edgekit.search.measure import measure_for_device
-from edgekit.search.request import BuildRequest
 from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
 from edgekit.spec.sealed import seal
+
+if TYPE_CHECKING:
+    from edgekit.samples import Samples
+    from edgekit.search.choose import Choice
+    from edgekit.search.context import BuildContext, EvaluationSet
+    from edgekit.search.engines import Verified
+    from edgekit.search.request import BuildRequest
 
 
 @dataclass(frozen=True)

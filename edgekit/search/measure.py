@@ -7,7 +7,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,13 +16,15 @@ from edgekit.machine.busy import Busy, Watch
 from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.search import agree, kept_answers, race, record
 from edgekit.search.checks import AS_WRITTEN, accuracy_backend, runs_here
-from edgekit.search.context import BuildContext
 from edgekit.search.outputs import graph_outputs
 from edgekit.search.results import Candidate, CandidateResult, Race
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.parsing import parse, plain, to_json
-from edgekit.spec.protocols import Arrays, Task
 from edgekit.spec.rows import finite
+
+if TYPE_CHECKING:
+    from edgekit.search.context import BuildContext
+    from edgekit.spec.protocols import Arrays, Task
 
 
 def measure_candidate(ctx: BuildContext, candidate: Candidate) -> CandidateResult:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit.machine.cpu import cpu_name, cpus
-from edgekit.samples import Samples
-from edgekit.search import stand_in
+from edgekit.search import stand_in, unseen
 from edgekit.search.checks import AS_WRITTEN, accuracy_backend
-from edgekit.search.context import BuildContext
 from edgekit.search.kept import StepCache, read_rows, write_rows
 from edgekit.search.stand_in import Outputs
-from edgekit.source import Source
 from edgekit.spec.digests import files_below, sha256
-from edgekit.spec.graph import GraphSet
-from edgekit.spec.protocols import Arrays
+
+if TYPE_CHECKING:
+    from edgekit.samples import Samples
+    from edgekit.search.context import BuildContext
+    from edgekit.source import Source
+    from edgekit.spec.graph import GraphSet
+    from edgekit.spec.protocols import Arrays
 
 
 def reference_outputs(cache: StepCache, model: Source, samples: Samples) -> list[Arrays]:
@@ -86,4 +88,4 @@ def keeps_accuracy(ctx: BuildContext, graphs: GraphSet) -> bool:
 
 def inside_budget(ctx: BuildContext, outputs: Outputs, limit: float) -> bool:
     """Whether outputs of graphs are numbers and inside the accuracy budget."""
-    return outputs.finite and ctx.evaluation.holds(outputs.rows, limit, ctx.target.budget.accuracy_drop, ctx.strict)
+    return outputs.finite and unseen.holds_budget(ctx.evaluation, outputs.rows, limit, ctx.target.budget.accuracy_drop, ctx.strict)

@@ -12,6 +12,7 @@ from typing import Any
 from edgekit import modalities, samples, source, tasks
 from edgekit.bundle import assemble
 from edgekit.bundle.install import check_replaced
+from edgekit.bundle.place import check_place
 from edgekit.compress.distill import lesson
 from edgekit.compress.recipe import Recipe, recipe
 from edgekit.compress.vocabulary import read_tokens
@@ -179,7 +180,7 @@ def read_request(
     chosen, left_out = checks.without_wrong(chosen)
     replayed = None if race is None else record.read(Path(race))
     assemble.check_output(place, force)
-    assemble.check_place(place)
+    check_place(place)
     name, version, expires = check_name(name or ""), check_version(version or ""), check_date(expires or "")
     check_replaced(place, name, version, allow_downgrade)
     students = [recipe(said) for said in distill]

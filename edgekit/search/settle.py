@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from edgekit.search.checks import runs_here
-from edgekit.search.context import BuildContext
 from edgekit.search.measure import measure_candidate, measure_for_device
-from edgekit.search.results import Candidate, CandidateResult
 from edgekit.spec.errors import OutputError
 from edgekit.spec.rows import difference
+
+if TYPE_CHECKING:
+    from edgekit.search.context import BuildContext
+    from edgekit.search.results import Candidate, CandidateResult
 
 
 class Notes:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from edgekit.search.context import BuildContext
 from edgekit.search.graphs import trim_vocabulary
-from edgekit.search.request import BuildRequest, BuildSamples
 from edgekit.search.slicing import clock
-from edgekit.source import Source
+
+if TYPE_CHECKING:
+    from edgekit.search.context import BuildContext
+    from edgekit.search.request import BuildRequest, BuildSamples
+    from edgekit.source import Source
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,6 @@ from edgekit import backends
 from edgekit.machine.cpu import cpus
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature, TensorSpec
-from edgekit.timing import worker
 from edgekit.timing.worker import Worker
 
 _INT8 = {"onnxruntime": "dynamic", "openvino": "static"}
@@ -186,5 +185,7 @@ def _opened(folder: str, options: dict[str, Any]) -> tuple[Kernels, float, float
 
 
 def main(folder: str, options: str) -> None:
-    """The child: as :func:`edgekit.timing.worker.main`, with kernels in place of a bundle."""
-    worker.main(folder, options, _opened)
+    """The child: as :func:`edgekit.timing.child.main`, with kernels in place of a bundle."""
+    from edgekit.timing import child  # brings the runtime, which the parent does not need
+
+    child.main(folder, options, _opened)

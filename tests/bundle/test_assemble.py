@@ -202,10 +202,10 @@ def test_a_full_disk():
 def test_a_full_disk_under_the_cache():
     with small.tiny_disk("256k") as disk:
         cache = Cache(disk / "cache")
-        with pytest.raises(BuildError, match="is full"), assemble.disk_errors(cache.root), cache.fill("a" * 64, {}) as folder:
+        with pytest.raises(BuildError, match="is full"), place.disk_errors(cache.root), cache.fill("a" * 64, {}) as folder:
             (folder / "data").write_bytes(os.urandom(400_000))
         assert list((disk / "cache").iterdir()) == []
-        with pytest.raises(BuildError, match="is full"), assemble.disk_errors(cache.root), cache.fill("a" * 64, {"x": "y" * 10_000}) as folder:
+        with pytest.raises(BuildError, match="is full"), place.disk_errors(cache.root), cache.fill("a" * 64, {"x": "y" * 10_000}) as folder:
             (folder / "data").write_bytes(b"x" * (256 * 1024 - 4096))  # what it was made from does not fit any more
         assert list((disk / "cache").iterdir()) == []
 

@@ -138,7 +138,7 @@ class Slow(Worker):
 import sys, time
 sys.path[:] = [p for p in sys.path if p]
 from edgekit.runtime import session
-from edgekit.timing import worker
+from edgekit.timing import child
 answer = session.Session.__call__
 def slower(self, inputs):
     begin = time.perf_counter()
@@ -148,7 +148,7 @@ def slower(self, inputs):
         pass
     return found
 session.Session.__call__ = slower
-worker.main(*sys.argv[1:])
+child.main(*sys.argv[1:])
 """
 
 

@@ -23,7 +23,7 @@ class Slow(Worker):
     CHILD = """
 import sys, threading, time
 sys.path[:] = [p for p in sys.path if p]
-from edgekit.timing import worker
+from edgekit.timing import child
 from edgekit.runtime.session import Session
 real, pair = Session.__call__, threading.Barrier(2, timeout=10)
 def call(self, text):
@@ -35,7 +35,7 @@ def call(self, text):
         pair.wait()
     return real(self, text)
 Session.__call__ = call
-worker.main(*sys.argv[1:])
+child.main(*sys.argv[1:])
 """
 
 

@@ -28,7 +28,7 @@ PAIRS = [("the plot was dull", "their cast is strong"), ("", "")]
 CHANGED = """
 import os, sys, time
 sys.path[:] = [p for p in sys.path if p]
-from edgekit.timing import worker
+from edgekit.timing import child
 from edgekit.runtime.session import Session
 real, clock, ahead = Session.__call__, time.perf_counter, 0.0
 def call(self, text):
@@ -52,7 +52,7 @@ def call(self, text):
     return real(self, text)
 Session.__call__ = call
 time.perf_counter = lambda: clock() + ahead
-worker.main(*sys.argv[1:])
+child.main(*sys.argv[1:])
 """
 
 
@@ -116,8 +116,8 @@ def test_parts_of_a_start(float32_bundle):
     ("part", "slow"),
     [
         ("import_ms", "time.sleep(2)"),
-        ("verify_ms", "worker.open_bundle = slow(worker.open_bundle)"),
-        ("load_ms", "worker.load_checked = slow(worker.load_checked)"),
+        ("verify_ms", "child.open_bundle = slow(child.open_bundle)"),
+        ("load_ms", "child.load_checked = slow(child.load_checked)"),
         ("answer_ms", "Session.__call__ = slow(Session.__call__)"),
     ],
 )
@@ -125,7 +125,7 @@ def test_what_a_part_of_a_start_holds(float32_ort, part, slow):
     class Slow(Worker):
         CHILD = f"""
 import sys, time
-from edgekit.timing import worker
+from edgekit.timing import child
 from edgekit.runtime.session import Session
 def slow(function):
     def later(*arguments, **options):
@@ -133,7 +133,7 @@ def slow(function):
         return function(*arguments, **options)
     return later
 {slow}
-worker.main(*sys.argv[1:])
+child.main(*sys.argv[1:])
 """
 
     with Slow(float32_ort) as worker:
