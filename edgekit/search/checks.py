@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgekit import backends, quantize
 from edgekit.backends import WrongResultsError
 from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
-from edgekit.samples import Samples
 from edgekit.spec.errors import BudgetError, SamplesError, UsageError, near
 from edgekit.spec.manifest import MAX_TOKENS, Variant
 from edgekit.spec.protocols import HasLabels, Task
 from edgekit.spec.target import USES, Target
 from edgekit.stats.paired import fewest_rows
+
+if TYPE_CHECKING:
+    from edgekit.samples import Samples
 
 CALIBRATION_ROWS = 300
 """Rows that are chosen for calibration where nothing else is said."""

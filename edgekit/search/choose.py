@@ -11,8 +11,8 @@ import numpy as np
 
 from edgekit.backends import mostly_int8
 from edgekit.report import companions
+from edgekit.search.accuracy import compare_companions
 from edgekit.search.race import ratio
-from edgekit.search.unseen import compare_companions
 from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import Trial, Variant
 from edgekit.stats.percentiles import latency

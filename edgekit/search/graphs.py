@@ -15,10 +15,11 @@ from edgekit.export.graphs import export
 from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._sensitivity import revert
 from edgekit.samples import Samples
+from edgekit.search.accuracy import accuracy_limit, inside_budget
 from edgekit.search.checks import accuracy_backend
 from edgekit.search.context import BuildContext
 from edgekit.search.kept import StepCache, move_graphs, read_graphs, write_graphs
-from edgekit.search.outputs import accuracy_limit, inside_budget, run_graph
+from edgekit.search.outputs import run_graph
 from edgekit.source import Source
 from edgekit.spec.digests import files_below, sha256
 from edgekit.spec.graph import GraphSet

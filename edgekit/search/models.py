@@ -15,10 +15,10 @@ from edgekit.quantize._calibration import Calibration, squared_error
 from edgekit.runtime import loops
 from edgekit.runtime.loops import single
 from edgekit.search import stand_in
+from edgekit.search.accuracy import keeps_accuracy
 from edgekit.search.checks import FULL_RANGE, STAND_IN
 from edgekit.search.context import BuildContext, EvaluationSet
 from edgekit.search.graphs import export_model, quantize_graphs, revert_layers
-from edgekit.search.outputs import keeps_accuracy
 from edgekit.search.results import Candidate
 from edgekit.source import Source
 from edgekit.spec.graph import GraphSet

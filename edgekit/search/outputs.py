@@ -1,4 +1,4 @@
-"""What graphs answer to the evaluation rows where this machine scores them, and whether that is inside the accuracy budget."""
+"""What graphs answer to the evaluation rows where this machine scores them, and what the torch model answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.machine.cpu import cpu_name, cpus
-from edgekit.search import stand_in, unseen
+from edgekit.search import stand_in
 from edgekit.search.checks import AS_WRITTEN, accuracy_backend
 from edgekit.search.kept import StepCache, read_rows, write_rows
 from edgekit.search.stand_in import Outputs
@@ -70,22 +70,3 @@ def run_graph(ctx: BuildContext, graphs: GraphSet) -> Outputs:
             outputs += runner.run([row], finite=False)
             ctx.cache.progress(f"score {method}", index + 1, len(rows))
     return Outputs(outputs[:count], outputs[count:])
-
-
-def accuracy_limit(ctx: BuildContext) -> float | None:
-    """Largest drop that candidates of this build may have; None for no limit, and where torch itself is under the floor."""
-    limit = ctx.largest_drop
-    return None if limit is None or limit < 0 else limit
-
-
-def keeps_accuracy(ctx: BuildContext, graphs: GraphSet) -> bool:
-    """Whether graphs are inside the accuracy budget and give numbers. Where torch itself is under the floor, no layer in float helps."""
-    limit = accuracy_limit(ctx)
-    if limit is None or graphs.graphs[0].method == "float32":
-        return True
-    return inside_budget(ctx, graph_outputs(ctx, graphs), limit)
-
-
-def inside_budget(ctx: BuildContext, outputs: Outputs, limit: float) -> bool:
-    """Whether outputs of graphs are numbers and inside the accuracy budget."""
-    return outputs.finite and unseen.holds_budget(ctx.evaluation, outputs.rows, limit, ctx.target.budget.accuracy_drop, ctx.strict)

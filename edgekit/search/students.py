@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from edgekit.search.graphs import trim_vocabulary
-from edgekit.search.slicing import clock
 
 if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
@@ -37,9 +36,12 @@ def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: 
         # A list that cannot be is refused before a student is trained.
         trim_vocabulary(ctx.cache, model, files.vocabulary, request.tokens, files.evaluation)
     sources = {"": model}
-    latency = clock(ctx)
-    for student in request.students:
-        sources[student.name] = student.make(model, files.training, files.evaluation, latency, ctx.cache.progress, ctx.cache.cache)
+    if request.students:
+        from edgekit.search.slicing import clock  # a build without students needs no clock, and none of pruning
+
+        latency = clock(ctx)
+        for student in request.students:
+            sources[student.name] = student.make(model, files.training, files.evaluation, latency, ctx.cache.progress, ctx.cache.cache)
     if request.vocabulary is None:
         return Models(sources)
     trimmed = {}

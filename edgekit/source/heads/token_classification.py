@@ -24,7 +24,7 @@ from edgekit.tasks.token_classification import OUTPUT, STRATEGIES, Settings
 AUTO_CLASS = "AutoModelForTokenClassification"
 ARCHITECTURES = "ForTokenClassification"
 OPTIONS = {"aggregation": f"How a token classifier groups tokens: {', '.join(STRATEGIES)}. The files never say it; it is simple then."}
-MODULE_OPTIONS = {"aggregation": f"How a token classifier groups tokens: {', '.join(STRATEGIES)}. The files never say it; it is simple then."}
+MODULE_OPTIONS = ("aggregation",)
 PADS: Mapping[str, float] = {STARTS: -1, WINDOWS: 0}
 encode = words.encode
 _UNLABELLED = -100  # what torch's cross-entropy leaves out

@@ -1,4 +1,4 @@
-"""What the score does not see of a candidate: the error of numbers, and the label whose recall fell; and whether all of it is inside the budget."""
+"""Whether candidates are inside the accuracy budget: by the score, and by what it does not see, the error of numbers and the label whose recall fell."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgekit.report import companions
+from edgekit.search.outputs import graph_outputs
 
 if TYPE_CHECKING:
-    from edgekit.search.context import EvaluationSet
+    from edgekit.search.context import BuildContext, EvaluationSet
+    from edgekit.search.stand_in import Outputs
+    from edgekit.spec.graph import GraphSet
     from edgekit.spec.protocols import Arrays
 
 
@@ -40,3 +43,22 @@ def holds_budget(evaluation: EvaluationSet, outputs: Sequence[Arrays], limit: fl
         return False
     error, recall = compare_companions(evaluation, outputs, drop)
     return companions.holds(error, recall, drop, strict)
+
+
+def accuracy_limit(ctx: BuildContext) -> float | None:
+    """Largest drop that candidates of this build may have; None for no limit, and where torch itself is under the floor."""
+    limit = ctx.largest_drop
+    return None if limit is None or limit < 0 else limit
+
+
+def keeps_accuracy(ctx: BuildContext, graphs: GraphSet) -> bool:
+    """Whether graphs are inside the accuracy budget and give numbers. Where torch itself is under the floor, no layer in float helps."""
+    limit = accuracy_limit(ctx)
+    if limit is None or graphs.graphs[0].method == "float32":
+        return True
+    return inside_budget(ctx, graph_outputs(ctx, graphs), limit)
+
+
+def inside_budget(ctx: BuildContext, outputs: Outputs, limit: float) -> bool:
+    """Whether outputs of graphs are numbers and inside the accuracy budget."""
+    return outputs.finite and holds_budget(ctx.evaluation, outputs.rows, limit, ctx.target.budget.accuracy_drop, ctx.strict)
