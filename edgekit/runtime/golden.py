@@ -137,12 +137,18 @@ def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequenc
         reference_column = {name: columns.pop(name) for name in ("reference",) if name in columns}
         named = {"lengths": np.array([single.size(signature, row) for row in rows], np.int64), **columns, **given, **reference_column}
     else:
-        named = {f"input.{name}": _smallest(array) for name, array in of_rows.pack(rows).items()}
+        named = {f"input.{name}": _smallest(array) for name, array in of_rows.pack(_of_graphs(rows, signature.inputs)).items()}
         for prefix, variant in answered.items():
-            named |= {f"{prefix}.{name}": array for name, array in of_rows.pack(variant).items()}
+            named |= {f"{prefix}.{name}": array for name, array in of_rows.pack(_of_graphs(variant, signature.outputs)).items()}
     stream = io.BytesIO()
     np.savez(stream, **named)
     return stream.getvalue()
+
+
+def _of_graphs(rows: Sequence[Arrays], specs: Sequence[TensorSpec]) -> list[Arrays]:
+    """Rows without what a loop or a task keeps in them beside the inputs and outputs of graphs."""
+    names = {spec.name for spec in specs}
+    return [{name: array for name, array in row.items() if name in names} for row in rows]
 
 
 def read(bundle: Bundle) -> Golden:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.runtime import loops
+from edgekit.runtime import golden, loops
 from edgekit.runtime.loops import windows
 from edgekit.spec.tensor import Signature, TensorSpec
 
@@ -66,3 +66,10 @@ def test_recorded_feeds_are_those_of_the_calls():
 def test_a_loop_of_one_forward_pass_has_one_call():
     rows = [row(3), row(2)]
     assert loops.get("single").calls(SIGNATURES, rows) == [rows]
+
+
+def test_golden_inputs_hold_what_graphs_take_and_give():
+    rows = [row(3), row(5)]
+    outputs = windows.run({"forward": Engine()}, SIGNATURES, rows)
+    bare = [{"ids": given["ids"]} for given in rows], [{"out": output["out"]} for output in outputs]
+    assert golden.pack(SIGNATURE, rows, [outputs], outputs) == golden.pack(SIGNATURE, bare[0], [bare[1]], bare[1])
