@@ -59,10 +59,10 @@ def bundle(tmp_path, monkeypatch):
     """Makes a bundle of a graph and binds its task."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
 
-    def call(signature, graph, rows, answers, task, backend="onnxruntime"):
+    def call(signature, graph, rows, answers, task, backend="onnxruntime", loop="single"):
         monkeypatch.setattr(tasks, "get", lambda name: SimpleNamespace(load=lambda assets: task))
         variant = Variant(backend, "float32", {"forward": "graphs/model.onnx"}, "cpu", 2, "float32", rows="together", streams=2)
-        manifest = Manifest(FORMAT, "rows", "single", 3, (signature,), (variant,), {}, "t", "", "share", 1.0, ())
+        manifest = Manifest(FORMAT, "rows", loop, 3, (signature,), (variant,), {}, "t", "", "share", 1.0, ())
         files = {"graphs/model.onnx": graph(tmp_path / "model.onnx"), golden.FILE: golden.pack(signature, rows, [answers], answers)}
         return write(tmp_path / "bundle", manifest, files).path
 
@@ -139,3 +139,28 @@ def test_rows_of_a_fixed_shape(images):
         assert session.run(session.example_feeds(3, 64))["scores"].shape == (3, 4)
         with pytest.raises(InputError, match=r"Input 'image' of a row is float32 \[2, 5\], expected float32 \[2, 4\]"):
             session({**rows[0], "image": np.zeros((2, 5), np.float32)})
+
+
+def test_rows_in_windows_with_what_explains_them(bundle):
+    """A row longer than the model, and golden inputs with arrays that no graph takes."""
+    sizes = ((3, 2), (1,), (7,))
+    rows = [
+        {**row, "windows": np.array(parts), "words": np.arange(2)}
+        for parts, row in zip(sizes, ragged.token_rows([sum(parts) for parts in sizes]), strict=True)
+    ]
+    answers = []
+    for parts, row in zip(sizes, rows, strict=True):
+        ends = np.cumsum(parts)[:-1]
+        windows = [{"ids": ids, "mask": mask} for ids, mask in zip(np.split(row["ids"], ends), np.split(row["mask"], ends), strict=True)]
+        made = [ragged.token_answers(window) for window in windows]
+        whole = made[0]["whole"] if len(made) == 1 else np.concatenate([one["whole"] for one in made])
+        answers.append({"tokens": np.concatenate([one["tokens"] for one in made]), "whole": whole, "windows": row["windows"], "words": row["words"]})
+    task = Task(Rows(lambda count, longest, seed: rows), 8)
+    with edgekit.load(bundle(ragged.TOKENS, ragged.token_graph, rows[1:], answers[1:], task, loop="windows")) as session:
+        result = golden.check(session)
+        assert (result.rows, result.flips, result.passed) == (2, 0, True)
+        for batched in (False, True):
+            for found, right in zip(session.outputs(rows, batched=batched), answers, strict=True):
+                assert found.keys() == right.keys()
+                for name, array in found.items():
+                    np.testing.assert_allclose(array, right[name], atol=1e-5)
