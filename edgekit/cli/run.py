@@ -57,7 +57,7 @@ class _Texts(click.Command):
 @click.option("--truncate", is_flag=True, help="Cut a longer text in place of refusing it; its answer says truncated.")
 @threads_option
 @keys_option
-def command(bundle, texts, pair, backend, max_characters, truncate, threads, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, texts, pair, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Answer TEXTs with BUNDLE, one JSON object a line.
 
     '-' alone reads one text a line from standard input. A single word that begins with a dash, and anything else that may, goes
@@ -66,7 +66,6 @@ def command(bundle, texts, pair, backend, max_characters, truncate, threads, key
     from edgekit.runtime.load import load
     from edgekit.spec.errors import InputError
 
-    options = {"backend": backend, "threads": threads, "max_characters": max_characters, "truncate": truncate}
     with load(bundle, **options, trust=trust_of(keys)) as session:
         if list(texts) != ["-"]:
             if pair and len(texts) % 2:

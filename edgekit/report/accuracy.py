@@ -77,7 +77,7 @@ def compare(
         gains=compared.gains if compared else None,
         p_value=compared.p_value if compared else None,
         flips=len(flips),
-        flipped=_listed(once, before, after, divergence, flips, [ids[i] for i in places], places, include_text),
+        flipped=_listed(once, before, after, flips, [ids[i] for i in places], places, include_text),
         divergence_mean=max(0.0, float(divergence.mean())),  # rounding may leave less than nothing
         divergence_p95=max(0.0, float(np.quantile(divergence, 0.95))),
         calibration_before=calibration_error(task, before, once.truth),
@@ -139,7 +139,6 @@ def _listed(
     given: Evaluation,
     before: Sequence[Arrays],
     after: Sequence[Arrays],
-    divergence: np.ndarray,
     flips: np.ndarray,
     ids: Sequence[str],
     places: Sequence[int],
@@ -149,7 +148,7 @@ def _listed(
     task = given.task
     sides = [[outputs[i] for i in flips] for outputs in (before, after)]
     margins = [task.margin(side) for side in sides] if isinstance(task, HasConfidence) and len(flips) else None
-    weight = divergence[flips] if margins is None else margins[0]
+    weight = task.divergence(after, before)[flips] if margins is None else margins[0]
     order = np.argsort(-weight, kind="stable")[:MOST_FLIPS].tolist()
     shown = [int(flips[i]) for i in order]
     # Answers that are text of the user are shown as that is.

@@ -56,6 +56,24 @@ class _Run:
     begun: Fingerprint
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What a verb was asked for; its arguments say what each is."""
+
+    bundle: str | Path
+    samples: str | Path
+    columns: Mapping[str, str] | None
+    trust: Trust | None
+    seed: int
+    progress: Progress
+    slices: Sequence[str] = ()
+    gates: Gates | str | Path | None = None
+    max_time: float = 0.0
+    include_text: bool = False
+    backend: str | None = None
+    threads: int | None = None
+
+
 @takes_paths("bundle", "samples")
 def report(
     bundle: str | Path,
@@ -98,7 +116,7 @@ def report(
         EdgekitError: when the bundle, the samples or the reference cannot be used.
     """
     held = OFF if gates is None else gates
-    run = _begin(bundle, samples, columns, slices, held, max_time, seed, include_text, trust, progress, backend, threads)
+    run = _begin(_Asked(bundle, samples, columns, trust, seed, progress, slices, held, max_time, include_text, backend, threads))
     made = _measured("report", run, None if reference is None else known(reference, run.side, run.rows, trust), describe=True)
     if not scenarios:
         return made
@@ -131,7 +149,7 @@ def baseline(
     Raises:
         UsageError: beside the others, where the baseline in ``file`` is of another bundle, other samples or another machine.
     """
-    run = _begin(bundle, samples, columns, (), None, 0.0, seed, False, trust, progress, backend, threads)
+    run = _begin(_Asked(bundle, samples, columns, trust, seed, progress, backend=backend, threads=threads))
     earlier = baselines.earlier(Path(file), run.side, run.rows, run.begun) if append and file is not None and Path(file).exists() else None
     found = answered(run.side, run.rows, progress)
     variant = variant_of(run.side, found)
@@ -175,7 +193,7 @@ def compare(
     Raises:
         EdgekitError: when a bundle, the samples or the gates cannot be used.
     """
-    run = _begin(after, samples, columns, slices, gates, max_time, seed, include_text, trust, progress)
+    run = _begin(_Asked(after, samples, columns, trust, seed, progress, slices, gates, max_time, include_text))
     return _measured("compare", run, known(before, run.side, run.rows, trust), describe=True)
 
 
@@ -203,7 +221,7 @@ def check(
     Raises:
         UsageError: beside what :func:`compare` raises, where every gate is off, and for a margin below the noise floor.
     """
-    run = _begin(bundle, samples, columns, slices, gates, max_time, seed, include_text, trust, progress)
+    run = _begin(_Asked(bundle, samples, columns, trust, seed, progress, slices, gates, max_time, include_text))
     if run.gates == OFF:
         raise UsageError("Every gate is off, so this check could never fail. Give a margin or a budget, or only compare: edgekit compare A B.")
     against = known(baseline, run.side, run.rows, trust)
@@ -230,34 +248,22 @@ def self_check(
     progress: Progress = silent,
 ) -> Report:
     """Times a bundle against itself: how much this machine's noise alone can look like. The arguments are those of :func:`compare`."""
-    run = _begin(bundle, samples, columns, (), None, max_time, seed, False, trust, progress)
+    run = _begin(_Asked(bundle, samples, columns, trust, seed, progress, max_time=max_time))
     found = answered(run.side, run.rows, progress)
     noise = _noise(run)
     return _framed("self-check", run, (subject(run.side, run.rows, found, ()),), noise)
 
 
-def _begin(
-    bundle: str | Path,
-    samples: str | Path,
-    columns: Mapping[str, str] | None,
-    slices: Sequence[str],
-    gates: Gates | str | Path | None,
-    max_time: float,
-    seed: int,
-    include_text: bool,
-    trust: Trust | None,
-    progress: Progress,
-    backend: str | None = None,
-    threads: int | None = None,
-) -> _Run:
+def _begin(asked: _Asked) -> _Run:
     """All that can be refused before anything is measured."""
     check_packages("scipy")
-    if not math.isfinite(max_time) or max_time < 0 or seed < 0:
-        raise UsageError(f"max_time is {max_time:g} and seed {seed}, expected seconds of at least 0 and a whole number of at least 0. Correct them.")
-    held = gates if isinstance(gates, Gates) else Gates() if gates is None else gate_files.read(gates)
-    side = opened(bundle, trust, backend, threads)
-    given = rows(side.task, samples, columns, slices)
-    return _Run(side, given, tuple(slices), held, max_time, seed, include_text, trust, progress, fingerprint())
+    if not math.isfinite(asked.max_time) or asked.max_time < 0 or asked.seed < 0:
+        said = f"max_time is {asked.max_time:g} and seed {asked.seed}, expected seconds of at least 0 and a whole number of at least 0"
+        raise UsageError(f"{said}. Correct them.")
+    held = asked.gates if isinstance(asked.gates, Gates) else Gates() if asked.gates is None else gate_files.read(asked.gates)
+    side = opened(asked.bundle, asked.trust, asked.backend, asked.threads)
+    given = rows(side.task, asked.samples, asked.columns, asked.slices)
+    return _Run(side, given, tuple(asked.slices), held, asked.max_time, asked.seed, asked.include_text, asked.trust, asked.progress, fingerprint())
 
 
 def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) -> Report:

@@ -13,7 +13,7 @@ SAME = "both sides are the same bundle, files and settings"
 # Fields that say how a bundle came about or what it is called. All others decide what it answers and how fast, those of later versions too.
 _DESCRIBES = frozenset(
     {
-        *("target", "reason", "score_name", "reference_score", "trials", "held_out", "sensitivity", "notes", "verified", "unverified"),
+        *("target", "reason", "score_name", "higher_is_better", "reference_score", "trials", "held_out", "sensitivity", "notes", "verified", "unverified"),
         *("provenance", "name", "version", "expires", "built", "reference_check", "machine"),
     }
 )
