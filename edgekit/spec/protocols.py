@@ -46,7 +46,8 @@ class Encoded:
     """A preprocessed input.
 
     Attributes:
-        arrays: graph inputs of the row.
+        arrays: graph inputs of the row. Beside them a loop may need others (sizes of windows), and a task may keep some for itself (places of words):
+            no graph is fed these, and such a loop hands them on beside the outputs.
         truncated: a part of the input was not read.
         context: what postprocessing needs of the input, e.g. offsets or the size of an image.
     """
