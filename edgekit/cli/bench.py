@@ -32,7 +32,7 @@ def _numbers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN
 @python_option
 @identity_option
 @keys_option
-def command(bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Time BUNDLE by batch and length: arrays in, outputs out (preprocessing is not in it; 'edgekit eval' has it).
 
     With --on the numbers are those of the device. Where it has no such bundle, or another one, BUNDLE is deployed first,

@@ -23,7 +23,7 @@ identity_option = click.option("--identity", default=None, metavar="FILE", help=
 @identity_option
 @click.option("--report", default=None, metavar="FILE", help="Also write the result as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(bundle, where, keys, allow_downgrade, python, identity, report, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(*, bundle, where, keys, allow_downgrade, python, identity, report, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Bring BUNDLE to a device over ssh, make its engines there, and check that it computes there what it is to.
 
     It goes to ~/edgekit/NAME there, or to PATH (/~/PATH below the login's home), and replaces the bundle that is there only when
