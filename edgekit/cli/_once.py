@@ -22,7 +22,7 @@ def check_once(command: click.Command) -> None:
                 raise click.UsageError(f"Option '{name}' is given {times} times, expected once. Leave out all but one.")
         return parse(context, args)
 
-    command.parse_args = parse_args  # type: ignore[method-assign]  # commands differ in class, and this is the same for all
+    command.parse_args = parse_args  # type: ignore[method-assign,assignment]  # commands differ in class, and this is the same for all
 
 
 def _order(command: click.Command, context: click.Context, args: list[str]) -> list[Any]:

@@ -41,7 +41,7 @@ def test_what_a_living_writer_has_stays(tmp_path):
     code = f"""if True:
         import sys
         from pathlib import Path
-        from edgekit.engines import place
+        from edgekit.bundle import place
         with place.new_folder(Path({str(tmp_path / "out")!r})) as folder:
             (folder / "begun").write_text("x")
             print(folder.name, flush=True)

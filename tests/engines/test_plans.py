@@ -56,7 +56,7 @@ def whole(*names):
 
 
 def start(code, *arguments):
-    program = "import os, sys, time, pathlib\nfrom edgekit.engines import _private, plans as module\nplans = module.Plans(pathlib.Path(sys.argv[1]))\n" + code
+    program = "import os, sys, time, pathlib\nfrom edgekit.engines import plans as module\nplans = module.Plans(pathlib.Path(sys.argv[1]))\n" + code
     return small.started(sys.executable, "-c", program, *arguments, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
 
 

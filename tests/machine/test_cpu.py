@@ -58,7 +58,7 @@ def test_latency():
 
 def test_memory_of_a_process_that_takes_200_mb():
     code = """
-from edgekit.machine.cpu import memory_mb
+from edgekit.machine.memory import memory_mb
 before = memory_mb()
 block = bytearray(b"x") * (200 * 2**20)
 during = memory_mb()
@@ -73,7 +73,7 @@ print(before, during, memory_mb())
 
 def test_the_memory_of_the_parent_is_not_in_it():
     block = bytearray(b"x") * (300 * 2**20)
-    child = float(small.python("from edgekit.machine.cpu import memory_mb; print(memory_mb())").stdout)
+    child = float(small.python("from edgekit.machine.memory import memory_mb; print(memory_mb())").stdout)
     assert memory_mb() > 300
     assert child < 150
     del block
