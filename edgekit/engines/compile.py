@@ -125,7 +125,7 @@ def load_engine(
         # While this one waited, another process may have made it.
         if not force and (found := _cached(plans, key, signature, device)) is not None:
             return found
-        engine, made = _made(plans, key, parts, bundle, variant, signature, device, progress, must_keep=make)
+        engine, made = _made(plans, bundle, variant, signature, device, progress, must_keep=make)
     if self_test is not None:
         _check(engine, made, self_test, plans, bundle)
     return engine, made
@@ -169,17 +169,10 @@ def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[
 
 
 def _made(
-    plans: Plans,
-    key: str,
-    parts: Mapping[str, object],
-    bundle: Bundle,
-    variant: Variant,
-    signature: Signature,
-    device: Any,
-    progress: Progress,
-    *,
-    must_keep: bool,
+    plans: Plans, bundle: Bundle, variant: Variant, signature: Signature, device: Any, progress: Progress, *, must_keep: bool
 ) -> tuple[backends.Engine, Compilation]:
+    parts = key_parts(bundle, variant, signature, device.identity())
+    key = plans.key(parts)
     # Kernels are timed for a device and a version, whatever the graph: one timing cache serves all engines made here.
     timing = plans.key(device.identity())
     start = time.perf_counter()
