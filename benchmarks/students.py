@@ -82,7 +82,7 @@ def smaller(options: argparse.Namespace) -> tuple[dict[str, tuple[Path, str]], d
     """The models: name to folder and kind of embedding tables; and what making them took and said."""
     from edgekit.compress.distill import distill
     from edgekit.compress.vocabulary import trim
-    from edgekit.search.slicing import slice_model
+    from edgekit.search.pruning import prune_model
 
     train, dev, place = options.data / "train.jsonl", options.data / "dev.jsonl", options.bundles / "models"
     made: dict[str, Any] = {}
@@ -100,7 +100,7 @@ def smaller(options: argparse.Namespace) -> tuple[dict[str, tuple[Path, str]], d
 
     def sliced(name: str, base: Path, speedup: float) -> Path:
         start = time.perf_counter()
-        result = slice_model(base, speedup=speedup, samples=train, eval=dev, out=place / name, force=True)
+        result = prune_model(base, speedup=speedup, samples=train, eval=dev, out=place / name, force=True)
         return told(name, result.text(), max(time.perf_counter() - start, result.distilled.seconds), base.name)
 
     def trimmed(name: str, base: Path) -> Path:

@@ -25,13 +25,13 @@ from edgekit.deploy import deploy
 from edgekit.report import bench, check, evaluate
 from edgekit.runtime import compile as compiling
 from edgekit.search import record
-from edgekit.search.slicing import slice_model
+from edgekit.search.pruning import prune_model
 from edgekit.spec import gates, project, target
 
 # Not in ``edgekit`` itself: what the verbs call.
 BEHIND_VERBS = (
     *(compiling.compile_bundle, compiling.explain, trust.open_bundle, trust.sign, pack.pack, pack.unpack, signature.make_keys, evaluate.evaluate, bench.bench),
-    *(check.report, check.baseline, check.compare, check.check, check.self_check, deploy, bench_there, trim, slice_model, samples.read, target.load),
+    *(check.report, check.baseline, check.compare, check.check, check.self_check, deploy, bench_there, trim, prune_model, samples.read, target.load),
     *(project.read, gates.read, record.read),
 )
 PUBLIC = [getattr(edgekit, name) for name in edgekit.__all__ if inspect.isfunction(getattr(edgekit, name))]

@@ -35,11 +35,11 @@ def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  
         progress("load", 0, 0)
         from dataclasses import replace
 
-        from edgekit.compress.slice import RECOVERY
-        from edgekit.search.slicing import slice_model
+        from edgekit.compress.prune import RECOVERY
+        from edgekit.search.pruning import prune_model
 
         said = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
         training = replace(RECOVERY, **{k: v for k, v in said.items() if v is not None})
-        result = slice_model(model, eval=evaluation, training=training, progress=progress, **options)
+        result = prune_model(model, eval=evaluation, training=training, progress=progress, **options)
     echo(result.text())
     echo(f"Wrote {options['out']}.")

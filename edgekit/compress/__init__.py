@@ -1,1 +1,1 @@
-"""A model goes in, a smaller model comes out: fewer layers (distill), narrower layers (slice), a smaller vocabulary."""
+"""A model goes in, a smaller model comes out: fewer layers (distill), narrower layers (prune), a smaller vocabulary."""

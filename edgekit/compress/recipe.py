@@ -12,7 +12,7 @@ from edgekit.cache.store import Cache
 from edgekit.compress import _student
 from edgekit.compress._loss import Loss
 from edgekit.compress.plan import Latency
-from edgekit.compress.slice import RECOVERY, check_speedup, slice_layers
+from edgekit.compress.prune import RECOVERY, check_speedup, prune_layers
 from edgekit.compress.training import Training
 from edgekit.samples import Samples
 from edgekit.source import Source
@@ -31,8 +31,8 @@ class Recipe:
         layers: how many of the model's layers it has.
         keep: which of them, in place of ``layers``.
         student: a folder or hub id of one's own, in place of both.
-        speedup: the student, or the model itself where none of the three is given, is sliced to be so many times as fast.
-        training: how it is trained, and for fewer epochs again when it is sliced.
+        speedup: the student, or the model itself where none of the three is given, is pruned to be so many times as fast.
+        training: how it is trained, and for fewer epochs again when it is pruned.
     """
 
     layers: int | None = None
@@ -52,7 +52,7 @@ class Recipe:
 
     @property
     def name(self) -> str:
-        """As tables call it, e.g. ``3 layers, sliced 1.25 x``."""
+        """As tables call it, e.g. ``3 layers, pruned 1.25 x``."""
         parts = []
         if self.student is not None:
             parts.append(Path(self.student).name)
@@ -60,7 +60,7 @@ class Recipe:
             parts.append(f"layers {'/'.join(map(str, self.keep))}")
         elif self.layers is not None:
             parts.append(f"{self.layers} layer{'s' if self.layers != 1 else ''}")
-        return ", ".join([*parts, *([f"sliced {self.speedup:g} x"] if self.speedup is not None else [])])
+        return ", ".join([*parts, *([f"pruned {self.speedup:g} x"] if self.speedup is not None else [])])
 
     def make(self, teacher: Source, samples: Sequence[Samples], evaluation: Samples, latency: Latency, progress: Progress, cache: Cache) -> Source:
         """Trains it, or finds it in the cache.
@@ -69,7 +69,7 @@ class Recipe:
             teacher: the model of the build.
             samples: what is trained on.
             evaluation: rows with labels, by which the best epoch is chosen.
-            latency: the clock that slicing goes by.
+            latency: the clock that pruning goes by.
             progress: told after each step.
             cache: where it is looked for.
         """
@@ -80,10 +80,10 @@ class Recipe:
             base = source.read(_student.make(teacher, learner, samples, evaluation, self.training, progress, cache).folder)
         if self.speedup is not None:
             recovery = replace(self.training, epochs=min(self.training.epochs, RECOVERY.epochs), patience=min(self.training.patience, RECOVERY.patience))
-            sliced = slice_layers(
+            pruned = prune_layers(
                 teacher, base, self.speedup, samples, evaluation, latency, recovery, progress=progress, inherits=inherits, notes=notes, cache=cache
             )
-            base = source.read(sliced.made.folder)
+            base = source.read(pruned.made.folder)
         base.model_id, base.revision = f"{teacher.model_id}, {self.name}", teacher.revision
         return base
 

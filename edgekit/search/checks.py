@@ -112,7 +112,7 @@ def check_here(target: Target) -> None:
         UsageError: where the device chooses.
     """
     if target.choose_on == "device":
-        raise UsageError(f"Layers are sliced by the time they take, and this machine is not the device of target '{target.name}'. Slice there, or for cpu.")
+        raise UsageError(f"Layers are pruned by the time they take, and this machine is not the device of target '{target.name}'. Prune there, or for cpu.")
 
 
 def without_wrong(target: Target) -> tuple[Target, list[str]]:

@@ -42,7 +42,7 @@ class Record:
         machine: where it ran.
         costs: by candidate, see :func:`key`.
         races: by the candidates that took part.
-        plans: how models were sliced, by what they were sliced from: JSON of ``compress/slice.py``.
+        plans: how models were pruned, by what they were pruned from: JSON of ``compress/prune.py``.
     """
 
     machine: str

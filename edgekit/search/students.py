@@ -37,7 +37,7 @@ def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: 
         trim_vocabulary(ctx.cache, model, files.vocabulary, request.tokens, files.evaluation)
     sources = {"": model}
     if request.students:
-        from edgekit.search.slicing import clock  # a build without students needs no clock, and none of pruning
+        from edgekit.search.pruning import clock  # a build without students needs no clock, and none of pruning
 
         latency = clock(ctx)
         for student in request.students:

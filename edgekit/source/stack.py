@@ -17,7 +17,7 @@ from edgekit.spec.errors import ModelError
 __all__ = ["WIDTHS", "Block", "blocks", "depth", "narrow", "stack", "widths"]
 
 WIDTHS = "edgekit_widths"
-"""In the config of a sliced model: ``[heads, neurons]`` of each stored layer."""
+"""In the config of a pruned model: ``[heads, neurons]`` of each stored layer."""
 
 _FEWEST_LINEARS = 4  # queries, keys, values and their output; a convolution of wav2vec2's front end has none
 _HEADS = ("num_attention_heads", "num_heads", "n_heads")  # what attention modules call the number of heads

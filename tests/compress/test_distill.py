@@ -249,7 +249,7 @@ def test_a_recipe():
     read = recipe({"layers": 3, "epochs": 5, "teacher_weight": 0.9, "temperature": 4})
     assert read == Recipe(layers=3, training=Training(epochs=5, loss=Loss(teacher=0.9, temperature=4.0)))
     said = ({"layers": 3}, {"layers": 1}, {"keep": [0, 5]}, {"student": "a/tiny"}, {"speedup": 1.3}, {"layers": 2, "speedup": 1.25})
-    assert [recipe(r).name for r in said] == ["3 layers", "1 layer", "layers 0/5", "tiny", "sliced 1.3 x", "2 layers, sliced 1.25 x"]
+    assert [recipe(r).name for r in said] == ["3 layers", "1 layer", "layers 0/5", "tiny", "pruned 1.3 x", "2 layers, pruned 1.25 x"]
     for said, expected in (
         ({"layer": 3}, "Unknown key 'layer' of a student. Did you mean 'layers'?"),
         ({"layers": "three"}, "a student: layers is 'three' (str), expected"),

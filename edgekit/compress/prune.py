@@ -30,20 +30,20 @@ from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
 
-__all__ = ["RECOVERY", "ROWS", "Sliced", "check_speedup", "slice_layers"]
+__all__ = ["RECOVERY", "ROWS", "Pruned", "check_speedup", "prune_layers"]
 
 ROWS = 2048
 """Rows of the pass that says what matters: more change the order of few heads and neurons."""
 
 RECOVERY = Training(epochs=6, patience=3)
-"""A sliced model starts near to where it is to come back to."""
+"""A pruned model starts near to where it is to come back to."""
 
 _ATTEMPTS = 3
 _CLOSE = 0.99  # of the speed-up that was asked for
 
 
 @dataclass(frozen=True)
-class Sliced:
+class Pruned:
     """A model with narrower layers.
 
     Attributes:
@@ -75,7 +75,7 @@ class Sliced:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def slice_layers(
+def prune_layers(
     teacher: Source,
     base: Source,
     speedup: float,
@@ -88,7 +88,7 @@ def slice_layers(
     inherits: bool = True,
     notes: tuple[str, ...] = (),
     cache: Cache | None = None,
-) -> Sliced:
+) -> Pruned:
     """Cuts heads and neurons out of a model until it is so much faster, and wins accuracy back.
 
     Args:
@@ -114,7 +114,7 @@ def slice_layers(
     module = narrowed(base.module, plan["picks"])
     before, after = (tuple((int(h), int(n)) for h, n in widths(m)) for m in (base.module, module))
     learner = _student.Student(module, base, _identity(base, plan["picks"]), inherits, notes)
-    return Sliced(_student.make(teacher, learner, samples, evaluation, training, progress, cache), before, after, speedup, plan["speedup"])
+    return Pruned(_student.make(teacher, learner, samples, evaluation, training, progress, cache), before, after, speedup, plan["speedup"])
 
 
 def check_speedup(speedup: float) -> None:
@@ -124,7 +124,7 @@ def check_speedup(speedup: float) -> None:
         UsageError: unless it is above 1 and below 100.
     """
     if not 1.0 < speedup < 100.0:
-        raise UsageError(f"speedup is {speedup:g}, expected above 1 and below 100: how many times as fast the sliced model is to be.")
+        raise UsageError(f"speedup is {speedup:g}, expected above 1 and below 100: how many times as fast the pruned model is to be.")
 
 
 def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress, cache: Cache) -> str:
@@ -132,10 +132,10 @@ def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Lat
     name = key(model=base.digest, speedup=speedup, samples=[s.digest for s in samples])
     if latency.known is not None:
         if name not in latency.known:
-            raise UsageError("The record of the race does not hold how this model was sliced: it is of another build. Leave --race out to measure anew.")
+            raise UsageError("The record of the race does not hold how this model was pruned: it is of another build. Leave --race out to measure anew.")
         latency.used[name] = latency.known[name]
         return latency.known[name]
-    what = {"step": "slice", "what": name, "code": code_digest(*_student.CODE), "cpu": cpu_name(), "clock": dict(latency.about)}
+    what = {"step": "prune", "what": name, "code": code_digest(*_student.CODE), "cpu": cpu_name(), "clock": dict(latency.about)}
     digest = key(**what)
     if cache.find(digest) is None:
         picks, ratio = _planned(base, speedup, samples, latency, progress)
@@ -162,7 +162,7 @@ def _planned(base: Source, speedup: float, samples: Sequence[Samples], latency: 
     tried: list[tuple[float, Picks]] = []
     save = wanted
     for attempt in range(_ATTEMPTS):
-        progress("measure sliced layers", attempt, _ATTEMPTS)
+        progress("measure pruned layers", attempt, _ATTEMPTS)
         picks = choose(matters, table, save)
         tried.append((float(latency.measure([base, _probe(base, picks)])[1]), picks))
         if tried[-1][0] * speedup * _CLOSE <= 1.0:

@@ -25,7 +25,7 @@ from edgekit.compress._loss import Loss
 from edgekit.compress.folders import save
 from edgekit.compress.objective import Objective
 from edgekit.compress.plan import Latency, Table, choose, most
-from edgekit.compress.slice import slice_layers
+from edgekit.compress.prune import prune_layers
 from edgekit.compress.training import Training
 from edgekit.compress.vocabulary import trimmed
 from edgekit.export.graphs import export
@@ -65,17 +65,17 @@ PICKS = [([0, 2], [*range(0, 64, 3)]), ([1, 2, 3], [*range(5, 64)]), ([3], [7]),
 
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
-def test_a_sliced_model_is_the_whole_one_with_parts_set_to_nothing(name):
+def test_a_pruned_model_is_the_whole_one_with_parts_set_to_nothing(name):
     teacher, rows = models.teacher(name), models.rows(name, 5, seed=3)
     picks = [([0] if name in WITHOUT_HEADS else h, n) for h, n in PICKS]
     before = models.logits(teacher, rows)
-    sliced = narrowed(teacher, picks).eval()
-    assert getattr(sliced.config, WIDTHS) == widths(sliced) == [[len(h), len(n)] for h, n in picks]
-    answers = models.logits(sliced, rows)
+    pruned = narrowed(teacher, picks).eval()
+    assert getattr(pruned.config, WIDTHS) == widths(pruned) == [[len(h), len(n)] for h, n in picks]
+    answers = models.logits(pruned, rows)
     np.testing.assert_allclose(answers, masked(teacher, picks, rows), rtol=1e-5, atol=2e-5)
     assert np.abs(answers - before).max() > 0.05, "these parts do something"
     assert np.array_equal(models.logits(teacher, rows), before), "the teacher is as it was"
-    assert sum(p.numel() for p in sliced.parameters()) < sum(p.numel() for p in teacher.parameters())
+    assert sum(p.numel() for p in pruned.parameters()) < sum(p.numel() for p in teacher.parameters())
 
 
 @pytest.mark.parametrize("name", ["albert", "deberta-v2", "modernbert"])
@@ -88,8 +88,8 @@ def test_gates_positions_and_shared_layers(name):
     np.testing.assert_allclose(models.logits(narrowed(model, picks).eval(), rows), masked(model, picks, rows), rtol=1e-4, atol=2e-5)
 
 
-def test_a_folder_with_other_widths_than_its_weights_is_refused(sliced_bert, tmp_path):
-    folder = shutil.copytree(sliced_bert, tmp_path / "model")
+def test_a_folder_with_other_widths_than_its_weights_is_refused(pruned_bert, tmp_path):
+    folder = shutil.copytree(pruned_bert, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     for wrong in ([[2, 30]], [[2, 30], [4, 30]], [[2, 30], "x"]):
         (folder / "config.json").write_text(json.dumps({**config, WIDTHS: wrong}))
@@ -98,7 +98,7 @@ def test_a_folder_with_other_widths_than_its_weights_is_refused(sliced_bert, tmp
 
 
 @pytest.fixture
-def sliced_bert(tmp_path):
+def pruned_bert(tmp_path):
     origin = edgekit.source.read(tiny.folder("bert"))
     return saved(origin, [([0, 2], [*range(30)]), ([3], [*range(20, 50)])], tmp_path / "bert")
 
@@ -109,13 +109,13 @@ def saved(origin, picks, folder):
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
-def test_a_sliced_folder_is_read_exported_and_smaller(name, tmp_path):
+def test_a_pruned_folder_is_read_exported_and_smaller(name, tmp_path):
     origin = edgekit.source.read(tiny.folder(name))
     before = widths(origin.module)
     picks = [(list(range(max(1, h - 1))), list(range(1, n // 2))) for h, n in before]
     module = narrowed(origin.module, picks)
     rows = origin.encode(tiny.TEXTS)
-    expected = tiny.logits(edgekit.source.Source("sliced", "local", origin.task, "x", lambda: (module, origin.processor), origin.kind), rows)
+    expected = tiny.logits(edgekit.source.Source("pruned", "local", origin.task, "x", lambda: (module, origin.processor), origin.kind), rows)
     save(module, origin.processor, tmp_path / "model", {})
     found = edgekit.source.read(tmp_path / "model")
     assert widths(found.module) == [[len(h), len(n)] for h, n in picks]
@@ -129,11 +129,11 @@ def parameters(folder):
     return sum(int(np.prod(i.dims)) for i in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer)
 
 
-def test_the_same_answers_by_fused_attention_in_int8(sliced_bert, tmp_path):
-    """ONNX Runtime's fused attention reads the number of heads and the sizes of Q, K and V from a graph that was sliced."""
+def test_the_same_answers_by_fused_attention_in_int8(pruned_bert, tmp_path):
+    """ONNX Runtime's fused attention reads the number of heads and the sizes of Q, K and V from a graph that was pruned."""
     import onnxruntime
 
-    origin = edgekit.source.read(sliced_bert)
+    origin = edgekit.source.read(pruned_bert)
     floats = export(origin, tmp_path / "float", tiny.TEXTS)
     made = dynamic.quantize(floats, None, Quantization(weight_bits=7), tmp_path / "int8", lambda *_: None)
     operators = {n.op_type for n in onnx.load(made.graphs[0].path).graph.node}
@@ -250,15 +250,15 @@ def counting(asked):
 
 def test_it_is_as_fast_as_was_asked_and_comes_back(tiny_model, lesson):
     origin, asked = edgekit.source.read(tiny_model), []
-    made = slice_layers(origin, origin, 1.8, *lesson, counting(asked), None)
+    made = prune_layers(origin, origin, 1.8, *lesson, counting(asked), None)
     assert made.speedup >= 1.8 * 0.99
     before, after = (100 + sum(8 * h + n for h, n in w) for w in (made.before, made.after))
     assert before / after == pytest.approx(made.speedup)
     assert made.made.epochs == ()
     fresh = []
-    again = slice_layers(origin, origin, 1.8, *lesson, counting(fresh), None)
+    again = prune_layers(origin, origin, 1.8, *lesson, counting(fresh), None)
     assert (again.after, fresh) == (made.after, []), "from the cache"
-    learnt = slice_layers(origin, origin, 1.8, *lesson, counting([]), FAST)
+    learnt = prune_layers(origin, origin, 1.8, *lesson, counting([]), FAST)
     assert learnt.after == made.after
     apart = [rel_entr(softmax(values(m.made.reference), axis=1), softmax(values(m.made.outputs), axis=1)).sum() for m in (made, learnt)]
     assert apart[1] < apart[0], "it learnt the answers of the model as it was"
@@ -270,7 +270,7 @@ def test_it_is_as_fast_as_was_asked_and_comes_back(tiny_model, lesson):
 def test_more_than_all_cannot_go(tiny_model, lesson):
     origin = edgekit.source.read(tiny_model)
     with pytest.raises(UsageError, match=r"asked to make the model 5\.00 x as fast, and with one head and 16 neurons .* it is 2\.84 x"):
-        slice_layers(origin, origin, 5.0, *lesson, counting([]), None)
+        prune_layers(origin, origin, 5.0, *lesson, counting([]), None)
 
 
 def test_a_clock_that_does_not_keep_what_its_table_says(tiny_model, lesson):
@@ -283,31 +283,31 @@ def test_a_clock_that_does_not_keep_what_its_table_says(tiny_model, lesson):
         return counting([]).measure(sources)
 
     clock = Latency(measure, {"name": "stubborn"})
-    made = slice_layers(origin, origin, 1.6, *lesson, clock, None)
+    made = prune_layers(origin, origin, 1.6, *lesson, clock, None)
     assert made.speedup == pytest.approx(1 / 0.7)
     assert "note: 1.6 x was asked for: the nearest of 3 plans was taken." in made.text()
     (plan,) = clock.used.values()
-    replayed = slice_layers(origin, origin, 1.6, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None)
+    replayed = prune_layers(origin, origin, 1.6, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None)
     assert replayed.after == made.after
     assert json.loads(plan)["speedup"] == made.speedup
-    with pytest.raises(UsageError, match="record of the race does not hold how this model was sliced"):
-        slice_layers(origin, origin, 1.7, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None)
+    with pytest.raises(UsageError, match="record of the race does not hold how this model was pruned"):
+        prune_layers(origin, origin, 1.7, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None)
 
 
 @pytest.mark.parametrize("speedup", [1.0, 0.5, 100.0, float("nan")])
 def test_a_speedup_that_is_none(speedup, tiny_model, lesson):
     origin = edgekit.source.read(tiny_model)
     with pytest.raises(UsageError, match="expected above 1 and below 100"):
-        slice_layers(origin, origin, speedup, *lesson, counting([]), None)
+        prune_layers(origin, origin, speedup, *lesson, counting([]), None)
 
 
-def test_layers_of_a_sliced_model_keep_their_widths(sliced_bert):
-    student = shortened(edgekit.source.read(sliced_bert).module, (1,))
+def test_layers_of_a_pruned_model_keep_their_widths(pruned_bert):
+    student = shortened(edgekit.source.read(pruned_bert).module, (1,))
     assert widths(student) == getattr(student.config, WIDTHS) == [[1, 30]]
 
 
-def test_a_sliced_model_is_trimmed(sliced_bert, tmp_path):
-    origin = edgekit.source.read(sliced_bert)
+def test_a_pruned_model_is_trimmed(pruned_bert, tmp_path):
+    origin = edgekit.source.read(pruned_bert)
     trimmed(origin, ["no"], None, None, tmp_path / "out", lambda *_: None)
-    rows = [tiny.logits(edgekit.source.read(f), edgekit.source.read(f).encode(["no"])) for f in (sliced_bert, tmp_path / "out")]
+    rows = [tiny.logits(edgekit.source.read(f), edgekit.source.read(f).encode(["no"])) for f in (pruned_bert, tmp_path / "out")]
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)

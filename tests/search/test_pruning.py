@@ -1,4 +1,4 @@
-"""Slicing by the clock of a real backend: the verb, and sliced models in a build."""
+"""Pruning by the clock of a real backend: the verb, and pruned models in a build."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import small
 import edgekit
 from edgekit import UsageError
 from edgekit.compress.recipe import recipe
-from edgekit.search.slicing import slice_model
+from edgekit.search.pruning import prune_model
 from edgekit.source import read
 from edgekit.source.stack import WIDTHS, widths
 
@@ -47,27 +47,27 @@ def test_the_verb(wide, tmp_path):
     assert small.CANARY not in done.stdout.decode() + done.stderr.decode()
     assert not any(small.CANARY.encode() in f.read_bytes() for f in (tmp_path / "out").iterdir())
     with pytest.raises(UsageError, match="exists, and nothing is written over"):
-        slice_model(wide.model, speedup=1.5, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
+        prune_model(wide.model, speedup=1.5, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
 
 
-def test_a_sliced_model_competes_in_a_build(wide, tmp_path, monkeypatch):
+def test_a_pruned_model_competes_in_a_build(wide, tmp_path, monkeypatch):
     said = {"speedup": 1.5, "epochs": 1, "copies": 0, "precision": "float32"}
     made = edgekit.build(
         wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "out", target=wide.target, distill=[said], budget={"accuracy_drop": 1.0}
     )
     sizes = {t.model: t.size_mb for t in made.bundle.manifest.trials}
-    assert set(sizes) == {"", "sliced 1.5 x"}
-    assert sizes["sliced 1.5 x"] < sizes[""]
+    assert set(sizes) == {"", "pruned 1.5 x"}
+    assert sizes["pruned 1.5 x"] < sizes[""]
     with edgekit.load(made.bundle.path) as session:
         assert np.isfinite(small.logits(session, ["a fine film", "it was dull"])).all()
-    # On record is how it was sliced too: with another cache the same model comes out, and no clock is asked.
+    # On record is how it was pruned too: with another cache the same model comes out, and no clock is asked.
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "empty"))
     again = edgekit.build(
         wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "again", target=wide.target, distill=[said], budget={"accuracy_drop": 1.0},
         race=tmp_path / "out" / "race.json",
     )  # fmt: skip
     assert again.bundle.manifest.trials == made.bundle.manifest.trials
-    with pytest.raises(UsageError, match="record of the race does not hold how this model was sliced"):
+    with pytest.raises(UsageError, match="record of the race does not hold how this model was pruned"):
         edgekit.build(
             wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "other", target=wide.target, distill=[{**said, "speedup": 1.4}],
             budget={"accuracy_drop": 1.0}, race=tmp_path / "out" / "race.json",
@@ -76,21 +76,21 @@ def test_a_sliced_model_competes_in_a_build(wide, tmp_path, monkeypatch):
 
 def test_more_than_can_be_had(wide, tmp_path):
     with pytest.raises(UsageError, match=r"was asked to make the model 90\.00 x as fast"):
-        slice_model(wide.model, speedup=90, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
+        prune_model(wide.model, speedup=90, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_another_device_has_no_clock_here(wide, tmp_path):
     target = small.target(tmp_path / "far.toml", ("dynamic",), extra='choose_on = "device"')
     with pytest.raises(UsageError, match="this machine is not the device of target 'far'"):
-        slice_model(wide.model, speedup=1.5, target=target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
+        prune_model(wide.model, speedup=1.5, target=target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
     with pytest.raises(UsageError, match="this machine is not the device of target 'far'"):
         edgekit.build(wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "out", target=target, distill=[{"layers": 1, "speedup": 1.5}])
 
 
 def test_a_speedup_that_is_none_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(UsageError, match="expected above 1 and below 100"):
-        slice_model(tmp_path / "none", speedup=0.9, samples=tmp_path / "none", eval=tmp_path / "none", out=tmp_path / "out")
+        prune_model(tmp_path / "none", speedup=0.9, samples=tmp_path / "none", eval=tmp_path / "none", out=tmp_path / "out")
     with pytest.raises(UsageError, match="expected above 1 and below 100"):
         recipe({"layers": 3, "speedup": 1.0})
 

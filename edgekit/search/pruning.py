@@ -18,7 +18,7 @@ from edgekit.cache.store import Cache
 from edgekit.compress.distill import Distilled, lesson
 from edgekit.compress.folders import check_output, place
 from edgekit.compress.plan import Latency
-from edgekit.compress.slice import RECOVERY, Sliced, check_speedup, slice_layers
+from edgekit.compress.prune import RECOVERY, Pruned, check_speedup, prune_layers
 from edgekit.compress.training import Training
 from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.samples.evaluation import Evaluation
@@ -41,20 +41,20 @@ _ROUNDS, _INPUTS_A_ROUND = 12, 20
 
 
 @dataclass(frozen=True)
-class SliceResult:
-    """A sliced model.
+class PruneResult:
+    """A pruned model.
 
     Attributes:
-        sliced: what was cut, and how much faster that is.
+        pruned: what was cut, and how much faster that is.
         distilled: its scores, and with recovery its epochs.
     """
 
-    sliced: Sliced
+    pruned: Pruned
     distilled: Distilled
 
     def text(self) -> str:
         """Layers, speed, and then as a student's."""
-        return f"{self.sliced.text()}\n{self.distilled.text()}"
+        return f"{self.pruned.text()}\n{self.distilled.text()}"
 
 
 def clock(ctx: BuildContext) -> Latency:
@@ -96,7 +96,7 @@ def _times(ctx: BuildContext, candidates: Sequence[Candidate]) -> Sequence[Seque
 
 
 @takes_paths("model", "samples", "eval", "out")
-def slice_model(
+def prune_model(
     model: str | os.PathLike[str],
     *,
     speedup: float,
@@ -110,7 +110,7 @@ def slice_model(
     recover: bool = True,
     force: bool = False,
     progress: Progress = silent,
-) -> SliceResult:
+) -> PruneResult:
     """Cuts attention heads and feed-forward neurons out of a model until it is so much faster on the target, and wins accuracy back.
 
     Args:
@@ -118,11 +118,11 @@ def slice_model(
         speedup: times as fast as it is, one text at a time, in the form (method and backend) in which it is fastest on the target.
         samples: what is looked at and trained on; rows without a label are welcome.
         eval: rows with labels: their texts are timed, and by them the best epoch is chosen.
-        out: folder of the sliced model; appears whole or not at all.
+        out: folder of the pruned model; appears whole or not at all.
         target: name of a target, or a TOML file.
         revision: branch, tag or commit of a hub id.
         columns: role (``text``, ``text_pair``, ``label``) to column name, for all sample files.
-        training: of the recovery; by default :data:`edgekit.compress.slice.RECOVERY`.
+        training: of the recovery; by default :data:`edgekit.compress.prune.RECOVERY`.
         recover: False to leave the weights that stay as they are.
         force: replace a model that EdgeKit wrote at ``out``.
         progress: told after each step.
@@ -147,6 +147,6 @@ def slice_model(
         truth = task.parse_truth(evaluation.rows, evaluation.where).values
         scored = EvaluationSet(evaluation, Evaluation(task, evaluation.inputs, truth), reference_outputs(cache, origin, evaluation))
         ctx = BuildContext(chosen, scored, calibration, origin.digest, cache, Record(cpu_name()))
-        found = slice_layers(origin, origin, speedup, rows, evaluation, clock(ctx), (training or RECOVERY) if recover else None, progress=progress)
+        found = prune_layers(origin, origin, speedup, rows, evaluation, clock(ctx), (training or RECOVERY) if recover else None, progress=progress)
         place(found.made.folder, destination, force)
-    return SliceResult(found, Distilled.of(destination, found.made, time.perf_counter() - start))
+    return PruneResult(found, Distilled.of(destination, found.made, time.perf_counter() - start))
