@@ -35,8 +35,8 @@ import onnx
 from fake_cuda import FakeDriver
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.backends import _cuda
 from edgekit.backends._trt_device import TensorRtDevice
+from edgekit.drivers import cuda
 from edgekit.engines.compile import load_engine
 from edgekit.engines.plans import Plans
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
@@ -88,7 +88,7 @@ def calls(folder: Path, integrated: bool, kind: str, way: str, batch: int, lengt
     """One way to run over the bare one."""
     driver = FakeDriver.jetson() if integrated else FakeDriver()
     trt = fake_tensorrt.make("10.16.1", driver, refuse_capture=way == "enqueue")
-    device = TensorRtDevice(trt, 1, _cuda.Cuda(library=driver))
+    device = TensorRtDevice(trt, 1, cuda.Cuda(library=driver))
     engine = device.load(device.compile(graph(folder, kind, 8), SIGNATURE, RECIPE, b"", silent).plan, SIGNATURE)
     choose = np.random.default_rng(0)
     feeds = {name: choose.integers(0, 1000, (batch, length)) for name in NAMES}
@@ -131,8 +131,8 @@ def nothing(name: str) -> Any:
     """A driver's call that costs what the call costs: ctypes turns the arguments over to a C function that takes none and returns 0 (``fegetround``)."""
     math = ctypes.CDLL(ctypes.util.find_library("m"))
     address = ctypes.cast(math.fegetround, ctypes.c_void_p).value
-    made: Any = ctypes.CFUNCTYPE(ctypes.c_int, *_cuda.FUNCTIONS[name])(address)
-    assert made(*[0 for _ in _cuda.FUNCTIONS[name]]) == 0
+    made: Any = ctypes.CFUNCTYPE(ctypes.c_int, *cuda.FUNCTIONS[name])(address)
+    assert made(*[0 for _ in cuda.FUNCTIONS[name]]) == 0
     return made
 
 
@@ -155,7 +155,7 @@ def loads(folder: Path, count: int) -> dict[str, Any]:
     """An engine out of the cache, over the library's own part of it."""
     driver = FakeDriver.jetson()
     trt = fake_tensorrt.make("10.16.1", driver)
-    device = TensorRtDevice(trt, 1, _cuda.Cuda(library=driver))
+    device = TensorRtDevice(trt, 1, cuda.Cuda(library=driver))
     file = graph(folder, "int64", PLAN_MB * 2**20 // 8 // 256)
     files = {name: SimpleNamespace(sha256="0" * 64) for name in (file.name, f"{file.stem}.bin")}
     manifest = SimpleNamespace(files=files, provenance={"model": "benchmark"})

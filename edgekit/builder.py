@@ -32,6 +32,8 @@ from edgekit.search.students import make_models
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
+__all__ = ["BuildResult", "build"]
+
 
 @dataclass(frozen=True)
 class BuildResult:

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import backends
-from edgekit.backends import WrongResultsError, _jetson
-from edgekit.backends._jetson import Board, Clock
+from edgekit.backends import WrongResultsError
 from edgekit.cache.store import Cache
+from edgekit.drivers import jetson
+from edgekit.drivers.jetson import Board, Clock
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.machine.fingerprint import governor, limits
 from edgekit.spec import target
 from edgekit.spec.parsing import plain
+
+__all__ = ["Findings", "Gpu", "examine"]
 
 _BUILD_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 _ONLY_BUILDERS = ("torch", "transformers")
@@ -176,7 +179,7 @@ def examine(root: Path = Path("/")) -> Findings:
     Raises:
         UsageError: when the cache's settings cannot be read.
     """
-    board = _jetson.board(root)
+    board = jetson.board(root)
     gpu, no_gpu = _gpu(root)  # before anything of TensorRT
     versions = {name: backends.installed_version(name) for name in backends.names()}
     tensorrt = _tensorrt(root, board, versions.get("tensorrt"))
@@ -214,7 +217,7 @@ def examine(root: Path = Path("/")) -> Findings:
 def _gpu(root: Path) -> tuple[Gpu | None, str]:
     """The first GPU, or why there is none."""
     try:
-        from edgekit.backends._cuda import Cuda, probe
+        from edgekit.drivers.cuda import Cuda, probe
 
         if problem := probe():
             return None, problem
@@ -238,15 +241,15 @@ def _gpu(root: Path) -> tuple[Gpu | None, str]:
 
 def _tensorrt(root: Path, board: Board | None, seen: str | None) -> str:
     """JetPack's TensorRT in words; empty where there is neither it nor a Jetson."""
-    found, remedy = _jetson.system_tensorrt(root)
+    found, remedy = jetson.system_tensorrt(root)
     if board is None and found is None:
         return ""
     if seen is None:
         return remedy or f"{found}, and this Python sees it"
     brings = f"; JetPack {board.jetpack} brings {board.tensorrt}" if board and board.tensorrt else ""
-    if not _jetson.is_supported(seen):
-        return f"{seen} is not supported. {_jetson.advice(seen, board)}"
-    warning = _jetson.missing_kernels(seen, board)
+    if not jetson.is_supported(seen):
+        return f"{seen} is not supported. {jetson.advice(seen, board)}"
+    warning = jetson.missing_kernels(seen, board)
     return f"{seen}, and this Python sees it{brings}{'. ' + warning if warning else ''}"
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from edgekit.spec.project import Project
     from edgekit.spec.report import Report
 
+__all__ = ["EdgekitWarning", "assert_no_regression", "edgekit_bundle", "pytest_addoption"]
+
 _NAME_IT = "Name one: --edgekit-bundle FOLDER, edgekit_bundle = FOLDER in pytest's settings, or out = ... in edgekit.toml."
 
 

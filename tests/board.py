@@ -11,7 +11,7 @@ import fake_tensorrt
 from fake_cuda import FakeDriver
 
 from edgekit.backends import _trt, _trt_device, _trt_gpu, tensorrt, tensorrt_rtx
-from edgekit.backends._cuda import Cuda
+from edgekit.drivers.cuda import Cuda
 
 
 class Board:

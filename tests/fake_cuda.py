@@ -16,7 +16,7 @@ import functools
 import itertools
 import threading
 
-from edgekit.backends._cuda import FUNCTIONS, NO_GRAPH, STICKY
+from edgekit.drivers.cuda import FUNCTIONS, NO_GRAPH, STICKY
 
 ERRORS = {
     1: ("CUDA_ERROR_INVALID_VALUE", "invalid argument"),

@@ -20,7 +20,7 @@ from transformers import ViTConfig, ViTModel, Wav2Vec2Config, Wav2Vec2Model
 
 from edgekit.export._clean import clean
 from edgekit.export.graphs import OPSET
-from edgekit.quantize._graphs import save
+from edgekit.quantize.graphs import save
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.tensor import Signature, TensorSpec
 

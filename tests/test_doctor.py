@@ -15,8 +15,8 @@ import small
 from fake_cuda import FakeDriver
 
 from edgekit import UsageError, backends, doctor
-from edgekit.backends import _cuda
 from edgekit.doctor import examine
+from edgekit.drivers import cuda
 from edgekit.spec import target
 from edgekit.spec.errors import BackendError
 
@@ -34,7 +34,7 @@ def driver(monkeypatch):
     """Gives this machine a driver."""
 
     def give(made):
-        monkeypatch.setattr(_cuda, "library", lambda: made)
+        monkeypatch.setattr(cuda, "library", lambda: made)
         return made
 
     return give
@@ -57,7 +57,7 @@ def no_driver(monkeypatch):
     def none():
         raise BackendError("There is no NVIDIA driver here. Install it.")
 
-    monkeypatch.setattr(_cuda, "library", none)
+    monkeypatch.setattr(cuda, "library", none)
 
 
 def line(found, name):
@@ -263,7 +263,7 @@ def test_opening_a_gpu_that_never_answers(opening, monkeypatch):
     assert opening("import time; time.sleep(60)") == "does not open: no answer within 1 s"
 
 
-@pytest.mark.skipif(_cuda.probe() is not None, reason=f"no GPU here: {_cuda.probe()}")
+@pytest.mark.skipif(cuda.probe() is not None, reason=f"no GPU here: {cuda.probe()}")
 def test_the_real_gpu(found):
     """As nvidia-smi has it."""
     if (command := shutil.which("nvidia-smi")) is None:

@@ -17,31 +17,32 @@ LINES = 400
 FLOORS = {
     "spec": 0,
     "stats": 1,
-    "backends": 1,
+    "drivers": 1,
     "modalities": 1,
+    "backends": 2,
     "tasks": 2,
-    "machine": 2,
-    "cache": 2,
+    "machine": 3,
+    "cache": 3,
     "samples": 3,
-    "bundle": 3,
-    "engines": 4,
-    "runtime": 5,
-    "timing": 6,
-    "quantize": 7,
-    "report": 7,
-    "source": 8,
-    "export": 9,
-    "compress": 10,
-    "search": 11,
-    "builder": 12,
-    "doctor": 13,
-    "deploy": 13,
-    "pytest_plugin": 13,
-    "cli": 14,
-    "__main__": 15,
+    "bundle": 4,
+    "engines": 5,
+    "runtime": 6,
+    "timing": 7,
+    "quantize": 8,
+    "report": 8,
+    "source": 9,
+    "export": 10,
+    "compress": 11,
+    "search": 12,
+    "builder": 13,
+    "doctor": 14,
+    "deploy": 14,
+    "pytest_plugin": 14,
+    "cli": 15,
+    "__main__": 16,
 }
-DEVICE = 5  # the highest floor that a device needs
-TORCH = range(8, 11)
+DEVICE = 6  # the highest floor that a device needs
+TORCH = range(9, 12)
 
 # Third-party packages by the parts that may import them; numpy is everywhere, tokenizers where texts are.
 ALLOWED = {
@@ -316,3 +317,43 @@ def test_importing_the_package_brings_nothing_heavy():
     code = "import edgekit, sys; print(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:])))"
     heavy = ["torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "click", "rich", "scipy", "tomllib"]
     assert small.python(code, *heavy).stdout.decode().strip() == "[]"
+
+
+def private_imports(file_part: str, source: str) -> list[str]:
+    """Imports of a name with an underscore from another part of the package."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgekit."):
+            place = (node.module or "").split(".")
+            for alias in node.names:
+                names = [*place[2:], alias.name] if len(place) > 2 or alias.name != "*" else []
+                if place[1] != file_part and any(name.startswith("_") and not name.startswith("__") for name in names):
+                    found.append(f"line {node.lineno}: {'.'.join([*place, alias.name])}")
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=ids)
+def test_what_is_private_stays_in_its_part(file):
+    assert private_imports(part(file), file.read_text("utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("from edgekit.quantize._weights import levels", ["line 1: edgekit.quantize._weights.levels"]),
+        ("def f():\n    from edgekit.quantize.graphs import _load", ["line 2: edgekit.quantize.graphs._load"]),
+        ("from edgekit.quantize import _weights", ["line 1: edgekit.quantize._weights"]),
+        ("from edgekit.search._own import x", []),
+        ("from edgekit import __version__", []),
+        ("from edgekit.quantize.graphs import load", []),
+    ],
+)
+def test_a_private_import_is_found(source, found):
+    assert private_imports("search", source) == found
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if not f.name.startswith("_")], ids=ids)
+def test_a_public_module_says_what_is_public(file):
+    """In ``__all__``, before anything that is made there."""
+    body = [node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, (ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef))]
+    assert isinstance(body[0], ast.Assign) and ast.unparse(body[0].targets[0]) == "__all__"

@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from edgekit.spec.target import Target
     from edgekit.spec.tensor import Signature
 
+__all__ = [
+    "Backend", "Compiled", "CompilingDevice", "Device", "Engine", "EngineMismatchError", "Feeds", "GraphBytes",
+    "WrongResultsError", "check_installed", "get", "installed_version", "mostly_int8", "names", "not_installed",
+    "summary", "threads_of_a_stream",
+]
+
 Feeds = Mapping[str, Any]
 """Input name to a numpy array, or to a buffer that an engine of the same device kept."""
 

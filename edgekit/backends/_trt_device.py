@@ -6,12 +6,13 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from edgekit.backends import EngineMismatchError, _jetson
-from edgekit.backends._cuda import Cuda, probe
+from edgekit.backends import EngineMismatchError
 from edgekit.backends._trt import is_rtx, remedy, version_of
 from edgekit.backends._trt_build import Built, build
 from edgekit.backends._trt_engine import TensorRtEngine
 from edgekit.backends._trt_gpu import Gpu
+from edgekit.drivers import jetson
+from edgekit.drivers.cuda import Cuda, probe
 from edgekit.spec.engine import EngineRecipe, version
 from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import Progress
@@ -42,7 +43,7 @@ class TensorRtDevice(Gpu):
 
     def identity(self) -> dict[str, object]:
         """All that an engine is bound to: TensorRT of all its parts, driver, chip, memory, and on a Jetson the release of L4T."""
-        board, cuda = _jetson.board(), self.cuda
+        board, cuda = jetson.board(), self.cuda
         return {
             "library": self.trt.__name__,
             "version": str(self.trt.__version__),
@@ -68,9 +69,9 @@ class TensorRtDevice(Gpu):
                 f"The bundle is for compute capability {wanted}, this device ({self.cuda.name}) has {chip}. Build it for a target of this device, e.g. gpu."
             )
         if not is_rtx(self.trt) and version_of(self.trt) < version(recipe.minimum):
-            board = _jetson.board()
+            board = jetson.board()
             raise BackendError(
-                f"The bundle needs TensorRT {recipe.minimum} or newer, here is {self.trt.__version__}. {_jetson.advice(self.trt.__version__, board)}"
+                f"The bundle needs TensorRT {recipe.minimum} or newer, here is {self.trt.__version__}. {jetson.advice(self.trt.__version__, board)}"
             )
 
     def compile(self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress) -> Built:

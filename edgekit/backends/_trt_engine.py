@@ -28,10 +28,10 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends import Feeds, summary
-from edgekit.backends._cuda import view
 from edgekit.backends._trt import is_rtx, multiplies_in
 from edgekit.backends._trt_gpu import Buffer, Gpu
 from edgekit.backends._trt_tensors import Shapes, Tensors
+from edgekit.drivers.cuda import view
 from edgekit.spec.errors import BackendError, InputError
 from edgekit.spec.tensor import Signature
 

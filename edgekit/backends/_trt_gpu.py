@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends._cuda import Cuda
 from edgekit.backends._trt import logger
+from edgekit.drivers.cuda import Cuda
 from edgekit.spec.errors import BackendError
 
 _log = logging.getLogger("edgekit.tensorrt")

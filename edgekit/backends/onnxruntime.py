@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends import Feeds, GraphBytes, check_installed, not_installed, summary, threads_of_a_stream
-from edgekit.backends._fork import keep_in_children
+from edgekit.drivers.fork import keep_in_children
 from edgekit.spec.errors import BackendError
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
+
+__all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "OnnxRuntimeDevice", "OnnxRuntimeEngine", "check_here", "check_target", "open_device"]
 
 PACKAGES = ("onnxruntime",)
 ENGINES = ""

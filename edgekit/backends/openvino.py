@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends import Feeds, GraphBytes, WrongResultsError, check_installed, not_installed, summary, threads_of_a_stream
-from edgekit.backends._fork import forked, keep_in_children
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.backends._openvino_selftest import fault
+from edgekit.drivers.fork import forked, keep_in_children
 from edgekit.spec.errors import BackendError
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
+
+__all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "OpenVinoDevice", "OpenVinoEngine", "check_here", "check_target", "exact_settings", "open_device"]
 
 PACKAGES = ("openvino",)
 ENGINES = ""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit.backends import _jetson
 from edgekit.backends._trt import check_engine_target, version_of
 from edgekit.backends._trt_device import TensorRtDevice, check_driver
+from edgekit.drivers import jetson
 from edgekit.spec.engine import OLDEST, supported
 from edgekit.spec.errors import BackendError
 from edgekit.spec.target import Target
+
+__all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "check_here", "check_target", "library", "open_device"]
 
 PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 STATIC_SHAPES = False  # optimization profiles take their place
@@ -35,7 +37,7 @@ def check_here() -> None:
     from edgekit.backends import installed_version
 
     if installed_version("tensorrt") is None:
-        _, advice = _jetson.system_tensorrt()
+        _, advice = jetson.system_tensorrt()
         remedy = advice or "On a Jetson JetPack brings it; on other machines run: pip install 'edgekit[tensorrt]'"
         raise BackendError(f"TensorRT is not installed for this Python, and this bundle needs it. {remedy}")
 
@@ -67,5 +69,5 @@ def library() -> Any:
         raise BackendError(f"TensorRT is installed and cannot be imported: {problem}. Install it anew; on a Jetson with JetPack's packages.") from problem
     if not supported(version_of(trt)):
         oldest = ".".join(map(str, OLDEST))
-        raise BackendError(f"TensorRT {trt.__version__} is not supported, {oldest} to 11 are. {_jetson.advice(trt.__version__, _jetson.board())}")
+        raise BackendError(f"TensorRT {trt.__version__} is not supported, {oldest} to 11 are. {jetson.advice(trt.__version__, jetson.board())}")
     return trt

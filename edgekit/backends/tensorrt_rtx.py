@@ -18,6 +18,8 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
+__all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "check_here", "check_target", "compile_ahead", "library", "open_device"]
+
 PACKAGES = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx")
 STATIC_SHAPES = False  # optimization profiles take their place
 ENGINES = "host"

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from edgekit.spec.manifest import FileEntry
     from edgekit.spec.tensor import Signature, TensorSpec
 
+__all__ = ["WEIGHTS", "check_external", "check_signature"]
+
 WEIGHTS = "weights"
 
 

@@ -20,6 +20,8 @@ from edgekit.spec.manifest import Manifest, dumps, loads
 if TYPE_CHECKING:
     from edgekit.spec.graph import GraphSet
 
+__all__ = ["check_output", "graph_files", "write"]
+
 
 def check_output(out: Path, force: bool) -> None:
     """Refuses an output folder that a build must not touch, before any work is done.

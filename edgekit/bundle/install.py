@@ -13,6 +13,8 @@ from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.identity import today, version_key
 from edgekit.spec.manifest import Manifest, loads
 
+__all__ = ["check_install", "check_replaced", "check_successor", "title"]
+
 
 def check_install(manifest: Manifest, where: str | Path) -> tuple[str, ...]:
     """Refuses a bundle that has expired.

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from edgekit.spec.errors import IntegrityError
 
+__all__ = ["DTYPES", "FIELDS", "NO_INITIALIZER", "External", "Facts", "Value", "read"]
+
 DTYPES = {
     1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 12: "uint32",
     13: "uint64", 16: "bfloat16", 21: "uint4", 22: "int4",

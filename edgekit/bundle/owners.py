@@ -8,6 +8,8 @@ from pathlib import Path
 
 from edgekit.spec.errors import IntegrityError
 
+__all__ = ["check_owners"]
+
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 

@@ -29,6 +29,8 @@ from edgekit.spec import manifest as manifests
 from edgekit.spec.errors import EdgekitError, IntegrityError, UsageError
 from edgekit.spec.paths import takes_paths
 
+__all__ = ["SUFFIX", "pack", "unpack"]
+
 SUFFIX = ".edge"
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP can state
 _MODE = stat.S_IFREG | 0o644

@@ -24,6 +24,8 @@ from typing import BinaryIO
 
 from edgekit.spec.errors import BuildError, EdgekitError
 
+__all__ = ["check_place", "disk_errors", "new_file", "new_folder", "put_file", "put_folder", "recover", "settle", "share", "sync", "sync_tree"]
+
 _ASIDE = "bundle"
 _AT_FDCWD = -100
 _EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS

@@ -26,6 +26,8 @@ from edgekit.spec.manifest import Manifest
 from edgekit.spec.parsing import to_json
 from edgekit.spec.paths import takes_paths
 
+__all__ = ["FILE", "Trust", "check", "check_identity", "fingerprint", "is_encrypted", "make_keys", "write"]
+
 FILE = "model.sig"
 _MEDIA = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"

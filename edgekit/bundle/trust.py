@@ -29,6 +29,8 @@ from edgekit.spec.errors import IntegrityError
 from edgekit.spec.manifest import FileEntry, Manifest
 from edgekit.spec.paths import takes_paths
 
+__all__ = ["MANIFEST", "Asset", "Bundle", "Stamp", "open_bundle", "open_written", "sign"]
+
 MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 16 * 2**20
 _CHUNK = 2**20

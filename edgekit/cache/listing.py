@@ -9,6 +9,8 @@ from typing import Any
 from edgekit.cache.records import RACES, Records
 from edgekit.cache.store import Cache
 
+__all__ = ["table"]
+
 
 def table(cache: Cache) -> str:
     """The entries of a cache as plain text: what each is and of what, size, and how long ago it was made and last used."""

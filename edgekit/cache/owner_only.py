@@ -18,6 +18,8 @@ from pathlib import Path
 
 from edgekit.spec.errors import IntegrityError
 
+__all__ = ["CODE", "Damaged", "file", "hashed", "held", "opened", "read", "write"]
+
 _CHUNK = 2**20
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 

@@ -17,6 +17,8 @@ from edgekit.cache.store import Cache
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.parsing import to_json
 
+__all__ = ["RACES", "Records"]
+
 RACES = "races"
 """Kind of the records of races at first loads."""
 _NEW, _WRITING = ".new-", ".lock"

@@ -32,6 +32,8 @@ from edgekit.spec.digests import files_below, sha256
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.parsing import to_json
 
+__all__ = ["Cache", "Entry", "key"]
+
 _DONE = "entry.json"
 _LIMIT_MB = 8192.0
 _NEW = ".new-"

@@ -12,6 +12,8 @@ from typing import Any
 
 from edgekit.cli import _stop
 
+__all__ = ["main"]
+
 _RENAMED = {"slice": "prune", "trim": "trim-vocab", "report": "eval -o FOLDER"}
 """Verbs of earlier releases, and what they are called now."""
 

@@ -7,6 +7,8 @@ import click
 from edgekit.cli._options import columns_option, given, keys_option, seed_option, threads_option, trust_of
 from edgekit.cli._output import echo
 
+__all__ = ["command"]
+
 
 @click.command(name="baseline")
 @click.argument("bundle")

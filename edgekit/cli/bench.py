@@ -9,6 +9,8 @@ from edgekit.cli._output import echo
 from edgekit.cli.deploy import identity_option, python_option
 from edgekit.spec.parsing import to_json
 
+__all__ = ["command"]
+
 
 def _numbers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     try:

@@ -11,6 +11,8 @@ import click
 from edgekit.cli._options import Budget, Pairs, columns_option, downgrade_option, given, once
 from edgekit.cli._output import echo
 
+__all__ = ["command"]
+
 
 def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     """Adds what may be said of a model folder in place of its files; heads and processors know what that is."""

@@ -6,6 +6,8 @@ import re
 
 import click
 
+__all__ = ["Age", "clear", "command", "show"]
+
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 

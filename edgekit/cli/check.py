@@ -14,6 +14,8 @@ from edgekit.cli._output import echo
 if TYPE_CHECKING:
     from edgekit.spec.project import Check, Project
 
+__all__ = ["command", "worst"]
+
 # The gravest first: what cannot be trusted, what was found, what could not be looked at.
 _GRAVITY = (5, 3, 1, 2, 4, 0)
 

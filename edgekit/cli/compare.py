@@ -16,6 +16,8 @@ from edgekit.cli._options import (
     trust_of,
 )
 
+__all__ = ["command"]
+
 
 @click.command(name="compare")
 @click.argument("before", metavar="A")

@@ -8,6 +8,8 @@ from edgekit.cli._options import keys_option, trust_of
 from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
+__all__ = ["command"]
+
 
 @click.command(name="compile")
 @click.argument("bundle")

@@ -8,6 +8,8 @@ from edgekit.cli._options import downgrade_option, keys_option, revoked
 from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
+__all__ = ["command", "identity_option", "python_option"]
+
 python_option = click.option(
     "--python", default="python3", show_default=True, help="Python on the device that has EdgeKit; from the login's home where the path is relative."
 )

@@ -9,6 +9,8 @@ import click
 from edgekit.cli._options import columns_option
 from edgekit.cli._output import echo
 
+__all__ = ["command"]
+
 
 def _layers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
     if value is None:

@@ -7,6 +7,8 @@ import click
 from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
+__all__ = ["command"]
+
 
 @click.command(name="doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")

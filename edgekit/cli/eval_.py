@@ -20,6 +20,8 @@ from edgekit.cli._options import (
 from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
+__all__ = ["command"]
+
 _SCENARIOS = ("SingleStream", "Offline", "Server")
 
 

@@ -7,6 +7,8 @@ import click
 from edgekit.cli._output import echo
 from edgekit.spec.parsing import to_json
 
+__all__ = ["command"]
+
 
 @click.command(name="inspect")
 @click.argument("bundle")

@@ -6,6 +6,8 @@ import click
 
 from edgekit.cli._output import echo
 
+__all__ = ["command"]
+
 
 @click.command(name="keygen")
 @click.argument("key")

@@ -15,6 +15,8 @@ from edgekit.cli._options import keys_option, threads_option, trust_of
 from edgekit.cli._output import echo
 from edgekit.spec.parsing import plain, to_json
 
+__all__ = ["command"]
+
 _BATCH = 256
 
 

@@ -7,6 +7,8 @@ import click
 from edgekit.cli._options import columns_option
 from edgekit.cli._output import echo
 
+__all__ = ["command"]
+
 
 @click.command(name="trim-vocab")
 @click.argument("model")

@@ -7,6 +7,8 @@ import click
 from edgekit.cli._options import keys_option, trust_of
 from edgekit.cli._output import echo
 
+__all__ = ["command"]
+
 
 @click.command(name="verify")
 @click.argument("bundle")

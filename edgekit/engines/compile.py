@@ -14,15 +14,18 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from edgekit import backends
-from edgekit.backends import EngineMismatchError, _jetson
+from edgekit.backends import EngineMismatchError
 from edgekit.bundle import onnx_reader
 from edgekit.bundle.trust import Bundle
+from edgekit.drivers import jetson
 from edgekit.engines.plans import SCHEMA, Plans
 from edgekit.spec.errors import BackendError, BuildError, IntegrityError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
+
+__all__ = ["Compilation", "SelfTest", "key_parts", "load_engine"]
 
 _log = logging.getLogger("edgekit")
 
@@ -208,5 +211,5 @@ def _keep_timings(plans: Plans, name: str, timings: bytes) -> None:
 
 
 def _power_mode() -> str:
-    board = _jetson.board()
+    board = jetson.board()
     return board.power_mode if board is not None else ""

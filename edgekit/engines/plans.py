@@ -34,6 +34,8 @@ from edgekit.cache.store import Cache
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.parsing import to_json
 
+__all__ = ["SCHEMA", "Entry", "Plans"]
+
 SCHEMA = 1  # of this folder: a part of every key
 _LIMIT_MB = 4096.0
 _NAME = re.compile(r"([0-9a-f]{64})\.(plan|json|lock)")

@@ -16,7 +16,7 @@ from onnx_ir.passes import common as passes
 
 from edgekit.export._gelu import fuse_gelu
 from edgekit.export._mask import HIDDEN, canonical_masks
-from edgekit.quantize._graphs import Linear, constant, initializer, linears, replace, sweep
+from edgekit.quantize.graphs import Linear, constant, initializer, linears, replace, sweep
 
 
 def clean(model: ir.Model, max_length: int) -> None:

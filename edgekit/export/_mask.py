@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgekit.quantize._graphs import number
+from edgekit.quantize.graphs import number
 
 HIDDEN = -10000.0
 """What is added to a hidden score: exp() of it is 0 in float32 and float16, and two of them still fit into float16."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit import tasks
 from edgekit.export._clean import clean
-from edgekit.quantize._graphs import save
+from edgekit.quantize.graphs import save
 from edgekit.runtime import runner
 from edgekit.source import Source, processors_of
 from edgekit.source.modules import quiet

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+__all__ = ["OLD_S", "OTHERS", "STOLEN", "Busy", "Watch", "outdated"]
+
 OTHERS = 0.10
 """Share of the CPUs' time that others may use while something is timed, before its times are called those of a busy machine."""
 STOLEN = 0.02

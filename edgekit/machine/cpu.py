@@ -11,6 +11,8 @@ from pathlib import Path
 from edgekit.machine import _sysfs
 from edgekit.machine._arm_cores import core_names
 
+__all__ = ["INSTRUCTIONS", "cpu_instructions", "cpu_name", "cpus", "gpu_name", "has_vnni", "lacks_vnni", "machine_name"]
+
 
 def cpus() -> int:
     """CPUs that this process may use."""

@@ -26,6 +26,8 @@ from typing import Protocol
 from edgekit.machine._sysfs import entries, integer, line
 from edgekit.spec.errors import UsageError
 
+__all__ = ["Meter", "integral", "meter", "per_answer", "why_none"]
+
 _POWERCAP = "sys/class/powercap"
 _SAMPLE_S = 0.01  # a new value of all channels comes every 6.6 ms: 3 channels, bus and shunt, 1.1 ms each (INA3221, default settings)
 _TOTAL_RAIL = "VDD_IN"

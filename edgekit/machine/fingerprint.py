@@ -20,13 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from edgekit import backends
-from edgekit.backends import _cuda, _jetson
-from edgekit.backends._jetson import Board, Clock
+from edgekit.drivers import cuda as cuda_driver
+from edgekit.drivers import jetson
+from edgekit.drivers.jetson import Board, Clock
 from edgekit.machine._sysfs import entries, integer, line, number, text
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import BackendError
 from edgekit.spec.subject import Fingerprint
+
+__all__ = ["Limits", "fingerprint", "governor", "limits"]
 
 _BESIDE = ("numpy", "tokenizers")  # what a call spends time in beside its backend
 _CPUS = "sys/devices/system/cpu"
@@ -53,7 +56,7 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
     Args:
         root: where the files are that tell of processor, board, GPU, clocks, limits and memory. Instructions, Python and packages are always this machine's.
     """
-    board = _jetson.board(root)
+    board = jetson.board(root)
     gpu, driver = (board.model or board.soc, board.l4t) if board else _gpu(root)
     held = limits(root)
     return Fingerprint(
@@ -156,7 +159,7 @@ def _gpu(root: Path) -> tuple[str, str]:
 def _gpu_without_files(release: str) -> tuple[str, str]:
     """As CUDA tells it: on Windows' Linux, and in some sandboxes, the driver has no files in ``/proc``."""
     try:
-        cuda = _cuda.Cuda()
+        cuda = cuda_driver.Cuda()
     except BackendError:  # the usual machine: it has no driver, and asking took no time
         return "", release
     try:

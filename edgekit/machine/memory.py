@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+__all__ = ["memory_mb"]
+
 
 def memory_mb() -> float:
     """Resident memory of this process at its peak, MiB.

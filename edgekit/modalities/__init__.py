@@ -7,6 +7,8 @@ from typing import cast
 
 from edgekit.spec.protocols import ModalityModule
 
+__all__ = ["get"]
+
 
 def get(name: str) -> ModalityModule:
     """The module of a modality, by the ``MODALITY`` of a task."""

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer
 
 from edgekit.spec.errors import InputError, SamplesError
 
+__all__ = ["CHARACTERS_A_TOKEN", "Fitter", "Limit", "check_rows", "check_unicode"]
+
 CHARACTERS_A_TOKEN = 64
 """Characters that the default limit has for each token of the longest row. A word of English has some 5."""
 

@@ -19,6 +19,8 @@ from edgekit.modalities.limits import Limit, check_rows
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays
 
+__all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "check_ids", "fuzz_texts"]
+
 _MANY = 100  # texts whose words make one of full length
 _PAIR = b"\xff"  # no UTF-8 text holds this byte, so no single text has the content of a pair
 _CHARACTERS_A_TOKEN = (8, 24, 60)  # of generated texts; no more than the default limit of characters
@@ -161,5 +163,3 @@ class TextModality:
 
 UNBOUND = TextModality()
 """The modality without a model: it reads, identifies, disturbs and quotes."""
-
-__all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "check_ids", "fuzz_texts"]

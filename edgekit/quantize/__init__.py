@@ -1,4 +1,4 @@
-"""GraphSet -> GraphSet. A file is a method; what begins with an underscore or is named below is shared.
+"""GraphSet -> GraphSet. A file in ``methods/`` is a method.
 
 A method module has ``BACKENDS`` (those it is a candidate for), ``NEEDS_SAMPLES`` (fewest calibration rows), ``PRECISIONS`` (what the device
 must multiply in, by the names of ``spec.engine``) and
@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from edgekit.quantize import methods
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
 
 if TYPE_CHECKING:
-    from edgekit.quantize._calibration import Calibration
+    from edgekit.quantize.calibration import Calibration
+
+__all__ = ["Batches", "Method", "get", "linear_macs", "names", "rows_of"]
 
 _SCALED_BY_TENSOR = "DynamicQuantize"  # DynamicQuantizeLinear (ONNX), DynamicQuantizeMatMul and DynamicQuantizeLSTM (com.microsoft)
 
@@ -41,7 +44,7 @@ class Method(Protocol):
 
 def names() -> list[str]:
     """Names of the methods, as targets spell them."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return sorted(m.name for m in pkgutil.iter_modules(methods.__path__))
 
 
 def get(name: str) -> Method:
@@ -52,7 +55,7 @@ def get(name: str) -> Method:
     """
     if name not in names():
         raise UsageError(f"Unknown method '{name}'.{near(name, names())} Known methods: {', '.join(names())}.")
-    return importlib.import_module(f"edgekit.quantize.{name}")
+    return importlib.import_module(f"{methods.__name__}.{name}")
 
 
 def rows_of(graphs: GraphSet) -> str:
@@ -61,7 +64,7 @@ def rows_of(graphs: GraphSet) -> str:
     ``DynamicQuantizeLinear``, ``DynamicQuantizeMatMul`` and their kin take one scale for the whole activation tensor when they run: an outlier in one
     row coarsens all others. Graphs with such an operator, in a nested graph or function too, run their rows alone.
     """
-    from edgekit.quantize._graphs import load
+    from edgekit.quantize.graphs import load
 
     for model in (load(graph.path) for graph in graphs.graphs):
         inside = [node for function in model.functions.values() for node in function.all_nodes()]
@@ -72,7 +75,7 @@ def rows_of(graphs: GraphSet) -> str:
 
 def linear_macs(graphs: GraphSet) -> int:
     """Multiply-accumulates that the linear layers of all graphs take for one token: what a roofline counts."""
-    from edgekit.quantize._graphs import constant, linears, load
+    from edgekit.quantize.graphs import constant, linears, load
 
     weights = (constant(layer.weight) for graph in graphs.graphs for layer in linears(load(graph.path).graph))
     return sum(weight.size for weight in weights if weight is not None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from edgekit.quantize._graphs import Linear, constant, made_by, number, only_user
+from edgekit.quantize.graphs import Linear, constant, made_by, number, only_user
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize._calibration import Calibration, Runner, runner
 from edgekit.quantize._embeddings import quantize_embeddings
-from edgekit.quantize._graphs import constant, in_float, initializer, load, save, sweep
+from edgekit.quantize.calibration import Calibration, Runner, runner
+from edgekit.quantize.graphs import constant, in_float, initializer, load, save, sweep
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress

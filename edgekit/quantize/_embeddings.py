@@ -32,8 +32,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize._graphs import constant, initializer, replace
 from edgekit.quantize._weights import per_channel
+from edgekit.quantize.graphs import constant, initializer, replace
 
 WORTH_BYTES = 2**18
 """A smaller float table (token types) is left as it is: it would cost four kernel calls to save nothing that counts."""

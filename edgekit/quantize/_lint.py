@@ -17,7 +17,7 @@ from typing import NoReturn
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize._graphs import constant
+from edgekit.quantize.graphs import constant
 from edgekit.spec.errors import QuantizeError
 
 LARGEST_FLOAT16 = 65504.0

@@ -18,8 +18,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize._graphs import Linear, constant, initializer, linears, made_by
 from edgekit.quantize._ranges import Histogram
+from edgekit.quantize.graphs import Linear, constant, initializer, linears, made_by
 
 ALPHAS = ("0.3", "0.5", "0.7", "0.85")
 """Strengths that are tried, beside 'off'."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize._graphs import Linear, constant, initializer
+from edgekit.quantize.graphs import Linear, constant, initializer
 from edgekit.spec.quantization import Quantization
 
 

@@ -6,6 +6,8 @@ import importlib.util
 
 from edgekit.spec.errors import BackendError
 
+__all__ = ["check_packages"]
+
 
 def check_packages(*names: str) -> None:
     """Refuses what would end a run after it was measured: packages of the extra ``report`` that are not there.

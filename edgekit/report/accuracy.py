@@ -16,6 +16,8 @@ from edgekit.spec.report import Accuracy, Flip
 from edgekit.spec.rows import difference
 from edgekit.stats.paired import fewest_rows
 
+__all__ = ["BINS", "MOST_FLIPS", "calibration_error", "compare", "confusion"]
+
 MOST_FLIPS = 200
 """Of those that a report lists."""
 

@@ -17,6 +17,8 @@ from edgekit.spec.report import Report, Speed
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject, TimingSession
 
+__all__ = ["advice", "continued", "earlier", "judge", "notes", "placed", "probes_of"]
+
 _ENOUGH = 4  # sessions
 _ANEW = "Make a new baseline, without --append, in another file."
 

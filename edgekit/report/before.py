@@ -16,6 +16,8 @@ from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject
 
+__all__ = ["Before", "BundleBefore", "Known", "ReportBefore", "TeacherBefore", "completed", "known"]
+
 Before = str | Path | Callable[[Sequence[Input]], Any]
 """A bundle's folder, a report (``.json``), a teacher's outputs (``.npy``, ``.npz``, ``.jsonl``), or the teacher as a function from inputs to outputs:
 a row of named arrays for each input or, of a model with one output, one array ``[rows, ...]``."""

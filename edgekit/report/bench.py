@@ -28,6 +28,8 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.stats.percentiles import Latency, latency
 
+__all__ = ["Bench", "Point", "bench"]
+
 _WARM_UP = 5
 _FEWEST = 11  # calls that a median needs
 

@@ -36,6 +36,8 @@ from edgekit.timing.probe import prober
 from edgekit.timing.scenarios import NAMES as SCENARIOS
 from edgekit.timing.scenarios import run as run_scenarios
 
+__all__ = ["baseline", "check", "compare", "report", "self_check"]
+
 _UNTIMED = "the baseline was not timed: give a bundle, or a file of 'edgekit baseline'"
 _PROCESSES = 8  # of a bundle that is timed by itself
 

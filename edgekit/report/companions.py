@@ -19,6 +19,8 @@ from edgekit.spec.report import Recall
 from edgekit.stats.holm import holm
 from edgekit.stats.paired import CONFIDENCE
 
+__all__ = ["ERROR_OF_DROP", "RECALL_OF_DROP", "UNBALANCED", "Error", "error", "holds", "lost", "of_rows", "recalls"]
+
 UNBALANCED = 2.0
 """Times the rows of the rarest label that the most frequent one has, from which on labels are unbalanced."""
 

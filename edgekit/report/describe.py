@@ -16,6 +16,8 @@ from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import Faithfulness, Robustness
 from edgekit.spec.subject import Perturbed
 
+__all__ = ["Described", "described"]
+
 _DISTURBED = 200
 
 

@@ -8,6 +8,8 @@ from edgekit.spec.manifest import TIMED_FILES, Manifest
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.subject import Subject
 
+__all__ = ["SAME", "differences", "equal", "settings", "told"]
+
 SAME = "both sides are the same bundle, files and settings"
 
 # Fields that say how a bundle came about or what it is called. All others decide what it answers and how fast, those of later versions too.

@@ -19,6 +19,8 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.stats.percentiles import Latency, latency, samples_needed
 from edgekit.timing.worker import Worker
 
+__all__ = ["Evaluation", "evaluate", "percentiles", "write_text"]
+
 _INPUTS_A_REQUEST = 50
 _WARM_UP = 20
 

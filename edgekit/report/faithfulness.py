@@ -21,6 +21,8 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, Explainable, HasConfidence, Input
 from edgekit.spec.report import Drift, Faithfulness
 
+__all__ = ["DRIFTS", "FEWEST_WORDS", "MOST_WORDS", "NEUTRAL", "faithfulness", "spearman", "top_overlap"]
+
 FEWEST_WORDS, MOST_WORDS = 3, 60
 """Of an input that is explained. Two words can be ordered by chance half of the time; the calls grow with the words."""
 

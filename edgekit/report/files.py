@@ -22,6 +22,8 @@ from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
 from edgekit.spec.schema import Enums, schema
 
+__all__ = ["ENUMS", "MAX_BYTES", "SCHEMA_FILE", "SCHEMA_ID", "dumps", "loads", "put", "read", "schema_text", "write"]
+
 MAX_BYTES = 256 * 2**20
 """Largest file that is read: a report of a million rows with two labels is a third of it."""
 

@@ -24,6 +24,8 @@ from edgekit.spec.subject import Subject
 from edgekit.spec.target import Budget
 from edgekit.stats.interval import ALPHA
 
+__all__ = ["budget", "check_floor", "compared", "own_drop"]
+
 _TABLES = {"p50": "latency", "p90": "latency", "p99": "latency"}
 _WORDS = {"p50": "p50 latency", "p90": "p90 latency", "p99": "p99 latency", "first_answer": "time to the first answer", "memory": "peak memory"}
 _EXACT = ("size",)  # nothing of the machine is in it: it is judged whatever differs

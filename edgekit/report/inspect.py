@@ -14,6 +14,8 @@ from edgekit.spec.target import Target
 from edgekit.spec.tensor import TensorSpec
 from edgekit.spec.text import on_one_line
 
+__all__ = ["engine_text", "inspect", "target_text"]
+
 
 def inspect(bundle: Bundle) -> str:
     """What a bundle holds, how it runs, and why it is what it is."""

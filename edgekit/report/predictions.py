@@ -25,6 +25,8 @@ from edgekit.spec.protocols import Arrays, Input, Modality
 from edgekit.spec.subject import Numbers, Predictions
 from edgekit.spec.tensor import TensorSpec
 
+__all__ = ["FILE_TYPES", "KEY_VARIABLE", "Answer", "check_finite", "id_key", "named", "pack", "read_outputs", "row_ids", "unlike", "unpack"]
+
 Answer = Callable[[Sequence[Input]], Sequence[Arrays]]
 """Inputs to a model's outputs, one row each: a bundle's process, or a teacher."""
 

@@ -19,6 +19,8 @@ from edgekit.spec.manifest import ReferenceCheck
 from edgekit.spec.protocols import Arrays, HasLabels, HasNumbers
 from edgekit.stats import chance
 
+__all__ = ["CLEAR", "DOUBTFUL", "FEWEST_ROWS", "TOO_FEW", "Question", "hold", "question"]
+
 FEWEST_ROWS = 30
 """Different inputs below which nothing is concluded; of a label, rows with it and rows without it."""
 

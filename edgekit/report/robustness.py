@@ -15,6 +15,8 @@ from edgekit.spec.protocols import Arrays, Input, Modality
 from edgekit.spec.report import Robustness
 from edgekit.spec.subject import Perturbed
 
+__all__ = ["Disturbances", "between", "disturb", "outputs_of", "own"]
+
 Disturbances = Mapping[str, tuple[Sequence[int], list[Input]]]
 """Name of a kind to the rows it disturbs (ascending, from 0) and their inputs with it."""
 

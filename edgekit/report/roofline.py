@@ -23,6 +23,8 @@ from edgekit.backends import Device, Engine, Feeds
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature, TensorSpec
 
+__all__ = ["FOLDER", "ROWS", "WIDTH", "Rate", "limit_ms", "measure"]
+
 FOLDER = Path(__file__).parent / "gemm"
 WIDTH = 1024
 """Inputs and outputs of the measured product. Of 512 to 4096, none gives more than 1024 does, and it takes least memory."""

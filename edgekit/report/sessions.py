@@ -31,6 +31,11 @@ from edgekit.stats import interval
 from edgekit.stats.interval import ALPHA, FEWEST, Estimate
 from edgekit.timing.probe import PRODUCTS
 
+__all__ = [
+    "BOTH", "FREEDOM", "MOST", "PRIOR", "PROBED_PRIOR", "START", "Found", "Values", "all_of", "compare", "drift",
+    "estimates", "forms", "in_form", "in_words", "more_sessions", "predict", "too_few",
+]
+
 FREEDOM = 3
 """Degrees of freedom of the prior of the variance between sessions."""
 

@@ -33,6 +33,8 @@ from edgekit.spec.tensor import TensorSpec
 from edgekit.stats.percentiles import percentile, samples_needed
 from edgekit.timing.worker import Worker
 
+__all__ = ["Answered", "Rows", "Side", "answered", "opened", "rows", "same_task", "score", "subject", "teacher", "times", "variant_of"]
+
 
 @dataclass(frozen=True)
 class Side:

@@ -17,6 +17,8 @@ from edgekit.spec.report import Slice
 from edgekit.stats.holm import holm
 from edgekit.stats.paired import Paired
 
+__all__ = ["by_label", "by_length", "compare", "scored"]
+
 _SHORTEST_BUCKET = 16
 
 

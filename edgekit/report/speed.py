@@ -19,6 +19,8 @@ from edgekit.stats.interval import ALPHA, FEWEST, Estimate, Look
 from edgekit.stats.percentiles import percentile, samples_needed
 from edgekit.timing.duel import Duel, Pair
 
+__all__ = ["METRICS", "PERCENTILES", "enough", "log_ratios", "margins", "paired", "session_estimates", "unpaired", "verdict"]
+
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
 _UNITS = {**dict.fromkeys(PERCENTILES, "ms"), "first_answer": "ms", "memory": "MB", "size": "MB", "energy": "mJ"}
 METRICS = tuple(_UNITS)

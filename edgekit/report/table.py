@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from edgekit.spec.manifest import HeldOut, Manifest, Trial, Variant
 
+__all__ = ["held_out_text", "lists_text", "table", "trials_table", "verified_text"]
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
     """Aligns cells in columns.

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from edgekit.backends._fork import keep_in_children
+from edgekit.drivers.fork import keep_in_children
 from edgekit.spec.errors import EdgekitError
 
 Method = TypeVar("Method", bound=Callable[..., Any])

@@ -34,6 +34,8 @@ from edgekit.spec.manifest import Manifest, Variant
 from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
 
+__all__ = ["Choice", "Run", "at_most", "check_golden", "check_instructions", "fastest_here", "is_as_built", "machine"]
+
 _ROUNDS = 7
 
 

@@ -21,6 +21,8 @@ from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
+__all__ = ["CompileResult", "compile_bundle", "explain"]
+
 
 @dataclass(frozen=True)
 class CompileResult:

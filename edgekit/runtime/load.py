@@ -15,6 +15,8 @@ from edgekit.spec.errors import BackendError, InputError, IntegrityError, UsageE
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
+__all__ = ["load", "load_checked"]
+
 _MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
 
 

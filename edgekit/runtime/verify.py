@@ -14,6 +14,8 @@ from edgekit.runtime.session import Session
 from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import Progress, silent
 
+__all__ = ["Compared", "Verified", "verify"]
+
 
 @dataclass(frozen=True)
 class Compared:

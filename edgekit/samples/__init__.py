@@ -23,6 +23,8 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.protocols import Input, Modality, Task
 from edgekit.spec.target import read_toml
 
+__all__ = ["LABEL", "LONGEST_VALUE", "MOST_VALUES", "NO_VALUE", "SEVERAL", "Recipe", "Sample", "Samples", "parse_columns", "read", "shipped"]
+
 LABEL = "label"
 """Role of the column of the right answers; the other roles are the modality's."""
 

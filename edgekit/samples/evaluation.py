@@ -15,6 +15,8 @@ from edgekit.spec.protocols import Arrays, Evidence, Input, Metric, Task
 from edgekit.stats.once import groups
 from edgekit.stats.paired import Paired, compare
 
+__all__ = ["Evaluation"]
+
 
 @dataclass(frozen=True)
 class Evaluation:

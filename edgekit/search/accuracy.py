@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from edgekit.spec.graph import GraphSet
     from edgekit.spec.protocols import Arrays
 
+__all__ = ["accuracy_limit", "compare_companions", "holds_budget", "inside_budget", "keeps_accuracy"]
+
 
 def compare_companions(evaluation: EvaluationSet, outputs: Sequence[Arrays], drop: float | None) -> tuple[companions.Error | None, str]:
     """The error of numbers beside the reference's, and the label whose recall surely fell, in words.

@@ -10,6 +10,8 @@ from edgekit.spec import rows
 from edgekit.spec.agreement import Agreement
 from edgekit.spec.protocols import Arrays, Task
 
+__all__ = ["allowed", "compare", "lists"]
+
 _FLOAT32, _LOWER = 1e-5, 5e-3
 _ROWS_IN_ORDER, _ROWS_SHUFFLED = 2048, 512
 

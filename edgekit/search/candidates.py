@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from edgekit.search.results import Candidate, CandidateResult, Race
     from edgekit.spec.manifest import Trial
 
+__all__ = ["describe_disturbance", "search_candidates"]
+
 _FIRST_ROUNDS, _SHORT_ROUNDS, _LAST_ROUNDS = 6, 2, 12
 _INPUTS_A_ROUND = 20
 _IN_REACH = 1.5  # times the fastest: what is slower in the first race is not timed again

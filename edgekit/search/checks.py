@@ -19,6 +19,12 @@ from edgekit.stats.paired import fewest_rows
 if TYPE_CHECKING:
     from edgekit.samples import Samples
 
+__all__ = [
+    "AS_WRITTEN", "CALIBRATION_ROWS", "FULL_RANGE", "LOW_FLOATS", "STAND_IN", "accuracy_backend", "check_calibration",
+    "check_here", "check_labels", "check_rows", "check_strict", "check_target", "cut_notes", "explain_saturation",
+    "instructions", "notes", "runnable", "runs_here", "saturates_here", "settled", "without_wrong",
+]
+
 CALIBRATION_ROWS = 300
 """Rows that are chosen for calibration where nothing else is said."""
 _UNLIKELY_EQUAL = 16

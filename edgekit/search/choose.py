@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from edgekit.search.results import Candidate, CandidateResult, Race
     from edgekit.spec.target import Budget, Target
 
+__all__ = ["FLOAT", "LEVEL", "Choice", "choose", "excess", "not_as_asked", "timed", "trials"]
+
 FLOAT = "float32"
 _IN_INT8 = ("static", "dynamic")
 LEVEL = 1.05

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgekit.spec.target import Target
     from edgekit.stats.paired import Paired
 
+__all__ = ["BuildContext", "EvaluationSet"]
+
 
 @dataclass(frozen=True)
 class EvaluationSet:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgekit.search.results import Candidate
     from edgekit.spec.manifest import Trial, Variant
 
+__all__ = ["choose_for_device"]
+
 _SHIPPED = 2  # variants that the device chooses from
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from edgekit import backends, quantize
 from edgekit.backends import tensorrt_rtx
 from edgekit.machine.cpu import cpu_name
-from edgekit.quantize import _tensorrt
+from edgekit.quantize import tensorrt_rules
 from edgekit.search import stand_in
 from edgekit.search.checks import LOW_FLOATS, STAND_IN
 from edgekit.search.choose import Choice
@@ -22,6 +22,8 @@ from edgekit.search.context import BuildContext
 from edgekit.spec.engine import EngineRecipe, trtexec
 from edgekit.spec.manifest import Variant
 from edgekit.spec.tensor import Signature
+
+__all__ = ["LINES", "Verified", "verify_engines"]
 
 LINES = "trtexec.txt"
 
@@ -108,7 +110,7 @@ def _make_engines(ctx: BuildContext, choice: Choice, verified: Verified, ship: b
         engines: dict[str, str] = {}
         for signature in choice.winner.bundle.manifest.signatures:
             graph = _laid_out(variant, variant.graphs[signature.name], choice.files, ctx.cache.scratch / f"verify-{index}")
-            releases = _tensorrt.check(graph, recipe.minimum)
+            releases = tensorrt_rules.check(graph, recipe.minimum)
             if backends.installed_version("tensorrt_rtx") is None:
                 continue
             plan = tensorrt_rtx.compile_ahead(graph, signature, recipe if ship else replace(recipe, compute_capability=()), ctx.cache.progress)

@@ -21,6 +21,8 @@ from edgekit.spec.rows import finite
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import merged
 
+__all__ = ["make", "unverified"]
+
 _AS_THEY_COME, _CLEAR = 8, 8
 _POOL = 54
 _HALVINGS = 40

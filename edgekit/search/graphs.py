@@ -12,8 +12,8 @@ from edgekit import quantize, source
 from edgekit.cache.store import key
 from edgekit.compress.vocabulary import trimmed
 from edgekit.export.graphs import export
-from edgekit.quantize._calibration import Calibration
-from edgekit.quantize._sensitivity import revert
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.sensitivity import revert
 from edgekit.samples import Samples
 from edgekit.search.accuracy import accuracy_limit, inside_budget
 from edgekit.search.checks import accuracy_backend
@@ -25,6 +25,8 @@ from edgekit.spec.digests import files_below, sha256
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.quantization import Quantization
+
+__all__ = ["Reverted", "export_model", "quantize_graphs", "revert_layers", "trim_vocabulary"]
 
 _RANKING = "sensitivity.json"
 

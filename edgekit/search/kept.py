@@ -25,6 +25,8 @@ from edgekit.spec.protocols import Arrays
 from edgekit.spec.rows import pack, unpack
 from edgekit.spec.tensor import Signature
 
+__all__ = ["Result", "StepCache", "move_graphs", "read_graphs", "read_rows", "version", "write_graphs", "write_rows"]
+
 Result = TypeVar("Result")
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy", "tokenizers")

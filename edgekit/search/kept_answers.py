@@ -10,6 +10,8 @@ from edgekit.search.kept import read_rows, write_rows
 from edgekit.search.results import CandidateResult
 from edgekit.spec.parsing import parse, plain, to_json
 
+__all__ = ["read", "write"]
+
 _ROWS = ("outputs", "listed")
 
 

@@ -13,6 +13,8 @@ from edgekit.source import Source
 from edgekit.spec.manifest import ReferenceCheck
 from edgekit.spec.protocols import Task
 
+__all__ = ["answer_with_torch", "check_reference", "read_labels"]
+
 
 def read_labels(task: Task, samples: Samples) -> Evaluation:
     """The rows of a file with their truth.

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from edgekit.search.engines import Verified
     from edgekit.search.request import BuildRequest
 
+__all__ = ["Known", "complete_manifest", "describe_provenance", "score_test_set", "seal_digest"]
+
 
 @dataclass(frozen=True)
 class Known:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
     from edgekit.spec.protocols import Arrays, Task
 
+__all__ = ["measure_candidate", "measure_for_device", "race_candidates", "task_of"]
+
 
 def measure_candidate(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
     """What a candidate answers to the evaluation rows alone and in lists, how far these are apart, and what that costs on this machine."""

@@ -11,7 +11,7 @@ import numpy as np
 from edgekit import backends, quantize, tasks
 from edgekit.bundle import assemble
 from edgekit.machine.cpu import cpus
-from edgekit.quantize._calibration import Calibration, squared_error
+from edgekit.quantize.calibration import Calibration, squared_error
 from edgekit.runtime import loops
 from edgekit.runtime.loops import single
 from edgekit.search import stand_in
@@ -25,6 +25,8 @@ from edgekit.spec.graph import GraphSet
 from edgekit.spec.manifest import FORMAT, MAX_TOKENS, Manifest, Variant
 from edgekit.spec.protocols import Arrays, Task
 from edgekit.spec.target import Target
+
+__all__ = ["MethodCandidates", "ModelEntry", "make_calibration", "make_candidate", "make_candidates", "prepare_model"]
 
 _CALIBRATION_BATCH = 4
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgekit.spec.graph import GraphSet
     from edgekit.spec.protocols import Arrays
 
+__all__ = ["graph_outputs", "reference_outputs", "run_graph"]
+
 
 def reference_outputs(cache: StepCache, model: Source, samples: Samples) -> list[Arrays]:
     """What the torch model computes for the rows of a file."""

@@ -37,6 +37,8 @@ from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
+__all__ = ["PruneResult", "clock", "prune_model"]
+
 _ROUNDS, _INPUTS_A_ROUND = 12, 20
 
 

@@ -20,6 +20,8 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Input
 from edgekit.timing.worker import Worker
 
+__all__ = ["in_turns", "measure_candidate", "ratio", "turns"]
+
 _WARM_UP = 5
 _FEWEST_ROUNDS = 4
 _RESAMPLES = 2000

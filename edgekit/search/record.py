@@ -15,6 +15,8 @@ from edgekit.spec.manifest import MAX_TOKENS
 from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.paths import takes_paths
 
+__all__ = ["FILE", "Costs", "Record", "key", "read"]
+
 FILE = "race.json"
 
 

@@ -26,6 +26,8 @@ from edgekit.spec.identity import check_date, check_name, check_version
 from edgekit.spec.protocols import Modality, Task
 from edgekit.spec.target import Target
 
+__all__ = ["FROM_SAMPLES", "BuildRequest", "BuildSamples", "FilePath", "ModelRequest", "check_samples", "read_request", "read_samples"]
+
 FilePath = str | os.PathLike[str]
 FROM_SAMPLES = "samples"
 """The vocabulary of the samples, in place of a file of tokens."""

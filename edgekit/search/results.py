@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgekit.bundle.trust import Bundle
     from edgekit.spec.protocols import Arrays
 
+__all__ = ["Candidate", "CandidateResult", "Race"]
+
 
 @dataclass(frozen=True)
 class Candidate:

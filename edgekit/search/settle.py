@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
     from edgekit.search.results import Candidate, CandidateResult
 
+__all__ = ["Notes", "note_if_unresolved", "settle", "settle_all", "settle_for_device"]
+
 
 class Notes:
     """What should be known of a search, a sentence each, each once."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+__all__ = ["buckets_under", "choose_buckets"]
+
 
 def choose_buckets(lengths: Sequence[int], latency_ms: Callable[[int], float], most: int, dynamic_ms: Callable[[int], float]) -> tuple[int, ...]:
     """The edges with the least time over all rows, each padded to the smallest edge that holds it.

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import quantize
-from edgekit.quantize._arithmetic import emulate
+from edgekit.quantize.arithmetic import emulate
 from edgekit.runtime import runner
 from edgekit.search.checks import AS_WRITTEN, LOW_FLOATS
 from edgekit.spec.protocols import Arrays, Input, Task
 from edgekit.spec.rows import finite
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
+
+__all__ = ["Outputs", "long_rows", "longest", "open_graphs"]
 
 _LONGEST = 1024  # size of a generated row where no profile ends before: the memory of attention grows with the square
 
@@ -59,7 +61,7 @@ def open_graphs(
     streams: int = 1,
     shapes: tuple[int, ...] = (),
 ) -> Iterator[runner.GraphRunner]:
-    """Opens graphs; on the stand-in they compute as :func:`edgekit.quantize._arithmetic.emulate` says.
+    """Opens graphs; on the stand-in they compute as :func:`edgekit.quantize.arithmetic.emulate` says.
 
     Args:
         graphs: signature name to the file.

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from edgekit.search.request import BuildRequest, BuildSamples
     from edgekit.source import Source
 
+__all__ = ["Models", "make_models"]
+
 
 @dataclass(frozen=True)
 class Models:

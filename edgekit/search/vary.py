@@ -16,6 +16,8 @@ from edgekit.search.results import Candidate, Race
 from edgekit.search.shapes import buckets_under, choose_buckets
 from edgekit.spec.target import Target
 
+__all__ = ["MOST_BUCKETS", "better_buckets", "for_throughput", "with_buckets", "with_other_threads"]
+
 MOST_BUCKETS = 8
 _BATCHES = (4, 8, 16, 32, 64)
 

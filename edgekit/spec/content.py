@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol, TypeVar
 
+__all__ = ["Content", "Self"]
+
 Self = TypeVar("Self", bound="Content")
 
 

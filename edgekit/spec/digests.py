@@ -8,6 +8,8 @@ from pathlib import Path
 
 from edgekit.spec.manifest import FileEntry
 
+__all__ = ["code_digest", "digest_of", "entry", "files_below", "sha256"]
+
 _CHUNK = 2**20
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.tensor import Signature
 
+__all__ = ["OLDEST", "PRECISIONS", "EngineRecipe", "shapes", "supported", "trtexec", "version"]
+
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "int8", "fp8", "fp4")
 """What tensor cores multiply in, by the names of NVIDIA's hardware matrix."""
 

@@ -27,6 +27,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+__all__ = [
+    "MOST", "BackendError", "BudgetError", "BuildError", "CompressError", "EdgekitError", "ExportError", "FormatError",
+    "InputError", "IntegrityError", "ModelError", "OutputError", "QuantizeError", "ReferenceDoubtError", "RemoteError",
+    "SamplesError", "UsageError", "near",
+]
+
 MOST = 20_000
 """Characters of a message; the rest is left out."""
 

@@ -12,6 +12,8 @@ from edgekit.spec.parsing import parse
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.target import Budget, read_toml
 
+__all__ = ["OFF", "AccuracyGates", "FootprintGates", "Gates", "LatencyGates", "of", "read"]
+
 # A drop of all there is can never be exceeded, and a growth by 1000 % is a percentage that was meant as a share.
 _BELOW = {"accuracy": 1.0, "latency": 10.0, "footprint": 10.0}
 

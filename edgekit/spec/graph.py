@@ -8,6 +8,8 @@ from pathlib import Path
 
 from edgekit.spec.tensor import Signature
 
+__all__ = ["Graph", "GraphSet"]
+
 
 @dataclass(frozen=True)
 class Graph:

@@ -7,6 +7,8 @@ import re
 
 from edgekit.spec.errors import UsageError
 
+__all__ = ["check_date", "check_name", "check_version", "today", "version_key"]
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _VERSION = re.compile(r"\d{1,18}(\.\d{1,18}){0,7}", re.ASCII)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)

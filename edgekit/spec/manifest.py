@@ -15,6 +15,11 @@ from edgekit.spec.identity import check_date, check_name, version_key
 from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.tensor import Signature
 
+__all__ = [
+    "CHOOSE_ON", "FORMAT", "MAX_TOKENS", "MOST_FILES", "ROWS", "TIMED_FILES", "FileEntry", "HeldOut", "Manifest",
+    "ReferenceCheck", "Trial", "Variant", "check_inside", "content_digest", "dumps", "loads",
+]
+
 FORMAT = 2
 """Format version of bundles that this code writes, and the newest that it reads."""
 

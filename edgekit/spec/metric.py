@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = ["Evidence", "Metric", "Score", "additive"]
+
 Evidence = np.ndarray
 """float64 ``[rows, k]``: what each row contributes to a metric, e.g. ``(correct,)``, ``(tp, fp, fn)``, ``(edits, words)``."""
 

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from edgekit.spec.errors import EdgekitError, UsageError, near
 
+__all__ = ["T", "parse", "plain", "strict_json", "to_json"]
+
 T = TypeVar("T")
 
 

@@ -11,6 +11,8 @@ from typing import Any, TypeVar, cast
 
 from edgekit.spec.errors import EdgekitError, UsageError
 
+__all__ = ["Function", "check_path", "takes_paths", "typed"]
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OF_THE_PATH = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+__all__ = ["Progress", "silent"]
+
 Progress = Callable[[str, int, int], None]
 """Called with the step's name, units done and units in all (0 where that is not known). With an empty name there is nothing
 to show: it asks whether to go on. It may raise to end the work."""

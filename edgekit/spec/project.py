@@ -30,6 +30,8 @@ from edgekit.spec.parsing import parse
 from edgekit.spec.paths import check_path, takes_paths
 from edgekit.spec.target import Budget, read_toml
 
+__all__ = ["CHECK_SECONDS", "FILE", "BuildOptions", "Check", "CheckOptions", "Place", "Project", "checks", "find", "nearest", "places", "read"]
+
 FILE = "edgekit.toml"
 CHECK_SECONDS = 30.0
 """How long a check may go on to settle what is open, unless something else is said."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from edgekit.spec.errors import UsageError, near
 
+__all__ = ["RANGES", "Quantization"]
+
 RANGES = ("min_max", "percentile", "entropy", "mse")
 """Ways to choose an activation's range; ``auto`` tries them all on the calibration set."""
 

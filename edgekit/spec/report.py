@@ -11,6 +11,11 @@ from dataclasses import dataclass, field
 
 from edgekit.spec.subject import Fingerprint, Subject
 
+__all__ = [
+    "INCOMPARABLE", "INCONCLUSIVE", "KINDS", "MACHINES", "OVER_BUDGET", "PASS", "REGRESSION", "SCHEMA", "VERDICTS",
+    "Accuracy", "Change", "Drift", "Faithfulness", "Flip", "Gate", "Recall", "Report", "Robustness", "Slice", "Speed",
+]
+
 SCHEMA = 2
 """Version of the report's schema that this code writes, and the only one that it reads."""
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from edgekit.spec.protocols import Arrays
 
+__all__ = ["SHAPES", "difference", "finite", "pack", "spread", "unpack"]
+
 SHAPES = ".shapes"
 """Suffix of the name under which the shapes of ragged arrays are packed."""
 

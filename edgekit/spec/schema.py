@@ -15,6 +15,8 @@ from typing import Any
 
 from edgekit.spec.parsing import plain
 
+__all__ = ["DRAFT", "Enums", "attributes", "schema"]
+
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 _SCALARS = {str: "string", int: "integer", float: "number", bool: "boolean", type(None): "null"}
 _ENTRY = re.compile(r"    (\w+(?:, \w+)*): (.*)")  # of an Attributes section, in a docstring without its indent

@@ -13,6 +13,8 @@ import hashlib
 import hmac
 import os
 
+__all__ = ["matches", "seal"]
+
 _SCHEME = "scrypt"
 
 

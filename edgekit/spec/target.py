@@ -14,6 +14,8 @@ from edgekit.spec.parsing import parse
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.quantization import Quantization
 
+__all__ = ["ACCURACY_DROP", "USES", "Budget", "Target", "folders", "load", "names", "read_toml", "with_budget"]
+
 USES = ("latency", "throughput")
 ACCURACY_DROP = 0.01
 """The limit of a target that states none: a missing accuracy budget is never "no limit"."""

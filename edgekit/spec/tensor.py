@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+__all__ = ["Signature", "TensorSpec", "merged"]
+
 
 @dataclass(frozen=True)
 class TensorSpec:

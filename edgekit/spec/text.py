@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+__all__ = ["on_one_line", "visible"]
+
 # Controls but line feed and tab (ANSI sequences begin with one), what formats invisibly (Unicode Cf: marks of direction among them) but the two
 # joiners, which scripts need, line and paragraph separators, and halves of surrogate pairs.
 _HIDDEN = re.compile(

@@ -13,6 +13,8 @@ from statistics import NormalDist
 
 import numpy as np
 
+__all__ = ["TAIL", "Estimate", "gorodkin", "mean", "phi", "phis", "r2", "standard_errors"]
+
 TAIL = 0.025
 """Probability beyond each end of an interval."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+__all__ = ["holm"]
+
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted so that rejecting those at or below alpha wrongly rejects any with a probability of at most alpha.

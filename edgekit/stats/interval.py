@@ -16,6 +16,8 @@ from itertools import pairwise
 
 import numpy as np
 
+__all__ = ["ALPHA", "FEWEST", "POWER", "Estimate", "Look", "levels", "median", "quantile", "ratio_of_quantiles", "spent"]
+
 ALPHA = 0.05
 """Chance that a limit is called exceeded though it is not, and that it is called kept though it is not: each of the two, over all looks."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+__all__ = ["groups"]
+
 
 def groups(keys: Sequence[Hashable]) -> list[list[int]]:
     """Rows with equal keys, by their places: each list ascending, the lists in the order in which keys appear first."""

@@ -18,6 +18,8 @@ import numpy as np
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Evidence, Metric
 
+__all__ = ["CONFIDENCE", "Paired", "bootstrap", "compare", "fewest_rows", "proportions", "tango_interval"]
+
 CONFIDENCE = 0.90
 """Of the two-sided interval; each of its ends is a one-sided 95 % bound."""
 

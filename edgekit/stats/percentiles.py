@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+__all__ = ["Latency", "latency", "percentile", "samples_needed"]
+
 # How many samples a percentile needs before an upper bound at 99 % confidence exists: MLPerf's early stopping
 # (mlcommons/inference_policies, inference_rules.adoc, "Early stopping criterion"), with no sample above it discarded.
 _SAMPLES_NEEDED = {50: 11, 90: 64, 95: 130, 99: 662}

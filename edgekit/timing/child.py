@@ -26,6 +26,8 @@ from edgekit.spec.protocols import Input
 from edgekit.timing import frames
 from edgekit.timing.worker import bad_clock
 
+__all__ = ["Opener", "main"]
+
 _LEAD_S = 0.001  # before the first arrival of a schedule, so that all threads stand ready
 _SPIN_S = 0.0005  # before an arrival that are not slept through: a sleep ends some 0.1 ms late, on a busy machine later
 

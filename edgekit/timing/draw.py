@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from edgekit.spec.errors import SamplesError
 from edgekit.spec.protocols import Input
 
+__all__ = ["Draw"]
+
 
 class Draw:
     """Inputs without end: all of them in a drawn order, then again in another. The same seed gives the same."""

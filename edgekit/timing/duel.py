@@ -21,6 +21,8 @@ from edgekit.timing.draw import Draw
 from edgekit.timing.probe import PRODUCTS, Prober, ask
 from edgekit.timing.worker import Worker
 
+__all__ = ["FIRST_LOOK", "MOST", "Duel", "Opener", "Pair", "duel", "solo"]
+
 Opener = Callable[[], Worker]
 """Starts a process with a bundle; it loads it when it is asked first."""
 

@@ -30,6 +30,8 @@ from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature, TensorSpec
 from edgekit.timing.worker import Worker
 
+__all__ = ["BACKENDS", "PRODUCTS", "Kernels", "Prober", "ask", "main", "prober"]
+
 _INT8 = {"onnxruntime": "dynamic", "openvino": "static"}
 BACKENDS = tuple(_INT8)
 """Backends that run the products. A GPU's times do not depend on what the CPUs do, so the others have no probe."""

@@ -21,6 +21,8 @@ from edgekit.spec.subject import Scenario
 from edgekit.timing.draw import Draw
 from edgekit.timing.worker import Worker
 
+__all__ = ["NAMES", "OFFLINE", "SERVER", "SINGLE_STREAM", "early_stopping", "needed", "run"]
+
 SINGLE_STREAM, OFFLINE, SERVER = NAMES = ("SingleStream", "Offline", "Server")
 
 _CONFIDENCE = 0.99

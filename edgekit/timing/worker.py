@@ -31,6 +31,8 @@ from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.subject import Start
 from edgekit.timing import frames
 
+__all__ = ["Worker", "bad_clock"]
+
 _LAST_S = 10.0  # that a killed child has to end; one that waits for a device in the kernel does not
 _INPUTS_A_REQUEST = 50  # between two reports of progress
 

@@ -20,7 +20,7 @@ from fake_tensorrt import fake
 from fake_tensorrt_bench import SHAPES, VERSIONS, Bench, Memory, bound, encoder, graph, inputs, truth
 from onnx import TensorProto, helper
 
-from edgekit.backends._cuda import Cuda
+from edgekit.drivers.cuda import Cuda
 
 
 @pytest.fixture(params=VERSIONS)

@@ -18,9 +18,10 @@ import small
 from fake_cuda import FakeDriver
 from fake_tensorrt_bench import VERSIONS, encoder
 
-from edgekit.backends import EngineMismatchError, _jetson, _trt, _trt_device, tensorrt
-from edgekit.backends._cuda import Cuda
+from edgekit.backends import EngineMismatchError, _trt, _trt_device, tensorrt
 from edgekit.backends._trt_device import TensorRtDevice
+from edgekit.drivers import jetson
+from edgekit.drivers.cuda import Cuda
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import silent
@@ -31,14 +32,14 @@ SIGNATURE = Signature(
 )
 PROFILE = {"batch": (1, 1, 4), "seq": (1, 8, 16)}
 RECIPE = EngineRecipe((PROFILE,))
-ORIN = _jetson.Board("NVIDIA Jetson Orin NX", "tegra234", "36.4.3", "6.2", "10.3.0", "MAXN (0)", None, None, 16 * 1024, 12 * 1024)
+ORIN = jetson.Board("NVIDIA Jetson Orin NX", "tegra234", "36.4.3", "6.2", "10.3.0", "MAXN (0)", None, None, 16 * 1024, 12 * 1024)
 
 
 @pytest.fixture
 def make(monkeypatch):
     """Opens devices with a library of a version; nothing may be left of them in the end."""
     monkeypatch.setattr(_trt, "_loggers", {})
-    monkeypatch.setattr(_jetson, "board", lambda: None)
+    monkeypatch.setattr(jetson, "board", lambda: None)
     opened = []
 
     def make(version="10.16.1", driver=None, **knobs):
@@ -66,7 +67,7 @@ def build(device, graph, recipe=RECIPE, cache=b"", progress=silent):
 
 
 def on_board(monkeypatch, board=ORIN):
-    monkeypatch.setattr(_jetson, "board", lambda: board)
+    monkeypatch.setattr(jetson, "board", lambda: board)
 
 
 # ---- what it is, and what it refuses
@@ -379,7 +380,7 @@ def test_versions_that_are_supported(monkeypatch, version):
 
 
 def old(l4t, jetpack, tensorrt_version, soc="tegra234"):
-    return _jetson.Board("NVIDIA Jetson", soc, l4t, jetpack, tensorrt_version, "", None, None, 8192, 4096)
+    return jetson.Board("NVIDIA Jetson", soc, l4t, jetpack, tensorrt_version, "", None, None, 8192, 4096)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +418,7 @@ def test_what_is_missing_is_told_in_order(monkeypatch):
     monkeypatch.setattr("edgekit.backends.installed_version", lambda name: None)
     usual = r"On a Jetson JetPack brings it; .*pip install 'edgekit\[tensorrt\]'"
     for advice, words in (("Make an environment that sees it.", "Make an environment"), ("", usual)):
-        monkeypatch.setattr(_jetson, "system_tensorrt", lambda advice=advice: ("", advice))
+        monkeypatch.setattr(jetson, "system_tensorrt", lambda advice=advice: ("", advice))
         with pytest.raises(BackendError, match=f"TensorRT is not installed for this Python, and this bundle needs it. {words}"):
             tensorrt.check_here()
 

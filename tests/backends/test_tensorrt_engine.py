@@ -23,8 +23,8 @@ from fake_tensorrt_bench import BIAS, EMBEDDINGS, VERSIONS, WEIGHT, encoder, gra
 from onnx import TensorProto, helper
 
 from edgekit.backends import _trt, _trt_engine
-from edgekit.backends._cuda import FUNCTIONS, Cuda
 from edgekit.backends._trt_device import TensorRtDevice
+from edgekit.drivers.cuda import FUNCTIONS, Cuda
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import BackendError, InputError
 from edgekit.spec.progress import silent

@@ -29,7 +29,7 @@ from edgekit.compress.prune import prune_layers
 from edgekit.compress.training import Training
 from edgekit.compress.vocabulary import trimmed
 from edgekit.export.graphs import export
-from edgekit.quantize import dynamic
+from edgekit.quantize.methods import dynamic
 from edgekit.source import heads
 from edgekit.source.stack import WIDTHS, blocks, stack, widths
 from edgekit.spec.quantization import Quantization

@@ -19,10 +19,11 @@ from fake_cuda import FakeDriver
 
 import edgekit
 from edgekit import BackendError, BuildError, IntegrityError
-from edgekit.backends import EngineMismatchError, _jetson, tensorrt, tensorrt_rtx
+from edgekit.backends import EngineMismatchError, tensorrt, tensorrt_rtx
 from edgekit.bundle import trust
 from edgekit.bundle.signature import Trust, make_keys
 from edgekit.bundle.trust import open_bundle
+from edgekit.drivers import jetson as jetson_board
 from edgekit.engines import compile as compiling
 from edgekit.engines.plans import Plans
 from edgekit.spec.digests import entry
@@ -101,8 +102,8 @@ def test_it_is_made_once(jetson, board, cache, variant):
 
 def test_what_is_noted_beside_an_engine(jetson, board, tmp_path, monkeypatch):
     place = fake_jetson.write(tmp_path / "orin", fake_jetson.orin_nano())
-    real = _jetson.board
-    monkeypatch.setattr(_jetson, "board", lambda: real(place))
+    real = jetson_board.board
+    monkeypatch.setattr(jetson_board, "board", lambda: real(place))
     bundle = open_bundle(jetson)
     where = start(bundle)
     (entry,) = Plans().entries()
@@ -202,8 +203,8 @@ def test_another_device_makes_its_own(jetson, monkeypatch, version, settings):
 def test_what_a_jetson_tells_of_itself(jetson, board, tmp_path, monkeypatch, caplog, files, source):
     """Kernels were timed in a power mode; in another one the engine is as right, so it is kept, and that is said."""
     place = fake_jetson.write(tmp_path / "orin", fake_jetson.orin_nano())
-    real = _jetson.board
-    monkeypatch.setattr(_jetson, "board", lambda: real(place))
+    real = jetson_board.board
+    monkeypatch.setattr(jetson_board, "board", lambda: real(place))
     start(open_bundle(jetson))
     assert start(open_bundle(jetson)).source == "cache" and not caplog.messages
     fake_jetson.write(place, files)

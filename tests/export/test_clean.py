@@ -30,7 +30,7 @@ from edgekit import backends, source
 from edgekit.export import _clean, _mask
 from edgekit.export._gelu import fuse_gelu
 from edgekit.export.graphs import OPSET, TOLERANCE, export
-from edgekit.quantize._graphs import constant
+from edgekit.quantize.graphs import constant
 from edgekit.runtime.loops import single
 
 each = pytest.mark.parametrize("name", tiny.ARCHITECTURES)

@@ -17,14 +17,15 @@ import small
 from fake_tensorrt_bench import encoder, truth
 
 from edgekit import backends
-from edgekit.backends import EngineMismatchError, _cuda
-from edgekit.backends._cuda import Cuda, view
+from edgekit.backends import EngineMismatchError
+from edgekit.drivers import cuda as cuda_driver
+from edgekit.drivers.cuda import Cuda, view
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import BackendError, InputError
 from edgekit.spec.progress import silent
 from edgekit.spec.tensor import Signature, TensorSpec
 
-if (reason := _cuda.probe()) is not None:
+if (reason := cuda_driver.probe()) is not None:
     pytest.skip(f"no GPU: {reason}", allow_module_level=True)
 
 MIB = 2**20

@@ -15,7 +15,7 @@ from fake_cuda import FakeDriver
 from fake_jetson import write
 
 from edgekit import backends
-from edgekit.backends import _cuda
+from edgekit.drivers import cuda
 from edgekit.machine import fingerprint as module
 from edgekit.machine.fingerprint import Limits, fingerprint, governor, limits
 from edgekit.spec.parsing import plain
@@ -189,7 +189,7 @@ def test_a_gpu_of_which_only_cuda_knows(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "entries", lambda folder, pattern: [])
     monkeypatch.setattr(module, "line", lambda file: "")
     made = FakeDriver(driver_version=13000)
-    monkeypatch.setattr(_cuda, "library", lambda: made)
+    monkeypatch.setattr(cuda, "library", lambda: made)
     found = fingerprint()
     assert (found.gpu, found.driver) == ("NVIDIA GeForce RTX 4060", "CUDA 13.0")
     assert (made.leaks(), made.misuse) == ([], [])

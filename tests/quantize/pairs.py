@@ -13,9 +13,9 @@ import onnx_ir as ir
 import tiny
 import torch
 
-from edgekit.quantize import static
-from edgekit.quantize._calibration import Calibration
-from edgekit.quantize._graphs import constant
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import constant
+from edgekit.quantize.methods import static
 from edgekit.runtime.loops import single
 from edgekit.spec.progress import silent
 from edgekit.spec.quantization import Quantization

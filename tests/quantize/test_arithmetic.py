@@ -15,10 +15,10 @@ import torch
 from onnx import TensorProto, helper
 
 from edgekit import backends
-from edgekit.quantize import bfloat16, float16
-from edgekit.quantize._arithmetic import check_rounding, emulate
-from edgekit.quantize._calibration import Calibration
-from edgekit.quantize._graphs import constant, load
+from edgekit.quantize.arithmetic import check_rounding, emulate
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import constant, load
+from edgekit.quantize.methods import bfloat16, float16
 from edgekit.runtime.loops import single as loop
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import silent

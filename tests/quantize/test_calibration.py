@@ -13,8 +13,8 @@ import tiny
 from pairs import batches_of, calibration_of, quantized
 from scipy import stats
 
-from edgekit.quantize._calibration import Calibration, kl_divergence, runner
-from edgekit.quantize._graphs import linears, load, save
+from edgekit.quantize.calibration import Calibration, kl_divergence, runner
+from edgekit.quantize.graphs import linears, load, save
 from edgekit.spec.rows import difference
 
 # ---- measuring

@@ -19,10 +19,11 @@ import torch
 
 import edgekit
 from edgekit import backends, quantize
-from edgekit.quantize import _embeddings, dynamic
-from edgekit.quantize._calibration import Calibration
-from edgekit.quantize._graphs import constant, linears
+from edgekit.quantize import _embeddings
 from edgekit.quantize._weights import per_channel
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import constant, linears
+from edgekit.quantize.methods import dynamic
 from edgekit.runtime.loops import single
 from edgekit.spec.errors import QuantizeError, UsageError
 from edgekit.spec.progress import silent
@@ -184,7 +185,7 @@ _AGAIN = """
 import sys
 from pathlib import Path
 from edgekit.quantize import dynamic
-from edgekit.quantize._calibration import Calibration
+from edgekit.quantize.calibration import Calibration
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.quantization import Quantization
 for path, out in zip(sys.argv[1::2], sys.argv[2::2]):

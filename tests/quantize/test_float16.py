@@ -16,10 +16,11 @@ import tiny
 import torch
 
 from edgekit import backends
-from edgekit.quantize import _embeddings, bfloat16, float16
-from edgekit.quantize._calibration import Calibration
+from edgekit.quantize import _embeddings
 from edgekit.quantize._casts import cast_graphs
-from edgekit.quantize._graphs import constant, load, save
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import constant, load, save
+from edgekit.quantize.methods import bfloat16, float16
 from edgekit.runtime.loops import single
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.graph import Graph, GraphSet

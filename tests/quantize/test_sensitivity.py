@@ -13,10 +13,11 @@ import tiny
 from pairs import FIXED, batches_of, calibration_of, products
 from scipy import special, stats
 
-from edgekit.quantize import _sensitivity, dynamic, static
-from edgekit.quantize._calibration import runner
-from edgekit.quantize._graphs import linears, load, save
-from edgekit.quantize._sensitivity import Sensitivity, rank, revert
+from edgekit.quantize import sensitivity
+from edgekit.quantize.calibration import runner
+from edgekit.quantize.graphs import linears, load, save
+from edgekit.quantize.methods import dynamic, static
+from edgekit.quantize.sensitivity import Sensitivity, rank, revert
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import silent
 from edgekit.spec.quantization import Quantization
@@ -126,7 +127,7 @@ class Recorder:
 @pytest.mark.parametrize("layers", range(1, 10))
 def test_the_smallest_prefix_that_is_good(layers, tmp_path, monkeypatch):
     order = [Sensitivity(f"layer{9 - i}", 9.0 - i) for i in range(layers)]
-    monkeypatch.setattr(_sensitivity, "rank", lambda *_: order)
+    monkeypatch.setattr(sensitivity, "rank", lambda *_: order)
     for needed in range(1, layers + 1):
         method, out, told = Recorder(), tmp_path / str(needed), []
         kept = {"always", *(s.layer for s in order[:needed])}
@@ -154,7 +155,7 @@ def test_the_smallest_prefix_that_is_good(layers, tmp_path, monkeypatch):
 
 
 def test_where_nothing_helps_there_is_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(_sensitivity, "rank", lambda *_: [Sensitivity(f"layer{i}", 1.0) for i in range(8)])
+    monkeypatch.setattr(sensitivity, "rank", lambda *_: [Sensitivity(f"layer{i}", 1.0) for i in range(8)])
     method = Recorder()
     assert revert(method, None, None, FIXED, lambda _: False, tmp_path / "out", silent) is None
     assert max(len(settings.keep_float) for settings in method.asked) == 7

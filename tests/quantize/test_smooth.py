@@ -11,10 +11,10 @@ import tiny
 import torch
 from pairs import batches_of, calibration_of, expected_products, nodes
 
-from edgekit.quantize import static
-from edgekit.quantize._calibration import Calibration, runner
-from edgekit.quantize._graphs import constant, linears, load, made_by, save, sweep
 from edgekit.quantize._smooth import ALPHAS, factors, fold
+from edgekit.quantize.calibration import Calibration, runner
+from edgekit.quantize.graphs import constant, linears, load, made_by, save, sweep
+from edgekit.quantize.methods import static
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import silent
 from edgekit.spec.quantization import Quantization

@@ -31,11 +31,11 @@ from pairs import (
 )
 
 from edgekit import backends
-from edgekit.quantize import static
-from edgekit.quantize._graphs import constant, load, save
 from edgekit.quantize._lint import lint
 from edgekit.quantize._ranges import LEVELS
 from edgekit.quantize._weights import levels, per_channel
+from edgekit.quantize.graphs import constant, load, save
+from edgekit.quantize.methods import static
 from edgekit.runtime.loops import single
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.graph import Graph, GraphSet

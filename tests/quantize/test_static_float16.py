@@ -15,9 +15,10 @@ from test_float16 import batches_of, mixed_types
 
 from edgekit import backends
 from edgekit.backends import _trt_build
-from edgekit.quantize import _embeddings, _tensorrt, float16, static, static_float16
-from edgekit.quantize._calibration import Calibration
-from edgekit.quantize._graphs import constant, linears
+from edgekit.quantize import _embeddings, tensorrt_rules
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import constant, linears
+from edgekit.quantize.methods import float16, static, static_float16
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import silent
@@ -101,7 +102,7 @@ def test_tables_in_integers_are_refused_by_the_rules_of_tensorrt(tmp_path, monke
     monkeypatch.setattr(_embeddings, "WORTH_BYTES", 1024)
     (graph,) = static_float16.quantize(tiny.exported("bert"), Calibration(batches_of("bert")), replace(FIXED, embeddings="int8"), tmp_path, silent).graphs
     with pytest.raises(QuantizeError, match=r"\(Gather\) reads UINT8, TensorRT 10.3 takes it with "):
-        _tensorrt.check(graph.path, "10.3")
+        tensorrt_rules.check(graph.path, "10.3")
 
 
 # ---- NVIDIA's own parser and builder, which need no GPU
@@ -112,7 +113,7 @@ def test_tables_in_integers_are_refused_by_the_rules_of_tensorrt(tmp_path, monke
 def test_nvidia_makes_engines_of_it(name, method, made):
     trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (pip install 'edgekit[tensorrt-rtx]')")
     graph = made(name, method).file
-    assert _tensorrt.check(graph.path, "10.3") == ["10.3", "10.16", "11.4"]
+    assert tensorrt_rules.check(graph.path, "10.3") == ["10.3", "10.16", "11.4"]
     for chips in (("7.5",), ("8.6", "8.9", "12.0")):
         built = _trt_build.build(trt, graph.path, graph.signature, RECIPE, memory=0, timing_cache=b"", chips=chips, progress=silent)
         assert len(built.plan) > graph.path.stat().st_size

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from onnx import helper, numpy_helper
 
-from edgekit.quantize import _tensorrt
+from edgekit.quantize import tensorrt_rules
 from edgekit.spec.errors import QuantizeError
 
 node = helper.make_node
@@ -27,12 +27,12 @@ def saved(path, nodes, constants=None, kind=FLOAT, gives=None, opset=20, rank=3)
 
 
 def test_the_releases_are_those_of_the_boards():
-    assert _tensorrt.RELEASES == ("10.3", "10.16", "11.4")
+    assert tensorrt_rules.RELEASES == ("10.3", "10.16", "11.4")
 
 
 @pytest.mark.parametrize(("minimum", "expected"), [("10.3", ["10.3", "10.16", "11.4"]), ("10.13", ["10.16", "11.4"]), ("11.0", ["11.4"]), ("11.9", ["11.9"])])
 def test_releases_from_a_minimum_on(minimum, expected, tmp_path):
-    assert _tensorrt.check(saved(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])]), minimum) == expected
+    assert tensorrt_rules.check(saved(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])]), minimum) == expected
 
 
 CASES = {
@@ -79,28 +79,28 @@ CASES = {
 def test_each_rule(name, tmp_path):
     nodes, constants, how, words = CASES[name]
     with pytest.raises(QuantizeError, match=words):
-        _tensorrt.check(saved(tmp_path / "model.onnx", nodes, constants, **how), "10.3")
+        tensorrt_rules.check(saved(tmp_path / "model.onnx", nodes, constants, **how), "10.3")
 
 
 def test_what_came_later_is_taken_where_the_target_says_so(tmp_path):
     path = saved(tmp_path / "m.onnx", [node("RMSNormalization", ["x", "w"], ["y"], name="n")], {"w": np.ones(32, np.float32)}, opset=23)
-    assert _tensorrt.check(path, "11.0") == ["11.4"]
+    assert tensorrt_rules.check(path, "11.0") == ["11.4"]
 
 
 def test_the_condition_of_a_where_is_no_number(tmp_path):
     nodes = [node("Greater", ["x", "zero"], ["c"]), node("Where", ["c", "x", "zero"], ["y"])]
-    _tensorrt.check(saved(tmp_path / "m.onnx", nodes, {"zero": np.float32(0)}), "10.3")
+    tensorrt_rules.check(saved(tmp_path / "m.onnx", nodes, {"zero": np.float32(0)}), "10.3")
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
 def test_exported_graphs_keep_them_all(name):
     """No CumSum and no Clip of integers is left, which RoBERTa, MPNet and DeBERTa have in torch's own export."""
-    assert _tensorrt.check(tiny.exported(name).graphs[0].path, "10.3") == ["10.3", "10.16", "11.4"]
+    assert tensorrt_rules.check(tiny.exported(name).graphs[0].path, "10.3") == ["10.3", "10.16", "11.4"]
 
 
 def test_the_table_is_the_published_one():
     """The matrix of the parser of 10.1 has 150 operators. Left out are 19: control flow, random numbers, and names that are not ONNX's or no model here has."""
-    assert len(_tensorrt._TAKES) == 131
+    assert len(tensorrt_rules._TAKES) == 131
     for name in ("DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "ConvInteger", "Unique", "STFT", "BitShift"):
-        assert name not in _tensorrt._TAKES
-    assert not {n for n in _tensorrt._TAKES if not re.fullmatch("[A-Z][A-Za-z0-9]+", n) or not onnx.defs.has(n)}, "names of ONNX"
+        assert name not in tensorrt_rules._TAKES
+    assert not {n for n in tensorrt_rules._TAKES if not re.fullmatch("[A-Z][A-Za-z0-9]+", n) or not onnx.defs.has(n)}, "names of ONNX"

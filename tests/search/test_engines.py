@@ -23,7 +23,7 @@ from edgekit import BackendError, BudgetError, UsageError, backends
 from edgekit.backends import tensorrt_rtx
 from edgekit.bundle import onnx_reader
 from edgekit.bundle.trust import open_bundle
-from edgekit.quantize import _graphs
+from edgekit.quantize import graphs
 from edgekit.search import checks
 from edgekit.spec.manifest import content_digest
 from edgekit.spec.target import folders
@@ -63,7 +63,7 @@ def twice(tmp_path_factory, tiny_model, tiny_samples, jetson):
     aim = toml(folder / "fixed.toml", "jetson", FIXED)
     exported = [file.parent for file in cache.glob("*/entry.json") if json.loads(file.read_text())["step"] in ("export", "reference")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_graphs, "EXTERNAL_FROM", 4096)
+        patch.setattr(graphs, "EXTERNAL_FROM", 4096)
         for name in ("first", "second"):
             for entry in exported:
                 shutil.copytree(entry, folder / f"cache-{name}" / entry.name)

@@ -16,7 +16,7 @@ import small
 import torch
 
 import edgekit
-from edgekit.quantize import float16
+from edgekit.quantize.methods import float16
 from edgekit.samples import read
 from edgekit.spec.errors import BudgetError
 

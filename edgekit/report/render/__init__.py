@@ -13,6 +13,8 @@ from edgekit.report.render.markdown import markdown
 from edgekit.spec.errors import UsageError
 from edgekit.spec.report import Report
 
+__all__ = ["NAMES", "check_writable", "write_all"]
+
 NAMES = ("report.html", "report.md", "junit.xml", "history.json", "report.json")
 """Files of a report. The last is the report itself: it appears when all others are there."""
 

@@ -15,6 +15,8 @@ from edgekit.spec.parsing import to_json
 from edgekit.spec.report import Report
 from edgekit.spec.subject import Subject
 
+__all__ = ["Entry", "history"]
+
 Entry = dict[str, str | float]
 
 

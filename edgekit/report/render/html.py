@@ -15,6 +15,8 @@ from edgekit.report.render.page import accuracy, explain, machine, speed, summar
 from edgekit.report.render.page.blocks import Limits
 from edgekit.spec.report import Report
 
+__all__ = ["MOST_BYTES", "html"]
+
 MOST_BYTES = 300_000
 """Of a page, as UTF-8."""
 

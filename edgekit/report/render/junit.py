@@ -12,6 +12,8 @@ from xml.etree import ElementTree
 from edgekit.report.render._words import gate_numbers
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Gate, Report
 
+__all__ = ["OUTCOMES", "junit"]
+
 OUTCOMES = {REGRESSION: "failure", OVER_BUDGET: "failure", INCOMPARABLE: "error", INCONCLUSIVE: "skipped"}
 """Element of a test case by verdict; a gate that is passed has none."""
 

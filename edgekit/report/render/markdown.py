@@ -16,6 +16,8 @@ from edgekit.report.render._words import GRAVEST_FIRST, LATENCY, change, gate_nu
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Accuracy, Faithfulness, Flip, Report, Robustness, Slice, Speed
 from edgekit.spec.subject import Perturbed, Subject
 
+__all__ = ["MARKS", "MOST_BYTES", "escape", "markdown"]
+
 MOST_BYTES = 64_000
 """Of a comment, as UTF-8. GitHub takes 65,536 characters."""
 

@@ -9,6 +9,8 @@ from typing import cast
 from edgekit.spec.errors import FormatError
 from edgekit.spec.protocols import Loop
 
+__all__ = ["get"]
+
 
 def get(name: str) -> Loop:
     """The module of a loop.

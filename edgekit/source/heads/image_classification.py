@@ -18,6 +18,11 @@ from edgekit.spec.tensor import Signature, TensorSpec
 from edgekit.tasks import image_classification
 from edgekit.tasks.image_classification import INPUT, Settings
 
+__all__ = [
+    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
+    "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
+]
+
 AUTO_CLASS = "AutoModelForImageClassification"
 ARCHITECTURES = "ForImageClassification"
 OPTIONS = _classes.OPTIONS
@@ -113,8 +118,4 @@ def sampled_nll(kind: str, feeds: Mapping[str, Any], outputs: Mapping[str, Any],
 
 
 # fmt: off
-__all__ = [
-    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
-    "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
-]
 # fmt: on

@@ -21,6 +21,11 @@ from edgekit.spec.tensor import Signature, TensorSpec
 from edgekit.tasks import token_classification
 from edgekit.tasks.token_classification import OUTPUT, STRATEGIES, Settings
 
+__all__ = [
+    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
+    "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
+]
+
 AUTO_CLASS = "AutoModelForTokenClassification"
 ARCHITECTURES = "ForTokenClassification"
 OPTIONS = {"aggregation": f"How a token classifier groups tokens: {', '.join(STRATEGIES)}. The files never say it; it is simple then."}
@@ -172,8 +177,4 @@ def _real(feeds: Mapping[str, Any], like: Any) -> Any:
 
 
 # fmt: off
-__all__ = [
-    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
-    "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
-]
 # fmt: on

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from edgekit.report.render.charts.svg import WIDTH, Head, Scale, around, box, cross, diamond, dot, key, letters, line, picture, plain, ticks
 
+__all__ = ["between", "margins"]
+
 _LEFT, _TOP, _SIDE = 44, 8, 260
 _MARKS = {"lost": cross(9, 0, "x"), "won": dot(9, 0, "d b", 3.2), "other": dot(9, 0, "d a", 2.8)}
 _WORDS = {"lost": "right before, wrong now", "won": "wrong before, right now", "other": "wrong on both sides, or no right answer known"}

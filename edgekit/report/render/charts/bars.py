@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from edgekit.report.render.charts.svg import WIDTH, Head, box, fit, key, letters, line, picture, width
 
+__all__ = ["side_by_side", "stacked"]
+
 _BAR, _GAP = 16, 6
 
 

@@ -8,6 +8,8 @@ from itertools import pairwise
 
 from edgekit.report.render.charts.svg import WIDTH, Head, Scale, around, box, diamond, fit, letters, line, number, picture, plain, ticks, width
 
+__all__ = ["Interval", "forest"]
+
 _ROW, _TOP, _BELOW, _RIGHT = 22, 8, 34, 12
 _LABELS = 128  # most of the width that names may take
 

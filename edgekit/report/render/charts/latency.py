@@ -25,6 +25,8 @@ from edgekit.report.render.charts.svg import (
 )
 from edgekit.spec.subject import ByLength
 
+__all__ = ["distributions", "lengths"]
+
 _LEFT, _RIGHT, _TOP, _HIGH = 40, 34, 10, 190
 _LOGARITHMIC = 6.0  # slowest over fastest: from there on equal ratios are drawn equally long
 _MARKED = (50, 90, 99)

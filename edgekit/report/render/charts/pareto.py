@@ -29,6 +29,8 @@ from edgekit.report.render.charts.svg import (
 )
 from edgekit.spec.errors import UsageError
 
+__all__ = ["Point", "front", "pareto", "poster"]
+
 _LEFT, _RIGHT, _BOTTOM, _LINE = 46, 10, 66, 12
 _NAMED = 6  # points up to which all have their name; of more, only those on the front
 _NAME = 150  # most of the width that a name may take

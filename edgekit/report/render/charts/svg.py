@@ -10,6 +10,12 @@ from html import escape
 from itertools import pairwise
 from pathlib import Path
 
+__all__ = [
+    "LETTER", "STYLE", "WIDTH", "Head", "Scale", "after_mark", "alone", "around", "before_mark", "box", "clean",
+    "cross", "diamond", "dot", "fit", "key", "letters", "line", "lines", "log_ticks", "minus", "number", "picture",
+    "plain", "ticks", "width",
+]
+
 WIDTH = 360
 LETTER = 6.2
 """Units of a letter of the 11 unit text, on average, in the wider of the fonts that a page may meet."""

@@ -32,6 +32,8 @@ from edgekit.report.render.page.blocks import (
 from edgekit.spec.report import Accuracy, Flip, Report, Slice
 from edgekit.spec.subject import Subject
 
+__all__ = ["accuracy", "confusion", "flips", "slices"]
+
 _HEATS = 6  # steps of shade
 _IN_PICTURE = 24  # slices of a forest plot
 _NAME = 48  # characters of a slice's column and of its value

@@ -11,6 +11,12 @@ from edgekit.report.render.charts.svg import clean, minus
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Report
 from edgekit.spec.subject import Subject
 
+__all__ = [
+    "GAP", "MARKS", "NOTHING", "Beside", "Block", "Cell", "Figure", "Limits", "Points", "Row", "Section", "Table",
+    "Text", "amount", "chance", "cut", "filled", "growth", "left_out", "limits_of", "percent", "rows_of", "score",
+    "sentence", "sides", "spread", "words",
+]
+
 GAP = "\N{NO-BREAK SPACE}"
 NOTHING = "\N{EN DASH}"
 _IN_KEY = 28  # characters of a bundle's name beside a mark or above a column

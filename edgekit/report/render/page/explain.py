@@ -8,6 +8,8 @@ from edgekit.report.render.charts.svg import Head
 from edgekit.report.render.page.blocks import Block, Cell, Figure, Limits, Row, Section, Table, Text, cut, filled, left_out, score, spread
 from edgekit.spec.report import Drift, Faithfulness, Report
 
+__all__ = ["faithfulness", "robustness"]
+
 _SHADES = 4
 _OPEN = 3  # heat-maps that are open at first
 

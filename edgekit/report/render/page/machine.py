@@ -9,6 +9,8 @@ from edgekit.report.render.page.blocks import Beside, Cell, Limits, Points, Row,
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Report
 from edgekit.spec.subject import Subject
 
+__all__ = ["how_to_read", "machine", "notes"]
+
 _HOW_TO_READ = (
     ("Interval", "The values that the data do not rule out, at 90 %: each end is a bound that the truth is beyond only one time in twenty. It decides, "
      "never the estimate in its middle."),

@@ -36,6 +36,8 @@ from edgekit.spec.manifest import Trial
 from edgekit.spec.report import Change, Report, Speed
 from edgekit.spec.subject import ByLength, Start, Subject, Times
 
+__all__ = ["Side", "candidates", "footprint", "latency"]
+
 Side = tuple[str, str, Subject]
 _PARTS = ("import", "verify", "load", "first answer", "the rest")
 

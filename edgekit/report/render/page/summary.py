@@ -33,6 +33,8 @@ from edgekit.report.render.page.blocks import (
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Change, Gate, Report
 from edgekit.spec.subject import Subject
 
+__all__ = ["NAMES", "Top", "change_cells", "energy", "gates", "glance", "in_unit", "top", "verdict_cell"]
+
 NAMES = {
     "p50": "p50 latency",
     "p90": "p90 latency",

@@ -14,14 +14,14 @@ import fake_jetson
 import pytest
 import small
 
-from edgekit.backends import _jetson
-from edgekit.backends._jetson import Board, Clock, advice, board, missing_kernels, system_tensorrt
+from edgekit.drivers import jetson
+from edgekit.drivers.jetson import Board, Clock, advice, board, missing_kernels, system_tensorrt
 
 ORIN = ("An Orin of somebody's", ["somebody,board-tegra1", "nvidia,tegra234"])
 
 
 def orin(l4t):
-    return Board("Orin", "tegra234", l4t, *_jetson._jetpack(l4t), "", None, None, 0, 0)
+    return Board("Orin", "tegra234", l4t, *jetson._jetpack(l4t), "", None, None, 0, 0)
 
 
 def test_an_orin_nano(tmp_path):
@@ -156,13 +156,13 @@ def program(tmp_path, monkeypatch):
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A folder whose files are this machine's."""
-    read, entries, root = _jetson._read, _jetson._entries, tmp_path / "root"
+    read, entries, root = jetson._read, jetson._entries, tmp_path / "root"
 
     def own(folder, pattern):
         return [Path("/") / place.relative_to(root) for place in entries(root / str(folder).lstrip("/"), pattern)]
 
-    monkeypatch.setattr(_jetson, "_read", lambda file: read(root / str(file).lstrip("/")))
-    monkeypatch.setattr(_jetson, "_entries", own)
+    monkeypatch.setattr(jetson, "_read", lambda file: read(root / str(file).lstrip("/")))
+    monkeypatch.setattr(jetson, "_entries", own)
     return root
 
 
@@ -255,7 +255,7 @@ def test_advice_for_others(tmp_path):
 def test_advice_for_what_is_no_version(version):
     assert advice(version, orin("36.4.3"))
     assert missing_kernels(version, orin("36.4.3")) == ""
-    assert not _jetson.is_supported(version)
+    assert not jetson.is_supported(version)
 
 
 def test_packages_of_arm_servers_on_an_orin(tmp_path):
@@ -274,8 +274,9 @@ def test_packages_of_arm_servers_on_an_orin(tmp_path):
 SEES = """
 import sys
 from pathlib import Path
-from edgekit.backends import _jetson, installed_version
-print(_jetson.system_tensorrt(Path(sys.argv[1])), installed_version("tensorrt"), "tensorrt" in sys.modules, sep="\\n")
+from edgekit.backends import installed_version
+from edgekit.drivers import jetson
+print(jetson.system_tensorrt(Path(sys.argv[1])), installed_version("tensorrt"), "tensorrt" in sys.modules, sep="\\n")
 """
 
 

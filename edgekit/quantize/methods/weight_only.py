@@ -27,14 +27,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._embeddings import quantize_embeddings
-from edgekit.quantize._graphs import in_float, linears, load, save, sweep
 from edgekit.quantize._lint import lint
 from edgekit.quantize._weights import restored
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import in_float, linears, load, save, sweep
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
+
+__all__ = ["BACKENDS", "NEEDS_SAMPLES", "PRECISIONS", "quantize", "quantize_weights"]
 
 BACKENDS = ("onnxruntime", "openvino")
 NEEDS_SAMPLES = 0

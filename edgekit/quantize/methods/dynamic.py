@@ -22,13 +22,15 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgekit.quantize._attention import Attention, find_attention
-from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._embeddings import quantize_embeddings
-from edgekit.quantize._graphs import Linear, constant, in_float, initializer, linears, load, replace, save, sweep
 from edgekit.quantize._weights import levels, per_channel
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import Linear, constant, in_float, initializer, linears, load, replace, save, sweep
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
+
+__all__ = ["BACKENDS", "NEEDS_SAMPLES", "PRECISIONS", "fuse_attention", "fuse_linears", "quantize"]
 
 BACKENDS = ("onnxruntime",)
 NEEDS_SAMPLES = 0

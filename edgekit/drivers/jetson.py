@@ -17,6 +17,8 @@ from edgekit.spec.engine import OLDEST, supported
 from edgekit.spec.engine import version as numbers
 from edgekit.spec.errors import UsageError
 
+__all__ = ["Board", "Clock", "advice", "board", "is_supported", "missing_kernels", "system_tensorrt"]
+
 # Jetson Linux (L4T), or what it begins with, to the JetPack that it is of and the TensorRT which that one brings.
 # NVIDIA, JetPack archive, and the table of dusty-nv/jetson-containers; TensorRT of 7.2 as read off boards (roboflow/inference 2531).
 _RELEASES = {

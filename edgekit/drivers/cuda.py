@@ -4,7 +4,7 @@ The driver API and not the CUDA runtime, because its library comes with every dr
 nothing to search for and no version to match. TensorRT calls the runtime, which works in the primary context of a device, as this
 file does, so that addresses and streams made here are good there (cuda.h, "Primary Context Management").
 
-Names, types and values are those of NVIDIA's cuda.h; ``tests/backends/test_cuda.py`` holds this file against it.
+Names, types and values are those of NVIDIA's cuda.h; ``tests/drivers/test_cuda.py`` holds this file against it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 
 from edgekit.spec.errors import BackendError
 
+__all__ = ["FUNCTIONS", "KNOWN", "NO_GRAPH", "OUT_OF_MEMORY", "STICKY", "Cuda", "library", "probe", "view"]
 CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 16
 CU_DEVICE_ATTRIBUTE_INTEGRATED = 18
 CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
@@ -27,7 +28,6 @@ CU_MEMHOSTALLOC_PORTABLE = 1
 CU_MEMHOSTALLOC_DEVICEMAP = 2
 CU_STREAM_NON_BLOCKING = 1
 CU_STREAM_CAPTURE_MODE_THREAD_LOCAL = 1
-
 OUT_OF_MEMORY = 2
 # After these "the process must be terminated and relaunched" (cuda.h; 710: the context, and the primary context is the only one
 # here): every later call gives the same error, frees among them.

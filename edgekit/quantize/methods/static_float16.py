@@ -16,14 +16,16 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgekit.quantize import float16, static
-from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._casts import cast_graphs
-from edgekit.quantize._graphs import load
 from edgekit.quantize._lint import lint
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import load
+from edgekit.quantize.methods import float16, static
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
+
+__all__ = ["BACKENDS", "NEEDS_SAMPLES", "PRECISIONS", "quantize"]
 
 BACKENDS = ("tensorrt", "tensorrt_rtx")
 NEEDS_SAMPLES = static.NEEDS_SAMPLES

@@ -17,10 +17,12 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from edgekit.quantize._graphs import constant, load
 from edgekit.quantize._lint import lint
+from edgekit.quantize.graphs import constant, load
 from edgekit.spec.engine import version
 from edgekit.spec.errors import QuantizeError
+
+__all__ = ["RELEASES", "check", "load_typed"]
 
 RELEASES = ("10.3", "10.16", "11.4")
 """TensorRT releases that are checked for: those of JetPack 6.1, 7.2 and 7.2.2."""

@@ -15,11 +15,13 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize import Batches
-from edgekit.quantize._graphs import linears, save
 from edgekit.quantize._ranges import Histogram
+from edgekit.quantize.graphs import linears, save
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
+
+__all__ = ["Calibration", "Divergence", "Runner", "Split", "kl_divergence", "runner", "squared_error"]
 
 Divergence = Callable[[Sequence[Arrays], Sequence[Arrays]], float]
 """How far outputs are from reference outputs, both one entry a row: 0 where they are equal."""

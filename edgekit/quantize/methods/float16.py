@@ -19,11 +19,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._casts import cast_graphs
+from edgekit.quantize.calibration import Calibration
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
+
+__all__ = ["BACKENDS", "LIMIT", "NEEDS_SAMPLES", "PRECISIONS", "quantize"]
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 NEEDS_SAMPLES = 4

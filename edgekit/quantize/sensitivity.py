@@ -15,11 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgekit.quantize import Method
-from edgekit.quantize._calibration import Calibration
-from edgekit.quantize._graphs import in_float, linears, load
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import in_float, linears, load
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.quantization import Quantization
+
+__all__ = ["Sensitivity", "rank", "revert"]
 
 
 @dataclass(frozen=True)

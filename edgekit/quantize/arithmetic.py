@@ -18,8 +18,10 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from edgekit.quantize._graphs import constant, initializer, load, save
+from edgekit.quantize.graphs import constant, initializer, load, save
 from edgekit.spec.errors import BackendError, QuantizeError
+
+__all__ = ["check_rounding", "emulate", "has_low_floats"]
 
 _FLOAT = ir.DataType.FLOAT
 _LOW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)

@@ -16,6 +16,8 @@ from onnx_ir.passes import common as passes
 from edgekit.spec.errors import QuantizeError, near
 from edgekit.spec.quantization import Quantization
 
+__all__ = ["EXTERNAL_FROM", "Linear", "constant", "in_float", "initializer", "linears", "load", "made_by", "number", "only_user", "replace", "save", "sweep"]
+
 EXTERNAL_FROM = 2**20
 """Tensors of at least this many bytes are stored beside the graph, in a file named by its content."""
 

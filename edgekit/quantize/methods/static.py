@@ -23,16 +23,18 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize._calibration import Calibration
 from edgekit.quantize._embeddings import quantize_embeddings
-from edgekit.quantize._graphs import constant, in_float, initializer, linears, load, save, sweep
 from edgekit.quantize._lint import lint
 from edgekit.quantize._ranges import LEVELS, METHODS
 from edgekit.quantize._smooth import ALPHAS, fold
 from edgekit.quantize._weights import levels, per_channel, restored
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import constant, in_float, initializer, linears, load, save, sweep
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import RANGES, Quantization
+
+__all__ = ["BACKENDS", "NEEDS_SAMPLES", "PRECISIONS", "correct_biases", "insert_pairs", "quantize"]
 
 BACKENDS = ("onnxruntime", "openvino")
 NEEDS_SAMPLES = 16

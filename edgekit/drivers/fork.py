@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from edgekit.spec.errors import BackendError
 
+__all__ = ["Kept", "forked", "keep_in_children"]
+
 
 class Kept(Protocol):
     """What must not be destroyed in a forked child, or has to know of it."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.quantize._calibration import Calibration
+from edgekit.quantize.calibration import Calibration
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
+
+__all__ = ["BACKENDS", "NEEDS_SAMPLES", "PRECISIONS", "quantize"]
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx")
 NEEDS_SAMPLES = 0

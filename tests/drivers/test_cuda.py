@@ -17,8 +17,8 @@ import pytest
 import small
 from fake_cuda import ERRORS, FakeDriver, Refused
 
-from edgekit.backends import _cuda
-from edgekit.backends._cuda import Cuda, probe, view
+from edgekit.drivers import cuda as cuda_driver
+from edgekit.drivers.cuda import Cuda, probe, view
 from edgekit.spec.errors import BackendError
 
 # ---- the contract: cuda.h
@@ -90,9 +90,9 @@ def shape_of(kind):
 
 
 def test_functions_are_those_of_the_header(header):
-    assert [name for name in _cuda.FUNCTIONS if name not in header.functions] == [], "not what a program that includes cuda.h calls"
-    ours = {name: [shape_of(t) for t in types] for name, types in _cuda.FUNCTIONS.items()}
-    assert ours == {name: [shape_of(t) for t in header.types(name)] for name in _cuda.FUNCTIONS}
+    assert [name for name in cuda_driver.FUNCTIONS if name not in header.functions] == [], "not what a program that includes cuda.h calls"
+    ours = {name: [shape_of(t) for t in types] for name, types in cuda_driver.FUNCTIONS.items()}
+    assert ours == {name: [shape_of(t) for t in header.types(name)] for name in cuda_driver.FUNCTIONS}
 
 
 def test_names_without_their_version_would_be_noticed(header):
@@ -102,7 +102,7 @@ def test_names_without_their_version_would_be_noticed(header):
 
 
 def test_values_are_those_of_the_header(header):
-    ours = {name: value for name, value in vars(_cuda).items() if name.startswith("CU_")}
+    ours = {name: value for name, value in vars(cuda_driver).items() if name.startswith("CU_")}
     assert len(ours) == 8 and {name: header.value(name) for name in ours} == ours
 
 
@@ -110,14 +110,14 @@ def test_errors_are_those_of_the_header(header):
     """CUDA_SUCCESS is the 0 that all calls are tested for."""
     theirs = header.errors()
     assert theirs[0][0] == "CUDA_SUCCESS" and len(theirs) > 90
-    for ours in (_cuda.KNOWN, ERRORS):
+    for ours in (cuda_driver.KNOWN, ERRORS):
         assert set(ours) - set(theirs) <= {36}, "which came with CUDA 13"
         assert [(code, name) for code, (name, _) in ours.items() if code in theirs and theirs[code][0] != name] == []
     final = {code for code, (_, text) in theirs.items() if "process must be terminated" in text or "context cannot be used anymore" in text}
-    assert final == _cuda.STICKY & set(theirs)
+    assert final == cuda_driver.STICKY & set(theirs)
     of_captures = {code for code, (name, _) in theirs.items() if "CAPTURE" in name and name not in ("CUDA_ERROR_GRAPH_RECAPTURE_FAILURE",)}
     callers = {code for code, (name, _) in theirs.items() if name.endswith(("_UNMATCHED", "_WRONG_THREAD"))}
-    assert len(callers) == 2 and of_captures - callers == _cuda.NO_GRAPH
+    assert len(callers) == 2 and of_captures - callers == cuda_driver.NO_GRAPH
 
 
 def test_a_wrong_type_would_be_noticed(header):
@@ -167,7 +167,8 @@ def test_opening_only_retains_the_primary_context(driver):
 def test_functions_of_a_library_have_no_types_before():
     """Without them Python gives a C function 32 bits of an address."""
     driver = FakeDriver()
-    bare = SimpleNamespace(**{name: ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.cast(getattr(driver, name), ctypes.c_void_p).value) for name in _cuda.FUNCTIONS})
+    functions = {name: ctypes.cast(getattr(driver, name), ctypes.c_void_p).value for name in cuda_driver.FUNCTIONS}
+    bare = SimpleNamespace(**{name: ctypes.CFUNCTYPE(ctypes.c_int)(address) for name, address in functions.items()})
     cuda, back = Cuda(library=bare), ctypes.create_string_buffer(8)
     stream, address = cuda.stream(), cuda.allocate(8)
     cuda.to_device(address, ctypes.addressof(ctypes.create_string_buffer(b"whatever", 8)), 8, stream)
@@ -236,12 +237,12 @@ def test_a_library_that_has_not_even_names_for_its_errors():
 def test_probe_without_a_driver():
     """In a process of its own, since it must not end it; and from an empty folder of libraries where there is a driver."""
     code = (
-        "import ctypes, sys; from edgekit.backends import _cuda\n"
+        "import ctypes, sys; from edgekit.drivers import cuda as cuda_driver\n"
         "def absent(name): raise OSError(name + ': cannot open shared object file.')\n"
         "if 'absent' in sys.argv: ctypes.CDLL = absent\n"
-        "print(_cuda.probe())\n"
-        "try: print('open', _cuda.Cuda().name)\n"
-        "except _cuda.BackendError as problem: print(problem)"
+        "print(cuda_driver.probe())\n"
+        "try: print('open', cuda_driver.Cuda().name)\n"
+        "except cuda_driver.BackendError as problem: print(problem)"
     )
     probed, opened = small.python(code, "absent").stdout.decode().splitlines()
     assert probed == opened and re.fullmatch(r"There is no NVIDIA driver here .*(libcuda.so.1|nvcuda.dll).*Install the driver of the GPU.*", probed)
@@ -281,7 +282,7 @@ CALLS = {
     "cuCtxSetCurrent": lambda c, o: c.enter(),
     "cuDevicePrimaryCtxRelease_v2": lambda c, o: c.close(),
 }
-NOT_RAISED = {name for name in _cuda.FUNCTIONS if name.startswith(("cuInit", "cuDriver", "cuGetError", "cuDeviceGet", "cuDeviceTotal"))}
+NOT_RAISED = {name for name in cuda_driver.FUNCTIONS if name.startswith(("cuInit", "cuDriver", "cuGetError", "cuDeviceGet", "cuDeviceTotal"))}
 
 
 @pytest.fixture
@@ -296,7 +297,7 @@ def objects():
 
 
 def test_each_function_is_called_here():
-    assert set(CALLS) | NOT_RAISED | {"cuDevicePrimaryCtxRetain", "cuGraphDestroy"} == set(_cuda.FUNCTIONS)
+    assert set(CALLS) | NOT_RAISED | {"cuDevicePrimaryCtxRetain", "cuGraphDestroy"} == set(cuda_driver.FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -491,7 +492,7 @@ def test_a_capture_that_was_invalidated(cuda, driver):
     cuda.begin_capture(stream)
     assert cuda.end_capture(stream) is None
     driver.invalidate_capture = False
-    for code in sorted(_cuda.NO_GRAPH):
+    for code in sorted(cuda_driver.NO_GRAPH):
         driver.fail("cuStreamEndCapture", code)
         cuda.begin_capture(stream)
         assert cuda.end_capture(stream) is None
