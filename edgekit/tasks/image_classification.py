@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,10 @@ from edgekit.modalities.image import ImageModality
 from edgekit.modalities.pixels import Pixels
 from edgekit.spec.content import Content
 from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
-from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.protocols import Arrays, Encoded, Input
 from edgekit.spec.tensor import Signature
 from edgekit.tasks._heads import HEADS, Classification, Head, MultiLabel, Regression, SingleLabel
+from edgekit.tasks._settings import read_settings, write_settings
 
 __all__ = ["INPUT", "LOOP", "MODALITY", "Classification", "ImageClassification", "Settings", "bound", "load", "save"]
 
@@ -126,15 +125,9 @@ def load(assets: Content) -> ImageClassification:
     Raises:
         IntegrityError: when it is missing or malformed.
     """
-    path = assets / "task.json"
-    try:
-        data = json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise IntegrityError(f"{path} cannot be read ({problem}). Build or copy the bundle again.") from problem
-    return bound(parse(Settings, data, str(path), IntegrityError))
+    return bound(read_settings(Settings, assets))
 
 
 def save(settings: Settings, assets: Path) -> None:
     """Writes the file that :func:`load` reads."""
-    assets.mkdir(parents=True, exist_ok=True)
-    (assets / "task.json").write_text(to_json(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+    write_settings(settings, assets)

@@ -5,7 +5,6 @@ The three heads of Transformers' ``problem_type``: single label (softmax), multi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,10 +12,10 @@ from pathlib import Path
 from edgekit.modalities.text import Text, TextEncoder, TextModality, check_ids
 from edgekit.spec.content import Content
 from edgekit.spec.errors import IntegrityError, UsageError, near
-from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.protocols import Arrays, Encoded
 from edgekit.spec.tensor import Signature
 from edgekit.tasks._heads import HEADS, Classification, Head, MultiLabel, Regression, SingleLabel
+from edgekit.tasks._settings import read_settings, write_settings
 
 __all__ = ["LOOP", "MODALITY", "Classification", "Settings", "Text", "TextClassification", "bound", "load", "save"]
 
@@ -159,12 +158,7 @@ def load(assets: Content) -> TextSingleLabel | TextMultiLabel | TextRegression:
     Raises:
         IntegrityError: when one of them is missing or malformed.
     """
-    path = assets / "task.json"
-    try:
-        data = json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise IntegrityError(f"{path} cannot be read ({problem}). Build or copy the bundle again.") from problem
-    settings = parse(Settings, data, str(path), IntegrityError)
+    settings = read_settings(Settings, assets)
     encode = TextEncoder(
         assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side, tables=settings.tables
     )
@@ -173,6 +167,5 @@ def load(assets: Content) -> TextSingleLabel | TextMultiLabel | TextRegression:
 
 def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
     """Writes the two files that :func:`load` reads."""
-    assets.mkdir(parents=True, exist_ok=True)
+    write_settings(settings, assets)
     (assets / "tokenizer.json").write_text(tokenizer_json, "utf-8")
-    (assets / "task.json").write_text(to_json(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")

@@ -6,7 +6,6 @@ token that is in two windows counts by the one in which it has more of the text 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +19,11 @@ from edgekit.modalities.words import WordEncoder, Words, WordsModality
 from edgekit.spec.content import Content
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError, near
 from edgekit.spec.metric import Evidence, Metric, additive
-from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.protocols import Arrays, Encoded, Labelled, Truth
 from edgekit.spec.tensor import Signature
 from edgekit.tasks import _entities, _labels, _spans
 from edgekit.tasks._entities import Entity
+from edgekit.tasks._settings import read_settings, write_settings
 from edgekit.tasks._token_values import OUTPUT, first_tokens, leads, probabilities
 
 __all__ = ["LOOP", "MODALITY", "OUTPUT", "STRATEGIES", "Entity", "Settings", "Tagging", "TokenClassification", "load", "save"]
@@ -342,12 +341,7 @@ def load(assets: Content) -> TokenClassification:
     Raises:
         IntegrityError: when one of them is missing or malformed.
     """
-    path = assets / "task.json"
-    try:
-        data = json.loads(path.read_bytes().decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as problem:
-        raise IntegrityError(f"{path} cannot be read ({problem}). Build or copy the bundle again.") from problem
-    settings = parse(Settings, data, str(path), IntegrityError)
+    settings = read_settings(Settings, assets)
     encoder = WordEncoder(
         assets / "tokenizer.json", settings.inputs, settings.max_length, settings.stride, unknown=settings.unknown, tables=settings.tables
     )
@@ -356,6 +350,5 @@ def load(assets: Content) -> TokenClassification:
 
 def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
     """Writes the two files that :func:`load` reads."""
-    assets.mkdir(parents=True, exist_ok=True)
+    write_settings(settings, assets)
     (assets / "tokenizer.json").write_text(tokenizer_json, "utf-8")
-    (assets / "task.json").write_text(to_json(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
