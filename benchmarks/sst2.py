@@ -2,7 +2,7 @@
 
 Every peer has an environment of its own (their pins conflict) and runs in a process of its own, one after the other in
 turns, so that a change of the machine's speed meets all of them; what is quoted are ratios within a round, and their
-median over the rounds. The protocol script is the same for all: batch 1, text to label, 2 threads, sentences in the
+median over the rounds. The protocol script is the same for all: batch 1, input to answer, 2 threads, sentences in the
 order of the file.
 
     python benchmarks/sst2.py --peers ENVIRONMENTS --protocol peer.py --model MODEL --data FOLDER --bundles WORK
@@ -170,7 +170,7 @@ def table(found: dict[str, Any]) -> str:
         f"{found['machine']['cpu']}, {found['machine']['cpus']} CPUs ({', '.join(found['machine']['instructions'])}), {found['machine']['date']}; "
         f"MiniLM-L6 on SST-2, dev set of {found['rows']}, batch 1, 2 threads; medians of {found['rounds']} rounds.",
         "",
-        "| text to label, one stream | p50 ms | p90 ms | accuracy | process start to first answer, s | peak memory to first answer, MB | after all, MB "
+        "| input to answer, one stream | p50 ms | p90 ms | accuracy | process start to first answer, s | peak memory to first answer, MB | after all, MB "
         "| artifact, MB |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]

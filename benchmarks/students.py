@@ -2,7 +2,7 @@
 
 Every choice below was made on the dev set; the test set is scored here, once for each model, as float32 in torch and as the
 bundle's INT8, with the paired interval of the difference to the teacher in float32. Times are of processes that take turns, by the
-protocol of ``sst2.py``: batch 1, text to label, 2 threads, dev sentences in the order of the file; the transformers pipeline takes part.
+protocol of ``sst2.py``: batch 1, input to answer, 2 threads, dev sentences in the order of the file; the transformers pipeline takes part.
 
     python benchmarks/students.py --peers ENVIRONMENTS --protocol peer.py --model MODEL --data FOLDER --bundles WORK
 
@@ -169,7 +169,7 @@ def table(found: dict[str, Any]) -> str:
     rows = found["test"]["teacher"]["INT8"]["rows"]
     lines = [
         f"{found['machine']['cpu']}, {found['machine']['cpus']} CPUs ({', '.join(found['machine']['instructions'])}), {found['machine']['date']}; "
-        f"MiniLM-L6 on SST-2; accuracy on the test set of {rows}, scored once; p50 from text to label on {found['rows']} dev texts, batch 1, 2 threads, "
+        f"MiniLM-L6 on SST-2; accuracy on the test set of {rows}, scored once; p50 from input to answer on {found['rows']} dev texts, batch 1, 2 threads, "
         f"medians of {found['rounds']} rounds; drops from the teacher in float32, with paired 90 % intervals.",
         "",
         "| model | accuracy, float32 | drop | accuracy of the INT8 bundle | drop | p50 ms | x as fast as the teacher's INT8 | x as fast as the pipeline "

@@ -49,7 +49,7 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
 @max_time_option
 @seed_option
 def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Score BUNDLE on samples, with latency (one stream, batch 1, text to label) and memory.
+    """Score BUNDLE on samples, with latency (one stream, batch 1, input to answer) and memory.
 
     With -o everything is measured: accuracy by row and slice, latency, cold start, memory, scenarios, robustness. One HTML file for people,
     JSON and JUnit for machines, Markdown for a pull request. Nothing is gated unless --gates says so: its budget is held against BUNDLE, its

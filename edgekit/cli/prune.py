@@ -12,7 +12,7 @@ __all__ = ["command"]
 
 @click.command(name="prune")
 @click.argument("model")
-@click.option("--speedup", type=float, required=True, help="How many times as fast, e.g. 1.25: text to label on the target.")
+@click.option("--speedup", type=float, required=True, help="How many times as fast, e.g. 1.25: input to answer on the target.")
 @click.option("--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file.")
 @click.option("--samples", required=True, multiple=True, metavar="FILE", help="What is looked at and trained on; rows without a label too. Repeatable.")
 @click.option("--eval", "evaluation", required=True, metavar="FILE", help="Rows with labels: texts that are timed, and by which the best epoch is chosen.")

@@ -40,7 +40,7 @@ class Point:
 
     Attributes:
         batch: rows.
-        length: tokens of each row.
+        length: tokens of each row; None where all rows have one shape.
         latency: of one call.
         rows_per_s: throughput at the mean time.
         limit_ms: arithmetic limit of one call; None where it is not known.
@@ -48,7 +48,7 @@ class Point:
     """
 
     batch: int
-    length: int
+    length: int | None
     latency: Latency
     rows_per_s: float
     limit_ms: float | None = None
@@ -101,7 +101,7 @@ class Bench:
             return "-" if value is None else f"{value:.0%}"
 
         rows: list[tuple[str, ...]] = [
-            (str(p.batch), str(p.length), ms(p.latency.p50_ms), ms(p.latency.p90_ms), ms(p.latency.p99_ms), str(p.latency.count), f"{p.rows_per_s:.0f}")
+            (str(p.batch), str(p.length or "-"), ms(p.latency.p50_ms), ms(p.latency.p90_ms), ms(p.latency.p99_ms), str(p.latency.count), f"{p.rows_per_s:.0f}")
             for p in self.points
         ]
         header: tuple[str, ...] = ("batch", "length", "p50 ms", "p90 ms", "p99 ms", "calls", "rows/s")
@@ -112,6 +112,8 @@ class Bench:
             header += ("limit ms", "share")
             rows = [(*row, ms(p.limit_ms), percent(p.share)) for row, p in zip(rows, self.points, strict=True)]
             about = f"limit: {2 * self.linear_macs} operations a token in linear layers, at the rate of that GEMM; share: limit / p50"
+        elif any(p.length is None for p in self.points):
+            about = "no limit and no share of it: it is stated for tokens, and rows of one shape have none"
         elif self.linear_macs <= 0:
             about = "no limit and no share of it: the bundle does not state the multiply-accumulates of its linear layers; one that is built again does"
         elif backends.get(self.backend).ENGINES:
@@ -142,6 +144,8 @@ def bench(
 ) -> Bench:
     """Times every pair of batch and length for about ``seconds``, at least 11 calls; those that an engine's profiles do not hold are left out.
 
+    Where all rows have one shape, ``lengths`` have no meaning, and each batch is timed once.
+
     Raises:
         InputError: for a length that the model does not take, or where no pair is left.
     """
@@ -149,19 +153,20 @@ def bench(
     with load(bundle, backend=backend, threads=threads, trust=trust) as session:
         info = session.info
         variant = next(v for v in opened.manifest.variants if (v.backend, v.method) == (info.backend, info.method))
-        if max(lengths) > info.max_length:
+        sizes: Sequence[int | None] = (None,) if info.max_length is None else lengths
+        if info.max_length is not None and max(lengths) > info.max_length:
             raise InputError(f"Length {max(lengths)} is more than the {info.max_length} tokens that this model takes. Give --lengths up to that.")
-        asked = [(b, n) for b in batches for n in lengths]
-        pairs = [(b, n) for b, n in asked if variant.engine is None or variant.engine.holds({"batch": b, "sequence": n})]
+        asked = [(b, n) for b in batches for n in sizes]
+        pairs = [(b, n) for b, n in asked if variant.engine is None or variant.engine.holds({"batch": b} if n is None else {"batch": b, "sequence": n})]
         if not pairs and variant.engine is not None:
             raise InputError(f"The engine holds none of the batches and lengths that were asked for. It accepts: {variant.engine.accepts()}. Give others.")
         # A GPU's own limit is not that of a CPU's GEMM, and TensorRT would have to make an engine to measure it.
-        rate = _rate(session, variant) if variant.linear_macs > 0 and variant.engine is None else None
+        rate = _rate(session, variant) if variant.linear_macs > 0 and variant.engine is None and info.max_length is not None else None
         points = []
         for index, (batch, length) in enumerate(pairs):
             points.append(_with_limit(_point(session, batch, length, seconds), variant.linear_macs, rate))
             progress("bench", index + 1, len(pairs))
-        left_out = tuple(f"{b} x {n}" for b, n in asked if (b, n) not in pairs)
+        left_out = tuple(f"{b}" if n is None else f"{b} x {n}" for b, n in asked if (b, n) not in pairs)
     computes = machine_name(variant.engine is not None)
     done, macs = tuple(points), variant.linear_macs
     return Bench(str(bundle), info.backend, info.method, info.threads, computes, done, macs, rate, "", left_out, info.rows, info.max_tokens)
@@ -179,15 +184,15 @@ def _rate(session: Session, variant: Variant) -> Rate | None:
 
 
 def _with_limit(point: Point, linear_macs: int, rate: Rate | None) -> Point:
-    if rate is None:
+    if rate is None or point.length is None:
         return point
     limit = limit_ms(linear_macs, point.batch * point.length, rate.gops)
     p50_ms = point.latency.p50_ms
     return replace(point, limit_ms=limit, share=None if p50_ms is None else limit / p50_ms)
 
 
-def _point(session: Session, batch: int, length: int, seconds: float) -> Point:
-    feeds = session.example_feeds(batch, length)
+def _point(session: Session, batch: int, length: int | None, seconds: float) -> Point:
+    feeds = session.example_feeds(batch, 1 if length is None else length)
     for _ in range(_WARM_UP):
         session.run(feeds)
     times: list[float] = []

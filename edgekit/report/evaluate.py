@@ -35,7 +35,7 @@ class Evaluation:
         truncated: samples that are longer than the model takes.
         score_name, score: the task's score.
         more_scores: name to value of its other scores.
-        latency: text to label, one stream, batch 1.
+        latency: input to answer, one stream, batch 1.
         first_answer_ms: process start to first label.
         memory_mb: peak resident memory of the predicting process, MiB.
         size_mb: of the bundle on disk, MiB.
@@ -71,9 +71,9 @@ class Evaluation:
             ("samples", f"{self.rows}{cut}"),
             (self.score_name, f"{self.score:.4f}"),
             *((name, f"{value:.4f}") for name, value in self.more_scores.items()),
-            ("latency", f"{percentiles(self.latency)} (text to label, one stream, batch 1)"),
+            ("latency", f"{percentiles(self.latency)} (input to answer, one stream, batch 1)"),
             ("start", f"{self.first_answer_ms:.0f} ms from process start to first label"),
-            ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one text at a time"),
+            ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one input at a time"),
             ("machine", self.cpu),
         ]
         width = max(len(name) for name, _ in lines)

@@ -44,7 +44,7 @@ class SessionInfo:
         chosen: why this variant runs.
         engine: where its engine came from; empty for a backend that runs the graph itself.
         labels: labels in the model's order; empty where its answers have none.
-        max_length: size of the largest row that the model takes, e.g. in tokens; 1 where all have one.
+        max_length: size of the largest row that the model takes, e.g. in tokens; None where all rows have one shape.
         max_characters: characters of the longest text that is taken, each run of white space counted as one; None where inputs are no texts.
         truncate: whether a longer one is cut there in place of being refused.
         target: what the bundle was built for.
@@ -67,7 +67,7 @@ class SessionInfo:
     chosen: str
     engine: str
     labels: tuple[str, ...]
-    max_length: int
+    max_length: int | None
     max_characters: int | None
     truncate: bool
     target: str
@@ -352,7 +352,7 @@ class Session:
             chosen=self.chosen,
             engine=self.compilation.text() if self.compilation is not None else "",
             labels=tuple(cast("Sequence[str]", self._task.identity.get("labels", ()))),
-            max_length=self._task.max_size,
+            max_length=self._task.max_size if self._signature.varying else None,
             max_characters=None if limit is None else limit.characters,
             truncate=limit is not None and limit.truncate,
             target=manifest.target,

@@ -227,17 +227,18 @@ def notes(target: Target, calibration: Samples, lengths: Sequence[int]) -> tuple
     Args:
         target: the target.
         calibration: its rows.
-        lengths: tokens of each row.
+        lengths: of each row, e.g. in tokens; 1 where rows do not vary.
     """
     said = []
-    if len(lengths) >= _UNLIKELY_EQUAL and len(set(lengths)) == 1:
+    # A length of 1 is that of rows which have none: all have one shape, see ``Modality.size``.
+    if len(lengths) >= _UNLIKELY_EQUAL and len(set(lengths)) == 1 and lengths[0] > 1:
         said.append(
             f"All {len(lengths)} calibration rows have {lengths[0]} tokens: ranges, and the shapes that were compiled, hold for that length; "
             "give rows as short and long as those in use."
         )
     labels = [row.label for row in calibration.rows if row.label is not None]
     if len(labels) >= _UNLIKELY_EQUAL and all(label == labels[0] for label in labels):
-        said.append(f"All {len(labels)} calibration rows have the same label: ranges may be those of one kind of text.")
+        said.append(f"All {len(labels)} calibration rows have the same label: ranges may be those of one kind of input.")
     here, there = set(cpu_instructions()), set(instructions(target))
     if here != there:
         parts = [f"has not {', '.join(sorted(there - here))}"] if there - here else []

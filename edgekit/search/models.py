@@ -190,7 +190,8 @@ def _variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backend: st
     engine, max_tokens = None, MAX_TOKENS
     if how.ENGINES:
         bounds = {axis: task.max_size for axis in signature.varying[:1]} | {"batch": target.max_batch}
-        engine, max_tokens = target.engine and target.engine.settled(bounds), 0
+        axes = {"batch", *(axis for graph in graphs.graphs for axis in graph.signature.varying)}
+        engine, max_tokens = target.engine and target.engine.settled(bounds, axes), 0
     return Variant(
         backend=backend,
         method=graphs.graphs[0].method,

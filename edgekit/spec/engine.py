@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgekit.spec.errors import UsageError, near
@@ -82,13 +82,19 @@ class EngineRecipe:
         """Whether a profile holds these sizes, by axis."""
         return any(all(p[axis][0] <= size <= p[axis][2] for axis, size in sizes.items() if axis in p) for p in self.profiles)
 
-    def settled(self, limits: Mapping[str, int]) -> EngineRecipe:
-        """The recipe for a model that takes no more than ``limits`` along an axis: larger profiles are cut, and those that say nothing new left out."""
+    def settled(self, limits: Mapping[str, int], axes: Iterable[str] | None = None) -> EngineRecipe:
+        """The recipe for one model: larger profiles are cut, axes that its graphs do not have and profiles that say nothing new are left out.
+
+        Args:
+            limits: axis to the largest size that the model takes along it; axes without one stay as they are.
+            axes: of the model's graphs that vary, ``batch`` with them; None where all that the profiles name stay.
+        """
         kept: list[Mapping[str, tuple[int, int, int]]] = []
         for profile in self.profiles:
+            present = {axis: sizes for axis, sizes in profile.items() if axes is None or axis in axes}
             cut = {
                 axis: (min(low, most := limits.get(axis, high)), min(usual, most), min(high, most))
-                for axis, (low, usual, high) in profile.items()
+                for axis, (low, usual, high) in present.items()
             }
             if not any(all(cut[a][0] >= p[a][0] and cut[a][2] <= p[a][2] for a in cut) for p in kept):
                 kept.append(cut)

@@ -23,7 +23,7 @@ class LatencyGates:
     """Largest growth over the baseline that is allowed, as a share of it: 0.05 is 5 %. None: measured, not gated.
 
     Attributes:
-        p50: of the median time from text to label.
+        p50: of the median time from input to answer.
         p90: of its 90th percentile.
         p99: of its 99th percentile. Not gated unless asked for: it takes 662 calls, and a few bursts of a shared machine decide it.
     """

@@ -46,7 +46,7 @@ class Trial:
         score: task score on the evaluation samples.
         drop: score of the torch model minus ``score``; the other way round where a lower score is better.
         changed: evaluation rows that it answers differently from the torch model.
-        p50_ms: median time from text to label, batch 1, interleaved with the other candidates.
+        p50_ms: median time from input to answer, batch 1, interleaved with the other candidates.
         p90_ms: 90th percentile of the same times.
         first_answer_ms: process start to first label.
         memory_mb: peak resident memory of the predicting process, MiB.

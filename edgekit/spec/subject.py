@@ -100,7 +100,7 @@ class Process:
 
     Attributes:
         start: its cold start.
-        blocks_ms: milliseconds from text to label of each call: ``[block][call]``; a block's first half are its texts, its second half the same
+        blocks_ms: milliseconds from input to answer of each call: ``[block][call]``; a block's first half are its texts, its second half the same
             texts again. In a comparison block i of both sides holds the same texts.
         memory_mb: its peak resident memory, MiB.
         energy_mj: of one answer, millijoule; None where the machine does not tell.
@@ -150,7 +150,7 @@ class ByLength:
 
 @dataclass(frozen=True)
 class Times:
-    """Latency from text to label, one stream, batch 1. A percentile that the count cannot carry is None.
+    """Latency from input to answer, one stream, batch 1. A percentile that the count cannot carry is None.
 
     Attributes:
         count: calls.

@@ -27,7 +27,7 @@ class Budget:
 
     Attributes:
         accuracy_drop: how much worse the candidate's score is than the torch model's, on the evaluation samples.
-        p50_ms: median time from text to label, one stream, batch 1.
+        p50_ms: median time from input to answer, one stream, batch 1.
         memory_mb: peak resident memory of the process that predicts, in MiB.
         first_answer_ms: from process start to the first label.
         size_mb: of the bundle on disk, in MiB.

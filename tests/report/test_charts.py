@@ -153,7 +153,7 @@ def test_distributions_rise_and_end_where_their_quantiles_do():
 
 def test_distributions_of_a_long_tail_are_logarithmic():
     tail = (*(1.0 + i / 100 for i in range(98)), 50.0, 80.0, 400.0)
-    assert "milliseconds from text to label (logarithmic)" in says(drawn(distributions(HEAD, [("b", "x", tail, ())])))
+    assert "milliseconds from input to answer (logarithmic)" in says(drawn(distributions(HEAD, [("b", "x", tail, ())])))
     for same in ((2.0,) * 101, (0.0,) * 100 + (1.0,)):
         drawn(distributions(HEAD, [("b", "x", same, (50, 90, 99))]))
 

@@ -111,7 +111,7 @@ def test_one_bundle():
     assert "p90: 3.20 ms\n" in shown
     assert "p99: not estimable from 300 samples (needs 662)" in shown
     assert "energy: no RAPL domain may be read, and this is no Jetson" in shown
-    assert "drop against the same texts undisturbed under typos 0.0450" in shown
+    assert "drop against the same inputs undisturbed under typos 0.0450" in shown
     assert "budget.memory_mb✗ over budget101.4 MB100 MB" in shown.replace("\n", "")
 
 

@@ -637,7 +637,7 @@ def test_calibration_rows_that_show_little(count):
 
 
 def test_what_should_be_known_of_the_samples_is_in_the_bundle(saved, made):
-    assert "All 24 calibration rows have the same label: ranges may be those of one kind of text." in saved.manifest.notes
+    assert "All 24 calibration rows have the same label: ranges may be those of one kind of input." in saved.manifest.notes
     assert not any("calibration rows have" in note for note in made.manifest.notes)
 
 

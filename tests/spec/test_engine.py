@@ -56,6 +56,8 @@ def test_profiles_are_cut_to_what_a_model_takes():
     cut = RECIPE.settled({"sequence": 128, "batch": 4})
     assert cut.profiles == ({"batch": (1, 1, 4), "sequence": (1, 32, 64)}, {"batch": (1, 1, 4), "sequence": (1, 128, 128)})
     assert RECIPE.settled({"sequence": 20}).profiles == ({"batch": (1, 1, 8), "sequence": (1, 20, 20)},), "the second would say nothing new"
+    assert RECIPE.settled({"batch": 4}, ["batch"]).profiles == ({"batch": (1, 1, 4)},), "rows of one shape have no other axis"
+    assert RECIPE.settled({}, ["batch", "sequence"]) == RECIPE
     assert RECIPE.accepts() == "batch 1-8, sequence 1-64; batch 1-8, sequence 1-512"
 
 

@@ -188,7 +188,7 @@ def _score(last: Subject, rows: int) -> str:
 
 
 def _latency(speed: Speed | None, last: Subject) -> Iterator[_Part]:
-    title, items = "**Latency**, one text at a time", []
+    title, items = "**Latency**, one input at a time", []
     if speed is not None:
         title += ", in turns with the baseline" if speed.paired else ", the baseline's read from a file"
         title += f" ({speed.calls} calls a side)" if speed.calls else ""
@@ -270,7 +270,7 @@ def _faithfulness(f: Faithfulness) -> str:
 
 def _robustness(found: tuple[Robustness, ...] | tuple[Perturbed, ...]) -> str:
     drops = "; ".join(f"{escape(f.name, _NAME)} {f.drop:.4f}{interval(f.low, f.high)}" for f in found[:_SLICES])
-    against = "of the candidate against the baseline" if isinstance(found[0], Robustness) else "against the same texts undisturbed"
+    against = "of the candidate against the baseline" if isinstance(found[0], Robustness) else "against the same inputs undisturbed"
     return f"**Robustness** (descriptive): drop {against} under {drops}."
 
 

@@ -1,4 +1,4 @@
-"""Where the time goes: how latencies are distributed, and how they grow with the text."""
+"""Where the time goes: how latencies are distributed, and how they grow with the input."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def distributions(head: Head, sides: Sequence[tuple[str, str, Sequence[float], S
     for share in (0, 0.25, 0.5, 0.75, 1):
         parts.append(line(_LEFT, y(share), WIDTH - _RIGHT, y(share), "g"))
         parts.append(letters(_LEFT - 6, y(share) + 3.5, f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}%"), "m", "e"))
-    parts += _below(x, "milliseconds from text to label")
+    parts += _below(x, "milliseconds from input to answer")
     for percentile in _MARKED:
         parts.append(line(_LEFT, y(percentile / 100), WIDTH - _RIGHT, y(percentile / 100), "g dash"))
     for percentile, place in zip(_MARKED, (y(0.5), y(0.9) + 4, y(0.99)), strict=True):
@@ -77,7 +77,7 @@ def lengths(head: Head, sides: Sequence[tuple[str, str, Sequence[ByLength]]]) ->
     for value, text in zip(values, plain(values), strict=True):
         parts += [line(_LEFT, y(value), WIDTH - _RIGHT, y(value), "g"), letters(_LEFT - 6, y(value) + 3.5, text, "m", "e")]
     parts.append(letters(_LEFT - 6, _TOP - 1, "ms", "m", "e") if y(values[-1]) > _TOP + 12 else letters(_LEFT + 4, _TOP - 1, "ms", "m"))
-    parts += _below(x, "tokens of the text")
+    parts += _below(x, "length of the input")
     for side, _, found in sides:
         places = [(x((g.low + g.high) / 2), y(g.p50_ms)) for g in found]
         parts.append(lines(places, f"l thin {side}"))

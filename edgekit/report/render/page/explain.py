@@ -1,4 +1,4 @@
-"""Whether both sides answer for like reasons, and how they bear disturbed texts. Descriptive, not a certificate."""
+"""Whether both sides answer for like reasons, and how they bear disturbed inputs. Descriptive, not a certificate."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def faithfulness(report: Report, limits: Limits) -> Section:
     if found is None:
         return Section("faithfulness", "Faithfulness", ())
     text = (
-        f"Descriptive, not a certificate. In {found.rows:,} texts each word was masked in turn ({found.forward_calls:,} answers of each side): "
-        "what a word adds to the probability of the answer is compared between the two models."
+        f"Descriptive, not a certificate. In {found.rows:,} inputs each part (a word, a patch) was masked in turn "
+        f"({found.forward_calls:,} answers of each side): what a part adds to the probability of the answer is compared between the two models."
     )
     heats: list[Block] = [_heat(i, drift, report.include_text, limits) for i, drift in enumerate(d for d in found.drifts if d.rank_correlation < 1 - 1e-9)]
-    more = "The texts whose words the two models weigh most differently, though they answer them alike:" if heats else ""
+    more = "The inputs whose parts the two models weigh most differently, though they answer them alike:" if heats else ""
     return Section("faithfulness", "Faithfulness", filled(Text(text), _agreement(found), Text(more), *heats))
 
 
 def robustness(report: Report, limits: Limits) -> Section:
-    """Drops on disturbed texts: between the two sides, or of the one against its own clean texts."""
-    header: tuple[str, ...] = ("disturbance", "texts", "before", "now", "drop", "90\N{NO-BREAK SPACE}% interval")
+    """Drops on disturbed inputs: between the two sides, or of the one against its own clean inputs."""
+    header: tuple[str, ...] = ("disturbance", "inputs", "before", "now", "drop", "90\N{NO-BREAK SPACE}% interval")
     if report.robustness:
-        said = "Descriptive, not a certificate. Both sides answered the same disturbed texts: the drop is that from before to now."
-        axis, title = "drop from before to now, right of 0 is worse", "Drop on disturbed texts, before to now"
+        said = "Descriptive, not a certificate. Both sides answered the same disturbed inputs: the drop is that from before to now."
+        axis, title = "drop from before to now, right of 0 is worse", "Drop on disturbed inputs, before to now"
         lines = [(r.name, r.drop, r.low, r.high) for r in report.robustness]
         rows: list[Row] = [(cut(r.name, limits.name), f"{r.rows:,}", score(r.before), score(r.after)) for r in report.robustness]
     else:
         own = report.subjects[-1].robustness
-        said = "Descriptive, not a certificate. The same texts, clean and disturbed: the drop is that from clean to disturbed."
-        axis, title = "drop from clean to disturbed, right of 0 is worse", "Drop on disturbed texts, clean to disturbed"
+        said = "Descriptive, not a certificate. The same inputs, clean and disturbed: the drop is that from clean to disturbed."
+        axis, title = "drop from clean to disturbed, right of 0 is worse", "Drop on disturbed inputs, clean to disturbed"
         header = ("disturbance", "changed", "clean", "disturbed", "drop", "90\N{NO-BREAK SPACE}% interval")
         lines = [(p.name, p.drop, p.low, p.high) for p in own]
         rows = [(cut(p.name, limits.name), f"{p.changed:,} of {p.rows:,}", score(p.clean), score(p.disturbed)) for p in own]
@@ -54,7 +54,7 @@ def robustness(report: Report, limits: Limits) -> Section:
 
 
 def _agreement(found: Faithfulness) -> Figure:
-    top = f"top {found.k} words, overlap"
+    top = f"top {found.k} parts, overlap"
     rows = [
         ("rank correlation", found.floor_rank, found.rank_correlation, found.ceiling_rank),
         (top, found.floor_top_k, found.top_k, found.ceiling_top_k),
@@ -65,7 +65,7 @@ def _agreement(found: Faithfulness) -> Figure:
         "t-agreement", "Agreement of the explanations", ("", "chance", "the two models", "before with itself"),
         tuple((name, *(f"{v:.3f}".replace("-", "\N{MINUS SIGN}") for v in values)) for name, *values in rows),
     )  # fmt: skip
-    caption = "The band ends where the model before agrees with itself, its words left out instead of masked: from there on, the two agree as well as that."
+    caption = "The band ends where the model before agrees with itself, its parts left out instead of masked: from there on, the two agree as well as that."
     return Figure(picture, caption, table)
 
 

@@ -22,7 +22,7 @@ _HOW_TO_READ = (
     ("Drop", "How much worse the score is now, on the same rows, in the score's own unit: 0.01 of accuracy is one row in a hundred. Below 0, now is better."),
     ("Flip", "A row that is answered differently. Scores can stay alike while many rows flip, one way as often as the other."),
     ("Not estimable", "A percentile is told only where enough calls carry it (the early-stopping rule of MLPerf); else how many it would take."),
-    ("Ratio", "Of a latency: the median over the same texts in turns. It is steadier than the two medians, and need not be their quotient."),
+    ("Ratio", "Of a latency: the median over the same inputs in turns. It is steadier than the two medians, and need not be their quotient."),
     ("Before and now", "The baseline, dashed and hollow, and the candidate, solid and filled."),
 )  # fmt: skip
 

@@ -108,7 +108,7 @@ def _how(speed: Speed) -> str:
         return f"The baseline was read from a file{many}; the candidate was measured now, by {speed.calls:,} calls in {speed.seconds:.0f} s."
     looks = f"the data were looked at {speed.looks} times, which the intervals allow for" if speed.looks > 1 else "the data were looked at once"
     return (
-        f"Both ran in turns, text by text, in {speed.pairs:,} {'pair' if speed.pairs == 1 else 'pairs'} of processes: {speed.blocks:,} blocks, "
+        f"Both ran in turns, input by input, in {speed.pairs:,} {'pair' if speed.pairs == 1 else 'pairs'} of processes: {speed.blocks:,} blocks, "
         f"{speed.calls:,} calls of each side, {speed.seconds:.0f} s; {looks}."
     )
 
@@ -131,7 +131,7 @@ def _distribution(found: list[Side]) -> Figure | Table | None:
             ("calls", [f"{t.count:,}" for *_, t in timed]),
         ]
     )
-    table = Table("t-times", "Latency from text to label, one at a time", ("", *(name for _, name, _ in timed)), rows)
+    table = Table("t-times", "Latency from input to answer, one at a time", ("", *(name for _, name, _ in timed)), rows)
     drawn = [(side, name, t.quantiles_ms, _marked(t)) for side, name, t in timed if len(t.quantiles_ms) == 101]
     if not drawn:
         return table
@@ -204,8 +204,8 @@ def _lengths(found: list[Side]) -> Figure | None:
     header = ("tokens", *(name for _, name, _ in timed), *(f"calls, {name}" if len(timed) > 1 else "calls" for _, name, _ in timed))
     told = "; ".join(f"{name}: {amount(g[0].p50_ms, 'ms')} for the shortest, {amount(g[-1].p50_ms, 'ms')} for the longest" for _, name, g in timed)
     picture = lengths(Head("lengths", "Latency by length", told + "."), timed)
-    table = Table("t-lengths", "Median by tokens of the text", header, rows)
-    return Figure(picture, "The median of texts of a length; a bar spans the lengths that it is of.", table)
+    table = Table("t-lengths", "Median by length of the input", header, rows)
+    return Figure(picture, "The median of inputs of a length; a bar spans the lengths that it is of.", table)
 
 
 def _scenarios(found: list[Side], limits: Limits) -> tuple[Block, ...]:
