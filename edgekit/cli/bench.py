@@ -25,7 +25,7 @@ def _numbers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN
 @click.command(name="bench")
 @click.argument("bundle")
 @click.option("--batches", default="1,8,32", show_default=True, callback=_numbers, help="Rows of a call.")
-@click.option("--lengths", default="16,32,64,128", show_default=True, callback=_numbers, help="Tokens of a row, special ones too; unused where rows have one shape.")
+@click.option("--lengths", default="16,32,64,128", show_default=True, callback=_numbers, help="Tokens of a row, special ones too; none for rows of one shape.")
 @click.option("--seconds", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Time for each pair of batch and length.")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")

@@ -36,7 +36,7 @@ class Evaluation:
         score_name, score: the task's score.
         more_scores: name to value of its other scores.
         latency: input to answer, one stream, batch 1.
-        first_answer_ms: process start to first label.
+        first_answer_ms: process start to first answer.
         memory_mb: peak resident memory of the predicting process, MiB.
         size_mb: of the bundle on disk, MiB.
         backend, method: what ran.
@@ -72,7 +72,7 @@ class Evaluation:
             (self.score_name, f"{self.score:.4f}"),
             *((name, f"{value:.4f}") for name, value in self.more_scores.items()),
             ("latency", f"{percentiles(self.latency)} (input to answer, one stream, batch 1)"),
-            ("start", f"{self.first_answer_ms:.0f} ms from process start to first label"),
+            ("start", f"{self.first_answer_ms:.0f} ms from process start to first answer"),
             ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one input at a time"),
             ("machine", self.cpu),
         ]

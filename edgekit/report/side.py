@@ -307,6 +307,8 @@ def _start(processes: Sequence[Process]) -> Start | None:
 
 
 def _by_length(processes: Sequence[Process], sizes: Sequence[int]) -> tuple[ByLength, ...]:
+    if max(sizes, default=1) == 1:  # of inputs of one size there is nothing to be told apart
+        return ()
     calls = [(sizes[row], time) for p in processes for rows, block in zip(p.rows, p.blocks_ms, strict=True) for row, time in zip(rows * 2, block, strict=True)]
     groups: dict[str, list[tuple[int, float]]] = {}
     for name, call in zip(by_length([count for count, _ in calls]), calls, strict=True):

@@ -26,6 +26,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
     return "\n".join([line(header), line(["-" * w for w in widths]), *(line(r) for r in rows)])
 
 
+def _largest_call(trial: Trial) -> str:
+    """Rows of the largest call of a list and tokens of each; rows alone where they have no length."""
+    if not trial.memory_rows:
+        return ""
+    return f" ({trial.memory_rows}x{trial.memory_tokens})" if trial.memory_tokens != 1 else f" ({trial.memory_rows})"
+
+
 def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> str:
     """The candidates of a build: what each is, what it costs, and what became of it."""
     many, raced = any(t.rows_per_s for t in trials), any(t.p50_ms for t in trials)
@@ -43,7 +50,7 @@ def trials_table(trials: Sequence[Trial], score_name: str, reference: float) -> 
         ("rows/s", lambda t: f"{t.rows_per_s:.0f}"),
         ("x float32", lambda t: f"{t.ratio:.2f}" if t.ratio else "-"),
         ("start ms", lambda t: f"{t.first_answer_ms:.0f}"),
-        ("memory MB", lambda t: f"{t.memory_mb:.0f}" + (f" ({t.memory_rows}x{t.memory_tokens})" if t.memory_rows else "")),
+        ("memory MB", lambda t: f"{t.memory_mb:.0f}{_largest_call(t)}"),
         ("size MB", lambda t: f"{t.size_mb:.1f}"),
         ("verdict", lambda t: t.verdict),
     ]

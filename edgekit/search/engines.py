@@ -142,9 +142,10 @@ def _accuracy(variant: Variant, rows: int, longest: int) -> str:
         if low
         else "in the types of the graph"
     )
+    finite = f"rows of up to {longest} tokens, generated or joined from samples," if longest > 1 else "generated rows"  # 1: rows of one shape have no length
     return (
         f"Accuracy: {variant.method} was scored on {rows} rows by {STAND_IN} on this machine ({cpu_name()}), from the graphs that the device gets, "
-        f"{arithmetic}; rows of up to {longest} tokens, generated or joined from samples, gave finite answers."
+        f"{arithmetic}; {finite} gave finite answers."
     )
 
 

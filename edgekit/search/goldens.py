@@ -65,7 +65,7 @@ def make(variants: Sequence[Variant], files: Mapping[str, Path], bundle: Bundle,
     full = [modality.cut(encoded.arrays, longest) for encoded in task.preprocess(modality.join(generated, longest)[:1])]
     rows = [*pool, *(row for row in full if fits(row))]
     if not rows:
-        raise UsageError("No text of the golden inputs is inside the target's profiles, which have to begin at short rows. Write e.g. sequence = [1, 32, 64].")
+        raise UsageError("No row of the golden inputs is inside the target's profiles, which have to begin at short rows. Write e.g. sequence = [1, 32, 64].")
     exact = Variant(STAND_IN, float_graphs.graphs[0].method, {}, "cpu", 1, "")
     float_files = {graph.signature.name: graph.path for graph in float_graphs.graphs}
     reference = _answers(exact, float_files, rows, bundle, scratch)
@@ -109,8 +109,9 @@ def _answers(variant: Variant, graphs: Mapping[str, Path], rows: Sequence[Arrays
     if broken:
         task: Task = tasks.get(manifest.task).load(bundle.path / "assets")
         sizes = [task.modality.size(rows[i]) for i in broken]
+        lengths = f" ({min(sizes)} to {max(sizes)} tokens)" if max(sizes) > 1 else ""
         raise BuildError(
-            f"The graph of '{variant.method}' answers {len(broken)} of {len(rows)} generated texts ({min(sizes)} to {max(sizes)} tokens) with values that are "
+            f"The graph of '{variant.method}' answers {len(broken)} of {len(rows)} generated inputs{lengths} with values that are "
             "not finite, so nothing was written. Look for weights of such values, or take the method out of the target."
         )
     return answers

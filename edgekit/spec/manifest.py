@@ -48,7 +48,7 @@ class Trial:
         changed: evaluation rows that it answers differently from the torch model.
         p50_ms: median time from input to answer, batch 1, interleaved with the other candidates.
         p90_ms: 90th percentile of the same times.
-        first_answer_ms: process start to first label.
+        first_answer_ms: process start to first answer.
         memory_mb: peak resident memory of the predicting process, MiB.
         size_mb: of its bundle on disk, MiB.
         verdict: ``chosen``, or why it was not.

@@ -266,7 +266,7 @@ def test_answers_that_are_not_finite_are_not_stored(bundle):
     stored = goldens.make(opened.manifest.variants, {name: exact}, opened, floats, aim, bundle.parent)
     assert stored == (bundle / "golden.npz").read_bytes()
     with_weights(bundle / name, lambda tensor, array: np.full_like(array, np.nan) if "classifier" in tensor else array)
-    with pytest.raises(BuildError, match=r"'float32' answers \d+ of \d+ generated texts \(\d+ to 64 tokens\) with values that are not finite"):
+    with pytest.raises(BuildError, match=r"'float32' answers \d+ of \d+ generated inputs \(\d+ to 64 tokens\) with values that are not finite"):
         goldens.make(opened.manifest.variants, {name: bundle / name}, opened, floats, aim, bundle.parent)
 
 
