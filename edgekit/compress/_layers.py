@@ -54,6 +54,9 @@ def shortened(module: Any, keep: Sequence[int]) -> Any:
     kinds = getattr(config, "layer_types", None)  # ModernBERT: which layers see everything and which a window
     if kinds is not None and len(kinds) == total:
         config.layer_types = [kinds[i] for i in keep]
+    if len(getattr(config, "stage_names", None) or ()) == total + 1:  # BEiT: names of the outputs that it may give as a backbone, the embeddings' first
+        config.stage_names = config.stage_names[: len(keep) + 1]
+        config.set_output_features_output_indices(out_features=None, out_indices=None)
     if getattr(config, WIDTHS, None) and len(layers) == total:
         setattr(config, WIDTHS, [getattr(config, WIDTHS)[i] for i in keep])
     return smaller

@@ -70,6 +70,9 @@ def rows_loss(
         teacher: outputs of the teacher to the same rows.
         truth: one a row; None for a row without one.
         relation: the student's and the teacher's cosines ``[batch, sequence, sequence]`` and which tokens are real, bool ``[batch, sequence]``; or None.
+
+    Raises:
+        UsageError: when the two have other positions, e.g. after a stage that merges them was left out.
     """
     import torch
 
@@ -83,6 +86,11 @@ def rows_loss(
         total = total + loss.labels * torch.where(known, own, torch.zeros_like(own))
     if loss.relation and relation is not None:
         ours, theirs, real = relation
+        if ours.shape != theirs.shape:
+            raise UsageError(
+                f"The last layer of the student has {ours.shape[1]} positions, the teacher's {theirs.shape[1]}, so the relations between them cannot be "
+                "compared. Set the weight of relations to 0 (Loss(relation=0)), or give another student."
+            )
         pairs = real.unsqueeze(1) & real.unsqueeze(2)
         apart = ((ours - theirs) ** 2).masked_fill(~pairs, 0.0).sum(dim=(1, 2))
         total = total + loss.relation * apart / pairs.sum(dim=(1, 2))

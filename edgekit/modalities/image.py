@@ -158,7 +158,8 @@ def decode(value: object, place: str = "") -> np.ndarray:
         uint8 ``[height, width, 3]``.
 
     Raises:
-        InputError: for anything else, an image of 16 bits a channel, one of several frames, one of more than ``MOST_PIXELS``, a damaged file.
+        InputError: for anything else: values of more than 8 bits that Pillow does not scale to 8 (grey ones), several frames, more than ``MOST_PIXELS``,
+            a damaged file.
     """
     if isinstance(value, np.ndarray):
         return _from_array(value, place)

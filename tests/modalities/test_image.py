@@ -112,6 +112,19 @@ def test_a_file_that_is_not_one_image_of_8_bits_is_refused_in_a_session_and_in_a
     assert "secret" not in str(refused.value)
 
 
+def test_colours_of_16_bits_are_scaled_to_8_as_pillow_does():
+    """Their range is kept, where grey values would be clipped; Transformers' pipelines read such files in the same way."""
+
+    def chunk(name, data):
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    line = b"\0" + np.array([0, 40_000, 65_535] * 4, ">u2").tobytes()
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(line * 4)) + chunk(b"IEND", b"")
+    found = decode(data)
+    assert found.shape == (4, 4, 3)
+    assert np.abs(found[0, 0].astype(int) - [0, 40_000 / 257, 255]).max() <= 1
+
+
 def test_too_many_pixels_are_refused_before_anything_is_decoded(monkeypatch):
     def decoded(self):
         raise AssertionError("the pixels were decoded")

@@ -1,0 +1,47 @@
+"""A student of a task without tokens: images of one size, a folder with an image processor."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import small
+
+pytest.importorskip("PIL")
+import tiny_images
+from PIL import Image
+
+import edgekit
+import edgekit.source
+from edgekit.compress.distill import Training
+from edgekit.spec.errors import UsageError
+
+TRAINING = Training(epochs=3, batch=8, learning_rate=1e-3, copies=2, precision="float32")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    pictures = tiny_images.images(48, seed=4)
+    made = []
+    for place, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{place}.png")
+        made.append({"image": f"{place}.png", "label": tiny_images.LABELS[int(np.argmax(picture.mean(axis=(0, 1))))]})
+    train = small.write_jsonl(tmp_path / "train.jsonl", [*made[:24], *({"image": row["image"]} for row in made[24:28])])
+    return {"samples": train, "eval": small.write_jsonl(tmp_path / "dev.jsonl", made[28:])}
+
+
+@pytest.mark.parametrize("name", ["vit", "beit"])
+def test_an_image_classifier_teaches_a_smaller_one(name, rows, tmp_path):
+    made = edgekit.distill(tiny_images.folder(name), **rows, out=tmp_path / "out", layers=1, training=TRAINING)
+    assert made.score_name == "accuracy"
+    assert made.epochs[-1].loss < made.epochs[0].loss
+    student = edgekit.source.read(made.path)
+    assert student.task == "image-classification"
+    assert student.module.config.num_hidden_layers == 1
+    assert student.settings == edgekit.source.read(tiny_images.folder(name)).settings
+
+
+def test_a_student_with_other_positions_than_the_teacher_is_refused(rows, tmp_path):
+    """Swin without its last stage merges no patches, so it has four times as many."""
+    with pytest.raises(UsageError, match="64 positions, the teacher's 16"):
+        edgekit.distill(tiny_images.folder("swin"), **rows, out=tmp_path / "out", layers=1, training=TRAINING)
+    assert not (tmp_path / "out").exists()
