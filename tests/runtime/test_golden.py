@@ -262,7 +262,7 @@ def test_answers_that_are_not_finite_are_not_stored(bundle):
     (name,) = opened.manifest.variants[0].graphs.values()
     shutil.copyfile(bundle / name, exact)
     aim = load_target(str(small.target(bundle.parent / "aim.toml")))
-    floats = SimpleNamespace(graphs=[SimpleNamespace(method="float32", path=exact)])
+    floats = SimpleNamespace(graphs=[SimpleNamespace(method="float32", path=exact, signature=opened.manifest.signatures[0])])
     stored = goldens.make(opened.manifest.variants, {name: exact}, opened, floats, aim, bundle.parent)
     assert stored == (bundle / "golden.npz").read_bytes()
     with_weights(bundle / name, lambda tensor, array: np.full_like(array, np.nan) if "classifier" in tensor else array)
