@@ -138,9 +138,10 @@ def test_the_fixture_knows_the_file_and_the_option(run, float32_ort, baseline, t
     """One test compares with a baseline of other answers: a regression, in words, and no traceback of ours."""
     found = files.read(baseline)
     (subject,) = found.subjects
-    right = tuple(tuple(8.0 if i == label else 0.0 for i in range(3)) for (label,) in subject.predictions.truth)
+    right = tuple(8.0 if name == row["label"] else 0.0 for row in tiny_samples.rows for name in small.LABELS)
     settings = {**subject.settings, "file graphs/model.onnx": "0" * 64}  # of another bundle: one and itself is no regression, whatever a file says
-    perfect = replace(subject, digest="0" * 64, path="", settings=settings, predictions=replace(subject.predictions, logits=right))
+    outputs = {"logits": replace(subject.predictions.outputs["logits"], values=right)}
+    perfect = replace(subject, digest="0" * 64, path="", settings=settings, predictions=replace(subject.predictions, outputs=outputs))
     files.write(replace(found, subjects=(perfect,)), run.path / "right.json")
     (run.path / "edgekit.toml").write_text(
         f'out = "not-this-one"\neval = "{tiny_samples.dev}"\nbaseline = "{baseline}"\n[gates.latency]\np50 = 9\np90 = "off"\np99 = "off"\n'

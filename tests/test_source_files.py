@@ -484,5 +484,5 @@ def test_a_build_counts_rows_that_are_cut(build, tiny_model, tmp_path, tiny_modu
 def test_options_that_do_not_go_together(build, tiny_model):
     with pytest.raises(UsageError, match="outputs= go with module="):
         build(model=tiny_model, outputs="logits")
-    with pytest.raises(UsageError, match="tokenizer= and problem_type= are of a model folder"):
+    with pytest.raises(UsageError, match="tokenizer= goes with a model folder, and a module was given"):
         build(module=small.module(), processor=small.tokenizer(), tokenizer="file")

@@ -155,7 +155,8 @@ def shards(folder, **listed):
 
 def test_shards_are_read(folder):
     shards(folder)
-    rows = [{"input_ids": [2, 7, 3], "attention_mask": [1, 1, 1], "token_type_ids": [0, 0, 0]}]
+    row = {"input_ids": [2, 7, 3], "attention_mask": [1, 1, 1], "token_type_ids": [0, 0, 0]}
+    rows = [{name: np.array(values, np.int64) for name, values in row.items()}]
     np.testing.assert_allclose(tiny.logits(source.read(folder), rows), tiny.logits(tiny.source("bert"), rows), atol=1e-6)
 
 
@@ -234,10 +235,10 @@ def test_weights_that_nobody_misses(folder, extra):
 @pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity"), (float("-inf"), "infinity")])
 def test_values_that_are_not_finite(folder, value, word):
     tensors = weights(folder)
-    row = tiny.source("bert").tokenizer.get_vocab()["the"]
+    row = tiny.source("bert").processor.get_vocab()["the"]
     tensors["bert.embeddings.word_embeddings.weight"][row, :5] = value
     store(tensors, folder / "model.safetensors")
-    rows = len(tiny.source("bert").tokenizer)
+    rows = len(tiny.source("bert").processor)
     refused(folder, "5 of", "bert.embeddings.word_embeddings.weight are not finite", f"({word})", f"in 1 of {rows} rows ({row} 'the')")
 
 

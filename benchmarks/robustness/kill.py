@@ -4,7 +4,7 @@
 
 A child does one of build's last step (a bundle replaces another), sign, pack and unpack, over and over, and is killed after a random time. Then: what stands
 at each place must open (a bundle), or unpack (a file), as the old one or as the new one; the same act is done once more, by a child that is not killed; and
-after it no name may be in the folder, or in the bundle, that was not there at first. ``tests/bundle/kill.py`` kills at each single step instead.
+after it no name may be in the folder, or in the bundle, that was not there at first. ``tests/kill.py`` kills at each single step instead.
 """
 
 from __future__ import annotations

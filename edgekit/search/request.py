@@ -70,7 +70,7 @@ class ModelRequest:
                 raise UsageError("revision= is of a hub id, and a module was given. Leave it out.")
             if told:
                 options = " and ".join(f"{name}=" for name in told)
-                raise UsageError(f"{options} goes with a model folder, and a module was given. Set it in module.config.")
+                raise UsageError(f"{options} goes with a model folder, and a module was given, whose processor and config count. Leave it out.")
             return source.from_module(self.module, self.processor, self.task, self.outputs)
         if self.processor is not None or self.task is not None or self.outputs is not None:
             raise UsageError("processor=, task= and outputs= go with module=, and a model was given, which brings its own. Leave them out.")

@@ -17,14 +17,14 @@ from edgekit.bundle import assemble, place, signature, trust
 from edgekit.bundle.pack import pack
 from edgekit.bundle.signature import make_keys
 
-HERE = Path(__file__).parent
+KILL = Path(__file__).parents[1] / "kill.py"
 
 
 @pytest.mark.parametrize("what", ["new", "replace", "unpack", "sign", "pack", "replace two-steps", "unpack two-steps"])
 def test_a_writer_that_is_killed(what, tmp_path):
     """At every step: nothing is lost, and the next start leaves nothing of it."""
     name, *more = what.split()
-    done = subprocess.run([sys.executable, HERE / "kill.py", name, tmp_path / "k", *more], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, KILL, name, tmp_path / "k", *more], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["killed"] >= 10

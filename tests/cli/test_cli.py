@@ -76,7 +76,8 @@ def test_python_m_is_the_same():
 # ---- exit codes
 
 
-def test_usage_errors(edgekit, tiny_bundle, tmp_path):
+def test_usage_errors(edgekit, tiny_bundle, tiny_model, tmp_path, tmp_path_factory):
+    one = small.write_jsonl(tmp_path_factory.mktemp("rows") / "one.jsonl", [{"text": "a", "label": "positive"}])
     cases = [
         (("bild",), "bild"),
         (("run", tiny_bundle), "TEXT"),
@@ -87,9 +88,9 @@ def test_usage_errors(edgekit, tiny_bundle, tmp_path):
         (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "accuracy_drop"), "KEY=NUMBER"),
         (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "speed=1"), "Unknown budget key 'speed'"),
         (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "p50_ms=nan"), "expected a number"),
-        (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--columns", "txt=a"), "Did you mean 'text'"),
+        (("eval", tiny_bundle, "--samples", one, "--columns", "txt=a"), "Did you mean 'text'"),
         (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--target", "cpuu"), "Did you mean 'cpu'"),
-        (("build", "m", "--samples", tmp_path / "s.jsonl", "--eval", "e", "-o", tmp_path / "o"), "s.jsonl does not exist"),
+        (("build", tiny_model, "--samples", tmp_path / "s.jsonl", "--eval", "e", "-o", tmp_path / "o"), "s.jsonl does not exist"),
         (("eval", tiny_bundle, "--samples", tmp_path / "s.jsonl"), "does not exist"),
         (("eval", tiny_bundle), "--samples"),
         (("bench", tiny_bundle, "--batches", "1,x"), "is not a list of whole numbers"),

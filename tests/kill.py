@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from edgekit.bundle import assemble, place, trust
 from edgekit.bundle.pack import pack, unpack
