@@ -269,6 +269,7 @@ class Signals:
     """A modality of numbers in two columns."""
 
     roles = ("low", "high")
+    reads_files = False
 
     def read(self, columns, folder):
         if not all(isinstance(v, (int, float)) for v in columns.values()):
@@ -679,3 +680,18 @@ def test_numbers_in_columns(tmp_path):
     assert truth(tmp_path, "text,fear,joy\na,1.5,-2\nb,0,3e-1\n", scores, columns={"label": "fear|joy"}).values.tolist() == [[-2.0, 1.5], [0.3, 0.0]]
     with pytest.raises(SamplesError, match=r"row 1: the label is not 1 finite number.*'3,5'. Write a decimal point"):
         truth(tmp_path, 'text,label\na,"3,5"\n', Settings("regression", ("joy",), 8, ("input_ids",)))
+
+
+def test_an_image_that_changes_under_the_same_table_is_another_set(tmp_path):
+    """What was kept of the earlier one (answers of torch, of candidates, a baseline) must not be taken for it."""
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit[image]'")
+    from edgekit.modalities.image import UNBOUND
+
+    for name, value in (("a.png", 10), ("b.png", 20)):
+        pillow.new("RGB", (8, 8), (value, 0, 0)).save(tmp_path / name)
+    table = tmp_path / "rows.csv"
+    table.write_text("image,label\na.png,cat\nb.png,dog\n")
+    first = read(table, modality=UNBOUND).digest
+    assert read(table, modality=UNBOUND).digest == first
+    pillow.new("RGB", (8, 8), (11, 0, 0)).save(tmp_path / "a.png")
+    assert read(table, modality=UNBOUND).digest != first

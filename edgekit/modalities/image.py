@@ -39,6 +39,7 @@ class ImageModality:
     """The modality ``image``, see :class:`edgekit.spec.protocols.Modality`. An image is read when it is preprocessed; until then a path stays a path."""
 
     roles = ("image",)
+    reads_files = True
 
     def __init__(self, pixels: Pixels | None = None) -> None:
         """Binds the modality to the preprocessing of a model; without it images are read and disturbed, and not encoded."""

@@ -30,6 +30,7 @@ class TextModality:
     """Texts, or pairs of texts. What only reads or disturbs them needs no tokenizer."""
 
     roles = ("text", "text_pair")
+    reads_files = False
 
     def __init__(self, encoder: TextEncoder | None = None, longest: int = 0, *, pairs: bool = True) -> None:
         """Binds the modality to a model.

@@ -36,6 +36,7 @@ class WordsModality:
     """Texts or words. What only reads or disturbs them needs no tokenizer."""
 
     roles = ("words",)
+    reads_files = False
 
     def __init__(self, encoder: WordEncoder | None = None, longest: int = 0) -> None:
         """Binds the modality to a model.

@@ -158,7 +158,8 @@ def parse_columns(text: str) -> dict[str, str]:
 def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Sequence[str] = (), modality: Modality = UNBOUND) -> Samples:
     """Reads samples.
 
-    The digest is that of the data set: which slices are asked for does not change it, so two reports on the same rows can be compared.
+    The digest is that of the data set, of the files that its rows name as well: which slices are asked for does not change it, so two reports on
+    the same rows can be compared.
 
     Args:
         path: a JSON, CSV, TSV or calibration TOML file, or the name of a sample set that EdgeKit ships.
@@ -202,8 +203,10 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
         if (different := len({row.slices[name] for row in rows})) > MOST_VALUES:
             said = f"{different} different values in column '{name}', expected at most {MOST_VALUES} for slices"
             raise SamplesError(f"Samples {file} have {said}. Slice by a coarser column.")
-    digest = hashlib.sha256(to_json([_file_digest(file), sorted(chosen.items())]).encode()).hexdigest()
-    return Samples(rows, str(file), digest)
+    parts: list[object] = [_file_digest(file), sorted(chosen.items())]
+    if modality.reads_files:  # what a path names may change while the table stays
+        parts.append([hashlib.sha256(modality.content(row.input)).hexdigest() for row in rows])
+    return Samples(rows, str(file), hashlib.sha256(to_json(parts).encode()).hexdigest())
 
 
 def _records(file: Path, kind: str, named: Mapping[str, str], slices: Sequence[str], roles: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:

@@ -26,6 +26,7 @@ __all__ = ["make", "unverified"]
 _AS_THEY_COME, _CLEAR = 8, 8
 _POOL = 54
 _HALVINGS = 40
+_FEWEST, _MOST_BYTES = 2, 4 * 2**20  # rows of golden inputs, and their size before compression
 
 
 def make(variants: Sequence[Variant], files: Mapping[str, Path], bundle: Bundle, float_graphs: GraphSet, target: Target, scratch: Path) -> bytes:
@@ -70,6 +71,7 @@ def make(variants: Sequence[Variant], files: Mapping[str, Path], bundle: Bundle,
     float_files = {graph.signature.name: graph.path for graph in float_graphs.graphs}
     reference = _answers(exact, float_files, rows, bundle, scratch)
     kept = [*_clearest(task, reference[: len(pool)]), *range(len(pool), len(rows))]
+    kept = kept[: _most_rows(rows)]
     rows = [rows[i] for i in kept]
     outputs = []
     for variant in variants:
@@ -115,6 +117,11 @@ def _answers(variant: Variant, graphs: Mapping[str, Path], rows: Sequence[Arrays
             "not finite, so nothing was written. Look for weights of such values, or take the method out of the target."
         )
     return answers
+
+
+def _most_rows(rows: Sequence[Arrays]) -> int:
+    """How many rows may be kept: images are large, and golden inputs are a part of every bundle."""
+    return max(_FEWEST, _MOST_BYTES // max(sum(array.nbytes for array in row.values()) for row in rows))
 
 
 def _clearest(task: Task, reference: Sequence[Arrays]) -> list[int]:

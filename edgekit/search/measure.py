@@ -103,7 +103,8 @@ def task_of(candidate: Candidate) -> Task:
 
 
 def _zeros(row: Arrays) -> Arrays:
-    return {name: np.zeros_like(array) for name, array in row.items()}
+    """The row with zeros for its computed values; arrays of whole numbers say where these belong and stay."""
+    return {name: np.zeros_like(array) if array.dtype.kind == "f" else array for name, array in row.items()}
 
 
 def _raced(ctx: BuildContext, candidates: Sequence[Candidate]) -> dict[str, Any]:

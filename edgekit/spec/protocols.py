@@ -104,6 +104,10 @@ class Modality(Protocol):
     def roles(self) -> tuple[str, ...]:
         """Columns of a sample file that make an input, the required one first, e.g. ``("text", "text_pair")``."""
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether inputs are paths, so that a table alone does not tell what its rows are."""
+
     def read(self, columns: Mapping[str, object], folder: Path) -> Input:
         """Makes the input of one row of a sample file.
 
