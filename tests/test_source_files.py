@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import small
 import tiny
+import tiny_words
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertTokenizer, TextClassificationPipeline
@@ -20,6 +21,7 @@ from edgekit import source
 from edgekit.export.graphs import export
 from edgekit.runtime.load import load
 from edgekit.samples import Sample
+from edgekit.search.request import ModelRequest
 from edgekit.source.processors import _tokenizer
 from edgekit.source.processors.text import tokenizer_json
 from edgekit.spec.errors import InputError, ModelError, SamplesError, UsageError
@@ -486,3 +488,10 @@ def test_options_that_do_not_go_together(build, tiny_model):
         build(model=tiny_model, outputs="logits")
     with pytest.raises(UsageError, match="tokenizer= goes with a model folder, and a module was given"):
         build(module=small.module(), processor=small.tokenizer(), tokenizer="file")
+    with pytest.raises(UsageError, match="'aggregation' is no option of text-classification"):
+        build(module=small.module(), processor=small.tokenizer(), aggregation="first")
+
+
+def test_an_option_of_a_module_goes_through_a_build_to_its_head():
+    module, processor = tiny_words.made("bert")
+    assert ModelRequest(None, module=module, processor=processor, told={"aggregation": "max", "tokenizer": None}).read().settings.aggregation == "max"

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import tiny
+import tiny_words
 import torch
 
 from edgekit import modalities, source, tasks
@@ -56,6 +57,37 @@ def test_an_unknown_task_and_an_unknown_option():
     with pytest.raises(UsageError, match=r"'problem_typ' is no option of text-classification\. Did you mean 'problem_type'"):
         source.read(tiny.folder("bert"), problem_typ="regression")
     assert heads.for_architectures(["BertForMaskedLM"]) is None
+
+
+def test_an_option_of_a_module_leaves_its_outputs_questioned():
+    """Probabilities are refused where another option is given, and taken where they are said to be some."""
+    module, processor = tiny_words.made("bert")
+
+    class Ends(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.config = module, module.config
+
+        def forward(self, **feeds):
+            return self.inner(**feeds).logits.softmax(dim=2)
+
+    texts = list(tiny.SENTENCES[:4])
+
+    def read(**told):
+        return source.from_module(Ends(), processor, "token-classification", **told)
+
+    with pytest.raises(ModelError, match="outputs='probabilities'"):
+        read(aggregation="first").check_outputs(texts)
+    with pytest.raises(UsageError, match=r"Unknown outputs 'probabilitys'"):
+        read(outputs="probabilitys")
+    found = read(outputs="probabilities", aggregation="first")
+    found.check_outputs(texts)
+    assert found.settings.aggregation == "first"
+    plain = source.from_module(module, processor)
+    rows = plain.encode(texts)
+    for undone, logits in zip(found.outputs(rows), plain.outputs(rows), strict=True):
+        expected = torch.from_numpy(logits["logits"]).log_softmax(dim=1).numpy()
+        np.testing.assert_allclose(undone["logits"], expected, atol=1e-4)
 
 
 def test_what_is_left_out_changes_nothing():

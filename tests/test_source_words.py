@@ -18,7 +18,7 @@ from edgekit import tasks
 from edgekit.export.graphs import export
 from edgekit.runtime import runner
 from edgekit.source import heads
-from edgekit.spec.errors import ModelError, UsageError
+from edgekit.spec.errors import InputError, ModelError, UsageError
 
 LONG = " ".join(tiny.SENTENCES)
 INPUTS = [*tiny.SENTENCES[:4], tuple(tiny.SENTENCES[4].split()), LONG]
@@ -110,3 +110,13 @@ def test_no_module_is_trained_on_windows_of_a_row():
     _, _, feeds = batch()
     with pytest.raises(UsageError, match="longer"):
         HEAD.forward(None, {**feeds, "windows": torch.tensor([[5, 3], [4, 0]])})
+
+
+def test_a_word_without_a_token_is_no_row():
+    """Without it the labels of later words would be those of the words before."""
+    source = edgekit.source.read(tiny_words.folder("bert"))
+    first, second = tiny.SENTENCES[0].split()[:2]
+    with pytest.raises(InputError, match="number 2 of its row, makes no token"):
+        source.encode([(first, "\u200b", second)])
+    (row,) = source.encode([(first, second)])
+    assert sorted(place for place in row["words"] if place >= 0) == [0, 1]

@@ -27,7 +27,7 @@ from edgekit.source import Source, processors_of
 from edgekit.source.stack import depth
 from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import SamplesError, UsageError
-from edgekit.spec.head import Alters
+from edgekit.spec.head import Alters, ChoosesRows
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, HasLabels, Input, Task
@@ -146,6 +146,7 @@ def make(
     }
     digest = key(**what)
     if cache.find(digest) is None:
+        check_rows((teacher, own), samples if training else (), evaluation)
         taught = _Teaching(teacher, common, runner, cache, progress)
         reference = taught.answers(scored.inputs, {"samples": [evaluation.digest], "altered": [], "relations": False}).outputs
         rows, objective = own.encode(scored.inputs), Objective.of(own)
@@ -250,6 +251,26 @@ def shared_outputs(module: Any, rows: Sequence[Arrays], objective: Objective, ru
     return [found[i] for i in range(len(rows))]
 
 
+def check_rows(sources: Sequence[Source], samples: Sequence[Samples], evaluation: Samples | None = None) -> None:
+    """Refuses rows that a session would refuse, and rows that no module is trained on.
+
+    Args:
+        sources: teacher and student, which may be one.
+        samples: what is trained on.
+        evaluation: what is scored.
+
+    Raises:
+        SamplesError: with the number of the first such row.
+    """
+    for source in dict.fromkeys(sources):
+        modality, head = task_of(source).modality, source.head
+        for rows in (*samples, *([] if evaluation is None else [evaluation])):
+            modality.check(rows.inputs, rows.where)
+        if isinstance(head, ChoosesRows):
+            for rows in samples:
+                head.check_taught(source.encode(rows.inputs), rows.where)
+
+
 def task_of(source: Source) -> Task:
     """The task of a model, as a bundle of it would load it."""
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
@@ -268,8 +289,14 @@ def _given(teacher: Source, given: Source) -> Student:
                 f"Give one with the same {words}{' in the same order' if several else ''}."
             )
     processors = processors_of(given.task)
+    same = processors.same(given.processor, teacher.processor)
+    if given.head.ALIGNED and not same:
+        raise UsageError(
+            f"The student {given.model_id} has another {processors.NOUN} than the teacher {teacher.model_id}, and in {given.task} each answer is of a part "
+            f"that the {processors.NOUN} makes of an input: the teacher's would be learnt of other parts. Give a student with the teacher's {processors.NOUN}."
+        )
     note = f"The student has another {processors.NOUN}, so it learns from the teacher's answers, not from its relations between tokens."
-    return Student(given.module, given, given.digest, False, () if processors.same(given.processor, teacher.processor) else (note,))
+    return Student(given.module, given, given.digest, False, () if same else (note,))
 
 
 def _shown(value: object) -> str:

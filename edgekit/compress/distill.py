@@ -27,7 +27,7 @@ from edgekit.compress.folders import check_output, place
 from edgekit.compress.objective import Objective
 from edgekit.compress.training import Epoch, Lesson, Training, accelerator, train
 from edgekit.samples import Samples
-from edgekit.source import heads
+from edgekit.source import check_options, heads
 from edgekit.source.batches import stacked, tensors
 from edgekit.source.modules import entries
 from edgekit.source.stack import depth
@@ -210,7 +210,7 @@ def distill_module(
     if not rows or not eval_rows or len(eval_rows) != len(eval_labels) or (labels is not None and len(labels) != len(rows)):
         raise UsageError("There are no rows, or not as many labels as rows. Give at least one row of each set, and a label for each.")
     how = training or Training()
-    objective = task if isinstance(task, Objective) else _objective(teacher, task, pads or {}, told)
+    objective = _objective(teacher, task, pads or {}, {option: value for option, value in told.items() if value is not None})
     kept = None if student is not None else tuple(keep) if keep is not None else evenly(layers or 0, max(depth(teacher), layers or 0))
     learner = student if kept is None else shortened(teacher, kept)
     runner = accelerator(how.precision)
@@ -231,10 +231,16 @@ def distill_module(
     return learner, tuple(history)
 
 
-def _objective(module: Any, task: str | None, pads: Mapping[str, float], told: Mapping[str, Any]) -> Objective:
-    """The objective of a task for a module whose settings are not known."""
+def _objective(module: Any, task: str | Objective | None, pads: Mapping[str, float], told: Mapping[str, Any]) -> Objective:
+    """The objective of a task for a module whose settings are not known; one of one's own as it is."""
+    if isinstance(task, Objective):
+        if told:
+            raise UsageError(f"{' and '.join(told)}: options are of a task's head, and an objective of one's own was given. Leave them out.")
+        return task
     name = type(module).__name__
-    head = heads.get(task or heads.for_architectures([name]) or heads.DEFAULT)
+    task = task or heads.for_architectures([name]) or heads.DEFAULT
+    head = heads.get(task)
+    check_options(told, tuple(head.OPTIONS), task)
     kind, _ = head.survey(name, entries(getattr(module, "config", None)), None, {}, told)
     return Objective.of_head(head, kind, pads)
 
@@ -242,7 +248,6 @@ def _objective(module: Any, task: str | None, pads: Mapping[str, float], told: M
 def _minus_loss(objective: Objective, rows: Sequence[Arrays], outputs: Sequence[Arrays], truth: Sequence[Any]) -> float:
     losses = objective.truth_loss(tensors(rows, objective.pads), stacked(outputs), objective.truth_tensor(truth))
     return -float(losses.mean())
-
 
 
 if __name__ == "__main__":

@@ -149,6 +149,7 @@ def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Lat
 
 def _planned(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress) -> tuple[Picks, float]:
     """What stays, and how many times as fast the model then is."""
+    _student.check_rows([base], samples)
     given = [value for s in samples for value in s.inputs]
     chosen = np.sort(np.random.default_rng(0).permutation(len(given))[:ROWS])
     matters = importance(base.module.eval(), base.encode([given[i] for i in chosen]), Objective.of(base), 0, progress)

@@ -62,6 +62,22 @@ class Recipe:
             parts.append(f"{self.layers} layer{'s' if self.layers != 1 else ''}")
         return ", ".join([*parts, *([f"pruned {self.speedup:g} x"] if self.speedup is not None else [])])
 
+    def check(self, teacher: Source, files: Sequence[Samples]) -> None:
+        """Refuses a student of one's own that the teacher cannot teach, or that cannot take one of the rows, before any student is trained.
+
+        Args:
+            teacher: the model of the build.
+            files: all rows that the student will answer to.
+
+        Raises:
+            UsageError: for a student of another task, label set or, where answers are of parts of an input, another processor.
+            SamplesError: with the number of the first row that cannot be taken.
+        """
+        if self.student is not None:
+            own = _student.student(teacher, None, None, source.read(self.student)).source
+            for file in files:
+                _student.check_rows([own], (), file)
+
     def make(self, teacher: Source, samples: Sequence[Samples], evaluation: Samples, latency: Latency, progress: Progress, cache: Cache) -> Source:
         """Trains it, or finds it in the cache.
 

@@ -145,6 +145,7 @@ def prune_model(
         task = origin.save_assets(Path(scratch) / "assets")
         calibration = rows[0].take(checks.CALIBRATION_ROWS, 0)
         checks.check_calibration(task, calibration, chosen)
+        checks.check_rows(task, (*rows, evaluation))
         cache = StepCache(Path(scratch), progress, Cache())
         truth = task.parse_truth(evaluation.rows, evaluation.where).values
         scored = EvaluationSet(evaluation, Evaluation(task, evaluation.inputs, truth), reference_outputs(cache, origin, evaluation))

@@ -44,7 +44,7 @@ class ModelRequest:
         processor: its tokenizer or image processor.
         task: name of its task; by default the one that the module's class is named after.
         outputs: what it returns, see :func:`edgekit.source.from_module`.
-        told: what the user says of a folder in place of its files.
+        told: what the user says of a folder in place of its files, or of a module.
     """
 
     model: FilePath | None
@@ -68,10 +68,10 @@ class ModelRequest:
         if self.model is None:
             if self.revision is not None:
                 raise UsageError("revision= is of a hub id, and a module was given. Leave it out.")
-            if told:
-                options = " and ".join(f"{name}=" for name in told)
+            if strange := [name for name in told if name not in source.module_options()]:
+                options = " and ".join(f"{name}=" for name in strange)
                 raise UsageError(f"{options} goes with a model folder, and a module was given, whose processor and config count. Leave it out.")
-            return source.from_module(self.module, self.processor, self.task, self.outputs)
+            return source.from_module(self.module, self.processor, self.task, self.outputs, **told)
         if self.processor is not None or self.task is not None or self.outputs is not None:
             raise UsageError("processor=, task= and outputs= go with module=, and a model was given, which brings its own. Leave them out.")
         return source.read(os.fspath(self.model), self.revision, **told)

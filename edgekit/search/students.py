@@ -37,6 +37,8 @@ def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: 
     if request.tokens is not None:
         # A list that cannot be is refused before a student is trained.
         trim_vocabulary(ctx.cache, model, files.vocabulary, request.tokens, files.evaluation)
+    for student in request.students:
+        student.check(model, [file for file in (files.whole, files.evaluation, files.test, *files.training) if file is not None])
     sources = {"": model}
     if request.students:
         from edgekit.search.pruning import clock  # a build without students needs no clock, and none of pruning

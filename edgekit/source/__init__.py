@@ -22,7 +22,7 @@ from edgekit.spec.head import Head, Told
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, Input, Modality, Task
 
-__all__ = ["Source", "from_module", "options", "processors_of", "read"]
+__all__ = ["Source", "check_options", "from_module", "module_options", "options", "processors_of", "read"]
 
 
 class Source:
@@ -153,7 +153,7 @@ def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
     origin = locate(str(model), revision)
     config, task = checked_config(origin)
     head, processors = heads.get(task), processors_of(task)
-    _check_options(told, (*head.OPTIONS, *processors.OPTIONS), task)
+    check_options(told, (*head.OPTIONS, *processors.OPTIONS), task)
     weights = _weights.survey(origin.model_id, origin.folder, str(config["model_type"]))
     kind, notes = head.survey(origin.model_id, config, origin.folder, weights.shapes, told)
     notes += (*weights.notes, *processors.survey(origin.model_id, origin.folder, config, weights.shapes, told))
@@ -192,7 +192,17 @@ def options() -> dict[str, str]:
     return known
 
 
-def _check_options(told: Told, known: Sequence[str], task: str) -> None:
+def module_options() -> set[str]:
+    """What may be said of modules from Python, for any task."""
+    return {option for task in heads.names() for option in heads.get(task).MODULE_OPTIONS}
+
+
+def check_options(told: Told, known: Sequence[str], task: str) -> None:
+    """Refuses options that a task does not have.
+
+    Raises:
+        UsageError: with the known ones.
+    """
     for option in told:
         if option not in known:
             raise UsageError(f"'{option}' is no option of {task}.{near(option, known)} Known: {', '.join(known)}. Leave it out.")
@@ -263,7 +273,7 @@ def from_module(module: Any, processor: Any, task: str | None = None, outputs: s
         noun = processors_of(task).NOUN
         raise UsageError(f"processor is missing: a module needs the {noun} that it was trained with. Pass processor=...")
     told = {option: value for option, value in {"outputs": outputs, **told}.items() if value is not None}
-    _check_options(told, head.MODULE_OPTIONS, task)
+    check_options(told, head.MODULE_OPTIONS, task)
     kind, notes = head.survey(name, entries(getattr(module, "config", None)), None, {}, told)
 
     def make() -> tuple[Any, Any]:
@@ -271,4 +281,4 @@ def from_module(module: Any, processor: Any, task: str | None = None, outputs: s
         _values.check_finite(name, ready, processor)
         return head.prepare(ready, kind, told), processor
 
-    return Source(name, "python", task, None, make, kind, notes=notes, questioned=not told)
+    return Source(name, "python", task, None, make, kind, notes=notes, questioned=outputs is None)

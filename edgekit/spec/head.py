@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.tensor import Signature
 
-__all__ = ["Alters", "Head", "Processors", "Shapes", "Told", "Traced"]
+__all__ = ["Alters", "ChoosesRows", "Head", "Processors", "Shapes", "Told", "Traced"]
 
 Told = Mapping[str, Any]
 """What the user says of a model in place of its files: option to value, without the options that were left out."""
@@ -55,6 +55,9 @@ class Head(Protocol):
 
     MODULE_OPTIONS: tuple[str, ...]
     """What a user may say of a module from Python."""
+
+    ALIGNED: bool
+    """An output has an entry for each unit that the processor makes of an input (e.g. a token), so a student needs the processor of its teacher."""
 
     PADS: Mapping[str, float]
     """Value that pads short rows, for each array of :meth:`encode` that is no input of the module."""
@@ -150,6 +153,22 @@ class Head(Protocol):
 
     def sampled_nll(self, kind: Any, feeds: Mapping[str, Any], outputs: Mapping[str, Any], generator: Any) -> Any:
         """Negative log-likelihood, summed over a batch, of answers drawn from the outputs themselves: what Fisher information is made of."""
+
+
+@runtime_checkable
+class ChoosesRows(Protocol):
+    """A head whose module cannot be trained on every row that its loop runs."""
+
+    def check_taught(self, rows: Sequence[Arrays], where: str) -> None:
+        """Refuses rows that no module is trained on.
+
+        Args:
+            rows: of a sample file, in its order, as :meth:`Head.encode` gives them.
+            where: the file, for the message.
+
+        Raises:
+            SamplesError: with the number of the first such row.
+        """
 
 
 class Processors(Protocol):

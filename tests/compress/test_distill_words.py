@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import pytest
 import small
 import tiny
 import tiny_words
 
 import edgekit
+import edgekit.samples
 import edgekit.source
+from edgekit import SamplesError, UsageError
 from edgekit.compress._fisher import importance
 from edgekit.compress.distill import Training
 from edgekit.compress.objective import Objective
+from edgekit.compress.plan import Latency
+from edgekit.compress.prune import prune_layers
+from edgekit.compress.recipe import Recipe
+
+ROWS = [{"words": s.split()[:5], "label": ["O", "B-LOC", "O", "O", "O"][: len(s.split()[:5])]} for s in tiny.SENTENCES]
+
+
+def refused(tmp_path, error, said, train=ROWS, dev=ROWS, **options):
+    """Distils what is refused before the teacher has answered."""
+    files = {"samples": small.write_jsonl(tmp_path / "train.jsonl", train), "eval": small.write_jsonl(tmp_path / "dev.jsonl", dev)}
+    steps = []
+    given = {"layers": 1, "out": tmp_path / "out", "progress": lambda *step: steps.append(step), **files, **options}
+    with pytest.raises(error, match=said):
+        edgekit.distill(tiny_words.folder("bert"), **given)
+    assert steps == []
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_token_classifier_teaches_a_smaller_one(tmp_path):
@@ -34,3 +53,38 @@ def test_what_matters_to_labels_of_words():
     rows = source.encode([tuple(sentence.split()[:6]) for sentence in tiny.SENTENCES])
     found = importance(source.module, rows, Objective.of(source), 0, lambda *_: None)
     assert all((layer.heads > 0).all() and (layer.neurons > 0).all() for layer in found)
+
+
+def test_tokens_of_another_tokenizer_are_not_learnt(tmp_path):
+    said = r"has another tokenizer than the teacher .* Give a student with the teacher's tokenizer"
+    refused(tmp_path, UsageError, said, layers=None, student=tiny_words.folder("roberta"))
+    teacher, recipe = edgekit.source.read(tiny_words.folder("bert")), Recipe(student=str(tiny_words.folder("roberta")))
+    with pytest.raises(UsageError, match="has another tokenizer"):
+        recipe.check(teacher, [])
+
+
+@pytest.mark.parametrize("part", ["train", "dev"])
+def test_a_word_without_a_token_would_move_labels(tmp_path, part):
+    rows = [*ROWS[:3], {"words": ["John", "\u200b", "Smith"], "label": ["B-PER", "O", "B-LOC"]}, *ROWS[3:]]
+    refused(tmp_path, SamplesError, rf"{part}\.jsonl, row 4 cannot be taken: .*number 2, that makes no token", **{part: rows})
+
+
+def test_a_row_to_train_on_is_one_window(tmp_path):
+    words = " ".join(tiny.SENTENCES).split()
+    rows = [*ROWS[:3], {"words": words, "label": ["O"] * len(words)}, *ROWS[3:]]
+    refused(tmp_path, SamplesError, r"train\.jsonl, row 4 is longer than the model takes", train=rows)
+
+
+def test_rows_are_checked_before_a_model_is_pruned_and_before_a_student_of_one_s_own_is_trained(tmp_path):
+    source = edgekit.source.read(tiny_words.folder("bert"))
+    words = " ".join(tiny.SENTENCES).split()
+    for row, said in (({"words": ["John", "\u200b"]}, "number 2, that makes no token"), ({"words": words}, "longer than the model takes")):
+        file = small.write_jsonl(tmp_path / "rows.jsonl", [{"words": words[:4]}, row])
+        rows = edgekit.samples.read(file, modality=source.modality)
+        with pytest.raises(SamplesError, match=rf"rows\.jsonl, row 2 .*{said}"):
+            prune_layers(source, source, 1.5, [rows], rows, Latency(lambda models: pytest.fail("nothing is timed"), {}), None)
+    recipe = Recipe(student=str(tiny_words.folder("bert")))
+    recipe.check(source, [rows])
+    lost = edgekit.samples.read(small.write_jsonl(tmp_path / "lost.jsonl", [{"words": words[:4]}, {"words": ["\u200b"]}]), modality=source.modality)
+    with pytest.raises(SamplesError, match=r"lost\.jsonl, row 2 cannot be taken"):
+        recipe.check(source, [rows, lost])

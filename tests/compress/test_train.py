@@ -362,3 +362,12 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     for name in one.files:
         if name not in ("processes", "loss", "score") and not name.endswith("key.bias"):  # whose gradient is 0: Adam makes steps of its rounding
             np.testing.assert_allclose(two[name], one[name], atol=2e-4, err_msg=name)
+
+
+def test_an_option_that_is_misspelt():
+    rows, labels = [{"input_ids": np.array([1, 2, 3])}] * 2, [0, 1]
+    with pytest.raises(UsageError, match=r"'problem_typ' is no option of text-classification\. Did you mean 'problem_type'"):
+        distill_module(models.teacher("bert"), rows, labels, rows, labels, layers=1, problem_typ="regression")
+    own = Objective.of_head(heads.get("text-classification"), "single_label_classification", {})
+    with pytest.raises(UsageError, match="an objective of one's own"):
+        distill_module(models.teacher("bert"), rows, labels, rows, labels, layers=1, task=own, problem_type="regression")

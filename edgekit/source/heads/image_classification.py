@@ -19,7 +19,7 @@ from edgekit.tasks import image_classification
 from edgekit.tasks.image_classification import INPUT, Settings
 
 __all__ = [
-    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
+    "ALIGNED", "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
     "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
 ]
 
@@ -27,6 +27,7 @@ AUTO_CLASS = "AutoModelForImageClassification"
 ARCHITECTURES = "ForImageClassification"
 OPTIONS = _classes.OPTIONS
 MODULE_OPTIONS = ("outputs",)
+ALIGNED = False
 PADS: Mapping[str, float] = {}
 forward, truth_tensor = _losses.forward, _losses.truth_tensor
 check_outputs = _probabilities.check
@@ -115,7 +116,3 @@ def truth_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], 
 def sampled_nll(kind: str, feeds: Mapping[str, Any], outputs: Mapping[str, Any], generator: Any) -> Any:
     """Surprise at answers that are drawn from the logits."""
     return _losses.sampled_nll(kind, outputs["logits"], generator)
-
-
-# fmt: off
-# fmt: on

@@ -21,7 +21,7 @@ from edgekit.tasks.text_classification import Settings
 
 # fmt: off
 __all__ = [
-    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs",
+    "ALIGNED", "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs",
     "prepare", "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
 ]
 # fmt: on
@@ -30,6 +30,7 @@ AUTO_CLASS = "AutoModelForSequenceClassification"
 ARCHITECTURES = "ForSequenceClassification"
 OPTIONS = _classes.OPTIONS
 MODULE_OPTIONS = ("outputs",)
+ALIGNED = False
 PADS: Mapping[str, float] = {}
 encode, forward, truth_tensor = text.encode, _losses.forward, _losses.truth_tensor
 check_outputs = _probabilities.check

@@ -13,7 +13,7 @@ from edgekit.runtime.loops import windows
 from edgekit.source import batches
 from edgekit.source.heads import _classes, _losses, _probabilities
 from edgekit.source.processors import text, words
-from edgekit.spec.errors import ModelError, UsageError, near
+from edgekit.spec.errors import ModelError, SamplesError, UsageError, near
 from edgekit.spec.head import Shapes, Told, Traced
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
@@ -22,14 +22,15 @@ from edgekit.tasks import token_classification
 from edgekit.tasks.token_classification import OUTPUT, STRATEGIES, Settings
 
 __all__ = [
-    "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
-    "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
+    "ALIGNED", "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "check_taught", "encode", "forward", "graphs",
+    "outputs", "prepare", "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
 ]
 
 AUTO_CLASS = "AutoModelForTokenClassification"
 ARCHITECTURES = "ForTokenClassification"
 OPTIONS = {"aggregation": f"How a token classifier groups tokens: {', '.join(STRATEGIES)}. The files never say it; it is simple then."}
-MODULE_OPTIONS = ("aggregation",)
+MODULE_OPTIONS = ("outputs", "aggregation")
+ALIGNED = True
 PADS: Mapping[str, float] = {STARTS: -1, WINDOWS: 0}
 encode = words.encode
 _UNLABELLED = -100  # what torch's cross-entropy leaves out
@@ -40,6 +41,7 @@ def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes
     strategy = str(told.get("aggregation", "simple"))
     if strategy not in STRATEGIES:
         raise UsageError(f"Unknown aggregation '{strategy}'.{near(strategy, STRATEGIES)} Expected one of: {', '.join(STRATEGIES)}.")
+    _probabilities.check_kind(told.get("outputs"), _classes.SINGLE)
     weights = shapes.get("classifier.weight", ())
     if weights and weights[0] != (count := _classes.outputs(config)):
         raise ModelError(
@@ -50,8 +52,8 @@ def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes
 
 
 def prepare(module: Any, kind: str, told: Told) -> Any:
-    """The module as it is."""
-    return module
+    """The module as it is; with logits in place of probabilities."""
+    return _probabilities.undone(module, _classes.SINGLE) if told.get("outputs") == "probabilities" else module
 
 
 def settings(model_id: str, module: Any, processor: Any, kind: str) -> Settings:
@@ -101,6 +103,17 @@ def forward(module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
     if WINDOWS in feeds and feeds[WINDOWS].shape[1] > 1:
         raise UsageError("A row is longer than the model takes, and no model is trained on windows of one. Split the row, or leave it out.")
     return _losses.forward(module, {name: tensor for name, tensor in feeds.items() if name not in PADS})
+
+
+def check_taught(rows: Sequence[Arrays], where: str) -> None:
+    """Refuses rows of several windows.
+
+    Raises:
+        SamplesError: with the number of the first such row.
+    """
+    for number, row in enumerate(rows, 1):
+        if len(row[WINDOWS]) > 1:
+            raise SamplesError(f"{where}, row {number} is longer than the model takes, and no model is trained on windows of a row. Split or remove the row.")
 
 
 def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Arrays], progress: Progress) -> list[Arrays]:
@@ -174,7 +187,3 @@ def _real(feeds: Mapping[str, Any], like: Any) -> Any:
 
     mask = feeds.get("attention_mask")
     return torch.ones_like(like) if mask is None else mask.to(like.dtype)
-
-
-# fmt: off
-# fmt: on

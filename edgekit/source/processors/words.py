@@ -11,6 +11,7 @@ import numpy as np
 from edgekit.modalities.words import STARTS, WINDOWS, Words
 from edgekit.source.processors import text
 from edgekit.source.processors.text import MODEL_TYPES, NOUN, OPTIONS, SAME_AS, check_names, check_told, load, same, survey
+from edgekit.spec.errors import InputError
 from edgekit.spec.protocols import Arrays
 
 __all__ = ["MODEL_TYPES", "NOUN", "OPTIONS", "SAME_AS", "check_inputs", "check_names", "check_told", "encode", "load", "same", "survey"]
@@ -28,6 +29,9 @@ def encode(settings: Any, tokenizer: Any, inputs: Sequence[Words]) -> list[Array
         settings: with ``inputs``, ``max_length`` and ``stride``.
         tokenizer: of Transformers.
         inputs: texts or words.
+
+    Raises:
+        InputError: for a word that makes no token.
     """
     rows: list[Arrays] = []
     for value in inputs:
@@ -45,7 +49,10 @@ def encode(settings: Any, tokenizer: Any, inputs: Sequence[Words]) -> list[Array
         row = {name: np.concatenate([np.array(ids, np.int64) for ids in encoded[name]]) for name in settings.inputs}
         whole = tokenizer([list(value) if split else value], is_split_into_words=split, add_special_tokens=False, truncation=False, verbose=False)
         step = settings.max_length - tokenizer.num_special_tokens_to_add(pair=False) - settings.stride
-        starts = _starts(whole.word_ids(0), encoded["special_tokens_mask"], step)
+        of_whole = whole.word_ids(0)
+        if split and (lost := set(range(len(value))).difference(of_whole)):
+            raise InputError(f"A word, number {min(lost) + 1} of its row, makes no token of this model, so it would have no label. Leave it out.")
+        starts = _starts(of_whole, encoded["special_tokens_mask"], step)
         rows.append({**row, STARTS: np.array(starts, np.int64), WINDOWS: np.array(sizes, np.int64)})
     return rows
 
