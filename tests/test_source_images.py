@@ -19,7 +19,7 @@ from edgekit import tasks
 from edgekit.export.graphs import export
 from edgekit.runtime import runner
 from edgekit.source import from_module, heads, processors
-from edgekit.spec.errors import ModelError, UsageError
+from edgekit.spec.errors import InputError, ModelError, UsageError
 
 PICTURES = tiny_images.images(5, seed=1)
 
@@ -100,3 +100,13 @@ def test_losses_are_those_of_one_label():
     apart = head.teacher_loss("single_label_classification", {}, student, teacher, 2.0)
     p, q = ((x["logits"][1] / 2).softmax(0) for x in (teacher, student))
     assert apart[1] == pytest.approx(float(4 * (p * (p / q).log()).sum()), rel=1e-5)
+
+
+def test_an_image_that_is_too_large_once_it_is_resized_is_refused_before_transformers_resizes_it(monkeypatch):
+    processor = tiny_images.processor("mobilenet_v1")
+    asked = []
+    resize = type(processor).resize
+    monkeypatch.setattr(type(processor), "resize", lambda self, image, *rest, **more: asked.append(image.shape) or resize(self, image, *rest, **more))
+    with pytest.raises(InputError, match=r"at position 1 of 65500 x 1 pixels would have"):
+        processors.get("image").encode(processor, [PICTURES[0], np.zeros((1, 65_500, 3), np.uint8)])
+    assert len(asked) == 1

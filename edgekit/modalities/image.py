@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import numpy as np
 from edgekit.modalities.pixels import MOST_PIXELS, Pixels
 from edgekit.spec.errors import InputError, SamplesError, UsageError
 
-__all__ = ["FORMATS", "UNBOUND", "ImageModality", "check_file", "decode"]
+__all__ = ["FORMATS", "UNBOUND", "ImageModality", "check_file", "decode", "size_of"]
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 """Names by Pillow of the file formats that are read; an MPO file of a camera begins as a JPEG."""
@@ -27,6 +28,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 # Modes by Pillow that become RGB without loss of range; those of 16 and 32 bits would be clipped at 255.
 _MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 _PATCHES = 4  # along each side, of an image that is explained
+_ORIENTATION, _ON_THEIR_SIDE = 0x0112, (5, 6, 7, 8)  # the tag of EXIF, and its values that swap height and width
+_LONGEST_JPEG = 65_500  # pixels of a side that libjpeg takes
 _GREY = 127
 _MEAN = "mean"
 _BRIGHTNESS = (0.6, 1.4)
@@ -103,26 +106,41 @@ class ImageModality:
         return arrays
 
     def check(self, inputs: Sequence[object], where: str) -> None:
-        """Nothing: :meth:`read` has looked at every file."""
+        """Refuses an image that is too large once it is resized, by its header; :meth:`read` has looked at all else of a file.
+
+        Raises:
+            SamplesError: with the number of the first such row.
+        """
+        if self._pixels is None:
+            return
+        for row, value in enumerate(inputs, 1):
+            try:
+                self._pixels.check_size(*size_of(value))
+            except InputError as problem:
+                raise SamplesError(f"{where}, row {row} cannot be taken: {problem}") from problem
 
     @property
-    def perturbations(self) -> Mapping[str, Callable[[Any, random.Random], np.ndarray]]:
+    def perturbations(self) -> Mapping[str, Callable[[Any, random.Random], np.ndarray | None]]:
         """Name to what happens to images between a camera and a model."""
         return {"blur": _blur, "jpeg": _jpeg, "brightness": _brighten, "noise": _noise, "shift": _shift}
 
-    def occlude(self, value: object, filler: str) -> tuple[Sequence[str], list[np.ndarray]]:
-        """Patches of an image by row and column, and the image once without each: filled with its mean colour, or with grey where ``filler`` is empty."""
-        image = decode(value)
-        color = np.rint(image.mean(axis=(0, 1))).astype(np.uint8) if filler else np.full(3, _GREY, np.uint8)
-        rows, columns = (np.linspace(0, n, min(_PATCHES, n) + 1).astype(int) for n in image.shape[:2])
-        names, hidden = list[str](), list[np.ndarray]()
-        for i in range(len(rows) - 1):
-            for j in range(len(columns) - 1):
+    def occlude(self, value: object, filler: str) -> tuple[Sequence[str], Iterable[np.ndarray]]:
+        """Patches of an image by row and column, and the image once without each: filled with its mean colour, or with grey where ``filler`` is empty.
+
+        The image is decoded when the first copy is asked for, and each copy is made when it is asked for.
+        """
+        rows, columns = (np.linspace(0, n, min(_PATCHES, n) + 1).astype(int) for n in size_of(value))
+        places = list(itertools.product(range(len(rows) - 1), range(len(columns) - 1)))
+
+        def hidden() -> Iterator[np.ndarray]:
+            image = decode(value)
+            color = np.rint(image.mean(axis=(0, 1))).astype(np.uint8) if filler else np.full(3, _GREY, np.uint8)
+            for i, j in places:
                 one = image.copy()
                 one[rows[i] : rows[i + 1], columns[j] : columns[j + 1]] = color
-                names.append(f"row {i + 1}, column {j + 1}")
-                hidden.append(one)
-        return names, hidden
+                yield one
+
+        return [f"row {i + 1}, column {j + 1}" for i, j in places], hidden()
 
     def filler(self) -> str:
         """The mean colour of an image says nothing in the place of a patch."""
@@ -169,6 +187,33 @@ def decode(value: object, place: str = "") -> np.ndarray:
         return _from_pillow(value, place)
     with _open(value, place) as image:
         return _from_pillow(image, place)
+
+
+def size_of(value: object, place: str = "") -> tuple[int, int]:
+    """Height and width of what :func:`decode` gives, read off the header of a file: its EXIF orientation counts, its pixels are not decoded.
+
+    Raises:
+        InputError: for what its header refuses, see :func:`decode`.
+    """
+    if isinstance(value, np.ndarray):
+        height, width = _from_array(value, place).shape[:2]
+        return int(height), int(width)
+    pillow = _pillow()
+    if isinstance(value, pillow.Image):
+        return _upright(value, place)
+    with _open(value, place) as image:
+        return _upright(image, place)
+
+
+def _upright(image: Any, place: str) -> tuple[int, int]:
+    """Height and width of an image of Pillow by its header and its EXIF orientation; those of TIFF are turned already."""
+    _check(image, place)
+    try:
+        orientation = _pillow().Image.getexif(image).get(_ORIENTATION, 1)  # that of the class for PNG decodes the file
+    except Exception as problem:  # EXIF of every kind
+        raise _unreadable(place, problem) from problem
+    width, height = image.size
+    return (width, height) if orientation in _ON_THEIR_SIDE and image.format != "TIFF" else (height, width)
 
 
 def check_file(path: Path) -> None:
@@ -283,10 +328,13 @@ def _blur(value: object, draw: random.Random) -> np.ndarray:
     return np.asarray(_pillow().fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
 
-def _jpeg(value: object, draw: random.Random) -> np.ndarray:
-    """Compressed as a JPEG of low quality."""
+def _jpeg(value: object, draw: random.Random) -> np.ndarray | None:
+    """Compressed as a JPEG of low quality; None for an image that is longer than a JPEG can be."""
     pillow, file = _pillow(), io.BytesIO()
-    pillow.fromarray(decode(value)).save(file, "JPEG", quality=_QUALITY)
+    image = decode(value)
+    if max(image.shape[:2]) > _LONGEST_JPEG:
+        return None
+    pillow.fromarray(image).save(file, "JPEG", quality=_QUALITY)
     return np.asarray(pillow.open(file, formats=("JPEG",)).convert("RGB"))
 
 

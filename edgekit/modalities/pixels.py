@@ -90,18 +90,35 @@ class Pixels:
         Raises:
             InputError: for an image so long and narrow that it would have too many pixels when it is resized.
         """
-        height, width = self.resized(*image.shape[:2])
-        if height * width > MOST_PIXELS:
-            raise InputError(
-                f"An image of {image.shape[1]} x {image.shape[0]} pixels would have {width} x {height} once it is resized, expected at most {MOST_PIXELS} "
-                "in all. Crop it first."
-            )
+        height, width = self.check_size(*image.shape[:2])
         if self.resize is not None or self.shortest_edge is not None:
             image = resize(image, height, width, FILTERS.index(self.resample))
         if self.crop:
             image = _crop(image, self.height, self.width)
         planes = [table[image[:, :, channel]] for channel, table in enumerate(self._tables)]
         return np.stack(planes[::-1] if self.channels == "bgr" else planes)
+
+    def check_size(self, height: int, width: int, place: str = "") -> tuple[int, int]:
+        """Refuses an image by its size, before any memory is asked for.
+
+        Args:
+            height: of the image, turned by its EXIF orientation.
+            width: likewise.
+            place: of the image among the inputs, for messages.
+
+        Returns:
+            Height and width after it is resized.
+
+        Raises:
+            InputError: for an image so long and narrow that it would have too many pixels when it is resized.
+        """
+        high, wide = self.resized(height, width)
+        if high * wide > MOST_PIXELS:
+            raise InputError(
+                f"An image{place} of {width} x {height} pixels would have {wide} x {high} once it is resized, expected at most {MOST_PIXELS} in all. "
+                "Crop it first."
+            )
+        return high, wide
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """Height and width of an image after it is resized, and before it is cropped."""

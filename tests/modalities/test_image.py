@@ -15,7 +15,7 @@ pytest.importorskip("PIL")
 from PIL import Image, ImageOps
 
 from edgekit.modalities import image as module
-from edgekit.modalities.image import UNBOUND, ImageModality, decode
+from edgekit.modalities.image import UNBOUND, ImageModality, decode, size_of
 from edgekit.modalities.pixels import MOST_PIXELS, Pixels
 from edgekit.spec.errors import InputError, SamplesError, UsageError
 
@@ -222,15 +222,50 @@ def test_a_disturbance_changes_an_image_a_little_and_the_same_way_for_one_seed(n
 
 def test_patches_cover_an_image_once_each():
     image = PICTURE.copy()
-    names, hidden = UNBOUND.occlude(image, UNBOUND.filler())
+    names, copies = UNBOUND.occlude(image, UNBOUND.filler())
+    hidden = list(copies)
     assert len(set(names)) == len(hidden) == 16
     changed = sum((one != image).any(axis=2).astype(int) for one in hidden)
     assert changed.max() == 1
     assert changed.mean() > 0.95  # a pixel may have the mean colour itself
-    grey = UNBOUND.occlude(image, "")[1]
+    grey = list(UNBOUND.occlude(image, "")[1])
     assert (grey[0][:5, :7] == 127).all()
     assert not np.array_equal(grey[0], hidden[0])
-    assert len(UNBOUND.occlude(image[:1, :1], "mean")[1]) == 1
+    assert len(list(UNBOUND.occlude(image[:1, :1], "mean")[1])) == 1
+
+
+def test_patches_are_counted_by_the_header_and_copies_made_when_they_are_asked_for():
+    names, copies = UNBOUND.occlude(header_of(30, 20), "")
+    assert len(names) == 16
+    with pytest.raises(InputError):  # only now is the file decoded
+        next(iter(copies))
+
+
+def test_an_image_longer_than_a_jpeg_can_be_is_not_changed_by_it():
+    assert UNBOUND.perturbations["jpeg"](np.zeros((4, 66_000, 3), np.uint8), random.Random(1)) is None
+    assert UNBOUND.perturbations["jpeg"](np.zeros((2, 65_500, 3), np.uint8), random.Random(1)) is not None
+
+
+def turned(kind: str, orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return saved(Image.fromarray(PICTURE), kind, exif=exif)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_the_size_by_the_header_is_that_of_the_decoded_image(kind, orientation):
+    file = turned(kind, orientation)
+    assert size_of(file) == decode(file).shape[:2]
+    assert size_of(Image.open(io.BytesIO(file))) == decode(file).shape[:2]
+
+
+def test_a_row_that_is_too_large_once_it_is_resized_is_named_by_its_header():
+    modality = ImageModality(Pixels(224, 224, shortest_edge=256, crop=True))
+    modality.check([PNG, header_of(3000, 2000)], "rows.csv")
+    with pytest.raises(SamplesError, match=r"rows.csv, row 2 cannot .* 60000 x 1 pixels would have 15360000 x 256"):
+        modality.check([PNG, header_of(60_000, 1)], "rows.csv")
+    UNBOUND.check([header_of(60_000, 1)], "rows.csv")
 
 
 def test_a_report_may_show_the_name_of_a_file_or_the_size_of_an_image(tmp_path):

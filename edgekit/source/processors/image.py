@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.modalities.image import decode
+from edgekit.modalities.image import decode, size_of
 from edgekit.modalities.pixels import FILTERS, Pixels
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.head import Shapes, Told
@@ -106,12 +106,20 @@ def check_inputs(model_id: str, folder: Path, processor: Any, inputs: Sequence[I
 
 
 def encode(processor: Any, images: Sequence[Input]) -> list[Arrays]:
-    """What the image processor makes of each image, read as the pipelines of Transformers read it: ``pixel_values`` float32 ``[3, height, width]``."""
+    """What the image processor makes of each image, read as the pipelines of Transformers read it: ``pixel_values`` float32 ``[3, height, width]``.
+
+    Raises:
+        InputError: for what is no image, and one of too many pixels, before or after it is resized.
+        ModelError: for an image processor that the runtime does not know.
+    """
     from PIL import Image
 
     rows: list[Arrays] = []
-    for image in images:
-        values = processor(images=Image.fromarray(decode(image)), return_tensors="np")["pixel_values"][0]
+    settings = pixels("the model", processor)
+    for place, image in enumerate(images):
+        where = f" at position {place}" if len(images) > 1 else ""
+        settings.check_size(*size_of(image, where), where)  # Transformers resizes without a limit
+        values = processor(images=Image.fromarray(decode(image, where)), return_tensors="np")["pixel_values"][0]
         rows.append({"pixel_values": np.asarray(values, np.float32)})
     return rows
 
