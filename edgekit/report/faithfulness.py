@@ -9,12 +9,13 @@ same it may give weight to neither.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.report.predictions import Answer, check_finite
+from edgekit.report.predictions import Answer, check_finite, grouped
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import UsageError
 from edgekit.spec.progress import Progress, silent
@@ -73,6 +74,7 @@ def faithfulness(
     Args:
         given: the samples; their task encodes inputs to see which are cut off.
         before: the baseline or teacher, called twice an input with a list: the input and its forms without one word, then those of the second erasure.
+            Where these are large arrays a list is given in parts.
         after: the candidate, called once an input with the first of these lists.
         ids: keyed hashes of the inputs, in their order.
         filler: what stands for a word, from the modality. Where the two models have different ones give ``""``, which any model understands.
@@ -155,10 +157,14 @@ def _explain(given: Evaluation, before: Answer, after: Answer, row: int, filler:
     """Attributions on both sides: of the input and then without each of its words, and without each by the second erasure."""
     task, value = given.task, given.inputs[row]
     assert isinstance(task, Explainable)  # as the caller has seen
-    words, without = task.modality.occlude(value, filler)
-    masked, again = [value, *without], list(task.modality.occlude(value, "" if filler else NEUTRAL)[1])
-    whole, second = _outputs(before, masked, "before"), _outputs(before, again, "before")
-    other = _outputs(after, masked, "after")
+    words, _ = task.modality.occlude(value, filler)
+
+    def without(stand_in: str) -> Iterable[Input]:
+        return task.modality.occlude(value, stand_in)[1]
+
+    whole = _outputs(before, itertools.chain([value], without(filler)), "before")
+    second = _outputs(before, without("" if filler else NEUTRAL), "before")
+    other = _outputs(after, itertools.chain([value], without(filler)), "after")
     first, second_support, others = (task.target_score(outputs, whole[0]) for outputs in (whole, second, other))
     # Support that is no probability may be of any size: what is tied depends on it.
     unit = 1.0 if isinstance(task, HasConfidence) else float(np.abs(first).max()) or 1.0
@@ -177,10 +183,13 @@ def _explain(given: Evaluation, before: Answer, after: Answer, row: int, filler:
     )
 
 
-def _outputs(answer: Answer, inputs: list[Input], side: str) -> list[Arrays]:
-    outputs = list(answer(inputs))
-    if len(outputs) != len(inputs):
-        raise UsageError(f"The model {side} answers {len(inputs)} inputs with {len(outputs)} rows of outputs, expected one for each.")
+def _outputs(answer: Answer, inputs: Iterable[Input], side: str) -> list[Arrays]:
+    outputs = list[Arrays]()
+    for group in grouped(inputs):
+        found = list(answer(group))
+        if len(found) != len(group):
+            raise UsageError(f"The model {side} answers {len(group)} inputs with {len(found)} rows of outputs, expected one for each.")
+        outputs += found
     check_finite(outputs, f"the model {side}")
     return outputs
 

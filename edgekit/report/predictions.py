@@ -14,7 +14,7 @@ import math
 import os
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from edgekit.spec.protocols import Arrays, Input, Modality
 from edgekit.spec.subject import Numbers, Predictions
 from edgekit.spec.tensor import TensorSpec
 
-__all__ = ["FILE_TYPES", "KEY_VARIABLE", "Answer", "check_finite", "id_key", "named", "pack", "read_outputs", "row_ids", "unlike", "unpack"]
+__all__ = ["FILE_TYPES", "KEY_VARIABLE", "Answer", "check_finite", "grouped", "id_key", "named", "pack", "read_outputs", "row_ids", "unlike", "unpack"]
 
 Answer = Callable[[Sequence[Input]], Sequence[Arrays]]
 """Inputs to a model's outputs, one row each: a bundle's process, or a teacher."""
@@ -36,6 +36,7 @@ KEY_VARIABLE = "EDGEKIT_ID_KEY"
 FILE_TYPES = (".npy", ".npz", ".jsonl")
 """Of a teacher's outputs."""
 
+_BYTES_A_REQUEST = 2**26  # of arrays in memory, that a model is asked about at once
 _FEWEST_CHARACTERS = 16  # of a key that somebody chose
 _KEY_BYTES = 32
 _ID_DIGITS = 16  # 64 bits: among a million rows the probability that two inputs share an id is 3e-8
@@ -110,6 +111,24 @@ def unlike(predictions: Predictions) -> str:
     except ValueError as problem:
         return str(problem)
     return ""
+
+
+def grouped(inputs: Iterable[Input], most: int | None = None) -> Iterator[list[Input]]:
+    """Inputs as a model is asked about them, taken when they are asked for: so many at most, and fewer where they are large arrays.
+
+    Args:
+        inputs: may be made one by one.
+        most: inputs in one group; None for any number.
+    """
+    group, size = list[Input](), 0
+    for value in inputs:
+        group.append(value)
+        size += int(getattr(value, "nbytes", 0))
+        if len(group) == most or size >= _BYTES_A_REQUEST:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 def check_finite(outputs: Sequence[Arrays], whose: str) -> None:

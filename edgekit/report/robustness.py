@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import overload
 
 import numpy as np
 
-from edgekit.report.predictions import Answer
+from edgekit.report.predictions import Answer, grouped
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.progress import Progress, silent
@@ -17,13 +19,38 @@ from edgekit.spec.subject import Perturbed
 
 __all__ = ["Disturbances", "between", "disturb", "outputs_of", "own"]
 
-Disturbances = Mapping[str, tuple[Sequence[int], list[Input]]]
+Disturbances = Mapping[str, tuple[Sequence[int], Sequence[Input]]]
 """Name of a kind to the rows it disturbs (ascending, from 0) and their inputs with it."""
 
 _INPUTS_A_REQUEST = 50
+_MOST_BYTES = 2**28  # of disturbed arrays that are kept; what is beyond is made again each time that it is asked for
 
 
-def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: int = 0) -> dict[str, tuple[list[int], list[Input]]]:
+class _Inputs(Sequence[Input]):
+    """Disturbed inputs of some rows: those that are kept, and the others made when they are asked for."""
+
+    def __init__(self, rows: Sequence[int], kept: Mapping[int, Input], make: Callable[[int], Input | None]) -> None:
+        self._rows, self._kept, self._make = rows, kept, make
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> Input: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Input]: ...
+
+    def __getitem__(self, place: int | slice) -> Input | list[Input]:
+        if isinstance(place, slice):
+            return [self._of(row) for row in self._rows[place]]
+        return self._of(self._rows[place])
+
+    def _of(self, row: int) -> Input:
+        return self._kept[row] if row in self._kept else self._make(row)
+
+
+def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: int = 0) -> dict[str, tuple[list[int], Sequence[Input]]]:
     """Draws rows and disturbs each in every way that its modality knows.
 
     Args:
@@ -33,7 +60,8 @@ def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: 
         seed: of the draw and of the disturbances: the same seed gives the same inputs.
 
     Returns:
-        As :data:`Disturbances`. An input that a kind cannot change is not among that kind's rows (no letters: no typos); a kind that can change none is
+        As :data:`Disturbances`; inputs that would take much memory together are made when they are asked for.
+        An input that a kind cannot change is not among that kind's rows (no letters: no typos); a kind that can change none is
         left out.
 
     Raises:
@@ -42,14 +70,27 @@ def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: 
     if rows < 1:
         raise UsageError(f"{rows} rows were to be disturbed, expected at least 1. Give more, or leave the disturbances out.")
     drawn = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:rows]).tolist()
-    found: dict[str, tuple[list[int], list[Input]]] = {}
+    found: dict[str, tuple[list[int], Sequence[Input]]] = {}
+    room = _MOST_BYTES
     for name, change in modality.perturbations.items():
-        # A generator for each row, whatever other rows there are; of a string: seeded by its digest, so the same everywhere.
-        made = {row: change(inputs[row], random.Random(f"{seed}/{name}/{row}")) for row in drawn}
-        kept = {row: value for row, value in made.items() if value is not None}
-        if kept:
-            found[name] = (list(kept), list(kept.values()))
+        make = partial(_changed, change, inputs, f"{seed}/{name}")
+        changed, kept = list[int](), dict[int, Input]()
+        for row in drawn:
+            value = make(row)
+            if value is None:
+                continue
+            changed.append(row)
+            size = int(getattr(value, "nbytes", 0))
+            if size <= room:
+                kept[row], room = value, room - size
+        if changed:
+            found[name] = (changed, list(kept.values()) if len(kept) == len(changed) else _Inputs(changed, kept, make))
     return found
+
+
+def _changed(change: Callable[[Input, random.Random], Input | None], inputs: Sequence[Input], seed: str, row: int) -> Input | None:
+    """A row's input disturbed by a generator of its own, whatever other rows there are; seeded by the digest of a string, so the same everywhere."""
+    return change(inputs[row], random.Random(f"{seed}/{row}"))
 
 
 def outputs_of(answer: Answer, disturbances: Disturbances, progress: Progress = silent) -> dict[str, list[Arrays]]:
@@ -70,8 +111,7 @@ def outputs_of(answer: Answer, disturbances: Disturbances, progress: Progress = 
     found: dict[str, list[Arrays]] = {}
     for name, (_, inputs) in disturbances.items():
         found[name] = []
-        for start in range(0, len(inputs), _INPUTS_A_REQUEST):
-            group = inputs[start : start + _INPUTS_A_REQUEST]
+        for group in grouped(inputs, _INPUTS_A_REQUEST):
             outputs = list(answer(group))
             if len(outputs) != len(group):
                 raise UsageError(f"The model answers {len(group)} inputs with {len(outputs)} rows of outputs, expected one for each.")

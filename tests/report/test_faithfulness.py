@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import edgekit
 from edgekit import tasks
 from edgekit.modalities.text import UNBOUND
+from edgekit.report import predictions
 from edgekit.report.faithfulness import MOST_WORDS, faithfulness, spearman, top_overlap
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import UsageError
@@ -66,6 +67,42 @@ def explain(before, after, texts, the_task=None, mask=MASK, **options):
     given = Evaluation(the_task or task(), texts, [None] * len(texts))
     ids = [f"id{i}" for i in range(len(texts))]
     return faithfulness(given, lambda t: rows(before(t)), lambda t: rows(after(t)), ids, filler=mask, **options)
+
+
+class Counted:
+    """A modality of words, which counts what is left out, and whose inputs are large arrays."""
+
+    def __init__(self):
+        self.made = 0
+        self.encoder = lambda values: [SimpleNamespace(truncated=False) for _ in values]
+
+    def occlude(self, value, filler):
+        def copies():
+            for i in range(len(value)):
+                self.made += 1
+                copy = value.copy()
+                copy[i] = 0.0 if filler else 0.5
+                yield copy
+
+        return [str(i) for i in range(len(value))], copies()
+
+
+def test_copies_are_made_in_parts_and_none_to_count_units(monkeypatch):
+    monkeypatch.setattr(predictions, "_BYTES_A_REQUEST", 100)
+    modality, sizes = Counted(), []
+    the_task = task()
+    the_task.modality = modality
+
+    def model(group):
+        sizes.append(len(group))
+        return rows(np.array([[v @ np.arange(1, len(v) + 1)] for v in group], np.float32))
+
+    inputs = [np.ones(2), np.ones(61), np.arange(1.0, 5.0)]  # of these the last alone is explained
+    given = Evaluation(the_task, inputs, [None] * 3, list(range(3)))
+    found = faithfulness(given, model, model, ["a", "b", "c"], filler=MASK)
+    assert (found.rows, found.rank_correlation, found.forward_calls) == (1, 1.0, 5)
+    assert modality.made == 3 * 4
+    assert sizes == [4, 1, 4, 4, 1]  # 32 bytes each
 
 
 # ---- attributions

@@ -14,7 +14,7 @@ from heads import task as head
 import edgekit
 from edgekit import tasks
 from edgekit.modalities.text import UNBOUND
-from edgekit.report import robustness
+from edgekit.report import predictions, robustness
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.report import Robustness
@@ -81,6 +81,50 @@ def test_the_seed_decides_and_a_text_does_not_depend_on_the_others():
         assert len(places) == 20
         whole = dict(zip(*every[name], strict=True))
         assert [whole[row] for row in places] == made
+
+
+class Pictures:
+    """A modality of arrays, which counts what is made."""
+
+    def __init__(self):
+        self.made = 0
+
+    @property
+    def perturbations(self):
+        return {"noise": self.noise, "never": lambda value, draw: None}
+
+    def noise(self, value, draw):
+        self.made += 1
+        return None if value[0] == 3 else value + draw.random()
+
+
+def test_disturbed_arrays_beyond_the_memory_that_is_kept_are_made_when_they_are_asked_for(monkeypatch):
+    pictures, inputs = Pictures(), [np.full(1000, float(i)) for i in range(8)]
+    rows_of_all, every = robustness.disturb(inputs, pictures)["noise"]
+    assert rows_of_all == [0, 1, 2, 4, 5, 6, 7]
+    monkeypatch.setattr(robustness, "_MOST_BYTES", 16_500)  # two of them
+    pictures.made = 0
+    found = robustness.disturb(inputs, pictures)
+    assert tuple(found) == ("noise",)
+    places, made = found["noise"]
+    assert (places, pictures.made, len(made)) == (rows_of_all, 8, 7)
+    assert all(np.array_equal(a, b) for a, b in zip(made, every, strict=True))
+    assert np.array_equal(made[-1], every[-1])
+    assert np.array_equal(made[2:4], every[2:4])
+    assert pictures.made == 8 + 5 + 1 + 2
+
+
+def test_a_model_is_asked_about_few_large_arrays_at_once(monkeypatch):
+    monkeypatch.setattr(predictions, "_BYTES_A_REQUEST", 20_000)
+    sizes = []
+
+    def answer(group):
+        sizes.append(len(group))
+        return np.array([[v[0], 0] for v in group], np.float32)
+
+    made = outputs_of(answer, robustness.disturb([np.full(1000, float(i)) for i in range(8)], Pictures()))
+    assert sizes == [3, 3, 1]
+    assert len(made["noise"]) == 7
 
 
 # ---- scores
