@@ -9,7 +9,7 @@ import ast
 import itertools
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from edgekit.modalities._text_generated import fuzz_texts
 from edgekit.modalities._text_units import erased, mask_token, words
 from edgekit.modalities._word_encoder import STARTS, WINDOWS, Spans, WordEncoder, Words
 from edgekit.modalities.limits import Limit
+from edgekit.spec import cells
 from edgekit.spec.errors import InputError, SamplesError, UsageError
 from edgekit.spec.protocols import Arrays
 
@@ -29,7 +30,6 @@ __all__ = ["STARTS", "UNBOUND", "WINDOWS", "Spans", "WordEncoder", "Words", "Wor
 _PERTURBATIONS = ("typos", "case", "homoglyphs", "invisible")  # those that leave the number of words as it is
 _BORDER = "\n"  # between words that are disturbed together: no disturbance touches it
 _SPLIT = b"\xfe"  # no UTF-8 text holds this byte, so no text has the content of words
-_LONGEST_CELL = 1_000_000
 
 
 class WordsModality:
@@ -170,7 +170,7 @@ class WordsModality:
         """Name to a disturbance of letters, see the functions of ``_text_perturbations``; words stay as many as they are."""
         return {name: partial(_disturb, name) for name in _PERTURBATIONS}
 
-    def occlude(self, value: Words, filler: str) -> tuple[Sequence[str], list[Words]]:
+    def occlude(self, value: Words, filler: str) -> tuple[Sequence[str], Iterable[Words]]:
         """Words, and the input once without each of them.
 
         Args:
@@ -178,8 +178,8 @@ class WordsModality:
             filler: in a word's place; an empty one leaves the word out.
         """
         if isinstance(value, str):
-            return words(value), list(erased(value, filler))
-        return value, [(*value[:i], *([filler] if filler else []), *value[i + 1 :]) for i in range(len(value))]
+            return words(value), erased(value, filler)
+        return value, ((*value[:i], *([filler] if filler else []), *value[i + 1 :]) for i in range(len(value)))
 
     def filler(self) -> str:
         """The mask token as it is written in a text; without one the unknown token where a text can hold it, else empty."""
@@ -209,9 +209,15 @@ class WordsModality:
 
 
 def _list_of(value: object) -> object:
-    """A list that was written into a cell; any other value as it is."""
-    if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]") or len(text) > _LONGEST_CELL:
+    """A list that was written into a cell; any other value as it is.
+
+    Raises:
+        SamplesError: for a list that lacks commas or words.
+    """
+    if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]") or len(text) > cells.LONGEST:
         return value
+    if (found := cells.listed(text)) is not None:
+        return found
     read: object = None
     for reader in (json.loads, ast.literal_eval):
         try:
@@ -219,6 +225,8 @@ def _list_of(value: object) -> object:
             break
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
+    if reader is ast.literal_eval and cells.joins(text):
+        raise SamplesError("has a list of words that lacks a comma between two of them, or words themselves ('...'). Write the list as JSON.")
     return read if isinstance(read, list) and read and all(isinstance(part, str) for part in read) else value
 
 

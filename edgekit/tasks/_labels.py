@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from edgekit.spec import cells
 from edgekit.spec.errors import SamplesError, near
 from edgekit.spec.protocols import Labelled, Truth
 
@@ -137,8 +138,10 @@ def _plain_number(text: str) -> str:
 
 def unwritten(value: object) -> object:
     """A list that was written into a cell as Python, JSON or numpy write it; any other value as it is."""
-    if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]") or len(text) > 10_000:
+    if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]") or len(text) > cells.LONGEST:
         return value
+    if (found := cells.listed(text)) is not None:
+        return found
     try:
         read = ast.literal_eval(re.sub(r"(?<=[0-9.])\s+(?=[0-9])", ", ", text) if "," not in text else text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):

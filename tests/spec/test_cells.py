@@ -1,0 +1,50 @@
+"""Lists of texts in a cell: as numpy prints them, and those that Python would read as fewer texts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from edgekit.modalities.words import UNBOUND
+from edgekit.spec import cells
+from edgekit.spec.errors import SamplesError
+from edgekit.tasks import _labels
+
+WORDS = ["John", "don't", 'say "x"', "a, b", "c\n", "[d]", "..."]
+
+
+def read(cell):
+    return UNBOUND.read({"words": cell})
+
+
+@pytest.mark.parametrize("count", [2, 7, 40])
+def test_a_list_that_numpy_printed_is_read_as_its_texts(count):
+    words = (WORDS * 6)[:count]
+    printed = str(np.array(words))
+    assert cells.listed(printed) == words
+    assert read(printed) == tuple(words)
+    assert _labels.unwritten(printed) == words
+
+
+@pytest.mark.parametrize("cell", ["['a' 'b', 'c']", "['a', 'b' \"c\"]", "['a' 'b' ... 'c']", "['don''t', 'x']"])
+def test_a_list_that_would_be_read_as_fewer_words_is_refused(cell):
+    with pytest.raises(SamplesError, match="lacks a comma"):
+        read(cell)
+
+
+@pytest.mark.parametrize("cell", ["['a', 'b']", '["a", "b"]', '["a\'", "\'b"]', "['a\"', '\"b']", "['a',\n 'b']"])
+def test_a_list_with_commas_is_read_as_before(cell):
+    assert len(read(cell)) == 2
+    assert cells.listed(cell) is None
+
+
+@pytest.mark.parametrize("cell", ["[He said 'a' 'b']", "[a]", "'a' 'b'", "[]"])
+def test_a_text_in_brackets_stays_a_text(cell):
+    assert read(cell) == cell
+
+
+def test_labels_of_as_many_words_as_a_cell_holds_are_read():
+    labels = ["O"] * 150_000
+    assert _labels.unwritten(str(labels)) == labels
+    too_long = str(["O"] * 250_000)
+    assert _labels.unwritten(too_long) == too_long
