@@ -89,10 +89,14 @@ class Evaluation:
         """The score of outputs to all rows.
 
         Raises:
-            SamplesError: where it is not defined on them.
+            UsageError: when the outputs are not those of these rows, or some hold NaN.
+            SamplesError: where it is not defined on these rows.
         """
         metric = metric or self.task.metrics[0]
-        found = metric.of(self.evidence(outputs, metric))
+        evidence = self.evidence(outputs, metric)
+        if broken := int(np.isnan(evidence).any(axis=1).sum()):  # some metrics give a number of such rows
+            raise UsageError(f"{broken} of {len(self)} rows of outputs hold NaN, expected numbers. Such a model cannot be scored: reject it.")
+        found = metric.of(evidence)
         if math.isnan(found):
             raise SamplesError(metric.undefined)
         return found

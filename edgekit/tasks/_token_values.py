@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from edgekit.modalities.words import STARTS, WINDOWS
+from edgekit.spec.errors import UsageError
 from edgekit.spec.protocols import Arrays
 
 OUTPUT = "logits"
 """Name of the graph output that holds a value for each token and label."""
 
 
-def first_tokens(row: Arrays) -> np.ndarray:
-    """Values of the first token of each word, float64 ``[words, labels]``; of each token where nothing says which begin words."""
+def of_rows(rows: Sequence[Arrays]) -> list[np.ndarray]:
+    """:func:`first_tokens` of each row.
+
+    Raises:
+        UsageError: for outputs that have not a value for each token, with the number of the first such row.
+    """
+    return [first_tokens(row, f" in row {place}") for place, row in enumerate(rows, 1)]
+
+
+def first_tokens(row: Arrays, place: str = "") -> np.ndarray:
+    """Values of the first token of each word, float64 ``[words, labels]``; of each token where nothing says which begin words.
+
+    Args:
+        row: outputs of a model.
+        place: of the row, for the message.
+
+    Raises:
+        UsageError: for outputs that have not a value for each token.
+    """
     values = np.asarray(row[OUTPUT], np.float64)
     if STARTS not in row:
         return values
     words, windows = np.asarray(row[STARTS]), np.asarray(row.get(WINDOWS, [len(values)]))
+    if not len(values) == len(words) == windows.sum():
+        raise UsageError(
+            f"The outputs{place} have values of {len(values)} tokens, '{STARTS}' is of {len(words)} and '{WINDOWS}' of {windows.sum()}, expected as many. "
+            "Give the values of all tokens of all windows, not of words, and none cut off."
+        )
     starts = np.flatnonzero(words >= 0)
     if len(windows) > 1:
         # Of a word that is in two windows the token with more text on its scarcer side; of equals the first.

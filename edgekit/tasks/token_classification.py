@@ -24,7 +24,7 @@ from edgekit.spec.tensor import Signature
 from edgekit.tasks import _entities, _labels, _spans
 from edgekit.tasks._entities import Entity
 from edgekit.tasks._settings import read_settings, write_settings
-from edgekit.tasks._token_values import OUTPUT, first_tokens, leads, probabilities
+from edgekit.tasks._token_values import OUTPUT, leads, of_rows, probabilities
 
 __all__ = ["LOOP", "MODALITY", "OUTPUT", "STRATEGIES", "Entity", "Settings", "Tagging", "TokenClassification", "load", "save"]
 
@@ -176,8 +176,8 @@ class TokenClassification:
     def postprocess(self, outputs: Sequence[Arrays], encoded: Sequence[Encoded]) -> list[Tagging]:
         """Makes the answer of each row."""
         answers = []
-        for row, source in zip(outputs, encoded, strict=True):
-            spans, values = source.context, probabilities(first_tokens(row))
+        for row, source, values_of_words in zip(outputs, encoded, of_rows(outputs), strict=True):
+            spans, values = source.context, probabilities(values_of_words)
             words = []
             for of_word, (start, end) in zip(values, spans.words, strict=True):
                 words.append(Entity(self.labels[int(of_word.argmax())], float(of_word.max()), start, end, spans.text[start:end]))
@@ -256,7 +256,7 @@ class TokenClassification:
 
     def same_answer(self, outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> np.ndarray:
         """Whether all words of a row have the same labels: bool ``[rows]``."""
-        pairs = zip(map(first_tokens, outputs), map(first_tokens, reference), strict=True)
+        pairs = zip(of_rows(outputs), of_rows(reference), strict=True)
         return np.array([len(x) == len(y) and bool((x.argmax(axis=1) == y.argmax(axis=1)).all()) for x, y in pairs], bool)
 
     def divergence(self, outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> np.ndarray:
@@ -266,7 +266,7 @@ class TokenClassification:
             UsageError: when two tokenizers split a text into other words.
         """
         found = []
-        for x, y in zip(map(first_tokens, outputs), map(first_tokens, reference), strict=True):
+        for x, y in zip(of_rows(outputs), of_rows(reference), strict=True):
             if len(x) != len(y):
                 raise UsageError(f"A text has {len(x)} words by one model, {len(y)} by the other. Compare them on texts that are split into words.")
             x, y = (values - np.logaddexp.reduce(values, axis=1, keepdims=True) for values in (x, y))
@@ -275,11 +275,11 @@ class TokenClassification:
 
     def decided(self, outputs: Sequence[Arrays], tolerance: float) -> np.ndarray:
         """Rows in which the best label of every word leads by twice the tolerance: bool ``[rows]``."""
-        return np.array([bool((leads(values) / 2 >= tolerance).all()) for values in map(first_tokens, outputs)], bool)
+        return np.array([bool((leads(values) / 2 >= tolerance).all()) for values in of_rows(outputs)], bool)
 
     def describe(self, outputs: Sequence[Arrays]) -> list[str]:
         """Each row's spans by the places of their words; labels of the words where they mark none."""
-        return self.describe_truth([values.argmax(axis=1) for values in map(first_tokens, outputs)])
+        return self.describe_truth([values.argmax(axis=1) for values in of_rows(outputs)])
 
     def describe_truth(self, truth: Sequence[Any]) -> list[str]:
         """Each row's right spans or labels."""
@@ -302,7 +302,7 @@ class TokenClassification:
 
     def margin(self, outputs: Sequence[Arrays]) -> np.ndarray:
         """Smallest lead of a word's label over the next best one, in probability: float64 ``[rows]``; 1 for a row without words."""
-        return np.array([float(leads(probabilities(values)).min(initial=1.0)) for values in map(first_tokens, outputs)], np.float64)
+        return np.array([float(leads(probabilities(values)).min(initial=1.0)) for values in of_rows(outputs)], np.float64)
 
     def _tags(self, places: Any) -> list[str]:
         return [self.labels[int(place)] for place in places]
@@ -310,8 +310,7 @@ class TokenClassification:
     def _both(self, outputs: Sequence[Arrays], truth: Sequence[Any]) -> list[tuple[Arrays, np.ndarray, np.ndarray]]:
         """Each row with the values of its words and their right labels."""
         found = []
-        for place, (row, right) in enumerate(zip(outputs, truth, strict=True)):
-            values = first_tokens(row)
+        for place, (row, values, right) in enumerate(zip(outputs, of_rows(outputs), truth, strict=True)):
             if len(values) != len(right):
                 raise UsageError(f"Row {place + 1} has {len(values)} answered words and {len(right)} labels. Give outputs and labels of the same rows.")
             found.append((row, values, np.asarray(right, np.int64)))
