@@ -137,10 +137,11 @@ def test_there_is_one_logger_for_a_process():
 def test_without_a_driver_nothing_is_opened_and_nothing_crashes():
     """In a process of its own: what is asked here can end one."""
     code = """
-from edgekit.backends import tensorrt_rtx, _cuda
+from edgekit.backends import tensorrt_rtx
+from edgekit.drivers import cuda
 from edgekit.spec.errors import BackendError
 import sys
-if _cuda.probe() is None:
+if cuda.probe() is None:
     print("a GPU is there")
     sys.exit()
 try:

@@ -184,7 +184,7 @@ def test_it_runs_in_int8(name, quantized):
 _AGAIN = """
 import sys
 from pathlib import Path
-from edgekit.quantize import dynamic
+from edgekit.quantize.methods import dynamic
 from edgekit.quantize.calibration import Calibration
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.quantization import Quantization
@@ -302,7 +302,7 @@ def test_embeddings_in_8_bits(tmp_path, monkeypatch):
 
 
 def test_methods_are_the_files_of_the_folder():
-    files = Path(quantize.__file__).parent.glob("[!_]*.py")
+    files = (Path(quantize.__file__).parent / "methods").glob("[!_]*.py")
     assert quantize.names() == sorted(file.stem for file in files)
     assert {"dynamic", "float32", "static"} <= set(quantize.names())
     for name in quantize.names():
