@@ -1,7 +1,7 @@
 """The price of answers that depend on their input alone: texts a second of a list, rows run one by one and rows that share calls.
 
 Dynamic INT8 takes one activation scale for a whole tensor, so its rows are run one by one; before that they shared calls, and some labels depended on
-the neighbours. Both forms of one bundle take turns in one process. A static bundle, whose rows share calls, may be given as a second one.
+the neighbours. Both forms of one bundle take turns in one process.
 
     python benchmarks/rows_alone.py --bundle DYNAMIC --data test.jsonl
 

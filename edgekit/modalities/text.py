@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import random
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from edgekit.modalities import _text_perturbations
 from edgekit.modalities._text_encoder import Text, TextEncoder, check_ids
 from edgekit.modalities._text_generated import fuzz_texts, short_texts
 from edgekit.modalities._text_units import erased, mask_token, words
-from edgekit.modalities.limits import Limit, check_rows
-from edgekit.spec.errors import SamplesError, UsageError
+from edgekit.modalities._tokenized import Tokenized
+from edgekit.modalities.limits import check_rows
+from edgekit.spec.errors import SamplesError
 from edgekit.spec.protocols import Arrays
 
 __all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "check_ids", "fuzz_texts"]
@@ -26,7 +26,7 @@ _PAIR = b"\xff"  # no UTF-8 text holds this byte, so no single text has the cont
 _CHARACTERS_A_TOKEN = (8, 24, 60)  # of generated texts; no more than the default limit of characters
 
 
-class TextModality:
+class TextModality(Tokenized[TextEncoder]):
     """Texts, or pairs of texts. What only reads or disturbs them needs no tokenizer."""
 
     roles = ("text", "text_pair")
@@ -40,31 +40,8 @@ class TextModality:
             longest: tokens of the longest row that the model takes.
             pairs: whether the model was trained on pairs, as far as is known.
         """
-        self._encoder, self._longest, self._pairs = encoder, longest, pairs
-
-    @property
-    def encoder(self) -> TextEncoder:
-        """The model's tokenizer.
-
-        Raises:
-            UsageError: without one.
-        """
-        if self._encoder is None:
-            raise UsageError("Texts were to be encoded without a model's tokenizer. Load the task of a bundle first.")
-        return self._encoder
-
-    @property
-    def limit(self) -> Limit:
-        """How long a text may be, and whether a longer one is cut; without a tokenizer as long as any."""
-        return Limit(sys.maxsize) if self._encoder is None else self._encoder.limit
-
-    def set_limit(self, characters: int | None = None, truncate: bool = False) -> None:
-        """Sets how long a text may be, see :meth:`TextEncoder.set_limit`.
-
-        Raises:
-            InputError: when one of them is of another type or out of range.
-        """
-        self.encoder.set_limit(characters, truncate)
+        super().__init__(encoder)
+        self._longest, self._pairs = longest, pairs
 
     def read(self, columns: Mapping[str, object], folder: Path = Path()) -> Text:
         """Makes the text or the pair of one row of a sample file.

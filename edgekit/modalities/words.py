@@ -19,10 +19,10 @@ import numpy as np
 from edgekit.modalities import _text_perturbations
 from edgekit.modalities._text_generated import fuzz_texts
 from edgekit.modalities._text_units import erased, mask_token, words
+from edgekit.modalities._tokenized import Tokenized
 from edgekit.modalities._word_encoder import STARTS, WINDOWS, Spans, WordEncoder, Words
-from edgekit.modalities.limits import Limit
 from edgekit.spec import cells
-from edgekit.spec.errors import InputError, SamplesError, UsageError
+from edgekit.spec.errors import InputError, SamplesError
 from edgekit.spec.protocols import Arrays
 
 __all__ = ["STARTS", "UNBOUND", "WINDOWS", "Spans", "WordEncoder", "Words", "WordsModality"]
@@ -32,7 +32,7 @@ _BORDER = "\n"  # between words that are disturbed together: no disturbance touc
 _SPLIT = b"\xfe"  # no UTF-8 text holds this byte, so no text has the content of words
 
 
-class WordsModality:
+class WordsModality(Tokenized[WordEncoder]):
     """Texts or words. What only reads or disturbs them needs no tokenizer."""
 
     roles = ("words",)
@@ -45,31 +45,8 @@ class WordsModality:
             encoder: the model's tokenizer; without one nothing is encoded, generated to a length or held to a limit.
             longest: tokens of the longest window that the model takes.
         """
-        self._encoder, self._longest = encoder, longest
-
-    @property
-    def encoder(self) -> WordEncoder:
-        """The model's tokenizer.
-
-        Raises:
-            UsageError: without one.
-        """
-        if self._encoder is None:
-            raise UsageError("Texts were to be encoded without a model's tokenizer. Load the task of a bundle first.")
-        return self._encoder
-
-    @property
-    def limit(self) -> Limit:
-        """How long a text may be, and whether a longer one is cut."""
-        return self.encoder.limit
-
-    def set_limit(self, characters: int | None = None, truncate: bool = False) -> None:
-        """Sets how long a text may be, see :meth:`WordEncoder.set_limit`.
-
-        Raises:
-            InputError: when one of them is of another type or out of range.
-        """
-        self.encoder.set_limit(characters, truncate)
+        super().__init__(encoder)
+        self._longest = longest
 
     def read(self, columns: Mapping[str, object], folder: Path = Path()) -> Words:
         """Makes the words or the text of one row of a sample file.

@@ -6,6 +6,7 @@ capabilities of its head and no others: a regression is not ``HasLabels``.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ class Classification:
     truncated: bool
 
 
-class Head:
+class Head(ABC):
     """What the heads share."""
 
     _kind: str
@@ -117,13 +118,13 @@ class Head:
             )
         return values
 
+    @abstractmethod
     def _numbers(self, outputs: Sequence[Arrays]) -> np.ndarray:
         """What an answer states of each label: float64 ``[rows, labels]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _answer(self, values: Sequence[float]) -> tuple[int, tuple[str, ...]]:
         """Place of the label that leads, and the labels that are given."""
-        raise NotImplementedError
 
     def postprocess(self, outputs: Sequence[Arrays], encoded: Sequence[Encoded]) -> list[Classification]:
         """Makes the answer of each row."""

@@ -12,28 +12,13 @@ from dataclasses import replace
 
 import pytest
 import small
+from kill import BLANK
 
 from edgekit import BuildError, FormatError, IntegrityError, Trust, UsageError
 from edgekit.bundle import assemble, trust
 from edgekit.bundle.pack import pack, unpack
 from edgekit.bundle.signature import make_keys
-from edgekit.spec.manifest import Manifest, Variant
-from edgekit.spec.tensor import Signature
 
-BLANK = Manifest(
-    format=1,
-    task="text-classification",
-    loop="single",
-    max_batch=1,
-    signatures=(Signature("forward", (), ()),),
-    variants=(Variant("onnxruntime", "float32", {"forward": "graphs/m.onnx"}, "cpu", 1, "float32"),),
-    files={},
-    target="t",
-    reason="",
-    score_name="accuracy",
-    reference_score=1.0,
-    trials=(),
-)
 GRAPH = b"\x12\x05graph"  # the smallest ONNX file: a producer name
 FILES = {"graphs/m.onnx": GRAPH, "assets/a.json": b"{}", "assets/ü b.txt": b"text", "golden.npz": bytes(range(256)), "empty": b""}
 

@@ -190,3 +190,11 @@ def test_a_limit_is_set_and_taken_back(modality):
     assert modality.limit == usual
     with pytest.raises(EdgekitError):
         modality.set_limit(-1)
+
+
+@pytest.mark.parametrize("name", sorted({tasks.get(name).MODALITY for name in tasks.names()}))
+def test_a_modality_without_a_model_can_be_asked_what_it_has(name):
+    """``isinstance`` reads the properties of a capability: without a tokenizer these must answer, not raise."""
+    unbound = modalities.get(name).UNBOUND
+    if isinstance(unbound, HasLimit):
+        assert unbound.limit.characters > 10**9
