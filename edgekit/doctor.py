@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -22,6 +21,7 @@ from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.machine.fingerprint import governor, limits
 from edgekit.spec import target
 from edgekit.spec.parsing import plain
+from edgekit.spec.registry import version_of
 
 __all__ = ["Findings", "Gpu", "examine"]
 
@@ -183,7 +183,7 @@ def examine(root: Path = Path("/")) -> Findings:
     gpu, no_gpu = _gpu(root)  # before anything of TensorRT
     versions = {name: backends.installed_version(name) for name in backends.names()}
     tensorrt = _tensorrt(root, board, versions.get("tensorrt"))
-    build = {package: _version(package) or "missing" for package in _BUILD_PACKAGES}
+    build = {package: version_of(package) or "missing" for package in _BUILD_PACKAGES}
     held = limits(root)
     cache = Cache()
     engines = cache.root / "engines"
@@ -335,10 +335,3 @@ def _first_line(file: Path) -> str:
         return file.read_text("utf-8", "replace").partition("\n")[0]
     except OSError:
         return ""
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

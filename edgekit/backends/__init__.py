@@ -18,15 +18,13 @@ really ran in, from the backend's own record; ``Engine.close()``. A device of a 
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import pkgutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.spec.errors import BackendError, UsageError, near
+from edgekit.spec.errors import BackendError
+from edgekit.spec.registry import Registry, version_of
 
 if TYPE_CHECKING:
     from edgekit.spec.engine import EngineRecipe
@@ -140,30 +138,13 @@ class Backend(Protocol):
         """Opens a device for ``streams`` calls at the same time that have ``threads`` between them: a Device, or a CompilingDevice where it has engines."""
 
 
-def names() -> list[str]:
-    """Names of the backends, as targets and manifests spell them."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-
-
-def get(name: str) -> Backend:
-    """The module of a backend. Importing it does not import the vendor's library.
-
-    Raises:
-        UsageError: for an unknown name, with the nearest known one.
-    """
-    if name not in names():
-        raise UsageError(f"Unknown backend '{name}'.{near(name, names())} Known backends: {', '.join(names())}.")
-    return importlib.import_module(f"edgekit.backends.{name}")
+_BACKENDS: Registry[Backend] = Registry(__name__, "backend")
+names, get = _BACKENDS.names, _BACKENDS.get
 
 
 def installed_version(name: str) -> str | None:
     """Version of a backend's package, or None where it is not installed; does not import it."""
-    for package in get(name).PACKAGES:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
+    return next(filter(None, map(version_of, get(name).PACKAGES)), None)
 
 
 def check_installed(name: str) -> None:

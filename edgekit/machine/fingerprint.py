@@ -10,8 +10,6 @@ Linux Developer Guide, "Platform Power and Performance" (over-current events).
 
 from __future__ import annotations
 
-import contextlib
-import importlib.metadata
 import os
 import platform
 import re
@@ -27,6 +25,7 @@ from edgekit.machine._sysfs import entries, integer, line, number, text
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import BackendError
+from edgekit.spec.registry import version_of
 from edgekit.spec.subject import Fingerprint
 
 __all__ = ["Limits", "fingerprint", "governor", "limits"]
@@ -80,10 +79,7 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
 
 def _versions() -> dict[str, str]:
     found = {name: version for name in backends.names() if (version := backends.installed_version(name))}
-    for name in _BESIDE:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+    return found | {name: version for name in _BESIDE if (version := version_of(name))}
 
 
 def governor(root: Path = Path("/"), board: Board | None = None) -> str:
@@ -127,10 +123,7 @@ def limits(root: Path = Path("/")) -> Limits:
 
 
 def _own_version() -> str:
-    try:
-        return importlib.metadata.version("edgekit")
-    except importlib.metadata.PackageNotFoundError:
-        return f"source {code_digest()[:12]}"
+    return version_of("edgekit") or f"source {code_digest()[:12]}"
 
 
 def _usable_cpus() -> list[int]:

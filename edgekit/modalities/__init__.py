@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import cast
-
 from edgekit.spec.protocols import ModalityModule
+from edgekit.spec.registry import Registry
 
 __all__ = ["get"]
 
-
-def get(name: str) -> ModalityModule:
-    """The module of a modality, by the ``MODALITY`` of a task."""
-    return cast(ModalityModule, importlib.import_module(f"edgekit.modalities.{name}"))
+_MODALITIES: Registry[ModalityModule] = Registry(__name__, "modality")
+get = _MODALITIES.get

@@ -7,19 +7,16 @@ must multiply in, by the names of ``spec.engine``) and
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from edgekit.quantize import methods
-from edgekit.spec.errors import UsageError, near
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
+from edgekit.spec.registry import Registry
 
 if TYPE_CHECKING:
     from edgekit.quantize.calibration import Calibration
@@ -42,20 +39,8 @@ class Method(Protocol):
         """Writes quantized graphs into ``out`` and returns them; each says in its ``recipe`` what was chosen for it."""
 
 
-def names() -> list[str]:
-    """Names of the methods, as targets spell them."""
-    return sorted(m.name for m in pkgutil.iter_modules(methods.__path__))
-
-
-def get(name: str) -> Method:
-    """The module of a method.
-
-    Raises:
-        UsageError: for an unknown name, with the nearest known one.
-    """
-    if name not in names():
-        raise UsageError(f"Unknown method '{name}'.{near(name, names())} Known methods: {', '.join(names())}.")
-    return importlib.import_module(f"{methods.__name__}.{name}")
+_METHODS: Registry[Method] = Registry(f"{__name__}.methods", "method")
+names, get = _METHODS.names, _METHODS.get
 
 
 def rows_of(graphs: GraphSet) -> str:

@@ -5,7 +5,6 @@ A step hands over objects. Files are its cache: they are written beside, and rea
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,23 +21,16 @@ from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
+from edgekit.spec.registry import version_of
 from edgekit.spec.rows import pack, unpack
 from edgekit.spec.tensor import Signature
 
-__all__ = ["Result", "StepCache", "move_graphs", "read_graphs", "read_rows", "version", "write_graphs", "write_rows"]
+__all__ = ["Result", "StepCache", "move_graphs", "read_graphs", "read_rows", "write_graphs", "write_rows"]
 
 Result = TypeVar("Result")
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy", "tokenizers")
 _GRAPHS = "graphs.json"
-
-
-def version(package: str) -> str | None:
-    """Version of an installed package, or None."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 class StepCache:
@@ -65,7 +57,7 @@ class StepCache:
             rerace: measure times anew, whatever is in the cache.
         """
         self.scratch, self.progress, self.cache = scratch, progress, cache
-        self.tools = {name: number for name in _TOOLS if (number := version(name)) is not None}
+        self.tools = {name: number for name in _TOOLS if (number := version_of(name)) is not None}
         self.always = {"code": code_digest(), "tools": self.tools}
         self.reused: list[str] = []
         self.remeasured: list[str] = []

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from edgekit.machine.cpu import cpu_name
 from edgekit.runtime.choice import machine
 from edgekit.search import goldens, stand_in
-from edgekit.search.kept import StepCache, version
+from edgekit.search.kept import StepCache
 from edgekit.search.measure import measure_for_device
 from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
+from edgekit.spec.registry import version_of
 from edgekit.spec.sealed import seal
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def describe_provenance(cache: StepCache, model_digest: str | None, calibration:
         "seed": str(seed),
         "cpu": cpu_name(),
         "python": platform.python_version(),
-        "edgekit": version("edgekit") or "source",
+        "edgekit": version_of("edgekit") or "source",
         **cache.tools,
     }
 

@@ -313,7 +313,7 @@ def test_methods_are_the_files_of_the_folder():
 
 
 def test_an_unknown_method_is_named_with_the_nearest():
-    with pytest.raises(UsageError, match=r"Unknown method 'statik'. Did you mean 'static'\? Known methods: .*dynamic, .*float32, static"):
+    with pytest.raises(UsageError, match=r"Unknown method 'statik'. Did you mean 'static'\? Known: .*dynamic, .*float32, static"):
         quantize.get("statik")
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from typing import cast
-
 from edgekit.spec.errors import FormatError
 from edgekit.spec.protocols import Loop
+from edgekit.spec.registry import Registry
 
 __all__ = ["get"]
+
+_LOOPS: Registry[Loop] = Registry(__name__, "loop")
 
 
 def get(name: str) -> Loop:
@@ -18,7 +17,6 @@ def get(name: str) -> Loop:
     Raises:
         FormatError: for a loop that this version does not have.
     """
-    known = sorted(m.name for m in pkgutil.iter_modules(__path__))
-    if name not in known:
+    if name not in (known := _LOOPS.names()):
         raise FormatError(f"The bundle is driven by the loop '{name}', this EdgeKit has: {', '.join(known)}. Install a newer EdgeKit.")
-    return cast(Loop, importlib.import_module(f"{__name__}.{name}"))
+    return _LOOPS.get(name)

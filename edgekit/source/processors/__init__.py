@@ -5,20 +5,10 @@ The protocol of such a module is ``spec.head.Processors``. Listing this folder i
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from typing import cast
-
 from edgekit.spec.head import Processors
+from edgekit.spec.registry import Registry
 
 __all__ = ["get", "names"]
 
-
-def names() -> list[str]:
-    """Names of the modalities, as tasks have them."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
-
-
-def get(modality: str) -> Processors:
-    """The module of a modality."""
-    return cast(Processors, importlib.import_module(f"{__name__}.{modality}"))
+_PROCESSORS: Registry[Processors] = Registry(__name__, "modality")
+names, get = _PROCESSORS.names, _PROCESSORS.get
