@@ -11,6 +11,7 @@ with SME, ONNX Runtime takes it by row, elsewhere by tensor. Such a variant also
 The file is an ``.npz`` of stored arrays, in one of two layouts, by the signature of the graph. The table is for integer inputs of one axis that varies and one
 float32 output of fixed shape: ``lengths``, ``input.NAME`` ``[rows, longest]``, ``outputs.VARIANT`` and ``reference`` ``[rows, ...]``. All other graphs have
 ``input.NAME``, ``outputs.VARIANT.NAME`` and ``reference.NAME`` as :func:`edgekit.spec.rows.pack` makes them: ragged arrays are flat, with their shapes beside.
+There ``kept.NAME`` are the arrays of an input that no graph takes and that tell the task what the outputs are of, e.g. which tokens begin a word.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ SLACK = 1.5
 _RANGES_AS_THEY_COME = ("dynamic", "weight_only")  # methods whose activations are quantized when they are there, if at all
 _LIMIT = 64 * 2**20
 _MOST_ROWS = 256
+_KEPT = "kept."
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Golden:
     """What a bundle holds to be compared with.
 
     Attributes:
-        rows: inputs without padding: input name to an array without a batch axis.
-        outputs: outputs of each row where the bundle was built, for each variant.
+        rows: inputs without padding: name to an array without a batch axis, those that no graph takes among them, where the bundle has these.
+        outputs: what graphs gave for each row where the bundle was built, for each variant.
         reference: outputs of the float32 graph there; None in bundles of format 1.
     """
 
@@ -137,7 +139,10 @@ def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequenc
         reference_column = {name: columns.pop(name) for name in ("reference",) if name in columns}
         named = {"lengths": np.array([single.size(signature, row) for row in rows], np.int64), **columns, **given, **reference_column}
     else:
-        named = {f"input.{name}": _smallest(array) for name, array in of_rows.pack(_of_graphs(rows, signature.inputs)).items()}
+        taken = _of_graphs(rows, signature.inputs)
+        kept = [{f"{_KEPT}{name}": array for name, array in row.items() if name not in own} for row, own in zip(rows, taken, strict=True)]
+        named = {f"input.{name}": _smallest(array) for name, array in of_rows.pack(taken).items()}
+        named |= {name: _smallest(array) for name, array in of_rows.pack(kept).items()}
         for prefix, variant in answered.items():
             named |= {f"{prefix}.{name}": array for name, array in of_rows.pack(_of_graphs(variant, signature.outputs)).items()}
     stream = io.BytesIO()
@@ -220,16 +225,22 @@ def compare(stored: Golden, variant: int, found: Sequence[Arrays], task: Task, a
         task: tells what an answer is.
         as_they_come: activations are quantized as they come, so that another kernel may take other ranges.
     """
-    expected, reference = stored.outputs[variant], stored.reference
+    expected, reference = _completed(stored.outputs[variant], found), stored.reference
     spread = of_rows.spread(expected)
     difference, flips = of_rows.difference(expected, found) / spread, int((~task.same_answer(found, expected)).sum())
     if reference is None or not as_they_come:
         return GoldenResult(len(expected), difference, flips)
+    reference = _completed(reference, found)
     distance = of_rows.difference(expected, reference)
     clear = task.decided(reference, distance)
     lost = int((clear & ~task.same_answer(found, reference)).sum())
     off = of_rows.difference(reference, found) / spread
     return GoldenResult(len(expected), difference, flips, distance / spread, off, int(clear.sum()), lost)
+
+
+def _completed(rows: Sequence[Arrays], found: Sequence[Arrays]) -> list[Arrays]:
+    """Stored outputs of graphs, with what the loop has handed on of each input beside those that were found."""
+    return [{**other, **row} for row, other in zip(rows, found, strict=True)]
 
 
 def _no_numbers(rows: Sequence[Arrays]) -> list[Arrays]:
@@ -295,7 +306,7 @@ def _read_packed(content: bytes, signature: Signature, outputs: Sequence[str], *
     parts = {"input": signature.inputs, **dict.fromkeys([*outputs, "reference"], signature.outputs)}
     known = {part: [f"{part}.{spec.name}" for spec in specs] for part, specs in parts.items()}
     needed = [name for part, names in known.items() for name in names if whole and part != "reference"]
-    arrays = _npz.read(content, needed, [name + end for names in known.values() for name in names for end in ("", ".shapes")])
+    arrays = _npz.read(content, needed, [name + end for names in known.values() for name in names for end in ("", ".shapes")], _KEPT)
     parts = {part: tuple(spec for spec in specs if f"{part}.{spec.name}" in arrays) for part, specs in parts.items()}
     if not parts["reference"]:
         del parts["reference"]
@@ -308,7 +319,12 @@ def _read_packed(content: bytes, signature: Signature, outputs: Sequence[str], *
         raise ValueError(f"it is of {count} inputs and {[len(found) for found in rows.values()]} answers, expected 1 to {_MOST_ROWS} rows of all")
     if any(0 in array.shape for row in rows["input"] for array in row.values()):
         raise ValueError("an input is empty, expected at least one value")
-    return Golden(rows["input"], [rows[name] for name in outputs], rows.get("reference"))
+    kept = _unpacked(arrays, "kept") or [{}] * count
+    if len(kept) != count:
+        raise ValueError(f"it is of {count} inputs and what was kept of {len(kept)}")
+    whole_numbers = [{name: array.astype(np.int64) if array.dtype.kind in "iu" else array for name, array in row.items()} for row in kept]
+    inputs: list[Arrays] = [{**own, **row} for row, own in zip(rows["input"], whole_numbers, strict=True)]
+    return Golden(inputs, [rows[name] for name in outputs], rows.get("reference"))
 
 
 def _packed_rows(arrays: Mapping[str, np.ndarray], part: str, specs: Sequence[TensorSpec]) -> list[Arrays]:
@@ -317,15 +333,23 @@ def _packed_rows(arrays: Mapping[str, np.ndarray], part: str, specs: Sequence[Te
     Raises:
         ValueError: for arrays that do not fit it.
     """
-    keys = {f"{part}.{spec.name}": spec for spec in specs}
-    taken = {key + end: arrays[key + end] for key in keys for end in ("", ".shapes") if key + end in arrays}
-    if any(not array.ndim or (len(array) > _MOST_ROWS and (key.endswith(".shapes") or f"{key}.shapes" not in taken)) for key, array in taken.items()):
-        raise ValueError(f"'{part}' has more than {_MOST_ROWS} rows, or none")  # before anything is done for each row
-    rows = of_rows.unpack(taken)
+    rows = _unpacked(arrays, part)
     for row in rows:
-        for key, spec in keys.items():
-            array, axes = row[key], spec.shape[1:]
+        for spec in specs:
+            array, axes = row[spec.name], spec.shape[1:]
             typed = array.dtype == spec.dtype or (array.dtype.kind in "iu" and array.dtype != np.uint64 and np.dtype(spec.dtype).kind in "iu")
             if not typed or array.ndim != len(axes) or any(a != n for a, n in zip(axes, array.shape, strict=True) if isinstance(a, int)):
-                raise ValueError(f"'{key}' has a row that is {array.dtype} {array.shape}, expected {spec.dtype} {axes}")
-    return [{spec.name: row[key].astype(spec.dtype, copy=False) for key, spec in keys.items()} for row in rows]
+                raise ValueError(f"'{part}.{spec.name}' has a row that is {array.dtype} {array.shape}, expected {spec.dtype} {axes}")
+    return [{spec.name: row[spec.name].astype(spec.dtype, copy=False) for spec in specs} for row in rows]
+
+
+def _unpacked(arrays: Mapping[str, np.ndarray], part: str) -> list[dict[str, np.ndarray]]:
+    """The rows of one part of the file as they are stored.
+
+    Raises:
+        ValueError: for more rows than a bundle has, and for arrays that do not fit each other.
+    """
+    taken = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
+    if any(not array.ndim or (len(array) > _MOST_ROWS and (key.endswith(".shapes") or f"{key}.shapes" not in taken)) for key, array in taken.items()):
+        raise ValueError(f"'{part}' has more than {_MOST_ROWS} rows, or none")  # before anything is done for each row
+    return of_rows.unpack(taken)

@@ -37,9 +37,9 @@ def first_tokens(row: Arrays, place: str = "") -> np.ndarray:
     if STARTS not in row:
         return values
     words, windows = np.asarray(row[STARTS]), np.asarray(row.get(WINDOWS, [len(values)]))
-    if not len(values) == len(words) == windows.sum():
+    if words.shape != (len(values),) or windows.ndim != 1 or windows.sum() != len(values):
         raise UsageError(
-            f"The outputs{place} have values of {len(values)} tokens, '{STARTS}' is of {len(words)} and '{WINDOWS}' of {windows.sum()}, expected as many. "
+            f"The outputs{place} have values of {len(values)} tokens, '{STARTS}' is of {words.size} and '{WINDOWS}' of {windows.sum()}, expected as many. "
             "Give the values of all tokens of all windows, not of words, and none cut off."
         )
     starts = np.flatnonzero(words >= 0)

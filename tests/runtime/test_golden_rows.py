@@ -14,6 +14,7 @@ from edgekit.runtime import golden
 from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.tensor import Signature, TensorSpec, merged
+from edgekit.tasks.token_classification import Settings, TokenClassification
 
 ROWS = ragged.token_rows((5, 1, 7))
 ANSWERS = [ragged.token_answers(row) for row in ROWS]
@@ -122,6 +123,36 @@ def test_a_comparison_is_of_all_outputs():
     assert golden.compare(stored, 0, turned, Task(), False).flips == 1
 
 
+WORDS = Signature("forward", (TensorSpec("input_ids", "int64", ("batch", "sequence"), 0),), (TensorSpec("logits", "float32", ("batch", "sequence", 2)),))
+TAGGER = TokenClassification(Settings(("O", "X"), 8, 1, ("input_ids",)), None)
+SPLIT = [{"input_ids": np.arange(5), "words": np.array([-1, 0, -1, 1, -1]), "windows": np.array([5])}]
+"""Two words in five tokens: the second word-piece of the first, and special tokens, have no answer of their own."""
+
+
+def tagged(*tokens):
+    """What a loop gives for the row: a lead of label ``X`` for each token, and what no graph takes."""
+    return [{"logits": np.array([[0, lead] for lead in tokens], np.float32), "words": SPLIT[0]["words"], "windows": SPLIT[0]["windows"]}]
+
+
+def test_answers_are_compared_by_what_a_task_keeps_of_an_input():
+    """Kernels that differ in a token without an answer of its own, with an unclear one there, give the same words: nothing is lost, and something is clear."""
+    stored = golden.read(bundle(golden.pack(WORDS, SPLIT, [tagged(9, 9, 0.1, -9, 9)], tagged(9, 9, -0.1, -9, 9)), WORDS))
+    same(stored.rows, SPLIT)
+    result = golden.compare(stored, 0, tagged(9, 9, -0.2, -9, 9), TAGGER, True)
+    assert (result.flips, result.decisive, result.lost) == (0, 1, 0)
+    lost = golden.compare(stored, 0, tagged(9, -9, -0.1, -9, 9), TAGGER, True)
+    assert (lost.flips, lost.decisive, lost.lost) == (1, 1, 1)
+
+
+def test_a_bundle_that_keeps_nothing_of_its_inputs_is_compared_by_all_tokens():
+    arrays = np.load(io.BytesIO(golden.pack(WORDS, SPLIT, [tagged(9, 9, 0.1, -9, 9)], None)))
+    stream = io.BytesIO()
+    np.savez(stream, **{name: arrays[name] for name in arrays.files if not name.startswith("kept.")})
+    stored = golden.read(bundle(stream.getvalue(), WORDS))
+    same(stored.rows, [{"input_ids": SPLIT[0]["input_ids"]}])
+    assert golden.compare(stored, 0, [{"logits": tagged(9, 9, -0.2, -9, 9)[0]["logits"]}], TAGGER, False).flips == 1
+
+
 def test_outputs_of_another_size_and_no_numbers_are_as_far_off_as_can_be():
     stored = golden.Golden(ROWS, [ANSWERS], None)
     shorter = [{**row, "tokens": row["tokens"][:-1]} for row in ANSWERS]
@@ -159,6 +190,9 @@ def put(name, function):
         put("outputs.0.whole", lambda a: np.repeat(a, 2, axis=0)),
         put("reference.whole", lambda a: np.repeat(a, 200, axis=0)),
         lambda arrays: arrays.update(more=np.zeros(3)),
+        lambda arrays: arrays.update({"kept.words": np.zeros((4, 2), np.uint8)}),
+        lambda arrays: arrays.update({"kept.words": np.zeros((10**6, 0), np.uint8)}),
+        lambda arrays: arrays.update({f"kept.{n}": np.zeros(3) for n in range(17)}),
     ],
 )
 def test_what_does_not_fit_the_signature_is_a_typed_error(function):

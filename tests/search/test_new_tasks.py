@@ -25,6 +25,7 @@ import edgekit.source
 from edgekit.bundle.trust import open_bundle
 from edgekit.report import check, files
 from edgekit.report.evaluate import evaluate
+from edgekit.runtime import golden
 from edgekit.runtime.verify import verify
 from edgekit.spec.engine import shapes
 from edgekit.spec.errors import SamplesError
@@ -135,6 +136,14 @@ def test_the_reference_is_right_where_the_labels_are(images, words):
     assert images.bundle.manifest.reference_score == pytest.approx(0.9)
     assert words.bundle.manifest.score_name == "span F1"
     assert 0.5 < words.bundle.manifest.reference_score < 1.0
+
+
+def test_golden_answers_of_words_are_compared_by_word(words):
+    stored = golden.read(open_bundle(words.out))
+    with edgekit.load(words.out) as session:
+        found = session.run_rows(stored.rows)
+    for row, answer in zip(stored.rows, found, strict=True):
+        assert (row["words"] >= 0).sum() < len(row["input_ids"]) == len(answer["words"])
 
 
 def test_images_are_answered_as_by_the_pipeline(images):
