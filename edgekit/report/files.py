@@ -20,28 +20,15 @@ from edgekit.report.predictions import unlike
 from edgekit.spec.errors import BuildError, EdgekitError, FormatError, IntegrityError, UsageError
 from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
-from edgekit.spec.schema import Enums, schema
 
-__all__ = ["ENUMS", "MAX_BYTES", "SCHEMA_FILE", "SCHEMA_ID", "dumps", "loads", "put", "read", "schema_text", "write"]
+__all__ = ["MAX_BYTES", "dumps", "loads", "put", "read", "write"]
 
 MAX_BYTES = 256 * 2**20
 """Largest file that is read: a report of a million rows with two labels is a third of it."""
 
-SCHEMA_ID = f"urn:edgekit:report:{SCHEMA}"
-SCHEMA_FILE = Path(__file__).with_name("report.schema.json")
-"""The JSON Schema, as it ships."""
-
-ENUMS: Enums = {"Report.schema": (SCHEMA,), "Report.kind": KINDS, "Gate.verdict": VERDICTS}
-"""Fields of few values, which their types cannot say."""
-
 _MARKS = {"kind", "subjects", "fingerprint"}  # keys of a report: without two of them it is something else
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _REMEDY = "Measure again, or restore the file from where it came."
-
-
-def schema_text() -> str:
-    """The JSON Schema of a report; ``SCHEMA_FILE`` is this text."""
-    return to_json(schema(Report, SCHEMA_ID, ENUMS), indent=1, ensure_ascii=False) + "\n"
 
 
 def dumps(report: Report) -> str:
