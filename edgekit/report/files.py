@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -90,9 +89,9 @@ def loads(content: bytes, where: str) -> Report:
         text = content.decode()
         data = strict_json(text)
     except (ValueError, RecursionError) as problem:
-        raise _not_json(content, where, problem) from problem
+        raise IntegrityError(f"{where} is damaged, or no report: it is not valid JSON ({problem}). Give a JSON file that EdgeKit wrote.") from problem
     if not isinstance(data, dict) or len(data.keys() & _MARKS) < 2:
-        raise IntegrityError(f"{where} is no report: it looks like {_looks_like(data)}. Give a JSON file that EdgeKit wrote.")
+        raise IntegrityError(f"{where} is no report: it is JSON of something else. Give a JSON file that EdgeKit wrote.")
     version = data.get("schema")
     if isinstance(version, int) and not isinstance(version, bool) and version != SCHEMA:
         remedy = "Install a newer EdgeKit, or measure again with this one." if version > SCHEMA else "Write it again: edgekit baseline BUNDLE -o FILE."
@@ -194,36 +193,3 @@ def _contradiction(report: Report) -> str:
     if any(shown) and not report.include_text:
         return "it holds texts of samples, and says that it does not (include_text)"
     return ""
-
-
-def _not_json(content: bytes, where: str, problem: Exception) -> IntegrityError:
-    """Says what a file that is not JSON looks like. Pieces of it are not shown: they may be texts."""
-    start = content[:4096].lstrip()
-    kinds = (
-        (rb"PK\x03\x04", "a packed bundle or another ZIP file"),
-        (rb"\x93NUMPY", "predictions of a teacher (.npy)"),
-        (rb"<(!DOCTYPE )?html", "a page (HTML)"),
-        (rb"<", "XML"),
-        (rb"\{[^\n]*\}\r?\n\{", "JSON lines: samples, or predictions of a teacher"),
-        (rb"(#[^\n]*\n|\s)*(\[+[\w.\-\"]+\]+|[\w.\-\"]+[ \t]*=)", "TOML"),
-    )
-    what = next((name for pattern, name in kinds if re.match(pattern, start, re.IGNORECASE)), "")
-    if what:
-        return IntegrityError(f"{where} is no report: it looks like {what}. Give a JSON file that EdgeKit wrote.")
-    reason = problem.msg if isinstance(problem, json.JSONDecodeError) else "nested too deeply" if isinstance(problem, RecursionError) else ""
-    reason = reason or ("not UTF-8" if isinstance(problem, UnicodeDecodeError) else str(problem))
-    return IntegrityError(f"{where} is empty, expected a report. {_REMEDY}" if not start else f"{where} is damaged: it is not valid JSON ({reason}). {_REMEDY}")
-
-
-def _looks_like(data: object) -> str:
-    if isinstance(data, list):
-        return "the data of a history page" if data and isinstance(data[0], dict) and {"name", "unit", "value"} <= data[0].keys() else "a list"
-    if not isinstance(data, dict):
-        return "a single value"
-    marks = {
-        "a bundle's manifest": {"format", "signatures", "variants"},
-        "the record of a build's race": {"machine", "costs", "races"},
-        "a JSON Schema": {"$schema"},
-        "a model's configuration": {"architectures", "model_type"},
-    }
-    return next((name for name, keys in marks.items() if keys <= data.keys()), "JSON of something else")
