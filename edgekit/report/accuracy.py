@@ -64,7 +64,7 @@ def compare(
     slices = {column: [values[i] for i in places] for column, values in slices.items()}
     metric, divergence = task.metrics[0], task.divergence(after, before)
     flips = np.flatnonzero(~task.same_answer(after, before))
-    first, second, compared = sliced.scored(once, before, after)
+    first, second, compared = sliced.compare_scores(once, before, after)
     errors = companions.error(task, before, after, once.truth)
     return Accuracy(
         rows=len(given),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle.signature import Trust
 from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
 from edgekit.report.side import Rows, Side, opened, same_task, teacher
@@ -75,14 +74,13 @@ class TeacherBefore:
 Known = BundleBefore | ReportBefore | TeacherBefore
 
 
-def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known:
+def known(before: Before, side: Side, given: Rows) -> Known:
     """Opens what a bundle is compared with.
 
     Args:
         before: see ``Before``.
-        side: the bundle.
+        side: the bundle; what it is compared with must be signed as it is, and runs with as many threads.
         given: the samples that it answers.
-        trust: whose bundles may be opened.
 
     Raises:
         UsageError: when it does not exist, is none of these, or is of another task.
@@ -98,11 +96,11 @@ def known(before: Before, side: Side, given: Rows, trust: Trust | None) -> Known
         return _taught(side, given, answer(given.inputs), "teacher", answer)
     path = Path(before)
     if path.is_dir():
-        other = opened(path, trust, threads=side.threads)
+        other = opened(path, side.trust, threads=side.threads)
         same_task(other.task.identity, side.task, f"The baseline {path}")
         return BundleBefore(other)
     if path.suffix.lower() == ".json":
-        return _reported(path, side, given, trust)
+        return _reported(path, side, given)
     if path.suffix.lower() in predictions.FILE_TYPES:
         return _taught(side, given, completed(side, given.inputs, predictions.read_outputs(path, len(given), side.outputs)), path.stem)
     what = "is none of these" if path.exists() else "does not exist"
@@ -131,7 +129,7 @@ def _taught(side: Side, given: Rows, outputs: Sequence[Arrays], name: str, answe
     return TeacherBefore(teacher(side.bundle.manifest.task, given, outputs, name), outputs, answer)
 
 
-def _reported(file: Path, side: Side, given: Rows, trust: Trust | None) -> BundleBefore | ReportBefore:
+def _reported(file: Path, side: Side, given: Rows) -> BundleBefore | ReportBefore:
     """The candidate of an earlier report: its bundle itself, where that still lies where it was, else what the report says of it."""
     earlier = files.read(file)
     found = earlier.subjects[-1]
@@ -140,7 +138,7 @@ def _reported(file: Path, side: Side, given: Rows, trust: Trust | None) -> Bundl
         raise UsageError(f"{file} holds no predictions to compare with. Make one that does: edgekit baseline BUNDLE --samples FILE -o {file}")
     if side.settings == found.settings:
         note = ""  # the bundle against itself: there is nothing to be proved in turns
-    elif (other := _at_hand(file.parent / found.path, found, side, trust)) is not None:
+    elif (other := _at_hand(file.parent / found.path, found, side)) is not None:
         return BundleBefore(other, f"The bundle of {file.name} is still at {found.path}: both ran in turns, and the file's own times decide nothing.")
     else:
         note = f"The bundle of {file.name} is no longer at {found.path}: its times are those of the file." if found.path else ""
@@ -152,12 +150,12 @@ def _reported(file: Path, side: Side, given: Rows, trust: Trust | None) -> Bundl
     return ReportBefore(found, earlier.fingerprint, outputs, untimely=untimely, note=note)
 
 
-def _at_hand(place: Path, found: Subject, side: Side, trust: Trust | None) -> Side | None:
+def _at_hand(place: Path, found: Subject, side: Side) -> Side | None:
     """The bundle of a baseline, where it was left: the very same, files and settings. Another one there, or a damaged one, is none."""
     if not found.path or not place.is_dir():
         return None
     try:
-        other = opened(place, trust, threads=side.threads)
+        other = opened(place, side.trust, threads=side.threads)
     except EdgekitError:
         return None
     return other if other.settings == found.settings else None

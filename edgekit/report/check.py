@@ -19,7 +19,7 @@ from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import baselines, check_packages, differences, gating, speed
 from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import Before, BundleBefore, Known, ReportBefore, TeacherBefore, known
-from edgekit.report.describe import described
+from edgekit.report.describe import Description, describe
 from edgekit.report.reference import question
 from edgekit.report.side import Answered, Rows, Side, answered, opened, rows, subject, variant_of
 from edgekit.report.slices import by_label, by_length
@@ -48,32 +48,35 @@ class _Run:
 
     side: Side
     rows: Rows
-    columns: tuple[str, ...]
+    slices: Sequence[str]
     gates: Gates
     max_time: float
     seed: int
     include_text: bool
-    trust: Trust | None
     progress: Progress
     begun: Fingerprint
 
-
-@dataclass(frozen=True)
-class _Asked:
-    """What a verb was asked for; its arguments say what each is."""
-
-    bundle: str | Path
-    samples: str | Path
-    columns: Mapping[str, str] | None
-    trust: Trust | None
-    seed: int
-    progress: Progress
-    slices: Sequence[str] = ()
-    gates: Gates | str | Path | None = None
-    max_time: float = 0.0
-    include_text: bool = False
-    backend: str | None = None
-    threads: int | None = None
+    @classmethod
+    def begin(
+        cls,
+        side: Side,
+        samples: str | Path,
+        columns: Mapping[str, str] | None,
+        seed: int,
+        progress: Progress,
+        *,
+        slices: Sequence[str] = (),
+        gates: Gates | str | Path | None = None,
+        max_time: float = 0.0,
+        include_text: bool = False,
+    ) -> _Run:
+        """Refuses all that can be refused before anything is measured."""
+        check_packages("scipy")
+        if not math.isfinite(max_time) or max_time < 0 or seed < 0:
+            said = f"max_time is {max_time:g} and seed {seed}, expected seconds of at least 0 and a whole number of at least 0"
+            raise UsageError(f"{said}. Correct them.")
+        held = gates if isinstance(gates, Gates) else Gates() if gates is None else gate_files.read(gates)
+        return cls(side, rows(side.task, samples, columns, slices), slices, held, max_time, seed, include_text, progress, fingerprint())
 
 
 @takes_paths("bundle", "samples")
@@ -118,8 +121,10 @@ def report(
         EdgekitError: when the bundle, the samples or the reference cannot be used.
     """
     held = OFF if gates is None else gates
-    run = _begin(_Asked(bundle, samples, columns, trust, seed, progress, slices, held, max_time, include_text, backend, threads))
-    made = _measured("report", run, None if reference is None else known(reference, run.side, run.rows, trust), describe=True)
+    run = _Run.begin(
+        opened(bundle, trust, backend, threads), samples, columns, seed, progress, slices=slices, gates=held, max_time=max_time, include_text=include_text
+    )
+    made = _measured("report", run, None if reference is None else known(reference, run.side, run.rows))
     if not scenarios:
         return made
     with run.side.worker() as worker:
@@ -151,7 +156,7 @@ def baseline(
     Raises:
         UsageError: beside the others, where the baseline in ``file`` is of another bundle, other samples or another machine.
     """
-    run = _begin(_Asked(bundle, samples, columns, trust, seed, progress, backend=backend, threads=threads))
+    run = _Run.begin(opened(bundle, trust, backend, threads), samples, columns, seed, progress)
     earlier = baselines.earlier(Path(file), run.side, run.rows, run.begun) if append and file is not None and Path(file).exists() else None
     found = answered(run.side, run.rows, progress)
     variant = variant_of(run.side, found)
@@ -195,8 +200,8 @@ def compare(
     Raises:
         EdgekitError: when a bundle, the samples or the gates cannot be used.
     """
-    run = _begin(_Asked(after, samples, columns, trust, seed, progress, slices, gates, max_time, include_text))
-    return _measured("compare", run, known(before, run.side, run.rows, trust), describe=True)
+    run = _Run.begin(opened(after, trust), samples, columns, seed, progress, slices=slices, gates=gates, max_time=max_time, include_text=include_text)
+    return _measured("compare", run, known(before, run.side, run.rows))
 
 
 @takes_paths("bundle", "samples")
@@ -223,16 +228,16 @@ def check(
     Raises:
         UsageError: beside what :func:`compare` raises, where every gate is off, and for a margin below the noise floor.
     """
-    run = _begin(_Asked(bundle, samples, columns, trust, seed, progress, slices, gates, max_time, include_text))
+    run = _Run.begin(opened(bundle, trust), samples, columns, seed, progress, slices=slices, gates=gates, max_time=max_time, include_text=include_text)
     if run.gates == OFF:
         raise UsageError("Every gate is off, so this check could never fail. Give a margin or a budget, or only compare: edgekit compare A B.")
-    against = known(baseline, run.side, run.rows, trust)
+    against = known(baseline, run.side, run.rows)
     if self_check and not isinstance(against, BundleBefore):
         raise UsageError("A self-check tells the noise of two bundles that take turns; this baseline is a file, which does not. Give a bundle as the baseline.")
     floor = _noise(run) if self_check else None
     if floor is not None:
         gating.check_floor(run.gates, floor.noise_floor)
-    made = _measured("check", run, against, describe=False)
+    made = _measured("check", run, against)
     if floor is None or made.speed is None:
         return made
     return replace(made, speed=replace(made.speed, noise_floor=floor.noise_floor))
@@ -250,26 +255,14 @@ def self_check(
     progress: Progress = silent,
 ) -> Report:
     """Times a bundle against itself: how much this machine's noise alone can look like. The arguments are those of :func:`compare`."""
-    run = _begin(_Asked(bundle, samples, columns, trust, seed, progress, max_time=max_time))
+    run = _Run.begin(opened(bundle, trust), samples, columns, seed, progress, max_time=max_time)
     found = answered(run.side, run.rows, progress)
     noise = _noise(run)
     return _framed("self-check", run, (subject(run.side, run.rows, found, ()),), noise)
 
 
-def _begin(asked: _Asked) -> _Run:
-    """All that can be refused before anything is measured."""
-    check_packages("scipy")
-    if not math.isfinite(asked.max_time) or asked.max_time < 0 or asked.seed < 0:
-        said = f"max_time is {asked.max_time:g} and seed {asked.seed}, expected seconds of at least 0 and a whole number of at least 0"
-        raise UsageError(f"{said}. Correct them.")
-    held = asked.gates if isinstance(asked.gates, Gates) else Gates() if asked.gates is None else gate_files.read(asked.gates)
-    side = opened(asked.bundle, asked.trust, asked.backend, asked.threads)
-    given = rows(side.task, asked.samples, asked.columns, asked.slices)
-    return _Run(side, given, tuple(asked.slices), held, asked.max_time, asked.seed, asked.include_text, asked.trust, asked.progress, fingerprint())
-
-
-def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) -> Report:
-    """The bundle, alone or beside what it is compared with."""
+def _measured(kind: str, run: _Run, against: Known | None) -> Report:
+    """The bundle, alone or beside what it is compared with; a check leaves out what only describes them."""
     found = answered(run.side, run.rows, run.progress)
     before: Subject | None
     was: Sequence[Arrays] | None
@@ -283,10 +276,11 @@ def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) ->
         before, was = (None, None) if against is None else (against.subject, against.outputs)
         after = _solo(run, found, baselines.probes_of(before))
         judged = None if against is None else baselines.judge(against, after, time.monotonic() - began, run.seed)
-    told = described(run.side, against, run.rows, (was, found.outputs), run.seed, run.include_text, run.progress) if describe else None
-    if told is not None:
-        after = replace(after, robustness=told.after)
-        before = replace(before, robustness=told.before) if before is not None else None
+    described: Description = ((), (), (), None)
+    if kind != "check":
+        described = describe(run.side, against, run.rows, (was, found.outputs), run.seed, run.include_text, run.progress)
+    after = replace(after, robustness=described[0])
+    before = None if before is None else replace(before, robustness=described[1])
     notes = () if against is None else baselines.notes(against, after)
     made = _framed(kind, run, (after,) if before is None else (before, after), judged, notes)
     accuracy = None if against is None else _accuracy(run, was, found.outputs, against.why_not if isinstance(against, ReportBefore) else "")
@@ -296,11 +290,10 @@ def _measured(kind: str, run: _Run, against: Known | None, *, describe: bool) ->
     # A check of which gates silently fell away would be a pass; whoever compares with a teacher knows that it has no latency here.
     held = () if accuracy is None else gating.compared(run.gates, accuracy, made.speed, _UNTIMED if kind == "check" else "", equal=equal, here=here)
     held += gating.budget(run.gates.budget, after, drop)
-    faithfulness, between = (None, ()) if told is None else (told.faithfulness, told.between)
     whose, asked = ("the bundle", found.outputs) if was is None else ("what it is compared with", was)
     doubt = question(run.rows.evaluation, asked, run.rows.samples.where, whose)
     first = (accuracy.never if accuracy is not None else "", "" if doubt is None else doubt.note, run.rows.evaluation.note)
-    return replace(made, accuracy=accuracy, gates=held, faithfulness=faithfulness, robustness=between, notes=(*filter(None, first), *made.notes))
+    return replace(made, accuracy=accuracy, gates=held, robustness=described[2], faithfulness=described[3], notes=(*filter(None, first), *made.notes))
 
 
 def _solo(run: _Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
@@ -355,7 +348,7 @@ def _accuracy(run: _Run, was: Sequence[Arrays] | None, now: Sequence[Arrays], wh
         slices["length"] = by_length(given.sizes)
     if labels := by_label(given.evaluation, now):
         slices["label"] = labels
-    slices |= {name: [row.slices[name] for row in given.samples.rows] for name in run.columns}  # a column of such a name is what was asked for
+    slices |= {name: [row.slices[name] for row in given.samples.rows] for name in run.slices}  # a column of such a name is what was asked for
     margins = {"margin": run.gates.accuracy.drop, "recall_margin": run.gates.accuracy.recall_drop}
     return compare_answers(given.evaluation, was, now, given.ids, **margins, slices=slices, include_text=run.include_text)
 

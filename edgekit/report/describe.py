@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from edgekit.report import robustness
 from edgekit.report.before import BundleBefore, Known, TeacherBefore
@@ -16,31 +15,18 @@ from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import Faithfulness, Robustness
 from edgekit.spec.subject import Perturbed
 
-__all__ = ["Described", "described"]
+__all__ = ["Description", "describe"]
 
 _DISTURBED = 200
 
-
-@dataclass(frozen=True)
-class Described:
-    """What was found.
-
-    Attributes:
-        after: the bundle under disturbed inputs.
-        before: likewise; empty where it cannot be asked.
-        between: both on the same disturbed inputs.
-        faithfulness: None where the other cannot be asked, or no input can be explained.
-    """
-
-    after: tuple[Perturbed, ...]
-    before: tuple[Perturbed, ...] = ()
-    between: tuple[Robustness, ...] = field(default=())
-    faithfulness: Faithfulness | None = None
+Description = tuple[tuple[Perturbed, ...], tuple[Perturbed, ...], tuple[Robustness, ...], Faithfulness | None]
+"""The bundle under disturbed inputs, the other likewise, both on the same disturbed inputs, and how both explain their answers: the last three are empty
+where the other cannot be asked, the last one also where no input can be explained."""
 
 
-def described(
+def describe(
     side: Side, known: Known | None, given: Rows, outputs: tuple[Sequence[Arrays] | None, Sequence[Arrays]], seed: int, words: bool, progress: Progress
-) -> Described:
+) -> Description:
     """Asks a bundle, and what it is compared with where that answers, about disturbed and shortened inputs.
 
     Args:
@@ -62,15 +48,10 @@ def described(
         answers = robustness.outputs_of(ask, disturbed, progress)
         own = robustness.own(rows, disturbed, after, answers)
         if other is None or before is None:
-            return Described(own)
+            return own, (), (), None
         others = robustness.outputs_of(other, disturbed, progress)
-        filler = _filler(side, known)
+        filler = side.task.modality.filler()
+        if isinstance(known, BundleBefore) and known.side.task.modality.filler() != filler:
+            filler = ""  # of different ones neither stands for a word on both sides: words are left out
         explained = faithfulness(rows, other, ask, given.ids, filler=filler, seed=seed, include_text=words, progress=progress)
-    return Described(own, robustness.own(rows, disturbed, before, others), robustness.between(rows, disturbed, others, answers), explained)
-
-
-def _filler(side: Side, known: Known | None) -> str:
-    """What stands for a word in the inputs of both sides: empty, which leaves words out, where they have different ones."""
-    own = side.task.modality.filler()
-    other = known.side.task.modality.filler() if isinstance(known, BundleBefore) else own
-    return own if own == other else ""
+    return own, robustness.own(rows, disturbed, before, others), robustness.between(rows, disturbed, others, answers), explained

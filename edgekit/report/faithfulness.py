@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgekit.report.predictions import Answer, check_finite, grouped
+from edgekit.report.predictions import Answer, ask, check_finite
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import UsageError
 from edgekit.spec.progress import Progress, silent
@@ -184,12 +184,7 @@ def _explain(given: Evaluation, before: Answer, after: Answer, row: int, filler:
 
 
 def _outputs(answer: Answer, inputs: Iterable[Input], side: str) -> list[Arrays]:
-    outputs = list[Arrays]()
-    for group in grouped(inputs):
-        found = list(answer(group))
-        if len(found) != len(group):
-            raise UsageError(f"The model {side} answers {len(group)} inputs with {len(found)} rows of outputs, expected one for each.")
-        outputs += found
+    outputs = [row for part in ask(answer, inputs, f"The model {side}") for row in part]
     check_finite(outputs, f"the model {side}")
     return outputs
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hmac
+import itertools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from edgekit.spec.protocols import Arrays, Input, Modality
 from edgekit.spec.subject import Numbers, Predictions
 from edgekit.spec.tensor import TensorSpec
 
-__all__ = ["FILE_TYPES", "KEY_VARIABLE", "Answer", "check_finite", "grouped", "id_key", "named", "pack", "read_outputs", "row_ids", "unlike", "unpack"]
+__all__ = ["FILE_TYPES", "KEY_VARIABLE", "Answer", "ask", "check_finite", "id_key", "named", "pack", "read_outputs", "row_ids", "unlike", "unpack"]
 
 Answer = Callable[[Sequence[Input]], Sequence[Arrays]]
 """Inputs to a model's outputs, one row each: a bundle's process, or a teacher."""
@@ -36,6 +37,7 @@ KEY_VARIABLE = "EDGEKIT_ID_KEY"
 FILE_TYPES = (".npy", ".npz", ".jsonl")
 """Of a teacher's outputs."""
 
+_INPUTS_A_REQUEST = 50
 _BYTES_A_REQUEST = 2**26  # of arrays in memory, that a model is asked about at once
 _FEWEST_CHARACTERS = 16  # of a key that somebody chose
 _KEY_BYTES = 32
@@ -113,22 +115,36 @@ def unlike(predictions: Predictions) -> str:
     return ""
 
 
-def grouped(inputs: Iterable[Input], most: int | None = None) -> Iterator[list[Input]]:
-    """Inputs as a model is asked about them, taken when they are asked for: so many at most, and fewer where they are large arrays.
+def ask(answer: Answer, inputs: Iterable[Input], whose: str = "The model") -> Iterator[list[Arrays]]:
+    """Asks a model about inputs: 50 at a time at most, and fewer where they are large arrays.
 
     Args:
-        inputs: may be made one by one.
-        most: inputs in one group; None for any number.
+        answer: the model.
+        inputs: are taken when they are asked for, so that they may be made one by one.
+        whose: the model, for the message.
+
+    Yields:
+        Outputs to the next inputs, one row each.
+
+    Raises:
+        UsageError: when ``answer`` does not give a row of outputs for each input.
     """
-    group, size = list[Input](), 0
-    for value in inputs:
-        group.append(value)
+    left = iter(inputs)
+    while group := list(_group(left)):
+        outputs = list(answer(group))
+        if len(outputs) != len(group):
+            raise UsageError(f"{whose} answers {len(group)} inputs with {len(outputs)} rows of outputs, expected one for each.")
+        yield outputs
+
+
+def _group(inputs: Iterator[Input]) -> Iterator[Input]:
+    """The next inputs that are asked about together."""
+    size = 0
+    for value in itertools.islice(inputs, _INPUTS_A_REQUEST):
+        yield value
         size += int(getattr(value, "nbytes", 0))
-        if len(group) == most or size >= _BYTES_A_REQUEST:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+        if size >= _BYTES_A_REQUEST:
+            return
 
 
 def check_finite(outputs: Sequence[Arrays], whose: str) -> None:

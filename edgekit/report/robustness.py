@@ -3,54 +3,28 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import overload
 
 import numpy as np
 
-from edgekit.report.predictions import Answer, grouped
+from edgekit.report.predictions import Answer, ask
+from edgekit.report.slices import compare_scores
 from edgekit.samples.evaluation import Evaluation
-from edgekit.spec.errors import SamplesError, UsageError
+from edgekit.spec.errors import UsageError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, Input, Modality
 from edgekit.spec.report import Robustness
 from edgekit.spec.subject import Perturbed
+from edgekit.stats.paired import Paired
 
 __all__ = ["Disturbances", "between", "disturb", "outputs_of", "own"]
 
-Disturbances = Mapping[str, tuple[Sequence[int], Sequence[Input]]]
-"""Name of a kind to the rows it disturbs (ascending, from 0) and their inputs with it."""
-
-_INPUTS_A_REQUEST = 50
-_MOST_BYTES = 2**28  # of disturbed arrays that are kept; what is beyond is made again each time that it is asked for
+Disturbances = Mapping[str, tuple[Sequence[int], Callable[[int], Input]]]
+"""Name of a kind to the rows it disturbs (ascending, from 0), and what makes the disturbed input of a row: all of them at once may be gigabytes."""
 
 
-class _Inputs(Sequence[Input]):
-    """Disturbed inputs of some rows: those that are kept, and the others made when they are asked for."""
-
-    def __init__(self, rows: Sequence[int], kept: Mapping[int, Input], make: Callable[[int], Input | None]) -> None:
-        self._rows, self._kept, self._make = rows, kept, make
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, place: int) -> Input: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Input]: ...
-
-    def __getitem__(self, place: int | slice) -> Input | list[Input]:
-        if isinstance(place, slice):
-            return [self._of(row) for row in self._rows[place]]
-        return self._of(self._rows[place])
-
-    def _of(self, row: int) -> Input:
-        return self._kept[row] if row in self._kept else self._make(row)
-
-
-def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: int = 0) -> dict[str, tuple[list[int], Sequence[Input]]]:
+def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: int = 0) -> Disturbances:
     """Draws rows and disturbs each in every way that its modality knows.
 
     Args:
@@ -60,9 +34,7 @@ def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: 
         seed: of the draw and of the disturbances: the same seed gives the same inputs.
 
     Returns:
-        As :data:`Disturbances`; inputs that would take much memory together are made when they are asked for.
-        An input that a kind cannot change is not among that kind's rows (no letters: no typos); a kind that can change none is
-        left out.
+        An input that a kind cannot change is not among that kind's rows (no letters: no typos); a kind that can change none is left out.
 
     Raises:
         UsageError: when less than one row is asked for.
@@ -70,21 +42,11 @@ def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: 
     if rows < 1:
         raise UsageError(f"{rows} rows were to be disturbed, expected at least 1. Give more, or leave the disturbances out.")
     drawn = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:rows]).tolist()
-    found: dict[str, tuple[list[int], Sequence[Input]]] = {}
-    room = _MOST_BYTES
+    found: dict[str, tuple[Sequence[int], Callable[[int], Input]]] = {}
     for name, change in modality.perturbations.items():
         make = partial(_changed, change, inputs, f"{seed}/{name}")
-        changed, kept = list[int](), dict[int, Input]()
-        for row in drawn:
-            value = make(row)
-            if value is None:
-                continue
-            changed.append(row)
-            size = int(getattr(value, "nbytes", 0))
-            if size <= room:
-                kept[row], room = value, room - size
-        if changed:
-            found[name] = (changed, list(kept.values()) if len(kept) == len(changed) else _Inputs(changed, kept, make))
+        if changed := [row for row in drawn if make(row) is not None]:
+            found[name] = (changed, make)
     return found
 
 
@@ -107,16 +69,13 @@ def outputs_of(answer: Answer, disturbances: Disturbances, progress: Progress = 
     Raises:
         UsageError: when ``answer`` does not give a row of outputs for each input.
     """
-    total, done = sum(len(inputs) for _, inputs in disturbances.values()), 0
+    total, done = sum(len(rows) for rows, _ in disturbances.values()), 0
     found: dict[str, list[Arrays]] = {}
-    for name, (_, inputs) in disturbances.items():
+    for name, (rows, make) in disturbances.items():
         found[name] = []
-        for group in grouped(inputs, _INPUTS_A_REQUEST):
-            outputs = list(answer(group))
-            if len(outputs) != len(group):
-                raise UsageError(f"The model answers {len(group)} inputs with {len(outputs)} rows of outputs, expected one for each.")
+        for outputs in ask(answer, map(make, rows)):
             found[name] += outputs
-            done += len(group)
+            done += len(outputs)
             progress("robustness", done, total)
     return found
 
@@ -138,16 +97,10 @@ def own(given: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], 
     """
     if len(clean) != len(given):
         raise UsageError(f"There are outputs of {len(clean)} rows for {len(given)} rows of truth, expected those of the same samples. Give both of all.")
-    found = []
-    for name, (rows, _) in disturbances.items():
-        right, was, now = _rows(given, rows), [clean[i] for i in rows], disturbed[name]
-        try:
-            pair = right.compare(now, was)
-        except SamplesError:
-            continue
-        changed = int((~given.task.same_answer(now, was)).sum())
-        found.append(Perturbed(name, len(rows), changed, right.score(was), right.score(now), pair.drop, pair.low, pair.high))
-    return tuple(found)
+    was = {name: [clean[i] for i in rows] for name, (rows, _) in disturbances.items()}
+    changed = {name: int((~given.task.same_answer(disturbed[name], outputs)).sum()) for name, outputs in was.items()}
+    compared = _compared(given, disturbances, was, disturbed)
+    return tuple(Perturbed(name, pair.rows, changed[name], *scores, pair.drop, pair.low, pair.high) for name, scores, pair in compared)
 
 
 def between(
@@ -167,17 +120,15 @@ def between(
     Raises:
         UsageError: when the outputs are not of these rows, or one is NaN.
     """
-    found = []
+    return tuple(Robustness(name, pair.rows, *scores, pair.drop, pair.low, pair.high) for name, scores, pair in _compared(given, disturbances, before, after))
+
+
+def _compared(
+    given: Evaluation, disturbances: Disturbances, before: Mapping[str, Sequence[Arrays]], after: Mapping[str, Sequence[Arrays]]
+) -> Iterator[tuple[str, tuple[float, float], Paired]]:
+    """Each kind on whose rows the score is defined: both scores, and their comparison. Each row counts: equal inputs are disturbed differently."""
     for name, (rows, _) in disturbances.items():
-        right = _rows(given, rows)
-        try:
-            pair = right.compare(after[name], before[name])
-        except SamplesError:
-            continue
-        found.append(Robustness(name, len(rows), right.score(before[name]), right.score(after[name]), pair.drop, pair.low, pair.high))
-    return tuple(found)
-
-
-def _rows(given: Evaluation, rows: Sequence[int]) -> Evaluation:
-    """Some of the rows, each of which counts: equal inputs are disturbed differently."""
-    return Evaluation(given.task, [given.inputs[i] for i in rows], [given.truth[i] for i in rows], list(rows))
+        disturbed = Evaluation(given.task, [given.inputs[i] for i in rows], [given.truth[i] for i in rows], list(rows))
+        first, second, pair = compare_scores(disturbed, before[name], after[name])
+        if first is not None and second is not None and pair is not None:
+            yield name, (first, second), pair

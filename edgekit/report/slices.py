@@ -17,7 +17,7 @@ from edgekit.spec.report import Slice
 from edgekit.stats.holm import holm
 from edgekit.stats.paired import Paired
 
-__all__ = ["by_label", "by_length", "compare", "scored"]
+__all__ = ["by_label", "by_length", "compare", "compare_scores"]
 
 _SHORTEST_BUCKET = 16
 
@@ -80,7 +80,7 @@ def by_label(given: Evaluation, outputs: Sequence[Arrays]) -> list[str]:
     return task.describe_truth(given.truth) if len(items) == len(given) else []
 
 
-def scored(given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays]) -> tuple[float | None, float | None, Paired | None]:
+def compare_scores(given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays]) -> tuple[float | None, float | None, Paired | None]:
     """Both scores and their comparison; None for what is not defined on these rows, as Pearson's r of equal labels is not.
 
     Args:
@@ -105,7 +105,7 @@ def _slice(given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays],
     if len(rows) == 1:
         return Slice(column, value, 1, said="1 row")
     metric = given.task.metrics[0]
-    first, second, compared = scored(given.take(rows), [before[i] for i in rows], [after[i] for i in rows])
+    first, second, compared = compare_scores(given.take(rows), [before[i] for i in rows], [after[i] for i in rows])
     if first is None or second is None:
         return Slice(column, value, len(rows), said=f"{metric.name} is not defined on these rows")
     if compared is None:

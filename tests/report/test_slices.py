@@ -107,7 +107,7 @@ def test_scores_that_are_not_defined():
 def test_a_score_without_an_interval(monkeypatch):
     """Two rows of different labels: half of the resamples have a score, and it is always 1 or -1."""
     truth, logits = np.array([[0.0], [1.0]]), np.array([[0.2], [0.7]], np.float32)
-    first, second, compared = slices.scored(evaluation(task(REGRESSION, ("score",)), truth), rows(logits), rows(logits))
+    first, second, compared = slices.compare_scores(evaluation(task(REGRESSION, ("score",)), truth), rows(logits), rows(logits))
     assert (first, second) == pytest.approx((1.0, 1.0))
     assert compared.drop == 0.0
     monkeypatch.setattr("edgekit.stats.paired._TRIES", 1)  # so that half is too few
