@@ -1,4 +1,4 @@
-"""Smaller models of one fine-tuned classifier: students, slices, trimmed vocabularies, and all of them together, each as an INT8 bundle.
+"""Smaller models of one fine-tuned classifier: students, pruned models, trimmed vocabularies, and all of them together, each as an INT8 bundle.
 
 Every choice below was made on the dev set; the test set is scored here, once for each model, as float32 in torch and as the
 bundle's INT8, with the paired interval of the difference to the teacher in float32. Times are of processes that take turns, by the
@@ -30,7 +30,7 @@ methods = ["dynamic"]
 [quantize]
 embeddings = "{tables}"
 """
-SLICED, SLICED_STUDENT = 1.5, 1.25
+PRUNED, PRUNED_STUDENT = 1.5, 1.25
 
 
 def main() -> None:
@@ -98,7 +98,7 @@ def smaller(options: argparse.Namespace) -> tuple[dict[str, tuple[Path, str]], d
         result = distill(options.model, samples=train, eval=dev, out=place / name, layers=layers, force=True)
         return told(name, result.text(), result.seconds)
 
-    def sliced(name: str, base: Path, speedup: float) -> Path:
+    def pruned(name: str, base: Path, speedup: float) -> Path:
         start = time.perf_counter()
         result = prune_model(base, speedup=speedup, samples=train, eval=dev, out=place / name, force=True)
         return told(name, result.text(), max(time.perf_counter() - start, result.distilled.seconds), base.name)
@@ -112,13 +112,13 @@ def smaller(options: argparse.Namespace) -> tuple[dict[str, tuple[Path, str]], d
     models = {
         "teacher": (options.model, "int8"),
         "trimmed": (trimmed("trimmed", options.model), "int8"),
-        "sliced": (sliced("sliced", options.model, SLICED), "int8"),
+        "pruned": (pruned("pruned", options.model, PRUNED), "int8"),
         "3 layers": (three, "int8"),
         "2 layers": (two, "int8"),
         "3 layers, trimmed": (trimmed("3 layers, trimmed", three), "int8"),
     }
-    everything = trimmed("3 layers, sliced, trimmed", sliced("3 layers, sliced", three, SLICED_STUDENT))
-    return models | {"3 layers, sliced, trimmed": (everything, "int8"), "3 layers, sliced, trimmed, INT4 tables": (everything, "int4")}, made
+    everything = trimmed("3 layers, pruned, trimmed", pruned("3 layers, pruned", three, PRUNED_STUDENT))
+    return models | {"3 layers, pruned, trimmed": (everything, "int8"), "3 layers, pruned, trimmed, INT4 tables": (everything, "int4")}, made
 
 
 def build(options: argparse.Namespace, name: str, folder: Path, tables: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ pytest.importorskip("PIL")
 import tiny_images
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import ImageClassificationPipeline
 
 import edgekit.source
@@ -26,6 +28,15 @@ PICTURES = tiny_images.images(5, seed=1)
 
 def test_every_supported_architecture_has_a_tiny_version():
     assert set(tiny_images.ARCHITECTURES) == set(processors.get("image").MODEL_TYPES)
+
+
+@pytest.mark.parametrize("name", tiny_images.ARCHITECTURES)
+def test_weights_that_a_wrapper_saved(name, tmp_path):
+    """Under the names of the hub, which several of these have others of than in memory."""
+    folder = Path(shutil.copytree(tiny_images.folder(name), tmp_path / "model"))
+    save_file({f"_orig_mod.{n}": t for n, t in load_file(folder / "model.safetensors").items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    found, expected = (edgekit.source.read(f).module.state_dict() for f in (folder, tiny_images.folder(name)))
+    assert {n: t.tolist() for n, t in found.items()} == {n: t.tolist() for n, t in expected.items()}
 
 
 @pytest.mark.parametrize("name", tiny_images.ARCHITECTURES)

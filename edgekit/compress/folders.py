@@ -9,6 +9,7 @@ from typing import Any
 
 from edgekit.bundle.place import check_place, disk_errors, new_folder, put_folder, recover, sync_tree
 from edgekit.source.modules import quiet
+from edgekit.source.stack import WIDTHS
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 
@@ -20,8 +21,9 @@ RECORD = "edgekit.json"
 
 def save(module: Any, processor: Any, folder: Path, record: Mapping[str, object]) -> None:
     """Writes a Hugging Face folder, with what it was made from."""
+    pruned = hasattr(module.config, WIDTHS)  # is filled by the names that weights have in memory, not by those of the hub
     with quiet():
-        module.to("cpu").save_pretrained(folder)
+        module.to("cpu").save_pretrained(folder, save_original_format=not pruned)
         processor.save_pretrained(folder)
     (folder / RECORD).write_text(to_json(dict(record), indent=2, sort_keys=True) + "\n", "utf-8")
 

@@ -157,7 +157,7 @@ def _planned(base: Source, speedup: float, samples: Sequence[Samples], latency: 
     wanted, reach = 1.0 - 1.0 / speedup, most(matters, table)
     if reach < wanted:
         raise UsageError(
-            f"Slicing was asked to make the model {speedup:.2f} x as fast, and with one head and {step(len(matters[0].neurons))} neurons left in each layer "
+            f"Pruning was asked to make the model {speedup:.2f} x as fast, and with one head and {step(len(matters[0].neurons))} neurons left in each layer "
             f"it is {1 / max(1 - reach, 1e-6):.2f} x as fast. Ask for less, or for fewer layers."
         )
     tried: list[tuple[float, Picks]] = []

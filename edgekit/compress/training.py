@@ -2,6 +2,14 @@
 
 Each process takes its share of every batch and weighs it by its number of rows, so that two processes take the very step
 that one would: the batch is what the settings say, however many there are.
+
+Why this is not ``transformers.Trainer``, as tried with transformers 5.23.0 and accelerate 1.15.0: with our batches (``get_train_dataloader``) and loss
+(``compute_loss``) it trains two processes to the weights of one, and goes on from a whole checkpoint bit by bit. But a checkpoint is written file by file
+in its final place: of a run that was killed within a save the next start takes the half one ("Can't find a valid checkpoint", or no
+``trainer_state.json``), though a whole one is beside it. And it saves weights under the names of the hub and loads them with
+``load_state_dict(strict=False)``: where these are other names than a module's, of ViT, DeiT, BEiT and Swin, no layer is loaded when a run goes on (all 40
+tensors of a small ViT differed at its end), nor of the best epoch (32 of 40 were the last one's), and nothing but a warning says so
+(huggingface/transformers issues 43701 and 48805). What would be left of it is a loop whose loader, loss, saving and loading are overridden.
 """
 
 from __future__ import annotations

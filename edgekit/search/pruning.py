@@ -1,4 +1,4 @@
-"""Slicing for a target: the clock that decides what goes, and the verb around it."""
+"""Pruning for a target: the clock that decides what goes, and the verb around it."""
 
 from __future__ import annotations
 

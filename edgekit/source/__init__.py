@@ -13,7 +13,7 @@ from typing import Any
 
 from edgekit import modalities, tasks
 from edgekit.source import _values, _weights, heads
-from edgekit.source._folder import checked_config, locate, processors_of
+from edgekit.source._folder import checked_config, class_of, locate, processors_of
 from edgekit.source.modules import copied, entries, quiet
 from edgekit.source.stack import WIDTHS, narrow
 from edgekit.spec.digests import sha256
@@ -161,8 +161,7 @@ def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
     def make() -> tuple[Any, Any]:
         try:
             with quiet():
-                filled = WIDTHS in config or weights.renamed
-                module, missing, beside = _filled(head, origin.folder, weights) if filled else _whole(head, origin.folder)
+                module, missing, beside = _read_module(head, origin.folder, weights, WIDTHS in config)
                 processor = processors.load(origin.model_id, origin.folder, told)
         except EdgekitError:
             raise
@@ -223,28 +222,24 @@ def _digest(folder: Path, told: Told) -> str:
 _LOADING: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": False}
 
 
-def _whole(head: Head, folder: Path) -> tuple[Any, list[str], list[str]]:
-    """A module as Transformers loads it, the weights that the folder lacks, and those that the module has no place for."""
+def _read_module(head: Head, folder: Path, weights: _weights.Weights, pruned: bool) -> tuple[Any, list[str], list[str]]:
+    """The module of a folder, the weights that the folder lacks, and those that the module has no place for."""
     import torch
     import transformers
 
-    module, loading = getattr(transformers, head.AUTO_CLASS).from_pretrained(
-        folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True, **_LOADING
-    )
-    return module, sorted(loading["missing_keys"]), sorted(loading["unexpected_keys"])
-
-
-def _filled(head: Head, folder: Path, weights: _weights.Weights) -> tuple[Any, list[str], list[str]]:
-    """The same of a module that Transformers does not load, of narrower layers than its config's or of other names: made, then filled."""
-    import torch
-    import transformers
-
+    auto, loading = getattr(transformers, head.AUTO_CLASS), {**_LOADING, "dtype": torch.float32}
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    module = getattr(transformers, head.AUTO_CLASS).from_config(config, dtype=torch.float32, **_LOADING)
-    if hasattr(config, WIDTHS):
+    if pruned:  # Transformers knows no layers of several widths, so the module is made, narrowed and filled
+        module = auto.from_config(config, **loading)
         narrow(module, [(range(h), range(n)) for h, n in getattr(config, WIDTHS)])
-    missing, unexpected = module.load_state_dict(weights.load(), strict=False)
-    return module, sorted(missing), sorted(unexpected)
+        missing, unexpected = module.load_state_dict(weights.load(), strict=False)
+        return module, sorted(missing), sorted(unexpected)
+    if weights.renamed:
+        made = getattr(transformers, class_of(head, config.model_type))
+        module, report = made.from_pretrained(None, config=config, state_dict=weights.load(), output_loading_info=True, **loading)
+    else:
+        module, report = auto.from_pretrained(folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True, **loading)
+    return module, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
 
 
 def from_module(module: Any, processor: Any, task: str | None = None, outputs: str | None = None, **told: Any) -> Source:

@@ -160,7 +160,7 @@ def _meant(kind: str, task: str | None) -> str:
             return (
                 f" Its layers are those of '{other}': in a copy of the folder, set model_type to '{other}' and "
                 "architectures to "
-                f"['{_class_of(heads.get(found), other)}'] in config.json, and give that."
+                f"['{class_of(heads.get(found), other)}'] in config.json, and give that."
             )
     if kind in _all_kinds():
         return ""
@@ -176,7 +176,7 @@ def _all_kinds() -> set[str]:
     return set(CONFIG_MAPPING_NAMES)
 
 
-def _class_of(head: Head, kind: str) -> str:
+def class_of(head: Head, kind: str) -> str:
     """The class of Transformers that a model type stands for under a head."""
     from transformers.models.auto import modeling_auto
 
@@ -188,8 +188,8 @@ def _class_of(head: Head, kind: str) -> str:
 def _check_class(model_id: str, kind: str, architectures: Sequence[str], task: str) -> None:
     """Holds the class that was saved against the one that the model type stands for."""
     head = heads.get(task)
-    expected = _class_of(head, kind)
-    aliases = {_class_of(head, other) for other, same in processors_of(task).SAME_AS.items() if same == kind}
+    expected = class_of(head, kind)
+    aliases = {class_of(head, other) for other, same in processors_of(task).SAME_AS.items() if same == kind}
     if not set(architectures) & {expected, *aliases}:
         raise ModelError(
             f"{model_id} was saved from the class {', '.join(architectures)}, and its model_type '{kind}' is read as "

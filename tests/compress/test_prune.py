@@ -125,6 +125,18 @@ def test_a_pruned_folder_is_read_exported_and_smaller(name, tmp_path):
     assert parameters(tmp_path / "small") < parameters(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("name", ["beit", "deit", "vit"])
+def test_a_pruned_image_model_is_read(name, tmp_path):
+    """Their weights have other names on the hub than in memory."""
+    images = pytest.importorskip("tiny_images")
+    origin = edgekit.source.read(images.folder(name))
+    picks = [([0, 2], list(range(1, 40))) for _ in widths(origin.module)]
+    module = narrowed(origin.module, picks)
+    save(module, origin.processor, tmp_path / "model", {})
+    found = edgekit.source.read(tmp_path / "model").module.state_dict()
+    assert {n: t.tolist() for n, t in found.items()} == {n: t.tolist() for n, t in module.state_dict().items()}
+
+
 def parameters(folder):
     return sum(int(np.prod(i.dims)) for i in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer)
 
