@@ -102,7 +102,7 @@ def build(
 
     Args:
         model: a local Hugging Face folder or a hub id; or None with ``module`` and ``processor``.
-        samples: calibration rows (JSONL, CSV, TSV or a calibration TOML); labels are not needed.
+        samples: calibration rows (JSONL, CSV, TSV, a calibration TOML, or a folder of images); labels are not needed.
         eval: evaluation rows with labels: candidates are scored on them, and the choice is made by them.
         out: folder of the bundle; appears whole or not at all.
         test: rows with labels that the chosen candidate is scored on once, when the choice is made.

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import small
@@ -695,3 +696,137 @@ def test_an_image_that_changes_under_the_same_table_is_another_set(tmp_path):
     assert read(table, modality=UNBOUND).digest == first
     pillow.new("RGB", (8, 8), (11, 0, 0)).save(tmp_path / "a.png")
     assert read(table, modality=UNBOUND).digest != first
+
+
+def test_files_that_rows_name_are_read_once(tmp_path, monkeypatch):
+    """For the digest of the set, for what tells rows apart, and for the ids of a report."""
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit[image]'")
+    from edgekit.modalities.image import ImageModality
+    from edgekit.report.predictions import row_ids
+
+    for place in range(3):
+        pillow.new("RGB", (8, 8), (place // 2, 0, 0)).save(tmp_path / f"{place}.png")
+    asked, real = [], ImageModality.content
+    monkeypatch.setattr(ImageModality, "content", lambda modality, value: asked.append(value) or real(modality, value))
+    modality = ImageModality()
+    found = read(raw(tmp_path, "image,label\n0.png,a\n1.png,a\n2.png,b\n", "rows.csv"), modality=modality)
+    task = SimpleNamespace(modality=modality, parse_truth=lambda rows, where: SimpleNamespace(values=[0, 0, 1], notes=()))
+    assert found.evaluation(task).groups == [[0, 1], [2]]
+    ids = row_ids(found.contents(modality), b"key")
+    assert len(asked) == 3
+    assert ids == row_ids([real(modality, row.input) for row in found.rows], b"key")
+    assert ids[0] == ids[1] != ids[2]
+
+
+def words_of(path):
+    from edgekit.modalities.words import UNBOUND
+
+    return [(row.input, row.label) for row in read(path, modality=UNBOUND).rows]
+
+
+@pytest.mark.parametrize("name", ["s.jsonl", "s.ndjson", "s.jsonl.gz"])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_a_file_of_one_row_of_lists_is_one_row_where_a_line_is_a_row(tmp_path, name, indent):
+    row = {"words": ["no", "stop"], "label": ["O", "B-X"]}
+    data = json.dumps(row, indent=indent).encode()
+    assert words_of(raw(tmp_path, gzip.compress(data) if name.endswith(".gz") else data, name)) == [(("no", "stop"), ["O", "B-X"])]
+
+
+def test_one_object_of_lists_that_may_be_a_row_or_a_table_is_refused(tmp_path):
+    from edgekit.modalities.words import UNBOUND
+
+    row = {"words": ["no", "stop"], "label": ["O", "B-X"]}
+    refused(raw(tmp_path, json.dumps(row), "s.json"), "one row or a table of columns", modality=UNBOUND)
+    refused(raw(tmp_path, json.dumps({"tokens": ["no"]}), "s.json"), "one row or a table", modality=UNBOUND, columns={"words": "tokens"})
+    assert words_of(raw(tmp_path, json.dumps([row]), "s.json")) == [(("no", "stop"), ["O", "B-X"])]
+
+
+@pytest.mark.parametrize("name", ["s.jsonl", "s.json"])
+def test_columns_of_words_are_a_table(tmp_path, name):
+    table = {"words": [["no", "stop"], ["go"]], "label": [["O", "O"], ["O"]]}
+    assert words_of(raw(tmp_path, json.dumps(table), name)) == [(("no", "stop"), ["O", "O"]), (("go",), ["O"])]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """``DIR/label/*.png``, and a function that adds a file."""
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit[image]'")
+    folder = tmp_path / "set.toml"  # a folder of any name
+
+    def add(name, value=0):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pillow.new("RGB", (4, 4), (value, 0, 0)).save(folder / name, "PNG")
+
+    for value, name in enumerate(("dog/b.png", "cat/2.png", "cat/10.png")):
+        add(name, value)
+    return SimpleNamespace(folder=folder, add=add)
+
+
+def images_of(folder, **options):
+    from edgekit.modalities.image import UNBOUND
+
+    return read(folder, modality=UNBOUND, **options)
+
+
+def test_a_folder_with_a_subfolder_a_label(pictures):
+    (pictures.folder / ".cache").mkdir()
+    (pictures.folder / "cat" / ".DS_Store").write_bytes(b"x")
+    found = images_of(pictures.folder, slices=["label"])
+    assert [(row.input, row.label) for row in found.rows] == [
+        (str(pictures.folder / name), label) for name, label in (("cat/10.png", "cat"), ("cat/2.png", "cat"), ("dog/b.png", "dog"))
+    ]
+    assert found.rows[0].slices == {"label": "cat"}
+    assert images_of(pictures.folder).digest == found.digest
+    (pictures.folder / "dog/b.png").rename(pictures.folder / "cat/b.png")
+    pictures.add("dog/a.png")
+    assert images_of(pictures.folder).digest != found.digest
+
+
+def test_a_folder_of_images_without_labels(pictures):
+    for name in ("b.png", "a.png"):
+        pictures.add(f"flat/{name}")
+    found = images_of(pictures.folder / "flat")
+    assert [(row.input, row.label) for row in found.rows] == [(str(pictures.folder / "flat" / name), None) for name in ("a.png", "b.png")]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: p.add("root.png"), "1 file(s) beside 2 subfolder(s)"),
+        (lambda p: p.add("cat/deep/a.png"), "subfolder 'cat' has 1 folder(s)"),
+        (lambda p: (p.folder / "bird").mkdir(), "subfolder 'bird' has no file"),
+        (lambda p: (p.folder / "cat/secret.txt").write_text("secret"), "file 3 (by name) of 'cat' has an image that cannot be taken"),
+        (lambda p: (p.folder / "cat/secret.png").symlink_to(p.folder.parent / "x.png"), "file 3 (by name) of 'cat' has a path of an image that leads out of"),
+        (lambda p: (p.folder / "elsewhere").symlink_to(p.folder.parent / "other"), "file 1 (by name) of 'elsewhere' has a path of an image that leads out of"),
+    ],
+)
+def test_a_folder_of_another_form_is_refused(pictures, change, said):
+    (pictures.folder.parent / "other").mkdir()
+    (pictures.folder.parent / "other" / "secret.png").write_bytes((pictures.folder / "dog/b.png").read_bytes())
+    change(pictures)
+    with pytest.raises(SamplesError) as problem:
+        images_of(pictures.folder)
+    assert said in str(problem.value)
+    assert "secret" not in str(problem.value)
+
+
+def test_an_empty_folder_and_one_of_texts_are_refused(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SamplesError, match="no rows"):
+        images_of(tmp_path / "empty")
+    refused(tmp_path, "is a folder, and the column 'text' holds no files")
+
+
+def test_a_recipe_names_a_folder(pictures, tmp_path):
+    recipe = tmp_path / "few.toml"
+    recipe.write_text('name = "few"\nfile = "set.toml"\ncount = 2\n')
+    refused(recipe, "expected a JSON, CSV or TSV file")
+    pictures.folder.rename(tmp_path / "photos")
+    recipe.write_text('name = "few"\nfile = "photos"\ncount = 2\n')
+    assert len(images_of(recipe)) == 2
+    digest = images_of(tmp_path / "photos").digest
+    recipe.write_text(f'name = "few"\nfile = "photos"\ndigest = "sha256:{digest}"\n')
+    assert len(images_of(recipe)) == 3
+    (tmp_path / "photos/cat/10.png").rename(tmp_path / "photos/cat/c.png")
+    with pytest.raises(SamplesError, match="the samples changed"):
+        images_of(recipe)

@@ -12,7 +12,7 @@ __all__ = ["command"]
 
 @click.command(name="baseline")
 @click.argument("bundle")
-@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
+@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.")
 @click.option("-o", "--out", required=True, metavar="FILE", help="The baseline, a .json file; one that is there is replaced.")
 @click.option("--append", is_flag=True, help="Add a session to the baseline that is there, of the same bundle, samples and machine.")
 @columns_option

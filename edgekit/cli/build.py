@@ -26,7 +26,7 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
 @click.command(name="build")
 @click.argument("model", required=False)
 @click.option("--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file.")
-@click.option("--samples", metavar="FILE", help="Calibration samples: JSONL, CSV, TSV or a calibration TOML. Labels are not needed.")
+@click.option("--samples", metavar="FILE", help="Calibration samples: JSONL, CSV, TSV, a calibration TOML, or a folder of images. Labels are not needed.")
 @click.option("--eval", "evaluation", metavar="FILE", help="Evaluation samples with labels: every candidate is scored on them.")
 @click.option("--test", default=None, metavar="FILE", help="Test samples with labels: the chosen candidate is scored on them once, when the choice is made.")
 @click.option("-o", "--out", metavar="FOLDER", help="The bundle; appears whole or not at all.")

@@ -28,7 +28,7 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
     metavar="BUNDLE|FILE",
     help="An older bundle (both run in turns), or a file of 'edgekit baseline' (its bundle runs, where it still lies where it was).",
 )
-@click.option("--samples", default=None, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
+@click.option("--samples", default=None, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.")
 @columns_option
 @slices_option
 @gates_option

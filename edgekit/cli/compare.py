@@ -22,7 +22,7 @@ __all__ = ["command"]
 @click.command(name="compare")
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
-@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
+@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.")
 @click.option("-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here.")
 @columns_option
 @slices_option

@@ -27,7 +27,7 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
 
 @click.command(name="eval")
 @click.argument("bundle")
-@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV or a TOML that names them.")
+@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.")
 @click.option("-o", "--out", default=None, metavar="FOLDER", help="Measure everything, and write report.html, .json, .md, junit.xml and history.json here.")
 @click.option("--json", "file", default=None, metavar="FILE", help="Without -o: also write the numbers as JSON ('-': only them, to standard output).")
 @columns_option

@@ -193,6 +193,7 @@ def _list_of(value: object) -> object:
     """
     if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]") or len(text) > cells.LONGEST:
         return value
+    text = cells.without_types(text)
     if (found := cells.listed(text)) is not None:
         return found
     read: object = None

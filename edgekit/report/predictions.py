@@ -22,7 +22,7 @@ import numpy as np
 
 from edgekit.spec import rows as packing
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
-from edgekit.spec.protocols import Arrays, Input, Modality
+from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.subject import Numbers, Predictions
 from edgekit.spec.tensor import TensorSpec
 
@@ -67,15 +67,14 @@ def id_key() -> bytes:
         return _key_of_this_run()
 
 
-def row_ids(inputs: Sequence[Input], modality: Modality, key: bytes) -> tuple[str, ...]:
+def row_ids(contents: Iterable[bytes], key: bytes) -> tuple[str, ...]:
     """An id for each row: the first 16 hex digits of HMAC-SHA256 (RFC 2104) over the canonical bytes of its input.
 
     Args:
-        inputs: one a row.
-        modality: whose ``content`` is hashed.
+        contents: one a row, see ``Modality.content``.
         key: as :func:`id_key` gives it.
     """
-    return tuple(hmac.digest(key, modality.content(value), "sha256").hex()[:_ID_DIGITS] for value in inputs)
+    return tuple(hmac.digest(key, content, "sha256").hex()[:_ID_DIGITS] for content in contents)
 
 
 def pack(outputs: Sequence[Arrays], ids: Sequence[str]) -> Predictions:

@@ -147,7 +147,7 @@ def rows(task: Task, samples: str | Path, columns: Mapping[str, str] | None, sli
     read = sample_files.read(samples, columns, slices, task.modality)
     given = read.evaluation(task)
     encoded = task.preprocess(given.inputs)
-    ids = predictions.row_ids(given.inputs, task.modality, predictions.id_key())
+    ids = predictions.row_ids(read.contents(task.modality), predictions.id_key())
     sizes = tuple(task.modality.size(row.arrays) for row in encoded)
     return Rows(read, Evaluation(task, given.inputs, given.truth, ids, given.notes), ids, sizes, sum(row.truncated for row in encoded))
 

@@ -1,4 +1,4 @@
-"""Samples in a fixed order: JSON, CSV or TSV with named columns, or a ``calibration/*.toml`` that names them.
+"""Samples in a fixed order: JSON, CSV or TSV with named columns, a folder of files, or a ``calibration/*.toml`` that names them.
 
 Inputs stay in memory: neither they nor pieces of them go into an error, a log, a cache or a bundle. A place in a file
 is named by its line.
@@ -6,15 +6,16 @@ is named by its line.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import random
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit.modalities.text import UNBOUND
-from edgekit.samples import _json, _tables
+from edgekit.samples import _folder, _json, _tables
 from edgekit.samples._decode import GZIP, text_of
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError, near
@@ -40,7 +41,7 @@ NO_VALUE = "(none)"
 SEVERAL = "|"
 """Between the columns of ``label=toxic|threat``, each of 0 and 1 for the label that it is named after."""
 
-_SUFFIXES = {".jsonl": "json", ".json": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "tsv"}
+_SUFFIXES = {".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 _FILE_TYPES = f"{', '.join(_SUFFIXES)}, each also with {GZIP}, or .toml"
 
 
@@ -54,6 +55,7 @@ class Sample:
         slices: column to value, of the columns that were asked for as slices; what a report may say of the row.
         empty: the row has a cell for the label, and it is empty: where a row may have several labels, it has none of them.
         others: column to value, of the columns that play no role: each may be a label's column of 0 and 1. Empty where the label's column was named.
+        content: what the input is told from others by, see ``Modality.content``, where it was read from a file for that; None elsewhere.
     """
 
     input: Input
@@ -61,15 +63,16 @@ class Sample:
     slices: Mapping[str, str] = field(default_factory=dict)
     empty: bool = field(default=False, compare=False)
     others: Mapping[str, object] = field(default_factory=dict, compare=False, repr=False)
+    content: bytes | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Rows of one file.
+    """Rows of one file or folder.
 
     Attributes:
-        rows: in the order of the file.
-        where: the file, for messages.
+        rows: in the order of the file, or of the names in a folder.
+        where: the file or folder, for messages.
         digest: sha256 of the file and of what was chosen from it, in hex.
     """
 
@@ -86,6 +89,10 @@ class Samples:
         """Of all rows."""
         return [row.input for row in self.rows]
 
+    def contents(self, modality: Modality) -> list[bytes]:
+        """What each input is told from others by, see ``Modality.content``; a file is not read again for it."""
+        return [modality.content(row.input) if row.content is None else row.content for row in self.rows]
+
     def evaluation(self, task: Task) -> Evaluation:
         """The rows as a task scores them.
 
@@ -94,7 +101,7 @@ class Samples:
         """
         truth = task.parse_truth(self.rows, self.where)
         task.modality.check(self.inputs, self.where)
-        return Evaluation(task, self.inputs, truth.values, notes=truth.notes)
+        return Evaluation(task, self.inputs, truth.values, [row.content for row in self.rows if row.content is not None], truth.notes)
 
     def take(self, count: int, seed: int) -> Samples:
         """Chooses ``count`` rows at random, in the order of the file; all of them where there are no more.
@@ -162,7 +169,8 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
     the same rows can be compared.
 
     Args:
-        path: a JSON, CSV, TSV or calibration TOML file, or the name of a sample set that EdgeKit ships.
+        path: a JSON, CSV, TSV or calibration TOML file, the name of a sample set that EdgeKit ships, or a folder of files where inputs are such: each in a
+            subfolder with the name of its label, or all without.
         columns: role to column name; by default each role's own name, all but the modality's first one where they are there. The label may be
             several columns, ``toxic|threat``, each of 0 and 1.
         slices: columns whose values go into :attr:`Sample.slices` and from there into reports.
@@ -170,50 +178,61 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
 
     Raises:
         SamplesError: when the file is missing, empty, not text, malformed, of another digest, can be read in two ways, has a column twice or
-            lacks a named one; when a column of slices holds what may be text: more than ``MOST_VALUES`` values, or one of more than
-            ``LONGEST_VALUE`` characters.
+            lacks a named one; for a folder of another form; when a column of slices holds what may be text: more than ``MOST_VALUES`` values, or one of
+            more than ``LONGEST_VALUE`` characters.
         UsageError: for an unknown role or file type, slices by the input itself, or a column of slices that is named twice.
     """
-    file, roles = _locate(path), (*modality.roles, LABEL)
+    file, roles = _locate(path, modality), (*modality.roles, LABEL)
     named = {_role(role, roles): name for role, name in (columns or {}).items()}
-    if file.suffix.lower() == ".toml":
+    if file.suffix.lower() == ".toml" and not file.is_dir():
         recipe = parse(Recipe, read_toml(file), f"calibration {file.name}")
         source = file.parent / recipe.file
         if source.suffix.lower() == ".toml":
             raise SamplesError(f"calibration {file.name} names the file '{recipe.file}', expected a JSON, CSV or TSV file. Correct it.")
         samples = read(source, {**recipe.columns, **named}, slices, modality)
-        found = f"sha256:{_file_digest(source)}"
+        found = f"sha256:{samples.digest if source.is_dir() else _file_digest(source)}"
         if recipe.digest and recipe.digest != found:
             remedy = "Restore the file, or put the new digest there."
             raise SamplesError(f"{source} has the digest {found}, {file.name} expects {recipe.digest}: the samples changed. {remedy}")
         return samples.take(recipe.count, recipe.seed) if recipe.count else samples
     suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
-    kind = _SUFFIXES.get(suffix.lower())
+    kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
     if kind is None:
         raise UsageError(f"Samples {file} end in '{suffix}', expected one of: {_FILE_TYPES}. Convert or rename the file.")
     _check_once(slices)
-    records = list(_records(file, kind, named, slices, roles))
+    records = list(_records(file, kind, named, slices, modality))
     if not records:
         raise SamplesError(f"Samples {file} have no rows, expected at least one. Give a file with samples.")
     columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
-    chosen = _choose(columns, named, file, roles, said=kind == "json" or any(role in columns for role in roles))
+    chosen = _choose(columns, named, file, roles, said=kind in ("json", "jsonl", "folder") or any(role in columns for role in roles))
     _check_slices(slices, columns, chosen, file)
     rows = tuple(_sample(record, chosen, LABEL not in named, slices, file, place, modality) for place, record in records)
     for name in slices:
         if (different := len({row.slices[name] for row in rows})) > MOST_VALUES:
             said = f"{different} different values in column '{name}', expected at most {MOST_VALUES} for slices"
             raise SamplesError(f"Samples {file} have {said}. Slice by a coarser column.")
-    parts: list[object] = [_file_digest(file), sorted(chosen.items())]
+    parts: list[object] = [[record for _, record in records] if kind == "folder" else _file_digest(file), sorted(chosen.items())]
     if modality.reads_files:  # what a path names may change while the table stays
-        parts.append([hashlib.sha256(modality.content(row.input)).hexdigest() for row in rows])
+        rows = tuple(replace(row, content=modality.content(row.input)) for row in rows)
+        parts.append([hashlib.sha256(row.content or b"").hexdigest() for row in rows])
     return Samples(rows, str(file), hashlib.sha256(to_json(parts).encode()).hexdigest())
 
 
-def _records(file: Path, kind: str, named: Mapping[str, str], slices: Sequence[str], roles: Sequence[str]) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _records(file: Path, kind: str, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Rows with their places, whichever type the file is of."""
-    text = text_of(file)
-    if kind == "json":
-        yield from _json.records(text, file)
+    if kind == "folder":
+        yield from _folder.records(file, modality.roles[0], LABEL)
+        return
+    text, roles = text_of(file), (*modality.roles, LABEL)
+    if kind.startswith("json"):
+
+        def is_row(found: Mapping[str, object]) -> bool:
+            with contextlib.suppress(SamplesError):
+                modality.read({role: found.get(named.get(role, role)) for role in modality.roles}, file.parent)
+                return True
+            return False
+
+        yield from _json.records(text, file, kind == "jsonl", is_row)
         return
     wanted = [part for role, name in named.items() for part in (name.split(SEVERAL) if role == LABEL else (name,))]
     for line, record in _tables.records(text, file, kind, (*wanted, *slices), roles):
@@ -227,14 +246,14 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
 
 
-def _locate(path: str | Path) -> Path:
+def _locate(path: str | Path, modality: Modality) -> Path:
     file = Path(path)
-    if file.is_file():
+    if file.is_file() or (file.is_dir() and modality.reads_files):
         return file
     known = shipped()
     if str(path) in known:
         return known[str(path)]
-    what = "is a folder" if file.is_dir() else "does not exist"
+    what = f"is a folder, and the column '{modality.roles[0]}' holds no files" if file.is_dir() else "does not exist"
     raise SamplesError(
         f"Samples {file} {what}, expected a JSON, CSV, TSV or calibration TOML file, "
         f"or the name of a shipped set ({', '.join(known)}).{near(str(path), known)} Correct the path."
@@ -309,7 +328,7 @@ def _sample(
         label = None if empty else label
     columns = {role: name for role, name in chosen.items() if role != LABEL}
     try:
-        value = modality.read({role: record.get(name) for role, name in columns.items()}, file.parent)
+        value = modality.read({role: record.get(name) for role, name in columns.items()}, file if file.is_dir() else file.parent)
     except SamplesError as problem:
         # The modality knows roles; whoever wrote the file knows its columns.
         named = ", ".join(f"column '{name}' is the {role}" for role, name in columns.items() if name != role)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,22 @@ class _Twice(ValueError):
     """A key that an object has twice."""
 
 
-def records(text: str, file: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
+def records(text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str, object]], bool]) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Rows of a JSON file.
 
     Args:
         text: of the file.
         file: for messages.
+        by_line: the name of the file says that a line is a row.
+        is_row: whether an object is a row as it stands: where inputs are lists, one of lists may be a row, and a table of columns too.
 
     Yields:
         The place (``line 3`` or ``row 3``), and column to value.
 
     Raises:
-        SamplesError: naming the place of what is malformed, no object, or has a key twice.
+        SamplesError: naming the place of what is malformed, no object, or has a key twice; for an object that may be a row or a table.
     """
-    whole = _whole(text, file)
+    whole = _whole(text, file, by_line, is_row)
     if whole is None:
         yield from _by_line(text, file)
     elif isinstance(whole, list):
@@ -44,7 +46,7 @@ def records(text: str, file: Path) -> Iterator[tuple[str, Mapping[str, object]]]
         yield from _of_columns(whole, file)
 
 
-def _whole(text: str, file: Path) -> Any:
+def _whole(text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str, object]], bool]) -> Any:
     """The rows of an array, or an object of columns, where the file is one document; None where it is read line by line."""
     lines = [line for line in lines_of(text) if line.strip()]
     first = _kind(lines[0]) if lines else None
@@ -59,7 +61,16 @@ def _whole(text: str, file: Path) -> Any:
             return None  # objects, of which a line is at fault
         line, reason = (problem.lineno, problem.msg) if isinstance(problem, json.JSONDecodeError) else (1, "nested too deeply")
         raise SamplesError(f"{file}, line {line} is not valid JSON ({reason}), expected {_SHAPES}. Correct the line.") from problem
-    if isinstance(found, dict) and not (found and all(isinstance(column, (list, dict)) for column in found.values())):
+    if not isinstance(found, dict):
+        return found
+    is_table = bool(found) and all(isinstance(column, (list, dict)) for column in found.values())
+    may_be_row = not is_table or is_row(found)
+    if is_table and may_be_row and not by_line:
+        raise SamplesError(
+            f"{file} is one object of lists, which is one row or a table of columns: nothing tells which. For one row name the file .jsonl, or write an "
+            "array of it, [{...}]; for a table write each row as an object."
+        )
+    if may_be_row:
         return None if first is not None else [found]  # a single row, on a line or over several
     return found
 

@@ -181,7 +181,7 @@ def check_strict(task: Task, target: Target, evaluation: Samples) -> None:
 
 def _different(task: Task, samples: Samples) -> int:
     """Number of different inputs."""
-    return len({task.modality.content(value) for value in samples.inputs})
+    return len(set(samples.contents(task.modality)))
 
 
 def check_labels(task: Task, truth: Sequence[Any], where: str) -> None:

@@ -1,4 +1,4 @@
-"""Lists of texts that were written into a cell of a table as numpy prints them: ``['John' 'lives']``, without commas.
+"""Lists that were written into a cell of a table as numpy prints them: ``['John' 'lives']``, without commas, or ``[np.str_('John'), np.str_('lives')]``.
 
 To Python, literals side by side are one text, so a reader of Python literals makes one word of such a list.
 """
@@ -9,7 +9,7 @@ import ast
 import itertools
 import re
 
-__all__ = ["LONGEST", "joins", "listed"]
+__all__ = ["LONGEST", "joins", "listed", "without_types"]
 
 LONGEST = 1_000_000
 """Characters of the longest cell that is read as a list."""
@@ -17,6 +17,12 @@ LONGEST = 1_000_000
 _TEXT = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _LIST = re.compile(rf"\[\s*{_TEXT}(?:\s+(?:{_TEXT}|\.\.\.))+\s*\]", re.DOTALL)
 _LEFT_OUT = "..."
+_TYPED = re.compile(rf"""({_TEXT})|np\.(?:(True|False)_|\w+\(({_TEXT}|[^()'"]*)\))""", re.DOTALL)
+
+
+def without_types(cell: str) -> str:
+    """A list with values as Python writes them in place of numpy's, which name their type: ``'a'`` for ``np.str_('a')``. Texts stay as they are."""
+    return _TYPED.sub(lambda found: found[1] or found[2] or found[3], cell) if "np." in cell else cell
 
 
 def listed(cell: str) -> list[str] | None:

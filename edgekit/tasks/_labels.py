@@ -140,6 +140,7 @@ def unwritten(value: object) -> object:
     """A list that was written into a cell as Python, JSON or numpy write it; any other value as it is."""
     if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]") or len(text) > cells.LONGEST:
         return value
+    text = cells.without_types(text)
     if (found := cells.listed(text)) is not None:
         return found
     try:

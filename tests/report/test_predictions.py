@@ -34,7 +34,7 @@ LOGITS_OF_THREE = (TensorSpec("logits", "float32", ("batch", 3)),)
 
 
 def row_ids(texts, key):
-    return predictions.row_ids(texts, UNBOUND, key)
+    return predictions.row_ids(map(UNBOUND.content, texts), key)
 
 
 @pytest.fixture

@@ -26,6 +26,16 @@ def test_a_list_that_numpy_printed_is_read_as_its_texts(count):
     assert _labels.unwritten(printed) == words
 
 
+def test_a_list_of_numpys_own_values_is_read_as_its_values():
+    words = [*WORDS, "np.str_('x')", "np.True_"]
+    assert read(str([np.str_(word) for word in words])) == tuple(words)
+    assert read(str(list(np.array(words)))) == tuple(words)
+    assert _labels.unwritten(str([np.str_("O"), np.str_("B-PER")])) == ["O", "B-PER"]
+    assert _labels.unwritten(str([np.int64(3), np.int64(-1)])) == [3, -1]
+    assert _labels.unwritten(str([np.True_, np.float64(0.5)])) == [True, 0.5]
+    assert read("[np.argmax(x)]") == "[np.argmax(x)]", "a text stays a text"
+
+
 @pytest.mark.parametrize("cell", ["['a' 'b', 'c']", "['a', 'b' \"c\"]", "['a' 'b' ... 'c']", "['don''t', 'x']"])
 def test_a_list_that_would_be_read_as_fewer_words_is_refused(cell):
     with pytest.raises(SamplesError, match="lacks a comma"):
