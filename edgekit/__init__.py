@@ -33,7 +33,7 @@ from edgekit.spec.errors import (
     SamplesError,
     UsageError,
 )
-from edgekit.tasks import Classification
+from edgekit.tasks import Classification, LabelScores
 
 if TYPE_CHECKING:
     from edgekit.builder import build
@@ -52,6 +52,7 @@ __all__ = [
     "FormatError",
     "InputError",
     "IntegrityError",
+    "LabelScores",
     "ModelError",
     "QuantizeError",
     "RemoteError",

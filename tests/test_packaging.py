@@ -189,3 +189,16 @@ def test_what_a_device_runs_is_python_3_10():
     command = [sys.executable, "-m", "mypy", "--python-version", "3.10", "--cache-dir", "/dev/null", *parts]
     done = subprocess.run(command, cwd=small.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_users_types_tell_one_answer_from_a_list_of_them(tmp_path):
+    if importlib.util.find_spec("mypy") is None:
+        pytest.skip("mypy is not installed")
+    assert (small.ROOT / "edgekit" / "py.typed").is_file(), "without it types are not looked at where EdgeKit is installed"
+    program = "import edgekit\ndef use(session: edgekit.Session, text: str) -> None:\n"
+    (tmp_path / "user.py").write_text(program + "    reveal_type(session([text]))\n    reveal_type(session(text))\n    session([text]).label\n")
+    command = [sys.executable, "-m", "mypy", "--follow-imports", "silent", "--cache-dir", "/dev/null", str(tmp_path / "user.py")]
+    done = subprocess.run(command, cwd=small.ROOT, capture_output=True, text=True, check=False)
+    assert 'Revealed type is "list[Any]"' in done.stdout.replace("builtins.", "")
+    assert 'Revealed type is "Any"' in done.stdout
+    assert '"list[Any]" has no attribute "label"' in done.stdout

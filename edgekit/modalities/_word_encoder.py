@@ -154,7 +154,8 @@ class WordEncoder(TextEncoder):
         starts = [order[w] if w is not None and a is not None and first[w] == a else -1 for w, a in zip(ids, at, strict=True)]
         sizes = tuple(len(piece.ids) for piece in pieces)
         arrays[STARTS], arrays[WINDOWS] = np.array(starts, np.int64), np.array(sizes, np.int64)
-        return Encoded(arrays, cut, self._spans(value, pieces, ids, order))
+        once = 1 + max((where for where in at if where is not None), default=-1) + sum(encoding.special_tokens_mask)
+        return Encoded(arrays, cut, self._spans(value, pieces, ids, order), once if len(pieces) > 1 else None)
 
     def _spans(self, value: Words, pieces: Sequence[Encoding], ids: Sequence[int | None], order: Mapping[int, int]) -> Spans:
         split = isinstance(value, tuple)

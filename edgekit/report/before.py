@@ -12,6 +12,7 @@ from edgekit.report.predictions import Answer
 from edgekit.report.side import Rows, Side, opened, same_task, teacher
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.protocols import Arrays, Input
+from edgekit.spec.rows import encode_each
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject
 
@@ -121,7 +122,7 @@ def completed(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) ->
     taken = {spec.name for signature in side.bundle.manifest.signatures for spec in signature.inputs}
     if not inputs or set(side.task.preprocess(inputs[:1])[0].arrays) <= taken:
         return list(outputs)
-    kept = [{name: array for name, array in row.arrays.items() if name not in taken} for row in side.task.preprocess(inputs)]
+    kept = [{name: array for name, array in row.arrays.items() if name not in taken} for row in encode_each(side.task, inputs)]
     return [{**own, **row} for own, row in zip(kept, outputs, strict=True)]
 
 

@@ -16,17 +16,18 @@ from edgekit.spec.errors import BuildError
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.rows import encode_each
 from edgekit.stats.percentiles import Latency, latency, samples_needed
 from edgekit.timing.worker import Worker
 
-__all__ = ["Evaluation", "evaluate", "percentiles", "write_text"]
+__all__ = ["BundleScores", "evaluate", "percentiles", "write_text"]
 
 _INPUTS_A_REQUEST = 50
 _WARM_UP = 20
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class BundleScores:
     """What was measured.
 
     Attributes:
@@ -99,7 +100,7 @@ def evaluate(
     threads: int | None = None,
     trust: Trust | None = None,
     progress: Progress = silent,
-) -> Evaluation:
+) -> BundleScores:
     """Scores a bundle and takes its times and memory.
 
     Args:
@@ -118,7 +119,7 @@ def evaluate(
     task = tasks.get(opened.manifest.task).load(opened.assets)
     rows = sample_files.read(samples, columns, modality=task.modality)
     given = rows.evaluation(task)
-    truncated = sum(row.truncated for row in task.preprocess(given.inputs))
+    truncated = sum(row.truncated for row in encode_each(task, given.inputs))
     times: list[float] = []
     with Worker(opened.path, threads, backend, trust=trust) as worker:
         first = worker.start(given.inputs[0]).total_ms
@@ -130,7 +131,7 @@ def evaluate(
         memory = worker.memory_mb()
         method, ran_on = worker.ran()
     asked = question(given, outputs, rows.where, "the bundle", renumber=False)
-    return Evaluation(
+    return BundleScores(
         bundle=str(bundle),
         rows=len(rows),
         truncated=truncated,

@@ -27,6 +27,7 @@ from edgekit.spec.manifest import Variant, content_digest
 from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, HasLabels, Input, Task
+from edgekit.spec.rows import encode_each
 from edgekit.spec.sealed import seal
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
 from edgekit.spec.tensor import TensorSpec
@@ -82,7 +83,7 @@ class Rows:
         samples: the file's rows.
         evaluation: the rows as the task scores them, told apart by their ids.
         ids: keyed hash of each row.
-        sizes: of each input as the model reads it, e.g. tokens.
+        sizes: of each whole input as the model reads it, e.g. tokens of all windows, those that two windows share once.
         truncated: inputs that are longer than the model takes.
     """
 
@@ -146,10 +147,12 @@ def rows(task: Task, samples: str | Path, columns: Mapping[str, str] | None, sli
     """
     read = sample_files.read(samples, columns, slices, task.modality)
     given = read.evaluation(task)
-    encoded = task.preprocess(given.inputs)
     ids = predictions.row_ids(read.contents(task.modality), predictions.id_key())
-    sizes = tuple(task.modality.size(row.arrays) for row in encoded)
-    return Rows(read, Evaluation(task, given.inputs, given.truth, ids, given.notes), ids, sizes, sum(row.truncated for row in encoded))
+    sizes, truncated = list[int](), 0
+    for row in encode_each(task, given.inputs):
+        sizes.append(row.length or task.modality.size(row.arrays))
+        truncated += row.truncated
+    return Rows(read, Evaluation(task, given.inputs, given.truth, ids, given.notes), ids, tuple(sizes), truncated)
 
 
 def same_task(identity: Mapping[str, Any], task: Task, which: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, cast, overload
 
 import numpy as np
 
@@ -204,6 +204,10 @@ class Session:
             "A session cannot be pickled or copied: its engine belongs to this process. Hand over the bundle's path, and open it there with edgekit.load(path)."
         )
 
+    @overload
+    def __call__(self, inputs: list[Input]) -> list[Any]: ...
+    @overload
+    def __call__(self, inputs: Input) -> Any: ...
     @counted
     def __call__(self, inputs: Input) -> Any:
         """Answers one input, or a list of them in order.

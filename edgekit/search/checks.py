@@ -13,6 +13,7 @@ from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
 from edgekit.spec.errors import BudgetError, SamplesError, UsageError, near
 from edgekit.spec.manifest import MAX_TOKENS, Variant
 from edgekit.spec.protocols import HasLabels, Task
+from edgekit.spec.rows import encode_each
 from edgekit.spec.target import USES, Target
 from edgekit.stats.paired import fewest_rows
 
@@ -214,7 +215,7 @@ def cut_notes(task: Task, parts: Mapping[str, Samples]) -> tuple[str, ...]:
         task: of the model.
         parts: calibration and evaluation rows, by those names.
     """
-    cut = {name: sum(row.truncated for row in task.preprocess(samples.inputs)) for name, samples in parts.items()}
+    cut = {name: sum(row.truncated for row in encode_each(task, samples.inputs)) for name, samples in parts.items()}
     if not any(cut.values()):
         return ()
     counts = " and ".join(f"{cut[name]:,} of {len(samples):,} {name} rows" for name, samples in parts.items())

@@ -50,11 +50,13 @@ class Encoded:
             no graph is fed these, and such a loop hands them on beside the outputs.
         truncated: a part of the input was not read.
         context: what postprocessing needs of the input, e.g. offsets or the size of an image.
+        length: extent of the whole input along the bucketed axis, where it is read in several windows; None where that is ``Modality.size`` of the row.
     """
 
     arrays: Arrays
     truncated: bool = False
     context: Any = None
+    length: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from edgekit.spec.protocols import Arrays
+from edgekit.spec.protocols import Arrays, Encoded, Input, Task
 
-__all__ = ["SHAPES", "difference", "finite", "pack", "spread", "unpack"]
+__all__ = ["SHAPES", "difference", "encode_each", "finite", "pack", "spread", "unpack"]
 
 SHAPES = ".shapes"
 """Suffix of the name under which the shapes of ragged arrays are packed."""
+
+_ENCODED_AT_ONCE = 32
+
+
+def encode_each(task: Task, inputs: Sequence[Input]) -> Iterator[Encoded]:
+    """What a task makes of each input, of few at a time: tens of thousands of decoded images are larger than the memory.
+
+    Raises:
+        InputError: as :meth:`Task.preprocess` does; places in the message are those among the few.
+    """
+    for start in range(0, len(inputs), _ENCODED_AT_ONCE):
+        yield from task.preprocess(inputs[start : start + _ENCODED_AT_ONCE])
 
 
 def pack(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from edgekit.spec.protocols import TaskModule
 from edgekit.spec.registry import Registry
-from edgekit.tasks._heads import Classification
+from edgekit.tasks._heads import Classification, LabelScores
 
-__all__ = ["Classification", "get", "names"]
+__all__ = ["Classification", "LabelScores", "get", "names"]
 
 _TASKS: Registry[TaskModule] = Registry(__name__, "task", hyphens=True)
 names, get = _TASKS.names, _TASKS.get

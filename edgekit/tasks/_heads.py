@@ -50,7 +50,7 @@ PEARSON = Metric(
 
 
 @dataclass(frozen=True)
-class Classification:
+class LabelScores:
     """The answer for one example.
 
     Attributes:
@@ -58,13 +58,22 @@ class Classification:
         score: its probability, 0 to 1; for regression the predicted number.
         scores: every label's probability (or number), in the model's order.
         labels: labels that are given: one for a single-label head, those above 0.5 for a multi-label head, none for regression.
-        truncated: the text was longer than the model takes and its end was not read.
     """
 
     label: str
     score: float
     scores: Mapping[str, float]
     labels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Classification(LabelScores):
+    """The answer for one text.
+
+    Attributes:
+        truncated: the text was longer than the model takes and its end was not read.
+    """
+
     truncated: bool
 
 
@@ -126,13 +135,16 @@ class Head(ABC):
     def _answer(self, values: Sequence[float]) -> tuple[int, tuple[str, ...]]:
         """Place of the label that leads, and the labels that are given."""
 
-    def postprocess(self, outputs: Sequence[Arrays], encoded: Sequence[Encoded]) -> list[Classification]:
+    def postprocess(self, outputs: Sequence[Arrays], encoded: Sequence[Encoded]) -> list[Any]:
         """Makes the answer of each row."""
         answers = []
         for row, source in zip(self._numbers(outputs).tolist(), encoded, strict=True):
             top, given = self._answer(row)
-            answers.append(Classification(self._names[top], row[top], dict(zip(self._names, row, strict=True)), given, source.truncated))
+            answers.append(self._stated(self._names[top], row[top], dict(zip(self._names, row, strict=True)), given, source))
         return answers
+
+    def _stated(self, label: str, score: float, scores: Mapping[str, float], given: tuple[str, ...], source: Encoded) -> LabelScores:
+        return LabelScores(label, score, scores, given)
 
 
 class _Labels(Head):

@@ -14,10 +14,10 @@ from edgekit.spec.content import Content
 from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
 from edgekit.spec.protocols import Arrays, Encoded, Input
 from edgekit.spec.tensor import Signature
-from edgekit.tasks._heads import HEADS, Classification, Head, MultiLabel, Regression, SingleLabel
+from edgekit.tasks._heads import HEADS, Head, LabelScores, MultiLabel, Regression, SingleLabel
 from edgekit.tasks._settings import read_settings, write_settings
 
-__all__ = ["INPUT", "LOOP", "MODALITY", "Classification", "ImageClassification", "Settings", "bound", "load", "save"]
+__all__ = ["INPUT", "LOOP", "MODALITY", "ImageClassification", "LabelScores", "Settings", "bound", "load", "save"]
 
 LOOP = "single"
 MODALITY = "image"

@@ -95,6 +95,9 @@ class TextClassification(Head):
         """
         return list(self.modality.encoder(list(inputs)))
 
+    def _stated(self, label: str, score: float, scores: Mapping[str, float], given: tuple[str, ...], source: Encoded) -> Classification:
+        return Classification(label, score, scores, given, source.truncated)
+
     def check_signature(self, signature: Signature, shapes: Sequence[int] = ()) -> None:
         """Holds the settings against what the graph takes and gives, when a bundle is opened and not at its first answer.
 

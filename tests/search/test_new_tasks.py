@@ -151,6 +151,7 @@ def test_images_are_answered_as_by_the_pipeline(images):
         assert session.info.max_length is None
         for path, expected in zip(images.rows, images.answers, strict=True):
             answer = session(images.folder / path)
+            assert not hasattr(answer, "truncated"), "an image is read whole"
             assert answer.scores == pytest.approx({entry["label"]: entry["score"] for entry in expected}, abs=0.1)
         close = [abs(session(images.folder / p).scores[e["label"]] - e["score"]) for p, es in zip(images.rows, images.answers, strict=True) for e in es]
         assert max(close) < (1e-4 if session.info.method == "float32" else 0.1)

@@ -178,6 +178,8 @@ def test_tokens_are_those_of_the_tokenizer_with_overflow(tagger):
         for name in tagger.task.settings.inputs:
             assert row.arrays[name].tolist() == list(itertools.chain(*expected[name]))
         assert row.arrays["windows"].tolist() == [len(ids) for ids in expected["input_ids"]]
+        whole = tagger.tokens([list(value) if split else value], is_split_into_words=split, truncation=False)["input_ids"][0]
+        assert (row.length, len(row.arrays["windows"]) > 1) == ((len(whole), True) if len(whole) > tiny.MAX_LENGTH else (None, False))
         begun = [word for word in row.arrays["words"].tolist() if word >= 0]
         assert sorted(set(begun)) == list(range(len(begun) - sum(begun.count(w) - 1 for w in set(begun))))
         if split:
