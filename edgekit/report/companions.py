@@ -19,7 +19,7 @@ from edgekit.spec.report import Recall
 from edgekit.stats.holm import holm
 from edgekit.stats.paired import CONFIDENCE
 
-__all__ = ["ERROR_OF_DROP", "RECALL_OF_DROP", "UNBALANCED", "Error", "error", "holds", "lost", "of_rows", "recalls"]
+__all__ = ["ERROR_OF_DROP", "RECALL_OF_DROP", "UNBALANCED", "Error", "error", "holds", "lost", "of_rows", "recalls", "rows_of_items"]
 
 UNBALANCED = 2.0
 """Times the rows of the rarest label that the most frequent one has, from which on labels are unbalanced."""
@@ -81,6 +81,20 @@ def error(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth: 
     return Error(float(errors[0].mean()), float(errors[1].mean()), middle - arm, middle + arm, float(deviation.mean()))
 
 
+def rows_of_items(task: HasLabels, outputs: Sequence[Arrays], truth: Sequence[Any]) -> np.ndarray | None:
+    """The row of each item that a task labels: int64 ``[items]``, ascending; None where rows are the items.
+
+    Args:
+        task: whose items they are.
+        outputs: of a model to these rows, one row each.
+        truth: as ``task.parse_truth`` gives it.
+    """
+    if len(task.label_matrix(outputs, truth)[0]) == len(truth):
+        return None
+    sizes = [len(task.label_matrix([row], [right])[0]) for row, right in zip(outputs, truth, strict=True)]
+    return np.repeat(np.arange(len(sizes)), sizes)
+
+
 def recalls(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth: Sequence[Any], margin: float) -> tuple[Recall, ...]:
     """Compares the recall of each label, where labels are unbalanced.
 
@@ -107,7 +121,7 @@ def recalls(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth
     seen = np.flatnonzero(counts)
     if len(seen) < 2 or counts[seen].max() < UNBALANCED * counts[seen].min():
         return ()
-    owners = None if len(right) == len(truth) else _owners(task, before, truth)
+    owners = rows_of_items(task, before, truth)
     found, p_values = [], []
     for j in seen.tolist():
         items = right[:, j]
@@ -117,12 +131,6 @@ def recalls(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth
         losses, gains = int((change > 0).sum()), int((change < 0).sum())
         found.append((task.labels[j], len(change), float(old.mean()), float(new.mean()), losses, gains))
     return tuple(Recall(*values, p_holm=p) for values, p in zip(found, holm(p_values), strict=True))
-
-
-def _owners(task: HasLabels, outputs: Sequence[Arrays], truth: Sequence[Any]) -> np.ndarray:
-    """The row of each item: int64 ``[items]``."""
-    sizes = [len(task.label_matrix([row], [right])[0]) for row, right in zip(outputs, truth, strict=True)]
-    return np.repeat(np.arange(len(sizes)), sizes)
 
 
 def _exact(change: np.ndarray, margin: float) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgekit.report.companions import rows_of_items
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import ReferenceDoubtError
 from edgekit.spec.manifest import ReferenceCheck
@@ -63,7 +64,7 @@ def question(given: Evaluation, outputs: Sequence[Arrays], where: str, whose: st
     task, once = given.task, given.distinct
     kept = [outputs[i] for i in given.places]
     if isinstance(task, HasLabels):
-        asked = _labels(task, *task.label_matrix(kept, once.truth), renumber)
+        asked = _labels(task, *task.label_matrix(kept, once.truth), rows_of_items(task, kept, once.truth), renumber)
     elif isinstance(task, HasNumbers):
         asked = _numbers(task.numbers, *task.number_matrix(kept, once.truth))
     else:
@@ -107,17 +108,17 @@ def hold(asked: Question | None, accept: bool) -> ReferenceCheck | None:
     )
 
 
-def _labels(task: HasLabels, right: np.ndarray, given: np.ndarray, renumber: bool) -> Question:
-    """Of answers that are labels: bool ``[items, labels]`` each."""
+def _labels(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.ndarray | None, renumber: bool) -> Question:
+    """Of answers that are labels: bool ``[items, labels]`` each, and the row of each item where rows have several."""
     single, names, labels = task.exclusive, task.labels, len(task.labels)
     table = _confusion(names, right, given) if single else _by_label(names, right, given)
     with_it = right.sum(axis=0)
     judged = np.flatnonzero((with_it > 0) & (with_it < len(right)))
     name = "MCC" if single else "MCC" if labels == 1 else "mean MCC"
-    if not judged.size or len(right) < 2:
+    if not judged.size or len(right if rows is None else np.unique(rows)) < 2:
         return Question(ReferenceCheck(name, None, None, None, len(right), TOO_FEW), table)
-    each = [chance.phi(right[:, j], given[:, j]) for j in judged]
-    whole = chance.gorodkin(right, given) if single else chance.mean(each)
+    each = [chance.phi(right[:, j], given[:, j], rows) for j in judged]
+    whole = chance.gorodkin(right, given, rows) if single else chance.mean(each)
     low, high = whole.ends()
     lines, doubtful = [], low <= 0
     if not single:
@@ -127,7 +128,7 @@ def _labels(task: HasLabels, right: np.ndarray, given: np.ndarray, renumber: boo
                 doubtful = True
                 lines.append(f"; of the label '{names[j]}' it is {_two(estimate.value)} ({_two(estimate.ends()[0])} to {_two(estimate.ends()[1])})")
     errors = chance.standard_errors(labels)
-    if renumber and (fit := _renumbered(task, right, given)):
+    if renumber and (fit := _renumbered(task, right, given, rows)):
         doubtful = True
         lines.append(fit)
     elif not single and (turned := [names[j] for j, e in zip(judged, each, strict=True) if e.value + errors * e.error < 0]):
@@ -165,7 +166,7 @@ def _numbers(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> Ques
     return Question(ReferenceCheck("R2", worst.value, low, high, len(right), DOUBTFUL if doubtful else CLEAR, said=lines), "\n".join(table[: _MOST_SHOWN + 1]))
 
 
-def _renumbered(task: HasLabels, right: np.ndarray, given: np.ndarray) -> str:
+def _renumbered(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.ndarray | None) -> str:
     """The numbering of the labels under which the answers fit far better, in words; empty where no other one surely does.
 
     The assignment with the largest sum of coefficients between a label in the file and a label that is answered. Since it is the best of all
@@ -182,8 +183,8 @@ def _renumbered(task: HasLabels, right: np.ndarray, given: np.ndarray) -> str:
     # A label that takes the place of another one which stays in its own is a confusion, not a numbering.
     if len(moved) < 2 or any(table[to[i], to[i]] > 0 for i in moved if to[i] not in moved):
         return ""
-    as_told = chance.mean([chance.phi(right[:, i], given[:, i]) for i in moved])
-    instead = chance.mean([chance.phi(right[:, i], given[:, to[i]]) for i in moved])
+    as_told = chance.mean([chance.phi(right[:, i], given[:, i], rows) for i in moved])
+    instead = chance.mean([chance.phi(right[:, i], given[:, to[i]], rows) for i in moved])
     gain, errors = chance.Estimate(instead.value - as_told.value, instead.without - as_told.without), chance.standard_errors(labels)
     if min(gain.value - errors * gain.error, instead.value - errors * instead.error) <= 0:
         return ""

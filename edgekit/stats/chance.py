@@ -1,7 +1,8 @@
 """How far answers are from chance: Matthews' correlation coefficient of labels, R2 of numbers, each with its jackknife.
 
 Sources: Gorodkin J., Computational Biology and Chemistry 28 (2004) 367-374 (the coefficient of several classes); Efron B. and Tibshirani R. J., An
-Introduction to the Bootstrap (1993), chapter 11 (the jackknife's standard error; the interval is Student's t with items - 1 degrees of freedom).
+Introduction to the Bootstrap (1993), chapter 11 (the jackknife's standard error; the interval is Student's t with rows - 1 degrees of freedom).
+Items of one row, e.g. the words of a sentence, are right or wrong together, so a whole row is what the jackknife leaves out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Estimate:
 
     Attributes:
         value: of all items.
-        without: float64 ``[items]``, its values when each item in turn is left out.
+        without: float64 ``[rows]``, its values when each row in turn is left out.
     """
 
     value: float
@@ -46,22 +47,23 @@ class Estimate:
         return self.value - arm, self.value + arm
 
 
-def phi(right: np.ndarray, given: np.ndarray) -> Estimate:
+def phi(right: np.ndarray, given: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
     """The coefficient of one label; 0 where it is not defined.
 
     Args:
         right: bool ``[items]``, whether an item has the label.
         given: bool ``[items]``, whether it is answered with it.
+        rows: int64 ``[items]``, the row that each is of, ascending; None where each is a row.
     """
-    counts = np.array([np.sum(right & given), np.sum(right & ~given), np.sum(~right & given), np.sum(~right & ~given)], np.float64)
+    each = _sums(np.eye(4)[(~right).astype(int) * 2 + (~given).astype(int)], rows)
+    counts = each.sum(axis=0)
 
     def of(cells: np.ndarray) -> np.ndarray:
         a, b, c, d = cells.T
         scale = np.sqrt((a + b) * (c + d) * (a + c) * (b + d))
         return np.asarray(np.divide(a * d - b * c, scale, out=np.zeros_like(scale), where=scale > 0))
 
-    less = of(np.maximum(counts - np.eye(4), 0.0))  # with an item of each cell left out
-    return Estimate(float(of(counts[None])[0]), less[(~right).astype(int) * 2 + (~given).astype(int)])
+    return Estimate(float(of(counts[None])[0]), of(counts - each))
 
 
 def phis(right: np.ndarray, given: np.ndarray) -> np.ndarray:
@@ -77,25 +79,35 @@ def phis(right: np.ndarray, given: np.ndarray) -> np.ndarray:
     return np.divide(n * both - np.outer(t, p), scale, out=np.zeros_like(both), where=scale > 0)
 
 
-def gorodkin(right: np.ndarray, given: np.ndarray) -> Estimate:
+def gorodkin(right: np.ndarray, given: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
     """The coefficient of all labels together, of items with one each.
 
     Args:
         right: bool ``[items, labels]``, one True an item.
         given: bool ``[items, labels]``, one True an item.
+        rows: int64 ``[items]``, the row that each is of, ascending; None where each is a row.
     """
-    t, p, n = right.sum(axis=0).astype(float), given.sum(axis=0).astype(float), float(len(right))
-    truth, answer = right.argmax(axis=1), given.argmax(axis=1)
-    same = (truth == answer).astype(float)
+    # By row; all of these are whole numbers, which float64 adds up without rounding.
+    truths, answers, hits = _sums(right, rows), _sums(given, rows), _sums((right & given).any(axis=1), rows)
+    t, p, sizes = truths.sum(axis=0), answers.sum(axis=0), truths.sum(axis=1)
 
-    def of(items: float, hits: np.ndarray, tp: np.ndarray, tt: np.ndarray, pp: np.ndarray) -> np.ndarray:
+    def of(items: np.ndarray, hits: np.ndarray, tp: np.ndarray, tt: np.ndarray, pp: np.ndarray) -> np.ndarray:
         scale = np.sqrt(np.maximum(items * items - tt, 0.0) * np.maximum(items * items - pp, 0.0))
         return np.asarray(np.divide(hits * items - tp, scale, out=np.zeros_like(scale), where=scale > 0))
 
-    whole = of(n, same.sum(keepdims=True), (t @ p)[None], (t @ t)[None], (p @ p)[None])[0]
-    # With an item left out its label's and its answer's counts are one less.
-    less = of(n - 1, same.sum() - same, t @ p - t[answer] - p[truth] + same, t @ t - 2 * t[truth] + 1, p @ p - 2 * p[answer] + 1)
-    return Estimate(float(whole), less)
+    def product(x: np.ndarray, y: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
+        """The product of two labels' counts with each row left out."""
+        return np.asarray(x @ y - ys @ x - xs @ y + (xs * ys).sum(axis=1))
+
+    whole = of(*(np.asarray(value)[None] for value in (sizes.sum(), hits.sum(), t @ p, t @ t, p @ p)))
+    less = of(sizes.sum() - sizes, hits.sum() - hits, product(t, p, truths, answers), product(t, t, truths, truths), product(p, p, answers, answers))
+    return Estimate(float(whole[0]), less)
+
+
+def _sums(values: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+    """Sums of the items of each row: float64 ``[rows, ...]``."""
+    numbers = values.astype(np.float64)
+    return numbers if rows is None else np.add.reduceat(numbers, np.flatnonzero(np.diff(rows, prepend=-1)), axis=0)
 
 
 def r2(right: np.ndarray, given: np.ndarray) -> Estimate:

@@ -230,3 +230,28 @@ class Nothing:
 
 def test_of_other_answers_nothing_is_known_of_chance():
     assert question(Evaluation(Nothing(), ["a", "b"], ["x", "y"], ["a", "b"]), rows([0, 1]), "dev.csv", "torch") is None
+
+
+# ---- parts of rows
+
+
+class Words:
+    """Rows of several items: words, each with one of two labels."""
+
+    labels = ("other", "name")
+    exclusive = True
+
+    def label_matrix(self, outputs, truth):
+        flags = np.eye(2, dtype=bool)
+        return flags[np.concatenate(truth)], flags[np.concatenate([row["tags"] for row in outputs])]
+
+
+def test_words_of_a_row_are_one_piece_of_evidence():
+    """Forty sentences of which each says one thing 25 times: as sure as of forty words, and not of a thousand."""
+    truth, logits = answers(40, 2, 0.3)
+    given = logits.argmax(axis=1)
+    sentences = Evaluation(Words(), list(range(40)), [np.repeat(label, 25) for label in truth], list(range(40)))
+    words = question(sentences, [{"tags": np.repeat(label, 25)} for label in given], "dev.csv", "torch", renumber=False).check
+    rows_alone = ask(SINGLE, logits, truth, renumber=False).check
+    assert (words.value, words.low, words.high) == pytest.approx((rows_alone.value, rows_alone.low, rows_alone.high))
+    assert words.outcome == rows_alone.outcome == DOUBTFUL

@@ -68,6 +68,22 @@ def test_the_jackknife_leaves_out_each_item_in_turn(name):
     assert whole.ends() == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("name", ["phi", "gorodkin"])
+def test_items_of_a_row_are_left_out_together(name):
+    right, given = labels(3, items=60)
+    if name == "phi":
+        right, given = right[:, 0], given[:, 0]
+    rows = np.repeat([0, 1, 2, 4, 5, 6], [1, 20, 5, 14, 18, 2])  # none of row 3
+    whole, of = getattr(chance, name)(right, given, rows), getattr(chance, name)
+    values = [of(right[rows != row], given[rows != row]).value for row in np.unique(rows)]
+    np.testing.assert_allclose(whole.without, values, atol=1e-12)
+    assert whole.value == of(right, given).value
+    alone = of(right, given, np.arange(60))
+    assert alone.value == of(right, given).value and np.array_equal(alone.without, of(right, given).without)
+    copies = of(np.repeat(right, 9, axis=0), np.repeat(given, 9, axis=0), np.repeat(np.arange(60), 9))
+    assert copies.ends() == pytest.approx(of(right, given).ends()), "nine copies of an item prove no more than the item"
+
+
 def test_the_best_of_all_permutations():
     """The union bound of a normal distribution's tail, exp(-z^2 / 2), over all of them."""
     for count in (2, 5, 60):
