@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from edgekit.cli._options import downgrade_option, keys_option, revoked
@@ -40,6 +42,6 @@ def command(*, bundle, where, keys, allow_downgrade, python, identity, report, a
     record = to_json(result.record(), indent=2)
     echo(record if as_json else result.text())
     if report:
-        from edgekit.report.evaluate import write_text
+        from edgekit.report.files import put
 
-        write_text(report, record + "\n")
+        put({Path(report): record + "\n"})

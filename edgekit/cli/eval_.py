@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -65,7 +66,8 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
         option = next(p for p in command.params if p.name == of_a_report[0])
         raise click.UsageError(f"{max(option.opts, key=len)} is of a report. Add -o FOLDER, or leave it out.")
     from edgekit.cli._progress import bars
-    from edgekit.report.evaluate import evaluate, write_text
+    from edgekit.report.evaluate import evaluate
+    from edgekit.report.files import put
 
     with bars() as progress:
         result = evaluate(bundle, samples, trust=trust_of(keys), progress=progress, **run)
@@ -75,7 +77,7 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
         return
     echo(result.text())
     if file:
-        write_text(file, text + "\n")
+        put({Path(file): text + "\n"})
 
 
 def _report(bundle: str, samples: str, out: str, **options: Any) -> None:

@@ -6,21 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit import backends, tasks
+from edgekit import backends
 from edgekit import samples as sample_files
 from edgekit.bundle.signature import Trust
-from edgekit.bundle.trust import open_bundle
 from edgekit.machine.cpu import machine_name
 from edgekit.report.reference import question
-from edgekit.spec.errors import BuildError
+from edgekit.report.side import opened
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.rows import encode_each
 from edgekit.stats.percentiles import Latency, latency, samples_needed
-from edgekit.timing.worker import Worker
 
-__all__ = ["BundleScores", "evaluate", "percentiles", "write_text"]
+__all__ = ["BundleScores", "evaluate"]
 
 _INPUTS_A_REQUEST = 50
 _WARM_UP = 20
@@ -67,27 +65,20 @@ class BundleScores:
     def text(self) -> str:
         """For a terminal."""
         cut = f", {self.truncated} longer than the model takes and truncated" if self.truncated else ""
+        times = [(q, getattr(self.latency, f"p{q}_ms"), f"not estimable from {self.latency.count} samples (needs {samples_needed(q)})") for q in (50, 90, 99)]
+        latency = ", ".join(f"p{q} {few if value is None else f'{value:.2f} ms'}" for q, value, few in times)
         lines = [
             ("bundle", f"{self.bundle} ({self.method} on {self.backend}, {self.size_mb:.1f} MB)"),
             ("samples", f"{self.rows}{cut}"),
             (self.score_name, f"{self.score:.4f}"),
             *((name, f"{value:.4f}") for name, value in self.more_scores.items()),
-            ("latency", f"{percentiles(self.latency)} (input to answer, one stream, batch 1)"),
+            ("latency", f"{latency} (input to answer, one stream, batch 1)"),
             ("start", f"{self.first_answer_ms:.0f} ms from process start to first answer"),
             ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one input at a time"),
             ("machine", self.cpu),
         ]
         width = max(len(name) for name, _ in lines)
         return "\n".join([*(f"{name:<{width}}  {value}" for name, value in lines), *(f"note: {note}" for note in self.notes)])
-
-
-def percentiles(measured: Latency) -> str:
-    """p50, p90 and p99 in words; a percentile that the count cannot carry says how many samples it needs."""
-    parts = []
-    for q, value in ((50, measured.p50_ms), (90, measured.p90_ms), (99, measured.p99_ms)):
-        few = f"not estimable from {measured.count} samples (needs {samples_needed(q)})"
-        parts.append(f"p{q} {few if value is None else f'{value:.2f} ms'}")
-    return ", ".join(parts)
 
 
 @takes_paths("bundle", "samples")
@@ -115,18 +106,16 @@ def evaluate(
     Raises:
         EdgekitError: when the bundle or the samples cannot be used.
     """
-    opened = open_bundle(bundle, trust)
-    task = tasks.get(opened.manifest.task).load(opened.assets)
-    rows = sample_files.read(samples, columns, modality=task.modality)
-    given = rows.evaluation(task)
-    truncated = sum(row.truncated for row in encode_each(task, given.inputs))
+    side = opened(bundle, trust, backend, threads)
+    rows = sample_files.read(samples, columns, modality=side.task.modality)
+    given = rows.evaluation(side.task)
     times: list[float] = []
-    with Worker(opened.path, threads, backend, trust=trust) as worker:
+    with side.worker() as worker:
         first = worker.start(given.inputs[0]).total_ms
         worker.time(given.inputs[:_WARM_UP])
         for start in range(0, len(given), _INPUTS_A_REQUEST):
             times += worker.time(given.inputs[start : start + _INPUTS_A_REQUEST])
-            progress("timing", min(start + _INPUTS_A_REQUEST, len(given)), len(given))
+            progress("timing", len(times), len(given))
         outputs = worker.predict(given.inputs, progress, step="evaluate")
         memory = worker.memory_mb()
         method, ran_on = worker.ran()
@@ -134,28 +123,16 @@ def evaluate(
     return BundleScores(
         bundle=str(bundle),
         rows=len(rows),
-        truncated=truncated,
-        score_name=task.metrics[0].name,
+        truncated=sum(row.truncated for row in encode_each(side.task, given.inputs)),
+        score_name=side.task.metrics[0].name,
         score=given.score(outputs),
         more_scores=given.more_scores(outputs),
         latency=latency(times),
         first_answer_ms=first,
         memory_mb=memory,
-        size_mb=opened.size / 2**20,
+        size_mb=side.size_mb,
         backend=ran_on,
         method=method,
         cpu=machine_name(backends.get(ran_on).ENGINES != ""),
         notes=(*given.notes, *filter(None, ("" if asked is None else asked.note, given.note))),
     )
-
-
-def write_text(file: str | Path, text: str) -> None:
-    """Writes a report file.
-
-    Raises:
-        BuildError: when it cannot be written.
-    """
-    try:
-        Path(file).write_text(text, "utf-8")
-    except OSError as problem:
-        raise BuildError(f"{file} cannot be written: {problem.strerror}. Check the path and its permissions.") from problem

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle.place import disk_errors, new_file
-from edgekit.report.predictions import unlike
+from edgekit.report.predictions import unpack
 from edgekit.spec.errors import BuildError, EdgekitError, FormatError, IntegrityError, UsageError
 from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
@@ -184,10 +184,11 @@ def _contradiction(report: Report) -> str:
                 return f"{subject.name} has times of other rows than it names"
         if subject.confusion and {len(subject.confusion), *map(len, subject.confusion)} != {len(subject.labels)}:
             return f"{subject.name} has a confusion matrix that is not as wide as its {len(subject.labels)} labels"
-        if (rows := subject.predictions) is None:
-            continue
-        if wrong := unlike(rows):
-            return f"{subject.name} has {wrong}"
+        if subject.predictions is not None:
+            try:
+                unpack(subject.predictions)
+            except ValueError as wrong:
+                return f"{subject.name} has {wrong}"
     shown = [f.text for f in report.accuracy.flipped] if report.accuracy else []
     shown += [word for d in report.faithfulness.drifts for word in d.words] if report.faithfulness else []
     if any(shown) and not report.include_text:

@@ -6,7 +6,6 @@ A budget is a promise of the bundle by itself, so there the estimate is held to 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from statistics import NormalDist
@@ -26,7 +25,6 @@ from edgekit.stats.interval import ALPHA
 
 __all__ = ["budget", "check_floor", "compared", "own_drop"]
 
-_TABLES = {"p50": "latency", "p90": "latency", "p99": "latency"}
 _WORDS = {"p50": "p50 latency", "p90": "p90 latency", "p99": "p99 latency", "first_answer": "time to the first answer", "memory": "peak memory"}
 _EXACT = ("size",)  # nothing of the machine is in it: it is judged whatever differs
 _OF_FILES = tuple(f"footprint.{metric}" for metric in _EXACT)
@@ -128,25 +126,16 @@ def _accuracy(gates: AccuracyGates, found: Accuracy) -> Iterator[Gate]:
         asked.pop("error", None)
     if found.comparable and not found.recalls:  # of balanced labels, or of numbers
         asked.pop("recall_drop", None)
-    if not found.comparable or found.identical:
-        outcome, said = (PASS, "both answer every row alike, to the last bit") if found.comparable else (INCOMPARABLE, found.why_not)
-        value = 0.0 if found.comparable else None
-        for name, limit in asked.items():
-            undefined = found.comparable and name == "calibration_error" and found.calibration_before is None
-            yield _calibration(limit, found) if undefined else Gate(f"accuracy.{name}", outcome, limit, value, value, value, said)
-        return
-    if "drop" in asked:
-        yield _drop(asked["drop"], found)
-    if "flips" in asked:
-        yield _flips(asked["flips"], found)
-    if "calibration_error" in asked:
-        yield _calibration(asked["calibration_error"], found)
-    if "slice_drop" in asked:
-        yield from _slices(asked["slice_drop"], found)
-    if "error" in asked:
-        yield _error(asked["error"], found)
-    if "recall_drop" in asked:
-        yield _recall(asked["recall_drop"], found)
+    for name, limit in asked.items():
+        if not found.comparable:
+            yield Gate(f"accuracy.{name}", INCOMPARABLE, limit, None, None, None, found.why_not)
+        elif found.identical and not (name == "calibration_error" and found.calibration_before is None):
+            yield Gate(f"accuracy.{name}", PASS, limit, 0.0, 0.0, 0.0, "both answer every row alike, to the last bit")
+        elif name == "slice_drop":
+            yield from _slices(limit, found)
+        else:
+            judge = {"drop": _drop, "flips": _flips, "calibration_error": _calibration, "error": _error, "recall_drop": _recall}[name]
+            yield judge(limit, found)
 
 
 def _error(limit: float, found: Accuracy) -> Gate:
@@ -212,15 +201,13 @@ def _slices(limit: float, found: Accuracy) -> Iterator[Gate]:
     Of many slices some look bad by chance. So a regression is held to the bound at ``ALPHA`` over their number (Bonferroni), to which the lower
     arm of the interval is stretched as that of a normal distribution.
     """
-    tested = [part for part in found.slices if part.drop is not None and part.low is not None and part.high is not None]
+    drops = [(part, part.drop, part.low, part.high) for part in found.slices]
+    tested = [(part, drop, low, high) for part, drop, low, high in drops if drop is not None and low is not None and high is not None]
     stretch = NormalDist().inv_cdf(1 - ALPHA / max(1, len(tested))) / NormalDist().inv_cdf(1 - ALPHA)
-    for part in tested:
-        assert part.drop is not None and part.low is not None and part.high is not None  # as chosen above, for the type checker
-        name = f"slice.{part.column}={part.value}"
-        sure = part.drop - stretch * (part.drop - part.low) > limit
-        outcome = REGRESSION if sure else PASS if part.high <= limit else INCONCLUSIVE
-        said = f"a drop of {part.drop:.4f} ({part.low:.4f} to {part.high:.4f}) on {part.rows:,} rows, {limit:g} is allowed"
-        yield Gate(name, outcome, limit, part.drop, part.low, part.high, said)
+    for part, drop, low, high in tested:
+        outcome = REGRESSION if drop - stretch * (drop - low) > limit else PASS if high <= limit else INCONCLUSIVE
+        said = f"a drop of {drop:.4f} ({low:.4f} to {high:.4f}) on {part.rows:,} rows, {limit:g} is allowed"
+        yield Gate(f"slice.{part.column}={part.value}", outcome, limit, drop, low, high, said)
 
 
 def _growth(change: Change, margin: float, speed: Speed) -> Gate:
@@ -233,7 +220,6 @@ def _growth(change: Change, margin: float, speed: Speed) -> Gate:
         outcome = INCONCLUSIVE if change.metric in PERCENTILES or change.ratio is not None else INCOMPARABLE
         return Gate(name, outcome, margin, None, None, None, f"{what}: {change.said}")
     outcome = verdict(change, margin)
-    low, high = (math.nan if v is None else v - 1 for v in (change.low, change.high))
     if change.metric in _EXACT:
         seen = f"{change.before:.4g} to {change.after:.4g} {change.unit}, {change.ratio - 1:+.1%}"
     else:  # a ratio of both in turns; medians of each side are other numbers, and may say the contrary
@@ -244,7 +230,7 @@ def _growth(change: Change, margin: float, speed: Speed) -> Gate:
     rest = words.get(outcome, f"not settled against {margin:+.1%}")
     if outcome == INCONCLUSIVE and not speed.paired:
         rest += f": a change cannot be told from what the machine does between two sessions. {_remedy(change, margin)}"
-    return Gate(name, outcome, margin, change.ratio - 1, low, high, f"{what} {seen}: {rest}")
+    return Gate(name, outcome, margin, change.ratio - 1, change.low - 1, change.high - 1, f"{what} {seen}: {rest}")
 
 
 def _remedy(change: Change, margin: float) -> str:
@@ -257,4 +243,4 @@ def _remedy(change: Change, margin: float) -> str:
 
 
 def _name(metric: str) -> str:
-    return f"{_TABLES.get(metric, 'footprint')}.{metric}"
+    return f"{'latency' if metric in PERCENTILES else 'footprint'}.{metric}"

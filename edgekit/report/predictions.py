@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 
 from edgekit.spec import rows as packing
-from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
+from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.subject import Numbers, Predictions
 from edgekit.spec.tensor import TensorSpec
 
-__all__ = ["FILE_TYPES", "KEY_VARIABLE", "Answer", "ask", "check_finite", "id_key", "named", "pack", "read_outputs", "row_ids", "unlike", "unpack"]
+__all__ = ["FILE_TYPES", "KEY_VARIABLE", "Answer", "ask", "check_finite", "id_key", "named", "pack", "read_outputs", "row_ids", "unpack"]
 
 Answer = Callable[[Sequence[Input]], Sequence[Arrays]]
 """Inputs to a model's outputs, one row each: a bundle's process, or a teacher."""
@@ -97,21 +97,27 @@ def unpack(predictions: Predictions) -> list[dict[str, np.ndarray]]:
     """Undoes :func:`pack`: outputs, one row each.
 
     Raises:
-        IntegrityError: when rows are missing, or values and shapes do not fit each other.
+        ValueError: with what does not fit, as a phrase behind "has".
     """
+    packed = {}
+    for name, found in predictions.outputs.items():
+        values = np.array(found.values, np.float64)
+        if found.dtype not in _TYPES or any(n < 0 for n in found.shape) or math.prod(found.shape) != len(values):
+            raise ValueError(f"predictions of the type {found.dtype[:20]} and the shape {list(found.shape)} with {len(values)} values as '{name}'")
+        dtype = np.dtype(found.dtype)
+        most = 1 if dtype.kind == "b" else float(np.finfo(dtype).max if dtype.kind == "f" else np.iinfo(dtype).max)
+        least = -most if dtype.kind == "f" else 0 if dtype.kind == "b" else float(np.iinfo(dtype).min)
+        whole = dtype.kind == "f" or bool((values == np.floor(values)).all())
+        if not whole or not ((least <= values) & (values <= most)).all():  # nor is NaN
+            raise ValueError(f"predictions that are no {found.dtype}, as '{name}'")
+        packed[name] = values.astype(dtype).reshape(found.shape)
     try:
-        return _rows_of(predictions)
-    except ValueError as problem:
-        raise IntegrityError(f"The report has {problem}. The report is damaged: make it again.") from problem
-
-
-def unlike(predictions: Predictions) -> str:
-    """What contradicts itself in predictions, e.g. ``predictions of 2 rows for 3 ids``; empty where they are sound."""
-    try:
-        _rows_of(predictions)
-    except ValueError as problem:
-        return str(problem)
-    return ""
+        rows = packing.unpack(packed)
+    except (ValueError, TypeError) as problem:
+        raise ValueError(f"predictions whose parts do not fit ({problem})") from problem
+    if not rows or len(rows) != len(predictions.ids):
+        raise ValueError(f"predictions of {len(rows)} rows for {len(predictions.ids)} ids")
+    return rows
 
 
 def ask(answer: Answer, inputs: Iterable[Input], whose: str = "The model") -> Iterator[list[Arrays]]:
@@ -202,7 +208,7 @@ def read_outputs(file: str | Path, rows: int, outputs: Sequence[TensorSpec]) -> 
         SamplesError: when it is malformed, of another shape, or holds something that is not a finite number.
     """
     path = Path(file)
-    readers: dict[str, Callable[[Path, Sequence[str]], dict[str, _Column]]] = {".npy": _npy, ".npz": _npz, ".jsonl": _jsonl}
+    readers: dict[str, Callable[[Path, Sequence[str]], dict[str, _Column]]] = {".npy": _numpy, ".npz": _numpy, ".jsonl": _jsonl}
     read = readers.get(path.suffix.lower())
     if read is None:
         raise UsageError(f"Predictions {path} end in '{path.suffix}', expected one of: {', '.join(FILE_TYPES)}. Convert or rename the file.")
@@ -256,22 +262,15 @@ def _fits(shape: Sequence[int], expected: Sequence[str | int]) -> bool:
     return len(shape) == len(expected) and all(isinstance(e, str) or n == e for n, e in zip(shape, expected, strict=True))
 
 
-def _npy(path: Path, names: Sequence[str]) -> dict[str, _Column]:
-    if len(names) != 1:
-        raise ValueError(f"it holds one array, and the model has the outputs {', '.join(names)}: save a .npz")
+def _numpy(path: Path, names: Sequence[str]) -> dict[str, _Column]:
     # Mapped, so that a header that promises more than the file holds costs no memory.
     found = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(found, np.ndarray):
-        found.close()
-        raise ValueError("it is a .npz archive")
-    return {names[0]: found}
-
-
-def _npz(path: Path, names: Sequence[str]) -> dict[str, _Column]:
+    if isinstance(found, np.ndarray):
+        if len(names) != 1:
+            raise ValueError(f"it holds one array, and the model has the outputs {', '.join(names)}: save a .npz")
+        return {names[0]: found}
     columns: dict[str, _Column] = {}
-    with np.load(path, allow_pickle=False) as found:
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            raise ValueError("it is no .npz archive")
+    with found:
         for name in names:
             if name not in found.files:
                 raise ValueError(f"it has no array '{name}', only: {', '.join(found.files) or 'nothing'}")
@@ -306,33 +305,6 @@ def _all_numbers(values: list[object]) -> bool:
 
 def _numbers(array: np.ndarray) -> Numbers:
     return Numbers(str(array.dtype), tuple(array.shape), tuple(array.astype(np.float64).ravel().tolist()))
-
-
-def _rows_of(predictions: Predictions) -> list[dict[str, np.ndarray]]:
-    """Outputs, one row each.
-
-    Raises:
-        ValueError: with what does not fit, as a phrase behind "has".
-    """
-    packed = {}
-    for name, found in predictions.outputs.items():
-        values = np.array(found.values, np.float64)
-        if found.dtype not in _TYPES or any(n < 0 for n in found.shape) or math.prod(found.shape) != len(values):
-            raise ValueError(f"predictions of the type {found.dtype[:20]} and the shape {list(found.shape)} with {len(values)} values as '{name}'")
-        dtype = np.dtype(found.dtype)
-        most = 1 if dtype.kind == "b" else float(np.finfo(dtype).max if dtype.kind == "f" else np.iinfo(dtype).max)
-        least = -most if dtype.kind == "f" else 0 if dtype.kind == "b" else float(np.iinfo(dtype).min)
-        whole = dtype.kind == "f" or bool((values == np.floor(values)).all())
-        if not whole or not ((least <= values) & (values <= most)).all():  # nor is NaN
-            raise ValueError(f"predictions that are no {found.dtype}, as '{name}'")
-        packed[name] = values.astype(dtype).reshape(found.shape)
-    try:
-        rows = packing.unpack(packed)
-    except (ValueError, TypeError) as problem:
-        raise ValueError(f"predictions whose parts do not fit ({problem})") from problem
-    if not rows or len(rows) != len(predictions.ids):
-        raise ValueError(f"predictions of {len(rows)} rows for {len(predictions.ids)} ids")
-    return rows
 
 
 def _state() -> Path:

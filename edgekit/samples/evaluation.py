@@ -12,7 +12,6 @@ import numpy as np
 
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays, Evidence, Input, Metric, Task
-from edgekit.stats.once import groups
 from edgekit.stats.paired import Paired, compare
 
 __all__ = ["Evaluation"]
@@ -43,7 +42,10 @@ class Evaluation:
     @cached_property
     def groups(self) -> list[list[int]]:
         """Rows with equal inputs, by their places, in the order in which inputs appear first."""
-        return groups(self.keys or [self.task.modality.content(value) for value in self.inputs])
+        found: dict[Hashable, list[int]] = {}
+        for row, key in enumerate(self.keys or [self.task.modality.content(value) for value in self.inputs]):
+            found.setdefault(key, []).append(row)
+        return list(found.values())
 
     @cached_property
     def places(self) -> list[int]:

@@ -8,7 +8,6 @@ import json
 import os
 import pickle
 import random
-import re
 import stat
 import subprocess
 import sys
@@ -23,8 +22,8 @@ from hypothesis import strategies as st
 
 from edgekit.modalities.text import UNBOUND
 from edgekit.report import predictions
-from edgekit.report.predictions import id_key, named, pack, read_outputs, unlike, unpack
-from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
+from edgekit.report.predictions import id_key, named, pack, read_outputs, unpack
+from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.subject import Numbers, Predictions
 from edgekit.spec.tensor import TensorSpec
@@ -210,12 +209,8 @@ def test_what_cannot_be_packed():
     ],
 )
 def test_damaged_predictions(outputs, said):
-    damaged = Predictions(("a", "b"), outputs)
-    assert re.search(said, unlike(damaged))
-    with pytest.raises(IntegrityError, match=said) as caught:
-        unpack(damaged)
-    assert caught.value.exit_code == 5
-    assert unlike(pack(rows(np.zeros((2, 3), np.float32)), ["a", "b"])) == ""
+    with pytest.raises(ValueError, match=said):
+        unpack(Predictions(("a", "b"), outputs))
 
 
 # ---- a teacher's file
@@ -342,7 +337,7 @@ def test_broken_files(tmp_path):
             (tmp_path / name).write_bytes(whole[:length])
             refused(tmp_path / name, "cannot be read as an array")
     (tmp_path / "z.npy").write_bytes(whole)
-    refused(tmp_path / "z.npy", "it is a .npz archive")
+    assert read_outputs(tmp_path / "z.npy", 2, LOGITS_OF_THREE)[0].keys() == {"logits"}, "what is in it counts"
     np.savez(tmp_path / "n.npz", logit=LOGITS)
     refused(tmp_path / "n.npz", "no array 'logits', only: logit")
     np.save(tmp_path / "s.npy", np.array([["secret", "b", "c"]] * 2))
