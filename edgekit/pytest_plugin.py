@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edgekit.bundle.signature import Trust
+from edgekit.runtime.load import load
+from edgekit.runtime.session import Session
+from edgekit.spec.errors import UsageError
+
 if TYPE_CHECKING:
-    from edgekit.bundle.signature import Trust
-    from edgekit.runtime.session import Session
     from edgekit.spec.gates import Gates
     from edgekit.spec.project import Project
     from edgekit.spec.report import Report
@@ -47,10 +50,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def edgekit_bundle(pytestconfig: pytest.Config) -> Iterator[Session]:
     """The bundle of ``--edgekit-bundle``, of the setting ``edgekit_bundle`` or of ``edgekit.toml``, opened for the whole session."""
-    from edgekit.bundle.signature import Trust
-    from edgekit.runtime.load import load
-    from edgekit.spec.errors import UsageError
-
     try:
         project = _project(_root(pytestconfig))
         bundle = _chosen(project, _named(pytestconfig))
@@ -114,7 +113,6 @@ def assert_no_regression(
         EdgekitError: when bundle, baseline, samples or gates cannot be used.
     """
     __tracebackhide__ = True
-    from edgekit.bundle.signature import Trust
     from edgekit.report import check as checking
     from edgekit.report.render import check_writable, write_all
     from edgekit.spec import gates as gate_files
@@ -136,7 +134,7 @@ def assert_no_regression(
     check = checks(project, _chosen(project, bundle or _bundle), said)[0]
     for value, name, key in ((check.baseline, "baseline", "baseline"), (check.samples, "samples", "eval")):
         if not value:
-            raise _usage(f"assert_no_regression has no {name}. Give {name}=..., or say {key} = ... in edgekit.toml.")
+            raise UsageError(f"assert_no_regression has no {name}. Give {name}=..., or say {key} = ... in edgekit.toml.")
     if check.report is not None:
         check_writable(Path(check.report))
     found = checking.check(
@@ -172,12 +170,6 @@ def _judge(found: Report, strict: bool, allow_incomparable: bool) -> None:
         warnings.warn(EdgekitWarning(text), stacklevel=3)
 
 
-def _usage(message: str) -> Exception:
-    from edgekit.spec.errors import UsageError
-
-    return UsageError(message)
-
-
 def _root(config: pytest.Config) -> Path:
     """Where ``edgekit.toml`` is looked for. Not ``rootpath``: without settings that is the ancestor of all paths on the command line, a bundle's too."""
     return config.inipath.parent if config.inipath else config.invocation_params.dir
@@ -196,9 +188,10 @@ def _chosen(project: Project, named: str | os.PathLike[str] | None) -> str:
     if named is not None:
         return os.fspath(named)
     if not project.out:
-        raise _usage(f"No bundle is named. {_NAME_IT}")
+        raise UsageError(f"No bundle is named. {_NAME_IT}")
     if len(project.targets) > 1:
-        raise _usage(f"{project.path} has {len(project.targets)} targets ({', '.join(project.targets)}), and it is not said whose bundle is meant. {_NAME_IT}")
+        many = f"{project.path} has {len(project.targets)} targets ({', '.join(project.targets)}), and it is not said whose bundle is meant"
+        raise UsageError(f"{many}. {_NAME_IT}")
     return project.out
 
 

@@ -89,12 +89,10 @@ def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
     from edgekit.cli import _reference, _verdict
     from edgekit.cli._progress import bars
     from edgekit.report import check
-    from edgekit.spec import gates as gate_files
 
     _verdict.check_ready(out)
-    held = None if gates is None else gate_files.read(gates)
     reference = None if teacher is None else _reference.reference(teacher, bundle)
-    said = given(scenarios=scenarios, server_bound_ms=server_bound, gates=held, reference=reference, trust=trust_of(keys), **options)
+    said = given(scenarios=scenarios, server_bound_ms=server_bound, gates=gates, reference=reference, trust=trust_of(keys), **options)
     with bars() as progress:
         report = check.report(bundle, samples, progress=progress, **said)
     click.get_current_context().exit(_verdict.finish(report, out))

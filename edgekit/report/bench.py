@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +94,8 @@ class Bench:
     def text(self) -> str:
         """For a terminal."""
 
-        def ms(value: float | None) -> str:
-            return "-" if value is None else f"{value:.2f}"
-
-        def percent(value: float | None) -> str:
-            return "-" if value is None else f"{value:.0%}"
+        def ms(value: float | None, form: str = ".2f") -> str:
+            return "-" if value is None else format(value, form)
 
         rows: list[tuple[str, ...]] = [
             (str(p.batch), str(p.length or "-"), ms(p.latency.p50_ms), ms(p.latency.p90_ms), ms(p.latency.p99_ms), str(p.latency.count), f"{p.rows_per_s:.0f}")
@@ -110,7 +107,7 @@ class Bench:
         if self.rate is not None:
             head += f", {self.rate.text()}"
             header += ("limit ms", "share")
-            rows = [(*row, ms(p.limit_ms), percent(p.share)) for row, p in zip(rows, self.points, strict=True)]
+            rows = [(*row, ms(p.limit_ms), ms(p.share, ".0%")) for row, p in zip(rows, self.points, strict=True)]
             about = f"limit: {2 * self.linear_macs} operations a token in linear layers, at the rate of that GEMM; share: limit / p50"
         elif any(p.length is None for p in self.points):
             about = "no limit and no share of it: it is stated for tokens, and rows of one shape have none"
@@ -164,7 +161,7 @@ def bench(
         rate = _rate(session, variant) if variant.linear_macs > 0 and variant.engine is None and info.max_length is not None else None
         points = []
         for index, (batch, length) in enumerate(pairs):
-            points.append(_with_limit(_point(session, batch, length, seconds), variant.linear_macs, rate))
+            points.append(_point(session, batch, length, seconds, variant.linear_macs, rate))
             progress("bench", index + 1, len(pairs))
         left_out = tuple(f"{b}" if n is None else f"{b} x {n}" for b, n in asked if (b, n) not in pairs)
     computes = machine_name(variant.engine is not None)
@@ -183,15 +180,7 @@ def _rate(session: Session, variant: Variant) -> Rate | None:
         device.close()
 
 
-def _with_limit(point: Point, linear_macs: int, rate: Rate | None) -> Point:
-    if rate is None or point.length is None:
-        return point
-    limit = limit_ms(linear_macs, point.batch * point.length, rate.gops)
-    p50_ms = point.latency.p50_ms
-    return replace(point, limit_ms=limit, share=None if p50_ms is None else limit / p50_ms)
-
-
-def _point(session: Session, batch: int, length: int | None, seconds: float) -> Point:
+def _point(session: Session, batch: int, length: int | None, seconds: float, linear_macs: int, rate: Rate | None) -> Point:
     feeds = session.example_feeds(batch, 1 if length is None else length)
     for _ in range(_WARM_UP):
         session.run(feeds)
@@ -201,4 +190,7 @@ def _point(session: Session, batch: int, length: int | None, seconds: float) -> 
         start = time.perf_counter()
         session.run(feeds)
         times.append((time.perf_counter() - start) * 1e3)
-    return Point(batch, length, latency(times), batch * 1e3 / float(np.mean(times)))
+    taken = latency(times)
+    limit = None if rate is None or length is None else limit_ms(linear_macs, batch * length, rate.gops)
+    share = None if limit is None or taken.p50_ms is None else limit / taken.p50_ms
+    return Point(batch, length, taken, batch * 1e3 / float(np.mean(times)), limit, share)

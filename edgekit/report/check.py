@@ -292,7 +292,7 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
     held += gating.budget(run.gates.budget, after, drop)
     whose, asked = ("the bundle", found.outputs) if was is None else ("what it is compared with", was)
     doubt = question(run.rows.evaluation, asked, run.rows.samples.where, whose)
-    first = (accuracy.never if accuracy is not None else "", "" if doubt is None else doubt.note, run.rows.evaluation.note)
+    first = (accuracy.never if accuracy is not None else "", "" if doubt is None else doubt.check.said, run.rows.evaluation.note)
     return replace(made, accuracy=accuracy, gates=held, robustness=described[2], faithfulness=described[3], notes=(*filter(None, first), *made.notes))
 
 
@@ -327,12 +327,8 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
 
 def _noise(run: _Run) -> Speed:
     """The bundle against itself, for all of the time."""
-
-    def never(*_: object) -> bool:
-        return False
-
     own, inputs = run.side.worker, run.rows.inputs
-    measured = duel(own, own, inputs, never, max_time=run.max_time, seed=run.seed, meter=energy.meter(), progress=run.progress)
+    measured = duel(own, own, inputs, lambda *_: False, max_time=run.max_time, seed=run.seed, meter=energy.meter(), progress=run.progress)
     found = speed.paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.seed)
     floor = {c.metric: max(1 / c.low, c.high) - 1 for c in found.changes if c.low and c.high and math.isfinite(c.high)}
     return replace(found, noise_floor=floor)

@@ -134,5 +134,5 @@ def evaluate(
         backend=ran_on,
         method=method,
         cpu=machine_name(backends.get(ran_on).ENGINES != ""),
-        notes=(*given.notes, *filter(None, ("" if asked is None else asked.note, given.note))),
+        notes=(*given.notes, *filter(None, ("" if asked is None else asked.check.said, given.note))),
     )

@@ -35,17 +35,12 @@ class Question:
     """What the answers of a model on labelled rows say of it.
 
     Attributes:
-        check: as a manifest keeps it.
+        check: as a manifest keeps it; ``said`` is one sentence, empty where nothing is doubtful.
         table: labels and answers side by side, for people; several lines.
     """
 
     check: ReferenceCheck
     table: str
-
-    @property
-    def note(self) -> str:
-        """One sentence; empty where nothing is doubtful."""
-        return self.check.said
 
 
 def question(given: Evaluation, outputs: Sequence[Arrays], where: str, whose: str, renumber: bool = True) -> Question | None:
@@ -69,19 +64,18 @@ def question(given: Evaluation, outputs: Sequence[Arrays], where: str, whose: st
         asked = _numbers(task.numbers, *task.number_matrix(kept, once.truth))
     else:
         return None
-    check = replace(asked.check, rows=len(kept))
+    check, outcome, said = asked.check, asked.check.outcome, ""
     if len(kept) < FEWEST_ROWS:
+        outcome = TOO_FEW
         said = f"{where} has {len(kept)} different inputs, too few to tell whether the answers of {whose} are better than chance (it takes {FEWEST_ROWS})."
-        return replace(asked, check=replace(check, outcome=TOO_FEW, said=said))
-    if check.value is None:
+    elif check.value is None:
+        outcome = TOO_FEW
         said = f"{where} has one label alone, so that it cannot be told whether the answers of {whose} are better than chance."
-        return replace(asked, check=replace(check, outcome=TOO_FEW, said=said))
-    if check.outcome == DOUBTFUL:
+    elif outcome == DOUBTFUL:
         interval = f"{check.score_name} {_two(check.value)}, 95 % interval {_two(check.low)} to {_two(check.high)}"
         head = "are no better than chance" if check.low is not None and check.low <= 0 else "do not fit the labels"
         said = f"The answers of {whose} to the {len(kept):,} different inputs of {where} {head} ({interval}){check.said}."
-        return replace(asked, check=replace(check, said=said))
-    return replace(asked, check=check)
+    return Question(replace(check, rows=len(kept), outcome=outcome, said=said), asked.table)
 
 
 def hold(asked: Question | None, accept: bool) -> ReferenceCheck | None:
@@ -140,9 +134,8 @@ def _labels(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.ndar
 
 def _numbers(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> Question:
     """Of answers that are numbers, float64 ``[rows, numbers]`` each: R2 of the answers as they are, of each number; the worst one counts."""
-    worst = None
+    worst, doubtful = None, False
     lines, table = "", ["output: labels (mean, deviation), answers (mean, deviation), correlation"]
-    doubtful = False
     for j, name in enumerate(names):
         y, x = right[:, j], given[:, j]
         if len(y) < 2 or y.std() == 0:

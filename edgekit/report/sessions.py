@@ -19,7 +19,7 @@ is a lower bound of the variance too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -27,13 +27,12 @@ import numpy as np
 
 from edgekit.spec.report import Change
 from edgekit.spec.subject import Process, Subject
-from edgekit.stats import interval
-from edgekit.stats.interval import ALPHA, FEWEST, Estimate
+from edgekit.stats.interval import ALPHA, Estimate
 from edgekit.timing.probe import PRODUCTS
 
 __all__ = [
-    "BOTH", "FREEDOM", "MOST", "PRIOR", "PROBED_PRIOR", "START", "Found", "Values", "all_of", "compare", "drift",
-    "estimates", "forms", "in_form", "in_words", "more_sessions", "predict", "too_few",
+    "BOTH", "FREEDOM", "MOST", "PRIOR", "PROBED_PRIOR", "START", "Found", "all_of", "compare", "drift",
+    "forms", "in_form", "in_words", "more_sessions", "predict",
 ]
 
 FREEDOM = 3
@@ -55,10 +54,6 @@ BOTH = "both"
 START = "start"
 """Stands for the start of the process with the probe kernels, which is what a bundle's start is divided by."""
 
-Values = Callable[[Sequence[Process], str], list[list[float]]]
-"""What each process has of a metric, in a form where one is named: ``[process][value]``."""
-
-
 @dataclass(frozen=True)
 class Found:
     """What two sides at different times come to.
@@ -79,20 +74,6 @@ def all_of(subject: Subject) -> list[tuple[Process, ...]]:
     return [*(session.processes for session in subject.sessions), subject.processes]
 
 
-def estimates(metric: str, q: float, session: Sequence[Process], named: Sequence[str], values: Values, seed: int) -> dict[str, Estimate]:
-    """Logarithm of a metric in a session, in each form.
-
-    Args:
-        metric: e.g. ``p50``.
-        q: quantile of the values that it is.
-        session: its processes.
-        named: the forms, see :func:`forms`.
-        values: of the metric.
-        seed: of the resampling.
-    """
-    return {form: interval.quantile(values(session, form), q, seed) for form in named}
-
-
 def _apart(before: Sequence[Mapping[str, Estimate]], after: Mapping[str, Estimate]) -> float:
     """How far the two products drifted from each other, as the standard deviation between sessions of one of them; 0 where there are no two."""
     drifts = [after[f].value - float(np.mean([session[f].value for session in before])) for f in after if f not in ("", BOTH, START)]
@@ -104,7 +85,7 @@ def compare(metric: str, before: Sequence[Mapping[str, Estimate]], after: Mappin
 
     Args:
         metric: e.g. ``p50``.
-        before: :func:`estimates` of each session of the baseline.
+        before: what each session of the baseline says, by form.
         after: those of the session now.
     """
     found, apart = [], _apart(before, after)
@@ -133,12 +114,6 @@ def predict(before: Sequence[Estimate], after: Estimate, prior: float, least: fl
     mean_error = math.sqrt(sum(max(spread, one.error) ** 2 for one in before)) / count
     error = math.hypot(max(spread, after.error), mean_error)
     return Estimate(after.value - float(values.mean()), error, freedom + 1), spread
-
-
-def too_few(sessions: Sequence[Sequence[Process]]) -> str:
-    """Why nothing can be said of sessions with so few processes; empty where it can."""
-    fewest = min(map(len, sessions))
-    return f"{fewest} processes of a session, expected at least {FEWEST}" if fewest < FEWEST else ""
 
 
 def more_sessions(change: Change, margin: float) -> int | None:

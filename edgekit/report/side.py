@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -305,8 +305,7 @@ def _energy_from(measured: bool) -> str:
 def _start(processes: Sequence[Process]) -> Start | None:
     if not processes:
         return None
-    names = ("import_ms", "verify_ms", "load_ms", "answer_ms", "total_ms")
-    return Start(*(float(np.median([getattr(p.start, name) for p in processes])) for name in names))
+    return Start(*(float(part) for part in np.median([astuple(p.start) for p in processes], axis=0)))
 
 
 def _by_length(processes: Sequence[Process], sizes: Sequence[int]) -> tuple[ByLength, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 
@@ -92,17 +91,17 @@ def unpaired(before: Subject, after: Subject, seconds: float, seed: int) -> Spee
 
 
 def session_estimates(metric: str, every: Sequence[Sequence[Process]], seed: int) -> list[dict[str, Estimate]]:
-    """What each session says of a metric, see :func:`edgekit.report.sessions.estimates`."""
-    probes, q = sessions.forms(metric, every), PERCENTILES.get(metric, 50) / 100
-    return [sessions.estimates(metric, q, session, probes, partial(_values, metric), seed) for session in every]
+    """Logarithm of a metric in each session, in each form that :func:`edgekit.report.sessions.forms` names."""
+    forms, q = sessions.forms(metric, every), PERCENTILES.get(metric, 50) / 100
+    return [{form: interval.quantile(_values(metric, session, form), q, seed) for form in forms} for session in every]
 
 
 def _unpaired_change(metric: str, earlier: Sequence[Sequence[Process]], after: Sequence[Process], seed: int) -> Change:
     last = [_values(metric, earlier[-1]), _values(metric, after)]
     if said := next((s for session in (*earlier, after) if (s := _lacks(metric, [_values(metric, session)]))), ""):
         return _none(metric, last, said)
-    if said := sessions.too_few([*earlier, after]):
-        return _none(metric, last, said)
+    if (fewest := min(map(len, (*earlier, after)))) < FEWEST:
+        return _none(metric, last, f"{fewest} processes of a session, expected at least {FEWEST}")
     *before, now = session_estimates(metric, [*earlier, after], seed)
     found = sessions.compare(metric, before, now)
     return replace(_change(metric, last, found.estimate, ALPHA), sessions=len(earlier), spread=found.spread, probe=found.probe)
@@ -180,9 +179,9 @@ def _lacks(metric: str, values: Sequence[Sequence[Sequence[float]]]) -> str:
 
 def _middle(metric: str, groups: Sequence[Sequence[float]]) -> float | None:
     flat = [v for group in groups for v in group]
-    if metric in PERCENTILES:
-        return percentile(flat, PERCENTILES[metric]) if flat else None
-    return float(np.median(flat)) if flat else None
+    if not flat:
+        return None
+    return percentile(flat, PERCENTILES[metric]) if metric in PERCENTILES else float(np.median(flat))
 
 
 def _none(metric: str, values: Sequence[Sequence[Sequence[float]]], said: str) -> Change:

@@ -96,7 +96,7 @@ def test_no_numbering_is_claimed_of_chance():
     for labels in (2, 3, 6, 20):
         for seed in range(25):
             truth, logits = answers(200, labels, 0.0, seed)
-            assert "numbering" not in ask(SINGLE, logits, truth).note
+            assert "numbering" not in ask(SINGLE, logits, truth).check.said
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_another_numbering_is_named(labels, order, shares):
     asked = ask(SINGLE, logits, np.array(order)[truth])
     assert asked.check.outcome == DOUBTFUL
     first = order[0]
-    assert "another numbering of the labels would fit" in asked.note
+    assert "another numbering of the labels would fit" in asked.check.said
     if labels < 10:
-        assert f"{first} (L{first}) is the model's 0 (L0)" in asked.note
-    assert f"accuracy {score(task(SINGLE, labels), logits, truth):.2f} in place of" in asked.note
+        assert f"{first} (L{first}) is the model's 0 (L0)" in asked.check.said
+    assert f"accuracy {score(task(SINGLE, labels), logits, truth):.2f} in place of" in asked.check.said
 
 
 def test_a_label_that_is_taken_for_another_one_is_no_numbering():
@@ -144,12 +144,12 @@ def test_several_labels():
     truth, logits = several()
     assert ask(MULTI, logits, truth).check.outcome == CLEAR
     swapped = ask(MULTI, logits[:, [1, 0, 2, 3]], truth)
-    assert "0 (L0) is the model's 1 (L1), 1 (L1) is the model's 0 (L0), with micro F1" in swapped.note
+    assert "0 (L0) is the model's 1 (L1), 1 (L1) is the model's 0 (L0), with micro F1" in swapped.check.said
     turned = ask(MULTI, logits * np.float32([1, 1, -1, 1]), truth)
-    assert (turned.check.outcome, "1 and 0 seem to be the other way round for L2" in turned.note) == (DOUBTFUL, True)
+    assert (turned.check.outcome, "1 and 0 seem to be the other way round for L2" in turned.check.said) == (DOUBTFUL, True)
     chance = logits.copy()
     chance[:, 3] = np.random.default_rng(5).permutation(chance[:, 3])
-    assert "of the label 'L3' it is" in ask(MULTI, chance, truth).note
+    assert "of the label 'L3' it is" in ask(MULTI, chance, truth).check.said
     truth[:, 3], truth[:4, 3] = False, True  # of a label that hardly a row has nothing is concluded
     assert ask(MULTI, chance, truth).check.outcome == CLEAR
     truth[:, 3] = False
@@ -163,8 +163,8 @@ def test_numbers_of_another_scale_or_sign():
     for answers_, said in ((x / 5, "label = "), (6 - x, "the sign of the labels is another"), (np.random.default_rng(2).permutation(x), "")):
         asked = ask(REGRESSION, answers_, y)
         assert asked.check.outcome == DOUBTFUL
-        assert said in asked.note
-        assert ("would fit" in asked.note) == bool(said)
+        assert said in asked.check.said
+        assert ("would fit" in asked.check.said) == bool(said)
     weak = y.mean() + 0.2 * (y - y.mean())
     assert ask(REGRESSION, weak, y).check.outcome == CLEAR
 
@@ -172,12 +172,12 @@ def test_numbers_of_another_scale_or_sign():
 def test_few_rows_or_one_label_are_a_note():
     truth, logits = answers(29, 2, 0.0)
     few = ask(SINGLE, logits, truth)
-    assert (few.check.outcome, "29 different inputs, too few" in few.note) == (TOO_FEW, True)
+    assert (few.check.outcome, "29 different inputs, too few" in few.check.said) == (TOO_FEW, True)
     truth, logits = answers(200, 2, 0.0)
     copies = ask(SINGLE, logits, truth, inputs=[i % 20 for i in range(200)])
     assert copies.check.outcome == TOO_FEW
     alone = ask(SINGLE, logits, np.zeros(200, np.int64))
-    assert (alone.check.outcome, alone.check.value, "one label alone" in alone.note) == (TOO_FEW, None, True)
+    assert (alone.check.outcome, alone.check.value, "one label alone" in alone.check.said) == (TOO_FEW, None, True)
     assert hold(few, accept=False).outcome == TOO_FEW
 
 
