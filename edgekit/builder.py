@@ -20,15 +20,14 @@ from edgekit.runtime import golden
 from edgekit.search import checks, goldens, record
 from edgekit.search.candidates import search_candidates
 from edgekit.search.checks import CALIBRATION_ROWS
-from edgekit.search.context import BuildContext
+from edgekit.search.context import BuildContext, EvaluationSet
 from edgekit.search.engines import verify_engines
 from edgekit.search.graphs import export_model
 from edgekit.search.kept import StepCache
-from edgekit.search.labelled import answer_with_torch, check_reference, read_labels
-from edgekit.search.manifest import Known, complete_manifest, describe_provenance, score_test_set
-from edgekit.search.models import prepare_model
+from edgekit.search.manifest import complete_manifest, describe_provenance, score_test_set
+from edgekit.search.models import make_models, prepare_model
+from edgekit.search.outputs import reference_outputs
 from edgekit.search.request import ModelRequest, check_samples, read_request, read_samples
-from edgekit.search.students import make_models
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
@@ -160,14 +159,16 @@ def build(
         # The task: it checks the rows and reads the labels. What is wrong with them is told now, not after the export.
         bound = origin.save_assets(scratch / "assets")
         check_samples(request, files, bound)
-        rows = read_labels(bound, files.evaluation)
-        test_rows = None if files.test is None else read_labels(bound, files.test)
+        rows = checks.read_labels(bound, files.evaluation)
+        test_rows = None if files.test is None else checks.read_labels(bound, files.test)
 
         # The reference: what torch answers to the labelled rows. A model that is no better than chance is no reference.
         export_model(steps, origin, files.calibration)
-        evaluation = answer_with_torch(steps, origin, files.evaluation, rows)
-        test_set = None if files.test is None or test_rows is None else answer_with_torch(steps, origin, files.test, test_rows)
-        doubt = check_reference(evaluation, accept_reference)
+        evaluation = EvaluationSet(files.evaluation, rows, reference_outputs(steps, origin, files.evaluation))
+        test_set = None
+        if files.test is not None and test_rows is not None:
+            test_set = EvaluationSet(files.test, test_rows, reference_outputs(steps, origin, files.test))
+        doubt = checks.check_reference(evaluation, accept_reference)
         provenance = describe_provenance(steps, origin.digest, files.calibration, files.evaluation, seed)
         ctx = BuildContext(
             request.target, evaluation, files.calibration, origin.digest, steps, record.Record(cpu_name()),
@@ -203,8 +204,10 @@ def build(
             *request.left_out,
             *checks.notes(request.target, files.calibration, entries[0].sizes),
             *filter(None, [models.trimmed.get(winner.name)]),
+            *ctx.notes,
+            *notes_on_test,
         ]
-        manifest = complete_manifest(ctx, request, choice, engines, Known(doubt, notes, held_out, notes_on_test))
+        manifest = complete_manifest(ctx, request, choice, engines, notes=tuple(notes), reference_check=doubt, held_out=held_out)
         progress("write", 0, 0)
         bundle = assemble.write(request.out, manifest, files_of_bundle, force=force, allow_downgrade=allow_downgrade)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused), tuple(steps.remeasured))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,9 @@ import numpy as np
 
 from edgekit.search import choose, device, vary
 from edgekit.search.choose import Choice
-from edgekit.search.measure import race_candidates
+from edgekit.search.measure import note_if_unresolved, race_candidates, settle_all
 from edgekit.search.models import ModelEntry, make_candidates
 from edgekit.search.race import turns
-from edgekit.search.settle import Notes, note_if_unresolved, settle_all
 
 if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
@@ -38,21 +37,8 @@ def search_candidates(ctx: BuildContext, models: Sequence[ModelEntry]) -> Choice
     Raises:
         BudgetError: when none is inside the budget.
     """
-    candidates: list[Candidate] = []
-    notes_of_models: list[str] = []
-    sensitivity: dict[tuple[str, str], Mapping[str, float]] = {}
-    for model in models:
-        for method in ctx.target.methods:
-            made_of = make_candidates(ctx, model, method)
-            candidates += made_of.candidates
-            notes_of_models += made_of.notes
-            sensitivity[model.name, method] = made_of.sensitivity
-    notes = Notes()
-    there = ctx.target.choose_on == "device"
-    choice = device.choose_for_device(ctx, candidates, notes) if there else _HostSearch(ctx, models, notes).run(candidates)
-    variant = choice.variants[0]
-    ranking = sensitivity[choice.winner.model, variant.method] if "keep_float" in variant.recipe else {}
-    return replace(choice, sensitivity=ranking, notes=(*notes_of_models, *notes.sentences))
+    candidates = [candidate for model in models for method in ctx.target.methods for candidate in make_candidates(ctx, model, method)]
+    return device.choose_for_device(ctx, candidates) if ctx.target.choose_on == "device" else _HostSearch(ctx, models).run(candidates)
 
 
 @dataclass(frozen=True)
@@ -67,15 +53,15 @@ class _Raced:
 class _HostSearch:
     """Races candidates on this machine: all of them briefly, then the fastest and their variations at length."""
 
-    def __init__(self, ctx: BuildContext, models: Sequence[ModelEntry], notes: Notes) -> None:
+    def __init__(self, ctx: BuildContext, models: Sequence[ModelEntry]) -> None:
         """Binds what all of its steps need."""
-        self._ctx, self._notes = ctx, notes
+        self._ctx = ctx
         self._models = {model.name: model for model in models}
         self._metric = ctx.evaluation.task.metrics[0]
 
     def run(self, candidates: Sequence[Candidate]) -> Choice:
         """Measures candidates and chooses."""
-        first, results = settle_all(self._ctx, candidates, self._notes)
+        first, results = settle_all(self._ctx, candidates)
         race = self._race(first, _FIRST_ROUNDS)
         early = _Raced(first, results, self._trials(first, results, race))
         finalists, results = self._finalists(early)
@@ -93,8 +79,8 @@ class _HostSearch:
         )
         out_early = [self._lost_early(t) for c, t in zip(early.candidates, early.trials, strict=True) if c not in last.candidates]
         best = last.candidates[winner]
-        note_if_unresolved(self._ctx, last.results[winner], self._notes)
-        self._notes.add(*filter(None, [describe_disturbance(race, judged, winner)]))
+        note_if_unresolved(self._ctx, last.results[winner])
+        self._ctx.note(*filter(None, [describe_disturbance(race, judged, winner)]))
         variant = replace(best.variant, executed=judged[winner].executed)
         return Choice(best, best.files, (variant,), reason, (*judged, *out_early))
 
@@ -109,7 +95,7 @@ class _HostSearch:
         for model in self._models:
             floats = [i for i, t in enumerate(early.trials) if t.method == choose.FLOAT and t.model == model]
             kept.update([min(floats, key=lambda i: cost[i])] if floats else [])
-        candidates, results = settle_all(self._ctx, self._variations(early, able, cost), self._notes, allow_none=True)
+        candidates, results = settle_all(self._ctx, self._variations(early, able, cost), allow_none=True)
         order = sorted(kept)
         return [early.candidates[i] for i in order] + candidates, [early.results[i] for i in order] + results
 
@@ -118,7 +104,7 @@ class _HostSearch:
         target = self._ctx.target
         best = min(able, key=lambda i: cost[i])
         if self._ctx.late:
-            self._notes.add("The time allowed was used up: other shapes, threads and batch sizes were not tried.")
+            self._ctx.note("The time allowed was used up: other shapes, threads and batch sizes were not tried.")
             return []
         if target.use == "throughput":
             return self._best_of([c for c in vary.for_throughput(early.candidates[best], target) if c not in early.candidates])
@@ -139,14 +125,14 @@ class _HostSearch:
         guess = vary.with_buckets(candidate, model.sizes) if varies else None
         if guess is None:
             return []
-        settled, costs = settle_all(self._ctx, [guess], self._notes, allow_none=True)
+        settled, measured = settle_all(self._ctx, [guess], allow_none=True)
         if not settled:
             return []
         race = self._race([candidate, settled[0]], _FIRST_ROUNDS)
         task = model.evaluation.task
         sizes = [task.modality.size(encoded.arrays) for encoded in task.preprocess(list(model.evaluation.inputs))]
         timed = [[sizes[i] for i in turn] for turn in turns(len(sizes), _FIRST_ROUNDS, _INPUTS_A_ROUND)]
-        memory_mb, limit_mb = (result.memory_mb, costs[0].memory_mb), self._ctx.target.budget.memory_mb
+        memory_mb, limit_mb = (result.costs.memory_mb, measured[0].costs.memory_mb), self._ctx.target.budget.memory_mb
         better = vary.better_buckets(candidate, settled[0], race, timed, model.sizes, memory_mb, limit_mb)
         return [settled[0]] if better is None else [settled[0], better]
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit import backends, quantize
 from edgekit.backends import WrongResultsError
 from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
+from edgekit.report import reference as references
 from edgekit.spec.errors import BudgetError, SamplesError, UsageError, near
 from edgekit.spec.manifest import MAX_TOKENS, Variant
 from edgekit.spec.protocols import HasLabels, Task
@@ -19,11 +20,14 @@ from edgekit.stats.paired import fewest_rows
 
 if TYPE_CHECKING:
     from edgekit.samples import Samples
+    from edgekit.samples.evaluation import Evaluation
+    from edgekit.search.context import EvaluationSet
+    from edgekit.spec.manifest import ReferenceCheck
 
 __all__ = [
     "AS_WRITTEN", "CALIBRATION_ROWS", "FULL_RANGE", "LOW_FLOATS", "STAND_IN", "accuracy_backend", "check_calibration",
-    "check_here", "check_labels", "check_rows", "check_strict", "check_target", "cut_notes", "explain_saturation",
-    "instructions", "notes", "runnable", "runs_here", "saturates_here", "settled", "without_wrong",
+    "check_here", "check_reference", "check_rows", "check_strict", "check_target", "cut_notes", "explain_saturation",
+    "instructions", "notes", "read_labels", "runnable", "runs_here", "saturates_here", "settled", "without_wrong",
 ]
 
 CALIBRATION_ROWS = 300
@@ -185,16 +189,29 @@ def _different(task: Task, samples: Samples) -> int:
     return len(set(samples.contents(task.modality)))
 
 
-def check_labels(task: Task, truth: Sequence[Any], where: str) -> None:
-    """Refuses labels that say nothing.
+def read_labels(task: Task, samples: Samples) -> Evaluation:
+    """The rows of a file with their truth.
 
     Raises:
-        SamplesError: when there are several rows and all have the same label. Of numbers the score itself refuses equal ones.
+        SamplesError: for a row without a label, one that the model does not know, or several rows that all have the same. Of numbers the score itself
+            refuses equal ones.
     """
-    if isinstance(task, HasLabels) and len(truth) > 1 and len(set(task.describe_truth(truth))) == 1:
+    rows = samples.evaluation(task)
+    if isinstance(task, HasLabels) and len(rows) > 1 and len(set(task.describe_truth(rows.truth))) == 1:
         raise SamplesError(
-            f"All {len(truth)} rows of {where} have the same label, so a model that always gives that one would be perfect. Give rows of all labels."
+            f"All {len(rows)} rows of {samples.where} have the same label, so a model that always gives that one would be perfect. Give rows of all labels."
         )
+    return rows
+
+
+def check_reference(evaluation: EvaluationSet, accept: bool) -> ReferenceCheck | None:
+    """Stops a build whose reference is no better than chance, unless that is accepted; None where no chance is known.
+
+    Raises:
+        ReferenceDoubtError: with labels and answers side by side.
+    """
+    question = references.question(evaluation.rows, evaluation.reference, evaluation.samples.where, "the torch model")
+    return None if question is None else references.hold(question, accept)
 
 
 def check_rows(task: Task, files: Iterable[Samples | None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,6 @@ import numpy as np
 
 from edgekit.backends import mostly_int8
 from edgekit.report import companions
-from edgekit.search.accuracy import compare_companions
 from edgekit.search.race import ratio
 from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import Trial, Variant
@@ -43,8 +42,6 @@ class Choice:
         variants: ways to run the model, the winner's first; several where the device is to choose.
         reason: why.
         trials: everything that was measured, with verdicts.
-        sensitivity: layer to the damage that quantizing it alone does, if that was asked.
-        notes: what should be known, a sentence each.
     """
 
     winner: Candidate
@@ -52,8 +49,6 @@ class Choice:
     variants: tuple[Variant, ...]
     reason: str
     trials: tuple[Trial, ...]
-    sensitivity: Mapping[str, float] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
 
 
 def trials(
@@ -73,13 +68,13 @@ def trials(
 
 
 def _trial(candidate: Candidate, result: CandidateResult, evaluation: EvaluationSet, limit: float | None) -> Trial:
-    variant, compared = candidate.variant, evaluation.compare(result.outputs)
-    error, recall = compare_companions(evaluation, result.outputs, limit)
+    variant, costs, compared = candidate.variant, result.costs, evaluation.compare(result.outputs)
+    error, recall = evaluation.companions(result.outputs, limit)
     kept_in_float = variant.recipe["keep_float"].split(", ") if "keep_float" in variant.recipe else []
     return Trial(
         method=variant.method,
         backend=variant.backend,
-        executed=result.executed,
+        executed=costs.executed,
         model=candidate.model,
         in_float=len(kept_in_float),
         score=evaluation.rows.score(result.outputs),
@@ -87,8 +82,8 @@ def _trial(candidate: Candidate, result: CandidateResult, evaluation: Evaluation
         changed=int((~evaluation.task.same_answer(result.outputs, evaluation.reference)).sum()),
         p50_ms=0.0,
         p90_ms=0.0,
-        first_answer_ms=result.first_answer_ms,
-        memory_mb=result.memory_mb,
+        first_answer_ms=costs.first_answer_ms,
+        memory_mb=costs.memory_mb,
         size_mb=candidate.bundle.size / 2**20,
         shapes=variant.shapes,
         threads=variant.threads,
@@ -103,9 +98,9 @@ def _trial(candidate: Candidate, result: CandidateResult, evaluation: Evaluation
         error_high=error.high if error else None,
         recall_lost=recall,
         rows=variant.rows,
-        lists=result.lists,
-        memory_rows=result.memory_rows * variant.streams,
-        memory_tokens=result.memory_tokens,
+        lists=costs.lists,
+        memory_rows=costs.memory_rows * variant.streams,
+        memory_tokens=costs.memory_tokens,
     )
 
 

@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from edgekit.report import companions
+
 if TYPE_CHECKING:
     from edgekit.samples import Samples
     from edgekit.samples.evaluation import Evaluation
     from edgekit.search.kept import StepCache
     from edgekit.search.record import Record
+    from edgekit.search.stand_in import Outputs
     from edgekit.spec.protocols import Arrays, Input, Task
     from edgekit.spec.target import Target
     from edgekit.stats.paired import Paired
@@ -65,6 +68,17 @@ class EvaluationSet:
         """A candidate's outputs to these rows against the reference's; rows with equal inputs count once."""
         return self.rows.compare(outputs, self.reference)
 
+    def companions(self, outputs: Sequence[Arrays], drop: float | None) -> tuple[companions.Error | None, str]:
+        """The error of numbers beside the reference's, and the label whose recall surely fell, in words: what the score does not see.
+
+        Args:
+            outputs: of a candidate, one entry a row.
+            drop: accuracy drop of the budget, which both are measured by; None for no limit.
+        """
+        once, places = self.rows.distinct, self.rows.places
+        reference, candidate = ([rows[i] for i in places] for rows in (self.reference, outputs))
+        return companions.of_rows(self.task, reference, candidate, once.truth, drop)
+
 
 @dataclass(frozen=True)
 class BuildContext:
@@ -81,6 +95,7 @@ class BuildContext:
         deadline: ``time.monotonic()`` after which no further variation is tried, or None.
         provenance: origin of the bundle, as its manifest says it.
         replayed: record that costs and times are taken from, in place of a clock.
+        notes: what should be known of the search, a sentence each, each once.
     """
 
     target: Target
@@ -93,12 +108,27 @@ class BuildContext:
     deadline: float | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
     replayed: Record | None = None
+    notes: dict[str, None] = field(default_factory=dict)
+
+    def note(self, *sentences: str) -> None:
+        """Adds to the notes."""
+        self.notes.update(dict.fromkeys(sentences))
 
     @property
-    def largest_drop(self) -> float | None:
-        """Largest drop from the reference's score that keeps the budget; negative where the reference itself is under its floor."""
-        higher = self.evaluation.task.metrics[0].higher_is_better
-        return self.target.budget.largest_drop(self.evaluation.reference_score, higher)
+    def accuracy_limit(self) -> float | None:
+        """Largest drop from the reference's score that keeps the budget; None for no limit, and where torch itself is under the floor."""
+        limit = self.target.budget.largest_drop(self.evaluation.reference_score, self.evaluation.task.metrics[0].higher_is_better)
+        return None if limit is None or limit < 0 else limit
+
+    def holds_budget(self, outputs: Outputs) -> bool:
+        """Whether outputs of graphs are numbers and inside the accuracy budget, and what the score cannot see inside what goes with it."""
+        if not outputs.finite:
+            return False
+        limit, drop, compared = self.accuracy_limit, self.target.budget.accuracy_drop, self.evaluation.compare(outputs.rows)
+        if limit is not None and not (compared.high if self.strict else compared.drop) <= limit + 1e-9:
+            return False
+        error, recall = self.evaluation.companions(outputs.rows, drop)
+        return companions.holds(error, recall, drop, self.strict)
 
     @property
     def late(self) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgekit.machine.cpu import cpu_name
 from edgekit.search import choose
 from edgekit.search.choose import Choice
-from edgekit.search.settle import Notes, note_if_unresolved, settle_for_device
+from edgekit.search.measure import note_if_unresolved, settle
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import BudgetError
 
@@ -24,14 +24,14 @@ __all__ = ["choose_for_device"]
 _SHIPPED = 2  # variants that the device chooses from
 
 
-def choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], notes: Notes) -> Choice:
+def choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate]) -> Choice:
     """The two that the target prefers among those inside what can be judged here.
 
     Raises:
         BudgetError: when none is inside.
     """
     target, evaluation = ctx.target, ctx.evaluation
-    settled = [settle_for_device(ctx, candidate, notes) for candidate in candidates]
+    settled = [settle(ctx, candidate) for candidate in candidates]
     judgeable = replace(target.budget, p50_ms=None, memory_mb=None, first_answer_ms=None)
     higher = evaluation.task.metrics[0].higher_is_better
     trials: list[Trial] = []
@@ -52,8 +52,8 @@ def choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], notes:
     judged = tuple(replace(trial, verdict=verdict) for trial, verdict in zip(trials, verdicts, strict=True))
     named = " and ".join(f"{judged[i].method} on {judged[i].backend}" for i in chosen)
     reason = f"{named}: preferred by target '{target.name}' in this order; not raced here ({cpu_name()}), the device races them at its first load."
-    notes.add("Latency, start and memory were not measured: this machine does not stand for the device.")
-    note_if_unresolved(ctx, settled[chosen[0]][1], notes)
+    ctx.note("Latency, start and memory were not measured: this machine does not stand for the device.")
+    note_if_unresolved(ctx, settled[chosen[0]][1])
     shipped = [replace(settled[i][0], variant=replace(settled[i][0].variant, executed=judged[i].executed)) for i in chosen]
     variants, files = _together(shipped)
     return Choice(settled[chosen[0]][0], files, variants, reason, judged)

@@ -15,10 +15,9 @@ from edgekit.export.graphs import export
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.sensitivity import revert
 from edgekit.samples import Samples
-from edgekit.search.accuracy import accuracy_limit, inside_budget
 from edgekit.search.checks import accuracy_backend
 from edgekit.search.context import BuildContext
-from edgekit.search.kept import StepCache, move_graphs, read_graphs, write_graphs
+from edgekit.search.kept import StepCache, read_graphs, write_graphs
 from edgekit.search.outputs import run_graph
 from edgekit.source import Source
 from edgekit.spec.digests import files_below, sha256
@@ -69,7 +68,7 @@ def trim_vocabulary(
     def read(folder: Path) -> tuple[Source, str]:
         return source.read(folder / "model"), (folder / "summary.txt").read_text("utf-8")
 
-    smaller, summary = cache.get("vocabulary", parts, make, read, move=lambda _, folder: read(folder))
+    smaller, summary = cache.get("vocabulary", parts, make, read, names_files=True)
     smaller.model_id, smaller.revision = model.model_id, model.revision
     return smaller, summary
 
@@ -95,14 +94,12 @@ def revert_layers(ctx: BuildContext, method: str, float_graphs: GraphSet, settin
         settings: quantization with ranges and smoothing as they were chosen for all layers in INT8.
         calibration: feeds of the calibration rows.
     """
-    limit = accuracy_limit(ctx)
-    assert limit is not None
     backend = list(accuracy_backend(method, ctx.target))
-    budget = [limit, ctx.strict, backend, ctx.evaluation.samples.digest]
+    budget = [ctx.accuracy_limit, ctx.strict, backend, ctx.evaluation.samples.digest]
     parts = _made_from(ctx, method, float_graphs, settings, calibration) | {"revert": budget}
 
     def good(graphs: GraphSet) -> bool:
-        return inside_budget(ctx, run_graph(ctx, graphs), limit)
+        return ctx.holds_budget(run_graph(ctx, graphs))
 
     def make(out: Path) -> Reverted:
         result = revert(quantize.get(method), float_graphs, calibration, settings, good, out, ctx.cache.progress)
@@ -117,10 +114,7 @@ def revert_layers(ctx: BuildContext, method: str, float_graphs: GraphSet, settin
         ranking: dict[str, float] = json.loads((folder / _RANKING).read_text("utf-8"))
         return Reverted(read_graphs(folder) if ranking else None, ranking)
 
-    def move(result: Reverted, folder: Path) -> Reverted:
-        return result if result.graphs is None else replace(result, graphs=move_graphs(result.graphs, folder))
-
-    reverted = ctx.cache.get(f"{method}, layers in float", parts, make, read, move=move)
+    reverted = ctx.cache.get(f"{method}, layers in float", parts, make, read, names_files=True)
     if reverted.graphs is None:
         return reverted
     graphs = replace(reverted.graphs, assets=float_graphs.assets, provenance=float_graphs.provenance)

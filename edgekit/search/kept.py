@@ -6,8 +6,8 @@ A step hands over objects. Files are its cache: they are written beside, and rea
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,12 +25,12 @@ from edgekit.spec.registry import version_of
 from edgekit.spec.rows import pack, unpack
 from edgekit.spec.tensor import Signature
 
-__all__ = ["Result", "StepCache", "move_graphs", "read_graphs", "read_rows", "write_graphs", "write_rows"]
+__all__ = ["Result", "StepCache", "read_graphs", "write_graphs"]
 
 Result = TypeVar("Result")
 
 _TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy", "tokenizers")
-_GRAPHS = "graphs.json"
+_GRAPHS, _VALUES = "graphs.json", "values.json"
 
 
 class StepCache:
@@ -65,24 +65,17 @@ class StepCache:
         self._made: set[str] = set()
 
     def get(
-        self,
-        step: str,
-        parts: Mapping[str, Any],
-        make: Callable[[Path], Result],
-        read: Callable[[Path], Result],
-        *,
-        move: Callable[[Result, Path], Result] | None = None,
-        busy_of: Callable[[Result], Busy | None] | None = None,
+        self, step: str, parts: Mapping[str, Any], make: Callable[[Path], Result], read: Callable[[Path], Result], *, names_files: bool = False
     ) -> Result:
         """The result of a step. What depends on a module from Python is not kept beyond the build: its code has no digest.
 
         Args:
             step: name for people.
             parts: what the result depends on; ``model`` is a digest, or None for a module from Python.
-            make: computes the result, and writes what ``read`` needs of it into an empty folder.
+            make: computes the result, and writes what ``read`` needs of it into an empty folder. Of a result with ``busy``, what else the machine did while
+                times in it were taken, old ones and those of a busy machine are not used.
             read: the result from that folder.
-            move: the result when its folder has another name: an entry of the cache is renamed when it is whole. For results that name files.
-            busy_of: what else the machine did while times in the result were taken; old ones, and those of a busy machine, are not used.
+            names_files: the result names files of its folder, which has another name when it is whole.
         """
         digest = key(**parts, **self.always)
         if parts["model"] is None:
@@ -90,7 +83,7 @@ class StepCache:
         folder = self.cache.find(digest)
         if folder is not None:
             result = read(folder)
-            if busy_of is None or not self._outdated(step, digest, busy_of(result)):
+            if not hasattr(result, "busy") or not self._outdated(step, digest, result.busy):
                 if digest not in self._made and step not in self.reused:
                     self.reused.append(step)
                 return result
@@ -99,7 +92,7 @@ class StepCache:
         with disk_errors(self.cache.root), self.cache.fill(digest, {**parts, **self.always}) as folder:
             result = make(folder)
             self.progress("", 0, 0)  # whoever wants to stop does so now, even where a library swallowed the interrupt
-        return result if move is None else move(result, self.cache.root / digest)
+        return read(self.cache.root / digest) if names_files else result
 
     def graphs(self, step: str, parts: Mapping[str, Any], make: Callable[[Path], GraphSet]) -> GraphSet:
         """The graphs of a step; in the cache ``graphs.json`` beside them says what they are."""
@@ -109,17 +102,28 @@ class StepCache:
             write_graphs(folder, graphs)
             return graphs
 
-        return self.get(step, parts, write, read_graphs, move=move_graphs)
+        return self.get(step, parts, write, read_graphs, names_files=True)
 
-    def rows(self, step: str, parts: Mapping[str, Any], make: Callable[[], list[Arrays]]) -> list[Arrays]:
-        """Outputs of a model, one entry a row."""
+    def values(self, step: str, parts: Mapping[str, Any], kind: type[Result], make: Callable[[], Result]) -> Result:
+        """A dataclass of numbers, text, and rows of arrays; in the cache each field of rows is a file of its own, and ``values.json`` has the others."""
+        of_rows = [name for name, hint in typing.get_type_hints(kind).items() if hint == Sequence[Arrays]]
 
-        def write(folder: Path) -> list[Arrays]:
-            rows = make()
-            write_rows(folder / "rows.npz", rows)
-            return rows
+        def write(folder: Path) -> Result:
+            made = make()
+            for name in of_rows:
+                arrays: dict[str, Any] = {**pack(rows)} if (rows := getattr(made, name)) else {}
+                np.savez(folder / f"{name}.npz", **arrays)
+            (folder / _VALUES).write_text(to_json({name: plain(value) for name, value in vars(made).items() if name not in of_rows}), "utf-8")
+            return made
 
-        return self.get(step, parts, write, lambda folder: read_rows(folder / "rows.npz"))
+        def read(folder: Path) -> Result:
+            rows = {}
+            for name in of_rows:
+                with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
+                    rows[name] = unpack({part: stored[part] for part in stored.files})
+            return parse(kind, {**json.loads((folder / _VALUES).read_text("utf-8")), **rows}, f"{step} in the build cache")
+
+        return self.get(step, parts, write, read)
 
     def _of_this_build(self, folder: Path, make: Callable[[Path], Result], read: Callable[[Path], Result]) -> Result:
         if folder.exists():
@@ -138,12 +142,6 @@ class StepCache:
         return self._rerace or bool(why)
 
 
-def move_graphs(graphs: GraphSet, folder: Path) -> GraphSet:
-    """The same graphs in a folder that has another name now."""
-    moved = tuple(replace(graph, path=folder / graph.path.name) for graph in graphs.graphs)
-    return replace(graphs, graphs=moved, assets=folder / graphs.assets.name)
-
-
 def write_graphs(folder: Path, graphs: GraphSet) -> None:
     """Writes what graphs in a folder are."""
     entries = [{"signature": plain(g.signature), "path": g.path.name, "method": g.method, "recipe": dict(g.recipe)} for g in graphs.graphs]
@@ -156,15 +154,3 @@ def read_graphs(folder: Path) -> GraphSet:
     where = "graph in the build cache"
     graphs = tuple(Graph(parse(Signature, g["signature"], where), folder / g["path"], g["method"], g["recipe"]) for g in data["graphs"])
     return GraphSet(data["task"], data["loop"], graphs, folder / data["assets"], data["provenance"])
-
-
-def write_rows(file: Path, rows: Sequence[Arrays]) -> None:
-    """Writes rows of arrays, as ``spec.rows.pack`` puts them together; no row is an empty file of arrays."""
-    arrays: dict[str, Any] = {**pack(rows)} if rows else {}
-    np.savez(file, **arrays)
-
-
-def read_rows(file: Path) -> list[Arrays]:
-    """The rows that :func:`write_rows` wrote."""
-    with np.load(file, allow_pickle=False) as stored:
-        return list(unpack({name: stored[name] for name in stored.files}))

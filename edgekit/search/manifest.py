@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from edgekit.machine.cpu import cpu_name
 from edgekit.runtime.choice import machine
 from edgekit.search import goldens, stand_in
 from edgekit.search.kept import StepCache
-from edgekit.search.measure import measure_for_device
-from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
+from edgekit.search.measure import measure_candidate
+from edgekit.spec.manifest import HeldOut, Manifest
 from edgekit.spec.registry import version_of
 from edgekit.spec.sealed import seal
 
@@ -25,24 +24,7 @@ if TYPE_CHECKING:
     from edgekit.search.engines import Verified
     from edgekit.search.request import BuildRequest
 
-__all__ = ["Known", "complete_manifest", "describe_provenance", "score_test_set", "seal_digest"]
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a build beside its choice.
-
-    Attributes:
-        reference_check: whether the torch model answers better than chance; None where no chance is known.
-        before: sentences on model, samples and target, which come before those of the choice.
-        held_out: score on the test set, or None.
-        after: sentences on the test set.
-    """
-
-    reference_check: ReferenceCheck | None
-    before: Sequence[str]
-    held_out: HeldOut | None = None
-    after: Sequence[str] = ()
+__all__ = ["complete_manifest", "describe_provenance", "score_test_set", "seal_digest"]
 
 
 def describe_provenance(cache: StepCache, model_digest: str | None, calibration: Samples, evaluation: Samples, seed: int) -> dict[str, str]:
@@ -69,7 +51,7 @@ def score_test_set(ctx: BuildContext, choice: Choice, test: EvaluationSet | None
     """Scores the frozen choice on the test set, once; and what should be known of that."""
     if test is None:
         return None, ()
-    result, trouble = measure_for_device(replace(ctx, evaluation=test), choice.winner)
+    result, trouble = measure_candidate(replace(ctx, evaluation=test), choice.winner)
     compared = test.compare(result.outputs)
     held_out = HeldOut(
         rows=compared.rows,
@@ -86,8 +68,16 @@ def score_test_set(ctx: BuildContext, choice: Choice, test: EvaluationSet | None
     return held_out, (f"On the test set: {trouble}.",) if trouble else ()
 
 
-def complete_manifest(ctx: BuildContext, request: BuildRequest, choice: Choice, engines: Verified, known: Known) -> Manifest:
-    """The manifest of the bundle, but for its files."""
+def complete_manifest(ctx: BuildContext, request: BuildRequest, choice: Choice, engines: Verified, **known: Any) -> Manifest:
+    """The manifest of the bundle, but for its files.
+
+    Args:
+        ctx: the build.
+        request: with the bundle's name.
+        choice: what it ships.
+        engines: its variants, and what was verified of them.
+        **known: further fields of the manifest.
+    """
     template, target, task = choice.winner.bundle.manifest, ctx.target, ctx.evaluation.task
     named = request.name or request.version or request.expires
     longest = stand_in.longest(target, template.signatures[0], task.max_size)
@@ -103,8 +93,6 @@ def complete_manifest(ctx: BuildContext, request: BuildRequest, choice: Choice, 
         reason=choice.reason,
         machine=machine(),
         trials=choice.trials,
-        sensitivity=choice.sensitivity,
-        notes=(*known.before, *choice.notes, *known.after),
-        reference_check=known.reference_check,
-        held_out=known.held_out,
+        sensitivity=choice.winner.sensitivity,
+        **known,
     )

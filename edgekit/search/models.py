@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,10 +16,10 @@ from edgekit.quantize.calibration import Calibration, squared_error
 from edgekit.runtime import loops
 from edgekit.runtime.loops import single
 from edgekit.search import stand_in
-from edgekit.search.accuracy import keeps_accuracy
 from edgekit.search.checks import FULL_RANGE, STAND_IN
 from edgekit.search.context import BuildContext, EvaluationSet
-from edgekit.search.graphs import export_model, quantize_graphs, revert_layers
+from edgekit.search.graphs import export_model, quantize_graphs, revert_layers, trim_vocabulary
+from edgekit.search.outputs import graph_outputs
 from edgekit.search.results import Candidate
 from edgekit.source import Source
 from edgekit.spec.graph import GraphSet
@@ -26,7 +27,10 @@ from edgekit.spec.manifest import FORMAT, MAX_TOKENS, Manifest, Variant
 from edgekit.spec.protocols import Arrays, Task
 from edgekit.spec.target import Target
 
-__all__ = ["MethodCandidates", "ModelEntry", "make_calibration", "make_candidate", "make_candidates", "prepare_model"]
+if TYPE_CHECKING:
+    from edgekit.search.request import BuildRequest, BuildSamples
+
+__all__ = ["ModelEntry", "Models", "make_calibration", "make_candidate", "make_candidates", "make_models", "prepare_model"]
 
 _CALIBRATION_BATCH = 4
 
@@ -55,18 +59,39 @@ class ModelEntry:
 
 
 @dataclass(frozen=True)
-class MethodCandidates:
-    """The candidates that one method makes of a model.
+class Models:
+    """Models that compete.
 
     Attributes:
-        candidates: one for each backend; where all layers in INT8 lose too much, also with fewer layers quantized.
-        notes: what should be known, a sentence each.
-        sensitivity: layer to the damage that quantizing it alone does; empty where that was not asked.
+        sources: name of the student to its model; the model itself first, without a name.
+        trimmed: name of the student to what was left out of its vocabulary, in two sentences.
     """
 
-    candidates: Sequence[Candidate] = ()
-    notes: Sequence[str] = ()
-    sensitivity: Mapping[str, float] = field(default_factory=dict)
+    sources: dict[str, Source]
+    trimmed: dict[str, str] = field(default_factory=dict)
+
+
+def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: BuildSamples) -> Models:
+    """Trains students and trims vocabularies, or finds them in the cache.
+
+    Raises:
+        EdgekitError: a subclass says which of samples, tokens or training is at fault.
+    """
+    if request.tokens is not None:
+        # A list that cannot be is refused before a student is trained.
+        trim_vocabulary(ctx.cache, model, files.vocabulary, request.tokens, files.evaluation)
+    for student in request.students:
+        student.check(model, [file for file in (files.whole, files.evaluation, files.test, *files.training) if file is not None])
+    models = Models({"": model})
+    if request.students:
+        from edgekit.search.pruning import clock  # a build without students needs no clock, and none of pruning
+
+        latency = clock(ctx)
+        for student in request.students:
+            models.sources[student.name] = student.make(model, files.training, files.evaluation, latency, ctx.cache.progress, ctx.cache.cache)
+    for name, source in models.sources.items() if request.vocabulary is not None else ():
+        models.sources[name], models.trimmed[name] = trim_vocabulary(ctx.cache, source, files.vocabulary, request.tokens, files.evaluation)
+    return models
 
 
 def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
@@ -140,26 +165,28 @@ def _record(ctx: BuildContext, float_graphs: GraphSet, calls: Sequence[Sequence[
     return feeds
 
 
-def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> MethodCandidates:
-    """The model by one method on each of the target's backends that runs it."""
+def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[Candidate]:
+    """The model by one method on each of the target's backends that runs it; where all layers in INT8 lose too much, also with fewer layers quantized."""
     runs_on = [backend for backend in ctx.target.backends if backend in quantize.get(method).BACKENDS]
     if not runs_on:
-        return MethodCandidates()
+        return []
     own = replace(ctx, evaluation=model.evaluation)
     graphs = quantize_graphs(own, method, model.float_graphs, ctx.target.quantize, model.calibration)
     candidates = _on_each(ctx, model, graphs, runs_on)
-    if keeps_accuracy(own, graphs):
-        return MethodCandidates(candidates)
+    if method == "float32" or own.accuracy_limit is None or own.holds_budget(graph_outputs(own, graphs)):
+        return candidates
     if ctx.late:
-        return MethodCandidates(candidates, [f"The time allowed was used up: layers of '{method}' in float were not searched."])
+        ctx.note(f"The time allowed was used up: layers of '{method}' in float were not searched.")
+        return candidates
     # Ranges and smoothing stay as they were chosen. Both forms race, so that the table shows what the layers in float cost.
     recipe, settings = graphs.graphs[0].recipe, ctx.target.quantize
     settings = replace(settings, ranges=recipe.get("ranges", settings.ranges), smooth=recipe.get("smooth", settings.smooth))
     reverted = revert_layers(own, method, model.float_graphs, settings, model.calibration)
     if reverted.graphs is None:
         whose = f" of the student {model.name}" if model.name else ""
-        return MethodCandidates(candidates, [f"No number of layers in float brings '{method}'{whose} inside the accuracy budget."])
-    return MethodCandidates([*candidates, *_on_each(ctx, model, reverted.graphs, runs_on)], sensitivity=reverted.ranking)
+        ctx.note(f"No number of layers in float brings '{method}'{whose} inside the accuracy budget.")
+        return candidates
+    return candidates + [replace(c, sensitivity=reverted.ranking) for c in _on_each(ctx, model, reverted.graphs, runs_on)]
 
 
 def make_candidate(ctx: BuildContext, model: ModelEntry, method: str, backend: str) -> Candidate | None:

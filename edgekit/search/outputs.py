@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.search import stand_in
 from edgekit.search.checks import AS_WRITTEN, accuracy_backend
-from edgekit.search.kept import StepCache, read_rows, write_rows
+from edgekit.search.kept import StepCache
 from edgekit.search.stand_in import Outputs
 from edgekit.spec.digests import files_below, sha256
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["graph_outputs", "reference_outputs", "run_graph"]
 
 
-def reference_outputs(cache: StepCache, model: Source, samples: Samples) -> list[Arrays]:
+def reference_outputs(cache: StepCache, model: Source, samples: Samples) -> Sequence[Arrays]:
     """What the torch model computes for the rows of a file."""
     parts = {"step": "reference", "model": model.digest, "samples": samples.digest}
-    return cache.rows("torch reference", parts, lambda: model.outputs(model.encode(samples.inputs), cache.progress))
+    return cache.values("torch reference", parts, Outputs, lambda: Outputs(model.outputs(model.encode(samples.inputs), cache.progress))).rows
 
 
 def graph_outputs(ctx: BuildContext, graphs: GraphSet) -> Outputs:
@@ -41,17 +41,7 @@ def graph_outputs(ctx: BuildContext, graphs: GraphSet) -> Outputs:
         "cpu": cpu_name(),
         "longest": stand_in.longest(ctx.target, graphs.graphs[0].signature, ctx.evaluation.task.max_size),
     }
-
-    def make(folder: Path) -> Outputs:
-        outputs = run_graph(ctx, graphs)
-        write_rows(folder / "rows.npz", outputs.rows)
-        write_rows(folder / "long.npz", outputs.long)
-        return outputs
-
-    def read(folder: Path) -> Outputs:
-        return Outputs(read_rows(folder / "rows.npz"), read_rows(folder / "long.npz"))
-
-    return ctx.cache.get(f"{graphs.graphs[0].method} on the evaluation rows", parts, make, read)
+    return ctx.cache.values(f"{graphs.graphs[0].method} on the evaluation rows", parts, Outputs, lambda: run_graph(ctx, graphs))
 
 
 def run_graph(ctx: BuildContext, graphs: GraphSet) -> Outputs:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.machine.busy import Watch
 from edgekit.search import agree
-from edgekit.search.results import Candidate, CandidateResult, Race
+from edgekit.search.results import Candidate, CandidateResult, Costs, Race
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Input
@@ -44,22 +44,14 @@ def measure_candidate(candidate: Candidate, inputs: Sequence[Input], longest: in
     """
     batch = candidate.variant.batch or candidate.bundle.manifest.max_batch
     lists = agree.lists(len(inputs), batch)
+    watch = Watch()
     with Worker(candidate.bundle.path, variant=candidate.variant) as worker:
         first_answer_ms = worker.start(inputs[0]).total_ms
         outputs = worker.predict(inputs, progress, step=f"evaluate {candidate}")
         listed = [row for rows in lists for row in worker.predict([inputs[i] for i in rows], batched=True)]
-        memory_mb, memory_rows, max_tokens = _largest_call(worker, candidate.variant, batch, longest, limit_mb)
-        return CandidateResult(
-            outputs=outputs,
-            first_answer_ms=first_answer_ms,
-            memory_mb=memory_mb,
-            executed=worker.executed_precision(),
-            listed=listed,
-            order=tuple(i for rows in lists for i in rows),
-            max_tokens=max_tokens,
-            memory_rows=memory_rows,
-            memory_tokens=longest,
-        )
+        memory_mb, largest, max_tokens = _largest_call(worker, candidate.variant, batch, longest, limit_mb)
+        costs = Costs(first_answer_ms, memory_mb, worker.executed_precision(), max_tokens, memory_rows=largest, memory_tokens=longest)
+    return CandidateResult(outputs, costs, listed, tuple(i for rows in lists for i in rows), watch.stop())
 
 
 def _largest_call(worker: Worker, variant: Variant, batch: int, longest: int, limit_mb: float | None) -> tuple[float, int, int]:

@@ -5,35 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgekit.search.results import Candidate, CandidateResult, Race
-from edgekit.spec.agreement import Agreement
+from edgekit.search.results import Candidate, CandidateResult, Costs, Race
 from edgekit.spec.errors import UsageError
-from edgekit.spec.manifest import MAX_TOKENS
 from edgekit.spec.parsing import parse, plain, to_json
 from edgekit.spec.paths import takes_paths
 
-__all__ = ["FILE", "Costs", "Record", "key", "read"]
+__all__ = ["FILE", "Record", "key", "read"]
 
 FILE = "race.json"
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What one candidate took beside time for its inputs, and what of its lists a choice rests on; as in :class:`edgekit.search.results.CandidateResult`."""
-
-    first_answer_ms: float
-    memory_mb: float
-    executed: str
-    max_tokens: int = MAX_TOKENS
-    memory_rows: int = 0
-    memory_tokens: int = 0
-    lists: Agreement | None = None
-
-
-_COSTS = tuple(f.name for f in fields(Costs))
 
 
 @dataclass(frozen=True)
@@ -54,7 +36,7 @@ class Record:
 
     def add_costs(self, candidate: Candidate, result: CandidateResult) -> None:
         """Notes what a candidate took; the first time counts, which is that of the evaluation set."""
-        self.costs.setdefault(key(candidate), Costs(**{name: getattr(result, name) for name in _COSTS}))
+        self.costs.setdefault(key(candidate), result.costs)
 
     def with_costs(self, candidate: Candidate, result: CandidateResult) -> CandidateResult:
         """The same answers with the costs on record.
@@ -65,7 +47,7 @@ class Record:
         found = self.costs.get(key(candidate))
         if found is None:
             raise _other(f"the candidate '{candidate}'")
-        return replace(result, **{name: getattr(found, name) for name in _COSTS})
+        return replace(result, costs=found)
 
     def add_race(self, candidates: Sequence[Candidate], race: Race) -> None:
         """Notes the times of a race."""

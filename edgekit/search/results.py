@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,12 @@ import numpy as np
 from edgekit.machine.busy import Busy
 from edgekit.spec.agreement import Agreement
 from edgekit.spec.manifest import MAX_TOKENS, Variant
+from edgekit.spec.protocols import Arrays
 
 if TYPE_CHECKING:
     from edgekit.bundle.trust import Bundle
-    from edgekit.spec.protocols import Arrays
 
-__all__ = ["Candidate", "CandidateResult", "Race"]
+__all__ = ["Candidate", "CandidateResult", "Costs", "Race"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,13 @@ class Candidate:
         bundle: its graphs and assets, in a scratch folder.
         variant: how they are run.
         model: name of the student whose graphs they are; empty for the model itself.
+        sensitivity: layer to the damage that quantizing it alone does, where layers were taken back to float by that.
     """
 
     bundle: Bundle
     variant: Variant
     model: str = ""
+    sensitivity: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def files(self) -> dict[str, Path]:
@@ -50,31 +52,44 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What a candidate took beside time for its inputs, and what of its lists a choice rests on.
+
+    Attributes:
+        first_answer_ms: process start to the first answer.
+        memory_mb: peak resident memory of the predicting process after all rows and the largest call that a list is cut into, MiB.
+        executed: what the linear layers ran in.
+        max_tokens: rows times padded length that a list is to be cut by: the candidate's, or less where memory is limited.
+        memory_rows, memory_tokens: rows of that largest call on each stream, and tokens of each.
+        lists: how far answers in lists are from those to rows alone; None before they were compared.
+    """
+
+    first_answer_ms: float
+    memory_mb: float
+    executed: str
+    max_tokens: int = MAX_TOKENS
+    memory_rows: int = 0
+    memory_tokens: int = 0
+    lists: Agreement | None = None
+
+
+@dataclass(frozen=True)
 class CandidateResult:
     """What a candidate answers and costs.
 
     Attributes:
         outputs: one entry a row, run one at a time.
-        first_answer_ms: process start to the first answer.
-        memory_mb: peak resident memory of the predicting process after all rows and the largest call that a list is cut into, MiB.
-        executed: what the linear layers ran in.
+        costs: what it took.
         listed: outputs in lists.
         order: row that each entry of ``listed`` is of.
-        max_tokens: rows times padded length that a list is to be cut by: the candidate's, or less where memory is limited.
-        memory_rows, memory_tokens: rows of that largest call on each stream, and tokens of each.
-        lists: how far ``listed`` is from ``outputs``; None before it was compared.
+        busy: what else the machine did meanwhile; None where nothing was timed.
     """
 
     outputs: Sequence[Arrays]
-    first_answer_ms: float
-    memory_mb: float
-    executed: str
+    costs: Costs
     listed: Sequence[Arrays] = ()
     order: tuple[int, ...] = ()
-    max_tokens: int = MAX_TOKENS
-    memory_rows: int = 0
-    memory_tokens: int = 0
-    lists: Agreement | None = None
+    busy: Busy | None = None
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,11 @@ class Outputs:
 
     Attributes:
         rows: outputs of the evaluation rows.
-        long: outputs of the rows of :func:`long_rows`; none where a backend itself was asked.
+        long: outputs of the rows of :func:`long_rows`; none where a backend itself, or torch, was asked.
     """
 
     rows: Sequence[Arrays]
-    long: Sequence[Arrays]
+    long: Sequence[Arrays] = ()
 
     @property
     def finite(self) -> bool:

@@ -12,7 +12,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from edgekit.spec.errors import EdgekitError, UsageError, near
@@ -26,7 +26,7 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
     """Makes a ``cls`` of plain data.
 
     Args:
-        cls: a dataclass; its fields may be scalars, tuples, mappings, optionals and other dataclasses.
+        cls: a dataclass; its fields may be scalars, tuples and sequences, mappings, optionals and other dataclasses.
         data: a mapping, as TOML or JSON gives it.
         where: what is being read, for messages (a file name and a table).
         error: the error type to raise.
@@ -83,8 +83,8 @@ def _value(hint: Any, value: Any, where: str, error: type[EdgekitError]) -> Any:
         return value
     if origin in (typing.Union, types.UnionType):
         return _union(args, value, where, error)
-    if origin is tuple:
-        return _tuple(args, value, where, error)
+    if origin in (tuple, Sequence):
+        return _tuple(args if origin is tuple else (*args, Ellipsis), value, where, error)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
             raise error(f"{where} is {_kind(value)}, expected a table of keys and values.")

@@ -72,7 +72,7 @@ def opened(candidate, **changes):
 
 
 def of(made, method, backend):
-    return next(c for c in make_candidates(*made, method).candidates if c.variant.backend == backend)
+    return next(c for c in make_candidates(*made, method) if c.variant.backend == backend)
 
 
 def compare(scored, alone, listed, order, method):

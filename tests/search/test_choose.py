@@ -17,7 +17,7 @@ from edgekit.samples import Samples
 from edgekit.samples.evaluation import Evaluation
 from edgekit.search.choose import choose, excess, timed, trials
 from edgekit.search.context import EvaluationSet
-from edgekit.search.results import Candidate, CandidateResult, Race
+from edgekit.search.results import Candidate, CandidateResult, Costs, Race
 from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import FileEntry, Manifest, Trial, Variant
 from edgekit.spec.target import Budget, Target
@@ -386,7 +386,7 @@ def test_trials_put_measurements_together(tmp_path):
     bucketed = candidate(tmp_path, "static", backend="openvino", shapes=(16, 32), threads=1, streams=1, batch=4, rows="together")
     candidates = [candidate(tmp_path, "float32"), bucketed]
     # The second has the first three rows wrong, which the reference has right, and the last right, which it has wrong.
-    given = [CandidateResult(REFERENCE, 300.0, 90.0, "float32"), CandidateResult(logits([1, 2, 0, 0, 1, 2, 0, 1, 0, 0]), 500.0, 120.0, "int8")]
+    given = [CandidateResult(REFERENCE, Costs(300.0, 90.0, "float32")), CandidateResult(logits([1, 2, 0, 0, 1, 2, 0, 1, 0, 0]), Costs(500.0, 120.0, "int8"))]
     plain, int8 = trials(candidates, given, None, EVALUATION)
     assert (plain.score, plain.drop, plain.changed, plain.losses, plain.gains, plain.p_value) == (0.8, 0.0, 0, 0, 0, 1.0)
     assert (int8.score, int8.changed, int8.losses, int8.gains) == (0.6, 4, 3, 1)
@@ -405,7 +405,7 @@ def test_a_race_gives_times_and_ratios(tmp_path):
     slow = tuple(tuple(float(r * 20 + i + 1) for i in range(20)) for r in range(4))  # 1 to 80 ms
     half = tuple(tuple(t / 2 for t in turn) for turn in slow)
     candidates = [candidate(tmp_path, "static"), candidate(tmp_path, "float32")]
-    given = [CandidateResult(REFERENCE, 1.0, 1.0, "int8"), CandidateResult(REFERENCE, 1.0, 1.0, "float32")]
+    given = [CandidateResult(REFERENCE, Costs(1.0, 1.0, "int8")), CandidateResult(REFERENCE, Costs(1.0, 1.0, "float32"))]
     int8, plain = trials(candidates, given, Race((half, slow)), EVALUATION)
     assert (plain.p50_ms, plain.p90_ms, plain.ratio, plain.ratio_high) == (40.0, 72.0, 0.0, 0.0)
     assert (int8.p50_ms, int8.p90_ms) == (20.0, 36.0)

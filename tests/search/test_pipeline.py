@@ -265,9 +265,9 @@ def test_layers_are_searched_beside_those_that_are_kept_anyway(hurt, tmp_path):
 
 def test_no_number_of_layers_is_enough(hurt, tmp_path, monkeypatch, fresh_cache):
     """Whatever is tried drops by a half: all layers but one are tried, and the build says so."""
-    from edgekit.search import accuracy
+    from edgekit.search.context import BuildContext
 
-    monkeypatch.setattr(accuracy, "holds_budget", lambda *_: False)
+    monkeypatch.setattr(BuildContext, "holds_budget", lambda *_: False)
     aim = target(tmp_path / "aim.toml", ("static", "float32"))
     manifest = hurt.build(out=tmp_path / "out", target=aim, budget={"accuracy_drop": 0.05}).bundle.manifest
     assert "No number of layers in float brings 'static' inside the accuracy budget." in manifest.notes

@@ -159,10 +159,10 @@ def test_answers_in_batches_are_those_of_one_by_one(float32_bundle, tiny_module)
         assert list(found.order)[: len(TEXTS)] == list(range(len(TEXTS))), "all in their order, then in another"
         assert sorted(found.order[len(TEXTS) :]) == list(range(len(TEXTS)))
         np.testing.assert_allclose(listed, expected[list(found.order)], atol=1e-4 * np.ptp(expected))
-        assert (found.memory_rows, found.memory_tokens, found.max_tokens) == (rows, 64, 2048)
-        assert 20 < found.first_answer_ms < 60_000
-        assert 20 < found.memory_mb < 600
-        assert found.executed == "float32"
+        assert (found.costs.memory_rows, found.costs.memory_tokens, found.costs.max_tokens) == (rows, 64, 2048)
+        assert 20 < found.costs.first_answer_ms < 60_000
+        assert 20 < found.costs.memory_mb < 600
+        assert found.costs.executed == "float32"
 
 
 def test_answers_to_more_texts_than_a_request_holds(float32_ort, tiny_module):

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.bundle.trust import Bundle
-from edgekit.search.record import Costs, Record, key, read
-from edgekit.search.results import Candidate, CandidateResult, Race
+from edgekit.search.record import Record, key, read
+from edgekit.search.results import Candidate, CandidateResult, Costs, Race
 from edgekit.spec.errors import UsageError
 from edgekit.spec.manifest import FileEntry, Manifest, Variant
 
@@ -26,7 +26,7 @@ def candidate(variant=VARIANT, files=FILES, place="somewhere"):
 
 
 def answers(first=300.5, memory=90.25, executed="int8 8/10 linears"):
-    return CandidateResult([{"scores": np.ones(3, np.float32)}] * 2, first, memory, executed)
+    return CandidateResult([{"scores": np.ones(3, np.float32)}] * 2, Costs(first, memory, executed))
 
 
 ONE, TWO = candidate(), candidate(replace(VARIANT, threads=1))
@@ -64,14 +64,14 @@ def test_no_digit_of_a_time_is_lost(tmp_path_factory, times, first, memory):
     file = tmp_path_factory.getbasetemp() / "a-race.json"
     file.write_text(made.text(), "utf-8")
     assert read(file).race([ONE]) == race
-    found = read(file).with_costs(ONE, answers(0, 0))
+    found = read(file).with_costs(ONE, answers(0, 0)).costs
     assert (found.first_answer_ms, found.memory_mb) == (first, memory)
 
 
 def test_costs_come_from_the_record_and_outputs_from_now():
     now = replace(answers(9.0, 9.0, "float32"), outputs=[{"scores": np.full(3, 7, np.float32)}])
     found = recorded().with_costs(ONE, now)
-    assert (found.first_answer_ms, found.memory_mb, found.executed) == (300.5, 90.25, "int8 8/10 linears")
+    assert found.costs == Costs(300.5, 90.25, "int8 8/10 linears")
     assert found.outputs is now.outputs
 
 

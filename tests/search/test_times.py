@@ -44,13 +44,9 @@ def set_busy(cache, step, **changes):
         listed = json.loads((entry / "entry.json").read_text())
         if listed["step"] != step:
             continue
-        name = {"race": "race.json", "answers": "costs.json"}[step]
+        name = "values.json"
         data = json.loads((entry / name).read_text())
-        found = {"at": time.time(), **QUIET, **changes}
-        if step == "race":
-            data["busy"] = found
-        else:
-            data[1] = found
+        data["busy"] = {"at": time.time(), **QUIET, **changes}
         (entry / name).write_text(json.dumps(data))
         content = (entry / name).read_bytes()
         listed["files"][name] = [hashlib.sha256(content).hexdigest(), len(content)]
