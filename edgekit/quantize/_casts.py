@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from dataclasses import replace as with_changes
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ import onnx_ir as ir
 
 from edgekit.quantize._embeddings import quantize_embeddings
 from edgekit.quantize.calibration import Calibration, Runner, runner
-from edgekit.quantize.graphs import constant, in_float, initializer, load, save, sweep
+from edgekit.quantize.graphs import constant, initializer, rewrite, save
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
@@ -58,23 +57,19 @@ def cast_graphs(
     Raises:
         QuantizeError: for NaN or infinity on the samples, or a layer in ``keep_float`` that does not exist.
     """
-    made = []
-    for graph in graphs.graphs:
-        model = load(graph.path)
-        named = in_float(model.graph, settings)
+
+    def change(graph: Graph, model: ir.Model, named: set[str]) -> dict[str, str]:
         tables = quantize_embeddings(model.graph, settings.embeddings)
         kept = {node for node in model.graph if node.op_type in _FULL_PRECISION or (node.name or "").rpartition("/")[0] in named}
         kept |= _not_representable(model.graph, low)
         large = _with_large_values(model, calibration.of(graph.signature.name), limit, progress) if limit is not None else set()
         lower(model.graph, low, kept | large)
-        sweep(model)
-        path = out / graph.path.name
-        save(model, path)
         recipe = {"embeddings": settings.embeddings if tables else _NAMES[low]}
-        recipe |= {"keep_float": ", ".join(sorted(named))} if named else {}
-        recipe |= {"large_values": ", ".join(sorted({node.name or node.op_type for node in large} - {node.name for node in kept}))} if large - kept else {}
-        made.append(Graph(graph.signature, path, _NAMES[low], recipe))
-    return with_changes(graphs, graphs=tuple(made))
+        if large - kept:
+            recipe["large_values"] = ", ".join(sorted({node.name or node.op_type for node in large} - {node.name for node in kept}))
+        return recipe
+
+    return rewrite(graphs, settings, out, _NAMES[low], change)
 
 
 def lower(graph: ir.Graph, low: ir.DataType, kept: set[ir.Node]) -> int:

@@ -29,6 +29,9 @@ table behind a ``Gather``.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -130,51 +133,48 @@ def _reads_rows(node: ir.Node, table: ir.Value) -> bool:
     return axes is not None and axes.tolist() == [0]
 
 
+class _Nodes:
+    """The nodes that take the place of a lookup; what they give is float32 unless it is said otherwise."""
+
+    def __init__(self, lookup: ir.Node, stored: ir.Value) -> None:
+        """Takes the name of the lookup."""
+        self.made: list[ir.Node] = []
+        self.name = (lookup.name or stored.name or "lookup").removesuffix(f"/{lookup.op_type}")
+
+    def add(self, kind: str, inputs: Sequence[ir.Value | None], suffix: str = "", dtype: ir.DataType = ir.DataType.FLOAT, **attributes: Any) -> ir.Value:
+        """Adds a node; returns its output."""
+        node = ir.node(kind, inputs, attributes=attributes, name=f"{self.name}/{kind}{suffix}")
+        node.outputs[0].dtype = dtype
+        self.made.append(node)
+        return node.outputs[0]
+
+
 def _restore(graph: ir.Graph, lookup: ir.Node, stored: ir.Value, scale: ir.Value, offset: ir.Value) -> None:
     """Looks the same rows up in the stored table and in the scales, and multiplies."""
-    how, result = list(lookup.inputs[1:]), lookup.outputs[0]
-    name = (lookup.name or stored.name or "lookup").removesuffix(f"/{lookup.op_type}")
-
-    def look_up(table: ir.Value, suffix: str) -> ir.Node:
-        return ir.node(lookup.op_type, [table, *how], attributes=dict(lookup.attributes), name=f"{name}/{lookup.op_type}{suffix}")
-
-    rows, scales = look_up(stored, ""), look_up(scale, "_scale")
-    rows.outputs[0].dtype, scales.outputs[0].dtype = ir.DataType.UINT8, ir.DataType.FLOAT
-    wide = ir.node("Cast", [rows.outputs[0]], attributes={"to": ir.DataType.FLOAT}, name=f"{name}/Cast")
-    centred = ir.node("Sub", [wide.outputs[0], offset], name=f"{name}/Sub")
-    restored = ir.node("Mul", [centred.outputs[0], scales.outputs[0]], name=f"{name}/Mul")
-    for node in (wide, centred):
-        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, result.shape
-    rows.outputs[0].shape = result.shape
-    if result.shape is not None:
-        scales.outputs[0].shape = ir.Shape([*result.shape[:-1], 1])
-    replace(graph, lookup, [rows, scales, wide, centred, restored], restored.outputs[0])
+    nodes = _Nodes(lookup, stored)
+    how: dict[str, Any] = dict(lookup.attributes)
+    rows = nodes.add(lookup.op_type, [stored, *lookup.inputs[1:]], dtype=ir.DataType.UINT8, **how)
+    scales = nodes.add(lookup.op_type, [scale, *lookup.inputs[1:]], "_scale", **how)
+    centred = nodes.add("Sub", [nodes.add("Cast", [rows], to=ir.DataType.FLOAT), offset])
+    restored = nodes.add("Mul", [centred, scales])
+    replace(graph, lookup, nodes.made, restored)
 
 
 def _unpack(graph: ir.Graph, lookup: ir.Node, stored: ir.Value, scale: ir.Value, width: int) -> None:
     """Looks the same rows up in the packed table and in the scales, takes the halves of each byte apart, and multiplies group by group."""
-    ids, result = lookup.inputs[1], lookup.outputs[0]
-    name = (lookup.name or stored.name or "lookup").removesuffix("/Gather")
+    ids, result, nodes = lookup.inputs[1], lookup.outputs[0], _Nodes(lookup, stored)
     assert ids is not None
-    made: list[ir.Node] = []
-
-    def add(kind: str, inputs: list[ir.Value | None], suffix: str = "", **attributes: int | ir.DataType) -> ir.Value:
-        node = ir.node(kind, inputs, attributes=attributes, name=f"{name}/{kind}{suffix}")
-        node.outputs[0].dtype = ir.DataType.FLOAT
-        made.append(node)
-        return node.outputs[0]
-
+    add, name = nodes.add, nodes.name
     rank = len(result.shape) if result.shape is not None else len(ids.shape or ()) + 1
     split = initializer(graph, f"{name}/groups", np.array([*[0] * (rank - 1), width // _GROUP, _GROUP], np.int64))
     joined = initializer(graph, f"{name}/width", np.array([*[0] * (rank - 1), width], np.int64))
-    rows, scales = add("Gather", [stored, ids], axis=0), add("Gather", [scale, ids], "_scale", axis=0)
-    made[0].outputs[0].dtype, made[1].outputs[0].dtype = ir.DataType.UINT8, ir.DataType.FLOAT16
+    rows = add("Gather", [stored, ids], dtype=ir.DataType.UINT8, axis=0)
+    scales = add("Gather", [scale, ids], "_scale", dtype=ir.DataType.FLOAT16, axis=0)
     wide = add("Cast", [rows], to=ir.DataType.FLOAT)
     upper = add("Floor", [add("Mul", [wide, _number(graph, "embedding_sixteenth", 1 / 16)], "_sixteenth")])
     lower = add("Sub", [wide, add("Mul", [upper, _number(graph, "embedding_sixteen", 16)], "_sixteen")], "_lower")
     both = add("Sub", [add("Concat", [lower, upper], axis=-1), _number(graph, "embedding_eight", 8)])
-    factors = add("Cast", [add("Unsqueeze", [scales, initializer(graph, f"{name}/last", np.array([-1], np.int64))])], "_scale", to=ir.DataType.FLOAT)
-    made[-2].outputs[0].dtype = ir.DataType.FLOAT16
+    last = initializer(graph, f"{name}/last", np.array([-1], np.int64))
+    factors = add("Cast", [add("Unsqueeze", [scales, last], dtype=ir.DataType.FLOAT16)], "_scale", to=ir.DataType.FLOAT)
     restored = add("Reshape", [add("Mul", [add("Reshape", [both, split], "_groups"), factors]), joined])
-    restored.shape = result.shape
-    replace(graph, lookup, made, restored)
+    replace(graph, lookup, nodes.made, restored)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import hashlib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +14,24 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from edgekit.spec.errors import QuantizeError, near
+from edgekit.spec.graph import Graph, GraphSet
+from edgekit.spec.progress import Progress, silent
 from edgekit.spec.quantization import Quantization
 
-__all__ = ["EXTERNAL_FROM", "Linear", "constant", "in_float", "initializer", "linears", "load", "made_by", "number", "only_user", "replace", "save", "sweep"]
+__all__ = [
+    "EXTERNAL_FROM", "Linear", "constant", "in_float", "initializer", "linears", "load", "made_by", "number", "only_user", "replace", "rewrite",
+    "save", "sweep",
+]
+
+Change = Callable[[Graph, ir.Model, set[str]], Mapping[str, str]]
+"""Changes a loaded graph in place, but for the layers that are named; what it returns is the recipe."""
+Check = Callable[[ir.Graph, str], None]
 
 EXTERNAL_FROM = 2**20
 """Tensors of at least this many bytes are stored beside the graph, in a file named by its content."""
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Linear:
     """A product with a weight, and its bias where the next node adds one.
 
@@ -122,18 +131,10 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node], result: ir.Value) -> None:
-    """Puts ``new`` nodes in the place of ``old``; whoever used its output now uses ``result``, which takes its type."""
+    """Puts ``new`` nodes in the place of ``old``; whoever used its output now uses ``result``, which takes its name and type."""
     for node in new:
         node.metadata_props.update(old.metadata_props)
-    graph.insert_before(old, new)
-    output = old.outputs[0]
-    if result.type is None:
-        result.type, result.shape = output.type, output.shape
-    was_output, name = output.is_graph_output(), output.name
-    ir.convenience.replace_all_uses_with(output, result, replace_graph_outputs=True)
-    graph.remove(old, safe=True)
-    if was_output:
-        result.name = name
+    ir.convenience.replace_nodes_and_values(graph, old, [old], new, old.outputs, [result])
 
 
 def sweep(model: ir.Model) -> None:
@@ -175,3 +176,34 @@ def save(model: ir.Model, path: Path) -> None:
     ir.save(model, path)
     for value, tensor in kept:
         value.const_value = tensor
+
+
+def rewrite(
+    graphs: GraphSet, settings: Quantization, out: Path, method: str, change: Change, progress: Progress = silent, check: Check | None = None
+) -> GraphSet:
+    """Writes a changed copy of each graph of a set.
+
+    Args:
+        graphs: cleaned float32 graphs.
+        settings: ``keep_float`` names layers, which the recipe then lists.
+        out: folder for the new graphs.
+        method: what the new graphs are called.
+        change: changes one in place, and says what was chosen for it.
+        progress: told after each graph.
+        check: of the finished graph, by its file's name.
+
+    Raises:
+        QuantizeError: for a layer in ``keep_float`` that does not exist.
+    """
+    made = []
+    for index, graph in enumerate(graphs.graphs):
+        model, path = load(graph.path), out / graph.path.name
+        kept = in_float(model.graph, settings)
+        recipe = change(graph, model, kept)
+        sweep(model)
+        if check is not None:
+            check(model.graph, path.name)
+        save(model, path)
+        made.append(Graph(graph.signature, path, method, {**recipe, **({"keep_float": ", ".join(sorted(kept))} if kept else {})}))
+        progress(f"quantize {method}", index + 1, len(graphs.graphs))
+    return dataclasses.replace(graphs, graphs=tuple(made))

@@ -16,7 +16,6 @@ is a candidate for ONNX Runtime alone.
 
 from __future__ import annotations
 
-from dataclasses import replace as with_changes
 from pathlib import Path
 
 import onnx_ir as ir
@@ -25,7 +24,7 @@ from edgekit.quantize._attention import Attention, find_attention
 from edgekit.quantize._embeddings import quantize_embeddings
 from edgekit.quantize._weights import levels, per_channel
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import Linear, constant, in_float, initializer, linears, load, replace, save, sweep
+from edgekit.quantize.graphs import Linear, constant, initializer, linears, replace, rewrite, sweep
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
@@ -53,22 +52,16 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
     Raises:
         QuantizeError: for a layer in ``keep_float`` that does not exist. A graph without linears comes out as it was, and loses the race.
     """
-    made = []
-    for index, graph in enumerate(graphs.graphs):
-        model = load(graph.path)
-        skip = in_float(model.graph, settings)
+
+    def change(_: Graph, model: ir.Model, skip: set[str]) -> dict[str, str]:
         model.opset_imports[_CONTRIB] = 1
         fuse_attention(model.graph, levels(settings), skip)
         sweep(model)
         fuse_linears(model.graph, levels(settings), skip)
         quantize_embeddings(model.graph, settings.embeddings)
-        sweep(model)
-        path = out / graph.path.name
-        save(model, path)
-        recipe = {"weights": f"{settings.weight_bits or 8} bit", "embeddings": settings.embeddings}
-        made.append(Graph(graph.signature, path, "dynamic", recipe | ({"keep_float": ", ".join(sorted(skip))} if skip else {})))
-        progress("quantize dynamic", index + 1, len(graphs.graphs))
-    return with_changes(graphs, graphs=tuple(made))
+        return {"weights": f"{settings.weight_bits or 8} bit", "embeddings": settings.embeddings}
+
+    return rewrite(graphs, settings, out, "dynamic", change, progress)
 
 
 def fuse_attention(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[str] = frozenset()) -> int:

@@ -15,15 +15,11 @@ says float32 in both cases. So on a CPU this buys size alone. Measured, MiniLM-L
 
 from __future__ import annotations
 
-from pathlib import Path
+import functools
 
 import onnx_ir as ir
 
 from edgekit.quantize._casts import cast_graphs
-from edgekit.quantize.calibration import Calibration
-from edgekit.spec.graph import GraphSet
-from edgekit.spec.progress import Progress
-from edgekit.spec.quantization import Quantization
 
 __all__ = ["BACKENDS", "LIMIT", "NEEDS_SAMPLES", "PRECISIONS", "quantize"]
 
@@ -33,18 +29,4 @@ PRECISIONS = ("float16",)
 
 LIMIT = 65504 / 4
 
-
-def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
-    """Writes the float16 form of each graph.
-
-    Args:
-        graphs: cleaned float32 graphs.
-        calibration: feeds, input name to ``int64 [batch, sequence]``, padded as in use.
-        settings: ``keep_float`` and ``embeddings``; tables in INT8 are restored to float32, then cast.
-        out: folder for the new graphs.
-        progress: told after each calibration batch.
-
-    Raises:
-        QuantizeError: for NaN or infinity on the samples, named by its node, or a layer in ``keep_float`` that does not exist.
-    """
-    return cast_graphs(graphs, calibration, settings, out, progress, low=ir.DataType.FLOAT16, limit=LIMIT)
+quantize = functools.partial(cast_graphs, low=ir.DataType.FLOAT16, limit=LIMIT)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
-from dataclasses import replace as with_changes
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from edgekit.quantize._ranges import LEVELS, METHODS
 from edgekit.quantize._smooth import ALPHAS, fold
 from edgekit.quantize._weights import levels, per_channel, restored
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import constant, in_float, initializer, linears, load, save, sweep
+from edgekit.quantize.graphs import constant, in_float, initializer, linears, load, rewrite, save, sweep
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import RANGES, Quantization
@@ -67,24 +66,18 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
     Raises:
         QuantizeError: for an activation with NaN or infinity, named by its node; a layer that does not exist; a graph that TensorRT would refuse.
     """
-    made = []
-    for graph in graphs.graphs:
+
+    def change(graph: Graph, model: ir.Model, _: set[str]) -> dict[str, str]:
         with tempfile.TemporaryDirectory() as scratch:
             work = _Work(graph, calibration.of(graph.signature.name), settings, progress, Path(scratch))
             alpha = settings.smooth if settings.smooth != "auto" else _best_smoothing(work)
             ranges = settings.ranges if settings.ranges != "auto" else _best_ranges(work, alpha)
-            model = _quantized(work, alpha, ranges)
-        kept = sorted(in_float(load(graph.path).graph, settings))
+            _quantize(model, work, alpha, ranges)
         quantize_embeddings(model.graph, settings.embeddings)
-        sweep(model)
-        lint(model.graph, graph.path.name)
-        path = out / graph.path.name
-        save(model, path)
         recipe = {"ranges": ranges, "smooth": alpha, "weights": f"{settings.weight_bits or 8} bit", "embeddings": settings.embeddings}
-        recipe |= {"keep_float": ", ".join(kept)} if kept else {}
-        recipe |= {"bias_correction": "yes"} if settings.bias_correction else {}
-        made.append(Graph(graph.signature, path, "static", recipe))
-    return with_changes(graphs, graphs=tuple(made))
+        return recipe | ({"bias_correction": "yes"} if settings.bias_correction else {})
+
+    return rewrite(graphs, settings, out, "static", change, check=lint)
 
 
 def _best_smoothing(work: _Work) -> str:
@@ -107,17 +100,17 @@ def _best_ranges(work: _Work, alpha: str) -> str:
 
 
 def _damage(work: _Work, alpha: str, ranges: str, searching: bool) -> float:
-    model = _quantized(work, alpha, ranges, searching=searching)
+    model = load(work.graph.path)
+    _quantize(model, work, alpha, ranges, searching=searching)
     sweep(model)
     path = work.scratch / "trial.onnx"
     save(model, path)
     return work.calibration.damage(work.graph.path, path)
 
 
-def _quantized(work: _Work, alpha: str, ranges: str, searching: bool = False) -> ir.Model:
-    """A new model in INT8 by one smoothing and one range method; ``searching`` looks at a part of the rows."""
+def _quantize(model: ir.Model, work: _Work, alpha: str, ranges: str, searching: bool = False) -> None:
+    """Brings a model that was just loaded to INT8 by one smoothing and one range method; ``searching`` looks at a part of the rows."""
     settings, calibration = work.settings, work.calibration
-    model = load(work.graph.path)
     skip = in_float(model.graph, settings)
     key = f"{work.graph.path} {'some' if searching else 'all'}"
     if alpha != "off":
@@ -130,7 +123,6 @@ def _quantized(work: _Work, alpha: str, ranges: str, searching: bool = False) ->
     if settings.bias_correction:
         correct_biases(model, thresholds, calibration, levels(settings), skip, work.progress)
     insert_pairs(model.graph, thresholds, levels(settings), skip)
-    return model
 
 
 def correct_biases(

@@ -22,7 +22,6 @@ Damage on 500 sentences of SST-2's dev set, ONNX Runtime, mean KL divergence of 
 
 from __future__ import annotations
 
-from dataclasses import replace as with_changes
 from pathlib import Path
 
 import onnx_ir as ir
@@ -31,7 +30,7 @@ from edgekit.quantize._embeddings import quantize_embeddings
 from edgekit.quantize._lint import lint
 from edgekit.quantize._weights import restored
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import in_float, linears, load, save, sweep
+from edgekit.quantize.graphs import linears, rewrite
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
@@ -56,20 +55,13 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
     Raises:
         QuantizeError: for a layer in ``keep_float`` that does not exist, or a graph that TensorRT would refuse.
     """
-    made = []
-    for index, graph in enumerate(graphs.graphs):
-        model = load(graph.path)
-        kept = in_float(model.graph, settings)
+
+    def change(_: Graph, model: ir.Model, kept: set[str]) -> dict[str, str]:
         quantize_weights(model.graph, kept)
         quantize_embeddings(model.graph, settings.embeddings)
-        sweep(model)
-        lint(model.graph, graph.path.name)
-        path = out / graph.path.name
-        save(model, path)
-        recipe = {"embeddings": settings.embeddings} | ({"keep_float": ", ".join(sorted(kept))} if kept else {})
-        made.append(Graph(graph.signature, path, "weight_only", recipe))
-        progress("quantize weights", index + 1, len(graphs.graphs))
-    return with_changes(graphs, graphs=tuple(made))
+        return {"embeddings": settings.embeddings}
+
+    return rewrite(graphs, settings, out, "weight_only", change, progress, lint)
 
 
 def quantize_weights(graph: ir.Graph, kept: set[str]) -> int:
