@@ -26,8 +26,8 @@ from edgekit.search.graphs import export_model
 from edgekit.search.kept import StepCache
 from edgekit.search.manifest import complete_manifest, describe_provenance, score_test_set
 from edgekit.search.models import make_models, prepare_model
-from edgekit.search.outputs import reference_outputs
 from edgekit.search.request import ModelRequest, check_samples, read_request, read_samples
+from edgekit.search.stand_in import reference_outputs
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
@@ -144,9 +144,8 @@ def build(
     request = read_request(
         ModelRequest(model, revision, module, processor, task, outputs, told),
         samples=samples, eval=eval, out=out, test=test, target=target, columns=columns, budget=budget, strict=strict, keep_float=keep_float, use=use,
-        max_time=max_time, race=race, rerace=rerace, no_cache=no_cache, distill=distill, distill_samples=distill_samples, vocabulary=vocabulary,
-        accept_reference=accept_reference, calibration_rows=calibration_rows, seed=seed, force=force, name=name, version=version, expires=expires,
-        allow_downgrade=allow_downgrade,
+        max_time=max_time, race=race, rerace=rerace, distill=distill, distill_samples=distill_samples, vocabulary=vocabulary,
+        calibration_rows=calibration_rows, seed=seed, force=force, name=name, version=version, expires=expires, allow_downgrade=allow_downgrade,
     )  # fmt: skip
     # The model: its config tells the task, and so how samples are read.
     origin = request.model.read()

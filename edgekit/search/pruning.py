@@ -27,10 +27,10 @@ from edgekit.search.context import BuildContext, EvaluationSet
 from edgekit.search.kept import StepCache
 from edgekit.search.measure import race_candidates
 from edgekit.search.models import make_candidate, prepare_model
-from edgekit.search.outputs import reference_outputs
 from edgekit.search.race import ratio
 from edgekit.search.record import Record
 from edgekit.search.results import Candidate
+from edgekit.search.stand_in import reference_outputs
 from edgekit.source import Source
 from edgekit.spec import target as targets
 from edgekit.spec.parsing import plain

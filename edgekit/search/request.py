@@ -105,16 +105,11 @@ class BuildRequest:
     vocabulary: FilePath | None
     tokens: Sequence[str] | None
     strict: bool
-    accept_reference: bool
-    rerace: bool
-    no_cache: bool
     calibration_rows: int
     seed: int
-    force: bool
     name: str
     version: str
     expires: str
-    allow_downgrade: bool
 
 
 @dataclass(frozen=True)
@@ -154,11 +149,9 @@ def read_request(
     max_time: float | None = None,
     race: FilePath | None = None,
     rerace: bool = False,
-    no_cache: bool = False,
     distill: Sequence[Mapping[str, Any]] = (),
     distill_samples: Sequence[FilePath] = (),
     vocabulary: FilePath | None = None,
-    accept_reference: bool = False,
     calibration_rows: int = CALIBRATION_ROWS,
     seed: int = 0,
     force: bool = False,
@@ -194,32 +187,11 @@ def read_request(
     if any(student.speedup is not None for student in students):
         checks.check_here(chosen)
     return BuildRequest(
-        model=model,
-        samples=samples,
-        eval=eval,
-        out=place,
-        test=test,
-        target=chosen,
-        left_out=left_out,
-        deadline=deadline,
-        replayed=replayed,
-        columns=columns or {},
-        students=students,
-        distill_samples=distill_samples,
-        vocabulary=vocabulary,
+        model=model, samples=samples, eval=eval, out=place, test=test, target=chosen, left_out=left_out, deadline=deadline, replayed=replayed,
+        columns=columns or {}, students=students, distill_samples=distill_samples, vocabulary=vocabulary,
         tokens=None if vocabulary in (None, FROM_SAMPLES) else read_tokens(Path(os.fspath(vocabulary))),
-        strict=strict,
-        accept_reference=accept_reference,
-        rerace=rerace,
-        no_cache=no_cache,
-        calibration_rows=calibration_rows,
-        seed=seed,
-        force=force,
-        name=name,
-        version=version,
-        expires=expires,
-        allow_downgrade=allow_downgrade,
-    )
+        strict=strict, calibration_rows=calibration_rows, seed=seed, name=name, version=version, expires=expires,
+    )  # fmt: skip
 
 
 def read_samples(request: BuildRequest, task: str) -> BuildSamples:

@@ -1,4 +1,7 @@
-"""Graphs run on this machine for a device that is not here: in the arithmetic of their own types, over rows as long as the device takes."""
+"""What the torch model and graphs answer to the evaluation rows on this machine.
+
+For a device that is not here graphs run on a stand-in: in the arithmetic of their own types, over rows as long as the device takes too.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,27 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from edgekit import quantize
+from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.quantize.arithmetic import emulate
 from edgekit.runtime import runner
-from edgekit.search.checks import AS_WRITTEN, LOW_FLOATS
+from edgekit.search.checks import AS_WRITTEN, LOW_FLOATS, accuracy_backend
+from edgekit.spec.digests import files_below, sha256
 from edgekit.spec.protocols import Arrays, Input, Task
 from edgekit.spec.rows import finite
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
-__all__ = ["Outputs", "long_rows", "longest", "open_graphs"]
+if TYPE_CHECKING:
+    from edgekit.samples import Samples
+    from edgekit.search.context import BuildContext
+    from edgekit.search.kept import StepCache
+    from edgekit.source import Source
+    from edgekit.spec.graph import GraphSet
+
+__all__ = ["Outputs", "graph_outputs", "long_rows", "longest", "open_graphs", "reference_outputs", "run_graph"]
 
 _LONGEST = 1024  # size of a generated row where no profile ends before: the memory of attention grows with the square
 
@@ -114,3 +127,44 @@ def long_rows(task: Task, inputs: Sequence[Input], length: int) -> list[Arrays]:
     generated = modality.generate(16, length, 0)[:16]
     full = [*modality.join(modality.generate(200, length, 0), length), *modality.join(inputs, length)]
     return [modality.cut(encoded.arrays, length) for encoded in task.preprocess([*generated, *full])]
+
+
+def reference_outputs(cache: StepCache, model: Source, samples: Samples) -> Sequence[Arrays]:
+    """What the torch model computes for the rows of a file."""
+    parts = {"step": "reference", "model": model.digest, "samples": samples.digest}
+    return cache.values("torch reference", parts, Outputs, lambda: Outputs(model.outputs(model.encode(samples.inputs), cache.progress))).rows
+
+
+def graph_outputs(ctx: BuildContext, graphs: GraphSet) -> Outputs:
+    """What graphs answer to the evaluation rows on the first of the target's backends that runs here, or the stand-in; there to long rows too."""
+    backend = accuracy_backend(graphs.graphs[0].method, ctx.target)
+    parts: dict[str, Any] = {
+        "step": "outputs",
+        "graphs": [sha256(graph.path) for graph in graphs.graphs],
+        "weights": [files_below(graph.path.parent / "weights") for graph in graphs.graphs],
+        "backend": list(backend),
+        "samples": ctx.evaluation.samples.digest,
+        "model": ctx.model_digest,
+        "cpu": cpu_name(),
+        "longest": longest(ctx.target, graphs.graphs[0].signature, ctx.evaluation.task.max_size),
+    }
+    return ctx.cache.values(f"{graphs.graphs[0].method} on the evaluation rows", parts, Outputs, lambda: run_graph(ctx, graphs))
+
+
+def run_graph(ctx: BuildContext, graphs: GraphSet) -> Outputs:
+    """The same, computed now: for graphs that are one try of many."""
+    task, method, target = ctx.evaluation.task, graphs.graphs[0].method, ctx.target
+    backend, device = accuracy_backend(method, target)
+    signatures = [graph.signature for graph in graphs.graphs]
+    paths = {graph.signature.name: graph.path for graph in graphs.graphs}
+    rows = [encoded.arrays for encoded in task.preprocess(list(ctx.evaluation.inputs))]
+    count = len(rows)
+    if device == AS_WRITTEN:
+        rows += long_rows(task, ctx.evaluation.inputs, longest(target, signatures[0], task.max_size))
+    threads = target.threads if backend in target.backends and target.threads else cpus()
+    with open_graphs(paths, signatures, graphs.loop, backend, device, ctx.cache.scratch, threads=threads) as runner:
+        outputs: list[Arrays] = []
+        for index, row in enumerate(rows):
+            outputs += runner.run([row], finite=False)
+            ctx.cache.progress(f"score {method}", index + 1, len(rows))
+    return Outputs(outputs[:count], outputs[count:])

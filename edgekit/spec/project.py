@@ -165,9 +165,9 @@ class Place:
     report: str | None
 
 
-@dataclass(frozen=True)
-class Check:
-    """One check with all that is said of it.
+@dataclass(frozen=True, kw_only=True)
+class Check(CheckOptions):
+    """One check with all that is said of it; ``report`` is the folder of this one.
 
     Attributes:
         name: of the target; empty for a bundle that no target of the file has.
@@ -177,11 +177,7 @@ class Check:
         columns: role to column name.
         slices: columns that are compared value by value.
         gates: with the budget.
-        report: folder of the report; None for nowhere.
-        keys: public keys that bundles must be signed by; empty for anybody's bundles.
-        max_time: seconds.
         seed: of all that is drawn.
-        strict, allow_incomparable, self_check: as :class:`CheckOptions` has them.
     """
 
     name: str
@@ -191,13 +187,7 @@ class Check:
     columns: Mapping[str, str]
     slices: tuple[str, ...]
     gates: Gates
-    report: str | None
-    keys: tuple[str, ...]
-    max_time: float
     seed: int
-    strict: bool
-    allow_incomparable: bool
-    self_check: bool
 
 
 def find(start: Path) -> Path | None:
@@ -314,12 +304,8 @@ def checks(project: Project, bundle: str | None, said: Mapping[str, Any]) -> tup
     if (gates := given.get("gates")) is not None:
         limits = {key: value for key, value in vars(project.budget).items() if value is not None and getattr(gates.budget, key) is None}
         given["gates"] = replace(gates, budget=replace(gates.budget, **limits))
-    settings: dict[str, Any] = {
-        **{name: getattr(own, name) for name in ("keys", "max_time", "strict", "allow_incomparable", "self_check")},
-        **{name: getattr(project, name) for name in ("columns", "slices", "gates", "seed")},
-        "samples": project.eval,
-    }
-    return tuple(Check(name=p.name, bundle=p.bundle, baseline=p.baseline, report=p.report, **{**settings, **given}) for p in found)
+    settings = {**vars(own), **{name: getattr(project, name) for name in ("columns", "slices", "gates", "seed")}, "samples": project.eval}
+    return tuple(Check(**{**settings, **given, "name": p.name, "bundle": p.bundle, "baseline": p.baseline, "report": p.report}) for p in found)
 
 
 def _baseline(project: Project, name: str, several: bool) -> str | None:
