@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,19 @@ from edgekit.bundle.trust import Bundle
 from edgekit.cache.store import Cache
 from edgekit.machine.cpu import cpu_name
 from edgekit.report.table import held_out_text, lists_text, trials_table, verified_text
-from edgekit.runtime import golden
-from edgekit.search import checks, goldens, record
-from edgekit.search.candidates import search_candidates
+from edgekit.search import checks, record
 from edgekit.search.checks import CALIBRATION_ROWS
+from edgekit.search.choose import Choice
 from edgekit.search.context import BuildContext, EvaluationSet
-from edgekit.search.engines import verify_engines
+from edgekit.search.engines import Verified
 from edgekit.search.graphs import export_model
 from edgekit.search.kept import StepCache
 from edgekit.search.manifest import complete_manifest, describe_provenance, score_test_set
 from edgekit.search.models import make_models, prepare_model
 from edgekit.search.request import ModelRequest, check_samples, read_request, read_samples
 from edgekit.search.stand_in import reference_outputs
+from edgekit.search.whole import choose_whole
+from edgekit.spec.manifest import Manifest
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
@@ -179,34 +180,29 @@ def build(
         entries = [prepare_model(ctx, student, model) for student, model in models.sources.items()]
         origin.release()
 
-        # The search: candidates are made by every method, answer the rows, and race. The fastest inside the budget wins.
-        with checks.explain_saturation(request.target):
-            choice = search_candidates(ctx, entries)
-        winner = next(entry for entry in entries if entry.name == choice.winner.model)
+        def describe(choice: Choice, engines: Verified) -> Manifest:
+            notes = [
+                *origin.notes,
+                *checks.cut_notes(bound, {"calibration": files.calibration, "evaluation": files.evaluation}),
+                *rows.notes,
+                *(test_rows.notes if test_rows is not None else ()),
+                *filter(None, (doubt.said if doubt else "", rows.note)),
+                *request.left_out,
+                *checks.notes(request.target, files.calibration, entries[0].sizes),
+                *filter(None, [models.trimmed.get(choice.winner.model)]),
+                *ctx.notes,
+            ]
+            return complete_manifest(ctx, request, choice, engines, notes, doubt)
 
-        # What devices need beyond graphs: engines, and golden inputs with answers to compare with.
-        engines = verify_engines(ctx, choice)
-        files_of_bundle: dict[str, Path | bytes] = {**choice.files, **engines.files}
-        files_of_bundle[golden.FILE] = goldens.make(choice.variants, choice.files, choice.winner.bundle, winner.float_graphs, request.target, scratch)
+        # The search: candidates are made by every method, answer the rows, and race. The fastest inside the budget wins, and its bundle is completed.
+        with checks.explain_saturation(request.target):
+            whole = choose_whole(ctx, entries, describe)
 
         # The test set: the frozen choice meets it once.
-        held_out, notes_on_test = score_test_set(ctx, choice, test_set)
-        files_of_bundle[record.FILE] = ctx.recorded.text().encode()
+        held_out, notes_on_test = score_test_set(ctx, whole.choice, test_set)
 
         # The bundle: its manifest says all of this.
-        notes = [
-            *origin.notes,
-            *checks.cut_notes(bound, {"calibration": files.calibration, "evaluation": files.evaluation}),
-            *rows.notes,
-            *(test_rows.notes if test_rows is not None else ()),
-            *filter(None, (doubt.said if doubt else "", rows.note)),
-            *request.left_out,
-            *checks.notes(request.target, files.calibration, entries[0].sizes),
-            *filter(None, [models.trimmed.get(winner.name)]),
-            *ctx.notes,
-            *notes_on_test,
-        ]
-        manifest = complete_manifest(ctx, request, choice, engines, notes=tuple(notes), reference_check=doubt, held_out=held_out)
+        manifest = replace(whole.manifest, held_out=held_out, notes=(*whole.manifest.notes, *notes_on_test))
         progress("write", 0, 0)
-        bundle = assemble.write(request.out, manifest, files_of_bundle, force=force, allow_downgrade=allow_downgrade)
+        bundle = assemble.write(request.out, manifest, whole.files, force=force, allow_downgrade=allow_downgrade)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused), tuple(steps.remeasured))

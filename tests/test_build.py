@@ -81,7 +81,7 @@ def test_the_bundle_is_the_winner(tiny_build):
     (variant,) = manifest.variants
     assert (variant.method, variant.backend, variant.executed) == (winner.method, winner.backend, winner.executed)
     assert manifest.reason.startswith(f"{winner.method} on {winner.backend} is ")
-    assert winner.size_mb * 2**20 == pytest.approx(bundle.size, rel=0.3), "all but the golden outputs"
+    assert winner.size_mb * 2**20 == pytest.approx(bundle.size, abs=200), "golden inputs, race and manifest included"
     assert (manifest.target, manifest.score_name, manifest.max_batch) == ("cpu", "accuracy", 32)
     assert set(manifest.provenance) >= {"model", "revision", "model_digest", "calibration_digest", "evaluation_digest", "seed", "torch", "onnxruntime"}
     assert (manifest.provenance["model"], manifest.provenance["calibration_rows"], manifest.provenance["evaluation_rows"]) == ("tiny-bert", "40", "120")

@@ -26,6 +26,7 @@ from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.tensor import merged
 from edgekit.stats.percentiles import Latency, latency
 
 __all__ = ["Bench", "Point", "bench"]
@@ -154,7 +155,8 @@ def bench(
         if info.max_length is not None and max(lengths) > info.max_length:
             raise InputError(f"Length {max(lengths)} is more than the {info.max_length} tokens that this model takes. Give --lengths up to that.")
         asked = [(b, n) for b in batches for n in sizes]
-        pairs = [(b, n) for b, n in asked if variant.engine is None or variant.engine.holds({"batch": b} if n is None else {"batch": b, "sequence": n})]
+        axes = merged(opened.manifest.signatures).varying[:1]
+        pairs = [(b, n) for b, n in asked if variant.engine is None or variant.engine.holds({"batch": b, **{axis: n for axis in axes if n is not None}})]
         if not pairs and variant.engine is not None:
             raise InputError(f"The engine holds none of the batches and lengths that were asked for. It accepts: {variant.engine.accepts()}. Give others.")
         # A GPU's own limit is not that of a CPU's GEMM, and TensorRT would have to make an engine to measure it.

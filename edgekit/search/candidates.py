@@ -147,7 +147,7 @@ class _HostSearch:
         return race_candidates(self._ctx, candidates, rounds, _INPUTS_A_ROUND)
 
     def _trials(self, candidates: Sequence[Candidate], results: Sequence[CandidateResult], race: Race) -> list[Trial]:
-        return choose.trials(candidates, results, race, self._ctx.evaluation, self._ctx.target.budget.accuracy_drop)
+        return choose.trials(candidates, results, race, self._ctx.evaluation, self._ctx.target.budget.accuracy_drop, self._ctx.beside_mb)
 
     def _can_win(self, trial: Trial) -> bool:
         """Whether a trial of the first race may win the last one; a variation may still be fast enough for the budget."""

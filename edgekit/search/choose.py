@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgekit.search.results import Candidate, CandidateResult, Race
     from edgekit.spec.target import Budget, Target
 
-__all__ = ["FLOAT", "LEVEL", "Choice", "choose", "excess", "not_as_asked", "timed", "trials"]
+__all__ = ["FLOAT", "LEVEL", "Choice", "choose", "excess", "files_mb", "not_as_asked", "timed", "trials"]
 
 FLOAT = "float32"
 _IN_INT8 = ("static", "dynamic")
@@ -51,8 +51,18 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
+def files_mb(files: Mapping[str, Path | bytes]) -> float:
+    """Size of the content of files, MiB."""
+    return sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values()) / 2**20
+
+
 def trials(
-    candidates: Sequence[Candidate], results: Sequence[CandidateResult], race: Race | None, evaluation: EvaluationSet, limit: float | None = None
+    candidates: Sequence[Candidate],
+    results: Sequence[CandidateResult],
+    race: Race | None,
+    evaluation: EvaluationSet,
+    limit: float | None = None,
+    beside_mb: float = 0.0,
 ) -> list[Trial]:
     """Puts measurements together, without verdicts.
 
@@ -62,12 +72,13 @@ def trials(
         race: their times; None where this machine cannot say what they take on the device.
         evaluation: rows that they answered.
         limit: accuracy drop of the budget, which says how much a label's recall may fall; None for no limit.
+        beside_mb: what each bundle has beside graphs and assets, MiB.
     """
-    measured = [_trial(candidate, result, evaluation, limit) for candidate, result in zip(candidates, results, strict=True)]
+    measured = [_trial(candidate, result, evaluation, limit, beside_mb) for candidate, result in zip(candidates, results, strict=True)]
     return measured if race is None else timed(measured, race)
 
 
-def _trial(candidate: Candidate, result: CandidateResult, evaluation: EvaluationSet, limit: float | None) -> Trial:
+def _trial(candidate: Candidate, result: CandidateResult, evaluation: EvaluationSet, limit: float | None, beside_mb: float) -> Trial:
     variant, costs, compared = candidate.variant, result.costs, evaluation.compare(result.outputs)
     error, recall = evaluation.companions(result.outputs, limit)
     kept_in_float = variant.recipe["keep_float"].split(", ") if "keep_float" in variant.recipe else []
@@ -84,7 +95,7 @@ def _trial(candidate: Candidate, result: CandidateResult, evaluation: Evaluation
         p90_ms=0.0,
         first_answer_ms=costs.first_answer_ms,
         memory_mb=costs.memory_mb,
-        size_mb=candidate.bundle.size / 2**20,
+        size_mb=candidate.bundle.size / 2**20 + beside_mb,
         shapes=variant.shapes,
         threads=variant.threads,
         streams=variant.streams,

@@ -95,6 +95,7 @@ class BuildContext:
         deadline: ``time.monotonic()`` after which no further variation is tried, or None.
         provenance: origin of the bundle, as its manifest says it.
         replayed: record that costs and times are taken from, in place of a clock.
+        beside_mb: what a whole bundle has beside the graphs and assets of its candidate, as far as that is known, MiB.
         notes: what should be known of the search, a sentence each, each once.
     """
 
@@ -108,6 +109,7 @@ class BuildContext:
     deadline: float | None = None
     provenance: Mapping[str, str] = field(default_factory=dict)
     replayed: Record | None = None
+    beside_mb: float = 0.0
     notes: dict[str, None] = field(default_factory=dict)
 
     def note(self, *sentences: str) -> None:

@@ -37,12 +37,16 @@ def choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate]) -> Cho
     trials: list[Trial] = []
     reasons: list[str] = []
     for candidate, result, trouble in settled:
-        (trial,) = choose.trials([candidate], [result], None, evaluation, target.budget.accuracy_drop)
+        (trial,) = choose.trials([candidate], [result], None, evaluation, target.budget.accuracy_drop, ctx.beside_mb)
         trials.append(trial)
         reasons.append(trouble or choose.excess(trial, judgeable, ctx.strict, higher))
     able = [i for i, reason in enumerate(reasons) if not reason]
     # A bundle has one set of assets: both must be of models with the same preprocessing and settings.
     chosen = [i for i in able if _assets(candidates[i]) == _assets(candidates[able[0]])][:_SHIPPED]
+    limit_mb = target.budget.size_mb
+    if limit_mb is not None and len(chosen) > 1:
+        both = choose.files_mb(_together([candidates[i] for i in chosen])[1]) - choose.files_mb(candidates[chosen[0]].files)
+        chosen = chosen if trials[chosen[0]].size_mb + both <= limit_mb else chosen[:1]
     if not chosen:
         lines = "\n".join(f"  {t.method} on {t.backend}: {reason}" for t, reason in zip(trials, reasons, strict=True))
         raise BudgetError(f"No candidate is inside the budget of target '{target.name}', so nothing was written:\n{lines}")

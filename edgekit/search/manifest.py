@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import platform
 import time
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgekit.machine.cpu import cpu_name
 from edgekit.runtime.choice import machine
 from edgekit.search import goldens, stand_in
 from edgekit.search.kept import StepCache
 from edgekit.search.measure import measure_candidate
-from edgekit.spec.manifest import HeldOut, Manifest
+from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
 from edgekit.spec.registry import version_of
 from edgekit.spec.sealed import seal
 
@@ -68,15 +69,18 @@ def score_test_set(ctx: BuildContext, choice: Choice, test: EvaluationSet | None
     return held_out, (f"On the test set: {trouble}.",) if trouble else ()
 
 
-def complete_manifest(ctx: BuildContext, request: BuildRequest, choice: Choice, engines: Verified, **known: Any) -> Manifest:
-    """The manifest of the bundle, but for its files.
+def complete_manifest(
+    ctx: BuildContext, request: BuildRequest, choice: Choice, engines: Verified, notes: Sequence[str], doubt: ReferenceCheck | None
+) -> Manifest:
+    """The manifest of the bundle, but for its files and what a test set adds.
 
     Args:
         ctx: the build.
         request: with the bundle's name.
         choice: what it ships.
         engines: its variants, and what was verified of them.
-        **known: further fields of the manifest.
+        notes: what should be known, a sentence each.
+        doubt: whether the torch model answers better than chance; None where no chance is known.
     """
     template, target, task = choice.winner.bundle.manifest, ctx.target, ctx.evaluation.task
     named = request.name or request.version or request.expires
@@ -94,5 +98,6 @@ def complete_manifest(ctx: BuildContext, request: BuildRequest, choice: Choice, 
         machine=machine(),
         trials=choice.trials,
         sensitivity=choice.winner.sensitivity,
-        **known,
+        notes=tuple(notes),
+        reference_check=doubt,
     )

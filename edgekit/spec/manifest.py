@@ -50,7 +50,7 @@ class Trial:
         p90_ms: 90th percentile of the same times.
         first_answer_ms: process start to first answer.
         memory_mb: peak resident memory of the predicting process, MiB.
-        size_mb: of its bundle on disk, MiB.
+        size_mb: of its whole bundle on disk, MiB.
         verdict: ``chosen``, or why it was not.
         shapes: bucket edges that it was compiled for, in tokens; none means shapes of any size.
         threads: threads of one call.

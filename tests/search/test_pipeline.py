@@ -284,6 +284,20 @@ def test_a_budget_that_nobody_holds_leaves_nothing(hurt, tmp_path):
 # ---- the same again
 
 
+def test_the_size_that_counts_is_that_of_the_whole_bundle(build, tmp_path):
+    """With golden inputs, race and manifest, not of graphs and assets alone."""
+    aim = target(tmp_path / "one.toml")
+    bundle = build(target=aim).bundle
+    (trial,) = [t for t in bundle.manifest.trials if t.verdict == "chosen"]
+    assert trial.size_mb * 2**20 == pytest.approx(bundle.size, abs=200)
+    bare_mb = sum(f.size for name, f in bundle.manifest.files.items() if name.startswith(("graphs/", "assets/"))) / 2**20
+    between = (bare_mb + 2 * trial.size_mb) / 3
+    with pytest.raises(BudgetError, match=rf"float32 on onnxruntime: over budget: size_mb {trial.size_mb:.3g}"):
+        build(target=aim, budget={"accuracy_drop": 0.1, "size_mb": between}, force=True)
+    assert build(target=aim, budget={"accuracy_drop": 0.1, "size_mb": trial.size_mb + 1e-3}, force=True).bundle.size == pytest.approx(bundle.size, abs=200)
+
+
+
 def test_the_second_build_is_the_same(build, made, tmp_path):
     result = build(**made.options)
     manifest = result.bundle.manifest
