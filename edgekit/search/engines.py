@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit import backends, quantize
-from edgekit.backends import tensorrt_rtx
 from edgekit.machine.cpu import cpu_name
 from edgekit.quantize import tensorrt_rules
 from edgekit.search import stand_in
@@ -100,6 +99,8 @@ def _make_engines(ctx: BuildContext, choice: Choice, verified: Verified, ship: b
     Returns:
         Releases of TensorRT whose rules were looked at.
     """
+    from edgekit.backends import tensorrt_rtx  # a build without engines needs nothing of TensorRT
+
     variants: list[Variant] = []
     releases: Sequence[str] = ()
     for index, variant in enumerate(choice.variants):
