@@ -17,6 +17,7 @@ from edgekit.cache.store import Cache
 from edgekit.machine.cpu import cpu_name
 from edgekit.report.table import held_out_text, lists_text, trials_table, verified_text
 from edgekit.search import checks, record
+from edgekit.search.candidates import choose_whole
 from edgekit.search.checks import CALIBRATION_ROWS
 from edgekit.search.choose import Choice
 from edgekit.search.context import BuildContext, EvaluationSet
@@ -27,7 +28,6 @@ from edgekit.search.manifest import complete_manifest, describe_provenance, scor
 from edgekit.search.models import make_models, prepare_model
 from edgekit.search.request import ModelRequest, check_samples, read_request, read_samples
 from edgekit.search.stand_in import reference_outputs
-from edgekit.search.whole import choose_whole
 from edgekit.spec.manifest import Manifest
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent

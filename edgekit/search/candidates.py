@@ -1,25 +1,32 @@
-"""The search for the winner: which candidates are tried, in which order, and what is left out for want of time."""
+"""The search for the winner: which candidates are tried, in which order, what is left out for want of time, and all that goes into the winner's bundle.
+
+The size of a bundle is known when it is whole, and counts in the choice.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.search import choose, device, vary
+from edgekit.runtime import golden
+from edgekit.search import choose, device, goldens, record, vary
 from edgekit.search.choose import Choice
+from edgekit.search.engines import Verified, verify_engines
 from edgekit.search.measure import note_if_unresolved, race_candidates, settle_all
 from edgekit.search.models import ModelEntry, make_candidates
 from edgekit.search.race import turns
+from edgekit.spec.manifest import FileEntry, Manifest, dumps
 
 if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
     from edgekit.search.results import Candidate, CandidateResult, Race
     from edgekit.spec.manifest import Trial
 
-__all__ = ["describe_disturbance", "search_candidates"]
+__all__ = ["Whole", "choose_whole", "describe_disturbance"]
 
 _FIRST_ROUNDS, _SHORT_ROUNDS, _LAST_ROUNDS = 6, 2, 12
 _INPUTS_A_ROUND = 20
@@ -27,16 +34,59 @@ _IN_REACH = 1.5  # times the fastest: what is slower in the first race is not ti
 _STATIC_GAIN = 2.0  # the most that static shapes have been seen to gain
 
 
-def search_candidates(ctx: BuildContext, models: Sequence[ModelEntry]) -> Choice:
-    """Makes the candidates of all models, measures them, and chooses.
+@dataclass(frozen=True)
+class Whole:
+    """What a build ships.
+
+    Attributes:
+        choice: the winner, and all trials with sizes of whole bundles.
+        manifest: of the bundle, but for its files and what a test set adds.
+        files: place in the bundle to content.
+    """
+
+    choice: Choice
+    manifest: Manifest
+    files: Mapping[str, Path | bytes]
+
+
+def choose_whole(ctx: BuildContext, models: Sequence[ModelEntry], describe: Callable[[Choice, Verified], Manifest]) -> Whole:
+    """Searches for the winner, and adds what devices need beyond graphs: engines, and golden inputs with answers to compare with.
+
+    Candidates are judged by their graphs and assets first. Where the winner is too large once its bundle is whole, all are judged anew with what that has
+    beside these; what was measured is kept.
 
     Args:
         ctx: the build.
         models: the model itself, then its students.
+        describe: makes the manifest of a choice, but for its files.
 
     Raises:
         BudgetError: when none is inside the budget.
     """
+    limit_mb = ctx.target.budget.size_mb
+    while True:
+        choice = _search(ctx, models)
+        engines, winner = verify_engines(ctx, choice), choice.winner
+        graphs = next(model.float_graphs for model in models if model.name == winner.model)
+        inputs = goldens.make(choice.variants, choice.files, winner.bundle, graphs, ctx.target, ctx.cache.scratch)
+        files = {**choice.files, **engines.files, golden.FILE: inputs, record.FILE: ctx.recorded.text().encode()}
+        size_mb = _size_mb(describe(choice, engines), files)
+        # Other variants that are shipped with the winner are no part of what every bundle has beside its graphs and assets.
+        beside_mb = size_mb - winner.bundle.size / 2**20 - choose.files_mb(choice.files) + choose.files_mb(winner.files)
+        if limit_mb is None or size_mb <= limit_mb + 1e-9:
+            judged = tuple(replace(trial, size_mb=trial.size_mb - ctx.beside_mb + beside_mb) for trial in choice.trials)
+            choice = replace(choice, trials=judged)
+            return Whole(choice, describe(choice, engines), files)
+        ctx = replace(ctx, beside_mb=max(ctx.beside_mb, beside_mb))
+
+
+def _size_mb(manifest: Manifest, files: Mapping[str, Path | bytes]) -> float:
+    listed = {name: FileEntry("0" * 64, len(content) if isinstance(content, bytes) else content.stat().st_size) for name, content in files.items()}
+    return choose.files_mb({**files, "": dumps(replace(manifest, files=listed)).encode()})
+
+
+def _search(ctx: BuildContext, models: Sequence[ModelEntry]) -> Choice:
+    """Makes the candidates of all models, measures them, and chooses."""
     candidates = [candidate for model in models for method in ctx.target.methods for candidate in make_candidates(ctx, model, method)]
     return device.choose_for_device(ctx, candidates) if ctx.target.choose_on == "device" else _HostSearch(ctx, models).run(candidates)
 
