@@ -24,7 +24,7 @@ from edgekit.search.context import BuildContext, EvaluationSet
 from edgekit.search.engines import Verified
 from edgekit.search.graphs import export_model
 from edgekit.search.kept import StepCache
-from edgekit.search.manifest import complete_manifest, describe_provenance, score_test_set
+from edgekit.search.manifest import check_reference, complete_manifest, describe_provenance, score_test_set
 from edgekit.search.models import make_models, prepare_model
 from edgekit.search.request import ModelRequest, check_samples, read_request, read_samples
 from edgekit.search.stand_in import reference_outputs
@@ -168,7 +168,7 @@ def build(
         test_set = None
         if files.test is not None and test_rows is not None:
             test_set = EvaluationSet(files.test, test_rows, reference_outputs(steps, origin, files.test))
-        doubt = checks.check_reference(evaluation, accept_reference)
+        doubt = check_reference(evaluation, accept_reference)
         provenance = describe_provenance(steps, origin.digest, files.calibration, files.evaluation, seed)
         ctx = BuildContext(
             request.target, evaluation, files.calibration, origin.digest, steps, record.Record(cpu_name()),

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from edgekit import backends, quantize
 from edgekit.backends import WrongResultsError
 from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
-from edgekit.report import reference as references
 from edgekit.spec.errors import BudgetError, SamplesError, UsageError, near
 from edgekit.spec.manifest import MAX_TOKENS, Variant
 from edgekit.spec.protocols import HasLabels, Task
@@ -21,12 +20,10 @@ from edgekit.stats.paired import fewest_rows
 if TYPE_CHECKING:
     from edgekit.samples import Samples
     from edgekit.samples.evaluation import Evaluation
-    from edgekit.search.context import EvaluationSet
-    from edgekit.spec.manifest import ReferenceCheck
 
 __all__ = [
     "AS_WRITTEN", "CALIBRATION_ROWS", "FULL_RANGE", "LOW_FLOATS", "STAND_IN", "accuracy_backend", "check_calibration",
-    "check_here", "check_reference", "check_rows", "check_strict", "check_target", "cut_notes", "explain_saturation",
+    "check_here", "check_rows", "check_strict", "check_target", "cut_notes", "explain_saturation",
     "instructions", "notes", "read_labels", "runnable", "runs_here", "saturates_here", "settled", "without_wrong",
 ]
 
@@ -202,16 +199,6 @@ def read_labels(task: Task, samples: Samples) -> Evaluation:
             f"All {len(rows)} rows of {samples.where} have the same label, so a model that always gives that one would be perfect. Give rows of all labels."
         )
     return rows
-
-
-def check_reference(evaluation: EvaluationSet, accept: bool) -> ReferenceCheck | None:
-    """Stops a build whose reference is no better than chance, unless that is accepted; None where no chance is known.
-
-    Raises:
-        ReferenceDoubtError: with labels and answers side by side.
-    """
-    question = references.question(evaluation.rows, evaluation.reference, evaluation.samples.where, "the torch model")
-    return None if question is None else references.hold(question, accept)
 
 
 def check_rows(task: Task, files: Iterable[Samples | None]) -> None:

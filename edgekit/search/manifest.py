@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from edgekit.machine.cpu import cpu_name
+from edgekit.report import reference as references
 from edgekit.runtime.choice import machine
 from edgekit.search import goldens, stand_in
 from edgekit.search.kept import StepCache
@@ -25,7 +26,17 @@ if TYPE_CHECKING:
     from edgekit.search.engines import Verified
     from edgekit.search.request import BuildRequest
 
-__all__ = ["complete_manifest", "describe_provenance", "score_test_set", "seal_digest"]
+__all__ = ["check_reference", "complete_manifest", "describe_provenance", "score_test_set", "seal_digest"]
+
+
+def check_reference(evaluation: EvaluationSet, accept: bool) -> ReferenceCheck | None:
+    """Stops a build whose reference is no better than chance, unless that is accepted; None where no chance is known.
+
+    Raises:
+        ReferenceDoubtError: with labels and answers side by side.
+    """
+    question = references.question(evaluation.rows, evaluation.reference, evaluation.samples.where, "the torch model")
+    return None if question is None else references.hold(question, accept)
 
 
 def describe_provenance(cache: StepCache, model_digest: str | None, calibration: Samples, evaluation: Samples, seed: int) -> dict[str, str]:
