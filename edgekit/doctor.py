@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import re
@@ -14,13 +13,14 @@ from pathlib import Path
 
 from edgekit import backends
 from edgekit.backends import WrongResultsError
-from edgekit.cache.store import Cache
+from edgekit.cache.store import Cache, size_mb
 from edgekit.drivers import jetson
 from edgekit.drivers.jetson import Board, Clock
+from edgekit.drivers.sysfs import line, mebibytes
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.machine.fingerprint import governor, limits
 from edgekit.spec import target
-from edgekit.spec.parsing import plain
+from edgekit.spec.parsing import Recorded
 from edgekit.spec.registry import version_of
 
 __all__ = ["Findings", "Gpu", "examine"]
@@ -70,7 +70,7 @@ class Gpu:
 
 
 @dataclass(frozen=True)
-class Findings:
+class Findings(Recorded):
     """What was found.
 
     Attributes:
@@ -120,10 +120,6 @@ class Findings:
     cache_mb: float
     engines: str
     engines_mb: float
-
-    def record(self) -> dict[str, object]:
-        """Plain data for JSON."""
-        return dict(plain(self))
 
     def text(self) -> str:
         """For a terminal."""
@@ -187,14 +183,14 @@ def examine(root: Path = Path("/")) -> Findings:
     held = limits(root)
     cache = Cache()
     engines = cache.root / "engines"
-    engines_mb = _size_mb(engines)
+    engines_mb = size_mb(engines)
     return Findings(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         cpu=cpu_name(root),
         cpus=cpus(),
         instructions=cpu_instructions(),
-        memory_mb=_memory_mb(),
+        memory_mb=mebibytes(Path("/proc/meminfo"), "MemTotal"),
         governor=governor(root, board),
         cpu_limit=held.cpu,
         memory_limit_mb=held.memory_mb,
@@ -208,7 +204,7 @@ def examine(root: Path = Path("/")) -> Findings:
         targets={name: _lacks(name, versions, build) for name in target.names()},
         engine_on_device=tuple(name for name in target.names() if _engine_on_device(name, versions)),
         cache=str(cache.root),
-        cache_mb=_size_mb(cache.root) - engines_mb,
+        cache_mb=size_mb(cache.root) - engines_mb,
         engines=str(engines),
         engines_mb=engines_mb,
     )
@@ -223,7 +219,7 @@ def _gpu(root: Path) -> tuple[Gpu | None, str]:
             return None, problem
         cuda = Cuda()
         try:
-            release = re.search(r"\b\d{3,}(?:\.\d+)+\b", _first_line(root / "proc/driver/nvidia/version"))
+            release = re.search(r"\b\d{3,}(?:\.\d+)+\b", line(root / "proc/driver/nvidia/version"))
             return Gpu(
                 cuda.name,
                 ".".join(map(str, cuda.compute_capability)),
@@ -308,30 +304,3 @@ def _engine_on_device(name: str, versions: Mapping[str, str | None]) -> bool:
         return False
     kinds = [(backends.get(b).ENGINES, versions.get(b)) for b in target.load(name).backends]
     return any(kind == "device" or (kind == "host" and version is None) for kind, version in kinds)
-
-
-def _size_mb(folder: Path) -> float:
-    """Of all files in a folder; one that goes meanwhile, or may not be read, does not count."""
-    size = 0
-    for place, _, files in os.walk(folder):
-        for file in files:
-            with contextlib.suppress(OSError):
-                size += os.lstat(os.path.join(place, file)).st_size
-    return size / 2**20
-
-
-def _memory_mb() -> float:
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemTotal:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    return 0.0
-
-
-def _first_line(file: Path) -> str:
-    try:
-        return file.read_text("utf-8", "replace").partition("\n")[0]
-    except OSError:
-        return ""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Backend", "Compiled", "CompilingDevice", "Device", "Engine", "EngineMismatchError", "Feeds", "GraphBytes",
-    "WrongResultsError", "check_installed", "get", "installed_version", "mostly_int8", "names", "not_installed",
+    "WrongResultsError", "check_cpu_target", "check_installed", "get", "installed_version", "mostly_int8", "names", "not_installed",
     "summary", "threads_of_a_stream",
 ]
 
@@ -76,10 +76,13 @@ class Engine(Protocol):
 class Device(Protocol):
     """An opened device of a backend."""
 
-    def load(self, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
-        """Loads a graph, with static shapes for one row of so many tokens (ascending) beside any shape.
+    def load(self, source: Any, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
+        """Loads a graph (a path or :class:`GraphBytes`), with static shapes for one row of so many tokens (ascending) beside any shape; or an engine's bytes.
 
         The caller pads a row to one of them; a row of another length, or a batch, is answered too.
+
+        Raises:
+            EngineMismatchError: for an engine that was made by another version or for another chip, or is damaged.
         """
 
     def close(self) -> None:
@@ -93,24 +96,14 @@ class Compiled(Protocol):
     timing_cache: bytes
 
 
-class CompilingDevice(Protocol):
-    """A device of a backend whose engines are made where they run."""
+class CompilingDevice(Device, Protocol):
+    """A device of a backend whose engines are made where they run; it loads no graphs, but engines."""
 
     def identity(self) -> dict[str, object]:
         """All that an engine is bound to: versions, chip, memory; plain data."""
 
     def compile(self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress) -> Compiled:
         """Makes an engine of a graph for this device."""
-
-    def load(self, source: bytes | memoryview, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
-        """Loads an engine.
-
-        Raises:
-            EngineMismatchError: when it was made by another version or for another chip, or is damaged.
-        """
-
-    def close(self) -> None:
-        """Frees the device."""
 
 
 class EngineMismatchError(BackendError):
@@ -155,6 +148,16 @@ def check_installed(name: str) -> None:
     """
     if installed_version(name) is None:
         raise not_installed(name)
+
+
+def check_cpu_target(who: str, target: Target) -> None:
+    """Refuses a target of another device than ``cpu``, which is all that this backend is offered for.
+
+    Raises:
+        BackendError: with both.
+    """
+    if target.device != "cpu":
+        raise BackendError(f"{who} serves the device(s) cpu here, target '{target.name}' asks for '{target.device}'.")
 
 
 def not_installed(name: str) -> BackendError:

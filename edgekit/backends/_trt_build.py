@@ -56,7 +56,7 @@ def build(
         begin.wait()
         if monitor.stopped is not None:
             raise monitor.stopped
-        return _build(trt, _Order(graph, signature, recipe, memory, timing_cache, chips), monitor)
+        return _build(trt, graph, signature, recipe, memory=memory, timing_cache=timing_cache, chips=chips, monitor=monitor)
 
     # In a thread of its own, because Python handles Ctrl-C in whatever the main thread runs next. That would be a callback of the builder's,
     # the logger's as a rule, where the bindings print the exception and drop it.
@@ -71,20 +71,10 @@ def build(
             raise
 
 
-@dataclass(frozen=True)
-class _Order:
-    """What an engine is made of, as :func:`build` takes it."""
-
-    graph: Path
-    signature: Signature
-    recipe: EngineRecipe
-    memory: int
-    timing_cache: bytes
-    chips: Sequence[str]
-
-
-def _build(trt: Any, order: _Order, monitor: Any) -> Built:
-    graph, log, heard = order.graph, *logger(trt)
+def _build(
+    trt: Any, graph: Path, signature: Signature, recipe: EngineRecipe, *, memory: int, timing_cache: bytes, chips: Sequence[str], monitor: Any
+) -> Built:
+    log, heard = logger(trt)
     mark = heard.mark()
     try:
         builder = trt.Builder(log)
@@ -95,17 +85,17 @@ def _build(trt: Any, order: _Order, monitor: Any) -> Built:
     if not parser.parse_from_file(str(graph)):
         raise _refused(trt, graph, [parser.get_error(i) for i in range(parser.num_errors)], heard.errors(mark))
     config = builder.create_builder_config()
-    _configure(trt, config, order.recipe, order.memory)
+    _configure(trt, config, recipe, memory)
     if is_rtx(trt):
-        _set_chips(trt, config, order.chips)
-    for sizes in order.recipe.profiles:
+        _set_chips(trt, config, chips)
+    for sizes in recipe.profiles:
         profile = builder.create_optimization_profile()
-        for name, (least, usual, largest) in shapes(order.signature, sizes).items():
+        for name, (least, usual, largest) in shapes(signature, sizes).items():
             profile.set_shape(name, least, usual, largest)
         # A profile that cannot be does not raise: it is refused with an index of -1.
         if config.add_optimization_profile(profile) < 0:
             raise _failed(trt, graph, heard.errors(mark) or [f"the profile {dict(sizes)} was refused"])
-    kept = _give_timing_cache(config, order.timing_cache) if not is_rtx(trt) else None
+    kept = _give_timing_cache(config, timing_cache) if not is_rtx(trt) else None
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if monitor.stopped is not None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, GraphBytes, check_installed, not_installed, summary, threads_of_a_stream
-from edgekit.drivers.fork import keep_in_children
+from edgekit.backends import Feeds, GraphBytes, check_cpu_target, check_installed, not_installed, summary, threads_of_a_stream
+from edgekit.drivers.fork import Kept
 from edgekit.spec.errors import BackendError
-from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
 __all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "OnnxRuntimeDevice", "OnnxRuntimeEngine", "check_here", "check_target", "open_device"]
@@ -36,23 +36,8 @@ _INT8 = {"QAttention", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulI
 _FLOAT = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention"}
 
 
-def check_target(target: Target) -> None:
-    """Refuses a device that ONNX Runtime is not offered for.
-
-    Raises:
-        BackendError: for another device than ``cpu``.
-    """
-    if target.device != "cpu":
-        raise BackendError(f"ONNX Runtime serves the device(s) cpu here, target '{target.name}' asks for '{target.device}'.")
-
-
-def check_here() -> None:
-    """Refuses where it is not installed.
-
-    Raises:
-        BackendError: with what to install.
-    """
-    check_installed("onnxruntime")
+check_target = partial(check_cpu_target, "ONNX Runtime")
+check_here = partial(check_installed, "onnxruntime")
 
 
 def open_device(device: str, threads: int, streams: int = 1) -> OnnxRuntimeDevice:
@@ -124,7 +109,7 @@ class OnnxRuntimeDevice:
         """Nothing is held here; each engine frees its own session."""
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(Kept):
     """A session. ONNX Runtime allows concurrent calls of one session.
 
     A forked child may go on using it, on the calling thread alone: tasks that no thread has begun are taken back by whoever waits for them.
@@ -136,12 +121,7 @@ class OnnxRuntimeEngine:
         self._session = device.open_session(source)
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._outputs = [o.name for o in signature.outputs]
-        self._inherited = False
-        keep_in_children(self)
-
-    def after_fork(self) -> None:
-        """From here on closing frees nothing."""
-        self._inherited = True
+        super().__init__()
 
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Runs once. This device's memory is the host's: outputs that are to be kept are arrays like all others."""
@@ -164,7 +144,7 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Frees the session; in a forked child nothing, which would wait for threads of the parent."""
-        if not self._inherited:
+        if not self.inherited:
             self._session = None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 import platform
 import sys
 import threading
@@ -14,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, GraphBytes, WrongResultsError, check_installed, not_installed, summary, threads_of_a_stream
+from edgekit.backends import Feeds, GraphBytes, WrongResultsError, check_cpu_target, check_installed, not_installed, summary, threads_of_a_stream
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.backends._openvino_selftest import fault
-from edgekit.drivers.fork import forked, keep_in_children
+from edgekit.drivers.fork import Kept, forked
 from edgekit.spec.errors import BackendError
-from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
 __all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "OpenVinoDevice", "OpenVinoEngine", "check_here", "check_target", "exact_settings", "open_device"]
@@ -35,23 +33,8 @@ _EXACT: Mapping[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRE
 _PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
-def check_target(target: Target) -> None:
-    """Refuses a device that OpenVINO is not offered for.
-
-    Raises:
-        BackendError: for another device than ``cpu``.
-    """
-    if target.device not in _DEVICES:
-        raise BackendError(f"OpenVINO serves the device(s) {', '.join(_DEVICES)} here, target '{target.name}' asks for '{target.device}'.")
-
-
-def check_here() -> None:
-    """Refuses where it is not installed.
-
-    Raises:
-        BackendError: with what to install.
-    """
-    check_installed("openvino")
+check_target = functools.partial(check_cpu_target, "OpenVINO")
+check_here = functools.partial(check_installed, "openvino")
 
 
 def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
@@ -80,16 +63,12 @@ def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
     return OpenVinoDevice(library, core, _DEVICES[device], threads, streams)
 
 
-class _Started:
-    """The core of a process."""
+class _Started(Kept):
+    """The core of a process. It cannot be started again in a fork: what it waits for is of the whole process, not of a core (one that tried hung at times)."""
 
     def __init__(self) -> None:
-        self.core, self.process, self.inherited = _library().Core(), os.getpid(), False
-        keep_in_children(self)
-
-    def after_fork(self) -> None:
-        """OpenVINO cannot be started again in the child: what it waits for is of the whole process, not of a core (a child that tried hung now and then)."""
-        self.inherited = True
+        super().__init__()
+        self.core = _library().Core()
 
 
 @functools.cache
@@ -196,7 +175,7 @@ class OpenVinoDevice:
         """Nothing is held here; each engine frees its own model."""
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(Kept):
     """A compiled model with as many infer requests as there are calls at the same time.
 
     A request holds inputs and outputs only; what is computed in between belongs to the stream that it runs on.
@@ -210,13 +189,8 @@ class OpenVinoEngine:
         self._outputs = [o.name for o in signature.outputs]
         self._idle: list[Any] = []
         self._lock = threading.Lock()
-        self._process, self._inherited = os.getpid(), False
-        keep_in_children(self)
+        super().__init__()
         self._warm_up()
-
-    def after_fork(self) -> None:
-        """From here on a call is an error, and closing frees nothing."""
-        self._inherited = True
 
     def _warm_up(self) -> None:
         """Runs one short row before anybody's: the first call of a compiled model must not have a single token.
@@ -234,8 +208,8 @@ class OpenVinoEngine:
         Raises:
             BackendError: when OpenVINO cannot run it, or this is a forked child.
         """
-        if self._inherited:
-            raise forked("This bundle was loaded on OpenVINO", self._process)
+        if self.inherited:
+            raise forked("This bundle was loaded on OpenVINO", self.process)
         with self._lock:
             request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
         try:
@@ -253,8 +227,8 @@ class OpenVinoEngine:
         That of a model with static bodies shows an ``If`` and nothing of what is in it. So its first body is compiled once
         more, alone and with the same settings (the time and memory of one small model), and read in its stead.
         """
-        if self._inherited:
-            raise forked("This bundle was loaded on OpenVINO", self._process)
+        if self.inherited:
+            raise forked("This bundle was loaded on OpenVINO", self.process)
         compiled = self._device.compile(self._source, self._signature, self._shapes, alone=True) if self._shapes else self._compiled
         found = []
         for node in compiled.get_runtime_model().get_ops():
@@ -267,7 +241,7 @@ class OpenVinoEngine:
 
     def close(self) -> None:
         """Frees the requests and the compiled model; in a forked child nothing, which would wait for threads of the parent."""
-        if self._inherited:
+        if self.inherited:
             return
         with self._lock:
             self._idle.clear()

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from edgekit.bundle import signature
 from edgekit.bundle.install import check_replaced
-from edgekit.bundle.place import disk_errors, new_folder, put_folder, recover, share, sync_tree
+from edgekit.bundle.place import check_free, disk_errors, new_folder, put_folder, recover, share, sync_tree
 from edgekit.bundle.trust import MANIFEST, Bundle
 from edgekit.spec.digests import entry, files_below
-from edgekit.spec.errors import IntegrityError, UsageError
+from edgekit.spec.errors import IntegrityError
 from edgekit.spec.manifest import Manifest, dumps, loads
 
 if TYPE_CHECKING:
@@ -32,12 +32,7 @@ def check_output(out: Path, force: bool) -> None:
         UsageError: when it exists and ``force`` is not given, or when it is something else than a bundle or an empty folder.
     """
     recover(out)
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not force:
-        raise UsageError(f"Output folder {out} exists, and nothing is written over. Give another -o, or --force to replace a bundle.")
-    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not _is_bundle(out)):
-        raise UsageError(f"{out} is not a bundle, and --force replaces bundles only. Give another -o, or remove it yourself.")
+    check_free(out, force, "a bundle", lambda there: there.is_dir() and (not any(there.iterdir()) or _is_bundle(there)))
 
 
 def _is_bundle(folder: Path) -> bool:

@@ -166,18 +166,19 @@ class _Reader:
         """Name of a tensor; one in another file is noted."""
         dims, dtype, name, place, raw, entries = [], 0, "", 0, False, []
         for number, _, begin, end in self._fields("tensor", start, stop):
-            if number == 1:
-                dims += self._numbers(begin, end)
-            elif number == 2:
-                dtype = begin
-            elif number == 8:
-                name = self._text(begin, end)
-            elif number == 13:
-                entries.append(self._entry(begin, end))
-            elif number == 14:
-                place = begin
-            elif number in (4, 5, 6, 7, 9, 10, 11):
-                raw = True
+            match number:
+                case 1:
+                    dims += self._numbers(begin, end)
+                case 2:
+                    dtype = begin
+                case 8:
+                    name = self._text(begin, end)
+                case 13:
+                    entries.append(self._entry(begin, end))
+                case 14:
+                    place = begin
+                case 4 | 5 | 6 | 7 | 9 | 10 | 11:
+                    raw = True
         if place not in (0, 1) or bool(entries) != (place == 1) or (entries and raw):
             raise ValueError("a tensor says both that it lies in this file and that it lies in another")
         if entries:

@@ -22,7 +22,7 @@ from typing import NoReturn
 from edgekit.bundle import signature
 from edgekit.bundle.assemble import check_output
 from edgekit.bundle.install import check_install, check_replaced
-from edgekit.bundle.place import disk_errors, new_file, new_folder, put_file, put_folder, share, sync_tree
+from edgekit.bundle.place import check_free, disk_errors, new_file, new_folder, put_file, put_folder, share, sync_tree
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import MANIFEST, Bundle, open_bundle
 from edgekit.spec import manifest as manifests
@@ -57,8 +57,8 @@ def pack(bundle_folder: str | Path, out: str | Path, *, force: bool = False, tru
         UsageError: when ``out`` exists and ``force`` is not given, or is something else than a packed bundle.
         BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
     """
-    file = Path(out)
-    _check_file(file, force)
+    file, what = Path(out), "a packed bundle"
+    check_free(file, force, what, _is_packed)
     bundle = open_bundle(bundle_folder, trust)
     names = [*bundle.manifest.files, *_signature(bundle.path)]
     with disk_errors(file), new_file(file) as (new, stream):
@@ -66,7 +66,7 @@ def pack(bundle_folder: str | Path, out: str | Path, *, force: bool = False, tru
             for entry in (MANIFEST, *sorted(names)):
                 _add(archive, entry, bundle.path / entry)
         new.chmod(0o644)  # it was made private
-        _check_file(file, force)  # someone else may have been faster
+        check_free(file, force, what, _is_packed)  # someone else may have been faster
         put_file(new, stream, file)
     return file
 
@@ -98,7 +98,10 @@ def unpack(
     with _opened(source) as archive, disk_errors(final), new_folder(final) as folder:
         with _damage(source):
             for entry in _entries(archive, source):
-                _extract(archive, entry, folder / entry.filename)
+                place = folder / entry.filename
+                place.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(entry) as content, place.open("xb") as sink:
+                    shutil.copyfileobj(content, sink, _CHUNK)
         try:
             bundle = open_bundle(folder, trust)
         except EdgekitError as problem:  # whoever reads it knows the file, and the folder is gone by then
@@ -118,17 +121,10 @@ def unpack(
     return replace(bundle, path=final)
 
 
-def _check_file(out: Path, force: bool) -> None:
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not force:
-        raise UsageError(f"File {out} exists, and nothing is written over. Give another -o, or --force to replace a packed bundle.")
-    if out.is_symlink() or not out.is_file() or not _is_packed(out):
-        raise UsageError(f"{out} is not a packed bundle, and --force replaces those only. Give another -o, or remove it yourself.")
-
-
 def _is_packed(file: Path) -> bool:
     """Whether a file begins as ``pack`` begins one: with a local header (30 bytes) of the manifest."""
+    if not file.is_file():
+        return False
     with file.open("rb") as stream:
         head = stream.read(30 + len(MANIFEST))
     return head[:4] == b"PK\x03\x04" and head[30:] == MANIFEST.encode()
@@ -235,9 +231,3 @@ def _check_entry(entry: zipfile.ZipInfo, source: Path) -> None:
 
 def _refuse(source: Path, what: str) -> NoReturn:
     raise IntegrityError(f"{source} {what}. Do not unpack it; get it from its source again.")
-
-
-def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with archive.open(entry) as stream, place.open("xb") as sink:
-        shutil.copyfileobj(stream, sink, _CHUNK)

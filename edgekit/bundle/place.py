@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from edgekit.spec.errors import BuildError, EdgekitError
+from edgekit.cache.owner_only import is_at
+from edgekit.spec.errors import BuildError, EdgekitError, UsageError
 
-__all__ = ["check_place", "disk_errors", "new_file", "new_folder", "put_file", "put_folder", "recover", "settle", "share", "sync", "sync_tree"]
+__all__ = ["check_free", "check_place", "disk_errors", "new_file", "new_folder", "put_file", "put_folder", "recover", "settle", "share", "sync", "sync_tree"]
 
 _ASIDE = "bundle"
 _AT_FDCWD = -100
@@ -230,7 +231,7 @@ def _locked(path: Path, *, wait: bool) -> Iterator[bool | None]:
         held: bool | None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = _is_at(handle, path)
+            held = is_at(handle, path)
         except OSError as problem:
             held = None if problem.errno in _NO_LOCKS else False
         yield held
@@ -238,11 +239,24 @@ def _locked(path: Path, *, wait: bool) -> Iterator[bool | None]:
         os.close(handle)
 
 
-def _is_at(handle: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle), os.lstat(path))
-    except OSError:
-        return False
+def check_free(out: Path, force: bool, what: str, is_one: Callable[[Path], bool]) -> None:
+    """Refuses a place where something is, unless that is of what is written there and may be replaced.
+
+    Args:
+        out: the place.
+        force: replace what is there.
+        what: ``a bundle``, for messages.
+        is_one: whether what is there is one; no link is asked about.
+
+    Raises:
+        UsageError: when it must not be replaced.
+    """
+    if not os.path.lexists(out):
+        return
+    if not force:
+        raise UsageError(f"{out} exists, and nothing is written over. Give another -o, or --force to replace {what}.")
+    if out.is_symlink() or not is_one(out):
+        raise UsageError(f"{out} is not {what}, and --force replaces nothing else. Give another -o, or remove it yourself.")
 
 
 def check_place(out: Path) -> None:

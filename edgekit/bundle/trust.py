@@ -14,13 +14,12 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from edgekit.backends import GraphBytes
 from edgekit.bundle import agree, onnx_reader, signature
-from edgekit.bundle.owners import check_owners
 from edgekit.bundle.place import recover
 from edgekit.bundle.signature import Trust
 from edgekit.spec import manifest as manifests
@@ -29,12 +28,13 @@ from edgekit.spec.errors import IntegrityError
 from edgekit.spec.manifest import FileEntry, Manifest
 from edgekit.spec.paths import takes_paths
 
-__all__ = ["MANIFEST", "Asset", "Bundle", "Stamp", "open_bundle", "open_written", "sign"]
+__all__ = ["MANIFEST", "Asset", "Bundle", "Stamp", "check_owners", "open_bundle", "open_written", "sign"]
 
 MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 16 * 2**20
 _CHUNK = 2**20
 _TRIES = 5
+_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _AGAIN = "Copy the bundle again, or build it again."
 
 Stamp = tuple[int, ...]
@@ -224,15 +224,10 @@ def sign(path: str | Path, key: str | Path, password: bytes | None = None) -> Pa
         UsageError: when the key cannot be used.
         BuildError: when the signature cannot be written.
     """
-    _forget_old_temporary(Path(path))
+    with contextlib.suppress(OSError):  # what ``sign`` of EdgeKit 0.1 left inside when it was killed, and which nothing opens since
+        (Path(path) / f".{signature.FILE}.new").unlink()
     bundle = open_bundle(path)
     return signature.write(bundle.path, _digests(bundle), Path(key), password)
-
-
-def _forget_old_temporary(folder: Path) -> None:
-    """Removes what ``sign`` of EdgeKit 0.1 left inside of a bundle when it was killed, and which nothing opens since."""
-    with contextlib.suppress(OSError):
-        (folder / f".{signature.FILE}.new").unlink()
 
 
 def _digests(bundle: Bundle) -> dict[str, str]:
@@ -253,7 +248,9 @@ def _check_contents(bundle: Bundle) -> None:
     """Hashes every file. Graphs and assets stay in memory, so that they are read once."""
     manifest = bundle.manifest
     graphs = dict.fromkeys(path for variant in manifest.variants for path in variant.graphs.values())
-    bundle.stamps.update({name: _stamp(bundle.path, name) for name in _folders(manifest.files)})
+    # Of the folders inside. Not of the bundle's own: a signature may come into it at any time.
+    folders = {str(folder) for name in manifest.files for folder in PurePosixPath(name).parents} - {"."}
+    bundle.stamps.update({name: _stamp(bundle.path, name) for name in folders})
     for name, expected in manifest.files.items():
         bundle.stamps[name] = _stamp(bundle.path, name)
         if name in graphs:
@@ -261,7 +258,8 @@ def _check_contents(bundle: Bundle) -> None:
         elif name.startswith("assets/"):
             bundle.kept[name] = _read(bundle.path / name, expected)
         else:
-            _check(bundle.path / name, expected)
+            with _opened(bundle.path / name, expected) as handle:
+                _check_digest(bundle.path / name, digest_of(handle), expected)
 
 
 def _check_graph(bundle: Bundle, name: str, data: bytes) -> None:
@@ -275,11 +273,6 @@ def _check_graph(bundle: Bundle, name: str, data: bytes) -> None:
     except IntegrityError as problem:
         remedy = "Do not load this bundle; get it from its source again."
         raise IntegrityError(f"The graph {name} of {bundle.path} cannot be trusted: {problem}. {remedy}") from problem
-
-
-def _folders(names: Iterable[str]) -> set[str]:
-    """The folders inside of a bundle. Not the bundle's: a signature may come into it at any time."""
-    return {str(folder) for name in names for folder in PurePosixPath(name).parents} - {"."}
 
 
 def _stamp(bundle: Path, name: str) -> Stamp:
@@ -296,12 +289,6 @@ def _read(file: Path, expected: FileEntry) -> bytes:
         data = stream.read(expected.size + 1) or b""
     _check_digest(file, hashlib.sha256(data).hexdigest(), expected)
     return data
-
-
-def _check(file: Path, expected: FileEntry) -> None:
-    """Compares a file's sha256; its content is not kept."""
-    with _opened(file, expected) as handle:
-        _check_digest(file, digest_of(handle), expected)
 
 
 @contextlib.contextmanager
@@ -335,3 +322,41 @@ def _check_digest(file: Path, digest: str, expected: FileEntry) -> None:
 def _some(names: list[str]) -> str:
     shown = ", ".join(f"'{n}'" for n in names[:3])
     return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def check_owners(bundle: Path) -> None:
+    """Refuses a folder that somebody else than this user and root may write, in whole or in part.
+
+    As ssh asks of its keys, every folder up to the root counts, since who may rename one may put another in its place. A folder with the sticky bit
+    (``/tmp``) may be above it: there nobody renames what belongs to another.
+
+    Args:
+        bundle: its folder.
+
+    Raises:
+        IntegrityError: with the file or folder, who owns it and its mode.
+    """
+    folder = Path(os.path.realpath(bundle))
+    _check_owner(folder, inside=True)
+    for above in folder.parents:
+        _check_owner(above, inside=False)
+    for root, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            _check_owner(Path(root) / name, inside=True)
+
+
+def _check_owner(path: Path, *, inside: bool) -> None:
+    try:
+        there = path.lstat()
+    except FileNotFoundError:
+        return  # whoever reads it next says so
+    except OSError as problem:
+        raise IntegrityError(f"{path} cannot be looked at ({problem.strerror}), so who may write it is not known. Check its permissions.") from problem
+    remedy = "With trust, a bundle lies where this user and root alone may write."
+    if there.st_uid not in (0, os.geteuid()):
+        raise IntegrityError(f"{path} belongs to user {there.st_uid}, expected user {os.geteuid()} or root. {remedy} Copy the bundle elsewhere, or run: chown")
+    if stat.S_ISLNK(there.st_mode):
+        return  # has no mode of its own; a bundle that holds one is refused
+    if there.st_mode & _OTHERS and not (not inside and there.st_mode & stat.S_ISVTX):
+        mode = f"{stat.S_IMODE(there.st_mode):04o}"
+        raise IntegrityError(f"{path} may be written by others (mode {mode}). {remedy} Run: chmod {'-R ' if inside else ''}go-w {path}")

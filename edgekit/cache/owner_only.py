@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgekit.spec.errors import IntegrityError
 
-__all__ = ["CODE", "Damaged", "file", "hashed", "held", "opened", "read", "write"]
+__all__ = ["CODE", "Damaged", "file", "hashed", "held", "is_at", "opened", "read", "write"]
 
 _CHUNK = 2**20
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -146,7 +146,7 @@ def held(folder: int, name: str, waiting: Callable[[], None] | None = None, bloc
                     waiting()
                     waiting = None
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_at(handle, folder, name):  # else its last holder removed it, and others hold a newer one
+            if is_at(handle, name, folder):  # else its last holder removed it, and others hold a newer one
                 try:
                     yield
                 finally:
@@ -158,8 +158,9 @@ def held(folder: int, name: str, waiting: Callable[[], None] | None = None, bloc
             os.close(handle)
 
 
-def _is_at(handle: int, folder: int, name: str) -> bool:
+def is_at(handle: int, name: str | Path, folder: int | None = None) -> bool:
+    """Whether what was opened is still what has this name, in a folder or as a path."""
     try:
         return os.path.samestat(os.fstat(handle), os.stat(name, dir_fd=folder, follow_symlinks=False))
-    except FileNotFoundError:
+    except OSError:
         return False

@@ -32,10 +32,9 @@ from edgekit.spec.digests import files_below, sha256
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.parsing import to_json
 
-__all__ = ["Cache", "Entry", "key"]
+__all__ = ["Cache", "Entry", "key", "size_limit", "size_mb"]
 
 _DONE = "entry.json"
-_LIMIT_MB = 8192.0
 _NEW = ".new-"
 _UNLOCKED_S = 5.0  # far longer than from the making of a folder to its lock
 _ENTRY = re.compile(r"(under-way-)?[0-9a-f]{64}")
@@ -71,6 +70,19 @@ def key(**parts: object) -> str:
     return hashlib.sha256(to_json(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
+def size_limit(variable: str, usual: float) -> float:
+    """A limit in MiB that a user may set in the environment.
+
+    Raises:
+        UsageError: when what is set is not a number.
+    """
+    setting = os.environ.get(variable, str(usual))
+    with contextlib.suppress(ValueError):
+        if (limit := float(setting)) >= 0:  # NaN is not
+            return limit
+    raise UsageError(f"{variable} is {setting!r}, expected a number of MiB. Set it to e.g. {usual:g} or unset it.")
+
+
 class Cache:
     """A folder of entries."""
 
@@ -86,16 +98,10 @@ class Cache:
         """
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         self.root = root or Path(os.environ.get("EDGEKIT_CACHE") or os.path.join(base, "edgekit"))
-        setting = os.environ.get("EDGEKIT_CACHE_MB", str(_LIMIT_MB))
         self._used: set[str] = set()
         self._checked: set[str] = set()
         self._held: int | None = None
-        try:
-            self.limit_mb = float(setting) if limit_mb is None else limit_mb
-            if not self.limit_mb >= 0:  # NaN is not either
-                raise ValueError(setting)
-        except ValueError as problem:
-            raise UsageError(f"EDGEKIT_CACHE_MB is {setting!r}, expected a number of MiB. Set it to e.g. 8192 or unset it.") from problem
+        self.limit_mb = size_limit("EDGEKIT_CACHE_MB", 8192.0) if limit_mb is None else limit_mb
 
     def __del__(self) -> None:
         """Lets go of the folder."""
@@ -205,7 +211,7 @@ class Cache:
                 about, made = {}, folder.stat().st_mtime
                 if not folder.name.startswith("under-way-"):
                     about, made = json.loads((folder / _DONE).read_text("utf-8")), (folder / _DONE).stat().st_mtime
-                found.append(Entry(folder.name, str(about.get("step", "under way")), about, _size_mb(folder), made, folder.stat().st_mtime))
+                found.append(Entry(folder.name, str(about.get("step", "under way")), about, size_mb(folder), made, folder.stat().st_mtime))
         return sorted(found, key=lambda e: -e.used)
 
     def clear(self, older_than_s: float = 0.0) -> tuple[int, float]:
@@ -230,7 +236,7 @@ class Cache:
             except BlockingIOError as problem:
                 raise UsageError(f"A build is using the cache {self.root}, so nothing was removed. Clear it when the build has ended.") from problem
             for place in self._folders(abandoned=True):
-                its = _size_mb(place)
+                its = size_mb(place)
                 if time.time() - place.stat().st_mtime >= older_than_s:
                     shutil.rmtree(place, ignore_errors=True)
                     count, size = count + 1, size + its
@@ -279,7 +285,7 @@ class Cache:
             with contextlib.suppress(OSError):
                 used = folder.stat().st_mtime
                 if _ENTRY.fullmatch(folder.name) and folder.is_dir():
-                    entries.append((used, _size_mb(folder), folder))
+                    entries.append((used, size_mb(folder), folder))
         total = sum(size for _, size, _ in entries)
         for _, size, folder in sorted(entries, key=lambda e: e[0]):
             if total <= self.limit_mb:
@@ -319,5 +325,11 @@ def _verify(folder: Path) -> None:
             raise Damaged(f"{name} is not what was put there")
 
 
-def _size_mb(folder: Path) -> float:
-    return sum(f.stat().st_size for f in folder.rglob("*") if f.is_file()) / 2**20
+def size_mb(folder: Path) -> float:
+    """Of all files in a folder, MiB; one that goes meanwhile, or may not be read, does not count."""
+    size = 0
+    for place, _, files in os.walk(folder):
+        for file in files:
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(place, file)).st_size
+    return size / 2**20

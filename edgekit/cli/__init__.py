@@ -17,6 +17,11 @@ __all__ = ["main"]
 _RENAMED = {"slice": "prune", "trim": "trim-vocab", "report": "eval -o FOLDER"}
 """Verbs of earlier releases, and what they are called now."""
 
+_ORDER = (
+    *("build", "distill", "prune", "trim-vocab", "eval", "compare", "baseline", "check"),
+    *("run", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen", "cache", "targets", "doctor"),
+)
+
 _NO_CLICK = "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
 
 
@@ -27,45 +32,39 @@ def main() -> None:
     except ImportError:
         sys.stderr.write(_NO_CLICK)
         sys.exit(1)
-    from edgekit.cli._once import check_once
+    from edgekit import __version__
+    from edgekit.cli._options import check_once
     from edgekit.cli._output import echo
     from edgekit.spec.errors import EdgekitError
     from edgekit.spec.paths import typed
 
     _stop.install()
-    made, judged = ("build", "distill", "prune", "trim-vocab"), ("eval", "compare", "baseline", "check")
-    used = ("run", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen")
-    order = (*made, *judged, *used, "cache", "targets", "doctor")
+    # Name of a verb to its file: "eval" is eval_, "trim-vocab" is trim_vocab.
+    modules = {m.name.rstrip("_").replace("_", "-"): m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")}
 
     class Verbs(click.Group):
         """Lists the files of this folder and imports one only when it is asked for."""
 
         def list_commands(self, context: click.Context) -> list[str]:
-            found = [_verb(m.name) for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")]
-            return sorted(found, key=lambda n: order.index(n) if n in order else len(order))
+            return sorted(modules, key=lambda n: _ORDER.index(n) if n in _ORDER else len(_ORDER))
 
         def get_command(self, context: click.Context, name: str) -> click.Command | None:
             if name in _RENAMED:
                 raise click.UsageError(f"'edgekit {name}' is now 'edgekit {_RENAMED[name]}'.", context)
-            if name not in self.list_commands(context):
+            if name not in modules:
                 return None
-            module = next(m.name for m in pkgutil.iter_modules(__path__) if _verb(m.name) == name)
-            command: click.Command | None = getattr(importlib.import_module(f"{__name__}.{module}"), "command", None)
-            if command is not None:
-                check_once(command)
+            command: click.Command = importlib.import_module(f"{__name__}.{modules[name]}").command
+            check_once(command)
             return command
 
         def invoke(self, context: click.Context) -> Any:
             try:
                 return super().invoke(context)
-            except EdgekitError as problem:
-                echo(f"edgekit: {problem}", err=True)
-                context.exit(problem.exit_code)
             except BrokenPipeError:
                 sys.stderr.close()  # whoever read the output has gone; Python would complain when it flushes
                 context.exit(0)
-            except OSError as problem:
-                error = typed(problem)
+            except (EdgekitError, OSError) as problem:
+                error = typed(problem) if isinstance(problem, OSError) else problem
                 echo(f"edgekit: {error}", err=True)
                 context.exit(error.exit_code)
             except MemoryError:
@@ -76,7 +75,7 @@ def main() -> None:
                 context.exit(130)
 
     @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-    @click.version_option(_version(), prog_name="edgekit")
+    @click.version_option(__version__, prog_name="edgekit")
     def edgekit() -> None:
         """A fine-tuned Transformer in, a small measured bundle out, and one torch-free object that runs it.
 
@@ -84,14 +83,3 @@ def main() -> None:
         """
 
     edgekit(prog_name="edgekit")  # also where it was started as a module
-
-
-def _verb(module: str) -> str:
-    """Name of a verb by its file: ``eval_`` is ``eval``, ``trim_vocab`` is ``trim-vocab``."""
-    return module.rstrip("_").replace("_", "-")
-
-
-def _version() -> str:
-    import edgekit
-
-    return edgekit.__version__

@@ -1,76 +1,11 @@
-"""Option types that several verbs share."""
+"""Options that several verbs share, and how options are read."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
-
-
-class Columns(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
-    """``text=sentence,label=y``."""
-
-    name = "ROLE=COLUMN,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> dict[str, str]:
-        """Reads the pairs."""
-        from edgekit.samples import parse_columns
-
-        return value if isinstance(value, dict) else parse_columns(value)
-
-
-class Budget(click.ParamType):  # type: ignore[type-arg]
-    """``accuracy_drop=0.01``."""
-
-    name = "KEY=NUMBER"
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> tuple[str, float]:
-        """Reads one pair."""
-        if isinstance(value, tuple):
-            return value
-        key, equals, text = value.partition("=")
-        try:
-            number = float(text)
-        except ValueError:
-            number = None
-        if not equals or number is None:
-            self.fail(f"'{value}' is not KEY=NUMBER. Write e.g. --budget accuracy_drop=0.01.", param, context)
-        return key.strip(), number
-
-
-class Pairs(click.ParamType):  # type: ignore[type-arg]
-    """``layers=3,epochs=8``: whole numbers, numbers or text; ``keep=0/2/5`` is a list."""
-
-    name = "KEY=VALUE,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, context: click.Context | None) -> dict[str, Any]:
-        """Reads the pairs."""
-        if isinstance(value, dict):
-            return value
-        read: dict[str, Any] = {}
-        for part in value.split(","):
-            key, equals, text = (p.strip() for p in part.partition("="))
-            if not equals or not text:
-                self.fail(f"'{part}' is not KEY=VALUE. Write e.g. --distill layers=3,epochs=8.", param, context)
-            if key in read:
-                self.fail(f"'{key}' is named twice in '{value}', expected once. Leave one out.", param, context)
-            read[key] = self._value(key, text)
-        return read
-
-    @staticmethod
-    def _value(key: str, text: str) -> Any:
-        if key == "student":
-            return text
-        parts = text.split("/")
-        if key == "keep" and all(p.isdecimal() for p in parts):
-            return [int(p) for p in parts]
-        for kind in (int, float):
-            try:
-                return kind(text)
-            except ValueError:
-                pass
-        return text
 
 
 def once(context: click.Context, param: click.Parameter, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -81,16 +16,65 @@ def once(context: click.Context, param: click.Parameter, pairs: Sequence[tuple[s
     return dict(pairs)
 
 
-def _columns(context: click.Context, param: click.Parameter, groups: Sequence[dict[str, str]]) -> dict[str, str] | None:
-    """Roles of all ``--columns`` together."""
-    return once(context, param, [pair for group in groups for pair in group.items()]) if groups else None
+def read_columns(context: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, str] | None:
+    """Roles of all ``text=sentence,label=y`` together."""
+    from edgekit.samples import parse_columns
+
+    return once(context, param, [pair for text in texts for pair in parse_columns(text).items()]) if texts else None
+
+
+def read_budget(context: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, float]:
+    """Limits like ``accuracy_drop=0.01``."""
+    limits = []
+    for text in texts:
+        key, _, number = text.partition("=")
+        try:
+            limits.append((key.strip(), float(number)))
+        except ValueError:
+            raise click.BadParameter(f"'{text}' is not KEY=NUMBER. Write e.g. --budget accuracy_drop=0.01.") from None
+    return once(context, param, limits)
+
+
+def read_students(context: click.Context, param: click.Parameter, texts: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    """Settings like ``layers=3,epochs=8``: whole numbers, numbers or text; ``keep=0/2/5`` is a list."""
+    return tuple(once(context, param, [_setting(pair) for pair in text.split(",")]) for text in texts)
+
+
+def _setting(pair: str) -> tuple[str, Any]:
+    key, _, text = (part.strip() for part in pair.partition("="))
+    if not text:
+        raise click.BadParameter(f"'{pair}' is not KEY=VALUE. Write e.g. --distill layers=3,epochs=8.")
+    parts = text.split("/")
+    if key == "keep" and all(p.isdecimal() for p in parts):
+        return key, [int(p) for p in parts]
+    for kind in (int, float) if key != "student" else ():
+        try:
+            return key, kind(text)
+        except ValueError:
+            pass
+    return key, text
+
+
+def numbers(least: int, what: str) -> Callable[[click.Context, click.Parameter, str | None], list[int] | None]:
+    """A reader of whole numbers like ``1,8,32``."""
+
+    def read(context: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:
+        try:
+            found = None if text is None else [int(part) for part in text.split(",")]
+        except ValueError:
+            found = [least - 1]
+        if found is not None and min(found) < least:
+            raise click.BadParameter(f"'{text}' is not a list of {what}.")
+        return found
+
+    return read
 
 
 columns_option = click.option(
     "--columns",
-    type=Columns(),
+    metavar="ROLE=COLUMN,...",
     multiple=True,
-    callback=_columns,
+    callback=read_columns,
     help="Which column plays which role: text, text_pair, label. E.g. text=sentence,label=y; label=a|b: a 0 or 1 for each label.",
 )
 slices_option = click.option(
@@ -155,3 +139,29 @@ threads_option = click.option(
     default=None,
     help="Threads of one call, on a GPU calls at the same time. [default: as the bundle was tuned]",
 )
+
+
+def check_once(command: click.Command) -> None:
+    """Makes a command refuse an option that is given twice and takes one value: click alone takes the last one and says nothing of the others."""
+    if "parse_args" in vars(command):  # asked for before in this process
+        return
+    parse = command.parse_args
+
+    def parse_args(context: click.Context, args: list[str]) -> list[str]:
+        given = _order(command, context, list(args))
+        for parameter in given:
+            single = isinstance(parameter, click.Option) and not parameter.multiple and not parameter.count and not parameter.is_flag
+            if single and given.count(parameter) > 1:
+                name, times = max(parameter.opts, key=len), given.count(parameter)
+                raise click.UsageError(f"Option '{name}' is given {times} times, expected once. Leave out all but one.")
+        return parse(context, args)
+
+    command.parse_args = parse_args  # type: ignore[method-assign,assignment]  # commands differ in class, and this is the same for all
+
+
+def _order(command: click.Command, context: click.Context, args: list[str]) -> list[Any]:
+    """Parameters as the arguments name them; none where the arguments cannot be parsed, which click then says by itself."""
+    try:
+        return list(command.make_parser(context).parse_args(args)[2])
+    except click.UsageError:
+        return []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option, given, keys_option, seed_option, threads_option, trust_of
-from edgekit.cli._output import echo
+from edgekit.cli._output import bars, echo
 
 __all__ = ["command"]
 
@@ -31,7 +31,6 @@ def command(bundle, samples, out, append, keys, **options):  # type: ignore[no-u
     from pathlib import Path
 
     from edgekit.cli import _reference, _verdict
-    from edgekit.cli._progress import bars
     from edgekit.report import check, files
 
     _reference.check_file(out)

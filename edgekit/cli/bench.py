@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli._options import keys_option, revoked, threads_option, trust_of
-from edgekit.cli._output import echo
+from edgekit.cli._options import keys_option, numbers, revoked, threads_option, trust_of
+from edgekit.cli._output import bars, show
 from edgekit.cli.deploy import identity_option, python_option
-from edgekit.spec.parsing import to_json
 
 __all__ = ["command"]
 
-
-def _numbers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    try:
-        numbers = [int(part) for part in value.split(",")]
-    except ValueError:
-        numbers = []
-    if not numbers or min(numbers) < 1:
-        raise click.BadParameter(f"'{value}' is not a list of whole numbers of at least 1, e.g. 1,8,32.")
-    return numbers
+_numbers = numbers(1, "whole numbers of at least 1, e.g. 1,8,32")
 
 
 @click.command(name="bench")
@@ -40,8 +31,6 @@ def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, whe
     With --on the numbers are those of the device. Where it has no such bundle, or another one, BUNDLE is deployed first,
     see 'edgekit deploy', which has --python and --identity too.
     """
-    from edgekit.cli._progress import bars
-
     with bars() as progress:
         if where is None:
             _only_there()
@@ -54,7 +43,7 @@ def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, whe
             options = {"seconds": seconds, "backend": backend, "threads": threads, "python": python, "keys": keys, "identity": identity}
             options["revoked"] = revoked()
             result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
-    echo(to_json(result.record(), indent=2) if as_json else result.text())
+    show(result, as_json)
 
 
 def _only_there() -> None:

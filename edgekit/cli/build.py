@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from edgekit.cli._options import Budget, Pairs, columns_option, downgrade_option, given, once
-from edgekit.cli._output import echo
+from edgekit.cli._options import columns_option, downgrade_option, given, read_budget, read_students
+from edgekit.cli._output import bars, echo
 
 __all__ = ["command"]
 
@@ -34,9 +34,9 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
 @columns_option
 @click.option(
     "--budget",
-    type=Budget(),
+    metavar="KEY=NUMBER",
     multiple=True,
-    callback=once,
+    callback=read_budget,
     help="Replaces a limit of the target: accuracy_drop, accuracy (the least score), p50_ms, memory_mb, first_answer_ms, size_mb. Repeatable.",
 )
 @click.option("--strict", is_flag=True, help="Hold the upper bound of the accuracy drop (95 %) against the budget, not only the drop that was seen.")
@@ -49,8 +49,8 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
 @click.option("--no-cache", is_flag=True, help="Take nothing from the build cache and leave nothing in it (see: edgekit cache).")
 @click.option(
     "--distill",
-    type=Pairs(),
     multiple=True,
+    callback=read_students,
     metavar="KEY=VALUE,...",
     help="A smaller model that competes: layers=3, speedup=1.5, or both (see: edgekit distill, edgekit prune). Repeatable.",
 )
@@ -87,7 +87,6 @@ def command(model, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN0
 
 
 def _build(target: str, options: dict[str, Any]) -> None:
-    from edgekit.cli._progress import bars
 
     if target:
         echo(f"target {target}:")

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import re
+import time
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
-__all__ = ["Age", "clear", "command", "show"]
+from edgekit.cli._output import echo
+
+__all__ = ["clear", "command", "show"]
 
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
-class Age(click.ParamType):  # type: ignore[type-arg]
-    """``7d``: a number of minutes, hours, days or weeks."""
-
-    name = "AGE"
-
-    def convert(self, value, param, context):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-        """Seconds."""
-        if isinstance(value, float):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value)
-        if match is None:
-            self.fail(f"'{value}' is no age. Write a number and m, h, d or w, e.g. 7d.", param, context)
-        return float(match[1]) * _UNITS[match[2]]
+def _seconds(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+    if value is None:
+        return 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value)
+    if match is None:
+        raise click.BadParameter(f"'{value}' is no age. Write a number and m, h, d or w, e.g. 7d.")
+    return float(match[1]) * _UNITS[match[2]]
 
 
 @click.group(name="cache")
@@ -39,14 +38,21 @@ def command():  # type: ignore[no-untyped-def] # noqa: ANN201
 @command.command(name="show")
 def show():  # type: ignore[no-untyped-def] # noqa: ANN201
     """List what is in the cache: what each entry is, of what, its size, and when it was made and last used."""
-    from edgekit.cache.listing import table
+    from edgekit.cache.records import RACES, Records
     from edgekit.cache.store import Cache
+    from edgekit.report.table import table
 
-    click.echo(table(Cache()))
+    cache, now = Cache(), time.time()
+    entries = cache.entries()
+    echo(f"{cache.root}: {len(entries)} entries, {sum(e.size_mb for e in entries):.1f} of {cache.limit_mb:.0f} MB")
+    if rows := [(e.name[-64:][:12], e.step, _of(e.about), f"{e.size_mb:.1f}", _ago(now - e.made), _ago(now - e.used)) for e in entries]:
+        echo(table(("entry", "what", "of", "MB", "made", "used"), rows, left=(0, 1, 2, 4, 5)))
+    if races := Records(RACES, cache).names():
+        echo(f"races at first loads: {len(races)}")
 
 
 @command.command(name="clear")
-@click.option("--older-than", type=Age(), default=0.0, help="Only what was not used for so long, e.g. 12h, 7d, 4w. [default: all]")
+@click.option("--older-than", callback=_seconds, metavar="AGE", help="Only what was not used for so long, e.g. 12h, 7d, 4w. [default: all]")
 def clear(older_than):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Remove what builds have made, and times of races at first loads. Engines that were compiled here stay.
 
@@ -58,4 +64,23 @@ def clear(older_than):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     cache = Cache()
     count, size = cache.clear(older_than)
     races = Records(RACES, cache).clear(older_than)
-    click.echo(f"Removed {count} entries, {size:.1f} MB, and {races} races at first loads, from {cache.root}.")
+    echo(f"Removed {count} entries, {size:.1f} MB, and {races} races at first loads, from {cache.root}.")
+
+
+def _of(about: Mapping[str, Any]) -> str:
+    """What an entry belongs to, by the digests that it lists."""
+    model = about.get("model") or about.get("teacher")
+    shown = [f"model {str(model)[:12]}"] if isinstance(model, str) else []
+    candidates = about.get("candidates")
+    if isinstance(candidates, list) and candidates:
+        shown.append(" and ".join(sorted({" on ".join(str(c).split(" ")[:2]) for c in candidates})))
+    samples = about.get("samples")
+    shown += [f"samples {samples[:12]}"] if isinstance(samples, str) else []
+    return ", ".join(shown)
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400.0, "d"), (3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return "now"

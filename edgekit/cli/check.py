@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli._options import columns_option, gates_option, given, include_text_option, keys_option, max_time_option, seed_option, slices_option, trust_of
-from edgekit.cli._output import echo
+from edgekit.cli._output import bars, echo
 
 if TYPE_CHECKING:
     from edgekit.spec.project import Check, Project
@@ -108,7 +108,6 @@ def _only_noise(**said: Any) -> None:
 def _run(check: Check, include_text: bool, as_json: bool) -> int:
     """Checks one bundle and says so; of several, an error of one does not keep the others from being looked at."""
     from edgekit.cli import _verdict
-    from edgekit.cli._progress import bars
     from edgekit.report import check as checking
     from edgekit.report import files
     from edgekit.spec.errors import EdgekitError

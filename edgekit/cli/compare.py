@@ -15,6 +15,7 @@ from edgekit.cli._options import (
     slices_option,
     trust_of,
 )
+from edgekit.cli._output import bars
 
 __all__ = ["command"]
 
@@ -41,7 +42,6 @@ def command(before, after, samples, out, gates, keys, **options):  # type: ignor
     Exit codes are those of 'edgekit check'.
     """
     from edgekit.cli import _reference, _verdict
-    from edgekit.cli._progress import bars
     from edgekit.report import check
 
     _verdict.check_ready(out)

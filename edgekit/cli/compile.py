@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import keys_option, trust_of
-from edgekit.cli._output import echo
-from edgekit.spec.parsing import to_json
+from edgekit.cli._output import bars, echo, show
 
 __all__ = ["command"]
 
@@ -19,7 +18,6 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Make the engines that BUNDLE needs on this device, check them on the golden inputs, and keep the fastest that passes."""
-    from edgekit.cli._progress import bars
     from edgekit.runtime.compile import compile_bundle, explain
 
     if dry_run and as_json:
@@ -30,4 +28,4 @@ def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-d
         return
     with bars() as progress:
         result = compile_bundle(bundle, trust=trust, force=force, progress=progress)
-    echo(to_json(result.record(), indent=2) if as_json else result.text())
+    show(result, as_json)

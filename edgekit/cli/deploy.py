@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgekit.cli._options import downgrade_option, keys_option, revoked
-from edgekit.cli._output import echo
+from edgekit.cli._output import bars, show
 from edgekit.spec.parsing import to_json
 
 __all__ = ["command", "identity_option", "python_option"]
@@ -34,14 +34,12 @@ def command(*, bundle, where, keys, allow_downgrade, python, identity, report, a
     all of that went well. The device needs Python 3.10, edgekit[cli] and the bundle's backend. Your ssh configuration, agent and
     known hosts apply; a host that is not known, or shows another key, is refused.
     """
-    from edgekit.cli._progress import bars
     from edgekit.deploy import deploy
 
     with bars() as progress:
         result = deploy(bundle, where, python=python, keys=keys, revoked=revoked(), allow_downgrade=allow_downgrade, identity=identity, progress=progress)
-    record = to_json(result.record(), indent=2)
-    echo(record if as_json else result.text())
+    show(result, as_json)
     if report:
         from edgekit.report.files import put
 
-        put({Path(report): record + "\n"})
+        put({Path(report): to_json(result.record(), indent=2) + "\n"})

@@ -6,25 +6,22 @@ import os
 
 import click
 
-from edgekit.cli._options import columns_option
-from edgekit.cli._output import echo
+from edgekit.cli._options import columns_option, numbers
+from edgekit.cli._output import bars, echo
 
 __all__ = ["command"]
-
-
-def _layers(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    if value is None:
-        return None
-    try:
-        return [int(part) for part in value.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"'{value}' is not a list of layers, e.g. 0,2,5.") from None
 
 
 @click.command(name="distill")
 @click.argument("teacher")
 @click.option("--layers", type=int, default=None, help="Layers of the student: so many of the teacher's, evenly spread.")
-@click.option("--keep", default=None, callback=_layers, metavar="I,J,...", help="Which of the teacher's layers, from 0, in place of --layers.")
+@click.option(
+    "--keep",
+    default=None,
+    callback=numbers(0, "layers, e.g. 0,2,5"),
+    metavar="I,J,...",
+    help="Which of the teacher's layers, from 0, in place of --layers.",
+)
 @click.option("--student", default=None, metavar="MODEL", help="A student of your own in place of both: a folder or hub id with the teacher's labels.")
 @click.option("--samples", required=True, multiple=True, metavar="FILE", help="What is trained on; rows without a label too. Repeatable.")
 @click.option("--eval", "evaluation", required=True, metavar="FILE", help="Rows with labels, by which the best epoch is chosen.")
@@ -52,8 +49,6 @@ def command(teacher, evaluation, samples, temperature, teacher_weight, label_wei
     On several GPUs or hosts: accelerate launch -m edgekit.compress.distill TEACHER ... (several processes on CPUs: torchrun -m ...,
     with ACCELERATE_USE_CPU=true).
     """
-    from edgekit.cli._progress import bars
-
     with bars() as progress:
         progress("load", 0, 0)
         from edgekit.compress.distill import Loss, Training, distill

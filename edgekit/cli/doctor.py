@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli._output import echo
-from edgekit.spec.parsing import to_json
+from edgekit.cli._output import show
 
 __all__ = ["command"]
 
@@ -16,5 +15,4 @@ def command(as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Say what this machine can build for and run: backends, versions, CPU instructions, GPU and driver."""
     from edgekit.doctor import examine
 
-    found = examine()
-    echo(to_json(found.record(), indent=2) if as_json else found.text())
+    show(examine(), as_json)

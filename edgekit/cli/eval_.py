@@ -18,7 +18,7 @@ from edgekit.cli._options import (
     threads_option,
     trust_of,
 )
-from edgekit.cli._output import echo
+from edgekit.cli._output import bars, echo
 from edgekit.spec.parsing import to_json
 
 __all__ = ["command"]
@@ -65,7 +65,6 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
     if of_a_report := list(given(**options)):
         option = next(p for p in command.params if p.name == of_a_report[0])
         raise click.UsageError(f"{max(option.opts, key=len)} is of a report. Add -o FOLDER, or leave it out.")
-    from edgekit.cli._progress import bars
     from edgekit.report.evaluate import evaluate
     from edgekit.report.files import put
 
@@ -87,7 +86,6 @@ def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
     if server_bound is not None and scenarios and "Server" not in scenarios:
         raise click.UsageError("--server-bound is of the Server scenario, which was not asked for. Add --scenario Server, or leave it out.")
     from edgekit.cli import _reference, _verdict
-    from edgekit.cli._progress import bars
     from edgekit.report import check
 
     _verdict.check_ready(out)

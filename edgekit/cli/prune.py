@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option
-from edgekit.cli._output import echo
+from edgekit.cli._output import bars, echo
 
 __all__ = ["command"]
 
@@ -31,8 +31,6 @@ def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  
     What goes is what matters least for the time that it takes, which is measured on the target's backend. The layers are
     really smaller, so the folder is read by EdgeKit (build, distill, trim-vocab), and not by Transformers.
     """
-    from edgekit.cli._progress import bars
-
     with bars() as progress:
         progress("load", 0, 0)
         from dataclasses import replace

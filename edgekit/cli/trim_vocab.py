@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option
-from edgekit.cli._output import echo
+from edgekit.cli._output import bars, echo
 
 __all__ = ["command"]
 
@@ -25,8 +25,6 @@ def command(model, samples, evaluation, **options):  # type: ignore[no-untyped-d
     Tokenizer and embedding table shrink together. Any text still encodes: words that were not in the samples are split
     finer. Whoever has the model can tell which words the samples contain.
     """
-    from edgekit.cli._progress import bars
-
     with bars() as progress:
         progress("load", 0, 0)
         from edgekit.compress.vocabulary import trim

@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgekit.bundle.place import check_place, disk_errors, new_folder, put_folder, recover, sync_tree
+from edgekit.bundle.place import check_free, check_place, disk_errors, new_folder, put_folder, recover, sync_tree
 from edgekit.source.modules import quiet
 from edgekit.source.stack import WIDTHS
-from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 
 __all__ = ["RECORD", "check_output", "place", "save"]
@@ -37,12 +36,7 @@ def check_output(out: Path, force: bool) -> None:
     """
     check_place(out)
     recover(out)
-    if not (out.exists() or out.is_symlink()):
-        return
-    if not force:
-        raise UsageError(f"Output folder {out} exists, and nothing is written over. Give another -o, or --force to replace a model that EdgeKit wrote.")
-    if out.is_symlink() or not out.is_dir() or (any(out.iterdir()) and not (out / RECORD).is_file()):
-        raise UsageError(f"{out} was not written by EdgeKit, and --force replaces only such folders. Give another -o, or remove it yourself.")
+    check_free(out, force, "a model that EdgeKit wrote", lambda there: there.is_dir() and (not any(there.iterdir()) or (there / RECORD).is_file()))
 
 
 def place(made: Path, out: Path, force: bool) -> Path:

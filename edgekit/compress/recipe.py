@@ -16,7 +16,7 @@ from edgekit.compress.prune import RECOVERY, check_speedup, prune_layers
 from edgekit.compress.training import Training
 from edgekit.samples import Samples
 from edgekit.source import Source
-from edgekit.spec.errors import UsageError, near
+from edgekit.spec.errors import check_known
 from edgekit.spec.parsing import parse
 from edgekit.spec.progress import Progress
 
@@ -113,10 +113,7 @@ def recipe(said: Mapping[str, Any]) -> Recipe:
     loss = {f"{f.name}_weight" if f.name != "temperature" else f.name: f.name for f in fields(Loss)}
     how = [f.name for f in fields(Training) if f.name != "loss"]
     who = ["layers", "keep", "student", "speedup"]
-    known = [*who, *how, *loss]
-    for name in said:
-        if name not in known:
-            raise UsageError(f"Unknown key '{name}' of a student.{near(name, known)} Known keys: {', '.join(known)}.")
+    check_known(said, [*who, *how, *loss], "key", " of a student")
     training = {
         **{n: v for n, v in said.items() if n in how},
         "loss": {loss[n]: v for n, v in said.items() if n in loss},

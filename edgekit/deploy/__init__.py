@@ -8,6 +8,7 @@ place of what it can.
 from __future__ import annotations
 
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from edgekit.deploy._there import COPY
 from edgekit.report.bench import Bench
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import EdgekitError, IntegrityError, RemoteError, UsageError
-from edgekit.spec.parsing import parse, plain
+from edgekit.spec.parsing import Recorded, parse
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
@@ -36,7 +37,7 @@ _REVOKED = "revoked"
 
 
 @dataclass(frozen=True)
-class Deployed:
+class Deployed(Recorded):
     """What a deployment came to.
 
     Attributes:
@@ -66,10 +67,6 @@ class Deployed:
     compiled: Mapping[str, Any] | None
     verified: str
     doctor: Mapping[str, Any]
-
-    def record(self) -> dict[str, object]:
-        """Plain data for JSON."""
-        return dict(plain(self))
 
     def text(self) -> str:
         """For a terminal."""
@@ -134,12 +131,8 @@ def deploy(
     with tempfile.TemporaryDirectory(prefix="edgekit-deploy-") as folder:
         progress("pack", 0, 0)
         files = [pack(opened.path, Path(folder) / _PACKED)]
-        for number, key in enumerate(keys):
-            files.append(Path(folder) / f"key{number}.pub")
-            files[-1].write_bytes(Path(key).read_bytes())
-        if revoked is not None and keys:
-            files.append(Path(folder) / _REVOKED)
-            files[-1].write_bytes(Path(revoked).read_bytes())
+        trusted = {f"key{number}.pub": key for number, key in enumerate(keys)} | ({_REVOKED: revoked} if revoked is not None and keys else {})
+        files += [Path(shutil.copyfile(source, Path(folder) / name)) for name, source in trusted.items()]
         try:
             compiled, verified, doctor = _install(device, opened, path, token, files, allow_downgrade)
         except EdgekitError as problem:
@@ -155,7 +148,7 @@ def deploy(
         path=path,
         system=str(found["system"]),
         python=str(found["python"]),
-        edgekit=_version(found),
+        edgekit=str(found["edgekit"]).rpartition(" ")[2],
         manifest=sha256(opened.path / MANIFEST),
         size_mb=opened.size / 2**20,
         replaced=found["state"] == "bundle",
@@ -234,10 +227,6 @@ def _ask(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:
     if found["state"] == "other":
         raise UsageError(f"On {address}, {found['path']} is not a bundle, and only a bundle is replaced. Give another path: ssh://.../path")
     return found
-
-
-def _version(found: Mapping[str, Any]) -> str:
-    return (str(found["edgekit"]).split() or [""])[-1]
 
 
 def _stage(path: str, token: str) -> str:

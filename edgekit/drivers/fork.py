@@ -9,26 +9,34 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from typing import Any, Protocol
 
 from edgekit.spec.errors import BackendError
 
-__all__ = ["Kept", "forked", "keep_in_children"]
+__all__ = ["Kept", "forked"]
 
 
-class Kept(Protocol):
-    """What must not be destroyed in a forked child, or has to know of it."""
+_kept: weakref.WeakSet[Kept] = weakref.WeakSet()
+
+
+class Kept:
+    """What a forked child never destroys, and which can tell that it is in one.
+
+    Attributes:
+        process: that it was made in.
+    """
+
+    def __init__(self) -> None:
+        """Belongs to this process."""
+        self.process = os.getpid()
+        _kept.add(self)
+
+    @property
+    def inherited(self) -> bool:
+        """Whether this is a fork of the process that it was made in."""
+        return os.getpid() != self.process
 
     def after_fork(self) -> None:
         """Called in the child, before anything else runs there."""
-
-
-_kept: weakref.WeakSet[Any] = weakref.WeakSet()
-
-
-def keep_in_children(thing: Kept) -> None:
-    """Has a child that is forked from here never destroy ``thing``, and tells it there that it is in a child."""
-    _kept.add(thing)
 
 
 def forked(what: str, process: int) -> BackendError:

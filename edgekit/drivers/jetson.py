@@ -13,6 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.drivers import sysfs
 from edgekit.spec.engine import OLDEST, supported
 from edgekit.spec.engine import version as numbers
 from edgekit.spec.errors import UsageError
@@ -125,8 +126,8 @@ def board(root: Path = Path("/")) -> Board | None:
         return None
     l4t = release or _command(root, "dpkg-query", "-W", "-f=${Version}", "nvidia-l4t-core").partition("-")[0]
     jetpack, tensorrt = _jetpack(l4t)
-    model = _read(root / "proc/device-tree/model") or _read(root / "sys/devices/soc0/machine")
-    total, free = _memory(root)
+    model = sysfs.text(root / "proc/device-tree/model") or sysfs.text(root / "sys/devices/soc0/machine")
+    total, free = (int(sysfs.mebibytes(root / "proc/meminfo", name)) for name in ("MemTotal", "MemAvailable"))
     return Board(model, soc, l4t, jetpack, tensorrt, _power_mode(root), _gpu(root), _cpu(root), total, free)
 
 
@@ -194,12 +195,12 @@ def system_tensorrt(root: Path = Path("/")) -> tuple[str | None, str]:
         Its version, None where there is none; and a sentence with the remedy, empty where this Python sees it (or where the machine is no
         Jetson and has none).
     """
-    found = [place for lib in ("usr/lib", "usr/local/lib") for place in _entries(root / lib, "python3.*/dist-packages/tensorrt")]
+    found = [place for lib in ("usr/lib", "usr/local/lib") for place in sysfs.entries(root / lib, "python3.*/dist-packages/tensorrt")]
     if not found:
         return None, _not_installed(board(root))
     package = max(found, key=lambda place: _python(place) == _HERE)  # the first, when there is none for this Python
-    records = _entries(package.parent, "tensorrt-*.dist-info")
-    stated = re.search(r"__version__\s*=\s*[\"']([^\"']+)", _read(package / "__init__.py"))
+    records = sysfs.entries(package.parent, "tensorrt-*.dist-info")
+    stated = re.search(r"__version__\s*=\s*[\"']([^\"']+)", sysfs.text(package / "__init__.py"))
     version = records[-1].name.removesuffix(".dist-info").partition("-")[2] if records else stated.group(1) if stated else "of unknown version"
     if _numbers(version) and not is_supported(version):
         return version, f"TensorRT {version} is not supported. {advice(version, board(root))}"
@@ -220,13 +221,13 @@ def _why_unseen(package: Path, version: str, records: list[Path], prefix: Path) 
     python = _python(package)
     what = f"TensorRT {version} is installed for the system's Python {python}"
     anew = f"/usr/bin/python{python} {_VENV}"
-    if seen and (not records or _entries(seen[0], "tensorrt-*.dist-info")):
+    if seen and (not records or sysfs.entries(seen[0], "tensorrt-*.dist-info")):
         return ""
     if seen:  # a link to the package alone is a common recipe
         return f"TensorRT {version} is linked into {seen[0]}, and its version is not. Run: ln -s {records[-1]} {seen[0]}/"
     if python != _HERE:
         return f"{what}, and this is Python {_HERE}, which cannot load it. Use that one: {anew}"
-    if sys.prefix != sys.base_prefix and "include-system-site-packages=true" not in _read(Path(sys.prefix) / "pyvenv.cfg").lower().replace(" ", ""):
+    if sys.prefix != sys.base_prefix and "include-system-site-packages=true" not in sysfs.text(Path(sys.prefix) / "pyvenv.cfg").lower().replace(" ", ""):
         own = os.path.realpath(sys.base_prefix) == os.path.realpath(prefix)  # packages of another Python would not help
         or_so = f" (or set include-system-site-packages = true in {sys.prefix}/pyvenv.cfg)" if own else ""
         return f"{what}, but this virtual environment does not see it. Make it anew with: {anew}{or_so}"
@@ -247,18 +248,18 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _soc(root: Path) -> str:
-    for name in _read(root / "proc/device-tree/compatible").split("\0"):
+    for name in sysfs.text(root / "proc/device-tree/compatible").split("\0"):
         if found := re.fullmatch(r"nvidia,(tegra\d+)", name.strip()):
             return found.group(1)
-    chip = _integer(root / "sys/devices/soc0/soc_id")
-    if chip and _read(root / "sys/devices/soc0/family").lower().startswith("tegra"):
+    chip = sysfs.integer(root / "sys/devices/soc0/soc_id")
+    if chip and sysfs.text(root / "sys/devices/soc0/family").lower().startswith("tegra"):
         return _CHIPS.get(chip, f"tegra (chip {chip})")
     return ""
 
 
 def _release(root: Path) -> str:
     """Of Jetson Linux, from a line like ``# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic``."""
-    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", _read(root / "etc/nv_tegra_release"))
+    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", sysfs.text(root / "etc/nv_tegra_release"))
     return f"{found.group(1)}.{found.group(2)}" if found else ""
 
 
@@ -270,8 +271,8 @@ def _jetpack(l4t: str) -> tuple[str, str]:
 
 def _power_mode(root: Path) -> str:
     """What ``nvpmodel`` keeps as its state, by the name that its configuration gives it; it is asked itself where there is no such file."""
-    if number := re.search(r"pmode:\s*(\d{1,9})", _read(root / "var/lib/nvpmodel/status")):
-        modes = re.findall(r"<\s*POWER_MODEL\s+ID\s*=\s*(\d{1,9})\s+NAME\s*=\s*([^\s>]+)", _read(root / "etc/nvpmodel.conf"))
+    if number := re.search(r"pmode:\s*(\d{1,9})", sysfs.text(root / "var/lib/nvpmodel/status")):
+        modes = re.findall(r"<\s*POWER_MODEL\s+ID\s*=\s*(\d{1,9})\s+NAME\s*=\s*([^\s>]+)", sysfs.text(root / "etc/nvpmodel.conf"))
         name = next((name for mode, name in modes if int(mode) == int(number.group(1))), "mode")
         return f"{name} ({int(number.group(1))})"
     said = _command(root, "nvpmodel", "-q")  # needs no root; without it, complaints follow the answer
@@ -282,19 +283,19 @@ def _power_mode(root: Path) -> str:
 def _gpu(root: Path) -> Clock | None:
     """``17000000.gpu`` (Orin; ``.ga10b`` with JetPack 5), ``17000000.gv11b`` (Xavier), ``gpu-gpc-0`` (Thor); in Hz."""
     devices = root / "sys/class/devfreq"
-    folders = [f for pattern in ("*.gpu", "*.ga10b", "*.gv11b", "gpu-gpc-*", "*gpu*") for f in _entries(devices, pattern)]
+    folders = [f for pattern in ("*.gpu", "*.ga10b", "*.gv11b", "gpu-gpc-*", "*gpu*") for f in sysfs.entries(devices, pattern)]
     return _clock(folders[:1], "cur_freq", "min_freq", "max_freq", "governor", 10**6)
 
 
 def _cpu(root: Path) -> Clock | None:
     """All clusters; in kHz. Those whose CPUs are all off in this power mode do not answer."""
-    folders = _entries(root / "sys/devices/system/cpu/cpufreq", "policy*")
+    folders = sysfs.entries(root / "sys/devices/system/cpu/cpufreq", "policy*")
     return _clock(folders, "scaling_cur_freq", "scaling_min_freq", "scaling_max_freq", "scaling_governor", 10**3)
 
 
 def _clock(folders: list[Path], current: str, low: str, high: str, governor: str, unit: int) -> Clock | None:
     # jetson_clocks raises the lower limit to the upper one.
-    states = [(_integer(f / current), _integer(f / low), _integer(f / high), _read(f / governor)) for f in folders]
+    states = [(sysfs.integer(f / current) or 0, sysfs.integer(f / low) or 0, sysfs.integer(f / high) or 0, sysfs.text(f / governor)) for f in folders]
     states = [state for state in states if state[2] > 0]
     if not states:
         return None
@@ -304,33 +305,6 @@ def _clock(folders: list[Path], current: str, low: str, high: str, governor: str
         ", ".join(dict.fromkeys(s[3] for s in states if s[3])),
         all(s[1] >= s[2] or s[3] == "performance" for s in states),
     )
-
-
-def _memory(root: Path) -> tuple[int, int]:
-    """Total and available, MiB."""
-    sizes = dict(re.findall(r"^(MemTotal|MemAvailable):\s*(\d{1,15}) kB", _read(root / "proc/meminfo"), re.MULTILINE))
-    return int(sizes.get("MemTotal", 0)) // 1024, int(sizes.get("MemAvailable", 0)) // 1024
-
-
-def _read(file: Path) -> str:
-    """A small text without the end marks of the device tree; empty for any file that cannot be read."""
-    try:
-        with file.open("rb") as stream:
-            return stream.read(2**16).decode("utf-8", "replace").strip("\0\n ")
-    except (OSError, ValueError):
-        return ""
-
-
-def _integer(file: Path) -> int:
-    text = _read(file)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
-
-
-def _entries(folder: Path, pattern: str) -> list[Path]:
-    try:
-        return sorted(folder.glob(pattern))
-    except OSError:
-        return []
 
 
 def _command(root: Path, *command: str) -> str:

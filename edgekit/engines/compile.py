@@ -114,7 +114,8 @@ def load_engine(
         return found
     if variant.engines and not make:
         if bundle.trusted:
-            return _of_the_bundle(bundle, variant, signature, device)
+            plan = bundle.read(variant.engines[signature.name])
+            return device.load(plan, signature), Compilation("bundle", "", 0.0, len(plan) / 2**20)
         raise IntegrityError(
             f"{bundle.path} brings an engine that was made elsewhere, and an engine is native code: it is loaded only when a key that you trust signed it. "
             "Name the key, as in load(..., trust=Trust(keys=[...])), or make the engine here: edgekit compile BUNDLE"
@@ -147,12 +148,6 @@ def _check(engine: backends.Engine, made: Compilation, self_test: SelfTest, plan
         raise BackendError(f"The engine that was made here for {bundle.path} does not serve: {problem}. Make it anew, and race again: edgekit compile BUNDLE")
 
 
-def _of_the_bundle(bundle: Bundle, variant: Variant, signature: Signature, device: Any) -> tuple[backends.Engine, Compilation]:
-    name = variant.engines[signature.name]
-    plan = bundle.read(name)
-    return device.load(plan, signature), Compilation("bundle", "", 0.0, len(plan) / 2**20)
-
-
 def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[backends.Engine, Compilation] | None:
     plan = plans.find(key)
     if plan is None:
@@ -177,9 +172,10 @@ def _made(
     parts = key_parts(bundle, variant, signature, device.identity())
     key = plans.key(parts)
     # Kernels are timed for a device and a version, whatever the graph: one timing cache serves all engines made here.
-    timing = plans.key(device.identity())
+    timed = {"timings of": device.identity()}
+    timings = bytes(plans.find(plans.key(timed)) or b"")
     start = time.perf_counter()
-    built = device.compile(bundle.path / variant.graphs[signature.name], signature, variant.engine, plans.timing_cache(timing), progress)
+    built = device.compile(bundle.path / variant.graphs[signature.name], signature, variant.engine, timings, progress)
     bundle.check_unchanged()  # TensorRT reads a graph and its weights by path
     seconds = time.perf_counter() - start
     about = {
@@ -189,25 +185,20 @@ def _made(
         # Kernels were timed in this mode. Another one does not make the engine wrong, so it is no part of the key.
         "power_mode": _power_mode(),
     }
+    kept = False
     try:
         plans.store(key, built.plan, parts, about)
+        kept = True
+        if built.timing_cache:
+            plans.store(plans.key(timed), built.timing_cache, timed, {})
     except BuildError as problem:
-        if must_keep:
+        if must_keep and not kept:
             raise
-        _log.warning("The engine runs, and could not be kept, so the next start makes it again: %s", problem)
-    else:
-        _keep_timings(plans, timing, built.timing_cache)
+        lost = "The engine runs, and could not be kept, so the next start makes it again"
+        if kept:  # timings save time alone: an engine serves without them
+            lost = "The engine is kept, and what TensorRT measured of kernels is not, so the next engine takes as long to make"
+        _log.warning("%s: %s", lost, problem)
     return device.load(built.plan, signature), Compilation("made here", key, seconds, len(built.plan) / 2**20)
-
-
-def _keep_timings(plans: Plans, name: str, timings: bytes) -> None:
-    """They save time alone, so an engine serves without them."""
-    if not timings:
-        return
-    try:
-        plans.store_timing_cache(name, timings)
-    except BuildError as problem:
-        _log.warning("The engine is kept, and what TensorRT measured of kernels is not, so the next engine takes as long to make: %s", problem)
 
 
 def _power_mode() -> str:

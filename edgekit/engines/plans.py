@@ -4,9 +4,8 @@ An engine ("plan") is native code for one TensorRT, one driver and one device, a
 alone (0700, files 0600), links are never followed, and a plan is given out only after its sha256 was found to be the one that its sidecar
 lists.
 
-    KEY.plan         the engine
+    KEY.plan         the engine, or a timing cache of TensorRT, which the next engines are made with
     KEY.json         its sidecar: all that the key was made of, sha256 and size of the plan, when it was made, and what the caller noted
-    DIGEST.timing    a timing cache of TensorRT
     KEY.lock, .lock  there while somebody compiles KEY, while somebody writes
 
 Whoever writes holds ``.lock``, renames the plan and then the sidecar. An entry is therefore two files that agree, and whatever else a writer
@@ -24,44 +23,23 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgekit.cache import owner_only as private
 from edgekit.cache.owner_only import Damaged
-from edgekit.cache.store import Cache
+from edgekit.cache.store import Cache, size_limit
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.parsing import to_json
 
-__all__ = ["SCHEMA", "Entry", "Plans"]
+__all__ = ["SCHEMA", "Plans"]
 
 SCHEMA = 1  # of this folder: a part of every key
-_LIMIT_MB = 4096.0
 _NAME = re.compile(r"([0-9a-f]{64})\.(plan|json|lock)")
 _NEW = ".new-"
 _WRITING = ".lock"
 
 _log = logging.getLogger("edgekit")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An engine in the cache, as its sidecar tells it; the plan itself was not read.
-
-    Attributes:
-        key: sha256 in hex.
-        size: of the plan, bytes.
-        used: when it was made or last found, seconds since 1970.
-        parts: what the key was made of.
-        about: ``made`` (UTC, ISO 8601), and what the caller noted.
-    """
-
-    key: str
-    size: int
-    used: float
-    parts: Mapping[str, object]
-    about: Mapping[str, object]
 
 
 class Plans:
@@ -78,13 +56,7 @@ class Plans:
             UsageError: when ``EDGEKIT_ENGINES_MB`` is not a number.
         """
         self.root = root or Cache().root / "engines"
-        setting = os.environ.get("EDGEKIT_ENGINES_MB", str(_LIMIT_MB))
-        try:
-            self.limit_mb = float(setting) if limit_mb is None else limit_mb
-            if not self.limit_mb >= 0:  # NaN is not either
-                raise ValueError(setting)
-        except ValueError as problem:
-            raise UsageError(f"EDGEKIT_ENGINES_MB is {setting!r}, expected a number of MiB. Set it to e.g. 4096 or unset it.") from problem
+        self.limit_mb = size_limit("EDGEKIT_ENGINES_MB", 4096.0) if limit_mb is None else limit_mb
 
     @staticmethod
     def key(parts: Mapping[str, object]) -> str:
@@ -118,7 +90,7 @@ class Plans:
         except FileNotFoundError:
             return None
         except OSError as problem:
-            _log.warning("The engine %s cannot be read (%s); it is compiled again.", self.root / f"{key}.plan", problem.strerror or problem)
+            _log.warning("The file %s cannot be read (%s); what it holds is made again.", self.root / f"{key}.plan", problem.strerror or problem)
             return None
 
     def about(self, key: str) -> Mapping[str, object]:
@@ -199,63 +171,6 @@ class Plans:
         else:
             _log.warning("The engine %s does not serve (%s); it was removed.", file, reason)
 
-    def timing_cache(self, name: str) -> bytes:
-        """TensorRT's timing cache of this name; empty where there is none, or none that is whole.
-
-        Args:
-            name: what its timings hold for: version and device.
-
-        Raises:
-            IntegrityError: as :meth:`find`.
-        """
-        file = _timing(name)
-        try:
-            with private.opened(self.root) as folder:
-                content = private.read(folder, file)
-            if content[:32] != hashlib.sha256(content[32:]).digest():
-                raise Damaged("its sha256 is another")
-        except FileNotFoundError:
-            return b""
-        except (OSError, Damaged) as problem:
-            _log.warning("The timing cache %s cannot be used (%s); kernels are timed again.", self.root / file, problem)
-            return b""
-        return content[32:]
-
-    def store_timing_cache(self, name: str, data: bytes | bytearray | memoryview) -> None:
-        """Puts a timing cache in, in place of an older one of its name.
-
-        Args:
-            name: as in :meth:`timing_cache`.
-            data: TensorRT's serialized timing cache.
-
-        Raises:
-            BuildError: as :meth:`store`.
-            IntegrityError: as :meth:`find`.
-        """
-        view = memoryview(data)
-        with self._disk(view.nbytes), private.opened(self.root, make=True) as folder, private.held(folder, _WRITING):
-            _clean(folder)
-            _put(folder, {_timing(name): (hashlib.sha256(view).digest(), view)})
-
-    def entries(self) -> list[Entry]:
-        """All engines whose sidecar is whole, the most recently used first.
-
-        Raises:
-            IntegrityError: as :meth:`find`.
-        """
-        found = []
-        try:
-            with private.opened(self.root) as folder:
-                for key, (used, _) in _sizes(folder).items():
-                    with contextlib.suppress(OSError, Damaged):
-                        said = _sidecar(folder, key)
-                        found.append(Entry(key, said["size"], used, said["parts"], said["about"]))
-        except FileNotFoundError:
-            pass
-        except OSError as problem:
-            _log.warning("The engine cache %s cannot be read (%s).", self.root, problem.strerror or problem)
-        return sorted(found, key=lambda e: e.used, reverse=True)
-
     @contextlib.contextmanager
     def _disk(self, size: int | None = None) -> Iterator[None]:
         """Turns what the disk refuses into a BuildError with a remedy."""
@@ -273,7 +188,7 @@ class Plans:
         try:
             return _verified(folder, key)
         except Damaged as problem:
-            _log.warning("The engine %s is damaged: %s. It is removed, and compiled again.", self.root / f"{key}.plan", problem)
+            _log.warning("The file %s is damaged: %s. It is removed, and made again.", self.root / f"{key}.plan", problem)
             _remove(folder, key)
             return None
 
@@ -287,10 +202,6 @@ class Plans:
             with contextlib.suppress(OSError), private.held(folder, f"{other}.lock", block=False):
                 _remove(folder, other)
                 total -= its
-
-
-def _timing(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest() + ".timing"
 
 
 def _sizes(folder: int) -> dict[str, tuple[float, int]]:
@@ -352,12 +263,15 @@ def _remove(folder: int, key: str) -> None:
 
 
 def _clean(folder: int) -> None:
-    """Removes what writers left that are no more: who holds the lock of writers is the only one, so nothing of this is at work."""
+    """Removes what writers left that are no more, and timing caches in the form of EdgeKit 0.1.
+
+    Who holds the lock of writers is the only one, so nothing of this is at work.
+    """
     names = set(os.listdir(folder))
     for name in names:
         match = _NAME.fullmatch(name)
         with contextlib.suppress(OSError):
-            if name.startswith(_NEW) or (match and match[2] != "lock" and not {f"{match[1]}.plan", f"{match[1]}.json"} <= names):
+            if name.startswith(_NEW) or name.endswith(".timing") or (match and match[2] != "lock" and not {f"{match[1]}.plan", f"{match[1]}.json"} <= names):
                 os.unlink(name, dir_fd=folder)
             elif match and match[2] == "lock":
                 with private.held(folder, name, block=False):

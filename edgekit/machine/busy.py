@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgekit.machine.cpu import usable_cpus
+
 __all__ = ["OLD_S", "OTHERS", "STOLEN", "Busy", "Watch", "outdated"]
 
 OTHERS = 0.10
@@ -88,14 +90,14 @@ class Watch:
         ticks = [b - a for a, b in zip(others, all_, strict=True)] if len(others) == len(all_) else []
         total = sum(ticks)
         used = total - sum(ticks[i] for i in _IDLE) - ticks[_STEAL] if total > 0 else 0.0
-        share = max(0.0, used - (mine - own) * _ticks_a_second()) / total if total > 0 else 0.0
+        share = max(0.0, used - (mine - own) * os.sysconf("SC_CLK_TCK")) / total if total > 0 else 0.0
         stolen = ticks[_STEAL] / total if total > 0 else 0.0
         return Busy(time.time(), now - clock, share, stolen, self._queue())
 
     def _counts(self) -> tuple[float, float, list[int]]:
         """Seconds of a clock, CPU seconds of this process and its children, and ticks of the CPUs by kind; no ticks where the system does not tell."""
         times, sums = os.times(), [0] * _COUNTED
-        cpus = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+        cpus = usable_cpus()
         with contextlib.suppress(OSError, ValueError):
             for line in (self._root / "stat").read_text("ascii", "replace").splitlines():
                 name, *counts = line.split()
@@ -108,7 +110,3 @@ class Watch:
             return float((self._root / "loadavg").read_text("ascii").split()[0])
         except (OSError, ValueError, IndexError):
             return 0.0
-
-
-def _ticks_a_second() -> int:
-    return os.sysconf("SC_CLK_TCK")

@@ -1,22 +1,81 @@
-"""CPU and GPU names, CPU count, instruction sets."""
+"""CPU and GPU names, CPU count, instruction sets, and the memory of this process."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgekit.machine import _sysfs
-from edgekit.machine._arm_cores import core_names
+from edgekit.drivers import sysfs
 
-__all__ = ["INSTRUCTIONS", "cpu_instructions", "cpu_name", "cpus", "gpu_name", "has_vnni", "lacks_vnni", "machine_name"]
+__all__ = ["INSTRUCTIONS", "cpu_instructions", "cpu_name", "cpus", "gpu_name", "has_vnni", "lacks_vnni", "machine_name", "memory_mb", "usable_cpus"]
+
+# Names of ARM cores: 64-bit ARM kernels print numbers in /proc/cpuinfo where others print a name. They are fields of the register MIDR_EL1; the
+# numbers are those of Linux (arch/arm64/include/asm/cputype.h) and of util-linux (sys-utils/lscpu-arm.c).
+_ARM, _FUJITSU, _HISILICON, _NVIDIA, _QUALCOMM, _APPLE, _AMPERE = 0x41, 0x46, 0x48, 0x4E, 0x51, 0x61, 0xC0
+_CORES = {
+    (_ARM, 0xD03): "Cortex-A53",
+    (_ARM, 0xD04): "Cortex-A35",
+    (_ARM, 0xD05): "Cortex-A55",
+    (_ARM, 0xD07): "Cortex-A57",
+    (_ARM, 0xD08): "Cortex-A72",
+    (_ARM, 0xD09): "Cortex-A73",
+    (_ARM, 0xD0A): "Cortex-A75",
+    (_ARM, 0xD0B): "Cortex-A76",
+    (_ARM, 0xD0C): "Neoverse-N1",
+    (_ARM, 0xD0D): "Cortex-A77",
+    (_ARM, 0xD0E): "Cortex-A76AE",
+    (_ARM, 0xD40): "Neoverse-V1",
+    (_ARM, 0xD41): "Cortex-A78",
+    (_ARM, 0xD42): "Cortex-A78AE",
+    (_ARM, 0xD44): "Cortex-X1",
+    (_ARM, 0xD46): "Cortex-A510",
+    (_ARM, 0xD47): "Cortex-A710",
+    (_ARM, 0xD48): "Cortex-X2",
+    (_ARM, 0xD49): "Neoverse-N2",
+    (_ARM, 0xD4A): "Neoverse-E1",
+    (_ARM, 0xD4B): "Cortex-A78C",
+    (_ARM, 0xD4C): "Cortex-X1C",
+    (_ARM, 0xD4D): "Cortex-A715",
+    (_ARM, 0xD4E): "Cortex-X3",
+    (_ARM, 0xD4F): "Neoverse-V2",
+    (_ARM, 0xD80): "Cortex-A520",
+    (_ARM, 0xD81): "Cortex-A720",
+    (_ARM, 0xD82): "Cortex-X4",
+    (_ARM, 0xD83): "Neoverse-V3AE",
+    (_ARM, 0xD84): "Neoverse-V3",
+    (_ARM, 0xD85): "Cortex-X925",
+    (_ARM, 0xD87): "Cortex-A725",
+    (_ARM, 0xD8E): "Neoverse-N3",
+    (_FUJITSU, 0x001): "A64FX",
+    (_HISILICON, 0xD01): "Kunpeng 920",
+    (_NVIDIA, 0x003): "Denver 2",
+    (_NVIDIA, 0x004): "Carmel",
+    (_NVIDIA, 0x010): "Olympus",
+    (_QUALCOMM, 0x001): "Oryon",
+    (_QUALCOMM, 0x802): "Kryo 3xx Gold",
+    (_QUALCOMM, 0x803): "Kryo 3xx Silver",
+    (_QUALCOMM, 0x804): "Kryo 4xx Gold",
+    (_QUALCOMM, 0x805): "Kryo 4xx Silver",
+    (_APPLE, 0x022): "M1 Icestorm",
+    (_APPLE, 0x023): "M1 Firestorm",
+    (_APPLE, 0x032): "M2 Blizzard",
+    (_APPLE, 0x033): "M2 Avalanche",
+    (_AMPERE, 0xAC3): "Ampere-1",
+    (_AMPERE, 0xAC4): "Ampere-1a",
+}
+
+
+def usable_cpus() -> list[int]:
+    """Numbers of the CPUs that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def cpus() -> int:
     """CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(usable_cpus())
 
 
 def cpu_name(root: Path = Path("/")) -> str:
@@ -26,8 +85,8 @@ def cpu_name(root: Path = Path("/")) -> str:
         root: where ``proc`` is.
     """
     # First, since emulators of ARM print a made-up "model name" beside the numbers that are right.
-    cores = " + ".join(core_names(_sysfs.text(root / "proc/cpuinfo")))
-    board = _sysfs.line(root / "proc/device-tree/model")
+    cores = " + ".join(_core_names(sysfs.text(root / "proc/cpuinfo")))
+    board = sysfs.line(root / "proc/device-tree/model")
     if cores:
         return f"{board} ({cores})" if board else cores
     return _cpuinfo("model name", root) or _cpuinfo("Hardware", root) or platform.processor() or platform.machine()
@@ -35,12 +94,9 @@ def cpu_name(root: Path = Path("/")) -> str:
 
 def gpu_name() -> str:
     """GPU and driver, as the kernel's driver or the board tells them without CUDA; empty where there is none."""
-    found = []
     gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
-    for file in (Path("/proc/device-tree/model"), Path("/etc/nv_tegra_release"), Path("/proc/driver/nvidia/version"), *gpus):
-        with contextlib.suppress(OSError):
-            found.append(file.read_text("utf-8", "replace").strip("\0\n").partition("\n")[0])
-    return "; ".join(found)
+    files = (Path("/proc/device-tree/model"), Path("/etc/nv_tegra_release"), Path("/proc/driver/nvidia/version"), *gpus)
+    return "; ".join(filter(None, map(sysfs.line, files)))
 
 
 def machine_name(with_gpu: bool) -> str:
@@ -72,9 +128,33 @@ def lacks_vnni(instructions: Sequence[str]) -> bool:
     return "avx2" in instructions and not has_vnni(instructions)
 
 
+def _core_names(cpuinfo: str) -> tuple[str, ...]:
+    """Each kind of ARM core, in the order of ``/proc/cpuinfo``; several on a chip with large and small cores.
+
+    ``core 0x41:0xd99`` for numbers that are not in the table; nothing for another architecture.
+    """
+    names, implementer = [], 0
+    for key, written in re.findall(r"^CPU (implementer|part)\s*:\s*(0x[0-9a-fA-F]{1,8})\s*$", cpuinfo, re.MULTILINE):
+        value = int(written, 16)
+        if key == "implementer":
+            implementer = value
+        else:
+            names.append(_CORES.get((implementer, value), f"core {implementer:#04x}:{value:#05x}"))
+    return tuple(dict.fromkeys(names))
+
+
 def _cpuinfo(key: str, root: Path = Path("/")) -> str | None:
-    for line in _sysfs.text(root / "proc/cpuinfo").splitlines():
+    for line in sysfs.text(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
         if name.strip() == key:
             return value.strip()
     return None
+
+
+def memory_mb() -> float:
+    """Resident memory of this process at its peak, MiB.
+
+    From ``VmHWM``: unlike ``ru_maxrss`` it starts anew with each program, so the size of whoever started this process
+    is not in it. 0.0 where the system does not tell.
+    """
+    return sysfs.mebibytes(Path("/proc/self/status"), "VmHWM")

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from edgekit.machine._sysfs import entries, integer, line
+from edgekit.drivers.sysfs import entries, integer, line
 from edgekit.spec.errors import UsageError
 
 __all__ = ["Meter", "integral", "meter", "per_answer", "why_none"]

@@ -10,7 +10,6 @@ Linux Developer Guide, "Platform Power and Performance" (over-current events).
 
 from __future__ import annotations
 
-import os
 import platform
 import re
 from collections import defaultdict
@@ -21,8 +20,8 @@ from edgekit import backends
 from edgekit.drivers import cuda as cuda_driver
 from edgekit.drivers import jetson
 from edgekit.drivers.jetson import Board, Clock
-from edgekit.machine._sysfs import entries, integer, line, number, text
-from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
+from edgekit.drivers.sysfs import entries, integer, line, mebibytes, number, text
+from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus, usable_cpus
 from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import BackendError
 from edgekit.spec.registry import version_of
@@ -59,13 +58,13 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
     gpu, driver = (board.model or board.soc, board.l4t) if board else _gpu(root)
     held = limits(root)
     return Fingerprint(
-        edgekit=_own_version(),
+        edgekit=version_of("edgekit") or f"source {code_digest()[:12]}",
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpu_name(root),
         cpus=cpus(),
         instructions=cpu_instructions(),
-        memory_mb=_memory_mb(root),
+        memory_mb=int(mebibytes(root / "proc/meminfo", "MemTotal")),
         gpu=gpu,
         driver=driver,
         backends=_versions(),
@@ -93,7 +92,7 @@ def governor(root: Path = Path("/"), board: Board | None = None) -> str:
         board: the Jetson that this machine is.
     """
     found = []
-    for cpu in _usable_cpus():
+    for cpu in usable_cpus():
         folder = root / _CPUS / f"cpu{cpu}" / "cpufreq"
         preference = line(folder / "energy_performance_preference")
         if name := line(folder / "scaling_governor"):
@@ -118,25 +117,12 @@ def limits(root: Path = Path("/")) -> Limits:
     for folder in _groups(root, "memory"):
         memory += [size // 2**20 for name in ("memory.max", "memory.limit_in_bytes") if (size := integer(folder / name)) is not None]
     # Version 1 writes the largest number of pages for no limit; one of at least the machine's memory limits nothing either.
-    most = _memory_mb(root) or 2**40
+    most = int(mebibytes(root / "proc/meminfo", "MemTotal")) or 2**40
     return Limits(round(min(filter(None, cpu), default=0.0), 3), min((size for size in memory if 0 < size < most), default=0), throttled)
-
-
-def _own_version() -> str:
-    return version_of("edgekit") or f"source {code_digest()[:12]}"
-
-
-def _usable_cpus() -> list[int]:
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _locked(clock: Clock | None) -> list[str]:
     return ["clocks locked"] if clock and clock.locked else []
-
-
-def _memory_mb(root: Path) -> int:
-    found = re.search(r"^MemTotal:\s*([0-9]{1,15}) kB$", text(root / "proc/meminfo"), re.MULTILINE)
-    return int(found.group(1)) // 1024 if found else 0
 
 
 def _gpu(root: Path) -> tuple[str, str]:

@@ -23,7 +23,7 @@ from edgekit.runtime.load import load
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import InputError
 from edgekit.spec.manifest import Variant
-from edgekit.spec.parsing import plain
+from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.tensor import merged
@@ -57,7 +57,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Bench:
+class Bench(Recorded):
     """All pairs.
 
     Attributes:
@@ -87,10 +87,6 @@ class Bench:
     left_out: tuple[str, ...] = ()
     rows: str = "together"
     max_tokens: int = 0
-
-    def record(self) -> dict[str, object]:
-        """Plain data for JSON."""
-        return dict(plain(self))
 
     def text(self) -> str:
         """For a terminal."""

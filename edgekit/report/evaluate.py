@@ -12,7 +12,7 @@ from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import machine_name
 from edgekit.report.reference import question
 from edgekit.report.side import opened
-from edgekit.spec.parsing import plain
+from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.rows import encode_each
@@ -25,7 +25,7 @@ _WARM_UP = 20
 
 
 @dataclass(frozen=True)
-class BundleScores:
+class BundleScores(Recorded):
     """What was measured.
 
     Attributes:
@@ -57,10 +57,6 @@ class BundleScores:
     cpu: str
     notes: tuple[str, ...] = ()
     more_scores: Mapping[str, float] = field(default_factory=dict)
-
-    def record(self) -> dict[str, object]:
-        """Plain data for JSON."""
-        return dict(plain(self))
 
     def text(self) -> str:
         """For a terminal."""

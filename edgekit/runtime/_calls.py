@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from edgekit.drivers.fork import keep_in_children
+from edgekit.drivers.fork import Kept
 from edgekit.spec.errors import EdgekitError
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class Calls:
+class Calls(Kept):
     """Counts calls by thread. A context manager: a call is inside of it."""
 
     def __init__(self, free: Callable[[], None]) -> None:
@@ -25,8 +25,8 @@ class Calls:
         """
         self._free = free
         self._closed = self._freed = False
+        super().__init__()
         self.after_fork()
-        keep_in_children(self)
 
     def after_fork(self) -> None:
         """A forked child has none of the other threads: what they were at will never end there, and a lock that they held is held for ever."""

@@ -154,7 +154,7 @@ def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
     try:
         device.check(variant.engine)
         parts = key_parts(bundle, variant, bundle.manifest.signatures[0], device.identity())
-        known = any(entry.key == Plans.key(parts) for entry in Plans().entries())
+        known = Plans().about(Plans.key(parts))
         library = "TensorRT" if backend.ENGINES == "device" else "TensorRT-RTX"
         named = f"{parts['device']}, compute capability {parts['compute_capability']}, {library} {parts['version']}"
         if known:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgekit import backends, quantize
 from edgekit.backends import WrongResultsError
 from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
-from edgekit.spec.errors import BudgetError, SamplesError, UsageError, near
+from edgekit.spec.errors import BudgetError, SamplesError, UsageError, check_known, near
 from edgekit.spec.manifest import MAX_TOKENS, Variant
 from edgekit.spec.protocols import HasLabels, Task
 from edgekit.spec.rows import encode_each
@@ -66,8 +66,7 @@ def settled(target: Target, keep_float: Sequence[str], use: str | None) -> Targe
     Raises:
         UsageError: for an unknown use or instruction set, or for 8 bits on a CPU where they saturate.
     """
-    if use is not None and use not in USES:
-        raise UsageError(f"Unknown use '{use}'.{near(use, USES)} Expected one of: {', '.join(USES)}.")
+    check_known([] if use is None else [use], USES, "use", listed="Expected one of")
     for name in target.instructions:
         if name not in INSTRUCTIONS:
             raise UsageError(f"target '{target.name}': unknown instruction set '{name}'.{near(name, INSTRUCTIONS)} Known: {', '.join(INSTRUCTIONS)}.")

@@ -30,7 +30,7 @@ from collections.abc import Iterable
 __all__ = [
     "MOST", "BackendError", "BudgetError", "BuildError", "CompressError", "EdgekitError", "ExportError", "FormatError",
     "InputError", "IntegrityError", "ModelError", "OutputError", "QuantizeError", "ReferenceDoubtError", "RemoteError",
-    "SamplesError", "UsageError", "near",
+    "SamplesError", "UsageError", "check_known", "near",
 ]
 
 MOST = 20_000
@@ -120,6 +120,28 @@ class IntegrityError(EdgekitError):
 
 class FormatError(IntegrityError):
     """A bundle has a format that this version cannot read."""
+
+
+def check_known(
+    names: Iterable[object], known: Iterable[str], kind: str, where: str = "", *, listed: str = "", error: type[EdgekitError] = UsageError
+) -> None:
+    """Refuses the first name that is not known, with the nearest one that is.
+
+    Args:
+        names: what was named.
+        known: what there is.
+        kind: what a name is of: ``key``.
+        where: the place, behind the name.
+        listed: what comes before those that are known; by default ``Known keys``.
+        error: its type.
+
+    Raises:
+        EdgekitError: of that type.
+    """
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise error(f"Unknown {kind} '{name}'{where}.{near(str(name), known)} {listed or f'Known {kind}s'}: {', '.join(known)}.")
 
 
 def near(name: str, known: Iterable[str]) -> str:

@@ -15,9 +15,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from edgekit.spec.errors import EdgekitError, UsageError, near
+from edgekit.spec.errors import EdgekitError, UsageError, check_known
 
-__all__ = ["T", "parse", "plain", "strict_json", "to_json"]
+__all__ = ["Recorded", "T", "parse", "plain", "strict_json", "to_json"]
 
 T = TypeVar("T")
 
@@ -37,9 +37,7 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
     if not isinstance(data, Mapping):
         raise error(f"{where} is {_kind(data)}, expected a table of keys and values.")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in data:
-        if key not in fields:
-            raise error(f"Unknown key '{key}' in {where}.{near(str(key), fields)} Known keys: {', '.join(fields)}.")
+    check_known(data, fields, "key", f" in {where}", error=error)
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, field in fields.items():
@@ -71,6 +69,14 @@ def plain(value: object) -> Any:
     if isinstance(value, (tuple, list)):
         return [plain(v) for v in value]
     return value
+
+
+class Recorded:
+    """A dataclass that a verb comes to."""
+
+    def record(self) -> dict[str, object]:
+        """Plain data for JSON."""
+        return dict(plain(self))
 
 
 def _kind(value: object) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.spec import gates as gate_files
-from edgekit.spec.errors import UsageError, near
+from edgekit.spec.errors import UsageError, check_known, near
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import parse
 from edgekit.spec.paths import check_path, takes_paths
@@ -225,9 +225,7 @@ def read(path: str | Path) -> Project:
         raise UsageError(f"{file} {what}, expected a TOML file with keys such as model, samples, eval, targets and out. Correct the path.")
     data = read_toml(file)
     known = [f.name for f in fields(Project) if f.name != "path"]  # which is of the dataclass, not of the file
-    for key in data:
-        if key not in known:
-            raise UsageError(f"Unknown key '{key}' in {file}.{near(key, known)} Known keys: {', '.join(known)}.")
+    check_known(data, known, "key", f" in {file}")
     said = data.pop("gates", {})
     if not isinstance(said, Mapping):
         raise UsageError(f"{file}: gates is a {type(said).__name__}, expected tables such as [gates.latency]. A file of gates goes with --gates FILE.")

@@ -8,7 +8,7 @@ import pkgutil
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
-from edgekit.spec.errors import UsageError, near
+from edgekit.spec.errors import check_known
 
 __all__ = ["Registry", "version_of"]
 
@@ -40,9 +40,7 @@ class Registry(Generic[Module]):
         Raises:
             UsageError: for an unknown name, with the nearest known one.
         """
-        known = self.names()
-        if name not in known:
-            raise UsageError(f"Unknown {self.kind} '{name}'.{near(name, known)} Known: {', '.join(known)}.")
+        check_known([name], self.names(), self.kind, listed="Known")
         return cast(Module, importlib.import_module(f"{self.package}.{name.replace('-', '_')}"))
 
 

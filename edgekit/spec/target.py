@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from edgekit.spec.engine import EngineRecipe
-from edgekit.spec.errors import UsageError, near
+from edgekit.spec.errors import UsageError, check_known, near
 from edgekit.spec.manifest import CHOOSE_ON
 from edgekit.spec.parsing import parse
 from edgekit.spec.paths import takes_paths
@@ -159,8 +159,7 @@ def _file(name: str | Path, folder: Path | None = None) -> Path:
             raise UsageError(f"Target file {path} does not exist. Expected a TOML file or one of: {', '.join(names())}.")
         return path
     files = [file for each in folders() if (file := each / f"{name}.toml").is_file()] if str(name) in names() else []
-    if not files:
-        raise UsageError(f"Unknown target '{name}'.{near(str(name), names())} Known targets: {', '.join(names())}.")
+    check_known([] if files else [name], names(), "target")
     return files[0]
 
 
@@ -219,10 +218,8 @@ def with_budget(target: Target, overrides: Mapping[str, float]) -> Target:
     Raises:
         UsageError: for a key that is not a budget key, or a value that is not a number of at least 0.
     """
-    known = [f.name for f in fields(Budget)]
+    check_known(overrides, [f.name for f in fields(Budget)], "budget key", listed="Known keys")
     for key, value in overrides.items():
-        if key not in known:
-            raise UsageError(f"Unknown budget key '{key}'.{near(key, known)} Known keys: {', '.join(known)}.")
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= sys.float_info.max:
             raise UsageError(f"Budget {key} is {value!r}, expected a number of at least 0.")
     return replace(target, budget=replace(target.budget, **{k: float(v) for k, v in overrides.items()}))

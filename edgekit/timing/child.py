@@ -16,7 +16,7 @@ from typing import Any
 
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import open_bundle, open_written
-from edgekit.machine.memory import memory_mb
+from edgekit.machine.cpu import memory_mb
 from edgekit.runtime.load import load_checked
 from edgekit.runtime.session import Session
 from edgekit.spec import errors
@@ -87,30 +87,27 @@ def _opened(bundle: str, options: dict[str, Any]) -> tuple[Session, float, float
 
 def _answered(session: Session, request: dict[str, Any], inputs: list[Input]) -> dict[str, Any]:
     """The reply to a request."""
-    do = request["do"]
-    if do == "start":
-        return {"answer_ms": _timed(session, inputs[0])}
-    if do == "time":
-        return {"times_ms": [_timed(session, value) for value in inputs]}
-    if do == "serve":
-        return {"times_ms": _served(session, inputs, request["arrivals_s"])}
-    if do == "predict":
-        return {"rows": frames.sent_rows(session.outputs(inputs, batched=request["batched"]))}
-    if do == "seconds":
-        start = time.perf_counter()
-        session(inputs)
-        return {"seconds": _since(start)}
-    if do == "fill":
-        for _ in range(2):  # ONNX Runtime plans the memory of a shape in its first call, and takes it in one piece in the second
-            session.fill(request["rows"], request["length"])
-        return {}
-    if do == "ran":
-        info = session.info
-        return {"method": info.method, "backend": info.backend, "streams": info.streams}
-    if do == "stops":
-        return {"ends": _end_while_stopped()}
-    if do == "executed":
-        return {"executed": session.executed_precision()}
+    match request["do"]:
+        case "start":
+            return {"answer_ms": _timed(session, inputs[0])}
+        case "time":
+            return {"times_ms": [_timed(session, value) for value in inputs]}
+        case "serve":
+            return {"times_ms": _served(session, inputs, request["arrivals_s"])}
+        case "predict":
+            return {"rows": frames.sent_rows(session.outputs(inputs, batched=request["batched"]))}
+        case "seconds":
+            return {"seconds": _timed(session, inputs) / 1e3}
+        case "fill":
+            for _ in range(2):  # ONNX Runtime plans the memory of a shape in its first call, and takes it in one piece in the second
+                session.fill(request["rows"], request["length"])
+            return {}
+        case "ran":
+            return {"method": session.info.method, "backend": session.info.backend, "streams": session.info.streams}
+        case "stops":
+            return {"ends": _end_while_stopped()}
+        case "executed":
+            return {"executed": session.executed_precision()}
     return {"memory_mb": memory_mb()}
 
 

@@ -75,33 +75,34 @@ def rows_of(packed: Mapping[str, np.ndarray]) -> list[Arrays]:
 
 def _plain(value: Any, arrays: list[np.ndarray]) -> Any:
     """JSON for a value; its arrays are appended to ``arrays``."""
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    if isinstance(value, list):
-        return [_plain(item, arrays) for item in value]
-    if isinstance(value, tuple):
-        return {_KIND: "tuple", "items": [_plain(item, arrays) for item in value]}
-    if isinstance(value, Mapping) and all(isinstance(name, str) and name != _KIND for name in value):
-        return {name: _plain(item, arrays) for name, item in value.items()}
-    if isinstance(value, PurePath):
-        return {_KIND: "path", "path": str(Path(value).absolute())}
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
-        arrays.append(value)
-        return {_KIND: "array", "index": len(arrays) - 1}
+    match value:
+        case None | str() | bool() | int() | float():
+            return value
+        case list():
+            return [_plain(item, arrays) for item in value]
+        case tuple():
+            return {_KIND: "tuple", "items": [_plain(item, arrays) for item in value]}
+        case Mapping() if all(isinstance(name, str) and name != _KIND for name in value):
+            return {name: _plain(item, arrays) for name, item in value.items()}
+        case PurePath():
+            return {_KIND: "path", "path": str(Path(value).absolute())}
+        case np.ndarray() if not value.dtype.hasobject:
+            arrays.append(value)
+            return {_KIND: "array", "index": len(arrays) - 1}
     raise InputError(f"An input is or holds a {type(value).__name__}, which is not sent to another process. Give a text, a path or an array.")
 
 
 def _value(data: Any, arrays: Sequence[np.ndarray]) -> Any:
     """What :func:`_plain` made JSON of."""
-    if isinstance(data, list):
-        return [_value(item, arrays) for item in data]
-    if not isinstance(data, dict):
-        return data
-    kind = data.get(_KIND)
-    if kind == "tuple":
-        return tuple(_value(item, arrays) for item in data["items"])
-    if kind == "path":
-        return Path(data["path"])
-    if kind == "array":
-        return arrays[data["index"]]
-    return {name: _value(item, arrays) for name, item in data.items()}
+    match data:
+        case list():
+            return [_value(item, arrays) for item in data]
+        case {"\0": "tuple", "items": items}:
+            return tuple(_value(item, arrays) for item in items)
+        case {"\0": "path", "path": path}:
+            return Path(path)
+        case {"\0": "array", "index": index}:
+            return arrays[index]
+        case dict():
+            return {name: _value(item, arrays) for name, item in data.items()}
+    return data

@@ -14,7 +14,7 @@ from statistics import fmean, median
 
 import numpy as np
 
-from edgekit.spec.errors import UsageError, near
+from edgekit.spec.errors import UsageError, check_known
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Input
 from edgekit.spec.subject import Scenario
@@ -98,9 +98,7 @@ def run(
         SamplesError: when there are no inputs.
         BackendError: when the worker fails, or the clock goes backwards.
     """
-    for name in names:
-        if name not in NAMES:
-            raise UsageError(f"Unknown scenario '{name}'.{near(name, NAMES)} Scenarios: {', '.join(NAMES)}.")
+    check_known(names, NAMES, "scenario", listed="Scenarios")
     for what, value in (("seconds", seconds), ("bound_ms", bound_ms)):
         if value is not None and not (value > 0 and math.isfinite(value)):
             raise UsageError(f"{what} is {value!r}, expected a finite number above 0.")

@@ -37,7 +37,7 @@ _LAST_S = 10.0  # that a killed child has to end; one that waits for a device in
 _INPUTS_A_REQUEST = 50  # between two reports of progress
 
 
-class Worker:
+class Worker(contextlib.AbstractContextManager["Worker"]):
     """The parent's end. A context manager; leaving it ends the child, and so does the parent's own end, however it comes.
 
     Attributes:
@@ -227,10 +227,6 @@ class Worker:
     def _last_words(self) -> str:
         self._complaints.seek(0)
         return self._complaints.read()[-2000:].decode("utf-8", "replace").strip() or "nothing (killed, perhaps for want of memory)"
-
-    def __enter__(self) -> Worker:
-        """The worker itself."""
-        return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Ends the child."""

@@ -126,7 +126,7 @@ def test_force_spares_what_is_no_bundle(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for name in ("home", "file", "link", "dangling"):
-        with pytest.raises(UsageError, match="is not a bundle, and --force replaces bundles only"):
+        with pytest.raises(UsageError, match="is not a bundle, and --force replaces nothing else"):
             write(tmp_path / name, force=True)
     assert (tmp_path / "home" / "thesis.txt").read_text() == (tmp_path / "file").read_text() == "x"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dangling", "file", "home", "link", "real"]

@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
 
 def test_show(edgekit, cache):
     done = edgekit("cache", "show")
-    head, columns, *rows, races = done.out.splitlines()
+    head, columns, _, *rows, races = done.out.splitlines()
     assert done.code == 0
     assert head == f"{cache}: 2 entries, 1.0 of 8192 MB"
     assert columns.split() == ["entry", "what", "of", "MB", "made", "used"]

@@ -183,7 +183,7 @@ def test_rows_of_one_label(tiny_model, tiny_module, rows, tmp_path):
 def test_an_output_that_is_there(tiny_model, rows, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    for force, said in ((False, "exists, and nothing is written over"), (True, "was not written by EdgeKit")):
+    for force, said in ((False, "exists, and nothing is written over"), (True, "is not a model that EdgeKit wrote")):
         with pytest.raises(UsageError, match=said):
             distilled(tiny_model, rows, tmp_path / "mine", force=force)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years"
@@ -266,12 +266,10 @@ def test_two_students_of_one_name_are_refused(tiny_model, tiny_samples, tmp_path
 
 
 def test_the_command_line_reads_students():
-    from edgekit.cli._options import Pairs
+    from edgekit.cli._options import read_students
 
-    read = Pairs().convert("layers=3, learning_rate=1e-4,precision=float32", None, None)
-    assert read == {"layers": 3, "learning_rate": 1e-4, "precision": "float32"}
-    assert Pairs().convert("keep=2", None, None) == {"keep": [2]}
-    assert Pairs().convert("keep=0/2/5,student=a/b", None, None) == {"keep": [0, 2, 5], "student": "a/b"}
+    read = read_students(None, None, ["layers=3, learning_rate=1e-4,precision=float32", "keep=2", "keep=0/2/5,student=a/b"])
+    assert read == ({"layers": 3, "learning_rate": 1e-4, "precision": "float32"}, {"keep": [2]}, {"keep": [0, 2, 5], "student": "a/b"})
     done = small.edgekit("build", "m", "--distill", "layers", "--samples", "s", "--eval", "e", "-o", "o")
     assert done.returncode == 2
     assert b"'layers' is not KEY=VALUE" in done.stderr

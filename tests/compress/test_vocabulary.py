@@ -77,7 +77,7 @@ def test_a_trimmed_model_builds(tiny_model, tiny_samples, tmp_path):
 def test_what_is_refused(tiny_model, tiny_samples, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
-    with pytest.raises(UsageError, match="was not written by EdgeKit"):
+    with pytest.raises(UsageError, match="is not a model that EdgeKit wrote"):
         trim(tiny_model, samples=tiny_samples.train, out=tmp_path / "mine", force=True)
     origin = edgekit.source.read(tiny_model)
     with pytest.raises(UsageError, match="Neither texts nor a list of tokens was given"):

@@ -14,7 +14,7 @@ import fake_jetson
 import pytest
 import small
 
-from edgekit.drivers import jetson
+from edgekit.drivers import jetson, sysfs
 from edgekit.drivers.jetson import Board, Clock, advice, board, missing_kernels, system_tensorrt
 
 ORIN = ("An Orin of somebody's", ["somebody,board-tegra1", "nvidia,tegra234"])
@@ -156,13 +156,13 @@ def program(tmp_path, monkeypatch):
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A folder whose files are this machine's."""
-    read, entries, root = jetson._read, jetson._entries, tmp_path / "root"
+    read, entries, root = sysfs.text, sysfs.entries, tmp_path / "root"
 
     def own(folder, pattern):
         return [Path("/") / place.relative_to(root) for place in entries(root / str(folder).lstrip("/"), pattern)]
 
-    monkeypatch.setattr(jetson, "_read", lambda file: read(root / str(file).lstrip("/")))
-    monkeypatch.setattr(jetson, "_entries", own)
+    monkeypatch.setattr(sysfs, "text", lambda file: read(root / str(file).lstrip("/")))
+    monkeypatch.setattr(sysfs, "entries", own)
     return root
 
 

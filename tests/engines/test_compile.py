@@ -65,8 +65,15 @@ def start(bundle, variant=0, backend=tensorrt, **how):
         return load(bundle, device, variant, **how)[1]
 
 
+def timings(folder):
+    """Plans that are no engines, but timing caches."""
+    return sorted(f.with_suffix(".plan").name for f in folder.glob("*.json") if '"timings of"' in f.read_text("utf-8", "replace"))
+
+
 def left(folder, *kinds):
-    return sorted(f.name for f in folder.iterdir() if f.suffix[1:] in kinds) if folder.exists() else []
+    """Files of these kinds, those of timing caches left out."""
+    beside = {name.partition(".")[0] for name in timings(folder)}
+    return sorted(f.name for f in folder.iterdir() if f.suffix[1:] in kinds and f.stem not in beside) if folder.exists() else []
 
 
 def warnings(caplog):
@@ -106,13 +113,14 @@ def test_what_is_noted_beside_an_engine(jetson, board, tmp_path, monkeypatch):
     monkeypatch.setattr(jetson_board, "board", lambda: real(place))
     bundle = open_bundle(jetson)
     where = start(bundle)
-    (entry,) = Plans().entries()
-    assert entry.about["method"] == "static_float16"
-    assert entry.about["power_mode"] == "MAXN_SUPER (2)"
-    assert entry.about["model"] == bundle.manifest.provenance["model"]
-    assert entry.about["seconds"] == where.seconds
-    assert entry.parts["l4t"] == "36.4.3"
-    assert entry.parts["graph"] == bundle.manifest.files["graphs/model.onnx"].sha256
+    about = Plans().about(where.key)
+    assert about["method"] == "static_float16"
+    assert about["power_mode"] == "MAXN_SUPER (2)"
+    assert about["model"] == bundle.manifest.provenance["model"]
+    assert about["seconds"] == where.seconds
+    parts = json.loads((Plans().root / f"{where.key}.json").read_text())["parts"]
+    assert parts["l4t"] == "36.4.3"
+    assert parts["graph"] == bundle.manifest.files["graphs/model.onnx"].sha256
 
 
 def test_it_is_made_anew_when_that_is_asked(jetson, board, cache):
@@ -305,10 +313,14 @@ def test_who_asks_for_it_to_be_kept_is_told(jetson, board, no_room):
 
 
 def test_timings_that_cannot_be_kept_cost_time_alone(jetson, board, monkeypatch, caplog):
-    def full(*_):
-        raise BuildError("there is no room for timings")
+    store = Plans.store
 
-    monkeypatch.setattr(Plans, "store_timing_cache", full)
+    def full(plans, key, plan, parts, about):
+        if "timings of" in parts:
+            raise BuildError("there is no room for timings")
+        store(plans, key, plan, parts, about)
+
+    monkeypatch.setattr(Plans, "store", full)
     assert start(open_bundle(jetson), make=True).source == "made here"
     (line,) = warnings(caplog)
     assert line.startswith("The engine is kept, and what TensorRT measured of kernels is not")
@@ -325,9 +337,9 @@ def test_kernels_are_timed_once(jetson, board, cache):
     assert timed > 0
     start(bundle, force=True)
     assert (board.fake.builds, board.fake.timed) == (2, timed)
-    assert len(left(cache, "timing")) == 1
+    assert len(timings(cache)) == 1
     start(bundle, 1)
-    assert len(left(cache, "timing")) == 1, "one for all graphs"
+    assert len(timings(cache)) == 1, "one for all graphs"
     assert board.fake.timed > timed
 
 
@@ -342,11 +354,11 @@ def test_timings_of_another_device_are_not_used(jetson, monkeypatch):
 def test_damaged_timings_are_made_again(jetson, board, cache, caplog):
     start(open_bundle(jetson))
     timed = board.fake.timed
-    (file,) = left(cache, "timing")
+    (file,) = timings(cache)
     damage(cache / file, "altered")
     start(open_bundle(jetson), force=True)
     assert board.fake.timed == 2 * timed
-    assert "kernels are timed again" in warnings(caplog)[0]
+    assert warnings(caplog)[0].startswith(f"The file {cache / file} is damaged: ")
 
 
 # ---- several at once, and those that give up
@@ -383,7 +395,7 @@ def test_a_build_that_is_stopped_leaves_nothing(jetson, board, cache):
 
     with pytest.raises(KeyboardInterrupt):
         start(open_bundle(jetson), progress=stops)
-    assert left(cache, "plan", "json", "lock", "timing") == []
+    assert left(cache, "plan", "json", "lock") == [] == timings(cache)
     assert board.fake.builds == 0
     assert start(open_bundle(jetson)).source == "made here"
 

@@ -138,10 +138,9 @@ def test_only_the_owner_may_read_and_write(plans, umask):
     before = os.umask(umask)
     try:
         put(plans)
-        plans.store_timing_cache("v", b"x")
         with plans.lock(KEY):
             modes = {stat.S_IMODE(p.stat().st_mode) for p in plans.root.iterdir()}
-            assert len(left(plans)) == 4
+            assert len(left(plans)) == 3
     finally:
         os.umask(before)
     assert modes == {0o600}
@@ -209,7 +208,7 @@ def test_damage_is_told_removed_and_made_again(plans, said, damage):
     assert plans.find(KEY) is None
     (line,) = said()
     assert f"{KEY}.plan is damaged: " in line
-    assert line.endswith("It is removed, and compiled again.")
+    assert line.endswith("It is removed, and made again.")
     assert left(plans) == whole("other")
     assert plans.find(KEY) is None
     assert len(said()) == 1, "said once"
@@ -269,9 +268,7 @@ CALLS = {
     "store": put,
     "lock": lambda plans: plans.lock(KEY).__enter__(),
     "drop": lambda plans: plans.drop(KEY, "of a test"),
-    "entries": lambda plans: plans.entries(),
-    "timing_cache": lambda plans: plans.timing_cache("v"),
-    "store_timing_cache": lambda plans: plans.store_timing_cache("v", b"x"),
+    "about": lambda plans: plans.about(KEY),
 }
 
 
@@ -334,8 +331,7 @@ def test_what_cannot_be_read_is_made_again(plans, said, monkeypatch, kind, numbe
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
         assert plans.find(KEY) is None
-        assert [e.key for e in plans.entries()] == ([KEY] if kind == "plan" else [])
-    assert said() == [f"The engine {plans.root / KEY}.plan cannot be read ({os.strerror(number)}); it is compiled again."]
+    assert said() == [f"The file {plans.root / KEY}.plan cannot be read ({os.strerror(number)}); what it holds is made again."]
     assert plans.find(KEY) == PLAN, "it was left"
 
 
@@ -348,12 +344,11 @@ def test_a_folder_that_cannot_be_opened(plans, said, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
         assert plans.find(KEY) is None
-        assert plans.entries() == []
-        assert plans.timing_cache("v") == b""
+        assert plans.about(KEY) == {}
         plans.drop(KEY, "of a test")
         with pytest.raises(BuildError, match=r"cannot be written \(Permission denied\).*EDGEKIT_CACHE"):
             put(plans)
-    assert len(said()) == 4
+    assert len(said()) == 2
     assert all("Permission denied" in line for line in said())
 
 
@@ -373,12 +368,10 @@ def test_a_folder_that_cannot_be_made(tmp_path, said):
     plans = Plans(tmp_path / "file" / "engines")
     with pytest.raises(BuildError, match="EDGEKIT_CACHE"):
         put(plans)
-    with pytest.raises(BuildError, match="EDGEKIT_CACHE"):
-        plans.store_timing_cache("v", b"x")
     with pytest.raises(BuildError, match="EDGEKIT_CACHE"), plans.lock(KEY):
         pass
     assert plans.find(KEY) is None
-    assert plans.entries() == []
+    assert plans.about(KEY) == {}
 
 
 @pytest.fixture
@@ -400,8 +393,6 @@ def test_a_full_disk(small_disk):
     for name in ("model", "third"):
         with pytest.raises(BuildError, match=f"The disk of {plans.root} is full: 2.00 MiB are needed.*EDGEKIT_CACHE"):
             put(plans, name, bytes(2 * 2**20))
-    with pytest.raises(BuildError, match=r"2\.00 MiB are needed"):
-        plans.store_timing_cache("v", bytes(2 * 2**20))
     assert left(plans) == whole("model", "other")
     assert plans.find(KEY) == PLAN, "the older one stays"
     put(plans, "third", bytes(2**19))
@@ -420,8 +411,6 @@ def test_a_disk_that_refuses_late(plans, monkeypatch, call, number, text):
         patch.setattr(os, call, refuse)
         with pytest.raises(BuildError, match=text):
             put(plans, plan=bytes(2**20))
-        with pytest.raises(BuildError, match=text):
-            plans.store_timing_cache("v", bytes(2**20))
     assert left(plans) == whole("other")
     with plans.lock(KEY, waiting=lambda: pytest.fail("nothing is held")):
         put(plans)
@@ -494,27 +483,15 @@ def test_a_writer_that_is_killed(plans, death, older):
     assert plans.find(KEY) == b"new"
 
 
-def test_a_timing_cache_whose_writer_is_killed(plans):
-    plans.store_timing_cache("v", b"old")
-    with start(f"{HANG}os.replace = hang\nplans.store_timing_cache('v', b'new')", plans.root) as child:
-        kill(child)
-    assert plans.timing_cache("v") == b"old"
-    plans.store_timing_cache("v", b"newer")
-    assert plans.timing_cache("v") == b"newer"
-    assert len(left(plans)) == 1
-
-
 def test_only_leftovers_are_tidied(plans):
     put(plans)
-    plans.store_timing_cache("v", b"x")
-    for name in (f".new-{KEY}.plan", f"{key('a')}.plan", f"{key('b')}.json", f"{key('c')}.lock", "notes.txt", "abc.plan"):
+    for name in ("of an earlier version.timing", f".new-{KEY}.plan", f"{key('a')}.plan", f"{key('b')}.json", f"{key('c')}.lock", "notes.txt", "abc.plan"):
         (plans.root / name).write_text("x")
     (plans.root / "folder").mkdir()
     with plans.lock(key("d")):
         put(plans, "e")
         kept = {f"{key('d')}.lock", "notes.txt", "abc.plan", "folder", *whole("model", "e")}
-        assert {n for n in left(plans) if not n.endswith(".timing")} == kept
-    assert plans.timing_cache("v") == b"x"
+        assert set(left(plans)) == kept
 
 
 def test_one_at_a_time(plans):
@@ -620,12 +597,11 @@ def test_an_error_under_the_lock_is_the_callers(plans, error):
 
 
 def test_readers_never_see_a_half(plans, said):
-    """Two processes store plans of various lengths under one key, and a third one's timing cache comes between; all are found whole."""
+    """Two processes store plans of various lengths under one key; all are found whole."""
     code = f"""
 sys.stdin.readline()
 for i in range(60):
     plans.store({KEY!r}, sys.argv[2].encode() * (1000 + 997 * i), {parts()!r}, {{}})
-    plans.store_timing_cache("v", sys.argv[2].encode() * 100)
 """
     put(plans, plan=b"p")
     with contextlib.ExitStack() as stack:
@@ -638,12 +614,11 @@ for i in range(60):
             plan = plans.find(KEY)
             assert plan is not None
             assert len(set(plan)) == 1
-            assert plans.timing_cache("v") in (b"", b"p" * 100, b"q" * 100)
             found += 1
         assert [child.wait() for child in children] == [0, 0]
     assert found > 50
     assert said() == []
-    assert {n for n in left(plans) if not n.endswith(".timing")} == set(whole("model"))
+    assert left(plans) == whole("model")
 
 
 def test_a_reader_between_the_two_renames_waits(plans, said, monkeypatch):
@@ -677,7 +652,6 @@ def test_the_least_recently_used_go_first(tmp_path):
     assert left(plans) == whole(*"aef")
     put(plans, "f", bytes(2 * 2**20))
     assert left(plans) == whole(*"aef"), "what is replaced does not count"
-    assert [e.key for e in plans.entries()] == [key(n) for n in "fea"]
 
 
 def test_the_new_one_stays_whatever_the_limit(tmp_path):
@@ -711,53 +685,6 @@ def test_drop(plans, said):
     assert said() == [f"The engine {plans.root / KEY}.plan does not serve (TensorRT refused it); it was removed."]
     plans.drop(KEY, "again")
     assert len(said()) == 2
-
-
-def test_timing_caches(plans, said):
-    assert plans.timing_cache("10.3.0.30 sm87") == b""
-    names = ["10.3.0.30 sm87", "10.3.0.30 sm80", "../../out", "a/b", "", "ü" * 300]
-    for index, name in enumerate(names):
-        plans.store_timing_cache(name, bytes(index))
-    plans.store_timing_cache(names[0], bytearray(b"new"))
-    assert [plans.timing_cache(n) for n in names] == [b"new", *(bytes(i) for i in range(1, 6))]
-    assert len(left(plans)) == len(names)
-    assert [p.name for p in plans.root.parent.iterdir()] == ["engines"]
-    assert plans.entries() == []
-    assert said() == []
-
-
-TIMING_DAMAGES = {
-    "truncated": lambda file: os.truncate(file, 40),
-    "short": lambda file: os.truncate(file, 5),
-    "empty": lambda file: os.truncate(file, 0),
-    "longer": lambda file: file.write_bytes(file.read_bytes() + b"x"),
-    "others may write it": lambda file: file.chmod(0o666),
-}
-
-
-@pytest.mark.parametrize("damage", TIMING_DAMAGES.values(), ids=TIMING_DAMAGES)
-def test_a_damaged_timing_cache_is_none(plans, said, damage):
-    plans.store_timing_cache("v", b"timings" * 100)
-    (file,) = plans.root.iterdir()
-    damage(file)
-    assert plans.timing_cache("v") == b""
-    (line,) = said()
-    assert "kernels are timed again" in line
-    plans.store_timing_cache("v", b"new")
-    assert plans.timing_cache("v") == b"new"
-
-
-def test_entries(plans):
-    assert plans.entries() == []
-    assert not plans.root.exists()
-    put(plans, "a", b"x" * 10, used=2e9, seconds=3)
-    put(plans, "b", b"x" * 20, used=1e9)
-    put(plans, "c", used=1.5e9)
-    (plans.root / f"{key('c')}.json").write_text("{")
-    a, b = plans.entries()
-    assert (a.key, a.size, a.used, a.parts, a.about["seconds"]) == (key("a"), 10, 2e9, parts("a"), 3)
-    assert (b.key, b.size, b.used, b.parts) == (key("b"), 20, 1e9, parts("b"))
-    assert set(b.about) == {"made"}
 
 
 def test_where_it_is(tmp_path, monkeypatch):

@@ -11,8 +11,7 @@ import small
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
-from edgekit.machine.memory import memory_mb
+from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus, memory_mb
 from edgekit.stats.percentiles import latency, percentile, samples_needed
 
 FLOORS = {50: 11, 90: 64, 95: 130, 99: 662}
@@ -58,7 +57,7 @@ def test_latency():
 
 def test_memory_of_a_process_that_takes_200_mb():
     code = """
-from edgekit.machine.memory import memory_mb
+from edgekit.machine.cpu import memory_mb
 before = memory_mb()
 block = bytearray(b"x") * (200 * 2**20)
 during = memory_mb()
@@ -73,7 +72,7 @@ print(before, during, memory_mb())
 
 def test_the_memory_of_the_parent_is_not_in_it():
     block = bytearray(b"x") * (300 * 2**20)
-    child = float(small.python("from edgekit.machine.memory import memory_mb; print(memory_mb())").stdout)
+    child = float(small.python("from edgekit.machine.cpu import memory_mb; print(memory_mb())").stdout)
     assert memory_mb() > 300
     assert child < 150
     del block

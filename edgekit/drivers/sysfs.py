@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+__all__ = ["entries", "integer", "line", "mebibytes", "number", "text"]
+
 
 def text(file: Path) -> str:
     """What a file holds, without the white space around it; empty for one that is missing or may not be read."""
@@ -28,6 +30,12 @@ def integer(file: Path) -> int | None:
 def number(written: str) -> int | None:
     """A whole number of at most 20 digits, which is what 64 bits hold; None for any other text."""
     return int(written) if re.fullmatch(r"-?[0-9]{1,20}", written) else None
+
+
+def mebibytes(file: Path, name: str) -> float:
+    """The size on a line like ``MemTotal:  16 kB``, MiB; 0.0 where the file does not tell it."""
+    found = re.search(rf"^{name}:\s*([0-9]{{1,15}}) kB$", text(file), re.MULTILINE)
+    return int(found[1]) / 1024 if found else 0.0
 
 
 def entries(folder: Path, pattern: str) -> list[Path]:
