@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ def build(
         begin.wait()
         if monitor.stopped is not None:
             raise monitor.stopped
-        return _build(trt, graph, signature, recipe, memory=memory, timing_cache=timing_cache, chips=chips, monitor=monitor)
+        return _build(trt, graph, signature, recipe, timing_cache, partial(_configure, trt, recipe, memory, chips), monitor)
 
     # In a thread of its own, because Python handles Ctrl-C in whatever the main thread runs next. That would be a callback of the builder's,
     # the logger's as a rule, where the bindings print the exception and drop it.
@@ -72,7 +73,7 @@ def build(
 
 
 def _build(
-    trt: Any, graph: Path, signature: Signature, recipe: EngineRecipe, *, memory: int, timing_cache: bytes, chips: Sequence[str], monitor: Any
+    trt: Any, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, configure: Callable[[Any], None], monitor: Any
 ) -> Built:
     log, heard = logger(trt)
     mark = heard.mark()
@@ -85,9 +86,7 @@ def _build(
     if not parser.parse_from_file(str(graph)):
         raise _refused(trt, graph, [parser.get_error(i) for i in range(parser.num_errors)], heard.errors(mark))
     config = builder.create_builder_config()
-    _configure(trt, config, recipe, memory)
-    if is_rtx(trt):
-        _set_chips(trt, config, chips)
+    configure(config)
     for sizes in recipe.profiles:
         profile = builder.create_optimization_profile()
         for name, (least, usual, largest) in shapes(signature, sizes).items():
@@ -113,7 +112,7 @@ def _network_flags(trt: Any) -> int:
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _configure(trt: Any, config: Any, recipe: EngineRecipe, memory: int) -> None:
+def _configure(trt: Any, recipe: EngineRecipe, memory: int, chips: Sequence[str], config: Any) -> None:
     workspace = recipe.workspace_mb * 2**20 or memory // _SHARE
     if memory and workspace > memory:
         have = memory // 2**20
@@ -126,6 +125,8 @@ def _configure(trt: Any, config: Any, recipe: EngineRecipe, memory: int) -> None
     config.clear_flag(trt.BuilderFlag.TF32)
     for name in recipe.flags:
         config.set_flag(member(trt.BuilderFlag, name, "The recipe's flags"))
+    if is_rtx(trt):
+        _set_chips(trt, config, chips)
 
 
 def _set_chips(trt: Any, config: Any, chips: Sequence[str]) -> None:
