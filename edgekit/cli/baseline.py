@@ -32,10 +32,11 @@ def command(bundle, samples, out, append, keys, **options):  # type: ignore[no-u
 
     from edgekit.cli import _reference, _verdict
     from edgekit.report import check, files
+    from edgekit.report.render.terminal import terminal
 
     _reference.check_file(out)
     _verdict.check_ready()
     with bars() as progress:
         report = check.baseline(bundle, samples, file=out, append=append, progress=progress, **given(trust=trust_of(keys), **options))
     files.write(report, Path(out))
-    echo(f"{_verdict.text(report, 0)}\nWrote {out}.")
+    echo(f"{terminal(report)}\nWrote {out}.")

@@ -78,12 +78,12 @@ def test_a_check():
     by_name = {c.get("name"): c for c in suite.findall("testcase")}
     failure = by_name["p50"].find("failure")
     assert failure.attrib == {"message": "p50 grew by 8.3 % (7.0 % to 9.7 %), above 5 %.", "type": "regression"}
-    assert failure.text.splitlines()[1] == "seen +8.3 % (+7.0 to +9.7), allowed +5 %"
+    assert failure.text.splitlines()[1] == "seen +8.3 % (+7.0 % to +9.7 %), allowed +5 %"
     assert by_name["memory_mb"].find("failure").get("type") == "over budget"
     assert by_name["p99"].find("error").attrib == {"message": "p99 is not estimable from 300 samples (needs 662).", "type": "incomparable"}
     assert by_name["p90"].find("skipped").get("message") == "p90 grew by 5.9 % (1.0 % to 12.1 %): not settled against 10 %."
     assert [e.tag for e in by_name["first_answer"]] == ["system-out"]
-    assert by_name["first_answer"].find("system-out").text.splitlines()[0] == "pass: seen +3.1 % (-3.0 to +10.0), allowed +25 %"
+    assert by_name["first_answer"].find("system-out").text.splitlines()[0] == "pass: seen +3.1 % (-3.0 % to +10.0 %), allowed +25 %"
     values = {p.get("name"): p.get("value") for p in suite.findall("properties/property")}
     assert {k: values[k] for k in ("verdict", "rows", "baseline", "candidate")} == {
         "verdict": "regression", "rows": "872", "baseline": "release-1.4", "candidate": "main",

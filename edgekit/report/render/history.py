@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from edgekit.report.render._words import number, percentiles
+from edgekit.report.render.words import number, percentiles
 from edgekit.spec.parsing import to_json
 from edgekit.spec.report import Report
 from edgekit.spec.subject import Subject

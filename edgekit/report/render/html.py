@@ -11,8 +11,8 @@ from html import escape
 from pathlib import Path
 
 from edgekit.report.render.charts.svg import STYLE, clean
-from edgekit.report.render.page import accuracy, explain, machine, speed, summary
-from edgekit.report.render.page.blocks import Limits
+from edgekit.report.render.document import Limits
+from edgekit.report.render.sections import document
 from edgekit.spec.report import Report
 
 __all__ = ["MOST_BYTES", "html"]
@@ -50,6 +50,7 @@ def html(report: Report) -> str:
 
 def _page(report: Report, limits: Limits) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not on a device, and slow to import
+    from markupsafe import Markup
 
     # A character that HTML cannot hold would be one that no reader sees and no file can be written with.
     environment = Environment(
@@ -58,29 +59,11 @@ def _page(report: Report, limits: Limits) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: clean(value) if type(value) is str else value,
-    )
-    sections = (
-        summary.gates(report, limits),
-        summary.glance(report),
-        accuracy.accuracy(report, limits),
-        accuracy.slices(report, limits),
-        accuracy.confusion(report, limits),
-        accuracy.flips(report, limits),
-        speed.latency(report, limits),
-        speed.footprint(report),
-        speed.candidates(report, limits),
-        explain.faithfulness(report, limits),
-        explain.robustness(report, limits),
-        machine.machine(report, limits),
-        machine.notes(report, limits),
-        machine.how_to_read(),
+        finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
     )
     style = STYLE.read_text("utf-8") + (_HERE / "page.css").read_text("utf-8")
     environment.filters["breaks"] = _breaks
-    return environment.get_template("page.html.j2").render(
-        top=summary.top(report, limits), sections=[s for s in sections if s.blocks], style=style, include_text=report.include_text, schema=report.schema
-    )
+    return environment.get_template("page.html.j2").render(page=document(report, limits), style=style)
 
 
 def _breaks(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from edgekit.report.render._words import gate_numbers
+from edgekit.report.render.words import NOTHING, gate_numbers, plain
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Gate, Report
 
 __all__ = ["OUTCOMES", "junit"]
@@ -57,14 +57,15 @@ def _properties(report: Report) -> dict[str, str]:
 def _case(suite: ElementTree.Element, gate: Gate) -> None:
     table, _, metric = _clean(gate.name).partition(".")
     case = ElementTree.SubElement(suite, "testcase", {"classname": f"edgekit.{table}", "name": metric or table, "time": "0"})
-    seen, allowed = gate_numbers(gate)
+    allowed, seen, around = gate_numbers(gate)
+    numbers = plain(f"seen {seen}{'' if around == NOTHING else f' ({around})'}, allowed {allowed}")
     said = _clean(gate.said)
     if gate.verdict != PASS:
         outcome = OUTCOMES[gate.verdict]
         found = ElementTree.SubElement(case, outcome, {"message": said or gate.verdict, "type": gate.verdict})
         if outcome != "skipped":  # whose text some readers take for the reason, and some for nothing
-            found.text = f"{said}\nseen {seen}, allowed {allowed}"
-    ElementTree.SubElement(case, "system-out").text = f"{gate.verdict}: seen {seen}, allowed {allowed}" + (f"\n{said}" if said else "")
+            found.text = f"{said}\n{numbers}"
+    ElementTree.SubElement(case, "system-out").text = f"{gate.verdict}: {numbers}" + (f"\n{said}" if said else "")
 
 
 def _clean(text: str) -> str:

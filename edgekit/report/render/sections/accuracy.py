@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from edgekit.report.render.charts.answers import margins
 from edgekit.report.render.charts.forest import Interval, forest
 from edgekit.report.render.charts.svg import Head
-from edgekit.report.render.page.blocks import (
-    NOTHING,
-    Beside,
-    Cell,
-    Figure,
-    Limits,
-    Row,
-    Section,
-    Table,
-    Text,
-    chance,
-    cut,
-    filled,
-    left_out,
-    limits_of,
-    percent,
-    rows_of,
-    score,
-    sentence,
-    sides,
-    spread,
-)
+from edgekit.report.render.document import Block, Cell, Figure, Limits, Row, Section, Table
+from edgekit.report.render.sections.parts import filled, left_out, limits_of, rows_of, sides
+from edgekit.report.render.words import INTERVAL, NOTHING, chance, cut, percent, score, sentence, spread
 from edgekit.spec.report import Accuracy, Flip, Report, Slice
 from edgekit.spec.subject import Subject
 
@@ -36,65 +18,65 @@ __all__ = ["accuracy", "confusion", "flips", "slices"]
 
 _HEATS = 6  # steps of shade
 _IN_PICTURE = 24  # slices of a forest plot
+_NAMED = 10  # slices that are named in the text
 _NAME = 48  # characters of a slice's column and of its value
 _IN_MATRIX = 24  # characters of a label
 _ID = 12  # characters of a row's id that tell it from the others
+_SIGNIFICANT = 0.05
+_EFFECTS = {"lost": ("✗ lost", "right before, wrong now"), "won": ("✓ won", "wrong before, right now"), "other": ("neither", "neither")}
 
 
 def accuracy(report: Report, limits: Limits) -> Section:
     """The scores, and the drop with its interval."""
     found, one = report.accuracy, report.subjects[-1]
+    cut_off = f"{one.truncated:,} samples are longer than the model takes, and were cut." if one.truncated else ""
     if found is None:
-        return Section("accuracy", "Accuracy", filled(_own(one, report.rows, limits)))
+        return Section("accuracy", "Accuracy", filled(cut_off))
     if not found.comparable:
-        return Section("accuracy", "Accuracy", (Text(f"Not compared. {sentence(found.why_not, limits.sentence)}"),))
-    figure = _drop(report, found, limits)
-    table = _numbers(found)
-    text = " ".join(filter(None, (_seen(found), _resolves(found), _cut_off(one))))
-    return Section("accuracy", "Accuracy", filled(Text(text), figure if figure is not None else table))
+        return Section("accuracy", "Accuracy", (f"Not compared. {sentence(found.why_not, limits.sentence)}",))
+    text = " ".join(filter(None, (_seen(found), _resolves(found), cut_off)))
+    return Section("accuracy", "Accuracy", filled(text, _drop(report, found)))
 
 
 def slices(report: Report, limits: Limits) -> Section:
     """The drop in each group of rows, the largest first."""
     found = report.accuracy.slices if report.accuracy is not None and report.accuracy.comparable else ()
-    if not found:
+    if report.accuracy is None or not found:
         return Section("slices", "Slices", ())
     order = sorted(found, key=lambda s: (s.drop is None, -(s.drop or 0.0)))
-    allowed = limits_of(report)
-
-    def name(s: Slice) -> str:
-        return f"{cut(s.column, _NAME)} = {cut(s.value, min(_NAME, limits.name)) or '(empty)'}"
-
-    def limit(s: Slice) -> float | None:
-        return allowed.get(f"slice.{s.column}={s.value}")
-
+    names = {s: f"{cut(s.column, _NAME)} = {cut(s.value, min(_NAME, limits.name)) or '(empty)'}" for s in order}
     rows = tuple(
-        (name(s), f"{s.rows:,}", score(s.before), score(s.after), score(s.drop, True), spread(score(s.low), score(s.high)), chance(s.p_holm)) if not s.said
-        else (name(s), f"{s.rows:,}", *[NOTHING] * 3, f"not tested: {cut(s.said, 16)}", NOTHING)
+        (names[s], f"{s.rows:,}", score(s.before), score(s.after), score(s.drop, True), spread(score(s.low), score(s.high)), chance(s.p_holm)) if not s.said
+        else (names[s], f"{s.rows:,}", *[NOTHING] * 3, f"not tested: {cut(s.said, 16)}", NOTHING)
         for s in order[: limits.rows]
     )  # fmt: skip
-    header = ("slice", "rows", "before", "now", "drop", "90\N{NO-BREAK SPACE}% interval", "p (Holm)")
+    header = ("slice", "rows", "before", "now", "drop", INTERVAL, "p (Holm)")
     table = Table("t-slices", "The drop by slice, the largest first", header, rows, note=left_out(len(rows), len(found), "slices"))
+    sure, tested = [f"{names[s]} (drop {score(s.drop)})" for s in order if _sure(s)], sum(not s.said for s in found)
+    more = [f"and {len(sure) - _NAMED} more"] if len(sure) > _NAMED else []
+    said = f"{len(sure) or 'None'} of {tested} slices differ for sure{': ' if sure else ''}{'; '.join([*sure[:_NAMED], *more])}."
+    said += f" {len(found) - tested} could not be tested." if tested < len(found) else ""
     drawn = [s for s in order if s.drop is not None][: min(_IN_PICTURE, limits.rows)]
     if not drawn:
-        return Section("slices", "Slices", filled(table))
+        return Section("slices", "Slices", (said, table))
     told = f"{len(drawn)} slices with the estimate of the drop and its 90 % interval; the largest drop is {score(drawn[0].drop)}."
-    head = Head("slices", "Drop by slice", told)
     # The value alone where all slices are of one column: names must be short here, and the table has both.
-    columns = {s.column for s in drawn}
-    lines = [Interval(s.value or "(empty)" if len(columns) == 1 else f"{s.column} {s.value}", s.drop, s.low, s.high, limit(s)) for s in drawn]
-    picture = forest(head, lines, f"drop of {cut(report.accuracy.score_name, 30) if report.accuracy else ''}, right of 0 is worse")
-    more = f" The {len(drawn)} largest of {len(found)} are drawn." if len(drawn) < len(found) else ""
-    caption = f"The drop of each slice with its 90 % interval.{more}"
+    alone, allowed = len({s.column for s in drawn}) == 1, limits_of(report)
+    lines = [
+        Interval((s.value or "(empty)") if alone else f"{s.column} {s.value}", s.drop, s.low, s.high, allowed.get(f"slice.{s.column}={s.value}")) for s in drawn
+    ]
+    caption = "The drop of each slice with its 90 % interval."
+    caption += f" The {len(drawn)} largest of {len(found)} are drawn." if len(drawn) < len(found) else ""
     if any(s.p_holm is not None for s in found):
         caption += " Of many slices some look worse by chance: p is adjusted for their number (Holm)."
-    return Section("slices", "Slices", (Figure(picture, caption, table),))
+    draw = partial(forest, Head("slices", "Drop by slice", told), lines, _axis(report.accuracy))
+    return Section("slices", "Slices", (said, Figure(draw, caption, table)))
 
 
 def confusion(report: Report, limits: Limits) -> Section:
     """Rows by what is right and what was answered, as a heat-map of each side."""
     tables = tuple(_matrix(side, name, subject, limits) for side, name, subject in sides(report) if subject.confusion)
-    return Section("confusion", "Confusion", (Beside(tables),) if tables else ())
+    return Section("confusion", "Confusion", tables, beside=True, page_only=True)
 
 
 def flips(report: Report, limits: Limits) -> Section:
@@ -102,31 +84,39 @@ def flips(report: Report, limits: Limits) -> Section:
     found = report.accuracy
     if found is None or not found.comparable:
         return Section("flips", "Flips", ())
-    share = percent(found.flips / found.rows, signed=False) if found.rows else NOTHING
-    said = f"{found.flips:,} of {found.rows:,} rows ({share}) are answered differently." if found.flips else "No row is answered differently."
+    said = f"{found.flips:,} of {found.rows:,} rows ({_share(found)}) are answered differently." if found.flips else "No row is answered differently."
     if not found.flipped:
-        return Section("flips", "Flips", (Text(said),))
-    sure = any(f.margin_before is not None for f in found.flipped)
+        return Section("flips", "Flips", (said,))
+    sure, include = any(f.margin_before is not None for f in found.flipped), report.include_text
     shown = found.flipped[: limits.flips]
-    rows = tuple(_flip(f, sure, report.include_text, limits) for f in shown)
-    header = ("row", "id", "right", "before", "now", "effect", *(("margin before", "margin now") if sure else ()), *(("text",) if report.include_text else ()))
-    words = (1, 2, 3, 4, 5, *((len(header) - 1,) if report.include_text else ()))
-    note = left_out(len(rows), max(found.flips, len(found.flipped)), "rows") and (
-        f"{len(rows):,} of {found.flips:,} rows are listed, those that were surest before; report.json has the first {len(found.flipped):,}."
+    header = ("row", "id", "right", "before", "now", "effect", *(("margin before", "margin now") if sure else ()), *(("text",) if include else ()))
+    rows = tuple(_flip(f, sure, include, limits) for f in shown)
+    words = (1, 2, 3, 4, 5, *((len(header) - 1,) if include else ()))
+    note = (
+        f"{len(shown):,} of {found.flips:,} rows are listed, those that were surest before; report.json has the first {len(found.flipped):,}."
+        if len(shown) < max(found.flips, len(found.flipped))
+        else ""
     )
     table = Table("t-flips", "Rows that are answered differently, those that were surest before first", header, rows, words, True, note, "list")
-    if not sure:
-        return Section("flips", "Flips", (Text(said), table))
+    return Section("flips", "Flips", filled(said, _margins(found) if sure else None, table))
+
+
+def _margins(found: Accuracy) -> Figure:
     effects = [_effect(f) for f in found.flipped]
-    names = {"lost": "right before, wrong now", "won": "wrong before, right now", "other": "neither"}
-    counts = rows_of((names[e], [f"{effects.count(e):,}"]) for e in names)
     of = "all of them" if len(effects) >= found.flips else f"the {len(effects):,} surest of them"
-    picture = margins(
-        Head("flips", "Margins of the answers that differ", f"{len(effects)} rows, before to the right and now up; {effects.count('lost')} of them were lost."),
-        [(e, f.margin_before or 0.0, f.margin_after or 0.0) for e, f in zip(effects, found.flipped, strict=True)],
-    )
+    told = f"{len(effects)} rows, before to the right and now up; {effects.count('lost')} of them were lost."
+    points = [(e, f.margin_before or 0.0, f.margin_after or 0.0) for e, f in zip(effects, found.flipped, strict=True)]
     caption = f"How sure both sides were, {of}: the margin is the answer's lead over the next best. Far from both axes, two sure answers contradict each other."
-    return Section("flips", "Flips", (Text(said), Figure(picture, caption, Table("t-effects", f"What became of {of}", ("effect", "rows"), counts)), table))
+    counts = tuple((words, f"{effects.count(e):,}") for e, (_, words) in _EFFECTS.items())
+    draw = partial(margins, Head("flips", "Margins of the answers that differ", told), points)
+    return Figure(draw, caption, Table("t-effects", f"What became of {of}", ("effect", "rows"), counts))
+
+
+def _sure(found: Slice) -> bool:
+    """Whether a slice differs by its test, adjusted for all of them; by the interval where there is no such test."""
+    if found.p_holm is not None:
+        return found.p_holm <= _SIGNIFICANT
+    return found.low is not None and found.high is not None and not found.low <= 0 <= found.high
 
 
 def _seen(found: Accuracy) -> str:
@@ -137,10 +127,10 @@ def _seen(found: Accuracy) -> str:
         said += f": a drop of {score(found.drop)} (90 % interval {spread(score(found.low), score(found.high))})"
     said = sentence(said, 400)
     if found.losses is not None and found.gains is not None:
-        test = "" if found.p_value is None else f" (exact McNemar, p {chance(found.p_value)})"
+        test = "" if found.p_value is None else f" (exact McNemar, p = {chance(found.p_value)})"
         said += f" {found.losses:,} rows were right before and are wrong now, {found.gains:,} the other way round{test}."
     elif found.p_value is not None:
-        said += f" Approximate randomization says p {chance(found.p_value)}."
+        said += f" Approximate randomization says p = {chance(found.p_value)}."
     return said or "The samples have no labels to score by."
 
 
@@ -155,51 +145,43 @@ def _resolves(found: Accuracy) -> str:
     return f"{able}, not one of {found.margin:g}{rows}."
 
 
-def _cut_off(one: Subject) -> str:
-    return f"{one.truncated:,} samples are longer than the model takes, and were cut." if one.truncated else ""
+def _axis(found: Accuracy) -> str:
+    return f"drop of {cut(found.score_name, 30)}, right of 0 is worse"
 
 
-def _drop(report: Report, found: Accuracy, limits: Limits) -> Figure | None:
-    if found.drop is None or found.low is None or found.high is None:
-        return None
-    limit = limits_of(report).get("accuracy.drop", found.margin)
-    margin = "" if limit is None else f" The hatched side, from {limit:g} on, is not allowed."
-    said = f"A drop of {score(found.drop)}, between {score(found.low)} and {score(found.high)}."
-    row = Interval("all rows", found.drop, found.low, found.high, limit)
-    picture = forest(Head("drop", f"Drop of {found.score_name}", said + margin), [row], f"drop of {cut(found.score_name, 30)}, right of 0 is worse")
-    return Figure(picture, f"The drop with its 90 % interval: each end is a one-sided 95 % bound.{margin}", _numbers(found))
+def _share(found: Accuracy) -> str:
+    return percent(found.flips / found.rows, signed=False) if found.rows else NOTHING
 
 
-def _numbers(found: Accuracy) -> Table:
-    share = percent(found.flips / found.rows, signed=False) if found.rows else NOTHING
+def _drop(report: Report, found: Accuracy) -> Block:
+    """The answers in numbers, and the drop as a picture where there is one."""
     rows = rows_of(
         [
-            (found.score_name or "score", [score(found.before), score(found.after)]),
+            (cut(found.score_name, 30) or "score", [score(found.before), score(found.after)]),
             ("drop", [NOTHING, score(found.drop)]),
-            ("90\N{NO-BREAK SPACE}% interval", [NOTHING, spread(score(found.low), score(found.high))]),
-            ("rows answered differently", [NOTHING, f"{found.flips:,} ({share})"]),
+            (INTERVAL, [NOTHING, spread(score(found.low), score(found.high))]),
+            ("rows answered differently", [NOTHING, f"{found.flips:,} ({_share(found)})"]),
             ("rows lost, won", [NOTHING, NOTHING if found.losses is None else f"{found.losses:,}, {found.gains:,}"]),
             ("calibration error", [score(found.calibration_before), score(found.calibration_after)]),
             ("divergence of the answers, mean", [NOTHING, score(found.divergence_mean)]),
             ("divergence of the answers, 95th percentile", [NOTHING, score(found.divergence_p95)]),
         ]
     )
-    return Table("t-drop", "Answers in numbers", ("", "before", "now"), rows)
-
-
-def _own(one: Subject, rows: int, limits: Limits) -> Text | None:
-    if one.score is None:
-        return None
-    error = "" if one.calibration_error is None else f", with a calibration error of {one.calibration_error:.4f}"
-    said = sentence(f"{cut(one.score_name, limits.name) or 'score'} {score(one.score)} on {rows:,} rows{error}", limits.sentence)
-    return Text(f"{said} {_cut_off(one)}".strip())
+    table = Table("t-drop", "Answers in numbers", ("", "before", "now"), rows)
+    if found.drop is None or found.low is None or found.high is None:
+        return table
+    limit = limits_of(report).get("accuracy.drop", found.margin)
+    margin = "" if limit is None else f" The hatched side, from {limit:g} on, is not allowed."
+    head = Head("drop", f"Drop of {found.score_name}", f"A drop of {score(found.drop)}, between {score(found.low)} and {score(found.high)}.{margin}")
+    row = Interval("all rows", found.drop, found.low, found.high, limit)
+    return Figure(partial(forest, head, [row], _axis(found)), f"The drop with its 90 % interval: each end is a one-sided 95 % bound.{margin}", table)
 
 
 def _flip(found: Flip, sure: bool, include_text: bool, limits: Limits) -> Row:
     names = [cut(v, limits.name) or "(none)" for v in (found.truth, found.before, found.after)]
     margin = (f"{found.margin_before or 0.0:.2f}", f"{found.margin_after or 0.0:.2f}") if sure else ()
     text = (Cell(cut(found.text, limits.text), "said"),) if include_text else ()
-    return (f"{found.row:,}", Cell(found.id[:_ID], "mono"), *names, {"lost": "✗ lost", "won": "✓ won", "other": "neither"}[_effect(found)], *margin, *text)
+    return (f"{found.row:,}", Cell(found.id[:_ID], "mono"), *names, _EFFECTS[_effect(found)][0], *margin, *text)
 
 
 def _effect(found: Flip) -> str:
