@@ -15,7 +15,7 @@ from edgekit.bundle import assemble
 from edgekit.bundle.trust import Bundle
 from edgekit.cache.store import Cache
 from edgekit.machine.cpu import cpu_name
-from edgekit.report.table import held_out_text, lists_text, trials_table, verified_text
+from edgekit.report.table import built_text
 from edgekit.search import checks, record
 from edgekit.search.candidates import choose_whole
 from edgekit.search.checks import CALIBRATION_ROWS
@@ -53,12 +53,7 @@ class BuildResult:
 
     def table(self) -> str:
         """The candidates as a plain text table, why the winner won, the test set if there was one, and what should be known."""
-        m = self.bundle.manifest
-        lines = [trials_table(m.trials, m.score_name, m.reference_score), m.reason]
-        if m.held_out is not None:
-            lines.append(held_out_text(m.held_out, m.score_name))
-        lines += lists_text(m.variants)
-        return "\n".join([*lines, *(f"note: {note}" for note in (*m.notes, *self.remeasured)), *verified_text(m)])
+        return "\n".join(built_text(self.bundle.manifest, self.remeasured))
 
 
 @takes_paths("model", "samples", "eval", "out", "test", "target", "race", "distill_samples", "vocabulary")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgekit.bundle.trust import Bundle
-from edgekit.report.table import held_out_text, lists_text, trials_table, verified_text
+from edgekit.report.table import built_text
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.manifest import Manifest, content_digest
 from edgekit.spec.parsing import parse, plain
@@ -33,10 +33,7 @@ def inspect(bundle: Bundle) -> str:
         if variant.engine is not None:
             made = "in the bundle, made ahead of time" if variant.engines else "made on the device"
             lines.append(f"      engine: {made}; accepts {variant.engine.accepts()}")
-    lines += ["", "candidates of the build:", trials_table(m.trials, m.score_name, m.reference_score), m.reason]
-    if m.held_out is not None:
-        lines.append(held_out_text(m.held_out, m.score_name))
-    lines += [*lists_text(m.variants), *(f"note: {note}" for note in m.notes), *verified_text(m)]
+    lines += ["", "candidates of the build:", *built_text(m)]
     if m.sensitivity:
         lines += ["", "layers by the damage that INT8 does in each alone (divergence of the answers from float32's):"]
         lines += [f"  {damage:.3g}  {layer}" for layer, damage in sorted(m.sensitivity.items(), key=lambda item: -item[1])]

@@ -4,7 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edgekit.report.render.charts.svg import WIDTH, Head, Scale, around, box, cross, diamond, dot, key, letters, line, picture, plain, ticks
+from edgekit.report.render.charts.svg import (
+    WIDTH,
+    Head,
+    Scale,
+    around,
+    axis_below,
+    axis_beside,
+    box,
+    cross,
+    diamond,
+    dot,
+    key,
+    letters,
+    line,
+    picture,
+    plain,
+    ticks,
+)
 
 __all__ = ["between", "margins"]
 
@@ -22,10 +39,9 @@ def margins(head: Head, points: Sequence[tuple[str, float, float]]) -> str:
     """
     high = min(1.0, max(0.1, *(m for _, *both in points for m in both)) * 1.05)
     x, y = Scale(0, high, _LEFT, _LEFT + _SIDE), Scale(0, high, _TOP + _SIDE, _TOP)
-    values, parts = ticks(0, high, 5), []
-    for value, text in zip(values, plain(values), strict=True):
-        parts += [line(x(value), _TOP, x(value), _TOP + _SIDE, "g"), line(_LEFT, y(value), _LEFT + _SIDE, y(value), "g")]
-        parts += [letters(x(value), _TOP + _SIDE + 14, text, "m", "m"), letters(_LEFT - 6, y(value) + 3.5, text, "m", "e")]
+    values = ticks(0, high, 5)
+    parts = [line(x(value), _TOP, x(value), _TOP + _SIDE, "g") for value in values] + axis_below(x, values, plain(values), _TOP + _SIDE + 14)
+    parts += axis_beside(y, values, plain(values), _LEFT, _LEFT + _SIDE)
     parts.append(line(x(0), y(0), x(high), y(high), "g dash"))
     for kind, before, now in sorted(points, key=lambda p: p[0] != "other"):
         place = (x(before), y(now))
@@ -55,8 +71,7 @@ def between(head: Head, rows: Sequence[tuple[str, float, float, float]]) -> str:
         parts += [line(x(floor), y - 7, x(floor), y + 7, "z"), line(x(ceiling), y - 7, x(ceiling), y + 7, "z"), diamond(x(value), y, "d b", 5.5)]
         y += 14
     values = ticks(low, high, 5)
-    for place, text in zip(values, plain(values), strict=True):
-        parts.append(letters(x(place), y + 10, text, "m", "m"))
+    parts += axis_below(x, values, plain(values), y + 10)
     ends = line(1, -6, 1, 6, "z") + box(1, -4, 16, 8, "band") + line(17, -6, 17, 6, "z")
     marks = [(diamond(9, 0, "d b"), "the two models"), (ends, "from chance to the model against itself")]
     below, last = key(marks, y + 30)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgekit.report.render.charts.svg import (
-    LETTER,
+    AFTER,
+    BEFORE,
     WIDTH,
     Head,
     Scale,
-    after_mark,
     around,
-    before_mark,
+    axis_below,
+    axis_beside,
     dot,
     key,
     letters,
@@ -21,7 +22,6 @@ from edgekit.report.render.charts.svg import (
     picture,
     plain,
     ticks,
-    width,
 )
 from edgekit.spec.subject import ByLength
 
@@ -45,10 +45,8 @@ def distributions(head: Head, sides: Sequence[tuple[str, str, Sequence[float], S
     low = max(low, high / 1e4)
     x = Scale(low, high, _LEFT, WIDTH - _RIGHT, log=high / low >= _LOGARITHMIC)
     y = Scale(0, 1, _TOP + _HIGH, _TOP)
-    parts = []
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        parts.append(line(_LEFT, y(share), WIDTH - _RIGHT, y(share), "g"))
-        parts.append(letters(_LEFT - 6, y(share) + 3.5, f"{share:.0%}".replace("%", "\N{NO-BREAK SPACE}%"), "m", "e"))
+    shares = (0, 0.25, 0.5, 0.75, 1)
+    parts = axis_beside(y, shares, [f"{100 * share:.0f}\N{NO-BREAK SPACE}%" for share in shares], _LEFT, WIDTH - _RIGHT)
     parts += _below(x, "milliseconds from input to answer")
     for percentile in _MARKED:
         parts.append(line(_LEFT, y(percentile / 100), WIDTH - _RIGHT, y(percentile / 100), "g dash"))
@@ -73,9 +71,7 @@ def lengths(head: Head, sides: Sequence[tuple[str, str, Sequence[ByLength]]]) ->
     top = max(g.p50_ms for g in groups)
     y = Scale(0, top * 1.08 or 1.0, _TOP + _HIGH, _TOP)
     values = ticks(y.low, y.high, 5)
-    parts = []
-    for value, text in zip(values, plain(values), strict=True):
-        parts += [line(_LEFT, y(value), WIDTH - _RIGHT, y(value), "g"), letters(_LEFT - 6, y(value) + 3.5, text, "m", "e")]
+    parts = axis_beside(y, values, plain(values), _LEFT, WIDTH - _RIGHT)
     parts.append(letters(_LEFT - 6, _TOP - 1, "ms", "m", "e") if y(values[-1]) > _TOP + 12 else letters(_LEFT + 4, _TOP - 1, "ms", "m"))
     parts += _below(x, "length of the input")
     for side, _, found in sides:
@@ -87,20 +83,14 @@ def lengths(head: Head, sides: Sequence[tuple[str, str, Sequence[ByLength]]]) ->
 
 
 def _below(x: Scale, axis: str) -> list[str]:
-    """The horizontal axis; of ticks that would touch, the first stays."""
-    bottom, end, parts = _TOP + _HIGH, -1.0, []
+    bottom = _TOP + _HIGH
     values = log_ticks(x.low, x.high) if x.log else ticks(x.low, x.high, 5)
     texts = [f"{v:g}" for v in values] if x.log else plain(values)
-    for value, text in zip(values, texts, strict=True):
-        parts.append(line(x(value), bottom, x(value), bottom + 4, "z"))
-        if x(value) - width(text) / 2 > end + LETTER:
-            parts.append(letters(x(value), bottom + 16, text, "m", "m"))
-            end = x(value) + width(text) / 2
-    parts.append(line(x.start, bottom, x.end, bottom, "z"))
-    return [*parts, letters((x.start + x.end) / 2, bottom + 31, axis + (" (logarithmic)" if x.log else ""), "m", "m")]
+    parts = [line(x(value), bottom, x(value), bottom + 4, "z") for value in values] + axis_below(x, values, texts, bottom + 16)
+    name = letters((x.start + x.end) / 2, bottom + 31, axis + (" (logarithmic)" if x.log else ""), "m", "m")
+    return [*parts, line(x.start, bottom, x.end, bottom, "z"), name]
 
 
 def _with_key(head: Head, parts: list[str], sides: Sequence[tuple[str, str]]) -> str:
-    marks = {"a": before_mark(), "b": after_mark()}
-    below, last = key([(marks[side], text) for side, text in sides], _TOP + _HIGH + 50, _LEFT)
+    below, last = key([(BEFORE if side == "a" else AFTER, text) for side, text in sides], _TOP + _HIGH + 50, _LEFT)
     return picture(head, last + 10, [*parts, *below])

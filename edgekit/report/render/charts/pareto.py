@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from edgekit.report.render.charts.svg import (
-    LETTER,
+    AFTER,
     WIDTH,
     Head,
     Scale,
-    after_mark,
     alone,
     around,
+    axis_below,
+    axis_beside,
     dot,
     fit,
     key,
@@ -35,6 +36,7 @@ _LEFT, _RIGHT, _BOTTOM, _LINE = 46, 10, 66, 12
 _NAMED = 6  # points up to which all have their name; of more, only those on the front
 _NAME = 150  # most of the width that a name may take
 _POSTER = (860, 460)
+_Frame = tuple[float, float, float, float]  # left, top, right and bottom end of the axes
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,6 @@ class Point:
     low: float
     high: float
     chosen: bool = False
-
-
-@dataclass(frozen=True)
-class _Frame:
-    """Where the axes are, in units."""
-
-    left: float
-    top: float
-    right: float
-    bottom: float
 
 
 def front(points: Sequence[Point], higher_is_better: bool = True) -> list[Point]:
@@ -132,11 +124,11 @@ def pareto(
     if not points or not all(p.cost > 0 and math.isfinite(p.cost) and math.isfinite(p.score) for p in points):
         raise UsageError("A Pareto front takes at least one point, and a cost above 0 of each. Give what was measured.")
     edge = _RIGHT if heading else 0
-    frame = _Frame(_LEFT + edge, 56 if heading else 24, wide - _RIGHT - edge, high - _BOTTOM)
+    frame = left, top, right, bottom = _LEFT + edge, 56 if heading else 24, wide - _RIGHT - edge, high - _BOTTOM
     costs = [math.log(p.cost) for p in points]
     room = max(0.12, 0.1 * (max(costs) - min(costs)))
-    x = Scale(math.exp(min(costs) - room), math.exp(max(costs) + room), frame.left, frame.right, log=True)
-    ends = (frame.bottom, frame.top) if higher_is_better else (frame.top, frame.bottom)
+    x = Scale(math.exp(min(costs) - room), math.exp(max(costs) + room), left, right, log=True)
+    ends = (bottom, top) if higher_is_better else (top, bottom)
     y = Scale(*around([s for p in points for s in (p.low, p.score, p.high)], 0.07, least=0.004), *ends)
     best = front(points, higher_is_better)
     parts = [letters(edge, 24, heading, "title")] if heading else []
@@ -153,27 +145,19 @@ def pareto(
     names = [fit(points[i].name, wide / 2 if heading else _NAME) for i in told]
     for i, text, (across, down) in zip(told, names, _places(names, [marks[i] for i in told], marks, line_of_front, frame), strict=True):
         parts.append(letters(across, down, text, "halo h" if points[i] in best else "halo"))
-    entries = [(after_mark(), "on the front"), (dot(9, 0, "d a", 4), "not on it")]
+    entries = [(AFTER, "on the front"), (dot(9, 0, "d a", 4), "not on it")]
     ring = '<circle cx="9" cy="0" r="7" class="ring"/>'
-    below, _ = key([*entries, *([(ring, "chosen")] if any(p.chosen for p in points) else [])], high - 10, frame.left)
+    below, _ = key([*entries, *([(ring, "chosen")] if any(p.chosen for p in points) else [])], high - 10, left)
     return picture(head, high, [*parts, *below], wide)
 
 
 def _axes(frame: _Frame, x: Scale, y: Scale, cost_label: str, score_label: str) -> list[str]:
-    parts, end = [], -1.0
-    for cost in log_ticks(x.low, x.high):
-        text = f"{cost:g}"
-        parts.append(line(x(cost), frame.top, x(cost), frame.bottom, "g"))
-        if x(cost) - width(text) / 2 > end + LETTER:
-            parts.append(letters(x(cost), frame.bottom + 15, text, "m", "m"))
-            end = x(cost) + width(text) / 2
-    scores = ticks(y.low, y.high, 5)
-    for score, text in zip(scores, plain(scores), strict=True):
-        parts.append(line(frame.left, y(score), frame.right, y(score), "g"))
-        parts.append(letters(frame.left - 6, y(score) + 3.5, text, "m", "e"))
-    parts.append(line(frame.left, frame.bottom, frame.right, frame.bottom, "z"))
-    parts.append(letters((frame.left + frame.right) / 2, frame.bottom + 31, cost_label, "m", "m"))
-    return [*parts, letters(frame.left - _LEFT, frame.top - 10, score_label, "m")]
+    left, top, right, bottom = frame
+    costs, scores = log_ticks(x.low, x.high), ticks(y.low, y.high, 5)
+    parts = [line(x(cost), top, x(cost), bottom, "g") for cost in costs] + axis_below(x, costs, [f"{c:g}" for c in costs], bottom + 15)
+    parts += axis_beside(y, scores, plain(scores), left, right)
+    parts += [line(left, bottom, right, bottom, "z"), letters((left + right) / 2, bottom + 31, cost_label, "m", "m")]
+    return [*parts, letters(left - _LEFT, top - 10, score_label, "m")]
 
 
 def _places(
@@ -192,7 +176,7 @@ def _places(
 
         def covers(place: tuple[float, float], room: float = room) -> float:
             box = (place[0] - 2, place[1] - _LINE + 2, place[0] + room + 2, place[1] + 4)
-            outside = max(0.0, frame.left - box[0]) + max(0.0, box[2] - frame.right) + max(0.0, frame.top - box[1]) + max(0.0, box[3] - frame.bottom)
+            outside = sum(max(0.0, sign * (box[i] - frame[i])) for i, sign in enumerate((-1, -1, 1, 1)))
             return 50 * outside + sum(max(0.0, min(box[2], b[2]) - max(box[0], b[0])) * max(0.0, min(box[3], b[3]) - max(box[1], b[1])) for b in taken)
 
         place = min(places, key=covers)  # of equal ones the first

@@ -11,9 +11,34 @@ from itertools import pairwise
 from pathlib import Path
 
 __all__ = [
-    "LETTER", "STYLE", "WIDTH", "Head", "Scale", "after_mark", "alone", "around", "before_mark", "box", "clean",
-    "cross", "diamond", "dot", "fit", "key", "letters", "line", "lines", "log_ticks", "minus", "number", "picture",
-    "plain", "ticks", "width",
+    "AFTER",
+    "BEFORE",
+    "LETTER",
+    "STYLE",
+    "WIDTH",
+    "Head",
+    "Scale",
+    "alone",
+    "around",
+    "axis_below",
+    "axis_beside",
+    "box",
+    "clean",
+    "cross",
+    "diamond",
+    "dot",
+    "fit",
+    "key",
+    "letters",
+    "line",
+    "lines",
+    "log_ticks",
+    "minus",
+    "number",
+    "picture",
+    "plain",
+    "ticks",
+    "width",
 ]
 
 WIDTH = 360
@@ -137,6 +162,10 @@ def number(value: float) -> str:
     return text[:-2] if text.endswith(".0") else text
 
 
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
+
+
 def letters(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
     """A text; ``kind`` are classes, ``anchor`` is ``m`` for middle, ``e`` for end."""
     classes = " ".join(filter(None, (kind, anchor and f"t{anchor}")))
@@ -175,6 +204,10 @@ def cross(x: float, y: float, kind: str, size: float = 3.2) -> str:
     return f'<path d="M{number(x - size)} {number(y - size)}l{double} {double}m-{double} 0l{double} -{double}"{_class(kind)}/>'
 
 
+BEFORE, AFTER = line(0, 0, 18, 0, "l a") + dot(9, 0, "d a", 3), line(0, 0, 18, 0, "l b") + dot(9, 0, "d b", 3)
+"""Marks of what was before and of what is now, for a key."""
+
+
 def key(entries: Sequence[tuple[str, str]], y: float, left: float = 0.0, right: float = WIDTH) -> tuple[list[str], float]:
     """The key below or above a picture, in as many lines as it takes.
 
@@ -198,14 +231,20 @@ def key(entries: Sequence[tuple[str, str]], y: float, left: float = 0.0, right: 
     return parts, y
 
 
-def before_mark() -> str:
-    """The mark of what was before, for a key."""
-    return line(0, 0, 18, 0, "l a") + dot(9, 0, "d a", 3)
+def axis_below(x: Scale, values: Sequence[float], texts: Sequence[str], y: float) -> list[str]:
+    """What stands below a horizontal axis; of texts that would touch, the first stays."""
+    parts, end = [], -1.0
+    for value, text in zip(values, texts, strict=True):
+        if x(value) - width(text) / 2 > end + LETTER:
+            parts.append(letters(x(value), y, text, "m", "m"))
+            end = x(value) + width(text) / 2
+    return parts
 
 
-def after_mark() -> str:
-    """The mark of what is now, for a key."""
-    return line(0, 0, 18, 0, "l b") + dot(9, 0, "d b", 3)
+def axis_beside(y: Scale, values: Sequence[float], texts: Sequence[str], left: float, right: float) -> list[str]:
+    """Lines across a picture, with their values to the left."""
+    pairs = [(y(value), text) for value, text in zip(values, texts, strict=True)]
+    return [line(left, up, right, up, "g") for up, _ in pairs] + [letters(left - 6, up + 3.5, text, "m", "e") for up, text in pairs]
 
 
 def picture(head: Head, high: float, parts: Iterable[str], wide: float = WIDTH) -> str:
@@ -229,7 +268,3 @@ def alone(svg: str, wide: float, high: float) -> str:
     style = f'<style>{STYLE.read_text("utf-8")}</style><rect class="paper" width="{number(wide)}" height="{number(high)}"/>'
     head, rest = svg.split("</desc>", 1)  # a title is the first thing in a picture
     return head.replace("<svg", f'<svg xmlns="http://www.w3.org/2000/svg" width="{number(wide)}" height="{number(high)}"', 1) + f"</desc>{style}{rest}\n"
-
-
-def _class(kind: str) -> str:
-    return f' class="{kind}"' if kind else ""
