@@ -38,7 +38,9 @@ def test_a_check():
 def test_the_verdict_is_the_last_line():
     assert terminal(REPORTS["passing"]).splitlines()[-1] == "verdict: pass"
     assert terminal(REPORTS["minimal"]).splitlines()[-1].startswith("Measured, not judged: No gate was set")
-    assert "noise alone can look like +1.1 % in p50 latency" in terminal(REPORTS["self_check"]).splitlines()[-1]
+    noise = terminal(REPORTS["self_check"]).splitlines()
+    assert "noise alone can look like +1.1 % in p50 latency" in noise[-1]
+    assert "  p50 latency, second over first   +0.2 % (-1.1 % to +1.6 %)" in noise
 
 
 def test_every_gate_is_there():

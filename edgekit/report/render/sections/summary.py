@@ -46,7 +46,7 @@ def glance(report: Report) -> Section:
     """The numbers that most people look for; before them, that these rows can never settle what is asked."""
     found, never = sides(report), report.accuracy.never if report.accuracy is not None else ""
     if len(found) == 1:
-        table = Table("t-glance", "What was measured", ("", "value"), _alone(found[0][2]), (1,), kind="narrow")
+        table = Table("t-glance", "What was measured", ("", "value"), _alone(found[0][2], changes_of(report)), (1,), kind="narrow")
     else:
         header = ("", *(name for _, name, _ in found), "change", INTERVAL)
         table = Table("t-glance", "Before and now", header, _both(report, found[0][2], found[1][2]), (4,), kind="middle")
@@ -57,7 +57,8 @@ def _verdict(gate: Gate) -> Cell:
     return Cell(f"{MARKS[gate.verdict]}{GAP}{gate.verdict.replace(' ', GAP)}", f"v {gate.verdict.replace(' ', '-')}")
 
 
-def _alone(one: Subject) -> tuple[Row, ...]:
+def _alone(one: Subject, changes: Sequence[Change]) -> tuple[Row, ...]:
+    """Of one bundle; ``changes`` are those of a self-check, in which it ran twice."""
     times = percentiles(one.times) if one.times is not None else {}
     return rows_of(
         [
@@ -70,6 +71,7 @@ def _alone(one: Subject) -> tuple[Row, ...]:
             ("peak memory", [amount(one.memory_mb or None, "MB")]),
             ("size on disk", [amount(one.size_mb or None, "MB")]),
             ("energy of an answer", [energy(one)]),
+            *((f"{NAMES.get(c.metric, c.metric)}, second over first", ["{} ({})".format(*change_cells(c))]) for c in changes),
         ]
     )
 
