@@ -50,7 +50,6 @@ def html(report: Report) -> str:
 
 def _page(report: Report, limits: Limits) -> str:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not on a device, and slow to import
-    from markupsafe import Markup
 
     # A character that HTML cannot hold would be one that no reader sees and no file can be written with.
     environment = Environment(
@@ -59,7 +58,7 @@ def _page(report: Report, limits: Limits) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=lambda value: clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
+        finalize=lambda value: clean(value) if isinstance(value, str) and not hasattr(value, "__html__") else value,
     )
     style = STYLE.read_text("utf-8") + (_HERE / "page.css").read_text("utf-8")
     environment.filters["breaks"] = _breaks
