@@ -16,7 +16,7 @@ from onnx_ir.passes import common as passes
 
 from edgekit.export._gelu import fuse_gelu
 from edgekit.export._mask import HIDDEN, canonical_masks
-from edgekit.quantize.graphs import Linear, constant, initializer, linears, replace, sweep
+from edgekit.quantize.graphs import Linear, constant, initializer, linears, made_by, replace, sweep
 
 
 def clean(model: ir.Model, max_length: int) -> None:
@@ -28,7 +28,7 @@ def clean(model: ir.Model, max_length: int) -> None:
     """
     canonical_masks(model, max_length)
     fuse_gelu(model)
-    for step in (static_reshapes, slice_positions, drop_nan_guards, finite_constants, floats_only):
+    for step in (static_reshapes, slice_positions, drop_nan_guards, drop_open_masks, finite_constants, floats_only):
         step(model.graph)
         sweep(model)
     name_nodes(model.graph)
@@ -105,6 +105,23 @@ def drop_nan_guards(graph: ir.Graph) -> int:
         if kept.producer() is not None and kept.producer().op_type == "Softmax":  # type: ignore[union-attr]
             replace(graph, node, [], kept)
             count += 1
+    return count
+
+
+def drop_open_masks(graph: ir.Graph) -> int:
+    """Add(scores, Where(all true, 0, low)) -> scores: the mask of a model whose rows have one size hides nothing, and runtimes fuse no attention behind it."""
+    count = 0
+    for node in list(graph):
+        for scores, mask in (node.inputs, node.inputs[::-1]) if node.op_type == "Add" else ():
+            chosen = made_by(mask, "Where")
+            if chosen is None or scores is None or scores.shape != node.outputs[0].shape:
+                continue
+            test = made_by(chosen.inputs[0], "Expand")
+            visible, added = constant(chosen.inputs[0] if test is None else test.inputs[0]), constant(chosen.inputs[1])
+            if visible is not None and added is not None and visible.all() and not added.any():
+                replace(graph, node, [], scores)
+                count += 1
+                break
     return count
 
 

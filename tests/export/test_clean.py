@@ -413,6 +413,31 @@ def test_another_nan_guard_stays(before, test, kept):
     assert ops(model.graph)["Where"] == 1
 
 
+def open_mask_model(visible="1, 1, 1", added="0", heads=1):
+    return parsed(f"""
+        g (float[n, 1, 3, 3] scores) => (float[n, m, 3, 3] y)
+        <bool[1, 1, 1, 3] visible = {{{visible}}}, int64[4] wide = {{1, {heads}, 3, 3}}, float zero = {{{added}}}, float hidden = {{-10000}}>
+        {{ spread = Expand (visible, wide)
+           mask = Where (spread, zero, hidden)
+           sum = Add (scores, mask)
+           y = Softmax (sum) }}""")
+
+
+def test_a_mask_that_hides_nothing_goes():
+    model = open_mask_model()
+    assert _clean.drop_open_masks(model.graph) == 1
+    assert ops(model.graph)["Add"] == 0
+    x = np.random.default_rng(0).normal(size=(4, 1, 3, 3)).astype(np.float32)
+    np.testing.assert_allclose(run(model, scores=x)[0], torch.softmax(torch.from_numpy(x), -1).numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("other", [{"visible": "1, 0, 1"}, {"added": "1"}, {"heads": 2}])
+def test_a_mask_that_hides_or_adds_or_widens_stays(other):
+    model = open_mask_model(**other)
+    assert _clean.drop_open_masks(model.graph) == 0
+    assert ops(model.graph)["Add"] == 1
+
+
 # ---- masks
 
 HEAD = """

@@ -15,10 +15,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import tiny
+import tiny_images
 import torch
 
 import edgekit
-from edgekit import backends, quantize
+from edgekit import backends, quantize, source
+from edgekit.export.graphs import export
 from edgekit.quantize import _embeddings
 from edgekit.quantize._weights import per_channel
 from edgekit.quantize.calibration import Calibration
@@ -98,6 +100,21 @@ def test_attention_is_one_operator_where_it_is_plain(name, quantized):
             assert node.attributes.get_float("scale", None) == pytest.approx((config.hidden_size // config.num_attention_heads) ** -0.5)
             assert constant(node.inputs[1]).dtype == np.int8
             assert constant(node.inputs[1]).shape[1] == 3 * constant(node.inputs[1]).shape[0]
+
+
+@pytest.mark.parametrize("name", ["vit", "deit"])
+def test_attention_without_a_mask_is_one_operator(name, tmp_path):
+    origin, pictures = source.read(tiny_images.folder(name)), tiny_images.images()
+    (tmp_path / "quantized").mkdir()
+    exported = export(origin, tmp_path / "graphs", pictures)
+    (graph,) = dynamic.quantize(exported, NO_SAMPLES, SEVEN, tmp_path / "quantized", silent).graphs
+    found = ops(ir.load(graph.path).graph)
+    assert (found["QAttention"], found["Softmax"], found["MatMul"]) == (2, 0, 0)
+    rows = origin.encode(pictures)
+    engine = backends.get("onnxruntime").open_device("cpu", 1).load(graph.path, graph.signature)
+    answers = next(iter(engine.run(single.collate(graph.signature, rows)).values()))
+    expected = np.stack([row["logits"] for row in origin.outputs(rows)])
+    assert np.sum(answers * expected) > COSINE * np.linalg.norm(answers) * np.linalg.norm(expected)
 
 
 @each

@@ -65,23 +65,27 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
 
 
 def fuse_attention(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[str] = frozenset()) -> int:
-    """Every self-attention with a padding mask to one ``QAttention`` (``Attention`` where its projection stays float); returns how many."""
+    """Every self-attention to one ``QAttention`` (``Attention`` where its projection stays float); returns how many.
+
+    Its mask is the padding mask; there is none in a graph without that input, whose rows have one size.
+    """
     mask = next((v for v in graph.inputs if v.name == "attention_mask"), None)
     additive = next((v for node in graph for v in node.outputs if v.name == _MASK), None)
-    if mask is None or additive is None:
+    if mask is not None and additive is None:
         return 0
     layers = {layer.last.outputs[0]: layer for layer in linears(graph)}
     found = [a for node in graph if node.op_type == "Softmax" and (a := find_attention(node, layers, additive)) is not None]
-    if not found:
-        return 0
-    lengths = ir.node("Cast", [mask], attributes={"to": ir.DataType.INT32})
-    graph.insert_before(next(iter(graph)), lengths)
+    lengths = None
+    if found and mask is not None:
+        cast = ir.node("Cast", [mask], attributes={"to": ir.DataType.INT32})
+        graph.insert_before(next(iter(graph)), cast)
+        lengths = cast.outputs[0]
     for attention in found:
-        _replace_attention(graph, attention, lengths.outputs[0], steps, attention.projection.name in skip)
+        _replace_attention(graph, attention, lengths, steps, attention.projection.name in skip)
     return len(found)
 
 
-def _replace_attention(graph: ir.Graph, attention: Attention, mask: ir.Value, steps: int, in_float32: bool) -> None:
+def _replace_attention(graph: ir.Graph, attention: Attention, mask: ir.Value | None, steps: int, in_float32: bool) -> None:
     layer = attention.projection
     shared = {"num_heads": attention.heads, "scale": attention.scale}
     name = layer.node.name or ""
