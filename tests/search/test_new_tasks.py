@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import struct
 import zlib
 from types import SimpleNamespace
@@ -261,6 +262,19 @@ def test_an_image_that_cannot_be_taken_names_its_row_and_not_its_path(images, tm
     with pytest.raises(SamplesError, match=r"(row|line) 2") as refused:
         evaluate(images.out, file)
     assert name not in str(refused.value)
+
+
+def test_a_folder_with_a_subfolder_a_label_is_scored_as_a_table(images, tmp_path):
+    for path, label in zip(images.rows, images.labels, strict=True):
+        (tmp_path / label).mkdir(exist_ok=True)
+        shutil.copy(images.folder / path, tmp_path / label)
+    found = evaluate(images.out, tmp_path)
+    with edgekit.load(images.out) as session:
+        answers = session([images.folder / path for path in images.rows])
+    assert (found.rows, found.score) == (len(images.rows), np.mean([a.label == label for a, label in zip(answers, images.labels, strict=True)]))
+    (tmp_path / "note.txt").write_text("secret")
+    with pytest.raises(SamplesError, match="beside"):
+        evaluate(images.out, tmp_path)
 
 
 def header_of(width, height):
