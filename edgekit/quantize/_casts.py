@@ -18,6 +18,7 @@ one per value.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,8 +188,8 @@ def _with_large_values(model: ir.Model, calibration: Calibration, limit: float, 
     largest = dict.fromkeys(names, 0.0)
     with tempfile.TemporaryDirectory() as folder:
         run = _largest(model, names, Path(folder) / "calibrate.onnx")
-        batches, count = [*calibration.batches, *calibration.guard], len(calibration.batches)
-        for index, batch in enumerate(batches):
+        count = len(calibration.batches)
+        for index, batch in enumerate(itertools.chain(calibration.batches, calibration.guard)):
             for name, top in zip(names, run(batch), strict=True):
                 if not np.isfinite(top):
                     producer = next(v.producer() for v in values if v.name == name)
@@ -198,7 +199,7 @@ def _with_large_values(model: ir.Model, calibration: Calibration, limit: float, 
                         "so its type cannot be chosen. Check the model and the samples: the float32 model has the same problem."
                     )
                 largest[name] = max(largest[name], float(top))
-            progress("calibrate", index + 1, len(batches))
+            progress("calibrate", min(index + 1, count), count)
     return {node for node in nodes if any(v in values and largest[v.name or ""] > limit for v in (*node.inputs, *node.outputs) if v is not None)}
 
 

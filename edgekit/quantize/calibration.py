@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -21,7 +21,9 @@ from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
 
-__all__ = ["Calibration", "Divergence", "Runner", "Split", "kl_divergence", "runner", "squared_error"]
+__all__ = ["Anew", "Calibration", "Divergence", "Runner", "Split", "kl_divergence", "runner", "squared_error"]
+
+T = TypeVar("T")
 
 Divergence = Callable[[Sequence[Arrays], Sequence[Arrays]], float]
 """How far outputs are from reference outputs, both one entry a row: 0 where they are equal."""
@@ -57,6 +59,18 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
     return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
 
 
+class Anew(Iterable[T]):
+    """What is made anew whenever it is gone through: the encoded rows of an evaluation set may be larger than the memory."""
+
+    def __init__(self, make: Callable[[], Iterator[T]]) -> None:
+        """Keeps how it is made."""
+        self._make = make
+
+    def __iter__(self) -> Iterator[T]:
+        """All of it, from the beginning."""
+        return self._make()
+
+
 class Calibration:
     """Feeds of a graph, as its task prepares them."""
 
@@ -64,7 +78,7 @@ class Calibration:
         self,
         batches: Batches,
         divergence: Divergence = kl_divergence,
-        guard: Batches = (),
+        guard: Iterable[Mapping[str, np.ndarray]] = (),
         split: Split | None = None,
         graphs: Mapping[str, Calibration] | None = None,
     ) -> None:

@@ -20,6 +20,7 @@ from edgekit.search.measure import note_if_unresolved, race_candidates, settle_a
 from edgekit.search.models import ModelEntry, make_candidates
 from edgekit.search.race import turns
 from edgekit.spec.manifest import FileEntry, Manifest, dumps
+from edgekit.spec.rows import encode_each
 
 if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
@@ -180,7 +181,7 @@ class _HostSearch:
             return []
         race = self._race([candidate, settled[0]], _FIRST_ROUNDS)
         task = model.evaluation.task
-        sizes = [task.modality.size(encoded.arrays) for encoded in task.preprocess(list(model.evaluation.inputs))]
+        sizes = [task.modality.size(encoded.arrays) for encoded in encode_each(task, model.evaluation.inputs)]
         timed = [[sizes[i] for i in turn] for turn in turns(len(sizes), _FIRST_ROUNDS, _INPUTS_A_ROUND)]
         memory_mb, limit_mb = (result.costs.memory_mb, measured[0].costs.memory_mb), self._ctx.target.budget.memory_mb
         better = vary.better_buckets(candidate, settled[0], race, timed, model.sizes, memory_mb, limit_mb)

@@ -17,7 +17,7 @@ from edgekit.search.results import Candidate, CandidateResult, Costs, Race
 from edgekit.search.stand_in import graph_outputs
 from edgekit.spec.errors import OutputError
 from edgekit.spec.graph import Graph, GraphSet
-from edgekit.spec.rows import difference, finite
+from edgekit.spec.rows import difference, encode_each, finite
 
 if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
@@ -104,7 +104,7 @@ def _measure_here(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
     parts = {"step": "answers", **_raced(ctx, [candidate]), "samples": evaluation.samples.digest, "limit_mb": limit_mb}
     task = _task_of(candidate)
     inputs = list(evaluation.inputs)
-    sizes = [task.modality.size(encoded.arrays) for encoded in task.preprocess(inputs)]
+    sizes = [task.modality.size(encoded.arrays) for encoded in encode_each(task, inputs)]
     longest = min(task.max_size, max(candidate.variant.max_tokens or task.max_size, *sizes))
     result = ctx.cache.values(
         "answers", parts, CandidateResult, lambda: race.measure_candidate(candidate, inputs, longest, limit_mb, ctx.cache.progress)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 from edgekit import backends, quantize, tasks
 from edgekit.bundle import assemble
 from edgekit.machine.cpu import cpus
-from edgekit.quantize.calibration import Calibration, squared_error
+from edgekit.quantize.calibration import Anew, Calibration, squared_error
 from edgekit.runtime import loops
 from edgekit.runtime.loops import single
 from edgekit.search import stand_in
@@ -108,10 +109,12 @@ def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
     signature = float_graphs.graphs[0].signature
     rows = [encoded.arrays for encoded in task.preprocess(ctx.calibration.inputs)]
     sizes = [task.modality.size(row) for row in rows]
-    guard: list[Sequence[Arrays]] = []
+    inputs = ctx.evaluation.inputs
+    guard: Iterable[Sequence[Arrays]] = ()
     if any("float16" in quantize.get(method).PRECISIONS for method in ctx.target.methods):
-        guard += _in_calls([encoded.arrays for encoded in task.preprocess(list(ctx.evaluation.inputs))])
-        guard += [[row] for row in stand_in.long_rows(task, ctx.evaluation.inputs, stand_in.longest(ctx.target, signature, task.max_size))]
+        parts = [inputs[start : start + _CALIBRATION_BATCH] for start in range(0, len(inputs), _CALIBRATION_BATCH)]
+        long = [[row] for row in stand_in.long_rows(task, inputs, stand_in.longest(ctx.target, signature, task.max_size))]
+        guard = Anew(lambda: itertools.chain(([encoded.arrays for encoded in task.preprocess(part)] for part in parts), long))
     calibration = make_calibration(ctx, float_graphs, task, _in_calls(rows), guard)
     evaluation, macs = ctx.evaluation.with_task(task), quantize.linear_macs(float_graphs)
     return ModelEntry(name, float_graphs, evaluation, calibration, sizes, macs, _manifest_template(ctx, float_graphs))
@@ -123,7 +126,7 @@ def _in_calls(rows: Sequence[Arrays]) -> list[Sequence[Arrays]]:
 
 
 def make_calibration(
-    ctx: BuildContext, float_graphs: GraphSet, task: Task, calls: Sequence[Sequence[Arrays]], guard: Sequence[Sequence[Arrays]]
+    ctx: BuildContext, float_graphs: GraphSet, task: Task, calls: Sequence[Sequence[Arrays]], guard: Iterable[Sequence[Arrays]]
 ) -> Calibration:
     """Feeds of every graph, as the loop brings them about; of one graph its outputs are judged by the task, of several each by its own outputs.
 
@@ -138,11 +141,17 @@ def make_calibration(
     if len(signatures) == 1:  # a loop may read a row in parts; outputs are taken apart by what shared a call
         loop = loops.get(float_graphs.loop)
         calls = [part for rows in calls for part in loop.calls({signatures[0].name: signatures[0]}, rows)]
-    feeds, guarded = _record(ctx, float_graphs, calls), _record(ctx, float_graphs, guard)
-    first = signatures[0].name
+    first, feeds = signatures[0].name, dict[str, list[dict[str, np.ndarray]]]()
+    for recorded in _record(ctx, float_graphs, calls):
+        for name, batches in recorded.items():
+            feeds.setdefault(name, []).extend(batches)
+
+    def guarded(name: str) -> Anew[dict[str, np.ndarray]]:
+        return Anew(lambda: (batch for recorded in _record(ctx, float_graphs, guard) for batch in recorded[name]))
+
     if len(signatures) > 1:
-        each = {s.name: Calibration(feeds[s.name], squared_error, guarded[s.name]) for s in signatures}
-        return Calibration(feeds[first], squared_error, guarded[first], graphs=each)
+        each = {s.name: Calibration(feeds[s.name], squared_error, guarded(s.name)) for s in signatures}
+        return Calibration(feeds[first], squared_error, guarded(first), graphs=each)
 
     def divergence(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> float:
         return float(task.divergence(outputs, reference).mean())
@@ -150,19 +159,15 @@ def make_calibration(
     def split(batch: int, outputs: Mapping[str, np.ndarray]) -> list[Arrays]:
         return single.split(signatures[0], calls[batch], outputs)
 
-    return Calibration(feeds[first], divergence, guarded[first], split)
+    return Calibration(feeds[first], divergence, guarded(first), split)
 
 
-def _record(ctx: BuildContext, float_graphs: GraphSet, calls: Sequence[Sequence[Arrays]]) -> dict[str, list[dict[str, np.ndarray]]]:
-    """Signature name to the feeds of its graph."""
+def _record(ctx: BuildContext, float_graphs: GraphSet, calls: Iterable[Sequence[Arrays]]) -> Iterator[Mapping[str, list[dict[str, np.ndarray]]]]:
+    """Signature name to the feeds of its graph, call by call."""
     signatures = [graph.signature for graph in float_graphs.graphs]
     paths = {graph.signature.name: graph.path for graph in float_graphs.graphs}
-    feeds: dict[str, list[dict[str, np.ndarray]]] = {name: [] for name in paths}
     with stand_in.open_graphs(paths, signatures, float_graphs.loop, STAND_IN, "cpu", ctx.cache.scratch, threads=cpus()) as runner:
-        for rows in calls:
-            for name, batches in runner.record(rows).items():
-                feeds[name] += batches
-    return feeds
+        yield from map(runner.record, calls)
 
 
 def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[Candidate]:

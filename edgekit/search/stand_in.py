@@ -6,6 +6,8 @@ For a device that is not here graphs run on a stand-in: in the arithmetic of the
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +20,9 @@ from edgekit.quantize.arithmetic import emulate
 from edgekit.runtime import runner
 from edgekit.search.checks import AS_WRITTEN, LOW_FLOATS, accuracy_backend
 from edgekit.spec.digests import files_below, sha256
+from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, Input, Task
-from edgekit.spec.rows import finite
+from edgekit.spec.rows import encode_each, finite
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Outputs", "graph_outputs", "long_rows", "longest", "open_graphs", "reference_outputs", "run_graph"]
 
 _LONGEST = 1024  # size of a generated row where no profile ends before: the memory of attention grows with the square
+_ENCODED_AT_ONCE, _TOGETHER_MB = 32, 256  # rows, and how much of them torch sorts into batches
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,24 @@ def long_rows(task: Task, inputs: Sequence[Input], length: int) -> list[Arrays]:
 def reference_outputs(cache: StepCache, model: Source, samples: Samples) -> Sequence[Arrays]:
     """What the torch model computes for the rows of a file."""
     parts = {"step": "reference", "model": model.digest, "samples": samples.digest}
-    return cache.values("torch reference", parts, Outputs, lambda: Outputs(model.outputs(model.encode(samples.inputs), cache.progress))).rows
+    return cache.values("torch reference", parts, Outputs, lambda: Outputs(_reference(model, samples.inputs, cache.progress))).rows
+
+
+def _reference(model: Source, inputs: Sequence[Input], progress: Progress) -> list[Arrays]:
+    """Outputs of the torch model: encoded texts fit into the memory, and are batched by length; of images no more are encoded than fit."""
+    outputs, rows, size = list[Arrays](), list[Arrays](), 0
+    for start in range(0, len(inputs), _ENCODED_AT_ONCE):
+        encoded = model.encode(inputs[start : start + _ENCODED_AT_ONCE])
+        rows, size = rows + encoded, size + sum(array.nbytes for row in encoded for array in row.values())
+        if size > _TOGETHER_MB * 2**20 or start + _ENCODED_AT_ONCE >= len(inputs):
+            outputs += model.outputs(rows, functools.partial(_further, progress, len(outputs), len(inputs)))
+            rows, size = [], 0
+    return outputs
+
+
+def _further(progress: Progress, before: int, total: int, step: str, done: int, _: int) -> None:
+    """Tells how far a part is as the whole is."""
+    progress(step, before + done, total)
 
 
 def graph_outputs(ctx: BuildContext, graphs: GraphSet) -> Outputs:
@@ -157,14 +178,13 @@ def run_graph(ctx: BuildContext, graphs: GraphSet) -> Outputs:
     backend, device = accuracy_backend(method, target)
     signatures = [graph.signature for graph in graphs.graphs]
     paths = {graph.signature.name: graph.path for graph in graphs.graphs}
-    rows = [encoded.arrays for encoded in task.preprocess(list(ctx.evaluation.inputs))]
-    count = len(rows)
-    if device == AS_WRITTEN:
-        rows += long_rows(task, ctx.evaluation.inputs, longest(target, signatures[0], task.max_size))
+    inputs, count = ctx.evaluation.inputs, len(ctx.evaluation)
+    long = long_rows(task, inputs, longest(target, signatures[0], task.max_size)) if device == AS_WRITTEN else []
+    rows = itertools.chain((encoded.arrays for encoded in encode_each(task, inputs)), long)
     threads = target.threads if backend in target.backends and target.threads else cpus()
     with open_graphs(paths, signatures, graphs.loop, backend, device, ctx.cache.scratch, threads=threads) as runner:
         outputs: list[Arrays] = []
         for index, row in enumerate(rows):
             outputs += runner.run([row], finite=False)
-            ctx.cache.progress(f"score {method}", index + 1, len(rows))
+            ctx.cache.progress(f"score {method}", index + 1, count + len(long))
     return Outputs(outputs[:count], outputs[count:])
