@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from edgekit.cli import _verdict
 from edgekit.cli._options import columns_option, gates_option, given, include_text_option, keys_option, max_time_option, seed_option, slices_option, trust_of
 from edgekit.cli._output import bars, echo
-
-if TYPE_CHECKING:
-    from edgekit.spec.project import Check, Project
+from edgekit.spec import gates as gate_files
+from edgekit.spec import project as projects
+from edgekit.spec.errors import EdgekitError, UsageError
+from edgekit.spec.project import Check, Project
 
 __all__ = ["command", "worst"]
 
@@ -58,14 +60,10 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
     Without BUNDLE everything is as the nearest edgekit.toml says, for the bundles of all its targets in turn; what is given here wins
     over the file, and the gravest exit code counts. With BUNDLE edgekit.toml is not read.
     """
-    from edgekit.cli import _verdict
-    from edgekit.spec import gates as gate_files
-    from edgekit.spec import project as projects
-
     held = None if gates is None else gate_files.read(gates)
     chosen = given(gates=held, report=said.pop("out"), **said)
     if bundle is not None:
-        checks = projects.checks(projects.Project(), bundle, chosen)
+        checks = projects.checks(Project(), bundle, chosen)
         _complete(checks[0], asked=bool(said["self_check"]))
     else:
         file = projects.nearest(Path.cwd(), "Write one, or say it here: edgekit check BUNDLE --baseline BUNDLE|FILE --samples FILE.")
@@ -80,8 +78,6 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
 
 def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None:
     """Refuses a check that lacks what it takes. ``asked``: the noise alone was asked for here; a file that lost its baseline must not come to that."""
-    from edgekit.spec.errors import UsageError
-
     if not check.samples:
         raise click.UsageError("Missing option '--samples'. Give the labelled rows to compare on; only without BUNDLE does edgekit.toml name them.")
     if check.baseline is not None or asked:
@@ -107,10 +103,8 @@ def _only_noise(**said: Any) -> None:
 
 def _run(check: Check, include_text: bool, as_json: bool) -> int:
     """Checks one bundle and says so; of several, an error of one does not keep the others from being looked at."""
-    from edgekit.cli import _verdict
     from edgekit.report import check as checking
     from edgekit.report import files
-    from edgekit.spec.errors import EdgekitError
 
     told: dict[str, Any] = {"columns": check.columns or None, "trust": trust_of(check.keys), "max_time": check.max_time, "seed": check.seed}
     try:

@@ -97,10 +97,7 @@ def median(groups: Sequence[Sequence[float]], seed: int) -> Estimate:
         groups: values ``[group][value]``, at least one of each.
         seed: of the draws.
     """
-    counts = _draws(len(groups), seed)
-    values, owners = _sorted(groups)
-    at = _quantiles(values, owners, np.ones((1, len(groups)), np.int64), 0.5)[0]
-    return _estimate(float(at), _quantiles(values, owners, counts, 0.5), len(groups))
+    return _estimate(*_drawn(groups, 0.5, seed), len(groups))
 
 
 def ratio_of_quantiles(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], q: float, seed: int) -> Estimate:
@@ -112,10 +109,7 @@ def ratio_of_quantiles(before: Sequence[Sequence[float]], after: Sequence[Sequen
         q: 0 to 1.
         seed: of the draws.
     """
-    counts, all_once = _draws(len(before), seed), np.ones((1, len(before)), np.int64)
-    sides = [_sorted(groups) for groups in (before, after)]
-    was, now = (float(_quantiles(*side, all_once, q)[0]) for side in sides)
-    low, high = (_quantiles(*side, counts, q) for side in sides)
+    (was, low), (now, high) = _drawn(before, q, seed), _drawn(after, q, seed)
     return _estimate(math.log(now / was), np.log(high / low), len(before))
 
 
@@ -127,9 +121,8 @@ def quantile(groups: Sequence[Sequence[float]], q: float, seed: int) -> Estimate
         q: 0 to 1.
         seed: of the draws.
     """
-    values, owners = _sorted(groups)
-    at = float(_quantiles(values, owners, np.ones((1, len(groups)), np.int64), q)[0])
-    return _estimate(math.log(at), np.log(_quantiles(values, owners, _draws(len(groups), seed), q)), len(groups))
+    at, drawn = _drawn(groups, q, seed)
+    return _estimate(math.log(at), np.log(drawn), len(groups))
 
 
 def _estimate(value: float, drawn: np.ndarray, groups: int) -> Estimate:
@@ -138,17 +131,14 @@ def _estimate(value: float, drawn: np.ndarray, groups: int) -> Estimate:
     return Estimate(value, float(drawn.std()) * math.sqrt(groups / (groups - 1)), groups)
 
 
-def _draws(groups: int, seed: int) -> np.ndarray:
-    """How often each group is in each resample: int64 ``[resamples, groups]``."""
-    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), _RESAMPLES)
-
-
-def _sorted(groups: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """All values in ascending order, and the group of each."""
+def _drawn(groups: Sequence[Sequence[float]], q: float, seed: int) -> tuple[float, np.ndarray]:
+    """A quantile of all values, and that of each resample of the groups: ``[resamples]``; of as many groups a seed gives the same resamples."""
+    counts = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), _RESAMPLES)  # how often each group is in each
     values = np.concatenate([np.asarray(g, np.float64) for g in groups])
     owners = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
     order = np.argsort(values, kind="stable")
-    return values[order], owners[order]
+    at = _quantiles(values[order], owners[order], np.ones((1, len(groups)), np.int64), q)
+    return float(at[0]), _quantiles(values[order], owners[order], counts, q)
 
 
 def _quantiles(values: np.ndarray, owners: np.ndarray, counts: np.ndarray, q: float) -> np.ndarray:
