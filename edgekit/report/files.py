@@ -1,7 +1,8 @@
-"""Reports and baselines on disk: JSON that is read back exactly as it was written, or refused.
+"""Reports and baselines on disk: JSON whose data are read back exactly as they were written, or refused.
 
-A file is one text only: keys sorted, a top-level key a line (what changed of a baseline is readable in a diff), and a digest over all the rest.
-It is not a signature: it tells damage and hand-made changes, not whoever makes a new digest for them.
+A file is written with its keys sorted, a top-level key a line (what changed of a baseline is readable in a diff), and a digest over all the rest in that
+form, so that another layout of the same data is as good. The digest is no signature: it tells damage and hand-made changes, not whoever makes a new one
+for them.
 """
 
 from __future__ import annotations
@@ -86,8 +87,7 @@ def loads(content: bytes, where: str) -> Report:
         FormatError, IntegrityError: as :func:`read`.
     """
     try:
-        text = content.decode()
-        data = strict_json(text)
+        data = strict_json(content.decode())
     except (ValueError, RecursionError) as problem:
         raise IntegrityError(f"{where} is damaged, or no report: it is not valid JSON ({problem}). Give a JSON file that EdgeKit wrote.") from problem
     if not isinstance(data, dict) or len(data.keys() & _MARKS) < 2:
@@ -96,7 +96,12 @@ def loads(content: bytes, where: str) -> Report:
     if isinstance(version, int) and not isinstance(version, bool) and version != SCHEMA:
         remedy = "Install a newer EdgeKit, or measure again with this one." if version > SCHEMA else "Write it again: edgekit baseline BUNDLE -o FILE."
         raise FormatError(f"{where} has report schema {version}, this EdgeKit reads {SCHEMA}. {remedy}")
-    _check_text(text, data, where)
+    try:
+        whole = data.get("digest") == _digest(data)
+    except (ValueError, RecursionError, EdgekitError) as problem:  # 1e999 is a number in JSON, and none here
+        raise IntegrityError(f"{where} is damaged ({problem}). {_REMEDY}") from problem
+    if not whole:
+        raise IntegrityError(f"{where} is damaged or was changed: its digest is not that of its content. {_REMEDY}")
     report = parse(Report, data, where, IntegrityError)
     if found := _contradiction(report):
         raise IntegrityError(f"{where} contradicts itself: {found}. {_REMEDY}")
@@ -147,19 +152,6 @@ def _lines(data: Mapping[str, Any]) -> str:
         return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", dumped)
 
     return "{\n" + ",\n".join(f"{compact(name)}:{compact(value)}" for name, value in sorted(data.items())) + "\n}\n"
-
-
-def _check_text(text: str, data: Mapping[str, Any], where: str) -> None:
-    """Refuses every text but the one that was written. Only line ends may be those of Windows, as git checks files out there."""
-    try:
-        expected, whole = _text(data), data.get("digest") == _digest(data)
-    except (ValueError, RecursionError, EdgekitError) as problem:  # 1e999 is a number in JSON, and none here
-        raise IntegrityError(f"{where} is damaged ({problem}). {_REMEDY}") from problem
-    if text in (expected, expected.replace("\n", "\r\n")):
-        return
-    if whole:
-        raise IntegrityError(f"{where} was written again by another program: its data are whole, its form is not. Let no formatter touch it. {_REMEDY}")
-    raise IntegrityError(f"{where} is damaged or was changed: its digest is not that of its content. {_REMEDY}")
 
 
 def _contradiction(report: Report) -> str:

@@ -14,12 +14,12 @@ import json
 import math
 import os
 import secrets
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from edgekit.bundle.place import new_file
 from edgekit.spec import rows as packing
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays, Input
@@ -322,17 +322,13 @@ def _kept_key(file: Path) -> bytes:
     """
     if not file.exists():
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".id-", dir=file.parent)  # mode 0600
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(secrets.token_bytes(_KEY_BYTES))
-                stream.flush()
-                os.fsync(stream.fileno())
+        with new_file(file) as (new, stream):
+            stream.write(secrets.token_bytes(_KEY_BYTES))
+            stream.flush()
+            os.fsync(stream.fileno())
             # Unlike a rename, a link never replaces: of two processes at once one makes the key and the other reads it.
             with contextlib.suppress(FileExistsError):
-                os.link(name, file)
-        finally:
-            os.unlink(name)
+                os.link(new, file)
     key = file.read_bytes()
     if len(key) != _KEY_BYTES:
         remedy = "Remove it: a new key is made, and ids of earlier reports are no longer found again."
