@@ -131,7 +131,7 @@ def member(kind: Any, name: str, what: str) -> Any:
     return found
 
 
-def check_engine_target(target: Target, who: str) -> None:
+def check_engine_target(who: str, target: Target) -> None:
     """Refuses a target that has no recipe for engines, or is not for a GPU.
 
     Raises:

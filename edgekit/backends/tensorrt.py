@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from edgekit.backends._trt import check_engine_target, version_of
@@ -9,7 +10,6 @@ from edgekit.backends._trt_device import TensorRtDevice, check_driver
 from edgekit.drivers import jetson
 from edgekit.spec.engine import OLDEST, supported
 from edgekit.spec.errors import BackendError
-from edgekit.spec.target import Target
 
 __all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "check_here", "check_target", "library", "open_device"]
 
@@ -17,14 +17,7 @@ PACKAGES = ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")
 STATIC_SHAPES = False  # optimization profiles take their place
 ENGINES = "device"
 
-
-def check_target(target: Target) -> None:
-    """Refuses a target without a recipe for engines, or for another device than a GPU.
-
-    Raises:
-        BackendError: with what the target lacks.
-    """
-    check_engine_target(target, "TensorRT")
+check_target = partial(check_engine_target, "TensorRT")
 
 
 def check_here() -> None:

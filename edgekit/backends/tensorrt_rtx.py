@@ -33,7 +33,7 @@ def check_target(target: Target) -> None:
     Raises:
         BackendError: with what the target lacks.
     """
-    check_engine_target(target, "TensorRT-RTX")
+    check_engine_target("TensorRT-RTX", target)
     if target.engine is not None and not target.engine.compute_capability:
         raise BackendError(f"Target '{target.name}' names no compute_capability, TensorRT-RTX makes engines ahead of time for chips that are named.")
 

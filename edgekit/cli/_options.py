@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,10 +49,8 @@ def _setting(pair: str) -> tuple[str, Any]:
     if key == "keep" and all(p.isdecimal() for p in parts):
         return key, [int(p) for p in parts]
     for kind in (int, float) if key != "student" else ():
-        try:
+        with contextlib.suppress(ValueError):
             return key, kind(text)
-        except ValueError:
-            pass
     return key, text
 
 

@@ -57,6 +57,7 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
     board = jetson.board(root)
     gpu, driver = (board.model or board.soc, board.l4t) if board else _gpu(root)
     held = limits(root)
+    versions = {name: backends.installed_version(name) for name in backends.names()} | {name: version_of(name) for name in _BESIDE}
     return Fingerprint(
         edgekit=version_of("edgekit") or f"source {code_digest()[:12]}",
         python=platform.python_version(),
@@ -67,18 +68,13 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
         memory_mb=int(mebibytes(root / "proc/meminfo", "MemTotal")),
         gpu=gpu,
         driver=driver,
-        backends=_versions(),
+        backends={name: version for name, version in versions.items() if version},
         governor=governor(root, board),
         power_mode=board.power_mode if board else line(root / "sys/firmware/acpi/platform_profile"),
         cpu_limit=held.cpu,
         memory_limit_mb=held.memory_mb,
         throttled=held.throttled + _cpu_throttled(root) + _board_throttled(root),
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {name: version for name in backends.names() if (version := backends.installed_version(name))}
-    return found | {name: version for name in _BESIDE if (version := version_of(name))}
 
 
 def governor(root: Path = Path("/"), board: Board | None = None) -> str:

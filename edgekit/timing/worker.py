@@ -19,7 +19,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, BinaryIO, cast
 
 from edgekit.bundle.signature import Trust
@@ -228,7 +227,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         self._complaints.seek(0)
         return self._complaints.read()[-2000:].decode("utf-8", "replace").strip() or "nothing (killed, perhaps for want of memory)"
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Ends the child."""
         self.close()
 
