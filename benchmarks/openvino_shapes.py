@@ -28,7 +28,7 @@ import numpy as np
 
 from edgekit import backends
 from edgekit.backends.openvino import _library
-from edgekit.search.shapes import choose_buckets
+from edgekit.search.vary import choose_buckets
 from edgekit.spec.tensor import Signature, TensorSpec
 
 HERE = Path(__file__).resolve().parent

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -108,23 +108,20 @@ class _Typed:
     graph: ir.Graph
     lowered: set[ir.Value]
     low: ir.DataType
-
-    def __post_init__(self) -> None:
-        """Starts without casts."""
-        self._made: dict[ir.Value, ir.Value] = {}
+    made: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
     def get(self, value: ir.Value, *, low: bool) -> ir.Value:
         """``value`` in the low type, or in float32."""
         if (value in self.lowered) == low:
             return value
-        if value not in self._made:
+        if value not in self.made:
             array = constant(value)
             name = _NAMES[self.low] if low else "float32"
             if array is not None and value.is_initializer():
-                self._made[value] = initializer(self.graph, f"{value.name}_{name}", array.astype(self.low.numpy()))
+                self.made[value] = initializer(self.graph, f"{value.name}_{name}", array.astype(self.low.numpy()))
             else:
-                self._made[value] = self._cast(value, self.low if low else _FLOAT, f"{value.name}/Cast_{name}")
-        return self._made[value]
+                self.made[value] = self._cast(value, self.low if low else _FLOAT, f"{value.name}/Cast_{name}")
+        return self.made[value]
 
     def _cast(self, value: ir.Value, to: ir.DataType, name: str) -> ir.Value:
         cast = ir.node("Cast", [value], attributes={"to": to}, name=name)

@@ -35,8 +35,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize._weights import per_channel
-from edgekit.quantize.graphs import constant, initializer, replace
+from edgekit.quantize.graphs import constant, initializer, per_channel, replace
 
 WORTH_BYTES = 2**18
 """A smaller float table (token types) is left as it is: it would cost four kernel calls to save nothing that counts."""

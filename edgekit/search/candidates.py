@@ -12,26 +12,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgekit.machine.cpu import cpu_name
 from edgekit.runtime import golden
-from edgekit.search import choose, device, goldens, record, vary
+from edgekit.search import choose, goldens, record, vary
 from edgekit.search.choose import Choice
 from edgekit.search.engines import Verified, verify_engines
-from edgekit.search.measure import note_if_unresolved, race_candidates, settle_all
+from edgekit.search.measure import note_if_unresolved, race_candidates, settle, settle_all
 from edgekit.search.models import ModelEntry, make_candidates
 from edgekit.search.race import turns
+from edgekit.spec.digests import sha256
+from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import FileEntry, Manifest, dumps
 from edgekit.spec.rows import encode_each
 
 if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
     from edgekit.search.results import Candidate, CandidateResult, Race
-    from edgekit.spec.manifest import Trial
+    from edgekit.spec.manifest import Trial, Variant
 
 __all__ = ["Whole", "choose_whole", "describe_disturbance"]
 
 _FIRST_ROUNDS, _SHORT_ROUNDS, _LAST_ROUNDS = 6, 2, 12
 _INPUTS_A_ROUND = 20
 _IN_REACH = 1.5  # times the fastest: what is slower in the first race is not timed again
+_SHIPPED = 2  # variants that a device chooses from
 _STATIC_GAIN = 2.0  # the most that static shapes have been seen to gain
 
 
@@ -89,7 +93,7 @@ def _size_mb(manifest: Manifest, files: Mapping[str, Path | bytes]) -> float:
 def _search(ctx: BuildContext, models: Sequence[ModelEntry]) -> Choice:
     """Makes the candidates of all models, measures them, and chooses."""
     candidates = [candidate for model in models for method in ctx.target.methods for candidate in make_candidates(ctx, model, method)]
-    return device.choose_for_device(ctx, candidates) if ctx.target.choose_on == "device" else _HostSearch(ctx, models).run(candidates)
+    return _choose_for_device(ctx, candidates) if ctx.target.choose_on == "device" else _HostSearch(ctx, models).run(candidates)
 
 
 @dataclass(frozen=True)
@@ -228,3 +232,61 @@ def describe_disturbance(race: Race, judged: Sequence[Trial], winner: int) -> st
 def _cost(trial: Trial) -> float:
     """Time that a trial takes: of a row of a list where throughput counts, else the median of single inputs."""
     return 1.0 / trial.rows_per_s if trial.rows_per_s else trial.p50_ms
+
+
+def _choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate]) -> Choice:
+    """For a device that is not here: the two that the target prefers among those inside what can be judged here, accuracy and size; it races the rest.
+
+    Raises:
+        BudgetError: when none is inside.
+    """
+    target, evaluation = ctx.target, ctx.evaluation
+    settled = [settle(ctx, candidate) for candidate in candidates]
+    judgeable = replace(target.budget, p50_ms=None, memory_mb=None, first_answer_ms=None)
+    higher = evaluation.task.metrics[0].higher_is_better
+    trials: list[Trial] = []
+    reasons: list[str] = []
+    for candidate, result, trouble in settled:
+        (trial,) = choose.trials([candidate], [result], None, evaluation, target.budget.accuracy_drop, ctx.beside_mb)
+        trials.append(trial)
+        reasons.append(trouble or choose.excess(trial, judgeable, ctx.strict, higher))
+    able = [i for i, reason in enumerate(reasons) if not reason]
+    # A bundle has one set of assets: both must be of models with the same preprocessing and settings.
+    chosen = [i for i in able if _assets(candidates[i]) == _assets(candidates[able[0]])][:_SHIPPED]
+    limit_mb = target.budget.size_mb
+    if limit_mb is not None and len(chosen) > 1:
+        both = choose.files_mb(_together([candidates[i] for i in chosen])[1]) - choose.files_mb(candidates[chosen[0]].files)
+        chosen = chosen if trials[chosen[0]].size_mb + both <= limit_mb else chosen[:1]
+    if not chosen:
+        lines = "\n".join(f"  {t.method} on {t.backend}: {reason}" for t, reason in zip(trials, reasons, strict=True))
+        raise BudgetError(f"No candidate is inside the budget of target '{target.name}', so nothing was written:\n{lines}")
+    verdicts = [reason or "less preferred by the target" for reason in reasons]
+    for index in chosen:
+        verdicts[index] = "shipped: the device chooses"
+    judged = tuple(replace(trial, verdict=verdict) for trial, verdict in zip(trials, verdicts, strict=True))
+    named = " and ".join(f"{judged[i].method} on {judged[i].backend}" for i in chosen)
+    reason = f"{named}: preferred by target '{target.name}' in this order; not raced here ({cpu_name()}), the device races them at its first load."
+    ctx.note("Latency, start and memory were not measured: this machine does not stand for the device.")
+    note_if_unresolved(ctx, settled[chosen[0]][1])
+    shipped = [replace(settled[i][0], variant=replace(settled[i][0].variant, executed=judged[i].executed)) for i in chosen]
+    variants, files = _together(shipped)
+    return Choice(settled[chosen[0]][0], files, variants, reason, judged)
+
+
+def _together(candidates: Sequence[Candidate]) -> tuple[tuple[Variant, ...], dict[str, Path]]:
+    """Variants of one bundle, and place in it to file. Weights are named by their content; graphs are shared where they are the same."""
+    variants: list[Variant] = []
+    files: dict[str, Path] = {}
+    for candidate in candidates:
+        variant, own = candidate.variant, candidate.files
+        renamed = {}
+        for graph in variant.graphs.values():
+            taken = graph in files and sha256(files[graph]) != sha256(own[graph])
+            renamed[graph] = f"graphs/{variant.method}-{Path(graph).name}" if taken else graph
+        files |= {renamed.get(name, name): file for name, file in own.items()}
+        variants.append(replace(variant, graphs={name: renamed[graph] for name, graph in variant.graphs.items()}))
+    return tuple(variants), files
+
+
+def _assets(candidate: Candidate) -> list[tuple[str, str]]:
+    return sorted((name, file.sha256) for name, file in candidate.bundle.manifest.files.items() if name.startswith("assets/"))

@@ -119,13 +119,6 @@ def _measure_here(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
 
 def race_candidates(ctx: BuildContext, candidates: Sequence[Candidate], rounds: int, inputs_a_round: int) -> Race:
     """The times of candidates in turns, on this machine or from the record."""
-    replayed = ctx.replayed
-    result = _race_now(ctx, candidates, rounds, inputs_a_round) if replayed is None else replayed.race(candidates)
-    ctx.recorded.add_race(candidates, result)
-    return result
-
-
-def _race_now(ctx: BuildContext, candidates: Sequence[Candidate], rounds: int, inputs_a_round: int) -> Race:
     samples, lists = ctx.evaluation.samples, ctx.target.use == "throughput"
     parts = {"step": "race", **_raced(ctx, candidates), "samples": samples.digest, "rounds": rounds, "texts": inputs_a_round, "lists": lists}
     parts["until"] = ctx.deadline  # a race that was cut short is found by no build that has more time
@@ -134,7 +127,9 @@ def _race_now(ctx: BuildContext, candidates: Sequence[Candidate], rounds: int, i
         inputs, progress = list(ctx.evaluation.inputs), ctx.cache.progress
         return race.in_turns(candidates, inputs, rounds, inputs_a_round, progress, lists=lists, until=ctx.deadline)
 
-    return ctx.cache.values("race", parts, Race, make)
+    result = ctx.cache.values("race", parts, Race, make) if ctx.replayed is None else ctx.replayed.race(candidates)
+    ctx.recorded.add_race(candidates, result)
+    return result
 
 
 def _task_of(candidate: Candidate) -> Task:

@@ -21,7 +21,6 @@ from edgekit.compress.plan import Latency
 from edgekit.compress.prune import RECOVERY, Pruned, check_speedup, prune_layers
 from edgekit.compress.training import Training
 from edgekit.machine.cpu import cpu_name, cpus
-from edgekit.samples.evaluation import Evaluation
 from edgekit.search import checks
 from edgekit.search.context import BuildContext, EvaluationSet
 from edgekit.search.kept import StepCache
@@ -147,8 +146,7 @@ def prune_model(
         checks.check_calibration(task, calibration, chosen)
         checks.check_rows(task, (*rows, evaluation))
         cache = StepCache(Path(scratch), progress, Cache())
-        truth = task.parse_truth(evaluation.rows, evaluation.where).values
-        scored = EvaluationSet(evaluation, Evaluation(task, evaluation.inputs, truth), reference_outputs(cache, origin, evaluation))
+        scored = EvaluationSet(evaluation, evaluation.evaluation(task), reference_outputs(cache, origin, evaluation))
         ctx = BuildContext(chosen, scored, calibration, origin.digest, cache, Record(cpu_name()))
         found = prune_layers(origin, origin, speedup, rows, evaluation, clock(ctx), (training or RECOVERY) if recover else None, progress=progress)
         place(found.made.folder, destination, force)

@@ -22,9 +22,8 @@ import edgekit
 from edgekit import backends, quantize, source
 from edgekit.export.graphs import export
 from edgekit.quantize import _embeddings
-from edgekit.quantize._weights import per_channel
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import constant, linears
+from edgekit.quantize.graphs import constant, linears, per_channel
 from edgekit.quantize.methods import dynamic
 from edgekit.runtime.loops import single
 from edgekit.spec.errors import QuantizeError, UsageError

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from edgekit import backends
 from edgekit.quantize import _embeddings
 from edgekit.quantize._embeddings import quantize_embeddings
-from edgekit.quantize._lint import lint
 from edgekit.quantize.graphs import constant, load, save, sweep
+from edgekit.quantize.tensorrt_rules import lint
 from edgekit.runtime.loops import single
 
 each = pytest.mark.parametrize("name", tiny.ARCHITECTURES)

@@ -16,8 +16,8 @@ import pytest
 import tiny
 from onnx import helper, numpy_helper
 
-from edgekit.quantize._lint import lint
 from edgekit.quantize.methods import dynamic
+from edgekit.quantize.tensorrt_rules import lint
 from edgekit.spec.errors import QuantizeError
 
 node = helper.make_node

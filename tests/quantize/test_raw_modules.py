@@ -14,10 +14,10 @@ import raw
 import torch
 
 from edgekit import backends
-from edgekit.quantize._lint import lint
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.graphs import constant, linears, load
 from edgekit.quantize.methods import static
+from edgekit.quantize.tensorrt_rules import lint
 from edgekit.spec.progress import silent
 from edgekit.spec.quantization import Quantization
 

@@ -31,11 +31,10 @@ from pairs import (
 )
 
 from edgekit import backends
-from edgekit.quantize._lint import lint
 from edgekit.quantize._ranges import LEVELS
-from edgekit.quantize._weights import levels, per_channel
-from edgekit.quantize.graphs import constant, load, save
+from edgekit.quantize.graphs import constant, levels, load, per_channel, save
 from edgekit.quantize.methods import static
+from edgekit.quantize.tensorrt_rules import lint
 from edgekit.runtime.loops import single
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.graph import Graph, GraphSet

@@ -13,11 +13,11 @@ from scipy import stats
 
 from edgekit import backends
 from edgekit.quantize import _embeddings
-from edgekit.quantize._lint import lint
 from edgekit.quantize._smooth import ALPHAS
 from edgekit.quantize.calibration import runner
 from edgekit.quantize.graphs import constant, linears, load
 from edgekit.quantize.methods import static
+from edgekit.quantize.tensorrt_rules import lint
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import silent
 from edgekit.spec.quantization import RANGES, Quantization

@@ -14,10 +14,10 @@ import torch
 
 from edgekit import backends
 from edgekit.quantize import _embeddings
-from edgekit.quantize._lint import lint
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.graphs import constant, linears, load
 from edgekit.quantize.methods import weight_only
+from edgekit.quantize.tensorrt_rules import lint
 from edgekit.runtime.loops import single
 from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import silent

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edgekit.search.shapes import buckets_under, choose_buckets
+from edgekit.search.vary import buckets_under, choose_buckets
 
 LONGEST = 12
 times = st.lists(st.floats(0.125, 50), min_size=LONGEST + 1, max_size=LONGEST + 1)

@@ -3,7 +3,7 @@
 Placement follows NVIDIA's rules for explicit quantization (TensorRT developer guide, "Q/DQ placement recommendations"):
 both inputs of every linear, per-channel weights, per-tensor activations, nothing between MatMul, bias and GELU,
 LayerNorm, Softmax, scores and residual additions in float. One activation has one Q/DQ pair however many layers read it,
-so Q, K and V share theirs. Zero points are 0: TensorRT takes nothing else. ``_lint`` holds the finished graph to this.
+so Q, K and V share theirs. Zero points are 0: TensorRT takes nothing else. ``tensorrt_rules`` holds the finished graph to this.
 
 What the settings leave open is searched on the calibration set, without labels: how strongly to smooth (``_smooth``, 'off'
 among the choices) and by which of four methods to choose ranges (``_ranges``), each judged by how far the outputs of the
@@ -23,12 +23,11 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize._embeddings import quantize_embeddings
-from edgekit.quantize._lint import lint
 from edgekit.quantize._ranges import LEVELS, METHODS
 from edgekit.quantize._smooth import ALPHAS, fold
-from edgekit.quantize._weights import levels, per_channel, restored
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import constant, in_float, initializer, linears, load, rewrite, save, sweep
+from edgekit.quantize.graphs import constant, in_float, initializer, levels, linears, load, per_channel, restored, rewrite, save, sweep
+from edgekit.quantize.tensorrt_rules import lint
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import RANGES, Quantization

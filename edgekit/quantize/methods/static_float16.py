@@ -17,10 +17,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgekit.quantize._casts import cast_graphs
-from edgekit.quantize._lint import lint
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.graphs import load
 from edgekit.quantize.methods import float16, static
+from edgekit.quantize.tensorrt_rules import lint
 from edgekit.spec.graph import GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization

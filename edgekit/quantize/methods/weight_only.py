@@ -27,10 +27,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from edgekit.quantize._embeddings import quantize_embeddings
-from edgekit.quantize._lint import lint
-from edgekit.quantize._weights import restored
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import linears, rewrite
+from edgekit.quantize.graphs import linears, restored, rewrite
+from edgekit.quantize.tensorrt_rules import lint
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
