@@ -27,7 +27,7 @@ from edgekit.spec.rows import encode_each
 
 if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
-    from edgekit.search.results import Candidate, CandidateResult, Race
+    from edgekit.search.record import Candidate, CandidateResult, Race
     from edgekit.spec.manifest import Trial, Variant
 
 __all__ = ["Whole", "choose_whole", "describe_disturbance"]

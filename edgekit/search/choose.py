@@ -18,7 +18,7 @@ from edgekit.stats.percentiles import latency
 
 if TYPE_CHECKING:
     from edgekit.search.context import EvaluationSet
-    from edgekit.search.results import Candidate, CandidateResult, Race
+    from edgekit.search.record import Candidate, CandidateResult, Race
     from edgekit.spec.target import Budget, Target
 
 __all__ = ["FLOAT", "LEVEL", "Choice", "choose", "excess", "files_mb", "not_as_asked", "timed", "trials"]

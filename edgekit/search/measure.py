@@ -13,7 +13,7 @@ from edgekit import tasks
 from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.search import agree, race, record
 from edgekit.search.checks import AS_WRITTEN, accuracy_backend, runs_here
-from edgekit.search.results import Candidate, CandidateResult, Costs, Race
+from edgekit.search.record import Candidate, CandidateResult, Costs, Race
 from edgekit.search.stand_in import graph_outputs
 from edgekit.spec.errors import OutputError
 from edgekit.spec.graph import Graph, GraphSet

@@ -20,7 +20,7 @@ from edgekit.search import stand_in
 from edgekit.search.checks import FULL_RANGE, STAND_IN
 from edgekit.search.context import BuildContext, EvaluationSet
 from edgekit.search.graphs import export_model, quantize_graphs, revert_layers, trim_vocabulary
-from edgekit.search.results import Candidate
+from edgekit.search.record import Candidate
 from edgekit.search.stand_in import graph_outputs
 from edgekit.source import Source
 from edgekit.spec.graph import GraphSet

@@ -27,8 +27,7 @@ from edgekit.search.kept import StepCache
 from edgekit.search.measure import race_candidates
 from edgekit.search.models import make_candidate, prepare_model
 from edgekit.search.race import ratio
-from edgekit.search.record import Record
-from edgekit.search.results import Candidate
+from edgekit.search.record import Candidate, Record
 from edgekit.search.stand_in import reference_outputs
 from edgekit.source import Source
 from edgekit.spec import target as targets

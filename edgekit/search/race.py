@@ -14,7 +14,7 @@ import numpy as np
 
 from edgekit.machine.busy import Watch
 from edgekit.search import agree
-from edgekit.search.results import Candidate, CandidateResult, Costs, Race
+from edgekit.search.record import Candidate, CandidateResult, Costs, Race
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Input

@@ -13,7 +13,7 @@ import numpy as np
 
 from edgekit import backends
 from edgekit.machine.cpu import cpus
-from edgekit.search.results import Candidate, Race
+from edgekit.search.record import Candidate, Race
 from edgekit.spec.target import Target
 
 __all__ = ["MOST_BUCKETS", "better_buckets", "buckets_under", "choose_buckets", "for_throughput", "with_buckets", "with_other_threads"]

@@ -303,7 +303,9 @@ def loads(text: str, where: str) -> Manifest:
         raise FormatError(
             f"{where} has bundle format {version}, this EdgeKit reads up to {FORMAT}. Install a newer EdgeKit, or build the bundle again with this one."
         )
-    _check_count(data, where)
+    files = data.get("files") if isinstance(data, dict) else None
+    if isinstance(files, dict) and len(files) > MOST_FILES:  # before anything is made of them
+        raise IntegrityError(f"{where} lists {len(files)} files, expected at most {MOST_FILES}. Do not load this bundle; get it from its source again.")
     manifest = parse(Manifest, data, where, IntegrityError)
     if manifest.format < 1:
         raise FormatError(f"{where} has bundle format {manifest.format}, expected 1 to {FORMAT}. Build the bundle again.")
@@ -313,7 +315,10 @@ def loads(text: str, where: str) -> Manifest:
         raise IntegrityError(f"{where} has max_batch {manifest.max_batch}, expected at least 1. Build the bundle again.")
     if manifest.choose_on not in CHOOSE_ON:
         raise IntegrityError(f"{where} has choose_on '{manifest.choose_on}', expected one of: {', '.join(CHOOSE_ON)}. Build the bundle again.")
-    _check_files(manifest, where)
+    for path, file in manifest.files.items():
+        check_inside(path, where)
+        if file.size < 0 or not _SHA256.fullmatch(file.sha256):
+            raise IntegrityError(f"{where} lists {path!r} with a size or sha256 that is none. Build or copy the bundle again.")
     for variant in manifest.variants:
         _check_variant(manifest, variant, where)
     return manifest if manifest.format > 1 else _from_format_1(manifest)
@@ -324,20 +329,6 @@ def _from_format_1(manifest: Manifest) -> Manifest:
     rows = {"dynamic": "alone"}
     variants = (replace(v, rows=rows.get(v.method, "together"), max_tokens=MAX_TOKENS if v.engine is None else 0) for v in manifest.variants)
     return replace(manifest, variants=tuple(variants))
-
-
-def _check_count(data: object, where: str) -> None:
-    """Before anything is made of them."""
-    files = data.get("files") if isinstance(data, dict) else None
-    if isinstance(files, dict) and len(files) > MOST_FILES:
-        raise IntegrityError(f"{where} lists {len(files)} files, expected at most {MOST_FILES}. Do not load this bundle; get it from its source again.")
-
-
-def _check_files(manifest: Manifest, where: str) -> None:
-    for path, file in manifest.files.items():
-        check_inside(path, where)
-        if file.size < 0 or not _SHA256.fullmatch(file.sha256):
-            raise IntegrityError(f"{where} lists {path!r} with a size or sha256 that is none. Build or copy the bundle again.")
 
 
 def _check_variant(manifest: Manifest, variant: Variant, where: str) -> None:

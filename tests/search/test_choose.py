@@ -17,7 +17,7 @@ from edgekit.samples import Samples
 from edgekit.samples.evaluation import Evaluation
 from edgekit.search.choose import choose, excess, timed, trials
 from edgekit.search.context import EvaluationSet
-from edgekit.search.results import Candidate, CandidateResult, Costs, Race
+from edgekit.search.record import Candidate, CandidateResult, Costs, Race
 from edgekit.spec.errors import BudgetError
 from edgekit.spec.manifest import FileEntry, Manifest, Trial, Variant
 from edgekit.spec.target import Budget, Target

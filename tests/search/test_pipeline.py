@@ -613,6 +613,15 @@ def test_none_inside_the_budget_for_a_device(build, tmp_path):
     assert left(tmp_path / "place") == []
 
 
+def test_two_variants_that_are_too_large_together_are_one(build, tmp_path):
+    aim = target(tmp_path / "device.toml", ("dynamic", "float32"), extra='choose_on = "device"')
+    both = build(target=aim).bundle
+    assert [v.method for v in both.manifest.variants] == ["dynamic", "float32"]
+    alone = build(target=aim, budget={"accuracy_drop": 0.1, "size_mb": both.size / 2**20 - 0.01}, force=True).bundle
+    assert [v.method for v in alone.manifest.variants] == ["dynamic"]
+    assert alone.size < both.size - 10_000
+
+
 # ---- samples
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgekit import BackendError
 from edgekit.bundle.trust import open_bundle
 from edgekit.search.race import in_turns, measure_candidate, ratio, turns
-from edgekit.search.results import Candidate, Race
+from edgekit.search.record import Candidate, Race
 from edgekit.spec.progress import silent
 
 TEXTS = [*small.texts(12, seed=7), "", "film " * 200]

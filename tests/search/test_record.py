@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.bundle.trust import Bundle
-from edgekit.search.record import Record, key, read
-from edgekit.search.results import Candidate, CandidateResult, Costs, Race
+from edgekit.search.record import Candidate, CandidateResult, Costs, Race, Record, key, read
 from edgekit.spec.errors import UsageError
 from edgekit.spec.manifest import FileEntry, Manifest, Variant
 

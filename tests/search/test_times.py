@@ -17,7 +17,7 @@ from edgekit.machine import busy
 from edgekit.machine.busy import Busy
 from edgekit.search import choose
 from edgekit.search.candidates import describe_disturbance
-from edgekit.search.results import Race
+from edgekit.search.record import Race
 
 QUIET = {"seconds": 2.0, "others": 0.01, "stolen": 0.0, "queue": 0.5}
 

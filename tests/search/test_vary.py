@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgekit import backends
 from edgekit.bundle.trust import Bundle
-from edgekit.search.results import Candidate, Race
+from edgekit.search.record import Candidate, Race
 from edgekit.search.vary import MOST_BUCKETS, better_buckets, for_throughput, with_buckets, with_other_threads
 from edgekit.spec.manifest import Manifest, Variant
 from edgekit.spec.target import Target
