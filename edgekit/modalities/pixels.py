@@ -91,7 +91,7 @@ class Pixels:
             InputError: for an image so long and narrow that it would have too many pixels when it is resized.
         """
         height, width = self.check_size(*image.shape[:2])
-        if self.resize is not None or self.shortest_edge is not None:
+        if image.shape[:2] != (height, width):  # Pillow copies an image that has the size already
             image = resize(image, height, width, FILTERS.index(self.resample))
         if self.crop:
             image = _crop(image, self.height, self.width)

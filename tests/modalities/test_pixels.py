@@ -141,3 +141,10 @@ def test_an_image_that_resizing_would_blow_up_is_refused():
 def test_settings_that_give_no_single_size_are_refused(settings):
     with pytest.raises(UsageError):
         Pixels(8, 8, **settings)
+
+
+@pytest.mark.parametrize("settings", [{"resize": (8, 6)}, {"shortest_edge": 6, "crop": True}])
+def test_an_image_that_has_the_size_already_is_not_resized(settings):
+    image = np.random.default_rng(0).integers(0, 256, (8, 6, 3), dtype=np.uint8)
+    found = Pixels(8, 6, **settings).apply(image, lambda *_: pytest.fail("the image was resized"))
+    np.testing.assert_array_equal(found, image.transpose(2, 0, 1))
