@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgekit.compress.objective import Objective
-from edgekit.source.batches import lengths, tensors
+from edgekit.source.batches import alike, tensors
 from edgekit.source.stack import blocks, stack
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 
-_BATCH, _TOKENS = 32, 4096  # rows and tokens of a batch: all activations are kept for the way back
+_TOKENS = 4096  # of a batch: all activations are kept for the way back
 
 
 class Importance(NamedTuple):
@@ -64,16 +64,11 @@ def importance(module: Any, rows: Sequence[Arrays], objective: Objective, seed: 
         if b.attention:
             handles.append(watch(layer.get_submodule(b.attention[3]), (i, 0), b.heads))
     generator, device = torch.Generator().manual_seed(seed), next(module.parameters()).device
-    sizes = lengths(rows)
-    order = np.argsort(sizes, kind="stable")
+    done = 0
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)  # gradients of factors are all that is asked for
-        start = 0
-        while start < len(order):
-            # Rows are in the order of their lengths, so the last of a batch is its longest.
-            count = next(n for n in range(min(_BATCH, len(order) - start), 0, -1) if n == 1 or n * sizes[order[start + n - 1]] <= _TOKENS)
-            chosen = order[start : start + count]
+        for chosen in alike(rows, _TOKENS):
             factors.clear()
             feeds = {n: t.to(device) for n, t in tensors([rows[i] for i in chosen], objective.pads).items()}
             outputs = objective.forward(module, feeds)
@@ -81,8 +76,8 @@ def importance(module: Any, rows: Sequence[Arrays], objective: Objective, seed: 
             slopes = torch.autograd.grad(objective.sampled_nll(feeds, outputs, generator), [factors[p] for p in places])
             for (layer_index, part), slope in zip(places, slopes, strict=True):
                 found[layer_index][part][:] += slope.double().square().sum(dim=0).cpu().numpy()
-            start += count
-            progress("importance of heads and neurons", start, len(order))
+            done += len(chosen)
+            progress("importance of heads and neurons", done, len(rows))
     finally:
         for handle in handles:
             handle.remove()

@@ -10,14 +10,20 @@ from typing import Any
 import numpy as np
 
 from edgekit.source.stack import WIDTHS, depth, narrow, stack, widths
-from edgekit.spec.errors import UsageError
+from edgekit.spec.errors import ModelError, UsageError
 
 _COUNTS = ("num_hidden_layers", "n_layers", "encoder_layers", "num_layers")  # what configs call the number of layers
 _WEIGHTED_SUM = "layer_weights"  # of audio classifiers that mix the outputs of all layers: one weight each, and one of the embeddings
 
 
 def evenly(count: int, of: int) -> tuple[int, ...]:
-    """``count`` indices below ``of``, evenly spread, the first and the last among them."""
+    """``count`` indices below ``of``, evenly spread, the first and the last among them.
+
+    Raises:
+        UsageError: when there are not so many.
+    """
+    if not 1 <= count <= of:
+        raise UsageError(f"{count} layers were asked for, and the teacher has {of}. A student has 1 to {of}.")
     return tuple(int(i) for i in np.linspace(0, of - 1, count).round().astype(int)) if count > 1 else (0,)
 
 
@@ -29,14 +35,12 @@ def shortened(module: Any, keep: Sequence[int]) -> Any:
         keep: indices of its layers, ascending.
 
     Raises:
-        UsageError: when there are more than the module has, or they are not ascending indices of its layers.
+        UsageError: when they are not ascending indices of its layers.
     """
     import torch
 
     path, layers = stack(module)
     total = depth(module)
-    if len(keep) > total:
-        raise UsageError(f"{len(keep)} layers were asked for, and {type(module).__name__} has {total}. Ask for fewer: a student has 1 to {total}.")
     if not keep or list(keep) != sorted(set(keep)) or not 0 <= keep[0] <= keep[-1] < total:
         raise UsageError(f"Layers {list(keep)} were asked for, expected ascending numbers from 0 to {total - 1}, each once.")
     smaller = copy.deepcopy(module)
@@ -60,6 +64,29 @@ def shortened(module: Any, keep: Sequence[int]) -> Any:
     if getattr(config, WIDTHS, None) and len(layers) == total:
         setattr(config, WIDTHS, [getattr(config, WIDTHS)[i] for i in keep])
     return smaller
+
+
+def check_described(module: Any, name: str) -> None:
+    """Refuses a model of Transformers whose config does not say how many layers of which size it has: no folder of it could be read.
+
+    Args:
+        module: as :func:`shortened` made it.
+        name: of the model that it was made of.
+
+    Raises:
+        ModelError: with what to do.
+    """
+    import torch
+
+    with torch.device("meta"):
+        made = type(module)(module.config)
+    if hasattr(module.config, WIDTHS):
+        narrow(made, [(range(heads), range(neurons)) for heads, neurons in getattr(module.config, WIDTHS)])
+    if {n: t.shape for n, t in made.state_dict().items()} != {n: t.shape for n, t in module.state_dict().items()}:
+        raise ModelError(
+            f"{name} cannot be made a student of fewer layers: those of {type(module).__name__} are of several sizes, and its config cannot say which are "
+            "left. Give a student of your own instead."
+        )
 
 
 def narrowed(module: Any, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Any:

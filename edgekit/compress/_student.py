@@ -16,7 +16,7 @@ from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples
-from edgekit.compress._layers import evenly, shortened
+from edgekit.compress._layers import check_described, evenly, shortened
 from edgekit.compress.folders import save
 from edgekit.compress.objective import Objective
 from edgekit.compress.training import Epoch, Lesson, Training, accelerator, train
@@ -24,14 +24,14 @@ from edgekit.machine.cpu import cpu_name
 from edgekit.samples import Samples
 from edgekit.samples.evaluation import Evaluation
 from edgekit.source import Source, processors_of
-from edgekit.source.stack import depth
+from edgekit.source.stack import depth, has_stack
 from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.head import Alters, ChoosesRows
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, HasLabels, Input, Task
-from edgekit.spec.rows import pack, unpack
+from edgekit.spec.rows import pack
 
 CODE = ("compress", "source", "tasks", "modalities", "samples")  # whose changes make another student
 
@@ -93,15 +93,16 @@ def student(teacher: Source, layers: int | None, keep: Sequence[int] | None, giv
 
     Raises:
         UsageError: unless exactly one of the three is given; for layers that the teacher has not, and for a student of another task or label set.
+        ModelError: when the teacher's layers cannot be told, or not be left out.
     """
     check_choice(layers, keep, given)
     if given is not None:
         return _given(teacher, given)
-    total = depth(teacher.module)
-    if layers is not None and not 1 <= layers <= total:
-        raise UsageError(f"{layers} layers were asked for, and {teacher.model_id} has {total}. A student has 1 to {total}.")
-    kept = tuple(keep) if keep is not None else evenly(layers or 0, total)
-    return Student(shortened(teacher.module, kept), teacher, kept, True, ())
+    kept = tuple(keep) if keep is not None else evenly(layers or 0, depth(teacher.module))
+    module = shortened(teacher.module, kept)
+    if type(module).__module__.startswith("transformers."):
+        check_described(module, teacher.model_id)
+    return Student(module, teacher, kept, True, ())
 
 
 def make(
@@ -176,13 +177,8 @@ def make(
     if training and all(row.label is None for s in samples for row in s.rows):
         notes += ("None of the rows that were trained on has a label: the student learnt from the teacher's answers alone.",)
     epochs = tuple(Epoch(**e) for e in json.loads((found / "history.json").read_text("utf-8")))
-    student, theirs = (_stored(found / name) for name in ("student.npz", "teacher.npz"))
+    student, theirs = (_teacher.stored(found / name) for name in ("student.npz", "teacher.npz"))
     return Made(found / "student", epochs, scored, student, theirs, notes, bool(runner.is_main_process))
-
-
-def _stored(file: Path) -> list[Arrays]:
-    with np.load(file, allow_pickle=False) as stored:
-        return list(unpack(dict(stored)))
 
 
 @dataclass(frozen=True)
@@ -233,7 +229,8 @@ class _Teaching:
                 versions.append(processors.altered(own.processor, versions[0], seed=seed, **shares))
         mask = getattr(own.processor, "mask_token", None)
         altered = [training.copies, training.mask, training.swap, training.crop, training.seed, mask] if len(versions) > 1 else []
-        relations = bool(training.loss.relation) and processors.same(own.processor, self.teacher.processor)
+        same = processors.same(own.processor, self.teacher.processor)
+        relations = bool(training.loss.relation) and same and has_stack(learner.module) and has_stack(self.teacher.module)
         parts = {"samples": [s.digest for s in samples], "altered": altered, "relations": relations}
         targets = self.answers([value for v in versions for value in v], parts)
         _check_variety(task, targets.outputs[: len(truth)], truth, samples)
@@ -295,8 +292,11 @@ def _given(teacher: Source, given: Source) -> Student:
             f"The student {given.model_id} has another {processors.NOUN} than the teacher {teacher.model_id}, and in {given.task} each answer is of a part "
             f"that the {processors.NOUN} makes of an input: the teacher's would be learnt of other parts. Give a student with the teacher's {processors.NOUN}."
         )
-    note = f"The student has another {processors.NOUN}, so it learns from the teacher's answers, not from its relations between tokens."
-    return Student(given.module, given, given.digest, False, () if same else (note,))
+    differs = None if same else f"The student has another {processors.NOUN}"
+    if same and not (has_stack(given.module) and has_stack(teacher.module)):
+        differs = "Teacher or student has no stack of equal layers"
+    notes = () if differs is None else (f"{differs}, so it learns from the teacher's answers, not from its relations between tokens.",)
+    return Student(given.module, given, given.digest, False, notes)
 
 
 def _shown(value: object) -> str:

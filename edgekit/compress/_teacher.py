@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgekit.compress._layers import tapped
-from edgekit.compress._loss import gram
-from edgekit.compress.objective import Objective
-from edgekit.source.batches import run
+from edgekit.compress.objective import Objective, gram
+from edgekit.source.batches import alike, run
 from edgekit.spec.errors import ModelError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.rows import finite, pack, unpack
 
-_BATCH = 32
-_POOL = 50 * _BATCH  # rows that are sorted by length together and written in their own order
+_POOL = 1600  # rows that are sorted by length together and written in their own order
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,11 @@ class Targets:
             place[:size, :size] = self.cosines[self._starts[index] : self._starts[index] + size * size].reshape(size, size)
         return torch.from_numpy(made), torch.arange(int(sizes.max())) < torch.from_numpy(sizes)[:, None]
 
-    def __post_init__(self) -> None:
-        """Knows where each row begins."""
-        sizes = np.zeros(0, np.int64) if self.sizes is None else self.sizes
-        object.__setattr__(self, "_starts", np.concatenate([[0], np.cumsum(sizes * sizes)]))
-
-    _starts: np.ndarray = None  # type: ignore[assignment]
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """Where each row begins in ``cosines``."""
+        assert self.sizes is not None
+        return np.concatenate([[0], np.cumsum(self.sizes**2)])
 
 
 def answer(teacher: Any, rows: Sequence[Arrays], objective: Objective, relations: bool, folder: Path, progress: Progress) -> None:
@@ -72,13 +69,24 @@ def answer(teacher: Any, rows: Sequence[Arrays], objective: Objective, relations
         ModelError: when an answer is not finite.
     """
     outputs: dict[int, Arrays] = {}
+    if relations:
+        np.save(folder / "sizes.npy", _answer_with_relations(teacher, rows, objective, folder, outputs, progress))
+    else:
+        outputs = answers_to(teacher, rows, objective, range(len(rows)), lambda _, done, total: progress("teacher's answers", done, total))
+    every = [outputs[i] for i in range(len(rows))]
+    if broken := int((~finite(every)).sum()):
+        raise ModelError(f"The teacher's answers to {broken} of {len(rows)} rows are not finite numbers. A model that gives NaN cannot teach: train it again.")
+    np.savez(folder / "outputs.npz", **pack(every))  # type: ignore[arg-type]
+
+
+def _answer_with_relations(
+    teacher: Any, rows: Sequence[Arrays], objective: Objective, folder: Path, outputs: dict[int, Arrays], progress: Progress
+) -> np.ndarray:
+    """Puts outputs into ``outputs``, writes the cosines, and gives the tokens of each row: ``int64 [rows]``."""
     sizes = np.zeros(len(rows), np.int64)
     with tapped(teacher) as seen, (folder / "cosines.f16").open("wb") as stream:
         for start in range(0, len(rows), _POOL):
             pool = range(start, min(start + _POOL, len(rows)))
-            if not relations:
-                outputs.update(answers_to(teacher, rows, objective, pool, partial(_told, progress, start, len(rows))))
-                continue
             cosines: dict[int, np.ndarray] = {}
             for chosen, feeds, answers in _forward(teacher, rows, pool, objective):
                 outputs.update(zip(chosen, answers, strict=True))
@@ -90,18 +98,12 @@ def answer(teacher: Any, rows: Sequence[Arrays], objective: Objective, relations
                     cosines[index] = products[place, :size, :size]
                 progress("teacher's answers", len(outputs), len(rows))
             stream.write(b"".join(cosines[i].tobytes() for i in pool))
-    every = [outputs[i] for i in range(len(rows))]
-    if broken := int((~finite(every)).sum()):
-        raise ModelError(f"The teacher's answers to {broken} of {len(rows)} rows are not finite numbers. A model that gives NaN cannot teach: train it again.")
-    np.savez(folder / "outputs.npz", **pack(every))  # type: ignore[arg-type]
-    if relations:
-        np.save(folder / "sizes.npy", sizes)
+    return sizes
 
 
 def read(folder: Path) -> Targets:
     """What :func:`answer` wrote."""
-    with np.load(folder / "outputs.npz", allow_pickle=False) as stored:
-        outputs = unpack(dict(stored))
+    outputs = stored(folder / "outputs.npz")
     if not (folder / "sizes.npy").is_file():
         return Targets(outputs, None, None)
     return Targets(outputs, np.load(folder / "sizes.npy", allow_pickle=False), np.memmap(folder / "cosines.f16", np.float16, "r"))
@@ -114,13 +116,14 @@ def answers_to(module: Any, rows: Sequence[Arrays], objective: Objective, chosen
     return {i: row for indices, _, answers in _forward(module, rows, chosen, objective) for i, row in zip(indices, answers, strict=True)}
 
 
-def _told(progress: Progress, before: int, count: int, step: str, done: int, total: int) -> None:
-    progress("teacher's answers", before + done, count)
+def stored(file: Path) -> list[Arrays]:
+    """The outputs of a file."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return list(unpack(dict(arrays)))
 
 
 def _forward(module: Any, rows: Sequence[Arrays], chosen: Sequence[int], objective: Objective) -> Iterator[tuple[list[int], dict[str, Any], list[Arrays]]]:
     """Runs a module over some rows in batches of similar length: their indices, the padded tensors, and the outputs."""
-    order = sorted(chosen, key=lambda i: len(next(iter(rows[i].values()))))
-    for first in range(0, len(order), _BATCH):
-        indices = order[first : first + _BATCH]
-        yield indices, *run(objective.forward, module, [rows[i] for i in indices], objective.pads, objective.signature)
+    some = [rows[i] for i in chosen]
+    for places in alike(some):
+        yield [chosen[i] for i in places], *run(objective.forward, module, [some[i] for i in places], objective.pads, objective.signature)

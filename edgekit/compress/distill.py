@@ -22,15 +22,14 @@ from edgekit import source
 from edgekit.compress import _student, _teacher
 from edgekit.compress._examples import Examples
 from edgekit.compress._layers import evenly, shortened
-from edgekit.compress._loss import Loss
 from edgekit.compress.folders import check_output, place
-from edgekit.compress.objective import Objective
+from edgekit.compress.objective import Loss, Objective
 from edgekit.compress.training import Epoch, Lesson, Training, accelerator, train
 from edgekit.samples import Samples
 from edgekit.source import check_options, heads
 from edgekit.source.batches import stacked, tensors
 from edgekit.source.modules import entries
-from edgekit.source.stack import depth
+from edgekit.source.stack import depth, has_stack
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
@@ -211,7 +210,7 @@ def distill_module(
         raise UsageError("There are no rows, or not as many labels as rows. Give at least one row of each set, and a label for each.")
     how = training or Training()
     objective = _objective(teacher, task, pads or {}, {option: value for option, value in told.items() if value is not None})
-    kept = None if student is not None else tuple(keep) if keep is not None else evenly(layers or 0, max(depth(teacher), layers or 0))
+    kept = None if student is not None else tuple(keep) if keep is not None else evenly(layers or 0, depth(teacher))
     learner = student if kept is None else shortened(teacher, kept)
     runner = accelerator(how.precision)
     teacher.eval()
@@ -221,7 +220,8 @@ def distill_module(
         return score(outputs, eval_labels) if score is not None else _minus_loss(objective, eval_rows, outputs, eval_labels)
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        _teacher.answer(teacher, rows, objective, bool(how.loss.relation), Path(scratch), progress)
+        relations = bool(how.loss.relation) and has_stack(teacher) and has_stack(learner)
+        _teacher.answer(teacher, rows, objective, relations, Path(scratch), progress)
         targets = _teacher.read(Path(scratch))
         examples = Examples([rows], objective.pads, [None] * len(rows) if labels is None else list(labels))
         learner.to(runner.device)

@@ -10,7 +10,7 @@ from typing import Any
 from edgekit import source
 from edgekit.cache.store import Cache
 from edgekit.compress import _student
-from edgekit.compress._loss import Loss
+from edgekit.compress.objective import Loss
 from edgekit.compress.plan import Latency
 from edgekit.compress.prune import RECOVERY, check_speedup, prune_layers
 from edgekit.compress.training import Training

@@ -28,9 +28,8 @@ from typing import Any
 
 from edgekit.compress._examples import Examples, batches
 from edgekit.compress._layers import tapped
-from edgekit.compress._loss import Loss, gram, rows_loss
 from edgekit.compress._teacher import Targets
-from edgekit.compress.objective import Objective
+from edgekit.compress.objective import Loss, Objective, gram, rows_loss
 from edgekit.machine.cpu import cpu_instructions
 from edgekit.source.batches import lengths, stacked
 from edgekit.spec.errors import CompressError, UsageError
@@ -192,8 +191,8 @@ def train(
     runner.register_for_checkpointing(schedule)
     history, best = _resumed(runner, work)
     relation = bool(training.loss.relation) and targets.sizes is not None
-    with tapped(student) as seen, _without_layer_drop(student):
-        stepper = _Stepper(runner, model, optimizer, lesson, training, seen if relation else None)
+    with tapped(student) if relation else contextlib.nullcontext() as seen, _without_layer_drop(student):
+        stepper = _Stepper(runner, model, optimizer, lesson, training, seen)
         for number in range(len(history), training.epochs):
             if len(history) - best >= training.patience:
                 break

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from edgekit import tasks
 from edgekit.source import heads, processors
+from edgekit.source.modules import read_object
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.head import Head, Processors
 
@@ -114,9 +114,9 @@ def checked_config(origin: Origin) -> tuple[dict[str, Any], str]:
     """The entries of config.json, and the task whose head it names."""
     names = {p.name for p in origin.folder.iterdir()}
     _check_files(origin.model_id, sorted(names))
-    config = _json_object(origin.folder / "config.json")
+    config = read_object(origin.folder / "config.json")
     others = [name for name in _CONFIGS if name in names]
-    for name, entries in (("config.json", config), *((name, _json_object(origin.folder / name)) for name in others)):
+    for name, entries in (("config.json", config), *((name, read_object(origin.folder / name)) for name in others)):
         if "auto_map" in entries:
             raise ModelError(
                 f"{origin.model_id} brings code of its own ({name} has auto_map), and no code of a model is run. "
@@ -197,13 +197,3 @@ def _check_class(model_id: str, kind: str, architectures: Sequence[str], task: s
             "else. Correct the one that is wrong in config.json, or pass the module from Python: "
             "edgekit.build(module=..., processor=...)."
         )
-
-
-def _json_object(file: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.") from problem
-    if not isinstance(data, dict):
-        raise ModelError(f"{file} is a {type(data).__name__}, expected an object. Save the model again.")
-    return data

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.runtime.loops import single
 from edgekit.spec.errors import UsageError
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import Signature
 
-__all__ = ["cut", "lengths", "pads_of", "reference", "run", "stacked", "tensors"]
+__all__ = ["alike", "lengths", "pads_of", "reference", "run", "stacked", "tensors"]
 
 _BATCH = 32
 
@@ -56,22 +57,14 @@ def lengths(rows: Sequence[Arrays]) -> np.ndarray:
     return np.array([len(next(iter(row.values()))) for row in rows], np.int64)
 
 
-def cut(outputs: Mapping[str, np.ndarray], rows: Sequence[Arrays], signature: Signature | None) -> list[Arrays]:
-    """Takes a batch of outputs apart, without what padding added.
+def alike(rows: Sequence[Arrays], most: int = 0) -> list[list[int]]:
+    """Places of rows in batches of similar length, the shortest first.
 
     Args:
-        outputs: name to array, batch first.
-        rows: that the outputs are of.
-        signature: names the axes; None where outputs do not vary from row to row.
+        rows: the rows.
+        most: rows times padded length of a batch at most, a single row excepted; 0 is no limit.
     """
-    if signature is None or not signature.varying:
-        return [{name: array[i] for name, array in outputs.items()} for i in range(len(rows))]
-    shapes = {spec.name: spec.shape[1:] for spec in signature.outputs}
-    found: list[Arrays] = []
-    for i, row in enumerate(rows):
-        sizes = {axis: size for spec in signature.inputs for axis, size in zip(spec.shape[1:], row[spec.name].shape, strict=True) if isinstance(axis, str)}
-        found.append({name: array[i][tuple(slice(sizes.get(axis)) for axis in shapes[name])] for name, array in outputs.items()})  # type: ignore[arg-type]
-    return found
+    return single.cut(lengths(rows).tolist(), _BATCH, most)
 
 
 def run(
@@ -84,7 +77,7 @@ def run(
         module: on any device.
         rows: of the batch.
         pads: value that pads short rows, by input.
-        signature: of the module, see :func:`cut`.
+        signature: of the module, by which outputs are cut to the size of each row; None to leave them as they are.
 
     Returns:
         The padded tensors, on the CPU, and the outputs of each row.
@@ -96,18 +89,17 @@ def run(
     with torch.inference_mode():
         outputs = forward(module, {n: t.to(device) for n, t in feeds.items()})
         arrays = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
-    return feeds, cut(arrays, rows, signature)
+    whole: list[Arrays] = [{name: array[i] for name, array in arrays.items()} for i in range(len(rows))]
+    return feeds, whole if signature is None else single.split(signature, rows, arrays)
 
 
 def reference(
     forward: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]], module: Any, signature: Signature, rows: Sequence[Arrays], progress: Progress
 ) -> list[Arrays]:
     """What a module computes for rows, in their order, in padded batches of similar length."""
-    order = sorted(range(len(rows)), key=lengths(rows).__getitem__) if signature.varying else list(range(len(rows)))
     found: dict[int, Arrays] = {}
-    for start in range(0, len(order), _BATCH):
-        chosen = order[start : start + _BATCH]
+    for chosen in alike(rows):
         _, outputs = run(forward, module, [rows[i] for i in chosen], pads_of(signature), signature)
         found.update(zip(chosen, outputs, strict=True))
-        progress("torch reference", min(start + _BATCH, len(order)), len(order))
+        progress("torch reference", len(found), len(rows))
     return [found[i] for i in range(len(rows))]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import logging
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-__all__ = ["copied", "entries", "quiet"]
+from edgekit.spec.errors import ModelError
+
+__all__ = ["copied", "entries", "quiet", "read_object"]
 
 
 def entries(config: Any) -> dict[str, Any]:
@@ -17,6 +21,23 @@ def entries(config: Any) -> dict[str, Any]:
     if hasattr(config, "to_dict"):
         return dict(config.to_dict())
     return dict(vars(config)) if hasattr(config, "__dict__") else {}
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty where there is no such file.
+
+    Raises:
+        ModelError: when it holds no JSON object.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        data = json.loads(file.read_text("utf-8"))
+    except (ValueError, RecursionError) as problem:
+        raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.") from problem
+    if not isinstance(data, dict):
+        raise ModelError(f"{file} is a {type(data).__name__}, expected an object. Save the model again.")
+    return data
 
 
 def copied(module: Any) -> Any:

@@ -7,6 +7,7 @@ the linears of a layer by their names (q, k, v) and their shapes.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from typing import Any
 
 from edgekit.spec.errors import ModelError
 
-__all__ = ["WIDTHS", "Block", "blocks", "depth", "narrow", "stack", "widths"]
+__all__ = ["WIDTHS", "Block", "blocks", "depth", "has_stack", "narrow", "stack", "widths"]
 
 WIDTHS = "edgekit_widths"
 """In the config of a pruned model: ``[heads, neurons]`` of each stored layer."""
@@ -65,6 +66,13 @@ def stack(module: Any) -> tuple[str, Any]:
         )
     _, _, path, layers = max(found, key=lambda f: f[:2])
     return path, layers
+
+
+def has_stack(module: Any) -> bool:
+    """Whether :func:`stack` finds one."""
+    with contextlib.suppress(ModelError):
+        return bool(stack(module))
+    return False
 
 
 def depth(module: Any) -> int:

@@ -133,7 +133,7 @@ def test_a_student_of_one_s_own_with_another_tokenizer(tiny_model, rows, tmp_pat
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"layers": 3}, UsageError, "3 layers were asked for, and tiny-bert has 2. A student has 1 to 2"),
+        ({"layers": 3}, UsageError, "3 layers were asked for, and the teacher has 2. A student has 1 to 2"),
         ({"layers": 0}, UsageError, "0 layers were asked for"),
         ({"layers": None}, UsageError, "exactly one of layers"),
         ({"keep": [0]}, UsageError, "exactly one of layers"),

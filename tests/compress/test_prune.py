@@ -21,9 +21,8 @@ import edgekit.source
 from edgekit import ModelError, UsageError
 from edgekit.compress._fisher import Importance, importance
 from edgekit.compress._layers import narrowed, shortened
-from edgekit.compress._loss import Loss
 from edgekit.compress.folders import save
-from edgekit.compress.objective import Objective
+from edgekit.compress.objective import Loss, Objective
 from edgekit.compress.plan import Latency, Table, choose, most
 from edgekit.compress.prune import prune_layers
 from edgekit.compress.training import Training

@@ -6,6 +6,7 @@ import copy
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,12 +19,12 @@ from edgekit import CompressError, UsageError
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples, batches
 from edgekit.compress._layers import shortened
-from edgekit.compress._loss import gram, rows_loss
 from edgekit.compress.distill import Loss, Objective, Training, distill_module
+from edgekit.compress.objective import gram, rows_loss
 from edgekit.compress.training import Lesson, accelerator, train
 from edgekit.source import heads
 from edgekit.source.batches import tensors
-from edgekit.source.processors._text_altered import altered
+from edgekit.source.processors import text
 from edgekit.source.stack import depth
 
 FAST = Training(epochs=4, patience=4, batch=8, learning_rate=1e-3, copies=0, freeze_embeddings=False, precision="float32")
@@ -181,6 +182,10 @@ def test_an_epoch_takes_one_version_of_each_row_and_the_next_epoch_another():
     assert all((t % 10).tolist() == list(range(10)) for t in taken)
     assert all(len({int(t[i]) for t in taken}) == 3 for i in range(10))
     assert len({int(i) // 10 for i in taken[0]}) == 3, "versions are mixed within an epoch"
+
+
+def altered(texts, mask, swap, crop, token, seed):
+    return text.altered(SimpleNamespace(mask_token=token), texts, mask=mask, swap=swap, crop=crop, seed=seed)
 
 
 def test_altered_texts():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from edgekit.source.modules import read_object
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.head import Shapes, Told
 
@@ -79,7 +79,7 @@ def activation(model_id: str, config: Mapping[str, Any], folder: Path | None = N
         named["sentence_transformers of config.json"] = inside.get("activation_fn")
     named["sbert_ce_default_activation_function of config.json"] = config.get("sbert_ce_default_activation_function")
     if folder is not None:
-        named["config_sentence_transformers.json"] = _object(folder / "config_sentence_transformers.json").get(
+        named["config_sentence_transformers.json"] = read_object(folder / "config_sentence_transformers.json").get(
             "activation_fn"
         )
     found = {where: str(path) for where, path in named.items() if path}
@@ -211,13 +211,3 @@ def check_labels(model_id: str, config: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _default(back: Mapping[str, Any]) -> bool:
     return all(str(name) == f"LABEL_{index}" for name, index in back.items())
-
-
-def _object(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        data = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError) as problem:
-        raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.") from problem
-    return data if isinstance(data, dict) else {}

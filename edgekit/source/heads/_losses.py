@@ -18,6 +18,21 @@ def forward(module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
     return {"logits": output.logits.float()}
 
 
+def exported(module: Any, names: Sequence[str]) -> Any:
+    """A module that takes tensors in the order of ``names`` and gives the logits: what is traced."""
+    import torch
+
+    class Logits(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = module
+
+        def forward(self, *arrays: Any) -> Any:
+            return forward(self.model, dict(zip(names, arrays, strict=True)))["logits"]
+
+    return Logits().eval()
+
+
 def truth_tensor(kind: str, truth: Sequence[Any]) -> Any:
     """``int64 [batch]`` for a single label, else ``float32 [batch, labels]``; 0 in rows without a truth."""
     import torch
@@ -28,13 +43,14 @@ def truth_tensor(kind: str, truth: Sequence[Any]) -> Any:
     return torch.from_numpy(np.stack([np.zeros(known.shape, np.float32) if v is None else np.atleast_1d(np.asarray(v, np.float32)) for v in truth]))
 
 
-def teacher_loss(kind: str, student: Any, teacher: Any, temperature: float) -> Any:
-    """Divergence of logits, ``[batch]``: Kullback-Leibler, binary cross-entropy with the teacher's probabilities, or the mean squared difference."""
+def teacher_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any], temperature: float) -> Any:
+    """Divergence of each row's logits, ``[batch]``: Kullback-Leibler, binary cross-entropy with the teacher's probabilities, or the mean squared difference."""
     from torch.nn import functional
 
+    x, y = student["logits"], teacher["logits"]
     if kind == NUMBER:
-        return ((student - teacher) ** 2).mean(dim=1)
-    x, y = student / temperature, teacher / temperature
+        return ((x - y) ** 2).mean(dim=1)
+    x, y = x / temperature, y / temperature
     if kind == MULTI:
         apart = functional.binary_cross_entropy_with_logits(x, y.sigmoid(), reduction="none").mean(dim=1)
     else:
@@ -42,10 +58,11 @@ def teacher_loss(kind: str, student: Any, teacher: Any, temperature: float) -> A
     return temperature**2 * apart
 
 
-def truth_loss(kind: str, logits: Any, truth: Any) -> Any:
-    """Cross-entropy, binary cross-entropy (mean over labels), or mean squared error: ``[batch]``."""
+def truth_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], truth: Any) -> Any:
+    """The loss that such a head is trained with: cross-entropy, binary cross-entropy (mean over labels), or mean squared error: ``[batch]``."""
     from torch.nn import functional
 
+    logits = student["logits"]
     if kind == SINGLE:
         return functional.cross_entropy(logits, truth.clamp(min=0), reduction="none")
     if kind == MULTI:
@@ -53,11 +70,12 @@ def truth_loss(kind: str, logits: Any, truth: Any) -> Any:
     return ((logits - truth) ** 2).mean(dim=1)
 
 
-def sampled_nll(kind: str, logits: Any, generator: Any) -> Any:
+def sampled_nll(kind: str, feeds: Mapping[str, Any], outputs: Mapping[str, Any], generator: Any) -> Any:
     """Minus the log-probability of an answer that is drawn from the logits themselves, summed over rows."""
     import torch
     from torch.nn import functional
 
+    logits = outputs["logits"]
     values = logits.detach().cpu()
     if kind == SINGLE:
         drawn = torch.multinomial(values.softmax(dim=1), 1, generator=generator)[:, 0].to(logits.device)

@@ -10,6 +10,7 @@ import numpy as np
 from edgekit.source.heads._classes import NUMBER, SINGLE
 from edgekit.source.heads._losses import forward
 from edgekit.spec.errors import ModelError, UsageError, near
+from edgekit.spec.head import Told
 from edgekit.spec.protocols import Arrays
 
 KINDS = ("logits", "probabilities")
@@ -61,6 +62,13 @@ def check(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:
             "outputs='probabilities' to have it undone, "
             "or outputs='logits' if they are logits all the same."
         )
+
+
+def prepare(module: Any, kind: str, told: Told) -> Any:
+    """The module with its problem type in the config; with logits in place of probabilities."""
+    if hasattr(getattr(module, "config", None), "problem_type"):
+        module.config.problem_type = kind  # so that a folder made of it says it too
+    return undone(module, kind) if told.get("outputs") == "probabilities" else module
 
 
 def undone(module: Any, kind: str) -> Any:

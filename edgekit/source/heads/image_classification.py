@@ -30,7 +30,8 @@ MODULE_OPTIONS = ("outputs",)
 ALIGNED = False
 PADS: Mapping[str, float] = {}
 forward, truth_tensor = _losses.forward, _losses.truth_tensor
-check_outputs = _probabilities.check
+teacher_loss, truth_loss, sampled_nll = _losses.teacher_loss, _losses.truth_loss, _losses.sampled_nll
+check_outputs, prepare = _probabilities.check, _probabilities.prepare
 _OF_ONE_SIZE = ("beit", "deit", "vit")  # their position embeddings are of the image size in the config
 
 
@@ -39,13 +40,6 @@ def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes
     kind, notes = _classes.survey(model_id, config, folder, shapes, told)
     _probabilities.check_kind(told.get("outputs"), kind)
     return kind, notes
-
-
-def prepare(module: Any, kind: str, told: Told) -> Any:
-    """The module with its problem type in the config; with logits in place of probabilities."""
-    if hasattr(getattr(module, "config", None), "problem_type"):
-        module.config.problem_type = kind  # so that a folder made of it says it too
-    return _probabilities.undone(module, kind) if told.get("outputs") == "probabilities" else module
 
 
 def settings(model_id: str, module: Any, processor: Any, kind: str) -> Settings:
@@ -86,33 +80,10 @@ def graphs(module: Any, settings: Settings, processor: Any) -> Sequence[Traced]:
     """The one graph, with a batch that can vary."""
     import torch
 
-    class Logits(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = module
-
-        def forward(self, *arrays: Any) -> Any:
-            return forward(self.model, {INPUT: arrays[0]})["logits"]
-
     example = torch.linspace(-1.0, 1.0, 2 * 3 * settings.pixels.height * settings.pixels.width).reshape(2, 3, settings.pixels.height, settings.pixels.width)
-    return [Traced(signature(settings), Logits().eval(), (example,), ({0: torch.export.Dim("batch", min=1, max=2**16)},))]
+    return [Traced(signature(settings), _losses.exported(module, [INPUT]), (example,), ({0: torch.export.Dim("batch", min=1, max=2**16)},))]
 
 
 def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Arrays], progress: Progress) -> list[Arrays]:
     """Logits of each row."""
     return batches.reference(forward, module, signature(settings), rows, progress)
-
-
-def teacher_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any], temperature: float) -> Any:
-    """Divergence of each row's logits: ``[batch]``."""
-    return _losses.teacher_loss(kind, student["logits"], teacher["logits"], temperature)
-
-
-def truth_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], truth: Any) -> Any:
-    """The loss that such a head is trained with: ``[batch]``."""
-    return _losses.truth_loss(kind, student["logits"], truth)
-
-
-def sampled_nll(kind: str, feeds: Mapping[str, Any], outputs: Mapping[str, Any], generator: Any) -> Any:
-    """Surprise at answers that are drawn from the logits."""
-    return _losses.sampled_nll(kind, outputs["logits"], generator)

@@ -33,7 +33,8 @@ MODULE_OPTIONS = ("outputs",)
 ALIGNED = False
 PADS: Mapping[str, float] = {}
 encode, forward, truth_tensor = text.encode, _losses.forward, _losses.truth_tensor
-check_outputs = _probabilities.check
+teacher_loss, truth_loss, sampled_nll = _losses.teacher_loss, _losses.truth_loss, _losses.sampled_nll
+check_outputs, prepare = _probabilities.check, _probabilities.prepare
 
 
 def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told) -> tuple[str, tuple[str, ...]]:
@@ -43,13 +44,6 @@ def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes
     if folder is not None:
         _check_modules(model_id, folder)
     return kind, notes
-
-
-def prepare(module: Any, kind: str, told: Told) -> Any:
-    """The module with its problem type in the config; with logits in place of probabilities."""
-    if hasattr(getattr(module, "config", None), "problem_type"):
-        module.config.problem_type = kind  # so that a folder made of it says it too
-    return _probabilities.undone(module, kind) if told.get("outputs") == "probabilities" else module
 
 
 def settings(model_id: str, module: Any, processor: Any, kind: str) -> Settings:
@@ -69,19 +63,7 @@ def signature(settings: Settings) -> Signature:
 
 def graphs(module: Any, settings: Settings, processor: Any) -> Sequence[Traced]:
     """The one graph, with a batch and a length that can both vary."""
-    import torch
-
-    names = settings.inputs
-
-    class Logits(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = module
-
-        def forward(self, *arrays: Any) -> Any:
-            return forward(self.model, dict(zip(names, arrays, strict=True)))["logits"]
-
-    return [Traced(signature(settings), Logits().eval(), text.example_feeds(settings, processor), text.dynamic_shapes(settings))]
+    return [Traced(signature(settings), _losses.exported(module, settings.inputs), text.example_feeds(settings, processor), text.dynamic_shapes(settings))]
 
 
 def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Arrays], progress: Progress) -> list[Arrays]:
@@ -98,21 +80,6 @@ def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Array
             ) from problem
 
     return batches.reference(run, module, signature(settings), rows, progress)
-
-
-def teacher_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any], temperature: float) -> Any:
-    """Divergence of each row's logits: ``[batch]``."""
-    return _losses.teacher_loss(kind, student["logits"], teacher["logits"], temperature)
-
-
-def truth_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], truth: Any) -> Any:
-    """The loss that such a head is trained with: ``[batch]``."""
-    return _losses.truth_loss(kind, student["logits"], truth)
-
-
-def sampled_nll(kind: str, feeds: Mapping[str, Any], outputs: Mapping[str, Any], generator: Any) -> Any:
-    """Surprise at answers that are drawn from the logits."""
-    return _losses.sampled_nll(kind, outputs["logits"], generator)
 
 
 def _check_modules(model_id: str, folder: Path) -> None:

@@ -79,19 +79,7 @@ def signature(settings: Settings) -> Signature:
 
 def graphs(module: Any, settings: Settings, processor: Any) -> Sequence[Traced]:
     """The one graph, with a batch and a length that can both vary."""
-    import torch
-
-    names = settings.inputs
-
-    class Logits(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = module
-
-        def forward(self, *arrays: Any) -> Any:
-            return forward(self.model, dict(zip(names, arrays, strict=True)))[OUTPUT]
-
-    return [Traced(signature(settings), Logits().eval(), text.example_feeds(settings, processor), text.dynamic_shapes(settings))]
+    return [Traced(signature(settings), _losses.exported(module, settings.inputs), text.example_feeds(settings, processor), text.dynamic_shapes(settings))]
 
 
 def forward(module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _ROWS = (
 def positions(config: Mapping[str, Any]) -> int | None:
     """Tokens that the table of positions holds, by the config; None where it does not say it."""
     rows = config.get("max_position_embeddings")
-    if not isinstance(rows, int):
+    if not isinstance(rows, int) or not rows:
         return None
     return rows - (int(config.get("pad_token_id", 1)) + 1 if config.get("model_type") in OFFSET_POSITIONS else 0)
 

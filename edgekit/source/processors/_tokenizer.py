@@ -6,7 +6,6 @@ do what the file does not, e.g. lower the text.
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 
 from edgekit.modalities.text import Text, fuzz_texts
 from edgekit.spec.errors import ModelError, UsageError, near
+from edgekit.spec.head import Told
 from edgekit.spec.parsing import to_json
 
 CHOICES = ("file", "transformers")
@@ -37,25 +37,26 @@ _PARTS = {
 _SHOWN = 3
 
 
-def check_choice(choice: str | None) -> None:
-    """Refuses a name that is none of ``CHOICES``.
+def check_told(told: Told) -> None:
+    """Refuses a tokenizer that is none of ``CHOICES``.
 
     Raises:
         UsageError: with the known ones.
     """
+    choice = told.get("tokenizer")
     if choice is not None and choice not in CHOICES:
         raise UsageError(
             f"Unknown tokenizer '{choice}'.{near(choice, CHOICES)} Expected one of: {', '.join(CHOICES)}."
         )
 
 
-def load(model_id: str, folder: Path, choice: str | None) -> Any:
+def load(model_id: str, folder: Path, told: Told) -> Any:
     """The Hugging Face tokenizer of a folder.
 
     Args:
         model_id: for messages.
         folder: of the model.
-        choice: which counts, see ``CHOICES``; None stops where they differ.
+        told: ``tokenizer`` in it says which counts, see ``CHOICES``; without it they must not differ.
 
     Raises:
         ModelError: when tokenizer.json and what Transformers makes of it give different ids, and nothing was chosen;
@@ -64,6 +65,7 @@ def load(model_id: str, folder: Path, choice: str | None) -> Any:
     """
     from transformers import AutoTokenizer
 
+    choice = told.get("tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as problem:
@@ -203,12 +205,10 @@ def _two(model_id: str, file: str, what: str) -> str:
 
 
 def _check_packages(model_id: str, folder: Path, problem: Exception) -> None:
+    from transformers.utils import is_protobuf_available, is_sentencepiece_available
+
     files = sorted(p.name for p in folder.glob("*.model"))
-    lacking = [
-        package
-        for package, module in (("sentencepiece", "sentencepiece"), ("protobuf", "google.protobuf"))
-        if not _installed(module)
-    ]
+    lacking = [name for name, there in (("sentencepiece", is_sentencepiece_available()), ("protobuf", is_protobuf_available())) if not there]
     if files and lacking and not (folder / _FILE).is_file():
         raise ModelError(
             f"{model_id} has its tokenizer in {files[0]} only, and no {_FILE}: to read it takes sentencepiece and "
@@ -216,13 +216,6 @@ def _check_packages(model_id: str, folder: Path, problem: Exception) -> None:
             f"is not installed here. Run: pip install {' '.join(lacking)}. Or convert it once where both are: "
             "AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL)."
         ) from problem
-
-
-def _installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
 
 
 def _as_stored(folder: Path) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ every comparison.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 
 from edgekit.modalities.image import decode, size_of
 from edgekit.modalities.pixels import FILTERS, Pixels
+from edgekit.source.modules import read_object
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.head import Shapes, Told
 from edgekit.spec.protocols import Arrays, Input
@@ -228,12 +228,7 @@ def _check_class(model_id: str, name: str) -> str:
 def _entries(folder: Path) -> dict[str, Any]:
     """Settings of an image processor by the files of a folder."""
     for file in _FILES:
-        if (folder / file).is_file():
-            try:
-                data = json.loads((folder / file).read_text("utf-8"))
-            except (ValueError, RecursionError) as problem:
-                raise ModelError(f"{folder / file} is not valid JSON ({problem}). Save the image processor again.") from problem
-            inner = data.get("image_processor", data) if isinstance(data, dict) else {}
-            if inner:
-                return dict(inner)
+        data = read_object(folder / file)
+        if inner := data.get("image_processor", data):
+            return dict(inner)
     return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 
 from edgekit.modalities.text import Text
 from edgekit.source import _values
-from edgekit.source.processors import _text_altered, _text_files, _tokenizer
-from edgekit.source.processors._tokenizer import wrapped
+from edgekit.source.modules import entries
+from edgekit.source.processors import _text_files, _tokenizer
+from edgekit.source.processors._tokenizer import check_told, load, wrapped
 from edgekit.spec.errors import ModelError
 from edgekit.spec.head import Shapes, Told
 from edgekit.spec.parsing import to_json
@@ -49,11 +51,6 @@ def check_names(model_id: str, names: set[str]) -> None:
         raise ModelError(f"{model_id} has no tokenizer (tokenizer.json, vocab.txt or the like). Save the model's own there: tokenizer.save_pretrained(FOLDER).")
 
 
-def check_told(told: Told) -> None:
-    """Refuses an unknown choice of the tokenizer."""
-    _tokenizer.check_choice(told.get("tokenizer"))
-
-
 def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, told: Told) -> tuple[str, ...]:
     """Compares config, weights and tokenizer files; see :class:`edgekit.spec.head.Processors`."""
     notes = _text_files.check(model_id, folder, config, shapes)
@@ -61,11 +58,6 @@ def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shape
         return notes
     chosen = "tokenizer.json as it is" if told["tokenizer"] == "file" else "Transformers"
     return (*notes, f"The tokenizer is that of {chosen}, as was asked for.")
-
-
-def load(model_id: str, folder: Path, told: Told) -> Any:
-    """The tokenizer of a folder."""
-    return _tokenizer.load(model_id, folder, told.get("tokenizer"))
 
 
 def check_inputs(model_id: str, folder: Path, processor: Any, inputs: Sequence[Text]) -> None:
@@ -79,8 +71,31 @@ def same(processor: Any, other: Any) -> bool:
 
 
 def altered(processor: Any, inputs: Sequence[Text], *, mask: float, swap: float, crop: float, seed: int) -> list[Text]:
-    """Texts cut short, with some words masked and some neighbours swapped."""
-    return _text_altered.altered(inputs, mask, swap, crop, processor.mask_token, seed)
+    """Texts cut short, with some words masked (or left out, where there is no mask) and some neighbours swapped, against overfitting.
+
+    Word dropout of this kind is what TinyBERT's and XtremeDistil's augmentation does without a language model of its own
+    (Tang et al., "Distilling Task-Specific Knowledge from BERT into Simple Neural Networks", arXiv 1903.12136, section 3.3, where a run
+    of words is the n-gram sampling); see :class:`edgekit.spec.head.Alters`.
+    """
+    random = np.random.default_rng(seed)
+
+    def change(text: str) -> str:
+        words = re.findall(r"\S+", text)
+        if len(words) < 2:
+            return text
+        if random.random() < crop:
+            count = int(random.integers(1, len(words) + 1))
+            first = int(random.integers(0, len(words) - count + 1))
+            words = words[first : first + count]
+        for index in np.flatnonzero(random.random(len(words) - 1) < swap):
+            words[index], words[index + 1] = words[index + 1], words[index]
+        hidden = random.random(len(words)) < mask
+        if hidden.all():
+            return " ".join(words)
+        left = [processor.mask_token if gone else word for word, gone in zip(words, hidden, strict=True)]
+        return " ".join(word for word in left if word is not None)
+
+    return [tuple(change(part) for part in text) if isinstance(text, tuple) else change(text) for text in inputs]  # type: ignore[misc]
 
 
 def tokenizer_json(tokenizer: Any) -> str:
@@ -156,12 +171,8 @@ def dynamic_shapes(settings: Any) -> tuple[Any, ...]:
 
 
 def _max_length(config: Any, tokenizer: Any) -> int:
-    limits = [int(tokenizer.model_max_length)]
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions:
-        offset = int(config.pad_token_id) + 1 if getattr(config, "model_type", "") in _text_files.OFFSET_POSITIONS else 0
-        limits.append(int(positions) - offset)
-    length = min(limits)
+    limit = _text_files.positions(entries(config))
+    length = min(int(tokenizer.model_max_length), _text_files.UNLIMITED + 1 if limit is None else limit)
     if length > _text_files.UNLIMITED:
         raise ModelError(
             "Neither the tokenizer (model_max_length) nor the config (max_position_embeddings) says how many tokens "
