@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -217,8 +218,7 @@ def _gpu(root: Path) -> tuple[Gpu | None, str]:
 
         if problem := probe():
             return None, problem
-        cuda = Cuda()
-        try:
+        with contextlib.closing(Cuda()) as cuda:
             release = re.search(r"\b\d{3,}(?:\.\d+)+\b", line(root / "proc/driver/nvidia/version"))
             return Gpu(
                 cuda.name,
@@ -229,8 +229,6 @@ def _gpu(root: Path) -> tuple[Gpu | None, str]:
                 release.group() if release else "",
                 f"{cuda.driver_version // 1000}.{cuda.driver_version % 1000 // 10}",
             ), ""
-        finally:
-            cuda.close()
     except Exception as problem:  # whatever a broken driver comes to is what is to be shown
         return None, f"cannot be used: {problem}"
 

@@ -10,6 +10,7 @@ Linux Developer Guide, "Platform Power and Performance" (over-current events).
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import re
 from collections import defaultdict
@@ -134,13 +135,10 @@ def _gpu(root: Path) -> tuple[str, str]:
 def _gpu_without_files(release: str) -> tuple[str, str]:
     """As CUDA tells it: on Windows' Linux, and in some sandboxes, the driver has no files in ``/proc``."""
     try:
-        cuda = cuda_driver.Cuda()
+        with contextlib.closing(cuda_driver.Cuda()) as cuda:
+            return cuda.name, release or f"CUDA {cuda.driver_version // 1000}.{cuda.driver_version % 1000 // 10}"
     except BackendError:  # the usual machine: it has no driver, and asking took no time
         return "", release
-    try:
-        return cuda.name, release or f"CUDA {cuda.driver_version // 1000}.{cuda.driver_version % 1000 // 10}"
-    finally:
-        cuda.close()
 
 
 def _cpu_throttled(root: Path) -> int:

@@ -6,6 +6,7 @@ the median reaches. The limit is what the machine can do undisturbed; a median o
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,11 +172,8 @@ def _rate(session: Session, variant: Variant) -> Rate | None:
     """Rate of the session's backend, device and threads, in the precision that most of its linear layers run in."""
     executed = session.executed_precision()
     mixed = "int8" if backends.mostly_int8(executed) else "float32"
-    device = backends.get(variant.backend).open_device(variant.device, session.info.threads)
-    try:
+    with contextlib.closing(backends.get(variant.backend).open_device(variant.device, session.info.threads)) as device:
         return measure(device, mixed if executed.startswith("int8") else executed)
-    finally:
-        device.close()
 
 
 def _point(session: Session, batch: int, length: int | None, seconds: float, linear_macs: int, rate: Rate | None) -> Point:

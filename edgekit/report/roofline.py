@@ -12,6 +12,7 @@ everything that is not a linear layer count as if they took no time.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from dataclasses import dataclass
@@ -96,16 +97,11 @@ def measure(device: Device, precision: str, seconds: float = 1.0) -> Rate | None
 def _graph_rate(device: Device, precision: str, graph: str, dtype: str, seconds: float) -> Rate | None:
     signature = Signature("gemm", (TensorSpec("x", dtype, ("rows", WIDTH)),), (TensorSpec("y", "float32", ("rows", WIDTH)),))
     try:
-        engine = device.load(FOLDER / f"{graph}.onnx", signature)
+        with contextlib.closing(device.load(FOLDER / f"{graph}.onnx", signature)) as engine:
+            fastest = _fastest(engine, dtype, seconds)
+            executed = engine.executed_precision()
     except BackendError:  # e.g. an operator that only another backend has
         return None
-    try:
-        fastest = _fastest(engine, dtype, seconds)
-        executed = engine.executed_precision()
-    except BackendError:
-        return None
-    finally:
-        engine.close()
     if executed != precision:
         return None
     rows = max(ROWS, key=lambda r: r / fastest[r])

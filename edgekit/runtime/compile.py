@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -148,22 +149,16 @@ def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
     backend = backends.get(variant.backend)
     try:
         backend.check_here()
-        device = backend.open_device(variant.device, 1)
+        with contextlib.closing(backend.open_device(variant.device, 1)) as device:
+            device.check(variant.engine)
+            parts = key_parts(bundle, variant, bundle.manifest.signatures[0], device.identity())
     except BackendError as problem:
         return f"cannot be made: {problem}"
-    try:
-        device.check(variant.engine)
-        parts = key_parts(bundle, variant, bundle.manifest.signatures[0], device.identity())
-        known = Plans().about(Plans.key(parts))
-        library = "TensorRT" if backend.ENGINES == "device" else "TensorRT-RTX"
-        named = f"{parts['device']}, compute capability {parts['compute_capability']}, {library} {parts['version']}"
-        if known:
-            return f"{named}: the cache has the engine" + (", it would be made anew" if force else "")
-        return f"{named}: the engine would be made"
-    except BackendError as problem:
-        return f"cannot be made: {problem}"
-    finally:
-        device.close()
+    library = "TensorRT" if backend.ENGINES == "device" else "TensorRT-RTX"
+    named = f"{parts['device']}, compute capability {parts['compute_capability']}, {library} {parts['version']}"
+    if Plans().about(Plans.key(parts)):
+        return f"{named}: the cache has the engine" + (", it would be made anew" if force else "")
+    return f"{named}: the engine would be made"
 
 
 def _finite(found: GoldenResult | None) -> dict[str, object] | None:
@@ -174,12 +169,9 @@ def _finite(found: GoldenResult | None) -> dict[str, object] | None:
 
 
 def _identity(variant: Variant) -> dict[str, object]:
-    device = backends.get(variant.backend).open_device(variant.device, 1)
-    try:
+    with contextlib.closing(backends.get(variant.backend).open_device(variant.device, 1)) as device:
         found: dict[str, object] = device.identity()
         return found
-    finally:
-        device.close()
 
 
 def _name(variant: Variant) -> str:
