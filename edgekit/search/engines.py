@@ -7,6 +7,7 @@ known of them without the device is checked here; what cannot is said.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,14 +104,15 @@ def _make_engines(ctx: BuildContext, choice: Choice, verified: Verified, ship: b
 
     variants: list[Variant] = []
     releases: Sequence[str] = ()
-    for index, variant in enumerate(choice.variants):
+    for variant in choice.variants:
         recipe = variant.engine
         if recipe is None:
             variants.append(variant)
             continue
         engines: dict[str, str] = {}
+        folder = Path(tempfile.mkdtemp(prefix="verify-", dir=ctx.cache.scratch))
         for signature in choice.winner.bundle.manifest.signatures:
-            graph = _laid_out(variant, variant.graphs[signature.name], choice.files, ctx.cache.scratch / f"verify-{index}")
+            graph = _laid_out(variant, variant.graphs[signature.name], choice.files, folder)
             releases = tensorrt_rules.check(graph, recipe.minimum)
             if backends.installed_version("tensorrt_rtx") is None:
                 continue
