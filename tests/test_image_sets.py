@@ -120,8 +120,7 @@ def test_rows_that_no_type_may_overflow_on_are_made_few_at_a_time(building, deco
     calibration = models.prepare_model(building.context, "", building.model).calibration
     assert decoded.most <= FEW
     for _ in range(2):
-        feeds = iter(calibration.guard)
-        values = [value for feed in feeds for value in feed["pixel_values"][:, 0, 0, 0].tolist()]
+        values = [value for feed in calibration.guard() for value in feed["pixel_values"][:, 0, 0, 0].tolist()]
         assert values[:ROWS] == [place % 256 for place in range(ROWS)]
     assert calibration.guard_digest() == calibration.guard_digest()
     assert decoded.most <= FEW and np.isfinite(values).all()

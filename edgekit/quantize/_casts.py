@@ -186,7 +186,7 @@ def _with_large_values(model: ir.Model, calibration: Calibration, limit: float, 
     with tempfile.TemporaryDirectory() as folder:
         run = _largest(model, names, Path(folder) / "calibrate.onnx")
         count = len(calibration.batches)
-        for index, batch in enumerate(itertools.chain(calibration.batches, calibration.guard)):
+        for index, batch in enumerate(itertools.chain(calibration.batches, calibration.guard())):
             for name, top in zip(names, run(batch), strict=True):
                 if not np.isfinite(top):
                     producer = next(v.producer() for v in values if v.name == name)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -21,9 +21,7 @@ from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
 
-__all__ = ["Anew", "Calibration", "Divergence", "Runner", "Split", "kl_divergence", "runner", "squared_error"]
-
-T = TypeVar("T")
+__all__ = ["Calibration", "Divergence", "Runner", "Split", "kl_divergence", "runner", "squared_error"]
 
 Divergence = Callable[[Sequence[Arrays], Sequence[Arrays]], float]
 """How far outputs are from reference outputs, both one entry a row: 0 where they are equal."""
@@ -59,18 +57,6 @@ def _log_softmax(x: np.ndarray) -> np.ndarray:
     return np.asarray(x - np.log(np.exp(x).sum(axis=-1, keepdims=True)))
 
 
-class Anew(Iterable[T]):
-    """What is made anew whenever it is gone through: the encoded rows of an evaluation set may be larger than the memory."""
-
-    def __init__(self, make: Callable[[], Iterator[T]]) -> None:
-        """Keeps how it is made."""
-        self._make = make
-
-    def __iter__(self) -> Iterator[T]:
-        """All of it, from the beginning."""
-        return self._make()
-
-
 class Calibration:
     """Feeds of a graph, as its task prepares them."""
 
@@ -78,7 +64,7 @@ class Calibration:
         self,
         batches: Batches,
         divergence: Divergence = kl_divergence,
-        guard: Iterable[Mapping[str, np.ndarray]] = (),
+        guard: Callable[[], Iterable[Mapping[str, np.ndarray]]] = tuple,
         split: Split | None = None,
         graphs: Mapping[str, Calibration] | None = None,
     ) -> None:
@@ -87,7 +73,8 @@ class Calibration:
         Args:
             batches: feeds by input name, the batch on the first axis, padded as in use.
             divergence: what :meth:`damage` measures.
-            guard: further feeds, of evaluation and of full-length rows, that no 16-bit type may overflow on; no INT8 range is taken from them.
+            guard: gives further feeds, of evaluation and of full-length rows, that no 16-bit type may overflow on; no INT8 range is taken from them. They
+                are made anew each time: all of them may be larger than the memory.
             split: takes the outputs of a batch apart by row and cuts the padding off; by default rows keep it.
             graphs: signature name to the calibration of its graph, where a model has several; by default this one is that of all.
         """
@@ -105,7 +92,7 @@ class Calibration:
     def guard_digest(self) -> str:
         """sha256 of the guard's feeds, in hex."""
         digest = hashlib.sha256()
-        for feeds in self.guard:
+        for feeds in self.guard():
             for name, array in sorted(feeds.items()):
                 digest.update(f"{name} {array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

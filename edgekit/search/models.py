@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import numpy as np
 from edgekit import backends, quantize, tasks
 from edgekit.bundle import assemble
 from edgekit.machine.cpu import cpus
-from edgekit.quantize.calibration import Anew, Calibration, squared_error
+from edgekit.quantize.calibration import Calibration, squared_error
 from edgekit.runtime import loops
 from edgekit.runtime.loops import single
 from edgekit.search import stand_in
@@ -110,11 +109,14 @@ def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
     rows = [encoded.arrays for encoded in task.preprocess(ctx.calibration.inputs)]
     sizes = [task.modality.size(row) for row in rows]
     inputs = ctx.evaluation.inputs
-    guard: Iterable[Sequence[Arrays]] = ()
-    if any("float16" in quantize.get(method).PRECISIONS for method in ctx.target.methods):
-        parts = [inputs[start : start + _CALIBRATION_BATCH] for start in range(0, len(inputs), _CALIBRATION_BATCH)]
-        long = [[row] for row in stand_in.long_rows(task, inputs, stand_in.longest(ctx.target, signature, task.max_size))]
-        guard = Anew(lambda: itertools.chain(([encoded.arrays for encoded in task.preprocess(part)] for part in parts), long))
+    halves = any("float16" in quantize.get(method).PRECISIONS for method in ctx.target.methods)
+    long = stand_in.long_rows(task, inputs, stand_in.longest(ctx.target, signature, task.max_size)) if halves else []
+
+    def guard() -> Iterator[Sequence[Arrays]]:
+        for start in range(0, len(inputs) if halves else 0, _CALIBRATION_BATCH):
+            yield [encoded.arrays for encoded in task.preprocess(inputs[start : start + _CALIBRATION_BATCH])]
+        yield from ([row] for row in long)
+
     calibration = make_calibration(ctx, float_graphs, task, _in_calls(rows), guard)
     evaluation, macs = ctx.evaluation.with_task(task), quantize.linear_macs(float_graphs)
     return ModelEntry(name, float_graphs, evaluation, calibration, sizes, macs, _manifest_template(ctx, float_graphs))
@@ -126,7 +128,7 @@ def _in_calls(rows: Sequence[Arrays]) -> list[Sequence[Arrays]]:
 
 
 def make_calibration(
-    ctx: BuildContext, float_graphs: GraphSet, task: Task, calls: Sequence[Sequence[Arrays]], guard: Iterable[Sequence[Arrays]]
+    ctx: BuildContext, float_graphs: GraphSet, task: Task, calls: Sequence[Sequence[Arrays]], guard: Callable[[], Iterable[Sequence[Arrays]]]
 ) -> Calibration:
     """Feeds of every graph, as the loop brings them about; of one graph its outputs are judged by the task, of several each by its own outputs.
 
@@ -135,7 +137,7 @@ def make_calibration(
         float_graphs: graphs of the export, which are run where feeds of one are outputs of another.
         task: of the model.
         calls: calibration rows of each call.
-        guard: rows of each call that no 16-bit type may overflow on.
+        guard: gives the rows of each call that no 16-bit type may overflow on.
     """
     signatures = [graph.signature for graph in float_graphs.graphs]
     if len(signatures) == 1:  # a loop may read a row in parts; outputs are taken apart by what shared a call
@@ -146,8 +148,8 @@ def make_calibration(
         for name, batches in recorded.items():
             feeds.setdefault(name, []).extend(batches)
 
-    def guarded(name: str) -> Anew[dict[str, np.ndarray]]:
-        return Anew(lambda: (batch for recorded in _record(ctx, float_graphs, guard) for batch in recorded[name]))
+    def guarded(name: str) -> Callable[[], Iterator[dict[str, np.ndarray]]]:
+        return lambda: (batch for recorded in _record(ctx, float_graphs, guard()) for batch in recorded[name])
 
     if len(signatures) > 1:
         each = {s.name: Calibration(feeds[s.name], squared_error, guarded(s.name)) for s in signatures}
