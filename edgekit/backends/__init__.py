@@ -11,7 +11,7 @@ Listing this folder is the registration. A backend module has::
     open_device(device, threads, streams=1) -> Device    Device.load(source, signature, shapes=()) -> Engine; Device.close()
 
 ``Engine.run(feeds, keep=())`` takes and gives numpy arrays by name; outputs named in ``keep`` stay on the device as opaque
-buffers, which any engine of the same device takes as feeds. ``Engine.executed_precision()`` tells what the linear layers
+buffers, which any engine of the same device takes as feeds. ``Engine.precisions()`` tells what the linear layers
 really ran in, from the backend's own record; ``Engine.close()``. A device of a backend with engines has ``identity()`` and
 ``compile(graph, signature, recipe, timing_cache, progress)`` besides.
 """
@@ -66,8 +66,8 @@ class Engine(Protocol):
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, Any]:
         """Runs once; arrays by input name in, arrays by output name out, or buffers for the outputs in ``keep``."""
 
-    def executed_precision(self) -> str:
-        """What the linear layers ran in: ``float32``, ``int8``, or ``int8 36/37 linears``."""
+    def precisions(self) -> list[str]:
+        """What each of its linear layers ran in, e.g. ``int8``; :func:`summary` makes words of them."""
 
     def close(self) -> None:
         """Frees the engine."""

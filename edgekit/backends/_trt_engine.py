@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, summary
+from edgekit.backends import Feeds
 from edgekit.backends._trt import is_rtx, multiplies_in
 from edgekit.backends._trt_gpu import Buffer, Gpu
 from edgekit.backends._trt_tensors import Shapes, Tensors
@@ -132,8 +132,8 @@ class TensorRtEngine:
                     return self._capture(lane, shapes, given)
             return self._enqueue(lane, shapes, given, keep)
 
-    def executed_precision(self) -> str:
-        """Reads what the engine inspector tells of the layers that multiply; ``unknown`` where it shows no such layer (one fused kernel for all).
+    def precisions(self) -> list[str]:
+        """Reads what the engine inspector tells of the layers that multiply; none where it shows no such layer (one fused kernel for all).
 
         Types of tensors that vary in size are told of a context alone, so one of the usual shapes is made for it.
         """
@@ -144,7 +144,7 @@ class TensorRtEngine:
                 inspector = self._engine.create_engine_inspector()
                 inspector.execution_context = context
                 told = json.loads(inspector.get_engine_information(self._device.trt.LayerInformationFormat.JSON))
-        return summary([kind for layer in told.get("Layers", []) if isinstance(layer, dict) and (kind := multiplies_in(layer))])
+        return [kind for layer in told.get("Layers", []) if isinstance(layer, dict) and (kind := multiplies_in(layer))]
 
     @property
     def closed(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, GraphBytes, check_cpu_target, check_installed, not_installed, summary, threads_of_a_stream
+from edgekit.backends import Feeds, GraphBytes, check_cpu_target, check_installed, not_installed, threads_of_a_stream
 from edgekit.drivers.fork import Kept
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature
@@ -131,7 +131,7 @@ class OnnxRuntimeEngine(Kept):
         except Exception as problem:
             raise BackendError(f"ONNX Runtime could not run {self._source.name}: {problem}") from problem
 
-    def executed_precision(self) -> str:
+    def precisions(self) -> list[str]:
         """Runs the graph once with the profiler on and reads which kernels multiplied matrices."""
         # Zeros: a table of one row, as token types may have, holds no other id.
         feeds = {i.name: np.zeros([4 if isinstance(d, str) else d for d in i.shape], i.dtype) for i in self._signature.inputs}
@@ -140,7 +140,7 @@ class OnnxRuntimeEngine(Kept):
             session.run(self._outputs, {n: a for n, a in feeds.items() if n in self._inputs})
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
         kernels = [e["args"] for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
-        return summary([kind for kernel in kernels if (kind := _precision(kernel)) is not None])
+        return [kind for kernel in kernels if (kind := _precision(kernel)) is not None]
 
     def close(self) -> None:
         """Frees the session; in a forked child nothing, which would wait for threads of the parent."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, GraphBytes, WrongResultsError, check_cpu_target, check_installed, not_installed, summary, threads_of_a_stream
+from edgekit.backends import Feeds, GraphBytes, WrongResultsError, check_cpu_target, check_installed, not_installed, threads_of_a_stream
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.backends._openvino_selftest import fault
 from edgekit.drivers.fork import Kept, forked
@@ -221,7 +221,7 @@ class OpenVinoEngine(Kept):
             with self._lock:
                 self._idle.append(request)
 
-    def executed_precision(self) -> str:
+    def precisions(self) -> list[str]:
         """Reads the execution graph that the plugin made, as it ran.
 
         That of a model with static bodies shows an ``If`` and nothing of what is in it. So its first body is compiled once
@@ -237,7 +237,7 @@ class OpenVinoEngine(Kept):
                 # The kernel's name ends in what it multiplies; "runtimePrecision" says i8 also where only the stored weights are.
                 kernel = info.get("primitiveType", "").rpartition("_")[2].lower()
                 found.append(_PRECISIONS.get(kernel) or _PRECISIONS.get(info["runtimePrecision"], "other"))
-        return summary(found)
+        return found
 
     def close(self) -> None:
         """Frees the requests and the compiled model; in a forked child nothing, which would wait for threads of the parent."""

@@ -13,9 +13,9 @@ from edgekit.bundle import signature
 from edgekit.bundle.install import check_replaced
 from edgekit.bundle.place import check_free, disk_errors, new_folder, put_folder, recover, share, sync_tree
 from edgekit.bundle.trust import MANIFEST, Bundle
-from edgekit.spec.digests import entry, files_below
+from edgekit.spec.digests import files_below, sha256
 from edgekit.spec.errors import IntegrityError
-from edgekit.spec.manifest import Manifest, dumps, loads
+from edgekit.spec.manifest import FileEntry, Manifest, dumps, loads
 
 if TYPE_CHECKING:
     from edgekit.spec.graph import GraphSet
@@ -79,7 +79,7 @@ def write(
     with disk_errors(out), new_folder(out) as folder:
         for name, source in sorted(files.items()):
             _put(source, folder / name)
-        listed = {name: entry(folder / name) for name in files_below(folder)}
+        listed = {name: FileEntry(sha256(folder / name), (folder / name).stat().st_size) for name in files_below(folder)}
         complete = replace(manifest, files=listed)
         text = dumps(complete).encode()
         (folder / MANIFEST).write_bytes(text)

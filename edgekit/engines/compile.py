@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -25,7 +25,7 @@ from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
 
-__all__ = ["Compilation", "SelfTest", "key_parts", "load_engine"]
+__all__ = ["Compilation", "SelfTest", "key_parts", "load_engine", "of_all"]
 
 _log = logging.getLogger("edgekit")
 
@@ -54,6 +54,14 @@ class Compilation:
         if self.source == "bundle":
             return f"engine of the bundle, signed by a trusted key ({self.size_mb:.1f} MB)"
         return f"engine {'made here' if self.source == 'made here' else 'from the cache, made here'} in {self.seconds:.1f} s ({self.size_mb:.1f} MB)"
+
+
+def of_all(compilations: Sequence[Compilation]) -> Compilation | None:
+    """The engines of several graphs as one: made here where one of them was. None where there is none."""
+    if not compilations:
+        return None
+    newest = max(compilations, key=lambda one: one.source == "made here")
+    return replace(newest, seconds=sum(one.seconds for one in compilations), size_mb=sum(one.size_mb for one in compilations))
 
 
 def key_parts(bundle: Bundle, variant: Variant, signature: Signature, identity: Mapping[str, object]) -> dict[str, object]:

@@ -7,5 +7,5 @@ from edgekit.spec.registry import Registry
 
 __all__ = ["get"]
 
-_MODALITIES: Registry[ModalityModule] = Registry(__name__, "modality")
+_MODALITIES: Registry[ModalityModule] = Registry(__name__, "modality", group="edgekit.modalities")
 get = _MODALITIES.get

@@ -56,7 +56,7 @@ def cast_graphs(
         limit: nodes that read or make a value beyond it on the samples stay in float32.
 
     Raises:
-        QuantizeError: for NaN or infinity on the samples, or a layer in ``keep_float`` that does not exist.
+        QuantizeError: for NaN or infinity on the samples.
     """
 
     def change(graph: Graph, model: ir.Model, named: set[str]) -> dict[str, str]:

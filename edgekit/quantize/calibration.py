@@ -90,9 +90,9 @@ class Calibration:
         return self._graphs.get(signature, self)
 
     def guard_digest(self) -> str:
-        """sha256 of the guard's feeds, in hex."""
+        """sha256 of the guard's feeds of all graphs, in hex."""
         digest = hashlib.sha256()
-        for feeds in self.guard():
+        for feeds in (feeds for one in self._graphs.values() or [self] for feeds in one.guard()):
             for name, array in sorted(feeds.items()):
                 digest.update(f"{name} {array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()

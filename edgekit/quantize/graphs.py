@@ -19,8 +19,8 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.quantization import Quantization
 
 __all__ = [
-    "EXTERNAL_FROM", "Linear", "constant", "in_float", "initializer", "levels", "linears", "load", "made_by", "number", "only_user", "per_channel",
-    "replace", "restored", "rewrite", "save", "sweep",
+    "EXTERNAL_FROM", "Linear", "check_layers", "constant", "in_float", "initializer", "levels", "linears", "load", "made_by", "number", "only_user",
+    "per_channel", "replace", "restored", "rewrite", "save", "sweep",
 ]
 
 Change = Callable[[Graph, ir.Model, set[str]], Mapping[str, str]]
@@ -79,20 +79,23 @@ def linears(graph: ir.Graph) -> list[Linear]:
 
 
 def in_float(graph: ir.Graph, settings: Quantization) -> set[str]:
-    """Names of the layers that ``keep_float`` means.
+    """Names of the layers of a graph that ``keep_float`` means."""
+    return {layer.name for layer in linears(graph) if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in settings.keep_float)}
+
+
+def check_layers(graphs: GraphSet, settings: Quantization) -> None:
+    """Refuses layers in ``keep_float`` that none of the graphs has.
 
     Raises:
-        QuantizeError: for a name that no layer has, with the nearest known one.
+        QuantizeError: for such a name, with the nearest known one.
     """
-    known = [layer.name for layer in linears(graph)]
-    found: set[str] = set()
+    if not settings.keep_float:
+        return
+    known = [layer.name for graph in graphs.graphs for layer in linears(load(graph.path).graph)]
     for pattern in settings.keep_float:
-        matches = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
-        if not matches:
+        if not fnmatch.filter(known, pattern):
             shown = ", ".join(known[:4]) + (f" ... {known[-1]} ({len(known)} in all)" if len(known) > 5 else "")
             raise QuantizeError(f"keep_float names the layer '{pattern}', which the graph does not have.{near(pattern, known)} Layers: {shown}.")
-        found.update(matches)
-    return found
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
@@ -191,9 +194,6 @@ def rewrite(
         change: changes one in place, and says what was chosen for it.
         progress: told after each graph.
         check: of the finished graph, by its file's name.
-
-    Raises:
-        QuantizeError: for a layer in ``keep_float`` that does not exist.
     """
     made = []
     for index, graph in enumerate(graphs.graphs):

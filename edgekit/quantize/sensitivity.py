@@ -17,7 +17,7 @@ from pathlib import Path
 from edgekit.quantize import Method
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.graphs import in_float, linears, load
-from edgekit.spec.graph import GraphSet
+from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.quantization import Quantization
 
@@ -38,27 +38,40 @@ class Sensitivity:
 
 
 def rank(method: Method, graphs: GraphSet, calibration: Calibration, settings: Quantization, progress: Progress) -> list[Sensitivity]:
-    """Ranks the layers of the first graph, the most sensitive first.
+    """Ranks the layers of all graphs, the most sensitive first.
 
     Args:
         method: by which a layer is quantized.
-        graphs: float32 graphs.
-        calibration: feeds of the first graph.
-        settings: with ``ranges`` and ``smooth`` chosen, or they are searched anew for every layer; embeddings stay in float here.
+        graphs: float32 graphs. A recipe of one says which ``ranges`` and ``smooth`` were chosen for it; where neither that nor the settings say them they
+            are searched anew for every layer.
+        calibration: feeds of every graph; a layer's damage is that to the outputs of its own graph.
+        settings: embeddings stay in float here.
         progress: told after each layer.
     """
-    graph = load(graphs.graphs[0].path).graph
-    kept = in_float(graph, settings)
-    names = list(dict.fromkeys(layer.name for layer in linears(graph) if layer.name not in kept))
-    ranked = []
-    for index, name in enumerate(names):
+    layers = []
+    for graph in graphs.graphs:
+        model = load(graph.path).graph
+        names, kept = [layer.name for layer in linears(model)], in_float(model, settings)
+        layers += [(graph, name, {*names} - {name}) for name in dict.fromkeys(names) if name not in kept]
+    damages: dict[str, float] = {}
+    for index, (graph, name, others) in enumerate(layers):
         # Names may hold characters that mean something in patterns; none of them is a bracket.
-        alone = replace(settings, keep_float=tuple(sorted((set(names) | kept) - {name})), embeddings="float32", bias_correction=False)
+        alone = replace(settings, keep_float=tuple(sorted(others)), embeddings="float32", bias_correction=False)
         with tempfile.TemporaryDirectory() as folder:
-            made = method.quantize(graphs, calibration, alone, Path(folder), silent)
-            ranked.append(Sensitivity(name, calibration.damage(graphs.graphs[0].path, made.graphs[0].path)))
-        progress("rank layers", index + 1, len(names))
-    return sorted(ranked, key=lambda s: (-s.damage, s.layer))
+            (made,) = _quantize(method, replace(graphs, graphs=(graph,)), calibration, alone, Path(folder)).graphs
+            damage = calibration.of(graph.signature.name).damage(graph.path, made.path)
+        damages[name] = max(damage, damages.get(name, damage))  # of two graphs with a layer of this name both stay in float
+        progress("rank layers", index + 1, len(layers))
+    return [Sensitivity(name, damage) for name, damage in sorted(damages.items(), key=lambda item: (-item[1], item[0]))]
+
+
+def _quantize(method: Method, graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path) -> GraphSet:
+    """Quantizes each graph with the ranges and the smoothing that were chosen for it."""
+    made: list[Graph] = []
+    for graph in graphs.graphs:
+        chosen = replace(settings, ranges=graph.recipe.get("ranges", settings.ranges), smooth=graph.recipe.get("smooth", settings.smooth))
+        made += method.quantize(replace(graphs, graphs=(graph,)), calibration, chosen, out, silent).graphs
+    return replace(graphs, graphs=tuple(made))
 
 
 def revert(
@@ -76,9 +89,9 @@ def revert(
 
     Args:
         method: a method that reads ``keep_float``.
-        graphs: float32 graphs.
-        calibration: feeds of the first graph.
-        settings: with ``ranges`` and ``smooth`` chosen.
+        graphs: float32 graphs, with what was chosen for all layers in INT8 as their recipes.
+        calibration: feeds of every graph.
+        settings: of the target.
         good: says of quantized graphs whether they hold the budget; ``settings`` as they are do not.
         out: folder for the graphs; must be empty.
         progress: told after each layer and each try.
@@ -94,7 +107,7 @@ def revert(
             place = Path(scratch) / str(count)
             place.mkdir()
             kept = tuple(sorted({*settings.keep_float, *(s.layer for s in ranking[:count])}))
-            made = method.quantize(graphs, calibration, replace(settings, keep_float=kept), place, silent)
+            made = _quantize(method, graphs, calibration, replace(settings, keep_float=kept), place)
             tries[count] = made if good(made) else None
             progress("revert layers", len(tries), 0)
             return tries[count] is not None

@@ -110,7 +110,7 @@ class Bench(Recorded):
         elif any(p.length is None for p in self.points):
             about = "no limit and no share of it: it is stated for tokens, and rows of one shape have none"
         elif self.linear_macs <= 0:
-            about = "no limit and no share of it: the bundle does not state the multiply-accumulates of its linear layers; one that is built again does"
+            about = "no limit and no share of it: the bundle does not state the multiply-accumulates of a token: it has several graphs, or is to be built again"
         elif backends.get(self.backend).ENGINES:
             about = "no limit and no share of it: it is stated for CPUs alone"
         else:
@@ -177,14 +177,14 @@ def _rate(session: Session, variant: Variant) -> Rate | None:
 
 
 def _point(session: Session, batch: int, length: int | None, seconds: float, linear_macs: int, rate: Rate | None) -> Point:
-    feeds = session.example_feeds(batch, 1 if length is None else length)
+    rows = session.example_rows(batch, 1 if length is None else length)
     for _ in range(_WARM_UP):
-        session.run(feeds)
+        session.run_rows(rows, alone=False)
     times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < _FEWEST:
         start = time.perf_counter()
-        session.run(feeds)
+        session.run_rows(rows, alone=False)
         times.append((time.perf_counter() - start) * 1e3)
     taken = latency(times)
     limit = None if rate is None or length is None else limit_ms(linear_macs, batch * length, rate.gops)

@@ -23,6 +23,7 @@ def inspect(bundle: Bundle) -> str:
     lines = [f"{bundle.path}: {m.task}, bundle format {m.format}, {bundle.size / 2**20:.1f} MB in {len(m.files) + 1} files, built for '{m.target}'"]
     for signature in m.signatures:
         lines.append(f"{signature.name}: {', '.join(map(_tensor, signature.inputs))} -> {', '.join(map(_tensor, signature.outputs))}")
+        lines += [f"      state: {output} becomes {name} at the next call" for output, name in signature.state]
     for variant in m.variants:
         needs = ", ".join(f"{k} {v}" for k, v in {**variant.requires, **variant.versions}.items())
         where = f"{variant.backend} ({variant.device}, {variant.threads} thread(s))"

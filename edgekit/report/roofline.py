@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgekit.backends import Device, Engine, Feeds
+from edgekit.backends import Device, Engine, Feeds, summary
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature, TensorSpec
 
@@ -99,7 +99,7 @@ def _graph_rate(device: Device, precision: str, graph: str, dtype: str, seconds:
     try:
         with contextlib.closing(device.load(FOLDER / f"{graph}.onnx", signature)) as engine:
             fastest = _fastest(engine, dtype, seconds)
-            executed = engine.executed_precision()
+            executed = summary(engine.precisions())
     except BackendError:  # e.g. an operator that only another backend has
         return None
     if executed != precision:

@@ -141,7 +141,7 @@ def _explained(bundle: Bundle, variant: Variant, force: bool) -> Sequence[str]:
         lines.append(f"  engine: in the bundle, made ahead of time; {signed}")
     lines.append(f"  here: {_here(bundle, variant, force)}")
     if on_device:
-        lines += [f"  like: {line}" for s in bundle.manifest.signatures for line in trtexec(recipe, s, variant.graphs[s.name], f"{variant.method}.plan")]
+        lines += [f"  like: {line}" for s in bundle.manifest.signatures for line in trtexec(recipe, s, variant.graphs[s.name], variant.plan(s.name))]
     return lines
 
 
@@ -151,12 +151,13 @@ def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
         backend.check_here()
         with contextlib.closing(backend.open_device(variant.device, 1)) as device:
             device.check(variant.engine)
-            parts = key_parts(bundle, variant, bundle.manifest.signatures[0], device.identity())
+            identity = device.identity()
+            keys = [Plans.key(key_parts(bundle, variant, signature, identity)) for signature in bundle.manifest.signatures]
     except BackendError as problem:
         return f"cannot be made: {problem}"
     library = "TensorRT" if backend.ENGINES == "device" else "TensorRT-RTX"
-    named = f"{parts['device']}, compute capability {parts['compute_capability']}, {library} {parts['version']}"
-    if Plans().about(Plans.key(parts)):
+    named = f"{identity['device']}, compute capability {identity['compute_capability']}, {library} {identity['version']}"
+    if all(map(Plans().about, keys)):
         return f"{named}: the cache has the engine" + (", it would be made anew" if force else "")
     return f"{named}: the engine would be made"
 

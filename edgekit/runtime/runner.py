@@ -16,7 +16,7 @@ from edgekit.runtime.loops import single
 from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import OutputError
 from edgekit.spec.protocols import Arrays, Runs
-from edgekit.spec.tensor import Signature
+from edgekit.spec.tensor import Signature, merged
 
 __all__ = ["GraphRunner", "check_finite", "opened"]
 
@@ -62,7 +62,7 @@ class GraphRunner:
         """
         self.engines, self.signatures = engines, signatures
         self._loop = loops.get(loop)
-        self._first = signatures[self._loop.SIGNATURES[0]]
+        self._whole = merged([signatures[name] for name in self._loop.SIGNATURES])
         self._shapes, self._options = tuple(shapes), options or {}
         self._batch, self._max_tokens, self._streams = batch, max_tokens, streams
         self._name = name
@@ -103,7 +103,7 @@ class GraphRunner:
         return self._loop.record(self.engines, self.signatures, rows)
 
     def _in_calls(self, rows: Sequence[Arrays]) -> list[Arrays]:
-        parts = single.cut([single.size(self._first, row) for row in rows], self._batch, self._max_tokens)
+        parts = single.cut([single.size(self._whole, row) for row in rows], self._batch, self._max_tokens)
 
         def call(part: Sequence[int]) -> list[Arrays]:
             return self._call([rows[i] for i in part])

@@ -11,16 +11,17 @@ import numpy as np
 
 from edgekit import backends, tasks
 from edgekit.bundle.trust import Bundle
-from edgekit.engines.compile import Compilation, SelfTest, load_engine
+from edgekit.engines.compile import Compilation, SelfTest, load_engine, of_all
 from edgekit.runtime import golden, loops
 from edgekit.runtime._calls import Calls, counted
+from edgekit.runtime._feeds import sizes_of
 from edgekit.runtime.loops import single
 from edgekit.runtime.runner import GraphRunner, check_finite
 from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, HasLimit, Input, Runs, Task
-from edgekit.spec.tensor import Signature
+from edgekit.spec.tensor import Signature, merged
 
 __all__ = ["Session", "SessionInfo"]
 
@@ -81,7 +82,7 @@ class Session:
 
     Attributes:
         chosen: why this variant runs, in words.
-        compilation: where the engine came from; None for a backend that runs the graph itself.
+        compilation: where the engine came from, or the engines of several graphs; None for a backend that runs the graph itself.
 
     It belongs to its process: it cannot be copied or pickled, and a forked child may use it on ONNX Runtime only (on OpenVINO a call there is an error).
 
@@ -130,23 +131,23 @@ class Session:
         signatures = {name: stated[name] for name in self._loop.SIGNATURES}
         for signature in signatures.values():
             self._task.check_signature(signature, variant.shapes)
-        self._signature = next(iter(signatures.values()))
+        self._whole = merged(list(signatures.values()))
         self._batch = (variant.batch or manifest.max_batch) if variant.rows == "together" else 1
         self._device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
         self._engines: dict[str, backends.Engine] = {}
         self._calls = Calls(self._free)
         self._runner = self._make_runner(self._engines, signatures)
-        compilations = []
+        compilations: list[Compilation] = []
         try:
             for signature in signatures.values():
                 test = self._self_test(signature) if self_test else None
                 engine, made = load_engine(bundle, variant, signature, self._device, progress, make=make, force=force, self_test=test)
                 self._engines[signature.name] = engine
-                compilations.append(made)
+                compilations += [] if made is None else [made]
         except BaseException:
             self._free()
             raise
-        self.compilation: Compilation | None = compilations[0]
+        self.compilation = of_all(compilations)
         bundle.release()
 
     def _make_runner(self, engines: Mapping[str, Runs], signatures: Mapping[str, Signature]) -> GraphRunner:
@@ -251,57 +252,42 @@ class Session:
         return self._runner.run([row.arrays for row in self._task.preprocess(inputs)], alone=not batched)
 
     @counted
-    def run_rows(self, rows: Sequence[Arrays]) -> list[Arrays]:
-        """Raw outputs of encoded rows, one at a time: arrays by name without a batch axis in and out.
+    def run_rows(self, rows: Sequence[Arrays], *, alone: bool = True) -> list[Arrays]:
+        """Raw outputs of encoded rows: arrays by name without a batch axis in and out.
+
+        Args:
+            rows: as the task encodes inputs.
+            alone: one at a time; else as a call with a list runs them.
 
         Raises:
             OutputError: when one is not finite.
         """
-        return self._runner.run(rows, alone=True)
+        return self._runner.run(rows, alone=alone)
 
     @counted
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs the graph on raw arrays, in as many calls as a list of such rows would take.
+    def run(self, feeds: Mapping[str, np.ndarray], signature: str | None = None) -> dict[str, np.ndarray]:
+        """Runs a graph on raw arrays, in as many calls as a list of such rows would take.
 
         Args:
             feeds: every input of the graph by name, e.g. ``input_ids: int64 [batch, sequence]``.
+            signature: which graph, of a model with several; by default the first that its loop drives. State is an input and an output like all others.
 
         Returns:
             Every output by name, batch axis first.
 
         Raises:
             InputError: for a missing or unknown name, another dtype, rank or fixed size, sizes that disagree, or an id beyond its table.
+            UsageError: for an unknown signature.
             OutputError: when an output is not finite.
         """
-        specs = {s.name: s for s in self._signature.inputs}
-        if not isinstance(feeds, Mapping):
-            raise InputError(f"run() was called with a {type(feeds).__name__}, expected a dict of arrays by input name. Inputs: {', '.join(specs)}.")
-        for name in feeds:
-            if name not in specs:
-                raise InputError(f"Unknown input '{name}'.{near(name, specs)} Inputs of this bundle: {', '.join(specs)}.")
-        sizes: dict[str, int] = {}
-        for name, spec in specs.items():
-            expected = f"expected {spec.dtype} [{', '.join(map(str, spec.shape))}]"
-            if name not in feeds:
-                raise InputError(f"Input '{name}' is missing, {expected}. Give all of: {', '.join(specs)}.")
-            array = feeds[name]
-            if not isinstance(array, np.ndarray):
-                raise InputError(f"Input '{name}' is a {type(array).__name__}, {expected}. Wrap it in numpy.asarray(..., numpy.{spec.dtype}).")
-            if array.dtype != spec.dtype or array.ndim != len(spec.shape) or 0 in array.shape:
-                raise InputError(f"Input '{name}' is {array.dtype} {list(array.shape)}, {expected} with no empty axis. Convert or reshape it.")
-            for axis, size in zip(spec.shape, array.shape, strict=True):
-                fixed = axis if isinstance(axis, int) else sizes.setdefault(axis, size)
-                if fixed != size:
-                    raise InputError(f"Input '{name}' has {size} along '{axis}', another input has {fixed}. Give all inputs one size there.")
-        axis, limit = next(iter(self._signature.varying), ""), self._task.max_size
-        if sizes.get(axis, 0) > limit:
-            raise InputError(f"The inputs have {sizes[axis]} along '{axis}', this model takes {limit}. Shorten them.")
+        asked = self._asked(signature)
+        sizes = sizes_of(feeds, asked, self._task.max_size)
         self._task.check_arrays(feeds)
-        names, count = [o.name for o in self._signature.outputs], sizes.get("batch", 1)
-        by_row = [name for name, spec in specs.items() if spec.shape[:1] == ("batch",)]
+        names, count = [o.name for o in asked.outputs], sizes.get("batch", 1)
+        by_row = [spec.name for spec in asked.inputs if spec.shape[:1] == ("batch",)]
         most = self._batch if self._variant.rows == "alone" else count
-        parts = single.cut([sizes.get(axis, 1)] * count, most, self._variant.max_tokens)
-        run = self._runner.engines[self._signature.name].run
+        parts = single.cut([sizes.get(next(iter(asked.varying), ""), 1)] * count, most, self._variant.max_tokens)
+        run = self._runner.engines[asked.name].run
         results = [run({**feeds, **{name: feeds[name][part[0] : part[-1] + 1] for name in by_row}}) for part in parts]
         outputs = {name: results[0][name] if len(results) == 1 else np.concatenate([r[name] for r in results]) for name in names}
         check_finite([{name: outputs[name][i] for name in names} for i in range(count)], f"{self._variant.method} on {self._variant.backend}")
@@ -310,30 +296,38 @@ class Session:
     @counted
     def fill(self, rows: int, length: int) -> None:
         """Has every stream answer ``rows`` rows of ``length`` tokens at the same time, as far as a list may share a call: what takes most memory."""
-        row = {name: array[0] for name, array in self.example_feeds(1, length).items()}
-        self._runner.run([row] * (rows * self._variant.streams))
+        self._runner.run(self.example_rows(rows * self._variant.streams, length))
 
-    def example_feeds(self, batch: int, length: int) -> dict[str, np.ndarray]:
-        """Valid inputs for :meth:`run`, for timing: a generated input, nothing padded.
+    def example_rows(self, count: int, length: int) -> list[Arrays]:
+        """Equal rows for timing: a generated input, nothing padded.
 
         Args:
-            batch: rows.
+            count: rows.
             length: size along the axis that varies, e.g. tokens; without a meaning where all rows have one shape.
         """
         (encoded,) = self._task.preprocess(self._task.modality.generate(1, length, 0)[-1:])
-        feeds = {}
-        for spec in self._signature.inputs:
-            array = encoded.arrays[spec.name]
-            for place, axis in enumerate(spec.shape[1:]):
-                if axis == next(iter(self._signature.varying), None):
-                    array = np.take(array, np.arange(length) % array.shape[place], axis=place)
-            feeds[spec.name] = np.ascontiguousarray(np.broadcast_to(array, (batch, *array.shape)))
-        return feeds
+        row = {spec.name: encoded.arrays[spec.name] for spec in self._whole.inputs if spec.name in encoded.arrays}
+        places = [(name, place, axis) for name, place, axis in self._whole.places if name in row]
+        for name, place, axis in places:
+            if axis == places[0][2]:
+                row[name] = np.ascontiguousarray(np.take(row[name], np.arange(length) % row[name].shape[place], axis=place))
+        return [row] * count
+
+    @counted
+    def example_feeds(self, batch: int, length: int, signature: str | None = None) -> dict[str, np.ndarray]:
+        """Valid inputs for :meth:`run`, as the loop brings them about for :meth:`example_rows`: of a graph with a state, for its first call."""
+        return self._runner.record(self.example_rows(batch, length))[self._asked(signature).name][0]
+
+    def _asked(self, name: str | None) -> Signature:
+        known = self._runner.signatures
+        if name is not None and name not in known:
+            raise UsageError(f"Unknown signature '{name}'.{near(name, known)} Signatures of this bundle: {', '.join(known)}.")
+        return known[name or self._loop.SIGNATURES[0]]
 
     @counted
     def executed_precision(self) -> str:
-        """What the linear layers run in on this machine, from the backend's own record; may run the graph once."""
-        return self._engines[self._signature.name].executed_precision()
+        """What the linear layers of all graphs run in on this machine, from the backend's own record; may run each graph once."""
+        return backends.summary([kind for engine in self._engines.values() for kind in engine.precisions()])
 
     @property
     def info(self) -> SessionInfo:
@@ -356,7 +350,7 @@ class Session:
             chosen=self.chosen,
             engine=self.compilation.text() if self.compilation is not None else "",
             labels=tuple(cast("Sequence[str]", self._task.identity.get("labels", ()))),
-            max_length=self._task.max_size if self._signature.varying else None,
+            max_length=self._task.max_size if self._whole.varying else None,
             max_characters=None if limit is None else limit.characters,
             truncate=limit is not None and limit.truncate,
             target=manifest.target,

@@ -176,7 +176,8 @@ class _HostSearch:
     def _with_buckets(self, candidate: Candidate, result: CandidateResult) -> list[Candidate]:
         """The candidate with the best buckets, and with those that they were found by."""
         model = self._models[candidate.model]
-        varies = bool(model.float_graphs.graphs[0].signature.varying)
+        graphs = model.float_graphs.graphs  # of several, one may take what another gives, or a state: those have no static shapes
+        varies = len(graphs) == 1 and bool(graphs[0].signature.varying)
         guess = vary.with_buckets(candidate, model.sizes) if varies else None
         if guess is None:
             return []

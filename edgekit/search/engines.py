@@ -21,7 +21,7 @@ from edgekit.search.choose import Choice
 from edgekit.search.context import BuildContext
 from edgekit.spec.engine import EngineRecipe, trtexec
 from edgekit.spec.manifest import Variant
-from edgekit.spec.tensor import Signature
+from edgekit.spec.tensor import Signature, merged
 
 __all__ = ["LINES", "Verified", "verify_engines"]
 
@@ -61,7 +61,8 @@ def verify_engines(ctx: BuildContext, choice: Choice) -> Verified:
     if not asked:
         return verified
     signatures, task = choice.winner.bundle.manifest.signatures, ctx.evaluation.task
-    longest = stand_in.longest(ctx.target, signatures[0], task.max_size)
+    whole = merged(signatures)
+    longest = stand_in.longest(ctx.target, whole, task.max_size)
     ahead = all(backends.get(v.backend).ENGINES == "host" for v in asked)
     here = backends.installed_version("tensorrt_rtx")
     releases = _make_engines(ctx, choice, verified, ahead and here is not None)
@@ -81,7 +82,7 @@ def verify_engines(ctx: BuildContext, choice: Choice) -> Verified:
     else:
         verified.open.append("The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes.")
     verified.open.append("Latency, start and memory on the device, and which of the variants is faster there: it times them itself.")
-    verified.open += _left_out_rows(recipe, signatures[0], longest, task.max_size)
+    verified.open += _left_out_rows(recipe, whole, longest, task.max_size)
     # TensorRT-RTX has a tool of its own, with other options.
     if by_trtexec := [v for v in asked if backends.get(v.backend).ENGINES == "device"]:
         verified.files[LINES] = _lines(by_trtexec, recipe, signatures).encode()
@@ -169,6 +170,6 @@ def _lines(variants: list[Variant], recipe: EngineRecipe, signatures: tuple[Sign
         line
         for variant in variants
         for signature in signatures
-        for line in trtexec(recipe, signature, variant.graphs[signature.name], f"{variant.method}.plan")
+        for line in trtexec(recipe, signature, variant.graphs[signature.name], variant.plan(signature.name))
     ]
     return head + "\n".join(lines) + "\n"

@@ -13,6 +13,7 @@ from edgekit.cache.store import key
 from edgekit.compress.vocabulary import trimmed
 from edgekit.export.graphs import export
 from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.graphs import check_layers
 from edgekit.quantize.sensitivity import revert
 from edgekit.samples import Samples
 from edgekit.search.checks import accuracy_backend
@@ -77,6 +78,7 @@ def quantize_graphs(ctx: BuildContext, method: str, float_graphs: GraphSet, sett
     """The graphs by one method. The graphs of ``float32`` are those of the export."""
     if method == "float32":
         return float_graphs
+    check_layers(float_graphs, settings)
     parts = _made_from(ctx, method, float_graphs, settings, calibration)
     graphs = ctx.cache.graphs(
         method, parts, lambda out: quantize.get(method).quantize(float_graphs, calibration, settings, out, ctx.cache.progress)
@@ -90,8 +92,8 @@ def revert_layers(ctx: BuildContext, method: str, float_graphs: GraphSet, settin
     Args:
         ctx: the build, with the evaluation rows as the model preprocesses them.
         method: by which the rest is quantized.
-        float_graphs: graphs of the export.
-        settings: quantization with ranges and smoothing as they were chosen for all layers in INT8.
+        float_graphs: graphs of the export, with what was chosen for all layers in INT8 as their recipes.
+        settings: quantization of the target.
         calibration: feeds of the calibration rows.
     """
     backend = list(accuracy_backend(method, ctx.target))

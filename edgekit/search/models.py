@@ -105,12 +105,11 @@ def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
     float_graphs = export_model(ctx.cache, model, ctx.calibration)
     model.release()
     task: Task = tasks.get(float_graphs.task).load(float_graphs.assets)
-    signature = float_graphs.graphs[0].signature
     rows = [encoded.arrays for encoded in task.preprocess(ctx.calibration.inputs)]
     sizes = [task.modality.size(row) for row in rows]
     inputs = ctx.evaluation.inputs
     halves = any("float16" in quantize.get(method).PRECISIONS for method in ctx.target.methods)
-    long = stand_in.long_rows(task, inputs, stand_in.longest(ctx.target, signature, task.max_size)) if halves else []
+    long = stand_in.long_rows(task, inputs, stand_in.longest(ctx.target, float_graphs.signature, task.max_size)) if halves else []
 
     def guard() -> Iterator[Sequence[Arrays]]:
         for start in range(0, len(inputs) if halves else 0, _CALIBRATION_BATCH):
@@ -186,9 +185,8 @@ def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[C
         ctx.note(f"The time allowed was used up: layers of '{method}' in float were not searched.")
         return candidates
     # Ranges and smoothing stay as they were chosen. Both forms race, so that the table shows what the layers in float cost.
-    recipe, settings = graphs.graphs[0].recipe, ctx.target.quantize
-    settings = replace(settings, ranges=recipe.get("ranges", settings.ranges), smooth=recipe.get("smooth", settings.smooth))
-    reverted = revert_layers(own, method, model.float_graphs, settings, model.calibration)
+    floats = [replace(graph, recipe=made.recipe) for graph, made in zip(model.float_graphs.graphs, graphs.graphs, strict=True)]
+    reverted = revert_layers(own, method, replace(model.float_graphs, graphs=tuple(floats)), ctx.target.quantize, model.calibration)
     if reverted.graphs is None:
         whose = f" of the student {model.name}" if model.name else ""
         ctx.note(f"No number of layers in float brings '{method}'{whose} inside the accuracy budget.")
@@ -219,13 +217,12 @@ def _free_folder(scratch: Path, method: str) -> Path:
 
 def _variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backend: str) -> Variant:
     target, tools, how = ctx.target, ctx.cache.tools, backends.get(backend)
-    signature, task = graphs.graphs[0].signature, model.evaluation.task
+    signature, task = graphs.signature, model.evaluation.task
     # An engine's memory is that of its profiles, whatever a call holds.
     engine, max_tokens = None, MAX_TOKENS
     if how.ENGINES:
         bounds = {axis: task.max_size for axis in signature.varying[:1]} | {"batch": target.max_batch}
-        axes = {"batch", *(axis for graph in graphs.graphs for axis in graph.signature.varying)}
-        engine, max_tokens = target.engine and target.engine.settled(bounds, axes), 0
+        engine, max_tokens = target.engine and target.engine.settled(bounds, {"batch", *signature.varying}), 0
     return Variant(
         backend=backend,
         method=graphs.graphs[0].method,
@@ -235,7 +232,7 @@ def _variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backend: st
         executed="not measured",
         requires=_requires(graphs.graphs[0].method, target),
         versions={name: tools[name] for name in (*how.PACKAGES, "numpy", "tokenizers") if name in tools},
-        recipe=graphs.graphs[0].recipe,
+        recipe=graphs.recipe,
         shapes=(target.shapes or ()) if how.STATIC_SHAPES else (),
         linear_macs=model.linear_macs,
         engine=engine,

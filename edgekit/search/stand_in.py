@@ -167,7 +167,7 @@ def graph_outputs(ctx: BuildContext, graphs: GraphSet) -> Outputs:
         "samples": ctx.evaluation.samples.digest,
         "model": ctx.model_digest,
         "cpu": cpu_name(),
-        "longest": longest(ctx.target, graphs.graphs[0].signature, ctx.evaluation.task.max_size),
+        "longest": longest(ctx.target, graphs.signature, ctx.evaluation.task.max_size),
     }
     return ctx.cache.values(f"{graphs.graphs[0].method} on the evaluation rows", parts, Outputs, lambda: run_graph(ctx, graphs))
 
@@ -179,7 +179,7 @@ def run_graph(ctx: BuildContext, graphs: GraphSet) -> Outputs:
     signatures = [graph.signature for graph in graphs.graphs]
     paths = {graph.signature.name: graph.path for graph in graphs.graphs}
     inputs, count = ctx.evaluation.inputs, len(ctx.evaluation)
-    long = long_rows(task, inputs, longest(target, signatures[0], task.max_size)) if device == AS_WRITTEN else []
+    long = long_rows(task, inputs, longest(target, graphs.signature, task.max_size)) if device == AS_WRITTEN else []
     rows = itertools.chain((encoded.arrays for encoded in encode_each(task, inputs)), long)
     threads = target.threads if backend in target.backends and target.threads else cpus()
     with open_graphs(paths, signatures, graphs.loop, backend, device, ctx.cache.scratch, threads=threads) as runner:

@@ -6,9 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from edgekit.spec.manifest import FileEntry
-
-__all__ = ["code_digest", "digest_of", "entry", "files_below", "sha256"]
+__all__ = ["code_digest", "digest_of", "files_below", "sha256"]
 
 _CHUNK = 2**20
 
@@ -28,11 +26,6 @@ def digest_of(handle: int) -> str:
         while count := stream.readinto(buffer):
             digest.update(view[:count])
     return digest.hexdigest()
-
-
-def entry(path: Path) -> FileEntry:
-    """Size and digest of a file, for a manifest."""
-    return FileEntry(sha256(path), path.stat().st_size)
 
 
 def files_below(folder: Path) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.spec.tensor import Signature
+from edgekit.spec.tensor import Signature, merged
 
 __all__ = ["Graph", "GraphSet"]
 
@@ -45,3 +45,14 @@ class GraphSet:
     graphs: tuple[Graph, ...]
     assets: Path
     provenance: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> Signature:
+        """All that its graphs take and give, see :func:`edgekit.spec.tensor.merged`."""
+        return merged([graph.signature for graph in self.graphs])
+
+    @property
+    def recipe(self) -> Mapping[str, str]:
+        """What the method chose, in words: where it chose otherwise for another graph, one after the other."""
+        names = dict.fromkeys(name for graph in self.graphs for name in graph.recipe)
+        return {name: ", ".join(dict.fromkeys(g.recipe[name] for g in self.graphs if name in g.recipe)) for name in names}

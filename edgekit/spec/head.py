@@ -26,7 +26,7 @@ class Traced(NamedTuple):
 
     Attributes:
         signature: what the graph takes and gives.
-        module: torch module, called with the inputs in the order of the signature; returns the outputs in its order, or the only one bare.
+        module: torch module whose ``forward(*arrays)`` takes the inputs in the order of the signature; returns the outputs in its order, or the only one bare.
         feeds: example tensors, one for each input, in order.
         dynamic_shapes: axes that vary, as ``torch.export`` takes them, one entry for each input, in order.
     """

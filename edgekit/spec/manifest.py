@@ -127,7 +127,7 @@ class Variant:
         streams: calls at the same time.
         batch: rows of one call, where a list is answered; 0 means the manifest's ``max_batch``.
         recipe: what its quantization method chose, in words.
-        linear_macs: multiply-accumulates of one token in its linear layers; 0 in bundles that do not say.
+        linear_macs: multiply-accumulates of one token in its linear layers; 0 in bundles that do not say, and of several graphs.
         engine: how TensorRT makes an engine of its graphs; None for backends that run the graphs themselves.
         engines: signature name to an engine that was made where the bundle was built, relative to the bundle; empty where the device makes it.
         rows: ``together``: rows of a list may share a call; ``alone``: they are run one by one, because what one is answered would depend on the others.
@@ -154,6 +154,10 @@ class Variant:
     rows: str = "alone"
     max_tokens: int = MAX_TOKENS
     lists: Agreement | None = None
+
+    def plan(self, signature: str) -> str:
+        """Name of a file for the engine of a graph, for whoever makes it with NVIDIA's own tool."""
+        return f"{self.method}.plan" if len(self.graphs) == 1 else f"{self.method}-{signature}.plan"
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
             raise error(f"{where} has no key '{name}', which it needs. Add {name} = ... to it.")
     try:
         return cls(**values)
-    except UsageError as problem:  # a value that the dataclass itself refuses
+    except (UsageError, ValueError) as problem:  # a value that the dataclass itself refuses
         raise error(f"{where}: {problem}") from problem
 
 
@@ -61,9 +61,13 @@ def strict_json(text: str) -> Any:
 
 
 def plain(value: object) -> Any:
-    """The inverse of :func:`parse`: dataclasses to dicts and tuples to lists, ready for JSON."""
+    """The inverse of :func:`parse`: dataclasses to dicts and tuples to lists, ready for JSON.
+
+    A field with the metadata ``unless_empty`` is left out where it is empty: what lacks it is written as before there was such a field.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        values = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if "unless_empty" not in f.metadata or getattr(value, f.name)}
+        return {name: plain(part) for name, part in values.items()}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (tuple, list)):

@@ -190,6 +190,8 @@ class Task(Protocol):
     """A task bound to one model: ``load(assets)`` of a module in ``tasks/`` makes it.
 
     A module in ``tasks/`` has ``LOOP`` (a file name in ``runtime/loops/``), ``MODALITY`` (a file name in ``modalities/``) and ``load(assets) -> Task``.
+    A task of an installed package may bring a loop and a modality of its own: names of its entry points in the groups ``edgekit.loops`` and
+    ``edgekit.modalities``, which may be the task module itself.
     """
 
     @property
@@ -355,7 +357,10 @@ class Runs(Protocol):
 
 
 class Loop(Protocol):
-    """A way of driving the graphs of a model: a module in ``runtime/loops/``."""
+    """A way of driving the graphs of a model: a module in ``runtime/loops/``, or of the package that brings the task.
+
+    A state (``Signature.state``) is the loop's to hand on from call to call: as the arrays that an engine gave, which on a CPU costs nothing.
+    """
 
     SIGNATURES: tuple[str, ...]
 

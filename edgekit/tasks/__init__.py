@@ -2,6 +2,7 @@
 
 Listing this folder is the registration: ``text-classification`` is ``text_classification.py``. A task module has
 ``LOOP`` (a file name in ``runtime/loops/``), ``MODALITY`` (a file name in ``modalities/``) and ``load(assets) -> Task``. Numpy and tokenizers only.
+Tasks of installed packages are found by entry points, see :mod:`edgekit.spec.registry`.
 """
 
 from __future__ import annotations
@@ -12,5 +13,5 @@ from edgekit.tasks._heads import Classification, LabelScores
 
 __all__ = ["Classification", "LabelScores", "get", "names"]
 
-_TASKS: Registry[TaskModule] = Registry(__name__, "task", hyphens=True)
+_TASKS: Registry[TaskModule] = Registry(__name__, "task", hyphens=True, group="edgekit.tasks")
 names, get = _TASKS.names, _TASKS.get

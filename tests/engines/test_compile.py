@@ -26,7 +26,7 @@ from edgekit.bundle.trust import open_bundle
 from edgekit.drivers import jetson as jetson_board
 from edgekit.engines import compile as compiling
 from edgekit.engines.plans import Plans
-from edgekit.spec.digests import entry
+from edgekit.spec.digests import sha256
 from edgekit.spec.progress import silent
 
 PLAN = "engines/an.plan"
@@ -174,7 +174,8 @@ def test_the_key_is_of_weights_beside_the_graph(tmp_path):
     (tmp_path / "graphs").mkdir()
     (tmp_path / "graphs" / "m.onnx").write_bytes(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
     files = {n: trust.FileEntry(d * 64, 8) for n, d in (("graphs/weights/of-it", "b"), ("graphs/weights/other", "c"))}
-    files["graphs/m.onnx"] = entry(tmp_path / "graphs" / "m.onnx")
+    graph = tmp_path / "graphs" / "m.onnx"
+    files["graphs/m.onnx"] = trust.FileEntry(sha256(graph), graph.stat().st_size)
     bundle, variant = trust.Bundle(tmp_path, SimpleNamespace(files=files)), SimpleNamespace(graphs={"forward": "graphs/m.onnx"}, engine=None)
     found = compiling.key_parts(bundle, variant, SimpleNamespace(name="forward"), {})
     assert (found["graph"], found["weights"]) == (files["graphs/m.onnx"].sha256, [["graphs/weights/of-it", "b" * 64]])
@@ -519,3 +520,10 @@ def test_who_made_an_engine_here_runs_that_one(ahead, ada, keys):
     assert start(bundle, backend=tensorrt_rtx).source == "bundle"
     assert start(bundle, backend=tensorrt_rtx, make=True).source == "made here"
     assert start(bundle, backend=tensorrt_rtx).source == "cache"
+
+
+def test_engines_of_several_graphs_are_told_as_one():
+    cache, made = (compiling.Compilation(source, key, seconds, 2.5) for source, key, seconds in (("cache", "a", 3.0), ("made here", "b", 4.0)))
+    assert compiling.of_all([]) is None
+    assert compiling.of_all([cache]) == cache
+    assert compiling.of_all([cache, made, cache]).text() == "engine made here in 10.0 s (7.5 MB)"

@@ -75,7 +75,7 @@ def test_the_float_graph_is_torch(name, backend):
         array = raw.rows(name, count, seed=count, size=size)
         expected = raw.torch_hidden(name, array)
         assert np.abs(loaded.run(feed(name, array))["hidden"] - expected).max() <= 1e-4 * np.ptp(expected)
-    assert loaded.executed_precision() == "float32"
+    assert backends.summary(loaded.precisions()) == "float32"
 
 
 @each
@@ -118,7 +118,7 @@ def test_static_int8_answers_like_torch_and_runs_in_int8(name, backend, how):
     array = raw.rows(name, 8, seed=5)
     expected = raw.torch_hidden(name, array)
     assert COSINE <= cosine(loaded.run(feed(name, array))["hidden"], expected) < 1 - 1e-6
-    assert loaded.executed_precision() == "int8"  # all layers; there is no head
+    assert backends.summary(loaded.precisions()) == "int8"  # all layers; there is no head
     if name == "wav2vec2":
         longer = raw.rows(name, 3, seed=6, size=1234)
         assert cosine(loaded.run(feed(name, longer))["hidden"], raw.torch_hidden(name, longer)) >= COSINE

@@ -106,6 +106,7 @@ def test_dynamic_is_ranked_too():
 
 # ---- reverting
 
+UNREAD = GraphSet("t", "single", (Graph(None, Path("model.onnx"), "float32"),), Path("assets"))
 
 class Recorder:
     """A method that writes down what it was asked for; its 'graph' is that."""
@@ -136,7 +137,7 @@ def test_the_smallest_prefix_that_is_good(layers, tmp_path, monkeypatch):
             return kept <= set(graphs.graphs[0].path.read_text().split("\n"))
 
         how = Quantization(ranges="mse", smooth="0.5", weight_bits=7, bias_correction=True, keep_float=("always",))
-        found = revert(method, None, None, how, good, out, lambda *step, told=told: told.append(step))
+        found = revert(method, UNREAD, None, how, good, out, lambda *step, told=told: told.append(step))
         if needed == layers:  # all layers in float: nothing would be left in INT8
             assert found is None
             assert not out.exists()
@@ -157,7 +158,7 @@ def test_the_smallest_prefix_that_is_good(layers, tmp_path, monkeypatch):
 def test_where_nothing_helps_there_is_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sensitivity, "rank", lambda *_: [Sensitivity(f"layer{i}", 1.0) for i in range(8)])
     method = Recorder()
-    assert revert(method, None, None, FIXED, lambda _: False, tmp_path / "out", silent) is None
+    assert revert(method, UNREAD, None, FIXED, lambda _: False, tmp_path / "out", silent) is None
     assert max(len(settings.keep_float) for settings in method.asked) == 7
     assert not (tmp_path / "out").exists()
 

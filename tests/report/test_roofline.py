@@ -140,7 +140,7 @@ def test_a_graph_multiplies_and_runs_in_its_precision(backend, name):
             x[0, :2] = (0, 255)
             x = np.minimum(x, 127) if name == "int8-pairs" else x
             found, expected = engine.run({"x": x.astype(np.float32)})["y"], x.astype(float) @ weight() * (1 if name == "float32" else SCALE)
-        executed = engine.executed_precision()
+        executed = backends.summary(engine.precisions())
     finally:
         engine.close()
         opened.close()
@@ -187,7 +187,7 @@ class Device:
             return {"y": None}
 
         executed = self.executed.get(path.stem, path.stem.partition("-")[0])
-        return SimpleNamespace(run=run, executed_precision=lambda: executed, close=lambda: self.closed.append(path.stem))
+        return SimpleNamespace(run=run, precisions=lambda: [executed], close=lambda: self.closed.append(path.stem))
 
 
 @pytest.fixture

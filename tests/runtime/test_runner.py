@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -121,6 +122,23 @@ def test_as_many_calls_at_the_same_time_as_there_are_streams():
     assert all(np.array_equal(answer["scores"], row["image"][0]) for answer, row in zip(found, rows, strict=True))
 
 
+def test_rows_of_several_graphs_share_a_call_by_the_size_of_what_they_hold(monkeypatch):
+    """The first graph takes one shape alone; the second also takes what the first gives, which no row has."""
+    encode = Signature("encode", (TensorSpec("image", "float32", ("batch", 2)),), (TensorSpec("memory", "float32", ("batch", "frames", 2)),))
+    step = Signature("step", (TensorSpec("memory", "float32", ("batch", "frames", 2)), TensorSpec("ids", "int64", ("batch", "words"), 0)), ())
+    together = []
+
+    def run(engines, signatures, rows, shapes, options):
+        together.append([len(row["ids"]) for row in rows])
+        return [{} for _ in rows]
+
+    loop = SimpleNamespace(SIGNATURES=("encode", "step"), run=run)
+    monkeypatch.setattr(loops, "get", lambda name: loop)
+    runner = GraphRunner({}, {"encode": encode, "step": step}, "two", batch=3, max_tokens=8)
+    runner.run([{"image": np.zeros(2, np.float32), "ids": np.zeros(n, np.int64)} for n in (7, 2, 4, 1, 3, 2)])
+    assert together == [[1, 2, 2], [3, 4], [7]]
+
+
 # ---- the loop
 
 
@@ -186,7 +204,7 @@ def test_every_loop_is_one():
         loop = loops.get(name)
         assert loop.SIGNATURES
         assert callable(loop.run) and callable(loop.record)
-    with pytest.raises(FormatError, match=r"loop 'twice', this EdgeKit has: single"):
+    with pytest.raises(FormatError, match=r"loop 'twice'.* Known: single, windows"):
         loops.get("twice")
 
 

@@ -48,8 +48,7 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
         out: folder for the new graphs.
         progress: told after each graph.
 
-    Raises:
-        QuantizeError: for a layer in ``keep_float`` that does not exist. A graph without linears comes out as it was, and loses the race.
+    A graph without linears comes out as it was, and loses the race.
     """
 
     def change(_: Graph, model: ir.Model, skip: set[str]) -> dict[str, str]:

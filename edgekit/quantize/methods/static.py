@@ -63,7 +63,7 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
         progress: told after each calibration batch.
 
     Raises:
-        QuantizeError: for an activation with NaN or infinity, named by its node; a layer that does not exist; a graph that TensorRT would refuse.
+        QuantizeError: for an activation with NaN or infinity, named by its node; a graph that TensorRT would refuse.
     """
 
     def change(graph: Graph, model: ir.Model, _: set[str]) -> dict[str, str]:

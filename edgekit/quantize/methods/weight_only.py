@@ -52,7 +52,7 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
         progress: told after each graph.
 
     Raises:
-        QuantizeError: for a layer in ``keep_float`` that does not exist, or a graph that TensorRT would refuse.
+        QuantizeError: for a graph that TensorRT would refuse.
     """
 
     def change(_: Graph, model: ir.Model, kept: set[str]) -> dict[str, str]:

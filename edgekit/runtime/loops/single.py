@@ -88,9 +88,10 @@ def split(signature: Signature, rows: Sequence[Arrays], outputs: Mapping[str, An
 
 
 def size(signature: Signature, row: Arrays) -> int:
-    """Size of a row along the first axis that varies, e.g. its tokens; 1 where all rows have one shape."""
+    """Size of a row along the first of its axes that varies, e.g. its tokens; 1 where all rows have one shape."""
     for name, place, _ in signature.places:
-        return int(row[name].shape[place])
+        if name in row:  # of several graphs, one may take what another gives
+            return int(row[name].shape[place])
     return 1
 
 

@@ -16,7 +16,7 @@ __all__ = ["DEFAULT", "for_architectures", "get", "names"]
 DEFAULT = "text-classification"
 """The task of a module from Python whose class name ends as no head's does."""
 
-_HEADS: Registry[Head] = Registry(__name__, "task", hyphens=True)
+_HEADS: Registry[Head] = Registry(__name__, "task", hyphens=True, group="edgekit.heads")
 names, get = _HEADS.names, _HEADS.get
 
 

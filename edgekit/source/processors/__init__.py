@@ -10,5 +10,5 @@ from edgekit.spec.registry import Registry
 
 __all__ = ["get", "names"]
 
-_PROCESSORS: Registry[Processors] = Registry(__name__, "modality")
+_PROCESSORS: Registry[Processors] = Registry(__name__, "modality", group="edgekit.processors")
 names, get = _PROCESSORS.names, _PROCESSORS.get
