@@ -177,15 +177,15 @@ def test_lists_are_cut_so_that_the_largest_call_fits_into_the_memory(float32_ort
     """A limit between the peaks at one row and at all; what is cut by is what the peak was measured at."""
     one = measure_candidate(candidate(float32_ort, rows="alone"), TEXTS[:4], 64, None, silent)
     most = measure_candidate(candidate(float32_ort), TEXTS[:4], 64, None, silent)
-    assert (one.memory_rows, most.memory_rows) == (1, 32)
-    limit = (one.memory_mb + most.memory_mb) / 2
+    assert (one.costs.memory_rows, most.costs.memory_rows) == (1, 32)
+    limit = (one.costs.memory_mb + most.costs.memory_mb) / 2
     cut = measure_candidate(candidate(float32_ort), TEXTS[:4], 64, limit, silent)
-    assert 1 < cut.memory_rows < 32
-    assert cut.max_tokens == cut.memory_rows * 64
-    assert one.memory_mb - 5 < cut.memory_mb <= limit
-    assert measure_candidate(candidate(float32_ort), TEXTS[:4], 64, 1.0, silent).memory_rows == 1, "a single row is not cut"
+    assert 1 < cut.costs.memory_rows < 32
+    assert cut.costs.max_tokens == cut.costs.memory_rows * 64
+    assert one.costs.memory_mb - 5 < cut.costs.memory_mb <= limit
+    assert measure_candidate(candidate(float32_ort), TEXTS[:4], 64, 1.0, silent).costs.memory_rows == 1, "a single row is not cut"
     roomy = measure_candidate(candidate(float32_ort), TEXTS[:4], 64, 10_000.0, silent)
-    assert (roomy.memory_rows, roomy.max_tokens) == (32, 2048)
+    assert (roomy.costs.memory_rows, roomy.costs.max_tokens) == (32, 2048)
 
 
 def test_a_candidate_that_cannot_run(float32_ort):
