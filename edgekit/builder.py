@@ -175,7 +175,7 @@ def build(
         entries = [prepare_model(ctx, student, model) for student, model in models.sources.items()]
         origin.release()
 
-        def describe(choice: Choice, engines: Verified) -> Manifest:
+        def describe(ctx: BuildContext, choice: Choice, engines: Verified) -> Manifest:
             notes = [
                 *origin.notes,
                 *checks.cut_notes(bound, {"calibration": files.calibration, "evaluation": files.evaluation}),
@@ -199,5 +199,6 @@ def build(
         # The bundle: its manifest says all of this.
         manifest = replace(whole.manifest, held_out=held_out, notes=(*whole.manifest.notes, *notes_on_test))
         progress("write", 0, 0)
-        bundle = assemble.write(request.out, manifest, whole.files, force=force, allow_downgrade=allow_downgrade)
+        files_of = {**whole.files, record.FILE: ctx.recorded.text().encode()}  # with what the test set took
+        bundle = assemble.write(request.out, manifest, files_of, force=force, allow_downgrade=allow_downgrade)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused), tuple(steps.remeasured))

@@ -43,9 +43,11 @@ def command(before, after, samples, out, gates, keys, **options):  # type: ignor
     """
     from edgekit.cli import _reference, _verdict
     from edgekit.report import check
+    from edgekit.spec import gates as gate_files
 
     _verdict.check_ready(out)
+    held = None if gates is None else gate_files.read(gates)
     reference = _reference.reference(before, after)
     with bars() as progress:
-        report = check.compare(reference, after, samples, progress=progress, **given(gates=gates, trust=trust_of(keys), **options))
+        report = check.compare(reference, after, samples, progress=progress, **given(gates=held, trust=trust_of(keys), **options))
     click.get_current_context().exit(_verdict.finish(report, out))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from edgekit.cli._options import downgrade_option, keys_option, revoked
@@ -40,6 +38,6 @@ def command(*, bundle, where, keys, allow_downgrade, python, identity, report, a
         result = deploy(bundle, where, python=python, keys=keys, revoked=revoked(), allow_downgrade=allow_downgrade, identity=identity, progress=progress)
     show(result, as_json)
     if report:
-        from edgekit.report.files import put
+        from edgekit.report.files import write_text
 
-        put({Path(report): to_json(result.record(), indent=2) + "\n"})
+        write_text(report, to_json(result.record(), indent=2) + "\n")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -66,7 +65,7 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
         option = next(p for p in command.params if p.name == of_a_report[0])
         raise click.UsageError(f"{max(option.opts, key=len)} is of a report. Add -o FOLDER, or leave it out.")
     from edgekit.report.evaluate import evaluate
-    from edgekit.report.files import put
+    from edgekit.report.files import write_text
 
     with bars() as progress:
         result = evaluate(bundle, samples, trust=trust_of(keys), progress=progress, **run)
@@ -76,7 +75,7 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
         return
     echo(result.text())
     if file:
-        put({Path(file): text + "\n"})
+        write_text(file, text + "\n")
 
 
 def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
@@ -87,10 +86,12 @@ def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
         raise click.UsageError("--server-bound is of the Server scenario, which was not asked for. Add --scenario Server, or leave it out.")
     from edgekit.cli import _reference, _verdict
     from edgekit.report import check
+    from edgekit.spec import gates as gate_files
 
     _verdict.check_ready(out)
+    held = None if gates is None else gate_files.read(gates)
     reference = None if teacher is None else _reference.reference(teacher, bundle)
-    said = given(scenarios=scenarios, server_bound_ms=server_bound, gates=gates, reference=reference, trust=trust_of(keys), **options)
+    said = given(scenarios=scenarios, server_bound_ms=server_bound, gates=held, reference=reference, trust=trust_of(keys), **options)
     with bars() as progress:
         report = check.report(bundle, samples, progress=progress, **said)
     click.get_current_context().exit(_verdict.finish(report, out))

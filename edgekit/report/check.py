@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 from edgekit.bundle.signature import Trust
@@ -59,7 +60,7 @@ class _Run:
     @classmethod
     def begin(
         cls,
-        side: Side,
+        open_side: Callable[[], Side],
         samples: str | Path,
         columns: Mapping[str, str] | None,
         seed: int,
@@ -76,6 +77,7 @@ class _Run:
             said = f"max_time is {max_time:g} and seed {seed}, expected seconds of at least 0 and a whole number of at least 0"
             raise UsageError(f"{said}. Correct them.")
         held = gates if isinstance(gates, Gates) else Gates() if gates is None else gate_files.read(gates)
+        side = open_side()  # reads and hashes all of the bundle
         return cls(side, rows(side.task, samples, columns, slices), slices, held, max_time, seed, include_text, progress, fingerprint())
 
 
@@ -121,9 +123,8 @@ def report(
         EdgekitError: when the bundle, the samples or the reference cannot be used.
     """
     held = OFF if gates is None else gates
-    run = _Run.begin(
-        opened(bundle, trust, backend, threads), samples, columns, seed, progress, slices=slices, gates=held, max_time=max_time, include_text=include_text
-    )
+    opening = partial(opened, bundle, trust, backend, threads)
+    run = _Run.begin(opening, samples, columns, seed, progress, slices=slices, gates=held, max_time=max_time, include_text=include_text)
     made = _measured("report", run, None if reference is None else known(reference, run.side, run.rows))
     if not scenarios:
         return made
@@ -156,7 +157,7 @@ def baseline(
     Raises:
         UsageError: beside the others, where the baseline in ``file`` is of another bundle, other samples or another machine.
     """
-    run = _Run.begin(opened(bundle, trust, backend, threads), samples, columns, seed, progress)
+    run = _Run.begin(partial(opened, bundle, trust, backend, threads), samples, columns, seed, progress)
     earlier = baselines.earlier(Path(file), run.side, run.rows, run.begun) if append and file is not None and Path(file).exists() else None
     found = answered(run.side, run.rows, progress)
     variant = variant_of(run.side, found)
@@ -200,7 +201,7 @@ def compare(
     Raises:
         EdgekitError: when a bundle, the samples or the gates cannot be used.
     """
-    run = _Run.begin(opened(after, trust), samples, columns, seed, progress, slices=slices, gates=gates, max_time=max_time, include_text=include_text)
+    run = _Run.begin(partial(opened, after, trust), samples, columns, seed, progress, slices=slices, gates=gates, max_time=max_time, include_text=include_text)
     return _measured("compare", run, known(before, run.side, run.rows))
 
 
@@ -228,7 +229,7 @@ def check(
     Raises:
         UsageError: beside what :func:`compare` raises, where every gate is off, and for a margin below the noise floor.
     """
-    run = _Run.begin(opened(bundle, trust), samples, columns, seed, progress, slices=slices, gates=gates, max_time=max_time, include_text=include_text)
+    run = _Run.begin(partial(opened, bundle, trust), samples, columns, seed, progress, slices=slices, gates=gates, max_time=max_time, include_text=include_text)
     if run.gates == OFF:
         raise UsageError("Every gate is off, so this check could never fail. Give a margin or a budget, or only compare: edgekit compare A B.")
     against = known(baseline, run.side, run.rows)
@@ -255,7 +256,7 @@ def self_check(
     progress: Progress = silent,
 ) -> Report:
     """Times a bundle against itself: how much this machine's noise alone can look like. The arguments are those of :func:`compare`."""
-    run = _Run.begin(opened(bundle, trust), samples, columns, seed, progress, max_time=max_time)
+    run = _Run.begin(partial(opened, bundle, trust), samples, columns, seed, progress, max_time=max_time)
     found = answered(run.side, run.rows, progress)
     noise = _noise(run)
     return _framed("self-check", run, (subject(run.side, run.rows, found, ()),), noise)

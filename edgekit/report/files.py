@@ -21,7 +21,7 @@ from edgekit.spec.errors import BuildError, EdgekitError, FormatError, Integrity
 from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.report import KINDS, SCHEMA, VERDICTS, Report
 
-__all__ = ["MAX_BYTES", "dumps", "loads", "put", "read", "write"]
+__all__ = ["MAX_BYTES", "dumps", "loads", "put", "read", "write", "write_text"]
 
 MAX_BYTES = 256 * 2**20
 """Largest file that is read: a report of a million rows with two labels is a third of it."""
@@ -119,6 +119,16 @@ def put(texts: Mapping[Path, str]) -> None:
         for file, new in news:
             with disk_errors(file):
                 new.replace(file)
+
+
+def write_text(file: str | Path, text: str) -> None:
+    """Writes a text where the user says, through a link, and to a device or a pipe as well.
+
+    Raises:
+        BuildError: when it cannot be written.
+    """
+    with disk_errors(Path(file)):
+        Path(file).write_text(text, "utf-8")
 
 
 @contextlib.contextmanager

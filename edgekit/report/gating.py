@@ -226,8 +226,9 @@ def _growth(change: Change, margin: float, speed: Speed) -> Gate:
         how = "in turns" if speed.paired else f"against {change.sessions} session{'s' if change.sessions != 1 else ''} of a file"
         how += f", {in_words(change.probe)}" if change.probe else ""
         seen = f"x {change.ratio:.3f} ({change.low:.3f} to {change.high:.3f}, {how})"
-    words = {PASS: f"within the {margin:+.1%} that is allowed", REGRESSION: f"more than the {margin:+.1%} that is allowed"}
-    rest = words.get(outcome, f"not settled against {margin:+.1%}")
+    allowed = f"{100 * margin:+g}%"  # as it was written, not rounded
+    words = {PASS: f"within the {allowed} that is allowed", REGRESSION: f"more than the {allowed} that is allowed"}
+    rest = words.get(outcome, f"not settled against {allowed}")
     if outcome == INCONCLUSIVE and not speed.paired:
         rest += f": a change cannot be told from what the machine does between two sessions. {_remedy(change, margin)}"
     return Gate(name, outcome, margin, change.ratio - 1, change.low - 1, change.high - 1, f"{what} {seen}: {rest}")

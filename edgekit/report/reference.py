@@ -111,7 +111,7 @@ def _labels(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.ndar
     name = "MCC" if single else "MCC" if labels == 1 else "mean MCC"
     if not judged.size or len(right if rows is None else np.unique(rows)) < 2:
         return Question(ReferenceCheck(name, None, None, None, len(right), TOO_FEW), table)
-    each = [chance.phi(right[:, j], given[:, j], rows) for j in judged]
+    each = [] if single else [chance.phi(right[:, j], given[:, j], rows) for j in judged]
     whole = chance.gorodkin(right, given, rows) if single else chance.mean(each)
     low, high = whole.ends()
     lines, doubtful = [], low <= 0

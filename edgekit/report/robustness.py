@@ -98,8 +98,8 @@ def own(given: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], 
     if len(clean) != len(given):
         raise UsageError(f"There are outputs of {len(clean)} rows for {len(given)} rows of truth, expected those of the same samples. Give both of all.")
     was = {name: [clean[i] for i in rows] for name, (rows, _) in disturbances.items()}
-    changed = {name: int((~given.task.same_answer(disturbed[name], outputs)).sum()) for name, outputs in was.items()}
-    compared = _compared(given, disturbances, was, disturbed)
+    compared = list(_compared(given, disturbances, was, disturbed))  # which refuses outputs of other rows
+    changed = {name: int((~given.task.same_answer(disturbed[name], was[name])).sum()) for name, *_ in compared}
     return tuple(Perturbed(name, pair.rows, changed[name], *scores, pair.drop, pair.low, pair.high) for name, scores, pair in compared)
 
 

@@ -54,35 +54,42 @@ class Whole:
     files: Mapping[str, Path | bytes]
 
 
-def choose_whole(ctx: BuildContext, models: Sequence[ModelEntry], describe: Callable[[Choice, Verified], Manifest]) -> Whole:
+def choose_whole(ctx: BuildContext, models: Sequence[ModelEntry], describe: Callable[[BuildContext, Choice, Verified], Manifest]) -> Whole:
     """Searches for the winner, and adds what devices need beyond graphs: engines, and golden inputs with answers to compare with.
 
-    Candidates are judged by their graphs and assets first. Where the winner is too large once its bundle is whole, all are judged anew with what that has
-    beside these; what was measured is kept.
+    Candidates are judged by their graphs and assets first. Where the winner is too large once its bundle is whole, all are judged anew with what every
+    bundle has beside these (what was measured is kept), and then with one variant for a device in place of two.
 
     Args:
         ctx: the build.
         models: the model itself, then its students.
-        describe: makes the manifest of a choice, but for its files.
+        describe: makes the manifest of a choice, but for its files, with the notes of the context.
 
     Raises:
         BudgetError: when none is inside the budget.
     """
     limit_mb = ctx.target.budget.size_mb
+    shipped, noted = _SHIPPED, dict(ctx.notes)
     while True:
-        choice = _search(ctx, models)
+        choice = _search(ctx, models, shipped)
         engines, winner = verify_engines(ctx, choice), choice.winner
         graphs = next(model.float_graphs for model in models if model.name == winner.model)
         inputs = goldens.make(choice.variants, choice.files, winner.bundle, graphs, ctx.target, ctx.cache.scratch)
         files = {**choice.files, **engines.files, golden.FILE: inputs, record.FILE: ctx.recorded.text().encode()}
-        size_mb = _size_mb(describe(choice, engines), files)
-        # Other variants that are shipped with the winner are no part of what every bundle has beside its graphs and assets.
-        beside_mb = size_mb - winner.bundle.size / 2**20 - choose.files_mb(choice.files) + choose.files_mb(winner.files)
+        size_mb = _size_mb(describe(ctx, choice, engines), files)
+        # Engines, and other variants that are shipped with the winner, are no part of what every bundle has beside its graphs and assets.
+        beside_mb = size_mb - winner.bundle.size / 2**20 - choose.files_mb(choice.files) + choose.files_mb(winner.files) - choose.files_mb(engines.files)
         if limit_mb is None or size_mb <= limit_mb + 1e-9:
             judged = tuple(replace(trial, size_mb=trial.size_mb - ctx.beside_mb + beside_mb) for trial in choice.trials)
             choice = replace(choice, trials=judged)
-            return Whole(choice, describe(choice, engines), files)
-        ctx = replace(ctx, beside_mb=max(ctx.beside_mb, beside_mb))
+            return Whole(choice, describe(ctx, choice, engines), files)
+        if beside_mb <= ctx.beside_mb + 1e-9:
+            if len(choice.variants) == 1:
+                engine = f", {choose.files_mb(engines.files):.3g} MB of it its engine" if engines.files else ""
+                raise BudgetError(f"The whole bundle of {choice.reason} It has {size_mb:.4g} MB{engine}, and size_mb allows {limit_mb:g}. Raise it.")
+            shipped = 1
+        # What was searched in time is searched again, from the cache; what was said of the first choice is not true of the next.
+        ctx = replace(ctx, beside_mb=max(ctx.beside_mb, beside_mb), notes=dict(noted), deadline=ctx.deadline if ctx.late else None)
 
 
 def _size_mb(manifest: Manifest, files: Mapping[str, Path | bytes]) -> float:
@@ -90,10 +97,10 @@ def _size_mb(manifest: Manifest, files: Mapping[str, Path | bytes]) -> float:
     return choose.files_mb({**files, "": dumps(replace(manifest, files=listed)).encode()})
 
 
-def _search(ctx: BuildContext, models: Sequence[ModelEntry]) -> Choice:
-    """Makes the candidates of all models, measures them, and chooses."""
+def _search(ctx: BuildContext, models: Sequence[ModelEntry], shipped: int) -> Choice:
+    """Makes the candidates of all models, measures them, and chooses; ``shipped`` variants at most for a device."""
     candidates = [candidate for model in models for method in ctx.target.methods for candidate in make_candidates(ctx, model, method)]
-    return _choose_for_device(ctx, candidates) if ctx.target.choose_on == "device" else _HostSearch(ctx, models).run(candidates)
+    return _choose_for_device(ctx, candidates, shipped) if ctx.target.choose_on == "device" else _HostSearch(ctx, models).run(candidates)
 
 
 @dataclass(frozen=True)
@@ -235,8 +242,8 @@ def _cost(trial: Trial) -> float:
     return 1.0 / trial.rows_per_s if trial.rows_per_s else trial.p50_ms
 
 
-def _choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate]) -> Choice:
-    """For a device that is not here: the two that the target prefers among those inside what can be judged here, accuracy and size; it races the rest.
+def _choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], shipped: int) -> Choice:
+    """For a device that is not here: the ``shipped`` ones that the target prefers of those inside what can be judged here, accuracy and size; it races them.
 
     Raises:
         BudgetError: when none is inside.
@@ -253,7 +260,7 @@ def _choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate]) -> Ch
         reasons.append(trouble or choose.excess(trial, judgeable, ctx.strict, higher))
     able = [i for i, reason in enumerate(reasons) if not reason]
     # A bundle has one set of assets: both must be of models with the same preprocessing and settings.
-    chosen = [i for i in able if _assets(candidates[i]) == _assets(candidates[able[0]])][:_SHIPPED]
+    chosen = [i for i in able if _assets(candidates[i]) == _assets(candidates[able[0]])][:shipped]
     limit_mb = target.budget.size_mb
     if limit_mb is not None and len(chosen) > 1:
         both = choose.files_mb(_together([candidates[i] for i in chosen])[1]) - choose.files_mb(candidates[chosen[0]].files)
@@ -269,8 +276,8 @@ def _choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate]) -> Ch
     reason = f"{named}: preferred by target '{target.name}' in this order; not raced here ({cpu_name()}), the device races them at its first load."
     ctx.note("Latency, start and memory were not measured: this machine does not stand for the device.")
     note_if_unresolved(ctx, settled[chosen[0]][1])
-    shipped = [replace(settled[i][0], variant=replace(settled[i][0].variant, executed=judged[i].executed)) for i in chosen]
-    variants, files = _together(shipped)
+    taken = [replace(settled[i][0], variant=replace(settled[i][0].variant, executed=judged[i].executed)) for i in chosen]
+    variants, files = _together(taken)
     return Choice(settled[chosen[0]][0], files, variants, reason, judged)
 
 

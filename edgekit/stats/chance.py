@@ -87,20 +87,25 @@ def gorodkin(right: np.ndarray, given: np.ndarray, rows: np.ndarray | None = Non
         given: bool ``[items, labels]``, one True an item.
         rows: int64 ``[items]``, the row that each is of, ascending; None where each is a row.
     """
-    # By row; all of these are whole numbers, which float64 adds up without rounding.
-    truths, answers, hits = _sums(right, rows), _sums(given, rows), _sums((right & given).any(axis=1), rows)
-    t, p, sizes = truths.sum(axis=0), answers.sum(axis=0), truths.sum(axis=1)
+    truth, answer = right.argmax(axis=1), given.argmax(axis=1)
+    same = (truth == answer).astype(np.float64)
+    t, p = right.sum(axis=0, dtype=np.float64), given.sum(axis=0, dtype=np.float64)
+    sizes, hits = _sums(np.ones(len(right)), rows), _sums(same, rows)
 
     def of(items: np.ndarray, hits: np.ndarray, tp: np.ndarray, tt: np.ndarray, pp: np.ndarray) -> np.ndarray:
         scale = np.sqrt(np.maximum(items * items - tt, 0.0) * np.maximum(items * items - pp, 0.0))
         return np.asarray(np.divide(hits * items - tp, scale, out=np.zeros_like(scale), where=scale > 0))
 
-    def product(x: np.ndarray, y: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
-        """The product of two labels' counts with each row left out."""
-        return np.asarray(x @ y - ys @ x - xs @ y + (xs * ys).sum(axis=1))
+    def own(x: np.ndarray, y: np.ndarray, alone: np.ndarray | float) -> np.ndarray | float:
+        """The product of a row's own counts; ``alone`` where it has one item, which takes no matrix of all rows and labels."""
+        return alone if rows is None else (_sums(x, rows) * _sums(y, rows)).sum(axis=1)
 
+    # With a row left out the labels' counts are less by its own. All of these are whole numbers, which float64 adds up without rounding.
+    tp = t @ p - _sums(t[answer] + p[truth], rows) + own(right, given, same)
+    tt = t @ t - 2 * _sums(t[truth], rows) + own(right, right, 1.0)
+    pp = p @ p - 2 * _sums(p[answer], rows) + own(given, given, 1.0)
     whole = of(*(np.asarray(value)[None] for value in (sizes.sum(), hits.sum(), t @ p, t @ t, p @ p)))
-    less = of(sizes.sum() - sizes, hits.sum() - hits, product(t, p, truths, answers), product(t, t, truths, truths), product(p, p, answers, answers))
+    less = of(sizes.sum() - sizes, hits.sum() - hits, tp, tt, pp)
     return Estimate(float(whole[0]), less)
 
 

@@ -271,7 +271,7 @@ def test_eval_to_standard_output_alone(edgekit, float32_ort, tiny_samples, tmp_p
 
 def test_eval_into_a_place_that_cannot_be_written(edgekit, float32_ort, tiny_samples, tmp_path):
     samples = small.write_jsonl(tmp_path / "s.jsonl", tiny_samples.rows[:3])
-    result = edgekit("eval", float32_ort, "--samples", samples, "--json", samples / "e.json")
+    result = edgekit("eval", float32_ort, "--samples", samples, "--json", tmp_path / "none" / "e.json")
     assert result.code == 1
     assert "e.json cannot be written" in result.err
 

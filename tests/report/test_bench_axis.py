@@ -20,7 +20,7 @@ def test_lengths_are_those_of_the_axis_of_the_signature(axis, monkeypatch):
     opened = SimpleNamespace(manifest=SimpleNamespace(signatures=(signature,), variants=(variant,)))
     info = SimpleNamespace(max_length=512, backend="tensorrt", method="float16", threads=1, rows="together", max_tokens=0)
     asked = []
-    session = SimpleNamespace(info=info, example_feeds=lambda *sizes: asked.append(sizes), run=lambda feeds: {})
+    session = SimpleNamespace(info=info, example_rows=lambda *sizes: asked.append(sizes), run_rows=lambda rows, **_: [])
     monkeypatch.setattr(benching, "open_bundle", lambda *_: opened)
     monkeypatch.setattr(benching, "load", lambda *_, **__: contextlib.nullcontext(session))
     found = benching.bench("bundle", [1], [64, 256], seconds=0.0)

@@ -99,7 +99,7 @@ def test_latency():
     assert judged().verdict == PASS and judged().name == "latency.p50" and judged().value == pytest.approx(0.02)
     assert judged(ratio=1.1, low=1.06, high=1.14).verdict == REGRESSION
     assert judged(ratio=1.05, low=1.02, high=1.08).verdict == INCONCLUSIVE
-    assert judged().said == "p50 latency x 1.020 (1.010 to 1.030, in turns): within the +5.0% that is allowed", "without medians, which may contradict it"
+    assert judged().said == "p50 latency x 1.020 (1.010 to 1.030, in turns): within the +5% that is allowed", "without medians, which may contradict it"
 
 
 def test_latency_on_another_machine_is_never_a_pass():
@@ -134,7 +134,7 @@ def from_a_file(ratio, low, high, sessions, spread):
 def test_a_drift_that_cannot_be_told_from_a_change_is_inconclusive_with_its_remedy():
     gate = from_a_file(1.2, 1.0, 1.44, 1, 0.05)
     assert gate.verdict == INCONCLUSIVE
-    assert "x 1.200 (1.000 to 1.440, against 1 session of a file, over the probe int8): not settled against +5.0%" in gate.said
+    assert "x 1.200 (1.000 to 1.440, against 1 session of a file, over the probe int8): not settled against +5%" in gate.said
     assert "what the machine does between two sessions" in gate.said and "Give the older bundle itself (--baseline BUNDLE), or " in gate.said
     assert "more sessions of it at other times (edgekit baseline BUNDLE --append)" in gate.said
     assert "No number of sessions would settle it" in from_a_file(1.07, 0.9, 1.3, 3, 0.05).said, "2 % from the margin, with 5 % from session to session"

@@ -232,7 +232,7 @@ def test_a_percentile_that_is_not_estimable_has_no_mark(pages):
 def test_incomparable_samples_are_not_compared():
     base = reports.check()
     page = Page(html(replace(base, accuracy=replace(base.accuracy, comparable=False, why_not="the samples changed"))))
-    assert page.words("accuracy") == "Accuracy Not compared. The samples changed."
+    assert page.words("accuracy") == "Accuracy The accuracy is not compared. The samples changed."
     assert page.words("slices") == page.words("flips") == ""
     assert "0.8716" not in page.words("glance")
 

@@ -37,7 +37,7 @@ def as_format_2(bundle, **changes):
 def raw(session, texts):
     """Token ids of texts as one padded batch."""
     rows = [t.arrays for t in session._task.preprocess(texts)]
-    return session._loop.collate(session._signature, rows)
+    return session._loop.collate(session._runner.signatures["forward"], rows)
 
 
 # ---- rows alone

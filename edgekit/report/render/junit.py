@@ -58,7 +58,7 @@ def _case(suite: ElementTree.Element, gate: Gate) -> None:
     table, _, metric = _clean(gate.name).partition(".")
     case = ElementTree.SubElement(suite, "testcase", {"classname": f"edgekit.{table}", "name": metric or table, "time": "0"})
     allowed, seen, around = gate_numbers(gate)
-    numbers = plain(f"seen {seen}{'' if around == NOTHING else f' ({around})'}, allowed {allowed}")
+    numbers = plain(f"seen {'not known' if seen == NOTHING else seen}{'' if around == NOTHING else f' ({around})'}, allowed {allowed}")
     said = _clean(gate.said)
     if gate.verdict != PASS:
         outcome = OUTCOMES[gate.verdict]

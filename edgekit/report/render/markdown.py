@@ -19,7 +19,7 @@ __all__ = ["MOST_BYTES", "escape", "markdown"]
 MOST_BYTES = 64_000
 """Of a comment, as UTF-8. GitHub takes 65,536 characters."""
 
-_LIMITS = Limits(rows=40, flips=10, name=60, sentence=200)
+_LIMITS = Limits(rows=40, flips=10, name=60, sentence=300)
 
 _GAP = "&#8203;"
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")

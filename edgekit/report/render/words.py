@@ -96,10 +96,10 @@ def gate_numbers(gate: Gate) -> tuple[str, str, str]:
     return minus(allowed), said(gate.value), NOTHING if gate.low == gate.high else spread(said(gate.low), said(gate.high))
 
 
-def change_cells(change: Change) -> tuple[str, str]:
-    """A change as growth, and its interval; where there is none, why."""
+def change_cells(change: Change, most: int) -> tuple[str, str]:
+    """A change as growth, and its interval; where there is none, why, in at most so many characters."""
     if change.ratio is None:
-        return NOTHING, cut(change.said, 80) or NOTHING
+        return NOTHING, cut(change.said, most) or NOTHING
     return growth(change.ratio), NOTHING if change.low == change.high else spread(growth(change.low), growth(change.high))
 
 
@@ -112,9 +112,9 @@ def percentiles(times: Times) -> dict[str, tuple[float | None, str]]:
     return found
 
 
-def energy(one: Subject) -> str:
-    """Energy of an answer, or why it is not known."""
-    return amount(one.energy_mj, "mJ") if one.energy_mj is not None else f"not told: {cut(one.energy_from, 80)}" if one.energy_from else NOTHING
+def energy(one: Subject, most: int) -> str:
+    """Energy of an answer, or why it is not known, in at most so many characters."""
+    return amount(one.energy_mj, "mJ") if one.energy_mj is not None else f"not told: {cut(one.energy_from, most)}" if one.energy_from else NOTHING
 
 
 def start(one: Subject) -> str:

@@ -47,13 +47,13 @@ def document(report: Report, limits: Limits) -> Document:
     title = f"EdgeKit {kind.lower()}: {names}" + (f": {report.verdict}" if gates else "")
     sections = (
         summary.gates(gates, limits),
-        summary.glance(report),
+        summary.glance(report, limits),
         accuracy.accuracy(report, limits),
         accuracy.slices(report, limits),
         accuracy.confusion(report, limits),
         accuracy.flips(report, limits),
         speed.latency(report, limits),
-        speed.footprint(report),
+        speed.footprint(report, limits),
         speed.candidates(report, limits),
         explain.faithfulness(report),
         explain.drifts(report, limits),

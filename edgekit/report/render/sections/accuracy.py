@@ -33,7 +33,8 @@ def accuracy(report: Report, limits: Limits) -> Section:
     if found is None:
         return Section("accuracy", "Accuracy", filled(cut_off))
     if not found.comparable:
-        return Section("accuracy", "Accuracy", (f"Not compared. {sentence(found.why_not, limits.sentence)}",))
+        what = cut(one.score_name, 30) or "accuracy"
+        return Section("accuracy", "Accuracy", (f"The {what} is not compared. {sentence(found.why_not, limits.sentence)}",))
     text = " ".join(filter(None, (_seen(found), _resolves(found), cut_off)))
     return Section("accuracy", "Accuracy", filled(text, _drop(report, found)))
 
@@ -47,7 +48,7 @@ def slices(report: Report, limits: Limits) -> Section:
     names = {s: f"{cut(s.column, _NAME)} = {cut(s.value, min(_NAME, limits.name)) or '(empty)'}" for s in order}
     rows = tuple(
         (names[s], f"{s.rows:,}", score(s.before), score(s.after), score(s.drop, True), spread(score(s.low), score(s.high)), chance(s.p_holm)) if not s.said
-        else (names[s], f"{s.rows:,}", *[NOTHING] * 3, f"not tested: {cut(s.said, 16)}", NOTHING)
+        else (names[s], f"{s.rows:,}", *[NOTHING] * 3, f"not tested: {cut(s.said, limits.sentence)}", NOTHING)
         for s in order[: limits.rows]
     )  # fmt: skip
     header = ("slice", "rows", "before", "now", "drop", INTERVAL, "p (Holm)")

@@ -10,7 +10,7 @@ from edgekit.report.render.charts.latency import distributions, lengths
 from edgekit.report.render.charts.pareto import Point, front, pareto
 from edgekit.report.render.charts.svg import Head
 from edgekit.report.render.document import Block, Cell, Figure, Limits, Section, Table
-from edgekit.report.render.sections.parts import changes_of, filled, left_out, limits_of, rows_of, sides
+from edgekit.report.render.sections.parts import changes_of, filled, left_out, rows_of, sides
 from edgekit.report.render.words import (
     INTERVAL,
     LATENCY,
@@ -20,6 +20,7 @@ from edgekit.report.render.words import (
     change_cells,
     cut,
     energy,
+    gate_numbers,
     growth,
     number,
     percent,
@@ -28,7 +29,7 @@ from edgekit.report.render.words import (
     sentence,
 )
 from edgekit.spec.manifest import Trial
-from edgekit.spec.report import Change, Report, Speed
+from edgekit.spec.report import Change, Gate, Report, Speed
 from edgekit.spec.subject import Subject, Times
 
 __all__ = ["Side", "candidates", "footprint", "latency", "noise"]
@@ -42,13 +43,13 @@ def latency(report: Report, limits: Limits) -> Section:
     found, speed = sides(report), report.speed
     # The verdict of a self-check says its noise.
     how = "" if speed is None else " ".join(filter(None, (_how(speed), noise(speed) if report.kind != "self-check" else "")))
-    return Section("latency", "Latency", filled(how, _distribution(found), _ratios(report), _lengths(found), _scenarios(found, limits)))
+    return Section("latency", "Latency", filled(how, _distribution(found), _ratios(report, limits), _lengths(found), _scenarios(found, limits)))
 
 
-def footprint(report: Report) -> Section:
+def footprint(report: Report, limits: Limits) -> Section:
     """Cold start, memory, size and energy."""
     found = sides(report)
-    return Section("footprint", "Footprint", filled(_start(found), _sizes(found)))
+    return Section("footprint", "Footprint", filled(_start(found), _sizes(found, limits)))
 
 
 def noise(speed: Speed | None) -> str:
@@ -136,13 +137,17 @@ def _distribution(found: list[Side]) -> Block | None:
     return Figure(partial(distributions, Head("times", "Latency distribution", told + "."), drawn), caption, table)
 
 
-def _ratios(report: Report) -> Figure | None:
-    changes, allowed = changes_of(report), limits_of(report)
+def _ratios(report: Report, limits: Limits) -> Figure | None:
+    changes, gates = changes_of(report), {gate.name: gate for gate in report.gates}
     if not any(c.ratio is not None for c in changes):
         return None
 
+    def gate(change: Change) -> Gate | None:
+        return gates.get(f"{'latency' if change.metric in LATENCY else 'footprint'}.{change.metric}")
+
     def limit(change: Change) -> float | None:
-        return allowed.get(f"{'latency' if change.metric in LATENCY else 'footprint'}.{change.metric}")
+        held = gate(change)
+        return None if held is None else held.limit
 
     def share(ratio: float | None) -> float | None:
         return None if ratio is None else ratio - 1
@@ -150,8 +155,8 @@ def _ratios(report: Report) -> Figure | None:
     rows = tuple(
         (
             NAMES.get(c.metric, c.metric),
-            *(NOTHING if c.ratio is None else f"{c.ratio:.3f}", *change_cells(c)),
-            percent(limit(c)),
+            *(NOTHING if c.ratio is None else f"{c.ratio:.3f}", *change_cells(c, limits.sentence)),
+            NOTHING if (held := gate(c)) is None else gate_numbers(held)[0],
             percent(c.resolvable or None),
         )
         for c in changes
@@ -216,7 +221,7 @@ def _start(found: list[Side]) -> Figure | None:
     return Figure(partial(stacked, Head("start", "Cold start", told + "."), names, bars), caption, table)
 
 
-def _sizes(found: list[Side]) -> Figure | None:
+def _sizes(found: list[Side], limits: Limits) -> Figure | None:
     measures = [
         ("peak memory", "MB", [s.memory_mb or None for *_, s in found]),
         ("size on disk", "MB", [s.size_mb or None for *_, s in found]),
@@ -231,8 +236,8 @@ def _sizes(found: list[Side]) -> Figure | None:
     rows = rows_of(
         [
             *((what, [amount(v, unit) for v in values]) for what, unit, values in measures[:2]),
-            ("energy of an answer", [energy(s) for *_, s in found]),
-            ("told by", [cut(s.energy_from, 80) if s.energy_mj is not None else NOTHING for *_, s in found]),
+            ("energy of an answer", [energy(s, limits.sentence) for *_, s in found]),
+            ("told by", [cut(s.energy_from, limits.sentence) if s.energy_mj is not None else NOTHING for *_, s in found]),
         ]
     )
     told = "; ".join(f"{what}: " + ", ".join(f"{name} {text}" for _, name, _, text in bars) for what, bars in groups)

@@ -42,14 +42,14 @@ def gates(found: Sequence[Gate], limits: Limits) -> Section:
     return Section("gates", "Gates", filled(first, more))
 
 
-def glance(report: Report) -> Section:
+def glance(report: Report, limits: Limits) -> Section:
     """The numbers that most people look for; before them, that these rows can never settle what is asked."""
     found, never = sides(report), report.accuracy.never if report.accuracy is not None else ""
     if len(found) == 1:
-        table = Table("t-glance", "What was measured", ("", "value"), _alone(found[0][2], changes_of(report)), (1,), kind="narrow")
+        table = Table("t-glance", "What was measured", ("", "value"), _alone(found[0][2], changes_of(report), limits.sentence), (1,), kind="narrow")
     else:
         header = ("", *(name for _, name, _ in found), "change", INTERVAL)
-        table = Table("t-glance", "Before and now", header, _both(report, found[0][2], found[1][2]), (4,), kind="middle")
+        table = Table("t-glance", "Before and now", header, _both(report, found[0][2], found[1][2], limits.sentence), (4,), kind="middle")
     return Section("glance", "At a glance", filled(never, table))
 
 
@@ -57,7 +57,7 @@ def _verdict(gate: Gate) -> Cell:
     return Cell(f"{MARKS[gate.verdict]}{GAP}{gate.verdict.replace(' ', GAP)}", f"v {gate.verdict.replace(' ', '-')}")
 
 
-def _alone(one: Subject, changes: Sequence[Change]) -> tuple[Row, ...]:
+def _alone(one: Subject, changes: Sequence[Change], most: int) -> tuple[Row, ...]:
     """Of one bundle; ``changes`` are those of a self-check, in which it ran twice."""
     times = percentiles(one.times) if one.times is not None else {}
     return rows_of(
@@ -70,13 +70,13 @@ def _alone(one: Subject, changes: Sequence[Change]) -> tuple[Row, ...]:
             ("first answer", [start(one)]),
             ("peak memory", [amount(one.memory_mb or None, "MB")]),
             ("size on disk", [amount(one.size_mb or None, "MB")]),
-            ("energy of an answer", [energy(one)]),
-            *((f"{NAMES.get(c.metric, c.metric)}, second over first", ["{} ({})".format(*change_cells(c))]) for c in changes),
+            ("energy of an answer", [energy(one, most)]),
+            *((f"{NAMES.get(c.metric, c.metric)}, second over first", ["{} ({})".format(*change_cells(c, most))]) for c in changes),
         ]
     )
 
 
-def _both(report: Report, before: Subject, after: Subject) -> tuple[Row, ...]:
+def _both(report: Report, before: Subject, after: Subject, most: int) -> tuple[Row, ...]:
     rows: list[Row] = []
     accuracy, changes = report.accuracy, changes_of(report)
     if accuracy is not None and accuracy.comparable and accuracy.before is not None:
@@ -87,7 +87,7 @@ def _both(report: Report, before: Subject, after: Subject) -> tuple[Row, ...]:
         rows.append((cut(after.score_name or before.score_name, 30), score(before.score), score(after.score), NOTHING, NOTHING))
     for name in {**before.more_scores, **after.more_scores}:
         rows.append((cut(name, 30), score(before.more_scores.get(name)), score(after.more_scores.get(name)), NOTHING, NOTHING))
-    rows += [(NAMES.get(c.metric, c.metric), *_medians(c), *change_cells(c)) for c in changes]
+    rows += [(NAMES.get(c.metric, c.metric), *_medians(c), *change_cells(c, most)) for c in changes]
     for metric, own, its in (("memory", before.memory_mb, after.memory_mb), ("size", before.size_mb, after.size_mb)):
         if (own or its) and metric not in {c.metric for c in changes}:
             rows.append((NAMES[metric], amount(own or None, "MB"), amount(its or None, "MB"), growth(its / own if own and its else None), NOTHING))
