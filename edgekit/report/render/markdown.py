@@ -19,7 +19,9 @@ __all__ = ["MOST_BYTES", "escape", "markdown"]
 MOST_BYTES = 64_000
 """Of a comment, as UTF-8. GitHub takes 65,536 characters."""
 
-_LIMITS = Limits(rows=40, flips=10, name=60, sentence=300)
+_LIMITS = Limits(rows=40, flips=10, name=60, sentence=400)
+_TIGHT = Limits(rows=40, flips=10, name=60, sentence=160)
+"""Where names and sentences are of characters that take many bytes each."""
 
 _GAP = "&#8203;"
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
@@ -43,15 +45,9 @@ def markdown(report: Report) -> str:
         GitHub-flavoured Markdown of at most ``MOST_BYTES``, always the same for the same report. What is in numbers alone is folded, below all that is
         said. What does not fit is left out from the bottom, and a last line says what that was.
     """
-    made = document(report, _LIMITS)
-    parts = [("verdict", _head(made))]
-    told, folded = [s for s in made.sections if not s.page_only], []
-    for section in told:
-        shown = [b for b in section.blocks if is_open(section, b)]
-        hidden = [b for b in section.blocks if not is_open(section, b)]
-        title = section.title.lower()
-        parts += [(title, _open(section.title, shown))] if shown else []
-        folded += [(f"{title} tables", _folded(section.title, hidden))] if hidden else []
+    parts, folded = _parts(document(report, _LIMITS))
+    if sum(len(text.encode()) + 2 for _, text in parts) > MOST_BYTES - 1_000:
+        parts, folded = _parts(document(report, _TIGHT))
     parts += folded
     room, kept = MOST_BYTES - 1_000, []  # for the last line
     for index, (_, text) in enumerate(parts):
@@ -81,6 +77,19 @@ def _apart(found: re.Match[str]) -> str:
     if found.lastgroup == "entity":
         return f"&#{ord(found[0])};"
     return (f"&#{ord(found[0])};" if found.lastgroup == "both" else found[0]) + _GAP
+
+
+def _parts(made: Document) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """What is seen at once and what is folded, by name and in order."""
+    parts = [("verdict", _head(made))]
+    told, folded = [s for s in made.sections if not s.page_only], []
+    for section in told:
+        shown = [b for b in section.blocks if is_open(section, b)]
+        hidden = [b for b in section.blocks if not is_open(section, b)]
+        title = section.title.lower()
+        parts += [(title, _open(section.title, shown))] if shown else []
+        folded += [(f"{title} tables", _folded(section.title, hidden))] if hidden else []
+    return parts, folded
 
 
 def _head(made: Document) -> str:
