@@ -121,24 +121,39 @@ class OnnxRuntimeEngine(Kept):
         self._session = device.open_session(source)
         self._inputs = {i.name for i in self._session.get_inputs()}
         self._outputs = [o.name for o in signature.outputs]
+        self._taken: Mapping[str, tuple[int, ...]] = {}
         super().__init__()
 
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Runs once. This device's memory is the host's: outputs that are to be kept are arrays like all others."""
         fed = {name: array for name, array in feeds.items() if name in self._inputs}
         try:
-            return dict(zip(self._outputs, self._session.run(self._outputs, fed), strict=True))
+            outputs = dict(zip(self._outputs, self._session.run(self._outputs, fed), strict=True))
         except Exception as problem:
             raise BackendError(f"ONNX Runtime could not run {self._source.name}: {problem}") from problem
+        if not self._taken:
+            self._taken = {name: array.shape for name, array in fed.items()}
+        return outputs
 
     def precisions(self) -> list[str]:
-        """Runs the graph once with the profiler on and reads which kernels multiplied matrices."""
+        """Runs the graph once with the profiler on and reads which kernels multiplied matrices.
+
+        Inputs are of the sizes of its first call here, for sizes may hang together (``past``, and a ``total`` of one more); before any call all that vary
+        are 4. A graph that refuses these tells of no layer.
+        """
+        usual = {i.name: tuple(4 if isinstance(d, str) else d for d in i.shape) for i in self._signature.inputs}
         # Zeros: a table of one row, as token types may have, holds no other id.
-        feeds = {i.name: np.zeros([4 if isinstance(d, str) else d for d in i.shape], i.dtype) for i in self._signature.inputs}
+        feeds = {i.name: np.zeros(self._taken.get(i.name, usual[i.name]), i.dtype) for i in self._signature.inputs if i.name in self._inputs}
         with tempfile.TemporaryDirectory() as folder:
             session = self._device.open_session(self._source, str(Path(folder) / "profile"))
-            session.run(self._outputs, {n: a for n, a in feeds.items() if n in self._inputs})
+            refused = False
+            try:
+                session.run(self._outputs, feeds)
+            except Exception:  # the library's errors share no base class
+                refused = True
             events = json.loads(Path(session.end_profiling()).read_text("utf-8"))
+        if refused:
+            return []
         kernels = [e["args"] for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
         return [kind for kernel in kernels if (kind := _precision(kernel)) is not None]
 

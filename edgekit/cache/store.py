@@ -70,17 +70,18 @@ def key(**parts: object) -> str:
     return hashlib.sha256(to_json(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def size_limit(variable: str, usual: float) -> float:
-    """A limit in MiB that a user may set in the environment.
+def size_limit(variable: str, usual: float, given: float | None = None) -> float:
+    """A limit in MiB: as given, else as a user may set it in the environment.
 
     Raises:
-        UsageError: when what is set is not a number.
+        UsageError: when it is not a number of at least 0.
     """
-    setting = os.environ.get(variable, str(usual))
+    name, setting = (variable, os.environ.get(variable, str(usual))) if given is None else ("limit_mb", given)
     with contextlib.suppress(ValueError):
         if (limit := float(setting)) >= 0:  # NaN is not
             return limit
-    raise UsageError(f"{variable} is {setting!r}, expected a number of MiB. Set it to e.g. {usual:g} or unset it.")
+    remedy = f"Set it to e.g. {usual:g} or unset it." if given is None else f"Give e.g. {usual:g}."
+    raise UsageError(f"{name} is {setting!r}, expected a number of MiB. {remedy}")
 
 
 class Cache:
@@ -94,14 +95,14 @@ class Cache:
             limit_mb: size above which old entries go; by default ``EDGEKIT_CACHE_MB``, else 8192.
 
         Raises:
-            UsageError: when ``EDGEKIT_CACHE_MB`` is not a number.
+            UsageError: when the limit is not a number.
         """
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         self.root = root or Path(os.environ.get("EDGEKIT_CACHE") or os.path.join(base, "edgekit"))
         self._used: set[str] = set()
         self._checked: set[str] = set()
         self._held: int | None = None
-        self.limit_mb = size_limit("EDGEKIT_CACHE_MB", 8192.0) if limit_mb is None else limit_mb
+        self.limit_mb = size_limit("EDGEKIT_CACHE_MB", 8192.0, limit_mb)
 
     def __del__(self) -> None:
         """Lets go of the folder."""

@@ -58,12 +58,13 @@ def numbers(least: int, what: str) -> Callable[[click.Context, click.Parameter, 
     """A reader of whole numbers like ``1,8,32``."""
 
     def read(context: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:
+        wrong = f"'{text}' is not a list of {what}."
         try:
             found = None if text is None else [int(part) for part in text.split(",")]
         except ValueError:
-            found = [least - 1]
+            raise click.BadParameter(wrong) from None
         if found is not None and min(found) < least:
-            raise click.BadParameter(f"'{text}' is not a list of {what}.")
+            raise click.BadParameter(wrong)
         return found
 
     return read

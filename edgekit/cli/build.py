@@ -87,7 +87,6 @@ def command(model, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN0
 
 
 def _build(target: str, options: dict[str, Any]) -> None:
-
     if target:
         echo(f"target {target}:")
     with bars() as progress:

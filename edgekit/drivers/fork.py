@@ -23,17 +23,13 @@ class Kept:
 
     Attributes:
         process: that it was made in.
+        inherited: whether this is a fork of that process; its number alone would not tell, for numbers come again.
     """
 
     def __init__(self) -> None:
         """Belongs to this process."""
-        self.process = os.getpid()
+        self.process, self.inherited = os.getpid(), False
         _kept.add(self)
-
-    @property
-    def inherited(self) -> bool:
-        """Whether this is a fork of the process that it was made in."""
-        return os.getpid() != self.process
 
     def after_fork(self) -> None:
         """Called in the child, before anything else runs there."""
@@ -51,6 +47,7 @@ def forked(what: str, process: int) -> BackendError:
 def _in_the_child() -> None:
     for thing in list(_kept):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+        thing.inherited = True
         thing.after_fork()
 
 

@@ -18,7 +18,7 @@ from edgekit.backends import EngineMismatchError
 from edgekit.bundle import onnx_reader
 from edgekit.bundle.trust import Bundle
 from edgekit.drivers import jetson
-from edgekit.engines.plans import SCHEMA, Plans
+from edgekit.engines.plans import SCHEMA, TIMINGS, Plans
 from edgekit.spec.errors import BackendError, BuildError, IntegrityError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
@@ -57,11 +57,12 @@ class Compilation:
 
 
 def of_all(compilations: Sequence[Compilation]) -> Compilation | None:
-    """The engines of several graphs as one: made here where one of them was. None where there is none."""
+    """The engines of several graphs as one: made here where one of them was, with the seconds of those that were. None where there is none."""
     if not compilations:
         return None
     newest = max(compilations, key=lambda one: one.source == "made here")
-    return replace(newest, seconds=sum(one.seconds for one in compilations), size_mb=sum(one.size_mb for one in compilations))
+    alike = [one.seconds for one in compilations if one.source == newest.source]
+    return replace(newest, seconds=sum(alike), size_mb=sum(one.size_mb for one in compilations))
 
 
 def key_parts(bundle: Bundle, variant: Variant, signature: Signature, identity: Mapping[str, object]) -> dict[str, object]:
@@ -180,7 +181,7 @@ def _made(
     parts = key_parts(bundle, variant, signature, device.identity())
     key = plans.key(parts)
     # Kernels are timed for a device and a version, whatever the graph: one timing cache serves all engines made here.
-    timed = {"timings of": device.identity()}
+    timed = {TIMINGS: device.identity()}
     timings = bytes(plans.find(plans.key(timed)) or b"")
     start = time.perf_counter()
     built = device.compile(bundle.path / variant.graphs[signature.name], signature, variant.engine, timings, progress)

@@ -32,9 +32,12 @@ from edgekit.cache.store import Cache, size_limit
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.parsing import to_json
 
-__all__ = ["SCHEMA", "Plans"]
+__all__ = ["SCHEMA", "TIMINGS", "Plans"]
 
 SCHEMA = 1  # of this folder: a part of every key
+TIMINGS = "timings of"
+"""The part that a key of a timing cache has, and none of an engine."""
+
 _NAME = re.compile(r"([0-9a-f]{64})\.(plan|json|lock)")
 _NEW = ".new-"
 _WRITING = ".lock"
@@ -53,10 +56,10 @@ class Plans:
             limit_mb: size of all engines above which the least recently used go; by default ``EDGEKIT_ENGINES_MB``, else 4096.
 
         Raises:
-            UsageError: when ``EDGEKIT_ENGINES_MB`` is not a number.
+            UsageError: when the limit is not a number.
         """
         self.root = root or Cache().root / "engines"
-        self.limit_mb = size_limit("EDGEKIT_ENGINES_MB", 4096.0) if limit_mb is None else limit_mb
+        self.limit_mb = size_limit("EDGEKIT_ENGINES_MB", 4096.0, limit_mb)
 
     @staticmethod
     def key(parts: Mapping[str, object]) -> str:
@@ -128,7 +131,8 @@ class Plans:
     def store(self, key: str, plan: bytes | bytearray | memoryview, parts: Mapping[str, object], about: Mapping[str, object]) -> None:
         """Puts an engine in, in place of an older one of its key; it is there as a whole or not at all.
 
-        The least recently used engines go first where it would not fit within the limit, but none that is locked.
+        Where it would not fit within the limit timing caches go first, then the least recently used engines, but none that is locked. For a timing cache
+        no engine goes: making that again takes longer than timing kernels again.
 
         Args:
             key: of ``parts``.
@@ -137,7 +141,7 @@ class Plans:
             about: what is worth noting besides, such as seconds taken and power mode; plain data.
 
         Raises:
-            BuildError: when the disk is full or the folder cannot be written; nothing new is then left there.
+            BuildError: when the disk is full, the folder cannot be written, or a timing cache does not fit beside the engines; nothing new is then left there.
             IntegrityError: as :meth:`find`.
             UsageError: when the key is not the one of the parts as JSON gives them back.
         """
@@ -149,7 +153,7 @@ class Plans:
             raise UsageError(f"The key {key} of an engine is not that of its parts, so it would never be found. Take it from Plans.key(parts).")
         with self._disk(view.nbytes + len(sidecar)), private.opened(self.root, make=True) as folder, private.held(folder, _WRITING):
             _clean(folder)
-            self._shrink(folder, key, view.nbytes + len(sidecar))
+            self._shrink(folder, key, view.nbytes + len(sidecar), TIMINGS in parts)
             _put(folder, {f"{key}.plan": (view,), f"{key}.json": (sidecar,)})
 
     def drop(self, key: str, reason: str) -> None:
@@ -192,12 +196,18 @@ class Plans:
             _remove(folder, key)
             return None
 
-    def _shrink(self, folder: int, key: str, size: int) -> None:
-        """Removes the least recently used others until an entry of this size is within the limit."""
+    def _shrink(self, folder: int, key: str, size: int, of_timings: bool) -> None:
+        """Removes others, timing caches before engines and the least recently used first, until an entry of this size is within the limit."""
         others = {k: found for k, found in _sizes(folder).items() if k != key}
-        total = size + sum(its for _, its in others.values())
-        for other, (_, its) in sorted(others.items(), key=lambda o: o[1]):
-            if total <= self.limit_mb * 2**20:
+        total, limit = size + sum(its for _, its in others.values()), self.limit_mb * 2**20
+        if total <= limit:
+            return
+        engines = {k for k in others if not _is_of_timings(folder, k)}
+        if of_timings and size + sum(others[k][1] for k in engines) > limit:
+            needed = f"{size / 2**20:.2f} MiB of timings do not fit beside the engines in {self.root}, of which {self.limit_mb:g} MiB are kept"
+            raise BuildError(f"{needed}. Set EDGEKIT_ENGINES_MB to more.")
+        for other, (_, its) in sorted(others.items(), key=lambda o: (o[0] in engines, o[1])):
+            if total <= limit:
                 break
             with contextlib.suppress(OSError), private.held(folder, f"{other}.lock", block=False):
                 _remove(folder, other)
@@ -213,6 +223,12 @@ def _sizes(folder: int) -> dict[str, tuple[float, int]]:
                 sidecar, plan = (os.stat(f"{match[1]}.{kind}", dir_fd=folder, follow_symlinks=False) for kind in ("json", "plan"))
                 found[match[1]] = sidecar.st_mtime, sidecar.st_size + plan.st_size
     return found
+
+
+def _is_of_timings(folder: int, key: str) -> bool:
+    with contextlib.suppress(OSError, Damaged):
+        return TIMINGS in _sidecar(folder, key)["parts"]
+    return False
 
 
 def _verified(folder: int, key: str) -> memoryview:

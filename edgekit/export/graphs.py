@@ -57,7 +57,10 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     generated += task.modality.join(generated, min(task.max_size, _LONGEST_CHECKED))
     check_preprocessing(source, task, inputs, generated)
     source.check_outputs([*inputs, *generated[:_FOR_OUTPUTS]])
-    parts = source.head.graphs(source.module, source.settings, source.processor)
+    try:
+        parts = source.head.graphs(source.module, source.settings, source.processor)
+    except ValueError as problem:  # of a signature that cannot be
+        raise ExportError(str(problem)) from problem
     graphs = []
     for part in parts:
         model = _traced(source, part)

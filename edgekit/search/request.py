@@ -68,7 +68,7 @@ class ModelRequest:
         if self.model is None:
             if self.revision is not None:
                 raise UsageError("revision= is of a hub id, and a module was given. Leave it out.")
-            if strange := [name for name in told if name not in source.module_options()]:
+            if strange := [name for name in told if name not in source.module_options(self.task)]:
                 options = " and ".join(f"{name}=" for name in strange)
                 raise UsageError(f"{options} goes with a model folder, and a module was given, whose processor and config count. Leave it out.")
             return source.from_module(self.module, self.processor, self.task, self.outputs, **told)

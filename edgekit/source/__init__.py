@@ -191,9 +191,9 @@ def options() -> dict[str, str]:
     return known
 
 
-def module_options() -> set[str]:
-    """What may be said of modules from Python, for any task."""
-    return {option for task in heads.names() for option in heads.get(task).MODULE_OPTIONS}
+def module_options(task: str | None = None) -> set[str]:
+    """What may be said of modules from Python, for any task of EdgeKit, and for this one, which an installed package may bring."""
+    return {option for name in (*heads.names(), *filter(None, [task])) for option in heads.get(name).MODULE_OPTIONS}
 
 
 def check_options(told: Told, known: Sequence[str], task: str) -> None:

@@ -40,6 +40,11 @@ class Registry(Generic[Module]):
         files = [m.name for m in pkgutil.iter_modules(importlib.import_module(self.package).__path__) if not m.name.startswith("_")]
         return sorted(name.replace("_", "-") if self.hyphens else name for name in files)
 
+    def known(self) -> list[str]:
+        """These names and those that installed packages bring."""
+        points = importlib.metadata.entry_points(group=self.group) if self.group else ()
+        return sorted({*self.names(), *(point.name for point in points)})
+
     def get(self, name: str) -> Module:
         """The module of a name.
 
@@ -54,15 +59,14 @@ class Registry(Generic[Module]):
 @functools.cache  # looking through all that is installed takes some 0.1 s
 def _brought(registry: Registry[Any], name: str) -> Any:
     """The module of a name that no file of EdgeKit has."""
-    points = importlib.metadata.entry_points(group=registry.group) if registry.group else ()
-    check_known([name], sorted({*registry.names(), *(point.name for point in points)}), registry.kind, listed="Known")
-    named = [point for point in points if point.name == name]
+    check_known([name], registry.known(), registry.kind, listed="Known")
+    named = list(importlib.metadata.entry_points(group=registry.group, name=name))
     if len(named) > 1:
         modules = " and ".join(sorted(point.value for point in named))
         raise UsageError(f"The {registry.kind} '{name}' is brought by several installed packages: {modules}. Uninstall all but one.")
     try:
         return named[0].load()
-    except ImportError as problem:
+    except Exception as problem:  # code of others
         raise UsageError(f"The {registry.kind} '{name}' cannot be imported from {named[0].value}: {problem}. Install its package again.") from problem
 
 

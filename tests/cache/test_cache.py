@@ -223,6 +223,12 @@ def test_a_limit_that_is_no_number(tmp_path, monkeypatch, nonsense):
         Cache(tmp_path)
 
 
+@pytest.mark.parametrize("nonsense", [float("nan"), -1])
+def test_a_limit_from_python_that_is_no_number(tmp_path, nonsense):
+    with pytest.raises(UsageError, match=f"limit_mb is {nonsense}, expected a number"):
+        Cache(tmp_path, limit_mb=nonsense)
+
+
 def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
     below = Cache(tmp_path / "file" / "below")

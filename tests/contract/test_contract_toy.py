@@ -25,18 +25,22 @@ from PIL import Image
 import edgekit
 from edgekit import source, tasks
 from edgekit.bundle.trust import open_bundle
+from edgekit.export.graphs import export
 from edgekit.quantize import sensitivity
 from edgekit.quantize.graphs import load as load_graph
 from edgekit.report import check, files
 from edgekit.report.bench import bench
 from edgekit.report.evaluate import evaluate
 from edgekit.report.inspect import inspect
+from edgekit.runtime import loops
 from edgekit.runtime.verify import verify
 from edgekit.search.context import BuildContext
+from edgekit.search.request import ModelRequest
 from edgekit.source import heads
-from edgekit.spec.errors import FormatError, InputError, SamplesError, UsageError
+from edgekit.spec.errors import ExportError, FormatError, InputError, SamplesError, UsageError
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.manifest import dumps
+from edgekit.spec.tensor import Signature
 from edgekit.timing import duel
 
 HERE = Path(__file__).parent
@@ -332,6 +336,12 @@ def test_a_task_of_two_packages_or_of_a_broken_one_is_refused(package, tmp_path,
         tasks.get("twice")
     with pytest.raises(UsageError, match=r"The task 'broken' cannot be imported from one\.task: No module named 'one'"):
         tasks.get("broken")
+    (tmp_path / "wrong.py").write_text("def", "utf-8")
+    (tmp_path / "failing.py").write_text("1 / 0", "utf-8")
+    install(tmp_path, "third", "[edgekit.tasks]\nlacking = json:nothing\nunreadable = wrong\nfails = failing\n")
+    for name, reason in (("lacking", "json:nothing: module 'json' has no"), ("unreadable", "wrong: invalid syntax"), ("fails", "failing: division by zero")):
+        with pytest.raises(UsageError, match=f"The task '{name}' cannot be imported from {reason}.* Install its package again"):
+            tasks.get(name)
     assert tasks.get("image-classification").__name__ == "edgekit.tasks.image_classification", "no package takes the place of EdgeKit's own"
 
 
@@ -347,3 +357,29 @@ def test_a_loop_that_nobody_has(toy):
 
     with pytest.raises(FormatError, match=r"loop that is not here.*'dubbing'.*Known: glossing, single, windows"):
         Session(replace(bundle, manifest=replace(bundle.manifest, loop="dubbing")), bundle.manifest.variants[0])
+
+
+def test_a_loop_of_two_packages_is_there_and_does_not_serve(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("one", "other"):
+        install(tmp_path, name, f"[edgekit.loops]\nmixing = {name}.task\n")
+    with pytest.raises(FormatError, match=r"^The loop that drives the bundle does not serve\. The loop 'mixing' is brought by .* Uninstall all but one\.$"):
+        loops.get("mixing")
+
+
+def test_options_of_the_head_go_with_a_module(package, monkeypatch):
+    head = heads.get("glossing")
+    monkeypatch.setattr(head, "MODULE_OPTIONS", ("dialect",))
+    monkeypatch.setattr(head, "survey", lambda model_id, config, folder, shapes, told: (told["dialect"], ()))
+    module, processor = head.Glosser(vocabulary := head.Vocabulary(WORDS, GLOSSES)), vocabulary
+    assert ModelRequest(None, module=module, processor=processor, task="glossing", told={"dialect": "north"}).read().kind == "north"
+    with pytest.raises(UsageError, match="tone= goes with a model folder"):
+        ModelRequest(None, module=module, processor=processor, task="glossing", told={"tone": "high"}).read()
+
+
+def test_a_signature_that_cannot_be_ends_an_export(package, monkeypatch, tmp_path):
+    head = heads.get("glossing")
+    monkeypatch.setattr(head, "graphs", lambda module, settings, processor: [Signature("step", (), (), (("after", "before"),))])
+    given = source.from_module(head.Glosser(vocabulary := head.Vocabulary(WORDS, GLOSSES)), vocabulary, "glossing")
+    with pytest.raises(ExportError, match="The signature 'step' hands on its output 'after' as its input 'before'"):
+        export(given, tmp_path, [(np.zeros((16, 16, 3), np.uint8), "der Hund")])

@@ -662,6 +662,20 @@ def test_the_new_one_stays_whatever_the_limit(tmp_path):
     assert plans.find(key("b")) == PLAN
 
 
+def test_timings_go_first_and_no_engine_goes_for_them(tmp_path):
+    plans = Plans(tmp_path / "engines", limit_mb=4.1)
+    timed = {module.TIMINGS: "Orin"}
+    timings = sorted(f"{Plans.key(timed)}.{kind}" for kind in ("json", "plan"))
+    put(plans, "a", bytes(2 * 2**20), used=1e9)
+    plans.store(Plans.key(timed), bytes(2**20), timed, {})
+    assert left(plans) == sorted(whole("a") + timings)
+    put(plans, "b", bytes(2 * 2**20), used=1e9 + 1)
+    assert left(plans) == whole("a", "b"), "the older engine stays"
+    with pytest.raises(BuildError, match=r"1\.00 MiB of timings do not fit .* of which 4\.1 MiB are kept\. Set EDGEKIT_ENGINES_MB to more"):
+        plans.store(Plans.key(timed), bytes(2**20), timed, {})
+    assert left(plans) == whole("a", "b")
+
+
 def test_what_is_locked_stays(tmp_path):
     plans = Plans(tmp_path / "engines", limit_mb=2.1)
     for index, name in enumerate("ab"):
@@ -707,6 +721,8 @@ def test_a_limit_that_is_no_number(tmp_path, monkeypatch, nonsense):
     monkeypatch.setenv("EDGEKIT_ENGINES_MB", nonsense)
     with pytest.raises(UsageError, match=f"EDGEKIT_ENGINES_MB is '{nonsense}', expected a number"):
         Plans(tmp_path)
+    with pytest.raises(UsageError, match="limit_mb is -1, expected a number"):
+        Plans(tmp_path, limit_mb=-1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system has no /proc/self/fd")

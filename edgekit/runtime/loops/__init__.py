@@ -15,9 +15,11 @@ def get(name: str) -> Loop:
     """The module of a loop.
 
     Raises:
-        FormatError: for a loop that neither this version nor an installed package has.
+        FormatError: for a loop that neither this version nor an installed package has, or whose package does not serve.
     """
     try:
         return _LOOPS.get(name)
     except UsageError as problem:
+        if name in _LOOPS.known():
+            raise FormatError(f"The loop that drives the bundle does not serve. {problem}") from problem
         raise FormatError(f"The bundle is driven by a loop that is not here. {problem} Install a newer EdgeKit, or the package of its task.") from problem
