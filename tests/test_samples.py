@@ -742,6 +742,16 @@ def test_one_object_of_lists_that_may_be_a_row_or_a_table_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["s.jsonl", "s.json"])
+@pytest.mark.parametrize(
+    ("words", "inputs"),
+    [(["Ada L", "x y"], ["Ada L", "x y"]), (["['Ada', 'L']", "['x']"], [("Ada", "L"), ("x",)]), (["['Ada' 'L']", "stop"], [("Ada", "L"), "stop"])],
+    ids=["texts", "lists", "a list and a text"],
+)
+def test_columns_of_what_can_be_no_word_are_a_table(tmp_path, name, words, inputs):
+    assert words_of(raw(tmp_path, json.dumps({"words": words, "label": ["a", "b"]}), name)) == list(zip(inputs, ["a", "b"], strict=True))
+
+
+@pytest.mark.parametrize("name", ["s.jsonl", "s.json"])
 def test_columns_of_words_are_a_table(tmp_path, name):
     table = {"words": [["no", "stop"], ["go"]], "label": [["O", "O"], ["O"]]}
     assert words_of(raw(tmp_path, json.dumps(table), name)) == [(("no", "stop"), ["O", "O"]), (("go",), ["O"])]

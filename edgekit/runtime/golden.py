@@ -11,7 +11,8 @@ with SME, ONNX Runtime takes it by row, elsewhere by tensor. Such a variant also
 The file is an ``.npz`` of stored arrays, in one of two layouts, by the signature of the graph. The table is for integer inputs of one axis that varies and one
 float32 output of fixed shape: ``lengths``, ``input.NAME`` ``[rows, longest]``, ``outputs.VARIANT`` and ``reference`` ``[rows, ...]``. All other graphs have
 ``input.NAME``, ``outputs.VARIANT.NAME`` and ``reference.NAME`` as :func:`edgekit.spec.rows.pack` makes them: ragged arrays are flat, with their shapes beside.
-There ``kept.NAME`` are the arrays of an input that no graph takes and that tell the task what the outputs are of, e.g. which tokens begin a word.
+In both, ``kept.NAME`` (packed alike) are the arrays of an input that no graph takes and that tell the task what the outputs are of, e.g. which tokens begin
+a word.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequenc
         reference: outputs of each row in float32; None where they are not known.
     """
     answered = {f"outputs.{i}": variant for i, variant in enumerate(outputs)} | ({} if reference is None else {"reference": reference})
+    taken = _of_graphs(rows, signature.inputs)
     named: dict[str, Any] = {}
     if _is_table(signature):
         (output,) = signature.outputs
@@ -139,12 +141,11 @@ def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequenc
         reference_column = {name: columns.pop(name) for name in ("reference",) if name in columns}
         named = {"lengths": np.array([single.size(signature, row) for row in rows], np.int64), **columns, **given, **reference_column}
     else:
-        taken = _of_graphs(rows, signature.inputs)
-        kept = [{f"{_KEPT}{name}": array for name, array in row.items() if name not in own} for row, own in zip(rows, taken, strict=True)]
         named = {f"input.{name}": _smallest(array) for name, array in of_rows.pack(taken).items()}
-        named |= {name: _smallest(array) for name, array in of_rows.pack(kept).items()}
         for prefix, variant in answered.items():
             named |= {f"{prefix}.{name}": array for name, array in of_rows.pack(_of_graphs(variant, signature.outputs)).items()}
+    kept = [{f"{_KEPT}{name}": array for name, array in row.items() if name not in own} for row, own in zip(rows, taken, strict=True)]
+    named |= {name: _smallest(array) for name, array in of_rows.pack(kept).items()}
     stream = io.BytesIO()
     np.savez(stream, **named)
     return stream.getvalue()
@@ -225,8 +226,8 @@ def compare(stored: Golden, variant: int, found: Sequence[Arrays], task: Task, a
         task: tells what an answer is.
         as_they_come: activations are quantized as they come, so that another kernel may take other ranges.
     """
+    spread = of_rows.spread(stored.outputs[variant])  # of the answers alone: what the loop hands on of an input may be of any size
     expected, reference = _completed(stored.outputs[variant], found), stored.reference
-    spread = of_rows.spread(expected)
     difference, flips = of_rows.difference(expected, found) / spread, int((~task.same_answer(found, expected)).sum())
     if reference is None or not as_they_come:
         return GoldenResult(len(expected), difference, flips)
@@ -281,7 +282,7 @@ def _read(content: bytes, bundle: Bundle) -> Golden:
 
 def _read_table(content: bytes, signature: Signature, outputs: Sequence[str]) -> Golden:
     names = {f"input.{spec.name}": spec for spec in signature.inputs}
-    arrays = _npz.read(content, ["lengths", *outputs, *names], ["reference"])
+    arrays = _npz.read(content, ["lengths", *outputs, *names], ["reference"], _KEPT)
     lengths = arrays["lengths"]
     if lengths.dtype != np.int64 or lengths.ndim != 1 or not 1 <= len(lengths) <= _MOST_ROWS or lengths.min() < 1:
         raise ValueError(f"its lengths are {lengths.dtype} {lengths.shape}, expected int64 of 1 to {_MOST_ROWS} rows, each at least 1")
@@ -298,7 +299,7 @@ def _read_table(content: bytes, signature: Signature, outputs: Sequence[str]) ->
     rows: list[Arrays] = [{name: array[i, :length] for name, array in whole.items()} for i, length in enumerate(lengths.tolist())]
     (output,) = signature.outputs
     columns: dict[str, list[Arrays]] = {name: [{output.name: row} for row in arrays[name]] for name in kept}
-    return Golden(rows, [columns[name] for name in outputs], columns.get("reference"))
+    return Golden(_with_kept(rows, arrays), [columns[name] for name in outputs], columns.get("reference"))
 
 
 def _read_packed(content: bytes, signature: Signature, outputs: Sequence[str], *, whole: bool) -> Golden:
@@ -319,12 +320,16 @@ def _read_packed(content: bytes, signature: Signature, outputs: Sequence[str], *
         raise ValueError(f"it is of {count} inputs and {[len(found) for found in rows.values()]} answers, expected 1 to {_MOST_ROWS} rows of all")
     if any(0 in array.shape for row in rows["input"] for array in row.values()):
         raise ValueError("an input is empty, expected at least one value")
-    kept = _unpacked(arrays, "kept") or [{}] * count
-    if len(kept) != count:
-        raise ValueError(f"it is of {count} inputs and what was kept of {len(kept)}")
+    return Golden(_with_kept(rows["input"], arrays), [rows[name] for name in outputs], rows.get("reference"))
+
+
+def _with_kept(rows: Sequence[Arrays], arrays: Mapping[str, np.ndarray]) -> list[Arrays]:
+    """Inputs of graphs with the arrays beside them, where the file has these."""
+    kept = _unpacked(arrays, "kept") or [{}] * len(rows)
+    if len(kept) != len(rows):
+        raise ValueError(f"it is of {len(rows)} inputs and what was kept of {len(kept)}")
     whole_numbers = [{name: array.astype(np.int64) if array.dtype.kind in "iu" else array for name, array in row.items()} for row in kept]
-    inputs: list[Arrays] = [{**own, **row} for row, own in zip(rows["input"], whole_numbers, strict=True)]
-    return Golden(inputs, [rows[name] for name in outputs], rows.get("reference"))
+    return [{**row, **beside} for row, beside in zip(rows, whole_numbers, strict=True)]
 
 
 def _packed_rows(arrays: Mapping[str, np.ndarray], part: str, specs: Sequence[TensorSpec]) -> list[Arrays]:

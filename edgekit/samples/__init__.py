@@ -228,8 +228,11 @@ def _records(file: Path, kind: str, named: Mapping[str, str], slices: Sequence[s
 
         def is_row(found: Mapping[str, object]) -> bool:
             with contextlib.suppress(SamplesError):
-                modality.read({role: found.get(named.get(role, role)) for role in modality.roles}, file.parent)
-                return True
+                columns = {role: found.get(named.get(role, role)) for role in modality.roles}
+                modality.read(columns, file.parent)
+                # What is several words, or a list that was written into a cell, is a row itself.
+                parts = [(role, part) for role, column in columns.items() if isinstance(column, list) for part in column if isinstance(part, str)]
+                return not any(" " in part.strip() or isinstance(modality.read({**columns, role: part}, file.parent), tuple) for role, part in parts)
             return False
 
         yield from _json.records(text, file, kind == "jsonl", is_row)

@@ -26,7 +26,8 @@ def records(text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str,
         text: of the file.
         file: for messages.
         by_line: the name of the file says that a line is a row.
-        is_row: whether an object is a row as it stands: where inputs are lists, one of lists may be a row, and a table of columns too.
+        is_row: whether an object is a row as it stands: where inputs are lists of words, one of lists may be a row, and a table of columns too, unless a
+            part of a list can be no word.
 
     Yields:
         The place (``line 3`` or ``row 3``), and column to value.

@@ -17,7 +17,8 @@ LONGEST = 1_000_000
 _TEXT = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 _LIST = re.compile(rf"\[\s*{_TEXT}(?:\s+(?:{_TEXT}|\.\.\.))+\s*\]", re.DOTALL)
 _LEFT_OUT = "..."
-_TYPED = re.compile(rf"""({_TEXT})|np\.(?:(True|False)_|\w+\(({_TEXT}|[^()'"]*)\))""", re.DOTALL)
+# A text that does not end takes all that follows: were it looked for again behind each quote in it, the time would grow with the square of the length.
+_TYPED = re.compile(rf"""({_TEXT}|['"].*)|np\.(?:(True|False)_|\w+\(({_TEXT}|[^()'"]*)\))""", re.DOTALL)
 
 
 def without_types(cell: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from edgekit.spec.errors import InputError
 from edgekit.spec.protocols import Arrays, Encoded, Input, Task
 
 __all__ = ["SHAPES", "difference", "encode_each", "finite", "pack", "spread", "unpack"]
@@ -20,10 +21,25 @@ def encode_each(task: Task, inputs: Sequence[Input]) -> Iterator[Encoded]:
     """What a task makes of each input, of few at a time: tens of thousands of decoded images are larger than the memory.
 
     Raises:
-        InputError: as :meth:`Task.preprocess` does; places in the message are those among the few.
+        InputError: as :meth:`Task.preprocess` does, with the place among all inputs.
     """
     for start in range(0, len(inputs), _ENCODED_AT_ONCE):
-        yield from task.preprocess(inputs[start : start + _ENCODED_AT_ONCE])
+        few = inputs[start : start + _ENCODED_AT_ONCE]
+        try:
+            encoded = task.preprocess(few)
+        except InputError:
+            for place, value in enumerate(few, start) if start else ():
+                _check(task, value, place)
+            raise
+        yield from encoded
+
+
+def _check(task: Task, value: Input, place: int) -> None:
+    """Raises what is wrong with an input. A task tells the place of one among several, so it is asked for two."""
+    try:
+        task.preprocess([value, value])
+    except InputError as problem:
+        raise InputError(str(problem).replace(" at position 0", f" at position {place}", 1)) from problem
 
 
 def pack(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:

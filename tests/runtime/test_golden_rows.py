@@ -153,6 +153,25 @@ def test_a_bundle_that_keeps_nothing_of_its_inputs_is_compared_by_all_tokens():
     assert golden.compare(stored, 0, [{"logits": tagged(9, 9, -0.2, -9, 9)[0]["logits"]}], TAGGER, False).flips == 1
 
 
+def test_what_a_loop_hands_on_does_not_widen_what_is_let_through():
+    offsets = np.linspace(0, 1000, 5, dtype=np.float32)
+    stored = golden.Golden([{"ids": np.arange(5)}], [[{"tokens": np.zeros((5, 2), np.float32)}]], None)
+    found = [{"tokens": np.array([[5, 0]] * 5, np.float32), "offsets": offsets}]
+    result = golden.compare(stored, 0, found, Task(), False)
+    assert (result.difference, result.passed) == (5, False)
+
+
+def test_a_table_keeps_what_no_graph_takes():
+    """Integer inputs and one output of a fixed shape."""
+    labels = Signature("forward", WORDS.inputs, (TensorSpec("logits", "float32", ("batch", 2)),))
+    rows = [{"input_ids": np.arange(n), "words": np.arange(n) - 1, "scale": np.array([0.5], np.float32)} for n in (3, 5)]
+    answers = [{"logits": np.array([n, 1], np.float32), "words": row["words"]} for n, row in enumerate(rows)]
+    content = golden.pack(labels, rows, [answers], None)
+    with np.load(io.BytesIO(content)) as arrays:
+        assert "lengths" in arrays.files
+    same(golden.read(bundle(content, labels)).rows, rows)
+
+
 def test_outputs_of_another_size_and_no_numbers_are_as_far_off_as_can_be():
     stored = golden.Golden(ROWS, [ANSWERS], None)
     shorter = [{**row, "tokens": row["tokens"][:-1]} for row in ANSWERS]

@@ -53,6 +53,13 @@ def test_a_text_in_brackets_stays_a_text(cell):
     assert read(cell) == cell
 
 
+def test_a_quote_that_nothing_ends_takes_no_longer_than_its_length():
+    """By a pattern that looks for its end behind every quote again, this takes hours."""
+    cell = "[np.x '" + "\\'" * 100_000 + "]"
+    assert read(cell) == _labels.unwritten(cell) == cell
+    assert cells.without_types("[np.str_('a'), 'it") == "['a', 'it"
+
+
 def test_labels_of_as_many_words_as_a_cell_holds_are_read():
     labels = ["O"] * 150_000
     assert _labels.unwritten(str(labels)) == labels

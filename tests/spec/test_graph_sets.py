@@ -1,0 +1,14 @@
+"""Graphs of a model as one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.spec.graph import Graph, GraphSet
+from edgekit.spec.tensor import Signature
+
+
+def test_what_was_chosen_for_several_graphs_names_each_layer_once():
+    recipes = {"encode": {"ranges": "mse", "keep_float": "l0, l1"}, "step": {"ranges": "min_max", "keep_float": "l0, l1, l2"}}
+    graphs = tuple(Graph(Signature(name, (), ()), Path(name), "static", recipe) for name, recipe in recipes.items())
+    assert GraphSet("toy", "toy", graphs, Path()).recipe == {"ranges": "mse, min_max", "keep_float": "l0, l1, l2"}
