@@ -5,6 +5,7 @@ Nothing here grows with the number of rows: histograms have a fixed size, and ou
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,6 +90,7 @@ class Calibration:
         """The calibration of one graph."""
         return self._graphs.get(signature, self)
 
+    @functools.cached_property
     def guard_digest(self) -> str:
         """sha256 of the guard's feeds of all graphs, in hex."""
         digest = hashlib.sha256()
@@ -96,6 +98,13 @@ class Calibration:
             for name, array in sorted(feeds.items()):
                 digest.update(f"{name} {array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
+
+    def unguarded(self) -> Calibration:
+        """The same without the guard's feeds, with all that was measured: for what is made often and judged by the calibration rows alone."""
+        graphs = {name: one.unguarded() for name, one in self._graphs.items()}
+        other = Calibration(self.batches, self.divergence, split=self._split, graphs=graphs)
+        other._measured, other._expected = self._measured, self._expected
+        return other
 
     def sample(self) -> Batches:
         """Up to 16 batches, spread over the set: what a search looks at."""

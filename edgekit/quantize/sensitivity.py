@@ -44,11 +44,11 @@ def rank(method: Method, graphs: GraphSet, calibration: Calibration, settings: Q
         method: by which a layer is quantized.
         graphs: float32 graphs. A recipe of one says which ``ranges`` and ``smooth`` were chosen for it; where neither that nor the settings say them they
             are searched anew for every layer.
-        calibration: feeds of every graph; a layer's damage is that to the outputs of its own graph.
+        calibration: feeds of every graph; a layer's damage is that to the outputs of its own graph. No guard's feeds are run for it.
         settings: embeddings stay in float here.
         progress: told after each layer.
     """
-    layers = []
+    layers, calibration = [], calibration.unguarded()
     for graph in graphs.graphs:
         model = load(graph.path).graph
         names, kept = [layer.name for layer in linears(model)], in_float(model, settings)

@@ -131,7 +131,7 @@ def _made_from(ctx: BuildContext, method: str, float_graphs: GraphSet, settings:
         "graphs": [sha256(graph.path) for graph in float_graphs.graphs],
         "assets": [[name, sha256(float_graphs.assets / name)] for name in files_below(float_graphs.assets)],
         "samples": ctx.calibration.digest,
-        "guard": calibration.guard_digest() if guarded else "",
+        "guard": calibration.guard_digest if guarded else "",
         "settings": plain(settings),
         "model": ctx.model_digest,
     }

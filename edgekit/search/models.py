@@ -133,7 +133,7 @@ def make_calibration(
 
     Args:
         ctx: the build.
-        float_graphs: graphs of the export, which are run where feeds of one are outputs of another.
+        float_graphs: graphs of the export, which are run where feeds of one are outputs of another, or of an earlier call.
         task: of the model.
         calls: calibration rows of each call.
         guard: gives the rows of each call that no 16-bit type may overflow on.
@@ -166,6 +166,10 @@ def make_calibration(
 def _record(ctx: BuildContext, float_graphs: GraphSet, calls: Iterable[Sequence[Arrays]]) -> Iterator[Mapping[str, list[dict[str, np.ndarray]]]]:
     """Signature name to the feeds of its graph, call by call."""
     signatures = [graph.signature for graph in float_graphs.graphs]
+    if len(signatures) == 1 and not signatures[0].state:  # its feeds are made of rows alone
+        record = loops.get(float_graphs.loop).record
+        yield from (record({}, {signatures[0].name: signatures[0]}, rows) for rows in calls)
+        return
     paths = {graph.signature.name: graph.path for graph in float_graphs.graphs}
     with stand_in.open_graphs(paths, signatures, float_graphs.loop, STAND_IN, "cpu", ctx.cache.scratch, threads=cpus()) as runner:
         yield from map(runner.record, calls)

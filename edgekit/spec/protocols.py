@@ -380,6 +380,8 @@ class Loop(Protocol):
     def record(self, engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> Mapping[str, list[dict[str, np.ndarray]]]:
         """Feeds of every graph, batch first, as :meth:`run` of these rows brings them about: what a graph is calibrated with.
 
+        A loop of one graph without a state needs no engine here, and may be given none. Rows of examples may lack arrays that no graph takes.
+
         Rows share a call here as they do in :meth:`run`, so the caller cuts a list into calls.
         """
 

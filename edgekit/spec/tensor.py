@@ -34,7 +34,8 @@ class Signature:
         name: unique within its graph set.
         inputs: in the order of the graph.
         outputs: in the order of the graph.
-        state: pairs of an output and the input that takes it at the next call for the same rows. At their first call the loop says what such an input holds.
+        state: pairs of an output and the input that takes it at the next call for the same rows. Both have one type
+            and one shape, axes by name: a state does not grow. At their first call the loop says what such an input holds.
     """
 
     name: str
@@ -53,7 +54,7 @@ class Signature:
             pair = f"The signature '{self.name}' hands on its output '{output}' as its input '{name}'"
             if output not in gives or name not in takes:
                 raise ValueError(f"{pair}, and has the outputs {', '.join(gives)} and the inputs {', '.join(takes)}. Name one of each.")
-            if not _fits(gives[output], takes[name]):
+            if (gives[output].dtype, gives[output].shape) != (takes[name].dtype, takes[name].shape):
                 from_, to = (f"{spec.dtype} [{', '.join(map(str, spec.shape))}]" for spec in (gives[output], takes[name]))
                 raise ValueError(f"{pair}, and the one is {from_}, the other {to}. Export the graph with one type and one shape of both.")
         if len({name for _, name in self.state}) < len(self.state):
@@ -68,13 +69,6 @@ class Signature:
     def varying(self) -> tuple[str, ...]:
         """Names of the input axes behind ``batch`` that vary from row to row. The first is the bucketed axis; there is none where all rows have one shape."""
         return tuple(dict.fromkeys(axis for _, _, axis in self.places))
-
-
-def _fits(output: TensorSpec, taken: TensorSpec) -> bool:
-    """Whether an input takes an output: an axis that varies may grow from call to call, all others are equal."""
-    if output.dtype != taken.dtype or len(output.shape) != len(taken.shape) or output.shape[:1] != taken.shape[:1]:
-        return False
-    return all(a == b or (isinstance(a, str) and isinstance(b, str)) for a, b in zip(output.shape, taken.shape, strict=True))
 
 
 def merged(signatures: Sequence[Signature]) -> Signature:
