@@ -134,13 +134,15 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node], result: ir.Value) -> None:
-    """Puts ``new`` nodes in the place of ``old``; whoever used its output now uses ``result``, which takes its name and type where it is new."""
+    """Puts ``new`` nodes in the place of ``old``; whoever used its output now uses ``result``, which takes its type, and its name from a new node."""
     for node in new:
         node.metadata_props.update(old.metadata_props)
     if result.producer() in new:
         ir.convenience.replace_nodes_and_values(graph, old, [old], new, old.outputs, [result])
         return
     # What was there before keeps its name: it may be an input of the graph.
+    if result.type is None:
+        result.type, result.shape = old.outputs[0].type, old.outputs[0].shape
     ir.convenience.replace_all_uses_with(old.outputs[0], result, replace_graph_outputs=True)
     graph.remove(old, safe=True)
 
