@@ -175,18 +175,18 @@ def build(
         entries = [prepare_model(ctx, student, model) for student, model in models.sources.items()]
         origin.release()
 
+        noted = (
+            *origin.notes,
+            *checks.cut_notes(bound, {"calibration": files.calibration, "evaluation": files.evaluation}),
+            *rows.notes,
+            *(test_rows.notes if test_rows is not None else ()),
+            *filter(None, (doubt.said if doubt else "", rows.note)),
+            *request.left_out,
+            *checks.notes(request.target, files.calibration, entries[0].sizes),
+        )
+
         def describe(ctx: BuildContext, choice: Choice, engines: Verified) -> Manifest:
-            notes = [
-                *origin.notes,
-                *checks.cut_notes(bound, {"calibration": files.calibration, "evaluation": files.evaluation}),
-                *rows.notes,
-                *(test_rows.notes if test_rows is not None else ()),
-                *filter(None, (doubt.said if doubt else "", rows.note)),
-                *request.left_out,
-                *checks.notes(request.target, files.calibration, entries[0].sizes),
-                *filter(None, [models.trimmed.get(choice.winner.model)]),
-                *ctx.notes,
-            ]
+            notes = [*noted, *filter(None, [models.trimmed.get(choice.winner.model)]), *ctx.notes]
             return complete_manifest(ctx, request, choice, engines, notes, doubt)
 
         # The search: candidates are made by every method, answer the rows, and race. The fastest inside the budget wins, and its bundle is completed.

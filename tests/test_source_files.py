@@ -14,7 +14,7 @@ import tiny
 import tiny_words
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, BertTokenizer, TextClassificationPipeline
+from transformers import AutoTokenizer, BertTokenizer, GPT2Config, TextClassificationPipeline
 
 import edgekit
 from edgekit import source
@@ -23,7 +23,7 @@ from edgekit.runtime.load import load
 from edgekit.samples import Sample
 from edgekit.search.request import ModelRequest
 from edgekit.source.processors import _tokenizer
-from edgekit.source.processors.text import tokenizer_json
+from edgekit.source.processors.text import facts, tokenizer_json
 from edgekit.spec.errors import InputError, ModelError, SamplesError, UsageError
 from edgekit.spec.protocols import Encoded
 from edgekit.tasks.text_classification import Settings, bound
@@ -211,6 +211,16 @@ def test_lengths_that_differ_are_noted(folder):
     assert "tokenizer_config.json says 32 tokens (model_max_length), config.json 64 positions: 32 count." in said
     assert "tokenizer.json (truncation) says 24 tokens: 32 count." in said
     assert "sentence_bert_config.json (max_seq_length) says 16 tokens: 32 count." in said
+
+
+def test_the_length_of_a_module_under_another_name():
+    """GPT-2's config has n_positions; Transformers answers max_position_embeddings with it, and no dict of the config has that key."""
+    module, tokens = torch.nn.Linear(1, 1), small.tokenizer()
+    module.config, tokens.model_max_length = GPT2Config(n_positions=40), 10**30
+    assert facts("a module", module, tokens)["max_length"] == 40
+    module.config = torch.nn.Module()
+    with pytest.raises(ModelError, match=r"Neither the tokenizer \(model_max_length\) nor the config"):
+        facts("a module", module, tokens)
 
 
 def test_pads_that_differ_are_noted(folder):

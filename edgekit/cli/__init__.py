@@ -1,6 +1,6 @@
 """The command line. A file is a verb: a parser plus one call.
 
-``--help`` of every verb imports click alone: a verb's module imports what it calls when it is called.
+``--help`` of a verb imports no backend, no torch and no scipy: a verb's module imports what it calls when it is called.
 """
 
 from __future__ import annotations

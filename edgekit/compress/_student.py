@@ -295,7 +295,7 @@ def _given(teacher: Source, given: Source) -> Student:
     differs = None if same else f"The student has another {processors.NOUN}"
     if same and not (has_stack(given.module) and has_stack(teacher.module)):
         differs = "Teacher or student has no stack of equal layers"
-    notes = () if differs is None else (f"{differs}, so it learns from the teacher's answers, not from its relations between tokens.",)
+    notes = () if differs is None else (f"{differs}, so the student learns from the teacher's answers, not from relations between tokens.",)
     return Student(given.module, given, given.digest, False, notes)
 
 

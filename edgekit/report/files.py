@@ -127,8 +127,10 @@ def write_text(file: str | Path, text: str) -> None:
     Raises:
         BuildError: when it cannot be written.
     """
-    with disk_errors(Path(file)):
+    try:
         Path(file).write_text(text, "utf-8")
+    except OSError as problem:
+        raise BuildError(f"{file} cannot be written: {problem.strerror or problem}. Check the path and its permissions.") from problem
 
 
 @contextlib.contextmanager

@@ -76,20 +76,20 @@ def choose_whole(ctx: BuildContext, models: Sequence[ModelEntry], describe: Call
         graphs = next(model.float_graphs for model in models if model.name == winner.model)
         inputs = goldens.make(choice.variants, choice.files, winner.bundle, graphs, ctx.target, ctx.cache.scratch)
         files = {**choice.files, **engines.files, golden.FILE: inputs, record.FILE: ctx.recorded.text().encode()}
-        size_mb = _size_mb(describe(ctx, choice, engines), files)
+        manifest = describe(ctx, choice, engines)
+        size_mb = _size_mb(manifest, files)
         # Engines, and other variants that are shipped with the winner, are no part of what every bundle has beside its graphs and assets.
         beside_mb = size_mb - winner.bundle.size / 2**20 - choose.files_mb(choice.files) + choose.files_mb(winner.files) - choose.files_mb(engines.files)
         if limit_mb is None or size_mb <= limit_mb + 1e-9:
             judged = tuple(replace(trial, size_mb=trial.size_mb - ctx.beside_mb + beside_mb) for trial in choice.trials)
-            choice = replace(choice, trials=judged)
-            return Whole(choice, describe(ctx, choice, engines), files)
+            return Whole(replace(choice, trials=judged), replace(manifest, trials=judged), files)
         if beside_mb <= ctx.beside_mb + 1e-9:
             if len(choice.variants) == 1:
                 engine = f", {choose.files_mb(engines.files):.3g} MB of it its engine" if engines.files else ""
-                raise BudgetError(f"The whole bundle of {choice.reason} It has {size_mb:.4g} MB{engine}, and size_mb allows {limit_mb:g}. Raise it.")
+                raise BudgetError(f"{choice.reason} Its whole bundle has {size_mb:.4g} MB{engine}, and size_mb allows {limit_mb:g}. Raise it.")
             shipped = 1
         # What was searched in time is searched again, from the cache; what was said of the first choice is not true of the next.
-        ctx = replace(ctx, beside_mb=max(ctx.beside_mb, beside_mb), notes=dict(noted), deadline=ctx.deadline if ctx.late else None)
+        ctx = replace(ctx, beside_mb=max(ctx.beside_mb, beside_mb), notes=dict(noted), repeated=not ctx.late)
 
 
 def _size_mb(manifest: Manifest, files: Mapping[str, Path | bytes]) -> float:

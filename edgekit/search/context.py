@@ -96,6 +96,7 @@ class BuildContext:
         provenance: origin of the bundle, as its manifest says it.
         replayed: record that costs and times are taken from, in place of a clock.
         beside_mb: what a whole bundle has beside the graphs and assets of its candidate, as far as that is known, MiB.
+        repeated: the search ended in time, and is gone through again: nothing of it is left out now.
         notes: what should be known of the search, a sentence each, each once.
     """
 
@@ -110,6 +111,7 @@ class BuildContext:
     provenance: Mapping[str, str] = field(default_factory=dict)
     replayed: Record | None = None
     beside_mb: float = 0.0
+    repeated: bool = False
     notes: dict[str, None] = field(default_factory=dict)
 
     def note(self, *sentences: str) -> None:
@@ -135,4 +137,4 @@ class BuildContext:
     @property
     def late(self) -> bool:
         """Whether the time allowed is used up."""
-        return self.deadline is not None and time.monotonic() > self.deadline
+        return not self.repeated and self.deadline is not None and time.monotonic() > self.deadline

@@ -72,8 +72,8 @@ class StepCache:
         Args:
             step: name for people.
             parts: what the result depends on; ``model`` is a digest, or None for a module from Python.
-            make: computes the result, and writes what ``read`` needs of it into an empty folder. Of a result with ``busy``, what else the machine did while
-                times in it were taken, old ones and those of a busy machine are not used.
+            make: computes the result, and writes what ``read`` needs of it into an empty folder. A result with the attribute ``busy`` holds
+                times, and says there what else the machine did meanwhile: one that is old, or of a busy machine, is made anew.
             read: the result from that folder.
             names_files: the result names files of its folder, which has another name when it is whole.
         """

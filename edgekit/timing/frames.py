@@ -94,15 +94,15 @@ def _plain(value: Any, arrays: list[np.ndarray]) -> Any:
 
 def _value(data: Any, arrays: Sequence[np.ndarray]) -> Any:
     """What :func:`_plain` made JSON of."""
-    match data:
-        case list():
-            return [_value(item, arrays) for item in data]
-        case {"\0": "tuple", "items": items}:
-            return tuple(_value(item, arrays) for item in items)
-        case {"\0": "path", "path": path}:
-            return Path(path)
-        case {"\0": "array", "index": index}:
-            return arrays[index]
-        case dict():
-            return {name: _value(item, arrays) for name, item in data.items()}
-    return data
+    if isinstance(data, list):
+        return [_value(item, arrays) for item in data]
+    if not isinstance(data, dict):
+        return data
+    kind = data.get(_KIND)
+    if kind == "tuple":
+        return tuple(_value(item, arrays) for item in data["items"])
+    if kind == "path":
+        return Path(data["path"])
+    if kind == "array":
+        return arrays[data["index"]]
+    return {name: _value(item, arrays) for name, item in data.items()}

@@ -123,7 +123,7 @@ def test_a_student_of_one_s_own_with_another_tokenizer(tiny_model, rows, tmp_pat
     DistilBertForSequenceClassification(config).save_pretrained(tmp_path / "own")
     tokens.save_pretrained(tmp_path / "own")
     result = distilled(tiny_model, rows, tmp_path / "out", layers=None, student=tmp_path / "own")
-    assert result.notes == ("The student has another tokenizer, so it learns from the teacher's answers, not from its relations between tokens.",)
+    assert result.notes == ("The student has another tokenizer, so the student learns from the teacher's answers, not from relations between tokens.",)
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "distilbert"
 
 

@@ -50,7 +50,7 @@ def test_a_teacher_whose_layers_cannot_be_left_out_is_refused(name, said, rows, 
 
 def test_a_teacher_without_a_stack_of_layers_teaches_a_student_of_one_s_own(rows, tmp_path):
     made = edgekit.distill(tiny_images.folder("resnet"), **rows, out=tmp_path / "out", student=tiny_images.folder("convnext"), training=TRAINING)
-    assert any("no stack of equal layers, so it learns from the teacher's answers" in note for note in made.notes)
+    assert any("no stack of equal layers, so the student learns from the teacher's answers" in note for note in made.notes)
     assert made.epochs[-1].loss < made.epochs[0].loss
 
 

@@ -25,7 +25,7 @@ from edgekit.report.inspect import inspect
 from edgekit.runtime import choice, golden
 from edgekit.runtime import session as sessions
 from edgekit.samples import Sample, Samples
-from edgekit.search import checks
+from edgekit.search import checks, race
 from edgekit.search.checks import notes, settled
 from edgekit.spec.manifest import content_digest
 from edgekit.spec.sealed import matches
@@ -295,6 +295,27 @@ def test_the_size_that_counts_is_that_of_the_whole_bundle(build, tmp_path):
     with pytest.raises(BudgetError, match=rf"float32 on onnxruntime: over budget: size_mb {trial.size_mb:.3g}"):
         build(target=aim, budget={"accuracy_drop": 0.1, "size_mb": between}, force=True)
     assert build(target=aim, budget={"accuracy_drop": 0.1, "size_mb": trial.size_mb + 1e-3}, force=True).bundle.size == pytest.approx(bundle.size, abs=200)
+
+
+def test_a_search_that_is_gone_through_again_races_nothing_again(build, tmp_path, monkeypatch):
+    """Where the whole bundle is too large the others are judged anew, by the times that are there, whatever time is allowed."""
+    raced, real = [], race.in_turns
+
+    def in_turns(candidates, *rest, **said):
+        raced.append([c.variant for c in candidates])
+        return real(candidates, *rest, **said)
+
+    monkeypatch.setattr(race, "in_turns", in_turns)
+    aim, options = target(tmp_path / "one.toml", ("dynamic", "float32")), {"no_cache": True, "force": True, "max_time": 10_000}
+    first = build(target=aim, **options).bundle
+    smallest_mb = min(t.size_mb for t in first.manifest.trials)
+    bare_mb = sum(f.size for name, f in first.manifest.files.items() if name.startswith(("graphs/", "assets/"))) / 2**20
+    limit_mb = (bare_mb + 2 * smallest_mb) / 3
+    raced.clear()
+    with pytest.raises(BudgetError, match=r"(?s)dynamic on onnxruntime: over budget: size_mb .*float32 on onnxruntime: over budget: size_mb"):
+        build(target=aim, budget={"accuracy_drop": 0.1, "size_mb": limit_mb}, **options)
+    assert raced
+    assert all(raced.count(variants) == 1 for variants in raced)
 
 
 

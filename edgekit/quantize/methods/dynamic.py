@@ -39,7 +39,7 @@ _MASK = "mask_additive"
 
 
 def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
-    """Writes the fused dynamic INT8 form of each graph.
+    """Writes the fused dynamic INT8 form of each graph. One without linears comes out as it was, and loses the race.
 
     Args:
         graphs: cleaned float32 graphs.
@@ -47,8 +47,6 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
         settings: what to keep in float, and the bits of weights.
         out: folder for the new graphs.
         progress: told after each graph.
-
-    A graph without linears comes out as it was, and loses the race.
     """
 
     def change(_: Graph, model: ir.Model, skip: set[str]) -> dict[str, str]:

@@ -171,7 +171,9 @@ def dynamic_shapes(settings: Any) -> tuple[Any, ...]:
 
 
 def _max_length(config: Any, tokenizer: Any) -> int:
-    limit = _text_files.positions(entries(config))
+    # Names of Transformers that a class maps to its own (GPT-2's n_positions), or sets, are in no dict of a config: they are asked for one by one.
+    names = ("max_position_embeddings", "model_type", "pad_token_id")
+    limit = _text_files.positions({**entries(config), **{name: getattr(config, name) for name in names if hasattr(config, name)}})
     length = min(int(tokenizer.model_max_length), _text_files.UNLIMITED + 1 if limit is None else limit)
     if length > _text_files.UNLIMITED:
         raise ModelError(

@@ -83,10 +83,11 @@ def _heat(place: int, drift: Drift, include_text: bool, limits: Limits) -> Table
     shown = min(count, limits.words)
     words = drift.words if include_text and len(drift.words) == count else tuple(f"{i}" for i in range(1, count + 1))
     top = max((abs(v) for v in (*drift.before, *drift.after)), default=0.0)
+    scale = top or 1.0
 
     def cell(value: float) -> Cell:
-        shade = min(_SHADES, round(abs(value) / (top or 1.0) * _SHADES))
-        return Cell(minus(f"{100 * value / (top or 1.0):+.0f}"), "h0" if not shade else f"{'p' if value > 0 else 'n'}{shade}")
+        shade = min(_SHADES, round(abs(value) / scale * _SHADES))
+        return Cell(minus(f"{100 * value / scale:+.0f}"), "h0" if not shade else f"{'p' if value > 0 else 'n'}{shade}")
 
     rows: tuple[Row, ...] = (("before", *map(cell, drift.before[:shown])), ("now", *map(cell, drift.after[:shown])))
     caption = f"Row {drift.row:,}, answered ‘{cut(drift.answer, limits.name)}’ by both: rank correlation {minus(f'{drift.rank_correlation:+.2f}')}"
