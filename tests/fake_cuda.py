@@ -39,6 +39,7 @@ ERRORS = {
     908: ("CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread"),
     999: ("CUDA_ERROR_UNKNOWN", "unknown error"),
 }
+_STATIC = {code: tuple(text.encode() for text in texts) for code, texts in ERRORS.items()}  # a driver's texts outlive every call
 _ALWAYS = {"cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"}  # before cuInit too
 _WITHOUT_CONTEXT = _ALWAYS | {"cuCtxSetCurrent", *(name for name in FUNCTIONS if name.startswith("cuDevice"))}
 _UNSAFE = {"cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc", "cuMemFreeHost"}  # while this thread captures
@@ -246,9 +247,9 @@ class FakeDriver:
         out[0] = self.driver_version
 
     def _cuGetErrorName(self, code, out, which=0):
-        if code not in ERRORS:
+        if code not in _STATIC:
             raise Refused(1)
-        out[0] = ERRORS[code][which].encode()
+        out[0] = _STATIC[code][which]  # ctypes keeps no reference beyond this call
 
     def _cuGetErrorString(self, code, out):
         self._cuGetErrorName(code, out, 1)

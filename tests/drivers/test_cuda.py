@@ -742,6 +742,15 @@ MISUSE = {
 }
 
 
+def test_a_drivers_texts_outlive_the_calls(driver):
+    """The errors read them after the call, beside other threads."""
+    texts = {(code, function): ctypes.c_char_p() for code in ERRORS for function in ("cuGetErrorName", "cuGetErrorString")}
+    for (code, function), text in texts.items():
+        assert getattr(driver, function)(code, ctypes.byref(text)) == 0
+    read = {key: text.value.decode() for key, text in texts.items()}
+    assert read == {(code, function): ERRORS[code][function == "cuGetErrorString"] for code, function in texts}
+
+
 @pytest.mark.parametrize("text", MISUSE)
 def test_misuse_is_refused(objects, text):
     driver, cuda, held = objects
