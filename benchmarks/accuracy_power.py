@@ -81,11 +81,17 @@ def case(discordance: float, margin: float, share: float, draws: int, draw: np.r
 def through_outputs(losses: int, gains: int, right: int, wrong: int, margin: float, draw: np.random.Generator) -> bool:
     """Whether two models with these counts are a regression, from their outputs."""
     task = bound(Settings("single_label_classification", ("negative", "positive"), 128, ("input_ids",)), None)
-    rights = np.repeat([[True, False], [False, True], [True, True], [False, False]], (losses, gains, right, wrong), axis=0)
+    rights = np.repeat(
+        [[True, False], [False, True], [True, True], [False, False]], (losses, gains, right, wrong), axis=0
+    )
     rights = rights[draw.permutation(ROWS)]
     truth = draw.integers(0, 2, ROWS)
     strength = draw.gamma(2.0, 1.0, (ROWS, 2)) + 0.01
-    before, after = (np.eye(2)[np.where(rights[:, i], truth, 1 - truth)].astype(np.float32) * strength[:, i : i + 1].astype(np.float32) for i in (0, 1))
+    before, after = (
+        np.eye(2)[np.where(rights[:, i], truth, 1 - truth)].astype(np.float32)
+        * strength[:, i : i + 1].astype(np.float32)
+        for i in (0, 1)
+    )
     ids = [f"{i:016x}" for i in range(ROWS)]
     outputs = [[{"logits": row} for row in logits] for logits in (before, after)]
     compared = compare(Evaluation(task, ids, truth.tolist(), ids), *outputs, ids, margin=margin)
@@ -125,13 +131,17 @@ def table(cases: list[dict[str, Any]], reports: list[dict[str, Any]], draws: int
         "and base accuracy; in brackets the 95% Clopper-Pearson interval. Found: the lower end of the paired 90% interval lies above the margin. Margins",
         "and drops are points of accuracy.",
         "",
-        "| rows that differ | margin | resolvable | true drop | stated | " + " | ".join(f"found, base {a:.0%}" for a in ACCURACIES) + " |",
+        "| rows that differ | margin | resolvable | true drop | stated | "
+        + " | ".join(f"found, base {a:.0%}" for a in ACCURACIES)
+        + " |",
         "|---:|---:|---:|---:|---:|" + "---:|" * len(ACCURACIES),
     ]
     for c in cases:
         found = " | ".join(f"{f['found']:.1%} ({f['low']:.1%} to {f['high']:.1%})" for f in c["found"])
         what = "the margin" if c["share"] == 0 else f"{100 * c['drop']:.2f}"
-        lines.append(f"| {c['discordance']:.0%} | {100 * c['margin']:.0f} | {100 * c['resolvable']:.2f} | {what} | {c['stated']:.1%} | {found} |")
+        lines.append(
+            f"| {c['discordance']:.0%} | {100 * c['margin']:.0f} | {100 * c['resolvable']:.2f} | {what} | {c['stated']:.1%} | {found} |"
+        )
     apart = 100 * max(abs(c["stated"] - f["found"]) for c in cases if c["share"] > 0 for f in c["found"])
     beyond = 100 * max(off(c, f) for c in cases if c["share"] > 0 for f in c["found"])
     alarms = [(f["found"], f["low"], c["stated"]) for c in cases if c["share"] == 0 for f in c["found"]]
@@ -155,7 +165,9 @@ def table(cases: list[dict[str, Any]], reports: list[dict[str, Any]], draws: int
     for r in reports:
         low, middle, high = (100 * v for v in r["resolvable"])
         least, usual, most = r["power"]
-        lines.append(f"| {r['discordance']:.0%} | {middle:.2f} ({low:.2f} to {high:.2f}) | {usual:.0%} ({least:.0%} to {most:.0%}) | {r['mean_power']:.0%} |")
+        lines.append(
+            f"| {r['discordance']:.0%} | {middle:.2f} ({low:.2f} to {high:.2f}) | {usual:.0%} ({least:.0%} to {most:.0%}) | {r['mean_power']:.0%} |"
+        )
     few = Paired(ROWS, 1, 1, 0.0, *interval(1, 1), 1.0)
     formula = 0.01 + (Z_BOUND + Z_POWER) * (4 / (ROWS + 4) / ROWS) ** 0.5
     lines += [

@@ -53,7 +53,9 @@ from edgekit.timing.probe import prober
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("A", "B", "A and C in turns")
-GATED = {metric: margin for metric, margin in speed.margins(Gates()).items() if metric in ("p50", "p90", "first_answer")}
+GATED = {
+    metric: margin for metric, margin in speed.margins(Gates()).items() if metric in ("p50", "p90", "first_answer")
+}
 COUNTS = (1, 3, 6)
 """Sessions of a baseline."""
 
@@ -69,7 +71,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--max-time", type=float, default=30.0, help="seconds of a comparison in turns")
     parser.add_argument("--processes", type=int, default=check._PROCESSES, help="of a session by itself")
-    parser.add_argument("--wider", type=int, help="neurons that C has more; fitted to some 10 %% first where it is not given")
+    parser.add_argument(
+        "--wider", type=int, help="neurons that C has more; fitted to some 10 %% first where it is not given"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resamplings", type=int, default=10_000)
     parser.add_argument("--records", type=Path, default=HERE / "results" / "baseline_drift.json")
@@ -103,25 +107,51 @@ def measure(options: argparse.Namespace) -> None:
             found |= {"kind": kind, "load": loaded, "created": now(), "seconds": round(time.monotonic() - began, 1)}
             record["sessions"].append(found)
             save(options.records, record)
-            print(f"{number + 1}/{options.rounds * len(KINDS)} {kind}, load {'on' if loaded else 'off'}: {found['seconds']} s", flush=True)
+            print(
+                f"{number + 1}/{options.rounds * len(KINDS)} {kind}, load {'on' if loaded else 'off'}: {found['seconds']} s",
+                flush=True,
+            )
 
 
-def begin(options: argparse.Namespace, bundles: Mapping[str, Path], texts: Sequence[Any], folder: Path) -> dict[str, Any]:
+def begin(
+    options: argparse.Namespace, bundles: Mapping[str, Path], texts: Sequence[Any], folder: Path
+) -> dict[str, Any]:
     """The records so far, or new ones with what all sessions share."""
     here = plain(fingerprint())
     digests = {name: manifests.content_digest(opened(path).bundle.manifest) for name, path in bundles.items()}
     if options.records.exists():
         record: dict[str, Any] = json.loads(options.records.read_text("utf-8"))
-        changed = [n for n in here if n != "throttled" and here[n] != record["machine"][n]] + ([] if record["digests"] == digests else ["bundles"])
+        changed = [n for n in here if n != "throttled" and here[n] != record["machine"][n]] + (
+            [] if record["digests"] == digests else ["bundles"]
+        )
         if changed:
-            sys.exit(f"{options.records} was begun with other {', '.join(changed)}: remove it, or give another --records.")
+            sys.exit(
+                f"{options.records} was begun with other {', '.join(changed)}: remove it, or give another --records."
+            )
         return record
     variant = opened(bundles["A"]).bundle.manifest.variants[0]
-    record = {"machine": here, "digests": digests, "method": f"{variant.method} on {variant.backend}, {variant.threads} threads", "rows": len(texts)}
-    return record | {"seed": options.seed, "wider": options.wider or fitted(bundles["A"], texts, folder), "kernels": [], "sessions": []}
+    record = {
+        "machine": here,
+        "digests": digests,
+        "method": f"{variant.method} on {variant.backend}, {variant.threads} threads",
+        "rows": len(texts),
+    }
+    return record | {
+        "seed": options.seed,
+        "wider": options.wider or fitted(bundles["A"], texts, folder),
+        "kernels": [],
+        "sessions": [],
+    }
 
 
-def session(kind: str, bundles: Mapping[str, Path], texts: Sequence[Any], options: argparse.Namespace, seed: int, record: dict[str, Any]) -> dict[str, Any]:
+def session(
+    kind: str,
+    bundles: Mapping[str, Path],
+    texts: Sequence[Any],
+    options: argparse.Namespace,
+    seed: int,
+    record: dict[str, Any],
+) -> dict[str, Any]:
     """One session. The first fits the probe kernels, as a baseline does for the checks against it."""
     if kind not in bundles:
         a, c = (opened(bundles[name]) for name in "AC")
@@ -130,7 +160,12 @@ def session(kind: str, bundles: Mapping[str, Path], texts: Sequence[Any], option
         made = duel(a.worker, c.worker, texts, speed.enough(gated, sizes, seed), max_time=options.max_time, seed=seed)
         p50 = next(change for change in speed.paired(made, sizes, gated, seed).changes if change.metric == "p50")
         ratios = [[round(v, 5) for v in speed.log_ratios(*pair)] for pair in made.pairs]
-        return {"verdict": speed.verdict(p50, gated["p50"]), "ratio": p50.ratio, "looks": plain(made.looks), "log_ratios": ratios}
+        return {
+            "verdict": speed.verdict(p50, gated["p50"]),
+            "ratio": p50.ratio,
+            "looks": plain(made.looks),
+            "log_ratios": ratios,
+        }
     side = opened(bundles[kind])
     variant = side.bundle.manifest.variants[0]
     with prober(variant.backend, max(1, min(variant.threads, cpus()) // variant.streams)) as probes:
@@ -142,7 +177,9 @@ def session(kind: str, bundles: Mapping[str, Path], texts: Sequence[Any], option
 def slim(process: Process) -> Any:
     """A process without the rows that it answered, times in microseconds' precision."""
     blocks = tuple(tuple(round(t, 3) for t in block) for block in process.blocks_ms)
-    probes = {name: tuple(tuple(round(t, 3) for t in times) for times in every) for name, every in process.probes_ms.items()}
+    probes = {
+        name: tuple(tuple(round(t, 3) for t in times) for times in every) for name, every in process.probes_ms.items()
+    }
     return plain(replace(process, blocks_ms=blocks, probes_ms=probes, rows=()))
 
 
@@ -203,7 +240,10 @@ def slower(bundle: Path, place: Path, wider: int) -> Path:
         (wide,) = next(t.dims for t in graph.initializer if t.name == last.input[1])
         draw = np.random.default_rng(0)
         shapes = {"more_in": (wide, wider), "more_out": (wider, wide)}
-        graph.initializer.extend(numpy_helper.from_array(draw.normal(0, 0.02, shape).astype(np.float32), name) for name, shape in shapes.items())
+        graph.initializer.extend(
+            numpy_helper.from_array(draw.normal(0, 0.02, shape).astype(np.float32), name)
+            for name, shape in shapes.items()
+        )
         graph.initializer.append(numpy_helper.from_array(np.array(0.0, np.float32), "more_nothing"))
         logits = graph.output[0].name
         for node in graph.node:
@@ -214,7 +254,11 @@ def slower(bundle: Path, place: Path, wider: int) -> Path:
             inputs, axes = ([source, f"more_axis{axis}"], {}) if opset >= 18 else ([source], {"axes": [1]})
             graph.node.append(helper.make_node("ReduceMean", inputs, [result], keepdims=keep, **axes))
         at = len(graph.node) - 2
-        before = [("MatMul", [last.output[0], "more_in"], "more_a"), ("Relu", ["more_a"], "more_b"), ("MatMul", ["more_b", "more_out"], "more_c")]
+        before = [
+            ("MatMul", [last.output[0], "more_in"], "more_a"),
+            ("Relu", ["more_a"], "more_b"),
+            ("MatMul", ["more_b", "more_out"], "more_c"),
+        ]
         for offset, (kind, inputs, result) in enumerate(before):
             graph.node.insert(at + offset, helper.make_node(kind, inputs, [result]))
         graph.node.append(helper.make_node("Mul", ["more_e", "more_nothing"], ["more_zero"]))
@@ -260,7 +304,10 @@ def fitted(bundle: Path, texts: Sequence[Any], folder: Path) -> int:
 def table(record: Mapping[str, Any], times: int, seed: int) -> str:
     """All of the analysis, from the records alone."""
     every = record["sessions"]
-    own = {kind: [[parse(Process, p, "a process", ValueError) for p in s["processes"]] for s in every if s["kind"] == kind] for kind in KINDS[:2]}
+    own = {
+        kind: [[parse(Process, p, "a process", ValueError) for p in s["processes"]] for s in every if s["kind"] == kind]
+        for kind in KINDS[:2]
+    }
     live = [s for s in every if s["kind"] == KINDS[2]]
     longest, loaded = max(s["seconds"] for s in every), sum(s["load"] for s in every)
     lines = [
@@ -286,7 +333,10 @@ def spreads(own: Mapping[str, Sequence[Sequence[Process]]], every: Sequence[Mapp
         found = speed.session_estimates(metric, both, 0)
         for form in found[0]:
             values = np.array([one[form].value for one in found])
-            cells = [f"{np.std(values[chosen], ddof=1):.3f}" if chosen.sum() > 1 else "-" for chosen in (loads >= 0, ~loads, loads)]
+            cells = [
+                f"{np.std(values[chosen], ddof=1):.3f}" if chosen.sum() > 1 else "-"
+                for chosen in (loads >= 0, ~loads, loads)
+            ]
             lines.append(f"| {metric} | {sessions.in_words(form) or 'as it is'} | {' | '.join(cells)} |")
     return lines
 
@@ -294,7 +344,10 @@ def spreads(own: Mapping[str, Sequence[Sequence[Process]]], every: Sequence[Mapp
 def from_the_file(own: Mapping[str, Sequence[Sequence[Process]]], times: int, seed: int) -> list[str]:
     """Verdicts on B against sessions of A, B's times as they are and multiplied."""
     lines = ["Against a file, by sessions of the baseline:", ""]
-    lines += ["| gate | sessions | B is slower by | regression | inconclusive | pass |", "|---|---:|---:|---:|---:|---:|"]
+    lines += [
+        "| gate | sessions | B is slower by | regression | inconclusive | pass |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
     found = {metric: speed.session_estimates(metric, [*own["A"], *own["B"]], 0) for metric in GATED}
     for count in (c for c in COUNTS if c <= len(own["A"])):
         alarms = np.zeros(times, bool)
@@ -303,12 +356,16 @@ def from_the_file(own: Mapping[str, Sequence[Sequence[Process]]], times: int, se
                 verdicts = drawn(metric, found[metric], len(own["A"]), count, math.log1p(more), times, seed)
                 alarms |= (more == 0.0) & (verdicts == REGRESSION)
                 shares = [f"{np.mean(verdicts == v):.1%}" for v in (REGRESSION, INCONCLUSIVE, PASS)]
-                lines.append(f"| {metric} | {count} | {f'+{more:.0%}' if more else 'nothing (false alarms)'} | {' | '.join(shares)} |")
+                lines.append(
+                    f"| {metric} | {count} | {f'+{more:.0%}' if more else 'nothing (false alarms)'} | {' | '.join(shares)} |"
+                )
         lines.append(f"| any of them | {count} | nothing (false alarms) | {np.mean(alarms):.1%} | | |")
     return lines
 
 
-def drawn(metric: str, found: Sequence[Mapping[str, Estimate]], of_a: int, count: int, by: float, times: int, seed: int) -> np.ndarray:
+def drawn(
+    metric: str, found: Sequence[Mapping[str, Estimate]], of_a: int, count: int, by: float, times: int, seed: int
+) -> np.ndarray:
     """Verdicts of so many draws of sessions; the same draws for all metrics: ``[times]`` of text."""
     draw = np.random.default_rng([seed, count])
     verdicts = []
@@ -335,17 +392,32 @@ def in_turns(live: Sequence[Mapping[str, Any]], times: int, seed: int) -> list[s
     if not live:
         return []
     lines = ["In turns with the baseline's bundle, p50, a bundle that computes more:", ""]
-    lines += ["| load | sessions | median ratio | regression, live | drawn again | drawn again at +10% |", "|---|---:|---:|---|---:|---:|"]
+    lines += [
+        "| load | sessions | median ratio | regression, live | drawn again | drawn again at +10% |",
+        "|---|---:|---:|---|---:|---:|",
+    ]
     at_ten = [s | {"log_ratios": shifted_pairs(s, live)} for s in live]
-    for name, chosen in (("off", [s for s in live if not s["load"]]), ("on", [s for s in live if s["load"]]), ("all", list(live))):
+    for name, chosen in (
+        ("off", [s for s in live if not s["load"]]),
+        ("on", [s for s in live if s["load"]]),
+        ("all", list(live)),
+    ):
         if chosen:
             red = sum(s["verdict"] == REGRESSION for s in chosen)
             ends = binomtest(red, len(chosen)).proportion_ci(0.95, method="exact")
             ratio, again = float(np.median([s["ratio"] for s in chosen])), redrawn(chosen, times, seed)
             ten = redrawn([s for s in at_ten if s["load"] in {c["load"] for c in chosen}], times, seed)
-            lines.append(f"| {name} | {len(chosen)} | {ratio:.3f} | {red} ({ends.low:.1%} to {ends.high:.1%}) | {again:.1%} | {ten:.1%} |")
-    lines += ["", "More to compute takes less than 10% more time beside a load, which takes its own share of both bundles' time. The last column moves the"]
-    return [*lines, "ratios of all sessions of a kind of load by one factor, so that their median is 1.10, and leaves their variation as it was."]
+            lines.append(
+                f"| {name} | {len(chosen)} | {ratio:.3f} | {red} ({ends.low:.1%} to {ends.high:.1%}) | {again:.1%} | {ten:.1%} |"
+            )
+    lines += [
+        "",
+        "More to compute takes less than 10% more time beside a load, which takes its own share of both bundles' time. The last column moves the",
+    ]
+    return [
+        *lines,
+        "ratios of all sessions of a kind of load by one factor, so that their median is 1.10, and leaves their variation as it was.",
+    ]
 
 
 def shifted_pairs(session: Mapping[str, Any], live: Sequence[Mapping[str, Any]]) -> list[list[float]]:

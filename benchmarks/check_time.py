@@ -34,16 +34,34 @@ def main() -> None:
         kept, out = Path(folder, "baseline.json"), Path(folder, "report")
         made = timed("baseline", options.baseline, "--samples", options.samples, "-o", kept)
         rounds = [
-            {kind: timed("check", options.bundle, "--baseline", against, "--samples", options.samples, "-o", out) for kind, against in kinds(options, kept)}
+            {
+                kind: timed("check", options.bundle, "--baseline", against, "--samples", options.samples, "-o", out)
+                for kind, against in kinds(options, kept)
+            }
             for _ in range(options.rounds)
         ]
         rows = files.read(out / "report.json").rows
     machine = fingerprint()
     seconds = {kind: [found[kind]["seconds"] for found in rounds] for kind in rounds[0]}
-    record = {"cpu": machine.cpu, "cpus": machine.cpus, "rows": rows, "baseline_seconds": made["seconds"], "seconds": seconds, "rounds": rounds}
+    record = {
+        "cpu": machine.cpu,
+        "cpus": machine.cpus,
+        "rows": rows,
+        "baseline_seconds": made["seconds"],
+        "seconds": seconds,
+        "rounds": rounds,
+    }
     (HERE / "results" / "check_time.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    lines = [f"{rows} rows, {machine.cpu}, {machine.cpus} CPUs; whole command, {options.rounds} rounds.", "", "| | seconds, median | most |", "|---|---:|---:|"]
-    lines += [f"| `edgekit check` against {kind} | {statistics.median(taken):.0f} | {max(taken):.0f} |" for kind, taken in seconds.items()]
+    lines = [
+        f"{rows} rows, {machine.cpu}, {machine.cpus} CPUs; whole command, {options.rounds} rounds.",
+        "",
+        "| | seconds, median | most |",
+        "|---|---:|---:|",
+    ]
+    lines += [
+        f"| `edgekit check` against {kind} | {statistics.median(taken):.0f} | {max(taken):.0f} |"
+        for kind, taken in seconds.items()
+    ]
     lines += [f"| `edgekit baseline` | {made['seconds']:.0f} | |"]
     (HERE / "results" / "check_time.md").write_text("\n".join(lines) + "\n", "utf-8")
     print("\n".join(lines))
@@ -57,7 +75,9 @@ def kinds(options: argparse.Namespace, kept: Path) -> list[tuple[str, Path]]:
 def timed(*arguments: str | Path) -> dict[str, float | int | str]:
     """One command; its exit code says the verdict."""
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "edgekit", *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
     if done.returncode not in (0, 3, 4):
         sys.exit(done.stderr)
     return {"seconds": time.monotonic() - began, "exit": done.returncode}

@@ -38,7 +38,14 @@ def one(model: str, data: Path, target: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EDGEKIT_CACHE"] = f"{folder}/cache"
         start = time.perf_counter()
-        edgekit.build(model, samples=data / "train.jsonl", eval=data / "dev.jsonl", target=target, out=Path(folder) / "out", progress=progress)
+        edgekit.build(
+            model,
+            samples=data / "train.jsonl",
+            eval=data / "dev.jsonl",
+            target=target,
+            out=Path(folder) / "out",
+            progress=progress,
+        )
         end = time.perf_counter()
     taken: dict[str, float] = {"total": end - start}
     for (step, began), after in zip(steps, [*(t for _, t in steps[1:]), end], strict=True):
@@ -58,15 +65,30 @@ def main() -> None:
     beyond = [taken["total"] - taken["export"] for taken in rounds]
     machine = f"{cpu_name()}, {cpus()} CPUs ({', '.join(cpu_instructions())}), Python {platform.python_version()}"
     rtx = installed_version("tensorrt_rtx")
-    found = {"target": asked.target, "machine": machine, "tensorrt_rtx": rtx, "rounds": rounds, "beyond_export_s": beyond}
+    found = {
+        "target": asked.target,
+        "machine": machine,
+        "tensorrt_rtx": rtx,
+        "rounds": rounds,
+        "beyond_export_s": beyond,
+    }
     (RESULTS / "device_build.json").write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-    lines = [f"`--target {asked.target}` on {machine}; TensorRT-RTX {rtx}; {asked.rounds} rounds, each with an empty cache.", ""]
+    lines = [
+        f"`--target {asked.target}` on {machine}; TensorRT-RTX {rtx}; {asked.rounds} rounds, each with an empty cache.",
+        "",
+    ]
     lines += ["| step | seconds (median) |", "|---|---:|"]
-    lines += [f"| {step} | {statistics.median(t.get(step, 0.0) for t in rounds):.1f} |" for step in rounds[0] if step != "total"]
+    lines += [
+        f"| {step} | {statistics.median(t.get(step, 0.0) for t in rounds):.1f} |"
+        for step in rounds[0]
+        if step != "total"
+    ]
     lines += [f"| **all** | {statistics.median(t['total'] for t in rounds):.1f} |", ""]
     median = statistics.median(beyond)
     verdict = "met" if median <= TARGET_S else "missed"
-    lines.append(f"Beyond the export: {median:.1f} s ({', '.join(f'{b:.1f}' for b in sorted(beyond))}); at most {TARGET_S} s are allowed: {verdict}.")
+    lines.append(
+        f"Beyond the export: {median:.1f} s ({', '.join(f'{b:.1f}' for b in sorted(beyond))}); at most {TARGET_S} s are allowed: {verdict}."
+    )
     (RESULTS / "device_build.md").write_text("\n".join(lines) + "\n", "utf-8")
     print("\n".join(lines))
 

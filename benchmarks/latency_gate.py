@@ -67,7 +67,12 @@ def main() -> None:
     parser.add_argument("--samples", type=Path, required=True, help="labels are not needed")
     parser.add_argument("--work", type=Path, default=Path(".work/latency_gate"), help="where rounds are kept")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--max-time", type=float, default=30.0, help="of a comparison; files of a work folder that are there keep theirs")
+    parser.add_argument(
+        "--max-time",
+        type=float,
+        default=30.0,
+        help="of a comparison; files of a work folder that are there keep theirs",
+    )
     parser.add_argument("--effect", type=float, default=1.0)
     parser.add_argument("--resamplings", type=int, default=10_000)
     options = parser.parse_args()
@@ -78,10 +83,21 @@ def main() -> None:
             if not file.exists():
                 file.write_text(json.dumps(compare(options, share, turn)), "utf-8")
             found = json.loads(file.read_text("utf-8"))
-            print(f"{turn + 1}/{options.rounds} {kind}: {found['verdicts']} {found['pairs']} pairs {found['seconds']:.1f} s", flush=True)
-    live = {kind: [json.loads(f.read_text("utf-8")) for f in sorted(options.work.glob(f"* {int(share * 100):02d}.json"))] for kind, share in SLOWER.items()}
+            print(
+                f"{turn + 1}/{options.rounds} {kind}: {found['verdicts']} {found['pairs']} pairs {found['seconds']:.1f} s",
+                flush=True,
+            )
+    live = {
+        kind: [json.loads(f.read_text("utf-8")) for f in sorted(options.work.glob(f"* {int(share * 100):02d}.json"))]
+        for kind, share in SLOWER.items()
+    }
     with ProcessPoolExecutor(2) as pool:
-        parts = {kind: [pool.submit(resampled, [r["ratios"] for r in runs], options.resamplings // 2, half) for half in (0, 1)] for kind, runs in live.items()}
+        parts = {
+            kind: [
+                pool.submit(resampled, [r["ratios"] for r in runs], options.resamplings // 2, half) for half in (0, 1)
+            ]
+            for kind, runs in live.items()
+        }
         again = {kind: sum((part.result() for part in halves), Counter()) for kind, halves in parts.items()}
     record = {
         "machine": plain(fingerprint()),
@@ -107,7 +123,14 @@ def compare(options: argparse.Namespace, share: float, seed: int) -> dict[str, A
     sizes = (side.size_mb, side.size_mb)
     began = time.monotonic()
     # Both sides run the same program, whatever is added in it: A against A adds a share of 0.
-    made = duel(side.worker, lambda: Slower(side.bundle.path), texts, speed.enough(gated, sizes, seed), max_time=options.max_time, seed=seed)
+    made = duel(
+        side.worker,
+        lambda: Slower(side.bundle.path),
+        texts,
+        speed.enough(gated, sizes, seed),
+        max_time=options.max_time,
+        seed=seed,
+    )
     seconds = time.monotonic() - began
     changes = {c.metric: c for c in speed.paired(made, sizes, gated, seed).changes}
     return {
@@ -186,9 +209,14 @@ def table(record: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---:|---:|---:|",
     ]
     for kind, found in record["kinds"].items():
-        cells = [percent(found[m]["regression"]) for m in METRICS] + [percent(found["any"]), percent(found["resampled_p50"]["regression"])]
+        cells = [percent(found[m]["regression"]) for m in METRICS] + [
+            percent(found["any"]),
+            percent(found["resampled_p50"]["regression"]),
+        ]
         took = f"{found['seconds_median']:.0f} ({found['seconds_most']:.0f})"
-        lines.append(f"| {kind} | {' | '.join(cells)} | {found['p50']['ratio_median']:.3f} | {took} | {found['max_time_s']:g} s |")
+        lines.append(
+            f"| {kind} | {' | '.join(cells)} | {found['p50']['ratio_median']:.3f} | {took} | {found['max_time_s']:g} s |"
+        )
     between = record["between_processes"]
     varies = f"{between['pairs']:.4f} from pair to pair of processes, and by {between['blocks']:.4f} from block to block within a pair"
     lines += ["", f"The log ratio of A against A varies by {varies}."]

@@ -47,7 +47,13 @@ SETTINGS = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": 2, "INFERENC
 def main() -> None:
     """Parses, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--graph", action="append", required=True, metavar="NAME=FILE", help="an exported encoder; may be given several times")
+    parser.add_argument(
+        "--graph",
+        action="append",
+        required=True,
+        metavar="NAME=FILE",
+        help="an exported encoder; may be given several times",
+    )
     parser.add_argument("--rounds", type=int, default=40, help="turns of each engine at each length")
     parser.add_argument("--processes", type=int, default=3, help="fresh processes for each way")
     parser.add_argument("--only", nargs=3, metavar=("FILE", "WAY", "BUCKETS"), help=argparse.SUPPRESS)
@@ -58,8 +64,14 @@ def main() -> None:
         print(json.dumps(loaded(Path(file), way, EDGES[int(count)], options.cache)))
         return
     cpu = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    flags = [f for f in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8") if f" {f} " in Path("/proc/cpuinfo").read_text().replace("\n", " ")]
-    found: dict[str, Any] = {"machine": {"cpu": cpu.group(1) if cpu else platform.processor(), "cpus": os.cpu_count(), "instructions": flags}}
+    flags = [
+        f
+        for f in ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8")
+        if f" {f} " in Path("/proc/cpuinfo").read_text().replace("\n", " ")
+    ]
+    found: dict[str, Any] = {
+        "machine": {"cpu": cpu.group(1) if cpu else platform.processor(), "cpus": os.cpu_count(), "instructions": flags}
+    }
     found["versions"] = {n: version(n) for n in ("openvino", "numpy")}
     for given in options.graph:
         name, _, file = given.partition("=")
@@ -151,15 +163,33 @@ def latencies(file: Path, rounds: int) -> dict[str, Any]:
             runs = {"any": plain.run, "alone": engine, "one model, 4": four.run, "one model, 8": eight.run}
             times = race({k: (run, [feeds]) for k, run in runs.items()}, rounds, clock)
             middle[n] = {k: float(np.median(t)) for k, t in times.items()}
-            rows[n] = {"alone_ms": round(middle[n]["alone"], 2)} | {k: ratio(t, times["alone"]) for k, t in times.items() if k != "alone"}
+            rows[n] = {"alone_ms": round(middle[n]["alone"], 2)} | {
+                k: ratio(t, times["alone"]) for k, t in times.items() if k != "alone"
+            }
         slopes = {k: np.polyfit(list(middle), [middle[n][k] for n in middle], 1) for k in ("one model, 8", "any")}
-        own = choose_buckets(lengths, lambda n, s=slopes["one model, 8"]: float(np.polyval(s, n)), 8, lambda n, s=slopes["any"]: float(np.polyval(s, n)))
-        engines = {"chosen": (device.load(file, signature, own).run if own else plain.run, own), "eight": (eight.run, EIGHT), "four": (four.run, EDGES[4])}
+        own = choose_buckets(
+            lengths,
+            lambda n, s=slopes["one model, 8"]: float(np.polyval(s, n)),
+            8,
+            lambda n, s=slopes["any"]: float(np.polyval(s, n)),
+        )
+        engines = {
+            "chosen": (device.load(file, signature, own).run if own else plain.run, own),
+            "eight": (eight.run, EIGHT),
+            "four": (four.run, EDGES[4]),
+        }
         bare = [feeds_of(file, 1, n) for n in lengths]
-        streams = {"any": (plain.run, bare), **{k: (run, [padded(f, edges) for f in bare]) for k, (run, edges) in engines.items()}}
+        streams = {
+            "any": (plain.run, bare),
+            **{k: (run, [padded(f, edges) for f in bare]) for k, (run, edges) in engines.items()},
+        }
         times = race(streams, max(rounds // 10, 2), clock)
         mix = {"mean_any_ms": round(float(np.mean(times["any"])), 2)}
-        mix |= {f"mean of {k} over any": round(float(np.mean(t) / np.mean(times["any"])), 3) for k, t in times.items() if k != "any"}
+        mix |= {
+            f"mean of {k} over any": round(float(np.mean(t) / np.mean(times["any"])), 3)
+            for k, t in times.items()
+            if k != "any"
+        }
         found[name] = {"one_length": rows, "lengths_like_sst2": {**mix, "chosen_edges": own}}
     found["new_length"] = first_time(file, signature)
     found["neighbours"] = neighbours(file, rounds)
@@ -236,7 +266,10 @@ def signature_of(file: Path) -> Signature:
     if file not in _SIGNATURES:
         model = _library().Core().read_model(str(file))
         names = [[port.get_any_name() for port in ports] for ports in (model.inputs, model.outputs)]
-        inputs, outputs = (tuple(TensorSpec(n, kind, ("batch", "sequence"), 0) for n in part) for part, kind in zip(names, ("int64", "float32"), strict=True))
+        inputs, outputs = (
+            tuple(TensorSpec(n, kind, ("batch", "sequence"), 0) for n in part)
+            for part, kind in zip(names, ("int64", "float32"), strict=True)
+        )
         _SIGNATURES[file] = Signature("forward", inputs, outputs)
     return _SIGNATURES[file]
 
@@ -245,8 +278,12 @@ def feeds_of(file: Path, batch: int, length: int) -> dict[str, np.ndarray]:
     """Token ids drawn at random, nothing masked."""
     choose = np.random.default_rng(length)
     names = [spec.name for spec in signature_of(file).inputs]
-    made = {n: np.zeros((batch, length), np.int64) if "type" in n else np.ones((batch, length), np.int64) for n in names}
-    return made | {n: choose.integers(1000, 20000, (batch, length)) for n in names if n.endswith("ids") and "type" not in n}
+    made = {
+        n: np.zeros((batch, length), np.int64) if "type" in n else np.ones((batch, length), np.int64) for n in names
+    }
+    return made | {
+        n: choose.integers(1000, 20000, (batch, length)) for n in names if n.endswith("ids") and "type" not in n
+    }
 
 
 if __name__ == "__main__":

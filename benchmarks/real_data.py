@@ -44,15 +44,21 @@ def main() -> None:
     """Parses, builds, scores, compares, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path, help="of train_small.py; bundles are written there too")
-    parser.add_argument("--part", choices=("build", "score", "beside"), action="append", help="repeatable; all by default")
+    parser.add_argument(
+        "--part", choices=("build", "score", "beside"), action="append", help="repeatable; all by default"
+    )
     parser.add_argument("--task", choices=tuple(TASKS), action="append", help="repeatable; all by default")
     options = parser.parse_args()
     found: dict[str, Any] = json.loads(RESULT.read_text("utf-8")) if RESULT.is_file() else {}
     found["machine"] = machine()
     for name in options.task or TASKS:
-        found.setdefault("training", {})[name] = json.loads((options.work / TASKS[name][0] / "training.json").read_text("utf-8"))
+        found.setdefault("training", {})[name] = json.loads(
+            (options.work / TASKS[name][0] / "training.json").read_text("utf-8")
+        )
         for part in options.part or ("build", "score", "beside"):
-            found.setdefault(part, {})[name] = {"build": build, "score": score, "beside": beside}[part](options.work, name)
+            found.setdefault(part, {})[name] = {"build": build, "score": score, "beside": beside}[part](
+                options.work, name
+            )
             RESULT.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     if "score" in found and "beside" in found:
         RESULT.with_suffix(".md").write_text(table(found), "utf-8")
@@ -71,13 +77,22 @@ def build(work: Path, name: str) -> dict[str, Any]:
             target = work / f"{kind}.toml"
             target.write_text(TARGET.format(name=kind, backend=chosen[0], method=chosen[1]), "utf-8")
         start = time.perf_counter()
-        data = {part: work / name / f"{rows}.jsonl" for part, rows in (("samples", "train"), ("eval", "dev"), ("test", "test"))}
+        data = {
+            part: work / name / f"{rows}.jsonl"
+            for part, rows in (("samples", "train"), ("eval", "dev"), ("test", "test"))
+        }
         # What one method costs is what is asked here, whatever it is; a build for 'cpu' has the budget of its target.
         budget = {} if chosen is None else {"accuracy_drop": 1.0}
-        made = edgekit.build(work / model, **data, target=target, budget=budget, out=work / f"{model}-{kind}", force=True)
+        made = edgekit.build(
+            work / model, **data, target=target, budget=budget, out=work / f"{model}-{kind}", force=True
+        )
         text = made.table()
         print(f"{name}, {kind}: {time.perf_counter() - start:.0f} s\n{text}", flush=True)
-        found[kind] = {"seconds": round(time.perf_counter() - start), "table": text.splitlines(), "notes": list(made.bundle.manifest.notes)}
+        found[kind] = {
+            "seconds": round(time.perf_counter() - start),
+            "table": text.splitlines(),
+            "notes": list(made.bundle.manifest.notes),
+        }
     return found
 
 
@@ -100,7 +115,10 @@ def score(work: Path, name: str) -> dict[str, Any]:
         truth, answered = task.label_matrix(outputs, scored.truth)
         _, before = task.label_matrix(reference, scored.truth)
         columns = zip(task.labels, truth.T, before.T, answered.T, strict=True)
-        recalls = {label: {"count": int(t.sum()), "torch": float(b[t].mean()), "bundle": float(a[t].mean())} for label, t, b, a in columns}
+        recalls = {
+            label: {"count": int(t.sum()), "torch": float(b[t].mean()), "bundle": float(a[t].mean())}
+            for label, t, b, a in columns
+        }
         found[bundle] = {
             "runs": f"{info.method} on {info.backend}", "score_name": task.metrics[0].name, "score": scored.score(outputs),
             "reference": scored.score(reference), "drop": paired.drop, "low": paired.low, "high": paired.high, "losses": paired.losses, "gains": paired.gains,
@@ -127,13 +145,24 @@ def beside_images(work: Path, folder: Path, rows: Sequence[dict[str, Any]], sess
 
     processor = transformers.AutoImageProcessor.from_pretrained(work / "vit", backend="pil")
     every = len(session.info.labels)  # the pipeline takes None for 5
-    pipeline = transformers.pipeline("image-classification", model=str(work / "vit"), image_processor=processor, device="cpu", top_k=every)
+    pipeline = transformers.pipeline(
+        "image-classification", model=str(work / "vit"), image_processor=processor, device="cpu", top_k=every
+    )
 
     def ours(path: str) -> list[tuple[Any, float]]:
         answer = session(path)
-        return [(label, answer.scores[label]) for label in sorted(answer.scores, key=lambda label: -answer.scores[label])]
+        return [
+            (label, answer.scores[label]) for label in sorted(answer.scores, key=lambda label: -answer.scores[label])
+        ]
 
-    yield "paths", compare([str(folder / row["image"]) for row in rows], ours, lambda path: [(e["label"], e["score"]) for e in pipeline(path)])
+    yield (
+        "paths",
+        compare(
+            [str(folder / row["image"]) for row in rows],
+            ours,
+            lambda path: [(e["label"], e["score"]) for e in pipeline(path)],
+        ),
+    )
 
 
 def beside_words(work: Path, folder: Path, rows: Sequence[dict[str, Any]], session: Any) -> Iterator[tuple[str, Any]]:
@@ -145,7 +174,10 @@ def beside_words(work: Path, folder: Path, rows: Sequence[dict[str, Any]], sessi
     pipeline = transformers.pipeline("token-classification", model=str(work / "tagger"), device="cpu")
     task = tasks.get("token-classification").load(work / "tagger-float32" / "assets")
     for form in FORMS:
-        values = [row["text"] if form == "as written" else tuple(row["words"]) if form == "words" else " ".join(row["words"]) for row in rows]
+        values = [
+            row["text"] if form == "as written" else tuple(row["words"]) if form == "words" else " ".join(row["words"])
+            for row in rows
+        ]
 
         def theirs(value: Any, strategy: str = "simple") -> list[tuple[Any, float]]:
             split = {"is_split_into_words": True} if isinstance(value, tuple) else {}
@@ -153,17 +185,29 @@ def beside_words(work: Path, folder: Path, rows: Sequence[dict[str, Any]], sessi
             made = made[0] if made and isinstance(made[0], list) else made
             return [((e.get("entity_group", e.get("entity")), e["start"], e["end"]), float(e["score"])) for e in made]
 
-        yield f"{form}, simple", compare(values, lambda value: [((e.label, e.start, e.end), e.score) for e in session(value).entities], theirs)
+        yield (
+            f"{form}, simple",
+            compare(
+                values, lambda value: [((e.label, e.start, e.end), e.score) for e in session(value).entities], theirs
+            ),
+        )
         for strategy in STRATEGIES:
 
             def ours(value: Any, strategy: str = strategy) -> list[tuple[Any, float]]:
                 (entities,) = task.aggregate(session.outputs([value]), task.preprocess([value]), strategy)
                 return [((e.label, e.start, e.end), e.score) for e in entities]
 
-            yield f"{form}, {strategy}", compare(values[:SOME], ours, lambda value, strategy=strategy: theirs(value, strategy))
+            yield (
+                f"{form}, {strategy}",
+                compare(values[:SOME], ours, lambda value, strategy=strategy: theirs(value, strategy)),
+            )
 
 
-def compare(values: Sequence[Any], ours: Callable[[Any], list[tuple[Any, float]]], theirs: Callable[[Any], list[tuple[Any, float]]]) -> dict[str, Any]:
+def compare(
+    values: Sequence[Any],
+    ours: Callable[[Any], list[tuple[Any, float]]],
+    theirs: Callable[[Any], list[tuple[Any, float]]],
+) -> dict[str, Any]:
     """Rows in which labels or places differ, those in which a score does by more than the tolerance, and the largest difference of scores."""
     labels, scores, largest, places = 0, 0, 0.0, []
     for place, value in enumerate(values):
@@ -174,7 +218,13 @@ def compare(values: Sequence[Any], ours: Callable[[Any], list[tuple[Any, float]]
             continue
         far = max((abs(x - y) for (_, x), (_, y) in zip(a, b, strict=True)), default=0.0)
         largest, scores = max(largest, far), scores + (far > TOLERANCE)
-    found = {"rows": len(values), "labels_differ": labels, "scores_differ": scores, "largest": largest, "rows_that_differ": places[:20]}
+    found = {
+        "rows": len(values),
+        "labels_differ": labels,
+        "scores_differ": scores,
+        "largest": largest,
+        "rows_that_differ": places[:20],
+    }
     print(found, flush=True)
     return found
 
@@ -208,7 +258,16 @@ def table(found: dict[str, Any]) -> str:
             label = s["labels"][worst]
             flips = "" if s["losses"] is None else f"{s['losses']}, {s['gains']}"
             recall = f"{worst} ({label['count']}): {label['torch']:.3f} to {label['bundle']:.3f}"
-            cells = [bundle, s["runs"], f"{s['score']:.4f}", f"{s['reference']:.4f}", drop, flips, f"{s['answers_changed']:.2%}", recall]
+            cells = [
+                bundle,
+                s["runs"],
+                f"{s['score']:.4f}",
+                f"{s['reference']:.4f}",
+                drop,
+                flips,
+                f"{s['answers_changed']:.2%}",
+                recall,
+            ]
             lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
@@ -219,7 +278,9 @@ def table(found: dict[str, Any]) -> str:
     ]
     for name, answers in found["beside"].items():
         for what, b in answers.items():
-            lines.append(f"| {name}: {what} | {b['rows']} | {b['labels_differ']} | {b['scores_differ']} | {b['largest']:.1e} |")
+            lines.append(
+                f"| {name}: {what} | {b['rows']} | {b['labels_differ']} | {b['scores_differ']} | {b['largest']:.1e} |"
+            )
     return "\n".join(lines) + "\n"
 
 

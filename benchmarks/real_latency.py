@@ -38,14 +38,21 @@ TARGET = 0.75
 def main() -> None:
     """Parses, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="of train_small.py and real_data.py; artifacts of the peers are written there too")
-    parser.add_argument("--peers", type=Path, required=True, help="folder with the environments p-torch, p-ort, p-ov, each with Pillow")
+    parser.add_argument(
+        "work", type=Path, help="of train_small.py and real_data.py; artifacts of the peers are written there too"
+    )
+    parser.add_argument(
+        "--peers", type=Path, required=True, help="folder with the environments p-torch, p-ort, p-ov, each with Pillow"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=400)
     parser.add_argument("--prepare", action="store_true")
     options = parser.parse_args()
     began = time.monotonic()
-    sides = {task: {**{name: command(options, task, *where) for name, where in PEERS.items()}, OURS: command(options, task)} for task in TASKS}
+    sides = {
+        task: {**{name: command(options, task, *where) for name, where in PEERS.items()}, OURS: command(options, task)}
+        for task in TASKS
+    }
     runs: dict[str, dict[str, list[dict[str, Any]]]] = {task: {name: [] for name in sides[task]} for task in TASKS}
     failed: dict[str, dict[str, str]] = {task: {} for task in TASKS}
     for turn in range(options.rounds + 1):  # the first makes what a peer makes once, and warms the file cache
@@ -59,10 +66,20 @@ def main() -> None:
                     print(f"{task}: {name}: {found}", flush=True)
                 elif turn:
                     runs[task][name].append(found)
-                    print(f"round {turn}: {task}: {name}: p50 {found['p50_ms']} ms, accuracy {found['acc']}, start {found['cold_s']} s", flush=True)
+                    print(
+                        f"round {turn}: {task}: {name}: p50 {found['p50_ms']} ms, accuracy {found['acc']}, start {found['cold_s']} s",
+                        flush=True,
+                    )
         if options.prepare:
             return
-    done = {"machine": machine(), "rounds": options.rounds, "rows": options.limit, "threads": 2, "runs": runs, "failed": failed}
+    done = {
+        "machine": machine(),
+        "rounds": options.rounds,
+        "rows": options.limit,
+        "threads": 2,
+        "runs": runs,
+        "failed": failed,
+    }
     done |= {"ratios": {task: ratios(runs[task]) for task in TASKS}, "seconds": round(time.monotonic() - began)}
     (HERE / "results" / "real_latency.json").write_text(json.dumps(done, indent=1) + "\n", "utf-8")
     (HERE / "results" / "real_latency.md").write_text(table(done), "utf-8")
@@ -115,7 +132,9 @@ def table(found: dict[str, Any]) -> str:
                 lines.append(f"| {name} | {' | '.join(cells)} | {against(found['ratios'][task].get(name))} |")
             else:
                 lines.append(f"| {name} | does not run: {found['failed'][task][name]} | | | | | | |")
-        lines.append(f"| the best peer of each round | | | | | | | {against(found['ratios'][task]['the best of them'])} |")
+        lines.append(
+            f"| the best peer of each round | | | | | | | {against(found['ratios'][task]['the best of them'])} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -52,10 +52,17 @@ def main() -> None:
         os.execv(sys.executable, [sys.executable, *sys.argv])  # in a process that has not made it
     answer, artifact = {"t": torch_peer, "o": optimum_peer, "e": edgekit_peer}[options.peer[0]](options, folder)
     answer(inputs[0])
-    found: dict[str, Any] = {"peer": options.peer, "task": options.task, "cold_s": round(time.perf_counter() - START, 3)}
+    found: dict[str, Any] = {
+        "peer": options.peer,
+        "task": options.task,
+        "cold_s": round(time.perf_counter() - START, 3),
+    }
     if not options.cold:
         found |= measure(answer, inputs, truth)
-    found |= {"rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, "art_mb": round(size(artifact) / 2**20, 2)}
+    found |= {
+        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "art_mb": round(size(artifact) / 2**20, 2),
+    }
     print(json.dumps(found))
 
 
@@ -137,8 +144,12 @@ def optimum_peer(options: argparse.Namespace, folder: Path) -> tuple[Callable[[A
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads
         file = "model_quantized.onnx" if options.peer == "ort-int8" else "model.onnx"
-        model = getattr(optimum.onnxruntime, "ORTModel" + CLASSES[options.task]).from_pretrained(folder, session_options=settings, file_name=file)
-        return of_pipeline(pipeline(TASKS[options.task], model=model, accelerator="ort", **parts(options)), options.task), folder / file
+        model = getattr(optimum.onnxruntime, "ORTModel" + CLASSES[options.task]).from_pretrained(
+            folder, session_options=settings, file_name=file
+        )
+        return of_pipeline(
+            pipeline(TASKS[options.task], model=model, accelerator="ort", **parts(options)), options.task
+        ), folder / file
     import optimum.intel
     from transformers import pipeline
 
@@ -146,7 +157,9 @@ def optimum_peer(options: argparse.Namespace, folder: Path) -> tuple[Callable[[A
     if options.peer == "ov-fp32":
         config["INFERENCE_PRECISION_HINT"] = "f32"
     model = getattr(optimum.intel, "OVModel" + CLASSES[options.task]).from_pretrained(folder, ov_config=config)
-    return of_pipeline(pipeline(TASKS[options.task], model=model, **parts(options)), options.task), folder / "openvino_model.bin"
+    return of_pipeline(
+        pipeline(TASKS[options.task], model=model, **parts(options)), options.task
+    ), folder / "openvino_model.bin"
 
 
 def edgekit_peer(options: argparse.Namespace, folder: Path) -> tuple[Callable[[Any], Any], Path]:
@@ -166,7 +179,9 @@ def make_ort(options: argparse.Namespace, folder: Path) -> None:
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
 
     with contextlib.redirect_stdout(io.StringIO()):
-        getattr(optimum.onnxruntime, "ORTModel" + CLASSES[options.task]).from_pretrained(options.model, export=True).save_pretrained(folder)
+        getattr(optimum.onnxruntime, "ORTModel" + CLASSES[options.task]).from_pretrained(
+            options.model, export=True
+        ).save_pretrained(folder)
         if options.peer == "ort-int8":
             settings = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
             ORTQuantizer.from_pretrained(folder).quantize(save_dir=folder, quantization_config=settings)
@@ -177,7 +192,9 @@ def make_ov(options: argparse.Namespace, folder: Path) -> None:
     import optimum.intel
 
     with contextlib.redirect_stdout(io.StringIO()):
-        model = getattr(optimum.intel, "OVModel" + CLASSES[options.task]).from_pretrained(options.model, export=True, compile=False)
+        model = getattr(optimum.intel, "OVModel" + CLASSES[options.task]).from_pretrained(
+            options.model, export=True, compile=False
+        )
         if options.peer == "ov-fp32":
             model.save_pretrained(folder)
             return
@@ -188,7 +205,14 @@ def make_ov(options: argparse.Namespace, folder: Path) -> None:
             from PIL import Image
 
             process = image_processor(options.model)
-            rows = [{"pixel_values": process(images=Image.open(path).convert("RGB"), return_tensors="np")["pixel_values"][0]} for path in inputs]
+            rows = [
+                {
+                    "pixel_values": process(images=Image.open(path).convert("RGB"), return_tensors="np")[
+                        "pixel_values"
+                    ][0]
+                }
+                for path in inputs
+            ]
         else:
             from transformers import AutoTokenizer
 
@@ -196,12 +220,18 @@ def make_ov(options: argparse.Namespace, folder: Path) -> None:
             rows = [dict(tokenizer(text)) for text in inputs]
         settings = optimum.intel.OVConfig(quantization_config=optimum.intel.OVQuantizationConfig(num_samples=len(rows)))
         quantizer = optimum.intel.OVQuantizer.from_pretrained(model)
-        quantizer.quantize(calibration_dataset=Dataset.from_list(rows), save_directory=folder, ov_config=settings, batch_size=1)
+        quantizer.quantize(
+            calibration_dataset=Dataset.from_list(rows), save_directory=folder, ov_config=settings, batch_size=1
+        )
 
 
 def size(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
-    return path.stat().st_size if path.is_file() else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return (
+        path.stat().st_size
+        if path.is_file()
+        else sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    )
 
 
 if __name__ == "__main__":

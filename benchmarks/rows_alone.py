@@ -36,7 +36,9 @@ def main() -> None:
     checked = open_bundle(options.bundle)
     variant = checked.manifest.variants[0]
     sessions = {form: Session(open_bundle(options.bundle), replace(variant, rows=form)) for form in FORMS}
-    labels = {form: [answer.label for answer in session(texts)] for form, session in sessions.items()}  # and warms both up
+    labels = {
+        form: [answer.label for answer in session(texts)] for form, session in sessions.items()
+    }  # and warms both up
     rates: dict[str, list[float]] = {form: [] for form in FORMS}
     for turn in range(options.rounds):
         for form in FORMS if turn % 2 == 0 else reversed(FORMS):
@@ -47,7 +49,14 @@ def main() -> None:
     single = [session_label(sessions["alone"], text) for text in texts]
     changed = {form: sum(a != b for a, b in zip(labels[form], single, strict=True)) for form in FORMS}
     machine = {"cpu": cpu_name(), "cpus": cpus(), "instructions": cpu_instructions(), "date": time.strftime("%Y-%m-%d")}
-    record = {"machine": machine, "method": variant.method, "backend": variant.backend, "rows": len(texts), "rows_per_s": rates, "changed": changed}
+    record = {
+        "machine": machine,
+        "method": variant.method,
+        "backend": variant.backend,
+        "rows": len(texts),
+        "rows_per_s": rates,
+        "changed": changed,
+    }
     (HERE / "results" / "rows_alone.json").write_text(json.dumps(record, indent=1) + "\n", "utf-8")
     lines = [
         f"{machine['cpu']}, {cpus()} CPUs ({', '.join(machine['instructions'])}), {machine['date']}; {variant.method} on {variant.backend}, {len(texts)} texts "

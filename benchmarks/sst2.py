@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument("--protocol", type=Path, required=True, help="the script that runs one peer in one process")
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True, help="folder with train.jsonl, dev.jsonl and test.jsonl")
-    parser.add_argument("--bundles", type=Path, required=True, help="work folder for bundles, caches and the peers' artifacts")
+    parser.add_argument(
+        "--bundles", type=Path, required=True, help="work folder for bundles, caches and the peers' artifacts"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--limit", type=int, default=872)
     options = parser.parse_args()
@@ -49,7 +51,9 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine(), "rounds": options.rounds, "rows": options.limit, "threads": 2}
     found["build"] = builds(options)
     # In a process of its own: what this one has in memory counts in the peak that a child's ru_maxrss starts from.
-    found["overhead_ms"] = run([sys.executable, __file__, "--overhead", str(options.bundles / "onnxruntime"), str(options.data / "dev.jsonl")])
+    found["overhead_ms"] = run(
+        [sys.executable, __file__, "--overhead", str(options.bundles / "onnxruntime"), str(options.data / "dev.jsonl")]
+    )
     found["roofline"] = {b: roofline(options, b) for b in OURS}
     commands = {name: peer_command(options, *where) for name, where in PEERS.items()}
     commands |= {f"EdgeKit on {backend}": own_command(options, backend) for backend in OURS}
@@ -61,9 +65,14 @@ def main() -> None:
             hot = run([*command, "--limit", str(options.limit), "--passes", "1"])
             cold = run([*command, "--cold"])
             rounds[name].append({**hot, "cold_s": cold["cold_s"], "cold_rss_mb": cold["rss_mb"]})
-            print(f"round {turn + 1}: {name}: p50 {hot['p50_ms']} ms, accuracy {hot['acc']}, start {cold['cold_s']} s, {cold['rss_mb']} MB", flush=True)
+            print(
+                f"round {turn + 1}: {name}: p50 {hot['p50_ms']} ms, accuracy {hot['acc']}, start {cold['cold_s']} s, {cold['rss_mb']} MB",
+                flush=True,
+            )
     found["runs"] = rounds
-    found["ratios"] = {ours: {peer: ratio(rounds[ours], rounds[peer]) for peer in PEERS} for ours in (f"EdgeKit on {b}" for b in OURS)}
+    found["ratios"] = {
+        ours: {peer: ratio(rounds[ours], rounds[peer]) for peer in PEERS} for ours in (f"EdgeKit on {b}" for b in OURS)
+    }
     (HERE / "results" / "sst2.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
     (HERE / "results" / "sst2.md").write_text(table(found), "utf-8")
     print(table(found))
@@ -78,12 +87,22 @@ def peer_command(options: argparse.Namespace, environment: str, peer: str) -> li
 
 def own_command(options: argparse.Namespace, backend: str) -> list[str]:
     """The protocol with this Python and a bundle of ours."""
-    return [sys.executable, str(options.protocol), "edgekit", str(options.bundles / backend), str(options.data / "dev.jsonl"), "--threads", "2"]
+    return [
+        sys.executable,
+        str(options.protocol),
+        "edgekit",
+        str(options.bundles / backend),
+        str(options.data / "dev.jsonl"),
+        "--threads",
+        "2",
+    ]
 
 
 def run(command: list[str]) -> dict[str, Any]:
     """Runs a command and reads the JSON of its last line."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -94,23 +113,62 @@ def builds(options: argparse.Namespace) -> dict[str, Any]:
     cache = options.bundles / f"cache-{time.time():.0f}"
     found: dict[str, Any] = {}
     for target, name in (("cpu", "first"), ("cpu", "again, nothing changed"), *((b, b) for b in OURS)):
-        command = [sys.executable, "-m", "edgekit", "build", str(options.model), "--target", target, "--samples", str(options.data / "train.jsonl")]
-        command += ["--eval", str(options.data / "dev.jsonl"), "--test", str(options.data / "test.jsonl"), "-o", str(options.bundles / target), "--force"]
+        command = [
+            sys.executable,
+            "-m",
+            "edgekit",
+            "build",
+            str(options.model),
+            "--target",
+            target,
+            "--samples",
+            str(options.data / "train.jsonl"),
+        ]
+        command += [
+            "--eval",
+            str(options.data / "dev.jsonl"),
+            "--test",
+            str(options.data / "test.jsonl"),
+            "-o",
+            str(options.bundles / target),
+            "--force",
+        ]
         start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "EDGEKIT_CACHE": str(cache)})
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "EDGEKIT_CACHE": str(cache)}
+        )
         if done.returncode:
             raise SystemExit(done.stderr)
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
         seconds = round(time.perf_counter() - start, 1)
         test = json.loads((options.bundles / target / "manifest.json").read_text("utf-8"))["held_out"]
-        found[name] = {"target": target, "seconds": seconds, "largest_process_so_far_mb": round(peak), "test": test, "table": done.stdout.splitlines()}
+        found[name] = {
+            "target": target,
+            "seconds": seconds,
+            "largest_process_so_far_mb": round(peak),
+            "test": test,
+            "table": done.stdout.splitlines(),
+        }
         print(f"build for {target}: {found[name]['seconds']} s\n{done.stdout}", flush=True)
     return found
 
 
 def roofline(options: argparse.Namespace, backend: str) -> list[dict[str, Any]]:
     """``edgekit bench`` at 32 tokens, batch 1, five times: the rate that this backend's GEMM reaches, the limit, and the share of it."""
-    command = [sys.executable, "-m", "edgekit", "bench", str(options.bundles / backend), "--batches", "1", "--lengths", "32", "--seconds", "2", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "bench",
+        str(options.bundles / backend),
+        "--batches",
+        "1",
+        "--lengths",
+        "32",
+        "--seconds",
+        "2",
+        "--json",
+    ]
     reports = [json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(5)]
     return [{"rate": r["rate"], **r["points"][0]} for r in reports]
 
@@ -132,7 +190,11 @@ def overhead(bundle: Path, data: Path) -> dict[str, float]:
             for text in texts:
                 start = time.perf_counter()
                 e = tokenizer.encode(text)
-                feeds = {"input_ids": np.array([e.ids]), "attention_mask": np.array([e.attention_mask]), "token_type_ids": np.array([e.type_ids])}
+                feeds = {
+                    "input_ids": np.array([e.ids]),
+                    "attention_mask": np.array([e.attention_mask]),
+                    "token_type_ids": np.array([e.type_ids]),
+                }
                 by_hand.run(None, feeds)[0].argmax()
                 middle = time.perf_counter()
                 session(text)
@@ -141,7 +203,11 @@ def overhead(bundle: Path, data: Path) -> dict[str, float]:
                     hand.append((middle - start) * 1e3)
                     ours.append((end - middle) * 1e3)
                     differences.append(ours[-1] - hand[-1])
-    return {"by_hand_p50": statistics.median(hand), "session_p50": statistics.median(ours), "median_difference": statistics.median(differences)}
+    return {
+        "by_hand_p50": statistics.median(hand),
+        "session_p50": statistics.median(ours),
+        "median_difference": statistics.median(differences),
+    }
 
 
 def ratio(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -178,21 +244,45 @@ def table(found: dict[str, Any]) -> str:
         digits = {"p50_ms": 2, "p90_ms": 2, "acc": 4, "cold_s": 2, "cold_rss_mb": 0, "rss_mb": 0, "art_mb": 1}
         cells = [f"{middle(name, k):.{d}f}" for k, d in digits.items()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    lines += ["", "Ratios EdgeKit / peer, median of the rounds (each round's):", "", "| | peer | p50 | start | memory |", "|---|---|---|---|---|"]
+    lines += [
+        "",
+        "Ratios EdgeKit / peer, median of the rounds (each round's):",
+        "",
+        "| | peer | p50 | start | memory |",
+        "|---|---|---|---|---|",
+    ]
     for ours, peers in found["ratios"].items():
         for peer, values in peers.items():
-            cells = [f"{values[k]['median']:.2f} ({', '.join(f'{v:.2f}' for v in values[k]['rounds'])})" for k in ("p50_ms", "cold_s", "cold_rss_mb")]
+            cells = [
+                f"{values[k]['median']:.2f} ({', '.join(f'{v:.2f}' for v in values[k]['rounds'])})"
+                for k in ("p50_ms", "cold_s", "cold_rss_mb")
+            ]
             lines.append(f"| {ours} | {peer} | {' | '.join(cells)} |")
-    lines += ["", "| EdgeKit on | runs | test set of | accuracy | torch | drop (90 % interval) |", "|---|---|---:|---:|---:|---|"]
+    lines += [
+        "",
+        "| EdgeKit on | runs | test set of | accuracy | torch | drop (90 % interval) |",
+        "|---|---|---:|---:|---:|---|",
+    ]
     for name in OURS:
-        t, interval = found["build"][name]["test"], "{drop:.4f} ({drop_low:.4f} to {drop_high:.4f})".format(**found["build"][name]["test"])
+        t, interval = (
+            found["build"][name]["test"],
+            "{drop:.4f} ({drop_low:.4f} to {drop_high:.4f})".format(**found["build"][name]["test"]),
+        )
         runs = found["build"][name]["table"][2].rpartition("  ")[0]
-        lines.append(f"| {name} | {' '.join(runs.split()[:4])} | {t['rows']} | {t['score']:.4f} | {t['reference_score']:.4f} | {interval} |")
-    lines += ["", "| EdgeKit on, 32 tokens, batch 1 | GEMM, GOP/s | limit ms | p50 ms | share of the limit |", "|---|---:|---:|---:|---:|"]
+        lines.append(
+            f"| {name} | {' '.join(runs.split()[:4])} | {t['rows']} | {t['score']:.4f} | {t['reference_score']:.4f} | {interval} |"
+        )
+    lines += [
+        "",
+        "| EdgeKit on, 32 tokens, batch 1 | GEMM, GOP/s | limit ms | p50 ms | share of the limit |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for name, runs in found["roofline"].items():
         best = sorted(runs, key=lambda r: r["share"])[len(runs) // 2]
         rate = f"{best['rate']['gops']:.0f} ({best['rate']['precision']})"
-        lines.append(f"| {name} | {rate} | {best['limit_ms']:.2f} | {best['latency']['p50_ms']:.2f} | {best['share']:.0%} |")
+        lines.append(
+            f"| {name} | {rate} | {best['limit_ms']:.2f} | {best['latency']['p50_ms']:.2f} | {best['share']:.0%} |"
+        )
     extra = found["overhead_ms"]
     lines += [
         "",
@@ -202,7 +292,10 @@ def table(found: dict[str, Any]) -> str:
         "| `edgekit build` | seconds | largest process so far, MB |",
         "|---|---:|---:|",
     ]
-    lines += [f"| {name} (target {b['target']}) | {b['seconds']:.0f} | {b['largest_process_so_far_mb']} |" for name, b in found["build"].items()]
+    lines += [
+        f"| {name} (target {b['target']}) | {b['seconds']:.0f} | {b['largest_process_so_far_mb']} |"
+        for name, b in found["build"].items()
+    ]
     return "\n".join(lines) + "\n"
 
 

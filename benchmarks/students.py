@@ -43,7 +43,9 @@ def main() -> None:
     parser.add_argument("--bundles", type=Path, required=True, help="work folder for models and bundles")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--limit", type=int, default=872)
-    parser.add_argument("--make", action="store_true", help="only make and score the models, into made.json in the work folder")
+    parser.add_argument(
+        "--make", action="store_true", help="only make and score the models, into made.json in the work folder"
+    )
     options = parser.parse_args()
     options.bundles.mkdir(parents=True, exist_ok=True)
     kept = options.bundles / "made.json"
@@ -53,15 +55,26 @@ def main() -> None:
     if not kept.is_file():
         # In a process of its own: what this one has in memory counts in the peak that a child's ru_maxrss starts from.
         subprocess.run([sys.executable, *sys.argv, "--make"], check=True)
-    found: dict[str, Any] = {"machine": machine(), "rounds": options.rounds, "rows": options.limit, "threads": 2, **json.loads(kept.read_text("utf-8"))}
-    commands = {PIPELINE: peer_command(options, "p-torch", "torch"), **{name: own_command(options, name) for name in found["test"]}}
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "rounds": options.rounds,
+        "rows": options.limit,
+        "threads": 2,
+        **json.loads(kept.read_text("utf-8")),
+    }
+    commands = {
+        PIPELINE: peer_command(options, "p-torch", "torch"),
+        **{name: own_command(options, name) for name in found["test"]},
+    }
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     for turn in range(options.rounds + 1):
         for name, command in commands.items():
             one = run([*command, "--limit", str(options.limit if turn else 20), "--passes", "1"])
             if turn:  # the first warms the file cache
                 rounds[name].append(one)
-        print(f"round {turn}: " + ", ".join(f"{name} {r[-1]['p50_ms']} ms" for name, r in rounds.items() if r), flush=True)
+        print(
+            f"round {turn}: " + ", ".join(f"{name} {r[-1]['p50_ms']} ms" for name, r in rounds.items() if r), flush=True
+        )
     found["runs"] = rounds
     folder = HERE / "results"
     (folder / "students.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
@@ -118,7 +131,10 @@ def smaller(options: argparse.Namespace) -> tuple[dict[str, tuple[Path, str]], d
         "3 layers, trimmed": (trimmed("3 layers, trimmed", three), "int8"),
     }
     everything = trimmed("3 layers, pruned, trimmed", pruned("3 layers, pruned", three, PRUNED_STUDENT))
-    return models | {"3 layers, pruned, trimmed": (everything, "int8"), "3 layers, pruned, trimmed, INT4 tables": (everything, "int4")}, made
+    return models | {
+        "3 layers, pruned, trimmed": (everything, "int8"),
+        "3 layers, pruned, trimmed, INT4 tables": (everything, "int4"),
+    }, made
 
 
 def build(options: argparse.Namespace, name: str, folder: Path, tables: str) -> None:
@@ -143,7 +159,10 @@ def scores(options: argparse.Namespace, models: dict[str, tuple[Path, str]]) -> 
         task = tasks.get("text-classification").load(options.bundles / name / "assets")
         with edgekit.load(options.bundles / name) as session:
             scored = rows.evaluation(task)
-            answers = {"float32": origin.outputs(origin.encode(scored.inputs)), "INT8": session.outputs(list(scored.inputs))}
+            answers = {
+                "float32": origin.outputs(origin.encode(scored.inputs)),
+                "INT8": session.outputs(list(scored.inputs)),
+            }
         reference = reference or answers["float32"]
         size = sum(f.stat().st_size for f in (options.bundles / name).rglob("*") if f.is_file()) / 2**20
         found[name] = {"mb": size}
@@ -157,7 +176,9 @@ def scores(options: argparse.Namespace, models: dict[str, tuple[Path, str]]) -> 
 
 def times(found: dict[str, Any], name: str, other: str) -> float:
     """How many times as fast as another one a model is: the median of the rounds' own ratios, which the machine's mood does not reach."""
-    return statistics.median(b["p50_ms"] / a["p50_ms"] for a, b in zip(found["runs"][name], found["runs"][other], strict=True))
+    return statistics.median(
+        b["p50_ms"] / a["p50_ms"] for a, b in zip(found["runs"][name], found["runs"][other], strict=True)
+    )
 
 
 def table(found: dict[str, Any]) -> str:
@@ -182,8 +203,16 @@ def table(found: dict[str, Any]) -> str:
         cells = [name]
         for kind in ("float32", "INT8"):
             cells += [f"{t[kind]['score']:.4f}", "{drop:+.4f} ({low:+.4f} to {high:+.4f})".format(**t[kind])]
-        cells += [f"{middle(name, 'p50_ms'):.2f}", f"{times(found, name, 'teacher'):.2f}", f"{times(found, name, PIPELINE):.1f}", f"{t['mb']:.1f}"]
-        cells += [f"{middle(name, 'rss_mb'):.0f}", str(found["made"].get(name.removesuffix(", INT4 tables"), {}).get("seconds", ""))]
+        cells += [
+            f"{middle(name, 'p50_ms'):.2f}",
+            f"{times(found, name, 'teacher'):.2f}",
+            f"{times(found, name, PIPELINE):.1f}",
+            f"{t['mb']:.1f}",
+        ]
+        cells += [
+            f"{middle(name, 'rss_mb'):.0f}",
+            str(found["made"].get(name.removesuffix(", INT4 tables"), {}).get("seconds", "")),
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -197,8 +226,18 @@ def picture(found: dict[str, Any]) -> str:
     for name in found["runs"]:
         t = found["test"][name]["INT8"] if name in found["test"] else teacher
         # The interval of the drop, hung on the score: what is uncertain is the difference to the teacher.
-        points.append(Point(name, 1 / times(found, name, "teacher"), t["score"], t["score"] + t["drop"] - t["high"], t["score"] + t["drop"] - t["low"]))
-    return poster(points, "Text to label on 2 CPUs: INT8 bundles and the transformers pipeline", cost, "accuracy on the test set")
+        points.append(
+            Point(
+                name,
+                1 / times(found, name, "teacher"),
+                t["score"],
+                t["score"] + t["drop"] - t["high"],
+                t["score"] + t["drop"] - t["low"],
+            )
+        )
+    return poster(
+        points, "Text to label on 2 CPUs: INT8 bundles and the transformers pipeline", cost, "accuracy on the test set"
+    )
 
 
 if __name__ == "__main__":

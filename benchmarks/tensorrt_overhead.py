@@ -46,7 +46,11 @@ from edgekit.spec.tensor import Signature, TensorSpec
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("input_ids", "attention_mask", "token_type_ids")
-SIGNATURE = Signature("forward", tuple(TensorSpec(n, "int64", ("batch", "sequence"), 0) for n in NAMES), (TensorSpec("logits", "float32", ("batch", 2)),))
+SIGNATURE = Signature(
+    "forward",
+    tuple(TensorSpec(n, "int64", ("batch", "sequence"), 0) for n in NAMES),
+    (TensorSpec("logits", "float32", ("batch", 2)),),
+)
 RECIPE = EngineRecipe(({"batch": (1, 1, 8), "sequence": (1, 32, 128)},))
 HOT = ("cuCtxSetCurrent", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoHAsync_v2", "cuStreamSynchronize", "cuGraphLaunch")
 LIMIT_US, LIMIT_MS = 50, 50
@@ -63,7 +67,13 @@ def main() -> None:
         os.environ["EDGEKIT_CACHE"] = str(Path(folder) / "cache")
         found: dict[str, Any] = {
             "what": "EdgeKit's own part, on stand-ins for driver and library, on a CPU: nothing ran on a GPU",
-            "machine": {"cpu": cpu_name(), "cpus": cpus(), "instructions": cpu_instructions(), "python": sys.version.split()[0], "numpy": np.__version__},
+            "machine": {
+                "cpu": cpu_name(),
+                "cpus": cpus(),
+                "instructions": cpu_instructions(),
+                "python": sys.version.split()[0],
+                "numpy": np.__version__,
+            },
             "date": time.strftime("%Y-%m-%d"),
             "calls": [calls(Path(folder), *case, options.calls) for case in cases()],
             "load": loads(Path(folder), options.loads),
@@ -160,7 +170,9 @@ def loads(folder: Path, count: int) -> dict[str, Any]:
     files = {name: SimpleNamespace(sha256="0" * 64) for name in (file.name, f"{file.stem}.bin")}
     manifest = SimpleNamespace(files=files, provenance={"model": "benchmark"})
     bundle: Any = SimpleNamespace(path=folder, manifest=manifest, trusted=False)
-    variant: Any = SimpleNamespace(backend="tensorrt", method="float32", graphs={"forward": file.name}, engines={}, engine=RECIPE, shapes=())
+    variant: Any = SimpleNamespace(
+        backend="tensorrt", method="float32", graphs={"forward": file.name}, engines={}, engine=RECIPE, shapes=()
+    )
     first, made = load_engine(bundle, variant, SIGNATURE, device, silent)
     assert made is not None and made.source == "made here"
     plan = bytes(first._engine._plan)  # type: ignore[attr-defined]
@@ -206,14 +218,35 @@ def loads(folder: Path, count: int) -> dict[str, Any]:
 def graph(folder: Path, kind: str, width: int) -> Path:
     """[batch, sequence] three times -> [batch, 2], by way of ``width`` numbers a row. Large weights lie beside the graph, as in a bundle."""
     node, float_ = helper.make_node, TensorProto.FLOAT
-    weights = {"table": np.ones((256, width), np.float32), "table2": np.ones((width, 256), np.float32), "out": np.ones((256, 2), np.float32)}
-    nodes = [node("Add", [NAMES[0], NAMES[1]], ["a"]), node("Add", ["a", NAMES[2]], ["b"]), node("Cast", ["b"], ["c"], to=float_)]
+    weights = {
+        "table": np.ones((256, width), np.float32),
+        "table2": np.ones((width, 256), np.float32),
+        "out": np.ones((256, 2), np.float32),
+    }
+    nodes = [
+        node("Add", [NAMES[0], NAMES[1]], ["a"]),
+        node("Add", ["a", NAMES[2]], ["b"]),
+        node("Cast", ["b"], ["c"], to=float_),
+    ]
     nodes += [node("ReduceMean", ["c", "one"], ["m"], keepdims=1), node("Expand", ["m", "wide"], ["e"])]
-    nodes += [node("MatMul", ["e", "table"], ["t"]), node("MatMul", ["t", "table2"], ["u"]), node("MatMul", ["u", "out"], ["logits"])]
-    tensors = [numpy_helper.from_array(array, name) for name, array in {**weights, "one": np.array([1]), "wide": np.array([1, 256])}.items()]
-    ins = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), ["batch", "sequence"]) for n in NAMES]
+    nodes += [
+        node("MatMul", ["e", "table"], ["t"]),
+        node("MatMul", ["t", "table2"], ["u"]),
+        node("MatMul", ["u", "out"], ["logits"]),
+    ]
+    tensors = [
+        numpy_helper.from_array(array, name)
+        for name, array in {**weights, "one": np.array([1]), "wide": np.array([1, 256])}.items()
+    ]
+    ins = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(np.dtype(kind)), ["batch", "sequence"])
+        for n in NAMES
+    ]
     body = helper.make_graph(nodes, "g", ins, [helper.make_tensor_value_info("logits", float_, ["batch", 2])], tensors)
-    model, file = helper.make_model(body, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), folder / f"{kind}-{width}.onnx"
+    model, file = (
+        helper.make_model(body, opset_imports=[helper.make_opsetid("", 19)], ir_version=9),
+        folder / f"{kind}-{width}.onnx",
+    )
     onnx.save_model(model, file, save_as_external_data=width > 8, location=f"{file.stem}.bin", size_threshold=2**20)
     return file
 

@@ -30,7 +30,9 @@ def main() -> None:
     """Parses, measures, writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, required=True, help="folder with the environments p-ort and p-ov")
-    parser.add_argument("--artifacts", type=Path, required=True, help="folder with the peers' models: ort-int8 and ov-int8")
+    parser.add_argument(
+        "--artifacts", type=Path, required=True, help="folder with the peers' models: ort-int8 and ov-int8"
+    )
     parser.add_argument("--data", type=Path, required=True, help="JSONL with text and label")
     parser.add_argument("--bundle", type=Path, required=True, help="built with --use throughput")
     parser.add_argument("--rounds", type=int, default=3)
@@ -44,15 +46,29 @@ def main() -> None:
             environment, peer = PEERS.get(name, ("", ""))
             python = options.peers / environment / "bin" / "python" if peer else sys.executable
             where = options.artifacts / peer if peer else options.bundle
-            tried = [best[name]] if name in best else [(b, s) for b in BATCHES for s in ((False, True) if b > 1 else (False,))] if peer else [(0, False)]
+            tried = (
+                [best[name]]
+                if name in best
+                else [(b, s) for b in BATCHES for s in ((False, True) if b > 1 else (False,))]
+                if peer
+                else [(0, False)]
+            )
             found = [child(python, peer or "edgekit", where, options.data, *what) for what in tried]
             fastest = max(found, key=lambda f: f["rows_per_s"])
             best[name] = (fastest["batch"], fastest["sorted"])
             runs[name].append({**fastest, "tried": found if len(found) > 1 else []})
-            print(f"round {turn + 1}: {name}: {fastest['rows_per_s']:.0f} rows/s, batch {fastest['batch']}, sorted {fastest['sorted']}", flush=True)
-    ratios = {p: [round(a["rows_per_s"] / b["rows_per_s"], 3) for a, b in zip(runs["EdgeKit"], runs[p], strict=True)] for p in PEERS}
+            print(
+                f"round {turn + 1}: {name}: {fastest['rows_per_s']:.0f} rows/s, batch {fastest['batch']}, sorted {fastest['sorted']}",
+                flush=True,
+            )
+    ratios = {
+        p: [round(a["rows_per_s"] / b["rows_per_s"], 3) for a, b in zip(runs["EdgeKit"], runs[p], strict=True)]
+        for p in PEERS
+    }
     machine = {"cpu": cpu_name(), "cpus": cpus(), "instructions": cpu_instructions(), "date": time.strftime("%Y-%m-%d")}
-    (HERE / "results" / "throughput.json").write_text(json.dumps({"machine": machine, "runs": runs, "ratios": ratios}, indent=1) + "\n", "utf-8")
+    (HERE / "results" / "throughput.json").write_text(
+        json.dumps({"machine": machine, "runs": runs, "ratios": ratios}, indent=1) + "\n", "utf-8"
+    )
     lines = [
         f"{machine['cpu']}, {machine['cpus']} CPUs ({', '.join(machine['instructions'])}), {machine['date']}; "
         f"MiniLM-L6 on {runs['EdgeKit'][0]['rows']} texts of natural lengths, 2 threads, tokenizing included; "
@@ -62,9 +78,15 @@ def main() -> None:
         "|---|---:|---:|---|---:|---|",
     ]
     for name, own in runs.items():
-        against = "" if name == "EdgeKit" else f"{statistics.median(ratios[name]):.2f} ({', '.join(f'{r:.2f}' for r in ratios[name])})"
+        against = (
+            ""
+            if name == "EdgeKit"
+            else f"{statistics.median(ratios[name]):.2f} ({', '.join(f'{r:.2f}' for r in ratios[name])})"
+        )
         how = f"{own[-1]['batch'] or 'tuned'} | {'by itself' if name == 'EdgeKit' else 'yes' if own[-1]['sorted'] else 'no'}"
-        lines.append(f"| {name} | {statistics.median(r['rows_per_s'] for r in own):.0f} | {how} | {own[-1]['accuracy']:.4f} | {against} |")
+        lines.append(
+            f"| {name} | {statistics.median(r['rows_per_s'] for r in own):.0f} | {how} | {own[-1]['accuracy']:.4f} | {against} |"
+        )
     (HERE / "results" / "throughput.md").write_text("\n".join(lines) + "\n", "utf-8")
     print("\n".join(lines))
 
@@ -72,7 +94,13 @@ def main() -> None:
 def child(python: Path | str, peer: str, where: Path, data: Path, batch: int, by_length: bool) -> dict[str, Any]:
     """Runs one side once in its own Python."""
     command = [str(python), __file__, "--child", peer, str(where), str(data), str(batch), str(int(by_length))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"})
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "2"},
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr[-3000:]}")
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
@@ -101,14 +129,20 @@ def one(peer: str, where: str, data: str, batch: int, by_length: bool) -> None:
 
             settings = onnxruntime.SessionOptions()
             settings.intra_op_num_threads = 2
-            model = ORTModelForSequenceClassification.from_pretrained(where, session_options=settings, file_name="model_quantized.onnx")
+            model = ORTModelForSequenceClassification.from_pretrained(
+                where, session_options=settings, file_name="model_quantized.onnx"
+            )
             made = pipeline("text-classification", model=model, tokenizer=tokenizer, accelerator="ort")
         else:
             from optimum.intel import OVModelForSequenceClassification
             from transformers import pipeline
 
             hint = {"PERFORMANCE_HINT": "THROUGHPUT" if batch > 1 else "LATENCY", "INFERENCE_NUM_THREADS": "2"}
-            made = pipeline("text-classification", model=OVModelForSequenceClassification.from_pretrained(where, ov_config=hint), tokenizer=tokenizer)
+            made = pipeline(
+                "text-classification",
+                model=OVModelForSequenceClassification.from_pretrained(where, ov_config=hint),
+                tokenizer=tokenizer,
+            )
 
         def run(texts: list[str]) -> list[str]:
             return [answer["label"] for answer in made(texts, batch_size=batch)]
@@ -120,7 +154,13 @@ def one(peer: str, where: str, data: str, batch: int, by_length: bool) -> None:
         labels = run(texts)
         seconds.append(time.perf_counter() - start)
     right = sum(label == rows[i]["label"] for label, i in zip(labels, order, strict=True))
-    found = {"rows": len(rows), "rows_per_s": len(rows) / min(seconds), "batch": batch, "sorted": by_length, "accuracy": right / len(rows)}
+    found = {
+        "rows": len(rows),
+        "rows_per_s": len(rows) / min(seconds),
+        "batch": batch,
+        "sorted": by_length,
+        "accuracy": right / len(rows),
+    }
     print(json.dumps(found))
 
 

@@ -23,14 +23,45 @@ from typing import Any
 import numpy as np
 import torch
 
-TAGS = ("ADJ", "ADP", "ADV", "AUX", "CCONJ", "DET", "INTJ", "NOUN", "NUM", "PART", "PRON", "PROPN", "PUNCT", "SCONJ", "SYM", "VERB", "X")
-VIT = {"image_size": 32, "patch_size": 4, "hidden_size": 128, "num_hidden_layers": 5, "num_attention_heads": 4, "intermediate_size": 256}
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}  # on a CPU its random numbers take longer than the layers do
+TAGS = (
+    "ADJ",
+    "ADP",
+    "ADV",
+    "AUX",
+    "CCONJ",
+    "DET",
+    "INTJ",
+    "NOUN",
+    "NUM",
+    "PART",
+    "PRON",
+    "PROPN",
+    "PUNCT",
+    "SCONJ",
+    "SYM",
+    "VERB",
+    "X",
+)
+VIT = {
+    "image_size": 32,
+    "patch_size": 4,
+    "hidden_size": 128,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 4,
+    "intermediate_size": 256,
+}
+NO_DROPOUT = {
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}  # on a CPU its random numbers take longer than the layers do
 HELD_OUT = 150  # images of a class, the last of train
 EVERY = 7  # sentence of the development part is held out
 SHIFT = 4  # pixels that a crop may move
 WARM_UP = 0.1
-DEFAULTS = {"images": {"epochs": 16, "batch": 64, "rate": 1e-3, "decay": 0.05}, "words": {"epochs": 4, "batch": 16, "rate": 2e-4, "decay": 0.01}}
+DEFAULTS = {
+    "images": {"epochs": 16, "batch": 64, "rate": 1e-3, "decay": 0.05},
+    "words": {"epochs": 4, "batch": 16, "rate": 2e-4, "decay": 0.01},
+}
 
 
 def main() -> None:
@@ -66,7 +97,10 @@ def train_images(archive: Path, work: Path, settings: dict[str, Any]) -> dict[st
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     config = transformers.ViTConfig(**VIT, **names, **NO_DROPOUT)
     model = transformers.ViTForImageClassification(config)
-    arrays = {name: (pixels(rows, work / "images", processor), torch.tensor([labels.index(r["label"]) for r in rows])) for name, rows in parts.items()}
+    arrays = {
+        name: (pixels(rows, work / "images", processor), torch.tensor([labels.index(r["label"]) for r in rows]))
+        for name, rows in parts.items()
+    }
     values, targets = arrays["train"]
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
@@ -106,7 +140,12 @@ def pixels(rows: list[dict[str, str]], folder: Path, processor: Any) -> torch.Te
     """What the image processor makes of all images: float32 ``[rows, 3, height, width]``."""
     from PIL import Image
 
-    return torch.cat([processor(images=Image.open(folder / row["image"]).convert("RGB"), return_tensors="pt")["pixel_values"] for row in rows])
+    return torch.cat(
+        [
+            processor(images=Image.open(folder / row["image"]).convert("RGB"), return_tensors="pt")["pixel_values"]
+            for row in rows
+        ]
+    )
 
 
 def augment(values: torch.Tensor) -> torch.Tensor:
@@ -125,7 +164,9 @@ def train_words(folder: Path, work: Path, model_folder: Path, settings: dict[str
     parts = write_words(folder, work / "words")
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_folder)
     names = {"id2label": dict(enumerate(TAGS)), "label2id": {label: i for i, label in enumerate(TAGS)}}
-    model = transformers.AutoModelForTokenClassification.from_pretrained(model_folder, **names, **NO_DROPOUT, dtype=torch.float32)
+    model = transformers.AutoModelForTokenClassification.from_pretrained(
+        model_folder, **names, **NO_DROPOUT, dtype=torch.float32
+    )
     rows = {name: [encode(tokenizer, row) for row in parts[name]] for name in ("train", "dev")}
 
     def batches() -> Iterator[dict[str, torch.Tensor]]:
@@ -198,13 +239,19 @@ def pad(rows: list[tuple[list[int], list[int]]], filler: int) -> dict[str, torch
     longest = max(len(ids) for ids, _ in rows)
     ids = torch.tensor([row + [filler] * (longest - len(row)) for row, _ in rows])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row, _ in rows])
-    return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([row + [-100] * (longest - len(row)) for _, row in rows])}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": torch.tensor([row + [-100] * (longest - len(row)) for _, row in rows]),
+    }
 
 
 def fit(model: Any, batches: Any, steps: int, score: Any, settings: dict[str, Any]) -> dict[str, Any]:
     """AdamW with a rate that rises and falls along a cosine; scored on dev after each epoch."""
     optimizer = torch.optim.AdamW(model.parameters(), settings["rate"], weight_decay=settings["decay"])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings["rate"], total_steps=steps * settings["epochs"], pct_start=WARM_UP)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings["rate"], total_steps=steps * settings["epochs"], pct_start=WARM_UP
+    )
     scores = []
     for epoch in range(settings["epochs"]):
         start, losses = time.perf_counter(), []
@@ -220,7 +267,10 @@ def fit(model: Any, batches: Any, steps: int, score: Any, settings: dict[str, An
         model.eval()
         with torch.inference_mode():
             scores.append(round(score(), 4))
-        print(f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, dev {scores[-1]}, {time.perf_counter() - start:.0f} s", flush=True)
+        print(
+            f"epoch {epoch + 1}: loss {np.mean(losses):.3f}, dev {scores[-1]}, {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
     return {"dev": scores, "parameters": sum(p.numel() for p in model.parameters())}
 
 

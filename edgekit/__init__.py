@@ -78,5 +78,8 @@ def __getattr__(name: str) -> Any:
     except ModuleNotFoundError as problem:
         if (problem.name or "").startswith("edgekit"):
             raise
-        raise BuildError(f"Building needs the package '{problem.name}', which is not installed here. Run: pip install 'edgekit[build]'") from problem
+        raise BuildError(
+            f"Building needs the package '{problem.name}', which is not installed here. Run: pip install 'edgekit[build]'",
+            code="package-missing",
+        ) from problem
     return build if name == "build" else distill

@@ -128,7 +128,8 @@ class Findings(Recorded):
         lines = [
             f"system        {self.system}, Python {self.python}",
             f"cpu           {self.cpu}, {self.cpus} usable, {self.memory_mb / 1024:.1f} GB memory",
-            f"instructions  {', '.join(self.instructions) or 'none known'}" + ("" if vnni else " (no INT8 dot product: INT8 gains little here)"),
+            f"instructions  {', '.join(self.instructions) or 'none known'}"
+            + ("" if vnni else " (no INT8 dot product: INT8 gains little here)"),
             f"gpu           {self.gpu.text() if self.gpu else self.no_gpu}",
         ]
         lines += _board_lines(self.board) if self.board else [f"governor      {self.governor}"] if self.governor else []
@@ -136,17 +137,28 @@ class Findings(Recorded):
         held += [f"{self.memory_limit_mb} MB memory"] if self.memory_limit_mb else []
         lines += [f"limits        {' and '.join(held)} for this control group (container)"] if held else []
         lines += [f"tensorrt      {self.tensorrt}"] if self.tensorrt else []
-        lines += [f"backend       {name} {version}: {self.devices.get(name, 'cannot be used')}" for name, version in self.backends.items()]
+        lines += [
+            f"backend       {name} {version}: {self.devices.get(name, 'cannot be used')}"
+            for name, version in self.backends.items()
+        ]
         lines += self._build_lines()
-        lines += [f"cache         {self.cache}, {self.cache_mb:.0f} MB", f"engines       {self.engines}, {self.engines_mb:.0f} MB"]
+        lines += [
+            f"cache         {self.cache}, {self.cache_mb:.0f} MB",
+            f"engines       {self.engines}, {self.engines_mb:.0f} MB",
+        ]
         return "\n".join(lines)
 
     def _build_lines(self) -> list[str]:
         """What can be built here; one line on a device, which runs bundles and builds none."""
         if all(self.build.get(package) == "missing" for package in _ONLY_BUILDERS):
-            return ["build         not installed: this machine runs bundles (to build here: pip install 'edgekit[build]')"]
+            return [
+                "build         not installed: this machine runs bundles (to build here: pip install 'edgekit[build]')"
+            ]
         lines = [f"build         {', '.join(f'{k} {v}' for k, v in self.build.items())}"]
-        able = {name: "can be built here" + ("; engine made on the device" if name in self.engine_on_device else "") for name in self.targets}
+        able = {
+            name: "can be built here" + ("; engine made on the device" if name in self.engine_on_device else "")
+            for name in self.targets
+        }
         return lines + [f"target        {name}: {lack or able[name]}" for name, lack in self.targets.items()]
 
 
@@ -163,7 +175,11 @@ def _board_lines(board: Board) -> list[str]:
 
 
 def _clock(clock: Clock) -> str:
-    held = "locked at the maximum" if clock.locked else f"governor {clock.governor or 'unknown'}, not locked (to measure: sudo jetson_clocks)"
+    held = (
+        "locked at the maximum"
+        if clock.locked
+        else f"governor {clock.governor or 'unknown'}, not locked (to measure: sudo jetson_clocks)"
+    )
     return f"{clock.current_mhz} of {clock.maximum_mhz} MHz, {held}"
 
 
@@ -276,7 +292,9 @@ def _gpu_opens(backend: str) -> str:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
     command = [sys.executable, "-c", _CHILD, backend]
     try:
-        done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_S, check=False)
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return f"does not open: no answer within {_PATIENCE_S:.0f} s"
     if done.returncode == 0:
@@ -292,7 +310,9 @@ def _lacks(name: str, versions: Mapping[str, str | None], build: Mapping[str, st
         return "needs Python 3.11 or newer"
     aim = target.load(name)
     missing = [b for b in aim.backends if versions.get(b) is None] if aim.choose_on == "host" else []
-    parts = [f"pip install 'edgekit[{b.replace('_', '-')}]'" for b in missing] + (["pip install 'edgekit[build]'"] if "missing" in build.values() else [])
+    parts = [f"pip install 'edgekit[{b.replace('_', '-')}]'" for b in missing] + (
+        ["pip install 'edgekit[build]'"] if "missing" in build.values() else []
+    )
     return f"needs {' and '.join(parts)}" if parts else ""
 
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EdgekitWarning", "assert_no_regression", "edgekit_bundle", "pytest_addoption"]
 
-_NAME_IT = "Name one: --edgekit-bundle FOLDER, edgekit_bundle = FOLDER in pytest's settings, or out = ... in edgekit.toml."
+_NAME_IT = (
+    "Name one: --edgekit-bundle FOLDER, edgekit_bundle = FOLDER in pytest's settings, or out = ... in edgekit.toml."
+)
 
 
 class EdgekitWarning(pytest.PytestWarning):
@@ -43,8 +45,15 @@ class EdgekitWarning(pytest.PytestWarning):
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds ``--edgekit-bundle`` and the setting ``edgekit_bundle``."""
     group = parser.getgroup("edgekit", "EdgeKit bundles")
-    group.addoption("--edgekit-bundle", default=None, metavar="FOLDER", help="the bundle of the fixture edgekit_bundle, and of assert_no_regression")
-    parser.addini("edgekit_bundle", "folder of the bundle, relative to this file, in place of edgekit.toml's", default="")
+    group.addoption(
+        "--edgekit-bundle",
+        default=None,
+        metavar="FOLDER",
+        help="the bundle of the fixture edgekit_bundle, and of assert_no_regression",
+    )
+    parser.addini(
+        "edgekit_bundle", "folder of the bundle, relative to this file, in place of edgekit.toml's", default=""
+    )
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +130,10 @@ def assert_no_regression(
 
     project = _project(_start or Path.cwd())
     said = {
-        **{name: None if path is None else os.fspath(path) for name, path in (("baseline", baseline), ("samples", samples), ("report", report))},
+        **{
+            name: None if path is None else os.fspath(path)
+            for name, path in (("baseline", baseline), ("samples", samples), ("report", report))
+        },
         "columns": columns,
         "slices": None if slices is None else tuple(slices),
         "gates": gates if gates is None or isinstance(gates, Gates) else gate_files.read(os.fspath(gates)),
@@ -134,7 +146,10 @@ def assert_no_regression(
     check = checks(project, _chosen(project, bundle or _bundle), said)[0]
     for value, name, key in ((check.baseline, "baseline", "baseline"), (check.samples, "samples", "eval")):
         if not value:
-            raise UsageError(f"assert_no_regression has no {name}. Give {name}=..., or say {key} = ... in edgekit.toml.")
+            raise UsageError(
+                f"assert_no_regression has no {name}. Give {name}=..., or say {key} = ... in edgekit.toml.",
+                code="option-missing",
+            )
     if check.report is not None:
         check_writable(Path(check.report))
     found = checking.check(
@@ -188,10 +203,10 @@ def _chosen(project: Project, named: str | os.PathLike[str] | None) -> str:
     if named is not None:
         return os.fspath(named)
     if not project.out:
-        raise UsageError(f"No bundle is named. {_NAME_IT}")
+        raise UsageError(f"No bundle is named. {_NAME_IT}", code="bundle-not-named")
     if len(project.targets) > 1:
         many = f"{project.path} has {len(project.targets)} targets ({', '.join(project.targets)}), and it is not said whose bundle is meant"
-        raise UsageError(f"{many}. {_NAME_IT}")
+        raise UsageError(f"{many}. {_NAME_IT}", code="bundle-not-named")
     return project.out
 
 

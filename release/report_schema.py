@@ -42,7 +42,11 @@ class _Described(GenerateJsonSchema):
                 own["default"] = field.default_factory()
             if f"{cls.__name__}.{field.name}" in ENUMS:
                 own["enum"] = ENUMS[f"{cls.__name__}.{field.name}"]
-        return {**found, "description": " ".join(inspect.cleandoc(cls.__doc__).split("\n\n")[0].split()), "additionalProperties": False}
+        return {
+            **found,
+            "description": " ".join(inspect.cleandoc(cls.__doc__).split("\n\n")[0].split()),
+            "additionalProperties": False,
+        }
 
 
 def attributes(cls: type[Any]) -> dict[str, str]:

@@ -29,7 +29,9 @@ from packaging.utils import canonicalize_name
 def pins(constraints: Path) -> dict[str, str]:
     """Version of each package that a constraints file pins, by its canonical name."""
     lines = (line.partition("#")[0].partition(";")[0].strip() for line in constraints.read_text("utf-8").splitlines())
-    return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines) if version}
+    return {
+        canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines) if version
+    }
 
 
 def bill(wheel: Path, pinned: dict[str, str]) -> str:
@@ -59,7 +61,9 @@ def bill(wheel: Path, pinned: dict[str, str]) -> str:
     bom.metadata.component = root
     bom.register_dependency(root, parts)
     document = json.loads(JsonV1Dot6(bom).output_as_string())
-    document["metadata"].pop("timestamp")  # the wheel's digest says which wheel it is; the clock would make each bill another one
+    document["metadata"].pop(
+        "timestamp"
+    )  # the wheel's digest says which wheel it is; the clock would make each bill another one
     return json.dumps(document, indent=2, sort_keys=True) + "\n"
 
 
@@ -70,7 +74,9 @@ def _component(package: str, requirements: list[Requirement], version: str | Non
         type=ComponentType.LIBRARY,
         purl=PackageURL("pypi", None, package, version),
         bom_ref=f"{package}@{version}" if version else package,
-        scope=ComponentScope.OPTIONAL if all(r.marker and "extra" in str(r.marker) for r in requirements) else ComponentScope.REQUIRED,
+        scope=ComponentScope.OPTIONAL
+        if all(r.marker and "extra" in str(r.marker) for r in requirements)
+        else ComponentScope.REQUIRED,
         properties=[Property(name="edgekit:requires", value=str(r)) for r in requirements],
     )
 

@@ -44,4 +44,8 @@ class Board:
     def leaks(self):
         """What is still allocated, and engines and contexts that are alive."""
         alive = {"engines": self.fake.engines, "contexts": self.fake.contexts}
-        return [*self.driver.leaks(), *self.driver.misuse, *(f"{count} {kind}" for kind, count in alive.items() if count)]
+        return [
+            *self.driver.leaks(),
+            *self.driver.misuse,
+            *(f"{count} {kind}" for kind, count in alive.items() if count),
+        ]

@@ -22,7 +22,9 @@ from edgekit.machine import busy
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory):
     """Children import the same package and can be interrupted; builds keep their steps in a folder that goes with the session."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in a job in the background, from which children inherit it
+    if (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):  # as in a job in the background, from which children inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     package = str(Path(__import__("edgekit").__file__).resolve().parents[1])
     before = dict(os.environ)
@@ -30,7 +32,11 @@ def _environment(tmp_path_factory):
     os.environ["EDGEKIT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ.pop("EDGEKIT_CACHE_MB", None)
     os.environ["HF_HUB_OFFLINE"] = "1"
-    limits, busy.OTHERS, busy.STOLEN = (busy.OTHERS, busy.STOLEN), float("inf"), float("inf")  # what a build reuses is not to depend on this machine's load
+    limits, busy.OTHERS, busy.STOLEN = (
+        (busy.OTHERS, busy.STOLEN),
+        float("inf"),
+        float("inf"),
+    )  # what a build reuses is not to depend on this machine's load
     yield
     busy.OTHERS, busy.STOLEN = limits
     os.environ.clear()
@@ -57,7 +63,10 @@ def tiny_samples(tmp_path_factory, tiny_module):
     texts = [f"{text} {small.CANARY}" if i % 3 == 0 else text for i, text in enumerate(small.texts(300, seed=2))]
     dev = small.labelled(tiny_module, texts, count=120, wrong=6)
     return SimpleNamespace(
-        train=small.write_jsonl(folder / "train.jsonl", train), dev=small.write_jsonl(folder / "dev.jsonl", dev), rows=dev, accuracy=1 - 6 / len(dev)
+        train=small.write_jsonl(folder / "train.jsonl", train),
+        dev=small.write_jsonl(folder / "dev.jsonl", dev),
+        rows=dev,
+        accuracy=1 - 6 / len(dev),
     )
 
 
@@ -70,10 +79,17 @@ def tiny_build(tmp_path_factory, tiny_model, tiny_samples):
     steps = []
     with small.all_output(folder / "output.txt"):
         result = edgekit.build(
-            tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=folder / "tiny", target="cpu", progress=lambda *step: steps.append(step)
+            tiny_model,
+            samples=tiny_samples.train,
+            eval=tiny_samples.dev,
+            out=folder / "tiny",
+            target="cpu",
+            progress=lambda *step: steps.append(step),
         )
     output = (folder / "output.txt").read_bytes()
-    return SimpleNamespace(result=result, path=folder / "tiny", cache=Path(os.environ["EDGEKIT_CACHE"]), output=output, steps=steps)
+    return SimpleNamespace(
+        result=result, path=folder / "tiny", cache=Path(os.environ["EDGEKIT_CACHE"]), output=output, steps=steps
+    )
 
 
 @pytest.fixture(scope="session")

@@ -36,10 +36,15 @@ ERRORS = {
     900: ("CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED", "operation not permitted when stream is capturing"),
     901: ("CUDA_ERROR_STREAM_CAPTURE_INVALIDATED", "operation failed due to a previous error during capture"),
     904: ("CUDA_ERROR_STREAM_CAPTURE_UNJOINED", "capturing stream has unjoined work"),
-    908: ("CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD", "attempt to terminate a thread-local capture sequence from another thread"),
+    908: (
+        "CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD",
+        "attempt to terminate a thread-local capture sequence from another thread",
+    ),
     999: ("CUDA_ERROR_UNKNOWN", "unknown error"),
 }
-_STATIC = {code: tuple(text.encode() for text in texts) for code, texts in ERRORS.items()}  # a driver's texts outlive every call
+_STATIC = {
+    code: tuple(text.encode() for text in texts) for code, texts in ERRORS.items()
+}  # a driver's texts outlive every call
 _ALWAYS = {"cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"}  # before cuInit too
 _WITHOUT_CONTEXT = _ALWAYS | {"cuCtxSetCurrent", *(name for name in FUNCTIONS if name.startswith("cuDevice"))}
 _UNSAFE = {"cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc", "cuMemFreeHost"}  # while this thread captures
@@ -112,7 +117,12 @@ class FakeDriver:
     ):
         self.name, self.memory, self.devices, self.driver_version = name, memory, devices, driver_version
         self.integrated, self.deferred, self.invalidate_capture = integrated, deferred, invalidate_capture
-        self.attributes = {75: compute_capability[0], 76: compute_capability[1], 16: multiprocessors, 18: int(integrated)}
+        self.attributes = {
+            75: compute_capability[0],
+            76: compute_capability[1],
+            16: multiprocessors,
+            18: int(integrated),
+        }
         self.log, self.misuse = [], []
         self._lock, self._local = threading.RLock(), threading.local()
         self._initialized, self._sticky = False, 0
@@ -127,7 +137,16 @@ class FakeDriver:
     @classmethod
     def jetson(cls, **settings):
         """A Jetson Orin NX: one memory for CPU and GPU."""
-        return cls(**{"name": "Orin", "compute_capability": (8, 7), "memory": 16 * 2**30, "multiprocessors": 8, "integrated": True, **settings})
+        return cls(
+            **{
+                "name": "Orin",
+                "compute_capability": (8, 7),
+                "memory": 16 * 2**30,
+                "multiprocessors": 8,
+                "integrated": True,
+                **settings,
+            }
+        )
 
     # ---- for tests
 
@@ -163,10 +182,18 @@ class FakeDriver:
     def leaks(self):
         """What was not given back. After a sticky error nothing can be but the context, and it goes with the process."""
         with self._lock:
-            found = [f"primary context of device {device}: {count} reference(s)" for device, count in self._references.items() if count]
+            found = [
+                f"primary context of device {device}: {count} reference(s)"
+                for device, count in self._references.items()
+                if count
+            ]
             if not self._sticky:
                 found += [str(block) for block in self._blocks.values()]
-                for kind, handles in (("stream", self._streams), ("graph", self._graphs), ("executable graph", self._executables)):
+                for kind, handles in (
+                    ("stream", self._streams),
+                    ("graph", self._graphs),
+                    ("executable graph", self._executables),
+                ):
                     found += [f"{kind} {handle:#x}" for handle in handles]
             return found
 
@@ -362,7 +389,9 @@ class FakeDriver:
             ctypes.memmove(to, source, size)
 
         queue = self._stream(stream)
-        if self.deferred and not queue.capture and None in blocks:  # of pageable memory nothing is left to do when the call returns
+        if (
+            self.deferred and not queue.capture and None in blocks
+        ):  # of pageable memory nothing is left to do when the call returns
             if blocks[1] is None:
                 return self._put(stream, functools.partial(copy, ctypes.string_at(source, size)))
             ready, queue.queue = [*queue.queue, copy], []
@@ -370,19 +399,29 @@ class FakeDriver:
         return self._put(stream, copy)
 
     def _cuMemcpyHtoDAsync_v2(self, to, source, size, stream):
-        return self._copied("cuMemcpyHtoDAsync_v2", to, ("device", "mapped"), source, ("pinned", "mapped"), size, stream)
+        return self._copied(
+            "cuMemcpyHtoDAsync_v2", to, ("device", "mapped"), source, ("pinned", "mapped"), size, stream
+        )
 
     def _cuMemcpyDtoHAsync_v2(self, to, source, size, stream):
-        return self._copied("cuMemcpyDtoHAsync_v2", to, ("pinned", "mapped"), source, ("device", "mapped"), size, stream)
+        return self._copied(
+            "cuMemcpyDtoHAsync_v2", to, ("pinned", "mapped"), source, ("device", "mapped"), size, stream
+        )
 
     def _cuMemcpyDtoDAsync_v2(self, to, source, size, stream):
-        return self._copied("cuMemcpyDtoDAsync_v2", to, ("device", "mapped"), source, ("device", "mapped"), size, stream)
+        return self._copied(
+            "cuMemcpyDtoDAsync_v2", to, ("device", "mapped"), source, ("device", "mapped"), size, stream
+        )
 
     # ---- streams and graphs
 
     def _stream(self, handle):
         if handle not in self._streams:
-            what = f"stream {handle:#x} does not exist, or not any more" if handle else "the default stream, which other streams here do not wait for"
+            what = (
+                f"stream {handle:#x} does not exist, or not any more"
+                if handle
+                else "the default stream, which other streams here do not wait for"
+            )
             raise Refused(400, what)
         stream = self._streams[handle]
         if self._current not in (None, stream.context):

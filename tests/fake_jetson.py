@@ -63,7 +63,11 @@ def cpu(policy, current, low, high, governor="schedutil"):
 def tree(model, compatible, l4t):
     """What every board has."""
     named = b"\0".join(name.encode() for name in compatible) + b"\0"
-    return {"proc/device-tree/model": model.encode() + b"\0", "proc/device-tree/compatible": named, "etc/nv_tegra_release": release(l4t)}
+    return {
+        "proc/device-tree/model": model.encode() + b"\0",
+        "proc/device-tree/compatible": named,
+        "etc/nv_tegra_release": release(l4t),
+    }
 
 
 def orin_nano(l4t="36.4.3"):
@@ -99,7 +103,11 @@ def xavier(l4t="35.4.1"):
 def thor(l4t="38.2.0"):
     """An AGX Thor with its clocks locked."""
     return {
-        **tree("NVIDIA Jetson AGX Thor Developer Kit", ["nvidia,p4071-0000+p3834-0008", "nvidia,p3834-0008", "nvidia,tegra264"], l4t),
+        **tree(
+            "NVIDIA Jetson AGX Thor Developer Kit",
+            ["nvidia,p4071-0000+p3834-0008", "nvidia,p3834-0008", "nvidia,tegra264"],
+            l4t,
+        ),
         "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=1 NAME=120W >\n",
         "var/lib/nvpmodel/status": "pmode:0001",
         "proc/meminfo": memory(125772, 120000),
@@ -114,4 +122,11 @@ def tensorrt(version, python=HERE, lib="usr/lib", record=True):
     """The package as JetPack installs it. Importing it fails: nobody may."""
     folder = f"{lib}/{python}/dist-packages"
     files = {f"{folder}/tensorrt/__init__.py": f'raise SystemExit("imported")\n__version__ = "{version}"\n'}
-    return {**files, f"{folder}/tensorrt-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: tensorrt\nVersion: {version}\n"} if record else files
+    return (
+        {
+            **files,
+            f"{folder}/tensorrt-{version}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: tensorrt\nVersion: {version}\n",
+        }
+        if record
+        else files
+    )

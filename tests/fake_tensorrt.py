@@ -102,7 +102,13 @@ def make(version: str = "10.3.0", driver: Any = None, **knobs: Any) -> types.Mod
             space.update(__slots__=(), _fake=control)
         if kind is native.ILogger:
             space.update(severity.__members__, Severity=severity)
-        space.update({name: what for owner, name, first, without, what in _SOME if owner == kind.__name__ and first <= release < without})
+        space.update(
+            {
+                name: what
+                for owner, name, first, without, what in _SOME
+                if owner == kind.__name__ and first <= release < without
+            }
+        )
         bases = (kind, trt.ILogger) if kind is native.Logger else (kind,)
         setattr(trt, kind.__name__, type(kind)(kind.__name__, bases, space))
     return trt

@@ -18,7 +18,9 @@ def graph(nodes, ins, outs, weights, opset=19):
     """A model of these parts; inputs and outputs are (name, type, shape)."""
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
     values = [[helper.make_tensor_value_info(*value) for value in group] for group in (ins, outs)]
-    model = helper.make_model(helper.make_graph(nodes, "g", *values, tensors), opset_imports=[helper.make_opsetid("", opset)])
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", *values, tensors), opset_imports=[helper.make_opsetid("", opset)]
+    )
     model.ir_version = 9
     return model
 

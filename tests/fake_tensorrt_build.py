@@ -10,7 +10,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import fake_tensorrt_graph as graphs
-from fake_tensorrt_native import Dims, ILogger, IProgressMonitor, Native, buffer, given, log, made, memory, number, setting, string
+from fake_tensorrt_native import (
+    Dims,
+    ILogger,
+    IProgressMonitor,
+    Native,
+    buffer,
+    given,
+    log,
+    made,
+    memory,
+    number,
+    setting,
+    string,
+)
 
 _PRECISION_FLAGS = ("FP16", "INT8", "BF16", "FP8", "INT4", "FP4")
 
@@ -47,7 +60,11 @@ class INetworkDefinition(Native):
         if 0 <= number(index, f"get_{which.lower()}") < len(tensors):
             return tensors[index]
         condition = f"condition: (0) <= (index) && (index) < (getNb{which}s())"
-        log(self._logger, "ERROR", f"INetworkDefinition::get{which}: Error Code 3: API Usage Error (Parameter check failed, {condition}.)")
+        log(
+            self._logger,
+            "ERROR",
+            f"INetworkDefinition::get{which}: Error Code 3: API Usage Error (Parameter check failed, {condition}.)",
+        )
         return None
 
 
@@ -131,7 +148,9 @@ class OnnxParser(Native):
 
     def _parse(self, load: Callable[[], bytes], path: str | None) -> bool:
         network, trt = self._network(), self._fake.trt
-        assert network is not None, "the parser's network is gone: the bindings do not keep it alive, and the real parser crashes"
+        assert network is not None, (
+            "the parser's network is gone: the bindings do not keep it alive, and the real parser crashes"
+        )
         if network._model is not None:
             log(self._logger, "ERROR", "ModelImporter.cpp:1170: Parse was called with a non-empty network definition")
             return False
@@ -140,16 +159,28 @@ class OnnxParser(Native):
             network._inputs = [made(trt.ITensor, tensor=tensor) for tensor in graphs.inputs(model)]
             for tensor in network._inputs:
                 if tensor.dtype == trt.DataType.INT64:
-                    log(self._logger, "WARNING", f"ModelImporter.cpp:1071: Make sure input {tensor.name} has Int64 binding.")
+                    log(
+                        self._logger,
+                        "WARNING",
+                        f"ModelImporter.cpp:1071: Make sure input {tensor.name} has Int64 binding.",
+                    )
             network._model = graphs.check(model)
             network._outputs = [made(trt.ITensor, tensor=tensor) for tensor in graphs.outputs(model)]
             return True
         except graphs.Refusal as refusal:
             self._errors.append(made(trt.ParserError, refusal=refusal))
             if refusal.operator:
-                log(self._logger, "ERROR", f"ModelImporter.cpp:140: While parsing node number {refusal.node} [{refusal.operator}]:")
+                log(
+                    self._logger,
+                    "ERROR",
+                    f"ModelImporter.cpp:140: While parsing node number {refusal.node} [{refusal.operator}]:",
+                )
             code = int(self._errors[-1].code())
-            log(self._logger, "ERROR", f"ModelImporter.cpp:151: ERROR: {refusal.file}:{refusal.line} In function {refusal.function}:\n[{code}] {refusal.desc}")
+            log(
+                self._logger,
+                "ERROR",
+                f"ModelImporter.cpp:151: ERROR: {refusal.file}:{refusal.line} In function {refusal.function}:\n[{code}] {refusal.desc}",
+            )
             return False
 
 
@@ -209,7 +240,9 @@ class IBuilderConfig(Native):
     max_aux_streams = setting("max_aux_streams", lambda fake: int)
     avg_timing_iterations = setting("avg_timing_iterations", lambda fake: int)
     profiling_verbosity = setting("profiling_verbosity", lambda fake: fake.trt.ProfilingVerbosity)
-    hardware_compatibility_level = setting("hardware_compatibility_level", lambda fake: fake.trt.HardwareCompatibilityLevel)
+    hardware_compatibility_level = setting(
+        "hardware_compatibility_level", lambda fake: fake.trt.HardwareCompatibilityLevel
+    )
     progress_monitor = setting("progress_monitor", lambda fake: (IProgressMonitor, type(None)))
     num_optimization_profiles = property(lambda self: len(self._profiles))
 
@@ -283,11 +316,21 @@ class Builder(Native):
         value = number(flags, "create_network", least=0)
         known = self._fake.trt.NetworkDefinitionCreationFlag.__members__
         if value >> (1 + max(map(int, known.values()))):
-            text = "Parameter check failed, condition: flagSet.toU32() < (1U << EnumMax<NetworkDefinitionCreationFlag>())."
+            text = (
+                "Parameter check failed, condition: flagSet.toU32() < (1U << EnumMax<NetworkDefinitionCreationFlag>())."
+            )
             log(self._logger, "ERROR", f"IBuilder::createNetworkV2: Error Code 3: API Usage Error ({text})")
             return None
         value |= 1 << int(known["STRONGLY_TYPED"]) if self._fake.major >= 11 else 0
-        return made(self._fake.trt.INetworkDefinition, flags=value, inputs=[], outputs=[], model=None, logger=self._logger, parser=None)
+        return made(
+            self._fake.trt.INetworkDefinition,
+            flags=value,
+            inputs=[],
+            outputs=[],
+            model=None,
+            logger=self._logger,
+            parser=None,
+        )
 
     def create_builder_config(self) -> Any:
         trt = self._fake.trt
@@ -300,7 +343,14 @@ class Builder(Native):
             "hardware_compatibility_level": trt.HardwareCompatibilityLevel.NONE,
             "progress_monitor": None,
         }
-        fields = {"flags": {int(trt.BuilderFlag.TF32)}, "limits": {}, "profiles": [], "settings": settings, "cache": None, "logger": self._logger}
+        fields = {
+            "flags": {int(trt.BuilderFlag.TF32)},
+            "limits": {},
+            "profiles": [],
+            "settings": settings,
+            "cache": None,
+            "logger": self._logger,
+        }
         return made(trt.IBuilderConfig, **fields)
 
     def create_optimization_profile(self) -> Any:
@@ -316,8 +366,12 @@ class Builder(Native):
         if problem:
             log(self._logger, "ERROR", f"IBuilder::buildSerializedNetwork: {problem}")
             return None
-        products = {f"{layer['TacticName']} {layer['Inputs']} {layer['Outputs']}" for layer in layers if layer["product"]}
-        cached = config._cache._entries if config._cache is not None and config.builder_optimization_level > 0 else set()
+        products = {
+            f"{layer['TacticName']} {layer['Inputs']} {layer['Outputs']}" for layer in layers if layer["product"]
+        }
+        cached = (
+            config._cache._entries if config._cache is not None and config.builder_optimization_level > 0 else set()
+        )
         fake.timed += len(products - cached)
         cached |= products
         fake.builds += 1
@@ -339,12 +393,16 @@ class Builder(Native):
             return "Error Code 10: Internal Error (Could not find any implementation for node {ForeignNode[...]}.)"
         if not network._outputs:
             return usage.format("Network must have at least one output")
-        forbidden = [name for name in _PRECISION_FLAGS if hasattr(flags, name) and config.get_flag(getattr(flags, name))]
+        forbidden = [
+            name for name in _PRECISION_FLAGS if hasattr(flags, name) and config.get_flag(getattr(flags, name))
+        ]
         if forbidden and network.get_flag(typed):
             return usage.format(f"BuilderFlag::k{forbidden[0]} is not compatible with a strongly typed network")
         for tensor in network._inputs:
             if -1 in tensor.shape and not config._profiles:
-                return usage.format("Network has dynamic or shape inputs, but no optimization profile has been defined.")
+                return usage.format(
+                    "Network has dynamic or shape inputs, but no optimization profile has been defined."
+                )
         for index, profile in enumerate(config._profiles):
             if not profile:
                 return usage.format(f"Optimization profile {index} is invalid.")
@@ -397,4 +455,13 @@ def _report(monitor: Any, layers: int) -> bool:
     return going
 
 
-KINDS = (ITensor, INetworkDefinition, ParserError, OnnxParser, IOptimizationProfile, ITimingCache, IBuilderConfig, Builder)
+KINDS = (
+    ITensor,
+    INetworkDefinition,
+    ParserError,
+    OnnxParser,
+    IOptimizationProfile,
+    ITimingCache,
+    IBuilderConfig,
+    Builder,
+)

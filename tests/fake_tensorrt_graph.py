@@ -32,7 +32,15 @@ _TYPES = {
 }
 NUMPY = {name: dtype for name, _, dtype in _TYPES.values()}
 _INSPECTED = {name: word for name, word, _ in _TYPES.values()}
-_FORMATS = {"FLOAT": "FP32", "HALF": "FP16", "INT8": "Int8", "INT32": "Int32", "INT64": "Int64", "BOOL": "BOOL", "UINT8": "UInt8"}
+_FORMATS = {
+    "FLOAT": "FP32",
+    "HALF": "FP16",
+    "INT8": "Int8",
+    "INT32": "Int32",
+    "INT64": "Int64",
+    "BOOL": "BOOL",
+    "UINT8": "UInt8",
+}
 
 # Operators that ONNX has and TensorRT's parser knows only to refuse.
 _REFUSED = ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul")
@@ -49,7 +57,9 @@ _TACTICS = {
 class Refusal(Exception):
     """Why the parser takes no graph. ``code`` is a member of ``ErrorCode``, ``node`` a place among the graph's nodes."""
 
-    def __init__(self, code: str, desc: str, function: str, file: str = "ModelImporter.cpp", line: int = 1, **where: Any) -> None:
+    def __init__(
+        self, code: str, desc: str, function: str, file: str = "ModelImporter.cpp", line: int = 1, **where: Any
+    ) -> None:
         """Keeps what a ``ParserError`` tells. ``where`` is ``node``, ``name`` and ``operator``, for what is wrong with a node."""
         super().__init__(desc)
         self.code, self.desc, self.function, self.file, self.line = code, desc, function, file, line
@@ -133,7 +143,12 @@ def check(model: onnx.ModelProto) -> onnx.ModelProto:
     for index, node in enumerate(model.graph.node):
         refuse = functools.partial(Refusal, node=index, name=node.name, operator=node.op_type)
         if not set(node.input) <= known:
-            raise refuse("INVALID_GRAPH", "Assertion failed: (ctx->tensors().count(inputName)): Node input was not registered.", "parseNode", line=356)
+            raise refuse(
+                "INVALID_GRAPH",
+                "Assertion failed: (ctx->tensors().count(inputName)): Node input was not registered.",
+                "parseNode",
+                line=356,
+            )
         known |= set(node.output)
         if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
             text = 'creator && "Plugin not found, are the plugin name, version, and namespace correct?"'
@@ -148,10 +163,17 @@ def check(model: onnx.ModelProto) -> onnx.ModelProto:
         raise _mismatch(model, str(problem)) from problem
 
 
-def _check_quantization(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], refuse: Callable[..., Refusal]) -> None:
+def _check_quantization(
+    node: onnx.NodeProto, constants: Mapping[str, np.ndarray], refuse: Callable[..., Refusal]
+) -> None:
     scale = constants.get(node.input[1])
     if scale is None:
-        raise refuse("INVALID_NODE", "Assertion failed: scale.is_weights(): The scale must be an initializer.", "resolveScaleInput", "onnxOpImporters.cpp")
+        raise refuse(
+            "INVALID_NODE",
+            "Assertion failed: scale.is_weights(): The scale must be an initializer.",
+            "resolveScaleInput",
+            "onnxOpImporters.cpp",
+        )
     if np.any(scale <= 0):
         text = "Assertion failed: (scaleAllPositive || allowNegativeScale): Scale coefficients must all be positive"
         raise refuse("INVALID_NODE", text, "resolveScaleInput", "onnxOpImporters.cpp", 1889)
@@ -159,7 +181,11 @@ def _check_quantization(node: onnx.NodeProto, constants: Mapping[str, np.ndarray
     absent = np.zeros((), np.uint8 if node.op_type == "QuantizeLinear" else np.int8)
     zero = constants[node.input[2]] if len(node.input) > 2 else absent
     if zero.dtype != np.int8:
-        raise refuse("UNSUPPORTED_NODE_DATATYPE", f'notInvalidType(zeroPoint, {{"{zero.dtype.name.upper()}"}})', "checkQuantizeLinear")
+        raise refuse(
+            "UNSUPPORTED_NODE_DATATYPE",
+            f'notInvalidType(zeroPoint, {{"{zero.dtype.name.upper()}"}})',
+            "checkQuantizeLinear",
+        )
     if np.any(zero):
         text = "Assertion failed: shiftIsAllZeros(zeroPoint): Non-zero zero point is not supported."
         raise refuse("INVALID_NODE", text, "buildZeroPointTensor", "onnxOpImporters.cpp", 1929)
@@ -228,7 +254,9 @@ def _fixed(model: onnx.ModelProto) -> set[str]:
     return fixed
 
 
-def _follower(node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]], fixed: set[str]) -> onnx.NodeProto | None:
+def _follower(
+    node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]], fixed: set[str]
+) -> onnx.NodeProto | None:
     """The node that runs with one before it: a bias, or an activation, when nothing else reads that."""
     reading = readers.get(node.output[0], [])
     if len(reading) != 1:
@@ -237,11 +265,17 @@ def _follower(node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]],
     return reading[0] if bias or reading[0].op_type in _ACTIVATIONS else None
 
 
-def _layer(index: int, together: list[onnx.NodeProto], reads: list[str], product: str | None, types: Mapping[str, Tensor]) -> dict[str, Any]:
+def _layer(
+    index: int, together: list[onnx.NodeProto], reads: list[str], product: str | None, types: Mapping[str, Tensor]
+) -> dict[str, Any]:
     first, last = together[0], together[-1]
     kind = _GEMMS.get(first.op_type, "kgen")
     name = f"{first.name.replace('.', '_')}_myl0_{index}"
-    tactic = _TACTICS[product] if product in _TACTICS else f"__myl_{first.op_type[:3]}_0x{hashlib.md5(name.encode()).hexdigest()}"
+    tactic = (
+        _TACTICS[product]
+        if product in _TACTICS
+        else f"__myl_{first.op_type[:3]}_0x{hashlib.md5(name.encode()).hexdigest()}"
+    )
     if last.op_type in _ACTIVATIONS and kind == "gemm":
         name, kind = f"__myl_Fc_myl0_{index}", "fusion"
 
@@ -310,7 +344,9 @@ def unpack(plan: bytes) -> tuple[dict[str, Any], bytes]:
     if not plan:
         raise ValueError("Error Code 3: API Usage Error (Cannot deserialize with an empty memory buffer.)")
     if plan[:4] != _MAGIC:
-        raise ValueError("Error Code 1: Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match)")
+        raise ValueError(
+            "Error Code 1: Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.Magic tag does not match)"
+        )
     body = plan[36:]
     if hashlib.sha256(body).digest() != plan[4:36]:
         raise ValueError("Error Code 2: Internal Error (Assertion bufferSize >= minBufferSize failed.)")

@@ -109,7 +109,9 @@ class Fake:
         """
         with self._lock:
             for other, (start, length) in self._scratch.items():
-                assert other == owner or address + size <= start or start + length <= address, "two contexts run at the same time in the same device memory"
+                assert other == owner or address + size <= start or start + length <= address, (
+                    "two contexts run at the same time in the same device memory"
+                )
             self._scratch[owner] = (address, size)
         try:
             self.memory(address, (size,), np.uint8)[...] = 0xA5
@@ -120,7 +122,9 @@ class Fake:
 
 
 def refused(function: str) -> TypeError:
-    return TypeError(f"{function}(): incompatible function arguments. The following argument types are supported: (see the documentation)")
+    return TypeError(
+        f"{function}(): incompatible function arguments. The following argument types are supported: (see the documentation)"
+    )
 
 
 def number(value: Any, function: str, least: int | None = None) -> int:
@@ -322,7 +326,9 @@ class Logger(ILogger):
 
     def __init__(self, min_severity: Any = None) -> None:
         ILogger.__init__(self)
-        self.min_severity = self.Severity.WARNING if min_severity is None else given(min_severity, self.Severity, "__init__")
+        self.min_severity = (
+            self.Severity.WARNING if min_severity is None else given(min_severity, self.Severity, "__init__")
+        )
 
     def log(self, severity: Any, msg: str) -> None:
         if severity <= self.min_severity:

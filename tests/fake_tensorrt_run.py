@@ -78,12 +78,22 @@ class ICudaEngine(Native):
         names = [*self._inputs, *self._outputs]
         if 0 <= number(index, "get_tensor_name") < len(names):
             return names[index]
-        log(self._logger, "ERROR", "ICudaEngine::getIOTensorName: Error Code 3: API Usage Error (Parameter check failed, condition: index < nbIOTensors.)")
+        log(
+            self._logger,
+            "ERROR",
+            "ICudaEngine::getIOTensorName: Error Code 3: API Usage Error (Parameter check failed, condition: index < nbIOTensors.)",
+        )
         return None
 
     def get_tensor_mode(self, name: str) -> Any:
         modes = self._fake.trt.TensorIOMode
-        return modes.INPUT if string(name, "get_tensor_mode") in self._inputs else modes.OUTPUT if name in self._outputs else modes.NONE
+        return (
+            modes.INPUT
+            if string(name, "get_tensor_mode") in self._inputs
+            else modes.OUTPUT
+            if name in self._outputs
+            else modes.NONE
+        )
 
     def get_tensor_dtype(self, name: str) -> Any:
         return getattr(self._fake.trt.DataType, self._tensor(string(name, "get_tensor_dtype")).dtype)
@@ -100,16 +110,31 @@ class ICudaEngine(Native):
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Any]:
         """Minimum, optimum and maximum; for an output, which has none, shapes of -1 dimensions."""
-        shapes = self._profile(string(name, "get_tensor_profile_shape"), number(profile_index, "get_tensor_profile_shape"))
+        shapes = self._profile(
+            string(name, "get_tensor_profile_shape"), number(profile_index, "get_tensor_profile_shape")
+        )
         return [self._fake.trt.Dims(shape) for shape in shapes] if shapes else [self._nothing() for _ in range(3)]
 
     def create_execution_context(self, strategy: Any = None) -> Any:
         trt, strategies = self._fake.trt, self._fake.trt.ExecutionContextAllocationStrategy
-        managed = strategy is not None and given(strategy, strategies, "create_execution_context") == strategies.USER_MANAGED
+        managed = (
+            strategy is not None and given(strategy, strategies, "create_execution_context") == strategies.USER_MANAGED
+        )
         if self._fake.out_of_memory and not managed:
-            log(self._logger, "ERROR", "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)")
+            log(
+                self._logger, "ERROR", "[defaultAllocator.cpp::allocate::31] Error Code 1: Cuda Runtime (out of memory)"
+            )
             return None
-        fields = {"managed": managed, "profile": 0, "shapes": {}, "addresses": {}, "memory": None, "need": None, "fresh": True, "queued": []}
+        fields = {
+            "managed": managed,
+            "profile": 0,
+            "shapes": {},
+            "addresses": {},
+            "memory": None,
+            "need": None,
+            "fresh": True,
+            "queued": [],
+        }
         context = made(trt.IExecutionContext, engine=self, logger=self._logger, guard=threading.RLock(), **fields)
         self._fake._contexts.add(context)
         return context
@@ -149,7 +174,9 @@ class EngineInspector(Native):
     @property
     def execution_context(self) -> Any:
         context = self._context and self._context()
-        assert context is not None or self._context is None, "the inspector's context is gone: the bindings do not keep it alive"
+        assert context is not None or self._context is None, (
+            "the inspector's context is gone: the bindings do not keep it alive"
+        )
         return context
 
     @execution_context.setter
@@ -164,31 +191,64 @@ class EngineInspector(Native):
         axes = context._axes() if context is not None and not context._missing() else None
         layers = [graphs.inspected(layer, axes, major) for layer in engine._header["layers"]]
         verbosity = engine._header["verbosity"]
-        told = {"Layers": {"DETAILED": layers, "LAYER_NAMES_ONLY": [layer["Name"] for layer in layers], "NONE": []}[verbosity]}
+        told = {
+            "Layers": {"DETAILED": layers, "LAYER_NAMES_ONLY": [layer["Name"] for layer in layers], "NONE": []}[
+                verbosity
+            ]
+        }
         if major < 11:
             return json.dumps({**told, "Bindings": [*engine._inputs, *engine._outputs]})
-        modes = [(tensor, "Input") for tensor in engine._inputs.values()] + [(tensor, "Output") for tensor in engine._outputs.values()]
-        tensors = [{"Name": t.name, "IOMode": mode, "DataType": t.dtype.capitalize(), "Dimensions": list(t.dims), "Location": "Device"} for t, mode in modes]
+        modes = [(tensor, "Input") for tensor in engine._inputs.values()] + [
+            (tensor, "Output") for tensor in engine._outputs.values()
+        ]
+        tensors = [
+            {
+                "Name": t.name,
+                "IOMode": mode,
+                "DataType": t.dtype.capitalize(),
+                "Dimensions": list(t.dims),
+                "Location": "Device",
+            }
+            for t, mode in modes
+        ]
         return json.dumps({"ProfilingVerbosity": verbosity, **told, "I/O Tensors": tensors})
 
 
 class IExecutionContext(Native):
     """One caller's shapes and addresses. It is not for two threads at the same time, which is noticed here and is undefined in truth."""
 
-    __slots__ = ("_addresses", "_engine", "_fresh", "_guard", "_logger", "_managed", "_memory", "_need", "_profile", "_queued", "_shapes")
+    __slots__ = (
+        "_addresses",
+        "_engine",
+        "_fresh",
+        "_guard",
+        "_logger",
+        "_managed",
+        "_memory",
+        "_need",
+        "_profile",
+        "_queued",
+        "_shapes",
+    )
     engine = property(lambda self: self._engine)
     active_optimization_profile = property(lambda self: self._profile)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        assert self._guard.acquire(blocking=False), "an execution context is used by two threads at the same time: it is not thread-safe"
+        assert self._guard.acquire(blocking=False), (
+            "an execution context is used by two threads at the same time: it is not thread-safe"
+        )
         try:
             yield
         finally:
             self._guard.release()
 
     def _error(self, text: str, function: str = "enqueueV3") -> bool:
-        log(self._logger, "ERROR", f"IExecutionContext::{function}: Error Code 3: API Usage Error (Parameter check failed, condition: {text})")
+        log(
+            self._logger,
+            "ERROR",
+            f"IExecutionContext::{function}: Error Code 3: API Usage Error (Parameter check failed, condition: {text})",
+        )
         return False
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
@@ -197,7 +257,10 @@ class IExecutionContext(Native):
         number(stream_handle, "set_optimization_profile_async", least=0)
         with self._alone():
             if not 0 <= index < self._engine.num_optimization_profiles:
-                self._error("profileIndex >= 0 && profileIndex < mEngine.getNbOptimizationProfiles().", "setOptimizationProfileInternal")
+                self._error(
+                    "profileIndex >= 0 && profileIndex < mEngine.getNbOptimizationProfiles().",
+                    "setOptimizationProfileInternal",
+                )
                 raise RuntimeError("Error in set optimization profile async.")
             if index != self._profile:
                 self._profile, self._shapes, self._need, self._fresh = index, {}, None, True
@@ -209,10 +272,15 @@ class IExecutionContext(Native):
             tensor = self._engine._inputs.get(string(name, "set_input_shape"))
             if tensor is None:
                 return self._error(f"isInput. Given invalid tensor name: {name}.", "setInputShape")
-            fits = len(dims) == len(tensor.dims) and all(size in (-1, given) for size, given in zip(tensor.dims, dims, strict=True))
+            fits = len(dims) == len(tensor.dims) and all(
+                size in (-1, given) for size, given in zip(tensor.dims, dims, strict=True)
+            )
             if not fits:
                 text = f"Static dimension mismatch while setting input shape for {name}. Set dimensions are {_list(dims)}. "
-                return self._error(f"engineDims.d[i] == dims.d[i]. {text}Expected dimensions are {_list(tensor.dims)}.", "setInputShape")
+                return self._error(
+                    f"engineDims.d[i] == dims.d[i]. {text}Expected dimensions are {_list(tensor.dims)}.",
+                    "setInputShape",
+                )
             least, _, most = self._engine._profile(name, self._profile)
             if not all(a <= size <= b for a, size, b in zip(least, dims, most, strict=True)):
                 text = f"Set dimension {_list(dims)} for tensor {name} does not satisfy any optimization profiles. "
@@ -227,7 +295,10 @@ class IExecutionContext(Native):
         with self._alone():
             missing = self._missing()
             if not missing and self._axes() is None:
-                self._error("sizes of a named dimension are equal. Dimensions with name must have the same value.", "inferShapes")
+                self._error(
+                    "sizes of a named dimension are equal. Dimensions with name must have the same value.",
+                    "inferShapes",
+                )
                 raise RuntimeError("infer_shapes error code: -1")
             return missing
 
@@ -248,7 +319,9 @@ class IExecutionContext(Native):
             if not self._engine._tensor(string(name, "set_tensor_address")).name:
                 return False
             if address % ALIGNMENT:
-                return self._error(f"address is aligned to {ALIGNMENT} bytes. Tensor {name} has {address:#x}.", "setTensorAddress")
+                return self._error(
+                    f"address is aligned to {ALIGNMENT} bytes. Tensor {name} has {address:#x}.", "setTensorAddress"
+                )
             self._addresses[name] = address
             return True
 
@@ -278,7 +351,11 @@ class IExecutionContext(Native):
             # The first execution after a change of shapes does what cannot be captured: run once before a capture (Developer Guide, CUDA graphs).
             if capture and (self._fake.refuse_capture or self._fresh):
                 capture.invalid = True
-                log(self._logger, "ERROR", "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (operation not permitted when stream is capturing)")
+                log(
+                    self._logger,
+                    "ERROR",
+                    "IExecutionContext::enqueueV3: Error Code 1: Cuda Runtime (operation not permitted when stream is capturing)",
+                )
                 return False
             self._fake.queue(stream, self._work(None if capture else stream))
             self._fresh = self._fresh and bool(capture)
@@ -303,7 +380,10 @@ class IExecutionContext(Native):
         shape = [size if isinstance(size, int) else axes.get(size or "", -1) for size in tensor.shape]
         if -1 in shape:  # an axis that no input names: ask the graph
             engine = self._engine
-            feeds = {name: np.zeros(shape, graphs.NUMPY[engine._inputs[name].dtype]) for name, shape in self._all_shapes().items()}
+            feeds = {
+                name: np.zeros(shape, graphs.NUMPY[engine._inputs[name].dtype])
+                for name, shape in self._all_shapes().items()
+            }
             return engine._runner.run(feeds, [tensor.name])[0].shape
         return tuple(shape)
 
@@ -326,7 +406,9 @@ class IExecutionContext(Native):
         if self._managed and self._memory is None:
             return "mDeviceMemory != nullptr. Device memory of a context with the strategy kUSER_MANAGED is not set."
         if self._managed and (self._memory[0] % ALIGNMENT or self._memory[0] == 0 or self._memory[1] < need):
-            return f"deviceMemorySize >= {need}. Device memory is at {self._memory[0]:#x} and has {self._memory[1]} bytes."
+            return (
+                f"deviceMemorySize >= {need}. Device memory is at {self._memory[0]:#x} and has {self._memory[1]} bytes."
+            )
         return None
 
     def _work(self, stream: int | None) -> Callable[[], None]:
@@ -337,8 +419,14 @@ class IExecutionContext(Native):
         """
         engine, fake, alive = self._engine, self._fake, weakref.ref(self)
         axes = self._axes() or {}
-        reads = [(name, self._addresses[name], shape, graphs.NUMPY[engine._inputs[name].dtype]) for name, shape in self._all_shapes().items()]
-        writes = [(name, self._addresses[name], self._output_shape(t, axes), graphs.NUMPY[t.dtype]) for name, t in engine._outputs.items()]
+        reads = [
+            (name, self._addresses[name], shape, graphs.NUMPY[engine._inputs[name].dtype])
+            for name, shape in self._all_shapes().items()
+        ]
+        writes = [
+            (name, self._addresses[name], self._output_shape(t, axes), graphs.NUMPY[t.dtype])
+            for name, t in engine._outputs.items()
+        ]
         scratch = (self._memory[0], self._need or engine._memory(self._profile)) if self._managed else None
         self._queued += [] if stream is None else [stream]
 

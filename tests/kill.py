@@ -24,7 +24,18 @@ from edgekit.spec.errors import EdgekitError
 from edgekit.spec.manifest import Manifest, Variant
 from edgekit.spec.tensor import Signature
 
-_STEPS = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.chmod", "os.link", "fcntl.flock", "shutil.rmtree", "tempfile.mkdtemp", "tempfile.mkstemp"}
+_STEPS = {
+    "os.rename",
+    "os.mkdir",
+    "os.remove",
+    "os.rmdir",
+    "os.chmod",
+    "os.link",
+    "fcntl.flock",
+    "shutil.rmtree",
+    "tempfile.mkdtemp",
+    "tempfile.mkstemp",
+}
 BLANK = Manifest(
     format=1,
     task="text-classification",
@@ -72,7 +83,9 @@ def killed_at(step: int, action) -> bool:
         return counted
 
     def audit(event, arguments):
-        if event in _STEPS or (event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        if event in _STEPS or (
+            event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             count()
 
     os.fsync, place._exchange = around(os.fsync), around(place._exchange)
@@ -116,7 +129,9 @@ def main(what: str, scratch: Path) -> dict[str, object]:
         try:  # the next start
             seen = (unpack(out, scratch / "opened") if what == "pack" else trust.open_bundle(out)).path
             mark = (seen / "golden.npz").read_bytes()
-            assert mark in (old, new) and (what != "sign" or not (out / FILE).exists() or trust.open_bundle(out, trust.Trust([public])))
+            assert mark in (old, new) and (
+                what != "sign" or not (out / FILE).exists() or trust.open_bundle(out, trust.Trust([public]))
+            )
             shutil.rmtree(scratch / "opened", ignore_errors=True)
         except (EdgekitError, AssertionError, OSError) as problem:
             if what != "new" or out.exists():

@@ -73,7 +73,9 @@ class Encoder:
         mixed = self.product(self.add("MatMul", self.add("Softmax", scores), value), (WIDE, WIDE))
         x = self.add("LayerNormalization", self.add("Add", x, mixed), "ones")
         h = self.product(x, (WIDE, WIDER))
-        gelu = self.add("Mul", self.add("Mul", h, self.add("Add", self.add("Erf", self.add("Div", h, "root")), "one")), "half")
+        gelu = self.add(
+            "Mul", self.add("Mul", h, self.add("Add", self.add("Erf", self.add("Div", h, "root")), "one")), "half"
+        )
         return self.add("LayerNormalization", self.add("Add", x, self.product(gelu, (WIDER, WIDE))), "ones")
 
 

@@ -88,4 +88,6 @@ def token_answers(row):
 def image_rows(count, seed=0):
     """Random rows of a fixed shape."""
     draw = np.random.default_rng(seed)
-    return [{"image": draw.normal(size=(2, 4)).astype(np.float32), "offset": draw.integers(0, 9, 1)} for _ in range(count)]
+    return [
+        {"image": draw.normal(size=(2, 4)).astype(np.float32), "offset": draw.integers(0, 9, 1)} for _ in range(count)
+    ]

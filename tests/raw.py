@@ -34,9 +34,24 @@ _WORK = tempfile.TemporaryDirectory(prefix="edgekit-raw-")  # goes with the proc
 
 def _new(name: str):
     if name == "vit":
-        return ViTModel(ViTConfig(**_SIZE, image_size=32, patch_size=8, attn_implementation="eager"), add_pooling_layer=False)
-    convolutions = {"conv_dim": (32, 32, 32), "conv_stride": (5, 2, 2), "conv_kernel": (10, 3, 2), "num_feat_extract_layers": 3}
-    return Wav2Vec2Model(Wav2Vec2Config(**_SIZE, **convolutions, num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=4, attn_implementation="eager"))
+        return ViTModel(
+            ViTConfig(**_SIZE, image_size=32, patch_size=8, attn_implementation="eager"), add_pooling_layer=False
+        )
+    convolutions = {
+        "conv_dim": (32, 32, 32),
+        "conv_stride": (5, 2, 2),
+        "conv_kernel": (10, 3, 2),
+        "num_feat_extract_layers": 3,
+    }
+    return Wav2Vec2Model(
+        Wav2Vec2Config(
+            **_SIZE,
+            **convolutions,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=4,
+            attn_implementation="eager",
+        )
+    )
 
 
 @functools.cache
@@ -103,7 +118,9 @@ def exported(name: str) -> GraphSet:
     path.parent.mkdir()
     save(program.model, path)
     spec = TensorSpec(_INPUTS[name], "float32", ("batch", *_SHAPES[name]))
-    signature = Signature("forward", (spec,), (TensorSpec("hidden", "float32", ("batch", "tokens", _SIZE["hidden_size"])),))
+    signature = Signature(
+        "forward", (spec,), (TensorSpec("hidden", "float32", ("batch", "tokens", _SIZE["hidden_size"])),)
+    )
     return GraphSet("", "single", (Graph(signature, path, "float32"),), path.parent)
 
 
@@ -114,7 +131,10 @@ def rows(name: str, count: int, seed: int = 0, size: int | None = None) -> np.nd
         coarse = choose.standard_normal((count, 3, 8, 8)).repeat(4, axis=2).repeat(4, axis=3)
         return (coarse + 0.2 * choose.standard_normal(coarse.shape)).astype(np.float32)
     time = np.arange(size or _SHAPES[name][0]) / 16000
-    tones = sum(choose.uniform(0.2, 1, (count, 1)) * np.sin(2 * np.pi * choose.uniform(100, 4000, (count, 1)) * time) for _ in range(4))
+    tones = sum(
+        choose.uniform(0.2, 1, (count, 1)) * np.sin(2 * np.pi * choose.uniform(100, 4000, (count, 1)) * time)
+        for _ in range(4)
+    )
     return (tones + 0.1 * choose.standard_normal(tones.shape)).astype(np.float32)
 
 

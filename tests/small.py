@@ -56,7 +56,9 @@ def texts(count: int, seed: int) -> list[str]:
 
     def clause() -> str:
         more = [choose.choice(_MORE)] if choose.random() < 0.6 else []
-        return " ".join([choose.choice(_SUBJECT), choose.choice(_WHAT), choose.choice(_VERB), *more, choose.choice(_HOW)])
+        return " ".join(
+            [choose.choice(_SUBJECT), choose.choice(_WHAT), choose.choice(_VERB), *more, choose.choice(_HOW)]
+        )
 
     made = []
     for _ in range(count):
@@ -86,15 +88,26 @@ def tokenizer():
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0", pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
     )
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), _SPECIAL, strict=True))
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, model_max_length=MAX_LENGTH, model_input_names=["input_ids", "token_type_ids", "attention_mask"], **names
+        tokenizer_object=made,
+        model_max_length=MAX_LENGTH,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **names,
     )
 
 
-def module(seed: int = 0, labels: tuple[str, ...] = LABELS, problem_type: str | None = None, neurons: int = 128, outlier: str = ""):
+def module(
+    seed: int = 0,
+    labels: tuple[str, ...] = LABELS,
+    problem_type: str | None = None,
+    neurons: int = 128,
+    outlier: str = "",
+):
     """A BERT of 2 layers, 64 wide, whose answers depend on the text.
 
     Where there is an ``outlier``, one hidden channel is large (40 to 160) for this word and zero for all others: one scale for a
@@ -103,7 +116,13 @@ def module(seed: int = 0, labels: tuple[str, ...] = LABELS, problem_type: str | 
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    size = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": neurons, "max_position_embeddings": MAX_LENGTH}
+    size = {
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": neurons,
+        "max_position_embeddings": MAX_LENGTH,
+    }
     names = {"id2label": dict(enumerate(labels)), "label2id": {n: i for i, n in enumerate(labels)}}
     config = BertConfig(vocab_size=len(vocabulary()), **size, **names, problem_type=problem_type)
     generator = torch.Generator().manual_seed(seed)
@@ -221,7 +240,10 @@ def sign(bundle: Path, **changes) -> None:
     file = bundle / "manifest.json"
     data = {**json.loads(file.read_text("utf-8")), **changes}
     data["files"] = {
-        p.relative_to(bundle).as_posix(): {"sha256": hashlib.sha256(p.read_bytes()).hexdigest(), "size": p.stat().st_size}
+        p.relative_to(bundle).as_posix(): {
+            "sha256": hashlib.sha256(p.read_bytes()).hexdigest(),
+            "size": p.stat().st_size,
+        }
         for p in sorted(bundle.rglob("*"))
         if p.is_file() and p != file and p.name != "model.sig"
     }
@@ -233,9 +255,19 @@ def copy(bundle: Path, place: Path) -> Path:
     return Path(shutil.copytree(bundle, place))
 
 
-def run(*command, cwd: Path | None = None, stdin: bytes | None = None, timeout: float = 120, **environment) -> subprocess.CompletedProcess[bytes]:
+def run(
+    *command, cwd: Path | None = None, stdin: bytes | None = None, timeout: float = 120, **environment
+) -> subprocess.CompletedProcess[bytes]:
     """Runs a program to its end; output is bytes."""
-    return subprocess.run([str(c) for c in command], cwd=cwd, input=stdin, capture_output=True, timeout=timeout, env={**os.environ, **environment}, check=False)
+    return subprocess.run(
+        [str(c) for c in command],
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        timeout=timeout,
+        env={**os.environ, **environment},
+        check=False,
+    )
 
 
 def python(code: str, *arguments, **options) -> subprocess.CompletedProcess[bytes]:
@@ -292,7 +324,9 @@ def tiny_disk(size: str = "256k"):
         mounted = None
     if mounted is None or mounted.returncode:
         folder.rmdir()
-        pytest.skip(f"mounting a tmpfs is not permitted here: {mounted.stderr.decode().strip() if mounted else 'no mount command'}")
+        pytest.skip(
+            f"mounting a tmpfs is not permitted here: {mounted.stderr.decode().strip() if mounted else 'no mount command'}"
+        )
     try:
         yield folder
     finally:

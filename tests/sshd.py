@@ -74,7 +74,9 @@ class Device:
 
 def key(file: Path) -> Path:
     """Makes a key pair without a password: FILE and FILE.pub."""
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)], check=True, capture_output=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(file)], check=True, capture_output=True
+    )
     return file
 
 
@@ -101,13 +103,19 @@ def running(folder: Path, **environment: str) -> Iterator[Device]:
     """
     missing = [name for name in ("ssh", "scp", "ssh-keygen") if shutil.which(name) is None]
     if SSHD is None or missing:
-        pytest.skip(f"{', '.join(missing) or 'sshd'} is not installed here (Debian, Ubuntu: apt-get install -y openssh-server openssh-client)")
+        pytest.skip(
+            f"{', '.join(missing) or 'sshd'} is not installed here (Debian, Ubuntu: apt-get install -y openssh-server openssh-client)"
+        )
     if os.geteuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where a server of root locks its helpers up; the package makes it when the system starts
+        Path("/run/sshd").mkdir(
+            exist_ok=True
+        )  # where a server of root locks its helpers up; the package makes it when the system starts
     host, user, port, home = key(folder / "host"), key(folder / "user"), free_port(), folder / "home"
     home.mkdir()
     (folder / "authorized").write_text((folder / "user.pub").read_text())
-    variables = " ".join(f"{k}={v}" for k, v in {"HOME": home, "EDGEKIT_CACHE": folder / "cache", **environment}.items())
+    variables = " ".join(
+        f"{k}={v}" for k, v in {"HOME": home, "EDGEKIT_CACHE": folder / "cache", **environment}.items()
+    )
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {folder / 'authorized'}\nPidFile none\nStrictModes no\nUsePAM no\n"
         f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nSetEnv {variables}\n"
@@ -118,7 +126,12 @@ def running(folder: Path, **environment: str) -> Iterator[Device]:
         f"  UserKnownHostsFile {known(folder / 'known', port, folder / 'host.pub')}\n  GlobalKnownHostsFile none\n"
     )
     log = folder / "log"
-    with log.open("wb") as errors, subprocess.Popen([SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=errors) as process:
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [SSHD, "-D", "-e", "-f", str(folder / "sshd_config")], stdin=subprocess.DEVNULL, stderr=errors
+        ) as process,
+    ):
         try:
             _wait(process, port, log)
             yield Device(folder, port, home, config, process)

@@ -23,7 +23,9 @@ from typing import Any
 VERSIONS = {"10.3.0": "10.3.0", "10.16.1": "10.16.1.11", "11.4.0": "11.4.0.106"}  # and what pip calls them
 RTX = "rtx"
 FOLDER = Path(sys.prefix) / "tensorrt"  # a folder for each version, as pip install --target makes it
-LISTS = Path(__file__).resolve().parents[2] / "shared" / "tensorrt-api"  # names that were read off the same bindings before
+LISTS = (
+    Path(__file__).resolve().parents[2] / "shared" / "tensorrt-api"
+)  # names that were read off the same bindings before
 
 _LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 _SYMBOLS = (
@@ -92,14 +94,18 @@ def dump(version: str) -> dict[str, Any]:
     """
     if version == RTX:
         if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
-            raise Absent("TensorRT-RTX is not installed (pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings)")
+            raise Absent(
+                "TensorRT-RTX is not installed (pip install tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings)"
+            )
         return _dump("tensorrt_rtx_bindings", dict(os.environ))
     if not (FOLDER / version / "tensorrt_bindings").is_dir():
         install = f"pip install --no-deps --target {FOLDER / version} tensorrt-cu12-bindings=={VERSIONS[version]}"
         raise Absent(f"the bindings of TensorRT {version} are not installed (run: {install})")
     libraries = _stubs().name
     paths = filter(None, (libraries, os.environ.get("LD_LIBRARY_PATH")))
-    return _dump("tensorrt_bindings", dict(os.environ, LD_LIBRARY_PATH=os.pathsep.join(paths), PYTHONPATH=str(FOLDER / version)))
+    return _dump(
+        "tensorrt_bindings", dict(os.environ, LD_LIBRARY_PATH=os.pathsep.join(paths), PYTHONPATH=str(FOLDER / version))
+    )
 
 
 @functools.cache
@@ -113,7 +119,10 @@ def listed(version: str) -> dict[str, set[str]]:
     if not file.is_file():
         raise Absent(f"no list of names at {file}")
     lines = (line.partition(": ") for line in file.read_text().splitlines() if line.startswith("CLASS "))
-    return {head.removeprefix("CLASS "): {name for name in names.split() if not name.startswith("_")} for head, _, names in lines}
+    return {
+        head.removeprefix("CLASS "): {name for name in names.split() if not name.startswith("_")}
+        for head, _, names in lines
+    }
 
 
 @functools.cache
@@ -129,7 +138,10 @@ def signatures() -> dict[str, dict[str, Any]]:
     found = json.loads(file.read_text())["names"]
     clean = re.compile(r"^\d+\. |\btensorrt_bindings\.tensorrt\.")
     return {
-        owner: {name: [clean.sub("", line) for line in entry] if isinstance(entry, list) else entry for name, entry in names.items()}
+        owner: {
+            name: [clean.sub("", line) for line in entry] if isinstance(entry, list) else entry
+            for name, entry in names.items()
+        }
         for owner, names in found.items()
         if isinstance(names, dict)
     }
@@ -148,7 +160,9 @@ def _stubs() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="edgekit-tensorrt-")
     first = Path(folder.name, "stub.so")
     source = "".join(f"void *{symbol}(void) {{ return 0; }}\n" for symbol in _SYMBOLS)
-    subprocess.run([compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(first)], input=source, text=True, check=True)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", str(first)], input=source, text=True, check=True
+    )
     for library in _LIBRARIES:
         for major in {version.split(".")[0] for version in VERSIONS}:
             shutil.copy(first, Path(folder.name, f"lib{library}.so.{major}"))

@@ -77,7 +77,9 @@ def collect(sources: Mapping[str, str], returns: Mapping[tuple[str, str], str]) 
 
 
 def _world(file: str) -> frozenset[str]:
-    return {"tensorrt.py": frozenset({"tensorrt"}), "tensorrt_rtx.py": frozenset({"rtx"})}.get(file.rpartition("/")[2], BOTH)
+    return {"tensorrt.py": frozenset({"tensorrt"}), "tensorrt_rtx.py": frozenset({"rtx"})}.get(
+        file.rpartition("/")[2], BOTH
+    )
 
 
 @dataclass
@@ -129,7 +131,10 @@ class _Visitor:
         asked = frozenset(
             (self._owner(call.args[0], scope) or "", call.args[1].value)
             for call in ast.walk(node)
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "hasattr" and isinstance(call.args[1], ast.Constant)
+            if isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Name)
+            and call.func.id == "hasattr"
+            and isinstance(call.args[1], ast.Constant)
         )
         worlds = scope.worlds & self._worlds.get(node.name, BOTH)
         self.block(node.body, _Scope(worlds, names, asked))
@@ -154,7 +159,11 @@ class _Visitor:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
             kind, value = self._owner(node.value, scope), node.value
             ours = isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id[0].isupper()
-            if kind is not None or ours or isinstance(value, (ast.Constant, ast.List, ast.Dict, ast.ListComp, ast.DictComp)):
+            if (
+                kind is not None
+                or ours
+                or isinstance(value, (ast.Constant, ast.List, ast.Dict, ast.ListComp, ast.DictComp))
+            ):
                 yield node.targets[0].id, kind
         elif isinstance(node, (ast.For, ast.AsyncFor)):
             for name in ast.walk(node.target):
@@ -185,13 +194,32 @@ class _Visitor:
     def _call(self, node: ast.Call, scope: _Scope) -> None:
         if isinstance(node.func, ast.Name):
             self.calls.append((node.func.id, scope.worlds))
-            if node.func.id == "getattr" and isinstance(node.args[1], ast.Constant) and (owner := self._owner(node.args[0], scope)):
-                self._use(node, "" if owner == MODULE else owner, node.args[1].value, "read", replace(scope, asked=frozenset({(owner, node.args[1].value)})))
+            if (
+                node.func.id == "getattr"
+                and isinstance(node.args[1], ast.Constant)
+                and (owner := self._owner(node.args[0], scope))
+            ):
+                self._use(
+                    node,
+                    "" if owner == MODULE else owner,
+                    node.args[1].value,
+                    "read",
+                    replace(scope, asked=frozenset({(owner, node.args[1].value)})),
+                )
         if isinstance(node.func, ast.Attribute):
-            counted = not any(isinstance(argument, ast.Starred) for argument in node.args) and all(keyword.arg for keyword in node.keywords)
-            given = {"arguments": len(node.args) if counted else None, "keywords": tuple(str(keyword.arg) for keyword in node.keywords)}
+            counted = not any(isinstance(argument, ast.Starred) for argument in node.args) and all(
+                keyword.arg for keyword in node.keywords
+            )
+            given = {
+                "arguments": len(node.args) if counted else None,
+                "keywords": tuple(str(keyword.arg) for keyword in node.keywords),
+            }
             self._attribute(node.func, scope, "call", **given)
-        for child in (node.func.value if isinstance(node.func, ast.Attribute) else node.func, *node.args, *(keyword.value for keyword in node.keywords)):
+        for child in (
+            node.func.value if isinstance(node.func, ast.Attribute) else node.func,
+            *node.args,
+            *(keyword.value for keyword in node.keywords),
+        ):
             self._expression(child, scope)
 
     def _attribute(self, node: ast.Attribute, scope: _Scope, kind: str, **given: Any) -> None:
@@ -225,12 +253,17 @@ class _Visitor:
 
 def _expressions(node: ast.stmt) -> list[ast.expr]:
     return [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)] + [
-        part for item in getattr(node, "items", []) for part in (item.context_expr, item.optional_vars) if part is not None
+        part
+        for item in getattr(node, "items", [])
+        for part in (item.context_expr, item.optional_vars)
+        if part is not None
     ]
 
 
 def _bodies(node: ast.stmt) -> list[list[ast.stmt]]:
-    found = [getattr(node, name) for name in ("body", "orelse", "finalbody") if isinstance(getattr(node, name, None), list)]
+    found = [
+        getattr(node, name) for name in ("body", "orelse", "finalbody") if isinstance(getattr(node, name, None), list)
+    ]
     return found + [handler.body for handler in getattr(node, "handlers", [])]
 
 

@@ -24,7 +24,13 @@ import edgekit
 from edgekit import BackendError, BudgetError, BuildError, InputError, SamplesError, UsageError
 from edgekit.bundle.trust import open_bundle
 
-CANDIDATES = {("float32", "onnxruntime"), ("float32", "openvino"), ("static", "onnxruntime"), ("static", "openvino"), ("dynamic", "onnxruntime")}
+CANDIDATES = {
+    ("float32", "onnxruntime"),
+    ("float32", "openvino"),
+    ("static", "onnxruntime"),
+    ("static", "openvino"),
+    ("dynamic", "onnxruntime"),
+}
 
 
 @pytest.fixture
@@ -33,7 +39,15 @@ def build(tiny_model, tiny_samples, tiny_build, tmp_path):
     (tmp_path / "place").mkdir()
 
     def call(**options):
-        return edgekit.build(**{"model": tiny_model, "samples": tiny_samples.train, "eval": tiny_samples.dev, "out": tmp_path / "place" / "out", **options})
+        return edgekit.build(
+            **{
+                "model": tiny_model,
+                "samples": tiny_samples.train,
+                "eval": tiny_samples.dev,
+                "out": tmp_path / "place" / "out",
+                **options,
+            }
+        )
 
     return call
 
@@ -83,8 +97,21 @@ def test_the_bundle_is_the_winner(tiny_build):
     assert manifest.reason.startswith(f"{winner.method} on {winner.backend} is ")
     assert winner.size_mb * 2**20 == pytest.approx(bundle.size, abs=200), "golden inputs, race and manifest included"
     assert (manifest.target, manifest.score_name, manifest.max_batch) == ("cpu", "accuracy", 32)
-    assert set(manifest.provenance) >= {"model", "revision", "model_digest", "calibration_digest", "evaluation_digest", "seed", "torch", "onnxruntime"}
-    assert (manifest.provenance["model"], manifest.provenance["calibration_rows"], manifest.provenance["evaluation_rows"]) == ("tiny-bert", "40", "120")
+    assert set(manifest.provenance) >= {
+        "model",
+        "revision",
+        "model_digest",
+        "calibration_digest",
+        "evaluation_digest",
+        "seed",
+        "torch",
+        "onnxruntime",
+    }
+    assert (
+        manifest.provenance["model"],
+        manifest.provenance["calibration_rows"],
+        manifest.provenance["evaluation_rows"],
+    ) == ("tiny-bert", "40", "120")
     table = tiny_build.result.table()
     assert manifest.reason in table
     assert table.count("onnxruntime") >= 3
@@ -124,10 +151,22 @@ def test_force_replaces(build, tiny_build, tmp_path):
 def by_command(tiny_build, tiny_model, tiny_samples, tmp_path_factory):
     """The command line, with a cache of its own that is always too full, for one INT8 candidate."""
     folder = tmp_path_factory.mktemp("command")
-    target = small.target(folder / "one.toml", methods=("static",), backends=("openvino",), extra="threads = 1\nshapes = []\n[budget]\naccuracy_drop = 0.5")
+    target = small.target(
+        folder / "one.toml",
+        methods=("static",),
+        backends=("openvino",),
+        extra="threads = 1\nshapes = []\n[budget]\naccuracy_drop = 0.5",
+    )
     (folder / "temporary").mkdir()
     arguments = ("build", tiny_model, "--samples", tiny_samples.train, "--eval", tiny_samples.dev, "--target", target)
-    done = small.edgekit(*arguments, "-o", folder / "out", EDGEKIT_CACHE=str(folder / "cache"), EDGEKIT_CACHE_MB="0", TMPDIR=str(folder / "temporary"))
+    done = small.edgekit(
+        *arguments,
+        "-o",
+        folder / "out",
+        EDGEKIT_CACHE=str(folder / "cache"),
+        EDGEKIT_CACHE_MB="0",
+        TMPDIR=str(folder / "temporary"),
+    )
     assert done.returncode == 0, done.stderr.decode()
     return folder, target, done, arguments
 
@@ -197,7 +236,9 @@ def test_a_head_of_ones_own_on_pairs_with_several_labels(tmp_path, tiny_build):
             self.config = small.module(seed=3, labels=names, problem_type="multi_label_classification").config
 
         def forward(self, input_ids, token_type_ids, attention_mask):
-            states = self.body(input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids).last_hidden_state
+            states = self.body(
+                input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+            ).last_hidden_state
             mask = attention_mask.unsqueeze(-1).to(states.dtype)
             return self.head((states * mask).sum(1) / mask.sum(1))
 
@@ -219,7 +260,11 @@ def test_a_head_of_ones_own_on_pairs_with_several_labels(tmp_path, tiny_build):
             writer = csv.writer(stream, delimiter="," if name.endswith(".csv") else "\t")
             writer.writerow(columns)
             labels = ["|".join(n for n, g in zip(names, row, strict=True) if g) for row in given]
-            writer.writerows([*pair, label][: len(columns)] for pair, label in zip(pairs, labels, strict=True) if label or len(columns) == 2)
+            writer.writerows(
+                [*pair, label][: len(columns)]
+                for pair, label in zip(pairs, labels, strict=True)
+                if label or len(columns) == 2
+            )
     kept = [row.any() for row in given]
     before = left(tiny_build.cache)
     result = edgekit.build(
@@ -245,7 +290,9 @@ def test_a_head_of_ones_own_on_pairs_with_several_labels(tmp_path, tiny_build):
     with edgekit.load(tmp_path / "out") as session:
         np.testing.assert_allclose(small.logits(session, pairs), logits, atol=1e-4 * max(1, np.ptp(logits)))
         answers = session(pairs)
-        assert [a.labels for a in answers] == [tuple(n for n, g in zip(names, row, strict=True) if g) for row in logits > 0]
+        assert [a.labels for a in answers] == [
+            tuple(n for n, g in zip(names, row, strict=True) if g) for row in logits > 0
+        ]
 
 
 def test_a_model_that_differs_in_its_labels_alone(build, tiny_model, tiny_samples, tiny_build, tmp_path):
@@ -255,10 +302,14 @@ def test_a_model_that_differs_in_its_labels_alone(build, tiny_model, tiny_sample
     names = ("rouge", "vert", "bleu")
     config.update(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
     (other / "config.json").write_text(json.dumps(config))
-    dev = small.write_jsonl(tmp_path / "dev.jsonl", [{**r, "label": names[small.LABELS.index(r["label"])]} for r in tiny_samples.rows[:40]])
+    dev = small.write_jsonl(
+        tmp_path / "dev.jsonl", [{**r, "label": names[small.LABELS.index(r["label"])]} for r in tiny_samples.rows[:40]]
+    )
     target = small.target(tmp_path / "one.toml", methods=("dynamic",), extra="[budget]\naccuracy_drop = 0.5")
     result = build(model=other, eval=dev, target=target)
-    assert result.reused == (), "what a method makes depends on what tokenizer and labels are, even where this one's did not"
+    assert result.reused == (), (
+        "what a method makes depends on what tokenizer and labels are, even where this one's did not"
+    )
     with edgekit.load(tmp_path / "place" / "out") as session:
         assert session.info.labels == names
         assert session(tiny_samples.rows[1]["text"]).label in names
@@ -295,12 +346,32 @@ def test_what_is_refused_before_any_work(build, tmp_path, tiny_samples):
     cases = [
         (UsageError, "Unknown target 'cpuu'. Did you mean 'cpu'", {"target": "cpuu"}),
         (UsageError, "Unknown budget key 'speed'", {"budget": {"speed": 1}}),
-        (UsageError, "Unknown method 'statik'. Did you mean 'static'", {"target": small.target(tmp_path / "a.toml", methods=("statik",))}),
-        (UsageError, "Unknown backend 'openvin'. Did you mean 'openvino'", {"target": small.target(tmp_path / "b.toml", backends=("openvin",))}),
-        (UsageError, "has no candidate", {"target": small.target(tmp_path / "c.toml", methods=("dynamic",), backends=("openvino",))}),
-        (UsageError, "has no candidate", {"target": small.target(tmp_path / "d.toml", methods=(), backends=("openvino",))}),
+        (
+            UsageError,
+            "Unknown method 'statik'. Did you mean 'static'",
+            {"target": small.target(tmp_path / "a.toml", methods=("statik",))},
+        ),
+        (
+            UsageError,
+            "Unknown backend 'openvin'. Did you mean 'openvino'",
+            {"target": small.target(tmp_path / "b.toml", backends=("openvin",))},
+        ),
+        (
+            UsageError,
+            "has no candidate",
+            {"target": small.target(tmp_path / "c.toml", methods=("dynamic",), backends=("openvino",))},
+        ),
+        (
+            UsageError,
+            "has no candidate",
+            {"target": small.target(tmp_path / "d.toml", methods=(), backends=("openvino",))},
+        ),
         (UsageError, "has no candidate", {"target": small.target(tmp_path / "e.toml", backends=())}),
-        (BackendError, "serves the device.s. cpu", {"target": small.target(tmp_path / "f.toml", extra='device = "gpu"')}),
+        (
+            BackendError,
+            "serves the device.s. cpu",
+            {"target": small.target(tmp_path / "f.toml", extra='device = "gpu"')},
+        ),
         (UsageError, "is not a bundle", {"out": tmp_path / "place" / "mine", "force": True}),
         (UsageError, "exists", {"out": tmp_path / "place" / "mine"}),
         (SamplesError, "does not exist", {"samples": tmp_path / "none.jsonl"}),
@@ -321,7 +392,9 @@ def test_what_is_refused_before_any_work(build, tmp_path, tiny_samples):
 def test_a_label_that_the_model_does_not_know(build, tiny_samples, tmp_path):
     rows = [dict(r) for r in tiny_samples.rows[:20]]
     rows[7] = {"text": f"a text with {small.CANARY}", "label": "positiv"}
-    with pytest.raises(SamplesError, match=r"row 8: the label 'positiv' .* Did you mean 'positive'\?.*negative, neutral, positive") as caught:
+    with pytest.raises(
+        SamplesError, match=r"row 8: the label 'positiv' .* Did you mean 'positive'\?.*negative, neutral, positive"
+    ) as caught:
         build(eval=small.write_jsonl(tmp_path / "bad.jsonl", rows))
     assert small.CANARY not in "".join(traceback.format_exception(caught.value))
     assert left(tmp_path / "place") == []
@@ -332,10 +405,20 @@ def test_a_budget_that_cannot_be_met(build, tiny_samples, tiny_model, tmp_path):
         build(budget={"size_mb": 0.01, "p50_ms": 1e-6, "memory_mb": 1})
     for method, backend in CANDIDATES:
         assert re.search(
-            rf"{method} on {backend}: over budget: p50_ms .* ms over 1e-06 ms, memory_mb .* MB over 1 MB, size_mb .* MB over 0.01 MB", str(caught.value)
+            rf"{method} on {backend}: over budget: p50_ms .* ms over 1e-06 ms, memory_mb .* MB over 1 MB, size_mb .* MB over 0.01 MB",
+            str(caught.value),
         )
     assert left(tmp_path / "place") == []
-    arguments = ("--samples", tiny_samples.train, "--eval", tiny_samples.dev, "-o", tmp_path / "place" / "out", "--budget", "size_mb=0.01")
+    arguments = (
+        "--samples",
+        tiny_samples.train,
+        "--eval",
+        tiny_samples.dev,
+        "-o",
+        tmp_path / "place" / "out",
+        "--budget",
+        "size_mb=0.01",
+    )
     done = small.edgekit("build", tiny_model, *arguments, "--budget", "memory_mb=1")
     assert (done.returncode, done.stdout) == (3, b"")
     said = done.stderr.decode()
@@ -364,7 +447,19 @@ def test_a_place_that_cannot_be_written(build, tmp_path):
 def started(tmp_path, tiny_model, train, dev, **environment):
     (tmp_path / "place").mkdir(exist_ok=True)
     (tmp_path / "temporary").mkdir(exist_ok=True)
-    command = [sys.executable, "-m", "edgekit", "build", tiny_model, "--samples", train, "--eval", dev, "-o", tmp_path / "place" / "out"]
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "build",
+        tiny_model,
+        "--samples",
+        train,
+        "--eval",
+        dev,
+        "-o",
+        tmp_path / "place" / "out",
+    ]
     environment = {**os.environ, "TMPDIR": str(tmp_path / "temporary"), **environment}
     with small.started(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as child:
         yield child
@@ -397,7 +492,12 @@ def test_stopped_while_it_exports(tiny_model, tiny_samples, tmp_path, number, co
     assert out == b""
     assert b"Traceback" not in err
     # A library may have swallowed the signal's exception until its step was whole: whole entries may stay, parts of one never.
-    assert left(tmp_path / "place") == [n for n in left(cache) if n.startswith(".new-")] == ours_in(tmp_path / "temporary") == []
+    assert (
+        left(tmp_path / "place")
+        == [n for n in left(cache) if n.startswith(".new-")]
+        == ours_in(tmp_path / "temporary")
+        == []
+    )
     assert all((cache / name / "entry.json").is_file() for name in left(cache))
     if number == signal.SIGINT:
         assert err == b"edgekit: interrupted; nothing was left behind.\n"
@@ -457,7 +557,9 @@ def test_no_text_of_the_samples_is_in_any_output(tiny_build, by_command):
 def test_no_token_ids_of_the_samples_are_in_any_output(tiny_build, tiny_samples):
     """Ids can be turned back into text."""
     encode = small.tokenizer()
-    rows = [json.loads(line)["text"] for line in tiny_samples.train.read_text().splitlines()][:10] + [r["text"] for r in tiny_samples.rows[:10]]
+    rows = [json.loads(line)["text"] for line in tiny_samples.train.read_text().splitlines()][:10] + [
+        r["text"] for r in tiny_samples.rows[:10]
+    ]
     for text in rows:
         ids = encode(text, truncation=True)["input_ids"]
         raw = [np.array(ids[:12], kind).tobytes() for kind in (np.int64, np.int32)] + [str(ids[:12])[1:-1].encode()]

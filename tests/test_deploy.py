@@ -140,7 +140,9 @@ def content(folder):
 
 
 def brought(bundle, device, path="", **options):
-    return deploy.deploy(bundle, device.url + path, **{"python": sys.executable, "ssh_options": device.options, **options})
+    return deploy.deploy(
+        bundle, device.url + path, **{"python": sys.executable, "ssh_options": device.options, **options}
+    )
 
 
 def refused(bundle, device, *said, error=RemoteError, path="", **options):
@@ -165,7 +167,12 @@ def test_a_bundle_is_brought_and_then_replaced(bundle, device, tmp_path):
     place = device.home / "edgekit" / bundle.name
     assert content(place) == content(bundle)
     assert os.stat(place).st_mode & 0o777 == 0o755
-    assert (first.device, first.path, first.replaced, first.compiled) == (f"127.0.0.1:{device.port}", str(place), False, None)
+    assert (first.device, first.path, first.replaced, first.compiled) == (
+        f"127.0.0.1:{device.port}",
+        str(place),
+        False,
+        None,
+    )
     assert first.manifest == sha256(place / "manifest.json")
     assert first.size_mb * 2**20 == sum(map(len, content(bundle).values()))
     assert re.search(r"golden: \d+ inputs, float32 on onnxruntime .*, 0 label\(s\) changed", first.verified)
@@ -198,7 +205,7 @@ def test_a_bundle_is_brought_and_then_replaced(bundle, device, tmp_path):
 def test_a_path_of_odd_characters_and_a_bundle_that_is_chosen_on_the_device(bundle, device, tmp_path):
     raced = small.copy(bundle, tmp_path / "raced")
     small.sign(raced, choose_on="device")
-    name = "it's a \"test\" $HOME `id` \\ ; & * ü % é"
+    name = 'it\'s a "test" $HOME `id` \\ ; & * ü % é'
     found = brought(raced, device, "/~/" + name.replace("%", "%25") + "/film 2")
     assert found.path == str(device.home / name / "film 2")
     assert content(device.home / name / "film 2") == content(raced)
@@ -221,7 +228,9 @@ def test_a_signed_bundle(bundle, device, tmp_path):
     assert sorted(p.name for p in device.home.iterdir() if p.name != ".cache") == ["film"]
     assert brought(signed, device, "/~/film", keys=[ours]).replaced
     with pytest.raises(IntegrityError, match="was not signed by any of the keys"):
-        deploy.bench(signed, device.url + "/~/film", [1], [8], keys=[theirs], python=sys.executable, ssh_options=device.options)
+        deploy.bench(
+            signed, device.url + "/~/film", [1], [8], keys=[theirs], python=sys.executable, ssh_options=device.options
+        )
 
 
 def test_what_computes_something_else_there_takes_no_place(bundle, device, tmp_path):
@@ -235,7 +244,15 @@ def test_what_computes_something_else_there_takes_no_place(bundle, device, tmp_p
             tensor.CopyFrom(onnx.numpy_helper.from_array(array[::-1].copy(), tensor.name))
     onnx.save(model, other / "graphs/model.onnx")
     small.sign(other)
-    refused(other, device, "'edgekit verify' failed", "(exit code 5)", "does not compute here what", path="/~/film", error=IntegrityError)
+    refused(
+        other,
+        device,
+        "'edgekit verify' failed",
+        "(exit code 5)",
+        "does not compute here what",
+        path="/~/film",
+        error=IntegrityError,
+    )
     assert content(place) == content(bundle)
 
 
@@ -268,10 +285,22 @@ def test_a_damaged_bundle_is_not_sent(bundle, device, tmp_path):
 
 def test_a_host_key_that_is_not_known(bundle, device):
     options = device.configured("unknown", UserKnownHostsFile="/dev/null")
-    said = refused(bundle, device, "is not known here", f"ssh -p {device.port} 127.0.0.1", f"ssh-keyscan -p {device.port} 127.0.0.1", ssh_options=options)
+    said = refused(
+        bundle,
+        device,
+        "is not known here",
+        f"ssh -p {device.port} 127.0.0.1",
+        f"ssh-keyscan -p {device.port} 127.0.0.1",
+        ssh_options=options,
+    )
     assert "No ED25519 host key is known" in said or "verification failed" in said
     # What the user's own configuration says otherwise does not hold.
-    refused(bundle, device, "is not known here", ssh_options=device.configured("lax", UserKnownHostsFile="/dev/null", StrictHostKeyChecking="no"))
+    refused(
+        bundle,
+        device,
+        "is not known here",
+        ssh_options=device.configured("lax", UserKnownHostsFile="/dev/null", StrictHostKeyChecking="no"),
+    )
 
 
 def test_a_host_key_that_is_another_one(bundle, device):
@@ -279,16 +308,34 @@ def test_a_host_key_that_is_another_one(bundle, device):
     known = sshd.known(device.folder / "changed", device.port, device.folder / "other.pub")
     shown = small.run("ssh-keygen", "-lf", device.folder / "host.pub").stdout.decode().split()[1]
     options = device.configured("another", UserKnownHostsFile=str(known))
-    refused(bundle, device, "shows another host key", shown, "ssh-keygen -f", f"-R \"[127.0.0.1]:{device.port}\"", ssh_options=options)
+    refused(
+        bundle,
+        device,
+        "shows another host key",
+        shown,
+        "ssh-keygen -f",
+        f'-R "[127.0.0.1]:{device.port}"',
+        ssh_options=options,
+    )
 
 
 def test_a_user_key_that_is_not_let_in(bundle, device, tmp_path):
     wrong = sshd.key(tmp_path / "wrong")
     options = device.configured("keyless", IdentityFile="none")
-    refused(bundle, device, "lets nobody in with the keys that there are", "ssh-copy-id", "Permission denied", ssh_options=options, identity=wrong)
+    refused(
+        bundle,
+        device,
+        "lets nobody in with the keys that there are",
+        "ssh-copy-id",
+        "Permission denied",
+        ssh_options=options,
+        identity=wrong,
+    )
     refused(bundle, device, "lets nobody in", ssh_options=options)
     refused(bundle, device, "does not exist", error=UsageError, identity=tmp_path / "none")
-    asked = _ssh.Device(parse_url(device.url), sys.executable, device.folder / "user", options, lambda *_: None).step("ask", "ask", "~/film")
+    asked = _ssh.Device(parse_url(device.url), sys.executable, device.folder / "user", options, lambda *_: None).step(
+        "ask", "ask", "~/film"
+    )
     assert (asked["path"], asked["state"]) == (str(device.home / "film"), "free")
 
 
@@ -319,7 +366,13 @@ def test_a_python_that_is_too_old(bundle, device, tmp_path):
     old = "import sys, platform; platform.python_version = lambda: '3.8.10'; code = sys.argv[1]; sys.argv[1:2] = []; exec(code)"
     python = script(tmp_path / "python3.8", f'shift\nexec {sys.executable} -c "{old}" "$@"')
     refused(bundle, device, "Python of 127.0.0.1", "is 3.8.10, expected 3.10 or newer", python=python)
-    refused(bundle, device, "is too old", "SyntaxError", python=script(tmp_path / "python2", "echo 'SyntaxError: invalid syntax' >&2; exit 1"))
+    refused(
+        bundle,
+        device,
+        "is too old",
+        "SyntaxError",
+        python=script(tmp_path / "python2", "echo 'SyntaxError: invalid syntax' >&2; exit 1"),
+    )
 
 
 def test_a_device_without_edgekit(bundle, device, bare):
@@ -331,7 +384,9 @@ def test_a_device_without_edgekit(bundle, device, bare):
 
 def test_a_shell_that_greets(bundle, device, tmp_path):
     python = script(tmp_path / "python", f'echo "Welcome to the board"\nexec {sys.executable} "$@"')
-    assert _ssh.Device(parse_url(device.url), python, None, device.options, lambda *_: None).step("ask", "ask", "~")["path"] == str(device.home)
+    assert _ssh.Device(parse_url(device.url), python, None, device.options, lambda *_: None).step("ask", "ask", "~")[
+        "path"
+    ] == str(device.home)
 
 
 def test_without_ssh_here(bundle, device, tmp_path, monkeypatch):
@@ -356,14 +411,19 @@ def test_a_place_that_cannot_be_made(bundle, device):
 def test_a_copy_that_was_altered_on_the_way(bundle, device, tmp_path, monkeypatch):
     """An scp that flips a bit."""
     flip = "import pathlib; p = pathlib.Path('bundle.edge'); b = bytearray(p.read_bytes()); b[len(b) // 2] ^= 4; p.write_bytes(b)"
-    path = device.programs(tmp_path / "bin", f'cp bundle.edge kept; {sys.executable} -c "{flip}"; "$real" -F "$config" "$@"; mv kept bundle.edge')
+    path = device.programs(
+        tmp_path / "bin",
+        f'cp bundle.edge kept; {sys.executable} -c "{flip}"; "$real" -F "$config" "$@"; mv kept bundle.edge',
+    )
     monkeypatch.setenv("PATH", path["PATH"])
     refused(bundle, device, "bundle.edge was altered on its way", "its sha256 there is", error=IntegrityError)
     assert not (device.home / "edgekit" / bundle.name).exists()
 
 
 def test_a_copy_that_fails(bundle, device, tmp_path, monkeypatch):
-    path = device.programs(tmp_path / "bin", "echo 'scp: write remote \"bundle.edge\": No space left on device' >&2; exit 1")
+    path = device.programs(
+        tmp_path / "bin", "echo 'scp: write remote \"bundle.edge\": No space left on device' >&2; exit 1"
+    )
     monkeypatch.setenv("PATH", path["PATH"])
     refused(bundle, device, "The copy to 127.0.0.1", "No space left on device")
 
@@ -391,14 +451,18 @@ def test_an_interrupt_leaves_nothing(bundle, device, at):
     end = time.monotonic() + 20
     while left(device) and time.monotonic() < end:  # what ran there is told to end, and removes what it has begun
         time.sleep(0.1)
-    assert [p.name for p in device.home.iterdir() if p.name != ".cache"] == (["film"] if at.startswith("put") and (device.home / "film").exists() else [])
+    assert [p.name for p in device.home.iterdir() if p.name != ".cache"] == (
+        ["film"] if at.startswith("put") and (device.home / "film").exists() else []
+    )
 
 
 def test_ctrl_c_in_a_terminal(bundle, device, tmp_path):
     """It reaches all programs of the terminal's foreground; the copy takes a minute."""
     path = device.programs(tmp_path / "bin", "exec sleep 60")
     command = (sys.executable, "-m", "edgekit", "deploy", bundle, device.url, "--python", sys.executable)
-    with small.started(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **path}, start_new_session=True) as child:
+    with small.started(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **path}, start_new_session=True
+    ) as child:
         end = time.monotonic() + 60
         while len(left(device)) < 2 and child.poll() is None and time.monotonic() < end:
             time.sleep(0.1)
@@ -415,7 +479,9 @@ def test_what_runs_there_ends_when_it_is_no_longer_wanted(bundle, device):
         found = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
-                found += [process.name] if str(device.home / "film").encode() in (process / "cmdline").read_bytes() else []
+                found += (
+                    [process.name] if str(device.home / "film").encode() in (process / "cmdline").read_bytes() else []
+                )
             except OSError:
                 continue
         return found
@@ -429,7 +495,16 @@ def test_what_runs_there_ends_when_it_is_no_longer_wanted(bundle, device):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        deploy.bench(bundle, device.url + "/~/film", [1], [8], seconds=120, python=sys.executable, ssh_options=device.options, progress=stop)
+        deploy.bench(
+            bundle,
+            device.url + "/~/film",
+            [1],
+            [8],
+            seconds=120,
+            python=sys.executable,
+            ssh_options=device.options,
+            progress=stop,
+        )
     end = time.monotonic() + 20
     while running() and time.monotonic() < end:
         time.sleep(0.1)
@@ -442,13 +517,27 @@ def test_what_runs_there_ends_when_it_is_no_longer_wanted(bundle, device):
 def test_bench_on_a_device(bundle, device, tmp_path):
     """Through the command line; ``ssh`` and ``scp`` find the configuration as they would find the user's."""
     path = device.programs(tmp_path / "bin")
-    options = ("--batches", "1,2", "--lengths", "8", "--seconds", "0.05", "--on", device.url + "/~/film", "--python", sys.executable)
+    options = (
+        "--batches",
+        "1,2",
+        "--lengths",
+        "8",
+        "--seconds",
+        "0.05",
+        "--on",
+        device.url + "/~/film",
+        "--python",
+        sys.executable,
+    )
     done = small.edgekit("bench", bundle, *options, "--json", **path)
     assert (done.returncode, done.stderr) == (0, b"")
     record = json.loads(done.stdout)
     assert record["bundle"] == str(device.home / "film")
     assert record["machine"].startswith(f"127.0.0.1:{device.port} (Linux ")
-    assert [(p["batch"], p["length"], p["latency"]["count"] >= 11) for p in record["points"]] == [(1, 8, True), (2, 8, True)]
+    assert [(p["batch"], p["length"], p["latency"]["count"] >= 11) for p in record["points"]] == [
+        (1, 8, True),
+        (2, 8, True),
+    ]
     result = parse(Bench, record, "")
     assert result.record() == record
     manifest = device.home / "film" / "manifest.json"
@@ -484,7 +573,9 @@ def test_options_of_a_device_that_is_not_there(bundle):
 def test_the_verb(bundle, device, tmp_path):
     path = device.programs(tmp_path / "bin")
     report = tmp_path / "report.json"
-    done = small.edgekit("deploy", bundle, device.url + "/~/film", "--python", sys.executable, "--report", report, "--json", **path)
+    done = small.edgekit(
+        "deploy", bundle, device.url + "/~/film", "--python", sys.executable, "--report", report, "--json", **path
+    )
     assert (done.returncode, done.stderr) == (0, b"")
     assert json.loads(done.stdout) == json.loads(report.read_text())
     assert json.loads(done.stdout)["path"] == str(device.home / "film")
@@ -504,13 +595,20 @@ def test_what_is_sent_runs_on_an_old_python():
     assert not any(isinstance(node, ast.ImportFrom) for node in ast.walk(tree))
 
 
-@pytest.mark.parametrize(("code", "error"), [(1, RemoteError), (2, UsageError), (3, BudgetError), (5, IntegrityError), (77, RemoteError), (137, RemoteError)])
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [(1, RemoteError), (2, UsageError), (3, BudgetError), (5, IntegrityError), (77, RemoteError), (137, RemoteError)],
+)
 def test_exit_codes_of_there_are_errors_of_here(device, tmp_path, code, error):
     """An ``edgekit`` that ends with each of them."""
     fake = f"import sys; sys.stderr.write('warning\\nedgekit: what happened.\\n  two\\n' if {code} < 100 else ''); sys.exit({code})"
     python = script(tmp_path / "python", f"exec {sys.executable} -c \"print('edgekit-says:', end=''); {fake}\"")
     with pytest.raises(error) as caught:
-        _ssh.Device(parse_url(device.url), python, None, device.options, lambda *_: None).verb("verify there", "verify", "film")
+        _ssh.Device(parse_url(device.url), python, None, device.options, lambda *_: None).verb(
+            "verify there", "verify", "film"
+        )
     assert type(caught.value) is error
     assert f"'edgekit verify' failed on 127.0.0.1:{device.port} (exit code {code}): " in str(caught.value)
-    assert str(caught.value).endswith(": what happened.\n  two" if code < 100 else ": it was ended by signal 9, as when memory does not suffice")
+    assert str(caught.value).endswith(
+        ": what happened.\n  two" if code < 100 else ": it was ended by signal 9, as when memory does not suffice"
+    )

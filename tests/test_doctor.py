@@ -46,7 +46,9 @@ def versions(monkeypatch):
     installed = backends.installed_version
 
     def give(**known):
-        monkeypatch.setattr(backends, "installed_version", lambda name: installed(name) if name in CPU else known.get(name))
+        monkeypatch.setattr(
+            backends, "installed_version", lambda name: installed(name) if name in CPU else known.get(name)
+        )
 
     give()
     return give
@@ -102,7 +104,16 @@ def test_the_cache(tmp_path, monkeypatch):
 
 def test_the_text_holds_what_was_found(found):
     text = found.text()
-    for part in (found.system, found.cpu, found.cache, *found.instructions, *found.targets, *found.backends, *found.backends.values(), found.build["torch"]):
+    for part in (
+        found.system,
+        found.cpu,
+        found.cache,
+        *found.instructions,
+        *found.targets,
+        *found.backends,
+        *found.backends.values(),
+        found.build["torch"],
+    ):
         assert part in text
     assert text.count("CPU opens") == len(CPU)
     assert text.count("can be built here") == len(found.targets)
@@ -155,7 +166,9 @@ from edgekit.doctor import examine
 print(examine().text())
 """
     text = small.run(sys.executable, "-c", code).stdout.decode()
-    assert "build         not installed: this machine runs bundles (to build here: pip install 'edgekit[build]')\n" in text
+    assert (
+        "build         not installed: this machine runs bundles (to build here: pip install 'edgekit[build]')\n" in text
+    )
     assert "target " not in text
     assert "missing" not in text
 
@@ -172,7 +185,12 @@ def test_a_package_that_does_not_load():
 
 def test_nothing_of_the_build_side_and_nothing_of_tensorrt_is_imported():
     code = "import sys; from edgekit.doctor import examine; examine(); print(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv)))"
-    assert small.python(code, "torch", "transformers", "onnx", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings").stdout.decode().strip() == "[]"
+    assert (
+        small.python(code, "torch", "transformers", "onnx", "tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+        .stdout.decode()
+        .strip()
+        == "[]"
+    )
 
 
 # ---- a GPU
@@ -183,7 +201,10 @@ def test_a_gpu(tmp_path, driver, versions):
     release = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build  (x)\nGCC version:  gcc version 12.3.0\n"
     root = fake_jetson.write(tmp_path, {"proc/driver/nvidia/version": release})
     found = examine(root)
-    assert line(found, "gpu") == f"NVIDIA GeForce RTX 4060, compute capability 8.9, 8192 MB, {found.gpu.free_mb:.0f} MB free, driver 580.82.07 (CUDA 13.0)"
+    assert (
+        line(found, "gpu")
+        == f"NVIDIA GeForce RTX 4060, compute capability 8.9, 8192 MB, {found.gpu.free_mb:.0f} MB free, driver 580.82.07 (CUDA 13.0)"
+    )
     assert 0 < found.gpu.free_mb <= 8192
     assert found.no_gpu == ""
     assert (made.leaks(), made.misuse) == ([], [])
@@ -194,14 +215,22 @@ def test_a_gpu(tmp_path, driver, versions):
 @pytest.mark.parametrize(
     ("text", "release"),
     [
-        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n", "driver 550.54.15 (CUDA 12.6)"),
-        ("NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build\n", "driver 540.4.0 (CUDA 12.6)"),
+        (
+            "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n",
+            "driver 550.54.15 (CUDA 12.6)",
+        ),
+        (
+            "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build\n",
+            "driver 540.4.0 (CUDA 12.6)",
+        ),
         ("\xff\n", "driver of CUDA 12.6"),
     ],
 )
 def test_the_release_of_the_driver(tmp_path, driver, versions, text, release):
     driver(FakeDriver())
-    assert line(examine(fake_jetson.write(tmp_path, {"proc/driver/nvidia/version": text})), "gpu").endswith(f", {release}")
+    assert line(examine(fake_jetson.write(tmp_path, {"proc/driver/nvidia/version": text})), "gpu").endswith(
+        f", {release}"
+    )
 
 
 def test_no_gpu(no_driver, versions):
@@ -212,7 +241,17 @@ def test_no_gpu(no_driver, versions):
     assert {n: found.devices[n] for n in GPU} == dict.fromkeys(GPU, "needs a GPU that CUDA can use (see gpu)")
 
 
-@pytest.mark.parametrize("name", ["cuInit", "cuDeviceGetCount", "cuDriverGetVersion", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuMemGetInfo_v2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cuInit",
+        "cuDeviceGetCount",
+        "cuDriverGetVersion",
+        "cuDeviceGetAttribute",
+        "cuDevicePrimaryCtxRetain",
+        "cuMemGetInfo_v2",
+    ],
+)
 def test_a_driver_that_fails(driver, versions, name):
     made = driver(FakeDriver())
     made.fail(name, 999, after=name in ("cuInit", "cuDeviceGetCount") and 1)
@@ -241,10 +280,19 @@ def opening(tmp_path, monkeypatch, driver, versions):
     ("does", "said"),
     [
         ("import contextlib; return contextlib.closing(open('/dev/null')).thing", "GPU opens"),
-        ("from edgekit.spec.errors import BackendError; raise BackendError('It is too old. Run: x')", "does not open: It is too old. Run: x"),
+        (
+            "from edgekit.spec.errors import BackendError; raise BackendError('It is too old. Run: x')",
+            "does not open: It is too old. Run: x",
+        ),
         ("import libnvinfer", "does not open: No module named 'libnvinfer'"),
-        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "does not open: the process that opens it ended with -11"),
-        ("import os; print('bad driver', file=__import__('sys').stderr, flush=True); os._exit(3)", "ended with 3: bad driver"),
+        (
+            "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)",
+            "does not open: the process that opens it ended with -11",
+        ),
+        (
+            "import os; print('bad driver', file=__import__('sys').stderr, flush=True); os._exit(3)",
+            "ended with 3: bad driver",
+        ),
     ],
 )
 def test_opening_a_gpu(opening, does, said):
@@ -269,7 +317,9 @@ def test_the_real_gpu(found):
     if (command := shutil.which("nvidia-smi")) is None:
         pytest.skip("nvidia-smi is not there to compare with")
     query = "--query-gpu=name,compute_cap,memory.total,driver_version"
-    name, capability, memory, release = small.run(command, query, "--format=csv,noheader,nounits").stdout.decode().splitlines()[0].split(", ")
+    name, capability, memory, release = (
+        small.run(command, query, "--format=csv,noheader,nounits").stdout.decode().splitlines()[0].split(", ")
+    )
     assert (found.gpu.name, found.gpu.compute_capability, found.gpu.driver) == (name, capability, release)
     assert found.gpu.memory_mb == pytest.approx(float(memory), rel=0.05)
 
@@ -314,7 +364,10 @@ def test_an_orin_nano(tmp_path, driver, versions):
     root = fake_jetson.write(tmp_path, {**fake_jetson.orin_nano(), **fake_jetson.tensorrt("10.3.0", "python3.9")})
     found = examine(root)
     assert line(found, "gpu").startswith("Orin, compute capability 8.7, 7620 MB shared with the CPU, ")
-    assert line(found, "jetson") == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super (Orin, tegra234), JetPack 6.2, L4T 36.4.3"
+    assert (
+        line(found, "jetson")
+        == "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super (Orin, tegra234), JetPack 6.2, L4T 36.4.3"
+    )
     assert line(found, "power mode") == "MAXN_SUPER (2)"
     assert line(found, "clocks") == (
         "GPU 306 of 1020 MHz, governor nvhost_podgov, not locked (to measure: sudo jetson_clocks); "
@@ -329,7 +382,9 @@ def test_an_orin_nano(tmp_path, driver, versions):
 def test_a_thor_whose_clocks_are_locked(tmp_path, no_driver, versions):
     found = examine(fake_jetson.write(tmp_path, fake_jetson.thor()))
     assert "(Thor, tegra264), JetPack 7.0, L4T 38.2.0" in line(found, "jetson")
-    assert line(found, "clocks").startswith("GPU 1575 of 1575 MHz, locked at the maximum; CPU 2601 of 2601 MHz, governor schedutil, not locked")
+    assert line(found, "clocks").startswith(
+        "GPU 1575 of 1575 MHz, locked at the maximum; CPU 2601 of 2601 MHz, governor schedutil, not locked"
+    )
     assert "sudo apt-get install python3-libnvinfer" in line(found, "tensorrt")
 
 
@@ -340,7 +395,9 @@ def test_another_machine_with_tensorrt_of_its_system(tmp_path, no_driver, versio
 
 
 def test_a_xavier_is_told_that_it_cannot_be_served(tmp_path, no_driver, versions):
-    found = examine(fake_jetson.write(tmp_path, {**fake_jetson.xavier(), **fake_jetson.tensorrt("8.5.2.2", "python3.8")}))
+    found = examine(
+        fake_jetson.write(tmp_path, {**fake_jetson.xavier(), **fake_jetson.tensorrt("8.5.2.2", "python3.8")})
+    )
     assert "JetPack 5.1.2, L4T 35.4.1" in line(found, "jetson")
     assert "8.5.2.2 is not supported. Jetson Xavier ends at JetPack 5" in line(found, "tensorrt")
     assert "--target onnxruntime" in line(found, "tensorrt")
@@ -359,8 +416,16 @@ def test_a_jetson_that_tells_little(tmp_path, no_driver, versions):
     ("version", "l4t", "said"),
     [
         ("10.3.0", "36.4.3", "10.3.0, and this Python sees it; JetPack 6.2 brings 10.3.0"),
-        ("10.13.3.9", "39.2.0", "10.13.3.9, and this Python sees it; JetPack 7.2 brings 10.16.2. TensorRT 10.13.3.9 for Arm servers has no kernels for Orin"),
-        ("8.6.2", "36.3.0", "8.6.2 is not supported. JetPack 6.0 brings TensorRT 8.6.2. Move this board to JetPack 6.1"),
+        (
+            "10.13.3.9",
+            "39.2.0",
+            "10.13.3.9, and this Python sees it; JetPack 7.2 brings 10.16.2. TensorRT 10.13.3.9 for Arm servers has no kernels for Orin",
+        ),
+        (
+            "8.6.2",
+            "36.3.0",
+            "8.6.2 is not supported. JetPack 6.0 brings TensorRT 8.6.2. Move this board to JetPack 6.1",
+        ),
         ("11.4.1", "41.0", "11.4.1, and this Python sees it"),
     ],
 )

@@ -30,8 +30,30 @@ from edgekit.spec import gates, project, target
 
 # Not in ``edgekit`` itself: what the verbs call.
 BEHIND_VERBS = (
-    *(compiling.compile_bundle, compiling.explain, trust.open_bundle, trust.sign, pack.pack, pack.unpack, signature.make_keys, evaluate.evaluate, bench.bench),
-    *(check.report, check.baseline, check.compare, check.check, check.self_check, deploy, bench_there, trim, prune_model, samples.read, target.load),
+    *(
+        compiling.compile_bundle,
+        compiling.explain,
+        trust.open_bundle,
+        trust.sign,
+        pack.pack,
+        pack.unpack,
+        signature.make_keys,
+        evaluate.evaluate,
+        bench.bench,
+    ),
+    *(
+        check.report,
+        check.baseline,
+        check.compare,
+        check.check,
+        check.self_check,
+        deploy,
+        bench_there,
+        trim,
+        prune_model,
+        samples.read,
+        target.load,
+    ),
     *(project.read, gates.read, record.read),
 )
 PUBLIC = [getattr(edgekit, name) for name in edgekit.__all__ if inspect.isfunction(getattr(edgekit, name))]
@@ -106,7 +128,15 @@ def test_what_is_not_there_or_is_a_folder_or_cannot_be_read_is_typed(tmp_path, m
     monkeypatch.chdir(tmp_path)
     others = {"where": "ssh://nobody@127.0.0.1:1", "speedup": 1.5, "batches": [1], "lengths": [8]}
     needed = [n for n, p in inspect.signature(function).parameters.items() if p.default is p.empty]
-    for value in (tmp_path / "absent", tmp_path, tmp_path / "file", tmp_path / "file" / "below", os.fsdecode(b"\xff\xfe"), "/proc/self/mem", os.devnull):
+    for value in (
+        tmp_path / "absent",
+        tmp_path,
+        tmp_path / "file",
+        tmp_path / "file" / "below",
+        os.fsdecode(b"\xff\xfe"),
+        "/proc/self/mem",
+        os.devnull,
+    ):
         if function is signature.make_keys and not Path(value).exists() and Path(value).parent.is_dir():
             continue  # where nothing is, keys may be written
         with pytest.raises(EdgekitError):
@@ -128,10 +158,28 @@ def session(float32_ort):
         yield opened
 
 
-NO_TEXTS = [None, 3, 2.5, True, b"film", bytearray(b"film"), {"text": "film"}, {"film"}, object(), iter(["a"]), (t for t in "ab"), range(2), np.array(["a"])]
+NO_TEXTS = [
+    None,
+    3,
+    2.5,
+    True,
+    b"film",
+    bytearray(b"film"),
+    {"text": "film"},
+    {"film"},
+    object(),
+    iter(["a"]),
+    (t for t in "ab"),
+    range(2),
+    np.array(["a"]),
+]
 
 
-@pytest.mark.parametrize("wrong", [*NO_TEXTS, (), ("a",), ("a", 3), ("a", "b", "c"), [["a"]], [None], ["a", 3], [("a",)], [["a", "b"]], "\ud800"], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [*NO_TEXTS, (), ("a",), ("a", 3), ("a", "b", "c"), [["a"]], [None], ["a", 3], [("a",)], [["a", "b"]], "\ud800"],
+    ids=repr,
+)
 def test_a_session_refuses_what_is_no_text(session, wrong):
     with pytest.raises(InputError):
         session(wrong)
@@ -151,7 +199,11 @@ def test_a_session_takes_what_is_a_text(session):
     assert session("").label in small.LABELS
 
 
-@pytest.mark.parametrize("wrong", [None, 3, "input_ids", [1], {3: np.ones((1, 2), np.int64)}, {"input_ids": None}, {"input_ids": [[1, 2]]}], ids=repr)
+@pytest.mark.parametrize(
+    "wrong",
+    [None, 3, "input_ids", [1], {3: np.ones((1, 2), np.int64)}, {"input_ids": None}, {"input_ids": [[1, 2]]}],
+    ids=repr,
+)
 def test_a_graph_refuses_what_are_no_arrays(session, wrong):
     with pytest.raises(InputError):
         session.run(wrong)
@@ -159,7 +211,15 @@ def test_a_graph_refuses_what_are_no_arrays(session, wrong):
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("backend", 3), ("backend", b"onnxruntime"), ("backend", ""), ("threads", "2"), ("threads", 1.0), ("threads", True), ("trust", "key.pub")],
+    [
+        ("backend", 3),
+        ("backend", b"onnxruntime"),
+        ("backend", ""),
+        ("threads", "2"),
+        ("threads", 1.0),
+        ("threads", True),
+        ("trust", "key.pub"),
+    ],
 )
 def test_options_of_another_type(float32_ort, option, value):
     with pytest.raises(EdgekitError):
@@ -181,7 +241,14 @@ def cases():
         if isinstance(verb, click.Group):
             continue
         needed = [p for p in verb.params if p.required]
-        taken = [*needed, *(p for p in verb.params if not p.required and p.metavar and ("FILE" in p.metavar or "FOLDER" in p.metavar))]
+        taken = [
+            *needed,
+            *(
+                p
+                for p in verb.params
+                if not p.required and p.metavar and ("FILE" in p.metavar or "FOLDER" in p.metavar)
+            ),
+        ]
         for one in taken:
             words = [verb.name]
             for other in dict.fromkeys([*needed, one]):
@@ -212,10 +279,30 @@ json.dump(out, sys.stdout)
 
 def test_verbs_end_with_a_line_and_a_code(tmp_path):
     bad_paths(tmp_path)
-    values = ["", "x" * 300, "x/" * 5000, "loop", "file/below", "file", ".", "absent", "/proc/self/mem", os.fsdecode(b"\xff\xfe"), "/dev/null"]
+    values = [
+        "",
+        "x" * 300,
+        "x/" * 5000,
+        "loop",
+        "file/below",
+        "file",
+        ".",
+        "absent",
+        "/proc/self/mem",
+        os.fsdecode(b"\xff\xfe"),
+        "/dev/null",
+    ]
     tried = [[word.replace("{bad}", value) for word in case.values[0]] for case in cases() for value in values]
     assert len(tried) > 400
-    done = small.run(sys.executable, "-c", _ALL, cwd=tmp_path, stdin=json.dumps(tried).encode(), timeout=400, EDGEKIT_CACHE=str(tmp_path / "cache"))
+    done = small.run(
+        sys.executable,
+        "-c",
+        _ALL,
+        cwd=tmp_path,
+        stdin=json.dumps(tried).encode(),
+        timeout=400,
+        EDGEKIT_CACHE=str(tmp_path / "cache"),
+    )
     assert done.returncode == 0, done.stderr.decode()[-3000:]
     faults = []
     for words, (code, said) in zip(tried, json.loads(done.stdout), strict=True):
@@ -225,7 +312,15 @@ def test_verbs_end_with_a_line_and_a_code(tmp_path):
             faults.append((words, code, said[-300:]))
     assert not faults, "\n".join(map(str, faults))
     odd = os.fsdecode(b"\xff\xfe")
-    assert {p.name for p in tmp_path.iterdir()} <= {"loop", "file", "cache", "absent", "absent.pub", odd, f"{odd}.pub"}, "two key pairs at most"
+    assert {p.name for p in tmp_path.iterdir()} <= {
+        "loop",
+        "file",
+        "cache",
+        "absent",
+        "absent.pub",
+        odd,
+        f"{odd}.pub",
+    }, "two key pairs at most"
 
 
 def test_a_folder_that_may_not_be_read(float32_ort, tmp_path):

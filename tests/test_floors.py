@@ -97,9 +97,13 @@ def imports(source: str) -> list[Import]:
             if isinstance(child, ast.Import):
                 found.extend(Import(child.lineno, alias.name, (), 0, top) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                found.append(Import(child.lineno, child.module or "", tuple(a.name for a in child.names), child.level, top))
+                found.append(
+                    Import(child.lineno, child.module or "", tuple(a.name for a in child.names), child.level, top)
+                )
             inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
-            checking = isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+            checking = (
+                isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"
+            )
             visit(child, top and not inside and not checking)
 
     visit(ast.parse(source), True)
@@ -134,7 +138,9 @@ def ids(file: Path) -> str:
 
 def test_the_files_are_there():
     assert len(FILES) > 30
-    assert {part(f) for f in FILES} - {"__init__"} <= set(FLOORS), "a part without a floor: give it one here and in the design"
+    assert {part(f) for f in FILES} - {"__init__"} <= set(FLOORS), (
+        "a part without a floor: give it one here and in the design"
+    )
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if f != PACKAGE / "__init__.py"], ids=ids)
@@ -147,7 +153,9 @@ def test_the_package_brings_the_runtime_and_the_rest_only_when_it_is_asked_for()
     top = {reached for item in found if item.top for reached in targets(item)}
     assert all(FLOORS[p] <= DEVICE for p in top)
     later = [(item.module, item.names) for item in found if not item.top and targets(item)]
-    assert set(later) == {("edgekit.builder", ("build",)), ("edgekit.compress.distill", ("distill",))}, "the two named exceptions"
+    assert set(later) == {("edgekit.builder", ("build",)), ("edgekit.compress.distill", ("distill",))}, (
+        "the two named exceptions"
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,7 +271,12 @@ def longest_chain(sources: dict[str, str]) -> list[str]:
     """
     reached: dict[str, list[str]] = {}
     for name, source in sources.items():
-        found = [f"{item.module}.{n}" if f"{item.module}.{n}" in sources else item.module for item in imports(source) if item.top for n in item.names or ("",)]
+        found = [
+            f"{item.module}.{n}" if f"{item.module}.{n}" in sources else item.module
+            for item in imports(source)
+            if item.top
+            for n in item.names or ("",)
+        ]
         reached[name] = [other for other in dict.fromkeys(found) if other in sources and other != name]
     chains: dict[str, list[str]] = {}
 
@@ -283,7 +296,11 @@ def test_the_longest_chain_of_imports(capsys):
 
 
 def test_a_chain_is_found():
-    sources = {"edgekit.a": "from edgekit import b\nfrom edgekit.c import x", "edgekit.b": "import edgekit.c", "edgekit.c": "def f():\n    import edgekit.a"}
+    sources = {
+        "edgekit.a": "from edgekit import b\nfrom edgekit.c import x",
+        "edgekit.b": "import edgekit.c",
+        "edgekit.c": "def f():\n    import edgekit.a",
+    }
     assert longest_chain(sources) == ["edgekit.a", "edgekit.b", "edgekit.c"]
 
 
@@ -299,7 +316,9 @@ def test_nothing_prints_and_nothing_exits_below_the_command_line():
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
-                assert called not in ("print", "sys.exit", "exit", "quit", "os._exit"), f"{ids(file)}, line {node.lineno}"
+                assert called not in ("print", "sys.exit", "exit", "quit", "os._exit"), (
+                    f"{ids(file)}, line {node.lineno}"
+                )
 
 
 def test_json_is_written_by_one_function():
@@ -315,7 +334,19 @@ def test_json_is_written_by_one_function():
 
 def test_importing_the_package_brings_nothing_heavy():
     code = "import edgekit, sys; print(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:])))"
-    heavy = ["torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "click", "rich", "scipy", "tomllib"]
+    heavy = [
+        "torch",
+        "transformers",
+        "onnx",
+        "onnx_ir",
+        "onnxscript",
+        "onnxruntime",
+        "openvino",
+        "click",
+        "rich",
+        "scipy",
+        "tomllib",
+    ]
     assert small.python(code, *heavy).stdout.decode().strip() == "[]"
 
 
@@ -355,5 +386,9 @@ def test_a_private_import_is_found(source, found):
 @pytest.mark.parametrize("file", [f for f in FILES if not f.name.startswith("_")], ids=ids)
 def test_a_public_module_says_what_is_public(file):
     """In ``__all__``, before anything that is made there."""
-    body = [node for node in ast.parse(file.read_text("utf-8")).body if isinstance(node, (ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef))]
+    body = [
+        node
+        for node in ast.parse(file.read_text("utf-8")).body
+        if isinstance(node, (ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef))
+    ]
     assert isinstance(body[0], ast.Assign) and ast.unparse(body[0].targets[0]) == "__all__"

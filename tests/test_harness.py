@@ -19,7 +19,16 @@ def work(float32_ort, tmp_path):
 
 
 def outcome(script, work, *options):
-    done = small.run(sys.executable, SCRIPTS / script, "--work", work, "-o", work / "result.json", *options, PYTHONPATH=str(small.ROOT))
+    done = small.run(
+        sys.executable,
+        SCRIPTS / script,
+        "--work",
+        work,
+        "-o",
+        work / "result.json",
+        *options,
+        PYTHONPATH=str(small.ROOT),
+    )
     assert done.returncode == 0, (done.stdout + done.stderr).decode()[-3000:]
     return json.loads((work / "result.json").read_text())
 
@@ -51,8 +60,14 @@ if __name__ == "__main__":"""
     text = (SCRIPTS / "fuzz.py").read_text("utf-8").replace('\nif __name__ == "__main__":', broken)
     script.write_text(text, "utf-8")
     shutil.copy(SCRIPTS / "common.py", work)
-    (work / "common.py").write_text((SCRIPTS / "common.py").read_text("utf-8").replace("Path(__file__).resolve().parents[2]", f"Path({str(small.ROOT)!r})"))
-    done = small.run(sys.executable, script, "--work", work, "-o", work / "result.json", "--cases", "60", PYTHONPATH=str(small.ROOT))
+    (work / "common.py").write_text(
+        (SCRIPTS / "common.py")
+        .read_text("utf-8")
+        .replace("Path(__file__).resolve().parents[2]", f"Path({str(small.ROOT)!r})")
+    )
+    done = small.run(
+        sys.executable, script, "--work", work, "-o", work / "result.json", "--cases", "60", PYTHONPATH=str(small.ROOT)
+    )
     found = json.loads((work / "result.json").read_text())
     assert done.returncode == 1
     assert found["untyped"] > 0

@@ -34,7 +34,11 @@ def table(tmp_path):
     for place in range(ROWS):
         Image.new("RGB", (4, 4), (place % 256, place // 256, 0)).save(tmp_path / f"{place}.png")
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(json.dumps({"image": f"{place}.png", "label": ("cat", "dog")[place % 2]}) + "\n" for place in range(ROWS)))
+    file.write_text(
+        "".join(
+            json.dumps({"image": f"{place}.png", "label": ("cat", "dog")[place % 2]}) + "\n" for place in range(ROWS)
+        )
+    )
     return file
 
 
@@ -69,7 +73,11 @@ def test_rows_that_are_cut_are_counted_few_at_a_time(table, decoded):
     assert decoded.all == ROWS and decoded.most <= FEW
 
 
-SIGNATURE = Signature("forward", (TensorSpec("pixel_values", "float32", ("batch", 3, 4, 4)),), (TensorSpec("logits", "float32", ("batch", 2)),))
+SIGNATURE = Signature(
+    "forward",
+    (TensorSpec("pixel_values", "float32", ("batch", 3, 4, 4)),),
+    (TensorSpec("logits", "float32", ("batch", 2)),),
+)
 GRAPHS = GraphSet("image-classification", "single", (Graph(SIGNATURE, Path("model.onnx"), "float32"),), Path("assets"))
 
 
@@ -96,7 +104,9 @@ def building(table, monkeypatch):
     cache = SimpleNamespace(scratch=None, progress=progress, values=lambda name, parts, kind, make: make())
     target = SimpleNamespace(backends=(), threads=1, methods=("float16",), engine=None)
     context = SimpleNamespace(evaluation=evaluation, calibration=rows.take(4, 0), target=target, cache=cache)
-    model = SimpleNamespace(digest="", release=lambda: None, encode=lambda images: [row.arrays for row in TASK.preprocess(images)])
+    model = SimpleNamespace(
+        digest="", release=lambda: None, encode=lambda images: [row.arrays for row in TASK.preprocess(images)]
+    )
     model.outputs = lambda images, tell: tell("torch reference", len(images), len(images)) or answers(images)
     return SimpleNamespace(context=context, rows=rows, model=model, told=told)
 

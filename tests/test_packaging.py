@@ -57,10 +57,19 @@ def test_the_wheel_holds_the_package_and_its_data(wheel):
     files = {p.relative_to(small.ROOT).as_posix() for kind in kinds for p in (small.ROOT / "edgekit").rglob(kind)}
     assert len([f for f in files if f.startswith("edgekit/report/gemm/")]) == 4
     for data in ("targets", "calibration"):
-        files |= {"edgekit/" + p.relative_to(small.ROOT).as_posix() for p in (small.ROOT / data).rglob("*") if p.is_file()}
+        files |= {
+            "edgekit/" + p.relative_to(small.ROOT).as_posix() for p in (small.ROOT / data).rglob("*") if p.is_file()
+        }
     assert {n for n in names if ".dist-info/" not in n} == files
-    assert {n.split("/")[1] for n in names if ".dist-info/" in n} >= {"METADATA", "RECORD", "entry_points.txt", "licenses"}
-    assert [n for n in names if any(part in n.split("/") for part in ("tests", "benchmarks", "examples", "__pycache__"))] == []
+    assert {n.split("/")[1] for n in names if ".dist-info/" in n} >= {
+        "METADATA",
+        "RECORD",
+        "entry_points.txt",
+        "licenses",
+    }
+    assert [
+        n for n in names if any(part in n.split("/") for part in ("tests", "benchmarks", "examples", "__pycache__"))
+    ] == []
 
 
 def test_what_it_asks_for(wheel):
@@ -92,12 +101,18 @@ def test_the_openvino_that_a_machine_gets(wheel, machine, version, taken):
 
     def asked(lines, **environment):
         found = [Requirement(line) for line in lines if line.startswith("openvino")]
-        (one,) = [r for r in found if r.marker is None or r.marker.evaluate({"platform_machine": machine, **environment})]
+        (one,) = [
+            r for r in found if r.marker is None or r.marker.evaluate({"platform_machine": machine, **environment})
+        ]
         return one.specifier
 
     with zipfile.ZipFile(wheel) as archive:
         (name,) = [n for n in archive.namelist() if n.endswith("METADATA")]
-        lines = [line.removeprefix("Requires-Dist: ") for line in archive.read(name).decode().splitlines() if line.startswith("Requires-Dist: ")]
+        lines = [
+            line.removeprefix("Requires-Dist: ")
+            for line in archive.read(name).decode().splitlines()
+            if line.startswith("Requires-Dist: ")
+        ]
     extra = asked(lines, extra="openvino")
     assert extra.contains(version) is taken
     (pinned,) = asked((small.ROOT / "constraints.txt").read_text().splitlines())
@@ -107,7 +122,11 @@ def test_the_openvino_that_a_machine_gets(wheel, machine, version, taken):
 def test_the_device_has_nothing_to_build_with(device):
     code = "import importlib.util as u, json, sys; print(json.dumps([n for n in sys.argv[1:] if u.find_spec(n)]))"
     assert json.loads(device.python(code, *NOT_THERE).stdout) == []
-    assert json.loads(device.python(code, "numpy", "onnxruntime", "openvino").stdout) == ["numpy", "onnxruntime", "openvino"]
+    assert json.loads(device.python(code, "numpy", "onnxruntime", "openvino").stdout) == [
+        "numpy",
+        "onnxruntime",
+        "openvino",
+    ]
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -138,8 +157,12 @@ print(json.dumps([edgekit.__file__, info, logits, labels, golden, modules]))
     np.testing.assert_allclose(logits, expected, atol=1e-3)
     assert labels == [small.LABELS[i] for i in expected.argmax(axis=1)]
     assert golden
-    alone = device.python(f"import json, sys, tokenizers, {backend}; print(json.dumps(sorted(m.split('.')[0] for m in sys.modules)))")
-    others = set(modules) - {"edgekit", "numpy", "tokenizers", backend} - (BROUGHT_ALONG & set(json.loads(alone.stdout)))
+    alone = device.python(
+        f"import json, sys, tokenizers, {backend}; print(json.dumps(sorted(m.split('.')[0] for m in sys.modules)))"
+    )
+    others = (
+        set(modules) - {"edgekit", "numpy", "tokenizers", backend} - (BROUGHT_ALONG & set(json.loads(alone.stdout)))
+    )
     assert others == set()
 
 
@@ -174,19 +197,32 @@ def test_the_command_on_a_device(device, float32_ort):
         assert done.stderr.startswith(b"edgekit: Building needs the package ")
         assert b"pip install 'edgekit[build]'" in done.stderr
         terminal = f"{command} bench {float32_ort} --batches 1 --lengths 4 --seconds 0.05"
-        done = small.run(sys.executable, "-c", "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)", *terminal.split(), stdin=b"")
-        assert (done.returncode, b"Traceback" in done.stdout) == (0, False), "on a terminal without rich there are just no bars"
+        done = small.run(
+            sys.executable,
+            "-c",
+            "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)",
+            *terminal.split(),
+            stdin=b"",
+        )
+        assert (done.returncode, b"Traceback" in done.stdout) == (0, False), (
+            "on a terminal without rich there are just no bars"
+        )
         pip("--python", device.programs / "python", "uninstall", "--quiet", "--yes", "click")
     done = small.run(command, "--help")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert done.stderr.decode() == "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
+    assert (
+        done.stderr.decode()
+        == "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
+    )
 
 
 def test_what_a_device_runs_is_python_3_10():
     """Types know what the standard library of a version has; syntax is checked in ``test_floors.py``."""
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed")
-    parts = [option for part in ("spec", "tasks", "backends", "engines", "runtime") for option in ("-p", f"edgekit.{part}")]
+    parts = [
+        option for part in ("spec", "tasks", "backends", "engines", "runtime") for option in ("-p", f"edgekit.{part}")
+    ]
     command = [sys.executable, "-m", "mypy", "--python-version", "3.10", "--cache-dir", "/dev/null", *parts]
     done = subprocess.run(command, cwd=small.ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -195,10 +231,23 @@ def test_what_a_device_runs_is_python_3_10():
 def test_a_users_types_tell_one_answer_from_a_list_of_them(tmp_path):
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed")
-    assert (small.ROOT / "edgekit" / "py.typed").is_file(), "without it types are not looked at where EdgeKit is installed"
+    assert (small.ROOT / "edgekit" / "py.typed").is_file(), (
+        "without it types are not looked at where EdgeKit is installed"
+    )
     program = "import edgekit\ndef use(session: edgekit.Session, text: str) -> None:\n"
-    (tmp_path / "user.py").write_text(program + "    reveal_type(session([text]))\n    reveal_type(session(text))\n    session([text]).label\n")
-    command = [sys.executable, "-m", "mypy", "--follow-imports", "silent", "--cache-dir", "/dev/null", str(tmp_path / "user.py")]
+    (tmp_path / "user.py").write_text(
+        program + "    reveal_type(session([text]))\n    reveal_type(session(text))\n    session([text]).label\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--follow-imports",
+        "silent",
+        "--cache-dir",
+        "/dev/null",
+        str(tmp_path / "user.py"),
+    ]
     done = subprocess.run(command, cwd=small.ROOT, capture_output=True, text=True, check=False)
     assert 'Revealed type is "list[Any]"' in done.stdout.replace("builtins.", "")
     assert 'Revealed type is "Any"' in done.stdout

@@ -109,9 +109,15 @@ def test_a_bundle_is_opened_once(run, float32_ort, how):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "*edgekit: No bundle is named. Name one: --edgekit-bundle FOLDER, edgekit_bundle = FOLDER in pytest's settings, or out = *"),
+        (
+            None,
+            "*edgekit: No bundle is named. Name one: --edgekit-bundle FOLDER, edgekit_bundle = FOLDER in pytest's settings, or out = *",
+        ),
         ('eval = "e"', "*edgekit: No bundle is named.*"),
-        ('out = "o"\ntargets = ["cpu", "gpu"]', "*edgekit.toml has 2 targets (cpu, gpu), and it is not said whose bundle is meant. Name one:*"),
+        (
+            'out = "o"\ntargets = ["cpu", "gpu"]',
+            "*edgekit.toml has 2 targets (cpu, gpu), and it is not said whose bundle is meant. Name one:*",
+        ),
         ("outt = 1", "*edgekit: Unknown key 'outt' in *Did you mean 'out'*"),
     ],
 )
@@ -129,7 +135,9 @@ def test_no_bundle_is_an_error_and_no_skip(run, text, said):
 
 
 def test_a_bundle_that_is_as_good_passes(float32_ort, baseline, tiny_samples, tmp_path):
-    found = assert_no_regression(float32_ort, baseline=baseline, samples=tiny_samples.dev, gates=WIDE, report=tmp_path / "report")
+    found = assert_no_regression(
+        float32_ort, baseline=baseline, samples=tiny_samples.dev, gates=WIDE, report=tmp_path / "report"
+    )
     assert (found.kind, found.verdict, found.subjects[-1].name) == ("check", PASS, "exact")
     assert sorted(p.name for p in (tmp_path / "report").iterdir()) == sorted(NAMES)
 
@@ -139,9 +147,14 @@ def test_the_fixture_knows_the_file_and_the_option(run, float32_ort, baseline, t
     found = files.read(baseline)
     (subject,) = found.subjects
     right = tuple(8.0 if name == row["label"] else 0.0 for row in tiny_samples.rows for name in small.LABELS)
-    settings = {**subject.settings, "file graphs/model.onnx": "0" * 64}  # of another bundle: one and itself is no regression, whatever a file says
+    settings = {
+        **subject.settings,
+        "file graphs/model.onnx": "0" * 64,
+    }  # of another bundle: one and itself is no regression, whatever a file says
     outputs = {"logits": replace(subject.predictions.outputs["logits"], values=right)}
-    perfect = replace(subject, digest="0" * 64, path="", settings=settings, predictions=replace(subject.predictions, outputs=outputs))
+    perfect = replace(
+        subject, digest="0" * 64, path="", settings=settings, predictions=replace(subject.predictions, outputs=outputs)
+    )
     files.write(replace(found, subjects=(perfect,)), run.path / "right.json")
     (run.path / "edgekit.toml").write_text(
         f'out = "not-this-one"\neval = "{tiny_samples.dev}"\nbaseline = "{baseline}"\n[gates.latency]\np50 = 9\np90 = "off"\np99 = "off"\n'
@@ -161,7 +174,12 @@ def test_the_fixture_knows_the_file_and_the_option(run, float32_ort, baseline, t
     )
     result = run.run("--edgekit-bundle", float32_ort)
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["E*AssertionError: regression: exact against exact, 120 samples", "E*  regression: accuracy.drop: accuracy 1.0000 to 0.9500*"])
+    result.stdout.fnmatch_lines(
+        [
+            "E*AssertionError: regression: exact against exact, 120 samples",
+            "E*  regression: accuracy.drop: accuracy 1.0000 to 0.9500*",
+        ]
+    )
     result.stdout.no_fnmatch_line("*pytest_plugin.py*")
     assert small.CANARY not in str(result.stdout) + str(result.stderr)
 
@@ -173,9 +191,25 @@ def asked(monkeypatch):
 
     def call(*arguments, **options):
         seen.calls.append((arguments, options))
-        gates = tuple(Gate(f"latency.g{i}", verdict, 0.1, 0.0, 0.0, 0.0, f"sentence {i}") for i, verdict in enumerate(seen.verdicts))
-        two = tuple(Subject(name, "0" * 64, 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b")) for name in ("old", "new"))
-        return Report(SCHEMA, "check", "2024-01-01T00:00:00Z", 0, "sha256:00", 7, Fingerprint("0", "3", "Linux", "a CPU", 2), two, gates=gates)
+        gates = tuple(
+            Gate(f"latency.g{i}", verdict, 0.1, 0.0, 0.0, 0.0, f"sentence {i}")
+            for i, verdict in enumerate(seen.verdicts)
+        )
+        two = tuple(
+            Subject(name, "0" * 64, 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"))
+            for name in ("old", "new")
+        )
+        return Report(
+            SCHEMA,
+            "check",
+            "2024-01-01T00:00:00Z",
+            0,
+            "sha256:00",
+            7,
+            Fingerprint("0", "3", "Linux", "a CPU", 2),
+            two,
+            gates=gates,
+        )
 
     monkeypatch.setattr(check, "check", call)
     return seen
@@ -221,13 +255,34 @@ def test_defaults_of_the_file_and_what_wins(asked, tmp_path, monkeypatch):
         assert_no_regression()
     own = str(tmp_path)
     gates = Gates(budget=replace(Gates().budget, size_mb=3.0))
-    told = {"columns": {"text": "t"}, "slices": ("a",), "gates": gates, "self_check": True, "include_text": False, "trust": None, "max_time": 7.0, "seed": 4}
+    told = {
+        "columns": {"text": "t"},
+        "slices": ("a",),
+        "gates": gates,
+        "self_check": True,
+        "include_text": False,
+        "trust": None,
+        "max_time": 7.0,
+        "seed": 4,
+    }
     assert asked.calls.pop() == ((f"{own}/o", f"{own}/b.json", f"{own}/e.csv"), told)
     (tmp_path / "gates.toml").write_text("[budget]\nsize_mb = 5\n")
-    given = {"columns": {"text": "x"}, "slices": ("z",), "self_check": False, "include_text": True, "max_time": 1.0, "seed": 0}
+    given = {
+        "columns": {"text": "x"},
+        "slices": ("z",),
+        "self_check": False,
+        "include_text": True,
+        "max_time": 1.0,
+        "seed": 0,
+    }
     with pytest.raises(AssertionError):
-        assert_no_regression("x", baseline="y", samples="s", gates="gates.toml", strict=False, allow_incomparable=False, **given)
-    assert asked.calls.pop() == (("x", "y", "s"), {**given, "gates": Gates(budget=replace(Gates().budget, size_mb=5.0)), "trust": None})
+        assert_no_regression(
+            "x", baseline="y", samples="s", gates="gates.toml", strict=False, allow_incomparable=False, **given
+        )
+    assert asked.calls.pop() == (
+        ("x", "y", "s"),
+        {**given, "gates": Gates(budget=replace(Gates().budget, size_mb=5.0)), "trust": None},
+    )
 
 
 def test_what_is_missing(asked, tmp_path, monkeypatch):
@@ -259,7 +314,9 @@ def test_it_is_there_once_however_it_was_loaded(run, monkeypatch, installed, nam
     """As an entry point it loads by itself; named beside it, it is no second plugin with the same options, which pytest refuses."""
     run.file("def test_fixtures(assert_no_regression):\n    assert assert_no_regression")
     site = run.path / "site"
-    record = site / "stands_in-1.dist-info"  # what an installation with the entry point leaves, whatever this environment has
+    record = (
+        site / "stands_in-1.dist-info"
+    )  # what an installation with the entry point leaves, whatever this environment has
     record.mkdir(parents=True)
     (record / "METADATA").write_text("Metadata-Version: 2.1\nName: stands-in\nVersion: 1\n")
     (record / "entry_points.txt").write_text(f"[pytest11]\n{NAME} = {NAME}\n")

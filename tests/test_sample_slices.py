@@ -53,14 +53,18 @@ def test_slices_do_not_change_the_digest(tmp_path):
     assert plain.digest == sliced.digest
     assert plain.take(5, 1).digest == sliced.take(5, 1).digest
     # as it was before there were slices: the file, and which column plays which role
-    expected = hashlib.sha256(json.dumps([hashlib.sha256(file.read_bytes()).hexdigest(), [["text", "text"]]]).encode()).hexdigest()
+    expected = hashlib.sha256(
+        json.dumps([hashlib.sha256(file.read_bytes()).hexdigest(), [["text", "text"]]]).encode()
+    ).hexdigest()
     assert plain.digest == expected
 
 
 def test_slices_of_a_recipe(tmp_path):
     (tmp_path / "d").mkdir()
     jsonl(tmp_path / "d", *({"sentence": str(i), "lang": "ab"[i % 2]} for i in range(100)))
-    file = raw(tmp_path, 'name = "s"\nfile = "d/s.jsonl"\ncolumns = { text = "sentence" }\ncount = 10\nseed = 3\n', "s.toml")
+    file = raw(
+        tmp_path, 'name = "s"\nfile = "d/s.jsonl"\ncolumns = { text = "sentence" }\ncount = 10\nseed = 3\n', "s.toml"
+    )
     found = read(file, slices=["lang"])
     assert [r.slices["lang"] for r in found.rows] == ["ab"[int(r.input) % 2] for r in found.rows]
     assert found.digest == read(file).digest
@@ -68,16 +72,40 @@ def test_slices_of_a_recipe(tmp_path):
 
 
 def test_slices_by_a_column_that_is_not_there(tmp_path):
-    refused(raw(tmp_path, "text,lang\na,de\n", "s.csv"), "no column 'langs' for slices", "Did you mean 'lang'?", "Columns: text, lang", slices=["langs"])
-    refused(raw(tmp_path, "text,lang\na,de\n", "s.csv"), "one text ('lang')", "slices=['lang']", error=UsageError, slices="lang")
+    refused(
+        raw(tmp_path, "text,lang\na,de\n", "s.csv"),
+        "no column 'langs' for slices",
+        "Did you mean 'lang'?",
+        "Columns: text, lang",
+        slices=["langs"],
+    )
+    refused(
+        raw(tmp_path, "text,lang\na,de\n", "s.csv"),
+        "one text ('lang')",
+        "slices=['lang']",
+        error=UsageError,
+        slices="lang",
+    )
 
 
 @pytest.mark.parametrize("role", ["text", "text_pair"])
 def test_texts_are_no_slices(tmp_path, role):
     file = raw(tmp_path, "a,b,lang\nx,y,de\n", "s.csv")
     columns = {"text": "a", "text_pair": "b"}
-    refused(file, f"Column '{columns[role]}' is the {role}", error=UsageError, columns=columns, slices=["lang", columns[role]])
-    refused(raw(tmp_path, "text\nx\n", "s.csv"), "Column 'text' is the text", error=UsageError, columns={"label": "text"}, slices=["text"])
+    refused(
+        file,
+        f"Column '{columns[role]}' is the {role}",
+        error=UsageError,
+        columns=columns,
+        slices=["lang", columns[role]],
+    )
+    refused(
+        raw(tmp_path, "text\nx\n", "s.csv"),
+        "Column 'text' is the text",
+        error=UsageError,
+        columns={"label": "text"},
+        slices=["text"],
+    )
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,9 @@ def test_empty_files(tmp_path, name, data):
     refused(raw(tmp_path, data, name), "no rows")
 
 
-@pytest.mark.parametrize(("name", "data"), [("s.csv", "text,label\n"), ("s.csv", "text,label"), ("s.tsv", "text\tlabel\r\n")])
+@pytest.mark.parametrize(
+    ("name", "data"), [("s.csv", "text,label\n"), ("s.csv", "text,label"), ("s.tsv", "text\tlabel\r\n")]
+)
 def test_a_header_alone(tmp_path, name, data):
     refused(raw(tmp_path, data, name), "no rows")
 
@@ -172,19 +174,34 @@ def test_a_column_that_ends_midway(tmp_path):
     refused(raw(tmp_path, "label,text\n1,a\n2\n", "s.csv"), "line 3 has fewer cells than the header has columns (1, 2)")
 
 
-@pytest.mark.parametrize(("value", "what"), [(3, "a int"), (1.5, "a float"), (None, "no value"), (True, "a bool"), (["a"], "a list"), ({"a": 1}, "a dict")])
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [(3, "a int"), (1.5, "a float"), (None, "no value"), (True, "a bool"), (["a"], "a list"), ({"a": 1}, "a dict")],
+)
 def test_a_text_that_is_no_text(tmp_path, value, what):
     refused(jsonl(tmp_path, {"text": "fine"}, {"text": value}), f"line 2 has {what} for text, expected text")
     refused(jsonl(tmp_path, {"text": "a", "text_pair": value}), f"line 1 has {what} for text_pair, expected text")
 
 
-@pytest.mark.parametrize("line", ['{"text": "secret', "{'text': 'secret'}", '{"text": "secret"} x', "secret", "[" * 100_000, '{"text": NaN, "x": nan}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"text": "secret',
+        "{'text': 'secret'}",
+        '{"text": "secret"} x',
+        "secret",
+        "[" * 100_000,
+        '{"text": NaN, "x": nan}',
+    ],
+)
 def test_bad_json_is_named_by_its_line(tmp_path, line):
     message = refused(raw(tmp_path, '{"text": "a"}\n\n' + line + "\n", "s.jsonl"), "line 3 is not valid JSON")
     assert "secret" not in message
 
 
-@pytest.mark.parametrize(("line", "what"), [("[1, 2]", "list"), ('"secret"', "str"), ("3", "int"), ("null", "NoneType")])
+@pytest.mark.parametrize(
+    ("line", "what"), [("[1, 2]", "list"), ('"secret"', "str"), ("3", "int"), ("null", "NoneType")]
+)
 def test_a_line_that_is_no_object(tmp_path, line, what):
     message = refused(raw(tmp_path, '{"text": "a"}\n' + line, "s.jsonl"), f"line 2 is a {what}, expected an object")
     assert "secret" not in message
@@ -206,19 +223,34 @@ def test_a_line_cut_within_a_character(tmp_path):
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
 def test_encodings_that_a_byte_order_mark_tells(tmp_path, encoding):
-    for name, text in (("s.jsonl", '{"text": "é 😀"}\n'), ("s.csv", "text\r\né 😀\r\n"), ("s.tsv", "text\té\né 😀\tx\n")):
+    for name, text in (
+        ("s.jsonl", '{"text": "é 😀"}\n'),
+        ("s.csv", "text\r\né 😀\r\n"),
+        ("s.tsv", "text\té\né 😀\tx\n"),
+    ):
         assert [row.input for row in read(raw(tmp_path, text.encode(encoding), name)).rows] == ["é 😀"]
 
 
 def test_nul_characters_and_utf16_without_a_mark(tmp_path):
     refused(raw(tmp_path, "text,label\na,1\nb\0,1\n", "s.csv"), "line 3 holds a NUL character")
-    refused(raw(tmp_path, "text,label\na,1\n".encode("utf-16-le"), "s.csv"), "line 1 holds a NUL character", "byte-order mark")
+    refused(
+        raw(tmp_path, "text,label\na,1\n".encode("utf-16-le"), "s.csv"),
+        "line 1 holds a NUL character",
+        "byte-order mark",
+    )
     refused(raw(tmp_path, "text\na\n".encode("utf-16")[:-1], "s.csv"), "begins like UTF-16 and is not")
-    assert read(raw(tmp_path, '{"text": "a\\u0000b"}', "s.jsonl")).rows == (Sample("a\0b"),)  # written as JSON writes it, it is part of a text
+    assert read(raw(tmp_path, '{"text": "a\\u0000b"}', "s.jsonl")).rows == (
+        Sample("a\0b"),
+    )  # written as JSON writes it, it is part of a text
 
 
 @pytest.mark.parametrize(
-    ("name", "data"), [("s.csv.gz", "text,label\na,1\n"), ("s.jsonl.gz", '{"text": "a", "label": "1"}'), ("S.TSV.GZ", "text\tlabel\na\t1\n")]
+    ("name", "data"),
+    [
+        ("s.csv.gz", "text,label\na,1\n"),
+        ("s.jsonl.gz", '{"text": "a", "label": "1"}'),
+        ("S.TSV.GZ", "text\tlabel\na\t1\n"),
+    ],
 )
 def test_gzip(tmp_path, name, data):
     packed = gzip.compress(data.encode())
@@ -238,7 +270,11 @@ def test_a_lone_surrogate(tmp_path, role):
 def test_malformed_csv(tmp_path):
     refused(raw(tmp_path, 'text,label\na,1\n"never closed,2\n', "s.csv"), "line", "not valid CSV")
     refused(raw(tmp_path, 'text,label\n"secret"x,1\n', "s.csv"), "line 2", "not valid CSV")
-    message = refused(raw(tmp_path, "text,label\nsecret, with a comma,1\n", "s.csv"), "line 2 has more cells than the header", "Quote cells")
+    message = refused(
+        raw(tmp_path, "text,label\nsecret, with a comma,1\n", "s.csv"),
+        "line 2 has more cells than the header",
+        "Quote cells",
+    )
     assert "secret" not in message
 
 
@@ -262,7 +298,9 @@ def test_parse_columns():
 
 def test_roles_are_those_of_the_modality(tmp_path):
     file = jsonl(tmp_path, {"text": "a", "label": 1})
-    with pytest.raises(UsageError, match=r"Unknown column role 'labels'. Did you mean 'label'\? Roles: text, text_pair, label"):
+    with pytest.raises(
+        UsageError, match=r"Unknown column role 'labels'. Did you mean 'label'\? Roles: text, text_pair, label"
+    ):
         read(file, {"labels": "y"})
 
 
@@ -295,7 +333,14 @@ def test_inputs_are_made_by_the_modality(tmp_path):
 
 
 def test_rows_become_an_evaluation(tmp_path):
-    found = read(jsonl(tmp_path, {"text": "a", "label": "Toxic"}, {"text": "a", "label": "threat"}, {"text": "b", "label": "threat"}))
+    found = read(
+        jsonl(
+            tmp_path,
+            {"text": "a", "label": "Toxic"},
+            {"text": "a", "label": "threat"},
+            {"text": "b", "label": "threat"},
+        )
+    )
     task = bound(ONE, None)
     given = found.evaluation(task)
     assert (given.inputs, list(given.truth), len(given), given.task) == (["a", "a", "b"], [0, 1, 1], 3, task)
@@ -342,7 +387,9 @@ def recipe(folder, text="", digest=""):
     data = jsonl(folder / "data", *({"sentence": str(i), "y": i % 2} for i in range(100)))
     file = folder / "set.toml"
     line = f'digest = "{digest}"\n' if digest else ""
-    file.write_text(f'name = "set"\nfile = "data/s.jsonl"\ncolumns = {{ text = "sentence", label = "y" }}\n{line}{text}')
+    file.write_text(
+        f'name = "set"\nfile = "data/s.jsonl"\ncolumns = {{ text = "sentence", label = "y" }}\n{line}{text}'
+    )
     return file, data
 
 
@@ -448,7 +495,13 @@ def tables(rows, *head, **options):
     return stream.getvalue()
 
 
-CLERK = [('"two words" said the clerk, "go"', "x"), ("plain, with a comma", "y"), ("semi; colon | bar", "x"), ("over\ntwo lines", "y"), ('5" wide', "x")]
+CLERK = [
+    ('"two words" said the clerk, "go"', "x"),
+    ("plain, with a comma", "y"),
+    ("semi; colon | bar", "x"),
+    ("over\ntwo lines", "y"),
+    ('5" wide', "x"),
+]
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -456,7 +509,9 @@ CLERK = [('"two words" said the clerk, "go"', "x"), ("plain, with a comma", "y")
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
 def test_every_delimiter_with_quoting_as_writers_have_it(tmp_path, delimiter, suffix, end, quoting):
-    file = raw(tmp_path, tables(CLERK, "text", "label", delimiter=delimiter, lineterminator=end, quoting=quoting), "s" + suffix)
+    file = raw(
+        tmp_path, tables(CLERK, "text", "label", delimiter=delimiter, lineterminator=end, quoting=quoting), "s" + suffix
+    )
     assert [(row.input, row.label) for row in read(file).rows] == CLERK
 
 
@@ -522,15 +577,24 @@ def test_tsv_in_which_a_wrong_way_of_quoting_gives_rows_of_one_width_too(tmp_pat
 
 
 def test_a_column_that_is_there_twice(tmp_path):
-    for name, data in (("s.csv", "id,text,label,text\n1,a,x,b\n"), ("s.tsv", "text\tlabel\ttext\na\tx\tb\n"), ("s.csv", "text;label; text\na;b;c\n")):
+    for name, data in (
+        ("s.csv", "id,text,label,text\n1,a,x,b\n"),
+        ("s.tsv", "text\tlabel\ttext\na\tx\tb\n"),
+        ("s.csv", "text;label; text\na;b;c\n"),
+    ):
         refused(raw(tmp_path, data, name), "'text' 2 times")
-    assert read(raw(tmp_path, ",text,label,,\n0,a,x,,\n", "s.csv")).rows == (Sample("a", "x"),)  # columns without a name cannot be meant
+    assert read(raw(tmp_path, ",text,label,,\n0,a,x,,\n", "s.csv")).rows == (
+        Sample("a", "x"),
+    )  # columns without a name cannot be meant
     secret = "a long secret sentence that stands in a table without a header"
     assert "secret" not in refused(raw(tmp_path, f"{secret},{secret}\n", "s.csv"), "characters 2 times")
 
 
 def test_a_key_that_is_there_twice(tmp_path):
-    refused(raw(tmp_path, '{"text": "a", "label": 1}\n{"text": "a", "label": 1, "text": "b"}\n', "s.jsonl"), "line 2 has the key 'text' twice")
+    refused(
+        raw(tmp_path, '{"text": "a", "label": 1}\n{"text": "a", "label": 1, "text": "b"}\n', "s.jsonl"),
+        "line 2 has the key 'text' twice",
+    )
     refused(raw(tmp_path, '[{"text": "a", "text": "b"}]', "s.json"), "the key 'text' twice")
     refused(raw(tmp_path, '{"text": ["a"], "text": ["b"]}', "s.json"), "the key 'text' twice")
 
@@ -550,7 +614,10 @@ def test_arrays_and_columns_in_json(tmp_path, indent, suffix):
     rows = [{"text": "a", "label": 1}, {"text": "b", "label": 0}]
     shapes = [rows, {"text": ["a", "b"], "label": [1, 0]}, {"text": {"0": "a", "1": "b"}, "label": {"0": 1, "1": 0}}]
     for shape in shapes:
-        assert read(raw(tmp_path, "\ufeff" + json.dumps(shape, indent=indent) + "\n", "s" + suffix)).rows == (Sample("a", 1), Sample("b", 0))
+        assert read(raw(tmp_path, "\ufeff" + json.dumps(shape, indent=indent) + "\n", "s" + suffix)).rows == (
+            Sample("a", 1),
+            Sample("b", 0),
+        )
     assert read(raw(tmp_path, json.dumps(rows[0], indent=indent), "s" + suffix)).rows == (Sample("a", 1),)
 
 
@@ -577,7 +644,10 @@ def test_json_of_another_shape(tmp_path, data, said):
 @pytest.mark.parametrize(("name", "end"), [("s.csv", ","), ("s.tsv", "\t")])
 def test_rows_of_another_width_are_named_by_the_line_they_begin_in(tmp_path, name, end):
     long = '"over\ntwo"'
-    refused(raw(tmp_path, f"text{end}label\n{long}{end}x\n{long}\n", name), "line 4 has fewer cells than the header has columns (1, 2)")
+    refused(
+        raw(tmp_path, f"text{end}label\n{long}{end}x\n{long}\n", name),
+        "line 4 has fewer cells than the header has columns (1, 2)",
+    )
     refused(raw(tmp_path, f"text{end}label\n{long}{end}x\n{long}{end}y{end}\n", name), "line 4 has more cells")
 
 
@@ -617,7 +687,11 @@ def test_every_way_to_write_several_labels(tmp_path, data):
 @pytest.mark.parametrize(
     "labels",
     [
-        [{"toxic": 1, "threat": 0, "insult": True}, {"toxic": 0, "threat": 0, "insult": 0}, {"insult": 0, "threat": 1, "toxic": 0}],
+        [
+            {"toxic": 1, "threat": 0, "insult": True},
+            {"toxic": 0, "threat": 0, "insult": 0},
+            {"insult": 0, "threat": 1, "toxic": 0},
+        ],
         [["toxic", "insult"], [], ["threat"]],
         [[1, 0, 1], [0, 0, 0], [0, 1, 0]],
         [[True, False, True], [False, False, False], [False, True, False]],
@@ -662,7 +736,10 @@ def test_columns_of_a_single_label_head(tmp_path):
     assert truth(tmp_path, "text,insult,toxic,threat\na,0,1,0\nb,1,0,0\n", ONE).values.tolist() == [0, 2]
     with pytest.raises(SamplesError, match="row 2 has 2 labels, expected one"):
         truth(tmp_path, "text,insult,toxic,threat\na,0,1,0\nb,1,1,0\n", ONE)
-    assert truth(tmp_path, "text,label,toxic,threat,insult\na,1,0.2,0.7,0.1\nb,0,0.9,0,0.1\n", ONE).values.tolist() == [1, 0]  # probabilities of a model
+    assert truth(tmp_path, "text,label,toxic,threat,insult\na,1,0.2,0.7,0.1\nb,0,0.9,0,0.1\n", ONE).values.tolist() == [
+        1,
+        0,
+    ]  # probabilities of a model
 
 
 def test_an_empty_cell_is_a_missing_label_of_other_heads(tmp_path):
@@ -678,7 +755,9 @@ def test_an_empty_cell_is_a_missing_label_of_other_heads(tmp_path):
 
 def test_numbers_in_columns(tmp_path):
     scores = Settings("regression", ("joy", "fear"), 8, ("input_ids",))
-    assert truth(tmp_path, "text,fear,joy\na,1.5,-2\nb,0,3e-1\n", scores, columns={"label": "fear|joy"}).values.tolist() == [[-2.0, 1.5], [0.3, 0.0]]
+    assert truth(
+        tmp_path, "text,fear,joy\na,1.5,-2\nb,0,3e-1\n", scores, columns={"label": "fear|joy"}
+    ).values.tolist() == [[-2.0, 1.5], [0.3, 0.0]]
     with pytest.raises(SamplesError, match=r"row 1: the label is not 1 finite number.*'3,5'. Write a decimal point"):
         truth(tmp_path, 'text,label\na,"3,5"\n', Settings("regression", ("joy",), 8, ("input_ids",)))
 
@@ -710,7 +789,9 @@ def test_files_that_rows_name_are_read_once(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageModality, "content", lambda modality, value: asked.append(value) or real(modality, value))
     modality = ImageModality()
     found = read(raw(tmp_path, "image,label\n0.png,a\n1.png,a\n2.png,b\n", "rows.csv"), modality=modality)
-    task = SimpleNamespace(modality=modality, parse_truth=lambda rows, where: SimpleNamespace(values=[0, 0, 1], notes=()))
+    task = SimpleNamespace(
+        modality=modality, parse_truth=lambda rows, where: SimpleNamespace(values=[0, 0, 1], notes=())
+    )
     assert found.evaluation(task).groups == [[0, 1], [2]]
     ids = row_ids(found.contents(modality), b"key")
     assert len(asked) == 3
@@ -729,7 +810,9 @@ def words_of(path):
 def test_a_file_of_one_row_of_lists_is_one_row_where_a_line_is_a_row(tmp_path, name, indent):
     row = {"words": ["no", "stop"], "label": ["O", "B-X"]}
     data = json.dumps(row, indent=indent).encode()
-    assert words_of(raw(tmp_path, gzip.compress(data) if name.endswith(".gz") else data, name)) == [(("no", "stop"), ["O", "B-X"])]
+    assert words_of(raw(tmp_path, gzip.compress(data) if name.endswith(".gz") else data, name)) == [
+        (("no", "stop"), ["O", "B-X"])
+    ]
 
 
 def test_one_object_of_lists_that_may_be_a_row_or_a_table_is_refused(tmp_path):
@@ -737,18 +820,29 @@ def test_one_object_of_lists_that_may_be_a_row_or_a_table_is_refused(tmp_path):
 
     row = {"words": ["no", "stop"], "label": ["O", "B-X"]}
     refused(raw(tmp_path, json.dumps(row), "s.json"), "one row or a table of columns", modality=UNBOUND)
-    refused(raw(tmp_path, json.dumps({"tokens": ["no"]}), "s.json"), "one row or a table", modality=UNBOUND, columns={"words": "tokens"})
+    refused(
+        raw(tmp_path, json.dumps({"tokens": ["no"]}), "s.json"),
+        "one row or a table",
+        modality=UNBOUND,
+        columns={"words": "tokens"},
+    )
     assert words_of(raw(tmp_path, json.dumps([row]), "s.json")) == [(("no", "stop"), ["O", "B-X"])]
 
 
 @pytest.mark.parametrize("name", ["s.jsonl", "s.json"])
 @pytest.mark.parametrize(
     ("words", "inputs"),
-    [(["Ada L", "x y"], ["Ada L", "x y"]), (["['Ada', 'L']", "['x']"], [("Ada", "L"), ("x",)]), (["['Ada' 'L']", "stop"], [("Ada", "L"), "stop"])],
+    [
+        (["Ada L", "x y"], ["Ada L", "x y"]),
+        (["['Ada', 'L']", "['x']"], [("Ada", "L"), ("x",)]),
+        (["['Ada' 'L']", "stop"], [("Ada", "L"), "stop"]),
+    ],
     ids=["texts", "lists", "a list and a text"],
 )
 def test_columns_of_what_can_be_no_word_are_a_table(tmp_path, name, words, inputs):
-    assert words_of(raw(tmp_path, json.dumps({"words": words, "label": ["a", "b"]}), name)) == list(zip(inputs, ["a", "b"], strict=True))
+    assert words_of(raw(tmp_path, json.dumps({"words": words, "label": ["a", "b"]}), name)) == list(
+        zip(inputs, ["a", "b"], strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["s.jsonl", "s.json"])
@@ -783,7 +877,8 @@ def test_a_folder_with_a_subfolder_a_label(pictures):
     (pictures.folder / "cat" / ".DS_Store").write_bytes(b"x")
     found = images_of(pictures.folder, slices=["label"])
     assert [(row.input, row.label) for row in found.rows] == [
-        (str(pictures.folder / name), label) for name, label in (("cat/10.png", "cat"), ("cat/2.png", "cat"), ("dog/b.png", "dog"))
+        (str(pictures.folder / name), label)
+        for name, label in (("cat/10.png", "cat"), ("cat/2.png", "cat"), ("dog/b.png", "dog"))
     ]
     assert found.rows[0].slices == {"label": "cat"}
     assert images_of(pictures.folder).digest == found.digest
@@ -796,7 +891,9 @@ def test_a_folder_of_images_without_labels(pictures):
     for name in ("b.png", "a.png"):
         pictures.add(f"flat/{name}")
     found = images_of(pictures.folder / "flat")
-    assert [(row.input, row.label) for row in found.rows] == [(str(pictures.folder / "flat" / name), None) for name in ("a.png", "b.png")]
+    assert [(row.input, row.label) for row in found.rows] == [
+        (str(pictures.folder / "flat" / name), None) for name in ("a.png", "b.png")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -805,9 +902,18 @@ def test_a_folder_of_images_without_labels(pictures):
         (lambda p: p.add("root.png"), "1 file(s) beside 2 subfolder(s)"),
         (lambda p: p.add("cat/deep/a.png"), "subfolder 'cat' has 1 folder(s)"),
         (lambda p: (p.folder / "bird").mkdir(), "subfolder 'bird' has no file"),
-        (lambda p: (p.folder / "cat/secret.txt").write_text("secret"), "file 3 (by name) of 'cat' has an image that cannot be taken"),
-        (lambda p: (p.folder / "cat/secret.png").symlink_to(p.folder.parent / "x.png"), "file 3 (by name) of 'cat' has a path of an image that leads out of"),
-        (lambda p: (p.folder / "elsewhere").symlink_to(p.folder.parent / "other"), "file 1 (by name) of 'elsewhere' has a path of an image that leads out of"),
+        (
+            lambda p: (p.folder / "cat/secret.txt").write_text("secret"),
+            "file 3 (by name) of 'cat' has an image that cannot be taken",
+        ),
+        (
+            lambda p: (p.folder / "cat/secret.png").symlink_to(p.folder.parent / "x.png"),
+            "file 3 (by name) of 'cat' has a path of an image that leads out of",
+        ),
+        (
+            lambda p: (p.folder / "elsewhere").symlink_to(p.folder.parent / "other"),
+            "file 1 (by name) of 'elsewhere' has a path of an image that leads out of",
+        ),
     ],
 )
 def test_a_folder_of_another_form_is_refused(pictures, change, said):

@@ -14,7 +14,10 @@ INSIDE = ("tasks/", "modalities/", "source/heads/")
 """Folders that may know a task."""
 
 _NAMES = [form for name in tasks.names() for form in (name, name.replace("-", "_"), name.title().replace("-", ""))]
-KNOWS = re.compile("|".join([*_NAMES, "SequenceClassification", "problem.?type", "logits?", "(single|multi)_label_classification"]), re.IGNORECASE)
+KNOWS = re.compile(
+    "|".join([*_NAMES, "SequenceClassification", "problem.?type", "logits?", "(single|multi)_label_classification"]),
+    re.IGNORECASE,
+)
 """Names of a task or its class, a kind of head, an output of classifiers: in code, strings, comments and docstrings alike."""
 
 
@@ -43,7 +46,14 @@ def test_nothing_outside_knows_a_task(name):
 
 @pytest.mark.parametrize(
     "line",
-    ["from edgekit.tasks import text_classification", "x = TextClassification()", "# of logits", "'text-classification'", "def f(problem_type):", "# a logit"],
+    [
+        "from edgekit.tasks import text_classification",
+        "x = TextClassification()",
+        "# of logits",
+        "'text-classification'",
+        "def f(problem_type):",
+        "# a logit",
+    ],
 )
 def test_what_knows_a_task_is_found(line):
     assert knowing("\n" + line) == [f"2: {line}"]

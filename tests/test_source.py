@@ -71,7 +71,9 @@ def test_a_folder_is_read(name):
     assert (found.model_id, found.revision, found.task) == ("model", "local", "text-classification")
     count, kind = tiny._LABELS[name]
     assert found.settings.labels == tuple(f"LABEL_{i}" for i in range(count))
-    assert found.settings.problem_type == (kind or ("multi_label_classification" if count == 1 else "single_label_classification"))
+    assert found.settings.problem_type == (
+        kind or ("multi_label_classification" if count == 1 else "single_label_classification")
+    )
     assert found.settings.max_length == tiny.MAX_LENGTH
     assert not found.module.training
     assert {p.dtype for p in found.module.parameters()} == {torch.float32}
@@ -105,7 +107,11 @@ def test_a_half_precision_model_is_read_as_float32(folder):
     change(folder / "config.json", dtype="float16")
     found = source.read(folder)
     assert {p.dtype for p in found.module.parameters()} == {torch.float32}
-    np.testing.assert_allclose(tiny.logits(found, found.encode(["a fine film"])), tiny.logits(tiny.source("bert"), found.encode(["a fine film"])), atol=0.05)
+    np.testing.assert_allclose(
+        tiny.logits(found, found.encode(["a fine film"])),
+        tiny.logits(tiny.source("bert"), found.encode(["a fine film"])),
+        atol=0.05,
+    )
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "electra", "mpnet", "roberta"])
@@ -117,7 +123,9 @@ def test_a_tokenizer_in_the_files_of_its_kind(name, tmp_path):
         (copy / "vocab.json").write_text(json.dumps(model["vocab"]), "utf-8")
         (copy / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["merges"]), "utf-8")
     else:
-        (copy / "vocab.txt").write_text("".join(f"{w}\n" for w in sorted(model["vocab"], key=model["vocab"].get)), "utf-8")
+        (copy / "vocab.txt").write_text(
+            "".join(f"{w}\n" for w in sorted(model["vocab"], key=model["vocab"].get)), "utf-8"
+        )
     remove(copy, "tokenizer.json")
     assert tiny.ids(source.read(copy)) == tiny.ids(tiny.source(name))
 
@@ -160,7 +168,13 @@ def test_only_a_pickle(folder):
     remove(folder, "*.safetensors")
     marker = folder / "pickle-was-read"
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
-    refused(folder, "weights in pytorch_model.bin only", "pickle, which can run code", "expected safetensors", "safe_serialization=True")
+    refused(
+        folder,
+        "weights in pytorch_model.bin only",
+        "pickle, which can run code",
+        "expected safetensors",
+        "safe_serialization=True",
+    )
     assert not marker.exists()
 
 
@@ -186,15 +200,30 @@ def test_an_adapter_in_a_pickle(folder):
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 def test_code_of_its_own(folder, file):
     (folder / "modeling_mine.py").write_text(f"open({str(folder / 'code-was-run')!r}, 'w')")
-    change(folder / file, auto_map={"AutoModelForSequenceClassification": "modeling_mine.Mine", "AutoTokenizer": "modeling_mine.Mine"})
-    refused(folder, f"brings code of its own ({file} has auto_map)", "no code of a model is run", "edgekit.build(module=..., processor=...)")
+    change(
+        folder / file,
+        auto_map={"AutoModelForSequenceClassification": "modeling_mine.Mine", "AutoTokenizer": "modeling_mine.Mine"},
+    )
+    refused(
+        folder,
+        f"brings code of its own ({file} has auto_map)",
+        "no code of a model is run",
+        "edgekit.build(module=..., processor=...)",
+    )
     assert not (folder / "code-was-run").exists()
 
 
-@pytest.mark.parametrize(("kind", "meant"), [("deberta_v2", "deberta-v2"), ("distillbert", "distilbert"), ("modern-bert", "modernbert")])
+@pytest.mark.parametrize(
+    ("kind", "meant"), [("deberta_v2", "deberta-v2"), ("distillbert", "distilbert"), ("modern-bert", "modernbert")]
+)
 def test_an_architecture_that_is_almost_known(folder, kind, meant):
     change(folder / "config.json", model_type=kind)
-    refused(folder, f"architecture '{kind}', which is not supported", f"Did you mean '{meant}'?", "Supported: ALBERT, BERT, DeBERTa-v2/v3, DistilBERT")
+    refused(
+        folder,
+        f"architecture '{kind}', which is not supported",
+        f"Did you mean '{meant}'?",
+        "Supported: ALBERT, BERT, DeBERTa-v2/v3, DistilBERT",
+    )
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5", None])
@@ -204,17 +233,26 @@ def test_an_architecture_that_is_not_supported(folder, kind):
     assert "Did you mean" not in message
 
 
-HEADS = [(["BertForMaskedLM"], "BertForMaskedLM"), (["BertModel"], "BertModel"), (None, "no head is named"), ([], "no head is named")]
+HEADS = [
+    (["BertForMaskedLM"], "BertForMaskedLM"),
+    (["BertModel"], "BertModel"),
+    (None, "no head is named"),
+    ([], "no head is named"),
+]
 
 
 @pytest.mark.parametrize(("heads", "words"), HEADS)
 def test_another_task(folder, heads, words):
     change(folder / "config.json", architectures=heads)
-    refused(folder, f"is for another task ({words})", "text-classification (...ForSequenceClassification) of ALBERT, BERT")
+    refused(
+        folder, f"is for another task ({words})", "text-classification (...ForSequenceClassification) of ALBERT, BERT"
+    )
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("text", ['{"model_type": "bert",', "[" * 100000, "\udcff", ""], ids=["cut", "deep", "not UTF-8", "empty"])
+@pytest.mark.parametrize(
+    "text", ['{"model_type": "bert",', "[" * 100000, "\udcff", ""], ids=["cut", "deep", "not UTF-8", "empty"]
+)
 def test_json_that_is_broken(folder, file, text):
     (folder / file).write_bytes(text.encode("utf-8", "surrogateescape"))
     refused(folder, f"{file} is not valid JSON", "Save the model again")
@@ -239,7 +277,12 @@ def test_weights_of_which_some_are_missing(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["classifier.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    refused(folder, "my-model lacks 1 of its weights (classifier.weight", "random numbers", "Save the fine-tuned model again, with its head")
+    refused(
+        folder,
+        "my-model lacks 1 of its weights (classifier.weight",
+        "random numbers",
+        "Save the fine-tuned model again, with its head",
+    )
 
 
 def test_weights_of_another_shape(folder):
@@ -436,7 +479,9 @@ def test_another_length_is_noticed(tmp_path):
     other = text_classification.load(tmp_path).settings
     assert other.max_length == 63
     encode = TextEncoder(tmp_path / "tokenizer.json", other.inputs, other.max_length)
-    assert len(encode(["word " * 200])[0].arrays["input_ids"]) == 63 != len(found.encode(["word " * 200])[0]["input_ids"])
+    assert (
+        len(encode(["word " * 200])[0].arrays["input_ids"]) == 63 != len(found.encode(["word " * 200])[0]["input_ids"])
+    )
 
 
 # ---- the hub
@@ -468,24 +513,59 @@ class Hub:
         revisions = self.repositories.get(model)
         if revisions is None:
             # As the hub answers who is not logged in: it does not tell missing from private.
-            return 401, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username or password."}, b'{"error": "Invalid username or password."}'
+            return (
+                401,
+                {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Invalid username or password."},
+                b'{"error": "Invalid username or password."}',
+            )
         wanted = rest[1] if len(rest) > 1 else "main"
         found = next(((commit, files) for name, (commit, files) in revisions.items() if wanted in (name, commit)), None)
         if found is None:
-            return 404, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": f"Invalid rev id: {wanted}"}, b'{"error": "Invalid rev id"}'
+            return (
+                404,
+                {"X-Error-Code": "RevisionNotFound", "X-Error-Message": f"Invalid rev id: {wanted}"},
+                b'{"error": "Invalid rev id"}',
+            )
         commit, files = found
         if api and rest[:1] == ["tree"]:
-            tree = [{"type": "file", "path": n, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for n, d in files.items()]
+            tree = [
+                {"type": "file", "path": n, "size": len(d), "oid": hashlib.sha1(d).hexdigest()}
+                for n, d in files.items()
+            ]
             return 200, {"Content-Type": "application/json"}, json.dumps(tree).encode()
         if api:
-            info = {"id": model, "modelId": model, "sha": commit, "private": False, "tags": [], "downloads": 0, "likes": 0}
-            return 200, {"Content-Type": "application/json"}, json.dumps({**info, "siblings": [{"rfilename": n} for n in files]}).encode()
+            info = {
+                "id": model,
+                "modelId": model,
+                "sha": commit,
+                "private": False,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+            }
+            return (
+                200,
+                {"Content-Type": "application/json"},
+                json.dumps({**info, "siblings": [{"rfilename": n} for n in files]}).encode(),
+            )
         if model == "some/gated":
-            return 403, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model some/gated is restricted"}, b"{}"
+            return (
+                403,
+                {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to model some/gated is restricted"},
+                b"{}",
+            )
         name = "/".join(rest[2:])
         if name not in files:
             return 404, {"X-Error-Code": "EntryNotFound"}, b"{}"
-        return 200, {"ETag": f'"{hashlib.sha1(files[name]).hexdigest()}"', "X-Repo-Commit": commit, "Content-Type": "application/octet-stream"}, files[name]
+        return (
+            200,
+            {
+                "ETag": f'"{hashlib.sha1(files[name]).hexdigest()}"',
+                "X-Repo-Commit": commit,
+                "Content-Type": "application/octet-stream",
+            },
+            files[name],
+        )
 
     def _handler(hub):
         class Handler(BaseHTTPRequestHandler):
@@ -534,8 +614,21 @@ def ask(url, home, *questions):
     """Reads models by id in a process of its own: the hub's address is taken from the environment when the client is imported."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
     package = str(Path(edgekit.__file__).resolve().parents[1])
-    more = {"HF_ENDPOINT": url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "*", "PYTHONPATH": package}
-    done = subprocess.run([sys.executable, "-c", _ASK, json.dumps(questions)], env={**kept, **more}, capture_output=True, text=True, timeout=300)
+    more = {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "*",
+        "PYTHONPATH": package,
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK, json.dumps(questions)],
+        env={**kept, **more},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), done.stderr
 
@@ -545,15 +638,27 @@ def hub(tmp_path_factory):
     """All questions to the hub in one process, since the client takes a second to import and Transformers more."""
     files = {f.name: f.read_bytes() for f in tiny.folder("bert").iterdir()}
     other = {f.name: f.read_bytes() for f in tiny.folder("distilbert").iterdir()}
-    more = {n: b"raise SystemExit" for n in ("pytorch_model.bin", "README.md", "modeling.py", "onnx/model.onnx", "part/model.safetensors")}
-    pickle = {n: d for n, d in files.items() if n != "model.safetensors"} | {"pytorch_model.bin": bytes(3_000_000), "sub/model.safetensors": bytes(1000)}
-    server = Hub({
-        "some/model": {"main": (FIRST, files | more), "v2": (SECOND, other)},
-        "some/pickle": {"main": (FIRST, pickle)},
-        "some/gated": {"main": (FIRST, files)},
-        "some/adapter": {"main": (FIRST, {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x", "README.md": b""})},
-        "some/code": {"main": (FIRST, files | {"config.json": files["config.json"].replace(b"{", b'{"auto_map": {},', 1)})},
-    })
+    more = {
+        n: b"raise SystemExit"
+        for n in ("pytorch_model.bin", "README.md", "modeling.py", "onnx/model.onnx", "part/model.safetensors")
+    }
+    pickle = {n: d for n, d in files.items() if n != "model.safetensors"} | {
+        "pytorch_model.bin": bytes(3_000_000),
+        "sub/model.safetensors": bytes(1000),
+    }
+    server = Hub(
+        {
+            "some/model": {"main": (FIRST, files | more), "v2": (SECOND, other)},
+            "some/pickle": {"main": (FIRST, pickle)},
+            "some/gated": {"main": (FIRST, files)},
+            "some/adapter": {
+                "main": (FIRST, {"adapter_config.json": b"{}", "adapter_model.safetensors": b"x", "README.md": b""})
+            },
+            "some/code": {
+                "main": (FIRST, files | {"config.json": files["config.json"].replace(b"{", b'{"auto_map": {},', 1)})
+            },
+        }
+    )
     home = tmp_path_factory.mktemp("hf")
     questions = {
         "main": ("some/model", None, True),
@@ -570,7 +675,9 @@ def hub(tmp_path_factory):
         answers, said = ask(server.url, home, *questions.values())
     finally:
         server.close()
-    return SimpleNamespace(answers=dict(zip(questions, answers, strict=True)), said=said, requests=server.requests, home=home)
+    return SimpleNamespace(
+        answers=dict(zip(questions, answers, strict=True)), said=said, requests=server.requests, home=home
+    )
 
 
 def test_a_hub_id_is_read_like_its_folder(hub):
@@ -591,7 +698,11 @@ def test_a_revision_is_a_branch_or_a_commit(hub):
 
 def test_nothing_is_downloaded_that_is_not_needed(hub):
     """No pickle, no code, nothing in subfolders."""
-    fetched = {path.split("/resolve/", 1)[1].split("/", 1)[1] for method, path in hub.requests if "/resolve/" in path and method == "GET" and "/model/" in path}
+    fetched = {
+        path.split("/resolve/", 1)[1].split("/", 1)[1]
+        for method, path in hub.requests
+        if "/resolve/" in path and method == "GET" and "/model/" in path
+    }
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= fetched
     assert not {"pytorch_model.bin", "modeling.py", "onnx/model.onnx", "part/model.safetensors", "README.md"} & fetched
     assert not list(hub.home.rglob("*.bin"))
@@ -601,14 +712,20 @@ def test_the_client_says_nothing(hub):
     assert hub.said == ""
 
 
-@pytest.mark.parametrize(("case", "words"), [
-    ("no revision", ["'some/model' is neither a local folder nor a model that the hub gives", "404", "--revision"]),
-    ("no id", ["'some/modle' is neither a local folder nor a model that the hub gives", "Check the name", "HF_TOKEN"]),
-    ("gated", ["'some/gated' is neither", "HF_TOKEN"]),
-    ("pickle", ["some/pickle has its weights in pytorch_model.bin only", "pickle, which can run code"]),
-    ("adapter", ["some/adapter holds only an adapter", "merge_and_unload()"]),
-    ("code", ["some/code brings code of its own (config.json has auto_map)"]),
-])
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("no revision", ["'some/model' is neither a local folder nor a model that the hub gives", "404", "--revision"]),
+        (
+            "no id",
+            ["'some/modle' is neither a local folder nor a model that the hub gives", "Check the name", "HF_TOKEN"],
+        ),
+        ("gated", ["'some/gated' is neither", "HF_TOKEN"]),
+        ("pickle", ["some/pickle has its weights in pytorch_model.bin only", "pickle, which can run code"]),
+        ("adapter", ["some/adapter holds only an adapter", "merge_and_unload()"]),
+        ("code", ["some/code brings code of its own (config.json has auto_map)"]),
+    ],
+)
 def test_what_the_hub_has_but_cannot_be_taken(hub, case, words):
     answer = hub.answers[case]
     assert answer["error"] == "ModelError"
@@ -628,7 +745,9 @@ def test_a_hub_that_cannot_be_reached(tmp_path):
     assert "the connection" in answer["message"]
 
 
-@pytest.mark.parametrize("model", ["a/b/c", "./model", "/no/such", "../x", "~/x", "two words", "C:\\model", "owner/na me"])
+@pytest.mark.parametrize(
+    "model", ["a/b/c", "./model", "/no/such", "../x", "~/x", "two words", "C:\\model", "owner/na me"]
+)
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(model, monkeypatch):
     monkeypatch.setattr(source._folder, "_download", lambda *_: pytest.fail("asked the hub"))
     refused(model, "does not exist", "expected a folder")

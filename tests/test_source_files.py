@@ -64,9 +64,21 @@ ST = "torch.nn.modules.activation."
 HEADS = [  # problem_type of the config, entries of sentence-transformers, what is told, the kind, words of a note
     (None, {}, None, MULTI, "as in the pipeline of Transformers"),
     (None, {"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, None, MULTI, "names the activation 'sigmoid'"),
-    (None, {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, None, NUMBER, "taken as a number"),
+    (
+        None,
+        {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}},
+        None,
+        NUMBER,
+        "taken as a number",
+    ),
     (None, {"sbert_ce_default_activation_function": ST + "Sigmoid"}, None, MULTI, "'sigmoid'"),
-    (None, {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, None, NUMBER, "taken as a number"),
+    (
+        None,
+        {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
+        None,
+        NUMBER,
+        "taken as a number",
+    ),
     (NUMBER, {}, None, NUMBER, ""),
     (NUMBER, {"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, None, NUMBER, "problem_type counts"),
     (MULTI, {}, None, MULTI, ""),
@@ -90,7 +102,9 @@ def test_one_logit_is_answered_as_by_the_pipeline(one, tmp_path):
     found = source.read(one)
     texts = small.texts(12, seed=5)
     task = bound(found.settings, None)
-    answers = task.postprocess(found.outputs(found.encode(texts)), [type("Row", (), {"truncated": False})()] * len(texts))
+    answers = task.postprocess(
+        found.outputs(found.encode(texts)), [type("Row", (), {"truncated": False})()] * len(texts)
+    )
     expected = TextClassificationPipeline(model=found.module, tokenizer=found.processor, device="cpu")(texts)
     assert [a.label for a in answers] == [e["label"] for e in expected]
     assert [a.score for a in answers] == pytest.approx([e["score"] for e in expected], abs=1e-5)
@@ -108,16 +122,22 @@ def test_one_logit_is_scored_as_a_classifier():
     assert read("LABEL_0", "", "LABEL_0")[:, 0].tolist() == [True, False, True]
     outputs, (metric,) = [{"logits": np.array([value], np.float32)} for value in (-1, 1, 1, 2, 1, -1, 1)], task.metrics
     assert (metric.name, metric.of(task.evidence(outputs, truth, metric))) == ("accuracy", pytest.approx(5 / 7))
-    with pytest.raises(SamplesError, match=r"f, row 2: the label is a number other than 0 and 1.*--problem-type regression"):
+    with pytest.raises(
+        SamplesError, match=r"f, row 2: the label is a number other than 0 and 1.*--problem-type regression"
+    ):
         read(0, 0.35, 1)
 
 
 def test_the_activation_in_a_file_of_its_own(one):
     """As newer versions of sentence-transformers write it."""
-    (one / "config_sentence_transformers.json").write_text(json.dumps({"activation_fn": "torch.nn.modules.linear.Identity"}))
+    (one / "config_sentence_transformers.json").write_text(
+        json.dumps({"activation_fn": "torch.nn.modules.linear.Identity"})
+    )
     assert source.read(one).settings.problem_type == NUMBER
     change(one / "config.json", sentence_transformers={"activation_fn": ST + "Sigmoid"})
-    refused(one, "config_sentence_transformers.json", "sentence_transformers of config.json", "name different activations")
+    refused(
+        one, "config_sentence_transformers.json", "sentence_transformers of config.json", "name different activations"
+    )
 
 
 def test_an_activation_that_is_not_known(one):
@@ -125,12 +145,15 @@ def test_an_activation_that_is_not_known(one):
     refused(one, "names the activation 'torch.nn.modules.activation.Tanh'", "problem_type")
 
 
-@pytest.mark.parametrize(("entries", "told", "kind"), [
-    ({}, None, SINGLE),
-    ({}, MULTI, MULTI),
-    ({"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, None, MULTI),
-    ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, None, SINGLE),
-])
+@pytest.mark.parametrize(
+    ("entries", "told", "kind"),
+    [
+        ({}, None, SINGLE),
+        ({}, MULTI, MULTI),
+        ({"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, None, MULTI),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, None, SINGLE),
+    ],
+)
 def test_several_logits_without_a_problem_type(folder, entries, told, kind):
     change(folder / "config.json", problem_type=None, **entries)
     found = source.read(folder, problem_type=told)
@@ -145,7 +168,10 @@ def test_a_problem_type_that_does_not_exist_or_fit(folder, one):
 
 
 def test_the_choice_is_part_of_the_digest(folder):
-    digests = {source.read(folder, **told).digest for told in ({}, {"problem_type": MULTI}, {"tokenizer": "file"}, {"tokenizer": "transformers"})}
+    digests = {
+        source.read(folder, **told).digest
+        for told in ({}, {"problem_type": MULTI}, {"tokenizer": "file"}, {"tokenizer": "transformers"})
+    }
     assert len(digests) == 4
 
 
@@ -190,7 +216,11 @@ def test_a_quantized_checkpoint(folder, how):
 
 def test_a_class_of_another_architecture(folder):
     change(folder / "config.json", architectures=["RobertaForSequenceClassification"])
-    refused(folder, "was saved from the class RobertaForSequenceClassification", "model_type 'bert' is read as BertForSequenceClassification")
+    refused(
+        folder,
+        "was saved from the class RobertaForSequenceClassification",
+        "model_type 'bert' is read as BertForSequenceClassification",
+    )
 
 
 def test_modules_beside_the_transformer(folder):
@@ -204,7 +234,10 @@ def test_modules_beside_the_transformer(folder):
 def test_lengths_that_differ_are_noted(folder):
     change(folder / "tokenizer_config.json", model_max_length=32)
     change(folder / "sentence_bert_config.json", max_seq_length=16)
-    change(folder / "tokenizer.json", truncation={"direction": "Right", "max_length": 24, "strategy": "LongestFirst", "stride": 0})
+    change(
+        folder / "tokenizer.json",
+        truncation={"direction": "Right", "max_length": 24, "strategy": "LongestFirst", "stride": 0},
+    )
     found = source.read(folder)
     assert found.settings.max_length == 32
     said = " ".join(found.notes)
@@ -225,7 +258,10 @@ def test_the_length_of_a_module_under_another_name():
 
 def test_pads_that_differ_are_noted(folder):
     change(folder / "config.json", pad_token_id=5)
-    assert any("config.json has the pad_token_id 5, the tokenizer fills short rows with 0" in note for note in source.read(folder).notes)
+    assert any(
+        "config.json has the pad_token_id 5, the tokenizer fills short rows with 0" in note
+        for note in source.read(folder).notes
+    )
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
@@ -240,7 +276,12 @@ def test_an_ordinary_folder_is_noted_for_its_problem_type_alone(name):
 @pytest.mark.parametrize("kind", ["xlm-roberta", "camembert"])
 def test_an_architecture_of_another_name(folder, kind):
     change(folder / "config.json", model_type=kind)
-    refused(folder, f"architecture '{kind}', which is not supported", "set model_type to 'roberta'", "RobertaForSequenceClassification")
+    refused(
+        folder,
+        f"architecture '{kind}', which is not supported",
+        "set model_type to 'roberta'",
+        "RobertaForSequenceClassification",
+    )
 
 
 def test_that_way_works(tmp_path):
@@ -259,7 +300,9 @@ def test_that_way_works(tmp_path):
     np.testing.assert_allclose(tiny.logits(found, rows), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "qwen2", "t5", "mobilebert", "deberta", "roformer", "squeezebert", "mpt", "convbert"])
+@pytest.mark.parametrize(
+    "kind", ["gpt2", "qwen2", "t5", "mobilebert", "deberta", "roformer", "squeezebert", "mpt", "convbert"]
+)
 def test_no_suggestion_crosses_architectures(folder, kind):
     change(folder / "config.json", model_type=kind)
     message = refused(folder, f"architecture '{kind}', which is not supported")
@@ -272,7 +315,23 @@ def test_no_suggestion_crosses_architectures(folder, kind):
 @pytest.fixture
 def cased(tmp_path):
     """A cased tokenizer.json beside a tokenizer_config.json by which Transformers lowers."""
-    words = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film", "Film", "FILM", *"abcdefgF", *("##" + c for c in "ilmFILM")])}
+    words = {
+        w: i
+        for i, w in enumerate(
+            [
+                "[PAD]",
+                "[UNK]",
+                "[CLS]",
+                "[SEP]",
+                "[MASK]",
+                "film",
+                "Film",
+                "FILM",
+                *"abcdefgF",
+                *("##" + c for c in "ilmFILM"),
+            ]
+        )
+    }
     copy = Path(shutil.copytree(tiny.folder("bert"), tmp_path / "cased"))
     BertTokenizer(vocab=words, do_lower_case=False, model_max_length=64).save_pretrained(copy)
     change(copy / "tokenizer_config.json", do_lower_case=None)
@@ -283,7 +342,12 @@ def test_two_tokenizers(cased):
     raw = _tokenizer._as_stored(cased)
     assert raw["normalizer"]["lowercase"] is False
     assert AutoTokenizer.from_pretrained(cased)("Film")["input_ids"] == [2, 5, 3]
-    refused(cased, "tokenizer.json", "do_lower_case (normalizer.lowercase) is false in the file, true in Transformers", "--tokenizer file")
+    refused(
+        cased,
+        "tokenizer.json",
+        "do_lower_case (normalizer.lowercase) is false in the file, true in Transformers",
+        "--tokenizer file",
+    )
 
 
 @pytest.mark.parametrize(("choice", "ids"), [("file", [2, 6, 3]), ("transformers", [2, 5, 3])])
@@ -323,7 +387,9 @@ def test_a_tokenizer_that_does_not_exist(folder):
 
 def test_a_file_that_is_not_there(folder):
     model = json.loads((folder / "tokenizer.json").read_text("utf-8"))["model"]
-    (folder / "vocab.txt").write_text("".join(f"{w}\n" for w in sorted(model["vocab"], key=model["vocab"].get)), "utf-8")
+    (folder / "vocab.txt").write_text(
+        "".join(f"{w}\n" for w in sorted(model["vocab"], key=model["vocab"].get)), "utf-8"
+    )
     (folder / "tokenizer.json").unlink()
     refused(folder, "has no tokenizer.json", error=UsageError, tokenizer="file")
 
@@ -339,17 +405,27 @@ def test_two_vocabularies(folder):
 
 
 def test_two_special_tokens(folder):
-    (folder / "special_tokens_map.json").write_text(json.dumps({"pad_token": {"content": "[PAD]"}, "sep_token": "[CLS]"}))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"pad_token": {"content": "[PAD]"}, "sep_token": "[CLS]"})
+    )
     refused(folder, "tokenizer_config.json has the sep_token '[SEP]', and special_tokens_map.json '[CLS]'")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="sentencepiece is installed: the model would be read")
+@pytest.mark.skipif(
+    importlib.util.find_spec("sentencepiece") is not None, reason="sentencepiece is installed: the model would be read"
+)
 @pytest.mark.parametrize(("name", "file"), [("deberta-v2", "spm.model"), ("albert", "spiece.model")])
 def test_only_a_sentencepiece_model(tmp_path, name, file):
     copy = Path(shutil.copytree(tiny.folder(name), tmp_path / "my-model"))
     (copy / "tokenizer.json").unlink()
     (copy / file).write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
-    refused(copy, f"has its tokenizer in {file} only", "sentencepiece and protobuf", "pip install sentencepiece", "save_pretrained(MODEL)")
+    refused(
+        copy,
+        f"has its tokenizer in {file} only",
+        "sentencepiece and protobuf",
+        "pip install sentencepiece",
+        "save_pretrained(MODEL)",
+    )
 
 
 # ---- tables
@@ -360,7 +436,12 @@ def test_tokens_beyond_the_embeddings(folder):
     rows = len(tokenizer)
     tokenizer.add_tokens(["[EVENT]", "[CITY]"])
     tokenizer.save_pretrained(folder)
-    refused(folder, f"has 2 tokens beyond the {rows} rows", f"'[EVENT]' ({rows}), '[CITY]' ({rows + 1})", "resize_token_embeddings")
+    refused(
+        folder,
+        f"has 2 tokens beyond the {rows} rows",
+        f"'[EVENT]' ({rows}), '[CITY]' ({rows + 1})",
+        "resize_token_embeddings",
+    )
 
 
 def test_a_token_type_that_the_model_does_not_know(folder, tmp_path):
@@ -375,7 +456,14 @@ def test_a_token_type_that_the_model_does_not_know(folder, tmp_path):
         tiny.logits(found, found.encode([("a fine film", "a dull one")]))
     rows = [{"text": t, "label": i % 3} for i, t in enumerate(tiny.SENTENCES)]
     file = small.write_jsonl(tmp_path / "rows.jsonl", rows)
-    edgekit.build(folder, samples=file, eval=file, out=tmp_path / "out", target=small.target(tmp_path / "plain.toml"), accept_reference=True)
+    edgekit.build(
+        folder,
+        samples=file,
+        eval=file,
+        out=tmp_path / "out",
+        target=small.target(tmp_path / "plain.toml"),
+        accept_reference=True,
+    )
     with load(tmp_path / "out") as session:
         assert session("a fine film").label
         with pytest.raises(InputError, match="has the id 1 in token_type_ids, and the model's table has 1 rows"):
@@ -434,12 +522,15 @@ def module_source(kind, last, outputs=None):
     return source.from_module(Ends(small.module(problem_type=kind), last), small.tokenizer(), outputs=outputs)
 
 
-@pytest.mark.parametrize(("kind", "last", "how"), [
-    (SINGLE, softmax, "each row sums to 1, as after a softmax"),
-    (MULTI, torch.sigmoid, "as after a sigmoid"),
-    (SINGLE, torch.sigmoid, "as after a sigmoid"),
-    (MULTI, torch.nn.functional.hardsigmoid, "as after a sigmoid"),
-])
+@pytest.mark.parametrize(
+    ("kind", "last", "how"),
+    [
+        (SINGLE, softmax, "each row sums to 1, as after a softmax"),
+        (MULTI, torch.sigmoid, "as after a sigmoid"),
+        (SINGLE, torch.sigmoid, "as after a sigmoid"),
+        (MULTI, torch.nn.functional.hardsigmoid, "as after a sigmoid"),
+    ],
+)
 def test_outputs_that_are_probabilities(kind, last, how, tmp_path):
     with pytest.raises(ModelError, match="look like probabilities") as caught:
         export(module_source(kind, last), tmp_path / "out", small.texts(4, seed=3))
@@ -447,7 +538,9 @@ def test_outputs_that_are_probabilities(kind, last, how, tmp_path):
     assert "outputs='probabilities'" in str(caught.value)
 
 
-@pytest.mark.parametrize(("kind", "last"), [(SINGLE, lambda x: x), (SINGLE, log_softmax), (MULTI, lambda x: x), (NUMBER, torch.sigmoid)])
+@pytest.mark.parametrize(
+    ("kind", "last"), [(SINGLE, lambda x: x), (SINGLE, log_softmax), (MULTI, lambda x: x), (NUMBER, torch.sigmoid)]
+)
 def test_outputs_that_are_none(kind, last):
     module_source(kind, last).check_outputs(small.texts(40, seed=3))
 
@@ -480,16 +573,24 @@ def test_outputs_that_do_not_exist():
 @pytest.fixture
 def build(tiny_samples, tmp_path):
     target = small.target(tmp_path / "plain.toml")
-    return lambda **more: edgekit.build(**{"samples": tiny_samples.train, "eval": tiny_samples.dev, "out": tmp_path / "out", "target": target, **more})
+    return lambda **more: edgekit.build(
+        **{"samples": tiny_samples.train, "eval": tiny_samples.dev, "out": tmp_path / "out", "target": target, **more}
+    )
 
 
 def test_a_build_counts_rows_that_are_cut(build, tiny_model, tmp_path, tiny_module):
     long = [f"{t} " * 12 for t in small.texts(6, seed=4)]
     logits = small.torch_logits(tiny_module, long + small.texts(40, seed=6))
-    rows = [{"text": t, "label": small.LABELS[i]} for t, i in zip(long + small.texts(40, seed=6), logits.argmax(axis=1), strict=True)]
+    rows = [
+        {"text": t, "label": small.LABELS[i]}
+        for t, i in zip(long + small.texts(40, seed=6), logits.argmax(axis=1), strict=True)
+    ]
     file = small.write_jsonl(tmp_path / "long.jsonl", rows)
     notes = build(model=tiny_model, eval=file).bundle.manifest.notes
-    assert "0 of 40 calibration rows and 6 of 46 evaluation rows are longer than the 64 tokens that the model reads: what is beyond was not looked at." in notes
+    assert (
+        "0 of 40 calibration rows and 6 of 46 evaluation rows are longer than the 64 tokens that the model reads: what is beyond was not looked at."
+        in notes
+    )
     assert any("The config has no problem_type: taken for single_label_classification" in note for note in notes)
 
 
@@ -504,4 +605,9 @@ def test_options_that_do_not_go_together(build, tiny_model):
 
 def test_an_option_of_a_module_goes_through_a_build_to_its_head():
     module, processor = tiny_words.made("bert")
-    assert ModelRequest(None, module=module, processor=processor, told={"aggregation": "max", "tokenizer": None}).read().settings.aggregation == "max"
+    assert (
+        ModelRequest(None, module=module, processor=processor, told={"aggregation": "max", "tokenizer": None})
+        .read()
+        .settings.aggregation
+        == "max"
+    )

@@ -23,7 +23,11 @@ each = pytest.mark.parametrize("task", heads.names())
 def members(protocol):
     """Names of a protocol with the parameters of its functions, ``self`` left out; None for what is no function."""
     found = {name: None for name in protocol.__annotations__}
-    return found | {n: list(inspect.signature(f).parameters)[1:] for n, f in vars(protocol).items() if inspect.isfunction(f) and not n.startswith("_")}
+    return found | {
+        n: list(inspect.signature(f).parameters)[1:]
+        for n, f in vars(protocol).items()
+        if inspect.isfunction(f) and not n.startswith("_")
+    }
 
 
 def test_every_task_has_a_head_of_its_name():
@@ -54,7 +58,9 @@ def test_processors_have_all_that_is_asked_of_them(modality):
 def test_an_unknown_task_and_an_unknown_option():
     with pytest.raises(UsageError, match=r"Unknown task 'text-clasification'\. Did you mean 'text-classification'"):
         source.from_module(torch.nn.Linear(1, 1), object(), "text-clasification")
-    with pytest.raises(UsageError, match=r"'problem_typ' is no option of text-classification\. Did you mean 'problem_type'"):
+    with pytest.raises(
+        UsageError, match=r"'problem_typ' is no option of text-classification\. Did you mean 'problem_type'"
+    ):
         source.read(tiny.folder("bert"), problem_typ="regression")
     assert heads.for_architectures(["BertForMaskedLM"]) is None
 
@@ -99,7 +105,11 @@ def test_what_is_left_out_changes_nothing():
 
 
 _VARYING = TensorSpec("y", "float32", ("batch", "sequence", 2))
-TOKENS = Signature("forward", (TensorSpec("x", "int64", ("batch", "sequence"), 7),), (_VARYING, TensorSpec("z", "float32", ("batch", 3))))
+TOKENS = Signature(
+    "forward",
+    (TensorSpec("x", "int64", ("batch", "sequence"), 7),),
+    (_VARYING, TensorSpec("z", "float32", ("batch", 3))),
+)
 
 
 def test_outputs_that_vary_are_cut_to_the_length_of_their_row():

@@ -34,7 +34,11 @@ def test_every_supported_architecture_has_a_tiny_version():
 def test_weights_that_a_wrapper_saved(name, tmp_path):
     """Under the names of the hub, which several of these have others of than in memory."""
     folder = Path(shutil.copytree(tiny_images.folder(name), tmp_path / "model"))
-    save_file({f"_orig_mod.{n}": t for n, t in load_file(folder / "model.safetensors").items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {f"_orig_mod.{n}": t for n, t in load_file(folder / "model.safetensors").items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     found, expected = (edgekit.source.read(f).module.state_dict() for f in (folder, tiny_images.folder(name)))
     assert {n: t.tolist() for n, t in found.items()} == {n: t.tolist() for n, t in expected.items()}
 
@@ -48,7 +52,13 @@ def test_a_graph_answers_as_the_pipeline_does(name, tmp_path):
     (graph,) = graphs.graphs
     task.check_signature(graph.signature)
     encoded = task.preprocess(PICTURES)
-    with runner.opened({graph.signature.name: graph.path}, {graph.signature.name: graph.signature}, "onnxruntime", loop=graphs.loop, batch=4) as opened:
+    with runner.opened(
+        {graph.signature.name: graph.path},
+        {graph.signature.name: graph.signature},
+        "onnxruntime",
+        loop=graphs.loop,
+        batch=4,
+    ) as opened:
         answers = task.postprocess(opened.run([row.arrays for row in encoded]), encoded)
     pipeline = ImageClassificationPipeline(model=source.module, image_processor=source.processor)
     for picture, answer in zip(PICTURES, answers, strict=True):
@@ -67,7 +77,9 @@ def test_a_pipeline_of_files_with_an_orientation_gives_the_same_answer(tmp_path)
     exif[0x0112] = 6
     Image.fromarray(PICTURES[0]).save(tmp_path / "a.jpg", exif=exif)
     (row,) = task.preprocess([tmp_path / "a.jpg"])
-    expected = ImageClassificationPipeline(model=source.module, image_processor=source.processor).preprocess(str(tmp_path / "a.jpg"))["pixel_values"]
+    expected = ImageClassificationPipeline(model=source.module, image_processor=source.processor).preprocess(
+        str(tmp_path / "a.jpg")
+    )["pixel_values"]
     assert np.abs(row.arrays["pixel_values"] - expected[0].numpy()).max() <= 1e-6
 
 
@@ -95,7 +107,11 @@ def test_a_module_from_python_is_told_by_its_class():
     assert source.settings.labels == tiny_images.LABELS
     (output,) = source.outputs(source.encode(PICTURES[:1]))
     with torch.inference_mode():
-        expected = model(**tiny_images.processor("vit")(images=Image.fromarray(PICTURES[0]), return_tensors="pt")).logits[0].numpy()
+        expected = (
+            model(**tiny_images.processor("vit")(images=Image.fromarray(PICTURES[0]), return_tensors="pt"))
+            .logits[0]
+            .numpy()
+        )
     np.testing.assert_allclose(output["logits"], expected, atol=1e-5)
     with pytest.raises(UsageError):
         from_module(model, None)
@@ -117,7 +133,11 @@ def test_an_image_that_is_too_large_once_it_is_resized_is_refused_before_transfo
     processor = tiny_images.processor("mobilenet_v1")
     asked = []
     resize = type(processor).resize
-    monkeypatch.setattr(type(processor), "resize", lambda self, image, *rest, **more: asked.append(image.shape) or resize(self, image, *rest, **more))
+    monkeypatch.setattr(
+        type(processor),
+        "resize",
+        lambda self, image, *rest, **more: asked.append(image.shape) or resize(self, image, *rest, **more),
+    )
     with pytest.raises(InputError, match=r"at position 1 of 65500 x 1 pixels would have"):
         processors.get("image").encode(processor, [PICTURES[0], np.zeros((1, 65_500, 3), np.uint8)])
     assert len(asked) == 1

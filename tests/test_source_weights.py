@@ -49,17 +49,26 @@ def adapter(tensors, file, **changed):
 # ---- adapters, parts and other versions
 
 
-@pytest.mark.parametrize("file", ["adapter_model.safetensors", "adapter_model.bin", "adapter_config.json", "pytorch_adapter.bin"])
+@pytest.mark.parametrize(
+    "file", ["adapter_model.safetensors", "adapter_model.bin", "adapter_config.json", "pytorch_adapter.bin"]
+)
 def test_an_adapter_beside_a_whole_model(folder, file):
     (folder / file).write_bytes(b"{}")
-    refused(folder, f"holds an adapter ({file}) beside a whole model", "would not be used", "merge_and_unload().save_pretrained(FOLDER)")
+    refused(
+        folder,
+        f"holds an adapter ({file}) beside a whole model",
+        "would not be used",
+        "merge_and_unload().save_pretrained(FOLDER)",
+    )
 
 
 @pytest.mark.parametrize("where", ["adapter", "checkpoint-100", "runs/adapter"])
 def test_an_adapter_in_a_folder_below(folder, where):
     (folder / where).parent.mkdir(exist_ok=True)
     tensors = weights(folder)
-    adapter({**tensors, "classifier.weight": -tensors["classifier.weight"]}, folder / where / "adapter_model.safetensors")
+    adapter(
+        {**tensors, "classifier.weight": -tensors["classifier.weight"]}, folder / where / "adapter_model.safetensors"
+    )
     refused(folder, f"has an adapter in {where}", "merge_and_unload()")
 
 
@@ -77,12 +86,19 @@ def test_a_model_that_its_checkpoints_were_merged_into(folder, form):
 def test_checkpoints_below_are_named(folder):
     for step in (100, 200):
         store({n: -t for n, t in weights(folder).items()}, folder / f"checkpoint-{step}" / "model.safetensors")
-    assert any("2 checkpoints below it (checkpoint-100, checkpoint-200) were not read" in note for note in source.read(folder).notes)
+    assert any(
+        "2 checkpoints below it (checkpoint-100, checkpoint-200) were not read" in note
+        for note in source.read(folder).notes
+    )
 
 
 def test_a_head_in_a_file_of_its_own(folder):
     store({"dense.weight": torch.ones(8, 8), "out.weight": torch.ones(3, 8)}, folder / "head.safetensors")
-    refused(folder, "has weights in head.safetensors that Transformers does not read (dense.weight, out.weight)", "would not be used")
+    refused(
+        folder,
+        "has weights in head.safetensors that Transformers does not read (dense.weight, out.weight)",
+        "would not be used",
+    )
 
 
 @pytest.mark.parametrize("file", ["classifier.pt", "pytorch_model_head.bin", "model_head.pkl"])
@@ -96,7 +112,16 @@ def test_a_head_in_a_pickle_that_is_the_folders_own(folder):
     assert source.read(folder).settings.labels
 
 
-@pytest.mark.parametrize("file", ["ema.safetensors", "model.fp16.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin", "best_model.pt"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "ema.safetensors",
+        "model.fp16.safetensors",
+        "model-00001-of-00002.safetensors",
+        "pytorch_model.bin",
+        "best_model.pt",
+    ],
+)
 @pytest.mark.parametrize("same", [True, False])
 def test_two_versions_of_the_weights(folder, file, same):
     """The same but for half precision is the same model; another content is one too many."""
@@ -150,14 +175,18 @@ def shards(folder, **listed):
     store(half, folder / "model-00001-of-00002.safetensors")
     store({n: t for n, t in tensors.items() if n not in half}, folder / "model-00002-of-00002.safetensors")
     table = {n: f"model-0000{1 if n in half else 2}-of-00002.safetensors" for n in tensors}
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {**table, **listed}}))
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": {**table, **listed}})
+    )
 
 
 def test_shards_are_read(folder):
     shards(folder)
     row = {"input_ids": [2, 7, 3], "attention_mask": [1, 1, 1], "token_type_ids": [0, 0, 0]}
     rows = [{name: np.array(values, np.int64) for name, values in row.items()}]
-    np.testing.assert_allclose(tiny.logits(source.read(folder), rows), tiny.logits(tiny.source("bert"), rows), atol=1e-6)
+    np.testing.assert_allclose(
+        tiny.logits(source.read(folder), rows), tiny.logits(tiny.source("bert"), rows), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("name", ["elsewhere.safetensors", "../model.safetensors", "/elsewhere/model.safetensors"])
@@ -176,7 +205,11 @@ def test_a_shard_that_no_index_lists(folder):
 
 
 PREFIXED = [*((name, "_orig_mod.") for name in tiny.ARCHITECTURES)]
-PREFIXED += [(name, prefix) for name in ("bert", "modernbert") for prefix in ("module.", "model.", "module._orig_mod.", "net.inner.")]
+PREFIXED += [
+    (name, prefix)
+    for name in ("bert", "modernbert")
+    for prefix in ("module.", "model.", "module._orig_mod.", "net.inner.")
+]
 
 
 @pytest.mark.parametrize(("name", "prefix"), PREFIXED)
@@ -191,12 +224,17 @@ def test_weights_that_a_wrapper_saved(name, prefix, tmp_path):
 def test_a_part_that_was_compiled(folder):
     store({n.replace("bert.", "bert._orig_mod."): t for n, t in weights(folder).items()}, folder / "model.safetensors")
     rows = tiny.source("bert").encode(["a fine film"])
-    np.testing.assert_allclose(tiny.logits(source.read(folder), rows), tiny.logits(tiny.source("bert"), rows), atol=1e-5)
+    np.testing.assert_allclose(
+        tiny.logits(source.read(folder), rows), tiny.logits(tiny.source("bert"), rows), atol=1e-5
+    )
 
 
 def test_weights_of_two_models(folder):
     tensors = weights(folder)
-    store({**{f"student.{n}": t for n, t in tensors.items()}, **{f"teacher.{n}": -t for n, t in tensors.items()}}, folder / "model.safetensors")
+    store(
+        {**{f"student.{n}": t for n, t in tensors.items()}, **{f"teacher.{n}": -t for n, t in tensors.items()}},
+        folder / "model.safetensors",
+    )
     refused(folder, "holds the weights of 2 models ('student.', 'teacher.' before their names)")
 
 
@@ -217,13 +255,18 @@ def test_weights_that_the_architecture_has_no_place_for(folder, extra):
     refused(folder, f"holds 1 weights that its architecture has no place for ({extra})", "would not be used")
 
 
-@pytest.mark.parametrize("extra", ["bert.encoder.layer.0.attention.self.query.lora_A.default.weight", "classifier.modules_to_save.default.weight"])
+@pytest.mark.parametrize(
+    "extra",
+    ["bert.encoder.layer.0.attention.self.query.lora_A.default.weight", "classifier.modules_to_save.default.weight"],
+)
 def test_an_adapter_inside_the_weights(folder, extra):
     store({**weights(folder), extra: torch.ones(3, 3)}, folder / "model.safetensors")
     refused(folder, "weights of an adapter", extra, "merge_and_unload()")
 
 
-@pytest.mark.parametrize("extra", ["cls.predictions.bias", "bert.embeddings.position_ids", "loss_fct.weight", "criterion.weight"])
+@pytest.mark.parametrize(
+    "extra", ["cls.predictions.bias", "bert.embeddings.position_ids", "loss_fct.weight", "criterion.weight"]
+)
 def test_weights_that_nobody_misses(folder, extra):
     store({**weights(folder), extra: torch.ones(1, 3)}, folder / "model.safetensors")
     assert source.read(folder).settings.labels
@@ -232,14 +275,22 @@ def test_weights_that_nobody_misses(folder, extra):
 # ---- values
 
 
-@pytest.mark.parametrize(("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity"), (float("-inf"), "infinity")])
+@pytest.mark.parametrize(
+    ("value", "word"), [(float("nan"), "NaN"), (float("inf"), "infinity"), (float("-inf"), "infinity")]
+)
 def test_values_that_are_not_finite(folder, value, word):
     tensors = weights(folder)
     row = tiny.source("bert").processor.get_vocab()["the"]
     tensors["bert.embeddings.word_embeddings.weight"][row, :5] = value
     store(tensors, folder / "model.safetensors")
     rows = len(tiny.source("bert").processor)
-    refused(folder, "5 of", "bert.embeddings.word_embeddings.weight are not finite", f"({word})", f"in 1 of {rows} rows ({row} 'the')")
+    refused(
+        folder,
+        "5 of",
+        "bert.embeddings.word_embeddings.weight are not finite",
+        f"({word})",
+        f"in 1 of {rows} rows ({row} 'the')",
+    )
 
 
 def test_a_value_beyond_float16(folder):

@@ -35,11 +35,19 @@ def test_a_graph_answers_as_the_pipeline_does(name, tmp_path):
     task.check_signature(graph.signature)
     encoded = task.preprocess(INPUTS)
     assert len(encoded[-1].arrays["windows"]) > 2
-    with runner.opened({graph.signature.name: graph.path}, {graph.signature.name: graph.signature}, "onnxruntime", loop=graphs.loop, batch=4) as opened:
+    with runner.opened(
+        {graph.signature.name: graph.path},
+        {graph.signature.name: graph.signature},
+        "onnxruntime",
+        loop=graphs.loop,
+        batch=4,
+    ) as opened:
         outputs = opened.run([row.arrays for row in encoded])
     answers = task.postprocess(outputs, encoded)
     stride = task.settings.stride
-    pipeline = TokenClassificationPipeline(model=source.module, tokenizer=source.processor, aggregation_strategy="simple", stride=stride)
+    pipeline = TokenClassificationPipeline(
+        model=source.module, tokenizer=source.processor, aggregation_strategy="simple", stride=stride
+    )
     for value, answer in zip(INPUTS, answers, strict=True):
         if isinstance(value, tuple):
             assert [word.text for word in answer.words] == list(value)
@@ -47,7 +55,9 @@ def test_a_graph_answers_as_the_pipeline_does(name, tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             expected = pipeline(value)
-        assert [(e.label, e.start, e.end) for e in answer.entities] == [(e["entity_group"], e["start"], e["end"]) for e in expected]
+        assert [(e.label, e.start, e.end) for e in answer.entities] == [
+            (e["entity_group"], e["start"], e["end"]) for e in expected
+        ]
         np.testing.assert_allclose([e.score for e in answer.entities], [e["score"] for e in expected], atol=1e-4)
     assert sum(len(answer.entities) for answer in answers) > 20
     reference = source.outputs(source.encode(INPUTS))
@@ -102,7 +112,9 @@ def test_the_loss_of_a_teacher_leaves_padding_out():
     changed = {"logits": student["logits"].clone()}
     changed["logits"][1, 4] = 50
     assert torch.equal(HEAD.teacher_loss("simple", feeds, changed, teacher, 2.0), found)
-    draws = [HEAD.sampled_nll("simple", feeds, outputs, torch.Generator().manual_seed(1)) for outputs in (student, student)]
+    draws = [
+        HEAD.sampled_nll("simple", feeds, outputs, torch.Generator().manual_seed(1)) for outputs in (student, student)
+    ]
     assert draws[0] == draws[1] > 0
 
 

@@ -43,7 +43,9 @@ ARCHITECTURES = ("albert", "bert", "deberta-v2", "distilbert", "electra", "moder
 TOKEN_TYPES = ("bert", "electra")  # those whose tokenizer emits token types and whose model reads them
 MAX_LENGTH = 64
 TRACED_LENGTH = 12  # of the example that export traces
-WINDOW = 40  # positions to each side that ModernBERT's local layers see: seen by no short probe, as with the real one's 64
+WINDOW = (
+    40  # positions to each side that ModernBERT's local layers see: seen by no short probe, as with the real one's 64
+)
 SPREAD = 4.0  # of a logit over TEXTS, largest minus smallest
 
 SENTENCES = (
@@ -78,7 +80,13 @@ TEXTS = SENTENCES + PAIRS
 torch.set_num_threads(1)  # two threads that wait for each other are ten times slower at these sizes on a busy machine
 _WORK = tempfile.TemporaryDirectory(prefix="edgekit-tiny-")  # goes with the process
 
-_SIZE = {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 32, "intermediate_size": 64, "max_position_embeddings": MAX_LENGTH}
+_SIZE = {
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "max_position_embeddings": MAX_LENGTH,
+}
 _LABELS = {  # number of labels and problem_type (None: as the config leaves it)
     "albert": (5, "single_label_classification"),
     "bert": (3, None),
@@ -94,7 +102,12 @@ _LABELS = {  # number of labels and problem_type (None: as the config leaves it)
 def config(name: str, tokenizer):
     """The architecture at its smallest, with what makes each one different left in: windows, buckets, shared layers, offset positions."""
     count, problem_type = _LABELS[name]
-    common = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "num_labels": count, "problem_type": problem_type}
+    common = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "num_labels": count,
+        "problem_type": problem_type,
+    }
     size = {**_SIZE, **common}
     offset = {**size, "max_position_embeddings": MAX_LENGTH + tokenizer.pad_token_id + 1}
     return {
@@ -110,7 +123,9 @@ def config(name: str, tokenizer):
             type_vocab_size=0,
             position_biased_input=False,
         ),
-        "distilbert": lambda: DistilBertConfig(**common, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=MAX_LENGTH),
+        "distilbert": lambda: DistilBertConfig(
+            **common, dim=32, n_layers=2, n_heads=4, hidden_dim=64, max_position_embeddings=MAX_LENGTH
+        ),
         "electra": lambda: ElectraConfig(**size, embedding_size=16),
         "modernbert": lambda: ModernBertConfig(
             **{**size, "num_hidden_layers": 3},
@@ -159,7 +174,9 @@ def _byte_pairs(first, normalizer=None):
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=list(first), initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=list(first), initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(SENTENCES, trainer)
     return tokenizer
 
@@ -174,13 +191,17 @@ def tokenizer(name: str):
     if name == "mpnet":
         return MPNetTokenizer(vocab=_word_pieces(("<s>", "<pad>", "</s>", "[UNK]", "<mask>")))
     if name == "albert":
-        return AlbertTokenizer(vocab=_unigram_pieces(("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")), model_max_length=MAX_LENGTH)
+        return AlbertTokenizer(
+            vocab=_unigram_pieces(("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")), model_max_length=MAX_LENGTH
+        )
     if name == "deberta-v2":
         return DebertaV2Tokenizer(vocab=_unigram_pieces(("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]")), unk_id=3)
     if name == "roberta":
         model = _byte_pairs(("<s>", "<pad>", "</s>", "<unk>", "<mask>")).model
         data = models_json(model)
-        return RobertaTokenizer(vocab=data["vocab"], merges=[tuple(m) for m in data["merges"]], model_max_length=MAX_LENGTH)
+        return RobertaTokenizer(
+            vocab=data["vocab"], merges=[tuple(m) for m in data["merges"]], model_max_length=MAX_LENGTH
+        )
     pairs = _byte_pairs(bert_like, normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex("\u2028"), " ")]))
     pairs.post_processor = processors.TemplateProcessing(
         single="[CLS]:0 $A:0 [SEP]:0",
@@ -226,8 +247,13 @@ def module(name: str, tokens, seed: int = 0):
                 part.weight.copy_(noise(part.weight, gain / math.sqrt(part.in_features)))
                 if part.bias is not None:
                     part.bias.copy_(noise(part.bias, 0.1))
-        head = next(part for part_name, part in reversed(list(model.named_modules())) if isinstance(part, torch.nn.Linear))
-        encoded = [tokens(*(t if isinstance(t, tuple) else (t,)), return_tensors="pt", truncation=True, max_length=MAX_LENGTH) for t in TEXTS]
+        head = next(
+            part for part_name, part in reversed(list(model.named_modules())) if isinstance(part, torch.nn.Linear)
+        )
+        encoded = [
+            tokens(*(t if isinstance(t, tuple) else (t,)), return_tensors="pt", truncation=True, max_length=MAX_LENGTH)
+            for t in TEXTS
+        ]
         answers = torch.cat([model(**row).logits for row in encoded])
         # Between texts: what sets one label apart from another whatever the text is proves nothing.
         head.weight.mul_(SPREAD / (answers.amax(dim=0) - answers.amin(dim=0)).max())

@@ -11,14 +11,32 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModelForImageClassification
 
-ARCHITECTURES = ("beit", "convnext", "convnextv2", "deit", "mobilenet_v1", "mobilenet_v2", "mobilevit", "resnet", "swin", "vit")
+ARCHITECTURES = (
+    "beit",
+    "convnext",
+    "convnextv2",
+    "deit",
+    "mobilenet_v1",
+    "mobilenet_v2",
+    "mobilevit",
+    "resnet",
+    "swin",
+    "vit",
+)
 LABELS = ("cat", "dog", "bird")
 SIZE = 32
 SPREAD = 4.0  # of an output over the images, largest minus smallest
 _WORK = tempfile.TemporaryDirectory(prefix="edgekit-tiny-images-")  # goes with the process
 torch.set_num_threads(1)
 
-_VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "image_size": SIZE, "patch_size": 8}
+_VIT = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "image_size": SIZE,
+    "patch_size": 8,
+}
 _STAGES = {"depths": [1, 1], "hidden_sizes": [16, 32], "num_stages": 2}
 _CONFIGS = {
     "beit": {**_VIT, "use_relative_position_bias": True, "use_mean_pooling": True},
@@ -35,7 +53,14 @@ _CONFIGS = {
         "expand_ratio": 2.0,
     },
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-    "swin": {"image_size": SIZE, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4},
+    "swin": {
+        "image_size": SIZE,
+        "patch_size": 4,
+        "embed_dim": 16,
+        "depths": [2, 2],
+        "num_heads": [2, 4],
+        "window_size": 4,
+    },
     "vit": _VIT,
 }
 _CROP = {"height": SIZE, "width": SIZE}

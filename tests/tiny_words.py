@@ -38,7 +38,9 @@ def made(name: str, labels: tuple[str, ...] = LABELS):
         for parameter in module.parameters():
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * (1.2 / parameter.shape[-1] ** 0.5))
-        answers = torch.cat([module(**tokens(text, return_tensors="pt", truncation=True)).logits[0] for text in tiny.SENTENCES])
+        answers = torch.cat(
+            [module(**tokens(text, return_tensors="pt", truncation=True)).logits[0] for text in tiny.SENTENCES]
+        )
         scale = 2 / answers.std(dim=0)
         module.classifier.bias.sub_(answers.mean(dim=0)).mul_(scale)
         module.classifier.weight.mul_(scale[:, None])

@@ -18,27 +18,53 @@ from pathlib import Path
 
 from common import ROOT
 
-_NAMES = ("adapter", "cased", "vocab", "regression", "onelogit", "multi", "order", "tables", "prefix", "nan", "cut", "half")
+_NAMES = (
+    "adapter",
+    "cased",
+    "vocab",
+    "regression",
+    "onelogit",
+    "multi",
+    "order",
+    "tables",
+    "prefix",
+    "nan",
+    "cut",
+    "half",
+)
 _LONGEST = 700
 # Beside dev.jsonl: the name of the case, and what edgekit is called with; {m} is its model folder, {t} the target, {o} a new folder.
 _MORE = {
     "regression": [
-        ("next release", "build {n}/next --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl --accept-reference -o {o}"),
+        (
+            "next release",
+            "build {n}/next --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl --accept-reference -o {o}",
+        ),
         ("check", "check {o} --baseline {first} --samples {n}/dev.jsonl"),
     ],
     "multi": [
-        ("one-hot columns", "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/onehot.csv --columns label=toxic|threat -o {o}"),
+        (
+            "one-hot columns",
+            "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/onehot.csv --columns label=toxic|threat -o {o}",
+        ),
         ("names, some empty", "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/names.csv -o {o}"),
         ("flags", "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/flags.csv -o {o}"),
         ("problem_type missing", "build {n}/untyped --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl -o {o}"),
     ],
-    "order": [(f, f"build {{m}} --target {{t}} --samples {{n}}/cal.jsonl --eval {{n}}/{f}.jsonl -o {{o}}") for f in ("right", "float", "minus")],
+    "order": [
+        (f, f"build {{m}} --target {{t}} --samples {{n}}/cal.jsonl --eval {{n}}/{f}.jsonl -o {{o}}")
+        for f in ("right", "float", "minus")
+    ],
     "tables": [
         (f, f"build {{m}} --target {{t}} --samples {{n}}/cal.jsonl --eval {{n}}/{f} -o {{o}}")
         for f in ("dev.csv", "pandas.tsv", "semicolon.csv", "breaks.tsv", "twice-text.csv", "short.csv", "array.json")
     ],
-    "nan": [("NaN in a row of the table", "build {n}/rare --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl -o {o}")],
-    "half": [("for a device in float16", "build {m} --target jetson --samples {n}/cal.jsonl --eval {n}/dev.jsonl -o {o}")],
+    "nan": [
+        ("NaN in a row of the table", "build {n}/rare --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl -o {o}")
+    ],
+    "half": [
+        ("for a device in float16", "build {m} --target jetson --samples {n}/cal.jsonl --eval {n}/dev.jsonl -o {o}")
+    ],
 }
 
 
@@ -47,7 +73,11 @@ def run(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[
     done = subprocess.run(command, cwd=folder, capture_output=True, timeout=900, env=environment, check=False)
     said = (done.stdout + done.stderr).decode("utf-8", "replace").replace(f"{folder}/", "").replace(str(ROOT), "")
     # Of a table its scores alone are of interest here: the torch model's is in the line below it.
-    lines = [line for line in said.splitlines() if not re.match(r"method |-{4}|\S+ +onnxruntime |\S+ +tensorrt |note: While the candidates raced", line)]
+    lines = [
+        line
+        for line in said.splitlines()
+        if not re.match(r"method |-{4}|\S+ +onnxruntime |\S+ +tensorrt |note: While the candidates raced", line)
+    ]
     return done.returncode, re.sub(r"\s+", " ", " ".join(lines)).strip()
 
 
@@ -64,9 +94,15 @@ def main() -> None:
     work = said.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     readme = (said.cases / "README.md").read_text("utf-8")
-    right = {cells[0].strip(): cells[3].strip() for line in readme.splitlines() if (cells := re.split(r"(?<!\\)\|", line.strip("| "))) and len(cells) == 4}
+    right = {
+        cells[0].strip(): cells[3].strip()
+        for line in readme.splitlines()
+        if (cells := re.split(r"(?<!\\)\|", line.strip("| "))) and len(cells) == 4
+    }
     target = work / "exact.toml"
-    target.write_text('name = "exact"\ndescription = "float32 alone"\nbackends = ["onnxruntime"]\nmethods = ["float32"]\n', "utf-8")
+    target.write_text(
+        'name = "exact"\ndescription = "float32 alone"\nbackends = ["onnxruntime"]\nmethods = ["float32"]\n', "utf-8"
+    )
     places = {"PYTHONPATH": f"{ROOT}{os.pathsep}{said.cases.resolve()}", "EDGEKIT_CACHE": str(work / "cache")}
     environment = {**os.environ, **places, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
     rows = []
@@ -74,9 +110,21 @@ def main() -> None:
         if not (work / name / "dev.jsonl").exists():
             code, made = run([sys.executable, str(said.cases.resolve() / "gen.py"), name], work, environment)
             if code:
-                rows.append({"case": name, "what": "generator", "exit": code, "says": made[-_LONGEST:], "right": right.get(name, "")})
+                rows.append(
+                    {
+                        "case": name,
+                        "what": "generator",
+                        "exit": code,
+                        "says": made[-_LONGEST:],
+                        "right": right.get(name, ""),
+                    }
+                )
                 continue
-        first = [("as it is", "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl -o {o}")] if (work / name / "model").is_dir() else []
+        first = (
+            [("as it is", "build {m} --target {t} --samples {n}/cal.jsonl --eval {n}/dev.jsonl -o {o}")]
+            if (work / name / "model").is_dir()
+            else []
+        )
         before = ""
         for index, (what, command) in enumerate([*first, *_MORE.get(name, [])]):
             out = f"{name}/out-{index}"
@@ -92,7 +140,10 @@ def main() -> None:
             print(f"{name} ({what}): exit {code}: {rows[-1]['says'][:200]}", flush=True)
     (work / "cases.json").write_text(json.dumps(rows, indent=2, ensure_ascii=False) + "\n", "utf-8")
     table = ["| case | input | exit | EdgeKit says | right |", "|---|---|---:|---|---|"]
-    table += [f"| {r['case']} | {r['what']} | {r['exit']} | {r['says'].replace('|', chr(92) + '|')} | {r['right']} |" for r in rows]
+    table += [
+        f"| {r['case']} | {r['what']} | {r['exit']} | {r['says'].replace('|', chr(92) + '|')} | {r['right']} |"
+        for r in rows
+    ]
     (work / "cases.md").write_text("\n".join(table) + "\n", "utf-8")
     print(f"wrote {work / 'cases.md'}")
 

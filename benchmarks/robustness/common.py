@@ -23,7 +23,13 @@ def bundle(work: Path) -> Path:
         model = small.save(work / "model")
         rows = small.labelled(small.module(), small.texts(300, seed=2), count=120, wrong=6)
         train = small.write_jsonl(work / "train.jsonl", [{"text": t} for t in small.texts(40, seed=1)])
-        edgekit.build(model, samples=train, eval=small.write_jsonl(work / "dev.jsonl", rows), out=out, target=small.target(work / "exact.toml"))
+        edgekit.build(
+            model,
+            samples=train,
+            eval=small.write_jsonl(work / "dev.jsonl", rows),
+            out=out,
+            target=small.target(work / "exact.toml"),
+        )
     return out
 
 

@@ -32,7 +32,24 @@ _AT_ONCE = 500
 _SLOW_S, _LARGE_KIB, _HANGS_S = 5.0, 1 << 20, 60
 _SPACE = 4 << 30
 _CODES = {None, 0, 1, 2, 3, 4, 5}
-_ODD = ["", "\0", "\ud800", "a" * 10_000, "é", "\u202e", "-1", "1e999", "NaN", "null", "true", "{}", "[]", "..", "/", "%s"]
+_ODD = [
+    "",
+    "\0",
+    "\ud800",
+    "a" * 10_000,
+    "é",
+    "\u202e",
+    "-1",
+    "1e999",
+    "NaN",
+    "null",
+    "true",
+    "{}",
+    "[]",
+    "..",
+    "/",
+    "%s",
+]
 _ODD += ["\n", "\t", '"', "'", "|", ",", ";", "😀"]
 _NUMBERS = [0, 1, -1, 2**31, 2**63, -(2**63), 2**70, 0.5, float("nan"), float("inf"), 1e308]
 
@@ -58,9 +75,13 @@ def text(rng: random.Random) -> str:
     """Characters of all planes, runs of one, and pieces that parsers stumble over."""
     kind = rng.randrange(4)
     if kind == 0:
-        return "".join(chr(rng.choice([rng.randrange(32, 127), rng.randrange(0x110000)])) for _ in range(rng.randrange(60)))
+        return "".join(
+            chr(rng.choice([rng.randrange(32, 127), rng.randrange(0x110000)])) for _ in range(rng.randrange(60))
+        )
     if kind == 1:
-        return rng.choice([" ", "a", "film ", "\n", "\u0301", "的", "\U0001f468\u200d", "x1"]) * rng.choice([1, 10, 1000, 100_000])
+        return rng.choice([" ", "a", "film ", "\n", "\u0301", "的", "\U0001f468\u200d", "x1"]) * rng.choice(
+            [1, 10, 1000, 100_000]
+        )
     if kind == 2:
         return "".join(rng.choice(_ODD) for _ in range(rng.randrange(8)))
     return "the film is " + rng.choice(["strong", "dull", "[SEP]", "[MASK] [PAD]"])
@@ -99,7 +120,11 @@ def altered(rng: random.Random, data):
         return {**data, key: altered(rng, data[key])}
     if isinstance(data, list) and data and rng.random() < 0.8:
         at = rng.randrange(len(data))
-        return [*data[:at], altered(rng, data[at]), *data[at + 1 :]] if rng.random() < 0.7 else [*data[:at], *data[at + 1 :] * rng.choice([0, 1, 3])]
+        return (
+            [*data[:at], altered(rng, data[at]), *data[at + 1 :]]
+            if rng.random() < 0.7
+            else [*data[:at], *data[at + 1 :] * rng.choice([0, 1, 3])]
+        )
     return json_able(thing(rng))
 
 
@@ -129,7 +154,10 @@ class Surfaces:
 
         self.path, self.scratch = path, scratch
         self.session = edgekit.load(path, threads=1)
-        self.files = {name: (path / name).read_bytes() for name in ("manifest.json", "assets/task.json", "assets/tokenizer.json", "golden.npz")}
+        self.files = {
+            name: (path / name).read_bytes()
+            for name in ("manifest.json", "assets/task.json", "assets/tokenizer.json", "golden.npz")
+        }
         self.graph = next(path.glob("graphs/*.onnx")).read_bytes()
         self.task = self.session._task
         self.edge = pack(path, scratch / "whole.edge").read_bytes()
@@ -137,7 +165,9 @@ class Surfaces:
 
     def inputs(self, rng: random.Random) -> None:
         value = thing(rng) if rng.random() < 0.5 else text(rng)
-        getattr(self.session, "outputs" if rng.random() < 0.2 else "__call__")(value if rng.random() < 0.6 else [value, text(rng)])
+        getattr(self.session, "outputs" if rng.random() < 0.2 else "__call__")(
+            value if rng.random() < 0.6 else [value, text(rng)]
+        )
 
     def feeds(self, rng: random.Random) -> None:
         import numpy as np
@@ -152,7 +182,11 @@ class Surfaces:
                 made += rng.choice([1, -1, 7, 2**40])
             return made
 
-        self.session.run({n: array() if rng.random() < 0.9 else thing(rng) for n in names[: rng.choice([3, 3, 3, 4, 2])]} if rng.random() < 0.9 else thing(rng))
+        self.session.run(
+            {n: array() if rng.random() < 0.9 else thing(rng) for n in names[: rng.choice([3, 3, 3, 4, 2])]}
+            if rng.random() < 0.9
+            else thing(rng)
+        )
 
     def tables(self, rng: random.Random) -> None:
         from edgekit import samples
@@ -173,7 +207,10 @@ class Surfaces:
         from edgekit import samples
 
         file = self.scratch / "labels.jsonl"
-        file.write_text("\n".join(json.dumps({"text": "a", "label": json_able(thing(rng))}) for _ in range(rng.randrange(1, 5))), "utf-8")
+        file.write_text(
+            "\n".join(json.dumps({"text": "a", "label": json_able(thing(rng))}) for _ in range(rng.randrange(1, 5))),
+            "utf-8",
+        )
         rows = samples.read(file)
         self.task.parse_truth(rows.rows, rows.where)
 
@@ -229,7 +266,11 @@ class Surfaces:
         from edgekit.spec import gates, project, target
 
         target_text = (Path(__file__).resolve().parents[2] / "targets" / "cpu.toml").read_bytes()
-        examples = (target_text, b'[gates]\n"accuracy.drop" = 0.01\n', b'[project]\nmodel = "m"\n[check]\nsamples = "dev.jsonl"\n[check.gates]\n')
+        examples = (
+            target_text,
+            b'[gates]\n"accuracy.drop" = 0.01\n',
+            b'[project]\nmodel = "m"\n[check]\nsamples = "dev.jsonl"\n[check.gates]\n',
+        )
         file = self.scratch / "edgekit.toml"
         file.write_bytes(mutated(rng, rng.choice(examples)))
         rng.choice([target.load, gates.read, project.read])(file)
@@ -237,10 +278,42 @@ class Surfaces:
     def verbs(self, rng: random.Random) -> None:
         from edgekit.cli import main
 
-        verb = rng.choice(["inspect", "verify", "run", "pack", "targets", "sign", "keygen", "eval", "check", "deploy", "compare", rng.choice(_ODD)])
-        known = [str(self.path), str(self.copy), "--samples", "--key", "--out", "--json", "--threads", "--force", "-", "--", "-o", *_ODD]
+        verb = rng.choice(
+            [
+                "inspect",
+                "verify",
+                "run",
+                "pack",
+                "targets",
+                "sign",
+                "keygen",
+                "eval",
+                "check",
+                "deploy",
+                "compare",
+                rng.choice(_ODD),
+            ]
+        )
+        known = [
+            str(self.path),
+            str(self.copy),
+            "--samples",
+            "--key",
+            "--out",
+            "--json",
+            "--threads",
+            "--force",
+            "-",
+            "--",
+            "-o",
+            *_ODD,
+        ]
         words = [rng.choice(known) for _ in range(rng.randrange(5))]
-        sys.argv = ["edgekit", verb, *[w for w in words if w != str(self.path) or verb in ("inspect", "verify", "run", "check")]]
+        sys.argv = [
+            "edgekit",
+            verb,
+            *[w for w in words if w != str(self.path) or verb in ("inspect", "verify", "run", "check")],
+        ]
         here, stdin = os.getcwd(), sys.stdin
         os.chdir(self.scratch)
         sys.stdin = io.TextIOWrapper(io.BytesIO(text(rng).encode("utf-8", "surrogatepass")))
@@ -298,7 +371,18 @@ def child(path: Path, seed: int, start: int, stop: int, progress: Path) -> None:
                 fault = f"{type(problem).__name__}: {str(problem)[:200]}"
                 became = "untyped"
             seconds, kib = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-            answers.write(json.dumps({"case": f"{kind}:{number}", "became": became, "fault": fault, "seconds": round(seconds, 2), "mb": kib >> 10}) + "\n")
+            answers.write(
+                json.dumps(
+                    {
+                        "case": f"{kind}:{number}",
+                        "became": became,
+                        "fault": fault,
+                        "seconds": round(seconds, 2),
+                        "mb": kib >> 10,
+                    }
+                )
+                + "\n"
+            )
         signal.alarm(0)
     os._exit(0)
 
@@ -310,7 +394,9 @@ def run(path: Path, seed: int, start: int, stop: int, work: Path) -> tuple[Count
     progress = work / "progress"
     while start < stop:
         command = [sys.executable, __file__, "--child", str(path), str(seed), str(start), str(stop), str(progress)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, env={**os.environ, "EDGEKIT_CACHE": str(work / "cache")}, check=False)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, env={**os.environ, "EDGEKIT_CACHE": str(work / "cache")}, check=False
+        )
         for line in map(json.loads, done.stdout.decode().splitlines()):
             slow, large = line["seconds"] > _SLOW_S, line["mb"] << 10 > _LARGE_KIB
             counts.update({line["became"]: 1, "slow": slow, "large": large, f"of {line['case'].partition(':')[0]}": 1})
@@ -350,7 +436,10 @@ def main() -> None:
         faults += wrong
         for fault in wrong:
             print(json.dumps(fault), file=sys.stderr)
-        print(f"{min(start + _AT_ONCE, said.cases)} cases, {len(faults)} faults, {time.perf_counter() - began:.0f} s", file=sys.stderr)
+        print(
+            f"{min(start + _AT_ONCE, said.cases)} cases, {len(faults)} faults, {time.perf_counter() - began:.0f} s",
+            file=sys.stderr,
+        )
     zero = dict.fromkeys(("answered", "refused", "untyped", "died", "slow", "large"), 0)
     found = {**zero, **dict(sorted(counts.items())), "seconds": round(time.perf_counter() - began)}
     record = {"cases": said.cases, "seed": said.seed, **found, "faults": faults[:100]}

@@ -116,7 +116,14 @@ def main() -> None:
             faults.append({"kill": number, "act": name, "fault": f"left: {sorted(left)[:5]}"})
             at_first |= left
     zero = dict.fromkeys(("killed", "lost", "failed", "left"), 0)
-    record = {"kills": said.kills, "seed": said.seed, **zero, **counts, "seconds": round(time.perf_counter() - began), "faults": faults[:50]}
+    record = {
+        "kills": said.kills,
+        "seed": said.seed,
+        **zero,
+        **counts,
+        "seconds": round(time.perf_counter() - began),
+        "faults": faults[:50],
+    }
     write("robustness_kill", record, said.out)
     shutil.rmtree(place)
     sys.exit(bool(faults))

@@ -57,8 +57,17 @@ def main() -> None:
         backend = session.info.backend
     tenth = max(1, len(readings) // 10)
     early, late = statistics.median(readings[tenth : 2 * tenth] or readings), statistics.median(readings[-tenth:])
-    record = {"calls": said.calls, "refused": refused, "backend": backend, "early_mb": early, "late_mb": late, "growth_mb": round(late - early, 1)}
-    write("robustness_soak", {**record, "seconds": round(time.perf_counter() - began), "readings_mb": readings}, said.out)
+    record = {
+        "calls": said.calls,
+        "refused": refused,
+        "backend": backend,
+        "early_mb": early,
+        "late_mb": late,
+        "growth_mb": round(late - early, 1),
+    }
+    write(
+        "robustness_soak", {**record, "seconds": round(time.perf_counter() - began), "readings_mb": readings}, said.out
+    )
 
 
 if __name__ == "__main__":

@@ -33,9 +33,24 @@ if TYPE_CHECKING:
     from edgekit.spec.tensor import Signature
 
 __all__ = [
-    "Backend", "Compiled", "CompilingDevice", "Device", "Engine", "EngineMismatchError", "Feeds", "GraphBytes",
-    "WrongResultsError", "check_cpu_target", "check_installed", "get", "installed_version", "mostly_int8", "names", "not_installed",
-    "summary", "threads_of_a_stream",
+    "Backend",
+    "Compiled",
+    "CompilingDevice",
+    "Device",
+    "Engine",
+    "EngineMismatchError",
+    "Feeds",
+    "GraphBytes",
+    "WrongResultsError",
+    "check_cpu_target",
+    "check_installed",
+    "get",
+    "installed_version",
+    "mostly_int8",
+    "names",
+    "not_installed",
+    "summary",
+    "threads_of_a_stream",
 ]
 
 Feeds = Mapping[str, Any]
@@ -102,7 +117,9 @@ class CompilingDevice(Device, Protocol):
     def identity(self) -> dict[str, object]:
         """All that an engine is bound to: versions, chip, memory; plain data."""
 
-    def compile(self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress) -> Compiled:
+    def compile(
+        self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress
+    ) -> Compiled:
         """Makes an engine of a graph for this device."""
 
 
@@ -157,13 +174,19 @@ def check_cpu_target(who: str, target: Target) -> None:
         BackendError: with both.
     """
     if target.device != "cpu":
-        raise BackendError(f"{who} serves the device(s) cpu here, target '{target.name}' asks for '{target.device}'.")
+        raise BackendError(
+            f"{who} serves the device(s) cpu here, target '{target.name}' asks for '{target.device}'.",
+            code="backend-wrong-device",
+        )
 
 
 def not_installed(name: str) -> BackendError:
     """The error for a backend whose package is missing."""
     extra = name.replace("_", "-")
-    return BackendError(f"The backend '{name}' is not installed, and this bundle or target needs it. Run: pip install 'edgekit[{extra}]'")
+    return BackendError(
+        f"The backend '{name}' is not installed, and this bundle or target needs it. Run: pip install 'edgekit[{extra}]'",
+        code="backend-not-installed",
+    )
 
 
 def threads_of_a_stream(threads: int, streams: int) -> int:
@@ -173,7 +196,10 @@ def threads_of_a_stream(threads: int, streams: int) -> int:
         BackendError: when there is not a thread for each.
     """
     if not 1 <= streams <= threads:
-        raise BackendError(f"streams is {streams} with {threads} thread(s), expected 1 to {threads}: each stream needs a thread. Give fewer.")
+        raise BackendError(
+            f"streams is {streams} with {threads} thread(s), expected 1 to {threads}: each stream needs a thread. Give fewer.",
+            code="streams-out-of-range",
+        )
     return threads // streams
 
 

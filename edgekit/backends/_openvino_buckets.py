@@ -32,11 +32,14 @@ def check_shapes(signature: Signature, shapes: tuple[int, ...]) -> None:
         BackendError: when they do not ascend from 1, or the graph varies otherwise than along batch and sequence.
     """
     if min(shapes, default=0) < 1 or list(shapes) != sorted(set(shapes)):
-        raise BackendError(f"The static shapes are {list(shapes)}, expected ascending numbers of tokens, the first at least 1. Build the bundle again.")
+        raise BackendError(
+            f"The static shapes are {list(shapes)}, expected ascending numbers of tokens, the first at least 1. Build the bundle again.",
+            code="shapes-invalid",
+        )
     for spec in signature.inputs:
         if {axis for axis in spec.shape if isinstance(axis, str)} != {"batch", "sequence"}:
             what = f"Input '{spec.name}' is [{', '.join(map(str, spec.shape))}], static shapes need inputs that vary along batch and sequence"
-            raise BackendError(f"{what}. Give no shapes.")
+            raise BackendError(f"{what}. Give no shapes.", code="shapes-unsupported")
 
 
 def with_bodies(library: Any, model: Any, signature: Signature, shapes: tuple[int, ...]) -> Any:
@@ -52,7 +55,9 @@ def with_bodies(library: Any, model: Any, signature: Signature, shapes: tuple[in
     outer = _parameters(op, model)
     sizes, zero, axes = op.shape_of(outer[0], "i64"), op.constant(np.int64(0)), _axes(outer[0], signature)
     batch, tokens = (op.gather(sizes, op.constant(np.int64(axes.index(name))), zero) for name in ("batch", "sequence"))
-    known = op.reduce_logical_or(op.equal(tokens, op.constant(np.array(shapes, np.int64))), op.constant(np.array([0], np.int64)), False)
+    known = op.reduce_logical_or(
+        op.equal(tokens, op.constant(np.array(shapes, np.int64))), op.constant(np.array([0], np.int64)), False
+    )
     condition = op.logical_and(known, op.equal(batch, op.constant(np.int64(1))))
     feeds = {p.get_friendly_name(): p.output(0) for p in outer} | {_TOKENS: tokens.output(0)}
     chosen = _either(op, condition, feeds, _tree(library, model, signature, shapes), model)
@@ -109,7 +114,10 @@ def _either(op: Any, condition: Any, feeds: Mapping[str, Any], yes: Any, no: Any
 
 def _parameters(op: Any, model: Any) -> list[Any]:
     """New parameters like those of a model, under the same names."""
-    return [op.parameter(p.get_partial_shape(), p.get_element_type(), name=p.get_friendly_name()) for p in model.get_parameters()]
+    return [
+        op.parameter(p.get_partial_shape(), p.get_element_type(), name=p.get_friendly_name())
+        for p in model.get_parameters()
+    ]
 
 
 def _axes(parameter: Any, signature: Signature) -> tuple[str | int, ...]:

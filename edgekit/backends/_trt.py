@@ -19,8 +19,24 @@ from edgekit.spec.target import Target
 
 _log = logging.getLogger("edgekit.tensorrt")
 # Not trt.nptype: it has no answer for bfloat16, and fails altogether with some pairs of TensorRT and numpy.
-_NUMPY = {"FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT64": "int64", "INT8": "int8", "UINT8": "uint8", "BOOL": "bool"}
-_TOLD = (("int8", "int8"), ("half", "float16"), ("fp16", "float16"), ("bf16", "bfloat16"), ("bfloat16", "bfloat16"), ("float", "float32"), ("fp32", "float32"))
+_NUMPY = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT32": "int32",
+    "INT64": "int64",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+_TOLD = (
+    ("int8", "int8"),
+    ("half", "float16"),
+    ("fp16", "float16"),
+    ("bf16", "bfloat16"),
+    ("bfloat16", "bfloat16"),
+    ("float", "float32"),
+    ("fp32", "float32"),
+)
 _KEPT = 400  # lines; a failing build writes some tens
 # Not as loud as NVIDIA has them: an error that ends something is raised with its lines, and what is left over is for those who look.
 _LEVELS = {"INTERNAL_ERROR": logging.INFO, "ERROR": logging.INFO, "WARNING": logging.INFO}
@@ -28,22 +44,49 @@ _LEVELS = {"INTERNAL_ERROR": logging.INFO, "ERROR": logging.INFO, "WARNING": log
 # What NVIDIA's texts come down to, and what to do about it. The texts are those of TensorRT-RTX 1.7 and of the TensorRT issue tracker.
 _REMEDIES = (
     ("zero point is not supported", "It is quantized with a zero point that is not 0: quantize symmetrically."),
-    ("must all be positive", "A scale is 0 or negative: give channels that are zero throughout a small positive scale."),
+    (
+        "must all be positive",
+        "A scale is 0 or negative: give channels that are zero throughout a small positive scale.",
+    ),
     ("number of scales is not equal", "A weight needs one scale for each output channel."),
-    ("must have same input types", "The network is strongly typed and two types meet in a node: put a Cast between them in the graph."),
+    (
+        "must have same input types",
+        "The network is strongly typed and two types meet in a node: put a Cast between them in the graph.",
+    ),
     ("only allowed before DQ", "INT8 constants may be read by DequantizeLinear alone: put one behind the constant."),
     ("no optimization profile", "The graph has axes that vary: state profiles in the target's [engine] table."),
     ("MIN<=OPT<=MAX", "A profile's sizes must ascend: correct profiles in the target's [engine] table."),
-    ("Dimension mismatch for tensor", "A profile gives another size than the graph has on a fixed axis: correct profiles in the target's [engine] table."),
+    (
+        "Dimension mismatch for tensor",
+        "A profile gives another size than the graph has on a fixed axis: correct profiles in the target's [engine] table.",
+    ),
     ("Plugin not found", "TensorRT does not have this operator: export the model without it."),
     ("Failed to parse the ONNX model", "The file is not an ONNX graph, or it is damaged: copy the bundle again."),
-    ("unsupported input type", "TensorRT does not take this type there: quantize to INT8, compute in float32 or float16."),
-    ("unsupported datatype", "TensorRT does not take this type there: quantize to INT8, compute in float32 or float16."),
+    (
+        "unsupported input type",
+        "TensorRT does not take this type there: quantize to INT8, compute in float32 or float16.",
+    ),
+    (
+        "unsupported datatype",
+        "TensorRT does not take this type there: quantize to INT8, compute in float32 or float16.",
+    ),
     ("must have type FP8", "DequantizeLinear restores INT8 alone: keep biases in float."),
-    ("Target GPU SM", "This build of TensorRT has no kernels for this GPU: install the one that JetPack or NVIDIA's page names for it."),
-    ("out of memory", "Memory does not suffice: close other programs, or give a smaller workspace_mb in the target's [engine] table and build again."),
-    ("could not be allocated", "Memory does not suffice: close other programs that use the GPU (Jetson: that use memory), or open fewer sessions."),
-    ("Could not find any implementation", "No kernel fits the workspace: give a larger workspace_mb in the target's [engine] table and build again."),
+    (
+        "Target GPU SM",
+        "This build of TensorRT has no kernels for this GPU: install the one that JetPack or NVIDIA's page names for it.",
+    ),
+    (
+        "out of memory",
+        "Memory does not suffice: close other programs, or give a smaller workspace_mb in the target's [engine] table and build again.",
+    ),
+    (
+        "could not be allocated",
+        "Memory does not suffice: close other programs that use the GPU (Jetson: that use memory), or open fewer sessions.",
+    ),
+    (
+        "Could not find any implementation",
+        "No kernel fits the workspace: give a larger workspace_mb in the target's [engine] table and build again.",
+    ),
 )
 
 
@@ -80,7 +123,9 @@ class Heard:
         """Errors since a mark, as NVIDIA words them, each once; the CUDA error that a machine without a GPU adds to each is left out."""
         with self._lock:
             new = self._lines[-min(self._count - mark, len(self._lines)) :] if self._count > mark else []
-        texts = [text for severity, text in new if severity in ("ERROR", "INTERNAL_ERROR") and "cudaError 35" not in text]
+        texts = [
+            text for severity, text in new if severity in ("ERROR", "INTERNAL_ERROR") and "cudaError 35" not in text
+        ]
         return list(dict.fromkeys(texts))
 
 
@@ -127,7 +172,10 @@ def member(kind: Any, name: str, what: str) -> Any:
     found = getattr(kind, name, None)
     if found is None:
         known = ", ".join(sorted(n for n in dir(kind) if n.isupper()))
-        raise BackendError(f"{what} names '{name}', which this TensorRT does not have. It has: {known}. Correct the target and build again.")
+        raise BackendError(
+            f"{what} names '{name}', which this TensorRT does not have. It has: {known}. Correct the target and build again.",
+            code="tensorrt-name-unknown",
+        )
     return found
 
 
@@ -138,15 +186,27 @@ def check_engine_target(who: str, target: Target) -> None:
         BackendError: with what the target lacks.
     """
     if target.device != "gpu":
-        raise BackendError(f"{who} serves the device gpu, target '{target.name}' asks for '{target.device}'.")
+        raise BackendError(
+            f"{who} serves the device gpu, target '{target.name}' asks for '{target.device}'.",
+            code="backend-wrong-device",
+        )
     if target.engine is None:
-        raise BackendError(f"Target '{target.name}' has no [engine] table, which {who} needs: profiles, and what the chip has. See: edgekit targets jetson")
+        raise BackendError(
+            f"Target '{target.name}' has no [engine] table, which {who} needs: profiles, and what the chip has. See: edgekit targets jetson",
+            code="target-without-engine",
+        )
     if target.choose_on != "device":
-        raise BackendError(f"Target '{target.name}' has choose_on '{target.choose_on}'; engines are timed where they run. Write choose_on = \"device\".")
+        raise BackendError(
+            f"Target '{target.name}' has choose_on '{target.choose_on}'; engines are timed where they run. Write choose_on = \"device\".",
+            code="target-choose-on",
+        )
     for profile in target.engine.profiles:
         if "batch" in profile and not (profile["batch"][0] == 1 and profile["batch"][2] >= target.max_batch):
             low, _, high = profile["batch"]
-            raise BackendError(f"Target '{target.name}' answers 1 to {target.max_batch} rows at once, a profile holds {low} to {high}. Make them agree.")
+            raise BackendError(
+                f"Target '{target.name}' answers 1 to {target.max_batch} rows at once, a profile holds {low} to {high}. Make them agree.",
+                code="target-batch-profile",
+            )
 
 
 def multiplies_in(layer: Mapping[str, Any]) -> str | None:
@@ -158,7 +218,10 @@ def multiplies_in(layer: Mapping[str, Any]) -> str | None:
     inputs = layer.get("Inputs") or [{}]
     kind = str(layer.get("LayerType", "")).lower()
     from_nodes = re.search(r"(MatMul|Gemm|Conv)[\w]*\]", str(layer.get("Metadata", "")))
-    if not (any(word in kind for word in ("gemm", "matmul", "matrixmultiply", "convolution")) or from_nodes) or len(inputs[0].get("Dimensions", ())) > 3:
+    if (
+        not (any(word in kind for word in ("gemm", "matmul", "matrixmultiply", "convolution")) or from_nodes)
+        or len(inputs[0].get("Dimensions", ())) > 3
+    ):
         return None
     said = str(inputs[0].get("Datatype") or inputs[0].get("Format/Datatype") or "").lower()
     return next((ours for theirs, ours in _TOLD if theirs in said), "other")
@@ -172,5 +235,8 @@ def numpy_type(kind: Any, name: str) -> np.dtype[Any]:
     """
     known = _NUMPY.get(str(kind).rpartition(".")[2])
     if known is None:
-        raise BackendError(f"The engine's tensor '{name}' is {kind}, which numpy does not have. Keep inputs and outputs of the graph in float32 or integers.")
+        raise BackendError(
+            f"The engine's tensor '{name}' is {kind}, which numpy does not have. Keep inputs and outputs of the graph in float32 or integers.",
+            code="engine-dtype",
+        )
     return np.dtype(known)

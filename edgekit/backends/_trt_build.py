@@ -33,7 +33,15 @@ class Built:
 
 
 def build(
-    trt: Any, graph: Path, signature: Signature, recipe: EngineRecipe, *, memory: int, timing_cache: bytes, chips: Sequence[str], progress: Progress
+    trt: Any,
+    graph: Path,
+    signature: Signature,
+    recipe: EngineRecipe,
+    *,
+    memory: int,
+    timing_cache: bytes,
+    chips: Sequence[str],
+    progress: Progress,
 ) -> Built:
     """Parses a graph and builds an engine of it.
 
@@ -57,7 +65,9 @@ def build(
         begin.wait()
         if monitor.stopped is not None:
             raise monitor.stopped
-        return _build(trt, graph, signature, recipe, timing_cache, partial(_configure, trt, recipe, memory, chips), monitor)
+        return _build(
+            trt, graph, signature, recipe, timing_cache, partial(_configure, trt, recipe, memory, chips), monitor
+        )
 
     # In a thread of its own, because Python handles Ctrl-C in whatever the main thread runs next. That would be a callback of the builder's,
     # the logger's as a rule, where the bindings print the exception and drop it.
@@ -67,13 +77,21 @@ def build(
             begin.set()  # only now: the pool waits for a thread that it has noted, and Ctrl-C could come before it has
             return made.result()
         except BaseException as stop:
-            monitor.stopped = monitor.stopped or stop  # the builder ends at its next step, which leaving the pool waits for
+            monitor.stopped = (
+                monitor.stopped or stop
+            )  # the builder ends at its next step, which leaving the pool waits for
             begin.set()
             raise
 
 
 def _build(
-    trt: Any, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, configure: Callable[[Any], None], monitor: Any
+    trt: Any,
+    graph: Path,
+    signature: Signature,
+    recipe: EngineRecipe,
+    timing_cache: bytes,
+    configure: Callable[[Any], None],
+    monitor: Any,
 ) -> Built:
     log, heard = logger(trt)
     mark = heard.mark()
@@ -116,7 +134,10 @@ def _configure(trt: Any, recipe: EngineRecipe, memory: int, chips: Sequence[str]
     workspace = recipe.workspace_mb * 2**20 or memory // _SHARE
     if memory and workspace > memory:
         have = memory // 2**20
-        raise BackendError(f"The bundle asks for a workspace of {recipe.workspace_mb} MiB, the device has {have} MiB. Build it for a smaller one.")
+        raise BackendError(
+            f"The bundle asks for a workspace of {recipe.workspace_mb} MiB, the device has {have} MiB. Build it for a smaller one.",
+            code="engine-workspace",
+        )
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     config.builder_optimization_level = recipe.optimization_level
@@ -135,7 +156,10 @@ def _set_chips(trt: Any, config: Any, chips: Sequence[str]) -> None:
     config.num_compute_capabilities = len(found)
     for index, chip in enumerate(found):
         if not config.set_compute_capability(chip, index):
-            raise BackendError(f"TensorRT-RTX does not build for {names[index]} beside {', '.join(names)}. Build for fewer chips at once.")
+            raise BackendError(
+                f"TensorRT-RTX does not build for {names[index]} beside {', '.join(names)}. Build for fewer chips at once.",
+                code="engine-chips-together",
+            )
 
 
 def _give_timing_cache(config: Any, blob: bytes) -> Any:
@@ -194,10 +218,13 @@ def _refused(trt: Any, graph: Path, errors: Sequence[Any], lines: Sequence[str])
     advice = "TensorRT does not have this operator: export the model without it." if text == "false" else remedy(text)
     where = f"node '{error.node_name()}' ({error.node_operator()})" if error.node_operator() else "the graph"
     said = f"{where} is not supported" if text == "false" else f"{where}: {text}"
-    return BackendError(f"{_name(trt)} refuses {graph.name}: {said}. {advice}")
+    return BackendError(f"{_name(trt)} refuses {graph.name}: {said}. {advice}", code="engine-graph-refused")
 
 
 def _failed(trt: Any, graph: Path, lines: Sequence[str]) -> BackendError:
     """A build that gave nothing: there is no exception, the reason is in the log alone."""
     shown = "\n".join(f"  {line}" for line in lines) or "  (it gave no reason)"
-    return BackendError(f"{_name(trt)} could not build an engine of {graph.name}. What it said:\n{shown}\n{remedy(' '.join(lines))}")
+    return BackendError(
+        f"{_name(trt)} could not build an engine of {graph.name}. What it said:\n{shown}\n{remedy(' '.join(lines))}",
+        code="engine-build-failed",
+    )

@@ -30,7 +30,7 @@ def check_driver(who: str) -> None:
     """
     problem = probe()
     if problem is not None:
-        raise BackendError(f"{who} needs an NVIDIA GPU with its driver. {problem}")
+        raise BackendError(f"{who} needs an NVIDIA GPU with its driver. {problem}", code="gpu-missing")
 
 
 class TensorRtDevice(Gpu):
@@ -66,15 +66,19 @@ class TensorRtDevice(Gpu):
         if recipe.compute_capability and chip not in recipe.compute_capability:
             wanted = ", ".join(recipe.compute_capability)
             raise BackendError(
-                f"The bundle is for compute capability {wanted}, this device ({self.cuda.name}) has {chip}. Build it for a target of this device, e.g. gpu."
+                f"The bundle is for compute capability {wanted}, this device ({self.cuda.name}) has {chip}. Build it for a target of this device, e.g. gpu.",
+                code="engine-compute-capability",
             )
         if not is_rtx(self.trt) and version_of(self.trt) < version(recipe.minimum):
             board = jetson.board()
             raise BackendError(
-                f"The bundle needs TensorRT {recipe.minimum} or newer, here is {self.trt.__version__}. {jetson.advice(self.trt.__version__, board)}"
+                f"The bundle needs TensorRT {recipe.minimum} or newer, here is {self.trt.__version__}. {jetson.advice(self.trt.__version__, board)}",
+                code="tensorrt-too-old",
             )
 
-    def compile(self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress) -> Built:
+    def compile(
+        self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress
+    ) -> Built:
         """Makes an engine of a graph for this device; takes from seconds to minutes.
 
         Raises:
@@ -82,9 +86,20 @@ class TensorRtDevice(Gpu):
         """
         self.check(recipe)
         self.cuda.enter()
-        return build(self.trt, graph, signature, recipe, memory=self.cuda.memory, timing_cache=timing_cache, chips=(), progress=progress)
+        return build(
+            self.trt,
+            graph,
+            signature,
+            recipe,
+            memory=self.cuda.memory,
+            timing_cache=timing_cache,
+            chips=(),
+            progress=progress,
+        )
 
-    def load(self, source: Path | bytes | bytearray | memoryview, signature: Signature, shapes: tuple[int, ...] = ()) -> TensorRtEngine:
+    def load(
+        self, source: Path | bytes | bytearray | memoryview, signature: Signature, shapes: tuple[int, ...] = ()
+    ) -> TensorRtEngine:
         """Loads an engine.
 
         Args:
@@ -97,15 +112,24 @@ class TensorRtDevice(Gpu):
             BackendError: for shapes, or when memory does not suffice or CUDA fails.
         """
         if shapes:
-            raise BackendError(f"TensorRT has optimization profiles and no static shapes, {list(shapes)} were asked for. Give none.")
+            raise BackendError(
+                f"TensorRT has optimization profiles and no static shapes, {list(shapes)} were asked for. Give none.",
+                code="shapes-unsupported",
+            )
         self.cuda.enter()
         mark = self.heard.mark()
         engine = self._runtime.deserialize_cuda_engine(source.read_bytes() if isinstance(source, Path) else source)
         if engine is None:
             lines = "; ".join(self.heard.errors(mark)) or "it gave no reason"
             if any(words in lines.lower() for words in _OF_THE_DEVICE):
-                raise BackendError(f"TensorRT {self.trt.__version__} could not load the engine: {lines}. {remedy(lines)}")
-            raise EngineMismatchError(f"TensorRT {self.trt.__version__} does not load the engine: {lines}. Make it again here: edgekit compile BUNDLE")
+                raise BackendError(
+                    f"TensorRT {self.trt.__version__} could not load the engine: {lines}. {remedy(lines)}",
+                    code="engine-load-failed",
+                )
+            raise EngineMismatchError(
+                f"TensorRT {self.trt.__version__} does not load the engine: {lines}. Make it again here: edgekit compile BUNDLE",
+                code="engine-mismatch",
+            )
         made = TensorRtEngine(self, engine, signature)
         with self._lock:
             self._engines = [*(other for other in self._engines if not other.closed), made]

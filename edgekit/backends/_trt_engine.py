@@ -122,7 +122,10 @@ class TensorRtEngine:
         given = self._tensors.given(feeds, self._device)
         shapes: Shapes = tuple(tuple(value.shape) for value in given)
         if keep and (unknown := [name for name in keep if name not in {s.name for s in self._tensors.outputs}]):
-            raise InputError(f"Unknown output '{unknown[0]}' in keep. Outputs: {', '.join(s.name for s in self._tensors.outputs)}.")
+            raise InputError(
+                f"Unknown output '{unknown[0]}' in keep. Outputs: {', '.join(s.name for s in self._tensors.outputs)}.",
+                code="output-unknown",
+            )
         with self._lane() as lane:
             if self._captures and not keep and all(isinstance(value, np.ndarray) for value in given):
                 captured = lane.graphs.get(shapes)
@@ -139,7 +142,11 @@ class TensorRtEngine:
         """
         with self._lane() as lane:
             context = self._new_context(lane, 0)
-            self._prepare(context, lane, tuple(tuple(self._engine.get_tensor_profile_shape(spec.name, 0)[1]) for spec in self._tensors.inputs))
+            self._prepare(
+                context,
+                lane,
+                tuple(tuple(self._engine.get_tensor_profile_shape(spec.name, 0)[1]) for spec in self._tensors.inputs),
+            )
             with self._lock:
                 inspector = self._engine.create_engine_inspector()
                 inspector.execution_context = context
@@ -161,7 +168,9 @@ class TensorRtEngine:
                 for lane in self._lanes.values():
                     self._free(lane)
             except BackendError as problem:  # the GPU failed, which a call has told; nothing can be freed any more
-                _log.warning("What the engine holds on the GPU goes with the process: %s", str(problem))  # not with its frames
+                _log.warning(
+                    "What the engine holds on the GPU goes with the process: %s", str(problem)
+                )  # not with its frames
             self._lanes.clear()
             self._engine = self._settings = None
 
@@ -187,7 +196,9 @@ class TensorRtEngine:
         mark = self._device.heard.mark()
         try:
             if self._engine is None:
-                raise BackendError("This engine is closed, so it cannot run. Open the bundle again.")
+                raise BackendError(
+                    "This engine is closed, so it cannot run. Open the bundle again.", code="engine-closed"
+                )
             self._device.cuda.enter()
             yield self._lanes.get(stream) or self._new_lane(stream)
         except BaseException as problem:
@@ -196,8 +207,12 @@ class TensorRtEngine:
                 self._device.cuda.synchronize(stream)
             if isinstance(problem, RuntimeError):  # which is what the bindings raise, and _must
                 said = "; ".join(self._device.heard.errors(mark)) or "it gave no reason"
-                advice = "Close the session and open it again; if that does not help, run: edgekit compile BUNDLE --force"
-                raise BackendError(f"TensorRT could not run the engine ({problem}): {said}. {advice}") from problem
+                advice = (
+                    "Close the session and open it again; if that does not help, run: edgekit compile BUNDLE --force"
+                )
+                raise BackendError(
+                    f"TensorRT could not run the engine ({problem}): {said}. {advice}", code="engine-run-failed"
+                ) from problem
             raise
         finally:
             self._device.free.put(stream)
@@ -222,7 +237,10 @@ class TensorRtEngine:
         with self._lock:
             context = self._engine.create_execution_context(self._settings)
         if context is None:
-            raise BackendError("TensorRT could not make an execution context; memory may not suffice. Close other programs, or use fewer streams.")
+            raise BackendError(
+                "TensorRT could not make an execution context; memory may not suffice. Close other programs, or use fewer streams.",
+                code="engine-context",
+            )
         context.set_device_memory(lane.scratch, self._scratch)
         _must(context.set_optimization_profile_async(profile, lane.stream), "set_optimization_profile_async")
         return context
@@ -232,7 +250,10 @@ class TensorRtEngine:
         for spec, shape in zip(self._tensors.inputs, shapes, strict=True):
             _must(context.set_input_shape(spec.name, shape), f"set_input_shape('{spec.name}', {list(shape)})")
         if missing := context.infer_shapes():
-            raise BackendError(f"TensorRT cannot tell the shapes of the outputs: it misses {', '.join(map(str, missing))}. The engine is of another graph.")
+            raise BackendError(
+                f"TensorRT cannot tell the shapes of the outputs: it misses {', '.join(map(str, missing))}. The engine is of another graph.",
+                code="engine-other-graph",
+            )
         for name, port in lane.ports.items():
             _must(context.set_tensor_address(name, port.device), f"set_tensor_address('{name}')")
 
@@ -248,7 +269,11 @@ class TensorRtEngine:
             lane.shapes.pop(profile, None)
             self._prepare(context, lane, shapes)
             lane.shapes[profile] = shapes
-        moved = {spec.name: value for spec, value in zip(self._tensors.inputs, given, strict=True) if isinstance(value, Buffer)}
+        moved = {
+            spec.name: value
+            for spec, value in zip(self._tensors.inputs, given, strict=True)
+            if isinstance(value, Buffer)
+        }
         results = self._tensors.results(context)
         moved |= {name: self._device.buffer(self._tensors.types[name], results[name]) for name in keep}
         try:
@@ -309,7 +334,9 @@ class TensorRtEngine:
         lane.seen[shapes] = _NEVER
         _log.info("shapes %s are enqueued and not captured into a CUDA graph: %s", shapes, str(reason))
 
-    def _record(self, context: Any, lane: _Lane, fills: list[np.ndarray], results: Mapping[str, tuple[int, ...]]) -> int | None:
+    def _record(
+        self, context: Any, lane: _Lane, fills: list[np.ndarray], results: Mapping[str, tuple[int, ...]]
+    ) -> int | None:
         """A CUDA graph of one run; None where it cannot be captured."""
         cuda, enqueued = self._device.cuda, False
         cuda.begin_capture(lane.stream)
@@ -321,7 +348,9 @@ class TensorRtEngine:
                 cuda.destroy_graph(graph)
         return graph if enqueued else None
 
-    def _once(self, context: Any, lane: _Lane, fills: list[np.ndarray], results: Mapping[str, tuple[int, ...]]) -> tuple[bool, dict[str, np.ndarray]]:
+    def _once(
+        self, context: Any, lane: _Lane, fills: list[np.ndarray], results: Mapping[str, tuple[int, ...]]
+    ) -> tuple[bool, dict[str, np.ndarray]]:
         """Puts copies and kernels of one run on the stream; whether TensorRT took it, which it may not while it is captured."""
         for spec, array in zip(self._tensors.inputs, fills, strict=True):
             self._send(lane, spec.name, array)

@@ -61,7 +61,10 @@ class Gpu:
         except TypeError as problem:  # how pybind says that the factory gave a null pointer
             self._release()
             lines = "; ".join(self.heard.errors(mark)) or str(problem)
-            raise BackendError(f"TensorRT {trt.__version__} does not start: {lines}. It may need a newer NVIDIA driver than this one.") from problem
+            raise BackendError(
+                f"TensorRT {trt.__version__} does not start: {lines}. It may need a newer NVIDIA driver than this one.",
+                code="tensorrt-start",
+            ) from problem
         except BaseException:
             self._release()
             raise
@@ -137,7 +140,10 @@ class Buffer:
         stream = self.device.free.get()
         try:
             if self.device.closed:
-                raise BackendError("The device of this buffer is closed, and its memory with it. Read buffers before the session is closed.")
+                raise BackendError(
+                    "The device of this buffer is closed, and its memory with it. Read buffers before the session is closed.",
+                    code="buffer-closed",
+                )
             self.device.cuda.enter()
             self.device.cuda.to_host(array.ctypes.data, self.address, array.nbytes, stream)
             self.device.cuda.synchronize(stream)

@@ -16,7 +16,16 @@ from edgekit.drivers.fork import Kept
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature
 
-__all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "OnnxRuntimeDevice", "OnnxRuntimeEngine", "check_here", "check_target", "open_device"]
+__all__ = [
+    "ENGINES",
+    "PACKAGES",
+    "STATIC_SHAPES",
+    "OnnxRuntimeDevice",
+    "OnnxRuntimeEngine",
+    "check_here",
+    "check_target",
+    "open_device",
+]
 
 PACKAGES = ("onnxruntime",)
 ENGINES = ""
@@ -32,7 +41,15 @@ _SLOWER_FUSIONS = ["SkipLayerNormFusion"]
 # Kernels that multiply matrices, by the precision of their product (operator names of ONNX and com.microsoft).
 # MatMulNBits is what it makes of INT8 weights with float activations: by default it quantizes these too ("accuracy level" 4).
 _FOLDER = "session.model_external_initializers_file_folder_path"
-_INT8 = {"QAttention", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulInteger", "MatMulNBits", "QLinearMatMul", "QGemm"}
+_INT8 = {
+    "QAttention",
+    "DynamicQuantizeMatMul",
+    "MatMulIntegerToFloat",
+    "MatMulInteger",
+    "MatMulNBits",
+    "QLinearMatMul",
+    "QGemm",
+}
 _FLOAT = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention", "MultiHeadAttention"}
 
 
@@ -57,7 +74,10 @@ def open_device(device: str, threads: int, streams: int = 1) -> OnnxRuntimeDevic
     except ImportError as problem:
         raise not_installed("onnxruntime") from problem
     if _PROVIDERS.get(device) not in onnxruntime.get_available_providers():
-        raise BackendError(f"This ONNX Runtime offers {onnxruntime.get_available_providers()}, device '{device}' was asked for. Use device 'cpu'.")
+        raise BackendError(
+            f"This ONNX Runtime offers {onnxruntime.get_available_providers()}, device '{device}' was asked for. Use device 'cpu'.",
+            code="device-unavailable",
+        )
     return OnnxRuntimeDevice(onnxruntime, _PROVIDERS[device], each, _AS_WRITTEN if device == "reference" else {})
 
 
@@ -77,7 +97,10 @@ class OnnxRuntimeDevice:
             BackendError: when ONNX Runtime refuses it, or static shapes are asked for, of which it makes no use.
         """
         if shapes:
-            raise BackendError(f"ONNX Runtime makes no use of static shapes, {list(shapes)} were asked for. Give none, or use the backend 'openvino'.")
+            raise BackendError(
+                f"ONNX Runtime makes no use of static shapes, {list(shapes)} were asked for. Give none, or use the backend 'openvino'.",
+                code="shapes-unsupported",
+            )
         return OnnxRuntimeEngine(self, source, signature)
 
     def open_session(self, source: Path | GraphBytes, profile_prefix: str | None = None) -> Any:
@@ -100,10 +123,15 @@ class OnnxRuntimeDevice:
             model = source.read()
             options.add_session_config_entry(_FOLDER, str(source.path.parent))
         try:
-            return self._library.InferenceSession(model, options, providers=[self._provider], disabled_optimizers=_SLOWER_FUSIONS)
+            return self._library.InferenceSession(
+                model, options, providers=[self._provider], disabled_optimizers=_SLOWER_FUSIONS
+            )
         except Exception as problem:  # the library's errors share no base class
             version = self._library.__version__
-            raise BackendError(f"ONNX Runtime {version} refuses {source.name}: {problem}. Build the bundle again with this version.") from problem
+            raise BackendError(
+                f"ONNX Runtime {version} refuses {source.name}: {problem}. Build the bundle again with this version.",
+                code="graph-refused",
+            ) from problem
 
     def close(self) -> None:
         """Nothing is held here; each engine frees its own session."""
@@ -130,7 +158,9 @@ class OnnxRuntimeEngine(Kept):
         try:
             outputs = dict(zip(self._outputs, self._session.run(self._outputs, fed), strict=True))
         except Exception as problem:
-            raise BackendError(f"ONNX Runtime could not run {self._source.name}: {problem}") from problem
+            raise BackendError(
+                f"ONNX Runtime could not run {self._source.name}: {problem}", code="graph-run-failed"
+            ) from problem
         if not self._taken:
             self._taken = {name: array.shape for name, array in fed.items()}
         return outputs
@@ -143,7 +173,11 @@ class OnnxRuntimeEngine(Kept):
         """
         usual = {i.name: tuple(4 if isinstance(d, str) else d for d in i.shape) for i in self._signature.inputs}
         # Zeros: a table of one row, as token types may have, holds no other id.
-        feeds = {i.name: np.zeros(self._taken.get(i.name, usual[i.name]), i.dtype) for i in self._signature.inputs if i.name in self._inputs}
+        feeds = {
+            i.name: np.zeros(self._taken.get(i.name, usual[i.name]), i.dtype)
+            for i in self._signature.inputs
+            if i.name in self._inputs
+        }
         with tempfile.TemporaryDirectory() as folder:
             session = self._device.open_session(self._source, str(Path(folder) / "profile"))
             refused = False

@@ -13,14 +13,32 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, GraphBytes, WrongResultsError, check_cpu_target, check_installed, not_installed, threads_of_a_stream
+from edgekit.backends import (
+    Feeds,
+    GraphBytes,
+    WrongResultsError,
+    check_cpu_target,
+    check_installed,
+    not_installed,
+    threads_of_a_stream,
+)
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.backends._openvino_selftest import fault
 from edgekit.drivers.fork import Kept, forked
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature
 
-__all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "OpenVinoDevice", "OpenVinoEngine", "check_here", "check_target", "exact_settings", "open_device"]
+__all__ = [
+    "ENGINES",
+    "PACKAGES",
+    "STATIC_SHAPES",
+    "OpenVinoDevice",
+    "OpenVinoEngine",
+    "check_here",
+    "check_target",
+    "exact_settings",
+    "open_device",
+]
 
 PACKAGES = ("openvino",)
 ENGINES = ""
@@ -29,7 +47,11 @@ STATIC_SHAPES = True
 _DEVICES = {"cpu": "CPU"}
 # "float32" is float32: precision is decided in the graph. By default OpenVINO computes it in bfloat16 on CPUs that have it, rounds activations to INT8
 # before products with INT8 weights, and keeps keys and values of attention in 8 bits. The first setting alone leaves the other two as they are.
-_EXACT: Mapping[str, object] = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
+_EXACT: Mapping[str, object] = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+}
 _PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
@@ -53,12 +75,16 @@ def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
     threads_of_a_stream(threads, streams)
     library, core = _library(), _core()
     if _DEVICES.get(device) not in core.available_devices:
-        raise BackendError(f"OpenVINO finds the devices {core.available_devices}, '{device}' was asked for. Use device 'cpu'.")
+        raise BackendError(
+            f"OpenVINO finds the devices {core.available_devices}, '{device}' was asked for. Use device 'cpu'.",
+            code="device-unavailable",
+        )
     if wrong := _fault(_DEVICES[device]):
         raise WrongResultsError(
             f"OpenVINO {library.__version__.partition('-')[0]} does not pass its self-test on this machine ({platform.machine()}), so no graph is run with it: "
             f"{wrong}. Install another version (on aarch64, 2026.3.0 to 2026.4.1 are known to be wrong: pip install 'openvino<2026.3'), or use the backend "
-            "'onnxruntime'."
+            "'onnxruntime'.",
+            code="backend-wrong-results",
         )
     return OpenVinoDevice(library, core, _DEVICES[device], threads, streams)
 
@@ -156,7 +182,9 @@ class OpenVinoDevice:
         """
         return OpenVinoEngine(self, source, signature, shapes)
 
-    def compile(self, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...], alone: bool = False) -> Any:
+    def compile(
+        self, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...], alone: bool = False
+    ) -> Any:
         """Compiles a graph for any shape, with static bodies beside it, or the first static body ``alone``.
 
         Raises:
@@ -166,10 +194,17 @@ class OpenVinoDevice:
             model = self._core.read_model(str(source.path if isinstance(source, GraphBytes) else source))
             if shapes:
                 check_shapes(signature, shapes)
-                model = static_body(self._library, model, signature, shapes[0]) if alone else with_bodies(self._library, model, signature, shapes)
+                model = (
+                    static_body(self._library, model, signature, shapes[0])
+                    if alone
+                    else with_bodies(self._library, model, signature, shapes)
+                )
             return self._core.compile_model(model, self._device, self._settings)
         except RuntimeError as problem:
-            raise BackendError(f"OpenVINO refuses {source.name}: {problem}. Build the bundle again with this version.") from problem
+            raise BackendError(
+                f"OpenVINO refuses {source.name}: {problem}. Build the bundle again with this version.",
+                code="graph-refused",
+            ) from problem
 
     def close(self) -> None:
         """Nothing is held here; each engine frees its own model."""
@@ -181,7 +216,9 @@ class OpenVinoEngine(Kept):
     A request holds inputs and outputs only; what is computed in between belongs to the stream that it runs on.
     """
 
-    def __init__(self, device: OpenVinoDevice, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...]) -> None:
+    def __init__(
+        self, device: OpenVinoDevice, source: Path | GraphBytes, signature: Signature, shapes: tuple[int, ...]
+    ) -> None:
         """Compiles the graph; requests are made when they are needed."""
         self._device, self._source, self._signature, self._shapes = device, source, signature, shapes
         self._compiled = device.compile(source, signature, shapes)
@@ -198,9 +235,16 @@ class OpenVinoEngine(Kept):
         Attention without a mask is wrong for all later calls of 16 keys and more when the first one had exactly one key (OpenVINO 2026.4, CPU, any
         precision, new requests too). Zeros are valid tokens; nobody reads the answer.
         """
-        length = next(n for n in itertools.count(2) if n not in self._shapes)  # a static body knows its keys; it is the body of any shape that must see this
+        length = next(
+            n for n in itertools.count(2) if n not in self._shapes
+        )  # a static body knows its keys; it is the body of any shape that must see this
         sizes = {"batch": 1}
-        self.run({i.name: np.zeros([d if isinstance(d, int) else sizes.get(d, length) for d in i.shape], i.dtype) for i in self._signature.inputs})
+        self.run(
+            {
+                i.name: np.zeros([d if isinstance(d, int) else sizes.get(d, length) for d in i.shape], i.dtype)
+                for i in self._signature.inputs
+            }
+        )
 
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, np.ndarray]:
         """Runs once, on a request that no other thread uses. This device's memory is the host's: outputs that are to be kept are arrays like all others.
@@ -216,7 +260,7 @@ class OpenVinoEngine(Kept):
             result = request.infer({n: a for n, a in feeds.items() if n in self._inputs}, share_inputs=True)
             return {name: result[name] for name in self._outputs}
         except RuntimeError as problem:
-            raise BackendError(f"OpenVINO could not run the graph: {problem}") from problem
+            raise BackendError(f"OpenVINO could not run the graph: {problem}", code="graph-run-failed") from problem
         finally:
             with self._lock:
                 self._idle.append(request)
@@ -229,7 +273,11 @@ class OpenVinoEngine(Kept):
         """
         if self.inherited:
             raise forked("This bundle was loaded on OpenVINO", self.process)
-        compiled = self._device.compile(self._source, self._signature, self._shapes, alone=True) if self._shapes else self._compiled
+        compiled = (
+            self._device.compile(self._source, self._signature, self._shapes, alone=True)
+            if self._shapes
+            else self._compiled
+        )
         found = []
         for node in compiled.get_runtime_model().get_ops():
             info = {key: str(getattr(value, "value", value)) for key, value in node.get_rt_info().items()}

@@ -32,7 +32,10 @@ def check_here() -> None:
     if installed_version("tensorrt") is None:
         _, advice = jetson.system_tensorrt()
         remedy = advice or "On a Jetson JetPack brings it; on other machines run: pip install 'edgekit[tensorrt]'"
-        raise BackendError(f"TensorRT is not installed for this Python, and this bundle needs it. {remedy}")
+        raise BackendError(
+            f"TensorRT is not installed for this Python, and this bundle needs it. {remedy}",
+            code="backend-not-installed",
+        )
 
 
 def open_device(device: str, threads: int, streams: int = 1) -> TensorRtDevice:
@@ -59,8 +62,14 @@ def library() -> Any:
     try:
         import tensorrt as trt
     except (ImportError, OSError) as problem:  # the latter where one of its own libraries is missing
-        raise BackendError(f"TensorRT is installed and cannot be imported: {problem}. Install it anew; on a Jetson with JetPack's packages.") from problem
+        raise BackendError(
+            f"TensorRT is installed and cannot be imported: {problem}. Install it anew; on a Jetson with JetPack's packages.",
+            code="backend-import",
+        ) from problem
     if not supported(version_of(trt)):
         oldest = ".".join(map(str, OLDEST))
-        raise BackendError(f"TensorRT {trt.__version__} is not supported, {oldest} to 11 are. {jetson.advice(trt.__version__, jetson.board())}")
+        raise BackendError(
+            f"TensorRT {trt.__version__} is not supported, {oldest} to 11 are. {jetson.advice(trt.__version__, jetson.board())}",
+            code="tensorrt-version",
+        )
     return trt

@@ -18,7 +18,16 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.target import Target
 from edgekit.spec.tensor import Signature
 
-__all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "check_here", "check_target", "compile_ahead", "library", "open_device"]
+__all__ = [
+    "ENGINES",
+    "PACKAGES",
+    "STATIC_SHAPES",
+    "check_here",
+    "check_target",
+    "compile_ahead",
+    "library",
+    "open_device",
+]
 
 PACKAGES = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx")
 STATIC_SHAPES = False  # optimization profiles take their place
@@ -35,7 +44,10 @@ def check_target(target: Target) -> None:
     """
     check_engine_target("TensorRT-RTX", target)
     if target.engine is not None and not target.engine.compute_capability:
-        raise BackendError(f"Target '{target.name}' names no compute_capability, TensorRT-RTX makes engines ahead of time for chips that are named.")
+        raise BackendError(
+            f"Target '{target.name}' names no compute_capability, TensorRT-RTX makes engines ahead of time for chips that are named.",
+            code="target-compute-capability",
+        )
 
 
 def check_here() -> None:
@@ -76,7 +88,9 @@ def compile_ahead(graph: Path, signature: Signature, recipe: EngineRecipe, progr
         BackendError: when the graph is refused, with NVIDIA's own lines and what to do.
     """
     chips = recipe.compute_capability or ("8.6", "8.9", "12.0")
-    return _trt_build.build(library(), graph, signature, recipe, memory=0, timing_cache=b"", chips=chips, progress=progress).plan
+    return _trt_build.build(
+        library(), graph, signature, recipe, memory=0, timing_cache=b"", chips=chips, progress=progress
+    ).plan
 
 
 def library() -> Any:
@@ -93,5 +107,8 @@ def library() -> Any:
         except ImportError as problem:
             raise not_installed("tensorrt_rtx") from problem
     if version_of(trt) < _OLDEST:
-        raise BackendError(f"TensorRT-RTX {trt.__version__} is too old, 1.7 or newer is needed. Run: pip install -U 'edgekit[tensorrt-rtx]'")
+        raise BackendError(
+            f"TensorRT-RTX {trt.__version__} is too old, 1.7 or newer is needed. Run: pip install -U 'edgekit[tensorrt-rtx]'",
+            code="tensorrt-too-old",
+        )
     return trt

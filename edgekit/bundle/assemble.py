@@ -50,12 +50,20 @@ def graph_files(graphs: GraphSet) -> dict[str, Path]:
     for graph in graphs.graphs:
         files[f"graphs/{graph.path.name}"] = graph.path
         weights = graph.path.parent / "weights"
-        files.update({f"graphs/weights/{name}": weights / name for name in files_below(weights)} if weights.is_dir() else {})
+        files.update(
+            {f"graphs/weights/{name}": weights / name for name in files_below(weights)} if weights.is_dir() else {}
+        )
     return files
 
 
 def write(
-    out: Path, manifest: Manifest, files: Mapping[str, Path | bytes], *, force: bool = False, scratch: bool = False, allow_downgrade: bool = False
+    out: Path,
+    manifest: Manifest,
+    files: Mapping[str, Path | bytes],
+    *,
+    force: bool = False,
+    scratch: bool = False,
+    allow_downgrade: bool = False,
 ) -> Bundle:
     """Writes a bundle.
 
@@ -71,6 +79,7 @@ def write(
         UsageError: as :func:`check_output` and :func:`edgekit.bundle.install.check_replaced`.
         BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
     """
+
     def check() -> None:
         check_output(out, force)
         check_replaced(out, manifest.name, manifest.version, allow_downgrade)
@@ -79,7 +88,9 @@ def write(
     with disk_errors(out), new_folder(out) as folder:
         for name, source in sorted(files.items()):
             _put(source, folder / name)
-        listed = {name: FileEntry(sha256(folder / name), (folder / name).stat().st_size) for name in files_below(folder)}
+        listed = {
+            name: FileEntry(sha256(folder / name), (folder / name).stat().st_size) for name in files_below(folder)
+        }
         complete = replace(manifest, files=listed)
         text = dumps(complete).encode()
         (folder / MANIFEST).write_bytes(text)

@@ -32,9 +32,16 @@ def check_install(manifest: Manifest, where: str | Path) -> tuple[str, ...]:
     day = today()
     if manifest.built and day < manifest.built[:10]:
         said = f"This machine's clock says {day}, and the bundle was built on {manifest.built[:10]}"
-        return (f"{said}: whether it has expired ({manifest.expires}) was not checked. Set the clock.",) if manifest.expires else (f"{said}. Set the clock.",)
+        return (
+            (f"{said}: whether it has expired ({manifest.expires}) was not checked. Set the clock.",)
+            if manifest.expires
+            else (f"{said}. Set the clock.",)
+        )
     if manifest.expires and day > manifest.expires:
-        raise IntegrityError(f"{where} expired: it was to be installed until {manifest.expires}, today is {day}. Get a newer one from its maker.")
+        raise IntegrityError(
+            f"{where} expired: it was to be installed until {manifest.expires}, today is {day}. Get a newer one from its maker.",
+            code="bundle-expired",
+        )
     return ()
 
 
@@ -73,7 +80,8 @@ def check_successor(where: str, there: tuple[str, str], new: tuple[str, str]) ->
     if there[0] and (new[0] != there[0] or less):
         raise UsageError(
             f"{where} holds {title(*there)}, and {title(*new)} is {'older' if less else 'another bundle'}. "
-            "Give another place, or allow it: --allow-downgrade (allow_downgrade=True)."
+            "Give another place, or allow it: --allow-downgrade (allow_downgrade=True).",
+            code="install-downgrade",
         )
 
 

@@ -121,7 +121,7 @@ def read(data: bytes) -> Facts:
         reader.model()
     except (IndexError, ValueError) as problem:
         what = "it ends early" if isinstance(problem, IndexError) else problem
-        raise IntegrityError(f"not a readable ONNX file ({what})") from problem
+        raise IntegrityError(f"not a readable ONNX file ({what})", code="bundle-graph") from problem
     return reader.facts
 
 

@@ -73,7 +73,13 @@ def pack(bundle_folder: str | Path, out: str | Path, *, force: bool = False, tru
 
 @takes_paths("file", "out")
 def unpack(
-    file: str | Path, out: str | Path, *, force: bool = False, trust: Trust | None = None, allow_downgrade: bool = False, notes: list[str] | None = None
+    file: str | Path,
+    out: str | Path,
+    *,
+    force: bool = False,
+    trust: Trust | None = None,
+    allow_downgrade: bool = False,
+    notes: list[str] | None = None,
 ) -> Bundle:
     """Writes the bundle that a file holds; it is checked before it appears, and appears whole or not at all.
 
@@ -105,7 +111,7 @@ def unpack(
         try:
             bundle = open_bundle(folder, trust)
         except EdgekitError as problem:  # whoever reads it knows the file, and the folder is gone by then
-            raise type(problem)(str(problem).replace(str(folder), str(source))) from problem
+            raise problem.reworded(str(problem).replace(str(folder), str(source))) from problem
         said = check_install(bundle.manifest, source)
 
         def check() -> None:
@@ -135,7 +141,10 @@ def _signature(folder: Path) -> list[str]:
     if not (file.exists() or file.is_symlink()):
         return []
     if file.is_symlink() or not file.is_file() or file.stat().st_size > _LIMIT:
-        raise IntegrityError(f"{file} is a link, not a plain file, or larger than {_LIMIT} bytes. Sign the bundle again: edgekit sign BUNDLE")
+        raise IntegrityError(
+            f"{file} is a link, not a plain file, or larger than {_LIMIT} bytes. Sign the bundle again: edgekit sign BUNDLE",
+            code="signature-unreadable",
+        )
     return [signature.FILE]
 
 
@@ -162,11 +171,16 @@ class _Bounded(io.BufferedReader):
 def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
     if not source.is_file():
         what = "is not a plain file" if source.exists() else "does not exist"
-        raise IntegrityError(f"{source} {what}, expected a packed bundle. Make one with: edgekit pack BUNDLE -o NAME{SUFFIX}")
+        raise IntegrityError(
+            f"{source} {what}, expected a packed bundle. Make one with: edgekit pack BUNDLE -o NAME{SUFFIX}",
+            code="pack-not-a-bundle",
+        )
     try:
         stream = _Bounded(io.FileIO(source))
     except OSError as problem:
-        raise UsageError(f"{source} cannot be read ({problem.strerror}). Check its permissions.") from problem
+        raise UsageError(
+            f"{source} cannot be read ({problem.strerror}). Check its permissions.", code="pack-unreadable"
+        ) from problem
     with stream:
         with _damage(source):
             archive = zipfile.ZipFile(stream)
@@ -181,10 +195,24 @@ def _damage(source: Path) -> Iterator[None]:
         yield
     except EdgekitError:
         raise
-    except (OSError, zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, struct.error) as problem:
-        if isinstance(problem, OSError) and problem.errno != errno.EINVAL:  # which is what a place before the first byte gives
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        OverflowError,
+        struct.error,
+    ) as problem:
+        if (
+            isinstance(problem, OSError) and problem.errno != errno.EINVAL
+        ):  # which is what a place before the first byte gives
             raise
-        raise IntegrityError(f"{source} is not a packed bundle, or is damaged: {problem or 'it ends early'}. Copy it again.") from problem
+        raise IntegrityError(
+            f"{source} is not a packed bundle, or is damaged: {problem or 'it ends early'}. Copy it again.",
+            code="pack-damaged",
+        ) from problem
 
 
 def _entries(archive: zipfile.ZipFile, source: Path) -> list[zipfile.ZipInfo]:
@@ -230,4 +258,4 @@ def _check_entry(entry: zipfile.ZipInfo, source: Path) -> None:
 
 
 def _refuse(source: Path, what: str) -> NoReturn:
-    raise IntegrityError(f"{source} {what}. Do not unpack it; get it from its source again.")
+    raise IntegrityError(f"{source} {what}. Do not unpack it; get it from its source again.", code="pack-unsafe")

@@ -25,7 +25,20 @@ from typing import BinaryIO
 from edgekit.cache.owner_only import is_at
 from edgekit.spec.errors import BuildError, EdgekitError, UsageError
 
-__all__ = ["check_free", "check_place", "disk_errors", "new_file", "new_folder", "put_file", "put_folder", "recover", "settle", "share", "sync", "sync_tree"]
+__all__ = [
+    "check_free",
+    "check_place",
+    "disk_errors",
+    "new_file",
+    "new_folder",
+    "put_file",
+    "put_folder",
+    "recover",
+    "settle",
+    "share",
+    "sync",
+    "sync_tree",
+]
 
 _ASIDE = "bundle"
 _AT_FDCWD = -100
@@ -254,9 +267,15 @@ def check_free(out: Path, force: bool, what: str, is_one: Callable[[Path], bool]
     if not os.path.lexists(out):
         return
     if not force:
-        raise UsageError(f"{out} exists, and nothing is written over. Give another -o, or --force to replace {what}.")
+        raise UsageError(
+            f"{out} exists, and nothing is written over. Give another -o, or --force to replace {what}.",
+            code="output-exists",
+        )
     if out.is_symlink() or not is_one(out):
-        raise UsageError(f"{out} is not {what}, and --force replaces nothing else. Give another -o, or remove it yourself.")
+        raise UsageError(
+            f"{out} is not {what}, and --force replaces nothing else. Give another -o, or remove it yourself.",
+            code="output-other-kind",
+        )
 
 
 def check_place(out: Path) -> None:
@@ -267,7 +286,10 @@ def check_place(out: Path) -> None:
     """
     above = next(p for p in out.parents if p.exists() or p == p.parent)
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise BuildError(f"{out} cannot be made: {above} is not a folder that may be written. Give another -o.")
+        raise BuildError(
+            f"{out} cannot be made: {above} is not a folder that may be written. Give another -o.",
+            code="output-not-writable",
+        )
 
 
 @contextlib.contextmanager
@@ -279,5 +301,11 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise BuildError(f"The disk of {place} is full, and nothing was left behind there. Free space, or give another folder.") from problem
-        raise BuildError(f"{place} cannot be written: {problem.strerror or problem}. Check the path and its permissions; nothing was left behind.") from problem
+            raise BuildError(
+                f"The disk of {place} is full, and nothing was left behind there. Free space, or give another folder.",
+                code="disk-full",
+            ) from problem
+        raise BuildError(
+            f"{place} cannot be written: {problem.strerror or problem}. Check the path and its permissions; nothing was left behind.",
+            code="output-not-writable",
+        ) from problem

@@ -73,9 +73,15 @@ class Trust:
             UsageError: when there is no key, so that nobody would be trusted; a version without a name; or a list that cannot be read.
         """
         if isinstance(keys, (str, os.PathLike)) or not keys:
-            raise UsageError(f"keys is {keys!r}, expected a list of at least one public key file. Give e.g. Trust(keys=['maker.pub']).")
+            raise UsageError(
+                f"keys is {keys!r}, expected a list of at least one public key file. Give e.g. Trust(keys=['maker.pub']).",
+                code="trust-keys",
+            )
         if at_least is not None and not (name and version_key(at_least)):
-            raise UsageError(f"at_least is {at_least!r} and name {name!r}: versions are of a name. Give e.g. Trust(keys, name='intents', at_least='1.4').")
+            raise UsageError(
+                f"at_least is {at_least!r} and name {name!r}: versions are of a name. Give e.g. Trust(keys, name='intents', at_least='1.4').",
+                code="trust-version",
+            )
         object.__setattr__(self, "keys", tuple(Path(os.fspath(k)) for k in keys))
         object.__setattr__(self, "name", check_name(name) if name else None)
         object.__setattr__(self, "at_least", at_least)
@@ -90,9 +96,14 @@ def check_identity(folder: Path, manifest: Manifest, trust: Trust) -> None:
     """
     remedy = "Do not load it; get the right one from its maker."
     if trust.name is not None and manifest.name != trust.name:
-        raise IntegrityError(f"{folder} is named {manifest.name!r}, expected '{trust.name}'. {remedy}")
+        raise IntegrityError(
+            f"{folder} is named {manifest.name!r}, expected '{trust.name}'. {remedy}", code="bundle-other-name"
+        )
     if trust.at_least is not None and version_key(manifest.version) < version_key(trust.at_least):
-        raise IntegrityError(f"{folder} is version {manifest.version or 'none'} of '{trust.name}', expected {trust.at_least} or newer. {remedy}")
+        raise IntegrityError(
+            f"{folder} is version {manifest.version or 'none'} of '{trust.name}', expected {trust.at_least} or newer. {remedy}",
+            code="bundle-older-version",
+        )
 
 
 def fingerprint(public: Path) -> str:
@@ -113,11 +124,17 @@ def _revoked(listed: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
             with open(where, "rb") as stream:
                 text = stream.read(_LIMIT).decode("ascii")
         except (OSError, ValueError) as problem:
-            raise UsageError(f"The revocation list {where} cannot be read ({problem}). Give a file with one fingerprint a line.") from problem
+            raise UsageError(
+                f"The revocation list {where} cannot be read ({problem}). Give a file with one fingerprint a line.",
+                code="revocations-unreadable",
+            ) from problem
         listed = [line for line in (part.partition("#")[0].strip() for part in text.splitlines()) if line]
     for one in listed:
         if not isinstance(one, str) or not _FINGERPRINT.fullmatch(one):
-            raise UsageError(f"{where} lists {str(one)[:80]!r}, expected fingerprints of 64 hexadecimal digits, as edgekit keygen prints them.")
+            raise UsageError(
+                f"{where} lists {str(one)[:80]!r}, expected fingerprints of 64 hexadecimal digits, as edgekit keygen prints them.",
+                code="revocations-invalid",
+            )
     return tuple(one.lower() for one in listed)
 
 
@@ -141,11 +158,17 @@ def make_keys(private: str | os.PathLike[str], password: bytes | None = None) ->
 
     private = Path(private)
     if not private.name or private.is_dir():
-        raise UsageError(f"{private} is a folder, expected the name of a file for the private key. Give e.g. {private / 'maker'}.")
+        raise UsageError(
+            f"{private} is a folder, expected the name of a file for the private key. Give e.g. {private / 'maker'}.",
+            code="key-path",
+        )
     public = private.with_name(private.name + ".pub")
     for file in (private, public):
         if file.exists() or file.is_symlink():
-            raise UsageError(f"{file} exists, and a key is never written over: what it signed could not be signed again. Give another name.")
+            raise UsageError(
+                f"{file} exists, and a key is never written over: what it signed could not be signed again. Give another name.",
+                code="key-exists",
+            )
     key = ec.generate_private_key(ec.SECP256R1())
     lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
     secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
@@ -162,7 +185,10 @@ def make_keys(private: str | os.PathLike[str], password: bytes | None = None) ->
             file.unlink(missing_ok=True)
         if not isinstance(problem, OSError):
             raise
-        raise UsageError(f"The key {private} cannot be written ({problem.strerror}). Give a file in a folder that exists.") from problem
+        raise UsageError(
+            f"The key {private} cannot be written ({problem.strerror}). Give a file in a folder that exists.",
+            code="key-not-writable",
+        ) from problem
     return public
 
 
@@ -188,7 +214,10 @@ def write(folder: Path, digests: Mapping[str, str], key: Path, password: bytes |
     signed = signer.sign(_encoded(payload), ec.ECDSA(hashes.SHA256()))
     bundle = {
         "mediaType": _MEDIA,
-        "verificationMaterial": {"publicKey": {"hint": hashlib.sha256(_pem(signer.public_key())).hexdigest()}, "tlogEntries": []},
+        "verificationMaterial": {
+            "publicKey": {"hint": hashlib.sha256(_pem(signer.public_key())).hexdigest()},
+            "tlogEntries": [],
+        },
         "dsseEnvelope": {
             "payload": base64.b64encode(payload).decode(),
             "payloadType": _PAYLOAD,
@@ -204,7 +233,10 @@ def write(folder: Path, digests: Mapping[str, str], key: Path, password: bytes |
             put_file(new, stream, final)
     except OSError as problem:
         what = f"The signature {final} cannot be written ({problem.strerror})"
-        raise BuildError(f"{what}. Make the bundle and the folder above it writable, on one file system, or free space.") from problem
+        raise BuildError(
+            f"{what}. Make the bundle and the folder above it writable, on one file system, or free space.",
+            code="signature-not-writable",
+        ) from problem
     return final
 
 
@@ -223,7 +255,10 @@ def check(folder: Path, digests: Mapping[str, str], trust: Trust) -> Path:
     _needed()
     file = folder / FILE
     if not file.is_file() or file.is_symlink():
-        raise IntegrityError(f"{folder} is not signed, and only bundles of known makers are trusted here. Have its maker sign it: edgekit sign BUNDLE")
+        raise IntegrityError(
+            f"{folder} is not signed, and only bundles of known makers are trusted here. Have its maker sign it: edgekit sign BUNDLE",
+            code="bundle-not-signed",
+        )
     try:
         if file.stat().st_size > _LIMIT:
             raise ValueError(f"more than {_LIMIT} bytes")
@@ -235,13 +270,22 @@ def check(folder: Path, digests: Mapping[str, str], trust: Trust) -> Path:
         (one,) = envelope["signatures"]
         signed = base64.b64decode(one["sig"], validate=True)
     except (ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise IntegrityError(f"{file} is not a signature that can be read ({problem}), expected a Sigstore bundle v0.3. Sign the bundle again.") from problem
+        raise IntegrityError(
+            f"{file} is not a signature that can be read ({problem}), expected a Sigstore bundle v0.3. Sign the bundle again.",
+            code="signature-unreadable",
+        ) from problem
     key = _signer(payload, signed, trust)
     if key is None:
         known = ", ".join(map(str, trust.keys))
-        raise IntegrityError(f"{folder} was not signed by any of the keys {known}, or its signature was altered. Do not load it; get it from its maker again.")
+        raise IntegrityError(
+            f"{folder} was not signed by any of the keys {known}, or its signature was altered. Do not load it; get it from its maker again.",
+            code="signature-untrusted",
+        )
     if trust.revoked and fingerprint(key) in trust.revoked:
-        raise IntegrityError(f"{folder} was signed by {key}, and this key is revoked. Do not load it; get it from its maker again, signed anew.")
+        raise IntegrityError(
+            f"{folder} was signed by {key}, and this key is revoked. Do not load it; get it from its maker again, signed anew.",
+            code="key-revoked",
+        )
     _check_statement(folder, payload, digests)
     return key
 
@@ -261,7 +305,10 @@ def _needed() -> None:
         UsageError: when it is not installed.
     """
     if importlib.util.find_spec("cryptography") is None:
-        raise UsageError("Signatures need the package 'cryptography', which is not installed here. Run: pip install 'edgekit[sign]'")
+        raise UsageError(
+            "Signatures need the package 'cryptography', which is not installed here. Run: pip install 'edgekit[sign]'",
+            code="package-missing",
+        )
 
 
 def _signer(payload: bytes, signed: bytes, trust: Trust) -> Path | None:
@@ -286,17 +333,25 @@ def _check_statement(folder: Path, payload: bytes, digests: Mapping[str, str]) -
         if (statement["_type"], statement["predicateType"]) != (_STATEMENT, _PREDICATE):
             raise ValueError(f"it is a {statement['predicateType']}")
         resources = statement["predicate"]["resources"]
-        if statement["predicate"]["serialization"]["method"] != "files" or any(r["algorithm"] != "sha256" for r in resources):
+        if statement["predicate"]["serialization"]["method"] != "files" or any(
+            r["algorithm"] != "sha256" for r in resources
+        ):
             raise ValueError("it is not of whole files by sha256")
         listed = {str(r["name"]): str(r["digest"]) for r in resources}
         (subject,) = statement["subject"]
         if subject["digest"]["sha256"] != _root([str(r["digest"]) for r in resources]):
             raise ValueError("its own digest does not add up")
     except (ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise IntegrityError(f"The signature of {folder} says something else than which files it is of ({problem}). Sign the bundle again.") from problem
+        raise IntegrityError(
+            f"The signature of {folder} says something else than which files it is of ({problem}). Sign the bundle again.",
+            code="signature-content",
+        ) from problem
     other = sorted(name for name in {*listed, *digests} if listed.get(name) != digests.get(name))
     if other:
-        raise IntegrityError(f"The signature of {folder} is of other files: '{other[0]}' differs. Get the bundle and its signature from their maker again.")
+        raise IntegrityError(
+            f"The signature of {folder} is of other files: '{other[0]}' differs. Get the bundle and its signature from their maker again.",
+            code="signature-content",
+        )
 
 
 def _statement(name: str, digests: Mapping[str, str]) -> dict[str, Any]:
@@ -306,7 +361,12 @@ def _statement(name: str, digests: Mapping[str, str]) -> dict[str, Any]:
         "subject": [{"name": name, "digest": {"sha256": _root([digests[n] for n in names])}}],
         "predicateType": _PREDICATE,
         "predicate": {
-            "serialization": {"method": "files", "hash_type": "sha256", "allow_symlinks": False, "ignore_paths": [FILE]},
+            "serialization": {
+                "method": "files",
+                "hash_type": "sha256",
+                "allow_symlinks": False,
+                "ignore_paths": [FILE],
+            },
             "resources": [{"name": n, "algorithm": "sha256", "digest": digests[n]} for n in names],
         },
     }
@@ -334,9 +394,15 @@ def _private(file: Path, password: bytes | None) -> Any:
     try:
         key = serialization.load_pem_private_key(file.read_bytes(), password)
     except TypeError as problem:  # encrypted and no password, or the other way round
-        raise UsageError(f"The key {file} cannot be opened: {str(problem).rstrip('.')}. Give its password, or none where it has none.") from problem
+        raise UsageError(
+            f"The key {file} cannot be opened: {str(problem).rstrip('.')}. Give its password, or none where it has none.",
+            code="key-password",
+        ) from problem
     except (OSError, ValueError) as problem:
-        raise UsageError(f"{file} is not a private key that can be read ({problem}). Make one with: edgekit keygen KEY") from problem
+        raise UsageError(
+            f"{file} is not a private key that can be read ({problem}). Make one with: edgekit keygen KEY",
+            code="key-unreadable",
+        ) from problem
     return _on_the_curve(key, file)
 
 
@@ -346,12 +412,18 @@ def _public(file: Path) -> Any:
     try:
         key = serialization.load_pem_public_key(file.read_bytes())
     except (OSError, ValueError) as problem:
-        raise UsageError(f"{file} is not a public key that can be read ({problem}). Give the .pub file that edgekit keygen wrote.") from problem
+        raise UsageError(
+            f"{file} is not a public key that can be read ({problem}). Give the .pub file that edgekit keygen wrote.",
+            code="key-unreadable",
+        ) from problem
     return _on_the_curve(key, file)
 
 
 def _on_the_curve(key: Any, file: Path) -> Any:
     curve = getattr(getattr(key, "curve", None), "name", type(key).__name__)
     if curve != _CURVE:
-        raise UsageError(f"The key {file} is of the kind {curve}, expected ECDSA on the curve P-256 ({_CURVE}). Make one with: edgekit keygen KEY")
+        raise UsageError(
+            f"The key {file} is of the kind {curve}, expected ECDSA on the curve P-256 ({_CURVE}). Make one with: edgekit keygen KEY",
+            code="key-kind",
+        )
     return key

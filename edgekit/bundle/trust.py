@@ -76,7 +76,9 @@ class Bundle:
         if content is not None:
             return content
         if name not in self.manifest.files:
-            raise IntegrityError(f"{self.path} has no file '{name}', which it needs. {_AGAIN}")
+            raise IntegrityError(
+                f"{self.path} has no file '{name}', which it needs. {_AGAIN}", code="bundle-file-missing"
+            )
         return _read(self.path / name, self.manifest.files[name])
 
     @property
@@ -96,7 +98,10 @@ class Bundle:
         """
         for name, stamp in self.stamps.items():
             if _stamp(self.path, name) != stamp:
-                raise IntegrityError(f"{self.path / name} changed while the bundle was loaded. Load it again when nobody writes there.")
+                raise IntegrityError(
+                    f"{self.path / name} changed while the bundle was loaded. Load it again when nobody writes there.",
+                    code="bundle-changed",
+                )
 
     def is_replaced(self) -> bool:
         """Whether another bundle is in its place by now."""
@@ -181,7 +186,10 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 def _open(folder: Path, trust: Trust | None) -> Bundle:
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
-        raise IntegrityError(f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. Make one with: edgekit build MODEL -o {folder}")
+        raise IntegrityError(
+            f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. Make one with: edgekit build MODEL -o {folder}",
+            code="bundle-not-found",
+        )
     if trust is not None:
         check_owners(folder)
     text, digest = _manifest(folder)
@@ -199,15 +207,23 @@ def _manifest(folder: Path) -> tuple[str, str]:
     """Text and sha256 of a manifest."""
     file = folder / MANIFEST
     if not file.is_file() or file.is_symlink():
-        raise IntegrityError(f"{folder} has no {MANIFEST}, so it is not a bundle. Make one with: edgekit build MODEL -o OUT")
+        raise IntegrityError(
+            f"{folder} has no {MANIFEST}, so it is not a bundle. Make one with: edgekit build MODEL -o OUT",
+            code="bundle-no-manifest",
+        )
     with file.open("rb") as stream:
         data = stream.read(_MANIFEST_LIMIT + 1)
     if len(data) > _MANIFEST_LIMIT:
-        raise IntegrityError(f"{file} has {file.stat().st_size} bytes, expected at most {_MANIFEST_LIMIT}. The bundle is damaged: copy it again.")
+        raise IntegrityError(
+            f"{file} has {file.stat().st_size} bytes, expected at most {_MANIFEST_LIMIT}. The bundle is damaged: copy it again.",
+            code="manifest-too-large",
+        )
     try:
         return data.decode("utf-8"), hashlib.sha256(data).hexdigest()
     except UnicodeDecodeError as problem:
-        raise IntegrityError(f"{file} is not UTF-8 ({problem}). The bundle is damaged: copy it again.") from problem
+        raise IntegrityError(
+            f"{file} is not UTF-8 ({problem}). The bundle is damaged: copy it again.", code="manifest-invalid"
+        ) from problem
 
 
 @takes_paths("path", "key")
@@ -224,7 +240,9 @@ def sign(path: str | Path, key: str | Path, password: bytes | None = None) -> Pa
         UsageError: when the key cannot be used.
         BuildError: when the signature cannot be written.
     """
-    with contextlib.suppress(OSError):  # what ``sign`` of EdgeKit 0.1 left inside when it was killed, and which nothing opens since
+    with contextlib.suppress(
+        OSError
+    ):  # what ``sign`` of EdgeKit 0.1 left inside when it was killed, and which nothing opens since
         (Path(path) / f".{signature.FILE}.new").unlink()
     bundle = open_bundle(path)
     return signature.write(bundle.path, _digests(bundle), Path(key), password)
@@ -239,9 +257,15 @@ def _check_names(bundle: Bundle) -> None:
     listed = bundle.manifest.files
     present = set(files_below(bundle.path)) - {MANIFEST, signature.FILE}
     if missing := sorted(set(listed) - present):
-        raise IntegrityError(f"Bundle {bundle.path} lacks {_some(missing)}, which its manifest lists. {_AGAIN}")
+        raise IntegrityError(
+            f"Bundle {bundle.path} lacks {_some(missing)}, which its manifest lists. {_AGAIN}",
+            code="bundle-file-missing",
+        )
     if extra := sorted(present - set(listed)):
-        raise IntegrityError(f"Bundle {bundle.path} holds {_some(extra)}, which its manifest does not list. Remove what was added, or copy the bundle again.")
+        raise IntegrityError(
+            f"Bundle {bundle.path} holds {_some(extra)}, which its manifest does not list. Remove what was added, or copy the bundle again.",
+            code="bundle-file-extra",
+        )
 
 
 def _check_contents(bundle: Bundle) -> None:
@@ -272,7 +296,9 @@ def _check_graph(bundle: Bundle, name: str, data: bytes) -> None:
                 agree.check_signature(facts, stated)
     except IntegrityError as problem:
         remedy = "Do not load this bundle; get it from its source again."
-        raise IntegrityError(f"The graph {name} of {bundle.path} cannot be trusted: {problem}. {remedy}") from problem
+        raise IntegrityError(
+            f"The graph {name} of {bundle.path} cannot be trusted: {problem}. {remedy}", code="bundle-graph"
+        ) from problem
 
 
 def _stamp(bundle: Path, name: str) -> Stamp:
@@ -298,17 +324,23 @@ def _opened(file: Path, expected: FileEntry) -> Iterator[int]:
     try:
         handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for its writer
     except FileNotFoundError as problem:
-        raise IntegrityError(f"{file} is there no more. {_AGAIN}") from problem
+        raise IntegrityError(f"{file} is there no more. {_AGAIN}", code="bundle-file-missing") from problem
     except OSError as problem:
         if problem.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
-            raise IntegrityError(plain) from problem
-        raise IntegrityError(f"{file} cannot be read ({problem.strerror}). Check its permissions, or copy the bundle again.") from problem
+            raise IntegrityError(plain, code="bundle-file-kind") from problem
+        raise IntegrityError(
+            f"{file} cannot be read ({problem.strerror}). Check its permissions, or copy the bundle again.",
+            code="bundle-unreadable",
+        ) from problem
     try:
         there = os.fstat(handle)
         if not stat.S_ISREG(there.st_mode):
-            raise IntegrityError(plain)
+            raise IntegrityError(plain, code="bundle-file-kind")
         if there.st_size != expected.size:
-            raise IntegrityError(f"{file} has {there.st_size} bytes, expected {expected.size}: it was truncated or altered. {_AGAIN}")
+            raise IntegrityError(
+                f"{file} has {there.st_size} bytes, expected {expected.size}: it was truncated or altered. {_AGAIN}",
+                code="bundle-file-size",
+            )
         yield handle
     finally:
         os.close(handle)
@@ -316,7 +348,10 @@ def _opened(file: Path, expected: FileEntry) -> Iterator[int]:
 
 def _check_digest(file: Path, digest: str, expected: FileEntry) -> None:
     if digest != expected.sha256:
-        raise IntegrityError(f"{file} does not have the sha256 that the manifest lists: it was altered. {_AGAIN}")
+        raise IntegrityError(
+            f"{file} does not have the sha256 that the manifest lists: it was altered. {_AGAIN}",
+            code="bundle-file-altered",
+        )
 
 
 def _some(names: list[str]) -> str:
@@ -351,12 +386,21 @@ def _check_owner(path: Path, *, inside: bool) -> None:
     except FileNotFoundError:
         return  # whoever reads it next says so
     except OSError as problem:
-        raise IntegrityError(f"{path} cannot be looked at ({problem.strerror}), so who may write it is not known. Check its permissions.") from problem
+        raise IntegrityError(
+            f"{path} cannot be looked at ({problem.strerror}), so who may write it is not known. Check its permissions.",
+            code="bundle-unreadable",
+        ) from problem
     remedy = "With trust, a bundle lies where this user and root alone may write."
     if there.st_uid not in (0, os.geteuid()):
-        raise IntegrityError(f"{path} belongs to user {there.st_uid}, expected user {os.geteuid()} or root. {remedy} Copy the bundle elsewhere, or run: chown")
+        raise IntegrityError(
+            f"{path} belongs to user {there.st_uid}, expected user {os.geteuid()} or root. {remedy} Copy the bundle elsewhere, or run: chown",
+            code="bundle-owner",
+        )
     if stat.S_ISLNK(there.st_mode):
         return  # has no mode of its own; a bundle that holds one is refused
     if there.st_mode & _OTHERS and not (not inside and there.st_mode & stat.S_ISVTX):
         mode = f"{stat.S_IMODE(there.st_mode):04o}"
-        raise IntegrityError(f"{path} may be written by others (mode {mode}). {remedy} Run: chmod {'-R ' if inside else ''}go-w {path}")
+        raise IntegrityError(
+            f"{path} may be written by others (mode {mode}). {remedy} Run: chmod {'-R ' if inside else ''}go-w {path}",
+            code="bundle-writable",
+        )

@@ -45,21 +45,28 @@ def opened(root: Path, make: bool = False, danger: str = CODE) -> Iterator[int]:
         OSError: when it is not there or cannot be opened.
     """
     if make:
-        root.parent.mkdir(0o700, parents=True, exist_ok=True)  # it may be the build cache, which is one user's alone too
+        root.parent.mkdir(
+            0o700, parents=True, exist_ok=True
+        )  # it may be the build cache, which is one user's alone too
         with contextlib.suppress(FileExistsError):
             root.mkdir(0o700)
     if not stat.S_ISDIR(os.lstat(root).st_mode):
-        raise IntegrityError(f"{root} is a link or not a folder. {danger} Remove it, or set EDGEKIT_CACHE to a folder of your own.")
+        raise IntegrityError(
+            f"{root} is a link or not a folder. {danger} Remove it, or set EDGEKIT_CACHE to a folder of your own.",
+            code="cache-folder",
+        )
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         found = os.fstat(folder)
         if found.st_uid != os.geteuid():
             whose = f"user {found.st_uid}, expected user {os.geteuid()}"
-            raise IntegrityError(f"{root} belongs to {whose}. {danger} Set EDGEKIT_CACHE to a folder of your own.")
+            raise IntegrityError(
+                f"{root} belongs to {whose}. {danger} Set EDGEKIT_CACHE to a folder of your own.", code="cache-owner"
+            )
         if found.st_mode & _OTHERS:
             mode = f"mode {stat.S_IMODE(found.st_mode):04o}, expected 0700"
             remedy = "Remove the folder, which is made again, or set EDGEKIT_CACHE to one of your own."
-            raise IntegrityError(f"{root} may be written by others ({mode}). {danger} {remedy}")
+            raise IntegrityError(f"{root} may be written by others ({mode}). {danger} {remedy}", code="cache-writable")
         yield folder
     finally:
         os.close(folder)
@@ -75,7 +82,9 @@ def file(folder: int, name: str) -> Iterator[int]:
     """
     other = f"{name} is a link or not a plain file of this user that nobody else may write"
     try:
-        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)  # a pipe would wait for its writer
+        handle = os.open(
+            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder
+        )  # a pipe would wait for its writer
     except OSError as problem:
         if problem.errno == errno.ELOOP:
             raise Damaged(other) from problem
@@ -100,7 +109,11 @@ def hashed(handle: int, size: int) -> tuple[memoryview, str]:
 
     A start waits for this, so they are hashed while the rest is read, and the memory is fresh pages, which nobody fills with zeros before.
     """
-    content, done, digest = memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)), 0, hashlib.sha256()
+    content, done, digest = (
+        memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)),
+        0,
+        hashlib.sha256(),
+    )
     with open(handle, "rb", buffering=0, closefd=False) as stream, ThreadPoolExecutor(1) as hasher:
         while count := stream.readinto(content[done : done + _CHUNK]):
             hasher.submit(digest.update, content[done : done + count])
@@ -110,7 +123,9 @@ def hashed(handle: int, size: int) -> tuple[memoryview, str]:
 
 def write(folder: int, name: str, pieces: Iterable[bytes | memoryview]) -> None:
     """Writes a new file, mode 0600, and waits until it is on the disk."""
-    with open(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder), "wb") as stream:
+    with open(
+        os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder), "wb"
+    ) as stream:
         stream.writelines(pieces)
         stream.flush()
         os.fsync(stream.fileno())

@@ -60,7 +60,9 @@ class Records:
         content = to_json({"record": dict(record), "sha256": _content_digest(name, record)}, sort_keys=True)
         try:
             with private.opened(self.root, make=True, danger=_DANGER) as folder, private.held(folder, _WRITING):
-                for left in (n for n in os.listdir(folder) if n.startswith(_NEW)):  # whoever wrote it died: the lock is ours
+                for left in (
+                    n for n in os.listdir(folder) if n.startswith(_NEW)
+                ):  # whoever wrote it died: the lock is ours
                     os.unlink(left, dir_fd=folder)
                 private.write(folder, new, [content.encode()])
                 os.replace(new, file, src_dir_fd=folder, dst_dir_fd=folder)
@@ -85,7 +87,10 @@ class Records:
         with contextlib.suppress(FileNotFoundError), private.opened(self.root, danger=_DANGER) as folder:
             for name in self.names():
                 with contextlib.suppress(OSError):
-                    if time.time() - os.stat(f"{name}.json", dir_fd=folder, follow_symlinks=False).st_mtime >= older_than_s:
+                    if (
+                        time.time() - os.stat(f"{name}.json", dir_fd=folder, follow_symlinks=False).st_mtime
+                        >= older_than_s
+                    ):
                         os.unlink(f"{name}.json", dir_fd=folder)
                         count += 1
         return count

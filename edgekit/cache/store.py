@@ -81,7 +81,7 @@ def size_limit(variable: str, usual: float, given: float | None = None) -> float
         if (limit := float(setting)) >= 0:  # NaN is not
             return limit
     remedy = f"Set it to e.g. {usual:g} or unset it." if given is None else f"Give e.g. {usual:g}."
-    raise UsageError(f"{name} is {setting!r}, expected a number of MiB. {remedy}")
+    raise UsageError(f"{name} is {setting!r}, expected a number of MiB. {remedy}", code="cache-size")
 
 
 class Cache:
@@ -127,7 +127,9 @@ class Cache:
         except OSError:
             return None  # whoever fills it is told why
         except Damaged as problem:
-            _log.warning("The entry %s of the build cache was altered: %s. It is removed, and made again.", folder, problem)
+            _log.warning(
+                "The entry %s of the build cache was altered: %s. It is removed, and made again.", folder, problem
+            )
             shutil.rmtree(folder, ignore_errors=True)
             return None
         self._used.add(digest)
@@ -180,11 +182,16 @@ class Cache:
             fcntl.flock(held, fcntl.LOCK_EX)  # tells others that whoever fills it is alive
         except OSError as problem:
             remedy = "Free space there, or set EDGEKIT_CACHE to another folder."
-            raise BuildError(f"The build cache {self.root} cannot be written ({problem.strerror}). {remedy}") from problem
+            raise BuildError(
+                f"The build cache {self.root} cannot be written ({problem.strerror}). {remedy}",
+                code="cache-not-writable",
+            ) from problem
         try:
             yield folder
             files = {name: [sha256(folder / name), (folder / name).stat().st_size] for name in files_below(folder)}
-            (folder / _DONE).write_text(to_json({**made_from, "key": digest, _FILES: files}, indent=2, sort_keys=True), "utf-8")
+            (folder / _DONE).write_text(
+                to_json({**made_from, "key": digest, _FILES: files}, indent=2, sort_keys=True), "utf-8"
+            )
             final = self.root / digest
             if (final / _DONE).is_file():
                 return  # another process was faster with the same thing
@@ -212,7 +219,16 @@ class Cache:
                 about, made = {}, folder.stat().st_mtime
                 if not folder.name.startswith("under-way-"):
                     about, made = json.loads((folder / _DONE).read_text("utf-8")), (folder / _DONE).stat().st_mtime
-                found.append(Entry(folder.name, str(about.get("step", "under way")), about, size_mb(folder), made, folder.stat().st_mtime))
+                found.append(
+                    Entry(
+                        folder.name,
+                        str(about.get("step", "under way")),
+                        about,
+                        size_mb(folder),
+                        made,
+                        folder.stat().st_mtime,
+                    )
+                )
         return sorted(found, key=lambda e: -e.used)
 
     def clear(self, older_than_s: float = 0.0) -> tuple[int, float]:
@@ -235,7 +251,10 @@ class Cache:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as problem:
-                raise UsageError(f"A build is using the cache {self.root}, so nothing was removed. Clear it when the build has ended.") from problem
+                raise UsageError(
+                    f"A build is using the cache {self.root}, so nothing was removed. Clear it when the build has ended.",
+                    code="cache-busy",
+                ) from problem
             for place in self._folders(abandoned=True):
                 its = size_mb(place)
                 if time.time() - place.stat().st_mtime >= older_than_s:
@@ -246,7 +265,9 @@ class Cache:
     def _folders(self, abandoned: bool = False) -> list[Path]:
         """Those of entries; with ``abandoned`` what killed builds left too. Races and compiled engines, which lie in the same folder, are none of them."""
         with contextlib.suppress(FileNotFoundError), private.opened(self.root, danger=_DANGER):
-            names = [f for f in self.root.iterdir() if _ENTRY.fullmatch(f.name) or (abandoned and f.name.startswith(_NEW))]
+            names = [
+                f for f in self.root.iterdir() if _ENTRY.fullmatch(f.name) or (abandoned and f.name.startswith(_NEW))
+            ]
             return [f for f in names if not f.is_symlink() and f.is_dir()]
         return []
 

@@ -22,7 +22,9 @@ _ORDER = (
     *("run", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen", "cache", "targets", "doctor"),
 )
 
-_NO_CLICK = "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
+_NO_CLICK = (
+    "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
+)
 
 
 def main() -> None:
@@ -34,13 +36,16 @@ def main() -> None:
         sys.exit(1)
     from edgekit import __version__
     from edgekit.cli._options import check_once
-    from edgekit.cli._output import echo
-    from edgekit.spec.errors import EdgekitError
-    from edgekit.spec.paths import typed
+    from edgekit.cli._output import as_error, echo, error_line, usage_error
+    from edgekit.spec.errors import EdgekitError, UsageError
 
     _stop.install()
     # Name of a verb to its file: "eval" is eval_, "trim-vocab" is trim_vocab.
-    modules = {m.name.rstrip("_").replace("_", "-"): m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")}
+    modules = {
+        m.name.rstrip("_").replace("_", "-"): m.name
+        for m in pkgutil.iter_modules(__path__)
+        if not m.name.startswith("_")
+    }
 
     class Verbs(click.Group):
         """Lists the files of this folder and imports one only when it is asked for."""
@@ -50,7 +55,7 @@ def main() -> None:
 
         def get_command(self, context: click.Context, name: str) -> click.Command | None:
             if name in _RENAMED:
-                raise click.UsageError(f"'edgekit {name}' is now 'edgekit {_RENAMED[name]}'.", context)
+                raise UsageError(f"'edgekit {name}' is now 'edgekit {_RENAMED[name]}'.", code="verb-renamed")
             if name not in modules:
                 return None
             command: click.Command = importlib.import_module(f"{__name__}.{modules[name]}").command
@@ -63,13 +68,10 @@ def main() -> None:
             except BrokenPipeError:
                 sys.stderr.close()  # whoever read the output has gone; Python would complain when it flushes
                 context.exit(0)
-            except (EdgekitError, OSError) as problem:
-                error = typed(problem) if isinstance(problem, OSError) else problem
-                echo(f"edgekit: {error}", err=True)
+            except (EdgekitError, OSError, MemoryError) as problem:
+                error = as_error(problem)
+                echo(error_line(error), err=True)
                 context.exit(error.exit_code)
-            except MemoryError:
-                echo("edgekit: out of memory", err=True)
-                context.exit(1)
             except KeyboardInterrupt:
                 echo("edgekit: interrupted; nothing was left behind.", err=True)
                 context.exit(130)
@@ -82,4 +84,13 @@ def main() -> None:
         Exit codes: 0 pass, 1 tool error, 2 usage, 3 over budget or regression, 4 incomparable (or, with --strict, inconclusive), 5 integrity.
         """
 
-    edgekit(prog_name="edgekit")  # also where it was started as a module
+    try:
+        sys.exit(
+            edgekit.main(prog_name="edgekit", standalone_mode=False)
+        )  # the name also where it was started as a module
+    except click.UsageError as problem:
+        echo(usage_error(problem), err=True)
+        sys.exit(problem.exit_code)
+    except click.Abort:
+        echo("edgekit: interrupted; nothing was left behind.", err=True)
+        sys.exit(130)

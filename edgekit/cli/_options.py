@@ -8,12 +8,16 @@ from typing import Any
 
 import click
 
+from edgekit.spec.errors import UsageError
+
 
 def once(context: click.Context, param: click.Parameter, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """Options that are given one by one, each with a name of its own, as a mapping."""
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
-        raise click.BadParameter(f"'{max(names, key=names.count)}' is named twice, expected once. Leave one out.", context, param)
+        raise click.BadParameter(
+            f"'{max(names, key=names.count)}' is named twice, expected once. Leave one out.", context, param
+        )
     return dict(pairs)
 
 
@@ -78,13 +82,26 @@ columns_option = click.option(
     help="Which column plays which role: text, text_pair, label. E.g. text=sentence,label=y; label=a|b: a 0 or 1 for each label.",
 )
 slices_option = click.option(
-    "--slice", "slices", multiple=True, metavar="COLUMN", help="Also compare the rows of each value of this column by themselves. Repeatable."
+    "--slice",
+    "slices",
+    multiple=True,
+    metavar="COLUMN",
+    help="Also compare the rows of each value of this column by themselves. Repeatable.",
 )
 gates_option = click.option(
-    "--gates", default=None, metavar="FILE", help="TOML with margins over the baseline and limits of the bundle. [default: +5 % p50, +10 % p90 ...]"
+    "--gates",
+    default=None,
+    metavar="FILE",
+    help="TOML with margins over the baseline and limits of the bundle. [default: +5 % p50, +10 % p90 ...]",
 )
-include_text_option = click.option("--include-text", is_flag=True, help="Put texts of samples into the report. Without it there are none, only keyed hashes.")
-seed_option = click.option("--seed", type=click.IntRange(min=0), default=None, help="Of all that is drawn. [default: 0]")
+include_text_option = click.option(
+    "--include-text",
+    is_flag=True,
+    help="Put texts of samples into the report. Without it there are none, only keyed hashes.",
+)
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=None, help="Of all that is drawn. [default: 0]"
+)
 max_time_option = click.option(
     "--max-time",
     type=click.FloatRange(min=0, min_open=True),
@@ -92,13 +109,23 @@ max_time_option = click.option(
     metavar="SECONDS",
     help="How long the timing may go on while something is open. [default: 30]",
 )
-downgrade_option = click.option("--allow-downgrade", is_flag=True, help="Replace also a bundle of another name, or a newer one.")
-_key_option = click.option("--key", "keys", multiple=True, metavar="FILE", help="Public key: the bundle must be signed by one of these. Repeatable.")
+downgrade_option = click.option(
+    "--allow-downgrade", is_flag=True, help="Replace also a bundle of another name, or a newer one."
+)
+_key_option = click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    metavar="FILE",
+    help="Public key: the bundle must be signed by one of these. Repeatable.",
+)
 
 
 def keys_option(command: Any) -> Any:
     """``--key`` and ``--revoked``, as one argument ``keys`` for :func:`trust_of`."""
-    revoked = click.option("--revoked", metavar="FILE", default=None, expose_value=False, callback=_revoked, help=_REVOKED)
+    revoked = click.option(
+        "--revoked", metavar="FILE", default=None, expose_value=False, callback=_revoked, help=_REVOKED
+    )
     return _key_option(revoked(command))
 
 
@@ -124,7 +151,10 @@ def trust_of(keys: Sequence[str]) -> Any:
     from edgekit.spec.errors import UsageError
 
     if revoked() and not keys:
-        raise UsageError("--revoked goes with --key: without a key that is trusted nothing is asked of a signature. Give --key KEY.pub.")
+        raise UsageError(
+            "--revoked goes with --key: without a key that is trusted nothing is asked of a signature. Give --key KEY.pub.",
+            code="option-needs-other",
+        )
     return Trust(keys, revoked=revoked() or ()) if keys else None
 
 
@@ -150,10 +180,18 @@ def check_once(command: click.Command) -> None:
     def parse_args(context: click.Context, args: list[str]) -> list[str]:
         given = _order(command, context, list(args))
         for parameter in given:
-            single = isinstance(parameter, click.Option) and not parameter.multiple and not parameter.count and not parameter.is_flag
+            single = (
+                isinstance(parameter, click.Option)
+                and not parameter.multiple
+                and not parameter.count
+                and not parameter.is_flag
+            )
             if single and given.count(parameter) > 1:
                 name, times = max(parameter.opts, key=len), given.count(parameter)
-                raise click.UsageError(f"Option '{name}' is given {times} times, expected once. Leave out all but one.")
+                raise UsageError(
+                    f"Option '{name}' is given {times} times, expected once. Leave out all but one.",
+                    code="option-repeated",
+                )
         return parse(context, args)
 
     command.parse_args = parse_args  # type: ignore[method-assign,assignment]  # commands differ in class, and this is the same for all

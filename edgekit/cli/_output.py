@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 from edgekit.cli import _stop
+from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.parsing import to_json
+from edgekit.spec.paths import typed
 from edgekit.spec.progress import Progress
 from edgekit.spec.text import visible
 
@@ -19,6 +21,47 @@ from edgekit.spec.text import visible
 def echo(message: object = "", err: bool = False) -> None:
     """Prints a line."""
     click.echo(visible(str(message)), err=err)
+
+
+def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
+    """Returns an error of the system as an error of EdgeKit, which has a code."""
+    if isinstance(problem, EdgekitError):
+        return problem
+    if isinstance(problem, OSError):
+        return typed(problem)
+    return EdgekitError(
+        "Memory does not suffice. Close other programs, or use a machine with more.", code="out-of-memory"
+    )
+
+
+def error_line(error: EdgekitError, where: str = "") -> str:
+    """Returns the line that reports an error, e.g. ``edgekit: error[samples-empty]: ...``.
+
+    Args:
+        error: the error.
+        where: name of the bundle or target that the error is of, printed before the message.
+    """
+    return f"edgekit: error[{error.code}]: {f'{where}: ' if where else ''}{error}"
+
+
+CLICK_CODES: Mapping[type[click.UsageError], tuple[str, str]] = {
+    click.NoSuchOption: ("option-unknown", "The verb has no such option."),
+    click.BadOptionUsage: ("option-usage", "An option lacks its value, or has one and takes none."),
+    click.BadArgumentUsage: ("argument-usage", "A number of arguments that the verb does not take."),
+    click.MissingParameter: ("option-missing", "An option or argument that the verb needs is missing."),
+    click.BadParameter: ("option-invalid", "The value of an option or argument cannot be used."),
+    click.UsageError: ("usage", "The command line cannot be parsed, e.g. an unknown verb."),
+}
+"""Codes of the errors that click raises, and what each stands for; the first class that fits counts."""
+
+
+def usage_error(error: click.UsageError) -> str:
+    """Returns the usage of the verb and the error that click found, with its code."""
+    if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # from click 8.2 on
+        return error.format_message()
+    code = next(code for kind, (code, _) in CLICK_CODES.items() if isinstance(error, kind))
+    usage = f"{error.ctx.get_usage()}\nTry '{error.ctx.command_path} --help' for help.\n\n" if error.ctx else ""
+    return usage + error_line(UsageError(error.format_message(), code=code))
 
 
 def show(result: Any, as_json: bool) -> None:
@@ -37,7 +80,13 @@ def bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Bars(*columns, console=Console(stderr=True)) as drawn:
         known: dict[str, TaskID] = {}
 

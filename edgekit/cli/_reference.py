@@ -25,7 +25,9 @@ def reference(given: str, bundle: str) -> str | Callable[..., Any]:
         ModelError: when it cannot be used.
     """
     path = Path(given)
-    return _teacher(given, bundle) if (path / "config.json").is_file() and not (path / "manifest.json").exists() else given
+    return (
+        _teacher(given, bundle) if (path / "config.json").is_file() and not (path / "manifest.json").exists() else given
+    )
 
 
 def _teacher(model: str, bundle: str) -> Callable[..., Any]:
@@ -36,14 +38,18 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         raise BuildError(
             f"{model} is a Hugging Face model, which the package '{missing[0]}' runs, and it is not installed here. Run: pip install 'edgekit[build]', "
-            f"or save the model's outputs where it is and give them as a file ({', '.join(FILE_TYPES)})."
+            f"or save the model's outputs where it is and give them as a file ({', '.join(FILE_TYPES)}).",
+            code="package-missing",
         )
     from edgekit import source
     from edgekit.report.side import same_task
 
     origin, opened = source.read(model), open_bundle(bundle)
     if origin.task != opened.manifest.task:
-        raise UsageError(f"{model} is a model of {origin.task}, {bundle} of {opened.manifest.task}. Give the model that the bundle was built from.")
+        raise UsageError(
+            f"{model} is a model of {origin.task}, {bundle} of {opened.manifest.task}. Give the model that the bundle was built from.",
+            code="model-other-task",
+        )
     with tempfile.TemporaryDirectory() as assets:
         its = origin.save_assets(Path(assets)).identity
     same_task(its, tasks.get(opened.manifest.task).load(opened.assets), model)
@@ -59,8 +65,17 @@ def check_file(file: str) -> None:
     """
     path = Path(file)
     if path.suffix.lower() != ".json":
-        raise UsageError(f"-o is {file}, expected a file that ends in .json, as 'edgekit check --baseline' takes it. Rename it.")
+        raise UsageError(
+            f"-o is {file}, expected a file that ends in .json, as 'edgekit check --baseline' takes it. Rename it.",
+            code="output-suffix",
+        )
     if path.is_dir():
-        raise UsageError(f"-o is {file}, which is a folder, expected a file. Give e.g. -o {file}/baseline.json.")
+        raise UsageError(
+            f"-o is {file}, which is a folder, expected a file. Give e.g. -o {file}/baseline.json.",
+            code="output-is-folder",
+        )
     if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise BuildError(f"{file} cannot be written: {path.parent} is not a folder that may be written. Give another -o.")
+        raise BuildError(
+            f"{file} cannot be written: {path.parent} is not a folder that may be written. Give another -o.",
+            code="output-not-writable",
+        )

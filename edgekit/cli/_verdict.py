@@ -34,7 +34,9 @@ def say(words: str) -> None:
     try:
         echo(words)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would complain when it flushes at its end
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # Python would complain when it flushes at its end
 
 
 def check_ready(*folders: str | None) -> None:

@@ -12,9 +12,20 @@ __all__ = ["command"]
 
 @click.command(name="baseline")
 @click.argument("bundle")
-@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.")
-@click.option("-o", "--out", required=True, metavar="FILE", help="The baseline, a .json file; one that is there is replaced.")
-@click.option("--append", is_flag=True, help="Add a session to the baseline that is there, of the same bundle, samples and machine.")
+@click.option(
+    "--samples",
+    required=True,
+    metavar="FILE",
+    help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.",
+)
+@click.option(
+    "-o", "--out", required=True, metavar="FILE", help="The baseline, a .json file; one that is there is replaced."
+)
+@click.option(
+    "--append",
+    is_flag=True,
+    help="Add a session to the baseline that is there, of the same bundle, samples and machine.",
+)
 @columns_option
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
 @threads_option
@@ -37,6 +48,8 @@ def command(bundle, samples, out, append, keys, **options):  # type: ignore[no-u
     _reference.check_file(out)
     _verdict.check_ready()
     with bars() as progress:
-        report = check.baseline(bundle, samples, file=out, append=append, progress=progress, **given(trust=trust_of(keys), **options))
+        report = check.baseline(
+            bundle, samples, file=out, append=append, progress=progress, **given(trust=trust_of(keys), **options)
+        )
     files.write(report, Path(out))
     echo(f"{terminal(report)}\nWrote {out}.")

@@ -7,6 +7,7 @@ import click
 from edgekit.cli._options import keys_option, numbers, revoked, threads_option, trust_of
 from edgekit.cli._output import bars, show
 from edgekit.cli.deploy import identity_option, python_option
+from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
 
@@ -16,12 +17,30 @@ _numbers = numbers(1, "whole numbers of at least 1, e.g. 1,8,32")
 @click.command(name="bench")
 @click.argument("bundle")
 @click.option("--batches", default="1,8,32", show_default=True, callback=_numbers, help="Rows of a call.")
-@click.option("--lengths", default="16,32,64,128", show_default=True, callback=_numbers, help="Tokens of a row, special ones too; none for rows of one shape.")
-@click.option("--seconds", type=click.FloatRange(min=0.05), default=1.0, show_default=True, help="Time for each pair of batch and length.")
+@click.option(
+    "--lengths",
+    default="16,32,64,128",
+    show_default=True,
+    callback=_numbers,
+    help="Tokens of a row, special ones too; none for rows of one shape.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0.05),
+    default=1.0,
+    show_default=True,
+    help="Time for each pair of batch and length.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
 @threads_option
-@click.option("--on", "where", default=None, metavar="ssh://[USER@]HOST[:PORT][/PATH]", help="Time it on that device; it is deployed first if need be.")
+@click.option(
+    "--on",
+    "where",
+    default=None,
+    metavar="ssh://[USER@]HOST[:PORT][/PATH]",
+    help="Time it on that device; it is deployed first if need be.",
+)
 @python_option
 @identity_option
 @keys_option
@@ -36,11 +55,27 @@ def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, whe
             _only_there()
             from edgekit.report.bench import bench
 
-            result = bench(bundle, batches, lengths, seconds=seconds, backend=backend, threads=threads, trust=trust_of(keys), progress=progress)
+            result = bench(
+                bundle,
+                batches,
+                lengths,
+                seconds=seconds,
+                backend=backend,
+                threads=threads,
+                trust=trust_of(keys),
+                progress=progress,
+            )
         else:
             from edgekit import deploy
 
-            options = {"seconds": seconds, "backend": backend, "threads": threads, "python": python, "keys": keys, "identity": identity}
+            options = {
+                "seconds": seconds,
+                "backend": backend,
+                "threads": threads,
+                "python": python,
+                "keys": keys,
+                "identity": identity,
+            }
             options["revoked"] = revoked()
             result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
     show(result, as_json)
@@ -51,4 +86,7 @@ def _only_there() -> None:
     context = click.get_current_context()
     for name in ("python", "identity"):
         if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            raise click.UsageError(f"--{name} is of the device, and there is none. Give --on ssh://... too, or leave it out.")
+            raise UsageError(
+                f"--{name} is of the device, and there is none. Give --on ssh://... too, or leave it out.",
+                code="option-needs-other",
+            )

@@ -10,6 +10,7 @@ import click
 
 from edgekit.cli._options import columns_option, downgrade_option, given, read_budget, read_students
 from edgekit.cli._output import bars, echo
+from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
 
@@ -19,16 +20,31 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     from edgekit.source import options
 
     for name, words in options().items():
-        command = click.option(f"--{name.replace('_', '-')}", default=None, help=f"{words} [default: as the model's files say]")(command)
+        command = click.option(
+            f"--{name.replace('_', '-')}", default=None, help=f"{words} [default: as the model's files say]"
+        )(command)
     return command
 
 
 @click.command(name="build")
 @click.argument("model", required=False)
-@click.option("--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file.")
-@click.option("--samples", metavar="FILE", help="Calibration samples: JSONL, CSV, TSV, a calibration TOML, or a folder of images. Labels are not needed.")
-@click.option("--eval", "evaluation", metavar="FILE", help="Evaluation samples with labels: every candidate is scored on them.")
-@click.option("--test", default=None, metavar="FILE", help="Test samples with labels: the chosen candidate is scored on them once, when the choice is made.")
+@click.option(
+    "--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file."
+)
+@click.option(
+    "--samples",
+    metavar="FILE",
+    help="Calibration samples: JSONL, CSV, TSV, a calibration TOML, or a folder of images. Labels are not needed.",
+)
+@click.option(
+    "--eval", "evaluation", metavar="FILE", help="Evaluation samples with labels: every candidate is scored on them."
+)
+@click.option(
+    "--test",
+    default=None,
+    metavar="FILE",
+    help="Test samples with labels: the chosen candidate is scored on them once, when the choice is made.",
+)
 @click.option("-o", "--out", metavar="FOLDER", help="The bundle; appears whole or not at all.")
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
@@ -39,14 +55,47 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     callback=read_budget,
     help="Replaces a limit of the target: accuracy_drop, accuracy (the least score), p50_ms, memory_mb, first_answer_ms, size_mb. Repeatable.",
 )
-@click.option("--strict", is_flag=True, help="Hold the upper bound of the accuracy drop (95 %) against the budget, not only the drop that was seen.")
-@click.option("--accept-reference", is_flag=True, help="Go on where the torch model is no better than chance on --eval.")
-@click.option("--keep-float", multiple=True, metavar="LAYER", help="A layer that stays in float; * stands for any characters. Repeatable.")
-@click.option("--use", type=click.Choice(["latency", "throughput"]), default=None, help="What counts. [default: as the target says]")
-@click.option("--max-time", type=click.FloatRange(min=0), default=None, metavar="SECONDS", help="Then no further variation is tried and the race is cut short.")
-@click.option("--race", default=None, metavar="FILE", help="race.json of an earlier bundle of this build: take its times instead of measuring.")
-@click.option("--rerace", is_flag=True, help="Measure times anew. Those in the cache are used up to 7 days, unless they are of a busy machine.")
-@click.option("--no-cache", is_flag=True, help="Take nothing from the build cache and leave nothing in it (see: edgekit cache).")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Hold the upper bound of the accuracy drop (95 %) against the budget, not only the drop that was seen.",
+)
+@click.option(
+    "--accept-reference", is_flag=True, help="Go on where the torch model is no better than chance on --eval."
+)
+@click.option(
+    "--keep-float",
+    multiple=True,
+    metavar="LAYER",
+    help="A layer that stays in float; * stands for any characters. Repeatable.",
+)
+@click.option(
+    "--use",
+    type=click.Choice(["latency", "throughput"]),
+    default=None,
+    help="What counts. [default: as the target says]",
+)
+@click.option(
+    "--max-time",
+    type=click.FloatRange(min=0),
+    default=None,
+    metavar="SECONDS",
+    help="Then no further variation is tried and the race is cut short.",
+)
+@click.option(
+    "--race",
+    default=None,
+    metavar="FILE",
+    help="race.json of an earlier bundle of this build: take its times instead of measuring.",
+)
+@click.option(
+    "--rerace",
+    is_flag=True,
+    help="Measure times anew. Those in the cache are used up to 7 days, unless they are of a busy machine.",
+)
+@click.option(
+    "--no-cache", is_flag=True, help="Take nothing from the build cache and leave nothing in it (see: edgekit cache)."
+)
 @click.option(
     "--distill",
     multiple=True,
@@ -54,17 +103,38 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     metavar="KEY=VALUE,...",
     help="A smaller model that competes: layers=3, speedup=1.5, or both (see: edgekit distill, edgekit prune). Repeatable.",
 )
-@click.option("--distill-samples", multiple=True, metavar="FILE", help="What students are trained on. Repeatable. [default: all rows of --samples]")
 @click.option(
-    "--vocabulary", default=None, metavar="samples|FILE", help="Leave only the tokens of the samples, or those of a list (edgekit trim-vocab), in the model."
+    "--distill-samples",
+    multiple=True,
+    metavar="FILE",
+    help="What students are trained on. Repeatable. [default: all rows of --samples]",
+)
+@click.option(
+    "--vocabulary",
+    default=None,
+    metavar="samples|FILE",
+    help="Leave only the tokens of the samples, or those of a list (edgekit trim-vocab), in the model.",
 )
 @_options_of_heads
-@click.option("--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples.")
+@click.option(
+    "--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples."
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
-@click.option("--name", default=None, help="The bundle's name: only a bundle of this name, and no newer one, is replaced by it later.")
-@click.option("--bundle-version", "version", default=None, metavar="1.4", help="Its version: whole numbers between dots.")
-@click.option("--expires", default=None, metavar="2027-06-30", help="Last day on which it may be installed; a bundle that is in place goes on.")
+@click.option(
+    "--name",
+    default=None,
+    help="The bundle's name: only a bundle of this name, and no newer one, is replaced by it later.",
+)
+@click.option(
+    "--bundle-version", "version", default=None, metavar="1.4", help="Its version: whole numbers between dots."
+)
+@click.option(
+    "--expires",
+    default=None,
+    metavar="2027-06-30",
+    help="Last day on which it may be installed; a bundle that is in place goes on.",
+)
 @downgrade_option
 def command(model, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Make a bundle of MODEL, a local Hugging Face folder or a hub id.
@@ -82,7 +152,10 @@ def command(model, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN0
         return
     for name, option in (("samples", "--samples"), ("evaluation", "--eval"), ("out", "-o")):
         if said[name] is None:
-            raise click.UsageError(f"Missing option '{option}'. MODEL needs it; only without MODEL does edgekit.toml say it.")
+            raise UsageError(
+                f"Missing option '{option}'. MODEL needs it; only without MODEL does edgekit.toml say it.",
+                code="option-missing",
+            )
     _build("", {"model": model, "eval": said.pop("evaluation"), **said})
 
 
@@ -108,17 +181,29 @@ def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     from edgekit.bundle.assemble import check_output
     from edgekit.spec import project as projects
 
-    file = projects.nearest(Path.cwd(), "Write one, or say it here: edgekit build MODEL --samples FILE --eval FILE -o OUT.")
+    file = projects.nearest(
+        Path.cwd(), "Write one, or say it here: edgekit build MODEL --samples FILE --eval FILE -o OUT."
+    )
     source = click.get_current_context().get_parameter_source
     chosen = {name: value for name, value in said.items() if source(name) is not click.core.ParameterSource.DEFAULT}
-    file = replace(file, samples=chosen.pop("samples", file.samples), eval=chosen.pop("evaluation", file.eval), out=chosen.pop("out", file.out))
+    file = replace(
+        file,
+        samples=chosen.pop("samples", file.samples),
+        eval=chosen.pop("evaluation", file.eval),
+        out=chosen.pop("out", file.out),
+    )
     file.need("edgekit build", "model", "samples", "eval", "out")
     places = projects.places(file, only=chosen.pop("target", None))
     limits = {key: value for key, value in vars(file.budget).items() if value is not None}
     told = {name: getattr(file, name) for name in ("model", "revision", "samples", "eval", "test", "seed")}
     build = {**vars(file.build), **file.build.told}
     del build["told"]
-    options = {**told, **given(columns=dict(file.columns) or None, **build), **chosen, "budget": {**limits, **chosen.get("budget", {})}}
+    options = {
+        **told,
+        **given(columns=dict(file.columns) or None, **build),
+        **chosen,
+        "budget": {**limits, **chosen.get("budget", {})},
+    }
     for place in places:
         check_output(Path(place.bundle), said["force"])
     return [(p.name if len(places) > 1 else "", {**options, "target": p.target, "out": p.bundle}) for p in places]

@@ -45,14 +45,22 @@ def show():  # type: ignore[no-untyped-def] # noqa: ANN201
     cache, now = Cache(), time.time()
     entries = cache.entries()
     echo(f"{cache.root}: {len(entries)} entries, {sum(e.size_mb for e in entries):.1f} of {cache.limit_mb:.0f} MB")
-    if rows := [(e.name[-64:][:12], e.step, _of(e.about), f"{e.size_mb:.1f}", _ago(now - e.made), _ago(now - e.used)) for e in entries]:
+    if rows := [
+        (e.name[-64:][:12], e.step, _of(e.about), f"{e.size_mb:.1f}", _ago(now - e.made), _ago(now - e.used))
+        for e in entries
+    ]:
         echo(table(("entry", "what", "of", "MB", "made", "used"), rows, left=(0, 1, 2, 4, 5)))
     if races := Records(RACES, cache).names():
         echo(f"races at first loads: {len(races)}")
 
 
 @command.command(name="clear")
-@click.option("--older-than", callback=_seconds, metavar="AGE", help="Only what was not used for so long, e.g. 12h, 7d, 4w. [default: all]")
+@click.option(
+    "--older-than",
+    callback=_seconds,
+    metavar="AGE",
+    help="Only what was not used for so long, e.g. 12h, 7d, 4w. [default: all]",
+)
 def clear(older_than):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Remove what builds have made, and times of races at first loads. Engines that were compiled here stay.
 

@@ -9,8 +9,18 @@ from typing import Any
 import click
 
 from edgekit.cli import _verdict
-from edgekit.cli._options import columns_option, gates_option, given, include_text_option, keys_option, max_time_option, seed_option, slices_option, trust_of
-from edgekit.cli._output import bars, echo
+from edgekit.cli._options import (
+    columns_option,
+    gates_option,
+    given,
+    include_text_option,
+    keys_option,
+    max_time_option,
+    seed_option,
+    slices_option,
+    trust_of,
+)
+from edgekit.cli._output import as_error, bars, echo, error_line
 from edgekit.spec import gates as gate_files
 from edgekit.spec import project as projects
 from edgekit.spec.errors import EdgekitError, UsageError
@@ -30,11 +40,18 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
     metavar="BUNDLE|FILE",
     help="An older bundle (both run in turns), or a file of 'edgekit baseline' (its bundle runs, where it still lies where it was).",
 )
-@click.option("--samples", default=None, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.")
+@click.option(
+    "--samples",
+    default=None,
+    metavar="FILE",
+    help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.",
+)
 @columns_option
 @slices_option
 @gates_option
-@click.option("-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here.")
+@click.option(
+    "-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here."
+)
 @click.option("--strict", is_flag=True, help="Exit 4 where a gate stays inconclusive.")
 @click.option(
     "--allow-incomparable",
@@ -47,7 +64,12 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
     help="Run BUNDLE against itself first: print this machine's noise floor, refuse margins below it. Without a baseline: only that.",
 )
 @include_text_option
-@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON instead, one after the other for several targets.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Print the whole report as JSON instead, one after the other for several targets.",
+)
 @keys_option
 @max_time_option
 @seed_option
@@ -66,7 +88,9 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
         checks = projects.checks(Project(), bundle, chosen)
         _complete(checks[0], asked=bool(said["self_check"]))
     else:
-        file = projects.nearest(Path.cwd(), "Write one, or say it here: edgekit check BUNDLE --baseline BUNDLE|FILE --samples FILE.")
+        file = projects.nearest(
+            Path.cwd(), "Write one, or say it here: edgekit check BUNDLE --baseline BUNDLE|FILE --samples FILE."
+        )
         file.need("edgekit check", "out", *([] if "samples" in chosen else ["eval"]))
         checks = projects.checks(file, None, chosen)
         _complete(checks[0], file, asked=bool(said["self_check"]))
@@ -79,17 +103,24 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
 def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None:
     """Refuses a check that lacks what it takes. ``asked``: the noise alone was asked for here; a file that lost its baseline must not come to that."""
     if not check.samples:
-        raise click.UsageError("Missing option '--samples'. Give the labelled rows to compare on; only without BUNDLE does edgekit.toml name them.")
+        raise UsageError(
+            "Missing option '--samples'. Give the labelled rows to compare on; only without BUNDLE does edgekit.toml name them.",
+            code="option-missing",
+        )
     if check.baseline is not None or asked:
         return
     if file is None:
-        raise click.UsageError("Missing option '--baseline'. Give an older bundle, or a file of 'edgekit baseline'; or --self-check for this machine's noise.")
+        raise UsageError(
+            "Missing option '--baseline'. Give an older bundle, or a file of 'edgekit baseline'; or --self-check for this machine's noise.",
+            code="option-missing",
+        )
     columns = ",".join(f"{role}={name}" for role, name in check.columns.items())
     told = f"--samples {check.samples}" + (f" --columns {columns}" if columns else "")
     where = f"baselines/{check.name}.json, of every target's bundle," if check.name else "baseline.json"
     raise UsageError(
         f"{file.path} names no baseline. Make one with: edgekit baseline {check.bundle} {told} -o {where} "
-        f'and add baseline = "{"baselines" if check.name else "baseline.json"}"; or measure the noise of this machine alone: --self-check.'
+        f'and add baseline = "{"baselines" if check.name else "baseline.json"}"; or measure the noise of this machine alone: --self-check.',
+        code="baseline-missing",
     )
 
 
@@ -98,7 +129,10 @@ def _only_noise(**said: Any) -> None:
     for name in ("gates", "slices", "strict", "allow_incomparable", "include_text"):
         if said[name]:
             option = "--slice" if name == "slices" else f"--{name.replace('_', '-')}"
-            raise click.UsageError(f"{option} is of a comparison, and --self-check without a baseline makes none. Give --baseline too, or leave it out.")
+            raise UsageError(
+                f"{option} is of a comparison, and --self-check without a baseline makes none. Give --baseline too, or leave it out.",
+                code="option-needs-other",
+            )
 
 
 def _run(check: Check, include_text: bool, as_json: bool) -> int:
@@ -106,13 +140,23 @@ def _run(check: Check, include_text: bool, as_json: bool) -> int:
     from edgekit.report import check as checking
     from edgekit.report import files
 
-    told: dict[str, Any] = {"columns": check.columns or None, "trust": trust_of(check.keys), "max_time": check.max_time, "seed": check.seed}
+    told: dict[str, Any] = {
+        "columns": check.columns or None,
+        "trust": trust_of(check.keys),
+        "max_time": check.max_time,
+        "seed": check.seed,
+    }
     try:
         with bars() as progress:
             if check.baseline is None:
                 report = checking.self_check(check.bundle, check.samples, progress=progress, **told)
             else:
-                told |= {"slices": check.slices, "gates": check.gates, "self_check": check.self_check, "include_text": include_text}
+                told |= {
+                    "slices": check.slices,
+                    "gates": check.gates,
+                    "self_check": check.self_check,
+                    "include_text": include_text,
+                }
                 report = checking.check(check.bundle, check.baseline, check.samples, progress=progress, **told)
         if not as_json:
             return _verdict.finish(report, check.report, check.strict, check.allow_incomparable)
@@ -120,8 +164,9 @@ def _run(check: Check, include_text: bool, as_json: bool) -> int:
         _verdict.say(files.dumps(report).rstrip("\n"))
         return report.exit_code(check.strict, check.allow_incomparable)
     except (EdgekitError, OSError, MemoryError) as problem:
-        echo(f"edgekit: {check.name + ': ' if check.name else ''}{problem or 'out of memory'}", err=True)
-        return problem.exit_code if isinstance(problem, EdgekitError) else 1
+        error = as_error(problem)
+        echo(error_line(error, check.name), err=True)
+        return error.exit_code
 
 
 def worst(codes: Sequence[int]) -> int:

@@ -23,8 +23,15 @@ __all__ = ["command"]
 @click.command(name="compare")
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
-@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.")
-@click.option("-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here.")
+@click.option(
+    "--samples",
+    required=True,
+    metavar="FILE",
+    help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.",
+)
+@click.option(
+    "-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here."
+)
 @columns_option
 @slices_option
 @gates_option
@@ -49,5 +56,7 @@ def command(before, after, samples, out, gates, keys, **options):  # type: ignor
     held = None if gates is None else gate_files.read(gates)
     reference = _reference.reference(before, after)
     with bars() as progress:
-        report = check.compare(reference, after, samples, progress=progress, **given(gates=held, trust=trust_of(keys), **options))
+        report = check.compare(
+            reference, after, samples, progress=progress, **given(gates=held, trust=trust_of(keys), **options)
+        )
     click.get_current_context().exit(_verdict.finish(report, out))

@@ -6,6 +6,7 @@ import click
 
 from edgekit.cli._options import keys_option, trust_of
 from edgekit.cli._output import bars, echo, show
+from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
 
@@ -21,7 +22,9 @@ def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-d
     from edgekit.runtime.compile import compile_bundle, explain
 
     if dry_run and as_json:
-        raise click.UsageError("--json is of a compilation, and --dry-run makes none. Leave one of them out.")
+        raise UsageError(
+            "--json is of a compilation, and --dry-run makes none. Leave one of them out.", code="option-conflict"
+        )
     trust = trust_of(keys)
     if dry_run:
         echo(explain(bundle, trust=trust, force=force))

@@ -11,9 +11,14 @@ from edgekit.spec.parsing import to_json
 __all__ = ["command", "identity_option", "python_option"]
 
 python_option = click.option(
-    "--python", default="python3", show_default=True, help="Python on the device that has EdgeKit; from the login's home where the path is relative."
+    "--python",
+    default="python3",
+    show_default=True,
+    help="Python on the device that has EdgeKit; from the login's home where the path is relative.",
 )
-identity_option = click.option("--identity", default=None, metavar="FILE", help="Private key to log in with. [default: as ssh finds it]")
+identity_option = click.option(
+    "--identity", default=None, metavar="FILE", help="Private key to log in with. [default: as ssh finds it]"
+)
 
 
 @click.command(name="deploy")
@@ -35,7 +40,16 @@ def command(*, bundle, where, keys, allow_downgrade, python, identity, report, a
     from edgekit.deploy import deploy
 
     with bars() as progress:
-        result = deploy(bundle, where, python=python, keys=keys, revoked=revoked(), allow_downgrade=allow_downgrade, identity=identity, progress=progress)
+        result = deploy(
+            bundle,
+            where,
+            python=python,
+            keys=keys,
+            revoked=revoked(),
+            allow_downgrade=allow_downgrade,
+            identity=identity,
+            progress=progress,
+        )
     show(result, as_json)
     if report:
         from edgekit.report.files import write_text

@@ -14,7 +14,9 @@ __all__ = ["command"]
 
 @click.command(name="distill")
 @click.argument("teacher")
-@click.option("--layers", type=int, default=None, help="Layers of the student: so many of the teacher's, evenly spread.")
+@click.option(
+    "--layers", type=int, default=None, help="Layers of the student: so many of the teacher's, evenly spread."
+)
 @click.option(
     "--keep",
     default=None,
@@ -22,23 +24,61 @@ __all__ = ["command"]
     metavar="I,J,...",
     help="Which of the teacher's layers, from 0, in place of --layers.",
 )
-@click.option("--student", default=None, metavar="MODEL", help="A student of your own in place of both: a folder or hub id with the teacher's labels.")
-@click.option("--samples", required=True, multiple=True, metavar="FILE", help="What is trained on; rows without a label too. Repeatable.")
-@click.option("--eval", "evaluation", required=True, metavar="FILE", help="Rows with labels, by which the best epoch is chosen.")
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="The student, a Hugging Face folder; appears whole or not at all.")
+@click.option(
+    "--student",
+    default=None,
+    metavar="MODEL",
+    help="A student of your own in place of both: a folder or hub id with the teacher's labels.",
+)
+@click.option(
+    "--samples",
+    required=True,
+    multiple=True,
+    metavar="FILE",
+    help="What is trained on; rows without a label too. Repeatable.",
+)
+@click.option(
+    "--eval", "evaluation", required=True, metavar="FILE", help="Rows with labels, by which the best epoch is chosen."
+)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="FOLDER",
+    help="The student, a Hugging Face folder; appears whole or not at all.",
+)
 @click.option("--revision", default=None, help="Branch, tag or commit of the teacher's hub id.")
 @columns_option
 @click.option("--epochs", type=int, default=None, help="At most. [default: 16]")
-@click.option("--patience", type=int, default=None, help="Epochs without a better score after which training stops. [default: 8]")
+@click.option(
+    "--patience", type=int, default=None, help="Epochs without a better score after which training stops. [default: 8]"
+)
 @click.option("--batch", type=int, default=None, help="Rows of a step, over all processes. [default: 32]")
 @click.option("--learning-rate", type=float, default=None, help="At its highest. [default: 2e-4]")
 @click.option("--temperature", type=float, default=None, help="That answers are divided by. [default: 2]")
 @click.option("--teacher-weight", type=float, default=None, help="Of the teacher's answers in the loss. [default: 0.7]")
 @click.option("--label-weight", type=float, default=None, help="Of the labels, where there are any. [default: 0.3]")
-@click.option("--relation-weight", type=float, default=None, help="Of the relations between tokens after the last layer. [default: 1]")
-@click.option("--copies", type=int, default=None, help="Versions of each text cut short, with words masked and swapped. [default: 6]")
-@click.option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default=None, help="Of matrix products. [default: auto]")
-@click.option("--seed", type=int, default=None, help="Of the order of rows, of dropout and of what is masked. [default: 0]")
+@click.option(
+    "--relation-weight",
+    type=float,
+    default=None,
+    help="Of the relations between tokens after the last layer. [default: 1]",
+)
+@click.option(
+    "--copies",
+    type=int,
+    default=None,
+    help="Versions of each text cut short, with words masked and swapped. [default: 6]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default=None,
+    help="Of matrix products. [default: auto]",
+)
+@click.option(
+    "--seed", type=int, default=None, help="Of the order of rows, of dropout and of what is masked. [default: 0]"
+)
 @click.option("--force", is_flag=True, help="Replace the student that is at --out.")
 def command(teacher, evaluation, samples, temperature, teacher_weight, label_weight, relation_weight, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Make a smaller model of TEACHER, a local Hugging Face folder or a hub id.
@@ -53,7 +93,12 @@ def command(teacher, evaluation, samples, temperature, teacher_weight, label_wei
         progress("load", 0, 0)
         from edgekit.compress.distill import Loss, Training, distill
 
-        parts = {"temperature": temperature, "teacher": teacher_weight, "labels": label_weight, "relation": relation_weight}
+        parts = {
+            "temperature": temperature,
+            "teacher": teacher_weight,
+            "labels": label_weight,
+            "relation": relation_weight,
+        }
         loss = Loss(**{k: v for k, v in parts.items() if v is not None})
         names = ("epochs", "patience", "batch", "learning_rate", "copies", "precision", "seed")
         said = {name: options.pop(name) for name in names}

@@ -18,6 +18,7 @@ from edgekit.cli._options import (
     trust_of,
 )
 from edgekit.cli._output import bars, echo
+from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 
 __all__ = ["command"]
@@ -27,21 +28,54 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
 
 @click.command(name="eval")
 @click.argument("bundle")
-@click.option("--samples", required=True, metavar="FILE", help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.")
-@click.option("-o", "--out", default=None, metavar="FOLDER", help="Measure everything, and write report.html, .json, .md, junit.xml and history.json here.")
-@click.option("--json", "file", default=None, metavar="FILE", help="Without -o: also write the numbers as JSON ('-': only them, to standard output).")
+@click.option(
+    "--samples",
+    required=True,
+    metavar="FILE",
+    help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.",
+)
+@click.option(
+    "-o",
+    "--out",
+    default=None,
+    metavar="FOLDER",
+    help="Measure everything, and write report.html, .json, .md, junit.xml and history.json here.",
+)
+@click.option(
+    "--json",
+    "file",
+    default=None,
+    metavar="FILE",
+    help="Without -o: also write the numbers as JSON ('-': only them, to standard output).",
+)
 @columns_option
 @slices_option
 @click.option(
-    "--teacher", default=None, metavar="FILE|MODEL", help="Also compare with these outputs (.npy, .npz, .jsonl), or this Hugging Face folder (needs torch)."
+    "--teacher",
+    default=None,
+    metavar="FILE|MODEL",
+    help="Also compare with these outputs (.npy, .npz, .jsonl), or this Hugging Face folder (needs torch).",
 )
 @click.option(
-    "--scenario", "scenarios", multiple=True, type=click.Choice(_SCENARIOS), help="MLPerf's name of how texts arrive. Repeatable. [default: all three]"
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    type=click.Choice(_SCENARIOS),
+    help="MLPerf's name of how texts arrive. Repeatable. [default: all three]",
 )
 @click.option(
-    "--server-bound", type=click.FloatRange(min=0, min_open=True), default=None, metavar="MS", help="Of the Server scenario: 99 % of answers within it."
+    "--server-bound",
+    type=click.FloatRange(min=0, min_open=True),
+    default=None,
+    metavar="MS",
+    help="Of the Server scenario: 99 % of answers within it.",
 )
-@click.option("--gates", default=None, metavar="FILE", help="TOML with limits of the bundle, and margins over the teacher. [default: none]")
+@click.option(
+    "--gates",
+    default=None,
+    metavar="FILE",
+    help="TOML with limits of the bundle, and margins over the teacher. [default: none]",
+)
 @include_text_option
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
 @threads_option
@@ -57,13 +91,18 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
     """
     if out is not None:
         if file is not None:
-            raise click.UsageError("--json is of an evaluation without -o, which writes report.json. Leave one of them out.")
+            raise UsageError(
+                "--json is of an evaluation without -o, which writes report.json. Leave one of them out.",
+                code="option-conflict",
+            )
         _report(bundle, samples, out, keys=keys, **options)
         return
     run = {name: options.pop(name) for name in ("columns", "backend", "threads")}
     if of_a_report := list(given(**options)):
         option = next(p for p in command.params if p.name == of_a_report[0])
-        raise click.UsageError(f"{max(option.opts, key=len)} is of a report. Add -o FOLDER, or leave it out.")
+        raise UsageError(
+            f"{max(option.opts, key=len)} is of a report. Add -o FOLDER, or leave it out.", code="option-needs-other"
+        )
     from edgekit.report.evaluate import evaluate
     from edgekit.report.files import write_text
 
@@ -83,7 +122,10 @@ def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
     server_bound, scenarios = options.pop("server_bound"), options.pop("scenarios")
     teacher, gates, keys = options.pop("teacher"), options.pop("gates"), options.pop("keys")
     if server_bound is not None and scenarios and "Server" not in scenarios:
-        raise click.UsageError("--server-bound is of the Server scenario, which was not asked for. Add --scenario Server, or leave it out.")
+        raise UsageError(
+            "--server-bound is of the Server scenario, which was not asked for. Add --scenario Server, or leave it out.",
+            code="option-needs-other",
+        )
     from edgekit.cli import _reference, _verdict
     from edgekit.report import check
     from edgekit.spec import gates as gate_files
@@ -91,7 +133,14 @@ def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
     _verdict.check_ready(out)
     held = None if gates is None else gate_files.read(gates)
     reference = None if teacher is None else _reference.reference(teacher, bundle)
-    said = given(scenarios=scenarios, server_bound_ms=server_bound, gates=held, reference=reference, trust=trust_of(keys), **options)
+    said = given(
+        scenarios=scenarios,
+        server_bound_ms=server_bound,
+        gates=held,
+        reference=reference,
+        trust=trust_of(keys),
+        **options,
+    )
     with bars() as progress:
         report = check.report(bundle, samples, progress=progress, **said)
     click.get_current_context().exit(_verdict.finish(report, out))

@@ -18,7 +18,9 @@ def command(key, password):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN2
 
     from edgekit.bundle.signature import fingerprint, make_keys
 
-    secret = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode() if password else None
+    secret = (
+        click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode() if password else None
+    )
     public = make_keys(Path(key), secret)
     echo(f"Wrote {key} (keep it secret) and {public} (for Trust(keys=...) and --key).")
     echo(f"Fingerprint, for a revocation list: {fingerprint(public)}")

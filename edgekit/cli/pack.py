@@ -12,7 +12,13 @@ __all__ = ["command"]
 
 @click.command(name="pack")
 @click.argument("bundle", metavar="BUNDLE|FILE")
-@click.option("-o", "--out", default=None, metavar="FILE|FOLDER", help="What is written. [default: the bundle's name, here, with or without .edge]")
+@click.option(
+    "-o",
+    "--out",
+    default=None,
+    metavar="FILE|FOLDER",
+    help="What is written. [default: the bundle's name, here, with or without .edge]",
+)
 @click.option("--unpack", "unpacking", is_flag=True, help="The other way round: FILE.edge into the folder of a bundle.")
 @keys_option
 @click.option("--force", is_flag=True, help="Replace the packed bundle, or with --unpack the bundle, that is at --out.")
@@ -33,7 +39,14 @@ def command(bundle, out, unpacking, keys, force, allow_downgrade):  # type: igno
     name = Path(bundle).resolve().name
     if unpacking:
         notes: list[str] = []
-        written = unpack(bundle, out or name.removesuffix(SUFFIX), force=force, trust=trust, allow_downgrade=allow_downgrade, notes=notes)
+        written = unpack(
+            bundle,
+            out or name.removesuffix(SUFFIX),
+            force=force,
+            trust=trust,
+            allow_downgrade=allow_downgrade,
+            notes=notes,
+        )
         echo(f"Wrote {written.path}, {len(written.manifest.files)} files, {written.size / 2**20:.1f} MB.")
         for note in notes:
             echo(f"note: {note}", err=True)

@@ -12,14 +12,41 @@ __all__ = ["command"]
 
 @click.command(name="prune")
 @click.argument("model")
-@click.option("--speedup", type=float, required=True, help="How many times as fast, e.g. 1.25: input to answer on the target.")
-@click.option("--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file.")
-@click.option("--samples", required=True, multiple=True, metavar="FILE", help="What is looked at and trained on; rows without a label too. Repeatable.")
-@click.option("--eval", "evaluation", required=True, metavar="FILE", help="Rows with labels: texts that are timed, and by which the best epoch is chosen.")
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="The pruned model, a Hugging Face folder; appears whole or not at all.")
+@click.option(
+    "--speedup", type=float, required=True, help="How many times as fast, e.g. 1.25: input to answer on the target."
+)
+@click.option(
+    "--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file."
+)
+@click.option(
+    "--samples",
+    required=True,
+    multiple=True,
+    metavar="FILE",
+    help="What is looked at and trained on; rows without a label too. Repeatable.",
+)
+@click.option(
+    "--eval",
+    "evaluation",
+    required=True,
+    metavar="FILE",
+    help="Rows with labels: texts that are timed, and by which the best epoch is chosen.",
+)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="FOLDER",
+    help="The pruned model, a Hugging Face folder; appears whole or not at all.",
+)
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
-@click.option("--recover/--no-recover", default=True, show_default=True, help="Win accuracy back by distillation from the model as it was.")
+@click.option(
+    "--recover/--no-recover",
+    default=True,
+    show_default=True,
+    help="Win accuracy back by distillation from the model as it was.",
+)
 @click.option("--epochs", type=int, default=None, help="Of the recovery, at most. [default: 6]")
 @click.option("--batch", type=int, default=None, help="Rows of a step of the recovery. [default: 32]")
 @click.option("--learning-rate", type=float, default=None, help="Of the recovery. [default: 2e-4]")

@@ -33,17 +33,23 @@ class _Texts(click.Command):
         Raises:
             NoSuchOption: for what looks like an option and is none, with the way to give such a text.
         """
-        parameters = {name: p for p in self.get_params(ctx) for name in (*p.opts, *p.secondary_opts) if name.startswith("-")}
+        parameters = {
+            name: p for p in self.get_params(ctx) for name in (*p.opts, *p.secondary_opts) if name.startswith("-")
+        }
         options, texts, rest = list[str](), list[str](), iter(args)
         for argument in rest:
             name = argument.partition("=")[0]
             if argument == "--":
                 texts += rest
             elif name in parameters:
-                takes_value = isinstance(option := parameters[name], click.Option) and not option.is_flag and "=" not in argument
+                takes_value = (
+                    isinstance(option := parameters[name], click.Option) and not option.is_flag and "=" not in argument
+                )
                 options += [argument, *([value] if takes_value and (value := next(rest, None)) is not None else [])]
             elif _LIKE_AN_OPTION.fullmatch(argument):
-                hint = f"No such option: {name}. A text that begins with a dash goes after --: edgekit run BUNDLE -- TEXT."
+                hint = (
+                    f"No such option: {name}. A text that begins with a dash goes after --: edgekit run BUNDLE -- TEXT."
+                )
                 raise click.NoSuchOption(name, hint, difflib.get_close_matches(name, parameters), ctx)
             else:
                 texts.append(argument)
@@ -53,9 +59,18 @@ class _Texts(click.Command):
 @click.command(name="run", cls=_Texts)
 @click.argument("bundle")
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
-@click.option("--pair", is_flag=True, help="Texts are pairs: two arguments, or two fields of a line split by a tab, make one example.")
+@click.option(
+    "--pair",
+    is_flag=True,
+    help="Texts are pairs: two arguments, or two fields of a line split by a tab, make one example.",
+)
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
-@click.option("--max-characters", type=click.IntRange(min=1), default=None, help="Of the longest text that is taken. [default: 64 a token of the longest row]")
+@click.option(
+    "--max-characters",
+    type=click.IntRange(min=1),
+    default=None,
+    help="Of the longest text that is taken. [default: 64 a token of the longest row]",
+)
 @click.option("--truncate", is_flag=True, help="Cut a longer text in place of refusing it; its answer says truncated.")
 @threads_option
 @keys_option
@@ -71,7 +86,10 @@ def command(bundle, texts, pair, keys, **options):  # type: ignore[no-untyped-de
     with load(bundle, **options, trust=trust_of(keys)) as session:
         if list(texts) != ["-"]:
             if pair and len(texts) % 2:
-                raise InputError(f"--pair got {len(texts)} texts, expected an even number. Give two for each example.")
+                raise InputError(
+                    f"--pair got {len(texts)} texts, expected an even number. Give two for each example.",
+                    code="pairs-odd",
+                )
             _print(session, list(zip(texts[::2], texts[1::2], strict=True)) if pair else list(texts))
             return
         waiting: list[Any] = []
@@ -81,11 +99,17 @@ def command(bundle, texts, pair, keys, **options):  # type: ignore[no-untyped-de
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
             except UnicodeDecodeError as problem:
-                raise InputError(f"Line {number} of standard input is not UTF-8 ({problem.reason}). Convert it, e.g. with iconv.") from problem
+                raise InputError(
+                    f"Line {number} of standard input is not UTF-8 ({problem.reason}). Convert it, e.g. with iconv.",
+                    code="stdin-not-utf8",
+                ) from problem
             fields = tuple(text.split("\t", 1))
             waiting.append(fields if pair else text)
             if pair and len(fields) != 2:
-                raise InputError(f"Line {number} of standard input has no tab, expected TEXT<tab>TEXT with --pair.")
+                raise InputError(
+                    f"Line {number} of standard input has no tab, expected TEXT<tab>TEXT with --pair.",
+                    code="stdin-no-tab",
+                )
             if len(waiting) == batch:
                 _print(session, waiting)
                 waiting = []

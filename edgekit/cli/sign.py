@@ -11,7 +11,12 @@ __all__ = ["command"]
 
 @click.command(name="sign")
 @click.argument("bundle")
-@click.option("--key", required=True, metavar="FILE", help="Private key, see: edgekit keygen. Its password is asked for where it has one.")
+@click.option(
+    "--key",
+    required=True,
+    metavar="FILE",
+    help="Private key, see: edgekit keygen. Its password is asked for where it has one.",
+)
 def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Sign BUNDLE, so that a device can tell who made it.
 
@@ -23,5 +28,7 @@ def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     from edgekit.bundle.signature import is_encrypted
     from edgekit.bundle.trust import sign
 
-    password = click.prompt("Password of the key", hide_input=True, err=True).encode() if is_encrypted(Path(key)) else None
+    password = (
+        click.prompt("Password of the key", hide_input=True, err=True).encode() if is_encrypted(Path(key)) else None
+    )
     echo(f"Wrote {sign(bundle, key, password)}.")

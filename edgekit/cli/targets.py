@@ -21,4 +21,10 @@ def command(name):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
         echo(target_text(target.load(name)))
         return
     known = [target.load(n) for n in target.names()]
-    echo(table(("target", "backends", "description"), [(t.name, ", ".join(t.backends), t.description) for t in known], left=(0, 1, 2)))
+    echo(
+        table(
+            ("target", "backends", "description"),
+            [(t.name, ", ".join(t.backends), t.description) for t in known],
+            left=(0, 1, 2),
+        )
+    )

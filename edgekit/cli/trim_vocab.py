@@ -12,10 +12,28 @@ __all__ = ["command"]
 
 @click.command(name="trim-vocab")
 @click.argument("model")
-@click.option("--samples", multiple=True, metavar="FILE", help="Texts like all that the model will see; labels are not needed. Repeatable.")
-@click.option("--tokens", default=None, metavar="FILE", help="Tokens that stay, one on each line, beside those of the samples or in their place.")
-@click.option("--eval", "evaluation", default=None, metavar="FILE", help="Other texts, to count how much finer they are split.")
-@click.option("-o", "--out", required=True, metavar="FOLDER", help="The smaller model, a Hugging Face folder; appears whole or not at all.")
+@click.option(
+    "--samples",
+    multiple=True,
+    metavar="FILE",
+    help="Texts like all that the model will see; labels are not needed. Repeatable.",
+)
+@click.option(
+    "--tokens",
+    default=None,
+    metavar="FILE",
+    help="Tokens that stay, one on each line, beside those of the samples or in their place.",
+)
+@click.option(
+    "--eval", "evaluation", default=None, metavar="FILE", help="Other texts, to count how much finer they are split."
+)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    metavar="FOLDER",
+    help="The smaller model, a Hugging Face folder; appears whole or not at all.",
+)
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
 @click.option("--force", is_flag=True, help="Replace a model that EdgeKit wrote at --out.")

@@ -28,7 +28,9 @@ class Importance(NamedTuple):
     neurons: np.ndarray
 
 
-def importance(module: Any, rows: Sequence[Arrays], objective: Objective, seed: int, progress: Progress) -> list[Importance]:
+def importance(
+    module: Any, rows: Sequence[Arrays], objective: Objective, seed: int, progress: Progress
+) -> list[Importance]:
     """The diagonal of the Fisher information of a factor on each head and neuron, in the sum over rows, layer by layer.
 
     It is the expected damage, to second order, of setting that factor from 1 to 0 (Kwon et al., "A Fast Post-Training Pruning Framework
@@ -46,7 +48,9 @@ def importance(module: Any, rows: Sequence[Arrays], objective: Objective, seed: 
 
     layers, roles = stack(module)[1], blocks(module)
     found = [Importance(np.zeros(b.heads), np.zeros(b.neurons)) for b in roles]
-    factors: dict[tuple[int, int], Any] = {}  # of this batch, [batch, heads or neurons]: one for each row, so that each has a gradient of its own
+    factors: dict[
+        tuple[int, int], Any
+    ] = {}  # of this batch, [batch, heads or neurons]: one for each row, so that each has a gradient of its own
 
     def watch(linear: Any, place: tuple[int, int], count: int) -> Any:
         def hook(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:

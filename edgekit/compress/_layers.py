@@ -23,7 +23,9 @@ def evenly(count: int, of: int) -> tuple[int, ...]:
         UsageError: when there are not so many.
     """
     if not 1 <= count <= of:
-        raise UsageError(f"{count} layers were asked for, and the teacher has {of}. A student has 1 to {of}.")
+        raise UsageError(
+            f"{count} layers were asked for, and the teacher has {of}. A student has 1 to {of}.", code="student-layers"
+        )
     return tuple(int(i) for i in np.linspace(0, of - 1, count).round().astype(int)) if count > 1 else (0,)
 
 
@@ -42,7 +44,10 @@ def shortened(module: Any, keep: Sequence[int]) -> Any:
     path, layers = stack(module)
     total = depth(module)
     if not keep or list(keep) != sorted(set(keep)) or not 0 <= keep[0] <= keep[-1] < total:
-        raise UsageError(f"Layers {list(keep)} were asked for, expected ascending numbers from 0 to {total - 1}, each once.")
+        raise UsageError(
+            f"Layers {list(keep)} were asked for, expected ascending numbers from 0 to {total - 1}, each once.",
+            code="student-layers",
+        )
     smaller = copy.deepcopy(module)
     if len(layers) == total:
         parent = smaller.get_submodule(path.rpartition(".")[0])
@@ -58,7 +63,9 @@ def shortened(module: Any, keep: Sequence[int]) -> Any:
     kinds = getattr(config, "layer_types", None)  # ModernBERT: which layers see everything and which a window
     if kinds is not None and len(kinds) == total:
         config.layer_types = [kinds[i] for i in keep]
-    if len(getattr(config, "stage_names", None) or ()) == total + 1:  # BEiT: names of the outputs that it may give as a backbone, the embeddings' first
+    if (
+        len(getattr(config, "stage_names", None) or ()) == total + 1
+    ):  # BEiT: names of the outputs that it may give as a backbone, the embeddings' first
         config.stage_names = config.stage_names[: len(keep) + 1]
         config.set_output_features_output_indices(out_features=None, out_indices=None)
     if getattr(config, WIDTHS, None) and len(layers) == total:
@@ -85,7 +92,8 @@ def check_described(module: Any, name: str) -> None:
     if {n: t.shape for n, t in made.state_dict().items()} != {n: t.shape for n, t in module.state_dict().items()}:
         raise ModelError(
             f"{name} cannot be made a student of fewer layers: those of {type(module).__name__} are of several sizes, and its config cannot say which are "
-            "left. Give a student of your own instead."
+            "left. Give a student of your own instead.",
+            code="student-shape",
         )
 
 

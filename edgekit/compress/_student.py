@@ -85,7 +85,10 @@ def check_choice(layers: int | None, keep: Sequence[int] | None, given: object) 
         UsageError: unless exactly one of the three is given.
     """
     if sum(said is not None for said in (layers, keep, given)) != 1:
-        raise UsageError("Say what the student is by exactly one of layers (how many), keep (which ones), or student (a model of your own).")
+        raise UsageError(
+            "Say what the student is by exactly one of layers (how many), keep (which ones), or student (a model of your own).",
+            code="student-choice",
+        )
 
 
 def student(teacher: Source, layers: int | None, keep: Sequence[int] | None, given: Source | None) -> Student:
@@ -149,7 +152,9 @@ def make(
     if cache.find(digest) is None:
         check_rows((teacher, own), samples if training else (), evaluation)
         taught = _Teaching(teacher, common, runner, cache, progress)
-        reference = taught.answers(scored.inputs, {"samples": [evaluation.digest], "altered": [], "relations": False}).outputs
+        reference = taught.answers(
+            scored.inputs, {"samples": [evaluation.digest], "altered": [], "relations": False}
+        ).outputs
         rows, objective = own.encode(scored.inputs), Objective.of(own)
 
         def score(module: Any) -> float:
@@ -165,7 +170,12 @@ def make(
         if runner.is_main_process:
             with disk_errors(cache.root), cache.fill(digest, what) as folder:
                 learner.module.requires_grad_(True)
-                save(learner.module, own.processor, folder / "student", {"teacher": teacher.model_id, "revision": teacher.revision, **what})
+                save(
+                    learner.module,
+                    own.processor,
+                    folder / "student",
+                    {"teacher": teacher.model_id, "revision": teacher.revision, **what},
+                )
                 np.savez(folder / "student.npz", **pack(outputs))  # type: ignore[arg-type]
                 np.savez(folder / "teacher.npz", **pack(reference))  # type: ignore[arg-type]
                 (folder / "history.json").write_text(to_json([plain(e) for e in history]), "utf-8")
@@ -175,7 +185,9 @@ def make(
     assert found is not None
     notes = learner.notes
     if training and all(row.label is None for s in samples for row in s.rows):
-        notes += ("None of the rows that were trained on has a label: the student learnt from the teacher's answers alone.",)
+        notes += (
+            "None of the rows that were trained on has a label: the student learnt from the teacher's answers alone.",
+        )
     epochs = tuple(Epoch(**e) for e in json.loads((found / "history.json").read_text("utf-8")))
     student, theirs = (_teacher.stored(found / name) for name in ("student.npz", "teacher.npz"))
     return Made(found / "student", epochs, scored, student, theirs, notes, bool(runner.is_main_process))
@@ -211,32 +223,52 @@ class _Teaching:
         if self.cache.find(digest) is None and self.runner.is_main_process:
             teacher.module.to(self.runner.device)
             with disk_errors(self.cache.root), self.cache.fill(digest, parts) as folder:
-                _teacher.answer(teacher.module, teacher.encode(given), Objective.of(teacher), parts["relations"], folder, self.progress)
+                _teacher.answer(
+                    teacher.module,
+                    teacher.encode(given),
+                    Objective.of(teacher),
+                    parts["relations"],
+                    folder,
+                    self.progress,
+                )
             teacher.module.to("cpu")
         self.runner.wait_for_everyone()
         found = self.cache.find(digest)
         assert found is not None
         return _teacher.read(found)
 
-    def lesson(self, learner: Student, samples: Sequence[Samples], task: Task, training: Training, objective: Objective) -> Lesson:
+    def lesson(
+        self, learner: Student, samples: Sequence[Samples], task: Task, training: Training, objective: Objective
+    ) -> Lesson:
         """What is trained on, and the teacher's answers to it."""
         own, processors = learner.source, processors_of(learner.source.task)
         truth = _truth(samples, task)
         versions = [[value for s in samples for value in s.inputs]]
         if isinstance(processors, Alters):
             for copy in range(training.copies):
-                seed, shares = training.seed * 1009 + copy, {"mask": training.mask, "swap": training.swap, "crop": training.crop}
+                seed, shares = (
+                    training.seed * 1009 + copy,
+                    {"mask": training.mask, "swap": training.swap, "crop": training.crop},
+                )
                 versions.append(processors.altered(own.processor, versions[0], seed=seed, **shares))
         mask = getattr(own.processor, "mask_token", None)
-        altered = [training.copies, training.mask, training.swap, training.crop, training.seed, mask] if len(versions) > 1 else []
+        altered = (
+            [training.copies, training.mask, training.swap, training.crop, training.seed, mask]
+            if len(versions) > 1
+            else []
+        )
         same = processors.same(own.processor, self.teacher.processor)
-        relations = bool(training.loss.relation) and same and has_stack(learner.module) and has_stack(self.teacher.module)
+        relations = (
+            bool(training.loss.relation) and same and has_stack(learner.module) and has_stack(self.teacher.module)
+        )
         parts = {"samples": [s.digest for s in samples], "altered": altered, "relations": relations}
         targets = self.answers([value for v in versions for value in v], parts)
         _check_variety(task, targets.outputs[: len(truth)], truth, samples)
         if training.freeze_embeddings and learner.inherits:
             _freeze(learner.module)
-        return Lesson(Examples([own.encode(version) for version in versions], objective.pads, truth), targets, objective)
+        return Lesson(
+            Examples([own.encode(version) for version in versions], objective.pads, truth), targets, objective
+        )
 
 
 def shared_outputs(module: Any, rows: Sequence[Arrays], objective: Objective, runner: Any) -> list[Arrays]:
@@ -276,26 +308,35 @@ def task_of(source: Source) -> Task:
 
 def _given(teacher: Source, given: Source) -> Student:
     if given.task != teacher.task:
-        raise UsageError(f"The student {given.model_id} is for {given.task}, the teacher for {teacher.task}. Give one for the same task.")
+        raise UsageError(
+            f"The student {given.model_id} is for {given.task}, the teacher for {teacher.task}. Give one for the same task.",
+            code="student-task",
+        )
     ours, theirs = task_of(given).identity, task_of(teacher).identity
     for name in theirs:
         if (own := ours.get(name)) != theirs[name]:
             words, several = name.replace("_", " "), isinstance(own, (list, tuple))
             raise UsageError(
                 f"The student {given.model_id} has the {words} {_shown(own)}; the teacher's {'are' if several else 'is'} {_shown(theirs[name])}. "
-                f"Give one with the same {words}{' in the same order' if several else ''}."
+                f"Give one with the same {words}{' in the same order' if several else ''}.",
+                code="student-differs",
             )
     processors = processors_of(given.task)
     same = processors.same(given.processor, teacher.processor)
     if given.head.ALIGNED and not same:
         raise UsageError(
             f"The student {given.model_id} has another {processors.NOUN} than the teacher {teacher.model_id}, and in {given.task} each answer is of a part "
-            f"that the {processors.NOUN} makes of an input: the teacher's would be learnt of other parts. Give a student with the teacher's {processors.NOUN}."
+            f"that the {processors.NOUN} makes of an input: the teacher's would be learnt of other parts. Give a student with the teacher's {processors.NOUN}.",
+            code="student-tokenizer",
         )
     differs = None if same else f"The student has another {processors.NOUN}"
     if same and not (has_stack(given.module) and has_stack(teacher.module)):
         differs = "Teacher or student has no stack of equal layers"
-    notes = () if differs is None else (f"{differs}, so the student learns from the teacher's answers, not from relations between tokens.",)
+    notes = (
+        ()
+        if differs is None
+        else (f"{differs}, so the student learns from the teacher's answers, not from relations between tokens.",)
+    )
     return Student(given.module, given, given.digest, False, notes)
 
 
@@ -321,10 +362,16 @@ def _check_variety(task: Task, answers: Sequence[Arrays], truth: Sequence[Any], 
         return
     where, count = ", ".join(s.where for s in samples), len(truth)
     if all(value is not None for value in truth) and len(found := set(task.describe_truth(truth))) == 1:
-        raise SamplesError(f"All {count} rows of {where} have the label '{found.pop()}': a student would know no other. Give all labels.")
+        raise SamplesError(
+            f"All {count} rows of {where} have the label '{found.pop()}': a student would know no other. Give all labels.",
+            code="training-one-label",
+        )
     if task.same_answer(answers, [answers[0]] * len(answers)).all():
         label = task.describe(answers[:1])[0]
-        raise SamplesError(f"The teacher answers '{label}' to all {count} rows of {where}: a student would know no other. Give more varied rows.")
+        raise SamplesError(
+            f"The teacher answers '{label}' to all {count} rows of {where}: a student would know no other. Give more varied rows.",
+            code="training-one-label",
+        )
 
 
 def _freeze(module: Any) -> None:

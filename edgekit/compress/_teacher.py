@@ -44,7 +44,9 @@ class Targets:
         sizes = self.sizes[indices]
         made = np.zeros((len(indices), sizes.max(), sizes.max()), np.float32)
         for place, index, size in zip(made, indices, sizes, strict=True):
-            place[:size, :size] = self.cosines[self._starts[index] : self._starts[index] + size * size].reshape(size, size)
+            place[:size, :size] = self.cosines[self._starts[index] : self._starts[index] + size * size].reshape(
+                size, size
+            )
         return torch.from_numpy(made), torch.arange(int(sizes.max())) < torch.from_numpy(sizes)[:, None]
 
     @cached_property
@@ -54,7 +56,9 @@ class Targets:
         return np.concatenate([[0], np.cumsum(self.sizes**2)])
 
 
-def answer(teacher: Any, rows: Sequence[Arrays], objective: Objective, relations: bool, folder: Path, progress: Progress) -> None:
+def answer(
+    teacher: Any, rows: Sequence[Arrays], objective: Objective, relations: bool, folder: Path, progress: Progress
+) -> None:
     """Runs the teacher over rows and writes ``outputs.npz``, and for relations ``sizes.npy`` and ``cosines.f16``.
 
     Args:
@@ -72,15 +76,29 @@ def answer(teacher: Any, rows: Sequence[Arrays], objective: Objective, relations
     if relations:
         np.save(folder / "sizes.npy", _answer_with_relations(teacher, rows, objective, folder, outputs, progress))
     else:
-        outputs = answers_to(teacher, rows, objective, range(len(rows)), lambda _, done, total: progress("teacher's answers", done, total))
+        outputs = answers_to(
+            teacher,
+            rows,
+            objective,
+            range(len(rows)),
+            lambda _, done, total: progress("teacher's answers", done, total),
+        )
     every = [outputs[i] for i in range(len(rows))]
     if broken := int((~finite(every)).sum()):
-        raise ModelError(f"The teacher's answers to {broken} of {len(rows)} rows are not finite numbers. A model that gives NaN cannot teach: train it again.")
+        raise ModelError(
+            f"The teacher's answers to {broken} of {len(rows)} rows are not finite numbers. A model that gives NaN cannot teach: train it again.",
+            code="teacher-not-finite",
+        )
     np.savez(folder / "outputs.npz", **pack(every))  # type: ignore[arg-type]
 
 
 def _answer_with_relations(
-    teacher: Any, rows: Sequence[Arrays], objective: Objective, folder: Path, outputs: dict[int, Arrays], progress: Progress
+    teacher: Any,
+    rows: Sequence[Arrays],
+    objective: Objective,
+    folder: Path,
+    outputs: dict[int, Arrays],
+    progress: Progress,
 ) -> np.ndarray:
     """Puts outputs into ``outputs``, writes the cosines, and gives the tokens of each row: ``int64 [rows]``."""
     sizes = np.zeros(len(rows), np.int64)
@@ -106,14 +124,22 @@ def read(folder: Path) -> Targets:
     outputs = stored(folder / "outputs.npz")
     if not (folder / "sizes.npy").is_file():
         return Targets(outputs, None, None)
-    return Targets(outputs, np.load(folder / "sizes.npy", allow_pickle=False), np.memmap(folder / "cosines.f16", np.float16, "r"))
+    return Targets(
+        outputs, np.load(folder / "sizes.npy", allow_pickle=False), np.memmap(folder / "cosines.f16", np.float16, "r")
+    )
 
 
-def answers_to(module: Any, rows: Sequence[Arrays], objective: Objective, chosen: Sequence[int], progress: Progress = silent) -> dict[int, Arrays]:
+def answers_to(
+    module: Any, rows: Sequence[Arrays], objective: Objective, chosen: Sequence[int], progress: Progress = silent
+) -> dict[int, Arrays]:
     """What a module answers to some of the rows, through all of the loop: index to outputs."""
     if objective.reference is not None:
         return dict(zip(chosen, objective.reference(module, [rows[i] for i in chosen], progress), strict=True))
-    return {i: row for indices, _, answers in _forward(module, rows, chosen, objective) for i, row in zip(indices, answers, strict=True)}
+    return {
+        i: row
+        for indices, _, answers in _forward(module, rows, chosen, objective)
+        for i, row in zip(indices, answers, strict=True)
+    }
 
 
 def stored(file: Path) -> list[Arrays]:
@@ -122,8 +148,13 @@ def stored(file: Path) -> list[Arrays]:
         return list(unpack(dict(arrays)))
 
 
-def _forward(module: Any, rows: Sequence[Arrays], chosen: Sequence[int], objective: Objective) -> Iterator[tuple[list[int], dict[str, Any], list[Arrays]]]:
+def _forward(
+    module: Any, rows: Sequence[Arrays], chosen: Sequence[int], objective: Objective
+) -> Iterator[tuple[list[int], dict[str, Any], list[Arrays]]]:
     """Runs a module over some rows in batches of similar length: their indices, the padded tensors, and the outputs."""
     some = [rows[i] for i in chosen]
     for places in alike(some):
-        yield [chosen[i] for i in places], *run(objective.forward, module, [some[i] for i in places], objective.pads, objective.signature)
+        yield (
+            [chosen[i] for i in places],
+            *run(objective.forward, module, [some[i] for i in places], objective.pads, objective.signature),
+        )

@@ -80,26 +80,47 @@ class Distilled:
         scored, metric = made.evaluation, made.evaluation.task.metrics[0]
         score, theirs = scored.score(made.outputs), scored.score(made.reference)
         compared = scored.compare(made.outputs, made.reference)
-        return cls(path, made.epochs, metric.name, theirs, score, compared, max(trained, took), took < trained, made.notes, metric.higher_is_better)
+        return cls(
+            path,
+            made.epochs,
+            metric.name,
+            theirs,
+            score,
+            compared,
+            max(trained, took),
+            took < trained,
+            made.notes,
+            metric.higher_is_better,
+        )
 
     def text(self) -> str:
         """The epochs as a plain table, then student and teacher."""
         sign = 1 if self.higher_is_better else -1
         best = max(range(len(self.epochs)), key=lambda i: sign * self.epochs[i].score, default=0)
         lines = [f"epoch  loss    {self.score_name:<9}  seconds"] if self.epochs else []
-        lines += [f"{i + 1:>5}  {e.loss:<6.3f}  {e.score:<9.4f}  {e.seconds:>7.0f}{'  best' if i == best else ''}" for i, e in enumerate(self.epochs)]
-        lines.append(f"Student: {self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}; {self.compared.text(None)}.")
+        lines += [
+            f"{i + 1:>5}  {e.loss:<6.3f}  {e.score:<9.4f}  {e.seconds:>7.0f}{'  best' if i == best else ''}"
+            for i, e in enumerate(self.epochs)
+        ]
+        lines.append(
+            f"Student: {self.score_name} {self.score:.4f}, teacher {self.teacher_score:.4f}; {self.compared.text(None)}."
+        )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
-def lesson(paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] | None, modality: Modality) -> list[Samples]:
+def lesson(
+    paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] | None, modality: Modality
+) -> list[Samples]:
     """Reads rows to train on; a file that has no label column is of rows without a label.
 
     Raises:
         SamplesError: when one cannot be read.
     """
     if not paths:
-        raise UsageError("No samples were given, expected at least one file. Labels are not needed: the teacher says what rows mean.")
+        raise UsageError(
+            "No samples were given, expected at least one file. Labels are not needed: the teacher says what rows mean.",
+            code="samples-missing",
+        )
     found = []
     for path in map(Path, paths):
         try:
@@ -107,7 +128,11 @@ def lesson(paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] |
         except SamplesError:
             if "label" not in (columns or {}):
                 raise
-            found.append(samples_module.read(path, {role: name for role, name in (columns or {}).items() if role != "label"}, modality=modality))
+            found.append(
+                samples_module.read(
+                    path, {role: name for role, name in (columns or {}).items() if role != "label"}, modality=modality
+                )
+            )
     return found
 
 
@@ -206,10 +231,20 @@ def distill_module(
         CompressError: when training fails.
     """
     _student.check_choice(layers, keep, student)
-    if not rows or not eval_rows or len(eval_rows) != len(eval_labels) or (labels is not None and len(labels) != len(rows)):
-        raise UsageError("There are no rows, or not as many labels as rows. Give at least one row of each set, and a label for each.")
+    if (
+        not rows
+        or not eval_rows
+        or len(eval_rows) != len(eval_labels)
+        or (labels is not None and len(labels) != len(rows))
+    ):
+        raise UsageError(
+            "There are no rows, or not as many labels as rows. Give at least one row of each set, and a label for each.",
+            code="training-rows",
+        )
     how = training or Training()
-    objective = _objective(teacher, task, pads or {}, {option: value for option, value in told.items() if value is not None})
+    objective = _objective(
+        teacher, task, pads or {}, {option: value for option, value in told.items() if value is not None}
+    )
     kept = None if student is not None else tuple(keep) if keep is not None else evenly(layers or 0, depth(teacher))
     learner = student if kept is None else shortened(teacher, kept)
     runner = accelerator(how.precision)
@@ -217,7 +252,11 @@ def distill_module(
 
     def scored(module: Any) -> float:
         outputs = _student.shared_outputs(module, eval_rows, objective, runner)
-        return score(outputs, eval_labels) if score is not None else _minus_loss(objective, eval_rows, outputs, eval_labels)
+        return (
+            score(outputs, eval_labels)
+            if score is not None
+            else _minus_loss(objective, eval_rows, outputs, eval_labels)
+        )
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         relations = bool(how.loss.relation) and has_stack(teacher) and has_stack(learner)
@@ -231,11 +270,16 @@ def distill_module(
     return learner, tuple(history)
 
 
-def _objective(module: Any, task: str | Objective | None, pads: Mapping[str, float], told: Mapping[str, Any]) -> Objective:
+def _objective(
+    module: Any, task: str | Objective | None, pads: Mapping[str, float], told: Mapping[str, Any]
+) -> Objective:
     """The objective of a task for a module whose settings are not known; one of one's own as it is."""
     if isinstance(task, Objective):
         if told:
-            raise UsageError(f"{' and '.join(told)}: options are of a task's head, and an objective of one's own was given. Leave them out.")
+            raise UsageError(
+                f"{' and '.join(told)}: options are of a task's head, and an objective of one's own was given. Leave them out.",
+                code="training-objective",
+            )
         return task
     name = type(module).__name__
     task = task or heads.for_architectures([name]) or heads.DEFAULT

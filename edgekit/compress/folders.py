@@ -20,7 +20,9 @@ RECORD = "edgekit.json"
 
 def save(module: Any, processor: Any, folder: Path, record: Mapping[str, object]) -> None:
     """Writes a Hugging Face folder, with what it was made from."""
-    pruned = hasattr(module.config, WIDTHS)  # is filled by the names that weights have in memory, not by those of the hub
+    pruned = hasattr(
+        module.config, WIDTHS
+    )  # is filled by the names that weights have in memory, not by those of the hub
     with quiet():
         module.to("cpu").save_pretrained(folder, save_original_format=not pruned)
         processor.save_pretrained(folder)
@@ -36,7 +38,12 @@ def check_output(out: Path, force: bool) -> None:
     """
     check_place(out)
     recover(out)
-    check_free(out, force, "a model that EdgeKit wrote", lambda there: there.is_dir() and (not any(there.iterdir()) or (there / RECORD).is_file()))
+    check_free(
+        out,
+        force,
+        "a model that EdgeKit wrote",
+        lambda there: there.is_dir() and (not any(there.iterdir()) or (there / RECORD).is_file()),
+    )
 
 
 def place(made: Path, out: Path, force: bool) -> Path:

@@ -47,10 +47,15 @@ class Loss:
             UsageError: for a negative weight, none above 0, or a temperature that is not above 0.
         """
         weights = (self.teacher, self.labels, self.relation)
-        if not all(0 <= w < float("inf") for w in weights) or not any(weights[:2]) or not 0 < self.temperature < float("inf"):
+        if (
+            not all(0 <= w < float("inf") for w in weights)
+            or not any(weights[:2])
+            or not 0 < self.temperature < float("inf")
+        ):
             raise UsageError(
                 f"The loss has the weights teacher {self.teacher:g}, labels {self.labels:g}, relation {self.relation:g} and the temperature "
-                f"{self.temperature:g}, expected weights of at least 0, teacher or labels above 0, and a temperature above 0."
+                f"{self.temperature:g}, expected weights of at least 0, teacher or labels above 0, and a temperature above 0.",
+                code="training-settings",
             )
 
 
@@ -148,7 +153,8 @@ def rows_loss(
         if ours.shape != theirs.shape:
             raise UsageError(
                 f"The last layer of the student has {ours.shape[1]} positions, the teacher's {theirs.shape[1]}, so the relations between them cannot be "
-                "compared. Set the weight of relations to 0 (Loss(relation=0)), or give another student."
+                "compared. Set the weight of relations to 0 (Loss(relation=0)), or give another student.",
+                code="student-positions",
             )
         pairs = real.unsqueeze(1) & real.unsqueeze(2)
         apart = ((ours - theirs) ** 2).masked_fill(~pairs, 0.0).sum(dim=(1, 2))

@@ -114,7 +114,13 @@ def prune_layers(
     module = narrowed(base.module, plan["picks"])
     before, after = (tuple((int(h), int(n)) for h, n in widths(m)) for m in (base.module, module))
     learner = _student.Student(module, base, _identity(base, plan["picks"]), inherits, notes)
-    return Pruned(_student.make(teacher, learner, samples, evaluation, training, progress, cache), before, after, speedup, plan["speedup"])
+    return Pruned(
+        _student.make(teacher, learner, samples, evaluation, training, progress, cache),
+        before,
+        after,
+        speedup,
+        plan["speedup"],
+    )
 
 
 def check_speedup(speedup: float) -> None:
@@ -124,18 +130,32 @@ def check_speedup(speedup: float) -> None:
         UsageError: unless it is above 1 and below 100.
     """
     if not 1.0 < speedup < 100.0:
-        raise UsageError(f"speedup is {speedup:g}, expected above 1 and below 100: how many times as fast the pruned model is to be.")
+        raise UsageError(
+            f"speedup is {speedup:g}, expected above 1 and below 100: how many times as fast the pruned model is to be.",
+            code="prune-speedup",
+        )
 
 
-def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress, cache: Cache) -> str:
+def _plan(
+    base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress, cache: Cache
+) -> str:
     """What stays, as JSON: on record, in the cache, or found now."""
     name = key(model=base.digest, speedup=speedup, samples=[s.digest for s in samples])
     if latency.known is not None:
         if name not in latency.known:
-            raise UsageError("The record of the race does not hold how this model was pruned: it is of another build. Leave --race out to measure anew.")
+            raise UsageError(
+                "The record of the race does not hold how this model was pruned: it is of another build. Leave --race out to measure anew.",
+                code="race-record-other",
+            )
         latency.used[name] = latency.known[name]
         return latency.known[name]
-    what = {"step": "prune", "what": name, "code": code_digest(*_student.CODE), "cpu": cpu_name(), "clock": dict(latency.about)}
+    what = {
+        "step": "prune",
+        "what": name,
+        "code": code_digest(*_student.CODE),
+        "cpu": cpu_name(),
+        "clock": dict(latency.about),
+    }
     digest = key(**what)
     if cache.find(digest) is None:
         picks, ratio = _planned(base, speedup, samples, latency, progress)
@@ -147,7 +167,9 @@ def _plan(base: Source, speedup: float, samples: Sequence[Samples], latency: Lat
     return latency.used[name]
 
 
-def _planned(base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress) -> tuple[Picks, float]:
+def _planned(
+    base: Source, speedup: float, samples: Sequence[Samples], latency: Latency, progress: Progress
+) -> tuple[Picks, float]:
     """What stays, and how many times as fast the model then is."""
     _student.check_rows([base], samples)
     given = [value for s in samples for value in s.inputs]
@@ -158,7 +180,8 @@ def _planned(base: Source, speedup: float, samples: Sequence[Samples], latency: 
     if reach < wanted:
         raise UsageError(
             f"Pruning was asked to make the model {speedup:.2f} x as fast, and with one head and {step(len(matters[0].neurons))} neurons left in each layer "
-            f"it is {1 / max(1 - reach, 1e-6):.2f} x as fast. Ask for less, or for fewer layers."
+            f"it is {1 / max(1 - reach, 1e-6):.2f} x as fast. Ask for less, or for fewer layers.",
+            code="prune-speedup",
         )
     tried: list[tuple[float, Picks]] = []
     save = wanted
@@ -180,7 +203,12 @@ def _table(base: Source, latency: Latency, progress: Progress) -> Table:
     heads, neurons = points(most_heads, most_neurons)
     probes = [(h, most_neurons) for h in heads] + [(most_heads, n) for n in neurons]
     progress("measure layers", 0, 0)
-    shares = latency.measure([base, *(_probe(base, [(list(range(min(h, x))), list(range(min(n, y)))) for x, y in before]) for h, n in probes)])
+    shares = latency.measure(
+        [
+            base,
+            *(_probe(base, [(list(range(min(h, x))), list(range(min(n, y)))) for x, y in before]) for h, n in probes),
+        ]
+    )
     each = [float(share) / len(before) for share in shares]
     return Table(
         {most_heads: each[0], **dict(zip(heads, each[1 : 1 + len(heads)], strict=True))},
@@ -191,7 +219,14 @@ def _table(base: Source, latency: Latency, progress: Progress) -> Table:
 def _probe(base: Source, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Source:
     """A narrower model that is timed and thrown away."""
     digest = _identity(base, picks)
-    return Source(base.model_id, base.revision, base.task, digest, lambda: (narrowed(base.module, picks), base.processor), base.kind)
+    return Source(
+        base.model_id,
+        base.revision,
+        base.task,
+        digest,
+        lambda: (narrowed(base.module, picks), base.processor),
+        base.kind,
+    )
 
 
 def _identity(base: Source, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> str:

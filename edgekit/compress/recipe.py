@@ -78,7 +78,15 @@ class Recipe:
             for file in files:
                 _student.check_rows([own], (), file)
 
-    def make(self, teacher: Source, samples: Sequence[Samples], evaluation: Samples, latency: Latency, progress: Progress, cache: Cache) -> Source:
+    def make(
+        self,
+        teacher: Source,
+        samples: Sequence[Samples],
+        evaluation: Samples,
+        latency: Latency,
+        progress: Progress,
+        cache: Cache,
+    ) -> Source:
         """Trains it, or finds it in the cache.
 
         Args:
@@ -91,13 +99,31 @@ class Recipe:
         """
         base, inherits, notes = teacher, True, tuple[str, ...]()
         if (self.layers, self.keep, self.student) != (None, None, None) or self.speedup is None:
-            learner = _student.student(teacher, self.layers, self.keep, None if self.student is None else source.read(self.student))
+            learner = _student.student(
+                teacher, self.layers, self.keep, None if self.student is None else source.read(self.student)
+            )
             inherits, notes = learner.inherits, learner.notes
-            base = source.read(_student.make(teacher, learner, samples, evaluation, self.training, progress, cache).folder)
+            base = source.read(
+                _student.make(teacher, learner, samples, evaluation, self.training, progress, cache).folder
+            )
         if self.speedup is not None:
-            recovery = replace(self.training, epochs=min(self.training.epochs, RECOVERY.epochs), patience=min(self.training.patience, RECOVERY.patience))
+            recovery = replace(
+                self.training,
+                epochs=min(self.training.epochs, RECOVERY.epochs),
+                patience=min(self.training.patience, RECOVERY.patience),
+            )
             pruned = prune_layers(
-                teacher, base, self.speedup, samples, evaluation, latency, recovery, progress=progress, inherits=inherits, notes=notes, cache=cache
+                teacher,
+                base,
+                self.speedup,
+                samples,
+                evaluation,
+                latency,
+                recovery,
+                progress=progress,
+                inherits=inherits,
+                notes=notes,
+                cache=cache,
             )
             base = source.read(pruned.made.folder)
         base.model_id, base.revision = f"{teacher.model_id}, {self.name}", teacher.revision

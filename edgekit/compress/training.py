@@ -96,9 +96,13 @@ class Training:
         }  # fmt: skip
         for name, (low, high) in ranges.items():
             if not low <= getattr(self, name) <= high:
-                raise UsageError(f"{name} is {getattr(self, name):g}, expected {low:g} to {high:g}.")
+                raise UsageError(
+                    f"{name} is {getattr(self, name):g}, expected {low:g} to {high:g}.", code="training-settings"
+                )
         if self.precision not in PRECISIONS:
-            raise UsageError(f"precision is '{self.precision}', expected one of: {', '.join(PRECISIONS)}.")
+            raise UsageError(
+                f"precision is '{self.precision}', expected one of: {', '.join(PRECISIONS)}.", code="training-settings"
+            )
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,11 @@ def accelerator(precision: str) -> Any:
     if precision == "auto" and "ACCELERATE_MIXED_PRECISION" in os.environ:
         mixed = None  # as the launcher was told
     elif precision == "auto":
-        has = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else bool({"avx512_bf16", "amx_bf16"} & set(cpu_instructions()))
+        has = (
+            torch.cuda.is_bf16_supported()
+            if torch.cuda.is_available()
+            else bool({"avx512_bf16", "amx_bf16"} & set(cpu_instructions()))
+        )
         mixed = "bf16" if has else "no"
     else:
         mixed = "bf16" if precision == "bfloat16" else "no"
@@ -182,11 +190,17 @@ def train(
     examples, targets = lesson.examples, lesson.targets
     rows = lengths(examples.flat())
     steps = math.ceil(len(examples) / training.batch)
-    groups = [[p for p in student.parameters() if p.requires_grad and (p.ndim > 1) is decays] for decays in (True, False)]
+    groups = [
+        [p for p in student.parameters() if p.requires_grad and (p.ndim > 1) is decays] for decays in (True, False)
+    ]
     optimizer = torch.optim.AdamW(
-        [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}], training.learning_rate, weight_decay=training.weight_decay
+        [{"params": groups[0]}, {"params": groups[1], "weight_decay": 0.0}],
+        training.learning_rate,
+        weight_decay=training.weight_decay,
     )
-    schedule = get_linear_schedule_with_warmup(optimizer, int(training.warmup * steps * training.epochs), steps * training.epochs)
+    schedule = get_linear_schedule_with_warmup(
+        optimizer, int(training.warmup * steps * training.epochs), steps * training.epochs
+    )
     model, optimizer = runner.prepare(student, optimizer)
     runner.register_for_checkpointing(schedule)
     history, best = _resumed(runner, work)
@@ -197,10 +211,14 @@ def train(
             if len(history) - best >= training.patience:
                 break
             began, total = time.perf_counter(), 0.0
-            torch.manual_seed(training.seed * 100_003 + number * 1009 + runner.process_index)  # so that a run that was resumed is the same run
+            torch.manual_seed(
+                training.seed * 100_003 + number * 1009 + runner.process_index
+            )  # so that a run that was resumed is the same run
             name = _said(number, training.epochs, history)
             student.train()
-            for step, batch in enumerate(batches(examples.epoch(number), rows, training.batch, training.seed * 100_003 + number)):
+            for step, batch in enumerate(
+                batches(examples.epoch(number), rows, training.batch, training.seed * 100_003 + number)
+            ):
                 own = batch[runner.process_index :: runner.num_processes]
                 loss = stepper.step(own, len(batch), (number, step))
                 schedule.step()
@@ -257,12 +275,15 @@ class _Stepper:
 
         # A batch of fewer rows than there are processes: one without a row of its own takes part with nothing, so that none waits for it.
         indices = own or [0]
-        with _enough_memory(lambda count: self._loss(indices[:count]).backward(), len(indices), self.runner.num_processes):
+        with _enough_memory(
+            lambda count: self._loss(indices[:count]).backward(), len(indices), self.runner.num_processes
+        ):
             loss = self._loss(indices) * (1.0 if own else 0.0)
             if not torch.isfinite(loss):
                 raise CompressError(
                     f"The loss became {loss.item()} at step {place[1] + 1} of epoch {place[0] + 1}: training diverged. "
-                    f"Try a lower learning rate than {self.training.learning_rate:g} (a third of it), a longer warm-up, or float32 precision."
+                    f"Try a lower learning rate than {self.training.learning_rate:g} (a third of it), a longer warm-up, or float32 precision.",
+                    code="training-diverged",
                 )
             # Gradients are averaged over processes: this makes it the mean over the batch.
             self.runner.backward(loss * self.runner.num_processes / of)
@@ -315,8 +336,14 @@ def _enough_memory(attempt: Callable[[int], None], rows: int, processes: int) ->
                 break
             except (RuntimeError, MemoryError):
                 fits //= 2
-        advice = f"A batch of {fits * processes} would fit: --batch {fits * processes}." if fits else "Not even a batch of 1 fits: use a machine with more."
-        raise CompressError(f"Memory does not suffice for a training step of {rows * processes} rows. {advice}") from problem
+        advice = (
+            f"A batch of {fits * processes} would fit: --batch {fits * processes}."
+            if fits
+            else "Not even a batch of 1 fits: use a machine with more."
+        )
+        raise CompressError(
+            f"Memory does not suffice for a training step of {rows * processes} rows. {advice}", code="training-memory"
+        ) from problem
 
 
 def _said(number: int, epochs: int, history: Sequence[Epoch]) -> str:

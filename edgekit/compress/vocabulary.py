@@ -33,7 +33,9 @@ from edgekit.spec.progress import Progress, silent
 __all__ = ["DISCLOSES", "Trimmed", "read_tokens", "trim", "trimmed"]
 
 _IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "unk_token_id")
-DISCLOSES = "A vocabulary made from samples discloses which words they contain to whoever has the bundle or the build cache."
+DISCLOSES = (
+    "A vocabulary made from samples discloses which words they contain to whoever has the bundle or the build cache."
+)
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,20 @@ def read_tokens(path: Path) -> list[str]:
     try:
         return [line for line in path.read_text("utf-8").split("\n") if line]
     except (OSError, UnicodeDecodeError) as problem:
-        raise UsageError(f"The list of tokens {path} cannot be read ({problem}). Give a text file in UTF-8 with a token on each line.") from problem
+        raise UsageError(
+            f"The list of tokens {path} cannot be read ({problem}). Give a text file in UTF-8 with a token on each line.",
+            code="tokens-unreadable",
+        ) from problem
 
 
-def trimmed(origin: Source, texts: Sequence[Text], tokens: Sequence[str] | None, others: Sequence[Text] | None, folder: Path, progress: Progress) -> Trimmed:
+def trimmed(
+    origin: Source,
+    texts: Sequence[Text],
+    tokens: Sequence[str] | None,
+    others: Sequence[Text] | None,
+    folder: Path,
+    progress: Progress,
+) -> Trimmed:
     """The same from a source and texts into a new folder; nothing else is there yet.
 
     Args:
@@ -139,13 +151,18 @@ def trimmed(origin: Source, texts: Sequence[Text], tokens: Sequence[str] | None,
     """
     measured = texts if others is None else others
     if not texts and tokens is None:
-        raise UsageError("Neither texts nor a list of tokens was given: the vocabulary is made of the tokens in them. Give samples, or tokens.")
+        raise UsageError(
+            "Neither texts nor a list of tokens was given: the vocabulary is made of the tokens in them. Give samples, or tokens.",
+            code="samples-missing",
+        )
     _check_tokenizer(origin)
     data = json.loads(tokenizer_json(origin.processor))
     progress("vocabulary", 0, 3)
     before = _count(origin, measured)
     special = {int(i) for i in origin.processor.all_special_ids}
-    used = {int(i) for row in origin.encode(texts) for i in row["input_ids"]} | _listed(data, tokens, special, origin.model_id)
+    used = {int(i) for row in origin.encode(texts) for i in row["input_ids"]} | _listed(
+        data, tokens, special, origin.model_id
+    )
     kept = _closed(data, used, special)
     smaller = _tokenizer(data, kept)
     progress("vocabulary", 1, 3)
@@ -161,7 +178,10 @@ def trimmed(origin: Source, texts: Sequence[Text], tokens: Sequence[str] | None,
 def _check_tokenizer(origin: Source) -> None:
     noun = processors_of(origin.task).NOUN
     if noun != _NOUN:
-        raise ModelError(f"{origin.model_id} takes its inputs through its {noun}, and only a {_NOUN} has a vocabulary. Leave the model as it is.")
+        raise ModelError(
+            f"{origin.model_id} takes its inputs through its {noun}, and only a {_NOUN} has a vocabulary. Leave the model as it is.",
+            code="vocabulary-none",
+        )
 
 
 def _listed(data: Mapping[str, Any], tokens: Sequence[str] | None, special: set[int], model: str) -> set[int]:
@@ -172,10 +192,16 @@ def _listed(data: Mapping[str, Any], tokens: Sequence[str] | None, special: set[
     index = {name: i for i, name in names.items()}
     lost = [names[i] for i in sorted(special & set(names)) if names[i] not in set(tokens)]
     if lost:
-        raise UsageError(f"The list of tokens lacks {', '.join(lost)}, special tokens that {model} was trained with: no text would encode as it did. Add them.")
+        raise UsageError(
+            f"The list of tokens lacks {', '.join(lost)}, special tokens that {model} was trained with: no text would encode as it did. Add them.",
+            code="tokens-special",
+        )
     strange = [t for t in tokens if t not in index]
     if strange:
-        raise UsageError(f"{len(strange)} tokens of the list are not in the vocabulary of {model}, {strange[0]!r} for one. Take them out.")
+        raise UsageError(
+            f"{len(strange)} tokens of the list are not in the vocabulary of {model}, {strange[0]!r} for one. Take them out.",
+            code="tokens-unknown",
+        )
     return {index[t] for t in tokens}
 
 
@@ -189,19 +215,34 @@ def _count(origin: Source, texts: Sequence[Text]) -> float:
 def _names(data: Mapping[str, Any]) -> dict[int, str]:
     """Index to token, of the model and of what was added to it."""
     model = data["model"]
-    found = dict(enumerate(p for p, _ in model["vocab"])) if model["type"] == "Unigram" else {i: t for t, i in model["vocab"].items()}
+    found = (
+        dict(enumerate(p for p, _ in model["vocab"]))
+        if model["type"] == "Unigram"
+        else {i: t for t, i in model["vocab"].items()}
+    )
     return found | {int(a["id"]): str(a["content"]) for a in data["added_tokens"]}
 
 
 def _closed(data: Mapping[str, Any], used: set[int], special: set[int]) -> list[int]:
     """Indices that stay, ascending: those that are used, special or added, and what any text needs to be encoded."""
-    kinds: dict[str, Callable[[Mapping[str, Any], set[str]], set[str]]] = {"WordPiece": _wordpiece, "BPE": _bpe, "Unigram": _unigram}
+    kinds: dict[str, Callable[[Mapping[str, Any], set[str]], set[str]]] = {
+        "WordPiece": _wordpiece,
+        "BPE": _bpe,
+        "Unigram": _unigram,
+    }
     model, names = data["model"], _names(data)
     if model.get("type") not in kinds:
-        raise ModelError(f"The tokenizer is a {model.get('type')}, and only {', '.join(kinds)} can be trimmed. Leave the vocabulary as it is.")
+        raise ModelError(
+            f"The tokenizer is a {model.get('type')}, and only {', '.join(kinds)} can be trimmed. Leave the vocabulary as it is.",
+            code="vocabulary-kind",
+        )
     added = {int(a["id"]) for a in data["added_tokens"]}
     must = kinds[model["type"]](model, {names[i] for i in used | special | added if i in names})
-    unknown = model.get("unk_token") if model["type"] != "Unigram" else (model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None)
+    unknown = (
+        model.get("unk_token")
+        if model["type"] != "Unigram"
+        else (model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else None)
+    )
     return sorted({i for i, name in names.items() if name in must or name == unknown} | added | (special & set(names)))
 
 
@@ -214,7 +255,9 @@ def _wordpiece(model: Mapping[str, Any], used: set[str]) -> set[str]:
         body = token.removeprefix(prefix) if inside else token
         return [prefix + c if inside or i else c for i, c in enumerate(body)]
 
-    return used | {token for token in vocabulary if len(parts := pieces(token)) == 1 or any(p not in vocabulary for p in parts)}
+    return used | {
+        token for token in vocabulary if len(parts := pieces(token)) == 1 or any(p not in vocabulary for p in parts)
+    }
 
 
 def _bpe(model: Mapping[str, Any], used: set[str]) -> set[str]:
@@ -235,7 +278,9 @@ def _bpe(model: Mapping[str, Any], used: set[str]) -> set[str]:
 def _unigram(model: Mapping[str, Any], used: set[str]) -> set[str]:
     """Single characters (and bytes), and pieces with a character that does not stand alone."""
     pieces = {p for p, _ in model["vocab"]}
-    return used | {p for p in pieces if len(p) == 1 or (p.startswith("<0x") and p.endswith(">")) or any(c not in pieces for c in p)}
+    return used | {
+        p for p in pieces if len(p) == 1 or (p.startswith("<0x") and p.endswith(">")) or any(c not in pieces for c in p)
+    }
 
 
 def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
@@ -254,7 +299,9 @@ def _tokenizer(data: Mapping[str, Any], kept: Sequence[int]) -> dict[str, Any]:
         model["unk_id"] = None if model.get("unk_id") is None else new[model["unk_id"]]
         model["vocab"] = [entry for i, entry in enumerate(model["vocab"]) if i in new]
     else:
-        model["vocab"] = {token: new[i] for token, i in sorted(model["vocab"].items(), key=lambda item: item[1]) if i in new}
+        model["vocab"] = {
+            token: new[i] for token, i in sorted(model["vocab"].items(), key=lambda item: item[1]) if i in new
+        }
         if model["type"] == "BPE":
             model["merges"] = [m for m in model["merges"] if {*_pair(m), "".join(_pair(m))} <= model["vocab"].keys()]
     for token in made["added_tokens"]:
@@ -296,24 +343,36 @@ def _save(origin: Source, smaller: Mapping[str, Any], kept: Sequence[int], folde
         if getattr(module.config, name, None) in position:
             setattr(module.config, name, position[getattr(module.config, name)])
     tokenizer = wrapped(old, smaller)
-    save(module, tokenizer, folder, {"step": "vocabulary", "model": origin.model_id, "revision": origin.revision, "tokens": len(kept)})
+    save(
+        module,
+        tokenizer,
+        folder,
+        {"step": "vocabulary", "model": origin.model_id, "revision": origin.revision, "tokens": len(kept)},
+    )
 
 
 def _check(origin: Source, made: Source, texts: Sequence[Text], kept: Sequence[int]) -> None:
     """Holds the result to what is promised: texts of the samples encode as before, and nothing that could be encoded became unknown."""
     for before, after in zip(origin.encode(texts), made.encode(texts), strict=True):
         if before["input_ids"].tolist() != [kept[i] for i in after["input_ids"]]:
-            raise ModelError(f"With fewer tokens the tokenizer of {origin.model_id} encodes a text of the samples otherwise. Leave its vocabulary as it is.")
+            raise ModelError(
+                f"With fewer tokens the tokenizer of {origin.model_id} encodes a text of the samples otherwise. Leave its vocabulary as it is.",
+                code="vocabulary-changes",
+            )
     if origin.settings.max_length != made.settings.max_length:
         raise ModelError(
-            f"Positions of {origin.model_id} are counted from its padding token, whose index changes with this vocabulary. Leave its vocabulary as it is."
+            f"Positions of {origin.model_id} are counted from its padding token, whose index changes with this vocabulary. Leave its vocabulary as it is.",
+            code="vocabulary-positions",
         )
     words = _words(json.loads(tokenizer_json(origin.processor)))
     unknown = [s.processor.unk_token_id for s in (origin, made)]
     encoded = [_ids(s, words) for s in (origin, made)]
     lost = sum(unknown[1] in b and unknown[0] not in a for a, b in zip(*encoded, strict=True))
     if unknown[0] is not None and lost:
-        raise ModelError(f"With fewer tokens {lost} tokens of {origin.model_id}'s vocabulary would be unknown. Leave its vocabulary as it is.")
+        raise ModelError(
+            f"With fewer tokens {lost} tokens of {origin.model_id}'s vocabulary would be unknown. Leave its vocabulary as it is.",
+            code="vocabulary-changes",
+        )
 
 
 def _words(data: Mapping[str, Any]) -> list[str]:
@@ -323,6 +382,7 @@ def _words(data: Mapping[str, Any]) -> list[str]:
 
 
 def _ids(origin: Source, words: Iterable[str]) -> list[list[int]]:
-    return [encoding.ids for encoding in origin.processor.backend_tokenizer.encode_batch(list(words), add_special_tokens=False)]
-
-
+    return [
+        encoding.ids
+        for encoding in origin.processor.backend_tokenizer.encode_batch(list(words), add_special_tokens=False)
+    ]

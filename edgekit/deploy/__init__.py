@@ -72,7 +72,13 @@ class Deployed(Recorded):
         """For a terminal."""
         there = ", in place of the bundle that was there" if self.replaced else ""
         board, gpu = (found if isinstance(found := self.doctor.get(name), Mapping) else {} for name in ("board", "gpu"))
-        named = [board.get("model"), self.doctor.get("cpu"), gpu.get("name"), f"Python {self.python}", f"EdgeKit {self.edgekit}"]
+        named = [
+            board.get("model"),
+            self.doctor.get("cpu"),
+            gpu.get("name"),
+            f"Python {self.python}",
+            f"EdgeKit {self.edgekit}",
+        ]
         lines = [
             f"Deployed to {self.device}:{self.path}, {self.size_mb:.1f} MB, in {self.seconds:.0f} s{there}.",
             f"device: {', '.join(str(name) for name in (self.system, *named) if name)}",
@@ -131,14 +137,16 @@ def deploy(
     with tempfile.TemporaryDirectory(prefix="edgekit-deploy-") as folder:
         progress("pack", 0, 0)
         files = [pack(opened.path, Path(folder) / _PACKED)]
-        trusted = {f"key{number}.pub": key for number, key in enumerate(keys)} | ({_REVOKED: revoked} if revoked is not None and keys else {})
+        trusted = {f"key{number}.pub": key for number, key in enumerate(keys)} | (
+            {_REVOKED: revoked} if revoked is not None and keys else {}
+        )
         files += [Path(shutil.copyfile(source, Path(folder) / name)) for name, source in trusted.items()]
         try:
             compiled, verified, doctor = _install(device, opened, path, token, files, allow_downgrade)
         except EdgekitError as problem:
             # It names the place where the bundle was checked; the user knows the one where it is to be.
             said = str(problem).replace(_stage(path, token) + "/bundle", path)
-            raise type(problem)(said + _clean(device, path, token)) from problem
+            raise problem.reworded(said + _clean(device, path, token)) from problem
         except BaseException:
             _clean(device, path, token)
             raise
@@ -201,8 +209,25 @@ def bench(
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     found = _ask(device, opened, address)
     if found["manifest"] != sha256(opened.path / MANIFEST):
-        deploy(bundle, where, python=python, keys=keys, revoked=revoked, identity=identity, ssh_options=ssh_options, progress=progress)
-    options = ["--batches", ",".join(map(str, batches)), "--lengths", ",".join(map(str, lengths)), "--seconds", str(seconds), "--json"]
+        deploy(
+            bundle,
+            where,
+            python=python,
+            keys=keys,
+            revoked=revoked,
+            identity=identity,
+            ssh_options=ssh_options,
+            progress=progress,
+        )
+    options = [
+        "--batches",
+        ",".join(map(str, batches)),
+        "--lengths",
+        ",".join(map(str, lengths)),
+        "--seconds",
+        str(seconds),
+        "--json",
+    ]
     options += [] if backend is None else ["--backend", backend]
     options += [] if threads is None else ["--threads", str(threads)]
     said = device.json_verb("bench there", "bench", *options, "--", str(found["path"]))
@@ -216,16 +241,23 @@ def _ask(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:
     version = str(found["python"])
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
-        raise RemoteError(f"The Python of {address} is {version}, expected {oldest} or newer. Name another one: --python PATH, e.g. venv/bin/python.")
+        raise RemoteError(
+            f"The Python of {address} is {version}, expected {oldest} or newer. Name another one: --python PATH, e.g. venv/bin/python.",
+            code="remote-python",
+        )
     if not found["edgekit"]:
         backends = " or ".join(dict.fromkeys(v.backend for v in bundle.manifest.variants))
         complaint = (str(found["complaint"]).splitlines() or ["nothing"])[-1]
         raise RemoteError(
             f"EdgeKit does not start on {address}: {complaint.rstrip('.')}. Install it there, and the bundle's backend ({backends}): "
-            "python3 -m pip install 'edgekit[cli]'; or name the Python that has it: --python PATH."
+            "python3 -m pip install 'edgekit[cli]'; or name the Python that has it: --python PATH.",
+            code="remote-edgekit",
         )
     if found["state"] == "other":
-        raise UsageError(f"On {address}, {found['path']} is not a bundle, and only a bundle is replaced. Give another path: ssh://.../path")
+        raise UsageError(
+            f"On {address}, {found['path']} is not a bundle, and only a bundle is replaced. Give another path: ssh://.../path",
+            code="remote-not-a-bundle",
+        )
     return found
 
 
@@ -242,7 +274,8 @@ def _install(
     if int(made["free"]) < needed:
         raise RemoteError(
             f"The disk of {path} on {device.address} has {made['free'] / 2**20:.1f} MB free, expected {needed / 2**20:.1f}: for the copy, for what is "
-            "unpacked from it to be checked, and for the bundle in its place. Free space there, or give another path."
+            "unpacked from it to be checked, and for the bundle in its place. Free space there, or give another path.",
+            code="remote-disk-full",
         )
     stage = str(made["stage"])
     device.send("copy", files[0].parent, [file.name for file in files], str(made["door"]))
@@ -251,9 +284,14 @@ def _install(
         if arrived.get(file.name) != sha256(file):
             raise IntegrityError(
                 f"{file.name} was altered on its way to {device.address}: its sha256 there is {arrived.get(file.name)}, here {sha256(file)}. "
-                "Deploy again; when it happens again, look at the device's memory and disk."
+                "Deploy again; when it happens again, look at the device's memory and disk.",
+                code="remote-copy-altered",
             )
-    trust = [part for file in files[1:] for part in ("--revoked" if file.name == _REVOKED else "--key", f"{stage}/{file.name}")]
+    trust = [
+        part
+        for file in files[1:]
+        for part in ("--revoked" if file.name == _REVOKED else "--key", f"{stage}/{file.name}")
+    ]
     copy = f"{stage}/bundle"
     device.verb("unpack there", "pack", "--unpack", *trust, "-o", copy, "--", f"{stage}/{_PACKED}")
     compiled = None
@@ -263,7 +301,9 @@ def _install(
     doctor = device.json_verb("look at the device", "doctor", "--json")
     # In one step, by the same code that replaces a bundle anywhere; it removes what one that was killed has left there.
     allowed = ["--allow-downgrade"] if allow_downgrade else []
-    device.verb("put it in its place", "pack", "--unpack", "--force", *allowed, *trust, "-o", path, "--", f"{stage}/{_PACKED}")
+    device.verb(
+        "put it in its place", "pack", "--unpack", "--force", *allowed, *trust, "-o", path, "--", f"{stage}/{_PACKED}"
+    )
     return compiled, verified, doctor
 
 

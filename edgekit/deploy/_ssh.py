@@ -37,7 +37,11 @@ _OPTIONS = {
     "RemoteCommand": "none",
     "RequestTTY": "no",
 }
-_ERRORS: Mapping[int, type[EdgekitError]] = {error.exit_code: error for error in (UsageError, BudgetError, IntegrityError)}
+_ERRORS: Mapping[int, type[EdgekitError]] = {
+    error.exit_code: error for error in (UsageError, BudgetError, IntegrityError)
+}
+_CODED = re.compile(r"error\[(?P<code>[a-z0-9-]+)\]: (?P<message>.*)", re.DOTALL)
+"""What the command line of a device prints of an error; releases before codes print the message alone."""
 _TURN_S = 0.1
 _GRACE_S = 5.0
 
@@ -75,33 +79,52 @@ def parse_url(url: str) -> Address:
     """
     scheme, separator, rest = url.partition("://")
     if scheme != "ssh" or not separator:
-        raise UsageError(f"'{url}' is not an address of the form {_FORM}. {_EXAMPLE}")
+        raise UsageError(f"'{url}' is not an address of the form {_FORM}. {_EXAMPLE}", code="address-invalid")
     place, slash, path = rest.partition("/")
     user, at, host = place.rpartition("@")
     if ":" in user:
-        raise UsageError(f"The address of '{host}' holds a password, and none is taken: ssh logs in with a key. Make one (ssh-keygen, ssh-copy-id).")
+        raise UsageError(
+            f"The address of '{host}' holds a password, and none is taken: ssh logs in with a key. Make one (ssh-keygen, ssh-copy-id).",
+            code="address-password",
+        )
     port = ""
     if split := re.fullmatch(r"(.*):([^\]:]*)", host):
         host, port = split.groups()
         if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
-            raise UsageError(f"'{url}' names the port '{port}', expected a whole number from 1 to 65535. {_EXAMPLE}")
+            raise UsageError(
+                f"'{url}' names the port '{port}', expected a whole number from 1 to 65535. {_EXAMPLE}",
+                code="address-invalid",
+            )
     if at and not _USER.fullmatch(user):
-        raise UsageError(f"'{url}' names the user '{user}', expected letters, digits and . _ + $ -. {_EXAMPLE}")
+        raise UsageError(
+            f"'{url}' names the user '{user}', expected letters, digits and . _ + $ -. {_EXAMPLE}",
+            code="address-invalid",
+        )
     if not _HOST.fullmatch(host):
-        raise UsageError(f"'{url}' names the host '{host}', expected a name, an IPv4 address, or an IPv6 address in brackets. {_EXAMPLE}")
+        raise UsageError(
+            f"'{url}' names the host '{host}', expected a name, an IPv4 address, or an IPv6 address in brackets. {_EXAMPLE}",
+            code="address-invalid",
+        )
     try:
         path = unquote_to_bytes(slash + path).decode("utf-8").rstrip("/")
     except UnicodeDecodeError as problem:
-        raise UsageError(f"'{url}' names a path that is not UTF-8 ({problem}). {_EXAMPLE}") from problem
+        raise UsageError(
+            f"'{url}' names a path that is not UTF-8 ({problem}). {_EXAMPLE}", code="address-invalid"
+        ) from problem
     if any(ord(c) < 32 for c in path) or path == "/~":
-        raise UsageError(f"'{url}' names the path {path!r}, expected the folder of a bundle, without control characters. {_EXAMPLE}")
+        raise UsageError(
+            f"'{url}' names the path {path!r}, expected the folder of a bundle, without control characters. {_EXAMPLE}",
+            code="address-invalid",
+        )
     return Address(host.strip("[]"), user, int(port) if port else None, path[1:] if path.startswith("/~/") else path)
 
 
 class Device:
     """A machine that answers over ssh. Each call is a connection."""
 
-    def __init__(self, address: Address, python: str, identity: str | Path | None, options: Sequence[str], progress: Progress) -> None:
+    def __init__(
+        self, address: Address, python: str, identity: str | Path | None, options: Sequence[str], progress: Progress
+    ) -> None:
         """Connects to nothing yet.
 
         Args:
@@ -115,9 +138,15 @@ class Device:
             UsageError: when ``identity`` is not a file, or ``python`` is empty.
         """
         if not python.strip() or "\0" in python:
-            raise UsageError(f"python is {python!r}, expected a command or a path on the device, e.g. python3 or venv/bin/python.")
+            raise UsageError(
+                f"python is {python!r}, expected a command or a path on the device, e.g. python3 or venv/bin/python.",
+                code="remote-python-name",
+            )
         if identity is not None and not Path(identity).is_file():
-            raise UsageError(f"The key {identity} does not exist, expected the private key that ssh logs in with. Make one with: ssh-keygen")
+            raise UsageError(
+                f"The key {identity} does not exist, expected the private key that ssh logs in with. Make one with: ssh-keygen",
+                code="key-not-found",
+            )
         self.address, self.progress, self._python = address, progress, python
         settings = dict(_OPTIONS)
         if address.user:
@@ -125,7 +154,11 @@ class Device:
         if address.port:
             settings["Port"] = str(address.port)
         key = [] if identity is None else ["-i", str(Path(identity).absolute()), "-o", "IdentitiesOnly=yes"]
-        self._options = [*options, *key, *(part for name, value in settings.items() for part in ("-o", f"{name}={value}"))]
+        self._options = [
+            *options,
+            *key,
+            *(part for name, value in settings.items() for part in ("-o", f"{name}={value}")),
+        ]
         self._there = Path(__file__).with_name("_there.py").read_text("utf-8")
 
     def step(self, step: str, name: str, *arguments: str) -> dict[str, Any]:
@@ -161,12 +194,17 @@ class Device:
             RemoteError: when that is not possible to the end.
         """
         if not _PLAIN.fullmatch(place):  # it is of the device's own folder for temporary files
-            raise RemoteError(f"The folder for temporary files on {self.address} is '{place}', expected letters, digits and . _ + - /. Set TMPDIR there.")
+            raise RemoteError(
+                f"The folder for temporary files on {self.address} is '{place}', expected letters, digits and . _ + - /. Set TMPDIR there.",
+                code="remote-temp-folder",
+            )
         command = ["scp", "-q", *self._options, "--", *names, f"{self.address.scp_host}:{place}/"]
         code, _, err = self._run(step, command, folder)
         if code:
             remedy = "Look whether its disk is full, and deploy again."
-            raise self._connection(err) or RemoteError(f"The copy to {self.address} failed. scp says: {_last(err)}. {remedy}")
+            raise self._connection(err) or RemoteError(
+                f"The copy to {self.address} failed. scp says: {_last(err)}. {remedy}", code="remote-copy"
+            )
 
     def _call(self, step: str, name: str, arguments: Sequence[str], hold: bool = False) -> str:
         remote = shlex.join([self._python, "-c", self._there, name, *arguments])
@@ -177,22 +215,38 @@ class Device:
             return said
         if code == 255:
             remedy = f"Try by hand: ssh {self._login()}"
-            raise self._connection(err) or RemoteError(f"The connection to {self.address} failed. ssh says: {_last(err)}. {remedy}")
+            raise self._connection(err) or RemoteError(
+                f"The connection to {self.address} failed. ssh says: {_last(err)}. {remedy}", code="remote-connection"
+            )
         if not mark and code in (126, 127):
             remedy = "Name one that is there: --python PATH, e.g. venv/bin/python."
-            raise RemoteError(f"There is no Python '{self._python}' on {self.address} (its shell says: {_last(err)}). {remedy}")
+            raise RemoteError(
+                f"There is no Python '{self._python}' on {self.address} (its shell says: {_last(err)}). {remedy}",
+                code="remote-python",
+            )
         if not mark and "SyntaxError" in err:
-            raise RemoteError(f"The Python '{self._python}' of {self.address} is too old: {_last(err)}. Name a newer one: --python PATH.")
+            raise RemoteError(
+                f"The Python '{self._python}' of {self.address} is too old: {_last(err)}. Name a newer one: --python PATH.",
+                code="remote-python",
+            )
         _, message, own = f"\n{err}".rpartition("\nedgekit: ")
-        what = own.strip() if message else _last(err)
+        coded = _CODED.fullmatch(own.strip())
+        what = (coded["message"] if coded else own.strip()) if message else _last(err)
         if not message and code > 128:
             what = f"it was ended by signal {code - 128}{', as when memory does not suffice' if code == 137 else ''}"
         does = f"'edgekit {arguments[0]}'" if name == "verb" else f"The step '{step}'"
-        raise _ERRORS.get(code, RemoteError)(f"{does} failed on {self.address} (exit code {code}): {what}")
+        remote_code = coded["code"] if coded else ""
+        raise _ERRORS.get(code, RemoteError)(
+            f"{does} failed on {self.address} (exit code {code}): {what}", code="remote-step", remote_code=remote_code
+        )
 
     def _login(self) -> str:
         """What follows ``ssh`` to log in by hand."""
-        return (f"-p {self.address.port} " if self.address.port else "") + (f"{self.address.user}@" if self.address.user else "") + self.address.host
+        return (
+            (f"-p {self.address.port} " if self.address.port else "")
+            + (f"{self.address.user}@" if self.address.user else "")
+            + self.address.host
+        )
 
     def _connection(self, err: str) -> RemoteError | None:
         """What ssh's message stands for; None where it is none that is known."""
@@ -202,20 +256,24 @@ class Device:
             return RemoteError(
                 f"{device} shows another host key than it did ({shown[0] if shown else 'unknown'}): it was set up anew, or it is another machine that "
                 "wants to be taken for it. Nothing was sent. If the fingerprint is the device's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), "
-                f"forget the old key ({forget[0].strip() if forget else f'ssh-keygen -R {device.host}'}) and log in once by hand: ssh {to}"
+                f"forget the old key ({forget[0].strip() if forget else f'ssh-keygen -R {device.host}'}) and log in once by hand: ssh {to}",
+                code="remote-host-key-changed",
             )
         if "Host key verification failed" in err:
             scan = f"ssh-keyscan {f'-p {device.port} ' if device.port else ''}{device.host}"
             return RemoteError(
                 f"The host key of {device} is not known here, so it could be any machine. Nothing was sent. Log in once by hand and compare the "
-                f"fingerprint: ssh {to} (or compare what '{scan}' prints, and add it to ~/.ssh/known_hosts). {says}"
+                f"fingerprint: ssh {to} (or compare what '{scan}' prints, and add it to ~/.ssh/known_hosts). {says}",
+                code="remote-host-key-unknown",
             )
         for pattern, what in _CONNECTIONS:
             if re.search(pattern, err):
-                return RemoteError(f"{what.format(device=device, to=to)} {says}")
+                return RemoteError(f"{what.format(device=device, to=to)} {says}", code="remote-connection")
         return None
 
-    def _run(self, step: str, command: Sequence[str], folder: Path | None = None, hold: bool = False, grace_s: float = 0.0) -> tuple[int, str, str]:
+    def _run(
+        self, step: str, command: Sequence[str], folder: Path | None = None, hold: bool = False, grace_s: float = 0.0
+    ) -> tuple[int, str, str]:
         """Runs a program to its end: exit code and both outputs.
 
         ``hold`` keeps its standard input open as long as it is wanted; ``grace_s`` is what it gets to end by itself when it is not any more.
@@ -224,10 +282,15 @@ class Device:
             stdin = subprocess.PIPE if hold else subprocess.DEVNULL
             try:
                 # In a session of its own: a Ctrl-C is for this process, which ends the program in its own way.
-                child = subprocess.Popen(command, stdin=stdin, stdout=out, stderr=err, cwd=folder, start_new_session=True)
+                child = subprocess.Popen(
+                    command, stdin=stdin, stdout=out, stderr=err, cwd=folder, start_new_session=True
+                )
             except OSError as problem:
                 remedy = "Install the OpenSSH client (Debian, Ubuntu: apt install openssh-client)."
-                raise RemoteError(f"The program '{command[0]}' cannot be started here ({problem.strerror}). {remedy}") from problem
+                raise RemoteError(
+                    f"The program '{command[0]}' cannot be started here ({problem.strerror}). {remedy}",
+                    code="program-missing",
+                ) from problem
             with child:
                 try:
                     while child.poll() is None:
@@ -251,18 +314,36 @@ class Device:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise RemoteError(f"'{name}' on {self.address} wrote no JSON object, but {said[:200]!r}. Install the same version of EdgeKit there as here.")
+            raise RemoteError(
+                f"'{name}' on {self.address} wrote no JSON object, but {said[:200]!r}. Install the same version of EdgeKit there as here.",
+                code="remote-answer",
+            )
         return found
 
 
 _CONNECTIONS = (
-    (r"Permission denied \(|Too many authentication failures", "{device} lets nobody in with the keys that there are, and no password is asked for. "
-     "Bring a key there (ssh-copy-id {to}), or name one: --identity FILE."),
+    (
+        r"Permission denied \(|Too many authentication failures",
+        "{device} lets nobody in with the keys that there are, and no password is asked for. "
+        "Bring a key there (ssh-copy-id {to}), or name one: --identity FILE.",
+    ),
     (r"Could not resolve hostname", "{device} is not found: no such name. Check the name, or give the address."),
-    (r"Connection refused", "{device} takes no connection at that port. Start its ssh server, or give the port: ssh://host:port."),
-    (r"timed out|No route to host|[Uu]nreachable|Host is down", "{device} does not answer. Check that it is on, in this network, and its address."),
-    (r"subsystem request failed", "{device} has no SFTP server, which scp needs. Install it there (Debian, Ubuntu: apt install openssh-sftp-server)."),
-    (r"[Cc]onnection.* closed|[Ll]ost connection|Connection reset|Broken pipe|not responding", "The connection to {device} was lost. Deploy again."),
+    (
+        r"Connection refused",
+        "{device} takes no connection at that port. Start its ssh server, or give the port: ssh://host:port.",
+    ),
+    (
+        r"timed out|No route to host|[Uu]nreachable|Host is down",
+        "{device} does not answer. Check that it is on, in this network, and its address.",
+    ),
+    (
+        r"subsystem request failed",
+        "{device} has no SFTP server, which scp needs. Install it there (Debian, Ubuntu: apt install openssh-sftp-server).",
+    ),
+    (
+        r"[Cc]onnection.* closed|[Ll]ost connection|Connection reset|Broken pipe|not responding",
+        "The connection to {device} was lost. Deploy again.",
+    ),
 )
 
 

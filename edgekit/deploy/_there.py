@@ -58,7 +58,10 @@ def ask(wanted: str) -> None:
     """What there is: Python, EdgeKit as the command line gives its version, and what is at the path."""
     path = os.path.abspath(os.path.expanduser(wanted))
     started = subprocess.Popen(
-        [sys.executable, "-m", "edgekit", "--version"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "edgekit", "--version"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     out, err = (part.decode("utf-8", "replace").strip() for part in started.communicate())
     found = state(path)
@@ -106,7 +109,10 @@ def digests(stage: str, *names: str) -> None:
 
 def clean(path: str, token: str) -> None:
     """Removes all that ``prepare`` has made, also where its answer never came back."""
-    for left in (os.path.join(tempfile.gettempdir(), COPY + token), os.path.join(os.path.dirname(path), "." + COPY + token)):
+    for left in (
+        os.path.join(tempfile.gettempdir(), COPY + token),
+        os.path.join(os.path.dirname(path), "." + COPY + token),
+    ):
         shutil.rmtree(left, ignore_errors=True)
     say()
 

@@ -47,22 +47,48 @@ KNOWN: dict[int, tuple[str, str]] = {
         "CUDA_ERROR_OUT_OF_MEMORY",
         "Close other programs that use the GPU (Jetson: that use memory), open fewer sessions, or build the bundle for a smaller largest batch and length.",
     ),
-    3: ("CUDA_ERROR_NOT_INITIALIZED", "CUDA does not survive a fork: open the session in the child process (multiprocessing: start method 'spawn')."),
+    3: (
+        "CUDA_ERROR_NOT_INITIALIZED",
+        "CUDA does not survive a fork: open the session in the child process (multiprocessing: start method 'spawn').",
+    ),
     4: ("CUDA_ERROR_DEINITIALIZED", "The process is ending and CUDA with it: close sessions before."),
-    34: ("CUDA_ERROR_STUB_LIBRARY", "What was loaded is the CUDA toolkit's stand-in for linking: take its folder 'stubs' out of LD_LIBRARY_PATH."),
+    34: (
+        "CUDA_ERROR_STUB_LIBRARY",
+        "What was loaded is the CUDA toolkit's stand-in for linking: take its folder 'stubs' out of LD_LIBRARY_PATH.",
+    ),
     36: ("CUDA_ERROR_CALL_REQUIRES_NEWER_DRIVER", _NEWER),
-    46: ("CUDA_ERROR_DEVICE_UNAVAILABLE", "Another process holds the GPU for itself: end it, or run 'nvidia-smi -c DEFAULT'."),
+    46: (
+        "CUDA_ERROR_DEVICE_UNAVAILABLE",
+        "Another process holds the GPU for itself: end it, or run 'nvidia-smi -c DEFAULT'.",
+    ),
     100: ("CUDA_ERROR_NO_DEVICE", _NO_DEVICE),
-    201: ("CUDA_ERROR_INVALID_CONTEXT", "Other code in this process took the GPU's context off this thread: run sessions on threads of their own."),
+    201: (
+        "CUDA_ERROR_INVALID_CONTEXT",
+        "Other code in this process took the GPU's context off this thread: run sessions on threads of their own.",
+    ),
     304: ("CUDA_ERROR_OPERATING_SYSTEM", _NO_DEVICE),
-    709: ("CUDA_ERROR_CONTEXT_IS_DESTROYED", "Other code in this process reset the GPU: take the reset out and open the session again."),
-    802: ("CUDA_ERROR_SYSTEM_NOT_READY", "A service of the driver is not running: start it (NVSwitch machines: nvidia-fabricmanager) or restart the machine."),
-    803: ("CUDA_ERROR_SYSTEM_DRIVER_MISMATCH", "The driver's parts differ in version: restart the machine, or install the driver (Jetson: JetPack) anew."),
-    804: ("CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE", "CUDA's compatibility package does not serve this GPU: remove it, or install a newer NVIDIA driver."),
+    709: (
+        "CUDA_ERROR_CONTEXT_IS_DESTROYED",
+        "Other code in this process reset the GPU: take the reset out and open the session again.",
+    ),
+    802: (
+        "CUDA_ERROR_SYSTEM_NOT_READY",
+        "A service of the driver is not running: start it (NVSwitch machines: nvidia-fabricmanager) or restart the machine.",
+    ),
+    803: (
+        "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+        "The driver's parts differ in version: restart the machine, or install the driver (Jetson: JetPack) anew.",
+    ),
+    804: (
+        "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE",
+        "CUDA's compatibility package does not serve this GPU: remove it, or install a newer NVIDIA driver.",
+    ),
     999: ("CUDA_ERROR_UNKNOWN", _NO_DEVICE),
 }
 _REPORT = "This is a fault of EdgeKit or of the driver: please report it with this message and the driver's version."
-_AGAIN = "What the GPU holds for this process is lost and every later CUDA call fails: end the process and start it again."
+_AGAIN = (
+    "What the GPU holds for this process is lost and every later CUDA call fails: end the process and start it again."
+)
 
 _OUT = ctypes.POINTER
 _HANDLE = ctypes.c_void_p  # CUcontext, CUstream, CUgraph, CUgraphExec
@@ -125,7 +151,8 @@ def library() -> Any:
     except OSError as problem:
         raise BackendError(
             f"There is no NVIDIA driver here that can be loaded ({str(problem).rstrip('.')}). Install the driver of the GPU (a Jetson has it "
-            "from JetPack); start a container with --gpus all (Jetson: --runtime nvidia)."
+            "from JetPack); start a container with --gpus all (Jetson: --runtime nvidia).",
+            code="cuda-driver-missing",
         ) from problem
 
 
@@ -164,14 +191,16 @@ def _start(given: Any) -> tuple[dict[str, Any], int]:
         try:
             function = getattr(loaded, name)
         except AttributeError as problem:
-            raise BackendError(f"The NVIDIA driver has no {name}, which CUDA 12 has. {_NEWER}") from problem
+            raise BackendError(
+                f"The NVIDIA driver has no {name}, which CUDA 12 has. {_NEWER}", code="cuda-driver-old"
+            ) from problem
         function.argtypes, function.restype = types, ctypes.c_int
         functions[name] = function
     _call(functions, "cuInit", 0)
     count = ctypes.c_int()
     _call(functions, "cuDeviceGetCount", ctypes.byref(count))
     if count.value < 1:
-        raise BackendError(f"The NVIDIA driver finds no GPU. {_NO_DEVICE}")
+        raise BackendError(f"The NVIDIA driver finds no GPU. {_NO_DEVICE}", code="cuda-no-gpu")
     return functions, count.value
 
 
@@ -189,7 +218,10 @@ def _failure(functions: Mapping[str, Any], name: str, code: int, more: str = "")
         functions[function](code, ctypes.byref(text))
         said.append((text.value or b"").decode("utf-8", "replace"))
     known, remedy = KNOWN.get(code, ("an error without a name", _AGAIN if code in STICKY else _REPORT))
-    return BackendError(f"The CUDA call {name} failed with {said[0] or known} ({code}): {said[1] or 'no text'}. {more}{remedy}")
+    return BackendError(
+        f"The CUDA call {name} failed with {said[0] or known} ({code}): {said[1] or 'no text'}. {more}{remedy}",
+        code="cuda-call",
+    )
 
 
 class Cuda:
@@ -216,7 +248,10 @@ class Cuda:
         """
         self._functions, count = _start(library)
         if not 0 <= ordinal < count:
-            raise BackendError(f"The GPU {ordinal} was asked for, this machine has {count} (the first is 0). Give another, or see CUDA_VISIBLE_DEVICES.")
+            raise BackendError(
+                f"The GPU {ordinal} was asked for, this machine has {count} (the first is 0). Give another, or see CUDA_VISIBLE_DEVICES.",
+                code="cuda-ordinal",
+            )
         number, text, size = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
         _call(self._functions, "cuDriverGetVersion", ctypes.byref(number))
         self.driver_version = number.value
@@ -226,7 +261,10 @@ class Cuda:
         self.name = text.value.decode("utf-8", "replace")
         _call(self._functions, "cuDeviceTotalMem_v2", ctypes.byref(size), self._device)
         self.memory = size.value
-        major, minor = (self._attribute(a) for a in (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR))
+        major, minor = (
+            self._attribute(a)
+            for a in (CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
+        )
         self.compute_capability = major, minor
         self.multiprocessors = self._attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)
         self.integrated = bool(self._attribute(CU_DEVICE_ATTRIBUTE_INTEGRATED))
@@ -245,7 +283,9 @@ class Cuda:
         """
         token = self._token
         if token is None:
-            raise BackendError("The GPU was closed and cannot be used any more. Open the session again.")
+            raise BackendError(
+                "The GPU was closed and cannot be used any more. Open the session again.", code="cuda-closed"
+            )
         _call(self._functions, "cuCtxSetCurrent", self._context)
         _thread.token = token
 
@@ -356,7 +396,9 @@ class Cuda:
             return executable.value
         finally:
             if graph.value:
-                self._functions["cuGraphDestroy"](graph)  # the executable graph is a copy; an error worth telling is on its way
+                self._functions["cuGraphDestroy"](
+                    graph
+                )  # the executable graph is a copy; an error worth telling is on its way
 
     def launch(self, graph: int, stream: int) -> None:
         """Queues a graph."""

@@ -40,7 +40,8 @@ def forked(what: str, process: int) -> BackendError:
     return BackendError(
         f"{what} in process {process}, and this is process {os.getpid()}, a fork of it: the threads that OpenVINO waits for exist there alone, so a call here "
         "could wait for ever. Load the bundle in the child, and nothing on OpenVINO before the fork (gunicorn: without preload_app, or in post_fork); or start "
-        "processes with multiprocessing.get_context('spawn'); or load it with backend='onnxruntime', which a forked child may use."
+        "processes with multiprocessing.get_context('spawn'); or load it with backend='onnxruntime', which a forked child may use.",
+        code="process-forked",
     )
 
 

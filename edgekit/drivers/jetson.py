@@ -55,7 +55,13 @@ _RELEASES = {
     "39.2.0": ("7.2", "10.16.2"),
     "39.2.1": ("7.2.1", "10.16.2"),
 }
-_FAMILIES = {"tegra210": "Nano and TX1", "tegra186": "TX2", "tegra194": "Xavier", "tegra234": "Orin", "tegra264": "Thor"}
+_FAMILIES = {
+    "tegra210": "Nano and TX1",
+    "tegra186": "TX2",
+    "tegra194": "Xavier",
+    "tegra234": "Orin",
+    "tegra264": "Thor",
+}
 # A container does not see the device tree, but the kernel tells the chip there too, by its number (Linux, include/soc/tegra/fuse.h).
 _CHIPS = {0x21: "tegra210", 0x18: "tegra186", 0x19: "tegra194", 0x23: "tegra234", 0x26: "tegra264"}
 # The last JetPack of boards for which there is none with a TensorRT that is supported.
@@ -176,7 +182,11 @@ def missing_kernels(version: str, board: Board | None) -> str:
     found = _numbers(version)
     if board is None or board.soc != "tegra234" or not (10, 8) <= found[:2] < (10, 16):
         return ""
-    usual = f"that of JetPack {board.jetpack} ({board.tensorrt})" if is_supported(board.tensorrt) else "that of JetPack 6.1 or newer"
+    usual = (
+        f"that of JetPack {board.jetpack} ({board.tensorrt})"
+        if is_supported(board.tensorrt)
+        else "that of JetPack 6.1 or newer"
+    )
     return (
         f"TensorRT {version} for Arm servers has no kernels for Orin (making an engine ends with 'Target GPU SM 87 is not supported'). "
         f"If this is that package, use {usual} in its place."
@@ -195,13 +205,23 @@ def system_tensorrt(root: Path = Path("/")) -> tuple[str | None, str]:
         Its version, None where there is none; and a sentence with the remedy, empty where this Python sees it (or where the machine is no
         Jetson and has none).
     """
-    found = [place for lib in ("usr/lib", "usr/local/lib") for place in sysfs.entries(root / lib, "python3.*/dist-packages/tensorrt")]
+    found = [
+        place
+        for lib in ("usr/lib", "usr/local/lib")
+        for place in sysfs.entries(root / lib, "python3.*/dist-packages/tensorrt")
+    ]
     if not found:
         return None, _not_installed(board(root))
     package = max(found, key=lambda place: _python(place) == _HERE)  # the first, when there is none for this Python
     records = sysfs.entries(package.parent, "tensorrt-*.dist-info")
     stated = re.search(r"__version__\s*=\s*[\"']([^\"']+)", sysfs.text(package / "__init__.py"))
-    version = records[-1].name.removesuffix(".dist-info").partition("-")[2] if records else stated.group(1) if stated else "of unknown version"
+    version = (
+        records[-1].name.removesuffix(".dist-info").partition("-")[2]
+        if records
+        else stated.group(1)
+        if stated
+        else "of unknown version"
+    )
     if _numbers(version) and not is_supported(version):
         return version, f"TensorRT {version} is not supported. {advice(version, board(root))}"
     return version, _why_unseen(package, version, records, root / "usr")
@@ -217,17 +237,25 @@ def _not_installed(own: Board | None) -> str:
 
 def _why_unseen(package: Path, version: str, records: list[Path], prefix: Path) -> str:
     """Why this Python does not see a package of the system's Python, which has that prefix, with the remedy; empty when it does."""
-    seen = [Path(folder) for folder in sys.path if folder and os.path.realpath(Path(folder) / "tensorrt") == os.path.realpath(package)]
+    seen = [
+        Path(folder)
+        for folder in sys.path
+        if folder and os.path.realpath(Path(folder) / "tensorrt") == os.path.realpath(package)
+    ]
     python = _python(package)
     what = f"TensorRT {version} is installed for the system's Python {python}"
     anew = f"/usr/bin/python{python} {_VENV}"
     if seen and (not records or sysfs.entries(seen[0], "tensorrt-*.dist-info")):
         return ""
     if seen:  # a link to the package alone is a common recipe
-        return f"TensorRT {version} is linked into {seen[0]}, and its version is not. Run: ln -s {records[-1]} {seen[0]}/"
+        return (
+            f"TensorRT {version} is linked into {seen[0]}, and its version is not. Run: ln -s {records[-1]} {seen[0]}/"
+        )
     if python != _HERE:
         return f"{what}, and this is Python {_HERE}, which cannot load it. Use that one: {anew}"
-    if sys.prefix != sys.base_prefix and "include-system-site-packages=true" not in sysfs.text(Path(sys.prefix) / "pyvenv.cfg").lower().replace(" ", ""):
+    if sys.prefix != sys.base_prefix and "include-system-site-packages=true" not in sysfs.text(
+        Path(sys.prefix) / "pyvenv.cfg"
+    ).lower().replace(" ", ""):
         own = os.path.realpath(sys.base_prefix) == os.path.realpath(prefix)  # packages of another Python would not help
         or_so = f" (or set include-system-site-packages = true in {sys.prefix}/pyvenv.cfg)" if own else ""
         return f"{what}, but this virtual environment does not see it. Make it anew with: {anew}{or_so}"
@@ -266,13 +294,17 @@ def _release(root: Path) -> str:
 def _jetpack(l4t: str) -> tuple[str, str]:
     """JetPack and its TensorRT by the longest beginning of a release that the table has."""
     parts = l4t.split(".")
-    return next((_RELEASES[known] for n in range(len(parts), 0, -1) if (known := ".".join(parts[:n])) in _RELEASES), ("", ""))
+    return next(
+        (_RELEASES[known] for n in range(len(parts), 0, -1) if (known := ".".join(parts[:n])) in _RELEASES), ("", "")
+    )
 
 
 def _power_mode(root: Path) -> str:
     """What ``nvpmodel`` keeps as its state, by the name that its configuration gives it; it is asked itself where there is no such file."""
     if number := re.search(r"pmode:\s*(\d{1,9})", sysfs.text(root / "var/lib/nvpmodel/status")):
-        modes = re.findall(r"<\s*POWER_MODEL\s+ID\s*=\s*(\d{1,9})\s+NAME\s*=\s*([^\s>]+)", sysfs.text(root / "etc/nvpmodel.conf"))
+        modes = re.findall(
+            r"<\s*POWER_MODEL\s+ID\s*=\s*(\d{1,9})\s+NAME\s*=\s*([^\s>]+)", sysfs.text(root / "etc/nvpmodel.conf")
+        )
         name = next((name for mode, name in modes if int(mode) == int(number.group(1))), "mode")
         return f"{name} ({int(number.group(1))})"
     said = _command(root, "nvpmodel", "-q")  # needs no root; without it, complaints follow the answer
@@ -283,7 +315,9 @@ def _power_mode(root: Path) -> str:
 def _gpu(root: Path) -> Clock | None:
     """``17000000.gpu`` (Orin; ``.ga10b`` with JetPack 5), ``17000000.gv11b`` (Xavier), ``gpu-gpc-0`` (Thor); in Hz."""
     devices = root / "sys/class/devfreq"
-    folders = [f for pattern in ("*.gpu", "*.ga10b", "*.gv11b", "gpu-gpc-*", "*gpu*") for f in sysfs.entries(devices, pattern)]
+    folders = [
+        f for pattern in ("*.gpu", "*.ga10b", "*.gv11b", "gpu-gpc-*", "*gpu*") for f in sysfs.entries(devices, pattern)
+    ]
     return _clock(folders[:1], "cur_freq", "min_freq", "max_freq", "governor", 10**6)
 
 
@@ -295,7 +329,15 @@ def _cpu(root: Path) -> Clock | None:
 
 def _clock(folders: list[Path], current: str, low: str, high: str, governor: str, unit: int) -> Clock | None:
     # jetson_clocks raises the lower limit to the upper one.
-    states = [(sysfs.integer(f / current) or 0, sysfs.integer(f / low) or 0, sysfs.integer(f / high) or 0, sysfs.text(f / governor)) for f in folders]
+    states = [
+        (
+            sysfs.integer(f / current) or 0,
+            sysfs.integer(f / low) or 0,
+            sysfs.integer(f / high) or 0,
+            sysfs.text(f / governor),
+        )
+        for f in folders
+    ]
     states = [state for state in states if state[2] > 0]
     if not states:
         return None
@@ -314,7 +356,12 @@ def _command(root: Path, *command: str) -> str:
     paths = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"))
     try:
         done = subprocess.run(
-            command, capture_output=True, timeout=_LIMIT_S, check=False, stdin=subprocess.DEVNULL, env={**os.environ, "PATH": paths, "LC_ALL": "C"}
+            command,
+            capture_output=True,
+            timeout=_LIMIT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PATH": paths, "LC_ALL": "C"},
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

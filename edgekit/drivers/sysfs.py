@@ -41,6 +41,8 @@ def mebibytes(file: Path, name: str) -> float:
 def entries(folder: Path, pattern: str) -> list[Path]:
     """What matches in a folder, in the order of the first number in each last name; nothing where there is no folder."""
     try:
-        return sorted(folder.glob(pattern), key=lambda entry: (int((re.findall(r"[0-9]{1,9}", entry.name) or ["0"])[0]), entry))
+        return sorted(
+            folder.glob(pattern), key=lambda entry: (int((re.findall(r"[0-9]{1,9}", entry.name) or ["0"])[0]), entry)
+        )
     except OSError:
         return []

@@ -65,7 +65,9 @@ def of_all(compilations: Sequence[Compilation]) -> Compilation | None:
     return replace(newest, seconds=sum(alike), size_mb=sum(one.size_mb for one in compilations))
 
 
-def key_parts(bundle: Bundle, variant: Variant, signature: Signature, identity: Mapping[str, object]) -> dict[str, object]:
+def key_parts(
+    bundle: Bundle, variant: Variant, signature: Signature, identity: Mapping[str, object]
+) -> dict[str, object]:
     """All that an engine depends on: graph with its weights, recipe, and the device as it tells of itself."""
     name = variant.graphs[signature.name]
     external = onnx_reader.read(bundle.read(name)).external
@@ -127,11 +129,14 @@ def load_engine(
             return device.load(plan, signature), Compilation("bundle", "", 0.0, len(plan) / 2**20)
         raise IntegrityError(
             f"{bundle.path} brings an engine that was made elsewhere, and an engine is native code: it is loaded only when a key that you trust signed it. "
-            "Name the key, as in load(..., trust=Trust(keys=[...])), or make the engine here: edgekit compile BUNDLE"
+            "Name the key, as in load(..., trust=Trust(keys=[...])), or make the engine here: edgekit compile BUNDLE",
+            code="engine-untrusted",
         )
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(plans.lock(key, lambda: progress("wait for another process that makes this engine", 0, 0)))
+            held.enter_context(
+                plans.lock(key, lambda: progress("wait for another process that makes this engine", 0, 0))
+            )
         except BuildError:  # a folder that cannot be written has no lock, and nothing will be kept in it
             if make:
                 raise
@@ -154,7 +159,10 @@ def _check(engine: backends.Engine, made: Compilation, self_test: SelfTest, plan
     if problem:
         engine.close()
         plans.drop(made.key, problem)
-        raise BackendError(f"The engine that was made here for {bundle.path} does not serve: {problem}. Make it anew, and race again: edgekit compile BUNDLE")
+        raise BackendError(
+            f"The engine that was made here for {bundle.path} does not serve: {problem}. Make it anew, and race again: edgekit compile BUNDLE",
+            code="engine-self-test",
+        )
 
 
 def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[backends.Engine, Compilation] | None:
@@ -170,13 +178,27 @@ def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[
     made_in, now = about.get("power_mode"), _power_mode()
     if made_in and now and made_in != now:
         again = "Make it anew with: edgekit compile BUNDLE --force"
-        _log.warning("The engine was made in power mode %s, the board is in %s: other kernels may be faster now. %s", made_in, now, again)
+        _log.warning(
+            "The engine was made in power mode %s, the board is in %s: other kernels may be faster now. %s",
+            made_in,
+            now,
+            again,
+        )
     seconds = about.get("seconds")
-    return engine, Compilation("cache", key, float(seconds) if isinstance(seconds, (int, float)) else 0.0, len(plan) / 2**20)
+    return engine, Compilation(
+        "cache", key, float(seconds) if isinstance(seconds, (int, float)) else 0.0, len(plan) / 2**20
+    )
 
 
 def _made(
-    plans: Plans, bundle: Bundle, variant: Variant, signature: Signature, device: Any, progress: Progress, *, must_keep: bool
+    plans: Plans,
+    bundle: Bundle,
+    variant: Variant,
+    signature: Signature,
+    device: Any,
+    progress: Progress,
+    *,
+    must_keep: bool,
 ) -> tuple[backends.Engine, Compilation]:
     parts = key_parts(bundle, variant, signature, device.identity())
     key = plans.key(parts)

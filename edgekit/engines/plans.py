@@ -84,7 +84,9 @@ class Plans:
                 try:
                     plan = _verified(folder, key)
                 except Damaged:
-                    with private.held(folder, _WRITING):  # whoever stored it meanwhile may have been between the two renames
+                    with private.held(
+                        folder, _WRITING
+                    ):  # whoever stored it meanwhile may have been between the two renames
                         plan = self._verified_or_removed(folder, key)
                 if plan is not None:
                     with contextlib.suppress(OSError):  # a folder that may only be read serves too
@@ -93,7 +95,11 @@ class Plans:
         except FileNotFoundError:
             return None
         except OSError as problem:
-            _log.warning("The file %s cannot be read (%s); what it holds is made again.", self.root / f"{key}.plan", problem.strerror or problem)
+            _log.warning(
+                "The file %s cannot be read (%s); what it holds is made again.",
+                self.root / f"{key}.plan",
+                problem.strerror or problem,
+            )
             return None
 
     def about(self, key: str) -> Mapping[str, object]:
@@ -128,7 +134,9 @@ class Plans:
                 stack.enter_context(private.held(folder, f"{key}.lock", waiting))
             yield
 
-    def store(self, key: str, plan: bytes | bytearray | memoryview, parts: Mapping[str, object], about: Mapping[str, object]) -> None:
+    def store(
+        self, key: str, plan: bytes | bytearray | memoryview, parts: Mapping[str, object], about: Mapping[str, object]
+    ) -> None:
         """Puts an engine in, in place of an older one of its key; it is there as a whole or not at all.
 
         Where it would not fit within the limit timing caches go first, then the least recently used engines, but none that is locked. For a timing cache
@@ -147,11 +155,23 @@ class Plans:
         """
         view = memoryview(plan)
         made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        said = {"parts": parts, "sha256": hashlib.sha256(view).hexdigest(), "size": view.nbytes, "about": {"made": made, **about}}
+        said = {
+            "parts": parts,
+            "sha256": hashlib.sha256(view).hexdigest(),
+            "size": view.nbytes,
+            "about": {"made": made, **about},
+        }
         sidecar = to_json(said, indent=2, sort_keys=True).encode()
         if self.key(json.loads(sidecar)["parts"]) != key:
-            raise UsageError(f"The key {key} of an engine is not that of its parts, so it would never be found. Take it from Plans.key(parts).")
-        with self._disk(view.nbytes + len(sidecar)), private.opened(self.root, make=True) as folder, private.held(folder, _WRITING):
+            raise UsageError(
+                f"The key {key} of an engine is not that of its parts, so it would never be found. Take it from Plans.key(parts).",
+                code="engine-key",
+            )
+        with (
+            self._disk(view.nbytes + len(sidecar)),
+            private.opened(self.root, make=True) as folder,
+            private.held(folder, _WRITING),
+        ):
             _clean(folder)
             self._shrink(folder, key, view.nbytes + len(sidecar), TIMINGS in parts)
             _put(folder, {f"{key}.plan": (view,), f"{key}.json": (sidecar,)})
@@ -171,7 +191,12 @@ class Plans:
             with private.opened(self.root) as folder, private.held(folder, _WRITING):
                 _remove(folder, key)
         except OSError as problem:
-            _log.warning("The engine %s does not serve (%s), and it cannot be removed (%s).", file, reason, problem.strerror or problem)
+            _log.warning(
+                "The engine %s does not serve (%s), and it cannot be removed (%s).",
+                file,
+                reason,
+                problem.strerror or problem,
+            )
         else:
             _log.warning("The engine %s does not serve (%s); it was removed.", file, reason)
 
@@ -184,15 +209,23 @@ class Plans:
             if problem.errno in (errno.ENOSPC, errno.EDQUOT):
                 needed = "a lock file is" if size is None else f"{size / 2**20:.2f} MiB are"
                 remedy = "Free space there, or set EDGEKIT_CACHE to a folder on another disk."
-                raise BuildError(f"The disk of {self.root} is full: {needed} needed, and nothing was left behind. {remedy}") from problem
+                raise BuildError(
+                    f"The disk of {self.root} is full: {needed} needed, and nothing was left behind. {remedy}",
+                    code="disk-full",
+                ) from problem
             remedy = "Make it writable, or set EDGEKIT_CACHE to a folder that is."
-            raise BuildError(f"The engine cache {self.root} cannot be written ({problem.strerror or problem}). {remedy}") from problem
+            raise BuildError(
+                f"The engine cache {self.root} cannot be written ({problem.strerror or problem}). {remedy}",
+                code="cache-not-writable",
+            ) from problem
 
     def _verified_or_removed(self, folder: int, key: str) -> memoryview | None:
         try:
             return _verified(folder, key)
         except Damaged as problem:
-            _log.warning("The file %s is damaged: %s. It is removed, and made again.", self.root / f"{key}.plan", problem)
+            _log.warning(
+                "The file %s is damaged: %s. It is removed, and made again.", self.root / f"{key}.plan", problem
+            )
             _remove(folder, key)
             return None
 
@@ -205,7 +238,7 @@ class Plans:
         engines = {k for k in others if not _is_of_timings(folder, k)}
         if of_timings and size + sum(others[k][1] for k in engines) > limit:
             needed = f"{size / 2**20:.2f} MiB of timings do not fit beside the engines in {self.root}, of which {self.limit_mb:g} MiB are kept"
-            raise BuildError(f"{needed}. Set EDGEKIT_ENGINES_MB to more.")
+            raise BuildError(f"{needed}. Set EDGEKIT_ENGINES_MB to more.", code="engine-cache-small")
         for other, (_, its) in sorted(others.items(), key=lambda o: (o[0] in engines, o[1])):
             if total <= limit:
                 break
@@ -220,7 +253,9 @@ def _sizes(folder: int) -> dict[str, tuple[float, int]]:
     for match in filter(None, map(_NAME.fullmatch, os.listdir(folder))):
         with contextlib.suppress(OSError):
             if match[2] == "json":
-                sidecar, plan = (os.stat(f"{match[1]}.{kind}", dir_fd=folder, follow_symlinks=False) for kind in ("json", "plan"))
+                sidecar, plan = (
+                    os.stat(f"{match[1]}.{kind}", dir_fd=folder, follow_symlinks=False) for kind in ("json", "plan")
+                )
                 found[match[1]] = sidecar.st_mtime, sidecar.st_size + plan.st_size
     return found
 
@@ -287,7 +322,11 @@ def _clean(folder: int) -> None:
     for name in names:
         match = _NAME.fullmatch(name)
         with contextlib.suppress(OSError):
-            if name.startswith(_NEW) or name.endswith(".timing") or (match and match[2] != "lock" and not {f"{match[1]}.plan", f"{match[1]}.json"} <= names):
+            if (
+                name.startswith(_NEW)
+                or name.endswith(".timing")
+                or (match and match[2] != "lock" and not {f"{match[1]}.plan", f"{match[1]}.json"} <= names)
+            ):
                 os.unlink(name, dir_fd=folder)
             elif match and match[2] == "lock":
                 with private.held(folder, name, block=False):

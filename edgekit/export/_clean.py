@@ -80,7 +80,11 @@ def slice_positions(graph: ir.Graph) -> int:
         if ids is None or start is None or axes is None or ids.ndim != 2 or axes.tolist() != [1]:
             continue
         first = int(ids[0, 0])
-        if ids.shape[0] != 1 or not np.array_equal(ids[0], np.arange(first, first + ids.shape[1])) or start.tolist() != [0]:
+        if (
+            ids.shape[0] != 1
+            or not np.array_equal(ids[0], np.arange(first, first + ids.shape[1]))
+            or start.tolist() != [0]
+        ):
             continue
         rows = constant(table)[first : first + ids.shape[1]]  # type: ignore[index]
         whole = table if len(rows) == len(constant(table)) else initializer(graph, f"{table.name}_rows", rows)  # type: ignore[arg-type]
@@ -167,7 +171,11 @@ def floats_only(graph: ir.Graph) -> int:
     count = 0
     for node in list(graph):
         value, result = node.inputs[0] if node.inputs else None, node.outputs[0]
-        if node.op_type not in ("CumSum", "Clip") or value is None or value.dtype not in (ir.DataType.INT32, ir.DataType.INT64):
+        if (
+            node.op_type not in ("CumSum", "Clip")
+            or value is None
+            or value.dtype not in (ir.DataType.INT32, ir.DataType.INT64)
+        ):
             continue
         if node.op_type == "CumSum":
             wide = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT})
@@ -179,7 +187,10 @@ def floats_only(graph: ir.Graph) -> int:
                 if bound is not None:
                     made.append(ir.node(op, [made[-1].outputs[0] if made else value, bound]))
         for step in made[:-1]:
-            step.outputs[0].dtype, step.outputs[0].shape = ir.DataType.FLOAT if node.op_type == "CumSum" else value.dtype, result.shape
+            step.outputs[0].dtype, step.outputs[0].shape = (
+                ir.DataType.FLOAT if node.op_type == "CumSum" else value.dtype,
+                result.shape,
+            )
         replace(graph, node, made, made[-1].outputs[0] if made else value)
         count += 1
     return count
@@ -201,12 +212,20 @@ def pack_projections(graph: ir.Graph) -> int:
         weights, biases = [constant(p.weight) for p in group], [constant(p.bias) for p in group]
         names = [(p.node.name or "linear").removesuffix("/MatMul") for p in group]
         name = names[0].rpartition(".")[0] + "." + "_".join(n.rpartition(".")[2] for n in names)
-        weight = initializer(graph, f"{name}.weight_transposed", np.concatenate([w for w in weights if w is not None], axis=1))
+        weight = initializer(
+            graph, f"{name}.weight_transposed", np.concatenate([w for w in weights if w is not None], axis=1)
+        )
         bias = initializer(graph, f"{name}.bias", np.concatenate([b for b in biases if b is not None]))
         product = ir.node("MatMul", [x, weight], name=f"{name}/MatMul")
         added = ir.node("Add", [product.outputs[0], bias], name=f"{name}/Add")
         sizes = np.array([b.size for b in biases if b is not None], np.int64)
-        parts = ir.node("Split", [added.outputs[0], initializer(graph, "split", sizes)], attributes={"axis": -1}, num_outputs=len(group), name=f"{name}/Split")
+        parts = ir.node(
+            "Split",
+            [added.outputs[0], initializer(graph, "split", sizes)],
+            attributes={"axis": -1},
+            num_outputs=len(group),
+            name=f"{name}/Split",
+        )
         for whole in (product.outputs[0], added.outputs[0]):
             whole.type = group[0].last.outputs[0].type
             whole.shape = None if x.shape is None else ir.Shape([*x.shape[:-1], int(sizes.sum())])

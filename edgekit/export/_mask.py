@@ -106,7 +106,11 @@ def _meeting(node: ir.Node, made: set[ir.Value]) -> _Meeting | None:
         scores = [v for v in node.inputs[1:] if v is not None and not v.is_initializer() and v not in made]
         low = [number(v) for v in node.inputs[1:] if v not in scores]
         # What stands in for a hidden score must hide it: 0 does not.
-        return _Meeting(node, node.inputs[0], scores[0]) if len(scores) == 1 and low[0] is not None and low[0] < HIDDEN / 2 else None
+        return (
+            _Meeting(node, node.inputs[0], scores[0])
+            if len(scores) == 1 and low[0] is not None and low[0] < HIDDEN / 2
+            else None
+        )
     return None
 
 
@@ -164,7 +168,9 @@ def _evaluate(graph: ir.Graph, values: list[ir.Value], masks: list[np.ndarray]) 
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         fed = {i.name for i in session.get_inputs()}
-        return [session.run(names, {n: mask for n in fed}) for mask in masks]  # every input is [batch, sequence] of int64
+        return [
+            session.run(names, {n: mask for n in fed}) for mask in masks
+        ]  # every input is [batch, sequence] of int64
 
 
 def _read(value: np.ndarray, mask: np.ndarray) -> _Meaning | None:
@@ -182,7 +188,9 @@ def _read(value: np.ndarray, mask: np.ndarray) -> _Meaning | None:
         seen = np.broadcast_to(visible, (batch, visible.shape[1], length, length))
         # The first row hides nothing, so what is hidden there is the window.
         reach = [int(distance[0, 0][seen[0, h]].max(initial=0)) for h in range(seen.shape[1])]
-        if len(set(reach)) == 1 and np.array_equal(seen & query, np.broadcast_to(keys & query & (distance <= reach[0]), seen.shape)):
+        if len(set(reach)) == 1 and np.array_equal(
+            seen & query, np.broadcast_to(keys & query & (distance <= reach[0]), seen.shape)
+        ):
             return _Meaning(None if reach[0] >= length - 1 else reach[0])
     return None
 
@@ -196,7 +204,9 @@ def _additive(graph: ir.Graph, mask: ir.Value, meaning: _Meaning, first: ir.Node
             graph.register_initializer(ir.val(name, const_value=ir.tensor(array, name=name)))
         return graph.initializers[name]
 
-    def add(op: str, inputs: list[ir.Value], name: str, dtype: ir.DataType, shape: tuple[object, ...], **attributes: int) -> ir.Value:
+    def add(
+        op: str, inputs: list[ir.Value], name: str, dtype: ir.DataType, shape: tuple[object, ...], **attributes: int
+    ) -> ir.Value:
         node = ir.node(op, inputs, attributes=attributes)
         node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, dtype, ir.Shape(shape)  # type: ignore[arg-type]
         nodes.append(node)
@@ -212,7 +222,9 @@ def _additive(graph: ir.Graph, mask: ir.Value, meaning: _Meaning, first: ir.Node
     result = add("Mul", [wide, low], f"mask_additive{suffix}", ir.DataType.FLOAT, (batch, 1, 1, length))
     if meaning.window is not None:
         window = _window(constant, add, mask, meaning.window, length)
-        result = add("Add", [result, window], f"mask_additive_window{suffix}", ir.DataType.FLOAT, (batch, 1, length, length))
+        result = add(
+            "Add", [result, window], f"mask_additive_window{suffix}", ir.DataType.FLOAT, (batch, 1, length, length)
+        )
     graph.insert_before(first, nodes)
     return result
 
@@ -224,8 +236,25 @@ def _window(constant, add, mask: ir.Value, reach: int, length: object) -> ir.Val
     size = add("Shape", [mask], "mask_length_1d", integer, (1,), start=1, end=2)
     scalar = add("Squeeze", [size], "mask_length", integer, ())
     position = add("Range", [zero, scalar, step], "mask_positions", integer, (length,))
-    column = add("Unsqueeze", [position, constant("mask_last", np.array([1], np.int64))], "mask_rows", integer, (length, 1))
-    apart = add("Abs", [add("Sub", [column, position], "mask_offset", integer, (length, length))], "mask_apart", integer, (length, length))
-    near = add("LessOrEqual", [apart, constant(f"mask_reach_{reach}", np.array(reach))], f"mask_near_{reach}", ir.DataType.BOOL, (length, length))
-    inside, outside = constant("mask_inside", np.array(0, np.float32)), constant("mask_hidden", np.array(HIDDEN, np.float32))
+    column = add(
+        "Unsqueeze", [position, constant("mask_last", np.array([1], np.int64))], "mask_rows", integer, (length, 1)
+    )
+    apart = add(
+        "Abs",
+        [add("Sub", [column, position], "mask_offset", integer, (length, length))],
+        "mask_apart",
+        integer,
+        (length, length),
+    )
+    near = add(
+        "LessOrEqual",
+        [apart, constant(f"mask_reach_{reach}", np.array(reach))],
+        f"mask_near_{reach}",
+        ir.DataType.BOOL,
+        (length, length),
+    )
+    inside, outside = (
+        constant("mask_inside", np.array(0, np.float32)),
+        constant("mask_hidden", np.array(HIDDEN, np.float32)),
+    )
     return add("Where", [near, inside, outside], f"mask_distance_{reach}", kind, (length, length))  # type: ignore[no-any-return]

@@ -60,7 +60,7 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     try:
         parts = source.head.graphs(source.module, source.settings, source.processor)
     except ValueError as problem:  # of a signature that cannot be
-        raise ExportError(str(problem)) from problem
+        raise ExportError(str(problem), code="export-failed") from problem
     graphs = []
     for part in parts:
         model = _traced(source, part)
@@ -68,7 +68,11 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
         path = out / ("model.onnx" if len(parts) == 1 else f"{part.signature.name}.onnx")
         save(model, path)
         graphs.append(Graph(part.signature, path, "float32"))
-    provenance = {"model": source.model_id, "revision": source.revision, **({"model_digest": source.digest} if source.digest else {})}
+    provenance = {
+        "model": source.model_id,
+        "revision": source.revision,
+        **({"model_digest": source.digest} if source.digest else {}),
+    }
     made = GraphSet(source.task, tasks.get(source.task).LOOP, tuple(graphs), assets, provenance)
     # One generated row as long as the model takes: what goes wrong only far apart does not show in short samples.
     most = min(task.max_size, _LONGEST_CHECKED)
@@ -82,7 +86,12 @@ def _traced(source: Source, part: Traced) -> Any:
     import torch
 
     try:
-        with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), torch.no_grad():
+        with (
+            quiet(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            torch.no_grad(),
+        ):
             program = torch.onnx.export(
                 part.module,
                 part.feeds,
@@ -97,7 +106,10 @@ def _traced(source: Source, part: Traced) -> Any:
     except Exception as problem:  # the exporter wraps whatever the module's code raised
         reason = str(problem).strip().splitlines()
         words = reason[0] if reason else type(problem).__name__
-        raise ExportError(f"torch could not export {source.model_id}: {words}. Its forward must be free of branches on values.") from problem
+        raise ExportError(
+            f"torch could not export {source.model_id}: {words}. Its forward must be free of branches on values.",
+            code="export-failed",
+        ) from problem
     assert program is not None
     return program.model
 
@@ -124,7 +136,8 @@ def check_graphs(source: Source, graphs: GraphSet, rows: Sequence[Arrays], toler
             raise ExportError(
                 f"The exported graph of {source.model_id} disagrees with torch: output '{name}' differs by {apart:.3g}, expected at most "
                 f"{tolerance * size:.3g} (torch's outputs spread over {size:.3g}). Nothing was written; please report the architecture and the versions "
-                "that 'edgekit doctor' prints."
+                "that 'edgekit doctor' prints.",
+                code="export-differs",
             )
         worst = max(worst, apart)
     return worst / size
@@ -143,7 +156,8 @@ def check_preprocessing(source: Source, task: Task, inputs: Sequence[Input], gen
             if not all(_same(array, np.asarray(own[name])) for name, array in row.arrays.items()):
                 raise ExportError(
                     f"The runtime's {noun} disagrees with the Hugging Face {noun} of {source.model_id} on input {index + 1} of the {where}. "
-                    f"Nothing was written; save the {noun} again with the current Transformers, and report it if that does not help."
+                    f"Nothing was written; save the {noun} again with the current Transformers, and report it if that does not help.",
+                    code="tokenizer-differs",
                 )
 
 
@@ -151,7 +165,11 @@ def _same(array: np.ndarray, expected: np.ndarray) -> bool:
     """Equal whole numbers; other numbers within what rounding makes of them, far below one step of a pixel."""
     if array.shape != expected.shape:
         return False
-    return bool((array == expected).all()) if expected.dtype.kind in "iub" else bool((np.abs(array - expected) <= _ROUNDING).all())
+    return (
+        bool((array == expected).all())
+        if expected.dtype.kind in "iub"
+        else bool((np.abs(array - expected) <= _ROUNDING).all())
+    )
 
 
 def _only(name: str, rows: Sequence[Arrays]) -> list[Arrays]:

@@ -103,7 +103,11 @@ class Watch:
                 name, *counts = line.split()
                 if name.startswith("cpu") and name != "cpu" and int(name[3:]) in cpus and len(counts) >= _COUNTED:
                     sums = [a + int(b) for a, b in zip(sums, counts, strict=False)]
-        return time.monotonic(), times.user + times.system + times.children_user + times.children_system, sums if any(sums) else []
+        return (
+            time.monotonic(),
+            times.user + times.system + times.children_user + times.children_system,
+            sums if any(sums) else [],
+        )
 
     def _queue(self) -> float:
         try:

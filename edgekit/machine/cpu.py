@@ -10,7 +10,18 @@ from pathlib import Path
 
 from edgekit.drivers import sysfs
 
-__all__ = ["INSTRUCTIONS", "cpu_instructions", "cpu_name", "cpus", "gpu_name", "has_vnni", "lacks_vnni", "machine_name", "memory_mb", "usable_cpus"]
+__all__ = [
+    "INSTRUCTIONS",
+    "cpu_instructions",
+    "cpu_name",
+    "cpus",
+    "gpu_name",
+    "has_vnni",
+    "lacks_vnni",
+    "machine_name",
+    "memory_mb",
+    "usable_cpus",
+]
 
 # Names of ARM cores: 64-bit ARM kernels print numbers in /proc/cpuinfo where others print a name. They are fields of the register MIDR_EL1; the
 # numbers are those of Linux (arch/arm64/include/asm/cputype.h) and of util-linux (sys-utils/lscpu-arm.c).

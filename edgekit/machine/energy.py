@@ -100,7 +100,10 @@ class _Counters:
     def stop(self) -> float | None:
         if self._before is None:
             raise _not_started()
-        parts = [_grown(before, after, zone.range_uj) for before, after, zone in zip(self._before, self._read(), self._zones, strict=True)]
+        parts = [
+            _grown(before, after, zone.range_uj)
+            for before, after, zone in zip(self._before, self._read(), self._zones, strict=True)
+        ]
         self._before = None
         known = [part for part in parts if part is not None]
         return sum(known) / 1e6 if len(known) == len(parts) and sum(known) > 0 else None
@@ -218,7 +221,9 @@ def integral(samples: Sequence[tuple[float, float | None]]) -> float | None:
 
 
 def _not_started() -> UsageError:
-    return UsageError("The energy meter was stopped, but it was not started. Call start() before the work.")
+    return UsageError(
+        "The energy meter was stopped, but it was not started. Call start() before the work.", code="energy-not-started"
+    )
 
 
 def _grown(before: int | None, after: int | None, range_uj: int) -> int | None:

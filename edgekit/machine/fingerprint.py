@@ -58,7 +58,9 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
     board = jetson.board(root)
     gpu, driver = (board.model or board.soc, board.l4t) if board else _gpu(root)
     held = limits(root)
-    versions = {name: backends.installed_version(name) for name in backends.names()} | {name: version_of(name) for name in _BESIDE}
+    versions = {name: backends.installed_version(name) for name in backends.names()} | {
+        name: version_of(name) for name in _BESIDE
+    }
     return Fingerprint(
         edgekit=version_of("edgekit") or f"source {code_digest()[:12]}",
         python=platform.python_version(),
@@ -99,7 +101,10 @@ def governor(root: Path = Path("/"), board: Board | None = None) -> str:
     if no_turbo in (0, 1) or boost in (0, 1):
         parts.append("boost on" if no_turbo == 0 or (no_turbo is None and boost == 1) else "boost off")
     if board:
-        parts += [*_locked(board.cpu), *([f"GPU {board.gpu.governor or 'unknown'}", *_locked(board.gpu)] if board.gpu else [])]
+        parts += [
+            *_locked(board.cpu),
+            *([f"GPU {board.gpu.governor or 'unknown'}", *_locked(board.gpu)] if board.gpu else []),
+        ]
     return ", ".join(filter(None, parts))
 
 
@@ -112,10 +117,18 @@ def limits(root: Path = Path("/")) -> Limits:
         held = re.search(r"^nr_throttled ([0-9]{1,20})$", text(folder / "cpu.stat"), re.MULTILINE)
         throttled += int(held.group(1)) if held else 0
     for folder in _groups(root, "memory"):
-        memory += [size // 2**20 for name in ("memory.max", "memory.limit_in_bytes") if (size := integer(folder / name)) is not None]
+        memory += [
+            size // 2**20
+            for name in ("memory.max", "memory.limit_in_bytes")
+            if (size := integer(folder / name)) is not None
+        ]
     # Version 1 writes the largest number of pages for no limit; one of at least the machine's memory limits nothing either.
     most = int(mebibytes(root / "proc/meminfo", "MemTotal")) or 2**40
-    return Limits(round(min(filter(None, cpu), default=0.0), 3), min((size for size in memory if 0 < size < most), default=0), throttled)
+    return Limits(
+        round(min(filter(None, cpu), default=0.0), 3),
+        min((size for size in memory if 0 < size < most), default=0),
+        throttled,
+    )
 
 
 def _locked(clock: Clock | None) -> list[str]:
@@ -181,7 +194,9 @@ def _groups(root: Path, controller: str) -> list[Path]:
         controllers, _, path = rest.partition(":")
         second = identity == "0" and not controllers
         if second or controller in controllers.split(","):
-            folders += _upwards(root, path, [(shown, at) for version, shown, at in mounts if version == (2 if second else 1)])
+            folders += _upwards(
+                root, path, [(shown, at) for version, shown, at in mounts if version == (2 if second else 1)]
+            )
     return folders
 
 
@@ -189,9 +204,15 @@ def _mount(row: str, controller: str) -> tuple[int, str, str] | None:
     """Version, the group that is shown and where, of a line of mountinfo; None for any other file system or controller."""
     before, _, after = row.partition(" - ")
     fields, kind = before.split(" "), after.split(" ")
-    if len(fields) < 6 or len(kind) < 3 or not (kind[0] == "cgroup2" or (kind[0] == "cgroup" and controller in kind[2].split(","))):
+    if (
+        len(fields) < 6
+        or len(kind) < 3
+        or not (kind[0] == "cgroup2" or (kind[0] == "cgroup" and controller in kind[2].split(",")))
+    ):
         return None
-    shown, at = (re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8) % 256), field) for field in fields[3:5])
+    shown, at = (
+        re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8) % 256), field) for field in fields[3:5]
+    )
     return (2 if kind[0] == "cgroup2" else 1), shown, at
 
 

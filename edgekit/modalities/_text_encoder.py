@@ -16,7 +16,9 @@ from edgekit.spec.protocols import Encoded
 Text = str | tuple[str, str]
 """One example: a text, or a pair of texts."""
 
-_AT_ONCE = 2**20  # characters that are encoded in one go: what the tokenizers library keeps of the cut-off part takes some 100 bytes a character
+_AT_ONCE = (
+    2**20
+)  # characters that are encoded in one go: what the tokenizers library keeps of the cut-off part takes some 100 bytes a character
 _PROBE = "a b c d e f g h"
 
 
@@ -48,16 +50,25 @@ class TextEncoder:
         """
         remedy = "Build or copy the bundle again."
         if unknown := [name for name in inputs if name not in self._FIELDS]:
-            raise IntegrityError(f"{path}: a tokenizer does not fill the input '{unknown[0]}'.{near(unknown[0], self._FIELDS)} {remedy}")
+            raise IntegrityError(
+                f"{path}: a tokenizer does not fill the input '{unknown[0]}'.{near(unknown[0], self._FIELDS)} {remedy}",
+                code="bundle-assets",
+            )
         if truncation_side not in ("left", "right"):
-            raise IntegrityError(f"{path}: truncation_side is {truncation_side!r}, expected 'left' or 'right'. {remedy}")
+            raise IntegrityError(
+                f"{path}: truncation_side is {truncation_side!r}, expected 'left' or 'right'. {remedy}",
+                code="bundle-assets",
+            )
         with typed(f"{path} cannot be read as a tokenizer"):
             self._tokenizer = Tokenizer.from_buffer(path.read_bytes())
         with typed(f"{path} cannot be used as a tokenizer"):
             self._tokenizer.no_padding()
             special = self._tokenizer.num_special_tokens_to_add(False)
             if not special < max_length < 2**31:  # with less the library would cut nothing at all
-                raise IntegrityError(f"{path}: rows have at most {max_length} tokens, expected more than the {special} special ones. {remedy}")
+                raise IntegrityError(
+                    f"{path}: rows have at most {max_length} tokens, expected more than the {special} special ones. {remedy}",
+                    code="bundle-assets",
+                )
             # The pair is shortened at its longer side first, as Transformers does with truncation=True.
             self._tokenizer.enable_truncation(max_length, strategy="longest_first", direction=truncation_side)
             self._tokenizer.encode(_PROBE)  # some files are read, and fail at the first text
@@ -114,11 +125,18 @@ class TextEncoder:
         _check_type(text, place)
         if isinstance(text, str):
             return self._fitter.fit(text, self.limit, place)
-        first, second = (self._fitter.fit(part, self.limit, f"{place} ({name} of the pair)") for part, name in zip(text, ("first", "second"), strict=True))
+        first, second = (
+            self._fitter.fit(part, self.limit, f"{place} ({name} of the pair)")
+            for part, name in zip(text, ("first", "second"), strict=True)
+        )
         return (first[0], second[0]), first[1] or second[1]
 
     def _tokens(self, encoding: Encoding, cut: bool) -> Encoded:
-        columns = {"input_ids": encoding.ids, "attention_mask": encoding.attention_mask, "token_type_ids": encoding.type_ids}
+        columns = {
+            "input_ids": encoding.ids,
+            "attention_mask": encoding.attention_mask,
+            "token_type_ids": encoding.type_ids,
+        }
         arrays = {name: np.array(columns[name], np.int64) for name in self._inputs}
         return Encoded(arrays, cut or bool(encoding.overflowing))
 
@@ -141,7 +159,8 @@ def check_ids(arrays: Mapping[str, np.ndarray], tables: Mapping[str, int], index
             place = "" if index is None else f" at position {index}"
             raise InputError(
                 f"Input{place} has the id {wrong} in {name}, and the model's table has {rows} rows (0 to {rows - 1}). "
-                "A pair of texts goes only into a model that was trained on pairs; a token that was added needs a row that was trained."
+                "A pair of texts goes only into a model that was trained on pairs; a token that was added needs a row that was trained.",
+                code="text-id-outside",
             )
 
 
@@ -175,7 +194,10 @@ def typed(what: str) -> Iterator[None]:
         panic = type(problem).__name__ == "PanicException"
         if not panic and not isinstance(problem, Exception):
             raise
-        raise IntegrityError(f"{what} ({'the tokenizers library panicked' if panic else problem}). Build or copy the bundle again.") from problem
+        raise IntegrityError(
+            f"{what} ({'the tokenizers library panicked' if panic else problem}). Build or copy the bundle again.",
+            code="bundle-assets",
+        ) from problem
 
 
 def _check_type(text: object, place: str) -> None:
@@ -183,5 +205,12 @@ def _check_type(text: object, place: str) -> None:
         return
     got = type(text).__name__
     if isinstance(text, tuple):
-        got = f"a tuple of {len(text)}" if len(text) != 2 else "a tuple of " + " and ".join(type(p).__name__ for p in text)
-    raise InputError(f"Input{place} is {got}, expected a str, or a tuple of two str for a pair of texts. Pass text, or a list of texts.")
+        got = (
+            f"a tuple of {len(text)}"
+            if len(text) != 2
+            else "a tuple of " + " and ".join(type(p).__name__ for p in text)
+        )
+    raise InputError(
+        f"Input{place} is {got}, expected a str, or a tuple of two str for a pair of texts. Pass text, or a list of texts.",
+        code="input-type",
+    )

@@ -27,7 +27,19 @@ _ALPHABETS = (
     ".,;:!?'\"()[]{}<>@#$%^&*-_=+/\\|~`…–—„“”«»¿¡",
     "\u0301\u0308\u0327\u0000\u0007\ufffd",
 )
-_WORDS = ("", "[MASK]", "[CLS]", "<s>", "</s>", "##ing", "don't", "it 's", "e-mail", "3.14", "https://example.org/a?b=c")
+_WORDS = (
+    "",
+    "[MASK]",
+    "[CLS]",
+    "<s>",
+    "</s>",
+    "##ing",
+    "don't",
+    "it 's",
+    "e-mail",
+    "3.14",
+    "https://example.org/a?b=c",
+)
 
 
 _ODD: tuple[Text, ...] = ("", " ", "\n", "a", ("", ""), ("a", ""))
@@ -51,7 +63,11 @@ def fuzz_texts(max_length: int, count: int = 400, seed: int = 0) -> list[Text]:
         parts = []
         for _ in range(pieces):
             alphabet = choose.choice(_ALPHABETS)
-            parts.append(choose.choice(_WORDS) if choose.random() < 0.1 else "".join(choose.choices(alphabet, k=choose.randint(1, 9))))
+            parts.append(
+                choose.choice(_WORDS)
+                if choose.random() < 0.1
+                else "".join(choose.choices(alphabet, k=choose.randint(1, 9)))
+            )
         return (" " if choose.random() < 0.7 else "").join(parts)
 
     texts: list[Text] = list(_ODD)

@@ -19,7 +19,11 @@ LETTERS_A_CHANGE = 10
 
 ZERO_WIDTH_SPACE = "\u200b"
 
-_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # of a US keyboard; each row lies about half a key to the right of the one above
+_ROWS = (
+    "qwertyuiop",
+    "asdfghjkl",
+    "zxcvbnm",
+)  # of a US keyboard; each row lies about half a key to the right of the one above
 _WORD = re.compile(r"(\s*)(\S+)")
 
 # Of one shape in most fonts: confusables of Unicode's UTS 39. Cyrillic but for capital N and Z, which are Greek.
@@ -37,7 +41,9 @@ def _neighbours() -> dict[str, str]:
     place = {key: (row, column) for row, keys in enumerate(_ROWS) for column, key in enumerate(keys)}
     touching = ((0, -1), (0, 1), (-1, 0), (-1, 1), (1, -1), (1, 0))
     at = {where: key for key, where in place.items()}
-    return {key: "".join(at[r + y, c + x] for y, x in touching if (r + y, c + x) in at) for key, (r, c) in place.items()}
+    return {
+        key: "".join(at[r + y, c + x] for y, x in touching if (r + y, c + x) in at) for key, (r, c) in place.items()
+    }
 
 
 NEIGHBOURS: Mapping[str, str] = _neighbours()

@@ -51,7 +51,9 @@ def mask_token(tokenizer_json: str) -> str:
     """
     data = json.loads(tokenizer_json)
     # Special ones first: a word that somebody added does not become the mask while the tokenizer has one.
-    added = [str(t["content"]) for t in sorted(data.get("added_tokens") or [], key=lambda t: (not t.get("special"), t["id"]))]
+    added = [
+        str(t["content"]) for t in sorted(data.get("added_tokens") or [], key=lambda t: (not t.get("special"), t["id"]))
+    ]
     model = data["model"]
     unknown = model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else model.get("unk_token")
     return next((t for t in added if _MASK.fullmatch(t)), unknown if unknown in added else "")

@@ -36,7 +36,10 @@ class Tokenized(Generic[Encoder]):
             UsageError: without one.
         """
         if self._encoder is None:
-            raise UsageError("Texts were to be encoded without a model's tokenizer. Load the task of a bundle first.")
+            raise UsageError(
+                "Texts were to be encoded without a model's tokenizer. Load the task of a bundle first.",
+                code="task-without-bundle",
+            )
         return self._encoder
 
     @property

@@ -46,7 +46,14 @@ class WordEncoder(TextEncoder):
     """Encodes as the Hugging Face tokenizer that wrote ``tokenizer.json`` does with ``return_overflowing_tokens``. Safe to use from threads."""
 
     def __init__(
-        self, path: Content, inputs: tuple[str, ...], max_length: int, stride: int, *, unknown: int | None = None, tables: Mapping[str, int] | None = None
+        self,
+        path: Content,
+        inputs: tuple[str, ...],
+        max_length: int,
+        stride: int,
+        *,
+        unknown: int | None = None,
+        tables: Mapping[str, int] | None = None,
     ) -> None:
         """Reads the tokenizer.
 
@@ -64,7 +71,10 @@ class WordEncoder(TextEncoder):
         super().__init__(path, inputs, max_length, tables=tables)
         special = self._tokenizer.num_special_tokens_to_add(False)
         if not 0 <= stride < max_length - special:
-            raise IntegrityError(f"{path}: windows of {max_length} tokens share {stride}, expected 0 to {max_length - special - 1}. Build the bundle again.")
+            raise IntegrityError(
+                f"{path}: windows of {max_length} tokens share {stride}, expected 0 to {max_length - special - 1}. Build the bundle again.",
+                code="bundle-assets",
+            )
         with typed(f"{path} cannot be used as a tokenizer"):
             self._tokenizer.enable_truncation(max_length, stride=stride, strategy="longest_first", direction="right")
         self._step, self._unknown = max_length - special - stride, unknown
@@ -80,7 +90,9 @@ class WordEncoder(TextEncoder):
         Raises:
             InputError: when one of them is of another type or out of range.
         """
-        self.limit = Limit(_ROWS_OF_TEXT * CHARACTERS_A_TOKEN * self._max_length if characters is None else characters, truncate)
+        self.limit = Limit(
+            _ROWS_OF_TEXT * CHARACTERS_A_TOKEN * self._max_length if characters is None else characters, truncate
+        )
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
         """Encodes each text, or the words of one, in windows.
@@ -98,7 +110,10 @@ class WordEncoder(TextEncoder):
         with typed(f"{self._path} fails at what it was to encode"):
             fitted = [self._fit_words(value, place) for value, place in zip(values, places, strict=True)]
             encodings = self._encode_all([value for value, _ in fitted])
-            rows = [self._row(value, cut, e, place) for (value, cut), e, place in zip(fitted, encodings, places, strict=True)]
+            rows = [
+                self._row(value, cut, e, place)
+                for (value, cut), e, place in zip(fitted, encodings, places, strict=True)
+            ]
         for index, row in enumerate(rows):
             check_ids(row.arrays, self._tables, index if len(rows) > 1 else None)
         return rows
@@ -109,9 +124,15 @@ class WordEncoder(TextEncoder):
             return self._fitter.fit(value, self.limit, place)
         if not isinstance(value, tuple) or not all(isinstance(word, str) for word in value):
             what = "a tuple of other things than str" if isinstance(value, tuple) else f"a {type(value).__name__}"
-            raise InputError(f"Input{place} is {what}, expected a str, or a tuple of str for a text that is split into words. Pass one, or a list of them.")
+            raise InputError(
+                f"Input{place} is {what}, expected a str, or a tuple of str for a text that is split into words. Pass one, or a list of them.",
+                code="input-type",
+            )
         if not value:
-            raise InputError(f"Input{place} is a tuple without words, expected at least one. Leave it out, or pass an empty text.")
+            raise InputError(
+                f"Input{place} is a tuple without words, expected at least one. Leave it out, or pass an empty text.",
+                code="words-empty",
+            )
         for word in value:
             check_unicode(word, place)
         ends = np.cumsum([len(word) + len(_DELIMITER) for word in value]) - len(_DELIMITER)
@@ -119,7 +140,8 @@ class WordEncoder(TextEncoder):
         if within < len(value) and not self.limit.truncate:
             raise InputError(
                 f"Input{place} has more than {self.limit.characters} characters, the limit here. "
-                "Shorten it; or load the bundle with truncate=True to have it cut, or with a larger max_characters."
+                "Shorten it; or load the bundle with truncate=True to have it cut, or with a larger max_characters.",
+                code="text-too-long",
             )
         return value[:within], within < len(value)
 
@@ -139,7 +161,10 @@ class WordEncoder(TextEncoder):
     def _row(self, value: Words, cut: bool, encoding: Encoding, place: str) -> Encoded:
         pieces = [encoding, *encoding.overflowing]
         columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-        arrays = {name: np.array([n for piece in pieces for n in getattr(piece, columns[name])], np.int64) for name in self._inputs}
+        arrays = {
+            name: np.array([n for piece in pieces for n in getattr(piece, columns[name])], np.int64)
+            for name in self._inputs
+        }
         # Of a token in two windows the place in the text is the same: windows are a step apart.
         at = [place for k, piece in enumerate(pieces) for place in _places(piece.special_tokens_mask, k * self._step)]
         ids = [word for piece in pieces for word in piece.word_ids]
@@ -149,15 +174,22 @@ class WordEncoder(TextEncoder):
                 first[word] = min(where, first.get(word, where))
         if isinstance(value, tuple) and len(first) < len(value):
             lost = next(i for i in range(len(value)) if i not in first)
-            raise InputError(f"Input{place} has a word, number {lost + 1}, that makes no token of this model, so it would have no label. Leave it out.")
+            raise InputError(
+                f"Input{place} has a word, number {lost + 1}, that makes no token of this model, so it would have no label. Leave it out.",
+                code="word-without-token",
+            )
         order = {word: i for i, word in enumerate(sorted(first, key=first.__getitem__))}
-        starts = [order[w] if w is not None and a is not None and first[w] == a else -1 for w, a in zip(ids, at, strict=True)]
+        starts = [
+            order[w] if w is not None and a is not None and first[w] == a else -1 for w, a in zip(ids, at, strict=True)
+        ]
         sizes = tuple(len(piece.ids) for piece in pieces)
         arrays[STARTS], arrays[WINDOWS] = np.array(starts, np.int64), np.array(sizes, np.int64)
         once = 1 + max((where for where in at if where is not None), default=-1) + sum(encoding.special_tokens_mask)
         return Encoded(arrays, cut, self._spans(value, pieces, ids, order), once if len(pieces) > 1 else None)
 
-    def _spans(self, value: Words, pieces: Sequence[Encoding], ids: Sequence[int | None], order: Mapping[int, int]) -> Spans:
+    def _spans(
+        self, value: Words, pieces: Sequence[Encoding], ids: Sequence[int | None], order: Mapping[int, int]
+    ) -> Spans:
         split = isinstance(value, tuple)
         text = _DELIMITER.join(value) if isinstance(value, tuple) else value
         begins = [0]
@@ -181,7 +213,13 @@ class WordEncoder(TextEncoder):
             if word is not None:
                 low, high = words[order[word]]
                 words[order[word]] = (min(low, start), max(high, end))
-        return Spans(text, tuple(len(piece.ids) for piece in pieces), tuple(tokens), tuple(subword), tuple(_stripped(text, *span) for span in words))
+        return Spans(
+            text,
+            tuple(len(piece.ids) for piece in pieces),
+            tuple(tokens),
+            tuple(subword),
+            tuple(_stripped(text, *span) for span in words),
+        )
 
     def _continues(self, text: str, start: int, end: int, token: str, id: int) -> bool:
         """Whether a token continues a word, as ``TokenClassificationPipeline.gather_pre_entities`` decides it."""

@@ -48,7 +48,6 @@ class ImageModality:
         """Binds the modality to the preprocessing of a model; without it images are read and disturbed, and not encoded."""
         self._pixels = pixels
 
-
     def read(self, columns: Mapping[str, object], folder: Path) -> str:
         """The path of one row's image, absolute.
 
@@ -58,22 +57,34 @@ class ImageModality:
         """
         value = columns["image"]
         if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
-            raise SamplesError(f"has as its image {_kind(value)}, expected the path of a file, relative to the folder of the table. Correct or remove the row.")
+            raise SamplesError(
+                f"has as its image {_kind(value)}, expected the path of a file, relative to the folder of the table. Correct or remove the row.",
+                code="samples-image-type",
+            )
         try:
             root = folder.resolve()
             path = (root / str(value)).resolve()
             inside = path.is_relative_to(root)
             there = inside and path.is_file()
         except (OSError, ValueError, RuntimeError) as problem:
-            raise SamplesError(f"has a path of an image that cannot be followed ({type(problem).__name__}). Correct the path.") from problem
+            raise SamplesError(
+                f"has a path of an image that cannot be followed ({type(problem).__name__}). Correct the path.",
+                code="samples-image-path",
+            ) from problem
         if not inside:
-            raise SamplesError("has a path of an image that leads out of the folder of the table. Copy the image into it, or move the table up.")
+            raise SamplesError(
+                "has a path of an image that leads out of the folder of the table. Copy the image into it, or move the table up.",
+                code="samples-image-outside",
+            )
         if not there:
-            raise SamplesError("has a path of an image that leads to no file. Correct the path: it starts at the folder of the table.")
+            raise SamplesError(
+                "has a path of an image that leads to no file. Correct the path: it starts at the folder of the table.",
+                code="samples-image-missing",
+            )
         try:
             check_file(path)
         except InputError as problem:
-            raise SamplesError(f"has an image that cannot be taken: {problem}") from problem
+            raise SamplesError(f"has an image that cannot be taken: {problem}", code="samples-image") from problem
         return str(path)
 
     def content(self, value: object) -> bytes:
@@ -117,7 +128,7 @@ class ImageModality:
             try:
                 self._pixels.check_size(*size_of(value))
             except InputError as problem:
-                raise SamplesError(f"{where}, row {row} cannot be taken: {problem}") from problem
+                raise SamplesError(f"{where}, row {row} cannot be taken: {problem}", code="samples-image") from problem
 
     @property
     def perturbations(self) -> Mapping[str, Callable[[Any, random.Random], np.ndarray | None]]:
@@ -161,9 +172,15 @@ class ImageModality:
             UsageError: without the preprocessing of a model.
         """
         if self._pixels is None:
-            raise UsageError("Images were to be encoded without a model's preprocessing. Load the task of a bundle first.")
+            raise UsageError(
+                "Images were to be encoded without a model's preprocessing. Load the task of a bundle first.",
+                code="task-without-bundle",
+            )
         pixels, several = self._pixels, len(values) > 1
-        return [pixels.apply(decode(value, f" at position {i}" if several else ""), _resize) for i, value in enumerate(values)]
+        return [
+            pixels.apply(decode(value, f" at position {i}" if several else ""), _resize)
+            for i, value in enumerate(values)
+        ]
 
 
 def decode(value: object, place: str = "") -> np.ndarray:
@@ -237,22 +254,34 @@ def _pillow() -> Any:
         import PIL.ImageFilter
         import PIL.ImageOps
     except ImportError as problem:
-        raise UsageError("Images need the package 'pillow', which is not installed here. Run: pip install 'edgekit[image]'") from problem
+        raise UsageError(
+            "Images need the package 'pillow', which is not installed here. Run: pip install 'edgekit[image]'",
+            code="package-missing",
+        ) from problem
     return PIL.Image
 
 
 def _open(value: object, place: str) -> Any:
     """An image of which the header alone is read."""
     if not isinstance(value, (str, os.PathLike, bytes, bytearray)):
-        raise InputError(f"Input{place} is {_kind(value)}, expected a path, the bytes of a file, an image of Pillow, or an array [height, width, 3].")
+        raise InputError(
+            f"Input{place} is {_kind(value)}, expected a path, the bytes of a file, an image of Pillow, or an array [height, width, 3].",
+            code="input-type",
+        )
     if isinstance(value, str) and value.startswith(("http://", "https://")):
-        raise InputError(f"Input{place} is an address, expected an image here. Download it first, and pass its path or its bytes.")
+        raise InputError(
+            f"Input{place} is an address, expected an image here. Download it first, and pass its path or its bytes.",
+            code="image-address",
+        )
     pillow = _pillow()
     source = io.BytesIO(value) if isinstance(value, (bytes, bytearray)) else value
     try:
         return pillow.open(source, formats=FORMATS)
     except pillow.DecompressionBombError as problem:
-        raise InputError(f"Input{place} has too many pixels, expected at most {MOST_PIXELS}. Make the image smaller.") from problem
+        raise InputError(
+            f"Input{place} has too many pixels, expected at most {MOST_PIXELS}. Make the image smaller.",
+            code="image-too-large",
+        ) from problem
     except Exception as problem:  # headers of every kind
         raise _unreadable(place, problem) from problem
 
@@ -261,17 +290,28 @@ def _check(image: Any, place: str) -> None:
     """Refuses by its header what cannot be taken."""
     width, height = image.size
     if not width or not height:
-        raise InputError(f"Input{place} is an image of {width} x {height} pixels, expected at least one.")
+        raise InputError(
+            f"Input{place} is an image of {width} x {height} pixels, expected at least one.", code="image-empty"
+        )
     if width * height > MOST_PIXELS:
-        raise InputError(f"Input{place} is an image of {width} x {height} pixels, expected at most {MOST_PIXELS} in all. Make it smaller.")
+        raise InputError(
+            f"Input{place} is an image of {width} x {height} pixels, expected at most {MOST_PIXELS} in all. Make it smaller.",
+            code="image-too-large",
+        )
     if image.mode not in _MODES:
-        raise InputError(f"Input{place} is an image of the mode '{image.mode}', expected 8 bits a channel. Scale its values to 0 to 255 first.")
+        raise InputError(
+            f"Input{place} is an image of the mode '{image.mode}', expected 8 bits a channel. Scale its values to 0 to 255 first.",
+            code="image-mode",
+        )
     try:
         frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
     except Exception as problem:
         raise _unreadable(place, problem) from problem
     if frames > 1:
-        raise InputError(f"Input{place} is an animation or a stack of {frames} frames, expected one image. Pass the frame that is meant.")
+        raise InputError(
+            f"Input{place} is an animation or a stack of {frames} frames, expected one image. Pass the frame that is meant.",
+            code="image-animated",
+        )
 
 
 def _from_pillow(image: Any, place: str) -> np.ndarray:
@@ -285,25 +325,44 @@ def _from_pillow(image: Any, place: str) -> np.ndarray:
 
 
 def _from_array(array: np.ndarray, place: str) -> np.ndarray:
-    if array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape or array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype != np.uint8):
+    if (
+        array.ndim != 3
+        or array.shape[2] != 3
+        or 0 in array.shape
+        or array.dtype.kind not in "uf"
+        or (array.dtype.kind == "u" and array.dtype != np.uint8)
+    ):
         hint = " Move the channels to the end." if array.ndim == 3 and array.shape[0] == 3 else ""
         expected = "uint8, or floats 0 to 1, of [height, width, 3]"
-        raise InputError(f"Input{place} is an array of {array.dtype} {list(array.shape)}, expected {expected}.{hint}")
+        raise InputError(
+            f"Input{place} is an array of {array.dtype} {list(array.shape)}, expected {expected}.{hint}",
+            code="image-array",
+        )
     if array.shape[0] * array.shape[1] > MOST_PIXELS:
-        raise InputError(f"Input{place} is an image of {array.shape[1]} x {array.shape[0]} pixels, expected at most {MOST_PIXELS} in all. Make it smaller.")
+        raise InputError(
+            f"Input{place} is an image of {array.shape[1]} x {array.shape[0]} pixels, expected at most {MOST_PIXELS} in all. Make it smaller.",
+            code="image-too-large",
+        )
     if array.dtype == np.uint8:
         return array
     if not bool(((array >= 0) & (array <= 1)).all()):  # NaN is in no range
-        raise InputError(f"Input{place} is an array of floats that are not all 0 to 1, expected that. Divide values 0 to 255 by 255, or convert them to uint8.")
+        raise InputError(
+            f"Input{place} is an array of floats that are not all 0 to 1, expected that. Divide values 0 to 255 by 255, or convert them to uint8.",
+            code="image-array",
+        )
     return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
 
 
 def _unreadable(place: str, problem: BaseException) -> InputError:
     if isinstance(problem, FileNotFoundError):
-        return InputError(f"Input{place} is the path of no file. Correct it: a path is relative to the folder that the program was started in.")
+        return InputError(
+            f"Input{place} is the path of no file. Correct it: a path is relative to the folder that the program was started in.",
+            code="image-not-found",
+        )
     kinds = ", ".join(FORMATS)
     return InputError(
-        f"Input{place} is no image, or a damaged one ({type(problem).__name__}), expected a whole file of {kinds}. Look at it, or convert it to PNG."
+        f"Input{place} is no image, or a damaged one ({type(problem).__name__}), expected a whole file of {kinds}. Look at it, or convert it to PNG.",
+        code="image-unreadable",
     )
 
 
@@ -359,15 +418,22 @@ def _shift(value: object, draw: random.Random) -> np.ndarray:
     for axis in (0, 1):
         size = image.shape[axis]
         most = max(1, int(size * _SHIFT))
-        image = np.take(image, np.clip(np.arange(size) + draw.choice((-1, 1)) * draw.randint(1, most), 0, size - 1), axis=axis)
+        image = np.take(
+            image, np.clip(np.arange(size) + draw.choice((-1, 1)) * draw.randint(1, most), 0, size - 1), axis=axis
+        )
     return image
 
 
 def _pattern(draw: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A coarse grid of colours, interpolated, with some noise."""
     coarse = draw.uniform(0, 255, (5, 5, 3))
-    across = np.stack([[np.interp(np.linspace(0, 4, width), range(5), line) for line in coarse[:, :, c]] for c in range(3)], axis=-1)
-    full = np.stack([[np.interp(np.linspace(0, 4, height), range(5), column) for column in across[:, :, c].T] for c in range(3)], axis=-1)
+    across = np.stack(
+        [[np.interp(np.linspace(0, 4, width), range(5), line) for line in coarse[:, :, c]] for c in range(3)], axis=-1
+    )
+    full = np.stack(
+        [[np.interp(np.linspace(0, 4, height), range(5), column) for column in across[:, :, c].T] for c in range(3)],
+        axis=-1,
+    )
     smooth = full.transpose(1, 0, 2)
     return np.clip(np.rint(smooth + draw.normal(0, 8, smooth.shape)), 0, 255).astype(np.uint8)
 

@@ -44,9 +44,12 @@ class Limit:
             InputError: when it is not a whole number of at least 1, or ``truncate`` is no truth value.
         """
         if not isinstance(self.characters, int) or isinstance(self.characters, bool) or self.characters < 1:
-            raise InputError(f"max_characters is {self.characters!r}, expected a whole number of at least 1. Leave it out for {CHARACTERS_A_TOKEN} a token.")
+            raise InputError(
+                f"max_characters is {self.characters!r}, expected a whole number of at least 1. Leave it out for {CHARACTERS_A_TOKEN} a token.",
+                code="limit-invalid",
+            )
         if not isinstance(self.truncate, bool):
-            raise InputError(f"truncate is {self.truncate!r}, expected True or False.")
+            raise InputError(f"truncate is {self.truncate!r}, expected True or False.", code="limit-invalid")
 
 
 class Fitter:
@@ -92,7 +95,8 @@ class Fitter:
         if end < len(read) and not limit.truncate:
             raise InputError(
                 f"Input{place} has more than {limit.characters} characters, the limit here (each run of white space counts as one). "
-                "Shorten it; or load the bundle with truncate=True to have it cut, or with a larger max_characters."
+                "Shorten it; or load the bundle with truncate=True to have it cut, or with a larger max_characters.",
+                code="text-too-long",
             )
         cut = end < len(read)
         kept = read[: end + cut]  # with the next character, which tells whether a word is cut
@@ -133,10 +137,13 @@ def check_rows(texts: Sequence[str | tuple[str, str]], max_length: int, where: s
     """
     most = CHARACTERS_A_TOKEN * max_length
     for row, text in enumerate(texts, 1):
-        if any(len(part) > most and _end(part, most) < len(part) for part in (text if isinstance(text, tuple) else (text,))):
+        if any(
+            len(part) > most and _end(part, most) < len(part) for part in (text if isinstance(text, tuple) else (text,))
+        ):
             raise SamplesError(
                 f"{where}, row {row} has more than {most} characters (each run of white space counts as one), and a session refuses such a text: "
-                f"the model reads {max_length} tokens. Shorten the row, or leave it out."
+                f"the model reads {max_length} tokens. Shorten the row, or leave it out.",
+                code="samples-text-too-long",
             )
 
 
@@ -168,5 +175,6 @@ def check_unicode(text: str, place: str) -> None:
     except UnicodeEncodeError as problem:
         raise InputError(
             f"Input{place} holds a lone surrogate (character {problem.start}), which is not text. "
-            "Decode the bytes with errors='replace' before you pass them."
+            "Decode the bytes with errors='replace' before you pass them.",
+            code="text-surrogate",
         ) from problem

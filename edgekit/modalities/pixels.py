@@ -63,19 +63,44 @@ class Pixels:
         Raises:
             UsageError: for a size out of range, an unknown filter or order of channels, or settings that do not give ``height`` x ``width``.
         """
-        edges = [self.height, self.width, *(self.resize or ()), *([] if self.shortest_edge is None else [self.shortest_edge])]
+        edges = [
+            self.height,
+            self.width,
+            *(self.resize or ()),
+            *([] if self.shortest_edge is None else [self.shortest_edge]),
+        ]
         if wrong := [edge for edge in edges if not 1 <= edge <= _LONGEST]:
-            raise UsageError(f"A side of an image is {wrong[0]}, expected 1 to {_LONGEST} pixels. Correct the settings of the image processor.")
+            raise UsageError(
+                f"A side of an image is {wrong[0]}, expected 1 to {_LONGEST} pixels. Correct the settings of the image processor.",
+                code="processor-settings",
+            )
         if self.resample not in FILTERS:
-            raise UsageError(f"Unknown resampling filter '{self.resample}'.{near(self.resample, FILTERS)} Expected one of: {', '.join(FILTERS)}.")
+            raise UsageError(
+                f"Unknown resampling filter '{self.resample}'.{near(self.resample, FILTERS)} Expected one of: {', '.join(FILTERS)}.",
+                code="processor-settings",
+            )
         if self.channels not in _CHANNELS:
-            raise UsageError(f"The order of channels is '{self.channels}', expected 'rgb' or 'bgr'. Correct the settings of the image processor.")
-        if any(len(values) not in (0, 3) for values in (self.mean, self.std, self.std_again)) or not all((*self.std, *self.std_again)):
-            raise UsageError("mean and std of an image processor have three numbers each, or none, and no std is 0. Correct its settings.")
+            raise UsageError(
+                f"The order of channels is '{self.channels}', expected 'rgb' or 'bgr'. Correct the settings of the image processor.",
+                code="processor-settings",
+            )
+        if any(len(values) not in (0, 3) for values in (self.mean, self.std, self.std_again)) or not all(
+            (*self.std, *self.std_again)
+        ):
+            raise UsageError(
+                "mean and std of an image processor have three numbers each, or none, and no std is 0. Correct its settings.",
+                code="processor-settings",
+            )
         if self.resize is not None and self.shortest_edge is not None:
-            raise UsageError("An image is resized to a height and a width, or by its shorter side: give resize or shortest_edge, not both.")
+            raise UsageError(
+                "An image is resized to a height and a width, or by its shorter side: give resize or shortest_edge, not both.",
+                code="processor-settings",
+            )
         if not self.crop and self.resize != (self.height, self.width):
-            raise UsageError(f"Images of any size do not become {self.height} x {self.width} without resize to that, or a crop. Correct the settings.")
+            raise UsageError(
+                f"Images of any size do not become {self.height} x {self.width} without resize to that, or a crop. Correct the settings.",
+                code="processor-settings",
+            )
 
     def apply(self, image: np.ndarray, resize: Resize) -> np.ndarray:
         """Makes ``pixel_values`` of an image.
@@ -116,7 +141,8 @@ class Pixels:
         if high * wide > MOST_PIXELS:
             raise InputError(
                 f"An image{place} of {width} x {height} pixels would have {wide} x {high} once it is resized, expected at most {MOST_PIXELS} in all. "
-                "Crop it first."
+                "Crop it first.",
+                code="image-too-large",
             )
         return high, wide
 

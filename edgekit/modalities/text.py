@@ -56,11 +56,16 @@ class TextModality(Tokenized[TextEncoder]):
         for role, value in columns.items():
             if not isinstance(value, str):
                 what = "no value" if value is None else f"a {type(value).__name__}"
-                raise SamplesError(f"has {what} for {role}, expected text. Correct or remove the row.")
+                raise SamplesError(
+                    f"has {what} for {role}, expected text. Correct or remove the row.", code="samples-text-type"
+                )
             try:
                 value.encode()
             except UnicodeEncodeError as problem:
-                raise SamplesError(f"holds a lone surrogate in {role}, which is not text. Correct or remove the row.") from problem
+                raise SamplesError(
+                    f"holds a lone surrogate in {role}, which is not text. Correct or remove the row.",
+                    code="samples-text-surrogate",
+                ) from problem
         first = str(columns["text"])
         return (first, str(columns["text_pair"])) if "text_pair" in columns else first
 
@@ -105,8 +110,13 @@ class TextModality(Tokenized[TextEncoder]):
             inputs: whose words they are.
             longest: tokens that each has, or more.
         """
-        words = [word for text in inputs for part in ([text] if isinstance(text, str) else text) for word in part.split()] or ["a"]
-        for count in (2 * longest, *(characters * longest for characters in _CHARACTERS_A_TOKEN)):  # some words are no tokens: control characters
+        words = [
+            word for text in inputs for part in ([text] if isinstance(text, str) else text) for word in part.split()
+        ] or ["a"]
+        for count in (
+            2 * longest,
+            *(characters * longest for characters in _CHARACTERS_A_TOKEN),
+        ):  # some words are no tokens: control characters
             joined = " ".join(itertools.islice(itertools.cycle(words), count))[: _CHARACTERS_A_TOKEN[-1] * longest]
             if self._encoder is None or self.size(self._encoder([joined])[0].arrays) >= longest:
                 break
@@ -114,7 +124,10 @@ class TextModality(Tokenized[TextEncoder]):
 
     def cut(self, arrays: Arrays, longest: int) -> dict[str, np.ndarray]:
         """A row of at most so many tokens: as a tokenizer cuts, it keeps the last one."""
-        return {name: array if len(array) <= longest else np.concatenate([array[: longest - 1], array[-1:]]) for name, array in arrays.items()}
+        return {
+            name: array if len(array) <= longest else np.concatenate([array[: longest - 1], array[-1:]])
+            for name, array in arrays.items()
+        }
 
     @property
     def perturbations(self) -> Mapping[str, Callable[[Text, random.Random], Text | None]]:

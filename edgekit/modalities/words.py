@@ -62,13 +62,25 @@ class WordsModality(Tokenized[WordEncoder]):
         parts: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
         if not parts or not all(isinstance(part, str) for part in parts):
             kinds = {type(part).__name__ for part in parts if not isinstance(part, str)}
-            what = "no value" if value is None else f"a list with {', '.join(sorted(kinds))}" if kinds and parts is value else f"a {type(value).__name__}"
-            raise SamplesError(f"has {what if parts else 'an empty list'} for words, expected a list of words, or a text. Correct or remove the row.")
+            what = (
+                "no value"
+                if value is None
+                else f"a list with {', '.join(sorted(kinds))}"
+                if kinds and parts is value
+                else f"a {type(value).__name__}"
+            )
+            raise SamplesError(
+                f"has {what if parts else 'an empty list'} for words, expected a list of words, or a text. Correct or remove the row.",
+                code="samples-words-type",
+            )
         try:
             for part in parts:
                 part.encode()
         except UnicodeEncodeError as problem:
-            raise SamplesError("holds a lone surrogate in words, which is not text. Correct or remove the row.") from problem
+            raise SamplesError(
+                "holds a lone surrogate in words, which is not text. Correct or remove the row.",
+                code="samples-text-surrogate",
+            ) from problem
         return tuple(parts) if parts is value else str(value)
 
     def check(self, inputs: Sequence[Words], where: str) -> None:
@@ -85,7 +97,7 @@ class WordsModality(Tokenized[WordEncoder]):
             try:
                 self.encoder([value])
             except InputError as problem:
-                raise SamplesError(f"{where}, row {row} cannot be taken: {problem}") from problem
+                raise SamplesError(f"{where}, row {row} cannot be taken: {problem}", code="samples-words") from problem
 
     def content(self, value: Words) -> bytes:
         """UTF-8 of a text; of words the byte 0xFE, and of each its length in bytes (4 bytes, big-endian) and its UTF-8."""
@@ -108,7 +120,10 @@ class WordsModality(Tokenized[WordEncoder]):
         """
         short = max(2, min(longest, 64) // 2)
         texts = [text for text in fuzz_texts(short, 2 * count, seed) if isinstance(text, str) and self._fits(text)]
-        made = [self._split(text) if i % 2 else text for i, text in enumerate(itertools.islice(itertools.cycle(texts), count - 1))]
+        made = [
+            self._split(text) if i % 2 else text
+            for i, text in enumerate(itertools.islice(itertools.cycle(texts), count - 1))
+        ]
         return [*made, *self.join(fuzz_texts(short, 200, seed + 1)[6:206], longest)[:1]]
 
     def join(self, inputs: Sequence[Any], longest: int) -> list[Words]:
@@ -134,12 +149,20 @@ class WordsModality(Tokenized[WordEncoder]):
         while self._tokens(chosen) < longest and self._fits((*chosen, least)):
             chosen.append(least)
         found: list[Words] = [tuple(chosen), " ".join(chosen)]
-        return [value for value in found if self._fits(value) and self._longest_of(value) >= min(longest, self._longest_of(found[0]))]
+        return [
+            value
+            for value in found
+            if self._fits(value) and self._longest_of(value) >= min(longest, self._longest_of(found[0]))
+        ]
 
     def cut(self, arrays: Arrays, longest: int) -> dict[str, np.ndarray]:
         """The first window of a row, of at most so many tokens: as a tokenizer cuts, it keeps the last one."""
         size = int(arrays[WINDOWS][0]) if WINDOWS in arrays else len(next(iter(arrays.values())))
-        kept = {n: a[:size] if size <= longest else np.concatenate([a[: longest - 1], a[size - 1 : size]]) for n, a in arrays.items() if n != WINDOWS}
+        kept = {
+            n: a[:size] if size <= longest else np.concatenate([a[: longest - 1], a[size - 1 : size]])
+            for n, a in arrays.items()
+            if n != WINDOWS
+        }
         return {**kept, WINDOWS: np.array([min(size, longest)], np.int64)} if WINDOWS in arrays else kept
 
     @property
@@ -175,7 +198,11 @@ class WordsModality(Tokenized[WordEncoder]):
 
     def _split(self, text: str) -> Words:
         """The words of a text that make tokens; the text where none does, or nothing can be encoded."""
-        return (tuple(word for word in text.split() if self._tokens([word])) or text) if self._encoder is not None else text
+        return (
+            (tuple(word for word in text.split() if self._tokens([word])) or text)
+            if self._encoder is not None
+            else text
+        )
 
     def _fits(self, value: Words) -> bool:
         """Whether an input is one window."""
@@ -191,7 +218,12 @@ def _list_of(value: object) -> object:
     Raises:
         SamplesError: for a list that lacks commas or words.
     """
-    if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]") or len(text) > cells.LONGEST:
+    if (
+        not isinstance(value, str)
+        or not (text := value.strip()).startswith("[")
+        or not text.endswith("]")
+        or len(text) > cells.LONGEST
+    ):
         return value
     text = cells.without_types(text)
     if (found := cells.listed(text)) is not None:
@@ -204,7 +236,10 @@ def _list_of(value: object) -> object:
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
     if reader is ast.literal_eval and cells.joins(text):
-        raise SamplesError("has a list of words that lacks a comma between two of them, or words themselves ('...'). Write the list as JSON.")
+        raise SamplesError(
+            "has a list of words that lacks a comma between two of them, or words themselves ('...'). Write the list as JSON.",
+            code="samples-words-type",
+        )
     return read if isinstance(read, list) and read and all(isinstance(part, str) for part in read) else value
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "Method", "get", "linear_macs", "names", "rows_of"]
 
-_SCALED_BY_TENSOR = "DynamicQuantize"  # DynamicQuantizeLinear (ONNX), DynamicQuantizeMatMul and DynamicQuantizeLSTM (com.microsoft)
+_SCALED_BY_TENSOR = (
+    "DynamicQuantize"  # DynamicQuantizeLinear (ONNX), DynamicQuantizeMatMul and DynamicQuantizeLSTM (com.microsoft)
+)
 
 Batches = Sequence[Mapping[str, np.ndarray]]
 
@@ -35,7 +37,9 @@ class Method(Protocol):
     NEEDS_SAMPLES: int
     PRECISIONS: tuple[str, ...]
 
-    def quantize(self, graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
+    def quantize(
+        self, graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
+    ) -> GraphSet:
         """Writes quantized graphs into ``out`` and returns them; each says in its ``recipe`` what was chosen for it."""
 
 

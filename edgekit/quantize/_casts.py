@@ -42,7 +42,14 @@ _EPSILONS = {ir.DataType.FLOAT16: 2.0**-10, ir.DataType.BFLOAT16: 2.0**-7}
 
 
 def cast_graphs(
-    graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress, *, low: ir.DataType, limit: float | None
+    graphs: GraphSet,
+    calibration: Calibration,
+    settings: Quantization,
+    out: Path,
+    progress: Progress,
+    *,
+    low: ir.DataType,
+    limit: float | None,
 ) -> GraphSet:
     """Writes each graph with token activations and weights in ``low``.
 
@@ -61,13 +68,23 @@ def cast_graphs(
 
     def change(graph: Graph, model: ir.Model, named: set[str]) -> dict[str, str]:
         tables = quantize_embeddings(model.graph, settings.embeddings)
-        kept = {node for node in model.graph if node.op_type in _FULL_PRECISION or (node.name or "").rpartition("/")[0] in named}
+        kept = {
+            node
+            for node in model.graph
+            if node.op_type in _FULL_PRECISION or (node.name or "").rpartition("/")[0] in named
+        }
         kept |= _not_representable(model.graph, low)
-        large = _with_large_values(model, calibration.of(graph.signature.name), limit, progress) if limit is not None else set()
+        large = (
+            _with_large_values(model, calibration.of(graph.signature.name), limit, progress)
+            if limit is not None
+            else set()
+        )
         lower(model.graph, low, kept | large)
         recipe = {"embeddings": settings.embeddings if tables else _NAMES[low]}
         if large - kept:
-            recipe["large_values"] = ", ".join(sorted({node.name or node.op_type for node in large} - {node.name for node in kept}))
+            recipe["large_values"] = ", ".join(
+                sorted({node.name or node.op_type for node in large} - {node.name for node in kept})
+            )
         return recipe
 
     return rewrite(graphs, settings, out, _NAMES[low], change)
@@ -143,7 +160,9 @@ def _activation_nodes(graph: ir.Graph) -> list[ir.Node]:
     reached: set[ir.Value] = set()
     found = []
     for node in graph:
-        starts = node.op_type in ("MatMul", "Gemm", "DequantizeLinear") or (node.op_type in ("Gather", "Slice") and _is_table(node.inputs[0]))
+        starts = node.op_type in ("MatMul", "Gemm", "DequantizeLinear") or (
+            node.op_type in ("Gather", "Slice") and _is_table(node.inputs[0])
+        )
         if node.op_type in _ANY_TYPE or not (starts or any(v in reached for v in node.inputs)):
             continue
         if any(v is not None and _is_float(v) for v in node.inputs):
@@ -180,7 +199,12 @@ def _with_large_values(model: ir.Model, calibration: Calibration, limit: float, 
     looks at what linears read only, and it is what they and residual additions make that grows first.
     """
     nodes = _activation_nodes(model.graph)
-    values = {v for node in nodes for v in (*node.inputs, *node.outputs) if v is not None and _is_float(v) and v.producer() is not None}
+    values = {
+        v
+        for node in nodes
+        for v in (*node.inputs, *node.outputs)
+        if v is not None and _is_float(v) and v.producer() is not None
+    }
     names = sorted(v.name or "" for v in values)
     largest = dict.fromkeys(names, 0.0)
     with tempfile.TemporaryDirectory() as folder:
@@ -190,14 +214,23 @@ def _with_large_values(model: ir.Model, calibration: Calibration, limit: float, 
             for name, top in zip(names, run(batch), strict=True):
                 if not np.isfinite(top):
                     producer = next(v.producer() for v in values if v.name == name)
-                    where = f"calibration batch {index + 1}" if index < count else "a row of the evaluation set, or one of full length"
+                    where = (
+                        f"calibration batch {index + 1}"
+                        if index < count
+                        else "a row of the evaluation set, or one of full length"
+                    )
                     raise QuantizeError(
                         f"The output of node '{producer.name if producer else name}' is NaN or infinite on {where}, "
-                        "so its type cannot be chosen. Check the model and the samples: the float32 model has the same problem."
+                        "so its type cannot be chosen. Check the model and the samples: the float32 model has the same problem.",
+                        code="activations-not-finite",
                     )
                 largest[name] = max(largest[name], float(top))
             progress("calibrate", min(index + 1, count), count)
-    return {node for node in nodes if any(v in values and largest[v.name or ""] > limit for v in (*node.inputs, *node.outputs) if v is not None)}
+    return {
+        node
+        for node in nodes
+        if any(v in values and largest[v.name or ""] > limit for v in (*node.inputs, *node.outputs) if v is not None)
+    }
 
 
 def _largest(model: ir.Model, names: list[str], path: Path) -> Runner:

@@ -70,11 +70,22 @@ def quantize_embeddings(graph: ir.Graph, stored: str = "int8") -> int:
         if table.is_graph_output() or not lookups or not all(_reads_rows(node, table) for node in lookups):
             continue
         array = constant(table)
-        if array is None or array.dtype != np.float32 or array.ndim != 2 or array.shape[1] < 2 or array.nbytes < WORTH_BYTES:
+        if (
+            array is None
+            or array.dtype != np.float32
+            or array.ndim != 2
+            or array.shape[1] < 2
+            or array.nbytes < WORTH_BYTES
+        ):
             continue
         if not np.isfinite(array).all():  # calibration says what is wrong with such a model
             continue
-        if stored == "int4" and array.shape[0] >= _MANY_ROWS and array.shape[1] % (2 * _GROUP) == 0 and all(n.op_type == "Gather" for n in lookups):
+        if (
+            stored == "int4"
+            and array.shape[0] >= _MANY_ROWS
+            and array.shape[1] % (2 * _GROUP) == 0
+            and all(n.op_type == "Gather" for n in lookups)
+        ):
             packed, scales = pack(array)
             values = initializer(graph, f"{table.name}_uint4", packed)
             scale = initializer(graph, f"{table.name}_scale", scales)
@@ -140,7 +151,14 @@ class _Nodes:
         self.made: list[ir.Node] = []
         self.name = (lookup.name or stored.name or "lookup").removesuffix(f"/{lookup.op_type}")
 
-    def add(self, kind: str, inputs: Sequence[ir.Value | None], suffix: str = "", dtype: ir.DataType = ir.DataType.FLOAT, **attributes: Any) -> ir.Value:
+    def add(
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        suffix: str = "",
+        dtype: ir.DataType = ir.DataType.FLOAT,
+        **attributes: Any,
+    ) -> ir.Value:
         """Adds a node; returns its output."""
         node = ir.node(kind, inputs, attributes=attributes, name=f"{self.name}/{kind}{suffix}")
         node.outputs[0].dtype = dtype

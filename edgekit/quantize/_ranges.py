@@ -120,7 +120,9 @@ def entropy(histogram: Histogram, stride: int = 8) -> float:
         starts = np.arange(_FEWEST_BINS) * stop // _FEWEST_BINS
         held = inside > 0
         sums, bins = np.add.reduceat(inside, starts), np.add.reduceat(held.astype(np.float64), starts)
-        level = np.repeat(np.divide(sums, bins, out=np.zeros_like(sums), where=bins > 0), np.diff(np.append(starts, stop)))
+        level = np.repeat(
+            np.divide(sums, bins, out=np.zeros_like(sums), where=bins > 0), np.diff(np.append(starts, stop))
+        )
         p, q = clipped / clipped.sum(), np.where(held, level, 0.0)
         q /= q.sum() or 1.0
         present = p > 0
@@ -131,5 +133,10 @@ def entropy(histogram: Histogram, stride: int = 8) -> float:
     return min(best * histogram.limit / BINS, histogram.largest)
 
 
-METHODS: dict[str, Callable[[Histogram], float]] = {"min_max": min_max, "percentile": percentile, "entropy": entropy, "mse": mse}
+METHODS: dict[str, Callable[[Histogram], float]] = {
+    "min_max": min_max,
+    "percentile": percentile,
+    "entropy": entropy,
+    "mse": mse,
+}
 """By the names that :class:`edgekit.spec.quantization.Quantization` knows."""

@@ -40,7 +40,12 @@ def fold(graph: ir.Graph, histograms: Mapping[str, Histogram], alpha: float, ski
         if layer.name not in skip and len(layer.weight.uses()) == 1 and layer.x.name in histograms:
             groups[layer.x].append(layer)
     for x, layers in groups.items():
-        _smooth(graph, x, layers, factors(histograms[x.name or ""].channels, [constant(layer.weight) for layer in layers], alpha))
+        _smooth(
+            graph,
+            x,
+            layers,
+            factors(histograms[x.name or ""].channels, [constant(layer.weight) for layer in layers], alpha),
+        )
     return len(groups)
 
 
@@ -68,7 +73,9 @@ def _smooth(graph: ir.Graph, x: ir.Value, layers: list[Linear], divide: np.ndarr
         for place, value in list(enumerate(normalized.inputs))[1:]:
             array = constant(value)
             assert array is not None
-            normalized.replace_input_with(place, initializer(graph, f"{x.name}_norm_smoothed", (array / divide).astype(array.dtype)))
+            normalized.replace_input_with(
+                place, initializer(graph, f"{x.name}_norm_smoothed", (array / divide).astype(array.dtype))
+            )
         source = x
     else:
         factor = initializer(graph, f"{x.name}_smoothing", (1.0 / divide).astype(np.float32))
@@ -80,4 +87,6 @@ def _smooth(graph: ir.Graph, x: ir.Value, layers: list[Linear], divide: np.ndarr
         weight = constant(layer.weight)
         assert weight is not None
         layer.node.replace_input_with(0, source)
-        layer.node.replace_input_with(1, initializer(graph, f"{layer.weight.name}_smoothed", (weight * divide[:, None]).astype(np.float32)))
+        layer.node.replace_input_with(
+            1, initializer(graph, f"{layer.weight.name}_smoothed", (weight * divide[:, None]).astype(np.float32))
+        )

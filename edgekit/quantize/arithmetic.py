@@ -27,14 +27,43 @@ _FLOAT = ir.DataType.FLOAT
 _LOW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 # Their results are values that they have read: rounded already.
 _MOVES = (
-    *("Concat", "Expand", "Flatten", "Gather", "GatherElements", "GatherND", "Identity", "Max", "Min", "Neg", "Abs", "Pad"),
-    *("Relu", "Reshape", "ScatterElements", "ScatterND", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where"),
+    *(
+        "Concat",
+        "Expand",
+        "Flatten",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "Identity",
+        "Max",
+        "Min",
+        "Neg",
+        "Abs",
+        "Pad",
+    ),
+    *(
+        "Relu",
+        "Reshape",
+        "ScatterElements",
+        "ScatterND",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Transpose",
+        "Unsqueeze",
+        "Where",
+    ),
 )
 
 
 def has_low_floats(model: ir.Model) -> bool:
     """Whether anything in a graph is float16 or bfloat16."""
-    values = (*model.graph.initializers.values(), *model.graph.inputs, *(v for node in model.graph for v in node.outputs))
+    values = (
+        *model.graph.initializers.values(),
+        *model.graph.inputs,
+        *(v for node in model.graph for v in node.outputs),
+    )
     return any(value.dtype in _LOW for value in values) or any(_casts_low(node) for node in model.graph)
 
 
@@ -60,7 +89,8 @@ def emulate(path: Path, out: Path) -> Path:
     for node in graph:
         if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
             raise QuantizeError(
-                f"The node '{node.name}' of {path.name} holds a graph of its own, so its arithmetic cannot be emulated. Export without control flow."
+                f"The node '{node.name}' of {path.name} holds a graph of its own, so its arithmetic cannot be emulated. Export without control flow.",
+                code="graph-control-flow",
             )
     kinds = {value: value.dtype for value in (*graph.inputs, *(v for node in graph for v in node.outputs))}
     _fold(graph, kinds)
@@ -89,7 +119,10 @@ def _widen(graph: ir.Graph, kinds: dict[ir.Value, ir.DataType | None], name: str
         for value in node.outputs:
             kind = kinds[value]
             if kind is None and node.op_type != "QuantizeLinear":
-                raise QuantizeError(f"The output '{value.name}' of node '{node.name}' in {name} has no type, so it cannot be rounded. Infer the graph's types.")
+                raise QuantizeError(
+                    f"The output '{value.name}' of node '{node.name}' in {name} has no type, so it cannot be rounded. Infer the graph's types.",
+                    code="graph-type-missing",
+                )
             if kind in _LOW:
                 value.dtype = _FLOAT
                 if node.op_type not in _MOVES:
@@ -134,7 +167,11 @@ def _quantized(node: ir.Node) -> ir.Value | None:
 def _fold(graph: ir.Graph, kinds: dict[ir.Value, ir.DataType | None]) -> None:
     """Restores constant integers by tensor or by channel; the product of an integer of 8 bits and a float16 scale is exact in float32, then rounded once."""
     for node in list(graph):
-        if node.op_type != "DequantizeLinear" or (integers := constant(node.inputs[0])) is None or "block_size" in node.attributes:
+        if (
+            node.op_type != "DequantizeLinear"
+            or (integers := constant(node.inputs[0])) is None
+            or "block_size" in node.attributes
+        ):
             continue
         scale, zero = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
         if scale is None or (zero is None and len(node.inputs) > 2 and node.inputs[2] is not None):
@@ -160,7 +197,21 @@ def check_rounding() -> None:
     """
     import onnxruntime
 
-    ends = [65504, 65519.996, 65520, -65520, 1e30, -3e38, 3.4e38, np.inf, -np.inf, np.nan, 2.0**-24, 2.0**-25, 1.5 * 2.0**-24]
+    ends = [
+        65504,
+        65519.996,
+        65520,
+        -65520,
+        1e30,
+        -3e38,
+        3.4e38,
+        np.inf,
+        -np.inf,
+        np.nan,
+        2.0**-24,
+        2.0**-25,
+        1.5 * 2.0**-24,
+    ]
     ties = [1 + odd * half for odd in (1, 3) for half in (2.0**-11, 2.0**-8)]
     asked = np.array([*ends, *ties], np.float32)
     for kind in _LOW:
@@ -173,11 +224,14 @@ def check_rounding() -> None:
         proto = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        (got,) = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"]).run(None, {"x": asked})
+        (got,) = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"]).run(
+            None, {"x": asked}
+        )
         with np.errstate(over="ignore"):
             expected = asked.astype(kind.numpy()).astype(np.float32)
         if not np.array_equal(got, expected, equal_nan=True):
             raise BackendError(
                 f"ONNX Runtime {onnxruntime.__version__} does not cast to {kind.name.lower()} as IEEE 754 has it, so accuracy in it cannot be told here. "
-                "Install the version that EdgeKit was tested with."
+                "Install the version that EdgeKit was tested with.",
+                code="arithmetic-cast",
             )

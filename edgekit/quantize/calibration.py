@@ -114,7 +114,9 @@ class Calibration:
         last, count = len(self.batches) - 1, min(_COMPARED, len(self.batches))
         return sorted({round(x) for x in np.linspace(0, last, count)})
 
-    def measure(self, model: ir.Model, progress: Progress = silent, *, key: str = "", searching: bool = False) -> dict[str, Histogram]:
+    def measure(
+        self, model: ir.Model, progress: Progress = silent, *, key: str = "", searching: bool = False
+    ) -> dict[str, Histogram]:
         """Histograms of every linear's input.
 
         Args:
@@ -131,11 +133,23 @@ class Calibration:
         """
         if key not in self._measured or not key:
             histograms: dict[str, Histogram] = {}
-            self.visit(model, lambda name, values: histograms.setdefault(name, Histogram()).add(values), progress, searching=searching)
+            self.visit(
+                model,
+                lambda name, values: histograms.setdefault(name, Histogram()).add(values),
+                progress,
+                searching=searching,
+            )
             self._measured[key] = histograms
         return self._measured[key]
 
-    def visit(self, model: ir.Model, see: Callable[[str, np.ndarray], None], progress: Progress = silent, *, searching: bool = False) -> None:
+    def visit(
+        self,
+        model: ir.Model,
+        see: Callable[[str, np.ndarray], None],
+        progress: Progress = silent,
+        *,
+        searching: bool = False,
+    ) -> None:
         """Runs the batches one by one and shows every linear's input, ``[batch, ..., channels]``, by its name.
 
         Raises:
@@ -156,7 +170,8 @@ class Calibration:
                             node = value.producer()
                             raise QuantizeError(
                                 f"The output of node '{node.name if node else name}' is NaN or infinite on calibration batch {index + 1}, "
-                                "so it has no range. Check the model and the samples: the float32 model has the same problem."
+                                "so it has no range. Check the model and the samples: the float32 model has the same problem.",
+                                code="activations-not-finite",
                             )
                         see(name, array)
                     progress("calibrate", index + 1, len(batches))

@@ -19,8 +19,24 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.quantization import Quantization
 
 __all__ = [
-    "EXTERNAL_FROM", "Linear", "check_layers", "constant", "in_float", "initializer", "levels", "linears", "load", "made_by", "number", "only_user",
-    "per_channel", "replace", "restored", "rewrite", "save", "sweep",
+    "EXTERNAL_FROM",
+    "Linear",
+    "check_layers",
+    "constant",
+    "in_float",
+    "initializer",
+    "levels",
+    "linears",
+    "load",
+    "made_by",
+    "number",
+    "only_user",
+    "per_channel",
+    "replace",
+    "restored",
+    "rewrite",
+    "save",
+    "sweep",
 ]
 
 Change = Callable[[Graph, ir.Model, set[str]], Mapping[str, str]]
@@ -67,7 +83,14 @@ def linears(graph: ir.Graph) -> list[Linear]:
             continue
         x, weight = node.inputs[0], node.inputs[1]
         array = constant(weight)
-        if array is None or array.ndim != 2 or min(array.shape) < 16 or x.shape is None or len(x.shape) < 3 or constant(x) is not None:
+        if (
+            array is None
+            or array.ndim != 2
+            or min(array.shape) < 16
+            or x.shape is None
+            or len(x.shape) < 3
+            or constant(x) is not None
+        ):
             continue
         add, bias = only_user(node.outputs[0]), None
         if add is not None and add.op_type == "Add":
@@ -80,7 +103,11 @@ def linears(graph: ir.Graph) -> list[Linear]:
 
 def in_float(graph: ir.Graph, settings: Quantization) -> set[str]:
     """Names of the layers of a graph that ``keep_float`` means."""
-    return {layer.name for layer in linears(graph) if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in settings.keep_float)}
+    return {
+        layer.name
+        for layer in linears(graph)
+        if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in settings.keep_float)
+    }
 
 
 def check_layers(graphs: GraphSet, settings: Quantization) -> None:
@@ -95,7 +122,10 @@ def check_layers(graphs: GraphSet, settings: Quantization) -> None:
     for pattern in settings.keep_float:
         if not fnmatch.filter(known, pattern):
             shown = ", ".join(known[:4]) + (f" ... {known[-1]} ({len(known)} in all)" if len(known) > 5 else "")
-            raise QuantizeError(f"keep_float names the layer '{pattern}', which the graph does not have.{near(pattern, known)} Layers: {shown}.")
+            raise QuantizeError(
+                f"keep_float names the layer '{pattern}', which the graph does not have.{near(pattern, known)} Layers: {shown}.",
+                code="layer-unknown",
+            )
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
@@ -180,7 +210,13 @@ def save(model: ir.Model, path: Path) -> None:
             (path.parent / location).write_bytes(data)
         kept.append((value, tensor))
         value.const_value = ir.ExternalTensor(
-            location, 0, len(data), tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=value.name or "", base_dir=path.parent
+            location,
+            0,
+            len(data),
+            tensor.dtype,
+            shape=ir.Shape(tensor.shape.numpy()),
+            name=value.name or "",
+            base_dir=path.parent,
         )
     model.producer_name, model.producer_version = "edgekit", None
     ir.save(model, path)
@@ -189,7 +225,13 @@ def save(model: ir.Model, path: Path) -> None:
 
 
 def rewrite(
-    graphs: GraphSet, settings: Quantization, out: Path, method: str, change: Change, progress: Progress = silent, check: Check | None = None
+    graphs: GraphSet,
+    settings: Quantization,
+    out: Path,
+    method: str,
+    change: Change,
+    progress: Progress = silent,
+    check: Check | None = None,
 ) -> GraphSet:
     """Writes a changed copy of each graph of a set.
 
@@ -211,7 +253,11 @@ def rewrite(
         if check is not None:
             check(model.graph, path.name)
         save(model, path)
-        made.append(Graph(graph.signature, path, method, {**recipe, **({"keep_float": ", ".join(sorted(kept))} if kept else {})}))
+        made.append(
+            Graph(
+                graph.signature, path, method, {**recipe, **({"keep_float": ", ".join(sorted(kept))} if kept else {})}
+            )
+        )
         progress(f"quantize {method}", index + 1, len(graphs.graphs))
     return dataclasses.replace(graphs, graphs=tuple(made))
 

@@ -37,7 +37,9 @@ class Sensitivity:
     damage: float
 
 
-def rank(method: Method, graphs: GraphSet, calibration: Calibration, settings: Quantization, progress: Progress) -> list[Sensitivity]:
+def rank(
+    method: Method, graphs: GraphSet, calibration: Calibration, settings: Quantization, progress: Progress
+) -> list[Sensitivity]:
     """Ranks the layers of all graphs, the most sensitive first.
 
     Args:
@@ -60,16 +62,24 @@ def rank(method: Method, graphs: GraphSet, calibration: Calibration, settings: Q
         with tempfile.TemporaryDirectory() as folder:
             (made,) = _quantize(method, replace(graphs, graphs=(graph,)), calibration, alone, Path(folder)).graphs
             damage = calibration.of(graph.signature.name).damage(graph.path, made.path)
-        damages[name] = max(damage, damages.get(name, damage))  # of two graphs with a layer of this name both stay in float
+        damages[name] = max(
+            damage, damages.get(name, damage)
+        )  # of two graphs with a layer of this name both stay in float
         progress("rank layers", index + 1, len(layers))
     return [Sensitivity(name, damage) for name, damage in sorted(damages.items(), key=lambda item: (-item[1], item[0]))]
 
 
-def _quantize(method: Method, graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path) -> GraphSet:
+def _quantize(
+    method: Method, graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path
+) -> GraphSet:
     """Quantizes each graph with the ranges and the smoothing that were chosen for it."""
     made: list[Graph] = []
     for graph in graphs.graphs:
-        chosen = replace(settings, ranges=graph.recipe.get("ranges", settings.ranges), smooth=graph.recipe.get("smooth", settings.smooth))
+        chosen = replace(
+            settings,
+            ranges=graph.recipe.get("ranges", settings.ranges),
+            smooth=graph.recipe.get("smooth", settings.smooth),
+        )
         made += method.quantize(replace(graphs, graphs=(graph,)), calibration, chosen, out, silent).graphs
     return replace(graphs, graphs=tuple(made))
 

@@ -71,7 +71,14 @@ _TAKES = {
     "DequantizeLinear": {ir.DataType.INT8},
 }
 _NEWER = {"Attention": "10.14", "RMSNormalization": "10.15", "RotaryEmbedding": "10.15"}
-_CONSTANT_INPUTS = {"Slice": (3,), "Squeeze": (1,), "Unsqueeze": (1,), "CumSum": (1,), "QuantizeLinear": (1,), "DequantizeLinear": (1,)}
+_CONSTANT_INPUTS = {
+    "Slice": (3,),
+    "Squeeze": (1,),
+    "Unsqueeze": (1,),
+    "CumSum": (1,),
+    "QuantizeLinear": (1,),
+    "DequantizeLinear": (1,),
+}
 
 
 def check(path: Path, minimum: str) -> list[str]:
@@ -91,13 +98,19 @@ def check(path: Path, minimum: str) -> list[str]:
         onnx.checker.check_model(str(path), full_check=True)
         model = load_typed(path)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as problem:
-        raise QuantizeError(f"{path.name} is not a valid strongly typed ONNX graph: {problem}. Please report the model's architecture.") from problem
+        raise QuantizeError(
+            f"{path.name} is not a valid strongly typed ONNX graph: {problem}. Please report the model's architecture.",
+            code="graph-types",
+        ) from problem
     lint(model.graph, path.name)
     releases = [r for r in RELEASES if version(r) >= version(minimum)] or [minimum]
     opset = model.opset_imports.get("", 0)
     most = 25 if version(releases[0]) >= (11,) else 20
     if not 9 <= opset <= most:
-        raise QuantizeError(f"{path.name} has opset {opset}, TensorRT {releases[0]} takes 9 to {most}. Export it with opset {most} or less.")
+        raise QuantizeError(
+            f"{path.name} has opset {opset}, TensorRT {releases[0]} takes 9 to {most}. Export it with opset {most} or less.",
+            code="graph-opset",
+        )
     for node in model.graph:
         _check_node(node, path.name, releases[0])
     return releases
@@ -106,7 +119,9 @@ def check(path: Path, minimum: str) -> list[str]:
 def load_typed(path: Path) -> ir.Model:
     """A graph with the type of every value as ONNX infers it, whatever made the graph; shared weights stay in their files."""
     inferred = onnx.shape_inference.infer_shapes(onnx.load(str(path), load_external_data=False))
-    types = {v.name: ir.DataType(v.type.tensor_type.elem_type) for v in (*inferred.graph.value_info, *inferred.graph.output)}
+    types = {
+        v.name: ir.DataType(v.type.tensor_type.elem_type) for v in (*inferred.graph.value_info, *inferred.graph.output)
+    }
     model = load(path)
     for node in model.graph:
         for value in node.outputs:
@@ -122,18 +137,31 @@ def _check_node(node: ir.Node, where: str, oldest: str) -> None:
         since = _NEWER.get(kind)
         if since is not None and version(oldest) >= version(since):
             return
-        known = f"takes it from {since} on: state minimum = \"{since}\" in the target" if since else "does not have it: export the model without it"
-        raise QuantizeError(f"{named} is no operator of TensorRT {oldest}; TensorRT {known}.")
+        known = (
+            f'takes it from {since} on: state minimum = "{since}" in the target'
+            if since
+            else "does not have it: export the model without it"
+        )
+        raise QuantizeError(f"{named} is no operator of TensorRT {oldest}; TensorRT {known}.", code="tensorrt-operator")
     for place in (1, 2) if kind == "Where" else (0,):
         value = node.inputs[place] if place < len(node.inputs) else None
         if value is not None and value.dtype is not None and value.dtype not in _TAKES[kind]:
             taken = ", ".join(sorted(t.name for t in _TAKES[kind]))
-            raise QuantizeError(f"{named} reads {value.dtype.name}, TensorRT {oldest} takes it with {taken}. Cast its input.")
+            raise QuantizeError(
+                f"{named} reads {value.dtype.name}, TensorRT {oldest} takes it with {taken}. Cast its input.",
+                code="tensorrt-operator",
+            )
     for place in (*_CONSTANT_INPUTS.get(kind, ()), *((1,) if kind.startswith("Reduce") else ())):
         if place < len(node.inputs) and node.inputs[place] is not None and constant(node.inputs[place]) is None:
-            raise QuantizeError(f"{named} has input {place} made at run time, TensorRT wants a constant there. Export the model with fixed axes.")
+            raise QuantizeError(
+                f"{named} has input {place} made at run time, TensorRT wants a constant there. Export the model with fixed axes.",
+                code="tensorrt-operator",
+            )
     if kind == "LayerNormalization" and len([v for v in node.outputs if v.uses() or v.is_graph_output()]) > 1:
-        raise QuantizeError(f"{named} gives mean or deviation too, of which TensorRT has the normalized values alone. Export the model without them.")
+        raise QuantizeError(
+            f"{named} gives mean or deviation too, of which TensorRT has the normalized values alone. Export the model without them.",
+            code="tensorrt-operator",
+        )
 
 
 def lint(graph: ir.Graph, where: str) -> None:
@@ -150,7 +178,12 @@ def lint(graph: ir.Graph, where: str) -> None:
         if node.domain not in ("", "ai.onnx"):
             _refuse(where, node, f"is an operator of {node.domain}", "Use the standard operators of ONNX.")
         if node.op_type in _RUN_TIME or node.op_type.startswith("QLinear"):
-            _refuse(where, node, "computes in integers outside a Q/DQ pair", "Use QuantizeLinear and DequantizeLinear with constant scales.")
+            _refuse(
+                where,
+                node,
+                "computes in integers outside a Q/DQ pair",
+                "Use QuantizeLinear and DequantizeLinear with constant scales.",
+            )
         if node.op_type in _PAIR:
             _check_pair(node, where)
     for value in graph.initializers.values():
@@ -170,18 +203,38 @@ def _check_pair(node: ir.Node, where: str) -> None:
     if zero_point is not None:
         zero = constant(zero_point)
         if zero is None or zero.any():
-            _refuse(where, node, "has a zero point that is not 0" if zero is not None else "has a zero point made at run time", "Quantize symmetrically.")
+            _refuse(
+                where,
+                node,
+                "has a zero point that is not 0" if zero is not None else "has a zero point made at run time",
+                "Quantize symmetrically.",
+            )
     if scale is None:
         _refuse(where, node, "has a scale that is made at run time", "Use a constant scale from calibration.")
     if not np.isfinite(scale).all() or not (scale > 0).all():
-        _refuse(where, node, "has a scale that is not a positive finite number", "Give channels that are zero throughout a small positive scale.")
+        _refuse(
+            where,
+            node,
+            "has a scale that is not a positive finite number",
+            "Give channels that are zero throughout a small positive scale.",
+        )
     if scale.size == 1:
         return
     if weight is None:
-        _refuse(where, node, f"quantizes an activation with {scale.size} scales", "Use one scale for an activation; only constant weights may have more.")
+        _refuse(
+            where,
+            node,
+            f"quantizes an activation with {scale.size} scales",
+            "Use one scale for an activation; only constant weights may have more.",
+        )
     axis = node.attributes.get_int("axis", 1)
     if scale.ndim != 1 or not -len(weight) <= axis < len(weight) or weight[axis] != scale.size:
-        _refuse(where, node, f"has {scale.size} scales on axis {axis} of a weight {list(weight)}", "Use one scale per output channel.")
+        _refuse(
+            where,
+            node,
+            f"has {scale.size} scales on axis {axis} of a weight {list(weight)}",
+            "Use one scale per output channel.",
+        )
 
 
 def _check_constant(value: ir.Value, where: str) -> None:
@@ -189,7 +242,12 @@ def _check_constant(value: ir.Value, where: str) -> None:
     if value.dtype in (ir.DataType.INT8, ir.DataType.INT4):
         for use in value.uses():
             if use.node.op_type not in _PAIR:
-                _refuse(where, use.node, f"reads the {value.dtype.name} constant '{value.name}'", "Put a DequantizeLinear directly behind the constant.")
+                _refuse(
+                    where,
+                    use.node,
+                    f"reads the {value.dtype.name} constant '{value.name}'",
+                    "Put a DequantizeLinear directly behind the constant.",
+                )
     array = constant(value)
     if array is None or value.dtype is None or not value.dtype.is_floating_point() or array.size == 0:
         return
@@ -203,7 +261,12 @@ def _check_constant(value: ir.Value, where: str) -> None:
 def _weight_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     """Shape of the constant behind a value: itself, or what its QuantizeLinear reads."""
     array = constant(value)
-    if array is None and value is not None and (node := value.producer()) is not None and node.op_type == "QuantizeLinear":
+    if (
+        array is None
+        and value is not None
+        and (node := value.producer()) is not None
+        and node.op_type == "QuantizeLinear"
+    ):
         array = constant(node.inputs[0])
     return None if array is None else array.shape
 
@@ -216,9 +279,11 @@ def _quantized_type(node: ir.Node, data: ir.Value | None, zero_point: ir.Value |
         return zero_point.dtype
     if node.op_type == "DequantizeLinear":
         return None
-    return ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)  # what ONNX says of an absent zero point
+    return ir.DataType(
+        node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8
+    )  # what ONNX says of an absent zero point
 
 
 def _refuse(where: str, node: ir.Node | None, what: str, remedy: str) -> NoReturn:
     name = "the graph" if node is None else f"node '{node.name or node.op_type}' ({node.op_type})"
-    raise QuantizeError(f"{where}: {name} {what}, which TensorRT does not take. {remedy}")
+    raise QuantizeError(f"{where}: {name} {what}, which TensorRT does not take. {remedy}", code="tensorrt-operator")

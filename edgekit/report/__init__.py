@@ -17,4 +17,7 @@ def check_packages(*names: str) -> None:
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise BackendError(f"Reports need the package '{name}', which is not installed here. Run: pip install 'edgekit[report]'")
+            raise BackendError(
+                f"Reports need the package '{name}', which is not installed here. Run: pip install 'edgekit[report]'",
+                code="package-missing",
+            )

@@ -72,7 +72,11 @@ def compare(
         higher_is_better=metric.higher_is_better,
         before=first,
         after=second,
-        drop=None if first is None or second is None else metric.drop(first, second) if compared is None else compared.drop,
+        drop=None
+        if first is None or second is None
+        else metric.drop(first, second)
+        if compared is None
+        else compared.drop,
         low=compared.low if compared else None,
         high=compared.high if compared else None,
         losses=compared.losses if compared else None,
@@ -172,15 +176,31 @@ def _listed(
     )
 
 
-def _check(given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays], ids: Sequence[str], slices: Mapping[str, Sequence[str]]) -> None:
+def _check(
+    given: Evaluation,
+    before: Sequence[Arrays],
+    after: Sequence[Arrays],
+    ids: Sequence[str],
+    slices: Mapping[str, Sequence[str]],
+) -> None:
     """Raises as :func:`compare`."""
     rows = len(given)
     if rows < 1:
-        raise SamplesError("There is no row to compare the models on, expected at least one. Give samples.")
+        raise SamplesError(
+            "There is no row to compare the models on, expected at least one. Give samples.", code="samples-empty"
+        )
     columns = {f"column '{column}'": values for column, values in slices.items()}
-    parts: dict[str, Sequence[object]] = {"the outputs before": before, "the outputs after": after, "ids": ids, **columns}
+    parts: dict[str, Sequence[object]] = {
+        "the outputs before": before,
+        "the outputs after": after,
+        "ids": ids,
+        **columns,
+    }
     for name, values in parts.items():
         if len(values) != rows:
-            raise UsageError(f"There are {len(values)} values of {name} for {rows} rows, expected one a row. Give those of the same samples.")
+            raise UsageError(
+                f"There are {len(values)} values of {name} for {rows} rows, expected one a row. Give those of the same samples.",
+                code="rows-differ",
+            )
     for name, outputs in (("the outputs before", before), ("the outputs after", after)):
         check_finite(outputs, name)  # a NaN counts as the largest value, so such a row could be right

@@ -35,7 +35,15 @@ def probes_of(subject: Subject | None) -> tuple[str, int, tuple[str, ...]]:
     ran = _RAN.fullmatch(subject.probes_ran) if subject is not None and subject.processes else None
     if subject is None or ran is None:
         return "", 1, ()
-    return ran[1], int(ran[2]), tuple(k for k in subject.processes[-1].probes_ms if _KERNEL.fullmatch(k) and (cpus() > 1 or not k.startswith("cores")))
+    return (
+        ran[1],
+        int(ran[2]),
+        tuple(
+            k
+            for k in subject.processes[-1].probes_ms
+            if _KERNEL.fullmatch(k) and (cpus() > 1 or not k.startswith("cores"))
+        ),
+    )
 
 
 def judge(against: Known, after: Subject, seconds: float, seed: int) -> Speed | None:
@@ -51,7 +59,11 @@ def judge(against: Known, after: Subject, seconds: float, seed: int) -> Speed | 
         return None
     judged = speed.unpaired(against.subject, after, seconds, seed)
     differing = against.fingerprint.differences(fingerprint())
-    why = f"the machine, or what is installed on it, is not that of the baseline: {'; '.join(differing)}" if differing else ""
+    why = (
+        f"the machine, or what is installed on it, is not that of the baseline: {'; '.join(differing)}"
+        if differing
+        else ""
+    )
     if against.subject.threads != after.threads:
         why = f"the baseline ran on {against.subject.threads} thread(s), the bundle on {after.threads}"
     why = why or against.why_not or against.untimely
@@ -71,7 +83,9 @@ def advice(subject: Subject) -> tuple[str, ...]:
     if count >= _ENOUGH:
         return ()
     few = "one session" if count == 1 else f"{count} sessions"
-    return (f"Of {few} a later check finds large changes of latency alone. Add sessions at other times with --append, {_ENOUGH} or more in all.",)
+    return (
+        f"Of {few} a later check finds large changes of latency alone. Add sessions at other times with --append, {_ENOUGH} or more in all.",
+    )
 
 
 def placed(subject: Subject, side: Side, file: str | Path | None) -> Subject:
@@ -94,13 +108,22 @@ def earlier(file: Path, side: Side, given: Rows, here: Fingerprint) -> Report:
     """
     found = files.read(file)
     if found.kind != "baseline" or not found.subjects[0].processes:
-        raise UsageError(f"{file} is a report of the kind '{found.kind}', expected one of 'edgekit baseline'. {_ANEW}")
+        raise UsageError(
+            f"{file} is a report of the kind '{found.kind}', expected one of 'edgekit baseline'. {_ANEW}",
+            code="baseline-kind",
+        )
     if found.subjects[0].settings != side.settings:
-        raise UsageError(f"{file} is the baseline of another bundle than {side.name}, files or settings. {_ANEW}")
+        raise UsageError(
+            f"{file} is the baseline of another bundle than {side.name}, files or settings. {_ANEW}",
+            code="baseline-other-bundle",
+        )
     if not matches(found.samples, given.digest):
-        raise UsageError(f"{file} was measured on other samples. {_ANEW}")
+        raise UsageError(f"{file} was measured on other samples. {_ANEW}", code="baseline-other-samples")
     if differing := found.fingerprint.differences(here):
-        raise UsageError(f"{file} was measured on another machine, or with other software: {'; '.join(differing)}. {_ANEW}")
+        raise UsageError(
+            f"{file} was measured on another machine, or with other software: {'; '.join(differing)}. {_ANEW}",
+            code="baseline-other-machine",
+        )
     return found
 
 
@@ -112,6 +135,9 @@ def continued(before: Report, now: Report) -> Report:
     """
     was, own = before.subjects[0], now.subjects[0]
     if differing := differences.differences(was, own):
-        raise UsageError(f"The bundle did not run as in the baseline's earlier sessions: {'; '.join(differing)}. {_ANEW}")
+        raise UsageError(
+            f"The bundle did not run as in the baseline's earlier sessions: {'; '.join(differing)}. {_ANEW}",
+            code="baseline-other-run",
+        )
     kept = (*was.sessions, TimingSession(before.created, was.processes))[-(sessions.MOST - 1) :]
     return replace(now, subjects=(replace(own, sessions=kept),))

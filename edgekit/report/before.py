@@ -92,7 +92,9 @@ def known(before: Before, side: Side, given: Rows) -> Known:
         function = before
 
         def answer(inputs: Sequence[Input]) -> list[Arrays]:
-            return completed(side, inputs, predictions.named(function(inputs), len(inputs), side.outputs, "The teacher's outputs"))
+            return completed(
+                side, inputs, predictions.named(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
+            )
 
         return _taught(side, given, answer(given.inputs), "teacher", answer)
     path = Path(before)
@@ -103,11 +105,17 @@ def known(before: Before, side: Side, given: Rows) -> Known:
     if path.suffix.lower() == ".json":
         return _reported(path, side, given)
     if path.suffix.lower() in predictions.FILE_TYPES:
-        return _taught(side, given, completed(side, given.inputs, predictions.read_outputs(path, len(given), side.outputs)), path.stem)
+        return _taught(
+            side,
+            given,
+            completed(side, given.inputs, predictions.read_outputs(path, len(given), side.outputs)),
+            path.stem,
+        )
     what = "is none of these" if path.exists() else "does not exist"
     raise UsageError(
         f"{path} {what}: expected a bundle's folder, a report of 'edgekit baseline' or 'edgekit eval -o' (.json), "
-        f"or a teacher's outputs ({', '.join(predictions.FILE_TYPES)})."
+        f"or a teacher's outputs ({', '.join(predictions.FILE_TYPES)}).",
+        code="baseline-not-found",
     )
 
 
@@ -122,11 +130,16 @@ def completed(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) ->
     taken = {spec.name for signature in side.bundle.manifest.signatures for spec in signature.inputs}
     if not inputs or set(side.task.preprocess(inputs[:1])[0].arrays) <= taken:
         return list(outputs)
-    kept = [{name: array for name, array in row.arrays.items() if name not in taken} for row in encode_each(side.task, inputs)]
+    kept = [
+        {name: array for name, array in row.arrays.items() if name not in taken}
+        for row in encode_each(side.task, inputs)
+    ]
     return [{**own, **row} for own, row in zip(kept, outputs, strict=True)]
 
 
-def _taught(side: Side, given: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None) -> TeacherBefore:
+def _taught(
+    side: Side, given: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None
+) -> TeacherBefore:
     return TeacherBefore(teacher(side.bundle.manifest.task, given, outputs, name), outputs, answer)
 
 
@@ -136,18 +149,32 @@ def _reported(file: Path, side: Side, given: Rows) -> BundleBefore | ReportBefor
     found = earlier.subjects[-1]
     same_task(found.identity, side.task, f"The bundle of {file}")
     if found.predictions is None:
-        raise UsageError(f"{file} holds no predictions to compare with. Make one that does: edgekit baseline BUNDLE --samples FILE -o {file}")
+        raise UsageError(
+            f"{file} holds no predictions to compare with. Make one that does: edgekit baseline BUNDLE --samples FILE -o {file}",
+            code="baseline-no-predictions",
+        )
     if side.settings == found.settings:
         note = ""  # the bundle against itself: there is nothing to be proved in turns
     elif (other := _at_hand(file.parent / found.path, found, side)) is not None:
-        return BundleBefore(other, f"The bundle of {file.name} is still at {found.path}: both ran in turns, and the file's own times decide nothing.")
+        return BundleBefore(
+            other,
+            f"The bundle of {file.name} is still at {found.path}: both ran in turns, and the file's own times decide nothing.",
+        )
     else:
-        note = f"The bundle of {file.name} is no longer at {found.path}: its times are those of the file." if found.path else ""
+        note = (
+            f"The bundle of {file.name} is no longer at {found.path}: its times are those of the file."
+            if found.path
+            else ""
+        )
     if not matches(earlier.samples, given.digest):
         why = f"the samples are not those of {file.name}: they changed since, or are others"
         return ReportBefore(found, earlier.fingerprint, why_not=why, note=note)
     outputs = predictions.unpack(found.predictions)
-    untimely = "" if earlier.speed is None or earlier.speed.comparable else f"{file.name} says of its own times: {earlier.speed.why_not}"
+    untimely = (
+        ""
+        if earlier.speed is None or earlier.speed.comparable
+        else f"{file.name} says of its own times: {earlier.speed.why_not}"
+    )
     return ReportBefore(found, earlier.fingerprint, outputs, untimely=untimely, note=note)
 
 

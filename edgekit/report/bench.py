@@ -96,7 +96,15 @@ class Bench(Recorded):
             return "-" if value is None else format(value, form)
 
         rows: list[tuple[str, ...]] = [
-            (str(p.batch), str(p.length or "-"), ms(p.latency.p50_ms), ms(p.latency.p90_ms), ms(p.latency.p99_ms), str(p.latency.count), f"{p.rows_per_s:.0f}")
+            (
+                str(p.batch),
+                str(p.length or "-"),
+                ms(p.latency.p50_ms),
+                ms(p.latency.p90_ms),
+                ms(p.latency.p99_ms),
+                str(p.latency.count),
+                f"{p.rows_per_s:.0f}",
+            )
             for p in self.points
         ]
         header: tuple[str, ...] = ("batch", "length", "p50 ms", "p90 ms", "p99 ms", "calls", "rows/s")
@@ -150,14 +158,29 @@ def bench(
         variant = next(v for v in opened.manifest.variants if (v.backend, v.method) == (info.backend, info.method))
         sizes: Sequence[int | None] = (None,) if info.max_length is None else lengths
         if info.max_length is not None and max(lengths) > info.max_length:
-            raise InputError(f"Length {max(lengths)} is more than the {info.max_length} tokens that this model takes. Give --lengths up to that.")
+            raise InputError(
+                f"Length {max(lengths)} is more than the {info.max_length} tokens that this model takes. Give --lengths up to that.",
+                code="length-too-long",
+            )
         asked = [(b, n) for b in batches for n in sizes]
         axes = merged(opened.manifest.signatures).varying[:1]
-        pairs = [(b, n) for b, n in asked if variant.engine is None or variant.engine.holds({"batch": b, **{axis: n for axis in axes if n is not None}})]
+        pairs = [
+            (b, n)
+            for b, n in asked
+            if variant.engine is None
+            or variant.engine.holds({"batch": b, **{axis: n for axis in axes if n is not None}})
+        ]
         if not pairs and variant.engine is not None:
-            raise InputError(f"The engine holds none of the batches and lengths that were asked for. It accepts: {variant.engine.accepts()}. Give others.")
+            raise InputError(
+                f"The engine holds none of the batches and lengths that were asked for. It accepts: {variant.engine.accepts()}. Give others.",
+                code="engine-profiles",
+            )
         # A GPU's own limit is not that of a CPU's GEMM, and TensorRT would have to make an engine to measure it.
-        rate = _rate(session, variant) if variant.linear_macs > 0 and variant.engine is None and info.max_length is not None else None
+        rate = (
+            _rate(session, variant)
+            if variant.linear_macs > 0 and variant.engine is None and info.max_length is not None
+            else None
+        )
         points = []
         for index, (batch, length) in enumerate(pairs):
             points.append(_point(session, batch, length, seconds, variant.linear_macs, rate))
@@ -165,7 +188,20 @@ def bench(
         left_out = tuple(f"{b}" if n is None else f"{b} x {n}" for b, n in asked if (b, n) not in pairs)
     computes = machine_name(variant.engine is not None)
     done, macs = tuple(points), variant.linear_macs
-    return Bench(str(bundle), info.backend, info.method, info.threads, computes, done, macs, rate, "", left_out, info.rows, info.max_tokens)
+    return Bench(
+        str(bundle),
+        info.backend,
+        info.method,
+        info.threads,
+        computes,
+        done,
+        macs,
+        rate,
+        "",
+        left_out,
+        info.rows,
+        info.max_tokens,
+    )
 
 
 def _rate(session: Session, variant: Variant) -> Rate | None:
@@ -176,7 +212,9 @@ def _rate(session: Session, variant: Variant) -> Rate | None:
         return measure(device, mixed if executed.startswith("int8") else executed)
 
 
-def _point(session: Session, batch: int, length: int | None, seconds: float, linear_macs: int, rate: Rate | None) -> Point:
+def _point(
+    session: Session, batch: int, length: int | None, seconds: float, linear_macs: int, rate: Rate | None
+) -> Point:
     rows = session.example_rows(batch, 1 if length is None else length)
     for _ in range(_WARM_UP):
         session.run_rows(rows, alone=False)

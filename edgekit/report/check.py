@@ -75,10 +75,20 @@ class _Run:
         check_packages("scipy")
         if not math.isfinite(max_time) or max_time < 0 or seed < 0:
             said = f"max_time is {max_time:g} and seed {seed}, expected seconds of at least 0 and a whole number of at least 0"
-            raise UsageError(f"{said}. Correct them.")
+            raise UsageError(f"{said}. Correct them.", code="check-settings")
         held = gates if isinstance(gates, Gates) else Gates() if gates is None else gate_files.read(gates)
         side = open_side()  # reads and hashes all of the bundle
-        return cls(side, rows(side.task, samples, columns, slices), slices, held, max_time, seed, include_text, progress, fingerprint())
+        return cls(
+            side,
+            rows(side.task, samples, columns, slices),
+            slices,
+            held,
+            max_time,
+            seed,
+            include_text,
+            progress,
+            fingerprint(),
+        )
 
 
 @takes_paths("bundle", "samples")
@@ -124,13 +134,31 @@ def report(
     """
     held = OFF if gates is None else gates
     opening = partial(opened, bundle, trust, backend, threads)
-    run = _Run.begin(opening, samples, columns, seed, progress, slices=slices, gates=held, max_time=max_time, include_text=include_text)
+    run = _Run.begin(
+        opening,
+        samples,
+        columns,
+        seed,
+        progress,
+        slices=slices,
+        gates=held,
+        max_time=max_time,
+        include_text=include_text,
+    )
     made = _measured("report", run, None if reference is None else known(reference, run.side, run.rows))
     if not scenarios:
         return made
     with run.side.worker() as worker:
         worker.start(run.rows.inputs[0])
-        done = run_scenarios(worker, run.rows.inputs, tuple(scenarios), seconds=max_time, bound_ms=server_bound_ms, seed=seed, progress=progress)
+        done = run_scenarios(
+            worker,
+            run.rows.inputs,
+            tuple(scenarios),
+            seconds=max_time,
+            bound_ms=server_bound_ms,
+            seed=seed,
+            progress=progress,
+        )
     return replace(made, subjects=(*made.subjects[:-1], replace(made.subjects[-1], scenarios=done)))
 
 
@@ -158,7 +186,11 @@ def baseline(
         UsageError: beside the others, where the baseline in ``file`` is of another bundle, other samples or another machine.
     """
     run = _Run.begin(partial(opened, bundle, trust, backend, threads), samples, columns, seed, progress)
-    earlier = baselines.earlier(Path(file), run.side, run.rows, run.begun) if append and file is not None and Path(file).exists() else None
+    earlier = (
+        baselines.earlier(Path(file), run.side, run.rows, run.begun)
+        if append and file is not None and Path(file).exists()
+        else None
+    )
     found = answered(run.side, run.rows, progress)
     variant = variant_of(run.side, found)
     own = (found.backend, max(1, min(run.side.threads or variant.threads, cpus()) // variant.streams), ())
@@ -201,7 +233,17 @@ def compare(
     Raises:
         EdgekitError: when a bundle, the samples or the gates cannot be used.
     """
-    run = _Run.begin(partial(opened, after, trust), samples, columns, seed, progress, slices=slices, gates=gates, max_time=max_time, include_text=include_text)
+    run = _Run.begin(
+        partial(opened, after, trust),
+        samples,
+        columns,
+        seed,
+        progress,
+        slices=slices,
+        gates=gates,
+        max_time=max_time,
+        include_text=include_text,
+    )
     return _measured("compare", run, known(before, run.side, run.rows))
 
 
@@ -229,12 +271,28 @@ def check(
     Raises:
         UsageError: beside what :func:`compare` raises, where every gate is off, and for a margin below the noise floor.
     """
-    run = _Run.begin(partial(opened, bundle, trust), samples, columns, seed, progress, slices=slices, gates=gates, max_time=max_time, include_text=include_text)
+    run = _Run.begin(
+        partial(opened, bundle, trust),
+        samples,
+        columns,
+        seed,
+        progress,
+        slices=slices,
+        gates=gates,
+        max_time=max_time,
+        include_text=include_text,
+    )
     if run.gates == OFF:
-        raise UsageError("Every gate is off, so this check could never fail. Give a margin or a budget, or only compare: edgekit compare A B.")
+        raise UsageError(
+            "Every gate is off, so this check could never fail. Give a margin or a budget, or only compare: edgekit compare A B.",
+            code="gates-off",
+        )
     against = known(baseline, run.side, run.rows)
     if self_check and not isinstance(against, BundleBefore):
-        raise UsageError("A self-check tells the noise of two bundles that take turns; this baseline is a file, which does not. Give a bundle as the baseline.")
+        raise UsageError(
+            "A self-check tells the noise of two bundles that take turns; this baseline is a file, which does not. Give a bundle as the baseline.",
+            code="self-check-file",
+        )
     floor = _noise(run) if self_check else None
     if floor is not None:
         gating.check_floor(run.gates, floor.noise_floor)
@@ -279,22 +337,45 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
         judged = None if against is None else baselines.judge(against, after, time.monotonic() - began, run.seed)
     described: Description = ((), (), (), None)
     if kind != "check":
-        described = describe(run.side, against, run.rows, (was, found.outputs), run.seed, run.include_text, run.progress)
+        described = describe(
+            run.side, against, run.rows, (was, found.outputs), run.seed, run.include_text, run.progress
+        )
     after = replace(after, robustness=described[0])
     before = None if before is None else replace(before, robustness=described[1])
     notes = () if against is None else baselines.notes(against, after)
     made = _framed(kind, run, (after,) if before is None else (before, after), judged, notes)
-    accuracy = None if against is None else _accuracy(run, was, found.outputs, against.why_not if isinstance(against, ReportBefore) else "")
+    accuracy = (
+        None
+        if against is None
+        else _accuracy(run, was, found.outputs, against.why_not if isinstance(against, ReportBefore) else "")
+    )
     drop = _drop(run, against, accuracy, after)
     equal = before is not None and bool(after.digest) and differences.equal(before, after)
     here = not isinstance(against, ReportBefore) or not against.fingerprint.differences(made.fingerprint)
     # A check of which gates silently fell away would be a pass; whoever compares with a teacher knows that it has no latency here.
-    held = () if accuracy is None else gating.compared(run.gates, accuracy, made.speed, _UNTIMED if kind == "check" else "", equal=equal, here=here)
+    held = (
+        ()
+        if accuracy is None
+        else gating.compared(
+            run.gates, accuracy, made.speed, _UNTIMED if kind == "check" else "", equal=equal, here=here
+        )
+    )
     held += gating.budget(run.gates.budget, after, drop)
     whose, asked = ("the bundle", found.outputs) if was is None else ("what it is compared with", was)
     doubt = question(run.rows.evaluation, asked, run.rows.samples.where, whose)
-    first = (accuracy.never if accuracy is not None else "", "" if doubt is None else doubt.check.said, run.rows.evaluation.note)
-    return replace(made, accuracy=accuracy, gates=held, robustness=described[2], faithfulness=described[3], notes=(*filter(None, first), *made.notes))
+    first = (
+        accuracy.never if accuracy is not None else "",
+        "" if doubt is None else doubt.check.said,
+        run.rows.evaluation.note,
+    )
+    return replace(
+        made,
+        accuracy=accuracy,
+        gates=held,
+        robustness=described[2],
+        faithfulness=described[3],
+        notes=(*filter(None, first), *made.notes),
+    )
 
 
 def _solo(run: _Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
@@ -302,7 +383,16 @@ def _solo(run: _Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) 
     backend, threads, kernels = probed
     opener, inputs, meter = run.side.worker, run.rows.inputs, energy.meter()
     with prober(backend, threads) as probes:
-        processes = solo(opener, inputs, _PROCESSES, probes=probes, kernels=kernels, seed=run.seed, meter=meter, progress=run.progress)
+        processes = solo(
+            opener,
+            inputs,
+            _PROCESSES,
+            probes=probes,
+            kernels=kernels,
+            seed=run.seed,
+            meter=meter,
+            progress=run.progress,
+        )
     made = subject(run.side, run.rows, found, processes)
     return made if probes is None else replace(made, probes_ran=f"{backend} {threads}")
 
@@ -315,7 +405,9 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
         other.worker,
         run.side.worker,
         run.rows.inputs,
-        (lambda *_: True) if same else speed.enough(gated, sizes, run.seed),  # of a bundle and itself no more is to be learned
+        (lambda *_: True)
+        if same
+        else speed.enough(gated, sizes, run.seed),  # of a bundle and itself no more is to be learned
         max_time=run.max_time,
         seed=run.seed,
         meter=energy.meter(),
@@ -329,7 +421,16 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
 def _noise(run: _Run) -> Speed:
     """The bundle against itself, for all of the time."""
     own, inputs = run.side.worker, run.rows.inputs
-    measured = duel(own, own, inputs, lambda *_: False, max_time=run.max_time, seed=run.seed, meter=energy.meter(), progress=run.progress)
+    measured = duel(
+        own,
+        own,
+        inputs,
+        lambda *_: False,
+        max_time=run.max_time,
+        seed=run.seed,
+        meter=energy.meter(),
+        progress=run.progress,
+    )
     found = speed.paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.seed)
     floor = {c.metric: max(1 / c.low, c.high) - 1 for c in found.changes if c.low and c.high and math.isfinite(c.high)}
     return replace(found, noise_floor=floor)
@@ -339,15 +440,21 @@ def _accuracy(run: _Run, was: Sequence[Arrays] | None, now: Sequence[Arrays], wh
     """Both sides' answers, row by row."""
     given, metric = run.rows, run.side.task.metrics[0]
     if was is None:
-        return Accuracy(len(given), metric.name, higher_is_better=metric.higher_is_better, comparable=False, why_not=why_not)
+        return Accuracy(
+            len(given), metric.name, higher_is_better=metric.higher_is_better, comparable=False, why_not=why_not
+        )
     slices: dict[str, Sequence[str]] = {}
     if max(given.sizes) > 1:  # of inputs of one size there is nothing to be sliced
         slices["length"] = by_length(given.sizes)
     if labels := by_label(given.evaluation, now):
         slices["label"] = labels
-    slices |= {name: [row.slices[name] for row in given.samples.rows] for name in run.slices}  # a column of such a name is what was asked for
+    slices |= {
+        name: [row.slices[name] for row in given.samples.rows] for name in run.slices
+    }  # a column of such a name is what was asked for
     margins = {"margin": run.gates.accuracy.drop, "recall_margin": run.gates.accuracy.recall_drop}
-    return compare_answers(given.evaluation, was, now, given.ids, **margins, slices=slices, include_text=run.include_text)
+    return compare_answers(
+        given.evaluation, was, now, given.ids, **margins, slices=slices, include_text=run.include_text
+    )
 
 
 def _drop(run: _Run, against: Known | None, accuracy: Accuracy | None, after: Subject) -> tuple[float | None, str]:
@@ -357,17 +464,26 @@ def _drop(run: _Run, against: Known | None, accuracy: Accuracy | None, after: Su
     return gating.own_drop(run.side.bundle.manifest, after, run.rows.digest)
 
 
-def _framed(kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed | None, more: Sequence[str] = ()) -> Report:
+def _framed(
+    kind: str, run: _Run, subjects: tuple[Subject, ...], judged: Speed | None, more: Sequence[str] = ()
+) -> Report:
     """The report's frame, with what the machine did meanwhile; latencies are incomparable where it changed under them."""
     end, notes = fingerprint(), list(run.rows.evaluation.notes)
     if (slowed := end.throttled - run.begun.throttled) > 0:
         notes.append(f"The machine slowed itself down, or its cgroup was held back, {slowed:,} times during the run.")
     changed = "; ".join(run.begun.differences(end))
     if changed and kind == "baseline":
-        raise BackendError(f"The machine changed while the baseline was measured: {changed}. Let it be steady, and measure again.")
+        raise BackendError(
+            f"The machine changed while the baseline was measured: {changed}. Let it be steady, and measure again.",
+            code="machine-changed",
+        )
     if changed:
         notes.append(f"The machine changed during the run: {changed}.")
-        judged = replace(judged, comparable=False, why_not=f"the machine changed during the run: {changed}") if judged is not None else None
+        judged = (
+            replace(judged, comparable=False, why_not=f"the machine changed during the run: {changed}")
+            if judged is not None
+            else None
+        )
     if len(subjects) == 2:
         before, after = subjects
         if before.digest and after.digest:

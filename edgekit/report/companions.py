@@ -19,7 +19,18 @@ from edgekit.spec.report import Recall
 from edgekit.stats.holm import holm
 from edgekit.stats.paired import CONFIDENCE
 
-__all__ = ["ERROR_OF_DROP", "RECALL_OF_DROP", "UNBALANCED", "Error", "error", "holds", "lost", "of_rows", "recalls", "rows_of_items"]
+__all__ = [
+    "ERROR_OF_DROP",
+    "RECALL_OF_DROP",
+    "UNBALANCED",
+    "Error",
+    "error",
+    "holds",
+    "lost",
+    "of_rows",
+    "recalls",
+    "rows_of_items",
+]
 
 UNBALANCED = 2.0
 """Times the rows of the rarest label that the most frequent one has, from which on labels are unbalanced."""
@@ -95,7 +106,9 @@ def rows_of_items(task: HasLabels, outputs: Sequence[Arrays], truth: Sequence[An
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def recalls(task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth: Sequence[Any], margin: float) -> tuple[Recall, ...]:
+def recalls(
+    task: Task, before: Sequence[Arrays], after: Sequence[Arrays], truth: Sequence[Any], margin: float
+) -> tuple[Recall, ...]:
     """Compares the recall of each label, where labels are unbalanced.
 
     That a recall fell by more than the margin is tested exactly: were it the margin, every row would be lost with that probability and the share
@@ -173,8 +186,14 @@ def of_rows(
     Returns:
         The errors, and the label whose recall surely fell by more than the limit allows, in words.
     """
-    found = None if limit is None else lost(recalls(task, reference, candidate, truth, min(RECALL_OF_DROP * limit, 1.0)))
-    said = "" if found is None else f"recall of '{found.label}' {found.before:.3f} to {found.after:.3f} on {found.rows} rows"
+    found = (
+        None if limit is None else lost(recalls(task, reference, candidate, truth, min(RECALL_OF_DROP * limit, 1.0)))
+    )
+    said = (
+        ""
+        if found is None
+        else f"recall of '{found.label}' {found.before:.3f} to {found.after:.3f} on {found.rows} rows"
+    )
     return error(task, reference, candidate, truth), said
 
 

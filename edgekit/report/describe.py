@@ -25,7 +25,13 @@ where the other cannot be asked, the last one also where no input can be explain
 
 
 def describe(
-    side: Side, known: Known | None, given: Rows, outputs: tuple[Sequence[Arrays] | None, Sequence[Arrays]], seed: int, words: bool, progress: Progress
+    side: Side,
+    known: Known | None,
+    given: Rows,
+    outputs: tuple[Sequence[Arrays] | None, Sequence[Arrays]],
+    seed: int,
+    words: bool,
+    progress: Progress,
 ) -> Description:
     """Asks a bundle, and what it is compared with where that answers, about disturbed and shortened inputs.
 
@@ -53,5 +59,12 @@ def describe(
         filler = side.task.modality.filler()
         if isinstance(known, BundleBefore) and known.side.task.modality.filler() != filler:
             filler = ""  # of different ones neither stands for a word on both sides: words are left out
-        explained = faithfulness(rows, other, ask, given.ids, filler=filler, seed=seed, include_text=words, progress=progress)
-    return own, robustness.own(rows, disturbed, before, others), robustness.between(rows, disturbed, others, answers), explained
+        explained = faithfulness(
+            rows, other, ask, given.ids, filler=filler, seed=seed, include_text=words, progress=progress
+        )
+    return (
+        own,
+        robustness.own(rows, disturbed, before, others),
+        robustness.between(rows, disturbed, others, answers),
+        explained,
+    )

@@ -15,7 +15,19 @@ SAME = "both sides are the same bundle, files and settings"
 # Fields that say how a bundle came about or what it is called. All others decide what it answers and how fast, those of later versions too.
 _DESCRIBES = frozenset(
     {
-        *("target", "reason", "score_name", "higher_is_better", "reference_score", "trials", "held_out", "sensitivity", "notes", "verified", "unverified"),
+        *(
+            "target",
+            "reason",
+            "score_name",
+            "higher_is_better",
+            "reference_score",
+            "trials",
+            "held_out",
+            "sensitivity",
+            "notes",
+            "verified",
+            "unverified",
+        ),
         *("provenance", "name", "version", "expires", "built", "reference_check", "machine"),
     }
 )
@@ -52,7 +64,11 @@ def differences(before: Subject, after: Subject) -> list[str]:
     else:
         found = [] if before.digest == after.digest else ["the content of their files"]
     ran = [name for name in _RAN if not any(phrase.startswith(f"variant 1 {name}:") for phrase in found)]
-    return found + [f"ran with {name} {was}, then {now}" for name in ran if (was := getattr(before, name)) != (now := getattr(after, name))]
+    return found + [
+        f"ran with {name} {was}, then {now}"
+        for name in ran
+        if (was := getattr(before, name)) != (now := getattr(after, name))
+    ]
 
 
 def equal(before: Subject, after: Subject) -> bool:
@@ -64,7 +80,11 @@ def told(before: Subject, after: Subject) -> str:
     """A sentence that says what differs between two bundles."""
     found = differences(before, after)
     if not found:
-        same = SAME.capitalize() if equal(before, after) else "Both sides have the same files (the baseline does not tell its settings)"
+        same = (
+            SAME.capitalize()
+            if equal(before, after)
+            else "Both sides have the same files (the baseline does not tell its settings)"
+        )
         return f"{same}: what differs in their times is the machine."
     files = any(phrase.startswith(("file ", "files ", "the content ")) for phrase in found)
     more = f"; and {len(found) - _MOST} more" if len(found) > _MOST else ""
@@ -78,7 +98,9 @@ def _settings(was: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
     for name in (n for n in changed if not n.startswith("file ")):
         yield f"{name}: {_cut(was.get(name))}, then {_cut(now.get(name))}"
     for name in (n for n in changed if n.startswith("file ")):
-        yield name + (" (content)" if name in was and name in now else " (only before)" if name in was else " (only now)")
+        yield name + (
+            " (content)" if name in was and name in now else " (only before)" if name in was else " (only now)"
+        )
 
 
 def _text(value: object) -> str:

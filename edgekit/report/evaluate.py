@@ -61,7 +61,14 @@ class BundleScores(Recorded):
     def text(self) -> str:
         """For a terminal."""
         cut = f", {self.truncated} longer than the model takes and truncated" if self.truncated else ""
-        times = [(q, getattr(self.latency, f"p{q}_ms"), f"not estimable from {self.latency.count} samples (needs {samples_needed(q)})") for q in (50, 90, 99)]
+        times = [
+            (
+                q,
+                getattr(self.latency, f"p{q}_ms"),
+                f"not estimable from {self.latency.count} samples (needs {samples_needed(q)})",
+            )
+            for q in (50, 90, 99)
+        ]
         latency = ", ".join(f"p{q} {few if value is None else f'{value:.2f} ms'}" for q, value, few in times)
         lines = [
             ("bundle", f"{self.bundle} ({self.method} on {self.backend}, {self.size_mb:.1f} MB)"),
@@ -74,7 +81,9 @@ class BundleScores(Recorded):
             ("machine", self.cpu),
         ]
         width = max(len(name) for name, _ in lines)
-        return "\n".join([*(f"{name:<{width}}  {value}" for name, value in lines), *(f"note: {note}" for note in self.notes)])
+        return "\n".join(
+            [*(f"{name:<{width}}  {value}" for name, value in lines), *(f"note: {note}" for note in self.notes)]
+        )
 
 
 @takes_paths("bundle", "samples")

@@ -93,7 +93,10 @@ def faithfulness(
         InputError: for an input that the task cannot take.
     """
     if len(ids) != len(given) or rows < 1 or k < 1:
-        raise UsageError(f"There are {len(given)} inputs, {len(ids)} ids, rows={rows} and k={k}; expected an id for each input, and at least 1 of the others.")
+        raise UsageError(
+            f"There are {len(given)} inputs, {len(ids)} ids, rows={rows} and k={k}; expected an id for each input, and at least 1 of the others.",
+            code="rows-differ",
+        )
     if not isinstance(given.task, Explainable):
         return None
     order = np.random.default_rng([seed, 0]).permutation(len(given)).tolist()
@@ -112,7 +115,18 @@ def faithfulness(
     rank, top = _agreement([(e.before, e.after) for e in found], k)
     ceiling_rank, ceiling_top = _agreement([(e.before, e.again) for e in found], k)
     floor_rank, floor_top = _agreement(chance, k)
-    return Faithfulness(len(found), calls, k, rank, top, ceiling_rank, ceiling_top, floor_rank, floor_top, _drifts(given, found, ids, include_text))
+    return Faithfulness(
+        len(found),
+        calls,
+        k,
+        rank,
+        top,
+        ceiling_rank,
+        ceiling_top,
+        floor_rank,
+        floor_top,
+        _drifts(given, found, ids, include_text),
+    )
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
@@ -194,7 +208,9 @@ def _agreement(pairs: Sequence[tuple[np.ndarray, np.ndarray]], k: int) -> tuple[
     return float(np.mean([spearman(x, y) for x, y in pairs])), float(np.mean([top_overlap(x, y, k) for x, y in pairs]))
 
 
-def _drifts(given: Evaluation, found: Sequence[_Explained], ids: Sequence[str], include_text: bool) -> tuple[Drift, ...]:
+def _drifts(
+    given: Evaluation, found: Sequence[_Explained], ids: Sequence[str], include_text: bool
+) -> tuple[Drift, ...]:
     """The inputs that are answered alike for the least alike reasons."""
     task = given.task
     assert isinstance(task, Explainable)  # as the caller has seen

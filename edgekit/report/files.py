@@ -45,7 +45,10 @@ def dumps(report: Report) -> str:
     except (BuildError, TypeError, ValueError) as problem:
         found, text = str(problem), ""
     if found:
-        raise BuildError(f"The report cannot be written: {found.rstrip('.')}. That is a fault in EdgeKit: please report it.")
+        raise BuildError(
+            f"The report cannot be written: {found.rstrip('.')}. That is a fault in EdgeKit: please report it.",
+            code="report-invalid",
+        )
     return text
 
 
@@ -69,14 +72,23 @@ def read(file: str | Path) -> Report:
     path = Path(file)
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "is not a plain file" if path.exists() else "does not exist"
-        raise UsageError(f"Report {path} {what}, expected a JSON file that EdgeKit wrote. Correct the path, or write one: edgekit baseline BUNDLE -o FILE.")
+        raise UsageError(
+            f"Report {path} {what}, expected a JSON file that EdgeKit wrote. Correct the path, or write one: edgekit baseline BUNDLE -o FILE.",
+            code="report-not-found",
+        )
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as problem:
-        raise UsageError(f"Report {path} cannot be read: {problem.strerror or problem}. Check the file and its permissions.") from problem
+        raise UsageError(
+            f"Report {path} cannot be read: {problem.strerror or problem}. Check the file and its permissions.",
+            code="report-unreadable",
+        ) from problem
     if len(content) > MAX_BYTES:
-        raise IntegrityError(f"{path} is larger than {MAX_BYTES // 2**20} MiB, which no report is. Correct the path.")
+        raise IntegrityError(
+            f"{path} is larger than {MAX_BYTES // 2**20} MiB, which no report is. Correct the path.",
+            code="report-too-large",
+        )
     return loads(content, str(path))
 
 
@@ -89,22 +101,37 @@ def loads(content: bytes, where: str) -> Report:
     try:
         data = strict_json(content.decode())
     except (ValueError, RecursionError) as problem:
-        raise IntegrityError(f"{where} is damaged, or no report: it is not valid JSON ({problem}). Give a JSON file that EdgeKit wrote.") from problem
+        raise IntegrityError(
+            f"{where} is damaged, or no report: it is not valid JSON ({problem}). Give a JSON file that EdgeKit wrote.",
+            code="report-damaged",
+        ) from problem
     if not isinstance(data, dict) or len(data.keys() & _MARKS) < 2:
-        raise IntegrityError(f"{where} is no report: it is JSON of something else. Give a JSON file that EdgeKit wrote.")
+        raise IntegrityError(
+            f"{where} is no report: it is JSON of something else. Give a JSON file that EdgeKit wrote.",
+            code="report-damaged",
+        )
     version = data.get("schema")
     if isinstance(version, int) and not isinstance(version, bool) and version != SCHEMA:
-        remedy = "Install a newer EdgeKit, or measure again with this one." if version > SCHEMA else "Write it again: edgekit baseline BUNDLE -o FILE."
-        raise FormatError(f"{where} has report schema {version}, this EdgeKit reads {SCHEMA}. {remedy}")
+        remedy = (
+            "Install a newer EdgeKit, or measure again with this one."
+            if version > SCHEMA
+            else "Write it again: edgekit baseline BUNDLE -o FILE."
+        )
+        raise FormatError(
+            f"{where} has report schema {version}, this EdgeKit reads {SCHEMA}. {remedy}", code="report-schema"
+        )
     try:
         whole = data.get("digest") == _digest(data)
     except (ValueError, RecursionError, EdgekitError) as problem:  # 1e999 is a number in JSON, and none here
-        raise IntegrityError(f"{where} is damaged ({problem}). {_REMEDY}") from problem
+        raise IntegrityError(f"{where} is damaged ({problem}). {_REMEDY}", code="report-damaged") from problem
     if not whole:
-        raise IntegrityError(f"{where} is damaged or was changed: its digest is not that of its content. {_REMEDY}")
+        raise IntegrityError(
+            f"{where} is damaged or was changed: its digest is not that of its content. {_REMEDY}",
+            code="report-damaged",
+        )
     report = parse(Report, data, where, IntegrityError)
     if found := _contradiction(report):
-        raise IntegrityError(f"{where} contradicts itself: {found}. {_REMEDY}")
+        raise IntegrityError(f"{where} contradicts itself: {found}. {_REMEDY}", code="report-damaged")
     return report
 
 
@@ -130,16 +157,24 @@ def write_text(file: str | Path, text: str) -> None:
     try:
         Path(file).write_text(text, "utf-8")
     except OSError as problem:
-        raise BuildError(f"{file} cannot be written: {problem.strerror or problem}. Check the path and its permissions.") from problem
+        raise BuildError(
+            f"{file} cannot be written: {problem.strerror or problem}. Check the path and its permissions.",
+            code="output-not-writable",
+        ) from problem
 
 
 @contextlib.contextmanager
 def _beside(file: Path, text: str) -> Iterator[Path]:
     """A file with the text on the disk, in the folder of ``file``; gone at the end where it was not renamed."""
     if file.exists() and not file.is_file():
-        raise BuildError(f"{file} is a {'folder' if file.is_dir() else 'device'}, expected a file or nothing. Give another place.")
+        raise BuildError(
+            f"{file} is a {'folder' if file.is_dir() else 'device'}, expected a file or nothing. Give another place.",
+            code="output-other-kind",
+        )
     with disk_errors(file), new_file(file) as (new, stream):
-        stream.write(text.encode(errors="backslashreplace"))  # a lone surrogate, which the name of a file may hold, is no UTF-8
+        stream.write(
+            text.encode(errors="backslashreplace")
+        )  # a lone surrogate, which the name of a file may hold, is no UTF-8
         stream.flush()
         os.fsync(stream.fileno())
         new.chmod(0o644)  # it was made private
@@ -181,7 +216,12 @@ def _contradiction(report: Report) -> str:
             positive = (start.total_ms, process.memory_mb + 1, *(t for block in blocks for t in block))
             if not blocks or min(positive) <= 0 or any(len(block) % 2 or not block for block in blocks):
                 return f"{subject.name} has a process without times, or with times that cannot be"
-            beside = [t for asked in process.probes_ms.values() for calls in asked for t in (*calls, *(() if calls else (0.0,)))]
+            beside = [
+                t
+                for asked in process.probes_ms.values()
+                for calls in asked
+                for t in (*calls, *(() if calls else (0.0,)))
+            ]
             if min(beside, default=1.0) <= 0 or (process.probe_start_ms or 1.0) <= 0:
                 return f"{subject.name} has probe kernels without times, or with times that cannot be"
             if process.rows and [2 * len(rows) for rows in process.rows] != [len(block) for block in blocks]:

@@ -25,13 +25,21 @@ from edgekit.stats.interval import ALPHA
 
 __all__ = ["budget", "check_floor", "compared", "own_drop"]
 
-_WORDS = {"p50": "p50 latency", "p90": "p90 latency", "p99": "p99 latency", "first_answer": "time to the first answer", "memory": "peak memory"}
+_WORDS = {
+    "p50": "p50 latency",
+    "p90": "p90 latency",
+    "p99": "p99 latency",
+    "first_answer": "time to the first answer",
+    "memory": "peak memory",
+}
 _EXACT = ("size",)  # nothing of the machine is in it: it is judged whatever differs
 _OF_FILES = tuple(f"footprint.{metric}" for metric in _EXACT)
 _BY_CHANCE = (REGRESSION, INCONCLUSIVE)
 
 
-def compared(gates: Gates, accuracy: Accuracy, speed: Speed | None, untimed: str = "", *, equal: bool = False, here: bool = True) -> tuple[Gate, ...]:
+def compared(
+    gates: Gates, accuracy: Accuracy, speed: Speed | None, untimed: str = "", *, equal: bool = False, here: bool = True
+) -> tuple[Gate, ...]:
     """The gates that are about two models.
 
     Args:
@@ -47,8 +55,14 @@ def compared(gates: Gates, accuracy: Accuracy, speed: Speed | None, untimed: str
         changes = {change.metric: change for change in speed.changes}
         found += [_growth(changes[metric], margin, speed) for metric, margin in margins(gates).items()]
     elif untimed:
-        found += [Gate(_name(metric), INCOMPARABLE, margin, None, None, None, untimed) for metric, margin in margins(gates).items()]
-    return tuple(_unchanged(gate) if equal and (here or gate.name in _OF_FILES) and gate.verdict in _BY_CHANCE else gate for gate in found)
+        found += [
+            Gate(_name(metric), INCOMPARABLE, margin, None, None, None, untimed)
+            for metric, margin in margins(gates).items()
+        ]
+    return tuple(
+        _unchanged(gate) if equal and (here or gate.name in _OF_FILES) and gate.verdict in _BY_CHANCE else gate
+        for gate in found
+    )
 
 
 def _unchanged(gate: Gate) -> Gate:
@@ -80,7 +94,13 @@ def budget(limits: Budget, measured: Subject, drop: tuple[float | None, str]) ->
         if limit is None:
             continue
         if value is None:
-            why = drop[1] if name == "accuracy_drop" else "the score is not defined on these samples" if name == "accuracy" else "it was not measured"
+            why = (
+                drop[1]
+                if name == "accuracy_drop"
+                else "the score is not defined on these samples"
+                if name == "accuracy"
+                else "it was not measured"
+            )
             found.append(Gate(f"budget.{name}", INCOMPARABLE, limit, None, None, None, f"{name} is not known: {why}"))
         else:
             least = name == "accuracy" and measured.higher_is_better
@@ -96,7 +116,10 @@ def own_drop(manifest: Manifest, measured: Subject, samples: str) -> tuple[float
     if measured.score is None:
         return None, "the score is not defined on these samples"
     if not matches(built_on, samples):
-        return None, "the bundle knows its model's score on the evaluation samples of its build alone, and these are others; compare it with its teacher"
+        return (
+            None,
+            "the bundle knows its model's score on the evaluation samples of its build alone, and these are others; compare it with its teacher",
+        )
     lost = manifest.reference_score - measured.score
     return lost if measured.higher_is_better else -lost, ""
 
@@ -116,7 +139,8 @@ def check_floor(gates: Gates, floor: Mapping[str, float]) -> None:
         said = "; ".join(f"{_name(m)} is {margin:.1%}, the noise {noise:.1%}" for m, margin, noise in below)
         raise UsageError(
             f"Margins below what this machine's own noise looks like cannot be gated here: {said}. "
-            "Raise them, give the self-check more --max-time, or use a quieter machine."
+            "Raise them, give the self-check more --max-time, or use a quieter machine.",
+            code="gates-below-noise",
         )
 
 
@@ -134,7 +158,13 @@ def _accuracy(gates: AccuracyGates, found: Accuracy) -> Iterator[Gate]:
         elif name == "slice_drop":
             yield from _slices(limit, found)
         else:
-            judge = {"drop": _drop, "flips": _flips, "calibration_error": _calibration, "error": _error, "recall_drop": _recall}[name]
+            judge = {
+                "drop": _drop,
+                "flips": _flips,
+                "calibration_error": _calibration,
+                "error": _error,
+                "recall_drop": _recall,
+            }[name]
             yield judge(limit, found)
 
 
@@ -146,7 +176,15 @@ def _error(limit: float, found: Accuracy) -> Gate:
     outcome = REGRESSION if low > limit else PASS if high <= limit else INCONCLUSIVE
     grown = f"{(after - before) * unit:+.4g} ({low * unit:+.4g} to {high * unit:+.4g})"
     seen = f"mean absolute error {before * unit:.4g} to {after * unit:.4g} in the labels' unit, {grown}"
-    return Gate(name, outcome, limit, after - before, low, high, f"{seen}: {limit * unit:.4g} is allowed, {limit:g} x the labels' standard deviation")
+    return Gate(
+        name,
+        outcome,
+        limit,
+        after - before,
+        low,
+        high,
+        f"{seen}: {limit * unit:.4g} is allowed, {limit:g} x the labels' standard deviation",
+    )
 
 
 def _recall(limit: float, found: Accuracy) -> Gate:
@@ -182,7 +220,13 @@ def _flips(limit: float, found: Accuracy) -> Gate:
     low, high = float(ends.low), float(ends.high)
     outcome = REGRESSION if low > limit else PASS if high <= limit else INCONCLUSIVE
     return Gate(
-        "accuracy.flips", outcome, limit, share, low, high, f"{found.flips:,} of {found.counted:,} inputs are answered differently, {limit:.2%} may be"
+        "accuracy.flips",
+        outcome,
+        limit,
+        share,
+        low,
+        high,
+        f"{found.flips:,} of {found.counted:,} inputs are answered differently, {limit:.2%} may be",
     )
 
 
@@ -202,7 +246,11 @@ def _slices(limit: float, found: Accuracy) -> Iterator[Gate]:
     arm of the interval is stretched as that of a normal distribution.
     """
     drops = [(part, part.drop, part.low, part.high) for part in found.slices]
-    tested = [(part, drop, low, high) for part, drop, low, high in drops if drop is not None and low is not None and high is not None]
+    tested = [
+        (part, drop, low, high)
+        for part, drop, low, high in drops
+        if drop is not None and low is not None and high is not None
+    ]
     stretch = NormalDist().inv_cdf(1 - ALPHA / max(1, len(tested))) / NormalDist().inv_cdf(1 - ALPHA)
     for part, drop, low, high in tested:
         outcome = REGRESSION if drop - stretch * (drop - low) > limit else PASS if high <= limit else INCONCLUSIVE
@@ -223,7 +271,11 @@ def _growth(change: Change, margin: float, speed: Speed) -> Gate:
     if change.metric in _EXACT:
         seen = f"{change.before:.4g} to {change.after:.4g} {change.unit}, {change.ratio - 1:+.1%}"
     else:  # a ratio of both in turns; medians of each side are other numbers, and may say the contrary
-        how = "in turns" if speed.paired else f"against {change.sessions} session{'s' if change.sessions != 1 else ''} of a file"
+        how = (
+            "in turns"
+            if speed.paired
+            else f"against {change.sessions} session{'s' if change.sessions != 1 else ''} of a file"
+        )
         how += f", {in_words(change.probe)}" if change.probe else ""
         seen = f"x {change.ratio:.3f} ({change.low:.3f} to {change.high:.3f}, {how})"
     allowed = f"{100 * margin:+g}%"  # as it was written, not rounded

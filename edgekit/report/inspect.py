@@ -20,9 +20,13 @@ __all__ = ["engine_text", "inspect", "target_text"]
 def inspect(bundle: Bundle) -> str:
     """What a bundle holds, how it runs, and why it is what it is."""
     m = parse(Manifest, _on_one_line(plain(bundle.manifest)), str(bundle.path))
-    lines = [f"{bundle.path}: {m.task}, bundle format {m.format}, {bundle.size / 2**20:.1f} MB in {len(m.files) + 1} files, built for '{m.target}'"]
+    lines = [
+        f"{bundle.path}: {m.task}, bundle format {m.format}, {bundle.size / 2**20:.1f} MB in {len(m.files) + 1} files, built for '{m.target}'"
+    ]
     for signature in m.signatures:
-        lines.append(f"{signature.name}: {', '.join(map(_tensor, signature.inputs))} -> {', '.join(map(_tensor, signature.outputs))}")
+        lines.append(
+            f"{signature.name}: {', '.join(map(_tensor, signature.inputs))} -> {', '.join(map(_tensor, signature.outputs))}"
+        )
         lines += [f"      state: {output} becomes {name} at the next call" for output, name in signature.state]
     for variant in m.variants:
         needs = ", ".join(f"{k} {v}" for k, v in {**variant.requires, **variant.versions}.items())
@@ -37,7 +41,9 @@ def inspect(bundle: Bundle) -> str:
     lines += ["", "candidates of the build:", *built_text(m)]
     if m.sensitivity:
         lines += ["", "layers by the damage that INT8 does in each alone (divergence of the answers from float32's):"]
-        lines += [f"  {damage:.3g}  {layer}" for layer, damage in sorted(m.sensitivity.items(), key=lambda item: -item[1])]
+        lines += [
+            f"  {damage:.3g}  {layer}" for layer, damage in sorted(m.sensitivity.items(), key=lambda item: -item[1])
+        ]
     lines += ["", f"content sha256:{content_digest(bundle.manifest)}", "made from:"]
     width = max(map(len, m.provenance), default=0)
     lines += [f"  {name:<{width}}  {value}" for name, value in sorted(m.provenance.items())]

@@ -26,7 +26,19 @@ from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.subject import Numbers, Predictions
 from edgekit.spec.tensor import TensorSpec
 
-__all__ = ["FILE_TYPES", "KEY_VARIABLE", "Answer", "ask", "check_finite", "id_key", "named", "pack", "read_outputs", "row_ids", "unpack"]
+__all__ = [
+    "FILE_TYPES",
+    "KEY_VARIABLE",
+    "Answer",
+    "ask",
+    "check_finite",
+    "id_key",
+    "named",
+    "pack",
+    "read_outputs",
+    "row_ids",
+    "unpack",
+]
 
 Answer = Callable[[Sequence[Input]], Sequence[Arrays]]
 """Inputs to a model's outputs, one row each: a bundle's process, or a teacher."""
@@ -42,7 +54,13 @@ _BYTES_A_REQUEST = 2**26  # of arrays in memory, that a model is asked about at 
 _FEWEST_CHARACTERS = 16  # of a key that somebody chose
 _KEY_BYTES = 32
 _ID_DIGITS = 16  # 64 bits: among a million rows the probability that two inputs share an id is 3e-8
-_TYPES = ("bool", *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float16", "float32", "float64")
+_TYPES = (
+    "bool",
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
+    "float16",
+    "float32",
+    "float64",
+)
 
 
 def id_key() -> bytes:
@@ -59,7 +77,10 @@ def id_key() -> bytes:
     if given is not None:
         if len(given) < _FEWEST_CHARACTERS:
             remedy = "Set it to a long random text, the same on all machines, or unset it."
-            raise UsageError(f"{KEY_VARIABLE} has {len(given)} characters, expected at least {_FEWEST_CHARACTERS}. {remedy}")
+            raise UsageError(
+                f"{KEY_VARIABLE} has {len(given)} characters, expected at least {_FEWEST_CHARACTERS}. {remedy}",
+                code="id-key-short",
+            )
         return os.fsencode(given)
     try:
         return _kept_key(_state() / "id.key")
@@ -88,7 +109,10 @@ def pack(outputs: Sequence[Arrays], ids: Sequence[str]) -> Predictions:
         UsageError: when they are not of the same rows, or an output is not a finite number.
     """
     if not ids or len(outputs) != len(ids):
-        raise UsageError(f"There are outputs of {len(outputs)} rows for {len(ids)} ids, expected as many, and at least one. Give the same rows.")
+        raise UsageError(
+            f"There are outputs of {len(outputs)} rows for {len(ids)} ids, expected as many, and at least one. Give the same rows.",
+            code="rows-differ",
+        )
     check_finite(outputs, "the outputs")
     return Predictions(tuple(ids), {name: _numbers(array) for name, array in packing.pack(outputs).items()})
 
@@ -103,7 +127,9 @@ def unpack(predictions: Predictions) -> list[dict[str, np.ndarray]]:
     for name, found in predictions.outputs.items():
         values = np.array(found.values, np.float64)
         if found.dtype not in _TYPES or any(n < 0 for n in found.shape) or math.prod(found.shape) != len(values):
-            raise ValueError(f"predictions of the type {found.dtype[:20]} and the shape {list(found.shape)} with {len(values)} values as '{name}'")
+            raise ValueError(
+                f"predictions of the type {found.dtype[:20]} and the shape {list(found.shape)} with {len(values)} values as '{name}'"
+            )
         dtype = np.dtype(found.dtype)
         most = 1 if dtype.kind == "b" else float(np.finfo(dtype).max if dtype.kind == "f" else np.iinfo(dtype).max)
         least = -most if dtype.kind == "f" else 0 if dtype.kind == "b" else float(np.iinfo(dtype).min)
@@ -138,7 +164,10 @@ def ask(answer: Answer, inputs: Iterable[Input], whose: str = "The model") -> It
     while group := list(_group(left)):
         outputs = list(answer(group))
         if len(outputs) != len(group):
-            raise UsageError(f"{whose} answers {len(group)} inputs with {len(outputs)} rows of outputs, expected one for each.")
+            raise UsageError(
+                f"{whose} answers {len(group)} inputs with {len(outputs)} rows of outputs, expected one for each.",
+                code="rows-differ",
+            )
         yield outputs
 
 
@@ -163,7 +192,10 @@ def check_finite(outputs: Sequence[Arrays], whose: str) -> None:
         UsageError: with the number of rows that hold NaN or infinity.
     """
     if broken := int((~packing.finite(outputs)).sum()):
-        raise UsageError(f"{broken} of {len(outputs)} rows of {whose} hold NaN or infinity, expected numbers. Such a model cannot be scored: reject it.")
+        raise UsageError(
+            f"{broken} of {len(outputs)} rows of {whose} hold NaN or infinity, expected numbers. Such a model cannot be scored: reject it.",
+            code="outputs-not-finite",
+        )
 
 
 def named(found: object, rows: int, outputs: Sequence[TensorSpec], where: str) -> list[dict[str, np.ndarray]]:
@@ -182,12 +214,18 @@ def named(found: object, rows: int, outputs: Sequence[TensorSpec], where: str) -
         columns: dict[str, _Column] = {}
         for spec in outputs:
             if any(spec.name not in row for row in found):
-                raise SamplesError(f"{where} gives no output '{spec.name}' in some rows, only {', '.join(map(str, found[0]))}. Name it so.")
+                raise SamplesError(
+                    f"{where} gives no output '{spec.name}' in some rows, only {', '.join(map(str, found[0]))}. Name it so.",
+                    code="predictions-output",
+                )
             columns[spec.name] = [np.asarray(row[spec.name]) for row in found]
     elif len(outputs) == 1:
         columns = {outputs[0].name: np.asarray(found)}
     else:
-        raise SamplesError(f"{where} gives one array, expected an array for each of the outputs {', '.join(s.name for s in outputs)}. Give a mapping a row.")
+        raise SamplesError(
+            f"{where} gives one array, expected an array for each of the outputs {', '.join(s.name for s in outputs)}. Give a mapping a row.",
+            code="predictions-output",
+        )
     return _named_rows(columns, rows, outputs, where)
 
 
@@ -208,25 +246,43 @@ def read_outputs(file: str | Path, rows: int, outputs: Sequence[TensorSpec]) -> 
         SamplesError: when it is malformed, of another shape, or holds something that is not a finite number.
     """
     path = Path(file)
-    readers: dict[str, Callable[[Path, Sequence[str]], dict[str, _Column]]] = {".npy": _numpy, ".npz": _numpy, ".jsonl": _jsonl}
+    readers: dict[str, Callable[[Path, Sequence[str]], dict[str, _Column]]] = {
+        ".npy": _numpy,
+        ".npz": _numpy,
+        ".jsonl": _jsonl,
+    }
     read = readers.get(path.suffix.lower())
     if read is None:
-        raise UsageError(f"Predictions {path} end in '{path.suffix}', expected one of: {', '.join(FILE_TYPES)}. Convert or rename the file.")
+        raise UsageError(
+            f"Predictions {path} end in '{path.suffix}', expected one of: {', '.join(FILE_TYPES)}. Convert or rename the file.",
+            code="predictions-suffix",
+        )
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise UsageError(f"Predictions {path} {what}, expected a file of a model's outputs ({', '.join(FILE_TYPES)}). Correct the path.")
+        raise UsageError(
+            f"Predictions {path} {what}, expected a file of a model's outputs ({', '.join(FILE_TYPES)}). Correct the path.",
+            code="predictions-not-found",
+        )
     try:
         columns = read(path, [spec.name for spec in outputs])
     except PermissionError as problem:
-        raise UsageError(f"Predictions {path} cannot be read: {problem.strerror}. Check its permissions.") from problem
+        raise UsageError(
+            f"Predictions {path} cannot be read: {problem.strerror}. Check its permissions.",
+            code="predictions-unreadable",
+        ) from problem
     except Exception as problem:  # a damaged file brings numpy's, zipfile's, zlib's and tokenize's errors, which have nothing in common
         pickled = any(word in str(problem) for word in ("pickle", "Python object"))
         reason = "it holds pickled objects, which are code" if pickled else str(problem) or "it is cut off"
-        raise SamplesError(f"Predictions {path} cannot be read as an array of numbers: {reason}. Save the outputs again.") from problem
+        raise SamplesError(
+            f"Predictions {path} cannot be read as an array of numbers: {reason}. Save the outputs again.",
+            code="predictions-unreadable",
+        ) from problem
     return _named_rows(columns, rows, outputs, f"Predictions {path}")
 
 
-def _named_rows(columns: Mapping[str, _Column], rows: int, outputs: Sequence[TensorSpec], where: str) -> list[dict[str, np.ndarray]]:
+def _named_rows(
+    columns: Mapping[str, _Column], rows: int, outputs: Sequence[TensorSpec], where: str
+) -> list[dict[str, np.ndarray]]:
     checked = {spec.name: _checked(columns[spec.name], rows, spec, where) for spec in outputs}
     return [dict(zip(checked, row, strict=True)) for row in zip(*checked.values(), strict=True)]
 
@@ -237,29 +293,46 @@ def _checked(column: _Column, rows: int, spec: TensorSpec, where: str) -> list[n
     remedy = "Give the outputs of these samples, a row each and in their order."
     if not isinstance(column, np.ndarray) and len({row.shape for row in column}) == 1:
         column = np.stack(column)
-    if isinstance(column, np.ndarray) and (column.ndim != len(spec.shape) or len(column) != rows or not _fits(column.shape[1:], expected)):
-        raise SamplesError(f"{where} have the shape {list(column.shape)}, expected {[rows, *expected]}: rows, then the output's own axes. {remedy}")
+    if isinstance(column, np.ndarray) and (
+        column.ndim != len(spec.shape) or len(column) != rows or not _fits(column.shape[1:], expected)
+    ):
+        raise SamplesError(
+            f"{where} have the shape {list(column.shape)}, expected {[rows, *expected]}: rows, then the output's own axes. {remedy}",
+            code="predictions-shape",
+        )
     if len(column) != rows:
-        raise SamplesError(f"{where} have the shape [{len(column)}, ...], expected {[rows, *expected]}: rows, then the output's own axes. {remedy}")
+        raise SamplesError(
+            f"{where} have the shape [{len(column)}, ...], expected {[rows, *expected]}: rows, then the output's own axes. {remedy}",
+            code="predictions-shape",
+        )
     found, bad = [], []
     for place, row in enumerate(column):
         if not _fits(row.shape, expected):
-            raise SamplesError(f"{where} have the shape {list(row.shape)} in row {place + 1}, expected {expected}. {remedy}")
+            raise SamplesError(
+                f"{where} have the shape {list(row.shape)} in row {place + 1}, expected {expected}. {remedy}",
+                code="predictions-shape",
+            )
         if row.dtype.kind not in ("fiu" if spec.dtype.startswith("float") else spec.dtype[0]):
-            raise SamplesError(f"{where} are of the type {row.dtype}, expected numbers of the type {spec.dtype}. Save the outputs as {spec.dtype}.")
+            raise SamplesError(
+                f"{where} are of the type {row.dtype}, expected numbers of the type {spec.dtype}. Save the outputs as {spec.dtype}.",
+                code="predictions-dtype",
+            )
         with np.errstate(over="ignore"):  # what does not fit into float32 is infinite there, and refused
             found.append(np.array(row, spec.dtype, order="C"))
         bad += [] if np.isfinite(found[-1]).all() else [place]
     if bad:
         raise SamplesError(
             f"{where} hold NaN, infinity or a number beyond {spec.dtype} in {len(bad)} of {rows} rows, first in row {bad[0] + 1}. "
-            "Expected finite numbers: let the teacher answer these rows again."
+            "Expected finite numbers: let the teacher answer these rows again.",
+            code="outputs-not-finite-file",
         )
     return found
 
 
 def _fits(shape: Sequence[int], expected: Sequence[str | int]) -> bool:
-    return len(shape) == len(expected) and all(isinstance(e, str) or n == e for n, e in zip(shape, expected, strict=True))
+    return len(shape) == len(expected) and all(
+        isinstance(e, str) or n == e for n, e in zip(shape, expected, strict=True)
+    )
 
 
 def _numpy(path: Path, names: Sequence[str]) -> dict[str, _Column]:
@@ -332,7 +405,7 @@ def _kept_key(file: Path) -> bytes:
     key = file.read_bytes()
     if len(key) != _KEY_BYTES:
         remedy = "Remove it: a new key is made, and ids of earlier reports are no longer found again."
-        raise UsageError(f"{file} holds {len(key)} bytes, expected a key of {_KEY_BYTES}. {remedy}")
+        raise UsageError(f"{file} holds {len(key)} bytes, expected a key of {_KEY_BYTES}. {remedy}", code="id-key-size")
     return key
 
 

@@ -43,7 +43,9 @@ class Question:
     table: str
 
 
-def question(given: Evaluation, outputs: Sequence[Arrays], where: str, whose: str, renumber: bool = True) -> Question | None:
+def question(
+    given: Evaluation, outputs: Sequence[Arrays], where: str, whose: str, renumber: bool = True
+) -> Question | None:
     """Holds the answers of a model against chance.
 
     Args:
@@ -74,7 +76,9 @@ def question(given: Evaluation, outputs: Sequence[Arrays], where: str, whose: st
     elif outcome == DOUBTFUL:
         interval = f"{check.score_name} {_two(check.value)}, 95 % interval {_two(check.low)} to {_two(check.high)}"
         head = "are no better than chance" if check.low is not None and check.low <= 0 else "do not fit the labels"
-        said = f"The answers of {whose} to the {len(kept):,} different inputs of {where} {head} ({interval}){check.said}."
+        said = (
+            f"The answers of {whose} to the {len(kept):,} different inputs of {where} {head} ({interval}){check.said}."
+        )
     return Question(replace(check, rows=len(kept), outcome=outcome, said=said), asked.table)
 
 
@@ -98,7 +102,8 @@ def hold(asked: Question | None, accept: bool) -> ReferenceCheck | None:
     raise ReferenceDoubtError(
         f"{asked.check.said} Every candidate would be held to that, and pass. Expected answers that have to do with the labels: check how the labels are "
         "numbered, the columns (--columns), the model's id2label and its tokenizer. If it is as it should be, build with --accept-reference "
-        f"(accept_reference=True).\n{asked.table}"
+        f"(accept_reference=True).\n{asked.table}",
+        code="model-unlike-labels",
     )
 
 
@@ -120,15 +125,21 @@ def _labels(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.ndar
             enough = min(with_it[j], len(right) - with_it[j]) >= FEWEST_ROWS
             if enough and len(judged) > 1 and estimate.ends()[0] <= 0:
                 doubtful = True
-                lines.append(f"; of the label '{names[j]}' it is {_two(estimate.value)} ({_two(estimate.ends()[0])} to {_two(estimate.ends()[1])})")
+                lines.append(
+                    f"; of the label '{names[j]}' it is {_two(estimate.value)} ({_two(estimate.ends()[0])} to {_two(estimate.ends()[1])})"
+                )
     errors = chance.standard_errors(labels)
     if renumber and (fit := _renumbered(task, right, given, rows)):
         doubtful = True
         lines.append(fit)
-    elif not single and (turned := [names[j] for j, e in zip(judged, each, strict=True) if e.value + errors * e.error < 0]):
+    elif not single and (
+        turned := [names[j] for j, e in zip(judged, each, strict=True) if e.value + errors * e.error < 0]
+    ):
         doubtful = True
         lines.append(f"; 1 and 0 seem to be the other way round for {', '.join(turned[:5])}")
-    check = ReferenceCheck(name, whole.value, low, high, len(right), DOUBTFUL if doubtful else CLEAR, said="".join(lines[:6]))
+    check = ReferenceCheck(
+        name, whole.value, low, high, len(right), DOUBTFUL if doubtful else CLEAR, said="".join(lines[:6])
+    )
     return Question(check, table)
 
 
@@ -148,7 +159,11 @@ def _numbers(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> Ques
         if estimate.ends()[0] <= 0:
             doubtful = True
             # Fisher's transformation: whether the correlation is beyond 0 for sure, should scale and sign alone be others.
-            sure = len(y) > 3 and math.tanh(math.atanh(min(abs(r), 1 - 1e-12)) - chance.standard_errors(2) / math.sqrt(len(y) - 3)) > 0.3
+            sure = (
+                len(y) > 3
+                and math.tanh(math.atanh(min(abs(r), 1 - 1e-12)) - chance.standard_errors(2) / math.sqrt(len(y) - 3))
+                > 0.3
+            )
             if sure:
                 slope = r * float(y.std() / x.std())
                 lines += f"; label = {slope:.3g} x answer {'+' if y.mean() >= slope * x.mean() else '-'} {abs(y.mean() - slope * x.mean()):.3g} would fit"
@@ -156,7 +171,10 @@ def _numbers(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> Ques
     if worst is None:
         return Question(ReferenceCheck("R2", None, None, None, len(right), TOO_FEW), "\n".join(table))
     low, high = worst.ends()
-    return Question(ReferenceCheck("R2", worst.value, low, high, len(right), DOUBTFUL if doubtful else CLEAR, said=lines), "\n".join(table[: _MOST_SHOWN + 1]))
+    return Question(
+        ReferenceCheck("R2", worst.value, low, high, len(right), DOUBTFUL if doubtful else CLEAR, said=lines),
+        "\n".join(table[: _MOST_SHOWN + 1]),
+    )
 
 
 def _renumbered(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.ndarray | None) -> str:
@@ -178,7 +196,10 @@ def _renumbered(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.
         return ""
     as_told = chance.mean([chance.phi(right[:, i], given[:, i], rows) for i in moved])
     instead = chance.mean([chance.phi(right[:, i], given[:, to[i]], rows) for i in moved])
-    gain, errors = chance.Estimate(instead.value - as_told.value, instead.without - as_told.without), chance.standard_errors(labels)
+    gain, errors = (
+        chance.Estimate(instead.value - as_told.value, instead.without - as_told.without),
+        chance.standard_errors(labels),
+    )
     if min(gain.value - errors * gain.error, instead.value - errors * instead.error) <= 0:
         return ""
     order = np.arange(labels)
@@ -186,7 +207,9 @@ def _renumbered(task: HasLabels, right: np.ndarray, given: np.ndarray, rows: np.
     renumbered = np.zeros_like(right)
     for label, place in enumerate(order.tolist()):
         renumbered[:, place] |= right[:, label]
-    said = ", ".join(f"{i} ({names[i]}) is the model's {to[i]} ({names[to[i]]})" for i in moved[:_MOST_SHOWN]) + (" ..." if len(moved) > _MOST_SHOWN else "")
+    said = ", ".join(f"{i} ({names[i]}) is the model's {to[i]} ({names[to[i]]})" for i in moved[:_MOST_SHOWN]) + (
+        " ..." if len(moved) > _MOST_SHOWN else ""
+    )
     scores = f"{_overlap(task, renumbered, given):.2f} in place of {_overlap(task, right, given):.2f}"
     return f"; another numbering of the labels would fit: {said}, with {'accuracy' if task.exclusive else 'micro F1'} {scores}"
 
@@ -203,7 +226,11 @@ def _confusion(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> st
     shown = sorted(np.argsort(-(counts.sum(axis=0) + counts.sum(axis=1)), kind="stable")[:_MOST_SHOWN].tolist())
     heads = [f"{names[i][:_WIDEST]}" for i in shown]
     width = max(6, *(len(h) + 1 for h in heads))
-    lines = ["rows by label in the file (down) and answer (across)" + (f", of {len(shown)} of {len(names)} labels" if len(shown) < len(names) else "") + ":"]
+    lines = [
+        "rows by label in the file (down) and answer (across)"
+        + (f", of {len(shown)} of {len(names)} labels" if len(shown) < len(names) else "")
+        + ":"
+    ]
     lines.append(" " * width + "".join(f"{h:>{width}}" for h in heads))
     lines += [f"{heads[k]:>{width}}" + "".join(f"{counts[i, j]:>{width}}" for j in shown) for k, i in enumerate(shown)]
     return "\n".join(lines)
@@ -211,9 +238,17 @@ def _confusion(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> st
 
 def _by_label(names: Sequence[str], right: np.ndarray, given: np.ndarray) -> str:
     """Of each label: rows that have it, rows that are answered with it, and both."""
-    rows = [(int(right[:, j].sum()), int(given[:, j].sum()), int((right[:, j] & given[:, j]).sum()), name) for j, name in enumerate(names)]
+    rows = [
+        (int(right[:, j].sum()), int(given[:, j].sum()), int((right[:, j] & given[:, j]).sum()), name)
+        for j, name in enumerate(names)
+    ]
     shown = sorted(rows, reverse=True)[:_MOST_SHOWN]
-    return "\n".join(["label: rows that have it, rows answered with it, both", *(f"{name[:_WIDEST]}: {a}, {b}, {c}" for a, b, c, name in shown)])
+    return "\n".join(
+        [
+            "label: rows that have it, rows answered with it, both",
+            *(f"{name[:_WIDEST]}: {a}, {b}, {c}" for a, b, c, name in shown),
+        ]
+    )
 
 
 def _two(value: float | None) -> str:

@@ -40,7 +40,10 @@ def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: 
         UsageError: when less than one row is asked for.
     """
     if rows < 1:
-        raise UsageError(f"{rows} rows were to be disturbed, expected at least 1. Give more, or leave the disturbances out.")
+        raise UsageError(
+            f"{rows} rows were to be disturbed, expected at least 1. Give more, or leave the disturbances out.",
+            code="disturbances-none",
+        )
     drawn = np.sort(np.random.default_rng(seed).permutation(len(inputs))[:rows]).tolist()
     found: dict[str, tuple[Sequence[int], Callable[[int], Input]]] = {}
     for name, change in modality.perturbations.items():
@@ -50,7 +53,9 @@ def disturb(inputs: Sequence[Input], modality: Modality, rows: int = 200, seed: 
     return found
 
 
-def _changed(change: Callable[[Input, random.Random], Input | None], inputs: Sequence[Input], seed: str, row: int) -> Input | None:
+def _changed(
+    change: Callable[[Input, random.Random], Input | None], inputs: Sequence[Input], seed: str, row: int
+) -> Input | None:
     """A row's input disturbed by a generator of its own, whatever other rows there are; seeded by the digest of a string, so the same everywhere."""
     return change(inputs[row], random.Random(f"{seed}/{row}"))
 
@@ -80,7 +85,9 @@ def outputs_of(answer: Answer, disturbances: Disturbances, progress: Progress = 
     return found
 
 
-def own(given: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], disturbed: Mapping[str, Sequence[Arrays]]) -> tuple[Perturbed, ...]:
+def own(
+    given: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], disturbed: Mapping[str, Sequence[Arrays]]
+) -> tuple[Perturbed, ...]:
     """What one model loses by each kind, on the rows that the kind disturbs, paired row by row.
 
     Args:
@@ -96,15 +103,24 @@ def own(given: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], 
         UsageError: when the outputs are not of these rows, or one is NaN.
     """
     if len(clean) != len(given):
-        raise UsageError(f"There are outputs of {len(clean)} rows for {len(given)} rows of truth, expected those of the same samples. Give both of all.")
+        raise UsageError(
+            f"There are outputs of {len(clean)} rows for {len(given)} rows of truth, expected those of the same samples. Give both of all.",
+            code="rows-differ",
+        )
     was = {name: [clean[i] for i in rows] for name, (rows, _) in disturbances.items()}
     compared = list(_compared(given, disturbances, was, disturbed))  # which refuses outputs of other rows
     changed = {name: int((~given.task.same_answer(disturbed[name], was[name])).sum()) for name, *_ in compared}
-    return tuple(Perturbed(name, pair.rows, changed[name], *scores, pair.drop, pair.low, pair.high) for name, scores, pair in compared)
+    return tuple(
+        Perturbed(name, pair.rows, changed[name], *scores, pair.drop, pair.low, pair.high)
+        for name, scores, pair in compared
+    )
 
 
 def between(
-    given: Evaluation, disturbances: Disturbances, before: Mapping[str, Sequence[Arrays]], after: Mapping[str, Sequence[Arrays]]
+    given: Evaluation,
+    disturbances: Disturbances,
+    before: Mapping[str, Sequence[Arrays]],
+    after: Mapping[str, Sequence[Arrays]],
 ) -> tuple[Robustness, ...]:
     """What the candidate loses against the baseline on the same disturbed inputs.
 
@@ -120,11 +136,17 @@ def between(
     Raises:
         UsageError: when the outputs are not of these rows, or one is NaN.
     """
-    return tuple(Robustness(name, pair.rows, *scores, pair.drop, pair.low, pair.high) for name, scores, pair in _compared(given, disturbances, before, after))
+    return tuple(
+        Robustness(name, pair.rows, *scores, pair.drop, pair.low, pair.high)
+        for name, scores, pair in _compared(given, disturbances, before, after)
+    )
 
 
 def _compared(
-    given: Evaluation, disturbances: Disturbances, before: Mapping[str, Sequence[Arrays]], after: Mapping[str, Sequence[Arrays]]
+    given: Evaluation,
+    disturbances: Disturbances,
+    before: Mapping[str, Sequence[Arrays]],
+    after: Mapping[str, Sequence[Arrays]],
 ) -> Iterator[tuple[str, tuple[float, float], Paired]]:
     """Each kind on whose rows the score is defined: both scores, and their comparison. Each row counts: equal inputs are disturbed differently."""
     for name, (rows, _) in disturbances.items():

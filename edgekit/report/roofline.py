@@ -35,7 +35,10 @@ ROWS = (64, 256, 1024)
 # Graphs by precision, with the type of their input. The static product reads UINT8, so that no time goes into quantizing, and
 # ONNX Runtime multiplies it in INT8; OpenVINO does so only behind a quantizer in the graph ("pairs"), ONNX Runtime not there.
 # That one and the dynamic kernel quantize one value for the 1024 multiply-accumulates that are made with it.
-_GRAPHS = {"int8": {"int8-static": "uint8", "int8-dynamic": "float32", "int8-pairs": "float32"}, "float32": {"float32": "float32"}}
+_GRAPHS = {
+    "int8": {"int8-static": "uint8", "int8-dynamic": "float32", "int8-pairs": "float32"},
+    "float32": {"float32": "float32"},
+}
 _FEWEST = 2  # rounds
 _CALLS = 3  # timed calls of each size in a round
 
@@ -90,12 +93,18 @@ def measure(device: Device, precision: str, seconds: float = 1.0) -> Rate | None
     Returns:
         The highest rate of all graphs and sizes, or None where no graph ran in that precision.
     """
-    rates = [rate for graph, dtype in _GRAPHS.get(precision, {}).items() if (rate := _graph_rate(device, precision, graph, dtype, seconds)) is not None]
+    rates = [
+        rate
+        for graph, dtype in _GRAPHS.get(precision, {}).items()
+        if (rate := _graph_rate(device, precision, graph, dtype, seconds)) is not None
+    ]
     return max(rates, key=lambda rate: rate.gops, default=None)
 
 
 def _graph_rate(device: Device, precision: str, graph: str, dtype: str, seconds: float) -> Rate | None:
-    signature = Signature("gemm", (TensorSpec("x", dtype, ("rows", WIDTH)),), (TensorSpec("y", "float32", ("rows", WIDTH)),))
+    signature = Signature(
+        "gemm", (TensorSpec("x", dtype, ("rows", WIDTH)),), (TensorSpec("y", "float32", ("rows", WIDTH)),)
+    )
     try:
         with contextlib.closing(device.load(FOLDER / f"{graph}.onnx", signature)) as engine:
             fastest = _fastest(engine, dtype, seconds)
@@ -128,5 +137,9 @@ def _fastest(engine: Engine, dtype: str, seconds: float) -> dict[int, float]:
 def _feeds(rows: int, dtype: str) -> Feeds:
     """Random values, so that no kernel may take a way for zeros."""
     random = np.random.default_rng(rows)
-    x = random.integers(0, 256, (rows, WIDTH), np.uint8) if dtype == "uint8" else random.standard_normal((rows, WIDTH), np.float32)
+    x = (
+        random.integers(0, 256, (rows, WIDTH), np.uint8)
+        if dtype == "uint8"
+        else random.standard_normal((rows, WIDTH), np.float32)
+    )
     return {"x": x}

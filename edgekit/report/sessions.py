@@ -31,8 +31,21 @@ from edgekit.stats.interval import ALPHA, Estimate
 from edgekit.timing.probe import PRODUCTS
 
 __all__ = [
-    "BOTH", "FREEDOM", "MOST", "PRIOR", "PROBED_PRIOR", "START", "Found", "all_of", "compare", "drift",
-    "forms", "in_form", "in_words", "more_sessions", "predict",
+    "BOTH",
+    "FREEDOM",
+    "MOST",
+    "PRIOR",
+    "PROBED_PRIOR",
+    "START",
+    "Found",
+    "all_of",
+    "compare",
+    "drift",
+    "forms",
+    "in_form",
+    "in_words",
+    "more_sessions",
+    "predict",
 ]
 
 FREEDOM = 3
@@ -53,6 +66,7 @@ BOTH = "both"
 
 START = "start"
 """Stands for the start of the process with the probe kernels, which is what a bundle's start is divided by."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -76,7 +90,11 @@ def all_of(subject: Subject) -> list[tuple[Process, ...]]:
 
 def _apart(before: Sequence[Mapping[str, Estimate]], after: Mapping[str, Estimate]) -> float:
     """How far the two products drifted from each other, as the standard deviation between sessions of one of them; 0 where there are no two."""
-    drifts = [after[f].value - float(np.mean([session[f].value for session in before])) for f in after if f not in ("", BOTH, START)]
+    drifts = [
+        after[f].value - float(np.mean([session[f].value for session in before]))
+        for f in after
+        if f not in ("", BOTH, START)
+    ]
     return abs(drifts[0] - drifts[1]) / math.sqrt(2 * (1 + 1 / len(before))) if len(drifts) == 2 else 0.0
 
 
@@ -91,7 +109,9 @@ def compare(metric: str, before: Sequence[Mapping[str, Estimate]], after: Mappin
     found, apart = [], _apart(before, after)
     for form in after:
         prior = (PROBED_PRIOR if form else PRIOR)[metric]
-        found.append(Found(*predict([session[form] for session in before], after[form], prior, apart if form else 0.0), form))
+        found.append(
+            Found(*predict([session[form] for session in before], after[form], prior, apart if form else 0.0), form)
+        )
     return min(found, key=lambda one: one.estimate.bounds(ALPHA)[1] - one.estimate.value)
 
 
@@ -138,11 +158,18 @@ def drift(before: Subject, after: Subject) -> str:
     """What the machine is worth now, over the baseline's sessions, in a sentence; empty where no probe ran in both."""
     found = []
     for kernel in before.processes[-1].probes_ms if before.processes else ():
-        times = [[t for p in session for asked in p.probes_ms.get(kernel, ()) for t in asked] for session in (*all_of(before), after.processes)]
+        times = [
+            [t for p in session for asked in p.probes_ms.get(kernel, ()) for t in asked]
+            for session in (*all_of(before), after.processes)
+        ]
         if all(times):
             logs = [float(np.median(np.log(session))) for session in times]
             found.append(f"{kernel.partition(' ')[0]} x {math.exp(logs[-1] - float(np.mean(logs[:-1]))):.2f}")
-    return f"This machine's probe kernels now over the baseline's (above 1 is slower): {', '.join(found)}." if found else ""
+    return (
+        f"This machine's probe kernels now over the baseline's (above 1 is slower): {', '.join(found)}."
+        if found
+        else ""
+    )
 
 
 def forms(metric: str, sessions: Sequence[Sequence[Process]]) -> list[str]:
@@ -160,6 +187,8 @@ def forms(metric: str, sessions: Sequence[Sequence[Process]]) -> list[str]:
 def in_form(process: Process, kernel: str) -> list[float]:
     """Times of all calls of a process, over the median of a kernel's calls before and behind their block, or the geometric mean of both products' medians."""
     kernels = [k for k in process.probes_ms if k.partition(" ")[0] in PRODUCTS] if kernel == BOTH else [kernel]
-    logs = [[math.log(np.median([*before, *behind])) for before, behind in pairwise(process.probes_ms[k])] for k in kernels]
+    logs = [
+        [math.log(np.median([*before, *behind])) for before, behind in pairwise(process.probes_ms[k])] for k in kernels
+    ]
     worth = np.exp(np.mean(logs, axis=0)).tolist()
     return [t / own for block, own in zip(process.blocks_ms, worth, strict=True) for t in block]

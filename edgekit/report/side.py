@@ -34,7 +34,20 @@ from edgekit.spec.tensor import TensorSpec
 from edgekit.stats.percentiles import percentile, samples_needed
 from edgekit.timing.worker import Worker
 
-__all__ = ["Answered", "Rows", "Side", "answered", "opened", "rows", "same_task", "score", "subject", "teacher", "times", "variant_of"]
+__all__ = [
+    "Answered",
+    "Rows",
+    "Side",
+    "answered",
+    "opened",
+    "rows",
+    "same_task",
+    "score",
+    "subject",
+    "teacher",
+    "times",
+    "variant_of",
+]
 
 
 @dataclass(frozen=True)
@@ -128,7 +141,9 @@ class Answered:
     executed: str
 
 
-def opened(bundle: str | Path, trust: Trust | None = None, backend: str | None = None, threads: int | None = None) -> Side:
+def opened(
+    bundle: str | Path, trust: Trust | None = None, backend: str | None = None, threads: int | None = None
+) -> Side:
     """Checks a bundle.
 
     Raises:
@@ -169,10 +184,14 @@ def same_task(identity: Mapping[str, Any], task: Task, which: str) -> None:
     other, own = plain(identity), plain(task.identity)
     differing = [name for name in {**own, **other} if own.get(name) != other.get(name)]
     if differing:
-        its, theirs = ("; ".join(f"{name.replace('_', ' ')} {_told(side.get(name))}" for name in differing) for side in (own, other))
+        its, theirs = (
+            "; ".join(f"{name.replace('_', ' ')} {_told(side.get(name))}" for name in differing)
+            for side in (own, other)
+        )
         raise UsageError(
             f"{which} answers with other {', '.join(differing).replace('_', ' ')} than the bundle: {theirs}, and the bundle {its}. "
-            "Only models of one task, with the same labels in the same order, can be compared: give such a baseline."
+            "Only models of one task, with the same labels in the same order, can be compared: give such a baseline.",
+            code="model-other-task",
         )
 
 
@@ -311,9 +330,17 @@ def _start(processes: Sequence[Process]) -> Start | None:
 def _by_length(processes: Sequence[Process], sizes: Sequence[int]) -> tuple[ByLength, ...]:
     if max(sizes, default=1) == 1:  # of inputs of one size there is nothing to be told apart
         return ()
-    calls = [(sizes[row], time) for p in processes for rows, block in zip(p.rows, p.blocks_ms, strict=True) for row, time in zip(rows * 2, block, strict=True)]
+    calls = [
+        (sizes[row], time)
+        for p in processes
+        for rows, block in zip(p.rows, p.blocks_ms, strict=True)
+        for row, time in zip(rows * 2, block, strict=True)
+    ]
     groups: dict[str, list[tuple[int, float]]] = {}
     for name, call in zip(by_length([count for count, _ in calls]), calls, strict=True):
         groups.setdefault(name, []).append(call)
-    found = [ByLength(min(n for n, _ in g), max(n for n, _ in g), len(g), float(np.median([t for _, t in g]))) for g in groups.values()]
+    found = [
+        ByLength(min(n for n, _ in g), max(n for n, _ in g), len(g), float(np.median([t for _, t in g])))
+        for g in groups.values()
+    ]
     return tuple(sorted(found, key=lambda g: g.low))

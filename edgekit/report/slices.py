@@ -22,7 +22,9 @@ __all__ = ["by_label", "by_length", "compare", "compare_scores"]
 _SHORTEST_BUCKET = 16
 
 
-def compare(given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays], columns: Mapping[str, Sequence[str]]) -> tuple[Slice, ...]:
+def compare(
+    given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays], columns: Mapping[str, Sequence[str]]
+) -> tuple[Slice, ...]:
     """Compares two models in each group of rows.
 
     Args:
@@ -41,12 +43,21 @@ def compare(given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays]
     found = []
     for column, values in columns.items():
         if len(values) != len(given):
-            raise UsageError(f"The column '{column}' has {len(values)} values for {len(given)} rows, expected one a row. Give that of the same samples.")
+            raise UsageError(
+                f"The column '{column}' has {len(values)} values for {len(given)} rows, expected one a row. Give that of the same samples.",
+                code="rows-differ",
+            )
         different = set(values)
         if len(different) > MOST_VALUES:
-            raise UsageError(f"The column '{column}' has {len(different)} different values, expected at most {MOST_VALUES}. Slice by a coarser column.")
+            raise UsageError(
+                f"The column '{column}' has {len(different)} different values, expected at most {MOST_VALUES}. Slice by a coarser column.",
+                code="slices-too-many",
+            )
         of_row = np.array(values, object)
-        found += [_slice(given, before, after, column, value, np.flatnonzero(of_row == value).tolist()) for value in sorted(different, key=_order)]
+        found += [
+            _slice(given, before, after, column, value, np.flatnonzero(of_row == value).tolist())
+            for value in sorted(different, key=_order)
+        ]
     tested = [i for i, s in enumerate(found) if s.p_value is not None]
     for i, p in zip(tested, holm([found[i].p_value or 0.0 for i in tested]), strict=True):
         found[i] = dataclasses.replace(found[i], p_holm=p)
@@ -80,7 +91,9 @@ def by_label(given: Evaluation, outputs: Sequence[Arrays]) -> list[str]:
     return task.describe_truth(given.truth) if len(items) == len(given) else []
 
 
-def compare_scores(given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays]) -> tuple[float | None, float | None, Paired | None]:
+def compare_scores(
+    given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays]
+) -> tuple[float | None, float | None, Paired | None]:
     """Both scores and their comparison; None for what is not defined on these rows, as Pearson's r of equal labels is not.
 
     Args:
@@ -101,7 +114,9 @@ def compare_scores(given: Evaluation, before: Sequence[Arrays], after: Sequence[
     return (first, second, compared) if math.isfinite(first) and math.isfinite(second) else (None, None, None)
 
 
-def _slice(given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays], column: str, value: str, rows: Sequence[int]) -> Slice:
+def _slice(
+    given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays], column: str, value: str, rows: Sequence[int]
+) -> Slice:
     if len(rows) == 1:
         return Slice(column, value, 1, said="1 row")
     metric = given.task.metrics[0]
@@ -109,7 +124,15 @@ def _slice(given: Evaluation, before: Sequence[Arrays], after: Sequence[Arrays],
     if first is None or second is None:
         return Slice(column, value, len(rows), said=f"{metric.name} is not defined on these rows")
     if compared is None:
-        return Slice(column, value, len(rows), first, second, metric.drop(first, second), said="too few different labels for an interval")
+        return Slice(
+            column,
+            value,
+            len(rows),
+            first,
+            second,
+            metric.drop(first, second),
+            said="too few different labels for an interval",
+        )
     return Slice(column, value, len(rows), first, second, compared.drop, compared.low, compared.high, compared.p_value)
 
 

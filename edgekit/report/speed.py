@@ -18,7 +18,17 @@ from edgekit.stats.interval import ALPHA, FEWEST, Estimate, Look
 from edgekit.stats.percentiles import percentile, samples_needed
 from edgekit.timing.duel import Duel, Pair
 
-__all__ = ["METRICS", "PERCENTILES", "enough", "log_ratios", "margins", "paired", "session_estimates", "unpaired", "verdict"]
+__all__ = [
+    "METRICS",
+    "PERCENTILES",
+    "enough",
+    "log_ratios",
+    "margins",
+    "paired",
+    "session_estimates",
+    "unpaired",
+    "verdict",
+]
 
 PERCENTILES = {"p50": 50, "p90": 90, "p99": 99}
 _UNITS = {**dict.fromkeys(PERCENTILES, "ms"), "first_answer": "ms", "memory": "MB", "size": "MB", "energy": "mJ"}
@@ -40,14 +50,21 @@ def verdict(change: Change, margin: float) -> str:
     return PASS if change.high <= 1 + margin else INCONCLUSIVE
 
 
-def enough(gated: Mapping[str, float], sizes_mb: tuple[float, float], seed: int) -> Callable[[Sequence[Pair], Sequence[Look]], bool]:
+def enough(
+    gated: Mapping[str, float], sizes_mb: tuple[float, float], seed: int
+) -> Callable[[Sequence[Pair], Sequence[Look]], bool]:
     """Whether every gated metric is decided, for :func:`edgekit.timing.duel.duel`."""
 
     def decided(pairs: Sequence[Pair], looks: Sequence[Look]) -> bool:
         found = {c.metric: c for c in _changes(pairs, looks, gated, sizes_mb, seed)}
         # More time brings calls, and with them a percentile; it brings no meter, and energy is taken in the first pairs alone.
-        hopeless = {"energy", *(metric for metric, change in found.items() if change.said and metric not in PERCENTILES)}
-        return bool(gated) and all(metric in hopeless or verdict(found[metric], margin) != INCONCLUSIVE for metric, margin in gated.items())
+        hopeless = {
+            "energy",
+            *(metric for metric, change in found.items() if change.said and metric not in PERCENTILES),
+        }
+        return bool(gated) and all(
+            metric in hopeless or verdict(found[metric], margin) != INCONCLUSIVE for metric, margin in gated.items()
+        )
 
     return decided
 
@@ -84,10 +101,15 @@ def unpaired(before: Subject, after: Subject, seconds: float, seed: int) -> Spee
         seed: of the resampling.
     """
     earlier = sessions.all_of(before)
-    found = [_exact(m, before.size_mb, after.size_mb) if m == "size" else _unpaired_change(m, earlier, after.processes, seed) for m in METRICS]
+    found = [
+        _exact(m, before.size_mb, after.size_mb) if m == "size" else _unpaired_change(m, earlier, after.processes, seed)
+        for m in METRICS
+    ]
     blocks = sum(len(p.blocks_ms) for p in after.processes)
     fewest = min(map(len, (*earlier, after.processes)))
-    return Speed(False, tuple(found), fewest, blocks, sum(len(b) for p in after.processes for b in p.blocks_ms), 1, seconds)
+    return Speed(
+        False, tuple(found), fewest, blocks, sum(len(b) for p in after.processes for b in p.blocks_ms), 1, seconds
+    )
 
 
 def session_estimates(metric: str, every: Sequence[Sequence[Process]], seed: int) -> list[dict[str, Estimate]]:
@@ -104,11 +126,17 @@ def _unpaired_change(metric: str, earlier: Sequence[Sequence[Process]], after: S
         return _none(metric, last, f"{fewest} processes of a session, expected at least {FEWEST}")
     *before, now = session_estimates(metric, [*earlier, after], seed)
     found = sessions.compare(metric, before, now)
-    return replace(_change(metric, last, found.estimate, ALPHA), sessions=len(earlier), spread=found.spread, probe=found.probe)
+    return replace(
+        _change(metric, last, found.estimate, ALPHA), sessions=len(earlier), spread=found.spread, probe=found.probe
+    )
 
 
-def _changes(pairs: Sequence[Pair], looks: Sequence[Look], gated: Mapping[str, float], sizes_mb: tuple[float, float], seed: int) -> tuple[Change, ...]:
-    return tuple(_exact(m, *sizes_mb) if m == "size" else _at_its_look(m, pairs, looks, gated.get(m), seed) for m in METRICS)
+def _changes(
+    pairs: Sequence[Pair], looks: Sequence[Look], gated: Mapping[str, float], sizes_mb: tuple[float, float], seed: int
+) -> tuple[Change, ...]:
+    return tuple(
+        _exact(m, *sizes_mb) if m == "size" else _at_its_look(m, pairs, looks, gated.get(m), seed) for m in METRICS
+    )
 
 
 def _at_its_look(metric: str, pairs: Sequence[Pair], looks: Sequence[Look], margin: float | None, seed: int) -> Change:
@@ -156,7 +184,9 @@ def _values(metric: str, processes: Sequence[Process], probe: str = "") -> list[
     if metric in PERCENTILES:
         return [[t for block in p.blocks_ms for t in block] for p in processes]
     if metric == "first_answer":
-        return [[p.start.total_ms / (p.probe_start_ms or math.nan if probe == sessions.START else 1.0)] for p in processes]
+        return [
+            [p.start.total_ms / (p.probe_start_ms or math.nan if probe == sessions.START else 1.0)] for p in processes
+        ]
     if metric == "memory":
         return [[p.memory_mb] for p in processes]
     return [[p.energy_mj] for p in processes if p.energy_mj is not None]
@@ -171,7 +201,10 @@ def _lacks(metric: str, values: Sequence[Sequence[Sequence[float]]]) -> str:
             if len(flat) < needed:
                 return f"not estimable from {len(flat)} samples (needs {needed})"
             if min(flat) <= 0:
-                raise BackendError("A call took no time or less: this machine's clock went backwards. Run again once its time is steady.")
+                raise BackendError(
+                    "A call took no time or less: this machine's clock went backwards. Run again once its time is steady.",
+                    code="clock-backwards",
+                )
         elif not flat or min(flat) <= 0:
             return "this machine does not tell it"
     return ""
@@ -185,7 +218,9 @@ def _middle(metric: str, groups: Sequence[Sequence[float]]) -> float | None:
 
 
 def _none(metric: str, values: Sequence[Sequence[Sequence[float]]], said: str) -> Change:
-    return Change(metric, _middle(metric, values[0]), _middle(metric, values[1]), _UNITS[metric], None, None, None, None, said)
+    return Change(
+        metric, _middle(metric, values[0]), _middle(metric, values[1]), _UNITS[metric], None, None, None, None, said
+    )
 
 
 def _change(metric: str, values: Sequence[Sequence[Sequence[float]]], estimate: Estimate, alpha: float) -> Change:
@@ -195,7 +230,9 @@ def _change(metric: str, values: Sequence[Sequence[Sequence[float]]], estimate: 
         return Change(metric, before, after, _UNITS[metric], math.exp(estimate.value), None, None, None, said)
     low, high = estimate.bounds(alpha)
     resolvable = math.expm1(estimate.resolvable(alpha))
-    return Change(metric, before, after, _UNITS[metric], math.exp(estimate.value), math.exp(low), math.exp(high), resolvable)
+    return Change(
+        metric, before, after, _UNITS[metric], math.exp(estimate.value), math.exp(low), math.exp(high), resolvable
+    )
 
 
 def _exact(metric: str, before: float, after: float) -> Change:

@@ -20,7 +20,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[i
     widths = [max(len(str(r[c])) for r in [header, *rows]) for c in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
-        parts = (f"{cell:<{w}}" if c in left else f"{cell:>{w}}" for c, (cell, w) in enumerate(zip(cells, widths, strict=True)))
+        parts = (
+            f"{cell:<{w}}" if c in left else f"{cell:>{w}}"
+            for c, (cell, w) in enumerate(zip(cells, widths, strict=True))
+        )
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(header), line(["-" * w for w in widths]), *(line(r) for r in rows)])
@@ -62,7 +65,11 @@ def _trials(trials: Sequence[Trial], score_name: str, reference: float) -> str:
         ("shapes", lambda t: "/".join(map(str, t.shapes)) or "any", any(t.shapes for t in trials)),
         (
             "run",
-            lambda t: f"{t.threads}t" + (f" {t.streams}s" if t.streams > 1 else "") + (" alone" if t.rows == "alone" else f" b{t.batch}" if many else ""),
+            lambda t: (
+                f"{t.threads}t"
+                + (f" {t.streams}s" if t.streams > 1 else "")
+                + (" alone" if t.rows == "alone" else f" b{t.batch}" if many else "")
+            ),
             True,
         ),
         ("executed", lambda t: t.executed, True),
@@ -81,13 +88,25 @@ def _trials(trials: Sequence[Trial], score_name: str, reference: float) -> str:
     order = sorted(trials, key=lambda t: (t.verdict != "chosen", -t.rows_per_s, t.p50_ms))
     rows = [tuple(cell(t) for _, cell in shown) for t in order]
     names = [name for name, _ in shown]
-    left = [i for i, name in enumerate(names) if name in ("model", "method", "backend", "shapes", "run", "executed", "verdict")]
-    pairs = "that only torch, or only the candidate, has right" if all(t.losses is not None for t in trials) else "answered differently from it"
+    left = [
+        i
+        for i, name in enumerate(names)
+        if name in ("model", "method", "backend", "shapes", "run", "executed", "verdict")
+    ]
+    pairs = (
+        "that only torch, or only the candidate, has right"
+        if all(t.losses is not None for t in trials)
+        else "answered differently from it"
+    )
     words = f"torch float32: {score_name} {reference:.4f} (lost/won: evaluation rows {pairs}"
     run = "; run: threads" + (", s streams, b rows of a batch" if many else "")
     run += ", alone: rows of a list are run one by one" if any(t.rows == "alone" for t in trials) else ""
     run += ", x float32: time over that of float32" if raced else ""
-    run += "; memory MB: peak of the process, at a list of so many rows x tokens, the largest call that a list is cut into)" if raced else ")"
+    run += (
+        "; memory MB: peak of the process, at a list of so many rows x tokens, the largest call that a list is cut into)"
+        if raced
+        else ")"
+    )
     return f"{table(names, rows, left)}\n{words}{run}"
 
 
@@ -102,5 +121,9 @@ def _held_out(found: HeldOut, score_name: str) -> str:
 
 def _lists(v: Variant) -> str:
     """How a list is answered by a variant, and how far that is from its rows alone."""
-    how = "rows run one by one" if v.rows == "alone" else "rows share calls" + (f" of at most {v.max_tokens} tokens" if v.max_tokens else "")
+    how = (
+        "rows run one by one"
+        if v.rows == "alone"
+        else "rows share calls" + (f" of at most {v.max_tokens} tokens" if v.max_tokens else "")
+    )
     return f"lists, {v.method} on {v.backend}: {how}" + (f"; {v.lists.text()}" if v.lists is not None else "")

@@ -42,7 +42,10 @@ class Calls(Kept):
         me = threading.get_ident()
         with self._change:
             if self._closed and not self._running[me]:
-                raise EdgekitError("This session is closed, so it cannot predict. Open the bundle again with edgekit.load(...).")
+                raise EdgekitError(
+                    "This session is closed, so it cannot predict. Open the bundle again with edgekit.load(...).",
+                    code="session-closed",
+                )
             self._running[me] += 1
 
     def __exit__(self, *error: object) -> None:

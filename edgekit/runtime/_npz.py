@@ -10,7 +10,9 @@ from collections.abc import Collection
 
 import numpy as np
 
-_END = struct.Struct("<4s4H2LH")  # the end of the directory (APPNOTE.TXT 4.3.16): signature, 3 numbers, entries, its size, its offset, length of a comment
+_END = struct.Struct(
+    "<4s4H2LH"
+)  # the end of the directory (APPNOTE.TXT 4.3.16): signature, 3 numbers, entries, its size, its offset, length of a comment
 _LARGE = b"PK\x06\x07"  # before it: the locator of a directory of 64-bit sizes
 _ENTRY_BYTES = 46 + 256  # of an entry of the directory: its fixed part, and more than a name takes
 _HEADER_BYTES = 1024  # numpy writes 118
@@ -18,7 +20,9 @@ _MOST_FREE = 16
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read(content: bytes, needed: Collection[str], allowed: Collection[str] = (), prefix: str | None = None) -> dict[str, np.ndarray]:
+def read(
+    content: bytes, needed: Collection[str], allowed: Collection[str] = (), prefix: str | None = None
+) -> dict[str, np.ndarray]:
     """Reads numbers. Nothing is decompressed, unpickled, or allocated beyond the size of the content.
 
     Args:
@@ -34,7 +38,9 @@ def read(content: bytes, needed: Collection[str], allowed: Collection[str] = (),
         return _read(content, set(needed), set(allowed), prefix)
     except ValueError:
         raise
-    except Exception as problem:  # zipfile and numpy's header reader share no base class for what a damaged file makes them raise
+    except (
+        Exception
+    ) as problem:  # zipfile and numpy's header reader share no base class for what a damaged file makes them raise
         raise ValueError(f"{type(problem).__name__}: {problem}") from problem
 
 
@@ -44,17 +50,28 @@ def _read(content: bytes, needed: set[str], allowed: set[str], prefix: str | Non
     mark, *_, count, directory, _, comment = _END.unpack(content[-_END.size :])
     if mark != b"PK\x05\x06" or comment or content[-_END.size - 20 :].startswith(_LARGE):
         raise ValueError("it does not end as an archive without comment does")
-    if not len(needed) <= count <= len(needed | allowed) + (0 if prefix is None else _MOST_FREE) or directory > count * _ENTRY_BYTES:
+    if (
+        not len(needed) <= count <= len(needed | allowed) + (0 if prefix is None else _MOST_FREE)
+        or directory > count * _ENTRY_BYTES
+    ):
         raise ValueError(f"it lists {count} arrays in {directory} bytes, expected {', '.join(sorted(needed))}")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
         if lacking := sorted(needed - set(entries)):
             raise ValueError(f"it lacks the array '{lacking[0]}'")
         others = set(entries) - needed - allowed
-        if len(entries) != count or len(others) > _MOST_FREE or any(prefix is None or not name.startswith(prefix) for name in others):
+        if (
+            len(entries) != count
+            or len(others) > _MOST_FREE
+            or any(prefix is None or not name.startswith(prefix) for name in others)
+        ):
             raise ValueError(f"it holds arrays that do not belong there, expected {', '.join(sorted(needed))}")
         for entry in entries.values():
-            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size != entry.compress_size:
+            if (
+                entry.compress_type != zipfile.ZIP_STORED
+                or entry.flag_bits & 1
+                or entry.file_size != entry.compress_size
+            ):
                 raise ValueError("an array is compressed or encrypted, expected arrays that are stored as they are")
         if sum(entry.file_size for entry in entries.values()) > len(content):
             raise ValueError("its arrays are larger than the file")

@@ -78,7 +78,12 @@ class Choice:
 
 
 def fastest_here(
-    bundle: Bundle, progress: Progress = silent, *, variants: Sequence[Variant] = (), make: bool = False, force: bool = False
+    bundle: Bundle,
+    progress: Progress = silent,
+    *,
+    variants: Sequence[Variant] = (),
+    make: bool = False,
+    force: bool = False,
 ) -> Choice:
     """The variant that answers the golden inputs in the least time on this machine, and why in words.
 
@@ -113,7 +118,9 @@ def fastest_here(
     if not (make or force):
         with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
             known = Records(RACES).find(record) or {}
-            return Choice(able[int(known["winner"])], f"it won the race at the first load here: {known['times']}{_left_out(out)}")
+            return Choice(
+                able[int(known["winner"])], f"it won the race at the first load here: {known['times']}{_left_out(out)}"
+            )
     watch = Watch()
     runs, session = _race(bundle, able, progress, make, force)
     busy = watch.stop()
@@ -128,7 +135,9 @@ def fastest_here(
     kept = Records(RACES).keep(record, {"winner": able.index(winner.variant), "times": said})
     unkept = "" if kept else "; the cache folder cannot be written, or may be by others, so every load races"
     early = [run for run in out if run not in runs]
-    return Choice(winner.variant, f"it won the race at this load: {said}{_left_out(early)}{unkept}", (*runs, *early), session)
+    return Choice(
+        winner.variant, f"it won the race at this load: {said}{_left_out(early)}{unkept}", (*runs, *early), session
+    )
 
 
 def at_most(variant: Variant, threads: int | None = None) -> Variant:
@@ -155,14 +164,17 @@ def check_instructions(variant: Variant, bundle: Path) -> None:
         raise BackendError(
             f"The bundle {bundle} has INT8 weights of 8 bits. This CPU is an x86 without INT8 dot products (VNNI), and sums of such products saturate on it: "
             "answers would be wrong without a sign. Build the bundle for a CPU of this kind: "
-            'in a target file, instructions = ["avx2"], or [quantize] weight_bits = 7, or methods = ["float32"].'
+            'in a target file, instructions = ["avx2"], or [quantize] weight_bits = 7, or methods = ["float32"].',
+            code="cpu-saturates",
         )
 
 
 def is_as_built(manifest: Manifest, variant: Variant) -> bool:
     """Whether this machine and its backend compute a variant by the kernels that its golden outputs come from."""
     here = backends.installed_version(variant.backend)
-    return manifest.machine == machine() and here in [variant.versions.get(package) for package in backends.get(variant.backend).PACKAGES]
+    return manifest.machine == machine() and here in [
+        variant.versions.get(package) for package in backends.get(variant.backend).PACKAGES
+    ]
 
 
 def check_golden(session: Session, bundle: Bundle, variant: Variant) -> str:
@@ -191,7 +203,8 @@ def check_golden(session: Session, bundle: Bundle, variant: Variant) -> str:
     if problem := found.problem():
         raise BackendError(
             f"{_name(variant)} does not serve on this machine: {problem}. The bundle {bundle.path} was built {_built(bundle.manifest, variant)}. Install the "
-            "version of the backend that it was built with, load another of its backends, or build it again for this machine."
+            "version of the backend that it was built with, load another of its backends, or build it again for this machine.",
+            code="variant-self-test",
         )
     said = f"{found.text()} ({(time.perf_counter() - start) * 1e3:.0f} ms)"
     Records(RACES).keep(record, {"golden": said})
@@ -199,11 +212,18 @@ def check_golden(session: Session, bundle: Bundle, variant: Variant) -> str:
 
 
 def _built(manifest: Manifest, variant: Variant) -> str:
-    versions = " and ".join(f"{p} {variant.versions[p]}" for p in backends.get(variant.backend).PACKAGES if p in variant.versions) or "an unknown version"
+    versions = (
+        " and ".join(
+            f"{p} {variant.versions[p]}" for p in backends.get(variant.backend).PACKAGES if p in variant.versions
+        )
+        or "an unknown version"
+    )
     return f"with {versions} on {manifest.machine.get('architecture', 'an unknown machine')} ({manifest.machine.get('instructions') or 'unknown instructions'})"
 
 
-def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make: bool, force: bool) -> tuple[list[Run], Session | None]:
+def _race(
+    bundle: Bundle, variants: Sequence[Variant], progress: Progress, make: bool, force: bool
+) -> tuple[list[Run], Session | None]:
     """Median milliseconds that each variant takes for all golden rows but the longest, in turns; and the open session of the fastest."""
     rows = sorted(golden.read(bundle).rows, key=lambda row: max(array.size for array in row.values()))
     rows = rows[:-1] or rows  # the one of full length would outweigh all others, and texts are not like it
@@ -213,7 +233,9 @@ def _race(bundle: Bundle, variants: Sequence[Variant], progress: Progress, make:
         for index, variant in enumerate(variants):
             with contextlib.ExitStack() as held:  # what is refused gives its memory back before the next is made
                 try:
-                    session = held.enter_context(Session(bundle, at_most(variant), progress=progress, make=make, force=force))
+                    session = held.enter_context(
+                        Session(bundle, at_most(variant), progress=progress, make=make, force=force)
+                    )
                     found = golden.check(session)
                     executed = session.executed_precision() if variant.engine is not None else ""
                     runs.append(Run(variant, found.problem(), session.compilation, found, executed))
@@ -246,7 +268,7 @@ def _nobody(bundle: Bundle, runs: Sequence[Run]) -> BackendError:
     """One line for each reason: often it is the same for all."""
     reasons = {run.refused: [_name(other.variant) for other in runs if other.refused == run.refused] for run in runs}
     lines = "\n".join(f"  {' and '.join(names)} cannot run here: {reason}" for reason, names in reasons.items())
-    return BackendError(f"No variant of the bundle {bundle.path} can run on this machine:\n{lines}")
+    return BackendError(f"No variant of the bundle {bundle.path} can run on this machine:\n{lines}", code="no-variant")
 
 
 def _name(variant: Variant) -> str:

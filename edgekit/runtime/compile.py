@@ -57,7 +57,13 @@ class CompileResult:
             }
             for run in self.runs
         ]
-        return {"bundle": self.bundle, "chosen": self.chosen, "reason": self.reason, "device": dict(self.device), "variants": rows}
+        return {
+            "bundle": self.bundle,
+            "chosen": self.chosen,
+            "reason": self.reason,
+            "device": dict(self.device),
+            "variants": rows,
+        }
 
     def text(self) -> str:
         """For a terminal."""
@@ -65,7 +71,9 @@ class CompileResult:
         for run in self.runs:
             said = [run.compilation.text(), f"executed in {run.executed}"] if run.compilation is not None else []
             if run.golden is not None:
-                said.append(f"golden inputs {run.golden.difference:.2g} of the spread off, {run.golden.flips} label(s) changed")
+                said.append(
+                    f"golden inputs {run.golden.difference:.2g} of the spread off, {run.golden.flips} label(s) changed"
+                )
             said += [f"{run.ms:.2f} ms for all golden inputs"] if run.ms else []
             said += [f"cannot run here: {run.refused}"] if run.refused else []
             lines.append(f"{run.variant.method} on {run.variant.backend}: {'; '.join(said) or 'runs the graph itself'}")
@@ -73,7 +81,9 @@ class CompileResult:
 
 
 @takes_paths("bundle")
-def compile_bundle(bundle: str | Path, *, trust: Trust | None = None, force: bool = False, progress: Progress = silent) -> CompileResult:
+def compile_bundle(
+    bundle: str | Path, *, trust: Trust | None = None, force: bool = False, progress: Progress = silent
+) -> CompileResult:
     """Makes the engines that a bundle needs on this device, compares their answers with the golden ones, and races them.
 
     What is made is kept in the cache of this user, where :func:`edgekit.load` finds it.
@@ -94,12 +104,20 @@ def compile_bundle(bundle: str | Path, *, trust: Trust | None = None, force: boo
         first = opened.manifest.variants[0]
         check_instructions(first, opened.path)
         backends.get(first.backend).check_here()
-        return CompileResult(str(bundle), _name(first), "it won the race where the bundle was built, and runs the graph itself", (), {})
+        return CompileResult(
+            str(bundle), _name(first), "it won the race where the bundle was built, and runs the graph itself", (), {}
+        )
     choice = fastest_here(opened, progress, make=True, force=force)
     if choice.session is not None:
         choice.session.close()
     variant = choice.variant
-    return CompileResult(str(bundle), _name(variant), choice.reason, choice.runs, _identity(variant) if variant.engine is not None else {})
+    return CompileResult(
+        str(bundle),
+        _name(variant),
+        choice.reason,
+        choice.runs,
+        _identity(variant) if variant.engine is not None else {},
+    )
 
 
 @takes_paths("bundle")
@@ -120,7 +138,10 @@ def explain(bundle: str | Path, *, trust: Trust | None = None, force: bool = Fal
     for variant in variants:
         lines += ["", *_explained(opened, variant, force)]
     if any(v.engine is not None for v in variants):
-        lines += ["", "then: the answers to the golden inputs are compared with those of the build; of the variants that pass the fastest on them is kept."]
+        lines += [
+            "",
+            "then: the answers to the golden inputs are compared with those of the build; of the variants that pass the fastest on them is kept.",
+        ]
     return "\n".join(lines)
 
 
@@ -132,16 +153,26 @@ def _explained(bundle: Bundle, variant: Variant, force: bool) -> Sequence[str]:
     chips = ", ".join(recipe.compute_capability) or "any"
     on_device = backends.get(variant.backend).ENGINES == "device"
     library = f"TensorRT {recipe.minimum} or newer" if on_device else "TensorRT-RTX"
-    lines.append(f"  for compute capability {chips}, {library}; strongly typed: the graph says what each layer computes in")
+    lines.append(
+        f"  for compute capability {chips}, {library}; strongly typed: the graph says what each layer computes in"
+    )
     lines.append(f"  profiles: {recipe.accepts()}")
     workspace = f"{recipe.workspace_mb} MiB" if recipe.workspace_mb else "a quarter of the memory of the device"
     lines.append(f"  workspace: {workspace}; optimization level {recipe.optimization_level}")
     if variant.engines:
-        signed = "the bundle's signature is of a trusted key" if bundle.trusted else "loaded only with a key that is trusted, or made anew here"
+        signed = (
+            "the bundle's signature is of a trusted key"
+            if bundle.trusted
+            else "loaded only with a key that is trusted, or made anew here"
+        )
         lines.append(f"  engine: in the bundle, made ahead of time; {signed}")
     lines.append(f"  here: {_here(bundle, variant, force)}")
     if on_device:
-        lines += [f"  like: {line}" for s in bundle.manifest.signatures for line in trtexec(recipe, s, variant.graphs[s.name], variant.plan(s.name))]
+        lines += [
+            f"  like: {line}"
+            for s in bundle.manifest.signatures
+            for line in trtexec(recipe, s, variant.graphs[s.name], variant.plan(s.name))
+        ]
     return lines
 
 
@@ -152,11 +183,15 @@ def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
         with contextlib.closing(backend.open_device(variant.device, 1)) as device:
             device.check(variant.engine)
             identity = device.identity()
-            keys = [Plans.key(key_parts(bundle, variant, signature, identity)) for signature in bundle.manifest.signatures]
+            keys = [
+                Plans.key(key_parts(bundle, variant, signature, identity)) for signature in bundle.manifest.signatures
+            ]
     except BackendError as problem:
         return f"cannot be made: {problem}"
     library = "TensorRT" if backend.ENGINES == "device" else "TensorRT-RTX"
-    named = f"{identity['device']}, compute capability {identity['compute_capability']}, {library} {identity['version']}"
+    named = (
+        f"{identity['device']}, compute capability {identity['compute_capability']}, {library} {identity['version']}"
+    )
     if all(map(Plans().about, keys)):
         return f"{named}: the cache has the engine" + (", it would be made anew" if force else "")
     return f"{named}: the engine would be made"
@@ -166,7 +201,10 @@ def _finite(found: GoldenResult | None) -> dict[str, object] | None:
     """Plain data; answers that are no numbers are infinitely far off, which JSON has no word for: null."""
     if found is None:
         return None
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in dict(plain(found)).items()}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in dict(plain(found)).items()
+    }
 
 
 def _identity(variant: Variant) -> dict[str, object]:

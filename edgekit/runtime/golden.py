@@ -42,7 +42,10 @@ TOLERANCE = 0.05
 """Largest difference, as a share of the golden outputs' spread (at least 1)."""
 SLACK = 1.5
 """How many times as far from the float32 answers as the build's kernel another one may be: the largest of a few dozen numbers varies."""
-_RANGES_AS_THEY_COME = ("dynamic", "weight_only")  # methods whose activations are quantized when they are there, if at all
+_RANGES_AS_THEY_COME = (
+    "dynamic",
+    "weight_only",
+)  # methods whose activations are quantized when they are there, if at all
 _LIMIT = 64 * 2**20
 _MOST_ROWS = 256
 _KEPT = "kept."
@@ -96,7 +99,12 @@ class GoldenResult:
         """What this machine computes serves: as at the build, or by another kernel that is as near to the float32 answers."""
         if self.same_kernel:
             return True
-        return self.distance is not None and self.off is not None and self.off <= SLACK * self.distance and self.decisive > self.lost == 0
+        return (
+            self.distance is not None
+            and self.off is not None
+            and self.off <= SLACK * self.distance
+            and self.decisive > self.lost == 0
+        )
 
     def text(self) -> str:
         """What was compared and how it came out."""
@@ -122,7 +130,12 @@ class GoldenResult:
         return text + _sme()
 
 
-def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequence[Arrays]], reference: Sequence[Arrays] | None) -> bytes:
+def pack(
+    signature: Signature,
+    rows: Sequence[Arrays],
+    outputs: Sequence[Sequence[Arrays]],
+    reference: Sequence[Arrays] | None,
+) -> bytes:
     """The content of the file; the same arrays give the same bytes. Integer inputs are stored as the smallest type that holds them.
 
     Args:
@@ -131,7 +144,9 @@ def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequenc
         outputs: outputs of each row, for each variant.
         reference: outputs of each row in float32; None where they are not known.
     """
-    answered = {f"outputs.{i}": variant for i, variant in enumerate(outputs)} | ({} if reference is None else {"reference": reference})
+    answered = {f"outputs.{i}": variant for i, variant in enumerate(outputs)} | (
+        {} if reference is None else {"reference": reference}
+    )
     taken = _of_graphs(rows, signature.inputs)
     named: dict[str, Any] = {}
     if _is_table(signature):
@@ -139,12 +154,23 @@ def pack(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Sequenc
         given = {f"input.{name}": _smallest(array) for name, array in single.collate(signature, rows).items()}
         columns = {name: np.stack([row[output.name] for row in variant]) for name, variant in answered.items()}
         reference_column = {name: columns.pop(name) for name in ("reference",) if name in columns}
-        named = {"lengths": np.array([single.size(signature, row) for row in rows], np.int64), **columns, **given, **reference_column}
+        named = {
+            "lengths": np.array([single.size(signature, row) for row in rows], np.int64),
+            **columns,
+            **given,
+            **reference_column,
+        }
     else:
         named = {f"input.{name}": _smallest(array) for name, array in of_rows.pack(taken).items()}
         for prefix, variant in answered.items():
-            named |= {f"{prefix}.{name}": array for name, array in of_rows.pack(_of_graphs(variant, signature.outputs)).items()}
-    kept = [{f"{_KEPT}{name}": array for name, array in row.items() if name not in own} for row, own in zip(rows, taken, strict=True)]
+            named |= {
+                f"{prefix}.{name}": array
+                for name, array in of_rows.pack(_of_graphs(variant, signature.outputs)).items()
+            }
+    kept = [
+        {f"{_KEPT}{name}": array for name, array in row.items() if name not in own}
+        for row, own in zip(rows, taken, strict=True)
+    ]
     named |= {name: _smallest(array) for name, array in of_rows.pack(kept).items()}
     stream = io.BytesIO()
     np.savez(stream, **named)
@@ -169,7 +195,9 @@ def read(bundle: Bundle) -> Golden:
             raise ValueError(f"it has {entry.size} bytes, expected at most {_LIMIT}")
         return _read(bundle.read(FILE), bundle)
     except ValueError as problem:
-        raise IntegrityError(f"{bundle.path / FILE} cannot be read ({problem}). Build or copy the bundle again.") from problem
+        raise IntegrityError(
+            f"{bundle.path / FILE} cannot be read ({problem}). Build or copy the bundle again.", code="bundle-assets"
+        ) from problem
 
 
 class Opened(Protocol):
@@ -226,7 +254,9 @@ def compare(stored: Golden, variant: int, found: Sequence[Arrays], task: Task, a
         task: tells what an answer is.
         as_they_come: activations are quantized as they come, so that another kernel may take other ranges.
     """
-    spread = of_rows.spread(stored.outputs[variant])  # of the answers alone: what the loop hands on of an input may be of any size
+    spread = of_rows.spread(
+        stored.outputs[variant]
+    )  # of the answers alone: what the loop hands on of an input may be of any size
     expected, reference = _completed(stored.outputs[variant], found), stored.reference
     difference, flips = of_rows.difference(expected, found) / spread, int((~task.same_answer(found, expected)).sum())
     if reference is None or not as_they_come:
@@ -245,7 +275,10 @@ def _completed(rows: Sequence[Arrays], found: Sequence[Arrays]) -> list[Arrays]:
 
 
 def _no_numbers(rows: Sequence[Arrays]) -> list[Arrays]:
-    return [{name: np.full_like(array, np.nan if array.dtype.kind == "f" else 0) for name, array in row.items()} for row in rows]
+    return [
+        {name: np.full_like(array, np.nan if array.dtype.kind == "f" else 0) for name, array in row.items()}
+        for row in rows
+    ]
 
 
 def _sme() -> str:
@@ -285,7 +318,9 @@ def _read_table(content: bytes, signature: Signature, outputs: Sequence[str]) ->
     arrays = _npz.read(content, ["lengths", *outputs, *names], ["reference"], _KEPT)
     lengths = arrays["lengths"]
     if lengths.dtype != np.int64 or lengths.ndim != 1 or not 1 <= len(lengths) <= _MOST_ROWS or lengths.min() < 1:
-        raise ValueError(f"its lengths are {lengths.dtype} {lengths.shape}, expected int64 of 1 to {_MOST_ROWS} rows, each at least 1")
+        raise ValueError(
+            f"its lengths are {lengths.dtype} {lengths.shape}, expected int64 of 1 to {_MOST_ROWS} rows, each at least 1"
+        )
     size = (len(lengths), int(lengths.max()))
     for name in names:
         if arrays[name].dtype.kind not in "iu" or arrays[name].dtype == np.uint64 or arrays[name].shape != size:
@@ -294,9 +329,13 @@ def _read_table(content: bytes, signature: Signature, outputs: Sequence[str]) ->
     width = arrays[outputs[0]].shape[-1:]
     for name in kept:
         if arrays[name].dtype != np.float32 or arrays[name].shape != (len(lengths), *width) or 0 in width:
-            raise ValueError(f"'{name}' is {arrays[name].dtype} {arrays[name].shape}, expected float32 ({len(lengths)}, labels)")
+            raise ValueError(
+                f"'{name}' is {arrays[name].dtype} {arrays[name].shape}, expected float32 ({len(lengths)}, labels)"
+            )
     whole = {spec.name: arrays[name].astype(spec.dtype) for name, spec in names.items()}
-    rows: list[Arrays] = [{name: array[i, :length] for name, array in whole.items()} for i, length in enumerate(lengths.tolist())]
+    rows: list[Arrays] = [
+        {name: array[i, :length] for name, array in whole.items()} for i, length in enumerate(lengths.tolist())
+    ]
     (output,) = signature.outputs
     columns: dict[str, list[Arrays]] = {name: [{output.name: row} for row in arrays[name]] for name in kept}
     return Golden(_with_kept(rows, arrays), [columns[name] for name in outputs], columns.get("reference"))
@@ -307,17 +346,23 @@ def _read_packed(content: bytes, signature: Signature, outputs: Sequence[str], *
     parts = {"input": signature.inputs, **dict.fromkeys([*outputs, "reference"], signature.outputs)}
     known = {part: [f"{part}.{spec.name}" for spec in specs] for part, specs in parts.items()}
     needed = [name for part, names in known.items() for name in names if whole and part != "reference"]
-    arrays = _npz.read(content, needed, [name + end for names in known.values() for name in names for end in ("", ".shapes")], _KEPT)
+    arrays = _npz.read(
+        content, needed, [name + end for names in known.values() for name in names for end in ("", ".shapes")], _KEPT
+    )
     parts = {part: tuple(spec for spec in specs if f"{part}.{spec.name}" in arrays) for part, specs in parts.items()}
     if not parts["reference"]:
         del parts["reference"]
     for part, specs in parts.items():
         if not specs or (part != "input" and specs != parts[outputs[0]]):
-            raise ValueError(f"of '{part}' it holds {[spec.name for spec in specs]}, expected the arrays of a row, the same of each variant")
+            raise ValueError(
+                f"of '{part}' it holds {[spec.name for spec in specs]}, expected the arrays of a row, the same of each variant"
+            )
     rows = {part: _packed_rows(arrays, part, specs) for part, specs in parts.items()}
     count = len(rows["input"])
     if not 1 <= count <= _MOST_ROWS or any(len(found) != count for found in rows.values()):
-        raise ValueError(f"it is of {count} inputs and {[len(found) for found in rows.values()]} answers, expected 1 to {_MOST_ROWS} rows of all")
+        raise ValueError(
+            f"it is of {count} inputs and {[len(found) for found in rows.values()]} answers, expected 1 to {_MOST_ROWS} rows of all"
+        )
     if any(0 in array.shape for row in rows["input"] for array in row.values()):
         raise ValueError("an input is empty, expected at least one value")
     return Golden(_with_kept(rows["input"], arrays), [rows[name] for name in outputs], rows.get("reference"))
@@ -328,7 +373,10 @@ def _with_kept(rows: Sequence[Arrays], arrays: Mapping[str, np.ndarray]) -> list
     kept = _unpacked(arrays, "kept") or [{}] * len(rows)
     if len(kept) != len(rows):
         raise ValueError(f"it is of {len(rows)} inputs and what was kept of {len(kept)}")
-    whole_numbers = [{name: array.astype(np.int64) if array.dtype.kind in "iu" else array for name, array in row.items()} for row in kept]
+    whole_numbers = [
+        {name: array.astype(np.int64) if array.dtype.kind in "iu" else array for name, array in row.items()}
+        for row in kept
+    ]
     return [{**row, **beside} for row, beside in zip(rows, whole_numbers, strict=True)]
 
 
@@ -342,9 +390,17 @@ def _packed_rows(arrays: Mapping[str, np.ndarray], part: str, specs: Sequence[Te
     for row in rows:
         for spec in specs:
             array, axes = row[spec.name], spec.shape[1:]
-            typed = array.dtype == spec.dtype or (array.dtype.kind in "iu" and array.dtype != np.uint64 and np.dtype(spec.dtype).kind in "iu")
-            if not typed or array.ndim != len(axes) or any(a != n for a, n in zip(axes, array.shape, strict=True) if isinstance(a, int)):
-                raise ValueError(f"'{part}.{spec.name}' has a row that is {array.dtype} {array.shape}, expected {spec.dtype} {axes}")
+            typed = array.dtype == spec.dtype or (
+                array.dtype.kind in "iu" and array.dtype != np.uint64 and np.dtype(spec.dtype).kind in "iu"
+            )
+            if (
+                not typed
+                or array.ndim != len(axes)
+                or any(a != n for a, n in zip(axes, array.shape, strict=True) if isinstance(a, int))
+            ):
+                raise ValueError(
+                    f"'{part}.{spec.name}' has a row that is {array.dtype} {array.shape}, expected {spec.dtype} {axes}"
+                )
     return [{spec.name: row[spec.name].astype(spec.dtype, copy=False) for spec in specs} for row in rows]
 
 
@@ -355,6 +411,9 @@ def _unpacked(arrays: Mapping[str, np.ndarray], part: str) -> list[dict[str, np.
         ValueError: for more rows than a bundle has, and for arrays that do not fit each other.
     """
     taken = {name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")}
-    if any(not array.ndim or (len(array) > _MOST_ROWS and (key.endswith(".shapes") or f"{key}.shapes" not in taken)) for key, array in taken.items()):
+    if any(
+        not array.ndim or (len(array) > _MOST_ROWS and (key.endswith(".shapes") or f"{key}.shapes" not in taken))
+        for key, array in taken.items()
+    ):
         raise ValueError(f"'{part}' has more than {_MOST_ROWS} rows, or none")  # before anything is done for each row
     return of_rows.unpack(taken)

@@ -56,7 +56,10 @@ def load(
         InputError: for a number of threads or characters below 1 or beyond reason.
     """
     if trust is not None and not isinstance(trust, Trust):
-        raise UsageError(f"trust is a {type(trust).__name__}, expected edgekit.Trust(keys=[...]) or None. A key file alone is no Trust.")
+        raise UsageError(
+            f"trust is a {type(trust).__name__}, expected edgekit.Trust(keys=[...]) or None. A key file alone is no Trust.",
+            code="trust-type",
+        )
     Limit(1 if max_characters is None else max_characters, truncate)  # a wrong number is told before a bundle is read
     opened = open_bundle(Path(bundle), trust)
     try:
@@ -70,21 +73,31 @@ def load(
     return session
 
 
-def load_checked(opened: Bundle, *, backend: str | None = None, threads: int | None = None, progress: Progress = silent) -> Session:
+def load_checked(
+    opened: Bundle, *, backend: str | None = None, threads: int | None = None, progress: Progress = silent
+) -> Session:
     """Opens a bundle that was checked; all else is as for :func:`load`."""
     variants = opened.manifest.variants
     offered = list(dict.fromkeys(v.backend for v in variants))
     if backend is not None and backend not in offered:
         known = ", ".join(offered)
-        raise BackendError(f"The bundle {opened.path} runs on {known}, not on '{backend}'.{near(backend, offered)} Build it for a target with that backend.")
+        raise BackendError(
+            f"The bundle {opened.path} runs on {known}, not on '{backend}'.{near(backend, offered)} Build it for a target with that backend.",
+            code="backend-not-in-bundle",
+        )
     most = max(_MOST_THREADS, cpus())
     if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= most):
-        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.")
+        raise InputError(
+            f"threads is {threads!r}, expected a whole number from 1 to {most}; more than {cpus()}, the CPUs there are, gains nothing.",
+            code="threads-out-of-range",
+        )
     asked = [v for v in variants if backend in (None, v.backend)]
     if opened.manifest.choose_on == "device" and (len(asked) > 1 or asked[0].engine is not None):
         choice = fastest_here(opened, progress, variants=asked)
     else:
-        choice = Choice(asked[0], "the backend was asked for" if backend else "it won the race where the bundle was built")
+        choice = Choice(
+            asked[0], "the backend was asked for" if backend else "it won the race where the bundle was built"
+        )
     session, variant = _session(opened, choice, threads, progress), choice.variant
     try:
         if compared := check_golden(session, opened, variant):

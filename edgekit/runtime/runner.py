@@ -137,11 +137,14 @@ def check_finite(answers: Sequence[Arrays], name: str) -> None:
     if all(array.dtype.kind != "f" or np.isfinite(array).all() for answer in answers for array in answer.values()):
         return
     broken = np.flatnonzero(~of_rows.finite(answers)).tolist()
-    which = ", ".join(map(str, broken[:_ROWS_NAMED])) + (f" and {len(broken) - _ROWS_NAMED} more" if len(broken) > _ROWS_NAMED else "")
+    which = ", ".join(map(str, broken[:_ROWS_NAMED])) + (
+        f" and {len(broken) - _ROWS_NAMED} more" if len(broken) > _ROWS_NAMED else ""
+    )
     raise OutputError(
         f"{name} computed NaN or infinity for {len(broken)} of {len(answers)} row(s), at index {which} of the input; expected finite outputs. "
         "The model's weights are not finite, or its activations exceed the range of this precision on such inputs: "
-        "compare with a bundle that is built with the method float32."
+        "compare with a bundle that is built with the method float32.",
+        code="output-not-finite",
     )
 
 

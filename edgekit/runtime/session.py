@@ -127,7 +127,7 @@ class Session:
         stated = {s.name: s for s in manifest.signatures}
         if lacking := [name for name in self._loop.SIGNATURES if name not in stated]:
             what = f"{bundle.path} has no signature '{lacking[0]}', which its loop '{manifest.loop}' drives"
-            raise IntegrityError(f"{what}. Build or copy the bundle again.")
+            raise IntegrityError(f"{what}. Build or copy the bundle again.", code="bundle-assets")
         signatures = {name: stated[name] for name in self._loop.SIGNATURES}
         for signature in signatures.values():
             self._task.check_signature(signature, variant.shapes)
@@ -141,7 +141,9 @@ class Session:
         try:
             for signature in signatures.values():
                 test = self._self_test(signature) if self_test else None
-                engine, made = load_engine(bundle, variant, signature, self._device, progress, make=make, force=force, self_test=test)
+                engine, made = load_engine(
+                    bundle, variant, signature, self._device, progress, make=make, force=force, self_test=test
+                )
                 self._engines[signature.name] = engine
                 compilations += [] if made is None else [made]
         except BaseException:
@@ -170,7 +172,9 @@ class Session:
 
         def test(engine: backends.Engine) -> str:
             engines = {**self._engines, signature.name: engine}
-            return golden.check_engine(self._make_runner(engines, self._runner.signatures), self._bundle, self.variant_index, self._task)
+            return golden.check_engine(
+                self._make_runner(engines, self._runner.signatures), self._bundle, self.variant_index, self._task
+            )
 
         return test
 
@@ -188,12 +192,17 @@ class Session:
         if isinstance(modality, HasLimit):
             modality.set_limit(max_characters, truncate)
         elif max_characters is not None or truncate:
-            raise InputError(f"max_characters and truncate are limits of texts, and inputs of {self._bundle.manifest.task} are none. Leave them out.")
+            raise InputError(
+                f"max_characters and truncate are limits of texts, and inputs of {self._bundle.manifest.task} are none. Leave them out.",
+                code="limit-not-text",
+            )
 
     @property
     def variant_index(self) -> int:
         """Which of the bundle's variants this is; with other threads it is still the same."""
-        return [(v.backend, v.graphs) for v in self._bundle.manifest.variants].index((self._variant.backend, self._variant.graphs))
+        return [(v.backend, v.graphs) for v in self._bundle.manifest.variants].index(
+            (self._variant.backend, self._variant.graphs)
+        )
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuses to be pickled or copied.
@@ -202,7 +211,8 @@ class Session:
             UsageError: with what to do instead.
         """
         raise UsageError(
-            "A session cannot be pickled or copied: its engine belongs to this process. Hand over the bundle's path, and open it there with edgekit.load(path)."
+            "A session cannot be pickled or copied: its engine belongs to this process. Hand over the bundle's path, and open it there with edgekit.load(path).",
+            code="session-pickled",
         )
 
     @overload
@@ -246,7 +256,10 @@ class Session:
             OutputError: when an output is not finite.
         """
         if not isinstance(inputs, list):
-            raise InputError(f"outputs() was called with a {type(inputs).__name__}, expected a list of inputs. Write e.g. session.outputs([text]).")
+            raise InputError(
+                f"outputs() was called with a {type(inputs).__name__}, expected a list of inputs. Write e.g. session.outputs([text]).",
+                code="input-type",
+            )
         if not inputs:
             return []
         return self._runner.run([row.arrays for row in self._task.preprocess(inputs)], alone=not batched)
@@ -289,8 +302,14 @@ class Session:
         parts = single.cut([sizes.get(next(iter(asked.varying), ""), 1)] * count, most, self._variant.max_tokens)
         run = self._runner.engines[asked.name].run
         results = [run({**feeds, **{name: feeds[name][part[0] : part[-1] + 1] for name in by_row}}) for part in parts]
-        outputs = {name: results[0][name] if len(results) == 1 else np.concatenate([r[name] for r in results]) for name in names}
-        check_finite([{name: outputs[name][i] for name in names} for i in range(count)], f"{self._variant.method} on {self._variant.backend}")
+        outputs = {
+            name: results[0][name] if len(results) == 1 else np.concatenate([r[name] for r in results])
+            for name in names
+        }
+        check_finite(
+            [{name: outputs[name][i] for name in names} for i in range(count)],
+            f"{self._variant.method} on {self._variant.backend}",
+        )
         return outputs
 
     @counted
@@ -310,7 +329,9 @@ class Session:
         places = [(name, place, axis) for name, place, axis in self._whole.places if name in row]
         for name, place, axis in places:
             if axis == places[0][2]:
-                row[name] = np.ascontiguousarray(np.take(row[name], np.arange(length) % row[name].shape[place], axis=place))
+                row[name] = np.ascontiguousarray(
+                    np.take(row[name], np.arange(length) % row[name].shape[place], axis=place)
+                )
         return [row] * count
 
     @counted
@@ -321,7 +342,10 @@ class Session:
     def _asked(self, name: str | None) -> Signature:
         known = self._runner.signatures
         if name is not None and name not in known:
-            raise UsageError(f"Unknown signature '{name}'.{near(name, known)} Signatures of this bundle: {', '.join(known)}.")
+            raise UsageError(
+                f"Unknown signature '{name}'.{near(name, known)} Signatures of this bundle: {', '.join(known)}.",
+                code="signature-unknown",
+            )
         return known[name or self._loop.SIGNATURES[0]]
 
     @counted
@@ -378,6 +402,8 @@ class Session:
         """The session itself."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Closes it."""
         self.close()

@@ -24,7 +24,19 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.protocols import Input, Modality, Task
 from edgekit.spec.target import read_toml
 
-__all__ = ["LABEL", "LONGEST_VALUE", "MOST_VALUES", "NO_VALUE", "SEVERAL", "Recipe", "Sample", "Samples", "parse_columns", "read", "shipped"]
+__all__ = [
+    "LABEL",
+    "LONGEST_VALUE",
+    "MOST_VALUES",
+    "NO_VALUE",
+    "SEVERAL",
+    "Recipe",
+    "Sample",
+    "Samples",
+    "parse_columns",
+    "read",
+    "shipped",
+]
 
 LABEL = "label"
 """Role of the column of the right answers; the other roles are the modality's."""
@@ -101,7 +113,9 @@ class Samples:
         """
         truth = task.parse_truth(self.rows, self.where)
         task.modality.check(self.inputs, self.where)
-        return Evaluation(task, self.inputs, truth.values, [row.content for row in self.rows if row.content is not None], truth.notes)
+        return Evaluation(
+            task, self.inputs, truth.values, [row.content for row in self.rows if row.content is not None], truth.notes
+        )
 
     def take(self, count: int, seed: int) -> Samples:
         """Chooses ``count`` rows at random, in the order of the file; all of them where there are no more.
@@ -110,7 +124,9 @@ class Samples:
             UsageError: for a count below 1.
         """
         if count < 1:
-            raise UsageError(f"{count} rows of {self.where} were asked for, expected at least 1.")
+            raise UsageError(
+                f"{count} rows of {self.where} were asked for, expected at least 1.", code="rows-out-of-range"
+            )
         if count >= len(self.rows):
             return self
         chosen = sorted(random.Random(seed).sample(range(len(self.rows)), count))
@@ -153,16 +169,28 @@ def parse_columns(text: str) -> dict[str, str]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         role, equals, name = (p.strip() for p in part.partition("="))
         if not equals or not name or not role:
-            raise UsageError(f"'{part}' in --columns is not ROLE=COLUMN. Write e.g. --columns text=sentence,label=y.")
+            raise UsageError(
+                f"'{part}' in --columns is not ROLE=COLUMN. Write e.g. --columns text=sentence,label=y.",
+                code="columns-syntax",
+            )
         if role in columns:
-            several = f" For a label in several columns of 0 and 1 write label={columns[role]}{SEVERAL}{name}." if role == LABEL else ""
-            raise UsageError(f"--columns names {role} twice ('{columns[role]}' and '{name}'), expected once. Leave one out.{several}")
+            several = (
+                f" For a label in several columns of 0 and 1 write label={columns[role]}{SEVERAL}{name}."
+                if role == LABEL
+                else ""
+            )
+            raise UsageError(
+                f"--columns names {role} twice ('{columns[role]}' and '{name}'), expected once. Leave one out.{several}",
+                code="columns-repeated",
+            )
         columns[role] = name
     return columns
 
 
 @takes_paths("path")
-def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Sequence[str] = (), modality: Modality = UNBOUND) -> Samples:
+def read(
+    path: str | Path, columns: Mapping[str, str] | None = None, slices: Sequence[str] = (), modality: Modality = UNBOUND
+) -> Samples:
     """Reads samples.
 
     The digest is that of the data set, of the files that its rows name as well: which slices are asked for does not change it, so two reports on
@@ -188,37 +216,59 @@ def read(path: str | Path, columns: Mapping[str, str] | None = None, slices: Seq
         recipe = parse(Recipe, read_toml(file), f"calibration {file.name}")
         source = file.parent / recipe.file
         if source.suffix.lower() == ".toml":
-            raise SamplesError(f"calibration {file.name} names the file '{recipe.file}', expected a JSON, CSV or TSV file. Correct it.")
+            raise SamplesError(
+                f"calibration {file.name} names the file '{recipe.file}', expected a JSON, CSV or TSV file. Correct it.",
+                code="calibration-file",
+            )
         samples = read(source, {**recipe.columns, **named}, slices, modality)
         found = f"sha256:{samples.digest if source.is_dir() else _file_digest(source)}"
         if recipe.digest and recipe.digest != found:
             remedy = "Restore the file, or put the new digest there."
-            raise SamplesError(f"{source} has the digest {found}, {file.name} expects {recipe.digest}: the samples changed. {remedy}")
+            raise SamplesError(
+                f"{source} has the digest {found}, {file.name} expects {recipe.digest}: the samples changed. {remedy}",
+                code="calibration-digest",
+            )
         return samples.take(recipe.count, recipe.seed) if recipe.count else samples
     suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
     kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
     if kind is None:
-        raise UsageError(f"Samples {file} end in '{suffix}', expected one of: {_FILE_TYPES}. Convert or rename the file.")
+        raise UsageError(
+            f"Samples {file} end in '{suffix}', expected one of: {_FILE_TYPES}. Convert or rename the file.",
+            code="samples-suffix",
+        )
     _check_once(slices)
     records = list(_records(file, kind, named, slices, modality))
     if not records:
-        raise SamplesError(f"Samples {file} have no rows, expected at least one. Give a file with samples.")
+        raise SamplesError(
+            f"Samples {file} have no rows, expected at least one. Give a file with samples.", code="samples-empty"
+        )
     columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
-    chosen = _choose(columns, named, file, roles, said=kind in ("json", "jsonl", "folder") or any(role in columns for role in roles))
+    chosen = _choose(
+        columns, named, file, roles, said=kind in ("json", "jsonl", "folder") or any(role in columns for role in roles)
+    )
     _check_slices(slices, columns, chosen, file)
-    rows = tuple(_sample(record, chosen, LABEL not in named, slices, file, place, modality) for place, record in records)
+    rows = tuple(
+        _sample(record, chosen, LABEL not in named, slices, file, place, modality) for place, record in records
+    )
     for name in slices:
         if (different := len({row.slices[name] for row in rows})) > MOST_VALUES:
             said = f"{different} different values in column '{name}', expected at most {MOST_VALUES} for slices"
-            raise SamplesError(f"Samples {file} have {said}. Slice by a coarser column.")
-    parts: list[object] = [[record for _, record in records] if kind == "folder" else _file_digest(file), sorted(chosen.items())]
+            raise SamplesError(
+                f"Samples {file} have {said}. Slice by a coarser column.", code="slices-too-many-samples"
+            )
+    parts: list[object] = [
+        [record for _, record in records] if kind == "folder" else _file_digest(file),
+        sorted(chosen.items()),
+    ]
     if modality.reads_files:  # what a path names may change while the table stays
         rows = tuple(replace(row, content=modality.content(row.input)) for row in rows)
         parts.append([hashlib.sha256(row.content or b"").hexdigest() for row in rows])
     return Samples(rows, str(file), hashlib.sha256(to_json(parts).encode()).hexdigest())
 
 
-def _records(file: Path, kind: str, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Iterator[tuple[str, Mapping[str, object]]]:
+def _records(
+    file: Path, kind: str, named: Mapping[str, str], slices: Sequence[str], modality: Modality
+) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Rows with their places, whichever type the file is of."""
     if kind == "folder":
         yield from _folder.records(file, modality.roles[0], LABEL)
@@ -231,8 +281,17 @@ def _records(file: Path, kind: str, named: Mapping[str, str], slices: Sequence[s
                 columns = {role: found.get(named.get(role, role)) for role in modality.roles}
                 modality.read(columns, file.parent)
                 # What is several words, or a list that was written into a cell, is a row itself.
-                parts = [(role, part) for role, column in columns.items() if isinstance(column, list) for part in column if isinstance(part, str)]
-                return not any(" " in part.strip() or isinstance(modality.read({**columns, role: part}, file.parent), tuple) for role, part in parts)
+                parts = [
+                    (role, part)
+                    for role, column in columns.items()
+                    if isinstance(column, list)
+                    for part in column
+                    if isinstance(part, str)
+                ]
+                return not any(
+                    " " in part.strip() or isinstance(modality.read({**columns, role: part}, file.parent), tuple)
+                    for role, part in parts
+                )
             return False
 
         yield from _json.records(text, file, kind == "jsonl", is_row)
@@ -259,47 +318,74 @@ def _locate(path: str | Path, modality: Modality) -> Path:
     what = f"is a folder, and the column '{modality.roles[0]}' holds no files" if file.is_dir() else "does not exist"
     raise SamplesError(
         f"Samples {file} {what}, expected a JSON, CSV, TSV or calibration TOML file, "
-        f"or the name of a shipped set ({', '.join(known)}).{near(str(path), known)} Correct the path."
+        f"or the name of a shipped set ({', '.join(known)}).{near(str(path), known)} Correct the path.",
+        code="samples-not-found",
     )
 
 
 def _role(role: str, roles: Sequence[str]) -> str:
     if role not in roles:
-        raise UsageError(f"Unknown column role '{role}'.{near(role, roles)} Roles: {', '.join(roles)}.")
+        raise UsageError(
+            f"Unknown column role '{role}'.{near(role, roles)} Roles: {', '.join(roles)}.", code="role-unknown"
+        )
     return role
 
 
-def _choose(first: Mapping[str, object], named: Mapping[str, str], file: Path, roles: Sequence[str], said: bool) -> dict[str, str]:
+def _choose(
+    first: Mapping[str, object], named: Mapping[str, str], file: Path, roles: Sequence[str], said: bool
+) -> dict[str, str]:
     """Which column plays which role. ``said``: columns may be named in an error; a table without a header has a text there."""
     chosen = dict(named)
     said = said or any(name in first for name in named.values())
-    shown = f"Columns: {', '.join(first)}" if said else f"Its first line has {len(first)} cell(s) and may not be a header, which it needs"
+    shown = (
+        f"Columns: {', '.join(first)}"
+        if said
+        else f"Its first line has {len(first)} cell(s) and may not be a header, which it needs"
+    )
     for role, name in named.items():
         for part in (name,) if name in first or role != LABEL else name.split(SEVERAL):
             if part not in first:
-                raise SamplesError(f"Samples {file} have no column '{part}' (for {role}).{near(part, first)} {shown}. Correct --columns.")
+                raise SamplesError(
+                    f"Samples {file} have no column '{part}' (for {role}).{near(part, first)} {shown}. Correct --columns.",
+                    code="samples-no-column",
+                )
     for role in roles:
         if role not in chosen and role in first:
             chosen[role] = role
     if roles[0] not in chosen:
-        raise SamplesError(f"Samples {file} have no column '{roles[0]}'. {shown}. Name it: --columns {roles[0]}=COLUMN.")
+        raise SamplesError(
+            f"Samples {file} have no column '{roles[0]}'. {shown}. Name it: --columns {roles[0]}=COLUMN.",
+            code="samples-no-column",
+        )
     return chosen
 
 
 def _check_once(slices: Sequence[str]) -> None:
     if isinstance(slices, str):
-        raise UsageError(f"The slices are one text ('{slices}'), expected a list of columns. Write e.g. slices=['{slices}'].")
+        raise UsageError(
+            f"The slices are one text ('{slices}'), expected a list of columns. Write e.g. slices=['{slices}'].",
+            code="slices-type",
+        )
     if len(set(slices)) < len(slices):
-        raise UsageError(f"The column '{max(slices, key=list(slices).count)}' is named twice for slices, expected once. Leave one out.")
+        raise UsageError(
+            f"The column '{max(slices, key=list(slices).count)}' is named twice for slices, expected once. Leave one out.",
+            code="slices-repeated",
+        )
 
 
 def _check_slices(slices: Sequence[str], columns: Mapping[str, str], chosen: Mapping[str, str], file: Path) -> None:
     for name in slices:
         if name not in columns:
-            raise SamplesError(f"Samples {file} have no column '{name}' for slices.{near(name, columns)} Columns: {', '.join(columns)}. Correct the slices.")
+            raise SamplesError(
+                f"Samples {file} have no column '{name}' for slices.{near(name, columns)} Columns: {', '.join(columns)}. Correct the slices.",
+                code="samples-no-column",
+            )
         for role, column in chosen.items():
             if role != LABEL and column == name:
-                raise UsageError(f"Column '{name}' is the {role} of samples {file}, which reports do not hold. Slice by another column.")
+                raise UsageError(
+                    f"Column '{name}' is the {role} of samples {file}, which reports do not hold. Slice by another column.",
+                    code="slices-private",
+                )
 
 
 def _slice(value: object, name: str, place: str) -> str:
@@ -315,12 +401,21 @@ def _slice(value: object, name: str, place: str) -> str:
         what = "a line break or another control character"
     if what:
         remedy = "Values of slices stand in reports, where text must not. Slice by another column, or correct the row."
-        raise SamplesError(f"{place} has {what} in column '{name}', expected a value of at most {LONGEST_VALUE} characters for slices. {remedy}")
+        raise SamplesError(
+            f"{place} has {what} in column '{name}', expected a value of at most {LONGEST_VALUE} characters for slices. {remedy}",
+            code="slices-value",
+        )
     return said or NO_VALUE
 
 
 def _sample(
-    record: Mapping[str, object], chosen: Mapping[str, str], with_others: bool, slices: Sequence[str], file: Path, place: str, modality: Modality
+    record: Mapping[str, object],
+    chosen: Mapping[str, str],
+    with_others: bool,
+    slices: Sequence[str],
+    file: Path,
+    place: str,
+    modality: Modality,
 ) -> Sample:
     label, empty, others = None, False, dict[str, object]()
     if (name := chosen.get(LABEL)) is not None:
@@ -331,14 +426,20 @@ def _sample(
         label = None if empty else label
     columns = {role: name for role, name in chosen.items() if role != LABEL}
     try:
-        value = modality.read({role: record.get(name) for role, name in columns.items()}, file if file.is_dir() else file.parent)
+        value = modality.read(
+            {role: record.get(name) for role, name in columns.items()}, file if file.is_dir() else file.parent
+        )
     except SamplesError as problem:
         # The modality knows roles; whoever wrote the file knows its columns.
         named = ", ".join(f"column '{name}' is the {role}" for role, name in columns.items() if name != role)
-        raise SamplesError(f"{file}, {place} {problem}{f' ({named})' if named else ''}") from problem
+        raise SamplesError(
+            f"{file}, {place} {problem}{f' ({named})' if named else ''}", code="samples-row"
+        ) from problem
     if with_others:
         others = {name: other for name, other in record.items() if name not in chosen.values()}
-    return Sample(value, label, {name: _slice(record.get(name), name, f"{file}, {place}") for name in slices}, empty, others)
+    return Sample(
+        value, label, {name: _slice(record.get(name), name, f"{file}, {place}") for name in slices}, empty, others
+    )
 
 
 def _file_digest(file: Path) -> str:

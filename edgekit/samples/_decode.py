@@ -38,24 +38,36 @@ def text_of(file: Path) -> str:
     try:
         data = file.read_bytes()
     except OSError as problem:
-        raise SamplesError(f"Samples {file} cannot be read: {problem.strerror}. Check the path and its permissions.") from problem
+        raise SamplesError(
+            f"Samples {file} cannot be read: {problem.strerror}. Check the path and its permissions.",
+            code="samples-unreadable",
+        ) from problem
     if file.suffix.lower() == GZIP:
         data = _unpacked(data, file)
     elif data.startswith(_GZIP_MAGIC):
-        raise SamplesError(f"Samples {file} are packed with gzip, which the name does not say. Rename the file to {file.name}{GZIP}, or unpack it.")
+        raise SamplesError(
+            f"Samples {file} are packed with gzip, which the name does not say. Rename the file to {file.name}{GZIP}, or unpack it.",
+            code="samples-gzip-name",
+        )
     encoding = next((name for mark, name in _MARKS if data.startswith(mark)), "utf-8")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as problem:
         if encoding.startswith(("utf-16", "utf-32")):
-            raise SamplesError(f"{file} begins like {encoding.upper()} and is not ({problem.reason}). Save it again as UTF-8.") from problem
+            raise SamplesError(
+                f"{file} begins like {encoding.upper()} and is not ({problem.reason}). Save it again as UTF-8.",
+                code="samples-encoding",
+            ) from problem
         line = data.count(b"\n", 0, problem.start) + 1
         remedy = f"Convert the file, e.g.: iconv -f latin1 -t utf-8 {file.name}"
-        raise SamplesError(f"{file}, line {line} is not UTF-8 ({problem.reason}). {remedy}") from problem
+        raise SamplesError(
+            f"{file}, line {line} is not UTF-8 ({problem.reason}). {remedy}", code="samples-encoding"
+        ) from problem
     if (place := text.find("\0")) >= 0:
         raise SamplesError(
             f"{file}, line {text.count(chr(10), 0, place) + 1} holds a NUL character, which a file of text does not: it may be binary, or UTF-16 "
-            "without its byte-order mark. Save it again as UTF-8."
+            "without its byte-order mark. Save it again as UTF-8.",
+            code="samples-encoding",
         )
     return text
 
@@ -73,7 +85,12 @@ def _unpacked(data: bytes, file: Path) -> bytes:
                 parts.append(part)
                 size += len(part)
                 if size > LARGEST_MB << 20:
-                    raise SamplesError(f"Samples {file} unpack to more than {LARGEST_MB} MB. Give fewer rows, or unpack the file yourself.")
+                    raise SamplesError(
+                        f"Samples {file} unpack to more than {LARGEST_MB} MB. Give fewer rows, or unpack the file yourself.",
+                        code="samples-too-large",
+                    )
     except (EOFError, zlib.error, gzip.BadGzipFile) as problem:
-        raise SamplesError(f"Samples {file} are not a whole gzip file ({problem}). Pack or copy it again.") from problem
+        raise SamplesError(
+            f"Samples {file} are not a whole gzip file ({problem}). Pack or copy it again.", code="samples-gzip"
+        ) from problem
     return b"".join(parts)

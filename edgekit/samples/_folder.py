@@ -26,15 +26,21 @@ def records(folder: Path, role: str, label: str) -> Iterator[tuple[str, Mapping[
     if files and folders:
         raise SamplesError(
             f"Samples {folder} have {len(files)} file(s) beside {len(folders)} subfolder(s), expected all in subfolders with the names of their labels, or no "
-            "subfolder. Move or remove the files."
+            "subfolder. Move or remove the files.",
+            code="samples-folder",
         )
     for place, name in enumerate(files, 1):
         yield f"file {place} (by name)", {role: name}
     for name in folders:
         inside, deeper = _listed(folder / name)
         if deeper or not inside:
-            what = f"{len(deeper)} folder(s), expected files alone" if deeper else "no file, expected those of its label"
-            raise SamplesError(f"Samples {folder}: the subfolder '{name}' has {what}. Give the folder whose subfolders are the labels.")
+            what = (
+                f"{len(deeper)} folder(s), expected files alone" if deeper else "no file, expected those of its label"
+            )
+            raise SamplesError(
+                f"Samples {folder}: the subfolder '{name}' has {what}. Give the folder whose subfolders are the labels.",
+                code="samples-folder",
+            )
         for place, file in enumerate(inside, 1):
             yield f"file {place} (by name) of '{name}'", {role: f"{name}/{file}", label: name}
 
@@ -42,7 +48,12 @@ def records(folder: Path, role: str, label: str) -> Iterator[tuple[str, Mapping[
 def _listed(folder: Path) -> tuple[list[str], list[str]]:
     """Names of the files and of the folders in a folder, sorted."""
     try:
-        found = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        found = sorted(
+            (entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=lambda entry: entry.name
+        )
     except OSError as problem:
-        raise SamplesError(f"Samples {folder} cannot be read: {problem.strerror}. Check the path and its permissions.") from problem
+        raise SamplesError(
+            f"Samples {folder} cannot be read: {problem.strerror}. Check the path and its permissions.",
+            code="samples-unreadable",
+        ) from problem
     return [entry.name for entry in found if not entry.is_dir()], [entry.name for entry in found if entry.is_dir()]

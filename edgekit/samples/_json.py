@@ -19,7 +19,9 @@ class _Twice(ValueError):
     """A key that an object has twice."""
 
 
-def records(text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str, object]], bool]) -> Iterator[tuple[str, Mapping[str, object]]]:
+def records(
+    text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str, object]], bool]
+) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Rows of a JSON file.
 
     Args:
@@ -41,7 +43,10 @@ def records(text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str,
     elif isinstance(whole, list):
         for row, record in enumerate(whole, 1):
             if not isinstance(record, dict):
-                raise SamplesError(f'{file}, row {row} is a {type(record).__name__}, expected an object such as {{"text": ..., "label": ...}}.')
+                raise SamplesError(
+                    f'{file}, row {row} is a {type(record).__name__}, expected an object such as {{"text": ..., "label": ...}}.',
+                    code="samples-json-row",
+                )
             yield f"row {row}", record
     else:
         yield from _of_columns(whole, file)
@@ -56,12 +61,19 @@ def _whole(text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str, 
     try:
         found = json.loads(text, object_pairs_hook=_once)
     except _Twice as problem:
-        raise SamplesError(f"{file} has {problem}, expected each once. Rename or remove one.") from problem
+        raise SamplesError(
+            f"{file} has {problem}, expected each once. Rename or remove one.", code="samples-key-twice"
+        ) from problem
     except (ValueError, RecursionError) as problem:
         if lines[0].lstrip().startswith("{"):
             return None  # objects, of which a line is at fault
-        line, reason = (problem.lineno, problem.msg) if isinstance(problem, json.JSONDecodeError) else (1, "nested too deeply")
-        raise SamplesError(f"{file}, line {line} is not valid JSON ({reason}), expected {_SHAPES}. Correct the line.") from problem
+        line, reason = (
+            (problem.lineno, problem.msg) if isinstance(problem, json.JSONDecodeError) else (1, "nested too deeply")
+        )
+        raise SamplesError(
+            f"{file}, line {line} is not valid JSON ({reason}), expected {_SHAPES}. Correct the line.",
+            code="samples-json",
+        ) from problem
     if not isinstance(found, dict):
         return found
     is_table = bool(found) and all(isinstance(column, (list, dict)) for column in found.values())
@@ -69,7 +81,8 @@ def _whole(text: str, file: Path, by_line: bool, is_row: Callable[[Mapping[str, 
     if is_table and may_be_row and not by_line:
         raise SamplesError(
             f"{file} is one object of lists, which is one row or a table of columns: nothing tells which. For one row name the file .jsonl, or write an "
-            "array of it, [{...}]; for a table write each row as an object."
+            "array of it, [{...}]; for a table write each row as an object.",
+            code="samples-json-ambiguous",
         )
     if may_be_row:
         return None if first is not None else [found]  # a single row, on a line or over several
@@ -91,24 +104,39 @@ def _by_line(text: str, file: Path) -> Iterator[tuple[str, Mapping[str, object]]
         try:
             record = json.loads(part, object_pairs_hook=_once)
         except _Twice as problem:
-            raise SamplesError(f"{file}, line {line} has {problem}, expected each once. Rename or remove one.") from problem
+            raise SamplesError(
+                f"{file}, line {line} has {problem}, expected each once. Rename or remove one.",
+                code="samples-key-twice",
+            ) from problem
         except (ValueError, RecursionError) as problem:
             reason = problem.msg if isinstance(problem, json.JSONDecodeError) else "nested too deeply"
-            raise SamplesError(f"{file}, line {line} is not valid JSON ({reason}), expected one object a line. Correct the line.") from problem
+            raise SamplesError(
+                f"{file}, line {line} is not valid JSON ({reason}), expected one object a line. Correct the line.",
+                code="samples-json",
+            ) from problem
         if not isinstance(record, dict):
-            raise SamplesError(f'{file}, line {line} is a {type(record).__name__}, expected an object such as {{"text": ..., "label": ...}}.')
+            raise SamplesError(
+                f'{file}, line {line} is a {type(record).__name__}, expected an object such as {{"text": ..., "label": ...}}.',
+                code="samples-json-row",
+            )
         yield f"line {line}", record
 
 
 def _of_columns(table: Mapping[str, Any], file: Path) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Of columns as lists, or as objects from row name to value (as pandas writes them)."""
     if set(table) >= _SPLIT and isinstance(table["data"], list) and isinstance(table["columns"], list):
-        raise SamplesError(f'{file} is a table as pandas writes it with orient="split", expected {_SHAPES}. Write it with orient="records".')
+        raise SamplesError(
+            f'{file} is a table as pandas writes it with orient="split", expected {_SHAPES}. Write it with orient="records".',
+            code="samples-json-split",
+        )
     kinds = {type(column) for column in table.values()}
     keys = [list(column) if isinstance(column, dict) else list(range(len(column))) for column in table.values()]
     if len(kinds) > 1 or any(k != keys[0] for k in keys):
         said = ", ".join(f"'{name}' {len(column)}" for name, column in list(table.items())[:20])
-        raise SamplesError(f"{file} is one object of columns with different rows ({said}), expected {_SHAPES}. Give every column all rows.")
+        raise SamplesError(
+            f"{file} is one object of columns with different rows ({said}), expected {_SHAPES}. Give every column all rows.",
+            code="samples-json-columns",
+        )
     for row, key in enumerate(keys[0], 1):
         yield f"row {row}", {name: column[key] for name, column in table.items()}
 

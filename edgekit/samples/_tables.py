@@ -51,7 +51,9 @@ class _Read:
         return odd[0] if odd is not None else self.rows[-1][0] + 1 if self.rows else 0
 
 
-def records(text: str, file: Path, kind: str, wanted: Collection[str], roles: Collection[str]) -> Iterator[tuple[int, Mapping[str, object]]]:
+def records(
+    text: str, file: Path, kind: str, wanted: Collection[str], roles: Collection[str]
+) -> Iterator[tuple[int, Mapping[str, object]]]:
     """Rows of a table.
 
     Args:
@@ -70,7 +72,10 @@ def records(text: str, file: Path, kind: str, wanted: Collection[str], roles: Co
     """
     csv.field_size_limit(2**31 - 1)
     if (told := _SPREADSHEET.match(text)) is not None:
-        delimiter, text = told[1], text[told.end(1) :]  # what is left of the line is an empty one, so lines keep their numbers
+        delimiter, text = (
+            told[1],
+            text[told.end(1) :],
+        )  # what is left of the line is an empty one, so lines keep their numbers
     else:
         delimiter = _delimiter(text, file, kind, wanted, roles)
     read = _quoted(text, delimiter)
@@ -78,16 +83,16 @@ def records(text: str, file: Path, kind: str, wanted: Collection[str], roles: Co
         read = _by_either(text, file, read)
     if not read.rows:
         if read.fault:
-            raise SamplesError(f"{file}, {read.fault}. Correct the line.")
+            raise SamplesError(f"{file}, {read.fault}. Correct the line.", code="samples-csv")
         return
     header = [name.strip() for name in read.rows[0][1]]
     _check_header(header, file)
     for line, cells in read.rows[1:]:
         if len(cells) != len(header):
-            raise SamplesError(_width(file, line, len(cells), len(header), delimiter))
+            raise SamplesError(_width(file, line, len(cells), len(header), delimiter), code="samples-csv-width")
         yield line, {name: cell for name, cell in zip(header, cells, strict=True) if name}
     if read.fault:
-        raise SamplesError(f"{file}, {read.fault}. Correct the line.")
+        raise SamplesError(f"{file}, {read.fault}. Correct the line.", code="samples-csv")
 
 
 def _check_header(header: Sequence[str], file: Path) -> None:
@@ -100,7 +105,8 @@ def _check_header(header: Sequence[str], file: Path) -> None:
             shown = f"'{name}'" if len(name) <= 40 and len(name.split()) <= 4 else f"of {len(name)} characters"
             raise SamplesError(
                 f"The header of {file} has the column {shown} {len(at)} times (columns {', '.join(map(str, at))}), expected each once: which one counts "
-                "would be a guess. Rename or remove the others."
+                "would be a guess. Rename or remove the others.",
+                code="samples-column-twice",
             )
 
 
@@ -114,9 +120,15 @@ def _width(file: Path, line: int, cells: int, columns: int, delimiter: str) -> s
 def _delimiter(text: str, file: Path, kind: str, wanted: Collection[str], roles: Collection[str]) -> str:
     """The suffix's own, unless only others give the columns that are asked for."""
     default = "," if kind == "csv" else "\t"
-    headers = {d: {name.strip() for name in _header(text, d)} for d in (default, *(d for d in DELIMITERS if d != default))}
+    headers = {
+        d: {name.strip() for name in _header(text, d)} for d in (default, *(d for d in DELIMITERS if d != default))
+    }
     asked = set(wanted)
-    able = [d for d, names in headers.items() if asked <= names and (asked or names & set(roles)) and (d == default or len(names) > 1)]
+    able = [
+        d
+        for d, names in headers.items()
+        if asked <= names and (asked or names & set(roles)) and (d == default or len(names) > 1)
+    ]
     if not able:
         able = [d for d, names in headers.items() if len(names) > 1 and _quoted(text, d).whole]
     elif len(able) > 1:  # e.g. a name that holds another delimiter
@@ -125,7 +137,8 @@ def _delimiter(text: str, file: Path, kind: str, wanted: Collection[str], roles:
         return default
     if len(able) > 1:
         raise SamplesError(
-            f"{file} can be read with {' or with '.join(_NAMES[d] for d in able)} between its cells. Save it with {_NAMES[default]}, as the name says."
+            f"{file} can be read with {' or with '.join(_NAMES[d] for d in able)} between its cells. Save it with {_NAMES[default]}, as the name says.",
+            code="samples-csv-delimiter",
         )
     return able[0]
 
@@ -181,7 +194,8 @@ def _by_either(text: str, file: Path, quoted: _Read) -> _Read:
     shown = ", ".join(str(line) for line, _ in cells[:3]) + (" ..." if len(cells) > 3 else "")
     raise SamplesError(
         f"{file} has {len(cells)} cells that begin with a quote (line {shown}), and nothing shows whether quotes are part of the texts or were put around "
-        "them. Where they are not part of them, rename the file so that it ends in .csv; where they are, save it as JSON Lines."
+        "them. Where they are not part of them, rename the file so that it ends in .csv; where they are, save it as JSON Lines.",
+        code="samples-csv-quotes",
     )
 
 

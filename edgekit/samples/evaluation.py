@@ -58,8 +58,15 @@ class Evaluation:
 
         Its truth is that of all rows with the input, merged by the task. Outputs of these rows are those at :attr:`places`.
         """
-        truth = [self.truth[g[0]] if len(g) == 1 else self.task.merge_truth([self.truth[i] for i in g]) for g in self.groups]
-        found = Evaluation(self.task, [self.inputs[i] for i in self.places], truth, [self.keys[i] for i in self.places] if self.keys else ())
+        truth = [
+            self.truth[g[0]] if len(g) == 1 else self.task.merge_truth([self.truth[i] for i in g]) for g in self.groups
+        ]
+        found = Evaluation(
+            self.task,
+            [self.inputs[i] for i in self.places],
+            truth,
+            [self.keys[i] for i in self.places] if self.keys else (),
+        )
         found.__dict__["distinct"] = found
         return found
 
@@ -68,14 +75,25 @@ class Evaluation:
         """What to say of equal inputs; empty where no input is there twice."""
         if len(self.groups) == len(self):
             return ""
-        differ = sum(any(not np.array_equal(self.truth[i], self.truth[g[0]]) for i in g) for g in self.groups if len(g) > 1)
-        contradicting = f"; {differ:,} of these have rows with different labels, of which the most frequent counts, or the mean" if differ else ""
+        differ = sum(
+            any(not np.array_equal(self.truth[i], self.truth[g[0]]) for i in g) for g in self.groups if len(g) > 1
+        )
+        contradicting = (
+            f"; {differ:,} of these have rows with different labels, of which the most frequent counts, or the mean"
+            if differ
+            else ""
+        )
         counts = f"{len(self):,} rows have {len(self.groups):,} different inputs"
         return f"{counts}: rows with equal inputs count once in what is compared and tested{contradicting}."
 
     def take(self, rows: Sequence[int]) -> Evaluation:
         """Some of the rows."""
-        return Evaluation(self.task, [self.inputs[i] for i in rows], [self.truth[i] for i in rows], [self.keys[i] for i in rows] if self.keys else ())
+        return Evaluation(
+            self.task,
+            [self.inputs[i] for i in rows],
+            [self.truth[i] for i in rows],
+            [self.keys[i] for i in rows] if self.keys else (),
+        )
 
     def evidence(self, outputs: Sequence[Arrays], metric: Metric | None = None) -> Evidence:
         """What each row contributes to a metric, by default the first of the task.
@@ -84,7 +102,10 @@ class Evaluation:
             UsageError: when the outputs are not those of these rows.
         """
         if len(outputs) != len(self):
-            raise UsageError(f"There are outputs of {len(outputs)} rows for {len(self)} rows of truth. Give both of the same rows in the same order.")
+            raise UsageError(
+                f"There are outputs of {len(outputs)} rows for {len(self)} rows of truth. Give both of the same rows in the same order.",
+                code="rows-differ",
+            )
         return self.task.evidence(outputs, self.truth, metric or self.task.metrics[0])
 
     def score(self, outputs: Sequence[Arrays], metric: Metric | None = None) -> float:
@@ -97,10 +118,13 @@ class Evaluation:
         metric = metric or self.task.metrics[0]
         evidence = self.evidence(outputs, metric)
         if broken := int(np.isnan(evidence).any(axis=1).sum()):  # some metrics give a number of such rows
-            raise UsageError(f"{broken} of {len(self)} rows of outputs hold NaN, expected numbers. Such a model cannot be scored: reject it.")
+            raise UsageError(
+                f"{broken} of {len(self)} rows of outputs hold NaN, expected numbers. Such a model cannot be scored: reject it.",
+                code="outputs-not-finite",
+            )
         found = metric.of(evidence)
         if math.isnan(found):
-            raise SamplesError(metric.undefined)
+            raise SamplesError(metric.undefined, code="metric-undefined")
         return found
 
     def more_scores(self, outputs: Sequence[Arrays]) -> dict[str, float]:
@@ -117,6 +141,9 @@ class Evaluation:
         """
         metric, once = metric or self.task.metrics[0], self.distinct
         if len(candidate) != len(self) or len(reference) != len(self):
-            raise UsageError(f"There are outputs of {len(candidate)} and {len(reference)} rows for {len(self)} rows of truth. Give those of the same rows.")
+            raise UsageError(
+                f"There are outputs of {len(candidate)} and {len(reference)} rows for {len(self)} rows of truth. Give those of the same rows.",
+                code="rows-differ",
+            )
         first, second = ([outputs[i] for i in self.places] for outputs in (candidate, reference))
         return compare(metric, once.evidence(first, metric), once.evidence(second, metric))

@@ -37,7 +37,14 @@ def lists(count: int, batch: int, seed: int = 0) -> list[list[int]]:
     return [spread, *(drawn[start : start + batch] for start in range(0, len(drawn), batch))]
 
 
-def compare(task: Task, alone: Sequence[Arrays], listed: Sequence[Arrays], order: Sequence[int], reference: Sequence[Arrays], method: str) -> Agreement:
+def compare(
+    task: Task,
+    alone: Sequence[Arrays],
+    listed: Sequence[Arrays],
+    order: Sequence[int],
+    reference: Sequence[Arrays],
+    method: str,
+) -> Agreement:
     """Compares answers.
 
     Args:

@@ -54,7 +54,9 @@ class Whole:
     files: Mapping[str, Path | bytes]
 
 
-def choose_whole(ctx: BuildContext, models: Sequence[ModelEntry], describe: Callable[[BuildContext, Choice, Verified], Manifest]) -> Whole:
+def choose_whole(
+    ctx: BuildContext, models: Sequence[ModelEntry], describe: Callable[[BuildContext, Choice, Verified], Manifest]
+) -> Whole:
     """Searches for the winner, and adds what devices need beyond graphs: engines, and golden inputs with answers to compare with.
 
     Candidates are judged by their graphs and assets first. Where the winner is too large once its bundle is whole, all are judged anew with what every
@@ -79,28 +81,49 @@ def choose_whole(ctx: BuildContext, models: Sequence[ModelEntry], describe: Call
         manifest = describe(ctx, choice, engines)
         size_mb = _size_mb(manifest, files)
         # Engines, and other variants that are shipped with the winner, are no part of what every bundle has beside its graphs and assets.
-        beside_mb = size_mb - winner.bundle.size / 2**20 - choose.files_mb(choice.files) + choose.files_mb(winner.files) - choose.files_mb(engines.files)
+        beside_mb = (
+            size_mb
+            - winner.bundle.size / 2**20
+            - choose.files_mb(choice.files)
+            + choose.files_mb(winner.files)
+            - choose.files_mb(engines.files)
+        )
         if limit_mb is None or size_mb <= limit_mb + 1e-9:
             judged = tuple(replace(trial, size_mb=trial.size_mb - ctx.beside_mb + beside_mb) for trial in choice.trials)
             return Whole(replace(choice, trials=judged), replace(manifest, trials=judged), files)
         if beside_mb <= ctx.beside_mb + 1e-9:
             if len(choice.variants) == 1:
                 engine = f", {choose.files_mb(engines.files):.3g} MB of it its engine" if engines.files else ""
-                raise BudgetError(f"{choice.reason} Its whole bundle has {size_mb:.4g} MB{engine}, and size_mb allows {limit_mb:g}. Raise it.")
+                raise BudgetError(
+                    f"{choice.reason} Its whole bundle has {size_mb:.4g} MB{engine}, and size_mb allows {limit_mb:g}. Raise it.",
+                    code="budget-size",
+                )
             shipped = 1
         # What was searched in time is searched again, from the cache; what was said of the first choice is not true of the next.
         ctx = replace(ctx, beside_mb=max(ctx.beside_mb, beside_mb), notes=dict(noted), repeated=not ctx.late)
 
 
 def _size_mb(manifest: Manifest, files: Mapping[str, Path | bytes]) -> float:
-    listed = {name: FileEntry("0" * 64, len(content) if isinstance(content, bytes) else content.stat().st_size) for name, content in files.items()}
+    listed = {
+        name: FileEntry("0" * 64, len(content) if isinstance(content, bytes) else content.stat().st_size)
+        for name, content in files.items()
+    }
     return choose.files_mb({**files, "": dumps(replace(manifest, files=listed)).encode()})
 
 
 def _search(ctx: BuildContext, models: Sequence[ModelEntry], shipped: int) -> Choice:
     """Makes the candidates of all models, measures them, and chooses; ``shipped`` variants at most for a device."""
-    candidates = [candidate for model in models for method in ctx.target.methods for candidate in make_candidates(ctx, model, method)]
-    return _choose_for_device(ctx, candidates, shipped) if ctx.target.choose_on == "device" else _HostSearch(ctx, models).run(candidates)
+    candidates = [
+        candidate
+        for model in models
+        for method in ctx.target.methods
+        for candidate in make_candidates(ctx, model, method)
+    ]
+    return (
+        _choose_for_device(ctx, candidates, shipped)
+        if ctx.target.choose_on == "device"
+        else _HostSearch(ctx, models).run(candidates)
+    )
 
 
 @dataclass(frozen=True)
@@ -139,7 +162,9 @@ class _HostSearch:
             strict=self._ctx.strict,
             higher_is_better=self._metric.higher_is_better,
         )
-        out_early = [self._lost_early(t) for c, t in zip(early.candidates, early.trials, strict=True) if c not in last.candidates]
+        out_early = [
+            self._lost_early(t) for c, t in zip(early.candidates, early.trials, strict=True) if c not in last.candidates
+        ]
         best = last.candidates[winner]
         note_if_unresolved(self._ctx, last.results[winner])
         self._ctx.note(*filter(None, [describe_disturbance(race, judged, winner)]))
@@ -169,7 +194,9 @@ class _HostSearch:
             self._ctx.note("The time allowed was used up: other shapes, threads and batch sizes were not tried.")
             return []
         if target.use == "throughput":
-            return self._best_of([c for c in vary.for_throughput(early.candidates[best], target) if c not in early.candidates])
+            return self._best_of(
+                [c for c in vary.for_throughput(early.candidates[best], target) if c not in early.candidates]
+            )
         varied: list[Candidate] = []
         for backend in target.backends if target.shapes is None else ():
             of_backend = [i for i in able if early.candidates[i].variant.backend == backend]
@@ -183,7 +210,9 @@ class _HostSearch:
     def _with_buckets(self, candidate: Candidate, result: CandidateResult) -> list[Candidate]:
         """The candidate with the best buckets, and with those that they were found by."""
         model = self._models[candidate.model]
-        graphs = model.float_graphs.graphs  # of several, one may take what another gives, or a state: those have no static shapes
+        graphs = (
+            model.float_graphs.graphs
+        )  # of several, one may take what another gives, or a state: those have no static shapes
         varies = len(graphs) == 1 and bool(graphs[0].signature.varying)
         guess = vary.with_buckets(candidate, model.sizes) if varies else None
         if guess is None:
@@ -210,12 +239,16 @@ class _HostSearch:
         return race_candidates(self._ctx, candidates, rounds, _INPUTS_A_ROUND)
 
     def _trials(self, candidates: Sequence[Candidate], results: Sequence[CandidateResult], race: Race) -> list[Trial]:
-        return choose.trials(candidates, results, race, self._ctx.evaluation, self._ctx.target.budget.accuracy_drop, self._ctx.beside_mb)
+        return choose.trials(
+            candidates, results, race, self._ctx.evaluation, self._ctx.target.budget.accuracy_drop, self._ctx.beside_mb
+        )
 
     def _can_win(self, trial: Trial) -> bool:
         """Whether a trial of the first race may win the last one; a variation may still be fast enough for the budget."""
         any_speed = replace(self._ctx.target.budget, p50_ms=None)
-        return not choose.excess(trial, any_speed, self._ctx.strict, self._metric.higher_is_better) and not choose.not_as_asked(trial)
+        return not choose.excess(
+            trial, any_speed, self._ctx.strict, self._metric.higher_is_better
+        ) and not choose.not_as_asked(trial)
 
     def _lost_early(self, trial: Trial) -> Trial:
         reason = choose.excess(trial, self._ctx.target.budget, self._ctx.strict, self._metric.higher_is_better)
@@ -263,11 +296,16 @@ def _choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], shipp
     chosen = [i for i in able if _assets(candidates[i]) == _assets(candidates[able[0]])][:shipped]
     limit_mb = target.budget.size_mb
     if limit_mb is not None and len(chosen) > 1:
-        both = choose.files_mb(_together([candidates[i] for i in chosen])[1]) - choose.files_mb(candidates[chosen[0]].files)
+        both = choose.files_mb(_together([candidates[i] for i in chosen])[1]) - choose.files_mb(
+            candidates[chosen[0]].files
+        )
         chosen = chosen if trials[chosen[0]].size_mb + both <= limit_mb else chosen[:1]
     if not chosen:
         lines = "\n".join(f"  {t.method} on {t.backend}: {reason}" for t, reason in zip(trials, reasons, strict=True))
-        raise BudgetError(f"No candidate is inside the budget of target '{target.name}', so nothing was written:\n{lines}")
+        raise BudgetError(
+            f"No candidate is inside the budget of target '{target.name}', so nothing was written:\n{lines}",
+            code="budget-none-inside",
+        )
     verdicts = [reason or "less preferred by the target" for reason in reasons]
     for index in chosen:
         verdicts[index] = "shipped: the device chooses"
@@ -276,7 +314,9 @@ def _choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], shipp
     reason = f"{named}: preferred by target '{target.name}' in this order; not raced here ({cpu_name()}), the device races them at its first load."
     ctx.note("Latency, start and memory were not measured: this machine does not stand for the device.")
     note_if_unresolved(ctx, settled[chosen[0]][1])
-    taken = [replace(settled[i][0], variant=replace(settled[i][0].variant, executed=judged[i].executed)) for i in chosen]
+    taken = [
+        replace(settled[i][0], variant=replace(settled[i][0].variant, executed=judged[i].executed)) for i in chosen
+    ]
     variants, files = _together(taken)
     return Choice(settled[chosen[0]][0], files, variants, reason, judged)
 
@@ -297,4 +337,6 @@ def _together(candidates: Sequence[Candidate]) -> tuple[tuple[Variant, ...], dic
 
 
 def _assets(candidate: Candidate) -> list[tuple[str, str]]:
-    return sorted((name, file.sha256) for name, file in candidate.bundle.manifest.files.items() if name.startswith("assets/"))
+    return sorted(
+        (name, file.sha256) for name, file in candidate.bundle.manifest.files.items() if name.startswith("assets/")
+    )

@@ -22,9 +22,27 @@ if TYPE_CHECKING:
     from edgekit.samples.evaluation import Evaluation
 
 __all__ = [
-    "AS_WRITTEN", "CALIBRATION_ROWS", "FULL_RANGE", "LOW_FLOATS", "STAND_IN", "accuracy_backend", "check_calibration",
-    "check_here", "check_rows", "check_strict", "check_target", "cut_notes", "explain_saturation",
-    "instructions", "notes", "read_labels", "runnable", "runs_here", "saturates_here", "settled", "without_wrong",
+    "AS_WRITTEN",
+    "CALIBRATION_ROWS",
+    "FULL_RANGE",
+    "LOW_FLOATS",
+    "STAND_IN",
+    "accuracy_backend",
+    "check_calibration",
+    "check_here",
+    "check_rows",
+    "check_strict",
+    "check_target",
+    "cut_notes",
+    "explain_saturation",
+    "instructions",
+    "notes",
+    "read_labels",
+    "runnable",
+    "runs_here",
+    "saturates_here",
+    "settled",
+    "without_wrong",
 ]
 
 CALIBRATION_ROWS = 300
@@ -57,7 +75,16 @@ def runnable(variant: Variant) -> Variant:
     """The variant itself, or the same graphs on the stand-in where its backend does not run here."""
     if runs_here(variant.backend):
         return variant
-    return replace(variant, backend=STAND_IN, device=AS_WRITTEN, threads=cpus(), shapes=(), engine=None, engines={}, max_tokens=MAX_TOKENS)
+    return replace(
+        variant,
+        backend=STAND_IN,
+        device=AS_WRITTEN,
+        threads=cpus(),
+        shapes=(),
+        engine=None,
+        engines={},
+        max_tokens=MAX_TOKENS,
+    )
 
 
 def settled(target: Target, keep_float: Sequence[str], use: str | None) -> Target:
@@ -69,14 +96,20 @@ def settled(target: Target, keep_float: Sequence[str], use: str | None) -> Targe
     check_known([] if use is None else [use], USES, "use", listed="Expected one of")
     for name in target.instructions:
         if name not in INSTRUCTIONS:
-            raise UsageError(f"target '{target.name}': unknown instruction set '{name}'.{near(name, INSTRUCTIONS)} Known: {', '.join(INSTRUCTIONS)}.")
+            raise UsageError(
+                f"target '{target.name}': unknown instruction set '{name}'.{near(name, INSTRUCTIONS)} Known: {', '.join(INSTRUCTIONS)}.",
+                code="instructions-unknown",
+            )
     if target.quantize.weight_bits == 8 and lacks_vnni(instructions(target)) and set(FULL_RANGE) & set(target.methods):
         raise UsageError(
             f"target '{target.name}' asks for weight_bits = 8, and its CPU has no INT8 dot product (VNNI): sums of such products saturate there, and the "
-            "bundle would be refused where it is to run. Write weight_bits = 7, or leave it out."
+            "bundle would be refused where it is to run. Write weight_bits = 7, or leave it out.",
+            code="target-weight-bits",
         )
     bits = target.quantize.weight_bits or (7 if lacks_vnni(instructions(target)) else 8)
-    told = replace(target.quantize, weight_bits=bits, keep_float=tuple(dict.fromkeys((*target.quantize.keep_float, *keep_float))))
+    told = replace(
+        target.quantize, weight_bits=bits, keep_float=tuple(dict.fromkeys((*target.quantize.keep_float, *keep_float)))
+    )
     return replace(target, quantize=told, use=use or target.use)
 
 
@@ -101,14 +134,16 @@ def check_target(target: Target) -> None:
     if not any(set(quantize.get(method).BACKENDS) & set(target.backends) for method in target.methods):
         raise UsageError(
             f"Target '{target.name}' has no candidate: none of its methods ({', '.join(target.methods)}) runs on its backends ({', '.join(target.backends)}). "
-            "Add a method or a backend."
+            "Add a method or a backend.",
+            code="target-no-candidate",
         )
     if target.engine is not None:
         for method in target.methods:
             if lacking := [p for p in quantize.get(method).PRECISIONS if p not in target.engine.precisions]:
                 raise UsageError(
                     f"The method '{method}' multiplies in {lacking[0]}, which the chip of target '{target.name}' does not have "
-                    f"(it has {', '.join(target.engine.precisions)}). Take the method out of the target."
+                    f"(it has {', '.join(target.engine.precisions)}). Take the method out of the target.",
+                    code="target-precision",
                 )
 
 
@@ -119,7 +154,10 @@ def check_here(target: Target) -> None:
         UsageError: where the device chooses.
     """
     if target.choose_on == "device":
-        raise UsageError(f"Layers are pruned by the time they take, and this machine is not the device of target '{target.name}'. Prune there, or for cpu.")
+        raise UsageError(
+            f"Layers are pruned by the time they take, and this machine is not the device of target '{target.name}'. Prune there, or for cpu.",
+            code="prune-other-machine",
+        )
 
 
 def without_wrong(target: Target) -> tuple[Target, list[str]]:
@@ -153,12 +191,14 @@ def check_calibration(task: Task, calibration: Samples, target: Target) -> None:
         if len(calibration) < needed:
             raise SamplesError(
                 f"{calibration.where} has {len(calibration)} rows, the method '{method}' of target '{target.name}' needs at least {needed} "
-                "to see the range of activations. Give more samples; labels are not needed."
+                "to see the range of activations. Give more samples; labels are not needed.",
+                code="calibration-too-few",
             )
         if needed > 1 and _different(task, calibration) == 1:
             raise SamplesError(
                 f"All {len(calibration)} rows of {calibration.where} are the same text, so the method '{method}' would see the activations of one text only. "
-                "Give samples as varied as what the model will be asked."
+                "Give samples as varied as what the model will be asked.",
+                code="calibration-same",
             )
 
 
@@ -172,11 +212,15 @@ def check_strict(task: Task, target: Target, evaluation: Samples) -> None:
     if limit is None:
         return
     if limit == 0:
-        raise SamplesError("No number of rows proves a drop of nothing at all, which strict with the budget accuracy_drop=0 asks for. Allow some, e.g. 0.005.")
+        raise SamplesError(
+            "No number of rows proves a drop of nothing at all, which strict with the budget accuracy_drop=0 asks for. Allow some, e.g. 0.005.",
+            code="budget-unprovable",
+        )
     if rows < (needed := fewest_rows(limit)):
         raise SamplesError(
             f"{evaluation.where} has {rows} rows, and strict asks for the upper end of the drop's interval to be within {limit:g}: it takes at least "
-            f"{needed:,} rows, even for a candidate that answers them all as the model does. Give more rows, allow a larger drop, or leave strict out."
+            f"{needed:,} rows, even for a candidate that answers them all as the model does. Give more rows, allow a larger drop, or leave strict out.",
+            code="samples-too-few",
         )
 
 
@@ -195,7 +239,8 @@ def read_labels(task: Task, samples: Samples) -> Evaluation:
     rows = samples.evaluation(task)
     if isinstance(task, HasLabels) and len(rows) > 1 and len(set(task.describe_truth(rows.truth))) == 1:
         raise SamplesError(
-            f"All {len(rows)} rows of {samples.where} have the same label, so a model that always gives that one would be perfect. Give rows of all labels."
+            f"All {len(rows)} rows of {samples.where} have the same label, so a model that always gives that one would be perfect. Give rows of all labels.",
+            code="samples-one-label",
         )
     return rows
 
@@ -222,7 +267,9 @@ def cut_notes(task: Task, parts: Mapping[str, Samples]) -> tuple[str, ...]:
     if not any(cut.values()):
         return ()
     counts = " and ".join(f"{cut[name]:,} of {len(samples):,} {name} rows" for name, samples in parts.items())
-    return (f"{counts} are longer than the {task.max_size:,} tokens that the model reads: what is beyond was not looked at.",)
+    return (
+        f"{counts} are longer than the {task.max_size:,} tokens that the model reads: what is beyond was not looked at.",
+    )
 
 
 def notes(target: Target, calibration: Samples, lengths: Sequence[int]) -> tuple[str, ...]:
@@ -242,7 +289,9 @@ def notes(target: Target, calibration: Samples, lengths: Sequence[int]) -> tuple
         )
     labels = [row.label for row in calibration.rows if row.label is not None]
     if len(labels) >= _UNLIKELY_EQUAL and all(label == labels[0] for label in labels):
-        said.append(f"All {len(labels)} calibration rows have the same label: ranges may be those of one kind of input.")
+        said.append(
+            f"All {len(labels)} calibration rows have the same label: ranges may be those of one kind of input."
+        )
     here, there = set(cpu_instructions()), set(instructions(target))
     if here != there:
         parts = [f"has not {', '.join(sorted(there - here))}"] if there - here else []
@@ -252,7 +301,9 @@ def notes(target: Target, calibration: Samples, lengths: Sequence[int]) -> tuple
             "times, and how INT8 answers are rounded, are this machine's."
         )
     if target.quantize.weight_bits == 7 and lacks_vnni(tuple(there)):
-        said.append("The target's CPU has no INT8 dot product (VNNI), so weights have 7 bits: with 8, sums of products would saturate.")
+        said.append(
+            "The target's CPU has no INT8 dot product (VNNI), so weights have 7 bits: with 8, sums of products would saturate."
+        )
     return tuple(said)
 
 
@@ -261,7 +312,11 @@ def saturates_here(target: Target) -> str:
 
     A build for ARM, or for x86 with VNNI, on an x86 machine without it: sums of 8-bit products saturate here alone.
     """
-    if target.quantize.weight_bits != 8 or not set(FULL_RANGE) & set(target.methods) or not lacks_vnni(cpu_instructions()):
+    if (
+        target.quantize.weight_bits != 8
+        or not set(FULL_RANGE) & set(target.methods)
+        or not lacks_vnni(cpu_instructions())
+    ):
         return ""
     return (
         "INT8 was scored by kernels that are wrong: sums of 8-bit products saturate on this machine, an x86 without INT8 dot products (VNNI), and do not on "
@@ -277,5 +332,5 @@ def explain_saturation(target: Target) -> Iterator[None]:
         yield
     except BudgetError as problem:
         if mirrored := saturates_here(target):
-            raise BudgetError(f"{problem}\n{mirrored}") from problem
+            raise BudgetError(f"{problem}\n{mirrored}", code="budget-size") from problem
         raise

@@ -27,8 +27,17 @@ FLOAT = "float32"
 _IN_INT8 = ("static", "dynamic")
 LEVEL = 1.05
 _BUCKETS_WORTH = 0.85  # each bucket is compiled at every start, which takes some tenths of a second
-_UNITS = {"accuracy_drop": "", "p50_ms": " ms", "memory_mb": " MB", "first_answer_ms": " ms", "size_mb": " MB", "accuracy": ""}
-_LIGHT_SPEED = 0.8  # a candidate must take this share of a light one's time, or less, to be worth twice its start and memory
+_UNITS = {
+    "accuracy_drop": "",
+    "p50_ms": " ms",
+    "memory_mb": " MB",
+    "first_answer_ms": " ms",
+    "size_mb": " MB",
+    "accuracy": "",
+}
+_LIGHT_SPEED = (
+    0.8  # a candidate must take this share of a light one's time, or less, to be worth twice its start and memory
+)
 _LIGHT_SHARE = 0.5  # of start and of memory: what makes a candidate a light one beside another
 
 
@@ -53,7 +62,10 @@ class Choice:
 
 def files_mb(files: Mapping[str, Path | bytes]) -> float:
     """Size of the content of files, MiB."""
-    return sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values()) / 2**20
+    return (
+        sum(len(content) if isinstance(content, bytes) else content.stat().st_size for content in files.values())
+        / 2**20
+    )
 
 
 def trials(
@@ -74,11 +86,16 @@ def trials(
         limit: accuracy drop of the budget, which says how much a label's recall may fall; None for no limit.
         beside_mb: what each bundle has beside graphs and assets, MiB.
     """
-    measured = [_trial(candidate, result, evaluation, limit, beside_mb) for candidate, result in zip(candidates, results, strict=True)]
+    measured = [
+        _trial(candidate, result, evaluation, limit, beside_mb)
+        for candidate, result in zip(candidates, results, strict=True)
+    ]
     return measured if race is None else timed(measured, race)
 
 
-def _trial(candidate: Candidate, result: CandidateResult, evaluation: EvaluationSet, limit: float | None, beside_mb: float) -> Trial:
+def _trial(
+    candidate: Candidate, result: CandidateResult, evaluation: EvaluationSet, limit: float | None, beside_mb: float
+) -> Trial:
     variant, costs, compared = candidate.variant, result.costs, evaluation.compare(result.outputs)
     error, recall = evaluation.companions(result.outputs, limit)
     kept_in_float = variant.recipe["keep_float"].split(", ") if "keep_float" in variant.recipe else []
@@ -118,7 +135,11 @@ def _trial(candidate: Candidate, result: CandidateResult, evaluation: Evaluation
 def timed(made: Sequence[Trial], race: Race) -> list[Trial]:
     """The same trials with the times of a race."""
     # What is compared between candidates, in seconds of some kind: per text, or per list.
-    costs = [[[1.0 / rate] for rate in rates] for rates in race.rows_per_s] if race.rows_per_s else [list(map(list, t)) for t in race.times_ms]
+    costs = (
+        [[[1.0 / rate] for rate in rates] for rates in race.rows_per_s]
+        if race.rows_per_s
+        else [list(map(list, t)) for t in race.times_ms]
+    )
     floats = [i for i, t in enumerate(made) if t.method == FLOAT]
     result = []
     for index, trial in enumerate(made):
@@ -130,12 +151,27 @@ def timed(made: Sequence[Trial], race: Race) -> list[Trial]:
         baseline = min(own, key=lambda i: float(np.median(np.concatenate(costs[i]))), default=None)
         compared = (0.0, 0.0) if baseline is None or index in floats else ratio(costs[index], costs[baseline])
         rate = float(np.median(race.rows_per_s[index])) if race.rows_per_s else 0.0
-        result.append(replace(trial, p50_ms=summary.p50_ms, p90_ms=summary.p90_ms, rows_per_s=rate, ratio=compared[0], ratio_high=compared[1]))
+        result.append(
+            replace(
+                trial,
+                p50_ms=summary.p50_ms,
+                p90_ms=summary.p90_ms,
+                rows_per_s=rate,
+                ratio=compared[0],
+                ratio_high=compared[1],
+            )
+        )
     return result
 
 
 def choose(
-    made: Sequence[Trial], target: Target, score_name: str, reference: float, *, strict: bool = False, higher_is_better: bool = True
+    made: Sequence[Trial],
+    target: Target,
+    score_name: str,
+    reference: float,
+    *,
+    strict: bool = False,
+    higher_is_better: bool = True,
 ) -> tuple[int, str, list[Trial]]:
     """Picks the fastest trial inside the budget, unless a light one is nearly as fast.
 
@@ -162,12 +198,19 @@ def choose(
     """
     reasons = [excess(trial, target.budget, strict, higher_is_better) or not_as_asked(trial) for trial in made]
     in_float = {t.model for t, reason in zip(made, reasons, strict=True) if not reason and t.method == FLOAT}
-    reasons = [reason or (_not_worth_it(t) if t.model in in_float else "") for t, reason in zip(made, reasons, strict=True)]
+    reasons = [
+        reason or (_not_worth_it(t) if t.model in in_float else "") for t, reason in zip(made, reasons, strict=True)
+    ]
     plain = {_without_shapes(t): t for t, reason in zip(made, reasons, strict=True) if not reason and not t.shapes}
-    reasons = [reason or _buckets_for_little(t, plain.get(_without_shapes(t))) for t, reason in zip(made, reasons, strict=True)]
+    reasons = [
+        reason or _buckets_for_little(t, plain.get(_without_shapes(t))) for t, reason in zip(made, reasons, strict=True)
+    ]
     inside = [i for i, reason in enumerate(reasons) if not reason]
     if not inside:
-        raise BudgetError(_nobody(made, reasons, target, f"{score_name} {reference:.4f}", strict, higher_is_better))
+        raise BudgetError(
+            _nobody(made, reasons, target, f"{score_name} {reference:.4f}", strict, higher_is_better),
+            code="budget-none-inside",
+        )
     many = target.use == "throughput"
     cost = [1.0 / t.rows_per_s if many else t.p50_ms for t in made]
     fastest = min(cost[i] for i in inside)
@@ -176,7 +219,13 @@ def choose(
     winner = _light(made, cost, inside, quickest)
     won = made[winner]
     judged = [
-        replace(t, verdict="chosen" if i == winner else reasons[i] or f"{cost[i] / cost[winner]:.2f} x the time of the chosen one") for i, t in enumerate(made)
+        replace(
+            t,
+            verdict="chosen"
+            if i == winner
+            else reasons[i] or f"{cost[i] / cost[winner]:.2f} x the time of the chosen one",
+        )
+        for i, t in enumerate(made)
     ]
     floats = [i for i, t in enumerate(made) if t.method == FLOAT and won.method != FLOAT and t.model == won.model]
     against = min(floats, key=lambda i: cost[i], default=None)
@@ -186,7 +235,9 @@ def choose(
         how = "nearly as fast as the fastest, at half its start and memory or less,"
     speed = f"{won.rows_per_s:.0f} rows/s" if many else f"p50 {won.p50_ms:.2f} ms"
     reason = f"{_named(won)} is {how} of the {len(inside)} candidate(s) inside the budget ({limits}): {speed}"
-    if against is not None and won.ratio:  # text by text, as in the table: two medians of a race contradict it on a machine that changes its state
+    if (
+        against is not None and won.ratio
+    ):  # text by text, as in the table: two medians of a race contradict it on a machine that changes its state
         reason += f", {won.ratio:.2f} x the time of float32 on {made[against].backend}"
     if winner != quickest:
         reason += f"; {_trade(won, made[quickest], cost[winner] / cost[quickest])}"
@@ -213,7 +264,11 @@ def _light(made: Sequence[Trial], cost: Sequence[float], inside: Sequence[int], 
 
 def _is_light(trial: Trial, other: Trial) -> bool:
     known = min(trial.first_answer_ms, trial.memory_mb) > 0  # 0 where the system does not tell
-    return known and trial.first_answer_ms <= _LIGHT_SHARE * other.first_answer_ms and trial.memory_mb <= _LIGHT_SHARE * other.memory_mb
+    return (
+        known
+        and trial.first_answer_ms <= _LIGHT_SHARE * other.first_answer_ms
+        and trial.memory_mb <= _LIGHT_SHARE * other.memory_mb
+    )
 
 
 def _trade(won: Trial, lost: Trial, faster: float) -> str:
@@ -287,10 +342,14 @@ def _buckets_for_little(trial: Trial, plain: Trial | None) -> str:
 def _not_worth_it(trial: Trial) -> str:
     if trial.method == FLOAT or trial.ratio_high < 1.0:
         return ""
-    return f"dropped: {trial.ratio:.2f} x the time of float32 (up to {trial.ratio_high:.2f}), not faster beyond the noise"
+    return (
+        f"dropped: {trial.ratio:.2f} x the time of float32 (up to {trial.ratio_high:.2f}), not faster beyond the noise"
+    )
 
 
-def _nobody(made: Sequence[Trial], reasons: Sequence[str], target: Target, reference: str, strict: bool, higher_is_better: bool) -> str:
+def _nobody(
+    made: Sequence[Trial], reasons: Sequence[str], target: Target, reference: str, strict: bool, higher_is_better: bool
+) -> str:
     def distance(index: int) -> tuple[bool, float, float]:
         over = []
         for key, limit in vars(target.budget).items():

@@ -121,14 +121,20 @@ class BuildContext:
     @property
     def accuracy_limit(self) -> float | None:
         """Largest drop from the reference's score that keeps the budget; None for no limit, and where torch itself is under the floor."""
-        limit = self.target.budget.largest_drop(self.evaluation.reference_score, self.evaluation.task.metrics[0].higher_is_better)
+        limit = self.target.budget.largest_drop(
+            self.evaluation.reference_score, self.evaluation.task.metrics[0].higher_is_better
+        )
         return None if limit is None or limit < 0 else limit
 
     def holds_budget(self, outputs: Outputs) -> bool:
         """Whether outputs of graphs are numbers and inside the accuracy budget, and what the score cannot see inside what goes with it."""
         if not outputs.finite:
             return False
-        limit, drop, compared = self.accuracy_limit, self.target.budget.accuracy_drop, self.evaluation.compare(outputs.rows)
+        limit, drop, compared = (
+            self.accuracy_limit,
+            self.target.budget.accuracy_drop,
+            self.evaluation.compare(outputs.rows),
+        )
         if limit is not None and not (compared.high if self.strict else compared.drop) <= limit + 1e-9:
             return False
         error, recall = self.evaluation.companions(outputs.rows, drop)

@@ -69,19 +69,31 @@ def verify_engines(ctx: BuildContext, choice: Choice) -> Verified:
     recipe = asked[0].engine
     assert recipe is not None
     methods = " and ".join(v.method for v in asked)
-    verified.done.append(f"Rules of TensorRT {', '.join(releases)}: operators, types, Q/DQ and strong typing of {methods} keep them all.")
+    verified.done.append(
+        f"Rules of TensorRT {', '.join(releases)}: operators, types, Q/DQ and strong typing of {methods} keep them all."
+    )
     verified.done += [_accuracy(variant, len(ctx.evaluation), longest) for variant in asked]
     if here is not None:
         chips = f", for compute capability {', '.join(recipe.compute_capability)}" if ahead else ""
-        verified.done.append(f"NVIDIA's parser and builder: TensorRT-RTX {here} made an engine of each graph{chips}, without a GPU.")
+        verified.done.append(
+            f"NVIDIA's parser and builder: TensorRT-RTX {here} made an engine of each graph{chips}, without a GPU."
+        )
     else:
-        verified.open.append("NVIDIA's parser and builder did not see the graphs: TensorRT-RTX is not installed here. Run: pip install 'edgekit[tensorrt-rtx]'")
+        verified.open.append(
+            "NVIDIA's parser and builder did not see the graphs: TensorRT-RTX is not installed here. Run: pip install 'edgekit[tensorrt-rtx]'"
+        )
     if ahead and here is not None:
         signing = "Run: edgekit keygen KEY; edgekit sign OUT --key KEY"
-        verified.open.append(f"Who made it: engines are native code and are loaded only from a signed bundle. {signing}")
+        verified.open.append(
+            f"Who made it: engines are native code and are loaded only from a signed bundle. {signing}"
+        )
     else:
-        verified.open.append("The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes.")
-    verified.open.append("Latency, start and memory on the device, and which of the variants is faster there: it times them itself.")
+        verified.open.append(
+            "The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes."
+        )
+    verified.open.append(
+        "Latency, start and memory on the device, and which of the variants is faster there: it times them itself."
+    )
     verified.open += _left_out_rows(recipe, whole, longest, task.max_size)
     # TensorRT-RTX has a tool of its own, with other options.
     if by_trtexec := [v for v in asked if backends.get(v.backend).ENGINES == "device"]:
@@ -117,7 +129,9 @@ def _make_engines(ctx: BuildContext, choice: Choice, verified: Verified, ship: b
             releases = tensorrt_rules.check(graph, recipe.minimum)
             if backends.installed_version("tensorrt_rtx") is None:
                 continue
-            plan = tensorrt_rtx.compile_ahead(graph, signature, recipe if ship else replace(recipe, compute_capability=()), ctx.cache.progress)
+            plan = tensorrt_rtx.compile_ahead(
+                graph, signature, recipe if ship else replace(recipe, compute_capability=()), ctx.cache.progress
+            )
             if ship:
                 engines[signature.name] = f"engines/{variant.method}-{signature.name}.plan"
                 verified.files[engines[signature.name]] = plan
@@ -132,9 +146,13 @@ def _left_out_rows(recipe: EngineRecipe, signature: Signature, longest: int, mos
     largest = max(ends, default=most)
     sentences = []
     if largest < most:
-        sentences.append(f"Rows beyond {largest} tokens: the model takes {most}, the target's profiles end before. They are refused.")
+        sentences.append(
+            f"Rows beyond {largest} tokens: the model takes {most}, the target's profiles end before. They are refused."
+        )
     if longest < min(largest, most):
-        sentences.append(f"Overflow in rows beyond {longest} tokens: no longer row was scored here, the device takes {min(largest, most)}.")
+        sentences.append(
+            f"Overflow in rows beyond {longest} tokens: no longer row was scored here, the device takes {min(largest, most)}."
+        )
     return sentences
 
 
@@ -146,7 +164,9 @@ def _accuracy(variant: Variant, rows: int, longest: int) -> str:
         if low
         else "in the types of the graph"
     )
-    finite = f"rows of up to {longest} tokens, generated or joined from samples," if longest > 1 else "generated rows"  # 1: rows of one shape have no length
+    finite = (
+        f"rows of up to {longest} tokens, generated or joined from samples," if longest > 1 else "generated rows"
+    )  # 1: rows of one shape have no length
     return (
         f"Accuracy: {variant.method} was scored on {rows} rows by {STAND_IN} on this machine ({cpu_name()}), from the graphs that the device gets, "
         f"{arithmetic}; {finite} gave finite answers."

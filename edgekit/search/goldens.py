@@ -29,7 +29,14 @@ _HALVINGS = 40
 _FEWEST, _MOST_BYTES = 2, 4 * 2**20  # rows of golden inputs, and their size before compression
 
 
-def make(variants: Sequence[Variant], files: Mapping[str, Path], bundle: Bundle, float_graphs: GraphSet, target: Target, scratch: Path) -> bytes:
+def make(
+    variants: Sequence[Variant],
+    files: Mapping[str, Path],
+    bundle: Bundle,
+    float_graphs: GraphSet,
+    target: Target,
+    scratch: Path,
+) -> bytes:
     """The content of ``golden.npz``.
 
     Eight inputs come as they are generated (of a text model: empty, of blanks, pairs ...), eight are those of further ones whose float32 answers are the
@@ -66,7 +73,10 @@ def make(variants: Sequence[Variant], files: Mapping[str, Path], bundle: Bundle,
     full = [modality.cut(encoded.arrays, longest) for encoded in task.preprocess(modality.join(generated, longest)[:1])]
     rows = [*pool, *(row for row in full if fits(row))]
     if not rows:
-        raise UsageError("No row of the golden inputs is inside the target's profiles, which have to begin at short rows. Write e.g. sequence = [1, 32, 64].")
+        raise UsageError(
+            "No row of the golden inputs is inside the target's profiles, which have to begin at short rows. Write e.g. sequence = [1, 32, 64].",
+            code="golden-outside-profiles",
+        )
     exact = Variant(STAND_IN, float_graphs.graphs[0].method, {}, "cpu", 1, "")
     float_files = {graph.signature.name: graph.path for graph in float_graphs.graphs}
     reference = _answers(exact, float_files, rows, bundle, scratch)
@@ -88,11 +98,17 @@ def unverified(target: Target, longest: int, most: int) -> list[str]:
         longest: size of the longest golden input.
         most: size that the model takes.
     """
-    left = [f"Rows beyond {longest} tokens: golden inputs end there, and the model takes {most}."] if longest < most and target.engine is None else []
+    left = (
+        [f"Rows beyond {longest} tokens: golden inputs end there, and the model takes {most}."]
+        if longest < most and target.engine is None
+        else []
+    )
     return left + ([f"Accuracy of INT8. {mirrored}"] if (mirrored := saturates_here(target)) else [])
 
 
-def _answers(variant: Variant, graphs: Mapping[str, Path], rows: Sequence[Arrays], bundle: Bundle, scratch: Path) -> list[Arrays]:
+def _answers(
+    variant: Variant, graphs: Mapping[str, Path], rows: Sequence[Arrays], bundle: Bundle, scratch: Path
+) -> list[Arrays]:
     """Outputs of a variant's graphs for rows that are run one by one."""
     manifest = bundle.manifest
     with stand_in.open_graphs(
@@ -114,7 +130,8 @@ def _answers(variant: Variant, graphs: Mapping[str, Path], rows: Sequence[Arrays
         lengths = f" ({min(sizes)} to {max(sizes)} tokens)" if max(sizes) > 1 else ""
         raise BuildError(
             f"The graph of '{variant.method}' answers {len(broken)} of {len(rows)} generated inputs{lengths} with values that are "
-            "not finite, so nothing was written. Look for weights of such values, or take the method out of the target."
+            "not finite, so nothing was written. Look for weights of such values, or take the method out of the target.",
+            code="graph-not-finite",
         )
     return answers
 

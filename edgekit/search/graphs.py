@@ -58,7 +58,13 @@ def trim_vocabulary(
 ) -> tuple[Source, str]:
     """The model or a student with the tokens of the samples, or of a list, alone; and what that came to, in two sentences."""
     listed = None if tokens is None else key(tokens=list(tokens))
-    parts = {"step": "vocabulary", "model": model.digest, "samples": [s.digest for s in samples], "tokens": listed, "eval": evaluation.digest}
+    parts = {
+        "step": "vocabulary",
+        "model": model.digest,
+        "samples": [s.digest for s in samples],
+        "tokens": listed,
+        "eval": evaluation.digest,
+    }
     texts = [text for file in samples for text in file.inputs]
 
     def make(folder: Path) -> tuple[Source, str]:
@@ -74,19 +80,25 @@ def trim_vocabulary(
     return smaller, summary
 
 
-def quantize_graphs(ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration) -> GraphSet:
+def quantize_graphs(
+    ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration
+) -> GraphSet:
     """The graphs by one method. The graphs of ``float32`` are those of the export."""
     if method == "float32":
         return float_graphs
     check_layers(float_graphs, settings)
     parts = _made_from(ctx, method, float_graphs, settings, calibration)
     graphs = ctx.cache.graphs(
-        method, parts, lambda out: quantize.get(method).quantize(float_graphs, calibration, settings, out, ctx.cache.progress)
+        method,
+        parts,
+        lambda out: quantize.get(method).quantize(float_graphs, calibration, settings, out, ctx.cache.progress),
     )
     return replace(graphs, assets=float_graphs.assets, provenance=float_graphs.provenance)
 
 
-def revert_layers(ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration) -> Reverted:
+def revert_layers(
+    ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration
+) -> Reverted:
     """The graphs with the fewest layers in float that hold the accuracy budget on the evaluation rows.
 
     Args:
@@ -123,7 +135,9 @@ def revert_layers(ctx: BuildContext, method: str, float_graphs: GraphSet, settin
     return replace(reverted, graphs=graphs)
 
 
-def _made_from(ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration) -> dict[str, Any]:
+def _made_from(
+    ctx: BuildContext, method: str, float_graphs: GraphSet, settings: Quantization, calibration: Calibration
+) -> dict[str, Any]:
     """What quantized graphs depend on. The assets decide what arrays the samples become."""
     guarded = "float16" in quantize.get(method).PRECISIONS
     return {

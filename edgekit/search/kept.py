@@ -29,7 +29,18 @@ __all__ = ["Result", "StepCache", "read_graphs", "write_graphs"]
 
 Result = TypeVar("Result")
 
-_TOOLS = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "openvino", "numpy", "scipy", "tokenizers")
+_TOOLS = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx-ir",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+    "scipy",
+    "tokenizers",
+)
 _GRAPHS, _VALUES = "graphs.json", "values.json"
 
 
@@ -46,7 +57,9 @@ class StepCache:
         remeasured: times in the cache and why they were not used, a sentence each.
     """
 
-    def __init__(self, scratch: Path, progress: Progress, cache: Cache, *, replay: bool = False, rerace: bool = False) -> None:
+    def __init__(
+        self, scratch: Path, progress: Progress, cache: Cache, *, replay: bool = False, rerace: bool = False
+    ) -> None:
         """Binds folders.
 
         Args:
@@ -65,7 +78,13 @@ class StepCache:
         self._made: set[str] = set()
 
     def get(
-        self, step: str, parts: Mapping[str, Any], make: Callable[[Path], Result], read: Callable[[Path], Result], *, names_files: bool = False
+        self,
+        step: str,
+        parts: Mapping[str, Any],
+        make: Callable[[Path], Result],
+        read: Callable[[Path], Result],
+        *,
+        names_files: bool = False,
     ) -> Result:
         """The result of a step. What depends on a module from Python is not kept beyond the build: its code has no digest.
 
@@ -113,7 +132,9 @@ class StepCache:
             for name in of_rows:
                 arrays: dict[str, Any] = {**pack(rows)} if (rows := getattr(made, name)) else {}
                 np.savez(folder / f"{name}.npz", **arrays)
-            (folder / _VALUES).write_text(to_json({name: plain(value) for name, value in vars(made).items() if name not in of_rows}), "utf-8")
+            (folder / _VALUES).write_text(
+                to_json({name: plain(value) for name, value in vars(made).items() if name not in of_rows}), "utf-8"
+            )
             return made
 
         def read(folder: Path) -> Result:
@@ -121,7 +142,9 @@ class StepCache:
             for name in of_rows:
                 with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
                     rows[name] = unpack({part: stored[part] for part in stored.files})
-            return parse(kind, {**json.loads((folder / _VALUES).read_text("utf-8")), **rows}, f"{step} in the build cache")
+            return parse(
+                kind, {**json.loads((folder / _VALUES).read_text("utf-8")), **rows}, f"{step} in the build cache"
+            )
 
         return self.get(step, parts, write, read)
 
@@ -144,7 +167,10 @@ class StepCache:
 
 def write_graphs(folder: Path, graphs: GraphSet) -> None:
     """Writes what graphs in a folder are."""
-    entries = [{"signature": plain(g.signature), "path": g.path.name, "method": g.method, "recipe": dict(g.recipe)} for g in graphs.graphs]
+    entries = [
+        {"signature": plain(g.signature), "path": g.path.name, "method": g.method, "recipe": dict(g.recipe)}
+        for g in graphs.graphs
+    ]
     (folder / _GRAPHS).write_text(to_json({**plain(graphs), "graphs": entries, "assets": graphs.assets.name}), "utf-8")
 
 
@@ -152,5 +178,8 @@ def read_graphs(folder: Path) -> GraphSet:
     """The graphs that :func:`write_graphs` wrote."""
     data = json.loads((folder / _GRAPHS).read_text("utf-8"))
     where = "graph in the build cache"
-    graphs = tuple(Graph(parse(Signature, g["signature"], where), folder / g["path"], g["method"], g["recipe"]) for g in data["graphs"])
+    graphs = tuple(
+        Graph(parse(Signature, g["signature"], where), folder / g["path"], g["method"], g["recipe"])
+        for g in data["graphs"]
+    )
     return GraphSet(data["task"], data["loop"], graphs, folder / data["assets"], data["provenance"])

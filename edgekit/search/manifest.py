@@ -40,7 +40,9 @@ def check_reference(evaluation: EvaluationSet, accept: bool) -> ReferenceCheck |
     return None if question is None else references.hold(question, accept)
 
 
-def describe_provenance(cache: StepCache, model_digest: str | None, calibration: Samples, evaluation: Samples, seed: int) -> dict[str, str]:
+def describe_provenance(
+    cache: StepCache, model_digest: str | None, calibration: Samples, evaluation: Samples, seed: int
+) -> dict[str, str]:
     """What a bundle says of its making, beside the model."""
     return {
         "calibration_digest": seal_digest(calibration, model_digest),
@@ -60,7 +62,9 @@ def seal_digest(samples: Samples, model_digest: str | None) -> str:
     return seal(samples.digest, hashlib.sha256(f"samples of {model_digest}".encode()).digest()[:16])
 
 
-def score_test_set(ctx: BuildContext, choice: Choice, test: EvaluationSet | None) -> tuple[HeldOut | None, tuple[str, ...]]:
+def score_test_set(
+    ctx: BuildContext, choice: Choice, test: EvaluationSet | None
+) -> tuple[HeldOut | None, tuple[str, ...]]:
     """Scores the frozen choice on the test set, once; and what should be known of that."""
     if test is None:
         return None, ()
@@ -82,7 +86,12 @@ def score_test_set(ctx: BuildContext, choice: Choice, test: EvaluationSet | None
 
 
 def complete_manifest(
-    ctx: BuildContext, request: BuildRequest, choice: Choice, engines: Verified, notes: Sequence[str], doubt: ReferenceCheck | None
+    ctx: BuildContext,
+    request: BuildRequest,
+    choice: Choice,
+    engines: Verified,
+    notes: Sequence[str],
+    doubt: ReferenceCheck | None,
 ) -> Manifest:
     """The manifest of the bundle, but for its files and what a test set adds.
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["measure_candidate", "note_if_unresolved", "race_candidates", "settle", "settle_all"]
 
 
-def settle_all(ctx: BuildContext, candidates: Sequence[Candidate], *, allow_none: bool = False) -> tuple[list[Candidate], list[CandidateResult]]:
+def settle_all(
+    ctx: BuildContext, candidates: Sequence[Candidate], *, allow_none: bool = False
+) -> tuple[list[Candidate], list[CandidateResult]]:
     """The candidates as they are to be raced, and what each answers; those whose answers are not finite are left out, which is noted.
 
     Args:
@@ -66,9 +68,15 @@ def settle(ctx: BuildContext, candidate: Candidate) -> tuple[Candidate, Candidat
     if lists is None:
         return candidate, result, trouble
     if not lists.kept and variant.rows != "alone":
-        ctx.note(f"{variant.method} on {variant.backend}: {lists.text()}. So its rows are run one by one, and it was raced like that.")
+        ctx.note(
+            f"{variant.method} on {variant.backend}: {lists.text()}. So its rows are run one by one, and it was raced like that."
+        )
         return settle(ctx, replace(candidate, variant=replace(variant, rows="alone")))
-    return replace(candidate, variant=replace(variant, lists=lists, max_tokens=result.costs.max_tokens)), result, trouble
+    return (
+        replace(candidate, variant=replace(variant, lists=lists, max_tokens=result.costs.max_tokens)),
+        result,
+        trouble,
+    )
 
 
 def note_if_unresolved(ctx: BuildContext, result: CandidateResult) -> None:
@@ -92,7 +100,9 @@ def measure_candidate(ctx: BuildContext, candidate: Candidate) -> tuple[Candidat
     if ctx.target.choose_on == "host" or (device != AS_WRITTEN and runs_here(variant.backend)):
         return _measure_here(ctx, candidate), ""
     folder, manifest = candidate.bundle.path, candidate.bundle.manifest
-    graphs = tuple(Graph(signature, folder / variant.graphs[signature.name], variant.method) for signature in manifest.signatures)
+    graphs = tuple(
+        Graph(signature, folder / variant.graphs[signature.name], variant.method) for signature in manifest.signatures
+    )
     own = replace(ctx, evaluation=ctx.evaluation.with_task(_task_of(candidate)))
     outputs = graph_outputs(own, GraphSet(manifest.task, manifest.loop, graphs, folder / "assets"))
     rows = [row if sound else _zeros(row) for row, sound in zip(outputs.rows, finite(outputs.rows), strict=True)]
@@ -107,9 +117,14 @@ def _measure_here(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
     sizes = [task.modality.size(encoded.arrays) for encoded in encode_each(task, inputs)]
     longest = min(task.max_size, max(candidate.variant.max_tokens or task.max_size, *sizes))
     result = ctx.cache.values(
-        "answers", parts, CandidateResult, lambda: race.measure_candidate(candidate, inputs, longest, limit_mb, ctx.cache.progress)
+        "answers",
+        parts,
+        CandidateResult,
+        lambda: race.measure_candidate(candidate, inputs, longest, limit_mb, ctx.cache.progress),
     )
-    lists = agree.compare(task, result.outputs, result.listed, result.order, evaluation.reference, candidate.variant.method)
+    lists = agree.compare(
+        task, result.outputs, result.listed, result.order, evaluation.reference, candidate.variant.method
+    )
     result = replace(result, costs=replace(result.costs, lists=lists))
     if ctx.replayed is not None:
         result = ctx.replayed.with_costs(candidate, result)
@@ -120,7 +135,14 @@ def _measure_here(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
 def race_candidates(ctx: BuildContext, candidates: Sequence[Candidate], rounds: int, inputs_a_round: int) -> Race:
     """The times of candidates in turns, on this machine or from the record."""
     samples, lists = ctx.evaluation.samples, ctx.target.use == "throughput"
-    parts = {"step": "race", **_raced(ctx, candidates), "samples": samples.digest, "rounds": rounds, "texts": inputs_a_round, "lists": lists}
+    parts = {
+        "step": "race",
+        **_raced(ctx, candidates),
+        "samples": samples.digest,
+        "rounds": rounds,
+        "texts": inputs_a_round,
+        "lists": lists,
+    }
     parts["until"] = ctx.deadline  # a race that was cut short is found by no build that has more time
 
     def make() -> Race:

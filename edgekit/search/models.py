@@ -30,7 +30,15 @@ from edgekit.spec.target import Target
 if TYPE_CHECKING:
     from edgekit.search.request import BuildRequest, BuildSamples
 
-__all__ = ["ModelEntry", "Models", "make_calibration", "make_candidate", "make_candidates", "make_models", "prepare_model"]
+__all__ = [
+    "ModelEntry",
+    "Models",
+    "make_calibration",
+    "make_candidate",
+    "make_candidates",
+    "make_models",
+    "prepare_model",
+]
 
 _CALIBRATION_BATCH = 4
 
@@ -81,16 +89,22 @@ def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: 
         # A list that cannot be is refused before a student is trained.
         trim_vocabulary(ctx.cache, model, files.vocabulary, request.tokens, files.evaluation)
     for student in request.students:
-        student.check(model, [file for file in (files.whole, files.evaluation, files.test, *files.training) if file is not None])
+        student.check(
+            model, [file for file in (files.whole, files.evaluation, files.test, *files.training) if file is not None]
+        )
     models = Models({"": model})
     if request.students:
         from edgekit.search.pruning import clock  # a build without students needs no clock, and none of pruning
 
         latency = clock(ctx)
         for student in request.students:
-            models.sources[student.name] = student.make(model, files.training, files.evaluation, latency, ctx.cache.progress, ctx.cache.cache)
+            models.sources[student.name] = student.make(
+                model, files.training, files.evaluation, latency, ctx.cache.progress, ctx.cache.cache
+            )
     for name, source in models.sources.items() if request.vocabulary is not None else ():
-        models.sources[name], models.trimmed[name] = trim_vocabulary(ctx.cache, source, files.vocabulary, request.tokens, files.evaluation)
+        models.sources[name], models.trimmed[name] = trim_vocabulary(
+            ctx.cache, source, files.vocabulary, request.tokens, files.evaluation
+        )
     return models
 
 
@@ -109,7 +123,11 @@ def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
     sizes = [task.modality.size(row) for row in rows]
     inputs = ctx.evaluation.inputs
     halves = any("float16" in quantize.get(method).PRECISIONS for method in ctx.target.methods)
-    long = stand_in.long_rows(task, inputs, stand_in.longest(ctx.target, float_graphs.signature, task.max_size)) if halves else []
+    long = (
+        stand_in.long_rows(task, inputs, stand_in.longest(ctx.target, float_graphs.signature, task.max_size))
+        if halves
+        else []
+    )
 
     def guard() -> Iterator[Sequence[Arrays]]:
         for start in range(0, len(inputs) if halves else 0, _CALIBRATION_BATCH):
@@ -127,7 +145,11 @@ def _in_calls(rows: Sequence[Arrays]) -> list[Sequence[Arrays]]:
 
 
 def make_calibration(
-    ctx: BuildContext, float_graphs: GraphSet, task: Task, calls: Sequence[Sequence[Arrays]], guard: Callable[[], Iterable[Sequence[Arrays]]]
+    ctx: BuildContext,
+    float_graphs: GraphSet,
+    task: Task,
+    calls: Sequence[Sequence[Arrays]],
+    guard: Callable[[], Iterable[Sequence[Arrays]]],
 ) -> Calibration:
     """Feeds of every graph, as the loop brings them about; of one graph its outputs are judged by the task, of several each by its own outputs.
 
@@ -163,7 +185,9 @@ def make_calibration(
     return Calibration(feeds[first], divergence, guarded(first), split)
 
 
-def _record(ctx: BuildContext, float_graphs: GraphSet, calls: Iterable[Sequence[Arrays]]) -> Iterator[Mapping[str, list[dict[str, np.ndarray]]]]:
+def _record(
+    ctx: BuildContext, float_graphs: GraphSet, calls: Iterable[Sequence[Arrays]]
+) -> Iterator[Mapping[str, list[dict[str, np.ndarray]]]]:
     """Signature name to the feeds of its graph, call by call."""
     signatures = [graph.signature for graph in float_graphs.graphs]
     if len(signatures) == 1 and not signatures[0].state:  # its feeds are made of rows alone
@@ -171,7 +195,9 @@ def _record(ctx: BuildContext, float_graphs: GraphSet, calls: Iterable[Sequence[
         yield from (record({}, {signatures[0].name: signatures[0]}, rows) for rows in calls)
         return
     paths = {graph.signature.name: graph.path for graph in float_graphs.graphs}
-    with stand_in.open_graphs(paths, signatures, float_graphs.loop, STAND_IN, "cpu", ctx.cache.scratch, threads=cpus()) as runner:
+    with stand_in.open_graphs(
+        paths, signatures, float_graphs.loop, STAND_IN, "cpu", ctx.cache.scratch, threads=cpus()
+    ) as runner:
         yield from map(runner.record, calls)
 
 
@@ -189,13 +215,19 @@ def make_candidates(ctx: BuildContext, model: ModelEntry, method: str) -> list[C
         ctx.note(f"The time allowed was used up: layers of '{method}' in float were not searched.")
         return candidates
     # Ranges and smoothing stay as they were chosen. Both forms race, so that the table shows what the layers in float cost.
-    floats = [replace(graph, recipe=made.recipe) for graph, made in zip(model.float_graphs.graphs, graphs.graphs, strict=True)]
-    reverted = revert_layers(own, method, replace(model.float_graphs, graphs=tuple(floats)), ctx.target.quantize, model.calibration)
+    floats = [
+        replace(graph, recipe=made.recipe) for graph, made in zip(model.float_graphs.graphs, graphs.graphs, strict=True)
+    ]
+    reverted = revert_layers(
+        own, method, replace(model.float_graphs, graphs=tuple(floats)), ctx.target.quantize, model.calibration
+    )
     if reverted.graphs is None:
         whose = f" of the student {model.name}" if model.name else ""
         ctx.note(f"No number of layers in float brings '{method}'{whose} inside the accuracy budget.")
         return candidates
-    return candidates + [replace(c, sensitivity=reverted.ranking) for c in _on_each(ctx, model, reverted.graphs, runs_on)]
+    return candidates + [
+        replace(c, sensitivity=reverted.ranking) for c in _on_each(ctx, model, reverted.graphs, runs_on)
+    ]
 
 
 def make_candidate(ctx: BuildContext, model: ModelEntry, method: str, backend: str) -> Candidate | None:
@@ -211,7 +243,9 @@ def _on_each(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, runs_on: Se
     method = graphs.graphs[0].method
     variants = [_variant(ctx, model, graphs, backend) for backend in runs_on]
     manifest = replace(model.manifest_template, variants=tuple(variants))
-    bundle = assemble.write(_free_folder(ctx.cache.scratch, method), manifest, assemble.graph_files(graphs), scratch=True)
+    bundle = assemble.write(
+        _free_folder(ctx.cache.scratch, method), manifest, assemble.graph_files(graphs), scratch=True
+    )
     return [Candidate(bundle, variant, model.name) for variant in variants]
 
 

@@ -73,7 +73,9 @@ def clock(ctx: BuildContext) -> Latency:
         with tempfile.TemporaryDirectory(prefix="clock-", dir=ctx.cache.scratch) as folder:
             place = Path(folder)
             cache = StepCache(place, ctx.cache.progress, Cache(place / "cache", math.inf))
-            apart = replace(ctx, target=quick, cache=cache, strict=False, deadline=None, recorded=Record(""), replayed=None)
+            apart = replace(
+                ctx, target=quick, cache=cache, strict=False, deadline=None, recorded=Record(""), replayed=None
+            )
             entries = [prepare_model(apart, "", model) for model in models]
             if not forms:
                 every = [make_candidate(apart, entries[0], m, b) for m in quick.methods for b in quick.backends]
@@ -87,7 +89,12 @@ def clock(ctx: BuildContext) -> Latency:
 
     names = ("backends", "methods", "device", "threads", "shapes", "instructions")
     about = {name: plain(getattr(quick, name)) for name in names}
-    about |= {"quantize": plain(quick.quantize), "machine": [cpu_name(), cpus()], **ctx.cache.always, "texts": ctx.evaluation.samples.digest}
+    about |= {
+        "quantize": plain(quick.quantize),
+        "machine": [cpu_name(), cpus()],
+        **ctx.cache.always,
+        "texts": ctx.evaluation.samples.digest,
+    }
     return Latency(measure, about, None if ctx.replayed is None else ctx.replayed.plans, ctx.recorded.plans)
 
 
@@ -147,6 +154,15 @@ def prune_model(
         cache = StepCache(Path(scratch), progress, Cache())
         scored = EvaluationSet(evaluation, evaluation.evaluation(task), reference_outputs(cache, origin, evaluation))
         ctx = BuildContext(chosen, scored, calibration, origin.digest, cache, Record(cpu_name()))
-        found = prune_layers(origin, origin, speedup, rows, evaluation, clock(ctx), (training or RECOVERY) if recover else None, progress=progress)
+        found = prune_layers(
+            origin,
+            origin,
+            speedup,
+            rows,
+            evaluation,
+            clock(ctx),
+            (training or RECOVERY) if recover else None,
+            progress=progress,
+        )
         place(found.made.folder, destination, force)
     return PruneResult(found, Distilled.of(destination, found.made, time.perf_counter() - start))

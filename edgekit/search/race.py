@@ -25,10 +25,14 @@ __all__ = ["in_turns", "measure_candidate", "ratio", "turns"]
 _WARM_UP = 5
 _FEWEST_ROUNDS = 4
 _RESAMPLES = 2000
-_LIST = 320  # inputs of a list that is timed for throughput: some ten of the usual batches, so that length-sorting shows
+_LIST = (
+    320  # inputs of a list that is timed for throughput: some ten of the usual batches, so that length-sorting shows
+)
 
 
-def measure_candidate(candidate: Candidate, inputs: Sequence[Input], longest: int, limit_mb: float | None, progress: Progress) -> CandidateResult:
+def measure_candidate(
+    candidate: Candidate, inputs: Sequence[Input], longest: int, limit_mb: float | None, progress: Progress
+) -> CandidateResult:
     """Lets a candidate answer all inputs alone, and many of them in lists.
 
     Args:
@@ -50,11 +54,20 @@ def measure_candidate(candidate: Candidate, inputs: Sequence[Input], longest: in
         outputs = worker.predict(inputs, progress, step=f"evaluate {candidate}")
         listed = [row for rows in lists for row in worker.predict([inputs[i] for i in rows], batched=True)]
         memory_mb, largest, max_tokens = _largest_call(worker, candidate.variant, batch, longest, limit_mb)
-        costs = Costs(first_answer_ms, memory_mb, worker.executed_precision(), max_tokens, memory_rows=largest, memory_tokens=longest)
+        costs = Costs(
+            first_answer_ms,
+            memory_mb,
+            worker.executed_precision(),
+            max_tokens,
+            memory_rows=largest,
+            memory_tokens=longest,
+        )
     return CandidateResult(outputs, costs, listed, tuple(i for rows in lists for i in rows), watch.stop())
 
 
-def _largest_call(worker: Worker, variant: Variant, batch: int, longest: int, limit_mb: float | None) -> tuple[float, int, int]:
+def _largest_call(
+    worker: Worker, variant: Variant, batch: int, longest: int, limit_mb: float | None
+) -> tuple[float, int, int]:
     """Peak memory at the largest call of a list, the rows of that call, and the limit of tokens that makes it so.
 
     Attention takes memory by the square of the length: of all calls with so many tokens that of the longest rows takes most.
@@ -113,7 +126,9 @@ def in_turns(
                     if lists:
                         rates[index].append(len(listed) / workers[index].seconds(listed))
             progress("race candidates", turn + 1, rounds)
-    return Race(tuple(map(tuple, times)), tuple(map(tuple, rates)) if lists else (), watch.stop())  # the workers have ended, so their time is known
+    return Race(
+        tuple(map(tuple, times)), tuple(map(tuple, rates)) if lists else (), watch.stop()
+    )  # the workers have ended, so their time is known
 
 
 def turns(count: int, rounds: int, inputs_a_round: int) -> list[list[int]]:

@@ -125,11 +125,15 @@ class Race:
         costs = [[[1.0 / rate] for rate in rates] for rates in self.rows_per_s] if self.rows_per_s else self.times_ms
         if len(costs) < 2 or len(costs[0]) < 2:
             return 1.0
-        first = min(range(len(costs)), key=lambda i: float(np.median(np.concatenate([np.asarray(turn) for turn in costs[i]]))))
+        first = min(
+            range(len(costs)), key=lambda i: float(np.median(np.concatenate([np.asarray(turn) for turn in costs[i]])))
+        )
         apart = [1.0]
         for index in range(len(costs)):
             logs = [np.log(np.asarray(a) / np.asarray(b)) for a, b in zip(costs[index], costs[first], strict=True)]
-            apart.append(float(np.exp(abs(np.median(np.concatenate(logs[::2])) - np.median(np.concatenate(logs[1::2]))))))
+            apart.append(
+                float(np.exp(abs(np.median(np.concatenate(logs[::2])) - np.median(np.concatenate(logs[1::2])))))
+            )
         return max(apart)
 
 
@@ -194,14 +198,19 @@ def read(path: str | Path) -> Record:
     try:
         data = json.loads(Path(path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
-        raise UsageError(f"The record of a race {path} cannot be read ({problem}). Give the race.json of a bundle.") from problem
+        raise UsageError(
+            f"The record of a race {path} cannot be read ({problem}). Give the race.json of a bundle.",
+            code="race-record-unreadable",
+        ) from problem
     return parse(Record, data, f"record {path}")
 
 
 def key(candidate: Candidate) -> str:
     """Names a candidate by what it is: its graphs' bytes, and how they are run."""
     v, files = candidate.variant, candidate.bundle.manifest.files
-    graphs = hashlib.sha256(repr(sorted((n, f.sha256) for n, f in files.items() if n.startswith("graphs/"))).encode()).hexdigest()[:16]
+    graphs = hashlib.sha256(
+        repr(sorted((n, f.sha256) for n, f in files.items() if n.startswith("graphs/"))).encode()
+    ).hexdigest()[:16]
     how = f"threads {v.threads} streams {v.streams} batch {v.batch} rows {v.rows} max_tokens {v.max_tokens}"
     return f"{v.method} {v.backend} {graphs} shapes {list(v.shapes)} {how}"
 
@@ -213,5 +222,6 @@ def _race_key(candidates: Sequence[Candidate]) -> str:
 def _other(what: str) -> UsageError:
     return UsageError(
         f"The record of the race does not hold {what}: it is of another model, target, sample set or version. "
-        "Leave --race out to measure anew."
+        "Leave --race out to measure anew.",
+        code="race-record-other",
     )

@@ -26,7 +26,16 @@ from edgekit.spec.identity import check_date, check_name, check_version
 from edgekit.spec.protocols import Modality, Task
 from edgekit.spec.target import Target
 
-__all__ = ["FROM_SAMPLES", "BuildRequest", "BuildSamples", "FilePath", "ModelRequest", "check_samples", "read_request", "read_samples"]
+__all__ = [
+    "FROM_SAMPLES",
+    "BuildRequest",
+    "BuildSamples",
+    "FilePath",
+    "ModelRequest",
+    "check_samples",
+    "read_request",
+    "read_samples",
+]
 
 FilePath = str | os.PathLike[str]
 FROM_SAMPLES = "samples"
@@ -63,17 +72,28 @@ class ModelRequest:
             ModelError: see :func:`edgekit.source.read`.
         """
         if (self.model is None) == (self.module is None):
-            raise UsageError("Give either a model (folder or hub id) or module= and processor=, not both and not neither.")
+            raise UsageError(
+                "Give either a model (folder or hub id) or module= and processor=, not both and not neither.",
+                code="model-or-module",
+            )
         told = {name: value for name, value in self.told.items() if value is not None}
         if self.model is None:
             if self.revision is not None:
-                raise UsageError("revision= is of a hub id, and a module was given. Leave it out.")
+                raise UsageError(
+                    "revision= is of a hub id, and a module was given. Leave it out.", code="module-options"
+                )
             if strange := [name for name in told if name not in source.module_options(self.task)]:
                 options = " and ".join(f"{name}=" for name in strange)
-                raise UsageError(f"{options} goes with a model folder, and a module was given, whose processor and config count. Leave it out.")
+                raise UsageError(
+                    f"{options} goes with a model folder, and a module was given, whose processor and config count. Leave it out.",
+                    code="module-options",
+                )
             return source.from_module(self.module, self.processor, self.task, self.outputs, **told)
         if self.processor is not None or self.task is not None or self.outputs is not None:
-            raise UsageError("processor=, task= and outputs= go with module=, and a model was given, which brings its own. Leave them out.")
+            raise UsageError(
+                "processor=, task= and outputs= go with module=, and a model was given, which brings its own. Leave them out.",
+                code="module-options",
+            )
         return source.read(os.fspath(self.model), self.revision, **told)
 
 
@@ -171,7 +191,10 @@ def read_request(
     chosen = checks.settled(chosen, keep_float, use)
     checks.check_target(chosen)
     if rerace and race is not None:
-        raise UsageError("race= takes times from a record, and rerace=True measures them anew. Give one of them.")
+        raise UsageError(
+            "race= takes times from a record, and rerace=True measures them anew. Give one of them.",
+            code="race-or-rerace",
+        )
     chosen, left_out = checks.without_wrong(chosen)
     replayed = None if race is None else record.read(Path(race))
     assemble.check_output(place, force)
@@ -181,9 +204,15 @@ def read_request(
     students = [recipe(said) for said in distill]
     names = [student.name for student in students]
     if len(set(names)) < len(names):
-        raise UsageError(f"Two students would be called '{max(names, key=names.count)}'. Make one with edgekit distill, and give it as student=FOLDER.")
+        raise UsageError(
+            f"Two students would be called '{max(names, key=names.count)}'. Make one with edgekit distill, and give it as student=FOLDER.",
+            code="students-same-name",
+        )
     if model.module is not None and (students or vocabulary is not None):
-        raise UsageError("distill= and vocabulary= take a model folder or a hub id, and a module was given. Save it with save_pretrained() first.")
+        raise UsageError(
+            "distill= and vocabulary= take a model folder or a hub id, and a module was given. Save it with save_pretrained() first.",
+            code="module-options",
+        )
     if any(student.speedup is not None for student in students):
         checks.check_here(chosen)
     return BuildRequest(

@@ -99,7 +99,9 @@ def open_graphs(
             folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch))) for _ in graphs]
             graphs = {name: emulate(path, folder) for (name, path), folder in zip(graphs.items(), folders, strict=True)}
         named = {signature.name: signature for signature in signatures}
-        yield stack.enter_context(runner.opened(graphs, named, backend, device, loop=loop, threads=threads, streams=streams, shapes=shapes))
+        yield stack.enter_context(
+            runner.opened(graphs, named, backend, device, loop=loop, threads=threads, streams=streams, shapes=shapes)
+        )
 
 
 def longest(target: Target, signature: Signature, most: int) -> int:
@@ -136,7 +138,9 @@ def long_rows(task: Task, inputs: Sequence[Input], length: int) -> list[Arrays]:
 def reference_outputs(cache: StepCache, model: Source, samples: Samples) -> Sequence[Arrays]:
     """What the torch model computes for the rows of a file."""
     parts = {"step": "reference", "model": model.digest, "samples": samples.digest}
-    return cache.values("torch reference", parts, Outputs, lambda: Outputs(_reference(model, samples.inputs, cache.progress))).rows
+    return cache.values(
+        "torch reference", parts, Outputs, lambda: Outputs(_reference(model, samples.inputs, cache.progress))
+    ).rows
 
 
 def _reference(model: Source, inputs: Sequence[Input], progress: Progress) -> list[Arrays]:
@@ -169,7 +173,9 @@ def graph_outputs(ctx: BuildContext, graphs: GraphSet) -> Outputs:
         "cpu": cpu_name(),
         "longest": longest(ctx.target, graphs.signature, ctx.evaluation.task.max_size),
     }
-    return ctx.cache.values(f"{graphs.graphs[0].method} on the evaluation rows", parts, Outputs, lambda: run_graph(ctx, graphs))
+    return ctx.cache.values(
+        f"{graphs.graphs[0].method} on the evaluation rows", parts, Outputs, lambda: run_graph(ctx, graphs)
+    )
 
 
 def run_graph(ctx: BuildContext, graphs: GraphSet) -> Outputs:

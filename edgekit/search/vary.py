@@ -16,7 +16,15 @@ from edgekit.machine.cpu import cpus
 from edgekit.search.record import Candidate, Race
 from edgekit.spec.target import Target
 
-__all__ = ["MOST_BUCKETS", "better_buckets", "buckets_under", "choose_buckets", "for_throughput", "with_buckets", "with_other_threads"]
+__all__ = [
+    "MOST_BUCKETS",
+    "better_buckets",
+    "buckets_under",
+    "choose_buckets",
+    "for_throughput",
+    "with_buckets",
+    "with_other_threads",
+]
 
 MOST_BUCKETS = 8
 _BATCHES = (4, 8, 16, 32, 64)
@@ -70,9 +78,17 @@ def better_buckets(
         return None
     at = edges[np.searchsorted(edges, flat[held])]
     dynamic, static = _line(flat, of_any), _line(at, of_edges[held])
-    most = MOST_BUCKETS if limit_mb is None else buckets_under(limit_mb, MOST_BUCKETS, (0, memory_mb[0]), (len(edges), memory_mb[1]))
+    most = (
+        MOST_BUCKETS
+        if limit_mb is None
+        else buckets_under(limit_mb, MOST_BUCKETS, (0, memory_mb[0]), (len(edges), memory_mb[1]))
+    )
     chosen = choose_buckets(lengths, static, most, dynamic)
-    return None if not chosen or chosen == guess.variant.shapes else replace(guess, variant=replace(guess.variant, shapes=chosen))
+    return (
+        None
+        if not chosen or chosen == guess.variant.shapes
+        else replace(guess, variant=replace(guess.variant, shapes=chosen))
+    )
 
 
 def with_other_threads(candidate: Candidate) -> list[Candidate]:
@@ -86,7 +102,9 @@ def for_throughput(candidate: Candidate, target: Target) -> list[Candidate]:
     variant = candidate.variant
     batches = [1] if variant.rows == "alone" else [b for b in _BATCHES if b < target.max_batch] + [target.max_batch]
     streams = sorted({1, variant.threads})
-    return [replace(candidate, variant=replace(variant, batch=b, streams=s, shapes=())) for s in streams for b in batches]
+    return [
+        replace(candidate, variant=replace(variant, batch=b, streams=s, shapes=())) for s in streams for b in batches
+    ]
 
 
 def _line(lengths: np.ndarray, times: np.ndarray):  # type: ignore[no-untyped-def] # noqa: ANN202
@@ -100,7 +118,9 @@ def _line(lengths: np.ndarray, times: np.ndarray):  # type: ignore[no-untyped-de
     return lambda tokens: max(start + slope * tokens, 0.0)
 
 
-def choose_buckets(lengths: Sequence[int], latency_ms: Callable[[int], float], most: int, dynamic_ms: Callable[[int], float]) -> tuple[int, ...]:
+def choose_buckets(
+    lengths: Sequence[int], latency_ms: Callable[[int], float], most: int, dynamic_ms: Callable[[int], float]
+) -> tuple[int, ...]:
     """The edges with the least time over all rows, each padded to the smallest edge that holds it.
 
     Exact, by dynamic programming over the distinct lengths: the cheapest way to serve the rows up to a length with so many
@@ -124,7 +144,9 @@ def choose_buckets(lengths: Sequence[int], latency_ms: Callable[[int], float], m
     static = np.array([latency_ms(int(n)) for n in known], np.float64)
     dynamic = np.array([dynamic_ms(int(n)) for n in known], np.float64)
     before = np.concatenate([[0], np.cumsum(rows)])  # rows shorter than known[i]
-    rest = np.concatenate([np.cumsum((dynamic * rows)[::-1])[::-1], [0.0]])  # time of the rows from known[i] on, without an edge
+    rest = np.concatenate(
+        [np.cumsum((dynamic * rows)[::-1])[::-1], [0.0]]
+    )  # time of the rows from known[i] on, without an edge
     cost = np.full(count + 1, np.inf)  # of the rows shorter than known[j], the last edge being known[j - 1]
     cost[0] = 0.0
     cheapest, chosen, ends = float(rest[0]), (0, 0), []  # `chosen`: number of edges, and j

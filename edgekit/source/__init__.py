@@ -167,20 +167,33 @@ def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
             raise
         except Exception as problem:  # Transformers raises of every kind for a damaged folder
             what = f"{origin.model_id} (model type '{config['model_type']}')"
-            raise ModelError(f"{what} cannot be loaded by Transformers: {problem}. Save model and {processors.NOUN} again.") from problem
+            raise ModelError(
+                f"{what} cannot be loaded by Transformers: {problem}. Save model and {processors.NOUN} again.",
+                code="model-load",
+            ) from problem
         if missing:
             others = f", and holds {len(beside)} of other names ({beside[0]} ...)" if beside else ""
             raise ModelError(
                 f"{origin.model_id} lacks {len(missing)} of its weights ({missing[0]} ...), which Transformers would "
                 "fill with random numbers"
-                f"{others}. Save the fine-tuned model again, with its head."
+                f"{others}. Save the fine-tuned model again, with its head.",
+                code="weights-missing",
             )
         _weights.check_unexpected(origin.model_id, beside)
         _values.check_finite(origin.model_id, module, processor)
         return head.prepare(module.eval(), kind, told), processor
 
     chosen = any(option in processors.OPTIONS for option in told)
-    return Source(origin.model_id, origin.revision, task, _digest(origin.folder, told), make, kind, notes=notes, folder=None if chosen else origin.folder)
+    return Source(
+        origin.model_id,
+        origin.revision,
+        task,
+        _digest(origin.folder, told),
+        make,
+        kind,
+        notes=notes,
+        folder=None if chosen else origin.folder,
+    )
 
 
 def options() -> dict[str, str]:
@@ -204,12 +217,17 @@ def check_options(told: Told, known: Sequence[str], task: str) -> None:
     """
     for option in told:
         if option not in known:
-            raise UsageError(f"'{option}' is no option of {task}.{near(option, known)} Known: {', '.join(known)}. Leave it out.")
+            raise UsageError(
+                f"'{option}' is no option of {task}.{near(option, known)} Known: {', '.join(known)}. Leave it out.",
+                code="task-option-unknown",
+            )
 
 
 def _digest(folder: Path, told: Told) -> str:
     """Of every file that decides what the model computes, and of what was chosen beside them."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".txt", ".model", ".safetensors", ".jinja"))
+    files = sorted(
+        p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".txt", ".model", ".safetensors", ".jinja")
+    )
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + bytes.fromhex(sha256(file)))
@@ -236,13 +254,19 @@ def _read_module(head: Head, folder: Path, weights: _weights.Weights, pruned: bo
         return module, sorted(missing), sorted(unexpected)
     if weights.renamed:
         made = getattr(transformers, class_of(head, config.model_type))
-        module, report = made.from_pretrained(None, config=config, state_dict=weights.load(), output_loading_info=True, **loading)
+        module, report = made.from_pretrained(
+            None, config=config, state_dict=weights.load(), output_loading_info=True, **loading
+        )
     else:
-        module, report = auto.from_pretrained(folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True, **loading)
+        module, report = auto.from_pretrained(
+            folder, config=config, use_safetensors=True, local_files_only=True, output_loading_info=True, **loading
+        )
     return module, sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
 
 
-def from_module(module: Any, processor: Any, task: str | None = None, outputs: str | None = None, **told: Any) -> Source:
+def from_module(
+    module: Any, processor: Any, task: str | None = None, outputs: str | None = None, **told: Any
+) -> Source:
     """Takes a torch module and a processor of Transformers from Python: a head of one's own.
 
     Args:
@@ -263,10 +287,13 @@ def from_module(module: Any, processor: Any, task: str | None = None, outputs: s
     task = task or heads.for_architectures([name]) or heads.DEFAULT
     head = heads.get(task)
     if not isinstance(module, torch.nn.Module):
-        raise UsageError(f"module is a {name}, expected a torch.nn.Module. Pass the model itself.")
+        raise UsageError(f"module is a {name}, expected a torch.nn.Module. Pass the model itself.", code="module-type")
     if processor is None:
         noun = processors_of(task).NOUN
-        raise UsageError(f"processor is missing: a module needs the {noun} that it was trained with. Pass processor=...")
+        raise UsageError(
+            f"processor is missing: a module needs the {noun} that it was trained with. Pass processor=...",
+            code="processor-missing",
+        )
     told = {option: value for option, value in {"outputs": outputs, **told}.items() if value is not None}
     check_options(told, head.MODULE_OPTIONS, task)
     kind, notes = head.survey(name, entries(getattr(module, "config", None)), None, {}, told)

@@ -30,13 +30,21 @@ def locate(model: str, revision: str | None) -> Origin:
     folder = Path(model)
     if folder.is_dir():
         if revision is not None:
-            raise UsageError(f"{model} is a local folder, which has no revision '{revision}'. Leave --revision out, or give a hub id.")
+            raise UsageError(
+                f"{model} is a local folder, which has no revision '{revision}'. Leave --revision out, or give a hub id.",
+                code="revision-of-folder",
+            )
         return Origin(folder.resolve().name, "local", folder)
-    looks_like_path = folder.exists() or model.startswith((".", "/", "~")) or model.count("/") > 1 or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
+    looks_like_path = (
+        folder.exists()
+        or model.startswith((".", "/", "~"))
+        or model.count("/") > 1
+        or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
+    )
     if looks_like_path:
         what = "is a file" if folder.exists() else "does not exist"
         expected = "a folder with config.json and model.safetensors, or a hub id such as 'owner/name'"
-        raise ModelError(f"Model folder {model} {what}, expected {expected}. Correct the path.")
+        raise ModelError(f"Model folder {model} {what}, expected {expected}. Correct the path.", code="model-not-found")
     return _download(model, revision)
 
 
@@ -48,7 +56,10 @@ def _download(model: str, revision: str | None) -> Origin:
     def refused(problem: Exception) -> ModelError:
         reason = str(problem).strip().splitlines()[0] if str(problem).strip() else type(problem).__name__
         remedy = "Check the name, --revision, the connection and HF_TOKEN."
-        return ModelError(f"'{model}' is neither a local folder nor a model that the hub gives ({reason}). {remedy}")
+        return ModelError(
+            f"'{model}' is neither a local folder nor a model that the hub gives ({reason}). {remedy}",
+            code="model-not-found",
+        )
 
     disable_progress_bars()
     patterns = ["*.json", "*.txt", "*.model", "*.jinja", "*.safetensors"]
@@ -59,7 +70,14 @@ def _download(model: str, revision: str | None) -> Origin:
         folder = hub.snapshot_download(model, revision=info.sha, allow_patterns=patterns, ignore_patterns=["*/*"])
     except ModelError:
         raise
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as problem:
+    except (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        OSError,
+        ValueError,
+    ) as problem:
         raise refused(problem) from problem
     except Exception as problem:  # the hub's client lets errors of its transport library through
         if type(problem).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2", "requests"):
@@ -72,29 +90,45 @@ def _check_files(model: str, names: Sequence[str]) -> None:
     """Refuses by file names alone, before anything large is read."""
     top = {n for n in names if "/" not in n}
     if "adapter_config.json" in top and "config.json" not in top:
-        raise ModelError(f"{model} holds only an adapter (adapter_config.json). Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
+        raise ModelError(
+            f"{model} holds only an adapter (adapter_config.json). Merge it first: model.merge_and_unload().save_pretrained(FOLDER).",
+            code="model-adapter",
+        )
     if "config.json" not in top:
-        raise ModelError(f"{model} has no config.json, expected a model saved by save_pretrained(). Save the model again, with its config.")
+        raise ModelError(
+            f"{model} has no config.json, expected a model saved by save_pretrained(). Save the model again, with its config.",
+            code="model-no-config",
+        )
     if not any(n.endswith(".safetensors") for n in top):
         if any(n.startswith("adapter_model") for n in top):
-            raise ModelError(f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
+            raise ModelError(
+                f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).",
+                code="model-adapter",
+            )
         pickles = sorted(n for n in top if n.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl")))
         if pickles:
             raise ModelError(
                 f"{model} has its weights in {pickles[0]} only. That is a pickle, which can run code when it is "
                 "read; expected safetensors. "
-                "Convert it where you trust it: model.save_pretrained(FOLDER, safe_serialization=True)."
+                "Convert it where you trust it: model.save_pretrained(FOLDER, safe_serialization=True).",
+                code="model-pickle",
             )
-        raise ModelError(f"{model} has no weights, expected model.safetensors. Save the model again.")
+        raise ModelError(
+            f"{model} has no weights, expected model.safetensors. Save the model again.", code="model-no-weights"
+        )
     adapters = sorted(n for n in top if n.startswith(("adapter_config", "adapter_model", "pytorch_adapter")))
     if all(n.startswith("adapter_model") for n in top if n.endswith(".safetensors")):
-        raise ModelError(f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).")
+        raise ModelError(
+            f"{model} holds only an adapter. Merge it first: model.merge_and_unload().save_pretrained(FOLDER).",
+            code="model-adapter",
+        )
     if adapters:
         raise ModelError(
             f"{model} holds an adapter ({', '.join(adapters)}) beside a whole model: what was trained in the adapter "
             "would not be used. Merge it first: "
             "model.merge_and_unload().save_pretrained(FOLDER). If the whole model is the merged one already, take "
-            "the adapter's files away."
+            "the adapter's files away.",
+            code="model-adapter",
         )
     _check_processor(model, top)
 
@@ -120,17 +154,25 @@ def checked_config(origin: Origin) -> tuple[dict[str, Any], str]:
         if "auto_map" in entries:
             raise ModelError(
                 f"{origin.model_id} brings code of its own ({name} has auto_map), and no code of a model is run. "
-                "Pass the module from Python: edgekit.build(module=..., processor=...)."
+                "Pass the module from Python: edgekit.build(module=..., processor=...).",
+                code="model-own-code",
             )
     kind, architectures = config.get("model_type"), [str(a) for a in config.get("architectures") or []]
     task = heads.for_architectures(architectures)
-    known = {k: name for found in ([task] if task else heads.names()) for k, name in processors_of(found).MODEL_TYPES.items()}
+    known = {
+        k: name for found in ([task] if task else heads.names()) for k, name in processors_of(found).MODEL_TYPES.items()
+    }
     if kind not in known:
         supported = ", ".join(known.values())
-        raise ModelError(f"{origin.model_id} is of the architecture '{kind}', which is not supported.{_meant(str(kind), task)} Supported: {supported}.")
+        raise ModelError(
+            f"{origin.model_id} is of the architecture '{kind}', which is not supported.{_meant(str(kind), task)} Supported: {supported}.",
+            code="model-architecture",
+        )
     if task is None:
         named = ", ".join(architectures) or "no head is named"
-        raise ModelError(f"{origin.model_id} is for another task ({named}). Supported: {_supported()}.")
+        raise ModelError(
+            f"{origin.model_id} is for another task ({named}). Supported: {_supported()}.", code="model-task"
+        )
     processors_of(task).check_names(origin.model_id, names)
     _check_class(origin.model_id, str(kind), architectures, task)
     if isinstance(quantized := config.get("quantization_config"), dict) and quantized:
@@ -138,7 +180,8 @@ def checked_config(origin: Origin) -> tuple[dict[str, Any], str]:
         raise ModelError(
             f"{origin.model_id} is quantized already ({how}, by quantization_config in config.json), and EdgeKit "
             "quantizes by itself, "
-            "with calibration. Give the model as it was trained, in float32 or float16."
+            "with calibration. Give the model as it was trained, in float32 or float16.",
+            code="model-quantized",
         )
     return dict(config), task
 
@@ -149,7 +192,10 @@ def processors_of(task: str) -> Processors:
 
 def _supported() -> str:
     """Tasks, each with the classes and the architectures that it takes."""
-    return "; ".join(f"{n} (...{heads.get(n).ARCHITECTURES}) of {', '.join(processors_of(n).MODEL_TYPES.values())}" for n in heads.names())
+    return "; ".join(
+        f"{n} (...{heads.get(n).ARCHITECTURES}) of {', '.join(processors_of(n).MODEL_TYPES.values())}"
+        for n in heads.names()
+    )
 
 
 def _meant(kind: str, task: str | None) -> str:
@@ -180,7 +226,9 @@ def class_of(head: Head, kind: str) -> str:
     """The class of Transformers that a model type stands for under a head."""
     from transformers.models.auto import modeling_auto
 
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", head.AUTO_CLASS.removeprefix("AutoModel")).upper()  # ForCausalLM: FOR_CAUSAL_LM
+    words = re.sub(
+        r"(?<=[a-z])(?=[A-Z])", "_", head.AUTO_CLASS.removeprefix("AutoModel")
+    ).upper()  # ForCausalLM: FOR_CAUSAL_LM
     found = getattr(modeling_auto, f"MODEL_{words}_MAPPING_NAMES")[kind]
     return str(found[0] if isinstance(found, tuple) else found)  # of several the first is what the others vary
 
@@ -195,5 +243,6 @@ def _check_class(model_id: str, kind: str, architectures: Sequence[str], task: s
             f"{model_id} was saved from the class {', '.join(architectures)}, and its model_type '{kind}' is read as "
             f"{expected}: another class may compute something "
             "else. Correct the one that is wrong in config.json, or pass the module from Python: "
-            "edgekit.build(module=..., processor=...)."
+            "edgekit.build(module=..., processor=...).",
+            code="model-other-class",
         )

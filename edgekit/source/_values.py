@@ -41,7 +41,8 @@ def check_finite(model_id: str, module: Any, tokenizer: Any) -> None:
             f"{model_id}: {int(bad.sum())} of {tensor.numel()} values of the weight {name} are not finite "
             f"({what}){where}. A training that diverged leaves such, "
             "and a conversion to float16 of values beyond 65504. Take an earlier checkpoint, or convert the model "
-            "again."
+            "again.",
+            code="weights-not-finite",
         )
 
 
@@ -96,14 +97,16 @@ def check_tables(
                 f"embeddings: {names}"
                 f"{' ...' if len(beyond) > _SHOWN else ''}. Tokens that were added need rows that are trained: "
                 "model.resize_token_embeddings(len(tokenizer)), train, "
-                "save both; or save the tokenizer that the model was trained with."
+                "save both; or save the tokenizer that the model was trained with.",
+                code="tokenizer-beyond-embeddings",
             )
     for name in inputs:
         if name in rows and not 0 <= pads[name] < rows[name]:
             raise ModelError(
                 f"The tokenizer of {model_id} fills short rows of {name} with {pads[name]}, and the model's table "
                 f"has {rows[name]} rows. "
-                "Set the pad token that the model was trained with, and save the tokenizer again."
+                "Set the pad token that the model was trained with, and save the tokenizer again.",
+                code="tokenizer-padding",
             )
     if "token_type_ids" in inputs and "token_type_ids" in rows:
         largest = max(tokenizer(["a"], truncation=True)["token_type_ids"][0])
@@ -111,12 +114,12 @@ def check_tables(
             raise ModelError(
                 f"The tokenizer of {model_id} gives the token type {largest}, and the model knows "
                 f"{rows['token_type_ids']} (type_vocab_size). "
-                "Save the tokenizer that the model was trained with."
+                "Save the tokenizer that the model was trained with.",
+                code="tokenizer-token-types",
             )
 
 
 def _words(tokenizer: Any, rows: Sequence[int]) -> list[str]:
     return [
-        f"{row} {token!r}" if (token := tokenizer.convert_ids_to_tokens(row)) is not None else str(row)
-        for row in rows
+        f"{row} {token!r}" if (token := tokenizer.convert_ids_to_tokens(row)) is not None else str(row) for row in rows
     ]

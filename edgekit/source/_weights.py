@@ -107,7 +107,8 @@ def survey(model_id: str, folder: Path, kind: str) -> Weights:
     if packed:
         raise ModelError(
             f"{model_id} has weights of the type {packed[0]}: it is quantized already. Give the model as it was "
-            "trained, in float32 or float16."
+            "trained, in float32 or float16.",
+            code="model-quantized",
         )
     shapes = {names[name]: shape for name, (_, shape) in stored.items()}
     found = Weights(files, names, shapes, ())
@@ -127,14 +128,16 @@ def check_unexpected(model_id: str, names: Iterable[str]) -> None:
         raise ModelError(
             f"{model_id} holds {len(adapted)} weights of an adapter ({adapted[0]} ...), which are not part of the "
             "model itself. "
-            "Merge it first: model.merge_and_unload().save_pretrained(FOLDER)."
+            "Merge it first: model.merge_and_unload().save_pretrained(FOLDER).",
+            code="model-adapter",
         )
     if beside:
         raise ModelError(
             f"{model_id} holds {len(beside)} weights that its architecture has no place for "
             f"({', '.join(beside[:3])}{' ...' if len(beside) > 3 else ''}): what "
             "was trained there would not be used. Pass the module itself from Python, edgekit.build(module=..., "
-            "processor=...), or save the model without them."
+            "processor=...), or save the model without them.",
+            code="weights-unused",
         )
 
 
@@ -146,13 +149,15 @@ def _counted(model_id: str, folder: Path) -> tuple[Path, ...]:
         shards = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise ModelError(
-            f"{INDEX} of {model_id} has no readable weight_map ({type(problem).__name__}). {_SAVE}"
+            f"{INDEX} of {model_id} has no readable weight_map ({type(problem).__name__}). {_SAVE}",
+            code="weights-index",
         ) from problem
     for name in shards:
         if not isinstance(name, str) or Path(name).name != name or not (folder / name).is_file():
             raise ModelError(
                 f"{INDEX} of {model_id} lists {name!r}, which is no file of that folder. Copy all shards there, or "
-                "save the model again."
+                "save the model again.",
+                code="weights-index",
             )
     return tuple(folder / name for name in shards)
 
@@ -185,14 +190,16 @@ def _names(model_id: str, stored: Sequence[str], kind: str) -> dict[str, str]:
     if len(before) > 1:
         raise ModelError(
             f"{model_id} holds the weights of {len(before)} models ({', '.join(repr(p) for p in before)} before "
-            "their names). Save the one alone."
+            "their names). Save the one alone.",
+            code="weights-several-models",
         )
     if before and before[0]:
         names = {s: n.removeprefix(before[0]) for s, n in names.items()}
     if len(set(names.values())) < len(names):
         twice = next(n for n in names.values() if list(names.values()).count(n) > 1)
         raise ModelError(
-            f"{model_id} holds the weight {twice} twice, once with the name of a wrapper before it. {_SAVE}"
+            f"{model_id} holds the weight {twice} twice, once with the name of a wrapper before it. {_SAVE}",
+            code="weights-twice",
         )
     return names
 
@@ -232,7 +239,8 @@ def _compare(model_id: str, file: Path, other: Mapping[str, np.ndarray], values:
         raise ModelError(
             f"{model_id} holds two versions of its weights: {file.name} differs from the files that Transformers "
             f"reads in {len(differing)} tensors "
-            f"({differing[0]} ...). Take away the one that is not the fine-tuned model."
+            f"({differing[0]} ...). Take away the one that is not the fine-tuned model.",
+            code="weights-two-versions",
         )
 
 
@@ -240,7 +248,8 @@ def _apart(model_id: str, file: Path, names: str) -> ModelError:
     return ModelError(
         f"{model_id} has weights in {file.name} that Transformers does not read{names}: what was trained there would "
         "not be used. "
-        f"Save the whole model in one, model.save_pretrained(FOLDER), or take {file.name} away if it is of no use."
+        f"Save the whole model in one, model.save_pretrained(FOLDER), or take {file.name} away if it is of no use.",
+        code="weights-unused",
     )
 
 
@@ -255,9 +264,7 @@ def _compare_storages(model_id: str, file: Path, other: Sequence[np.ndarray], va
         for size in (raw.nbytes // 4, raw.nbytes // 2):
             by_size.setdefault(size, []).append(raw)
     sizes = {v.size for v in values}
-    if _PART.search(file.name) and (
-        not other or any(not {raw.nbytes // 4, raw.nbytes // 2} & sizes for raw in other)
-    ):
+    if _PART.search(file.name) and (not other or any(not {raw.nbytes // 4, raw.nbytes // 2} & sizes for raw in other)):
         raise _apart(model_id, file, "")
     told = [v for v in values if v.size in by_size]
     if not _PART.search(file.name) and len(told) < 0.9 * len(values):
@@ -272,7 +279,8 @@ def _compare_storages(model_id: str, file: Path, other: Sequence[np.ndarray], va
             f"{model_id} holds two versions of its weights: {file.name} and the safetensors that Transformers reads "
             f"differ in {differing} tensors. Take away "
             "the file that is not the fine-tuned model; if that is the safetensors, convert the other where you "
-            "trust it: model.save_pretrained(FOLDER)."
+            "trust it: model.save_pretrained(FOLDER).",
+            code="weights-two-versions",
         )
     return True
 
@@ -336,7 +344,8 @@ def _below(model_id: str, folder: Path, counted: Weights) -> list[str]:
         raise ModelError(
             f"{model_id} has an adapter in {where}, which would not be used. Merge it, "
             "model.merge_and_unload().save_pretrained(FOLDER); if the folder's own "
-            "weights are the merged ones already, take the adapter away from it."
+            "weights are the merged ones already, take the adapter away from it.",
+            code="model-adapter",
         )
     checkpoints = sorted(p.name for p in folder.glob("checkpoint-*") if any(p.glob("*.safetensors")))
     if not checkpoints:

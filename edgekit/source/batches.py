@@ -35,13 +35,18 @@ def tensors(rows: Sequence[Arrays], pads: Mapping[str, float]) -> dict[str, Any]
     for name in rows[0]:
         arrays = [row[name] for row in rows]
         if name in pads:
-            padded = np.full((len(arrays), max(1, *map(len, arrays)), *arrays[0].shape[1:]), pads[name], arrays[0].dtype)
+            padded = np.full(
+                (len(arrays), max(1, *map(len, arrays)), *arrays[0].shape[1:]), pads[name], arrays[0].dtype
+            )
             for place, array in zip(padded, arrays, strict=True):
                 place[: len(array)] = array
         elif len({a.shape for a in arrays}) == 1:
             padded = np.stack(arrays)
         else:
-            raise UsageError(f"The rows of '{name}' are of several shapes, and no value was given to pad them with. Give pads={{'{name}': ...}}.")
+            raise UsageError(
+                f"The rows of '{name}' are of several shapes, and no value was given to pad them with. Give pads={{'{name}': ...}}.",
+                code="pads-missing",
+            )
         made[name] = torch.from_numpy(padded)
     return made
 
@@ -68,7 +73,11 @@ def alike(rows: Sequence[Arrays], most: int = 0) -> list[list[int]]:
 
 
 def run(
-    forward: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]], module: Any, rows: Sequence[Arrays], pads: Mapping[str, float], signature: Signature | None
+    forward: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]],
+    module: Any,
+    rows: Sequence[Arrays],
+    pads: Mapping[str, float],
+    signature: Signature | None,
 ) -> tuple[dict[str, Any], list[Arrays]]:
     """Runs a module on rows as one batch, without gradients.
 
@@ -94,7 +103,11 @@ def run(
 
 
 def reference(
-    forward: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]], module: Any, signature: Signature, rows: Sequence[Arrays], progress: Progress
+    forward: Callable[[Any, Mapping[str, Any]], Mapping[str, Any]],
+    module: Any,
+    signature: Signature,
+    rows: Sequence[Arrays],
+    progress: Progress,
 ) -> list[Arrays]:
     """What a module computes for rows, in their order, in padded batches of similar length."""
     found: dict[int, Arrays] = {}

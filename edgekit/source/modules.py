@@ -34,9 +34,11 @@ def read_object(file: Path) -> dict[str, Any]:
     try:
         data = json.loads(file.read_text("utf-8"))
     except (ValueError, RecursionError) as problem:
-        raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.") from problem
+        raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.", code="model-json") from problem
     if not isinstance(data, dict):
-        raise ModelError(f"{file} is a {type(data).__name__}, expected an object. Save the model again.")
+        raise ModelError(
+            f"{file} is a {type(data).__name__}, expected an object. Save the model again.", code="model-json"
+        )
     return data
 
 

@@ -23,7 +23,11 @@ WIDTHS = "edgekit_widths"
 _FEWEST_LINEARS = 4  # queries, keys, values and their output; a convolution of wav2vec2's front end has none
 _HEADS = ("num_attention_heads", "num_heads", "n_heads")  # what attention modules call the number of heads
 _ALL_HEADS = ("all_head_size", "inner_dim")  # and heads times their size
-_ROLES = {"query": re.compile(r"q(uery)?(_|$)"), "key": re.compile(r"k(ey)?(_|$)"), "value": re.compile(r"v(alue)?(_|$)")}
+_ROLES = {
+    "query": re.compile(r"q(uery)?(_|$)"),
+    "key": re.compile(r"k(ey)?(_|$)"),
+    "value": re.compile(r"v(alue)?(_|$)"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ def stack(module: Any) -> tuple[str, Any]:
     if not found:
         raise ModelError(
             f"No stack of layers was found in {type(module).__name__}: expected a torch.nn.ModuleList whose members are of one class and hold at least "
-            f"{_FEWEST_LINEARS} linear layers each. Give a student of your own instead."
+            f"{_FEWEST_LINEARS} linear layers each. Give a student of your own instead.",
+            code="model-no-layers",
         )
     _, _, path, layers = max(found, key=lambda f: f[:2])
     return path, layers
@@ -109,11 +114,18 @@ def _block(layer: Any) -> Block:
     rest = [path for path in linears if path not in attention]
     down = rest[-1]
     neurons, hidden = linears[down].in_features, linears[down].out_features
-    up = [p for p in rest[:-1] if linears[p].in_features == hidden and linears[p].out_features in (neurons, 2 * neurons)]
+    up = [
+        p for p in rest[:-1] if linears[p].in_features == hidden and linears[p].out_features in (neurons, 2 * neurons)
+    ]
     up = [p for p in up if p.rpartition(".")[0] == down.rpartition(".")[0]] or up
     if not up:
-        raise ModelError(f"{type(layer).__name__} has no feed-forward part: expected a linear into neurons and one back. Leave its layers as they are.")
-    if attention and len(rest) > len(up) + 1:  # DeBERTa's projections of positions go by heads too, in a way of their own
+        raise ModelError(
+            f"{type(layer).__name__} has no feed-forward part: expected a linear into neurons and one back. Leave its layers as they are.",
+            code="model-no-feed-forward",
+        )
+    if (
+        attention and len(rest) > len(up) + 1
+    ):  # DeBERTa's projections of positions go by heads too, in a way of their own
         attention, heads = (), 1
     return Block(attention, heads, tuple(up), down, neurons)
 

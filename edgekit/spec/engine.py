@@ -53,34 +53,55 @@ class EngineRecipe:
             UsageError: for a profile whose sizes do not ascend, or a value that cannot be.
         """
         if not self.profiles:
-            raise UsageError("profiles is empty, expected at least one table of axis = [least, usual, largest].")
+            raise UsageError(
+                "profiles is empty, expected at least one table of axis = [least, usual, largest].",
+                code="engine-settings",
+            )
         for index, profile in enumerate(self.profiles):
             for axis, (least, usual, largest) in profile.items():
                 if not 1 <= least <= usual <= largest:
                     raise UsageError(
-                        f"profiles[{index}]: {axis} is [{least}, {usual}, {largest}], expected least <= usual <= largest, all at least 1. Put them in order."
+                        f"profiles[{index}]: {axis} is [{least}, {usual}, {largest}], expected least <= usual <= largest, all at least 1. Put them in order.",
+                        code="engine-settings",
                     )
             if set(profile) != set(self.profiles[0]):
-                raise UsageError(f"profiles[{index}] names the axes {', '.join(sorted(profile))}, the first names {', '.join(sorted(self.profiles[0]))}.")
+                raise UsageError(
+                    f"profiles[{index}] names the axes {', '.join(sorted(profile))}, the first names {', '.join(sorted(self.profiles[0]))}.",
+                    code="engine-settings",
+                )
         for name in self.precisions:
             if name not in PRECISIONS:
-                raise UsageError(f"precisions has '{name}'.{near(name, PRECISIONS)} Expected: {', '.join(PRECISIONS)}.")
+                raise UsageError(
+                    f"precisions has '{name}'.{near(name, PRECISIONS)} Expected: {', '.join(PRECISIONS)}.",
+                    code="engine-settings",
+                )
         if not 0 <= self.optimization_level <= 5:
-            raise UsageError(f"optimization_level is {self.optimization_level}, expected 0 to 5.")
+            raise UsageError(
+                f"optimization_level is {self.optimization_level}, expected 0 to 5.", code="engine-settings"
+            )
         if self.workspace_mb < 0 or self.memory_mb < 0 or self.workspace_mb > (self.memory_mb or self.workspace_mb):
-            raise UsageError(f"workspace_mb is {self.workspace_mb} and memory_mb {self.memory_mb}, expected a workspace smaller than the device's memory.")
+            raise UsageError(
+                f"workspace_mb is {self.workspace_mb} and memory_mb {self.memory_mb}, expected a workspace smaller than the device's memory.",
+                code="engine-settings",
+            )
         if version(self.minimum) < OLDEST:
-            raise UsageError(f"minimum is '{self.minimum}', expected {'.'.join(map(str, OLDEST))} or newer.")
+            raise UsageError(
+                f"minimum is '{self.minimum}', expected {'.'.join(map(str, OLDEST))} or newer.", code="engine-settings"
+            )
         for name in self.compute_capability:
             version(name)
 
     def accepts(self) -> str:
         """The profiles in words, e.g. ``batch 1-8 with sequence 1-64``."""
-        return "; ".join(", ".join(f"{axis} {low}-{high}" for axis, (low, _, high) in sorted(p.items())) for p in self.profiles)
+        return "; ".join(
+            ", ".join(f"{axis} {low}-{high}" for axis, (low, _, high) in sorted(p.items())) for p in self.profiles
+        )
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Whether a profile holds these sizes, by axis."""
-        return any(all(p[axis][0] <= size <= p[axis][2] for axis, size in sizes.items() if axis in p) for p in self.profiles)
+        return any(
+            all(p[axis][0] <= size <= p[axis][2] for axis, size in sizes.items() if axis in p) for p in self.profiles
+        )
 
     def settled(self, limits: Mapping[str, int], axes: Iterable[str] | None = None) -> EngineRecipe:
         """The recipe for one model: larger profiles are cut, axes that its graphs do not have and profiles that say nothing new are left out.
@@ -110,11 +131,15 @@ def version(text: str) -> tuple[int, ...]:
     parts = text.split("+")[0].split(".")
     numbers = [int(p) for p in parts if p.isascii() and p.isdigit()]
     if len(numbers) < 2 or len(numbers) < min(2, len(parts)):
-        raise UsageError(f"'{text}' is not a version, expected numbers with points between them, e.g. 10.3.")
+        raise UsageError(
+            f"'{text}' is not a version, expected numbers with points between them, e.g. 10.3.", code="version-invalid"
+        )
     return tuple(numbers)
 
 
-def shapes(signature: Signature, profile: Mapping[str, tuple[int, int, int]]) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
+def shapes(
+    signature: Signature, profile: Mapping[str, tuple[int, int, int]]
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
     """Input name to its least, usual and largest shape in a profile.
 
     Raises:
@@ -124,7 +149,10 @@ def shapes(signature: Signature, profile: Mapping[str, tuple[int, int, int]]) ->
     for spec in signature.inputs:
         for axis in spec.shape:
             if isinstance(axis, str) and axis not in profile:
-                raise UsageError(f"The input '{spec.name}' varies along '{axis}', which the profiles do not name. Add {axis} = [least, usual, largest].")
+                raise UsageError(
+                    f"The input '{spec.name}' varies along '{axis}', which the profiles do not name. Add {axis} = [least, usual, largest].",
+                    code="engine-axis-missing",
+                )
         sizes = [tuple(profile[a][i] if isinstance(a, str) else a for a in spec.shape) for i in range(3)]
         made[spec.name] = (sizes[0], sizes[1], sizes[2])
     return made

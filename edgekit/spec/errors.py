@@ -17,9 +17,10 @@
     |- IntegrityError        a bundle is altered, incomplete or unsafe
        |- FormatError        a bundle of another format version
 
-Every message says what happened, what was expected and what to do. The library raises; only the command line prints
-and turns an error into ``exit_code`` (0 pass, 1 tool error, 2 usage, 3 over budget or regression, 4 incomparable or, with
-``--strict``, inconclusive, 5 integrity).
+Every message says what happened, what was expected and what to do; every error has a stable ``code``, which
+``docs/reference/errors.md`` lists. The library raises; only the command line prints and turns an error into
+``exit_code`` (0 pass, 1 tool error, 2 usage, 3 over budget or regression, 4 incomparable or, with ``--strict``,
+inconclusive, 5 integrity).
 """
 
 from __future__ import annotations
@@ -28,9 +29,25 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
-    "MOST", "BackendError", "BudgetError", "BuildError", "CompressError", "EdgekitError", "ExportError", "FormatError",
-    "InputError", "IntegrityError", "ModelError", "OutputError", "QuantizeError", "ReferenceDoubtError", "RemoteError",
-    "SamplesError", "UsageError", "check_known", "near",
+    "MOST",
+    "BackendError",
+    "BudgetError",
+    "BuildError",
+    "CompressError",
+    "EdgekitError",
+    "ExportError",
+    "FormatError",
+    "InputError",
+    "IntegrityError",
+    "ModelError",
+    "OutputError",
+    "QuantizeError",
+    "ReferenceDoubtError",
+    "RemoteError",
+    "SamplesError",
+    "UsageError",
+    "check_known",
+    "near",
 ]
 
 MOST = 20_000
@@ -38,13 +55,37 @@ MOST = 20_000
 
 
 class EdgekitError(Exception):
-    """Base of all errors that EdgeKit raises on purpose."""
+    """Base of all errors that EdgeKit raises on purpose.
+
+    Attributes:
+        code: stable name of the cause, lower-case words joined by hyphens, e.g. ``samples-no-column``. Programs and
+            tests compare it; the message may change between releases.
+        fields: values of the error for programs, e.g. ``{"row": 3}``; which ones depends on the code.
+        exit_code: exit status of the command line, one value per class.
+    """
 
     exit_code = 1
 
-    def __init__(self, *arguments: object) -> None:
-        """Takes a message; one that quotes something endless is cut."""
-        super().__init__(*(_capped(argument) if isinstance(argument, str) else argument for argument in arguments))
+    def __init__(self, message: str = "", *, code: str = "error", **fields: str | float | None) -> None:
+        """Creates an error.
+
+        Args:
+            message: text for the user; text beyond :data:`MOST` characters is cut.
+            code: stable name of the cause.
+            **fields: values of the error for programs.
+        """
+        super().__init__(_capped(message))
+        self.code = code
+        self.fields = fields
+
+    def reworded(self, message: str, kind: type[EdgekitError] | None = None) -> EdgekitError:
+        """Returns the same error with another message, for a caller that knows the place better.
+
+        Args:
+            message: the new text.
+            kind: the new class; None keeps the class.
+        """
+        return (kind or type(self))(message, code=self.code, **self.fields)
 
 
 def _capped(text: str) -> str:
@@ -123,7 +164,14 @@ class FormatError(IntegrityError):
 
 
 def check_known(
-    names: Iterable[object], known: Iterable[str], kind: str, where: str = "", *, listed: str = "", error: type[EdgekitError] = UsageError
+    names: Iterable[object],
+    known: Iterable[str],
+    kind: str,
+    where: str = "",
+    *,
+    listed: str = "",
+    error: type[EdgekitError] = UsageError,
+    code: str = "name-unknown",
 ) -> None:
     """Refuses the first name that is not known, with the nearest one that is.
 
@@ -134,6 +182,7 @@ def check_known(
         where: the place, behind the name.
         listed: what comes before those that are known; by default ``Known keys``.
         error: its type.
+        code: the error's code.
 
     Raises:
         EdgekitError: of that type.
@@ -141,7 +190,8 @@ def check_known(
     known = list(known)
     for name in names:
         if name not in known:
-            raise error(f"Unknown {kind} '{name}'{where}.{near(str(name), known)} {listed or f'Known {kind}s'}: {', '.join(known)}.")
+            message = f"Unknown {kind} '{name}'{where}.{near(str(name), known)} {listed or f'Known {kind}s'}: {', '.join(known)}."
+            raise error(message, code=code, kind=kind, name=str(name))
 
 
 def near(name: str, known: Iterable[str]) -> str:

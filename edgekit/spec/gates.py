@@ -86,7 +86,11 @@ class Gates:
     budget: Budget = field(default_factory=Budget)
 
 
-OFF = Gates(LatencyGates(None, None, None), AccuracyGates(None, error=None, recall_drop=None), FootprintGates(None, None, None, None))
+OFF = Gates(
+    LatencyGates(None, None, None),
+    AccuracyGates(None, error=None, recall_drop=None),
+    FootprintGates(None, None, None, None),
+)
 """No gate at all."""
 
 
@@ -100,7 +104,10 @@ def read(path: str | Path) -> Gates:
     file = Path(path)
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
-        raise UsageError(f"Gates {file} {what}, expected a TOML file with tables {', '.join(f.name for f in fields(Gates))}. Correct the path.")
+        raise UsageError(
+            f"Gates {file} {what}, expected a TOML file with tables {', '.join(f.name for f in fields(Gates))}. Correct the path.",
+            code="gates-not-found",
+        )
     return of(read_toml(file), f"gates {file.name}")
 
 
@@ -110,13 +117,22 @@ def of(data: Mapping[str, object], where: str) -> Gates:
     Raises:
         UsageError: for an unknown key, or a margin that is no number of at least 0; naming the key.
     """
-    opened = {k: {n: None if v == "off" else v for n, v in t.items()} if isinstance(t, Mapping) else t for k, t in data.items()}
+    opened = {
+        k: {n: None if v == "off" else v for n, v in t.items()} if isinstance(t, Mapping) else t
+        for k, t in data.items()
+    }
     gates = parse(Gates, opened, where)
     for table in fields(gates):
         for key, value in vars(getattr(gates, table.name)).items():
             below = _BELOW.get(table.name, math.inf)
             if value is not None and not 0 <= value < below:
-                expected = "a number of at least 0" if below == math.inf else f'a number from 0 to below {below:g}, or "off" for no gate'
+                expected = (
+                    "a number of at least 0"
+                    if below == math.inf
+                    else f'a number from 0 to below {below:g}, or "off" for no gate'
+                )
                 hint = f"Write 0.05 for 5 %: {value:g} is {value:.0%}." if value > 0 else "Correct it."
-                raise UsageError(f"{where}: {table.name}: {key} is {value:g}, expected {expected}. {hint}")
+                raise UsageError(
+                    f"{where}: {table.name}: {key} is {value:g}, expected {expected}. {hint}", code="gates-value"
+                )
     return gates

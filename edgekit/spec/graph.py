@@ -55,4 +55,9 @@ class GraphSet:
     def recipe(self) -> Mapping[str, str]:
         """What the method chose, in words: where it chose otherwise for another graph, one after the other; of lists each entry once."""
         names = dict.fromkeys(name for graph in self.graphs for name in graph.recipe)
-        return {name: ", ".join(dict.fromkeys(part for g in self.graphs if name in g.recipe for part in g.recipe[name].split(", "))) for name in names}
+        return {
+            name: ", ".join(
+                dict.fromkeys(part for g in self.graphs if name in g.recipe for part in g.recipe[name].split(", "))
+            )
+            for name in names
+        }

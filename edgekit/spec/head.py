@@ -62,7 +62,9 @@ class Head(Protocol):
     PADS: Mapping[str, float]
     """Value that pads short rows, for each array of :meth:`encode` that is no input of the module."""
 
-    def survey(self, model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told) -> tuple[Any, tuple[str, ...]]:
+    def survey(
+        self, model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+    ) -> tuple[Any, tuple[str, ...]]:
         """Reads what the outputs mean, before anything large is loaded.
 
         Args:
@@ -108,7 +110,14 @@ class Head(Protocol):
     def forward(self, module: Any, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
         """Runs the module once: outputs by the names of :meth:`signature`, in float32."""
 
-    def outputs(self, model_id: str, module: Any, settings: Any, rows: Sequence[Arrays], progress: Callable[[str, int, int], None]) -> list[Arrays]:
+    def outputs(
+        self,
+        model_id: str,
+        module: Any,
+        settings: Any,
+        rows: Sequence[Arrays],
+        progress: Callable[[str, int, int], None],
+    ) -> list[Arrays]:
         """What the torch module computes for rows, in their order, through all of the loop: the reference.
 
         Raises:
@@ -130,7 +139,14 @@ class Head(Protocol):
             truth: one a row, an entry of ``Truth.values``; None for a row without one. At least one row has one.
         """
 
-    def teacher_loss(self, kind: Any, feeds: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any], temperature: float) -> Any:
+    def teacher_loss(
+        self,
+        kind: Any,
+        feeds: Mapping[str, Any],
+        student: Mapping[str, Any],
+        teacher: Mapping[str, Any],
+        temperature: float,
+    ) -> Any:
         """Divergence of a student's outputs from its teacher's, for each row of a batch: ``[batch]``.
 
         Args:
@@ -200,7 +216,9 @@ class Processors(Protocol):
             UsageError: with what can be.
         """
 
-    def survey(self, model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, told: Told) -> tuple[str, ...]:
+    def survey(
+        self, model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, told: Told
+    ) -> tuple[str, ...]:
         """Compares the files of the processor with each other, with the config and with the weights; a sentence where one of two counts.
 
         Raises:
@@ -225,7 +243,9 @@ class Processors(Protocol):
 class Alters(Protocol):
     """A processors module that knows altered versions of inputs, which a teacher can answer and a student learns more from."""
 
-    def altered(self, processor: Any, inputs: Sequence[Input], *, mask: float, swap: float, crop: float, seed: int) -> list[Input]:
+    def altered(
+        self, processor: Any, inputs: Sequence[Input], *, mask: float, swap: float, crop: float, seed: int
+    ) -> list[Input]:
         """One altered version of each input.
 
         Args:

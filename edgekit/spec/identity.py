@@ -21,7 +21,10 @@ def check_name(name: str) -> str:
         UsageError: when it is not 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit.
     """
     if name and not _NAME.fullmatch(name):
-        raise UsageError(f"The bundle's name is {name[:80]!r}, expected 1 to 64 ASCII letters, digits, '.', '-' or '_', the first a letter or digit.")
+        raise UsageError(
+            f"The bundle's name is {name[:80]!r}, expected 1 to 64 ASCII letters, digits, '.', '-' or '_', the first a letter or digit.",
+            code="bundle-name",
+        )
     return name
 
 
@@ -37,7 +40,10 @@ def version_key(version: str) -> tuple[int, ...]:
     if not version:
         return ()
     if not _VERSION.fullmatch(version):
-        raise UsageError(f"The bundle's version is {version[:80]!r}, expected whole numbers between dots, e.g. 1.4 or 2026.11.3.")
+        raise UsageError(
+            f"The bundle's version is {version[:80]!r}, expected whole numbers between dots, e.g. 1.4 or 2026.11.3.",
+            code="bundle-version",
+        )
     numbers = [int(part) for part in version.split(".")]
     return tuple(numbers + [0] * (8 - len(numbers)))
 
@@ -60,7 +66,9 @@ def check_date(date: str) -> str:
                 raise ValueError(date)
             datetime.date.fromisoformat(date)
         except ValueError as problem:
-            raise UsageError(f"The bundle expires on {date[:80]!r}, expected a day as 2027-06-30.") from problem
+            raise UsageError(
+                f"The bundle expires on {date[:80]!r}, expected a day as 2027-06-30.", code="bundle-expiry"
+            ) from problem
     return date
 
 

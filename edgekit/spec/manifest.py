@@ -16,8 +16,22 @@ from edgekit.spec.parsing import parse, plain, strict_json, to_json
 from edgekit.spec.tensor import Signature
 
 __all__ = [
-    "CHOOSE_ON", "FORMAT", "MAX_TOKENS", "MOST_FILES", "ROWS", "TIMED_FILES", "FileEntry", "HeldOut", "Manifest",
-    "ReferenceCheck", "Trial", "Variant", "check_inside", "content_digest", "dumps", "loads",
+    "CHOOSE_ON",
+    "FORMAT",
+    "MAX_TOKENS",
+    "MOST_FILES",
+    "ROWS",
+    "TIMED_FILES",
+    "FileEntry",
+    "HeldOut",
+    "Manifest",
+    "ReferenceCheck",
+    "Trial",
+    "Variant",
+    "check_inside",
+    "content_digest",
+    "dumps",
+    "loads",
 ]
 
 FORMAT = 2
@@ -301,28 +315,49 @@ def loads(text: str, where: str) -> Manifest:
     try:
         data = strict_json(text)
     except (ValueError, RecursionError) as problem:
-        raise IntegrityError(f"{where} is not valid JSON ({problem}). The bundle is damaged: build or copy it again.") from problem
+        raise IntegrityError(
+            f"{where} is not valid JSON ({problem}). The bundle is damaged: build or copy it again.",
+            code="manifest-invalid",
+        ) from problem
     version = data.get("format") if isinstance(data, dict) else None
     if isinstance(version, int) and not isinstance(version, bool) and version > FORMAT:
         raise FormatError(
-            f"{where} has bundle format {version}, this EdgeKit reads up to {FORMAT}. Install a newer EdgeKit, or build the bundle again with this one."
+            f"{where} has bundle format {version}, this EdgeKit reads up to {FORMAT}. Install a newer EdgeKit, or build the bundle again with this one.",
+            code="bundle-format",
         )
     files = data.get("files") if isinstance(data, dict) else None
     if isinstance(files, dict) and len(files) > MOST_FILES:  # before anything is made of them
-        raise IntegrityError(f"{where} lists {len(files)} files, expected at most {MOST_FILES}. Do not load this bundle; get it from its source again.")
+        raise IntegrityError(
+            f"{where} lists {len(files)} files, expected at most {MOST_FILES}. Do not load this bundle; get it from its source again.",
+            code="manifest-invalid",
+        )
     manifest = parse(Manifest, data, where, IntegrityError)
     if manifest.format < 1:
-        raise FormatError(f"{where} has bundle format {manifest.format}, expected 1 to {FORMAT}. Build the bundle again.")
+        raise FormatError(
+            f"{where} has bundle format {manifest.format}, expected 1 to {FORMAT}. Build the bundle again.",
+            code="bundle-format",
+        )
     if not manifest.variants:
-        raise IntegrityError(f"{where} lists no variant, expected at least one. Build the bundle again.")
+        raise IntegrityError(
+            f"{where} lists no variant, expected at least one. Build the bundle again.", code="manifest-invalid"
+        )
     if manifest.max_batch < 1:
-        raise IntegrityError(f"{where} has max_batch {manifest.max_batch}, expected at least 1. Build the bundle again.")
+        raise IntegrityError(
+            f"{where} has max_batch {manifest.max_batch}, expected at least 1. Build the bundle again.",
+            code="manifest-invalid",
+        )
     if manifest.choose_on not in CHOOSE_ON:
-        raise IntegrityError(f"{where} has choose_on '{manifest.choose_on}', expected one of: {', '.join(CHOOSE_ON)}. Build the bundle again.")
+        raise IntegrityError(
+            f"{where} has choose_on '{manifest.choose_on}', expected one of: {', '.join(CHOOSE_ON)}. Build the bundle again.",
+            code="manifest-invalid",
+        )
     for path, file in manifest.files.items():
         check_inside(path, where)
         if file.size < 0 or not _SHA256.fullmatch(file.sha256):
-            raise IntegrityError(f"{where} lists {path!r} with a size or sha256 that is none. Build or copy the bundle again.")
+            raise IntegrityError(
+                f"{where} lists {path!r} with a size or sha256 that is none. Build or copy the bundle again.",
+                code="manifest-invalid",
+            )
     for variant in manifest.variants:
         _check_variant(manifest, variant, where)
     return manifest if manifest.format > 1 else _from_format_1(manifest)
@@ -331,28 +366,47 @@ def loads(text: str, where: str) -> Manifest:
 def _from_format_1(manifest: Manifest) -> Manifest:
     """The same manifest with what format 1 does not state of its variants, by their method: ``dynamic`` has one activation scale per tensor."""
     rows = {"dynamic": "alone"}
-    variants = (replace(v, rows=rows.get(v.method, "together"), max_tokens=MAX_TOKENS if v.engine is None else 0) for v in manifest.variants)
+    variants = (
+        replace(v, rows=rows.get(v.method, "together"), max_tokens=MAX_TOKENS if v.engine is None else 0)
+        for v in manifest.variants
+    )
     return replace(manifest, variants=tuple(variants))
 
 
 def _check_variant(manifest: Manifest, variant: Variant, where: str) -> None:
     if variant.threads < 1:
-        raise IntegrityError(f"{where} has a variant with {variant.threads} threads, expected at least 1. Build or copy the bundle again.")
-    if variant.streams < 1 or variant.batch < 0 or min(variant.shapes, default=1) < 1 or list(variant.shapes) != sorted(set(variant.shapes)):
+        raise IntegrityError(
+            f"{where} has a variant with {variant.threads} threads, expected at least 1. Build or copy the bundle again.",
+            code="manifest-invalid",
+        )
+    if (
+        variant.streams < 1
+        or variant.batch < 0
+        or min(variant.shapes, default=1) < 1
+        or list(variant.shapes) != sorted(set(variant.shapes))
+    ):
         raise IntegrityError(
             f"{where} has a variant with streams {variant.streams}, batch {variant.batch} and shapes {list(variant.shapes)}, "
-            "expected at least 1, at least 0, and ascending token counts. Build or copy the bundle again."
+            "expected at least 1, at least 0, and ascending token counts. Build or copy the bundle again.",
+            code="manifest-invalid",
         )
     if variant.rows not in ROWS or variant.max_tokens < 0:
         raise IntegrityError(
             f"{where} has a variant with rows '{variant.rows}' and max_tokens {variant.max_tokens}, "
-            f"expected one of {', '.join(ROWS)}, and at least 0. Build or copy the bundle again."
+            f"expected one of {', '.join(ROWS)}, and at least 0. Build or copy the bundle again.",
+            code="manifest-invalid",
         )
     if lacking := [s.name for s in manifest.signatures if s.name not in variant.graphs]:
-        raise IntegrityError(f"{where} has a variant without a graph for '{lacking[0]}'. Build or copy the bundle again.")
+        raise IntegrityError(
+            f"{where} has a variant without a graph for '{lacking[0]}'. Build or copy the bundle again.",
+            code="manifest-invalid",
+        )
     for path in (*variant.graphs.values(), *variant.engines.values()):
         if path not in manifest.files:
-            raise IntegrityError(f"{where} names '{path}' but lists no such file. Build or copy the bundle again.")
+            raise IntegrityError(
+                f"{where} names '{path}' but lists no such file. Build or copy the bundle again.",
+                code="manifest-invalid",
+            )
 
 
 def dumps(manifest: Manifest) -> str:
@@ -373,7 +427,16 @@ def check_inside(path: str, where: str) -> None:
         IntegrityError: with the path.
     """
     pure = PurePosixPath(path)
-    bad = not path or len(path) > _LONGEST_NAME or "\\" in path or "\0" in path or ":" in path or pure.is_absolute() or str(pure) != path or not pure.parts
+    bad = (
+        not path
+        or len(path) > _LONGEST_NAME
+        or "\\" in path
+        or "\0" in path
+        or ":" in path
+        or pure.is_absolute()
+        or str(pure) != path
+        or not pure.parts
+    )
     if bad or any(part in ("..", ".") for part in pure.parts):
         what = f"{where} lists the path {path[:_LONGEST_NAME]!r}, expected a plain relative path inside the bundle"
-        raise IntegrityError(f"{what}. Do not load this bundle; get it from its source again.")
+        raise IntegrityError(f"{what}. Do not load this bundle; get it from its source again.", code="manifest-invalid")

@@ -35,20 +35,24 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
         EdgekitError: of type ``error``, for an unknown or missing key or a value of the wrong type.
     """
     if not isinstance(data, Mapping):
-        raise error(f"{where} is {_kind(data)}, expected a table of keys and values.")
+        raise error(f"{where} is {_kind(data)}, expected a table of keys and values.", code="value-type")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    check_known(data, fields, "key", f" in {where}", error=error)
+    check_known(data, fields, "key", f" in {where}", error=error, code="key-unknown")
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in data:
             values[name] = _value(hints[name], data[name], f"{where}: {name}", error)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise error(f"{where} has no key '{name}', which it needs. Add {name} = ... to it.")
+            raise error(
+                f"{where} has no key '{name}', which it needs. Add {name} = ... to it.", code="key-missing", key=name
+            )
     try:
         return cls(**values)
-    except (UsageError, ValueError) as problem:  # a value that the dataclass itself refuses
-        raise error(f"{where}: {problem}") from problem
+    except UsageError as problem:  # a value that the dataclass itself refuses
+        raise problem.reworded(f"{where}: {problem}", error) from problem
+    except ValueError as problem:
+        raise error(f"{where}: {problem}", code="value-invalid") from problem
 
 
 def strict_json(text: str) -> Any:
@@ -66,7 +70,11 @@ def plain(value: object) -> Any:
     A field with the metadata ``unless_empty`` is left out where it is empty: what lacks it is written as before there was such a field.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        values = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if "unless_empty" not in f.metadata or getattr(value, f.name)}
+        values = {
+            f.name: getattr(value, f.name)
+            for f in dataclasses.fields(value)
+            if "unless_empty" not in f.metadata or getattr(value, f.name)
+        }
         return {name: plain(part) for name, part in values.items()}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
@@ -97,16 +105,21 @@ def _value(hint: Any, value: Any, where: str, error: type[EdgekitError]) -> Any:
         return _tuple(args if origin is tuple else (*args, Ellipsis), value, where, error)
     if origin is not None and issubclass(origin, Mapping):
         if not isinstance(value, Mapping):
-            raise error(f"{where} is {_kind(value)}, expected a table of keys and values.")
+            raise error(f"{where} is {_kind(value)}, expected a table of keys and values.", code="value-type")
         return {str(k): _value(args[1], v, f"{where}: {k}", error) for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
         return parse(typing.cast("type[Any]", hint), value, where, error)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        if not -sys.float_info.max <= value <= sys.float_info.max:  # NaN is in no range; an int may be too large to convert
-            raise error(f"{where} is {value!r}, expected a finite number.")
+        if (
+            not -sys.float_info.max <= value <= sys.float_info.max
+        ):  # NaN is in no range; an int may be too large to convert
+            raise error(f"{where} is {value!r}, expected a finite number.", code="value-not-finite")
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        raise error(f"{where} is {value!r} ({type(value).__name__}), expected a value of type {hint.__name__}.")
+        raise error(
+            f"{where} is {value!r} ({type(value).__name__}), expected a value of type {hint.__name__}.",
+            code="value-type",
+        )
     return value
 
 
@@ -125,11 +138,11 @@ def _union(options: tuple[Any, ...], value: Any, where: str, error: type[Edgekit
 
 def _tuple(args: tuple[Any, ...], value: Any, where: str, error: type[EdgekitError]) -> tuple[Any, ...]:
     if not isinstance(value, (list, tuple)):
-        raise error(f"{where} is {_kind(value)}, expected a list.")
+        raise error(f"{where} is {_kind(value)}, expected a list.", code="value-type")
     if len(args) == 2 and args[1] is Ellipsis:
         return tuple(_value(args[0], v, f"{where}[{i}]", error) for i, v in enumerate(value))
     if len(value) != len(args):
-        raise error(f"{where} has {len(value)} entries, expected {len(args)}.")
+        raise error(f"{where} has {len(value)} entries, expected {len(args)}.", code="value-length")
     return tuple(_value(a, v, f"{where}[{i}]", error) for i, (a, v) in enumerate(zip(args, value, strict=True)))
 
 
@@ -164,7 +177,10 @@ def to_json(value: object, **options: Any) -> str:
         if place is None:
             raise
         where = place.lstrip(".") or "the value itself"
-        raise EdgekitError(f"The number at {where} is not finite, and JSON has no such number. A model or a clock gave it: nothing was written.") from None
+        raise EdgekitError(
+            f"The number at {where} is not finite, and JSON has no such number. A model or a clock gave it: nothing was written.",
+            code="number-not-finite",
+        ) from None
 
 
 def _not_finite(value: object, place: str = "") -> str | None:

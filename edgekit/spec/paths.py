@@ -17,7 +17,22 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OF_THE_PATH = {
     getattr(errno, name)
-    for name in ("EACCES", "EEXIST", "EINVAL", "EIO", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENODEV", "ENOENT", "ENOTDIR", "ENOTEMPTY", "ENXIO", "EPERM", "EROFS")
+    for name in (
+        "EACCES",
+        "EEXIST",
+        "EINVAL",
+        "EIO",
+        "EISDIR",
+        "ELOOP",
+        "ENAMETOOLONG",
+        "ENODEV",
+        "ENOENT",
+        "ENOTDIR",
+        "ENOTEMPTY",
+        "ENXIO",
+        "EPERM",
+        "EROFS",
+    )
     if hasattr(errno, name)
 }
 _ABSENT = (errno.ENOENT, errno.ENOTDIR)
@@ -69,15 +84,24 @@ def check_path(value: object, name: str) -> None:
     try:
         text = os.fspath(value)  # type: ignore[call-overload]
     except TypeError:
-        raise UsageError(f"{name} is {'None' if value is None else f'a {type(value).__name__}'}, {expected}. Correct the call.") from None
+        raise UsageError(
+            f"{name} is {'None' if value is None else f'a {type(value).__name__}'}, {expected}. Correct the call.",
+            code="path-type",
+        ) from None
     if not isinstance(text, str):
-        raise UsageError(f"{name} is a path of bytes, {expected}. Write os.fsdecode(...) around it.")
+        raise UsageError(f"{name} is a path of bytes, {expected}. Write os.fsdecode(...) around it.", code="path-type")
     if not text or "\0" in text:
-        raise UsageError(f"{name} is {'empty' if not text else 'a text with a NUL character'}, {expected}. Correct the call.")
+        raise UsageError(
+            f"{name} is {'empty' if not text else 'a text with a NUL character'}, {expected}. Correct the call.",
+            code="path-type",
+        )
     try:
         os.stat(text)
     except UnicodeEncodeError:
-        raise UsageError(f"{name} holds a character that no path can hold (a lone surrogate), {expected}. Correct the call.") from None
+        raise UsageError(
+            f"{name} holds a character that no path can hold (a lone surrogate), {expected}. Correct the call.",
+            code="path-type",
+        ) from None
     except OSError as problem:
         if problem.errno not in _ABSENT:
             raise typed(problem) from problem
@@ -85,9 +109,21 @@ def check_path(value: object, name: str) -> None:
 
 def typed(problem: OSError) -> EdgekitError:
     """An error of the system as one of EdgeKit."""
-    name = "" if problem.filename is None else os.fsdecode(problem.filename) if isinstance(problem.filename, (str, bytes)) else str(problem.filename)
+    name = (
+        ""
+        if problem.filename is None
+        else os.fsdecode(problem.filename)
+        if isinstance(problem.filename, (str, bytes))
+        else str(problem.filename)
+    )
     shown = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}... ({len(name)} characters)"
     what = f"{shown or 'A file'} cannot be used: {problem.strerror or problem}."
     if problem.errno in _OF_THE_PATH:
-        return UsageError(f"{what} Expected a path that can be read or written here; correct it, or its permissions.")
-    return EdgekitError(f"{what} The system refused; free what it lacks (space, memory, open files), and try again.")
+        return UsageError(
+            f"{what} Expected a path that can be read or written here; correct it, or its permissions.",
+            code="path-unusable",
+        )
+    return EdgekitError(
+        f"{what} The system refused; free what it lacks (space, memory, open files), and try again.",
+        code="system-refused",
+    )

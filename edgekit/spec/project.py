@@ -30,7 +30,20 @@ from edgekit.spec.parsing import parse
 from edgekit.spec.paths import check_path, takes_paths
 from edgekit.spec.target import Budget, read_toml
 
-__all__ = ["CHECK_SECONDS", "FILE", "BuildOptions", "Check", "CheckOptions", "Place", "Project", "checks", "find", "nearest", "places", "read"]
+__all__ = [
+    "CHECK_SECONDS",
+    "FILE",
+    "BuildOptions",
+    "Check",
+    "CheckOptions",
+    "Place",
+    "Project",
+    "checks",
+    "find",
+    "nearest",
+    "places",
+    "read",
+]
 
 FILE = "edgekit.toml"
 CHECK_SECONDS = 30.0
@@ -143,7 +156,10 @@ class Project:
         """
         for key in keys:
             if not getattr(self, key):
-                raise UsageError(f"{self.path} has no key '{key}', which {verb} needs. Add {key} = ... to it.")
+                raise UsageError(
+                    f"{self.path} has no key '{key}', which {verb} needs. Add {key} = ... to it.",
+                    code="project-key-missing",
+                )
 
 
 @dataclass(frozen=True)
@@ -208,7 +224,10 @@ def nearest(start: Path, remedy: str) -> Project:
     """
     path = find(start)
     if path is None:
-        raise UsageError(f"There is no {FILE} in {start.resolve()} or above it, up to the root of the repository. {remedy}")
+        raise UsageError(
+            f"There is no {FILE} in {start.resolve()} or above it, up to the root of the repository. {remedy}",
+            code="project-not-found",
+        )
     return read(path)
 
 
@@ -222,18 +241,26 @@ def read(path: str | Path) -> Project:
     file = Path(path)
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
-        raise UsageError(f"{file} {what}, expected a TOML file with keys such as model, samples, eval, targets and out. Correct the path.")
+        raise UsageError(
+            f"{file} {what}, expected a TOML file with keys such as model, samples, eval, targets and out. Correct the path.",
+            code="project-not-found",
+        )
     data = read_toml(file)
     known = [f.name for f in fields(Project) if f.name != "path"]  # which is of the dataclass, not of the file
     check_known(data, known, "key", f" in {file}")
     said = data.pop("gates", {})
     if not isinstance(said, Mapping):
-        raise UsageError(f"{file}: gates is a {type(said).__name__}, expected tables such as [gates.latency]. A file of gates goes with --gates FILE.")
+        raise UsageError(
+            f"{file}: gates is a {type(said).__name__}, expected tables such as [gates.latency]. A file of gates goes with --gates FILE.",
+            code="project-value",
+        )
     _set_told_apart(data.get("build"))
     project = parse(Project, data, str(file))
     _check(project, file)
     gates = gate_files.of(said, f"{file}: gates")
-    return _located(replace(project, gates=replace(gates, budget=_budget(project.budget, gates.budget, file)), path=file))
+    return _located(
+        replace(project, gates=replace(gates, budget=_budget(project.budget, gates.budget, file)), path=file)
+    )
 
 
 def _set_told_apart(build: object) -> None:
@@ -259,18 +286,31 @@ def places(project: Project, *, only: str | None = None, report: str | None = No
     """
     named = {_short(target): target for target in project.targets}
     if len(named) < len(project.targets):
-        twice = next(name for name in map(_short, project.targets) if list(map(_short, project.targets)).count(name) > 1)
-        raise UsageError(f"{project.path}: targets has '{twice}' twice, and their bundles would be at one place. Name each once.")
+        twice = next(
+            name for name in map(_short, project.targets) if list(map(_short, project.targets)).count(name) > 1
+        )
+        raise UsageError(
+            f"{project.path}: targets has '{twice}' twice, and their bundles would be at one place. Name each once.",
+            code="project-value",
+        )
     several = len(named) > 1
     if only is not None:
-        named = {_short(only): named.get(only, only)}  # a TOML file that is given is that file, whatever the file calls by its name
+        named = {
+            _short(only): named.get(only, only)
+        }  # a TOML file that is given is that file, whatever the file calls by its name
     report = report or project.check.report
 
     def below(folder: str, name: str) -> str:
         return str(Path(folder) / name) if several else folder
 
     return tuple(
-        Place(target, name, below(project.out, name), _baseline(project, name, several), None if report is None else below(report, name))
+        Place(
+            target,
+            name,
+            below(project.out, name),
+            _baseline(project, name, several),
+            None if report is None else below(report, name),
+        )
         for name, target in named.items()
     )
 
@@ -298,12 +338,25 @@ def checks(project: Project, bundle: str | None, said: Mapping[str, Any]) -> tup
         here, one = Path(bundle).resolve(), len(found) == 1
         alone = Place("", "", bundle, project.baseline if one else None, own.report if one else None)
         of_file = next((p for p in found if project.out and Path(p.bundle).resolve() == here), alone)
-        found = (replace(of_file, baseline=baseline or of_file.baseline, report=report or of_file.report),)  # of one bundle, taken as it was said
+        found = (
+            replace(of_file, baseline=baseline or of_file.baseline, report=report or of_file.report),
+        )  # of one bundle, taken as it was said
     if (gates := given.get("gates")) is not None:
-        limits = {key: value for key, value in vars(project.budget).items() if value is not None and getattr(gates.budget, key) is None}
+        limits = {
+            key: value
+            for key, value in vars(project.budget).items()
+            if value is not None and getattr(gates.budget, key) is None
+        }
         given["gates"] = replace(gates, budget=replace(gates.budget, **limits))
-    settings = {**vars(own), **{name: getattr(project, name) for name in ("columns", "slices", "gates", "seed")}, "samples": project.eval}
-    return tuple(Check(**{**settings, **given, "name": p.name, "bundle": p.bundle, "baseline": p.baseline, "report": p.report}) for p in found)
+    settings = {
+        **vars(own),
+        **{name: getattr(project, name) for name in ("columns", "slices", "gates", "seed")},
+        "samples": project.eval,
+    }
+    return tuple(
+        Check(**{**settings, **given, "name": p.name, "bundle": p.bundle, "baseline": p.baseline, "report": p.report})
+        for p in found
+    )
 
 
 def _baseline(project: Project, name: str, several: bool) -> str | None:
@@ -312,23 +365,38 @@ def _baseline(project: Project, name: str, several: bool) -> str | None:
     folder = Path(project.baseline)
     bundle, file = folder / name, folder / f"{name}.json"
     if bundle.exists() and file.exists():
-        raise UsageError(f"{folder} has both {name} and {name}.json as the baseline of target '{name}', expected one of them. Remove the other.")
+        raise UsageError(
+            f"{folder} has both {name} and {name}.json as the baseline of target '{name}', expected one of them. Remove the other.",
+            code="project-two-baselines",
+        )
     return str(bundle if bundle.exists() else file)
 
 
 def _check(project: Project, file: Path) -> None:
     """Refuses values of the right type that can mean nothing."""
     if not project.targets:
-        raise UsageError(f"{file}: targets is empty, expected at least one name of a target (see: edgekit targets), or a TOML file. Correct it.")
+        raise UsageError(
+            f"{file}: targets is empty, expected at least one name of a target (see: edgekit targets), or a TOML file. Correct it.",
+            code="project-value",
+        )
     for key in ("revision", "test", "baseline"):
         if getattr(project, key) == "":
-            raise UsageError(f"{file}: {key} is empty. Give it a value, or leave it out.")
+            raise UsageError(f"{file}: {key} is empty. Give it a value, or leave it out.", code="project-value")
     if project.build.max_time is not None and project.build.max_time < 0:
-        raise UsageError(f"{file}: build: max_time is {project.build.max_time:g}, expected seconds of at least 0. Correct it.")
+        raise UsageError(
+            f"{file}: build: max_time is {project.build.max_time:g}, expected seconds of at least 0. Correct it.",
+            code="project-value",
+        )
     if project.build.calibration_rows is not None and project.build.calibration_rows < 1:
-        raise UsageError(f"{file}: build: calibration_rows is {project.build.calibration_rows}, expected at least 1. Correct it.")
+        raise UsageError(
+            f"{file}: build: calibration_rows is {project.build.calibration_rows}, expected at least 1. Correct it.",
+            code="project-value",
+        )
     if project.check.max_time <= 0:
-        raise UsageError(f"{file}: check: max_time is {project.check.max_time:g}, expected more than 0 seconds. Correct it.")
+        raise UsageError(
+            f"{file}: check: max_time is {project.check.max_time:g}, expected more than 0 seconds. Correct it.",
+            code="project-value",
+        )
 
 
 def _budget(shared: Budget, of_gates: Budget, file: Path) -> Budget:
@@ -338,7 +406,8 @@ def _budget(shared: Budget, of_gates: Budget, file: Path) -> Budget:
     if both := sorted(values.keys() & own.keys()):
         raise UsageError(
             f"{file} has {both[0]} in [budget] and in [gates.budget], expected it in one of them: [budget] counts for builds and checks, "
-            "[gates.budget] for checks alone. Remove the other."
+            "[gates.budget] for checks alone. Remove the other.",
+            code="project-budget-twice",
         )
     return Budget(**values, **own)
 
@@ -364,7 +433,9 @@ def _located(project: Project) -> Project:
 
     build, check = project.build, project.check
     vocabulary = build.vocabulary if build.vocabulary in (None, "samples") else place(str(build.vocabulary))
-    students = tuple({k: model(v) if k == "student" and isinstance(v, str) else v for k, v in one.items()} for one in build.distill)
+    students = tuple(
+        {k: model(v) if k == "student" and isinstance(v, str) else v for k, v in one.items()} for one in build.distill
+    )
     return replace(
         project,
         model=model(project.model),
@@ -374,6 +445,11 @@ def _located(project: Project) -> Project:
         targets=tuple(place(t) if t.endswith(".toml") else t for t in project.targets),
         out=place(project.out),
         baseline=optional(project.baseline),
-        build=replace(build, distill=students, distill_samples=tuple(samples(s) for s in build.distill_samples), vocabulary=vocabulary),
+        build=replace(
+            build,
+            distill=students,
+            distill_samples=tuple(samples(s) for s in build.distill_samples),
+            vocabulary=vocabulary,
+        ),
         check=replace(check, report=optional(check.report), keys=tuple(place(k) for k in check.keys)),
     )

@@ -365,7 +365,12 @@ class Loop(Protocol):
     SIGNATURES: tuple[str, ...]
 
     def run(
-        self, engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays], shapes: Sequence[int], options: Mapping[str, Any]
+        self,
+        engines: Mapping[str, Runs],
+        signatures: Mapping[str, Signature],
+        rows: Sequence[Arrays],
+        shapes: Sequence[int],
+        options: Mapping[str, Any],
     ) -> list[Arrays]:
         """Collates rows, pads the axes that each ``TensorSpec`` names, drives the graphs, and cuts the padding off the outputs.
 
@@ -377,7 +382,9 @@ class Loop(Protocol):
             options: of the loop, e.g. the number of beams; empty for one forward pass.
         """
 
-    def record(self, engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> Mapping[str, list[dict[str, np.ndarray]]]:
+    def record(
+        self, engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]
+    ) -> Mapping[str, list[dict[str, np.ndarray]]]:
         """Feeds of every graph, batch first, as :meth:`run` of these rows brings them about: what a graph is calibrated with.
 
         A loop of one graph without a state needs no engine here, and may be given none. Rows of examples may lack arrays that no graph takes.

@@ -41,9 +41,15 @@ class Quantization:
         _one_of("ranges", self.ranges, ("auto", *RANGES))
         _one_of("embeddings", self.embeddings, ("int8", "int4", "float32"))
         if self.weight_bits not in (0, 7, 8):
-            raise UsageError(f"weight_bits is {self.weight_bits}, expected 8, 7, or 0 for what the target's instructions need.")
+            raise UsageError(
+                f"weight_bits is {self.weight_bits}, expected 8, 7, or 0 for what the target's instructions need.",
+                code="target-value",
+            )
         if self.smooth not in ("auto", "off") and not 0 <= _number(self.smooth) <= 1:
-            raise UsageError(f"smooth is '{self.smooth}', expected auto, off, or a number from 0 to 1 in quotes.")
+            raise UsageError(
+                f"smooth is '{self.smooth}', expected auto, off, or a number from 0 to 1 in quotes.",
+                code="target-value",
+            )
 
 
 def _number(text: str) -> float:
@@ -55,4 +61,6 @@ def _number(text: str) -> float:
 
 def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UsageError(f"{key} is '{value}'.{near(value, known)} Expected one of: {', '.join(known)}.")
+        raise UsageError(
+            f"{key} is '{value}'.{near(value, known)} Expected one of: {', '.join(known)}.", code="target-value"
+        )

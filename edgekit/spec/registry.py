@@ -37,7 +37,11 @@ class Registry(Generic[Module]):
 
     def names(self) -> list[str]:
         """Names of the package's own modules, as command line, targets and manifests spell them."""
-        files = [m.name for m in pkgutil.iter_modules(importlib.import_module(self.package).__path__) if not m.name.startswith("_")]
+        files = [
+            m.name
+            for m in pkgutil.iter_modules(importlib.import_module(self.package).__path__)
+            if not m.name.startswith("_")
+        ]
         return sorted(name.replace("_", "-") if self.hyphens else name for name in files)
 
     def known(self) -> list[str]:
@@ -63,11 +67,17 @@ def _brought(registry: Registry[Any], name: str) -> Any:
     named = list(importlib.metadata.entry_points(group=registry.group, name=name))
     if len(named) > 1:
         modules = " and ".join(sorted(point.value for point in named))
-        raise UsageError(f"The {registry.kind} '{name}' is brought by several installed packages: {modules}. Uninstall all but one.")
+        raise UsageError(
+            f"The {registry.kind} '{name}' is brought by several installed packages: {modules}. Uninstall all but one.",
+            code="plugin-twice",
+        )
     try:
         return named[0].load()
     except Exception as problem:  # code of others
-        raise UsageError(f"The {registry.kind} '{name}' cannot be imported from {named[0].value}: {problem}. Install its package again.") from problem
+        raise UsageError(
+            f"The {registry.kind} '{name}' cannot be imported from {named[0].value}: {problem}. Install its package again.",
+            code="plugin-import",
+        ) from problem
 
 
 def version_of(package: str) -> str | None:

@@ -12,8 +12,26 @@ from dataclasses import dataclass, field
 from edgekit.spec.subject import Fingerprint, Subject
 
 __all__ = [
-    "INCOMPARABLE", "INCONCLUSIVE", "KINDS", "MACHINES", "OVER_BUDGET", "PASS", "REGRESSION", "SCHEMA", "VERDICTS",
-    "Accuracy", "Change", "Drift", "Faithfulness", "Flip", "Gate", "Recall", "Report", "Robustness", "Slice", "Speed",
+    "INCOMPARABLE",
+    "INCONCLUSIVE",
+    "KINDS",
+    "MACHINES",
+    "OVER_BUDGET",
+    "PASS",
+    "REGRESSION",
+    "SCHEMA",
+    "VERDICTS",
+    "Accuracy",
+    "Change",
+    "Drift",
+    "Faithfulness",
+    "Flip",
+    "Gate",
+    "Recall",
+    "Report",
+    "Robustness",
+    "Slice",
+    "Speed",
 ]
 
 SCHEMA = 2
@@ -21,7 +39,13 @@ SCHEMA = 2
 
 KINDS = ("report", "baseline", "compare", "check", "self-check")
 
-PASS, REGRESSION, OVER_BUDGET, INCONCLUSIVE, INCOMPARABLE = "pass", "regression", "over budget", "inconclusive", "incomparable"
+PASS, REGRESSION, OVER_BUDGET, INCONCLUSIVE, INCOMPARABLE = (
+    "pass",
+    "regression",
+    "over budget",
+    "inconclusive",
+    "incomparable",
+)
 MACHINES = ("latency.", "footprint.")
 """How the names of gates begin that another machine makes incomparable."""
 VERDICTS = (PASS, REGRESSION, OVER_BUDGET, INCONCLUSIVE, INCOMPARABLE)
@@ -394,5 +418,9 @@ class Report:
         found = {gate.verdict for gate in self.gates}
         if found & {REGRESSION, OVER_BUDGET}:
             return 3
-        open_ = [g for g in self.gates if g.verdict == INCOMPARABLE and not (allow_incomparable and g.name.startswith(MACHINES))]
+        open_ = [
+            g
+            for g in self.gates
+            if g.verdict == INCOMPARABLE and not (allow_incomparable and g.name.startswith(MACHINES))
+        ]
         return 4 if open_ or (INCONCLUSIVE in found and strict) else 0

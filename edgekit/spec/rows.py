@@ -39,7 +39,7 @@ def _check(task: Task, value: Input, place: int) -> None:
     try:
         task.preprocess([value, value])
     except InputError as problem:
-        raise InputError(str(problem).replace(" at position 0", f" at position {place}", 1)) from problem
+        raise problem.reworded(str(problem).replace(" at position 0", f" at position {place}", 1)) from problem
 
 
 def pack(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
@@ -82,7 +82,9 @@ def unpack(packed: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 def _ragged(name: str, values: np.ndarray, shapes: np.ndarray) -> list[np.ndarray]:
     if values.ndim != 1 or shapes.ndim != 2 or shapes.dtype.kind not in "iu" or (shapes < 0).any():
-        raise ValueError(f"'{name}' is {values.dtype} {values.shape} with shapes {shapes.dtype} {shapes.shape}, expected flat values and int64 [rows, rank]")
+        raise ValueError(
+            f"'{name}' is {values.dtype} {values.shape} with shapes {shapes.dtype} {shapes.shape}, expected flat values and int64 [rows, rank]"
+        )
     sizes = [int(np.prod([int(n) for n in shape], dtype=object)) for shape in shapes]
     if sum(sizes) != len(values):
         raise ValueError(f"'{name}' has {len(values)} values, its shapes are of {sum(sizes)}")
@@ -92,7 +94,15 @@ def _ragged(name: str, values: np.ndarray, shapes: np.ndarray) -> list[np.ndarra
 
 def spread(rows: Sequence[Arrays]) -> float:
     """Range of all values of all outputs, at least 1: the unit in which differences of outputs are stated."""
-    return max([1.0, *(float(max(np.max(r[n]) for r in rows if r[n].size) - min(np.min(r[n]) for r in rows if r[n].size)) for n in _floats(rows))])
+    return max(
+        [
+            1.0,
+            *(
+                float(max(np.max(r[n]) for r in rows if r[n].size) - min(np.min(r[n]) for r in rows if r[n].size))
+                for n in _floats(rows)
+            ),
+        ]
+    )
 
 
 def difference(rows: Sequence[Arrays], others: Sequence[Arrays]) -> float:

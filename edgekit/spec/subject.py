@@ -11,7 +11,19 @@ from typing import Any
 
 from edgekit.spec.manifest import Trial
 
-__all__ = ["ByLength", "Fingerprint", "Numbers", "Perturbed", "Predictions", "Process", "Scenario", "Start", "Subject", "Times", "TimingSession"]
+__all__ = [
+    "ByLength",
+    "Fingerprint",
+    "Numbers",
+    "Perturbed",
+    "Predictions",
+    "Process",
+    "Scenario",
+    "Start",
+    "Subject",
+    "Times",
+    "TimingSession",
+]
 
 _MEMORY = 0.02  # of the larger
 

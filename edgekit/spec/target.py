@@ -49,9 +49,13 @@ class Budget:
         """
         for key, value in vars(self).items():
             if value is not None and not 0 <= value <= sys.float_info.max:
-                raise UsageError(f"{key} is {value:g}, expected a number of at least 0. Correct it.")
+                raise UsageError(
+                    f"{key} is {value:g}, expected a number of at least 0. Correct it.", code="budget-value"
+                )
         if self.accuracy is not None and self.accuracy > 1:
-            raise UsageError(f"accuracy is {self.accuracy:g}, expected a score from 0 to 1. Write 0.9 for 90 %.")
+            raise UsageError(
+                f"accuracy is {self.accuracy:g}, expected a score from 0 to 1. Write 0.9 for 90 %.", code="budget-value"
+            )
 
     def largest_drop(self, reference: float, higher_is_better: bool = True) -> float | None:
         """The drop from a reference score that keeps both ``accuracy_drop`` and ``accuracy``; negative where the reference is under the floor.
@@ -133,16 +137,30 @@ def load(name: str | Path) -> Target:
     path = _file(name)
     target = parse(Target, _merged(path, ()), f"target {path.name}")
     if target.threads < 0 or target.max_batch < 1:
-        raise UsageError(f"target {path.name} has threads {target.threads} and max_batch {target.max_batch}, expected at least 0 and 1. Correct the file.")
+        raise UsageError(
+            f"target {path.name} has threads {target.threads} and max_batch {target.max_batch}, expected at least 0 and 1. Correct the file.",
+            code="target-value",
+        )
     for key in ("backends", "methods"):
         names = getattr(target, key)
         if len(set(names)) < len(names):
-            raise UsageError(f"target {path.name}: {key} names '{max(names, key=names.count)}' twice, expected each once. Leave one out.")
-    if target.shapes is not None and (list(target.shapes) != sorted(set(target.shapes)) or min(target.shapes, default=1) < 1):
-        raise UsageError(f"target {path.name}: shapes is {list(target.shapes)}, expected ascending numbers of tokens. Correct the file.")
+            raise UsageError(
+                f"target {path.name}: {key} names '{max(names, key=names.count)}' twice, expected each once. Leave one out.",
+                code="target-value",
+            )
+    if target.shapes is not None and (
+        list(target.shapes) != sorted(set(target.shapes)) or min(target.shapes, default=1) < 1
+    ):
+        raise UsageError(
+            f"target {path.name}: shapes is {list(target.shapes)}, expected ascending numbers of tokens. Correct the file.",
+            code="target-value",
+        )
     for key, value, known in (("use", target.use, USES), ("choose_on", target.choose_on, CHOOSE_ON)):
         if value not in known:
-            raise UsageError(f"target {path.name}: {key} is '{value}'.{near(value, known)} Expected one of: {', '.join(known)}.")
+            raise UsageError(
+                f"target {path.name}: {key} is '{value}'.{near(value, known)} Expected one of: {', '.join(known)}.",
+                code="target-value",
+            )
     return target
 
 
@@ -156,7 +174,10 @@ def _file(name: str | Path, folder: Path | None = None) -> Path:
     if str(name).endswith(".toml"):
         path = Path(name) if folder is None else folder / name
         if not path.is_file():
-            raise UsageError(f"Target file {path} does not exist. Expected a TOML file or one of: {', '.join(names())}.")
+            raise UsageError(
+                f"Target file {path} does not exist. Expected a TOML file or one of: {', '.join(names())}.",
+                code="target-not-found",
+            )
         return path
     files = [file for each in folders() if (file := each / f"{name}.toml").is_file()] if str(name) in names() else []
     check_known([] if files else [name], names(), "target")
@@ -175,13 +196,19 @@ def _merged(path: Path, below: tuple[Path, ...]) -> dict[str, object]:
     if parent is None:
         return data
     if not isinstance(parent, str):
-        raise UsageError(f"target {path.name}: extends is {parent!r}, expected the name of a target or a TOML file. Correct the file.")
+        raise UsageError(
+            f"target {path.name}: extends is {parent!r}, expected the name of a target or a TOML file. Correct the file.",
+            code="target-extends",
+        )
     if "name" not in data:
-        raise UsageError(f"target {path.name} extends '{parent}' and has no name of its own. Add name = ... to it.")
+        raise UsageError(
+            f"target {path.name} extends '{parent}' and has no name of its own. Add name = ... to it.",
+            code="target-extends",
+        )
     base = _file(parent, path.parent)
     if base.resolve() in (seen := tuple(file.resolve() for file in (*below, path))):
         chain = " -> ".join(file.name for file in (*seen, base))
-        raise UsageError(f"target {path.name} extends itself: {chain}. Remove one extends.")
+        raise UsageError(f"target {path.name} extends itself: {chain}. Remove one extends.", code="target-extends")
     return _overlaid(_merged(base, (*below, path)), data)
 
 
@@ -203,13 +230,19 @@ def read_toml(path: Path) -> dict[str, object]:
             import tomli as tomllib
         except ImportError as problem:
             why = f"which Python {sys.version.split()[0]} cannot read by itself (3.11 can)"
-            raise UsageError(f"{path} is a TOML file, {why}. Run: pip install tomli, or do this on the build machine.") from problem
+            raise UsageError(
+                f"{path} is a TOML file, {why}. Run: pip install tomli, or do this on the build machine.",
+                code="package-missing",
+            ) from problem
     try:
         with path.open("rb") as stream:
             found: dict[str, object] = tomllib.load(stream)
             return found
-    except (ValueError, RecursionError) as problem:  # not TOML, not UTF-8, a number of thousands of digits, nested too deeply
-        raise UsageError(f"{path} is not valid TOML: {problem}. Correct the file.") from problem
+    except (
+        ValueError,
+        RecursionError,
+    ) as problem:  # not TOML, not UTF-8, a number of thousands of digits, nested too deeply
+        raise UsageError(f"{path} is not valid TOML: {problem}. Correct the file.", code="toml-invalid") from problem
 
 
 def with_budget(target: Target, overrides: Mapping[str, float]) -> Target:
@@ -221,5 +254,5 @@ def with_budget(target: Target, overrides: Mapping[str, float]) -> Target:
     check_known(overrides, [f.name for f in fields(Budget)], "budget key", listed="Known keys")
     for key, value in overrides.items():
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= sys.float_info.max:
-            raise UsageError(f"Budget {key} is {value!r}, expected a number of at least 0.")
+            raise UsageError(f"Budget {key} is {value!r}, expected a number of at least 0.", code="budget-value")
     return replace(target, budget=replace(target.budget, **{k: float(v) for k, v in overrides.items()}))

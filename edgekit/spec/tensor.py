@@ -53,17 +53,30 @@ class Signature:
         for output, name in self.state:
             pair = f"The signature '{self.name}' hands on its output '{output}' as its input '{name}'"
             if output not in gives or name not in takes:
-                raise ValueError(f"{pair}, and has the outputs {', '.join(gives)} and the inputs {', '.join(takes)}. Name one of each.")
+                raise ValueError(
+                    f"{pair}, and has the outputs {', '.join(gives)} and the inputs {', '.join(takes)}. Name one of each."
+                )
             if (gives[output].dtype, gives[output].shape) != (takes[name].dtype, takes[name].shape):
-                from_, to = (f"{spec.dtype} [{', '.join(map(str, spec.shape))}]" for spec in (gives[output], takes[name]))
-                raise ValueError(f"{pair}, and the one is {from_}, the other {to}. Export the graph with one type and one shape of both.")
+                from_, to = (
+                    f"{spec.dtype} [{', '.join(map(str, spec.shape))}]" for spec in (gives[output], takes[name])
+                )
+                raise ValueError(
+                    f"{pair}, and the one is {from_}, the other {to}. Export the graph with one type and one shape of both."
+                )
         if len({name for _, name in self.state}) < len(self.state):
-            raise ValueError(f"The signature '{self.name}' hands on two outputs as one input. Name each input of its state once.")
+            raise ValueError(
+                f"The signature '{self.name}' hands on two outputs as one input. Name each input of its state once."
+            )
 
     @cached_property
     def places(self) -> tuple[tuple[str, int, str], ...]:
         """Input, place behind ``batch`` and name of each input axis that varies from row to row."""
-        return tuple((spec.name, place, axis) for spec in self.inputs for place, axis in enumerate(spec.shape[1:]) if isinstance(axis, str))
+        return tuple(
+            (spec.name, place, axis)
+            for spec in self.inputs
+            for place, axis in enumerate(spec.shape[1:])
+            if isinstance(axis, str)
+        )
 
     @cached_property
     def varying(self) -> tuple[str, ...]:
@@ -75,5 +88,10 @@ def merged(signatures: Sequence[Signature]) -> Signature:
     """All that the graphs of a model take and give, each name once: of one graph its own signature. What a row of a loop may hold."""
     if len(signatures) == 1:
         return signatures[0]
-    inputs, outputs = ({spec.name: spec for signature in signatures for spec in getattr(signature, part)} for part in ("inputs", "outputs"))
-    return Signature("+".join(signature.name for signature in signatures), tuple(inputs.values()), tuple(outputs.values()))
+    inputs, outputs = (
+        {spec.name: spec for signature in signatures for spec in getattr(signature, part)}
+        for part in ("inputs", "outputs")
+    )
+    return Signature(
+        "+".join(signature.name for signature in signatures), tuple(inputs.values()), tuple(outputs.values())
+    )

@@ -16,7 +16,18 @@ from itertools import pairwise
 
 import numpy as np
 
-__all__ = ["ALPHA", "FEWEST", "POWER", "Estimate", "Look", "levels", "median", "quantile", "ratio_of_quantiles", "spent"]
+__all__ = [
+    "ALPHA",
+    "FEWEST",
+    "POWER",
+    "Estimate",
+    "Look",
+    "levels",
+    "median",
+    "quantile",
+    "ratio_of_quantiles",
+    "spent",
+]
 
 ALPHA = 0.05
 """Chance that a limit is called exceeded though it is not, and that it is called kept though it is not: each of the two, over all looks."""
@@ -100,7 +111,9 @@ def median(groups: Sequence[Sequence[float]], seed: int) -> Estimate:
     return _estimate(*_drawn(groups, 0.5, seed), len(groups))
 
 
-def ratio_of_quantiles(before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], q: float, seed: int) -> Estimate:
+def ratio_of_quantiles(
+    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], q: float, seed: int
+) -> Estimate:
     """Logarithm of the ratio of a quantile of all values after to that before; a group is drawn on both sides at once.
 
     Args:
@@ -133,7 +146,9 @@ def _estimate(value: float, drawn: np.ndarray, groups: int) -> Estimate:
 
 def _drawn(groups: Sequence[Sequence[float]], q: float, seed: int) -> tuple[float, np.ndarray]:
     """A quantile of all values, and that of each resample of the groups: ``[resamples]``; of as many groups a seed gives the same resamples."""
-    counts = np.random.default_rng(seed).multinomial(len(groups), np.full(len(groups), 1 / len(groups)), _RESAMPLES)  # how often each group is in each
+    counts = np.random.default_rng(seed).multinomial(
+        len(groups), np.full(len(groups), 1 / len(groups)), _RESAMPLES
+    )  # how often each group is in each
     values = np.concatenate([np.asarray(g, np.float64) for g in groups])
     owners = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
     order = np.argsort(values, kind="stable")

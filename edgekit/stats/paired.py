@@ -97,7 +97,10 @@ class Paired:
             error = math.sqrt(self._variance(-math.inf) / self.rows)
             return NormalDist().cdf((drop - margin) / error - _Z_BOUND) if error else float(drop > margin)
         if not -1 <= drop <= 1:
-            raise UsageError(f"The power at a drop of {drop:g} was asked for, expected -1 to 1: an accuracy cannot fall by more.")
+            raise UsageError(
+                f"The power at a drop of {drop:g} was asked for, expected -1 to 1: an accuracy cannot fall by more.",
+                code="statistics-argument",
+            )
         return self._exact_power(self._fewest_losses(margin), drop)
 
     def resolvable(self, margin: float = 0.0) -> float | None:
@@ -127,7 +130,9 @@ class Paired:
         """From a number of discordant rows to the fewest losses among them whose interval lies above the margin; one more than there are where none does."""
 
         def fewest(discordant: int) -> int:
-            return bisect.bisect_left(range(discordant + 1), True, key=lambda losses: _above(losses, discordant - losses, self.rows, margin))
+            return bisect.bisect_left(
+                range(discordant + 1), True, key=lambda losses: _above(losses, discordant - losses, self.rows, margin)
+            )
 
         return functools.cache(fewest)  # a power at another drop asks for the same numbers
 
@@ -140,7 +145,9 @@ class Paired:
             return float(fewest(0) == 0)
         low, high = (int(end) for end in binom.isf((1 - _TAIL, _TAIL), self.rows, discordance))
         counts = np.arange(max(low, 0), high + 1)
-        found = binom.sf(np.array([fewest(n) for n in counts.tolist()]) - 1, counts, (discordance + drop) / (2 * discordance))
+        found = binom.sf(
+            np.array([fewest(n) for n in counts.tolist()]) - 1, counts, (discordance + drop) / (2 * discordance)
+        )
         return float((binom.pmf(counts, self.rows, discordance) * found).sum())
 
     def text(self, limit: float | None) -> str:
@@ -150,15 +157,25 @@ class Paired:
             limit: the largest drop that is allowed, in the score's unit; None to say only what was seen.
         """
         counts = "" if self.losses is None else f", {self.losses:,} lost, {self.gains:,} won"
-        test = "" if self.p_value is None else f", {'randomization' if self.losses is None else 'McNemar'} p {self.p_value:.2g}"
-        seen = f"drop {_four(self.drop)} ({CONFIDENCE:.0%} interval {_four(self.low)} to {_four(self.high)}{counts}{test})".replace("%", " %")
+        test = (
+            ""
+            if self.p_value is None
+            else f", {'randomization' if self.losses is None else 'McNemar'} p {self.p_value:.2g}"
+        )
+        seen = f"drop {_four(self.drop)} ({CONFIDENCE:.0%} interval {_four(self.low)} to {_four(self.high)}{counts}{test})".replace(
+            "%", " %"
+        )
         by = f"{self.rows:,} row{'s' if self.rows != 1 else ''}"
         if limit is None:
             return f"{seen} by {by}"
         if self.resolved(limit):
             return f"{seen}: {'within' if self.high <= limit else 'above'} {limit:g} by {by}"
         needed = self.rows_needed(limit)
-        more = "and no number would at a drop of just that" if needed is None else f"about {_two_digits_up(needed):,} would"
+        more = (
+            "and no number would at a drop of just that"
+            if needed is None
+            else f"about {_two_digits_up(needed):,} would"
+        )
         return f"{seen}: not resolved against {limit:g} by {by}, {more}"
 
     def _variance(self, limit: float) -> float:
@@ -190,14 +207,16 @@ def compare(metric: Metric, candidate: Evidence, reference: Evidence) -> Paired:
     if candidate.shape != reference.shape or candidate.ndim != 2:
         raise UsageError(
             f"The candidate's evidence has the shape {list(candidate.shape)}, the reference's {list(reference.shape)}, expected [rows, k] of both. "
-            "Give both models' answers to the same rows in the same order."
+            "Give both models' answers to the same rows in the same order.",
+            code="rows-differ",
         )
     _check_rows(len(candidate))
     for name, evidence in (("candidate", candidate), ("reference", reference)):
         if broken := int((~np.isfinite(evidence)).any(axis=1).sum()):
             raise UsageError(
                 f"{broken} of {len(evidence)} rows of the {name} contribute NaN or infinity to {metric.name}, expected numbers. "
-                "A model that answers so cannot be scored: reject it."
+                "A model that answers so cannot be scored: reject it.",
+                code="outputs-not-finite",
             )
     if metric.binary:
         return proportions(reference[:, 0] > 0, candidate[:, 0] > 0)
@@ -217,9 +236,15 @@ def proportions(reference_right: np.ndarray, candidate_right: np.ndarray) -> Pai
     """
     for name, right in (("reference_right", reference_right), ("candidate_right", candidate_right)):
         if right.dtype != np.bool_ or right.ndim != 1:
-            raise UsageError(f"{name} is {right.dtype} of shape {list(right.shape)}, expected bool [rows]. Compare the answers with the truth first.")
+            raise UsageError(
+                f"{name} is {right.dtype} of shape {list(right.shape)}, expected bool [rows]. Compare the answers with the truth first.",
+                code="rows-differ",
+            )
     if len(reference_right) != len(candidate_right):
-        raise UsageError(f"There are {len(reference_right)} rows of the reference and {len(candidate_right)} of the candidate. Give the same rows of both.")
+        raise UsageError(
+            f"There are {len(reference_right)} rows of the reference and {len(candidate_right)} of the candidate. Give the same rows of both.",
+            code="rows-differ",
+        )
     rows = len(reference_right)
     _check_rows(rows)
     from scipy.stats import binomtest  # not on a device, and slow to import
@@ -252,7 +277,8 @@ def tango_interval(losses: int, gains: int, rows: int, confidence: float = CONFI
     if rows < 1 or losses < 0 or gains < 0 or losses + gains > rows or not 0 < confidence < 1:
         raise UsageError(
             f"The interval of {losses} losses and {gains} gains in {rows} rows at a confidence of {confidence:g} is not defined. Expected counts of 0 "
-            "or more that together are no more than the rows, at least one row, and a confidence between 0 and 1."
+            "or more that together are no more than the rows, at least one row, and a confidence between 0 and 1.",
+            code="statistics-argument",
         )
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     return -_upper(gains, losses, rows, z), _upper(losses, gains, rows, z)
@@ -295,11 +321,12 @@ def bootstrap(metric: Metric, candidate: Evidence, reference: Evidence, seed: in
     _check_rows(rows)
     if resamples < _FEWEST_RESAMPLES:
         raise UsageError(
-            f"{resamples} resamples were asked for, expected at least {_FEWEST_RESAMPLES}: the ends of the interval are their 5 % and 95 % points."
+            f"{resamples} resamples were asked for, expected at least {_FEWEST_RESAMPLES}: the ends of the interval are their 5 % and 95 % points.",
+            code="statistics-argument",
         )
     drop = float(_drops(metric, candidate, reference, np.ones((1, rows), np.int64))[0])
     if math.isnan(drop):
-        raise SamplesError(metric.undefined)
+        raise SamplesError(metric.undefined, code="metric-undefined")
     draw, drops = np.random.default_rng(seed), np.zeros(0)
     for _ in range(_TRIES * math.ceil(resamples / _at_once(rows))):
         count = min(_at_once(rows), resamples)
@@ -312,16 +339,27 @@ def bootstrap(metric: Metric, candidate: Evidence, reference: Evidence, seed: in
     else:
         raise SamplesError(
             f"{metric.name} is defined on {len(drops)} of {_TRIES * resamples} resamples of the {rows} rows, expected {resamples}: "
-            "their labels are nearly all equal. Give more samples, with different labels."
+            "their labels are nearly all equal. Give more samples, with different labels.",
+            code="metric-undefined",
         )
     low, high = (float(q) for q in np.quantile(drops, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)))
     if drops.min() == drops.max():
         below, above = tango_interval(0, 0, rows)
         low, high = drop + below, drop + above
-    return Paired(rows, None, None, drop, min(low, drop), max(high, drop), _randomization(metric, candidate, reference, abs(drop), seed, resamples))
+    return Paired(
+        rows,
+        None,
+        None,
+        drop,
+        min(low, drop),
+        max(high, drop),
+        _randomization(metric, candidate, reference, abs(drop), seed, resamples),
+    )
 
 
-def _randomization(metric: Metric, candidate: Evidence, reference: Evidence, observed: float, seed: int, shuffles: int) -> float:
+def _randomization(
+    metric: Metric, candidate: Evidence, reference: Evidence, observed: float, seed: int, shuffles: int
+) -> float:
     """P-value of approximate randomization; a shuffle on which the score is not defined counts as one with a larger difference."""
     rows, draw = len(reference), np.random.default_rng([seed, 1])
     both, larger = np.concatenate([reference, candidate]), 0
@@ -381,7 +419,10 @@ def _variance_at(delta: float, b: int, c: int, n: int) -> float:
 
 def _check_rows(rows: int) -> None:
     if rows < 1:
-        raise SamplesError("There is no row to compare the models on, expected at least one. Give labelled samples.")
+        raise SamplesError(
+            "There is no row to compare the models on, expected at least one. Give labelled samples.",
+            code="samples-empty",
+        )
 
 
 def _four(value: float) -> str:

@@ -76,7 +76,10 @@ def entities(probabilities: np.ndarray, spans: Spans, labels: Sequence[str], str
 def _of_window(parts: Sequence[_Part], text: str, labels: Sequence[str], strategy: str) -> list[Entity]:
     if strategy in ("first", "average", "max"):
         parts = [_word(group, strategy) for group in _groups_of_words(parts)]
-    single = [_entity(labels[int(part.values.argmax())], float(part.values.max()), part.start, part.end, text) for part in parts]
+    single = [
+        _entity(labels[int(part.values.argmax())], float(part.values.max()), part.start, part.end, text)
+        for part in parts
+    ]
     return single if strategy == "none" else _grouped(single, text)
 
 
@@ -110,7 +113,10 @@ def _grouped(single: Sequence[Entity], text: str) -> list[Entity]:
         else:
             groups.append([one])
     # The name is what follows the first dash, whatever comes before it.
-    return [_entity(g[0].label.split("-", 1)[-1], float(np.mean([e.score for e in g])), g[0].start, g[-1].end, text) for g in groups]
+    return [
+        _entity(g[0].label.split("-", 1)[-1], float(np.mean([e.score for e in g])), g[0].start, g[-1].end, text)
+        for g in groups
+    ]
 
 
 def _prefix(label: str) -> tuple[bool, str]:

@@ -113,7 +113,9 @@ class Head(ABC):
 
     def merge_truth(self, values: Sequence[Any]) -> Any:
         """The most frequent truth of rows with equal inputs; of equally frequent ones the first."""
-        counts = Counter(tuple(np.atleast_1d(value).tolist()) for value in values)  # keeps the order in which they are first seen
+        counts = Counter(
+            tuple(np.atleast_1d(value).tolist()) for value in values
+        )  # keeps the order in which they are first seen
         return np.reshape(np.array(counts.most_common(1)[0][0], np.asarray(values[0]).dtype), np.shape(values[0]))[()]
 
     def _values(self, outputs: Sequence[Arrays]) -> np.ndarray:
@@ -123,7 +125,8 @@ class Head(ABC):
         values = np.array([row[OUTPUT] for row in outputs])
         if values.shape[1:] != (len(self._names),):
             raise UsageError(
-                f"Outputs have the shape {list(values.shape)}, expected {[len(values), len(self._names)]}: rows, labels. Give outputs of this model."
+                f"Outputs have the shape {list(values.shape)}, expected {[len(values), len(self._names)]}: rows, labels. Give outputs of this model.",
+                code="outputs-shape",
             )
         return values
 
@@ -140,10 +143,14 @@ class Head(ABC):
         answers = []
         for row, source in zip(self._numbers(outputs).tolist(), encoded, strict=True):
             top, given = self._answer(row)
-            answers.append(self._stated(self._names[top], row[top], dict(zip(self._names, row, strict=True)), given, source))
+            answers.append(
+                self._stated(self._names[top], row[top], dict(zip(self._names, row, strict=True)), given, source)
+            )
         return answers
 
-    def _stated(self, label: str, score: float, scores: Mapping[str, float], given: tuple[str, ...], source: Encoded) -> LabelScores:
+    def _stated(
+        self, label: str, score: float, scores: Mapping[str, float], given: tuple[str, ...], source: Encoded
+    ) -> LabelScores:
         return LabelScores(label, score, scores, given)
 
 
@@ -213,7 +220,9 @@ class SingleLabel(_Labels):
 
     def margin(self, outputs: Sequence[Arrays]) -> np.ndarray:
         """Probability of the label minus that of the next best one: float64 ``[rows]``, 0 to 1."""
-        ordered = np.sort(np.pad(self._numbers(outputs), ((0, 0), (1, 0))), axis=1)  # with a single label its probability leads by 1
+        ordered = np.sort(
+            np.pad(self._numbers(outputs), ((0, 0), (1, 0))), axis=1
+        )  # with a single label its probability leads by 1
         return np.asarray(ordered[:, -1] - ordered[:, -2])
 
     def target_score(self, outputs: Sequence[Arrays], answer: Arrays) -> np.ndarray:
@@ -275,7 +284,10 @@ class MultiLabel(_Labels):
 
     def describe_truth(self, truth: Sequence[Any]) -> list[str]:
         """Each row's right labels, joined by ``|``."""
-        return ["|".join(name for name, given in zip(self._names, row, strict=True) if given) or NO_LABEL for row in self._flags(truth).tolist()]
+        return [
+            "|".join(name for name, given in zip(self._names, row, strict=True) if given) or NO_LABEL
+            for row in self._flags(truth).tolist()
+        ]
 
     def label_matrix(self, outputs: Sequence[Arrays], truth: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Right labels and answered labels of each row as flags: bool ``[rows, labels]`` each, truth first."""
@@ -305,7 +317,9 @@ class MultiLabel(_Labels):
         return np.asarray(np.exp(-np.logaddexp(0.0, -self._values(outputs).astype(np.float64))))
 
     def _answer(self, values: Sequence[float]) -> tuple[int, tuple[str, ...]]:
-        return values.index(max(values)), tuple(name for name, value in zip(self._names, values, strict=True) if value > 0.5)
+        return values.index(max(values)), tuple(
+            name for name, value in zip(self._names, values, strict=True) if value > 0.5
+        )
 
 
 class Regression(Head):
@@ -348,11 +362,16 @@ class Regression(Head):
 
     def describe_truth(self, truth: Sequence[Any]) -> list[str]:
         """Each row's right numbers to six digits, joined by ``|``."""
-        return ["|".join(f"{number:.6g}" for number in row) for row in np.asarray(truth).reshape(len(truth), len(self._names)).tolist()]
+        return [
+            "|".join(f"{number:.6g}" for number in row)
+            for row in np.asarray(truth).reshape(len(truth), len(self._names)).tolist()
+        ]
 
     def number_matrix(self, outputs: Sequence[Arrays], truth: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Right numbers and answered numbers of each row: float64 ``[rows, numbers]`` each, truth first."""
-        return np.asarray(truth, np.float64).reshape(len(truth), len(self._names)), self._values(outputs).astype(np.float64)
+        return np.asarray(truth, np.float64).reshape(len(truth), len(self._names)), self._values(outputs).astype(
+            np.float64
+        )
 
     def target_score(self, outputs: Sequence[Arrays], answer: Arrays) -> np.ndarray:
         """The first number: float64 ``[rows]``."""
@@ -369,5 +388,9 @@ class Regression(Head):
         return 0, ()
 
 
-HEADS: Mapping[str, type[SingleLabel | MultiLabel | Regression]] = {SINGLE_LABEL: SingleLabel, MULTI_LABEL: MultiLabel, REGRESSION: Regression}
+HEADS: Mapping[str, type[SingleLabel | MultiLabel | Regression]] = {
+    SINGLE_LABEL: SingleLabel,
+    MULTI_LABEL: MultiLabel,
+    REGRESSION: Regression,
+}
 """Transformers' ``problem_type`` to the head."""

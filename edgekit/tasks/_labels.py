@@ -36,7 +36,7 @@ class _Column:
     where: str
 
     def refuse(self, row: int, why: str) -> SamplesError:
-        return SamplesError(f"{self.where}, row {row + 1}{why}")
+        return SamplesError(f"{self.where}, row {row + 1}{why}", code="samples-label")
 
 
 def parse(problem_type: str, names: Sequence[str], values: Sequence[object], where: str) -> Truth:
@@ -55,7 +55,9 @@ def parse(problem_type: str, names: Sequence[str], values: Sequence[object], whe
     column = _Column(tuple(names), where)
     rows = [unwritten(v) for v in values]
     if problem_type == REGRESSION:
-        return _truth(np.array([_numbers(v, column, i) for i, v in enumerate(rows)], np.float64).reshape(len(rows), len(names)))
+        return _truth(
+            np.array([_numbers(v, column, i) for i, v in enumerate(rows)], np.float64).reshape(len(rows), len(names))
+        )
     if problem_type == SINGLE_LABEL:
         return _single(rows, column)
     return _several(rows, column)
@@ -84,18 +86,27 @@ def of_rows(problem_type: str, names: Sequence[str], rows: Sequence[Labelled], w
         if lacking := [name for name in names if name not in columns]:
             raise SamplesError(
                 f"{where} has a column for the label{'s' if len(columns) > 1 else ''} {', '.join(columns)}, and none for {', '.join(lacking[:20])}. "
-                "Give a column for each label of the model, or one column with the labels of a row: --columns label=NAME."
+                "Give a column for each label of the model, or one column with the labels of a row: --columns label=NAME.",
+                code="samples-label-columns",
             )
         return [{name: row.others.get(column) for name, column in columns.items()} for row in rows]
-    if several and len(columns) == len(names) and all(flag(rows[0].others.get(c)) is not None for c in columns.values()):
+    if (
+        several
+        and len(columns) == len(names)
+        and all(flag(rows[0].others.get(c)) is not None for c in columns.values())
+    ):
         raise SamplesError(
             f"{where} has a label column and a column for each of the model's labels, expected one of both. Say which counts: "
-            f"--columns label=NAME, or --columns 'label={'|'.join(columns.values())}'."
+            f"--columns label=NAME, or --columns 'label={'|'.join(columns.values())}'.",
+            code="samples-label-columns",
         )
     if several and labelled and all(row.empty for row in rows if row.label is None):
         return [[] if row.empty else row.label for row in rows]
     if lacking_rows := [place for place, row in enumerate(rows, 1) if row.label is None]:
-        raise SamplesError(f"{where}, row {lacking_rows[0]} has no label, which scoring needs. Name the column: --columns label=NAME.")
+        raise SamplesError(
+            f"{where}, row {lacking_rows[0]} has no label, which scoring needs. Name the column: --columns label=NAME.",
+            code="samples-no-label",
+        )
     return [row.label for row in rows]
 
 
@@ -138,7 +149,12 @@ def _plain_number(text: str) -> str:
 
 def unwritten(value: object) -> object:
     """A list that was written into a cell as Python, JSON or numpy write it; any other value as it is."""
-    if not isinstance(value, str) or not (text := value.strip()).startswith("[") or not text.endswith("]") or len(text) > cells.LONGEST:
+    if (
+        not isinstance(value, str)
+        or not (text := value.strip()).startswith("[")
+        or not text.endswith("]")
+        or len(text) > cells.LONGEST
+    ):
         return value
     text = cells.without_types(text)
     if (found := cells.listed(text)) is not None:
@@ -153,7 +169,9 @@ def unwritten(value: object) -> object:
 # ---- names and indices
 
 
-def reader(values: Sequence[object], names: Sequence[str], where: str) -> tuple[Callable[[object, int], int], list[str]]:
+def reader(
+    values: Sequence[object], names: Sequence[str], where: str
+) -> tuple[Callable[[object, int], int], list[str]]:
     """How the labels of a column are read, each as the place of one of ``names``: by name or by index; and what to say of it.
 
     Args:
@@ -176,7 +194,9 @@ def _reader(values: Sequence[object], column: _Column) -> tuple[Callable[[object
     if any(t in names or (alone and _folded(t) in folded) for t in texts):
         otherwise = sum(t not in names and alone and _folded(t) in folded for t in texts)
         if otherwise:
-            notes.append(f"{otherwise} labels of {column.where} are the model's names in another case, or with blanks around them, and were read as those.")
+            notes.append(
+                f"{otherwise} labels of {column.where} are the model's names in another case, or with blanks around them, and were read as those."
+            )
 
         def by_name(value: object, row: int) -> int:
             text = str(value)
@@ -189,10 +209,19 @@ def _reader(values: Sequence[object], column: _Column) -> tuple[Callable[[object
 
         return by_name, notes
     if texts and all(_NAMELESS.fullmatch(t.strip()) for t in texts):
-        notes.append(f"The labels of {column.where} are LABEL_0, LABEL_1 and so on, which no label of the model is called: they were read as indices.")
+        notes.append(
+            f"The labels of {column.where} are LABEL_0, LABEL_1 and so on, which no label of the model is called: they were read as indices."
+        )
         return _by_index(column, lambda v: (m := _NAMELESS.fullmatch(str(v).strip())) and m[1]), notes
-    if texts and len(names) == 2 and len(texts) == len(values) and all(isinstance(v, bool) or _folded(str(v)) in ("true", "false") for v in values):
-        notes.append(f"The labels of {column.where} are true and false: true was read as '{names[1]}', false as '{names[0]}'.")
+    if (
+        texts
+        and len(names) == 2
+        and len(texts) == len(values)
+        and all(isinstance(v, bool) or _folded(str(v)) in ("true", "false") for v in values)
+    ):
+        notes.append(
+            f"The labels of {column.where} are true and false: true was read as '{names[1]}', false as '{names[0]}'."
+        )
         return _by_index(column, lambda v: {"true": "1", "false": "0"}.get(_folded(str(v)))), notes
     return _by_index(column, _index), notes
 
@@ -221,7 +250,9 @@ def _unknown(value: object, column: _Column, row: int) -> SamplesError:
     """A column of texts that was named by mistake must not be printed: a value is shown only if it is a number or like a label."""
     text, names = str(value), column.names
     similar = near(text, names)
-    plain = isinstance(value, bool) or (isinstance(value, (int, float, str)) and len(text) <= 20 and bool(_NUMBER.fullmatch(text.strip())))
+    plain = isinstance(value, bool) or (
+        isinstance(value, (int, float, str)) and len(text) <= 20 and bool(_NUMBER.fullmatch(text.strip()))
+    )
     said = repr(text) if similar or plain else f"of {len(text)} characters"
     shown = ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
     hint = ""
@@ -242,7 +273,9 @@ def _unknown(value: object, column: _Column, row: int) -> SamplesError:
 def _single(rows: Sequence[object], column: _Column) -> Truth:
     if rows and all(isinstance(v, (list, tuple)) and len(v) == 1 for v in rows):
         rows = [v[0] for v in rows if isinstance(v, (list, tuple))]
-    elif rows and all(isinstance(v, dict) or (isinstance(v, (list, tuple)) and len(v) == len(column.names)) for v in rows):
+    elif rows and all(
+        isinstance(v, dict) or (isinstance(v, (list, tuple)) and len(v) == len(column.names)) for v in rows
+    ):
         flags = np.array([_flags(v, column, i) for i, v in enumerate(rows)], np.bool_)
         if (bad := np.flatnonzero(flags.sum(axis=1) != 1)).size:
             several = f"{int(flags[bad[0]].sum())} labels, expected one: the model gives each text a single label"
@@ -275,19 +308,27 @@ def _several(rows: Sequence[object], column: _Column) -> Truth:
                 )
     written = [p for v, p in zip(rows, parts, strict=True) if not isinstance(v, (list, tuple)) and p]
     by_name = any(str(v) in column.names for p in given for v in p)
-    if written and len(written) == len(given) and not by_name and all(len(p) == 1 and flag(p[0]) is not None for p in given):
+    if (
+        written
+        and len(written) == len(given)
+        and not by_name
+        and all(len(p) == 1 and flag(p[0]) is not None for p in given)
+    ):
         columns = "|".join(column.names[:3]) + ("|..." if labels > 3 else "")
         raise SamplesError(
             f"{column.where}: every row has one 0 or 1 as its label, and the model may give a text several of {labels} labels. "
             "Is it the index of a label, or does it say whether the row has one of them? Give a column of 0 and 1 for each label, named after it "
-            f"(--columns 'label={columns}'), or the names of each row's labels."
+            f"(--columns 'label={columns}'), or the names of each row's labels.",
+            code="samples-label-ambiguous",
         )
     read, notes = _reader([v for p in given for v in p], column)
     result = np.zeros((len(rows), labels), bool)
     for row, values in enumerate(parts):
         indices = [read(v, row) for v in values]
         if len(set(indices)) != len(indices):
-            raise column.refuse(row, f" names a label twice. Give each once, or flags of 0 and 1 for all {labels} in every row.")
+            raise column.refuse(
+                row, f" names a label twice. Give each once, or flags of 0 and 1 for all {labels} in every row."
+            )
         result[row, indices] = True
     return _truth(result, tuple(notes))
 
@@ -309,7 +350,11 @@ def _parts(rows: Sequence[object], column: _Column) -> list[list[object]]:
 
     for separator in _SEPARATORS:
         found = split(separator)
-        if all(isinstance(p, bool) or _folded(str(p)) in known or _index(p) is not None or flag(p) is not None for row in found for p in row):
+        if all(
+            isinstance(p, bool) or _folded(str(p)) in known or _index(p) is not None or flag(p) is not None
+            for row in found
+            for p in row
+        ):
             return found
     return split(_SEPARATORS[0])
 
@@ -318,12 +363,17 @@ def _flags(value: object, column: _Column, row: int) -> list[bool]:
     """Of a list in the order of the labels, or of an object or of columns from label to 0 or 1."""
     values = list(value) if isinstance(value, (list, tuple)) else _in_order(value, column, row)
     if len(values) != len(column.names):
-        raise column.refuse(row, f" has {len(values)} values as its labels, expected a 0 or 1 for each of the {len(column.names)}. Correct the row.")
+        raise column.refuse(
+            row,
+            f" has {len(values)} values as its labels, expected a 0 or 1 for each of the {len(column.names)}. Correct the row.",
+        )
     read = [flag(v) for v in values]
     if None in read:
         shown = str(values[read.index(None)])
         said = f"{shown!r}" if _NUMBER.fullmatch(shown) else f"a value of {len(shown)} characters"
-        raise column.refuse(row, f" has {said} for the label '{column.names[read.index(None)]}', expected 0 or 1. Correct the row.")
+        raise column.refuse(
+            row, f" has {said} for the label '{column.names[read.index(None)]}', expected 0 or 1. Correct the row."
+        )
     return [bool(v) for v in read]
 
 
@@ -332,9 +382,16 @@ def _in_order(value: object, column: _Column, row: int) -> list[object]:
     found = match_columns(column.names, value) if isinstance(value, dict) else {}
     if not isinstance(value, dict) or len(found) < len(column.names) or len(value) > len(found):
         unknown = [str(k) for k in value if k not in found.values()] if isinstance(value, dict) else []
-        said = f"values for {', '.join(unknown[:5])}, which the model has no labels for" if unknown else f"no value for {_lacking(column.names, found)}"
+        said = (
+            f"values for {', '.join(unknown[:5])}, which the model has no labels for"
+            if unknown
+            else f"no value for {_lacking(column.names, found)}"
+        )
         shown = ", ".join(column.names[:20]) + (" ..." if len(column.names) > 20 else "")
-        raise column.refuse(row, f" has {said}. Expected one for each of the model's labels, by their names: {shown}. Rename the columns.")
+        raise column.refuse(
+            row,
+            f" has {said}. Expected one for each of the model's labels, by their names: {shown}. Rename the columns.",
+        )
     return [value[found[name]] for name in column.names]
 
 
@@ -344,7 +401,13 @@ def _lacking(names: Sequence[str], found: Mapping[str, str]) -> str:
 
 def _numbers(value: object, column: _Column, row: int) -> list[float]:
     wanted = len(column.names)
-    parts = _in_order(value, column, row) if isinstance(value, dict) and wanted > 1 else value if isinstance(value, (list, tuple)) else str(value).split("|")
+    parts = (
+        _in_order(value, column, row)
+        if isinstance(value, dict) and wanted > 1
+        else value
+        if isinstance(value, (list, tuple))
+        else str(value).split("|")
+    )
     try:
         numbers = [float(p) for p in parts]  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
@@ -353,5 +416,8 @@ def _numbers(value: object, column: _Column, row: int) -> list[float]:
         text = str(value).strip()
         said = f": {text!r}" if len(text) <= 20 and _NUMBER.fullmatch(text) else ""
         comma = " Write a decimal point, not a comma." if said and "," in text else ""
-        raise column.refuse(row, f": the label is not {wanted} finite number(s), which a regression head needs{said}.{comma} Correct or remove the row.")
+        raise column.refuse(
+            row,
+            f": the label is not {wanted} finite number(s), which a regression head needs{said}.{comma} Correct or remove the row.",
+        )
     return numbers

@@ -28,7 +28,9 @@ def read_settings(kind: type[Settings], assets: Content) -> Settings:
     try:
         data = json.loads(path.read_bytes().decode("utf-8"))
     except (OSError, ValueError, RecursionError) as problem:
-        raise IntegrityError(f"{path} cannot be read ({problem}). Build or copy the bundle again.") from problem
+        raise IntegrityError(
+            f"{path} cannot be read ({problem}). Build or copy the bundle again.", code="bundle-assets"
+        ) from problem
     return parse(kind, data, str(path), IntegrityError)
 
 

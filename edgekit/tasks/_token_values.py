@@ -40,7 +40,8 @@ def first_tokens(row: Arrays, place: str = "") -> np.ndarray:
     if words.shape != (len(values),) or windows.ndim != 1 or windows.sum() != len(values):
         raise UsageError(
             f"The outputs{place} have values of {len(values)} tokens, '{STARTS}' is of {words.size} and '{WINDOWS}' of {windows.sum()}, expected as many. "
-            "Give the values of all tokens of all windows, not of words, and none cut off."
+            "Give the values of all tokens of all windows, not of words, and none cut off.",
+            code="rows-differ",
         )
     starts = np.flatnonzero(words >= 0)
     if len(windows) > 1:

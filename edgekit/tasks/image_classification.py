@@ -46,9 +46,15 @@ class Settings:
             UsageError: for an unknown problem type, no label, or a label that is there twice.
         """
         if self.problem_type not in HEADS:
-            raise UsageError(f"Unknown problem type '{self.problem_type}'.{near(self.problem_type, HEADS)} Expected one of: {', '.join(HEADS)}.")
+            raise UsageError(
+                f"Unknown problem type '{self.problem_type}'.{near(self.problem_type, HEADS)} Expected one of: {', '.join(HEADS)}.",
+                code="problem-type-unknown",
+            )
         if not self.labels or len(set(self.labels)) != len(self.labels):
-            raise UsageError(f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.")
+            raise UsageError(
+                f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.",
+                code="labels-invalid",
+            )
 
 
 class ImageClassification(Head):
@@ -83,11 +89,18 @@ class ImageClassification(Head):
             problem = f"makes {INPUT} of 3 x {pixels.height} x {pixels.width}, the graph takes {takes}"
         elif shapes:
             problem = f"gives images of one size, a variant is compiled for the sizes {list(shapes)}"
-        elif not signature.outputs or len(signature.outputs[0].shape) != 2 or signature.outputs[0].shape[1] not in (labels, "labels"):
+        elif (
+            not signature.outputs
+            or len(signature.outputs[0].shape) != 2
+            or signature.outputs[0].shape[1] not in (labels, "labels")
+        ):
             shape = list(signature.outputs[0].shape) if signature.outputs else "nothing"
             problem = f"has {labels} label(s), the graph gives {shape}"
         if problem:
-            raise IntegrityError(f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.")
+            raise IntegrityError(
+                f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.",
+                code="bundle-assets",
+            )
 
     def check_arrays(self, feeds: Arrays) -> None:
         """Refuses pixels that are not finite.
@@ -96,7 +109,10 @@ class ImageClassification(Head):
             InputError: where there is one.
         """
         if INPUT in feeds and not bool(np.isfinite(feeds[INPUT]).all()):
-            raise InputError(f"The input {INPUT} holds NaN or infinity, expected finite numbers. Preprocess the image again.")
+            raise InputError(
+                f"The input {INPUT} holds NaN or infinity, expected finite numbers. Preprocess the image again.",
+                code="input-not-finite",
+            )
 
 
 class ImageSingleLabel(ImageClassification, SingleLabel):

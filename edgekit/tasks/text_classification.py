@@ -59,14 +59,24 @@ class Settings:
         """
         if self.problem_type not in HEADS:
             raise UsageError(
-                f"Unknown problem type '{self.problem_type}'.{near(self.problem_type, HEADS)} Expected one of: {', '.join(HEADS)}."
+                f"Unknown problem type '{self.problem_type}'.{near(self.problem_type, HEADS)} Expected one of: {', '.join(HEADS)}.",
+                code="problem-type-unknown",
             )
         if not self.labels or len(set(self.labels)) != len(self.labels):
-            raise UsageError(f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.")
+            raise UsageError(
+                f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.",
+                code="labels-invalid",
+            )
         if not 1 <= self.max_length <= _LONGEST:
-            raise UsageError(f"max_length is {self.max_length}, expected 1 to {_LONGEST}. Correct it in the model's config.")
+            raise UsageError(
+                f"max_length is {self.max_length}, expected 1 to {_LONGEST}. Correct it in the model's config.",
+                code="length-invalid",
+            )
         if self.truncation_side not in ("right", "left"):
-            raise UsageError(f"truncation_side is '{self.truncation_side}', expected 'right' or 'left'. Correct it in the tokenizer's config.")
+            raise UsageError(
+                f"truncation_side is '{self.truncation_side}', expected 'right' or 'left'. Correct it in the tokenizer's config.",
+                code="truncation-side",
+            )
 
 
 class TextClassification(Head):
@@ -95,7 +105,9 @@ class TextClassification(Head):
         """
         return list(self.modality.encoder(list(inputs)))
 
-    def _stated(self, label: str, score: float, scores: Mapping[str, float], given: tuple[str, ...], source: Encoded) -> Classification:
+    def _stated(
+        self, label: str, score: float, scores: Mapping[str, float], given: tuple[str, ...], source: Encoded
+    ) -> Classification:
         return Classification(label, score, scores, given, source.truncated)
 
     def check_signature(self, signature: Signature, shapes: Sequence[int] = ()) -> None:
@@ -117,11 +129,18 @@ class TextClassification(Head):
             problem = f"pads the input '{wrong[0]}' with {settings.pads[wrong[0]]}, the graph's signature does not"
         elif shapes and max(shapes) > settings.max_length:
             problem = f"has max_length {settings.max_length}, a variant is compiled for {max(shapes)} tokens"
-        elif not signature.outputs or len(signature.outputs[0].shape) != 2 or signature.outputs[0].shape[1] not in (len(settings.labels), "labels"):
+        elif (
+            not signature.outputs
+            or len(signature.outputs[0].shape) != 2
+            or signature.outputs[0].shape[1] not in (len(settings.labels), "labels")
+        ):
             shape = list(signature.outputs[0].shape) if signature.outputs else "nothing"
             problem = f"has {len(settings.labels)} label(s), the graph gives {shape}"
         if problem:
-            raise IntegrityError(f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.")
+            raise IntegrityError(
+                f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.",
+                code="bundle-assets",
+            )
 
     def check_arrays(self, feeds: Arrays) -> None:
         """Refuses ids that the model has no row for.
@@ -147,7 +166,11 @@ class TextRegression(TextClassification, Regression):
     """One or more numbers a text."""
 
 
-_CLASSES: tuple[type[TextSingleLabel | TextMultiLabel | TextRegression], ...] = (TextSingleLabel, TextMultiLabel, TextRegression)
+_CLASSES: tuple[type[TextSingleLabel | TextMultiLabel | TextRegression], ...] = (
+    TextSingleLabel,
+    TextMultiLabel,
+    TextRegression,
+)
 
 
 def bound(settings: Settings, encode: TextEncoder | None) -> TextSingleLabel | TextMultiLabel | TextRegression:
@@ -163,7 +186,11 @@ def load(assets: Content) -> TextSingleLabel | TextMultiLabel | TextRegression:
     """
     settings = read_settings(Settings, assets)
     encode = TextEncoder(
-        assets / "tokenizer.json", settings.inputs, settings.max_length, settings.truncation_side, tables=settings.tables
+        assets / "tokenizer.json",
+        settings.inputs,
+        settings.max_length,
+        settings.truncation_side,
+        tables=settings.tables,
     )
     return bound(settings, encode)
 

@@ -26,7 +26,18 @@ from edgekit.tasks._entities import Entity
 from edgekit.tasks._settings import read_settings, write_settings
 from edgekit.tasks._token_values import OUTPUT, leads, of_rows, probabilities
 
-__all__ = ["LOOP", "MODALITY", "OUTPUT", "STRATEGIES", "Entity", "Settings", "Tagging", "TokenClassification", "load", "save"]
+__all__ = [
+    "LOOP",
+    "MODALITY",
+    "OUTPUT",
+    "STRATEGIES",
+    "Entity",
+    "Settings",
+    "Tagging",
+    "TokenClassification",
+    "load",
+    "save",
+]
 
 LOOP = "windows"
 MODALITY = "words"
@@ -46,8 +57,16 @@ def _share(sums: np.ndarray) -> np.ndarray:
     return np.asarray(np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0))
 
 
-SPAN_F1 = Metric("span F1", additive(_f1), undefined="No row has a span, and none is answered, so the F1 of spans is not defined. Give rows with spans.")
-TOKEN_ACCURACY = Metric("token accuracy", additive(_share), undefined="No row has a word, so the share of right ones is not defined. Give rows with words.")
+SPAN_F1 = Metric(
+    "span F1",
+    additive(_f1),
+    undefined="No row has a span, and none is answered, so the F1 of spans is not defined. Give rows with spans.",
+)
+TOKEN_ACCURACY = Metric(
+    "token accuracy",
+    additive(_share),
+    undefined="No row has a word, so the share of right ones is not defined. Give rows with words.",
+)
 
 
 @dataclass(frozen=True)
@@ -81,11 +100,20 @@ class Settings:
             UsageError: for no label, a label that is there twice, a size out of range, or an unknown strategy.
         """
         if not self.labels or len(set(self.labels)) != len(self.labels):
-            raise UsageError(f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.")
+            raise UsageError(
+                f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.",
+                code="labels-invalid",
+            )
         if not 1 <= self.max_length <= _LONGEST or not 0 <= self.stride < self.max_length:
-            raise UsageError(f"max_length is {self.max_length} and stride {self.stride}, expected 1 to {_LONGEST}, and less than that.")
+            raise UsageError(
+                f"max_length is {self.max_length} and stride {self.stride}, expected 1 to {_LONGEST}, and less than that.",
+                code="length-invalid",
+            )
         if self.aggregation not in STRATEGIES:
-            raise UsageError(f"Unknown aggregation '{self.aggregation}'.{near(self.aggregation, STRATEGIES)} Expected one of: {', '.join(STRATEGIES)}.")
+            raise UsageError(
+                f"Unknown aggregation '{self.aggregation}'.{near(self.aggregation, STRATEGIES)} Expected one of: {', '.join(STRATEGIES)}.",
+                code="aggregation-unknown",
+            )
 
 
 @dataclass(frozen=True)
@@ -154,7 +182,10 @@ class TokenClassification:
         elif len(outputs.get(OUTPUT, ())) != 3 or outputs[OUTPUT][2] not in (len(settings.labels), "labels"):
             problem = f"has {len(settings.labels)} label(s) for each token, the graph gives {list(outputs.items())}"
         if problem:
-            raise IntegrityError(f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.")
+            raise IntegrityError(
+                f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.",
+                code="bundle-assets",
+            )
 
     def check_arrays(self, feeds: Arrays) -> None:
         """Refuses ids that the model has no row for.
@@ -180,11 +211,17 @@ class TokenClassification:
             spans, values = source.context, probabilities(values_of_words)
             words = []
             for of_word, (start, end) in zip(values, spans.words, strict=True):
-                words.append(Entity(self.labels[int(of_word.argmax())], float(of_word.max()), start, end, spans.text[start:end]))
-            answers.append(Tagging(self._entities(row, source, self.settings.aggregation), tuple(words), source.truncated))
+                words.append(
+                    Entity(self.labels[int(of_word.argmax())], float(of_word.max()), start, end, spans.text[start:end])
+                )
+            answers.append(
+                Tagging(self._entities(row, source, self.settings.aggregation), tuple(words), source.truncated)
+            )
         return answers
 
-    def aggregate(self, outputs: Sequence[Arrays], encoded: Sequence[Encoded], strategy: str) -> list[tuple[Entity, ...]]:
+    def aggregate(
+        self, outputs: Sequence[Arrays], encoded: Sequence[Encoded], strategy: str
+    ) -> list[tuple[Entity, ...]]:
         """Entities of each row by another strategy than the bundle's.
 
         Args:
@@ -196,7 +233,10 @@ class TokenClassification:
             UsageError: for an unknown strategy.
         """
         if strategy not in STRATEGIES:
-            raise UsageError(f"Unknown aggregation '{strategy}'.{near(strategy, STRATEGIES)} Expected one of: {', '.join(STRATEGIES)}.")
+            raise UsageError(
+                f"Unknown aggregation '{strategy}'.{near(strategy, STRATEGIES)} Expected one of: {', '.join(STRATEGIES)}.",
+                code="aggregation-unknown",
+            )
         return [self._entities(row, source, strategy) for row, source in zip(outputs, encoded, strict=True)]
 
     def _entities(self, row: Arrays, source: Encoded, strategy: str) -> tuple[Entity, ...]:
@@ -228,7 +268,8 @@ class TokenClassification:
                 before = f"'{tags[wrong - 1]}'" if wrong else "the beginning of the row"
                 raise SamplesError(
                     f"{where}, row {place}: the label of word {wrong + 1}, '{tags[wrong]}', follows {before}, which begins no span of that kind. "
-                    "Labels are read as BIO: the first word of a span has B-. Convert the labels, or correct the row."
+                    "Labels are read as BIO: the first word of a span has B-. Convert the labels, or correct the row.",
+                    code="samples-label-bio",
                 )
         return Truth(values, tuple(notes))
 
@@ -257,7 +298,9 @@ class TokenClassification:
     def same_answer(self, outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> np.ndarray:
         """Whether all words of a row have the same labels: bool ``[rows]``."""
         pairs = zip(of_rows(outputs), of_rows(reference), strict=True)
-        return np.array([len(x) == len(y) and bool((x.argmax(axis=1) == y.argmax(axis=1)).all()) for x, y in pairs], bool)
+        return np.array(
+            [len(x) == len(y) and bool((x.argmax(axis=1) == y.argmax(axis=1)).all()) for x, y in pairs], bool
+        )
 
     def divergence(self, outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> np.ndarray:
         """Kullback-Leibler divergence of a word's distribution over the labels from the reference's, mean over the words of a row: float64 ``[rows]``, nats.
@@ -268,7 +311,10 @@ class TokenClassification:
         found = []
         for x, y in zip(of_rows(outputs), of_rows(reference), strict=True):
             if len(x) != len(y):
-                raise UsageError(f"A text has {len(x)} words by one model, {len(y)} by the other. Compare them on texts that are split into words.")
+                raise UsageError(
+                    f"A text has {len(x)} words by one model, {len(y)} by the other. Compare them on texts that are split into words.",
+                    code="words-differ",
+                )
             x, y = (values - np.logaddexp.reduce(values, axis=1, keepdims=True) for values in (x, y))
             found.append(float((np.exp(y) * (y - x)).sum() / max(len(x), 1)))
         return np.array(found, np.float64)
@@ -302,7 +348,9 @@ class TokenClassification:
 
     def margin(self, outputs: Sequence[Arrays]) -> np.ndarray:
         """Smallest lead of a word's label over the next best one, in probability: float64 ``[rows]``; 1 for a row without words."""
-        return np.array([float(leads(probabilities(values)).min(initial=1.0)) for values in of_rows(outputs)], np.float64)
+        return np.array(
+            [float(leads(probabilities(values)).min(initial=1.0)) for values in of_rows(outputs)], np.float64
+        )
 
     def _tags(self, places: Any) -> list[str]:
         return [self.labels[int(place)] for place in places]
@@ -312,7 +360,10 @@ class TokenClassification:
         found = []
         for place, (row, values, right) in enumerate(zip(outputs, of_rows(outputs), truth, strict=True)):
             if len(values) != len(right):
-                raise UsageError(f"Row {place + 1} has {len(values)} answered words and {len(right)} labels. Give outputs and labels of the same rows.")
+                raise UsageError(
+                    f"Row {place + 1} has {len(values)} answered words and {len(right)} labels. Give outputs and labels of the same rows.",
+                    code="words-differ",
+                )
             found.append((row, values, np.asarray(right, np.int64)))
         return found
 
@@ -324,13 +375,22 @@ def _labels_of(row: Labelled, where: str) -> Sequence[object]:
         SamplesError: when there are none, or fewer or more than words.
     """
     if row.label is None:
-        raise SamplesError(f"{where} has no labels, which scoring needs. Name the column: --columns label=NAME.")
+        raise SamplesError(
+            f"{where} has no labels, which scoring needs. Name the column: --columns label=NAME.",
+            code="samples-no-label",
+        )
     if not isinstance(row.input, tuple):
-        raise SamplesError(f"{where} has a text that is not split into words, so labels cannot be told to belong to them. Give a list of words.")
+        raise SamplesError(
+            f"{where} has a text that is not split into words, so labels cannot be told to belong to them. Give a list of words.",
+            code="samples-no-words",
+        )
     value = _labels.unwritten(row.label)
     labels = value.split() if isinstance(value, str) else list(value) if isinstance(value, (list, tuple)) else [value]
     if len(labels) != len(row.input):
-        raise SamplesError(f"{where} has {len(labels)} labels for {len(row.input)} words, expected one for each. Correct or remove the row.")
+        raise SamplesError(
+            f"{where} has {len(labels)} labels for {len(row.input)} words, expected one for each. Correct or remove the row.",
+            code="samples-label-count",
+        )
     return labels
 
 
@@ -342,7 +402,12 @@ def load(assets: Content) -> TokenClassification:
     """
     settings = read_settings(Settings, assets)
     encoder = WordEncoder(
-        assets / "tokenizer.json", settings.inputs, settings.max_length, settings.stride, unknown=settings.unknown, tables=settings.tables
+        assets / "tokenizer.json",
+        settings.inputs,
+        settings.max_length,
+        settings.stride,
+        unknown=settings.unknown,
+        tables=settings.tables,
     )
     return TokenClassification(settings, encoder)
 

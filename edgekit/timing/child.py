@@ -54,7 +54,12 @@ def main(bundle: str, options: str, opener: Opener | None = None) -> None:
             message = str(problem)
             if session is None and bundle not in message:
                 message = f"{bundle} cannot be loaded: {message}"
-            reply = {"error": type(problem).__name__, "message": message}
+            reply = {
+                "error": type(problem).__name__,
+                "message": message,
+                "code": problem.code,
+                "fields": problem.fields,
+            }
         frames.write(replies, reply)
 
 
@@ -81,7 +86,11 @@ def _opened(bundle: str, options: dict[str, Any]) -> tuple[Session, float, float
     checked = open_written(bundle) if options.pop("checked") else open_bundle(bundle, trust)
     verify_s = _since(start)
     start = time.perf_counter()
-    session = Session(checked, parse(Variant, options["variant"], "a worker's variant")) if "variant" in options else load_checked(checked, **options)
+    session = (
+        Session(checked, parse(Variant, options["variant"], "a worker's variant"))
+        if "variant" in options
+        else load_checked(checked, **options)
+    )
     return session, verify_s, _since(start)
 
 
@@ -99,7 +108,9 @@ def _answered(session: Session, request: dict[str, Any], inputs: list[Input]) ->
         case "seconds":
             return {"seconds": _timed(session, inputs) / 1e3}
         case "fill":
-            for _ in range(2):  # ONNX Runtime plans the memory of a shape in its first call, and takes it in one piece in the second
+            for _ in range(
+                2
+            ):  # ONNX Runtime plans the memory of a shape in its first call, and takes it in one piece in the second
                 session.fill(request["rows"], request["length"])
             return {}
         case "ran":

@@ -21,7 +21,7 @@ class Draw:
             SamplesError: when there is none.
         """
         if not inputs:
-            raise SamplesError("There is no input to time. Give samples with at least one row.")
+            raise SamplesError("There is no input to time. Give samples with at least one row.", code="samples-empty")
         self._inputs, self._random = list(inputs), random.Random(seed)
         self._order: list[int] = []
 

@@ -90,7 +90,16 @@ def duel(
     pairs: list[Pair] = []
     looks: list[Look] = []
     while True:
-        pairs.append(_pair(before, after, draw, backwards=len(pairs) % 2 == 1, first=inputs[0], meter=meter if len(pairs) < _METERED else None))
+        pairs.append(
+            _pair(
+                before,
+                after,
+                draw,
+                backwards=len(pairs) % 2 == 1,
+                first=inputs[0],
+                meter=meter if len(pairs) < _METERED else None,
+            )
+        )
         each = (time.monotonic() - began) / len(pairs)
         most = min(MOST, max(FEWEST, int(max_time / each)))
         progress("time both in turns", len(pairs), most)
@@ -157,7 +166,9 @@ def solo(
     return tuple(found)
 
 
-def _probe(stack: contextlib.ExitStack, probes: Prober | None, kernels: Sequence[str]) -> tuple[Worker | None, float | None]:
+def _probe(
+    stack: contextlib.ExitStack, probes: Prober | None, kernels: Sequence[str]
+) -> tuple[Worker | None, float | None]:
     """A warm process with the probe kernels, and milliseconds of its start."""
     if probes is None:
         return None, None
@@ -186,7 +197,10 @@ def _pair(before: Opener, after: Opener, draw: Draw, backwards: bool, first: Inp
             blocks[0].append(a + _timed(one, block))
             blocks[1].append(b)
         rest = draw.take(size)
-        made = [_process(worker, start, timed, drawn, meter, rest) for (worker, start, _), timed in zip(sides, blocks, strict=True)]
+        made = [
+            _process(worker, start, timed, drawn, meter, rest)
+            for (worker, start, _), timed in zip(sides, blocks, strict=True)
+        ]
     return (made[1], made[0]) if backwards else (made[0], made[1])
 
 
@@ -212,7 +226,12 @@ def _timed(worker: Worker, block: list[Input]) -> tuple[float, ...]:
 
 
 def _process(
-    worker: Worker, start: Start, blocks: Sequence[tuple[float, ...]], drawn: Sequence[tuple[int, ...]], meter: Meter | None, block: Sequence[Input]
+    worker: Worker,
+    start: Start,
+    blocks: Sequence[tuple[float, ...]],
+    drawn: Sequence[tuple[int, ...]],
+    meter: Meter | None,
+    block: Sequence[Input],
 ) -> Process:
     """What a process comes to, with millijoule of one answer where there is a meter."""
 

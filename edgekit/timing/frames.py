@@ -89,7 +89,10 @@ def _plain(value: Any, arrays: list[np.ndarray]) -> Any:
         case np.ndarray() if not value.dtype.hasobject:
             arrays.append(value)
             return {_KIND: "array", "index": len(arrays) - 1}
-    raise InputError(f"An input is or holds a {type(value).__name__}, which is not sent to another process. Give a text, a path or an array.")
+    raise InputError(
+        f"An input is or holds a {type(value).__name__}, which is not sent to another process. Give a text, a path or an array.",
+        code="input-not-sent",
+    )
 
 
 def _value(data: Any, arrays: Sequence[np.ndarray]) -> Any:

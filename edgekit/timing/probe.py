@@ -90,7 +90,9 @@ class Prober:
         """
         found = []
         for name in PRODUCTS:
-            took = min(one.time([f"{name} 1"] * _FITTED))  # the least that was seen on both sides: other work on the machine only adds to it
+            took = min(
+                one.time([f"{name} 1"] * _FITTED)
+            )  # the least that was seen on both sides: other work on the machine only adds to it
             found.append(f"{name} {min(_MOST_REPEATS, 2 ** max(0, round(np.log2(call_ms / took))))}")
         return (*found, "memory 1", *(["cores 1"] if cpus() > 1 else []))
 
@@ -108,7 +110,11 @@ def prober(backend: str, threads: int) -> Iterator[Prober | None]:
             place = folder / ("float32" if kind == "float32" else "int8")
             place.mkdir()
             shutil.copyfile(_GRAPHS / f"{kind}.onnx", place / "graph.onnx")
-            weights = values.astype(np.float32) if kind == "float32" else np.clip(np.rint(values * 1000), -127, 127).astype(np.int8)
+            weights = (
+                values.astype(np.float32)
+                if kind == "float32"
+                else np.clip(np.rint(values * 1000), -127, 127).astype(np.int8)
+            )
             (place / "weights.bin").write_bytes(weights.tobytes())
         yield Prober(folder, backend, threads)
 
@@ -178,7 +184,10 @@ class _Cores:
             while flag[2] != sent and left:
                 left -= 1
             if not left:
-                raise BackendError("Two processes of this machine did not meet in a second: it is too busy to be measured. Measure again when it is not.")
+                raise BackendError(
+                    "Two processes of this machine did not meet in a second: it is too busy to be measured. Measure again when it is not.",
+                    code="machine-busy",
+                )
 
 
 def _opened(folder: str, options: dict[str, Any]) -> tuple[Kernels, float, float]:

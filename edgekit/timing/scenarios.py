@@ -26,7 +26,11 @@ __all__ = ["NAMES", "OFFLINE", "SERVER", "SINGLE_STREAM", "early_stopping", "nee
 SINGLE_STREAM, OFFLINE, SERVER = NAMES = ("SingleStream", "Offline", "Server")
 
 _CONFIDENCE = 0.99
-_SHARES = {SINGLE_STREAM: 1.0, OFFLINE: 1.0, SERVER: 3.0}  # of the time: Server answers thousands of queries, and pauses between them
+_SHARES = {
+    SINGLE_STREAM: 1.0,
+    OFFLINE: 1.0,
+    SERVER: 3.0,
+}  # of the time: Server answers thousands of queries, and pauses between them
 _OFFLINE_SAMPLES = 24576  # that MLPerf asks for
 _WARM_UP = 20
 _REQUEST_S = 0.25
@@ -34,7 +38,9 @@ _LEAST_LIST = 64  # rows: two of the usual batches
 _BOUND = 10.0  # times the median: at 662 queries the estimate is the longest of all, and one hiccup of the machine must not decide
 _LEAST_BOUND_MS = 1.0
 _LOWEST = 0.1  # of the capacity: the search for a rate is between it and the capacity
-_FIRST = math.sqrt(_LOWEST)  # of the capacity: the first rate that is tried: the middle of the search, which is by ratios
+_FIRST = math.sqrt(
+    _LOWEST
+)  # of the capacity: the first rate that is tried: the middle of the search, which is by ratios
 _PROBES = 5  # that the time should suffice for; each halves the search
 _RESOLUTION = 1.02
 _STYLE = "MLPerf-style, not MLPerf-compliant"
@@ -66,7 +72,9 @@ def needed(percentile: float) -> int:
     """
     tail = _tail(percentile)
     most = math.ceil(20 / tail)  # where at most one time in the tail is out of the question: 21 exp(-20)
-    return 1 + bisect_left(range(1, most), True, key=lambda n: (1 - tail) ** n + n * tail * (1 - tail) ** (n - 1) <= 1 - _CONFIDENCE)
+    return 1 + bisect_left(
+        range(1, most), True, key=lambda n: (1 - tail) ** n + n * tail * (1 - tail) ** (n - 1) <= 1 - _CONFIDENCE
+    )
 
 
 def run(
@@ -101,7 +109,7 @@ def run(
     check_known(names, NAMES, "scenario", listed="Scenarios")
     for what, value in (("seconds", seconds), ("bound_ms", bound_ms)):
         if value is not None and not (value > 0 and math.isfinite(value)):
-            raise UsageError(f"{what} is {value!r}, expected a finite number above 0.")
+            raise UsageError(f"{what} is {value!r}, expected a finite number above 0.", code="scenario-settings")
     if not names:
         return ()
     end = time.monotonic() + seconds
@@ -114,12 +122,21 @@ def run(
         fit = int(capacity * _FIRST * seconds * _SHARES[SERVER] / sum(_SHARES[name] for name in asked))
         if fit < needed(99):  # known before the others have run, so that they may have its time
             asked.remove(SERVER)
-            found[SERVER] = Scenario(SERVER, _rate_metric(bound_ms), None, "queries/s", 0, f"{_too_few(fit, 99)} in the time there is; {_STYLE}")
+            found[SERVER] = Scenario(
+                SERVER,
+                _rate_metric(bound_ms),
+                None,
+                "queries/s",
+                0,
+                f"{_too_few(fit, 99)} in the time there is; {_STYLE}",
+            )
     share_s = {name: (end - time.monotonic()) * _SHARES[name] / sum(_SHARES[n] for n in asked) for name in asked}
     times_ms: list[float] = []
     if SINGLE_STREAM in asked or SERVER in asked:
         # Without SingleStream they are taken as well: Server's bound and rates come from them.
-        times_ms = _one_by_one(worker, draw, each_s, time.monotonic() + share_s.get(SINGLE_STREAM, seconds / 10), progress)
+        times_ms = _one_by_one(
+            worker, draw, each_s, time.monotonic() + share_s.get(SINGLE_STREAM, seconds / 10), progress
+        )
     if SINGLE_STREAM in asked:
         found[SINGLE_STREAM] = _single_stream(times_ms)
     if OFFLINE in asked:
@@ -153,13 +170,17 @@ def _single_stream(times_ms: Sequence[float]) -> Scenario:
     return Scenario(SINGLE_STREAM, "90th percentile, early-stopping estimate", value, "ms", count, detail)
 
 
-def _offline(worker: Worker, inputs: Sequence[Input], draw: Draw, each_s: float, until: float, progress: Progress) -> Scenario:
+def _offline(
+    worker: Worker, inputs: Sequence[Input], draw: Draw, each_s: float, until: float, progress: Progress
+) -> Scenario:
     # As many rows as two lists and a warm-up have time for, should batches save nothing; all where that is more.
     size = min(len(inputs), max(_LEAST_LIST, int((until - time.monotonic()) / 2.2 / each_s)))
     rows = list(inputs) if size == len(inputs) else draw.take(size)
     worker.seconds(rows[: max(1, min(_LEAST_LIST, size // 10))])
     taken: list[float] = []
-    while not taken or time.monotonic() + (taken[-1] if len(taken) > 1 else 0.0) <= until:  # two even where they take longer than was thought
+    while (
+        not taken or time.monotonic() + (taken[-1] if len(taken) > 1 else 0.0) <= until
+    ):  # two even where they take longer than was thought
         taken.append(worker.seconds(rows))
         progress(f"scenario {OFFLINE}", len(taken), 0)
     count = len(taken) * size
@@ -168,10 +189,20 @@ def _offline(worker: Worker, inputs: Sequence[Input], draw: Draw, each_s: float,
     return Scenario(OFFLINE, "throughput of one list", count / sum(taken), "rows/s", count, detail)
 
 
-def _server(worker: Worker, draw: Draw, times_ms: Sequence[float], bound_ms: float | None, seed: int, end: float, progress: Progress) -> Scenario:
+def _server(
+    worker: Worker,
+    draw: Draw,
+    times_ms: Sequence[float],
+    bound_ms: float | None,
+    seed: int,
+    end: float,
+    progress: Progress,
+) -> Scenario:
     """The largest rate of Poisson arrivals at which the 99th percentile keeps the bound, by bisection of its logarithm."""
     bound = max(_BOUND * median(times_ms), _LEAST_BOUND_MS) if bound_ms is None else bound_ms
-    said = f"bound {bound:.2f} ms" + (f" ({_BOUND:g} x the SingleStream median, at least {_LEAST_BOUND_MS:g} ms)" if bound_ms is None else "")
+    said = f"bound {bound:.2f} ms" + (
+        f" ({_BOUND:g} x the SingleStream median, at least {_LEAST_BOUND_MS:g} ms)" if bound_ms is None else ""
+    )
     high = worker.streams() * 1e3 / fmean(times_ms)
     low = _LOWEST * high
     fit = int((end - time.monotonic()) * _FIRST * high)
@@ -199,7 +230,14 @@ def _server(worker: Worker, draw: Draw, times_ms: Sequence[float], bound_ms: flo
         parts.insert(0, f"{min(broken):.1f} queries/s were too many, and there was no time for a lower rate")
     elif broken:
         parts.append(f"{min(broken):.1f} queries/s were too many")
-    return Scenario(SERVER, _rate_metric(bound_ms), max(kept, default=None), "queries/s", probes * count, "; ".join([*parts, _STYLE]))
+    return Scenario(
+        SERVER,
+        _rate_metric(bound_ms),
+        max(kept, default=None),
+        "queries/s",
+        probes * count,
+        "; ".join([*parts, _STYLE]),
+    )
 
 
 def _rate_metric(bound_ms: float | None) -> str:
@@ -222,7 +260,13 @@ def _allowed(count: int, tail: float) -> int:
     log_ways = math.lgamma(count + 1)
     while t < count:
         k = t + 1
-        total += math.exp(log_ways - math.lgamma(k + 1) - math.lgamma(count - k + 1) + k * math.log(tail) + (count - k) * math.log1p(-tail))
+        total += math.exp(
+            log_ways
+            - math.lgamma(k + 1)
+            - math.lgamma(count - k + 1)
+            + k * math.log(tail)
+            + (count - k) * math.log1p(-tail)
+        )
         if total > 1 - _CONFIDENCE:
             break
         t = k
@@ -231,7 +275,10 @@ def _allowed(count: int, tail: float) -> int:
 
 def _tail(percentile: float) -> float:
     if not 50 <= percentile < 100:
-        raise UsageError(f"percentile is {percentile!r}, expected a number from 50 to below 100, e.g. 99 or 99.9.")
+        raise UsageError(
+            f"percentile is {percentile!r}, expected a number from 50 to below 100, e.g. 99 or 99.9.",
+            code="scenario-settings",
+        )
     return (100 - percentile) / 100
 
 

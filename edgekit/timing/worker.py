@@ -72,13 +72,18 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         options = {"trust": trusted, "checked": checked, **how}
         command = [sys.executable, "-c", self.CHILD, str(bundle.absolute()), to_json(options)]
         package = str(Path(__file__).resolve().parents[2])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
+        }
         self._bundle = bundle
         self._asked = False
         self._stops: bool | None = None  # not known before its first turn has ended
         self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
         self._started = time.perf_counter()
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, env=environment)
+        self._child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, env=environment
+        )
 
     def start(self, value: Input) -> Start:
         """The cold start, up to the answer to an input. To be called first, once, and at once: a pause after the worker was made counts.
@@ -90,11 +95,16 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             BackendError: when a part is not above 0 or the parts exceed the total: the clock cannot be trusted.
         """
         if self._asked:
-            raise errors.UsageError("A start can only be timed by the first request, and this worker has had one. Make another Worker.")
+            raise errors.UsageError(
+                "A start can only be timed by the first request, and this worker has had one. Make another Worker.",
+                code="worker-started",
+            )
         reply = self._ask(do="start", inputs=[value])
         total_ms = (time.perf_counter() - self._started) * 1e3
         import_ms = (float(reply["began_s"]) - self._started) * 1e3
-        found = Start(import_ms, float(reply["verify_ms"]), float(reply["load_ms"]), float(reply["answer_ms"]), total_ms)
+        found = Start(
+            import_ms, float(reply["verify_ms"]), float(reply["load_ms"]), float(reply["answer_ms"]), total_ms
+        )
         if import_ms <= 0 or import_ms + found.verify_ms + found.load_ms + found.answer_ms > total_ms:
             raise bad_clock(f"its parts do not fit into the start: {found}")
         return found
@@ -124,13 +134,20 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             BackendError: when the clock goes backwards.
         """
         arrivals = [float(a) for a in arrivals_s]
-        if len(arrivals) != len(inputs) or not all(math.isfinite(a) and a >= 0 for a in arrivals) or arrivals != sorted(arrivals):
+        if (
+            len(arrivals) != len(inputs)
+            or not all(math.isfinite(a) and a >= 0 for a in arrivals)
+            or arrivals != sorted(arrivals)
+        ):
             raise errors.InputError(
-                f"There are {len(arrivals)} arrivals for {len(inputs)} inputs, expected one for each, in seconds from 0 up, finite and ascending. Sort them."
+                f"There are {len(arrivals)} arrivals for {len(inputs)} inputs, expected one for each, in seconds from 0 up, finite and ascending. Sort them.",
+                code="scenario-arrivals",
             )
         return [float(t) for t in self._ask(do="serve", inputs=list(inputs), arrivals_s=arrivals)["times_ms"]]
 
-    def predict(self, inputs: Sequence[Input], progress: Progress = silent, *, batched: bool = False, step: str = "answers") -> list[Arrays]:
+    def predict(
+        self, inputs: Sequence[Input], progress: Progress = silent, *, batched: bool = False, step: str = "answers"
+    ) -> list[Arrays]:
         """Outputs of the model for inputs: output name to an array without a batch axis, in the order of the inputs.
 
         Args:
@@ -153,7 +170,9 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             except errors.OutputError as problem:
                 if not start:
                     raise
-                raise errors.OutputError(f"{problem} The index counts from input {start}.") from problem
+                raise errors.OutputError(
+                    f"{problem} The index counts from input {start}.", code="output-not-finite"
+                ) from problem
             progress(step, len(rows), len(inputs))
         return rows
 
@@ -218,14 +237,22 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         except BrokenPipeError:
             reply = None
         if reply is None:
-            raise errors.BackendError(f"The process that ran {self._bundle} ended with status {self._child.wait()}. It said: {self._last_words()}")
+            raise errors.BackendError(
+                f"The process that ran {self._bundle} ended with status {self._child.wait()}. It said: {self._last_words()}",
+                code="worker-ended",
+            )
         if "error" in reply:
-            raise getattr(errors, reply["error"], errors.EdgekitError)(reply["message"])
+            raise getattr(errors, reply["error"], errors.EdgekitError)(
+                reply["message"], code=reply["code"], **reply["fields"]
+            )
         return reply
 
     def _last_words(self) -> str:
         self._complaints.seek(0)
-        return self._complaints.read()[-2000:].decode("utf-8", "replace").strip() or "nothing (killed, perhaps for want of memory)"
+        return (
+            self._complaints.read()[-2000:].decode("utf-8", "replace").strip()
+            or "nothing (killed, perhaps for want of memory)"
+        )
 
     def __exit__(self, *_: object) -> None:
         """Ends the child."""
@@ -236,5 +263,6 @@ def bad_clock(what: str) -> errors.BackendError:
     """The error of a time that cannot be."""
     return errors.BackendError(
         f"The clock of this machine went backwards, or stands still: {what}. No time taken with it means anything. "
-        "Measure again; in a virtual machine choose a stable clock source, see /sys/devices/system/clocksource/clocksource0."
+        "Measure again; in a virtual machine choose a stable clock source, see /sys/devices/system/clocksource/clocksource0.",
+        code="clock-backwards",
     )

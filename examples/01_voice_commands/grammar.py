@@ -23,12 +23,28 @@ CALIBRATION_ROWS = 400
 CALIBRATION_COUNT = 300
 
 _SLOT = re.compile(r"\{(\w+)\}")
-_QUESTION = re.compile(
-    r"^(could|can|would|what|will|is|are|how|why|do|does|did|should|any|got)\b", flags=re.IGNORECASE
-)
+_QUESTION = re.compile(r"^(could|can|would|what|will|is|are|how|why|do|does|did|should|any|got)\b", flags=re.IGNORECASE)
 _ONES = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
 )
 _TENS = ("zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 

@@ -44,12 +44,16 @@ def with_broken_weights(bundle: Path, place: Path) -> None:
     from edgekit.bundle.trust import open_bundle
 
     opened = open_bundle(bundle)
-    files: dict[str, Path | bytes] = {name: bundle / name for name in opened.manifest.files if not name.startswith("graphs/weights/")}
+    files: dict[str, Path | bytes] = {
+        name: bundle / name for name in opened.manifest.files if not name.startswith("graphs/weights/")
+    }
     for name in [name for name in files if name.endswith(".onnx")]:
         model = onnx.load(bundle / name)  # with the weights that lie beside it
         for tensor in model.graph.initializer:
             if len(tensor.dims) == 2:
-                tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)[::-1].copy(), tensor.name))
+                tensor.CopyFrom(
+                    onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor)[::-1].copy(), tensor.name)
+                )
         files[name] = model.SerializeToString()
     assemble.write(place, replace(opened.manifest, files={}), files, force=True)
 
@@ -60,7 +64,9 @@ def with_damaged_file(bundle: Path, place: Path) -> None:
     from edgekit.bundle.trust import open_bundle
 
     opened = open_bundle(bundle)
-    assemble.write(place, replace(opened.manifest, files={}), {name: bundle / name for name in opened.manifest.files}, force=True)
+    assemble.write(
+        place, replace(opened.manifest, files={}), {name: bundle / name for name in opened.manifest.files}, force=True
+    )
     graph = next(place / name for name in sorted(opened.manifest.files) if name.endswith(".onnx"))
     content = graph.read_bytes()
     graph.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -69,13 +75,27 @@ def with_damaged_file(bundle: Path, place: Path) -> None:
 def main() -> None:
     """Run the whole example."""
     parser = argparse.ArgumentParser(description="Make a baseline of a bundle, and check three bundles against it.")
-    parser.add_argument("--bundle", type=Path, default=WORK / "voice_commands" / "bundle", help="the bundle (default: that of the first example)")
-    parser.add_argument("--samples", type=Path, default=WORK / "voice_commands" / "data" / "dev.jsonl", help="labelled samples (default: likewise)")
-    parser.add_argument("--work", type=Path, default=WORK / "check", help="folder for all that is made (default: %(default)s)")
+    parser.add_argument(
+        "--bundle",
+        type=Path,
+        default=WORK / "voice_commands" / "bundle",
+        help="the bundle (default: that of the first example)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=Path,
+        default=WORK / "voice_commands" / "data" / "dev.jsonl",
+        help="labelled samples (default: likewise)",
+    )
+    parser.add_argument(
+        "--work", type=Path, default=WORK / "check", help="folder for all that is made (default: %(default)s)"
+    )
     args = parser.parse_args()
     for path in (args.bundle, args.samples):
         if not path.exists():
-            raise SystemExit(f"{path} does not exist. Run `make demo` first, or name a bundle and samples of your own with --bundle and --samples.")
+            raise SystemExit(
+                f"{path} does not exist. Run `make demo` first, or name a bundle and samples of your own with --bundle and --samples."
+            )
     args.work.mkdir(parents=True, exist_ok=True)
     baseline = args.work / "baseline.json"
     check = ("--baseline", baseline, "--samples", args.samples, "--gates", HERE / "gates.toml")
@@ -94,7 +114,9 @@ def main() -> None:
     with_damaged_file(args.bundle, args.work / "damaged")
     edgekit("check", args.work / "damaged", *check, expected=5)
 
-    print(f"\nFor people: {args.work / 'report_broken' / 'report.html'}; for a pull request: report.md; for a CI server: junit.xml.")
+    print(
+        f"\nFor people: {args.work / 'report_broken' / 'report.html'}; for a pull request: report.md; for a CI server: junit.xml."
+    )
 
 
 if __name__ == "__main__":

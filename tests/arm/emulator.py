@@ -50,7 +50,9 @@ class Emulator:
     site: Path
     openvino: Mapping[str, Path]
 
-    def run(self, cpu: str, *arguments: object, cache: Path, openvino: str = "", timeout: float = 600) -> subprocess.CompletedProcess[bytes]:
+    def run(
+        self, cpu: str, *arguments: object, cache: Path, openvino: str = "", timeout: float = 600
+    ) -> subprocess.CompletedProcess[bytes]:
         """Runs Python with the checkout of this project.
 
         Args:
@@ -76,7 +78,9 @@ def set_up() -> Emulator:
     pins = small.ROOT / "constraints.txt"
     digest = hashlib.sha256(pins.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:12]
     folder = small.ROOT / ".work" / f"arm-{digest}"
-    made = Emulator(folder / "bin" / "python3", folder / "site", {version: folder / f"openvino-{version}" for version in _OPENVINO})
+    made = Emulator(
+        folder / "bin" / "python3", folder / "site", {version: folder / f"openvino-{version}" for version in _OPENVINO}
+    )
     if (folder / "complete").is_file():
         return made
     shutil.rmtree(folder, ignore_errors=True)
@@ -102,7 +106,9 @@ def set_up() -> Emulator:
 def _mirror() -> str:
     """Address of the Debian mirror that this machine installs from."""
     for file in (Path("/etc/apt/sources.list.d/debian.sources"), Path("/etc/apt/sources.list")):
-        if file.is_file() and (address := re.search(r"(?:^URIs:|^deb)\s+(\S*/debian/?)(?:\s|$)", file.read_text(), re.MULTILINE)):
+        if file.is_file() and (
+            address := re.search(r"(?:^URIs:|^deb)\s+(\S*/debian/?)(?:\s|$)", file.read_text(), re.MULTILINE)
+        ):
             return address.group(1).rstrip("/")
     raise Unavailable("no Debian mirror is in the sources of apt")
 
@@ -111,7 +117,10 @@ def _qemu(folder: Path, mirror: str) -> Path:
     """The machine's own qemu-aarch64 where it is new enough, else the one of Debian's package, which is one static file."""
     installed = shutil.which("qemu-aarch64") or shutil.which("qemu-aarch64-static")
     if installed:
-        version = re.search(r"version (\d+)", subprocess.run([installed, "--version"], capture_output=True, text=True, check=True).stdout)
+        version = re.search(
+            r"version (\d+)",
+            subprocess.run([installed, "--version"], capture_output=True, text=True, check=True).stdout,
+        )
         if version and int(version.group(1)) >= _OLDEST_QEMU:
             return Path(installed)
     index = lzma.decompress(_fetch(f"{mirror}/dists/{_RELEASE}/main/binary-amd64/Packages.xz")).decode()
@@ -136,7 +145,16 @@ def _system(root: Path, mirror: str) -> None:
         if os.geteuid() != 0 or shutil.which("apt-get") is None:
             raise Unavailable("mmdebstrap is not installed (apt-get install mmdebstrap)")
         _command("apt-get", "install", "-y", "-qq", "--no-install-recommends", "mmdebstrap")
-    _command("mmdebstrap", "--quiet", "--variant=extract", "--architectures=arm64", f"--include={','.join(_SYSTEM)}", _RELEASE, root, mirror)
+    _command(
+        "mmdebstrap",
+        "--quiet",
+        "--variant=extract",
+        "--architectures=arm64",
+        f"--include={','.join(_SYSTEM)}",
+        _RELEASE,
+        root,
+        mirror,
+    )
     for name in ("lib", "bin"):
         if not (root / name).exists():
             (root / name).symlink_to(f"usr/{name}")
@@ -147,13 +165,28 @@ def _packages(place: Path, wanted: list[str]) -> None:
     tags = [argument for name in (*(f"{p}_aarch64" for p in _PLATFORMS), "any") for argument in ("--platform", name)]
     abis = [argument for name in (f"cp{_PYTHON.replace('.', '')}", "abi3", "none") for argument in ("--abi", name)]
     options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--target", place]
-    _command(sys.executable, "-m", "pip", "install", *options, *tags, "--python-version", _PYTHON, "--implementation", "cp", *abis, *wanted)
+    _command(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        *options,
+        *tags,
+        "--python-version",
+        _PYTHON,
+        "--implementation",
+        "cp",
+        *abis,
+        *wanted,
+    )
 
 
 def _command(*command: object) -> None:
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:
-        raise Unavailable(f"{Path(str(command[0])).name} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}")
+        raise Unavailable(
+            f"{Path(str(command[0])).name} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-300:]}"
+        )
 
 
 def _fetch(address: str) -> bytes:

@@ -14,7 +14,9 @@ import small
 
 import edgekit
 
-pytestmark = pytest.mark.skipif("EDGEKIT_TEST_ARM" not in os.environ, reason="emulated ARM takes about 5 minutes: make test-arm")
+pytestmark = pytest.mark.skipif(
+    "EDGEKIT_TEST_ARM" not in os.environ, reason="emulated ARM takes about 5 minutes: make test-arm"
+)
 CPUS = {
     "cortex-a53": ("asimd",),
     "cortex-a76": ("asimd", "asimddp"),

@@ -22,7 +22,12 @@ from onnx import TensorProto, helper
 def both(request):
     """Of a fake, and of the real TensorRT-RTX."""
     if request.param == bindings.RTX:
-        return Bench(pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed, so there is no real builder to compare with"))
+        return Bench(
+            pytest.importorskip(
+                "tensorrt_rtx_bindings",
+                reason="TensorRT-RTX is not installed, so there is no real builder to compare with",
+            )
+        )
     return Bench(fake_tensorrt.make(request.param))
 
 
@@ -42,7 +47,11 @@ def fake_classes(trt):
 def test_no_name_that_the_real_one_does_not_have(version, source):
     """A name that is here alone would let code pass that fails on a device."""
     try:
-        real = bindings.listed(version) if source == "the lists" else {k: set(v) for k, v in bindings.dump(version)["names"].items() if isinstance(v, dict)}
+        real = (
+            bindings.listed(version)
+            if source == "the lists"
+            else {k: set(v) for k, v in bindings.dump(version)["names"].items() if isinstance(v, dict)}
+        )
     except bindings.Absent as reason:
         pytest.skip(str(reason))
     trt = fake_tensorrt.make(version)
@@ -59,7 +68,9 @@ def test_enums_have_the_values_and_the_order_of_the_real_ones(version):
     except bindings.Absent as reason:
         pytest.skip(str(reason))
     trt = fake_tensorrt.make(version)
-    enums = {name: kind for name, kind in fake_classes(trt).items() if hasattr(kind, "__members__")} | {"ILogger.Severity": trt.ILogger.Severity}
+    enums = {name: kind for name, kind in fake_classes(trt).items() if hasattr(kind, "__members__")} | {
+        "ILogger.Severity": trt.ILogger.Severity
+    }
     assert len(enums) == 12
     for name, kind in enums.items():
         members = {member: value for member, value in real["names"][name].items() if isinstance(value, int)}
@@ -78,10 +89,14 @@ def test_methods_take_the_arguments_of_the_real_ones(version):
         pytest.skip(str(reason))
     compared = 0
     for name, kind in fake_classes(fake_tensorrt.make(version)).items():
-        for method in public(kind) | ({"__init__"} if name in ("Builder", "Runtime", "OnnxParser", "ILogger", "Logger") else set()):
+        for method in public(kind) | (
+            {"__init__"} if name in ("Builder", "Runtime", "OnnxParser", "ILogger", "Logger") else set()
+        ):
             signatures, function = real[name][method], getattr(kind, method)
             if not isinstance(signatures, list) or not inspect.isfunction(function):
-                assert not inspect.isfunction(function) and not isinstance(signatures, list), f"{name}.{method} is a method in one and not in the other"
+                assert not inspect.isfunction(function) and not isinstance(signatures, list), (
+                    f"{name}.{method} is a method in one and not in the other"
+                )
                 continue
             if not signatures:  # ErrorCode.name of 10.3
                 continue
@@ -95,10 +110,19 @@ def test_methods_take_the_arguments_of_the_real_ones(version):
 def test_versions_differ_where_the_real_ones_do():
     ten, eleven = fake_tensorrt.make("10.3.0"), fake_tensorrt.make("11.4.0")
     assert (ten.__version__, eleven.__version__) == ("10.3.0", "11.4.0.106")
-    assert int(ten.NetworkDefinitionCreationFlag.STRONGLY_TYPED) == 1 and int(eleven.NetworkDefinitionCreationFlag.STRONGLY_TYPED) == 0
-    for owner, name in ((ten.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"), (ten.BuilderFlag, "FP16"), (ten.Builder, "platform_has_fast_int8")):
+    assert (
+        int(ten.NetworkDefinitionCreationFlag.STRONGLY_TYPED) == 1
+        and int(eleven.NetworkDefinitionCreationFlag.STRONGLY_TYPED) == 0
+    )
+    for owner, name in (
+        (ten.NetworkDefinitionCreationFlag, "EXPLICIT_BATCH"),
+        (ten.BuilderFlag, "FP16"),
+        (ten.Builder, "platform_has_fast_int8"),
+    ):
         assert hasattr(owner, name) and not hasattr(getattr(eleven, owner.__name__), name)
-    assert not hasattr(ten.IBuilderConfig, "max_num_tactics") and hasattr(fake_tensorrt.make("10.16.1").IBuilderConfig, "max_num_tactics")
+    assert not hasattr(ten.IBuilderConfig, "max_num_tactics") and hasattr(
+        fake_tensorrt.make("10.16.1").IBuilderConfig, "max_num_tactics"
+    )
 
 
 # ---- the same questions to both
@@ -116,10 +140,22 @@ def test_objects_take_no_new_attributes_and_are_not_made_by_hand(both):
 def test_enums_are_no_integers(both):
     flags, types = both.trt.BuilderFlag, both.trt.DataType
     assert types(1) == types.HALF and types.HALF != 1 and types.HALF is not None and {types.HALF: 1}[types(1)] == 1
-    assert (types.HALF.name, types.HALF.value, int(types.HALF), str(types.HALF), repr(types.HALF)) == ("HALF", 1, 1, "DataType.HALF", "<DataType.HALF: 1>")
+    assert (types.HALF.name, types.HALF.value, int(types.HALF), str(types.HALF), repr(types.HALF)) == (
+        "HALF",
+        1,
+        1,
+        "DataType.HALF",
+        "<DataType.HALF: 1>",
+    )
     assert (types.FLOAT.itemsize, types.INT64.itemsize) == (4, 8)
     assert flags.DEBUG < flags.TF32 and both.trt.ILogger.ERROR < both.trt.Logger.Severity.INFO
-    for wrong in (lambda: 1 << flags.TF32, lambda: flags.TF32 < 7, lambda: types.FLOAT < types.HALF, lambda: list(types), lambda: types["HALF"]):
+    for wrong in (
+        lambda: 1 << flags.TF32,
+        lambda: flags.TF32 < 7,
+        lambda: types.FLOAT < types.HALF,
+        lambda: list(types),
+        lambda: types["HALF"],
+    ):
         with pytest.raises(TypeError):
             wrong()
 
@@ -129,7 +165,12 @@ def test_dims_are_no_tuples(both):
     assert (len(dims), tuple(dims), dims[-1], dims[:2], str(dims)) == (3, (1, -1, 3), 3, (1, -1), "(1, -1, 3)")
     assert dims == (1, -1, 3) and dims == [1, -1, 3] and dims != (1, -1, 4) and not isinstance(dims, tuple)
     assert both.trt.Dims(np.array([1, 2])) == (1, 2)
-    for wrong in (lambda: dims == both.trt.Dims(dims), lambda: hash(dims), lambda: both.trt.Dims((1.5,)), lambda: both.trt.Dims("ab")):
+    for wrong in (
+        lambda: dims == both.trt.Dims(dims),
+        lambda: hash(dims),
+        lambda: both.trt.Dims((1.5,)),
+        lambda: both.trt.Dims("ab"),
+    ):
         with pytest.raises(TypeError):
             wrong()
     with pytest.raises(IndexError):
@@ -174,7 +215,11 @@ def test_networks_tell_their_inputs(both):
     assert [(t.name, t.dtype, tuple(t.shape)) for t in map(network.get_input, range(network.num_inputs))] == [
         (name, both.trt.DataType.INT64, (-1, -1)) for name in ("ids", "mask")
     ]
-    assert (network.num_outputs, network.get_output(0).name, tuple(network.get_output(0).shape)) == (1, "y", (-1, -1, 4))
+    assert (network.num_outputs, network.get_output(0).name, tuple(network.get_output(0).shape)) == (
+        1,
+        "y",
+        (-1, -1, 4),
+    )
     assert network.get_output(0).dtype == both.trt.DataType.FLOAT and network.num_layers > 4
     assert "Make sure input ids has Int64 binding" in str(both.log.lines)
     assert network.get_input(2) is None and "getInput" in both.log.errors
@@ -200,12 +245,36 @@ def qdq(scale=0.1, zero=0):
 
 REFUSED = {
     "an unknown operator": (one("Nonsense", ["x"]), "INVALID_NODE", "only", "Nonsense", "Plugin not found"),
-    "an operator of another domain": (one("FusedMatMul", ["x", "x"], domain="com.microsoft"), "INVALID_NODE", "only", "FusedMatMul", "Plugin not found"),
+    "an operator of another domain": (
+        one("FusedMatMul", ["x", "x"], domain="com.microsoft"),
+        "INVALID_NODE",
+        "only",
+        "FusedMatMul",
+        "Plugin not found",
+    ),
     "dynamic quantization": (one("MatMulInteger", ["x", "x"]), "UNSUPPORTED_NODE", "only", "MatMulInteger", "false"),
     "a zero point": (qdq(zero=3), "INVALID_NODE", "quantize", "QuantizeLinear", "Non-zero zero point is not supported"),
-    "a scale of 0": (qdq(scale=0), "INVALID_NODE", "quantize", "QuantizeLinear", "Scale coefficients must all be positive"),
-    "a negative scale": (qdq(scale=-1), "INVALID_NODE", "quantize", "QuantizeLinear", "Scale coefficients must all be positive"),
-    "two types": (one("MatMul", ["x", "W"], {"W": np.ones((8, 8), np.float16)}), "INVALID_NODE", "only", "MatMul", "must have same input types"),
+    "a scale of 0": (
+        qdq(scale=0),
+        "INVALID_NODE",
+        "quantize",
+        "QuantizeLinear",
+        "Scale coefficients must all be positive",
+    ),
+    "a negative scale": (
+        qdq(scale=-1),
+        "INVALID_NODE",
+        "quantize",
+        "QuantizeLinear",
+        "Scale coefficients must all be positive",
+    ),
+    "two types": (
+        one("MatMul", ["x", "W"], {"W": np.ones((8, 8), np.float16)}),
+        "INVALID_NODE",
+        "only",
+        "MatMul",
+        "must have same input types",
+    ),
     "a loose end": (one("Relu", ["nothing"]), "INVALID_GRAPH", "only", "Relu", "Node input was not registered"),
     "other bytes": (b"garbage", "MODEL_DESERIALIZE_FAILED", "", "", "Failed to parse the ONNX model"),
 }
@@ -217,7 +286,12 @@ def test_the_parser_refuses(both, what):
     network, parser, parsed = both.parse(model)
     assert parsed is False and network is not None and parser.num_errors == 1
     error = parser.get_error(0)
-    assert (str(error.code()).removeprefix("ErrorCode."), error.node_name(), error.node_operator(), error.node()) == (code, name, operator, 0 if name else -1)
+    assert (str(error.code()).removeprefix("ErrorCode."), error.node_name(), error.node_operator(), error.node()) == (
+        code,
+        name,
+        operator,
+        0 if name else -1,
+    )
     assert text in error.desc() and text in str(error) and error.local_function_stack() == []
     assert text in both.log.errors, "the log has it too"
     parser.clear_errors()
@@ -239,7 +313,10 @@ def test_external_data_is_found_beside_the_file(both, tmp_path):
     (tmp_path / "w.bin").unlink()
     failing = parsers[4]
     assert failing.parse_from_file(str(tmp_path / "m.onnx")) is False
-    assert failing.get_error(0).code() == both.trt.ErrorCode.INVALID_GRAPH and "Failed to import initializer" in failing.get_error(0).desc()
+    assert (
+        failing.get_error(0).code() == both.trt.ErrorCode.INVALID_GRAPH
+        and "Failed to import initializer" in failing.get_error(0).desc()
+    )
     assert failing.parse_from_file(str(tmp_path / "none.onnx")) is False
     assert "Input file cannot be found" in failing.get_error(failing.num_errors - 1).desc()
 
@@ -247,18 +324,26 @@ def test_external_data_is_found_beside_the_file(both, tmp_path):
 def test_a_network_is_parsed_once(both):
     network, parser, _ = both.parse(encoder())
     assert network.num_inputs == 2 and parser.parse(encoder().SerializeToString()) is False
-    assert "Parse was called with a non-empty network definition" in both.log.errors and parser.num_errors == 0, "the log has it alone"
+    assert "Parse was called with a non-empty network definition" in both.log.errors and parser.num_errors == 0, (
+        "the log has it alone"
+    )
 
 
 def test_a_profile_that_cannot_be_raises_nothing(both):
     profile = both.builder.create_optimization_profile()
     assert bool(profile)
     profile.set_shape("ids", (1, 1), (5, 5), (4, 4))
-    assert not profile and both.config.add_optimization_profile(profile) == -1 and both.config.num_optimization_profiles == 0
+    assert (
+        not profile
+        and both.config.add_optimization_profile(profile) == -1
+        and both.config.num_optimization_profiles == 0
+    )
     assert "MIN<=OPT<=MAX" in both.log.errors
     profile.set_shape("ids", (1, 1), (2, 2), (4, 4))
     assert both.config.add_optimization_profile(profile) == 0
-    assert [tuple(shape) for shape in profile.get_shape("ids")] == [(1, 1), (2, 2), (4, 4)] and profile.get_shape("other") == []
+    assert [tuple(shape) for shape in profile.get_shape("ids")] == [(1, 1), (2, 2), (4, 4)] and profile.get_shape(
+        "other"
+    ) == []
     with pytest.raises(RuntimeError, match="Shape provided for min is inconsistent"):
         profile.set_shape("ids", (-1, 1), (2, 2), (4, 4))
     for wrong in ((1.5, 1), "11", 1):
@@ -271,7 +356,10 @@ def test_a_profile_that_cannot_be_raises_nothing(both):
     [
         (None, "Network has dynamic or shape inputs, but no optimization profile has been defined."),
         ({"ids": SHAPES["ids"]}, "Dynamic input tensor mask is missing dimensions in profile 0."),
-        ({"ids": ((1,), (2,), (4,)), "mask": SHAPES["mask"]}, "Dynamic-shaped input tensor ids has 2 dimensions but profile 0 has 1 dimensions."),
+        (
+            {"ids": ((1,), (2,), (4,)), "mask": SHAPES["mask"]},
+            "Dynamic-shaped input tensor ids has 2 dimensions but profile 0 has 1 dimensions.",
+        ),
     ],
     ids=["none", "an input is missing", "another rank"],
 )
@@ -282,7 +370,10 @@ def test_a_build_without_the_right_profile_gives_none(both, shapes, text):
 
 def test_a_profile_must_have_the_fixed_sizes(both):
     assert both.build(one("Relu", ["x"]), {"x": ((1, 4), (2, 4), (3, 4))}) is None
-    assert "Dimension mismatch for tensor x and profile 0. At dimension axis 1, profile has min=4, opt=4, max=4 but tensor has 8." in both.log.errors
+    assert (
+        "Dimension mismatch for tensor x and profile 0. At dimension axis 1, profile has min=4, opt=4, max=4 but tensor has 8."
+        in both.log.errors
+    )
 
 
 def test_a_plan_is_bytes_and_has_no_length(both, tmp_path):
@@ -368,7 +459,9 @@ def test_a_monitor_is_told_of_nested_phases(both):
 
 @pytest.mark.parametrize("how", ["it says so", "it raises"])
 def test_a_monitor_ends_a_build(both, how, capfd):
-    told = monitor(both.trt, stop=4 if how == "it says so" else None, raising=None if how == "it says so" else KeyError("no"))
+    told = monitor(
+        both.trt, stop=4 if how == "it says so" else None, raising=None if how == "it says so" else KeyError("no")
+    )
     both.config.progress_monitor = told
     assert both.build(encoder(), SHAPES) is None
     assert "BuildCanceled (Build canceled by user" in both.log.errors

@@ -42,7 +42,11 @@ def test_an_engine_tells_its_tensors(bench):
     trt, engine = bench.trt, bench.engine(encoder(), SHAPES, {name: ((1, 1), (1, 32), (1, 64)) for name in SHAPES})
     names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
     assert sorted(names) == ["ids", "mask", "y"] and engine.get_tensor_name(3) is None
-    assert [engine.get_tensor_mode(n) for n in ("ids", "y", "other")] == [trt.TensorIOMode.INPUT, trt.TensorIOMode.OUTPUT, trt.TensorIOMode.NONE]
+    assert [engine.get_tensor_mode(n) for n in ("ids", "y", "other")] == [
+        trt.TensorIOMode.INPUT,
+        trt.TensorIOMode.OUTPUT,
+        trt.TensorIOMode.NONE,
+    ]
     assert (engine.get_tensor_dtype("ids"), engine.get_tensor_dtype("y")) == (trt.DataType.INT64, trt.DataType.FLOAT)
     assert tuple(engine.get_tensor_shape("ids")) == (-1, -1) and tuple(engine.get_tensor_shape("y")) == (-1, -1, 4)
     assert engine.num_optimization_profiles == 2
@@ -86,14 +90,23 @@ def test_external_weights_are_in_the_plan(bench, tmp_path):
     (tmp_path / "w.bin").unlink()
     bench.profile(SHAPES)
     ids, mask = inputs()
-    context, memory = bound(bench.trt.Runtime(bench.log).deserialize_cuda_engine(bench.builder.build_serialized_network(network, bench.config)), ids, mask)
+    context, memory = bound(
+        bench.trt.Runtime(bench.log).deserialize_cuda_engine(
+            bench.builder.build_serialized_network(network, bench.config)
+        ),
+        ids,
+        mask,
+    )
     assert context.execute_async_v3(7)
     np.testing.assert_allclose(memory["y"].array, truth(ids, mask), atol=1e-5)
 
 
 def test_an_axis_that_no_input_names_is_asked_of_the_graph(bench):
     model = graph(
-        [helper.make_node("Concat", ["x", "x"], ["y"], axis=0, name="twice")], [("x", TensorProto.FLOAT, ["b", 2])], [("y", TensorProto.FLOAT, ["d", 2])], {}
+        [helper.make_node("Concat", ["x", "x"], ["y"], axis=0, name="twice")],
+        [("x", TensorProto.FLOAT, ["b", 2])],
+        [("y", TensorProto.FLOAT, ["d", 2])],
+        {},
     )
     context = bench.engine(model, {"x": ((1, 2), (2, 2), (3, 2))}).create_execution_context()
     assert tuple(context.get_tensor_shape("y")) == (-1, 2)
@@ -103,14 +116,23 @@ def test_an_axis_that_no_input_names_is_asked_of_the_graph(bench):
 @pytest.mark.parametrize("what", ["version", "chip", "truncated", "one bit"])
 def test_a_plan_of_elsewhere_gives_none(bench, what):
     plan = bytes(bench.build(encoder(), SHAPES))
-    there = Bench(fake_tensorrt.make("10.16.1" if what == "version" and bench.trt.__version__ == "10.3.0" else "10.3.0"))
+    there = Bench(
+        fake_tensorrt.make("10.16.1" if what == "version" and bench.trt.__version__ == "10.3.0" else "10.3.0")
+    )
     if what != "version":
         there = bench
     if what == "chip":
-        there = Bench(fake_tensorrt.make({v: k for k, v in bindings.VERSIONS.items()}[bench.trt.__version__], compute_capability=(8, 9)))
+        there = Bench(
+            fake_tensorrt.make(
+                {v: k for k, v in bindings.VERSIONS.items()}[bench.trt.__version__], compute_capability=(8, 9)
+            )
+        )
     damaged = {"truncated": plan[:-9], "one bit": plan[:-9] + bytes([plan[-9] ^ 1]) + plan[-8:]}.get(what, plan)
     assert there.trt.Runtime(there.log).deserialize_cuda_engine(damaged) is None
-    text = {"version": "expecting library version", "chip": "expecting compute 8.9 got compute 8.7, please rebuild"}.get(what, "Assertion")
+    text = {
+        "version": "expecting library version",
+        "chip": "expecting compute 8.9 got compute 8.7, please rebuild",
+    }.get(what, "Assertion")
     assert text in there.log.errors and "IRuntime::deserializeCudaEngine" in there.log.errors
     assert bench.trt.Runtime(bench.log).deserialize_cuda_engine(plan) is not None
 
@@ -122,7 +144,9 @@ def test_two_builds_of_a_graph_differ(bench):
 def test_precision_flags_do_not_go_with_strong_types():
     bench = Bench(fake_tensorrt.make("10.3.0"))
     bench.config.set_flag(bench.trt.BuilderFlag.FP16)
-    assert bench.build(encoder(), SHAPES, flags=1 << int(bench.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)) is None
+    assert (
+        bench.build(encoder(), SHAPES, flags=1 << int(bench.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)) is None
+    )
     assert "BuilderFlag::kFP16 is not compatible with a strongly typed network" in bench.log.errors
 
 
@@ -155,15 +179,24 @@ def test_a_parser_does_not_keep_its_network(ten):
 
 
 def test_shapes_outside_a_profile_are_refused(bench):
-    context = bench.engine(encoder(), SHAPES, {name: ((1, 17), (1, 32), (1, 64)) for name in SHAPES}).create_execution_context()
+    context = bench.engine(
+        encoder(), SHAPES, {name: ((1, 17), (1, 32), (1, 64)) for name in SHAPES}
+    ).create_execution_context()
     assert context.infer_shapes() == ["ids", "mask"] and tuple(context.get_tensor_shape("y")) == (-1, -1, 4)
     assert context.set_input_shape("ids", (2, 17)) is False
-    assert "satisfyProfile. Set dimension [2,17] for tensor ids does not satisfy any optimization profiles" in bench.log.errors
+    assert (
+        "satisfyProfile. Set dimension [2,17] for tensor ids does not satisfy any optimization profiles"
+        in bench.log.errors
+    )
     assert "Valid range for profile 0: [1,1]..[4,16]." in bench.log.errors
     assert context.set_input_shape("ids", (2,)) is False and context.set_input_shape("y", (2, 8, 4)) is False
     assert context.set_input_shape("ids", [2, 8]) is True and context.infer_shapes() == ["mask"]
-    assert context.set_optimization_profile_async(0, 7) is True and context.infer_shapes() == ["mask"], "the same profile changes nothing"
-    assert context.set_optimization_profile_async(1, 7) is True and context.infer_shapes() == ["ids", "mask"], "another one forgets shapes"
+    assert context.set_optimization_profile_async(0, 7) is True and context.infer_shapes() == ["mask"], (
+        "the same profile changes nothing"
+    )
+    assert context.set_optimization_profile_async(1, 7) is True and context.infer_shapes() == ["ids", "mask"], (
+        "another one forgets shapes"
+    )
     assert context.set_input_shape("ids", (1, 17)) is True
     with pytest.raises(RuntimeError, match="Error in set optimization profile async"):
         context.set_optimization_profile_async(2, 7)
@@ -183,7 +216,10 @@ def test_nothing_runs_without_shapes_and_addresses(bench):
     engine = bench.engine(encoder())
     context = engine.create_execution_context()
     assert context.execute_async_v3(7) is False
-    assert "Not all shapes are specified. Following input tensors' dimensions are not specified: ids, mask." in bench.log.errors
+    assert (
+        "Not all shapes are specified. Following input tensors' dimensions are not specified: ids, mask."
+        in bench.log.errors
+    )
     assert context.set_input_shape("ids", (2, 8)) and context.set_input_shape("mask", (2, 8))
     assert context.execute_async_v3(7) is False and "Address is not set for input tensor ids" in bench.log.errors
     context, memory = bound(engine, ids, mask)
@@ -201,7 +237,12 @@ def test_nothing_runs_without_shapes_and_addresses(bench):
 def test_a_context_without_memory_of_its_own_needs_some(bench):
     ids, mask = inputs()
     engine = bench.engine(encoder())
-    context, memory = bound(engine, ids, mask, context=engine.create_execution_context(bench.trt.ExecutionContextAllocationStrategy.USER_MANAGED))
+    context, memory = bound(
+        engine,
+        ids,
+        mask,
+        context=engine.create_execution_context(bench.trt.ExecutionContextAllocationStrategy.USER_MANAGED),
+    )
     assert context.execute_async_v3(7) is False and "kUSER_MANAGED is not set" in bench.log.errors
     whole = engine.device_memory_size_v2
     shared = Memory(np.zeros(whole, np.uint8))
@@ -211,9 +252,15 @@ def test_a_context_without_memory_of_its_own_needs_some(bench):
     need = context.update_device_memory_size_for_shapes()
     assert 0 < need < whole, "the profile's largest shape needs more"
     context.set_device_memory(shared.address, need)
-    assert context.execute_async_v3(7) is True and shared.array[:need].all() and not shared.array[need:].any(), "kernels write there"
+    assert context.execute_async_v3(7) is True and shared.array[:need].all() and not shared.array[need:].any(), (
+        "kernels write there"
+    )
     np.testing.assert_allclose(memory["y"].array, truth(ids, mask), atol=1e-5)
-    assert context.set_input_shape("ids", (1, 8)) and context.set_input_shape("mask", (1, 8)) and context.execute_async_v3(7) is False
+    assert (
+        context.set_input_shape("ids", (1, 8))
+        and context.set_input_shape("mask", (1, 8))
+        and context.execute_async_v3(7) is False
+    )
     context.set_device_memory(shared.address, whole)
     assert context.execute_async_v3(7) is True
     with pytest.raises(TypeError):
@@ -247,8 +294,14 @@ def test_one_context_in_two_threads(ten):
     engine = ten.engine(encoder())
     context, _ = bound(engine, *inputs())
     other, _ = bound(engine, *inputs())
-    for call in (lambda: context.execute_async_v3(8), lambda: context.set_input_shape("ids", (2, 8)), lambda: context.infer_shapes()):
-        assert together(lambda: context.execute_async_v3(7), call) == ["an execution context is used by two threads at the same time: it is not thread-safe"]
+    for call in (
+        lambda: context.execute_async_v3(8),
+        lambda: context.set_input_shape("ids", (2, 8)),
+        lambda: context.infer_shapes(),
+    ):
+        assert together(lambda: context.execute_async_v3(7), call) == [
+            "an execution context is used by two threads at the same time: it is not thread-safe"
+        ]
     assert together(lambda: context.execute_async_v3(7), lambda: other.execute_async_v3(8)) == []
 
 
@@ -290,12 +343,18 @@ def told(bench, model, shape=None, verbosity="DETAILED"):
     return json.loads(inspector.get_engine_information(bench.trt.LayerInformationFormat.JSON))
 
 
-@pytest.mark.parametrize(("kind", "quantized", "word"), [(np.float32, False, "Float"), (np.float16, False, "Half"), (np.float16, True, "Int8")])
+@pytest.mark.parametrize(
+    ("kind", "quantized", "word"),
+    [(np.float32, False, "Float"), (np.float16, False, "Half"), (np.float16, True, "Int8")],
+)
 def test_the_inspector_tells_types(bench, kind, quantized, word):
     layers = told(bench, encoder(kind, quantized), (2, 8))["Layers"]
     product = next(layer for layer in layers if "layer.0/MatMul" in layer["Metadata"])
     # The bias and the activation run with the product, whose own name is lost.
-    assert product["Metadata"].split("\x1e") == [f"[ONNX Layer: layer.0/{op}]" for op in ("MatMul", "Add", "Relu")] and product["LayerType"] == "fusion"
+    assert (
+        product["Metadata"].split("\x1e") == [f"[ONNX Layer: layer.0/{op}]" for op in ("MatMul", "Add", "Relu")]
+        and product["LayerType"] == "fusion"
+    )
     assert {"Int8": "_i8i8_i8i32_", "Half": "_f16f16_", "Float": "_f32f32_"}[word] in product["TacticName"]
     key = "Format/Datatype" if bench.trt.__version__ < "11" else "Datatype"
     assert (product["Inputs"][0][key], product["Outputs"][0][key]) == (word, "Half" if kind == np.float16 else "Float")
@@ -307,7 +366,11 @@ def test_the_inspector_needs_shapes_for_types(bench):
     layers = told(bench, encoder())["Layers"]
     product = next(layer for layer in layers if "layer.0/MatMul" in layer["Metadata"])
     key = "Format/Datatype" if bench.trt.__version__ < "11" else "Datatype"
-    assert product["Inputs"][0][key] == "N/A due to dynamic shapes" and product["Inputs"][0]["Dimensions"] == [-1, -1, 8]
+    assert product["Inputs"][0][key] == "N/A due to dynamic shapes" and product["Inputs"][0]["Dimensions"] == [
+        -1,
+        -1,
+        8,
+    ]
 
 
 def test_the_inspector_tells_what_the_build_kept(bench):
@@ -317,7 +380,11 @@ def test_the_inspector_tells_what_the_build_kept(bench):
     if bench.trt.__version__ < "11":
         assert sorted(whole["Bindings"]) == ["ids", "mask", "y"]
     else:
-        assert {t["Name"]: t["IOMode"] for t in whole["I/O Tensors"]} == {"ids": "Input", "mask": "Input", "y": "Output"} and "Bindings" not in whole
+        assert {t["Name"]: t["IOMode"] for t in whole["I/O Tensors"]} == {
+            "ids": "Input",
+            "mask": "Input",
+            "y": "Output",
+        } and "Bindings" not in whole
 
 
 # ---- timing caches
@@ -337,7 +404,9 @@ def test_a_timing_cache_saves_measuring(bench):
     assert measured == 1
     assert built(first)[1] == 0 and built(b"")[1] == 1 and built(first, level=0)[1] == 1
     _, measured, damaged = built(b"garbage")
-    assert measured == 1 and "Failed to deserialize timing cache. Returning an empty timing cache." in str(damaged.log.lines)
+    assert measured == 1 and "Failed to deserialize timing cache. Returning an empty timing cache." in str(
+        damaged.log.lines
+    )
     assert bench.config.get_timing_cache() is None
 
 
@@ -353,7 +422,11 @@ def test_a_timing_cache_of_another_device(bench):
 
 def test_builds_can_be_made_to_fail(bench):
     fake(bench.trt).build_returns_none = True
-    assert bench.build(encoder(), SHAPES) is None and "Could not find any implementation" in bench.log.errors and fake(bench.trt).builds == 0
+    assert (
+        bench.build(encoder(), SHAPES) is None
+        and "Could not find any implementation" in bench.log.errors
+        and fake(bench.trt).builds == 0
+    )
     fake(bench.trt).build_returns_none = False
     assert Bench(bench.trt).build(encoder(), SHAPES) is not None and fake(bench.trt).builds == 1
 
@@ -376,7 +449,11 @@ def test_answers_of_quantized_graphs_can_be_made_wrong(ten):
 def test_precisions_can_be_made_slow(ten):
     fake(ten.trt).slow_ms = {"int8": 60, "half": 30}
     seconds = {}
-    for name, model in (("float", encoder()), ("half", encoder(np.float16)), ("int8", encoder(np.float16, quantized=True))):
+    for name, model in (
+        ("float", encoder()),
+        ("half", encoder(np.float16)),
+        ("int8", encoder(np.float16, quantized=True)),
+    ):
         context, _ = bound(Bench(ten.trt).engine(model), *inputs(), dtype=np.float32 if name == "float" else np.float16)
         context.execute_async_v3(7)
         start = time.perf_counter()
@@ -427,7 +504,9 @@ class OnDriver:
 
     def answer(self, shape):
         self.cuda.synchronize(self.stream)
-        return np.frombuffer(self.driver.read(self.places["y"], int(np.prod(shape)) * 16), np.float32).reshape(*shape, 4)
+        return np.frombuffer(self.driver.read(self.places["y"], int(np.prod(shape)) * 16), np.float32).reshape(
+            *shape, 4
+        )
 
 
 @pytest.mark.parametrize("version", VERSIONS)

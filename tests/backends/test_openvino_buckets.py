@@ -36,7 +36,15 @@ def opened():
         rows = tiny.random_rows(tiny.source(name), LENGTHS)
         truth = [plain.run(single.collate(graph.signature, [row]))["logits"] for row in rows]
         spread = float(np.ptp(np.concatenate(truth)))
-        return SimpleNamespace(signature=graph.signature, path=graph.path, plain=plain, buckets=buckets, rows=rows, truth=truth, spread=spread)
+        return SimpleNamespace(
+            signature=graph.signature,
+            path=graph.path,
+            plain=plain,
+            buckets=buckets,
+            rows=rows,
+            truth=truth,
+            spread=spread,
+        )
 
     return make
 
@@ -71,7 +79,9 @@ def test_rows_that_nobody_padded(model):
 def test_batches(model, batch):
     """Also where the longest row is as long as an edge, or all of them are."""
     for longest in (5, 8, 12, 33, 63):
-        rows = tiny.random_rows(tiny.source("bert"), [1 + (longest - 1) * i // (batch - 1) for i in range(batch)], seed=longest)
+        rows = tiny.random_rows(
+            tiny.source("bert"), [1 + (longest - 1) * i // (batch - 1) for i in range(batch)], seed=longest
+        )
         for part in (rows, [rows[-1]] * batch):
             feeds = single.collate(model.signature, part, SHAPES)
             assert feeds["input_ids"].shape == (batch, longest)
@@ -137,7 +147,9 @@ def marked(model, shapes):
     for mark, body in {**bodies, ANY: root.get_else_body()}.items():
         (result,) = body.get_results()
         answer = result.input_value(0)
-        result.input(0).replace_source_output(openvino.opset13.add(answer, openvino.opset13.constant(np.float32(mark))).output(0))
+        result.input(0).replace_source_output(
+            openvino.opset13.add(answer, openvino.opset13.constant(np.float32(mark))).output(0)
+        )
     return openvino.Core().compile_model(whole, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), bodies
 
 
@@ -161,7 +173,9 @@ def test_all_shapes_of_a_static_body_are_known(name, opened):
     _, bodies = marked(model, SHAPES)
     alone = static_body(openvino, openvino.Core().read_model(str(model.path)), model.signature, SHAPES[0])
     for body in (*bodies.values(), alone):
-        unknown = [op.get_friendly_name() for op in body.get_ops() for o in op.outputs() if o.get_partial_shape().is_dynamic]
+        unknown = [
+            op.get_friendly_name() for op in body.get_ops() for o in op.outputs() if o.get_partial_shape().is_dynamic
+        ]
         assert unknown and set(unknown) == {p.get_friendly_name() for p in body.get_parameters()}
 
 
@@ -193,11 +207,15 @@ def mixed(tmp_path_factory):
     ]
     value, kind = onnx.helper.make_tensor_value_info, onnx.TensorProto
     inputs, outputs = [value("ids", kind.INT64, ["batch", "sequence"])], [value("logits", kind.FLOAT, ["batch", 3])]
-    graph = onnx.helper.make_graph(nodes, "mixed", inputs, outputs, [onnx.numpy_helper.from_array(a, n) for n, a in constants.items()])
+    graph = onnx.helper.make_graph(
+        nodes, "mixed", inputs, outputs, [onnx.numpy_helper.from_array(a, n) for n, a in constants.items()]
+    )
     path = tmp_path_factory.mktemp("mixed") / "model.onnx"
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9), path)
     spec = TensorSpec("ids", "int64", ("batch", "sequence"), 0)
-    return SimpleNamespace(path=path, signature=Signature("forward", (spec,), (TensorSpec("logits", "float32", ("batch", 3)),)))
+    return SimpleNamespace(
+        path=path, signature=Signature("forward", (spec,), (TensorSpec("logits", "float32", ("batch", 3)),))
+    )
 
 
 def test_precisions(model, mixed):
@@ -218,10 +236,15 @@ def test_shapes_that_do_not_ascend(model, shapes):
         backends.get("openvino").open_device("cpu", 1).load(model.path, model.signature, shapes)
 
 
-@pytest.mark.parametrize("axes", [("batch", "frames"), ("batch", "sequence", "bands"), ("batch", 8), (1, "sequence")], ids=str)
+@pytest.mark.parametrize(
+    "axes", [("batch", "frames"), ("batch", "sequence", "bands"), ("batch", 8), (1, "sequence")], ids=str
+)
 def test_inputs_that_vary_otherwise(model, axes):
     signature = Signature("forward", (TensorSpec("x", "int64", axes),), model.signature.outputs)
-    with pytest.raises(BackendError, match=r"Input 'x' is .*, static shapes need inputs that vary along batch and sequence\. Give no shapes\."):
+    with pytest.raises(
+        BackendError,
+        match=r"Input 'x' is .*, static shapes need inputs that vary along batch and sequence\. Give no shapes\.",
+    ):
         backends.get("openvino").open_device("cpu", 1).load(model.path, signature, (8,))
 
 
@@ -229,7 +252,10 @@ def test_a_backend_without_static_shapes(model):
     device = backends.get("onnxruntime").open_device("cpu", 1)
     with pytest.raises(BackendError, match=r"makes no use of static shapes, \[5, 8\] were asked for"):
         device.load(model.path, model.signature, (5, 8))
-    assert {n: backends.get(n).STATIC_SHAPES for n in ("onnxruntime", "openvino")} == {"onnxruntime": False, "openvino": True}
+    assert {n: backends.get(n).STATIC_SHAPES for n in ("onnxruntime", "openvino")} == {
+        "onnxruntime": False,
+        "openvino": True,
+    }
 
 
 # ---- streams
@@ -250,7 +276,9 @@ def test_streams(model, threads, streams, each):
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize(("threads", "streams"), [(2, 3), (1, 0), (2, -1)])
 def test_more_streams_than_threads(backend, threads, streams):
-    with pytest.raises(BackendError, match=rf"streams is {streams} with {threads} thread\(s\), expected 1 to {threads}"):
+    with pytest.raises(
+        BackendError, match=rf"streams is {streams} with {threads} thread\(s\), expected 1 to {threads}"
+    ):
         backends.get(backend).open_device("cpu", threads, streams)
 
 
@@ -258,10 +286,16 @@ def test_more_streams_than_threads(backend, threads, streams):
 
 
 def test_padding_takes_each_inputs_pad_value():
-    signature = Signature("forward", (TensorSpec("ids", "int64", ("batch", "sequence"), 7), TensorSpec("mask", "int64", ("batch", "sequence"), 0)), ())
+    signature = Signature(
+        "forward",
+        (TensorSpec("ids", "int64", ("batch", "sequence"), 7), TensorSpec("mask", "int64", ("batch", "sequence"), 0)),
+        (),
+    )
     row = {"ids": np.array([1, 2, 3]), "mask": np.array([1, 1, 1])}
     for shapes, ids in (((), [1, 2, 3]), ((2, 3, 5), [1, 2, 3]), ((2, 5, 6), [1, 2, 3, 7, 7]), ((1, 2), [1, 2, 3])):
         feeds = single.collate(signature, [row], shapes)
         assert feeds["ids"].tolist() == [ids]
         assert feeds["mask"].tolist() == [[1, 1, 1] + [0] * (len(ids) - 3)]
-    assert single.collate(signature, [row, row], (5,))["ids"].shape == (2, 3), "a batch is not padded: no static body would take it"
+    assert single.collate(signature, [row, row], (5,))["ids"].shape == (2, 3), (
+        "a batch is not padded: no static body would take it"
+    )

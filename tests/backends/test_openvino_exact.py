@@ -50,14 +50,20 @@ def cached(op, library, heads=2, steps=12, first=4):
     q, k, v = (op.parameter([-1, heads, -1, WIDTH], np.float32, name=name) for name in "qkv")
     beam = op.parameter([-1], np.int32, name="beam")
     batch = op.gather(op.shape_of(q, "i64"), op.constant(np.array([0], np.int64)), op.constant(np.int64(0)))
-    empty = op.broadcast(op.constant(np.float32(0)), op.concat([batch, op.constant(np.array([heads, 0, WIDTH], np.int64))], 0))
+    empty = op.broadcast(
+        op.constant(np.float32(0)), op.concat([batch, op.constant(np.array([heads, 0, WIDTH], np.int64))], 0)
+    )
     sinks, held = [], []
     for name, new in (("keys", k), ("values", v)):
         past = op.read_value(empty, name, np.float32, library.PartialShape([-1, heads, -1, WIDTH]))
         held.append(op.concat([op.gather(past, beam, op.constant(np.int64(0))), new], 2))
         sinks.append(op.assign(held[-1], name))
     model = library.Model([op.result(op.scaled_dot_product_attention(q, *held))], sinks, [q, k, v, beam], "decoder")
-    full = dict(zip("qkv", np.random.default_rng(0).standard_normal((3, 1, heads, steps, WIDTH)).astype(np.float32), strict=True))
+    full = dict(
+        zip(
+            "qkv", np.random.default_rng(0).standard_normal((3, 1, heads, steps, WIDTH)).astype(np.float32), strict=True
+        )
+    )
     parts = [slice(0, first), *(slice(t, t + 1) for t in range(first, steps))]
     feeds = [{**{name: a[:, :, part] for name, a in full.items()}, "beam": np.zeros(1, np.int32)} for part in parts]
     scores = full["q"].astype(np.float64)[:, :, -1:] @ full["k"].transpose(0, 1, 3, 2) / WIDTH**0.5
@@ -94,7 +100,9 @@ def test_a_setting_that_a_version_does_not_know_is_left_out():
 def attention(tmp_path_factory):
     """Token ids to one head of attention with nothing added to its scores, of any number of keys; and its signature."""
     random, floats = np.random.default_rng(0), TensorProto.FLOAT
-    tables = {name: random.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5 for name in "qkv"} | {"table": random.standard_normal((50, WIDTH))}
+    tables = {name: random.standard_normal((WIDTH, WIDTH)) / WIDTH**0.5 for name in "qkv"} | {
+        "table": random.standard_normal((50, WIDTH))
+    }
     weights = [onnx.numpy_helper.from_array(a.astype(np.float32), name) for name, a in tables.items()]
     weights.append(onnx.numpy_helper.from_array(np.float32(WIDTH**-0.5), "scale"))
     nodes = [
@@ -111,7 +119,10 @@ def attention(tmp_path_factory):
     file = tmp_path_factory.mktemp("attention") / "model.onnx"
     graph = helper.make_graph(nodes, "attention", [taken], [gives], weights)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)
-    inputs, outputs = (TensorSpec("input_ids", "int64", ("batch", "sequence")),), (TensorSpec("answers", "float32", ("batch", "sequence", WIDTH)),)
+    inputs, outputs = (
+        (TensorSpec("input_ids", "int64", ("batch", "sequence")),),
+        (TensorSpec("answers", "float32", ("batch", "sequence", WIDTH)),),
+    )
     return file, Signature("forward", inputs, outputs)
 
 
@@ -119,16 +130,24 @@ def attention(tmp_path_factory):
 def test_attention_after_a_call_with_one_token(attention, device, shapes):
     """On a fresh compile 1, 8, 16 and 40 tokens, against ONNX Runtime. Without a warm-up 16 and more are wrong by several units."""
     file, signature = attention
-    fresh, right = device.load(file, signature, shapes), backends.get("onnxruntime").open_device("cpu", 1).load(file, signature)
+    fresh, right = (
+        device.load(file, signature, shapes),
+        backends.get("onnxruntime").open_device("cpu", 1).load(file, signature),
+    )
     for length in (1, 8, 16, 40, 1, 41):
         feeds = {"input_ids": (np.arange(length) * 7 % 50)[None]}
-        np.testing.assert_allclose(fresh.run(feeds)["answers"], right.run(feeds)["answers"], atol=1e-5, err_msg=f"{length} tokens")
+        np.testing.assert_allclose(
+            fresh.run(feeds)["answers"], right.run(feeds)["answers"], atol=1e-5, err_msg=f"{length} tokens"
+        )
 
 
 @pytest.mark.parametrize("name", ["bert", "distilbert", "modernbert"])
 def test_our_own_graphs_after_a_call_with_one_token(device, name):
     (graph,) = tiny.exported(name).graphs
-    engines = [opened.load(graph.path, graph.signature) for opened in (device, backends.get("onnxruntime").open_device("cpu", 1))]
+    engines = [
+        opened.load(graph.path, graph.signature)
+        for opened in (device, backends.get("onnxruntime").open_device("cpu", 1))
+    ]
     for row in tiny.random_rows(tiny.source(name), (1, 8, 16, 40)):
         found, right = (small.run_graph(engine, graph.signature, [row]) for engine in engines)
         np.testing.assert_allclose(found, right, atol=1e-4)
@@ -179,7 +198,9 @@ def test_what_computes_right_passes(device):
 )
 def test_what_computes_wrongly_does_not(device, change, channels):
     broken = FirstScale(device._core, device._library.opset13, change)
-    assert f"is wrong in {channels} channels, by up to " in _openvino_selftest.fault(device._library, broken, "CPU", device._settings)
+    assert f"is wrong in {channels} channels, by up to " in _openvino_selftest.fault(
+        device._library, broken, "CPU", device._settings
+    )
 
 
 def test_a_backend_that_does_not_pass_is_not_opened(monkeypatch, device, asked_anew, float32_openvino):
@@ -190,7 +211,10 @@ def test_a_backend_that_does_not_pass_is_not_opened(monkeypatch, device, asked_a
     broken.available_devices = ["CPU"]
     monkeypatch.setattr(ours, "_core", lambda: broken)
     for _ in range(2):
-        with pytest.raises(WrongResultsError, match=r"OpenVINO \d+\.\d+\.\d+ does not pass its self-test on this machine \(\w+\).*'onnxruntime'") as caught:
+        with pytest.raises(
+            WrongResultsError,
+            match=r"OpenVINO \d+\.\d+\.\d+ does not pass its self-test on this machine \(\w+\).*'onnxruntime'",
+        ) as caught:
             backends.get("openvino").open_device("cpu", 1)
     assert isinstance(caught.value, BackendError)
     with pytest.raises(BackendError, match="does not pass its self-test"):
@@ -205,6 +229,12 @@ def test_a_layer_that_cannot_be_run_is_no_pass(monkeypatch, device, asked_anew):
     def refuse(*_):
         raise RuntimeError("no such kernel")
 
-    monkeypatch.setattr(ours, "_core", lambda: SimpleNamespace(compile_model=refuse, get_property=device._core.get_property, available_devices=["CPU"]))
+    monkeypatch.setattr(
+        ours,
+        "_core",
+        lambda: SimpleNamespace(
+            compile_model=refuse, get_property=device._core.get_property, available_devices=["CPU"]
+        ),
+    )
     with pytest.raises(WrongResultsError, match=r"its one layer cannot be run \(no such kernel\)"):
         backends.get("openvino").open_device("cpu", 1)

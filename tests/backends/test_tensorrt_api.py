@@ -16,14 +16,21 @@ import tensorrt_bindings as bindings
 from tensorrt_uses import Use, collect
 
 BACKENDS = small.ROOT / "edgekit" / "backends"
-SOURCES = {str(f.relative_to(small.ROOT)): f.read_text() for pattern in ("_trt*.py", "tensorrt*.py") for f in sorted(BACKENDS.glob(pattern))}
+SOURCES = {
+    str(f.relative_to(small.ROOT)): f.read_text()
+    for pattern in ("_trt*.py", "tensorrt*.py")
+    for f in sorted(BACKENDS.glob(pattern))
+}
 VERSIONS = tuple(bindings.VERSIONS)
 VIRTUAL = {"ILogger": {"log"}, "IProgressMonitor": {"phase_start", "step_complete", "phase_finish"}}
 
 
 def lists():
     """From the lists: names of each version, and signatures of the last."""
-    known = {version: {owner: dict.fromkeys(names) for owner, names in bindings.listed(version).items()} for version in VERSIONS}
+    known = {
+        version: {owner: dict.fromkeys(names) for owner, names in bindings.listed(version).items()}
+        for version in VERSIONS
+    }
     for owner, names in bindings.signatures().items():
         known["11.4.0"].setdefault(owner, {}).update(names)
     return known
@@ -68,7 +75,11 @@ def wrong(use, entry):
     for signature in entry:
         inside = re.sub(r"<[^<>]*>", "default", signature.partition("(")[2].rpartition(") ->")[0])
         parameters = [part.partition(":")[0] for part in re.split(r", (?=\w+:)", inside)][1:]
-        required = [name for name, part in zip(parameters, re.split(r", (?=\w+:)", inside)[1:], strict=True) if " = " not in part]
+        required = [
+            name
+            for name, part in zip(parameters, re.split(r", (?=\w+:)", inside)[1:], strict=True)
+            if " = " not in part
+        ]
         named = set(use.keywords)
         left = set(required) - set(parameters[: use.arguments]) - named
         if use.arguments <= len(parameters) and not left and named <= set(parameters[use.arguments :]):
@@ -127,9 +138,21 @@ def test_the_uses_are_seen(known):
         pytest.skip("there is no TensorRT backend yet")
     uses = collect(SOURCES, returns(known))
     count = Counter(use.owner for use in uses)
-    for owner in ("", "Builder", "IBuilderConfig", "OnnxParser", "IOptimizationProfile", "Runtime", "ICudaEngine", "IExecutionContext", "EngineInspector"):
+    for owner in (
+        "",
+        "Builder",
+        "IBuilderConfig",
+        "OnnxParser",
+        "IOptimizationProfile",
+        "Runtime",
+        "ICudaEngine",
+        "IExecutionContext",
+        "EngineInspector",
+    ):
         assert count[owner], f"no use of {owner or 'the module'} was found"
-    assert {"execute_async_v3", "set_input_shape", "set_tensor_address"} <= {use.name for use in uses if use.owner == "IExecutionContext"}
+    assert {"execute_async_v3", "set_input_shape", "set_tensor_address"} <= {
+        use.name for use in uses if use.owner == "IExecutionContext"
+    }
     assert any(use.owner == "ITimingCache" for use in uses)
     assert {use.owner for use in uses if use.kind == "override"} >= {"ILogger", "IProgressMonitor"}
 
@@ -178,18 +201,42 @@ def test_no_complaint_without_cause(known):
     ("right", "instead", "told"),
     [
         ("trt.Builder(log)", "trt.Bilder(log)", "trt.Bilder does not exist in TensorRT 10.3.0, 10.16.1, 11.4.0"),
-        ("STRONGLY_TYPED", "EXPLICIT_BATCH", "NetworkDefinitionCreationFlag.EXPLICIT_BATCH does not exist in TensorRT 11.4.0"),
-        ("set_memory_pool_limit", "max_workspace_size", "IBuilderConfig.max_workspace_size does not exist in TensorRT 10.3.0, 10.16.1, 11.4.0"),
-        ("made.num_io_tensors", "made.device_memory_size", "ICudaEngine.device_memory_size does not exist in TensorRT 11.4.0"),
-        ("made.num_io_tensors", "made.num_io_tensors()", "ICudaEngine.num_io_tensors is a property and cannot be called"),
-        ("config.progress_monitor", "config.max_num_tactics", "IBuilderConfig.max_num_tactics does not exist in TensorRT 10.3.0"),
+        (
+            "STRONGLY_TYPED",
+            "EXPLICIT_BATCH",
+            "NetworkDefinitionCreationFlag.EXPLICIT_BATCH does not exist in TensorRT 11.4.0",
+        ),
+        (
+            "set_memory_pool_limit",
+            "max_workspace_size",
+            "IBuilderConfig.max_workspace_size does not exist in TensorRT 10.3.0, 10.16.1, 11.4.0",
+        ),
+        (
+            "made.num_io_tensors",
+            "made.device_memory_size",
+            "ICudaEngine.device_memory_size does not exist in TensorRT 11.4.0",
+        ),
+        (
+            "made.num_io_tensors",
+            "made.num_io_tensors()",
+            "ICudaEngine.num_io_tensors is a property and cannot be called",
+        ),
+        (
+            "config.progress_monitor",
+            "config.max_num_tactics",
+            "IBuilderConfig.max_num_tactics does not exist in TensorRT 10.3.0",
+        ),
         (".parse_from_file(str(path))", ".parse_file(str(path))", "OnnxParser.parse_file does not exist"),
         ('("ids", (1, 2))', '("ids")', "IExecutionContext.set_input_shape takes none of 1 argument(s)"),
         ('("ids", (1, 2))', '("ids", 1, 2)', "IExecutionContext.set_input_shape takes none of 3 argument(s)"),
         ("pool_size=1", "size=1", "IBuilderConfig.set_memory_pool_limit takes none of 1 argument(s), size"),
         ("trt.Runtime(log)", "trt.Runtime()", "trt.Runtime takes none of 0 argument(s)"),
         (".serialize()", ".dump()", "ITimingCache.dump does not exist"),
-        ("first.set_input_shape", "self._context.set_binding_shape", "IExecutionContext.set_binding_shape does not exist"),
+        (
+            "first.set_input_shape",
+            "self._context.set_binding_shape",
+            "IExecutionContext.set_binding_shape does not exist",
+        ),
         ("self, severity, text", "self, text", "ILogger.log takes none of 1 argument(s)"),
         ("def log(", "def logs(", "a subclass of ILogger does not override log"),
         ("trt.ILogger.__init__(self)", "pass", "a subclass of ILogger does not call ILogger.__init__"),
@@ -200,7 +247,12 @@ def test_a_complaint_for_each_fault(known, right, instead, told):
     found = complain(known, GOOD.replace(right, instead))
     assert any(told in line for line in found), found
     assert all(line.startswith("edgekit/backends/_trt_x.py") for line in found)
-    line = GOOD.replace(right, instead).splitlines().index(next(text for text in GOOD.replace(right, instead).splitlines() if instead in text)) + 1
+    line = (
+        GOOD.replace(right, instead)
+        .splitlines()
+        .index(next(text for text in GOOD.replace(right, instead).splitlines() if instead in text))
+        + 1
+    )
     assert "subclass" in told or any(f"_trt_x.py:{line}:" in text for text in found)
 
 
@@ -209,16 +261,25 @@ def test_read_only_properties_are_not_set():
         known = wheels()
     except bindings.Absent as reason:
         pytest.skip(str(reason))
-    assert "cannot be set" in complain(known, GOOD.replace("config.progress_monitor", "config.num_optimization_profiles"))[0]
+    assert (
+        "cannot be set"
+        in complain(known, GOOD.replace("config.progress_monitor", "config.num_optimization_profiles"))[0]
+    )
 
 
 def test_optional_names_must_exist_somewhere(known):
     assert complain(known, "def f(config):\n    getattr(config, 'max_num_tactics', None)\n") == []
-    assert complain(known, "def f(config):\n    if hasattr(config, 'int8_calibrator'):\n        config.int8_calibrator\n") == []
+    assert (
+        complain(known, "def f(config):\n    if hasattr(config, 'int8_calibrator'):\n        config.int8_calibrator\n")
+        == []
+    )
     assert complain(known, "def f(config):\n    config.int8_calibrator\n") != []
     for name in ("max_tactics", "device_memory_size"):
         assert f"{name} does not exist" in complain(known, f"def f(config):\n    getattr(config, '{name}', None)\n")[0]
-        assert f"{name} does not exist" in complain(known, f"def f(config):\n    if hasattr(config, '{name}'):\n        config.{name}\n")[0]
+        assert (
+            f"{name} does not exist"
+            in complain(known, f"def f(config):\n    if hasattr(config, '{name}'):\n        config.{name}\n")[0]
+        )
 
 
 RTX_ONLY = """
@@ -233,10 +294,15 @@ def chips(trt, config):
 """
 
 
-@pytest.mark.parametrize("guard", ["if is_rtx(trt):", "if is_rtx(trt) and chips:", "if not is_rtx(trt):\n        return\n    if chips:"])
+@pytest.mark.parametrize(
+    "guard", ["if is_rtx(trt):", "if is_rtx(trt) and chips:", "if not is_rtx(trt):\n        return\n    if chips:"]
+)
 def test_what_is_for_rtx_alone_need_not_be_in_tensorrt(known, guard):
     assert complain(known, RTX_ONLY.format(guard=guard)) == []
-    assert complain(known, RTX_ONLY.partition("def chips")[2].join(["def chips", ""]), "edgekit/backends/tensorrt_rtx.py") == []
+    assert (
+        complain(known, RTX_ONLY.partition("def chips")[2].join(["def chips", ""]), "edgekit/backends/tensorrt_rtx.py")
+        == []
+    )
 
 
 @pytest.mark.parametrize("guard", ["if chips:", "if not is_rtx(trt):", "if is_rtx(trt) or chips:"])
@@ -245,7 +311,10 @@ def test_what_is_not_for_rtx_alone_must_be_in_tensorrt(known, guard):
 
 
 def test_a_use_tells_where_it_is():
-    assert str(Use("a.py", 3, "Builder", "reset", "read")) == "a.py:3: Builder.reset" and str(Use("a.py", 3, "", "Builder", "read")) == "a.py:3: trt.Builder"
+    assert (
+        str(Use("a.py", 3, "Builder", "reset", "read")) == "a.py:3: Builder.reset"
+        and str(Use("a.py", 3, "", "Builder", "read")) == "a.py:3: trt.Builder"
+    )
 
 
 # ---- the bindings themselves
@@ -258,8 +327,15 @@ def test_the_bindings_agree_with_the_lists(version):
     except bindings.Absent as reason:
         pytest.skip(str(reason))
     assert real["version"].startswith(version)
-    assert {name: {n for n in names if not n.startswith("_")} for name, names in real["names"].items() if name in listed} == listed
+    assert {
+        name: {n for n in names if not n.startswith("_")} for name, names in real["names"].items() if name in listed
+    } == listed
     if version == "11.4.0":
-        told = {(owner, name): entry for owner, names in signatures.items() for name, entry in names.items() if isinstance(entry, list) and entry}
+        told = {
+            (owner, name): entry
+            for owner, names in signatures.items()
+            for name, entry in names.items()
+            if isinstance(entry, list) and entry
+        }
         assert len(told) > 700
         assert {key: real["names"][key[0]][key[1]] for key in told} == told

@@ -28,11 +28,15 @@ from edgekit.spec.progress import silent
 from edgekit.spec.tensor import Signature, TensorSpec
 
 SIGNATURE = Signature(
-    "forward", tuple(TensorSpec(name, "int64", ("batch", "seq")) for name in ("ids", "mask")), (TensorSpec("y", "float32", ("batch", "seq", 4)),)
+    "forward",
+    tuple(TensorSpec(name, "int64", ("batch", "seq")) for name in ("ids", "mask")),
+    (TensorSpec("y", "float32", ("batch", "seq", 4)),),
 )
 PROFILE = {"batch": (1, 1, 4), "seq": (1, 8, 16)}
 RECIPE = EngineRecipe((PROFILE,))
-ORIN = jetson.Board("NVIDIA Jetson Orin NX", "tegra234", "36.4.3", "6.2", "10.3.0", "MAXN (0)", None, None, 16 * 1024, 12 * 1024)
+ORIN = jetson.Board(
+    "NVIDIA Jetson Orin NX", "tegra234", "36.4.3", "6.2", "10.3.0", "MAXN (0)", None, None, 16 * 1024, 12 * 1024
+)
 
 
 @pytest.fixture
@@ -52,7 +56,12 @@ def make(monkeypatch):
     yield make
     for device in opened:
         device.close()
-        assert (device.driver.misuse, device.driver.leaks(), device.fake.engines, device.fake.contexts) == ([], [], 0, 0)
+        assert (device.driver.misuse, device.driver.leaks(), device.fake.engines, device.fake.contexts) == (
+            [],
+            [],
+            0,
+            0,
+        )
 
 
 @pytest.fixture
@@ -90,8 +99,18 @@ def test_identity_is_all_that_an_engine_is_bound_to(make, monkeypatch):
     assert orin["machine"] == f"{platform.system()} {platform.machine()}"
     on_board(monkeypatch, None)
     assert make("10.3.0").identity()["l4t"] == "none"
-    others = [make("11.4.0"), *(make("10.3.0", FakeDriver.jetson(**{what: value})) for what, value in (("multiprocessors", 16), ("driver_version", 13000)))]
-    assert [{k for k, v in device.identity().items() if v != orin[k]} - {"l4t"} for device in others] == [{"version"}, {"multiprocessors"}, {"driver"}]
+    others = [
+        make("11.4.0"),
+        *(
+            make("10.3.0", FakeDriver.jetson(**{what: value}))
+            for what, value in (("multiprocessors", 16), ("driver_version", 13000))
+        ),
+    ]
+    assert [{k for k, v in device.identity().items() if v != orin[k]} - {"l4t"} for device in others] == [
+        {"version"},
+        {"multiprocessors"},
+        {"driver"},
+    ]
     assert others[0].identity()["version"] == "11.4.0.106", "with all its parts"
 
 
@@ -114,7 +133,10 @@ def test_a_bundle_for_a_newer_tensorrt_is_refused(make, monkeypatch, graph):
     assert str(caught.value).startswith(words)
     assert device.fake.builds == 0
     on_board(monkeypatch, None)
-    with pytest.raises(BackendError, match=r"needs TensorRT 11\.0 or newer, here is 10\.16\.1\.11\. Install TensorRT 10\.3 or newer\. Run: pip install -U"):
+    with pytest.raises(
+        BackendError,
+        match=r"needs TensorRT 11\.0 or newer, here is 10\.16\.1\.11\. Install TensorRT 10\.3 or newer\. Run: pip install -U",
+    ):
         make("10.16.1").check(EngineRecipe((PROFILE,), minimum="11.0"))
     make("10.16.1").check(EngineRecipe((PROFILE,), minimum="10.16"))
     device = make("10.3.0")
@@ -143,7 +165,10 @@ def test_tensorrt_that_does_not_start(monkeypatch):
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     monkeypatch.setattr(trt.Runtime, "__init__", fail)
-    with pytest.raises(BackendError, match=r"TensorRT 11\.4\.0\.106 does not start: CUDA initialization failure with error: 35\. It may need a newer"):
+    with pytest.raises(
+        BackendError,
+        match=r"TensorRT 11\.4\.0\.106 does not start: CUDA initialization failure with error: 35\. It may need a newer",
+    ):
         TensorRtDevice(trt, 2, Cuda(library=driver))
     assert (driver.leaks(), driver.misuse) == ([], [])
 
@@ -164,14 +189,19 @@ def test_a_damaged_plan_is_to_be_made_again(make, graph, what):
     device = make()
     plan = build(device, graph).plan
     damage, words = DAMAGED[what]
-    with pytest.raises(EngineMismatchError, match=rf"TensorRT 10\.16\.1\.11 does not load the engine: .*{words}.*edgekit compile BUNDLE$"):
+    with pytest.raises(
+        EngineMismatchError,
+        match=rf"TensorRT 10\.16\.1\.11 does not load the engine: .*{words}.*edgekit compile BUNDLE$",
+    ):
         device.load(damage(plan), SIGNATURE)
     device.load(plan, SIGNATURE)
 
 
 def test_a_plan_of_another_version_or_chip_is_to_be_made_again(make, graph):
     plan = build(make("10.3.0"), graph).plan
-    with pytest.raises(EngineMismatchError, match=r"expecting library version 10\.16\.1\.11 got 10\.3\.0, please rebuild"):
+    with pytest.raises(
+        EngineMismatchError, match=r"expecting library version 10\.16\.1\.11 got 10\.3\.0, please rebuild"
+    ):
         make("10.16.1").load(plan, SIGNATURE)
     with pytest.raises(EngineMismatchError, match=r"expecting compute 8\.9 got compute 8\.7, please rebuild"):
         make("10.3.0", FakeDriver()).load(plan, SIGNATURE)
@@ -206,9 +236,14 @@ def test_plans_come_as_files_and_as_memory(make, graph, tmp_path):
     plan = build(device, graph).plan
     (tmp_path / "engine.plan").write_bytes(plan)
     feeds = {"ids": np.ones((1, 3), int), "mask": np.ones((1, 3), int)}
-    answers = [device.load(source, SIGNATURE).run(feeds)["y"] for source in (plan, bytearray(plan), memoryview(plan), tmp_path / "engine.plan")]
+    answers = [
+        device.load(source, SIGNATURE).run(feeds)["y"]
+        for source in (plan, bytearray(plan), memoryview(plan), tmp_path / "engine.plan")
+    ]
     assert all(np.array_equal(answer, answers[0]) for answer in answers)
-    with pytest.raises(BackendError, match=r"optimization profiles and no static shapes, \[16, 32\] were asked for\. Give none\."):
+    with pytest.raises(
+        BackendError, match=r"optimization profiles and no static shapes, \[16, 32\] were asked for\. Give none\."
+    ):
         device.load(plan, SIGNATURE, (16, 32))
 
 
@@ -259,23 +294,33 @@ def test_settings_of_a_build(make, graph, configs, version):
     build(device, graph)
     two = (PROFILE, {"batch": (1, 1, 1), "seq": (17, 20, 32)})
     build(device, graph, EngineRecipe(two, workspace_mb=64, optimization_level=5, flags=("SPARSE_WEIGHTS", "TF32")))
-    assert [s["workspace"] for s in seen] == [4 * 2**30, 64 * 2**20], "a quarter of the device's 16 GiB where the recipe says nothing"
+    assert [s["workspace"] for s in seen] == [4 * 2**30, 64 * 2**20], (
+        "a quarter of the device's 16 GiB where the recipe says nothing"
+    )
     assert [s["flags"] for s in seen] == [set(), {"SPARSE_WEIGHTS", "TF32"}], "TensorRT sets TF32 by itself"
     assert [s["level"] for s in seen] == [3, 5] and [s["profiles"] for s in seen] == [1, 2]
     assert {(s["verbosity"], s["typed"]) for s in seen} == {("DETAILED", True)}
-    assert {s["asked"] for s in seen} == {1 if version == "11.4.0" else 2}, "its value is 0 in TensorRT 11, which needs not be asked"
+    assert {s["asked"] for s in seen} == {1 if version == "11.4.0" else 2}, (
+        "its value is 0 in TensorRT 11, which needs not be asked"
+    )
 
 
 def test_a_workspace_larger_than_the_device_is_refused(make, graph):
     device = make()
-    with pytest.raises(BackendError, match=r"The bundle asks for a workspace of 16385 MiB, the device has 16384 MiB\. Build it for a smaller one\."):
+    with pytest.raises(
+        BackendError,
+        match=r"The bundle asks for a workspace of 16385 MiB, the device has 16384 MiB\. Build it for a smaller one\.",
+    ):
         build(device, graph, EngineRecipe((PROFILE,), workspace_mb=16385))
     assert device.fake.builds == 0
     build(device, graph, EngineRecipe((PROFILE,), workspace_mb=16384))
 
 
 def test_a_flag_that_this_version_does_not_have(make, graph):
-    with pytest.raises(BackendError, match=r"The recipe's flags names 'FP16', which this TensorRT does not have\. It has: DEBUG, .*TF32"):
+    with pytest.raises(
+        BackendError,
+        match=r"The recipe's flags names 'FP16', which this TensorRT does not have\. It has: DEBUG, .*TF32",
+    ):
         build(make("11.4.0"), graph, EngineRecipe((PROFILE,), flags=("FP16",)))
     with pytest.raises(BackendError, match="BuilderFlag::kFP16 is not compatible with a strongly typed network"):
         build(make("10.3.0"), graph, EngineRecipe((PROFILE,), flags=("FP16",)))
@@ -288,7 +333,9 @@ def test_a_timing_cache_saves_the_next_build_its_timing(make, graph):
     assert timed > 0 and cache
     again = build(device, graph, cache=cache)
     assert device.fake.timed == timed, "nothing was timed again"
-    assert build(device, graph, cache=again.timing_cache).plan and device.fake.timed == timed, "and what it gives serves the next"
+    assert build(device, graph, cache=again.timing_cache).plan and device.fake.timed == timed, (
+        "and what it gives serves the next"
+    )
 
 
 @pytest.mark.parametrize("what", ["another version", "another chip", "damaged", "nothing of the kind"])
@@ -311,12 +358,17 @@ def test_a_build_that_fails_shows_nvidias_lines(make, graph):
         build(device, graph)
     lines = str(caught.value).splitlines()
     assert lines[0] == "TensorRT 10.16.1.11 could not build an engine of graph.onnx. What it said:"
-    assert lines[1].startswith("  IBuilder::buildSerializedNetwork: Error Code 10: Internal Error (Could not find any implementation for node")
+    assert lines[1].startswith(
+        "  IBuilder::buildSerializedNetwork: Error Code 10: Internal Error (Could not find any implementation for node"
+    )
     assert lines[2].startswith("No kernel fits the workspace: give a larger workspace_mb")
     device.fake.build_returns_none = False
     assert build(device, graph).plan
     graph.write_bytes(b"no graph")
-    with pytest.raises(BackendError, match=r"TensorRT 10\.16\.1\.11 refuses graph\.onnx: the graph: .*Failed to parse the ONNX model.*copy the bundle again"):
+    with pytest.raises(
+        BackendError,
+        match=r"TensorRT 10\.16\.1\.11 refuses graph\.onnx: the graph: .*Failed to parse the ONNX model.*copy the bundle again",
+    ):
         build(device, graph)
 
 
@@ -386,9 +438,21 @@ def old(l4t, jetpack, tensorrt_version, soc="tegra234"):
 @pytest.mark.parametrize(
     ("version", "board", "advice"),
     [
-        ("8.6.2", old("36.3.0", "6.0", "8.6.2"), "JetPack 6.0 brings TensorRT 8.6.2. Move this board to JetPack 6.1 or newer, which brings TensorRT 10.3"),
-        ("8.5.2.2", old("35.4.1", "5.1.2", "8.5.2", "tegra194"), "Jetson Xavier ends at JetPack 5 .*so TensorRT cannot be used on this board"),
-        ("10.0.1", ORIN, "JetPack 6.2 brings TensorRT 10.3.0: use that one, in an environment without another. Run: /usr/bin/python3 -m venv"),
+        (
+            "8.6.2",
+            old("36.3.0", "6.0", "8.6.2"),
+            "JetPack 6.0 brings TensorRT 8.6.2. Move this board to JetPack 6.1 or newer, which brings TensorRT 10.3",
+        ),
+        (
+            "8.5.2.2",
+            old("35.4.1", "5.1.2", "8.5.2", "tegra194"),
+            "Jetson Xavier ends at JetPack 5 .*so TensorRT cannot be used on this board",
+        ),
+        (
+            "10.0.1",
+            ORIN,
+            "JetPack 6.2 brings TensorRT 10.3.0: use that one, in an environment without another. Run: /usr/bin/python3 -m venv",
+        ),
         ("10.0.1", None, "Install TensorRT 10.3 or newer. Run: pip install -U 'tensorrt<12'"),
         ("12.0", None, "Install TensorRT 10 or 11, or a newer EdgeKit."),
         ("12.0", ORIN, "Install TensorRT 10 or 11, or a newer EdgeKit."),
@@ -406,20 +470,27 @@ def test_a_library_that_cannot_be_imported(monkeypatch, tmp_path, problem):
     (tmp_path / "tensorrt.py").write_text(f"raise {problem}('libcudart.so.13: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    with pytest.raises(BackendError, match=r"TensorRT is installed and cannot be imported: .*cannot open shared object file\. Install it anew"):
+    with pytest.raises(
+        BackendError,
+        match=r"TensorRT is installed and cannot be imported: .*cannot open shared object file\. Install it anew",
+    ):
         tensorrt.library()
 
 
 def test_what_is_missing_is_told_in_order(monkeypatch):
     monkeypatch.setattr(_trt_device, "probe", lambda: "There is no driver. Install one.")
-    with pytest.raises(BackendError, match=r"^TensorRT needs an NVIDIA GPU with its driver\. There is no driver\. Install one\.$"):
+    with pytest.raises(
+        BackendError, match=r"^TensorRT needs an NVIDIA GPU with its driver\. There is no driver\. Install one\.$"
+    ):
         tensorrt.check_here()
     monkeypatch.setattr(_trt_device, "probe", lambda: None)
     monkeypatch.setattr("edgekit.backends.installed_version", lambda name: None)
     usual = r"On a Jetson JetPack brings it; .*pip install 'edgekit\[tensorrt\]'"
     for advice, words in (("Make an environment that sees it.", "Make an environment"), ("", usual)):
         monkeypatch.setattr(jetson, "system_tensorrt", lambda advice=advice: ("", advice))
-        with pytest.raises(BackendError, match=f"TensorRT is not installed for this Python, and this bundle needs it. {words}"):
+        with pytest.raises(
+            BackendError, match=f"TensorRT is not installed for this Python, and this bundle needs it. {words}"
+        ):
             tensorrt.check_here()
 
 
@@ -428,7 +499,9 @@ def test_without_a_driver_tensorrt_is_never_imported(tmp_path):
     (tmp_path / "tensorrt").mkdir()
     (tmp_path / "tensorrt" / "__init__.py").write_text("import os\nos._exit(13)\n")
     (tmp_path / "tensorrt-10.3.0.dist-info").mkdir()
-    (tmp_path / "tensorrt-10.3.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n")
+    (tmp_path / "tensorrt-10.3.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n"
+    )
     code = """
 import ctypes, sys
 def absent(name):
@@ -448,7 +521,9 @@ assert "tensorrt" not in sys.modules
 import tensorrt
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(small.ROOT)))}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 13, f"the trap works: {done.stderr}"
     lines = done.stdout.splitlines()
     said = "TensorRT needs an NVIDIA GPU with its driver. There is no NVIDIA driver here that can be loaded"

@@ -40,25 +40,38 @@ IN, OUT, BEGIN, END, LAUNCH, WAIT = (
 
 
 def signature(ins, outs):
-    return Signature("forward", *(tuple(TensorSpec(name, kind, shape) for name, kind, shape in specs) for specs in (ins, outs)))
+    return Signature(
+        "forward", *(tuple(TensorSpec(name, kind, shape) for name, kind, shape in specs) for specs in (ins, outs))
+    )
 
 
-ENCODER = signature([("ids", "int64", ("batch", "seq")), ("mask", "int64", ("batch", "seq"))], [("y", "float32", ("batch", "seq", 4))])
+ENCODER = signature(
+    [("ids", "int64", ("batch", "seq")), ("mask", "int64", ("batch", "seq"))], [("y", "float32", ("batch", "seq", 4))]
+)
 PROFILES = ({"batch": (1, 1, 4), "seq": (1, 8, 16)}, {"batch": (1, 1, 1), "seq": (17, 32, 96)})
 # Of a model that reads what it gave before: y = relu(x) + state, and a copy of the state's sum as a second output.
 STATE = signature(
-    [("x", "float32", ("batch", 8)), ("state", "float32", ("batch", 8))], [("y", "float32", ("batch", 8)), ("twice", "float32", ("batch", 8))]
+    [("x", "float32", ("batch", 8)), ("state", "float32", ("batch", 8))],
+    [("y", "float32", ("batch", 8)), ("twice", "float32", ("batch", 8))],
 )
 
 
 def of_type(kind, op="Cast", shape=("batch", "seq"), **attributes):
     """A graph of one node from an input x of a type to float32."""
-    return graph([node(op, ["x"], ["y"], name="only", **attributes)], [("x", kind, shape)], [("y", TensorProto.FLOAT, shape)], {})
+    return graph(
+        [node(op, ["x"], ["y"], name="only", **attributes)], [("x", kind, shape)], [("y", TensorProto.FLOAT, shape)], {}
+    )
 
 
 def state():
-    nodes = [node("Relu", ["x"], ["r"], name="relu"), node("Add", ["r", "state"], ["y"], name="add"), node("Add", ["y", "y"], ["twice"], name="twice")]
-    ins, outs = ([(name, TensorProto.FLOAT, ["batch", 8]) for name in names] for names in (("x", "state"), ("y", "twice")))
+    nodes = [
+        node("Relu", ["x"], ["r"], name="relu"),
+        node("Add", ["r", "state"], ["y"], name="add"),
+        node("Add", ["y", "y"], ["twice"], name="twice"),
+    ]
+    ins, outs = (
+        [(name, TensorProto.FLOAT, ["batch", 8]) for name in names] for names in (("x", "state"), ("y", "twice"))
+    )
     return graph(nodes, ins, outs, {})
 
 
@@ -185,7 +198,9 @@ def test_a_jetson_copies_nothing(make):
     for turn in range(3):
         right(engine.run(feeds(seed=turn)), feeds(seed=turn))
     assert COPIES.isdisjoint(machine.driver.log)
-    assert machine.driver.live()["mapped"] == 3 and machine.driver.live()["device"] == 1, "inputs and outputs are mapped, scratch memory is the device's"
+    assert machine.driver.live()["mapped"] == 3 and machine.driver.live()["device"] == 1, (
+        "inputs and outputs are mapped, scratch memory is the device's"
+    )
 
 
 def test_inputs_and_answers_are_the_callers_own(machine):
@@ -224,11 +239,21 @@ def test_the_least_recently_used_graph_goes(machine, monkeypatch):
         right(found, feeds(1, seq))
         return "captures" if BEGIN in called else "launches" if LAUNCH in called else "enqueues"
 
-    assert [run(seq) for seq in (1, 1, 1, 2, 2, 2, 1)] == ["enqueues", "captures", "launches", "enqueues", "captures", "launches", "launches"]
+    assert [run(seq) for seq in (1, 1, 1, 2, 2, 2, 1)] == [
+        "enqueues",
+        "captures",
+        "launches",
+        "enqueues",
+        "captures",
+        "launches",
+        "launches",
+    ]
     assert [run(3) for _ in range(6)] == [*["enqueues"] * 4, "captures", "launches"], "a third shape has to be worth it"
     assert machine.driver.live()["executables"] == 2 and machine.fake.contexts == 3
     assert [run(1), run(3)] == ["launches", "launches"]
-    assert [run(2) for _ in range(5)] == [*["enqueues"] * 4, "captures"], "2 was the least recently used, and is counted anew"
+    assert [run(2) for _ in range(5)] == [*["enqueues"] * 4, "captures"], (
+        "2 was the least recently used, and is counted anew"
+    )
     assert [run(3), run(1)] == ["launches", "enqueues"]
     assert machine.driver.live()["executables"] == 2 and machine.fake.contexts == 3
 
@@ -331,8 +356,16 @@ def test_precision_is_read_off_the_engine(machine, quantized, told):
 def test_shapes_outside_the_profiles_name_the_axis(machine):
     engine = machine.engine()
     accepted = r"It accepts: batch 1 to 4, seq 1 to 16; batch 1 to 1, seq 17 to 96\. Give other sizes, or build the bundle again with wider profiles"
-    for batch, seq, words in ((1, 97, "Axis 'seq' is 97"), (5, 8, "Axis 'batch' is 5"), (2, 17, "Axis 'batch x seq' is 2 x 17"), (0, 8, "Axis 'batch' is 0")):
-        with pytest.raises(InputError, match=rf"^{words}, which no optimization profile of this engine holds\. {accepted} in the target's \[engine\] table\.$"):
+    for batch, seq, words in (
+        (1, 97, "Axis 'seq' is 97"),
+        (5, 8, "Axis 'batch' is 5"),
+        (2, 17, "Axis 'batch x seq' is 2 x 17"),
+        (0, 8, "Axis 'batch' is 0"),
+    ):
+        with pytest.raises(
+            InputError,
+            match=rf"^{words}, which no optimization profile of this engine holds\. {accepted} in the target's \[engine\] table\.$",
+        ):
             engine.run(feeds(batch, seq))
     assert machine.fake.executions == 0
     right(engine.run(feeds()), feeds())
@@ -388,7 +421,11 @@ def test_types_are_made_the_engines_own(make, integrated, kind, given):
 @pytest.mark.parametrize(
     ("kind", "given", "words"),
     [
-        (TensorProto.INT32, np.array([[2**31]]), "holds 2147483648 to 2147483648, the engine takes int32, -2147483648 to 2147483647. Give smaller numbers"),
+        (
+            TensorProto.INT32,
+            np.array([[2**31]]),
+            "holds 2147483648 to 2147483648, the engine takes int32, -2147483648 to 2147483647. Give smaller numbers",
+        ),
         (TensorProto.UINT8, np.array([[-1, 5]]), "holds -1 to 5, the engine takes uint8, 0 to 255"),
         (TensorProto.INT64, np.array([[2**64 - 1]], np.uint64), "holds 18446744073709551615"),
         (TensorProto.INT32, np.array([[1.0]]), "is float64, the engine takes int32. Convert it"),
@@ -397,7 +434,9 @@ def test_types_are_made_the_engines_own(make, integrated, kind, given):
     ],
 )
 def test_types_that_do_not_fit_are_refused(make, kind, given, words):
-    own = signature([("x", helper.tensor_dtype_to_np_dtype(kind).name, ("batch", "seq"))], [("y", "float32", ("batch", "seq"))])
+    own = signature(
+        [("x", helper.tensor_dtype_to_np_dtype(kind).name, ("batch", "seq"))], [("y", "float32", ("batch", "seq"))]
+    )
     engine = make().engine(of_type(kind, to=TensorProto.FLOAT), own, ({"batch": (1, 1, 1), "seq": (1, 4, 8)},))
     with pytest.raises(InputError, match=f"^Input 'x' {words}"):
         engine.run({"x": given})
@@ -405,7 +444,9 @@ def test_types_that_do_not_fit_are_refused(make, kind, given, words):
 
 def test_an_input_that_the_graph_does_not_use_is_not_in_the_engine(machine):
     plan = machine.plan(encoder(), ENCODER, PROFILES)
-    more = Signature("forward", (*ENCODER.inputs, TensorSpec("token_type_ids", "int64", ("batch", "seq"))), ENCODER.outputs)
+    more = Signature(
+        "forward", (*ENCODER.inputs, TensorSpec("token_type_ids", "int64", ("batch", "seq"))), ENCODER.outputs
+    )
     engine = machine.device().load(plan, more)
     right(engine.run({**feeds(), "token_type_ids": np.zeros((2, 8), int)}), feeds())
     right(engine.run(feeds()), feeds())
@@ -414,10 +455,25 @@ def test_an_input_that_the_graph_does_not_use_is_not_in_the_engine(machine):
 @pytest.mark.parametrize(
     ("own", "words"),
     [
-        (signature([("ids", "int64", ("batch", "seq"))], [("y", "float32", ("batch", "seq", 4))]), "'mask' is .* in the engine and none in the bundle"),
-        (signature([("ids", "int64", ("batch",)), ("mask", "int64", ("batch", "seq"))], [("y", "float32", ("batch", "seq", 4))]), r"'ids' is \[-1, -1\]"),
-        (Signature("forward", ENCODER.inputs, (TensorSpec("y", "float32", ("batch", "seq", 2)),)), r"'y' is \[-1, -1, 4\].*\[batch, seq, 2\] in the bundle"),
-        (Signature("forward", ENCODER.inputs, (TensorSpec("z", "float32", ("batch", "seq", 4)),)), "'z' is none in the engine"),
+        (
+            signature([("ids", "int64", ("batch", "seq"))], [("y", "float32", ("batch", "seq", 4))]),
+            "'mask' is .* in the engine and none in the bundle",
+        ),
+        (
+            signature(
+                [("ids", "int64", ("batch",)), ("mask", "int64", ("batch", "seq"))],
+                [("y", "float32", ("batch", "seq", 4))],
+            ),
+            r"'ids' is \[-1, -1\]",
+        ),
+        (
+            Signature("forward", ENCODER.inputs, (TensorSpec("y", "float32", ("batch", "seq", 2)),)),
+            r"'y' is \[-1, -1, 4\].*\[batch, seq, 2\] in the bundle",
+        ),
+        (
+            Signature("forward", ENCODER.inputs, (TensorSpec("z", "float32", ("batch", "seq", 4)),)),
+            "'z' is none in the engine",
+        ),
     ],
 )
 def test_an_engine_of_another_graph_is_refused(make, own, words):
@@ -429,15 +485,29 @@ def test_an_engine_of_another_graph_is_refused(make, own, words):
 
 def test_outputs_whose_size_depends_on_the_data(make, monkeypatch):
     machine = make()
-    model = graph([node("NonZero", ["x"], ["y"], name="only")], [("x", TensorProto.FLOAT, ["batch", 8])], [("y", TensorProto.INT64, [2, "found"])], {})
+    model = graph(
+        [node("NonZero", ["x"], ["y"], name="only")],
+        [("x", TensorProto.FLOAT, ["batch", 8])],
+        [("y", TensorProto.INT64, [2, "found"])],
+        {},
+    )
     profiles, ins = ({"batch": (1, 1, 4)},), [("x", "float32", ("batch", 8))]
     plan = machine.plan(model, signature(ins, [("y", "int64", (2, "found"))]), profiles)
     device = machine.device()
-    with pytest.raises(BackendError, match="Output 'y' varies along 'found', which no input does: its size depends on the data"):
+    with pytest.raises(
+        BackendError, match="Output 'y' varies along 'found', which no input does: its size depends on the data"
+    ):
         device.load(plan, signature(ins, [("y", "int64", (2, "found"))]))
     engine = device.load(plan, signature(ins, [("y", "int64", (2, "batch"))]))
-    for size, words in ((-1, r"The shape of output 'y' depends on the data \(\[2, -1\]\)"), (5, r"Output 'y' is \[2, 5\], more than 64 bytes")):
-        monkeypatch.setattr(machine.trt.IExecutionContext, "get_tensor_shape", lambda context, name, size=size: machine.trt.Dims((2, size)))
+    for size, words in (
+        (-1, r"The shape of output 'y' depends on the data \(\[2, -1\]\)"),
+        (5, r"Output 'y' is \[2, 5\], more than 64 bytes"),
+    ):
+        monkeypatch.setattr(
+            machine.trt.IExecutionContext,
+            "get_tensor_shape",
+            lambda context, name, size=size: machine.trt.Dims((2, size)),
+        )
         with pytest.raises(BackendError, match=words):
             engine.run({"x": np.zeros((1, 8), np.float32)})
     assert machine.fake.executions == 0
@@ -449,8 +519,14 @@ def test_outputs_whose_size_depends_on_the_data(make, monkeypatch):
 def test_kept_outputs_go_from_engine_to_engine_on_the_device(machine, integrated):
     device = machine.device()
     first = machine.engine(device=device)
-    model = graph([node("Softmax", ["y"], ["z"], name="only", axis=-1)], *([(n, TensorProto.FLOAT, ["batch", "seq", 4])] for n in "yz"), {})
-    second = machine.engine(model, signature(*([(n, "float32", ("batch", "seq", 4))] for n in "yz")), PROFILES, device=device)
+    model = graph(
+        [node("Softmax", ["y"], ["z"], name="only", axis=-1)],
+        *([(n, TensorProto.FLOAT, ["batch", "seq", 4])] for n in "yz"),
+        {},
+    )
+    second = machine.engine(
+        model, signature(*([(n, "float32", ("batch", "seq", 4))] for n in "yz")), PROFILES, device=device
+    )
     for turn in range(4):
         given = feeds(seed=turn)
         called, found = machine.calls(lambda given=given: first.run(given, keep=["y"]))
@@ -463,7 +539,10 @@ def test_kept_outputs_go_from_engine_to_engine_on_the_device(machine, integrated
         np.testing.assert_allclose(answer["z"], expected / expected.sum(-1, keepdims=True), atol=1e-5)
         np.testing.assert_allclose(buffer.numpy(), truth(**given), atol=1e-5)
     host = second.run({"y": truth(**feeds())})["z"]
-    np.testing.assert_array_equal(host, second.run({"y": first.run(feeds(), keep=["y"])["y"]})["z"]), "a host array works as before"
+    (
+        np.testing.assert_array_equal(host, second.run({"y": first.run(feeds(), keep=["y"])["y"]})["z"]),
+        "a host array works as before",
+    )
 
 
 def test_kept_outputs_are_the_state_of_the_next_call(machine):
@@ -520,7 +599,9 @@ def test_buffers_of_elsewhere_are_refused(machine):
     engine, other = machine.engine(), machine.engine(state(), STATE, ({"batch": (1, 1, 4)},))
     zeros = np.zeros((2, 8), np.float32)
     buffer = other.run({"x": zeros, "state": zeros}, keep=["y"])["y"]
-    with pytest.raises(InputError, match=r"The buffer for input 'ids' is of another device. Bring it to the host with .numpy\(\)"):
+    with pytest.raises(
+        InputError, match=r"The buffer for input 'ids' is of another device. Bring it to the host with .numpy\(\)"
+    ):
         engine.run({**feeds(), "ids": buffer})
     same = machine.engine(device=other._device)
     with pytest.raises(InputError, match="The buffer for input 'ids' is of float32, the engine takes int64"):
@@ -532,7 +613,10 @@ def test_buffers_of_elsewhere_are_refused(machine):
     with pytest.raises(InputError, match=r"Input 'state' is \[1, 8\], expected \[2, 8\]"):
         other.run({"x": zeros, "state": wrong})
     other._device.close()
-    with pytest.raises(BackendError, match=r"The device of this buffer is closed, and its memory with it\. Read buffers before the session is closed"):
+    with pytest.raises(
+        BackendError,
+        match=r"The device of this buffer is closed, and its memory with it\. Read buffers before the session is closed",
+    ):
         buffer.numpy()
     with pytest.raises(BackendError, match="This engine is closed"):
         other.run({"x": zeros, "state": buffer})
@@ -637,7 +721,9 @@ def test_a_closed_engine_runs_no_more(machine):
     for call in (lambda: engine.run(feeds()), engine.precisions):
         with pytest.raises(BackendError, match=r"This engine is closed, so it cannot run\. Open the bundle again"):
             call()
-    assert machine.driver.live()["device"] == machine.driver.live()["mapped"] == machine.driver.live()["pinned"] == 0, "before its device is closed"
+    assert machine.driver.live()["device"] == machine.driver.live()["mapped"] == machine.driver.live()["pinned"] == 0, (
+        "before its device is closed"
+    )
     engine.close()
     engine._device.close()
     engine._device.close()
@@ -681,7 +767,9 @@ def test_out_of_memory_anywhere_leaves_nothing_behind(machine, name):
             machine.driver._failures[name].clear()
             break
     assert outcomes[-1] == "answered"
-    used = {"cuMemHostGetDevicePointer_v2": machine.driver.integrated, IN: not machine.driver.integrated}.get(name, True)
+    used = {"cuMemHostGetDevicePointer_v2": machine.driver.integrated, IN: not machine.driver.integrated}.get(
+        name, True
+    )
     assert (len(outcomes) > 1) == used
     if name in ("cuStreamBeginCapture_v2", "cuGraphInstantiateWithFlags"):
         assert set(outcomes) == {"answered"}, "a shape that finds no memory for its graph is enqueued"
@@ -737,13 +825,18 @@ def test_what_the_bindings_raise_is_an_error_of_ours(machine, monkeypatch):
         raise RuntimeError("Error in set optimization profile async.")
 
     monkeypatch.setattr(machine.trt.IExecutionContext, "set_optimization_profile_async", fail)
-    with pytest.raises(BackendError, match=r"TensorRT could not run the engine \(Error in set optimization profile async.\): it gave no reason"):
+    with pytest.raises(
+        BackendError,
+        match=r"TensorRT could not run the engine \(Error in set optimization profile async.\): it gave no reason",
+    ):
         engine.run(feeds())
     monkeypatch.undo()
     right(engine.run(feeds()), feeds())
 
 
-@pytest.mark.parametrize("at", ["execute_async_v3", "set_input_shape", "set_tensor_address", "infer_shapes", "get_tensor_shape"])
+@pytest.mark.parametrize(
+    "at", ["execute_async_v3", "set_input_shape", "set_tensor_address", "infer_shapes", "get_tensor_shape"]
+)
 def test_an_interrupt_leaves_an_engine_that_works(machine, monkeypatch, at):
     engine = machine.engine()
     context = machine.trt.IExecutionContext
@@ -796,7 +889,9 @@ def test_contexts_that_cannot_be_made(machine, monkeypatch, caplog):
     for turn in range(4):
         right(engine.run(feeds(seed=turn)), feeds(seed=turn))
     assert BEGIN not in machine.driver.log, "without memory for the context of a graph the shape is enqueued"
-    assert "are enqueued and not captured into a CUDA graph: TensorRT could not make an execution context" in caplog.text
+    assert (
+        "are enqueued and not captured into a CUDA graph: TensorRT could not make an execution context" in caplog.text
+    )
 
 
 def test_an_engine_without_scratch_memory(make, monkeypatch):

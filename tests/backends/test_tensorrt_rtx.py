@@ -21,10 +21,16 @@ from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import silent
 from edgekit.spec.tensor import Signature, TensorSpec
 
-trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (pip install 'edgekit[tensorrt-rtx]')")
+trt = pytest.importorskip(
+    "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (pip install 'edgekit[tensorrt-rtx]')"
+)
 
 node = helper.make_node
-SIGNATURE = Signature("forward", (TensorSpec("x", "float32", ("batch", "sequence", 32)),), (TensorSpec("y", "float32", ("batch", "sequence", 32)),))
+SIGNATURE = Signature(
+    "forward",
+    (TensorSpec("x", "float32", ("batch", "sequence", 32)),),
+    (TensorSpec("y", "float32", ("batch", "sequence", 32)),),
+)
 PROFILE = {"batch": (1, 1, 2), "sequence": (1, 8, 16)}
 RECIPE = EngineRecipe((PROFILE,))
 RNG = np.random.default_rng(0)
@@ -33,8 +39,12 @@ WEIGHT = RNG.integers(-127, 128, (32, 32)).astype(np.int8)
 
 def model(nodes, constants):
     x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", "sequence", 32]) for n in "xy")
-    graph = helper.make_graph(nodes, "case", [x], [y], [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("com.acme", 1)], ir_version=10)
+    graph = helper.make_graph(
+        nodes, "case", [x], [y], [numpy_helper.from_array(np.asarray(a), n) for n, a in constants.items()]
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("com.acme", 1)], ir_version=10
+    )
 
 
 def quantized(scale=0.02, zero=0, weight=WEIGHT, scales=None, kind=np.float32):
@@ -55,23 +65,50 @@ def build(tmp_path, nodes, constants, recipe=RECIPE, chips=("8.9",), progress=si
 
 
 def test_a_good_graph_is_built_for_each_chip(tmp_path):
-    sizes = [len(build(tmp_path, *quantized(), chips=chips).plan) for chips in (("8.6",), ("8.9",), ("12.0",), ("8.6", "8.9", "12.0"))]
+    sizes = [
+        len(build(tmp_path, *quantized(), chips=chips).plan)
+        for chips in (("8.6",), ("8.9",), ("12.0",), ("8.6", "8.9", "12.0"))
+    ]
     assert all(size > WEIGHT.nbytes for size in sizes)
 
 
 REFUSED = {
-    "zero point": (quantized(zero=3), r"node 'quantize' \(QuantizeLinear\): .*Non-zero zero point is not supported.*quantize symmetrically"),
-    "scale 0": (quantized(scale=0), r"node 'quantize' \(QuantizeLinear\): .*must all be positive.*zero throughout a small positive scale"),
-    "scale of a channel": (quantized(scales=np.eye(32, dtype=np.float32)[0]), r"node 'restore_weight' .*must all be positive"),
-    "count of scales": (quantized(scales=np.ones(16, np.float32)), r"node 'restore_weight' .*number of scales = 16.*one scale for each output channel"),
-    "types": (quantized(scales=np.full(32, 0.01, np.float16)), r"node 'product' \(MatMul\): .*same input types.*Float.*Half.*put a Cast between them"),
+    "zero point": (
+        quantized(zero=3),
+        r"node 'quantize' \(QuantizeLinear\): .*Non-zero zero point is not supported.*quantize symmetrically",
+    ),
+    "scale 0": (
+        quantized(scale=0),
+        r"node 'quantize' \(QuantizeLinear\): .*must all be positive.*zero throughout a small positive scale",
+    ),
+    "scale of a channel": (
+        quantized(scales=np.eye(32, dtype=np.float32)[0]),
+        r"node 'restore_weight' .*must all be positive",
+    ),
+    "count of scales": (
+        quantized(scales=np.ones(16, np.float32)),
+        r"node 'restore_weight' .*number of scales = 16.*one scale for each output channel",
+    ),
+    "types": (
+        quantized(scales=np.full(32, 0.01, np.float16)),
+        r"node 'product' \(MatMul\): .*same input types.*Float.*Half.*put a Cast between them",
+    ),
     "INT8 in use": (
         ([node("Cast", ["w"], ["v"], to=1, name="cast"), node("MatMul", ["x", "v"], ["y"])], {"w": WEIGHT}),
         r"could not build an engine of model.onnx. What it said:\n.*only allowed before DQ.*\nINT8 constants may be read by DequantizeLinear alone",
     ),
-    "unknown operator": (([node("Frobnicate", ["x"], ["y"], name="frob", domain="com.acme")], {}), r"'frob' \(Frobnicate\): .*Plugin not found.*without it"),
-    "operator that it does not have": (([node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"], name="n")], {}), r"'n' \(DynamicQ.* is not supported"),
-    "UINT8": (quantized(weight=WEIGHT.astype(np.uint8)), r"node 'restore_weight' .*unsupported input type of UINT8.*quantize to INT8"),
+    "unknown operator": (
+        ([node("Frobnicate", ["x"], ["y"], name="frob", domain="com.acme")], {}),
+        r"'frob' \(Frobnicate\): .*Plugin not found.*without it",
+    ),
+    "operator that it does not have": (
+        ([node("DynamicQuantizeLinear", ["x"], ["y", "s", "z"], name="n")], {}),
+        r"'n' \(DynamicQ.* is not supported",
+    ),
+    "UINT8": (
+        quantized(weight=WEIGHT.astype(np.uint8)),
+        r"node 'restore_weight' .*unsupported input type of UINT8.*quantize to INT8",
+    ),
 }
 
 
@@ -89,7 +126,9 @@ def test_refusals_in_our_words(name, tmp_path):
 def test_a_file_that_is_no_graph(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nothing of the kind")
-    with pytest.raises(BackendError, match=r"refuses model.onnx: the graph: .*Failed to parse the ONNX model.*copy the bundle again"):
+    with pytest.raises(
+        BackendError, match=r"refuses model.onnx: the graph: .*Failed to parse the ONNX model.*copy the bundle again"
+    ):
         _trt_build.build(trt, path, SIGNATURE, RECIPE, memory=0, timing_cache=b"", chips=("8.9",), progress=silent)
 
 
@@ -98,7 +137,9 @@ def test_profiles_that_do_not_fit(tmp_path, monkeypatch):
     with pytest.raises(BackendError, match=r"(?s)satisfy MIN<=OPT<=MAX.*A profile's sizes must ascend"):
         build(tmp_path, *quantized())
     monkeypatch.setattr(_trt_build, "shapes", lambda signature, profile: {"x": ((1, 1, 32), (1, 8, 32), (2, 16, 64))})
-    with pytest.raises(BackendError, match=r"(?s)Dimension mismatch for tensor x.*another size than the graph has on a fixed axis"):
+    with pytest.raises(
+        BackendError, match=r"(?s)Dimension mismatch for tensor x.*another size than the graph has on a fixed axis"
+    ):
         build(tmp_path, *quantized())
     monkeypatch.setattr(_trt_build, "shapes", lambda signature, profile: {})
     with pytest.raises(BackendError, match=r"(?s)profile"):
@@ -106,11 +147,17 @@ def test_profiles_that_do_not_fit(tmp_path, monkeypatch):
 
 
 def test_what_the_recipe_names_must_exist(tmp_path):
-    with pytest.raises(BackendError, match=r"flags names 'FP16', which this TensorRT does not have. It has: .*SPARSE_WEIGHTS"):
+    with pytest.raises(
+        BackendError, match=r"flags names 'FP16', which this TensorRT does not have. It has: .*SPARSE_WEIGHTS"
+    ):
         build(tmp_path, *quantized(), recipe=EngineRecipe((PROFILE,), flags=("FP16",)))
     with pytest.raises(BackendError, match="compute_capability of the recipe names 'SM87'"):
         build(tmp_path, *quantized(), chips=("8.7",))
-    build(tmp_path, *quantized(), recipe=EngineRecipe((PROFILE,), flags=("SPARSE_WEIGHTS",), workspace_mb=64, optimization_level=2))
+    build(
+        tmp_path,
+        *quantized(),
+        recipe=EngineRecipe((PROFILE,), flags=("SPARSE_WEIGHTS",), workspace_mb=64, optimization_level=2),
+    )
 
 
 def test_progress_is_told_and_may_end_the_build(tmp_path):
@@ -150,7 +197,9 @@ except BackendError as problem:
     print(problem)
 assert "tensorrt_rtx_bindings" not in sys.modules
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=small.ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=small.ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     if "a GPU is there" in done.stdout:
         pytest.skip("a GPU is there")
@@ -162,4 +211,7 @@ def test_the_engine_for_a_named_chip_only(tmp_path):
     path.write_bytes(model(*quantized()).SerializeToString())
     plan = tensorrt_rtx.compile_ahead(path, SIGNATURE, EngineRecipe((PROFILE,), compute_capability=("8.9",)), silent)
     assert isinstance(plan, bytes)
-    assert tensorrt_rtx.compile_ahead(path, SIGNATURE, EngineRecipe((PROFILE,), compute_capability=("8.9",)), silent) == plan, "the same graph, the same engine"
+    assert (
+        tensorrt_rtx.compile_ahead(path, SIGNATURE, EngineRecipe((PROFILE,), compute_capability=("8.9",)), silent)
+        == plan
+    ), "the same graph, the same engine"

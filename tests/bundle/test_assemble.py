@@ -80,7 +80,10 @@ def test_files_are_copied_and_never_linked(tmp_path):
 def test_what_exists_is_not_written_over(tmp_path):
     write(tmp_path / "out")
     before = content(tmp_path / "out")
-    for action in (lambda: assemble.check_output(tmp_path / "out", force=False), lambda: write(tmp_path / "out", _onnx(b"other"))):
+    for action in (
+        lambda: assemble.check_output(tmp_path / "out", force=False),
+        lambda: write(tmp_path / "out", _onnx(b"other")),
+    ):
         with pytest.raises(UsageError, match=r"exists, and nothing is written over.*--force"):
             action()
     (tmp_path / "empty").mkdir()
@@ -144,7 +147,9 @@ def test_an_error_while_writing_leaves_the_old_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, OSError(5, "Input/output error")], ids=["interrupt", "exit", "disk"])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, SystemExit, OSError(5, "Input/output error")], ids=["interrupt", "exit", "disk"]
+)
 @pytest.mark.parametrize(("when", "done"), [(1, False), (1, True), (2, False), (2, True)])
 def test_an_interrupt_while_it_is_replaced(tmp_path, monkeypatch, error, when, done):
     """On a file system that cannot exchange two names. The moment between the renames is short, but what it would cost is the user's bundle."""
@@ -167,7 +172,11 @@ def test_an_interrupt_while_it_is_replaced(tmp_path, monkeypatch, error, when, d
             write(tmp_path / "out", _onnx(b"other"), force=True)
     assert len(calls) >= when
     if (when, done) == (2, True):
-        before = {**before, "graphs/m.onnx": _onnx(b"other"), "manifest.json": content(tmp_path / "out")["manifest.json"]}
+        before = {
+            **before,
+            "graphs/m.onnx": _onnx(b"other"),
+            "manifest.json": content(tmp_path / "out")["manifest.json"],
+        }
         open_bundle(tmp_path / "out")
     assert content(tmp_path / "out") == before
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
@@ -202,10 +211,18 @@ def test_a_full_disk():
 def test_a_full_disk_under_the_cache():
     with small.tiny_disk("256k") as disk:
         cache = Cache(disk / "cache")
-        with pytest.raises(BuildError, match="is full"), place.disk_errors(cache.root), cache.fill("a" * 64, {}) as folder:
+        with (
+            pytest.raises(BuildError, match="is full"),
+            place.disk_errors(cache.root),
+            cache.fill("a" * 64, {}) as folder,
+        ):
             (folder / "data").write_bytes(os.urandom(400_000))
         assert list((disk / "cache").iterdir()) == []
-        with pytest.raises(BuildError, match="is full"), place.disk_errors(cache.root), cache.fill("a" * 64, {"x": "y" * 10_000}) as folder:
+        with (
+            pytest.raises(BuildError, match="is full"),
+            place.disk_errors(cache.root),
+            cache.fill("a" * 64, {"x": "y" * 10_000}) as folder,
+        ):
             (folder / "data").write_bytes(b"x" * (256 * 1024 - 4096))  # what it was made from does not fit any more
         assert list((disk / "cache").iterdir()) == []
 
@@ -231,7 +248,9 @@ def test_files_of_a_graph_set(tmp_path):
     (tmp_path / "made" / "assets").mkdir()
     for name in ("model.onnx", "weights/abc", "assets/task.json", "assets/tokenizer.json", "graphs.json"):
         (tmp_path / "made" / name).write_text(name)
-    graphs = GraphSet("t", "single", (Graph(SIGNATURE, tmp_path / "made/model.onnx", "float32"),), tmp_path / "made/assets")
+    graphs = GraphSet(
+        "t", "single", (Graph(SIGNATURE, tmp_path / "made/model.onnx", "float32"),), tmp_path / "made/assets"
+    )
     found = assemble.graph_files(graphs)
     assert {place: file.read_text() for place, file in found.items()} == {
         "graphs/model.onnx": "model.onnx",

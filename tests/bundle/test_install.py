@@ -21,7 +21,9 @@ TODAY = datetime.datetime.now(datetime.timezone.utc).date()
 
 
 def write(out, name="intents", version="1.4", mark=b"mark", **options):
-    manifest = replace(BLANK, name=name, version=version, **{k: str(options.pop(k)) for k in ("expires", "built") if k in options})
+    manifest = replace(
+        BLANK, name=name, version=version, **{k: str(options.pop(k)) for k in ("expires", "built") if k in options}
+    )
     return assemble.write(out, manifest, files(mark), **options)
 
 
@@ -35,7 +37,15 @@ def test_versions_compare_by_numbers():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("name", "a b"), ("name", "../x"), ("name", "x" * 65), ("version", "v1"), ("expires", "tomorrow"), ("expires", "2027-02-30")]
+    ("key", "value"),
+    [
+        ("name", "a b"),
+        ("name", "../x"),
+        ("name", "x" * 65),
+        ("version", "v1"),
+        ("expires", "tomorrow"),
+        ("expires", "2027-02-30"),
+    ],
 )
 def test_a_manifest_with_another_identity_is_none(tmp_path, key, value):
     write(tmp_path / "out")
@@ -46,7 +56,10 @@ def test_a_manifest_with_another_identity_is_none(tmp_path, key, value):
 
 def test_a_newer_one_is_not_replaced(tmp_path):
     """By a build or by what is unpacked; said with the way round it."""
-    packed = {version: pack(write(tmp_path / f"v{version}", version=version).path, tmp_path / f"v{version}.edge") for version in ("1.4", "1.10", "")}
+    packed = {
+        version: pack(write(tmp_path / f"v{version}", version=version).path, tmp_path / f"v{version}.edge")
+        for version in ("1.4", "1.10", "")
+    }
     out = tmp_path / "out"
     unpack(packed["1.4"], out)
     unpack(packed["1.4"], out, force=True)
@@ -99,7 +112,10 @@ def test_a_clock_that_cannot_be_right_is_a_note(tmp_path):
     done = small.edgekit("pack", "--unpack", packed, "-o", tmp_path / "again")
     assert done.returncode == 0
     assert b"note: This machine's clock" in done.stderr
-    assert install.check_install(trust.open_bundle(write(tmp_path / "b", built=f"{TODAY}T00:00:00Z").path).manifest, "b") == ()
+    assert (
+        install.check_install(trust.open_bundle(write(tmp_path / "b", built=f"{TODAY}T00:00:00Z").path).manifest, "b")
+        == ()
+    )
 
 
 # ---- trust
@@ -119,7 +135,12 @@ def signed(keys, tmp_path):
 
 
 def test_trust_in_a_name_and_a_version(signed, keys):
-    for good in ({}, {"name": "intents"}, {"name": "intents", "at_least": "1.4.0"}, {"name": "intents", "at_least": "1.3"}):
+    for good in (
+        {},
+        {"name": "intents"},
+        {"name": "intents", "at_least": "1.4.0"},
+        {"name": "intents", "at_least": "1.3"},
+    ):
         trust.open_bundle(signed, Trust([keys[1]], **good))
     with pytest.raises(IntegrityError, match="is named 'intents', expected 'others'"):
         trust.open_bundle(signed, Trust([keys[1]], name="others"))

@@ -35,16 +35,25 @@ def outside(name, location, **keys):
 def model():
     """External tensors wherever ONNX lets a tensor be."""
     constant = helper.make_node("Constant", [], ["c"], value=outside("v", "in_attribute"))
-    body = helper.make_graph([], "body", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, [1])], [outside("b", "in_body")])
+    body = helper.make_graph(
+        [], "body", [], [helper.make_tensor_value_info("b", TensorProto.FLOAT, [1])], [outside("b", "in_body")]
+    )
     branch = helper.make_node("If", ["x"], ["y"], then_branch=body, else_branch=body)
     plain = helper.make_tensor("s", TensorProto.FLOAT, [1], [1.0])
-    x = [helper.make_tensor_value_info("x", TensorProto.BOOL, ["batch", 3]), helper.make_tensor_value_info("s", TensorProto.FLOAT, [1])]
+    x = [
+        helper.make_tensor_value_info("x", TensorProto.BOOL, ["batch", 3]),
+        helper.make_tensor_value_info("s", TensorProto.FLOAT, [1]),
+    ]
     y = [helper.make_tensor_value_info("y", TensorProto.FLOAT16, None)]
     graph = helper.make_graph([constant, branch], "g", x, y, [outside("w", "as_initializer"), plain])
-    graph.sparse_initializer.add(values=outside("z", "in_sparse"), indices=helper.make_tensor("i", TensorProto.INT64, [1], [0]), dims=[4])
+    graph.sparse_initializer.add(
+        values=outside("z", "in_sparse"), indices=helper.make_tensor("i", TensorProto.INT64, [1], [0]), dims=[4]
+    )
     inside = helper.make_node("Constant", [], ["o"], value=outside("f", "in_function"))
     default = helper.make_attribute("a", outside("d", "in_default"))
-    function = helper.make_function("d", "f", [], ["o"], [inside], [helper.make_opsetid("", 20)], attribute_protos=[default])
+    function = helper.make_function(
+        "d", "f", [], ["o"], [inside], [helper.make_opsetid("", 20)], attribute_protos=[default]
+    )
     made = helper.make_model(graph, functions=[function])
     made.training_info.add().algorithm.CopyFrom(body)
     return made
@@ -52,7 +61,16 @@ def model():
 
 def test_every_place_of_a_tensor_is_found():
     facts = onnx_reader.read(model().SerializeToString())
-    places = ["as_initializer", "in_attribute", "in_body", "in_body", "in_body", "in_default", "in_function", "in_sparse"]
+    places = [
+        "as_initializer",
+        "in_attribute",
+        "in_body",
+        "in_body",
+        "in_body",
+        "in_default",
+        "in_function",
+        "in_sparse",
+    ]
     assert sorted(tensor.location for tensor in facts.external) == places
     assert facts.stored == 1
     assert facts.inputs == [onnx_reader.Value("x", "bool", (None, 3))], "an initializer is no input"
@@ -78,7 +96,10 @@ def test_the_tables_are_those_of_onnx(message):
 
 def test_types_are_those_of_onnx_and_numpy():
     for number, name in onnx_reader.DTYPES.items():
-        assert TensorProto.DataType.Name(number).lower().replace("double", "float64").replace("float16", "float16") in (name, name.replace("32", ""))
+        assert TensorProto.DataType.Name(number).lower().replace("double", "float64").replace("float16", "float16") in (
+            name,
+            name.replace("32", ""),
+        )
         dtype = helper.tensor_dtype_to_np_dtype(number)
         assert dtype.name == name
         bits = 4 if name in ("int4", "uint4") else 8 * np.dtype(dtype).itemsize
@@ -142,7 +163,14 @@ def test_numbers_in_a_list_may_be_packed_or_not():
         TensorProto(name="w", data_type=8, dims=[1], data_location=1, external_data=outside("w", "a").external_data),
         TensorProto(name="w", data_type=1, dims=[-1], data_location=1, external_data=outside("w", "a").external_data),
         TensorProto(name="w", data_type=1, dims=[1], external_data=outside("w", "a").external_data),
-        TensorProto(name="w", data_type=1, dims=[1], data_location=1, raw_data=b"abcd", external_data=outside("w", "a").external_data),
+        TensorProto(
+            name="w",
+            data_type=1,
+            dims=[1],
+            data_location=1,
+            raw_data=b"abcd",
+            external_data=outside("w", "a").external_data,
+        ),
     ],
     ids=["key", "length", "negative", "float", "nowhere", "strings", "axis", "both", "raw"],
 )
@@ -205,7 +233,10 @@ def refused(bundle, *said, open_too=True):
             assert part in str(caught.value)
 
 
-@pytest.mark.parametrize("location", ["../../secret", "/etc/passwd", "weights/../../../x", "not_listed", "C:x", "", "model.onnx", "../golden.npz"])
+@pytest.mark.parametrize(
+    "location",
+    ["../../secret", "/etc/passwd", "weights/../../../x", "not_listed", "C:x", "", "model.onnx", "../golden.npz"],
+)
 def test_a_graph_that_reads_another_file_than_its_weights(bundle, location):
     change_graph(bundle, lambda graph: graph.initializer.append(outside("hostile", location)))
     refused(bundle, "cannot be trusted")
@@ -226,7 +257,10 @@ def test_weights_are_named_by_their_digest_and_hold_what_is_read(bundle):
 
 
 def test_weights_elsewhere_than_in_an_initializer(bundle):
-    change_graph(bundle, lambda graph: graph.node.append(helper.make_node("Constant", [], ["unused"], value=outside("v", "weights/x"))))
+    change_graph(
+        bundle,
+        lambda graph: graph.node.append(helper.make_node("Constant", [], ["unused"], value=outside("v", "weights/x"))),
+    )
     refused(bundle, "a tensor that is no initializer lies in another file")
 
 
@@ -235,11 +269,23 @@ def test_weights_elsewhere_than_in_an_initializer(bundle):
     [
         (lambda g: setattr(g.input[0], "name", "ids"), "its input 'ids' is not in the manifest's signature"),
         (lambda g: setattr(g.input[0].type.tensor_type, "elem_type", 6), "is of type int32, the manifest states int64"),
-        (lambda g: g.input[0].type.tensor_type.shape.dim.add(dim_value=1), "[any, any, 1], the manifest states [batch, sequence]"),
-        (lambda g: g.input[0].type.tensor_type.shape.dim[1].CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=7)), "[any, 7], the manifest states"),
+        (
+            lambda g: g.input[0].type.tensor_type.shape.dim.add(dim_value=1),
+            "[any, any, 1], the manifest states [batch, sequence]",
+        ),
+        (
+            lambda g: g.input[0].type.tensor_type.shape.dim[1].CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=7)),
+            "[any, 7], the manifest states",
+        ),
         (lambda g: setattr(g.output[0], "name", "scores"), "it has no output 'logits'"),
-        (lambda g: setattr(g.output[0].type.tensor_type, "elem_type", 10), "is of type float16, the manifest states float32"),
-        (lambda g: g.output[0].type.tensor_type.shape.dim[1].CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=99)), "[any, 99], the manifest states"),
+        (
+            lambda g: setattr(g.output[0].type.tensor_type, "elem_type", 10),
+            "is of type float16, the manifest states float32",
+        ),
+        (
+            lambda g: g.output[0].type.tensor_type.shape.dim[1].CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=99)),
+            "[any, 99], the manifest states",
+        ),
     ],
     ids=["input", "dtype", "rank", "fixed", "output", "half", "width"],
 )
@@ -275,11 +321,16 @@ def test_a_bucket_longer_than_the_longest_row(bundle):
 
 
 def test_a_manifest_of_too_many_files(bundle):
-    change_manifest(bundle, lambda data: data["files"].update({f"assets/{i}": {"sha256": "0" * 64, "size": 1} for i in range(10_001)}))
+    change_manifest(
+        bundle,
+        lambda data: data["files"].update({f"assets/{i}": {"sha256": "0" * 64, "size": 1} for i in range(10_001)}),
+    )
     refused(bundle, "expected at most 10000")
 
 
-@pytest.mark.parametrize("entry", [{"sha256": "x", "size": 1}, {"sha256": "A" * 64, "size": 1}, {"sha256": "0" * 64, "size": -1}])
+@pytest.mark.parametrize(
+    "entry", [{"sha256": "x", "size": 1}, {"sha256": "A" * 64, "size": 1}, {"sha256": "0" * 64, "size": -1}]
+)
 def test_an_entry_that_is_none(bundle, entry):
     change_manifest(bundle, lambda data: data["files"].update({"assets/x": entry}))
     refused(bundle, "with a size or sha256 that is none")

@@ -20,7 +20,13 @@ from edgekit.bundle.pack import pack, unpack
 from edgekit.bundle.signature import make_keys
 
 GRAPH = b"\x12\x05graph"  # the smallest ONNX file: a producer name
-FILES = {"graphs/m.onnx": GRAPH, "assets/a.json": b"{}", "assets/ü b.txt": b"text", "golden.npz": bytes(range(256)), "empty": b""}
+FILES = {
+    "graphs/m.onnx": GRAPH,
+    "assets/a.json": b"{}",
+    "assets/ü b.txt": b"text",
+    "golden.npz": bytes(range(256)),
+    "empty": b"",
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +101,9 @@ def test_other_tools_read_it(bundle, packed):
         assert {e.filename: archive.read(e) for e in entries} == content(bundle)
     listed = [e.filename for e in entries]
     assert listed == ["manifest.json", *sorted(FILES)]
-    assert {(e.compress_type, e.date_time, e.external_attr >> 16, e.create_system) for e in entries} == {(0, (1980, 1, 1, 0, 0, 0), 0o100644, 3)}
+    assert {(e.compress_type, e.date_time, e.external_attr >> 16, e.create_system) for e in entries} == {
+        (0, (1980, 1, 1, 0, 0, 0), 0o100644, 3)
+    }
     if shutil.which("unzip"):
         assert small.run("unzip", "-tq", packed).returncode == 0
 
@@ -126,7 +134,9 @@ def test_a_signature_goes_with_the_bundle(bundle, keys, tmp_path):
     found = unpack(file, tmp_path / "out", trust=Trust([keys[0][1]]))
     assert found.trusted
     assert content(found.path) == content(signed)
-    assert unpack(file, tmp_path / "out", force=True).path == found.path, "a signed bundle is a bundle: it may be replaced"
+    assert unpack(file, tmp_path / "out", force=True).path == found.path, (
+        "a signed bundle is a bundle: it may be replaced"
+    )
     before = content(found.path)
     (found.path / "graphs/m.onnx").write_bytes(b"damaged")
     assert content(unpack(file, tmp_path / "out", force=True).path) == before
@@ -208,7 +218,9 @@ def test_an_interrupt_leaves_nothing(bundle, packed, tmp_path, monkeypatch):
 
 
 def test_a_full_disk(bundle, tmp_path):
-    large = assemble.write(tmp_path / "large", BLANK, {**FILES, "assets/large": random.Random(0).randbytes(400_000)}).path
+    large = assemble.write(
+        tmp_path / "large", BLANK, {**FILES, "assets/large": random.Random(0).randbytes(400_000)}
+    ).path
     file = pack(large, tmp_path / "large.edge")
     with small.tiny_disk() as disk:
         kept = pack(bundle, disk / "out.edge").read_bytes()
@@ -284,7 +296,10 @@ FORGED = {
     "another size": (_larger, "bytes, expected"),
     "other bytes": (_altered, "was altered"),
     "another first entry": (lambda e: e.insert(0, e.pop()), "does not begin with manifest.json"),
-    "a signature that is too long": (lambda e: e.append(_entry("model.sig", bytes(2**24 + 1))), "'model.sig' with 16777217 bytes"),
+    "a signature that is too long": (
+        lambda e: e.append(_entry("model.sig", bytes(2**24 + 1))),
+        "'model.sig' with 16777217 bytes",
+    ),
     "a long manifest": (_manifest(lambda _: bytes(2**24 + 1)), "manifest.json of 16777217 bytes"),
     "a manifest of no JSON": (_manifest(lambda _: b"{"), "is not valid JSON"),
     "a manifest of no UTF-8": (_manifest(lambda _: b"\xff"), "is damaged"),
@@ -306,7 +321,11 @@ def test_a_newer_format(packed, tmp_path):
 def test_a_file_that_is_a_folder_too(packed, tmp_path):
     """No folder can be packed so; a manifest can say so."""
     entry = '"a%s": {"sha256": "%s", "size": 1}, '
-    change = _manifest(lambda text: text.replace(b'"assets/a.json"', (entry % ("", "0" * 64) + entry % ("/b", "0" * 64)).encode() + b'"assets/a.json"'))
+    change = _manifest(
+        lambda text: text.replace(
+            b'"assets/a.json"', (entry % ("", "0" * 64) + entry % ("/b", "0" * 64)).encode() + b'"assets/a.json"'
+        )
+    )
     file = forged(packed, tmp_path / "forged.edge", lambda e: (change(e), e.extend([_entry("a"), _entry("a/b")])))
     refused(file, tmp_path / "out", "'a/b' below what is a file")
 
@@ -327,7 +346,12 @@ def test_entries_that_share_their_bytes(bundle, tmp_path):
         shared = archive.getinfo("large")
         for number in range(1000):
             again = zipfile.ZipInfo(f"bomb{number}")
-            again.header_offset, again.CRC, again.file_size, again.compress_size = shared.header_offset, shared.CRC, shared.file_size, shared.compress_size
+            again.header_offset, again.CRC, again.file_size, again.compress_size = (
+                shared.header_offset,
+                shared.CRC,
+                shared.file_size,
+                shared.compress_size,
+            )
             archive.filelist.append(again)
         archive._didModify = True
     refused(file, tmp_path / "out", "states more bytes than it has")

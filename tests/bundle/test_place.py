@@ -24,7 +24,9 @@ KILL = Path(__file__).parents[1] / "kill.py"
 def test_a_writer_that_is_killed(what, tmp_path):
     """At every step: nothing is lost, and the next start leaves nothing of it."""
     name, *more = what.split()
-    done = subprocess.run([sys.executable, KILL, name, tmp_path / "k", *more], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, KILL, name, tmp_path / "k", *more], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["killed"] >= 10
@@ -65,7 +67,14 @@ def test_what_a_living_writer_has_stays(tmp_path):
 
 
 def test_names_of_others_are_not_taken_for_leftovers(tmp_path):
-    for name in (".out.new-", ".out.new-abcdefghi", ".out.new-ABCDEFGH", ".out.old", ".outer.new-abcdefgh", "out.new-abcdefgh"):
+    for name in (
+        ".out.new-",
+        ".out.new-abcdefghi",
+        ".out.new-ABCDEFGH",
+        ".out.old",
+        ".outer.new-abcdefgh",
+        "out.new-abcdefgh",
+    ):
         (tmp_path / name).mkdir()
     before = set(os.listdir(tmp_path))
     write(tmp_path / "out")
@@ -150,7 +159,9 @@ def test_a_place_beside_a_bundle_that_cannot_be_written(tmp_path, monkeypatch):
     assert not (tmp_path / signature.FILE).exists()
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "interrupt"])
+@pytest.mark.parametrize(
+    "failure", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=["disk", "interrupt"]
+)
 @pytest.mark.parametrize("when", [1, 2])
 def test_a_key_pair_that_could_not_be_written_leaves_nothing(failure, when, tmp_path, monkeypatch):
     calls, fsync = [], os.fsync

@@ -33,7 +33,9 @@ def signed(tiny_build, keys, tmp_path):
 
 
 def model_signing(*arguments):
-    return subprocess.run([sys.executable, "-m", "model_signing", *map(str, arguments)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "model_signing", *map(str, arguments)], capture_output=True, text=True, check=False
+    )
 
 
 def test_it_opens_for_who_trusts_the_key(signed, keys):
@@ -54,7 +56,12 @@ def test_model_signing_verifies_ours(signed, keys):
     done = model_signing("verify", "key", signed, "--signature", signed / signature.FILE, "--public_key", keys[1][1])
     assert done.returncode != 0
     (signed / "assets" / "tokenizer.json").write_text("{}")
-    assert model_signing("verify", "key", signed, "--signature", signed / signature.FILE, "--public_key", keys[0][1]).returncode != 0
+    assert (
+        model_signing(
+            "verify", "key", signed, "--signature", signed / signature.FILE, "--public_key", keys[0][1]
+        ).returncode
+        != 0
+    )
 
 
 def test_ours_verifies_what_model_signing_signed(tiny_build, keys, tmp_path):
@@ -98,7 +105,10 @@ def swap_payload(data):
     ("change", "said"),
     [
         (swap_payload, "was not signed by any of the keys"),
-        (lambda d: d["dsseEnvelope"]["signatures"][0].update(sig=base64.b64encode(b"x" * 70).decode()), "was not signed by any of the keys"),
+        (
+            lambda d: d["dsseEnvelope"]["signatures"][0].update(sig=base64.b64encode(b"x" * 70).decode()),
+            "was not signed by any of the keys",
+        ),
         (lambda d: d["dsseEnvelope"].update(signatures=[]), "not a signature that can be read"),
         (lambda d: d["dsseEnvelope"].update(payload="%%%"), "not a signature that can be read"),
         (lambda d: d.update(mediaType="text/plain"), "not a signature that can be read"),
@@ -184,8 +194,13 @@ def test_a_key_of_another_kind(tmp_path, signed):
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-    for key, kind in ((ec.generate_private_key(ec.SECP384R1()), "secp384r1"), (ed25519.Ed25519PrivateKey.generate(), "Ed25519")):
-        (tmp_path / "other.pub").write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+    for key, kind in (
+        (ec.generate_private_key(ec.SECP384R1()), "secp384r1"),
+        (ed25519.Ed25519PrivateKey.generate(), "Ed25519"),
+    ):
+        (tmp_path / "other.pub").write_bytes(
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        )
         with pytest.raises(UsageError, match=f"of the kind .*{kind}.*expected ECDSA on the curve P-256"):
             trust.open_bundle(signed, Trust([tmp_path / "other.pub"]))
 

@@ -49,7 +49,9 @@ def refused(folder, *said, error=IntegrityError):
 def test_a_sound_bundle_opens(tiny_bundle, bundle, tmp_path):
     for folder in (tiny_bundle, bundle, str(bundle)):
         opened = open_bundle(folder)
-        assert sorted(opened.manifest.files) == sorted(p.relative_to(bundle).as_posix() for p in files(bundle) if p.name != "manifest.json")
+        assert sorted(opened.manifest.files) == sorted(
+            p.relative_to(bundle).as_posix() for p in files(bundle) if p.name != "manifest.json"
+        )
         assert opened.size == sum(p.stat().st_size for p in files(bundle))
     (tmp_path / "link").symlink_to(bundle)
     open_bundle(tmp_path / "link")
@@ -87,9 +89,20 @@ def test_cut_files(work):
     choose = random.Random(1)
     for file in files(work):
         original = file.read_bytes()
-        for length in {0, 1, len(original) // 2, len(original) - 2, *(choose.randrange(len(original) - 1) for _ in range(CUTS))}:
+        for length in {
+            0,
+            1,
+            len(original) // 2,
+            len(original) - 2,
+            *(choose.randrange(len(original) - 1) for _ in range(CUTS)),
+        }:
             file.write_bytes(original[:length])
-            with pytest.raises(IntegrityError, match="manifest.json" if file.name == "manifest.json" else f"has {length} bytes, expected {len(original)}"):
+            with pytest.raises(
+                IntegrityError,
+                match="manifest.json"
+                if file.name == "manifest.json"
+                else f"has {length} bytes, expected {len(original)}",
+            ):
                 open_bundle(work)
         file.write_bytes(original + b"\0")
         with pytest.raises(IntegrityError):
@@ -107,7 +120,15 @@ def test_missing_files(work):
     open_bundle(work)
 
 
-EXTRA = ["extra.txt", "graphs/extra.onnx", "graphs/model.onnx.data", "assets/.hidden", "new/folder/file", "graphs/manifest.json", "manifest.json.bak"]
+EXTRA = [
+    "extra.txt",
+    "graphs/extra.onnx",
+    "graphs/model.onnx.data",
+    "assets/.hidden",
+    "new/folder/file",
+    "graphs/manifest.json",
+    "manifest.json.bak",
+]
 
 
 @pytest.mark.parametrize("name", EXTRA)
@@ -207,7 +228,9 @@ def test_no_bundle_at_all(tmp_path):
     refused(tmp_path / "file", "is not a folder")
 
 
-@pytest.mark.parametrize("path", ["../outside.txt", "/etc/hostname", "graphs/../../outside.txt", "./golden.npz", "manifest.json"])
+@pytest.mark.parametrize(
+    "path", ["../outside.txt", "/etc/hostname", "graphs/../../outside.txt", "./golden.npz", "manifest.json"]
+)
 def test_a_manifest_that_lists_what_is_outside(bundle, path):
     (bundle.parent / "outside.txt").write_text("x")
     data = json.loads((bundle / "manifest.json").read_text())
@@ -238,7 +261,13 @@ def test_a_manifest_of_something_else_with_right_digests(bundle, change):
 def test_a_variant_of_something_else_with_right_digests(bundle):
     variant = json.loads((bundle / "manifest.json").read_text())["variants"][0]
     graphs = ({}, {"forward": "assets/task.json"})
-    for change in ({"backend": "other"}, {"backend": "__init__"}, {"device": "tpu"}, {"threads": 0}, *({"graphs": g} for g in graphs)):
+    for change in (
+        {"backend": "other"},
+        {"backend": "__init__"},
+        {"device": "tpu"},
+        {"threads": 0},
+        *({"graphs": g} for g in graphs),
+    ):
         small.sign(bundle, variants=[{**variant, **change}])
         with pytest.raises(EdgekitError):
             edgekit.load(bundle)

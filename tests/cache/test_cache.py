@@ -33,7 +33,9 @@ def left(cache):
 
 def start(code, *arguments):
     program = "import sys, time, pathlib\nfrom edgekit.cache.store import Cache\n" + code
-    return small.started(sys.executable, "-c", program, *arguments, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    return small.started(
+        sys.executable, "-c", program, *arguments, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
 
 
 @pytest.fixture
@@ -181,7 +183,16 @@ def test_what_this_build_uses_stays_whatever_the_limit(tmp_path):
 def test_what_is_no_entry_stays(tmp_path):
     """Races and compiled engines lie in the same folder; they neither go nor count."""
     c = "c" * 64
-    stay = ["races/a.json", "engines/x.plan", f"engines/{c}.plan", "new-folder/x", f"under-way-{c[1:]}/x", f"{c}.old/x", f"x{c}/x", "note"]
+    stay = [
+        "races/a.json",
+        "engines/x.plan",
+        f"engines/{c}.plan",
+        "new-folder/x",
+        f"under-way-{c[1:]}/x",
+        f"{c}.old/x",
+        f"x{c}/x",
+        "note",
+    ]
     for name in stay:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"x" * 2**20)
@@ -245,7 +256,13 @@ def test_a_cache_that_cannot_be_written(tmp_path):
 
 def use_all(root):
     """Everything that reads or writes."""
-    return [lambda: Cache(root).find(DIGEST), lambda: fill(Cache(root), DIGEST), lambda: Cache(root).under_way(DIGEST), Cache(root).entries, Cache(root).clear]
+    return [
+        lambda: Cache(root).find(DIGEST),
+        lambda: fill(Cache(root), DIGEST),
+        lambda: Cache(root).under_way(DIGEST),
+        Cache(root).entries,
+        Cache(root).clear,
+    ]
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777, 0o702])
@@ -421,7 +438,10 @@ def test_records_where_others_may_write_are_not_used(cache, caplog):
     records.keep("one", {"winner": 1})
     records.root.chmod(0o777)
     assert records.find("one") is None
-    assert "may be written by others (mode 0777, expected 0700). What it holds decides which variant of a bundle runs here." in caplog.text
+    assert (
+        "may be written by others (mode 0777, expected 0700). What it holds decides which variant of a bundle runs here."
+        in caplog.text
+    )
     assert not records.keep("one", {"winner": 2})
     with pytest.raises(IntegrityError, match="may be written by others"):
         records.clear()

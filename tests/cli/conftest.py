@@ -76,7 +76,14 @@ def place(tmp_path_factory, float32_ort, tiny_samples):
     done = small.edgekit("baseline", float32_ort, "--samples", dev, "-o", folder / "baseline.json")
     assert (done.returncode, done.stderr) == (0, b"")
     return SimpleNamespace(
-        folder=folder, good=float32_ort, worse=worse, damaged=damaged, dev=dev, gates=folder / "gates.toml", baseline=folder / "baseline.json", said=done.stdout
+        folder=folder,
+        good=float32_ort,
+        worse=worse,
+        damaged=damaged,
+        dev=dev,
+        gates=folder / "gates.toml",
+        baseline=folder / "baseline.json",
+        said=done.stdout,
     )
 
 
@@ -104,6 +111,11 @@ def asked(monkeypatch):
 def made(*verdicts):
     """A report whose gates have these verdicts."""
     machine = Fingerprint("0.1.0", "3.11", "Linux", "a CPU", 2)
-    gates = tuple(Gate(f"latency.g{i}", verdict, 0.1, 0.0, 0.0, 0.0, f"sentence {i}") for i, verdict in enumerate(verdicts))
-    subjects = tuple(Subject(name, "0" * 64, 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b")) for name in ("old", "new"))
+    gates = tuple(
+        Gate(f"latency.g{i}", verdict, 0.1, 0.0, 0.0, 0.0, f"sentence {i}") for i, verdict in enumerate(verdicts)
+    )
+    subjects = tuple(
+        Subject(name, "0" * 64, 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"))
+        for name in ("old", "new")
+    )
     return Report(SCHEMA, "check", "2024-01-01T00:00:00Z", 0, "sha256:00", 7, machine, subjects, gates=gates)

@@ -20,7 +20,19 @@ VERBS = (
     *("build", "distill", "prune", "trim-vocab", "eval", "compare", "baseline", "check"),
     *("run", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen", "cache", "targets", "doctor"),
 )
-HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "openvino", "rich", "scipy", "jinja2", "sklearn")
+HEAVY = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "rich",
+    "scipy",
+    "jinja2",
+    "sklearn",
+)
 
 
 def lines(said):
@@ -38,7 +50,9 @@ def damaged(tiny_bundle, tmp_path_factory):
 # ---- help
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("-h",), ("--version",), *((verb, "--help") for verb in VERBS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("-h",), ("--version",), *((verb, "--help") for verb in VERBS)], ids=" ".join
+)
 def test_help_imports_nothing_heavy(arguments):
     code = """
 import sys
@@ -86,11 +100,17 @@ def test_usage_errors(edgekit, tiny_bundle, tiny_model, tmp_path, tmp_path_facto
         (("run", tiny_bundle, "a", "b", "c", "--pair"), "--pair got 3 texts"),
         (("build", "model"), "--samples"),
         (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "accuracy_drop"), "KEY=NUMBER"),
-        (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "speed=1"), "Unknown budget key 'speed'"),
+        (
+            ("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "speed=1"),
+            "Unknown budget key 'speed'",
+        ),
         (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--budget", "p50_ms=nan"), "expected a number"),
         (("eval", tiny_bundle, "--samples", one, "--columns", "txt=a"), "Did you mean 'text'"),
         (("build", "m", "--samples", "s", "--eval", "e", "-o", "o", "--target", "cpuu"), "Did you mean 'cpu'"),
-        (("build", tiny_model, "--samples", tmp_path / "s.jsonl", "--eval", "e", "-o", tmp_path / "o"), "s.jsonl does not exist"),
+        (
+            ("build", tiny_model, "--samples", tmp_path / "s.jsonl", "--eval", "e", "-o", tmp_path / "o"),
+            "s.jsonl does not exist",
+        ),
         (("eval", tiny_bundle, "--samples", tmp_path / "s.jsonl"), "does not exist"),
         (("eval", tiny_bundle), "--samples"),
         (("bench", tiny_bundle, "--batches", "1,x"), "is not a list of whole numbers"),
@@ -112,9 +132,15 @@ def test_tool_errors(edgekit, tiny_bundle):
     assert result.err.startswith("edgekit: The bundle ")
 
 
-@pytest.mark.parametrize("command", ["run {} a", "eval {} --samples {dev}", "bench {}", "inspect {}", "verify {}", "verify {} --files-only"])
+@pytest.mark.parametrize(
+    "command", ["run {} a", "eval {} --samples {dev}", "bench {}", "inspect {}", "verify {}", "verify {} --files-only"]
+)
 def test_integrity_errors(edgekit, damaged, tiny_samples, tmp_path, command):
-    for bundle, said in ((damaged, "was altered"), (tmp_path, "has no manifest.json"), (tmp_path / "none", "does not exist")):
+    for bundle, said in (
+        (damaged, "was altered"),
+        (tmp_path, "has no manifest.json"),
+        (tmp_path / "none", "does not exist"),
+    ):
         result = edgekit(*(part.format(bundle, dev=tiny_samples.dev) for part in command.split()))
         assert (result.code, result.out) == (5, "")
         assert result.err.startswith("edgekit: ")
@@ -140,7 +166,9 @@ def test_run_prints_one_object_a_line(edgekit, float32_ort, tiny_module):
 def test_run_pairs(edgekit, float32_ort, tiny_module):
     pairs = [("the plot was dull", "their cast is strong"), ("a", "")]
     expected = [small.LABELS[i] for i in small.torch_logits(tiny_module, pairs).argmax(axis=1)]
-    assert [r["label"] for r in lines(edgekit("run", float32_ort, "--pair", *(t for p in pairs for t in p)))] == expected
+    assert [
+        r["label"] for r in lines(edgekit("run", float32_ort, "--pair", *(t for p in pairs for t in p)))
+    ] == expected
     stdin = "".join(f"{a}\t{b}\r\n" for a, b in pairs).encode()
     assert [r["label"] for r in lines(edgekit("run", float32_ort, "--pair", "-", stdin=stdin))] == expected
     result = edgekit("run", float32_ort, "--pair", "-", stdin=b"a\tb\nno tab\n")
@@ -161,7 +189,11 @@ def test_run_reads_lines(edgekit, float32_ort, end):
 @pytest.mark.parametrize(
     ("options", "stdin", "expected"),
     [
-        ((), "\ufeffone\r\ntwo \n\n\ufefffour\r\n fi\u2028ve\x0b", ["one", "two ", "", "\ufefffour", " fi\u2028ve\x0b"]),
+        (
+            (),
+            "\ufeffone\r\ntwo \n\n\ufefffour\r\n fi\u2028ve\x0b",
+            ["one", "two ", "", "\ufefffour", " fi\u2028ve\x0b"],
+        ),
         (("--pair",), "\ufeffa\tb\r\n\tc\td\n", [("a", "b"), ("", "c\td")]),
     ],
     ids=["texts", "pairs"],
@@ -239,12 +271,18 @@ def test_run_on_another_backend_and_threads(edgekit, float32_openvino):
 
 
 def test_eval_says_what_it_measured(edgekit, float32_ort, tiny_samples, tmp_path):
-    result = edgekit("eval", float32_ort, "--samples", tiny_samples.dev, "--json", tmp_path / "e.json", "--threads", "1")
+    result = edgekit(
+        "eval", float32_ort, "--samples", tiny_samples.dev, "--json", tmp_path / "e.json", "--threads", "1"
+    )
     assert (result.code, result.err) == (0, "")
     record = json.loads((tmp_path / "e.json").read_text())
     assert record["score"] == pytest.approx(tiny_samples.accuracy)
     assert (record["rows"], record["truncated"], record["score_name"]) == (len(tiny_samples.rows), 0, "accuracy")
-    assert (record["method"], record["backend"], record["latency"]["count"]) == ("float32", "onnxruntime", len(tiny_samples.rows))
+    assert (record["method"], record["backend"], record["latency"]["count"]) == (
+        "float32",
+        "onnxruntime",
+        len(tiny_samples.rows),
+    )
     assert 0 < record["latency"]["p50_ms"] <= record["latency"]["p90_ms"]
     assert record["latency"]["p99_ms"] is None
     assert record["size_mb"] * 2**20 == pytest.approx(open_bundle(float32_ort).size)
@@ -258,7 +296,10 @@ def test_eval_says_what_it_measured(edgekit, float32_ort, tiny_samples, tmp_path
 
 
 def test_eval_to_standard_output_alone(edgekit, float32_ort, tiny_samples, tmp_path):
-    rows = [{"sentence": "film " * 100 if i < 3 else r["text"], "gold": r["label"]} for i, r in enumerate(tiny_samples.rows[:20])]
+    rows = [
+        {"sentence": "film " * 100 if i < 3 else r["text"], "gold": r["label"]}
+        for i, r in enumerate(tiny_samples.rows[:20])
+    ]
     samples = small.write_jsonl(tmp_path / "s.jsonl", rows)
     result = edgekit("eval", float32_ort, "--samples", samples, "--columns", "text=sentence,label=gold", "--json", "-")
     record = json.loads(result.out)
@@ -295,7 +336,13 @@ def test_bench(edgekit, float32_ort):
 def test_inspect(edgekit, tiny_bundle):
     manifest = open_bundle(tiny_bundle).manifest
     text = edgekit("inspect", tiny_bundle).out
-    for part in (manifest.reason, "input_ids int64 [batch, sequence]", "logits float32 [batch, 3]", manifest.provenance["model_digest"], "built for 'cpu'"):
+    for part in (
+        manifest.reason,
+        "input_ids int64 [batch, sequence]",
+        "logits float32 [batch, 3]",
+        manifest.provenance["model_digest"],
+        "built for 'cpu'",
+    ):
         assert part in text
     assert all(f"{t.method}" in text and t.verdict in text for t in manifest.trials)
     assert json.loads(edgekit("inspect", tiny_bundle, "--json").out) == plain(manifest)
@@ -305,7 +352,10 @@ def test_verify(edgekit, tiny_bundle, float32_ort, tmp_path):
     for bundle in (tiny_bundle, float32_ort):
         result = edgekit("verify", bundle)
         assert (result.code, result.err) == (0, "")
-        assert result.out.splitlines()[0] == f"files: {len(open_bundle(bundle).manifest.files)}, all as the manifest lists them"
+        assert (
+            result.out.splitlines()[0]
+            == f"files: {len(open_bundle(bundle).manifest.files)}, all as the manifest lists them"
+        )
         assert "0 label(s) changed" in result.out
         assert edgekit("verify", bundle, "--files-only").out.count("\n") == 1
 
@@ -360,8 +410,20 @@ def test_both_streams_are_quiet_where_there_is_no_terminal(float32_ort, tiny_sam
 
 def test_a_terminal_gets_bars_and_the_output_stays_clean(float32_ort, tiny_samples):
     parent, child_end = pty.openpty()
-    command = [sys.executable, "-m", "edgekit", "eval", str(float32_ort), "--samples", str(tiny_samples.dev), "--json", "-"]
-    with small.started(*command, stdout=subprocess.PIPE, stderr=child_end, env={**os.environ, "TERM": "xterm-256color"}) as child:
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "eval",
+        str(float32_ort),
+        "--samples",
+        str(tiny_samples.dev),
+        "--json",
+        "-",
+    ]
+    with small.started(
+        *command, stdout=subprocess.PIPE, stderr=child_end, env={**os.environ, "TERM": "xterm-256color"}
+    ) as child:
         os.close(child_end)
         drawn = b""
         with contextlib.suppress(OSError):  # which says that the child has closed its end

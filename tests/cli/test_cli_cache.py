@@ -13,7 +13,12 @@ from edgekit.cache.store import Cache
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    made_from = {"step": "race", "model": "f" * 64, "candidates": ["static openvino 0 shapes []", "float32 onnxruntime 0"], "samples": "e" * 64}
+    made_from = {
+        "step": "race",
+        "model": "f" * 64,
+        "candidates": ["static openvino 0 shapes []", "float32 onnxruntime 0"],
+        "samples": "e" * 64,
+    }
     with Cache().fill("a" * 64, made_from) as folder:
         (folder / "data").write_bytes(b"x" * 2**20)
     with Cache().fill("b" * 64, {"step": "export", "model": "f" * 64}) as folder:

@@ -86,7 +86,11 @@ def test_as_json(compile_, jetson, board):
         assert set(variant) == {"method", "backend", "refused", "compilation", "golden", "executed", "ms"}
         assert variant["compilation"].keys() == {"source", "key", "seconds", "size_mb"}
         assert variant["golden"].keys() == {"rows", "difference", "flips", "distance", "off", "decisive", "lost"}
-        assert (variant["refused"], variant["compilation"]["source"], variant["golden"]["rows"]) == ("", "made here", 17)
+        assert (variant["refused"], variant["compilation"]["source"], variant["golden"]["rows"]) == (
+            "",
+            "made here",
+            17,
+        )
         assert Plans().find(variant["compilation"]["key"]) is not None
     fastest = min(said["variants"], key=lambda v: v["ms"])
     assert said["chosen"] == f"{fastest['method']} on {fastest['backend']}"
@@ -95,7 +99,9 @@ def test_as_json(compile_, jetson, board):
 def test_made_anew_only_when_forced(compile_, jetson, board):
     sources = []
     for options in ((), (), ("--force",)):
-        sources.append({v["compilation"]["source"] for v in json.loads(fine(compile_(jetson, "--json", *options)))["variants"]})
+        sources.append(
+            {v["compilation"]["source"] for v in json.loads(fine(compile_(jetson, "--json", *options)))["variants"]}
+        )
     assert sources == [{"made here"}, {"cache"}, {"made here"}]
     assert board.fake.builds == 4
 
@@ -117,11 +123,18 @@ def test_a_dry_run_on_a_machine_without_a_gpu(compile_, jetson, cache):
 
 
 def test_a_dry_run_on_the_board_makes_nothing(compile_, jetson, board, cache):
-    assert fine(compile_(jetson, "--dry-run")).count("Orin, compute capability 8.7, TensorRT 10.3.0: the engine would be made\n") == 2
+    assert (
+        fine(compile_(jetson, "--dry-run")).count(
+            "Orin, compute capability 8.7, TensorRT 10.3.0: the engine would be made\n"
+        )
+        == 2
+    )
     assert (board.fake.builds, cache.exists()) == (0, False)
     compile_(jetson)
     assert fine(compile_(jetson, "--dry-run")).count(": the cache has the engine\n") == 2
-    assert fine(compile_(jetson, "--dry-run", "--force")).count(": the cache has the engine, it would be made anew\n") == 2
+    assert (
+        fine(compile_(jetson, "--dry-run", "--force")).count(": the cache has the engine, it would be made anew\n") == 2
+    )
     assert board.fake.builds == 2
 
 
@@ -233,7 +246,10 @@ def test_a_bundle_for_a_device_passes_here_by_its_files(edgekit, jetson):
     ]
     result = edgekit("verify", "--require-golden", jetson)
     assert (result.code, result.out.count("not compared")) == (5, 2)
-    assert "no variant of the bundle could be compared with its golden inputs on this machine, which --require-golden asks for" in result.err
+    assert (
+        "no variant of the bundle could be compared with its golden inputs on this machine, which --require-golden asks for"
+        in result.err
+    )
     assert edgekit("verify", "--require-golden", "--files-only", jetson).code == 2
 
 
@@ -250,4 +266,6 @@ def test_one_of_two_engines_that_answers_wrongly(edgekit, jetson, monkeypatch):
     Board(monkeypatch, wrong=5)
     result = edgekit("verify", "--require-golden", jetson)
     assert (result.code, result.err) == (0, "")
-    assert re.search(r"static_float16 on tensorrt .* does not serve: its answers to the golden inputs are .* off", result.out)
+    assert re.search(
+        r"static_float16 on tensorrt .* does not serve: its answers to the golden inputs are .* off", result.out
+    )

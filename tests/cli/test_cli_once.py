@@ -21,7 +21,20 @@ def test_an_option_of_one_value_is_given_once(edgekit, arguments, option):
 
 
 def test_options_of_several_values_and_flags_may_be_repeated(edgekit, tmp_path):
-    arguments = ("--budget", "accuracy_drop=0.1", "--budget", "p50_ms=3", "--force", "--force", "--samples", "x", "--eval", "y", "-o", str(tmp_path / "out"))
+    arguments = (
+        "--budget",
+        "accuracy_drop=0.1",
+        "--budget",
+        "p50_ms=3",
+        "--force",
+        "--force",
+        "--samples",
+        "x",
+        "--eval",
+        "y",
+        "-o",
+        str(tmp_path / "out"),
+    )
     said = edgekit("build", str(tmp_path / "none"), *arguments)
     assert "times" not in said.err
     assert said.code == 2, "the model does not exist"

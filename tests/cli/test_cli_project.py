@@ -53,19 +53,45 @@ def test_check_reads_the_file(edgekit, tmp_path, monkeypatch, asked):
     result = edgekit("check")
     assert (result.code, result.err) == (4, "")
     gates = Gates(accuracy=AccuracyGates(drop=0.02), budget=Budget(size_mb=9.0))
-    told = {"columns": {"text": "sentence"}, "slices": ("source",), "gates": gates, "self_check": False, "include_text": False, "trust": None}
+    told = {
+        "columns": {"text": "sentence"},
+        "slices": ("source",),
+        "gates": gates,
+        "self_check": False,
+        "include_text": False,
+        "trust": None,
+    }
     told |= {"max_time": 2.0, "seed": 0}
     dev = str(folder / "dev.jsonl")
     assert asked.calls == [
-        ("check", (str(folder / "out" / name), str(folder / "baselines" / f"{name}.json"), dev), told) for name in ("cpu", "own")
+        ("check", (str(folder / "out" / name), str(folder / "baselines" / f"{name}.json"), dev), told)
+        for name in ("cpu", "own")
     ]
-    assert [sorted(p.name for p in (folder / "reports" / name).iterdir()) for name in ("cpu", "own")] == [sorted(NAMES)] * 2
+    assert [sorted(p.name for p in (folder / "reports" / name).iterdir()) for name in ("cpu", "own")] == [
+        sorted(NAMES)
+    ] * 2
     assert result.out.count("Wrote ") == 2
     asked.calls.clear()
     asked.verdicts = {"cpu": (PASS, INCOMPARABLE), "own": (INCONCLUSIVE,)}
-    result = edgekit("check", "--allow-incomparable", "--strict", "--baseline", "older", "--samples", "d.csv", "--max-time", "1", "-o", "here", "--slice", "x")
+    result = edgekit(
+        "check",
+        "--allow-incomparable",
+        "--strict",
+        "--baseline",
+        "older",
+        "--samples",
+        "d.csv",
+        "--max-time",
+        "1",
+        "-o",
+        "here",
+        "--slice",
+        "x",
+    )
     assert result.code == 4, "of the second alone"
-    assert [(a[1:], o["max_time"], o["slices"]) for _, a, o in asked.calls] == [((f"older/{n}.json", "d.csv"), 1.0, ("x",)) for n in ("cpu", "own")]
+    assert [(a[1:], o["max_time"], o["slices"]) for _, a, o in asked.calls] == [
+        ((f"older/{n}.json", "d.csv"), 1.0, ("x",)) for n in ("cpu", "own")
+    ]
     assert sorted(p.name for p in (folder / "deep/here").iterdir()) == ["cpu", "own"]
 
 
@@ -103,7 +129,9 @@ def test_check_says_what_the_file_lacks(edgekit, tmp_path, monkeypatch, asked):
     lost = edgekit("check")
     assert lost.code == 2 and "names no baseline" in lost.err, "a baseline that was forgotten must not come to a pass"
     assert edgekit("check", "--self-check").code == 0
-    assert [(name, arguments) for name, arguments, _ in asked.calls] == [("self_check", (str(tmp_path / "o"), str(tmp_path / "e.csv")))]
+    assert [(name, arguments) for name, arguments, _ in asked.calls] == [
+        ("self_check", (str(tmp_path / "o"), str(tmp_path / "e.csv")))
+    ]
 
 
 def test_build_reads_the_file(edgekit, tmp_path, monkeypatch):
@@ -127,15 +155,51 @@ def test_build_reads_the_file(edgekit, tmp_path, monkeypatch):
         None,
         None,
     )
-    assert (cpu["target"], cpu["out"], own["target"], own["out"]) == ("cpu", str(folder / "out/cpu"), str(folder / "own.toml"), str(folder / "out/own"))
-    assert (cpu["budget"], cpu["columns"], cpu["seed"], cpu["max_time"], cpu["distill"]) == ({"size_mb": 9.0}, {"text": "sentence"}, 0, 5.0, ({"layers": 1},))
+    assert (cpu["target"], cpu["out"], own["target"], own["out"]) == (
+        "cpu",
+        str(folder / "out/cpu"),
+        str(folder / "own.toml"),
+        str(folder / "out/own"),
+    )
+    assert (cpu["budget"], cpu["columns"], cpu["seed"], cpu["max_time"], cpu["distill"]) == (
+        {"size_mb": 9.0},
+        {"text": "sentence"},
+        0,
+        5.0,
+        ({"layers": 1},),
+    )
     calls.clear()
-    options = ("--target", "own", "--budget", "p50_ms=4", "--budget", "size_mb=8", "--seed", "5", "--samples", "s.csv", "-o", "new", "--max-time", "1")
+    options = (
+        "--target",
+        "own",
+        "--budget",
+        "p50_ms=4",
+        "--budget",
+        "size_mb=8",
+        "--seed",
+        "5",
+        "--samples",
+        "s.csv",
+        "-o",
+        "new",
+        "--max-time",
+        "1",
+    )
     result = edgekit("build", *options, "--columns", "label=y", "--force")
     assert (result.code, result.err) == (0, "")
     (one,) = calls
-    assert (one["target"], one["out"], one["samples"], one["force"]) == (str(folder / "own.toml"), os.path.join("new", "own"), "s.csv", True)
-    assert (one["budget"], one["seed"], one["max_time"], one["columns"]) == ({"size_mb": 8.0, "p50_ms": 4.0}, 5, 1.0, {"label": "y"})
+    assert (one["target"], one["out"], one["samples"], one["force"]) == (
+        str(folder / "own.toml"),
+        os.path.join("new", "own"),
+        "s.csv",
+        True,
+    )
+    assert (one["budget"], one["seed"], one["max_time"], one["columns"]) == (
+        {"size_mb": 8.0, "p50_ms": 4.0},
+        5,
+        1.0,
+        {"label": "y"},
+    )
     assert "target own" not in result.out, "where there is one, nothing need be told apart"
     calls.clear()
     (folder / "out/own").mkdir(parents=True)
@@ -143,7 +207,12 @@ def test_build_reads_the_file(edgekit, tmp_path, monkeypatch):
     assert (result.code, result.out, calls) == (2, "", [])
     assert "exists, and nothing is written over" in result.err
     assert edgekit("build", "m", "--samples", "s", "--eval", "e", "-o", "o").code == 0
-    assert (calls[0]["model"], calls[0]["target"], calls[0]["budget"], calls[0]["max_time"]) == ("m", "cpu", {}, None), "with MODEL the file is not read"
+    assert (calls[0]["model"], calls[0]["target"], calls[0]["budget"], calls[0]["max_time"]) == (
+        "m",
+        "cpu",
+        {},
+        None,
+    ), "with MODEL the file is not read"
     for missing in ("--samples", "--eval", "-o"):
         rest = [part for option in ("--samples", "--eval", "-o") if option != missing for part in (option, "x")]
         assert f"Missing option '{missing}'" in edgekit("build", "m", *rest).err
@@ -169,5 +238,9 @@ def test_a_repository_from_its_file_to_a_verdict(place, tmp_path, tiny_model, ti
     run("baseline", "bundle", "--samples", tiny_samples.dev, "-o", "baseline.json")
     assert "verdict: pass" in run("check").splitlines()
     gates = {gate.name: gate for gate in files.read(folder / "report/report.json").gates}
-    assert (gates["budget.accuracy_drop"].limit, gates["budget.accuracy_drop"].verdict, gates["budget.size_mb"].limit) == (0.05, PASS, 50)
+    assert (
+        gates["budget.accuracy_drop"].limit,
+        gates["budget.accuracy_drop"].verdict,
+        gates["budget.size_mb"].limit,
+    ) == (0.05, PASS, 50)
     assert isinstance(json.loads((folder / "report/history.json").read_text()), list)

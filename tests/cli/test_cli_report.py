@@ -22,7 +22,11 @@ def test_a_baseline_says_what_it_measured_and_holds_no_text(place):
     said = place.said.decode()
     assert re.search(r"^baseline: exact, 120 samples, on .+ \(\d+ CPUs\), .+ UTC$", said, re.MULTILINE)
     assert re.search(r"^  accuracy +0\.9500$", said, re.MULTILINE)
-    assert re.search(r"^  first answer +[\d.]+ ms \(import [\d.]+, verify [\d.]+, load [\d.]+, first answer [\d.]+\)$", said, re.MULTILINE)
+    assert re.search(
+        r"^  first answer +[\d.]+ ms \(import [\d.]+, verify [\d.]+, load [\d.]+, first answer [\d.]+\)$",
+        said,
+        re.MULTILINE,
+    )
     assert said.endswith(f"Wrote {place.baseline}.\n")
     found = files.read(place.baseline)
     assert (found.kind, found.rows, found.verdict) == ("baseline", 120, PASS)
@@ -34,7 +38,9 @@ def test_the_same_bundle_passes_and_another_one_does_not(edgekit, place, tmp_pat
     same = edgekit("check", place.good, *options, "-o", tmp_path / "same")
     assert (same.code, same.err) == (0, ""), same.out
     assert same.out.splitlines()[0].startswith("check: exact against exact, 120 samples")
-    assert re.search(r"^  pass +accuracy\.drop +Both answer every row alike, to the last bit\.$", same.out, re.MULTILINE)
+    assert re.search(
+        r"^  pass +accuracy\.drop +Both answer every row alike, to the last bit\.$", same.out, re.MULTILINE
+    )
     assert "This set can resolve a drop of 0.0" in same.out
     assert "verdict: pass" in same.out.splitlines()
     assert same.out.splitlines()[-1] == f"Wrote {tmp_path / 'same'}: {', '.join(NAMES)}."
@@ -43,7 +49,9 @@ def test_the_same_bundle_passes_and_another_one_does_not(edgekit, place, tmp_pat
     order = re.findall(r"^  (pass|inconclusive|regression) +(\S+)", worse.out, re.MULTILINE)
     assert ("regression", "accuracy.drop") in order
     assert {name for _, name in order if name.startswith("slice.source=")} == {"slice.source=phone", "slice.source=web"}
-    assert [verdict == "pass" for verdict, _ in order] == sorted((verdict == "pass" for verdict, _ in order), reverse=True), "what fails comes last"
+    assert [verdict == "pass" for verdict, _ in order] == sorted(
+        (verdict == "pass" for verdict, _ in order), reverse=True
+    ), "what fails comes last"
     assert "verdict: regression (exit 3)" in worse.out.splitlines()
     for folder in ("same", "worse"):
         assert sorted(p.name for p in (tmp_path / folder).iterdir()) == sorted(NAMES)
@@ -57,7 +65,11 @@ def test_both_in_turns_and_the_report_as_json(edgekit, place, tmp_path):
     result = edgekit("check", place.good, "--baseline", place.good, *options, "--json")
     assert (result.code, result.err) == (0, ""), result.out
     found = files.loads(result.out.encode(), "standard output")
-    assert (found.kind, found.speed.paired, {g.name for g in found.gates} >= {"latency.p50", "footprint.memory", "budget.size_mb"}) == ("check", True, True)
+    assert (
+        found.kind,
+        found.speed.paired,
+        {g.name for g in found.gates} >= {"latency.p50", "footprint.memory", "budget.size_mb"},
+    ) == ("check", True, True)
 
 
 def test_another_machine_is_incomparable(edgekit, place, tmp_path):
@@ -68,7 +80,11 @@ def test_another_machine_is_incomparable(edgekit, place, tmp_path):
     result = edgekit(*command)
     assert (result.code, result.err) == (4, "")
     verdicts = {name: verdict for verdict, name in re.findall(r"^  (\w+) +(\w+\.\w+) ", result.out, re.MULTILINE)}
-    assert (verdicts["latency.p50"], verdicts["accuracy.drop"], verdicts["footprint.size"]) == (INCOMPARABLE, PASS, PASS)
+    assert (verdicts["latency.p50"], verdicts["accuracy.drop"], verdicts["footprint.size"]) == (
+        INCOMPARABLE,
+        PASS,
+        PASS,
+    )
     assert "cpu: Another CPU, then " in result.out
     assert "verdict: incomparable (exit 4)" in result.out
 
@@ -77,7 +93,9 @@ def test_noise_alone(edgekit, place):
     result = edgekit("check", place.good, "--self-check", "--samples", place.dev, "--max-time", "1")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("self-check: exact against itself, 120 samples")
-    assert re.search(r"^Noise floor: .* noise alone can look like \+\d+\.\d % in p50 latency, \+\d", result.out, re.MULTILINE)
+    assert re.search(
+        r"^Noise floor: .* noise alone can look like \+\d+\.\d % in p50 latency, \+\d", result.out, re.MULTILINE
+    )
     assert "verdict" not in result.out, "nothing is gated"
 
 
@@ -88,7 +106,9 @@ def test_a_report_with_its_teacher(edgekit, place, tiny_model, tiny_samples, tmp
     assert (result.code, result.err) == (0, "")
     found = files.read(tmp_path / "r/report.json")
     assert [s.name for s in found.subjects[-1].scenarios] == ["SingleStream"]
-    assert (found.accuracy.flips, found.accuracy.divergence_p95 < 1e-6) == (0, True), "a float32 bundle answers as its teacher does"
+    assert (found.accuracy.flips, found.accuracy.divergence_p95 < 1e-6) == (0, True), (
+        "a float32 bundle answers as its teacher does"
+    )
     assert found.faithfulness.rank_correlation > 0.99
     assert "Attributions" in result.out
 
@@ -105,7 +125,10 @@ def test_what_is_missing_or_does_nothing(edgekit, place, tmp_path, monkeypatch, 
         (("eval", place.good, "--samples", s, "-o", "r", "--json", "-"), "--json is of an evaluation without -o"),
         (("eval", place.good, "-o", "r"), "'--samples'"),
         (("eval", place.good, "--samples", s, "-o", "r", "--scenario", "Offlin"), "Offline"),
-        (("eval", place.good, "--samples", s, "-o", "r", "--scenario", "Offline", "--server-bound", "5"), "Add --scenario Server"),
+        (
+            ("eval", place.good, "--samples", s, "-o", "r", "--scenario", "Offline", "--server-bound", "5"),
+            "Add --scenario Server",
+        ),
         (("compare", place.good, "--samples", s), "'B'"),
         (("check", place.good, "--samples", s), "Missing option '--baseline'"),
         (("check", place.good, "--baseline", b), "Missing option '--samples'"),
@@ -114,7 +137,10 @@ def test_what_is_missing_or_does_nothing(edgekit, place, tmp_path, monkeypatch, 
         (("check", place.good, "--self-check", "--samples", s, "--strict"), "--strict is of a comparison"),
         (("check", place.good, "--self-check", "--samples", s, "--slice", "a"), "--slice is of a comparison"),
         (("check", place.good, "--self-check", "--samples", s, "--include-text"), "--include-text is of a comparison"),
-        (("check", place.good, "--self-check", "--samples", s, "--allow-incomparable"), "--allow-incomparable is of a comparison"),
+        (
+            ("check", place.good, "--self-check", "--samples", s, "--allow-incomparable"),
+            "--allow-incomparable is of a comparison",
+        ),
         (("check", place.good, "--baseline", b, "--samples", s, "--gates", "none.toml"), "none.toml does not exist"),
         (("check",), "There is no edgekit.toml in "),
         (("build",), "There is no edgekit.toml in "),
@@ -126,7 +152,10 @@ def test_what_is_missing_or_does_nothing(edgekit, place, tmp_path, monkeypatch, 
         assert (result.code, result.out) == (2, ""), arguments
         assert said in result.err, arguments
     (tmp_path / "gates.toml").write_text("[latency]\np5 = 1\n")
-    assert "Did you mean 'p50'" in edgekit("check", place.good, "--baseline", b, "--samples", s, "--gates", "gates.toml").err
+    assert (
+        "Did you mean 'p50'"
+        in edgekit("check", place.good, "--baseline", b, "--samples", s, "--gates", "gates.toml").err
+    )
     assert asked.calls == []
     assert sorted(p.name for p in tmp_path.iterdir()) == [".git", "gates.toml"]
 
@@ -151,7 +180,10 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(edge
 def test_what_is_damaged_or_of_something_else(edgekit, place, tiny_model, tmp_path):
     text = place.baseline.read_text("utf-8")
     (tmp_path / "cut.json").write_text(text[: len(text) // 2])
-    for name, pattern, other in (("changed", r'("score": ?)0\.95\b', r"\g<1>0.96"), ("newer", r'("schema": ?)2\b', r"\g<1>99")):
+    for name, pattern, other in (
+        ("changed", r'("score": ?)0\.95\b', r"\g<1>0.96"),
+        ("newer", r'("schema": ?)2\b', r"\g<1>99"),
+    ):
         (tmp_path / f"{name}.json").write_text(re.sub(pattern, other, text))
         assert (tmp_path / f"{name}.json").read_text() != text
     np.save(tmp_path / "few.npy", np.zeros((3, 3), np.float32))
@@ -192,12 +224,17 @@ def test_a_teacher_without_torch(place, tiny_model):
 
 def test_without_the_extra(place, tmp_path):
     """Told at once, and not when all is measured."""
-    code = "import sys; sys.modules[sys.argv.pop(1)] = None; from edgekit.cli import main; sys.argv[0] = 'edgekit'; main()"
+    code = (
+        "import sys; sys.modules[sys.argv.pop(1)] = None; from edgekit.cli import main; sys.argv[0] = 'edgekit'; main()"
+    )
     for package, verb in (("jinja2", "check"), ("scipy", "baseline")):
         more = ("--baseline", place.baseline, "-o", tmp_path / "r") if verb == "check" else ("-o", tmp_path / "b.json")
         done = small.python(code, package, verb, place.good, "--samples", place.dev, *more)
         assert (done.returncode, done.stdout) == (1, b"")
-        assert done.stderr.decode() == f"edgekit: Reports need the package '{package}', which is not installed here. Run: pip install 'edgekit[report]'\n"
+        assert (
+            done.stderr.decode()
+            == f"edgekit: Reports need the package '{package}', which is not installed here. Run: pip install 'edgekit[report]'\n"
+        )
 
 
 def test_checking_needs_no_torch(place):
@@ -215,7 +252,9 @@ from edgekit.cli import main
 sys.argv[0] = "edgekit"
 main()
 """
-    done = small.python(code, "check", place.good, "--baseline", place.baseline, "--samples", place.dev, "--gates", place.gates)
+    done = small.python(
+        code, "check", place.good, "--baseline", place.baseline, "--samples", place.dev, "--gates", place.gates
+    )
     assert (done.returncode, done.stderr) == (0, b""), done.stdout
 
 
@@ -245,13 +284,39 @@ def test_every_option_reaches_the_report_code(edgekit, place, tmp_path, asked):
     common = ("--samples", place.dev, "--columns", "text=text", "--key", tmp_path / "k.pub", "--seed", "7")
     more = ("--slice", "a", "--slice", "b", "--gates", place.gates, "--include-text", "--max-time", "3.5")
     gates = gate_files.read(place.gates)
-    assert gates == Gates(LatencyGates(9, None, None), AccuracyGates(0.1, slice_drop=0.5), FootprintGates(9, 1), Budget(size_mb=50))
+    assert gates == Gates(
+        LatencyGates(9, None, None), AccuracyGates(0.1, slice_drop=0.5), FootprintGates(9, 1), Budget(size_mb=50)
+    )
     shared = {"columns": {"text": "text"}, "seed": 7}
     both = {**shared, "slices": ("a", "b"), "gates": gates, "include_text": True, "max_time": 3.5}
-    scenarios = ("--scenario", "Server", "--scenario", "Offline", "--server-bound", "20", "--teacher", "t.npy", "--backend", "openvino", "--threads", "1")
+    scenarios = (
+        "--scenario",
+        "Server",
+        "--scenario",
+        "Offline",
+        "--server-bound",
+        "20",
+        "--teacher",
+        "t.npy",
+        "--backend",
+        "openvino",
+        "--threads",
+        "1",
+    )
     edgekit("eval", place.good, *common, *more, *scenarios, "-o", tmp_path / "r")
     edgekit("compare", place.baseline, place.good, *common, *more)
-    edgekit("baseline", place.good, *common, "-o", tmp_path / "b.json", "--backend", "openvino", "--threads", "1", "--append")
+    edgekit(
+        "baseline",
+        place.good,
+        *common,
+        "-o",
+        tmp_path / "b.json",
+        "--backend",
+        "openvino",
+        "--threads",
+        "1",
+        "--append",
+    )
     edgekit("check", place.good, "--baseline", place.baseline, *common, *more, "--self-check")
     edgekit("check", place.good, *common, "--self-check", "--max-time", "3.5")
     keys = [options.pop("trust").keys[0].name for _, _, options in asked.calls]

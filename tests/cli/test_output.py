@@ -46,9 +46,19 @@ def test_what_the_verbs_print_of_a_bundle(tmp_path):
     labels = [f"{HOSTILE[:-2]}\nnote: all is well {i}" for i in range(len(task["labels"]))]
     (bundle / "assets" / "task.json").write_text(json.dumps({**task, "labels": labels}))
     manifest = json.loads((bundle / "manifest.json").read_text())
-    changes = {"reason": HOSTILE[:-2] + "\nforged: line", "notes": [HOSTILE[:-2]], "provenance": {HOSTILE[:-2]: HOSTILE[:-2]}, "target": HOSTILE[:-2]}
+    changes = {
+        "reason": HOSTILE[:-2] + "\nforged: line",
+        "notes": [HOSTILE[:-2]],
+        "provenance": {HOSTILE[:-2]: HOSTILE[:-2]},
+        "target": HOSTILE[:-2],
+    }
     small.sign(bundle, **changes)
-    for verb in (["run", bundle, "a fine film"], ["inspect", bundle], ["inspect", bundle, "--json"], ["run", bundle, "x", "--backend", HOSTILE[:6]]):
+    for verb in (
+        ["run", bundle, "a fine film"],
+        ["inspect", bundle],
+        ["inspect", bundle, "--json"],
+        ["run", bundle, "x", "--backend", HOSTILE[:6]],
+    ):
         done = small.edgekit(*verb)
         text = (done.stdout + done.stderr).decode()
         assert text

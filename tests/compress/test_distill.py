@@ -31,7 +31,10 @@ def rows(tmp_path_factory, tiny_module):
     bare = [{"text": t} for t in small.texts(40, seed=22)]
     dev = small.labelled(tiny_module, small.texts(200, seed=23), count=60, wrong=3)
     write = small.write_jsonl
-    files = {name: write(folder / f"{name}.jsonl", found) for name, found in (("train", labelled), ("bare", bare), ("dev", dev))}
+    files = {
+        name: write(folder / f"{name}.jsonl", found)
+        for name, found in (("train", labelled), ("bare", bare), ("dev", dev))
+    }
     return SimpleNamespace(**files)
 
 
@@ -39,8 +42,34 @@ def rows(tmp_path_factory, tiny_module):
 def student(tmp_path_factory, tiny_model, rows):
     """A student of one layer, by the command line, with what was printed."""
     out = tmp_path_factory.mktemp("student") / "one"
-    options = ["--layers", "1", "--samples", rows.train, "--samples", rows.bare, "--eval", rows.dev, "-o", out, "--epochs", "2", "--batch", "16"]
-    done = small.edgekit("distill", tiny_model, *options, "--learning-rate", "1e-3", "--copies", "1", "--precision", "float32", timeout=300)
+    options = [
+        "--layers",
+        "1",
+        "--samples",
+        rows.train,
+        "--samples",
+        rows.bare,
+        "--eval",
+        rows.dev,
+        "-o",
+        out,
+        "--epochs",
+        "2",
+        "--batch",
+        "16",
+    ]
+    done = small.edgekit(
+        "distill",
+        tiny_model,
+        *options,
+        "--learning-rate",
+        "1e-3",
+        "--copies",
+        "1",
+        "--precision",
+        "float32",
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr.decode()
     return SimpleNamespace(path=out, output=done.stdout.decode(), errors=done.stderr.decode())
 
@@ -51,7 +80,10 @@ def test_the_student_is_an_ordinary_folder(student, tiny_model):
     model = AutoModelForSequenceClassification.from_pretrained(student.path)
     assert model.config.num_hidden_layers == 1
     assert tuple(model.config.id2label.values()) == small.LABELS
-    assert AutoTokenizer.from_pretrained(student.path)("a fine film").input_ids == AutoTokenizer.from_pretrained(tiny_model)("a fine film").input_ids
+    assert (
+        AutoTokenizer.from_pretrained(student.path)("a fine film").input_ids
+        == AutoTokenizer.from_pretrained(tiny_model)("a fine film").input_ids
+    )
     record = json.loads((student.path / "edgekit.json").read_text())
     assert record["student"] == [0]
     assert record["training"]["epochs"] == 2
@@ -62,7 +94,9 @@ def test_what_it_prints(student):
     assert re.fullmatch(r"epoch  loss    accuracy   seconds", lines[0])
     assert re.fullmatch(r" +1  \d+\.\d+ +0\.\d{4} +\d+(  best)?", lines[1])
     assert sum(line.endswith("best") for line in lines) == 1
-    assert re.match(r"Student: accuracy 0\.\d{4}, teacher 0\.9500; drop -?0\.\d+ \(90 % interval .* lost, .* won, McNemar", lines[3]), lines[3]
+    assert re.match(
+        r"Student: accuracy 0\.\d{4}, teacher 0\.9500; drop -?0\.\d+ \(90 % interval .* lost, .* won, McNemar", lines[3]
+    ), lines[3]
     assert re.fullmatch(r"Wrote .*one; trained in \d+ s\.", lines[-1])
 
 
@@ -77,10 +111,14 @@ def test_no_text_of_the_samples_is_left_anywhere(student, rows):
 
 def test_the_student_builds_like_any_other_model(student, tiny_samples, tmp_path):
     options = {"samples": tiny_samples.train, "eval": tiny_samples.dev, "target": small.target(tmp_path / "t.toml")}
-    made = edgekit.build(student.path, out=tmp_path / "out", **options, accept_reference=True)  # a student of one layer knows little
+    made = edgekit.build(
+        student.path, out=tmp_path / "out", **options, accept_reference=True
+    )  # a student of one layer knows little
     from transformers import AutoModelForSequenceClassification
 
-    expected = small.torch_logits(AutoModelForSequenceClassification.from_pretrained(student.path).eval(), ["a fine film", "it was dull"])
+    expected = small.torch_logits(
+        AutoModelForSequenceClassification.from_pretrained(student.path).eval(), ["a fine film", "it was dull"]
+    )
     with edgekit.load(made.bundle.path) as session:
         np.testing.assert_allclose(small.logits(session, ["a fine film", "it was dull"]), expected, atol=1e-3)
 
@@ -108,9 +146,13 @@ def test_embeddings_stay_the_teacher_s_unless_they_may_move(tiny_model, tiny_mod
         training = Training(**{**vars(FAST), "freeze_embeddings": frozen, "epochs": 1})
         distilled(tiny_model, rows, tmp_path / name, training=training)
         made = AutoModelForSequenceClassification.from_pretrained(tmp_path / name)
-        equal = torch.equal(made.bert.embeddings.word_embeddings.weight, tiny_module.bert.embeddings.word_embeddings.weight)
+        equal = torch.equal(
+            made.bert.embeddings.word_embeddings.weight, tiny_module.bert.embeddings.word_embeddings.weight
+        )
         assert equal is frozen
-        assert not torch.equal(made.bert.encoder.layer[0].output.dense.weight, tiny_module.bert.encoder.layer[0].output.dense.weight)
+        assert not torch.equal(
+            made.bert.encoder.layer[0].output.dense.weight, tiny_module.bert.encoder.layer[0].output.dense.weight
+        )
 
 
 def test_a_student_of_one_s_own_with_another_tokenizer(tiny_model, rows, tmp_path):
@@ -119,11 +161,21 @@ def test_a_student_of_one_s_own_with_another_tokenizer(tiny_model, rows, tmp_pat
     tokens = small.tokenizer()
     tokens.add_tokens(["wonderful"])
     names = {"id2label": dict(enumerate(small.LABELS)), "label2id": {n: i for i, n in enumerate(small.LABELS)}}
-    config = DistilBertConfig(dim=32, n_layers=1, n_heads=4, hidden_dim=64, vocab_size=len(tokens), max_position_embeddings=small.MAX_LENGTH, **names)
+    config = DistilBertConfig(
+        dim=32,
+        n_layers=1,
+        n_heads=4,
+        hidden_dim=64,
+        vocab_size=len(tokens),
+        max_position_embeddings=small.MAX_LENGTH,
+        **names,
+    )
     DistilBertForSequenceClassification(config).save_pretrained(tmp_path / "own")
     tokens.save_pretrained(tmp_path / "own")
     result = distilled(tiny_model, rows, tmp_path / "out", layers=None, student=tmp_path / "own")
-    assert result.notes == ("The student has another tokenizer, so the student learns from the teacher's answers, not from relations between tokens.",)
+    assert result.notes == (
+        "The student has another tokenizer, so the student learns from the teacher's answers, not from relations between tokens.",
+    )
     assert json.loads((tmp_path / "out" / "config.json").read_text())["model_type"] == "distilbert"
 
 
@@ -137,7 +189,11 @@ def test_a_student_of_one_s_own_with_another_tokenizer(tiny_model, rows, tmp_pat
         ({"layers": 0}, UsageError, "0 layers were asked for"),
         ({"layers": None}, UsageError, "exactly one of layers"),
         ({"keep": [0]}, UsageError, "exactly one of layers"),
-        ({"layers": None, "keep": [1, 0]}, UsageError, r"Layers \[1, 0\] were asked for, expected ascending numbers from 0 to 1"),
+        (
+            {"layers": None, "keep": [1, 0]},
+            UsageError,
+            r"Layers \[1, 0\] were asked for, expected ascending numbers from 0 to 1",
+        ),
         ({"samples": []}, UsageError, "No samples were given"),
         ({"columns": {"label": "lable"}}, SamplesError, "no column 'lable'"),
     ],
@@ -153,7 +209,10 @@ def test_options_that_do_not_fit(tiny_model, rows, tmp_path, options, error, sai
     ("settings", "said"),
     [
         ({"labels": ("good", "bad")}, "has the labels good, bad; the teacher's are"),
-        ({"problem_type": "multi_label_classification"}, "has the problem type multi_label_classification; the teacher's is single_label_classification"),
+        (
+            {"problem_type": "multi_label_classification"},
+            "has the problem type multi_label_classification; the teacher's is single_label_classification",
+        ),
     ],
     ids=str,
 )
@@ -165,12 +224,16 @@ def test_a_student_of_another_task_or_label_set(tiny_model, rows, tmp_path, sett
 
 
 def test_rows_of_one_label(tiny_model, tiny_module, rows, tmp_path):
-    one = small.write_jsonl(tmp_path / "one.jsonl", [{"text": t, "label": small.LABELS[1]} for t in small.texts(20, seed=3)])
+    one = small.write_jsonl(
+        tmp_path / "one.jsonl", [{"text": t, "label": small.LABELS[1]} for t in small.texts(20, seed=3)]
+    )
     with pytest.raises(SamplesError, match=rf"All 20 rows of .*one\.jsonl have the label '{small.LABELS[1]}'"):
         distilled(tiny_model, rows, tmp_path / "out", samples=one)
     texts = small.texts(60, seed=4)
     answers = small.torch_logits(tiny_module, texts).argmax(axis=1)
-    same = small.write_jsonl(tmp_path / "same.jsonl", [{"text": t} for t, a in zip(texts, answers, strict=True) if a == answers[0]])
+    same = small.write_jsonl(
+        tmp_path / "same.jsonl", [{"text": t} for t, a in zip(texts, answers, strict=True) if a == answers[0]]
+    )
     with pytest.raises(SamplesError, match=r"The teacher answers '.*' to all"):
         distilled(tiny_model, rows, tmp_path / "out", samples=same)
     empty = tmp_path / "empty.jsonl"
@@ -241,15 +304,34 @@ def test_a_student_competes_in_a_build(tiny_model, rows, tiny_samples, tmp_path)
 def test_a_module_from_python_has_no_student_in_a_build(tiny_samples, tmp_path):
     with pytest.raises(UsageError, match="distill= and vocabulary= take a model folder or a hub id"):
         edgekit.build(
-            module=small.module(), processor=small.tokenizer(), samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "o", distill=[{"layers": 1}]
+            module=small.module(),
+            processor=small.tokenizer(),
+            samples=tiny_samples.train,
+            eval=tiny_samples.dev,
+            out=tmp_path / "o",
+            distill=[{"layers": 1}],
         )
 
 
 def test_a_recipe():
     read = recipe({"layers": 3, "epochs": 5, "teacher_weight": 0.9, "temperature": 4})
     assert read == Recipe(layers=3, training=Training(epochs=5, loss=Loss(teacher=0.9, temperature=4.0)))
-    said = ({"layers": 3}, {"layers": 1}, {"keep": [0, 5]}, {"student": "a/tiny"}, {"speedup": 1.3}, {"layers": 2, "speedup": 1.25})
-    assert [recipe(r).name for r in said] == ["3 layers", "1 layer", "layers 0/5", "tiny", "pruned 1.3 x", "2 layers, pruned 1.25 x"]
+    said = (
+        {"layers": 3},
+        {"layers": 1},
+        {"keep": [0, 5]},
+        {"student": "a/tiny"},
+        {"speedup": 1.3},
+        {"layers": 2, "speedup": 1.25},
+    )
+    assert [recipe(r).name for r in said] == [
+        "3 layers",
+        "1 layer",
+        "layers 0/5",
+        "tiny",
+        "pruned 1.3 x",
+        "2 layers, pruned 1.25 x",
+    ]
     for said, expected in (
         ({"layer": 3}, "Unknown key 'layer' of a student. Did you mean 'layers'?"),
         ({"layers": "three"}, "a student: layers is 'three' (str), expected"),
@@ -261,15 +343,25 @@ def test_a_recipe():
 def test_two_students_of_one_name_are_refused(tiny_model, tiny_samples, tmp_path):
     with pytest.raises(UsageError, match="Two students would be called '1 layer'"):
         edgekit.build(
-            tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "o", distill=[{"layers": 1}, {"layers": 1, "epochs": 3}]
+            tiny_model,
+            samples=tiny_samples.train,
+            eval=tiny_samples.dev,
+            out=tmp_path / "o",
+            distill=[{"layers": 1}, {"layers": 1, "epochs": 3}],
         )
 
 
 def test_the_command_line_reads_students():
     from edgekit.cli._options import read_students
 
-    read = read_students(None, None, ["layers=3, learning_rate=1e-4,precision=float32", "keep=2", "keep=0/2/5,student=a/b"])
-    assert read == ({"layers": 3, "learning_rate": 1e-4, "precision": "float32"}, {"keep": [2]}, {"keep": [0, 2, 5], "student": "a/b"})
+    read = read_students(
+        None, None, ["layers=3, learning_rate=1e-4,precision=float32", "keep=2", "keep=0/2/5,student=a/b"]
+    )
+    assert read == (
+        {"layers": 3, "learning_rate": 1e-4, "precision": "float32"},
+        {"keep": [2]},
+        {"keep": [0, 2, 5], "student": "a/b"},
+    )
     done = small.edgekit("build", "m", "--distill", "layers", "--samples", "s", "--eval", "e", "-o", "o")
     assert done.returncode == 2
     assert b"'layers' is not KEY=VALUE" in done.stderr

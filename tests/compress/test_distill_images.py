@@ -40,7 +40,10 @@ def test_an_image_classifier_teaches_a_smaller_one(name, rows, tmp_path):
     assert student.settings == edgekit.source.read(tiny_images.folder(name)).settings
 
 
-@pytest.mark.parametrize(("name", "said"), [("swin", "its config cannot say which are left"), ("mobilevit", "its config"), ("resnet", "No stack of layers")])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("swin", "its config cannot say which are left"), ("mobilevit", "its config"), ("resnet", "No stack of layers")],
+)
 def test_a_teacher_whose_layers_cannot_be_left_out_is_refused(name, said, rows, tmp_path):
     """Before any training: a folder of such a student could not be read."""
     with pytest.raises(ModelError, match=f"{said}.*Give a student of your own instead"):
@@ -49,13 +52,24 @@ def test_a_teacher_whose_layers_cannot_be_left_out_is_refused(name, said, rows, 
 
 
 def test_a_teacher_without_a_stack_of_layers_teaches_a_student_of_one_s_own(rows, tmp_path):
-    made = edgekit.distill(tiny_images.folder("resnet"), **rows, out=tmp_path / "out", student=tiny_images.folder("convnext"), training=TRAINING)
-    assert any("no stack of equal layers, so the student learns from the teacher's answers" in note for note in made.notes)
+    made = edgekit.distill(
+        tiny_images.folder("resnet"),
+        **rows,
+        out=tmp_path / "out",
+        student=tiny_images.folder("convnext"),
+        training=TRAINING,
+    )
+    assert any(
+        "no stack of equal layers, so the student learns from the teacher's answers" in note for note in made.notes
+    )
     assert made.epochs[-1].loss < made.epochs[0].loss
 
 
 def test_a_student_with_other_positions_than_the_teacher_is_refused():
     """Swin without its last stage merges no patches, so it has four times as many."""
-    given = [{"pixel_values": image} for image in np.random.default_rng(0).standard_normal((4, 3, tiny_images.SIZE, tiny_images.SIZE), np.float32)]
+    given = [
+        {"pixel_values": image}
+        for image in np.random.default_rng(0).standard_normal((4, 3, tiny_images.SIZE, tiny_images.SIZE), np.float32)
+    ]
     with pytest.raises(UsageError, match="64 positions, the teacher's 16"):
         distill_module(tiny_images.module("swin"), given, None, given, [0, 1, 2, 0], layers=1, training=TRAINING)

@@ -23,7 +23,10 @@ ROWS = [{"words": s.split()[:5], "label": ["O", "B-LOC", "O", "O", "O"][: len(s.
 
 def refused(tmp_path, error, said, train=ROWS, dev=ROWS, **options):
     """Distils what is refused before the teacher has answered."""
-    files = {"samples": small.write_jsonl(tmp_path / "train.jsonl", train), "eval": small.write_jsonl(tmp_path / "dev.jsonl", dev)}
+    files = {
+        "samples": small.write_jsonl(tmp_path / "train.jsonl", train),
+        "eval": small.write_jsonl(tmp_path / "dev.jsonl", dev),
+    }
     steps = []
     given = {"layers": 1, "out": tmp_path / "out", "progress": lambda *step: steps.append(step), **files, **options}
     with pytest.raises(error, match=said):
@@ -38,7 +41,9 @@ def test_a_token_classifier_teaches_a_smaller_one(tmp_path):
     train = small.write_jsonl(tmp_path / "train.jsonl", [*rows, *({"words": row["words"]} for row in rows[:5])])
     dev = small.write_jsonl(tmp_path / "dev.jsonl", rows)
     training = Training(epochs=3, batch=8, learning_rate=1e-3, copies=2, precision="float32")
-    made = edgekit.distill(tiny_words.folder("bert"), samples=train, eval=dev, out=tmp_path / "out", layers=1, training=training)
+    made = edgekit.distill(
+        tiny_words.folder("bert"), samples=train, eval=dev, out=tmp_path / "out", layers=1, training=training
+    )
     assert made.score_name == "span F1"
     assert made.epochs[-1].loss < made.epochs[0].loss
     assert made.compared.losses is None, "a score of spans is no mean of rows"
@@ -66,7 +71,12 @@ def test_tokens_of_another_tokenizer_are_not_learnt(tmp_path):
 @pytest.mark.parametrize("part", ["train", "dev"])
 def test_a_word_without_a_token_would_move_labels(tmp_path, part):
     rows = [*ROWS[:3], {"words": ["John", "\u200b", "Smith"], "label": ["B-PER", "O", "B-LOC"]}, *ROWS[3:]]
-    refused(tmp_path, SamplesError, rf"{part}\.jsonl, row 4 cannot be taken: .*number 2, that makes no token", **{part: rows})
+    refused(
+        tmp_path,
+        SamplesError,
+        rf"{part}\.jsonl, row 4 cannot be taken: .*number 2, that makes no token",
+        **{part: rows},
+    )
 
 
 def test_a_row_to_train_on_is_one_window(tmp_path):
@@ -78,13 +88,21 @@ def test_a_row_to_train_on_is_one_window(tmp_path):
 def test_rows_are_checked_before_a_model_is_pruned_and_before_a_student_of_one_s_own_is_trained(tmp_path):
     source = edgekit.source.read(tiny_words.folder("bert"))
     words = " ".join(tiny.SENTENCES).split()
-    for row, said in (({"words": ["John", "\u200b"]}, "number 2, that makes no token"), ({"words": words}, "longer than the model takes")):
+    for row, said in (
+        ({"words": ["John", "\u200b"]}, "number 2, that makes no token"),
+        ({"words": words}, "longer than the model takes"),
+    ):
         file = small.write_jsonl(tmp_path / "rows.jsonl", [{"words": words[:4]}, row])
         rows = edgekit.samples.read(file, modality=source.modality)
         with pytest.raises(SamplesError, match=rf"rows\.jsonl, row 2 .*{said}"):
-            prune_layers(source, source, 1.5, [rows], rows, Latency(lambda models: pytest.fail("nothing is timed"), {}), None)
+            prune_layers(
+                source, source, 1.5, [rows], rows, Latency(lambda models: pytest.fail("nothing is timed"), {}), None
+            )
     recipe = Recipe(student=str(tiny_words.folder("bert")))
     recipe.check(source, [rows])
-    lost = edgekit.samples.read(small.write_jsonl(tmp_path / "lost.jsonl", [{"words": words[:4]}, {"words": ["\u200b"]}]), modality=source.modality)
+    lost = edgekit.samples.read(
+        small.write_jsonl(tmp_path / "lost.jsonl", [{"words": words[:4]}, {"words": ["\u200b"]}]),
+        modality=source.modality,
+    )
     with pytest.raises(SamplesError, match=r"lost\.jsonl, row 2 cannot be taken"):
         recipe.check(source, [rows, lost])

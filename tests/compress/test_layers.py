@@ -63,7 +63,14 @@ def test_the_weighted_sum_keeps_the_weights_of_the_layers_that_stay():
 
 
 def test_albert_goes_through_its_one_layer_less_often(monkeypatch):
-    config = AlbertConfig(hidden_size=32, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64, vocab_size=60, embedding_size=16)
+    config = AlbertConfig(
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=64,
+        vocab_size=60,
+        embedding_size=16,
+    )
     teacher = AlbertForSequenceClassification(config).eval()
     assert depth(teacher) == 4
     student = shortened(teacher, (0, 3)).eval()
@@ -75,7 +82,14 @@ def test_albert_goes_through_its_one_layer_less_often(monkeypatch):
 
 @pytest.mark.parametrize(
     ("count", "of", "expected"),
-    [(3, 6, (0, 2, 5)), (2, 6, (0, 5)), (1, 6, (0,)), (6, 6, (0, 1, 2, 3, 4, 5)), (4, 12, (0, 4, 7, 11)), (6, 12, (0, 2, 4, 7, 9, 11))],
+    [
+        (3, 6, (0, 2, 5)),
+        (2, 6, (0, 5)),
+        (1, 6, (0,)),
+        (6, 6, (0, 1, 2, 3, 4, 5)),
+        (4, 12, (0, 4, 7, 11)),
+        (6, 12, (0, 2, 4, 7, 9, 11)),
+    ],
 )
 def test_evenly(count, of, expected):
     assert evenly(count, of) == expected
@@ -111,7 +125,13 @@ def test_the_tap_gives_what_the_last_layer_gives(name):
         states = model(**feeds, output_hidden_states=True).hidden_states
     (state,) = seen
     assert state.shape == states[-1].shape
-    after = model.encoder.layer_norm if name == "whisper" else model.hubert.encoder.layer_norm if name == "none" else (lambda x: x)
+    after = (
+        model.encoder.layer_norm
+        if name == "whisper"
+        else model.hubert.encoder.layer_norm
+        if name == "none"
+        else (lambda x: x)
+    )
     with torch.inference_mode():
         np.testing.assert_allclose(after(state).numpy(), states[-1].numpy(), atol=1e-5)
     with torch.inference_mode():

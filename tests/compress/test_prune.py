@@ -34,7 +34,9 @@ from edgekit.source.stack import WIDTHS, blocks, stack, widths
 from edgekit.spec.quantization import Quantization
 
 WITHOUT_HEADS = ("mpnet",)
-FAST = Training(epochs=15, patience=15, batch=16, learning_rate=1e-3, copies=0, precision="float32", loss=Loss(labels=0.0))
+FAST = Training(
+    epochs=15, patience=15, batch=16, learning_rate=1e-3, copies=0, precision="float32", loss=Loss(labels=0.0)
+)
 
 
 def objective(kind):
@@ -45,7 +47,10 @@ def masked(model, picks, rows):
     """The answers of the whole model when all other heads and neurons give nothing."""
     handles = []
     for layer, found, (some, neurons) in zip(stack(model)[1], blocks(model), picks, strict=True):
-        for path, keep, count in ((found.attention[3] if found.attention else None, some, found.heads), (found.down, neurons, found.neurons)):
+        for path, keep, count in (
+            (found.attention[3] if found.attention else None, some, found.heads),
+            (found.down, neurons, found.neurons),
+        ):
             if path is None:
                 continue
             linear = layer.get_submodule(path)
@@ -84,7 +89,9 @@ def test_gates_positions_and_shared_layers(name):
     before = widths(model)
     picks = [([0, 2][: max(1, h - 2)] if h > 1 else [0], [*range(1, n, 3)]) for h, n in before]
     rows = tiny.rows(tiny.source(name), tiny.SENTENCES)
-    np.testing.assert_allclose(models.logits(narrowed(model, picks).eval(), rows), masked(model, picks, rows), rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(
+        models.logits(narrowed(model, picks).eval(), rows), masked(model, picks, rows), rtol=1e-4, atol=2e-5
+    )
 
 
 def test_a_folder_with_other_widths_than_its_weights_is_refused(pruned_bert, tmp_path):
@@ -114,7 +121,10 @@ def test_a_pruned_folder_is_read_exported_and_smaller(name, tmp_path):
     picks = [(list(range(max(1, h - 1))), list(range(1, n // 2))) for h, n in before]
     module = narrowed(origin.module, picks)
     rows = origin.encode(tiny.TEXTS)
-    expected = tiny.logits(edgekit.source.Source("pruned", "local", origin.task, "x", lambda: (module, origin.processor), origin.kind), rows)
+    expected = tiny.logits(
+        edgekit.source.Source("pruned", "local", origin.task, "x", lambda: (module, origin.processor), origin.kind),
+        rows,
+    )
     save(module, origin.processor, tmp_path / "model", {})
     found = edgekit.source.read(tmp_path / "model")
     assert widths(found.module) == [[len(h), len(n)] for h, n in picks]
@@ -137,7 +147,9 @@ def test_a_pruned_image_model_is_read(name, tmp_path):
 
 
 def parameters(folder):
-    return sum(int(np.prod(i.dims)) for i in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer)
+    return sum(
+        int(np.prod(i.dims)) for i in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer
+    )
 
 
 def test_the_same_answers_by_fused_attention_in_int8(pruned_bert, tmp_path):
@@ -151,7 +163,10 @@ def test_the_same_answers_by_fused_attention_in_int8(pruned_bert, tmp_path):
     assert "QAttention" in operators
     rows = origin.encode(tiny.TEXTS)
     session = onnxruntime.InferenceSession(made.graphs[0].path)
-    answers = [session.run(None, {i.name: np.array([row[i.name]], np.int64) for i in session.get_inputs()})[0][0] for row in rows]
+    answers = [
+        session.run(None, {i.name: np.array([row[i.name]], np.int64) for i in session.get_inputs()})[0][0]
+        for row in rows
+    ]
     expected = tiny.logits(origin, rows)
     assert np.abs(np.array(answers) - expected).max() < 0.1 * np.ptp(expected)
 
@@ -175,12 +190,20 @@ def test_importance_is_the_fisher_information():
         each = factor.repeat_interleave(linear.in_features // len(factor))
         handle = linear.register_forward_pre_hook(lambda _, given: (given[0] * each,))
         try:
-            return model(**{n: torch.from_numpy(a)[None] for n, a in row.items()}).logits[0].log_softmax(0).detach().numpy()
+            return (
+                model(**{n: torch.from_numpy(a)[None] for n, a in row.items()})
+                .logits[0]
+                .log_softmax(0)
+                .detach()
+                .numpy()
+            )
         finally:
             handle.remove()
 
     for layer, part, index in ((0, 0, 1), (3, 0, 2), (1, 1, 10), (3, 1, 40)):
-        slopes = (log_probabilities(layer, part, index, 1 + step) - log_probabilities(layer, part, index, 1 - step)) / (2 * step)
+        slopes = (log_probabilities(layer, part, index, 1 + step) - log_probabilities(layer, part, index, 1 - step)) / (
+            2 * step
+        )
         expected = float((np.exp(log_probabilities(layer, part, index, 1.0)) * slopes**2).sum())
         assert found[layer][part][index] / count == pytest.approx(expected, rel=0.15)
 
@@ -210,7 +233,9 @@ def test_what_goes_is_the_least_for_the_time_that_it_takes():
 
         def worth(counts, matters=matters):
             """Time saved, importance lost."""
-            gain = sum(table.saved(part, len(m), n) for m, part, n in zip(flat(matters), (0, 1, 0, 1), counts, strict=True))
+            gain = sum(
+                table.saved(part, len(m), n) for m, part, n in zip(flat(matters), (0, 1, 0, 1), counts, strict=True)
+            )
             return gain, sum(np.sort(m)[: len(m) - n].sum() for m, n in zip(flat(matters), counts, strict=True))
 
         every = [worth(c) for c in itertools.product(range(1, 4), range(2, 17, 2), range(1, 4), range(2, 17, 2))]
@@ -228,7 +253,9 @@ def flat(matters):
 
 
 def test_the_most_that_can_go():
-    assert most([Importance(np.ones(3), np.ones(16))], Table({1: 0.02, 3: 0.08}, {2: 0.01, 16: 0.09})) == pytest.approx(0.14)
+    assert most([Importance(np.ones(3), np.ones(16))], Table({1: 0.02, 3: 0.08}, {2: 0.01, 16: 0.09})) == pytest.approx(
+        0.14
+    )
 
 
 # ---- the whole of it, by a clock that counts
@@ -239,8 +266,12 @@ def lesson(tmp_path_factory, tiny_module):
     folder = tmp_path_factory.mktemp("slices")
     texts = small.texts(160, seed=31)
     answers = small.torch_logits(tiny_module, texts).argmax(axis=1)
-    train = small.write_jsonl(folder / "train.jsonl", [{"text": t, "label": small.LABELS[a]} for t, a in zip(texts, answers, strict=True)])
-    dev = small.write_jsonl(folder / "dev.jsonl", small.labelled(tiny_module, small.texts(200, seed=33), count=60, wrong=3))
+    train = small.write_jsonl(
+        folder / "train.jsonl", [{"text": t, "label": small.LABELS[a]} for t, a in zip(texts, answers, strict=True)]
+    )
+    dev = small.write_jsonl(
+        folder / "dev.jsonl", small.labelled(tiny_module, small.texts(200, seed=33), count=60, wrong=3)
+    )
     return [edgekit.samples.read(train)], edgekit.samples.read(dev)
 
 
@@ -271,7 +302,10 @@ def test_it_is_as_fast_as_was_asked_and_comes_back(tiny_model, lesson):
     assert (again.after, fresh) == (made.after, []), "from the cache"
     learnt = prune_layers(origin, origin, 1.8, *lesson, counting([]), FAST)
     assert learnt.after == made.after
-    apart = [rel_entr(softmax(values(m.made.reference), axis=1), softmax(values(m.made.outputs), axis=1)).sum() for m in (made, learnt)]
+    apart = [
+        rel_entr(softmax(values(m.made.reference), axis=1), softmax(values(m.made.outputs), axis=1)).sum()
+        for m in (made, learnt)
+    ]
     assert apart[1] < apart[0], "it learnt the answers of the model as it was"
     found = edgekit.source.read(learnt.made.folder)
     assert [tuple(w) for w in widths(found.module)] == list(learnt.after)
@@ -280,7 +314,9 @@ def test_it_is_as_fast_as_was_asked_and_comes_back(tiny_model, lesson):
 
 def test_more_than_all_cannot_go(tiny_model, lesson):
     origin = edgekit.source.read(tiny_model)
-    with pytest.raises(UsageError, match=r"asked to make the model 5\.00 x as fast, and with one head and 16 neurons .* it is 2\.84 x"):
+    with pytest.raises(
+        UsageError, match=r"asked to make the model 5\.00 x as fast, and with one head and 16 neurons .* it is 2\.84 x"
+    ):
         prune_layers(origin, origin, 5.0, *lesson, counting([]), None)
 
 
@@ -320,5 +356,8 @@ def test_layers_of_a_pruned_model_keep_their_widths(pruned_bert):
 def test_a_pruned_model_is_trimmed(pruned_bert, tmp_path):
     origin = edgekit.source.read(pruned_bert)
     trimmed(origin, ["no"], None, None, tmp_path / "out", lambda *_: None)
-    rows = [tiny.logits(edgekit.source.read(f), edgekit.source.read(f).encode(["no"])) for f in (pruned_bert, tmp_path / "out")]
+    rows = [
+        tiny.logits(edgekit.source.read(f), edgekit.source.read(f).encode(["no"]))
+        for f in (pruned_bert, tmp_path / "out")
+    ]
     np.testing.assert_allclose(rows[0], rows[1], atol=1e-5)

@@ -27,7 +27,9 @@ from edgekit.source.batches import tensors
 from edgekit.source.processors import text
 from edgekit.source.stack import depth
 
-FAST = Training(epochs=4, patience=4, batch=8, learning_rate=1e-3, copies=0, freeze_embeddings=False, precision="float32")
+FAST = Training(
+    epochs=4, patience=4, batch=8, learning_rate=1e-3, copies=0, freeze_embeddings=False, precision="float32"
+)
 
 
 def divergence(model, teacher, rows):
@@ -69,7 +71,9 @@ def test_a_student_of_one_s_own():
     own = copy.deepcopy(models.teacher("distilbert"))
     rows, labels = lesson("bert")
     before = divergence(own, models.teacher("bert"), rows)
-    student, _ = distill_module(models.teacher("bert"), rows, labels, rows, labels, student=own, pads=models.PADS, training=FAST)
+    student, _ = distill_module(
+        models.teacher("bert"), rows, labels, rows, labels, student=own, pads=models.PADS, training=FAST
+    )
     assert student is own
     assert divergence(student, models.teacher("bert"), rows) < 0.6 * before
 
@@ -103,7 +107,9 @@ def test_the_parts_of_the_loss():
     np.testing.assert_allclose(got, 0.6 * teacher + 0.4 * own, rtol=1e-4)
 
     got = rows("regression", flags)
-    np.testing.assert_allclose(got, 0.6 * ((x - y) ** 2).mean(axis=1) + 0.4 * ((x - flags) ** 2).mean(axis=1) * labelled, rtol=1e-5)
+    np.testing.assert_allclose(
+        got, 0.6 * ((x - y) ** 2).mean(axis=1) + 0.4 * ((x - flags) ** 2).mean(axis=1) * labelled, rtol=1e-5
+    )
 
 
 def test_the_relation_is_between_real_tokens_only():
@@ -116,7 +122,10 @@ def test_the_relation_is_between_real_tokens_only():
         (gram(torch.from_numpy(ours)), gram(torch.from_numpy(theirs)), torch.from_numpy(real)),
     )  # fmt: skip
     for row, size in ((0, 4), (1, 2)):
-        cosines = [[[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in x[:size]] for a in x[:size]] for x in (ours[row], theirs[row])]
+        cosines = [
+            [[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in x[:size]] for a in x[:size]]
+            for x in (ours[row], theirs[row])
+        ]
         assert float(got[row]) == pytest.approx(np.mean((np.array(cosines[0]) - np.array(cosines[1])) ** 2), rel=1e-4)
 
 
@@ -126,11 +135,17 @@ def test_the_teacher_s_answers_are_those_of_each_row_alone(name, tmp_path):
     rows = models.rows(name, 70, seed=5)
     _teacher.answer(models.teacher(name), rows, objective(), True, tmp_path, lambda *_: None)
     targets = _teacher.read(tmp_path)
-    np.testing.assert_allclose([row["logits"] for row in targets.outputs], models.logits(models.teacher(name), rows), atol=1e-4)
+    np.testing.assert_allclose(
+        [row["logits"] for row in targets.outputs], models.logits(models.teacher(name), rows), atol=1e-4
+    )
     cosines, real = targets.relation([3, 69, 11])
     for place, index in enumerate((3, 69, 11)):
         with torch.inference_mode():
-            state = models.teacher(name)(**tensors([rows[index]], {}), output_hidden_states=True).hidden_states[-1][0].numpy()
+            state = (
+                models.teacher(name)(**tensors([rows[index]], {}), output_hidden_states=True)
+                .hidden_states[-1][0]
+                .numpy()
+            )
         unit = state / np.linalg.norm(state, axis=1, keepdims=True)
         size = len(unit)
         assert real[place].tolist() == [True] * size + [False] * (real.shape[1] - size)
@@ -138,14 +153,26 @@ def test_the_teacher_s_answers_are_those_of_each_row_alone(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values", [{"teacher": -0.1}, {"teacher": 0, "labels": 0}, {"temperature": 0}, {"relation": math.nan}, {"temperature": math.inf}], ids=str
+    "values",
+    [
+        {"teacher": -0.1},
+        {"teacher": 0, "labels": 0},
+        {"temperature": 0},
+        {"relation": math.nan},
+        {"temperature": math.inf},
+    ],
+    ids=str,
 )
 def test_a_loss_that_is_none(values):
     with pytest.raises(UsageError, match="expected weights of at least 0"):
         Loss(**values)
 
 
-@pytest.mark.parametrize("values", [{"epochs": 0}, {"batch": 0}, {"learning_rate": math.nan}, {"mask": 0.95}, {"precision": "int8"}, {"seed": -1}], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [{"epochs": 0}, {"batch": 0}, {"learning_rate": math.nan}, {"mask": 0.95}, {"precision": "int8"}, {"seed": -1}],
+    ids=str,
+)
 def test_training_that_is_none(values):
     with pytest.raises(UsageError, match=f"{next(iter(values))} is .*expected"):
         Training(**values)
@@ -199,9 +226,13 @@ def test_altered_texts():
     assert all(set(t.split()) <= {"[MASK]", "w", "ww", "www", *texts[0].split()} for t in made)
     assert altered(texts, 0.0, 0.0, 0.0, "[MASK]", seed=1) == texts
     counts = [len(t.split()) for t in altered(texts, 0.0, 0.0, 0.5, "[MASK]", seed=1)]
-    assert counts.count(10) / 400 == pytest.approx(0.55, abs=0.08), "half of them, and a tenth of the runs are as long as the text"
+    assert counts.count(10) / 400 == pytest.approx(0.55, abs=0.08), (
+        "half of them, and a tenth of the runs are as long as the text"
+    )
     assert min(counts) == 1
-    assert all(short in long for short, long in zip(altered(texts, 0.0, 0.0, 1.0, "[MASK]", seed=1), texts, strict=True)), "a run of words"
+    assert all(
+        short in long for short, long in zip(altered(texts, 0.0, 0.0, 1.0, "[MASK]", seed=1), texts, strict=True)
+    ), "a run of words"
     gone = altered(texts, 0.2, 0.0, 0.0, None, seed=1)
     assert sum(len(t.split()) for t in gone) / 4000 == pytest.approx(0.8, abs=0.02)
     (pair,) = altered([("a b c d e f", "g")], 0.5, 0.0, 0.0, "[MASK]", seed=3)
@@ -262,7 +293,9 @@ def test_training_stops_when_the_score_does_and_the_best_epoch_is_kept(monkeypat
         return real(module, *rest)
 
     monkeypatch.setattr(_student, "shared_outputs", spying)
-    student, epochs = taught(training=Training(**{**vars(FAST), "patience": 2, "epochs": 10}), score=lambda *_: next(scores))
+    student, epochs = taught(
+        training=Training(**{**vars(FAST), "patience": 2, "epochs": 10}), score=lambda *_: next(scores)
+    )
     assert [e.score for e in epochs] == [0.1, 0.5, 0.4, 0.5]
     same(weights(student), kept[1])
 
@@ -281,14 +314,28 @@ def test_the_lowest_score_is_the_best_of_an_error_rate(tmp_path):
 
     training = Training(**{**vars(FAST), "patience": 2, "epochs": 3})
     student = shortened(teacher, (0, 3))
-    history = train(student, Lesson(examples, targets, objective()), score, training, accelerator("float32"), tmp_path, lambda *_: None, higher_is_better=False)
+    history = train(
+        student,
+        Lesson(examples, targets, objective()),
+        score,
+        training,
+        accelerator("float32"),
+        tmp_path,
+        lambda *_: None,
+        higher_is_better=False,
+    )
     assert [e.score for e in history] == [0.5, 0.2, 0.3]
     same(weights(student), best[1])
 
 
 def test_a_run_that_diverges():
-    training = Training(**{**vars(FAST), "learning_rate": 900.0, "clip": 1e9, "warmup": 0.0, "epochs": 50, "patience": 50})
-    with pytest.raises(CompressError, match=r"The loss became (nan|inf) at step \d+ of epoch \d+: training diverged. Try a lower learning rate than 900"):
+    training = Training(
+        **{**vars(FAST), "learning_rate": 900.0, "clip": 1e9, "warmup": 0.0, "epochs": 50, "patience": 50}
+    )
+    with pytest.raises(
+        CompressError,
+        match=r"The loss became (nan|inf) at step \d+ of epoch \d+: training diverged. Try a lower learning rate than 900",
+    ):
         taught("vit", training)
 
 
@@ -351,13 +398,25 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     """45 rows in batches of 8: the last batch has 5, so shares of 3 and 2. Without dropout the weights are the same but for rounding."""
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--rdzv-backend",
+        "c10d",
+        "--rdzv-endpoint",
+        "localhost:0",
+    ]
     environment = {**small.os.environ, "ACCELERATE_USE_CPU": "true"}
     found = []
     for place, command in (("one", [sys.executable]), ("two", launch)):
         out = tmp_path / f"{place}.npz"
         paths = [str(p) for p in (small.ROOT / "tests" / "compress", small.ROOT / "tests")]
-        done = subprocess.run([*command, str(script), str(out), *paths], capture_output=True, timeout=300, env=environment)
+        done = subprocess.run(
+            [*command, str(script), str(out), *paths], capture_output=True, timeout=300, env=environment
+        )
         assert done.returncode == 0, done.stderr.decode()[-2000:]
         found.append(np.load(out))
     one, two = found
@@ -365,14 +424,20 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-4)
     np.testing.assert_allclose(two["score"], one["score"])
     for name in one.files:
-        if name not in ("processes", "loss", "score") and not name.endswith("key.bias"):  # whose gradient is 0: Adam makes steps of its rounding
+        if name not in ("processes", "loss", "score") and not name.endswith(
+            "key.bias"
+        ):  # whose gradient is 0: Adam makes steps of its rounding
             np.testing.assert_allclose(two[name], one[name], atol=2e-4, err_msg=name)
 
 
 def test_an_option_that_is_misspelt():
     rows, labels = [{"input_ids": np.array([1, 2, 3])}] * 2, [0, 1]
-    with pytest.raises(UsageError, match=r"'problem_typ' is no option of text-classification\. Did you mean 'problem_type'"):
+    with pytest.raises(
+        UsageError, match=r"'problem_typ' is no option of text-classification\. Did you mean 'problem_type'"
+    ):
         distill_module(models.teacher("bert"), rows, labels, rows, labels, layers=1, problem_typ="regression")
     own = Objective.of_head(heads.get("text-classification"), "single_label_classification", {})
     with pytest.raises(UsageError, match="an objective of one's own"):
-        distill_module(models.teacher("bert"), rows, labels, rows, labels, layers=1, task=own, problem_type="regression")
+        distill_module(
+            models.teacher("bert"), rows, labels, rows, labels, layers=1, task=own, problem_type="regression"
+        )

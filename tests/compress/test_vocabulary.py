@@ -15,7 +15,11 @@ from edgekit.compress import vocabulary
 from edgekit.compress.vocabulary import DISCLOSES, trim, trimmed
 
 SEEN = ["the plot was dull and the acting was worse", "no", "a fine film with a strong cast and a weak ending"]
-UNSEEN = ["the weather in Berlin is going to be wonderful tomorrow", "café owners asked for quieter streets", "lock the front door at 06:45!"]
+UNSEEN = [
+    "the weather in Berlin is going to be wonderful tomorrow",
+    "café owners asked for quieter streets",
+    "lock the front door at 06:45!",
+]
 
 
 @pytest.fixture(scope="module", params=["bert", "roberta", "albert", "mpnet", "deberta-v2", "modernbert"])
@@ -34,7 +38,12 @@ def words(origin, text):
 def test_it_is_smaller(models):
     _, after, made = models
     assert made.after < made.before
-    assert made.after == len(after.processor) == after.module.get_input_embeddings().num_embeddings == after.module.config.vocab_size
+    assert (
+        made.after
+        == len(after.processor)
+        == after.module.get_input_embeddings().num_embeddings
+        == after.module.config.vocab_size
+    )
     assert made.tokens_after >= made.tokens_before
     assert DISCLOSES in made.text()
 
@@ -43,7 +52,9 @@ def test_texts_of_the_samples_encode_to_the_same_tokens_and_answers(models):
     before, after, _ = models
     for text in SEEN:
         assert words(after, text) == words(before, text)
-    np.testing.assert_allclose(tiny.logits(after, after.encode(SEEN)), tiny.logits(before, before.encode(SEEN)), atol=1e-5)
+    np.testing.assert_allclose(
+        tiny.logits(after, after.encode(SEEN)), tiny.logits(before, before.encode(SEEN)), atol=1e-5
+    )
 
 
 def test_other_texts_are_split_finer_and_nothing_becomes_unknown(models):
@@ -52,9 +63,9 @@ def test_other_texts_are_split_finer_and_nothing_becomes_unknown(models):
         old, new = words(before, text), words(after, text)
         assert new.count(after.processor.unk_token) <= old.count(before.processor.unk_token)
         assert len(new) >= len(old)
-        assert after.processor.decode(after.encode([text])[0]["input_ids"], skip_special_tokens=True) == before.processor.decode(
-            before.encode([text])[0]["input_ids"], skip_special_tokens=True
-        )
+        assert after.processor.decode(
+            after.encode([text])[0]["input_ids"], skip_special_tokens=True
+        ) == before.processor.decode(before.encode([text])[0]["input_ids"], skip_special_tokens=True)
 
 
 def test_special_tokens_are_where_they_were(models):
@@ -68,7 +79,13 @@ def test_special_tokens_are_where_they_were(models):
 
 def test_a_trimmed_model_builds(tiny_model, tiny_samples, tmp_path):
     edgekit.compress.vocabulary.trim(tiny_model, samples=tiny_samples.train, out=tmp_path / "small")
-    made = edgekit.build(tmp_path / "small", samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target=small.target(tmp_path / "t.toml"))
+    made = edgekit.build(
+        tmp_path / "small",
+        samples=tiny_samples.train,
+        eval=tiny_samples.dev,
+        out=tmp_path / "out",
+        target=small.target(tmp_path / "t.toml"),
+    )
     texts = [json.loads(line)["text"] for line in tiny_samples.train.read_text().splitlines()]
     with edgekit.load(made.bundle.path) as session:
         np.testing.assert_allclose(small.logits(session, texts), small.torch_logits(small.module(), texts), atol=1e-3)
@@ -90,7 +107,9 @@ def test_what_is_refused(tiny_model, tiny_samples, tmp_path, monkeypatch):
 
 
 def test_the_command_line(tiny_model, tiny_samples, tmp_path):
-    done = small.edgekit("trim-vocab", tiny_model, "--samples", tiny_samples.train, "--eval", tiny_samples.dev, "-o", tmp_path / "out")
+    done = small.edgekit(
+        "trim-vocab", tiny_model, "--samples", tiny_samples.train, "--eval", tiny_samples.dev, "-o", tmp_path / "out"
+    )
     assert done.returncode == 0, done.stderr.decode()
     said = done.stdout.decode()
     assert said.startswith("Vocabulary ")
@@ -109,15 +128,26 @@ def test_a_list_of_tokens(tiny_model, tmp_path):
     # What any text needs stays: single characters at the start and inside of words.
     assert set(after) == set(listed) | {t for t in whole if len(t.removeprefix("##")) == 1}
     assert made.text() == f"Vocabulary {len(whole)} -> {len(after)} tokens."
-    both = trim(tiny_model, tokens=tmp_path / "tokens.txt", samples=small.write_jsonl(tmp_path / "s.jsonl", [{"text": "the music"}]), out=tmp_path / "both")
+    both = trim(
+        tiny_model,
+        tokens=tmp_path / "tokens.txt",
+        samples=small.write_jsonl(tmp_path / "s.jsonl", [{"text": "the music"}]),
+        out=tmp_path / "both",
+    )
     assert both.after > made.after
 
 
 @pytest.mark.parametrize(
     ("tokens", "said"),
     [
-        (["[PAD]", "[UNK]", "[SEP]", "film"], r"lacks \[CLS\], \[MASK\], special tokens that .* was trained with.*Add them"),
-        (["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "xylophone", "qq"], "2 tokens of the list are not in the vocabulary of .*, 'xylophone' for one"),
+        (
+            ["[PAD]", "[UNK]", "[SEP]", "film"],
+            r"lacks \[CLS\], \[MASK\], special tokens that .* was trained with.*Add them",
+        ),
+        (
+            ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "xylophone", "qq"],
+            "2 tokens of the list are not in the vocabulary of .*, 'xylophone' for one",
+        ),
     ],
 )
 def test_a_list_that_cannot_be(tokens, said, tiny_model, tmp_path):
@@ -134,7 +164,9 @@ def test_in_a_build(tiny_model, tiny_samples, tmp_path):
     aim = small.target(tmp_path / "t.toml", ("float32",))
     student = {"layers": 1, "epochs": 1, "copies": 0, "precision": "float32"}
     # All texts that are scored are among the samples, so none of them is split otherwise; and they are few, so that there is something to trim.
-    few = small.write_jsonl(tmp_path / "few.jsonl", [json.loads(line) for line in tiny_samples.dev.read_text().splitlines()][:12])
+    few = small.write_jsonl(
+        tmp_path / "few.jsonl", [json.loads(line) for line in tiny_samples.dev.read_text().splitlines()][:12]
+    )
     options = {"samples": few, "eval": few, "target": aim, "budget": {"accuracy_drop": 1.0}}
     whole = edgekit.build(tiny_model, out=tmp_path / "whole", distill=[student], **options)
     made = edgekit.build(tiny_model, out=tmp_path / "out", vocabulary="samples", distill=[student], **options)
@@ -146,12 +178,17 @@ def test_in_a_build(tiny_model, tiny_samples, tmp_path):
     # Words of all samples stay, those of the calibration rows among them; and none of them needs the column of the labels.
     bare = [{"text": text} for text in ("the music", "zebra crossing")]
     other = small.write_jsonl(tmp_path / "bare.jsonl", bare)
-    renamed = small.write_jsonl(tmp_path / "renamed.jsonl", [{"text": r["text"], "y": r["label"]} for r in map(json.loads, few.read_text().splitlines())])
+    renamed = small.write_jsonl(
+        tmp_path / "renamed.jsonl",
+        [{"text": r["text"], "y": r["label"]} for r in map(json.loads, few.read_text().splitlines())],
+    )
     more = edgekit.build(
         tiny_model, out=tmp_path / "more", vocabulary="samples", samples=few, distill_samples=[other], eval=renamed, columns={"label": "y"}, target=aim,
         budget={"accuracy_drop": 1.0},
     )  # fmt: skip
-    tokens = [json.loads((m.bundle.path / "assets" / "tokenizer.json").read_text())["model"]["vocab"] for m in (made, more)]
+    tokens = [
+        json.loads((m.bundle.path / "assets" / "tokenizer.json").read_text())["model"]["vocab"] for m in (made, more)
+    ]
     assert set(tokens[0]) <= set(tokens[1])
     scores = [{t.model: t.score for t in m.bundle.manifest.trials} for m in (whole, made)]
     assert scores[0][""] == scores[1][""]

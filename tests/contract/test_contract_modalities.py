@@ -46,12 +46,16 @@ class Case:
 
 def text(folder):
     small.tokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
-    return TextModality(TextEncoder(folder / "tokenizer.json", ("input_ids", "attention_mask"), small.MAX_LENGTH), small.MAX_LENGTH)
+    return TextModality(
+        TextEncoder(folder / "tokenizer.json", ("input_ids", "attention_mask"), small.MAX_LENGTH), small.MAX_LENGTH
+    )
 
 
 def words(folder):
     small.tokenizer().backend_tokenizer.save(str(folder / "tokenizer.json"))
-    return WordsModality(WordEncoder(folder / "tokenizer.json", ("input_ids", "attention_mask"), small.MAX_LENGTH, 8), small.MAX_LENGTH)
+    return WordsModality(
+        WordEncoder(folder / "tokenizer.json", ("input_ids", "attention_mask"), small.MAX_LENGTH, 8), small.MAX_LENGTH
+    )
 
 
 def images(folder):
@@ -68,7 +72,12 @@ CASES = [
         "words",
         words,
         lambda modality, inputs: [row.arrays for row in modality.encoder(inputs)],
-        [{"words": ["The", "film", "is", "fine", "."]}, {"words": "The film is fine ."}, {"words": '["The", "film is"]'}, {"words": ""}],
+        [
+            {"words": ["The", "film", "is", "fine", "."]},
+            {"words": "The film is fine ."},
+            {"words": '["The", "film is"]'},
+            {"words": ""},
+        ],
         [None, 3, [], ["a", 3], "\ud83d", ["\ud83d"]],
     ),
     Case(
@@ -82,9 +91,14 @@ CASES = [
         "text",
         text,
         lambda modality, inputs: [row.arrays for row in modality.encoder(inputs)],
-        [{"text": "The film is fine."}, {"text": "The film is fine.", "text_pair": ""}, {"text": "The film", "text_pair": " is fine."}, {"text": ""}],
+        [
+            {"text": "The film is fine."},
+            {"text": "The film is fine.", "text_pair": ""},
+            {"text": "The film", "text_pair": " is fine."},
+            {"text": ""},
+        ],
         [None, 3, ["a"], "\ud83d"],
-    )
+    ),
 ]
 
 
@@ -136,7 +150,9 @@ def test_generated_inputs_are_of_their_number_and_size(case, modality):
     for count in (1, 2, 25):
         made = modality.generate(count, LONGEST, 3)
         assert len(made) == count
-        assert [modality.content(a) for a in made] == [modality.content(b) for b in modality.generate(count, LONGEST, 3)]
+        assert [modality.content(a) for a in made] == [
+            modality.content(b) for b in modality.generate(count, LONGEST, 3)
+        ]
         sizes = [modality.size(row) for row in case.encode(modality, made)]
         assert min(sizes) >= 1
         assert sizes[-1] == max(sizes) or sizes[-1] >= LONGEST

@@ -28,7 +28,9 @@ from edgekit.spec import target as targets
 from edgekit.spec.progress import silent
 
 BACKENDS = [name for name in backends.names() if checks.runs_here(name)]
-RUNS = [(method, backend) for method in quantize.names() for backend in quantize.get(method).BACKENDS if backend in BACKENDS]
+RUNS = [
+    (method, backend) for method in quantize.names() for backend in quantize.get(method).BACKENDS if backend in BACKENDS
+]
 OUTLIER = "brilliant"
 TEXTS = [
     *small.texts(24, seed=9),
@@ -52,7 +54,9 @@ def field(folder, model, calibration, evaluation):
     rows, origin = samples.read(evaluation), source.read(model)
     cache = StepCache(folder, silent, Cache())
     task, reference = origin.save_assets(folder / "assets"), reference_outputs(cache, origin, rows)
-    scored = EvaluationSet(rows, Evaluation(task, rows.inputs, np.array([row["logits"].argmax() for row in reference])), reference)
+    scored = EvaluationSet(
+        rows, Evaluation(task, rows.inputs, np.array([row["logits"].argmax() for row in reference])), reference
+    )
     ctx = BuildContext(aim, scored, samples.read(calibration).take(64, 0), origin.digest, cache, Record(""))
     return (ctx, prepare_model(ctx, "", origin)), scored
 
@@ -62,8 +66,12 @@ def outliers(tmp_path_factory):
     """A model with a word whose activations are huge."""
     folder = tmp_path_factory.mktemp("outliers")
     model = small.save(folder / "model", outlier=OUTLIER)
-    calibration = small.write_jsonl(folder / "train.jsonl", [{"text": text} for text in [*small.texts(40, seed=1), f"a {OUTLIER} voice"]])
-    evaluation = small.write_jsonl(folder / "dev.jsonl", [{"text": text, "label": small.LABELS[i % 3]} for i, text in enumerate(TEXTS)])
+    calibration = small.write_jsonl(
+        folder / "train.jsonl", [{"text": text} for text in [*small.texts(40, seed=1), f"a {OUTLIER} voice"]]
+    )
+    evaluation = small.write_jsonl(
+        folder / "dev.jsonl", [{"text": text, "label": small.LABELS[i % 3]} for i, text in enumerate(TEXTS)]
+    )
     return field(folder, model, calibration, evaluation)
 
 
@@ -88,7 +96,13 @@ def test_whatever_else_is_in_a_list(outliers, method, backend):
     orders = [np.arange(len(TEXTS)), np.arange(len(TEXTS))[::-1], np.random.default_rng(0).permutation(len(TEXTS))]
     with opened(candidate) as session:
         alone = small.logits(session, TEXTS)
-    ways = ({}, {"threads": 1, "batch": 3}, {"streams": 2, "batch": 5}, {"max_tokens": 90}, {"threads": 1, "batch": 2, "max_tokens": 0})
+    ways = (
+        {},
+        {"threads": 1, "batch": 3},
+        {"streams": 2, "batch": 5},
+        {"max_tokens": 90},
+        {"threads": 1, "batch": 2, "max_tokens": 0},
+    )
     for changes in ways:
         with opened(candidate, **changes) as session:
             for order in (*orders, orders[2][:7], orders[2][7:9]):
@@ -114,7 +128,9 @@ def test_the_texts_provoke_the_fault(outliers):
 def test_which_rows_may_share_a_call(outliers):
     """By the graph: only where an operator takes one scale of a tensor of activations when it runs."""
     made, _ = outliers
-    assert {m: of(made, m, b).variant.rows for m, b in RUNS} == {m: "alone" if m == "dynamic" else "together" for m, _ in RUNS}
+    assert {m: of(made, m, b).variant.rows for m, b in RUNS} == {
+        m: "alone" if m == "dynamic" else "together" for m, _ in RUNS
+    }
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +146,9 @@ def minilm(tmp_path_factory):
     return field(folder, model, data / "train.jsonl", few)[0], texts
 
 
-@pytest.mark.parametrize(("method", "backend"), [run for run in RUNS if run[0] in ("dynamic", "static")], ids=lambda part: part)
+@pytest.mark.parametrize(
+    ("method", "backend"), [run for run in RUNS if run[0] in ("dynamic", "static")], ids=lambda part: part
+)
 def test_a_trained_model_answers_a_test_set_as_a_list_as_it_answers_its_rows(minilm, method, backend):
     made, texts = minilm
     with opened(of(made, method, backend), threads=1) as session:

@@ -81,7 +81,10 @@ def numbers(draw, rows):
 
 
 def accuracy(outputs, truth):
-    right = [max(range(3), key=row["logits"].tolist().__getitem__) == answer for row, answer in zip(outputs, truth, strict=True)]
+    right = [
+        max(range(3), key=row["logits"].tolist().__getitem__) == answer
+        for row, answer in zip(outputs, truth, strict=True)
+    ]
     return sum(right) / len(right)
 
 
@@ -144,17 +147,26 @@ def tags(outputs):
 
 
 def word_accuracy(outputs, truth):
-    pairs = [(a, b) for row, right in zip(tags(outputs), truth, strict=True) for a, b in zip(row, right.tolist(), strict=True)]
+    pairs = [
+        (a, b)
+        for row, right in zip(tags(outputs), truth, strict=True)
+        for a, b in zip(row, right.tolist(), strict=True)
+    ]
     return sum(a == b for a, b in pairs) / len(pairs)
 
 
 def span_f1(outputs, truth):
     def found(row):
         """Letters of the tags of BIO, where a lower-case letter goes on: a span is a letter and its lower-case ones, or lower-case ones alone."""
-        return {(m.start(), m.end(), m[0][0].lower()) for m in re.finditer("Pp*|Ll*|p+|l+", "".join(" PpLl"[tag] for tag in row))}
+        return {
+            (m.start(), m.end(), m[0][0].lower())
+            for m in re.finditer("Pp*|Ll*|p+|l+", "".join(" PpLl"[tag] for tag in row))
+        }
 
     pairs = [(found(row), found(right.tolist())) for row, right in zip(tags(outputs), truth, strict=True)]
-    right, given, wanted = (sum(len(part) for part in parts) for parts in zip(*((a & b, a, b) for a, b in pairs), strict=True))
+    right, given, wanted = (
+        sum(len(part) for part in parts) for parts in zip(*((a & b, a, b) for a, b in pairs), strict=True)
+    )
     return 2 * right / (given + wanted)
 
 
@@ -254,7 +266,10 @@ def test_a_row_contributes_the_same_whatever_rows_are_beside_it(task, drawn):
 
 def test_a_row_of_nan_is_not_scored(task, drawn):
     outputs, truth = drawn
-    broken = [{name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array for name, array in outputs[0].items()}, *outputs[1:]]
+    broken = [
+        {name: np.full_like(array, np.nan) if array.dtype.kind == "f" else array for name, array in outputs[0].items()},
+        *outputs[1:],
+    ]
     assert finite(broken).tolist() == [False] + [True] * (ROWS - 1)
     for metric in task.metrics:
         assert np.isnan(task.evidence(broken, truth, metric)).any(axis=1).tolist() == [True] + [False] * (ROWS - 1)
@@ -280,7 +295,11 @@ def test_equal_outputs_are_equal_answers(task, drawn, other):
 
 def pushed(array, tolerance, draw):
     """Each number moved up or down; places and sizes as they are."""
-    return array if array.dtype.kind != "f" else (array + tolerance * draw.choice([-1.0, 1.0], array.shape)).astype(array.dtype)
+    return (
+        array
+        if array.dtype.kind != "f"
+        else (array + tolerance * draw.choice([-1.0, 1.0], array.shape)).astype(array.dtype)
+    )
 
 
 def test_what_is_decided_stays(task, drawn):

@@ -44,8 +44,47 @@ from edgekit.spec.tensor import Signature
 from edgekit.timing import duel
 
 HERE = Path(__file__).parent
-WORDS = ("?", *["der", "die", "das", "ein", "kleiner", "grosser", "alter", "Hund", "Vogel", "Baum", "steht", "liegt", "singt", "nicht", "immer", "dort"])
-GLOSSES = ("", *["the", "a", "small", "large", "old", "dog", "bird", "tree", "stands", "lies", "sings", "not", "always", "there", "here"])
+WORDS = (
+    "?",
+    *[
+        "der",
+        "die",
+        "das",
+        "ein",
+        "kleiner",
+        "grosser",
+        "alter",
+        "Hund",
+        "Vogel",
+        "Baum",
+        "steht",
+        "liegt",
+        "singt",
+        "nicht",
+        "immer",
+        "dort",
+    ],
+)
+GLOSSES = (
+    "",
+    *[
+        "the",
+        "a",
+        "small",
+        "large",
+        "old",
+        "dog",
+        "bird",
+        "tree",
+        "stands",
+        "lies",
+        "sings",
+        "not",
+        "always",
+        "there",
+        "here",
+    ],
+)
 DISTRIBUTION = """[edgekit.tasks]
 glossing = edgekit_glossing.task
 [edgekit.modalities]
@@ -100,7 +139,9 @@ def text_of(scores):
 
 def errors(pairs):
     """Edits by Python's own matcher, which is exact where only words are replaced: so the samples are made."""
-    return sum(a != b for right, given in pairs for a, b in zip(right.split(), given.split(), strict=True)) / sum(len(right.split()) for right, _ in pairs)
+    return sum(a != b for right, given in pairs for a, b in zip(right.split(), given.split(), strict=True)) / sum(
+        len(right.split()) for right, _ in pairs
+    )
 
 
 @pytest.fixture(scope="module")
@@ -109,25 +150,40 @@ def toy(package, tmp_path_factory):
     head = importlib.import_module("edgekit_glossing.head")
     folder = tmp_path_factory.mktemp("glossing")
     (folder / "pictures").mkdir()
-    module, draw, rows = head.Glosser(vocabulary := head.Vocabulary(WORDS, GLOSSES)).eval(), np.random.default_rng(1), []
+    module, draw, rows = (
+        head.Glosser(vocabulary := head.Vocabulary(WORDS, GLOSSES)).eval(),
+        np.random.default_rng(1),
+        [],
+    )
     while len(rows) < 110:
-        image = np.clip(draw.uniform(0, 255, (4, 4, 3)).repeat(4, 0).repeat(4, 1) + draw.normal(0, 20, (16, 16, 3)), 0, 255).astype(np.uint8)
+        image = np.clip(
+            draw.uniform(0, 255, (4, 4, 3)).repeat(4, 0).repeat(4, 1) + draw.normal(0, 20, (16, 16, 3)), 0, 255
+        ).astype(np.uint8)
         text = " ".join(draw.choice(WORDS[1:], draw.integers(1, 10)))
         scores = gloss(module, image, text)
         top = np.sort(scores, axis=1)
-        if text_of(scores) and (top[:, -1] - top[:, -2]).min() > 0.3:  # an INT8 graph may answer otherwise where two glosses are as good
+        if (
+            text_of(scores) and (top[:, -1] - top[:, -2]).min() > 0.3
+        ):  # an INT8 graph may answer otherwise where two glosses are as good
             file = f"pictures/{len(rows)}.png"
             Image.fromarray(image).save(folder / file)
             rows.append({"image": file, "text": text, "label": text_of(scores)})
     wrong = [{**row, "label": swapped(row["label"])} if place % 10 == 0 else row for place, row in enumerate(rows)]
     made = SimpleNamespace(folder=folder, rows=rows[40:], truth=module, head=head, vocabulary=vocabulary)
-    made.calibration = small.write_jsonl(folder / "cal.jsonl", [{"image": row["image"], "text": row["text"]} for row in rows[:40]])
-    made.dev, made.few = small.write_jsonl(folder / "dev.jsonl", wrong[40:]), small.write_jsonl(folder / "few.jsonl", wrong[40:70])
+    made.calibration = small.write_jsonl(
+        folder / "cal.jsonl", [{"image": row["image"], "text": row["text"]} for row in rows[:40]]
+    )
+    made.dev, made.few = (
+        small.write_jsonl(folder / "dev.jsonl", wrong[40:]),
+        small.write_jsonl(folder / "few.jsonl", wrong[40:70]),
+    )
     made.reference = errors([(row["label"], right["label"]) for row, right in zip(wrong[40:], rows[40:], strict=True)])
 
     def build(name, module=module, extends="cpu", extra="", **options):
         target = folder / f"{name}.toml"
-        target.write_text(f'name = "{name}"\nextends = "{extends}"\nthreads = 1\n{extra}[budget]\naccuracy_drop = 0.3\n', "utf-8")
+        target.write_text(
+            f'name = "{name}"\nextends = "{extends}"\nthreads = 1\n{extra}[budget]\naccuracy_drop = 0.3\n', "utf-8"
+        )
         sides = {"samples": made.calibration, "eval": made.dev, "out": folder / name, "target": target}
         return edgekit.build(module=module, processor=vocabulary, task="glossing", **sides, **options).bundle
 
@@ -160,9 +216,20 @@ def board(toy):
 
 def test_every_method_is_measured_on_both_backends(toy):
     manifest = toy.bundle.manifest
-    assert (manifest.task, manifest.loop, manifest.score_name, manifest.higher_is_better) == ("glossing", "glossing", "WER", False)
+    assert (manifest.task, manifest.loop, manifest.score_name, manifest.higher_is_better) == (
+        "glossing",
+        "glossing",
+        "WER",
+        False,
+    )
     assert manifest.reference_score == pytest.approx(toy.reference)
-    runs = {("float32", "onnxruntime"), ("float32", "openvino"), ("static", "onnxruntime"), ("static", "openvino"), ("dynamic", "onnxruntime")}
+    runs = {
+        ("float32", "onnxruntime"),
+        ("float32", "openvino"),
+        ("static", "onnxruntime"),
+        ("static", "openvino"),
+        ("dynamic", "onnxruntime"),
+    }
     assert {(trial.method, trial.backend) for trial in manifest.trials} == runs
     for trial in manifest.trials:
         assert trial.executed.startswith("float32" if trial.method == "float32" else "int8"), trial
@@ -174,7 +241,10 @@ def test_every_method_is_measured_on_both_backends(toy):
 def test_every_graph_is_in_int8(board):
     variant = board.manifest.variants[0]
     assert variant.method == "static_float16"
-    counts = {name: sum(node.op_type == "QuantizeLinear" for node in load_graph(board.path / file).graph) for name, file in variant.graphs.items()}
+    counts = {
+        name: sum(node.op_type == "QuantizeLinear" for node in load_graph(board.path / file).graph)
+        for name, file in variant.graphs.items()
+    }
     assert counts == {"encode": 1, "step": 2}, "one for each activation that a layer reads"
 
 
@@ -210,13 +280,23 @@ def test_answers_are_torchs(toy, backend):
 def test_a_graph_is_run_by_its_name(toy):
     with edgekit.load(toy.out, backend="onnxruntime") as session:
         feeds = session.example_feeds(2, 5, "step")
-        assert {name: array.shape for name, array in feeds.items()} == {"memory": (2, 32), "word": (2, 2), "state": (2, 32)}
+        assert {name: array.shape for name, array in feeds.items()} == {
+            "memory": (2, 32),
+            "word": (2, 2),
+            "state": (2, 32),
+        }
         assert not feeds["state"].any()
         outputs = session.run({**feeds, "state": np.ones((2, 32), np.float32)}, "step")
-        assert {name: array.shape for name, array in outputs.items()} == {"scores": (2, 2, len(GLOSSES)), "state_after": (2, 32)}
+        assert {name: array.shape for name, array in outputs.items()} == {
+            "scores": (2, 2, len(GLOSSES)),
+            "state_after": (2, 32),
+        }
         assert np.abs(outputs["state_after"] - session.run(feeds, "step")["state_after"] - 1).max() < 0.1
         assert set(session.run(session.example_feeds(3, 5))) == {"memory"}
-        with pytest.raises(UsageError, match=r"Unknown signature 'stop'\. Did you mean 'step'\? Signatures of this bundle: encode, step\."):
+        with pytest.raises(
+            UsageError,
+            match=r"Unknown signature 'stop'\. Did you mean 'step'\? Signatures of this bundle: encode, step\.",
+        ):
             session.run(feeds, "stop")
         with pytest.raises(InputError, match="Unknown input 'memory'"):
             session.run(feeds)
@@ -276,7 +356,10 @@ def test_layers_of_both_graphs_are_ranked(toy, monkeypatch):
     (ranking,) = ranked
     assert sorted(one.layer for one in ranking) == ["gloss", "mix", "patches"]
     assert all(one.damage > 0 for one in ranking)
-    assert {(trial.in_float, trial.executed) for trial in bundle.manifest.trials if trial.method == "static"} == {(0, "int8"), (1, "int8 2/3 linears")}
+    assert {(trial.in_float, trial.executed) for trial in bundle.manifest.trials if trial.method == "static"} == {
+        (0, "int8"),
+        (1, "int8 2/3 linears"),
+    }
 
 
 def test_a_report_says_that_less_is_better_and_nothing_of_the_samples(toy):
@@ -302,7 +385,10 @@ def test_a_bundle_for_a_device_holds_both_graphs(board):
     assert [variant.method for variant in manifest.variants] == ["static_float16", "float16"]
     for variant in manifest.variants:
         assert set(variant.graphs) == {"encode", "step"}
-        assert all(set(profile) == {"batch", "sequence"} and profile["sequence"][2] == 24 for profile in variant.engine.profiles)
+        assert all(
+            set(profile) == {"batch", "sequence"} and profile["sequence"][2] == 24
+            for profile in variant.engine.profiles
+        )
     assert not verify(board).problem()
     lines = (board.path / "trtexec.txt").read_text("utf-8").split()
     plans = [line for line in lines if line.startswith("--saveEngine=")]
@@ -322,7 +408,9 @@ def test_a_task_is_found_by_its_entry_point(package):
     assert tasks.get("glossing").LOOP == "glossing"
     assert heads.get("glossing").ARCHITECTURES == "ForGlossing"
     assert "glossing" not in tasks.names(), "the package's own"
-    with pytest.raises(UsageError, match=r"Unknown task 'glosing'\. Did you mean 'glossing'\? Known: glossing, image-classification, "):
+    with pytest.raises(
+        UsageError, match=r"Unknown task 'glosing'\. Did you mean 'glossing'\? Known: glossing, image-classification, "
+    ):
         tasks.get("glosing")
     with pytest.raises(UsageError, match=r"Unknown task 'nothing'\. Known: glossing, image-classification, "):
         source.from_module(torch.nn.Linear(1, 1), object(), "nothing")
@@ -332,17 +420,27 @@ def test_a_task_of_two_packages_or_of_a_broken_one_is_refused(package, tmp_path,
     monkeypatch.syspath_prepend(tmp_path)
     install(tmp_path, "one", "[edgekit.tasks]\ntwice = one.task\nbroken = one.task\nimage-classification = one.task\n")
     install(tmp_path, "other", "[edgekit.tasks]\ntwice = other.task\n")
-    with pytest.raises(UsageError, match=r"The task 'twice' is brought by several installed packages: one\.task and other\.task"):
+    with pytest.raises(
+        UsageError, match=r"The task 'twice' is brought by several installed packages: one\.task and other\.task"
+    ):
         tasks.get("twice")
     with pytest.raises(UsageError, match=r"The task 'broken' cannot be imported from one\.task: No module named 'one'"):
         tasks.get("broken")
     (tmp_path / "wrong.py").write_text("def", "utf-8")
     (tmp_path / "failing.py").write_text("1 / 0", "utf-8")
     install(tmp_path, "third", "[edgekit.tasks]\nlacking = json:nothing\nunreadable = wrong\nfails = failing\n")
-    for name, reason in (("lacking", "json:nothing: module 'json' has no"), ("unreadable", "wrong: invalid syntax"), ("fails", "failing: division by zero")):
-        with pytest.raises(UsageError, match=f"The task '{name}' cannot be imported from {reason}.* Install its package again"):
+    for name, reason in (
+        ("lacking", "json:nothing: module 'json' has no"),
+        ("unreadable", "wrong: invalid syntax"),
+        ("fails", "failing: division by zero"),
+    ):
+        with pytest.raises(
+            UsageError, match=f"The task '{name}' cannot be imported from {reason}.* Install its package again"
+        ):
             tasks.get(name)
-    assert tasks.get("image-classification").__name__ == "edgekit.tasks.image_classification", "no package takes the place of EdgeKit's own"
+    assert tasks.get("image-classification").__name__ == "edgekit.tasks.image_classification", (
+        "no package takes the place of EdgeKit's own"
+    )
 
 
 def test_a_bundle_whose_package_is_missing_says_so(toy):
@@ -363,7 +461,10 @@ def test_a_loop_of_two_packages_is_there_and_does_not_serve(tmp_path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     for name in ("one", "other"):
         install(tmp_path, name, f"[edgekit.loops]\nmixing = {name}.task\n")
-    with pytest.raises(FormatError, match=r"^The loop that drives the bundle does not serve\. The loop 'mixing' is brought by .* Uninstall all but one\.$"):
+    with pytest.raises(
+        FormatError,
+        match=r"^The loop that drives the bundle does not serve\. The loop 'mixing' is brought by .* Uninstall all but one\.$",
+    ):
         loops.get("mixing")
 
 
@@ -372,14 +473,19 @@ def test_options_of_the_head_go_with_a_module(package, monkeypatch):
     monkeypatch.setattr(head, "MODULE_OPTIONS", ("dialect",))
     monkeypatch.setattr(head, "survey", lambda model_id, config, folder, shapes, told: (told["dialect"], ()))
     module, processor = head.Glosser(vocabulary := head.Vocabulary(WORDS, GLOSSES)), vocabulary
-    assert ModelRequest(None, module=module, processor=processor, task="glossing", told={"dialect": "north"}).read().kind == "north"
+    assert (
+        ModelRequest(None, module=module, processor=processor, task="glossing", told={"dialect": "north"}).read().kind
+        == "north"
+    )
     with pytest.raises(UsageError, match="tone= goes with a model folder"):
         ModelRequest(None, module=module, processor=processor, task="glossing", told={"tone": "high"}).read()
 
 
 def test_a_signature_that_cannot_be_ends_an_export(package, monkeypatch, tmp_path):
     head = heads.get("glossing")
-    monkeypatch.setattr(head, "graphs", lambda module, settings, processor: [Signature("step", (), (), (("after", "before"),))])
+    monkeypatch.setattr(
+        head, "graphs", lambda module, settings, processor: [Signature("step", (), (), (("after", "before"),))]
+    )
     given = source.from_module(head.Glosser(vocabulary := head.Vocabulary(WORDS, GLOSSES)), vocabulary, "glossing")
     with pytest.raises(ExportError, match="The signature 'step' hands on its output 'after' as its input 'before'"):
         export(given, tmp_path, [(np.zeros((16, 16, 3), np.uint8), "der Hund")])

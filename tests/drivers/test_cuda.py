@@ -30,20 +30,33 @@ class Header:
     def __init__(self, text):
         self.documented = text
         self.text = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.DOTALL)
-        public, mark, _ = self.text.partition("#if defined(__CUDA_API_VERSION_INTERNAL)\n")  # what follows is the library's own old names
+        public, mark, _ = self.text.partition(
+            "#if defined(__CUDA_API_VERSION_INTERNAL)\n"
+        )  # what follows is the library's own old names
         assert mark
-        macros = re.findall(r"^\s*#define\s+(cu\w+)\s+(?:__CUDA_API_PT[DS][SZ]\((cu\w+)\)|(cu\w+))\s*$", public, re.MULTILINE)
+        macros = re.findall(
+            r"^\s*#define\s+(cu\w+)\s+(?:__CUDA_API_PT[DS][SZ]\((cu\w+)\)|(cu\w+))\s*$", public, re.MULTILINE
+        )
         exported = {name: wrapped or plain for name, wrapped, plain in macros}
         declared = re.findall(r"\bCUresult\s+CUDAAPI\s+(cu\w+)\s*\(([^)]*)\)\s*;", public)
         self.functions = {exported.get(name, name): arguments.split(",") for name, arguments in declared}
 
     def types(self, name):
         """Of a function's parameters, which have a name each."""
-        return [self.type(re.fullmatch(r"(.*[\s*])\w+", parameter.strip(), re.DOTALL)[1]) for parameter in self.functions[name]]
+        return [
+            self.type(re.fullmatch(r"(.*[\s*])\w+", parameter.strip(), re.DOTALL)[1])
+            for parameter in self.functions[name]
+        ]
 
     def type(self, name):
         """The ctypes type of a C type."""
-        plain = {"int": ctypes.c_int, "unsigned int": ctypes.c_uint, "size_t": ctypes.c_size_t, "unsigned long long": ctypes.c_ulonglong, "char": ctypes.c_char}
+        plain = {
+            "int": ctypes.c_int,
+            "unsigned int": ctypes.c_uint,
+            "size_t": ctypes.c_size_t,
+            "unsigned long long": ctypes.c_ulonglong,
+            "char": ctypes.c_char,
+        }
         name = " ".join(name.split())
         if name.endswith("*"):
             inner = name[:-1].strip()
@@ -55,7 +68,9 @@ class Header:
             return ctypes.c_void_p
         if re.search(rf"typedef enum \w+\s*\{{[^}}]*\}}\s*{name};", self.text):
             return ctypes.c_int
-        return self.type(re.search(rf"typedef ([\w ]+) {name};", self.text)[1])  # of CUdeviceptr the first, which is that of 64 bits
+        return self.type(
+            re.search(rf"typedef ([\w ]+) {name};", self.text)[1]
+        )  # of CUdeviceptr the first, which is that of 64 bits
 
     def value(self, name):
         return int(re.search(rf"^\s*(?:#define\s+{name}\s+|{name}\s*=\s*)(\w+)", self.text, re.MULTILINE)[1], 0)
@@ -79,25 +94,41 @@ def header_of(package):
 @pytest.fixture(params=["nvidia-cuda-runtime", "nvidia-cuda-runtime-cu12"])
 def header(request):
     """CUDA 13 and CUDA 12."""
-    return header_of(request.param) or pytest.skip(f"the package {request.param}, which brings cuda.h, is not installed")
+    return header_of(request.param) or pytest.skip(
+        f"the package {request.param}, which brings cuda.h, is not installed"
+    )
 
 
 def shape_of(kind):
     """A ctypes type by what a call passes: pointers to what, or an integer's size and sign."""
     if hasattr(kind, "contents"):
         return "pointer", shape_of(kind._type_)
-    return (kind,) if kind in (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char) else (ctypes.sizeof(kind), kind(-1).value < 0)
+    return (
+        (kind,)
+        if kind in (ctypes.c_void_p, ctypes.c_char_p, ctypes.c_char)
+        else (ctypes.sizeof(kind), kind(-1).value < 0)
+    )
 
 
 def test_functions_are_those_of_the_header(header):
-    assert [name for name in cuda_driver.FUNCTIONS if name not in header.functions] == [], "not what a program that includes cuda.h calls"
+    assert [name for name in cuda_driver.FUNCTIONS if name not in header.functions] == [], (
+        "not what a program that includes cuda.h calls"
+    )
     ours = {name: [shape_of(t) for t in types] for name, types in cuda_driver.FUNCTIONS.items()}
     assert ours == {name: [shape_of(t) for t in header.types(name)] for name in cuda_driver.FUNCTIONS}
 
 
 def test_names_without_their_version_would_be_noticed(header):
     """The library exports these as well, with the 32-bit or otherwise older types."""
-    for name in ("cuMemAlloc", "cuMemFree", "cuMemGetInfo", "cuMemcpyHtoDAsync", "cuStreamDestroy", "cuStreamBeginCapture", "cuGraphInstantiate"):
+    for name in (
+        "cuMemAlloc",
+        "cuMemFree",
+        "cuMemGetInfo",
+        "cuMemcpyHtoDAsync",
+        "cuStreamDestroy",
+        "cuStreamBeginCapture",
+        "cuGraphInstantiate",
+    ):
         assert name not in header.functions and re.search(rf"\b{name}\(", header.text)
 
 
@@ -113,16 +144,28 @@ def test_errors_are_those_of_the_header(header):
     for ours in (cuda_driver.KNOWN, ERRORS):
         assert set(ours) - set(theirs) <= {36}, "which came with CUDA 13"
         assert [(code, name) for code, (name, _) in ours.items() if code in theirs and theirs[code][0] != name] == []
-    final = {code for code, (_, text) in theirs.items() if "process must be terminated" in text or "context cannot be used anymore" in text}
+    final = {
+        code
+        for code, (_, text) in theirs.items()
+        if "process must be terminated" in text or "context cannot be used anymore" in text
+    }
     assert final == cuda_driver.STICKY & set(theirs)
-    of_captures = {code for code, (name, _) in theirs.items() if "CAPTURE" in name and name not in ("CUDA_ERROR_GRAPH_RECAPTURE_FAILURE",)}
+    of_captures = {
+        code
+        for code, (name, _) in theirs.items()
+        if "CAPTURE" in name and name not in ("CUDA_ERROR_GRAPH_RECAPTURE_FAILURE",)
+    }
     callers = {code for code, (name, _) in theirs.items() if name.endswith(("_UNMATCHED", "_WRONG_THREAD"))}
     assert len(callers) == 2 and of_captures - callers == cuda_driver.NO_GRAPH
 
 
 def test_a_wrong_type_would_be_noticed(header):
     right = [shape_of(t) for t in header.types("cuMemAlloc_v2")]
-    for wrong in ((ctypes.POINTER(ctypes.c_uint32), ctypes.c_size_t), (ctypes.POINTER(ctypes.c_uint64), ctypes.c_uint32), (ctypes.c_void_p, ctypes.c_size_t)):
+    for wrong in (
+        (ctypes.POINTER(ctypes.c_uint32), ctypes.c_size_t),
+        (ctypes.POINTER(ctypes.c_uint64), ctypes.c_uint32),
+        (ctypes.c_void_p, ctypes.c_size_t),
+    ):
         assert [shape_of(t) for t in wrong] != right
 
 
@@ -146,7 +189,13 @@ def cuda(driver):
 
 def test_what_is_known_of_a_gpu():
     jetson, rtx = Cuda(library=FakeDriver.jetson()), Cuda(1, FakeDriver(devices=2, memory=2**33, driver_version=13000))
-    assert (jetson.name, jetson.compute_capability, jetson.memory, jetson.multiprocessors, jetson.integrated) == ("Orin", (8, 7), 2**34, 8, True)
+    assert (jetson.name, jetson.compute_capability, jetson.memory, jetson.multiprocessors, jetson.integrated) == (
+        "Orin",
+        (8, 7),
+        2**34,
+        8,
+        True,
+    )
     assert (rtx.compute_capability, rtx.memory, rtx.integrated, rtx.driver_version) == ((8, 9), 2**33, False, 13000)
     assert jetson.driver_version == 12060
 
@@ -160,7 +209,15 @@ def test_opening_only_retains_the_primary_context(driver):
     """Anything else would take memory of the GPU before it is known to serve."""
     opened = Cuda(library=driver)
     assert driver.log[:2] == ["cuInit", "cuDeviceGetCount"] and driver.log[-1] == "cuDevicePrimaryCtxRetain"
-    assert driver.live() == {"device": 0, "pinned": 0, "mapped": 0, "streams": 0, "graphs": 0, "executables": 0, "contexts": 1}
+    assert driver.live() == {
+        "device": 0,
+        "pinned": 0,
+        "mapped": 0,
+        "streams": 0,
+        "graphs": 0,
+        "executables": 0,
+        "contexts": 1,
+    }
     opened.close()
 
 
@@ -181,10 +238,20 @@ def test_functions_of_a_library_have_no_types_before():
 
 
 def test_a_failed_opening_leaves_nothing():
-    for name in ("cuInit", "cuDeviceGetCount", "cuDriverGetVersion", "cuDeviceGet", "cuDeviceGetName", "cuDeviceTotalMem_v2", "cuDevicePrimaryCtxRetain"):
+    for name in (
+        "cuInit",
+        "cuDeviceGetCount",
+        "cuDriverGetVersion",
+        "cuDeviceGet",
+        "cuDeviceGetName",
+        "cuDeviceTotalMem_v2",
+        "cuDevicePrimaryCtxRetain",
+    ):
         driver = FakeDriver()
         driver.fail(name, 999)
-        with pytest.raises(BackendError, match=rf"{name} failed with CUDA_ERROR_UNKNOWN \(999\): unknown error\. .*nvidia-smi"):
+        with pytest.raises(
+            BackendError, match=rf"{name} failed with CUDA_ERROR_UNKNOWN \(999\): unknown error\. .*nvidia-smi"
+        ):
             Cuda(library=driver)
         assert driver.leaks() == []
     for after in range(4):
@@ -220,7 +287,9 @@ def test_probe_tells_why_not():
     assert "finds no GPU. Check that nvidia-smi lists" in probe(driver)
     driver = FakeDriver()
     del driver.cuGraphInstantiateWithFlags
-    assert re.search(r"has no cuGraphInstantiateWithFlags, which CUDA 12 has. Install a newer NVIDIA driver", probe(driver))
+    assert re.search(
+        r"has no cuGraphInstantiateWithFlags, which CUDA 12 has. Install a newer NVIDIA driver", probe(driver)
+    )
 
 
 def test_a_library_that_has_not_even_names_for_its_errors():
@@ -228,7 +297,9 @@ def test_a_library_that_has_not_even_names_for_its_errors():
     driver = FakeDriver()
     for name in ("cuInit", "cuGetErrorName", "cuGetErrorString"):
         driver.fail(name, 34)
-    assert re.search(r"cuInit failed with CUDA_ERROR_STUB_LIBRARY \(34\): no text. .*'stubs' out of LD_LIBRARY_PATH", probe(driver))
+    assert re.search(
+        r"cuInit failed with CUDA_ERROR_STUB_LIBRARY \(34\): no text. .*'stubs' out of LD_LIBRARY_PATH", probe(driver)
+    )
     driver = FakeDriver()
     driver.fail("cuInit", 4711)
     assert re.search(r"failed with an error without a name \(4711\): no text. .*report", probe(driver))
@@ -245,7 +316,9 @@ def test_probe_without_a_driver():
         "except cuda_driver.BackendError as problem: print(problem)"
     )
     probed, opened = small.python(code, "absent").stdout.decode().splitlines()
-    assert probed == opened and re.fullmatch(r"There is no NVIDIA driver here .*(libcuda.so.1|nvcuda.dll).*Install the driver of the GPU.*", probed)
+    assert probed == opened and re.fullmatch(
+        r"There is no NVIDIA driver here .*(libcuda.so.1|nvcuda.dll).*Install the driver of the GPU.*", probed
+    )
     probed, opened = small.python(code).stdout.decode().splitlines()  # as this machine is
     assert opened.startswith("open ") if probed == "None" else probed == opened
 
@@ -257,7 +330,9 @@ def test_an_error_says_what_the_driver_says(cuda, driver):
     driver.fail("cuStreamCreate", 801)
     with pytest.raises(BackendError) as raised:
         cuda.stream()
-    assert str(raised.value).startswith("The CUDA call cuStreamCreate failed with CUDA_ERROR_NOT_SUPPORTED (801): operation not supported. This is a fault")
+    assert str(raised.value).startswith(
+        "The CUDA call cuStreamCreate failed with CUDA_ERROR_NOT_SUPPORTED (801): operation not supported. This is a fault"
+    )
     cuda.destroy_stream(cuda.stream())
 
 
@@ -282,7 +357,11 @@ CALLS = {
     "cuCtxSetCurrent": lambda c, o: c.enter(),
     "cuDevicePrimaryCtxRelease_v2": lambda c, o: c.close(),
 }
-NOT_RAISED = {name for name in cuda_driver.FUNCTIONS if name.startswith(("cuInit", "cuDriver", "cuGetError", "cuDeviceGet", "cuDeviceTotal"))}
+NOT_RAISED = {
+    name
+    for name in cuda_driver.FUNCTIONS
+    if name.startswith(("cuInit", "cuDriver", "cuGetError", "cuDeviceGet", "cuDeviceTotal"))
+}
 
 
 @pytest.fixture
@@ -293,7 +372,11 @@ def objects():
     stream = cuda.stream()
     cuda.begin_capture(stream)
     graph = cuda.end_capture(stream)
-    return driver, cuda, {"stream": stream, "graph": graph, "device": cuda.allocate(8), "host": cuda.allocate_host(8, mapped=False)[0]}
+    return (
+        driver,
+        cuda,
+        {"stream": stream, "graph": graph, "device": cuda.allocate(8), "host": cuda.allocate_host(8, mapped=False)[0]},
+    )
 
 
 def test_each_function_is_called_here():
@@ -306,7 +389,9 @@ def test_every_call_that_fails_raises(objects, name, code):
     driver, cuda, held = objects
     before = driver.live()
     driver.fail(name, code)
-    with pytest.raises(BackendError, match=rf"CUDA call {name} failed with {ERRORS[code][0]} \({code}\): {ERRORS[code][1]}\. ") as raised:
+    with pytest.raises(
+        BackendError, match=rf"CUDA call {name} failed with {ERRORS[code][0]} \({code}\): {ERRORS[code][1]}\. "
+    ) as raised:
         CALLS[name](cuda, held)
     assert ("end the process and start it again" in str(raised.value)) == (code == 700)
     if code == 1 and name != "cuStreamBeginCapture_v2":
@@ -318,7 +403,9 @@ def test_a_sticky_error_stays(objects):
     driver, cuda, held = objects
     driver.fail("cuStreamSynchronize", 719)
     for name in ("cuStreamSynchronize", "cuMemAlloc_v2", "cuMemFree_v2", "cuStreamDestroy_v2"):
-        with pytest.raises(BackendError, match=rf"{name} failed with CUDA_ERROR_LAUNCH_FAILED \(719\).*every later CUDA call fails"):
+        with pytest.raises(
+            BackendError, match=rf"{name} failed with CUDA_ERROR_LAUNCH_FAILED \(719\).*every later CUDA call fails"
+        ):
             CALLS[name](cuda, held)
     cuda.close()
     assert driver.leaks() == []
@@ -400,7 +487,11 @@ def late():
 
 def test_copies(late):
     driver, cuda, stream = late
-    (source, _), (target, _), one, other = *(cuda.allocate_host(40, mapped=False) for _ in "ab"), cuda.allocate(40), cuda.allocate(40)
+    (source, _), (target, _), one, other = (
+        *(cuda.allocate_host(40, mapped=False) for _ in "ab"),
+        cuda.allocate(40),
+        cuda.allocate(40),
+    )
     view(source, np.float32, (10,))[:] = np.arange(10)
     view(target, np.float32, (10,))[:] = -1
     driver.log.clear()
@@ -459,7 +550,13 @@ def test_a_captured_graph_does_what_was_queued(deferred):
     driver.record(stream, lambda: done.append(driver.read(address, 8)))
     graph = cuda.end_capture(stream)
     assert done == [] and driver.read(address, 8) == b"\xcd" * 8, "recorded, not done"
-    assert driver.log == ["cuStreamBeginCapture_v2", "cuMemcpyHtoDAsync_v2", "cuStreamEndCapture", "cuGraphInstantiateWithFlags", "cuGraphDestroy"]
+    assert driver.log == [
+        "cuStreamBeginCapture_v2",
+        "cuMemcpyHtoDAsync_v2",
+        "cuStreamEndCapture",
+        "cuGraphInstantiateWithFlags",
+        "cuGraphDestroy",
+    ]
     for value in (2, 3):
         number[...] = value
         cuda.launch(graph, stream)
@@ -477,7 +574,9 @@ def test_a_captured_graph_does_what_was_queued(deferred):
 def test_a_capture_is_of_its_thread_only(driver, cuda, monkeypatch):
     modes = []
     begin = driver._cuStreamBeginCapture_v2
-    monkeypatch.setattr(driver, "_cuStreamBeginCapture_v2", lambda stream, mode: (modes.append(mode), begin(stream, mode))[1])
+    monkeypatch.setattr(
+        driver, "_cuStreamBeginCapture_v2", lambda stream, mode: (modes.append(mode), begin(stream, mode))[1]
+    )
     stream = cuda.stream()
     cuda.begin_capture(stream)
     in_thread(lambda: cuda.free(cuda.allocate(8)))
@@ -539,7 +638,9 @@ def test_a_graph_that_finds_no_memory(cuda, driver):
     stream = cuda.stream()
     driver.fail("cuGraphInstantiateWithFlags", 2)
     cuda.begin_capture(stream)
-    with pytest.raises(BackendError, match=r"cuGraphInstantiateWithFlags failed with CUDA_ERROR_OUT_OF_MEMORY.*Close other programs"):
+    with pytest.raises(
+        BackendError, match=r"cuGraphInstantiateWithFlags failed with CUDA_ERROR_OUT_OF_MEMORY.*Close other programs"
+    ):
         cuda.end_capture(stream)
     assert (driver.live()["graphs"], driver.live()["executables"]) == (0, 0)
     cuda.destroy_stream(stream)
@@ -678,7 +779,13 @@ def test_what_was_closed_says_so(driver):
     cuda.enter()
     cuda.close()
     driver.log.clear()
-    for call in (cuda.enter, cuda.stream, lambda: cuda.allocate(1), lambda: cuda.synchronize(1), lambda: in_thread(cuda.free_memory)):
+    for call in (
+        cuda.enter,
+        cuda.stream,
+        lambda: cuda.allocate(1),
+        lambda: cuda.synchronize(1),
+        lambda: in_thread(cuda.free_memory),
+    ):
         with pytest.raises(BackendError, match=r"was closed.*Open the session again"):
             call()
     assert driver.log == []
@@ -716,7 +823,9 @@ def test_view(shape, dtype):
     assert (array.shape, array.dtype, array.nbytes) == (tuple(shape), np.dtype(dtype), size)
     assert array.tobytes() == memory.raw[:size] and array.flags.c_contiguous and array.flags.writeable
     array[...] = 0
-    assert memory.raw == bytes(size) + (bytes(range(1, 256)) * 2)[size:] + bytes(512 - max(size, 510)), "no copy, and nothing beyond"
+    assert memory.raw == bytes(size) + (bytes(range(1, 256)) * 2)[size:] + bytes(512 - max(size, 510)), (
+        "no copy, and nothing beyond"
+    )
 
 
 # ---- the driver without a GPU is as strict as one, or more
@@ -734,9 +843,15 @@ MISUSE = {
     "stream 0x8 does not exist": lambda d, c, o: c.synchronize(8),
     "stream .* not any more": lambda d, c, o: [c.destroy_stream(o["stream"]), c.launch(o["graph"], o["stream"])],
     "the default stream": lambda d, c, o: c.to_device(o["device"], o["host"], 8, 0),
-    "executable graph .* not any more": lambda d, c, o: [c.destroy_graph(o["graph"]), c.launch(o["graph"], o["stream"])],
+    "executable graph .* not any more": lambda d, c, o: [
+        c.destroy_graph(o["graph"]),
+        c.launch(o["graph"], o["stream"]),
+    ],
     "cuMemAlloc_v2 during a capture": lambda d, c, o: [c.begin_capture(o["stream"]), c.allocate(1)],
-    "cuStreamSynchronize of a stream that captures": lambda d, c, o: [c.begin_capture(o["stream"]), c.synchronize(o["stream"])],
+    "cuStreamSynchronize of a stream that captures": lambda d, c, o: [
+        c.begin_capture(o["stream"]),
+        c.synchronize(o["stream"]),
+    ],
     "captures already": lambda d, c, o: [c.begin_capture(o["stream"]) for _ in "ab"],
     "on a thread without a current context": lambda d, c, o: [d.cuCtxSetCurrent(None), c.synchronize(o["stream"])],
 }
@@ -744,7 +859,9 @@ MISUSE = {
 
 def test_a_drivers_texts_outlive_the_calls(driver):
     """The errors read them after the call, beside other threads."""
-    texts = {(code, function): ctypes.c_char_p() for code in ERRORS for function in ("cuGetErrorName", "cuGetErrorString")}
+    texts = {
+        (code, function): ctypes.c_char_p() for code in ERRORS for function in ("cuGetErrorName", "cuGetErrorString")
+    }
     for (code, function), text in texts.items():
         assert getattr(driver, function)(code, ctypes.byref(text)) == 0
     read = {key: text.value.decode() for key, text in texts.items()}

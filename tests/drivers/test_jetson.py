@@ -44,14 +44,27 @@ def test_an_orin_nano(tmp_path):
 def test_a_xavier(tmp_path):
     found = board(fake_jetson.write(tmp_path, fake_jetson.xavier()))
     assert (found.model, found.soc, found.family) == ("Jetson-AGX", "tegra194", "Xavier")
-    assert (found.l4t, found.jetpack, found.tensorrt, found.power_mode) == ("35.4.1", "5.1.2", "8.5.2", "MODE_30W_ALL (3)")
+    assert (found.l4t, found.jetpack, found.tensorrt, found.power_mode) == (
+        "35.4.1",
+        "5.1.2",
+        "8.5.2",
+        "MODE_30W_ALL (3)",
+    )
     assert (found.gpu, found.cpu) == (Clock(1377, 1377, "nvhost_podgov", True), Clock(2265, 2265, "schedutil", True))
 
 
 def test_a_thor(tmp_path):
     found = board(fake_jetson.write(tmp_path, fake_jetson.thor()))
-    assert (found.soc, found.family, found.l4t, found.jetpack, found.tensorrt) == ("tegra264", "Thor", "38.2.0", "7.0", "10.13.3")
-    assert (found.power_mode, found.gpu) == ("120W (1)", Clock(1575, 1575, "nvhost_podgov", True)), "the graphics clock, not the video engine's"
+    assert (found.soc, found.family, found.l4t, found.jetpack, found.tensorrt) == (
+        "tegra264",
+        "Thor",
+        "38.2.0",
+        "7.0",
+        "10.13.3",
+    )
+    assert (found.power_mode, found.gpu) == ("120W (1)", Clock(1575, 1575, "nvhost_podgov", True)), (
+        "the graphics clock, not the video engine's"
+    )
     assert found.cpu == Clock(2601, 2601, "schedutil", False), "one cluster is not locked"
 
 
@@ -88,7 +101,11 @@ def test_releases(tmp_path, l4t, jetpack, tensorrt):
 def test_no_jetson(tmp_path):
     assert board(tmp_path) is None
     assert board(tmp_path / "nothing") is None
-    arm = {"proc/device-tree/compatible": b"radxa,rock-5-itx\0rockchip,rk3588\0", "proc/device-tree/model": b"Radxa ROCK 5 ITX\0", "proc/meminfo": "x"}
+    arm = {
+        "proc/device-tree/compatible": b"radxa,rock-5-itx\0rockchip,rk3588\0",
+        "proc/device-tree/model": b"Radxa ROCK 5 ITX\0",
+        "proc/meminfo": "x",
+    }
     assert board(fake_jetson.write(tmp_path, arm)) is None
     other = {"sys/devices/soc0/family": "Freescale i.MX\n", "sys/devices/soc0/soc_id": "35\n"}
     assert board(fake_jetson.write(tmp_path, other)) is None
@@ -97,15 +114,23 @@ def test_no_jetson(tmp_path):
 
 def test_in_a_container(tmp_path):
     """The device tree is hidden there; the kernel's own folder is not, nor is the release where it is mounted."""
-    kernel = {"sys/devices/soc0/family": "Tegra\n", "sys/devices/soc0/soc_id": "35\n", "sys/devices/soc0/machine": "NVIDIA Orin NX Developer Kit\n"}
+    kernel = {
+        "sys/devices/soc0/family": "Tegra\n",
+        "sys/devices/soc0/soc_id": "35\n",
+        "sys/devices/soc0/machine": "NVIDIA Orin NX Developer Kit\n",
+    }
     found = board(fake_jetson.write(tmp_path / "a", kernel))
     assert (found.model, found.soc, found.l4t, found.jetpack) == ("NVIDIA Orin NX Developer Kit", "tegra234", "", "")
     found = board(fake_jetson.write(tmp_path / "b", {"etc/nv_tegra_release": fake_jetson.release("36.4.3")}))
     assert (found.soc, found.family, found.jetpack) == ("", "", "6.2")
-    assert board(fake_jetson.write(tmp_path / "c", {**kernel, "sys/devices/soc0/soc_id": "99\n"})).soc == "tegra (chip 99)"
+    assert (
+        board(fake_jetson.write(tmp_path / "c", {**kernel, "sys/devices/soc0/soc_id": "99\n"})).soc == "tegra (chip 99)"
+    )
 
 
-@pytest.mark.parametrize("content", [b"", b"\0\0\0", b"\xff\xfe" * 50, b"9" * 60000, b"R (release), REVISION: x pmode:" + b"8" * 9000, None])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\0", b"\xff\xfe" * 50, b"9" * 60000, b"R (release), REVISION: x pmode:" + b"8" * 9000, None]
+)
 def test_broken_files(tmp_path, content):
     """Whatever a file holds, or where it is a folder, the rest is still told."""
     files = fake_jetson.orin_nano()
@@ -118,7 +143,11 @@ def test_broken_files(tmp_path, content):
             fake_jetson.write(root, {place: content})
         found = board(root)
         assert found is not None
-        same = [n for n in ("model", "soc", "l4t", "power_mode", "gpu", "cpu", "memory_mb") if getattr(found, n) == getattr(whole, n)]
+        same = [
+            n
+            for n in ("model", "soc", "l4t", "power_mode", "gpu", "cpu", "memory_mb")
+            if getattr(found, n) == getattr(whole, n)
+        ]
         assert len(same) >= 6, place
 
 
@@ -184,8 +213,14 @@ def test_programs_are_not_asked_about_files_of_another_machine(tmp_path, program
 @pytest.mark.parametrize(
     ("script", "mode"),
     [
-        (r'printf "NV Power Mode: 5W\n1\n"; echo "NVPM ERROR: Error opening /sys/kernel/nvpmodel_emc_cap/emc_iso_cap: 13" >&2; exit 1', "5W (1)"),
-        (r'printf "NVPM WARN: fan mode is not set!\nNV Power Mode: MAXN\n0\nNVPM ERROR: failed to read PARAM EMC\n"', "MAXN (0)"),
+        (
+            r'printf "NV Power Mode: 5W\n1\n"; echo "NVPM ERROR: Error opening /sys/kernel/nvpmodel_emc_cap/emc_iso_cap: 13" >&2; exit 1',
+            "5W (1)",
+        ),
+        (
+            r'printf "NVPM WARN: fan mode is not set!\nNV Power Mode: MAXN\n0\nNVPM ERROR: failed to read PARAM EMC\n"',
+            "MAXN (0)",
+        ),
         ('echo "NVPM ERROR: no mode"', ""),
         ("exit 3", ""),
         (r"printf '\377\376'", ""),
@@ -209,11 +244,17 @@ def test_programs_that_hang(machine, program):
 
 def test_a_mode_without_a_name(tmp_path):
     files = fake_jetson.orin_nano()
-    assert board(fake_jetson.write(tmp_path, {**files, "var/lib/nvpmodel/status": "pmode:0007"})).power_mode == "mode (7)"
+    assert (
+        board(fake_jetson.write(tmp_path, {**files, "var/lib/nvpmodel/status": "pmode:0007"})).power_mode == "mode (7)"
+    )
 
 
 def test_the_performance_governor_is_locked(tmp_path):
-    found = board(fake_jetson.write(tmp_path, {**fake_jetson.orin_nano(), **fake_jetson.gpu("17000000.gpu", 1020, 306, 1020, "performance")}))
+    found = board(
+        fake_jetson.write(
+            tmp_path, {**fake_jetson.orin_nano(), **fake_jetson.gpu("17000000.gpu", 1020, 306, 1020, "performance")}
+        )
+    )
     assert found.gpu == Clock(1020, 1020, "performance", True)
 
 
@@ -223,7 +264,11 @@ def test_the_performance_governor_is_locked(tmp_path):
 @pytest.mark.parametrize(
     ("version", "l4t", "parts"),
     [
-        ("8.5.2.2", "35.4.1", ["JetPack 5.1.2 brings TensorRT 8.5.2.", "Move this board to JetPack 6.1 or newer", "10.3 or newer"]),
+        (
+            "8.5.2.2",
+            "35.4.1",
+            ["JetPack 5.1.2 brings TensorRT 8.5.2.", "Move this board to JetPack 6.1 or newer", "10.3 or newer"],
+        ),
         ("8.6.2", "36.3.0", ["JetPack 6.0 brings TensorRT 8.6.2.", "JetPack 6.1 or newer"]),
         ("8.6.1", "36.4.3", ["JetPack 6.2 brings TensorRT 10.3.0: use that one", "--system-site-packages"]),
         ("10.0.1", "36.4.0", ["JetPack 6.1 brings TensorRT 10.3.0: use that one"]),
@@ -285,7 +330,12 @@ def asked(python, root, **environment):
     ours = os.pathsep.join((str(small.ROOT), *(p for p in sys.path if p.endswith("site-packages"))))
     clean = {n: v for n, v in os.environ.items() if n not in ("PYTHONNOUSERSITE", "PYTHONPATH")}
     done = subprocess.run(
-        [str(python), "-c", SEES, str(root)], capture_output=True, text=True, timeout=60, env={**clean, "PYTHONPATH": ours, **environment}, check=False
+        [str(python), "-c", SEES, str(root)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**clean, "PYTHONPATH": ours, **environment},
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     said, seen, imported = done.stdout.splitlines()
@@ -317,7 +367,10 @@ def test_a_virtual_environment_without_the_systems_packages(environments, jetpac
     root, _, user = jetpack
     version, remedy, seen = asked(environments / "alone/bin/python", root, **user)
     assert (version, seen) == ("10.3.0", None)
-    assert f"TensorRT 10.3.0 is installed for the system's Python {fake_jetson.HERE[6:]}, but this virtual environment does not see it." in remedy
+    assert (
+        f"TensorRT 10.3.0 is installed for the system's Python {fake_jetson.HERE[6:]}, but this virtual environment does not see it."
+        in remedy
+    )
     assert f"/usr/bin/{fake_jetson.HERE} -m venv --system-site-packages DIR" in remedy
     assert "pyvenv.cfg" not in remedy, "its Python is not the tree's: more packages of that one would not help"
 
@@ -375,7 +428,9 @@ def test_a_link_to_the_package_alone(jetpack, tmp_path, monkeypatch):
 
 
 def test_a_package_without_a_record(tmp_path, monkeypatch):
-    root = fake_jetson.write(tmp_path, {**fake_jetson.orin_nano("39.2.0"), **fake_jetson.tensorrt("10.16.2.10", record=False)})
+    root = fake_jetson.write(
+        tmp_path, {**fake_jetson.orin_nano("39.2.0"), **fake_jetson.tensorrt("10.16.2.10", record=False)}
+    )
     monkeypatch.syspath_prepend(root / "usr/lib" / fake_jetson.HERE / "dist-packages")
     assert system_tensorrt(root) == ("10.16.2.10", "")
     fake_jetson.write(tmp_path, {f"usr/lib/{fake_jetson.HERE}/dist-packages/tensorrt/__init__.py": "broken"})
@@ -383,10 +438,15 @@ def test_a_package_without_a_record(tmp_path, monkeypatch):
 
 
 def test_one_that_is_too_old(tmp_path):
-    root = fake_jetson.write(tmp_path, {**fake_jetson.orin_nano("36.3.0"), **fake_jetson.tensorrt("8.6.2", "python3.10")})
+    root = fake_jetson.write(
+        tmp_path, {**fake_jetson.orin_nano("36.3.0"), **fake_jetson.tensorrt("8.6.2", "python3.10")}
+    )
     version, remedy = system_tensorrt(root)
     assert version == "8.6.2"
-    assert "TensorRT 8.6.2 is not supported. JetPack 6.0 brings TensorRT 8.6.2. Move this board to JetPack 6.1 or newer" in remedy
+    assert (
+        "TensorRT 8.6.2 is not supported. JetPack 6.0 brings TensorRT 8.6.2. Move this board to JetPack 6.1 or newer"
+        in remedy
+    )
 
 
 def test_a_board_without_it(tmp_path):
@@ -396,7 +456,10 @@ def test_a_board_without_it(tmp_path):
     assert "ends at JetPack 5" in system_tensorrt(fake_jetson.write(tmp_path / "xavier", fake_jetson.xavier()))[1]
     container = fake_jetson.write(tmp_path / "container", {"proc/device-tree/compatible": b"nvidia,tegra194\0"})
     assert "ends at JetPack 5" in system_tensorrt(container)[1]
-    assert "Move this board to JetPack 6.1" in system_tensorrt(fake_jetson.write(tmp_path / "old", fake_jetson.orin_nano("35.4.1")))[1]
+    assert (
+        "Move this board to JetPack 6.1"
+        in system_tensorrt(fake_jetson.write(tmp_path / "old", fake_jetson.orin_nano("35.4.1")))[1]
+    )
 
 
 def test_the_lean_and_dispatch_runtimes_are_not_taken_for_it(tmp_path):

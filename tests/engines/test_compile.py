@@ -67,13 +67,19 @@ def start(bundle, variant=0, backend=tensorrt, **how):
 
 def timings(folder):
     """Plans that are no engines, but timing caches."""
-    return sorted(f.with_suffix(".plan").name for f in folder.glob("*.json") if '"timings of"' in f.read_text("utf-8", "replace"))
+    return sorted(
+        f.with_suffix(".plan").name for f in folder.glob("*.json") if '"timings of"' in f.read_text("utf-8", "replace")
+    )
 
 
 def left(folder, *kinds):
     """Files of these kinds, those of timing caches left out."""
     beside = {name.partition(".")[0] for name in timings(folder)}
-    return sorted(f.name for f in folder.iterdir() if f.suffix[1:] in kinds and f.stem not in beside) if folder.exists() else []
+    return (
+        sorted(f.name for f in folder.iterdir() if f.suffix[1:] in kinds and f.stem not in beside)
+        if folder.exists()
+        else []
+    )
 
 
 def warnings(caplog):
@@ -94,8 +100,15 @@ def test_it_is_made_once(jetson, board, cache, variant):
             engine, where = load(bundle, device, variant)
             found.append(where)
             for row, length in enumerate(stored["lengths"]):
-                feeds = {s.name: stored[f"input.{s.name}"][row : row + 1, :length].astype(np.int64) for s in bundle.manifest.signatures[0].inputs}
-                np.testing.assert_allclose(engine.run(feeds)["logits"][0], stored[f"outputs.{variant}"][row], atol=0.02 * np.ptp(stored[f"outputs.{variant}"]))
+                feeds = {
+                    s.name: stored[f"input.{s.name}"][row : row + 1, :length].astype(np.int64)
+                    for s in bundle.manifest.signatures[0].inputs
+                }
+                np.testing.assert_allclose(
+                    engine.run(feeds)["logits"][0],
+                    stored[f"outputs.{variant}"][row],
+                    atol=0.02 * np.ptp(stored[f"outputs.{variant}"]),
+                )
     first, second = found
     assert (first.source, second.source) == ("made here", "cache")
     assert first.key == second.key
@@ -145,7 +158,9 @@ def test_a_copy_of_the_bundle_has_the_same_engines(jetson, board, tmp_path):
 
 
 def parts(bundle, variant=0, **identity):
-    return compiling.key_parts(bundle, bundle.manifest.variants[variant], bundle.manifest.signatures[0], {"version": "10.3.0", **identity})
+    return compiling.key_parts(
+        bundle, bundle.manifest.variants[variant], bundle.manifest.signatures[0], {"version": "10.3.0", **identity}
+    )
 
 
 def test_the_key_is_of_graph_recipe_and_device(jetson):
@@ -161,22 +176,33 @@ def test_the_key_is_of_graph_recipe_and_device(jetson):
         parts(bundle, version="10.3.0.1"),
         parts(of(replace(first, engine=replace(first.engine, workspace_mb=256)))),
         parts(of(replace(first, engine=replace(first.engine, flags=("TF32",))))),
-        parts(of(replace(first, engine=replace(first.engine, profiles=({"batch": (1, 1, 8), "sequence": (1, 33, 64)},))))),
+        parts(
+            of(replace(first, engine=replace(first.engine, profiles=({"batch": (1, 1, 8), "sequence": (1, 33, 64)},))))
+        ),
     ]
     assert len({Plans.key(p) for p in found}) == len(found)
-    assert parts(of(replace(first, threads=7, method="another name", executed="?"))) == parts(bundle), "of these an engine knows nothing"
+    assert parts(of(replace(first, threads=7, method="another name", executed="?"))) == parts(bundle), (
+        "of these an engine knows nothing"
+    )
 
 
 def test_the_key_is_of_weights_beside_the_graph(tmp_path):
     """Weights of a real model lie in files of their own, which the graph names."""
-    tensor = onnx.TensorProto(name="w", dims=[2], data_type=onnx.TensorProto.FLOAT, data_location=onnx.TensorProto.EXTERNAL)
+    tensor = onnx.TensorProto(
+        name="w", dims=[2], data_type=onnx.TensorProto.FLOAT, data_location=onnx.TensorProto.EXTERNAL
+    )
     tensor.external_data.add(key="location", value="weights/of-it")
     (tmp_path / "graphs").mkdir()
-    (tmp_path / "graphs" / "m.onnx").write_bytes(onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString())
+    (tmp_path / "graphs" / "m.onnx").write_bytes(
+        onnx.ModelProto(graph=onnx.GraphProto(initializer=[tensor])).SerializeToString()
+    )
     files = {n: trust.FileEntry(d * 64, 8) for n, d in (("graphs/weights/of-it", "b"), ("graphs/weights/other", "c"))}
     graph = tmp_path / "graphs" / "m.onnx"
     files["graphs/m.onnx"] = trust.FileEntry(sha256(graph), graph.stat().st_size)
-    bundle, variant = trust.Bundle(tmp_path, SimpleNamespace(files=files)), SimpleNamespace(graphs={"forward": "graphs/m.onnx"}, engine=None)
+    bundle, variant = (
+        trust.Bundle(tmp_path, SimpleNamespace(files=files)),
+        SimpleNamespace(graphs={"forward": "graphs/m.onnx"}, engine=None),
+    )
     found = compiling.key_parts(bundle, variant, SimpleNamespace(name="forward"), {})
     assert (found["graph"], found["weights"]) == (files["graphs/m.onnx"].sha256, [["graphs/weights/of-it", "b" * 64]])
 
@@ -206,7 +232,10 @@ def test_another_device_makes_its_own(jetson, monkeypatch, version, settings):
 
 @pytest.mark.parametrize(
     ("files", "source"),
-    [({"etc/nv_tegra_release": fake_jetson.release("36.5.0")}, "made here"), ({"var/lib/nvpmodel/status": "pmode:0000\n"}, "cache")],
+    [
+        ({"etc/nv_tegra_release": fake_jetson.release("36.5.0")}, "made here"),
+        ({"var/lib/nvpmodel/status": "pmode:0000\n"}, "cache"),
+    ],
     ids=["another Jetson Linux", "another power mode"],
 )
 def test_what_a_jetson_tells_of_itself(jetson, board, tmp_path, monkeypatch, caplog, files, source):
@@ -301,13 +330,22 @@ def test_an_engine_that_cannot_be_kept_runs(jetson, board, no_room, caplog):
         caplog.clear()
         with opened() as device:
             engine, where = load(bundle, device)
-            assert engine.run({s.name: np.ones((1, 4), np.int64) for s in bundle.manifest.signatures[0].inputs})["logits"].shape == (1, 3)
+            assert engine.run({s.name: np.ones((1, 4), np.int64) for s in bundle.manifest.signatures[0].inputs})[
+                "logits"
+            ].shape == (1, 3)
         assert (where.source, board.fake.builds) == ("made here", builds)
-        assert [line for line in warnings(caplog) if line.startswith("The engine runs, and could not be kept, so the next start makes it again: ")]
+        assert [
+            line
+            for line in warnings(caplog)
+            if line.startswith("The engine runs, and could not be kept, so the next start makes it again: ")
+        ]
 
 
 def test_who_asks_for_it_to_be_kept_is_told(jetson, board, no_room):
-    remedy = {"full disk": r"is full: .* set EDGEKIT_CACHE to a folder on another disk", "no folder": r"cannot be written .*set EDGEKIT_CACHE to a folder"}
+    remedy = {
+        "full disk": r"is full: .* set EDGEKIT_CACHE to a folder on another disk",
+        "no folder": r"cannot be written .*set EDGEKIT_CACHE to a folder",
+    }
     with pytest.raises(BuildError, match=remedy.get(no_room, "there is no room")):
         start(open_bundle(jetson), make=True)
     assert board.fake.builds == (no_room != "no folder"), "where there is no folder that is known before the work"
@@ -406,7 +444,10 @@ def test_a_build_that_is_stopped_leaves_nothing(jetson, board, cache):
 
 def test_a_chip_that_it_is_not_for(jetson, monkeypatch):
     board = Board(monkeypatch, driver=FakeDriver())
-    with pytest.raises(BackendError, match=r"is for compute capability 8.7, this device \(NVIDIA GeForce RTX 4060\) has 8.9. Build it for a target"):
+    with pytest.raises(
+        BackendError,
+        match=r"is for compute capability 8.7, this device \(NVIDIA GeForce RTX 4060\) has 8.9. Build it for a target",
+    ):
         start(open_bundle(jetson))
     assert not board.leaks()
 
@@ -415,8 +456,14 @@ def test_a_chip_that_it_is_not_for(jetson, monkeypatch):
     ("changes", "said"),
     [
         ({"minimum": "10.13"}, r"needs TensorRT 10.13 or newer, here is 10.3.0. Install TensorRT 10.3 or newer"),
-        ({"workspace_mb": 20000, "memory_mb": 0}, r"asks for a workspace of 20000 MiB, the device has 16384 MiB. Build it for a smaller one"),
-        ({"flags": ("FP16",)}, r"(?s)could not build an engine of model.onnx. What it said:\n  .*not compatible with a strongly typed network"),
+        (
+            {"workspace_mb": 20000, "memory_mb": 0},
+            r"asks for a workspace of 20000 MiB, the device has 16384 MiB. Build it for a smaller one",
+        ),
+        (
+            {"flags": ("FP16",)},
+            r"(?s)could not build an engine of model.onnx. What it said:\n  .*not compatible with a strongly typed network",
+        ),
         ({"flags": ("NOTHING",)}, r"names 'NOTHING', which this TensorRT does not have"),
     ],
     ids=lambda v: next(iter(v)) if isinstance(v, dict) else "",
@@ -431,7 +478,10 @@ def test_a_recipe_that_cannot_be_followed_here(jetson, board, cache, changes, sa
 
 def test_a_build_that_gives_nothing_says_what_nvidia_said(jetson, board, cache):
     board.fake.build_returns_none = True
-    with pytest.raises(BackendError, match=r"(?s)What it said:\n.*Could not find any implementation for node.*give a larger workspace_mb"):
+    with pytest.raises(
+        BackendError,
+        match=r"(?s)What it said:\n.*Could not find any implementation for node.*give a larger workspace_mb",
+    ):
         start(open_bundle(jetson))
     assert left(cache, "plan", "json", "lock") == []
 
@@ -462,13 +512,20 @@ def ahead(jetson, keys, ada, tmp_path):
     """A signed bundle with an engine that was made ahead of time, as a build for TensorRT-RTX makes it."""
     bundle = small.copy(jetson, tmp_path / "ahead")
     first = json.loads((bundle / "manifest.json").read_text())["variants"][0]
-    variant = {**first, "backend": "tensorrt_rtx", "engine": {**first["engine"], "compute_capability": ["8.9"]}, "engines": {"forward": PLAN}}
+    variant = {
+        **first,
+        "backend": "tensorrt_rtx",
+        "engine": {**first["engine"], "compute_capability": ["8.9"]},
+        "engines": {"forward": PLAN},
+    }
     (bundle / "engines").mkdir()
     (bundle / PLAN).write_bytes(b"not yet")
     small.sign(bundle, variants=[variant])
     read = open_bundle(bundle)
     with opened(tensorrt_rtx) as device:
-        built = device.compile(bundle / "graphs/model.onnx", read.manifest.signatures[0], read.manifest.variants[0].engine, b"", silent)
+        built = device.compile(
+            bundle / "graphs/model.onnx", read.manifest.signatures[0], read.manifest.variants[0].engine, b"", silent
+        )
     (bundle / PLAN).write_bytes(built.plan)
     small.sign(bundle)
     trust.sign(bundle, keys[0])
@@ -489,7 +546,10 @@ def test_an_engine_of_others_is_not_loaded(ahead, ada):
 def test_an_engine_that_a_trusted_key_signed(ahead, ada, keys, cache):
     where = start(open_bundle(ahead, Trust([keys[1]])), backend=tensorrt_rtx)
     assert (where.source, where.key, ada.fake.builds) == ("bundle", "", 0)
-    assert where.text() == f"engine of the bundle, signed by a trusted key ({(ahead / PLAN).stat().st_size / 2**20:.1f} MB)"
+    assert (
+        where.text()
+        == f"engine of the bundle, signed by a trusted key ({(ahead / PLAN).stat().st_size / 2**20:.1f} MB)"
+    )
     assert not left(cache, "plan")
 
 
@@ -506,7 +566,10 @@ def test_a_signed_engine_that_does_not_serve_here_can_be_made_here(ahead, keys, 
     """The remedy that is told is one."""
     board = Board(monkeypatch, "10.16.1", FakeDriver(), rtx=True)
     bundle = open_bundle(ahead, Trust([keys[1]]))
-    with pytest.raises(EngineMismatchError, match=r"expecting library version 10.16.1.* got 10.3.0.* Make it again here: edgekit compile BUNDLE"):
+    with pytest.raises(
+        EngineMismatchError,
+        match=r"expecting library version 10.16.1.* got 10.3.0.* Make it again here: edgekit compile BUNDLE",
+    ):
         start(bundle, backend=tensorrt_rtx)
     assert start(bundle, backend=tensorrt_rtx, make=True).source == "made here"
     for trusted in (bundle, open_bundle(ahead)):
@@ -523,7 +586,10 @@ def test_who_made_an_engine_here_runs_that_one(ahead, ada, keys):
 
 
 def test_engines_of_several_graphs_are_told_as_one():
-    cache, made = (compiling.Compilation(source, key, seconds, 2.5) for source, key, seconds in (("cache", "a", 3.0), ("made here", "b", 4.0)))
+    cache, made = (
+        compiling.Compilation(source, key, seconds, 2.5)
+        for source, key, seconds in (("cache", "a", 3.0), ("made here", "b", 4.0))
+    )
     assert compiling.of_all([]) is None
     assert compiling.of_all([cache]) == cache
     assert compiling.of_all([cache, made, cache]).text() == "engine made here in 4.0 s (7.5 MB)"

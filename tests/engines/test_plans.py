@@ -31,7 +31,13 @@ PLAN = bytes(range(256)) * 40
 
 
 def parts(name="model"):
-    return {"onnx": name, "recipe": {"flags": ["TF32"], "profiles": [[1, 8, 16]]}, "tensorrt": [10, 3, 0, 30], "device": "Orin", "schema": module.SCHEMA}
+    return {
+        "onnx": name,
+        "recipe": {"flags": ["TF32"], "profiles": [[1, 8, 16]]},
+        "tensorrt": [10, 3, 0, 30],
+        "device": "Orin",
+        "schema": module.SCHEMA,
+    }
 
 
 def key(name="model"):
@@ -56,8 +62,13 @@ def whole(*names):
 
 
 def start(code, *arguments):
-    program = "import os, sys, time, pathlib\nfrom edgekit.engines import plans as module\nplans = module.Plans(pathlib.Path(sys.argv[1]))\n" + code
-    return small.started(sys.executable, "-c", program, *arguments, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+    program = (
+        "import os, sys, time, pathlib\nfrom edgekit.engines import plans as module\nplans = module.Plans(pathlib.Path(sys.argv[1]))\n"
+        + code
+    )
+    return small.started(
+        sys.executable, "-c", program, *arguments, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+    )
 
 
 def kill(child):
@@ -95,7 +106,12 @@ def test_store_and_find(plans, said):
     made = time.strptime(sidecar["about"].pop("made"), "%Y-%m-%dT%H:%M:%SZ")
     assert abs(time.mktime(time.gmtime()) - time.mktime(made)) < 60
     digest = hashlib.sha256(PLAN).hexdigest()
-    assert sidecar == {"parts": parts(), "sha256": digest, "size": len(PLAN), "about": {"seconds": 81.5, "power": "MAXN"}}
+    assert sidecar == {
+        "parts": parts(),
+        "sha256": digest,
+        "size": len(PLAN),
+        "about": {"seconds": 81.5, "power": "MAXN"},
+    }
     assert left(plans) == whole("model")
     assert said() == []
 
@@ -148,15 +164,28 @@ def test_only_the_owner_may_read_and_write(plans, umask):
 
 
 def test_keys():
-    assert Plans.key({"b": [1, 2.5, None, True], "a": {"ü": "x"}}) == hashlib.sha256(b'{"a":{"\\u00fc":"x"},"b":[1,2.5,null,true]}').hexdigest()
+    assert (
+        Plans.key({"b": [1, 2.5, None, True], "a": {"ü": "x"}})
+        == hashlib.sha256(b'{"a":{"\\u00fc":"x"},"b":[1,2.5,null,true]}').hexdigest()
+    )
     assert Plans.key({"a": 1, "b": 2}) == Plans.key({"b": 2, "a": 1})
-    assert len({Plans.key(p) for p in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": [1]}, {"a": 1, "b": 1}, {"a": None})}) == 7
+    assert (
+        len(
+            {
+                Plans.key(p)
+                for p in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": [1]}, {"a": 1, "b": 1}, {"a": None})
+            }
+        )
+        == 7
+    )
     for nonsense, error in (({"a": float("nan")}, EdgekitError), ({"a": b"x"}, TypeError), ({"a": {1, 2}}, TypeError)):
         with pytest.raises(error):
             Plans.key(nonsense)
 
 
-@pytest.mark.parametrize(("given", "made_of"), [(key("other"), parts()), (Plans.key({"a": {10: 1, 9: 2}}), {"a": {10: 1, 9: 2}})])
+@pytest.mark.parametrize(
+    ("given", "made_of"), [(key("other"), parts()), (Plans.key({"a": {10: 1, 9: 2}}), {"a": {10: 1, 9: 2}})]
+)
 def test_a_key_that_would_never_be_found(plans, given, made_of):
     with pytest.raises(UsageError, match=r"Plans.key\(parts\)"):
         plans.store(given, PLAN, made_of, {})
@@ -186,7 +215,10 @@ DAMAGES = {
     "a sha256 that is none": sidecar_with(sha256=None),
     "another size": sidecar_with(size=len(PLAN) + 1),
     "a size that is none": sidecar_with(size=str(len(PLAN))),
-    "nothing, as listed": lambda plan, sidecar: (plan.write_bytes(b""), sidecar_with(size=0, sha256=hashlib.sha256().hexdigest())(plan, sidecar)),
+    "nothing, as listed": lambda plan, sidecar: (
+        plan.write_bytes(b""),
+        sidecar_with(size=0, sha256=hashlib.sha256().hexdigest())(plan, sidecar),
+    ),
     "other parts": sidecar_with(parts=parts("other")),
     "parts that are none": sidecar_with(parts=3),
     "no notes": sidecar_with(about=7),
@@ -218,7 +250,11 @@ def test_damage_is_told_removed_and_made_again(plans, said, damage):
 
 
 def test_the_log_says_what_is_wrong(plans, said):
-    for damage, text in (("truncated", "it has 10239 bytes, expected 10240"), ("one bit", "its sha256 is not"), ("a pipe", "not a plain file")):
+    for damage, text in (
+        ("truncated", "it has 10239 bytes, expected 10240"),
+        ("one bit", "its sha256 is not"),
+        ("a pipe", "not a plain file"),
+    ):
         put(plans)
         DAMAGES[damage](plans.root / f"{KEY}.plan", None)
         assert plans.find(KEY) is None
@@ -228,8 +264,17 @@ def test_the_log_says_what_is_wrong(plans, said):
 def test_it_is_on_the_disk_before_it_appears_and_stays_there(plans, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda handle: (done.append("sync " + ("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")), fsync(handle)))
-    monkeypatch.setattr(os, "replace", lambda new, name, **options: (done.append(name[-4:]), replace(new, name, **options)))
+    monkeypatch.setattr(
+        os,
+        "fsync",
+        lambda handle: (
+            done.append("sync " + ("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")),
+            fsync(handle),
+        ),
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda new, name, **options: (done.append(name[-4:]), replace(new, name, **options))
+    )
     put(plans)
     assert done == ["sync file", "sync file", "plan", "json", "sync folder"]
 
@@ -277,7 +322,9 @@ CALLS = {
 def test_a_folder_that_others_may_write_is_refused(plans, call, mode):
     put(plans)
     plans.root.chmod(mode)
-    with pytest.raises(IntegrityError, match=rf"may be written by others \(mode {mode:04o}, expected 0700\).*Remove the folder"):
+    with pytest.raises(
+        IntegrityError, match=rf"may be written by others \(mode {mode:04o}, expected 0700\).*Remove the folder"
+    ):
         call(plans)
     assert left(plans) == whole("model")
     plans.root.chmod(0o755)
@@ -331,7 +378,9 @@ def test_what_cannot_be_read_is_made_again(plans, said, monkeypatch, kind, numbe
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
         assert plans.find(KEY) is None
-    assert said() == [f"The file {plans.root / KEY}.plan cannot be read ({os.strerror(number)}); what it holds is made again."]
+    assert said() == [
+        f"The file {plans.root / KEY}.plan cannot be read ({os.strerror(number)}); what it holds is made again."
+    ]
     assert plans.find(KEY) == PLAN, "it was left"
 
 
@@ -379,7 +428,10 @@ def small_disk(tmp_path):
     """A disk of 1 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = ROOT and not subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode
+    mounted = (
+        ROOT
+        and not subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode
+    )
     if not mounted:
         pytest.skip("a disk of a certain size can be mounted by root only")
     yield disk
@@ -400,7 +452,10 @@ def test_a_full_disk(small_disk):
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize(("number", "text"), [(errno.ENOSPC, "1.00 MiB are needed"), (errno.EDQUOT, "1.00 MiB are needed"), (errno.EIO, "cannot be written")])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(errno.ENOSPC, "1.00 MiB are needed"), (errno.EDQUOT, "1.00 MiB are needed"), (errno.EIO, "cannot be written")],
+)
 def test_a_disk_that_refuses_late(plans, monkeypatch, call, number, text):
     put(plans, "other", b"other")
 
@@ -485,7 +540,15 @@ def test_a_writer_that_is_killed(plans, death, older):
 
 def test_only_leftovers_are_tidied(plans):
     put(plans)
-    for name in ("of an earlier version.timing", f".new-{KEY}.plan", f"{key('a')}.plan", f"{key('b')}.json", f"{key('c')}.lock", "notes.txt", "abc.plan"):
+    for name in (
+        "of an earlier version.timing",
+        f".new-{KEY}.plan",
+        f"{key('a')}.plan",
+        f"{key('b')}.json",
+        f"{key('c')}.lock",
+        "notes.txt",
+        "abc.plan",
+    ):
         (plans.root / name).write_text("x")
     (plans.root / "folder").mkdir()
     with plans.lock(key("d")):
@@ -574,7 +637,11 @@ def test_a_copy_of_the_handle_keeps_nobody_waiting(plans):
             done.set()
 
     with plans.lock(KEY):
-        (handle,) = (f for f in list(Path("/proc/self/fd").iterdir()) if f.is_symlink() and os.readlink(f).endswith(f"{KEY}.lock"))
+        (handle,) = (
+            f
+            for f in list(Path("/proc/self/fd").iterdir())
+            if f.is_symlink() and os.readlink(f).endswith(f"{KEY}.lock")
+        )
         copy = os.dup(int(handle.name))
         waiter = threading.Thread(target=wait)
         waiter.start()
@@ -671,7 +738,10 @@ def test_timings_go_first_and_no_engine_goes_for_them(tmp_path):
     assert left(plans) == sorted(whole("a") + timings)
     put(plans, "b", bytes(2 * 2**20), used=1e9 + 1)
     assert left(plans) == whole("a", "b"), "the older engine stays"
-    with pytest.raises(BuildError, match=r"1\.00 MiB of timings do not fit .* of which 4\.1 MiB are kept\. Set EDGEKIT_ENGINES_MB to more"):
+    with pytest.raises(
+        BuildError,
+        match=r"1\.00 MiB of timings do not fit .* of which 4\.1 MiB are kept\. Set EDGEKIT_ENGINES_MB to more",
+    ):
         plans.store(Plans.key(timed), bytes(2**20), timed, {})
     assert left(plans) == whole("a", "b")
 
@@ -683,7 +753,9 @@ def test_what_is_locked_stays(tmp_path):
     with plans.lock(key("a")):
         put(plans, "c", bytes(2**20))
         assert {n for n in left(plans) if not n.endswith(".lock")} == set(whole("a", "c"))
-        with start(f"with plans.lock({key('c')!r}):\n    print('in', flush=True)\n    time.sleep(60)", plans.root) as child:
+        with start(
+            f"with plans.lock({key('c')!r}):\n    print('in', flush=True)\n    time.sleep(60)", plans.root
+        ) as child:
             assert child.stdout.readline() == "in\n"
             put(plans, "d", bytes(2**20))
             assert {n for n in left(plans) if not n.endswith(".lock")} == set(whole("a", "c", "d")), "over the limit"
@@ -735,7 +807,12 @@ def test_no_handle_stays_open(plans):
     for _ in range(3):
         put(plans)
         assert plans.find(KEY) == PLAN
-        with plans.lock(KEY), private.opened(plans.root) as folder, pytest.raises(BlockingIOError), private.held(folder, f"{KEY}.lock", block=False):
+        with (
+            plans.lock(KEY),
+            private.opened(plans.root) as folder,
+            pytest.raises(BlockingIOError),
+            private.held(folder, f"{KEY}.lock", block=False),
+        ):
             pass
         (plans.root / f"{KEY}.plan").unlink()
         (plans.root / f"{KEY}.plan").mkdir()

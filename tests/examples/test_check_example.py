@@ -27,7 +27,17 @@ BASH = ("bash", "--noprofile", "--norc", "-eo", "pipefail")  # as GitHub runs `s
 def shown(tmp_path_factory, tiny_bundle, tiny_samples):
     """The script on the small bundle."""
     work = tmp_path_factory.mktemp("check") / "work"
-    done = small.run(sys.executable, EXAMPLE / "demo.py", "--bundle", tiny_bundle, "--samples", tiny_samples.dev, "--work", work, timeout=600)
+    done = small.run(
+        sys.executable,
+        EXAMPLE / "demo.py",
+        "--bundle",
+        tiny_bundle,
+        "--samples",
+        tiny_samples.dev,
+        "--work",
+        work,
+        timeout=600,
+    )
     return SimpleNamespace(work=work, done=done, out=done.stdout.decode())
 
 
@@ -49,9 +59,18 @@ def action():
 
 def test_the_script_shows_what_each_exit_code_is(shown):
     assert shown.done.returncode == 0, shown.out + shown.done.stderr.decode()
-    assert re.findall(r"^-> exit code (\d) \((\w+)\)$", shown.out, re.MULTILINE) == [("0", "pass"), ("0", "pass"), ("3", "regression"), ("5", "damaged")]
+    assert re.findall(r"^-> exit code (\d) \((\w+)\)$", shown.out, re.MULTILINE) == [
+        ("0", "pass"),
+        ("0", "pass"),
+        ("3", "regression"),
+        ("5", "damaged"),
+    ]
     verdicts = {gate.name: gate.verdict for gate in files.read(shown.work / "report_broken/report.json").gates}
-    assert (verdicts["accuracy.drop"], verdicts["accuracy.flips"], verdicts["budget.memory_mb"]) == (REGRESSION, REGRESSION, PASS)
+    assert (verdicts["accuracy.drop"], verdicts["accuracy.flips"], verdicts["budget.memory_mb"]) == (
+        REGRESSION,
+        REGRESSION,
+        PASS,
+    )
     assert "was altered" in shown.done.stderr.decode()
     assert sorted(p.name for p in (shown.work / "report").iterdir()) == sorted(NAMES)
     assert [p for p in shown.work.rglob("*") if p.is_file() and small.CANARY.encode() in p.read_bytes()] == []
@@ -69,7 +88,9 @@ def test_its_files_say_the_same():
     found = project.read(EXAMPLE / "edgekit.toml")
     assert found.gates == gates.read(EXAMPLE / "gates.toml")
     first = small.ROOT / ".work" / "voice_commands"
-    assert [os.path.normpath(p) for p in (found.model, found.eval, found.out)] == [str(first / p) for p in ("model", "data/dev.jsonl", "bundle")]
+    assert [os.path.normpath(p) for p in (found.model, found.eval, found.out)] == [
+        str(first / p) for p in ("model", "data/dev.jsonl", "bundle")
+    ]
 
 
 # ---- the action
@@ -112,7 +133,10 @@ def steps(action, folder, **inputs):
             continue
         script = folder / "step.sh"
         script.write_text(step["run"])
-        given = {name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda m: values[m[1]], text) for name, text in step["env"].items()}
+        given = {
+            name: re.sub(r"\$\{\{ inputs\.([\w-]+) \}\}", lambda m: values[m[1]], text)
+            for name, text in step["env"].items()
+        }
         done = small.run(*BASH, script, cwd=folder, GITHUB_STEP_SUMMARY=str(summary), RUNNER_TEMP=str(folder), **given)
         code, ran = code or done.returncode, [*ran, done]
     said = b"".join(done.stdout + done.stderr for done in ran).decode()
@@ -123,7 +147,12 @@ def test_the_action_fails_with_a_summary(action, verbs, shown, tiny_samples, tmp
     """A name with a space and a quote in it is a name."""
     gate = tmp_path / "it's a gate.toml"
     gate.write_text((EXAMPLE / "gates.toml").read_text("utf-8"))
-    inputs = {"bundle": str(shown.work / "broken"), "baseline": str(shown.work / "baseline.json"), "samples": str(tiny_samples.dev), "gates": gate.name}
+    inputs = {
+        "bundle": str(shown.work / "broken"),
+        "baseline": str(shown.work / "baseline.json"),
+        "samples": str(tiny_samples.dev),
+        "gates": gate.name,
+    }
     found = steps(action, tmp_path, **inputs)
     assert found.code == 3, found.said
     assert "verdict: regression (exit 3)" in found.said
@@ -134,10 +163,16 @@ def test_the_action_fails_with_a_summary(action, verbs, shown, tiny_samples, tmp
 
 
 def test_the_action_without_a_report_to_show(action, verbs, shown, tiny_samples, tmp_path):
-    inputs = {"bundle": str(shown.work / "damaged"), "baseline": str(shown.work / "baseline.json"), "samples": str(tiny_samples.dev)}
+    inputs = {
+        "bundle": str(shown.work / "damaged"),
+        "baseline": str(shown.work / "baseline.json"),
+        "samples": str(tiny_samples.dev),
+    }
     found = steps(action, tmp_path, **inputs, strict="true", report="r")
     assert found.code == 5 and "was altered" in found.said
-    assert "was altered" in found.summary and "pass" not in found.summary, "whoever looks at the summary alone sees what broke"
+    assert "was altered" in found.summary and "pass" not in found.summary, (
+        "whoever looks at the summary alone sees what broke"
+    )
 
 
 def test_the_options_of_the_action(action, tmp_path, monkeypatch):
@@ -162,13 +197,18 @@ def test_the_job_for_gitlab(verbs, shown, tiny_samples, tmp_path):
     (job,) = jobs.values()
     assert job["artifacts"]["when"] == "always" and "allow_failure" not in job
     assert any("--allow-incomparable" in line for line in job["script"])
-    text = f'out = "{shown.work / "broken"}"\neval = "{tiny_samples.dev}"\nbaseline = "{shown.work / "baseline.json"}"\n'
+    text = (
+        f'out = "{shown.work / "broken"}"\neval = "{tiny_samples.dev}"\nbaseline = "{shown.work / "baseline.json"}"\n'
+    )
     text += re.sub(r"^\[(\w+)\]", r"[gates.\1]", (EXAMPLE / "gates.toml").read_text("utf-8"), flags=re.MULTILINE)
     (tmp_path / "edgekit.toml").write_text(text)
     done = small.run(*BASH, "-c", "\n".join(job["script"]), cwd=tmp_path)
     assert done.returncode == 3, done.stderr
     (junit,) = tmp_path.glob(job["artifacts"]["reports"]["junit"])
     assert junit.parent == tmp_path / Path(job["artifacts"]["paths"][0])
-    failed = {f"{case.get('classname')}.{case.get('name')}": case.find("failure") is not None for case in ElementTree.parse(junit).iter("testcase")}
+    failed = {
+        f"{case.get('classname')}.{case.get('name')}": case.find("failure") is not None
+        for case in ElementTree.parse(junit).iter("testcase")
+    }
     assert {failed["edgekit.accuracy.drop"], failed["edgekit.accuracy.flips"]} == {True}
     assert not failed["edgekit.footprint.size"]

@@ -23,7 +23,10 @@ class Model:
     def __init__(self, source, graphs):
         (graph,) = graphs.graphs
         self.source, self.signature = source, graph.signature
-        self.engines = {b: backends.get(b).open_device("cpu", 1).load(graph.path, graph.signature) for b in ("onnxruntime", "openvino")}
+        self.engines = {
+            b: backends.get(b).open_device("cpu", 1).load(graph.path, graph.signature)
+            for b in ("onnxruntime", "openvino")
+        }
         logits = np.concatenate([self.torch([row]) for row in tiny.rows(source)])
         self.spread = float(np.ptp(logits))
 
@@ -121,7 +124,10 @@ def test_maximum_length(name, model):
     assert found.source.settings.max_length == tiny.MAX_LENGTH
     longest = found.source.encode([" ".join(tiny.SENTENCES)])[0]
     assert len(longest["input_ids"]) == tiny.MAX_LENGTH
-    rows = [{n: np.array(ids) for n, ids in longest.items()}, *tiny.random_rows(found.source, [tiny.MAX_LENGTH, 20, tiny.MAX_LENGTH], seed=2)]
+    rows = [
+        {n: np.array(ids) for n, ids in longest.items()},
+        *tiny.random_rows(found.source, [tiny.MAX_LENGTH, 20, tiny.MAX_LENGTH], seed=2),
+    ]
     assert_agreement(name, found, rows)
 
 

@@ -124,7 +124,12 @@ def test_one_additive_mask(name):
             made.update(node.outputs)
         elif all(v in given for v in node.inputs) or node.op_type == "Shape":
             given.update(node.outputs)
-    meetings = [(node, v) for node in graph for v in node.inputs if v in made and node.op_type == "Add" and node.outputs[0] not in made]
+    meetings = [
+        (node, v)
+        for node in graph
+        for v in node.inputs
+        if v in made and node.op_type == "Add" and node.outputs[0] not in made
+    ]
     used = Counter(value for _, value in meetings)
     layers = tiny.source(name).module.config.num_hidden_layers
     shapes = sorted(str(value.shape) for value in used)
@@ -146,7 +151,11 @@ def test_inputs_are_what_the_tokenizer_emits(name):
     assert {v.name for v in graph.inputs} == set(emitted)
     assert all(str(v.shape) == "[batch,sequence]" and v.dtype == ir.DataType.INT64 for v in graph.inputs)
     (output,) = graph.outputs
-    assert (output.name, str(output.shape), output.dtype) == ("logits", f"[batch,{len(model.settings.labels)}]", ir.DataType.FLOAT)
+    assert (output.name, str(output.shape), output.dtype) == (
+        "logits",
+        f"[batch,{len(model.settings.labels)}]",
+        ir.DataType.FLOAT,
+    )
     loaded = ir.load(tiny.exported(name).graphs[0].path)
     assert loaded.opset_imports == {"": OPSET}
 
@@ -156,7 +165,16 @@ def test_nothing_of_the_machine_is_in_the_files(name):
     graphs = tiny.exported(name)
     folder = graphs.graphs[0].path.parent
     package = str(Path(edgekit.__file__).resolve().parents[1])
-    forbidden = [package, str(folder), tempfile.gettempdir() + os.sep, "site-packages", "Traceback", "stack_trace", "modeling_", "torch/nn"]
+    forbidden = [
+        package,
+        str(folder),
+        tempfile.gettempdir() + os.sep,
+        "site-packages",
+        "Traceback",
+        "stack_trace",
+        "modeling_",
+        "torch/nn",
+    ]
     files = [f for f in folder.rglob("*") if f.is_file()]
     assert {"model.onnx", "tokenizer.json", "task.json"} <= {f.name for f in files}
     for file in files:
@@ -213,7 +231,9 @@ def test_the_same_export_gives_the_same_bytes(tmp_path):
     places = [str(p) for n in names for p in (tiny.folder(n), tmp_path / n)]
     path = [str(Path(edgekit.__file__).resolve().parents[1]), str(Path(tiny.__file__).parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path), "PYTHONHASHSEED": "12345"}
-    subprocess.run([sys.executable, "-c", _AGAIN, *places], env=environment, check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        [sys.executable, "-c", _AGAIN, *places], env=environment, check=True, capture_output=True, timeout=300
+    )
     for name in names:
         first, second = tiny.exported(name).graphs[0].path.parent, tmp_path / name
         files = sorted(f.relative_to(first) for f in first.rglob("*") if f.is_file())
@@ -231,7 +251,11 @@ class _Custom(torch.nn.Module):
 
     def __init__(self, size):
         super().__init__()
-        self.config = SimpleNamespace(id2label={0: "no", 1: "maybe", 2: "yes"}, problem_type="multi_label_classification", max_position_embeddings=48)
+        self.config = SimpleNamespace(
+            id2label={0: "no", 1: "maybe", 2: "yes"},
+            problem_type="multi_label_classification",
+            max_position_embeddings=48,
+        )
         self.words = torch.nn.Embedding(size, 32)
         self.positions = torch.nn.Embedding(48, 32)
         self.mix = torch.nn.Linear(32, 96)
@@ -258,7 +282,11 @@ def test_a_module_from_python_agrees_with_torch(tmp_path):
     assert model.digest is None
     (graph,) = export(model, tmp_path, tiny.TEXTS).graphs
     settings = model.settings
-    assert (settings.problem_type, settings.labels, settings.max_length) == ("multi_label_classification", ("no", "maybe", "yes"), 48)
+    assert (settings.problem_type, settings.labels, settings.max_length) == (
+        "multi_label_classification",
+        ("no", "maybe", "yes"),
+        48,
+    )
     rows = [*tiny.rows(model), *tiny.random_rows(model, [1, 12, 13, 47, 48])]
     expected = np.concatenate([tiny.torch_logits(model, {n: a[None] for n, a in row.items()}) for row in rows])
     spread = float(np.ptp(expected))
@@ -270,7 +298,10 @@ def test_a_module_from_python_agrees_with_torch(tmp_path):
         engine = backends.get(backend).open_device("cpu", 1).load(graph.path, graph.signature)
         assert np.abs(engine.run(feeds)["logits"] - expected).max() <= TOLERANCE * spread
         for row, answer in zip(rows, expected, strict=True):
-            assert np.abs(engine.run(single.collate(graph.signature, [row]))["logits"] - answer).max() <= TOLERANCE * spread
+            assert (
+                np.abs(engine.run(single.collate(graph.signature, [row]))["logits"] - answer).max()
+                <= TOLERANCE * spread
+            )
     found = ops(ir.load(graph.path).graph)
     assert not {"IsNaN", "Erf"} & set(found)
     assert found["Gelu"] == found["Softmax"] == found["LayerNormalization"] == 1
@@ -282,13 +313,25 @@ ROOT_HALF, ROOT_2_OVER_PI = math.sqrt(0.5), math.sqrt(2 / math.pi)
 GATES = {
     "erf(x / sqrt 2)": ("Add", ("Erf", ("Div", "x", math.sqrt(2))), 1.0),
     "erf(x * sqrt 0.5)": ("Add", ("Erf", ("Mul", "x", ROOT_HALF)), 1.0),
-    "tanh(c (x + d x^3))": ("Add", ("Tanh", ("Mul", ("Add", "x", ("Mul", ("Pow", "x", 3.0), 0.044715)), ROOT_2_OVER_PI)), 1.0),
-    "tanh(c x (1 + d x x))": ("Add", ("Tanh", ("Mul", ("Mul", "x", ROOT_2_OVER_PI), ("Add", ("Mul", ("Mul", "x", 0.044715), "x"), 1.0))), 1.0),
+    "tanh(c (x + d x^3))": (
+        "Add",
+        ("Tanh", ("Mul", ("Add", "x", ("Mul", ("Pow", "x", 3.0), 0.044715)), ROOT_2_OVER_PI)),
+        1.0,
+    ),
+    "tanh(c x (1 + d x x))": (
+        "Add",
+        ("Tanh", ("Mul", ("Mul", "x", ROOT_2_OVER_PI), ("Add", ("Mul", ("Mul", "x", 0.044715), "x"), 1.0))),
+        1.0,
+    ),
 }
-FORMS = {f"{half}, {name}": tree for name, gate in GATES.items() for half, tree in {
-    "(x / 2) gate": ("Mul", ("Mul", "x", 0.5), gate),
-    "(x gate) / 2": ("Mul", ("Mul", "x", gate), 0.5),
-}.items()}
+FORMS = {
+    f"{half}, {name}": tree
+    for name, gate in GATES.items()
+    for half, tree in {
+        "(x / 2) gate": ("Mul", ("Mul", "x", 0.5), gate),
+        "(x gate) / 2": ("Mul", ("Mul", "x", gate), 0.5),
+    }.items()
+}
 
 
 def swaps(tree):
@@ -321,7 +364,14 @@ def expression_model(trees, inputs=("x",)):
     outputs = [value(tree) for tree in trees]
     for i, output in enumerate(outputs):
         output.name = f"y{i}"
-    graph = ir.Graph(list(given.values()), outputs, nodes=nodes, initializers=list(constants.values()), opset_imports={"": OPSET}, name="g")
+    graph = ir.Graph(
+        list(given.values()),
+        outputs,
+        nodes=nodes,
+        initializers=list(constants.values()),
+        opset_imports={"": OPSET},
+        name="g",
+    )
     return ir.Model(graph, ir_version=10)
 
 
@@ -339,7 +389,9 @@ def test_every_way_to_spell_gelu_is_fused(form):
     assert len(set(trees)) == len(trees) >= 8
     trees = trees[:: max(1, len(trees) // 16)] + trees[-1:]
     model = expression_model(trees)
-    truth = torch.nn.functional.gelu(torch.from_numpy(POINTS).double(), approximate="tanh" if "tanh" in form else "none").numpy()
+    truth = torch.nn.functional.gelu(
+        torch.from_numpy(POINTS).double(), approximate="tanh" if "tanh" in form else "none"
+    ).numpy()
     for output in run(model, x=POINTS):  # the graph made here is GELU to begin with
         np.testing.assert_allclose(output, truth, atol=2e-6)
     assert fuse_gelu(model) == len(trees)
@@ -357,7 +409,18 @@ def changed(tree, old, new):
 @pytest.mark.parametrize("form", FORMS)
 def test_what_is_almost_gelu_is_left_alone(form):
     tree = FORMS[form]
-    wrong = {0.5: 0.6, 1.0: 1.1, 3.0: 2.0, 0.044715: 0.05, ROOT_2_OVER_PI: 0.79, ROOT_HALF: 0.7, math.sqrt(2): 1.4, "Add": "Sub", "Erf": "Tanh", "Tanh": "Erf"}
+    wrong = {
+        0.5: 0.6,
+        1.0: 1.1,
+        3.0: 2.0,
+        0.044715: 0.05,
+        ROOT_2_OVER_PI: 0.79,
+        ROOT_HALF: 0.7,
+        math.sqrt(2): 1.4,
+        "Add": "Sub",
+        "Erf": "Tanh",
+        "Tanh": "Erf",
+    }
     used = [(old, new) for old, new in wrong.items() if changed(tree, old, new) != tree]
     assert len(used) >= 4
     model = expression_model([changed(tree, old, new) for old, new in used])
@@ -373,7 +436,12 @@ def test_a_gate_over_another_input_is_not_gelu(form):
     """x / 2 * (1 + erf(z / sqrt 2)) is a gated linear unit."""
     op, *parts = FORMS[form]
     parts = [changed(p, "x", "z") if isinstance(p, tuple) and p[0] == "Add" else p for p in parts]
-    parts = [(p[0], p[1], changed(p[2], "x", "z")) if isinstance(p, tuple) and p[0] == "Mul" and isinstance(p[2], tuple) else p for p in parts]
+    parts = [
+        (p[0], p[1], changed(p[2], "x", "z"))
+        if isinstance(p, tuple) and p[0] == "Mul" and isinstance(p[2], tuple)
+        else p
+        for p in parts
+    ]
     model = expression_model([(op, *parts)], inputs=("x", "z"))
     assert fuse_gelu(model) == 0
     got = run(model, x=POINTS, z=POINTS[::-1].copy())[0]
@@ -515,7 +583,13 @@ def assert_mask(model, body, reach, lengths=(1, 2, 6, 20), atol=1e-5):
         np.testing.assert_allclose(np.where(asked, got, 0), np.where(asked, truth, 0), atol=atol)
 
 
-PADDING = [(b, low) for b in BODIES if b.startswith("plain") for low in (LOWEST, -1e9, -math.inf) if "added" not in b or low > -math.inf]
+PADDING = [
+    (b, low)
+    for b in BODIES
+    if b.startswith("plain")
+    for low in (LOWEST, -1e9, -math.inf)
+    if "added" not in b or low > -math.inf
+]
 
 
 @pytest.mark.parametrize(("body", "low"), PADDING)
@@ -616,12 +690,15 @@ def test_positions_are_a_slice_of_the_table(first, count):
     """Gather by 0..n (or by 2..n+2, as RoBERTa counts) is a slice; by anything else it stays."""
     table = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
     ids = np.array([[3, 1, 4, 1, 5, 9, 2, 6]] if first is None else [range(first, first + 8)], np.int64)
-    model = parsed("""
+    model = parsed(
+        """
         g (int64[1] size) => (float[1, n, 4] y)
         <float[10, 4] table = {0}, int64[1, 8] ids = {0}, int64[1] zero = {0}, int64[1] one = {1}>
         { cut = Slice (ids, zero, size, one, one)
-          y = Gather <axis = 0> (table, cut) }""".replace("table = {0}", "table = {" + ", ".join(["0"] * 40) + "}").replace(
-        "ids = {0}", "ids = {" + ", ".join(["0"] * 8) + "}"))
+          y = Gather <axis = 0> (table, cut) }""".replace(
+            "table = {0}", "table = {" + ", ".join(["0"] * 40) + "}"
+        ).replace("ids = {0}", "ids = {" + ", ".join(["0"] * 8) + "}")
+    )
     model.graph.initializers["table"].const_value = ir.tensor(table, name="table")
     model.graph.initializers["ids"].const_value = ir.tensor(ids, name="ids")
     assert _clean.slice_positions(model.graph) == count

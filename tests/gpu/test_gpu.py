@@ -30,7 +30,9 @@ if (reason := cuda_driver.probe()) is not None:
 
 MIB = 2**20
 SIGNATURE = Signature(
-    "forward", tuple(TensorSpec(name, "int64", ("batch", "seq")) for name in ("ids", "mask")), (TensorSpec("y", "float32", ("batch", "seq", 4)),)
+    "forward",
+    tuple(TensorSpec(name, "int64", ("batch", "seq")) for name in ("ids", "mask")),
+    (TensorSpec("y", "float32", ("batch", "seq", 4)),),
 )
 RECIPE = EngineRecipe(({"batch": (1, 1, 8), "seq": (1, 16, 32)}, {"batch": (1, 1, 2), "seq": (33, 64, 128)}))
 RANDOM = np.random.default_rng(0)
@@ -39,7 +41,11 @@ RANDOM = np.random.default_rng(0)
 @pytest.fixture(scope="module")
 def results():
     """What is written down in the end."""
-    found = {"date": time.strftime("%Y-%m-%d"), "machine": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
+    found = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
     yield found
     (small.ROOT / "benchmarks" / "results" / "gpu.json").write_text(json.dumps(found, indent=1) + "\n", "utf-8")
 
@@ -153,7 +159,10 @@ def test_streams_of_several_threads(cuda):
 
 
 def test_errors_are_the_drivers_own_words(cuda):
-    with pytest.raises(BackendError, match=r"cuMemAlloc_v2 failed with CUDA_ERROR_OUT_OF_MEMORY \(2\): out of memory\. .* MiB of device memory were asked for"):
+    with pytest.raises(
+        BackendError,
+        match=r"cuMemAlloc_v2 failed with CUDA_ERROR_OUT_OF_MEMORY \(2\): out of memory\. .* MiB of device memory were asked for",
+    ):
         cuda.allocate(cuda.memory * 4)
     with pytest.raises(BackendError, match=r"cuMemFree_v2 failed with CUDA_ERROR_INVALID_VALUE \(1\)"):
         cuda.free(256)
@@ -208,10 +217,18 @@ def library(request, results, tmp_path_factory):
     told["version"] = str(device.trt.__version__)
     plans = {}
     try:
-        for name, model in {"float32": encoder(), "float16": encoder(np.float16), "int8": encoder(quantized=True)}.items():
+        for name, model in {
+            "float32": encoder(),
+            "float16": encoder(np.float16),
+            "int8": encoder(quantized=True),
+        }.items():
             path = folder / f"{name}.onnx"
             path.write_bytes(model.SerializeToString())
-            own = SIGNATURE if name != "float16" else Signature("forward", SIGNATURE.inputs, (TensorSpec("y", "float16", ("batch", "seq", 4)),))
+            own = (
+                SIGNATURE
+                if name != "float16"
+                else Signature("forward", SIGNATURE.inputs, (TensorSpec("y", "float16", ("batch", "seq", 4)),))
+            )
             start = time.perf_counter()
             # Without chips that are named, TensorRT-RTX builds for the GPU that is there, and refuses one that it does not serve (data centres').
             plans[name] = own, device.compile(path, own, RECIPE, b"", silent)
@@ -256,7 +273,9 @@ def test_answers_are_right_however_they_run(device, library, name, tolerance):
 
 def test_shapes_outside_the_profiles(device, library):
     engine = load(device, library)
-    with pytest.raises(InputError, match=r"Axis 'seq' is 129.*It accepts: batch 1 to 8, seq 1 to 32; batch 1 to 2, seq 33 to 128"):
+    with pytest.raises(
+        InputError, match=r"Axis 'seq' is 129.*It accepts: batch 1 to 8, seq 1 to 32; batch 1 to 2, seq 33 to 128"
+    ):
         engine.run(feeds(1, 129))
     right(engine.run(given := feeds(8, 32)), given)
 
@@ -356,5 +375,10 @@ def test_what_a_call_costs(device, library):
                 times[name].append(1e6 * (time.perf_counter() - start))
     bare_us, own_us = (float(np.median(times[name])) for name in ("bare", "EdgeKit"))
     added = float(np.median(np.array(times["EdgeKit"]) - np.array(times["bare"])))
-    library[3]["call"] = {"graph": captured is not None, "bare_us": round(bare_us, 1), "edgekit_us": round(own_us, 1), "added_us": round(added, 1)}
+    library[3]["call"] = {
+        "graph": captured is not None,
+        "bare_us": round(bare_us, 1),
+        "edgekit_us": round(own_us, 1),
+        "added_us": round(added, 1),
+    }
     assert added <= 50, f"{added:.1f} us are added to {bare_us:.1f} us"

@@ -34,7 +34,9 @@ def test_what_others_took(tmp_path):
     assert found.text() == "other processes took 60 % of the CPUs' time, the hypervisor 5 % (run queue 1.2)"
 
 
-@pytest.mark.parametrize(("others", "stolen", "loud"), [(0.0, 0.0, False), (0.09, 0.01, False), (0.11, 0.0, True), (0.0, 0.03, True)])
+@pytest.mark.parametrize(
+    ("others", "stolen", "loud"), [(0.0, 0.0, False), (0.09, 0.01, False), (0.11, 0.0, True), (0.0, 0.03, True)]
+)
 def test_from_when_on_it_counts(monkeypatch, others, stolen, loud):
     monkeypatch.setattr(busy, "OTHERS", 0.10)
     monkeypatch.setattr(busy, "STOLEN", 0.02)
@@ -51,7 +53,9 @@ def test_where_the_system_does_not_tell(tmp_path, content):
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="needs proc_stat(5)")
 def test_a_process_that_takes_a_cpu_is_another_and_one_that_has_ended_is_ours():
-    burn = "import time\nend = time.process_time() + 1.0\nprint('in', flush=True)\nwhile time.process_time() < end: pass"
+    burn = (
+        "import time\nend = time.process_time() + 1.0\nprint('in', flush=True)\nwhile time.process_time() < end: pass"
+    )
     before = os.times()
     mine = Watch()
     with small.started(sys.executable, "-c", burn, stdout=-1, text=True) as child:
@@ -64,4 +68,6 @@ def test_a_process_that_takes_a_cpu_is_another_and_one_that_has_ended_is_ours():
     ended = mine.stop()
     assert running.others > 0.3 / len(CPUS), "while it runs nobody knows whose it is"
     used = running.others * running.seconds
-    assert ended.others * ended.seconds <= used + (ended.seconds - running.seconds), "its time is taken off when it has been waited for"
+    assert ended.others * ended.seconds <= used + (ended.seconds - running.seconds), (
+        "its time is taken off when it has been waited for"
+    )

@@ -94,7 +94,13 @@ def test_what_is_known_of_the_cpu():
 
 def cpuinfo(*cores):
     """As arm64 kernels write it: numbers, and no name."""
-    lines = ["processor\t: {i}", "BogoMIPS\t: 108.00", "Features\t: fp asimd asimddp", "CPU implementer\t: {0}", "CPU architecture: 8"]
+    lines = [
+        "processor\t: {i}",
+        "BogoMIPS\t: 108.00",
+        "Features\t: fp asimd asimddp",
+        "CPU implementer\t: {0}",
+        "CPU architecture: 8",
+    ]
     block = "\n".join([*lines, "CPU variant\t: 0x4", "CPU part\t: {1}", "CPU revision\t: 1", "", ""])
     return "".join(block.format(*core, i=i) for i, core in enumerate(cores))
 
@@ -102,9 +108,21 @@ def cpuinfo(*cores):
 @pytest.mark.parametrize(
     ("text", "board", "name"),
     [
-        (cpuinfo(*[("0x41", "0xd0b")] * 4), b"Raspberry Pi 5 Model B Rev 1.0\0", "Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)"),
-        (cpuinfo(*[("0x41", "0xd08")] * 4), b"Raspberry Pi 4 Model B Rev 1.4\0", "Raspberry Pi 4 Model B Rev 1.4 (Cortex-A72)"),
-        (cpuinfo(*[("0x41", "0xd05")] * 4, *[("0x41", "0xd0b")] * 4), b"Radxa ROCK 5B\0", "Radxa ROCK 5B (Cortex-A55 + Cortex-A76)"),
+        (
+            cpuinfo(*[("0x41", "0xd0b")] * 4),
+            b"Raspberry Pi 5 Model B Rev 1.0\0",
+            "Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)",
+        ),
+        (
+            cpuinfo(*[("0x41", "0xd08")] * 4),
+            b"Raspberry Pi 4 Model B Rev 1.4\0",
+            "Raspberry Pi 4 Model B Rev 1.4 (Cortex-A72)",
+        ),
+        (
+            cpuinfo(*[("0x41", "0xd05")] * 4, *[("0x41", "0xd0b")] * 4),
+            b"Radxa ROCK 5B\0",
+            "Radxa ROCK 5B (Cortex-A55 + Cortex-A76)",
+        ),
         (cpuinfo(("0x41", "0xd0c")), None, "Neoverse-N1"),
         (cpuinfo(("0x61", "0x022"), ("0x61", "0x023")), None, "M1 Icestorm + M1 Firestorm"),
         (cpuinfo(("0x41", "0xd99")), None, "core 0x41:0xd99"),

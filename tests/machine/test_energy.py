@@ -19,7 +19,11 @@ RANGE = 262143328850  # microjoules, of an Intel server: (2**32 - 1) * 61.035 ne
 
 def zone(name, label, counter, span=RANGE):
     folder = f"{RAPL}/{name}"
-    return {f"{folder}/name": f"{label}\n", f"{folder}/energy_uj": f"{counter}\n", f"{folder}/max_energy_range_uj": f"{span}\n"}
+    return {
+        f"{folder}/name": f"{label}\n",
+        f"{folder}/energy_uj": f"{counter}\n",
+        f"{folder}/max_energy_range_uj": f"{span}\n",
+    }
 
 
 def server(first, second):
@@ -39,7 +43,11 @@ def sensor(number, *rails, name="ina3221"):
     place = f"{HWMON}/hwmon{number}"
     files = {f"{place}/name": f"{name}\n", f"{place}/in7_label": "sum of shunt voltages\n", f"{place}/in7_input": "9\n"}
     for channel, (label, voltage, current) in enumerate(rails, 1):
-        files |= {f"{place}/in{channel}_label": f"{label}\n", f"{place}/in{channel}_input": f"{voltage}\n", f"{place}/curr{channel}_input": f"{current}\n"}
+        files |= {
+            f"{place}/in{channel}_label": f"{label}\n",
+            f"{place}/in{channel}_input": f"{voltage}\n",
+            f"{place}/curr{channel}_input": f"{current}\n",
+        }
     return files
 
 
@@ -64,7 +72,14 @@ def test_packages_are_added_and_their_parts_are_not(tmp_path):
     found = meter(write(tmp_path, server(1_000_000, 5_000_000)))
     assert (found.source, why_none(tmp_path)) == ("RAPL package-0 + package-1", "")
     found.start()
-    write(tmp_path, {**server(3_500_000, 5_250_000), **zone("intel-rapl:0:0", "core", 10**8), **zone("intel-rapl:2", "psys", 10**10)})
+    write(
+        tmp_path,
+        {
+            **server(3_500_000, 5_250_000),
+            **zone("intel-rapl:0:0", "core", 10**8),
+            **zone("intel-rapl:2", "psys", 10**10),
+        },
+    )
     assert found.stop() == 2.75  # 2.5 J and 0.25 J
 
 
@@ -83,9 +98,22 @@ def test_a_counter_that_turns_over(tmp_path):
 
 def test_a_counter_that_goes_back_and_whose_range_is_not_known(tmp_path):
     for span in ("0", "", "-5", "many"):
-        assert measured(tmp_path, zone("intel-rapl:0", "package-0", 9_000, span), zone("intel-rapl:0", "package-0", 8_000, span)) is None
-    assert measured(tmp_path, zone("intel-rapl:0", "package-0", 9_000, 8_500), zone("intel-rapl:0", "package-0", 8_000, 8_500)) is None  # beyond its range
-    assert measured(tmp_path, zone("intel-rapl:0", "package-0", 9_000, "0"), zone("intel-rapl:0", "package-0", 9_500, "0")) == 0.0005  # forwards needs no range
+        assert (
+            measured(
+                tmp_path, zone("intel-rapl:0", "package-0", 9_000, span), zone("intel-rapl:0", "package-0", 8_000, span)
+            )
+            is None
+        )
+    assert (
+        measured(
+            tmp_path, zone("intel-rapl:0", "package-0", 9_000, 8_500), zone("intel-rapl:0", "package-0", 8_000, 8_500)
+        )
+        is None
+    )  # beyond its range
+    assert (
+        measured(tmp_path, zone("intel-rapl:0", "package-0", 9_000, "0"), zone("intel-rapl:0", "package-0", 9_500, "0"))
+        == 0.0005
+    )  # forwards needs no range
 
 
 def test_a_counter_that_stands_still_has_measured_nothing(tmp_path):
@@ -99,7 +127,11 @@ def test_a_counter_that_can_no_longer_be_read(tmp_path, content):
 
 
 def test_names_of_packages_with_several_dies_and_their_order(tmp_path):
-    files = {**zone("intel-rapl:10", "package-1-die-0", 5), **zone("intel-rapl:2", "package-0-die-1", 5), **zone("intel-rapl:1", "package-0-die-0", 5)}
+    files = {
+        **zone("intel-rapl:10", "package-1-die-0", 5),
+        **zone("intel-rapl:2", "package-0-die-1", 5),
+        **zone("intel-rapl:1", "package-0-die-0", 5),
+    }
     assert meter(write(tmp_path, files)).source == "RAPL package-0-die-0 + package-0-die-1 + package-1-die-0"
 
 
@@ -238,9 +270,15 @@ def test_per_answer(tmp_path):
 
 def test_why_there_is_none(tmp_path):
     said = why_none(write(tmp_path / "none", {}))
-    assert said == "This machine does not tell its energy: there is neither RAPL (virtual machines have none) nor a Jetson's INA3221 power sensor."
+    assert (
+        said
+        == "This machine does not tell its energy: there is neither RAPL (virtual machines have none) nor a Jetson's INA3221 power sensor."
+    )
     assert meter(tmp_path / "none") is None
-    only_psys = write(tmp_path / "psys", {**zone("intel-rapl:0", "psys", 5), **zone("intel-rapl-mmio:0", "package-0", 5), f"{RAPL}/dtpm/name": "x"})
+    only_psys = write(
+        tmp_path / "psys",
+        {**zone("intel-rapl:0", "psys", 5), **zone("intel-rapl-mmio:0", "package-0", 5), f"{RAPL}/dtpm/name": "x"},
+    )
     assert (meter(only_psys), why_none(only_psys)) == (None, said)
     root = write(tmp_path / "closed", server(5, 5))
     (root / RAPL / "intel-rapl:1/energy_uj").unlink()

@@ -23,7 +23,20 @@ from edgekit.spec.subject import Fingerprint
 
 CPU = "sys/devices/system/cpu"
 NONE = "9223372036854771712\n"  # no limit, as version 1 writes it
-ODD = [b"", b"\n", b"max", b"-1", b"\xff\xfe\x00\x80", b"9" * 400, b"1 2 3 4", "٣".encode(), b"0x10", b"nan", b"a:b:c\n::\n0::\n", b"1 2 3 / /sys - cgroup"]
+ODD = [
+    b"",
+    b"\n",
+    b"max",
+    b"-1",
+    b"\xff\xfe\x00\x80",
+    b"9" * 400,
+    b"1 2 3 4",
+    "٣".encode(),
+    b"0x10",
+    b"nan",
+    b"a:b:c\n::\n0::\n",
+    b"1 2 3 / /sys - cgroup",
+]
 MOUNT2 = "31 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n"
 
 
@@ -48,7 +61,10 @@ def test_this_machine():
     assert found.memory_mb * 2**20 == pytest.approx(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), rel=0.01)
     assert found.cpu
     assert found.backends["onnxruntime"] == importlib.metadata.version("onnxruntime")
-    assert set(found.backends) == {name for name in backends.names() if backends.installed_version(name)} | {"numpy", "tokenizers"}
+    assert set(found.backends) == {name for name in backends.names() if backends.installed_version(name)} | {
+        "numpy",
+        "tokenizers",
+    }
     assert (found.cpu_limit >= 0, found.memory_limit_mb >= 0, found.throttled >= 0) == (True, True, True)
 
 
@@ -57,7 +73,13 @@ def test_twice_is_the_same_and_every_change_is_seen():
     assert fingerprint().differences(found) == []
     for field in dataclasses.fields(Fingerprint):
         value = getattr(found, field.name)
-        other = {"x": "1"} if field.name == "backends" else ("x",) if isinstance(value, tuple) else value + ("x" if isinstance(value, str) else value + 1)
+        other = (
+            {"x": "1"}
+            if field.name == "backends"
+            else ("x",)
+            if isinstance(value, tuple)
+            else value + ("x" if isinstance(value, str) else value + 1)
+        )
         differences = dataclasses.replace(found, **{field.name: other}).differences(found)
         assert len(differences) == (field.name != "throttled"), field.name
         assert all(d.startswith(f"{field.name.replace('_', ' ')}: ") for d in differences)
@@ -105,11 +127,37 @@ def test_a_machine_without_files(tmp_path):
 
 def every_file():
     """All files that are looked at, of a machine of each kind."""
-    cpu = {f"{CPU}/cpu0/{name}" for name in ("cpufreq/scaling_governor", "cpufreq/energy_performance_preference", "topology/core_id")}
-    cpu |= {f"{CPU}/cpu0/thermal_throttle/{name}_throttle_count" for name in ("core", "package")} | {f"{CPU}/cpu0/topology/physical_package_id"}
-    other = {f"{CPU}/intel_pstate/no_turbo", f"{CPU}/cpufreq/boost", "sys/firmware/acpi/platform_profile", "proc/meminfo", "proc/driver/nvidia/version"}
-    other |= {"proc/driver/nvidia/gpus/0/information", "sys/class/hwmon/hwmon0/name", "sys/class/hwmon/hwmon1/oc1_event_cnt", *fake_jetson.orin_nano()}
-    group = {f"sys/fs/cgroup/{name}" for name in ("cpu.max", "cpu.stat", "cpu.cfs_quota_us", "cpu.cfs_period_us", "memory.max", "memory.limit_in_bytes")}
+    cpu = {
+        f"{CPU}/cpu0/{name}"
+        for name in ("cpufreq/scaling_governor", "cpufreq/energy_performance_preference", "topology/core_id")
+    }
+    cpu |= {f"{CPU}/cpu0/thermal_throttle/{name}_throttle_count" for name in ("core", "package")} | {
+        f"{CPU}/cpu0/topology/physical_package_id"
+    }
+    other = {
+        f"{CPU}/intel_pstate/no_turbo",
+        f"{CPU}/cpufreq/boost",
+        "sys/firmware/acpi/platform_profile",
+        "proc/meminfo",
+        "proc/driver/nvidia/version",
+    }
+    other |= {
+        "proc/driver/nvidia/gpus/0/information",
+        "sys/class/hwmon/hwmon0/name",
+        "sys/class/hwmon/hwmon1/oc1_event_cnt",
+        *fake_jetson.orin_nano(),
+    }
+    group = {
+        f"sys/fs/cgroup/{name}"
+        for name in (
+            "cpu.max",
+            "cpu.stat",
+            "cpu.cfs_quota_us",
+            "cpu.cfs_period_us",
+            "memory.max",
+            "memory.limit_in_bytes",
+        )
+    }
     return sorted(cpu | other | group)
 
 
@@ -130,7 +178,10 @@ def test_files_that_cannot_be_read(tmp_path, cpus):
     for place in every_file():
         (tmp_path / place).mkdir(parents=True)
     write(tmp_path, {"proc/self/mountinfo": MOUNT2, "proc/self/cgroup": "0::/\n"})
-    assert fingerprint(tmp_path).differences(dataclasses.replace(fingerprint(tmp_path / "nothing"), gpu="", driver="")) == []
+    assert (
+        fingerprint(tmp_path).differences(dataclasses.replace(fingerprint(tmp_path / "nothing"), gpu="", driver=""))
+        == []
+    )
 
 
 def test_what_cannot_be_printed_does_not_get_into_a_report(tmp_path, cpus):
@@ -151,7 +202,10 @@ def frequency(cpu, name, preference=""):
     ("files", "said"),
     [
         (frequency(0, "performance"), "performance"),
-        ({**frequency(0, "performance"), **frequency(3, "performance"), **frequency(1, "powersave")}, "performance"),  # CPU 1 is not for this process
+        (
+            {**frequency(0, "performance"), **frequency(3, "performance"), **frequency(1, "powersave")},
+            "performance",
+        ),  # CPU 1 is not for this process
         ({**frequency(0, "schedutil"), **frequency(3, "performance")}, "performance + schedutil"),
         (frequency(3, "powersave", "balance_performance"), "powersave (balance_performance)"),
         ({**frequency(0, "powersave", "power"), f"{CPU}/intel_pstate/no_turbo": "0\n"}, "powersave (power), boost on"),
@@ -211,7 +265,14 @@ def test_a_jetson(tmp_path, cpus):
     assert (found.power_mode, found.memory_mb) == ("MAXN_SUPER (2)", 7620)
     assert found.governor == "schedutil, GPU nvhost_podgov"
     assert found.throttled == 39
-    write(tmp_path, {"sys/class/hwmon/hwmon3/oc3_throt_en": "0\n", "sys/class/hwmon/hwmon4/name": "other", "sys/class/hwmon/hwmon4/oc1_event_cnt": "5\n"})
+    write(
+        tmp_path,
+        {
+            "sys/class/hwmon/hwmon3/oc3_throt_en": "0\n",
+            "sys/class/hwmon/hwmon4/name": "other",
+            "sys/class/hwmon/hwmon4/oc1_event_cnt": "5\n",
+        },
+    )
     assert fingerprint(tmp_path).throttled == 2
 
 
@@ -220,7 +281,9 @@ def test_a_jetson_with_locked_clocks(tmp_path, cpus):
     found = fingerprint(write(tmp_path, {**fake_jetson.xavier(), **frequency(0, "schedutil")}))
     assert found.governor == "schedutil, clocks locked, GPU nvhost_podgov, clocks locked"
     assert (found.power_mode, found.driver) == ("MODE_30W_ALL (3)", "35.4.1")
-    assert fingerprint(write(tmp_path / "little", {"proc/device-tree/compatible": b"nvidia,tegra234\0"})).gpu == "tegra234"
+    assert (
+        fingerprint(write(tmp_path / "little", {"proc/device-tree/compatible": b"nvidia,tegra234\0"})).gpu == "tegra234"
+    )
 
 
 # ---- throttling
@@ -238,8 +301,19 @@ def thermal(cpu, core, package, core_count, package_count):
 
 def test_thermal_events_are_counted_once(tmp_path):
     """Two packages of two cores; the first core has two threads. Cores: 5 + 7 + 0 + 1, packages: 20 + 3."""
-    files = {**thermal(0, 0, 0, 5, 20), **thermal(1, 0, 0, 5, 20), **thermal(2, 1, 0, 7, 20), **thermal(10, 0, 1, 0, 3), **thermal(11, 1, 1, 1, 3)}
-    assert fingerprint(write(tmp_path, {**files, f"{CPU}/cpuidle/thermal_throttle/core_throttle_count": "1000\n"})).throttled == 36
+    files = {
+        **thermal(0, 0, 0, 5, 20),
+        **thermal(1, 0, 0, 5, 20),
+        **thermal(2, 1, 0, 7, 20),
+        **thermal(10, 0, 1, 0, 3),
+        **thermal(11, 1, 1, 1, 3),
+    }
+    assert (
+        fingerprint(
+            write(tmp_path, {**files, f"{CPU}/cpuidle/thermal_throttle/core_throttle_count": "1000\n"})
+        ).throttled
+        == 36
+    )
 
 
 def test_thermal_events_without_topology(tmp_path):
@@ -272,7 +346,12 @@ def test_version_2_the_tightest_of_the_tree(tmp_path):
 
 
 def test_version_2_with_a_namespace(tmp_path):
-    files = {"proc/self/mountinfo": MOUNT2, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n", "sys/fs/cgroup/memory.max": "536870912\n"}
+    files = {
+        "proc/self/mountinfo": MOUNT2,
+        "proc/self/cgroup": "0::/\n",
+        "sys/fs/cgroup/cpu.max": "50000 100000\n",
+        "sys/fs/cgroup/memory.max": "536870912\n",
+    }
     assert limits(tree(tmp_path, files)) == Limits(0.5, 512, 0)
 
 
@@ -280,8 +359,15 @@ def test_version_2_with_a_namespace(tmp_path):
 def test_a_mount_that_does_not_show_the_group(tmp_path, path):
     """Of a process that moved out of its namespace, and of a container whose mount begins at another group: the top of the mount counts."""
     mount = "31 23 0:26 /docker/abc /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
-    elsewhere = {f"sys/fs/{name}/cpu.max": "1000 100000\n" for name in ("outside", "cgroup/elsewhere/job", "cgroup/job")}
-    files = {"proc/self/mountinfo": mount, "proc/self/cgroup": f"0::{path}\n", "sys/fs/cgroup/cpu.max": "50000 100000\n", **elsewhere}
+    elsewhere = {
+        f"sys/fs/{name}/cpu.max": "1000 100000\n" for name in ("outside", "cgroup/elsewhere/job", "cgroup/job")
+    }
+    files = {
+        "proc/self/mountinfo": mount,
+        "proc/self/cgroup": f"0::{path}\n",
+        "sys/fs/cgroup/cpu.max": "50000 100000\n",
+        **elsewhere,
+    }
     assert limits(tree(tmp_path, files)) == Limits(0.5, 0, 0)
     if ".." in path:
         assert limits(write(tmp_path, {"proc/self/mountinfo": MOUNT2})) == Limits(0.5, 0, 0)
@@ -316,7 +402,8 @@ def test_version_1(tmp_path):
 
 def test_no_limits(tmp_path):
     files = {
-        "proc/self/mountinfo": "40 31 0:30 / /cpu rw - cgroup cgroup rw,cpu\n41 31 0:31 / /memory rw - cgroup cgroup rw,memory\n" + MOUNT2,
+        "proc/self/mountinfo": "40 31 0:30 / /cpu rw - cgroup cgroup rw,cpu\n41 31 0:31 / /memory rw - cgroup cgroup rw,memory\n"
+        + MOUNT2,
         "proc/self/cgroup": "2:cpu:/\n1:memory:/\n0::/\n",
         "cpu/cpu.cfs_quota_us": "-1\n",
         "cpu/cpu.cfs_period_us": "100000\n",

@@ -35,7 +35,15 @@ JPEG = saved(Image.fromarray(PICTURE), "JPEG")
 def header_of(width: int, height: int) -> bytes:
     """A PNG whose header is whole and whose pixels are missing."""
     data = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + data + struct.pack(">I", zlib.crc32(data)) + struct.pack(">I", 1000) + b"IDAT" + b"\x78\x9c"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + data
+        + struct.pack(">I", zlib.crc32(data))
+        + struct.pack(">I", 1000)
+        + b"IDAT"
+        + b"\x78\x9c"
+    )
 
 
 def frames(kind: str) -> bytes:
@@ -46,7 +54,17 @@ def frames(kind: str) -> bytes:
 def test_path_bytes_pillow_and_arrays_are_one_image(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
-    for value in (path, str(path), PNG, bytearray(PNG), Image.fromarray(PICTURE), Image.open(path), PICTURE, PICTURE / 255, (PICTURE / 255).astype(np.float32)):
+    for value in (
+        path,
+        str(path),
+        PNG,
+        bytearray(PNG),
+        Image.fromarray(PICTURE),
+        Image.open(path),
+        PICTURE,
+        PICTURE / 255,
+        (PICTURE / 255).astype(np.float32),
+    ):
         found = decode(value)
         assert found.dtype == np.uint8
         assert np.array_equal(found, PICTURE)
@@ -119,7 +137,12 @@ def test_colours_of_16_bits_are_scaled_to_8_as_pillow_does():
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     line = b"\0" + np.array([0, 40_000, 65_535] * 4, ">u2").tobytes()
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(line * 4)) + chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(line * 4))
+        + chunk(b"IEND", b"")
+    )
     found = decode(data)
     assert found.shape == (4, 4, 3)
     assert np.abs(found[0, 0].astype(int) - [0, 40_000 / 257, 255]).max() <= 1
@@ -173,7 +196,19 @@ def test_a_table_names_images_by_paths_inside_its_folder(tmp_path):
     found = UNBOUND.read({"image": "a/b.png"}, inside)
     assert Path(found) == (inside / "a" / "b.png").resolve()
     assert UNBOUND.read({"image": str(inside / "a" / "b.png")}, inside) == found
-    for value in ("../other.png", str(outside), "link.png", "a/../../other.png", "gone.png", "a", "", "  ", None, 3, "a\0b"):
+    for value in (
+        "../other.png",
+        str(outside),
+        "link.png",
+        "a/../../other.png",
+        "gone.png",
+        "a",
+        "",
+        "  ",
+        None,
+        3,
+        "a\0b",
+    ):
         with pytest.raises(SamplesError) as problem:
             UNBOUND.read({"image": value}, inside)
         assert "other" not in str(problem.value)

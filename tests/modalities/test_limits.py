@@ -57,7 +57,13 @@ def bytewise(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "text",
-    ["x" * LIMIT, "film " * (LIMIT // 5), " " * 20_000 + "the film", "the film" + "\n\t " * 20_000, ("the  \n " * 900 + "end", "film" + " " * 9000)],
+    [
+        "x" * LIMIT,
+        "film " * (LIMIT // 5),
+        " " * 20_000 + "the film",
+        "the film" + "\n\t " * 20_000,
+        ("the  \n " * 900 + "end", "film" + " " * 9000),
+    ],
     ids=["one word", "words", "leading blanks", "trailing blanks", "a pair with runs of blanks"],
 )
 def test_within_the_limit_the_ids_are_those_of_the_whole_text(encode, file, text):
@@ -83,7 +89,11 @@ def test_ten_million_blanks_are_one(encode, file):
 
 @pytest.mark.parametrize("text", ["x" * (LIMIT + 1), "film " * 2_000_000, "\U0001f600 a\n" * 1_000_000, "a  " * LIMIT])
 def test_beyond_the_limit_is_refused_by_its_place_without_the_text(encode, text):
-    for inputs, place in (([text], "Input has"), (["a", text], "Input at position 1 has"), (["a", "b", ("c", text)], r"position 2 \(second of the pair\) has")):
+    for inputs, place in (
+        ([text], "Input has"),
+        (["a", text], "Input at position 1 has"),
+        (["a", "b", ("c", text)], r"position 2 \(second of the pair\) has"),
+    ):
         with pytest.raises(InputError, match=f"{place} more than {LIMIT} characters") as failed:
             encode(inputs)
         assert "film" not in str(failed.value)
@@ -94,10 +104,17 @@ def test_beyond_the_limit_is_refused_by_its_place_without_the_text(encode, text)
 
 @pytest.mark.parametrize(
     ("text", "same"),
-    [("the film is strong. " * 5000, True), ("x" * 150 + " film" * 10_000, True), ("x" * 100_000, True), ("ab\x00" * 100_000, None)],
+    [
+        ("the film is strong. " * 5000, True),
+        ("x" * 150 + " film" * 10_000, True),
+        ("x" * 100_000, True),
+        ("ab\x00" * 100_000, None),
+    ],
     ids=["words", "a long word first", "one endless word", "what the normalizer removes"],
 )
-def test_a_cut_text_is_marked_and_its_ids_are_those_of_the_whole_where_what_is_left_fills_the_row(encode, file, text, same):
+def test_a_cut_text_is_marked_and_its_ids_are_those_of_the_whole_where_what_is_left_fills_the_row(
+    encode, file, text, same
+):
     encode.set_limit(truncate=True)
     for found in (encode([text])[0], encode([text, "a"])[0], encode([(text, "the end")])[0]):
         assert found.truncated
@@ -107,7 +124,9 @@ def test_a_cut_text_is_marked_and_its_ids_are_those_of_the_whole_where_what_is_l
 def test_the_cut_is_at_the_border_of_a_word(encode, file):
     encode.set_limit(12, truncate=True)
     assert ids(encode(["the film stronger"])[0]) == bare(file, "the film"), "'str' is no word of the text"
-    assert ids(encode(["the film, strong"])[0]) == bare(file, "the film,"), "a comma is a word of its own to this tokenizer"
+    assert ids(encode(["the film, strong"])[0]) == bare(file, "the film,"), (
+        "a comma is a word of its own to this tokenizer"
+    )
     assert ids(encode(["the  \n  film stronger"])[0]) == bare(file, "the film"), "blanks count once"
     assert ids(encode([("the film stronger", "a")])[0]) == bare(file, ("the film", "a"))
     left = TextEncoder(file, FIELDS, small.MAX_LENGTH, "left")
@@ -285,6 +304,17 @@ def test_settings_that_no_tokenizer_has(file):
 
 def test_texts_of_other_types(encode):
     assert ids(encode([np.str_("the film")])[0]) == ids(encode(["the film"])[0])
-    for wrong in (None, 1, b"film", ["film"], ("a",), ("a", None), ("a", "b", "c"), {"text": "a"}, np.array(["a"]), iter(["a"])):
+    for wrong in (
+        None,
+        1,
+        b"film",
+        ["film"],
+        ("a",),
+        ("a", None),
+        ("a", "b", "c"),
+        {"text": "a"},
+        np.array(["a"]),
+        iter(["a"]),
+    ):
         with pytest.raises(InputError, match="expected a str"):
             encode([wrong])

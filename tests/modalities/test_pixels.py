@@ -23,7 +23,10 @@ CASES = [
     ("ViTImageProcessor", {"size": SMALL}),
     ("ViTImageProcessor", {"size": SMALL, "do_normalize": False}),
     ("ViTImageProcessor", {"size": SMALL, "do_rescale": False}),
-    ("ViTImageProcessor", {"size": SMALL, "resample": PILImageResampling.LANCZOS, "rescale_factor": 1 / 127.5, **IMAGENET}),
+    (
+        "ViTImageProcessor",
+        {"size": SMALL, "resample": PILImageResampling.LANCZOS, "rescale_factor": 1 / 127.5, **IMAGENET},
+    ),
     ("ViTImageProcessor", {"size": SMALL, "do_center_crop": True, "crop_size": {"height": 33, "width": 56}}),
     ("DeiTImageProcessor", {"size": {"height": 64, "width": 64}, "crop_size": {"height": 49, "width": 56}, **IMAGENET}),
     ("DeiTImageProcessor", {}),
@@ -33,7 +36,10 @@ CASES = [
     ("ConvNextImageProcessor", {"size": {"shortest_edge": 40}, "crop_pct": 0.95}),
     ("ConvNextImageProcessor", {}),
     ("MobileViTImageProcessor", {"size": {"shortest_edge": 40}, "crop_size": {"height": 48, "width": 48}}),
-    ("MobileViTImageProcessor", {"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 47}, "do_flip_channel_order": False}),
+    (
+        "MobileViTImageProcessor",
+        {"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 47}, "do_flip_channel_order": False},
+    ),
     ("MobileNetV1ImageProcessor", {"size": {"shortest_edge": 64}, "crop_size": {"height": 56, "width": 56}}),
     ("MobileNetV2ImageProcessor", {"size": {"shortest_edge": 65}, "crop_size": {"height": 56, "width": 56}}),
     ("EfficientNetImageProcessor", {"size": SMALL}),
@@ -85,7 +91,14 @@ def test_a_folder_gives_the_processor_that_pillow_computes(tmp_path):
     assert processors.survey("model", tmp_path, {}, {}, {}) == ()
     loaded = processors.load("model", tmp_path, {})
     assert processors.pixels("model", loaded) == Pixels(
-        40, 40, shortest_edge=int(40 / (224 / 256)), resample="bicubic", crop=True, scale=1 / 255, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+        40,
+        40,
+        shortest_edge=int(40 / (224 / 256)),
+        resample="bicubic",
+        crop=True,
+        scale=1 / 255,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
     )
 
 
@@ -108,7 +121,9 @@ def test_a_processor_without_one_size_or_of_another_kind_is_refused(name, settin
 def test_a_folder_without_an_image_processor_and_one_with_code_are_refused(tmp_path):
     with pytest.raises(ModelError, match=r"preprocessor_config\.json"):
         processors.check_names("model", {"config.json", "model.safetensors"})
-    (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "ViTImageProcessor", "auto_map": {"AutoImageProcessor": "x.Y"}}')
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "ViTImageProcessor", "auto_map": {"AutoImageProcessor": "x.Y"}}'
+    )
     with pytest.raises(ModelError, match="auto_map"):
         processors.survey("model", tmp_path, {}, {}, {})
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "DetrImageProcessor"}')

@@ -93,7 +93,9 @@ def test_generated_texts(file, longest, pairs):
 @pytest.mark.parametrize("inputs", [["the film"], [("a", "film b")], ["\x07 \x00"], ["", " "], ["x" * 3000]], ids=str)
 def test_joined_texts_have_the_length(text, inputs):
     one, pair = text.join(inputs, 40)
-    words = {word for value in inputs for part in ([value] if isinstance(value, str) else value) for word in part.split()} or {"a"}
+    words = {
+        word for value in inputs for part in ([value] if isinstance(value, str) else value) for word in part.split()
+    } or {"a"}
     assert set(one.split()) <= {word[:n] for word in words for n in range(len(word) + 1)}
     assert pair == (one, one)
     if inputs != ["\x07 \x00"]:  # control characters, which the tokenizer removes
@@ -104,7 +106,9 @@ def test_joined_texts_have_the_length(text, inputs):
 def test_a_row_that_is_cut_keeps_its_last_token(text):
     row = text.encoder(["the film is fine and more"])[0].arrays
     cut = text.cut(row, 5)
-    assert {name: array.tolist() for name, array in cut.items()} == {name: [*array[:4], array[-1]] for name, array in row.items()}
+    assert {name: array.tolist() for name, array in cut.items()} == {
+        name: [*array[:4], array[-1]] for name, array in row.items()
+    }
     assert text.cut(row, 50)["input_ids"].tolist() == row["input_ids"].tolist()
     assert text.size(row) == len(row["input_ids"])
     assert cut["input_ids"].dtype == np.int64
@@ -157,17 +161,25 @@ def test_words_left_out_leave_the_rest_to_the_letter():
 
 def test_a_disturbance_takes_its_draws_from_the_generator():
     disturb = UNBOUND.perturbations["typos"]
-    assert disturb("the film is fine", random.Random(1)) == disturb("the film is fine", random.Random(1)) != "the film is fine"
+    assert (
+        disturb("the film is fine", random.Random(1))
+        == disturb("the film is fine", random.Random(1))
+        != "the film is fine"
+    )
     assert UNBOUND.perturbations["case"]("ABC", random.Random(1)) is None
 
 
 def becomes_one_mask(tokenizer, mask, token):
     """Whether the text encodes to the one id of the token, between the same words."""
     encoded = tokenizer.encode(f"turn {mask} lights", add_special_tokens=False)
-    return encoded.ids.count(tokenizer.token_to_id(token)) == 1 and tokenizer.decode(encoded.ids, skip_special_tokens=True).split() == ["turn", "lights"]
+    return encoded.ids.count(tokenizer.token_to_id(token)) == 1 and tokenizer.decode(
+        encoded.ids, skip_special_tokens=True
+    ).split() == ["turn", "lights"]
 
 
-@pytest.mark.parametrize("name", ["albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"])
+@pytest.mark.parametrize(
+    "name", ["albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"]
+)
 def test_the_mask_of_every_architecture(name, tmp_path):
     import tiny
 
@@ -189,10 +201,22 @@ def test_the_mask_of_a_real_tokenizer():
     [
         ([(7, "<mask>", True), (0, "<unk>", True)], {"type": "BPE", "unk_token": "<unk>", "vocab": {}}, "<mask>"),
         ([(1, "<|MASK|>", True)], {"type": "BPE", "unk_token": None, "vocab": {}}, "<|MASK|>"),
-        ([(1, "[mask]", False), (9, "[MASK]", True)], {"type": "BPE", "vocab": {}}, "[MASK]"),  # the special one, not what somebody added
-        ([(0, "<unk>", True), (1, "mask", False), (2, "<masked>", True)], {"type": "BPE", "unk_token": "<unk>", "vocab": {}}, "<unk>"),
+        (
+            [(1, "[mask]", False), (9, "[MASK]", True)],
+            {"type": "BPE", "vocab": {}},
+            "[MASK]",
+        ),  # the special one, not what somebody added
+        (
+            [(0, "<unk>", True), (1, "mask", False), (2, "<masked>", True)],
+            {"type": "BPE", "unk_token": "<unk>", "vocab": {}},
+            "<unk>",
+        ),
         ([(0, "<unk>", True)], {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0]]}, "<unk>"),
-        ([], {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": 0}}, ""),  # would become "[", "UN", "##K", "]"
+        (
+            [],
+            {"type": "WordPiece", "unk_token": "[UNK]", "vocab": {"[UNK]": 0}},
+            "",
+        ),  # would become "[", "UN", "##K", "]"
         ([], {"type": "BPE", "unk_token": None, "vocab": {}}, ""),
         (None, {"type": "Unigram", "unk_id": None, "vocab": []}, ""),
     ],

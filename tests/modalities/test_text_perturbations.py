@@ -36,7 +36,13 @@ def test_there_are_the_kinds_that_reports_name():
 
 def test_the_keys_beside_a_key():
     # Read off a US keyboard.
-    assert {k: set(perturbations.NEIGHBOURS[k]) for k in "qgpmz"} == {"q": set("wa"), "g": set("fhtyvb"), "p": set("ol"), "m": set("njk"), "z": set("xas")}
+    assert {k: set(perturbations.NEIGHBOURS[k]) for k in "qgpmz"} == {
+        "q": set("wa"),
+        "g": set("fhtyvb"),
+        "p": set("ol"),
+        "m": set("njk"),
+        "z": set("xas"),
+    }
     assert all(a in perturbations.NEIGHBOURS[b] for a, keys in perturbations.NEIGHBOURS.items() for b in keys)
     assert sorted(perturbations.NEIGHBOURS) == list("abcdefghijklmnopqrstuvwxyz")
 
@@ -70,7 +76,11 @@ def test_no_word_is_lost_to_a_typo():
 
 @pytest.mark.parametrize("name", ["typos", "homoglyphs", "invisible"])
 def test_one_change_in_ten_places(name):
-    places = {"typos": 70, "homoglyphs": sum(c in perturbations._ALIKE for c in LONG), "invisible": len(re.findall(r"(?=[A-Za-z][A-Za-z])", LONG))}
+    places = {
+        "typos": 70,
+        "homoglyphs": sum(c in perturbations._ALIKE for c in LONG),
+        "invisible": len(re.findall(r"(?=[A-Za-z][A-Za-z])", LONG)),
+    }
     assert sum(c.isalpha() for c in LONG) == places["typos"]
     for seed in range(50):
         changes = edits(LONG, of(name, LONG, seed))
@@ -155,7 +165,11 @@ def test_texts_of_no_words_are_not_emptied():
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.one_of(st.text(max_size=80), st.tuples(st.text(max_size=40), st.text(max_size=40))), st.integers(0, 2**32), st.sampled_from(KINDS))
+@given(
+    st.one_of(st.text(max_size=80), st.tuples(st.text(max_size=40), st.text(max_size=40))),
+    st.integers(0, 2**32),
+    st.sampled_from(KINDS),
+)
 def test_any_text(text, seed, name):
     made = of(name, text, seed, 5)
     assert made == of(name, text, seed, 5)

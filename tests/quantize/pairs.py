@@ -66,7 +66,11 @@ def weights(graph):
 
 def products(graph):
     """The products that are in INT8."""
-    return [node for node in nodes(graph, "MatMul") if any(v.producer() is not None and v.producer().op_type == "DequantizeLinear" for v in node.inputs)]
+    return [
+        node
+        for node in nodes(graph, "MatMul")
+        if any(v.producer() is not None and v.producer().op_type == "DequantizeLinear" for v in node.inputs)
+    ]
 
 
 def torch_linears(name):

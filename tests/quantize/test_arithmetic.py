@@ -31,7 +31,11 @@ LARGE = np.float16(60000)
 
 def run(path, feeds):
     """On ONNX Runtime with nothing optimized, as the stand-in does."""
-    signature = Signature("forward", (), tuple(TensorSpec(o.name, "float32", ()) for o in onnx.load(path, load_external_data=False).graph.output))
+    signature = Signature(
+        "forward",
+        (),
+        tuple(TensorSpec(o.name, "float32", ()) for o in onnx.load(path, load_external_data=False).graph.output),
+    )
     engine = backends.get("onnxruntime").open_device("reference", 1).load(path, signature)
     return engine.run(feeds)
 
@@ -43,7 +47,11 @@ def half_graph(folder, *nodes, outputs, constants=None):
     given = [helper.make_tensor_value_info(f"{n}32", FULL, ["n"]) for n in "xy"]
     wanted = [helper.make_tensor_value_info(f"{o}32", FULL, None) for o in outputs]
     known = [onnx.numpy_helper.from_array(a, n) for n, a in (constants or {}).items()]
-    model = helper.make_model(helper.make_graph([*casts, *nodes, *back], "g", given, wanted, known), opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    model = helper.make_model(
+        helper.make_graph([*casts, *nodes, *back], "g", given, wanted, known),
+        opset_imports=[helper.make_opsetid("", 20)],
+        ir_version=10,
+    )
     onnx.save(onnx.shape_inference.infer_shapes(model, strict_mode=True), folder / "half.onnx")
     return emulate(folder / "half.onnx", folder / "emulated")
 
@@ -51,7 +59,9 @@ def half_graph(folder, *nodes, outputs, constants=None):
 def numbers(seed, count=4000):
     random = np.random.default_rng(seed)
     made = random.standard_normal(count) * 10.0 ** random.uniform(-8, 5.5, count)
-    return np.concatenate([made, [65504, 65520, -65520, 0, -0.0, np.inf, -np.inf, np.nan, 2.0**-24, 2.0**-25, 6e-8, 1e-7]]).astype(np.float32)
+    return np.concatenate(
+        [made, [65504, 65520, -65520, 0, -0.0, np.inf, -np.inf, np.nan, 2.0**-24, 2.0**-25, 6e-8, 1e-7]]
+    ).astype(np.float32)
 
 
 BINARY = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide}
@@ -95,7 +105,9 @@ def test_nothing_is_clamped(tmp_path):
         helper.make_node("Mul", ["twice", "zero"], ["none"], name="none"),
         helper.make_node("Sub", ["twice", "twice"], ["difference"], name="difference"),
     ]
-    path = half_graph(tmp_path, *nodes, outputs=["twice", "none", "difference"], constants={"zero": np.zeros(1, np.float16)})
+    path = half_graph(
+        tmp_path, *nodes, outputs=["twice", "none", "difference"], constants={"zero": np.zeros(1, np.float16)}
+    )
     got = run(path, {"x32": np.array([LARGE, 1.0], np.float32), "y32": np.zeros(1, np.float32)})
     assert got["twice32"].tolist() == [np.inf, 2.0]
     assert np.isnan(got["none32"][0])
@@ -106,7 +118,10 @@ def test_nothing_is_clamped(tmp_path):
 def test_sums_inside_a_product_stay_in_float32(tmp_path):
     """4,096 times 16 x 1 is beyond float16 only at its end; partial sums of 2,048 and 1 would not move in float16."""
     weight = np.ones((4096, 1), np.float16)
-    nodes = [helper.make_node("Unsqueeze", ["x", "axis"], ["row"], name="row"), helper.make_node("MatMul", ["row", "w"], ["z"], name="product")]
+    nodes = [
+        helper.make_node("Unsqueeze", ["x", "axis"], ["row"], name="row"),
+        helper.make_node("MatMul", ["row", "w"], ["z"], name="product"),
+    ]
     path = half_graph(tmp_path, *nodes, outputs=["z"], constants={"w": weight, "axis": np.array([0])})
     y = np.zeros(1, np.float32)
     (ones,) = run(path, {"x32": np.ones(4096, np.float32), "y32": y}).values()
@@ -121,8 +136,12 @@ def test_integers_do_not_hide_nan(tmp_path):
         helper.make_node("QuantizeLinear", ["z", "s", "o"], ["q"], name="q"),
         helper.make_node("DequantizeLinear", ["q", "s", "o"], ["d"], name="d"),
     ]
-    path = half_graph(tmp_path, *nodes, outputs=["d"], constants={"s": np.array(0.5, np.float16), "o": np.array(0, np.int8)})
-    (got,) = run(path, {"x32": np.array([3.3, 60000, 60000, np.inf], np.float32), "y32": np.array([1, 1, 2, 0], np.float32)}).values()
+    path = half_graph(
+        tmp_path, *nodes, outputs=["d"], constants={"s": np.array(0.5, np.float16), "o": np.array(0, np.int8)}
+    )
+    (got,) = run(
+        path, {"x32": np.array([3.3, 60000, 60000, np.inf], np.float32), "y32": np.array([1, 1, 2, 0], np.float32)}
+    ).values()
     assert got[:3].tolist() == [3.5, 63.5, 63.5]
     assert np.isnan(got[3])
 
@@ -141,7 +160,10 @@ def test_weights_in_integers_are_restored_once(tmp_path):
 
 
 def test_a_graph_whose_types_are_not_known_is_refused(tmp_path):
-    nodes = [helper.make_node("Add", ["x", "y"], ["z"], name="add"), helper.make_node("Mul", ["z", "y"], ["u"], name="mul")]
+    nodes = [
+        helper.make_node("Add", ["x", "y"], ["z"], name="add"),
+        helper.make_node("Mul", ["z", "y"], ["u"], name="mul"),
+    ]
     half_graph(tmp_path, *nodes, outputs=["u"])
     model = onnx.load(tmp_path / "half.onnx")
     del model.graph.value_info[:]
@@ -154,7 +176,9 @@ def test_a_float32_graph_answers_as_it_did(tmp_path):
     (graph,) = tiny.exported("bert").graphs
     feeds = loop.collate(graph.signature, tiny.rows(tiny.source("bert"), tiny.TEXTS)[:4])
     (got,) = run(emulate(graph.path, tmp_path), feeds).values()
-    (expected,) = onnxruntime.InferenceSession(str(graph.path), providers=["CPUExecutionProvider"]).run(None, {i: feeds[i] for i in feeds})
+    (expected,) = onnxruntime.InferenceSession(str(graph.path), providers=["CPUExecutionProvider"]).run(
+        None, {i: feeds[i] for i in feeds}
+    )
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -175,25 +199,33 @@ def test_a_model_is_as_far_from_float32_as_torchs_half_is(tmp_path, name):
     (exported,) = tiny.exported(name).graphs
     rows = tiny.rows(source, tiny.TEXTS)
     feeds = [loop.collate(exported.signature, [row]) for row in rows]
-    (graph,) = float16.quantize(tiny.exported(name), Calibration(feeds), Quantization(embeddings="float32"), tmp_path / "half", silent).graphs
+    (graph,) = float16.quantize(
+        tiny.exported(name), Calibration(feeds), Quantization(embeddings="float32"), tmp_path / "half", silent
+    ).graphs
     path = emulate(graph.path, tmp_path / "emulated")
     engine = backends.get("onnxruntime").open_device("reference", 1).load(path, graph.signature)
     got = np.concatenate([engine.run(f)["logits"] for f in feeds])
     exact = np.concatenate([tiny.torch_logits(source, f) for f in feeds])
     with torch.inference_mode():
-        halves = np.concatenate([half_of(name)(**{n: torch.from_numpy(a) for n, a in f.items()}).logits.float().numpy() for f in feeds])
+        halves = np.concatenate(
+            [half_of(name)(**{n: torch.from_numpy(a) for n, a in f.items()}).logits.float().numpy() for f in feeds]
+        )
     spread = np.ptp(exact)
     assert 0 < np.abs(got - exact).max() <= 2.0**-7 * spread
     assert np.abs(got - halves).max() <= 2.0**-6 * spread
     assert np.array_equal(got, got.astype(np.float16).astype(np.float32)), "the last result is a float16 too"
 
 
-@pytest.mark.parametrize(("method", "low"), [(float16, ir.DataType.FLOAT16), (bfloat16, ir.DataType.BFLOAT16)], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("method", "low"), [(float16, ir.DataType.FLOAT16), (bfloat16, ir.DataType.BFLOAT16)], ids=["float16", "bfloat16"]
+)
 def test_every_result_of_a_lowered_node_is_rounded_and_no_other(tmp_path, method, low):
     """LayerNormalization and Softmax stay in float32, where the graph says so."""
     (exported,) = tiny.exported("bert").graphs
     feeds = [loop.collate(exported.signature, tiny.rows(tiny.source("bert"), tiny.TEXTS)[:4])]
-    (graph,) = method.quantize(tiny.exported("bert"), Calibration(feeds), Quantization(), tmp_path / "typed", silent).graphs
+    (graph,) = method.quantize(
+        tiny.exported("bert"), Calibration(feeds), Quantization(), tmp_path / "typed", silent
+    ).graphs
     path = emulate(graph.path, tmp_path / "emulated")
     made = load(path).graph
     assert not [v.name for v in made.initializers.values() if v.dtype == low], "no kernel of a CPU takes them"

@@ -37,7 +37,9 @@ def test_calibration_memory_does_not_grow_with_samples():
         held.append(sum(a.nbytes for a in arrays))
         counted.append(sum(float(h.counts.sum()) for h in histograms.values()))
     channels = 6 * 32 + 2 * 64
-    assert held[0] == held[1] == 8 * 2048 * 8 + channels * (4 + 8)  # eight activations of 2,048 float64 bins, and two numbers a channel
+    assert (
+        held[0] == held[1] == 8 * 2048 * 8 + channels * (4 + 8)
+    )  # eight activations of 2,048 float64 bins, and two numbers a channel
     assert counted[1] == 32 * counted[0]
     assert peaks[1] < 1.1 * peaks[0]
 
@@ -69,7 +71,11 @@ def test_what_is_measured_is_what_torch_computes():
                 tiny.torch_logits(source, row)
             expected = np.concatenate(seen)
             model = load(tiny.exported("bert").graphs[0].path)
-            name = next(layer.x.name for layer in linears(model.graph) if layer.name == "bert.encoder.layer.1.attention.self.query_key_value")
+            name = next(
+                layer.x.name
+                for layer in linears(model.graph)
+                if layer.name == "bert.encoder.layer.1.attention.self.query_key_value"
+            )
             found = calibration.measure(model, searching=searching)[name]
             np.testing.assert_allclose(found.channels, np.abs(expected).max(axis=0), rtol=1e-4)
             np.testing.assert_allclose(found.total / found.seen, expected.mean(axis=0, dtype=np.float64), atol=1e-5)
@@ -92,13 +98,20 @@ def test_kl_divergence_is_scipys(shape, size):
     """Of the outputs from the reference: the expectation is the reference's."""
     choose = np.random.default_rng(0)
     reference, outputs = (choose.standard_normal(shape).astype(np.float32) * size for _ in range(2))
-    p, q = scipy.special.softmax(reference.astype(np.float64), axis=-1), scipy.special.softmax(outputs.astype(np.float64), axis=-1)
+    p, q = (
+        scipy.special.softmax(reference.astype(np.float64), axis=-1),
+        scipy.special.softmax(outputs.astype(np.float64), axis=-1),
+    )
     outputs, reference, shifted = rows(outputs), rows(reference), rows(outputs + 5)
-    assert kl_divergence(outputs, reference) == pytest.approx(scipy.special.rel_entr(p, q).sum(axis=-1).mean(), rel=1e-9)
+    assert kl_divergence(outputs, reference) == pytest.approx(
+        scipy.special.rel_entr(p, q).sum(axis=-1).mean(), rel=1e-9
+    )
     assert kl_divergence(outputs, reference) == pytest.approx(float(np.mean(stats.entropy(p, q, axis=-1))), rel=1e-9)
     assert size < 1 or kl_divergence(outputs, reference) != pytest.approx(kl_divergence(reference, outputs), rel=1e-3)
     assert kl_divergence(reference, reference) == 0.0
-    assert kl_divergence(shifted, reference) == pytest.approx(kl_divergence(outputs, reference), rel=1e-4)  # softmax knows no common offset
+    assert kl_divergence(shifted, reference) == pytest.approx(
+        kl_divergence(outputs, reference), rel=1e-4
+    )  # softmax knows no common offset
 
 
 def test_kl_divergence_of_far_logits_is_finite():
@@ -150,4 +163,8 @@ def test_each_float_graph_has_its_own_outputs(tmp_path: Path):
     save(model, tmp_path / "other.onnx")
     used = calibration_of("bert")
     assert used.damage(exact, rounded) < 0.1
-    assert used.damage(tmp_path / "other.onnx", rounded) == calibration_of("bert").damage(tmp_path / "other.onnx", rounded) > 0.1
+    assert (
+        used.damage(tmp_path / "other.onnx", rounded)
+        == calibration_of("bert").damage(tmp_path / "other.onnx", rounded)
+        > 0.1
+    )

@@ -96,7 +96,9 @@ def test_attention_is_one_operator_where_it_is_plain(name, quantized):
             config = tiny.source(name).module.config
             assert node.domain == "com.microsoft"
             assert node.attributes.get_int("num_heads", None) == config.num_attention_heads
-            assert node.attributes.get_float("scale", None) == pytest.approx((config.hidden_size // config.num_attention_heads) ** -0.5)
+            assert node.attributes.get_float("scale", None) == pytest.approx(
+                (config.hidden_size // config.num_attention_heads) ** -0.5
+            )
             assert constant(node.inputs[1]).dtype == np.int8
             assert constant(node.inputs[1]).shape[1] == 3 * constant(node.inputs[1]).shape[0]
 
@@ -152,7 +154,11 @@ def test_weights_are_those_of_torch(quantized):
 def test_layer_norms_are_kept(name, quantized):
     found, before = ops(quantized(name).graph), ops(ir.load(tiny.exported(name).graphs[0].path).graph)
     assert found["SkipLayerNormalization"] + found["LayerNormalization"] == before["LayerNormalization"]
-    kept = {node.attributes.get_float("epsilon", None) for node in quantized(name).graph if "LayerNormalization" in node.op_type}
+    kept = {
+        node.attributes.get_float("epsilon", None)
+        for node in quantized(name).graph
+        if "LayerNormalization" in node.op_type
+    }
     epsilons = {m.eps for m in tiny.source(name).module.modules() if isinstance(m, torch.nn.LayerNorm)}
     assert {round(k, 14) for k in kept} == {round(float(np.float32(e)), 14) for e in epsilons}
 
@@ -172,7 +178,9 @@ def test_it_answers_like_torch(name, quantized):
     feeds = [*feeds_of(name), *feeds_of(name, tiny.TEXTS[::-1], 7), *feeds_of(name, size=1)]
     expected = np.concatenate([tiny.torch_logits(source, f) for f in feeds])
     assert min(np.ptp(expected, axis=0)) >= 1.0
-    unmasked = np.concatenate([tiny.torch_logits(source, {**f, "attention_mask": np.ones_like(f["attention_mask"])}) for f in feeds])
+    unmasked = np.concatenate(
+        [tiny.torch_logits(source, {**f, "attention_mask": np.ones_like(f["attention_mask"])}) for f in feeds]
+    )
     assert cosine(unmasked, expected) < ENOUGH[name]  # a graph that lost its mask would not pass
     got = np.concatenate([engine.run(f)["logits"] for f in feeds])
     assert cosine(got, expected) >= ENOUGH[name]
@@ -214,8 +222,14 @@ assert "torch" not in sys.modules
 def test_the_same_graph_gives_the_same_bytes(tmp_path, quantized):
     """In another process, where sets and dictionaries of strings have another order."""
     paths = [str(p) for n in tiny.ARCHITECTURES for p in (tiny.exported(n).graphs[0].path, tmp_path / n)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(edgekit.__file__).resolve().parents[1]), "PYTHONHASHSEED": "12345"}
-    subprocess.run([sys.executable, "-c", _AGAIN, *paths], env=environment, check=True, capture_output=True, timeout=120)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(edgekit.__file__).resolve().parents[1]),
+        "PYTHONHASHSEED": "12345",
+    }
+    subprocess.run(
+        [sys.executable, "-c", _AGAIN, *paths], env=environment, check=True, capture_output=True, timeout=120
+    )
     for name in tiny.ARCHITECTURES:
         first, second = quantized(name).file.path, tmp_path / name / "model.onnx"
         assert hashlib.sha256(first.read_bytes()).hexdigest() == hashlib.sha256(second.read_bytes()).hexdigest()
@@ -227,7 +241,9 @@ def test_the_same_graph_gives_the_same_bytes(tmp_path, quantized):
 def answers(name, engine):
     """Logits of a graph over ``TEXTS``, and torch's."""
     feeds = feeds_of(name)
-    return np.concatenate([engine.run(f)["logits"] for f in feeds]), np.concatenate([tiny.torch_logits(tiny.source(name), f) for f in feeds])
+    return np.concatenate([engine.run(f)["logits"] for f in feeds]), np.concatenate(
+        [tiny.torch_logits(tiny.source(name), f) for f in feeds]
+    )
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -239,12 +255,20 @@ def test_a_projection_that_is_kept_is_attention_in_float(name, quantized):
     assert ops(found.graph)["QAttention"] == ops(found.graph)["Softmax"] == 0
     source = tiny.source(name).module
     exact = [
-        m for n, m in source.named_modules() if isinstance(m, torch.nn.Linear) and n.rpartition(".")[2] in ("query", "key", "value", "q_lin", "k_lin", "v_lin")
+        m
+        for n, m in source.named_modules()
+        if isinstance(m, torch.nn.Linear)
+        and n.rpartition(".")[2] in ("query", "key", "value", "q_lin", "k_lin", "v_lin")
     ]
     for node in kept:
         config = source.config
-        assert (node.domain, node.attributes.get_int("num_heads", None)) == ("com.microsoft", config.num_attention_heads)
-        assert node.attributes.get_float("scale", None) == pytest.approx((config.hidden_size // config.num_attention_heads) ** -0.5)
+        assert (node.domain, node.attributes.get_int("num_heads", None)) == (
+            "com.microsoft",
+            config.num_attention_heads,
+        )
+        assert node.attributes.get_float("scale", None) == pytest.approx(
+            (config.hidden_size // config.num_attention_heads) ** -0.5
+        )
         for part, matrix in enumerate(np.split(constant(node.inputs[1]), 3, axis=1)):
             assert any(np.array_equal(matrix, m.weight.detach().numpy().T) for m in exact[part::3])
     got, expected = answers(name, found.engine)
@@ -292,15 +316,25 @@ def test_embeddings_in_8_bits(tmp_path, monkeypatch):
     table, graphs = "model.bert.embeddings.word_embeddings.weight", {}
     for kind in ("int8", "float32"):
         (tmp_path / kind).mkdir()
-        (graphs[kind],) = dynamic.quantize(tiny.exported("bert"), NO_SAMPLES, Quantization(weight_bits=7, embeddings=kind), tmp_path / kind, silent).graphs
+        (graphs[kind],) = dynamic.quantize(
+            tiny.exported("bert"), NO_SAMPLES, Quantization(weight_bits=7, embeddings=kind), tmp_path / kind, silent
+        ).graphs
         assert graphs[kind].recipe["embeddings"] == kind
-    stored, exact = ir.load(graphs["int8"].path).graph, tiny.source("bert").module.bert.embeddings.word_embeddings.weight.detach().numpy()
+    stored, exact = (
+        ir.load(graphs["int8"].path).graph,
+        tiny.source("bert").module.bert.embeddings.word_embeddings.weight.detach().numpy(),
+    )
     assert table not in stored.initializers
     assert table in ir.load(graphs["float32"].path).graph.initializers
-    lookups = [constant(node.inputs[0]) for node in stored if node.op_type == "Gather" and constant(node.inputs[0]) is not None]
+    lookups = [
+        constant(node.inputs[0]) for node in stored if node.op_type == "Gather" and constant(node.inputs[0]) is not None
+    ]
     (words,) = [a for a in lookups if a.dtype == np.uint8 and a.shape == exact.shape]
     (scale,) = [a for a in lookups if a.dtype == np.float32 and a.shape == (len(exact), 1)]
-    assert (np.abs((words.astype(np.float64) - 128) * scale - exact) <= np.abs(exact).max(axis=1, keepdims=True) / 254 * (1 + 1e-5)).all()
+    assert (
+        np.abs((words.astype(np.float64) - 128) * scale - exact)
+        <= np.abs(exact).max(axis=1, keepdims=True) / 254 * (1 + 1e-5)
+    ).all()
     engine = backends.get("onnxruntime").open_device("cpu", 1).load(graphs["int8"].path, graphs["int8"].signature)
     got, expected = answers("bert", engine)
     assert cosine(got, expected) >= COSINE
@@ -322,7 +356,9 @@ def test_methods_are_the_files_of_the_folder():
 
 
 def test_an_unknown_method_is_named_with_the_nearest():
-    with pytest.raises(UsageError, match=r"Unknown method 'statik'. Did you mean 'static'\? Known: .*dynamic, .*float32, static"):
+    with pytest.raises(
+        UsageError, match=r"Unknown method 'statik'. Did you mean 'static'\? Known: .*dynamic, .*float32, static"
+    ):
         quantize.get("statik")
 
 

@@ -39,7 +39,9 @@ def quantized(tmp_path_factory):
             count = quantize_embeddings(model.graph)
         sweep(model)
         save(model, path)
-        return SimpleNamespace(count=count, path=path, graph=ir.load(path).graph, signature=tiny.exported(name).graphs[0].signature)
+        return SimpleNamespace(
+            count=count, path=path, graph=ir.load(path).graph, signature=tiny.exported(name).graphs[0].signature
+        )
 
     return make
 
@@ -115,7 +117,11 @@ def test_only_rows_in_use_are_restored(quantized, tmp_path):
     assert kept[shape] == onnx.TensorProto.UINT8
     compiled = openvino.Core().compile_model(str(file.path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     ops = compiled.get_runtime_model().get_ops()
-    kinds = {str(op.get_output_element_type(0)) for op in ops if tuple(op.get_output_partial_shape(0).get_max_shape()) == shape}
+    kinds = {
+        str(op.get_output_element_type(0))
+        for op in ops
+        if tuple(op.get_output_partial_shape(0).get_max_shape()) == shape
+    }
     assert kinds == {"<Type: 'uint8_t'>"}
 
 
@@ -129,7 +135,9 @@ def test_values_have_types_and_shapes(quantized):
     model = load(quantized("bert").path)
     for node in model.graph:
         assert all(v.dtype is not None for v in node.outputs)
-    restored = [n.outputs[0] for n in model.graph if n.op_type == "Mul" and (n.name or "").startswith("bert.embeddings.word")]
+    restored = [
+        n.outputs[0] for n in model.graph if n.op_type == "Mul" and (n.name or "").startswith("bert.embeddings.word")
+    ]
     assert [str(v.shape) for v in restored] == ["[batch,sequence,32]"]
 
 
@@ -144,7 +152,9 @@ def lookup_graph(table, *others, op="Gather", axis=0):
     made = [node, *(other(value) for other in others)]
     for n in made:
         n.outputs[0].dtype = ir.DataType.FLOAT
-    return ir.Graph([ids], [n.outputs[0] for n in made], nodes=made, initializers=[value], opset_imports={"": 20}, name="g")
+    return ir.Graph(
+        [ids], [n.outputs[0] for n in made], nodes=made, initializers=[value], opset_imports={"": 20}, name="g"
+    )
 
 
 def table_of(rows, width=64):
@@ -176,7 +186,10 @@ def test_what_is_no_plain_table_stays(graph):
 
 
 def test_two_lookups_share_a_table():
-    graph = lookup_graph(table_of(2048), lambda table: ir.node("Gather", [table, ir.val("more", dtype=ir.DataType.INT64)], name="n/Gather"))
+    graph = lookup_graph(
+        table_of(2048),
+        lambda table: ir.node("Gather", [table, ir.val("more", dtype=ir.DataType.INT64)], name="n/Gather"),
+    )
     assert quantize_embeddings(graph) == 1
     assert [tuple(v.shape) for v in graph.initializers.values() if v.dtype == ir.DataType.UINT8] == [(2048, 64)]
     assert len([n for n in graph if n.op_type == "Gather"]) == 4
@@ -187,7 +200,9 @@ def test_two_lookups_share_a_table():
 def test_every_row_comes_back_within_half_a_step(seed, width, exponent):
     """Also rows of zeros, and rows a million times smaller than their neighbours."""
     choose = np.random.default_rng(seed)
-    table = (choose.standard_t(2, (12, width)) * 2.0**exponent * 2.0 ** choose.integers(-20, 1, (12, 1))).astype(np.float32)
+    table = (choose.standard_t(2, (12, width)) * 2.0**exponent * 2.0 ** choose.integers(-20, 1, (12, 1))).astype(
+        np.float32
+    )
     table[choose.integers(12)] = 0
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_embeddings, "WORTH_BYTES", 0)
@@ -208,7 +223,10 @@ def four_bits(packed, scales, width):
 
 
 def test_a_table_in_4_bits_is_within_a_step_and_better_than_no_search():
-    table = (np.random.default_rng(0).standard_normal((500, 128)) * np.exp(np.random.default_rng(1).standard_normal((500, 1)))).astype(np.float32)
+    table = (
+        np.random.default_rng(0).standard_normal((500, 128))
+        * np.exp(np.random.default_rng(1).standard_normal((500, 1)))
+    ).astype(np.float32)
     packed, scales = _embeddings.pack(table)
     assert (packed.dtype, packed.shape, scales.dtype, scales.shape) == (np.uint8, (500, 64), np.float16, (500, 4))
     error = four_bits(packed, scales, 128) - table
@@ -216,7 +234,9 @@ def test_a_table_in_4_bits_is_within_a_step_and_better_than_no_search():
     plain = np.repeat(largest / 7, 32, axis=1)
     without = np.clip(np.rint(table / plain), -7, 7) * plain - table
     assert (error**2).mean() < 0.97 * (without**2).mean()
-    assert (np.abs(error) <= 0.41 * np.repeat(largest, 32, axis=1)).all(), "what is clipped most loses two fifths of the largest"
+    assert (np.abs(error) <= 0.41 * np.repeat(largest, 32, axis=1)).all(), (
+        "what is clipped most loses two fifths of the largest"
+    )
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
@@ -229,7 +249,14 @@ def test_a_model_looks_rows_up_in_4_bits(backend, tmp_path, monkeypatch):
     from edgekit.source import from_module
 
     torch.manual_seed(0)
-    config = BertConfig(vocab_size=4096, hidden_size=128, num_hidden_layers=1, num_attention_heads=2, intermediate_size=128, max_position_embeddings=64)
+    config = BertConfig(
+        vocab_size=4096,
+        hidden_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
     module = BertForSequenceClassification(config).eval()
     with torch.no_grad():
         for part in module.modules():
@@ -248,9 +275,14 @@ def test_a_model_looks_rows_up_in_4_bits(backend, tmp_path, monkeypatch):
     with torch.no_grad():
         embeddings = module.bert.embeddings
         words = four_bits(values[packed], scale[packed], 128)
-        assert np.abs(words - embeddings.word_embeddings.weight.numpy()).max() < 0.41 * np.abs(embeddings.word_embeddings.weight.numpy()).max()
+        assert (
+            np.abs(words - embeddings.word_embeddings.weight.numpy()).max()
+            < 0.41 * np.abs(embeddings.word_embeddings.weight.numpy()).max()
+        )
         embeddings.word_embeddings.weight.copy_(torch.from_numpy(words))
-        embeddings.position_embeddings.weight[: len(scale[eight])] = torch.from_numpy((values[eight].astype(np.float32) - 128) * scale[eight])
+        embeddings.position_embeddings.weight[: len(scale[eight])] = torch.from_numpy(
+            (values[eight].astype(np.float32) - 128) * scale[eight]
+        )
     ids = np.random.default_rng(0).integers(0, 4096, (2, 9))
     feeds = {"input_ids": ids, "token_type_ids": np.zeros_like(ids), "attention_mask": np.ones_like(ids)}
     device = backends.get(backend).open_device("cpu", 1)

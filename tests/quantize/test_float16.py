@@ -32,7 +32,12 @@ both = pytest.mark.parametrize("method", [float16, bfloat16], ids=["float16", "b
 LOW = {float16: ir.DataType.FLOAT16, bfloat16: ir.DataType.BFLOAT16}
 # Of the spread of the logits. Half a unit in the last place is 2**-11 and 2**-8 of a value; a few layers add up some of them.
 TOLERANCE = {float16: 2.0**-8, bfloat16: 2.0**-5}
-RUNS = [(method, backend) for method in (float16, bfloat16) for backend in method.BACKENDS if not backends.get(backend).ENGINES]
+RUNS = [
+    (method, backend)
+    for method in (float16, bfloat16)
+    for backend in method.BACKENDS
+    if not backends.get(backend).ENGINES
+]
 
 
 def batches_of(name, texts=tiny.TEXTS, size=4):
@@ -45,7 +50,9 @@ def batches_of(name, texts=tiny.TEXTS, size=4):
 def typed(tmp_path_factory):
     @functools.cache
     def make(method, name):
-        (graph,) = method.quantize(tiny.exported(name), Calibration(batches_of(name)), Quantization(), tmp_path_factory.mktemp(name), silent).graphs
+        (graph,) = method.quantize(
+            tiny.exported(name), Calibration(batches_of(name)), Quantization(), tmp_path_factory.mktemp(name), silent
+        ).graphs
         return SimpleNamespace(file=graph, graph=ir.load(graph.path).graph)
 
     return make
@@ -54,7 +61,9 @@ def typed(tmp_path_factory):
 def mixed_types(path):
     """Nodes whose inputs and outputs break the operator's own type constraints, by ONNX's operator schemas and type inference."""
     model = onnx.shape_inference.infer_shapes(onnx.load(path), strict_mode=True, data_prop=True)
-    types = {v.name: v.type.tensor_type.elem_type for v in [*model.graph.value_info, *model.graph.input, *model.graph.output]}
+    types = {
+        v.name: v.type.tensor_type.elem_type for v in [*model.graph.value_info, *model.graph.input, *model.graph.output]
+    }
     types |= {t.name: t.data_type for t in model.graph.initializer}
     found = []
     for node in model.graph.node:
@@ -126,7 +135,9 @@ def test_weights_are_those_of_torch_rounded(name, method, typed):
 
 
 @each
-@pytest.mark.parametrize(("method", "backend"), RUNS, ids=lambda v: v if isinstance(v, str) else v.__name__.rpartition(".")[2])
+@pytest.mark.parametrize(
+    ("method", "backend"), RUNS, ids=lambda v: v if isinstance(v, str) else v.__name__.rpartition(".")[2]
+)
 def test_it_answers_like_torch(name, method, backend, typed):
     source, file = tiny.source(name), typed(method, name).file
     feeds = [*batches_of(name)[:3], single.collate(file.signature, tiny.random_rows(source, [1, tiny.MAX_LENGTH]))]
@@ -136,7 +147,9 @@ def test_it_answers_like_torch(name, method, backend, typed):
     assert got.dtype == np.float32
     assert np.abs(got - expected).max() <= TOLERANCE[method] * np.ptp(expected)
     exact = backends.get(backend).open_device("cpu", 1).load(tiny.exported(name).graphs[0].path, file.signature)
-    assert np.abs(got - np.concatenate([exact.run(f)["logits"] for f in feeds])).max() > 0  # it is not the float32 graph
+    assert (
+        np.abs(got - np.concatenate([exact.run(f)["logits"] for f in feeds])).max() > 0
+    )  # it is not the float32 graph
 
 
 class GatherElements(onnx.reference.op_run.OpRun):
@@ -175,9 +188,14 @@ def changed_bert(folder, changes):
         parameter = module.get_parameter(name)
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(change(parameter.numpy().copy())))
-        value = model.graph.initializers.get(f"{name}_transposed".removeprefix("model.")) or model.graph.initializers[f"model.{name}"]
+        value = (
+            model.graph.initializers.get(f"{name}_transposed".removeprefix("model."))
+            or model.graph.initializers[f"model.{name}"]
+        )
         array = parameter.detach().numpy()
-        value.const_value = ir.tensor(np.ascontiguousarray(array.T if value.name.endswith("_transposed") else array), name=value.name)
+        value.const_value = ir.tensor(
+            np.ascontiguousarray(array.T if value.name.endswith("_transposed") else array), name=value.name
+        )
     folder.mkdir()
     save(model, folder / "model.onnx")
     graph = Graph(tiny.exported("bert").graphs[0].signature, folder / "model.onnx", "float32")
@@ -198,9 +216,13 @@ def test_large_activations_stay_in_float32(tmp_path):
     changed, graphs = changed_bert(tmp_path / "in", LARGE)
     expected = np.concatenate([tiny.torch_logits(changed, f) for f in batches_of("bert")])
     calibration = Calibration(batches_of("bert"))
-    careless = cast_graphs(graphs, calibration, Quantization(), tmp_path / "careless", silent, low=ir.DataType.FLOAT16, limit=None)
+    careless = cast_graphs(
+        graphs, calibration, Quantization(), tmp_path / "careless", silent, low=ir.DataType.FLOAT16, limit=None
+    )
     with np.errstate(all="ignore"):
-        assert not np.isfinite(in_its_types(careless.graphs[0].path, batches_of("bert"))).all()  # the case is one that float16 cannot do
+        assert not np.isfinite(
+            in_its_types(careless.graphs[0].path, batches_of("bert"))
+        ).all()  # the case is one that float16 cannot do
     made = float16.quantize(graphs, calibration, Quantization(), tmp_path / "out", silent)
     for got in (in_its_types(made.graphs[0].path, batches_of("bert")), logits_of(made)):
         assert np.abs(got - expected).max() <= TOLERANCE[float16] * np.ptp(expected)
@@ -216,7 +238,9 @@ def test_bfloat16_has_room_for_them(tmp_path):
     assert bfloat16.NEEDS_SAMPLES == 0
     made = bfloat16.quantize(graphs, Calibration([]), Quantization(), tmp_path / "out", silent)
     assert np.abs(logits_of(made, "openvino") - expected).max() <= TOLERANCE[bfloat16] * np.ptp(expected)
-    assert all(float_inputs(n) == {ir.DataType.BFLOAT16} for n in ir.load(made.graphs[0].path).graph if n.op_type == "MatMul")
+    assert all(
+        float_inputs(n) == {ir.DataType.BFLOAT16} for n in ir.load(made.graphs[0].path).graph if n.op_type == "MatMul"
+    )
 
 
 @pytest.mark.parametrize("factor", [1e6, 1e-7], ids=["beyond 65504", "below the smallest"])
@@ -257,36 +281,63 @@ def test_no_constant_became_infinite(name, method, typed):
 
 def test_named_layers_stay_in_float32(tmp_path):
     settings = Quantization(keep_float=("*.layer.1.output.dense", UP))
-    (graph,) = float16.quantize(tiny.exported("bert"), Calibration(batches_of("bert")), settings, tmp_path, silent).graphs
-    kept = {n.name for n in ir.load(graph.path).graph if n.op_type in ("MatMul", "Add", "Gemm") and float_inputs(n) == {ir.DataType.FLOAT}}
+    (graph,) = float16.quantize(
+        tiny.exported("bert"), Calibration(batches_of("bert")), settings, tmp_path, silent
+    ).graphs
+    kept = {
+        n.name
+        for n in ir.load(graph.path).graph
+        if n.op_type in ("MatMul", "Add", "Gemm") and float_inputs(n) == {ir.DataType.FLOAT}
+    }
     names = ("bert.encoder.layer.1.output.dense", UP)
     assert kept == {f"{n}/{op}" for n in names for op in ("MatMul", "Add")}
     assert graph.recipe["keep_float"] == f"{UP}, bert.encoder.layer.1.output.dense"
     assert mixed_types(graph.path) == []
 
 
-@pytest.mark.parametrize(("method", "backend"), RUNS, ids=lambda v: v if isinstance(v, str) else v.__name__.rpartition(".")[2])
+@pytest.mark.parametrize(
+    ("method", "backend"), RUNS, ids=lambda v: v if isinstance(v, str) else v.__name__.rpartition(".")[2]
+)
 def test_tables_in_int8(tmp_path, monkeypatch, method, backend):
     """Restored in float32, where their scales are exact, and cast after that."""
     monkeypatch.setattr(_embeddings, "WORTH_BYTES", 0)
     made = method.quantize(tiny.exported("bert"), Calibration(batches_of("bert")), Quantization(), tmp_path, silent)
     (graph,) = made.graphs
     assert mixed_types(graph.path) == []
-    kinds = {v.dtype for n, v in ir.load(graph.path).graph.initializers.items() if "embeddings" in n and v.shape.rank() == 2}
+    kinds = {
+        v.dtype for n, v in ir.load(graph.path).graph.initializers.items() if "embeddings" in n and v.shape.rank() == 2
+    }
     assert kinds == {ir.DataType.UINT8, ir.DataType.FLOAT}  # the tables and their scales
     assert graph.recipe["embeddings"] == "int8"
     expected = np.concatenate([tiny.torch_logits(tiny.source("bert"), f) for f in batches_of("bert")])
     assert np.abs(logits_of(made, backend) - expected).max() <= 0.05 * np.ptp(expected)
-    plain = method.quantize(tiny.exported("bert"), Calibration(batches_of("bert")), Quantization(embeddings="float32"), tmp_path / "plain", silent)
+    plain = method.quantize(
+        tiny.exported("bert"),
+        Calibration(batches_of("bert")),
+        Quantization(embeddings="float32"),
+        tmp_path / "plain",
+        silent,
+    )
     assert not [v for v in ir.load(plain.graphs[0].path).graph.initializers.values() if v.dtype == ir.DataType.UINT8]
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path, typed):
-    again = float16.quantize(tiny.exported("bert"), Calibration(batches_of("bert")), Quantization(), tmp_path, silent).graphs[0]
-    assert hashlib.sha256(again.path.read_bytes()).hexdigest() == hashlib.sha256(typed(float16, "bert").file.path.read_bytes()).hexdigest()
+    again = float16.quantize(
+        tiny.exported("bert"), Calibration(batches_of("bert")), Quantization(), tmp_path, silent
+    ).graphs[0]
+    assert (
+        hashlib.sha256(again.path.read_bytes()).hexdigest()
+        == hashlib.sha256(typed(float16, "bert").file.path.read_bytes()).hexdigest()
+    )
 
 
 def test_progress_is_told_for_each_batch(tmp_path):
     told = []
-    float16.quantize(tiny.exported("bert"), Calibration(batches_of("bert")), Quantization(), tmp_path, lambda *step: told.append(step))
+    float16.quantize(
+        tiny.exported("bert"),
+        Calibration(batches_of("bert")),
+        Quantization(),
+        tmp_path,
+        lambda *step: told.append(step),
+    )
     assert told == [("calibrate", i + 1, 6) for i in range(6)]

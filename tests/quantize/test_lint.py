@@ -85,7 +85,10 @@ def of_other_domain():
 
 
 def measured_at_run_time():
-    return [node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="measure"), node("DequantizeLinear", ["q", "s", "z"], ["y"], name="restore")], {}
+    return [
+        node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"], name="measure"),
+        node("DequantizeLinear", ["q", "s", "z"], ["y"], name="restore"),
+    ], {}
 
 
 def integer_product():
@@ -108,7 +111,9 @@ def quantized_operator():
 
 
 def integers_in_use():
-    return [node("Cast", ["weight"], ["w"], name="cast", to=ir.DataType.FLOAT), node("MatMul", ["x", "w"], ["y"])], {"weight": WEIGHT}
+    return [node("Cast", ["weight"], ["w"], name="cast", to=ir.DataType.FLOAT), node("MatMul", ["x", "w"], ["y"])], {
+        "weight": WEIGHT
+    }
 
 
 def added(value):
@@ -133,7 +138,9 @@ CASES = {
     "one scale for a weight": Case(pair(scales=STEP, zeros=np.array(0, np.int8)), None, tensorrt=True),
     "largest float16": Case(added(-65504), None, tensorrt=True),
     "zero point of activation": Case(pair(x_zero=np.array(3, np.int8)), "quantize", ("zero point", "ymmetric")),
-    "zero point of weight": Case(pair(zeros=np.eye(32, dtype=np.int8)[0]), "restore_weight", ("zero point", "ymmetric")),
+    "zero point of weight": Case(
+        pair(zeros=np.eye(32, dtype=np.int8)[0]), "restore_weight", ("zero point", "ymmetric")
+    ),
     "scale 0": Case(pair(x_scale=np.array(0, np.float32)), "quantize", ("positive",)),
     "scale negative": Case(pair(x_scale=-STEP), "quantize", ("positive",)),
     "scale NaN": Case(pair(x_scale=np.array(np.nan, np.float32)), "quantize", ("finite",)),
@@ -144,10 +151,21 @@ CASES = {
     "UINT8 activation": Case(pair(x_zero=np.array(0, np.uint8)), "quantize", ("UINT8", "INT8"), tensorrt=True),
     "UINT8 with an offset": Case(pair(x_zero=np.array(128, np.uint8)), "quantize", ("UINT8",)),
     "UINT8 for want of a zero point": Case(pair(x_zero=None), "quantize", ("UINT8",), tensorrt=True),
-    "UINT8 weight": Case(pair(weight=WEIGHT.astype(np.uint8), zeros=np.zeros(32, np.uint8)), "restore_weight", ("UINT8",)),
+    "UINT8 weight": Case(
+        pair(weight=WEIGHT.astype(np.uint8), zeros=np.zeros(32, np.uint8)), "restore_weight", ("UINT8",)
+    ),
     "INT16 activation": Case(pair(x_zero=np.array(0, np.int16)), "quantize", ("INT16",), opset=21),
-    "too few scales": Case(pair(scales=np.full(16, 0.01, np.float32), zeros=np.zeros(16, np.int8)), "restore_weight", ("16 scales", "[32, 32]")),
-    "per-axis activation": Case(pair(x_scale=np.full(32, 0.02, np.float32), x_zero=np.zeros(32, np.int8), x_axis=2), "quantize", ("one scale",), tensorrt=True),
+    "too few scales": Case(
+        pair(scales=np.full(16, 0.01, np.float32), zeros=np.zeros(16, np.int8)),
+        "restore_weight",
+        ("16 scales", "[32, 32]"),
+    ),
+    "per-axis activation": Case(
+        pair(x_scale=np.full(32, 0.02, np.float32), x_zero=np.zeros(32, np.int8), x_axis=2),
+        "quantize",
+        ("one scale",),
+        tensorrt=True,
+    ),
     "quantized bias": Case(quantized_bias(), "restore_bias", ("bias", "float")),
     "operator of another domain": Case(of_other_domain(), "gelu", ("com.microsoft", "standard"), tensorrt=True),
     "DynamicQuantizeLinear": Case(measured_at_run_time(), "measure", ("QuantizeLinear",)),
@@ -166,7 +184,11 @@ def model_of(case):
     x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", "sequence", 32]) for n in "xy")
     graph = helper.make_graph(nodes, "case", [x], [y], [numpy_helper.from_array(a, n) for n, a in constants.items()])
     domains = {n.domain for n in nodes} | {""}
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid(d, case.opset if d == "" else 1) for d in sorted(domains)], ir_version=10)
+    return helper.make_model(
+        graph,
+        opset_imports=[helper.make_opsetid(d, case.opset if d == "" else 1) for d in sorted(domains)],
+        ir_version=10,
+    )
 
 
 @each
@@ -193,7 +215,9 @@ def test_what_only_onnx_runtime_runs_is_refused():
     model = ir.load(tiny.exported("bert").graphs[0].path)
     model.opset_imports["com.microsoft"] = 1
     dynamic.fuse_linears(model.graph)
-    with pytest.raises(QuantizeError, match=r"'bert.encoder.layer.0.attention.self.query_key_value/MatMul'.*com.microsoft"):
+    with pytest.raises(
+        QuantizeError, match=r"'bert.encoder.layer.0.attention.self.query_key_value/MatMul'.*com.microsoft"
+    ):
         lint(model.graph, "model.onnx")
 
 

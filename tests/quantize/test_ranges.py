@@ -71,7 +71,11 @@ def test_memory_does_not_grow():
     histogram = filled([np.ones(3, np.float32)])
 
     def held():
-        arrays = {name: (value.nbytes, value.shape) for name, value in vars(histogram).items() if isinstance(value, np.ndarray)}
+        arrays = {
+            name: (value.nbytes, value.shape)
+            for name, value in vars(histogram).items()
+            if isinstance(value, np.ndarray)
+        }
         assert {name for name in vars(histogram) if name not in arrays} == {"limit", "largest", "seen"}
         assert all(isinstance(getattr(histogram, name), (int, float)) for name in ("limit", "largest", "seen"))
         return arrays
@@ -119,7 +123,13 @@ def test_the_smallest_and_largest_floats(size):
     assert found.largest == values.max()
 
 
-@given(st.lists(st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=20), min_size=1, max_size=8))
+@given(
+    st.lists(
+        st.lists(st.floats(allow_nan=False, allow_infinity=False, width=32), min_size=1, max_size=20),
+        min_size=1,
+        max_size=8,
+    )
+)
 def test_the_maximum_is_exact_and_every_value_is_counted(pieces):
     arrays = [np.array(p, np.float32) for p in pieces]
     found = filled(arrays)
@@ -135,7 +145,9 @@ def test_channels_are_numpys(seed, shapes):
     choose = np.random.default_rng(seed)
     histogram, rows = Histogram(), []
     for index, (batch, length) in enumerate(shapes):
-        values = choose.standard_normal((batch, length, 7) if index % 2 else (batch, 2, length, 7)).astype(np.float32) * 10.0 ** choose.integers(-3, 4, 7)
+        values = choose.standard_normal((batch, length, 7) if index % 2 else (batch, 2, length, 7)).astype(
+            np.float32
+        ) * 10.0 ** choose.integers(-3, 4, 7)
         values = values.astype(np.float32)
         histogram.add(values)
         rows.append(values.reshape(-1, 7))
@@ -168,14 +180,18 @@ def clipped(name):
     }[name].astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["normal", "laplace", "uniform", "gelu", "student", "one outlier", "far outliers", "two values"])
+@pytest.mark.parametrize(
+    "name", ["normal", "laplace", "uniform", "gelu", "student", "one outlier", "far outliers", "two values"]
+)
 def test_mse_is_the_best_threshold_of_the_raw_values(name):
     values = clipped(name)
     top = float(np.abs(values).max())
     found = mse(filled(np.array_split(values, 17)))
     grid = np.linspace(top / 16, top, 1500)
     coarse = grid[np.argmin([error(values, t) for t in grid])]
-    fine = optimize.minimize_scalar(lambda t: error(values, t), bounds=(max(coarse * 0.97, top / 16), min(coarse * 1.03, top)), method="bounded").x
+    fine = optimize.minimize_scalar(
+        lambda t: error(values, t), bounds=(max(coarse * 0.97, top / 16), min(coarse * 1.03, top)), method="bounded"
+    ).x
     best = min(error(values, coarse), error(values, fine))
     assert top / 16 <= found <= top
     # A value is moved by half a bin at most when it is counted, and so is its distance to the nearest level.
@@ -231,7 +247,9 @@ def slow_entropy(sizes, stride=8):
 def test_entropy_is_that_of_the_slow_recipe(name):
     values = clipped(name)[:20000] if "outlier" not in name else clipped(name)[-20000:]
     values = values.astype(np.float64)
-    values = np.abs(np.round(values * 2**16) / 2**16)  # and a power of two at the top: edges that float32 and float64 agree on
+    values = np.abs(
+        np.round(values * 2**16) / 2**16
+    )  # and a power of two at the top: edges that float32 and float64 agree on
     values[np.argmax(values)] = 2.0 ** np.ceil(np.log2(values.max()))
     expected, tried = slow_entropy(values)
     found = entropy(filled([values.astype(np.float32)]))

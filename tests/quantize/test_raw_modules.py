@@ -24,11 +24,19 @@ from edgekit.spec.quantization import Quantization
 each = pytest.mark.parametrize("name", raw.MODELS)
 both = pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 COSINE = 0.99
-AUTO, FIXED = Quantization(weight_bits=7), Quantization(weight_bits=7, ranges="mse", smooth="off")  # 7 bits: see pairs.py
+AUTO, FIXED = (
+    Quantization(weight_bits=7),
+    Quantization(weight_bits=7, ranges="mse", smooth="off"),
+)  # 7 bits: see pairs.py
 _WORK = tempfile.TemporaryDirectory(prefix="edgekit-raw-int8-")  # goes with the process
 # Layers of the graph, by the name of the torch module; Q, K and V are one.
 _BLOCKS = {
-    "vit": ("layers.{}.attention.q_proj_k_proj_v_proj", "layers.{}.attention.o_proj", "layers.{}.mlp.fc1", "layers.{}.mlp.fc2"),
+    "vit": (
+        "layers.{}.attention.q_proj_k_proj_v_proj",
+        "layers.{}.attention.o_proj",
+        "layers.{}.mlp.fc1",
+        "layers.{}.mlp.fc2",
+    ),
     "wav2vec2": (
         "encoder.layers.{}.attention.q_proj_k_proj_v_proj",
         "encoder.layers.{}.attention.out_proj",
@@ -95,7 +103,9 @@ def test_layers_are_found_and_named_after_their_modules(name):
         stem, _, last = layer.name.rpartition(".")
         parts = ["q_proj", "k_proj", "v_proj"] if last.startswith("q_proj") else [last]
         expected = [modules[f"{stem}.{part}"] for part in parts]
-        np.testing.assert_array_equal(constant(layer.weight), np.concatenate([m.weight.detach().numpy().T for m in expected], axis=1))
+        np.testing.assert_array_equal(
+            constant(layer.weight), np.concatenate([m.weight.detach().numpy().T for m in expected], axis=1)
+        )
         np.testing.assert_array_equal(constant(layer.bias), np.concatenate([m.bias.detach().numpy() for m in expected]))
     assert len(modules) == len(LAYERS[name]) + 2 * raw.LAYERS
 
@@ -130,7 +140,9 @@ def test_what_is_measured_is_what_torch_computes(name):
     seen = {}
     chosen = {layer: raw.module(name).get_submodule(layer) for layer in LAYERS[name] if not layer.endswith("v_proj")}
     handles = [
-        m.register_forward_pre_hook(lambda _, inputs, n=n: seen.setdefault(n, []).append(inputs[0].reshape(-1, inputs[0].shape[-1]).numpy()))
+        m.register_forward_pre_hook(
+            lambda _, inputs, n=n: seen.setdefault(n, []).append(inputs[0].reshape(-1, inputs[0].shape[-1]).numpy())
+        )
         for n, m in chosen.items()
     ]
     calibration = calibration_of(name)

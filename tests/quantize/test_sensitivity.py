@@ -92,7 +92,13 @@ def test_it_is_deterministic_and_told():
 
 
 def test_layers_that_are_in_float_anyway_are_not_ranked():
-    found = rank(static, spoiled(), calibration_of("bert"), Quantization(weight_bits=7, ranges="min_max", smooth="off", keep_float=("*.layer.1.*",)), silent)
+    found = rank(
+        static,
+        spoiled(),
+        calibration_of("bert"),
+        Quantization(weight_bits=7, ranges="min_max", smooth="off", keep_float=("*.layer.1.*",)),
+        silent,
+    )
     assert found[0].layer == SECOND
     assert len(found) == 4
     assert not any(".1." in s.layer for s in found)
@@ -107,6 +113,7 @@ def test_dynamic_is_ranked_too():
 # ---- reverting
 
 UNREAD = GraphSet("t", "single", (Graph(None, Path("model.onnx"), "float32"),), Path("assets"))
+
 
 class Recorder:
     """A method that writes down what it was asked for; its 'graph' is that."""
@@ -150,7 +157,12 @@ def test_the_smallest_prefix_that_is_good(layers, tmp_path, monkeypatch):
         counts = [len(settings.keep_float) - 1 for settings in method.asked]
         for settings, count in zip(method.asked, counts, strict=True):
             assert set(settings.keep_float) == {"always", *(s.layer for s in order[:count])}  # a prefix of the ranking
-            assert (settings.ranges, settings.smooth, settings.weight_bits, settings.bias_correction) == ("mse", "0.5", 7, True)
+            assert (settings.ranges, settings.smooth, settings.weight_bits, settings.bias_correction) == (
+                "mse",
+                "0.5",
+                7,
+                True,
+            )
         assert len(set(counts)) == len(counts) <= 2 * np.log2(layers) + 2
         assert len(told) == len(counts)
 
@@ -169,7 +181,12 @@ def test_the_layers_that_were_spoiled_go_back(tmp_path):
     worst = ranking()[1].damage / 2
 
     def good(graphs):
-        return stats.entropy(exact, special.softmax(logits(graphs.graphs[0].path).astype(np.float64), axis=-1), axis=-1).mean() < worst
+        return (
+            stats.entropy(
+                exact, special.softmax(logits(graphs.graphs[0].path).astype(np.float64), axis=-1), axis=-1
+            ).mean()
+            < worst
+        )
 
     assert not good(static.quantize(spoiled(), calibration_of("bert"), HOW, tmp_path, silent))
     found, returned = revert(static, spoiled(), calibration_of("bert"), HOW, good, tmp_path / "out", silent)

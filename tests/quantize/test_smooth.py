@@ -49,7 +49,11 @@ def test_the_float_function_stays(name, alpha, tmp_path):
     feeds = [*batches_of(name), *batches_of(name, tiny.TEXTS[::-1], 7)]
     expected, got = (np.concatenate([run(f)[0] for f in feeds]) for run in (before, after))
     assert np.abs(got - expected).max() <= 1e-4 * np.ptp(expected)
-    changed = [a for a, b in zip(linears(load(exact).graph), linears(model.graph), strict=True) if not np.array_equal(constant(a.weight), constant(b.weight))]
+    changed = [
+        a
+        for a, b in zip(linears(load(exact).graph), linears(model.graph), strict=True)
+        if not np.array_equal(constant(a.weight), constant(b.weight))
+    ]
     assert len(changed) >= 1
 
 
@@ -87,7 +91,11 @@ def test_layers_that_are_kept_are_not_smoothed():
 FREE = {
     "albert": {"albert.encoder.embedding_hidden_mapping_in"},
     "electra": {"electra.embeddings_project"},
-    "modernbert": {"model.layers.1.attn.Wqkv", "model.layers.2.attn.Wqkv", *(f"model.layers.{i}.mlp.Wi" for i in range(3))},
+    "modernbert": {
+        "model.layers.1.attn.Wqkv",
+        "model.layers.2.attn.Wqkv",
+        *(f"model.layers.{i}.mlp.Wi" for i in range(3)),
+    },
 }
 
 
@@ -97,7 +105,11 @@ def test_a_norm_that_only_linears_read_takes_the_division(name):
     exact, (model, count) = load(tiny.exported(name).graphs[0].path), folded(name)
     before = {layer.name: layer for layer in linears(exact.graph)}
     free = FREE.get(name, set())
-    without = [layer for layer in linears(model.graph) if len(before[layer.name].weight.uses()) == 1 and made_by(layer.x, "Mul") not in smoothings(model.graph)]
+    without = [
+        layer
+        for layer in linears(model.graph)
+        if len(before[layer.name].weight.uses()) == 1 and made_by(layer.x, "Mul") not in smoothings(model.graph)
+    ]
     assert {layer.name for layer in without} == free
     assert len(smoothings(model.graph)) == count - len(free)
     for layer in without:
@@ -118,7 +130,11 @@ def test_factors_are_the_papers(alpha):
     linear = re.compile(r"attention\.self\.query$|layer.*dense$")
     wanted = {n: m for n, m in source.module.named_modules() if isinstance(m, torch.nn.Linear) and linear.search(n)}
     handles = [
-        m.register_forward_pre_hook(lambda _, inputs, n=n: largest.update({n: np.maximum(largest.get(n, 0.0), inputs[0].abs().amax(dim=(0, 1)).numpy())}))
+        m.register_forward_pre_hook(
+            lambda _, inputs, n=n: largest.update(
+                {n: np.maximum(largest.get(n, 0.0), inputs[0].abs().amax(dim=(0, 1)).numpy())}
+            )
+        )
         for n, m in wanted.items()
     ]
     for batch in batches_of("bert"):
@@ -169,7 +185,9 @@ def test_an_outlier_channel(tmp_path):
     added = ir.node("Add", [product.outputs[0], b], outputs=[result])
     graph = ir.Graph([x], [result], nodes=[product, added], initializers=[w, b], opset_imports={"": 20}, name="g")
     save(ir.Model(graph, ir_version=10), tmp_path / "model.onnx")
-    signature = Signature("forward", (TensorSpec("x", "float32", ("b", "s", 32)),), (TensorSpec("y", "float32", ("b", "s", 48)),))
+    signature = Signature(
+        "forward", (TensorSpec("x", "float32", ("b", "s", 32)),), (TensorSpec("y", "float32", ("b", "s", 48)),)
+    )
     graphs = GraphSet("", "single", (Graph(signature, tmp_path / "model.onnx", "float32"),), tmp_path)
     feeds = [{"x": choose.standard_normal((4, 10, 32)).astype(np.float32)} for _ in range(8)]
     for feed in feeds:
@@ -180,7 +198,9 @@ def test_an_outlier_channel(tmp_path):
         how = Quantization(weight_bits=7, ranges="min_max", smooth=smooth)
         (made,) = static.quantize(graphs, Calibration(feeds), how, tmp_path / smooth, silent).graphs
         run = runner(made.path)
-        errors[smooth] = np.sqrt(np.mean([(run(f)[0] - (f["x"].astype(np.float64) @ weight + bias)) ** 2 for f in feeds]))
+        errors[smooth] = np.sqrt(
+            np.mean([(run(f)[0] - (f["x"].astype(np.float64) @ weight + bias)) ** 2 for f in feeds])
+        )
         chosen[smooth] = made.recipe["smooth"]
     assert errors["0.5"] < errors["off"] / 4
     assert errors["auto"] <= errors["off"] / 4

@@ -78,10 +78,18 @@ def test_pairs_are_symmetric_int8(name):
 @each
 def test_weights_are_int8_per_output_channel(name):
     graph = quantized(name).graph
-    float_weights = {n.inputs[1].name for n in nodes(ir.load(tiny.exported(name).graphs[0].path).graph, "MatMul") if constant(n.inputs[1]) is not None}
+    float_weights = {
+        n.inputs[1].name
+        for n in nodes(ir.load(tiny.exported(name).graphs[0].path).graph, "MatMul")
+        if constant(n.inputs[1]) is not None
+    }
     # ALBERT's layers share weights, and where the graph does so their INT8 form is there once.
     assert len(weights(graph)) == len(float_weights)
-    assert len(float_weights) < expected_products(name) if name == "albert" else len(float_weights) == expected_products(name)
+    assert (
+        len(float_weights) < expected_products(name)
+        if name == "albert"
+        else len(float_weights) == expected_products(name)
+    )
     assert len({node.name for node in graph}) == len(graph)
     for node in weights(graph):
         values, scales, zeros = (constant(v) for v in node.inputs)
@@ -153,7 +161,9 @@ def test_one_activation_has_one_pair(name):
     read = [node.inputs[0] for node in activations(graph)]
     assert len(set(read)) == len(read)
     layers = tiny.source(name).module.config.num_hidden_layers
-    projections = [n for n in products(graph) if len({use.node for use in n.outputs[0].uses()}) == 1 and feeds_softmax(n)]
+    projections = [
+        n for n in products(graph) if len({use.node for use in n.outputs[0].uses()}) == 1 and feeds_softmax(n)
+    ]
     assert len(projections) == layers + (name == "deberta-v2")  # and one for the relative positions of all layers
 
 
@@ -220,7 +230,9 @@ def test_it_answers_like_torch(name, backend):
     feeds = [*batches_of(name), *batches_of(name, tiny.TEXTS[::-1], 7)]
     expected = np.concatenate([tiny.torch_logits(source, f) for f in feeds])
     assert min(np.ptp(expected, axis=0)) >= 1.0
-    unmasked = np.concatenate([tiny.torch_logits(source, {**f, "attention_mask": np.ones_like(f["attention_mask"])}) for f in feeds])
+    unmasked = np.concatenate(
+        [tiny.torch_logits(source, {**f, "attention_mask": np.ones_like(f["attention_mask"])}) for f in feeds]
+    )
     assert cosine(unmasked, expected) < COSINE  # a graph that lost its mask would not pass
     engine = backends.get(backend).open_device("cpu", 1).load(file.path, file.signature)
     got = np.concatenate([engine.run(f)["logits"] for f in feeds])
@@ -228,7 +240,9 @@ def test_it_answers_like_torch(name, backend):
     # One row alone, of one token and of the longest.
     for row in tiny.random_rows(source, [1, tiny.MAX_LENGTH]):
         logits = engine.run(single.collate(file.signature, [row]))["logits"]
-        assert np.abs(logits - tiny.torch_logits(source, {n: a[None] for n, a in row.items()})).max() < 0.2 * np.ptp(expected)
+        assert np.abs(logits - tiny.torch_logits(source, {n: a[None] for n, a in row.items()})).max() < 0.2 * np.ptp(
+            expected
+        )
 
 
 @each
@@ -245,7 +259,9 @@ def test_it_runs_in_int8(name, backend, how):
     low = expected_products(name) - (name == "deberta-v2" and backend == "openvino")
     assert backends.summary(engine.precisions()) == f"int8 {low}/{low + 2} linears"
     exact = tiny.exported(name).graphs[0]
-    assert set(backends.get(backend).open_device("cpu", 1).load(exact.path, exact.signature).precisions()) == {"float32"}
+    assert set(backends.get(backend).open_device("cpu", 1).load(exact.path, exact.signature).precisions()) == {
+        "float32"
+    }
 
 
 @each
@@ -261,7 +277,10 @@ def test_tensorrt_would_take_it(name):
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
     again = static.quantize(tiny.exported("bert"), calibration_of("bert"), FIXED, tmp_path, silent).graphs[0]
-    assert hashlib.sha256(again.path.read_bytes()).hexdigest() == hashlib.sha256(quantized("bert").file.path.read_bytes()).hexdigest()
+    assert (
+        hashlib.sha256(again.path.read_bytes()).hexdigest()
+        == hashlib.sha256(quantized("bert").file.path.read_bytes()).hexdigest()
+    )
 
 
 def test_progress_is_told_for_each_batch(tmp_path):
@@ -283,7 +302,9 @@ def test_activations_that_are_not_finite_are_named(tmp_path, value):
     spoiled.const_value = ir.tensor(array, name=spoiled.name)
     (tmp_path / "in").mkdir()
     save(model, tmp_path / "in" / "model.onnx")
-    graphs = GraphSet("text-classification", "single", (Graph(exact.signature, tmp_path / "in" / "model.onnx", "float32"),), tmp_path)
+    graphs = GraphSet(
+        "text-classification", "single", (Graph(exact.signature, tmp_path / "in" / "model.onnx", "float32"),), tmp_path
+    )
     with pytest.raises(QuantizeError) as caught:
         static.quantize(graphs, calibration_of("bert"), AUTO, tmp_path / "out", silent)
     message = str(caught.value)
@@ -300,7 +321,9 @@ def test_activations_that_are_not_finite_are_named(tmp_path, value):
 @settings(max_examples=80, deadline=None)
 def test_a_weight_comes_back_within_half_a_step(seed, rows, columns, exponent):
     choose = np.random.default_rng(seed)
-    weight = (choose.standard_t(2, (rows, columns)) * 2.0**exponent * 2.0 ** choose.integers(-8, 8, columns)).astype(np.float32)
+    weight = (choose.standard_t(2, (rows, columns)) * 2.0**exponent * 2.0 ** choose.integers(-8, 8, columns)).astype(
+        np.float32
+    )
     values, scales = per_channel(weight)
     assert (values.dtype, scales.dtype, values.shape, scales.shape) == (np.int8, np.float32, weight.shape, (columns,))
     assert (np.abs(values.astype(int)) <= 127).all()

@@ -33,7 +33,9 @@ RECIPE = EngineRecipe(({"batch": (1, 1, 4), "sequence": (1, 16, 32)}, {"batch": 
 def made(tmp_path_factory):
     @functools.cache
     def make(name, method=static_float16, settings=FIXED):
-        (graph,) = method.quantize(tiny.exported(name), Calibration(batches_of(name)), settings, tmp_path_factory.mktemp(name), silent).graphs
+        (graph,) = method.quantize(
+            tiny.exported(name), Calibration(batches_of(name)), settings, tmp_path_factory.mktemp(name), silent
+        ).graphs
         return SimpleNamespace(file=graph, graph=ir.load(graph.path).graph)
 
     return make
@@ -55,7 +57,9 @@ def test_the_pairs_are_those_of_static_in_float16(name, made):
     for node in mixed.graph:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             # What DeBERTa's positions are made of is float32 until it is quantized: it comes from constants alone.
-            assert node.inputs[1].dtype == (ir.DataType.FLOAT16 if node.op_type == "DequantizeLinear" else node.inputs[0].dtype), node.name
+            assert node.inputs[1].dtype == (
+                ir.DataType.FLOAT16 if node.op_type == "DequantizeLinear" else node.inputs[0].dtype
+            ), node.name
             assert (constant(node.inputs[1]) > 0).all()
         if node.op_type == "DequantizeLinear":
             # A Cast behind it would part the pair from the product that it is for.
@@ -63,7 +67,9 @@ def test_the_pairs_are_those_of_static_in_float16(name, made):
     by_name = {n.name: n for n in plain.graph}
     for node in mixed.graph:
         if node.op_type == "DequantizeLinear" and constant(node.inputs[0]) is not None:
-            assert np.array_equal(constant(node.inputs[0]), constant(by_name[node.name].inputs[0])), "the same INT8 weights"
+            assert np.array_equal(constant(node.inputs[0]), constant(by_name[node.name].inputs[0])), (
+                "the same INT8 weights"
+            )
 
 
 @each
@@ -71,6 +77,7 @@ def test_answers_are_those_of_static(name, made):
     """Float16 adds a little to what INT8 does to the answers; both are compared with torch."""
     feeds = batches_of(name, size=1)
     expected = np.concatenate([tiny.torch_logits(tiny.source(name), f) for f in feeds])
+
     def answers(graph):
         device = backends.get("onnxruntime").open_device("cpu", 2)
         engine = device.load(graph.file.path, graph.file.signature)
@@ -100,7 +107,9 @@ def test_the_recipe_says_what_was_chosen(made):
 def test_tables_in_integers_are_refused_by_the_rules_of_tensorrt(tmp_path, monkeypatch):
     """TensorRT 10's parser reads UINT8 as inputs and outputs of a graph alone."""
     monkeypatch.setattr(_embeddings, "WORTH_BYTES", 1024)
-    (graph,) = static_float16.quantize(tiny.exported("bert"), Calibration(batches_of("bert")), replace(FIXED, embeddings="int8"), tmp_path, silent).graphs
+    (graph,) = static_float16.quantize(
+        tiny.exported("bert"), Calibration(batches_of("bert")), replace(FIXED, embeddings="int8"), tmp_path, silent
+    ).graphs
     with pytest.raises(QuantizeError, match=r"\(Gather\) reads UINT8, TensorRT 10.3 takes it with "):
         tensorrt_rules.check(graph.path, "10.3")
 
@@ -111,10 +120,14 @@ def test_tables_in_integers_are_refused_by_the_rules_of_tensorrt(tmp_path, monke
 @each
 @pytest.mark.parametrize("method", [float16, static_float16], ids=["float16", "static_float16"])
 def test_nvidia_makes_engines_of_it(name, method, made):
-    trt = pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (pip install 'edgekit[tensorrt-rtx]')")
+    trt = pytest.importorskip(
+        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (pip install 'edgekit[tensorrt-rtx]')"
+    )
     graph = made(name, method).file
     assert tensorrt_rules.check(graph.path, "10.3") == ["10.3", "10.16", "11.4"]
     for chips in (("7.5",), ("8.6", "8.9", "12.0")):
-        built = _trt_build.build(trt, graph.path, graph.signature, RECIPE, memory=0, timing_cache=b"", chips=chips, progress=silent)
+        built = _trt_build.build(
+            trt, graph.path, graph.signature, RECIPE, memory=0, timing_cache=b"", chips=chips, progress=silent
+        )
         assert len(built.plan) > graph.path.stat().st_size
         assert built.timing_cache == b"", "TensorRT-RTX keeps none"

@@ -8,7 +8,19 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from pairs import AUTO, COSINE, batches_of, calibration_of, cosine, expected_products, nodes, products, quantized, users, weights
+from pairs import (
+    AUTO,
+    COSINE,
+    batches_of,
+    calibration_of,
+    cosine,
+    expected_products,
+    nodes,
+    products,
+    quantized,
+    users,
+    weights,
+)
 from scipy import stats
 
 from edgekit import backends
@@ -44,9 +56,17 @@ def test_the_search_is_no_worse_than_what_it_tried(name):
     exact, batches = tiny.exported(name).graphs[0].path, batches_of(name)
     found = quantized(name, AUTO).file
     chosen, least = found.recipe, damage(exact, found.path, batches)
-    ranges = {r: damage(exact, quantized(name, Quantization(weight_bits=7, ranges=r, smooth=chosen["smooth"])).file.path, batches) for r in RANGES}
+    ranges = {
+        r: damage(
+            exact, quantized(name, Quantization(weight_bits=7, ranges=r, smooth=chosen["smooth"])).file.path, batches
+        )
+        for r in RANGES
+    }
     assert ranges[chosen["ranges"]] == least == min(ranges.values()) < max(ranges.values())
-    strengths = {a: damage(exact, quantized(name, Quantization(weight_bits=7, ranges="mse", smooth=a)).file.path, batches) for a in ("off", *ALPHAS)}
+    strengths = {
+        a: damage(exact, quantized(name, Quantization(weight_bits=7, ranges="mse", smooth=a)).file.path, batches)
+        for a in ("off", *ALPHAS)
+    }
     best = min(strengths.values())
     # Smoothing costs nodes, so 'off' is left only for a tenth or more.
     assert chosen["smooth"] == (min(strengths, key=strengths.get) if best < 0.9 * strengths["off"] else "off")
@@ -60,7 +80,13 @@ def test_a_search_is_told_and_leaves_out_what_is_given(tmp_path):
         (Quantization(weight_bits=7, smooth="0.5"), {"search ranges": 4}),
     ):
         told = []
-        (graph,) = static.quantize(tiny.exported("bert"), calibration_of("bert"), given_settings, tmp_path, lambda *step, told=told: told.append(step)).graphs
+        (graph,) = static.quantize(
+            tiny.exported("bert"),
+            calibration_of("bert"),
+            given_settings,
+            tmp_path,
+            lambda *step, told=told: told.append(step),
+        ).graphs
         found = {step: total for step, done, total in told if done == total and step != "calibrate"}
         assert found == searched
         assert graph.recipe["weights"] == "7 bit"
@@ -74,7 +100,9 @@ def test_what_was_measured_before_changes_nothing(tmp_path):
     files = []
     for folder, calibration in (("first", used), ("again", used), ("new", calibration_of("modernbert"))):
         (tmp_path / folder).mkdir()
-        files.append(static.quantize(tiny.exported("modernbert"), calibration, how, tmp_path / folder, silent).graphs[0].path)
+        files.append(
+            static.quantize(tiny.exported("modernbert"), calibration, how, tmp_path / folder, silent).graphs[0].path
+        )
     assert len({file.read_bytes() for file in files}) == 1
     assert len(products(load(files[1]).graph)) == expected_products("modernbert")
 
@@ -89,8 +117,14 @@ KEPT = "bert.encoder.layer.1.output.dense"
     ("patterns", "kept"),
     [
         ((KEPT,), {KEPT}),
-        (("*.output.dense",), {f"bert.encoder.layer.{i}.{part}" for i in (0, 1) for part in ("output.dense", "attention.output.dense")}),
-        (("bert.encoder.layer.?.attention.self.*",), {f"bert.encoder.layer.{i}.attention.self.query_key_value" for i in (0, 1)}),
+        (
+            ("*.output.dense",),
+            {f"bert.encoder.layer.{i}.{part}" for i in (0, 1) for part in ("output.dense", "attention.output.dense")},
+        ),
+        (
+            ("bert.encoder.layer.?.attention.self.*",),
+            {f"bert.encoder.layer.{i}.attention.self.query_key_value" for i in (0, 1)},
+        ),
     ],
 )
 @pytest.mark.parametrize("smooth", ["off", "0.5"])
@@ -99,7 +133,11 @@ def test_layers_that_are_kept_stay_in_float(patterns, kept, smooth):
     assert {layer.name for layer in linears(found.graph)} == kept  # what is in INT8 has no constant weight any more
     assert len(products(found.graph)) == 8 - len(kept)
     assert found.file.recipe["keep_float"] == ", ".join(sorted(kept))
-    exact = {node.name: constant(node.inputs[1]) for node in load(tiny.exported("bert").graphs[0].path).graph if node.op_type == "MatMul"}
+    exact = {
+        node.name: constant(node.inputs[1])
+        for node in load(tiny.exported("bert").graphs[0].path).graph
+        if node.op_type == "MatMul"
+    }
     for layer in linears(found.graph):
         np.testing.assert_array_equal(constant(layer.weight), exact[layer.node.name])
         assert layer.x.producer().op_type != "DequantizeLinear"
@@ -111,7 +149,9 @@ def test_layers_that_are_kept_stay_in_float(patterns, kept, smooth):
 
 def test_a_layer_that_does_not_exist_is_named_with_the_nearest():
     how = Quantization(keep_float=("bert.encoder.layer.1.output.dens",))
-    with pytest.raises(QuantizeError, match=rf"'bert\.encoder\.layer\.1\.output\.dens', which.*Did you mean '{re.escape(KEPT)}'\?"):
+    with pytest.raises(
+        QuantizeError, match=rf"'bert\.encoder\.layer\.1\.output\.dens', which.*Did you mean '{re.escape(KEPT)}'\?"
+    ):
         check_layers(tiny.exported("bert"), how)
     with pytest.raises(QuantizeError, match=r"'decoder\.\*', which .* Layers: bert\.encoder\.layer\.0"):
         check_layers(tiny.exported("bert"), Quantization(keep_float=("decoder.*",)))
@@ -158,7 +198,10 @@ def test_bias_correction_takes_the_mean_error_out_of_each_layer(name):
     finally:
         handle.remove()
     calls = [
-        (np.concatenate([x.reshape(-1, x.shape[-1]) for x, _ in call]), np.concatenate([y.reshape(-1, y.shape[-1]) for _, y in call]))
+        (
+            np.concatenate([x.reshape(-1, x.shape[-1]) for x, _ in call]),
+            np.concatenate([y.reshape(-1, y.shape[-1]) for _, y in call]),
+        )
         for call in zip(*per_batch, strict=True)
     ]
     merged = []  # Q, K and V of one input are one layer of the graph
@@ -196,7 +239,9 @@ def test_embeddings_in_8_bits(backend, tmp_path, monkeypatch):
     for kind in ("int8", "float32"):
         (tmp_path / kind).mkdir()
         how = Quantization(weight_bits=7, ranges="mse", smooth="off", embeddings=kind)
-        (results[kind],) = static.quantize(tiny.exported("bert"), calibration_of("bert"), how, tmp_path / kind, silent).graphs
+        (results[kind],) = static.quantize(
+            tiny.exported("bert"), calibration_of("bert"), how, tmp_path / kind, silent
+        ).graphs
         assert results[kind].recipe["embeddings"] == kind
     stored = load(results["int8"].path).graph
     lint(stored, "embeddings")

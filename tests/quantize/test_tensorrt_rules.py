@@ -30,22 +30,45 @@ def test_the_releases_are_those_of_the_boards():
     assert tensorrt_rules.RELEASES == ("10.3", "10.16", "11.4")
 
 
-@pytest.mark.parametrize(("minimum", "expected"), [("10.3", ["10.3", "10.16", "11.4"]), ("10.13", ["10.16", "11.4"]), ("11.0", ["11.4"]), ("11.9", ["11.9"])])
+@pytest.mark.parametrize(
+    ("minimum", "expected"),
+    [("10.3", ["10.3", "10.16", "11.4"]), ("10.13", ["10.16", "11.4"]), ("11.0", ["11.4"]), ("11.9", ["11.9"])],
+)
 def test_releases_from_a_minimum_on(minimum, expected, tmp_path):
     assert tensorrt_rules.check(saved(tmp_path / "m.onnx", [node("Relu", ["x"], ["y"])]), minimum) == expected
 
 
 CASES = {
-    "operator of no version": ([node("Unique", ["x"], ["y"], name="n")], {}, {"rank": 1}, r"'n' \(Unique\) is no operator of TensorRT 10.3; .* not have it"),
+    "operator of no version": (
+        [node("Unique", ["x"], ["y"], name="n")],
+        {},
+        {"rank": 1},
+        r"'n' \(Unique\) is no operator of TensorRT 10.3; .* not have it",
+    ),
     "operator of a later version": (
         [node("Attention", ["x", "x", "x"], ["y"], name="n", q_num_heads=4, kv_num_heads=4)],
         {},
         {"opset": 23},
         "has opset 23, TensorRT 10.3 takes 9 to 20",
     ),
-    "opset": ([node("Relu", ["x"], ["y"])], {}, {"opset": 21}, "has opset 21, TensorRT 10.3 takes 9 to 20. Export it with opset 20 or less"),
-    "sum of integers": ([node("CumSum", ["x", "axis"], ["y"], name="n")], {"axis": np.int64(1)}, {"kind": INT64}, r"'n' \(CumSum\) reads INT64, .* FLOAT"),
-    "clip of integers": ([node("Clip", ["x", "low"], ["y"], name="n")], {"low": np.int64(0)}, {"kind": INT64}, r"'n' \(Clip\) reads INT64"),
+    "opset": (
+        [node("Relu", ["x"], ["y"])],
+        {},
+        {"opset": 21},
+        "has opset 21, TensorRT 10.3 takes 9 to 20. Export it with opset 20 or less",
+    ),
+    "sum of integers": (
+        [node("CumSum", ["x", "axis"], ["y"], name="n")],
+        {"axis": np.int64(1)},
+        {"kind": INT64},
+        r"'n' \(CumSum\) reads INT64, .* FLOAT",
+    ),
+    "clip of integers": (
+        [node("Clip", ["x", "low"], ["y"], name="n")],
+        {"low": np.int64(0)},
+        {"kind": INT64},
+        r"'n' \(Clip\) reads INT64",
+    ),
     "UINT8 table": (
         [node("Gather", ["t", "x"], ["y"], name="n")],
         {"t": np.zeros((8, 4), np.uint8)},
@@ -53,13 +76,21 @@ CASES = {
         r"'n' \(Gather\) reads UINT8, TensorRT 10.3 takes it with BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64",
     ),
     "axes made at run time": (
-        [node("Shape", ["x"], ["s"], start=2), node("Sub", ["s", "c"], ["axes"]), node("Unsqueeze", ["x", "axes"], ["y"], name="n")],
+        [
+            node("Shape", ["x"], ["s"], start=2),
+            node("Sub", ["s", "c"], ["axes"]),
+            node("Unsqueeze", ["x", "axes"], ["y"], name="n"),
+        ],
         {"c": np.array([32], np.int64)},
         {"rank": 4},
         r"'n' \(Unsqueeze\) has input 1 made at run time",
     ),
     "axes of a mean made at run time": (
-        [node("Shape", ["x"], ["s"], start=2), node("Sub", ["s", "c"], ["axes"]), node("ReduceMean", ["x", "axes"], ["y"], name="n")],
+        [
+            node("Shape", ["x"], ["s"], start=2),
+            node("Sub", ["s", "c"], ["axes"]),
+            node("ReduceMean", ["x", "axes"], ["y"], name="n"),
+        ],
         {"c": np.array([31], np.int64)},
         {},
         r"'n' \(ReduceMean\) has input 1 made at run time",
@@ -70,8 +101,18 @@ CASES = {
         {},
         r"'n' \(LayerNormalization\) gives mean or deviation too",
     ),
-    "two types in a node": ([node("Add", ["x", "c"], ["y"], name="n")], {"c": np.ones(32, np.float16)}, {}, "not a valid strongly typed ONNX graph"),
-    "large constant": ([node("Add", ["x", "c"], ["y"], name="n")], {"c": np.array(-3.4e38, np.float32)}, {}, r"'n' \(Add\) reads the constant 'c' of size"),
+    "two types in a node": (
+        [node("Add", ["x", "c"], ["y"], name="n")],
+        {"c": np.ones(32, np.float16)},
+        {},
+        "not a valid strongly typed ONNX graph",
+    ),
+    "large constant": (
+        [node("Add", ["x", "c"], ["y"], name="n")],
+        {"c": np.array(-3.4e38, np.float32)},
+        {},
+        r"'n' \(Add\) reads the constant 'c' of size",
+    ),
 }
 
 
@@ -83,7 +124,12 @@ def test_each_rule(name, tmp_path):
 
 
 def test_what_came_later_is_taken_where_the_target_says_so(tmp_path):
-    path = saved(tmp_path / "m.onnx", [node("RMSNormalization", ["x", "w"], ["y"], name="n")], {"w": np.ones(32, np.float32)}, opset=23)
+    path = saved(
+        tmp_path / "m.onnx",
+        [node("RMSNormalization", ["x", "w"], ["y"], name="n")],
+        {"w": np.ones(32, np.float32)},
+        opset=23,
+    )
     assert tensorrt_rules.check(path, "11.0") == ["11.4"]
 
 
@@ -101,6 +147,16 @@ def test_exported_graphs_keep_them_all(name):
 def test_the_table_is_the_published_one():
     """The matrix of the parser of 10.1 has 150 operators. Left out are 19: control flow, random numbers, and names that are not ONNX's or no model here has."""
     assert len(tensorrt_rules._TAKES) == 131
-    for name in ("DynamicQuantizeLinear", "MatMulInteger", "QLinearMatMul", "ConvInteger", "Unique", "STFT", "BitShift"):
+    for name in (
+        "DynamicQuantizeLinear",
+        "MatMulInteger",
+        "QLinearMatMul",
+        "ConvInteger",
+        "Unique",
+        "STFT",
+        "BitShift",
+    ):
         assert name not in tensorrt_rules._TAKES
-    assert not {n for n in tensorrt_rules._TAKES if not re.fullmatch("[A-Z][A-Za-z0-9]+", n) or not onnx.defs.has(n)}, "names of ONNX"
+    assert not {n for n in tensorrt_rules._TAKES if not re.fullmatch("[A-Z][A-Za-z0-9]+", n) or not onnx.defs.has(n)}, (
+        "names of ONNX"
+    )

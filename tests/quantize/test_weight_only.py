@@ -28,7 +28,9 @@ ONE_ROW = r"pooler|classifier|pre_classifier|head"
 
 
 def quantize_graph(name, folder, settings=None):
-    return weight_only.quantize(tiny.exported(name), Calibration([]), settings or Quantization(embeddings="float32"), folder, silent).graphs[0]
+    return weight_only.quantize(
+        tiny.exported(name), Calibration([]), settings or Quantization(embeddings="float32"), folder, silent
+    ).graphs[0]
 
 
 @pytest.fixture(scope="module")
@@ -85,10 +87,18 @@ def test_every_weight_is_int8_and_every_activation_float(name, quantized):
     graph = quantized(name).graph
     assert quantized(name).file.method == "weight_only"
     before = linears(load(tiny.exported(name).graphs[0].path).graph)
-    products = [n for n in graph if n.op_type == "MatMul" and n.inputs[1].producer() is not None and n.inputs[1].producer().op_type == "DequantizeLinear"]
+    products = [
+        n
+        for n in graph
+        if n.op_type == "MatMul"
+        and n.inputs[1].producer() is not None
+        and n.inputs[1].producer().op_type == "DequantizeLinear"
+    ]
     assert {n.name for n in products} == {layer.node.name for layer in before}
     assert len(products) >= 2 * 4
-    assert len({n.inputs[1] for n in products}) == len({layer.weight for layer in before})  # ALBERT's layers share theirs
+    assert len({n.inputs[1] for n in products}) == len(
+        {layer.weight for layer in before}
+    )  # ALBERT's layers share theirs
     for node in products:
         values, scales, zeros = (constant(v) for v in node.inputs[1].producer().inputs)
         assert (values.dtype, scales.dtype, zeros.dtype) == (np.int8, np.float32, np.int8)
@@ -106,7 +116,9 @@ def test_openvino_computes_what_torch_does_with_these_weights(name, quantized):
     for feeds in feeds_of(name):
         expected = tiny.torch_logits(changed, feeds)
         np.testing.assert_allclose(engine.run(feeds)["logits"], expected, atol=2e-4 * tiny.SPREAD)
-        assert np.abs(tiny.torch_logits(tiny.source(name), feeds) - expected).max() > 2e-3  # rounding does change the answer
+        assert (
+            np.abs(tiny.torch_logits(tiny.source(name), feeds) - expected).max() > 2e-3
+        )  # rounding does change the answer
 
 
 @each

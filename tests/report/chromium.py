@@ -24,17 +24,31 @@ _CONSOLE = re.compile(r":CONSOLE[:(]\d+\)?\] (.*)")
 def run(folder: Path, *flags: str) -> tuple[str, str]:
     """Standard output and errors of one run; ``folder`` holds its profile."""
     done = subprocess.run(
-        [PROGRAM, *_FLAGS, f"--user-data-dir={folder / 'profile'}", *flags], capture_output=True, text=True, encoding="utf-8", timeout=120, check=False
+        [PROGRAM, *_FLAGS, f"--user-data-dir={folder / 'profile'}", *flags],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
 
-def load(folder: Path, page: Path, width: int = 1120, height: int = 900, scheme: int = LIGHT) -> tuple[list[str], list[str], tuple[int, int, bytes]]:
+def load(
+    folder: Path, page: Path, width: int = 1120, height: int = 900, scheme: int = LIGHT
+) -> tuple[list[str], list[str], tuple[int, int, bytes]]:
     """Loads a page: lines of the console, addresses that were asked for, and a picture: width, height, RGB bytes."""
     net, picture = folder / "net.json", folder / "picture.png"
     size = f"--window-size={width},{height}"
-    _, said = run(folder, f"--log-net-log={net}", f"--screenshot={picture}", size, f"--blink-settings=preferredColorScheme={scheme}", page.as_uri())
+    _, said = run(
+        folder,
+        f"--log-net-log={net}",
+        f"--screenshot={picture}",
+        size,
+        f"--blink-settings=preferredColorScheme={scheme}",
+        page.as_uri(),
+    )
     return _CONSOLE.findall(said), asked(net), pixels(picture.read_bytes())
 
 
@@ -42,16 +56,28 @@ def asked(file: Path) -> list[str]:
     """Addresses in a net log that a page asked for. What the browser asks for on its own account has no page as its initiator."""
     log = json.loads(file.read_text("utf-8"))
     started = log["constants"]["logEventTypes"]["URL_REQUEST_START_JOB"]
-    params = [event["params"] for event in log["events"] if event["type"] == started and "url" in event.get("params", {})]
+    params = [
+        event["params"] for event in log["events"] if event["type"] == started and "url" in event.get("params", {})
+    ]
     return sorted({p["url"] for p in params if p.get("initiator", "") != "not an origin"})
 
 
 def measure(folder: Path, pages: Mapping[str, Path], width: int, scheme: int) -> dict[str, dict]:
     """Lays out pages of a width, each in a frame of its own, and tells of each what ``_ASK`` asks."""
-    frames = "".join(f'<iframe name="{name}" src="{page.as_uri()}" width="{width}" height="900"></iframe>' for name, page in pages.items())
+    frames = "".join(
+        f'<iframe name="{name}" src="{page.as_uri()}" width="{width}" height="900"></iframe>'
+        for name, page in pages.items()
+    )
     harness = folder / "harness.html"
-    harness.write_text(f'<!DOCTYPE html><meta charset="utf-8"><body>{frames}<pre id="found"></pre><script>{_ASK}</script>', "utf-8")
-    flags = ("--allow-file-access-from-files", "--dump-dom", "--virtual-time-budget=60000", f"--blink-settings=preferredColorScheme={scheme}")
+    harness.write_text(
+        f'<!DOCTYPE html><meta charset="utf-8"><body>{frames}<pre id="found"></pre><script>{_ASK}</script>', "utf-8"
+    )
+    flags = (
+        "--allow-file-access-from-files",
+        "--dump-dom",
+        "--virtual-time-budget=60000",
+        f"--blink-settings=preferredColorScheme={scheme}",
+    )
     dom, said = run(folder, *flags, f"--window-size={width + 40},900", harness.as_uri())
     found = re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)
     assert found and found[1], (dom[-2000:], said)
@@ -65,7 +91,11 @@ def pixels(png: bytes) -> tuple[int, int, bytes]:
         length, kind = int.from_bytes(png[place : place + 4], "big"), png[place + 4 : place + 8]
         body = png[place + 8 : place + 8 + length]
         if kind == b"IHDR":
-            width, height, channels = int.from_bytes(body[:4], "big"), int.from_bytes(body[4:8], "big"), {2: 3, 6: 4}[body[9]]
+            width, height, channels = (
+                int.from_bytes(body[:4], "big"),
+                int.from_bytes(body[4:8], "big"),
+                {2: 3, 6: 4}[body[9]],
+            )
         data += body if kind == b"IDAT" else b""
         place += 12 + length
     raw, stride, last, rows = zlib.decompress(data), width * channels, bytearray(width * channels), []

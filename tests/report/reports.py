@@ -10,8 +10,31 @@ import random
 from dataclasses import replace
 
 from edgekit.spec.manifest import Trial
-from edgekit.spec.report import SCHEMA, Accuracy, Change, Drift, Faithfulness, Flip, Gate, Report, Robustness, Slice, Speed
-from edgekit.spec.subject import ByLength, Fingerprint, Numbers, Perturbed, Predictions, Process, Scenario, Start, Subject, Times
+from edgekit.spec.report import (
+    SCHEMA,
+    Accuracy,
+    Change,
+    Drift,
+    Faithfulness,
+    Flip,
+    Gate,
+    Report,
+    Robustness,
+    Slice,
+    Speed,
+)
+from edgekit.spec.subject import (
+    ByLength,
+    Fingerprint,
+    Numbers,
+    Perturbed,
+    Predictions,
+    Process,
+    Scenario,
+    Start,
+    Subject,
+    Times,
+)
 
 HOSTILE = "<script>alert(1)</script>"
 CDATA = "]]>"
@@ -25,10 +48,23 @@ MACHINE = Fingerprint(
     {"onnxruntime": "1.22.0", "openvino": "2025.2.0"}, "", "", 2.0, 7_680, 3,
 )  # fmt: skip
 BOARD = replace(
-    MACHINE, cpu="Cortex-A78AE", cpus=6, instructions=("asimd", "asimddp"), gpu="Orin (nvgpu) <b>", driver="36.4.0", governor="schedutil", power_mode="15W"
+    MACHINE,
+    cpu="Cortex-A78AE",
+    cpus=6,
+    instructions=("asimd", "asimddp"),
+    gpu="Orin (nvgpu) <b>",
+    driver="36.4.0",
+    governor="schedutil",
+    power_mode="15W",
 )
 PLACES = ("p50", "p90", "p99")
-ATTEMPT = ("static int8 on openvino: the linears ran in float32", "chosen", "accuracy drop 0.0310 above 0.01", "slower", "memory 312 MB above 300")
+ATTEMPT = (
+    "static int8 on openvino: the linears ran in float32",
+    "chosen",
+    "accuracy drop 0.0310 above 0.01",
+    "slower",
+    "memory 312 MB above 300",
+)
 
 
 def _hex(text: str, length: int = 64) -> str:
@@ -71,7 +107,9 @@ def predictions(rows: int, labels: int, seed: int = 0) -> Predictions:
     """Of a head with one output a label."""
     draw = random.Random(seed)
     values = tuple(draw.randrange(-8000, 8000) / 1024 for _ in range(rows * labels))  # which float32 holds
-    return Predictions(tuple(_hex(f"row {i}", 32) for i in range(rows)), {"logits": Numbers("float32", (rows, labels), values)})
+    return Predictions(
+        tuple(_hex(f"row {i}", 32) for i in range(rows)), {"logits": Numbers("float32", (rows, labels), values)}
+    )
 
 
 def identity(labels: tuple[str, ...], kind: str = "single_label_classification") -> dict[str, object]:
@@ -137,7 +175,9 @@ def flips(count: int, labels: tuple[str, ...] = LABELS, text: str = "") -> tuple
     for i, margin in enumerate(sure):
         before, after = labels[i % 2], labels[1 - i % 2]
         truth = (before, after, labels[-1])[i % 3]
-        made.append(Flip(_hex(f"row {i}", 32), 1 + 4 * i, truth, before, after, margin, round(draw.betavariate(1, 5), 4), text))
+        made.append(
+            Flip(_hex(f"row {i}", 32), 1 + 4 * i, truth, before, after, margin, round(draw.betavariate(1, 5), 4), text)
+        )
     return tuple(made)
 
 
@@ -150,7 +190,17 @@ def changes(factor: float = 1.083) -> tuple[Change, ...]:
         Change("first_answer", 253.1, 261.0, "ms", 1.031, 0.97, 1.1, 0.08),
         Change("memory", 101.4, 101.9, "MB", 1.005, 1.001, 1.009, 0.006),
         Change("size", 23.4, 21.1, "MB", 0.902, 0.902, 0.902),
-        Change("energy", None, None, "mJ", None, None, None, None, "the machine does not tell it: no RAPL, no Jetson sensor"),
+        Change(
+            "energy",
+            None,
+            None,
+            "mJ",
+            None,
+            None,
+            None,
+            None,
+            "the machine does not tell it: no RAPL, no Jetson sensor",
+        ),
     )
 
 
@@ -164,7 +214,20 @@ def slices(count: int, rows: int = 872) -> tuple[Slice, ...]:
         n = max(30, rows // (i + 2))
         before, drop = round(draw.uniform(0.8, 0.95), 4), round(draw.gauss(0.006, 0.012), 4)
         wide, p = 1.6 * (0.06 / n) ** 0.5, min(1.0, round(draw.random() * 1.2, 4))
-        made.append(Slice(column, value, n, before, round(before - drop, 4), drop, round(drop - wide, 4), round(drop + wide, 4), p, min(1.0, round(p * 4, 4))))
+        made.append(
+            Slice(
+                column,
+                value,
+                n,
+                before,
+                round(before - drop, 4),
+                drop,
+                round(drop - wide, 4),
+                round(drop + wide, 4),
+                p,
+                min(1.0, round(p * 4, 4)),
+            )
+        )
     return (*made, Slice("topic", "only one", 1, said="1 row"), Slice("topic", "", 0, said="no row"))
 
 
@@ -176,8 +239,14 @@ def drifts(count: int, text: bool = False) -> tuple[Drift, ...]:
         n = 3 + 2 * i
         before = tuple(round(draw.gauss(0, 0.12), 4) for _ in range(n))
         after = tuple(round(b * 0.4 + draw.gauss(0, 0.1), 4) for b in before)
-        words = tuple((HOSTILE, "the", "película", "was", "extraordinarily", "日本語", CDATA)[w % 7] for w in range(n)) if text else ()
-        made.append(Drift(_hex(f"drift {i}", 32), 11 * i + 2, LABELS[i % 3], words, before, after, round(-0.4 + 0.1 * i, 3)))
+        words = (
+            tuple((HOSTILE, "the", "película", "was", "extraordinarily", "日本語", CDATA)[w % 7] for w in range(n))
+            if text
+            else ()
+        )
+        made.append(
+            Drift(_hex(f"drift {i}", 32), 11 * i + 2, LABELS[i % 3], words, before, after, round(-0.4 + 0.1 * i, 3))
+        )
     return tuple(made)
 
 
@@ -197,12 +266,27 @@ def robustness() -> tuple[Robustness, ...]:
 
 def _report(kind: str, *subjects: Subject, **more: object) -> Report:
     fields: dict = {"fingerprint": MACHINE, **more}
-    return Report(SCHEMA, kind, "2026-02-03T04:05:06Z", 0, f"sha256:{_hex('samples')}", 872, subjects=subjects, digest=_hex(kind), **fields)
+    return Report(
+        SCHEMA,
+        kind,
+        "2026-02-03T04:05:06Z",
+        0,
+        f"sha256:{_hex('samples')}",
+        872,
+        subjects=subjects,
+        digest=_hex(kind),
+        **fields,
+    )
 
 
 def single() -> Report:
     """One bundle, held to its budget: one limit is passed, one is kept. Its p99 and its energy are not known."""
-    one = replace(subject(LONG, 2.41), times=times(2.41, count=300), energy_mj=None, energy_from="no RAPL domain may be read, and this is no Jetson")
+    one = replace(
+        subject(LONG, 2.41),
+        times=times(2.41, count=300),
+        energy_mj=None,
+        energy_from="no RAPL domain may be read, and this is no Jetson",
+    )
     return _report(
         "report", one, notes=("2 of 872 samples are longer than 128 tokens and were cut.", f"A note with {HOSTILE} & {CDATA}."),
         gates=(
@@ -233,15 +317,49 @@ def check() -> Report:
         0.0121, 0.005, 5_100, slices(8),
     )  # fmt: skip
     gates = (
-        Gate("accuracy.drop", "inconclusive", 0.005, 0.008, -0.0007, 0.0172, "The drop of 0.0080 (-0.0007 to 0.0172) is not settled against 0.005."),
+        Gate(
+            "accuracy.drop",
+            "inconclusive",
+            0.005,
+            0.008,
+            -0.0007,
+            0.0172,
+            "The drop of 0.0080 (-0.0007 to 0.0172) is not settled against 0.005.",
+        ),
         Gate("latency.p50", "regression", 0.05, 0.083, 0.07, 0.097, "p50 grew by 8.3 % (7.0 % to 9.7 %), above 5 %."),
-        Gate("latency.p90", "inconclusive", 0.10, 0.059, 0.01, 0.121, "p90 grew by 5.9 % (1.0 % to 12.1 %): not settled against 10 %."),
-        Gate("latency.p99", "incomparable", 0.10, None, None, None, "p99 is not estimable from 300 samples (needs 662)."),
-        Gate("footprint.first_answer", "pass", 0.25, 0.031, -0.03, 0.1, "The first answer takes 3.1 % longer, within 25 %."),
+        Gate(
+            "latency.p90",
+            "inconclusive",
+            0.10,
+            0.059,
+            0.01,
+            0.121,
+            "p90 grew by 5.9 % (1.0 % to 12.1 %): not settled against 10 %.",
+        ),
+        Gate(
+            "latency.p99", "incomparable", 0.10, None, None, None, "p99 is not estimable from 300 samples (needs 662)."
+        ),
+        Gate(
+            "footprint.first_answer",
+            "pass",
+            0.25,
+            0.031,
+            -0.03,
+            0.1,
+            "The first answer takes 3.1 % longer, within 25 %.",
+        ),
         Gate("footprint.memory", "pass", 0.10, 0.005, 0.001, 0.009, "Memory grew by 0.5 %, within 10 %."),
         Gate("footprint.size", "pass", 0.10, -0.098, -0.098, -0.098, "The bundle is 9.8 % smaller."),
         Gate("budget.memory_mb", "over budget", 100.0, 101.9, None, None, "The peak memory is 101.9 MB, above 100 MB."),
-        Gate(f"slice.topic={HOSTILE}", "pass", 0.05, 0.001, -0.02, 0.02, f"Topic {HOSTILE} {CDATA} lost 0.001, within 0.05."),
+        Gate(
+            f"slice.topic={HOSTILE}",
+            "pass",
+            0.05,
+            0.001,
+            -0.02,
+            0.02,
+            f"Topic {HOSTILE} {CDATA} lost 0.001, within 0.05.",
+        ),
     )
     return _report(
         "check", before, replace(after, memory_mb=101.9, size_mb=21.1), accuracy=accuracy,
@@ -281,7 +399,9 @@ def teacher() -> Report:
 def self_check() -> Report:
     """A against A: this machine's noise."""
     one = subject("main", 2.41)
-    unknown = replace(one, candidates=(), robustness=(), scenarios=(), energy_mj=None, energy_from="the machine does not tell it")
+    unknown = replace(
+        one, candidates=(), robustness=(), scenarios=(), energy_mj=None, energy_from="the machine does not tell it"
+    )
     speed = Speed(True, changes(1.002)[:4], 2, 48, 1_744, 1, 24.0, noise_floor={"p50": 0.011, "p90": 0.031})
     return _report("self-check", unknown, unknown, speed=speed)
 
@@ -289,12 +409,20 @@ def self_check() -> Report:
 def minimal() -> Report:
     """As little as a report can say."""
     one = Subject("", "", 3, "", "text-classification", identity(()))
-    return Report(SCHEMA, "baseline", "2026-02-03T04:05:06Z", 0, "", 0, Fingerprint("0.1.0", "3.10.12", "Linux", "", 1), (one,))
+    return Report(
+        SCHEMA, "baseline", "2026-02-03T04:05:06Z", 0, "", 0, Fingerprint("0.1.0", "3.10.12", "Linux", "", 1), (one,)
+    )
 
 
 def multilabel() -> Report:
     """A head of which micro F1 is the score: no pairs of rows, no McNemar, no confusion; one candidate."""
-    more = {"score_name": "micro F1", "score": 0.712, "confusion": (), "candidates": candidates(1), "identity": identity(LABELS, "multi_label_classification")}
+    more = {
+        "score_name": "micro F1",
+        "score": 0.712,
+        "confusion": (),
+        "candidates": candidates(1),
+        "identity": identity(LABELS, "multi_label_classification"),
+    }
     before, after = replace(subject("release", 4.1), **more), replace(subject("candidate", 4.2), **more)
     differ = tuple(replace(f, truth="|".join(LABELS[:2]), before="|".join(LABELS), after="") for f in flips(12))
     untested = tuple(replace(s, p_value=None, p_holm=None) for s in slices(3))
@@ -307,17 +435,59 @@ def multilabel() -> Report:
 def regression() -> Report:
     """A number for an answer, and a baseline file of another machine: latency is incomparable."""
     why = "cpu: Cortex-A78AE, then AMD EPYC 9R14 96-Core Processor"
-    more = {"labels": (), "score_name": "Pearson r", "score": 0.871, "confusion": (), "calibration_error": None, "predictions": predictions(24, 1)}
+    more = {
+        "labels": (),
+        "score_name": "Pearson r",
+        "score": 0.871,
+        "confusion": (),
+        "calibration_error": None,
+        "predictions": predictions(24, 1),
+    }
     more["identity"] = identity(("similarity",), "regression")
     before, after = replace(subject("release", 4.1), **more), replace(subject("candidate", 4.2), **more)
-    apart = tuple(replace(f, truth="3.5", before="3.4812", after="2.9003", margin_before=None, margin_after=None) for f in flips(2))
-    accuracy = Accuracy(1_379, "Pearson r", 0.871, 0.869, 0.002, -0.001, 0.005, None, None, None, 2, apart, resolvable=0.004, margin=0.01, rows_needed=310)
+    apart = tuple(
+        replace(f, truth="3.5", before="3.4812", after="2.9003", margin_before=None, margin_after=None)
+        for f in flips(2)
+    )
+    accuracy = Accuracy(
+        1_379,
+        "Pearson r",
+        0.871,
+        0.869,
+        0.002,
+        -0.001,
+        0.005,
+        None,
+        None,
+        None,
+        2,
+        apart,
+        resolvable=0.004,
+        margin=0.01,
+        rows_needed=310,
+    )
     told = tuple(Change(c.metric, c.before, c.after, c.unit, None, None, None, None, why) for c in changes()[:3])
     gates = (
         Gate("accuracy.drop", "pass", 0.01, 0.002, -0.001, 0.005, "The drop of 0.0020 is within 0.01."),
-        Gate("latency.p50", "incomparable", 0.05, None, None, None, f"The baseline was measured on another machine: {why}."),
+        Gate(
+            "latency.p50",
+            "incomparable",
+            0.05,
+            None,
+            None,
+            None,
+            f"The baseline was measured on another machine: {why}.",
+        ),
     )
-    return _report("check", before, after, fingerprint=BOARD, accuracy=accuracy, speed=Speed(False, told, 0, 0, 0, 0, 0.0, False, why), gates=gates)
+    return _report(
+        "check",
+        before,
+        after,
+        fingerprint=BOARD,
+        accuracy=accuracy,
+        speed=Speed(False, told, 0, 0, 0, 0, 0.0, False, why),
+        gates=gates,
+    )
 
 
 def speech() -> Report:
@@ -327,25 +497,47 @@ def speech() -> Report:
         "calibration_error": None, "predictions": None, "robustness": (), "more_scores": {"sentence errors": 0.31},
         "candidates": tuple(replace(c, score=round(0.08 + c.drop, 4)) for c in candidates(9)),
     }  # fmt: skip
-    before, after = replace(subject("release", 41.0), score=0.08, **more), replace(subject("candidate", 39.0, seed=1), score=0.1, **more)
+    before, after = (
+        replace(subject("release", 41.0), score=0.08, **more),
+        replace(subject("candidate", 39.0, seed=1), score=0.1, **more),
+    )
     apart = tuple(replace(f, truth="", before="", after="", margin_before=None, margin_after=None) for f in flips(3))
     accuracy = Accuracy(
         300, "WER", 0.08, 0.1, 0.02, 0.012, 0.029, None, None, 0.0005, 3, apart, 0.07, 0.3, resolvable=0.009, margin=0.01, rows_needed=280,
         slices=(Slice("length", "65-128", 120, 0.07, 0.1, 0.03, 0.01, 0.05, 0.004, 0.004),), higher_is_better=False,
     )  # fmt: skip
-    gates = (Gate("accuracy.drop", "regression", 0.01, 0.02, 0.012, 0.029, "WER 0.0800 to 0.1000, a drop of 0.0200: more than the 0.01 that is allowed."),)
+    gates = (
+        Gate(
+            "accuracy.drop",
+            "regression",
+            0.01,
+            0.02,
+            0.012,
+            0.029,
+            "WER 0.0800 to 0.1000, a drop of 0.0200: more than the 0.01 that is allowed.",
+        ),
+    )
     return _report("check", before, after, accuracy=accuracy, gates=gates)
 
 
 def largest() -> Report:
     """More than a page can list: 50 labels, 60 candidates, 52 slices, 200 flips with long texts and names."""
     labels = tuple(f"label {i} {'of a long name ' * 3}{HOSTILE}" for i in range(50))
-    before, after = subject("before " * 20, 2.41, labels=labels, rows=5_000), subject("after " * 20, 2.61, labels=labels, rows=5_000, seed=1)
+    before, after = (
+        subject("before " * 20, 2.41, labels=labels, rows=5_000),
+        subject("after " * 20, 2.61, labels=labels, rows=5_000, seed=1),
+    )
     base, text = check(), (TEXT + " ") * 12
     accuracy = replace(base.accuracy, flipped=flips(200, labels, text), slices=slices(50, 5_000))
     gates = (*base.gates, *(replace(base.gates[-1], name=f"slice.{s.column}={s.value}") for s in accuracy.slices))
     both = (replace(before, candidates=candidates(60)), replace(after, candidates=candidates(60)))
-    return replace(base, subjects=both, accuracy=accuracy, gates=gates, notes=("A note that says a good deal, as notes do. " * 5,) * 30)
+    return replace(
+        base,
+        subjects=both,
+        accuracy=accuracy,
+        gates=gates,
+        notes=("A note that says a good deal, as notes do. " * 5,) * 30,
+    )
 
 
 def everything() -> dict[str, Report]:

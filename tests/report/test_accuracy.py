@@ -108,7 +108,9 @@ def test_calibration_error_by_hand():
     """Two labels. Four answers of 0.9, of which three are right: a gap of 0.15. One of 0.6, right: 0.4. (4 * 0.15 + 0.4) / 5 = 0.2."""
     p = np.array([0.9, 0.9, 0.9, 0.9, 0.6])
     logits = np.stack([np.log(p), np.log(1 - p)], 1)
-    assert calibration_error(task(SINGLE, ("a", "b")), logits, np.array([0, 0, 0, 1, 0])) == pytest.approx(0.2, rel=1e-9)
+    assert calibration_error(task(SINGLE, ("a", "b")), logits, np.array([0, 0, 0, 1, 0])) == pytest.approx(
+        0.2, rel=1e-9
+    )
 
 
 def test_gaps_of_both_signs_cancel_in_a_bin_and_not_between_bins():
@@ -156,7 +158,14 @@ def test_flips_are_those_that_the_task_counts(kind):
 def test_flips_in_words():
     before = np.array([[3.0, 0, 0], [0, 2.0, 0], [0, 0, 1.0], [0.2, 0.1, 0]], np.float32)
     after = np.array([[0, 3.0, 0], [0, 2.0, 0], [1.0, 0, 0], [0, 0.1, 0.2]], np.float32)
-    found = compare(task(SINGLE), before, after, np.array([0, 1, 2, 1]), ("aa", "bb", "cc", "dd"), texts=["one", "two", ("three", "pair"), "four"])
+    found = compare(
+        task(SINGLE),
+        before,
+        after,
+        np.array([0, 1, 2, 1]),
+        ("aa", "bb", "cc", "dd"),
+        texts=["one", "two", ("three", "pair"), "four"],
+    )
     assert found.flips == 3
     assert [(f.id, f.row, f.truth, f.before, f.after) for f in found.flipped] == [
         ("aa", 1, "bad", "bad", "so-so"),
@@ -175,7 +184,10 @@ def test_flips_of_a_multi_label_head():
     before = np.array([[2.0, -1.0, 0.5], [1.0, 1.0, 1.0]], np.float32)
     after = np.array([[2.0, 1.0, -0.5], [-1.0, -1.0, -2.0]], np.float32)
     found = compare(task(MULTI), before, after, np.array([[True, False, True], [False, True, False]]), ids(2))
-    assert [(f.row, f.truth, f.before, f.after) for f in found.flipped] == [(2, "so-so", "bad|so-so|good", "(none)"), (1, "bad|good", "bad|good", "bad|so-so")]
+    assert [(f.row, f.truth, f.before, f.after) for f in found.flipped] == [
+        (2, "so-so", "bad|so-so|good", "(none)"),
+        (1, "bad|good", "bad|good", "bad|so-so"),
+    ]
     by_row = {f.row: f for f in found.flipped}
     assert by_row[1].margin_before == pytest.approx(2 * (scipy.special.expit(0.5) - 0.5))
     assert by_row[2].margin_after == pytest.approx(2 * (scipy.special.expit(1.0) - 0.5))
@@ -185,7 +197,10 @@ def test_flips_of_numbers():
     before = np.array([[0.0], [10.0], [5.0], [2.0]], np.float32)
     after = before + np.array([[0.4], [-0.6], [3.0], [0.0]], np.float32)
     found = compare(task(REGRESSION, ("stars",)), before, after, np.array([[0.0], [9.0], [5.0], [1.25]]), ids(4))
-    assert [(f.row, f.truth, f.before, f.after, f.margin_before) for f in found.flipped] == [(3, "5", "5", "8", None), (2, "9", "10", "9.4", None)]
+    assert [(f.row, f.truth, f.before, f.after, f.margin_before) for f in found.flipped] == [
+        (3, "5", "5", "8", None),
+        (2, "9", "10", "9.4", None),
+    ]
 
 
 def test_at_most_200_flips_are_listed_and_all_are_counted():
@@ -208,7 +223,8 @@ def test_a_head_of_one_label():
 
 
 @pytest.mark.parametrize(
-    ("losses", "gains", "p_value"), [(12, 5, 0.143463134765625), (0, 6, 0.03125), (3, 14, 0.012725830078125), (40, 22, 0.030015864349067285)]
+    ("losses", "gains", "p_value"),
+    [(12, 5, 0.143463134765625), (0, 6, 0.03125), (3, 14, 0.012725830078125), (40, 22, 0.030015864349067285)],
 )
 def test_mcnemar_against_statsmodels(losses, gains, p_value):
     """statsmodels 0.15.0, mcnemar([[100, losses], [gains, 30]], exact=True)."""
@@ -226,13 +242,22 @@ def test_all_of_the_comparison(kind):
     found = compare(task(kind), before, after, truth, ids(400), margin=0.01, slices={"half": ["a"] * 200 + ["b"] * 200})
     alone = evaluation(task(kind), truth).compare(rows(after), rows(before))
     assert (found.before, found.after) == (score(task(kind), before, truth), score(task(kind), after, truth))
-    assert (found.rows, found.score_name, found.drop, found.low, found.high) == (400, task(kind).metrics[0].name, alone.drop, alone.low, alone.high)
+    assert (found.rows, found.score_name, found.drop, found.low, found.high) == (
+        400,
+        task(kind).metrics[0].name,
+        alone.drop,
+        alone.low,
+        alone.high,
+    )
     assert found.higher_is_better
     assert (found.losses, found.gains, found.p_value) == (alone.losses, alone.gains, alone.p_value)
     assert found.drop == pytest.approx(found.before - found.after) and found.drop > 0
     assert (found.margin, found.rows_needed, found.resolvable) == (0.01, alone.rows_needed(0.01), alone.resolvable())
     assert [(s.value, s.rows) for s in found.slices] == [("a", 200), ("b", 200)]
-    assert (found.calibration_before, found.calibration_after) == (calibration_error(task(kind), before, truth), calibration_error(task(kind), after, truth))
+    assert (found.calibration_before, found.calibration_after) == (
+        calibration_error(task(kind), before, truth),
+        calibration_error(task(kind), after, truth),
+    )
     assert compare(task(kind), before, after, truth, ids(400)).rows_needed is None
     assert found.comparable
     plain(found)
@@ -243,7 +268,13 @@ def test_all_of_the_comparison(kind):
 def test_two_equal_models_pass(kind, seed):
     before, _, truth = data(kind, 400, seed=seed)
     found = compare(task(kind), before, before.copy(), truth, ids(400), margin=0.01)
-    assert (found.flips, found.flipped, found.drop, found.divergence_mean, found.divergence_p95) == (0, (), 0.0, 0.0, 0.0)
+    assert (found.flips, found.flipped, found.drop, found.divergence_mean, found.divergence_p95) == (
+        0,
+        (),
+        0.0,
+        0.0,
+        0.0,
+    )
     assert found.low < 0.0 < found.high <= 0.01, "settled against the margin: a pass"
     assert found.calibration_before == found.calibration_after
     assert found.p_value == 1.0
@@ -252,14 +283,18 @@ def test_two_equal_models_pass(kind, seed):
 def test_a_score_that_is_not_defined():
     before, after, _ = data(REGRESSION, 30)
     found = compare(task(REGRESSION), before, after, np.ones((30, 3)), ids(30), margin=0.01, slices={"c": ["a"] * 30})
-    assert (found.before, found.after, found.drop, found.low, found.high, found.resolvable, found.rows_needed) == (None,) * 7
+    assert (found.before, found.after, found.drop, found.low, found.high, found.resolvable, found.rows_needed) == (
+        None,
+    ) * 7
     assert found.divergence_mean > 0
     assert found.flips > 0
     assert found.slices[0].said == "Pearson r is not defined on these rows"
 
 
 def test_one_row():
-    found = compare(task(SINGLE), logits_of([0]), logits_of([1]), np.array([0]), ids(1), margin=0.01, slices={"c": ["a"]})
+    found = compare(
+        task(SINGLE), logits_of([0]), logits_of([1]), np.array([0]), ids(1), margin=0.01, slices={"c": ["a"]}
+    )
     assert (found.before, found.after, found.drop, found.resolvable) == (1.0, 0.0, 1.0, None)
     assert found.low < 0.01
 

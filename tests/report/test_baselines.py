@@ -42,18 +42,29 @@ def test_sessions_are_added(place):
     found = files.read(place / "b.json").subjects[0]
     assert (len(found.sessions), len(found.processes), found.path) == (1, 4, "old")
     first, second = found.sessions[0].processes[0], found.processes[0]
-    assert set(first.probes_ms) == set(second.probes_ms) and {k.partition(" ")[0] for k in first.probes_ms} >= {"int8", "float32", "memory"}
+    assert set(first.probes_ms) == set(second.probes_ms) and {k.partition(" ")[0] for k in first.probes_ms} >= {
+        "int8",
+        "float32",
+        "memory",
+    }
     assert found.probes_ran.partition(" ")[0] == "onnxruntime"
     assert "Of 2 sessions a later check finds large changes of latency alone" in files.read(place / "b.json").notes[-1]
-    assert all(len(times) == len(second.blocks_ms) + 1 for times in second.probes_ms.values()) and second.probe_start_ms > 0
+    assert (
+        all(len(times) == len(second.blocks_ms) + 1 for times in second.probes_ms.values())
+        and second.probe_start_ms > 0
+    )
 
 
 def test_the_probes_are_the_baselines_whatever_the_bundle_runs_on(place):
     """Another backend's kernels are another yardstick. What a file names that no version knew is left out."""
     found = files.read(place / "b.json").subjects[0]
     backend, threads, kernels = baselines.probes_of(replace(found, backend="openvino"))
-    assert (backend, f"{backend} {threads}") == ("onnxruntime", found.probes_ran) and set(kernels) == set(found.processes[-1].probes_ms)
-    odd = replace(found.processes[-1], probes_ms={**found.processes[-1].probes_ms, "rm -rf": ((1.0,),), "int8 0": ((1.0,),)})
+    assert (backend, f"{backend} {threads}") == ("onnxruntime", found.probes_ran) and set(kernels) == set(
+        found.processes[-1].probes_ms
+    )
+    odd = replace(
+        found.processes[-1], probes_ms={**found.processes[-1].probes_ms, "rm -rf": ((1.0,),), "int8 0": ((1.0,),)}
+    )
     assert baselines.probes_of(replace(found, processes=(odd,)))[2] == kernels
     assert baselines.probes_of(replace(found, probes_ran="../x 2"))[2] == () == baselines.probes_of(None)[2]
 
@@ -93,7 +104,9 @@ def test_one_that_is_gone_or_another_is_read_from_the_file(place, tiny_samples, 
         found = verbs.check(place / "new", tmp_path / "b.json", tiny_samples.dev, gates=OPEN)
         p50 = next(c for c in found.speed.changes if c.metric == "p50")
         assert not found.speed.paired and p50.sessions == 2 and p50.spread > 0
-        assert any("no longer at old" in note for note in found.notes) and any("probe kernels now over the baseline's" in note for note in found.notes)
+        assert any("no longer at old" in note for note in found.notes) and any(
+            "probe kernels now over the baseline's" in note for note in found.notes
+        )
 
 
 def test_the_baselines_own_bundle_can_never_be_a_regression(place, tiny_samples):

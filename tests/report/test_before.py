@@ -15,10 +15,16 @@ def side(*taken):
     """A bundle whose rows are an array of letters and where each begins, and whose graph takes some of these."""
 
     def preprocess(inputs):
-        return [Encoded({"letters": np.frombuffer(value.encode(), np.uint8), "starts": np.arange(len(value))}) for value in inputs]
+        return [
+            Encoded({"letters": np.frombuffer(value.encode(), np.uint8), "starts": np.arange(len(value))})
+            for value in inputs
+        ]
 
     signature = Signature("forward", tuple(TensorSpec(name, "int64", ("batch", "sequence")) for name in taken), ())
-    return SimpleNamespace(task=SimpleNamespace(preprocess=preprocess), bundle=SimpleNamespace(manifest=SimpleNamespace(signatures=[signature])))
+    return SimpleNamespace(
+        task=SimpleNamespace(preprocess=preprocess),
+        bundle=SimpleNamespace(manifest=SimpleNamespace(signatures=[signature])),
+    )
 
 
 def test_what_no_graph_takes_comes_back_with_the_outputs():
@@ -29,7 +35,9 @@ def test_what_no_graph_takes_comes_back_with_the_outputs():
         {"starts": [0, 1, 2], "logits": [0.0, 0.0, 0.0]},
     ]
     told = [{"starts": np.array([7]), **row} for row in outputs]
-    assert [row["starts"].tolist() for row in completed(side("letters"), ["ab", "cde"], told)] == [[7], [7]], "what the teacher says counts"
+    assert [row["starts"].tolist() for row in completed(side("letters"), ["ab", "cde"], told)] == [[7], [7]], (
+        "what the teacher says counts"
+    )
 
 
 def test_where_graphs_take_everything_outputs_stay_as_they_are():

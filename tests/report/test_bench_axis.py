@@ -16,9 +16,13 @@ from edgekit.spec.tensor import Signature, TensorSpec
 def test_lengths_are_those_of_the_axis_of_the_signature(axis, monkeypatch):
     recipe = EngineRecipe(precisions=("float16",), profiles=({"batch": (1, 1, 1), axis: (1, 64, 128)},))
     variant = SimpleNamespace(backend="tensorrt", method="float16", engine=recipe, linear_macs=0)
-    signature = Signature("forward", (TensorSpec("x", "float32", ("batch", axis, 80)),), (TensorSpec("y", "float32", ("batch", 3)),))
+    signature = Signature(
+        "forward", (TensorSpec("x", "float32", ("batch", axis, 80)),), (TensorSpec("y", "float32", ("batch", 3)),)
+    )
     opened = SimpleNamespace(manifest=SimpleNamespace(signatures=(signature,), variants=(variant,)))
-    info = SimpleNamespace(max_length=512, backend="tensorrt", method="float16", threads=1, rows="together", max_tokens=0)
+    info = SimpleNamespace(
+        max_length=512, backend="tensorrt", method="float16", threads=1, rows="together", max_tokens=0
+    )
     asked = []
     session = SimpleNamespace(info=info, example_rows=lambda *sizes: asked.append(sizes), run_rows=lambda rows, **_: [])
     monkeypatch.setattr(benching, "open_bundle", lambda *_: opened)

@@ -16,7 +16,19 @@ from edgekit.report.render.charts.bars import side_by_side, stacked
 from edgekit.report.render.charts.forest import Interval, forest
 from edgekit.report.render.charts.latency import distributions, lengths
 from edgekit.report.render.charts.pareto import Point, pareto
-from edgekit.report.render.charts.svg import Head, Scale, alone, around, clean, fit, log_ticks, minus, plain, ticks, width
+from edgekit.report.render.charts.svg import (
+    Head,
+    Scale,
+    alone,
+    around,
+    clean,
+    fit,
+    log_ticks,
+    minus,
+    plain,
+    ticks,
+    width,
+)
 from edgekit.spec.subject import ByLength
 
 HEAD = Head("name", "A title & more", "What <is> seen.")
@@ -39,7 +51,11 @@ def drawn(svg):
 
 def paths(root, kind):
     """Points of the paths of a class."""
-    return [[tuple(map(float, p)) for p in re.findall(r"(-?[\d.]+) (-?[\d.]+)", e.get("d"))] for e in root.iter("path") if e.get("class") == kind]
+    return [
+        [tuple(map(float, p)) for p in re.findall(r"(-?[\d.]+) (-?[\d.]+)", e.get("d"))]
+        for e in root.iter("path")
+        if e.get("class") == kind
+    ]
 
 
 def says(root):
@@ -85,7 +101,14 @@ def test_plain_ticks_have_the_decimals_that_they_need():
 
 
 def test_the_sign_of_a_number():
-    assert [minus(n) for n in ("-0.0", "+0.00", "-1.5", "+1.5", "0.3", "nan")] == ["0.0", "0.00", "\N{MINUS SIGN}1.5", "+1.5", "0.3", "nan"]
+    assert [minus(n) for n in ("-0.0", "+0.00", "-1.5", "+1.5", "0.3", "nan")] == [
+        "0.0",
+        "0.00",
+        "\N{MINUS SIGN}1.5",
+        "+1.5",
+        "0.3",
+        "nan",
+    ]
 
 
 def test_scales():
@@ -111,7 +134,11 @@ def test_texts_fit():
 
 
 def test_a_forest_is_in_order_and_marks_what_is_not_allowed():
-    rows = [Interval("worst", 0.03, 0.01, 0.05, 0.02), Interval("none", None, None, None, 0.02, "1 row"), Interval("best", -0.01, -0.02, 0.0, 0.02)]
+    rows = [
+        Interval("worst", 0.03, 0.01, 0.05, 0.02),
+        Interval("none", None, None, None, 0.02, "1 row"),
+        Interval("best", -0.01, -0.02, 0.0, 0.02),
+    ]
     root = drawn(forest(HEAD, rows, "drop"))
     (worst,), (best,) = (p[:1] for p in paths(root, "d b"))
     assert worst[0] > best[0]
@@ -126,16 +153,25 @@ def test_a_forest_is_in_order_and_marks_what_is_not_allowed():
     assert [float(r.get("x")) for r in hatched] == pytest.approx([*limits] * 3)
     assert "1 row" in says(root)
     (zero,) = paths(root, "z")
-    assert zero[0][0] == pytest.approx(best[0] + 4.5 + (high[0] - low[0]) / 4, abs=0.3), "0 is a quarter of 0.04 right of -0.01"
+    assert zero[0][0] == pytest.approx(best[0] + 4.5 + (high[0] - low[0]) / 4, abs=0.3), (
+        "0 is a quarter of 0.04 right of -0.01"
+    )
 
 
 def test_a_forest_of_nothing_random():
-    for rows in ([Interval("same", 0.0, 0.0, 0.0)], [Interval("none", None, None, None)], [Interval("", 1e6, 1e6, 1e6)], [Interval("x" * 300, 0.1, 0, 0.2)]):
+    for rows in (
+        [Interval("same", 0.0, 0.0, 0.0)],
+        [Interval("none", None, None, None)],
+        [Interval("", 1e6, 1e6, 1e6)],
+        [Interval("x" * 300, 0.1, 0, 0.2)],
+    ):
         drawn(forest(HEAD, rows, "drop"))
 
 
 def test_a_forest_in_per_cent():
-    assert {"0", "10"} <= set(says(drawn(forest(HEAD, [Interval("p50", 0.08, 0.07, 0.1)], "growth in %", lambda v: 100 * v))))
+    assert {"0", "10"} <= set(
+        says(drawn(forest(HEAD, [Interval("p50", 0.08, 0.07, 0.1)], "growth in %", lambda v: 100 * v)))
+    )
 
 
 def test_distributions_rise_and_end_where_their_quantiles_do():
@@ -178,7 +214,11 @@ def test_stacked_bars_add_up():
 
 
 def test_bars_side_by_side_have_a_scale_of_each_measure():
-    groups = [("memory", [("a", "x", 100.0, "100 MB"), ("b", "y", 50.0, "50 MB")]), ("energy", [("b", "y", 2.0, "2 mJ")]), ("none", [("b", "y", 0.0, "0")])]
+    groups = [
+        ("memory", [("a", "x", 100.0, "100 MB"), ("b", "y", 50.0, "50 MB")]),
+        ("energy", [("b", "y", 2.0, "2 mJ")]),
+        ("none", [("b", "y", 0.0, "0")]),
+    ]
     wide = [float(r.get("width")) for r in drawn(side_by_side(HEAD, groups)).findall("rect")]
     assert wide[1] == pytest.approx(wide[0] / 2, abs=0.1)
     assert wide[2] == wide[0]

@@ -65,12 +65,22 @@ def gates(report):
 
 
 def test_a_check_against_a_bundle(checked, tiny_samples):
-    assert set(gates(checked)) == {"accuracy.drop", "latency.p50", "footprint.first_answer", "footprint.memory", "footprint.size"}
+    assert set(gates(checked)) == {
+        "accuracy.drop",
+        "latency.p50",
+        "footprint.first_answer",
+        "footprint.memory",
+        "footprint.size",
+    }
     assert gates(checked)["accuracy.drop"] == gates(checked)["footprint.size"] == PASS
-    assert set(gates(checked).values()) <= {PASS, INCONCLUSIVE}, "four pairs of processes on a busy machine need not settle a time"
+    assert set(gates(checked).values()) <= {PASS, INCONCLUSIVE}, (
+        "four pairs of processes on a busy machine need not settle a time"
+    )
     assert checked.exit_code() == 0
     before, after = checked.subjects
-    assert (before.executed, before.score) == ("float32", pytest.approx(tiny_samples.accuracy)), "float32 answers as torch does"
+    assert (before.executed, before.score) == ("float32", pytest.approx(tiny_samples.accuracy)), (
+        "float32 answers as torch does"
+    )
     assert after.method != "float32" and checked.speed.pairs == len(after.processes) == 4
     assert checked.rows == len(tiny_samples.rows) == len(after.predictions.ids)
     assert {s.column for s in checked.accuracy.slices} == {"label", "length"}
@@ -93,7 +103,10 @@ def test_a_file_stands_in_for_the_bundle_on_the_same_machine(float32_ort, tiny_s
 
 def test_on_another_machine_accuracy_and_size_are_judged_and_latency_is_not(float32_ort, tiny_samples, kept, tmp_path):
     other = files.read(kept)
-    files.write(replace(other, fingerprint=replace(other.fingerprint, cpu="another", governor="powersave"), digest=""), tmp_path / "other.json")
+    files.write(
+        replace(other, fingerprint=replace(other.fingerprint, cpu="another", governor="powersave"), digest=""),
+        tmp_path / "other.json",
+    )
     found = verbs.check(float32_ort, tmp_path / "other.json", tiny_samples.dev, gates=OPEN)
     assert gates(found) == {
         "accuracy.drop": PASS,
@@ -109,7 +122,10 @@ def test_on_another_machine_accuracy_and_size_are_judged_and_latency_is_not(floa
 def test_samples_that_changed_since_are_incomparable(float32_ort, tiny_samples, kept, tmp_path):
     fewer = small.write_jsonl(tmp_path / "dev.jsonl", tiny_samples.rows[1:])
     found = verbs.check(float32_ort, kept, fewer, gates=OPEN)
-    assert gates(found)["accuracy.drop"] == INCOMPARABLE and "the samples are not those of baseline.json" in found.gates[0].said
+    assert (
+        gates(found)["accuracy.drop"] == INCOMPARABLE
+        and "the samples are not those of baseline.json" in found.gates[0].said
+    )
     assert gates(found)["latency.p50"] == INCOMPARABLE, "other texts take other times"
     assert found.exit_code() == 4
 
@@ -123,7 +139,9 @@ def test_a_baseline_of_another_task_is_refused(float32_ort, tiny_samples, kept, 
         verbs.check(float32_ort, tmp_path / "other.json", tiny_samples.dev)
 
 
-@pytest.mark.parametrize("damage", [lambda t: t[:-40], lambda t: t.replace('"rows":120', '"rows":121'), lambda t: "", lambda t: "{}"])
+@pytest.mark.parametrize(
+    "damage", [lambda t: t[:-40], lambda t: t.replace('"rows":120', '"rows":121'), lambda t: "", lambda t: "{}"]
+)
 def test_a_damaged_baseline_is_never_a_pass(float32_ort, tiny_samples, kept, tmp_path, damage):
     file = tmp_path / "damaged.json"
     file.write_text(damage(kept.read_text("utf-8")), "utf-8")
@@ -152,13 +170,17 @@ def test_a_teacher_as_a_function(float32_ort, tiny_samples, logits, texts):
     assert found.accuracy.flips == 0 and found.speed is None and found.subjects[0].name == "teacher"
     assert set(gates(found)) == {"accuracy.drop"}, "a teacher has no latency here"
     assert {r.name for r in found.robustness} and len(asked) > len(texts), "it is asked about disturbed texts too"
-    assert found.faithfulness.rows > 0 and found.faithfulness.rank_correlation < 0.9, "which words count is chance to this teacher"
+    assert found.faithfulness.rows > 0 and found.faithfulness.rank_correlation < 0.9, (
+        "which words count is chance to this teacher"
+    )
 
 
 def test_a_check_against_what_has_no_times_is_no_pass(float32_ort, tiny_samples, logits, tmp_path):
     np.save(tmp_path / "teacher.npy", logits)
     found = verbs.check(float32_ort, tmp_path / "teacher.npy", tiny_samples.dev, gates=OPEN)
-    assert gates(found)["accuracy.drop"] == PASS and gates(found)["latency.p50"] == INCOMPARABLE and found.exit_code() == 4
+    assert (
+        gates(found)["accuracy.drop"] == PASS and gates(found)["latency.p50"] == INCOMPARABLE and found.exit_code() == 4
+    )
 
 
 def test_a_check_that_could_never_fail_is_refused(float32_ort, tiny_samples):
@@ -219,17 +241,31 @@ def test_a_loss_of_accuracy_is_found_against_a_file_of_logits(float32_ort, tiny_
         names = session.info.labels
     truth = np.eye(len(names), dtype=np.float32)[[names.index(row["label"]) for row in tiny_samples.rows]]
     np.save(tmp_path / "teacher.npy", truth * 5)
-    found = verbs.compare(tmp_path / "teacher.npy", float32_ort, tiny_samples.dev, gates=Gates(accuracy=AccuracyGates(0.0), budget=Budget(accuracy_drop=0.01)))
+    found = verbs.compare(
+        tmp_path / "teacher.npy",
+        float32_ort,
+        tiny_samples.dev,
+        gates=Gates(accuracy=AccuracyGates(0.0), budget=Budget(accuracy_drop=0.01)),
+    )
     assert gates(found) == {"accuracy.drop": REGRESSION, "budget.accuracy_drop": OVER_BUDGET}
     assert found.accuracy.losses == 6 and found.accuracy.gains == 0 and found.exit_code() == 3
-    assert {flip.row for flip in found.accuracy.flipped} == {i + 1 for i in np.flatnonzero(logits.argmax(1) != truth.argmax(1))}
+    assert {flip.row for flip in found.accuracy.flipped} == {
+        i + 1 for i in np.flatnonzero(logits.argmax(1) != truth.argmax(1))
+    }
 
 
 @pytest.fixture(scope="module")
 def reported(tiny_bundle, float32_ort, tiny_samples):
     """A report with everything, texts included."""
-    budget = Gates(LatencyGates(None, None, None), AccuracyGates(None), FootprintGates(None, None, None, None), Budget(accuracy_drop=0.5, size_mb=0.01))
-    return verbs.report(tiny_bundle, tiny_samples.dev, reference=float32_ort, gates=budget, include_text=True, max_time=1.0)
+    budget = Gates(
+        LatencyGates(None, None, None),
+        AccuracyGates(None),
+        FootprintGates(None, None, None, None),
+        Budget(accuracy_drop=0.5, size_mb=0.01),
+    )
+    return verbs.report(
+        tiny_bundle, tiny_samples.dev, reference=float32_ort, gates=budget, include_text=True, max_time=1.0
+    )
 
 
 def test_a_report_holds_everything(reported):
@@ -249,7 +285,9 @@ def test_everything_is_written_and_read_back(reported, tmp_path):
     assert small.CANARY in (tmp_path / "report.html").read_text("utf-8"), "texts were asked for"
 
 
-def test_without_being_asked_no_output_holds_a_text(reported, float32_ort, tiny_bundle, tiny_samples, kept, tmp_path, texts):
+def test_without_being_asked_no_output_holds_a_text(
+    reported, float32_ort, tiny_bundle, tiny_samples, kept, tmp_path, texts
+):
     assert any(d.words for d in reported.faithfulness.drifts), "as it does where it is asked for"
     found = verbs.compare(float32_ort, tiny_bundle, tiny_samples.dev, gates=OPEN, max_time=0.0)
     assert found.faithfulness.rows and found.robustness
@@ -268,7 +306,9 @@ def test_a_report_stands_in_for_a_bundle_as_a_baseline_does(reported, tiny_bundl
 def test_a_report_by_itself(float32_ort, tiny_samples):
     found = verbs.report(float32_ort, tiny_samples.dev, scenarios=(), gates=Gates(budget=Budget(accuracy_drop=0.001)))
     assert len(found.subjects) == 1 and found.accuracy is None and found.subjects[0].robustness
-    assert gates(found) == {"budget.accuracy_drop": PASS}, "these are the samples of its build, so its model's score is known"
+    assert gates(found) == {"budget.accuracy_drop": PASS}, (
+        "these are the samples of its build, so its model's score is known"
+    )
     assert found.gates[0].value == pytest.approx(0.0, abs=1e-9)
 
 

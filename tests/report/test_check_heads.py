@@ -15,7 +15,12 @@ from edgekit.spec.gates import OFF, AccuracyGates, Budget, Gates, LatencyGates
 from edgekit.timing import duel
 
 HEADS = {"multi_label_classification": ("a", "b", "c"), "regression": ("value",)}
-OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.5, flips=0.9, calibration_error=0.9, slice_drop=0.9), OFF.footprint, Budget(size_mb=900))
+OPEN = Gates(
+    LatencyGates(9.0, None, None),
+    AccuracyGates(0.5, flips=0.9, calibration_error=0.9, slice_drop=0.9),
+    OFF.footprint,
+    Budget(size_mb=900),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -41,10 +46,15 @@ def head(request, tmp_path_factory):
     small.tokenizer().save_pretrained(folder / "model")
     pairs = list(zip(small.texts(40, seed=6), small.texts(40, seed=7), strict=True))
     labels = truth(small.torch_logits(model, pairs), kind)
-    rows = [{"text": a, "text_pair": b, "label": label, "topic": "xy"[i % 2]} for i, ((a, b), label) in enumerate(zip(pairs, labels, strict=True))]
+    rows = [
+        {"text": a, "text_pair": b, "label": label, "topic": "xy"[i % 2]}
+        for i, ((a, b), label) in enumerate(zip(pairs, labels, strict=True))
+    ]
     rows = [row for row in rows if row["label"] != ""]
     dev = small.write_jsonl(folder / "dev.jsonl", rows)
-    edgekit.build(folder / "model", samples=dev, eval=dev, out=folder / "bundle", target=small.target(folder / "exact.toml"))
+    edgekit.build(
+        folder / "model", samples=dev, eval=dev, out=folder / "bundle", target=small.target(folder / "exact.toml")
+    )
     return kind, folder / "bundle", dev, rows, folder
 
 
@@ -53,7 +63,9 @@ def test_a_comparison_of_every_part(head, tmp_path):
     found = verbs.report(bundle, dev, reference=bundle, gates=OPEN, slices=["topic"], include_text=True, max_time=1.0)
     assert found.exit_code() == (4 if kind == "regression" else 0), "a calibration error is of classifiers alone"
     assert found.accuracy.flips == 0 and found.accuracy.drop == pytest.approx(0.0)
-    assert found.subjects[1].score == pytest.approx(1.0, abs=1e-3) and found.subjects[1].identity["problem_type"] == kind
+    assert (
+        found.subjects[1].score == pytest.approx(1.0, abs=1e-3) and found.subjects[1].identity["problem_type"] == kind
+    )
     assert {s.column for s in found.accuracy.slices} == {"topic", "length"}
     write_all(found, tmp_path)
     assert files.read(tmp_path / "report.json").subjects[1].predictions == found.subjects[1].predictions
@@ -64,7 +76,9 @@ def test_a_comparison_of_every_part(head, tmp_path):
 def test_a_worse_one_is_found(head, tmp_path):
     """Answers that have nothing to do with the texts."""
     kind, bundle, dev, rows, _ = head
-    np.save(tmp_path / "other.npy", np.random.default_rng(0).normal(size=(len(rows), len(HEADS[kind]))).astype(np.float32))
+    np.save(
+        tmp_path / "other.npy", np.random.default_rng(0).normal(size=(len(rows), len(HEADS[kind]))).astype(np.float32)
+    )
     found = verbs.compare(tmp_path / "other.npy", bundle, dev, gates=Gates(accuracy=AccuracyGates(0.01, flips=0.05)))
     assert found.accuracy.drop < -0.2, "the bundle is the better one"
     told = {"accuracy.error": "pass"} if kind == "regression" else {}
@@ -76,10 +90,18 @@ def test_a_worse_one_is_found(head, tmp_path):
 def test_one_row(head, tmp_path):
     _, bundle, _, rows, _ = head
     one = small.write_jsonl(tmp_path / "one.jsonl", rows[:1])
-    found = verbs.check(bundle, bundle, one, gates=Gates(LatencyGates(9.0, None, None), AccuracyGates(0.01), OFF.footprint), max_time=0.0)
+    found = verbs.check(
+        bundle,
+        bundle,
+        one,
+        gates=Gates(LatencyGates(9.0, None, None), AccuracyGates(0.01), OFF.footprint),
+        max_time=0.0,
+    )
     assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] == "pass", "both answer alike, to the last bit"
     np.save(tmp_path / "near.npy", np.float32([unpack(found.subjects[0].predictions)[0]["logits"]]) * np.float32(1.01))
     found = verbs.compare(tmp_path / "near.npy", bundle, one, max_time=0.0)
-    assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] in ("inconclusive", "incomparable"), "of one row nothing is proved"
+    assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] in ("inconclusive", "incomparable"), (
+        "of one row nothing is proved"
+    )
     assert "1 different inputs, too few to tell" in " ".join(found.notes)
     write_all(found, tmp_path / "report")

@@ -82,7 +82,9 @@ def test_several_outputs_and_none():
     truth, before = numbers()
     two, both = np.hstack([truth, 100 * truth]), np.hstack([before, 100 * before])
     one = error(task(REGRESSION, 1), before, before * 2, truth)
-    assert error(task(REGRESSION, 2), both, both * 2, two).growth == pytest.approx(one.growth, rel=1e-4), "each in its own deviation"
+    assert error(task(REGRESSION, 2), both, both * 2, two).growth == pytest.approx(one.growth, rel=1e-4), (
+        "each in its own deviation"
+    )
     assert error(task(REGRESSION, 1), before, before, np.ones_like(truth)) is None
     assert error(task(REGRESSION, 1), before[:1], before[:1], truth[:1]) is None
     assert error(task(SINGLE, 2), before, before, truth) is None
@@ -105,12 +107,17 @@ def test_recalls_by_hand():
     truth, before, after = rare(lost=3)
     after[500] = [0, 1]
     found = recalls(task(SINGLE, 2), before, after, truth, 0.05)
-    assert [(r.label, r.rows, r.before, r.after, r.losses, r.gains) for r in found] == [("L0", 980, 1.0, 979 / 980, 1, 0), ("L1", 20, 1.0, 0.85, 3, 0)]
+    assert [(r.label, r.rows, r.before, r.after, r.losses, r.gains) for r in found] == [
+        ("L0", 980, 1.0, 979 / 980, 1, 0),
+        ("L1", 20, 1.0, 0.85, 3, 0),
+    ]
     p = scipy.stats.binomtest(3, 20, 0.05, "greater").pvalue
     assert found[1].p_holm == pytest.approx(2 * p)
     several = recalls(task(MULTI, 2), before - 0.5, after - 0.5, np.eye(2, dtype=bool)[truth], 0.05)
     assert several == found
-    assert recalls(task(SINGLE, 2), before[:39], after[:39], truth[:39], 0.05) == (), "20 rows of one and 19 of the other are balanced"
+    assert recalls(task(SINGLE, 2), before[:39], after[:39], truth[:39], 0.05) == (), (
+        "20 rows of one and 19 of the other are balanced"
+    )
 
 
 def test_a_label_that_is_lost_is_a_regression():
@@ -146,7 +153,10 @@ def sentences(rows, lost, seed=0, together=True):
     draw = np.random.default_rng(seed)
     truth = [np.array([1, 1, 1] + [0] * 7)] * rows
     gone = [draw.random(1 if together else 3) < lost for _ in range(rows)]
-    after = [{"tags": np.where(np.r_[np.broadcast_to(g, 3), [False] * 7], 0, right)} for g, right in zip(gone, truth, strict=True)]
+    after = [
+        {"tags": np.where(np.r_[np.broadcast_to(g, 3), [False] * 7], 0, right)}
+        for g, right in zip(gone, truth, strict=True)
+    ]
     return truth, [{"tags": right} for right in truth], after
 
 
@@ -160,7 +170,10 @@ def test_words_of_a_row_are_lost_together():
     assert name.p_holm == pytest.approx(2 * scipy.stats.ttest_1samp(each, 0, alternative="greater").pvalue)
     naive = scipy.stats.binomtest(3 * lost, 600, 0.05, "greater").pvalue
     assert naive < 0.1 * name.p_holm, "as if each word were lost by itself"
-    alarms = [companions.lost(companions.recalls(Words(), *sentences(200, 0.05, seed)[1:], truth, 0.05)) is not None for seed in range(100)]
+    alarms = [
+        companions.lost(companions.recalls(Words(), *sentences(200, 0.05, seed)[1:], truth, 0.05)) is not None
+        for seed in range(100)
+    ]
     assert sum(alarms) <= 12, "at the margin itself 5 of 100 are expected at most"
 
 
@@ -184,7 +197,11 @@ def test_recalls_are_rarely_a_false_alarm():
 def test_identical_answers_pass_every_gate(kind, rows):
     choose = np.random.default_rng(rows)
     logits = choose.normal(size=(rows, 3)).astype(np.float32)
-    truth = {SINGLE: choose.integers(0, 3, rows), MULTI: logits > 0.3, REGRESSION: logits + choose.normal(size=(rows, 3))}[kind]
+    truth = {
+        SINGLE: choose.integers(0, 3, rows),
+        MULTI: logits > 0.3,
+        REGRESSION: logits + choose.normal(size=(rows, 3)),
+    }[kind]
     found, gates = judged(kind, logits, logits.copy(), truth, AccuracyGates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
     told = {"calibration_error": "incomparable"} if kind == REGRESSION else {}
     assert {name: g.verdict for name, g in gates.items()} == {**dict.fromkeys(gates, "pass"), **told}
@@ -198,7 +215,9 @@ def test_a_set_that_is_repeated_has_the_same_verdict(kind, times):
     choose = np.random.default_rng(7)
     before = choose.normal(size=(200, 3)).astype(np.float32)
     after = before + choose.normal(0, 0.05, before.shape).astype(np.float32)
-    truth = {SINGLE: before.argmax(axis=1), MULTI: before > 0.0, REGRESSION: before + choose.normal(size=before.shape)}[kind]
+    truth = {SINGLE: before.argmax(axis=1), MULTI: before > 0.0, REGRESSION: before + choose.normal(size=before.shape)}[
+        kind
+    ]
     ids = [str(i) for i in range(200)]
     once, gates = judged(kind, before, after, truth, ids=ids)
     tiled = [np.tile(a, (times, 1)) if a.ndim > 1 else np.tile(a, times) for a in (before, after, truth)]
@@ -226,7 +245,9 @@ def test_rows_that_can_never_settle_the_margin():
 def test_a_candidate_of_a_build_is_held_to_both(trial):
     budget = Budget(accuracy_drop=0.01)
     assert excess(trial(), budget) == ""
-    assert "mean absolute error grows by 0.03 of the labels' standard deviation, over 0.02" in excess(trial(error_growth=0.03, error_high=0.04), budget)
+    assert "mean absolute error grows by 0.03 of the labels' standard deviation, over 0.02" in excess(
+        trial(error_growth=0.03, error_high=0.04), budget
+    )
     assert excess(trial(error_growth=0.01, error_high=0.04), budget) == ""
     assert "upper end" in excess(trial(error_growth=0.01, error_high=0.04), budget, strict=True)
     assert excess(trial(error_growth=0.03, error_high=0.04), Budget(accuracy_drop=0.02)) == ""
@@ -238,7 +259,11 @@ def test_companions_of_a_candidate():
     truth, before = numbers()
     moved, recall = of_rows(task(REGRESSION, 1), before, before + np.float32(0.5), truth, 0.01)
     assert recall == ""
-    assert (holds(moved, "", 0.01, False), holds(moved, "", None, False), holds(moved, "", 1.0, True)) == (False, True, True)
+    assert (holds(moved, "", 0.01, False), holds(moved, "", None, False), holds(moved, "", 1.0, True)) == (
+        False,
+        True,
+        True,
+    )
     truth, before, after = rare(rows=2000, of=12, lost=12)
     found, recall = of_rows(task(SINGLE, 2), before, after, truth, 0.01)
     assert (found, recall) == (None, "recall of 'L1' 1.000 to 0.000 on 12 rows")

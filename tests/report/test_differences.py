@@ -24,8 +24,19 @@ IMPOSSIBLE = Gates(LatencyGates(0.0, 0.0, 0.0), footprint=FootprintGates(0.0, 0.
 def subject(bundle, **changes):
     manifest = opened(bundle).bundle.manifest
     first = manifest.variants[0]
-    one = Subject("b", "sha256:0", 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), settings=settings(manifest))
-    return replace(one, **{"backend": first.backend, "method": first.method, "executed": first.executed, "threads": first.threads, **changes})
+    one = Subject(
+        "b", "sha256:0", 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), settings=settings(manifest)
+    )
+    return replace(
+        one,
+        **{
+            "backend": first.backend,
+            "method": first.method,
+            "executed": first.executed,
+            "threads": first.threads,
+            **changes,
+        },
+    )
 
 
 def altered(bundle, place, change):
@@ -40,7 +51,12 @@ def altered(bundle, place, change):
 def test_a_bundle_does_not_differ_from_its_copy(float32_ort, tmp_path):
     def other_words(data):
         data["notes"], data["reason"], data["provenance"]["seed"] = ["made on a Tuesday"], "another", "99"
-        data["name"], data["version"], data["built"], data["machine"] = "shop", "1.2", "2026-02-03", {"architecture": "riscv64"}
+        data["name"], data["version"], data["built"], data["machine"] = (
+            "shop",
+            "1.2",
+            "2026-02-03",
+            {"architecture": "riscv64"},
+        )
 
     was, now = subject(float32_ort), subject(altered(float32_ort, tmp_path / "copy", other_words))
     assert differences(was, now) == [] and equal(was, now)
@@ -49,7 +65,11 @@ def test_a_bundle_does_not_differ_from_its_copy(float32_ort, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
-    [("threads", 7, "variant 1 threads: {}, then 7"), ("streams", 3, "variant 1 streams: 1, then 3"), ("batch", 5, "variant 1 batch: {}, then 5")],
+    [
+        ("threads", 7, "variant 1 threads: {}, then 7"),
+        ("streams", 3, "variant 1 streams: 1, then 3"),
+        ("batch", 5, "variant 1 batch: {}, then 5"),
+    ],
 )
 def test_the_same_files_with_other_settings(float32_ort, tmp_path, name, value, said):
     def change(data):
@@ -59,7 +79,9 @@ def test_the_same_files_with_other_settings(float32_ort, tmp_path, name, value, 
     before = opened(float32_ort).bundle.manifest.variants[0]
     was = replace(was, threads=1)
     assert differences(was, now) == [said.format(getattr(before, name))]
-    assert not equal(was, now) and told(was, now).startswith("Their files are the same, their settings are not: variant 1 ")
+    assert not equal(was, now) and told(was, now).startswith(
+        "Their files are the same, their settings are not: variant 1 "
+    )
 
 
 def test_files_are_named(float32_ort, tmp_path):
@@ -69,7 +91,9 @@ def test_files_are_named(float32_ort, tmp_path):
     (copy / "race.json").write_text("{}")
     small.sign(copy)
     was, now = subject(float32_ort), subject(copy)
-    assert sorted(differences(was, now)) == ["file assets/more.txt (only now)", "file assets/task.json (content)"], "a race's record is of the clock"
+    assert sorted(differences(was, now)) == ["file assets/more.txt (only now)", "file assets/task.json (content)"], (
+        "a race's record is of the clock"
+    )
     assert told(was, now).startswith("What differs: file ")
 
 
@@ -88,7 +112,9 @@ def test_an_older_report_does_not_tell_its_settings(float32_ort):
 def judge(low, ratio, high, equal, here=True, comparable=True):
     accuracy = Accuracy(100, "accuracy", 0.9, 0.8, 0.1, 0.05, 0.15, flips=10)
     changes = tuple(Change(m, 2.0, 2.0 * ratio, "ms", ratio, low, high) for m in ("p50", "size"))
-    speed = Speed(True, changes, 8, 80, 1280, 1, 20.0, comparable=comparable, why_not="" if comparable else "cpu: a, then b")
+    speed = Speed(
+        True, changes, 8, 80, 1280, 1, 20.0, comparable=comparable, why_not="" if comparable else "cpu: a, then b"
+    )
     gates = Gates(LatencyGates(0.05, None, None), footprint=FootprintGates(None, None, 0.1))
     return {g.name: g for g in gating.compared(gates, accuracy, speed, equal=equal, here=here)}
 
@@ -96,7 +122,10 @@ def judge(low, ratio, high, equal, here=True, comparable=True):
 def test_a_bundle_against_itself_can_never_fail():
     for ratio in ((1.5, 1.56, 1.6), (1.0, 1.05, 1.1)):
         assert {g.verdict for g in judge(*ratio, equal=True).values()} == {PASS}
-    assert "same bundle" in judge(1.5, 1.56, 1.6, equal=True)["latency.p50"].said and "x 1.560" in judge(1.5, 1.56, 1.6, equal=True)["latency.p50"].said
+    assert (
+        "same bundle" in judge(1.5, 1.56, 1.6, equal=True)["latency.p50"].said
+        and "x 1.560" in judge(1.5, 1.56, 1.6, equal=True)["latency.p50"].said
+    )
     assert {g.verdict for g in judge(1.5, 1.56, 1.6, equal=False).values()} == {REGRESSION}
     assert judge(1.0, 1.05, 1.1, equal=False)["latency.p50"].verdict == INCONCLUSIVE
 
@@ -109,12 +138,19 @@ def test_elsewhere_its_answers_may_differ_and_its_times_cannot_be_compared():
 def test_from_end_to_end(float32_ort, tiny_samples, tmp_path, monkeypatch):
     """The same bundle passes where noise alone exceeds every margin; with another thread count it is named, and judged."""
     monkeypatch.setattr(duel, "_MEASURE_S", 0.1)
-    found = verbs.check(small.copy(float32_ort, tmp_path / "copy"), float32_ort, tiny_samples.dev, gates=IMPOSSIBLE, max_time=0.0)
+    found = verbs.check(
+        small.copy(float32_ort, tmp_path / "copy"), float32_ort, tiny_samples.dev, gates=IMPOSSIBLE, max_time=0.0
+    )
     assert {g.verdict for g in found.gates} == {PASS} and found.exit_code(strict=True) == 0, found.gates
 
     def other(data):
         data["variants"][0]["streams"] += 1
 
-    changed = verbs.check(altered(float32_ort, tmp_path / "other", other), float32_ort, tiny_samples.dev, gates=IMPOSSIBLE, max_time=0.0)
-    assert any(note.startswith("Their files are the same, their settings are not: variant 1 streams: 1, then 2") for note in changed.notes)
+    changed = verbs.check(
+        altered(float32_ort, tmp_path / "other", other), float32_ort, tiny_samples.dev, gates=IMPOSSIBLE, max_time=0.0
+    )
+    assert any(
+        note.startswith("Their files are the same, their settings are not: variant 1 streams: 1, then 2")
+        for note in changed.notes
+    )
     assert "same bundle" not in " ".join(g.said for g in changed.gates)

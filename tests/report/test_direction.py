@@ -52,13 +52,19 @@ class Transcripts:
     modality = Audio()
     metrics = (
         Metric("WER", additive(lambda s: s[:, 0] / s[:, 1]), higher_is_better=False),
-        Metric("sentence errors", lambda evidence, weights: (weights @ (evidence[:, 0] > 0)) / weights.sum(axis=1), higher_is_better=False),
+        Metric(
+            "sentence errors",
+            lambda evidence, weights: (weights @ (evidence[:, 0] > 0)) / weights.sum(axis=1),
+            higher_is_better=False,
+        ),
     )
     identity: ClassVar = {"languages": ["en"]}
     answers_quote_input = True
 
     def evidence(self, outputs, truth, metric):
-        return np.array([(edits(row["words"].tolist(), said), len(said)) for row, said in zip(outputs, truth, strict=True)], float)
+        return np.array(
+            [(edits(row["words"].tolist(), said), len(said)) for row, said in zip(outputs, truth, strict=True)], float
+        )
 
     def merge_truth(self, values):
         return values[0]
@@ -67,7 +73,9 @@ class Transcripts:
         return np.array([np.array_equal(a["words"], b["words"]) for a, b in zip(outputs, reference, strict=True)])
 
     def divergence(self, outputs, reference):
-        return np.array([float(edits(a["words"].tolist(), b["words"].tolist())) for a, b in zip(outputs, reference, strict=True)])
+        return np.array(
+            [float(edits(a["words"].tolist(), b["words"].tolist())) for a, b in zip(outputs, reference, strict=True)]
+        )
 
     def describe(self, outputs):
         return self.describe_truth([row["words"] for row in outputs])
@@ -109,7 +117,10 @@ def compared(rows, before, after, **options):
 
 
 def verdicts(found):
-    return {g.name: g.verdict for g in gating.compared(Gates(OFF.latency, AccuracyGates(0.01, slice_drop=0.01), OFF.footprint), found, None)}
+    return {
+        g.name: g.verdict
+        for g in gating.compared(Gates(OFF.latency, AccuracyGates(0.01, slice_drop=0.01), OFF.footprint), found, None)
+    }
 
 
 def test_more_errors_are_a_regression(rows, good, bad):

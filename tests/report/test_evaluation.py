@@ -8,7 +8,11 @@ from heads import MULTI, REGRESSION, SINGLE, evaluation, rows, task
 
 from edgekit.spec.errors import SamplesError, UsageError
 
-TRUTH = {SINGLE: [0, 1, 1], MULTI: [[True, False], [False, True], [True, True]], REGRESSION: [[1.0, 2.0], [2.0, 1.0], [3.0, 5.0]]}
+TRUTH = {
+    SINGLE: [0, 1, 1],
+    MULTI: [[True, False], [False, True], [True, True]],
+    REGRESSION: [[1.0, 2.0], [2.0, 1.0], [3.0, 5.0]],
+}
 
 
 @pytest.mark.parametrize("kind", TRUTH)

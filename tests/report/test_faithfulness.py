@@ -60,7 +60,13 @@ def two(of=weight):
 
 def sequence(texts):
     """A model of word pairs: what is left when a word goes depends on whether something is put in its place."""
-    return np.array([[sum(math.sin(7 * weight(a) + 11 * weight(b)) for a, b in zip(t.split(), t.split()[1:], strict=False))] for t in texts], np.float32)
+    return np.array(
+        [
+            [sum(math.sin(7 * weight(a) + 11 * weight(b)) for a, b in zip(t.split(), t.split()[1:], strict=False))]
+            for t in texts
+        ],
+        np.float32,
+    )
 
 
 def explain(before, after, texts, the_task=None, mask=MASK, **options):
@@ -131,7 +137,9 @@ def test_probabilities_of_the_answer_before_on_both_sides():
         assert drift.answer == labels[signs[text]]
         for scale, seen in ((1, drift.before), (0.8, drift.after)):
             whole, parts = scale * total(text), [scale * (total(text) - weight(w)) for w in text.split()]
-            assert seen == pytest.approx([1 / (1 + math.exp(-way * whole)) - 1 / (1 + math.exp(-way * p)) for p in parts], abs=1e-6)
+            assert seen == pytest.approx(
+                [1 / (1 + math.exp(-way * whole)) - 1 / (1 + math.exp(-way * p)) for p in parts], abs=1e-6
+            )
 
 
 def test_a_flipped_text_counts_but_is_no_drift():
@@ -150,7 +158,9 @@ def test_a_flipped_text_counts_but_is_no_drift():
 def test_the_answer_is_that_of_before():
     # Of the first label both say the same; of the second, the answer after, the opposite.
     def model(first, second, way):
-        return lambda texts: np.array([[first + total(t), second + way * total(t, lambda w: -weight(w[::-1]))] for t in texts], np.float32)
+        return lambda texts: np.array(
+            [[first + total(t), second + way * total(t, lambda w: -weight(w[::-1]))] for t in texts], np.float32
+        )
 
     found = explain(model(3, -3, 1), model(-3, 3, -1), ["alpha beta gamma delta"], task(MULTI, ("a", "b")))
     assert (found.rank_correlation, found.drifts) == (1.0, ())
@@ -164,7 +174,9 @@ def test_a_multi_label_head_is_explained_by_its_most_probable_label():
     found = explain(three, three, [text], task(MULTI, ("a", "b", "c")))
     assert found.drifts[0].answer == "c"
     whole = 1 + 2 * total(text)
-    assert found.drifts[0].before == pytest.approx([1 / (1 + math.exp(-whole)) - 1 / (1 + math.exp(2 * weight(w) - whole)) for w in text.split()], abs=1e-6)
+    assert found.drifts[0].before == pytest.approx(
+        [1 / (1 + math.exp(-whole)) - 1 / (1 + math.exp(2 * weight(w) - whole)) for w in text.split()], abs=1e-6
+    )
 
 
 def test_numbers_of_any_size_are_told_apart():
@@ -174,7 +186,9 @@ def test_numbers_of_any_size_are_told_apart():
 
 def test_what_float32_cannot_tell_apart_is_a_tie():
     def noisy(texts):  # around a probability of one half, the last digits by chance
-        return two(lambda w: float(w == "good"))(texts) + np.array([[0.0, 1e-7 * (hash(t) % 7)] for t in texts], np.float32)
+        return two(lambda w: float(w == "good"))(texts) + np.array(
+            [[0.0, 1e-7 * (hash(t) % 7)] for t in texts], np.float32
+        )
 
     found = explain(two(lambda w: float(w == "good")), noisy, ["a good film with a cast"], task(SINGLE, ("no", "yes")))
     assert found.rank_correlation == 1.0
@@ -186,7 +200,10 @@ def test_what_float32_cannot_tell_apart_is_a_tie():
 def test_a_model_and_itself():
     found = explain(bag(), bag(), REVIEWS, k=3)
     assert (found.rows, found.rank_correlation, found.top_k) == (40, 1.0, 1.0)
-    assert (found.ceiling_rank, found.ceiling_top_k) == (1.0, 1.0)  # of a linear model a word left out and a word masked are one
+    assert (found.ceiling_rank, found.ceiling_top_k) == (
+        1.0,
+        1.0,
+    )  # of a linear model a word left out and a word masked are one
 
 
 def test_the_opposite():
@@ -210,15 +227,21 @@ def test_means_against_scipy(mask):
         return " ".join(parts[:i] + ([put] if put else []) + parts[i + 1 :])
 
     def attributions(model, text, put):
-        return np.array([float(model([text])[0, 0]) - float(model([without(text, i, put)])[0, 0]) for i in range(len(text.split()))])
+        return np.array(
+            [float(model([text])[0, 0]) - float(model([without(text, i, put)])[0, 0]) for i in range(len(text.split()))]
+        )
 
     def top(x):
         return set(np.argsort(-x)[:2])
 
     second = "" if mask else "."
     pairs = [[attributions(m, t, p) for m, p in ((sequence, mask), (other, mask), (sequence, second))] for t in texts]
-    assert found.rank_correlation == pytest.approx(np.mean([scipy.stats.spearmanr(a, b).statistic for a, b, _ in pairs]), abs=1e-3)
-    assert found.ceiling_rank == pytest.approx(np.mean([scipy.stats.spearmanr(a, c).statistic for a, _, c in pairs]), abs=1e-3)
+    assert found.rank_correlation == pytest.approx(
+        np.mean([scipy.stats.spearmanr(a, b).statistic for a, b, _ in pairs]), abs=1e-3
+    )
+    assert found.ceiling_rank == pytest.approx(
+        np.mean([scipy.stats.spearmanr(a, c).statistic for a, _, c in pairs]), abs=1e-3
+    )
     assert found.top_k == pytest.approx(np.mean([len(top(a) & top(b)) / 2 for a, b, _ in pairs]), abs=1e-9)
     assert found.ceiling_top_k == pytest.approx(np.mean([len(top(a) & top(c)) / 2 for a, _, c in pairs]), abs=1e-9)
     assert found.ceiling_rank < 0.99
@@ -287,7 +310,9 @@ def test_calls_are_lists_of_one_text_and_are_counted():
         return answer
 
     told = []
-    found = explain(watched("before"), watched("after"), ["a  b\tc", ("d e", "f")], rows=2, progress=lambda *step: told.append(step))
+    found = explain(
+        watched("before"), watched("after"), ["a  b\tc", ("d e", "f")], rows=2, progress=lambda *step: told.append(step)
+    )
     first = ["a  b\tc", "[MASK]  b\tc", "a  [MASK]\tc", "a  b\t[MASK]"]
     pair = [("d e", "f"), ("[MASK] e", "f"), ("d [MASK]", "f"), ("d e", "[MASK]")]
     left_out = (["b\tc", "a  c", "a  b"], [("e", "f"), ("d", "f"), ("d e", "")])
@@ -299,7 +324,20 @@ def test_calls_are_lists_of_one_text_and_are_counted():
 
 def test_only_texts_that_can_be_explained():
     long, longest = " ".join(f"w{i}" for i in range(MOST_WORDS)), " ".join(f"w{i}" for i in range(MOST_WORDS + 1))
-    no = ["", "   ", "word", "two words", "...", "🎬", longest, "x" * 200_000, ("", ""), ("one", "two"), "漢字だけの文です", " ".join("a" * 1_000)]
+    no = [
+        "",
+        "   ",
+        "word",
+        "two words",
+        "...",
+        "🎬",
+        longest,
+        "x" * 200_000,
+        ("", ""),
+        ("one", "two"),
+        "漢字だけの文です",
+        " ".join("a" * 1_000),
+    ]
     yes = ["שלום עולם יפה", "🎬 👍 🙂", ("one two", "three"), "! ? !", long, "\u2003em space\u00a0and more\n"]
     the_task = task()
     found = explain(bag(), bag(), [*no, *yes], the_task, rows=100, include_text=True)
@@ -365,7 +403,9 @@ def test_a_bundle_against_itself_and_torch(float32_ort, tiny_module, tiny_sample
     given = Evaluation(of_bundle, texts, [None] * len(texts))
     with edgekit.load(float32_ort) as session:
         itself = faithfulness(given, session.outputs, session.outputs, ids, filler=filler, rows=8)
-        found = faithfulness(given, lambda t: rows(small.torch_logits(tiny_module, t)), session.outputs, ids, filler=filler, rows=8)
+        found = faithfulness(
+            given, lambda t: rows(small.torch_logits(tiny_module, t)), session.outputs, ids, filler=filler, rows=8
+        )
     assert (itself.rank_correlation, itself.top_k, itself.rows) == (1.0, 1.0, 8)
     assert found.rank_correlation > 0.99
     assert itself.ceiling_rank < 0.99

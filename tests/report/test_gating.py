@@ -11,12 +11,37 @@ from scipy import stats
 from edgekit.report import gating
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
-from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION, Accuracy, Change, Report, Slice, Speed
+from edgekit.spec.report import (
+    INCOMPARABLE,
+    INCONCLUSIVE,
+    OVER_BUDGET,
+    PASS,
+    REGRESSION,
+    Accuracy,
+    Change,
+    Report,
+    Slice,
+    Speed,
+)
 from edgekit.spec.subject import Fingerprint, Start, Subject, Times
 from edgekit.spec.target import Budget
 from edgekit.stats.paired import tango_interval
 
-ACCURACY = Accuracy(1000, "accuracy", 0.90, 0.89, 0.010, 0.002, 0.018, 20, 10, 0.1, flips=30, calibration_before=0.02, calibration_after=0.05)
+ACCURACY = Accuracy(
+    1000,
+    "accuracy",
+    0.90,
+    0.89,
+    0.010,
+    0.002,
+    0.018,
+    20,
+    10,
+    0.1,
+    flips=30,
+    calibration_before=0.02,
+    calibration_after=0.05,
+)
 SUBJECT = Subject(
     "tiny", "sha256:0", 1, "m", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), score=0.89, size_mb=20.0, memory_mb=100.0,
     times=Times(300, 2.0, 2.0, 3.0, None, {"p99": 662}, ()), start=Start(1, 1, 1, 1, 300.0),
@@ -24,7 +49,11 @@ SUBJECT = Subject(
 
 
 def only(**tables):
-    off = {"latency": LatencyGates(None, None, None), "accuracy": AccuracyGates(None), "footprint": FootprintGates(None, None, None, None)}
+    off = {
+        "latency": LatencyGates(None, None, None),
+        "accuracy": AccuracyGates(None),
+        "footprint": FootprintGates(None, None, None, None),
+    }
     return Gates(**{**off, **tables})
 
 
@@ -33,17 +62,28 @@ def accuracy(limits, **changed):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "outcome"), [(0.011, 0.03, REGRESSION), (-0.004, 0.01, PASS), (0.002, 0.018, INCONCLUSIVE), (0.01, 0.02, INCONCLUSIVE)]
+    ("low", "high", "outcome"),
+    [(0.011, 0.03, REGRESSION), (-0.004, 0.01, PASS), (0.002, 0.018, INCONCLUSIVE), (0.01, 0.02, INCONCLUSIVE)],
 )
 def test_the_interval_of_the_drop_decides(low, high, outcome):
     (gate,) = accuracy(AccuracyGates(0.01), low=low, high=high, rows_needed=4321)
-    assert gate.name == "accuracy.drop" and gate.verdict == outcome and (gate.low, gate.high, gate.limit) == (low, high, 0.01)
+    assert (
+        gate.name == "accuracy.drop"
+        and gate.verdict == outcome
+        and (gate.low, gate.high, gate.limit) == (low, high, 0.01)
+    )
     assert ("4,321 rows would settle it" in gate.said) == (outcome == INCONCLUSIVE)
 
 
 def test_other_samples_are_incomparable():
-    found = accuracy(AccuracyGates(0.01, 0.1, 0.1, 0.1, 0.1, 0.1), comparable=False, why_not="the samples changed since")
-    assert {g.verdict for g in found} == {INCOMPARABLE} and {g.said for g in found} == {"the samples changed since"} and len(found) == 6
+    found = accuracy(
+        AccuracyGates(0.01, 0.1, 0.1, 0.1, 0.1, 0.1), comparable=False, why_not="the samples changed since"
+    )
+    assert (
+        {g.verdict for g in found} == {INCOMPARABLE}
+        and {g.said for g in found} == {"the samples changed since"}
+        and len(found) == 6
+    )
 
 
 def test_a_score_that_is_not_defined_is_incomparable():
@@ -82,14 +122,21 @@ def test_many_slices_at_the_margin_itself_are_hardly_ever_called_a_regression():
     draw, limit, red = np.random.default_rng(0), 0.05, 0
     for _ in range(400):
         counts = [draw.multinomial(500, (0.09, 0.04, 0.87))[:2].tolist() for _ in range(20)]
-        parts = tuple(Slice("topic", str(i), 500, 0.9, 0.85, (b - c) / 500, *tango_interval(b, c, 500), 0.01, 0.01) for i, (b, c) in enumerate(counts))
+        parts = tuple(
+            Slice("topic", str(i), 500, 0.9, 0.85, (b - c) / 500, *tango_interval(b, c, 500), 0.01, 0.01)
+            for i, (b, c) in enumerate(counts)
+        )
         red += any(g.verdict == REGRESSION for g in accuracy(AccuracyGates(None, slice_drop=limit), slices=parts))
     assert stats.binomtest(red, 400).proportion_ci(0.999).low <= 0.05, red
 
 
 def judged(metric="p50", ratio=1.02, low=1.01, high=1.03, said="", **speed):
     change = Change(metric, 2.0, 2.04, "ms", ratio, low, high, 0.01, said)
-    footprint = FootprintGates(**{"first_answer": None, "memory": None, "size": None, metric: 0.05}) if metric != "p50" else None
+    footprint = (
+        FootprintGates(**{"first_answer": None, "memory": None, "size": None, metric: 0.05})
+        if metric != "p50"
+        else None
+    )
     tables = {"latency": LatencyGates(0.05, None, None)} if footprint is None else {"footprint": footprint}
     *_, gate = gating.compared(only(**tables), ACCURACY, Speed(True, (change,), 8, 80, 1280, 1, 20.0, **speed))
     return gate
@@ -99,7 +146,9 @@ def test_latency():
     assert judged().verdict == PASS and judged().name == "latency.p50" and judged().value == pytest.approx(0.02)
     assert judged(ratio=1.1, low=1.06, high=1.14).verdict == REGRESSION
     assert judged(ratio=1.05, low=1.02, high=1.08).verdict == INCONCLUSIVE
-    assert judged().said == "p50 latency x 1.020 (1.010 to 1.030, in turns): within the +5% that is allowed", "without medians, which may contradict it"
+    assert judged().said == "p50 latency x 1.020 (1.010 to 1.030, in turns): within the +5% that is allowed", (
+        "without medians, which may contradict it"
+    )
 
 
 def test_latency_on_another_machine_is_never_a_pass():
@@ -123,27 +172,45 @@ def test_gates_of_a_baseline_without_times_do_not_fall_away():
     assert {g.name for g in found if g.verdict == INCOMPARABLE} == {
         "latency.p50", "latency.p90", "footprint.first_answer", "footprint.memory", "footprint.size",
     }  # fmt: skip
-    assert [g.name for g in gating.compared(Gates(), ACCURACY, None)] == ["accuracy.drop"], "whoever compares with a teacher does not ask for them"
+    assert [g.name for g in gating.compared(Gates(), ACCURACY, None)] == ["accuracy.drop"], (
+        "whoever compares with a teacher does not ask for them"
+    )
 
 
 def from_a_file(ratio, low, high, sessions, spread):
     change = Change("p50", 2.0, 2.0 * ratio, "ms", ratio, low, high, sessions=sessions, spread=spread, probe="int8 4")
-    return gating.compared(only(latency=LatencyGates(0.05, None, None)), ACCURACY, Speed(False, (change,), 8, 80, 1280, 1, 20.0))[0]
+    return gating.compared(
+        only(latency=LatencyGates(0.05, None, None)), ACCURACY, Speed(False, (change,), 8, 80, 1280, 1, 20.0)
+    )[0]
 
 
 def test_a_drift_that_cannot_be_told_from_a_change_is_inconclusive_with_its_remedy():
     gate = from_a_file(1.2, 1.0, 1.44, 1, 0.05)
     assert gate.verdict == INCONCLUSIVE
-    assert "x 1.200 (1.000 to 1.440, against 1 session of a file, over the probe int8): not settled against +5%" in gate.said
-    assert "what the machine does between two sessions" in gate.said and "Give the older bundle itself (--baseline BUNDLE), or " in gate.said
+    assert (
+        "x 1.200 (1.000 to 1.440, against 1 session of a file, over the probe int8): not settled against +5%"
+        in gate.said
+    )
+    assert (
+        "what the machine does between two sessions" in gate.said
+        and "Give the older bundle itself (--baseline BUNDLE), or " in gate.said
+    )
     assert "more sessions of it at other times (edgekit baseline BUNDLE --append)" in gate.said
-    assert "No number of sessions would settle it" in from_a_file(1.07, 0.9, 1.3, 3, 0.05).said, "2 % from the margin, with 5 % from session to session"
+    assert "No number of sessions would settle it" in from_a_file(1.07, 0.9, 1.3, 3, 0.05).said, (
+        "2 % from the margin, with 5 % from session to session"
+    )
     assert "Give the older" not in from_a_file(1.6, 1.3, 2.0, 3, 0.05).said
 
 
 def test_only_what_a_machine_decides_may_be_left_incomparable():
     latency = replace(judged(), verdict=INCOMPARABLE)
-    for name, code in (("latency.p50", 0), ("footprint.memory", 0), ("accuracy.drop", 4), ("budget.accuracy_drop", 4), ("slice.length=1-16", 4)):
+    for name, code in (
+        ("latency.p50", 0),
+        ("footprint.memory", 0),
+        ("accuracy.drop", 4),
+        ("budget.accuracy_drop", 4),
+        ("slice.length=1-16", 4),
+    ):
         found = replace(report(), gates=(replace(latency, name=name),))
         assert (found.exit_code(), found.exit_code(allow_incomparable=True)) == (4, code)
 
@@ -168,7 +235,9 @@ def test_a_budget_that_was_not_measured_is_no_pass():
 def test_margins_inside_the_noise_are_refused():
     gates = only(latency=LatencyGates(0.05, 0.10, None), footprint=FootprintGates(None, 0.01, None, None))
     gating.check_floor(gates, {"p50": 0.03, "p90": 0.10, "p99": 0.5})
-    with pytest.raises(UsageError, match=r"latency\.p90 is 10\.0%, the noise 12\.0%; footprint\.memory is 1\.0%, the noise 2\.0%"):
+    with pytest.raises(
+        UsageError, match=r"latency\.p90 is 10\.0%, the noise 12\.0%; footprint\.memory is 1\.0%, the noise 2\.0%"
+    ):
         gating.check_floor(gates, {"p50": 0.03, "p90": 0.12, "memory": 0.02})
 
 
@@ -191,5 +260,11 @@ def report(*outcomes):
 def test_exit_codes(outcomes, worst, plain, strict, allowed):
     found = report(*outcomes)
     assert found.verdict == worst
-    assert (found.exit_code(), found.exit_code(strict=True), found.exit_code(allow_incomparable=True)) == (plain, strict, allowed)
-    assert found.exit_code(strict=True, allow_incomparable=True) == (4 if INCONCLUSIVE in outcomes and plain != 3 else allowed)
+    assert (found.exit_code(), found.exit_code(strict=True), found.exit_code(allow_incomparable=True)) == (
+        plain,
+        strict,
+        allowed,
+    )
+    assert found.exit_code(strict=True, allow_incomparable=True) == (
+        4 if INCONCLUSIVE in outcomes and plain != 3 else allowed
+    )

@@ -63,7 +63,9 @@ def test_the_candidate_s_numbers():
     assert "range" not in found["latency p90"]
     assert found["latency p50"]["extra"].splitlines()[0] == "1744 calls"
     assert f"accuracy {last.score:.4f} on 872 samples" in found["error (1 - accuracy)"]["extra"]
-    assert all("AMD EPYC 9R14" in entry["extra"] for entry in found.values()), "numbers of two machines are not to be mixed up"
+    assert all("AMD EPYC 9R14" in entry["extra"] for entry in found.values()), (
+        "numbers of two machines are not to be mixed up"
+    )
 
 
 def test_only_what_is_known():
@@ -83,7 +85,10 @@ def test_an_error_rate_is_there_as_it_is():
 
 def test_a_better_score_is_a_smaller_error():
     one = REPORTS["single"]
-    errors = [entries(replace(one, subjects=(replace(one.subjects[0], score=s),)))["error (1 - accuracy)"]["value"] for s in (0.0, 0.9, 0.91, 1.0)]
+    errors = [
+        entries(replace(one, subjects=(replace(one.subjects[0], score=s),)))["error (1 - accuracy)"]["value"]
+        for s in (0.0, 0.9, 0.91, 1.0)
+    ]
     assert errors == [1.0, 0.1, 0.09, 0.0]
 
 
@@ -158,7 +163,12 @@ try:
 except BuildError as problem:
     print(problem)
 """
-    done = subprocess.run([sys.executable, "-c", code, tmp_path, Path(reports.__file__).parent, small.ROOT], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path, Path(reports.__file__).parent, small.ROOT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "report.json cannot be written: File too large" in done.stdout, done.stderr
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
@@ -191,7 +201,9 @@ def test_a_place_where_the_system_makes_no_files():
 @contextmanager
 def mounted(place, *options):
     place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", *options, "tmpfs", place], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", *options, "tmpfs", place], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         pytest.skip(f"a tmpfs cannot be mounted here: {done.stderr.strip()}")
     try:

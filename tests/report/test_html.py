@@ -91,7 +91,11 @@ def test_it_holds_nothing_that_runs_or_is_fetched(page):
     parsed = Page(page)
     assert {tag for tag, *_ in parsed.elements} & ACTIVE == set()
     for _, attrs, _, _ in parsed.elements:
-        assert not [name for name in attrs if name.startswith("on") or name in ("src", "srcset", "xlink:href", "action", "style")]
+        assert not [
+            name
+            for name in attrs
+            if name.startswith("on") or name in ("src", "srcset", "xlink:href", "action", "style")
+        ]
     assert "@import" not in page
     assert {u[:1] for u in re.findall(r"url\(\s*['\"]?([^)]*)", page)} <= {"#"}
     (policy,) = [a["content"] for _, a, _, _ in parsed.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
@@ -116,7 +120,7 @@ def test_it_can_be_read_without_eyes(page):
     assert (skip["class"], skip["href"]) == ("skip", "#verdict")
     for _, attrs, _, _ in parsed.all("th"):
         assert attrs["scope"] in ("row", "col")
-    assert "<th scope=\"col\"></th>" not in page, "a heading says something"
+    assert '<th scope="col"></th>' not in page, "a heading says something"
     for _, _, ancestors, said in parsed.all("caption"):
         assert "".join(said).strip()
         assert ancestors[-1][0] == "table"
@@ -138,7 +142,19 @@ def test_beside_every_picture_are_its_name_and_its_table(page):
 
 def test_pictures_are_there_where_their_data_are(pages):
     named = {name: re.findall(r'<title id="(\w+)-t">', text) for name, text in pages.items()}
-    everything = ["drop", "slices", "flips", "times", "ratios", "lengths", "start", "sizes", "front", "agreement", "robustness"]
+    everything = [
+        "drop",
+        "slices",
+        "flips",
+        "times",
+        "ratios",
+        "lengths",
+        "start",
+        "sizes",
+        "front",
+        "agreement",
+        "robustness",
+    ]
     assert named["check"] == everything
     assert named["comparison"] == everything
     assert named["largest"] == everything
@@ -191,7 +207,9 @@ def test_texts_are_shown_only_where_they_were_asked_for(pages):
 
 def test_the_verdict_comes_first_and_in_words(pages):
     said = Page(pages["check"]).words("verdict")
-    assert said.startswith("✗ Regression Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are not settled, 4 pass.")
+    assert said.startswith(
+        "✗ Regression Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are not settled, 4 pass."
+    )
     assert "latency.p50 p50 grew by 8.3 % (7.0 % to 9.7 %), above 5 %." in said
     assert "footprint.memory" not in said, "what passes is no reason"
     assert pages["check"].index('id="verdict"') < pages["check"].index("<svg")
@@ -199,14 +217,19 @@ def test_the_verdict_comes_first_and_in_words(pages):
     assert Page(pages["passing"]).words("verdict") == "✓ Pass Of 2 gates 2 pass."
     assert "passes or fails" in Page(pages["comparison"]).words("verdict")
     assert Page(pages["regression"]).words("verdict").startswith("≠ Incomparable")
-    assert "can look like 1.1 % in p50 latency" in Page(pages["self_check"]).words("verdict").replace("\xa0", " ").replace("+", "")
+    assert "can look like 1.1 % in p50 latency" in Page(pages["self_check"]).words("verdict").replace(
+        "\xa0", " "
+    ).replace("+", "")
 
 
 def test_what_the_numbers_say(pages):
     single, check = Page(pages["single"]), Page(pages["check"])
     assert "not estimable from 300 samples (needs 662)" in single.words("latency")
     assert "not estimable from 300 samples (needs 662)" in single.words("glance")
-    assert "This set can resolve a drop of 0.0121 with a probability of 80 %, not one of 0.005: it would take about 5,100 rows" in check.words("accuracy")
+    assert (
+        "This set can resolve a drop of 0.0121 with a probability of 80 %, not one of 0.005: it would take about 5,100 rows"
+        in check.words("accuracy")
+    )
     assert "accuracy 0.8796 0.8716 −0.0080 −0.0172 to +0.0007" in check.words("glance"), "a drop is a change downwards"
     assert "latency.p50 ✗ regression +5 % +8.3 % +7.0 % to +9.7 %" in check.words("gates").replace("\xa0", " ")
     assert "budget.memory_mb ▲ over budget 100 MB 101.9 MB" in check.words("gates").replace("\xa0", " ")
@@ -217,7 +240,10 @@ def test_what_the_numbers_say(pages):
     assert "KL" not in Page(pages["regression"]).words("accuracy")
     assert "AMD EPYC 9R14" in check.words("machine")
     for page in (single, check):
-        assert all(word in page.words("reading") for word in ("Pass", "Regression", "Over budget", "Inconclusive", "Incomparable"))
+        assert all(
+            word in page.words("reading")
+            for word in ("Pass", "Regression", "Over budget", "Inconclusive", "Incomparable")
+        )
 
 
 def test_a_percentile_that_is_not_estimable_has_no_mark(pages):
@@ -241,7 +267,10 @@ def test_a_confusion_of_many_labels_adds_up(pages):
     whole = sum(map(sum, REPORTS["largest"].subjects[0].confusion))
     text = pages["largest"]
     start = text.index('aria-labelledby="t-confusion-a"')
-    cells = [int(c.replace(",", "")) for c in re.findall(r'<td class="h\d[^>]*>([\d,]+)<', text[start : text.index("</table>", start)])]
+    cells = [
+        int(c.replace(",", ""))
+        for c in re.findall(r'<td class="h\d[^>]*>([\d,]+)<', text[start : text.index("</table>", start)])
+    ]
     assert len(cells) == 12 * 12
     assert sum(cells) == whole == 5_000
     assert "39 labels with the fewest errors are put together" in text
@@ -250,7 +279,9 @@ def test_a_confusion_of_many_labels_adds_up(pages):
 def test_what_is_left_out_is_told(pages):
     largest = Page(pages["largest"])
     assert "60 of 61 gates are listed; report.json has the others." in largest.words("gates")
-    assert "of 413 rows are listed, those that were surest before; report.json has the first 200." in largest.words("flips")
+    assert "of 413 rows are listed, those that were surest before; report.json has the first 200." in largest.words(
+        "flips"
+    )
     assert "The 24 largest of 52 are drawn." in largest.words("slices")
 
 
@@ -263,7 +294,13 @@ def test_the_largest_that_anybody_writes_still_fits():
     )  # fmt: skip
     gates, notes = tuple(replace(g, name=wide, said=wide) for g in base.gates), (wide,) * 500
     subjects = tuple(
-        replace(s, name=wide, labels=(wide,) * 50, candidates=tuple(replace(c, method=wide, verdict=wide) for c in s.candidates)) for s in base.subjects
+        replace(
+            s,
+            name=wide,
+            labels=(wide,) * 50,
+            candidates=tuple(replace(c, method=wide, verdict=wide) for c in s.candidates),
+        )
+        for s in base.subjects
     )
     page = html(replace(base, accuracy=accuracy, gates=gates, notes=notes, subjects=subjects))
     assert len(page.encode()) < MOST_BYTES
@@ -273,13 +310,17 @@ def test_the_largest_that_anybody_writes_still_fits():
 def schemes():
     """Colours by name, light and dark."""
     found = ({}, {})
-    for dark, body in re.findall(r"(@media screen and \(prefers-color-scheme: dark\) \{\s*)?:root \{(.*?)\}", STYLE, re.DOTALL):
+    for dark, body in re.findall(
+        r"(@media screen and \(prefers-color-scheme: dark\) \{\s*)?:root \{(.*?)\}", STYLE, re.DOTALL
+    ):
         found[bool(dark)].update(re.findall(r"--([\w-]+): (#[0-9a-f]{6}|\d+ \d+ \d+);", body))
     return {name: {k: rgb(v) for k, v in colors.items()} for name, colors in zip(("light", "dark"), found, strict=True)}
 
 
 def rgb(value):
-    return tuple(int(value[i : i + 2], 16) for i in (1, 3, 5)) if value.startswith("#") else tuple(map(int, value.split()))
+    return (
+        tuple(int(value[i : i + 2], 16) for i in (1, 3, 5)) if value.startswith("#") else tuple(map(int, value.split()))
+    )
 
 
 def contrast(one, other):
@@ -309,7 +350,9 @@ def test_letters_stand_out(scheme):
     shades = re.findall(r"\.[hpn]\d \{ background: rgb\(var\(--(heat|cold)\) / ([\d.]+)\)", STYLE)
     assert len(shades) == 7 + 4 + 4
     for tint, share in shades:
-        ground = tuple(float(share) * t + (1 - float(share)) * p for t, p in zip(colors[tint], colors["paper"], strict=True))
+        ground = tuple(
+            float(share) * t + (1 - float(share)) * p for t, p in zip(colors[tint], colors["paper"], strict=True)
+        )
         assert contrast(colors["ink"], ground) >= 4.5, (tint, share)
 
 

@@ -31,7 +31,9 @@ def test_the_browser_tells(browser, tmp_path):
     bad = tmp_path / "bad.html"
     texts = '<text x="90" y="10">clipped</text><text x="88" y="11">over</text>'
     wide = f'<div style="width: 900px">wide</div><svg viewBox="0 0 100 20"><title id="x-t">x</title>{texts}</svg>'
-    bad.write_text(f'<!DOCTYPE html><img src="http://127.0.0.1:9/x.png"><script>console.error("a canary")</script>{wide}', "utf-8")
+    bad.write_text(
+        f'<!DOCTYPE html><img src="http://127.0.0.1:9/x.png"><script>console.error("a canary")</script>{wide}', "utf-8"
+    )
     console, asked, _ = chromium.load(browser, bad)
     assert ["a canary" in line for line in console] == [True]
     assert asked == ["http://127.0.0.1:9/x.png"]

@@ -56,7 +56,9 @@ def with_texts(value, text):
     """A report in which everything that anybody else wrote is ``text``; what EdgeKit's code chose from a few words stays."""
     if is_dataclass(value):
         own = {"kind", "verdict", "metric", "problem_type", "dtype", "why_not"}
-        return replace(value, **{f.name: with_texts(getattr(value, f.name), text) for f in fields(value) if f.name not in own})
+        return replace(
+            value, **{f.name: with_texts(getattr(value, f.name), text) for f in fields(value) if f.name not in own}
+        )
     if isinstance(value, str):
         return text if value else value
     if isinstance(value, tuple):
@@ -76,20 +78,43 @@ def linked(text):
 
 def rows_of(text, first):
     """Cells of the row that a table names so."""
-    return [[c.strip().replace("&#43;", "+") for c in line.strip("| ").split(" | ")] for line in text.splitlines() if line.startswith(f"| {first} |")]
+    return [
+        [c.strip().replace("&#43;", "+") for c in line.strip("| ").split(" | ")]
+        for line in text.splitlines()
+        if line.startswith(f"| {first} |")
+    ]
 
 
 def test_a_check():
     text = markdown(REPORTS["check"])
     lines = text.splitlines()
     assert lines[0] == "## ✗ Regression: EdgeKit check"
-    assert lines[2].startswith("**main** against **release-1.4**, 872 samples, on AMD EPYC 9R14 96-Core Processor (2 CPUs), ")
-    assert lines[2].endswith("UTC. Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are not settled, 4 pass.")
+    assert lines[2].startswith(
+        "**main** against **release-1.4**, 872 samples, on AMD EPYC 9R14 96-Core Processor (2 CPUs), "
+    )
+    assert lines[2].endswith(
+        "UTC. Of 9 gates 1 is a regression, 1 is over budget, 1 cannot be compared, 2 are not settled, 4 pass."
+    )
     assert lines[4] == "**Gates**"
-    table = [[c.strip().replace("&#43;", "+") for c in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    table = [
+        [c.strip().replace("&#43;", "+") for c in line.strip("|").split("|")] for line in lines if line.startswith("|")
+    ]
     assert table[0] == ["gate", "verdict", "allowed", "found", "90 % interval", "in words"]
-    assert table[2] == ["latency.p50", "✗ regression", "+5 %", "+8.3 %", "+7.0 % to +9.7 %", "p50 grew by 8.3 % (7.0 % to 9.7 %), above 5 %."]
-    assert [row[1].split(" ", 1)[1] for row in table[2:7]] == ["regression", "over budget", "incomparable", "inconclusive", "inconclusive"]
+    assert table[2] == [
+        "latency.p50",
+        "✗ regression",
+        "+5 %",
+        "+8.3 %",
+        "+7.0 % to +9.7 %",
+        "p50 grew by 8.3 % (7.0 % to 9.7 %), above 5 %.",
+    ]
+    assert [row[1].split(" ", 1)[1] for row in table[2:7]] == [
+        "regression",
+        "over budget",
+        "incomparable",
+        "inconclusive",
+        "inconclusive",
+    ]
     shown = Shown(text).text.replace("\u200b", "")
     for said in (
         "Accuracy 0.8796 before, 0.8716 now, on 872 rows: a drop of 0.0080 (90 % interval −0.0007 to 0.0172). 210 rows were right before and are wrong now, "
@@ -107,13 +132,31 @@ def test_a_check():
     assert rows_of(text, "p50 latency") == [
         ["p50 latency", "2.41 ms", "2.61 ms", "+8.3 %", "+7.0 % to +9.7 %"], ["p50 latency", "1.083", "+8.3 %", "+7.0 % to +9.7 %", "+5 %", "+2.1 %"],
     ]  # fmt: skip
-    assert rows_of(text, "p99 latency")[0] == ["p99 latency", "–", "–", "–", "not estimable from 300 samples (needs 662)"]
+    assert rows_of(text, "p99 latency")[0] == [
+        "p99 latency",
+        "–",
+        "–",
+        "–",
+        "not estimable from 300 samples (needs 662)",
+    ]
     assert rows_of(text, "size on disk")[0] == ["size on disk", "23.40 MB", "21.10 MB", "−9.8 %", "–"]
     assert rows_of(text, "calibration error") == [["calibration error", "0.0413", "0.0467"]]
-    assert [rows_of(text, f"divergence of the answers, {name}")[0][2] for name in ("mean", "95th percentile")] == ["0.0121", "0.0488"]
+    assert [rows_of(text, f"divergence of the answers, {name}")[0][2] for name in ("mean", "95th percentile")] == [
+        "0.0121",
+        "0.0488",
+    ]
     first = REPORTS["check"].accuracy.flipped[0]
     (row,) = [r for r in rows_of(text, "1") if len(r) == 9]
-    assert row[:8] == ["1", first.id[:12], "negative", "negative", "neutral", "✗ lost", f"{first.margin_before:.2f}", f"{first.margin_after:.2f}"]
+    assert row[:8] == [
+        "1",
+        first.id[:12],
+        "negative",
+        "negative",
+        "neutral",
+        "✗ lost",
+        f"{first.margin_before:.2f}",
+        f"{first.margin_after:.2f}",
+    ]
     assert row[8].startswith("a text")
 
 
@@ -122,7 +165,16 @@ def test_what_is_said_stands_above_the_tables():
     assert text.index("**Notes**") < text.index("<details>")
     assert "<svg" not in text and "framed" not in text, "what takes colours is of the page alone"
     folded = re.findall(r"<summary>(.*?): tables</summary>", text)
-    assert folded == ["Accuracy", "Slices", "Flips", "Latency", "Footprint", "Faithfulness", "Robustness", "Machine and bundles"]
+    assert folded == [
+        "Accuracy",
+        "Slices",
+        "Flips",
+        "Latency",
+        "Footprint",
+        "Faithfulness",
+        "Robustness",
+        "Machine and bundles",
+    ]
 
 
 def test_one_bundle():
@@ -130,7 +182,10 @@ def test_one_bundle():
     assert text.startswith("## ▲ Over budget: EdgeKit report\n")
     assert rows_of(text, "p90 latency") == [["p90 latency", "3.20 ms"]]
     assert rows_of(text, "p99 latency") == [["p99 latency", "not estimable from 300 samples (needs 662)"]]
-    assert rows_of(text, "first answer")[0] == ["first answer", "253.1 ms (import 151.2, verify 12.40, load 88.30, first answer 2.41)"]
+    assert rows_of(text, "first answer")[0] == [
+        "first answer",
+        "253.1 ms (import 151.2, verify 12.40, load 88.30, first answer 2.41)",
+    ]
     assert rows_of(text, "energy of an answer")[0][1] == "not told: no RAPL domain may be read, and this is no Jetson"
     assert "Drop from clean to disturbed: typos 0.0450;" in text
     assert "| budget.memory&#95;mb | ▲ over budget | 100 MB | 101.4 MB | – |" in text
@@ -140,7 +195,9 @@ def test_nothing_gated_is_no_pass():
     for name, kind in (("comparison", "comparison"), ("teacher", "comparison"), ("minimal", "baseline")):
         assert markdown(REPORTS[name]).startswith(f"## ○ Measured, not judged: EdgeKit {kind}\n")
     assert markdown(REPORTS["self_check"]).startswith("## ○ Noise floor: EdgeKit self-check\n")
-    assert markdown(REPORTS["passing"]).startswith("## ✓ Pass: EdgeKit check\n\n**main** against **release-1.4**, 872 samples, ")
+    assert markdown(REPORTS["passing"]).startswith(
+        "## ✓ Pass: EdgeKit check\n\n**main** against **release-1.4**, 872 samples, "
+    )
 
 
 def test_what_cannot_be_compared():
@@ -150,7 +207,9 @@ def test_what_cannot_be_compared():
     assert text.count(why) == 2, "once with its gate, once with the latencies, not with each"
     assert "margin" not in text.split("Flips: tables")[1].split("</details>")[0]
     other = replace(REPORTS["passing"].accuracy, comparable=False, why_not="The samples differ.")
-    assert "**Accuracy**: The accuracy is not compared. The samples differ." in markdown(replace(REPORTS["passing"], accuracy=other))
+    assert "**Accuracy**: The accuracy is not compared. The samples differ." in markdown(
+        replace(REPORTS["passing"], accuracy=other)
+    )
 
 
 def test_rows_that_can_never_settle_it_are_told_first():
@@ -192,11 +251,23 @@ def test_numbers():
 
 def test_slices_that_stand_out():
     base = REPORTS["check"].accuracy
-    sure = (replace(base.slices[0], p_holm=0.049, drop=0.05), replace(base.slices[1], p_holm=0.051), replace(base.slices[3], p_holm=0.001, drop=0.09))
+    sure = (
+        replace(base.slices[0], p_holm=0.049, drop=0.05),
+        replace(base.slices[1], p_holm=0.051),
+        replace(base.slices[3], p_holm=0.001, drop=0.09),
+    )
     shown = Shown(markdown(replace(REPORTS["check"], accuracy=replace(base, slices=sure)))).text
-    assert re.search(r"Slices: 2 of 3 slices differ for sure: length = 25-32 \(drop 0\.0900\); topic = .+ \(drop 0\.0500\)\.", shown)
-    untested = tuple(replace(s, p_value=None, p_holm=None, low=low, high=0.03) for s, low in zip(base.slices[:2], (0.001, -0.001), strict=True))
-    assert "Slices: 1 of 2 slices differ for sure: topic = " in Shown(markdown(replace(REPORTS["check"], accuracy=replace(base, slices=untested)))).text
+    assert re.search(
+        r"Slices: 2 of 3 slices differ for sure: length = 25-32 \(drop 0\.0900\); topic = .+ \(drop 0\.0500\)\.", shown
+    )
+    untested = tuple(
+        replace(s, p_value=None, p_holm=None, low=low, high=0.03)
+        for s, low in zip(base.slices[:2], (0.001, -0.001), strict=True)
+    )
+    assert (
+        "Slices: 1 of 2 slices differ for sure: topic = "
+        in Shown(markdown(replace(REPORTS["check"], accuracy=replace(base, slices=untested)))).text
+    )
 
 
 # --- nobody is pinged, nothing is markup ---------------------------------------------------------------------------------------------
@@ -206,11 +277,16 @@ def test_slices_that_stand_out():
 def test_texts_of_others_stay_texts(text):
     """The page has the same tags as with a plain word in every place, and the text as it is."""
     for name in ("check", "single", "regression", "multilabel"):
-        expected, found = Shown(markdown(with_texts(REPORTS[name], "x"))), Shown(markdown(with_texts(REPORTS[name], text)))
+        expected, found = (
+            Shown(markdown(with_texts(REPORTS[name], "x"))),
+            Shown(markdown(with_texts(REPORTS[name], text))),
+        )
         assert found.tags == expected.tags
         assert linked(found.text) == linked(expected.text)
         assert len(found.cells) == len(expected.cells), "a cell is one cell"
-        assert [c for c in found.cells if re.fullmatch(r"[−+]?\d+\.\d{4}", c)] == [c for c in expected.cells if re.fullmatch(r"[−+]?\d+\.\d{4}", c)]
+        assert [c for c in found.cells if re.fullmatch(r"[−+]?\d+\.\d{4}", c)] == [
+            c for c in expected.cells if re.fullmatch(r"[−+]?\d+\.\d{4}", c)
+        ]
         if len(text) < 80 and not re.search("[\x00-\x1f\u2028\u202e\udc80]", text):
             assert " ".join(text.split()) in found.text.replace("\u200b", "")
 
@@ -227,7 +303,9 @@ def test_escape(text):
     """In a cell, in an item, in bold and in code: one text, and nothing that anybody looks for in it."""
     escaped = escape(text)
     assert "\n" not in escaped
-    page = Shown(f"| a | b |\n|---|---|\n| {escaped} | 1 |\n\n- {escaped}\n- <code>{escaped}</code>\n\n**{escaped or 'x'}**, {escaped}\n")
+    page = Shown(
+        f"| a | b |\n|---|---|\n| {escaped} | 1 |\n\n- {escaped}\n- <code>{escaped}</code>\n\n**{escaped or 'x'}**, {escaped}\n"
+    )
     expected = Shown("| a | b |\n|---|---|\n| x | 1 |\n\n- x\n- <code>x</code>\n\n**x**, x\n")
     assert page.tags == expected.tags
     assert linked(page.text) == []
@@ -238,7 +316,9 @@ def test_no_text_without_include_text():
     base = REPORTS["check"]
     flips = tuple(replace(f, text=small.CANARY) for f in base.accuracy.flipped)
     drifts = tuple(replace(d, words=(small.CANARY,)) for d in base.faithfulness.drifts)
-    told = replace(base, accuracy=replace(base.accuracy, flipped=flips), faithfulness=replace(base.faithfulness, drifts=drifts))
+    told = replace(
+        base, accuracy=replace(base.accuracy, flipped=flips), faithfulness=replace(base.faithfulness, drifts=drifts)
+    )
     assert small.CANARY in markdown(told)
     assert small.CANARY not in markdown(replace(told, include_text=False))
 
@@ -246,7 +326,16 @@ def test_no_text_without_include_text():
 def test_marks_are_no_emoji():
     """Characters that no system shows as coloured pictures: those that are emoji have neighbours that are not (emoji-data.txt of Unicode)."""
     assert set(MARKS) == set(VERDICTS)
-    assert {ord(c) for mark in MARKS.values() for c in mark} & {0x2705, 0x2714, 0x2716, 0x274C, 0x274E, 0x2753, 0x2757, 0x26A0} == set()
+    assert {ord(c) for mark in MARKS.values() for c in mark} & {
+        0x2705,
+        0x2714,
+        0x2716,
+        0x274C,
+        0x274E,
+        0x2753,
+        0x2757,
+        0x26A0,
+    } == set()
     assert all(len(mark) == 1 and ord(mark) < 0x2800 for mark in MARKS.values())
     assert "\ufe0f" not in markdown(REPORTS["check"])
 
@@ -265,7 +354,12 @@ def test_it_is_short_and_always_the_same(name):
 
 
 @pytest.mark.parametrize(
-    ("text", "kind"), zip(["x" * 2_000, "|" * 2_000, "~" * 2_000, "日" * 2_000, "\U0001f600" * 2_000, "@a " * 700], [*KINDS, "check"], strict=True)
+    ("text", "kind"),
+    zip(
+        ["x" * 2_000, "|" * 2_000, "~" * 2_000, "日" * 2_000, "\U0001f600" * 2_000, "@a " * 700],
+        [*KINDS, "check"],
+        strict=True,
+    ),
 )
 def test_the_largest(text, kind):
     base = with_texts(REPORTS["largest"], text)
@@ -282,9 +376,13 @@ def test_the_largest(text, kind):
 def test_what_is_left_out_is_said():
     base = REPORTS["check"]
     wide = "~" * 80
-    flips = tuple(replace(f, before=wide, after="|" * 80, truth="&" * 80, text="~" * 300) for f in base.accuracy.flipped)
+    flips = tuple(
+        replace(f, before=wide, after="|" * 80, truth="&" * 80, text="~" * 300) for f in base.accuracy.flipped
+    )
     slices = tuple(replace(base.accuracy.slices[0], column=wide, value=f"{i} {wide}") for i in range(40))
-    text = markdown(replace(base, notes=("~" * 300,) * 9, accuracy=replace(base.accuracy, flipped=flips, slices=slices)))
+    text = markdown(
+        replace(base, notes=("~" * 300,) * 9, accuracy=replace(base.accuracy, flipped=flips, slices=slices))
+    )
     last = text.splitlines()[-1]
     assert last.startswith("Left out here, as a comment holds no more: ")
     assert last.endswith("robustness tables, machine and bundles tables. All of it is in report.html and report.json.")

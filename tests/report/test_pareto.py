@@ -44,7 +44,9 @@ def test_the_picture():
     texts = [t.text for t in root.iter(f"{SVG}text")]
     assert {p.name for p in POINTS} <= set(texts)
     assert {"Speed & accuracy", "p50, ms", "accuracy", "1", "2", "5", "10"} <= set(texts)
-    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.findall(f"{SVG}circle")]  # those of the key are in groups
+    circles = [
+        (float(c.get("cx")), float(c.get("cy"))) for c in root.findall(f"{SVG}circle")
+    ]  # those of the key are in groups
     for (x, y), p in zip(circles, POINTS, strict=True):
         for (x2, y2), q in zip(circles, POINTS, strict=True):
             assert (x < x2) == (p.cost < q.cost)
@@ -60,7 +62,13 @@ def test_the_picture():
 def test_of_many_points_those_that_matter_are_named():
     many = [Point(f"model {i}", 1.0 + i, 0.9 - abs(i - 3) * 0.01, 0.8, 0.95, chosen=i == 7) for i in range(9)]
     root = ElementTree.fromstring(pareto(Head("front", "t", "d"), many, "c", "s"))
-    assert {t.text for t in root.iter("text") if t.text.startswith("model")} == {"model 0", "model 1", "model 2", "model 3", "model 7"}
+    assert {t.text for t in root.iter("text") if t.text.startswith("model")} == {
+        "model 0",
+        "model 1",
+        "model 2",
+        "model 3",
+        "model 7",
+    }
     assert len(root.findall("circle")) == 9, "all are drawn"
 
 

@@ -109,7 +109,12 @@ def test_a_file_that_holds_no_key(state):
 
 def test_processes_at_once_agree_on_one_key(state):
     code = "import sys; from edgekit.report.predictions import id_key; sys.stdin.read(1); print(id_key().hex())"
-    children = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=small.ROOT, text=True) for _ in range(6)]
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=small.ROOT, text=True
+        )
+        for _ in range(6)
+    ]
     for child in children:
         child.stdin.write("\n")
         child.stdin.flush()
@@ -168,10 +173,19 @@ def test_through_json_and_back():
 
 def test_ragged_rows_of_several_outputs_through_json_and_back():
     draw = np.random.default_rng(0)
-    outputs = [{"scores": draw.normal(size=(n, 2)).astype(np.float32), "ids": np.arange(n) * 2**40, "kept": np.arange(n) % 2 == 0} for n in (3, 1, 4)]
+    outputs = [
+        {
+            "scores": draw.normal(size=(n, 2)).astype(np.float32),
+            "ids": np.arange(n) * 2**40,
+            "kept": np.arange(n) % 2 == 0,
+        }
+        for n in (3, 1, 4)
+    ]
     found = unpack(through_json(pack(outputs, ["a", "b", "c"])))
     for row, expected in zip(found, outputs, strict=True):
-        assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in row.items()} == {n: (a.dtype, a.shape, a.tobytes()) for n, a in expected.items()}
+        assert {name: (a.dtype, a.shape, a.tobytes()) for name, a in row.items()} == {
+            n: (a.dtype, a.shape, a.tobytes()) for n, a in expected.items()
+        }
 
 
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3))
@@ -202,9 +216,18 @@ def test_what_cannot_be_packed():
         ({"ids": Numbers("int64", (2, 1), (1.0, 0.5))}, "no int64"),
         ({"ids": Numbers("uint8", (2, 1), (1.0, -1.0))}, "no uint8"),
         ({"kept": Numbers("bool", (2, 1), (1.0, 2.0))}, "no bool"),
-        ({"a": Numbers("float32", (2, 1), (1.0, 2.0)), "b": Numbers("float32", (3, 1), (1.0, 2.0, 3.0))}, "parts do not fit"),
-        ({"a": Numbers("float32", (3,), (1.0, 2.0, 3.0)), "a.shapes": Numbers("int64", (2, 1), (1.0, 1.0))}, "parts do not fit"),
-        ({"a": Numbers("float32", (3,), (1.0, 2.0, 3.0)), "a.shapes": Numbers("float32", (2, 1), (1.0, 2.0))}, "parts do not fit"),
+        (
+            {"a": Numbers("float32", (2, 1), (1.0, 2.0)), "b": Numbers("float32", (3, 1), (1.0, 2.0, 3.0))},
+            "parts do not fit",
+        ),
+        (
+            {"a": Numbers("float32", (3,), (1.0, 2.0, 3.0)), "a.shapes": Numbers("int64", (2, 1), (1.0, 1.0))},
+            "parts do not fit",
+        ),
+        (
+            {"a": Numbers("float32", (3,), (1.0, 2.0, 3.0)), "a.shapes": Numbers("float32", (2, 1), (1.0, 2.0))},
+            "parts do not fit",
+        ),
         ({"a": Numbers("float32", (), (1.0,))}, "parts do not fit"),
     ],
 )
@@ -227,13 +250,21 @@ def test_files_of_numpy(tmp_path, dtype):
     np.savez_compressed(tmp_path / "c.npz", logits=np.asfortranarray(array))
     for name in ("t.npy", "t.npz", "c.npz"):
         found = read_outputs(tmp_path / name, 2, LOGITS_OF_THREE)
-        assert all(row["logits"].dtype == np.float32 and row["logits"].flags.c_contiguous and row["logits"].flags.writeable for row in found)
+        assert all(
+            row["logits"].dtype == np.float32 and row["logits"].flags.c_contiguous and row["logits"].flags.writeable
+            for row in found
+        )
         assert [row["logits"].tolist() for row in found] == array.astype(np.float32).tolist()
 
 
 def test_files_of_lines(tmp_path):
     file = tmp_path / "t.jsonl"
-    file.write_text("\ufeff" + "\r\n\n".join(json.dumps({"logits": row, "text": "x\u2028y"}, ensure_ascii=False) for row in LOGITS.tolist()) + "\n", "utf-8")
+    file.write_text(
+        "\ufeff"
+        + "\r\n\n".join(json.dumps({"logits": row, "text": "x\u2028y"}, ensure_ascii=False) for row in LOGITS.tolist())
+        + "\n",
+        "utf-8",
+    )
     assert np.stack([row["logits"] for row in read_outputs(file, 2, LOGITS_OF_THREE)]).tobytes() == LOGITS.tobytes()
     file.write_text('{"logits": [1, 2, 3]}\n{"logits": [1.5, -2, 0]}')
     assert [row["logits"].tolist() for row in read_outputs(str(file), 2, LOGITS_OF_THREE)] == [[1, 2, 3], [1.5, -2, 0]]
@@ -249,14 +280,18 @@ def test_several_outputs_and_ragged_rows(tmp_path):
     for name in ("t.npz", "t.jsonl"):
         found = read_outputs(tmp_path / name, 3, specs)
         for row, expected in zip(found, outputs, strict=True):
-            assert {n: (a.dtype, a.tolist()) for n, a in row.items()} == {n: (a.dtype, a.tolist()) for n, a in expected.items()}
+            assert {n: (a.dtype, a.tolist()) for n, a in row.items()} == {
+                n: (a.dtype, a.tolist()) for n, a in expected.items()
+            }
     np.save(tmp_path / "t.npy", np.zeros((3, 2)))
     with pytest.raises(SamplesError, match=r"the model has the outputs tags, ids: save a \.npz"):
         read_outputs(tmp_path / "t.npy", 3, specs)
     small.write_jsonl(tmp_path / "t.jsonl", [{"tags": [[1.0, 2.0]], "ids": [0.5]}] * 3)
     with pytest.raises(SamplesError, match="type float64, expected numbers of the type int64"):
         read_outputs(tmp_path / "t.jsonl", 3, specs)
-    small.write_jsonl(tmp_path / "t.jsonl", [{"tags": [[1.0, 2.0]], "ids": [0]}] * 2 + [{"tags": [[1.0, 2.0, 3.0]], "ids": [0]}])
+    small.write_jsonl(
+        tmp_path / "t.jsonl", [{"tags": [[1.0, 2.0]], "ids": [0]}] * 2 + [{"tags": [[1.0, 2.0, 3.0]], "ids": [0]}]
+    )
     with pytest.raises(SamplesError, match=r"shape \[1, 3\] in row 3, expected \['sequence', 2\]"):
         read_outputs(tmp_path / "t.jsonl", 3, specs)
 
@@ -270,7 +305,12 @@ def test_a_function_gives_rows_or_one_array():
     with pytest.raises(SamplesError, match="gives no output 'logits' in some rows, only logit"):
         named([{"logit": [1, 2, 3]}] * 2, 2, LOGITS_OF_THREE, "The teacher's outputs")
     with pytest.raises(SamplesError, match="gives one array, expected an array for each of the outputs a, b"):
-        named(LOGITS, 2, (TensorSpec("a", "float32", ("batch", 3)), TensorSpec("b", "float32", ("batch", 3))), "The teacher's outputs")
+        named(
+            LOGITS,
+            2,
+            (TensorSpec("a", "float32", ("batch", 3)), TensorSpec("b", "float32", ("batch", 3))),
+            "The teacher's outputs",
+        )
 
 
 def refused(file, said, error=SamplesError):
@@ -295,7 +335,10 @@ def test_paths(tmp_path):
         (np.zeros((3, 3)), r"shape \[3, 3\], expected \[2, 3\]"),
         (np.zeros((2, 2)), r"shape \[2, 2\], expected"),
         (np.zeros((3, 2)), r"shape \[3, 2\], expected"),
-        (np.array([[0, 0, 0], [0, np.nan, 0]]), "NaN, infinity or a number beyond float32 in 1 of 2 rows, first in row 2"),
+        (
+            np.array([[0, 0, 0], [0, np.nan, 0]]),
+            "NaN, infinity or a number beyond float32 in 1 of 2 rows, first in row 2",
+        ),
         (np.array([[0, 0, np.inf], [0, np.nan, 0]]), "in 2 of 2 rows, first in row 1"),
         (np.array([[0, 0, 1e39], [0, 0, 0]]), "beyond float32 in 1 of 2 rows"),
     ],
@@ -366,7 +409,9 @@ def test_damage_brings_a_typed_error_or_other_numbers(tmp_path):
 
 def test_a_header_that_promises_more_than_there_is(tmp_path):
     np.save(tmp_path / "t.npy", LOGITS)
-    data = (tmp_path / "t.npy").read_bytes().replace(b"(2, 3)", b"(2000000000, 3000)").replace(b" " * 11 + b"\n", b"\n", 1)
+    data = (
+        (tmp_path / "t.npy").read_bytes().replace(b"(2, 3)", b"(2000000000, 3000)").replace(b" " * 11 + b"\n", b"\n", 1)
+    )
     (tmp_path / "t.npy").write_bytes(data)
     refused(tmp_path / "t.npy", "cannot be read as an array")
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:

@@ -41,7 +41,9 @@ def test_the_coefficient_of_several_labels_by_gorodkins_definition():
     truth, logits = answers(200, 5, 0.6)
     x, y = np.eye(5)[truth], logits.astype(float)
     x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    assert ask(SINGLE, logits, truth).check.value == pytest.approx((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
+    assert ask(SINGLE, logits, truth).check.value == pytest.approx(
+        (x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum())
+    )
 
 
 @pytest.mark.parametrize("kind", [SINGLE, MULTI, REGRESSION])
@@ -82,13 +84,19 @@ def test_r2_by_its_definition():
     ],
 )
 def test_weak_but_valid_models_pass(count, labels, right, shares):
-    clear = [ask(SINGLE, logits, truth).check.outcome for truth, logits in (answers(count, labels, right, seed, shares) for seed in range(20))]
+    clear = [
+        ask(SINGLE, logits, truth).check.outcome
+        for truth, logits in (answers(count, labels, right, seed, shares) for seed in range(20))
+    ]
     assert clear.count(CLEAR) >= 19
 
 
 @pytest.mark.parametrize(("count", "labels"), [(40, 2), (200, 2), (200, 3), (300, 20)])
 def test_chance_does_not_pass(count, labels):
-    found = [ask(SINGLE, logits, truth).check.outcome for truth, logits in (answers(count, labels, 0.0, seed) for seed in range(40))]
+    found = [
+        ask(SINGLE, logits, truth).check.outcome
+        for truth, logits in (answers(count, labels, 0.0, seed) for seed in range(40))
+    ]
     assert found.count(DOUBTFUL) >= 36  # of 40, of which 2.5 % are expected to clear it
 
 
@@ -146,7 +154,10 @@ def test_several_labels():
     swapped = ask(MULTI, logits[:, [1, 0, 2, 3]], truth)
     assert "0 (L0) is the model's 1 (L1), 1 (L1) is the model's 0 (L0), with micro F1" in swapped.check.said
     turned = ask(MULTI, logits * np.float32([1, 1, -1, 1]), truth)
-    assert (turned.check.outcome, "1 and 0 seem to be the other way round for L2" in turned.check.said) == (DOUBTFUL, True)
+    assert (turned.check.outcome, "1 and 0 seem to be the other way round for L2" in turned.check.said) == (
+        DOUBTFUL,
+        True,
+    )
     chance = logits.copy()
     chance[:, 3] = np.random.default_rng(5).permutation(chance[:, 3])
     assert "of the label 'L3' it is" in ask(MULTI, chance, truth).check.said
@@ -160,7 +171,11 @@ def test_numbers_of_another_scale_or_sign():
     y = np.random.default_rng(0).normal(3, 1, (200, 1))
     x = y + np.random.default_rng(1).normal(0, 0.5, (200, 1))
     assert ask(REGRESSION, x, y).check.outcome == CLEAR
-    for answers_, said in ((x / 5, "label = "), (6 - x, "the sign of the labels is another"), (np.random.default_rng(2).permutation(x), "")):
+    for answers_, said in (
+        (x / 5, "label = "),
+        (6 - x, "the sign of the labels is another"),
+        (np.random.default_rng(2).permutation(x), ""),
+    ):
         asked = ask(REGRESSION, answers_, y)
         assert asked.check.outcome == DOUBTFUL
         assert said in asked.check.said
@@ -183,14 +198,19 @@ def test_few_rows_or_one_label_are_a_note():
 
 def test_rows_with_equal_inputs_count_once():
     truth, logits = answers(60, 2, 0.3, seed=4)
-    once, four = ask(SINGLE, logits, truth).check, ask(SINGLE, np.tile(logits, (4, 1)), np.tile(truth, 4), inputs=[*range(60)] * 4).check
+    once, four = (
+        ask(SINGLE, logits, truth).check,
+        ask(SINGLE, np.tile(logits, (4, 1)), np.tile(truth, 4), inputs=[*range(60)] * 4).check,
+    )
     assert once == four
 
 
 def test_a_doubtful_reference_stops_and_shows_the_confusion():
     truth, logits = answers(200, 3, 0.9)
     asked = ask(SINGLE, logits, np.array([2, 1, 0])[truth])
-    with pytest.raises(ReferenceDoubtError, match=r"(?s)better than chance|do not fit.*--accept-reference.*L0 +L1 +L2") as caught:
+    with pytest.raises(
+        ReferenceDoubtError, match=r"(?s)better than chance|do not fit.*--accept-reference.*L0 +L1 +L2"
+    ) as caught:
         hold(asked, accept=False)
     assert isinstance(caught.value, SamplesError)
     assert (hold(asked, accept=True).accepted, hold(asked, accept=True).outcome) == (True, DOUBTFUL)
@@ -251,7 +271,9 @@ def test_words_of_a_row_are_one_piece_of_evidence():
     truth, logits = answers(40, 2, 0.3)
     given = logits.argmax(axis=1)
     sentences = Evaluation(Words(), list(range(40)), [np.repeat(label, 25) for label in truth], list(range(40)))
-    words = question(sentences, [{"tags": np.repeat(label, 25)} for label in given], "dev.csv", "torch", renumber=False).check
+    words = question(
+        sentences, [{"tags": np.repeat(label, 25)} for label in given], "dev.csv", "torch", renumber=False
+    ).check
     rows_alone = ask(SINGLE, logits, truth, renumber=False).check
     assert (words.value, words.low, words.high) == pytest.approx((rows_alone.value, rows_alone.low, rows_alone.high))
     assert words.outcome == rows_alone.outcome == DOUBTFUL

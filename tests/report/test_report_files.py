@@ -29,7 +29,13 @@ from edgekit.spec.subject import Predictions
 
 def sound(report):
     """With a logit for each label."""
-    return replace(report, subjects=tuple(replace(s, predictions=s.predictions and reports.predictions(24, len(s.labels) or 1)) for s in report.subjects))
+    return replace(
+        report,
+        subjects=tuple(
+            replace(s, predictions=s.predictions and reports.predictions(24, len(s.labels) or 1))
+            for s in report.subjects
+        ),
+    )
 
 
 REPORTS = {name: sound(report) for name, report in reports.everything().items()}
@@ -99,7 +105,9 @@ def test_a_change_is_a_line_of_a_diff():
 @settings(deadline=None)
 def test_numbers_and_texts_come_back_exactly(one, two, name, note):
     gate = Gate("latency.p50", "pass", one, two, None, None, "")
-    report = replace(REPORTS["minimal"], gates=(gate,), notes=(note,), subjects=(replace(REPORTS["minimal"].subjects[0], name=name),))
+    report = replace(
+        REPORTS["minimal"], gates=(gate,), notes=(note,), subjects=(replace(REPORTS["minimal"].subjects[0], name=name),)
+    )
     back = loads(dumps(report).encode(), "x")
     assert (back.gates[0].limit.hex(), back.gates[0].value.hex()) == (one.hex(), two.hex())
     assert (back.subjects[0].name, back.notes) == (name, (note,))
@@ -124,7 +132,11 @@ def test_what_a_report_cannot_hold_is_not_written(value, tmp_path):
 def test_every_bit_of_every_byte():
     """All 8 single-bit flips of every byte of a small report."""
     assert not refused(MINIMAL)
-    flipped = {(i, bit): MINIMAL[:i] + bytes([MINIMAL[i] ^ 1 << bit]) + MINIMAL[i + 1 :] for i in range(len(MINIMAL)) for bit in range(8)}
+    flipped = {
+        (i, bit): MINIMAL[:i] + bytes([MINIMAL[i] ^ 1 << bit]) + MINIMAL[i + 1 :]
+        for i in range(len(MINIMAL))
+        for bit in range(8)
+    }
     assert [place for place, content in flipped.items() if not harmless(content, MINIMAL)] == []
 
 
@@ -190,12 +202,18 @@ def test_texts_of_samples_are_in_no_error():
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda d: d.update(kind="audit"), "contradicts itself: its kind is not one of report, baseline, compare, check, self-check"),
+        (
+            lambda d: d.update(kind="audit"),
+            "contradicts itself: its kind is not one of report, baseline, compare, check, self-check",
+        ),
         (lambda d: d.update(subjects=[]), "it has 0 subjects, expected 1 or 2"),
         (lambda d: d.update(subjects=d["subjects"] * 2), "it has 4 subjects"),
         (lambda d: d["gates"][1].update(verdict="passed"), "the gate latency.p50 has a verdict"),
         (lambda d: d["subjects"][0]["predictions"]["ids"].pop(), "release-1.4 has predictions of 24 rows for 23 ids"),
-        (lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"]["values"].pop(), "shape [24, 3] with 71 values"),
+        (
+            lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"]["values"].pop(),
+            "shape [24, 3] with 71 values",
+        ),
         (lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"]["shape"].pop(), "shape [24] with 72 values"),
         (lambda d: d["subjects"][0]["predictions"]["outputs"]["logits"].update(dtype="int64"), "no int64, as 'logits'"),
         (lambda d: d["subjects"][0]["confusion"].pop(), "confusion matrix that is not as wide as its 3 labels"),
@@ -230,7 +248,13 @@ def test_a_later_field_with_a_default_makes_no_old_report_a_damaged_one():
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [(3, "reads 2. Install a newer EdgeKit"), (10**30, "newer"), (1, "reads 2. Write it again: edgekit baseline"), (0, "schema 0"), (-1, "schema -1")],
+    [
+        (3, "reads 2. Install a newer EdgeKit"),
+        (10**30, "newer"),
+        (1, "reads 2. Write it again: edgekit baseline"),
+        (0, "schema 0"),
+        (-1, "schema -1"),
+    ],
 )
 def test_other_schemas(version, said):
     for more in ({}, {"later": [1]}):
@@ -250,7 +274,7 @@ def test_other_schemas(version, said):
         (b'{"format": 1, "signatures": [], "variants": [], "task": ""}', "is no report: it is JSON of something else"),
         (b"[1]", "is no report"),
         (b"17", "is no report"),
-        (b'[latency]\np50 = 0.05\n', "not valid JSON"),
+        (b"[latency]\np50 = 0.05\n", "not valid JSON"),
         (b'{"logits": [0.5, 1.5]}\n{"logits": [0.5, 1.5]}\n', "not valid JSON"),
         (b"PK\x03\x04\x14\x00", "not valid JSON"),
         (b"\x93NUMPY\x01\x00", "not valid JSON"),
@@ -307,7 +331,12 @@ def test_what_was_there_stays_when_nothing_can_be_written(tmp_path):
         "try: write(reports.check(), sys.argv[1])\n"
         "except BuildError as problem: print(problem)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, file, Path(reports.__file__).parent, small.ROOT], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, file, Path(reports.__file__).parent, small.ROOT],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert "cannot be written: File too large" in done.stdout, done.stderr
     assert read(file).kind == "baseline"
     assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
@@ -358,4 +387,3 @@ def test_either_the_old_or_the_new_is_there(tmp_path):
 def test_reading_needs_neither_scipy_nor_jinja():
     code = "import sys; import edgekit.report.files; print(sorted({'scipy', 'jinja2', 'torch', 'onnxruntime'} & {m.split('.')[0] for m in sys.modules}))"
     assert small.python(code).stdout.decode().strip() == "[]"
-

@@ -158,8 +158,12 @@ def test_losses_counted_by_hand():
     assert against["truncation"].drop == 0.0
     said = json.dumps(plain([*result.values(), *against.values()]))
     assert "number" not in said
-    assert [parse(Perturbed, d, "x") for d in json.loads(json.dumps(plain(list(result.values()))))] == list(result.values())
-    assert [parse(Robustness, d, "x") for d in json.loads(json.dumps(plain(list(against.values()))))] == list(against.values())
+    assert [parse(Perturbed, d, "x") for d in json.loads(json.dumps(plain(list(result.values()))))] == list(
+        result.values()
+    )
+    assert [parse(Robustness, d, "x") for d in json.loads(json.dumps(plain(list(against.values()))))] == list(
+        against.values()
+    )
 
 
 def test_only_the_rows_that_were_disturbed_count():
@@ -188,7 +192,9 @@ def test_numbers_and_several_labels():
     def both(group):
         return np.concatenate([count(group) - 6.5, count(group) - 8.5], axis=1).astype(np.float32)
 
-    several = {p.name: p for p in own(task(MULTI, ("long", "longer")), found, both(texts), outputs_of(both, found), flags)}
+    several = {
+        p.name: p for p in own(task(MULTI, ("long", "longer")), found, both(texts), outputs_of(both, found), flags)
+    }
     assert several["punctuation"].clean == 1.0
     assert several["truncation"].disturbed < 1.0
 
@@ -273,7 +279,9 @@ def test_a_bundle(float32_ort, tiny_samples):
     for kind in result.values():
         places = found[kind.name][0]
         assert kind.clean == pytest.approx(np.mean([clean[i]["logits"].argmax() == truth[i] for i in places]))
-        assert kind.disturbed == pytest.approx(np.mean([row["logits"].argmax() == truth[i] for i, row in zip(places, made[kind.name], strict=True)]))
+        assert kind.disturbed == pytest.approx(
+            np.mean([row["logits"].argmax() == truth[i] for i, row in zip(places, made[kind.name], strict=True)])
+        )
     same = robustness.between(given, found, made, second)
     assert [(r.name, r.drop) for r in same] == [(name, 0.0) for name in KINDS]
     assert small.CANARY not in json.dumps(plain([*result.values(), *same]))

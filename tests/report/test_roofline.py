@@ -24,7 +24,9 @@ from edgekit.stats.percentiles import Latency
 
 BACKENDS = ("onnxruntime", "openvino")
 DTYPES = {"float32": "float32", "int8-static": "uint8", "int8-dynamic": "float32", "int8-pairs": "float32"}
-KERNELS = [("onnxruntime", g) for g in DTYPES if g != "int8-pairs"] + [("openvino", g) for g in ("float32", "int8-pairs")]
+KERNELS = [("onnxruntime", g) for g in DTYPES if g != "int8-pairs"] + [
+    ("openvino", g) for g in ("float32", "int8-pairs")
+]
 SCALE, ZERO = 0.25, 128  # exact in float
 MINILM_L6 = 6 * (4 * 384 * 384 + 2 * 384 * 1536)
 
@@ -54,7 +56,9 @@ def graphs():
             helper.make_node("Mod", ["index", "levels"], ["level"]),
             helper.make_node("Sub", ["level", "middle"], ["value"]),
             helper.make_node("Reshape", ["value", "shape"], ["matrix"]),
-            helper.make_node("Cast", ["matrix"], ["weight"], to=TensorProto.FLOAT if name == "float32" else TensorProto.INT8),
+            helper.make_node(
+                "Cast", ["matrix"], ["weight"], to=TensorProto.FLOAT if name == "float32" else TensorProto.INT8
+            ),
         ]
         opsets = [helper.make_opsetid("", 17)]
         if name == "float32":
@@ -62,7 +66,9 @@ def graphs():
         elif name == "int8-dynamic":
             opsets.append(helper.make_opsetid("com.microsoft", 1))
             constants["scale"] = np.float32(SCALE)
-            nodes.append(helper.make_node("DynamicQuantizeMatMul", ["x", "weight", "scale"], ["y"], domain="com.microsoft"))
+            nodes.append(
+                helper.make_node("DynamicQuantizeMatMul", ["x", "weight", "scale"], ["y"], domain="com.microsoft")
+            )
         elif name == "int8-pairs":
             constants |= {"x_scale": np.float32(1), "scale": np.float32(SCALE), "zero_point": np.int8(0)}
             nodes += [
@@ -81,7 +87,9 @@ def graphs():
         inputs = [helper.make_tensor_value_info("x", elem, ["rows", WIDTH])]
         outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", WIDTH])]
         initializers = [numpy_helper.from_array(np.array(value), key) for key, value in constants.items()]
-        made = helper.make_model(helper.make_graph(nodes, name, inputs, outputs, initializers), opset_imports=opsets, ir_version=8)
+        made = helper.make_model(
+            helper.make_graph(nodes, name, inputs, outputs, initializers), opset_imports=opsets, ir_version=8
+        )
         onnx.checker.check_model(made)
         return made
 
@@ -89,7 +97,9 @@ def graphs():
 
 
 def signature(name):
-    return Signature("gemm", (TensorSpec("x", DTYPES[name], ("rows", WIDTH)),), (TensorSpec("y", "float32", ("rows", WIDTH)),))
+    return Signature(
+        "gemm", (TensorSpec("x", DTYPES[name], ("rows", WIDTH)),), (TensorSpec("y", "float32", ("rows", WIDTH)),)
+    )
 
 
 @pytest.fixture(params=BACKENDS)
@@ -107,10 +117,21 @@ def test_the_files_are_what_the_onnx_package_makes():
 
     def plain(model):
         nodes = [
-            (n.op_type, n.domain, list(n.input), list(n.output), {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute}) for n in model.graph.node
+            (
+                n.op_type,
+                n.domain,
+                list(n.input),
+                list(n.output),
+                {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute},
+            )
+            for n in model.graph.node
         ]
-        constants = {t.name: (t.data_type, list(t.dims), onnx.numpy_helper.to_array(t).tolist()) for t in model.graph.initializer}
-        ports = [[onnx.helper.printable_value_info(v) for v in values] for values in (model.graph.input, model.graph.output)]
+        constants = {
+            t.name: (t.data_type, list(t.dims), onnx.numpy_helper.to_array(t).tolist()) for t in model.graph.initializer
+        }
+        ports = [
+            [onnx.helper.printable_value_info(v) for v in values] for values in (model.graph.input, model.graph.output)
+        ]
         return nodes, constants, ports, model.ir_version, sorted((o.domain, o.version) for o in model.opset_import)
 
     made = graphs()
@@ -139,7 +160,10 @@ def test_a_graph_multiplies_and_runs_in_its_precision(backend, name):
             # From 0 to 255 in whole numbers: the dynamic kernel's steps are 1, and nothing is rounded. Symmetric INT8 ends at 127.
             x[0, :2] = (0, 255)
             x = np.minimum(x, 127) if name == "int8-pairs" else x
-            found, expected = engine.run({"x": x.astype(np.float32)})["y"], x.astype(float) @ weight() * (1 if name == "float32" else SCALE)
+            found, expected = (
+                engine.run({"x": x.astype(np.float32)})["y"],
+                x.astype(float) @ weight() * (1 if name == "float32" else SCALE),
+            )
         executed = backends.summary(engine.precisions())
     finally:
         engine.close()
@@ -174,7 +198,14 @@ class Device:
     """Graphs that take a given time a call, in seconds by rows, each call longer by its turn in ``busy``."""
 
     def __init__(self, clock, times, executed=None, busy=(1.0,)):
-        self.clock, self.times, self.executed, self.busy, self.closed, self.calls = clock, times, executed or {}, busy, [], 0
+        self.clock, self.times, self.executed, self.busy, self.closed, self.calls = (
+            clock,
+            times,
+            executed or {},
+            busy,
+            [],
+            0,
+        )
 
     def load(self, path, signature):
         if path.stem not in self.times:
@@ -228,7 +259,9 @@ def test_a_graph_that_runs_in_another_precision_does_not_count(clock):
 
 def test_the_limit_by_hand():
     assert MINILM_L6 == 10_616_832
-    assert limit_ms(MINILM_L6, 32, 400.0) == pytest.approx(1.69869312)  # 679.48 million operations, 400 million in a millisecond
+    assert limit_ms(MINILM_L6, 32, 400.0) == pytest.approx(
+        1.69869312
+    )  # 679.48 million operations, 400 million in a millisecond
     assert limit_ms(500_000, 8 * 4, 16.0) == pytest.approx(2.0)
 
 
@@ -240,14 +273,19 @@ def test_bench_prints_limit_and_share():
     rate = Rate("int8", 352.4, (256, 1024, 1024), "int8-static")
     result = Bench("out", "onnxruntime", "static", 2, "a CPU", points(1.0, 0.25), 500_000, rate)
     head, header, _, row, *notes = result.text().splitlines()
-    assert head == "out: static on onnxruntime, 2 thread(s), a CPU, INT8 GEMM 352 GOP/s ([256, 1024] x [1024, 1024]); encoded rows in, outputs out"
+    assert (
+        head
+        == "out: static on onnxruntime, 2 thread(s), a CPU, INT8 GEMM 352 GOP/s ([256, 1024] x [1024, 1024]); encoded rows in, outputs out"
+    )
     assert header.split("  ")[-2:] == ["limit ms", "share"]
     assert row.split() == ["2", "16", "4.00", "-", "-", "20", "444", "1.00", "25%"]
     assert "1000000 operations a token" in notes[-1]
     assert "float32 GEMM 90 GOP/s ([64, 1024] x" in Rate("float32", 90.2, (64, 1024, 1024), "float32").text()
 
 
-@pytest.mark.parametrize(("macs", "said"), [(0, "does not state"), (500_000, "onnxruntime ran no GEMM in the bundle's precision")])
+@pytest.mark.parametrize(
+    ("macs", "said"), [(0, "does not state"), (500_000, "onnxruntime ran no GEMM in the bundle's precision")]
+)
 def test_bench_says_why_there_is_no_limit(macs, said):
     text = Bench("out", "onnxruntime", "static", 2, "a CPU", points(), macs).text()
     assert "limit ms" not in text
@@ -285,7 +323,13 @@ def test_bench_of_a_bundle(float32_bundle, tmp_path):
 
 @pytest.mark.parametrize(
     ("executed", "precision"),
-    [("int8", "int8"), ("int8 24/26 linears", "int8"), ("int8 3/26 linears", "float32"), ("float32", "float32"), ("bfloat16", "bfloat16")],
+    [
+        ("int8", "int8"),
+        ("int8 24/26 linears", "int8"),
+        ("int8 3/26 linears", "float32"),
+        ("float32", "float32"),
+        ("bfloat16", "bfloat16"),
+    ],
 )
 def test_the_rate_is_that_of_what_the_bundle_runs_in(monkeypatch, executed, precision):
     asked = []

@@ -46,14 +46,27 @@ def test_every_report_is_within_it(name):
 def test_every_field_is_described():
     """A reader of the file has the schema only: a field without words is a field that nobody explains."""
     known = {Report.__name__: SHIPPED, **SHIPPED["$defs"]}
-    bare = [f"{name}.{key}" for name, own in known.items() for key, value in own["properties"].items() if not value.get("description")]
+    bare = [
+        f"{name}.{key}"
+        for name, own in known.items()
+        for key, value in own["properties"].items()
+        if not value.get("description")
+    ]
     assert bare == []
     assert all(own["additionalProperties"] is False and own["description"] for own in known.values())
-    ours = {c.__name__ for m in (report_module, subject_module) for c in vars(m).values() if isinstance(c, type) and hasattr(c, "__dataclass_fields__")}
+    ours = {
+        c.__name__
+        for m in (report_module, subject_module)
+        for c in vars(m).values()
+        if isinstance(c, type) and hasattr(c, "__dataclass_fields__")
+    }
     assert set(known) == ours | {"Agreement", "Trial"}
     assert set(SHIPPED["properties"]) == {f.name for f in fields(Report)}
     low = SHIPPED["$defs"]["Gate"]["properties"]["low"]
-    assert low == {"anyOf": [{"type": "number"}, {"type": "null"}], "description": "its interval; None where there is none."}
+    assert low == {
+        "anyOf": [{"type": "number"}, {"type": "null"}],
+        "description": "its interval; None where there is none.",
+    }
     assert SHIPPED["properties"]["digest"]["default"] == ""
     assert "digest" not in SHIPPED["required"]
     assert "kind" in SHIPPED["required"]
@@ -76,10 +89,26 @@ def broken(change):
         (lambda d: d["gates"][0].update(verdict="passed"), "gates/0/verdict: ", "'passed' is not one of"),
         (lambda d: d["gates"][0].pop("limit"), "gates/0: ", "'limit' is a required property"),
         (lambda d: d["gates"][0].update(low="0"), "gates/0/low: ", "'0' is not valid under any of the given schemas"),
-        (lambda d: d["fingerprint"]["backends"].update(onnxruntime=1), "fingerprint/backends/onnxruntime: ", "1 is not of type 'string'"),
-        (lambda d: d["subjects"][0]["processes"][0]["blocks_ms"][0].append("1"), "subjects/0/processes/0/blocks_ms/0/4: ", "is not of type 'number'"),
-        (lambda d: d["subjects"][1]["predictions"].update(texts=[]), "subjects/1/predictions: ", "is not valid under any of the given schemas"),
-        (lambda d: d["accuracy"]["flipped"][3].update(row=True), "accuracy: ", "is not valid under any of the given schemas"),
+        (
+            lambda d: d["fingerprint"]["backends"].update(onnxruntime=1),
+            "fingerprint/backends/onnxruntime: ",
+            "1 is not of type 'string'",
+        ),
+        (
+            lambda d: d["subjects"][0]["processes"][0]["blocks_ms"][0].append("1"),
+            "subjects/0/processes/0/blocks_ms/0/4: ",
+            "is not of type 'number'",
+        ),
+        (
+            lambda d: d["subjects"][1]["predictions"].update(texts=[]),
+            "subjects/1/predictions: ",
+            "is not valid under any of the given schemas",
+        ),
+        (
+            lambda d: d["accuracy"]["flipped"][3].update(row=True),
+            "accuracy: ",
+            "is not valid under any of the given schemas",
+        ),
         (lambda d: d.update(include_text=None), "include_text: ", "None is not of type 'boolean'"),
     ],
 )
@@ -90,7 +119,11 @@ def test_a_broken_report_is_refused(change, place, said):
 
 
 _scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, -1.25]) | st.sampled_from(["", "a"])
-_values = st.recursive(_scalars, lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(["size", "note", "x"]), v, max_size=3), max_leaves=6)
+_values = st.recursive(
+    _scalars,
+    lambda v: st.lists(v, max_size=3) | st.dictionaries(st.sampled_from(["size", "note", "x"]), v, max_size=3),
+    max_leaves=6,
+)
 
 
 @settings(max_examples=60, deadline=None)

@@ -55,7 +55,9 @@ def test_a_bundle_as_fast_as_its_baseline_is_seldom_called_slower(count, between
     logs = draw.normal(0, between, (runs, count + 1))
     red = 0
     for row in logs:
-        found, _ = sessions.predict([Estimate(v, 0.005, 8) for v in row[:-1]], Estimate(row[-1] + MARGIN, 0.005, 8), 0.10)
+        found, _ = sessions.predict(
+            [Estimate(v, 0.005, 8) for v in row[:-1]], Estimate(row[-1] + MARGIN, 0.005, 8), 0.10
+        )
         red += found.bounds(ALPHA)[0] > MARGIN
     assert stats.binomtest(red, runs).proportion_ci(0.999).low <= 0.05, f"{red / runs:.3f}"
 
@@ -66,7 +68,9 @@ def test_a_machine_in_two_states_is_no_regression():
     red = 0
     for _ in range(runs):
         row = math.log(1.56) * draw.integers(0, 2, 5) + draw.normal(0, 0.02, 5)
-        found, _ = sessions.predict([Estimate(v, 0.005, 8) for v in row[:-1]], Estimate(row[-1], 0.005, 8), sessions.PRIOR["p50"])
+        found, _ = sessions.predict(
+            [Estimate(v, 0.005, 8) for v in row[:-1]], Estimate(row[-1], 0.005, 8), sessions.PRIOR["p50"]
+        )
         red += found.bounds(ALPHA)[0] > MARGIN
     assert stats.binomtest(red, runs).proportion_ci(0.999).low <= 0.05, f"{red / runs:.3f}"
 
@@ -78,7 +82,11 @@ def test_a_large_change_is_found(count, least):
     found = 0
     for _ in range(runs):
         row = draw.normal(0, 0.05, count + 1)
-        one, _ = sessions.predict([Estimate(v, 0.005, 8) for v in row[:-1]], Estimate(row[-1] + math.log(1.6), 0.005, 8), sessions.PROBED_PRIOR["p50"])
+        one, _ = sessions.predict(
+            [Estimate(v, 0.005, 8) for v in row[:-1]],
+            Estimate(row[-1] + math.log(1.6), 0.005, 8),
+            sessions.PROBED_PRIOR["p50"],
+        )
         found += one.bounds(ALPHA)[0] > MARGIN
     assert found / runs >= least
 
@@ -112,10 +120,16 @@ def test_what_meets_the_probe_too_is_the_machine():
     draw = np.random.default_rng(7)
     before = subject(session(draw))
     slow = p50(before, subject(session(draw, 1.56, 1.56)))
-    assert slow["p50"].probe == "int8 4" and slow["p90"].probe == "int8 4" and slow["p50"].ratio == pytest.approx(1.0, abs=0.03)
+    assert (
+        slow["p50"].probe == "int8 4"
+        and slow["p90"].probe == "int8 4"
+        and slow["p50"].ratio == pytest.approx(1.0, abs=0.03)
+    )
     assert slow["first_answer"].probe == sessions.START and slow["first_answer"].ratio == pytest.approx(1.0, abs=0.01)
     assert slow["memory"].probe == "" and slow["memory"].ratio == 1.0
-    assert (slow["p50"].before, slow["p50"].after) == (pytest.approx(2.0, rel=0.05), pytest.approx(3.12, rel=0.05)), "as it was on the clock"
+    assert (slow["p50"].before, slow["p50"].after) == (pytest.approx(2.0, rel=0.05), pytest.approx(3.12, rel=0.05)), (
+        "as it was on the clock"
+    )
     worse = p50(before, subject(session(draw, 1.8, 1.0)))
     assert speed.verdict(worse["p50"], 0.05) == REGRESSION
     assert speed.verdict(p50(before, subject(session(draw, 1.1, 1.0)))["p50"], 0.05) == INCONCLUSIVE
@@ -138,15 +152,36 @@ def test_a_baseline_without_probes_is_judged_without():
 
 
 def test_times_over_a_kernel_are_those_written_out():
-    one = Process(Start(1, 1, 1, 1, 4), ((4.0, 9.0, 6.0, 8.0), (10.0, 2.0, 20.0, 4.0)), 1.0, None, (), {"int8 2": ((1.0, 2.0), (4.0, 3.0), (5.0, 8.0))})
-    assert sessions.in_form(one, "int8 2") == pytest.approx([v / 2.5 for v in (4, 9, 6, 8)] + [v / 4.5 for v in (10, 2, 20, 4)])
+    one = Process(
+        Start(1, 1, 1, 1, 4),
+        ((4.0, 9.0, 6.0, 8.0), (10.0, 2.0, 20.0, 4.0)),
+        1.0,
+        None,
+        (),
+        {"int8 2": ((1.0, 2.0), (4.0, 3.0), (5.0, 8.0))},
+    )
+    assert sessions.in_form(one, "int8 2") == pytest.approx(
+        [v / 2.5 for v in (4, 9, 6, 8)] + [v / 4.5 for v in (10, 2, 20, 4)]
+    )
     assert (sessions.in_words("int8 2"), sessions.in_words("")) == ("over the probe int8", "")
 
 
 def test_kernels_that_drift_apart_say_that_the_bundle_may():
     """Over both, a bundle 65 % slower; the products moved by 0.4 against each other, which is 0.2 for each of two sessions."""
-    before = [{"both": Estimate(0.0, 0.01, 8), "int8 2": Estimate(0.0, 0.01, 8), "float32 1": Estimate(0.0, 0.01, 8), "": Estimate(0.0, 0.01, 8)}]
-    calm = {"both": Estimate(0.5, 0.01, 8), "int8 2": Estimate(0.5, 0.01, 8), "float32 1": Estimate(0.5, 0.01, 8), "": Estimate(0.5, 0.01, 8)}
+    before = [
+        {
+            "both": Estimate(0.0, 0.01, 8),
+            "int8 2": Estimate(0.0, 0.01, 8),
+            "float32 1": Estimate(0.0, 0.01, 8),
+            "": Estimate(0.0, 0.01, 8),
+        }
+    ]
+    calm = {
+        "both": Estimate(0.5, 0.01, 8),
+        "int8 2": Estimate(0.5, 0.01, 8),
+        "float32 1": Estimate(0.5, 0.01, 8),
+        "": Estimate(0.5, 0.01, 8),
+    }
     apart = {**calm, "int8 2": Estimate(0.3, 0.01, 8), "float32 1": Estimate(0.7, 0.01, 8)}
     assert sessions.compare("p50", before, calm).spread == pytest.approx(sessions.PROBED_PRIOR["p50"])
     found = sessions.compare("p50", before, apart)
@@ -158,7 +193,9 @@ def test_over_both_products():
     told = {"int8 2": ((2.0,), (2.0,)), "float32 1": ((8.0,), (8.0,)), "memory 1": ((9.0,), (9.0,))}
     one = Process(Start(1, 1, 1, 1, 4), ((4.0, 8.0),), 1.0, None, (), told)
     assert sessions.in_form(one, "both") == pytest.approx([1.0, 2.0])
-    assert sessions.forms("p50", [[one]]) == ["both", "int8 2", "float32 1", ""] and sessions.forms("memory", [[one]]) == [""]
+    assert sessions.forms("p50", [[one]]) == ["both", "int8 2", "float32 1", ""] and sessions.forms(
+        "memory", [[one]]
+    ) == [""]
 
 
 def test_what_the_machine_is_worth_is_told():

@@ -19,7 +19,9 @@ def compare(head, before, after, truth, columns):
 
 
 def by_label(head, truth):
-    return slices.by_label(evaluation(head, truth), rows(np.zeros((len(truth), len(head.identity["labels"])), np.float32)))
+    return slices.by_label(
+        evaluation(head, truth), rows(np.zeros((len(truth), len(head.identity["labels"])), np.float32))
+    )
 
 
 def models(rows=300, seed=0):
@@ -50,8 +52,12 @@ def test_holm_against_statsmodels(p_values, adjusted):
 @given(st.lists(st.floats(0, 1), max_size=12), st.randoms())
 def test_holm_keeps_the_order_begins_with_bonferroni_and_knows_no_places(p_values, order):
     adjusted = holm(p_values)
-    assert all(p <= a <= min(1.0, max(p * len(p_values), max(adjusted))) for p, a in zip(p_values, adjusted, strict=True))
-    assert sorted(range(len(p_values)), key=p_values.__getitem__) == sorted(range(len(p_values)), key=lambda i: (adjusted[i], p_values[i]))
+    assert all(
+        p <= a <= min(1.0, max(p * len(p_values), max(adjusted))) for p, a in zip(p_values, adjusted, strict=True)
+    )
+    assert sorted(range(len(p_values)), key=p_values.__getitem__) == sorted(
+        range(len(p_values)), key=lambda i: (adjusted[i], p_values[i])
+    )
     assert not p_values or min(adjusted) == pytest.approx(min(1.0, len(p_values) * min(p_values)))
     places = list(range(len(p_values)))
     order.shuffle(places)
@@ -64,7 +70,9 @@ def test_holm_keeps_the_order_begins_with_bonferroni_and_knows_no_places(p_value
 def test_each_slice_is_a_comparison_of_its_rows():
     before, after, truth = models()
     column = ["odd" if i % 2 else "even" for i in range(300)]
-    found = compare(task(SINGLE), before, after, truth, {"parity": column, "length": by_length([20 + i for i in range(300)])})
+    found = compare(
+        task(SINGLE), before, after, truth, {"parity": column, "length": by_length([20 + i for i in range(300)])}
+    )
     assert [(s.column, s.value) for s in found] == [
         ("parity", "even"),
         ("parity", "odd"),
@@ -78,7 +86,13 @@ def test_each_slice_is_a_comparison_of_its_rows():
     half = np.arange(300) % 2 == 1
     alone = evaluation(task(SINGLE), truth[half]).compare(rows(after[half]), rows(before[half]))
     odd = found[1]
-    assert (odd.rows, odd.drop, odd.low, odd.high, odd.p_value) == (150, alone.drop, alone.low, alone.high, alone.p_value)
+    assert (odd.rows, odd.drop, odd.low, odd.high, odd.p_value) == (
+        150,
+        alone.drop,
+        alone.low,
+        alone.high,
+        alone.p_value,
+    )
     assert odd.before == score(task(SINGLE), before[half], truth[half])
     assert odd.after == score(task(SINGLE), after[half], truth[half])
     assert [s.p_holm for s in found] == pytest.approx(holm([s.p_value for s in found]))
@@ -89,7 +103,15 @@ def test_each_slice_is_a_comparison_of_its_rows():
 def test_one_row_is_told_and_does_not_count_for_holm():
     before, after, truth = models(40)
     alone, *rest = compare(task(SINGLE), before, after, truth, {"c": ["a"] + ["b"] * 39})
-    assert (alone.value, alone.rows, alone.said, alone.before, alone.drop, alone.p_value, alone.p_holm) == ("a", 1, "1 row", None, None, None, None)
+    assert (alone.value, alone.rows, alone.said, alone.before, alone.drop, alone.p_value, alone.p_holm) == (
+        "a",
+        1,
+        "1 row",
+        None,
+        None,
+        None,
+        None,
+    )
     assert [s.p_holm for s in rest] == [s.p_value for s in rest]
 
 
@@ -98,21 +120,35 @@ def test_scores_that_are_not_defined():
     before = np.linspace(0, 1, 18, dtype=np.float32)[:, None]
     kind = task(REGRESSION, ("score",))
     equal, spread, hardly = compare(kind, before, before[::-1].copy(), truth, {"c": ["a"] * 5 + ["b"] * 5 + ["c"] * 8})
-    assert (equal.rows, equal.before, equal.drop, equal.said) == (5, None, None, "Pearson r is not defined on these rows")
+    assert (equal.rows, equal.before, equal.drop, equal.said) == (
+        5,
+        None,
+        None,
+        "Pearson r is not defined on these rows",
+    )
     assert spread.low <= spread.drop <= spread.high
     assert 0 < spread.p_value <= spread.p_holm <= 1, "of approximate randomization"
-    assert hardly.drop is not None and hardly.low <= hardly.drop, "a third of the resamples has no row of the other label, and is drawn again"
+    assert hardly.drop is not None and hardly.low <= hardly.drop, (
+        "a third of the resamples has no row of the other label, and is drawn again"
+    )
 
 
 def test_a_score_without_an_interval(monkeypatch):
     """Two rows of different labels: half of the resamples have a score, and it is always 1 or -1."""
     truth, logits = np.array([[0.0], [1.0]]), np.array([[0.2], [0.7]], np.float32)
-    first, second, compared = slices.compare_scores(evaluation(task(REGRESSION, ("score",)), truth), rows(logits), rows(logits))
+    first, second, compared = slices.compare_scores(
+        evaluation(task(REGRESSION, ("score",)), truth), rows(logits), rows(logits)
+    )
     assert (first, second) == pytest.approx((1.0, 1.0))
     assert compared.drop == 0.0
     monkeypatch.setattr("edgekit.stats.paired._TRIES", 1)  # so that half is too few
     only = compare(task(REGRESSION, ("score",)), logits, logits, truth, {"c": ["a", "a"]})[0]
-    assert (only.before, only.drop, only.low, only.said) == (pytest.approx(1.0), 0.0, None, "too few different labels for an interval")
+    assert (only.before, only.drop, only.low, only.said) == (
+        pytest.approx(1.0),
+        0.0,
+        None,
+        "too few different labels for an interval",
+    )
 
 
 def test_columns_that_do_not_fit():
@@ -126,7 +162,12 @@ def test_columns_that_do_not_fit():
 
 def test_a_value_is_compared_as_it_stands():
     before, after, truth = models(4)
-    assert [s.value for s in compare(task(SINGLE), before, after, truth, {"c": ["x", "x ", "X", "(none)"]})] == ["(none)", "X", "x", "x "]
+    assert [s.value for s in compare(task(SINGLE), before, after, truth, {"c": ["x", "x ", "X", "(none)"]})] == [
+        "(none)",
+        "X",
+        "x",
+        "x ",
+    ]
 
 
 # ---- built-in columns
@@ -134,7 +175,9 @@ def test_a_value_is_compared_as_it_stands():
 
 def test_lengths():
     tokens = [1, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513]
-    expected = ["1-16"] * 2 + ["17-32"] * 2 + ["33-64"] * 2 + ["65-128"] * 2 + ["129-256"] * 2 + ["257-512"] * 2 + ["513-1024"]
+    expected = (
+        ["1-16"] * 2 + ["17-32"] * 2 + ["33-64"] * 2 + ["65-128"] * 2 + ["129-256"] * 2 + ["257-512"] * 2 + ["513-1024"]
+    )
     assert by_length(tokens) == expected
 
 
@@ -148,4 +191,6 @@ def test_labels():
     assert by_label(task(SINGLE), np.array([2, 0])) == ["good", "bad"]
     assert by_label(task(MULTI), np.array([[True, False, True], [False, False, False]])) == [], "a row has several"
     assert by_label(task(REGRESSION), np.zeros((2, 3))) == []
-    assert by_label(task(SINGLE, [str(i) for i in range(51)]), np.array([0, 1])) == [], "more labels than slices may have"
+    assert by_label(task(SINGLE, [str(i) for i in range(51)]), np.array([0, 1])) == [], (
+        "more labels than slices may have"
+    )

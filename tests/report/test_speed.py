@@ -35,7 +35,9 @@ def pairs(seed, factor, count=8, **after):
 
 
 def paired(made, gated=MARGINS, looks=None, sizes=(20.0, 20.0)):
-    return {c.metric: c for c in speed.paired(Duel(made, 10.0, looks or (Look(len(made), 1.0),)), sizes, gated, 0).changes}
+    return {
+        c.metric: c for c in speed.paired(Duel(made, 10.0, looks or (Look(len(made), 1.0),)), sizes, gated, 0).changes
+    }
 
 
 @pytest.mark.parametrize(("factor", "outcome"), [(1.0, PASS), (0.8, PASS), (1.10, REGRESSION), (1.05, INCONCLUSIVE)])
@@ -55,7 +57,10 @@ def test_a_longer_tail_shows_in_the_percentiles_of_the_tail_alone():
 def test_blocks_are_compared_text_by_text():
     """Twice the same texts: the ratio of a text is that of the geometric means, the block's is the median over texts."""
     start = Start(1, 1, 1, 1, 4)
-    before, after = Process(start, ((1.0, 10.0, 5.0, 4.0, 10.0, 5.0),), 1.0), Process(start, ((2.0, 10.0, 5.0, 2.0, 10.0, 10.0),), 1.0)
+    before, after = (
+        Process(start, ((1.0, 10.0, 5.0, 4.0, 10.0, 5.0),), 1.0),
+        Process(start, ((2.0, 10.0, 5.0, 2.0, 10.0, 10.0),), 1.0),
+    )
     # text 1: sqrt(2*2)/sqrt(1*4) = 1; text 2: 1; text 3: sqrt(5*10)/5 = sqrt(2)
     assert speed.log_ratios(before, after) == pytest.approx([0.0])
     longer = Process(start, ((2.0, 20.0, 5.0, 4.0, 20.0, 5.0),), 1.0)
@@ -102,7 +107,9 @@ def test_a_duel_ends_when_all_gated_metrics_are_decided():
     assert decided(pairs(9, 1.0), (Look(8, 0.5),))
     assert not decided(pairs(9, 1.05), (Look(8, 0.5),))
     assert decided(pairs(10, 1.3, tail=1.0), (Look(8, 0.5),))
-    assert not speed.enough({}, (1.0, 1.0), 0)(pairs(9, 1.0), (Look(8, 0.5),)), "without a gate it goes on for all of the time"
+    assert not speed.enough({}, (1.0, 1.0), 0)(pairs(9, 1.0), (Look(8, 0.5),)), (
+        "without a gate it goes on for all of the time"
+    )
 
 
 def test_what_no_time_can_decide_does_not_keep_a_duel_going():
@@ -114,15 +121,29 @@ def test_a_percentile_that_needs_more_calls_keeps_a_duel_going():
     draw = np.random.default_rng(14)
     few = tuple((process(draw, blocks=2), process(draw, 0.8, blocks=2)) for _ in range(6))
     assert speed.enough({"p50": 0.05}, (1.0, 1.0), 0)(few, (Look(6, 0.5),))
-    assert not speed.enough({"p50": 0.05, "p99": 0.10}, (1.0, 1.0), 0)(few, (Look(6, 0.5),)), "192 calls of a side, 662 are needed"
+    assert not speed.enough({"p50": 0.05, "p99": 0.10}, (1.0, 1.0), 0)(few, (Look(6, 0.5),)), (
+        "192 calls of a side, 662 are needed"
+    )
 
 
 def test_gates_that_are_off_are_no_margins():
-    assert speed.margins(Gates(LatencyGates(p50=0.02, p90=None, p99=None), footprint=FootprintGates(None, None, None, None))) == {"p50": 0.02}
+    assert speed.margins(
+        Gates(LatencyGates(p50=0.02, p90=None, p99=None), footprint=FootprintGates(None, None, None, None))
+    ) == {"p50": 0.02}
 
 
 def subject(processes, size=20.0):
-    return Subject("name", "digest", 1, "model", "text-classification", {"labels": ["a", "b"]}, ("a", "b"), size_mb=size, processes=tuple(processes))
+    return Subject(
+        "name",
+        "digest",
+        1,
+        "model",
+        "text-classification",
+        {"labels": ["a", "b"]},
+        ("a", "b"),
+        size_mb=size,
+        processes=tuple(processes),
+    )
 
 
 def test_runs_at_different_times_are_compared_process_by_process():
@@ -131,7 +152,9 @@ def test_runs_at_different_times_are_compared_process_by_process():
     found = speed.unpaired(subject(before), subject(after, 30.0), 5.0, 0)
     changes = {c.metric: c for c in found.changes}
     assert not found.paired and found.pairs == 8
-    assert changes["p50"].ratio == pytest.approx(1.2, rel=0.03) and changes["p50"].low < 1.0, "of one session, and without a probe, that is within a drift"
+    assert changes["p50"].ratio == pytest.approx(1.2, rel=0.03) and changes["p50"].low < 1.0, (
+        "of one session, and without a probe, that is within a drift"
+    )
     assert (changes["p50"].sessions, changes["p50"].probe) == (1, "") and changes["p50"].spread == pytest.approx(0.30)
     assert changes["memory"].ratio == pytest.approx(1.5) and changes["memory"].low > 1.4, "memory does not drift"
     assert changes["size"].ratio == pytest.approx(1.5)

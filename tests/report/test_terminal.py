@@ -21,7 +21,9 @@ REPORTS = reports.everything()
 
 def test_a_check():
     lines = terminal(REPORTS["check"], 3).splitlines()
-    assert lines[0].startswith("check: main against release-1.4, 872 samples, on AMD EPYC 9R14 96-Core Processor (2 CPUs), minilm-sst2@a1b2c3d, ")
+    assert lines[0].startswith(
+        "check: main against release-1.4, 872 samples, on AMD EPYC 9R14 96-Core Processor (2 CPUs), minilm-sst2@a1b2c3d, "
+    )
     assert lines[1].split() == ["release-1.4", "main", "change", "90", "%", "interval"]
     assert "  accuracy                  0.8796    0.8716  -0.0080  -0.0172 to +0.0007" in lines
     assert "  p50 latency              2.41 ms   2.61 ms   +8.3 %  +7.0 % to +9.7 %" in lines
@@ -46,7 +48,9 @@ def test_the_verdict_is_the_last_line():
 def test_every_gate_is_there():
     """Those that other forms fold or leave out too."""
     gates = REPORTS["largest"].gates
-    shown = terminal(replace(REPORTS["largest"], gates=tuple(replace(g, name=f"{g.name} {i}") for i, g in enumerate(gates))))
+    shown = terminal(
+        replace(REPORTS["largest"], gates=tuple(replace(g, name=f"{g.name} {i}") for i, g in enumerate(gates)))
+    )
     assert len(gates) > 60
     assert all(re.search(rf"^  [a-z ]+ .* {i}  ", shown, re.MULTILINE) for i in range(len(gates)))
 
@@ -56,9 +60,18 @@ def test_all_forms_say_the_same(name):
     """What a text form shows at once stands on the page, in the comment and in the terminal."""
     report = REPORTS[name]
     comment = re.sub(r"&#(\d+);", lambda m: "" if m[1] == "8203" else chr(int(m[1])), markdown(report))
-    page = re.sub(r"<[^>]+>", "", html(report)).replace("&lt;", "<").replace("&gt;", ">").replace("&#39;", "'").replace("&#34;", '"').replace("&amp;", "&")
+    page = (
+        re.sub(r"<[^>]+>", "", html(report))
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&#39;", "'")
+        .replace("&#34;", '"')
+        .replace("&amp;", "&")
+    )
     line = terminal(report)
-    sections = [s for s in document(report, Limits(rows=40, flips=10, name=60, sentence=200)).sections if not s.page_only]
+    sections = [
+        s for s in document(report, Limits(rows=40, flips=10, name=60, sentence=200)).sections if not s.page_only
+    ]
     said = [b for s in sections for b in s.blocks if isinstance(b, str) and is_open(s, b)]
     assert said or name == "minimal"
     for text in said:

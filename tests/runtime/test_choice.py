@@ -55,7 +55,9 @@ def changed(jetson, tmp_path):
         manifest = open_bundle(bundle).manifest
         stored = golden.read(open_bundle(bundle))
         kept = [i for i, row in enumerate(stored.rows) if len(row["input_ids"]) <= longest]
-        rows, *outputs, reference = ([part[i] for i in kept] for part in (stored.rows, *stored.outputs, stored.reference))
+        rows, *outputs, reference = (
+            [part[i] for i in kept] for part in (stored.rows, *stored.outputs, stored.reference)
+        )
         packed = golden.pack(manifest.signatures[0], rows, outputs, reference)
         (bundle / golden.FILE).write_bytes(packed)
         variants = json.loads((bundle / "manifest.json").read_text())["variants"]
@@ -69,7 +71,9 @@ def wrong_goldens(bundle, index):
     """What a variant is to answer is changed, so that its engine answers otherwise."""
     stored = golden.read(open_bundle(bundle))
     stored.outputs[index] = small.named(small.column(stored.outputs[index]) + 10)
-    (bundle / golden.FILE).write_bytes(golden.pack(open_bundle(bundle).manifest.signatures[0], stored.rows, stored.outputs, None))
+    (bundle / golden.FILE).write_bytes(
+        golden.pack(open_bundle(bundle).manifest.signatures[0], stored.rows, stored.outputs, None)
+    )
     small.sign(bundle)
     return bundle
 
@@ -130,7 +134,9 @@ def test_a_list_and_single_texts_are_answered_alike(jetson, board, tiny_module):
     with edgekit.load(jetson) as session:
         texts = small.texts(20, seed=4)
         assert [a.label for a in session(texts)] == [session(t).label for t in texts]
-        np.testing.assert_allclose(small.logits(session, texts, batched=True), small.torch_logits(tiny_module, texts), atol=0.05)
+        np.testing.assert_allclose(
+            small.logits(session, texts, batched=True), small.torch_logits(tiny_module, texts), atol=0.05
+        )
 
 
 def test_another_version_races_again(jetson, cache, monkeypatch):
@@ -197,7 +203,9 @@ def test_an_engine_that_answers_wrongly_does_not_run(jetson, monkeypatch, cache)
             words = rf"; {STATIC} cannot run here: its answers to the golden inputs are ([\d.]+) of their spread off, expected at most 0.05$"
             reason = re.search(words, session.info.chosen)
             answers_like(session, jetson, 1)
-    assert float(reason[1]) == pytest.approx(5 / np.ptp(small.column(golden.read(open_bundle(jetson)).outputs[0])), rel=0.05)
+    assert float(reason[1]) == pytest.approx(
+        5 / np.ptp(small.column(golden.read(open_bundle(jetson)).outputs[0])), rel=0.05
+    )
     assert not board.leaks()
 
 
@@ -254,7 +262,9 @@ def test_an_engine_for_which_memory_does_not_suffice(jetson, board):
 def test_a_machine_without_a_driver(jetson):
     if _trt_device.probe() is None:
         pytest.skip("this machine has an NVIDIA GPU")
-    with pytest.raises(BackendError, match=rf"{STATIC} and {HALF} cannot run here: TensorRT needs an NVIDIA GPU with its driver. \w.*") as caught:
+    with pytest.raises(
+        BackendError, match=rf"{STATIC} and {HALF} cannot run here: TensorRT needs an NVIDIA GPU with its driver. \w.*"
+    ) as caught:
         edgekit.load(jetson)
     assert caught.value.exit_code == 1
     assert "Install the driver" in str(caught.value) or "Check that nvidia-smi" in str(caught.value)
@@ -264,13 +274,19 @@ def test_a_machine_without_tensorrt(jetson, monkeypatch):
     monkeypatch.setattr(_trt_device, "probe", lambda: None)
     if backends.installed_version("tensorrt") is not None:
         pytest.skip("this machine has TensorRT")
-    with pytest.raises(BackendError, match=r"TensorRT is not installed for this Python, and this bundle needs it. .*pip install 'edgekit\[tensorrt\]'"):
+    with pytest.raises(
+        BackendError,
+        match=r"TensorRT is not installed for this Python, and this bundle needs it. .*pip install 'edgekit\[tensorrt\]'",
+    ):
         edgekit.load(jetson)
 
 
 def test_a_chip_that_the_bundle_is_not_for(jetson, monkeypatch):
     board = Board(monkeypatch, driver=FakeDriver())
-    with pytest.raises(BackendError, match=rf"{STATIC} and {HALF} cannot run here: The bundle is for compute capability 8.7, this device .* has 8.9"):
+    with pytest.raises(
+        BackendError,
+        match=rf"{STATIC} and {HALF} cannot run here: The bundle is for compute capability 8.7, this device .* has 8.9",
+    ):
         edgekit.load(jetson)
     assert not board.leaks()
 
@@ -279,7 +295,10 @@ def test_a_chip_that_the_bundle_is_not_for(jetson, monkeypatch):
     ("recipe", "said"),
     [
         ({"minimum": "10.13"}, "The bundle needs TensorRT 10.13 or newer, here is 10.3.0."),
-        ({"workspace_mb": 20000, "memory_mb": 32768}, "The bundle asks for a workspace of 20000 MiB, the device has 16384 MiB."),
+        (
+            {"workspace_mb": 20000, "memory_mb": 32768},
+            "The bundle asks for a workspace of 20000 MiB, the device has 16384 MiB.",
+        ),
     ],
     ids=["old TensorRT", "small device"],
 )
@@ -296,7 +315,10 @@ def test_a_row_that_is_longer_than_the_profile(changed, board):
     bundle = changed(longest=32, profiles=[{"batch": [1, 1, 8], "sequence": [1, 16, 32]}])
     with edgekit.load(bundle) as session:
         assert session("film " * 20).label in small.LABELS
-        with pytest.raises(InputError, match=r"Axis 'sequence' is 42, which no optimization profile of this engine holds. .* sequence 1 to 32"):
+        with pytest.raises(
+            InputError,
+            match=r"Axis 'sequence' is 42, which no optimization profile of this engine holds. .* sequence 1 to 32",
+        ):
             session("film " * 40)
         assert session("film").label in small.LABELS, "the session goes on"
 
@@ -329,7 +351,10 @@ def test_an_engine_that_is_made_again_is_looked_at_again(jetson, board, cache, c
     shutil.rmtree(cache / "engines")
     board.fake.wrong = 5
     for _ in range(2):
-        with pytest.raises(BackendError, match=r"does not serve: its answers to the golden inputs are .* off, .*edgekit compile BUNDLE$"):
+        with pytest.raises(
+            BackendError,
+            match=r"does not serve: its answers to the golden inputs are .* off, .*edgekit compile BUNDLE$",
+        ):
             edgekit.load(jetson)
         kept = [json.loads(file.read_text("utf-8"))["parts"] for file in Plans().root.glob("*.json")]
         assert [list(parts) for parts in kept] == [["timings of"]], "nobody finds it at the next load"
@@ -363,8 +388,13 @@ def test_a_load_works_where_nothing_can_be_kept(jetson, board, no_room, caplog):
     with edgekit.load(jetson) as session:
         answers_like(session, jetson, session.variant_index)
         assert session.info.engine.startswith("engine made here in ")
-        assert session.info.chosen.endswith("; the cache folder cannot be written, or may be by others, so every load races") == (no_room == "no folder")
-    assert any(line.startswith("The engine runs, and could not be kept, so the next start makes it again: ") for line in warnings(caplog))
+        assert session.info.chosen.endswith(
+            "; the cache folder cannot be written, or may be by others, so every load races"
+        ) == (no_room == "no folder")
+    assert any(
+        line.startswith("The engine runs, and could not be kept, so the next start makes it again: ")
+        for line in warnings(caplog)
+    )
     with pytest.raises(BuildError):
         compile_bundle(jetson)
 
@@ -463,7 +493,10 @@ def test_engines_for_another_version_are_made_here(signed, keys, monkeypatch):
     """As TensorRT-RTX asks for after an upgrade; the remedy that is told is one."""
     board = Board(monkeypatch, "10.16.1", FakeDriver(), rtx=True)
     who = Trust([keys[1]])
-    with pytest.raises(BackendError, match=r"expecting library version 10.16.1.* got 10.3.0.*Make it again here: edgekit compile BUNDLE"):
+    with pytest.raises(
+        BackendError,
+        match=r"expecting library version 10.16.1.* got 10.3.0.*Make it again here: edgekit compile BUNDLE",
+    ):
         edgekit.load(signed, trust=who)
     compile_bundle(signed, trust=who)
     with edgekit.load(signed, trust=who) as session:
@@ -483,7 +516,11 @@ def test_what_a_compilation_tells(jetson, board):
     ]
     assert [r.executed.partition(" ")[0] for r in result.runs] == ["int8", "float16"], "as the engines tell it"
     assert result.runs[0].ms > result.runs[1].ms > 0
-    assert (result.device["device"], result.device["compute_capability"], result.device["version"]) == ("Orin", "8.7", "10.3.0")
+    assert (result.device["device"], result.device["compute_capability"], result.device["version"]) == (
+        "Orin",
+        "8.7",
+        "10.3.0",
+    )
     record = json.loads(json.dumps(result.record()))
     assert set(record) == {"bundle", "chosen", "reason", "device", "variants"}
     assert [v["compilation"]["source"] for v in record["variants"]] == ["made here"] * 2
@@ -546,7 +583,9 @@ def for_the_cpu(bundle, place, count, **changes):
     half = json.loads((made / "manifest.json").read_text())["variants"][1]
     cpu = {**half, "backend": "onnxruntime", "device": "cpu", "engine": None}
     stored = golden.read(open_bundle(bundle))
-    packed = golden.pack(open_bundle(bundle).manifest.signatures[0], stored.rows, [stored.outputs[1]] * count, stored.reference)
+    packed = golden.pack(
+        open_bundle(bundle).manifest.signatures[0], stored.rows, [stored.outputs[1]] * count, stored.reference
+    )
     (made / golden.FILE).write_bytes(packed)
     small.sign(made, variants=[cpu, {**cpu, "threads": 2}][:count], **changes)
     return made
@@ -555,7 +594,10 @@ def for_the_cpu(bundle, place, count, **changes):
 def test_a_bundle_for_the_cpu_has_nothing_to_compile(jetson, tmp_path, cache):
     result = compile_bundle(for_the_cpu(jetson, tmp_path / "cpu", 1, choose_on="host"))
     assert (result.chosen, result.runs, result.device) == ("float16 on onnxruntime", (), {})
-    assert result.text() == "runs from now on: float16 on onnxruntime, it won the race where the bundle was built, and runs the graph itself"
+    assert (
+        result.text()
+        == "runs from now on: float16 on onnxruntime, it won the race where the bundle was built, and runs the graph itself"
+    )
     assert not cache.exists()
 
 
@@ -572,7 +614,10 @@ def test_a_bundle_that_a_load_refuses_is_no_success(jetson, tmp_path, monkeypatc
 def test_a_bundle_for_the_cpu_that_races_on_the_device(jetson, tmp_path, cache):
     result = compile_bundle(for_the_cpu(jetson, tmp_path / "cpu", 2))
     assert [(r.refused, r.compilation, r.golden.passed) for r in result.runs] == [("", None, True)] * 2
-    assert re.search(r"float16 on onnxruntime: golden inputs \S+ of the spread off, 0 label\(s\) changed; [\d.]+ ms for all golden inputs", result.text())
+    assert re.search(
+        r"float16 on onnxruntime: golden inputs \S+ of the spread off, 0 label\(s\) changed; [\d.]+ ms for all golden inputs",
+        result.text(),
+    )
     assert len(records(cache)) == 2, "of the race, and of the graph, which another backend was to run"
 
 
@@ -617,23 +662,38 @@ def test_an_explanation_tells_what_is_in_the_way(jetson, changed, monkeypatch):
     Board(monkeypatch, driver=FakeDriver())
     assert explain(jetson).count("  here: cannot be made: The bundle is for compute capability 8.7, this device") == 2
     board = Board(monkeypatch)
-    assert explain(changed(minimum="10.13")).count("  here: cannot be made: The bundle needs TensorRT 10.13 or newer") == 2
+    assert (
+        explain(changed(minimum="10.13")).count("  here: cannot be made: The bundle needs TensorRT 10.13 or newer") == 2
+    )
     assert not board.leaks()
 
 
 def test_an_explanation_of_engines_that_the_bundle_brings(signed, ada, keys):
     said = explain(signed)
-    assert said.count("  engine: in the bundle, made ahead of time; loaded only with a key that is trusted, or made anew here\n") == 2
+    assert (
+        said.count(
+            "  engine: in the bundle, made ahead of time; loaded only with a key that is trusted, or made anew here\n"
+        )
+        == 2
+    )
     assert "  for compute capability 7.5, 8.6, 8.9, 12.0, TensorRT-RTX; strongly typed" in said
     assert "trtexec" not in said, "it is TensorRT's"
-    assert said.count("  here: NVIDIA GeForce RTX 4060, compute capability 8.9, TensorRT-RTX 10.3.0: the engine would be made\n") == 2
+    assert (
+        said.count(
+            "  here: NVIDIA GeForce RTX 4060, compute capability 8.9, TensorRT-RTX 10.3.0: the engine would be made\n"
+        )
+        == 2
+    )
     said = explain(signed, trust=Trust([keys[1]]))
     assert said.count("  engine: in the bundle, made ahead of time; the bundle's signature is of a trusted key\n") == 2
 
 
 def test_an_explanation_of_a_bundle_for_the_cpu(jetson, tmp_path):
     said = explain(for_the_cpu(jetson, tmp_path / "cpu", 1, choose_on="host"))
-    assert said.splitlines()[2:] == ["float16 on onnxruntime: graph graphs/float16-model.onnx", "  runs the graph itself; nothing is compiled"]
+    assert said.splitlines()[2:] == [
+        "float16 on onnxruntime: graph graphs/float16-model.onnx",
+        "  runs the graph itself; nothing is compiled",
+    ]
 
 
 def test_threads_are_calls_at_the_same_time(jetson, board, monkeypatch):

@@ -86,7 +86,10 @@ def test_a_load_where_the_bundle_was_built(float32_ort, compared, races):
         {"machine": {**ELSEWHERE, "instructions": " ".join(cpu_instructions())}},
         {"machine": {"architecture": platform.machine(), "instructions": "avx2"}},
         {"machine": {}, "format": 1},
-        {"machine": {"architecture": platform.machine(), "instructions": " ".join(cpu_instructions())}, "variant": {"versions": {"onnxruntime": "1.20.0"}}},
+        {
+            "machine": {"architecture": platform.machine(), "instructions": " ".join(cpu_instructions())},
+            "variant": {"versions": {"onnxruntime": "1.20.0"}},
+        },
     ],
     ids=["architecture", "instructions", "a format that does not say", "version of the backend"],
 )
@@ -96,10 +99,14 @@ def test_the_first_load_elsewhere(moved, compared, races, what, tiny_module):
     for _ in range(3):
         with edgekit.load(bundle) as session:
             said.append(session.info.chosen)
-            np.testing.assert_allclose(small.logits(session, ["film"]), small.torch_logits(tiny_module, ["film"]), atol=1e-3)
+            np.testing.assert_allclose(
+                small.logits(session, ["film"]), small.torch_logits(tiny_module, ["film"]), atol=1e-3
+            )
     assert compared == ["onnxruntime"], "once"
     assert len(list(races.iterdir())) == 1
-    first, *later = (text.removeprefix("it won the race where the bundle was built; golden inputs compared at ") for text in said)
+    first, *later = (
+        text.removeprefix("it won the race where the bundle was built; golden inputs compared at ") for text in said
+    )
     assert first.startswith("this load, the first here: largest difference ")
     assert first.endswith(" ms)")
     assert set(later) == {first.replace("this load, the first here", "the first load here")}
@@ -107,7 +114,13 @@ def test_the_first_load_elsewhere(moved, compared, races, what, tiny_module):
 
 def test_another_version_or_machine_compares_again(moved, compared, monkeypatch):
     bundle = moved()
-    for version, instructions, count in (("1.0", (), 1), ("1.0", (), 1), ("1.1", (), 2), ("1.1", ("sve",), 3), ("1.0", (), 3)):
+    for version, instructions, count in (
+        ("1.0", (), 1),
+        ("1.0", (), 1),
+        ("1.1", (), 2),
+        ("1.1", ("sve",), 3),
+        ("1.0", (), 3),
+    ):
         monkeypatch.setattr(choice.backends, "installed_version", lambda name, version=version: version)
         monkeypatch.setattr(choice, "cpu_instructions", lambda instructions=instructions: instructions)
         edgekit.load(bundle).close()
@@ -121,7 +134,9 @@ def test_what_computes_something_else_is_refused_every_time(moved, compared, rac
             edgekit.load(bundle)
         assert len(compared) == count
     said = str(caught.value)
-    assert said.startswith("float32 on onnxruntime does not serve on this machine: its answers to the golden inputs are ")
+    assert said.startswith(
+        "float32 on onnxruntime does not serve on this machine: its answers to the golden inputs are "
+    )
     assert "was built with onnxruntime " in said
     assert "on riscv64 (v). Install the version of the backend that it was built with" in said
     assert not races.exists(), "what was refused is looked at anew"
@@ -173,14 +188,21 @@ def raced(float32_ort, tmp_path):
     stored = golden.read(open_bundle(bundle))
     signature = open_bundle(bundle).manifest.signatures[0]
     (bundle / golden.FILE).write_bytes(golden.pack(signature, stored.rows, stored.outputs * 2, stored.reference))
-    small.sign(bundle, machine=ELSEWHERE, choose_on="device", variants=[first, {**first, "backend": "openvino", "graphs": {"forward": graph}}])
+    small.sign(
+        bundle,
+        machine=ELSEWHERE,
+        choose_on="device",
+        variants=[first, {**first, "backend": "openvino", "graphs": {"forward": graph}}],
+    )
     return bundle
 
 
 @pytest.mark.parametrize("wrong", [0, 1])
 def test_a_variant_that_computes_something_else_does_not_race(raced, wrong, compared):
     names = ("float32 on onnxruntime", "float32 on openvino")
-    opened = open_bundle(with_goldens(raced, lambda index, outputs: turned(index, outputs) if index == wrong else outputs))
+    opened = open_bundle(
+        with_goldens(raced, lambda index, outputs: turned(index, outputs) if index == wrong else outputs)
+    )
     for _ in range(2):
         with edgekit.load(raced) as session:
             assert f"{session.info.method} on {session.info.backend}" == names[1 - wrong]
@@ -210,7 +232,11 @@ def test_the_longest_golden_input_is_not_timed(raced, monkeypatch):
     """It is of full length, and would outweigh what texts are like."""
     sizes = []
     real = choice.Session.run_rows
-    monkeypatch.setattr(choice.Session, "run_rows", lambda self, rows: sizes.append(sorted(len(r["input_ids"]) for r in rows)) or real(self, rows))
+    monkeypatch.setattr(
+        choice.Session,
+        "run_rows",
+        lambda self, rows: sizes.append(sorted(len(r["input_ids"]) for r in rows)) or real(self, rows),
+    )
     edgekit.load(raced).close()
     whole = sorted(len(r["input_ids"]) for r in golden.read(open_bundle(raced)).rows)
     assert whole[-1] == small.MAX_LENGTH
@@ -222,8 +248,12 @@ def test_the_longest_golden_input_is_not_timed(raced, monkeypatch):
 def test_the_winner_of_a_first_load_stays_open(raced, monkeypatch, threads, opened):
     """Each variant is opened once; only another number of threads than it was raced with asks for a new session."""
     real, made, closed = choice.Session.__init__, [], []
-    monkeypatch.setattr(choice.Session, "__init__", lambda self, *given, **how: made.append(self) or real(self, *given, **how))
-    monkeypatch.setattr(choice.Session, "_free", lambda self, free=choice.Session._free: closed.append(self) or free(self))
+    monkeypatch.setattr(
+        choice.Session, "__init__", lambda self, *given, **how: made.append(self) or real(self, *given, **how)
+    )
+    monkeypatch.setattr(
+        choice.Session, "_free", lambda self, free=choice.Session._free: closed.append(self) or free(self)
+    )
     monkeypatch.setattr(choice, "cpus", lambda: 1)
     with edgekit.load(raced, threads=threads) as session:
         assert len(made) == opened
@@ -298,6 +328,10 @@ def test_other_kernels_are_told_from_wrong_ones():
     wrong[np.abs(reference[:, 0] - reference[:, 1]).argmax()] *= -1
     for bad in (wrong, here + 3, np.roll(here, 1, axis=0), np.where(here == here[3, 0], np.nan, here)):
         assert golden.compare(stored, 0, small.named(bad), task, True).problem()
-    assert golden.compare(stored, 0, small.named(here), task, False).problem(), "INT8 by stored scales is no other on any CPU"
+    assert golden.compare(stored, 0, small.named(here), task, False).problem(), (
+        "INT8 by stored scales is no other on any CPU"
+    )
     old = golden.Golden(rows, [small.named(built)], None)
-    assert golden.compare(old, 0, small.named(here), task, True).problem(), "a bundle of format 1 holds nothing to decide by"
+    assert golden.compare(old, 0, small.named(here), task, True).problem(), (
+        "a bundle of format 1 holds nothing to decide by"
+    )

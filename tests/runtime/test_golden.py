@@ -106,7 +106,9 @@ def with_weights(graph, function):
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             array = onnx.numpy_helper.to_array(tensor)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(function(tensor.name, array.copy())), tensor.name))
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(np.ascontiguousarray(function(tensor.name, array.copy())), tensor.name)
+            )
     onnx.save(model, graph)
 
 
@@ -176,7 +178,11 @@ def test_labels_that_changed_are_counted(bundle):
     assert checked(bundle).flips == lopsided.sum()
 
 
-@pytest.mark.parametrize("content", [b"", b"PK", b"not a zip", b"\x93NUMPY", b"PK\x03\x04" + b"\0" * 100], ids=["empty", "pk", "text", "npy", "zip"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"PK", b"not a zip", b"\x93NUMPY", b"PK\x03\x04" + b"\0" * 100],
+    ids=["empty", "pk", "text", "npy", "zip"],
+)
 def test_a_file_that_cannot_be_read(bundle, content):
     (bundle / "golden.npz").write_bytes(content)
     small.sign(bundle)
@@ -232,7 +238,9 @@ def test_one_input_is_as_long_as_the_model_takes(float32_ort):
     assert 10 <= len(lengths) <= 17
     assert all(a.dtype == np.int64 for row in stored.rows for a in row.values())
     with np.load(float32_ort / "golden.npz") as arrays:
-        assert {str(arrays[f"input.{name}"].dtype) for name in stored.rows[0]} <= {"uint8", "uint16"}, "as few bytes as they need"
+        assert {str(arrays[f"input.{name}"].dtype) for name in stored.rows[0]} <= {"uint8", "uint16"}, (
+            "as few bytes as they need"
+        )
 
 
 def test_the_float32_answers_are_torch_s(tiny_bundle, float32_ort, tiny_module):
@@ -242,7 +250,10 @@ def test_the_float32_answers_are_torch_s(tiny_bundle, float32_ort, tiny_module):
     for folder in (tiny_bundle, float32_ort):
         stored = golden.read(open_bundle(folder))
         with torch.inference_mode():
-            right = [tiny_module(**{n: torch.tensor(a[None]) for n, a in row.items()}).logits[0].numpy() for row in stored.rows]
+            right = [
+                tiny_module(**{n: torch.tensor(a[None]) for n, a in row.items()}).logits[0].numpy()
+                for row in stored.rows
+            ]
         np.testing.assert_allclose(small.column(stored.reference), right, atol=1e-3)
     with edgekit.load(tiny_bundle) as session:
         stored = golden.read(open_bundle(tiny_bundle))
@@ -262,11 +273,16 @@ def test_answers_that_are_not_finite_are_not_stored(bundle):
     (name,) = opened.manifest.variants[0].graphs.values()
     shutil.copyfile(bundle / name, exact)
     aim = load_target(str(small.target(bundle.parent / "aim.toml")))
-    floats = SimpleNamespace(graphs=[SimpleNamespace(method="float32", path=exact, signature=opened.manifest.signatures[0])])
+    floats = SimpleNamespace(
+        graphs=[SimpleNamespace(method="float32", path=exact, signature=opened.manifest.signatures[0])]
+    )
     stored = goldens.make(opened.manifest.variants, {name: exact}, opened, floats, aim, bundle.parent)
     assert stored == (bundle / "golden.npz").read_bytes()
     with_weights(bundle / name, lambda tensor, array: np.full_like(array, np.nan) if "classifier" in tensor else array)
-    with pytest.raises(BuildError, match=r"'float32' answers \d+ of \d+ generated inputs \(\d+ to 64 tokens\) with values that are not finite"):
+    with pytest.raises(
+        BuildError,
+        match=r"'float32' answers \d+ of \d+ generated inputs \(\d+ to 64 tokens\) with values that are not finite",
+    ):
         goldens.make(opened.manifest.variants, {name: bundle / name}, opened, floats, aim, bundle.parent)
 
 

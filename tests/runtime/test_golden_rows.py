@@ -24,7 +24,12 @@ class Task:
     """An answer is the largest value's place, for each token."""
 
     def same_answer(self, outputs, reference):
-        return np.array([np.array_equal(a["tokens"].argmax(axis=1), b["tokens"].argmax(axis=1)) for a, b in zip(outputs, reference, strict=True)])
+        return np.array(
+            [
+                np.array_equal(a["tokens"].argmax(axis=1), b["tokens"].argmax(axis=1))
+                for a, b in zip(outputs, reference, strict=True)
+            ]
+        )
 
     def decided(self, outputs, tolerance):
         return np.array([np.diff(np.sort(row["tokens"], axis=1)[:, -2:]).min() > 2 * tolerance for row in outputs])
@@ -86,8 +91,12 @@ def test_rows_of_one_length_and_of_a_fixed_shape():
 
 def test_a_model_of_several_graphs():
     """A row has the inputs that no graph makes, and the outputs that the loop gives."""
-    encode = Signature("encode", (TensorSpec("image", "float32", ("batch", 2, 4)),), (TensorSpec("state", "float32", ("batch", 4)),))
-    step = Signature("step", (TensorSpec("state", "float32", ("batch", 4)), *ragged.TOKENS.inputs), ragged.TOKENS.outputs)
+    encode = Signature(
+        "encode", (TensorSpec("image", "float32", ("batch", 2, 4)),), (TensorSpec("state", "float32", ("batch", 4)),)
+    )
+    step = Signature(
+        "step", (TensorSpec("state", "float32", ("batch", 4)), *ragged.TOKENS.inputs), ragged.TOKENS.outputs
+    )
     rows = [{**row, "image": image["image"]} for row, image in zip(ROWS, ragged.image_rows(3), strict=True)]
     content = golden.pack(merged((encode, step)), rows, [ANSWERS], ANSWERS)
     two = bundle(content)
@@ -96,7 +105,9 @@ def test_a_model_of_several_graphs():
     same(stored.rows, rows)
     same(stored.outputs[0], ANSWERS)
     same(stored.reference, ANSWERS)
-    two.read = lambda name: golden.pack(merged((encode, step)), rows, [ANSWERS], [{"whole": row["whole"]} for row in ANSWERS])
+    two.read = lambda name: golden.pack(
+        merged((encode, step)), rows, [ANSWERS], [{"whole": row["whole"]} for row in ANSWERS]
+    )
     with pytest.raises(IntegrityError, match="the same of each variant"):
         golden.read(two)
 
@@ -123,7 +134,11 @@ def test_a_comparison_is_of_all_outputs():
     assert golden.compare(stored, 0, turned, Task(), False).flips == 1
 
 
-WORDS = Signature("forward", (TensorSpec("input_ids", "int64", ("batch", "sequence"), 0),), (TensorSpec("logits", "float32", ("batch", "sequence", 2)),))
+WORDS = Signature(
+    "forward",
+    (TensorSpec("input_ids", "int64", ("batch", "sequence"), 0),),
+    (TensorSpec("logits", "float32", ("batch", "sequence", 2)),),
+)
 TAGGER = TokenClassification(Settings(("O", "X"), 8, 1, ("input_ids",)), None)
 SPLIT = [{"input_ids": np.arange(5), "words": np.array([-1, 0, -1, 1, -1]), "windows": np.array([5])}]
 """Two words in five tokens: the second word-piece of the first, and special tokens, have no answer of their own."""
@@ -131,12 +146,20 @@ SPLIT = [{"input_ids": np.arange(5), "words": np.array([-1, 0, -1, 1, -1]), "win
 
 def tagged(*tokens):
     """What a loop gives for the row: a lead of label ``X`` for each token, and what no graph takes."""
-    return [{"logits": np.array([[0, lead] for lead in tokens], np.float32), "words": SPLIT[0]["words"], "windows": SPLIT[0]["windows"]}]
+    return [
+        {
+            "logits": np.array([[0, lead] for lead in tokens], np.float32),
+            "words": SPLIT[0]["words"],
+            "windows": SPLIT[0]["windows"],
+        }
+    ]
 
 
 def test_answers_are_compared_by_what_a_task_keeps_of_an_input():
     """Kernels that differ in a token without an answer of its own, with an unclear one there, give the same words: nothing is lost, and something is clear."""
-    stored = golden.read(bundle(golden.pack(WORDS, SPLIT, [tagged(9, 9, 0.1, -9, 9)], tagged(9, 9, -0.1, -9, 9)), WORDS))
+    stored = golden.read(
+        bundle(golden.pack(WORDS, SPLIT, [tagged(9, 9, 0.1, -9, 9)], tagged(9, 9, -0.1, -9, 9)), WORDS)
+    )
     same(stored.rows, SPLIT)
     result = golden.compare(stored, 0, tagged(9, 9, -0.2, -9, 9), TAGGER, True)
     assert (result.flips, result.decisive, result.lost) == (0, 1, 0)
@@ -164,7 +187,9 @@ def test_what_a_loop_hands_on_does_not_widen_what_is_let_through():
 def test_a_table_keeps_what_no_graph_takes():
     """Integer inputs and one output of a fixed shape."""
     labels = Signature("forward", WORDS.inputs, (TensorSpec("logits", "float32", ("batch", 2)),))
-    rows = [{"input_ids": np.arange(n), "words": np.arange(n) - 1, "scale": np.array([0.5], np.float32)} for n in (3, 5)]
+    rows = [
+        {"input_ids": np.arange(n), "words": np.arange(n) - 1, "scale": np.array([0.5], np.float32)} for n in (3, 5)
+    ]
     answers = [{"logits": np.array([n, 1], np.float32), "words": row["words"]} for n, row in enumerate(rows)]
     content = golden.pack(labels, rows, [answers], None)
     with np.load(io.BytesIO(content)) as arrays:

@@ -12,7 +12,11 @@ import pytest
 
 from edgekit.runtime import _npz
 
-ARRAYS = {"a": np.arange(12, dtype=np.int64).reshape(3, 4), "b": np.linspace(0, 1, 5, dtype=np.float32), "c": np.array([7], np.uint8)}
+ARRAYS = {
+    "a": np.arange(12, dtype=np.int64).reshape(3, 4),
+    "b": np.linspace(0, 1, 5, dtype=np.float32),
+    "c": np.array([7], np.uint8),
+}
 
 
 def written(**arrays):

@@ -75,7 +75,9 @@ def test_a_forked_child_on_onnx_runtime_loads_and_closes(float32_ort):
     assert forked(float32_ort, 1, "close", "exit") == "closed"
 
 
-@pytest.mark.parametrize(("loads", "act", "end"), [(1, "call", "exit"), (2, "call", "delete"), (2, "call", "exit"), (1, "load", "exit")])
+@pytest.mark.parametrize(
+    ("loads", "act", "end"), [(1, "call", "exit"), (2, "call", "delete"), (2, "call", "exit"), (1, "load", "exit")]
+)
 def test_a_forked_child_on_openvino_gets_an_error_that_says_how(float32_openvino, loads, act, end):
     words = forked(float32_openvino, loads, act, end)
     assert words.startswith("BackendError")

@@ -17,7 +17,9 @@ from edgekit.runtime.loops.single import cut
 from edgekit.spec.errors import IntegrityError, OutputError
 from edgekit.timing.worker import Worker
 
-OLD = Path(__file__).resolve().parents[1] / "data" / "format-1"  # dynamic INT8 of a model with a word whose activations are huge
+OLD = (
+    Path(__file__).resolve().parents[1] / "data" / "format-1"
+)  # dynamic INT8 of a model with a word whose activations are huge
 OUTLIER = "brilliant"
 TEXTS = [*small.texts(40, seed=9), f"the film is {OUTLIER}.", *small.texts(20, seed=11)]
 
@@ -59,7 +61,9 @@ def test_a_bundle_of_format_1_with_a_scale_per_tensor_answers_a_list_row_by_row(
         assert session.info.rows == "alone"
         alone = small.logits(session, TEXTS)
         for order in (TEXTS, TEXTS[::-1]):
-            np.testing.assert_array_equal(small.logits(session, order, batched=True), alone if order is TEXTS else alone[::-1])
+            np.testing.assert_array_equal(
+                small.logits(session, order, batched=True), alone if order is TEXTS else alone[::-1]
+            )
         single = [session(text) for text in TEXTS]
         assert session(TEXTS) == single
         assert session(TEXTS[:7]) == single[:7]
@@ -70,7 +74,9 @@ def test_raw_arrays_are_answered_row_by_row_too(old):
         feeds = raw(session, TEXTS)
         together = session.run(feeds)["logits"]
         for index in range(len(TEXTS)):
-            np.testing.assert_array_equal(session.run({n: a[index : index + 1] for n, a in feeds.items()})["logits"], together[index : index + 1])
+            np.testing.assert_array_equal(
+                session.run({n: a[index : index + 1] for n, a in feeds.items()})["logits"], together[index : index + 1]
+            )
 
 
 def test_a_variant_that_does_not_state_its_rows_runs_them_alone(old):
@@ -128,7 +134,9 @@ def broken(request, float32_bundle, tmp_path_factory):
     file = next((bundle / "graphs").glob("*.onnx"))
     model = ir.load(file)
     size = (len(small.vocabulary()), 64)
-    table = next(v for v in model.graph.initializers.values() if v.const_value is not None and tuple(v.const_value.shape) == size)
+    table = next(
+        v for v in model.graph.initializers.values() if v.const_value is not None and tuple(v.const_value.shape) == size
+    )
     array = table.const_value.numpy().copy()
     array[small.vocabulary().index("brilliant"), 3] = request.param
     table.const_value = ir.tensor(array, name=table.name)
@@ -160,14 +168,19 @@ def test_an_answer_that_is_not_finite_is_an_error_that_names_the_rows(broken):
 def test_the_error_of_a_worker_and_of_the_command_line_is_the_same(broken, tmp_path):
     with Worker(broken) as worker, pytest.raises(OutputError, match="at index 1 of the input"):
         small.logits(worker, ["the story was short", f"a {OUTLIER} story"])
-    with Worker(broken) as worker, pytest.raises(OutputError, match=r"at index 5 of the input.* The index counts from input 50"):
+    with (
+        Worker(broken) as worker,
+        pytest.raises(OutputError, match=r"at index 5 of the input.* The index counts from input 50"),
+    ):
         worker.predict([*["the story was short"] * 55, f"a {OUTLIER} story"])
     done = small.edgekit("run", broken, f"a {OUTLIER} story")
     assert done.returncode == 1
     assert b"NaN or infinity" in done.stderr
     assert b"nan" not in done.stdout.lower()
     texts = [f"{OUTLIER} plot", *small.texts(20, 3)]
-    rows = small.write_jsonl(tmp_path / "rows.jsonl", [{"text": text, "label": small.LABELS[i % 3]} for i, text in enumerate(texts)])
+    rows = small.write_jsonl(
+        tmp_path / "rows.jsonl", [{"text": text, "label": small.LABELS[i % 3]} for i, text in enumerate(texts)]
+    )
     done = small.edgekit("eval", broken, "--samples", rows)
     assert done.returncode == 1
     assert b"NaN or infinity" in done.stderr

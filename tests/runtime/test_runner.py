@@ -22,7 +22,10 @@ BACKENDS = ("onnxruntime", "openvino")
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("graphs")
-    return {ragged.TOKENS: ragged.token_graph(folder / "tokens.onnx"), ragged.IMAGE: ragged.image_graph(folder / "image.onnx")}
+    return {
+        ragged.TOKENS: ragged.token_graph(folder / "tokens.onnx"),
+        ragged.IMAGE: ragged.image_graph(folder / "image.onnx"),
+    }
 
 
 @pytest.fixture(params=BACKENDS)
@@ -30,7 +33,13 @@ def run(request, graphs):
     """Opens a graph on a backend and runs rows."""
 
     def call(signature, rows, *, alone=False, **settings):
-        with opened({"forward": graphs[signature]}, {"forward": signature}, request.param, threads=settings.get("streams", 1), **settings) as runner:
+        with opened(
+            {"forward": graphs[signature]},
+            {"forward": signature},
+            request.param,
+            threads=settings.get("streams", 1),
+            **settings,
+        ) as runner:
             return runner.run(rows, alone=alone)
 
     return call
@@ -58,7 +67,9 @@ class Echo:
 # ---- outputs of a row
 
 
-@pytest.mark.parametrize("settings", [{}, {"batch": 3}, {"batch": 8, "max_tokens": 20}, {"batch": 2, "streams": 2}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"batch": 3}, {"batch": 8, "max_tokens": 20}, {"batch": 2, "streams": 2}], ids=str
+)
 def test_ragged_outputs_come_back_in_order_and_without_padding(run, settings):
     rows = ragged.token_rows(LENGTHS)
     close(run(ragged.TOKENS, rows, **settings), [ragged.token_answers(row) for row in rows])
@@ -97,7 +108,10 @@ def test_no_row_is_no_answer(run):
 
 
 def test_rows_of_similar_size_share_a_call_within_both_limits():
-    engine = Echo(tokens=lambda f: np.zeros((*f["ids"].shape, 3), np.float32), whole=lambda f: np.zeros((len(f["ids"]), 3), np.float32))
+    engine = Echo(
+        tokens=lambda f: np.zeros((*f["ids"].shape, 3), np.float32),
+        whole=lambda f: np.zeros((len(f["ids"]), 3), np.float32),
+    )
     runner = GraphRunner.of(engine, ragged.TOKENS, batch=3, max_tokens=16)
     found = runner.run(ragged.token_rows(LENGTHS))
     assert [feeds["ids"].shape for feeds in engine.feeds] == [(3, 3), (2, 5), (2, 8), (1, 12)]
@@ -124,8 +138,16 @@ def test_as_many_calls_at_the_same_time_as_there_are_streams():
 
 def test_rows_of_several_graphs_share_a_call_by_the_size_of_what_they_hold(monkeypatch):
     """The first graph takes one shape alone; the second also takes what the first gives, which no row has."""
-    encode = Signature("encode", (TensorSpec("image", "float32", ("batch", 2)),), (TensorSpec("memory", "float32", ("batch", "frames", 2)),))
-    step = Signature("step", (TensorSpec("memory", "float32", ("batch", "frames", 2)), TensorSpec("ids", "int64", ("batch", "words"), 0)), ())
+    encode = Signature(
+        "encode",
+        (TensorSpec("image", "float32", ("batch", 2)),),
+        (TensorSpec("memory", "float32", ("batch", "frames", 2)),),
+    )
+    step = Signature(
+        "step",
+        (TensorSpec("memory", "float32", ("batch", "frames", 2)), TensorSpec("ids", "int64", ("batch", "words"), 0)),
+        (),
+    )
     together = []
 
     def run(engines, signatures, rows, shapes, options):
@@ -146,8 +168,15 @@ def test_every_axis_that_varies_is_padded_and_cut():
     """An image of words: two axes that vary, and an output that has one of them."""
     signature = Signature(
         "forward",
-        (TensorSpec("pixels", "float32", ("batch", "height", "width"), 0.5), TensorSpec("ids", "int64", ("batch", "words"), 7)),
-        (TensorSpec("columns", "float32", ("batch", "width")), TensorSpec("words", "int64", ("batch", 2, "words")), TensorSpec("all", "float32", ("batch", 1))),
+        (
+            TensorSpec("pixels", "float32", ("batch", "height", "width"), 0.5),
+            TensorSpec("ids", "int64", ("batch", "words"), 7),
+        ),
+        (
+            TensorSpec("columns", "float32", ("batch", "width")),
+            TensorSpec("words", "int64", ("batch", 2, "words")),
+            TensorSpec("all", "float32", ("batch", 1)),
+        ),
     )
     assert signature.varying == ("height", "width", "words")
     engine = Echo(
@@ -176,7 +205,15 @@ def test_a_bucket_is_of_the_first_axis_that_varies_and_of_single_rows():
     assert single.collate(ragged.IMAGE, ragged.image_rows(1), (16,))["image"].shape == (1, 2, 4)
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((3, 4), np.float32), np.zeros((2, 5), np.float32), np.zeros(4, np.float32), np.zeros((1, 2, 4), np.float32)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((3, 4), np.float32),
+        np.zeros((2, 5), np.float32),
+        np.zeros(4, np.float32),
+        np.zeros((1, 2, 4), np.float32),
+    ],
+)
 def test_a_fixed_axis_has_to_fit(wrong):
     fine = ragged.image_rows(1)[0]
     for rows in ([{**fine, "image": wrong}], [fine, {**fine, "image": wrong}]):
@@ -191,7 +228,10 @@ def test_rows_take_the_type_of_the_signature():
 
 
 def test_feeds_for_calibration_are_those_of_a_call():
-    rows, engine = ragged.token_rows((3, 5)), Echo(tokens=lambda f: np.zeros((2, 5, 3)), whole=lambda f: np.zeros((2, 3)))
+    rows, engine = (
+        ragged.token_rows((3, 5)),
+        Echo(tokens=lambda f: np.zeros((2, 5, 3)), whole=lambda f: np.zeros((2, 3))),
+    )
     recorded = GraphRunner.of(engine, ragged.TOKENS).record(rows)
     assert list(recorded) == ["forward"]
     single.run({"forward": engine}, {"forward": ragged.TOKENS}, rows)
@@ -219,7 +259,10 @@ def test_outputs_that_are_not_finite_name_the_rows(bad):
     rows = [{**row, "offset": np.array([77 if i in (2, 5) else 1])} for i, row in enumerate(ragged.image_rows(7))]
     runner = GraphRunner.of(Echo(scores=scores), ragged.IMAGE, batch=3, name="static on a backend")
     for alone in (True, False):
-        with pytest.raises(OutputError, match=r"^static on a backend computed NaN or infinity for 2 of 7 row\(s\), at index 2, 5 of .*finite outputs"):
+        with pytest.raises(
+            OutputError,
+            match=r"^static on a backend computed NaN or infinity for 2 of 7 row\(s\), at index 2, 5 of .*finite outputs",
+        ):
             runner.run(rows, alone=alone)
         assert len(runner.run(rows, alone=alone, finite=False)) == 7
     assert len(runner.run(rows[:2])) == 2
@@ -227,5 +270,8 @@ def test_outputs_that_are_not_finite_name_the_rows(bad):
 
 def test_a_graph_that_the_backend_refuses(tmp_path):
     (tmp_path / "graph.onnx").write_bytes(b"no graph")
-    with pytest.raises(BackendError), opened({"forward": tmp_path / "graph.onnx"}, {"forward": ragged.IMAGE}, "onnxruntime"):
+    with (
+        pytest.raises(BackendError),
+        opened({"forward": tmp_path / "graph.onnx"}, {"forward": ragged.IMAGE}, "onnxruntime"),
+    ):
         pass

@@ -32,7 +32,14 @@ TEXTS = [
     "film " * 200,
     "x" * 300,
 ]
-PAIRS = [("the plot was dull", "their cast is strong"), ("", ""), ("a", ""), ("", "b"), ("film " * 100, "song"), ("film " * 100, "song " * 90)]
+PAIRS = [
+    ("the plot was dull", "their cast is strong"),
+    ("", ""),
+    ("a", ""),
+    ("", "b"),
+    ("film " * 100, "song"),
+    ("film " * 100, "song " * 90),
+]
 FIELDS = ("input_ids", "token_type_ids", "attention_mask")
 
 
@@ -108,7 +115,14 @@ def test_a_list_is_not_changed(session):
 
 
 @pytest.mark.parametrize(
-    ("text", "cut"), [("film " * 62, False), ("film " * 63, True), ("film " * 800, True), (("film " * 40, "song " * 22), True), ("short", False)]
+    ("text", "cut"),
+    [
+        ("film " * 62, False),
+        ("film " * 63, True),
+        ("film " * 800, True),
+        (("film " * 40, "song " * 22), True),
+        ("short", False),
+    ],
 )
 def test_truncated_is_told(session, text, cut):
     assert session(text).truncated is cut
@@ -211,7 +225,10 @@ def without(name):
         (feeds(2, 0), "no empty axis"),
         ({**feeds(), "attention_mask": np.ones((3, 5), np.int64)}, "has 3 along 'batch', another input has 2"),
         ({**feeds(), "attention_mask": np.ones((2, 6), np.int64)}, "has 6 along 'sequence', another input has 5"),
-        (feeds(1, small.MAX_LENGTH + 1), f"have {small.MAX_LENGTH + 1} along 'sequence', this model takes {small.MAX_LENGTH}"),
+        (
+            feeds(1, small.MAX_LENGTH + 1),
+            f"have {small.MAX_LENGTH + 1} along 'sequence', this model takes {small.MAX_LENGTH}",
+        ),
     ],
 )
 def test_run_refuses(session, wrong, said):
@@ -246,7 +263,9 @@ def test_arrays_that_are_not_contiguous(session):
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (3, 16), (2, small.MAX_LENGTH)])
 def test_example_feeds(session, batch, length):
     made = session.example_feeds(batch, length)
-    assert {n: (a.shape, a.dtype) for n, a in made.items()} == {n: ((batch, length), np.dtype(np.int64)) for n in FIELDS}
+    assert {n: (a.shape, a.dtype) for n, a in made.items()} == {
+        n: ((batch, length), np.dtype(np.int64)) for n in FIELDS
+    }
     assert made["attention_mask"].all()
     assert session.run(made)["logits"].shape == (batch, 3)
 
@@ -296,7 +315,13 @@ def test_context_manager_and_close(float32_bundle):
     with edgekit.load(float32_bundle) as opened:
         opened("a")
     opened.close()
-    for call in (lambda: opened("a"), lambda: opened(["a"]), lambda: opened.run(feeds()), lambda: small.logits(opened, ["a"]), opened.executed_precision):
+    for call in (
+        lambda: opened("a"),
+        lambda: opened(["a"]),
+        lambda: opened.run(feeds()),
+        lambda: small.logits(opened, ["a"]),
+        opened.executed_precision,
+    ):
         with pytest.raises(EdgekitError, match="session is closed"):
             call()
     assert opened.info.task == "text-classification"
@@ -323,7 +348,12 @@ def test_a_path_with_blanks_and_letters(float32_bundle, tmp_path):
 def test_info(session, float32_bundle):
     info = session.info
     package = importlib.metadata.version(info.backend)
-    assert (info.bundle, info.task, info.method, info.executed) == (str(float32_bundle), "text-classification", "float32", "float32")
+    assert (info.bundle, info.task, info.method, info.executed) == (
+        str(float32_bundle),
+        "text-classification",
+        "float32",
+        "float32",
+    )
     assert (info.backend_version, info.built_with) == (package, package)
     assert (info.labels, info.max_length, info.target) == (small.LABELS, small.MAX_LENGTH, "exact")
     assert info.backend in str(float32_bundle)
@@ -337,7 +367,11 @@ def test_info(session, float32_bundle):
 def test_executed_precision(session, tiny_bundle, tiny_build):
     assert session.executed_precision() == "float32"
     with edgekit.load(tiny_bundle) as opened:
-        assert opened.executed_precision() == opened.info.executed == tiny_build.result.bundle.manifest.variants[0].executed
+        assert (
+            opened.executed_precision()
+            == opened.info.executed
+            == tiny_build.result.bundle.manifest.variants[0].executed
+        )
 
 
 # ---- backends
@@ -350,7 +384,9 @@ def both(float32_ort, tmp_path):
     variant = json.loads((bundle / "manifest.json").read_text())["variants"][0]
     opened = open_bundle(bundle)
     stored = golden.read(opened)
-    (bundle / golden.FILE).write_bytes(golden.pack(opened.manifest.signatures[0], stored.rows, stored.outputs * 2, stored.reference))
+    (bundle / golden.FILE).write_bytes(
+        golden.pack(opened.manifest.signatures[0], stored.rows, stored.outputs * 2, stored.reference)
+    )
     small.sign(bundle, variants=[variant, {**variant, "backend": "openvino", "versions": {"openvino": "1.2.3"}}])
     return bundle
 
@@ -359,14 +395,20 @@ def test_the_first_variant_is_the_default_and_others_are_asked_for(both, expecte
     for asked, runs in ((None, "onnxruntime"), ("onnxruntime", "onnxruntime"), ("openvino", "openvino")):
         with edgekit.load(both, backend=asked) as opened:
             assert opened.info.backend == runs
-            assert opened.info.chosen.startswith("the backend was asked for" if asked else "it won the race where the bundle was built")
-            assert ("golden inputs compared" in opened.info.chosen) is (runs == "openvino"), "of another version than that of the build"
+            assert opened.info.chosen.startswith(
+                "the backend was asked for" if asked else "it won the race where the bundle was built"
+            )
+            assert ("golden inputs compared" in opened.info.chosen) is (runs == "openvino"), (
+                "of another version than that of the build"
+            )
             np.testing.assert_allclose(small.logits(opened, TEXTS[:4]), expected[:4], atol=1e-4 * np.ptp(expected))
     assert (opened.info.built_with, opened.info.backend_version) == ("1.2.3", importlib.metadata.version("openvino"))
 
 
 def test_a_backend_that_is_not_in_the_bundle(both, float32_ort):
-    with pytest.raises(BackendError, match=r"runs on onnxruntime, openvino, not on 'openvin'. Did you mean 'openvino'\?"):
+    with pytest.raises(
+        BackendError, match=r"runs on onnxruntime, openvino, not on 'openvin'. Did you mean 'openvino'\?"
+    ):
         edgekit.load(both, backend="openvin")
     with pytest.raises(BackendError, match="runs on onnxruntime, not on 'openvino'"):
         edgekit.load(float32_ort, backend="openvino")
@@ -412,19 +454,29 @@ def test_external_data_outside_of_the_bundle(float32_bundle, tmp_path):
     onnx = pytest.importorskip("onnx")
     bundle = small.copy(float32_bundle, tmp_path / "copy")
     model = onnx.load(bundle / "graphs/model.onnx")
-    tensor = next(t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.raw_data) > 10_000)
+    tensor = next(
+        t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and len(t.raw_data) > 10_000
+    )
     data = tensor.raw_data
     weights = bundle / "graphs" / "weights"
     weights.mkdir(exist_ok=True)
     own = weights / hashlib.sha256(data).hexdigest()
-    places = {tmp_path / "secret": False, bundle / "secret": False, bundle / "graphs" / "inside": False, weights / "inside": False, own: True}
+    places = {
+        tmp_path / "secret": False,
+        bundle / "secret": False,
+        bundle / "graphs" / "inside": False,
+        weights / "inside": False,
+        own: True,
+    }
     entry = tensor.external_data.add()
     entry.key = "location"
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for place, loads in places.items():
         place.write_bytes(data)
-        for spelling in {os.path.relpath(place, bundle / "graphs"), str(place)} if not loads else {f"weights/{place.name}"}:
+        for spelling in (
+            {os.path.relpath(place, bundle / "graphs"), str(place)} if not loads else {f"weights/{place.name}"}
+        ):
             entry.value = spelling
             (bundle / "graphs/model.onnx").write_bytes(model.SerializeToString())
             small.sign(bundle)

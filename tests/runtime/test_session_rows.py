@@ -51,7 +51,9 @@ class Task:
         return [{name: array.argmax(axis=-1).tolist() for name, array in row.items()} for row in outputs]
 
     def same_answer(self, outputs, reference):
-        return np.array([a == b for a, b in zip(*(self.postprocess(rows, rows) for rows in (outputs, reference)), strict=True)])
+        return np.array(
+            [a == b for a, b in zip(*(self.postprocess(rows, rows) for rows in (outputs, reference)), strict=True)]
+        )
 
 
 @pytest.fixture
@@ -61,9 +63,14 @@ def bundle(tmp_path, monkeypatch):
 
     def call(signature, graph, rows, answers, task, backend="onnxruntime", loop="single"):
         monkeypatch.setattr(tasks, "get", lambda name: SimpleNamespace(load=lambda assets: task))
-        variant = Variant(backend, "float32", {"forward": "graphs/model.onnx"}, "cpu", 2, "float32", rows="together", streams=2)
+        variant = Variant(
+            backend, "float32", {"forward": "graphs/model.onnx"}, "cpu", 2, "float32", rows="together", streams=2
+        )
         manifest = Manifest(FORMAT, "rows", loop, 3, (signature,), (variant,), {}, "t", "", "share", 1.0, ())
-        files = {"graphs/model.onnx": graph(tmp_path / "model.onnx"), golden.FILE: golden.pack(signature, rows, [answers], answers)}
+        files = {
+            "graphs/model.onnx": graph(tmp_path / "model.onnx"),
+            golden.FILE: golden.pack(signature, rows, [answers], answers),
+        }
         return write(tmp_path / "bundle", manifest, files).path
 
     return call
@@ -73,7 +80,9 @@ def bundle(tmp_path, monkeypatch):
 def tokens(bundle, request):
     task = Task(Rows(lambda count, longest, seed: ragged.token_rows([2] * (count - 1) + [longest], seed)), 32)
     rows = ragged.token_rows(LENGTHS, seed=9)
-    return bundle(ragged.TOKENS, ragged.token_graph, rows, [ragged.token_answers(row) for row in rows], task, request.param)
+    return bundle(
+        ragged.TOKENS, ragged.token_graph, rows, [ragged.token_answers(row) for row in rows], task, request.param
+    )
 
 
 @pytest.fixture
@@ -86,7 +95,9 @@ def images(bundle):
 
 def test_answers_of_every_token(tokens):
     rows = ragged.token_rows(LENGTHS)
-    expected = [{name: array.argmax(axis=-1).tolist() for name, array in ragged.token_answers(row).items()} for row in rows]
+    expected = [
+        {name: array.argmax(axis=-1).tolist() for name, array in ragged.token_answers(row).items()} for row in rows
+    ]
     with edgekit.load(tokens) as session:
         assert [session(row) for row in rows] == expected
         assert session(rows) == expected
@@ -110,7 +121,10 @@ def test_raw_arrays_and_examples_of_any_size(tokens):
     with edgekit.load(tokens) as session:
         feeds = session.example_feeds(2, 7)
         assert {name: array.shape for name, array in feeds.items()} == {"ids": (2, 7), "mask": (2, 7)}
-        assert {name: array.shape for name, array in session.run(feeds).items()} == {"tokens": (2, 7, 3), "whole": (2, 3)}
+        assert {name: array.shape for name, array in session.run(feeds).items()} == {
+            "tokens": (2, 7, 3),
+            "whole": (2, 3),
+        }
         session.fill(4, 30)
         with pytest.raises(InputError, match="have 33 along 'sequence', this model takes 32"):
             session.run({name: np.ones((1, 33), np.int64) for name in feeds})
@@ -135,7 +149,10 @@ def test_rows_of_a_fixed_shape(images):
         assert [session(row)["scores"] for row in rows] == expected
         assert [answer["scores"] for answer in session(rows)] == expected
         assert golden.check(session).passed
-        assert {name: array.shape for name, array in session.example_feeds(3, 64).items()} == {"image": (3, 2, 4), "offset": (3, 1)}
+        assert {name: array.shape for name, array in session.example_feeds(3, 64).items()} == {
+            "image": (3, 2, 4),
+            "offset": (3, 1),
+        }
         assert session.run(session.example_feeds(3, 64))["scores"].shape == (3, 4)
         with pytest.raises(InputError, match=r"Input 'image' of a row is float32 \[2, 5\], expected float32 \[2, 4\]"):
             session({**rows[0], "image": np.zeros((2, 5), np.float32)})
@@ -151,12 +168,24 @@ def test_rows_in_windows_with_what_explains_them(bundle):
     answers = []
     for parts, row in zip(sizes, rows, strict=True):
         ends = np.cumsum(parts)[:-1]
-        windows = [{"ids": ids, "mask": mask} for ids, mask in zip(np.split(row["ids"], ends), np.split(row["mask"], ends), strict=True)]
+        windows = [
+            {"ids": ids, "mask": mask}
+            for ids, mask in zip(np.split(row["ids"], ends), np.split(row["mask"], ends), strict=True)
+        ]
         made = [ragged.token_answers(window) for window in windows]
         whole = made[0]["whole"] if len(made) == 1 else np.concatenate([one["whole"] for one in made])
-        answers.append({"tokens": np.concatenate([one["tokens"] for one in made]), "whole": whole, "windows": row["windows"], "words": row["words"]})
+        answers.append(
+            {
+                "tokens": np.concatenate([one["tokens"] for one in made]),
+                "whole": whole,
+                "windows": row["windows"],
+                "words": row["words"],
+            }
+        )
     task = Task(Rows(lambda count, longest, seed: rows), 8)
-    with edgekit.load(bundle(ragged.TOKENS, ragged.token_graph, rows[1:], answers[1:], task, loop="windows")) as session:
+    with edgekit.load(
+        bundle(ragged.TOKENS, ragged.token_graph, rows[1:], answers[1:], task, loop="windows")
+    ) as session:
         result = golden.check(session)
         assert (result.rows, result.flips, result.passed) == (2, 0, True)
         for batched in (False, True):

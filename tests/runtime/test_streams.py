@@ -26,7 +26,10 @@ BUCKETS = (8, 16, 32)
 
 def opened(path, **changes):
     bundle = open_bundle(path)
-    return Session(bundle, replace(bundle.manifest.variants[0], **{"threads": 2, "streams": 2, "batch": 4, "shapes": (), **changes}))
+    return Session(
+        bundle,
+        replace(bundle.manifest.variants[0], **{"threads": 2, "streams": 2, "batch": 4, "shapes": (), **changes}),
+    )
 
 
 @pytest.fixture(scope="module", params=["onnxruntime", "openvino", "buckets"])
@@ -92,7 +95,9 @@ def test_batches_are_as_large_as_the_variant_says(session, calls):
     session(TEXTS)
     lengths = sorted(min(len(small.tokenizer()(t)["input_ids"]), small.MAX_LENGTH) for t in TEXTS)
     assert sorted(rows for rows, _ in calls["sizes"]) == [4] * 9
-    assert sorted(tokens for _, tokens in calls["sizes"]) == lengths[3::4], "texts of similar length together, padded to the longest of the four only"
+    assert sorted(tokens for _, tokens in calls["sizes"]) == lengths[3::4], (
+        "texts of similar length together, padded to the longest of the four only"
+    )
     assert calls["most"] <= 2
 
 
@@ -195,11 +200,21 @@ def test_buckets_are_for_a_backend_that_gains_from_them(float32_ort):
 
 @pytest.mark.parametrize(
     ("cpus", "threads", "expected"),
-    [(8, None, (4, 4)), (4, None, (4, 4)), (2, None, (2, 2)), (1, None, (1, 1)), (8, 1, (1, 1)), (8, 3, (3, 3)), (2, 6, (6, 4))],
+    [
+        (8, None, (4, 4)),
+        (4, None, (4, 4)),
+        (2, None, (2, 2)),
+        (1, None, (1, 1)),
+        (8, 1, (1, 1)),
+        (8, 3, (3, 3)),
+        (2, 6, (6, 4)),
+    ],
 )
 def test_no_more_threads_than_cpus_and_no_more_streams_than_threads(monkeypatch, cpus, threads, expected):
     monkeypatch.setattr(choice, "cpus", lambda: cpus)
-    variant = Variant("onnxruntime", "float32", {"forward": "graphs/model.onnx"}, "cpu", 4, "float32", streams=4, batch=8)
+    variant = Variant(
+        "onnxruntime", "float32", {"forward": "graphs/model.onnx"}, "cpu", 4, "float32", streams=4, batch=8
+    )
     found = at_most(variant, threads)
     assert (found.threads, found.streams) == expected
     assert replace(found, threads=4, streams=4) == variant
@@ -209,7 +224,17 @@ def test_a_bundle_for_throughput(float32_ort, tmp_path, expected):
     """As the command line and ``edgekit.load`` open it, with fewer threads than it was built for."""
     bundle = small.copy(float32_ort, tmp_path / "copy")
     (variant,) = open_bundle(bundle).manifest.variants
-    small.sign(bundle, variants=[{**small.json.loads((bundle / "manifest.json").read_text())["variants"][0], "threads": 4, "streams": 4, "batch": 5}])
+    small.sign(
+        bundle,
+        variants=[
+            {
+                **small.json.loads((bundle / "manifest.json").read_text())["variants"][0],
+                "threads": 4,
+                "streams": 4,
+                "batch": 5,
+            }
+        ],
+    )
     with edgekit.load(bundle) as session:
         most = min(4, measure.cpus())
         assert (session.info.threads, session.info.streams, session.info.batch) == (most, most, 5)
@@ -220,4 +245,6 @@ def test_a_bundle_for_throughput(float32_ort, tmp_path, expected):
         sizes, real = [], session._engine.run
         session._engine.run = lambda feeds: sizes.append(len(feeds["input_ids"])) or real(feeds)
         close(small.logits(session, TEXTS, batched=True), expected)
-        assert sorted(sizes) == sorted([5] * (len(TEXTS) // 5) + [len(TEXTS) % 5]) and len(sizes) == math.ceil(len(TEXTS) / 5)
+        assert sorted(sizes) == sorted([5] * (len(TEXTS) // 5) + [len(TEXTS) % 5]) and len(sizes) == math.ceil(
+            len(TEXTS) / 5
+        )

@@ -10,7 +10,11 @@ from edgekit.runtime import golden, loops
 from edgekit.runtime.loops import windows
 from edgekit.spec.tensor import Signature, TensorSpec
 
-SIGNATURE = Signature("forward", (TensorSpec("ids", "int64", ("batch", "sequence"), 0),), (TensorSpec("out", "float32", ("batch", "sequence", 2)),))
+SIGNATURE = Signature(
+    "forward",
+    (TensorSpec("ids", "int64", ("batch", "sequence"), 0),),
+    (TensorSpec("out", "float32", ("batch", "sequence", 2)),),
+)
 SIGNATURES = {"forward": SIGNATURE}
 
 

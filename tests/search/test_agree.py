@@ -23,7 +23,9 @@ def compare(task, alone, listed, order, reference, method):
 
 
 SINGLE = task("single_label_classification")
-ALONE = np.array([[4.0, 0.0, -4.0], [0.0, 1.0, 0.0], [1.0, 1.001, 0.0]], np.float32)  # spread 8; the margins are 4, 1 and 0.001
+ALONE = np.array(
+    [[4.0, 0.0, -4.0], [0.0, 1.0, 0.0], [1.0, 1.001, 0.0]], np.float32
+)  # spread 8; the margins are 4, 1 and 0.001
 ORDER = np.array([0, 1, 2, 2])
 
 
@@ -44,7 +46,9 @@ def test_the_difference_is_a_share_of_the_spread():
 
 def test_the_spread_is_at_least_one():
     narrow = ALONE / 100
-    assert compare(SINGLE, narrow, narrow[ORDER] + np.float32(0.004), ORDER, narrow, "static").difference == pytest.approx(0.004, rel=1e-3)
+    assert compare(
+        SINGLE, narrow, narrow[ORDER] + np.float32(0.004), ORDER, narrow, "static"
+    ).difference == pytest.approx(0.004, rel=1e-3)
 
 
 def test_a_label_counts_unless_torch_itself_is_between_two():
@@ -58,8 +62,12 @@ def test_a_label_counts_unless_torch_itself_is_between_two():
 def test_labels_of_other_heads():
     several = task("multi_label_classification")
     alone = np.array([[2.0, -2.0, 0.01]], np.float32)
-    assert compare(several, alone, alone - np.float32(0.015), np.array([0]), alone, "static").labels == 0  # torch is within the tolerance of the border
-    assert compare(several, alone, alone - np.float32(0.015), np.array([0]), alone + np.float32(0.2), "static").labels == 1
+    assert (
+        compare(several, alone, alone - np.float32(0.015), np.array([0]), alone, "static").labels == 0
+    )  # torch is within the tolerance of the border
+    assert (
+        compare(several, alone, alone - np.float32(0.015), np.array([0]), alone + np.float32(0.2), "static").labels == 1
+    )
     numbers = task("regression", 1)
     values = np.array([[1.0], [3.0]], np.float32)
     assert not compare(numbers, values, values + np.float32(0.2), np.array([0, 1]), values, "static").kept

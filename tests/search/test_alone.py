@@ -22,13 +22,20 @@ def inputs(tmp_path_factory):
     texts = [*small.texts(60, seed=2), f"the film is {OUTLIER}.", f"his {OUTLIER} song was rather dull"]
     logits = small.torch_logits(small.module(outlier=OUTLIER), texts)
     small.write_jsonl(folder / "train.jsonl", [{"text": text} for text in small.texts(30, seed=1)])
-    small.write_jsonl(folder / "dev.jsonl", [{"text": t, "label": small.LABELS[a]} for t, a in zip(texts, logits.argmax(axis=1), strict=True)])
+    small.write_jsonl(
+        folder / "dev.jsonl",
+        [{"text": t, "label": small.LABELS[a]} for t, a in zip(texts, logits.argmax(axis=1), strict=True)],
+    )
     return folder
 
 
 def build(inputs, out, methods=("dynamic",), extra=""):
-    target = small.target(inputs / f"{out.name}.toml", methods=methods, extra=f"threads = 1\n{extra}\n[budget]\naccuracy_drop = 0.5")
-    return edgekit.build(inputs / "model", samples=inputs / "train.jsonl", eval=inputs / "dev.jsonl", out=out, target=target)
+    target = small.target(
+        inputs / f"{out.name}.toml", methods=methods, extra=f"threads = 1\n{extra}\n[budget]\naccuracy_drop = 0.5"
+    )
+    return edgekit.build(
+        inputs / "model", samples=inputs / "train.jsonl", eval=inputs / "dev.jsonl", out=out, target=target
+    )
 
 
 def test_rows_that_lists_change_run_alone_and_are_priced_like_that(inputs, tmp_path, monkeypatch):
@@ -37,11 +44,15 @@ def test_rows_that_lists_change_run_alone_and_are_priced_like_that(inputs, tmp_p
     result = build(inputs, tmp_path / "noticed", ("dynamic", "float32"), 'use = "throughput"')
     manifest = result.bundle.manifest
     by_method = {t.method: t for t in manifest.trials}
-    assert all(t.rows == "alone" and t.batch == 1 and t.lists.difference == 0 for t in manifest.trials if t.method == "dynamic")
+    assert all(
+        t.rows == "alone" and t.batch == 1 and t.lists.difference == 0 for t in manifest.trials if t.method == "dynamic"
+    )
     assert by_method["float32"].rows == "together"
     assert by_method["float32"].lists.kept
     (note,) = [note for note in manifest.notes if "one by one" in note]
-    assert note.startswith("dynamic on onnxruntime: 124 answers in lists, in two orders, differ from those to the same rows alone by at most")
+    assert note.startswith(
+        "dynamic on onnxruntime: 124 answers in lists, in two orders, differ from those to the same rows alone by at most"
+    )
     table = result.table()
     assert "1t alone" in table
     assert "alone: rows of a list are run one by one" in table
@@ -63,10 +74,22 @@ def test_the_graph_gives_it_away(inputs, tmp_path):
 
 def test_the_peak_names_its_list_and_a_limit_of_memory_cuts_lists(inputs, tmp_path):
     free = build(inputs, tmp_path / "free", ("float32",)).bundle.manifest
-    assert (free.trials[0].memory_rows, free.trials[0].memory_tokens, free.variants[0].max_tokens) == (32, small.MAX_LENGTH, 2048)
+    assert (free.trials[0].memory_rows, free.trials[0].memory_tokens, free.variants[0].max_tokens) == (
+        32,
+        small.MAX_LENGTH,
+        2048,
+    )
     limit = free.trials[0].memory_mb - 8
-    target = small.target(inputs / "tight.toml", extra=f"threads = 1\n[budget]\naccuracy_drop = 0.5\nmemory_mb = {limit}")
-    result = edgekit.build(inputs / "model", samples=inputs / "train.jsonl", eval=inputs / "dev.jsonl", out=tmp_path / "tight", target=target)
+    target = small.target(
+        inputs / "tight.toml", extra=f"threads = 1\n[budget]\naccuracy_drop = 0.5\nmemory_mb = {limit}"
+    )
+    result = edgekit.build(
+        inputs / "model",
+        samples=inputs / "train.jsonl",
+        eval=inputs / "dev.jsonl",
+        out=tmp_path / "tight",
+        target=target,
+    )
     tight = result.bundle.manifest
     assert tight.trials[0].memory_mb <= limit
     assert 1 <= tight.trials[0].memory_rows < 32
@@ -86,6 +109,9 @@ def test_a_candidate_that_answers_nan_is_left_out_and_named(inputs, tmp_path, mo
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     manifest = build(inputs, tmp_path / "one", ("dynamic", "float32")).bundle.manifest
     assert {t.method for t in manifest.trials} == {"float32"}
-    assert any(note.startswith("dynamic on onnxruntime, 1 thread(s), rows alone was left out: dynamic on") for note in manifest.notes)
+    assert any(
+        note.startswith("dynamic on onnxruntime, 1 thread(s), rows alone was left out: dynamic on")
+        for note in manifest.notes
+    )
     with pytest.raises(OutputError, match="2 of 62"):
         build(inputs, tmp_path / "none")

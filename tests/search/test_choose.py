@@ -36,7 +36,13 @@ BASE = Trial(
     memory_mb=100.0,
     size_mb=80.0,
 )
-KEYS = {"accuracy_drop": "drop", "p50_ms": "p50_ms", "memory_mb": "memory_mb", "first_answer_ms": "first_answer_ms", "size_mb": "size_mb"}
+KEYS = {
+    "accuracy_drop": "drop",
+    "p50_ms": "p50_ms",
+    "memory_mb": "memory_mb",
+    "first_answer_ms": "first_answer_ms",
+    "size_mb": "size_mb",
+}
 
 
 def trial(method="static", **changes):
@@ -53,10 +59,18 @@ def target(use="latency", **budget):
 
 
 def test_the_fastest_wins():
-    made = [trial("float32", p50_ms=9), trial("static", p50_ms=5), trial("dynamic", p50_ms=4, p90_ms=99, ratio=0.52, ratio_high=0.6)]
+    made = [
+        trial("float32", p50_ms=9),
+        trial("static", p50_ms=5),
+        trial("dynamic", p50_ms=4, p90_ms=99, ratio=0.52, ratio_high=0.6),
+    ]
     winner, reason, judged = choose(made, target(), "accuracy", 0.91)
     assert winner == 2
-    assert [t.verdict for t in judged] == ["2.25 x the time of the chosen one", "1.25 x the time of the chosen one", "chosen"]
+    assert [t.verdict for t in judged] == [
+        "2.25 x the time of the chosen one",
+        "1.25 x the time of the chosen one",
+        "chosen",
+    ]
     assert [replace(t, verdict="") for t in judged] == made
     start = "dynamic on onnxruntime is the fastest of the 3 candidate(s) inside the budget (accuracy_drop 0.01): p50 4.00 ms, "
     said = start + "0.52 x the time of float32 on onnxruntime; accuracy 0.9000, torch 0.9100."
@@ -67,7 +81,10 @@ def test_alone_it_is_compared_with_nothing():
     winner, reason, judged = choose([trial("float32")], target(size_mb=90), "micro F1", 0.9)
     assert (winner, judged[0].verdict) == (0, "chosen")
     limits = "(accuracy_drop 0.01, size_mb 90)"
-    assert reason == f"float32 on onnxruntime is the fastest of the 1 candidate(s) inside the budget {limits}: p50 10.00 ms; micro F1 0.9000, torch 0.9000."
+    assert (
+        reason
+        == f"float32 on onnxruntime is the fastest of the 1 candidate(s) inside the budget {limits}: p50 10.00 ms; micro F1 0.9000, torch 0.9000."
+    )
 
 
 @pytest.mark.parametrize(("slower", "winner"), [(10.0, 1), (10.4, 1), (10.5, 1), (10.51, 0), (12.0, 0)])
@@ -105,14 +122,25 @@ def test_throughput_is_chosen_by_rows_a_second():
     ]
     winner, reason, judged = choose(made, target(use="throughput"), "accuracy", 0.9)
     assert winner == 1
-    assert [t.verdict for t in judged] == ["1.60 x the time of the chosen one", "chosen", "4.00 x the time of the chosen one"]
+    assert [t.verdict for t in judged] == [
+        "1.60 x the time of the chosen one",
+        "chosen",
+        "4.00 x the time of the chosen one",
+    ]
     assert ": 800 rows/s, 0.61 x the time of float32 on onnxruntime; " in reason
     assert choose(made, target(), "accuracy", 0.9)[0] == 2
 
 
 # ---- a light one that is nearly as fast
 
-HEAVY = trial("static", backend="openvino", p50_ms=8.6, first_answer_ms=2300.0, memory_mb=317.0, shapes=(8, 16, 24, 32, 40, 48, 56, 64))
+HEAVY = trial(
+    "static",
+    backend="openvino",
+    p50_ms=8.6,
+    first_answer_ms=2300.0,
+    memory_mb=317.0,
+    shapes=(8, 16, 24, 32, 40, 48, 56, 64),
+)
 
 
 @pytest.mark.parametrize(
@@ -134,14 +162,22 @@ def test_less_than_20_percent_is_not_worth_twice_start_and_memory(change, winner
 
 
 def test_the_trade_is_printed():
-    reason, judged = choose([HEAVY, trial("dynamic", p50_ms=10.0, first_answer_ms=200.0, memory_mb=123.0)], target(), "accuracy", 0.9)[1:]
-    assert "static on openvino with 8 static shapes is 1.16 x as fast, and takes 2300 ms to its first answer and 317 MB (200 ms and 123 MB here)" in reason
+    reason, judged = choose(
+        [HEAVY, trial("dynamic", p50_ms=10.0, first_answer_ms=200.0, memory_mb=123.0)], target(), "accuracy", 0.9
+    )[1:]
+    assert (
+        "static on openvino with 8 static shapes is 1.16 x as fast, and takes 2300 ms to its first answer and 317 MB (200 ms and 123 MB here)"
+        in reason
+    )
     assert [t.verdict for t in judged] == ["0.86 x the time of the chosen one", "chosen"]
 
 
 def test_a_lighter_one_still_is_measured_against_the_fastest():
     """Each has half of the one before; the third takes 24 % more time than the first, though only 8 % more than the second."""
-    made = [trial("static", p50_ms=p, first_answer_ms=s, memory_mb=m) for p, s, m in ((8.0, 4000.0, 400.0), (9.3, 1000.0, 200.0), (10.1, 300.0, 90.0))]
+    made = [
+        trial("static", p50_ms=p, first_answer_ms=s, memory_mb=m)
+        for p, s, m in ((8.0, 4000.0, 400.0), (9.3, 1000.0, 200.0), (10.1, 300.0, 90.0))
+    ]
     assert choose(made, target(), "accuracy", 0.9)[0] == 1
     made[2] = replace(made[2], p50_ms=9.9)
     assert choose(made, target(), "accuracy", 0.9)[0] == 2
@@ -162,12 +198,20 @@ def test_int8_that_ran_in_float_is_refused(executed):
 
 @pytest.mark.parametrize("executed", ["int8", "int8 6/10 linears", "int8 36/38 linears"])
 def test_int8_that_mostly_ran_in_int8_is_not(executed):
-    assert choose([trial("static", p50_ms=1, executed=executed), trial("float32", p50_ms=9)], target(), "accuracy", 0.9)[0] == 0
+    assert (
+        choose([trial("static", p50_ms=1, executed=executed), trial("float32", p50_ms=9)], target(), "accuracy", 0.9)[0]
+        == 0
+    )
 
 
-@pytest.mark.parametrize(("method", "executed"), [("float16", "float32"), ("weight_only", "float32"), ("bfloat16", "bfloat16")])
+@pytest.mark.parametrize(
+    ("method", "executed"), [("float16", "float32"), ("weight_only", "float32"), ("bfloat16", "bfloat16")]
+)
 def test_other_methods_may_run_in_float(method, executed):
-    assert choose([trial(method, p50_ms=1, executed=executed), trial("float32", p50_ms=9)], target(), "accuracy", 0.9)[0] == 0
+    assert (
+        choose([trial(method, p50_ms=1, executed=executed), trial("float32", p50_ms=9)], target(), "accuracy", 0.9)[0]
+        == 0
+    )
 
 
 def test_words_for_what_was_executed():
@@ -178,7 +222,9 @@ def test_words_for_what_was_executed():
     assert backends.summary([]) == "unknown"
 
 
-@pytest.mark.parametrize(("high", "dropped"), [(0.6, False), (0.999, False), (1.0, True), (1.2, True), (float("nan"), True)])
+@pytest.mark.parametrize(
+    ("high", "dropped"), [(0.6, False), (0.999, False), (1.0, True), (1.2, True), (float("nan"), True)]
+)
 @pytest.mark.parametrize("method", ["static", "dynamic", "weight_only"])
 def test_not_faster_than_float32_beyond_the_noise_is_dropped(method, high, dropped):
     """Though its median is lower: the upper end of the interval decides."""
@@ -186,7 +232,9 @@ def test_not_faster_than_float32_beyond_the_noise_is_dropped(method, high, dropp
     winner, _, judged = choose(made, target(), "accuracy", 0.9)
     assert winner == (1 if dropped else 0)
     if dropped:
-        assert judged[0].verdict == f"dropped: 0.59 x the time of float32 (up to {high:.2f}), not faster beyond the noise"
+        assert (
+            judged[0].verdict == f"dropped: 0.59 x the time of float32 (up to {high:.2f}), not faster beyond the noise"
+        )
 
 
 def test_it_stays_where_float32_is_not_inside_the_budget():
@@ -200,12 +248,17 @@ def test_it_stays_where_float32_is_not_inside_the_budget():
 
 def test_what_breaks_the_budget_is_said_before_what_is_slow():
     made = [trial("static", drop=0.5, ratio=2.0, ratio_high=2.1), trial("float32")]
-    assert choose(made, target(accuracy_drop=0.01), "accuracy", 0.9)[2][0].verdict == "over budget: accuracy_drop 0.5 over 0.01"
+    assert (
+        choose(made, target(accuracy_drop=0.01), "accuracy", 0.9)[2][0].verdict
+        == "over budget: accuracy_drop 0.5 over 0.01"
+    )
 
 
 def test_int8_is_not_worth_it_here():
     made = [trial("static", p50_ms=11, ratio=1.1, ratio_high=1.2), trial("float32")]
-    assert choose(made, target(), "accuracy", 0.9)[1].endswith("p50 10.00 ms; INT8 is not worth it here; accuracy 0.9000, torch 0.9000.")
+    assert choose(made, target(), "accuracy", 0.9)[1].endswith(
+        "p50 10.00 ms; INT8 is not worth it here; accuracy 0.9000, torch 0.9000."
+    )
     made = [trial("static", p50_ms=5, ratio=0.5, ratio_high=0.6), trial("float32")]
     assert "not worth it" not in choose(made, target(), "accuracy", 0.9)[1]
     made = [trial("weight_only", p50_ms=11, ratio=1.1, ratio_high=1.2), trial("float32")]
@@ -223,7 +276,12 @@ def test_excess_of_each_key(key):
     units = {"accuracy_drop": "", "memory_mb": " MB", "size_mb": " MB"}.get(key, " ms")
     assert excess(measured, Budget(**{key: 1.999})) == f"over budget: {key} 2{units} over 1.999{units}"
     others = {name: 0.0 for name in KEYS if name != key}
-    assert key not in excess(replace(measured, drop=1.0 if key != "accuracy_drop" else 2.0), Budget(**others)).replace("over budget: ", "").split()
+    assert (
+        key
+        not in excess(replace(measured, drop=1.0 if key != "accuracy_drop" else 2.0), Budget(**others))
+        .replace("over budget: ", "")
+        .split()
+    )
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -251,14 +309,25 @@ def test_a_floor_of_accuracy():
 def test_the_limit_of_an_error_rate_is_a_ceiling():
     """Of a score that is better when lower, ``accuracy`` is the largest that is allowed, and a drop is how much it grew."""
     assert excess(replace(BASE, score=0.1), Budget(accuracy=0.1), higher_is_better=False) == ""
-    assert excess(replace(BASE, score=0.12), Budget(accuracy=0.1), higher_is_better=False) == "over budget: accuracy 0.12 over 0.1"
+    assert (
+        excess(replace(BASE, score=0.12), Budget(accuracy=0.1), higher_is_better=False)
+        == "over budget: accuracy 0.12 over 0.1"
+    )
     made = [trial("static", p50_ms=1, score=0.12, drop=0.005), trial("float32", p50_ms=9, score=0.09)]
     assert choose(made, target(accuracy=0.1), "WER", 0.09, higher_is_better=False)[0] == 1
     with pytest.raises(BudgetError, match=r"(?s)dynamic on .*static on .*WER 0.0900"):
-        choose([trial("static", score=0.5), trial("dynamic", score=0.15)], target(accuracy=0.1), "WER", 0.09, higher_is_better=False)
+        choose(
+            [trial("static", score=0.5), trial("dynamic", score=0.15)],
+            target(accuracy=0.1),
+            "WER",
+            0.09,
+            higher_is_better=False,
+        )
     budget = Budget(accuracy_drop=0.01, accuracy=0.1)
     assert budget.largest_drop(0.095, higher_is_better=False) == pytest.approx(0.005)
-    assert budget.largest_drop(0.2, higher_is_better=False) == pytest.approx(-0.1), "the reference itself is over its ceiling"
+    assert budget.largest_drop(0.2, higher_is_better=False) == pytest.approx(-0.1), (
+        "the reference itself is over its ceiling"
+    )
     assert budget.largest_drop(0.095) == pytest.approx(-0.005)
 
 
@@ -279,7 +348,9 @@ def test_strict_holds_the_upper_end_against_the_limit():
     winner, _, judged = choose(made, aim, "accuracy", 0.9, strict=True)
     assert winner == 1
     assert judged[0].verdict == "over budget: accuracy_drop 0.02 (upper end of its interval) over 0.01"
-    assert excess(replace(BASE, drop=0.0, drop_high=0.88 - 0.87), aim.budget, strict=True) == "", "exactly the limit is inside"
+    assert excess(replace(BASE, drop=0.0, drop_high=0.88 - 0.87), aim.budget, strict=True) == "", (
+        "exactly the limit is inside"
+    )
 
 
 def test_none_inside_the_nearest_first():
@@ -307,7 +378,11 @@ def test_none_inside_the_nearest_first():
 
 def test_the_nearest_by_what_strict_looks_at():
     """Drops and upper ends are in another order; what would be refused besides is over the budget first of all."""
-    made = [trial("static", drop=0.0, drop_high=0.04), trial("dynamic", drop=0.005, drop_high=0.02), trial("static", drop_high=0.03, executed="float32")]
+    made = [
+        trial("static", drop=0.0, drop_high=0.04),
+        trial("dynamic", drop=0.005, drop_high=0.02),
+        trial("static", drop_high=0.03, executed="float32"),
+    ]
     made.append(trial("static", drop=0.02, drop_high=0.05))
     with pytest.raises(BudgetError) as caught:
         choose(made, target(accuracy_drop=0.01), "accuracy", 0.95, strict=True)
@@ -383,18 +458,44 @@ def candidate(folder, method, **changes):
 
 
 def test_trials_put_measurements_together(tmp_path):
-    bucketed = candidate(tmp_path, "static", backend="openvino", shapes=(16, 32), threads=1, streams=1, batch=4, rows="together")
+    bucketed = candidate(
+        tmp_path, "static", backend="openvino", shapes=(16, 32), threads=1, streams=1, batch=4, rows="together"
+    )
     candidates = [candidate(tmp_path, "float32"), bucketed]
     # The second has the first three rows wrong, which the reference has right, and the last right, which it has wrong.
-    given = [CandidateResult(REFERENCE, Costs(300.0, 90.0, "float32")), CandidateResult(logits([1, 2, 0, 0, 1, 2, 0, 1, 0, 0]), Costs(500.0, 120.0, "int8"))]
+    given = [
+        CandidateResult(REFERENCE, Costs(300.0, 90.0, "float32")),
+        CandidateResult(logits([1, 2, 0, 0, 1, 2, 0, 1, 0, 0]), Costs(500.0, 120.0, "int8")),
+    ]
     plain, int8 = trials(candidates, given, None, EVALUATION)
-    assert (plain.score, plain.drop, plain.changed, plain.losses, plain.gains, plain.p_value) == (0.8, 0.0, 0, 0, 0, 1.0)
+    assert (plain.score, plain.drop, plain.changed, plain.losses, plain.gains, plain.p_value) == (
+        0.8,
+        0.0,
+        0,
+        0,
+        0,
+        1.0,
+    )
     assert (int8.score, int8.changed, int8.losses, int8.gains) == (0.6, 4, 3, 1)
     assert int8.drop == pytest.approx(0.2)
     assert int8.drop_low < 0.2 < int8.drop_high
     assert int8.p_value == pytest.approx(binomtest(3, 4, 0.5).pvalue)
-    assert (plain.method, plain.backend, plain.shapes, plain.threads, plain.streams, plain.batch) == ("float32", "onnxruntime", (), 2, 1, 1)
-    assert (int8.method, int8.backend, int8.shapes, int8.threads, int8.streams, int8.batch) == ("static", "openvino", (16, 32), 1, 1, 4)
+    assert (plain.method, plain.backend, plain.shapes, plain.threads, plain.streams, plain.batch) == (
+        "float32",
+        "onnxruntime",
+        (),
+        2,
+        1,
+        1,
+    )
+    assert (int8.method, int8.backend, int8.shapes, int8.threads, int8.streams, int8.batch) == (
+        "static",
+        "openvino",
+        (16, 32),
+        1,
+        1,
+        4,
+    )
     assert (plain.rows, int8.rows) == ("alone", "together")
     assert (int8.first_answer_ms, int8.memory_mb, int8.executed, int8.size_mb) == (500.0, 120.0, "int8", 3.5)
     assert (int8.p50_ms, int8.p90_ms, int8.rows_per_s, int8.ratio, int8.ratio_high, int8.verdict) == (0, 0, 0, 0, 0, "")
@@ -405,7 +506,10 @@ def test_a_race_gives_times_and_ratios(tmp_path):
     slow = tuple(tuple(float(r * 20 + i + 1) for i in range(20)) for r in range(4))  # 1 to 80 ms
     half = tuple(tuple(t / 2 for t in turn) for turn in slow)
     candidates = [candidate(tmp_path, "static"), candidate(tmp_path, "float32")]
-    given = [CandidateResult(REFERENCE, Costs(1.0, 1.0, "int8")), CandidateResult(REFERENCE, Costs(1.0, 1.0, "float32"))]
+    given = [
+        CandidateResult(REFERENCE, Costs(1.0, 1.0, "int8")),
+        CandidateResult(REFERENCE, Costs(1.0, 1.0, "float32")),
+    ]
     int8, plain = trials(candidates, given, Race((half, slow)), EVALUATION)
     assert (plain.p50_ms, plain.p90_ms, plain.ratio, plain.ratio_high) == (40.0, 72.0, 0.0, 0.0)
     assert (int8.p50_ms, int8.p90_ms) == (20.0, 36.0)
@@ -452,11 +556,17 @@ def test_noise_alone_does_not_make_int8_faster():
 @pytest.mark.parametrize(("p50", "winner"), [(8.4, 1), (8.5, 1), (8.6, 0), (9.9, 0), (10.1, 0)])
 def test_buckets_must_gain_15_percent(p50, winner):
     """They cost seconds at every start."""
-    trials = [trial("float32", backend="openvino", p50_ms=10.0), trial("float32", backend="openvino", p50_ms=p50, shapes=(16, 32), first_answer_ms=3300.0)]
+    trials = [
+        trial("float32", backend="openvino", p50_ms=10.0),
+        trial("float32", backend="openvino", p50_ms=p50, shapes=(16, 32), first_answer_ms=3300.0),
+    ]
     found, _, judged = choose(trials, target(), "accuracy", 0.9)
     assert found == winner
     if winner == 0:
-        assert judged[1].verdict == f"dropped: {p50 / 10:.2f} x the time of any shape, too little for 3000 ms more at the start"
+        assert (
+            judged[1].verdict
+            == f"dropped: {p50 / 10:.2f} x the time of any shape, too little for 3000 ms more at the start"
+        )
 
 
 def test_buckets_win_where_shapes_of_any_size_are_outside_the_budget():

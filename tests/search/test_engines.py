@@ -30,9 +30,13 @@ from edgekit.spec.target import folders
 from edgekit.spec.target import load as load_target
 
 RTX = backends.installed_version("tensorrt_rtx")
-needs_rtx = pytest.mark.skipif(RTX is None, reason="TensorRT-RTX is not installed here: pip install 'edgekit[tensorrt-rtx]'")
+needs_rtx = pytest.mark.skipif(
+    RTX is None, reason="TensorRT-RTX is not installed here: pip install 'edgekit[tensorrt-rtx]'"
+)
 ON_DEVICE = "The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes."
-TIMED_THERE = "Latency, start and memory on the device, and which of the variants is faster there: it times them itself."
+TIMED_THERE = (
+    "Latency, start and memory on the device, and which of the variants is faster there: it times them itself."
+)
 FIXED = ('embeddings = "float32"', 'embeddings = "float32"\nranges = "min_max"\nsmooth = "off"')
 
 
@@ -51,7 +55,14 @@ def build(tiny_model, tiny_samples, tmp_path):
     """``edgekit.build`` with the session's model and samples."""
 
     def call(target, **options):
-        return edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target=target, **options).bundle.manifest
+        return edgekit.build(
+            tiny_model,
+            samples=tiny_samples.train,
+            eval=tiny_samples.dev,
+            out=tmp_path / "out",
+            target=target,
+            **options,
+        ).bundle.manifest
 
     return call
 
@@ -61,14 +72,20 @@ def twice(tmp_path_factory, tiny_model, tiny_samples, jetson):
     """The same build twice, from the export on. Tensors from 4 kB on lie beside the graphs, as those of a real model do from 1 MB on."""
     folder, cache = tmp_path_factory.mktemp("twice"), Path(os.environ["EDGEKIT_CACHE"])
     aim = toml(folder / "fixed.toml", "jetson", FIXED)
-    exported = [file.parent for file in cache.glob("*/entry.json") if json.loads(file.read_text())["step"] in ("export", "reference")]
+    exported = [
+        file.parent
+        for file in cache.glob("*/entry.json")
+        if json.loads(file.read_text())["step"] in ("export", "reference")
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graphs, "EXTERNAL_FROM", 4096)
         for name in ("first", "second"):
             for entry in exported:
                 shutil.copytree(entry, folder / f"cache-{name}" / entry.name)
             patch.setenv("EDGEKIT_CACHE", str(folder / f"cache-{name}"))
-            made = edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=folder / name, target=aim)
+            made = edgekit.build(
+                tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=folder / name, target=aim
+            )
             assert not {"static_float16", "float16"} & set(made.reused)
     return folder / "first", folder / "second"
 
@@ -106,7 +123,12 @@ def test_what_a_bundle_for_a_jetson_holds(jetson):
         recipe = variant.engine
         # The target's two profiles end at 64 and 512 tokens; the model takes 64, so the second says nothing new.
         assert recipe.profiles == ({"batch": (1, 1, 8), "sequence": (1, 32, 64)},)
-        assert (recipe.minimum, recipe.compute_capability, recipe.workspace_mb, recipe.precisions) == ("10.3", ("8.7",), 512, asked.precisions)
+        assert (recipe.minimum, recipe.compute_capability, recipe.workspace_mb, recipe.precisions) == (
+            "10.3",
+            ("8.7",),
+            512,
+            asked.precisions,
+        )
         assert variant.executed == "unknown (scored on onnxruntime)"
         assert variant.shapes == ()
     assert sorted(n for n in manifest.files if not n.startswith("assets/")) == [
@@ -120,7 +142,9 @@ def test_what_a_bundle_for_a_jetson_holds(jetson):
 
 def operators(bundle, variant):
     graph = onnx.load(bundle / variant.graphs["forward"])
-    return Counter(node.op_type for node in graph.graph.node), {onnx.TensorProto.DataType.Name(t.data_type) for t in graph.graph.initializer}
+    return Counter(node.op_type for node in graph.graph.node), {
+        onnx.TensorProto.DataType.Name(t.data_type) for t in graph.graph.initializer
+    }
 
 
 def test_the_graph_of_each_variant_says_what_it_computes_in(jetson):
@@ -138,10 +162,15 @@ def test_the_graph_of_each_variant_says_what_it_computes_in(jetson):
 def test_graphs_share_their_weights(twice):
     first, _ = twice
     bundle = open_bundle(first)
-    named = [{tensor.location for tensor in onnx_reader.read((first / v.graphs["forward"]).read_bytes()).external} for v in bundle.manifest.variants]
+    named = [
+        {tensor.location for tensor in onnx_reader.read((first / v.graphs["forward"]).read_bytes()).external}
+        for v in bundle.manifest.variants
+    ]
     assert named[0] & named[1], "embedding tables are the same in both"
     assert named[1] - named[0], "weights of linear layers are INT8 in one and float16 in the other"
-    assert {f"graphs/{n}" for n in set.union(*named)} == {n for n in bundle.manifest.files if n.startswith("graphs/weights/")}
+    assert {f"graphs/{n}" for n in set.union(*named)} == {
+        n for n in bundle.manifest.files if n.startswith("graphs/weights/")
+    }
 
 
 def test_the_same_build_gives_the_same_bytes(twice):
@@ -156,11 +185,17 @@ def test_golden_outputs_are_those_of_each_graph(jetson, twice):
     for folder in (jetson, twice[0]):
         stored = np.load(folder / "golden.npz")
         for index, variant in enumerate(open_bundle(folder).manifest.variants):
-            session = onnxruntime.InferenceSession(str(folder / variant.graphs["forward"]), providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(
+                str(folder / variant.graphs["forward"]), providers=["CPUExecutionProvider"]
+            )
             names = [i.name for i in session.get_inputs()]
             for row, length in enumerate(stored["lengths"]):
-                (found,) = session.run(None, {n: stored[f"input.{n}"][row : row + 1, :length].astype(np.int64) for n in names})
-                np.testing.assert_allclose(found[0], stored[f"outputs.{index}"][row], atol=1.5e-2 * max(1, np.ptp(stored[f"outputs.{index}"])))
+                (found,) = session.run(
+                    None, {n: stored[f"input.{n}"][row : row + 1, :length].astype(np.int64) for n in names}
+                )
+                np.testing.assert_allclose(
+                    found[0], stored[f"outputs.{index}"][row], atol=1.5e-2 * max(1, np.ptp(stored[f"outputs.{index}"]))
+                )
         assert max(stored["lengths"]) > 32
         assert not np.allclose(stored["outputs.0"], stored["outputs.1"], atol=1e-3), "INT8 and float16 are told apart"
 
@@ -179,7 +214,9 @@ def test_lines_for_trtexec(jetson):
         assert options["saveEngine"] == f"{variant.method}.plan"
         assert options["memPoolSize"] == "workspace:512M"
         for place, shape in (("minShapes", "1x1"), ("optShapes", "1x32"), ("maxShapes", "8x64")):
-            assert dict(part.split(":") for part in options[place].split(",")) == {s.name: shape for s in manifest.signatures[0].inputs}
+            assert dict(part.split(":") for part in options[place].split(",")) == {
+                s.name: shape for s in manifest.signatures[0].inputs
+            }
         assert {"stronglyTyped", "noTF32"} <= set(options)
         assert not {"fp16", "int8", "best"} & set(options), "trtexec refuses these beside stronglyTyped"
 
@@ -202,7 +239,10 @@ def test_the_board_takes_what_was_built(jetson, twice, monkeypatch, tmp_path):
 def test_what_was_checked_without_the_device(jetson, tiny_samples):
     manifest = open_bundle(jetson).manifest
     rules = said(manifest.verified, "Rules of TensorRT ")
-    assert rules == "Rules of TensorRT 10.3, 10.16, 11.4: operators, types, Q/DQ and strong typing of static_float16 and float16 keep them all."
+    assert (
+        rules
+        == "Rules of TensorRT 10.3, 10.16, 11.4: operators, types, Q/DQ and strong typing of static_float16 and float16 keep them all."
+    )
     for method in ("static_float16", "float16"):
         accuracy = said(manifest.verified, f"Accuracy: {method} ")
         assert f" was scored on {len(tiny_samples.rows)} rows by onnxruntime on this machine (" in accuracy
@@ -226,9 +266,13 @@ def test_nvidias_own_parser_and_builder_saw_the_graphs(jetson):
 def test_without_rtx_a_bundle_says_that_nobody_saw_the_graphs(build, without_rtx, jetson):
     manifest = build("jetson")
     assert not any(s.startswith("NVIDIA's parser") for s in manifest.verified)
-    assert "pip install 'edgekit[tensorrt-rtx]'" in said(manifest.unverified, "NVIDIA's parser and builder did not see the graphs")
+    assert "pip install 'edgekit[tensorrt-rtx]'" in said(
+        manifest.unverified, "NVIDIA's parser and builder did not see the graphs"
+    )
     assert ON_DEVICE in manifest.unverified
-    assert content_digest(manifest) == content_digest(open_bundle(jetson).manifest), "who looked at the graphs does not change them"
+    assert content_digest(manifest) == content_digest(open_bundle(jetson).manifest), (
+        "who looked at the graphs does not change them"
+    )
 
 
 @needs_rtx
@@ -244,20 +288,39 @@ def test_a_build_ends_where_nvidias_builder_refuses(build, monkeypatch, tmp_path
 
 @needs_rtx
 def test_a_flag_that_there_is_not(build, tmp_path):
-    aim = toml(tmp_path / "flag.toml", "jetson", ("optimization_level = 3", 'optimization_level = 3\nflags = ["SPARSE_WEIGHT"]'))
-    with pytest.raises(BackendError, match=r"names 'SPARSE_WEIGHT', which this TensorRT does not have. It has: .*SPARSE_WEIGHTS"):
+    aim = toml(
+        tmp_path / "flag.toml",
+        "jetson",
+        ("optimization_level = 3", 'optimization_level = 3\nflags = ["SPARSE_WEIGHT"]'),
+    )
+    with pytest.raises(
+        BackendError, match=r"names 'SPARSE_WEIGHT', which this TensorRT does not have. It has: .*SPARSE_WEIGHTS"
+    ):
         build(aim)
 
 
 def test_profiles_that_end_before_the_model_does(build, tmp_path):
-    aim = toml(tmp_path / "short.toml", "jetson", ("sequence = [1, 32, 64]", "sequence = [1, 16, 30]"), ("sequence = [1, 128, 512]", "sequence = [1, 8, 20]"))
+    aim = toml(
+        tmp_path / "short.toml",
+        "jetson",
+        ("sequence = [1, 32, 64]", "sequence = [1, 16, 30]"),
+        ("sequence = [1, 128, 512]", "sequence = [1, 8, 20]"),
+    )
     manifest = build(aim)
     assert manifest.variants[0].engine.profiles == ({"batch": (1, 1, 8), "sequence": (1, 16, 30)},)
-    assert "Rows beyond 30 tokens: the model takes 64, the target's profiles end before. They are refused." in manifest.unverified
+    assert (
+        "Rows beyond 30 tokens: the model takes 64, the target's profiles end before. They are refused."
+        in manifest.unverified
+    )
 
 
 def test_a_bundle_whose_profiles_end_before_the_model_does_loads(build, tmp_path, monkeypatch, without_rtx):
-    aim = toml(tmp_path / "short.toml", "jetson", ("sequence = [1, 32, 64]", "sequence = [1, 16, 30]"), ("sequence = [1, 128, 512]", "sequence = [1, 8, 20]"))
+    aim = toml(
+        tmp_path / "short.toml",
+        "jetson",
+        ("sequence = [1, 32, 64]", "sequence = [1, 16, 30]"),
+        ("sequence = [1, 128, 512]", "sequence = [1, 8, 20]"),
+    )
     build(aim)
     Board(monkeypatch)
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
@@ -284,7 +347,9 @@ def test_what_a_bundle_for_rtx_holds(rtx):
 @needs_rtx
 def test_what_a_bundle_for_rtx_says_of_its_engines(rtx):
     manifest = open_bundle(rtx).manifest
-    assert ", for compute capability 7.5, 8.6, 8.9, 12.0, without a GPU." in said(manifest.verified, "NVIDIA's parser and builder: TensorRT-RTX")
+    assert ", for compute capability 7.5, 8.6, 8.9, 12.0, without a GPU." in said(
+        manifest.verified, "NVIDIA's parser and builder: TensorRT-RTX"
+    )
     assert ON_DEVICE not in manifest.unverified
     assert "edgekit sign" in said(manifest.unverified, "Who made it")
 
@@ -320,7 +385,10 @@ def test_a_chip_that_rtx_does_not_build_for(build, tmp_path):
 
 def test_a_target_for_both(build, tmp_path):
     """Each has its own engines: TensorRT's are made on the device, so it is said of all that they are."""
-    both = (('backends = ["tensorrt"]', 'backends = ["tensorrt", "tensorrt_rtx"]'), ('methods = ["static_float16", "float16"]', 'methods = ["float16"]'))
+    both = (
+        ('backends = ["tensorrt"]', 'backends = ["tensorrt", "tensorrt_rtx"]'),
+        ('methods = ["static_float16", "float16"]', 'methods = ["float16"]'),
+    )
     manifest = build(toml(tmp_path / "both.toml", "jetson", *both, ('["8.7"]', '["8.9"]')))
     assert [(v.backend, v.engines) for v in manifest.variants] == [("tensorrt", {}), ("tensorrt_rtx", {})]
     assert [n for n in manifest.files if n.endswith(".onnx")] == ["graphs/model.onnx"]
@@ -341,11 +409,36 @@ def test_a_target_for_both(build, tmp_path):
             UsageError,
             r"'static_float16' multiplies in int8, which the chip of target 'jetson' does not have \(it has float32, tf32, float16\)",
         ),
-        ("jetson", ("batch = [1, 1, 8]", "batch = [1, 1, 4]"), BackendError, r"Target 'jetson' answers 1 to 8 rows at once, a profile holds 1 to 4"),
-        ("jetson", ('choose_on = "device"\n', ""), BackendError, r"engines are timed where they run. Write choose_on = \"device\""),
-        ("jetson", ('device = "gpu"', 'device = "cpu"'), BackendError, r"TensorRT serves the device gpu, target 'jetson' asks for 'cpu'"),
-        ("jetson", ('methods = ["static_float16", "float16"]', 'methods = ["dynamic"]'), UsageError, r"has no candidate"),
-        ("rtx", ('compute_capability = ["7.5", "8.6", "8.9", "12.0"]\n', ""), BackendError, r"names no compute_capability, TensorRT-RTX makes engines ahead"),
+        (
+            "jetson",
+            ("batch = [1, 1, 8]", "batch = [1, 1, 4]"),
+            BackendError,
+            r"Target 'jetson' answers 1 to 8 rows at once, a profile holds 1 to 4",
+        ),
+        (
+            "jetson",
+            ('choose_on = "device"\n', ""),
+            BackendError,
+            r"engines are timed where they run. Write choose_on = \"device\"",
+        ),
+        (
+            "jetson",
+            ('device = "gpu"', 'device = "cpu"'),
+            BackendError,
+            r"TensorRT serves the device gpu, target 'jetson' asks for 'cpu'",
+        ),
+        (
+            "jetson",
+            ('methods = ["static_float16", "float16"]', 'methods = ["dynamic"]'),
+            UsageError,
+            r"has no candidate",
+        ),
+        (
+            "rtx",
+            ('compute_capability = ["7.5", "8.6", "8.9", "12.0"]\n', ""),
+            BackendError,
+            r"names no compute_capability, TensorRT-RTX makes engines ahead",
+        ),
     ],
     ids=["no int8", "small batch", "chosen here", "cpu", "no candidate", "no chips"],
 )
@@ -357,7 +450,9 @@ def test_a_target_that_cannot_be(build, tmp_path, name, change, error, text):
 
 def test_a_target_without_an_engine_table(build, tmp_path):
     aim = small.target(tmp_path / "none.toml", ("float16",), ("tensorrt",), 'device = "gpu"\nchoose_on = "device"')
-    with pytest.raises(BackendError, match=r"Target 'none' has no \[engine\] table, which TensorRT needs.*edgekit targets jetson"):
+    with pytest.raises(
+        BackendError, match=r"Target 'none' has no \[engine\] table, which TensorRT needs.*edgekit targets jetson"
+    ):
         build(aim, progress=no_work)
 
 
@@ -365,16 +460,28 @@ def test_a_target_without_an_engine_table(build, tmp_path):
     ("before", "after", "text"),
     [
         ("workspace_mb = 512", "worksapce_mb = 512", "Did you mean 'workspace_mb'?"),
-        ("workspace_mb = 512", "workspace_mb = 8192", "workspace_mb is 8192 and memory_mb 4096, expected a workspace smaller"),
+        (
+            "workspace_mb = 512",
+            "workspace_mb = 8192",
+            "workspace_mb is 8192 and memory_mb 4096, expected a workspace smaller",
+        ),
         ("workspace_mb = 512", 'workspace_mb = "512"', "expected a value of type int"),
         ('"bfloat16"', '"bfloat61"', "Did you mean 'bfloat16'?"),
         ("optimization_level = 3", "optimization_level = 6", "optimization_level is 6, expected 0 to 5"),
         ('minimum = "10.3"', 'minimum = "8.6"', "minimum is '8.6', expected 10.3 or newer"),
         ('minimum = "10.3"', 'minimum = "ten"', "'ten' is not a version"),
         ('["8.7"]', '["sm87"]', "'sm87' is not a version"),
-        ("sequence = [1, 32, 64]", "sequence = [1, 65, 64]", "sequence is [1, 65, 64], expected least <= usual <= largest"),
+        (
+            "sequence = [1, 32, 64]",
+            "sequence = [1, 65, 64]",
+            "sequence is [1, 65, 64], expected least <= usual <= largest",
+        ),
         ("sequence = [1, 32, 64]", "sequence = [1, 64]", "has 2 entries, expected 3"),
-        ("sequence = [1, 32, 64]", "length = [1, 32, 64]", "profiles[1] names the axes batch, sequence, the first names batch, length"),
+        (
+            "sequence = [1, 32, 64]",
+            "length = [1, 32, 64]",
+            "profiles[1] names the axes batch, sequence, the first names batch, length",
+        ),
     ],
 )
 def test_a_wrong_engine_table_is_told_with_its_file(build, tmp_path, before, after, text):
@@ -393,7 +500,9 @@ def test_none_inside_the_budget_leaves_nothing(build, tmp_path):
 # ---- the targets that are shipped
 
 
-@pytest.mark.parametrize("name", ["gpu", "jetson", "jetson-agx-orin", "jetson-orin-nano", "jetson-orin-nx", "jetson-thor", "rtx"])
+@pytest.mark.parametrize(
+    "name", ["gpu", "jetson", "jetson-agx-orin", "jetson-orin-nano", "jetson-orin-nx", "jetson-thor", "rtx"]
+)
 def test_targets_for_nvidia_are_sound(name):
     aim = load_target(name)
     checks.check_target(checks.settled(aim, (), None))
@@ -408,7 +517,9 @@ def test_targets_for_nvidia_are_sound(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "chips", "rules"), [("gpu", (), "10.3, 10.16, 11.4"), ("jetson-thor", ("11.0", "10.1"), "10.16, 11.4")], ids=["gpu", "jetson-thor"]
+    ("name", "chips", "rules"),
+    [("gpu", (), "10.3, 10.16, 11.4"), ("jetson-thor", ("11.0", "10.1"), "10.16, 11.4")],
+    ids=["gpu", "jetson-thor"],
 )
 def test_other_targets_build(build, without_rtx, tmp_path, name, chips, rules):
     """Rules are those of releases that the target's minimum admits."""
@@ -420,10 +531,14 @@ def test_other_targets_build(build, without_rtx, tmp_path, name, chips, rules):
 
 
 def test_the_result_tells_what_was_verified(tiny_model, tiny_samples, tmp_path, without_rtx):
-    result = edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target="jetson")
+    result = edgekit.build(
+        tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target="jetson"
+    )
     table = result.table()
     for sentence in result.bundle.manifest.verified:
         assert re.search(rf"^verified here: +{re.escape(sentence)}$", table, re.MULTILINE)
     for sentence in result.bundle.manifest.unverified:
         assert re.search(rf"^not verified: +{re.escape(sentence)}$", table, re.MULTILINE)
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["unverified"] == list(result.bundle.manifest.unverified)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["unverified"] == list(
+        result.bundle.manifest.unverified
+    )

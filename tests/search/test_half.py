@@ -34,7 +34,10 @@ def half(tmp_path_factory):
     with torch.no_grad():
         u = torch.randn(64, generator=torch.Generator().manual_seed(3))
         u = (u - u.mean()) / (u - u.mean()).norm()
-        parts = [p.weight for p in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings)]
+        parts = [
+            p.weight
+            for p in (embeddings.word_embeddings, embeddings.position_embeddings, embeddings.token_type_embeddings)
+        ]
         for weight in (*parts, layer.attention.output.dense.weight.T):
             weight -= (weight @ u)[:, None] * u
         layer.attention.output.dense.bias -= (layer.attention.output.dense.bias @ u) * u
@@ -86,7 +89,9 @@ def test_the_case_is_one_that_float16_cannot_do(half):
 
 @pytest.mark.parametrize("rows", ["short", "mixed"])
 def test_the_unit_stays_in_float32_where_only_evaluation_or_full_rows_show_it(half, tmp_path, rows):
-    result = edgekit.build(half.folder / "model", samples=half.cal, eval=getattr(half, rows), out=tmp_path / "out", target=half.target)
+    result = edgekit.build(
+        half.folder / "model", samples=half.cal, eval=getattr(half, rows), out=tmp_path / "out", target=half.target
+    )
     (variant,) = result.bundle.manifest.variants
     assert f"{UNIT}/MatMul" in variant.recipe["large_values"]
     assert "layer.1" not in variant.recipe["large_values"]
@@ -103,10 +108,15 @@ def test_what_overflows_is_refused_with_its_rows(half, tmp_path, monkeypatch, ro
     monkeypatch.setattr(float16, "quantize", functools.partial(float16.quantize, limit=float("inf")))
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     aim = tmp_path / "kept.toml"
-    aim.write_text(half.target.read_text("utf-8") + '[budget]\naccuracy_drop = 1.0\n', "utf-8")
+    aim.write_text(half.target.read_text("utf-8") + "[budget]\naccuracy_drop = 1.0\n", "utf-8")
     count = {"short": 0, "mixed": 20}[rows]
-    with pytest.raises(BudgetError, match=rf"float16 on tensorrt: refused: in float16 arithmetic {count} of 60 evaluation rows and \d+ of 20 generated rows"):
-        edgekit.build(half.folder / "model", samples=half.cal, eval=getattr(half, rows), out=tmp_path / "out", target=aim)
+    with pytest.raises(
+        BudgetError,
+        match=rf"float16 on tensorrt: refused: in float16 arithmetic {count} of 60 evaluation rows and \d+ of 20 generated rows",
+    ):
+        edgekit.build(
+            half.folder / "model", samples=half.cal, eval=getattr(half, rows), out=tmp_path / "out", target=aim
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -114,10 +124,14 @@ def test_what_overflows_is_refused_with_its_rows(half, tmp_path, monkeypatch, ro
 def test_the_shared_case(tmp_path):
     subprocess.run([sys.executable, CASES / "gen.py", "half"], cwd=tmp_path, check=True, capture_output=True)
     case = tmp_path / "half"
-    result = edgekit.build(case / "model", samples=case / "cal.jsonl", eval=case / "dev.jsonl", out=tmp_path / "out", target="jetson")
+    result = edgekit.build(
+        case / "model", samples=case / "cal.jsonl", eval=case / "dev.jsonl", out=tmp_path / "out", target="jetson"
+    )
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(case / "model")
     texts = [row.input for row in read(case / "dev.jsonl").rows]
     half = [v for v in result.bundle.manifest.variants if v.method == "float16"]
-    assert [broken(in_float16(tmp_path / "out" / v.graphs["forward"], None, tokenizer, texts[:60])) for v in half] == [0]
+    assert [broken(in_float16(tmp_path / "out" / v.graphs["forward"], None, tokenizer, texts[:60])) for v in half] == [
+        0
+    ]

@@ -20,7 +20,11 @@ def test_golden_rows_of_texts_are_all_kept():
 
 
 def test_a_row_that_is_not_finite_is_answered_by_zeros_where_it_was():
-    row = {"logits": np.array([[np.nan, 1.0], [2.0, np.inf]], np.float32), "words": np.array([0, 1]), "windows": np.array([2])}
+    row = {
+        "logits": np.array([[np.nan, 1.0], [2.0, np.inf]], np.float32),
+        "words": np.array([0, 1]),
+        "windows": np.array([2]),
+    }
     answered = measure._zeros(row)
     assert not answered["logits"].any() and answered["logits"].shape == (2, 2)
     assert [answered[name].tolist() for name in ("words", "windows")] == [[0, 1], [2]]

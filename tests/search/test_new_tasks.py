@@ -50,18 +50,35 @@ def quick():
 def made(folder, model, rows, column, labels, wrong):
     """A build for the CPU, by three methods on two backends. Every tenth row of the evaluation set has another label than the torch model gives it."""
     calibration = small.write_jsonl(folder / "cal.jsonl", [{column: row} for row in rows[:30]])
-    written = [{column: row, "label": wrong(label) if place % 10 == 0 else label} for place, (row, label) in enumerate(zip(rows, labels, strict=True))]
-    dev, few = small.write_jsonl(folder / "dev.jsonl", written[30:]), small.write_jsonl(folder / "few.jsonl", written[30:50])
+    written = [
+        {column: row, "label": wrong(label) if place % 10 == 0 else label}
+        for place, (row, label) in enumerate(zip(rows, labels, strict=True))
+    ]
+    dev, few = (
+        small.write_jsonl(folder / "dev.jsonl", written[30:]),
+        small.write_jsonl(folder / "few.jsonl", written[30:50]),
+    )
     aims = {}
     for name, more in (("small", ""), ("int8", 'backends = ["onnxruntime"]\nmethods = ["static"]\n'), ("board", "")):
         aims[name] = folder / f"{name}.toml"
         extends = "jetson" if name == "board" else "cpu"
-        aims[name].write_text(f'name = "{name}"\nextends = "{extends}"\nthreads = 1\n{more}[budget]\naccuracy_drop = 0.3\n', "utf-8")
+        aims[name].write_text(
+            f'name = "{name}"\nextends = "{extends}"\nthreads = 1\n{more}[budget]\naccuracy_drop = 0.3\n', "utf-8"
+        )
 
     def build(name):
         return edgekit.build(model, samples=calibration, eval=dev, out=folder / name, target=aims[name]).bundle
 
-    return SimpleNamespace(bundle=build("small"), build=build, out=folder / "small", dev=dev, few=few, rows=rows[30:], labels=labels[30:], folder=folder)
+    return SimpleNamespace(
+        bundle=build("small"),
+        build=build,
+        out=folder / "small",
+        dev=dev,
+        few=few,
+        rows=rows[30:],
+        labels=labels[30:],
+        folder=folder,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +94,14 @@ def images(tmp_path_factory):
     answers = [pipeline(str(folder / path)) for path in paths]
     labels = [max(answer, key=lambda entry: entry["score"])["label"] for answer in answers]
     assert min(labels.count(name) for name in tiny_images.LABELS) > 5
-    found = made(folder, tiny_images.folder("vit"), paths, "image", labels, lambda label: tiny_images.LABELS[tiny_images.LABELS.index(label) - 1])
+    found = made(
+        folder,
+        tiny_images.folder("vit"),
+        paths,
+        "image",
+        labels,
+        lambda label: tiny_images.LABELS[tiny_images.LABELS.index(label) - 1],
+    )
     found.answers = answers[30:]
     return found
 
@@ -99,8 +123,17 @@ def words(tmp_path_factory):
             continue  # between two labels an INT8 model may rightly answer otherwise
         rows.append(row)
         labels.append(valid([tiny_words.LABELS[place] for place in first.argmax(dim=-1).tolist()]))
-    found = made(tmp_path_factory.mktemp("words"), tiny_words.folder("bert"), rows, "words", labels, lambda label: ["O"] * len(label))
-    found.pipeline = TokenClassificationPipeline(model=module, tokenizer=tokenizer, aggregation_strategy="simple", stride=8)
+    found = made(
+        tmp_path_factory.mktemp("words"),
+        tiny_words.folder("bert"),
+        rows,
+        "words",
+        labels,
+        lambda label: ["O"] * len(label),
+    )
+    found.pipeline = TokenClassificationPipeline(
+        model=module, tokenizer=tokenizer, aggregation_strategy="simple", stride=8
+    )
     return found
 
 
@@ -154,7 +187,11 @@ def test_images_are_answered_as_by_the_pipeline(images):
             answer = session(images.folder / path)
             assert not hasattr(answer, "truncated"), "an image is read whole"
             assert answer.scores == pytest.approx({entry["label"]: entry["score"] for entry in expected}, abs=0.1)
-        close = [abs(session(images.folder / p).scores[e["label"]] - e["score"]) for p, es in zip(images.rows, images.answers, strict=True) for e in es]
+        close = [
+            abs(session(images.folder / p).scores[e["label"]] - e["score"])
+            for p, es in zip(images.rows, images.answers, strict=True)
+            for e in es
+        ]
         assert max(close) < (1e-4 if session.info.method == "float32" else 0.1)
 
 
@@ -167,8 +204,12 @@ def test_words_are_answered_as_by_the_pipeline(words):
         for text, answer in zip(texts, session(texts), strict=True):
             expected = words.pipeline(text)
             if exact:
-                assert [(e.label, e.start, e.end) for e in answer.entities] == [(e["entity_group"], e["start"], e["end"]) for e in expected]
-                np.testing.assert_allclose([e.score for e in answer.entities], [e["score"] for e in expected], atol=1e-4)
+                assert [(e.label, e.start, e.end) for e in answer.entities] == [
+                    (e["entity_group"], e["start"], e["end"]) for e in expected
+                ]
+                np.testing.assert_allclose(
+                    [e.score for e in answer.entities], [e["score"] for e in expected], atol=1e-4
+                )
     right = [valid(found) == wanted for found, wanted in zip(same, words.labels, strict=True)]
     assert all(right) if exact else np.mean(right) > 0.5
     assert [[part.text for part in answer.words] for answer in answers] == words.rows
@@ -245,7 +286,9 @@ def test_a_bundle_for_a_device_holds_what_its_graph_has(built):
 # ---- what is refused, from the file of samples to the exit code
 
 
-@pytest.mark.parametrize("name", ["none.png", "cut.png", "deep.png", "huge.png", "moving.gif", "../outside.png", "gone.png"])
+@pytest.mark.parametrize(
+    "name", ["none.png", "cut.png", "deep.png", "huge.png", "moving.gif", "../outside.png", "gone.png"]
+)
 def test_an_image_that_cannot_be_taken_names_its_row_and_not_its_path(images, tmp_path, name):
     table = tmp_path / "table"
     table.mkdir()
@@ -271,7 +314,10 @@ def test_a_folder_with_a_subfolder_a_label_is_scored_as_a_table(images, tmp_path
     found = evaluate(images.out, tmp_path)
     with edgekit.load(images.out) as session:
         answers = session([images.folder / path for path in images.rows])
-    assert (found.rows, found.score) == (len(images.rows), np.mean([a.label == label for a, label in zip(answers, images.labels, strict=True)]))
+    assert (found.rows, found.score) == (
+        len(images.rows),
+        np.mean([a.label == label for a, label in zip(answers, images.labels, strict=True)]),
+    )
     (tmp_path / "note.txt").write_text("secret")
     with pytest.raises(SamplesError, match="beside"):
         evaluate(images.out, tmp_path)
@@ -280,7 +326,15 @@ def test_a_folder_with_a_subfolder_a_label_is_scored_as_a_table(images, tmp_path
 def header_of(width, height):
     """A PNG whose header is whole and whose pixels are missing: to decode it would be 1.2 GB."""
     data = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + data + struct.pack(">I", zlib.crc32(data)) + struct.pack(">I", 1000) + b"IDAT" + b"\x78\x9c"
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + data
+        + struct.pack(">I", zlib.crc32(data))
+        + struct.pack(">I", 1000)
+        + b"IDAT"
+        + b"\x78\x9c"
+    )
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,10 @@ def target(file, methods=("float32",), backends=("onnxruntime",), extra=""):
 def rows_of(module, texts, wrong):
     """Labels by torch, those of the first rows changed; texts between two labels are among them, unlike in ``small.labelled``."""
     answers = small.torch_logits(module, texts).argmax(axis=1)
-    return [{"text": t, "label": small.LABELS[(a + (i < wrong)) % 3]} for i, (t, a) in enumerate(zip(texts, answers, strict=True))]
+    return [
+        {"text": t, "label": small.LABELS[(a + (i < wrong)) % 3]}
+        for i, (t, a) in enumerate(zip(texts, answers, strict=True))
+    ]
 
 
 def left(folder):
@@ -56,7 +59,15 @@ def build(tiny_model, tiny_samples, tmp_path):
     (tmp_path / "place").mkdir()
 
     def call(**options):
-        return edgekit.build(**{"model": tiny_model, "samples": tiny_samples.train, "eval": tiny_samples.dev, "out": tmp_path / "place" / "out", **options})
+        return edgekit.build(
+            **{
+                "model": tiny_model,
+                "samples": tiny_samples.train,
+                "eval": tiny_samples.dev,
+                "out": tmp_path / "place" / "out",
+                **options,
+            }
+        )
 
     return call
 
@@ -67,10 +78,16 @@ def made(tmp_path_factory, tiny_model, tiny_module, tiny_samples):
     folder = tmp_path_factory.mktemp("made")
     rows = rows_of(tiny_module, small.texts(150, seed=9), wrong=12)
     test = small.write_jsonl(folder / "test.jsonl", rows)
-    aim = small.target(folder / "aim.toml", ("static", "float32"), extra='[budget]\naccuracy_drop = 0.1\n[quantize]\nranges = "mse"\nsmooth = "off"')
+    aim = small.target(
+        folder / "aim.toml",
+        ("static", "float32"),
+        extra='[budget]\naccuracy_drop = 0.1\n[quantize]\nranges = "mse"\nsmooth = "off"',
+    )
     options = {"samples": tiny_samples.train, "eval": tiny_samples.dev, "test": test, "target": aim}
     result = edgekit.build(tiny_model, out=folder / "out", **options)
-    return SimpleNamespace(result=result, manifest=result.bundle.manifest, path=folder / "out", rows=rows, test=test, options=options)
+    return SimpleNamespace(
+        result=result, manifest=result.bundle.manifest, path=folder / "out", rows=rows, test=test, options=options
+    )
 
 
 # ---- the test set
@@ -85,7 +102,14 @@ def expected_numbers(reference, candidate, truth):
     torch_right, right = reference.argmax(axis=1) == truth, candidate.argmax(axis=1) == truth
     losses, gains = int((torch_right & ~right).sum()), int((~torch_right & right).sum())
     p_value = binomtest(losses, losses + gains, 0.5).pvalue if losses + gains else 1.0
-    return {"rows": len(truth), "score": right.mean(), "reference_score": torch_right.mean(), "losses": losses, "gains": gains, "p_value": p_value}
+    return {
+        "rows": len(truth),
+        "score": right.mean(),
+        "reference_score": torch_right.mean(),
+        "losses": losses,
+        "gains": gains,
+        "p_value": p_value,
+    }
 
 
 def check_held_out(held_out, path, rows, tiny_module):
@@ -94,7 +118,9 @@ def check_held_out(held_out, path, rows, tiny_module):
         expected = expected_numbers(small.torch_logits(tiny_module, texts), small.logits(session, texts), truth)
     assert {name: getattr(held_out, name) for name in expected} == pytest.approx(expected)
     assert held_out.drop == pytest.approx(expected["reference_score"] - expected["score"])
-    assert (held_out.drop_low, held_out.drop_high) == pytest.approx(tango_interval(expected["losses"], expected["gains"], len(truth)))
+    assert (held_out.drop_low, held_out.drop_high) == pytest.approx(
+        tango_interval(expected["losses"], expected["gains"], len(truth))
+    )
 
 
 def test_the_choice_is_scored_on_the_test_set(made, tiny_module):
@@ -118,7 +144,11 @@ def test_only_the_choice_is_scored_on_it_and_once(build, tiny_samples, tiny_modu
     """Of all that the build puts into the cache, one entry holds answers to the test set: the winner's. Scores of candidates are the evaluation's."""
     test = small.write_jsonl(tmp_path / "test.jsonl", rows_of(tiny_module, small.texts(60, seed=10), wrong=30))
     told = []
-    result = build(test=test, target=target(tmp_path / "two.toml", ("dynamic", "float32")), progress=lambda *step: told.append(step))
+    result = build(
+        test=test,
+        target=target(tmp_path / "two.toml", ("dynamic", "float32")),
+        progress=lambda *step: told.append(step),
+    )
     manifest = result.bundle.manifest
     entries = [json.loads(file.read_text()) for file in Path(os.environ["EDGEKIT_CACHE"]).glob("*/entry.json")]
     digests = {e["samples"] for e in entries if isinstance(e.get("samples"), str)}
@@ -152,7 +182,12 @@ def test_strict_needs_rows_to_prove_it(build, tmp_path):
     aim = target(tmp_path / "exact.toml")
     for limit, said in ((0.01, "at least 268 rows"), (0.02, "at least 133 rows"), (0.0, "No number of rows")):
         with pytest.raises(SamplesError, match=said):
-            build(target=aim, budget={"accuracy_drop": limit}, strict=True, progress=lambda step, *_: pytest.fail(f"work began: {step}"))
+            build(
+                target=aim,
+                budget={"accuracy_drop": limit},
+                strict=True,
+                progress=lambda step, *_: pytest.fail(f"work began: {step}"),
+            )
     assert left(tmp_path / "place") == []
     manifest = build(target=aim, budget={"accuracy_drop": 0.0221}, strict=True).bundle.manifest
     assert manifest.trials[0].drop_high == pytest.approx(bound, abs=1e-6)
@@ -168,7 +203,9 @@ def test_keep_float_reaches_the_recipe(build, tmp_path):
     """What the target names and what is named beside it, once each, by name or by pattern."""
     aim = target(tmp_path / "one.toml", ("dynamic",))
     aim.write_text(aim.read_text() + 'keep_float = ["bert.encoder.layer.1.output.dense"]\n')
-    manifest = build(target=aim, keep_float=["bert.encoder.layer.0.inter*", "bert.encoder.*1.output.dense"]).bundle.manifest
+    manifest = build(
+        target=aim, keep_float=["bert.encoder.layer.0.inter*", "bert.encoder.*1.output.dense"]
+    ).bundle.manifest
     kept = manifest.variants[0].recipe["keep_float"].split(", ")
     assert kept == [f"bert.encoder.layer.{name}.dense" for name in ("0.intermediate", "1.output")]
     whole = build(target=target(tmp_path / "two.toml", ("dynamic",)), force=True).bundle.manifest
@@ -177,9 +214,13 @@ def test_keep_float_reaches_the_recipe(build, tmp_path):
     assert high - low == len(kept), "what the backend says that it ran"
 
 
-@pytest.mark.parametrize(("method", "name"), [("dynamic", "bert.encoder.layer.0.output.dens"), ("static", "bert.encoder.layer.9.*")])
+@pytest.mark.parametrize(
+    ("method", "name"), [("dynamic", "bert.encoder.layer.0.output.dens"), ("static", "bert.encoder.layer.9.*")]
+)
 def test_a_layer_that_does_not_exist(build, tmp_path, method, name):
-    with pytest.raises(QuantizeError, match=rf"keep_float names the layer '{name.replace('*', '.')}', which the graph does not have") as caught:
+    with pytest.raises(
+        QuantizeError, match=rf"keep_float names the layer '{name.replace('*', '.')}', which the graph does not have"
+    ) as caught:
         build(target=target(tmp_path / "one.toml", (method,)), keep_float=[name])
     if "*" not in name:
         assert "Did you mean 'bert.encoder.layer.0.output.dense'?" in str(caught.value)
@@ -202,11 +243,18 @@ def hurt(tmp_path_factory):
     small.tokenizer().save_pretrained(folder / "model")
     rows = small.labelled(module, small.texts(300, seed=2), count=120, wrong=6)
     options = {
-        "samples": small.write_jsonl(folder / "train.jsonl", [{"text": t, "label": "positive"} for t in small.texts(24, seed=1)]),
+        "samples": small.write_jsonl(
+            folder / "train.jsonl", [{"text": t, "label": "positive"} for t in small.texts(24, seed=1)]
+        ),
         "eval": small.write_jsonl(folder / "dev.jsonl", rows),
         "target": target(folder / "aim.toml", ("static",)),
     }
-    return SimpleNamespace(build=lambda **more: edgekit.build(**{"model": folder / "model", **options, **more}), folder=folder, module=module, rows=rows)
+    return SimpleNamespace(
+        build=lambda **more: edgekit.build(**{"model": folder / "model", **options, **more}),
+        folder=folder,
+        module=module,
+        rows=rows,
+    )
 
 
 HURT = "bert.encoder.layer.1.output.dense"
@@ -290,11 +338,15 @@ def test_the_size_that_counts_is_that_of_the_whole_bundle(build, tmp_path):
     bundle = build(target=aim).bundle
     (trial,) = [t for t in bundle.manifest.trials if t.verdict == "chosen"]
     assert trial.size_mb * 2**20 == pytest.approx(bundle.size, abs=200)
-    bare_mb = sum(f.size for name, f in bundle.manifest.files.items() if name.startswith(("graphs/", "assets/"))) / 2**20
+    bare_mb = (
+        sum(f.size for name, f in bundle.manifest.files.items() if name.startswith(("graphs/", "assets/"))) / 2**20
+    )
     between = (bare_mb + 2 * trial.size_mb) / 3
     with pytest.raises(BudgetError, match=rf"float32 on onnxruntime: over budget: size_mb {trial.size_mb:.3g}"):
         build(target=aim, budget={"accuracy_drop": 0.1, "size_mb": between}, force=True)
-    assert build(target=aim, budget={"accuracy_drop": 0.1, "size_mb": trial.size_mb + 1e-3}, force=True).bundle.size == pytest.approx(bundle.size, abs=200)
+    assert build(
+        target=aim, budget={"accuracy_drop": 0.1, "size_mb": trial.size_mb + 1e-3}, force=True
+    ).bundle.size == pytest.approx(bundle.size, abs=200)
 
 
 def test_a_search_that_is_gone_through_again_races_nothing_again(build, tmp_path, monkeypatch):
@@ -306,17 +358,22 @@ def test_a_search_that_is_gone_through_again_races_nothing_again(build, tmp_path
         return real(candidates, *rest, **said)
 
     monkeypatch.setattr(race, "in_turns", in_turns)
-    aim, options = target(tmp_path / "one.toml", ("dynamic", "float32")), {"no_cache": True, "force": True, "max_time": 10_000}
+    aim, options = (
+        target(tmp_path / "one.toml", ("dynamic", "float32")),
+        {"no_cache": True, "force": True, "max_time": 10_000},
+    )
     first = build(target=aim, **options).bundle
     smallest_mb = min(t.size_mb for t in first.manifest.trials)
     bare_mb = sum(f.size for name, f in first.manifest.files.items() if name.startswith(("graphs/", "assets/"))) / 2**20
     limit_mb = (bare_mb + 2 * smallest_mb) / 3
     raced.clear()
-    with pytest.raises(BudgetError, match=r"(?s)dynamic on onnxruntime: over budget: size_mb .*float32 on onnxruntime: over budget: size_mb"):
+    with pytest.raises(
+        BudgetError,
+        match=r"(?s)dynamic on onnxruntime: over budget: size_mb .*float32 on onnxruntime: over budget: size_mb",
+    ):
         build(target=aim, budget={"accuracy_drop": 0.1, "size_mb": limit_mb}, **options)
     assert raced
     assert all(raced.count(variants) == 1 for variants in raced)
-
 
 
 def test_the_second_build_is_the_same(build, made, tmp_path):
@@ -366,7 +423,9 @@ def test_the_digest_leaves_out_the_times_and_nothing_else(made, tmp_path):
 
 
 def test_times_of_another_build_are_refused(build, made, saved, tmp_path):
-    with pytest.raises(UsageError, match=r"does not hold the candidate 'static on onnxruntime, .*Leave --race out to measure anew"):
+    with pytest.raises(
+        UsageError, match=r"does not hold the candidate 'static on onnxruntime, .*Leave --race out to measure anew"
+    ):
         build(**made.options, race=saved.path / "race.json")
     with pytest.raises(UsageError, match=r"none.json cannot be read"):
         build(race=tmp_path / "none.json", progress=lambda step, *_: pytest.fail(f"work began: {step}"))
@@ -393,7 +452,10 @@ def test_no_time_at_all_still_builds(build, made, tmp_path, monkeypatch):
     assert np.shape(race["times_ms"])[1:] == (4, 20), "four rounds, where there is time for six"
     whole = build(**options, force=True).bundle.manifest
     assert not any("time allowed" in note for note in whole.notes)
-    rounds = {np.shape(r["times_ms"])[1] for r in json.loads((tmp_path / "place" / "out" / "race.json").read_text())["races"].values()}
+    rounds = {
+        np.shape(r["times_ms"])[1]
+        for r in json.loads((tmp_path / "place" / "out" / "race.json").read_text())["races"].values()
+    }
     assert 4 not in rounds, "a race that was cut short is not taken from the cache where there is time"
 
 
@@ -425,7 +487,9 @@ def test_buckets_are_tried_where_the_backend_gains_from_them(float32_openvino):
 @pytest.mark.parametrize("shapes", [(), (12, 40)], ids=str)
 def test_buckets_that_the_target_says_are_not_searched(build, tmp_path, tiny_module, shapes):
     """None of them is an answer too."""
-    runs_on = ("openvino", "onnxruntime") if shapes else ("openvino",)  # alone, or it might be too slow to be worth a search
+    runs_on = (
+        ("openvino", "onnxruntime") if shapes else ("openvino",)
+    )  # alone, or it might be too slow to be worth a search
     aim = target(tmp_path / "fixed.toml", backends=runs_on, extra=f"shapes = {list(shapes)}")
     manifest = build(target=aim).bundle.manifest
     assert {(t.backend, t.shapes) for t in manifest.trials} == {("openvino", shapes), *((b, ()) for b in runs_on[1:])}
@@ -445,7 +509,9 @@ def test_throughput(build, tmp_path, tiny_module):
     with edgekit.load(tmp_path / "place" / "out") as session:
         if cpus() > 1:
             assert (session.info.streams, session.info.batch) == (winner.streams, winner.batch)
-        np.testing.assert_allclose(small.logits(session, texts, batched=True), small.torch_logits(tiny_module, texts), atol=1e-3)
+        np.testing.assert_allclose(
+            small.logits(session, texts, batched=True), small.torch_logits(tiny_module, texts), atol=1e-3
+        )
     with pytest.raises(UsageError, match=r"Unknown use 'throughputs'. Did you mean 'throughput'\?"):
         build(target=aim, use="throughputs", progress=lambda step, *_: pytest.fail(f"work began: {step}"))
 
@@ -457,7 +523,9 @@ def test_throughput(build, tmp_path, tiny_module):
 def for_device(tmp_path_factory, tiny_model, tiny_samples):
     """Dynamic INT8 is ONNX Runtime's; of float32, which both run, the target prefers OpenVINO."""
     folder = tmp_path_factory.mktemp("device")
-    aim = target(folder / "device.toml", ("dynamic", "float32"), ("openvino", "onnxruntime"), extra='choose_on = "device"')
+    aim = target(
+        folder / "device.toml", ("dynamic", "float32"), ("openvino", "onnxruntime"), extra='choose_on = "device"'
+    )
     edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=folder / "out", target=aim)
     return folder / "out"
 
@@ -487,9 +555,13 @@ def test_two_variants_in_order_of_preference(for_device):
     assert manifest.choose_on == "device"
     assert [(v.method, v.backend) for v in manifest.variants] == [("dynamic", "onnxruntime"), ("float32", "openvino")]
     assert len({v.graphs["forward"] for v in manifest.variants}) == 2
-    assert [t.verdict for t in manifest.trials] == ["shipped: the device chooses"] * 2 + ["less preferred by the target"]
+    assert [t.verdict for t in manifest.trials] == ["shipped: the device chooses"] * 2 + [
+        "less preferred by the target"
+    ]
     assert all(t.p50_ms == t.ratio == 0 for t in manifest.trials), "nothing was timed"
-    assert manifest.reason.startswith("dynamic on onnxruntime and float32 on openvino: preferred by target 'device' in this order; not raced here")
+    assert manifest.reason.startswith(
+        "dynamic on onnxruntime and float32 on openvino: preferred by target 'device' in this order; not raced here"
+    )
     assert "Latency, start and memory were not measured: this machine does not stand for the device." in manifest.notes
     assert json.loads((for_device / "race.json").read_text())["races"] == {}
 
@@ -514,7 +586,18 @@ def test_the_device_races_once_and_remembers(for_device, fresh_cache, tiny_modul
         answers_like_torch(third, tiny_module)
 
 
-@pytest.mark.parametrize("content", ["", "{", "{}", "[]", '{"winner": 9, "times": ""}', '{"winner": "x", "times": ""}', '{"winner": null, "times": ""}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "{}",
+        "[]",
+        '{"winner": 9, "times": ""}',
+        '{"winner": "x", "times": ""}',
+        '{"winner": null, "times": ""}',
+    ],
+)
 def test_a_damaged_record_is_raced_again(for_device, fresh_cache, content):
     edgekit.load(for_device).close()
     (record,) = records(fresh_cache)
@@ -530,7 +613,9 @@ def test_an_upgrade_races_again(for_device, fresh_cache, monkeypatch):
     monkeypatch.setattr(backends, "installed_version", lambda name: "99.9" if name == "openvino" else real(name))
     with edgekit.load(for_device) as session:
         assert session.info.chosen.startswith("it won the race at this load: ")
-    assert len(records(fresh_cache)) == 3, "two races, and the golden inputs by the version that is another than the build's"
+    assert len(records(fresh_cache)) == 3, (
+        "two races, and the golden inputs by the version that is another than the build's"
+    )
 
 
 def test_a_cache_that_cannot_be_written(for_device, tmp_path, monkeypatch, tiny_module):
@@ -539,14 +624,20 @@ def test_a_cache_that_cannot_be_written(for_device, tmp_path, monkeypatch, tiny_
     for _ in range(2):
         with edgekit.load(for_device) as session:
             assert session.info.chosen.startswith("it won the race at this load: ")
-            assert session.info.chosen.endswith("; the cache folder cannot be written, or may be by others, so every load races")
+            assert session.info.chosen.endswith(
+                "; the cache folder cannot be written, or may be by others, so every load races"
+            )
             answers_like_torch(session, tiny_module)
 
 
 def test_the_backend_that_is_asked_for_is_not_raced(for_device, fresh_cache, tiny_module):
     for name, method in (("onnxruntime", "dynamic"), ("openvino", "float32")):
         with edgekit.load(for_device, backend=name) as session:
-            assert (session.info.backend, session.info.method, session.info.chosen) == (name, method, "the backend was asked for")
+            assert (session.info.backend, session.info.method, session.info.chosen) == (
+                name,
+                method,
+                "the backend was asked for",
+            )
             answers_like_torch(session, tiny_module)
     assert not fresh_cache.exists()
 
@@ -559,9 +650,14 @@ def test_what_cannot_run_on_the_device_does_not_race(for_device, fresh_cache, tm
     monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2",))
     with edgekit.load(bundle) as session:
         assert (session.info.method, session.info.backend) == ("float32", "openvino")
-        assert session.info.chosen.startswith("it is the only variant that can run here (dynamic on onnxruntime cannot run here: ")
+        assert session.info.chosen.startswith(
+            "it is the only variant that can run here (dynamic on onnxruntime cannot run here: "
+        )
     small.sign(bundle, variants=[{**v, "requires": {"instructions": "vnni"}} for v in (first, second)])
-    with pytest.raises(BackendError, match=r"(?s)No variant of the bundle .*dynamic on onnxruntime and float32 on openvino cannot run here: "):
+    with pytest.raises(
+        BackendError,
+        match=r"(?s)No variant of the bundle .*dynamic on onnxruntime and float32 on openvino cannot run here: ",
+    ):
         edgekit.load(bundle)
     monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
     with edgekit.load(bundle) as session:
@@ -579,7 +675,9 @@ def test_each_variant_passes_the_golden_test(for_device, place):
 
 def test_two_backends_share_one_graph(tmp_path, tiny_model, tiny_samples):
     aim = target(tmp_path / "device.toml", ("float32",), ("openvino", "onnxruntime"), extra='choose_on = "device"')
-    made = edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target=aim).bundle
+    made = edgekit.build(
+        tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target=aim
+    ).bundle
     assert [v.backend for v in made.manifest.variants] == ["openvino", "onnxruntime"]
     assert [name for name in made.manifest.files if name.endswith(".onnx")] == ["graphs/model.onnx"]
 
@@ -596,11 +694,15 @@ def without_openvino(monkeypatch):
 def test_a_backend_that_this_machine_has_not(build, tmp_path, without_openvino, tiny_module, preferred):
     """ONNX Runtime stands in for it where accuracy is looked at; it is shipped, in the buckets that the target says."""
     extra = 'choose_on = "device"\nshapes = [16, 64]'
-    manifest = build(target=target(tmp_path / "device.toml", ("static", "float32"), preferred, extra=extra)).bundle.manifest
+    manifest = build(
+        target=target(tmp_path / "device.toml", ("static", "float32"), preferred, extra=extra)
+    ).bundle.manifest
     first, second = manifest.variants
     assert (first.method, first.backend, first.shapes) == ("static", "openvino", (16, 64))
     assert first.executed == "unknown (scored on onnxruntime)"
-    assert (second.method, second.backend) == (("float32", "openvino") if len(preferred) == 1 else ("static", "onnxruntime"))
+    assert (second.method, second.backend) == (
+        ("float32", "openvino") if len(preferred) == 1 else ("static", "onnxruntime")
+    )
     assert all(abs(t.score - 0.95) < 0.1 for t in manifest.trials)
     out = tmp_path / "place" / "out"
     if len(preferred) == 1:
@@ -609,13 +711,18 @@ def test_a_backend_that_this_machine_has_not(build, tmp_path, without_openvino, 
     else:
         with edgekit.load(out) as session:
             assert session.info.backend == "onnxruntime"
-            assert session.info.chosen.startswith("it is the only variant that can run here (static on openvino cannot run here: The backend 'openvino' is not")
+            assert session.info.chosen.startswith(
+                "it is the only variant that can run here (static on openvino cannot run here: The backend 'openvino' is not"
+            )
             answers_like_torch(session, tiny_module)
 
 
 def test_a_backend_that_is_missing_cannot_race_here(build, tmp_path, without_openvino):
     with pytest.raises(BackendError, match="'openvino' is not installed"):
-        build(target=target(tmp_path / "host.toml", backends=("openvino",)), progress=lambda step, *_: pytest.fail(f"work began: {step}"))
+        build(
+            target=target(tmp_path / "host.toml", backends=("openvino",)),
+            progress=lambda step, *_: pytest.fail(f"work began: {step}"),
+        )
 
 
 def test_a_race_at_the_first_load_times_each_variant(for_device):
@@ -629,7 +736,10 @@ def test_a_race_at_the_first_load_times_each_variant(for_device):
 
 def test_none_inside_the_budget_for_a_device(build, tmp_path):
     aim = target(tmp_path / "device.toml", ("dynamic", "float32"), extra='choose_on = "device"')
-    with pytest.raises(BudgetError, match=r"(?s)dynamic on onnxruntime: over budget: size_mb .*float32 on onnxruntime: over budget: size_mb"):
+    with pytest.raises(
+        BudgetError,
+        match=r"(?s)dynamic on onnxruntime: over budget: size_mb .*float32 on onnxruntime: over budget: size_mb",
+    ):
         build(target=aim, budget={"size_mb": 0.01})
     assert left(tmp_path / "place") == []
 
@@ -649,7 +759,11 @@ def test_two_variants_that_are_too_large_together_are_one(build, tmp_path):
 def test_samples_that_are_all_the_same_text(build, tmp_path):
     same = small.write_jsonl(tmp_path / "same.jsonl", [{"text": "the film was fine"}] * 30)
     with pytest.raises(SamplesError, match=r"All 30 rows of .*same.jsonl are the same text, so the method 'static'"):
-        build(samples=same, target=target(tmp_path / "one.toml", ("static",)), progress=lambda step, *_: pytest.fail(f"work began: {step}"))
+        build(
+            samples=same,
+            target=target(tmp_path / "one.toml", ("static",)),
+            progress=lambda step, *_: pytest.fail(f"work began: {step}"),
+        )
 
 
 def test_evaluation_rows_that_all_have_one_label(build, tiny_samples, tmp_path):
@@ -681,7 +795,9 @@ def test_calibration_rows_that_show_little(count):
 
 
 def test_what_should_be_known_of_the_samples_is_in_the_bundle(saved, made):
-    assert "All 24 calibration rows have the same label: ranges may be those of one kind of input." in saved.manifest.notes
+    assert (
+        "All 24 calibration rows have the same label: ranges may be those of one kind of input." in saved.manifest.notes
+    )
     assert not any("calibration rows have" in note for note in made.manifest.notes)
 
 
@@ -708,7 +824,10 @@ def test_what_should_be_known_of_the_samples_is_in_the_bundle(saved, made):
 )
 def test_a_typing_mistake_in_a_target(build, tmp_path, extra, said):
     with pytest.raises(UsageError) as caught:
-        build(target=small.target(tmp_path / "wrong.toml", extra=extra), progress=lambda step, *_: pytest.fail(f"work began: {step}"))
+        build(
+            target=small.target(tmp_path / "wrong.toml", extra=extra),
+            progress=lambda step, *_: pytest.fail(f"work began: {step}"),
+        )
     assert said in str(caught.value)
 
 
@@ -717,9 +836,19 @@ def int8_of(bundle):
     import onnx
 
     graph = onnx.load(bundle / "graphs" / "model.onnx").graph
-    arrays = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2]
-    products = {name for node in graph.node if "MatMul" in node.op_type or node.op_type == "QAttention" for name in node.input}
-    used = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in products and t.data_type == onnx.TensorProto.INT8]
+    arrays = [
+        onnx.numpy_helper.to_array(t)
+        for t in graph.initializer
+        if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2
+    ]
+    products = {
+        name for node in graph.node if "MatMul" in node.op_type or node.op_type == "QAttention" for name in node.input
+    }
+    used = [
+        onnx.numpy_helper.to_array(t)
+        for t in graph.initializer
+        if t.name in products and t.data_type == onnx.TensorProto.INT8
+    ]
     assert arrays
     return max(np.abs(a.astype(int)).max() for a in used)
 
@@ -737,7 +866,9 @@ def test_a_cpu_without_int8_dot_products_gets_7_bits(build, tmp_path):
     assert int8_of(tmp_path / "place" / "out") == 63
     assert any("no INT8 dot product (VNNI), so weights have 7 bits" in note for note in manifest.notes)
     beside = set(cpu_instructions()) - {"avx2"}
-    assert any(f"this machine has {', '.join(sorted(beside))} beside it" in note for note in manifest.notes) is bool(beside)
+    assert any(f"this machine has {', '.join(sorted(beside))} beside it" in note for note in manifest.notes) is bool(
+        beside
+    )
     edgekit.load(tmp_path / "place" / "out").close()
 
 
@@ -806,7 +937,10 @@ def test_a_backend_that_computes_wrong_results_takes_no_part(build, tmp_path, mo
     assert f"note: {said}" in result.table()
     for extra in ("", 'choose_on = "device"'):
         with pytest.raises(WrongResultsError, match="does not pass its self-test"):
-            build(target=target(tmp_path / "one.toml", backends=("openvino",), extra=extra), progress=lambda step, *_: pytest.fail(f"work began: {step}"))
+            build(
+                target=target(tmp_path / "one.toml", backends=("openvino",), extra=extra),
+                progress=lambda step, *_: pytest.fail(f"work began: {step}"),
+            )
 
 
 def test_bits_that_are_asked_for(build, tmp_path):

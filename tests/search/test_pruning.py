@@ -25,14 +25,28 @@ def wide(tmp_path_factory):
     module = small.module(neurons=NEURONS)
     module.save_pretrained(folder / "model")
     small.tokenizer().save_pretrained(folder / "model")
-    train = small.write_jsonl(folder / "train.jsonl", [{"text": f"{t} {small.CANARY}"} for t in small.texts(60, seed=41)])
+    train = small.write_jsonl(
+        folder / "train.jsonl", [{"text": f"{t} {small.CANARY}"} for t in small.texts(60, seed=41)]
+    )
     dev = small.write_jsonl(folder / "dev.jsonl", small.labelled(module, small.texts(200, seed=43), count=60, wrong=3))
     target = small.target(folder / "t.toml", ("dynamic",))
     return SimpleNamespace(model=folder / "model", train=train, dev=dev, target=target)
 
 
 def test_the_verb(wide, tmp_path):
-    options = ["--speedup", "1.5", "--target", wide.target, "--samples", wide.train, "--eval", wide.dev, "-o", tmp_path / "out", "--no-recover"]
+    options = [
+        "--speedup",
+        "1.5",
+        "--target",
+        wide.target,
+        "--samples",
+        wide.train,
+        "--eval",
+        wide.dev,
+        "-o",
+        tmp_path / "out",
+        "--no-recover",
+    ]
     done = small.edgekit("prune", wide.model, *options, timeout=600)
     assert done.returncode == 0, done.stderr.decode()
     lines = done.stdout.decode().splitlines()
@@ -47,13 +61,21 @@ def test_the_verb(wide, tmp_path):
     assert small.CANARY not in done.stdout.decode() + done.stderr.decode()
     assert not any(small.CANARY.encode() in f.read_bytes() for f in (tmp_path / "out").iterdir())
     with pytest.raises(UsageError, match="exists, and nothing is written over"):
-        prune_model(wide.model, speedup=1.5, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
+        prune_model(
+            wide.model, speedup=1.5, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out"
+        )
 
 
 def test_a_pruned_model_competes_in_a_build(wide, tmp_path, monkeypatch):
     said = {"speedup": 1.5, "epochs": 1, "copies": 0, "precision": "float32"}
     made = edgekit.build(
-        wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "out", target=wide.target, distill=[said], budget={"accuracy_drop": 1.0}
+        wide.model,
+        samples=wide.train,
+        eval=wide.dev,
+        out=tmp_path / "out",
+        target=wide.target,
+        distill=[said],
+        budget={"accuracy_drop": 1.0},
     )
     sizes = {t.model: t.size_mb for t in made.bundle.manifest.trials}
     assert set(sizes) == {"", "pruned 1.5 x"}
@@ -85,12 +107,21 @@ def test_another_device_has_no_clock_here(wide, tmp_path):
     with pytest.raises(UsageError, match="this machine is not the device of target 'far'"):
         prune_model(wide.model, speedup=1.5, target=target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
     with pytest.raises(UsageError, match="this machine is not the device of target 'far'"):
-        edgekit.build(wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "out", target=target, distill=[{"layers": 1, "speedup": 1.5}])
+        edgekit.build(
+            wide.model,
+            samples=wide.train,
+            eval=wide.dev,
+            out=tmp_path / "out",
+            target=target,
+            distill=[{"layers": 1, "speedup": 1.5}],
+        )
 
 
 def test_a_speedup_that_is_none_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(UsageError, match="expected above 1 and below 100"):
-        prune_model(tmp_path / "none", speedup=0.9, samples=tmp_path / "none", eval=tmp_path / "none", out=tmp_path / "out")
+        prune_model(
+            tmp_path / "none", speedup=0.9, samples=tmp_path / "none", eval=tmp_path / "none", out=tmp_path / "out"
+        )
     with pytest.raises(UsageError, match="expected above 1 and below 100"):
         recipe({"layers": 3, "speedup": 1.0})
 

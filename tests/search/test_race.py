@@ -123,7 +123,9 @@ def test_rounds_of_several_lengths():
 
 def test_candidates_in_turns(tiny_bundle, float32_bundle):
     told = []
-    found = in_turns([candidate(tiny_bundle), candidate(float32_bundle, threads=1)], TEXTS, 5, 4, lambda *step: told.append(step))
+    found = in_turns(
+        [candidate(tiny_bundle), candidate(float32_bundle, threads=1)], TEXTS, 5, 4, lambda *step: told.append(step)
+    )
     assert np.shape(found.times_ms) == (2, 5, 4)
     assert (np.array(found.times_ms) > 0).all()
     assert found.rows_per_s == ()
@@ -142,8 +144,14 @@ def test_lists_are_timed_beside_single_texts(float32_ort):
 def test_time_that_is_used_up_leaves_four_rounds(float32_ort):
     found = in_turns([candidate(float32_ort)], TEXTS, 9, 2, silent, until=time.monotonic() - 1)
     assert np.shape(found.times_ms) == (1, 4, 2)
-    assert np.shape(in_turns([candidate(float32_ort)], TEXTS, 5, 2, silent, until=time.monotonic() + 3600).times_ms) == (1, 5, 2)
-    assert np.shape(in_turns([candidate(float32_ort)], TEXTS, 2, 2, silent, until=time.monotonic() - 1).times_ms) == (1, 2, 2)
+    assert np.shape(
+        in_turns([candidate(float32_ort)], TEXTS, 5, 2, silent, until=time.monotonic() + 3600).times_ms
+    ) == (1, 5, 2)
+    assert np.shape(in_turns([candidate(float32_ort)], TEXTS, 2, 2, silent, until=time.monotonic() - 1).times_ms) == (
+        1,
+        2,
+        2,
+    )
 
 
 def test_answers_in_batches_are_those_of_one_by_one(float32_bundle, tiny_module):
@@ -151,7 +159,9 @@ def test_answers_in_batches_are_those_of_one_by_one(float32_bundle, tiny_module)
     told = []
     one = measure_candidate(candidate(float32_bundle), TEXTS, 64, None, lambda *step: told.append(step))
     assert told == [(f"evaluate {candidate(float32_bundle)}", len(TEXTS), len(TEXTS))]
-    several = measure_candidate(candidate(float32_bundle, threads=2, streams=2, batch=3, shapes=()), TEXTS, 64, None, silent)
+    several = measure_candidate(
+        candidate(float32_bundle, threads=2, streams=2, batch=3, shapes=()), TEXTS, 64, None, silent
+    )
     for found, rows in ((one, 32), (several, 3)):
         alone, listed = (np.stack([row["logits"] for row in rows_of]) for rows_of in (found.outputs, found.listed))
         assert (alone.dtype, alone.shape) == (np.dtype(np.float32), expected.shape)
@@ -169,7 +179,9 @@ def test_answers_to_more_texts_than_a_request_holds(float32_ort, tiny_module):
     texts = small.texts(130, seed=11)
     told = []
     found = measure_candidate(candidate(float32_ort), texts, 64, None, lambda *step: told.append(step))
-    np.testing.assert_allclose(np.stack([row["logits"] for row in found.outputs]), small.torch_logits(tiny_module, texts), atol=1e-3)
+    np.testing.assert_allclose(
+        np.stack([row["logits"] for row in found.outputs]), small.torch_logits(tiny_module, texts), atol=1e-3
+    )
     assert [done for _, done, _ in told] == [50, 100, 130]
 
 
@@ -183,7 +195,9 @@ def test_lists_are_cut_so_that_the_largest_call_fits_into_the_memory(float32_ort
     assert 1 < cut.costs.memory_rows < 32
     assert cut.costs.max_tokens == cut.costs.memory_rows * 64
     assert one.costs.memory_mb - 5 < cut.costs.memory_mb <= limit
-    assert measure_candidate(candidate(float32_ort), TEXTS[:4], 64, 1.0, silent).costs.memory_rows == 1, "a single row is not cut"
+    assert measure_candidate(candidate(float32_ort), TEXTS[:4], 64, 1.0, silent).costs.memory_rows == 1, (
+        "a single row is not cut"
+    )
     roomy = measure_candidate(candidate(float32_ort), TEXTS[:4], 64, 10_000.0, silent)
     assert (roomy.costs.memory_rows, roomy.costs.max_tokens) == (32, 2048)
 
@@ -214,7 +228,9 @@ def test_halves_of_a_race_tell_its_noise():
     shaken = texts * 1.7 * np.where(np.arange(6) % 2, 1.2, 1.0)[:, None]
     assert Race((tuple(map(tuple, texts)), tuple(map(tuple, shaken)))).noise() == pytest.approx(1.2)
     rates = (1 / texts[:, 0], 1 / shaken[:, 0])
-    assert Race(steady.times_ms[:2], tuple(map(tuple, rates))).noise() == pytest.approx(1.2), "where lists count, they are what is compared"
+    assert Race(steady.times_ms[:2], tuple(map(tuple, rates))).noise() == pytest.approx(1.2), (
+        "where lists count, they are what is compared"
+    )
 
 
 def test_one_candidate_has_nothing_to_be_compared_with():

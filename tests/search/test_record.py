@@ -17,11 +17,18 @@ from edgekit.spec.errors import UsageError
 from edgekit.spec.manifest import FileEntry, Manifest, Variant
 
 VARIANT = Variant("openvino", "static", {"forward": "graphs/model.onnx"}, "cpu", 2, "int8", shapes=(16, 32), batch=8)
-FILES = {"graphs/model.onnx": FileEntry("a" * 64, 3), "graphs/weights/b": FileEntry("b" * 64, 3), "assets/task.json": FileEntry("c" * 64, 3)}
+FILES = {
+    "graphs/model.onnx": FileEntry("a" * 64, 3),
+    "graphs/weights/b": FileEntry("b" * 64, 3),
+    "assets/task.json": FileEntry("c" * 64, 3),
+}
 
 
 def candidate(variant=VARIANT, files=FILES, place="somewhere"):
-    return Candidate(Bundle(Path(place), Manifest(1, "t", "single", 32, (), (variant,), files, "t", "", "accuracy", 0.9, ())), variant)
+    return Candidate(
+        Bundle(Path(place), Manifest(1, "t", "single", 32, (), (variant,), files, "t", "", "accuracy", 0.9, ())),
+        variant,
+    )
 
 
 def answers(first=300.5, memory=90.25, executed="int8 8/10 linears"):
@@ -83,10 +90,15 @@ def test_the_first_costs_count():
 
 def test_another_build_is_refused():
     other = candidate(replace(VARIANT, backend="onnxruntime", shapes=()))
-    with pytest.raises(UsageError, match=r"does not hold the candidate 'static on onnxruntime, 2 thread\(s\), rows alone': it is of another model, target"):
+    with pytest.raises(
+        UsageError,
+        match=r"does not hold the candidate 'static on onnxruntime, 2 thread\(s\), rows alone': it is of another model, target",
+    ):
         recorded().with_costs(other, answers())
     for candidates in ([other], [ONE, TWO, other], [TWO, ONE], [TWO], []):
-        with pytest.raises(UsageError, match=rf"does not hold a race of these {len(candidates)} candidates.*Leave --race out"):
+        with pytest.raises(
+            UsageError, match=rf"does not hold a race of these {len(candidates)} candidates.*Leave --race out"
+        ):
             recorded().race(candidates)
 
 
@@ -139,7 +151,10 @@ GOOD = json.loads(recorded().text())
         (json.dumps({**GOOD, "race": {}}), "Did you mean 'races'"),
         (json.dumps({**GOOD, "machine": 3}), "machine is 3"),
         (json.dumps({**GOOD, "costs": {"a": {"first_answer_ms": 1, "memory_mb": 2}}}), "no key 'executed'"),
-        (json.dumps({**GOOD, "costs": {"a": {"first_answer_ms": 1, "memory_mb": float("nan"), "executed": ""}}}), "memory_mb is nan"),
+        (
+            json.dumps({**GOOD, "costs": {"a": {"first_answer_ms": 1, "memory_mb": float("nan"), "executed": ""}}}),
+            "memory_mb is nan",
+        ),
         (json.dumps({**GOOD, "races": {"a": {"times_ms": [1, 2]}}}), "expected a list"),
         (json.dumps({**GOOD, "races": {"a": {"times_ms": [[["1"]]]}}}), "expected a value of type float"),
     ],

@@ -28,7 +28,9 @@ def build(tmp_path_factory, tiny_model, tiny_samples):
 
     def call(rows, **options):
         dev = small.write_jsonl(folder / "dev.jsonl", rows)
-        return edgekit.build(tiny_model, samples=tiny_samples.train, eval=dev, out=folder / "out", target=aim, force=True, **options)
+        return edgekit.build(
+            tiny_model, samples=tiny_samples.train, eval=dev, out=folder / "out", target=aim, force=True, **options
+        )
 
     return call
 
@@ -37,7 +39,8 @@ def test_labels_in_another_order_stop_a_build(build, tiny_samples):
     order = dict(zip(small.LABELS, (small.LABELS[1], small.LABELS[0], *small.LABELS[2:]), strict=True))
     rows = [{**row, "label": order[row["label"]]} for row in tiny_samples.rows]
     with pytest.raises(
-        ReferenceDoubtError, match=r"(?s)another numbering of the labels would fit: 0 .*accuracy 0\.9.*--accept-reference.*rows by label in the file"
+        ReferenceDoubtError,
+        match=r"(?s)another numbering of the labels would fit: 0 .*accuracy 0\.9.*--accept-reference.*rows by label in the file",
     ):
         build(rows)
     result = build(rows, accept_reference=True)
@@ -69,7 +72,9 @@ def test_a_check_of_the_same_rows_several_times(float32_ort, tiny_samples, tmp_p
     np.save(tmp_path / "before.npy", np.tile(before + np.float32(1e-4), (times, 1)))
     found = verbs.compare(tmp_path / "before.npy", float32_ort, dev, gates=ANSWERS)
     (gate,) = [g for g in found.gates if g.name == "accuracy.drop"]
-    assert (gate.verdict, found.accuracy.inputs) == ("inconclusive", len(tiny_samples.rows)), "120 different inputs do not prove 0.01"
+    assert (gate.verdict, found.accuracy.inputs) == ("inconclusive", len(tiny_samples.rows)), (
+        "120 different inputs do not prove 0.01"
+    )
     assert found.notes[0] == found.accuracy.never
     assert any("count once" in note for note in found.notes) == (times > 1)
 
@@ -146,12 +151,18 @@ def test_case_regression(case, tmp_path):
 
 def test_case_order(case, tmp_path):
     folder = case("order")
-    options = {"samples": folder / "cal.jsonl", "out": tmp_path / "out", "target": small.target(tmp_path / "exact.toml")}
+    options = {
+        "samples": folder / "cal.jsonl",
+        "out": tmp_path / "out",
+        "target": small.target(tmp_path / "exact.toml"),
+    }
     with pytest.raises(ReferenceDoubtError, match=r"0 \(CONTRADICTION\) is the model's 2 \(ENTAILMENT\)"):
         edgekit.build(folder / "model", eval=folder / "dev.jsonl", **options)
     assert not (tmp_path / "out").exists()
     with pytest.raises(SamplesError, match="the label '-1'"):
         edgekit.build(folder / "model", eval=folder / "minus.jsonl", **options)
-    assert edgekit.build(folder / "model", eval=folder / "float.jsonl", **options).bundle.manifest.reference_score == 1.0
+    assert (
+        edgekit.build(folder / "model", eval=folder / "float.jsonl", **options).bundle.manifest.reference_score == 1.0
+    )
     labels = [json.loads(line)["label"] for line in (folder / "float.jsonl").read_text().splitlines()]
     assert all(isinstance(label, float) for label in labels)

@@ -82,7 +82,11 @@ def test_a_whole_histogram():
     assert cost(lengths, found, static, dynamic) < cost(lengths, range(64, 513, 64), static, dynamic)
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(99.9, 0), (100, 0), (109.9, 0), (110, 1), (135, 3), (180, 8), (1000, 8)], ids=lambda v: str(v))
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(99.9, 0), (100, 0), (109.9, 0), (110, 1), (135, 3), (180, 8), (1000, 8)],
+    ids=lambda v: str(v),
+)
 def test_buckets_under_a_limit(limit, expected):
     """100 MB and 10 for each bucket, measured with none and with four."""
     assert buckets_under(limit, 8, (0, 100.0), (4, 140.0)) == expected

@@ -32,7 +32,15 @@ def build(tiny_model, tiny_samples, tiny_build, tmp_path, monkeypatch):
     aim = small.target(tmp_path / "one.toml", backends=("onnxruntime",))
 
     def call(**options):
-        return edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target=aim, force=True, **options)
+        return edgekit.build(
+            tiny_model,
+            samples=tiny_samples.train,
+            eval=tiny_samples.dev,
+            out=tmp_path / "out",
+            target=aim,
+            force=True,
+            **options,
+        )
 
     call.cache = cache
     return call
@@ -71,9 +79,15 @@ def test_when_times_are_measured_again(build):
     aged = build()
     assert not {"race", "answers"} & set(aged.reused)
     assert "export" in aged.reused
-    old, loud = sorted(aged.remeasured, key=lambda line: "(race)" not in line)[0], next(line for line in aged.remeasured if "(answers)" in line)
+    old, loud = (
+        sorted(aged.remeasured, key=lambda line: "(race)" not in line)[0],
+        next(line for line in aged.remeasured if "(answers)" in line),
+    )
     assert old == "Times in the cache (race) were not used but measured again: they are 8 days old."
-    assert "other processes took 60 % of the CPUs' time, the hypervisor 3 % (run queue 0.5) while they were measured." in loud
+    assert (
+        "other processes took 60 % of the CPUs' time, the hypervisor 3 % (run queue 0.5) while they were measured."
+        in loud
+    )
     assert f"note: {old}" in aged.table()
 
     quiet(build.cache)
@@ -130,5 +144,10 @@ def test_a_busy_machine_is_named(monkeypatch):
 
 def test_a_choice_within_the_noise_says_so():
     line = rests_on(Busy(0.0, **QUIET), 1.4)
-    assert line.startswith("While the candidates raced, the machine was not steady: two halves of the race differ by up to 1.40 x.")
-    assert "1.30 x the time of the chosen one, within that noise. The choice may be another on a quiet machine: build there with --rerace." in line
+    assert line.startswith(
+        "While the candidates raced, the machine was not steady: two halves of the race differ by up to 1.40 x."
+    )
+    assert (
+        "1.30 x the time of the chosen one, within that noise. The choice may be another on a quiet machine: build there with --rerace."
+        in line
+    )

@@ -21,7 +21,10 @@ from edgekit.spec.target import Target
 
 def candidate(backend="openvino", **changes):
     variant = replace(Variant(backend, "static", {"forward": "graphs/model.onnx"}, "cpu", 2, "int8"), **changes)
-    return Candidate(Bundle(Path("somewhere"), Manifest(1, "t", "single", 32, (), (variant,), {}, "t", "", "accuracy", 0.9, ())), variant)
+    return Candidate(
+        Bundle(Path("somewhere"), Manifest(1, "t", "single", 32, (), (variant,), {}, "t", "", "accuracy", 0.9, ())),
+        variant,
+    )
 
 
 def cost(lengths, edges, static, dynamic):
@@ -82,7 +85,10 @@ def race(timed=TIMED, edges=GUESS.variant.shapes, dynamic=dynamic_ms, static=sta
     """Of a machine whose times are straight lines."""
     padded = [[min((e for e in edges if e >= n), default=None) for n in turn] for turn in timed]
     of_any = tuple(tuple(dynamic(n) for n in turn) for turn in timed)
-    of_edges = tuple(tuple(dynamic(n) if e is None else static(e) for n, e in zip(turn, row, strict=True)) for turn, row in zip(timed, padded, strict=True))
+    of_edges = tuple(
+        tuple(dynamic(n) if e is None else static(e) for n, e in zip(turn, row, strict=True))
+        for turn, row in zip(timed, padded, strict=True)
+    )
     return Race((of_any, of_edges))
 
 
@@ -114,7 +120,9 @@ def test_none_where_not_even_one_fits(limit):
 
 def test_a_limit_that_all_keep_changes_nothing():
     assert better(1000.0) == better()
-    assert better(141.0, memory=(100.0, 99.0)) == better(), "memory that did not grow, within the noise of two processes"
+    assert better(141.0, memory=(100.0, 99.0)) == better(), (
+        "memory that did not grow, within the noise of two processes"
+    )
 
 
 def test_none_where_the_guess_was_the_best():
@@ -130,8 +138,12 @@ def test_times_that_fall_with_the_length_are_noise():
     fall = {10: 5.0, 20: 4.0, 60: 3.0, 100: 4.0}
     found = better(times=race(dynamic=lambda n: 6.0, static=fall.__getitem__))
     assert found.variant.shapes == (100,), "of equally good choices one with the fewest edges"
-    assert better(times=race(dynamic=lambda n: 4.0, static=lambda n: 4.5 - n / 1000)) is None, "the line at 0 tokens would be higher still"
-    assert better(times=race(dynamic=lambda n: 4.0 - n / 1000, static=lambda n: 4.0)) is None, "and it would flatter static shapes here"
+    assert better(times=race(dynamic=lambda n: 4.0, static=lambda n: 4.5 - n / 1000)) is None, (
+        "the line at 0 tokens would be higher still"
+    )
+    assert better(times=race(dynamic=lambda n: 4.0 - n / 1000, static=lambda n: 4.0)) is None, (
+        "and it would flatter static shapes here"
+    )
     assert better(times=race(dynamic=lambda n: 5.2 - 0.03 * n, static=lambda n: 4.2)) is None, "4.15 ms on average"
 
 
@@ -156,7 +168,10 @@ def test_texts_of_one_length():
 # ---- threads, and what answers lists
 
 
-@pytest.mark.parametrize(("cpus", "own", "others"), [(1, 1, []), (2, 2, [1]), (4, 4, [1, 2]), (8, 8, [1, 4]), (8, 4, [1]), (2, 1, []), (3, 3, [1])])
+@pytest.mark.parametrize(
+    ("cpus", "own", "others"),
+    [(1, 1, []), (2, 2, [1]), (4, 4, [1, 2]), (8, 8, [1, 4]), (8, 4, [1]), (2, 1, []), (3, 3, [1])],
+)
 def test_other_threads(monkeypatch, cpus, own, others):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cpus)), raising=False)
     start = candidate(threads=own, shapes=(8, 16))
@@ -167,15 +182,25 @@ def test_other_threads(monkeypatch, cpus, own, others):
 
 @pytest.mark.parametrize(
     ("threads", "most", "streams", "batches"),
-    [(1, 32, [1], [4, 8, 16, 32]), (4, 32, [1, 4], [4, 8, 16, 32]), (2, 1, [1, 2], [1]), (2, 4, [1, 2], [4]), (2, 20, [1, 2], [4, 8, 16, 20])],
+    [
+        (1, 32, [1], [4, 8, 16, 32]),
+        (4, 32, [1, 4], [4, 8, 16, 32]),
+        (2, 1, [1, 2], [1]),
+        (2, 4, [1, 2], [4]),
+        (2, 20, [1, 2], [4, 8, 16, 20]),
+    ],
 )
 def test_every_batch_on_one_stream_and_on_a_stream_for_each_thread(threads, most, streams, batches):
     start = candidate(threads=threads, shapes=(8, 16), rows="together")
     made = for_throughput(start, Target("t", "d", ("openvino",), ("static",), max_batch=most, use="throughput"))
     assert [(c.variant.streams, c.variant.batch) for c in made] == [(s, b) for s in streams for b in batches]
-    assert all(replace(c.variant, streams=1, batch=0) == replace(start.variant, shapes=()) for c in made), "batches have no buckets"
+    assert all(replace(c.variant, streams=1, batch=0) == replace(start.variant, shapes=()) for c in made), (
+        "batches have no buckets"
+    )
 
 
 def test_rows_that_run_alone_have_no_batches():
-    made = for_throughput(candidate(threads=4, rows="alone"), Target("t", "d", ("openvino",), ("static",), max_batch=32, use="throughput"))
+    made = for_throughput(
+        candidate(threads=4, rows="alone"), Target("t", "d", ("openvino",), ("static",), max_batch=32, use="throughput")
+    )
     assert [(c.variant.streams, c.variant.batch) for c in made] == [(1, 1), (4, 1)]

@@ -14,7 +14,9 @@ class Task:
     def preprocess(self, inputs):
         for place, value in enumerate(inputs):
             if not isinstance(value, int):
-                raise InputError(f"Input{f' at position {place}' if len(inputs) > 1 else ''} is a {type(value).__name__}.")
+                raise InputError(
+                    f"Input{f' at position {place}' if len(inputs) > 1 else ''} is a {type(value).__name__}."
+                )
         return list(inputs)
 
 

@@ -26,9 +26,15 @@ RECIPE = EngineRecipe((SHORT, LONG))
     ("words", "values"),
     [
         ("profiles is empty", {"profiles": ()}),
-        (r"profiles\[0\]: sequence is \[1, 64, 32\], expected least <= usual <= largest", {"profiles": ({"sequence": (1, 64, 32)},)}),
+        (
+            r"profiles\[0\]: sequence is \[1, 64, 32\], expected least <= usual <= largest",
+            {"profiles": ({"sequence": (1, 64, 32)},)},
+        ),
         (r"profiles\[1\]: batch is \[0, 1, 1\]", {"profiles": (SHORT, {**SHORT, "batch": (0, 1, 1)})}),
-        (r"profiles\[1\] names the axes batch, the first names batch, sequence", {"profiles": (SHORT, {"batch": (1, 1, 1)})}),
+        (
+            r"profiles\[1\] names the axes batch, the first names batch, sequence",
+            {"profiles": (SHORT, {"batch": (1, 1, 1)})},
+        ),
         ("precisions has 'int4'.", {"precisions": ("int4",)}),
         ("precisions has 'float61'. Did you mean 'float16'", {"precisions": ("float61",)}),
         ("optimization_level is 6, expected 0 to 5", {"optimization_level": 6}),
@@ -47,23 +53,42 @@ def test_what_cannot_be_is_refused(words, values):
 def test_versions_are_numbers_and_not_text():
     assert version("10.16.2.10") > version("10.3") > version("8.6.1")
     assert "10.16" < "10.3", "which is why"
-    assert [supported(version(v)) for v in ("8.6.1", "10.0.1", "10.3.0", "10.16.1.11", "11.4.1", "12.0.0")] == [False, False, True, True, True, False]
+    assert [supported(version(v)) for v in ("8.6.1", "10.0.1", "10.3.0", "10.16.1.11", "11.4.1", "12.0.0")] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+        False,
+    ]
     assert version("10.3.0+cuda12") == (10, 3, 0)
 
 
 def test_profiles_are_cut_to_what_a_model_takes():
     assert RECIPE.settled({"sequence": 4096}) == RECIPE
     cut = RECIPE.settled({"sequence": 128, "batch": 4})
-    assert cut.profiles == ({"batch": (1, 1, 4), "sequence": (1, 32, 64)}, {"batch": (1, 1, 4), "sequence": (1, 128, 128)})
-    assert RECIPE.settled({"sequence": 20}).profiles == ({"batch": (1, 1, 8), "sequence": (1, 20, 20)},), "the second would say nothing new"
-    assert RECIPE.settled({"batch": 4}, ["batch"]).profiles == ({"batch": (1, 1, 4)},), "rows of one shape have no other axis"
+    assert cut.profiles == (
+        {"batch": (1, 1, 4), "sequence": (1, 32, 64)},
+        {"batch": (1, 1, 4), "sequence": (1, 128, 128)},
+    )
+    assert RECIPE.settled({"sequence": 20}).profiles == ({"batch": (1, 1, 8), "sequence": (1, 20, 20)},), (
+        "the second would say nothing new"
+    )
+    assert RECIPE.settled({"batch": 4}, ["batch"]).profiles == ({"batch": (1, 1, 4)},), (
+        "rows of one shape have no other axis"
+    )
     assert RECIPE.settled({}, ["batch", "sequence"]) == RECIPE
     assert RECIPE.accepts() == "batch 1-8, sequence 1-64; batch 1-8, sequence 1-512"
 
 
 def test_shapes_of_inputs():
-    assert shapes(SIGNATURE, LONG) == {"ids": ((1, 1), (1, 128), (8, 512)), "pixels": ((1, 3, 8, 8), (1, 3, 8, 8), (8, 3, 8, 8))}
-    with pytest.raises(UsageError, match=r"'ids' varies along 'sequence', which the profiles do not name. Add sequence = "):
+    assert shapes(SIGNATURE, LONG) == {
+        "ids": ((1, 1), (1, 128), (8, 512)),
+        "pixels": ((1, 3, 8, 8), (1, 3, 8, 8), (8, 3, 8, 8)),
+    }
+    with pytest.raises(
+        UsageError, match=r"'ids' varies along 'sequence', which the profiles do not name. Add sequence = "
+    ):
         shapes(SIGNATURE, {"batch": (1, 1, 1)})
 
 
@@ -72,7 +97,13 @@ def test_trtexec_lines():
     first, second = (shlex.split(line) for line in trtexec(recipe, SIGNATURE, "graphs/model.onnx", "static.plan"))
     assert first[0] == "trtexec"
     assert "--onnx=graphs/model.onnx" in first
-    assert {"--stronglyTyped", "--noTF32", "--skipInference", "--memPoolSize=workspace:512M", "--builderOptimizationLevel=3"} <= set(first)
+    assert {
+        "--stronglyTyped",
+        "--noTF32",
+        "--skipInference",
+        "--memPoolSize=workspace:512M",
+        "--builderOptimizationLevel=3",
+    } <= set(first)
     assert "--minShapes=ids:1x1,pixels:1x3x8x8" in first
     assert "--optShapes=ids:1x32,pixels:1x3x8x8" in first
     assert "--maxShapes=ids:8x64,pixels:8x3x8x8" in first
@@ -101,7 +132,9 @@ def test_shipped_targets(name):
     assert all(p["batch"][2] == aim.max_batch for p in aim.engine.profiles)
     orin = name.startswith("jetson") and name != "jetson-thor"
     # NVIDIA's hardware matrix: Orin is 8.7 and has no FP8; Thor is 11.0 with CUDA 13, 10.1 before.
-    assert aim.engine.compute_capability == (("8.7",) if orin else {"gpu": (), "rtx": ("7.5", "8.6", "8.9", "12.0"), "jetson-thor": ("11.0", "10.1")}[name])
+    assert aim.engine.compute_capability == (
+        ("8.7",) if orin else {"gpu": (), "rtx": ("7.5", "8.6", "8.9", "12.0"), "jetson-thor": ("11.0", "10.1")}[name]
+    )
     assert ("fp8" in aim.engine.precisions) == (name == "jetson-thor")
     if name.startswith("jetson"):
         assert 0 < aim.engine.workspace_mb <= aim.engine.memory_mb / 4

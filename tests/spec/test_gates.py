@@ -14,17 +14,30 @@ def test_the_defaults():
     """+5 % of the median, +10 % of the tail, one point of accuracy; what few machines tell, and what few ask for, is not gated."""
     assert gates.of({}, "x") == Gates()
     assert vars(Gates().latency) == {"p50": 0.05, "p90": 0.10, "p99": None}
-    assert vars(Gates().accuracy) == {"drop": 0.01, "flips": None, "calibration_error": None, "slice_drop": None, "error": 0.02, "recall_drop": 0.05}
+    assert vars(Gates().accuracy) == {
+        "drop": 0.01,
+        "flips": None,
+        "calibration_error": None,
+        "slice_drop": None,
+        "error": 0.02,
+        "recall_drop": 0.05,
+    }
     assert vars(Gates().footprint) == {"first_answer": 0.25, "memory": 0.10, "size": 0.10, "energy": None}
     assert set(vars(Gates().budget).values()) == {None}
 
 
 def test_a_file(tmp_path):
     file = tmp_path / "gates.toml"
-    file.write_text('[latency]\np50 = "off"\np90 = 0\n[accuracy]\nslice_drop = 0.03\n[footprint]\nenergy = 1\n[budget]\np50_ms = 5\nsize_mb = "off"\n', "utf-8")
+    file.write_text(
+        '[latency]\np50 = "off"\np90 = 0\n[accuracy]\nslice_drop = 0.03\n[footprint]\nenergy = 1\n[budget]\np50_ms = 5\nsize_mb = "off"\n',
+        "utf-8",
+    )
     assert gates.read(file) == gates.read(str(file))
     assert gates.read(file) == Gates(
-        LatencyGates(p50=None, p90=0.0), AccuracyGates(slice_drop=0.03), FootprintGates(energy=1.0), Budget(p50_ms=5.0, size_mb=None)
+        LatencyGates(p50=None, p90=0.0),
+        AccuracyGates(slice_drop=0.03),
+        FootprintGates(energy=1.0),
+        Budget(p50_ms=5.0, size_mb=None),
     )
 
 
@@ -57,7 +70,9 @@ def test_what_is_refused(tmp_path, text, said):
 
 
 def test_a_file_that_is_none(tmp_path):
-    with pytest.raises(UsageError, match="does not exist, expected a TOML file with tables latency, accuracy, footprint, budget"):
+    with pytest.raises(
+        UsageError, match="does not exist, expected a TOML file with tables latency, accuracy, footprint, budget"
+    ):
         gates.read(tmp_path / "gates.toml")
     with pytest.raises(UsageError, match="is a folder"):
         gates.read(tmp_path)

@@ -9,6 +9,9 @@ from edgekit.spec.tensor import Signature
 
 
 def test_what_was_chosen_for_several_graphs_names_each_layer_once():
-    recipes = {"encode": {"ranges": "mse", "keep_float": "l0, l1"}, "step": {"ranges": "min_max", "keep_float": "l0, l1, l2"}}
+    recipes = {
+        "encode": {"ranges": "mse", "keep_float": "l0, l1"},
+        "step": {"ranges": "min_max", "keep_float": "l0, l1, l2"},
+    }
     graphs = tuple(Graph(Signature(name, (), ()), Path(name), "static", recipe) for name, recipe in recipes.items())
     assert GraphSet("toy", "toy", graphs, Path()).recipe == {"ranges": "mse, min_max", "keep_float": "l0, l1, l2"}

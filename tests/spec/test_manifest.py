@@ -37,7 +37,9 @@ GOOD = Manifest(
     loop="single",
     max_batch=32,
     signatures=(Signature("forward", (IDS,), (LOGITS,)),),
-    variants=(Variant("onnxruntime", "static", {"forward": "graphs/model.onnx"}, "cpu", 2, "int8", {"machine": "x86_64"}),),
+    variants=(
+        Variant("onnxruntime", "static", {"forward": "graphs/model.onnx"}, "cpu", 2, "int8", {"machine": "x86_64"}),
+    ),
     files={"graphs/model.onnx": ENTRY, "assets/task.json": ENTRY},
     target="cpu",
     reason="it is fast; ümlaut",
@@ -77,8 +79,14 @@ def changed(**changes):
         reason=st.text(),
         score_name=st.text(),
         reference_score=_numbers,
-        trials=st.lists(st.builds(Trial, *[st.text()] * 3, _numbers, _numbers, st.integers(0), *[_numbers] * 5, st.text()), max_size=3).map(tuple),
-        held_out=st.none() | st.builds(HeldOut, st.integers(1), *[_numbers] * 5, *[st.none() | st.integers(0)] * 2, st.none() | _numbers, st.text()),
+        trials=st.lists(
+            st.builds(Trial, *[st.text()] * 3, _numbers, _numbers, st.integers(0), *[_numbers] * 5, st.text()),
+            max_size=3,
+        ).map(tuple),
+        held_out=st.none()
+        | st.builds(
+            HeldOut, st.integers(1), *[_numbers] * 5, *[st.none() | st.integers(0)] * 2, st.none() | _numbers, st.text()
+        ),
         sensitivity=st.dictionaries(st.text(), _numbers, max_size=3),
         notes=st.lists(st.text(), max_size=3).map(tuple),
         choose_on=st.sampled_from(CHOOSE_ON),
@@ -94,14 +102,31 @@ def test_the_text_does_not_depend_on_the_order_of_mappings():
     assert dumps(other) == dumps(GOOD)
 
 
-@pytest.mark.parametrize(("method", "rows"), [("dynamic", "alone"), ("static", "together"), ("float32", "together"), ("weight_only", "together")])
+@pytest.mark.parametrize(
+    ("method", "rows"),
+    [("dynamic", "alone"), ("static", "together"), ("float32", "together"), ("weight_only", "together")],
+)
 def test_whether_rows_share_a_call_follows_from_the_method_in_format_1(method, rows):
-    data = json.loads(changed(format=1, variants=[{"backend": "onnxruntime", "method": method, "graphs": {"forward": "graphs/model.onnx"}, "device": "cpu"}]))
+    data = json.loads(
+        changed(
+            format=1,
+            variants=[
+                {
+                    "backend": "onnxruntime",
+                    "method": method,
+                    "graphs": {"forward": "graphs/model.onnx"},
+                    "device": "cpu",
+                }
+            ],
+        )
+    )
     data["variants"][0] |= {"threads": 2, "executed": "int8"}
     (variant,) = loads(json.dumps(data), "m").variants
     assert (variant.rows, variant.max_tokens) == (rows, MAX_TOKENS)
     data["format"] = 2
-    assert loads(json.dumps(data), "m").variants[0].rows == "alone"  # what is not stated is run in the way that is always right
+    assert (
+        loads(json.dumps(data), "m").variants[0].rows == "alone"
+    )  # what is not stated is run in the way that is always right
 
 
 @pytest.mark.parametrize("version", [FORMAT + 1, 99, 10**30])
@@ -122,13 +147,18 @@ def test_a_format_that_is_no_int(version):
         loads(changed(format=version), "m")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '"x"', "{'a': 1}", "\0", "{}", "\ufeff{}", dumps(GOOD)[:-10], dumps(GOOD) + "x"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "3", '"x"', "{'a': 1}", "\0", "{}", "\ufeff{}", dumps(GOOD)[:-10], dumps(GOOD) + "x"],
+)
 def test_not_a_manifest(text):
     with pytest.raises(IntegrityError):
         loads(text, "m")
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" + "0" * 400, "9" * 5000, "true", '"0.9"', "null"])
+@pytest.mark.parametrize(
+    "number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999", "1" + "0" * 400, "9" * 5000, "true", '"0.9"', "null"]
+)
 def test_a_score_that_is_no_finite_number(number):
     text = changed(reference_score=0.123456789)
     assert "0.123456789" in text
@@ -208,7 +238,9 @@ def test_how_a_variant_is_run_is_checked(change, said):
 @pytest.mark.parametrize(("shapes", "streams", "batch"), [((), 1, 0), ((1,), 2, 1), ((8, 16, 64), 3, 64)])
 def test_how_a_variant_is_run(shapes, streams, batch):
     variant = json.loads(dumps(GOOD))["variants"][0]
-    (found,) = loads(changed(variants=[{**variant, "shapes": list(shapes), "streams": streams, "batch": batch}]), "m").variants
+    (found,) = loads(
+        changed(variants=[{**variant, "shapes": list(shapes), "streams": streams, "batch": batch}]), "m"
+    ).variants
     assert (found.shapes, found.streams, found.batch) == (shapes, streams, batch)
 
 
@@ -217,7 +249,20 @@ def test_a_bundle_from_before_says_less():
     data = json.loads(dumps(GOOD))
     for name in ("shapes", "streams", "batch", "recipe", "linear_macs"):
         del data["variants"][0][name]
-    for name in ("rows_per_s", "ratio", "ratio_high", "losses", "gains", "drop_low", "drop_high", "p_value", "shapes", "threads", "streams", "batch"):
+    for name in (
+        "rows_per_s",
+        "ratio",
+        "ratio_high",
+        "losses",
+        "gains",
+        "drop_low",
+        "drop_high",
+        "p_value",
+        "shapes",
+        "threads",
+        "streams",
+        "batch",
+    ):
         del data["trials"][0][name]
     for name in ("held_out", "sensitivity", "notes", "choose_on", "verified", "unverified", "reference_check"):
         del data[name]
@@ -238,7 +283,9 @@ HELD_OUT = HeldOut(150, 0.9, 0.92, 0.02, 0.0, 0.04, 5, 2, 0.45, "0" * 64)
 
 
 def test_what_was_found_on_a_test_set():
-    manifest = replace(GOOD, held_out=HELD_OUT, sensitivity={"a.b": 0.5}, notes=("one.", "zwei: ü."), choose_on="device")
+    manifest = replace(
+        GOOD, held_out=HELD_OUT, sensitivity={"a.b": 0.5}, notes=("one.", "zwei: ü."), choose_on="device"
+    )
     assert loads(dumps(manifest), "m") == manifest
     bare = replace(GOOD, held_out=replace(HELD_OUT, losses=None, gains=None, p_value=None))
     assert loads(dumps(bare), "m") == bare, "a score that is no mean of rows"
@@ -250,11 +297,15 @@ def test_what_was_found_on_a_test_set():
 def test_the_content_digest_is_of_the_files_but_for_the_times():
     other = FileEntry("1" * 64, 3)
     base = content_digest(GOOD)
-    assert content_digest(replace(GOOD, reason="another", provenance={}, files=dict(reversed(GOOD.files.items())))) == base
+    assert (
+        content_digest(replace(GOOD, reason="another", provenance={}, files=dict(reversed(GOOD.files.items())))) == base
+    )
     for name in TIMED_FILES:
         assert content_digest(replace(GOOD, files={**GOOD.files, name: ENTRY})) == base
         assert content_digest(replace(GOOD, files={**GOOD.files, name: other})) == base
-        assert content_digest(replace(GOOD, files={**GOOD.files, f"assets/{name}": ENTRY})) != base, "only where a build writes it"
+        assert content_digest(replace(GOOD, files={**GOOD.files, f"assets/{name}": ENTRY})) != base, (
+            "only where a build writes it"
+        )
     for name in GOOD.files:
         assert content_digest(replace(GOOD, files={**GOOD.files, name: other})) != base
         assert content_digest(replace(GOOD, files={n: f for n, f in GOOD.files.items() if n != name})) != base
@@ -287,7 +338,9 @@ def test_odd_paths(path):
         loads(changed(files={**{k: vars(v) for k, v in GOOD.files.items()}, path: vars(ENTRY)}), "m")
 
 
-@pytest.mark.parametrize("path", ["a", "a/b", "graphs/weights/" + "0" * 64, "a.b", "..a", "a..", "a b", "ü/日本", "...", "-x", "~"])
+@pytest.mark.parametrize(
+    "path", ["a", "a/b", "graphs/weights/" + "0" * 64, "a.b", "..a", "a..", "a b", "ü/日本", "...", "-x", "~"]
+)
 def test_plain_paths(path):
     check_inside(path, "m")
 

@@ -144,7 +144,11 @@ def test_near_misses():
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
 def test_json_has_no_number_that_is_not_finite(number):
-    for value, place in ((number, "the value itself"), ({"a": [1, {"b": number}]}, r"a\[1\]\.b"), ([(0.5, number)], r"\[0\]\[1\]")):
+    for value, place in (
+        (number, "the value itself"),
+        ({"a": [1, {"b": number}]}, r"a\[1\]\.b"),
+        ([(0.5, number)], r"\[0\]\[1\]"),
+    ):
         with pytest.raises(EdgekitError, match=f"The number at {place} is not finite"):
             to_json(value)
 

@@ -93,7 +93,10 @@ def test_a_repository_ends_the_search(tmp_path, write, kind):
     mark = tmp_path / "other/.git"
     mark.mkdir() if kind == "folder" else mark.write_text("gitdir: elsewhere")
     assert find(inner) is None
-    with pytest.raises(UsageError, match=r"There is no edgekit\.toml in .*deep or above it, up to the root of the repository\. Write one\."):
+    with pytest.raises(
+        UsageError,
+        match=r"There is no edgekit\.toml in .*deep or above it, up to the root of the repository\. Write one\.",
+    ):
         nearest(inner, "Write one.")
     own = write("", "other")
     assert find(inner) == own, "the root of the repository itself counts"
@@ -123,17 +126,39 @@ def test_a_folder_of_that_name_is_none(tmp_path):
 def test_all_of_it(write, tmp_path):
     repo = tmp_path / "repo"
     found = read(write(WHOLE))
-    assert (found.model, found.revision, found.samples, found.seed, found.slices) == ("owner/name", "v2", "voice-commands", 3, ("source",))
+    assert (found.model, found.revision, found.samples, found.seed, found.slices) == (
+        "owner/name",
+        "v2",
+        "voice-commands",
+        3,
+        ("source",),
+    )
     assert (found.eval, found.test, found.out) == (str(repo / "data/dev.jsonl"), "/abs/test.csv", str(repo / "out"))
     assert (found.columns, found.baseline) == ({"text": "sentence"}, str(repo / "baselines"))
     assert found.targets == ("cpu", str(repo / "own/board.toml"))
     assert found.budget == Budget(p50_ms=5.0, accuracy_drop=0.02)
-    assert found.gates.budget == Budget(p50_ms=5.0, accuracy_drop=0.02, size_mb=40.0), "the budget counts for checks too"
-    assert (found.gates.latency.p50, found.gates.latency.p99, found.gates.accuracy.drop, found.gates.footprint.size) == (0.05, None, 0.03, 0.10)
+    assert found.gates.budget == Budget(p50_ms=5.0, accuracy_drop=0.02, size_mb=40.0), (
+        "the budget counts for checks too"
+    )
+    assert (
+        found.gates.latency.p50,
+        found.gates.latency.p99,
+        found.gates.accuracy.drop,
+        found.gates.footprint.size,
+    ) == (0.05, None, 0.03, 0.10)
     build, check = found.build, found.check
-    assert (build.strict, build.keep_float, build.use, build.max_time, build.calibration_rows) == (True, ("classifier",), "throughput", 60.0, 100)
+    assert (build.strict, build.keep_float, build.use, build.max_time, build.calibration_rows) == (
+        True,
+        ("classifier",),
+        "throughput",
+        60.0,
+        100,
+    )
     assert build.distill == ({"layers": 3}, {"student": str(repo / "student"), "epochs": 2})
-    assert (build.distill_samples, build.vocabulary) == ((str(repo / "data/more.jsonl"),), str(repo / "data/tokens.txt"))
+    assert (build.distill_samples, build.vocabulary) == (
+        (str(repo / "data/more.jsonl"),),
+        str(repo / "data/tokens.txt"),
+    )
     assert build.told == {"tokenizer": "file", "problem_type": "regression"}
     assert (check.max_time, check.strict, check.allow_incomparable, check.self_check) == (12.5, True, True, True)
     assert (check.report, check.keys) == (str(repo / "reports"), (str(repo / "maker.pub"),))
@@ -172,7 +197,11 @@ def test_a_model_is_a_folder_or_a_hub_id(write, tmp_path, monkeypatch, said, mad
 def test_samples_may_be_the_name_of_a_set(write, tmp_path):
     text = 'samples = "voice-commands"\neval = "dev.jsonl"\n[build]\nvocabulary = "samples"'
     found = read(write(text))
-    assert (found.samples, found.eval, found.build.vocabulary) == ("voice-commands", str(tmp_path / "repo/dev.jsonl"), "samples")
+    assert (found.samples, found.eval, found.build.vocabulary) == (
+        "voice-commands",
+        str(tmp_path / "repo/dev.jsonl"),
+        "samples",
+    )
     (tmp_path / "repo/voice-commands").write_text("")
     assert read(write(text)).samples == str(tmp_path / "repo/voice-commands")
 
@@ -180,7 +209,10 @@ def test_samples_may_be_the_name_of_a_set(write, tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("modle = 'm'", r"Unknown key 'modle' in .*edgekit\.toml\. Did you mean 'model'\? Known keys: model, .*, check\.$"),
+        (
+            "modle = 'm'",
+            r"Unknown key 'modle' in .*edgekit\.toml\. Did you mean 'model'\? Known keys: model, .*, check\.$",
+        ),
         ("path = 'm'", "Unknown key 'path'"),
         ("[gates.latncy]\np50 = 1", r"Unknown key 'latncy' in .*gates\. Did you mean 'latency'"),
         ("[gates.latency]\np5 = 1", r"Unknown key 'p5' .*gates: latency\. Did you mean 'p50'"),
@@ -217,7 +249,9 @@ def test_what_is_refused(write, text, said):
 def test_a_verb_says_which_key_it_lacks(write):
     found = read(write('model = "m"'))
     found.need("edgekit build", "model")
-    with pytest.raises(UsageError, match=re.escape(f"{found.path} has no key 'samples', which edgekit build needs. Add samples = ...")):
+    with pytest.raises(
+        UsageError, match=re.escape(f"{found.path} has no key 'samples', which edgekit build needs. Add samples = ...")
+    ):
         found.need("edgekit build", "model", "samples", "eval")
 
 
@@ -227,7 +261,13 @@ def test_a_verb_says_which_key_it_lacks(write):
 def test_one_target_has_the_places_themselves(write, tmp_path):
     (place,) = places(read(write('out = "out"\nbaseline = "b.json"\n[check]\nreport = "r"')))
     repo = tmp_path / "repo"
-    assert (place.target, place.name, place.bundle, place.baseline, place.report) == ("cpu", "cpu", str(repo / "out"), str(repo / "b.json"), str(repo / "r"))
+    assert (place.target, place.name, place.bundle, place.baseline, place.report) == (
+        "cpu",
+        "cpu",
+        str(repo / "out"),
+        str(repo / "b.json"),
+        str(repo / "r"),
+    )
 
 
 def test_several_have_sub_folders(write, tmp_path):
@@ -235,10 +275,20 @@ def test_several_have_sub_folders(write, tmp_path):
     project = read(write(WHOLE))
     (repo / "baselines/board").mkdir(parents=True)
     cpu, board = places(project)
-    assert (cpu.target, cpu.name, cpu.bundle, cpu.report) == ("cpu", "cpu", str(repo / "out/cpu"), str(repo / "reports/cpu"))
+    assert (cpu.target, cpu.name, cpu.bundle, cpu.report) == (
+        "cpu",
+        "cpu",
+        str(repo / "out/cpu"),
+        str(repo / "reports/cpu"),
+    )
     assert (board.target, board.name, board.bundle) == (str(repo / "own/board.toml"), "board", str(repo / "out/board"))
-    assert (cpu.baseline, board.baseline) == (str(repo / "baselines/cpu.json"), str(repo / "baselines/board")), "a file, unless there is a bundle"
-    assert [p.report for p in places(project, report="here")] == [os.path.join("here", "cpu"), os.path.join("here", "board")]
+    assert (cpu.baseline, board.baseline) == (str(repo / "baselines/cpu.json"), str(repo / "baselines/board")), (
+        "a file, unless there is a bundle"
+    )
+    assert [p.report for p in places(project, report="here")] == [
+        os.path.join("here", "cpu"),
+        os.path.join("here", "board"),
+    ]
     (repo / "baselines/board.json").write_text("")
     with pytest.raises(UsageError, match=r"has both board and board\.json as the baseline"):
         places(project)
@@ -246,9 +296,13 @@ def test_several_have_sub_folders(write, tmp_path):
 
 def test_one_of_several(write, tmp_path):
     project, repo = read(write(WHOLE)), tmp_path / "repo"
-    assert [(p.target, p.bundle) for p in places(project, only="board")] == [(str(repo / "own/board.toml"), str(repo / "out/board"))]
+    assert [(p.target, p.bundle) for p in places(project, only="board")] == [
+        (str(repo / "own/board.toml"), str(repo / "out/board"))
+    ]
     assert [(p.target, p.bundle) for p in places(project, only="jetson")] == [("jetson", str(repo / "out/jetson"))]
-    assert [(p.target, p.bundle) for p in places(project, only="x/board.toml")] == [("x/board.toml", str(repo / "out/board"))]
+    assert [(p.target, p.bundle) for p in places(project, only="x/board.toml")] == [
+        ("x/board.toml", str(repo / "out/board"))
+    ]
 
 
 # ---- checks
@@ -278,7 +332,17 @@ def test_checks_are_as_the_file_says(write, tmp_path):
 
 def test_what_is_given_wins(write):
     project = read(write(WHOLE.replace('targets = ["cpu", "own/board.toml"]\n', "")))
-    said = {"baseline": "b", "samples": "s", "columns": {}, "slices": (), "report": "r", "keys": ("k",), "max_time": 1.0, "seed": 0, "strict": False}
+    said = {
+        "baseline": "b",
+        "samples": "s",
+        "columns": {},
+        "slices": (),
+        "report": "r",
+        "keys": ("k",),
+        "max_time": 1.0,
+        "seed": 0,
+        "strict": False,
+    }
     (check,) = checks(project, None, {**said, "allow_incomparable": False, "self_check": None})
     assert {name: getattr(check, name) for name in said} == said
     assert (check.allow_incomparable, check.self_check) == (False, True), "None is left to the file"
@@ -288,16 +352,24 @@ def test_other_gates_keep_the_limits_that_they_do_not_name(write):
     project = read(write(WHOLE))
     gates = Gates(budget=Budget(p50_ms=9.0))
     check = checks(project, None, {"gates": gates})[0]
-    assert check.gates == Gates(budget=Budget(p50_ms=9.0, accuracy_drop=0.02)), "of [budget]; [gates.budget] went with [gates]"
+    assert check.gates == Gates(budget=Budget(p50_ms=9.0, accuracy_drop=0.02)), (
+        "of [budget]; [gates.budget] went with [gates]"
+    )
 
 
 def test_one_bundle_alone(write, tmp_path, monkeypatch):
     project, repo = read(write(WHOLE)), tmp_path / "repo"
     monkeypatch.chdir(repo)
     (board,) = checks(project, "out/board", {})
-    assert (board.name, board.bundle, board.baseline) == ("board", str(repo / "out/board"), str(repo / "baselines/board.json")), "that of a target"
+    assert (board.name, board.bundle, board.baseline) == (
+        "board",
+        str(repo / "out/board"),
+        str(repo / "baselines/board.json"),
+    ), "that of a target"
     (other,) = checks(project, "elsewhere", {})
-    assert (other.name, other.bundle, other.baseline, other.report) == ("", "elsewhere", None, None), "of several targets none is meant"
+    assert (other.name, other.bundle, other.baseline, other.report) == ("", "elsewhere", None, None), (
+        "of several targets none is meant"
+    )
     assert (other.samples, other.max_time) == (project.eval, 12.5)
     single = read(write('out = "out"\nbaseline = "b.json"'))
     assert checks(single, "elsewhere", {})[0].baseline == str(repo / "b.json")
@@ -307,4 +379,6 @@ def test_without_a_file():
     (check,) = checks(Project(), "bundle", {"samples": "s"})
     assert (check.name, check.bundle, check.baseline, check.samples, check.report) == ("", "bundle", None, "s", None)
     assert (check.max_time, check.seed, check.strict, check.gates) == (projects.CHECK_SECONDS, 0, False, Gates())
-    assert checks(Project(), ".", {})[0].name == "", "the current folder is not the bundle of a target that nobody named"
+    assert checks(Project(), ".", {})[0].name == "", (
+        "the current folder is not the bundle of a target that nobody named"
+    )

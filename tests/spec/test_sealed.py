@@ -33,6 +33,9 @@ def test_plain_digests_of_earlier_releases_count(plain):
     assert not matches(plain, TWO)
 
 
-@pytest.mark.parametrize("text", ["", "scrypt", "scrypt::", "scrypt:zz:00", f"scrypt:{'0' * 32}:", f"scrypt:{'0' * 32}:{ONE}", "other:a:b", "é:ü:ö"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "scrypt", "scrypt::", "scrypt:zz:00", f"scrypt:{'0' * 32}:", f"scrypt:{'0' * 32}:{ONE}", "other:a:b", "é:ü:ö"],
+)
 def test_what_is_no_digest_matches_nothing(text):
     assert not matches(text, ONE)

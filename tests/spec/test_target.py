@@ -29,11 +29,17 @@ def test_what_ships_loads(file):
     loaded = target.load(file.stem)
     assert loaded.name == file.stem == data["name"]
     for key in ("backends", "methods"):
-        assert list(getattr(loaded, key)) == data.get(key, list(getattr(loaded, key))), "what a file does not state, it has of the target that it extends"
-    assert {k: v for k, v in vars(loaded.budget).items() if v is not None} == data.get("budget", {"accuracy_drop": 0.01})
+        assert list(getattr(loaded, key)) == data.get(key, list(getattr(loaded, key))), (
+            "what a file does not state, it has of the target that it extends"
+        )
+    assert {k: v for k, v in vars(loaded.budget).items() if v is not None} == data.get(
+        "budget", {"accuracy_drop": 0.01}
+    )
     assert loaded == target.load(file)
     for method in loaded.methods:
-        assert set(quantize.get(method).BACKENDS) & set(loaded.backends), f"{method} is a candidate on no backend of {file.stem}"
+        assert set(quantize.get(method).BACKENDS) & set(loaded.backends), (
+            f"{method} is a candidate on no backend of {file.stem}"
+        )
     for backend in loaded.backends:
         backends.get(backend).check_target(loaded)
 
@@ -49,7 +55,12 @@ def test_a_file_of_ones_own(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(GOOD + "threads = 3\nmax_batch = 4\n[budget]\nsize_mb = 9\n")
     loaded = target.load(file)
-    assert (loaded.name, loaded.threads, loaded.max_batch, loaded.budget) == ("mine", 3, 4, Budget(accuracy_drop=0.01, size_mb=9.0))
+    assert (loaded.name, loaded.threads, loaded.max_batch, loaded.budget) == (
+        "mine",
+        3,
+        4,
+        Budget(accuracy_drop=0.01, size_mb=9.0),
+    )
     assert loaded == target.load(str(file))
     with pytest.raises(UsageError, match="does not exist"):
         target.load(tmp_path / "other.toml")
@@ -80,17 +91,30 @@ def test_the_largest_drop_keeps_the_floor_too(budget, reference, drop):
 
 
 def test_a_target_extends_another(tmp_path):
-    (tmp_path / "mine.toml").write_text('extends = "cpu"\nname = "mine"\nmethods = ["static"]\n[budget]\nmemory_mb = 300\naccuracy = 0.9\n')
+    (tmp_path / "mine.toml").write_text(
+        'extends = "cpu"\nname = "mine"\nmethods = ["static"]\n[budget]\nmemory_mb = 300\naccuracy = 0.9\n'
+    )
     mine, cpu = target.load(tmp_path / "mine.toml"), target.load("cpu")
-    assert mine == replace(cpu, name="mine", methods=("static",), budget=Budget(accuracy_drop=0.01, memory_mb=300.0, accuracy=0.9))
+    assert mine == replace(
+        cpu, name="mine", methods=("static",), budget=Budget(accuracy_drop=0.01, memory_mb=300.0, accuracy=0.9)
+    )
     (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "ours.toml").write_text('extends = "../mine.toml"\nname = "ours"\n[budget]\naccuracy_drop = 0.03\n[quantize]\nweight_bits = 7\n')
+    (tmp_path / "below" / "ours.toml").write_text(
+        'extends = "../mine.toml"\nname = "ours"\n[budget]\naccuracy_drop = 0.03\n[quantize]\nweight_bits = 7\n'
+    )
     ours = target.load(tmp_path / "below" / "ours.toml")
-    assert ours == replace(mine, name="ours", budget=replace(mine.budget, accuracy_drop=0.03), quantize=replace(mine.quantize, weight_bits=7))
+    assert ours == replace(
+        mine,
+        name="ours",
+        budget=replace(mine.budget, accuracy_drop=0.03),
+        quantize=replace(mine.quantize, weight_bits=7),
+    )
     (tmp_path / "mine.toml").write_text('extends = "jetson"\nname = "mine"\n[engine]\nmemory_mb = 2048\n')
     jetson = target.load("jetson")
     assert jetson.engine is not None
-    assert target.load(tmp_path / "mine.toml").engine == replace(jetson.engine, memory_mb=2048), "the other keys of the table stay"
+    assert target.load(tmp_path / "mine.toml").engine == replace(jetson.engine, memory_mb=2048), (
+        "the other keys of the table stay"
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +162,10 @@ def test_two_targets_that_extend_each_other(tmp_path):
         (GOOD + "[budget]\naccuracy_drop = -0.01\n", "accuracy_drop"),
         (GOOD + "max_batch = 0\n", "max_batch"),
         (GOOD + "threads = -1\n", "threads"),
-        (GOOD + 'use = "throughputs"\n', "use is 'throughputs'. Did you mean 'throughput'? Expected one of: latency, throughput."),
+        (
+            GOOD + 'use = "throughputs"\n',
+            "use is 'throughputs'. Did you mean 'throughput'? Expected one of: latency, throughput.",
+        ),
         (GOOD + 'use = ""\n', "use is ''. Expected one of: latency, throughput."),
         (GOOD + "use = 1\n", "use is 1 (int)"),
         (GOOD + 'choose_on = "hots"\n', "choose_on is 'hots'. Did you mean 'host'? Expected one of: host, device."),
@@ -171,7 +198,10 @@ def test_a_mistake_in_a_file(tmp_path, text, said):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('ranges = "entropi"', "ranges is 'entropi'. Did you mean 'entropy'? Expected one of: auto, min_max, percentile, entropy, mse."),
+        (
+            'ranges = "entropi"',
+            "ranges is 'entropi'. Did you mean 'entropy'? Expected one of: auto, min_max, percentile, entropy, mse.",
+        ),
         ('smooth = "half"', "smooth is 'half', expected auto, off, or a number from 0 to 1 in quotes"),
         ('smooth = "nan"', "smooth is 'nan'"),
         ('smooth = "-0.1"', "smooth is '-0.1'"),
@@ -195,9 +225,16 @@ def test_what_is_not_said_has_a_default(tmp_path):
     assert (loaded.use, loaded.choose_on, loaded.instructions, loaded.shapes) == ("latency", "host", (), None)
     assert loaded.quantize == Quantization("auto", "auto", (), "int8", 0, False)
     more = 'use = "throughput"\nchoose_on = "device"\ninstructions = ["avx2", "avx_vnni"]\nshapes = []\n[quantize]\nranges = "mse"\nsmooth = "0.5"\n'
-    file.write_text(GOOD + more + 'keep_float = ["a.*", "b"]\nembeddings = "float32"\nweight_bits = 7\nbias_correction = true\n')
+    file.write_text(
+        GOOD + more + 'keep_float = ["a.*", "b"]\nembeddings = "float32"\nweight_bits = 7\nbias_correction = true\n'
+    )
     loaded = target.load(file)
-    assert (loaded.use, loaded.choose_on, loaded.instructions, loaded.shapes) == ("throughput", "device", ("avx2", "avx_vnni"), ())
+    assert (loaded.use, loaded.choose_on, loaded.instructions, loaded.shapes) == (
+        "throughput",
+        "device",
+        ("avx2", "avx_vnni"),
+        (),
+    )
     assert loaded.quantize == Quantization("mse", "0.5", ("a.*", "b"), "float32", 7, True)
 
 
@@ -225,7 +262,9 @@ def test_budget_override():
     assert target.with_budget(base, {}) == base
 
 
-@pytest.mark.parametrize("value", [-1, -1e-9, float("nan"), float("inf"), True, "0.1", None, 10**400], ids=lambda v: str(v)[:8])
+@pytest.mark.parametrize(
+    "value", [-1, -1e-9, float("nan"), float("inf"), True, "0.1", None, 10**400], ids=lambda v: str(v)[:8]
+)
 def test_a_budget_is_a_number_of_at_least_0(value):
     with pytest.raises(UsageError, match=r"Budget p50_ms is .*expected a number of at least 0"):
         target.with_budget(target.load("cpu"), {"p50_ms": value})

@@ -19,7 +19,11 @@ def spec(name, *shape, dtype="float32"):
 
 
 PAST, NOW = spec("past", 4, "length", 8), spec("now", 4, "length", 8)
-STEP = Signature("step", (spec("ids", "length", dtype="int64"), PAST, spec("h", 32)), (spec("scores", "length", 9), NOW, spec("h_after", 32)))
+STEP = Signature(
+    "step",
+    (spec("ids", "length", dtype="int64"), PAST, spec("h", 32)),
+    (spec("scores", "length", 9), NOW, spec("h_after", 32)),
+)
 STATE = (("now", "past"), ("h_after", "h"))
 
 
@@ -37,7 +41,10 @@ def test_nothing_is_written_of_no_state():
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ((("later", "past"),), "hands on its output 'later' as its input 'past', and has the outputs scores, now, h_after and the inputs ids, past, h"),
+        (
+            (("later", "past"),),
+            "hands on its output 'later' as its input 'past', and has the outputs scores, now, h_after and the inputs ids, past, h",
+        ),
         ((("now", "before"),), "hands on its output 'now' as its input 'before', and has"),
         ((("past", "past"),), "hands on its output 'past'"),
         ((("scores", "ids"),), r"the one is float32 \[batch, length, 9\], the other int64 \[batch, length\]"),

@@ -32,7 +32,9 @@ def test_gorodkins_coefficient_by_its_definition():
     x, y = (side - side.mean(axis=0) for side in (right.astype(float), given.astype(float)))
     assert chance.gorodkin(right, given).value == pytest.approx((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
     two = labels(2)
-    assert chance.gorodkin(*two).value == pytest.approx(chance.phi(two[0][:, 1], two[1][:, 1]).value), "of two labels it is phi"
+    assert chance.gorodkin(*two).value == pytest.approx(chance.phi(two[0][:, 1], two[1][:, 1]).value), (
+        "of two labels it is phi"
+    )
 
 
 def test_coefficients_between_labels():
@@ -47,7 +49,9 @@ def test_r2_by_its_definition():
     draw = np.random.default_rng(1)
     right = draw.normal(3, 2, 60)
     given = 0.7 * right + draw.normal(size=60)
-    assert chance.r2(right, given).value == pytest.approx(1 - ((right - given) ** 2).sum() / ((right - right.mean()) ** 2).sum())
+    assert chance.r2(right, given).value == pytest.approx(
+        1 - ((right - given) ** 2).sum() / ((right - right.mean()) ** 2).sum()
+    )
 
 
 @pytest.mark.parametrize("name", ["phi", "gorodkin", "r2", "mean"])
@@ -59,12 +63,18 @@ def test_the_jackknife_leaves_out_each_item_in_turn(name):
         right, given = np.random.default_rng(2).normal(size=(2, 40))
 
     def of(a, b):
-        return chance.mean([chance.phi(a[:, j], b[:, j]) for j in range(3)]) if name == "mean" else getattr(chance, name)(a, b)
+        return (
+            chance.mean([chance.phi(a[:, j], b[:, j]) for j in range(3)])
+            if name == "mean"
+            else getattr(chance, name)(a, b)
+        )
 
     whole = of(right, given)
     values = [of(np.delete(right, i, 0), np.delete(given, i, 0)).value for i in range(40)]
     np.testing.assert_allclose(whole.without, values, atol=1e-12)
-    expected = scipy.stats.t.interval(0.95, 39, whole.value, np.sqrt(39 / 40 * ((np.array(values) - np.mean(values)) ** 2).sum()))
+    expected = scipy.stats.t.interval(
+        0.95, 39, whole.value, np.sqrt(39 / 40 * ((np.array(values) - np.mean(values)) ** 2).sum())
+    )
     assert whole.ends() == pytest.approx(expected, abs=1e-4)
 
 

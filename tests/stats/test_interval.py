@@ -80,7 +80,9 @@ def test_the_same_seed_gives_the_same_interval():
     assert interval.median(groups(1), 7) == interval.median(groups(1), 7)
 
 
-@pytest.mark.parametrize(("share", "truth"), [(0.2, 0.01477), (0.4, 0.02617), (0.6, 0.03546), (0.8, 0.04328), (1.0, 0.05)])
+@pytest.mark.parametrize(
+    ("share", "truth"), [(0.2, 0.01477), (0.4, 0.02617), (0.6, 0.03546), (0.8, 0.04328), (1.0, 0.05)]
+)
 def test_spending_is_that_of_lan_and_demets(share, truth):
     """Cumulative two-sided 5 % of the Pocock-like function at five equal looks, as statistics packages print it."""
     assert spent(share) == pytest.approx(truth, abs=5e-5)
@@ -108,7 +110,11 @@ def test_the_power_stated_is_the_power_had():
     found = 0
     for run in range(runs):
         noise = [list(draw.normal(0, 0.01) + 0.02 * draw.normal(size=12)) for _ in range(10)]
-        least = math.hypot(0.01, 0.02 * 1.2533 / math.sqrt(12)) / math.sqrt(10) * (stats.t.ppf(0.95, 9) + stats.t.ppf(0.8, 9))
+        least = (
+            math.hypot(0.01, 0.02 * 1.2533 / math.sqrt(12))
+            / math.sqrt(10)
+            * (stats.t.ppf(0.95, 9) + stats.t.ppf(0.8, 9))
+        )
         found += interval.median([[v + least for v in g] for g in noise], run).bounds(0.05)[0] > 0
     assert found / runs == pytest.approx(0.8, abs=0.07)
     stated = [interval.median(groups(run, 10, 12, 0.02, 0.01), run).resolvable(0.05) for run in range(100)]

@@ -25,7 +25,10 @@ MICRO_F1 = Metric("micro F1", additive(lambda s: 2 * s[:, 0] / (2 * s[:, 0] + s[
 def of(losses, gains, rows):
     """The comparison with these counts; the concordant rows are half right, half wrong."""
     reference, candidate = np.arange(rows) % 2 == 0, np.arange(rows) % 2 == 0
-    reference[: losses + gains], candidate[: losses + gains] = [True] * losses + [False] * gains, [False] * losses + [True] * gains
+    reference[: losses + gains], candidate[: losses + gains] = (
+        [True] * losses + [False] * gains,
+        [False] * losses + [True] * gains,
+    )
     return proportions(reference, candidate)
 
 
@@ -85,7 +88,10 @@ def brute_force(b, c, n, z):
 
         lowest, highest = max(0.0, -delta), (1 - delta) / 2
         q = scipy.optimize.minimize_scalar(
-            minus_log_likelihood, bounds=(lowest + 1e-13, highest - 1e-13), method="bounded", options={"xatol": 1e-13, "maxiter": 2000}
+            minus_log_likelihood,
+            bounds=(lowest + 1e-13, highest - 1e-13),
+            method="bounded",
+            options={"xatol": 1e-13, "maxiter": 2000},
         ).x
         gain, loss = q, q + delta
         return ((b - c) / n - delta) / math.sqrt((gain + loss - (loss - gain) ** 2) / n)
@@ -98,12 +104,17 @@ def brute_force(b, c, n, z):
     return low, high
 
 
-@pytest.mark.parametrize(("losses", "gains", "rows"), [(12, 9, 872), (3, 0, 50), (0, 4, 40), (0, 0, 60), (40, 20, 160), (9, 1, 12), (7, 3, 10), (1, 1, 20)])
+@pytest.mark.parametrize(
+    ("losses", "gains", "rows"),
+    [(12, 9, 872), (3, 0, 50), (0, 4, 40), (0, 0, 60), (40, 20, 160), (9, 1, 12), (7, 3, 10), (1, 1, 20)],
+)
 def test_interval_against_a_brute_force_inversion(losses, gains, rows):
     z = scipy.stats.norm.ppf(0.95)
     np.testing.assert_allclose(tango_interval(losses, gains, rows), brute_force(losses, gains, rows, z), atol=2e-6)
     found = of(losses, gains, rows)
-    assert (found.low, found.high) == tango_interval(losses, gains, rows), "the interval of a comparison is the 90 % one"
+    assert (found.low, found.high) == tango_interval(losses, gains, rows), (
+        "the interval of a comparison is the 90 % one"
+    )
 
 
 def test_no_discordant_row_by_hand():
@@ -120,13 +131,21 @@ def test_all_rows_discordant():
     assert tango_interval(0, 5, 5) == (-1.0, -low)
 
 
-@pytest.mark.parametrize(("lost", "won", "rows"), [(0.02, 0.02, 200), (0.03, 0.01, 200), (0.10, 0.05, 60), (0.02, 0.002, 400), (0.05, 0.06, 120)])
+@pytest.mark.parametrize(
+    ("lost", "won", "rows"),
+    [(0.02, 0.02, 200), (0.03, 0.01, 200), (0.10, 0.05, 60), (0.02, 0.002, 400), (0.05, 0.06, 120)],
+)
 def test_coverage_exactly(lost, won, rows):
     """All outcomes weighted by their probability: the interval holds the truth in about 90 %, its upper end bounds it in about 95 %."""
     within = bounded = mass = 0.0
     for losses in range(rows + 1):
         for gains in range(rows + 1 - losses):
-            weight = scipy.stats.binom.pmf(losses, rows, lost) * scipy.stats.binom.pmf(gains, rows - losses, won / (1 - lost)) if losses + gains < 45 else 0
+            weight = (
+                scipy.stats.binom.pmf(losses, rows, lost)
+                * scipy.stats.binom.pmf(gains, rows - losses, won / (1 - lost))
+                if losses + gains < 45
+                else 0
+            )
             if weight > 1e-9:
                 low, high = tango_interval(losses, gains, rows)
                 mass += weight
@@ -163,7 +182,13 @@ def test_interval_holds_the_drop_and_stays_within_bounds(numbers):
 def test_swapping_the_models_mirrors_everything(numbers):
     losses, gains, rows = numbers
     one, other = of(losses, gains, rows), of(gains, losses, rows)
-    assert (other.drop, other.low, other.high, other.losses, other.gains) == (-one.drop, -one.high, -one.low, one.gains, one.losses)
+    assert (other.drop, other.low, other.high, other.losses, other.gains) == (
+        -one.drop,
+        -one.high,
+        -one.low,
+        one.gains,
+        one.losses,
+    )
     assert other.p_value == pytest.approx(one.p_value, rel=1e-12)
 
 
@@ -234,7 +259,14 @@ def test_bad_input_of_proportions(reference, candidate, error, says):
 
 def test_resolved():
     found = Paired(100, 3, 2, 0.01, -0.02, 0.04, 1.0)
-    assert [found.resolved(limit) for limit in (-0.03, -0.02, 0.0, 0.039, 0.04, 0.05)] == [True, False, False, False, True, True]
+    assert [found.resolved(limit) for limit in (-0.03, -0.02, 0.0, 0.039, 0.04, 0.05)] == [
+        True,
+        False,
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_rows_needed_by_hand():
@@ -307,7 +339,9 @@ def counts_of_labels(rows=150, seed=8):
     draw = np.random.default_rng(seed)
     truth = draw.random((rows, 5)) < 0.3
     answers = [truth ^ (draw.random((rows, 5)) < noise) for noise in (0.05, 0.12)]
-    return [np.stack([(a & truth).sum(1), (a & ~truth).sum(1), (~a & truth).sum(1)], axis=1).astype(float) for a in answers]
+    return [
+        np.stack([(a & truth).sum(1), (a & ~truth).sum(1), (~a & truth).sum(1)], axis=1).astype(float) for a in answers
+    ]
 
 
 def edits_and_words(rows=80, seed=9):
@@ -351,7 +385,9 @@ def test_bootstrap_of_f1_against_a_loop_over_row_numbers():
 
     found = bootstrap(MICRO_F1, candidate, reference)
     assert found.drop == pytest.approx(f1(reference) - f1(candidate), abs=1e-12)
-    assert (found.low, found.high) == pytest.approx(drops_of_a_loop(lambda i: f1(reference[i]) - f1(candidate[i]), 150, 0, 2000), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(
+        drops_of_a_loop(lambda i: f1(reference[i]) - f1(candidate[i]), 150, 0, 2000), abs=1e-12
+    )
     assert 0 < found.low < found.drop < found.high
 
 
@@ -363,7 +399,9 @@ def test_bootstrap_of_a_correlation_against_a_loop_over_row_numbers():
         return math.nan if rows[:, 1].std() == 0 else np.corrcoef(*rows.T)[0, 1]
 
     found = bootstrap(PEARSON, candidate, reference, seed=5, resamples=1000)
-    assert (found.low, found.high) == pytest.approx(drops_of_a_loop(lambda i: r(reference[i]) - r(candidate[i]), 60, 5, 1000), abs=1e-12)
+    assert (found.low, found.high) == pytest.approx(
+        drops_of_a_loop(lambda i: r(reference[i]) - r(candidate[i]), 60, 5, 1000), abs=1e-12
+    )
 
 
 def test_an_error_rate_that_grows_is_a_drop():
@@ -374,19 +412,32 @@ def test_an_error_rate_that_grows_is_a_drop():
     assert 0 < found.low < found.drop < found.high
     assert found.p_value < 0.05
     assert not found.resolved(found.drop) and found.resolved(0.0), "it is worse for sure"
-    loop = drops_of_a_loop(lambda i: candidate[i, 0].sum() / candidate[i, 1].sum() - reference[i, 0].sum() / reference[i, 1].sum(), 80, 0, 2000)
+    loop = drops_of_a_loop(
+        lambda i: candidate[i, 0].sum() / candidate[i, 1].sum() - reference[i, 0].sum() / reference[i, 1].sum(),
+        80,
+        0,
+        2000,
+    )
     assert (found.low, found.high) == pytest.approx(loop, abs=1e-12)
     better = compare(WER, reference, candidate)
     assert (better.drop, better.low, better.high) == pytest.approx((-found.drop, -found.high, -found.low), abs=1e-12)
     upside_down = compare(Metric("words right", WER.score), candidate, reference)
     assert (upside_down.drop, upside_down.p_value) == (-found.drop, found.p_value)
-    assert (WER.of(reference), WER.drop(0.1, 0.3), ACCURACY.drop(0.1, 0.3)) == (rates[0], pytest.approx(0.2), pytest.approx(-0.2))
+    assert (WER.of(reference), WER.drop(0.1, 0.3), ACCURACY.drop(0.1, 0.3)) == (
+        rates[0],
+        pytest.approx(0.2),
+        pytest.approx(-0.2),
+    )
 
 
 @pytest.mark.parametrize("metric", [MICRO_F1, WER, PEARSON], ids=lambda m: m.name)
 def test_randomization_against_all_exchanges(metric):
     """Of ten rows all 1,024 ways of exchanging them between the models; the test counts draws of these, and the observed one once more."""
-    sides = {"micro F1": counts_of_labels(10, 3), "WER": edits_and_words(10, 2), "Pearson r": list(pearson_data(10)[1:])}
+    sides = {
+        "micro F1": counts_of_labels(10, 3),
+        "WER": edits_and_words(10, 2),
+        "Pearson r": list(pearson_data(10)[1:]),
+    }
     reference, candidate = sides[metric.name]
     observed = abs(metric.of(reference) - metric.of(candidate))
     larger = 0
@@ -403,7 +454,10 @@ def test_randomization_against_all_exchanges(metric):
 def test_bootstrap_of_a_mean_agrees_with_tango():
     """Where both apply and there are many discordant rows they say nearly the same, of the interval and of the rows needed."""
     exact = of(60, 40, 2000)
-    reference, candidate = (np.stack([np.repeat(right, [60, 40, 1900]), np.ones(2000)], axis=1) for right in ([1.0, 0.0, 1.0], [0.0, 1.0, 1.0]))
+    reference, candidate = (
+        np.stack([np.repeat(right, [60, 40, 1900]), np.ones(2000)], axis=1)
+        for right in ([1.0, 0.0, 1.0], [0.0, 1.0, 1.0])
+    )
     found = bootstrap(MEAN, candidate, reference)
     assert (found.drop, found.low, found.high) == pytest.approx((exact.drop, exact.low, exact.high), abs=0.001)
     assert found.rows_needed(0.015) == pytest.approx(exact.rows_needed(0.015), rel=0.15)
@@ -427,7 +481,9 @@ def test_undefined_resamples_are_drawn_again():
         asked.extend((weights > 0).sum(axis=1).tolist())
         return np.where((weights > 0).all(axis=1), evidence[:, 0].mean() + 0.01 * (weights @ evidence[:, 1]), math.nan)
 
-    found = bootstrap(Metric("odd", score), np.array([[0.8, 0.0], [0.8, 1.0]]), np.array([[0.9, 0.0], [0.9, 1.0]]), resamples=100)
+    found = bootstrap(
+        Metric("odd", score), np.array([[0.8, 0.0], [0.8, 1.0]]), np.array([[0.9, 0.0], [0.9, 1.0]]), resamples=100
+    )
     assert found.drop == pytest.approx(0.1)
     assert asked.count(1) > 50
     assert asked.count(2) > 100
@@ -435,7 +491,9 @@ def test_undefined_resamples_are_drawn_again():
 
 def test_samples_on_which_hardly_any_resample_is_defined():
     metric = Metric("rare", lambda evidence, weights: np.where((weights == 1).all(axis=1), evidence.mean(), math.nan))
-    with pytest.raises(SamplesError, match=r"rare is defined on \d+ of 1000 resamples of the 8 rows, expected 100.*Give more samples"):
+    with pytest.raises(
+        SamplesError, match=r"rare is defined on \d+ of 1000 resamples of the 8 rows, expected 100.*Give more samples"
+    ):
         bootstrap(metric, np.ones((8, 1)), np.ones((8, 1)), resamples=100)
 
 
@@ -453,7 +511,9 @@ def test_bad_input_of_the_bootstrap():
 def test_bad_input_of_a_comparison(metric):
     whole, broken = np.ones((4, 2)), np.ones((4, 2))
     broken[1, 0] = math.nan
-    with pytest.raises(UsageError, match=r"candidate's evidence has the shape \[3, 2\], the reference's \[4, 2\], expected \[rows, k\]"):
+    with pytest.raises(
+        UsageError, match=r"candidate's evidence has the shape \[3, 2\], the reference's \[4, 2\], expected \[rows, k\]"
+    ):
         compare(metric, whole[:3], whole)
     with pytest.raises(UsageError, match=r"expected \[rows, k\]"):
         compare(metric, whole[:, 0], whole[:, 0])
@@ -475,6 +535,8 @@ def test_equal_answers_are_no_certainty_in_a_bootstrap_either():
 
 def test_the_interval_of_a_biased_score_holds_the_drop():
     """The number of different rows falls in every resample, so all drops drawn lie on one side of the drop."""
-    different = Metric("different rows", lambda evidence, weights: evidence[0, 0] * (weights > 0).sum(axis=1) / weights.shape[1])
+    different = Metric(
+        "different rows", lambda evidence, weights: evidence[0, 0] * (weights > 0).sum(axis=1) / weights.shape[1]
+    )
     found = bootstrap(different, np.zeros((50, 1)), np.ones((50, 1)), resamples=200)
     assert found.low < found.drop == found.high == 1.0

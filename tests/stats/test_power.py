@@ -33,7 +33,10 @@ def by_all_outcomes(found, drop, margin):
     return total
 
 
-@pytest.mark.parametrize(("drop", "margin"), [(0.0, 0.0), (0.1, 0.0), (0.1, 0.05), (0.3, 0.1), (0.05, 0.05), (-0.05, 0.0), (0.9, 0.0), (0.02, -0.05)])
+@pytest.mark.parametrize(
+    ("drop", "margin"),
+    [(0.0, 0.0), (0.1, 0.0), (0.1, 0.05), (0.3, 0.1), (0.05, 0.05), (-0.05, 0.0), (0.9, 0.0), (0.02, -0.05)],
+)
 def test_power_against_all_outcomes(drop, margin):
     for found in (of(4, 2, 40), of(0, 0, 25), of(9, 9, 30)):
         assert found.power(drop, margin) == pytest.approx(by_all_outcomes(found, drop, margin), abs=1e-8)

@@ -39,7 +39,15 @@ ODD_TEXTS = [
     "word" * 60,
     "a " * 500,
 ]
-PAIRS = [("the plot was dull", "the cast is strong"), ("", ""), ("a", ""), ("", "b"), ("a " * 100, "b"), ("a", "b " * 100), ("a " * 100, "b " * 90)]
+PAIRS = [
+    ("the plot was dull", "the cast is strong"),
+    ("", ""),
+    ("a", ""),
+    ("", "b"),
+    ("a " * 100, "b"),
+    ("a", "b " * 100),
+    ("a " * 100, "b " * 90),
+]
 
 
 def task(kind, names=NAMES):
@@ -88,7 +96,9 @@ def encode(assets):
 # ---- logits to answers
 
 
-LOGITS = np.array([[0.1, -2.0, 3.0], [80.0, 79.5, -300.0], [-1e4, 1e4, 0.0], [0.0, 0.0, 0.0], [-0.5, 1e-6, 0.5]], np.float32)
+LOGITS = np.array(
+    [[0.1, -2.0, 3.0], [80.0, 79.5, -300.0], [-1e4, 1e4, 0.0], [0.0, 0.0, 0.0], [-0.5, 1e-6, 0.5]], np.float32
+)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +123,9 @@ def test_answers_of_a_single_label_head():
 
 
 def test_answers_of_a_multi_label_head():
-    answers = task(MULTI).postprocess(rows(np.array([[0.1, -2, 3], [-1, -2, -0.1], [0, 1e-6, -1e-6], [1, 2, 3]], np.float32)), tokens(4))
+    answers = task(MULTI).postprocess(
+        rows(np.array([[0.1, -2, 3], [-1, -2, -0.1], [0, 1e-6, -1e-6], [1, 2, 3]], np.float32)), tokens(4)
+    )
     assert [a.labels for a in answers] == [("bad", "good"), (), ("so-so",), NAMES]
     assert [a.label for a in answers] == ["good", "good", "so-so", "good"]
     assert answers[1].score == pytest.approx(1 / (1 + np.exp(0.1)))
@@ -121,7 +133,10 @@ def test_answers_of_a_multi_label_head():
 
 def test_answers_of_a_regression_head():
     one = task(REGRESSION, ("stars",)).postprocess(rows(np.array([[-7.25], [0.5]], np.float32)), tokens(2))
-    assert [(a.label, a.score, a.scores, a.labels) for a in one] == [("stars", -7.25, {"stars": -7.25}, ()), ("stars", 0.5, {"stars": 0.5}, ())]
+    assert [(a.label, a.score, a.scores, a.labels) for a in one] == [
+        ("stars", -7.25, {"stars": -7.25}, ()),
+        ("stars", 0.5, {"stars": 0.5}, ()),
+    ]
     two = task(REGRESSION, ("joy", "fear")).postprocess(rows(np.array([[1.0, 5.0]], np.float32)), tokens(1))[0]
     assert (two.label, two.score, two.scores) == ("joy", 1.0, {"joy": 1.0, "fear": 5.0})
 
@@ -145,7 +160,10 @@ def test_labels_of_a_single_label_head():
 
 @pytest.mark.parametrize("label", ["goood", 3, "3", -1, 1.0, True, "", "²", [1], {"a": 1}, "9" * 5000])
 def test_labels_that_the_model_does_not_know(label):
-    with pytest.raises(SamplesError, match=r"f, row 2: the label .* is not one that the model knows.*The model's labels: bad, so-so, good") as caught:
+    with pytest.raises(
+        SamplesError,
+        match=r"f, row 2: the label .* is not one that the model knows.*The model's labels: bad, so-so, good",
+    ) as caught:
         read(task(SINGLE), "good", label)
     if label == "goood":
         assert "Did you mean 'good'?" in str(caught.value)
@@ -155,7 +173,12 @@ def test_labels_of_a_multi_label_head():
     truth = read(task(MULTI), ["bad", "good"], "bad|so-so", "so-so", [], "good")
     assert truth.dtype == bool
     assert truth.astype(int).tolist() == [[1, 0, 1], [1, 1, 0], [0, 1, 0], [0, 0, 0], [0, 0, 1]]
-    assert read(task(MULTI), "0|2", 1, ["0"], [0, 2]).astype(int).tolist() == [[1, 0, 1], [0, 1, 0], [1, 0, 0], [1, 0, 1]]
+    assert read(task(MULTI), "0|2", 1, ["0"], [0, 2]).astype(int).tolist() == [
+        [1, 0, 1],
+        [0, 1, 0],
+        [1, 0, 0],
+        [1, 0, 1],
+    ]
     flags = [[0, 0, 1], [1, 0, 0], [1.0, 1.0, 0.0]]
     assert read(task(MULTI), *flags).astype(int).tolist() == flags, "flags in every row are flags, not indices"
     for wrong in ("bad|god", ["bad", 3], [["bad"]], 1.5):
@@ -166,7 +189,13 @@ def test_labels_of_a_multi_label_head():
 
 
 def test_labels_of_a_regression_head():
-    assert read(task(REGRESSION, ("stars",)), 1, "2.5", -3.5, "1e-3", [4]).tolist() == [[1.0], [2.5], [-3.5], [0.001], [4.0]]
+    assert read(task(REGRESSION, ("stars",)), 1, "2.5", -3.5, "1e-3", [4]).tolist() == [
+        [1.0],
+        [2.5],
+        [-3.5],
+        [0.001],
+        [4.0],
+    ]
     assert read(task(REGRESSION, ("a", "b")), [1, 2], "3|4").tolist() == [[1.0, 2.0], [3.0, 4.0]]
     for wrong in ("good", "nan", float("inf"), "1e999", [1, 2], [], "1|2", "", 10**400, [10**400], [None], {"a": 1}):
         with pytest.raises(SamplesError, match=r"row 1: the label .*1 finite number"):
@@ -192,7 +221,9 @@ def test_micro_f1_by_hand_and_against_scikit_learn():
     generator = np.random.default_rng(0)
     for _ in range(20):
         logits, truth = generator.normal(size=(30, 3)).astype(np.float32), generator.random((30, 3)) < 0.4
-        assert score(task(MULTI), logits, truth) == pytest.approx(metrics.f1_score(truth, scipy.special.expit(logits) > 0.5, average="micro"), abs=1e-12)
+        assert score(task(MULTI), logits, truth) == pytest.approx(
+            metrics.f1_score(truth, scipy.special.expit(logits) > 0.5, average="micro"), abs=1e-12
+        )
 
 
 def test_micro_f1_where_there_is_nothing():
@@ -214,11 +245,15 @@ def test_pearson_against_scipy():
 def test_pearson_where_it_is_not_defined():
     one = task(REGRESSION, ("a",))
     assert np.isnan(score(one, np.array([[1.0], [2.0]], np.float32), np.array([[3.0], [3.0]])))
-    assert np.isnan(score(one, np.arange(9.0, dtype=np.float32)[:, None], np.full((9, 1), 0.1))), "whose standard deviation is 1.4e-17"
+    assert np.isnan(score(one, np.arange(9.0, dtype=np.float32)[:, None], np.full((9, 1), 0.1))), (
+        "whose standard deviation is 1.4e-17"
+    )
     assert np.isnan(score(one, np.array([[1.0]], np.float32), np.array([[3.0]])))
     assert "All labels" in one.metrics[0].undefined
     assert score(one, np.full((9, 1), 0.1, np.float32), np.arange(9.0)[:, None]) == 0.0
-    assert score(one, np.array([[5.0], [5.0]], np.float32), np.array([[1.0], [2.0]])) == 0.0, "a model that answers a constant"
+    assert score(one, np.array([[5.0], [5.0]], np.float32), np.array([[1.0], [2.0]])) == 0.0, (
+        "a model that answers a constant"
+    )
 
 
 # ---- divergence from a reference
@@ -233,7 +268,9 @@ def logits_of(size, shape=(40, 3)):
 def test_divergence_of_a_single_label_head_against_scipy(size):
     logits, reference = logits_of(size)
     p, q = (scipy.special.softmax(x.astype(np.float64), axis=1) for x in (reference, logits))
-    assert divergence(task(SINGLE), logits, reference) == pytest.approx(scipy.stats.entropy(p, q, axis=1).mean(), rel=1e-6)
+    assert divergence(task(SINGLE), logits, reference) == pytest.approx(
+        scipy.stats.entropy(p, q, axis=1).mean(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("size", [0.1, 2.0, 10.0])
@@ -252,11 +289,18 @@ def test_divergence_of_a_regression_head_against_scipy():
     def density(x, p, q):
         return scipy.stats.norm.pdf(x, p) * (scipy.stats.norm.logpdf(x, p) - scipy.stats.norm.logpdf(x, q))
 
-    expected = np.mean([scipy.integrate.quad(density, p - 12, p + 12, args=(p, q))[0] for p, q in zip(reference[:, 0], logits[:, 0], strict=True)])
+    expected = np.mean(
+        [
+            scipy.integrate.quad(density, p - 12, p + 12, args=(p, q))[0]
+            for p, q in zip(reference[:, 0], logits[:, 0], strict=True)
+        ]
+    )
     assert divergence(task(REGRESSION, ("a",)), logits, reference) == pytest.approx(expected, rel=1e-5)
     both = divergence(task(REGRESSION), *logits_of(1.5))
     x, y = (a.astype(np.float64) for a in logits_of(1.5))
-    assert both == pytest.approx(sum(((x[:, i] - y[:, i]) ** 2).mean() / 2 for i in range(3)), rel=1e-9)  # summed over outputs
+    assert both == pytest.approx(
+        sum(((x[:, i] - y[:, i]) ** 2).mean() / 2 for i in range(3)), rel=1e-9
+    )  # summed over outputs
 
 
 @pytest.mark.parametrize("kind", [SINGLE, MULTI, REGRESSION])
@@ -306,9 +350,15 @@ def test_tokens_are_int64(encode):
     assert list(encode(["the film"])[0].arrays) == list(FIELDS)
 
 
-@pytest.mark.parametrize(("words", "cut"), [(1, False), (small.MAX_LENGTH - 2, False), (small.MAX_LENGTH - 1, True), (800, True)])
+@pytest.mark.parametrize(
+    ("words", "cut"), [(1, False), (small.MAX_LENGTH - 2, False), (small.MAX_LENGTH - 1, True), (800, True)]
+)
 def test_truncation_is_told(encode, words, cut):
-    for found in (encode(["film " * words])[0], encode(["film " * words, "x"])[0], encode([("", "film " * (words - 1))])[0]):
+    for found in (
+        encode(["film " * words])[0],
+        encode(["film " * words, "x"])[0],
+        encode([("", "film " * (words - 1))])[0],
+    ):
         assert found.truncated is cut
         assert size(found) == min(words + 2, small.MAX_LENGTH)
 
@@ -381,7 +431,16 @@ def test_settings_come_back(assets):
 
 
 @pytest.mark.parametrize(
-    "change", [{"problem_type": "multi_label"}, {"labels": []}, {"labels": ["a", "a"]}, {"labels": "ab"}, {"max_length": True}, {"maxlength": 3}], ids=str
+    "change",
+    [
+        {"problem_type": "multi_label"},
+        {"labels": []},
+        {"labels": ["a", "a"]},
+        {"labels": "ab"},
+        {"max_length": True},
+        {"maxlength": 3},
+    ],
+    ids=str,
 )
 def test_settings_that_are_not_right(assets, tmp_path, change):
     small.copy(assets, tmp_path / "a")
@@ -392,7 +451,9 @@ def test_settings_that_are_not_right(assets, tmp_path, change):
 
 
 @pytest.mark.parametrize("name", ["task.json", "tokenizer.json"])
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[" * 100_000, b"\xff\xfe", b"null", b"{}"], ids=lambda c: str(c)[:8])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"{", b"[" * 100_000, b"\xff\xfe", b"null", b"{}"], ids=lambda c: str(c)[:8]
+)
 def test_assets_that_cannot_be_read(assets, tmp_path, name, content):
     small.copy(assets, tmp_path / "a")
     if content is None:
@@ -474,7 +535,10 @@ def test_no_change_within_the_tolerance_changes_a_decided_answer(kind, names):
         return
     for row in logits:
         tolerance = widest(made, row)
-        changed = [[not made.same_answer(rows((row + share * tolerance * sign)[None]), rows(row[None]))[0] for sign in signs] for share in (0.999, 1.001)]
+        changed = [
+            [not made.same_answer(rows((row + share * tolerance * sign)[None]), rows(row[None]))[0] for sign in signs]
+            for share in (0.999, 1.001)
+        ]
         assert not any(changed[0])
         assert any(changed[1])
 
@@ -494,7 +558,11 @@ def test_a_number_is_never_decided():
 
 @pytest.mark.parametrize(
     ("kind", "capabilities"),
-    [(SINGLE, {HasConfidence, HasLabels, Explainable}), (MULTI, {HasConfidence, HasLabels, Explainable}), (REGRESSION, {HasNumbers, Explainable})],
+    [
+        (SINGLE, {HasConfidence, HasLabels, Explainable}),
+        (MULTI, {HasConfidence, HasLabels, Explainable}),
+        (REGRESSION, {HasNumbers, Explainable}),
+    ],
 )
 def test_capabilities_are_those_of_the_head(kind, capabilities):
     assert {c for c in (HasConfidence, HasLabels, HasNumbers, Explainable) if isinstance(task(kind), c)} == capabilities
@@ -506,7 +574,11 @@ def test_the_most_frequent_label_of_equal_inputs_counts_and_the_mean_number():
     assert task(SINGLE).merge_truth([np.int64(1), np.int64(0)]) == 1, "of equally many the first"
     flags = [np.array(f, bool) for f in ([1, 0, 0], [1, 1, 0], [1, 1, 0])]
     assert task(MULTI).merge_truth(flags).tolist() == [True, True, False]
-    assert task(REGRESSION).merge_truth([np.array([1.0, 2.0, 0.0]), np.array([2.0, 4.0, 0.0])]).tolist() == [1.5, 3.0, 0.0]
+    assert task(REGRESSION).merge_truth([np.array([1.0, 2.0, 0.0]), np.array([2.0, 4.0, 0.0])]).tolist() == [
+        1.5,
+        3.0,
+        0.0,
+    ]
 
 
 def test_which_rows_have_a_label():
@@ -520,7 +592,11 @@ def test_which_rows_have_a_label():
 def test_rows_of_nan_are_never_right():
     """Compared with anything NaN is neither larger nor smaller, so that such a row could count as right."""
     logits = np.array([[np.nan, 1, 2], [1, 2, 3]], np.float32)
-    for kind, truth in ((SINGLE, np.array([0, 2])), (MULTI, np.array([[0, 1, 1], [1, 1, 1]], bool)), (REGRESSION, np.zeros((2, 3)))):
+    for kind, truth in (
+        (SINGLE, np.array([0, 2])),
+        (MULTI, np.array([[0, 1, 1], [1, 1, 1]], bool)),
+        (REGRESSION, np.zeros((2, 3))),
+    ):
         made = task(kind)
         assert np.isnan(made.evidence(rows(logits), truth, made.metrics[0])).any(axis=1).tolist() == [True, False]
 

@@ -19,7 +19,15 @@ from edgekit.runtime.loops import windows
 from edgekit.spec.errors import InputError, IntegrityError, SamplesError, UsageError
 from edgekit.spec.tensor import Signature, TensorSpec
 from edgekit.tasks import _spans
-from edgekit.tasks.token_classification import SPAN_F1, STRATEGIES, TOKEN_ACCURACY, Settings, TokenClassification, load, save
+from edgekit.tasks.token_classification import (
+    SPAN_F1,
+    STRATEGIES,
+    TOKEN_ACCURACY,
+    Settings,
+    TokenClassification,
+    load,
+    save,
+)
 
 BIO = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 TAGS = ("NOUN", "VERB", "X-Y")
@@ -60,16 +68,24 @@ class Model:
         """What a loop of windows gives, with torch as its engine."""
         names = self.task.settings.inputs
         specs = tuple(TensorSpec(name, "int64", ("batch", "sequence"), self.task.settings.pads[name]) for name in names)
-        signature = Signature("forward", specs, (TensorSpec("logits", "float32", ("batch", "sequence", len(self.labels))),))
+        signature = Signature(
+            "forward", specs, (TensorSpec("logits", "float32", ("batch", "sequence", len(self.labels))),)
+        )
 
         def run(feeds, keep=()):
             with torch.inference_mode():
                 return {"logits": self.module(**{n: torch.from_numpy(a) for n, a in feeds.items()}).logits.numpy()}
 
-        return windows.run({"forward": SimpleNamespace(run=run)}, {"forward": signature}, [row.arrays for row in encoded])
+        return windows.run(
+            {"forward": SimpleNamespace(run=run)}, {"forward": signature}, [row.arrays for row in encoded]
+        )
 
     def pipeline(self, strategy, stride=None):
-        made = {"aggregation_strategy": strategy} if stride is None else {"aggregation_strategy": strategy, "stride": stride}
+        made = (
+            {"aggregation_strategy": strategy}
+            if stride is None
+            else {"aggregation_strategy": strategy, "stride": stride}
+        )
         return TokenClassificationPipeline(model=self.module, tokenizer=self.tokens, **made)
 
 
@@ -77,12 +93,16 @@ def model(name, labels, folder):
     module, tokens = tiny_words.made(name, labels)
     inputs = tuple(n for n in tokens.model_input_names if n in ("input_ids", "attention_mask", "token_type_ids"))
     pads = {"input_ids": tokens.pad_token_id, "attention_mask": 0, "token_type_ids": 0}
-    settings = Settings(labels, tiny.MAX_LENGTH, STRIDE, inputs, {n: pads[n] for n in inputs}, unknown=tokens.unk_token_id)
+    settings = Settings(
+        labels, tiny.MAX_LENGTH, STRIDE, inputs, {n: pads[n] for n in inputs}, unknown=tokens.unk_token_id
+    )
     save(settings, tokens.backend_tokenizer.to_str(), folder)
     return Model(module, tokens, load(folder), labels)
 
 
-@pytest.fixture(scope="module", params=[(name, BIO) for name in KINDS] + [("bert", TAGS)], ids=lambda p: f"{p[0]}-{len(p[1])}")
+@pytest.fixture(
+    scope="module", params=[(name, BIO) for name in KINDS] + [("bert", TAGS)], ids=lambda p: f"{p[0]}-{len(p[1])}"
+)
 def tagger(request, tmp_path_factory):
     return model(*request.param, tmp_path_factory.mktemp("assets"))
 
@@ -93,7 +113,9 @@ def bert(tmp_path_factory):
 
 
 def theirs(entities):
-    return [(e.get("entity_group", e.get("entity")), e["start"], e["end"]) for e in entities], [float(e["score"]) for e in entities]
+    return [(e.get("entity_group", e.get("entity")), e["start"], e["end"]) for e in entities], [
+        float(e["score"]) for e in entities
+    ]
 
 
 def ours(entities):
@@ -178,8 +200,12 @@ def test_tokens_are_those_of_the_tokenizer_with_overflow(tagger):
         for name in tagger.task.settings.inputs:
             assert row.arrays[name].tolist() == list(itertools.chain(*expected[name]))
         assert row.arrays["windows"].tolist() == [len(ids) for ids in expected["input_ids"]]
-        whole = tagger.tokens([list(value) if split else value], is_split_into_words=split, truncation=False)["input_ids"][0]
-        assert (row.length, len(row.arrays["windows"]) > 1) == ((len(whole), True) if len(whole) > tiny.MAX_LENGTH else (None, False))
+        whole = tagger.tokens([list(value) if split else value], is_split_into_words=split, truncation=False)[
+            "input_ids"
+        ][0]
+        assert (row.length, len(row.arrays["windows"]) > 1) == (
+            (len(whole), True) if len(whole) > tiny.MAX_LENGTH else (None, False)
+        )
         begun = [word for word in row.arrays["words"].tolist() if word >= 0]
         assert sorted(set(begun)) == list(range(len(begun) - sum(begun.count(w) - 1 for w in set(begun))))
         if split:
@@ -242,8 +268,12 @@ def conlleval(tags):
     found, before, kind, start = [], "O", "", 0
     for place, tag in enumerate([*tags, "O"]):
         now, its_kind = (tag[0], tag[2:]) if tag != "O" else ("O", "")
-        ends = (before + now in ("BB", "BO", "IB", "IO", "EE", "EI", "EO", "ES", "BS", "IS") or before in ("E", "S")) or (before != "O" and kind != its_kind)
-        begins = (now in ("B", "S") or before + now in ("EE", "EI", "OE", "OI", "SE", "SI")) or (now != "O" and kind != its_kind)
+        ends = (
+            before + now in ("BB", "BO", "IB", "IO", "EE", "EI", "EO", "ES", "BS", "IS") or before in ("E", "S")
+        ) or (before != "O" and kind != its_kind)
+        begins = (now in ("B", "S") or before + now in ("EE", "EI", "OE", "OI", "SE", "SI")) or (
+            now != "O" and kind != its_kind
+        )
         if ends:
             found.append((kind, start, place - 1))
         if begins:
@@ -272,7 +302,13 @@ def rows_of(*tags):
         values = np.full((len(row.split()) + 2, len(BIO)), -2.0, np.float32)
         for place, tag in enumerate(row.split(), 1):
             values[place, BIO.index(tag)] = 2.0
-        made.append({"logits": values, "words": np.array([-1, *range(len(row.split())), -1]), "windows": np.array([len(values)])})
+        made.append(
+            {
+                "logits": values,
+                "words": np.array([-1, *range(len(row.split())), -1]),
+                "windows": np.array([len(values)]),
+            }
+        )
     return made
 
 
@@ -320,7 +356,17 @@ def parse(*rows, labels=BIO):
     return TokenClassification(Settings(labels, 12, 2, ("input_ids",)), None).parse_truth(rows, "f.jsonl")
 
 
-@pytest.mark.parametrize("label", [["B-PER", "I-PER", "O"], "B-PER I-PER O", "['B-PER', 'I-PER', 'O']", [1, 2, 0], ("b-per", "i-per", "o"), "[1, 2, 0]"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        ["B-PER", "I-PER", "O"],
+        "B-PER I-PER O",
+        "['B-PER', 'I-PER', 'O']",
+        [1, 2, 0],
+        ("b-per", "i-per", "o"),
+        "[1, 2, 0]",
+    ],
+)
 def test_labels_are_read_as_data_sets_write_them(label):
     truth = parse(Row(("Ada", "Lovelace", "wrote"), label))
     assert [value.tolist() for value in truth.values] == [[1, 2, 0]]
@@ -363,7 +409,9 @@ def test_truths_of_equal_words_become_the_most_frequent():
 # ---- what is refused
 
 
-@pytest.mark.parametrize("value", [3, None, b"a", ("a", 3), (), ["a"], ("a", ""), ("a", "\u200d\u0000"), "\ud83d", ("\ud83d",)], ids=repr)
+@pytest.mark.parametrize(
+    "value", [3, None, b"a", ("a", 3), (), ["a"], ("a", ""), ("a", "\u200d\u0000"), "\ud83d", ("\ud83d",)], ids=repr
+)
 def test_what_is_neither_a_text_nor_words_is_refused(bert, value):
     with pytest.raises(InputError, match="at position 1"):
         bert.task.preprocess(["fine", value])
@@ -391,7 +439,14 @@ def test_a_text_beyond_the_limit_is_refused_or_cut_as_asked(bert):
 
 
 def test_settings_that_do_not_fit_are_refused(bert, tmp_path):
-    for wrong in ({"aggregation": "some"}, {"stride": 64}, {"stride": -1}, {"labels": []}, {"labels": ["a", "a"]}, {"max_length": 0}):
+    for wrong in (
+        {"aggregation": "some"},
+        {"stride": 64},
+        {"stride": -1},
+        {"labels": []},
+        {"labels": ["a", "a"]},
+        {"max_length": 0},
+    ):
         save(bert.task.settings, bert.tokens.backend_tokenizer.to_str(), tmp_path)
         data = json.loads((tmp_path / "task.json").read_text())
         (tmp_path / "task.json").write_text(json.dumps({**data, **wrong}))
@@ -400,7 +455,10 @@ def test_settings_that_do_not_fit_are_refused(bert, tmp_path):
 
 
 def test_a_graph_of_another_task_is_refused(bert):
-    inputs = tuple(TensorSpec(name, "int64", ("batch", "sequence"), bert.task.settings.pads[name]) for name in bert.task.settings.inputs)
+    inputs = tuple(
+        TensorSpec(name, "int64", ("batch", "sequence"), bert.task.settings.pads[name])
+        for name in bert.task.settings.inputs
+    )
     fine = TensorSpec("logits", "float32", ("batch", "sequence", len(BIO)))
     bert.task.check_signature(Signature("forward", inputs, (fine,)), (16, 64))
     for signature, shapes in (
@@ -411,8 +469,6 @@ def test_a_graph_of_another_task_is_refused(bert):
     ):
         with pytest.raises(IntegrityError):
             bert.task.check_signature(signature, shapes)
-
-
 
 
 @pytest.mark.parametrize("kept", [3, -1])

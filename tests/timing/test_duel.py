@@ -67,7 +67,9 @@ def fought(before=None, after=None, decided=lambda pairs, looks: False, max_time
 def test_blocks_go_a_b_b_a_with_the_same_texts():
     _, log = fought(decided=lambda *_: True)
     first = [entry for entry in log[: log.index(("A", "close"))] if entry[1] != "open"]
-    turns = [(who, what[2:]) for who, what in first if len(what) > 2]  # two calls wake a side up; warm-up takes two texts
+    turns = [
+        (who, what[2:]) for who, what in first if len(what) > 2
+    ]  # two calls wake a side up; warm-up takes two texts
     for start in range(0, 32, 4):
         four = turns[start : start + 4]
         assert [who for who, _ in four] == ["A", "B", "B", "A"]
@@ -123,7 +125,9 @@ def test_a_side_that_fails_later_ends_the_duel_and_closes_both():
     log = []
     with pytest.raises(BackendError, match="B does not load"):
         duel(Side("A", log), Side("B", log, fail_at=3), TEXTS, lambda *_: False, max_time=1e6)
-    assert log.count(("A", "open")) == log.count(("A", "close")) and log.count(("B", "open")) == log.count(("B", "close"))
+    assert log.count(("A", "open")) == log.count(("A", "close")) and log.count(("B", "open")) == log.count(
+        ("B", "close")
+    )
 
 
 def test_without_an_input_there_is_nothing_to_time():
@@ -166,7 +170,10 @@ def test_alone(float32_ort, tiny_samples):
     side = opened(float32_ort)
     made = solo(side.worker, [row["text"] for row in tiny_samples.rows], 2)
     assert len(made) == 2 and all(t > 0 for p in made for block in p.blocks_ms for t in block)
-    assert all(p.start.total_ms >= p.start.import_ms + p.start.verify_ms + p.start.load_ms + p.start.answer_ms - 1 for p in made)
+    assert all(
+        p.start.total_ms >= p.start.import_ms + p.start.verify_ms + p.start.load_ms + p.start.answer_ms - 1
+        for p in made
+    )
 
 
 def test_rows_say_which_texts_a_block_holds():

@@ -41,7 +41,9 @@ def test_a_process_with_kernels_answers_as_a_bundles_does():
         assert {k.partition(" ")[0] for k in kernels} >= {"int8", "float32", "memory"}
         assert all(int(k.partition(" ")[2]) > 1 for k in kernels[:2]), "a call of a second is more than one of a kernel"
         found = ask(worker, ("int8 1", "memory 1"))
-        assert {name: len(times) for name, times in found.items()} == {"int8 1": 3, "memory 1": 1} and min(found["int8 1"]) > 0
+        assert {name: len(times) for name, times in found.items()} == {"int8 1": 3, "memory 1": 1} and min(
+            found["int8 1"]
+        ) > 0
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one CPU has nobody to meet")

@@ -139,7 +139,9 @@ def largest_rate(service_s, gaps, bound_ms, streams=1):
     return low
 
 
-@pytest.mark.parametrize(("service_s", "streams", "bound_ms"), [(0.004, 1, None), (0.004, 1, 100.0), (0.02, 1, None), (0.004, 2, 100.0)])
+@pytest.mark.parametrize(
+    ("service_s", "streams", "bound_ms"), [(0.004, 1, None), (0.004, 1, 100.0), (0.02, 1, None), (0.004, 2, 100.0)]
+)
 def test_the_rate_is_the_largest_that_keeps_the_bound(exact, service_s, streams, bound_ms):
     worker = exact(service_s, streams)
     (found,) = run(worker, TEXTS, ["Server"], seconds=2000 * service_s * 30, bound_ms=bound_ms, seed=3)
@@ -273,7 +275,9 @@ def test_a_bundle(float32_bundle):
     texts, told = small.texts(60, seed=8), []
     with Worker(float32_bundle) as worker:
         worker.start(texts[0])
-        single, offline, server = run(worker, texts, NAMES, seconds=6, bound_ms=2000, progress=lambda *step: told.append(step))
+        single, offline, server = run(
+            worker, texts, NAMES, seconds=6, bound_ms=2000, progress=lambda *step: told.append(step)
+        )
     assert (single.name, single.unit, offline.name, offline.unit, server.name, server.unit) == (
         "SingleStream", "ms", "Offline", "rows/s", "Server", "queries/s",
     )  # fmt: skip

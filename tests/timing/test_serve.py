@@ -103,9 +103,14 @@ def test_serving_a_session(float32_bundle):
         assert small.logits(worker, ["still alive"]).shape == (1, 3)
 
 
-@pytest.mark.parametrize("arrivals", [[0.0], [0.0, -1.0], [1.0, 0.5], [0.0, float("nan")], [0.0, float("inf")], [-1.0, 0.0]])
+@pytest.mark.parametrize(
+    "arrivals", [[0.0], [0.0, -1.0], [1.0, 0.5], [0.0, float("nan")], [0.0, float("inf")], [-1.0, 0.0]]
+)
 def test_arrivals_that_are_none(float32_ort, arrivals):
-    with Worker(float32_ort) as worker, pytest.raises(InputError, match=r"expected one for each, in seconds from 0 up, finite and ascending"):
+    with (
+        Worker(float32_ort) as worker,
+        pytest.raises(InputError, match=r"expected one for each, in seconds from 0 up, finite and ascending"),
+    ):
         worker.serve(["a", "b"], arrivals)
 
 

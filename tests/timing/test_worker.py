@@ -158,7 +158,10 @@ trust._opened = noted
     with Counting(float32_ort) as worker:
         worker.start("a fine film")
     names = (tmp_path / "notes").read_text().split()
-    files = [*open_bundle(float32_ort).manifest.files, "graphs/model.onnx"]  # which is read again as the bytes that the backend is given
+    files = [
+        *open_bundle(float32_ort).manifest.files,
+        "graphs/model.onnx",
+    ]  # which is read again as the bytes that the backend is given
     assert sorted(names) == sorted(name.rpartition("/")[2] for name in files)
 
 
@@ -196,12 +199,17 @@ def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
         seconds = worker.seconds(TEXTS)
         assert 0 < seconds <= time.perf_counter() - start
         assert worker.executed_precision() == "float32"
-    with Worker(float32_ort, variant=replace(variant, streams=4)) as worker, pytest.raises(BackendError, match=r"streams is 4 with 3 thread\(s\)"):
+    with (
+        Worker(float32_ort, variant=replace(variant, streams=4)) as worker,
+        pytest.raises(BackendError, match=r"streams is 4 with 3 thread\(s\)"),
+    ):
         worker.start("a")
     in_buckets = replace(variant, backend="openvino", threads=1, streams=1, shapes=(64,))
     with Worker(float32_ort, variant=in_buckets) as worker, Session(open_bundle(float32_ort), in_buckets) as session:
         one, several = (small.logits(session, TEXTS, batched=batched) for batched in (False, True))
-        assert not np.array_equal(one, several), "single rows are padded to a bucket, so the last digits tell them from batches"
+        assert not np.array_equal(one, several), (
+            "single rows are padded to a bucket, so the last digits tell them from batches"
+        )
         assert np.array_equal(small.logits(worker, TEXTS), one)
         assert np.array_equal(small.logits(worker, TEXTS, batched=True), several)
         np.testing.assert_allclose(one, expected, atol=1e-3)
@@ -215,16 +223,26 @@ def test_errors_cross_the_pipe_with_their_types(worker):
     assert small.logits(worker, ["still alive"]).shape == (1, 3)
 
 
-@pytest.mark.parametrize(("options", "error"), [({"backend": "openvino"}, BackendError), ({"threads": 0}, InputError)], ids=["backend", "threads"])
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"backend": "openvino"}, BackendError), ({"threads": 0}, InputError)],
+    ids=["backend", "threads"],
+)
 def test_errors_of_loading(float32_ort, options, error):
     with Worker(float32_ort, **options) as worker, pytest.raises(error):
         worker.start("a")
 
 
 def test_an_error_of_loading_names_the_bundle(float32_ort):
-    with Worker(float32_ort, threads=0) as worker, pytest.raises(InputError, match=f"^{float32_ort} cannot be loaded: threads is 0"):
+    with (
+        Worker(float32_ort, threads=0) as worker,
+        pytest.raises(InputError, match=f"^{float32_ort} cannot be loaded: threads is 0"),
+    ):
         worker.start("a")
-    with Worker(float32_ort, backend="tensorrt") as worker, pytest.raises(BackendError, match=f"^The bundle {float32_ort} runs on onnxruntime"):
+    with (
+        Worker(float32_ort, backend="tensorrt") as worker,
+        pytest.raises(BackendError, match=f"^The bundle {float32_ort} runs on onnxruntime"),
+    ):
         worker.start("a")
 
 
@@ -315,7 +333,9 @@ worker.start("a")
 print(worker._child.pid, flush=True)
 worker.time(["long"]) if {busy} else sys.stdin.read()
 """
-    with small.started(sys.executable, "-c", code, float32_ort, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+    with small.started(
+        sys.executable, "-c", code, float32_ort, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
         child = int(parent.stdout.readline())
         time.sleep(0.5)
         assert not ended(child, 0.1)
@@ -347,9 +367,16 @@ def test_a_library_that_prints(float32_ort):
 # ---- the clock
 
 
-@pytest.mark.parametrize("ask", [lambda w, t: w.start(t), lambda w, t: w.time([t]), lambda w, t: w.serve([t], [0.0])], ids=["start", "time", "serve"])
+@pytest.mark.parametrize(
+    "ask",
+    [lambda w, t: w.start(t), lambda w, t: w.time([t]), lambda w, t: w.serve([t], [0.0])],
+    ids=["start", "time", "serve"],
+)
 def test_a_clock_that_goes_backwards(float32_ort, ask):
-    with Changed(float32_ort) as worker, pytest.raises(BackendError, match=r"clock of this machine went backwards.*Measure again"):
+    with (
+        Changed(float32_ort) as worker,
+        pytest.raises(BackendError, match=r"clock of this machine went backwards.*Measure again"),
+    ):
         ask(worker, "back")
 
 

@@ -23,7 +23,20 @@ import onnx_ir as ir
 
 from edgekit.quantize._embeddings import quantize_embeddings
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import Linear, constant, initializer, levels, linears, made_by, number, only_user, per_channel, replace, rewrite, sweep
+from edgekit.quantize.graphs import (
+    Linear,
+    constant,
+    initializer,
+    levels,
+    linears,
+    made_by,
+    number,
+    only_user,
+    per_channel,
+    replace,
+    rewrite,
+    sweep,
+)
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
 from edgekit.spec.quantization import Quantization
@@ -38,7 +51,9 @@ _CONTRIB = "com.microsoft"
 _MASK = "mask_additive"
 
 
-def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
+def quantize(
+    graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
+) -> GraphSet:
     """Writes the fused dynamic INT8 form of each graph. One without linears comes out as it was, and loses the race.
 
     Args:
@@ -70,7 +85,9 @@ def fuse_attention(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset
     if mask is not None and additive is None:
         return 0
     layers = {layer.last.outputs[0]: layer for layer in linears(graph)}
-    found = [a for node in graph if node.op_type == "Softmax" and (a := _find_attention(node, layers, additive)) is not None]
+    found = [
+        a for node in graph if node.op_type == "Softmax" and (a := _find_attention(node, layers, additive)) is not None
+    ]
     lengths = None
     if found and mask is not None:
         cast = ir.node("Cast", [mask], attributes={"to": ir.DataType.INT32})
@@ -81,19 +98,29 @@ def fuse_attention(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset
     return len(found)
 
 
-def _replace_attention(graph: ir.Graph, attention: _Attention, mask: ir.Value | None, steps: int, in_float32: bool) -> None:
+def _replace_attention(
+    graph: ir.Graph, attention: _Attention, mask: ir.Value | None, steps: int, in_float32: bool
+) -> None:
     layer = attention.projection
     shared = {"num_heads": attention.heads, "scale": attention.scale}
     name = layer.node.name or ""
     if in_float32:
-        fused = ir.node("Attention", [layer.x, layer.weight, layer.bias, mask], domain=_CONTRIB, attributes=shared, name=name.replace("/MatMul", "/Attention"))
+        fused = ir.node(
+            "Attention",
+            [layer.x, layer.weight, layer.bias, mask],
+            domain=_CONTRIB,
+            attributes=shared,
+            name=name.replace("/MatMul", "/Attention"),
+        )
         replace(graph, attention.last, [fused], fused.outputs[0])
         return
     weight, scale = _int8(graph, layer, steps)
     measured = ir.node("DynamicQuantizeLinear", [layer.x], num_outputs=3)
     x, x_scale, x_zero = measured.outputs
     inputs = [x, weight, layer.bias, x_scale, scale, mask, x_zero]
-    fused = ir.node("QAttention", inputs, domain=_CONTRIB, attributes=shared, name=name.replace("/MatMul", "/QAttention"))
+    fused = ir.node(
+        "QAttention", inputs, domain=_CONTRIB, attributes=shared, name=name.replace("/MatMul", "/QAttention")
+    )
     replace(graph, attention.last, [measured, fused], fused.outputs[0])
 
 
@@ -102,7 +129,9 @@ def fuse_linears(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[s
     layers = [layer for layer in linears(graph) if layer.name not in skip]
     for layer in layers:
         weight, scale = _int8(graph, layer, steps)
-        product = ir.node("DynamicQuantizeMatMul", [layer.x, weight, scale, None, layer.bias], domain=_CONTRIB, name=layer.node.name)
+        product = ir.node(
+            "DynamicQuantizeMatMul", [layer.x, weight, scale, None, layer.bias], domain=_CONTRIB, name=layer.node.name
+        )
         replace(graph, layer.last, [product], product.outputs[0])
     return len(layers)
 

@@ -16,6 +16,8 @@ NEEDS_SAMPLES = 0
 PRECISIONS = ("float32",)
 
 
-def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
+def quantize(
+    graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
+) -> GraphSet:
     """Returns ``graphs`` itself."""
     return graphs

@@ -26,7 +26,19 @@ from edgekit.quantize._embeddings import quantize_embeddings
 from edgekit.quantize._ranges import LEVELS, METHODS
 from edgekit.quantize._smooth import ALPHAS, fold
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.graphs import constant, in_float, initializer, levels, linears, load, per_channel, restored, rewrite, save, sweep
+from edgekit.quantize.graphs import (
+    constant,
+    in_float,
+    initializer,
+    levels,
+    linears,
+    load,
+    per_channel,
+    restored,
+    rewrite,
+    save,
+    sweep,
+)
 from edgekit.quantize.tensorrt_rules import lint
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import Progress
@@ -52,7 +64,9 @@ class _Work:
     scratch: Path
 
 
-def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
+def quantize(
+    graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
+) -> GraphSet:
     """Writes the static INT8 form of each graph.
 
     Args:
@@ -73,7 +87,12 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
             ranges = settings.ranges if settings.ranges != "auto" else _best_ranges(work, alpha)
             _quantize(model, work, alpha, ranges)
         quantize_embeddings(model.graph, settings.embeddings)
-        recipe = {"ranges": ranges, "smooth": alpha, "weights": f"{settings.weight_bits or 8} bit", "embeddings": settings.embeddings}
+        recipe = {
+            "ranges": ranges,
+            "smooth": alpha,
+            "weights": f"{settings.weight_bits or 8} bit",
+            "embeddings": settings.embeddings,
+        }
         return recipe | ({"bias_correction": "yes"} if settings.bias_correction else {})
 
     return rewrite(graphs, settings, out, "static", change, check=lint)
@@ -114,7 +133,12 @@ def _quantize(model: ir.Model, work: _Work, alpha: str, ranges: str, searching: 
     key = f"{work.graph.path} {'some' if searching else 'all'}"
     if alpha != "off":
         # What was kept in float before must not change how the rest is smoothed, so the key says which layers are.
-        fold(model.graph, calibration.measure(model, work.progress, key=f"{key} off", searching=searching), float(alpha), skip)
+        fold(
+            model.graph,
+            calibration.measure(model, work.progress, key=f"{key} off", searching=searching),
+            float(alpha),
+            skip,
+        )
         sweep(model)
         key += f" {sorted(skip)}"
     histograms = calibration.measure(model, work.progress, key=f"{key} {alpha}", searching=searching)
@@ -125,7 +149,12 @@ def _quantize(model: ir.Model, work: _Work, alpha: str, ranges: str, searching: 
 
 
 def correct_biases(
-    model: ir.Model, thresholds: dict[str, float], calibration: Calibration, steps: int, skip: set[str], progress: Progress
+    model: ir.Model,
+    thresholds: dict[str, float],
+    calibration: Calibration,
+    steps: int,
+    skip: set[str],
+    progress: Progress,
 ) -> None:
     """Takes the mean error of each quantized layer out of its bias, in place.
 
@@ -141,7 +170,9 @@ def correct_biases(
         rows = values.reshape(-1, values.shape[-1])
         step = max(thresholds[name], 1e-6) / LEVELS
         plain[name] = plain.get(name, 0.0) + rows.sum(axis=0, dtype=np.float64)
-        rounded[name] = rounded.get(name, 0.0) + (np.clip(np.rint(rows / step), -LEVELS - 1, LEVELS) * step).sum(axis=0, dtype=np.float64)
+        rounded[name] = rounded.get(name, 0.0) + (np.clip(np.rint(rows / step), -LEVELS - 1, LEVELS) * step).sum(
+            axis=0, dtype=np.float64
+        )
         seen[name] = seen.get(name, 0) + len(rows)
 
     calibration.visit(model, see, progress)
@@ -150,12 +181,16 @@ def correct_biases(
         if layer.name in skip or weight is None or bias is None or name not in seen:
             continue
         values, scales = per_channel(weight, steps)
-        error = (rounded[name] @ (values * scales.astype(np.float64)) - plain[name] @ weight.astype(np.float64)) / seen[name]
+        error = (rounded[name] @ (values * scales.astype(np.float64)) - plain[name] @ weight.astype(np.float64)) / seen[
+            name
+        ]
         corrected = initializer(model.graph, f"{layer.bias.name}_corrected", (bias - error).astype(np.float32))  # type: ignore[union-attr]
         layer.last.replace_input_with(1 if layer.last.inputs[1] is layer.bias else 0, corrected)
 
 
-def insert_pairs(graph: ir.Graph, thresholds: dict[str, float], steps: int = LEVELS, skip: set[str] | frozenset[str] = frozenset()) -> int:
+def insert_pairs(
+    graph: ir.Graph, thresholds: dict[str, float], steps: int = LEVELS, skip: set[str] | frozenset[str] = frozenset()
+) -> int:
     """Puts Q/DQ in front of both inputs of every linear that has a threshold; returns how many linears.
 
     Args:

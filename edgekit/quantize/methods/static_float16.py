@@ -32,7 +32,9 @@ NEEDS_SAMPLES = static.NEEDS_SAMPLES
 PRECISIONS = ("float16", "int8")
 
 
-def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
+def quantize(
+    graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
+) -> GraphSet:
     """Writes the form of each graph in INT8 and float16.
 
     Args:
@@ -47,9 +49,23 @@ def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization,
     """
     with tempfile.TemporaryDirectory() as scratch:
         in_int8 = static.quantize(graphs, calibration, settings, Path(scratch), progress)
-        typed = cast_graphs(in_int8, calibration, replace(settings, keep_float=()), out, progress, low=ir.DataType.FLOAT16, limit=float16.LIMIT)
+        typed = cast_graphs(
+            in_int8,
+            calibration,
+            replace(settings, keep_float=()),
+            out,
+            progress,
+            low=ir.DataType.FLOAT16,
+            limit=float16.LIMIT,
+        )
     made = []
     for cast, pairs in zip(typed.graphs, in_int8.graphs, strict=True):
         lint(load(cast.path).graph, cast.path.name)
-        made.append(replace(cast, method="static_float16", recipe={**cast.recipe, **pairs.recipe, "embeddings": cast.recipe["embeddings"]}))
+        made.append(
+            replace(
+                cast,
+                method="static_float16",
+                recipe={**cast.recipe, **pairs.recipe, "embeddings": cast.recipe["embeddings"]},
+            )
+        )
     return replace(graphs, graphs=tuple(made))

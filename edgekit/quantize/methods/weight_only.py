@@ -41,7 +41,9 @@ NEEDS_SAMPLES = 0
 PRECISIONS = ("float32",)
 
 
-def quantize(graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress) -> GraphSet:
+def quantize(
+    graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
+) -> GraphSet:
     """Writes each graph with INT8 weights.
 
     Args:

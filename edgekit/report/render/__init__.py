@@ -50,7 +50,9 @@ def check_writable(folder: str | Path) -> None:
     place = Path(folder)
     try:
         place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place) as stream:  # what the system allows is known when it was tried: permissions do not tell of a read-only disk
+        with tempfile.TemporaryFile(
+            dir=place
+        ) as stream:  # what the system allows is known when it was tried: permissions do not tell of a read-only disk
             stream.write(b"-")
     except OSError as problem:
         reasons = {
@@ -63,9 +65,15 @@ def check_writable(folder: str | Path) -> None:
             errno.EDQUOT: "the disk quota is used up",
         }
         why = reasons.get(problem.errno or 0, problem.strerror or str(problem))
-        raise UsageError(f"Output folder {place} cannot be written to: {why}. Give another -o, or make it writable.") from problem
+        raise UsageError(
+            f"Output folder {place} cannot be written to: {why}. Give another -o, or make it writable.",
+            code="output-not-writable-folder",
+        ) from problem
     for name in NAMES:
         if (place / name).exists() and not (place / name).is_file():
-            raise UsageError(f"Output folder {place} holds something else than a file at {name}, where the report belongs. Move it, or give another -o.")
+            raise UsageError(
+                f"Output folder {place} holds something else than a file at {name}, where the report belongs. Move it, or give another -o.",
+                code="output-other-kind-folder",
+            )
     for name in NAMES[:-1]:
         (place / name).unlink(missing_ok=True)

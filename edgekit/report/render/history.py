@@ -28,7 +28,10 @@ def history(report: Report) -> str:
     """
     last = report.subjects[-1]
     about = f"edgekit {report.fingerprint.edgekit}\n{report.fingerprint.cpu}\nsamples {report.samples}"
-    entries = [{**entry, "extra": "\n".join(filter(None, (str(entry.get("extra", "")), about)))} for entry in _entries(last, report.rows)]
+    entries = [
+        {**entry, "extra": "\n".join(filter(None, (str(entry.get("extra", "")), about)))}
+        for entry in _entries(last, report.rows)
+    ]
     return to_json(entries, indent=1) + "\n"
 
 
@@ -39,22 +42,52 @@ def _entries(last: Subject, rows: int) -> list[Entry]:
         for name, (value, _) in percentiles(last.times).items():
             if value is not None:
                 spread = _spread(medians) if name == "p50" else {}
-                found.append({"name": f"latency {name}", "unit": "ms", "value": value, **spread, "extra": f"{last.times.count} calls"})
+                found.append(
+                    {
+                        "name": f"latency {name}",
+                        "unit": "ms",
+                        "value": value,
+                        **spread,
+                        "extra": f"{last.times.count} calls",
+                    }
+                )
     if last.start is not None:
-        found.append({"name": "first answer", "unit": "ms", "value": last.start.total_ms, **_spread([p.start.total_ms for p in last.processes])})
+        found.append(
+            {
+                "name": "first answer",
+                "unit": "ms",
+                "value": last.start.total_ms,
+                **_spread([p.start.total_ms for p in last.processes]),
+            }
+        )
     if last.memory_mb:
-        found.append({"name": "peak memory", "unit": "MB", "value": last.memory_mb, **_spread([p.memory_mb for p in last.processes])})
+        found.append(
+            {
+                "name": "peak memory",
+                "unit": "MB",
+                "value": last.memory_mb,
+                **_spread([p.memory_mb for p in last.processes]),
+            }
+        )
     if last.size_mb:
         found.append({"name": "bundle size", "unit": "MB", "value": last.size_mb})
     if last.energy_mj is not None:
         found.append({"name": "energy of an answer", "unit": "mJ", "value": last.energy_mj, "extra": last.energy_from})
     if last.score is not None:
         score = f"{last.score_name} {last.score:.4f} on {rows} samples"
-        name, value = (f"error (1 - {last.score_name})", 1 - last.score) if last.higher_is_better else (last.score_name, last.score)
+        name, value = (
+            (f"error (1 - {last.score_name})", 1 - last.score)
+            if last.higher_is_better
+            else (last.score_name, last.score)
+        )
         found.append({"name": name, "unit": "1", "value": round(value, 12), "extra": score})
     return found
 
 
 def _spread(values: Sequence[float]) -> Entry:
     """From the smallest to the largest process."""
-    return {"range": f"{number(min(values))} to {number(max(values))} over {len(values)} processes"} if len(values) > 1 else {}
+    return (
+        {"range": f"{number(min(values))} to {number(max(values))} over {len(values)} processes"}
+        if len(values) > 1
+        else {}
+    )

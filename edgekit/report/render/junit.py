@@ -28,12 +28,22 @@ def junit(report: Report) -> str:
     A failure is a regression or a budget that was passed, an error what cannot be compared, skipped what is not settled; each says why. This is the
     verdict of a gate; whether the run as a whole fails is the exit code's, which ``--strict`` and ``--allow-incomparable`` change.
     """
-    counts = {outcome: sum(OUTCOMES.get(g.verdict) == outcome for g in report.gates) for outcome in ("failure", "error", "skipped")}
+    counts = {
+        outcome: sum(OUTCOMES.get(g.verdict) == outcome for g in report.gates)
+        for outcome in ("failure", "error", "skipped")
+    }
     seconds = f"{report.speed.seconds if report.speed else 0.0:.3f}"
     totals = {"tests": str(len(report.gates)), "failures": str(counts["failure"]), "errors": str(counts["error"])}
     root = ElementTree.Element("testsuites", {"name": "edgekit", **totals, "time": seconds})
     more = {"timestamp": found[0]} if (found := _SECONDS.match(report.created)) else {}
-    about = {"name": f"edgekit {report.kind}", **totals, "skipped": str(counts["skipped"]), "time": seconds, **more, "hostname": "localhost"}
+    about = {
+        "name": f"edgekit {report.kind}",
+        **totals,
+        "skipped": str(counts["skipped"]),
+        "time": seconds,
+        **more,
+        "hostname": "localhost",
+    }
     suite = ElementTree.SubElement(root, "testsuite", {name: _clean(value) for name, value in about.items()})
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _properties(report).items():
@@ -47,18 +57,34 @@ def junit(report: Report) -> str:
 def _properties(report: Report) -> dict[str, str]:
     """What was measured, where and on what."""
     names = ("candidate",) if len(report.subjects) == 1 else ("baseline", "candidate")
-    found = {"verdict": report.verdict if report.gates else "nothing was gated", "samples": report.samples, "rows": str(report.rows), "seed": str(report.seed)}
+    found = {
+        "verdict": report.verdict if report.gates else "nothing was gated",
+        "samples": report.samples,
+        "rows": str(report.rows),
+        "seed": str(report.seed),
+    }
     for name, subject in zip(names, report.subjects, strict=True):
         found.update({name: subject.name, f"{name}.digest": subject.digest})
     machine = report.fingerprint
-    return {**found, "edgekit": machine.edgekit, "python": machine.python, "system": machine.system, "cpu": machine.cpu, "gpu": machine.gpu}
+    return {
+        **found,
+        "edgekit": machine.edgekit,
+        "python": machine.python,
+        "system": machine.system,
+        "cpu": machine.cpu,
+        "gpu": machine.gpu,
+    }
 
 
 def _case(suite: ElementTree.Element, gate: Gate) -> None:
     table, _, metric = _clean(gate.name).partition(".")
-    case = ElementTree.SubElement(suite, "testcase", {"classname": f"edgekit.{table}", "name": metric or table, "time": "0"})
+    case = ElementTree.SubElement(
+        suite, "testcase", {"classname": f"edgekit.{table}", "name": metric or table, "time": "0"}
+    )
     allowed, seen, around = gate_numbers(gate)
-    numbers = plain(f"seen {'not known' if seen == NOTHING else seen}{'' if around == NOTHING else f' ({around})'}, allowed {allowed}")
+    numbers = plain(
+        f"seen {'not known' if seen == NOTHING else seen}{'' if around == NOTHING else f' ({around})'}, allowed {allowed}"
+    )
     said = _clean(gate.said)
     if gate.verdict != PASS:
         outcome = OUTCOMES[gate.verdict]

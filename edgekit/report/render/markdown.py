@@ -24,7 +24,9 @@ _TIGHT = Limits(rows=40, flips=10, name=60, sentence=160)
 """Where names and sentences are of characters that take many bytes each."""
 
 _GAP = "&#8203;"
-_HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
+_HIDDEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
 _TAKEN_APART = re.compile(
     r"(?P<entity>[\\`*_{}\[\]<>|^])"
     r"|(?P<both>[&~$])"  # of the markup, and in GitLab of references
@@ -54,7 +56,9 @@ def markdown(report: Report) -> str:
         room -= len(text.encode()) + 2
         if room < 0:
             left_out = ", ".join(name for name, _ in parts[index:])
-            kept.append(f"Left out here, as a comment holds no more: {left_out}. All of it is in report.html and report.json.")
+            kept.append(
+                f"Left out here, as a comment holds no more: {left_out}. All of it is in report.html and report.json."
+            )
             break
         kept.append(text)
     return "\n\n".join(kept) + "\n"
@@ -117,5 +121,8 @@ def _block(block: Block) -> str:
     if isinstance(block, Figure):
         return _block(block.table)
     under = ["---" if i == 0 or i in block.words else "---:" for i in range(len(block.header))]
-    lines = [f"| {' | '.join(cells)} |" for cells in (map(escape, block.header), under, *(map(escape, row) for row in block.rows))]
+    lines = [
+        f"| {' | '.join(cells)} |"
+        for cells in (map(escape, block.header), under, *(map(escape, row) for row in block.rows))
+    ]
     return "\n".join(lines) + (f"\n\n{escape(block.note)}" if block.note else "")

@@ -92,15 +92,25 @@ def gate_numbers(gate: Gate) -> tuple[str, str, str]:
     def said(value: float | None) -> str:
         return percent(value, signed) if share else score(value) if unit is None else amount(value, unit)
 
-    allowed = f"{100 * gate.limit:{'+' if signed else ''}g}{GAP}%" if share else f"{gate.limit:g}" + (f"{GAP}{unit}" if unit else "")
-    return minus(allowed), said(gate.value), NOTHING if gate.low == gate.high else spread(said(gate.low), said(gate.high))
+    allowed = (
+        f"{100 * gate.limit:{'+' if signed else ''}g}{GAP}%"
+        if share
+        else f"{gate.limit:g}" + (f"{GAP}{unit}" if unit else "")
+    )
+    return (
+        minus(allowed),
+        said(gate.value),
+        NOTHING if gate.low == gate.high else spread(said(gate.low), said(gate.high)),
+    )
 
 
 def change_cells(change: Change, most: int) -> tuple[str, str]:
     """A change as growth, and its interval; where there is none, why, in at most so many characters."""
     if change.ratio is None:
         return NOTHING, cut(change.said, most) or NOTHING
-    return growth(change.ratio), NOTHING if change.low == change.high else spread(growth(change.low), growth(change.high))
+    return growth(change.ratio), NOTHING if change.low == change.high else spread(
+        growth(change.low), growth(change.high)
+    )
 
 
 def percentiles(times: Times) -> dict[str, tuple[float | None, str]]:
@@ -108,18 +118,32 @@ def percentiles(times: Times) -> dict[str, tuple[float | None, str]]:
     found: dict[str, tuple[float | None, str]] = {}
     for name in LATENCY:
         value, needs = getattr(times, f"{name}_ms"), f" (needs {times.needed[name]})" if name in times.needed else ""
-        found[name] = value, f"not estimable from {times.count} samples{needs}" if value is None else amount(value, "ms")
+        found[name] = (
+            value,
+            f"not estimable from {times.count} samples{needs}" if value is None else amount(value, "ms"),
+        )
     return found
 
 
 def energy(one: Subject, most: int) -> str:
     """Energy of an answer, or why it is not known, in at most so many characters."""
-    return amount(one.energy_mj, "mJ") if one.energy_mj is not None else f"not told: {cut(one.energy_from, most)}" if one.energy_from else NOTHING
+    return (
+        amount(one.energy_mj, "mJ")
+        if one.energy_mj is not None
+        else f"not told: {cut(one.energy_from, most)}"
+        if one.energy_from
+        else NOTHING
+    )
 
 
 def start(one: Subject) -> str:
     """A cold start and its parts."""
     if one.start is None:
         return NOTHING
-    parts = (("import", one.start.import_ms), ("verify", one.start.verify_ms), ("load", one.start.load_ms), ("first answer", one.start.answer_ms))
+    parts = (
+        ("import", one.start.import_ms),
+        ("verify", one.start.verify_ms),
+        ("load", one.start.load_ms),
+        ("first answer", one.start.answer_ms),
+    )
     return f"{amount(one.start.total_ms, 'ms')} ({', '.join(f'{name} {number(value)}' for name, value in parts)})"

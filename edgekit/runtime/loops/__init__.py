@@ -21,5 +21,10 @@ def get(name: str) -> Loop:
         return _LOOPS.get(name)
     except UsageError as problem:
         if name in _LOOPS.known():
-            raise FormatError(f"The loop that drives the bundle does not serve. {problem}") from problem
-        raise FormatError(f"The bundle is driven by a loop that is not here. {problem} Install a newer EdgeKit, or the package of its task.") from problem
+            raise FormatError(
+                f"The loop that drives the bundle does not serve. {problem}", code="loop-broken"
+            ) from problem
+        raise FormatError(
+            f"The bundle is driven by a loop that is not here. {problem} Install a newer EdgeKit, or the package of its task.",
+            code="loop-unknown",
+        ) from problem

@@ -29,7 +29,9 @@ def run(
     return split(signature, rows, engines[name].run(collate(signature, rows, shapes)))
 
 
-def record(engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> dict[str, list[dict[str, np.ndarray]]]:
+def record(
+    engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]
+) -> dict[str, list[dict[str, np.ndarray]]]:
     """Feeds of the one graph for one call with these rows, which no engine has to run for."""
     (name,) = SIGNATURES
     return {name: [collate(signatures[name], rows)]}
@@ -134,9 +136,14 @@ def _stack(spec: TensorSpec, arrays: Sequence[np.ndarray], shape: tuple[int, ...
         return stacked if stacked.dtype == spec.dtype else stacked.astype(spec.dtype)
     filled = np.full((len(arrays), *shape), 0 if spec.pad is None else spec.pad, spec.dtype)
     for target, array in zip(filled, arrays, strict=True):
-        if array.ndim != len(shape) or any(isinstance(axis, int) and axis != n for axis, n in zip(spec.shape[1:], array.shape, strict=True)):
+        if array.ndim != len(shape) or any(
+            isinstance(axis, int) and axis != n for axis, n in zip(spec.shape[1:], array.shape, strict=True)
+        ):
             expected = f"{spec.dtype} [{', '.join(map(str, spec.shape[1:]))}]"
-            raise InputError(f"Input '{spec.name}' of a row is {array.dtype} {list(array.shape)}, expected {expected}. Give the shape that the graph takes.")
+            raise InputError(
+                f"Input '{spec.name}' of a row is {array.dtype} {list(array.shape)}, expected {expected}. Give the shape that the graph takes.",
+                code="input-shape",
+            )
         target[tuple([slice(n) for n in array.shape])] = array
     return filled
 

@@ -37,7 +37,9 @@ def run(
     return together(signatures[SIGNATURES[0]], rows, outputs)
 
 
-def record(engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]) -> dict[str, list[dict[str, np.ndarray]]]:
+def record(
+    engines: Mapping[str, Runs], signatures: Mapping[str, Signature], rows: Sequence[Arrays]
+) -> dict[str, list[dict[str, np.ndarray]]]:
     """Feeds of the one graph for the calls that :meth:`run` makes of these rows."""
     (name,) = SIGNATURES
     return {name: [single.collate(signatures[name], call) for call in calls(signatures, rows)]}
@@ -77,6 +79,10 @@ def together(signature: Signature, rows: Sequence[Arrays], outputs: Sequence[Arr
         count = max(1, len(row.get(WINDOWS, ())))
         parts = outputs[place : place + count]
         place += count
-        joined = dict(parts[0]) if count == 1 else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        joined = (
+            dict(parts[0])
+            if count == 1
+            else {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        )
         found.append({**joined, **{name: array for name, array in row.items() if name not in taken}})
     return found

@@ -12,7 +12,9 @@ from edgekit.spec.head import Shapes, Told
 
 SINGLE, MULTI, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 PROBLEM_TYPES = (SINGLE, MULTI, NUMBER)
-OPTIONS = {"problem_type": "What the outputs of the model's head mean: single_label_classification, multi_label_classification or regression."}
+OPTIONS = {
+    "problem_type": "What the outputs of the model's head mean: single_label_classification, multi_label_classification or regression."
+}
 _WEIGHTS = ("classifier.weight", "classifier.out_proj.weight")
 _ACTIVATIONS = {
     "Sigmoid": "sigmoid",
@@ -21,7 +23,9 @@ _ACTIVATIONS = {
 }  # the last part of the class's path
 
 
-def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told) -> tuple[str, tuple[str, ...]]:
+def survey(
+    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+) -> tuple[str, tuple[str, ...]]:
     """The problem type, and what should be known of how it was found; see :class:`edgekit.spec.head.Head`."""
     kind, notes = problem_type(model_id, config, activation(model_id, config, folder), told.get("problem_type"))
     if folder is None:
@@ -32,7 +36,8 @@ def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes
             raise ModelError(
                 f"{model_id}: the head in the weights ({name}) has {shape[0]} outputs, and config.json names {count} "
                 "labels. Correct id2label and label2id, "
-                "or save the model again with the config that it was trained with."
+                "or save the model again with the config that it was trained with.",
+                code="model-head-size",
             )
     return kind, (*notes, *labels)
 
@@ -45,11 +50,16 @@ def label_names(config: Any, model_id: str) -> tuple[str, ...]:
     """
     table = getattr(config, "id2label", None)
     if not table:
-        raise ModelError(f"{model_id} names no labels: config.id2label is missing. Set it, e.g. {{0: 'negative', 1: 'positive'}}.")
+        raise ModelError(
+            f"{model_id} names no labels: config.id2label is missing. Set it, e.g. {{0: 'negative', 1: 'positive'}}.",
+            code="model-labels",
+        )
     indices = {int(k): str(v) for k, v in table.items()}
     if sorted(indices) != list(range(len(indices))) or len(set(indices.values())) != len(indices):
         expected = f"the indices 0 to {len(indices) - 1}, each with a name of its own"
-        raise ModelError(f"id2label of {model_id} is {table}, expected {expected}. Correct config.json.")
+        raise ModelError(
+            f"id2label of {model_id} is {table}, expected {expected}. Correct config.json.", code="model-labels"
+        )
     return tuple(indices[i] for i in range(len(indices)))
 
 
@@ -89,13 +99,15 @@ def activation(model_id: str, config: Mapping[str, Any], folder: Path | None = N
                 f"{model_id}: {where} names the activation '{path}'. Known: {', '.join(_ACTIVATIONS)} of torch. Say "
                 "what the outputs are with problem_type in "
                 "config.json and take the activation out of it, or pass the module from Python: "
-                "edgekit.build(module=..., processor=...)."
+                "edgekit.build(module=..., processor=...).",
+                code="model-activation",
             )
     kinds = {_ACTIVATIONS[path.rpartition(".")[2]] for path in found.values()}
     if len(kinds) > 1:
         raise ModelError(
             f"{model_id}: {' and '.join(f'{where} ({path})' for where, path in found.items())} name different "
-            "activations. Take out the one that is wrong."
+            "activations. Take out the one that is wrong.",
+            code="model-activation",
         )
     return next(iter(kinds), None)
 
@@ -124,12 +136,14 @@ def problem_type(
         if told not in PROBLEM_TYPES:
             raise UsageError(
                 f"Unknown problem type '{told}'.{near(told, PROBLEM_TYPES)} Expected one of: "
-                f"{', '.join(PROBLEM_TYPES)}."
+                f"{', '.join(PROBLEM_TYPES)}.",
+                code="problem-type-unknown",
             )
         if told == SINGLE and count == 1:
             raise UsageError(
                 f"{model_id} has one output, whose softmax is always 1. Choose '{MULTI}' (its sigmoid is the score) "
-                f"or '{NUMBER}'."
+                f"or '{NUMBER}'.",
+                code="problem-type-one-output",
             )
         return told, (
             f"problem_type is {said or 'missing'} in the config, and '{told}' was asked for.",
@@ -138,7 +152,8 @@ def problem_type(
         if said not in PROBLEM_TYPES:
             raise ModelError(
                 f"problem_type of {model_id} is '{said}'.{near(str(said), PROBLEM_TYPES)} Expected one of: "
-                f"{', '.join(PROBLEM_TYPES)}."
+                f"{', '.join(PROBLEM_TYPES)}.",
+                code="model-problem-type",
             )
         if said == SINGLE and count == 1:
             said = MULTI  # softmax of one output is always 1: the pipeline takes a sigmoid
@@ -149,13 +164,9 @@ def problem_type(
         return said, (against,) if applied is not None and applied not in fits else ()
     if count == 1:
         if applied == "identity":
-            return NUMBER, (
-                "One output, the activation 'identity', no problem_type: the output is taken as a number.",
-            )
+            return NUMBER, ("One output, the activation 'identity', no problem_type: the output is taken as a number.",)
         how = (
-            "sentence-transformers names the activation 'sigmoid'"
-            if applied
-            else "as in the pipeline of Transformers"
+            "sentence-transformers names the activation 'sigmoid'" if applied else "as in the pipeline of Transformers"
         )
         return MULTI, (
             f"One output and no problem_type: its sigmoid is the score ({how}). Choose --problem-type {NUMBER} if it "
@@ -184,13 +195,15 @@ def check_labels(model_id: str, config: Mapping[str, Any]) -> tuple[str, ...]:
         if isinstance(back, Mapping) and back and not _default(back):
             raise ModelError(
                 f"{model_id}: config.json has label2id and no id2label, which names the outputs. Add it: the same, "
-                "turned round."
+                "turned round.",
+                code="model-labels",
             )
         return ()
     if count is not None and int(count) != len(names):
         raise ModelError(
             f"{model_id}: config.json has num_labels {count} and {len(names)} names in id2label. Correct the one "
-            "that is wrong."
+            "that is wrong.",
+            code="model-labels",
         )
     if not isinstance(back, Mapping) or not back:
         return ()
@@ -204,7 +217,8 @@ def check_labels(model_id: str, config: Mapping[str, Any]) -> tuple[str, ...]:
             raise ModelError(
                 f"{model_id}: config.json calls output {by_name[wrong]} '{wrong}' in id2label, and output "
                 f"{turned[wrong]} in label2id. "
-                "Correct the one that is wrong: which label is which output cannot be told from the weights."
+                "Correct the one that is wrong: which label is which output cannot be told from the weights.",
+                code="model-labels",
             )
     return ("id2label and label2id of config.json name different labels: id2label counts.",)
 

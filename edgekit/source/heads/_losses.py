@@ -40,10 +40,19 @@ def truth_tensor(kind: str, truth: Sequence[Any]) -> Any:
     if kind == SINGLE:
         return torch.tensor([0 if value is None else int(value) for value in truth], dtype=torch.int64)
     known = next(np.atleast_1d(value) for value in truth if value is not None)
-    return torch.from_numpy(np.stack([np.zeros(known.shape, np.float32) if v is None else np.atleast_1d(np.asarray(v, np.float32)) for v in truth]))
+    return torch.from_numpy(
+        np.stack(
+            [
+                np.zeros(known.shape, np.float32) if v is None else np.atleast_1d(np.asarray(v, np.float32))
+                for v in truth
+            ]
+        )
+    )
 
 
-def teacher_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any], temperature: float) -> Any:
+def teacher_loss(
+    kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any], temperature: float
+) -> Any:
     """Divergence of each row's logits, ``[batch]``: Kullback-Leibler, binary cross-entropy with the teacher's probabilities, or the mean squared difference."""
     from torch.nn import functional
 
@@ -54,7 +63,9 @@ def teacher_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any]
     if kind == MULTI:
         apart = functional.binary_cross_entropy_with_logits(x, y.sigmoid(), reduction="none").mean(dim=1)
     else:
-        apart = functional.kl_div(x.log_softmax(dim=1), y.log_softmax(dim=1), reduction="none", log_target=True).sum(dim=1)
+        apart = functional.kl_div(x.log_softmax(dim=1), y.log_softmax(dim=1), reduction="none", log_target=True).sum(
+            dim=1
+        )
     return temperature**2 * apart
 
 

@@ -26,11 +26,15 @@ def check_kind(outputs: str | None, kind: str) -> None:
         UsageError: with the known ones.
     """
     if outputs is not None and outputs not in KINDS:
-        raise UsageError(f"Unknown outputs '{outputs}'.{near(outputs, KINDS)} Expected one of: {', '.join(KINDS)}.")
+        raise UsageError(
+            f"Unknown outputs '{outputs}'.{near(outputs, KINDS)} Expected one of: {', '.join(KINDS)}.",
+            code="outputs-unknown",
+        )
     if outputs == "probabilities" and kind == NUMBER:
         raise UsageError(
             "outputs='probabilities' is of a head with labels, and the problem type is regression, whose numbers are "
-            "taken as they are. Leave it out."
+            "taken as they are. Leave it out.",
+            code="outputs-of-numbers",
         )
 
 
@@ -48,11 +52,7 @@ def check(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:
     values = np.array([row["logits"] for row in outputs])
     if kind == NUMBER or not len(values) or not bool(((values >= 0) & (values <= 1)).all()):
         return
-    sums = (
-        kind == SINGLE
-        and values.shape[1] > 1
-        and bool((np.abs(values.sum(axis=1) - 1) < _SUM).all())
-    )
+    sums = kind == SINGLE and values.shape[1] > 1 and bool((np.abs(values.sum(axis=1) - 1) < _SUM).all())
     if sums or values.size >= _FEWEST:
         how = "each row sums to 1, as after a softmax" if sums else "as after a sigmoid"
         raise ModelError(
@@ -60,7 +60,8 @@ def check(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:
             f"between 0 and 1, {how}. A bundle applies its "
             "own softmax or sigmoid, so it takes logits. Return what goes into the last activation, or pass "
             "outputs='probabilities' to have it undone, "
-            "or outputs='logits' if they are logits all the same."
+            "or outputs='logits' if they are logits all the same.",
+            code="model-probabilities",
         )
 
 

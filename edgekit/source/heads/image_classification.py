@@ -19,8 +19,26 @@ from edgekit.tasks import image_classification
 from edgekit.tasks.image_classification import INPUT, Settings
 
 __all__ = [
-    "ALIGNED", "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "encode", "forward", "graphs", "outputs", "prepare",
-    "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
+    "ALIGNED",
+    "ARCHITECTURES",
+    "AUTO_CLASS",
+    "MODULE_OPTIONS",
+    "OPTIONS",
+    "PADS",
+    "check_outputs",
+    "encode",
+    "forward",
+    "graphs",
+    "outputs",
+    "prepare",
+    "sampled_nll",
+    "save",
+    "settings",
+    "signature",
+    "survey",
+    "teacher_loss",
+    "truth_loss",
+    "truth_tensor",
 ]
 
 AUTO_CLASS = "AutoModelForImageClassification"
@@ -35,7 +53,9 @@ check_outputs, prepare = _probabilities.check, _probabilities.prepare
 _OF_ONE_SIZE = ("beit", "deit", "vit")  # their position embeddings are of the image size in the config
 
 
-def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told) -> tuple[str, tuple[str, ...]]:
+def survey(
+    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+) -> tuple[str, tuple[str, ...]]:
     """The problem type, and what should be known of how it was found."""
     kind, notes = _classes.survey(model_id, config, folder, shapes, told)
     _probabilities.check_kind(told.get("outputs"), kind)
@@ -54,7 +74,8 @@ def settings(model_id: str, module: Any, processor: Any, kind: str) -> Settings:
     if getattr(config, "model_type", "") in _OF_ONE_SIZE and (height, width) != (pixels.height, pixels.width):
         raise ModelError(
             f"The image processor of {model_id} makes images of {pixels.height} x {pixels.width}, and the model takes {height} x {width} (image_size of its "
-            "config). Correct the one that is wrong."
+            "config). Correct the one that is wrong.",
+            code="model-image-size",
         )
     return Settings(kind, _classes.label_names(config, model_id), pixels)
 
@@ -80,8 +101,17 @@ def graphs(module: Any, settings: Settings, processor: Any) -> Sequence[Traced]:
     """The one graph, with a batch that can vary."""
     import torch
 
-    example = torch.linspace(-1.0, 1.0, 2 * 3 * settings.pixels.height * settings.pixels.width).reshape(2, 3, settings.pixels.height, settings.pixels.width)
-    return [Traced(signature(settings), _losses.exported(module, [INPUT]), (example,), ({0: torch.export.Dim("batch", min=1, max=2**16)},))]
+    example = torch.linspace(-1.0, 1.0, 2 * 3 * settings.pixels.height * settings.pixels.width).reshape(
+        2, 3, settings.pixels.height, settings.pixels.width
+    )
+    return [
+        Traced(
+            signature(settings),
+            _losses.exported(module, [INPUT]),
+            (example,),
+            ({0: torch.export.Dim("batch", min=1, max=2**16)},),
+        )
+    ]
 
 
 def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Arrays], progress: Progress) -> list[Arrays]:

@@ -37,7 +37,9 @@ teacher_loss, truth_loss, sampled_nll = _losses.teacher_loss, _losses.truth_loss
 check_outputs, prepare = _probabilities.check, _probabilities.prepare
 
 
-def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told) -> tuple[str, tuple[str, ...]]:
+def survey(
+    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+) -> tuple[str, tuple[str, ...]]:
     """The problem type, and what should be known of how it was found."""
     kind, notes = _classes.survey(model_id, config, folder, shapes, told)
     _probabilities.check_kind(told.get("outputs"), kind)
@@ -48,7 +50,9 @@ def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes
 
 def settings(model_id: str, module: Any, processor: Any, kind: str) -> Settings:
     """What the runtime must know of the model."""
-    return Settings(kind, _classes.label_names(getattr(module, "config", None), model_id), **text.facts(model_id, module, processor))
+    return Settings(
+        kind, _classes.label_names(getattr(module, "config", None), model_id), **text.facts(model_id, module, processor)
+    )
 
 
 def save(settings: Settings, processor: Any, assets: Path) -> None:
@@ -58,12 +62,23 @@ def save(settings: Settings, processor: Any, assets: Path) -> None:
 
 def signature(settings: Settings) -> Signature:
     """Token ids in, ``logits: float32 [batch, labels]`` out."""
-    return Signature(single.SIGNATURES[0], text.input_specs(settings), (TensorSpec("logits", "float32", ("batch", len(settings.labels))),))
+    return Signature(
+        single.SIGNATURES[0],
+        text.input_specs(settings),
+        (TensorSpec("logits", "float32", ("batch", len(settings.labels))),),
+    )
 
 
 def graphs(module: Any, settings: Settings, processor: Any) -> Sequence[Traced]:
     """The one graph, with a batch and a length that can both vary."""
-    return [Traced(signature(settings), _losses.exported(module, settings.inputs), text.example_feeds(settings, processor), text.dynamic_shapes(settings))]
+    return [
+        Traced(
+            signature(settings),
+            _losses.exported(module, settings.inputs),
+            text.example_feeds(settings, processor),
+            text.dynamic_shapes(settings),
+        )
+    ]
 
 
 def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Arrays], progress: Progress) -> list[Arrays]:
@@ -76,7 +91,8 @@ def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Array
             longest = next(iter(feeds.values())).shape[1]
             raise ModelError(
                 f"{model_id} looks up what is beyond one of its tables, in rows of up to {longest} tokens ({problem}). "
-                "Correct max_position_embeddings, type_vocab_size or model_max_length, or give rows that it was trained for, e.g. no pairs."
+                "Correct max_position_embeddings, type_vocab_size or model_max_length, or give rows that it was trained for, e.g. no pairs.",
+                code="model-max-length",
             ) from problem
 
     return batches.reference(run, module, signature(settings), rows, progress)
@@ -96,12 +112,14 @@ def _check_modules(model_id: str, folder: Path) -> None:
         kinds = [str(entry["type"]).rpartition(".")[2] for entry in entries]
     except (ValueError, KeyError, TypeError, RecursionError) as problem:
         raise ModelError(
-            f"{file} is not the list of modules that sentence-transformers writes. Save the model again."
+            f"{file} is not the list of modules that sentence-transformers writes. Save the model again.",
+            code="model-modules",
         ) from problem
     more = [kind for kind in kinds if kind != "Transformer"]
     if more:
         raise ModelError(
             f"{model_id} goes through more than the Transformer: modules.json lists {', '.join(more)}, which would "
             "not be used. "
-            "Pass the whole model from Python: edgekit.build(module=..., processor=...)."
+            "Pass the whole model from Python: edgekit.build(module=..., processor=...).",
+            code="model-modules",
         )

@@ -22,13 +22,34 @@ from edgekit.tasks import token_classification
 from edgekit.tasks.token_classification import OUTPUT, STRATEGIES, Settings
 
 __all__ = [
-    "ALIGNED", "ARCHITECTURES", "AUTO_CLASS", "MODULE_OPTIONS", "OPTIONS", "PADS", "check_outputs", "check_taught", "encode", "forward", "graphs",
-    "outputs", "prepare", "sampled_nll", "save", "settings", "signature", "survey", "teacher_loss", "truth_loss", "truth_tensor",
+    "ALIGNED",
+    "ARCHITECTURES",
+    "AUTO_CLASS",
+    "MODULE_OPTIONS",
+    "OPTIONS",
+    "PADS",
+    "check_outputs",
+    "check_taught",
+    "encode",
+    "forward",
+    "graphs",
+    "outputs",
+    "prepare",
+    "sampled_nll",
+    "save",
+    "settings",
+    "signature",
+    "survey",
+    "teacher_loss",
+    "truth_loss",
+    "truth_tensor",
 ]
 
 AUTO_CLASS = "AutoModelForTokenClassification"
 ARCHITECTURES = "ForTokenClassification"
-OPTIONS = {"aggregation": f"How a token classifier groups tokens: {', '.join(STRATEGIES)}. The files never say it; it is simple then."}
+OPTIONS = {
+    "aggregation": f"How a token classifier groups tokens: {', '.join(STRATEGIES)}. The files never say it; it is simple then."
+}
 MODULE_OPTIONS = ("outputs", "aggregation")
 ALIGNED = True
 PADS: Mapping[str, float] = {STARTS: -1, WINDOWS: 0}
@@ -36,17 +57,23 @@ encode = words.encode
 _UNLABELLED = -100  # what torch's cross-entropy leaves out
 
 
-def survey(model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told) -> tuple[str, tuple[str, ...]]:
+def survey(
+    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+) -> tuple[str, tuple[str, ...]]:
     """How tokens become entities, which is ``simple`` if it is not said; and what should be known of the labels."""
     strategy = str(told.get("aggregation", "simple"))
     if strategy not in STRATEGIES:
-        raise UsageError(f"Unknown aggregation '{strategy}'.{near(strategy, STRATEGIES)} Expected one of: {', '.join(STRATEGIES)}.")
+        raise UsageError(
+            f"Unknown aggregation '{strategy}'.{near(strategy, STRATEGIES)} Expected one of: {', '.join(STRATEGIES)}.",
+            code="aggregation-unknown",
+        )
     _probabilities.check_kind(told.get("outputs"), _classes.SINGLE)
     weights = shapes.get("classifier.weight", ())
     if weights and weights[0] != (count := _classes.outputs(config)):
         raise ModelError(
             f"{model_id}: the head in the weights (classifier.weight) has {weights[0]} outputs, and config.json names {count} labels. Correct id2label and "
-            "label2id, or save the model again with the config that it was trained with."
+            "label2id, or save the model again with the config that it was trained with.",
+            code="model-head-size",
         )
     return strategy, () if folder is None else _classes.check_labels(model_id, config)
 
@@ -79,7 +106,14 @@ def signature(settings: Settings) -> Signature:
 
 def graphs(module: Any, settings: Settings, processor: Any) -> Sequence[Traced]:
     """The one graph, with a batch and a length that can both vary."""
-    return [Traced(signature(settings), _losses.exported(module, settings.inputs), text.example_feeds(settings, processor), text.dynamic_shapes(settings))]
+    return [
+        Traced(
+            signature(settings),
+            _losses.exported(module, settings.inputs),
+            text.example_feeds(settings, processor),
+            text.dynamic_shapes(settings),
+        )
+    ]
 
 
 def forward(module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,7 +123,10 @@ def forward(module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
         UsageError: for rows of several windows, of which :func:`outputs` alone knows.
     """
     if WINDOWS in feeds and feeds[WINDOWS].shape[1] > 1:
-        raise UsageError("A row is longer than the model takes, and no model is trained on windows of one. Split the row, or leave it out.")
+        raise UsageError(
+            "A row is longer than the model takes, and no model is trained on windows of one. Split the row, or leave it out.",
+            code="training-row-too-long",
+        )
     return _losses.forward(module, {name: tensor for name, tensor in feeds.items() if name not in PADS})
 
 
@@ -101,7 +138,10 @@ def check_taught(rows: Sequence[Arrays], where: str) -> None:
     """
     for number, row in enumerate(rows, 1):
         if len(row[WINDOWS]) > 1:
-            raise SamplesError(f"{where}, row {number} is longer than the model takes, and no model is trained on windows of a row. Split or remove the row.")
+            raise SamplesError(
+                f"{where}, row {number} is longer than the model takes, and no model is trained on windows of a row. Split or remove the row.",
+                code="samples-text-too-long",
+            )
 
 
 def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Arrays], progress: Progress) -> list[Arrays]:
@@ -114,7 +154,8 @@ def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Array
         except IndexError as problem:  # torch's word for an id without a row
             raise ModelError(
                 f"{model_id} looks up what is beyond one of its tables, in windows of up to {settings.max_length} tokens ({problem}). "
-                "Correct max_position_embeddings or model_max_length."
+                "Correct max_position_embeddings or model_max_length.",
+                code="model-max-length",
             ) from problem
 
     return windows.together(gives, rows, batches.reference(run, module, gives, windows.apart(gives, rows), progress))
@@ -122,7 +163,9 @@ def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Array
 
 def check_outputs(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:
     """Refuses outputs that lie between 0 and 1 as probabilities do."""
-    _probabilities.check(model_id, _classes.SINGLE, [{OUTPUT: token} for row in outputs for token in np.asarray(row[OUTPUT])])
+    _probabilities.check(
+        model_id, _classes.SINGLE, [{OUTPUT: token} for row in outputs for token in np.asarray(row[OUTPUT])]
+    )
 
 
 def truth_tensor(kind: str, truth: Sequence[Any]) -> Any:
@@ -137,7 +180,9 @@ def truth_tensor(kind: str, truth: Sequence[Any]) -> Any:
     return torch.from_numpy(table)
 
 
-def teacher_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any], temperature: float) -> Any:
+def teacher_loss(
+    kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any], temperature: float
+) -> Any:
     """Kullback-Leibler divergence of each token's distribution, mean over the tokens of a row: ``[batch]``."""
     from torch.nn import functional
 
@@ -153,7 +198,9 @@ def truth_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], 
 
     starts = feeds[STARTS]
     labels = truth.gather(1, starts.clamp(0, truth.shape[1] - 1)).masked_fill(starts < 0, _UNLABELLED)
-    losses = functional.cross_entropy(student[OUTPUT].transpose(1, 2), labels, reduction="none", ignore_index=_UNLABELLED)
+    losses = functional.cross_entropy(
+        student[OUTPUT].transpose(1, 2), labels, reduction="none", ignore_index=_UNLABELLED
+    )
     return losses.sum(dim=1) / (labels != _UNLABELLED).sum(dim=1).clamp(min=1)
 
 
@@ -164,7 +211,11 @@ def sampled_nll(kind: str, feeds: Mapping[str, Any], outputs: Mapping[str, Any],
 
     logits = outputs[OUTPUT]
     values = logits.detach().cpu().softmax(dim=2)
-    drawn = torch.multinomial(values.reshape(-1, values.shape[2]), 1, generator=generator).reshape(values.shape[:2]).to(logits.device)
+    drawn = (
+        torch.multinomial(values.reshape(-1, values.shape[2]), 1, generator=generator)
+        .reshape(values.shape[:2])
+        .to(logits.device)
+    )
     losses = functional.cross_entropy(logits.transpose(1, 2), drawn, reduction="none")
     return (losses * _real(feeds, losses)).sum()
 

@@ -60,7 +60,8 @@ def _check_shapes(model_id: str, config: Mapping[str, Any], shapes: Mapping[str,
             if name.endswith(ends) and shape and isinstance(rows, int) and rows and shape[0] != rows:
                 raise ModelError(
                     f"{model_id}: config.json has {key} {rows}, and the weight {name} has {shape[0]} rows. Save the "
-                    "model again with the config that belongs to it."
+                    "model again with the config that belongs to it.",
+                    code="model-config-weights",
                 )
 
 

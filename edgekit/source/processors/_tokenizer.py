@@ -46,7 +46,8 @@ def check_told(told: Told) -> None:
     choice = told.get("tokenizer")
     if choice is not None and choice not in CHOICES:
         raise UsageError(
-            f"Unknown tokenizer '{choice}'.{near(choice, CHOICES)} Expected one of: {', '.join(CHOICES)}."
+            f"Unknown tokenizer '{choice}'.{near(choice, CHOICES)} Expected one of: {', '.join(CHOICES)}.",
+            code="tokenizer-choice",
         )
 
 
@@ -76,7 +77,8 @@ def load(model_id: str, folder: Path, told: Told) -> Any:
         if choice == "file":
             raise UsageError(
                 f"{model_id} has no {_FILE}, so its tokenizer cannot be taken as that file has it. Leave the choice "
-                "of the tokenizer out."
+                "of the tokenizer out.",
+                code="tokenizer-file-missing",
             )
         return tokenizer
     if choice == "file":
@@ -124,7 +126,8 @@ def check(model_id: str, folder: Path, tokenizer: Any, texts: Sequence[Text], wh
             "with: --tokenizer file or --tokenizer "
             "transformers. To settle it in the folder: set tokenizer_class to 'PreTrainedTokenizerFast' in "
             "tokenizer_config.json for the file, or "
-            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) for the other."
+            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) for the other.",
+            code="tokenizer-ambiguous",
         )
 
 
@@ -159,9 +162,7 @@ def check_files(model_id: str, folder: Path) -> None:
             everything = {**added, **known}
             wrong = sorted({t for t, i in ids.items() if everything.get(t) != i} | (known.keys() - ids.keys()))
             if wrong:
-                raise ModelError(
-                    _two(model_id, file, f"{len(wrong)} tokens ({', '.join(map(repr, wrong[:_SHOWN]))})")
-                )
+                raise ModelError(_two(model_id, file, f"{len(wrong)} tokens ({', '.join(map(repr, wrong[:_SHOWN]))})"))
     everything = {**known, **added}
     wrong = sorted(t for t, i in _mapping(folder / "added_tokens.json").items() if everything.get(t) != i)
     if wrong:
@@ -174,7 +175,8 @@ def check_files(model_id: str, folder: Path) -> None:
         if here is not None and there is not None and here != there:
             raise ModelError(
                 f"{model_id}: tokenizer_config.json has the {role} {here!r}, and special_tokens_map.json {there!r}. "
-                "Correct the one that is wrong, or save the tokenizer again: tokenizer.save_pretrained(FOLDER)."
+                "Correct the one that is wrong, or save the tokenizer again: tokenizer.save_pretrained(FOLDER).",
+                code="tokenizer-special",
             )
 
 
@@ -208,13 +210,18 @@ def _check_packages(model_id: str, folder: Path, problem: Exception) -> None:
     from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
     files = sorted(p.name for p in folder.glob("*.model"))
-    lacking = [name for name, there in (("sentencepiece", is_sentencepiece_available()), ("protobuf", is_protobuf_available())) if not there]
+    lacking = [
+        name
+        for name, there in (("sentencepiece", is_sentencepiece_available()), ("protobuf", is_protobuf_available()))
+        if not there
+    ]
     if files and lacking and not (folder / _FILE).is_file():
         raise ModelError(
             f"{model_id} has its tokenizer in {files[0]} only, and no {_FILE}: to read it takes sentencepiece and "
             f"protobuf, and {' and '.join(lacking)} "
             f"is not installed here. Run: pip install {' '.join(lacking)}. Or convert it once where both are: "
-            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL)."
+            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL).",
+            code="tokenizer-package",
         ) from problem
 
 

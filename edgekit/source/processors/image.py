@@ -19,7 +19,21 @@ from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.head import Shapes, Told
 from edgekit.spec.protocols import Arrays, Input
 
-__all__ = ["MODEL_TYPES", "NOUN", "OPTIONS", "PROCESSORS", "SAME_AS", "check_inputs", "check_names", "check_told", "encode", "load", "pixels", "same", "survey"]
+__all__ = [
+    "MODEL_TYPES",
+    "NOUN",
+    "OPTIONS",
+    "PROCESSORS",
+    "SAME_AS",
+    "check_inputs",
+    "check_names",
+    "check_told",
+    "encode",
+    "load",
+    "pixels",
+    "same",
+    "survey",
+]
 
 NOUN = "image processor"
 OPTIONS: dict[str, str] = {}
@@ -63,7 +77,10 @@ _WARPED_FROM = 384  # shortest edge from which ConvNeXT resizes to a square and 
 def check_names(model_id: str, names: set[str]) -> None:
     """Refuses a folder without the file of an image processor; see :class:`edgekit.spec.head.Processors`."""
     if not names & set(_FILES):
-        raise ModelError(f"{model_id} has no image processor ({_FILES[0]}). Save the model's own there: processor.save_pretrained(FOLDER).")
+        raise ModelError(
+            f"{model_id} has no image processor ({_FILES[0]}). Save the model's own there: processor.save_pretrained(FOLDER).",
+            code="processor-missing-file",
+        )
 
 
 def check_told(told: Told) -> None:
@@ -76,10 +93,14 @@ def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shape
     if "auto_map" in entries:
         raise ModelError(
             f"{model_id} brings code of its own ({_FILES[0]} has auto_map), and no code of a model is run. "
-            "Pass the module from Python: edgekit.build(module=..., processor=...)."
+            "Pass the module from Python: edgekit.build(module=..., processor=...).",
+            code="model-own-code",
         )
     if (channels := config.get("num_channels", 3)) != 3:
-        raise ModelError(f"{model_id} takes images of {channels} channels (num_channels of config.json), expected 3: red, green and blue.")
+        raise ModelError(
+            f"{model_id} takes images of {channels} channels (num_channels of config.json), expected 3: red, green and blue.",
+            code="model-channels",
+        )
     name = entries.get("image_processor_type") or entries.get("feature_extractor_type")
     if name is not None:
         _check_class(model_id, str(name).replace("FeatureExtractor", "ImageProcessor"))
@@ -95,7 +116,10 @@ def load(model_id: str, folder: Path, told: Told) -> Any:
     try:
         import PIL  # noqa: F401
     except ImportError as problem:
-        raise UsageError("Image processors need the package 'pillow', which is not installed here. Run: pip install 'edgekit[image]'") from problem
+        raise UsageError(
+            "Image processors need the package 'pillow', which is not installed here. Run: pip install 'edgekit[image]'",
+            code="package-missing",
+        ) from problem
     from transformers import AutoImageProcessor
 
     return AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False, local_files_only=True)
@@ -139,22 +163,30 @@ def pixels(model_id: str, processor: Any) -> Pixels:
     if getattr(processor, "backend", "pil") != "pil":
         raise ModelError(
             f"The image processor of {model_id} is computed by {processor.backend}, whose pixels differ from Pillow's, and a device has Pillow alone. Load it "
-            "with AutoImageProcessor.from_pretrained(MODEL, backend='pil'), and check the score of the model with that."
+            "with AutoImageProcessor.from_pretrained(MODEL, backend='pil'), and check the score of the model with that.",
+            code="processor-backend",
         )
     if getattr(processor, "do_pad", None):
-        raise ModelError(f"The image processor of {model_id} pads images (do_pad), which is not supported. Supported are resizing and cropping.")
+        raise ModelError(
+            f"The image processor of {model_id} pads images (do_pad), which is not supported. Supported are resizing and cropping.",
+            code="processor-unsupported",
+        )
     resize, shortest = _resizing(model_id, name, processor)
     crop = _edges(processor.crop_size) if getattr(processor, "do_center_crop", None) else None
     if name == "ConvNextImageProcessor" and resize is None and shortest is not None:
         edge = int(processor.size["shortest_edge"])
         crop = crop or (edge, edge)
         if crop != (edge, edge):
-            raise ModelError(f"The image processor of {model_id} crops to {edge} x {edge} and then to {crop[0]} x {crop[1]}, expected one of both.")
+            raise ModelError(
+                f"The image processor of {model_id} crops to {edge} x {edge} and then to {crop[0]} x {crop[1]}, expected one of both.",
+                code="processor-unsupported",
+            )
     size = crop or resize
     if size is None:
         raise ModelError(
             f"The image processor of {model_id} gives images of different sizes, expected one: a size of height and width, or a crop. "
-            f"Correct {_FILES[0]}, as the model was trained."
+            f"Correct {_FILES[0]}, as the model was trained.",
+            code="processor-unsupported",
         )
     again = name == "EfficientNetImageProcessor" and bool(processor.include_top)
     # MobileViT has the setting, and does not heed it.
@@ -174,7 +206,9 @@ def pixels(model_id: str, processor: Any) -> Pixels:
             channels="bgr" if getattr(processor, "do_flip_channel_order", False) else "rgb",
         )
     except (UsageError, TypeError, ValueError) as problem:
-        raise ModelError(f"The image processor of {model_id} cannot be taken: {problem}") from problem
+        raise ModelError(
+            f"The image processor of {model_id} cannot be taken: {problem}", code="processor-unsupported"
+        ) from problem
 
 
 def _resizing(model_id: str, name: str, processor: Any) -> tuple[tuple[int, int] | None, int | None]:
@@ -197,7 +231,10 @@ def _resizing(model_id: str, name: str, processor: Any) -> tuple[tuple[int, int]
             larger = int(height / processor.crop_pct), int(width / processor.crop_pct)
             return (None, larger[0]) if height == width else (larger, None)
         return (height, width), None
-    raise ModelError(f"The image processor of {model_id} has the size {size}, which is not supported. Supported: height and width, or shortest_edge.")
+    raise ModelError(
+        f"The image processor of {model_id} has the size {size}, which is not supported. Supported: height and width, or shortest_edge.",
+        code="processor-unsupported",
+    )
 
 
 def _edges(size: Any) -> tuple[int, int]:
@@ -212,7 +249,10 @@ def _filter(model_id: str, number: Any) -> str:
     try:
         return FILTERS[2 if number is None else int(number)]
     except (TypeError, ValueError, IndexError) as problem:
-        raise ModelError(f"The image processor of {model_id} resizes with the filter {number!r}, expected 0 to {len(FILTERS) - 1}.") from problem
+        raise ModelError(
+            f"The image processor of {model_id} resizes with the filter {number!r}, expected 0 to {len(FILTERS) - 1}.",
+            code="processor-unsupported",
+        ) from problem
 
 
 def _check_class(model_id: str, name: str) -> str:
@@ -221,7 +261,10 @@ def _check_class(model_id: str, name: str) -> str:
     for suffix in _SUFFIXES:
         bare = bare.removesuffix(suffix)
     if bare not in PROCESSORS:
-        raise ModelError(f"{model_id} has the image processor {name}, which is not supported.{near(bare, PROCESSORS)} Supported: {', '.join(PROCESSORS)}.")
+        raise ModelError(
+            f"{model_id} has the image processor {name}, which is not supported.{near(bare, PROCESSORS)} Supported: {', '.join(PROCESSORS)}.",
+            code="processor-unsupported",
+        )
     return bare
 
 

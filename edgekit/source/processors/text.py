@@ -29,7 +29,9 @@ __all__ = [
 # fmt: on
 
 NOUN = "tokenizer"
-OPTIONS = {"tokenizer": "Which counts where tokenizer.json and what Transformers makes of it differ: file or transformers."}
+OPTIONS = {
+    "tokenizer": "Which counts where tokenizer.json and what Transformers makes of it differ: file or transformers."
+}
 MODEL_TYPES = {
     "albert": "ALBERT",
     "bert": "BERT",
@@ -48,7 +50,10 @@ def check_names(model_id: str, names: set[str]) -> None:
     """Refuses a folder without a tokenizer; see :class:`edgekit.spec.head.Processors`."""
     # Transformers makes an empty vocabulary where there is none, and says nothing.
     if not any(n == "tokenizer.json" or n.startswith("vocab.") or n.endswith(".model") for n in names):
-        raise ModelError(f"{model_id} has no tokenizer (tokenizer.json, vocab.txt or the like). Save the model's own there: tokenizer.save_pretrained(FOLDER).")
+        raise ModelError(
+            f"{model_id} has no tokenizer (tokenizer.json, vocab.txt or the like). Save the model's own there: tokenizer.save_pretrained(FOLDER).",
+            code="tokenizer-missing",
+        )
 
 
 def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, told: Told) -> tuple[str, ...]:
@@ -115,12 +120,20 @@ def facts(model_id: str, module: Any, tokenizer: Any) -> dict[str, Any]:
         raise ModelError(
             f"The tokenizer of {model_id} has no tokenizer.json form, which the runtime needs. Convert it "
             "once: "
-            "AutoTokenizer.from_pretrained(MODEL, use_fast=True).save_pretrained(MODEL)."
+            "AutoTokenizer.from_pretrained(MODEL, use_fast=True).save_pretrained(MODEL).",
+            code="tokenizer-no-json",
         )
     if tokenizer.pad_token_id is None:
-        raise ModelError(f"The tokenizer of {model_id} has no padding token, which batches need. Set pad_token and save the tokenizer again.")
+        raise ModelError(
+            f"The tokenizer of {model_id} has no padding token, which batches need. Set pad_token and save the tokenizer again.",
+            code="tokenizer-no-padding",
+        )
     inputs = tuple(n for n in tokenizer.model_input_names if n in _FILLED)
-    pads = {"input_ids": int(tokenizer.pad_token_id), "attention_mask": 0, "token_type_ids": int(getattr(tokenizer, "pad_token_type_id", 0))}
+    pads = {
+        "input_ids": int(tokenizer.pad_token_id),
+        "attention_mask": 0,
+        "token_type_ids": int(getattr(tokenizer, "pad_token_type_id", 0)),
+    }
     tables = _values.tables(module)
     _values.check_tables(model_id, tokenizer, tables, pads, inputs)
     return {
@@ -166,18 +179,24 @@ def dynamic_shapes(settings: Any) -> tuple[Any, ...]:
     """A batch and a length that can both vary, for each input."""
     import torch
 
-    axes = {0: torch.export.Dim("batch", min=1, max=2**20), 1: torch.export.Dim("sequence", min=1, max=settings.max_length)}
+    axes = {
+        0: torch.export.Dim("batch", min=1, max=2**20),
+        1: torch.export.Dim("sequence", min=1, max=settings.max_length),
+    }
     return tuple(axes for _ in settings.inputs)
 
 
 def _max_length(config: Any, tokenizer: Any) -> int:
     # Names of Transformers that a class maps to its own (GPT-2's n_positions), or sets, are in no dict of a config: they are asked for one by one.
     names = ("max_position_embeddings", "model_type", "pad_token_id")
-    limit = _text_files.positions({**entries(config), **{name: getattr(config, name) for name in names if hasattr(config, name)}})
+    limit = _text_files.positions(
+        {**entries(config), **{name: getattr(config, name) for name in names if hasattr(config, name)}}
+    )
     length = min(int(tokenizer.model_max_length), _text_files.UNLIMITED + 1 if limit is None else limit)
     if length > _text_files.UNLIMITED:
         raise ModelError(
             "Neither the tokenizer (model_max_length) nor the config (max_position_embeddings) says how many tokens "
-            "the model takes. Set one of them."
+            "the model takes. Set one of them.",
+            code="model-max-length",
         )
     return length

@@ -10,16 +10,40 @@ import numpy as np
 
 from edgekit.modalities.words import STARTS, WINDOWS, Words
 from edgekit.source.processors import text
-from edgekit.source.processors.text import MODEL_TYPES, NOUN, OPTIONS, SAME_AS, check_names, check_told, load, same, survey
+from edgekit.source.processors.text import (
+    MODEL_TYPES,
+    NOUN,
+    OPTIONS,
+    SAME_AS,
+    check_names,
+    check_told,
+    load,
+    same,
+    survey,
+)
 from edgekit.spec.errors import InputError
 from edgekit.spec.protocols import Arrays
 
-__all__ = ["MODEL_TYPES", "NOUN", "OPTIONS", "SAME_AS", "check_inputs", "check_names", "check_told", "encode", "load", "same", "survey"]
+__all__ = [
+    "MODEL_TYPES",
+    "NOUN",
+    "OPTIONS",
+    "SAME_AS",
+    "check_inputs",
+    "check_names",
+    "check_told",
+    "encode",
+    "load",
+    "same",
+    "survey",
+]
 
 
 def check_inputs(model_id: str, folder: Path, processor: Any, inputs: Sequence[Words]) -> None:
     """Compares tokenizer.json as it lies in the folder with the tokenizer that counts; of words on the text that they make."""
-    text.check_inputs(model_id, folder, processor, [value if isinstance(value, str) else " ".join(value) for value in inputs])
+    text.check_inputs(
+        model_id, folder, processor, [value if isinstance(value, str) else " ".join(value) for value in inputs]
+    )
 
 
 def encode(settings: Any, tokenizer: Any, inputs: Sequence[Words]) -> list[Arrays]:
@@ -47,11 +71,20 @@ def encode(settings: Any, tokenizer: Any, inputs: Sequence[Words]) -> list[Array
         )
         sizes = [len(ids) for ids in encoded["input_ids"]]
         row = {name: np.concatenate([np.array(ids, np.int64) for ids in encoded[name]]) for name in settings.inputs}
-        whole = tokenizer([list(value) if split else value], is_split_into_words=split, add_special_tokens=False, truncation=False, verbose=False)
+        whole = tokenizer(
+            [list(value) if split else value],
+            is_split_into_words=split,
+            add_special_tokens=False,
+            truncation=False,
+            verbose=False,
+        )
         step = settings.max_length - tokenizer.num_special_tokens_to_add(pair=False) - settings.stride
         of_whole = whole.word_ids(0)
         if split and (lost := set(range(len(value))).difference(of_whole)):
-            raise InputError(f"A word, number {min(lost) + 1} of its row, makes no token of this model, so it would have no label. Leave it out.")
+            raise InputError(
+                f"A word, number {min(lost) + 1} of its row, makes no token of this model, so it would have no label. Leave it out.",
+                code="word-without-token",
+            )
         starts = _starts(of_whole, encoded["special_tokens_mask"], step)
         rows.append({**row, STARTS: np.array(starts, np.int64), WINDOWS: np.array(sizes, np.int64)})
     return rows

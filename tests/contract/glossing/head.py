@@ -48,7 +48,11 @@ class Glosser(torch.nn.Module):
 
     def encode(self, pixels):
         count = SIDE // PATCH
-        patches = pixels.reshape(-1, 3, count, PATCH, count, PATCH).permute(0, 2, 4, 1, 3, 5).reshape(-1, count * count, 3 * PATCH * PATCH)
+        patches = (
+            pixels.reshape(-1, 3, count, PATCH, count, PATCH)
+            .permute(0, 2, 4, 1, 3, 5)
+            .reshape(-1, count * count, 3 * PATCH * PATCH)
+        )
         return torch.tanh(self.patches(patches - 0.5)).mean(dim=1)
 
     def step(self, memory, word, state):
@@ -85,7 +89,9 @@ def prepare(module, kind, told):
 
 def settings(model_id, module, processor, kind):
     if module.gloss.out_features != len(processor.glosses):
-        raise ModelError(f"{model_id} gives {module.gloss.out_features} glosses, its vocabulary has {len(processor.glosses)}.")
+        raise ModelError(
+            f"{model_id} gives {module.gloss.out_features} glosses, its vocabulary has {len(processor.glosses)}."
+        )
     return task.Settings(processor.words, processor.glosses, SIDE)
 
 
@@ -110,7 +116,9 @@ def signatures(settings):
     word = TensorSpec("word", "int64", ("batch", "sequence"), 0)
     scores = TensorSpec("scores", "float32", ("batch", "sequence", len(settings.glosses)))
     after = TensorSpec("state_after", "float32", ("batch", WIDTH))
-    return Signature("encode", (pixels,), (memory,)), Signature("step", (memory, word, state), (scores, after), (("state_after", "state"),))
+    return Signature("encode", (pixels,), (memory,)), Signature(
+        "step", (memory, word, state), (scores, after), (("state_after", "state"),)
+    )
 
 
 def signature(settings):
@@ -123,7 +131,12 @@ def graphs(module, settings, processor):
     memory, state = torch.zeros(2, WIDTH), torch.ones(2, WIDTH)
     return [
         Traced(encode, Encode(module).eval(), (torch.rand(2, 3, SIDE, SIDE),), ({0: batch},)),
-        Traced(step, Step(module).eval(), (memory, torch.ones(2, 3, dtype=torch.int64), state), ({0: batch}, {0: batch, 1: sequence}, {0: batch})),
+        Traced(
+            step,
+            Step(module).eval(),
+            (memory, torch.ones(2, 3, dtype=torch.int64), state),
+            ({0: batch}, {0: batch, 1: sequence}, {0: batch}),
+        ),
     ]
 
 

@@ -60,12 +60,19 @@ class Glossing:
     def check_signature(self, signature, shapes=()):
         side, glosses = self.settings.side, len(self.settings.glosses)
         known = {spec.name: spec.shape[1:] for spec in (*signature.inputs, *signature.outputs)}
-        if known.get("pixels", (3, side, side)) != (3, side, side) or known.get("scores", ("sequence", glosses))[1] != glosses:
-            raise IntegrityError(f"assets/task.json has pictures of {side} and {glosses} glosses, the graph '{signature.name}' has others.")
+        if (
+            known.get("pixels", (3, side, side)) != (3, side, side)
+            or known.get("scores", ("sequence", glosses))[1] != glosses
+        ):
+            raise IntegrityError(
+                f"assets/task.json has pictures of {side} and {glosses} glosses, the graph '{signature.name}' has others."
+            )
 
     def check_arrays(self, feeds):
         if "word" in feeds and feeds["word"].max() >= len(self.settings.words):
-            raise InputError(f"The input word holds {feeds['word'].max()}, expected less than {len(self.settings.words)}.")
+            raise InputError(
+                f"The input word holds {feeds['word'].max()}, expected less than {len(self.settings.words)}."
+            )
 
     def preprocess(self, inputs):
         return [self.modality.encode(value) for value in inputs]
@@ -96,7 +103,9 @@ class Glossing:
         return np.array([a == b for a, b in zip(self.describe(outputs), self.describe(reference), strict=True)], bool)
 
     def divergence(self, outputs, reference):
-        return np.array([np.mean(divergence(a["scores"], b["scores"])) for a, b in zip(outputs, reference, strict=True)], np.float64)
+        return np.array(
+            [np.mean(divergence(a["scores"], b["scores"])) for a, b in zip(outputs, reference, strict=True)], np.float64
+        )
 
     def decided(self, outputs, tolerance):
         tops = [np.sort(row["scores"].astype(np.float64), axis=1)[:, -2:] for row in outputs]
@@ -122,7 +131,10 @@ def edits(right, given):
 
 def divergence(scores, reference):
     """Kullback-Leibler divergence of each word's distribution."""
-    x, y = (a.astype(np.float64) - np.logaddexp.reduce(a.astype(np.float64), axis=1, keepdims=True) for a in (scores, reference))
+    x, y = (
+        a.astype(np.float64) - np.logaddexp.reduce(a.astype(np.float64), axis=1, keepdims=True)
+        for a in (scores, reference)
+    )
     return (np.exp(y) * (y - x)).sum(axis=1)
 
 
@@ -162,7 +174,9 @@ class PictureAndText:
         known = {word: place for place, word in enumerate(self.settings.words)}
         places = [known.get(word, 0) for word in value[1].split()]
         (pixels,) = self.images.encode([value[0]])
-        return Encoded({"pixels": pixels, "word": np.array(places[:LONGEST], np.int64)}, truncated=len(places) > LONGEST)
+        return Encoded(
+            {"pixels": pixels, "word": np.array(places[:LONGEST], np.int64)}, truncated=len(places) > LONGEST
+        )
 
     def size(self, arrays):
         return len(arrays["word"])
@@ -170,7 +184,10 @@ class PictureAndText:
     def generate(self, count, longest, seed):
         draw = np.random.default_rng(seed)
         sizes = [*draw.integers(1, longest + 1, count - 1), longest]
-        return [(image, self.text(draw, size)) for image, size in zip(self.images.generate(count, longest, seed), sizes, strict=True)]
+        return [
+            (image, self.text(draw, size))
+            for image, size in zip(self.images.generate(count, longest, seed), sizes, strict=True)
+        ]
 
     def text(self, draw, size):
         return " ".join(draw.choice(self.settings.words, size))
@@ -236,7 +253,10 @@ def drive(engines, signatures, rows, see):
             carried[spec.name] = np.zeros((len(rows), *spec.shape[1:]), spec.dtype)
     scores = [[] for _ in rows]
     for start in range(0, max(len(row["word"]) for row in rows), AT_ONCE):
-        part = [{"word": row["word"][start : start + AT_ONCE], **{n: carried[n][i] for n in ("memory", "state")}} for i, row in enumerate(rows)]
+        part = [
+            {"word": row["word"][start : start + AT_ONCE], **{n: carried[n][i] for n in ("memory", "state")}}
+            for i, row in enumerate(rows)
+        ]
         feeds = single.collate(step, part)
         see("step", feeds)
         outputs = engines["step"].run(feeds)

@@ -27,7 +27,11 @@ __all__ = ["between", "margins"]
 
 _LEFT, _TOP, _SIDE = 44, 8, 260
 _MARKS = {"lost": cross(9, 0, "x"), "won": dot(9, 0, "d b", 3.2), "other": dot(9, 0, "d a", 2.8)}
-_WORDS = {"lost": "right before, wrong now", "won": "wrong before, right now", "other": "wrong on both sides, or no right answer known"}
+_WORDS = {
+    "lost": "right before, wrong now",
+    "won": "wrong before, right now",
+    "other": "wrong on both sides, or no right answer known",
+}
 
 
 def margins(head: Head, points: Sequence[tuple[str, float, float]]) -> str:
@@ -40,12 +44,20 @@ def margins(head: Head, points: Sequence[tuple[str, float, float]]) -> str:
     high = min(1.0, max(0.1, *(m for _, *both in points for m in both)) * 1.05)
     x, y = Scale(0, high, _LEFT, _LEFT + _SIDE), Scale(0, high, _TOP + _SIDE, _TOP)
     values = ticks(0, high, 5)
-    parts = [line(x(value), _TOP, x(value), _TOP + _SIDE, "g") for value in values] + axis_below(x, values, plain(values), _TOP + _SIDE + 14)
+    parts = [line(x(value), _TOP, x(value), _TOP + _SIDE, "g") for value in values] + axis_below(
+        x, values, plain(values), _TOP + _SIDE + 14
+    )
     parts += axis_beside(y, values, plain(values), _LEFT, _LEFT + _SIDE)
     parts.append(line(x(0), y(0), x(high), y(high), "g dash"))
     for kind, before, now in sorted(points, key=lambda p: p[0] != "other"):
         place = (x(before), y(now))
-        parts.append(cross(*place, "x") if kind == "lost" else dot(*place, "d b", 3.2) if kind == "won" else dot(*place, "d a", 2.8))
+        parts.append(
+            cross(*place, "x")
+            if kind == "lost"
+            else dot(*place, "d b", 3.2)
+            if kind == "won"
+            else dot(*place, "d a", 2.8)
+        )
     parts.append(letters(_LEFT + _SIDE / 2, _TOP + _SIDE + 29, "margin before", "m", "m"))
     middle = _TOP + _SIDE / 2
     parts.append(f'<g transform="rotate(-90 10 {middle})">{letters(10, middle, "margin now", "m", "m")}</g>')
@@ -67,8 +79,15 @@ def between(head: Head, rows: Sequence[tuple[str, float, float, float]]) -> str:
     for label, floor, value, ceiling in rows:
         parts.append(letters(8, y + 10, label, "h"))
         y += 26
-        parts += [line(x.start, y, x.end, y, "g"), box(min(x(floor), x(ceiling)), y - 4, abs(x(ceiling) - x(floor)), 8, "band")]
-        parts += [line(x(floor), y - 7, x(floor), y + 7, "z"), line(x(ceiling), y - 7, x(ceiling), y + 7, "z"), diamond(x(value), y, "d b", 5.5)]
+        parts += [
+            line(x.start, y, x.end, y, "g"),
+            box(min(x(floor), x(ceiling)), y - 4, abs(x(ceiling) - x(floor)), 8, "band"),
+        ]
+        parts += [
+            line(x(floor), y - 7, x(floor), y + 7, "z"),
+            line(x(ceiling), y - 7, x(ceiling), y + 7, "z"),
+            diamond(x(value), y, "d b", 5.5),
+        ]
         y += 14
     values = ticks(low, high, 5)
     parts += axis_below(x, values, plain(values), y + 10)

@@ -6,7 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from edgekit.report.render.charts.svg import WIDTH, Head, Scale, around, box, diamond, fit, letters, line, number, picture, plain, ticks, width
+from edgekit.report.render.charts.svg import (
+    WIDTH,
+    Head,
+    Scale,
+    around,
+    box,
+    diamond,
+    fit,
+    letters,
+    line,
+    number,
+    picture,
+    plain,
+    ticks,
+    width,
+)
 
 __all__ = ["Interval", "forest"]
 
@@ -49,14 +64,20 @@ def forest(head: Head, rows: Sequence[Interval], axis: str, shown: Callable[[flo
     x = Scale(low, high, labels, WIDTH - _RIGHT)
     bottom = _TOP + _ROW * len(rows)
     hatch = f"{head.name}-h"
-    parts = [f'<defs><pattern id="{hatch}" width="5" height="5" patternUnits="userSpaceOnUse"><path d="M0 5L5 0" class="hatch"/></pattern></defs>']
+    parts = [
+        f'<defs><pattern id="{hatch}" width="5" height="5" patternUnits="userSpaceOnUse"><path d="M0 5L5 0" class="hatch"/></pattern></defs>'
+    ]
     for i, row in enumerate(rows):
         if row.limit is not None:
             at = x(shown(row.limit))
-            parts.append(f'<rect x="{number(at)}" y="{_TOP + i * _ROW}" width="{number(WIDTH - _RIGHT - at)}" height="{_ROW}" fill="url(#{hatch})"/>')
+            parts.append(
+                f'<rect x="{number(at)}" y="{_TOP + i * _ROW}" width="{number(WIDTH - _RIGHT - at)}" height="{_ROW}" fill="url(#{hatch})"/>'
+            )
     values = ticks(low, high, 6)
     texts = plain(values)
-    every = 1 + any(x(b) - x(a) < width(max(texts, key=width)) + 8 for a, b in pairwise(values))  # where they would touch, every other one
+    every = 1 + any(
+        x(b) - x(a) < width(max(texts, key=width)) + 8 for a, b in pairwise(values)
+    )  # where they would touch, every other one
     for i, (value, text) in enumerate(zip(values, texts, strict=True)):
         parts.append(line(x(value), _TOP, x(value), bottom, "g"))
         if (i - values.index(0.0)) % every == 0:
@@ -76,7 +97,11 @@ def _row(row: Interval, x: Scale, top: float, shown: Callable[[float], float]) -
     if row.value is None or row.low is None or row.high is None:
         text = fit(row.said or "no estimate", x.end - x.start - 8)
         room = width(text)
-        return [*parts, box(x.start + 2, middle - 7, room + 6, 14, "paper"), letters(x.start + 5, middle + 3.5, text, "m i")]
+        return [
+            *parts,
+            box(x.start + 2, middle - 7, room + 6, 14, "paper"),
+            letters(x.start + 5, middle + 3.5, text, "m i"),
+        ]
     low, high = x(shown(row.low)), x(shown(row.high))
     parts.append(line(low, middle, high, middle, "ci"))
     parts += [line(end, middle - 4, end, middle + 4, "ci") for end in ((low, high) if high - low > 1 else ())]

@@ -41,7 +41,11 @@ def distributions(head: Head, sides: Sequence[tuple[str, str, Sequence[float], S
     """
     low = min(q[0] for _, _, q, _ in sides)
     high = max(q[99] for _, _, q, _ in sides)
-    low, high = around((low, high), 0.04, least=0.02 * high) if high / max(low, 1e-9) < _LOGARITHMIC else (max(low, high / 1e3) / 1.1, high * 1.1)
+    low, high = (
+        around((low, high), 0.04, least=0.02 * high)
+        if high / max(low, 1e-9) < _LOGARITHMIC
+        else (max(low, high / 1e3) / 1.1, high * 1.1)
+    )
     low = max(low, high / 1e4)
     x = Scale(low, high, _LEFT, WIDTH - _RIGHT, log=high / low >= _LOGARITHMIC)
     y = Scale(0, 1, _TOP + _HIGH, _TOP)
@@ -72,7 +76,11 @@ def lengths(head: Head, sides: Sequence[tuple[str, str, Sequence[ByLength]]]) ->
     y = Scale(0, top * 1.08 or 1.0, _TOP + _HIGH, _TOP)
     values = ticks(y.low, y.high, 5)
     parts = axis_beside(y, values, plain(values), _LEFT, WIDTH - _RIGHT)
-    parts.append(letters(_LEFT - 6, _TOP - 1, "ms", "m", "e") if y(values[-1]) > _TOP + 12 else letters(_LEFT + 4, _TOP - 1, "ms", "m"))
+    parts.append(
+        letters(_LEFT - 6, _TOP - 1, "ms", "m", "e")
+        if y(values[-1]) > _TOP + 12
+        else letters(_LEFT + 4, _TOP - 1, "ms", "m")
+    )
     parts += _below(x, "length of the input")
     for side, _, found in sides:
         places = [(x((g.low + g.high) / 2), y(g.p50_ms)) for g in found]
@@ -86,7 +94,9 @@ def _below(x: Scale, axis: str) -> list[str]:
     bottom = _TOP + _HIGH
     values = log_ticks(x.low, x.high) if x.log else ticks(x.low, x.high, 5)
     texts = [f"{v:g}" for v in values] if x.log else plain(values)
-    parts = [line(x(value), bottom, x(value), bottom + 4, "z") for value in values] + axis_below(x, values, texts, bottom + 16)
+    parts = [line(x(value), bottom, x(value), bottom + 4, "z") for value in values] + axis_below(
+        x, values, texts, bottom + 16
+    )
     name = letters((x.start + x.end) / 2, bottom + 31, axis + (" (logarithmic)" if x.log else ""), "m", "m")
     return [*parts, line(x.start, bottom, x.end, bottom, "z"), name]
 

@@ -122,7 +122,10 @@ def pareto(
         UsageError: when there is no point, or one has no cost above 0.
     """
     if not points or not all(p.cost > 0 and math.isfinite(p.cost) and math.isfinite(p.score) for p in points):
-        raise UsageError("A Pareto front takes at least one point, and a cost above 0 of each. Give what was measured.")
+        raise UsageError(
+            "A Pareto front takes at least one point, and a cost above 0 of each. Give what was measured.",
+            code="chart-empty",
+        )
     edge = _RIGHT if heading else 0
     frame = left, top, right, bottom = _LEFT + edge, 56 if heading else 24, wide - _RIGHT - edge, high - _BOTTOM
     costs = [math.log(p.cost) for p in points]
@@ -139,11 +142,19 @@ def pareto(
     for point, (across, up) in zip(points, marks, strict=True):
         kind = "b" if point in best else "a"
         parts.append(line(across, y(point.low), across, y(point.high), f"ci {kind}"))
-        parts += [f'<path d="M{across - 8:.1f} {up:.1f}a8 8 0 1 0 16 0a8 8 0 1 0 -16 0" class="ring"/>'] if point.chosen else []
+        parts += (
+            [f'<path d="M{across - 8:.1f} {up:.1f}a8 8 0 1 0 16 0a8 8 0 1 0 -16 0" class="ring"/>']
+            if point.chosen
+            else []
+        )
         parts.append(dot(across, up, f"d {kind}", 4))
-    told = list(range(len(points))) if len(points) <= named else [i for i, p in enumerate(points) if p in best or p.chosen]
+    told = (
+        list(range(len(points))) if len(points) <= named else [i for i, p in enumerate(points) if p in best or p.chosen]
+    )
     names = [fit(points[i].name, wide / 2 if heading else _NAME) for i in told]
-    for i, text, (across, down) in zip(told, names, _places(names, [marks[i] for i in told], marks, line_of_front, frame), strict=True):
+    for i, text, (across, down) in zip(
+        told, names, _places(names, [marks[i] for i in told], marks, line_of_front, frame), strict=True
+    ):
         parts.append(letters(across, down, text, "halo h" if points[i] in best else "halo"))
     entries = [(AFTER, "on the front"), (dot(9, 0, "d a", 4), "not on it")]
     ring = '<circle cx="9" cy="0" r="7" class="ring"/>'
@@ -154,20 +165,30 @@ def pareto(
 def _axes(frame: _Frame, x: Scale, y: Scale, cost_label: str, score_label: str) -> list[str]:
     left, top, right, bottom = frame
     costs, scores = log_ticks(x.low, x.high), ticks(y.low, y.high, 5)
-    parts = [line(x(cost), top, x(cost), bottom, "g") for cost in costs] + axis_below(x, costs, [f"{c:g}" for c in costs], bottom + 15)
+    parts = [line(x(cost), top, x(cost), bottom, "g") for cost in costs] + axis_below(
+        x, costs, [f"{c:g}" for c in costs], bottom + 15
+    )
     parts += axis_beside(y, scores, plain(scores), left, right)
     parts += [line(left, bottom, right, bottom, "z"), letters((left + right) / 2, bottom + 31, cost_label, "m", "m")]
     return [*parts, letters(left - _LEFT, top - 10, score_label, "m")]
 
 
 def _places(
-    names: Sequence[str], named: Sequence[tuple[float, float]], marks: Sequence[tuple[float, float]], line: Sequence[tuple[float, float]], frame: _Frame
+    names: Sequence[str],
+    named: Sequence[tuple[float, float]],
+    marks: Sequence[tuple[float, float]],
+    line: Sequence[tuple[float, float]],
+    frame: _Frame,
 ) -> list[tuple[float, float]]:
     """Where each name begins: beside its mark, where it covers least of other names, of marks and of the line."""
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
     for (x, y), (x2, y2) in pairwise(line):
         steps = int(max(abs(x2 - x), abs(y2 - y)) // 8) + 1
-        taken += [(a - 3, b - 3, a + 3, b + 3) for i in range(steps + 1) for a, b in [(x + (x2 - x) * i / steps, y + (y2 - y) * i / steps)]]
+        taken += [
+            (a - 3, b - 3, a + 3, b + 3)
+            for i in range(steps + 1)
+            for a, b in [(x + (x2 - x) * i / steps, y + (y2 - y) * i / steps)]
+        ]
     found = []
     for name, (x, y) in zip(names, named, strict=True):
         room = width(name) * 1.06  # names on the front are bold
@@ -177,7 +198,10 @@ def _places(
         def covers(place: tuple[float, float], room: float = room) -> float:
             box = (place[0] - 2, place[1] - _LINE + 2, place[0] + room + 2, place[1] + 4)
             outside = sum(max(0.0, sign * (box[i] - frame[i])) for i, sign in enumerate((-1, -1, 1, 1)))
-            return 50 * outside + sum(max(0.0, min(box[2], b[2]) - max(box[0], b[0])) * max(0.0, min(box[3], b[3]) - max(box[1], b[1])) for b in taken)
+            return 50 * outside + sum(
+                max(0.0, min(box[2], b[2]) - max(box[0], b[0])) * max(0.0, min(box[3], b[3]) - max(box[1], b[1]))
+                for b in taken
+            )
 
         place = min(places, key=covers)  # of equal ones the first
         taken.append((place[0] - 2, place[1] - _LINE + 2, place[0] + room + 2, place[1] + 4))

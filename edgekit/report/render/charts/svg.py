@@ -45,7 +45,10 @@ WIDTH = 360
 LETTER = 6.2
 """Units of a letter of the 11 unit text, on average, in the wider of the fonts that a page may meet."""
 STYLE = Path(__file__).parents[1] / "charts.css"
-_CONTROLS = {i: "\ufffd" for i in [*range(9), 11, 12, *range(14, 32), 127, *range(128, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF]}
+_CONTROLS = {
+    i: "\ufffd"
+    for i in [*range(9), 11, 12, *range(14, 32), 127, *range(128, 160), *range(0xD800, 0xE000), 0xFFFE, 0xFFFF]
+}
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,11 @@ class Scale:
     def __call__(self, value: float) -> float:
         """The place of a value; one outside the ends is put at the nearer end."""
         value = min(max(value, self.low), self.high)
-        share = math.log(value / self.low) / math.log(self.high / self.low) if self.log else (value - self.low) / (self.high - self.low)
+        share = (
+            math.log(value / self.low) / math.log(self.high / self.low)
+            if self.log
+            else (value - self.low) / (self.high - self.low)
+        )
         return self.start + share * (self.end - self.start)
 
 
@@ -140,7 +147,10 @@ def clean(text: str) -> str:
 
 def width(text: str) -> float:
     """Units that a text takes, about."""
-    return sum(2 * LETTER if unicodedata.east_asian_width(c) in "WF" else 0.0 if unicodedata.combining(c) else LETTER for c in text)
+    return sum(
+        2 * LETTER if unicodedata.east_asian_width(c) in "WF" else 0.0 if unicodedata.combining(c) else LETTER
+        for c in text
+    )
 
 
 def fit(text: str, room: float) -> str:
@@ -208,7 +218,9 @@ BEFORE, AFTER = line(0, 0, 18, 0, "l a") + dot(9, 0, "d a", 3), line(0, 0, 18, 0
 """Marks of what was before and of what is now, for a key."""
 
 
-def key(entries: Sequence[tuple[str, str]], y: float, left: float = 0.0, right: float = WIDTH) -> tuple[list[str], float]:
+def key(
+    entries: Sequence[tuple[str, str]], y: float, left: float = 0.0, right: float = WIDTH
+) -> tuple[list[str], float]:
     """The key below or above a picture, in as many lines as it takes.
 
     Args:
@@ -244,7 +256,9 @@ def axis_below(x: Scale, values: Sequence[float], texts: Sequence[str], y: float
 def axis_beside(y: Scale, values: Sequence[float], texts: Sequence[str], left: float, right: float) -> list[str]:
     """Lines across a picture, with their values to the left."""
     pairs = [(y(value), text) for value, text in zip(values, texts, strict=True)]
-    return [line(left, up, right, up, "g") for up, _ in pairs] + [letters(left - 6, up + 3.5, text, "m", "e") for up, text in pairs]
+    return [line(left, up, right, up, "g") for up, _ in pairs] + [
+        letters(left - 6, up + 3.5, text, "m", "e") for up, text in pairs
+    ]
 
 
 def picture(head: Head, high: float, parts: Iterable[str], wide: float = WIDTH) -> str:
@@ -256,7 +270,11 @@ def picture(head: Head, high: float, parts: Iterable[str], wide: float = WIDTH) 
         parts: SVG.
         wide: its width in units.
     """
-    name, title, description = head.name, escape(clean(head.title), quote=False), escape(clean(head.description), quote=False)
+    name, title, description = (
+        head.name,
+        escape(clean(head.title), quote=False),
+        escape(clean(head.description), quote=False),
+    )
     return (
         f'<svg class="chart" viewBox="0 0 {number(wide)} {number(high)}" role="img" aria-labelledby="{name}-t {name}-d">'
         f'<title id="{name}-t">{title}</title><desc id="{name}-d">{description}</desc>{"".join(parts)}</svg>'
@@ -265,6 +283,13 @@ def picture(head: Head, high: float, parts: Iterable[str], wide: float = WIDTH) 
 
 def alone(svg: str, wide: float, high: float) -> str:
     """A picture as a file of its own, with its style in it and nothing outside it: no script, no font, no link."""
-    style = f'<style>{STYLE.read_text("utf-8")}</style><rect class="paper" width="{number(wide)}" height="{number(high)}"/>'
+    style = (
+        f'<style>{STYLE.read_text("utf-8")}</style><rect class="paper" width="{number(wide)}" height="{number(high)}"/>'
+    )
     head, rest = svg.split("</desc>", 1)  # a title is the first thing in a picture
-    return head.replace("<svg", f'<svg xmlns="http://www.w3.org/2000/svg" width="{number(wide)}" height="{number(high)}"', 1) + f"</desc>{style}{rest}\n"
+    return (
+        head.replace(
+            "<svg", f'<svg xmlns="http://www.w3.org/2000/svg" width="{number(wide)}" height="{number(high)}"', 1
+        )
+        + f"</desc>{style}{rest}\n"
+    )

@@ -36,7 +36,14 @@ def document(report: Report, limits: Limits) -> Document:
         before = "itself"
     kinds = (cut(value.replace("_", " "), limits.name) for value in one.identity.values() if isinstance(value, str))
     where = f"on {cut(machine_.cpu, limits.name) or 'a CPU without a name'} ({machine_.cpus} CPUs)"
-    about = (f"{report.rows:,} samples", where, cut(one.model, limits.name), cut(one.task, limits.name), *kinds, _when(report.created))
+    about = (
+        f"{report.rows:,} samples",
+        where,
+        cut(one.model, limits.name),
+        cut(one.task, limits.name),
+        *kinds,
+        _when(report.created),
+    )
     kind, names = _KINDS.get(report.kind, report.kind.capitalize()), f"{after} against {before}" if before else after
     gates = sorted(report.gates, key=lambda g: GRAVEST_FIRST.index(g.verdict))
     if gates:
@@ -71,7 +78,11 @@ def document(report: Report, limits: Limits) -> Document:
 def _counts(gates: list[Gate]) -> str:
     found = [(verdict, sum(g.verdict == verdict for g in gates)) for verdict in GRAVEST_FIRST]
     parts = [f"{count:,} {_ARE[verdict][count != 1]}" for verdict, count in found if count]
-    return f"Of {len(gates):,} gates {', '.join(parts)}." if len(gates) > 1 else f"The only gate {_ARE[gates[0].verdict][0]}."
+    return (
+        f"Of {len(gates):,} gates {', '.join(parts)}."
+        if len(gates) > 1
+        else f"The only gate {_ARE[gates[0].verdict][0]}."
+    )
 
 
 def _ungated(report: Report) -> tuple[str, str]:

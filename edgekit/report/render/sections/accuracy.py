@@ -23,7 +23,11 @@ _NAME = 48  # characters of a slice's column and of its value
 _IN_MATRIX = 24  # characters of a label
 _ID = 12  # characters of a row's id that tell it from the others
 _SIGNIFICANT = 0.05
-_EFFECTS = {"lost": ("✗ lost", "right before, wrong now"), "won": ("✓ won", "wrong before, right now"), "other": ("neither", "neither")}
+_EFFECTS = {
+    "lost": ("✗ lost", "right before, wrong now"),
+    "won": ("✓ won", "wrong before, right now"),
+    "other": ("neither", "neither"),
+}
 
 
 def accuracy(report: Report, limits: Limits) -> Section:
@@ -34,7 +38,9 @@ def accuracy(report: Report, limits: Limits) -> Section:
         return Section("accuracy", "Accuracy", filled(cut_off))
     if not found.comparable:
         what = cut(one.score_name, 30) or "accuracy"
-        return Section("accuracy", "Accuracy", (f"The {what} is not compared. {sentence(found.why_not, limits.sentence)}",))
+        return Section(
+            "accuracy", "Accuracy", (f"The {what} is not compared. {sentence(found.why_not, limits.sentence)}",)
+        )
     text = " ".join(filter(None, (_seen(found), _resolves(found), cut_off)))
     return Section("accuracy", "Accuracy", filled(text, _drop(report, found)))
 
@@ -52,7 +58,9 @@ def slices(report: Report, limits: Limits) -> Section:
         for s in order[: limits.rows]
     )  # fmt: skip
     header = ("slice", "rows", "before", "now", "drop", INTERVAL, "p (Holm)")
-    table = Table("t-slices", "The drop by slice, the largest first", header, rows, note=left_out(len(rows), len(found), "slices"))
+    table = Table(
+        "t-slices", "The drop by slice, the largest first", header, rows, note=left_out(len(rows), len(found), "slices")
+    )
     sure, tested = [f"{names[s]} (drop {score(s.drop)})" for s in order if _sure(s)], sum(not s.said for s in found)
     more = [f"and {len(sure) - _NAMED} more"] if len(sure) > _NAMED else []
     said = f"{len(sure) or 'None'} of {tested} slices differ for sure{': ' if sure else ''}{'; '.join([*sure[:_NAMED], *more])}."
@@ -64,7 +72,14 @@ def slices(report: Report, limits: Limits) -> Section:
     # The value alone where all slices are of one column: names must be short here, and the table has both.
     alone, allowed = len({s.column for s in drawn}) == 1, limits_of(report)
     lines = [
-        Interval((s.value or "(empty)") if alone else f"{s.column} {s.value}", s.drop, s.low, s.high, allowed.get(f"slice.{s.column}={s.value}")) for s in drawn
+        Interval(
+            (s.value or "(empty)") if alone else f"{s.column} {s.value}",
+            s.drop,
+            s.low,
+            s.high,
+            allowed.get(f"slice.{s.column}={s.value}"),
+        )
+        for s in drawn
     ]
     caption = "The drop of each slice with its 90 % interval."
     caption += f" The {len(drawn)} largest of {len(found)} are drawn." if len(drawn) < len(found) else ""
@@ -85,12 +100,25 @@ def flips(report: Report, limits: Limits) -> Section:
     found = report.accuracy
     if found is None or not found.comparable:
         return Section("flips", "Flips", ())
-    said = f"{found.flips:,} of {found.rows:,} rows ({_share(found)}) are answered differently." if found.flips else "No row is answered differently."
+    said = (
+        f"{found.flips:,} of {found.rows:,} rows ({_share(found)}) are answered differently."
+        if found.flips
+        else "No row is answered differently."
+    )
     if not found.flipped:
         return Section("flips", "Flips", (said,))
     sure, include = any(f.margin_before is not None for f in found.flipped), report.include_text
     shown = found.flipped[: limits.flips]
-    header = ("row", "id", "right", "before", "now", "effect", *(("margin before", "margin now") if sure else ()), *(("text",) if include else ()))
+    header = (
+        "row",
+        "id",
+        "right",
+        "before",
+        "now",
+        "effect",
+        *(("margin before", "margin now") if sure else ()),
+        *(("text",) if include else ()),
+    )
     rows = tuple(_flip(f, sure, include, limits) for f in shown)
     words = (1, 2, 3, 4, 5, *((len(header) - 1,) if include else ()))
     note = (
@@ -98,7 +126,16 @@ def flips(report: Report, limits: Limits) -> Section:
         if len(shown) < max(found.flips, len(found.flipped))
         else ""
     )
-    table = Table("t-flips", "Rows that are answered differently, those that were surest before first", header, rows, words, True, note, "list")
+    table = Table(
+        "t-flips",
+        "Rows that are answered differently, those that were surest before first",
+        header,
+        rows,
+        words,
+        True,
+        note,
+        "list",
+    )
     return Section("flips", "Flips", filled(said, _margins(found) if sure else None, table))
 
 
@@ -129,7 +166,9 @@ def _seen(found: Accuracy) -> str:
     said = sentence(said, 400)
     if found.losses is not None and found.gains is not None:
         test = "" if found.p_value is None else f" (exact McNemar, p = {chance(found.p_value)})"
-        said += f" {found.losses:,} rows were right before and are wrong now, {found.gains:,} the other way round{test}."
+        said += (
+            f" {found.losses:,} rows were right before and are wrong now, {found.gains:,} the other way round{test}."
+        )
     elif found.p_value is not None:
         said += f" Approximate randomization says p = {chance(found.p_value)}."
     return said or "The samples have no labels to score by."
@@ -142,7 +181,11 @@ def _resolves(found: Accuracy) -> str:
     able = f"This set can resolve a drop of {found.resolvable:.3g} with a probability of 80 %"
     if found.margin is None or found.resolvable <= found.margin:
         return able + "."
-    rows = "" if found.rows_needed is None or found.settled else f": it would take about {found.rows_needed:,} rows to settle that one"
+    rows = (
+        ""
+        if found.rows_needed is None or found.settled
+        else f": it would take about {found.rows_needed:,} rows to settle that one"
+    )
     return f"{able}, not one of {found.margin:g}{rows}."
 
 
@@ -173,9 +216,17 @@ def _drop(report: Report, found: Accuracy) -> Block:
         return table
     limit = limits_of(report).get("accuracy.drop", found.margin)
     margin = "" if limit is None else f" The hatched side, from {limit:g} on, is not allowed."
-    head = Head("drop", f"Drop of {found.score_name}", f"A drop of {score(found.drop)}, between {score(found.low)} and {score(found.high)}.{margin}")
+    head = Head(
+        "drop",
+        f"Drop of {found.score_name}",
+        f"A drop of {score(found.drop)}, between {score(found.low)} and {score(found.high)}.{margin}",
+    )
     row = Interval("all rows", found.drop, found.low, found.high, limit)
-    return Figure(partial(forest, head, [row], _axis(found)), f"The drop with its 90 % interval: each end is a one-sided 95 % bound.{margin}", table)
+    return Figure(
+        partial(forest, head, [row], _axis(found)),
+        f"The drop with its 90 % interval: each end is a one-sided 95 % bound.{margin}",
+        table,
+    )
 
 
 def _flip(found: Flip, sure: bool, include_text: bool, limits: Limits) -> Row:
@@ -198,9 +249,18 @@ def _matrix(side: str, name: str, subject: Subject, limits: Limits) -> Table:
         shaded = [Cell(f"{count:,}", f"h{shade}" + (" right" if i == j and not (left and i == len(labels) - 1) else "")) for j, (count, shade) in
                   enumerate(zip(counts, shades, strict=True))]  # fmt: skip
         rows.append((cut(label, _IN_MATRIX), *shaded))
-    note = "A cell's shade is its share of its row; right answers are framed." + (f" {left} labels with the fewest errors are put together." if left else "")
+    note = "A cell's shade is its share of its row; right answers are framed." + (
+        f" {left} labels with the fewest errors are put together." if left else ""
+    )
     header = ("right \\ answered", *(cut(label, _IN_MATRIX) for label in labels))
-    return Table(f"t-confusion-{side}", f"{name}: what is right (down), what was answered (across), rows", header, tuple(rows), note=note, kind="heat")
+    return Table(
+        f"t-confusion-{side}",
+        f"{name}: what is right (down), what was answered (across), rows",
+        header,
+        tuple(rows),
+        note=note,
+        kind="heat",
+    )
 
 
 def _merged(cells: Sequence[Sequence[int]], labels: Sequence[str], most: int) -> tuple[list[list[int]], list[str], int]:

@@ -33,7 +33,10 @@ def faithfulness(report: Report) -> Section:
         f"chance {found.floor_top_k:.3f}). Descriptive, not a certificate: each part (a word, a patch) was masked in turn "
         f"({found.forward_calls:,} answers of each side), and what it adds to the probability of the answer is compared."
     )
-    told = "; ".join(f"{name} {score(value)}, between {score(floor)} by chance and {score(ceiling)}" for name, floor, value, ceiling in rows)
+    told = "; ".join(
+        f"{name} {score(value)}, between {score(floor)} by chance and {score(ceiling)}"
+        for name, floor, value, ceiling in rows
+    )
     table = Table(
         "t-agreement", "Agreement of the explanations", ("", "chance", "the two models", "before with itself"),
         tuple((name, *(minus(f"{v:.3f}") for v in values)) for name, *values in rows),
@@ -46,8 +49,13 @@ def faithfulness(report: Report) -> Section:
 def drifts(report: Report, limits: Limits) -> Section:
     """The rows whose explanations agree least, part by part."""
     found = () if report.faithfulness is None else report.faithfulness.drifts
-    heats = [_heat(i, drift, report.include_text, limits) for i, drift in enumerate(d for d in found if d.rank_correlation < 1 - 1e-9)]
-    text = "The inputs whose parts the two models weigh most differently, though they answer them alike:" if heats else ""
+    heats = [
+        _heat(i, drift, report.include_text, limits)
+        for i, drift in enumerate(d for d in found if d.rank_correlation < 1 - 1e-9)
+    ]
+    text = (
+        "The inputs whose parts the two models weigh most differently, though they answer them alike:" if heats else ""
+    )
     return Section("drifts", "Explanations that differ", filled(text, *heats), page_only=True)
 
 
@@ -57,25 +65,47 @@ def robustness(report: Report, limits: Limits) -> Section:
     if report.robustness:
         how, first, second = "both sides answered the same disturbed inputs", "before", "now"
         found: list[tuple[Interval, str, float, float]] = [
-            (Interval(cut(r.name, limits.name), r.drop, r.low, r.high), f"{r.rows:,}", r.before, r.after) for r in report.robustness
+            (Interval(cut(r.name, limits.name), r.drop, r.low, r.high), f"{r.rows:,}", r.before, r.after)
+            for r in report.robustness
         ]
     elif own:
         how, first, second = "the same inputs were answered clean and disturbed", "clean", "disturbed"
-        found = [(Interval(cut(p.name, limits.name), p.drop, p.low, p.high), f"{p.changed:,} of {p.rows:,}", p.clean, p.disturbed) for p in own]
+        found = [
+            (
+                Interval(cut(p.name, limits.name), p.drop, p.low, p.high),
+                f"{p.changed:,} of {p.rows:,}",
+                p.clean,
+                p.disturbed,
+            )
+            for p in own
+        ]
     else:
         return Section("robustness", "Robustness", ())
     lines = [line for line, *_ in found[: limits.rows]]
     rows = tuple(
-        (line.label, count, score(one), score(other), score(line.value, True), spread(score(line.low), score(line.high)))
+        (
+            line.label,
+            count,
+            score(one),
+            score(other),
+            score(line.value, True),
+            spread(score(line.low), score(line.high)),
+        )
         for line, count, one, other in found[: limits.rows]
     )
     title = f"Drop on disturbed inputs, {first} to {second}"
     header = ("disturbance", "changed" if first == "clean" else "inputs", first, second, "drop", INTERVAL)
     table = Table("t-robustness", title, header, rows, note=left_out(len(rows), len(found), "disturbances"))
     told = "; ".join(f"{line.label} {score(line.value)}" for line in lines)
-    draw = partial(forest, Head("robustness", title, told + "."), lines, f"drop from {first} to {second}, right of 0 is worse")
+    draw = partial(
+        forest, Head("robustness", title, told + "."), lines, f"drop from {first} to {second}, right of 0 is worse"
+    )
     text = f"Drop from {first} to {second}: {told}. Descriptive, not a certificate: {how}."
-    return Section("robustness", "Robustness", (text, Figure(draw, "The drop under each disturbance with its 90 % interval.", table)))
+    return Section(
+        "robustness",
+        "Robustness",
+        (text, Figure(draw, "The drop under each disturbance with its 90 % interval.", table)),
+    )
 
 
 def _heat(place: int, drift: Drift, include_text: bool, limits: Limits) -> Table:

@@ -44,7 +44,10 @@ def notes(report: Report, limits: Limits) -> Section:
     """What whoever reads it should know, without what is said at a glance."""
     never = report.accuracy.never if report.accuracy is not None else ""
     found = [note for note in report.notes if note != never]
-    said = [*(sentence(note, limits.sentence) for note in found[: limits.rows]), left_out(limits.rows, len(found), "notes")]
+    said = [
+        *(sentence(note, limits.sentence) for note in found[: limits.rows]),
+        left_out(limits.rows, len(found), "notes"),
+    ]
     items = tuple(("", note) for note in said if note)
     return Section("notes", "Notes", filled(items))
 
@@ -66,9 +69,15 @@ def _what(report: Report, limits: Limits) -> Table:
         [
             ("kind", [f"bundle, format {s.format}" if s.format else "predictions" for s in subjects]),
             ("name", [cut(s.name, limits.sentence) for s in subjects]),
-            *((name, told([getattr(s, name) for s in subjects])) for name in ("model", "task", "target", "backend", "method", "executed")),
+            *(
+                (name, told([getattr(s, name) for s in subjects]))
+                for name in ("model", "task", "target", "backend", "method", "executed")
+            ),
             ("threads", [str(s.threads or "") for s in subjects]),
-            *((cut(name.replace("_", " "), 30), told([s.identity.get(name) for s in subjects])) for name in {n: None for s in subjects for n in s.identity}),
+            *(
+                (cut(name.replace("_", " "), 30), told([s.identity.get(name) for s in subjects]))
+                for name in {n: None for s in subjects for n in s.identity}
+            ),
             ("digest", [Cell(cut(s.digest, 80), "mono") for s in subjects]),
             ("samples", [Cell(cut(report.samples, 80), "mono"), *alone]),
             ("rows", [f"{report.rows:,}", *alone]),
@@ -76,7 +85,9 @@ def _what(report: Report, limits: Limits) -> Table:
             ("report's digest", [Cell(cut(report.digest, 80), "mono"), *alone]),
         ]
     )
-    return Table("t-what", "What was measured", ("", *(name for _, name, _ in found)), rows, tuple(range(1, len(found) + 1)))
+    return Table(
+        "t-what", "What was measured", ("", *(name for _, name, _ in found)), rows, tuple(range(1, len(found) + 1))
+    )
 
 
 def _told(value: object) -> str:
@@ -85,4 +96,12 @@ def _told(value: object) -> str:
         return ", ".join(f"{name} {version}" for name, version in sorted(value.items()))
     if isinstance(value, (list, tuple)):
         return ", ".join(map(str, value))
-    return f"{value:,}" if type(value) is int else f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+    return (
+        f"{value:,}"
+        if type(value) is int
+        else f"{value:g}"
+        if isinstance(value, float)
+        else ""
+        if value is None
+        else str(value)
+    )

@@ -42,8 +42,16 @@ def latency(report: Report, limits: Limits) -> Section:
     """Distributions, ratios, latency by length, scenarios."""
     found, speed = sides(report), report.speed
     # The verdict of a self-check says its noise.
-    how = "" if speed is None else " ".join(filter(None, (_how(speed), noise(speed) if report.kind != "self-check" else "")))
-    return Section("latency", "Latency", filled(how, _distribution(found), _ratios(report, limits), _lengths(found), _scenarios(found, limits)))
+    how = (
+        ""
+        if speed is None
+        else " ".join(filter(None, (_how(speed), noise(speed) if report.kind != "self-check" else "")))
+    )
+    return Section(
+        "latency",
+        "Latency",
+        filled(how, _distribution(found), _ratios(report, limits), _lengths(found), _scenarios(found, limits)),
+    )
 
 
 def footprint(report: Report, limits: Limits) -> Section:
@@ -54,7 +62,13 @@ def footprint(report: Report, limits: Limits) -> Section:
 
 def noise(speed: Speed | None) -> str:
     """What a self-check found: the noise floor."""
-    said = ", ".join(f"{percent(value)} in {cut(NAMES.get(metric, metric), 30)}" for metric, value in speed.noise_floor.items()) if speed is not None else ""
+    said = (
+        ", ".join(
+            f"{percent(value)} in {cut(NAMES.get(metric, metric), 30)}" for metric, value in speed.noise_floor.items()
+        )
+        if speed is not None
+        else ""
+    )
     return f"This machine's noise alone can look like {said}." if said else ""
 
 
@@ -63,7 +77,11 @@ def candidates(report: Report, limits: Limits) -> Section:
     trials: tuple[Trial, ...] = next((s.candidates for s in reversed(report.subjects) if s.candidates), ())
     one = report.subjects[-1]
     by_rows = not any(t.p50_ms for t in trials) and any(t.rows_per_s for t in trials)
-    cost = {i: c for i, t in enumerate(trials) if (c := (1e3 / t.rows_per_s if t.rows_per_s else 0.0) if by_rows else t.p50_ms) > 0}
+    cost = {
+        i: c
+        for i, t in enumerate(trials)
+        if (c := (1e3 / t.rows_per_s if t.rows_per_s else 0.0) if by_rows else t.p50_ms) > 0
+    }
     unit, score_name = ("ms a row, in batches" if by_rows else "p50, ms"), cut(one.score_name, 30) or "score"
     points = {i: _point(trials[i], c, one.higher_is_better) for i, c in cost.items()}
     best = front(list(points.values()), one.higher_is_better)
@@ -82,9 +100,18 @@ def candidates(report: Report, limits: Limits) -> Section:
                   note=left_out(len(rows), len(trials), "candidates"))  # fmt: skip
     block: Block = table
     if points:
-        said = f"{len(points)} candidates; {len(best)} of them are on the front, from {best[0].name} to {best[-1].name}."
+        said = (
+            f"{len(points)} candidates; {len(best)} of them are on the front, from {best[0].name} to {best[-1].name}."
+        )
         head = Head("front", "Pareto front of the build's candidates", said)
-        draw = partial(pareto, head, list(points.values()), f"{unit} (logarithmic)", score_name, higher_is_better=one.higher_is_better)
+        draw = partial(
+            pareto,
+            head,
+            list(points.values()),
+            f"{unit} (logarithmic)",
+            score_name,
+            higher_is_better=one.higher_is_better,
+        )
         caption = (
             "To the left is faster, up is right more often; nothing beats what is on the line in both. Whiskers: the drop's 90 % interval. "
             "Measured when the bundle was built, on the machine that built it: to be compared with each other, not with the numbers above."
@@ -100,7 +127,11 @@ def _how(speed: Speed) -> str:
         count = max((c.sessions for c in speed.changes), default=0)
         many = f", {count} {'session' if count == 1 else 'sessions'} of it" if count else ""
         return f"The baseline was read from a file{many}; the candidate was measured now, by {speed.calls:,} calls in {speed.seconds:.0f} s."
-    looks = f"the data were looked at {speed.looks} times, which the intervals allow for" if speed.looks > 1 else "the data were looked at once"
+    looks = (
+        f"the data were looked at {speed.looks} times, which the intervals allow for"
+        if speed.looks > 1
+        else "the data were looked at once"
+    )
     return (
         f"Both ran in turns, input by input, in {speed.pairs:,} {'pair' if speed.pairs == 1 else 'pairs'} of processes: {speed.blocks:,} blocks, "
         f"{speed.calls:,} calls of each side, {speed.seconds:.0f} s; {looks}."
@@ -124,7 +155,9 @@ def _distribution(found: list[Side]) -> Block | None:
             ("calls", [f"{t.count:,}" for _, _, t, _ in timed]),
         ]
     )
-    table = Table("t-times", "Latency from input to answer, one at a time", ("", *(name for _, name, *_ in timed)), rows)
+    table = Table(
+        "t-times", "Latency from input to answer, one at a time", ("", *(name for _, name, *_ in timed)), rows
+    )
     drawn = [
         (side, name, t.quantiles_ms, [int(p[1:]) for p, (value, _) in said.items() if value is not None])
         for side, name, t, said in timed
@@ -132,7 +165,10 @@ def _distribution(found: list[Side]) -> Block | None:
     ]
     if not drawn:
         return table
-    told = "; ".join(f"{name}: half of the calls take at most {amount(q[50], 'ms')}, nine of ten {amount(q[90], 'ms')}" for _, name, q, _ in drawn)
+    told = "; ".join(
+        f"{name}: half of the calls take at most {amount(q[50], 'ms')}, nine of ten {amount(q[90], 'ms')}"
+        for _, name, q, _ in drawn
+    )
     caption = "The share of calls that took no longer; the slowest 1 % lie beyond the right edge. Marks: the percentiles that the calls can carry."
     return Figure(partial(distributions, Head("times", "Latency distribution", told + "."), drawn), caption, table)
 
@@ -162,13 +198,22 @@ def _ratios(report: Report, limits: Limits) -> Figure | None:
         for c in changes
     )
     header = ("", "ratio", "growth", INTERVAL, "allowed", "can resolve")
-    table = Table("t-ratios", "The second over the first" if report.kind == "self-check" else "Now over before", header, rows)
-    lines = [Interval(NAMES.get(c.metric, c.metric), share(c.ratio), share(c.low), share(c.high), limit(c), c.said) for c in changes]
+    table = Table(
+        "t-ratios", "The second over the first" if report.kind == "self-check" else "Now over before", header, rows
+    )
+    lines = [
+        Interval(NAMES.get(c.metric, c.metric), share(c.ratio), share(c.low), share(c.high), limit(c), c.said)
+        for c in changes
+    ]
     told = "; ".join(f"{NAMES.get(c.metric, c.metric)} {growth(c.ratio)}" for c in changes if c.ratio is not None)
     head = Head("ratios", "Growth with its interval", told + ".")
     hatched = " The hatched side is not allowed." if any(limit(c) is not None for c in changes) else ""
-    caption = f"Growth with its 90 % interval.{hatched} A growth that this run could resolve is found four times of five."
-    return Figure(partial(forest, head, lines, "growth in %, right of 0 is slower or larger", lambda v: 100 * v), caption, table)
+    caption = (
+        f"Growth with its 90 % interval.{hatched} A growth that this run could resolve is found four times of five."
+    )
+    return Figure(
+        partial(forest, head, lines, "growth in %, right of 0 is slower or larger", lambda v: 100 * v), caption, table
+    )
 
 
 def _lengths(found: list[Side]) -> Figure | None:
@@ -185,8 +230,15 @@ def _lengths(found: list[Side]) -> Figure | None:
         )
         for low, high in groups
     )
-    header = ("tokens", *(name for _, name, _ in timed), *(f"calls, {name}" if len(timed) > 1 else "calls" for _, name, _ in timed))
-    told = "; ".join(f"{name}: {amount(g[0].p50_ms, 'ms')} for the shortest, {amount(g[-1].p50_ms, 'ms')} for the longest" for _, name, g in timed)
+    header = (
+        "tokens",
+        *(name for _, name, _ in timed),
+        *(f"calls, {name}" if len(timed) > 1 else "calls" for _, name, _ in timed),
+    )
+    told = "; ".join(
+        f"{name}: {amount(g[0].p50_ms, 'ms')} for the shortest, {amount(g[-1].p50_ms, 'ms')} for the longest"
+        for _, name, g in timed
+    )
     table = Table("t-lengths", "Median by length of the input", header, rows)
     caption = "The median of inputs of a length; a bar spans the lengths that it is of."
     return Figure(partial(lengths, Head("lengths", "Latency by length", told + "."), timed), caption, table)
@@ -229,7 +281,9 @@ def _sizes(found: list[Side], limits: Limits) -> Figure | None:
     ]
     groups = []
     for what, unit, values in measures:
-        bars = [(side, name, v, amount(v, unit)) for (side, name, _), v in zip(found, values, strict=True) if v is not None]
+        bars = [
+            (side, name, v, amount(v, unit)) for (side, name, _), v in zip(found, values, strict=True) if v is not None
+        ]
         groups += [(what, bars)] if bars else []
     if not groups:
         return None
@@ -237,7 +291,10 @@ def _sizes(found: list[Side], limits: Limits) -> Figure | None:
         [
             *((what, [amount(v, unit) for v in values]) for what, unit, values in measures[:2]),
             ("energy of an answer", [energy(s, limits.sentence) for *_, s in found]),
-            ("told by", [cut(s.energy_from, limits.sentence) if s.energy_mj is not None else NOTHING for *_, s in found]),
+            (
+                "told by",
+                [cut(s.energy_from, limits.sentence) if s.energy_mj is not None else NOTHING for *_, s in found],
+            ),
         ]
     )
     told = "; ".join(f"{what}: " + ", ".join(f"{name} {text}" for _, name, _, text in bars) for what, bars in groups)
@@ -250,7 +307,9 @@ def _point(trial: Trial, cost: float, higher_is_better: bool) -> Point:
     sign = 1 if higher_is_better else -1
     reference = trial.score + sign * trial.drop
     known = (trial.drop_low, trial.drop_high) != (0.0, 0.0)
-    ends = (reference - sign * trial.drop_high, reference - sign * trial.drop_low) if known else (trial.score, trial.score)
+    ends = (
+        (reference - sign * trial.drop_high, reference - sign * trial.drop_low) if known else (trial.score, trial.score)
+    )
     return Point(_name(trial), cost, trial.score, min(ends), max(ends), trial.verdict == "chosen")
 
 

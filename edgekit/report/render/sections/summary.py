@@ -34,11 +34,22 @@ _OPEN = 16  # gates that are seen at once
 
 def gates(found: Sequence[Gate], limits: Limits) -> Section:
     """The gates, as they are sorted."""
-    rows = tuple((cut(g.name, limits.name), _verdict(g), *gate_numbers(g), sentence(g.said, limits.sentence)) for g in found[: limits.rows])
+    rows = tuple(
+        (cut(g.name, limits.name), _verdict(g), *gate_numbers(g), sentence(g.said, limits.sentence))
+        for g in found[: limits.rows]
+    )
     header = ("gate", "verdict", "allowed", "found", INTERVAL, "in words")
     note = left_out(len(rows), len(found), "gates")
     first = Table("t-gates", "What is allowed, and what was found", header, rows[:_OPEN], (1, 5))
-    more = Table("t-more-gates", f"{len(rows) - _OPEN} more gates, none graver than these", header, rows[_OPEN:], (1, 5), True, note)
+    more = Table(
+        "t-more-gates",
+        f"{len(rows) - _OPEN} more gates, none graver than these",
+        header,
+        rows[_OPEN:],
+        (1, 5),
+        True,
+        note,
+    )
     return Section("gates", "Gates", filled(first, more))
 
 
@@ -46,10 +57,24 @@ def glance(report: Report, limits: Limits) -> Section:
     """The numbers that most people look for; before them, that these rows can never settle what is asked."""
     found, never = sides(report), report.accuracy.never if report.accuracy is not None else ""
     if len(found) == 1:
-        table = Table("t-glance", "What was measured", ("", "value"), _alone(found[0][2], changes_of(report), limits.sentence), (1,), kind="narrow")
+        table = Table(
+            "t-glance",
+            "What was measured",
+            ("", "value"),
+            _alone(found[0][2], changes_of(report), limits.sentence),
+            (1,),
+            kind="narrow",
+        )
     else:
         header = ("", *(name for _, name, _ in found), "change", INTERVAL)
-        table = Table("t-glance", "Before and now", header, _both(report, found[0][2], found[1][2], limits.sentence), (4,), kind="middle")
+        table = Table(
+            "t-glance",
+            "Before and now",
+            header,
+            _both(report, found[0][2], found[1][2], limits.sentence),
+            (4,),
+            kind="middle",
+        )
     return Section("glance", "At a glance", filled(never, table))
 
 
@@ -71,7 +96,10 @@ def _alone(one: Subject, changes: Sequence[Change], most: int) -> tuple[Row, ...
             ("peak memory", [amount(one.memory_mb or None, "MB")]),
             ("size on disk", [amount(one.size_mb or None, "MB")]),
             ("energy of an answer", [energy(one, most)]),
-            *((f"{NAMES.get(c.metric, c.metric)}, second over first", ["{} ({})".format(*change_cells(c, most))]) for c in changes),
+            *(
+                (f"{NAMES.get(c.metric, c.metric)}, second over first", ["{} ({})".format(*change_cells(c, most))])
+                for c in changes
+            ),
         ]
     )
 
@@ -81,16 +109,32 @@ def _both(report: Report, before: Subject, after: Subject, most: int) -> tuple[R
     accuracy, changes = report.accuracy, changes_of(report)
     if accuracy is not None and accuracy.comparable and accuracy.before is not None:
         sign = -1 if accuracy.higher_is_better else 1  # the change of the score, which falls by the drop
-        grown, *ends = (score(None if v is None else sign * v, True) for v in (accuracy.drop, accuracy.low, accuracy.high))
-        rows.append((cut(accuracy.score_name, 30), score(accuracy.before), score(accuracy.after), grown, spread(*ends[::sign])))
+        grown, *ends = (
+            score(None if v is None else sign * v, True) for v in (accuracy.drop, accuracy.low, accuracy.high)
+        )
+        rows.append(
+            (cut(accuracy.score_name, 30), score(accuracy.before), score(accuracy.after), grown, spread(*ends[::sign]))
+        )
     elif before.score is not None or after.score is not None:
-        rows.append((cut(after.score_name or before.score_name, 30), score(before.score), score(after.score), NOTHING, NOTHING))
+        rows.append(
+            (cut(after.score_name or before.score_name, 30), score(before.score), score(after.score), NOTHING, NOTHING)
+        )
     for name in {**before.more_scores, **after.more_scores}:
-        rows.append((cut(name, 30), score(before.more_scores.get(name)), score(after.more_scores.get(name)), NOTHING, NOTHING))
+        rows.append(
+            (cut(name, 30), score(before.more_scores.get(name)), score(after.more_scores.get(name)), NOTHING, NOTHING)
+        )
     rows += [(NAMES.get(c.metric, c.metric), *_medians(c), *change_cells(c, most)) for c in changes]
     for metric, own, its in (("memory", before.memory_mb, after.memory_mb), ("size", before.size_mb, after.size_mb)):
         if (own or its) and metric not in {c.metric for c in changes}:
-            rows.append((NAMES[metric], amount(own or None, "MB"), amount(its or None, "MB"), growth(its / own if own and its else None), NOTHING))
+            rows.append(
+                (
+                    NAMES[metric],
+                    amount(own or None, "MB"),
+                    amount(its or None, "MB"),
+                    growth(its / own if own and its else None),
+                    NOTHING,
+                )
+            )
     return tuple(rows)
 
 
