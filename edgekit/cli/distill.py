@@ -7,7 +7,7 @@ import os
 import click
 
 from edgekit.cli._options import columns_option, numbers
-from edgekit.cli._output import bars, echo
+from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
 
@@ -106,5 +106,5 @@ def command(teacher, evaluation, samples, temperature, teacher_weight, label_wei
         result = distill(teacher, samples=samples, eval=evaluation, training=training, progress=progress, **options)
     if os.environ.get("RANK", "0") != "0":
         return  # one of several processes: the first one tells
-    echo(result.text())
+    echo_text(result.text())
     echo(f"Wrote {options['out']}; {'trained before, in' if result.reused else 'trained in'} {result.seconds:.0f} s.")

@@ -17,7 +17,7 @@ from edgekit.cli._options import (
     threads_option,
     trust_of,
 )
-from edgekit.cli._output import bars, echo
+from edgekit.cli._output import bars, echo, echo_text
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 
@@ -112,7 +112,7 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
     if file == "-":
         echo(text)
         return
-    echo(result.text())
+    echo_text(result.text())
     if file:
         write_text(file, text + "\n")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option
-from edgekit.cli._output import bars, echo
+from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
 
@@ -68,5 +68,5 @@ def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  
         said = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
         training = replace(RECOVERY, **{k: v for k, v in said.items() if v is not None})
         result = prune_model(model, eval=evaluation, training=training, progress=progress, **options)
-    echo(result.text())
+    echo_text(result.text())
     echo(f"Wrote {options['out']}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option
-from edgekit.cli._output import bars, echo
+from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
 
@@ -48,5 +48,5 @@ def command(model, samples, evaluation, **options):  # type: ignore[no-untyped-d
         from edgekit.compress.vocabulary import trim
 
         result = trim(model, samples=samples, eval=evaluation, progress=progress, **options)
-    echo(result.text())
+    echo_text(result.text())
     echo(f"Wrote {options['out']}.")

@@ -28,6 +28,7 @@ from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.tensor import merged
+from edgekit.spec.text import wrap_lines
 from edgekit.stats.percentiles import Latency, latency
 
 __all__ = ["Bench", "Point", "bench"]
@@ -130,7 +131,8 @@ class Bench(Recorded):
         if self.left_out:
             about += f")\n(left out, outside the engine's profiles: {', '.join(self.left_out)}"
         notes = f"(-: too few calls for that percentile; give it more --seconds)\n({about})"
-        return f"{head}; encoded rows in, outputs out\n{table(header, rows, left=())}\n{notes}"
+        first = wrap_lines(f"{head}; encoded rows in, outputs out")
+        return f"{first}\n{table(header, rows, left=())}\n{wrap_lines(notes)}"
 
 
 @takes_paths("bundle")

@@ -12,10 +12,12 @@ from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import machine_name
 from edgekit.report.reference import question
 from edgekit.report.side import opened
+from edgekit.report.table import shown_scores
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.rows import encode_each
+from edgekit.spec.text import wrap_lines
 from edgekit.stats.percentiles import Latency, latency, samples_needed
 
 __all__ = ["BundleScores", "evaluate"]
@@ -74,16 +76,15 @@ class BundleScores(Recorded):
             ("bundle", f"{self.bundle} ({self.method} on {self.backend}, {self.size_mb:.1f} MB)"),
             ("samples", f"{self.rows}{cut}"),
             (self.score_name, f"{self.score:.4f}"),
-            *((name, f"{value:.4f}") for name, value in self.more_scores.items()),
+            *((name, f"{value:.4f}") for name, value in shown_scores(self.more_scores).items()),
             ("latency", f"{latency} (input to answer, one stream, batch 1)"),
             ("start", f"{self.first_answer_ms:.0f} ms from process start to first answer"),
             ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one input at a time"),
             ("machine", self.cpu),
         ]
-        width = max(len(name) for name, _ in lines)
-        return "\n".join(
-            [*(f"{name:<{width}}  {value}" for name, value in lines), *(f"note: {note}" for note in self.notes)]
-        )
+        longest = max(len(name) for name, _ in lines)
+        text = [f"{name:<{longest}}  {value}" for name, value in lines]
+        return wrap_lines("\n".join([*text, *(f"note: {note}" for note in dict.fromkeys(self.notes))]))
 
 
 @takes_paths("bundle", "samples")

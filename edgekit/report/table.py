@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from edgekit.samples.evaluation import RECALL_OF
 from edgekit.spec.manifest import HeldOut, Manifest, Trial, Variant
 from edgekit.spec.text import width, wrap
 
-__all__ = ["built_text", "table"]
+__all__ = ["built_text", "shown_scores", "table"]
 
 _GAP = "  "
 _UNLIMITED = 1_000_000
 _SENTENCE = 24  # columns down to which a last column of sentences is narrowed before others are
+_RECALLS = 12  # labels whose recall is listed
 _LEAST = 16  # columns that a cell of words keeps, however narrow the terminal
 
 
@@ -66,6 +68,13 @@ def _lines(row: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> li
             aligned.append(text.ljust(columns) if column in left else text.rjust(columns))
         lines.append(_GAP.join(aligned).rstrip())
     return lines
+
+
+def shown_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores that a table lists: all, but of many labels' recalls the lowest, in the order of the labels."""
+    recalls = sorted((name for name in scores if name.startswith(RECALL_OF)), key=lambda name: scores[name])
+    left_out = set(recalls[_RECALLS:])
+    return {name: value for name, value in scores.items() if name not in left_out}
 
 
 def built_text(manifest: Manifest, notes: Sequence[str] = (), *, wide: bool = False) -> list[str]:
