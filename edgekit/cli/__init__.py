@@ -43,6 +43,12 @@ _NO_CLICK = (
 )
 
 
+def _list_verbs(group: Any, context: Any) -> list[tuple[str, str]]:
+    """Return the name of each verb and the first sentence of its help."""
+    verbs = [(name, group.get_command(context, name)) for name in group.list_commands(context)]
+    return [(name, verb.get_short_help_str(limit=_WHOLE)) for name, verb in verbs if verb is not None]
+
+
 def main() -> None:
     """Run the ``edgekit`` command."""
     try:
@@ -72,13 +78,8 @@ def main() -> None:
 
         def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
             """Lists each verb with the whole first sentence of its help, which click alone would cut."""
-            rows = []
-            for name in self.list_commands(context):
-                verb = self.get_command(context, name)
-                if verb is not None and not verb.hidden:
-                    rows.append((name, verb.get_short_help_str(limit=_WHOLE)))
             with formatter.section("Commands"):
-                formatter.write_dl(rows)
+                formatter.write_dl(_list_verbs(self, context))
 
         def get_command(self, context: click.Context, name: str) -> click.Command | None:
             if name in _RENAMED:

@@ -102,6 +102,13 @@ include_text_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=None, help="Of all that is drawn. [default: 0]"
 )
+backend_option = click.option(
+    "--backend",
+    default=None,
+    metavar="NAME",
+    help="Backend of the bundle that runs. 'onnxruntime' for a bundle of a device that is not here is a stand-in: its "
+    "graph runs on this CPU, accuracy and size are judged, latency is incomparable. [default: the best one]",
+)
 max_time_option = click.option(
     "--max-time",
     type=click.FloatRange(min=0, min_open=True),

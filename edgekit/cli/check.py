@@ -10,6 +10,7 @@ import click
 
 from edgekit.cli import _verdict
 from edgekit.cli._options import (
+    backend_option,
     columns_option,
     gates_option,
     given,
@@ -70,6 +71,7 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
     is_flag=True,
     help="Print the whole report as JSON instead, one after the other for several targets.",
 )
+@backend_option
 @keys_option
 @max_time_option
 @seed_option
@@ -83,6 +85,7 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
     over the file, and the gravest exit code counts. With BUNDLE edgekit.toml is not read.
     """
     held = None if gates is None else gate_files.read(gates)
+    backend = said.pop("backend")
     chosen = given(gates=held, report=said.pop("out"), **said)
     if bundle is not None:
         checks = projects.checks(Project(), bundle, chosen)
@@ -97,7 +100,7 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
     if checks[0].baseline is None:
         _only_noise(include_text=include_text, gates=gates, **said)
     _verdict.check_ready(*(check.report for check in checks))
-    click.get_current_context().exit(worst([_run(check, include_text, as_json) for check in checks]))
+    click.get_current_context().exit(worst([_run(check, include_text, as_json, backend) for check in checks]))
 
 
 def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None:
@@ -135,13 +138,14 @@ def _only_noise(**said: Any) -> None:
             )
 
 
-def _run(check: Check, include_text: bool, as_json: bool) -> int:
+def _run(check: Check, include_text: bool, as_json: bool, backend: str | None) -> int:
     """Checks one bundle and says so; of several, an error of one does not keep the others from being looked at."""
     from edgekit.report import check as checking
     from edgekit.report import files
 
     told: dict[str, Any] = {
         "columns": check.columns or None,
+        **given(backend=backend),
         "trust": trust_of(check.keys),
         "max_time": check.max_time,
         "seed": check.seed,

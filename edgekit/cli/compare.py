@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import (
+    backend_option,
     columns_option,
     gates_option,
     given,
@@ -36,6 +37,7 @@ __all__ = ["command"]
 @slices_option
 @gates_option
 @include_text_option
+@backend_option
 @keys_option
 @max_time_option
 @seed_option

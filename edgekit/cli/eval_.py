@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgekit.cli._options import (
+    backend_option,
     columns_option,
     given,
     include_text_option,
@@ -77,7 +78,7 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
     help="TOML with limits of the bundle, and margins over the teacher. [default: none]",
 )
 @include_text_option
-@click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
+@backend_option
 @threads_option
 @keys_option
 @max_time_option

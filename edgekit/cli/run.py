@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli._options import keys_option, threads_option, trust_of
+from edgekit.cli._options import backend_option, keys_option, threads_option, trust_of
 from edgekit.cli._output import echo
 from edgekit.spec.parsing import plain, to_json
 
@@ -64,7 +64,7 @@ class _Texts(click.Command):
     is_flag=True,
     help="Texts are pairs: two arguments, or two fields of a line split by a tab, make one example.",
 )
-@click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
+@backend_option
 @click.option(
     "--max-characters",
     type=click.IntRange(min=1),

@@ -43,6 +43,7 @@ class BundleScores(Recorded):
         backend, method: what ran.
         cpu: where.
         notes: what should be known of the samples, a sentence each.
+        stand_in_for: Backends that ONNX Runtime on this CPU stood in for; empty where the bundle's own ran. Times and memory are not the device's then.
     """
 
     bundle: str
@@ -59,6 +60,7 @@ class BundleScores(Recorded):
     cpu: str
     notes: tuple[str, ...] = ()
     more_scores: Mapping[str, float] = field(default_factory=dict)
+    stand_in_for: str = ""
 
     def text(self) -> str:
         """For a terminal."""
@@ -72,16 +74,22 @@ class BundleScores(Recorded):
             for q in (50, 90, 99)
         ]
         latency = ", ".join(f"p{q} {few if value is None else f'{value:.2f} ms'}" for q, value, few in times)
+        ran_on = f"{self.backend}, a stand-in for {self.stand_in_for}" if self.stand_in_for else self.backend
         lines = [
-            ("bundle", f"{self.bundle} ({self.method} on {self.backend}, {self.size_mb:.1f} MB)"),
+            ("bundle", f"{self.bundle} ({self.method} on {ran_on}, {self.size_mb:.1f} MB)"),
             ("samples", f"{self.rows}{cut}"),
             (self.score_name, f"{self.score:.4f}"),
             *((name, f"{value:.4f}") for name, value in shown_scores(self.more_scores).items()),
-            ("latency", f"{latency} (input to answer, one stream, batch 1)"),
-            ("start", f"{self.first_answer_ms:.0f} ms from process start to first answer"),
-            ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one input at a time"),
-            ("machine", self.cpu),
         ]
+        if self.stand_in_for:
+            lines.append(("latency", "incomparable, as are start and memory: measure them on the device"))
+        else:
+            lines += [
+                ("latency", f"{latency} (input to answer, one stream, batch 1)"),
+                ("start", f"{self.first_answer_ms:.0f} ms from process start to first answer"),
+                ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one input at a time"),
+            ]
+        lines.append(("machine", self.cpu))
         longest = max(len(name) for name, _ in lines)
         text = [f"{name:<{longest}}  {value}" for name, value in lines]
         return wrap_lines("\n".join([*text, *(f"note: {note}" for note in dict.fromkeys(self.notes))]))
@@ -140,5 +148,6 @@ def evaluate(
         backend=ran_on,
         method=method,
         cpu=machine_name(backends.get(ran_on).ENGINES != ""),
+        stand_in_for=side.stand_in_for,
         notes=(*given.notes, *filter(None, ("" if asked is None else asked.check.said, given.note))),
     )
