@@ -171,9 +171,9 @@ class _Bounded(io.BufferedReader):
 def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
     if not source.is_file():
         what = "is not a plain file" if source.exists() else "does not exist"
-        raise IntegrityError(
-            f"{source} {what}, expected a packed bundle. Make one with: edgekit pack BUNDLE -o NAME{SUFFIX}",
-            code="pack-not-a-bundle",
+        raise UsageError(
+            f"{source} {what}, expected a packed bundle. Correct the path, or make one: edgekit pack BUNDLE -o NAME{SUFFIX}",
+            code="pack-not-found",
         )
     try:
         stream = _Bounded(io.FileIO(source))

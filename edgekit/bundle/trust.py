@@ -24,7 +24,7 @@ from edgekit.bundle.place import recover
 from edgekit.bundle.signature import Trust
 from edgekit.spec import manifest as manifests
 from edgekit.spec.digests import digest_of, files_below
-from edgekit.spec.errors import IntegrityError
+from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.manifest import FileEntry, Manifest
 from edgekit.spec.paths import takes_paths
 
@@ -33,6 +33,8 @@ __all__ = ["MANIFEST", "Asset", "Bundle", "Stamp", "check_owners", "open_bundle"
 MANIFEST = "manifest.json"
 _MANIFEST_LIMIT = 16 * 2**20
 _CHUNK = 2**20
+_ZIP = b"PK\x03\x04"  # begin of a packed bundle
+_PARTS = ("graphs", "assets", signature.FILE)  # a folder with one of these was a bundle
 _TRIES = 5
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _AGAIN = "Copy the bundle again, or build it again."
@@ -144,10 +146,10 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
 
     Raises:
         FormatError: for a bundle of a newer format.
-        IntegrityError: for a folder that is no bundle; a missing, altered, truncated or extra file; a link; a path that leaves the bundle; a
+        IntegrityError: for a folder without a manifest; a missing, altered, truncated or extra file; a link; a path that leaves the bundle; a
             graph that is not what the manifest states, or that readers could read differently; a signature that is missing, altered, or of
             nobody who is trusted; with ``trust``, a folder that others may write, or a bundle of another name or an older version.
-        UsageError: when a key that is trusted cannot be read.
+        UsageError: when nothing is at the path, or something else than a bundle; when a key that is trusted cannot be read.
     """
     folder = Path(path)
     for _ in range(_TRIES - 1):
@@ -155,7 +157,7 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
         before = _identity(folder)
         try:
             return _open(folder, trust)
-        except (IntegrityError, OSError):
+        except (IntegrityError, UsageError, OSError):
             if before == _identity(folder):
                 raise
             # Another bundle took its place meanwhile, so these files were of two.
@@ -184,12 +186,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _open(folder: Path, trust: Trust | None) -> Bundle:
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise IntegrityError(
-            f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. Make one with: edgekit build MODEL -o {folder}",
-            code="bundle-not-found",
-        )
+    _check_path(folder)
     if trust is not None:
         check_owners(folder)
     text, digest = _manifest(folder)
@@ -203,12 +200,45 @@ def _open(folder: Path, trust: Trust | None) -> Bundle:
     return replace(bundle, trusted=True)
 
 
+def _check_path(folder: Path) -> None:
+    """Refuse a path where no bundle lies: that is the caller's mistake, not damage to a bundle.
+
+    Raises:
+        UsageError: For a path that does not exist, a file, a packed bundle, or a folder that holds nothing of a bundle.
+    """
+    if folder.is_dir():
+        if not (folder / MANIFEST).exists() and not any((folder / name).exists() for name in _PARTS):
+            raise UsageError(
+                f"{folder} is not a bundle: it has no {MANIFEST}. Give the folder that 'edgekit build MODEL -o FOLDER' wrote.",
+                code="bundle-other-folder",
+            )
+        return
+    if _is_packed(folder):
+        raise UsageError(
+            f"{folder} is a packed bundle, expected a folder. Unpack it: edgekit pack --unpack {folder} -o {folder.stem}",
+            code="bundle-packed",
+        )
+    what = "is not a folder" if folder.exists() else "does not exist"
+    raise UsageError(
+        f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. "
+        "Correct the path, or make a bundle: edgekit build MODEL -o FOLDER",
+        code="bundle-not-found",
+    )
+
+
+def _is_packed(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(len(_ZIP)) == _ZIP
+
+
 def _manifest(folder: Path) -> tuple[str, str]:
     """Text and sha256 of a manifest."""
     file = folder / MANIFEST
     if not file.is_file() or file.is_symlink():
         raise IntegrityError(
-            f"{folder} has no {MANIFEST}, so it is not a bundle. Make one with: edgekit build MODEL -o OUT",
+            f"{folder} has no {MANIFEST}, which every bundle has. {_AGAIN}",
             code="bundle-no-manifest",
         )
     with file.open("rb") as stream:
