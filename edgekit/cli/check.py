@@ -117,12 +117,10 @@ def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None
             "Missing option '--baseline'. Give an older bundle, or a file of 'edgekit baseline'; or --self-check for this machine's noise.",
             code="option-missing",
         )
-    columns = ",".join(f"{role}={name}" for role, name in check.columns.items())
-    told = f"--samples {check.samples}" + (f" --columns {columns}" if columns else "")
-    where = f"baselines/{check.name}.json, of every target's bundle," if check.name else "baseline.json"
+    value = "baselines" if check.name else "baseline.json"
     raise UsageError(
-        f"{file.path} names no baseline. Make one with: edgekit baseline {check.bundle} {told} -o {where} "
-        f'and add baseline = "{"baselines" if check.name else "baseline.json"}"; or measure the noise of this machine alone: --self-check.',
+        f'{file.path} names no baseline. Add baseline = "{value}" and make it: edgekit baseline. '
+        "Or measure the noise of this machine alone: --self-check.",
         code="baseline-missing",
     )
 

@@ -4,7 +4,7 @@
     samples = "data/train.jsonl"     # what quantization is calibrated on
     eval = "data/dev.jsonl"          # what the build chooses by, and what a check compares on
     targets = ["cpu"]
-    out = "bundle"
+    out = "bundles"                  # the bundle of a target is at bundles/TARGET
     baseline = "baseline.json"
 
     [budget]                         # of the build, and of every check
@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 FILE = "edgekit.toml"
+_MANIFEST = "manifest.json"
 CHECK_SECONDS = 30.0
 """How long a check may go on to settle what is open, unless something else is said."""
 
@@ -121,7 +122,7 @@ class Project:
         columns: role to column name, for all of them.
         slices: columns whose values a check compares one by one.
         targets: names, or TOML files.
-        out: the bundle; with several targets a folder with one sub-folder for each.
+        out: Folder of the bundles: the bundle of each target is its sub-folder ``out/TARGET``.
         baseline: a bundle or a file of ``edgekit baseline``; with several targets a folder with ``NAME`` or ``NAME.json`` for each.
         seed: of all that is drawn.
         budget: limits that replace the targets', and that a check holds bundles to.
@@ -294,6 +295,12 @@ def places(project: Project, *, only: str | None = None, report: str | None = No
             code="project-value",
         )
     several = len(named) > 1
+    if project.out and (Path(project.out) / _MANIFEST).is_file():
+        raise UsageError(
+            f"{project.path}: out is {project.out}, which is a bundle, expected the folder of the bundles of all targets. "
+            f"Move the bundle to {Path(project.out) / next(iter(named))}, or give another out.",
+            code="project-out-is-bundle",
+        )
     if only is not None:
         named = {
             _short(only): named.get(only, only)
@@ -307,7 +314,7 @@ def places(project: Project, *, only: str | None = None, report: str | None = No
         Place(
             target,
             name,
-            below(project.out, name),
+            str(Path(project.out) / name),
             _baseline(project, name, several),
             None if report is None else below(report, name),
         )
