@@ -6,8 +6,7 @@ import click
 
 from edgekit.cli._options import keys_option, numbers, revoked, threads_option, trust_of
 from edgekit.cli._output import bars, show
-from edgekit.cli.deploy import identity_option, python_option
-from edgekit.spec.errors import UsageError
+from edgekit.cli._remote import check_local, on_options
 
 __all__ = ["command"]
 
@@ -34,15 +33,7 @@ _numbers = numbers(1, "whole numbers of at least 1, e.g. 1,8,32")
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
 @click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
 @threads_option
-@click.option(
-    "--on",
-    "where",
-    default=None,
-    metavar="ssh://[USER@]HOST[:PORT][/PATH]",
-    help="Time it on that device; it is deployed first if need be.",
-)
-@python_option
-@identity_option
+@on_options
 @keys_option
 def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Time BUNDLE by batch and length: arrays in, outputs out (preprocessing is not in it; 'edgekit eval' has it).
@@ -52,7 +43,7 @@ def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, whe
     """
     with bars() as progress:
         if where is None:
-            _only_there()
+            check_local()
             from edgekit.report.bench import bench
 
             result = bench(
@@ -79,14 +70,3 @@ def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, whe
             options["revoked"] = revoked()
             result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
     show(result, as_json)
-
-
-def _only_there() -> None:
-    """Refuses options of the device where there is none: they would do nothing."""
-    context = click.get_current_context()
-    for name in ("python", "identity"):
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            raise UsageError(
-                f"--{name} is of the device, and there is none. Give --on ssh://... too, or leave it out.",
-                code="option-needs-other",
-            )

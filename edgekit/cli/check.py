@@ -22,6 +22,7 @@ from edgekit.cli._options import (
     trust_of,
 )
 from edgekit.cli._output import as_error, bars, echo, error_line
+from edgekit.cli._remote import check_local, connection, forwarded, on_options
 from edgekit.spec import gates as gate_files
 from edgekit.spec import project as projects
 from edgekit.spec.errors import EdgekitError, UsageError
@@ -72,10 +73,11 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
     help="Print the whole report as JSON instead, one after the other for several targets.",
 )
 @backend_option
+@on_options
 @keys_option
 @max_time_option
 @seed_option
-def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
+def command(bundle, gates, include_text, as_json, where, python, identity, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
     """Hold BUNDLE against a baseline and its gates; for CI.
 
     Exit 0: no gate failed; one that stays inconclusive is no proof (--strict: 4). 1: something broke. 2: the call is off.
@@ -85,6 +87,10 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
     over the file, and the gravest exit code counts. With BUNDLE edgekit.toml is not read.
     """
     held = None if gates is None else gate_files.read(gates)
+    if where is not None:
+        device = (where, python, identity, said["keys"])
+        click.get_current_context().exit(_run_there(bundle, gates, as_json, device, said))
+    check_local()
     backend = said.pop("backend")
     chosen = given(gates=held, report=said.pop("out"), **said)
     if bundle is not None:
@@ -136,10 +142,43 @@ def _only_noise(**said: Any) -> None:
             )
 
 
+def _run_there(
+    bundle: str | None, gates: str | None, as_json: bool, device: tuple[Any, ...], said: dict[str, Any]
+) -> int:
+    """Check a bundle on a device; return the exit code."""
+    from edgekit.deploy import measure
+
+    if bundle is None:
+        raise UsageError(
+            "--on needs BUNDLE: without it edgekit.toml names the bundles, and checks them on this machine.",
+            code="option-needs-other",
+        )
+    check = projects.checks(Project(), bundle, given(baseline=said["baseline"], samples=said["samples"]))[0]
+    _complete(check, asked=bool(said["self_check"]))
+    given_files = {"--samples": said["samples"], "--baseline": said["baseline"], "--gates": gates}
+    files = {option: path for option, path in given_files.items() if path is not None}
+    _verdict.check_ready(said["out"])
+    with bars() as progress:
+        reached = connection(*device, progress=progress)
+        arguments = forwarded(("samples", "baseline", "gates", "out", "as_json"))
+        report = measure.report("check", bundle, files, arguments, reached)
+    return _finish(report, said["out"], as_json, bool(said["strict"]), bool(said["allow_incomparable"]))
+
+
+def _finish(report: Any, folder: str | None, as_json: bool, strict: bool, allow_incomparable: bool) -> int:
+    """Print and write a report; return its exit code."""
+    if not as_json:
+        return _verdict.finish(report, folder, strict, allow_incomparable)
+    from edgekit.report import files
+
+    _verdict.write(report, folder)
+    _verdict.say(files.dumps(report).rstrip("\n"))
+    return int(report.exit_code(strict, allow_incomparable))
+
+
 def _run(check: Check, include_text: bool, as_json: bool, backend: str | None) -> int:
     """Checks one bundle and says so; of several, an error of one does not keep the others from being looked at."""
     from edgekit.report import check as checking
-    from edgekit.report import files
 
     told: dict[str, Any] = {
         "columns": check.columns or None,
@@ -160,11 +199,7 @@ def _run(check: Check, include_text: bool, as_json: bool, backend: str | None) -
                     "include_text": include_text,
                 }
                 report = checking.check(check.bundle, check.baseline, check.samples, progress=progress, **told)
-        if not as_json:
-            return _verdict.finish(report, check.report, check.strict, check.allow_incomparable)
-        _verdict.write(report, check.report)
-        _verdict.say(files.dumps(report).rstrip("\n"))
-        return report.exit_code(check.strict, check.allow_incomparable)
+        return _finish(report, check.report, as_json, check.strict, check.allow_incomparable)
     except (EdgekitError, OSError, MemoryError) as problem:
         error = as_error(problem)
         echo(error_line(error, check.name), err=True)

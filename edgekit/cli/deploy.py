@@ -6,19 +6,10 @@ import click
 
 from edgekit.cli._options import downgrade_option, keys_option, revoked
 from edgekit.cli._output import bars, show
+from edgekit.cli._remote import identity_option, python_option
 from edgekit.spec.parsing import to_json
 
-__all__ = ["command", "identity_option", "python_option"]
-
-python_option = click.option(
-    "--python",
-    default="python3",
-    show_default=True,
-    help="Python on the device that has EdgeKit; from the login's home where the path is relative.",
-)
-identity_option = click.option(
-    "--identity", default=None, metavar="FILE", help="Private key to log in with. [default: as ssh finds it]"
-)
+__all__ = ["command"]
 
 
 @click.command(name="deploy")

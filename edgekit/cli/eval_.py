@@ -19,11 +19,13 @@ from edgekit.cli._options import (
     trust_of,
 )
 from edgekit.cli._output import bars, echo, echo_text
+from edgekit.cli._remote import check_local, connection, forwarded, on_options
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 
 __all__ = ["command"]
 
+_OF_SCORES = ("columns", "backend", "threads", "slices")
 _SCENARIOS = ("SingleStream", "Offline", "Server")
 
 
@@ -80,35 +82,57 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
 @include_text_option
 @backend_option
 @threads_option
+@on_options
 @keys_option
 @max_time_option
 @seed_option
-def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Score BUNDLE on samples, with latency (one stream, batch 1, input to answer) and memory.
+def command(bundle, samples, out, file, keys, where, python, identity, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+    """Score BUNDLE on samples, with latency (one stream, batch 1, input to answer), start and memory.
 
-    With -o everything is measured: accuracy by row and slice, latency, cold start, memory, scenarios, robustness. One HTML file for people,
-    JSON and JUnit for machines, Markdown for a pull request. Nothing is gated unless --gates says so: its budget is held against BUNDLE, its
-    margins against what --teacher gives. Exit codes are then those of 'edgekit check'.
+    With -o everything is measured: accuracy by row and slice, latency, cold start, memory, scenarios, robustness. The
+    report is one HTML page for people, JSON and JUnit for machines, Markdown for a pull request. Nothing is gated
+    without --gates; with it, BUNDLE is held to the budget, and margins to what --teacher gives. Exit codes are then
+    those of 'edgekit check'. With --slice and without -o, the scores of each slice are printed.
+
+    With --on the device's own 'edgekit eval' runs there; samples are copied to a private folder and removed afterwards.
     """
+    if out is not None and file is not None:
+        raise UsageError(
+            "--json is for an evaluation without -o, which writes report.json. Leave one of them out.",
+            code="option-conflict",
+        )
+    if out is None:
+        _refuse_report_options(options)
+    if where is not None:
+        _run_there(bundle, samples, out, file, (where, python, identity, keys), options)
+        return
+    check_local()
     if out is not None:
-        if file is not None:
-            raise UsageError(
-                "--json is of an evaluation without -o, which writes report.json. Leave one of them out.",
-                code="option-conflict",
-            )
         _report(bundle, samples, out, keys=keys, **options)
         return
-    run = {name: options.pop(name) for name in ("columns", "backend", "threads")}
-    if of_a_report := list(given(**options)):
-        option = next(p for p in command.params if p.name == of_a_report[0])
-        raise UsageError(
-            f"{max(option.opts, key=len)} is of a report. Add -o FOLDER, or leave it out.", code="option-needs-other"
-        )
     from edgekit.report.evaluate import evaluate
-    from edgekit.report.files import write_text
 
+    run = {name: options[name] for name in ("columns", "backend", "threads", "slices")}
     with bars() as progress:
         result = evaluate(bundle, samples, trust=trust_of(keys), progress=progress, **run)
+    _print_scores(result, file)
+
+
+def _refuse_report_options(options: dict[str, Any]) -> None:
+    """Refuse options that only a report has."""
+    of_report = {name: value for name, value in options.items() if name not in _OF_SCORES}
+    for name in given(**of_report):
+        option = next(parameter for parameter in command.params if parameter.name == name)
+        raise UsageError(
+            f"{max(option.opts, key=len)} is an option of a report. Add -o FOLDER, or leave it out.",
+            code="option-needs-other",
+        )
+
+
+def _print_scores(result: Any, file: str | None) -> None:
+    """Print scores, and write them as JSON where ``--json`` names a file."""
+    from edgekit.report.files import write_text
+
     text = to_json(result.record(), indent=2)
     if file == "-":
         echo(text)
@@ -116,6 +140,30 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
     echo_text(result.text())
     if file:
         write_text(file, text + "\n")
+
+
+def _run_there(
+    bundle: str, samples: str, out: str | None, file: str | None, device: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """Evaluate on a device."""
+    from edgekit.cli import _verdict
+    from edgekit.deploy import measure
+
+    if out is not None:
+        _verdict.check_ready(out)
+    given_files = {"--samples": samples, "--gates": options.get("gates"), "--teacher": options.get("teacher")}
+    files = {option: path for option, path in given_files.items() if path is not None}
+    arguments = forwarded(("samples", "gates", "teacher", "out", "file"))
+    with bars() as progress:
+        reached = connection(*device, progress=progress)
+        if out is None:
+            result = measure.evaluate(bundle, files, arguments, reached)
+        else:
+            report = measure.report("eval", bundle, files, arguments, reached)
+    if out is None:
+        _print_scores(result, file)
+    else:
+        click.get_current_context().exit(_verdict.finish(report, out))
 
 
 def _report(bundle: str, samples: str, out: str, **options: Any) -> None:

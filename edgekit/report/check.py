@@ -23,7 +23,7 @@ from edgekit.report.before import Before, BundleBefore, Known, ReportBefore, Tea
 from edgekit.report.describe import Description, describe
 from edgekit.report.reference import question
 from edgekit.report.side import Answered, Rows, Side, answered, opened, rows, subject, variant_of
-from edgekit.report.slices import by_label, by_length
+from edgekit.report.slices import by_label, by_length, score_slices
 from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import BackendError, UsageError
 from edgekit.spec.gates import OFF, Gates
@@ -358,6 +358,9 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
             run.side, against, run.rows, (was, found.outputs), run.seed, run.include_text, run.progress
         )
     after = replace(after, robustness=described[0])
+    if against is None:
+        slices = score_slices(run.rows.evaluation, found.outputs, _slices_of(run, found.outputs))
+        after = replace(after, slices=slices)
     before = None if before is None else replace(before, robustness=described[1])
     notes = () if against is None else baselines.notes(against, after)
     made = _framed(kind, run, (after,) if before is None else (before, after), judged, notes)
@@ -461,18 +464,23 @@ def _accuracy(run: _Run, was: Sequence[Arrays] | None, now: Sequence[Arrays], wh
         return Accuracy(
             len(given), metric.name, higher_is_better=metric.higher_is_better, comparable=False, why_not=why_not
         )
-    slices: dict[str, Sequence[str]] = {}
-    if max(given.sizes) > 1:  # of inputs of one size there is nothing to be sliced
-        slices["length"] = by_length(given.sizes)
-    if labels := by_label(given.evaluation, now):
-        slices["label"] = labels
-    slices |= {
-        name: [row.slices[name] for row in given.samples.rows] for name in run.slices
-    }  # a column of such a name is what was asked for
+    slices = _slices_of(run, now)
     margins = {"margin": run.gates.accuracy.drop, "recall_margin": run.gates.accuracy.recall_drop}
     return compare_answers(
         given.evaluation, was, now, given.ids, **margins, slices=slices, include_text=run.include_text
     )
+
+
+def _slices_of(run: _Run, outputs: Sequence[Arrays]) -> dict[str, Sequence[str]]:
+    """Return the value of each row in each column of slices: length and label where they vary, and the columns asked for."""
+    slices: dict[str, Sequence[str]] = {}
+    if max(run.rows.sizes) > 1:  # of inputs of one size there is nothing to be sliced
+        slices["length"] = by_length(run.rows.sizes)
+    if labels := by_label(run.rows.evaluation, outputs):
+        slices["label"] = labels
+    for name in run.slices:  # a column of such a name is what was asked for
+        slices[name] = [row.slices[name] for row in run.rows.samples.rows]
+    return slices
 
 
 def _drop(run: _Run, against: Known | None, accuracy: Accuracy | None, after: Subject) -> tuple[float | None, str]:

@@ -19,6 +19,7 @@ __all__ = [
     "Predictions",
     "Process",
     "Scenario",
+    "SliceScore",
     "Start",
     "Subject",
     "Times",
@@ -233,6 +234,23 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class SliceScore:
+    """Score of one bundle on the rows that share a value of a column.
+
+    Attributes:
+        column: Column of the slice.
+        value: Value that its rows share.
+        rows: Number of rows.
+        score: Score of the task on these rows; None where it is not defined on them.
+    """
+
+    column: str
+    value: str
+    rows: int
+    score: float | None
+
+
+@dataclass(frozen=True)
 class Perturbed:
     """One kind of disturbance of the texts. Descriptive, not a certificate.
 
@@ -284,6 +302,7 @@ class Subject:
         processes: those that were timed.
         scenarios: those that were run.
         robustness: under disturbed texts.
+        slices: Scores by slice, where the bundle is described by itself.
         candidates: of its build.
         predictions: row by row; None where they would quote the samples.
         settings: what its manifest says of how it runs, as text by name: variants field by field, and the digest of each file. Empty for a teacher,
@@ -321,6 +340,7 @@ class Subject:
     processes: tuple[Process, ...] = ()
     scenarios: tuple[Scenario, ...] = ()
     robustness: tuple[Perturbed, ...] = ()
+    slices: tuple[SliceScore, ...] = ()
     candidates: tuple[Trial, ...] = ()
     predictions: Predictions | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
