@@ -1,4 +1,4 @@
-"""The one way to a terminal: strings of a bundle, of a table or of a device cannot act on it. Elsewhere no progress is drawn."""
+"""Output of the command line: text from bundles, tables and devices is escaped, so that it cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NARROWEST = 40  # columns below which nothing can be laid out
 
 
 def echo(message: object = "", err: bool = False) -> None:
-    """Prints a line."""
+    """Print a line."""
     click.echo(visible(str(message)), err=err)
 
 
@@ -45,7 +45,7 @@ def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
     if isinstance(problem, OSError):
         return typed(problem)
     return EdgekitError(
-        "Memory does not suffice. Close other programs, or use a machine with more.", code="out-of-memory"
+        "There is not enough memory. Close other programs, or use a machine with more memory.", code="out-of-memory"
     )
 
 
@@ -80,7 +80,7 @@ def usage_error(error: click.UsageError) -> str:
 
 
 def show(result: Any, as_json: bool) -> None:
-    """Prints what a verb came to: its text, or with ``--json`` its record."""
+    """Print the result of a verb: its text, or with ``--json`` its record."""
     if as_json:
         echo(to_json(result.record(), indent=2))
     else:

@@ -20,7 +20,7 @@ __all__ = ["command"]
     "--samples",
     default=None,
     metavar="FILE",
-    help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.",
+    help="Samples with labels: JSONL, CSV, TSV, a TOML file that names them, or a folder LABEL/IMAGE.",
 )
 @click.option("-o", "--out", default=None, metavar="FILE", help="Baseline, a .json file; an existing one is replaced.")
 @click.option(

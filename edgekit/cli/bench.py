@@ -15,31 +15,39 @@ _numbers = numbers(1, "whole numbers of at least 1, e.g. 1,8,32")
 
 @click.command(name="bench")
 @click.argument("bundle")
-@click.option("--batches", default="1,8,32", show_default=True, callback=_numbers, help="Rows of a call.")
+@click.option(
+    "--batches",
+    default="1,8,32",
+    show_default=True,
+    callback=_numbers,
+    help="Rows of a call; several joined by commas.",
+)
 @click.option(
     "--lengths",
     default="16,32,64,128",
     show_default=True,
     callback=_numbers,
-    help="Tokens of a row, special ones too; none for rows of one shape.",
+    help="Tokens of a row, special tokens included; ignored for rows of one shape.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.05),
     default=1.0,
     show_default=True,
-    help="Time for each pair of batch and length.",
+    help="Measuring time for each pair of batch and length.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
-@click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
+@click.option(
+    "--backend", default=None, metavar="NAME", help="Backend of the bundle that runs. [default: the best one]"
+)
 @threads_option
 @on_options
 @keys_option
 def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Time BUNDLE by batch and length: arrays in, outputs out (preprocessing is not in it; 'edgekit eval' has it).
+    """Measure latency and throughput of BUNDLE by batch and length, on arrays, without preprocessing.
 
-    With --on the numbers are those of the device. Where it has no such bundle, or another one, BUNDLE is deployed first,
-    see 'edgekit deploy', which has --python and --identity too.
+    'edgekit eval' measures from text to answer. With --on the times are those of the device; BUNDLE is deployed there
+    first if the device has no such bundle, see 'edgekit deploy'.
     """
     with bars() as progress:
         if where is None:

@@ -35,21 +35,21 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
     "--samples",
     required=True,
     metavar="FILE",
-    help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.",
+    help="Samples with labels: JSONL, CSV, TSV, a TOML file that names them, or a folder LABEL/IMAGE.",
 )
 @click.option(
     "-o",
     "--out",
     default=None,
     metavar="FOLDER",
-    help="Measure everything, and write report.html, .json, .md, junit.xml and history.json here.",
+    help="Measure everything and write report.html, report.json, report.md, junit.xml and history.json to this folder.",
 )
 @click.option(
     "--json",
     "file",
     default=None,
     metavar="FILE",
-    help="Without -o: also write the numbers as JSON ('-': only them, to standard output).",
+    help="Without -o: also write the scores as JSON ('-': only these, to standard output).",
 )
 @columns_option
 @slices_option
@@ -57,27 +57,27 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
     "--teacher",
     default=None,
     metavar="FILE|MODEL",
-    help="Also compare with these outputs (.npy, .npz, .jsonl), or this Hugging Face folder (needs torch).",
+    help="Also compare with a file of outputs (.npy, .npz, .jsonl) or a Hugging Face folder (needs torch).",
 )
 @click.option(
     "--scenario",
     "scenarios",
     multiple=True,
     type=click.Choice(_SCENARIOS),
-    help="MLPerf's name of how texts arrive. Repeatable. [default: all three]",
+    help="Load scenario, by its name in MLPerf. Repeatable. [default: all three]",
 )
 @click.option(
     "--server-bound",
     type=click.FloatRange(min=0, min_open=True),
     default=None,
     metavar="MS",
-    help="Of the Server scenario: 99 % of answers within it.",
+    help="Latency bound of the Server scenario for 99 % of the answers. [default: 10 times the median]",
 )
 @click.option(
     "--gates",
     default=None,
     metavar="FILE",
-    help="TOML with limits of the bundle, and margins over the teacher. [default: none]",
+    help="TOML file of limits of the bundle and margins over the teacher. [default: no gates]",
 )
 @include_text_option
 @backend_option
@@ -167,12 +167,12 @@ def _run_there(
 
 
 def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
-    """Measures everything and writes the report."""
+    """Measure everything and write the report."""
     server_bound, scenarios = options.pop("server_bound"), options.pop("scenarios")
     teacher, gates, keys = options.pop("teacher"), options.pop("gates"), options.pop("keys")
     if server_bound is not None and scenarios and "Server" not in scenarios:
         raise UsageError(
-            "--server-bound is of the Server scenario, which was not asked for. Add --scenario Server, or leave it out.",
+            "--server-bound is an option of the Server scenario, which is not among --scenario. Add --scenario Server, or leave it out.",
             code="option-needs-other",
         )
     from edgekit.cli import _reference, _verdict

@@ -64,7 +64,7 @@ def _signature(opened: Bundle, is_checked: bool) -> str:
     from edgekit.bundle.signature import stated_key
 
     if is_checked:
-        return ", signed by a trusted key"
+        return ", signed by a key that is trusted"
     key = stated_key(opened.path)
     if not key:
         return "; not signed"

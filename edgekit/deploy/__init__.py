@@ -298,6 +298,7 @@ def _install(
     if bundle.manifest.choose_on == "device":
         compiled = {**device.json_verb("compile there", "compile", *trust, "--json", "--", copy), "bundle": path}
     verified = device.verb("verify there", "verify", "--require-golden", *trust, "--", copy).strip()
+    verified = verified.replace("\n  ", " ")  # lines that were wrapped there
     doctor = device.json_verb("look at the device", "doctor", "--json")
     # In one step, by the same code that replaces a bundle anywhere; it removes what one that was killed has left there.
     allowed = ["--allow-downgrade"] if allow_downgrade else []

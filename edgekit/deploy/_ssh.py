@@ -354,7 +354,7 @@ class Device:
         return found
 
 
-_NO_SFTP = re.compile("subsystem request failed")
+_NO_SFTP = re.compile(r"subsystem request failed|scp: Connection closed|scp: (command )?not found")
 
 _CONNECTIONS = (
     (
