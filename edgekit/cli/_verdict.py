@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgekit.cli._output import echo
 from edgekit.spec.report import Report
+from edgekit.spec.text import wrap_lines
 
 
 def write(report: Report, folder: str | None) -> list[str]:
@@ -25,7 +26,7 @@ def finish(report: Report, folder: str | None, strict: bool = False, allow_incom
 
     code = report.exit_code(strict, allow_incomparable)
     written = write(report, folder)
-    say("\n".join([terminal(report, code), *written]))
+    say("\n".join([terminal(report, code), *map(wrap_lines, written)]))
     return code
 
 

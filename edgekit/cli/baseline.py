@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgekit.cli._options import columns_option, given, keys_option, seed_option, threads_option, trust_of
-from edgekit.cli._output import bars, echo
+from edgekit.cli._output import bars, echo, echo_text
 from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
@@ -90,4 +90,5 @@ def _measure(bundle: str, samples: str, out: str, append: bool, keys: tuple[str,
             bundle, samples, file=out, append=append, progress=progress, **given(trust=trust_of(keys), **options)
         )
     files.write(report, Path(out))
-    echo(f"{terminal(report)}\nWrote {out}.")
+    echo(terminal(report))
+    echo_text(f"Wrote {out}.")
