@@ -32,7 +32,7 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import SCHEMA, Accuracy, Report, Speed
 from edgekit.spec.subject import Fingerprint, Subject
-from edgekit.timing.duel import duel, solo
+from edgekit.timing.interleaved import time_interleaved, time_single
 from edgekit.timing.probe import prober
 from edgekit.timing.scenarios import NAMES as SCENARIOS
 from edgekit.timing.scenarios import run as run_scenarios
@@ -383,7 +383,7 @@ def _solo(run: _Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) 
     backend, threads, kernels = probed
     opener, inputs, meter = run.side.worker, run.rows.inputs, energy.meter()
     with prober(backend, threads) as probes:
-        processes = solo(
+        processes = time_single(
             opener,
             inputs,
             _PROCESSES,
@@ -401,7 +401,7 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
     """Two bundles in turns."""
     gated, sizes = speed.margins(run.gates), (other.size_mb, run.side.size_mb)
     same = differences.equal(subject(other, run.rows, was, ()), subject(run.side, run.rows, now, ()))
-    measured = duel(
+    measured = time_interleaved(
         other.worker,
         run.side.worker,
         run.rows.inputs,
@@ -421,7 +421,7 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
 def _noise(run: _Run) -> Speed:
     """The bundle against itself, for all of the time."""
     own, inputs = run.side.worker, run.rows.inputs
-    measured = duel(
+    measured = time_interleaved(
         own,
         own,
         inputs,

@@ -18,7 +18,7 @@ from edgekit.spec.errors import UsageError, check_known
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Input
 from edgekit.spec.subject import Scenario
-from edgekit.timing.draw import Draw
+from edgekit.timing.sampler import InputSampler
 from edgekit.timing.worker import Worker
 
 __all__ = ["NAMES", "OFFLINE", "SERVER", "SINGLE_STREAM", "early_stopping", "needed", "run"]
@@ -113,7 +113,7 @@ def run(
     if not names:
         return ()
     end = time.monotonic() + seconds
-    draw = Draw(inputs, seed)
+    draw = InputSampler(inputs, seed)
     each_s = _warm_up(worker, draw, end - 0.9 * seconds)
     asked = [name for name in NAMES if name in names]
     found = {}
@@ -146,7 +146,7 @@ def run(
     return tuple(found[name] for name in names)
 
 
-def _warm_up(worker: Worker, draw: Draw, until: float) -> float:
+def _warm_up(worker: Worker, draw: InputSampler, until: float) -> float:
     """Seconds of a query, about."""
     warm = worker.time(draw.take(1))
     while len(warm) < _WARM_UP and time.monotonic() < until:
@@ -154,7 +154,7 @@ def _warm_up(worker: Worker, draw: Draw, until: float) -> float:
     return median(warm) / 1e3
 
 
-def _one_by_one(worker: Worker, draw: Draw, each_s: float, until: float, progress: Progress) -> list[float]:
+def _one_by_one(worker: Worker, draw: InputSampler, each_s: float, until: float, progress: Progress) -> list[float]:
     """Milliseconds of queries, each sent when the one before was answered."""
     times_ms: list[float] = []
     while not times_ms or time.monotonic() < until:
@@ -171,7 +171,7 @@ def _single_stream(times_ms: Sequence[float]) -> Scenario:
 
 
 def _offline(
-    worker: Worker, inputs: Sequence[Input], draw: Draw, each_s: float, until: float, progress: Progress
+    worker: Worker, inputs: Sequence[Input], draw: InputSampler, each_s: float, until: float, progress: Progress
 ) -> Scenario:
     # As many rows as two lists and a warm-up have time for, should batches save nothing; all where that is more.
     size = min(len(inputs), max(_LEAST_LIST, int((until - time.monotonic()) / 2.2 / each_s)))
@@ -191,7 +191,7 @@ def _offline(
 
 def _server(
     worker: Worker,
-    draw: Draw,
+    draw: InputSampler,
     times_ms: Sequence[float],
     bound_ms: float | None,
     seed: int,

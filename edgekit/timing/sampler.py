@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from edgekit.spec.errors import SamplesError
 from edgekit.spec.protocols import Input
 
-__all__ = ["Draw"]
+__all__ = ["InputSampler"]
 
 
-class Draw:
+class InputSampler:
     """Inputs without end: all of them in a drawn order, then again in another. The same seed gives the same."""
 
     def __init__(self, inputs: Sequence[Input], seed: int) -> None:

@@ -17,11 +17,11 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Input
 from edgekit.spec.subject import Process, Start
 from edgekit.stats.interval import FEWEST, Look
-from edgekit.timing.draw import Draw
 from edgekit.timing.probe import PRODUCTS, Prober, ask
+from edgekit.timing.sampler import InputSampler
 from edgekit.timing.worker import Worker
 
-__all__ = ["FIRST_LOOK", "MOST", "Duel", "Opener", "Pair", "duel", "solo"]
+__all__ = ["FIRST_LOOK", "MOST", "InterleavedTiming", "Opener", "Pair", "time_interleaved", "time_single"]
 
 Opener = Callable[[], Worker]
 """Starts a process with a bundle; it loads it when it is asked first."""
@@ -31,7 +31,7 @@ _MOST_INPUTS = 8
 _TURN_MS = 80.0
 _WARM_UP = 16
 _WARM_UP_S = 0.3
-_AWAKE = 2  # calls behind a switch that are not counted: the caches are still the other's
+_WARMUP_AFTER_RESUME = 2  # calls behind a switch that are not counted: the caches are still the other's
 _MEASURE_S = 1.0  # of a pair, or as long as both starts took where that is longer
 _MOST_BLOCKS = 32
 _FITTED = 9  # calls that the probe kernels' repeats are fitted to
@@ -45,7 +45,7 @@ Pair = tuple[Process, Process]
 
 
 @dataclass(frozen=True)
-class Duel:
+class InterleavedTiming:
     """What was timed.
 
     Attributes:
@@ -59,7 +59,7 @@ class Duel:
     looks: tuple[Look, ...]
 
 
-def duel(
+def time_interleaved(
     before: Opener,
     after: Opener,
     inputs: Sequence[Input],
@@ -69,7 +69,7 @@ def duel(
     seed: int = 0,
     meter: Meter | None = None,
     progress: Progress = silent,
-) -> Duel:
+) -> InterleavedTiming:
     """Times two bundles until a look at the data decides, or the time is over.
 
     Args:
@@ -86,7 +86,7 @@ def duel(
         BackendError: when a process cannot run its bundle, or the clock goes backwards.
     """
     began = time.monotonic()
-    draw = Draw(inputs, seed)
+    draw = InputSampler(inputs, seed)
     pairs: list[Pair] = []
     looks: list[Look] = []
     while True:
@@ -109,10 +109,10 @@ def duel(
         if over or due <= len(pairs) <= most - 2:
             looks.append(Look(len(pairs), 1.0 if over else len(pairs) / most))
             if decided(pairs, looks) or over:
-                return Duel(tuple(pairs), time.monotonic() - began, tuple(looks))
+                return InterleavedTiming(tuple(pairs), time.monotonic() - began, tuple(looks))
 
 
-def solo(
+def time_single(
     opener: Opener,
     inputs: Sequence[Input],
     processes: int,
@@ -123,7 +123,7 @@ def solo(
     meter: Meter | None = None,
     progress: Progress = silent,
 ) -> tuple[Process, ...]:
-    """Times one bundle in several processes, one after the other, on inputs that are drawn as for :func:`duel`.
+    """Times one bundle in several processes, one after the other, on inputs that are drawn as for :func:`time_interleaved`.
 
     Args:
         opener: starts a process with the bundle.
@@ -136,9 +136,9 @@ def solo(
         progress: told after each process.
 
     Raises:
-        BackendError: as for a duel.
+        BackendError: As for :func:`time_interleaved`.
     """
-    draw = Draw(inputs, seed)
+    draw = InputSampler(inputs, seed)
     found: list[Process] = []
     for index in range(processes):
         with contextlib.ExitStack() as stack:
@@ -180,7 +180,9 @@ def _probe(
     return worker, start.total_ms
 
 
-def _pair(before: Opener, after: Opener, draw: Draw, backwards: bool, first: Input, meter: Meter | None) -> Pair:
+def _pair(
+    before: Opener, after: Opener, draw: InputSampler, backwards: bool, first: Input, meter: Meter | None
+) -> Pair:
     """One pair of processes; ``backwards`` starts and times the second side first."""
     with contextlib.ExitStack() as stack:
         sides = [_started(stack, opener, first, draw) for opener in ((after, before) if backwards else (before, after))]
@@ -204,7 +206,9 @@ def _pair(before: Opener, after: Opener, draw: Draw, backwards: bool, first: Inp
     return (made[1], made[0]) if backwards else (made[0], made[1])
 
 
-def _started(stack: contextlib.ExitStack, opener: Opener, first: Input, draw: Draw) -> tuple[Worker, Start, float]:
+def _started(
+    stack: contextlib.ExitStack, opener: Opener, first: Input, draw: InputSampler
+) -> tuple[Worker, Start, float]:
     """A warm process, its start, and milliseconds of a call."""
     worker = stack.enter_context(opener())
     times: list[float] = []
@@ -222,7 +226,7 @@ def _size(call_ms: float) -> int:
 
 def _timed(worker: Worker, block: list[Input]) -> tuple[float, ...]:
     with worker.turn():
-        return tuple(round(t, 4) for t in worker.time([*block[:_AWAKE], *block])[-len(block) :])
+        return tuple(round(t, 4) for t in worker.time([*block[:_WARMUP_AFTER_RESUME], *block])[-len(block) :])
 
 
 def _process(
