@@ -49,7 +49,7 @@ from edgekit.spec.subject import Process
 from edgekit.stats import interval
 from edgekit.stats.interval import ALPHA, Estimate, Look
 from edgekit.timing.interleaved import FIRST_LOOK, time_interleaved, time_single
-from edgekit.timing.probe import prober
+from edgekit.timing.probe import make_prober
 
 HERE = Path(__file__).resolve().parent
 KINDS = ("A", "B", "A and C in turns")
@@ -170,7 +170,7 @@ def session(
         }
     side = opened(bundles[kind])
     variant = side.bundle.manifest.variants[0]
-    with prober(variant.backend, max(1, min(variant.threads, cpus()) // variant.streams)) as probes:
+    with make_prober(variant.backend, max(1, min(variant.threads, cpus()) // variant.streams)) as probes:
         made = time_single(side.worker, texts, options.processes, probes=probes, kernels=record["kernels"], seed=0)
     record["kernels"] = record["kernels"] or list(made[0].probes_ms)
     return {"processes": [slim(process) for process in made]}

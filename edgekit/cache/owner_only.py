@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgekit.spec.errors import IntegrityError
 
-__all__ = ["CODE", "Damaged", "file", "hashed", "held", "is_at", "opened", "read", "write"]
+__all__ = ["CODE", "Damaged", "is_at", "lock_file", "open_file", "open_folder", "read", "read_hashed", "write"]
 
 _CHUNK = 2**20
 _OTHERS = stat.S_IWGRP | stat.S_IWOTH
@@ -32,7 +32,7 @@ CODE = "It holds native code that is run when it is loaded."
 
 
 @contextlib.contextmanager
-def opened(root: Path, make: bool = False, danger: str = CODE) -> Iterator[int]:
+def open_folder(root: Path, make: bool = False, danger: str = CODE) -> Iterator[int]:
     """A handle of a folder, after it was found to be of this user alone.
 
     Args:
@@ -73,7 +73,7 @@ def opened(root: Path, make: bool = False, danger: str = CODE) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def file(folder: int, name: str) -> Iterator[int]:
+def open_file(folder: int, name: str) -> Iterator[int]:
     """A handle to read a file with.
 
     Raises:
@@ -99,12 +99,12 @@ def file(folder: int, name: str) -> Iterator[int]:
 
 
 def read(folder: int, name: str) -> bytes:
-    """A file's content; raises as :func:`file`."""
-    with file(folder, name) as handle, open(handle, "rb", buffering=0, closefd=False) as stream:
+    """A file's content; raises as :func:`open_file`."""
+    with open_file(folder, name) as handle, open(handle, "rb", buffering=0, closefd=False) as stream:
         return stream.readall()
 
 
-def hashed(handle: int, size: int) -> tuple[memoryview, str]:
+def read_hashed(handle: int, size: int) -> tuple[memoryview, str]:
     """The first ``size`` bytes of a large file in memory of their own, read-only, and the sha256 of that memory in hex.
 
     A start waits for this, so they are hashed while the rest is read, and the memory is fresh pages, which nobody fills with zeros before.
@@ -132,7 +132,7 @@ def write(folder: int, name: str, pieces: Iterable[bytes | memoryview]) -> None:
 
 
 @contextlib.contextmanager
-def held(folder: int, name: str, waiting: Callable[[], None] | None = None, block: bool = True) -> Iterator[None]:
+def lock_file(folder: int, name: str, waiting: Callable[[], None] | None = None, block: bool = True) -> Iterator[None]:
     """Holds a lock file, which is there only as long as it is held.
 
     flock(2) goes with the open file: it excludes threads as well as processes, and the kernel frees it when its holder dies.

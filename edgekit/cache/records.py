@@ -43,7 +43,7 @@ class Records:
         """A record, or None where there is none. One that was altered is not used, nor is a folder of others; a line in the log says so."""
         file = f"{name}.json"
         try:
-            with private.opened(self.root, danger=_DANGER) as folder:
+            with private.open_folder(self.root, danger=_DANGER) as folder:
                 kept = json.loads(private.read(folder, file))
                 if kept["sha256"] != _content_digest(name, kept["record"]):
                     raise Damaged("its sha256 is another")
@@ -59,7 +59,10 @@ class Records:
         file, new = f"{name}.json", f"{_NEW}{name}"
         content = to_json({"record": dict(record), "sha256": _content_digest(name, record)}, sort_keys=True)
         try:
-            with private.opened(self.root, make=True, danger=_DANGER) as folder, private.held(folder, _WRITING):
+            with (
+                private.open_folder(self.root, make=True, danger=_DANGER) as folder,
+                private.lock_file(folder, _WRITING),
+            ):
                 for left in (
                     n for n in os.listdir(folder) if n.startswith(_NEW)
                 ):  # whoever wrote it died: the lock is ours
@@ -84,7 +87,7 @@ class Records:
             IntegrityError: when the folder is another user's, a link, or may be written by others.
         """
         count = 0
-        with contextlib.suppress(FileNotFoundError), private.opened(self.root, danger=_DANGER) as folder:
+        with contextlib.suppress(FileNotFoundError), private.open_folder(self.root, danger=_DANGER) as folder:
             for name in self.names():
                 with contextlib.suppress(OSError):
                     if (

@@ -53,7 +53,7 @@ class Entry:
         step: what was made, e.g. ``static``; ``under way`` for a long step that is not at its end.
         about: what it was made from.
         size_mb: MiB.
-        made: seconds since 1970.
+        created: seconds since 1970.
         used: when it was made or last found, seconds since 1970.
     """
 
@@ -61,7 +61,7 @@ class Entry:
     step: str
     about: Mapping[str, Any]
     size_mb: float
-    made: float
+    created: float
     used: float
 
 
@@ -138,7 +138,7 @@ class Cache:
             os.utime(folder)
         return folder
 
-    def made(self, digest: str) -> float:
+    def created_at(self, digest: str) -> float:
         """When an entry that is there was made, seconds since 1970."""
         return (self.root / digest / _DONE).stat().st_mtime
 
@@ -247,7 +247,7 @@ class Cache:
         import fcntl
 
         count, size = 0, 0.0
-        with contextlib.suppress(FileNotFoundError), private.opened(self.root, danger=_DANGER) as folder:
+        with contextlib.suppress(FileNotFoundError), private.open_folder(self.root, danger=_DANGER) as folder:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as problem:
@@ -264,7 +264,7 @@ class Cache:
 
     def _folders(self, abandoned: bool = False) -> list[Path]:
         """Those of entries; with ``abandoned`` what killed builds left too. Races and compiled engines, which lie in the same folder, are none of them."""
-        with contextlib.suppress(FileNotFoundError), private.opened(self.root, danger=_DANGER):
+        with contextlib.suppress(FileNotFoundError), private.open_folder(self.root, danger=_DANGER):
             names = [
                 f for f in self.root.iterdir() if _ENTRY.fullmatch(f.name) or (abandoned and f.name.startswith(_NEW))
             ]
@@ -275,7 +275,7 @@ class Cache:
         """Checks whose folder it is, and holds a shared lock on it as long as this object lives."""
         import fcntl
 
-        with private.opened(self.root, make=make, danger=_DANGER) as folder:
+        with private.open_folder(self.root, make=make, danger=_DANGER) as folder:
             if self._held is None:
                 held = os.dup(folder)
                 fcntl.flock(held, fcntl.LOCK_SH)

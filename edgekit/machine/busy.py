@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgekit.machine.cpu import usable_cpus
 
-__all__ = ["OLD_S", "OTHERS", "STOLEN", "Busy", "Watch", "outdated"]
+__all__ = ["OLD_S", "OTHERS", "STOLEN", "Busy", "Watch", "outdated_reason"]
 
 OTHERS = 0.10
 """Share of the CPUs' time that others may use while something is timed, before its times are called those of a busy machine."""
@@ -57,7 +57,7 @@ class Busy:
         return f"{shares} (run queue {self.queue:.1f})"
 
 
-def outdated(busy: Busy | None, at: float) -> str:
+def outdated_reason(busy: Busy | None, at: float) -> str:
     """Why times are to be measured anew, as the end of a sentence; empty where they serve.
 
     Args:

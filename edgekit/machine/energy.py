@@ -26,7 +26,7 @@ from typing import Protocol
 from edgekit.drivers.sysfs import entries, integer, line
 from edgekit.spec.errors import UsageError
 
-__all__ = ["Meter", "integral", "meter", "per_answer", "why_none"]
+__all__ = ["Meter", "find_meter", "integral", "measure_per_answer", "unavailable_reason"]
 
 _POWERCAP = "sys/class/powercap"
 _SAMPLE_S = 0.01  # a new value of all channels comes every 6.6 ms: 3 channels, bus and shunt, 1.1 ms each (INA3221, default settings)
@@ -157,8 +157,8 @@ class _Sampled:
         return (before + time.perf_counter()) / 2, sum(known) if len(known) == len(watts) else None
 
 
-def meter(root: Path = Path("/")) -> Meter | None:
-    """What measures energy on this machine, or None where nothing does; :func:`why_none` then tells why.
+def find_meter(root: Path = Path("/")) -> Meter | None:
+    """What measures energy on this machine, or None where nothing does; :func:`unavailable_reason` then tells why.
 
     Args:
         root: where the kernel's files are.
@@ -170,13 +170,13 @@ def meter(root: Path = Path("/")) -> Meter | None:
     return _Sampled(rails) if rails and all(rail.watts() is not None for rail in rails) else None
 
 
-def why_none(root: Path = Path("/")) -> str:
+def unavailable_reason(root: Path = Path("/")) -> str:
     """Why there is no meter, and what can be done: a sentence; empty where there is one.
 
     Args:
         root: where the kernel's files are.
     """
-    if meter(root) is not None:
+    if find_meter(root) is not None:
         return ""
     if dead := [zone.counter for zone in _zones(root) if not _counts(zone)]:
         return (
@@ -188,7 +188,7 @@ def why_none(root: Path = Path("/")) -> str:
     return "This machine does not tell its energy: there is neither RAPL (virtual machines have none) nor a Jetson's INA3221 power sensor."
 
 
-def per_answer(meter: Meter, work: Callable[[], int]) -> float | None:
+def measure_per_answer(meter: Meter, work: Callable[[], int]) -> float | None:
     """Energy of one answer in millijoule, or None where the meter cannot tell or nothing was answered.
 
     Args:

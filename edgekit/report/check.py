@@ -33,7 +33,7 @@ from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import SCHEMA, Accuracy, Report, Speed
 from edgekit.spec.subject import Fingerprint, Subject
 from edgekit.timing.interleaved import time_interleaved, time_single
-from edgekit.timing.probe import prober
+from edgekit.timing.probe import make_prober
 from edgekit.timing.scenarios import NAMES as SCENARIOS
 from edgekit.timing.scenarios import run as run_scenarios
 
@@ -381,8 +381,8 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
 def _solo(run: _Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
     """The bundle by itself, with probe kernels beside it: backend, threads, kernels (none: those that fit the bundle); no backend, no probe."""
     backend, threads, kernels = probed
-    opener, inputs, meter = run.side.worker, run.rows.inputs, energy.meter()
-    with prober(backend, threads) as probes:
+    opener, inputs, meter = run.side.worker, run.rows.inputs, energy.find_meter()
+    with make_prober(backend, threads) as probes:
         processes = time_single(
             opener,
             inputs,
@@ -410,7 +410,7 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
         else speed.enough(gated, sizes, run.seed),  # of a bundle and itself no more is to be learned
         max_time=run.max_time,
         seed=run.seed,
-        meter=energy.meter(),
+        meter=energy.find_meter(),
         progress=run.progress,
     )
     judged = speed.paired(measured, sizes, gated, run.seed)
@@ -428,7 +428,7 @@ def _noise(run: _Run) -> Speed:
         lambda *_: False,
         max_time=run.max_time,
         seed=run.seed,
-        meter=energy.meter(),
+        meter=energy.find_meter(),
         progress=run.progress,
     )
     found = speed.paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.seed)

@@ -17,7 +17,7 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Input
 from edgekit.spec.subject import Process, Start
 from edgekit.stats.interval import FEWEST, Look
-from edgekit.timing.probe import PRODUCTS, Prober, ask
+from edgekit.timing.probe import PRODUCTS, Prober, time_kernels
 from edgekit.timing.sampler import InputSampler
 from edgekit.timing.worker import Worker
 
@@ -152,13 +152,13 @@ def time_single(
                 with probe.turn():
                     kernels = probes.kernels(probe, least_ms)
             size, blocks, drawn = _size(call_ms), list[tuple[float, ...]](), list[tuple[int, ...]]()
-            beside = [ask(probe, kernels)] if probe is not None else []
+            beside = [time_kernels(probe, kernels)] if probe is not None else []
             end = time.monotonic() + max(_MEASURE_S, start.total_ms / 1e3)
             while len(blocks) < 2 or (len(blocks) < _MOST_BLOCKS and time.monotonic() < end):
                 drawn.append(draw.rows(size))
                 block = draw.inputs(drawn[-1])
                 blocks.append(_timed(worker, block) + _timed(worker, block))
-                beside += [ask(probe, kernels)] if probe is not None else []
+                beside += [time_kernels(probe, kernels)] if probe is not None else []
             made = _process(worker, start, blocks, drawn, meter if index < _METERED else None, draw.take(size))
             told = {k: tuple(tuple(round(t, 4) for t in one[k]) for one in beside) for k in kernels} if beside else {}
             found.append(replace(made, probes_ms=told, probe_start_ms=probe_start))
@@ -247,5 +247,5 @@ def _process(
 
     with worker.turn():
         memory = worker.memory_mb()
-        used = energy.per_answer(meter, work) if meter is not None else None
+        used = energy.measure_per_answer(meter, work) if meter is not None else None
     return Process(start, tuple(blocks), memory, used, tuple(drawn))

@@ -30,7 +30,7 @@ from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature, TensorSpec
 from edgekit.timing.worker import Worker
 
-__all__ = ["BACKENDS", "PRODUCTS", "Kernels", "Prober", "ask", "main", "prober"]
+__all__ = ["BACKENDS", "PRODUCTS", "Kernels", "Prober", "main", "make_prober", "time_kernels"]
 
 _INT8 = {"onnxruntime": "dynamic", "openvino": "static"}
 BACKENDS = tuple(_INT8)
@@ -98,7 +98,7 @@ class Prober:
 
 
 @contextlib.contextmanager
-def prober(backend: str, threads: int) -> Iterator[Prober | None]:
+def make_prober(backend: str, threads: int) -> Iterator[Prober | None]:
     """Probe kernels for a bundle that runs on a backend with so many threads; None where there are none for it, or it is not installed."""
     if backend not in BACKENDS or backends.installed_version(backend) is None:
         yield None
@@ -119,7 +119,7 @@ def prober(backend: str, threads: int) -> Iterator[Prober | None]:
         yield Prober(folder, backend, threads)
 
 
-def ask(one: Worker, kernels: Sequence[str]) -> dict[str, list[float]]:
+def time_kernels(one: Worker, kernels: Sequence[str]) -> dict[str, list[float]]:
     """Milliseconds of a few calls of each kernel now, behind one that wakes the process up."""
     asked = [k for k in kernels for _ in range(_TIMES[k.partition(" ")[0]])]
     with one.turn():

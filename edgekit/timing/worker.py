@@ -188,7 +188,7 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         """The child's peak resident memory so far, MiB."""
         return float(self._ask(do="memory")["memory_mb"])
 
-    def ran(self) -> tuple[str, str]:
+    def method_and_backend(self) -> tuple[str, str]:
         """Method and backend of the variant that runs."""
         reply = self._ask(do="ran")
         return str(reply["method"]), str(reply["backend"])

@@ -367,7 +367,7 @@ def test_what_is_in_it(cache):
     assert (way.name, way.step) == ("under-way-" + "c" * 64, "under way")
     assert (entry.name, entry.step, entry.about["model"], entry.used) == (DIGEST, "static", "f" * 64, 1e9)
     assert entry.size_mb == pytest.approx(1.0, abs=0.01)
-    assert abs(entry.made - time.time()) < 60
+    assert abs(entry.created - time.time()) < 60
     assert Cache(cache.root.parent / "none").entries() == []
 
 

@@ -9,7 +9,7 @@ import pytest
 from fake_jetson import write
 
 from edgekit.machine import energy
-from edgekit.machine.energy import integral, meter, per_answer, why_none
+from edgekit.machine.energy import find_meter, integral, measure_per_answer, unavailable_reason
 from edgekit.spec.errors import UsageError
 
 RAPL = "sys/class/powercap"
@@ -59,7 +59,7 @@ AGX_ORIN = {
 
 
 def measured(root, before, after):
-    found = meter(write(root, before))
+    found = find_meter(write(root, before))
     found.start()
     write(root, after)
     return found.stop()
@@ -69,8 +69,8 @@ def measured(root, before, after):
 
 
 def test_packages_are_added_and_their_parts_are_not(tmp_path):
-    found = meter(write(tmp_path, server(1_000_000, 5_000_000)))
-    assert (found.source, why_none(tmp_path)) == ("RAPL package-0 + package-1", "")
+    found = find_meter(write(tmp_path, server(1_000_000, 5_000_000)))
+    assert (found.source, unavailable_reason(tmp_path)) == ("RAPL package-0 + package-1", "")
     found.start()
     write(
         tmp_path,
@@ -84,7 +84,7 @@ def test_packages_are_added_and_their_parts_are_not(tmp_path):
 
 
 def test_it_measures_again_and_again(tmp_path):
-    found = meter(write(tmp_path, server(0, 0)))
+    found = find_meter(write(tmp_path, server(0, 0)))
     for times in range(1, 4):
         found.start()
         write(tmp_path, server(times * 1_000_000, 0))
@@ -132,15 +132,15 @@ def test_names_of_packages_with_several_dies_and_their_order(tmp_path):
         **zone("intel-rapl:2", "package-0-die-1", 5),
         **zone("intel-rapl:1", "package-0-die-0", 5),
     }
-    assert meter(write(tmp_path, files)).source == "RAPL package-0-die-0 + package-0-die-1 + package-1-die-0"
+    assert find_meter(write(tmp_path, files)).source == "RAPL package-0-die-0 + package-0-die-1 + package-1-die-0"
 
 
 # ---- sensors
 
 
 def test_the_rail_that_feeds_all(tmp_path):
-    found = meter(write(tmp_path, ORIN_NANO))
-    assert (found.source, why_none(tmp_path)) == ("INA3221 VDD_IN", "")
+    found = find_meter(write(tmp_path, ORIN_NANO))
+    assert (found.source, unavailable_reason(tmp_path)) == ("INA3221 VDD_IN", "")
     began = time.perf_counter()
     found.start()
     time.sleep(0.25)
@@ -150,7 +150,7 @@ def test_the_rail_that_feeds_all(tmp_path):
 
 def test_rails_are_added_where_none_feeds_all(tmp_path):
     """2 W, 1 W and 4 W; the memory's rail hangs on the last of them, and two channels are not connected."""
-    found = meter(write(tmp_path, AGX_ORIN))
+    found = find_meter(write(tmp_path, AGX_ORIN))
     assert found.source == "INA3221 VDD_GPU_SOC + VDD_CPU_CV + VIN_SYS_5V0"
     began = time.perf_counter()
     found.start()
@@ -161,7 +161,7 @@ def test_rails_are_added_where_none_feeds_all(tmp_path):
 
 def test_power_that_changes_is_followed(tmp_path):
     """2 W for a moment, then 10 W: 5.2 J, where the two ends alone would give 3.6."""
-    found = meter(write(tmp_path, sensor(0, ("VDD_IN", 5000, 400))))
+    found = find_meter(write(tmp_path, sensor(0, ("VDD_IN", 5000, 400))))
     began = time.perf_counter()
     found.start()
     time.sleep(0.1)
@@ -180,11 +180,11 @@ def test_which_rails_there_are(tmp_path):
         f"{HWMON}/hwmon10/in2_enable": "0\n",
         f"{HWMON}/hwmon5/in2_enable": "1\n",
     }
-    assert meter(write(tmp_path, files)).source == "INA3221 GPU + CPU + SOC + SYS5V + CV"
+    assert find_meter(write(tmp_path, files)).source == "INA3221 GPU + CPU + SOC + SYS5V + CV"
 
 
 def test_a_sensor_that_fails_meanwhile(tmp_path):
-    found = meter(write(tmp_path, ORIN_NANO))
+    found = find_meter(write(tmp_path, ORIN_NANO))
     found.start()
     write(tmp_path, {f"{HWMON}/hwmon1/curr1_input": ""})
     time.sleep(0.05)
@@ -199,7 +199,7 @@ def test_a_sensor_that_fails_meanwhile(tmp_path):
 
 
 def test_no_thread_stays(tmp_path):
-    found = meter(write(tmp_path, ORIN_NANO))
+    found = find_meter(write(tmp_path, ORIN_NANO))
 
     def threads():
         return [t for t in threading.enumerate() if t.name == "edgekit-energy"]
@@ -210,12 +210,12 @@ def test_no_thread_stays(tmp_path):
     found.stop()
     assert threads() == []
     with pytest.raises(ZeroDivisionError):
-        per_answer(found, lambda: 1 // 0)
+        measure_per_answer(found, lambda: 1 // 0)
     assert threads() == []
 
 
 def test_a_clock_that_goes_backwards(tmp_path, monkeypatch):
-    found = meter(write(tmp_path, ORIN_NANO))
+    found = find_meter(write(tmp_path, ORIN_NANO))
     times = iter(range(1000, 0, -1))
     monkeypatch.setattr(energy.time, "perf_counter", lambda: float(next(times)))
     found.start()
@@ -244,7 +244,7 @@ def test_integral():
 
 @pytest.mark.parametrize("files", [server(5, 5), ORIN_NANO])
 def test_stop_without_start(tmp_path, files):
-    found = meter(write(tmp_path, files))
+    found = find_meter(write(tmp_path, files))
     with pytest.raises(UsageError, match="start"):
         found.stop()
     found.start()
@@ -254,54 +254,54 @@ def test_stop_without_start(tmp_path, files):
 
 
 def test_per_answer(tmp_path):
-    found = meter(write(tmp_path, server(1_000_000, 0)))
+    found = find_meter(write(tmp_path, server(1_000_000, 0)))
 
     def work(answers, counter):
         write(tmp_path, server(counter, 0))
         return answers
 
-    assert per_answer(found, lambda: work(4, 3_000_000)) == 500.0  # 2 J over 4 answers
-    assert per_answer(found, lambda: work(0, 4_000_000)) is None
-    assert per_answer(found, lambda: work(4, 4_000_000)) is None  # the counter stood still
+    assert measure_per_answer(found, lambda: work(4, 3_000_000)) == 500.0  # 2 J over 4 answers
+    assert measure_per_answer(found, lambda: work(0, 4_000_000)) is None
+    assert measure_per_answer(found, lambda: work(4, 4_000_000)) is None  # the counter stood still
     with pytest.raises(KeyError):
-        per_answer(found, lambda: {}["x"])
-    assert per_answer(found, lambda: work(1, 5_000_000)) == 1000.0
+        measure_per_answer(found, lambda: {}["x"])
+    assert measure_per_answer(found, lambda: work(1, 5_000_000)) == 1000.0
 
 
 def test_why_there_is_none(tmp_path):
-    said = why_none(write(tmp_path / "none", {}))
+    said = unavailable_reason(write(tmp_path / "none", {}))
     assert (
         said
         == "This machine does not tell its energy: there is neither RAPL (virtual machines have none) nor a Jetson's INA3221 power sensor."
     )
-    assert meter(tmp_path / "none") is None
+    assert find_meter(tmp_path / "none") is None
     only_psys = write(
         tmp_path / "psys",
         {**zone("intel-rapl:0", "psys", 5), **zone("intel-rapl-mmio:0", "package-0", 5), f"{RAPL}/dtpm/name": "x"},
     )
-    assert (meter(only_psys), why_none(only_psys)) == (None, said)
+    assert (find_meter(only_psys), unavailable_reason(only_psys)) == (None, said)
     root = write(tmp_path / "closed", server(5, 5))
     (root / RAPL / "intel-rapl:1/energy_uj").unlink()
     (root / RAPL / "intel-rapl:1/energy_uj").mkdir()  # root reads every file, but no folder
-    assert meter(root) is None
-    said = why_none(root)
+    assert find_meter(root) is None
+    said = unavailable_reason(root)
     assert "may not read /sys/class/powercap/intel-rapl:1/energy_uj" in said
     assert said.endswith("sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj")
     root = write(tmp_path / "sensor", {**ORIN_NANO, f"{HWMON}/hwmon1/curr1_input": "\n"})
-    assert meter(root) is None
-    assert "/sys/class/hwmon/hwmon1/curr1_input gives no number" in why_none(root)
+    assert find_meter(root) is None
+    assert "/sys/class/hwmon/hwmon1/curr1_input gives no number" in unavailable_reason(root)
 
 
 def test_a_sensor_serves_where_rapl_cannot_be_read(tmp_path):
     files = {**server(5, "closed"), **ORIN_NANO}
-    assert meter(write(tmp_path, files)).source == "INA3221 VDD_IN"
-    assert why_none(tmp_path) == ""
+    assert find_meter(write(tmp_path, files)).source == "INA3221 VDD_IN"
+    assert unavailable_reason(tmp_path) == ""
 
 
 def test_this_machine():
     """Either it tells, and then a busy moment takes between a milliwatt and ten kilowatts, or it says why not."""
-    found = meter()
-    assert (found is None) == bool(why_none())
+    found = find_meter()
+    assert (found is None) == bool(unavailable_reason())
     if found is not None:
         began = time.perf_counter()
         found.start()
