@@ -1,14 +1,15 @@
-"""Two bundles by the clock, in turns: pairs of fresh processes, and in each pair blocks of the same inputs in the order A B B A.
+"""Latency of two bundles, measured interleaved: pairs of fresh processes run blocks of the same inputs in ABBA order.
 
-What the machine does meanwhile meets both sides alike (duet measurement: Bulej L. et al., "Duet Benchmarking", ICPE 2020, arXiv 2001.05811);
-A B B A cancels a drift within a block; fresh processes make the luck of one process (``interval``) part of the interval.
+Interference of the machine affects both sides alike (duet measurement: Bulej L. et al., "Duet Benchmarking", ICPE 2020,
+arXiv 2001.05811). ABBA cancels a linear drift within a block. Fresh processes make the variation between processes
+part of the confidence interval (:mod:`edgekit.stats.interval`). The idle process is suspended (SIGSTOP).
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgekit.machine import energy
@@ -24,34 +25,44 @@ from edgekit.timing.worker import Worker
 __all__ = ["FIRST_LOOK", "MOST", "InterleavedTiming", "Opener", "Pair", "time_interleaved", "time_single"]
 
 Opener = Callable[[], Worker]
-"""Starts a process with a bundle; it loads it when it is asked first."""
+"""Function that starts a process for a bundle. The process loads the bundle on the first request."""
 
-# Inputs of a block: enough to outweigh a switch between processes, few enough that a burst of noise spoils few blocks.
-_MOST_INPUTS = 8
-_TURN_MS = 80.0
-_WARM_UP = 16
+# A block is long enough to outweigh a switch between processes, and short enough that a burst of noise affects few.
+_MAX_BLOCK_INPUTS = 8
+_BLOCK_MS = 80.0
+_WARM_UP_CALLS = 16
 _WARM_UP_S = 0.3
-_WARMUP_AFTER_RESUME = 2  # calls behind a switch that are not counted: the caches are still the other's
-_MEASURE_S = 1.0  # of a pair, or as long as both starts took where that is longer
-_MOST_BLOCKS = 32
-_FITTED = 9  # calls that the probe kernels' repeats are fitted to
-_WARM_PROBE = 3  # calls of each probe kernel
-_METERED = FEWEST  # pairs in which energy is measured: a meter of a board needs seconds each time
+_WARMUP_AFTER_RESUME = 2
+"""Calls after a switch that are not counted, because the caches still hold the data of the other process."""
+_MEASURE_S = 1.0
+"""Seconds of measurement per pair. It is extended to the time of both cold starts where that is longer."""
+_MIN_BLOCKS = 2
+_MAX_BLOCKS = 32
+_FIT_CALLS = 9
+"""Calls of the bundle whose minimum the repeats of the probe kernels are fitted to."""
+_PROBE_WARM_UP_CALLS = 3
+"""Warm-up calls of each probe kernel."""
+_METERED_PAIRS = FEWEST
+"""Pairs in which energy is measured, because the sensor of a board needs seconds per measurement."""
 FIRST_LOOK = 6
+"""Pairs after which the data are first tested for a decision."""
 MOST = 40
+"""Most pairs of one comparison."""
 
 Pair = tuple[Process, Process]
-"""The process before and the one after."""
+"""Process of the baseline (before) and process of the new bundle (after)."""
+
+_Block = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class InterleavedTiming:
-    """What was timed.
+    """Result of an interleaved measurement.
 
     Attributes:
-        pairs: of processes, before and after.
-        seconds: what it took.
-        looks: when the data were looked at for a decision; the last is at all of them.
+        pairs: Pairs of processes, before and after.
+        seconds: Duration of the whole measurement.
+        looks: Interim analyses, in order. The last one is at all pairs.
     """
 
     pairs: tuple[Pair, ...]
@@ -59,56 +70,64 @@ class InterleavedTiming:
     looks: tuple[Look, ...]
 
 
+@dataclass(frozen=True)
+class _WarmProcess:
+    """A process that has loaded its bundle and run the warm-up.
+
+    Attributes:
+        worker: Running worker.
+        start: Cold start of the worker.
+        call_ms: Latency of the last warm-up call in milliseconds.
+    """
+
+    worker: Worker
+    start: Start
+    call_ms: float
+
+
 def time_interleaved(
     before: Opener,
     after: Opener,
     inputs: Sequence[Input],
-    decided: Callable[[Sequence[Pair], Sequence[Look]], bool],
+    is_decided: Callable[[Sequence[Pair], Sequence[Look]], bool],
     *,
     max_time: float,
     seed: int = 0,
     meter: Meter | None = None,
     progress: Progress = silent,
 ) -> InterleavedTiming:
-    """Times two bundles until a look at the data decides, or the time is over.
+    """Time two bundles until an interim analysis decides, or the time is over.
 
     Args:
-        before: starts a process of one side.
-        after: of the other.
-        inputs: what is answered, in an order drawn by ``seed``.
-        decided: told the pairs so far and all looks, this one last; whether that is enough.
-        max_time: seconds; at least four pairs of processes are measured whatever they take.
-        seed: of the order.
-        meter: measures energy, where the machine tells it.
-        progress: told after each pair.
+        before: Function that starts a process of the baseline.
+        after: Function that starts a process of the new bundle.
+        inputs: Inputs to run, in random order.
+        is_decided: Stopping rule. It gets all pairs so far and all looks, the current one last.
+        max_time: Time limit in seconds. At least four pairs are measured in any case.
+        seed: Random seed for the order of the inputs.
+        meter: Energy meter, or None to measure no energy.
+        progress: Progress callback, called after each pair.
 
     Raises:
-        BackendError: when a process cannot run its bundle, or the clock goes backwards.
+        BackendError: If a process cannot run its bundle, or the clock goes backwards.
+        SamplesError: If there are no inputs.
     """
     began = time.monotonic()
-    draw = InputSampler(inputs, seed)
+    sampler = InputSampler(inputs, seed)
     pairs: list[Pair] = []
     looks: list[Look] = []
     while True:
-        pairs.append(
-            _pair(
-                before,
-                after,
-                draw,
-                backwards=len(pairs) % 2 == 1,
-                first=inputs[0],
-                meter=meter if len(pairs) < _METERED else None,
-            )
-        )
-        each = (time.monotonic() - began) / len(pairs)
-        most = min(MOST, max(FEWEST, int(max_time / each)))
-        progress("time both in turns", len(pairs), most)
-        over = len(pairs) >= most
-        # The second look is half way from the first to the end; none is taken just before the end, which would have little left to spend.
-        due = FIRST_LOOK if not looks else (FIRST_LOOK + most) // 2 if len(looks) == 1 else most
-        if over or due <= len(pairs) <= most - 2:
-            looks.append(Look(len(pairs), 1.0 if over else len(pairs) / most))
-            if decided(pairs, looks) or over:
+        pair_meter = meter if len(pairs) < _METERED_PAIRS else None
+        after_first = len(pairs) % 2 == 1
+        pairs.append(_time_pair(before, after, sampler, after_first, inputs[0], pair_meter))
+        seconds_per_pair = (time.monotonic() - began) / len(pairs)
+        most = min(MOST, max(FEWEST, int(max_time / seconds_per_pair)))
+        progress("time both bundles", len(pairs), most)
+        is_over = len(pairs) >= most
+        # No look is taken just before the end, because it would use up error probability for little gain.
+        if is_over or _next_look(len(looks), most) <= len(pairs) <= most - 2:
+            looks.append(Look(len(pairs), 1.0 if is_over else len(pairs) / most))
+            if is_decided(pairs, looks) or is_over:
                 return InterleavedTiming(tuple(pairs), time.monotonic() - began, tuple(looks))
 
 
@@ -123,129 +142,180 @@ def time_single(
     meter: Meter | None = None,
     progress: Progress = silent,
 ) -> tuple[Process, ...]:
-    """Times one bundle in several processes, one after the other, on inputs that are drawn as for :func:`time_interleaved`.
+    """Time one bundle in several processes, one after the other.
+
+    The inputs are sampled as in :func:`time_interleaved`.
 
     Args:
-        opener: starts a process with the bundle.
-        inputs: what is answered.
-        processes: how many.
-        probes: kernels that are timed before and behind each block; None for none.
-        kernels: which of them, with their repeats, where they are to be those of an earlier run; else they are fitted to the bundle's time.
-        seed: of the order.
-        meter: measures energy, where the machine tells it.
-        progress: told after each process.
+        opener: Function that starts a process of the bundle.
+        inputs: Inputs to run, in random order.
+        processes: Number of processes.
+        probes: Probe kernels that are timed before and after each block. None for no probes.
+        kernels: Kernel names with repeats (``int8 4``) of an earlier run. By default the repeats are fitted to the
+            latency of the bundle.
+        seed: Random seed for the order of the inputs.
+        meter: Energy meter, or None to measure no energy.
+        progress: Progress callback, called after each process.
 
     Raises:
-        BackendError: As for :func:`time_interleaved`.
+        BackendError: If a process cannot run its bundle, or the clock goes backwards.
+        SamplesError: If there are no inputs.
     """
-    draw = InputSampler(inputs, seed)
-    found: list[Process] = []
+    sampler = InputSampler(inputs, seed)
+    results: list[Process] = []
     for index in range(processes):
         with contextlib.ExitStack() as stack:
-            probe, probe_start = _probe(stack, probes, kernels) if index % 2 else (None, None)
-            worker, start, call_ms = _started(stack, opener, inputs[0], draw)
+            # The order of the two starts alternates, as in a pair.
+            probe: Worker | None = None
+            probe_start_ms: float | None = None
+            if index % 2:
+                probe, probe_start_ms = _start_probe(stack, probes, kernels)
+            process = _start_process(stack, opener, inputs[0], sampler)
             if not index % 2:
-                probe, probe_start = _probe(stack, probes, kernels)
+                probe, probe_start_ms = _start_probe(stack, probes, kernels)
             if probes is not None and probe is not None and not kernels:
-                with worker.turn():
-                    least_ms = min(worker.time(draw.take(_FITTED)))
-                with probe.turn():
-                    kernels = probes.kernels(probe, least_ms)
-            size, blocks, drawn = _size(call_ms), list[tuple[float, ...]](), list[tuple[int, ...]]()
-            beside = [time_kernels(probe, kernels)] if probe is not None else []
-            end = time.monotonic() + max(_MEASURE_S, start.total_ms / 1e3)
-            while len(blocks) < 2 or (len(blocks) < _MOST_BLOCKS and time.monotonic() < end):
-                drawn.append(draw.rows(size))
-                block = draw.inputs(drawn[-1])
-                blocks.append(_timed(worker, block) + _timed(worker, block))
-                beside += [time_kernels(probe, kernels)] if probe is not None else []
-            made = _process(worker, start, blocks, drawn, meter if index < _METERED else None, draw.take(size))
-            told = {k: tuple(tuple(round(t, 4) for t in one[k]) for one in beside) for k in kernels} if beside else {}
-            found.append(replace(made, probes_ms=told, probe_start_ms=probe_start))
+                kernels = _fit_kernels(process.worker, probe, probes, sampler)
+            result = _time_process(process, probe, kernels, sampler, meter if index < _METERED_PAIRS else None)
+            results.append(replace(result, probe_start_ms=probe_start_ms))
         progress("time processes", index + 1, processes)
-    return tuple(found)
+    return tuple(results)
 
 
-def _probe(
+def _next_look(looks: int, most: int) -> int:
+    """Return the number of pairs of the next look: the second one is halfway from the first one to the end."""
+    if looks == 0:
+        return FIRST_LOOK
+    if looks == 1:
+        return (FIRST_LOOK + most) // 2
+    return most
+
+
+def _fit_kernels(worker: Worker, probe: Worker, probes: Prober, sampler: InputSampler) -> tuple[str, ...]:
+    """Return the probe kernels with repeats that take about as long as a call of the bundle."""
+    with worker.turn():
+        call_ms = min(worker.time(sampler.next_inputs(_FIT_CALLS)))
+    with probe.turn():
+        return probes.fit_kernels(probe, call_ms)
+
+
+def _time_process(
+    process: _WarmProcess, probe: Worker | None, kernels: Sequence[str], sampler: InputSampler, meter: Meter | None
+) -> Process:
+    """Time blocks of one process, with the probe kernels before and after each block."""
+    size = _block_size(process.call_ms)
+    blocks: list[_Block] = []
+    rows: list[tuple[int, ...]] = []
+    probe_times: list[Mapping[str, Sequence[float]]] = []
+    if probe is not None:
+        probe_times.append(time_kernels(probe, kernels))
+    end = time.monotonic() + max(_MEASURE_S, process.start.total_ms / 1e3)
+    while len(blocks) < _MIN_BLOCKS or (len(blocks) < _MAX_BLOCKS and time.monotonic() < end):
+        rows.append(sampler.next_rows(size))
+        block = sampler.inputs_at(rows[-1])
+        blocks.append(_time_block(process.worker, block) + _time_block(process.worker, block))
+        if probe is not None:
+            probe_times.append(time_kernels(probe, kernels))
+    result = _finish_process(process, blocks, rows, meter, sampler.next_inputs(size))
+    probes_ms: dict[str, tuple[_Block, ...]] = {}
+    if probe is not None:
+        for kernel in kernels:
+            probes_ms[kernel] = tuple(_round_times(times[kernel]) for times in probe_times)
+    return replace(result, probes_ms=probes_ms)
+
+
+def _start_probe(
     stack: contextlib.ExitStack, probes: Prober | None, kernels: Sequence[str]
 ) -> tuple[Worker | None, float | None]:
-    """A warm process with the probe kernels, and milliseconds of its start."""
+    """Return a warm process with the probe kernels, and the milliseconds of its cold start."""
     if probes is None:
         return None, None
     worker = stack.enter_context(probes.worker())
-    warm = tuple(kernels) or tuple(f"{name} 1" for name in PRODUCTS)
+    warm_up = tuple(kernels) or tuple(f"{name} 1" for name in PRODUCTS)
     with worker.turn():
-        start = worker.start(warm[0])
-        worker.time([kernel for kernel in warm for _ in range(_WARM_PROBE)])
+        start = worker.start(warm_up[0])
+        worker.time([kernel for kernel in warm_up for _ in range(_PROBE_WARM_UP_CALLS)])
     return worker, start.total_ms
 
 
-def _pair(
-    before: Opener, after: Opener, draw: InputSampler, backwards: bool, first: Input, meter: Meter | None
+def _time_pair(
+    before: Opener, after: Opener, sampler: InputSampler, after_first: bool, first: Input, meter: Meter | None
 ) -> Pair:
-    """One pair of processes; ``backwards`` starts and times the second side first."""
+    """Time one pair of processes. With ``after_first`` the new bundle is started and timed first."""
+    openers = (after, before) if after_first else (before, after)
     with contextlib.ExitStack() as stack:
-        sides = [_started(stack, opener, first, draw) for opener in ((after, before) if backwards else (before, after))]
-        one, two = (worker for worker, _, _ in sides)
-        size = _size(max(call_ms for _, _, call_ms in sides))
-        blocks: tuple[list[tuple[float, ...]], list[tuple[float, ...]]] = ([], [])
-        drawn: list[tuple[int, ...]] = []
-        end = time.monotonic() + max(_MEASURE_S, sum(start.total_ms for _, start, _ in sides) / 1e3)
-        while len(blocks[0]) < 2 or (len(blocks[0]) < _MOST_BLOCKS and time.monotonic() < end):
-            drawn.append(draw.rows(size))
-            block = draw.inputs(drawn[-1])
-            a, b = _timed(one, block), _timed(two, block)
-            b += _timed(two, block)
-            blocks[0].append(a + _timed(one, block))
-            blocks[1].append(b)
-        rest = draw.take(size)
-        made = [
-            _process(worker, start, timed, drawn, meter, rest)
-            for (worker, start, _), timed in zip(sides, blocks, strict=True)
-        ]
-    return (made[1], made[0]) if backwards else (made[0], made[1])
+        one, two = (_start_process(stack, opener, first, sampler) for opener in openers)
+        size = _block_size(max(one.call_ms, two.call_ms))
+        one_blocks: list[_Block] = []
+        two_blocks: list[_Block] = []
+        rows: list[tuple[int, ...]] = []
+        end = time.monotonic() + max(_MEASURE_S, (one.start.total_ms + two.start.total_ms) / 1e3)
+        while len(rows) < _MIN_BLOCKS or (len(rows) < _MAX_BLOCKS and time.monotonic() < end):
+            rows.append(sampler.next_rows(size))
+            block = sampler.inputs_at(rows[-1])
+            # The order is A B B A.
+            one_first = _time_block(one.worker, block)
+            two_first = _time_block(two.worker, block)
+            two_blocks.append(two_first + _time_block(two.worker, block))
+            one_blocks.append(one_first + _time_block(one.worker, block))
+        energy_inputs = sampler.next_inputs(size)
+        one_result = _finish_process(one, one_blocks, rows, meter, energy_inputs)
+        two_result = _finish_process(two, two_blocks, rows, meter, energy_inputs)
+    return (two_result, one_result) if after_first else (one_result, two_result)
 
 
-def _started(
-    stack: contextlib.ExitStack, opener: Opener, first: Input, draw: InputSampler
-) -> tuple[Worker, Start, float]:
-    """A warm process, its start, and milliseconds of a call."""
+def _start_process(stack: contextlib.ExitStack, opener: Opener, first: Input, sampler: InputSampler) -> _WarmProcess:
+    """Start a process, time its cold start and run the warm-up."""
     worker = stack.enter_context(opener())
-    times: list[float] = []
+    times_ms: list[float] = []
     with worker.turn():
         start = worker.start(first)
         end = time.monotonic() + _WARM_UP_S
-        while len(times) < 2 or (len(times) < _WARM_UP and time.monotonic() < end):
-            times += worker.time(draw.take(2))
-    return worker, start, times[-1]
+        while len(times_ms) < 2 or (len(times_ms) < _WARM_UP_CALLS and time.monotonic() < end):
+            times_ms += worker.time(sampler.next_inputs(2))
+    return _WarmProcess(worker, start, times_ms[-1])
 
 
-def _size(call_ms: float) -> int:
-    return min(_MOST_INPUTS, max(1, int(_TURN_MS / call_ms)))
+def _block_size(call_ms: float) -> int:
+    """Return the number of inputs of a block."""
+    return min(_MAX_BLOCK_INPUTS, max(1, int(_BLOCK_MS / call_ms)))
 
 
-def _timed(worker: Worker, block: list[Input]) -> tuple[float, ...]:
+def _time_block(worker: Worker, block: list[Input]) -> _Block:
+    """Return the latency of each input of a block in milliseconds."""
     with worker.turn():
-        return tuple(round(t, 4) for t in worker.time([*block[:_WARMUP_AFTER_RESUME], *block])[-len(block) :])
+        times_ms = worker.time([*block[:_WARMUP_AFTER_RESUME], *block])
+    return _round_times(times_ms[-len(block) :])
 
 
-def _process(
-    worker: Worker,
-    start: Start,
-    blocks: Sequence[tuple[float, ...]],
-    drawn: Sequence[tuple[int, ...]],
+def _round_times(times_ms: Sequence[float]) -> _Block:
+    return tuple(round(t, 4) for t in times_ms)
+
+
+def _finish_process(
+    process: _WarmProcess,
+    blocks: Sequence[_Block],
+    rows: Sequence[tuple[int, ...]],
     meter: Meter | None,
-    block: Sequence[Input],
+    energy_inputs: Sequence[Input],
 ) -> Process:
-    """What a process comes to, with millijoule of one answer where there is a meter."""
-
-    def work() -> int:
-        answers, end = 0, time.monotonic() + 1.2 * meter.least_s if meter is not None else 0.0
-        while time.monotonic() < end:
-            answers += len(worker.time(block))
-        return answers
-
+    """Read the memory of a process, measure its energy where there is a meter, and return all measurements."""
+    worker = process.worker
+    energy_mj: float | None = None
     with worker.turn():
-        memory = worker.memory_mb()
-        used = energy.measure_per_answer(meter, work) if meter is not None else None
-    return Process(start, tuple(blocks), memory, used, tuple(drawn))
+        memory_mb = worker.memory_mb()
+        if meter is not None:
+            energy_mj = _measure_energy(worker, meter, energy_inputs)
+    return Process(process.start, tuple(blocks), memory_mb, energy_mj, tuple(rows))
+
+
+def _measure_energy(worker: Worker, meter: Meter, inputs: Sequence[Input]) -> float | None:
+    """Return the energy of one call in millijoules, or None where the meter gives no value."""
+
+    def run_calls() -> int:
+        calls = 0
+        end = time.monotonic() + 1.2 * meter.least_s
+        while time.monotonic() < end:
+            calls += len(worker.time(inputs))
+        return calls
+
+    return energy.measure_per_answer(meter, run_calls)

@@ -1,4 +1,4 @@
-"""Inputs for as long as something is timed."""
+"""Random order of the inputs for as long as a measurement runs."""
 
 from __future__ import annotations
 
@@ -12,30 +12,39 @@ __all__ = ["InputSampler"]
 
 
 class InputSampler:
-    """Inputs without end: all of them in a drawn order, then again in another. The same seed gives the same."""
+    """An endless sequence of inputs: one random permutation of all inputs after the other.
+
+    The same seed gives the same sequence.
+    """
 
     def __init__(self, inputs: Sequence[Input], seed: int) -> None:
-        """Binds the inputs.
+        """Store the inputs.
+
+        Args:
+            inputs: Inputs to sample from, at least one.
+            seed: Random seed of the permutations.
 
         Raises:
-            SamplesError: when there is none.
+            SamplesError: If ``inputs`` is empty.
         """
         if not inputs:
             raise SamplesError("There is no input to time. Give samples with at least one row.", code="samples-empty")
-        self._inputs, self._random = list(inputs), random.Random(seed)
-        self._order: list[int] = []
+        self._inputs = list(inputs)
+        self._random = random.Random(seed)
+        self._queue: list[int] = []
 
-    def rows(self, count: int) -> tuple[int, ...]:
-        """The next ones, by their place."""
-        while len(self._order) < count:
-            self._order += self._random.sample(range(len(self._inputs)), len(self._inputs))
-        taken, self._order = self._order[:count], self._order[count:]
-        return tuple(taken)
+    def next_rows(self, count: int) -> tuple[int, ...]:
+        """Return the row numbers of the next ``count`` inputs, from 0."""
+        while len(self._queue) < count:
+            self._queue += self._random.sample(range(len(self._inputs)), len(self._inputs))
+        rows = tuple(self._queue[:count])
+        self._queue = self._queue[count:]
+        return rows
 
-    def inputs(self, rows: Sequence[int]) -> list[Input]:
-        """Those at these places."""
+    def inputs_at(self, rows: Sequence[int]) -> list[Input]:
+        """Return the inputs with these row numbers."""
         return [self._inputs[row] for row in rows]
 
-    def take(self, count: int) -> list[Input]:
-        """The next ones."""
-        return self.inputs(self.rows(count))
+    def next_inputs(self, count: int) -> list[Input]:
+        """Return the next ``count`` inputs."""
+        return self.inputs_at(self.next_rows(count))

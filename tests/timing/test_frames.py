@@ -92,5 +92,5 @@ def test_a_message_that_is_cut_off_is_the_end():
 
 def test_rows_arrive_by_name_and_size():
     rows = [ragged.token_answers(row) for row in ragged.token_rows((5, 1, 7))]
-    equal(frames.rows_of(sent({"rows": frames.sent_rows(rows)})["rows"]), rows)
-    assert frames.rows_of(sent({"rows": frames.sent_rows([])})["rows"]) == []
+    equal(frames.unpack_rows(sent({"rows": frames.pack_rows(rows)})["rows"]), rows)
+    assert frames.unpack_rows(sent({"rows": frames.pack_rows([])})["rows"]) == []

@@ -37,7 +37,7 @@ def test_a_process_with_kernels_answers_as_a_bundles_does():
     with make_prober("onnxruntime", 1) as probes, probes.worker() as worker:
         start = worker.start("int8 1")
         assert start.total_ms > start.load_ms > 0
-        kernels = probes.kernels(worker, 1e3)
+        kernels = probes.fit_kernels(worker, 1e3)
         assert {k.partition(" ")[0] for k in kernels} >= {"int8", "float32", "memory"}
         assert all(int(k.partition(" ")[2]) > 1 for k in kernels[:2]), "a call of a second is more than one of a kernel"
         found = time_kernels(worker, ("int8 1", "memory 1"))
@@ -51,7 +51,7 @@ def test_cores_meet_and_the_other_process_ends_with_its_own(tmp_path):
     with make_prober("onnxruntime", 1) as probes:
         kernels = Kernels(probes.folder, "onnxruntime", 1)
         kernels("cores 3")
-        other = kernels._cores._other
+        other = kernels._cores._partner
         assert other.poll() is None
         other.stdin.close()
         for _ in range(100):

@@ -12,7 +12,7 @@ from scipy.stats import binom, kstest
 from edgekit import SamplesError, UsageError
 from edgekit.stats.percentiles import samples_needed
 from edgekit.timing import scenarios
-from edgekit.timing.scenarios import NAMES, early_stopping, needed, run
+from edgekit.timing.scenarios import NAMES, early_stopping, min_queries, run
 from edgekit.timing.worker import Worker
 
 TEXTS = [f"text {i}" for i in range(300)]
@@ -27,14 +27,14 @@ FLOORS = {50: 11, 90: 64, 95: 130, 99: 662, 99.9: 6636}
 @pytest.mark.parametrize("percentile", FLOORS)
 def test_the_published_floors(percentile):
     floor = FLOORS[percentile]
-    assert needed(percentile) == floor
+    assert min_queries(percentile) == floor
     assert early_stopping(range(floor - 1), percentile) is None
     assert early_stopping(range(floor), percentile) == floor - 1, "the largest of them"
 
 
 @pytest.mark.parametrize("percentile", [50, 90, 95, 99])
 def test_the_floors_are_those_of_the_plain_percentiles(percentile):
-    assert samples_needed(percentile) == needed(percentile)
+    assert samples_needed(percentile) == min_queries(percentile)
 
 
 @pytest.mark.parametrize("percentile", [50, 75, 90, 95, 97.5, 99, 99.9])
@@ -59,7 +59,7 @@ def test_none_of_few_and_no_other_percentiles():
     assert early_stopping([], 90) is None
     assert early_stopping([1.0], 50) is None
     for wrong in (0.9, 100, 49.9, float("nan")):
-        for call in (lambda p: early_stopping([1.0] * 5000, p), needed):
+        for call in (lambda p: early_stopping([1.0] * 5000, p), min_queries):
             with pytest.raises(UsageError, match="expected a number from 50 to below 100"):
                 call(wrong)
 
@@ -69,11 +69,11 @@ def test_none_of_few_and_no_other_percentiles():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_arrivals_are_poisson(seed):
-    gaps = scenarios._gaps(5000, seed)
+    gaps = scenarios._arrival_gaps(5000, seed)
     assert gaps.mean() == pytest.approx(1)
     assert kstest(gaps, "expon").pvalue > 0.01
     assert abs(np.corrcoef(gaps[1:], gaps[:-1])[0, 1]) < 0.05
-    assert not np.array_equal(gaps, scenarios._gaps(5000, seed + 1))
+    assert not np.array_equal(gaps, scenarios._arrival_gaps(5000, seed + 1))
 
 
 # ---- an exact bundle: every query takes as long as its text says, on a clock of its own

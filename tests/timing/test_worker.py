@@ -275,7 +275,7 @@ def test_a_killed_child(float32_ort):
 
 def test_a_child_that_fails_says_why(float32_ort):
     with Worker(float32_ort) as worker, pytest.raises(BackendError, match="KeyError: 'do'"):
-        worker._ask(nothing=1)
+        worker._request(nothing=1)
 
 
 def test_leaving_ends_the_child(float32_ort):
