@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -19,21 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from edgekit.bundle.keys import check_installed, fingerprint, load_private, load_public, pem
 from edgekit.bundle.place import new_file, put_file
 from edgekit.spec.errors import BuildError, IntegrityError, UsageError
 from edgekit.spec.identity import check_name, version_key
 from edgekit.spec.manifest import Manifest
 from edgekit.spec.parsing import to_json
-from edgekit.spec.paths import takes_paths
 
-__all__ = ["FILE", "Trust", "check", "check_identity", "fingerprint", "is_encrypted", "make_keys", "write"]
+__all__ = ["FILE", "Trust", "check", "check_identity", "write"]
 
 FILE = "model.sig"
 _MEDIA = "application/vnd.dev.sigstore.bundle.v0.3+json"
 _PAYLOAD = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "https://model_signing/signature/v1.0"
-_CURVE = "secp256r1"
 _LIMIT = 16 * 2**20
 _FINGERPRINT = re.compile("[0-9a-fA-F]{64}")
 
@@ -46,7 +44,7 @@ class Trust:
         keys: public keys (PEM files); a bundle must be signed by one of them.
         name: that a bundle must have; None for any.
         at_least: the oldest version that a bundle may have; None for any.
-        revoked: fingerprints of keys that are trusted no more (:func:`fingerprint`).
+        revoked: fingerprints of keys that are trusted no more (:func:`edgekit.bundle.keys.fingerprint`).
     """
 
     keys: tuple[Path, ...]
@@ -106,16 +104,6 @@ def check_identity(folder: Path, manifest: Manifest, trust: Trust) -> None:
         )
 
 
-def fingerprint(public: Path) -> str:
-    """sha256 in hex of a public key's PEM text: what ``model.sig`` names its key by, and what a revocation list holds.
-
-    Raises:
-        UsageError: when the key cannot be read.
-    """
-    _needed()
-    return hashlib.sha256(_pem(_public(public))).hexdigest()
-
-
 def _revoked(listed: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
     where = "revoked"
     if isinstance(listed, (str, os.PathLike)):
@@ -138,60 +126,6 @@ def _revoked(listed: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
     return tuple(one.lower() for one in listed)
 
 
-@takes_paths("private")
-def make_keys(private: str | os.PathLike[str], password: bytes | None = None) -> Path:
-    """Makes a key pair: ``private``, which its owner alone can read, and ``private`` with ``.pub`` added.
-
-    Args:
-        private: where the private key goes (PKCS #8, PEM).
-        password: that it is encrypted with.
-
-    Returns:
-        The public key's file.
-
-    Raises:
-        UsageError: when one of the files exists, or there is no such folder.
-    """
-    _needed()
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    private = Path(private)
-    if not private.name or private.is_dir():
-        raise UsageError(
-            f"{private} is a folder, expected the name of a file for the private key. Give e.g. {private / 'maker'}.",
-            code="key-path",
-        )
-    public = private.with_name(private.name + ".pub")
-    for file in (private, public):
-        if file.exists() or file.is_symlink():
-            raise UsageError(
-                f"{file} exists, and a key is never written over: what it signed could not be signed again. Give another name.",
-                code="key-exists",
-            )
-    key = ec.generate_private_key(ec.SECP256R1())
-    lock = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
-    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
-    begun: list[Path] = []
-    try:
-        for file, mode, content in ((private, 0o600, secret), (public, 0o644, _pem(key.public_key()))):
-            with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
-                begun.append(file)
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-    except BaseException as problem:  # an interrupt too: half a pair would be in the way of the next one
-        for file in begun:
-            file.unlink(missing_ok=True)
-        if not isinstance(problem, OSError):
-            raise
-        raise UsageError(
-            f"The key {private} cannot be written ({problem.strerror}). Give a file in a folder that exists.",
-            code="key-not-writable",
-        ) from problem
-    return public
-
-
 def write(folder: Path, digests: Mapping[str, str], key: Path, password: bytes | None = None) -> Path:
     """Signs a bundle that was checked.
 
@@ -205,17 +139,17 @@ def write(folder: Path, digests: Mapping[str, str], key: Path, password: bytes |
         UsageError: when the key cannot be read, or is not on the curve P-256.
         BuildError: when the signature cannot be written; an older one is then as it was.
     """
-    _needed()
+    check_installed()
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    signer = _private(key, password)
+    signer = load_private(key, password)
     payload = to_json(_statement(folder.resolve().name, digests), indent=2, sort_keys=True).encode()
     signed = signer.sign(_encoded(payload), ec.ECDSA(hashes.SHA256()))
     bundle = {
         "mediaType": _MEDIA,
         "verificationMaterial": {
-            "publicKey": {"hint": hashlib.sha256(_pem(signer.public_key())).hexdigest()},
+            "publicKey": {"hint": hashlib.sha256(pem(signer.public_key())).hexdigest()},
             "tlogEntries": [],
         },
         "dsseEnvelope": {
@@ -252,7 +186,7 @@ def check(folder: Path, digests: Mapping[str, str], trust: Trust) -> Path:
         IntegrityError: when there is no signature, it is none of these keys', or it is of other files.
         UsageError: when a key cannot be read.
     """
-    _needed()
+    check_installed()
     file = folder / FILE
     if not file.is_file() or file.is_symlink():
         raise IntegrityError(
@@ -290,27 +224,6 @@ def check(folder: Path, digests: Mapping[str, str], trust: Trust) -> Path:
     return key
 
 
-def is_encrypted(key: Path) -> bool:
-    """Whether a private key asks for a password; False for what is no key, which is told when it is opened."""
-    try:
-        return b"ENCRYPTED" in key.read_bytes()
-    except OSError:
-        return False
-
-
-def _needed() -> None:
-    """Says how to get what signatures need, which a device that trusts its disk does not.
-
-    Raises:
-        UsageError: when it is not installed.
-    """
-    if importlib.util.find_spec("cryptography") is None:
-        raise UsageError(
-            "Signatures need the package 'cryptography', which is not installed here. Run: pip install 'edgekit[sign]'",
-            code="package-missing",
-        )
-
-
 def _signer(payload: bytes, signed: bytes, trust: Trust) -> Path | None:
     """Which of the keys made a signature."""
     from cryptography.exceptions import InvalidSignature
@@ -319,7 +232,7 @@ def _signer(payload: bytes, signed: bytes, trust: Trust) -> Path | None:
 
     for file in trust.keys:
         try:
-            _public(file).verify(signed, _encoded(payload), ec.ECDSA(hashes.SHA256()))
+            load_public(file).verify(signed, _encoded(payload), ec.ECDSA(hashes.SHA256()))
         except InvalidSignature:
             continue
         return file
@@ -380,50 +293,3 @@ def _root(digests: Sequence[str]) -> str:
 def _encoded(payload: bytes) -> bytes:
     """What is signed: DSSE's pre-authentication encoding of type and payload."""
     return b"DSSEv1 %d %s %d %s" % (len(_PAYLOAD), _PAYLOAD.encode(), len(payload), payload)
-
-
-def _pem(key: Any) -> bytes:
-    from cryptography.hazmat.primitives import serialization
-
-    return bytes(key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
-
-
-def _private(file: Path, password: bytes | None) -> Any:
-    from cryptography.hazmat.primitives import serialization
-
-    try:
-        key = serialization.load_pem_private_key(file.read_bytes(), password)
-    except TypeError as problem:  # encrypted and no password, or the other way round
-        raise UsageError(
-            f"The key {file} cannot be opened: {str(problem).rstrip('.')}. Give its password, or none where it has none.",
-            code="key-password",
-        ) from problem
-    except (OSError, ValueError) as problem:
-        raise UsageError(
-            f"{file} is not a private key that can be read ({problem}). Make one with: edgekit keygen KEY",
-            code="key-unreadable",
-        ) from problem
-    return _on_the_curve(key, file)
-
-
-def _public(file: Path) -> Any:
-    from cryptography.hazmat.primitives import serialization
-
-    try:
-        key = serialization.load_pem_public_key(file.read_bytes())
-    except (OSError, ValueError) as problem:
-        raise UsageError(
-            f"{file} is not a public key that can be read ({problem}). Give the .pub file that edgekit keygen wrote.",
-            code="key-unreadable",
-        ) from problem
-    return _on_the_curve(key, file)
-
-
-def _on_the_curve(key: Any, file: Path) -> Any:
-    curve = getattr(getattr(key, "curve", None), "name", type(key).__name__)
-    if curve != _CURVE:
-        raise UsageError(
-            f"The key {file} is of the kind {curve}, expected ECDSA on the curve P-256 ({_CURVE}). Make one with: edgekit keygen KEY",
-            code="key-kind",
-        )
-    return key

@@ -11,9 +11,9 @@ import small
 from kill import BLANK, files
 
 from edgekit import IntegrityError, Trust, UsageError
-from edgekit.bundle import assemble, install, trust
+from edgekit.bundle import assemble, install, owners, trust
+from edgekit.bundle.keys import fingerprint, make_keys
 from edgekit.bundle.pack import pack, unpack
-from edgekit.bundle.signature import fingerprint, make_keys
 from edgekit.spec.identity import version_key
 
 DAY = datetime.timedelta(days=1)
@@ -213,4 +213,4 @@ def test_a_folder_of_another_user(signed, keys):
     with pytest.raises(IntegrityError, match="belongs to user 12345, expected user 0 or root"):
         trust.open_bundle(signed, Trust([keys[1]]))
     with pytest.raises(IntegrityError, match="belongs to user 12345"):
-        trust.check_owners(signed / "graphs")
+        owners.check_owners(signed / "graphs")

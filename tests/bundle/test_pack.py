@@ -16,8 +16,8 @@ from kill import BLANK
 
 from edgekit import BuildError, FormatError, IntegrityError, Trust, UsageError
 from edgekit.bundle import assemble, trust
+from edgekit.bundle.keys import make_keys
 from edgekit.bundle.pack import pack, unpack
-from edgekit.bundle.signature import make_keys
 
 GRAPH = b"\x12\x05graph"  # the smallest ONNX file: a producer name
 FILES = {

@@ -14,8 +14,8 @@ from kill import BLANK, files
 
 from edgekit import BuildError, IntegrityError, Trust, UsageError
 from edgekit.bundle import assemble, place, signature, trust
+from edgekit.bundle.keys import make_keys
 from edgekit.bundle.pack import pack
-from edgekit.bundle.signature import make_keys
 
 KILL = Path(__file__).parents[1] / "kill.py"
 

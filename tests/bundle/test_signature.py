@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import json
 import os
 import stat
@@ -15,7 +16,7 @@ import small
 import edgekit
 from edgekit import IntegrityError, Trust, UsageError
 from edgekit.bundle import signature, trust
-from edgekit.bundle.signature import make_keys
+from edgekit.bundle.keys import is_encrypted, load_private, load_public, make_keys
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ def genuine(signed, keys, change):
         statement = json.loads(base64.b64decode(data["dsseEnvelope"]["payload"]))
         change(statement)
         payload = json.dumps(statement).encode()
-        made = signature._private(keys[0][0], None).sign(signature._encoded(payload), ec.ECDSA(hashes.SHA256()))
+        made = load_private(keys[0][0], None).sign(signature._encoded(payload), ec.ECDSA(hashes.SHA256()))
         data["dsseEnvelope"]["payload"] = base64.b64encode(payload).decode()
         data["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(made).decode()
 
@@ -173,7 +174,7 @@ def test_keys(tmp_path):
     public = make_keys(tmp_path / "key", password=b"secret")
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
     assert public == tmp_path / "key.pub"
-    assert signature.is_encrypted(tmp_path / "key")
+    assert is_encrypted(tmp_path / "key")
     for name in ("key", "key.pub"):
         before = (tmp_path / name).read_bytes()
         with pytest.raises(UsageError, match="exists, and a key is never written over"):
@@ -182,12 +183,12 @@ def test_keys(tmp_path):
     with pytest.raises(UsageError, match="cannot be written"):
         make_keys(tmp_path / "none" / "key")
     with pytest.raises(UsageError, match="Give its password, or none"):
-        signature._private(tmp_path / "key", None)
+        load_private(tmp_path / "key", None)
     with pytest.raises(UsageError, match="not a private key that can be read"):
-        signature._private(tmp_path / "key", b"wrong")
+        load_private(tmp_path / "key", b"wrong")
     with pytest.raises(UsageError, match="not a public key that can be read"):
-        signature._public(tmp_path / "key")
-    assert signature._private(tmp_path / "key", b"secret").key_size == 256
+        load_public(tmp_path / "key")
+    assert load_private(tmp_path / "key", b"secret").key_size == 256
 
 
 def test_a_key_of_another_kind(tmp_path, signed):
@@ -225,7 +226,7 @@ def test_the_command_line(tiny_build, tmp_path):
 
 
 def test_without_cryptography_it_says_what_to_install(signed, keys, monkeypatch):
-    monkeypatch.setattr(signature.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'edgekit\[sign\]'"):
         edgekit.load(signed, trust=Trust([keys[0][1]]))
     with edgekit.load(signed) as session:

@@ -247,7 +247,7 @@ def test_an_error_of_loading_names_the_bundle(float32_ort):
 
 
 def test_whom_is_trusted_holds_for_a_given_variant_too(float32_ort, tmp_path):
-    from edgekit.bundle.signature import make_keys
+    from edgekit.bundle.keys import make_keys
 
     trust = Trust([make_keys(tmp_path / "maker")])
     variant = open_bundle(float32_ort).manifest.variants[0]
