@@ -1,4 +1,4 @@
-"""Owners and modes of a bundle's folder, which decide who may change the bundle."""
+"""Check of file owners and permissions, which decide who can change a bundle."""
 
 from __future__ import annotations
 
@@ -10,51 +10,56 @@ from edgekit.spec.errors import IntegrityError
 
 __all__ = ["check_owners"]
 
-_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_GROUP_OR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def check_owners(bundle: Path) -> None:
-    """Refuses a folder that somebody else than this user and root may write, in whole or in part.
+    """Refuse a bundle that any user besides this one and root can change, in whole or in part.
 
-    As ssh asks of its keys, every folder up to the root counts, since who may rename one may put another in its place. A folder with the sticky bit
-    (``/tmp``) may be above it: there nobody renames what belongs to another.
+    All parent folders up to the root are checked too, as ssh does for its keys, because a user who can rename a parent
+    folder can replace the bundle. A parent folder that others may write is accepted if it has the sticky bit
+    (``/tmp``), because a user cannot rename the files of another user there.
 
     Args:
-        bundle: its folder.
+        bundle: Bundle folder.
 
     Raises:
-        IntegrityError: with the file or folder, who owns it and its mode.
+        IntegrityError: If another user owns or may write a file or folder.
     """
     folder = Path(os.path.realpath(bundle))
-    _check_owner(folder, inside=True)
-    for above in folder.parents:
-        _check_owner(above, inside=False)
+    _check_owner(folder, is_inside=True)
+    for parent in folder.parents:
+        _check_owner(parent, is_inside=False)
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            _check_owner(Path(root) / name, inside=True)
+            _check_owner(Path(root) / name, is_inside=True)
 
 
-def _check_owner(path: Path, *, inside: bool) -> None:
+def _check_owner(path: Path, *, is_inside: bool) -> None:
+    """Check one file or folder of the bundle (``is_inside``), or a parent folder."""
     try:
-        there = path.lstat()
+        state = path.lstat()
     except FileNotFoundError:
-        return  # whoever reads it next says so
+        return  # The next reader of the file reports it.
     except OSError as problem:
         raise IntegrityError(
-            f"{path} cannot be looked at ({problem.strerror}), so who may write it is not known. Check its permissions.",
+            f"The owner and the permissions of {path} cannot be read ({problem.strerror}). Check its permissions.",
             code="bundle-unreadable",
         ) from problem
-    remedy = "With trust, a bundle lies where this user and root alone may write."
-    if there.st_uid not in (0, os.geteuid()):
+    rule = "With trusted keys, only this user and root may own or write a bundle."
+    if state.st_uid not in (0, os.geteuid()):
         raise IntegrityError(
-            f"{path} belongs to user {there.st_uid}, expected user {os.geteuid()} or root. {remedy} Copy the bundle elsewhere, or run: chown",
+            f"{path} belongs to user {state.st_uid}, expected user {os.geteuid()} or root. {rule} "
+            "Copy the bundle elsewhere, or run: chown",
             code="bundle-owner",
         )
-    if stat.S_ISLNK(there.st_mode):
-        return  # has no mode of its own; a bundle that holds one is refused
-    if there.st_mode & _OTHERS and not (not inside and there.st_mode & stat.S_ISVTX):
-        mode = f"{stat.S_IMODE(there.st_mode):04o}"
+    if stat.S_ISLNK(state.st_mode):
+        return  # A link has no permissions of its own, and a bundle with a link is refused elsewhere.
+    is_sticky_parent = not is_inside and bool(state.st_mode & stat.S_ISVTX)
+    if state.st_mode & _GROUP_OR_OTHERS and not is_sticky_parent:
+        mode = f"{stat.S_IMODE(state.st_mode):04o}"
+        option = "-R " if is_inside else ""
         raise IntegrityError(
-            f"{path} may be written by others (mode {mode}). {remedy} Run: chmod {'-R ' if inside else ''}go-w {path}",
+            f"{path} may be written by others (mode {mode}). {rule} Run: chmod {option}go-w {path}",
             code="bundle-writable",
         )

@@ -138,7 +138,7 @@ def genuine(signed, keys, change):
         statement = json.loads(base64.b64decode(data["dsseEnvelope"]["payload"]))
         change(statement)
         payload = json.dumps(statement).encode()
-        made = load_private(keys[0][0], None).sign(signature._encoded(payload), ec.ECDSA(hashes.SHA256()))
+        made = load_private(keys[0][0], None).sign(signature._signed_bytes(payload), ec.ECDSA(hashes.SHA256()))
         data["dsseEnvelope"]["payload"] = base64.b64encode(payload).decode()
         data["dsseEnvelope"]["signatures"][0]["sig"] = base64.b64encode(made).decode()
 

@@ -146,12 +146,12 @@ def test_a_bundle_is_verified_once(float32_ort, tmp_path):
         CHILD = f"""
 import sys
 from edgekit.bundle import trust
-real = trust._opened
+real = trust._open_file
 def noted(path, expected):
     with open({str(tmp_path / "notes")!r}, "a") as notes:
         notes.write(path.name + "\\n")
     return real(path, expected)
-trust._opened = noted
+trust._open_file = noted
 {Worker.CHILD}
 """
 
