@@ -115,9 +115,10 @@ def _check_value(kind: str, value: Value, spec: TensorSpec) -> None:
         axes = zip(value.shape, spec.shape, strict=True)
         if all(_is_axis_valid(size, stated, kind) for size, stated in axes):
             return
-    shape = ", ".join("any" if size is None else str(size) for size in value.shape)
+    shape = ", ".join(map(str, value.shape)).replace("None", "any")
+    expected = ", ".join(map(str, spec.shape))
     raise IntegrityError(
-        f"its {kind} {value.name!r} has shape [{shape}], the manifest states [{', '.join(map(str, spec.shape))}]",
+        f"its {kind} {value.name!r} has shape [{shape}], the manifest states [{expected}]",
         code="bundle-graph",
     )
 

@@ -1,8 +1,8 @@
 """Reader for the parts of an ONNX file that a bundle is checked against.
 
 It reads the protobuf wire format itself, because devices do not have the onnx package. It returns the inputs and
-outputs of the graph and all tensors with external data, including those in subgraphs, sparse tensors, functions, default
-values of attributes and training information. Field numbers and wire types are those of onnx.proto3
+outputs of the graph and all tensors with external data, including those in subgraphs, sparse tensors, functions,
+default values of attributes and training information. Field numbers and wire types are those of onnx.proto3
 (https://github.com/onnx/onnx, IR version 14).
 
 Everything that two parsers could read differently is refused, so that this reader and a backend see the same: a number

@@ -305,9 +305,11 @@ def _read_statement(payload: bytes) -> dict[str, str]:
 def _statement(name: str, digests: Mapping[str, str]) -> dict[str, Any]:
     """Return the in-toto statement for a bundle."""
     names = sorted(digests)
+    resources = [{"name": name, "algorithm": "sha256", "digest": digests[name]} for name in names]
+    root = _root_digest([digests[name] for name in names])
     return {
         "_type": _STATEMENT,
-        "subject": [{"name": name, "digest": {"sha256": _root_digest([digests[n] for n in names])}}],
+        "subject": [{"name": name, "digest": {"sha256": root}}],
         "predicateType": _PREDICATE,
         "predicate": {
             "serialization": {
@@ -316,7 +318,7 @@ def _statement(name: str, digests: Mapping[str, str]) -> dict[str, Any]:
                 "allow_symlinks": False,
                 "ignore_paths": [FILE],
             },
-            "resources": [{"name": n, "algorithm": "sha256", "digest": digests[n]} for n in names],
+            "resources": resources,
         },
     }
 

@@ -54,7 +54,7 @@ class Bundle:
         manifest: Manifest of the bundle.
         trusted: True if the signature was verified with a trusted key.
         digest: sha256 of the manifest file in hexadecimal.
-        kept: Contents of the assets by path, which were hashed when the bundle was opened. :meth:`release` empties it.
+        contents: Contents of the assets by path, hashed when the bundle was opened. :meth:`release` removes them.
         stamps: Stamps of all files and inner folders by path, from before the files were hashed.
     """
 
@@ -62,7 +62,7 @@ class Bundle:
     manifest: Manifest
     trusted: bool = False
     digest: str = ""
-    kept: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    contents: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     stamps: dict[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -79,7 +79,7 @@ class Bundle:
         Raises:
             IntegrityError: If the manifest does not list the file, or it was altered since the bundle was opened.
         """
-        content = self.kept.get(name)
+        content = self.contents.get(name)
         if content is not None:
             return content
         if name not in self.manifest.files:
@@ -117,7 +117,7 @@ class Bundle:
 
     def release(self) -> None:
         """Free the file contents in memory. Later reads read and hash the files again."""
-        self.kept.clear()
+        self.contents.clear()
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def _check_contents(bundle: Bundle) -> None:
         if name in graphs:
             _check_graph(bundle, name, _read_file(bundle.path / name, expected))
         elif name.startswith("assets/"):
-            bundle.kept[name] = _read_file(bundle.path / name, expected)
+            bundle.contents[name] = _read_file(bundle.path / name, expected)
         else:
             with _open_file(bundle.path / name, expected) as handle:
                 _check_digest(bundle.path / name, digest_of(handle), expected)

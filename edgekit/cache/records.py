@@ -72,7 +72,7 @@ class Records:
             record: Content of the record, plain data.
 
         Returns:
-            Whether it was stored. It is not if the folder is not writable, or others may write it.
+            True if the record was stored, False if the folder is not writable or others may write it.
         """
         file = f"{name}.json"
         new = f"{_NEW}{name}"

@@ -69,6 +69,7 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
     versions = {name: backends.installed_version(name) for name in backends.names()}
     for name in _OTHER_PACKAGES:
         versions[name] = version_of(name)
+    power_mode = board.power_mode if board else line(root / "sys/firmware/acpi/platform_profile")
     return Fingerprint(
         edgekit=version_of("edgekit") or f"source {code_digest()[:12]}",
         python=platform.python_version(),
@@ -81,7 +82,7 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
         driver=driver,
         backends={name: version for name, version in versions.items() if version},
         governor=governor(root, board),
-        power_mode=board.power_mode if board else line(root / "sys/firmware/acpi/platform_profile"),
+        power_mode=power_mode,
         cpu_limit=group_limits.cpu,
         memory_limit_mb=group_limits.memory_mb,
         throttled=group_limits.throttled + _cpu_throttle_count(root) + _board_throttle_count(root),

@@ -95,7 +95,7 @@ def _kill_with_parent_thread() -> bool:
     A suspended process cannot notice a closed pipe, so it may be suspended only where this works.
 
     Returns:
-        Whether the system supports this.
+        True if the system supports this.
     """
     if sys.platform != "linux":
         return False

@@ -80,7 +80,9 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
             checked: Flag that skips the integrity check. Set it only for a scratch bundle that this process has
                 written, never for a user's bundle. The measured cold start then lacks the check.
         """
-        trust_options = None if trust is None else {**vars(trust), "keys": [str(key.absolute()) for key in trust.keys]}
+        trust_options: dict[str, Any] | None = None
+        if trust is not None:
+            trust_options = {**vars(trust), "keys": [str(key.absolute()) for key in trust.keys]}
         selection = {"threads": threads, "backend": backend} if variant is None else {"variant": plain(variant)}
         options = {"trust": trust_options, "checked": checked, **selection}
         command = [sys.executable, "-c", self.CHILD, str(bundle.absolute()), to_json(options)]
