@@ -40,9 +40,9 @@ def test_a_process_with_kernels_answers_as_a_bundles_does():
         kernels = probes.fit_kernels(worker, 1e3)
         assert {k.partition(" ")[0] for k in kernels} >= {"int8", "float32", "memory"}
         assert all(int(k.partition(" ")[2]) > 1 for k in kernels[:2]), "a call of a second is more than one of a kernel"
-        found = time_kernels(worker, ("int8 1", "memory 1"))
-        assert {name: len(times) for name, times in found.items()} == {"int8 1": 3, "memory 1": 1} and min(
-            found["int8 1"]
+        times_ms = time_kernels(worker, ("int8 1", "memory 1"))
+        assert {name: len(times) for name, times in times_ms.items()} == {"int8 1": 3, "memory 1": 1} and min(
+            times_ms["int8 1"]
         ) > 0
 
 
