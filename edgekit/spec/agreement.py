@@ -24,7 +24,7 @@ class Agreement:
     allowed: float
 
     @property
-    def kept(self) -> bool:
+    def is_within_limit(self) -> bool:
         """Whether an answer depends on its input alone, as far as was measured."""
         return self.difference <= self.allowed and self.labels == 0
 

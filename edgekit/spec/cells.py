@@ -9,7 +9,7 @@ import ast
 import itertools
 import re
 
-__all__ = ["LONGEST", "joins", "listed", "without_types"]
+__all__ = ["LONGEST", "lacks_comma", "parse_numpy_list", "strip_numpy_types"]
 
 LONGEST = 1_000_000
 """Characters of the longest cell that is read as a list."""
@@ -21,12 +21,12 @@ _LEFT_OUT = "..."
 _TYPED = re.compile(rf"""({_TEXT}|['"].*)|np\.(?:(True|False)_|\w+\(({_TEXT}|[^()'"]*)\))""", re.DOTALL)
 
 
-def without_types(cell: str) -> str:
+def strip_numpy_types(cell: str) -> str:
     """A list with values as Python writes them in place of numpy's, which name their type: ``'a'`` for ``np.str_('a')``. Texts stay as they are."""
     return _TYPED.sub(lambda found: found[1] or found[2] or found[3], cell) if "np." in cell else cell
 
 
-def listed(cell: str) -> list[str] | None:
+def parse_numpy_list(cell: str) -> list[str] | None:
     """The texts of a list of two or more that numpy printed; None for a cell that is none, or one that numpy shortened with ``...``."""
     if not _LIST.fullmatch(cell):
         return None
@@ -39,7 +39,7 @@ def listed(cell: str) -> list[str] | None:
         return None
 
 
-def joins(cell: str) -> bool:
+def lacks_comma(cell: str) -> bool:
     """Whether a list lacks a comma between two texts, or numpy left texts out of it.
 
     Args:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.tensor import Signature
 
-__all__ = ["OLDEST", "PRECISIONS", "EngineRecipe", "shapes", "supported", "trtexec", "version"]
+__all__ = ["OLDEST", "PRECISIONS", "EngineRecipe", "is_supported_version", "shapes", "trtexec", "version"]
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "int8", "fp8", "fp4")
 """What tensor cores multiply in, by the names of NVIDIA's hardware matrix."""
@@ -103,7 +103,7 @@ class EngineRecipe:
             all(p[axis][0] <= size <= p[axis][2] for axis, size in sizes.items() if axis in p) for p in self.profiles
         )
 
-    def settled(self, limits: Mapping[str, int], axes: Iterable[str] | None = None) -> EngineRecipe:
+    def clamp_profiles(self, limits: Mapping[str, int], axes: Iterable[str] | None = None) -> EngineRecipe:
         """The recipe for one model: larger profiles are cut, axes that its graphs do not have and profiles that say nothing new are left out.
 
         Args:
@@ -176,6 +176,6 @@ def trtexec(recipe: EngineRecipe, signature: Signature, graph: str, plan: str) -
     return lines
 
 
-def supported(found: Sequence[int]) -> bool:
+def is_supported_version(found: Sequence[int]) -> bool:
     """Whether EdgeKit works with a TensorRT of this version."""
     return OLDEST <= tuple(found[:2]) < (12,)

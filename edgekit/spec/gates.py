@@ -12,7 +12,7 @@ from edgekit.spec.parsing import parse
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.target import Budget, read_toml
 
-__all__ = ["OFF", "AccuracyGates", "FootprintGates", "Gates", "LatencyGates", "of", "read"]
+__all__ = ["OFF", "AccuracyGates", "FootprintGates", "Gates", "LatencyGates", "parse_gates", "read"]
 
 # A drop of all there is can never be exceeded, and a growth by 1000 % is a percentage that was meant as a share.
 _BELOW = {"accuracy": 1.0, "latency": 10.0, "footprint": 10.0}
@@ -108,10 +108,10 @@ def read(path: str | Path) -> Gates:
             f"Gates {file} {what}, expected a TOML file with tables {', '.join(f.name for f in fields(Gates))}. Correct the path.",
             code="gates-not-found",
         )
-    return of(read_toml(file), f"gates {file.name}")
+    return parse_gates(read_toml(file), f"gates {file.name}")
 
 
-def of(data: Mapping[str, object], where: str) -> Gates:
+def parse_gates(data: Mapping[str, object], where: str) -> Gates:
     """Gates of plain data; ``"off"`` in place of a margin is no gate, since TOML has no null.
 
     Raises:

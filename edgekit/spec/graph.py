@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.spec.tensor import Signature, merged
+from edgekit.spec.tensor import Signature, merge_signatures
 
 __all__ = ["Graph", "GraphSet"]
 
@@ -48,8 +48,8 @@ class GraphSet:
 
     @property
     def signature(self) -> Signature:
-        """All that its graphs take and give, see :func:`edgekit.spec.tensor.merged`."""
-        return merged([graph.signature for graph in self.graphs])
+        """All that its graphs take and give, see :func:`edgekit.spec.tensor.merge_signatures`."""
+        return merge_signatures([graph.signature for graph in self.graphs])
 
     @property
     def recipe(self) -> Mapping[str, str]:

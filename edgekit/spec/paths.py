@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from edgekit.spec.errors import EdgekitError, UsageError
 
-__all__ = ["Function", "check_path", "takes_paths", "typed"]
+__all__ = ["Function", "check_path", "convert_os_error", "takes_paths"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -63,7 +63,7 @@ def takes_paths(*names: str) -> Callable[[Function], Function]:
             try:
                 return function(*arguments, **options)
             except OSError as problem:
-                raise typed(problem) from problem
+                raise convert_os_error(problem) from problem
 
         return cast(Function, call)
 
@@ -104,10 +104,10 @@ def check_path(value: object, name: str) -> None:
         ) from None
     except OSError as problem:
         if problem.errno not in _ABSENT:
-            raise typed(problem) from problem
+            raise convert_os_error(problem) from problem
 
 
-def typed(problem: OSError) -> EdgekitError:
+def convert_os_error(problem: OSError) -> EdgekitError:
     """An error of the system as one of EdgeKit."""
     name = (
         ""

@@ -257,7 +257,7 @@ def read(path: str | Path) -> Project:
     _set_told_apart(data.get("build"))
     project = parse(Project, data, str(file))
     _check(project, file)
-    gates = gate_files.of(said, f"{file}: gates")
+    gates = gate_files.parse_gates(said, f"{file}: gates")
     return _located(
         replace(project, gates=replace(gates, budget=_budget(project.budget, gates.budget, file)), path=file)
     )

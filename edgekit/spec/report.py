@@ -253,7 +253,7 @@ class Accuracy:
         return self.inputs or self.rows
 
     @property
-    def never(self) -> str:
+    def undecidable_reason(self) -> str:
         """Why these rows can never settle the margin, with the number that could; empty where they can."""
         if self.identical or self.fewest is None or self.inputs >= self.fewest or self.margin is None:
             return ""
@@ -263,7 +263,7 @@ class Accuracy:
         )
 
     @property
-    def settled(self) -> bool:
+    def is_decided(self) -> bool:
         """Whether the interval lies wholly on one side of the margin, or nothing differs at all."""
         if self.identical:
             return True

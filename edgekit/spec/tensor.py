@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-__all__ = ["Signature", "TensorSpec", "merged"]
+__all__ = ["Signature", "TensorSpec", "merge_signatures"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Signature:
         return tuple(dict.fromkeys(axis for _, _, axis in self.places))
 
 
-def merged(signatures: Sequence[Signature]) -> Signature:
+def merge_signatures(signatures: Sequence[Signature]) -> Signature:
     """All that the graphs of a model take and give, each name once: of one graph its own signature. What a row of a loop may hold."""
     if len(signatures) == 1:
         return signatures[0]

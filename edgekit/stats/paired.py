@@ -56,7 +56,7 @@ class Paired:
     high: float
     p_value: float | None
 
-    def resolved(self, limit: float) -> bool:
+    def is_resolved(self, limit: float) -> bool:
         """Whether the rows settle if the drop is within ``limit``: the interval lies wholly at or below it, or wholly above."""
         return self.high <= limit or self.low > limit
 
@@ -168,7 +168,7 @@ class Paired:
         by = f"{self.rows:,} row{'s' if self.rows != 1 else ''}"
         if limit is None:
             return f"{seen} by {by}"
-        if self.resolved(limit):
+        if self.is_resolved(limit):
             return f"{seen}: {'within' if self.high <= limit else 'above'} {limit:g} by {by}"
         needed = self.rows_needed(limit)
         more = (

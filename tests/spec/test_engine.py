@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from edgekit.spec import target as targets
-from edgekit.spec.engine import EngineRecipe, shapes, supported, trtexec, version
+from edgekit.spec.engine import EngineRecipe, is_supported_version, shapes, trtexec, version
 from edgekit.spec.errors import UsageError
 from edgekit.spec.tensor import Signature, TensorSpec
 
@@ -53,7 +53,9 @@ def test_what_cannot_be_is_refused(words, values):
 def test_versions_are_numbers_and_not_text():
     assert version("10.16.2.10") > version("10.3") > version("8.6.1")
     assert "10.16" < "10.3", "which is why"
-    assert [supported(version(v)) for v in ("8.6.1", "10.0.1", "10.3.0", "10.16.1.11", "11.4.1", "12.0.0")] == [
+    assert [
+        is_supported_version(version(v)) for v in ("8.6.1", "10.0.1", "10.3.0", "10.16.1.11", "11.4.1", "12.0.0")
+    ] == [
         False,
         False,
         True,
@@ -65,19 +67,19 @@ def test_versions_are_numbers_and_not_text():
 
 
 def test_profiles_are_cut_to_what_a_model_takes():
-    assert RECIPE.settled({"sequence": 4096}) == RECIPE
-    cut = RECIPE.settled({"sequence": 128, "batch": 4})
+    assert RECIPE.clamp_profiles({"sequence": 4096}) == RECIPE
+    cut = RECIPE.clamp_profiles({"sequence": 128, "batch": 4})
     assert cut.profiles == (
         {"batch": (1, 1, 4), "sequence": (1, 32, 64)},
         {"batch": (1, 1, 4), "sequence": (1, 128, 128)},
     )
-    assert RECIPE.settled({"sequence": 20}).profiles == ({"batch": (1, 1, 8), "sequence": (1, 20, 20)},), (
+    assert RECIPE.clamp_profiles({"sequence": 20}).profiles == ({"batch": (1, 1, 8), "sequence": (1, 20, 20)},), (
         "the second would say nothing new"
     )
-    assert RECIPE.settled({"batch": 4}, ["batch"]).profiles == ({"batch": (1, 1, 4)},), (
+    assert RECIPE.clamp_profiles({"batch": 4}, ["batch"]).profiles == ({"batch": (1, 1, 4)},), (
         "rows of one shape have no other axis"
     )
-    assert RECIPE.settled({}, ["batch", "sequence"]) == RECIPE
+    assert RECIPE.clamp_profiles({}, ["batch", "sequence"]) == RECIPE
     assert RECIPE.accepts() == "batch 1-8, sequence 1-64; batch 1-8, sequence 1-512"
 
 

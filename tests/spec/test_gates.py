@@ -12,7 +12,7 @@ from edgekit.spec.target import Budget
 
 def test_the_defaults():
     """+5 % of the median, +10 % of the tail, one point of accuracy; what few machines tell, and what few ask for, is not gated."""
-    assert gates.of({}, "x") == Gates()
+    assert gates.parse_gates({}, "x") == Gates()
     assert vars(Gates().latency) == {"p50": 0.05, "p90": 0.10, "p99": None}
     assert vars(Gates().accuracy) == {
         "drop": 0.01,

@@ -11,7 +11,7 @@ from test_manifest import GOOD
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.manifest import dumps, loads
 from edgekit.spec.parsing import parse, plain
-from edgekit.spec.tensor import Signature, TensorSpec, merged
+from edgekit.spec.tensor import Signature, TensorSpec, merge_signatures
 
 
 def spec(name, *shape, dtype="float32"):
@@ -107,6 +107,6 @@ def test_a_state_does_not_grow():
 
 def test_several_graphs_as_one_have_no_state():
     encode = Signature("encode", (spec("image", 3, 8, 8),), (spec("memory", 32),))
-    whole = merged([encode, replace(STEP, state=STATE)])
+    whole = merge_signatures([encode, replace(STEP, state=STATE)])
     assert (whole.state, whole.varying) == ((), ("length",))
-    assert merged([STEP]) is STEP
+    assert merge_signatures([STEP]) is STEP
