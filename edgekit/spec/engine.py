@@ -129,10 +129,7 @@ def _profile_holds(profile: _Profile, sizes: Mapping[str, int]) -> bool:
 
 def _covers(profile: _Profile, other: _Profile) -> bool:
     """Return whether a profile holds every size of another one with the same axes."""
-    for axis, (least, _, largest) in other.items():
-        if least < profile[axis][0] or largest > profile[axis][2]:
-            return False
-    return True
+    return all(profile[axis][0] <= least and largest <= profile[axis][2] for axis, (least, _, largest) in other.items())
 
 
 def version(text: str) -> tuple[int, ...]:

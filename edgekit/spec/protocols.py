@@ -3,8 +3,8 @@
 The interfaces are protocols, not base classes, so a backend, a task or a method is a file of its own that does not
 import its callers. They are narrow on purpose: callers can only depend on what a protocol names, so a new backend,
 task, modality or loop is a new file and no change elsewhere. Widen a protocol only when two implementations need it.
-A capability of a single task is an optional protocol below, detected with ``isinstance``. The parts of a task that need
-torch are in ``spec/head.py``.
+A capability of some tasks is an optional protocol, detected with ``isinstance``: see ``spec/capabilities.py``, whose
+names this module re-exports. The parts of a task that need torch are in ``spec/head.py``.
 
 Three ideas separate the tasks from the rest of the package:
 
@@ -26,6 +26,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from edgekit.spec.arrays import Arrays, Encoded, Input, Truth
+from edgekit.spec.capabilities import Explainable, HasConfidence, HasLabels, HasNumbers
 from edgekit.spec.content import Content
 from edgekit.spec.metric import Evidence, Metric, Score, additive
 from edgekit.spec.tensor import Signature
@@ -249,68 +250,6 @@ class Task(Protocol):
 
     def describe_truth(self, truth: Sequence[Any]) -> list[str]:
         """Return each row's ground truth as text; also the value of the slice ``label``."""
-
-
-@runtime_checkable
-class HasConfidence(Protocol):
-    """A task whose answers have a probability: calibration error, margins of changed answers."""
-
-    def confidence(self, outputs: Sequence[Arrays], truth: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the probability of each answer, and whether it is correct; several answers of a row are flattened.
-
-        Returns:
-            Arrays of float64 ``[answers]`` and bool ``[answers]``.
-        """
-
-    def margin(self, outputs: Sequence[Arrays]) -> np.ndarray:
-        """Return the lead of each row's answer over the runner-up: float64 ``[rows]``, 0 to 1."""
-
-
-@runtime_checkable
-class HasLabels(Protocol):
-    """A task whose answers are labels of a fixed list: confusion matrix, recall, chance-corrected score, slices."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Label names, in the model's order."""
-
-    @property
-    def exclusive(self) -> bool:
-        """Whether each item has exactly one label; otherwise it has any number of labels."""
-
-    def label_matrix(self, outputs: Sequence[Arrays], truth: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the true and the predicted labels of each item: bool ``[items, labels]`` each, true labels first.
-
-        An item is a row, or a part of a row (a word).
-        """
-
-
-@runtime_checkable
-class HasNumbers(Protocol):
-    """A task whose answers are numbers: error in the labels' unit, R2."""
-
-    @property
-    def numbers(self) -> tuple[str, ...]:
-        """Names of the numbers, in the model's order."""
-
-    def number_matrix(self, outputs: Sequence[Arrays], truth: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Return the true and the predicted numbers: float64 ``[rows, numbers]`` each, true numbers first."""
-
-
-@runtime_checkable
-class Explainable(Protocol):
-    """A task whose answer can be attributed to the units of its input by occlusion."""
-
-    def target_score(self, outputs: Sequence[Arrays], answer: Arrays) -> np.ndarray:
-        """Return each output's support for one answer, e.g. its probability: float64 ``[rows]``.
-
-        Args:
-            outputs: Outputs of the occluded inputs.
-            answer: Outputs of the whole input, which define the answer.
-        """
-
-    def target_name(self, answer: Arrays) -> str:
-        """Return the name of that answer."""
 
 
 class ModalityModule(Protocol):

@@ -77,11 +77,9 @@ class Fingerprint:
         for name in (f.name for f in fields(self) if f.name != "throttled"):
             before = getattr(self, name)
             after = getattr(other, name)
-            if name == "memory_mb":
-                is_equal = abs(before - after) <= _MEMORY_TOLERANCE * max(before, after)
-            else:
-                is_equal = before == after
-            if not is_equal:
+            tolerance = _MEMORY_TOLERANCE * max(before, after) if name == "memory_mb" else None
+            is_near = tolerance is not None and abs(before - after) <= tolerance
+            if before != after and not is_near:
                 result.append(f"{name.replace('_', ' ')}: {_format(before)}, then {_format(after)}")
         return result
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from edgekit.stats import interval
-from edgekit.stats.interval import ALPHA, Estimate, Look, levels, spent
+from edgekit.stats.interval import ALPHA, Estimate, Look, levels, spend_alpha
 
 
 def groups(seed, count=8, size=20, spread=0.03, between=0.01, middle=0.0):
@@ -39,7 +39,7 @@ def test_quantiles_of_resamples_are_those_of_the_groups_written_out():
     counts = draw.multinomial(4, [0.25] * 4, 50)
     values, owners = np.concatenate(made), np.repeat(range(4), list(map(len, made)))
     order = np.argsort(values)
-    found = interval._quantiles(values[order], owners[order], counts, 0.9)
+    found = interval._weighted_quantiles(values[order], owners[order], counts, 0.9)
     for row, value in zip(counts, found, strict=True):
         written = np.concatenate([made[i] for i in range(4) for _ in range(row[i])])
         assert value == pytest.approx(np.quantile(written, 0.9, method="averaged_inverted_cdf"))
@@ -85,7 +85,7 @@ def test_the_same_seed_gives_the_same_interval():
 )
 def test_spending_is_that_of_lan_and_demets(share, truth):
     """Cumulative two-sided 5 % of the Pocock-like function at five equal looks, as statistics packages print it."""
-    assert spent(share) == pytest.approx(truth, abs=5e-5)
+    assert spend_alpha(share) == pytest.approx(truth, abs=5e-5)
 
 
 def test_levels_add_up_to_alpha():
