@@ -59,7 +59,7 @@ class Speed:
         calls: Number of calls per side.
         looks: Number of looks at the data for a decision.
         seconds: Duration of the timing, in seconds.
-        comparable: Whether the latencies are comparable.
+        comparable: True if the latencies are comparable.
         why_not: Difference that makes them incomparable, a sentence; else empty.
         noise_floor: Largest growth, as a share, that the noise of this machine alone can produce, by metric, from a
             self-check; empty without one.
@@ -174,7 +174,7 @@ class Accuracy:
         rows_needed: Number of rows that would decide ``margin`` at the observed drop and discordance; None if no number
             would, or there is no gate.
         slices: Results by the values of columns.
-        comparable: Whether both models answered the same samples.
+        comparable: True if both models answered the same samples.
         why_not: Difference that makes them incomparable, a sentence; else empty.
         inputs: Number of different inputs among the rows. Rows with equal inputs count once in all statistics.
         identical: True if all outputs of both models are bit-identical.

@@ -128,7 +128,7 @@ def parse_gates(data: Mapping[str, object], where: str) -> Gates:
     tables: dict[str, object] = {}
     for name, table in data.items():
         if isinstance(table, Mapping):
-            tables[name] = {key: None if value == "off" else value for key, value in table.items()}
+            tables[name] = {key: _parse_off(value) for key, value in table.items()}
         else:
             tables[name] = table
     gates = parse(Gates, tables, where)
@@ -141,6 +141,11 @@ def parse_gates(data: Mapping[str, object], where: str) -> Gates:
                     code="gates-value",
                 )
     return gates
+
+
+def _parse_off(value: object) -> object:
+    """Return None for ``"off"``, any other value unchanged."""
+    return None if value == "off" else value
 
 
 def _expected(upper: float) -> str:

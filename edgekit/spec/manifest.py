@@ -119,7 +119,7 @@ class Manifest:
         max_batch: Largest number of rows that a session puts into one batch.
         signatures: Entry points of the model.
         variants: Ways to run the model, the best first.
-        files: Every other file of the bundle, by path relative to it with forward slashes.
+        files: Digest and size of all other files, by path relative to the bundle with forward slashes.
         target: Name of the target of the build.
         reason: Explanation why the first variant won.
         score_name: Name of the scores, e.g. ``accuracy``.

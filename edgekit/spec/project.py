@@ -286,9 +286,12 @@ def _move_model_options(build: object) -> None:
     if not isinstance(build, dict):
         return
     known = [f.name for f in fields(BuildOptions)]
-    told = [key for key, value in build.items() if key not in known and not near(key, known) and isinstance(value, str)]
-    if told and "told" not in build:
-        build["told"] = {key: build.pop(key) for key in told}
+    model_options = []
+    for key, value in build.items():
+        if key not in known and not near(key, known) and isinstance(value, str):
+            model_options.append(key)
+    if model_options and "told" not in build:
+        build["told"] = {key: build.pop(key) for key in model_options}
 
 
 def places(project: Project, *, only: str | None = None, report: str | None = None) -> tuple[Place, ...]:
@@ -320,16 +323,12 @@ def places(project: Project, *, only: str | None = None, report: str | None = No
     def below(folder: str, name: str) -> str:
         return str(Path(folder) / name) if several else folder
 
-    return tuple(
-        Place(
-            target,
-            name,
-            below(project.out, name),
-            _baseline(project, name, several),
-            None if report is None else below(report, name),
-        )
-        for name, target in named.items()
-    )
+    result = []
+    for name, target in named.items():
+        baseline = _baseline(project, name, several)
+        report_folder = None if report is None else below(report, name)
+        result.append(Place(target, name, below(project.out, name), baseline, report_folder))
+    return tuple(result)
 
 
 def _short(target: str) -> str:
@@ -381,7 +380,8 @@ def _baseline(project: Project, name: str, several: bool) -> str | None:
     if project.baseline is None or not several:
         return project.baseline
     folder = Path(project.baseline)
-    bundle, file = folder / name, folder / f"{name}.json"
+    bundle = folder / name
+    file = folder / f"{name}.json"
     if bundle.exists() and file.exists():
         raise UsageError(
             f"{folder} has both {name} and {name}.json as the baseline of target '{name}', expected one of them. "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit.spec.errors import UsageError
 from edgekit.spec.target import Budget
@@ -89,25 +90,30 @@ def resolve_paths(project: Project) -> Project:
     def optional(text: str | None) -> str | None:
         return None if text is None else place(text)
 
-    build, check = project.build, project.check
-    vocabulary = build.vocabulary if build.vocabulary in (None, "samples") else place(str(build.vocabulary))
-    students = tuple(
-        {k: model(v) if k == "student" and isinstance(v, str) else v for k, v in one.items()} for one in build.distill
-    )
+    def target(text: str) -> str:
+        return place(text) if text.endswith(".toml") else text
+
+    def student(options: Mapping[str, Any]) -> Mapping[str, Any]:
+        path = options.get("student")
+        return {**options, "student": model(path)} if isinstance(path, str) else options
+
+    students = tuple(student(options) for options in project.build.distill)
+    distill_samples = tuple(samples(path) for path in project.build.distill_samples)
+    build = replace(project.build, distill=students, distill_samples=distill_samples)
+    if build.vocabulary not in (None, "samples"):
+        build = replace(build, vocabulary=place(str(build.vocabulary)))
+    test = None if project.test is None else samples(project.test)
+    targets = tuple(target(text) for text in project.targets)
+    keys = tuple(place(key) for key in project.check.keys)
     return replace(
         project,
         model=model(project.model),
         samples=samples(project.samples),
         eval=samples(project.eval),
-        test=None if project.test is None else samples(project.test),
-        targets=tuple(place(t) if t.endswith(".toml") else t for t in project.targets),
+        test=test,
+        targets=targets,
         out=place(project.out),
         baseline=optional(project.baseline),
-        build=replace(
-            build,
-            distill=students,
-            distill_samples=tuple(samples(s) for s in build.distill_samples),
-            vocabulary=vocabulary,
-        ),
-        check=replace(check, report=optional(check.report), keys=tuple(place(k) for k in check.keys)),
+        build=build,
+        check=replace(project.check, report=optional(project.check.report), keys=keys),
     )

@@ -86,7 +86,7 @@ class Report:
         robustness: Scores on perturbed texts of such a comparison.
         gates: Gates of a check; the gates of the budget in a report of one bundle.
         notes: Notes for the reader, one sentence each.
-        include_text: Whether the report contains texts of samples.
+        include_text: True if the report contains texts of samples.
         digest: sha256 of all other fields in hex, which detects a damaged file; empty before it is written.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -93,8 +94,8 @@ def _split_ragged(name: str, values: np.ndarray, shapes: np.ndarray) -> list[np.
             f"'{name}' is {values.dtype} {values.shape} with shapes {shapes.dtype} {shapes.shape}, "
             "expected flat values and int64 [rows, rank]"
         )
-    # Python integers do not overflow, whatever a damaged file says.
-    sizes = [int(np.prod([int(n) for n in shape], dtype=object)) for shape in shapes]
+    # Python integers do not overflow, even for the shapes of a damaged file.
+    sizes = [math.prod(shape) for shape in shapes.tolist()]
     if sum(sizes) != len(values):
         raise ValueError(f"'{name}' has {len(values)} values, but its shapes need {sum(sizes)}")
     ends = np.cumsum([0, *sizes])
@@ -109,8 +110,9 @@ def spread(rows: Sequence[Arrays]) -> float:
     largest = 1.0
     for name in _float_names(rows):
         arrays = [row[name] for row in rows if row[name].size]
-        value_range = max(np.max(array) for array in arrays) - min(np.min(array) for array in arrays)
-        largest = max(largest, float(value_range))
+        highest = max(np.max(array) for array in arrays)
+        lowest = min(np.min(array) for array in arrays)
+        largest = max(largest, float(highest - lowest))
     return largest
 
 
@@ -133,12 +135,19 @@ def difference(rows: Sequence[Arrays], others: Sequence[Arrays]) -> float:
 
 def finite(rows: Sequence[Arrays]) -> np.ndarray:
     """Return whether all float outputs of each row are finite: bool ``[rows]``."""
-    return np.array([all(np.isfinite(a).all() for a in row.values() if a.dtype.kind == "f") for row in rows], bool)
+    return np.array([_is_finite(row) for row in rows], bool)
+
+
+def _is_finite(row: Arrays) -> bool:
+    return all(np.isfinite(array).all() for array in row.values() if array.dtype.kind == "f")
 
 
 def _float_names(rows: Sequence[Arrays]) -> list[str]:
     """Return the names of the float outputs that have a value in some row."""
     if not rows:
         return []
-    names = [name for name in rows[0] if rows[0][name].dtype.kind == "f"]
-    return [name for name in names if any(row[name].size for row in rows)]
+    names = []
+    for name, array in rows[0].items():
+        if array.dtype.kind == "f" and any(row[name].size for row in rows):
+            names.append(name)
+    return names

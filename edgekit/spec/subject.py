@@ -77,11 +77,14 @@ class Fingerprint:
         for name in (f.name for f in fields(self) if f.name != "throttled"):
             before = getattr(self, name)
             after = getattr(other, name)
-            tolerance = _MEMORY_TOLERANCE * max(before, after) if name == "memory_mb" else None
-            is_near = tolerance is not None and abs(before - after) <= tolerance
-            if before != after and not is_near:
+            is_equal = _is_same_memory(before, after) if name == "memory_mb" else before == after
+            if not is_equal:
                 result.append(f"{name.replace('_', ' ')}: {_format(before)}, then {_format(after)}")
         return result
+
+
+def _is_same_memory(before: int, after: int) -> bool:
+    return abs(before - after) <= _MEMORY_TOLERANCE * max(before, after)
 
 
 def _format(value: object) -> str:

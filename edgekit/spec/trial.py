@@ -48,7 +48,7 @@ class Trial:
         error_high: One-sided 95 % upper bound of ``error_growth``.
         recall_lost: Label whose recall fell by significantly more than the budget allows, and by how much; empty if
             there is none, or the labels are balanced.
-        rows: Whether rows of a list shared a call, see ``Variant.rows``; empty in bundles that do not record it.
+        rows: Mode of calls with a list, see ``Variant.rows``; empty in bundles that do not record it.
         lists: Difference between the answers in lists and those to single rows; None if it was not measured.
         memory_rows, memory_tokens: Number of rows, and tokens per row, of the largest call that a list is split into,
             at which ``memory_mb`` was measured; 0 for a measurement without such a call.

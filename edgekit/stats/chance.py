@@ -55,8 +55,8 @@ def phi(truth: np.ndarray, answer: np.ndarray, rows: np.ndarray | None = None) -
     """Return the coefficient of one label; 0 if it is not defined.
 
     Args:
-        truth: Whether an item has the label: bool ``[items]``.
-        answer: Whether an item is answered with the label: bool ``[items]``.
+        truth: Flags of the items that have the label: bool ``[items]``.
+        answer: Flags of the items that are answered with the label: bool ``[items]``.
         rows: Row of each item, ascending: int64 ``[items]``. None if each item is a row.
     """
     cell = (~truth).astype(int) * 2 + (~answer).astype(int)

@@ -243,8 +243,8 @@ def proportions(reference_right: np.ndarray, candidate_right: np.ndarray) -> Pai
     """Compare two accuracies on the same rows: Tango's score interval and the exact McNemar test.
 
     Args:
-        reference_right: Whether the reference answers each row correctly: bool ``[rows]``.
-        candidate_right: Whether the candidate answers each row correctly: bool ``[rows]``.
+        reference_right: Flags of the rows that the reference answers correctly: bool ``[rows]``.
+        candidate_right: Flags of the rows that the candidate answers correctly: bool ``[rows]``.
 
     Raises:
         UsageError: If the arguments are not two bool vectors of the same length.
