@@ -116,7 +116,7 @@ def gorodkin(truth: np.ndarray, answer: np.ndarray, rows: np.ndarray | None = No
         """
         if rows is None:
             return single_item
-        return (_sum_by_row(x, rows) * _sum_by_row(y, rows)).sum(axis=1)
+        return np.asarray((_sum_by_row(x, rows) * _sum_by_row(y, rows)).sum(axis=1))
 
     # Without a row, the label counts are smaller by those of the row. All counts are integers, which float64 sums
     # exactly.
