@@ -364,7 +364,7 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
     whose, asked = ("the bundle", found.outputs) if was is None else ("what it is compared with", was)
     doubt = question(run.rows.evaluation, asked, run.rows.samples.where, whose)
     first = (
-        accuracy.never if accuracy is not None else "",
+        accuracy.undecidable_reason if accuracy is not None else "",
         "" if doubt is None else doubt.check.said,
         run.rows.evaluation.note,
     )

@@ -260,7 +260,7 @@ def test_bad_input_of_proportions(reference, candidate, error, says):
 
 def test_resolved():
     found = Paired(100, 3, 2, 0.01, -0.02, 0.04, 1.0)
-    assert [found.resolved(limit) for limit in (-0.03, -0.02, 0.0, 0.039, 0.04, 0.05)] == [
+    assert [found.is_resolved(limit) for limit in (-0.03, -0.02, 0.0, 0.039, 0.04, 0.05)] == [
         True,
         False,
         False,
@@ -290,10 +290,10 @@ def test_that_many_rows_have_the_power():
 
 def test_no_flip_is_no_certainty():
     few = of(0, 0, 20)
-    assert not few.resolved(0.01)
+    assert not few.is_resolved(0.01)
     assert few.rows_needed(0.01) > 250, "no flip at all would settle it at 268 rows"
-    assert of(0, 0, 268).resolved(0.01)
-    assert not of(0, 0, 267).resolved(0.01)
+    assert of(0, 0, 268).is_resolved(0.01)
+    assert not of(0, 0, 267).is_resolved(0.01)
 
 
 @settings(deadline=None)
@@ -301,7 +301,7 @@ def test_no_flip_is_no_certainty():
 def test_what_is_not_settled_needs_more_rows_than_there_are(numbers, limit):
     found = of(*numbers)
     needed = found.rows_needed(limit)
-    if needed is not None and not found.resolved(limit):
+    if needed is not None and not found.is_resolved(limit):
         assert needed > found.rows
 
 
@@ -412,7 +412,7 @@ def test_an_error_rate_that_grows_is_a_drop():
     assert found.drop == pytest.approx(rates[1] - rates[0], abs=1e-12)
     assert 0 < found.low < found.drop < found.high
     assert found.p_value < 0.05
-    assert not found.resolved(found.drop) and found.resolved(0.0), "it is worse for sure"
+    assert not found.is_resolved(found.drop) and found.is_resolved(0.0), "it is worse for sure"
     loop = drops_of_a_loop(
         lambda i: candidate[i, 0].sum() / candidate[i, 1].sum() - reference[i, 0].sum() / reference[i, 1].sum(),
         80,
@@ -526,7 +526,7 @@ def test_equal_answers_are_no_certainty_in_a_bootstrap_either():
     same = np.full((20, 2), 1.0)
     found = bootstrap(MEAN, same, same, resamples=100)
     assert (found.drop, found.low, found.high, found.p_value) == (0.0, *tango_interval(0, 0, 20), 1.0)
-    assert not found.resolved(0.01)
+    assert not found.is_resolved(0.01)
     assert found.rows_needed(0.01) > 250
 
 
