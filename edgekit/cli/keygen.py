@@ -16,7 +16,7 @@ def command(key, password):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN2
     """Create a key pair for signing bundles: KEY, which stays secret, and KEY.pub for the devices."""
     from pathlib import Path
 
-    from edgekit.bundle.signature import fingerprint, make_keys
+    from edgekit.bundle.keys import fingerprint, make_keys
 
     secret = (
         click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode() if password else None

@@ -26,7 +26,8 @@ def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """
     from pathlib import Path
 
-    from edgekit.bundle.signature import is_encrypted, stated_key
+    from edgekit.bundle.keys import is_encrypted
+    from edgekit.bundle.signature import stated_key
     from edgekit.bundle.trust import sign
 
     password = None

@@ -14,26 +14,28 @@ WIDTH = 100
 width: ContextVar[int] = ContextVar("width", default=WIDTH)
 """Columns that texts are laid out for. The command line sets a smaller number in a narrower terminal."""
 
-# Controls but line feed and tab (ANSI sequences begin with one), what formats invisibly (Unicode Cf: marks of direction among them) but the two
-# joiners, which scripts need, line and paragraph separators, and halves of surrogate pairs.
+# Control characters except line feed and tab (ANSI sequences begin with one), line and paragraph separators,
+# surrogates, and the invisible format characters of Unicode (Cf, e.g. direction marks). The two joiners stay, since
+# scripts need them.
 _HIDDEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
-    "\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001-\U000e007f\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b\u200e\u200f"
+    "\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0001-\U000e007f\ud800-\udfff]"
 )
 _LABEL = re.compile(r" *(\S+ )?\S+ {2,}(?=\S)|note: |verified here: |not verified: +")
 """Beginning of a line whose further lines are indented below what follows it: a name and its value, or a note."""
 
 
 def visible(text: str) -> str:
-    r"""Return a text with an escape for all that a terminal acts on, line feeds and tabs excepted.
+    r"""Escape all characters that a terminal acts on, except line feeds and tabs.
 
-    The escapes are those of JSON, ``\\u001b``: JSON stays JSON, with the same content.
+    The escapes are those of JSON (``\u001b``), so JSON text stays valid and keeps its meaning.
     """
     return _HIDDEN.sub(_escape, text)
 
 
 def on_one_line(text: str) -> str:
-    """Return a text as :func:`visible` does, with line feeds and tabs escaped too."""
+    """Escape like :func:`visible`, and also line feeds and tabs, so that a value cannot imitate another line."""
     return visible(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
