@@ -63,6 +63,7 @@ ALLOWED = {
     "tokenizers": {"modalities", "source", "export", "compress"},
     "numpy": set(FLOORS),
     "PIL": {"modalities", "source"},
+    "pyarrow": {"samples", "report"},
     "click": {"cli"},
     "rich": {"cli"},
     "scipy": {"report", "stats"},

@@ -96,7 +96,7 @@ def command(bundle, gates, include_text, as_json, where, python, identity, **sai
     """
     held = None if gates is None else gate_files.read(gates)
     if where is not None:
-        device = (where, python, identity, said["keys"])
+        device = {"where": where, "python": python, "identity": identity, "keys": said["keys"]}
         click.get_current_context().exit(_run_there(bundle, gates, as_json, device, said))
     check_local()
     backend = said.pop("backend")
@@ -158,7 +158,7 @@ def _only_noise(**said: Any) -> None:
 
 
 def _run_there(
-    bundle: str | None, gates: str | None, as_json: bool, device: tuple[Any, ...], said: dict[str, Any]
+    bundle: str | None, gates: str | None, as_json: bool, device: dict[str, Any], said: dict[str, Any]
 ) -> int:
     """Check a bundle on a device; return the exit code."""
     from edgekit.deploy import measure
@@ -174,7 +174,7 @@ def _run_there(
     files = {option: path for option, path in given_files.items() if path is not None}
     _verdict.check_ready(said["out"])
     with bars() as progress:
-        reached = connection(*device, progress=progress)
+        reached = connection(**device, progress=progress)
         arguments = forwarded(("samples", "baseline", "gates", "out", "as_json"))
         report = measure.report("check", bundle, files, arguments, reached)
     return _finish(report, said["out"], as_json, bool(said["strict"]), bool(said["allow_incomparable"]))

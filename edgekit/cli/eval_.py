@@ -86,7 +86,7 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
 @keys_option
 @max_time_option
 @seed_option
-def command(bundle, samples, out, file, keys, where, python, identity, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(*, bundle, samples, out, file, keys, where, python, identity, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Score BUNDLE on samples, with latency (one stream, batch 1, input to answer), start and memory.
 
     With -o everything is measured: accuracy by row and slice, latency, cold start, memory, scenarios, robustness. The
@@ -104,7 +104,8 @@ def command(bundle, samples, out, file, keys, where, python, identity, **options
     if out is None:
         _refuse_report_options(options)
     if where is not None:
-        _run_there(bundle, samples, out, file, (where, python, identity, keys), options)
+        device = {"where": where, "python": python, "identity": identity, "keys": keys}
+        _run_there(bundle, samples, out, file, device, options)
         return
     check_local()
     if out is not None:
@@ -143,7 +144,7 @@ def _print_scores(result: Any, file: str | None) -> None:
 
 
 def _run_there(
-    bundle: str, samples: str, out: str | None, file: str | None, device: tuple[Any, ...], options: dict[str, Any]
+    bundle: str, samples: str, out: str | None, file: str | None, device: dict[str, Any], options: dict[str, Any]
 ) -> None:
     """Evaluate on a device."""
     from edgekit.cli import _verdict
@@ -155,7 +156,7 @@ def _run_there(
     files = {option: path for option, path in given_files.items() if path is not None}
     arguments = forwarded(("samples", "gates", "teacher", "out", "file"))
     with bars() as progress:
-        reached = connection(*device, progress=progress)
+        reached = connection(**device, progress=progress)
         if out is None:
             result = measure.evaluate(bundle, files, arguments, reached)
         else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from edgekit.spec import target as targets
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import Gates
+from edgekit.spec.parsing import to_json
 from edgekit.spec.paths import takes_paths
 
 __all__ = ["GATES", "WORKFLOW", "Started", "start"]
@@ -138,7 +138,7 @@ def _relative(path: Path, root: Path) -> str:
 
 def _toml(value: Any) -> str:
     """Return a text or a list of texts as TOML, whose basic strings are those of JSON."""
-    return json.dumps(value, ensure_ascii=False)
+    return to_json(value, ensure_ascii=False)
 
 
 def _project_text(chosen: Started, columns: Mapping[str, str]) -> str:

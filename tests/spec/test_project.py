@@ -252,13 +252,13 @@ def test_a_verb_says_which_key_it_lacks(write):
 # ---- where each target's files are
 
 
-def test_one_target_has_the_places_themselves(write, tmp_path):
+def test_out_means_the_same_with_one_target(write, tmp_path):
     (place,) = places(read(write('out = "out"\nbaseline = "b.json"\n[check]\nreport = "r"')))
     repo = tmp_path / "repo"
     assert (place.target, place.name, place.bundle, place.baseline, place.report) == (
         "cpu",
         "cpu",
-        str(repo / "out"),
+        str(repo / "out/cpu"),
         str(repo / "b.json"),
         str(repo / "r"),
     )
