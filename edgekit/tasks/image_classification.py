@@ -17,7 +17,7 @@ from edgekit.spec.tensor import Signature
 from edgekit.tasks._heads import HEADS, Head, LabelScores, MultiLabel, Regression, SingleLabel
 from edgekit.tasks._settings import read_settings, write_settings
 
-__all__ = ["INPUT", "LOOP", "MODALITY", "ImageClassification", "LabelScores", "Settings", "bound", "load", "save"]
+__all__ = ["INPUT", "LOOP", "MODALITY", "ImageClassification", "LabelScores", "Settings", "bind", "load", "save"]
 
 LOOP = "single"
 MODALITY = "image"
@@ -130,7 +130,7 @@ class ImageRegression(ImageClassification, Regression):
 _CLASSES: tuple[type[ImageClassification], ...] = (ImageSingleLabel, ImageMultiLabel, ImageRegression)
 
 
-def bound(settings: Settings) -> ImageClassification:
+def bind(settings: Settings) -> ImageClassification:
     """The task of a model's settings, of the class of its head."""
     return next(c for c in _CLASSES if issubclass(c, HEADS[settings.problem_type]))(settings)
 
@@ -141,7 +141,7 @@ def load(assets: Content) -> ImageClassification:
     Raises:
         IntegrityError: when it is missing or malformed.
     """
-    return bound(read_settings(Settings, assets))
+    return bind(read_settings(Settings, assets))
 
 
 def save(settings: Settings, assets: Path) -> None:

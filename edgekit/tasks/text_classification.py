@@ -17,7 +17,7 @@ from edgekit.spec.tensor import Signature
 from edgekit.tasks._heads import HEADS, Classification, Head, MultiLabel, Regression, SingleLabel
 from edgekit.tasks._settings import read_settings, write_settings
 
-__all__ = ["LOOP", "MODALITY", "Classification", "Settings", "Text", "TextClassification", "bound", "load", "save"]
+__all__ = ["LOOP", "MODALITY", "Classification", "Settings", "Text", "TextClassification", "bind", "load", "save"]
 
 LOOP = "single"
 MODALITY = "text"
@@ -173,7 +173,7 @@ _CLASSES: tuple[type[TextSingleLabel | TextMultiLabel | TextRegression], ...] = 
 )
 
 
-def bound(settings: Settings, encode: TextEncoder | None) -> TextSingleLabel | TextMultiLabel | TextRegression:
+def bind(settings: Settings, encode: TextEncoder | None) -> TextSingleLabel | TextMultiLabel | TextRegression:
     """The task of a model: settings, and its tokenizer; without one it scores outputs and encodes nothing."""
     return next(c for c in _CLASSES if issubclass(c, HEADS[settings.problem_type]))(settings, encode)
 
@@ -192,7 +192,7 @@ def load(assets: Content) -> TextSingleLabel | TextMultiLabel | TextRegression:
         settings.truncation_side,
         tables=settings.tables,
     )
-    return bound(settings, encode)
+    return bind(settings, encode)
 
 
 def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
