@@ -15,7 +15,7 @@ from edgekit import modalities, tasks
 from edgekit.source import _values, _weights, heads
 from edgekit.source._folder import checked_config, class_of, locate, processors_of
 from edgekit.source.modules import copied, entries, quiet
-from edgekit.source.stack import WIDTHS, narrow
+from edgekit.source.stack import KEPT_SIZES, prune_layers
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import EdgekitError, ModelError, UsageError, near
 from edgekit.spec.head import Head, Told
@@ -161,7 +161,7 @@ def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
     def make() -> tuple[Any, Any]:
         try:
             with quiet():
-                module, missing, beside = _read_module(head, origin.folder, weights, WIDTHS in config)
+                module, missing, beside = _read_module(head, origin.folder, weights, KEPT_SIZES in config)
                 processor = processors.load(origin.model_id, origin.folder, told)
         except EdgekitError:
             raise
@@ -249,7 +249,7 @@ def _read_module(head: Head, folder: Path, weights: _weights.Weights, pruned: bo
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     if pruned:  # Transformers knows no layers of several widths, so the module is made, narrowed and filled
         module = auto.from_config(config, **loading)
-        narrow(module, [(range(h), range(n)) for h, n in getattr(config, WIDTHS)])
+        prune_layers(module, [(range(h), range(n)) for h, n in getattr(config, KEPT_SIZES)])
         missing, unexpected = module.load_state_dict(weights.load(), strict=False)
         return module, sorted(missing), sorted(unexpected)
     if weights.renamed:

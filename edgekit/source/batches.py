@@ -13,7 +13,7 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import Signature
 
-__all__ = ["alike", "lengths", "pads_of", "reference", "run", "stacked", "tensors"]
+__all__ = ["group_by_length", "lengths", "pads_of", "reference", "run", "stack_outputs", "tensors"]
 
 _BATCH = 32
 
@@ -51,7 +51,7 @@ def tensors(rows: Sequence[Arrays], pads: Mapping[str, float]) -> dict[str, Any]
     return made
 
 
-def stacked(outputs: Sequence[Arrays]) -> dict[str, Any]:
+def stack_outputs(outputs: Sequence[Arrays]) -> dict[str, Any]:
     """Tensors ``[batch, ...]`` of outputs, short ones filled with 0."""
     ragged = [name for name in outputs[0] if len({row[name].shape for row in outputs}) > 1]
     return tensors(outputs, dict.fromkeys(ragged, 0))
@@ -62,7 +62,7 @@ def lengths(rows: Sequence[Arrays]) -> np.ndarray:
     return np.array([len(next(iter(row.values()))) for row in rows], np.int64)
 
 
-def alike(rows: Sequence[Arrays], most: int = 0) -> list[list[int]]:
+def group_by_length(rows: Sequence[Arrays], most: int = 0) -> list[list[int]]:
     """Places of rows in batches of similar length, the shortest first.
 
     Args:
@@ -111,7 +111,7 @@ def reference(
 ) -> list[Arrays]:
     """What a module computes for rows, in their order, in padded batches of similar length."""
     found: dict[int, Arrays] = {}
-    for chosen in alike(rows):
+    for chosen in group_by_length(rows):
         _, outputs = run(forward, module, [rows[i] for i in chosen], pads_of(signature), signature)
         found.update(zip(chosen, outputs, strict=True))
         progress("torch reference", len(found), len(rows))

@@ -15,9 +15,9 @@ from typing import Any
 
 from edgekit.spec.errors import ModelError
 
-__all__ = ["WIDTHS", "Block", "blocks", "depth", "has_stack", "narrow", "stack", "widths"]
+__all__ = ["KEPT_SIZES", "Block", "blocks", "depth", "has_stack", "prune_layers", "stack", "widths"]
 
-WIDTHS = "edgekit_widths"
+KEPT_SIZES = "edgekit_widths"
 """In the config of a pruned model: ``[heads, neurons]`` of each stored layer."""
 
 _FEWEST_LINEARS = 4  # queries, keys, values and their output; a convolution of wav2vec2's front end has none
@@ -130,7 +130,7 @@ def _block(layer: Any) -> Block:
     return Block(attention, heads, tuple(up), down, neurons)
 
 
-def narrow(module: Any, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+def prune_layers(module: Any, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
     """Takes out of each stored layer, in place, all but some of its heads and neurons.
 
     Args:

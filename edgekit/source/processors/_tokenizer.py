@@ -82,7 +82,7 @@ def load(model_id: str, folder: Path, told: Told) -> Any:
             )
         return tokenizer
     if choice == "file":
-        return wrapped(tokenizer, data)
+        return wrap_tokenizer(tokenizer, data)
     if choice is None:
         length = min(int(tokenizer.model_max_length), 512)
         check(
@@ -131,7 +131,7 @@ def check(model_id: str, folder: Path, tokenizer: Any, texts: Sequence[Text], wh
         )
 
 
-def wrapped(old: Any, data: Mapping[str, Any]) -> Any:
+def wrap_tokenizer(old: Any, data: Mapping[str, Any]) -> Any:
     """A tokenizer that does what a tokenizer.json says, with the special tokens of another; saved, it is read so."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast

@@ -14,7 +14,7 @@ from edgekit.modalities.text import Text
 from edgekit.source import _values
 from edgekit.source.modules import entries
 from edgekit.source.processors import _text_files, _tokenizer
-from edgekit.source.processors._tokenizer import check_told, load, wrapped
+from edgekit.source.processors._tokenizer import check_told, load, wrap_tokenizer
 from edgekit.spec.errors import ModelError
 from edgekit.spec.head import Shapes, Told
 from edgekit.spec.parsing import to_json
@@ -24,7 +24,7 @@ from edgekit.spec.tensor import TensorSpec
 # fmt: off
 __all__ = [
     "MODEL_TYPES", "NOUN", "OPTIONS", "SAME_AS", "altered", "check_inputs", "check_names", "check_told", "dynamic_shapes", "encode",
-    "example_feeds", "facts", "input_specs", "load", "same", "survey", "tokenizer_json", "wrapped",
+    "example_feeds", "facts", "input_specs", "load", "same", "survey", "tokenizer_json", "wrap_tokenizer",
 ]
 # fmt: on
 
