@@ -339,7 +339,7 @@ def cased(tmp_path):
 
 
 def test_two_tokenizers(cased):
-    raw = _tokenizer._as_stored(cased)
+    raw = _tokenizer._read_stored(cased)
     assert raw["normalizer"]["lowercase"] is False
     assert AutoTokenizer.from_pretrained(cased)("Film")["input_ids"] == [2, 5, 3]
     refused(

@@ -107,8 +107,9 @@ def _compare_arrays(
     differing = [name for name, a in other.items() if name in values and not _is_close(a, values[name])]
     if differing:
         raise ModelError(
-            f"{model_id} contains two versions of its weights: {file.name} and the files Transformers reads "
-            f"differ in {len(differing)} tensors ({differing[0]} ...). Remove the one that is not the fine-tuned model.",
+            f"{model_id} has two versions of its weights: {file.name} and the files Transformers reads "
+            f"differ in {len(differing)} tensors ({differing[0]} ...). "
+            "Remove the one that is not the fine-tuned model.",
             code="weights-two-versions",
         )
 

@@ -63,9 +63,9 @@ def check(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:
         origin = "each row sums to 1, as after a softmax" if has_unit_sums else "as after a sigmoid"
         raise ModelError(
             f"The outputs of {model_id} look like probabilities, expected logits: all {values.size} values of "
-            f"{len(values)} rows are between 0 and 1, {origin}. A bundle applies its own softmax or sigmoid. Return "
-            "the input of the last activation, or pass outputs='probabilities' to invert it, or outputs='logits' if they "
-            "are logits.",
+            f"{len(values)} rows are between 0 and 1, {origin}. A bundle applies its own softmax or sigmoid. "
+            "Return the input of the last activation, or pass outputs='probabilities' to invert it, or "
+            "outputs='logits' if they are logits.",
             code="model-probabilities",
         )
 

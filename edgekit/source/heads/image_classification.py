@@ -80,8 +80,8 @@ def settings(model_id: str, module: Any, processor: Any, kind: str) -> Settings:
     height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
     if getattr(config, "model_type", "") in _OF_ONE_SIZE and (height, width) != (pixels.height, pixels.width):
         raise ModelError(
-            f"The image processor of {model_id} makes images of {pixels.height} x {pixels.width}, but the model expects "
-            f"{height} x {width} (image_size of its config). Correct the wrong one.",
+            f"The image processor of {model_id} makes images of {pixels.height} x {pixels.width}, but the model "
+            f"expects {height} x {width} (image_size of its config). Correct the wrong one.",
             code="model-image-size",
         )
     return Settings(kind, _classes.label_names(config, model_id), pixels)

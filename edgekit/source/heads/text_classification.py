@@ -136,7 +136,7 @@ def _check_modules(model_id: str, folder: Path) -> None:
     others = [kind for kind in kinds if kind != "Transformer"]
     if others:
         raise ModelError(
-            f"{model_id} has modules behind the Transformer: modules.json lists {', '.join(others)}, which would not be "
-            "used. Pass the whole model from Python: edgekit.build(module=..., processor=...).",
+            f"{model_id} has modules behind the Transformer: modules.json lists {', '.join(others)}, which would not "
+            "be used. Pass the whole model from Python: edgekit.build(module=..., processor=...).",
             code="model-modules",
         )

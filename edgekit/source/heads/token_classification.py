@@ -48,8 +48,8 @@ __all__ = [
 AUTO_CLASS = "AutoModelForTokenClassification"
 ARCHITECTURES = "ForTokenClassification"
 OPTIONS = {
-    "aggregation": f"Aggregation of tokens to entities: {', '.join(STRATEGIES)}. The default is simple, since no file of "
-    "a model names one."
+    "aggregation": f"Aggregation of tokens to entities: {', '.join(STRATEGIES)}. The default is simple, since no "
+    "file of a model names one."
 }
 MODULE_OPTIONS = ("outputs", "aggregation")
 ALIGNED = True
@@ -124,7 +124,8 @@ def forward(module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
     """
     if WINDOWS in feeds and feeds[WINDOWS].shape[1] > 1:
         raise UsageError(
-            "A row is longer than the model's limit, and training does not use windows. Split the row, or leave it out.",
+            "A row is longer than the model's limit, and training does not use windows. "
+            "Split the row, or leave it out.",
             code="training-row-too-long",
         )
     return _losses.forward(module, {name: tensor for name, tensor in feeds.items() if name not in PADS})
