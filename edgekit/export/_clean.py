@@ -47,7 +47,8 @@ def static_reshapes(graph: ir.Graph) -> int:
     for node in graph:
         if node.op_type != "Reshape" or constant(node.inputs[1]) is not None:
             continue
-        source, result = node.inputs[0], node.outputs[0]
+        source = node.inputs[0]
+        result = node.outputs[0]
         if source is None or source.shape is None or result.shape is None:
             continue
         shape = []
@@ -183,7 +184,7 @@ def floats_only(graph: ir.Graph) -> int:
             continue
         if value.dtype not in (ir.DataType.INT32, ir.DataType.INT64):
             continue
-        dtype = value.dtype
+        dtype: ir.DataType = value.dtype
         if node.op_type == "CumSum":
             wide = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT})
             summed = ir.node("CumSum", [wide.outputs[0], node.inputs[1]], attributes=dict(node.attributes))

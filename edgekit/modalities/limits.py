@@ -81,7 +81,7 @@ class Fitter:
         """
         self._tokenizer = tokenizer
         self._left = left
-        probe = "".join(f"{blank} {blank} a{blank}{blank}b" for blank in _BLANKS) + _BLANKS
+        probe = "".join(f"{space} {space} a{space}{space}b" for space in _BLANKS) + _BLANKS
         self._collapses = tokenizer.encode(probe).ids == tokenizer.encode(_COLLAPSE.sub(r"\1", probe)).ids
 
     def fit(self, text: str, limit: Limit, place: str) -> tuple[str, bool]:
@@ -133,8 +133,8 @@ class Fitter:
         if self._left:
             border = max((end for start, end in words.values() if start < 1), default=1)
             if border >= len(text):
-                blank = re.search(_BLANK, text)
-                border = blank.end() if blank else 1
+                match = re.search(_BLANK, text)
+                border = match.end() if match else 1
             return text[border:]
         border = min((start for start, end in words.values() if end >= len(text)), default=len(text) - 1)
         if not border:

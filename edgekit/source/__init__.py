@@ -143,13 +143,13 @@ class Source:
         return self.head.outputs(self.model_id, self.module, self.settings, rows, progress)
 
 
-def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
+def read(model: str | Path, revision: str | None = None, **options: Any) -> Source:
     """Read a model from a local folder or the hub.
 
     Args:
         model: Local folder or hub id.
         revision: Branch, tag or commit of a hub id.
-        **told: Options of the head and of the modality's processor, which override the model's files. For example,
+        **options: Options of the head and of the modality's processor, which override the model's files. For example,
             ``tokenizer`` is ``file`` (tokenizer.json as it is) or ``transformers`` (the result of ``AutoTokenizer``)
             where the two differ. None counts as absent.
 
@@ -158,22 +158,23 @@ def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
             unsupported architecture or task, or files that contradict each other.
         UsageError: If an option is unknown, or its value is not valid.
     """
-    told = {option: value for option, value in told.items() if value is not None}
+    options = {option: value for option, value in options.items() if value is not None}
     for name in heads.names():
-        processors_of(name).check_told(told)
+        processors_of(name).check_told(options)
     origin = locate(str(model), revision)
     config, task = read_config(origin)
-    head, processors = heads.get(task), processors_of(task)
-    check_options(told, (*head.OPTIONS, *processors.OPTIONS), task)
+    head = heads.get(task)
+    processors = processors_of(task)
+    check_options(options, (*head.OPTIONS, *processors.OPTIONS), task)
     weights = _weights.survey(origin.model_id, origin.folder, str(config["model_type"]))
-    kind, notes = head.survey(origin.model_id, config, origin.folder, weights.shapes, told)
-    notes += (*weights.notes, *processors.survey(origin.model_id, origin.folder, config, weights.shapes, told))
+    kind, notes = head.survey(origin.model_id, config, origin.folder, weights.shapes, options)
+    notes += (*weights.notes, *processors.survey(origin.model_id, origin.folder, config, weights.shapes, options))
 
     def make() -> tuple[Any, Any]:
         try:
             with quiet():
                 module, missing, unexpected = _read_module(head, origin.folder, weights, KEPT_SIZES in config)
-                processor = processors.load(origin.model_id, origin.folder, told)
+                processor = processors.load(origin.model_id, origin.folder, options)
         except EdgekitError:
             raise
         except Exception as problem:  # Transformers raises errors of every class for a damaged folder.
@@ -191,14 +192,14 @@ def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
             )
         _weights.check_unexpected(origin.model_id, unexpected)
         _values.check_finite(origin.model_id, module, processor)
-        return head.prepare(module.eval(), kind, told), processor
+        return head.prepare(module.eval(), kind, options), processor
 
-    chosen = any(option in processors.OPTIONS for option in told)
+    chosen = any(option in processors.OPTIONS for option in options)
     return Source(
         origin.model_id,
         origin.revision,
         task,
-        _digest(origin.folder, told),
+        _digest(origin.folder, options),
         make,
         kind,
         notes=notes,
@@ -224,18 +225,18 @@ def module_options(task: str | None = None) -> set[str]:
     return {option for name in names for option in heads.get(name).MODULE_OPTIONS}
 
 
-def check_options(told: Told, known: Sequence[str], task: str) -> None:
+def check_options(options: Told, known: Sequence[str], task: str) -> None:
     """Check that a task has all options.
 
     Args:
-        told: Options of the user.
+        options: Options of the user.
         known: Names of the task's options.
         task: Name of the task, for the message.
 
     Raises:
         UsageError: If an option is unknown.
     """
-    for option in told:
+    for option in options:
         if option not in known:
             raise UsageError(
                 f"The task {task} has no option '{option}'.{near(option, known)} Known: {', '.join(known)}. "
@@ -244,14 +245,14 @@ def check_options(told: Told, known: Sequence[str], task: str) -> None:
             )
 
 
-def _digest(folder: Path, told: Told) -> str:
+def _digest(folder: Path, options: Told) -> str:
     """Return the digest of every file that affects the outputs of the model, and of the user's options."""
     suffixes = (".json", ".txt", ".model", ".safetensors", ".jinja")
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in suffixes)
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + bytes.fromhex(sha256(file)))
-    for option, value in sorted(told.items(), reverse=True):
+    for option, value in sorted(options.items(), reverse=True):
         digest.update(f"{option}={value!r}".encode() + b"\0")
     return digest.hexdigest()
 
@@ -287,7 +288,7 @@ def _read_module(head: Head, folder: Path, weights: _weights.Weights, pruned: bo
 
 
 def from_module(
-    module: Any, processor: Any, task: str | None = None, outputs: str | None = None, **told: Any
+    module: Any, processor: Any, task: str | None = None, outputs: str | None = None, **options: Any
 ) -> Source:
     """Return the source for a torch module, e.g. with a custom head, and a processor of Transformers.
 
@@ -300,7 +301,7 @@ def from_module(
         outputs: Form of the outputs, if the head supports several. For example, ``probabilities`` means that the module
             ends in a softmax or a sigmoid, which is then inverted (exact except for rounding), since a bundle applies
             its own. With None, outputs that look like another form are refused.
-        **told: Other options of the head.
+        **options: Other options of the head.
 
     Raises:
         UsageError: If the task or an option is unknown, or ``module`` is not a torch module.
@@ -318,14 +319,14 @@ def from_module(
             f"processor is missing: a module needs the {noun} that it was trained with. Pass processor=...",
             code="processor-missing",
         )
-    all_options = {"outputs": outputs, **told}
-    told = {option: value for option, value in all_options.items() if value is not None}
-    check_options(told, head.MODULE_OPTIONS, task)
-    kind, notes = head.survey(name, entries(getattr(module, "config", None)), None, {}, told)
+    all_options = {"outputs": outputs, **options}
+    options = {option: value for option, value in all_options.items() if value is not None}
+    check_options(options, head.MODULE_OPTIONS, task)
+    kind, notes = head.survey(name, entries(getattr(module, "config", None)), None, {}, options)
 
     def make() -> tuple[Any, Any]:
         ready = copy_for_export(module)
         _values.check_finite(name, ready, processor)
-        return head.prepare(ready, kind, told), processor
+        return head.prepare(ready, kind, options), processor
 
     return Source(name, "python", task, None, make, kind, notes=notes, questioned=outputs is None)

@@ -81,8 +81,8 @@ def survey(model_id: str, folder: Path, kind: str) -> Weights:
     notes = []
     prefixes = sorted({s.removesuffix(n) if s.endswith(n) else s for s, n in names.items() if s != n})
     if prefixes:
-        shown = ", ".join(map(repr, prefixes[:2]))
-        notes.append(f"The weights were saved from a wrapper ({shown} in their names): read without it.")
+        wrapper = ", ".join(map(repr, prefixes[:2]))
+        notes.append(f"The weights were saved from a wrapper ({wrapper} in their names): read without it.")
     packed = sorted({dtype for dtype, _ in stored.values()} - _FLOATS)
     if packed:
         raise ModelError(

@@ -278,7 +278,7 @@ def _in_order(value: object, column: Column, row: int) -> list[object]:
 
 def _numbers(value: object, column: Column, row: int) -> list[float]:
     count = len(column.names)
-    parts: Sequence[Any]
+    parts: Any
     if isinstance(value, dict) and count > 1:
         parts = _in_order(value, column, row)
     elif isinstance(value, (list, tuple)):

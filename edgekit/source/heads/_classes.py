@@ -26,10 +26,10 @@ _AGREEING = {SINGLE: ("softmax", "identity"), MULTI: ("sigmoid",), NUMBER: ("ide
 
 
 def survey(
-    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, options: Told
 ) -> tuple[str, tuple[str, ...]]:
     """Return the problem type, and notes about how it was determined; see :class:`edgekit.spec.head.Head`."""
-    kind, notes = problem_type(model_id, config, activation(model_id, config, folder), told.get("problem_type"))
+    kind, notes = problem_type(model_id, config, activation(model_id, config, folder), options.get("problem_type"))
     if folder is None:
         return kind, notes
     label_notes = check_labels(model_id, config)
@@ -131,7 +131,7 @@ def activation(model_id: str, config: Mapping[str, Any], folder: Path | None = N
 
 
 def problem_type(
-    model_id: str, config: Mapping[str, Any], applied: str | None, told: str | None
+    model_id: str, config: Mapping[str, Any], applied: str | None, requested: str | None
 ) -> tuple[str, tuple[str, ...]]:
     """Return the kind of head, and notes about how it was determined.
 
@@ -143,16 +143,16 @@ def problem_type(
         model_id: Name of the model, for messages.
         config: Config of the model.
         applied: Activation, from :func:`activation`.
-        told: Option of the user, one of ``PROBLEM_TYPES``, or None.
+        requested: Option of the user, one of ``PROBLEM_TYPES``, or None.
 
     Raises:
         ModelError: If the config has an unknown problem type.
-        UsageError: If ``told`` is unknown, or not possible with one output.
+        UsageError: If ``requested`` is unknown, or not possible with one output.
     """
     count = outputs(config)
     configured = config.get("problem_type")
-    if told is not None:
-        return _told_problem_type(model_id, count, configured, told)
+    if requested is not None:
+        return _requested_problem_type(model_id, count, configured, requested)
     if configured is not None:
         return _configured_problem_type(model_id, count, str(configured), applied)
     if count == 1:
@@ -177,21 +177,23 @@ def problem_type(
     )
 
 
-def _told_problem_type(model_id: str, count: int, configured: Any, told: str) -> tuple[str, tuple[str, ...]]:
-    if told not in PROBLEM_TYPES:
+def _requested_problem_type(model_id: str, count: int, configured: Any, requested: str) -> tuple[str, tuple[str, ...]]:
+    if requested not in PROBLEM_TYPES:
         raise UsageError(
-            f"Unknown problem type '{told}'.{near(told, PROBLEM_TYPES)} Expected one of: {', '.join(PROBLEM_TYPES)}.",
+            f"Unknown problem type '{requested}'.{near(requested, PROBLEM_TYPES)} Expected one of: {', '.join(PROBLEM_TYPES)}.",
             code="problem-type-unknown",
         )
-    if told == SINGLE and count == 1:
+    if requested == SINGLE and count == 1:
         raise UsageError(
             f"{model_id} has one output, whose softmax is always 1. "
             f"Choose '{MULTI}' (its sigmoid is the score) or '{NUMBER}'.",
             code="problem-type-one-output",
         )
-    if configured == told:
-        return told, ()
-    return told, (f"problem_type is {configured or 'missing'} in the config; '{told}' was used, as requested.",)
+    if configured == requested:
+        return requested, ()
+    return requested, (
+        f"problem_type is {configured or 'missing'} in the config; '{requested}' was used, as requested.",
+    )
 
 
 def _configured_problem_type(

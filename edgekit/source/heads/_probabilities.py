@@ -70,12 +70,12 @@ def check(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:
         )
 
 
-def prepare(module: Any, kind: str, told: Told) -> Any:
+def prepare(module: Any, kind: str, options: Told) -> Any:
     """Return the module with its problem type in the config, and with logits instead of probabilities."""
     if hasattr(getattr(module, "config", None), "problem_type"):
         # A folder saved from the module then contains the problem type.
         module.config.problem_type = kind
-    return invert_activation(module, kind) if told.get("outputs") == "probabilities" else module
+    return invert_activation(module, kind) if options.get("outputs") == "probabilities" else module
 
 
 def invert_activation(module: Any, kind: str) -> Any:

@@ -60,11 +60,11 @@ _OF_ONE_SIZE = ("beit", "deit", "vit")
 
 
 def survey(
-    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, options: Told
 ) -> tuple[str, tuple[str, ...]]:
     """Return the problem type, and notes about how it was determined."""
-    kind, notes = _classes.survey(model_id, config, folder, shapes, told)
-    _probabilities.check_kind(told.get("outputs"), kind)
+    kind, notes = _classes.survey(model_id, config, folder, shapes, options)
+    _probabilities.check_kind(options.get("outputs"), kind)
     return kind, notes
 
 

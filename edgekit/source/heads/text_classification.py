@@ -59,11 +59,11 @@ prepare = _probabilities.prepare
 
 
 def survey(
-    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, options: Told
 ) -> tuple[str, tuple[str, ...]]:
     """Return the problem type, and notes about how it was determined."""
-    kind, notes = _classes.survey(model_id, config, folder, shapes, told)
-    _probabilities.check_kind(told.get("outputs"), kind)
+    kind, notes = _classes.survey(model_id, config, folder, shapes, options)
+    _probabilities.check_kind(options.get("outputs"), kind)
     if folder is not None:
         _check_modules(model_id, folder)
     return kind, notes

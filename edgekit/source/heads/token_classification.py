@@ -59,16 +59,16 @@ _UNLABELLED = -100  # Label that torch's cross-entropy ignores.
 
 
 def survey(
-    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, options: Told
 ) -> tuple[str, tuple[str, ...]]:
     """Return the aggregation strategy, ``simple`` by default, and notes about the labels."""
-    strategy = str(told.get("aggregation", "simple"))
+    strategy = str(options.get("aggregation", "simple"))
     if strategy not in STRATEGIES:
         raise UsageError(
             f"Unknown aggregation '{strategy}'.{near(strategy, STRATEGIES)} Expected one of: {', '.join(STRATEGIES)}.",
             code="aggregation-unknown",
         )
-    _probabilities.check_kind(told.get("outputs"), _classes.SINGLE)
+    _probabilities.check_kind(options.get("outputs"), _classes.SINGLE)
     weights = shapes.get("classifier.weight", ())
     count = _classes.outputs(config)
     if weights and weights[0] != count:
@@ -76,9 +76,9 @@ def survey(
     return strategy, () if folder is None else _classes.check_labels(model_id, config)
 
 
-def prepare(module: Any, kind: str, told: Told) -> Any:
+def prepare(module: Any, kind: str, options: Told) -> Any:
     """Return the module, with logits instead of probabilities."""
-    if told.get("outputs") == "probabilities":
+    if options.get("outputs") == "probabilities":
         return _probabilities.invert_activation(module, _classes.SINGLE)
     return module
 

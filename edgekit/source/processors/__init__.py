@@ -1,6 +1,7 @@
 """Processors: one module per modality loads Transformers' own processor and checks its files.
 
-A processor is a tokenizer or an image processor. Such a module follows the protocol ``spec.head.Processors``. The file name is the registration.
+A processor is a tokenizer or an image processor. Each module follows the protocol ``spec.head.Processors``. The file
+name is the registration.
 """
 
 from __future__ import annotations

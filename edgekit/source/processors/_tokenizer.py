@@ -37,13 +37,13 @@ _PARTS = {
 _SHOWN = 3
 
 
-def check_told(told: Told) -> None:
+def check_told(options: Told) -> None:
     """Check the user's choice of the tokenizer.
 
     Raises:
         UsageError: If it is not one of ``CHOICES``.
     """
-    choice = told.get("tokenizer")
+    choice = options.get("tokenizer")
     if choice is not None and choice not in CHOICES:
         raise UsageError(
             f"Unknown tokenizer '{choice}'.{near(choice, CHOICES)} Expected one of: {', '.join(CHOICES)}.",
@@ -51,13 +51,13 @@ def check_told(told: Told) -> None:
         )
 
 
-def load(model_id: str, folder: Path, told: Told) -> Any:
+def load(model_id: str, folder: Path, options: Told) -> Any:
     """Return the Hugging Face tokenizer of a folder.
 
     Args:
         model_id: Name of the model, for messages.
         folder: Folder of the model.
-        told: Options of the user; ``tokenizer`` is one of ``CHOICES``. Without it the two tokenizers must agree.
+        options: Options of the user; ``tokenizer`` is one of ``CHOICES``. Without it the two tokenizers must agree.
 
     Raises:
         ModelError: If the two tokenizers differ and none was chosen, or a package is missing.
@@ -65,7 +65,7 @@ def load(model_id: str, folder: Path, told: Told) -> Any:
     """
     from transformers import AutoTokenizer
 
-    choice = told.get("tokenizer")
+    choice = options.get("tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as problem:

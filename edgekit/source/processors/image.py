@@ -84,11 +84,11 @@ def check_names(model_id: str, names: set[str]) -> None:
         )
 
 
-def check_told(told: Told) -> None:
+def check_told(options: Told) -> None:
     """Do nothing, since there are no options."""
 
 
-def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, told: Told) -> tuple[str, ...]:
+def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, options: Told) -> tuple[str, ...]:
     """Check that the runtime supports the image processor, and that the model has three channels."""
     entries = _entries(folder)
     if "auto_map" in entries:
@@ -110,7 +110,7 @@ def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shape
     return ()
 
 
-def load(model_id: str, folder: Path, told: Told) -> Any:
+def load(model_id: str, folder: Path, options: Told) -> Any:
     """Return the image processor of a folder, with Pillow.
 
     Raises:
@@ -236,7 +236,8 @@ def _resizing(model_id: str, name: str, processor: Any) -> tuple[tuple[int, int]
             return None, int(edge / processor.crop_pct)
         return None, edge
     if set(size) == {"height", "width"} and name != "ConvNextImageProcessor":
-        height, width = size["height"], size["width"]
+        height = size["height"]
+        width = size["width"]
         if name == "PoolFormerImageProcessor" and processor.crop_pct is not None:
             larger = (int(height / processor.crop_pct), int(width / processor.crop_pct))
             return (None, larger[0]) if height == width else (larger, None)

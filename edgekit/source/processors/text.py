@@ -71,12 +71,12 @@ def check_names(model_id: str, names: set[str]) -> None:
         )
 
 
-def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, told: Told) -> tuple[str, ...]:
+def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, options: Told) -> tuple[str, ...]:
     """Compare config, weights and tokenizer files; see :class:`edgekit.spec.head.Processors`."""
     notes = _text_files.check(model_id, folder, config, shapes)
-    if "tokenizer" not in told:
+    if "tokenizer" not in options:
         return notes
-    chosen = "tokenizer.json as it is" if told["tokenizer"] == "file" else "Transformers"
+    chosen = "tokenizer.json as it is" if options["tokenizer"] == "file" else "Transformers"
     return (*notes, f"The tokenizer of {chosen} was used, as requested.")
 
 
