@@ -146,10 +146,17 @@ def _probe(graph: ir.Graph, masks: set[ir.Value], lengths: list[int]) -> dict[ir
         windows = {m.window for m in observed if m is not None}
         reach = next((w for w in windows if w is not None), None)
         # All probes must agree on one window, except those too short to show it.
-        expected = [_Meaning(None if reach is None or reach >= length - 1 else reach) for length in lengths]
+        expected = [_expected_meaning(reach, length) for length in lengths]
         if observed == expected:
             meanings[value] = _Meaning(reach)
     return meanings
+
+
+def _expected_meaning(reach: int | None, length: int) -> _Meaning:
+    """Return the meaning of a mask with a window of this reach, as a probe of this length shows it."""
+    if reach is None or reach >= length - 1:
+        return _Meaning(None)
+    return _Meaning(reach)
 
 
 def _probe_mask(length: int) -> np.ndarray:
@@ -166,7 +173,8 @@ def _evaluate(graph: ir.Graph, values: list[ir.Value], masks: list[np.ndarray]) 
 
     part = graph.clone()
     names = [v.name for v in values]
-    inside = {v.name: v for node in part for v in node.outputs} | {v.name: v for v in part.inputs}
+    inside = {v.name: v for v in part.inputs}
+    inside |= {v.name: v for node in part for v in node.outputs}
     part.outputs[:] = [inside[name] for name in names]
     model = ir.Model(part, ir_version=10)
     passes.RemoveUnusedNodesPass()(model)

@@ -85,6 +85,8 @@ def _trace(source: Source, part: Traced) -> Any:
     """Run ``torch.onnx.export`` for one graph, and return the onnx_ir model."""
     import torch
 
+    input_names = [spec.name for spec in part.signature.inputs]
+    output_names = [spec.name for spec in part.signature.outputs]
     try:
         with (
             quiet(),
@@ -97,8 +99,8 @@ def _trace(source: Source, part: Traced) -> Any:
                 part.feeds,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[spec.name for spec in part.signature.inputs],
-                output_names=[spec.name for spec in part.signature.outputs],
+                input_names=input_names,
+                output_names=output_names,
                 dynamic_shapes=(part.dynamic_shapes,),
                 optimize=True,
                 verbose=False,

@@ -107,12 +107,13 @@ class TextEncoder:
             IntegrityError: If the tokenizers library fails.
         """
         with translate_tokenizer_errors(f"{self._path} cannot encode a text"):
-            fitted = [self._fit(text, index if len(texts) > 1 else None) for index, text in enumerate(texts)]
             if len(texts) == 1:
+                fitted = [self._fit(texts[0], None)]
                 text, cut = fitted[0]
                 pair = text if isinstance(text, tuple) else (text, None)
                 rows = [self._make_row(self._tokenizer.encode(pair[0], pair[1]), cut)]
             else:
+                fitted = [self._fit(text, index) for index, text in enumerate(texts)]
                 rows = [row for batch in _batches(fitted) for row in self._encode(batch)]
         for index, row in enumerate(rows):
             check_ids(row.arrays, self._tables, index if len(rows) > 1 else None)

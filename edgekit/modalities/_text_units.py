@@ -16,8 +16,12 @@ _MASK = re.compile(r"[\[<({|]+mask[\]>)}|]+", re.IGNORECASE)
 
 def words(text: Text) -> tuple[str, ...]:
     """Return the words (separated by white space) of a text or of both texts of a pair."""
-    parts = text if isinstance(text, tuple) else (text,)
-    return tuple(word for part in parts for word in _WORD.findall(part))
+    return tuple(word for part in parts_of(text) for word in _WORD.findall(part))
+
+
+def parts_of(text: Text) -> tuple[str, ...]:
+    """Return a text, or both texts of a pair, as a tuple."""
+    return text if isinstance(text, tuple) else (text,)
 
 
 def occlude_words(text: Text, filler: str) -> Iterator[Text]:

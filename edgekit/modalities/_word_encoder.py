@@ -117,7 +117,9 @@ class WordEncoder(TextEncoder):
                 has a word without tokens or ids outside the model's tables.
             IntegrityError: If the tokenizers library fails.
         """
-        places = [f" at position {i}" if len(values) > 1 else "" for i in range(len(values))]
+        places = [""] * len(values)
+        if len(values) > 1:
+            places = [f" at position {i}" for i in range(len(values))]
         with translate_tokenizer_errors(f"{self._path} cannot encode a text"):
             fitted = [self._fit_words(value, place) for value, place in zip(values, places, strict=True)]
             encodings = self._encode_all([value for value, _ in fitted])
@@ -160,7 +162,9 @@ class WordEncoder(TextEncoder):
         encodings: list[Any] = [None] * len(values)
         for is_split in (False, True):
             indices = [i for i, value in enumerate(values) if isinstance(value, tuple) == is_split]
-            inputs: list[Any] = [list(values[i]) if is_split else values[i] for i in indices]
+            inputs: list[Any] = [values[i] for i in indices]
+            if is_split:
+                inputs = [list(value) for value in inputs]
             if not inputs:
                 continue
             if len(inputs) == 1:
@@ -234,13 +238,9 @@ class WordEncoder(TextEncoder):
             if word is not None:
                 low, high = words[order[word]]
                 words[order[word]] = (min(low, start), max(high, end))
-        return Spans(
-            text,
-            tuple(len(piece.ids) for piece in pieces),
-            tuple(tokens),
-            tuple(subword),
-            tuple(_strip_span(text, *span) for span in words),
-        )
+        windows = tuple(len(piece.ids) for piece in pieces)
+        word_spans = tuple(_strip_span(text, *span) for span in words)
+        return Spans(text, windows, tuple(tokens), tuple(subword), word_spans)
 
     def _is_subword(self, text: str, start: int, end: int, token: str, token_id: int) -> bool:
         """Return whether a token continues a word, by the rule of Transformers' ``gather_pre_entities``."""

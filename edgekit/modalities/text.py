@@ -13,7 +13,7 @@ import numpy as np
 from edgekit.modalities import _text_perturbations
 from edgekit.modalities._text_encoder import Text, TextEncoder, check_ids
 from edgekit.modalities._text_generated import fuzz_texts, short_texts
-from edgekit.modalities._text_units import mask_token, occlude_words, words
+from edgekit.modalities._text_units import mask_token, occlude_words, parts_of, words
 from edgekit.modalities._tokenized import Tokenized
 from edgekit.modalities.limits import check_rows
 from edgekit.spec.errors import SamplesError
@@ -118,8 +118,7 @@ class TextModality(Tokenized[TextEncoder]):
             inputs: Texts or pairs that provide the words.
             longest: Minimum length of each result, in tokens.
         """
-        parts = [part for text in inputs for part in ([text] if isinstance(text, str) else text)]
-        vocabulary = [word for part in parts for word in part.split()] or ["a"]
+        vocabulary = [word for text in inputs for part in parts_of(text) for word in part.split()] or ["a"]
         # Some words have no tokens (control characters), so the number of words needed is not known in advance.
         counts = [2 * longest, *(characters * longest for characters in _CHARACTERS_A_TOKEN)]
         joined = ""

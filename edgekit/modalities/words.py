@@ -18,7 +18,7 @@ import numpy as np
 
 from edgekit.modalities import _text_perturbations
 from edgekit.modalities._text_generated import fuzz_texts
-from edgekit.modalities._text_units import mask_token, occlude_words, words
+from edgekit.modalities._text_units import mask_token, occlude_words, parts_of, words
 from edgekit.modalities._tokenized import Tokenized
 from edgekit.modalities._word_encoder import STARTS, WINDOWS, Spans, WordEncoder, Words
 from edgekit.spec import cells
@@ -136,8 +136,8 @@ class WordsModality(Tokenized[WordEncoder]):
             inputs: Texts or words that provide the words.
             longest: Length of each result, in tokens; a little less if more would need another window.
         """
-        parts = [part for value in inputs for part in ((value,) if isinstance(value, str) else value)]
-        vocabulary = list(dict.fromkeys(word for part in parts for word in part.split()))
+        words_of_inputs = [word for value in inputs for part in parts_of(value) for word in part.split()]
+        vocabulary = list(dict.fromkeys(words_of_inputs))
         if self._encoder is not None:
             vocabulary = [word for word in vocabulary if self._count_tokens([word])]
         vocabulary = vocabulary or ["a"]

@@ -141,9 +141,9 @@ def _compare_storages(model_id: str, file: Path, storages: Sequence[np.ndarray],
         return False
     if is_part:
         # Each tensor of a part must be one of the used tensors.
-        differing = sum(not any(_matches(raw, value) for value in matched) for raw in storages)
+        differing = len(storages) - sum(_matches_any([raw], matched) for raw in storages)
     else:
-        differing = sum(not any(_matches(raw, value) for raw in by_size[value.size]) for value in matched)
+        differing = len(matched) - sum(_matches_any(by_size[value.size], [value]) for value in matched)
     if differing:
         raise ModelError(
             f"{model_id} contains two versions of its weights: {file.name} and the safetensors that Transformers reads "
@@ -157,6 +157,11 @@ def _compare_storages(model_id: str, file: Path, storages: Sequence[np.ndarray],
 def _possible_sizes(raw: np.ndarray) -> tuple[int, int]:
     """Return the number of values in raw bytes, as 4-byte and as 2-byte numbers."""
     return raw.nbytes // 4, raw.nbytes // 2
+
+
+def _matches_any(storages: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> bool:
+    """Return whether one of the raw bytes is one of the tensors."""
+    return any(_matches(raw, value) for raw in storages for value in values)
 
 
 def _matches(raw: np.ndarray, value: np.ndarray) -> bool:

@@ -79,7 +79,7 @@ def survey(model_id: str, folder: Path, kind: str) -> Weights:
         return Weights(files, {}, {}, ())
     names = _model_names(model_id, list(stored), kind)
     notes = []
-    prefixes = sorted({s.removesuffix(n) if s.endswith(n) else s for s, n in names.items() if s != n})
+    prefixes = sorted({stored_name.removesuffix(name) for stored_name, name in names.items() if stored_name != name})
     if prefixes:
         wrapper = ", ".join(map(repr, prefixes[:2]))
         notes.append(f"The weights were saved from a wrapper ({wrapper} in their names): read without it.")

@@ -56,8 +56,12 @@ def tensors(rows: Sequence[Arrays], pads: Mapping[str, float]) -> dict[str, Any]
 
 def stack_outputs(outputs: Sequence[Arrays]) -> dict[str, Any]:
     """Return tensors ``[batch, ...]`` of outputs, with shorter ones padded with 0."""
-    ragged = [name for name in outputs[0] if len({row[name].shape for row in outputs}) > 1]
-    return tensors(outputs, dict.fromkeys(ragged, 0))
+    pads = {}
+    for name in outputs[0]:
+        shapes = {row[name].shape for row in outputs}
+        if len(shapes) > 1:
+            pads[name] = 0
+    return tensors(outputs, pads)
 
 
 def lengths(rows: Sequence[Arrays]) -> np.ndarray:
@@ -103,7 +107,10 @@ def run(
         arrays = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
     if signature is not None:
         return feeds, single.split(signature, rows, arrays)
-    return feeds, [{name: array[i] for name, array in arrays.items()} for i in range(len(rows))]
+    padded_rows: list[Arrays] = []
+    for index in range(len(rows)):
+        padded_rows.append({name: array[index] for name, array in arrays.items()})
+    return feeds, padded_rows
 
 
 def reference(

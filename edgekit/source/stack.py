@@ -100,14 +100,19 @@ def blocks(module: Any) -> list[Block]:
     layers = [_block(layer) for layer in stack(module)[1]]
     # MPNet adds a bias for each head and distance from one table for all layers, so its layers need equal heads.
     table_sizes = {m.embedding_dim for m in module.modules() if isinstance(m, torch.nn.Embedding)}
-    return [replace(b, attention=(), heads=1) if b.heads in table_sizes else b for b in layers]
+    for index, block in enumerate(layers):
+        if block.heads in table_sizes:
+            layers[index] = replace(block, attention=(), heads=1)
+    return layers
 
 
 def _block(layer: Any) -> Block:
     import torch
 
     linears = {path: m for path, m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
-    roles = {role: [p for p in linears if pattern.match(p.rpartition(".")[2])] for role, pattern in _ROLES.items()}
+    roles = {}
+    for role, pattern in _ROLES.items():
+        roles[role] = [path for path in linears if pattern.match(path.rpartition(".")[2])]
     attention: tuple[str, ...] = ()
     heads = 1
     if all(len(paths) == 1 for paths in roles.values()):
@@ -162,8 +167,10 @@ def _prune_layer(layer: Any, block: Block, heads: Sequence[int], neurons: Sequen
         for path in block.up:
             linear = layer.get_submodule(path)
             is_gated = linear.out_features == 2 * block.neurons
-            gates = [neuron + block.neurons for neuron in neurons] if is_gated else []
-            _select(linear, [*neurons, *gates], None)
+            units = list(neurons)
+            if is_gated:
+                units += [neuron + block.neurons for neuron in neurons]
+            _select(linear, units, None)
         _select(layer.get_submodule(block.down), None, list(neurons))
 
 

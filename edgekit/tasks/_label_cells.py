@@ -63,7 +63,9 @@ def match_columns(names: Sequence[str], columns: Mapping[str, object]) -> dict[s
     """
     matches = {}
     for name in names:
-        same = [name] if name in columns else [c for c in columns if fold(c) == fold(name)]
+        same = [name]
+        if name not in columns:
+            same = [column for column in columns if fold(column) == fold(name)]
         if len(same) == 1:
             matches[name] = same[0]
     return matches

@@ -83,7 +83,7 @@ def of_rows(problem_type: str, names: Sequence[str], rows: Sequence[Labelled], w
             code="samples-label-columns",
         )
     if is_multi and has_label_column and all(row.empty for row in rows if row.label is None):
-        return [[] if row.empty else row.label for row in rows]
+        return [_label_or_none(row) for row in rows]
     for number, row in enumerate(rows, 1):
         if row.label is None:
             raise SamplesError(
@@ -104,7 +104,15 @@ def _from_columns(
             "Give a column for each label of the model, or one column with the labels of a row: --columns label=NAME.",
             code="samples-label-columns",
         )
-    return [{name: row.others.get(column) for name, column in columns.items()} for row in rows]
+    values: list[object] = []
+    for row in rows:
+        values.append({name: row.others.get(column) for name, column in columns.items()})
+    return values
+
+
+def _label_or_none(row: Labelled) -> object:
+    """Return the label of a row; an empty cell means no label."""
+    return [] if row.empty else row.label
 
 
 def _hold_flags(columns: Mapping[str, str], row: Labelled) -> bool:
@@ -158,8 +166,11 @@ def _parse_multi(rows: Sequence[object], column: Column) -> Truth:
     nonempty = [part for part in parts if part]
     if nonempty and all(len(part) == label_count and all(map(_is_flag, part)) for part in nonempty):
         # One flag per label is the form in which Transformers trains; with a single label it is that label's flag.
-        flags = [_flags(part, column, row) if part else [False] * label_count for row, part in enumerate(parts)]
-        return _truth(np.array(flags, bool))
+        matrix = np.zeros((len(rows), label_count), bool)
+        for row, part in enumerate(parts):
+            if part:
+                matrix[row] = _flags(part, column, row)
+        return _truth(matrix)
     if label_count == 1:
         _refuse_numbers(parts, column)
     if _is_ambiguous(rows, parts, column):

@@ -297,8 +297,8 @@ class TokenClassification:
 
     def describe_truth(self, truth: Sequence[Any]) -> list[str]:
         """Return the true spans or labels of each row."""
-        rows = [self._tags(labels) for labels in truth]
-        return [_spans.in_words(tags) if self._marks_spans else " ".join(tags) for tags in rows]
+        describe = _spans.in_words if self._marks_spans else " ".join
+        return [describe(self._tags(labels)) for labels in truth]
 
     def label_matrix(self, outputs: Sequence[Arrays], truth: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
         """Return the true and the predicted label of each word as flags, truth first: bool ``[words, labels]`` each."""

@@ -180,7 +180,8 @@ def problem_type(
 def _requested_problem_type(model_id: str, count: int, configured: Any, requested: str) -> tuple[str, tuple[str, ...]]:
     if requested not in PROBLEM_TYPES:
         raise UsageError(
-            f"Unknown problem type '{requested}'.{near(requested, PROBLEM_TYPES)} Expected one of: {', '.join(PROBLEM_TYPES)}.",
+            f"Unknown problem type '{requested}'.{near(requested, PROBLEM_TYPES)} "
+            f"Expected one of: {', '.join(PROBLEM_TYPES)}.",
             code="problem-type-unknown",
         )
     if requested == SINGLE and count == 1:

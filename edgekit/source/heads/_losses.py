@@ -42,7 +42,7 @@ def truth_tensor(kind: str, truth: Sequence[Any]) -> Any:
     import torch
 
     if kind == SINGLE:
-        return torch.tensor([0 if value is None else int(value) for value in truth], dtype=torch.int64)
+        return torch.tensor([int(value or 0) for value in truth], dtype=torch.int64)
     shape = next(np.shape(np.atleast_1d(value)) for value in truth if value is not None)
     rows = np.zeros((len(truth), *shape), np.float32)
     for row, value in zip(rows, truth, strict=True):

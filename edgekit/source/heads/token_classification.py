@@ -176,8 +176,8 @@ def truth_tensor(kind: str, truth: Sequence[Any]) -> Any:
     """Return the label indices of words, ``int64 [batch, words]``; -100 for padding and in rows without a truth."""
     import torch
 
-    longest = max(1, *(0 if value is None else len(value) for value in truth))
-    table = np.full((len(truth), longest), _UNLABELLED, np.int64)
+    longest = max((len(value) for value in truth if value is not None), default=1)
+    table = np.full((len(truth), max(longest, 1)), _UNLABELLED, np.int64)
     for row, value in zip(table, truth, strict=True):
         if value is not None:
             row[: len(value)] = value

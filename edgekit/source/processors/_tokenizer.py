@@ -283,7 +283,9 @@ def _token_ids(model: Mapping[str, Any]) -> dict[str, int]:
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, Mapping):
         return dict(vocabulary)
-    return {str(entry[0]): i for i, entry in enumerate(vocabulary)} if isinstance(vocabulary, list) else {}
+    if isinstance(vocabulary, list):
+        return {str(entry[0]): i for i, entry in enumerate(vocabulary)}
+    return {}
 
 
 def _added_ids(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -198,9 +198,6 @@ def pixels(model_id: str, processor: Any) -> Pixels:
             f"width, or a crop. Correct {_FILES[0]} to match the training of the model.",
             code="processor-unsupported",
         )
-    again = name == "EfficientNetImageProcessor" and bool(processor.include_top)
-    # MobileViT has the setting, but ignores it.
-    is_normalized = bool(processor.do_normalize) and name != "MobileViTImageProcessor"
     try:
         return Pixels(
             *size,
@@ -208,17 +205,30 @@ def pixels(model_id: str, processor: Any) -> Pixels:
             shortest_edge=shortest,
             resample=_filter(model_id, processor.resample),
             crop=crop is not None,
-            scale=float(processor.rescale_factor) if processor.do_rescale else 1.0,
-            offset=-1.0 if getattr(processor, "rescale_offset", False) and processor.do_rescale else 0.0,
-            mean=_channels(processor.image_mean) if is_normalized else (),
-            std=_channels(processor.image_std) if is_normalized else (),
-            std_again=_channels(processor.image_std) if again else (),
-            channels="bgr" if getattr(processor, "do_flip_channel_order", False) else "rgb",
+            **_value_settings(name, processor),
         )
     except (UsageError, TypeError, ValueError) as problem:
         raise ModelError(
             f"The image processor of {model_id} cannot be used: {problem}", code="processor-unsupported"
         ) from problem
+
+
+def _value_settings(name: str, processor: Any) -> dict[str, Any]:
+    """Return the settings of :class:`Pixels` that change the values of an image, where they are not the defaults."""
+    settings: dict[str, Any] = {}
+    if processor.do_rescale:
+        settings["scale"] = float(processor.rescale_factor)
+        if getattr(processor, "rescale_offset", False):
+            settings["offset"] = -1.0
+    # MobileViT has the setting do_normalize, but ignores it.
+    if processor.do_normalize and name != "MobileViTImageProcessor":
+        settings["mean"] = _channels(processor.image_mean)
+        settings["std"] = _channels(processor.image_std)
+    if name == "EfficientNetImageProcessor" and processor.include_top:
+        settings["std_again"] = _channels(processor.image_std)
+    if getattr(processor, "do_flip_channel_order", False):
+        settings["channels"] = "bgr"
+    return settings
 
 
 def _resizing(model_id: str, name: str, processor: Any) -> tuple[tuple[int, int] | None, int | None]:
@@ -254,7 +264,9 @@ def _edges(size: Any) -> tuple[int, int]:
 
 
 def _channels(values: Any) -> tuple[float, ...]:
-    return tuple(float(v) for v in values) if isinstance(values, Sequence) else (float(values),) * 3
+    if isinstance(values, Sequence):
+        return tuple(float(value) for value in values)
+    return (float(values),) * 3
 
 
 def _filter(model_id: str, number: Any) -> str:

@@ -112,10 +112,14 @@ def altered(processor: Any, inputs: Sequence[Text], *, mask: float, swap: float,
         is_masked = rng.random(len(words)) < mask
         if is_masked.all():
             return " ".join(words)
-        changed = [processor.mask_token if masked else word for word, masked in zip(words, is_masked, strict=True)]
-        return " ".join(word for word in changed if word is not None)
+        for index in np.flatnonzero(is_masked):
+            words[index] = processor.mask_token or ""
+        return " ".join(word for word in words if word)
 
-    return [tuple(change(part) for part in text) if isinstance(text, tuple) else change(text) for text in inputs]  # type: ignore[misc]
+    results: list[Text] = []
+    for text in inputs:
+        results.append((change(text[0]), change(text[1])) if isinstance(text, tuple) else change(text))
+    return results
 
 
 def tokenizer_json(tokenizer: Any) -> str:
@@ -146,7 +150,7 @@ def facts(model_id: str, module: Any, tokenizer: Any) -> dict[str, Any]:
             "Set pad_token and save the tokenizer again.",
             code="tokenizer-no-padding",
         )
-    inputs = tuple(n for n in tokenizer.model_input_names if n in _FILLED)
+    inputs = tuple(name for name in tokenizer.model_input_names if name in _FILLED)
     pads = {
         "input_ids": int(tokenizer.pad_token_id),
         "attention_mask": 0,
@@ -154,12 +158,14 @@ def facts(model_id: str, module: Any, tokenizer: Any) -> dict[str, Any]:
     }
     tables = _values.tables(module)
     _values.check_tables(model_id, tokenizer, tables, pads, inputs)
+    input_pads = {name: pads[name] for name in inputs}
+    input_tables = {name: tables[name] for name in inputs if name in tables}
     return {
         "max_length": _max_length(getattr(module, "config", None), tokenizer),
         "inputs": inputs,
-        "pads": {n: pads[n] for n in inputs},
+        "pads": input_pads,
         "truncation_side": getattr(tokenizer, "truncation_side", "right"),
-        "tables": {n: tables[n] for n in inputs if n in tables},
+        "tables": input_tables,
     }
 
 
@@ -173,7 +179,8 @@ def encode(settings: Any, tokenizer: Any, texts: Sequence[Text]) -> list[Arrays]
     rows: list[Arrays] = []
     for text in texts:
         # Lists of one, as in training: otherwise Transformers treats a pair with an empty second text as no pair.
-        columns = [[part] for part in (text if isinstance(text, tuple) else (text,))]
+        parts = text if isinstance(text, tuple) else (text,)
+        columns = [[part] for part in parts]
         encoded = tokenizer(*columns, truncation=True, max_length=settings.max_length)
         rows.append({name: np.array(encoded[name][0], np.int64) for name in settings.inputs})
     return rows

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.modalities.words import STARTS, WINDOWS, Words
+from edgekit.modalities.words import STARTS, UNBOUND, WINDOWS, Words
 from edgekit.source.processors import text
 from edgekit.source.processors.text import (
     MODEL_TYPES,
@@ -41,7 +41,7 @@ __all__ = [
 
 def check_inputs(model_id: str, folder: Path, processor: Any, inputs: Sequence[Words]) -> None:
     """Compare tokenizer.json with the loaded tokenizer; words are joined to a text."""
-    texts = [value if isinstance(value, str) else " ".join(value) for value in inputs]
+    texts = [UNBOUND.quote(value) for value in inputs]
     text.check_inputs(model_id, folder, processor, texts)
 
 
@@ -113,5 +113,6 @@ def _starts(words: Sequence[int | None], special: Sequence[Sequence[int]], step:
     starts = []
     for window, masks in enumerate(special):
         tokens = iter(whole_starts[window * step :])
-        starts += [-1 if mask else next(tokens) for mask in masks]
+        for mask in masks:
+            starts.append(-1 if mask else next(tokens))
     return starts
