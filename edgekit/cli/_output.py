@@ -13,7 +13,7 @@ import click
 from edgekit.cli import _stop
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.parsing import to_json
-from edgekit.spec.paths import typed
+from edgekit.spec.paths import convert_os_error
 from edgekit.spec.progress import Progress
 from edgekit.spec.text import visible
 
@@ -28,7 +28,7 @@ def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
     if isinstance(problem, EdgekitError):
         return problem
     if isinstance(problem, OSError):
-        return typed(problem)
+        return convert_os_error(problem)
     return EdgekitError(
         "Memory does not suffice. Close other programs, or use a machine with more.", code="out-of-memory"
     )

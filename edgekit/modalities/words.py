@@ -247,8 +247,8 @@ def _parse_list(value: object) -> object:
     text = value.strip()
     if not text.startswith("[") or not text.endswith("]"):
         return value
-    text = cells.without_types(text)
-    numpy_list = cells.listed(text)
+    text = cells.strip_numpy_types(text)
+    numpy_list = cells.parse_numpy_list(text)
     if numpy_list is not None:
         return numpy_list
     try:
@@ -270,7 +270,7 @@ def _parse_python_list(text: str) -> object:
         parsed: object = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         parsed = None
-    if cells.joins(text):
+    if cells.lacks_comma(text):
         raise SamplesError(
             "has a list of words with a missing comma, or with words left out ('...'). Write the list as JSON.",
             code="samples-words-type",

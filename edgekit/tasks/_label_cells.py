@@ -41,8 +41,8 @@ def parse_list_cell(value: object) -> object:
     text = value.strip()
     if not text.startswith("[") or not text.endswith("]"):
         return value
-    text = cells.without_types(text)
-    numpy_list = cells.listed(text)
+    text = cells.strip_numpy_types(text)
+    numpy_list = cells.parse_numpy_list(text)
     if numpy_list is not None:
         return numpy_list
     if "," not in text:
