@@ -38,7 +38,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgekit.backends._trt_device import TensorRtDevice
 from edgekit.drivers import cuda
 from edgekit.engines.compile import load_engine
-from edgekit.engines.plans import Plans
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.progress import silent
@@ -187,7 +187,7 @@ def loads(folder: Path, count: int) -> dict[str, Any]:
     runs = {
         "bare": lambda: opened.append(device._runtime.deserialize_cuda_engine(plan)),
         "EdgeKit": cached,
-        "read": lambda: opened.append(Plans().find(made.key)),
+        "read": lambda: opened.append(EngineCache().find(made.key)),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(count + 2):

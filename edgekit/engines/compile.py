@@ -18,7 +18,7 @@ from edgekit.backends import EngineMismatchError
 from edgekit.bundle import onnx_reader
 from edgekit.bundle.trust import Bundle
 from edgekit.drivers import jetson
-from edgekit.engines.plans import SCHEMA, TIMINGS, Plans
+from edgekit.engines.engine_cache import SCHEMA, TIMINGS, EngineCache
 from edgekit.spec.errors import BackendError, BuildError, IntegrityError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
@@ -118,10 +118,10 @@ def load_engine(
         graph: backends.Engine = device.load(bundle.graph(variant.graphs[signature.name]), signature, variant.shapes)
         bundle.check_unchanged()
         return graph, None
-    plans = Plans()
+    cache = EngineCache()
     parts = key_parts(bundle, variant, signature, device.identity())
-    key = plans.key(parts)
-    if not force and (found := _cached(plans, key, signature, device)) is not None:
+    key = cache.key(parts)
+    if not force and (found := _cached(cache, key, signature, device)) is not None:
         return found
     if variant.engines and not make:
         if bundle.trusted:
@@ -135,21 +135,21 @@ def load_engine(
     with contextlib.ExitStack() as held:
         try:
             held.enter_context(
-                plans.lock(key, lambda: progress("wait for another process that makes this engine", 0, 0))
+                cache.lock(key, lambda: progress("wait for another process that makes this engine", 0, 0))
             )
         except BuildError:  # a folder that cannot be written has no lock, and nothing will be kept in it
             if make:
                 raise
         # While this one waited, another process may have made it.
-        if not force and (found := _cached(plans, key, signature, device)) is not None:
+        if not force and (found := _cached(cache, key, signature, device)) is not None:
             return found
-        engine, made = _made(plans, bundle, variant, signature, device, progress, must_keep=make)
+        engine, made = _made(cache, bundle, variant, signature, device, progress, must_keep=make)
     if self_test is not None:
-        _check(engine, made, self_test, plans, bundle)
+        _check(engine, made, self_test, cache, bundle)
     return engine, made
 
 
-def _check(engine: backends.Engine, made: Compilation, self_test: SelfTest, plans: Plans, bundle: Bundle) -> None:
+def _check(engine: backends.Engine, made: Compilation, self_test: SelfTest, cache: EngineCache, bundle: Bundle) -> None:
     """Refuses an engine that answers wrongly."""
     try:
         problem = self_test(engine)
@@ -158,23 +158,25 @@ def _check(engine: backends.Engine, made: Compilation, self_test: SelfTest, plan
         raise
     if problem:
         engine.close()
-        plans.drop(made.key, problem)
+        cache.drop(made.key, problem)
         raise BackendError(
             f"The engine that was made here for {bundle.path} does not serve: {problem}. Make it anew, and race again: edgekit compile BUNDLE",
             code="engine-self-test",
         )
 
 
-def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[backends.Engine, Compilation] | None:
-    plan = plans.find(key)
+def _cached(
+    cache: EngineCache, key: str, signature: Signature, device: Any
+) -> tuple[backends.Engine, Compilation] | None:
+    plan = cache.find(key)
     if plan is None:
         return None
     try:
         engine = device.load(plan, signature)
     except EngineMismatchError as problem:
-        plans.drop(key, str(problem))
+        cache.drop(key, str(problem))
         return None
-    about = plans.about(key)
+    about = cache.about(key)
     made_in, now = about.get("power_mode"), _power_mode()
     if made_in and now and made_in != now:
         again = "Make it anew with: edgekit compile BUNDLE --force"
@@ -191,7 +193,7 @@ def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[
 
 
 def _made(
-    plans: Plans,
+    cache: EngineCache,
     bundle: Bundle,
     variant: Variant,
     signature: Signature,
@@ -201,10 +203,10 @@ def _made(
     must_keep: bool,
 ) -> tuple[backends.Engine, Compilation]:
     parts = key_parts(bundle, variant, signature, device.identity())
-    key = plans.key(parts)
+    key = cache.key(parts)
     # Kernels are timed for a device and a version, whatever the graph: one timing cache serves all engines made here.
     timed = {TIMINGS: device.identity()}
-    timings = bytes(plans.find(plans.key(timed)) or b"")
+    timings = bytes(cache.find(cache.key(timed)) or b"")
     start = time.perf_counter()
     built = device.compile(bundle.path / variant.graphs[signature.name], signature, variant.engine, timings, progress)
     bundle.check_unchanged()  # TensorRT reads a graph and its weights by path
@@ -218,10 +220,10 @@ def _made(
     }
     kept = False
     try:
-        plans.store(key, built.plan, parts, about)
+        cache.store(key, built.plan, parts, about)
         kept = True
         if built.timing_cache:
-            plans.store(plans.key(timed), built.timing_cache, timed, {})
+            cache.store(cache.key(timed), built.timing_cache, timed, {})
     except BuildError as problem:
         if must_keep and not kept:
             raise

@@ -18,7 +18,7 @@ from edgekit.backends import _trt_device
 from edgekit.bundle import trust
 from edgekit.bundle.signature import make_keys
 from edgekit.cli import main
-from edgekit.engines.plans import Plans
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.runtime import choice
 
 
@@ -91,7 +91,7 @@ def test_as_json(compile_, jetson, board):
             "made here",
             17,
         )
-        assert Plans().find(variant["compilation"]["key"]) is not None
+        assert EngineCache().find(variant["compilation"]["key"]) is not None
     fastest = min(said["variants"], key=lambda v: v["ms"])
     assert said["chosen"] == f"{fastest['method']} on {fastest['backend']}"
 

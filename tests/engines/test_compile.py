@@ -25,7 +25,7 @@ from edgekit.bundle.signature import Trust, make_keys
 from edgekit.bundle.trust import open_bundle
 from edgekit.drivers import jetson as jetson_board
 from edgekit.engines import compile as compiling
-from edgekit.engines.plans import Plans
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.spec.digests import sha256
 from edgekit.spec.progress import silent
 
@@ -66,7 +66,7 @@ def start(bundle, variant=0, backend=tensorrt, **how):
 
 
 def timings(folder):
-    """Plans that are no engines, but timing caches."""
+    """Engine files that are no engines, but timing caches."""
     return sorted(
         f.with_suffix(".plan").name for f in folder.glob("*.json") if '"timings of"' in f.read_text("utf-8", "replace")
     )
@@ -126,12 +126,12 @@ def test_what_is_noted_beside_an_engine(jetson, board, tmp_path, monkeypatch):
     monkeypatch.setattr(jetson_board, "board", lambda: real(place))
     bundle = open_bundle(jetson)
     where = start(bundle)
-    about = Plans().about(where.key)
+    about = EngineCache().about(where.key)
     assert about["method"] == "static_float16"
     assert about["power_mode"] == "MAXN_SUPER (2)"
     assert about["model"] == bundle.manifest.provenance["model"]
     assert about["seconds"] == where.seconds
-    parts = json.loads((Plans().root / f"{where.key}.json").read_text())["parts"]
+    parts = json.loads((EngineCache().root / f"{where.key}.json").read_text())["parts"]
     assert parts["l4t"] == "36.4.3"
     assert parts["graph"] == bundle.manifest.files["graphs/model.onnx"].sha256
 
@@ -180,7 +180,7 @@ def test_the_key_is_of_graph_recipe_and_device(jetson):
             of(replace(first, engine=replace(first.engine, profiles=({"batch": (1, 1, 8), "sequence": (1, 33, 64)},))))
         ),
     ]
-    assert len({Plans.key(p) for p in found}) == len(found)
+    assert len({EngineCache.key(p) for p in found}) == len(found)
     assert parts(of(replace(first, threads=7, method="another name", executed="?"))) == parts(bundle), (
         "of these an engine knows nothing"
     )
@@ -282,11 +282,11 @@ def test_an_engine_that_tensorrt_refuses_is_dropped_and_made_again(jetson, monke
     """The key says otherwise, so this takes somebody who put it there."""
     bundle = open_bundle(jetson)
     Board(monkeypatch, "10.16.1")
-    foreign = Plans().find(start(bundle).key)
+    foreign = EngineCache().find(start(bundle).key)
     board = Board(monkeypatch)
     with opened() as device:
         own = compiling.key_parts(bundle, bundle.manifest.variants[0], bundle.manifest.signatures[0], device.identity())
-    Plans().store(Plans.key(own), foreign, own, {})
+    EngineCache().store(EngineCache.key(own), foreign, own, {})
     again = start(bundle)
     assert (again.source, board.fake.builds) == ("made here", 1)
     (line,) = warnings(caplog)
@@ -320,7 +320,7 @@ def no_room(request, tmp_path, monkeypatch):
             def store(*_):
                 raise BuildError("there is no room")
 
-            monkeypatch.setattr(Plans, "store", store)
+            monkeypatch.setattr(EngineCache, "store", store)
         yield request.param
 
 
@@ -352,14 +352,14 @@ def test_who_asks_for_it_to_be_kept_is_told(jetson, board, no_room):
 
 
 def test_timings_that_cannot_be_kept_cost_time_alone(jetson, board, monkeypatch, caplog):
-    store = Plans.store
+    store = EngineCache.store
 
     def full(plans, key, plan, parts, about):
         if "timings of" in parts:
             raise BuildError("there is no room for timings")
         store(plans, key, plan, parts, about)
 
-    monkeypatch.setattr(Plans, "store", full)
+    monkeypatch.setattr(EngineCache, "store", full)
     assert start(open_bundle(jetson), make=True).source == "made here"
     (line,) = warnings(caplog)
     assert line.startswith("The engine is kept, and what TensorRT measured of kernels is not")
@@ -418,14 +418,14 @@ def test_two_that_start_at_once_make_one_engine(jetson, board):
 
     first = threading.Thread(target=run, args=(makes,))
     first.start()
-    while not left(Plans().root, "lock") and first.is_alive():
+    while not left(EngineCache().root, "lock") and first.is_alive():
         pass
     run(comes_later)
     first.join(30)
     assert sorted(w.source for w in found) == ["cache", "made here"]
     assert board.fake.builds == 1
     assert told[0] == "wait for another process that makes this engine"
-    assert not left(Plans().root, "lock")
+    assert not left(EngineCache().root, "lock")
 
 
 def test_a_build_that_is_stopped_leaves_nothing(jetson, board, cache):

@@ -22,7 +22,7 @@ from edgekit.backends import _trt_device
 from edgekit.bundle import trust
 from edgekit.bundle.signature import Trust, make_keys
 from edgekit.bundle.trust import open_bundle
-from edgekit.engines.plans import Plans
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.runtime import choice, golden
 from edgekit.runtime.compile import compile_bundle, explain
 
@@ -356,7 +356,7 @@ def test_an_engine_that_is_made_again_is_looked_at_again(jetson, board, cache, c
             match=r"does not serve: its answers to the golden inputs are .* off, .*edgekit compile BUNDLE$",
         ):
             edgekit.load(jetson)
-        kept = [json.loads(file.read_text("utf-8"))["parts"] for file in Plans().root.glob("*.json")]
+        kept = [json.loads(file.read_text("utf-8"))["parts"] for file in EngineCache().root.glob("*.json")]
         assert [list(parts) for parts in kept] == [["timings of"]], "nobody finds it at the next load"
     assert "it was removed" in warnings(caplog)[0]
     assert compile_bundle(jetson).chosen == HALF
@@ -380,7 +380,7 @@ def no_room(request, tmp_path, monkeypatch):
         def store(*_):
             raise BuildError("there is no room")
 
-        monkeypatch.setattr(Plans, "store", store)
+        monkeypatch.setattr(EngineCache, "store", store)
     yield request.param
 
 
@@ -418,7 +418,7 @@ def signed_once(rtx, keys, tmp_path_factory):
         patch.setenv("EDGEKIT_CACHE", str(bundle.parent / "cache"))
         Board(patch, driver=FakeDriver(), rtx=True)
         for run in compile_bundle(bundle).runs:
-            (bundle / run.variant.engines["forward"]).write_bytes(Plans().find(run.compilation.key))
+            (bundle / run.variant.engines["forward"]).write_bytes(EngineCache().find(run.compilation.key))
     small.sign(bundle)
     trust.sign(bundle, keys[0])
     return bundle
@@ -454,7 +454,7 @@ def test_engines_that_a_trusted_key_signed_race_and_run(signed, ada, keys):
             assert session.info.engine.startswith("engine of the bundle, signed by a trusted key (")
             answers_like(session, signed, session.variant_index)
     assert ada.fake.builds == 0
-    assert not [*Plans().root.glob("*.plan")]
+    assert not [*EngineCache().root.glob("*.plan")]
 
 
 def test_another_key_is_no_trust(signed, ada, keys):
@@ -469,13 +469,13 @@ def test_an_engine_that_was_exchanged(signed, ada, keys):
 
 
 def test_an_engine_that_is_exchanged_while_the_bundle_is_opened(signed, ada, keys, monkeypatch):
-    real = Plans.find
+    real = EngineCache.find
 
     def find(self, key):  # is asked after the bundle was checked
         (signed / "engines/float16-forward.plan").write_bytes(b"native code of somebody else")
         return real(self, key)
 
-    monkeypatch.setattr(Plans, "find", find)
+    monkeypatch.setattr(EngineCache, "find", find)
     assert "float16-forward.plan has 28 bytes, expected " in refused(signed, trust=Trust([keys[1]]))
 
 

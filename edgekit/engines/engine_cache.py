@@ -32,7 +32,7 @@ from edgekit.cache.store import Cache, size_limit
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.parsing import to_json
 
-__all__ = ["SCHEMA", "TIMINGS", "Plans"]
+__all__ = ["SCHEMA", "TIMINGS", "EngineCache"]
 
 SCHEMA = 1  # of this folder: a part of every key
 TIMINGS = "timings of"
@@ -45,7 +45,7 @@ _WRITING = ".lock"
 _log = logging.getLogger("edgekit")
 
 
-class Plans:
+class EngineCache:
     """The folder of engines of one user on one device."""
 
     def __init__(self, root: Path | None = None, limit_mb: float | None = None) -> None:
@@ -164,7 +164,7 @@ class Plans:
         sidecar = to_json(said, indent=2, sort_keys=True).encode()
         if self.key(json.loads(sidecar)["parts"]) != key:
             raise UsageError(
-                f"The key {key} of an engine is not that of its parts, so it would never be found. Take it from Plans.key(parts).",
+                f"The key {key} of an engine is not that of its parts, so it would never be found. Take it from EngineCache.key(parts).",
                 code="engine-key",
             )
         with (
@@ -285,7 +285,7 @@ def _verified(folder: int, key: str) -> memoryview:
 def _sidecar(folder: int, key: str) -> dict[str, Any]:
     try:
         said = json.loads(private.read(folder, f"{key}.json"))
-        if Plans.key(said["parts"]) != key:
+        if EngineCache.key(said["parts"]) != key:
             raise ValueError("it is of another key")
         if said["size"] < 1:
             raise ValueError(f"its size is {said['size']!r}")

@@ -22,8 +22,8 @@ import pytest
 import small
 
 from edgekit.cache import owner_only as private
-from edgekit.engines import plans as module
-from edgekit.engines.plans import Plans
+from edgekit.engines import engine_cache as module
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.spec.errors import BuildError, EdgekitError, IntegrityError, UsageError
 
 ROOT = os.geteuid() == 0
@@ -41,20 +41,20 @@ def parts(name="model"):
 
 
 def key(name="model"):
-    return Plans.key(parts(name))
+    return EngineCache.key(parts(name))
 
 
 KEY = key()
 
 
-def put(plans, name="model", plan=PLAN, used=None, **about):
-    plans.store(key(name), plan, parts(name), about)
+def put(engine_cache, name="model", plan=PLAN, used=None, **about):
+    engine_cache.store(key(name), plan, parts(name), about)
     if used is not None:
-        os.utime(plans.root / f"{key(name)}.json", (used, used))
+        os.utime(engine_cache.root / f"{key(name)}.json", (used, used))
 
 
-def left(plans):
-    return sorted(p.name for p in plans.root.iterdir())
+def left(engine_cache):
+    return sorted(p.name for p in engine_cache.root.iterdir())
 
 
 def whole(*names):
@@ -63,7 +63,7 @@ def whole(*names):
 
 def start(code, *arguments):
     program = (
-        "import os, sys, time, pathlib\nfrom edgekit.engines import plans as module\nplans = module.Plans(pathlib.Path(sys.argv[1]))\n"
+        "import os, sys, time, pathlib\nfrom edgekit.engines import engine_cache as module\nengine_cache = module.EngineCache(pathlib.Path(sys.argv[1]))\n"
         + code
     )
     return small.started(
@@ -78,8 +78,8 @@ def kill(child):
 
 
 @pytest.fixture
-def plans(tmp_path):
-    return Plans(tmp_path / "cache" / "engines")
+def engine_cache(tmp_path):
+    return EngineCache(tmp_path / "cache" / "engines")
 
 
 @pytest.fixture
@@ -88,21 +88,21 @@ def said(caplog):
     return lambda: [r.getMessage() for r in caplog.records if r.name == "edgekit"]
 
 
-def test_store_and_find(plans, said):
-    assert plans.find(KEY) is None
-    assert plans.about(KEY) == {}
-    assert not plans.root.exists(), "looking does not make it"
-    put(plans, seconds=81.5, power="MAXN")
-    assert plans.about(KEY).items() >= {"seconds": 81.5, "power": "MAXN"}.items()
-    assert plans.about(key("other")) == {}
-    found = plans.find(KEY)
+def test_store_and_find(engine_cache, said):
+    assert engine_cache.find(KEY) is None
+    assert engine_cache.about(KEY) == {}
+    assert not engine_cache.root.exists(), "looking does not make it"
+    put(engine_cache, seconds=81.5, power="MAXN")
+    assert engine_cache.about(KEY).items() >= {"seconds": 81.5, "power": "MAXN"}.items()
+    assert engine_cache.about(key("other")) == {}
+    found = engine_cache.find(KEY)
     assert found == PLAN
     assert len(found) == len(PLAN)
     with pytest.raises(TypeError):
         found[0] = 1
-    assert Plans(plans.root).find(KEY) == PLAN
-    assert plans.find(key("other")) is None
-    sidecar = json.loads((plans.root / f"{KEY}.json").read_text())
+    assert EngineCache(engine_cache.root).find(KEY) == PLAN
+    assert engine_cache.find(key("other")) is None
+    sidecar = json.loads((engine_cache.root / f"{KEY}.json").read_text())
     made = time.strptime(sidecar["about"].pop("made"), "%Y-%m-%dT%H:%M:%SZ")
     assert abs(time.mktime(time.gmtime()) - time.mktime(made)) < 60
     digest = hashlib.sha256(PLAN).hexdigest()
@@ -112,20 +112,20 @@ def test_store_and_find(plans, said):
         "size": len(PLAN),
         "about": {"seconds": 81.5, "power": "MAXN"},
     }
-    assert left(plans) == whole("model")
+    assert left(engine_cache) == whole("model")
     assert said() == []
 
 
 @pytest.mark.parametrize("size", [1, 2**20 - 1, 2**20, 3 * 2**20 + 17])
 @pytest.mark.parametrize("kind", [bytes, bytearray, lambda plan: np.frombuffer(plan, np.int8)])
-def test_sizes_and_buffers(plans, size, kind):
+def test_sizes_and_buffers(engine_cache, size, kind):
     plan = os.urandom(size)
-    put(plans, plan=kind(plan))
-    assert plans.find(KEY) == plan
+    put(engine_cache, plan=kind(plan))
+    assert engine_cache.find(KEY) == plan
 
 
-def test_what_was_checked_is_what_is_given_out(plans, monkeypatch):
-    put(plans)
+def test_what_was_checked_is_what_is_given_out(engine_cache, monkeypatch):
+    put(engine_cache)
     opened = []
     really = os.open
 
@@ -134,45 +134,45 @@ def test_what_was_checked_is_what_is_given_out(plans, monkeypatch):
         return really(name, *arguments, **options)
 
     monkeypatch.setattr(os, "open", spy)
-    found = plans.find(KEY)
+    found = engine_cache.find(KEY)
     assert opened.count("plan") == 1
-    with (plans.root / f"{KEY}.plan").open("r+b") as stream:  # in place, as nobody here does
+    with (engine_cache.root / f"{KEY}.plan").open("r+b") as stream:  # in place, as nobody here does
         stream.write(b"altered")
     assert found == PLAN, "memory of its own, not the file's"
 
 
-def test_a_new_plan_takes_the_place_of_the_old(plans):
-    put(plans)
-    before = plans.find(KEY)
-    put(plans, plan=b"new")
-    assert (before, plans.find(KEY)) == (PLAN, b"new")
-    assert left(plans) == whole("model")
+def test_a_new_plan_takes_the_place_of_the_old(engine_cache):
+    put(engine_cache)
+    before = engine_cache.find(KEY)
+    put(engine_cache, plan=b"new")
+    assert (before, engine_cache.find(KEY)) == (PLAN, b"new")
+    assert left(engine_cache) == whole("model")
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o002, 0o022, 0o077])
-def test_only_the_owner_may_read_and_write(plans, umask):
+def test_only_the_owner_may_read_and_write(engine_cache, umask):
     before = os.umask(umask)
     try:
-        put(plans)
-        with plans.lock(KEY):
-            modes = {stat.S_IMODE(p.stat().st_mode) for p in plans.root.iterdir()}
-            assert len(left(plans)) == 3
+        put(engine_cache)
+        with engine_cache.lock(KEY):
+            modes = {stat.S_IMODE(p.stat().st_mode) for p in engine_cache.root.iterdir()}
+            assert len(left(engine_cache)) == 3
     finally:
         os.umask(before)
     assert modes == {0o600}
-    assert stat.S_IMODE(plans.root.stat().st_mode) == 0o700
+    assert stat.S_IMODE(engine_cache.root.stat().st_mode) == 0o700
 
 
 def test_keys():
     assert (
-        Plans.key({"b": [1, 2.5, None, True], "a": {"ü": "x"}})
+        EngineCache.key({"b": [1, 2.5, None, True], "a": {"ü": "x"}})
         == hashlib.sha256(b'{"a":{"\\u00fc":"x"},"b":[1,2.5,null,true]}').hexdigest()
     )
-    assert Plans.key({"a": 1, "b": 2}) == Plans.key({"b": 2, "a": 1})
+    assert EngineCache.key({"a": 1, "b": 2}) == EngineCache.key({"b": 2, "a": 1})
     assert (
         len(
             {
-                Plans.key(p)
+                EngineCache.key(p)
                 for p in ({"a": 1}, {"a": 2}, {"b": 1}, {"a": "1"}, {"a": [1]}, {"a": 1, "b": 1}, {"a": None})
             }
         )
@@ -180,16 +180,16 @@ def test_keys():
     )
     for nonsense, error in (({"a": float("nan")}, EdgekitError), ({"a": b"x"}, TypeError), ({"a": {1, 2}}, TypeError)):
         with pytest.raises(error):
-            Plans.key(nonsense)
+            EngineCache.key(nonsense)
 
 
 @pytest.mark.parametrize(
-    ("given", "made_of"), [(key("other"), parts()), (Plans.key({"a": {10: 1, 9: 2}}), {"a": {10: 1, 9: 2}})]
+    ("given", "made_of"), [(key("other"), parts()), (EngineCache.key({"a": {10: 1, 9: 2}}), {"a": {10: 1, 9: 2}})]
 )
-def test_a_key_that_would_never_be_found(plans, given, made_of):
-    with pytest.raises(UsageError, match=r"Plans.key\(parts\)"):
-        plans.store(given, PLAN, made_of, {})
-    assert not plans.root.exists()
+def test_a_key_that_would_never_be_found(engine_cache, given, made_of):
+    with pytest.raises(UsageError, match=r"EngineCache.key\(parts\)"):
+        engine_cache.store(given, PLAN, made_of, {})
+    assert not engine_cache.root.exists()
 
 
 def sidecar_with(**changes):
@@ -231,37 +231,37 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_damage_is_told_removed_and_made_again(plans, said, damage):
-    put(plans)
-    put(plans, "other", b"other")
-    before = plans.about(KEY)
-    damage(plans.root / f"{KEY}.plan", plans.root / f"{KEY}.json")
-    assert plans.about(KEY) in ({}, before), "notes that do not serve are none"
-    assert plans.find(KEY) is None
+def test_damage_is_told_removed_and_made_again(engine_cache, said, damage):
+    put(engine_cache)
+    put(engine_cache, "other", b"other")
+    before = engine_cache.about(KEY)
+    damage(engine_cache.root / f"{KEY}.plan", engine_cache.root / f"{KEY}.json")
+    assert engine_cache.about(KEY) in ({}, before), "notes that do not serve are none"
+    assert engine_cache.find(KEY) is None
     (line,) = said()
     assert f"{KEY}.plan is damaged: " in line
     assert line.endswith("It is removed, and made again.")
-    assert left(plans) == whole("other")
-    assert plans.find(KEY) is None
+    assert left(engine_cache) == whole("other")
+    assert engine_cache.find(KEY) is None
     assert len(said()) == 1, "said once"
-    put(plans)
-    assert plans.find(KEY) == PLAN
-    assert plans.find(key("other")) == b"other"
+    put(engine_cache)
+    assert engine_cache.find(KEY) == PLAN
+    assert engine_cache.find(key("other")) == b"other"
 
 
-def test_the_log_says_what_is_wrong(plans, said):
+def test_the_log_says_what_is_wrong(engine_cache, said):
     for damage, text in (
         ("truncated", "it has 10239 bytes, expected 10240"),
         ("one bit", "its sha256 is not"),
         ("a pipe", "not a plain file"),
     ):
-        put(plans)
-        DAMAGES[damage](plans.root / f"{KEY}.plan", None)
-        assert plans.find(KEY) is None
+        put(engine_cache)
+        DAMAGES[damage](engine_cache.root / f"{KEY}.plan", None)
+        assert engine_cache.find(KEY) is None
         assert text in said()[-1]
 
 
-def test_it_is_on_the_disk_before_it_appears_and_stays_there(plans, monkeypatch):
+def test_it_is_on_the_disk_before_it_appears_and_stays_there(engine_cache, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(
@@ -275,99 +275,99 @@ def test_it_is_on_the_disk_before_it_appears_and_stays_there(plans, monkeypatch)
     monkeypatch.setattr(
         os, "replace", lambda new, name, **options: (done.append(name[-4:]), replace(new, name, **options))
     )
-    put(plans)
+    put(engine_cache)
     assert done == ["sync file", "sync file", "plan", "json", "sync folder"]
 
 
-def test_what_a_link_points_to_stays(plans, tmp_path):
-    put(plans)
+def test_what_a_link_points_to_stays(engine_cache, tmp_path):
+    put(engine_cache)
     target = tmp_path / "target"
-    shutil.move(plans.root / f"{KEY}.plan", target)
-    (plans.root / f"{KEY}.plan").symlink_to(target)
-    assert plans.find(KEY) is None
-    put(plans, plan=b"new")
+    shutil.move(engine_cache.root / f"{KEY}.plan", target)
+    (engine_cache.root / f"{KEY}.plan").symlink_to(target)
+    assert engine_cache.find(KEY) is None
+    put(engine_cache, plan=b"new")
     assert target.read_bytes() == PLAN
-    lock = plans.root / f"{KEY}.lock"
+    lock = engine_cache.root / f"{KEY}.lock"
     lock.symlink_to(tmp_path / "made")
-    with pytest.raises(BuildError, match="symbolic links"), plans.lock(KEY):
+    with pytest.raises(BuildError, match="symbolic links"), engine_cache.lock(KEY):
         pass
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("kinds", [["plan"], ["plan", "json"]], ids=["plans", "whole entries"])
-def test_swapped_plans(plans, said, kinds):
-    put(plans, "a", b"plan of a")
-    put(plans, "b", b"plan of b")  # of one size
+@pytest.mark.parametrize("kinds", [["plan"], ["plan", "json"]], ids=["engines", "whole entries"])
+def test_swapped_plans(engine_cache, said, kinds):
+    put(engine_cache, "a", b"plan of a")
+    put(engine_cache, "b", b"plan of b")  # of one size
     for kind in kinds:
-        a, b, aside = (plans.root / f"{name}.{kind}" for name in (key("a"), key("b"), "aside"))
+        a, b, aside = (engine_cache.root / f"{name}.{kind}" for name in (key("a"), key("b"), "aside"))
         a.rename(aside)
         b.rename(a)
         aside.rename(b)
-    assert plans.find(key("a")) is None
-    assert plans.find(key("b")) is None
+    assert engine_cache.find(key("a")) is None
+    assert engine_cache.find(key("b")) is None
     assert len(said()) == 2
 
 
 CALLS = {
-    "find": lambda plans: plans.find(KEY),
+    "find": lambda engine_cache: engine_cache.find(KEY),
     "store": put,
-    "lock": lambda plans: plans.lock(KEY).__enter__(),
-    "drop": lambda plans: plans.drop(KEY, "of a test"),
-    "about": lambda plans: plans.about(KEY),
+    "lock": lambda engine_cache: engine_cache.lock(KEY).__enter__(),
+    "drop": lambda engine_cache: engine_cache.drop(KEY, "of a test"),
+    "about": lambda engine_cache: engine_cache.about(KEY),
 }
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("mode", [0o770, 0o720, 0o702, 0o1777])
-def test_a_folder_that_others_may_write_is_refused(plans, call, mode):
-    put(plans)
-    plans.root.chmod(mode)
+def test_a_folder_that_others_may_write_is_refused(engine_cache, call, mode):
+    put(engine_cache)
+    engine_cache.root.chmod(mode)
     with pytest.raises(
         IntegrityError, match=rf"may be written by others \(mode {mode:04o}, expected 0700\).*Remove the folder"
     ):
-        call(plans)
-    assert left(plans) == whole("model")
-    plans.root.chmod(0o755)
-    assert plans.find(KEY) == PLAN, "what others may read is no danger"
+        call(engine_cache)
+    assert left(engine_cache) == whole("model")
+    engine_cache.root.chmod(0o755)
+    assert engine_cache.find(KEY) == PLAN, "what others may read is no danger"
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_folder_of_another_user_is_refused(plans, call, monkeypatch):
-    put(plans)
+def test_a_folder_of_another_user_is_refused(engine_cache, call, monkeypatch):
+    put(engine_cache)
     me = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: me + 1)
     with pytest.raises(IntegrityError, match=f"belongs to user {me}, expected user {me + 1}.*EDGEKIT_CACHE"):
-        call(plans)
+        call(engine_cache)
 
 
 @pytest.mark.skipif(not ROOT, reason="only root can give files to another user")
-def test_files_of_another_user(plans, said):
-    put(plans)
-    os.chown(plans.root / f"{KEY}.plan", 12345, -1)
-    assert plans.find(KEY) is None
+def test_files_of_another_user(engine_cache, said):
+    put(engine_cache)
+    os.chown(engine_cache.root / f"{KEY}.plan", 12345, -1)
+    assert engine_cache.find(KEY) is None
     assert "of this user" in said()[0]
-    os.chown(plans.root, 12345, -1)
+    os.chown(engine_cache.root, 12345, -1)
     with pytest.raises(IntegrityError, match="belongs to user 12345"):
-        plans.find(KEY)
+        engine_cache.find(KEY)
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
-def test_a_linked_folder_is_refused(plans, call):
-    put(plans)
-    elsewhere = plans.root.rename(plans.root.with_name("elsewhere"))
-    plans.root.symlink_to(elsewhere)
+def test_a_linked_folder_is_refused(engine_cache, call):
+    put(engine_cache)
+    elsewhere = engine_cache.root.rename(engine_cache.root.with_name("elsewhere"))
+    engine_cache.root.symlink_to(elsewhere)
     with pytest.raises(IntegrityError, match="is a link or not a folder"):
-        call(plans)
-    plans.root.unlink()
-    plans.root.write_text("x")
+        call(engine_cache)
+    engine_cache.root.unlink()
+    engine_cache.root.write_text("x")
     with pytest.raises(IntegrityError, match="is a link or not a folder"):
-        call(plans)
+        call(engine_cache)
 
 
 @pytest.mark.parametrize("kind", ["plan", "json"])
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EIO])
-def test_what_cannot_be_read_is_made_again(plans, said, monkeypatch, kind, number):
-    put(plans)
+def test_what_cannot_be_read_is_made_again(engine_cache, said, monkeypatch, kind, number):
+    put(engine_cache)
     really = os.open
 
     def refuse(name, *arguments, **options):
@@ -377,50 +377,50 @@ def test_what_cannot_be_read_is_made_again(plans, said, monkeypatch, kind, numbe
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
-        assert plans.find(KEY) is None
+        assert engine_cache.find(KEY) is None
     assert said() == [
-        f"The file {plans.root / KEY}.plan cannot be read ({os.strerror(number)}); what it holds is made again."
+        f"The file {engine_cache.root / KEY}.plan cannot be read ({os.strerror(number)}); what it holds is made again."
     ]
-    assert plans.find(KEY) == PLAN, "it was left"
+    assert engine_cache.find(KEY) == PLAN, "it was left"
 
 
-def test_a_folder_that_cannot_be_opened(plans, said, monkeypatch):
-    put(plans)
+def test_a_folder_that_cannot_be_opened(engine_cache, said, monkeypatch):
+    put(engine_cache)
 
     def refuse(*arguments, **options):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "open", refuse)
-        assert plans.find(KEY) is None
-        assert plans.about(KEY) == {}
-        plans.drop(KEY, "of a test")
+        assert engine_cache.find(KEY) is None
+        assert engine_cache.about(KEY) == {}
+        engine_cache.drop(KEY, "of a test")
         with pytest.raises(BuildError, match=r"cannot be written \(Permission denied\).*EDGEKIT_CACHE"):
-            put(plans)
+            put(engine_cache)
     assert len(said()) == 2
     assert all("Permission denied" in line for line in said())
 
 
-def test_a_folder_that_can_only_be_read_serves(plans, said, monkeypatch):
-    put(plans)
+def test_a_folder_that_can_only_be_read_serves(engine_cache, said, monkeypatch):
+    put(engine_cache)
 
     def refuse(*arguments, **options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(os, "utime", refuse)
-    assert plans.find(KEY) == PLAN
+    assert engine_cache.find(KEY) == PLAN
     assert said() == []
 
 
 def test_a_folder_that_cannot_be_made(tmp_path, said):
     (tmp_path / "file").write_text("x")
-    plans = Plans(tmp_path / "file" / "engines")
+    engine_cache = EngineCache(tmp_path / "file" / "engines")
     with pytest.raises(BuildError, match="EDGEKIT_CACHE"):
-        put(plans)
-    with pytest.raises(BuildError, match="EDGEKIT_CACHE"), plans.lock(KEY):
+        put(engine_cache)
+    with pytest.raises(BuildError, match="EDGEKIT_CACHE"), engine_cache.lock(KEY):
         pass
-    assert plans.find(KEY) is None
-    assert plans.about(KEY) == {}
+    assert engine_cache.find(KEY) is None
+    assert engine_cache.about(KEY) == {}
 
 
 @pytest.fixture
@@ -439,16 +439,18 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk(small_disk):
-    plans = Plans(small_disk / "engines")
-    put(plans)
-    put(plans, "other", b"other")
+    engine_cache = EngineCache(small_disk / "engines")
+    put(engine_cache)
+    put(engine_cache, "other", b"other")
     for name in ("model", "third"):
-        with pytest.raises(BuildError, match=f"The disk of {plans.root} is full: 2.00 MiB are needed.*EDGEKIT_CACHE"):
-            put(plans, name, bytes(2 * 2**20))
-    assert left(plans) == whole("model", "other")
-    assert plans.find(KEY) == PLAN, "the older one stays"
-    put(plans, "third", bytes(2**19))
-    assert plans.find(key("third")) == bytes(2**19)
+        with pytest.raises(
+            BuildError, match=f"The disk of {engine_cache.root} is full: 2.00 MiB are needed.*EDGEKIT_CACHE"
+        ):
+            put(engine_cache, name, bytes(2 * 2**20))
+    assert left(engine_cache) == whole("model", "other")
+    assert engine_cache.find(KEY) == PLAN, "the older one stays"
+    put(engine_cache, "third", bytes(2**19))
+    assert engine_cache.find(key("third")) == bytes(2**19)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
@@ -456,8 +458,8 @@ def test_a_full_disk(small_disk):
     ("number", "text"),
     [(errno.ENOSPC, "1.00 MiB are needed"), (errno.EDQUOT, "1.00 MiB are needed"), (errno.EIO, "cannot be written")],
 )
-def test_a_disk_that_refuses_late(plans, monkeypatch, call, number, text):
-    put(plans, "other", b"other")
+def test_a_disk_that_refuses_late(engine_cache, monkeypatch, call, number, text):
+    put(engine_cache, "other", b"other")
 
     def refuse(*arguments, **options):
         raise OSError(number, os.strerror(number))
@@ -465,15 +467,15 @@ def test_a_disk_that_refuses_late(plans, monkeypatch, call, number, text):
     with monkeypatch.context() as patch:
         patch.setattr(os, call, refuse)
         with pytest.raises(BuildError, match=text):
-            put(plans, plan=bytes(2**20))
-    assert left(plans) == whole("other")
-    with plans.lock(KEY, waiting=lambda: pytest.fail("nothing is held")):
-        put(plans)
-    assert plans.find(KEY) == PLAN
+            put(engine_cache, plan=bytes(2**20))
+    assert left(engine_cache) == whole("other")
+    with engine_cache.lock(KEY, waiting=lambda: pytest.fail("nothing is held")):
+        put(engine_cache)
+    assert engine_cache.find(KEY) == PLAN
 
 
-def test_the_older_one_stays_when_only_the_plan_has_place(plans, monkeypatch):
-    put(plans)
+def test_the_older_one_stays_when_only_the_plan_has_place(engine_cache, monkeypatch):
+    put(engine_cache)
     really, calls = os.fsync, []
 
     def refuse_the_second(handle):
@@ -484,23 +486,23 @@ def test_the_older_one_stays_when_only_the_plan_has_place(plans, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", refuse_the_second)
     with pytest.raises(BuildError, match="is full"):
-        put(plans, plan=b"new")
-    assert plans.find(KEY) == PLAN
-    assert left(plans) == whole("model")
+        put(engine_cache, plan=b"new")
+    assert engine_cache.find(KEY) == PLAN
+    assert left(engine_cache) == whole("model")
 
 
-def test_a_limit_of_file_sizes(plans):
+def test_a_limit_of_file_sizes(engine_cache):
     code = """
 import resource
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    plans.store(module.Plans.key({"a": 1}), bytes(300_000), {"a": 1}, {})
+    engine_cache.store(module.EngineCache.key({"a": 1}), bytes(300_000), {"a": 1}, {})
 except module.BuildError as problem:
     print(problem)
 """
-    with start(code, plans.root) as child:
+    with start(code, engine_cache.root) as child:
         assert "cannot be written (File too large)" in child.stdout.read()
-    assert left(plans) == []
+    assert left(engine_cache) == []
 
 
 HANG = """
@@ -517,29 +519,29 @@ DEATHS = {
 
 @pytest.mark.parametrize("older", [False, True], ids=["first", "again"])
 @pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS)
-def test_a_writer_that_is_killed(plans, death, older):
-    put(plans, "other", b"other")
+def test_a_writer_that_is_killed(engine_cache, death, older):
+    put(engine_cache, "other", b"other")
     if older:
-        put(plans)
-    code = f"{HANG}{death}\nplans.store({KEY!r}, b'half', {parts()!r}, {{}})"
-    with start(code, plans.root) as child:
+        put(engine_cache)
+    code = f"{HANG}{death}\nengine_cache.store({KEY!r}, b'half', {parts()!r}, {{}})"
+    with start(code, engine_cache.root) as child:
         kill(child)
-    assert left(plans) != whole("other"), "it left something"
-    shutil.copytree(plans.root, plans.root.with_name("copy"))
-    Plans(plans.root.with_name("copy")).store(KEY, b"new", parts(), {})  # by one that did not look before
-    assert Plans(plans.root.with_name("copy")).find(KEY) == b"new"
-    found = plans.find(KEY)
+    assert left(engine_cache) != whole("other"), "it left something"
+    shutil.copytree(engine_cache.root, engine_cache.root.with_name("copy"))
+    EngineCache(engine_cache.root.with_name("copy")).store(KEY, b"new", parts(), {})  # by one that did not look before
+    assert EngineCache(engine_cache.root.with_name("copy")).find(KEY) == b"new"
+    found = engine_cache.find(KEY)
     assert found in (None, PLAN)
     if not older:
         assert found is None
-    put(plans, "third", b"third")
-    assert left(plans) == whole("other", "third", *(["model"] if found else [])), "the next writer tidies"
-    put(plans, plan=b"new")
-    assert plans.find(KEY) == b"new"
+    put(engine_cache, "third", b"third")
+    assert left(engine_cache) == whole("other", "third", *(["model"] if found else [])), "the next writer tidies"
+    put(engine_cache, plan=b"new")
+    assert engine_cache.find(KEY) == b"new"
 
 
-def test_only_leftovers_are_tidied(plans):
-    put(plans)
+def test_only_leftovers_are_tidied(engine_cache):
+    put(engine_cache)
     for name in (
         "of an earlier version.timing",
         f".new-{KEY}.plan",
@@ -549,22 +551,22 @@ def test_only_leftovers_are_tidied(plans):
         "notes.txt",
         "abc.plan",
     ):
-        (plans.root / name).write_text("x")
-    (plans.root / "folder").mkdir()
-    with plans.lock(key("d")):
-        put(plans, "e")
+        (engine_cache.root / name).write_text("x")
+    (engine_cache.root / "folder").mkdir()
+    with engine_cache.lock(key("d")):
+        put(engine_cache, "e")
         kept = {f"{key('d')}.lock", "notes.txt", "abc.plan", "folder", *whole("model", "e")}
-        assert set(left(plans)) == kept
+        assert set(left(engine_cache)) == kept
 
 
-def test_one_at_a_time(plans):
+def test_one_at_a_time(engine_cache):
     """Four processes of two threads each add to a number in a file, which loses some when two do so at once."""
     code = """
 import threading
-file = plans.root.parent / "count"
+file = engine_cache.root.parent / "count"
 def add():
     for _ in range(20):
-        with plans.lock(sys.argv[2]):
+        with engine_cache.lock(sys.argv[2]):
             count = int(file.read_text())
             time.sleep(0.0005)
             file.write_text(str(count + 1))
@@ -573,30 +575,30 @@ threads = [threading.Thread(target=add) for _ in range(2)]
 for t in threads: t.start()
 for t in threads: t.join()
 """
-    plans.root.parent.mkdir(parents=True)
-    (plans.root.parent / "count").write_text("0")
+    engine_cache.root.parent.mkdir(parents=True)
+    (engine_cache.root.parent / "count").write_text("0")
     with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(start(code, plans.root, KEY)) for _ in range(4)]
+        children = [stack.enter_context(start(code, engine_cache.root, KEY)) for _ in range(4)]
         for child in children:
             child.stdin.write("go\n")
             child.stdin.flush()
         assert [child.wait() for child in children] == [0] * 4
-    assert (plans.root.parent / "count").read_text() == "160"
-    assert left(plans) == []
+    assert (engine_cache.root.parent / "count").read_text() == "160"
+    assert left(engine_cache) == []
 
 
-def test_threads_compile_once(plans):
+def test_threads_compile_once(engine_cache):
     made, waited = [], []
 
     def load():
-        found = plans.find(KEY)
+        found = engine_cache.find(KEY)
         if found is None:
-            with plans.lock(KEY, waiting=lambda: waited.append(1)):
-                found = plans.find(KEY)
+            with engine_cache.lock(KEY, waiting=lambda: waited.append(1)):
+                found = engine_cache.find(KEY)
                 if found is None:
                     time.sleep(0.2)
                     made.append(1)
-                    put(plans)
+                    put(engine_cache)
 
     threads = [threading.Thread(target=load) for _ in range(5)]
     for thread in threads:
@@ -606,37 +608,37 @@ def test_threads_compile_once(plans):
     assert (len(made), len(waited)) == (1, 4)
 
 
-def test_keys_are_locked_apart(plans):
-    with plans.lock(KEY), plans.lock(key("other"), waiting=lambda: pytest.fail("it is another key")):
+def test_keys_are_locked_apart(engine_cache):
+    with engine_cache.lock(KEY), engine_cache.lock(key("other"), waiting=lambda: pytest.fail("it is another key")):
         pass
 
 
-def test_a_waiter_is_told_once_and_goes_on_when_the_holder_dies(plans):
+def test_a_waiter_is_told_once_and_goes_on_when_the_holder_dies(engine_cache):
     told = []
-    code = f"with plans.lock({KEY!r}):\n    print('in', flush=True)\n    time.sleep(60)"
-    with start(code, plans.root) as child:
+    code = f"with engine_cache.lock({KEY!r}):\n    print('in', flush=True)\n    time.sleep(60)"
+    with start(code, engine_cache.root) as child:
         assert child.stdout.readline() == "in\n"
 
         def waiting():
             told.append(1)
             threading.Timer(0.1, child.kill).start()
 
-        with plans.lock(KEY, waiting):
+        with engine_cache.lock(KEY, waiting):
             assert child.wait() == -signal.SIGKILL
         assert told == [1]
-    assert left(plans) == []
+    assert left(engine_cache) == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system has no /proc/self/fd")
-def test_a_copy_of_the_handle_keeps_nobody_waiting(plans):
+def test_a_copy_of_the_handle_keeps_nobody_waiting(engine_cache):
     """As a child has that was forked under the lock."""
     waits, done = threading.Event(), threading.Event()
 
     def wait():
-        with plans.lock(KEY, waits.set):
+        with engine_cache.lock(KEY, waits.set):
             done.set()
 
-    with plans.lock(KEY):
+    with engine_cache.lock(KEY):
         (handle,) = (
             f
             for f in list(Path("/proc/self/fd").iterdir())
@@ -654,44 +656,44 @@ def test_a_copy_of_the_handle_keeps_nobody_waiting(plans):
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, FileNotFoundError, BlockingIOError, OSError])
-def test_an_error_under_the_lock_is_the_callers(plans, error):
-    with pytest.raises(error) as caught, plans.lock(KEY):
+def test_an_error_under_the_lock_is_the_callers(engine_cache, error):
+    with pytest.raises(error) as caught, engine_cache.lock(KEY):
         raise error
     assert caught.type is error
-    with plans.lock(KEY, waiting=lambda: pytest.fail("it was let go")):
+    with engine_cache.lock(KEY, waiting=lambda: pytest.fail("it was let go")):
         pass
-    assert left(plans) == []
+    assert left(engine_cache) == []
 
 
-def test_readers_never_see_a_half(plans, said):
-    """Two processes store plans of various lengths under one key; all are found whole."""
+def test_readers_never_see_a_half(engine_cache, said):
+    """Two processes store engines of various lengths under one key; all are found whole."""
     code = f"""
 sys.stdin.readline()
 for i in range(60):
-    plans.store({KEY!r}, sys.argv[2].encode() * (1000 + 997 * i), {parts()!r}, {{}})
+    engine_cache.store({KEY!r}, sys.argv[2].encode() * (1000 + 997 * i), {parts()!r}, {{}})
 """
-    put(plans, plan=b"p")
+    put(engine_cache, plan=b"p")
     with contextlib.ExitStack() as stack:
-        children = [stack.enter_context(start(code, plans.root, who)) for who in "pq"]
+        children = [stack.enter_context(start(code, engine_cache.root, who)) for who in "pq"]
         for child in children:
             child.stdin.write("go\n")
             child.stdin.flush()
         found = 0
         while any(child.poll() is None for child in children):
-            plan = plans.find(KEY)
+            plan = engine_cache.find(KEY)
             assert plan is not None
             assert len(set(plan)) == 1
             found += 1
         assert [child.wait() for child in children] == [0, 0]
     assert found > 50
     assert said() == []
-    assert left(plans) == whole("model")
+    assert left(engine_cache) == whole("model")
 
 
-def test_a_reader_between_the_two_renames_waits(plans, said, monkeypatch):
-    put(plans, plan=b"old!")
+def test_a_reader_between_the_two_renames_waits(engine_cache, said, monkeypatch):
+    put(engine_cache, plan=b"old!")
     between, found = threading.Event(), []
-    reader = threading.Thread(target=lambda: (between.wait(10), found.append(plans.find(KEY))))
+    reader = threading.Thread(target=lambda: (between.wait(10), found.append(engine_cache.find(KEY))))
     reader.start()
     really = os.replace
 
@@ -701,121 +703,125 @@ def test_a_reader_between_the_two_renames_waits(plans, said, monkeypatch):
         time.sleep(0.2)
 
     monkeypatch.setattr(os, "replace", slow)
-    put(plans, plan=b"new!")
+    put(engine_cache, plan=b"new!")
     reader.join()
     assert found == [b"new!"]
     assert said() == []
 
 
 def test_the_least_recently_used_go_first(tmp_path):
-    plans = Plans(tmp_path / "engines", limit_mb=4.1)
+    engine_cache = EngineCache(tmp_path / "engines", limit_mb=4.1)
     for index, name in enumerate("abcd"):
-        put(plans, name, bytes(2**20), used=1e9 + index)
-    assert left(plans) == whole(*"abcd"), "within the limit nothing goes"
-    assert plans.find(key("a")) is not None, "now the most recent"
-    put(plans, "e", bytes(2**20))
-    assert left(plans) == whole(*"acde")
-    put(plans, "f", bytes(2 * 2**20))
-    assert left(plans) == whole(*"aef")
-    put(plans, "f", bytes(2 * 2**20))
-    assert left(plans) == whole(*"aef"), "what is replaced does not count"
+        put(engine_cache, name, bytes(2**20), used=1e9 + index)
+    assert left(engine_cache) == whole(*"abcd"), "within the limit nothing goes"
+    assert engine_cache.find(key("a")) is not None, "now the most recent"
+    put(engine_cache, "e", bytes(2**20))
+    assert left(engine_cache) == whole(*"acde")
+    put(engine_cache, "f", bytes(2 * 2**20))
+    assert left(engine_cache) == whole(*"aef")
+    put(engine_cache, "f", bytes(2 * 2**20))
+    assert left(engine_cache) == whole(*"aef"), "what is replaced does not count"
 
 
 def test_the_new_one_stays_whatever_the_limit(tmp_path):
-    plans = Plans(tmp_path / "engines", limit_mb=0)
-    put(plans, "a")
-    put(plans, "b")
-    assert left(plans) == whole("b")
-    assert plans.find(key("b")) == PLAN
+    engine_cache = EngineCache(tmp_path / "engines", limit_mb=0)
+    put(engine_cache, "a")
+    put(engine_cache, "b")
+    assert left(engine_cache) == whole("b")
+    assert engine_cache.find(key("b")) == PLAN
 
 
 def test_timings_go_first_and_no_engine_goes_for_them(tmp_path):
-    plans = Plans(tmp_path / "engines", limit_mb=4.1)
+    engine_cache = EngineCache(tmp_path / "engines", limit_mb=4.1)
     timed = {module.TIMINGS: "Orin"}
-    timings = sorted(f"{Plans.key(timed)}.{kind}" for kind in ("json", "plan"))
-    put(plans, "a", bytes(2 * 2**20), used=1e9)
-    plans.store(Plans.key(timed), bytes(2**20), timed, {})
-    assert left(plans) == sorted(whole("a") + timings)
-    put(plans, "b", bytes(2 * 2**20), used=1e9 + 1)
-    assert left(plans) == whole("a", "b"), "the older engine stays"
+    timings = sorted(f"{EngineCache.key(timed)}.{kind}" for kind in ("json", "plan"))
+    put(engine_cache, "a", bytes(2 * 2**20), used=1e9)
+    engine_cache.store(EngineCache.key(timed), bytes(2**20), timed, {})
+    assert left(engine_cache) == sorted(whole("a") + timings)
+    put(engine_cache, "b", bytes(2 * 2**20), used=1e9 + 1)
+    assert left(engine_cache) == whole("a", "b"), "the older engine stays"
     with pytest.raises(
         BuildError,
         match=r"1\.00 MiB of timings do not fit .* of which 4\.1 MiB are kept\. Set EDGEKIT_ENGINES_MB to more",
     ):
-        plans.store(Plans.key(timed), bytes(2**20), timed, {})
-    assert left(plans) == whole("a", "b")
+        engine_cache.store(EngineCache.key(timed), bytes(2**20), timed, {})
+    assert left(engine_cache) == whole("a", "b")
 
 
 def test_what_is_locked_stays(tmp_path):
-    plans = Plans(tmp_path / "engines", limit_mb=2.1)
+    engine_cache = EngineCache(tmp_path / "engines", limit_mb=2.1)
     for index, name in enumerate("ab"):
-        put(plans, name, bytes(2**20), used=1e9 + index)
-    with plans.lock(key("a")):
-        put(plans, "c", bytes(2**20))
-        assert {n for n in left(plans) if not n.endswith(".lock")} == set(whole("a", "c"))
+        put(engine_cache, name, bytes(2**20), used=1e9 + index)
+    with engine_cache.lock(key("a")):
+        put(engine_cache, "c", bytes(2**20))
+        assert {n for n in left(engine_cache) if not n.endswith(".lock")} == set(whole("a", "c"))
         with start(
-            f"with plans.lock({key('c')!r}):\n    print('in', flush=True)\n    time.sleep(60)", plans.root
+            f"with engine_cache.lock({key('c')!r}):\n    print('in', flush=True)\n    time.sleep(60)", engine_cache.root
         ) as child:
             assert child.stdout.readline() == "in\n"
-            put(plans, "d", bytes(2**20))
-            assert {n for n in left(plans) if not n.endswith(".lock")} == set(whole("a", "c", "d")), "over the limit"
-    put(plans, "e", bytes(2**20))
-    assert left(plans) == whole("d", "e")
+            put(engine_cache, "d", bytes(2**20))
+            assert {n for n in left(engine_cache) if not n.endswith(".lock")} == set(whole("a", "c", "d")), (
+                "over the limit"
+            )
+    put(engine_cache, "e", bytes(2**20))
+    assert left(engine_cache) == whole("d", "e")
 
 
-def test_drop(plans, said):
-    put(plans)
-    put(plans, "other")
-    plans.drop(KEY, "TensorRT refused it")
-    assert left(plans) == whole("other")
-    assert said() == [f"The engine {plans.root / KEY}.plan does not serve (TensorRT refused it); it was removed."]
-    plans.drop(KEY, "again")
+def test_drop(engine_cache, said):
+    put(engine_cache)
+    put(engine_cache, "other")
+    engine_cache.drop(KEY, "TensorRT refused it")
+    assert left(engine_cache) == whole("other")
+    assert said() == [
+        f"The engine {engine_cache.root / KEY}.plan does not serve (TensorRT refused it); it was removed."
+    ]
+    engine_cache.drop(KEY, "again")
     assert len(said()) == 2
 
 
 def test_where_it_is(tmp_path, monkeypatch):
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "one"))
-    assert Plans().root == tmp_path / "one" / "engines"
-    put(Plans())
-    assert Plans().find(KEY) == PLAN
+    assert EngineCache().root == tmp_path / "one" / "engines"
+    put(EngineCache())
+    assert EngineCache().find(KEY) == PLAN
 
 
 def test_the_limit(tmp_path, monkeypatch):
     monkeypatch.delenv("EDGEKIT_ENGINES_MB", raising=False)
-    assert Plans(tmp_path).limit_mb == 4096
+    assert EngineCache(tmp_path).limit_mb == 4096
     monkeypatch.setenv("EDGEKIT_ENGINES_MB", "12.5")
-    assert Plans(tmp_path).limit_mb == 12.5
-    assert Plans(tmp_path, limit_mb=3).limit_mb == 3
+    assert EngineCache(tmp_path).limit_mb == 12.5
+    assert EngineCache(tmp_path, limit_mb=3).limit_mb == 3
 
 
 @pytest.mark.parametrize("nonsense", ["lots", "", "8GB", "nan", "-1"])
 def test_a_limit_that_is_no_number(tmp_path, monkeypatch, nonsense):
     monkeypatch.setenv("EDGEKIT_ENGINES_MB", nonsense)
     with pytest.raises(UsageError, match=f"EDGEKIT_ENGINES_MB is '{nonsense}', expected a number"):
-        Plans(tmp_path)
+        EngineCache(tmp_path)
     with pytest.raises(UsageError, match="limit_mb is -1, expected a number"):
-        Plans(tmp_path, limit_mb=-1)
+        EngineCache(tmp_path, limit_mb=-1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system has no /proc/self/fd")
-def test_no_handle_stays_open(plans):
+def test_no_handle_stays_open(engine_cache):
     def handles():
         return len(list(Path("/proc/self/fd").iterdir()))
 
-    put(plans)
+    put(engine_cache)
     before = handles()
     for _ in range(3):
-        put(plans)
-        assert plans.find(KEY) == PLAN
+        put(engine_cache)
+        assert engine_cache.find(KEY) == PLAN
         with (
-            plans.lock(KEY),
-            private.opened(plans.root) as folder,
+            engine_cache.lock(KEY),
+            private.opened(engine_cache.root) as folder,
             pytest.raises(BlockingIOError),
             private.held(folder, f"{KEY}.lock", block=False),
         ):
             pass
-        (plans.root / f"{KEY}.plan").unlink()
-        (plans.root / f"{KEY}.plan").mkdir()
-        assert plans.find(KEY) is None
-        (plans.root / f"{KEY}.plan").rmdir()
+        (engine_cache.root / f"{KEY}.plan").unlink()
+        (engine_cache.root / f"{KEY}.plan").mkdir()
+        assert engine_cache.find(KEY) is None
+        (engine_cache.root / f"{KEY}.plan").rmdir()
     assert handles() == before
