@@ -46,7 +46,7 @@ __all__ = [
     "check_installed",
     "get",
     "installed_version",
-    "mostly_int8",
+    "is_int8",
     "names",
     "not_installed",
     "summary",
@@ -216,7 +216,7 @@ def summary(precisions: list[str]) -> str:
     return max(sorted(set(precisions)), key=precisions.count)
 
 
-def mostly_int8(executed: str, in_float: int = 0) -> bool:
+def is_int8(executed: str, in_float: int = 0) -> bool:
     """Whether words of :func:`summary` say that more than half of the linear layers ran in INT8, those that are to stay in float not counted.
 
     Args:

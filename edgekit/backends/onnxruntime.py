@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.backends import Feeds, GraphBytes, check_cpu_target, check_installed, not_installed, threads_of_a_stream
-from edgekit.drivers.fork import Kept
+from edgekit.drivers.fork import ForkAware
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature
 
@@ -137,7 +137,7 @@ class OnnxRuntimeDevice:
         """Nothing is held here; each engine frees its own session."""
 
 
-class OnnxRuntimeEngine(Kept):
+class OnnxRuntimeEngine(ForkAware):
     """A session. ONNX Runtime allows concurrent calls of one session.
 
     A forked child may go on using it, on the calling thread alone: tasks that no thread has begun are taken back by whoever waits for them.

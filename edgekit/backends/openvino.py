@@ -24,7 +24,7 @@ from edgekit.backends import (
 )
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.backends._openvino_selftest import fault
-from edgekit.drivers.fork import Kept, forked
+from edgekit.drivers.fork import ForkAware, fork_error
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature
 
@@ -89,7 +89,7 @@ def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
     return OpenVinoDevice(library, core, _DEVICES[device], threads, streams)
 
 
-class _Started(Kept):
+class _Started(ForkAware):
     """The core of a process. It cannot be started again in a fork: what it waits for is of the whole process, not of a core (one that tried hung at times)."""
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ def _core() -> Any:
     """
     started = _started()
     if started.inherited:
-        raise forked("OpenVINO was started", started.process)
+        raise fork_error("OpenVINO was started", started.process)
     return started.core
 
 
@@ -210,7 +210,7 @@ class OpenVinoDevice:
         """Nothing is held here; each engine frees its own model."""
 
 
-class OpenVinoEngine(Kept):
+class OpenVinoEngine(ForkAware):
     """A compiled model with as many infer requests as there are calls at the same time.
 
     A request holds inputs and outputs only; what is computed in between belongs to the stream that it runs on.
@@ -253,7 +253,7 @@ class OpenVinoEngine(Kept):
             BackendError: when OpenVINO cannot run it, or this is a forked child.
         """
         if self.inherited:
-            raise forked("This bundle was loaded on OpenVINO", self.process)
+            raise fork_error("This bundle was loaded on OpenVINO", self.process)
         with self._lock:
             request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
         try:
@@ -272,7 +272,7 @@ class OpenVinoEngine(Kept):
         more, alone and with the same settings (the time and memory of one small model), and read in its stead.
         """
         if self.inherited:
-            raise forked("This bundle was loaded on OpenVINO", self.process)
+            raise fork_error("This bundle was loaded on OpenVINO", self.process)
         compiled = (
             self._device.compile(self._source, self._signature, self._shapes, alone=True)
             if self._shapes

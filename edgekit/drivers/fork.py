@@ -12,13 +12,13 @@ import weakref
 
 from edgekit.spec.errors import BackendError
 
-__all__ = ["Kept", "forked"]
+__all__ = ["ForkAware", "fork_error"]
 
 
-_kept: weakref.WeakSet[Kept] = weakref.WeakSet()
+_kept: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
-class Kept:
+class ForkAware:
     """What a forked child never destroys, and which can tell that it is in one.
 
     Attributes:
@@ -35,7 +35,7 @@ class Kept:
         """Called in the child, before anything else runs there."""
 
 
-def forked(what: str, process: int) -> BackendError:
+def fork_error(what: str, process: int) -> BackendError:
     """The error for something of OpenVINO that was made in another process."""
     return BackendError(
         f"{what} in process {process}, and this is process {os.getpid()}, a fork of it: the threads that OpenVINO waits for exist there alone, so a call here "

@@ -25,7 +25,7 @@ from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
 
-__all__ = ["Compilation", "SelfTest", "key_parts", "load_engine", "of_all"]
+__all__ = ["Compilation", "SelfTest", "key_parts", "load_engine", "merge_compilations"]
 
 _log = logging.getLogger("edgekit")
 
@@ -56,7 +56,7 @@ class Compilation:
         return f"engine {'made here' if self.source == 'made here' else 'from the cache, made here'} in {self.seconds:.1f} s ({self.size_mb:.1f} MB)"
 
 
-def of_all(compilations: Sequence[Compilation]) -> Compilation | None:
+def merge_compilations(compilations: Sequence[Compilation]) -> Compilation | None:
     """The engines of several graphs as one: made here where one of them was, with the seconds of those that were. None where there is none."""
     if not compilations:
         return None

@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.quantize._ranges import Histogram
-from edgekit.quantize.graphs import Linear, constant, initializer, linears, made_by
+from edgekit.quantize.graphs import Linear, constant, find_producer, initializer, linears
 
 ALPHAS = ("0.3", "0.5", "0.7", "0.85")
 """Strengths that are tried, beside 'off'."""
@@ -67,7 +67,7 @@ def factors(channels: np.ndarray, weights: list[np.ndarray | None], alpha: float
 
 
 def _smooth(graph: ir.Graph, x: ir.Value, layers: list[Linear], divide: np.ndarray) -> None:
-    normalized = made_by(x, "LayerNormalization")
+    normalized = find_producer(x, "LayerNormalization")
     alone = {use.node for use in x.uses()} == {layer.node for layer in layers} and not x.is_graph_output()
     if normalized is not None and alone and all(constant(v) is not None for v in normalized.inputs[1:]):
         for place, value in list(enumerate(normalized.inputs))[1:]:

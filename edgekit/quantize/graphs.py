@@ -23,12 +23,12 @@ __all__ = [
     "Linear",
     "check_layers",
     "constant",
+    "find_producer",
     "in_float",
     "initializer",
     "levels",
     "linears",
     "load",
-    "made_by",
     "number",
     "only_user",
     "per_channel",
@@ -140,7 +140,7 @@ def number(value: ir.Value | None) -> float | None:
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
-def made_by(value: ir.Value | None, op: str) -> ir.Node | None:
+def find_producer(value: ir.Value | None, op: str) -> ir.Node | None:
     """The node that makes ``value``, if it is an ``op``."""
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == op else None

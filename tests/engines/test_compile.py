@@ -590,6 +590,6 @@ def test_engines_of_several_graphs_are_told_as_one():
         compiling.Compilation(source, key, seconds, 2.5)
         for source, key, seconds in (("cache", "a", 3.0), ("made here", "b", 4.0))
     )
-    assert compiling.of_all([]) is None
-    assert compiling.of_all([cache]) == cache
-    assert compiling.of_all([cache, made, cache]).text() == "engine made here in 4.0 s (7.5 MB)"
+    assert compiling.merge_compilations([]) is None
+    assert compiling.merge_compilations([cache]) == cache
+    assert compiling.merge_compilations([cache, made, cache]).text() == "engine made here in 4.0 s (7.5 MB)"

@@ -26,10 +26,10 @@ from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.graphs import (
     Linear,
     constant,
+    find_producer,
     initializer,
     levels,
     linears,
-    made_by,
     number,
     only_user,
     per_channel,
@@ -179,7 +179,7 @@ def _find_attention(softmax: ir.Node, layers: dict[ir.Value, Linear], mask: ir.V
     if product is None or product.op_type != "MatMul":
         return None
     scores = softmax.inputs[0]
-    masked = made_by(scores, "Add")
+    masked = find_producer(scores, "Add")
     if masked is not None:
         if mask is None or mask not in masked.inputs:
             return None
@@ -187,13 +187,13 @@ def _find_attention(softmax: ir.Node, layers: dict[ir.Value, Linear], mask: ir.V
     elif mask is not None:
         return None
     scale = 1.0
-    scaled = made_by(scores, "Mul") or made_by(scores, "Div")
+    scaled = find_producer(scores, "Mul") or find_producer(scores, "Div")
     if scaled is not None:
         factor = number(scaled.inputs[1])
         if factor is None:
             return None
         scores, scale = scaled.inputs[0], factor if scaled.op_type == "Mul" else 1.0 / factor
-    dots = made_by(scores, "MatMul")
+    dots = find_producer(scores, "MatMul")
     if dots is None:
         return None
     query, key = _heads(dots.inputs[0], [0, 2, 1, 3], layers), _heads(dots.inputs[1], [0, 2, 3, 1], layers)
@@ -219,12 +219,12 @@ class _Heads:
 
 def _heads(value: ir.Value | None, order: list[int], layers: dict[ir.Value, Linear]) -> _Heads | None:
     """Reads Transpose(Reshape(Split(linear))) backwards; the linear must have three equal parts and a bias."""
-    turned = made_by(value, "Transpose")
+    turned = find_producer(value, "Transpose")
     if turned is None or list(turned.attributes["perm"].as_ints()) != order:
         return None
-    shaped = made_by(turned.inputs[0], "Reshape")
+    shaped = find_producer(turned.inputs[0], "Reshape")
     shape = constant(shaped.inputs[1]) if shaped is not None else None
-    split = made_by(shaped.inputs[0], "Split") if shaped is not None else None
+    split = find_producer(shaped.inputs[0], "Split") if shaped is not None else None
     if shaped is None or split is None or shape is None or len(shape) != 4 or shape[2] < 1:
         return None
     linear, sizes = layers.get(split.inputs[0]) if split.inputs[0] is not None else None, constant(split.inputs[1])
