@@ -11,7 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.backends import Feeds, GraphBytes, check_cpu_target, check_installed, not_installed, threads_of_a_stream
+from edgekit.backends import (
+    Feeds,
+    GraphBytes,
+    check_cpu_target,
+    check_installed,
+    not_installed_error,
+    threads_per_stream,
+)
 from edgekit.drivers.fork import ForkAware
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature
@@ -68,11 +75,11 @@ def open_device(device: str, threads: int, streams: int = 1) -> OnnxRuntimeDevic
     Raises:
         BackendError: when onnxruntime is not installed, offers no such device, or there are more streams than threads.
     """
-    each = threads_of_a_stream(threads, streams)
+    each = threads_per_stream(threads, streams)
     try:
         import onnxruntime
     except ImportError as problem:
-        raise not_installed("onnxruntime") from problem
+        raise not_installed_error("onnxruntime") from problem
     if _PROVIDERS.get(device) not in onnxruntime.get_available_providers():
         raise BackendError(
             f"This ONNX Runtime offers {onnxruntime.get_available_providers()}, device '{device}' was asked for. Use device 'cpu'.",

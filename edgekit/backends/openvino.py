@@ -19,8 +19,8 @@ from edgekit.backends import (
     WrongResultsError,
     check_cpu_target,
     check_installed,
-    not_installed,
-    threads_of_a_stream,
+    not_installed_error,
+    threads_per_stream,
 )
 from edgekit.backends._openvino_buckets import check_shapes, static_body, with_bodies
 from edgekit.backends._openvino_selftest import fault
@@ -72,7 +72,7 @@ def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
             threads.
         WrongResultsError: when this OpenVINO computes a layer wrongly on this machine.
     """
-    threads_of_a_stream(threads, streams)
+    threads_per_stream(threads, streams)
     library, core = _library(), _core()
     if _DEVICES.get(device) not in core.available_devices:
         raise BackendError(
@@ -148,7 +148,7 @@ def _library() -> Any:
     try:
         import openvino
     except ImportError as problem:
-        raise not_installed("openvino") from problem
+        raise not_installed_error("openvino") from problem
     finally:
         if absent:
             sys.modules.pop(name, None)

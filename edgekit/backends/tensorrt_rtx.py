@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekit.backends import _trt_build, check_installed, not_installed
+from edgekit.backends import _trt_build, check_installed, not_installed_error
 from edgekit.backends._trt import check_engine_target, version_of
 from edgekit.backends._trt_device import TensorRtDevice, check_driver
 from edgekit.spec.engine import EngineRecipe
@@ -105,7 +105,7 @@ def library() -> Any:
         try:
             import tensorrt_rtx as trt
         except ImportError as problem:
-            raise not_installed("tensorrt_rtx") from problem
+            raise not_installed_error("tensorrt_rtx") from problem
     if version_of(trt) < _OLDEST:
         raise BackendError(
             f"TensorRT-RTX {trt.__version__} is too old, 1.7 or newer is needed. Run: pip install -U 'edgekit[tensorrt-rtx]'",

@@ -1,15 +1,15 @@
-"""The engines that TensorRT compiled on this device, kept for its next start.
+"""The cache of engines that TensorRT compiled on this device.
 
-An engine ("plan") is native code for one TensorRT, one driver and one device, and loading it runs it: so its folder belongs to the user
-alone (0700, files 0600), links are never followed, and a plan is given out only after its sha256 was found to be the one that its sidecar
-lists.
+An engine (TensorRT's "plan") is native code for one TensorRT version, one driver and one device, and loading it executes
+it. The folder therefore belongs to one user (mode 0700, files 0600), symbolic links are never followed, and an engine is
+returned only if its sha256 equals the one in its sidecar file.
 
-    KEY.plan         the engine, or a timing cache of TensorRT, which the next engines are made with
-    KEY.json         its sidecar: all that the key was made of, sha256 and size of the plan, when it was made, and what the caller noted
-    KEY.lock, .lock  there while somebody compiles KEY, while somebody writes
+    KEY.plan         An engine, or a TensorRT timing cache from which later engines are built.
+    KEY.json         The sidecar: all parts of the key, sha256 and size of the engine, build time and the caller's notes.
+    KEY.lock, .lock  Locks while a process compiles KEY, or writes to the folder.
 
-Whoever writes holds ``.lock``, renames the plan and then the sidecar. An entry is therefore two files that agree, and whatever else a writer
-that lost its power or its life has left (a temporary file, one file of the two) is known as such and removed by the next one.
+A writer holds ``.lock``, renames the engine into place and then the sidecar. An entry is a pair of files that agree.
+Temporary files and incomplete pairs of a crashed writer are recognized and removed by the next writer.
 """
 
 from __future__ import annotations
@@ -34,300 +34,346 @@ from edgekit.spec.parsing import to_json
 
 __all__ = ["SCHEMA", "TIMINGS", "EngineCache"]
 
-SCHEMA = 1  # of this folder: a part of every key
+SCHEMA = 1
+"""Version of the folder's layout; a part of every key."""
+
 TIMINGS = "timings of"
-"""The part that a key of a timing cache has, and none of an engine."""
+"""Key part that every timing cache has and no engine has."""
 
 _NAME = re.compile(r"([0-9a-f]{64})\.(plan|json|lock)")
-_NEW = ".new-"
-_WRITING = ".lock"
+_TEMPORARY = ".new-"
+_WRITE_LOCK = ".lock"
 
 _log = logging.getLogger("edgekit")
 
 
 class EngineCache:
-    """The folder of engines of one user on one device."""
+    """The folder with the engines of one user on one device.
+
+    Attributes:
+        root: Path of the folder.
+        limit_mb: Size limit of all engines together, MiB.
+    """
 
     def __init__(self, root: Path | None = None, limit_mb: float | None = None) -> None:
-        """Opens a cache; a folder is made by the first that writes.
+        """Open a cache. The first write creates the folder.
 
         Args:
-            root: where; by default ``engines`` in the build cache (``EDGEKIT_CACHE``).
-            limit_mb: size of all engines above which the least recently used go; by default ``EDGEKIT_ENGINES_MB``, else 4096.
+            root: Path of the folder. Default: ``engines`` in the build cache (``EDGEKIT_CACHE``).
+            limit_mb: Size limit of all engines, MiB; above it the least recently used are removed. Default:
+                ``EDGEKIT_ENGINES_MB``, or 4096.
 
         Raises:
-            UsageError: when the limit is not a number.
+            UsageError: The limit is not a number.
         """
         self.root = root or Cache().root / "engines"
         self.limit_mb = size_limit("EDGEKIT_ENGINES_MB", 4096.0, limit_mb)
 
     @staticmethod
     def key(parts: Mapping[str, object]) -> str:
-        """Digest of what an engine depends on: sha256 of its canonical JSON, in hex; parts must be plain data."""
+        """Return the cache key of an engine: the sha256 of the canonical JSON of its parts, in hex.
+
+        Args:
+            parts: Everything that the engine depends on, as plain data.
+        """
         return hashlib.sha256(to_json(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def find(self, key: str) -> memoryview | None:
-        """The plan of this key, as bytes that cannot be written, or None; a find makes it the most recently used.
+        """Return the engine of a key as read-only bytes, or None; a hit becomes the most recently used entry.
 
-        It is read once, and what is returned is the memory that was hashed. An entry that is damaged is removed, and one that cannot be
-        read is left; a line in the log says so, and None means for both that the engine is to be compiled.
+        The file is read once, and the returned memory is the memory that was hashed. A damaged entry is removed and an
+        unreadable one is left in place. Both are logged and give None: the engine has to be compiled again.
 
         Args:
-            key: of :meth:`key`.
+            key: Key from :meth:`key`.
 
         Raises:
-            IntegrityError: when others could have written into the folder.
+            IntegrityError: Other users could have written to the folder.
         """
         try:
             with private.opened(self.root) as folder:
-                plan: memoryview | None
+                engine: memoryview | None
                 try:
-                    plan = _verified(folder, key)
+                    engine = _read_verified(folder, key)
                 except Damaged:
-                    with private.held(
-                        folder, _WRITING
-                    ):  # whoever stored it meanwhile may have been between the two renames
-                        plan = self._verified_or_removed(folder, key)
-                if plan is not None:
-                    with contextlib.suppress(OSError):  # a folder that may only be read serves too
+                    # A writer may have been between its two renames: look again when no writer is active.
+                    with private.held(folder, _WRITE_LOCK):
+                        engine = self._read_or_remove(folder, key)
+                if engine is not None:
+                    # A read-only folder is usable too.
+                    with contextlib.suppress(OSError):
                         os.utime(f"{key}.json", dir_fd=folder, follow_symlinks=False)
-                return plan
+                return engine
         except FileNotFoundError:
             return None
         except OSError as problem:
             _log.warning(
-                "The file %s cannot be read (%s); what it holds is made again.",
+                "The engine file %s cannot be read (%s). The engine will be compiled again.",
                 self.root / f"{key}.plan",
                 problem.strerror or problem,
             )
             return None
 
     def about(self, key: str) -> Mapping[str, object]:
-        """What was kept of the making of an engine, see :meth:`store`; empty where the cache has none of this key.
+        """Return the notes that :meth:`store` saved with an engine; empty if the cache has no such entry.
 
         Args:
-            key: of :meth:`key`.
+            key: Key from :meth:`key`.
 
         Raises:
-            IntegrityError: as :meth:`find`.
+            IntegrityError: Other users could have written to the folder.
         """
         with contextlib.suppress(OSError, Damaged), private.opened(self.root) as folder:
-            about: Mapping[str, object] = _sidecar(folder, key)["about"]
+            about: Mapping[str, object] = _read_sidecar(folder, key)["about"]
             return about
         return {}
 
     @contextlib.contextmanager
     def lock(self, key: str, waiting: Callable[[], None] | None = None) -> Iterator[None]:
-        """Keeps all others, processes and threads, from compiling the same engine; the death of its holder frees it.
+        """Lock a key so that no other process or thread compiles the same engine. The lock ends with its process.
 
         Args:
-            key: of :meth:`key`.
-            waiting: called once when another holds it, before waiting for that one.
+            key: Key from :meth:`key`.
+            waiting: Function called once before waiting for another holder of the lock.
 
         Raises:
-            BuildError: when the folder cannot be written.
-            IntegrityError: as :meth:`find`.
+            BuildError: The folder is not writable.
+            IntegrityError: Other users could have written to the folder.
         """
         with contextlib.ExitStack() as stack:
-            with self._disk():
+            with self._translate_disk_errors():
                 folder = stack.enter_context(private.opened(self.root, make=True))
                 stack.enter_context(private.held(folder, f"{key}.lock", waiting))
             yield
 
     def store(
-        self, key: str, plan: bytes | bytearray | memoryview, parts: Mapping[str, object], about: Mapping[str, object]
+        self, key: str, engine: bytes | bytearray | memoryview, parts: Mapping[str, object], about: Mapping[str, object]
     ) -> None:
-        """Puts an engine in, in place of an older one of its key; it is there as a whole or not at all.
+        """Write an engine, replacing an older one of the same key. The write is atomic.
 
-        Where it would not fit within the limit timing caches go first, then the least recently used engines, but none that is locked. For a timing cache
-        no engine goes: making that again takes longer than timing kernels again.
+        If the limit would be exceeded, timing caches are removed first, then the least recently used engines, except
+        locked ones. No engine is removed for a timing cache: compiling an engine takes longer than timing kernels.
 
         Args:
-            key: of ``parts``.
-            plan: TensorRT's serialized engine, anything with a buffer.
-            parts: what the key was made of.
-            about: what is worth noting besides, such as seconds taken and power mode; plain data.
+            key: Key of ``parts``.
+            engine: Serialized TensorRT engine, as an object with a buffer.
+            parts: Everything that the key was computed from.
+            about: Notes to save with the engine, e.g. seconds and power mode, as plain data.
 
         Raises:
-            BuildError: when the disk is full, the folder cannot be written, or a timing cache does not fit beside the engines; nothing new is then left there.
-            IntegrityError: as :meth:`find`.
-            UsageError: when the key is not the one of the parts as JSON gives them back.
+            BuildError: The disk is full, the folder is not writable, or a timing cache does not fit beside the engines.
+                No new file is left in the folder.
+            IntegrityError: Other users could have written to the folder.
+            UsageError: The key is not that of the parts after a round trip through JSON.
         """
-        view = memoryview(plan)
-        made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        said = {
+        view = memoryview(engine)
+        build_time = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        record = {
             "parts": parts,
             "sha256": hashlib.sha256(view).hexdigest(),
             "size": view.nbytes,
-            "about": {"made": made, **about},
+            "about": {"made": build_time, **about},
         }
-        sidecar = to_json(said, indent=2, sort_keys=True).encode()
+        sidecar = to_json(record, indent=2, sort_keys=True).encode()
         if self.key(json.loads(sidecar)["parts"]) != key:
             raise UsageError(
-                f"The key {key} of an engine is not that of its parts, so it would never be found. Take it from EngineCache.key(parts).",
+                f"The engine key {key} does not match its parts, so the engine could never be found. "
+                "Use EngineCache.key(parts).",
                 code="engine-key",
             )
+        size = view.nbytes + len(sidecar)
         with (
-            self._disk(view.nbytes + len(sidecar)),
+            self._translate_disk_errors(size),
             private.opened(self.root, make=True) as folder,
-            private.held(folder, _WRITING),
+            private.held(folder, _WRITE_LOCK),
         ):
-            _clean(folder)
-            self._shrink(folder, key, view.nbytes + len(sidecar), TIMINGS in parts)
-            _put(folder, {f"{key}.plan": (view,), f"{key}.json": (sidecar,)})
+            _remove_leftovers(folder)
+            self._make_room(folder, key, size, TIMINGS in parts)
+            _write_files(folder, {f"{key}.plan": view, f"{key}.json": sidecar})
 
     def drop(self, key: str, reason: str) -> None:
-        """Removes an engine that turned out not to serve, with a line in the log.
+        """Remove an engine that does not work on this device, and log a warning.
 
         Args:
-            key: of :meth:`key`.
-            reason: part of a sentence, such as "TensorRT refused it".
+            key: Key from :meth:`key`.
+            reason: Part of a sentence, e.g. ``TensorRT refused it``.
 
         Raises:
-            IntegrityError: as :meth:`find`.
+            IntegrityError: Other users could have written to the folder.
         """
         file = self.root / f"{key}.plan"
         try:
-            with private.opened(self.root) as folder, private.held(folder, _WRITING):
-                _remove(folder, key)
+            with private.opened(self.root) as folder, private.held(folder, _WRITE_LOCK):
+                _remove_entry(folder, key)
         except OSError as problem:
             _log.warning(
-                "The engine %s does not serve (%s), and it cannot be removed (%s).",
-                file,
-                reason,
-                problem.strerror or problem,
+                "The engine %s is unusable (%s) and cannot be removed (%s).", file, reason, problem.strerror or problem
             )
         else:
-            _log.warning("The engine %s does not serve (%s); it was removed.", file, reason)
+            _log.warning("The engine %s is unusable (%s). It was removed.", file, reason)
 
     @contextlib.contextmanager
-    def _disk(self, size: int | None = None) -> Iterator[None]:
-        """Turns what the disk refuses into a BuildError with a remedy."""
+    def _translate_disk_errors(self, size: int | None = None) -> Iterator[None]:
+        """Turn an OSError into a BuildError with a remedy.
+
+        Args:
+            size: Number of bytes to be written; None for a lock file.
+        """
         try:
             yield
         except OSError as problem:
             if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-                needed = "a lock file is" if size is None else f"{size / 2**20:.2f} MiB are"
-                remedy = "Free space there, or set EDGEKIT_CACHE to a folder on another disk."
+                content = "a lock file" if size is None else f"{size / 2**20:.2f} MiB"
                 raise BuildError(
-                    f"The disk of {self.root} is full: {needed} needed, and nothing was left behind. {remedy}",
+                    f"The disk of {self.root} is full: {content} could not be written. "
+                    "Free space there, or set EDGEKIT_CACHE to a folder on another disk.",
                     code="disk-full",
                 ) from problem
-            remedy = "Make it writable, or set EDGEKIT_CACHE to a folder that is."
             raise BuildError(
-                f"The engine cache {self.root} cannot be written ({problem.strerror or problem}). {remedy}",
+                f"The engine cache {self.root} is not writable ({problem.strerror or problem}). "
+                "Change its permissions, or set EDGEKIT_CACHE to a writable folder.",
                 code="cache-not-writable",
             ) from problem
 
-    def _verified_or_removed(self, folder: int, key: str) -> memoryview | None:
+    def _read_or_remove(self, folder: int, key: str) -> memoryview | None:
+        """Return a verified engine; remove a damaged one and return None."""
         try:
-            return _verified(folder, key)
+            return _read_verified(folder, key)
         except Damaged as problem:
-            _log.warning(
-                "The file %s is damaged: %s. It is removed, and made again.", self.root / f"{key}.plan", problem
-            )
-            _remove(folder, key)
+            file = self.root / f"{key}.plan"
+            _log.warning("The engine file %s is damaged: %s. It is removed and compiled again.", file, problem)
+            _remove_entry(folder, key)
             return None
 
-    def _shrink(self, folder: int, key: str, size: int, of_timings: bool) -> None:
-        """Removes others, timing caches before engines and the least recently used first, until an entry of this size is within the limit."""
-        others = {k: found for k, found in _sizes(folder).items() if k != key}
-        total, limit = size + sum(its for _, its in others.values()), self.limit_mb * 2**20
+    def _make_room(self, folder: int, key: str, size: int, is_timing_cache: bool) -> None:
+        """Remove entries until a new one fits the limit: timing caches first, then the least recently used engines.
+
+        Args:
+            folder: Handle of the folder.
+            key: Key of the new entry; an old entry of this key is going to be replaced and does not count.
+            size: Size of the new entry, bytes.
+            is_timing_cache: Whether the new entry is a timing cache.
+
+        Raises:
+            BuildError: A timing cache does not fit beside the engines.
+        """
+        others = {other: entry for other, entry in _list_entries(folder).items() if other != key}
+        limit = self.limit_mb * 2**20
+        total = size + sum(entry_size for _, entry_size in others.values())
         if total <= limit:
             return
-        engines = {k for k in others if not _is_of_timings(folder, k)}
-        if of_timings and size + sum(others[k][1] for k in engines) > limit:
-            needed = f"{size / 2**20:.2f} MiB of timings do not fit beside the engines in {self.root}, of which {self.limit_mb:g} MiB are kept"
-            raise BuildError(f"{needed}. Set EDGEKIT_ENGINES_MB to more.", code="engine-cache-small")
-        for other, (_, its) in sorted(others.items(), key=lambda o: (o[0] in engines, o[1])):
+        engine_keys = {other for other in others if not _is_timing_cache(folder, other)}
+        if is_timing_cache and size + sum(others[other][1] for other in engine_keys) > limit:
+            raise BuildError(
+                f"{size / 2**20:.2f} MiB of kernel timings do not fit beside the engines in {self.root} "
+                f"(limit {self.limit_mb:g} MiB). Set EDGEKIT_ENGINES_MB to a larger value.",
+                code="engine-cache-small",
+            )
+        oldest_first = sorted(others, key=lambda other: (other in engine_keys, others[other]))
+        for other in oldest_first:
             if total <= limit:
                 break
             with contextlib.suppress(OSError), private.held(folder, f"{other}.lock", block=False):
-                _remove(folder, other)
-                total -= its
+                _remove_entry(folder, other)
+                total -= others[other][1]
 
 
-def _sizes(folder: int) -> dict[str, tuple[float, int]]:
-    """When each entry was last used, and its bytes."""
-    found = {}
-    for match in filter(None, map(_NAME.fullmatch, os.listdir(folder))):
+def _list_entries(folder: int) -> dict[str, tuple[float, int]]:
+    """Return the time of last use and the size in bytes of each complete entry, by key."""
+    entries = {}
+    for name in os.listdir(folder):
+        match = _NAME.fullmatch(name)
+        if match is None or match[2] != "json":
+            continue
         with contextlib.suppress(OSError):
-            if match[2] == "json":
-                sidecar, plan = (
-                    os.stat(f"{match[1]}.{kind}", dir_fd=folder, follow_symlinks=False) for kind in ("json", "plan")
-                )
-                found[match[1]] = sidecar.st_mtime, sidecar.st_size + plan.st_size
-    return found
+            sidecar = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            engine = os.stat(f"{match[1]}.plan", dir_fd=folder, follow_symlinks=False)
+            entries[match[1]] = (sidecar.st_mtime, sidecar.st_size + engine.st_size)
+    return entries
 
 
-def _is_of_timings(folder: int, key: str) -> bool:
+def _is_timing_cache(folder: int, key: str) -> bool:
     with contextlib.suppress(OSError, Damaged):
-        return TIMINGS in _sidecar(folder, key)["parts"]
+        return TIMINGS in _read_sidecar(folder, key)["parts"]
     return False
 
 
-def _verified(folder: int, key: str) -> memoryview:
-    """A plan that is what its sidecar says; FileNotFoundError where there is no sidecar."""
-    said = _sidecar(folder, key)
+def _read_verified(folder: int, key: str) -> memoryview:
+    """Return an engine that agrees with its sidecar.
+
+    Raises:
+        Damaged: The engine is missing or differs from its sidecar.
+        FileNotFoundError: There is no sidecar.
+    """
+    record = _read_sidecar(folder, key)
     try:
         with private.file(folder, f"{key}.plan") as handle:
             size = os.fstat(handle).st_size
-            if size != said["size"]:
-                raise Damaged(f"it has {size} bytes, expected {said['size']}")
-            plan, digest = private.hashed(handle, size)
+            if size != record["size"]:
+                raise Damaged(f"it has {size} bytes, expected {record['size']}")
+            engine, digest = private.hashed(handle, size)
     except FileNotFoundError as problem:
-        raise Damaged("the plan is missing") from problem
-    if digest != said["sha256"]:
-        raise Damaged("its sha256 is not the one that its sidecar lists")
-    return plan
+        raise Damaged("the engine is missing") from problem
+    if digest != record["sha256"]:
+        raise Damaged("its sha256 differs from the one in its sidecar")
+    return engine
 
 
-def _sidecar(folder: int, key: str) -> dict[str, Any]:
+def _read_sidecar(folder: int, key: str) -> dict[str, Any]:
+    """Return the checked content of a sidecar."""
     try:
-        said = json.loads(private.read(folder, f"{key}.json"))
-        if EngineCache.key(said["parts"]) != key:
-            raise ValueError("it is of another key")
-        if said["size"] < 1:
-            raise ValueError(f"its size is {said['size']!r}")
-        return {"parts": said["parts"], "about": dict(said["about"]), "size": said["size"], "sha256": said["sha256"]}
+        record = json.loads(private.read(folder, f"{key}.json"))
+        if EngineCache.key(record["parts"]) != key:
+            raise ValueError("it belongs to another key")
+        if record["size"] < 1:
+            raise ValueError(f"its size is {record['size']!r}")
+        return {
+            "parts": record["parts"],
+            "about": dict(record["about"]),
+            "size": record["size"],
+            "sha256": record["sha256"],
+        }
     except (ValueError, KeyError, TypeError, RecursionError) as problem:
-        raise Damaged(f"its sidecar does not serve ({problem})") from problem
+        raise Damaged(f"its sidecar is invalid ({problem})") from problem
 
 
-def _put(folder: int, files: Mapping[str, tuple[bytes | memoryview, ...]]) -> None:
-    """Writes files that appear by rename, in this order, once all of them are on the disk; only under the lock of writers."""
+def _write_files(folder: int, files: Mapping[str, bytes | memoryview]) -> None:
+    """Write files to temporary names, wait until they are on the disk, then rename them in the given order.
+
+    The caller must hold the write lock.
+    """
     try:
-        for name, pieces in files.items():
-            private.write(folder, _NEW + name, pieces)
+        for name, content in files.items():
+            private.write(folder, _TEMPORARY + name, (content,))
         for name in files:
-            os.replace(_NEW + name, name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.replace(_TEMPORARY + name, name, src_dir_fd=folder, dst_dir_fd=folder)
         os.fsync(folder)
     finally:
-        _clean(folder)
+        _remove_leftovers(folder)
 
 
-def _remove(folder: int, key: str) -> None:
-    """Removes an entry, the sidecar first: a plan alone is none."""
+def _remove_entry(folder: int, key: str) -> None:
+    """Remove an entry. The sidecar goes first: an engine without a sidecar is not an entry."""
     for kind in ("json", "plan"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{key}.{kind}", dir_fd=folder)
 
 
-def _clean(folder: int) -> None:
-    """Removes what writers left that are no more, and timing caches in the form of EdgeKit 0.1.
+def _remove_leftovers(folder: int) -> None:
+    """Remove the files of crashed writers, and timing caches in the format of EdgeKit 0.1.
 
-    Who holds the lock of writers is the only one, so nothing of this is at work.
+    The caller must hold the write lock: then no temporary file or incomplete pair is in use.
     """
     names = set(os.listdir(folder))
     for name in names:
         match = _NAME.fullmatch(name)
         with contextlib.suppress(OSError):
-            if (
-                name.startswith(_NEW)
-                or name.endswith(".timing")
-                or (match and match[2] != "lock" and not {f"{match[1]}.plan", f"{match[1]}.json"} <= names)
-            ):
-                os.unlink(name, dir_fd=folder)
-            elif match and match[2] == "lock":
+            if match is not None and match[2] == "lock":
+                # The lock file of a dead process is deleted when the lock is released.
                 with private.held(folder, name, block=False):
-                    pass  # its holder died; it goes when it is let go
+                    pass
+                continue
+            is_temporary = name.startswith(_TEMPORARY) or name.endswith(".timing")
+            is_incomplete = match is not None and not {f"{match[1]}.plan", f"{match[1]}.json"} <= names
+            if is_temporary or is_incomplete:
+                os.unlink(name, dir_fd=folder)
