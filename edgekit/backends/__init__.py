@@ -16,10 +16,10 @@ The modules of this folder are the registry; no list has to be kept. A backend m
 streams=1)``
 =====================================  ==============================================================================
 
-``Device.load(source, signature, shapes=())`` returns an :class:`Engine`. ``Engine.run(feeds, keep=())`` maps input arrays
-to output arrays by name. Outputs named in ``keep`` stay on the device as opaque buffers, which every engine of the same
-device accepts as feeds. A device of a backend with engines is a :class:`CompilingDevice`: it also has ``identity()`` and
-``compile(graph, signature, recipe, timing_cache, progress)``.
+``Device.load(source, signature, shapes=())`` returns an :class:`Engine`. ``Engine.run(feeds, keep=())`` maps input
+arrays to output arrays by name. Outputs named in ``keep`` stay on the device as opaque buffers, which every engine of
+the same device accepts as feeds. A device of a backend with engines is a :class:`CompilingDevice`: it also has
+``identity()`` and ``compile(graph, signature, recipe, timing_cache, progress)``.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ class GraphBytes:
     """A graph file of a bundle whose integrity was verified.
 
     Attributes:
-        path: Path of the graph file; its external weight files lie beside it. A caller that loads the graph by path must
-            verify afterwards that the file is unchanged.
+        path: Path of the graph file; its external weight files lie beside it. A caller that loads the graph by path
+            must verify afterwards that the file is unchanged.
         read: Function that returns the verified bytes.
     """
 

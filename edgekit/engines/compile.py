@@ -1,6 +1,7 @@
 """Load the engine of a bundle's graph: from this device's cache, from a signed bundle, or compiled here.
 
-An engine is native code. It is loaded only if this device compiled it, or if it came in a bundle signed by a trusted key.
+An engine is native code. It is loaded only if this device compiled it, or if it came in a bundle signed by a trusted
+key.
 """
 
 from __future__ import annotations

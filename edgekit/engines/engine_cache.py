@@ -1,11 +1,11 @@
 """The cache of engines that TensorRT compiled on this device.
 
-An engine (TensorRT's "plan") is native code for one TensorRT version, one driver and one device, and loading it executes
-it. The folder therefore belongs to one user (mode 0700, files 0600), symbolic links are never followed, and an engine is
-returned only if its sha256 equals the one in its sidecar file.
+An engine (TensorRT's "plan") is native code for one TensorRT version, one driver and one device, and loading it
+executes it. The folder therefore belongs to one user (mode 0700, files 0600), symbolic links are never followed, and an
+engine is returned only if its sha256 equals the one in its sidecar file.
 
     KEY.plan         An engine, or a TensorRT timing cache from which later engines are built.
-    KEY.json         The sidecar: all parts of the key, sha256 and size of the engine, build time and the caller's notes.
+    KEY.json         The sidecar: all parts of the key, sha256 and size of the engine, build time, notes.
     KEY.lock, .lock  Locks while a process compiles KEY, or writes to the folder.
 
 A writer holds ``.lock``, renames the engine into place and then the sidecar. An entry is a pair of files that agree.

@@ -51,9 +51,9 @@ get = _METHODS.get
 def rows_of(graphs: GraphSet) -> str:
     """Return whether rows may share a call: ``together`` or ``alone``, see :attr:`edgekit.spec.manifest.Variant.rows`.
 
-    ``DynamicQuantizeLinear``, ``DynamicQuantizeMatMul`` and related operators compute one scale for the whole activation
-    tensor at run time: an outlier in one row coarsens all other rows. Graphs with such an operator, also in a subgraph
-    or function, run each row alone.
+    ``DynamicQuantizeLinear``, ``DynamicQuantizeMatMul`` and related operators compute one scale for the whole
+    activation tensor at run time: an outlier in one row coarsens all other rows. Graphs with such an operator, also in
+    a subgraph or function, run each row alone.
     """
     from edgekit.quantize.graphs import load
 

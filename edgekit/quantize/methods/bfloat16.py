@@ -1,11 +1,13 @@
 """Bfloat16: half the size, the range of float32 and 8 bits of precision. Nothing overflows and no samples are needed.
 
-Token activations and weights are bfloat16. LayerNormalization, Softmax and the mask stay in float32 (rules: ``_casts``).
+Token activations and weights are bfloat16. LayerNormalization, Softmax and the mask stay in float32 (rules:
+``_casts``).
 
 Executed precision:
 
 - TensorRT computes in the types of the graph, on GPUs from Ampere on.
-- ONNX Runtime 1.32 has no bfloat16 kernels for CPUs, not even Add and MatMul, and refuses the graph. It is no candidate.
+- ONNX Runtime 1.32 has no bfloat16 kernels for CPUs, not even Add and MatMul, and refuses the graph. It is no
+  candidate.
 - OpenVINO, configured to compute in float32, converts the constants at load time. ``executed_precision()`` returns
   float32 (not tested on a CPU with AMX).
 

@@ -5,8 +5,8 @@ Q/DQ pairs, ranges and smoothing are those of ``static``. Afterwards everything 
 scale, and a MatMul of float32 with float16 is refused. QuantizeLinear and DequantizeLinear accept float16 scales from
 opset 19 on.
 
-A layer in ``keep_float`` is not quantized to INT8 and computes in float16. Embedding tables are float16 as well, because
-TensorRT looks up rows in float types only (see ``_embeddings`` for its handling of 8-bit tables).
+A layer in ``keep_float`` is not quantized to INT8 and computes in float16. Embedding tables are float16 as well,
+because TensorRT looks up rows in float types only (see ``_embeddings`` for its handling of 8-bit tables).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Each weight is an INT8 constant followed by a ``DequantizeLinear`` with one scale per output channel; embedding tables
 are dequantized row by row (``_embeddings``). This is the standard form. OpenVINO (weight decompression inside its
-kernel) and TensorRT (weight-only quantization; tested with TensorRT-RTX 1.7) keep it in INT8. ONNX Runtime 1.32 turns it
-into ``MatMulNBits``, which quantizes activations to INT8 in blocks of 32 at run time (accuracy level 4): there,
+kernel) and TensorRT (weight-only quantization; tested with TensorRT-RTX 1.7) keep it in INT8. ONNX Runtime 1.32 turns
+it into ``MatMulNBits``, which quantizes activations to INT8 in blocks of 32 at run time (accuracy level 4): there,
 activations are not float.
 
 Measured with MiniLM-L6, 24 tokens, x86 with AVX2 and without VNNI, 2 threads. Each backend column has the p50 relative
@@ -51,8 +51,8 @@ def quantize(
     Args:
         graphs: Cleaned float32 graphs.
         calibration: Not used.
-        settings: ``keep_float`` and ``embeddings``. ``weight_bits`` has no effect: it applies to INT8 products, and this
-            method has none.
+        settings: ``keep_float`` and ``embeddings``. ``weight_bits`` has no effect: it applies to INT8 products, and
+            this method has none.
         out: Folder for the new graphs.
         progress: Progress callback, called after each graph.
 
