@@ -105,7 +105,7 @@ def calls(folder: Path, integrated: bool, kind: str, way: str, batch: int, lengt
     for _ in range(3):
         engine.run(feeds)
     context = device._runtime.deserialize_cuda_engine(engine._engine._plan).create_execution_context()
-    (stream,) = device._own
+    (stream,) = device._all_streams
     context_type, functions = trt.IExecutionContext, dict(device.cuda._functions)
     shape = trt.Dims((batch, 2))
     context_type.execute_async_v3 = lambda self, stream: True

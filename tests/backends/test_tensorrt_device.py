@@ -398,7 +398,7 @@ def test_ctrl_c_ends_the_build_wherever_it_comes(make, graph, monkeypatch):
     """Python handles a signal in what the main thread runs next. In a build that is the logger, where the bindings print what is raised and drop it."""
     device, sent = make(), []
 
-    class Heard(_trt.Heard):
+    class Broken(_trt.Messages):
         def add(self, severity, text):
             if not sent:
                 sent.append(text)
@@ -406,8 +406,8 @@ def test_ctrl_c_ends_the_build_wherever_it_comes(make, graph, monkeypatch):
                 time.sleep(1.0)  # for the main thread to see it, on a busy machine too
             super().add(severity, text)
 
-    _, heard = _trt.logger(device.trt)
-    monkeypatch.setattr(heard, "__class__", Heard)
+    _, messages = _trt.logger(device.trt)
+    monkeypatch.setattr(messages, "__class__", Broken)
     with pytest.raises(KeyboardInterrupt):
         build(device, graph, progress=lambda *step: time.sleep(0.05))
     assert sent and device.fake.builds == 0, "the builder ends at its next step, and the call with it"
