@@ -36,7 +36,7 @@ from fake_cuda import FakeDriver
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.backends._trt_device import TensorRtDevice
-from edgekit.drivers import cuda
+from edgekit.drivers import cuda, cuda_api
 from edgekit.engines.compile import load_engine
 from edgekit.engines.engine_cache import EngineCache
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
@@ -141,8 +141,8 @@ def nothing(name: str) -> Any:
     """A driver's call that costs what the call costs: ctypes turns the arguments over to a C function that takes none and returns 0 (``fegetround``)."""
     math = ctypes.CDLL(ctypes.util.find_library("m"))
     address = ctypes.cast(math.fegetround, ctypes.c_void_p).value
-    made: Any = ctypes.CFUNCTYPE(ctypes.c_int, *cuda.FUNCTIONS[name])(address)
-    assert made(*[0 for _ in cuda.FUNCTIONS[name]]) == 0
+    made: Any = ctypes.CFUNCTYPE(ctypes.c_int, *cuda_api.FUNCTIONS[name])(address)
+    assert made(*[0 for _ in cuda_api.FUNCTIONS[name]]) == 0
     return made
 
 

@@ -16,7 +16,7 @@ import functools
 import itertools
 import threading
 
-from edgekit.drivers.cuda import FUNCTIONS, NO_GRAPH, STICKY
+from edgekit.drivers.cuda_api import FUNCTIONS, NO_GRAPH, STICKY
 
 ERRORS = {
     1: ("CUDA_ERROR_INVALID_VALUE", "invalid argument"),
@@ -94,7 +94,7 @@ class Capture:
 
 
 class FakeDriver:
-    """What ``ctypes.CDLL("libcuda.so.1")`` would be: has a function of each name in ``_cuda.FUNCTIONS``.
+    """What ``ctypes.CDLL("libcuda.so.1")`` would be: has a function of each name in ``cuda_api.FUNCTIONS``.
 
     Args:
         devices: their number; 0 is a driver without a GPU. All are alike.

@@ -25,7 +25,8 @@ from onnx import TensorProto, helper
 from edgekit import backends
 from edgekit.backends import _trt, _trt_engine
 from edgekit.backends._trt_device import TensorRtDevice
-from edgekit.drivers.cuda import FUNCTIONS, Cuda
+from edgekit.drivers.cuda import Cuda
+from edgekit.drivers.cuda_api import FUNCTIONS
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import BackendError, InputError
 from edgekit.spec.progress import silent
