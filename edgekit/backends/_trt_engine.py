@@ -120,8 +120,8 @@ class TensorRtEngine:
         The result is empty if the inspector shows no such layer (one fused kernel for everything). It reports the data
         types of tensors with dynamic shapes only for a context, so a context with the usual shapes is created.
         """
-        usual_shapes = [tuple(self._engine.get_tensor_profile_shape(s.name, 0)[1]) for s in self._tensors.inputs]
         with self._acquire_lane() as lane:
+            usual_shapes = [tuple(self._engine.get_tensor_profile_shape(s.name, 0)[1]) for s in self._tensors.inputs]
             context = self._new_context(lane, 0)
             self._prepare(context, lane, tuple(usual_shapes))
             with self._lock:
@@ -252,7 +252,9 @@ class TensorRtEngine:
             lane.shapes.pop(profile, None)  # The state of the context is unknown now.
             raise
         _count_call(lane, shapes)
-        return {name: buffers[name] if name in keep else outputs[name].copy() for name in output_shapes}
+        results: dict[str, Any] = {name: array.copy() for name, array in outputs.items()}
+        results |= {name: buffers[name] for name in keep}
+        return {name: results[name] for name in output_shapes}
 
     def _prepared_context(self, lane: Lane, profile: int, shapes: Shapes) -> Any:
         """Return the context of a profile with the input shapes and addresses set."""

@@ -71,11 +71,9 @@ def merge_compilations(compilations: Sequence[Compilation]) -> Compilation | Non
     if not compilations:
         return None
     newest = max(compilations, key=lambda compilation: compilation.source == "made here")
-    return replace(
-        newest,
-        seconds=sum(compilation.seconds for compilation in compilations if compilation.source == newest.source),
-        size_mb=sum(compilation.size_mb for compilation in compilations),
-    )
+    seconds = sum(compilation.seconds for compilation in compilations if compilation.source == newest.source)
+    size_mb = sum(compilation.size_mb for compilation in compilations)
+    return replace(newest, seconds=seconds, size_mb=size_mb)
 
 
 def key_parts(

@@ -79,7 +79,8 @@ def cast_graphs(
         lower(model.graph, low, float_nodes | large_nodes)
         recipe = {"embeddings": settings.embeddings if table_count else _NAMES[low]}
         if large_nodes - float_nodes:
-            names = {node.name or node.op_type for node in large_nodes} - {node.name for node in float_nodes}
+            names = {node.name or node.op_type for node in large_nodes}
+            names -= {node.name for node in float_nodes}
             recipe["large_values"] = ", ".join(sorted(names))
         return recipe
 

@@ -71,7 +71,8 @@ def factors(channels: np.ndarray, weights: list[np.ndarray | None], alpha: float
 def _smooth(graph: ir.Graph, x: ir.Value, layers: list[Linear], divisors: np.ndarray) -> None:
     """Divide an activation by its channel divisors and multiply the rows of all weights that read it."""
     normalization = find_producer(x, "LayerNormalization")
-    has_other_readers = {use.node for use in x.uses()} != {layer.node for layer in layers} or x.is_graph_output()
+    readers = {use.node for use in x.uses()}
+    has_other_readers = readers != {layer.node for layer in layers} or x.is_graph_output()
     if normalization is None or has_other_readers or any(constant(value) is None for value in normalization.inputs[1:]):
         source = _insert_division(graph, x, layers[0], divisors)
     else:
