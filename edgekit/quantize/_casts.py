@@ -107,9 +107,9 @@ def lower(graph: ir.Graph, low: ir.DataType, float_nodes: set[ir.Node]) -> int:
         if node.op_type in _ANY_TYPE:
             continue
         is_low = node in low_nodes
-        for index, value in enumerate(node.inputs):
-            if value is not None and (value in lowered or _is_float(value)):
-                node.replace_input_with(index, typed.get(value, low=is_low))
+        for index, operand in enumerate(node.inputs):
+            if operand is not None and (operand in lowered or _is_float(operand)):
+                node.replace_input_with(index, typed.get(operand, low=is_low))
     for index, output in enumerate(graph.outputs):
         if output in lowered:
             name = output.name

@@ -249,4 +249,4 @@ def _rounding_model(kind: ir.DataType, count: int) -> bytes:
     wide.outputs[0].dtype = _FLOAT
     wide.outputs[0].shape = ir.Shape([count])
     graph = ir.Graph([x], wide.outputs, nodes=[low, wide], opset_imports={"": 20}, name="cast")
-    return ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
+    return bytes(ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString())
