@@ -93,9 +93,9 @@ def static_body(library: Any, model: Any, signature: Signature, length: int) -> 
     """
     op = library.opset13
     body = model.clone()
-    axis_sizes = {"batch": 1, "sequence": length}
+    axis_sizes: dict[str | int, int] = {"batch": 1, "sequence": length}
     for parameter in body.get_parameters():
-        sizes = [axis if isinstance(axis, int) else axis_sizes[axis] for axis in _axes(parameter, signature)]
+        sizes = [axis_sizes.get(axis, axis) for axis in _axes(parameter, signature)]
         readers = parameter.output(0).get_target_inputs()
         reshape = op.reshape(parameter, op.constant(np.array(sizes, np.int64)), False)
         for reader in readers:

@@ -119,7 +119,7 @@ class TensorRtDevice(Gpu):
         Args:
             source: Serialized engine. It is native code; the caller must have verified its origin.
             signature: Inputs and outputs of the graph.
-            shapes: Not supported (engines have optimization profiles); must be empty.
+            shapes: Unsupported (engines have optimization profiles); must be empty.
 
         Raises:
             EngineMismatchError: The engine was built by another version or for another chip, or it is damaged.

@@ -324,7 +324,7 @@ class TensorRtEngine:
         """Queue copies and kernels of one run on the stream.
 
         Returns:
-            Whether TensorRT enqueued its kernels, which it can refuse during a capture; and the outputs by name.
+            True if TensorRT enqueued its kernels, which it can refuse during a capture; and the outputs by name.
         """
         for spec, array in zip(self._tensors.inputs, inputs, strict=True):
             lane.send(spec.name, array.nbytes)

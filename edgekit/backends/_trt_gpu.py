@@ -27,7 +27,7 @@ class Gpu:
         streams: Number of streams.
         free: Queue of the streams that no call uses.
         messages: Log messages of TensorRT.
-        closed: Whether the device memory is freed.
+        closed: True once the device memory is freed.
     """
 
     def __init__(self, trt: Any, streams: int, cuda: Cuda | None = None) -> None:

@@ -112,7 +112,7 @@ class Tensors:
         """
         sizes: dict[str, int] = {}
         for spec, shape in zip(self.inputs, shapes, strict=True):
-            expected = [sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.shape]
+            expected = [sizes.get(str(axis), axis) for axis in spec.shape]
             if not _is_compatible(expected, shape):
                 raise InputError(
                     f"Input '{spec.name}' is {list(shape)}, expected [{', '.join(map(str, expected))}]. "
@@ -150,7 +150,7 @@ class Tensors:
         Raises:
             BackendError: TensorRT cannot determine a shape, or it is larger than the profiles allow.
         """
-        shapes = {spec.name: tuple(int(size) for size in context.get_tensor_shape(spec.name)) for spec in self.outputs}
+        shapes = {spec.name: tuple(map(int, context.get_tensor_shape(spec.name))) for spec in self.outputs}
         for name, shape in shapes.items():
             if min(shape, default=0) < 0:
                 raise BackendError(
@@ -239,5 +239,7 @@ def _is_compatible(expected: list[str | int], shape: tuple[int, ...]) -> bool:
 
 def _count_elements(spec: TensorSpec, ranges: Mapping[str, tuple[int, int]]) -> int:
     """Return the number of elements of a tensor at the largest shape of a profile."""
-    sizes = [axis if isinstance(axis, int) else ranges[axis][1] for axis in spec.shape]
-    return int(np.prod(sizes, dtype=np.int64))
+    count = 1
+    for axis in spec.shape:
+        count *= axis if isinstance(axis, int) else ranges[axis][1]
+    return count

@@ -117,7 +117,7 @@ class OnnxRuntimeDevice:
         Args:
             source: Graph file.
             signature: Inputs and outputs of the graph.
-            shapes: Not supported; must be empty.
+            shapes: Unsupported; must be empty.
 
         Raises:
             BackendError: ONNX Runtime refuses the graph, or ``shapes`` is not empty.
@@ -251,7 +251,10 @@ class OnnxRuntimeEngine(ForkAware):
 
 def _default_shape(spec: TensorSpec) -> tuple[int, ...]:
     """Return the shape of an input with size 4 on every dynamic axis."""
-    return tuple(4 if isinstance(axis, str) else axis for axis in spec.shape)
+    shape = []
+    for axis in spec.shape:
+        shape.append(4 if isinstance(axis, str) else axis)
+    return tuple(shape)
 
 
 def _kernel_precision(kernel: dict[str, Any]) -> str | None:

@@ -226,7 +226,7 @@ class OpenVinoDevice:
             source: Graph file.
             signature: Inputs and outputs of the graph.
             shapes: Sequence lengths of the static bodies.
-            only_first_shape: Whether to compile just the first static body.
+            only_first_shape: True to compile just the first static body.
 
         Raises:
             BackendError: OpenVINO refuses the graph, or static shapes do not fit it.

@@ -16,7 +16,7 @@ class Clock:
         current_mhz: Current frequency, MHz; an idle GPU slows down.
         maximum_mhz: Maximum frequency in this power mode, MHz.
         governor: Frequency governor.
-        locked: Whether the clock is always at its maximum, as ``jetson_clocks`` sets it.
+        locked: True if the clock is always at its maximum, as ``jetson_clocks`` sets it.
     """
 
     current_mhz: int

@@ -64,7 +64,7 @@ class Cuda:
         compute_capability: Compute capability, major and minor, e.g. (8, 7).
         memory: Memory size, bytes.
         multiprocessors: Number of multiprocessors.
-        integrated: Whether the GPU shares its memory with the CPU, as on a Jetson.
+        integrated: True if the GPU shares its memory with the CPU, as on a Jetson.
         driver_version: Newest CUDA version that the driver supports, e.g. 12060 for 12.6.
     """
 
@@ -153,7 +153,7 @@ class Cuda:
 
         Args:
             size: Number of bytes; 0 gives a unique address too.
-            mapped: Whether the device reads and writes the memory in place.
+            mapped: True if the device reads and writes the memory in place.
 
         Returns:
             The host address, and the device address; the latter is 0 if the memory is not mapped.

@@ -24,7 +24,7 @@ class ForkAware:
 
     Attributes:
         process: Id of the process that created the object.
-        inherited: Whether this process is a fork of that one. The process id alone does not tell, because ids are
+        inherited: True if this process is a fork of that one. The process id alone does not tell, because ids are
             reused.
     """
 

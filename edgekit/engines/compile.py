@@ -120,8 +120,8 @@ def load_engine(
         signature: Signature of the graph.
         device: Open device of the variant's backend.
         progress: Progress callback of a compilation.
-        make: Whether to compile and cache an engine here even if the bundle has one. Default: use any usable engine.
-        force: Whether to compile even if the cache has the engine.
+        make: True to compile and cache an engine here even if the bundle has one. Default: use any usable engine.
+        force: True to compile even if the cache has the engine.
         self_test: Test of an engine that was compiled here.
 
     Returns:

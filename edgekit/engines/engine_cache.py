@@ -252,7 +252,7 @@ class EngineCache:
             folder: Handle of the folder.
             key: Key of the new entry; an old entry of this key is going to be replaced and does not count.
             size: Size of the new entry, bytes.
-            is_timing_cache: Whether the new entry is a timing cache.
+            is_timing_cache: True if the new entry is a timing cache.
 
         Raises:
             BuildError: A timing cache does not fit beside the engines.

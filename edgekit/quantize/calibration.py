@@ -156,7 +156,7 @@ class Calibration:
             progress: Progress callback, called after each batch.
             key: Identifier of the model. A second call with the same key returns the stored histograms. Default: do
                 not store them.
-            searching: Whether to run the batches of :meth:`sample` only.
+            searching: True to run the batches of :meth:`sample` only.
 
         Returns:
             A histogram for each activation, by its name in the graph.
@@ -188,7 +188,7 @@ class Calibration:
             model: Float model.
             callback: Function that takes the name of an activation and its values ``[batch, ..., channels]``.
             progress: Progress callback, called after each batch.
-            searching: Whether to run the batches of :meth:`sample` only.
+            searching: True to run the batches of :meth:`sample` only.
 
         Raises:
             QuantizeError: An activation is NaN or infinite; the message names its node.
@@ -250,8 +250,10 @@ def not_finite_error(value: ir.Value, rows: str, missing: str) -> QuantizeError:
 
 
 def _split_rows(outputs: Mapping[str, np.ndarray]) -> list[Arrays]:
-    count = len(next(iter(outputs.values())))
-    return [{name: array[row] for name, array in outputs.items()} for row in range(count)]
+    rows: list[Arrays] = []
+    for index in range(len(next(iter(outputs.values())))):
+        rows.append({name: array[index] for name, array in outputs.items()})
+    return rows
 
 
 class Runner:
@@ -287,7 +289,7 @@ def runner(path: Path, outputs: Sequence[str] | None = None, *, as_written: bool
     Args:
         path: Path of the graph.
         outputs: Names of the values to return, also intermediate ones. Default: all graph outputs.
-        as_written: Whether to compute Q/DQ exactly as ONNX defines it. Default: ONNX Runtime fuses Q/DQ into integer
+        as_written: True to compute Q/DQ exactly as ONNX defines it. Default: ONNX Runtime fuses Q/DQ into integer
             kernels.
     """
     return Runner(path, outputs, as_written)

@@ -110,8 +110,11 @@ def _find_bias(node: ir.Node, width: int) -> tuple[ir.Node | None, ir.Value | No
 
 def float_layer_names(graph: ir.Graph, settings: Quantization) -> set[str]:
     """Return the names of a graph's layers that match ``keep_float``."""
-    names = {layer.name for layer in linears(graph)}
-    return {name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in settings.keep_float)}
+    all_names = {layer.name for layer in linears(graph)}
+    names: set[str] = set()
+    for pattern in settings.keep_float:
+        names |= {name for name in all_names if fnmatch.fnmatchcase(name, pattern)}
+    return names
 
 
 def check_layers(graphs: GraphSet, settings: Quantization) -> None:

@@ -58,7 +58,7 @@ def quantize(
 
     Args:
         graphs: Cleaned float32 graphs.
-        calibration: Not used; ranges are taken at run time.
+        calibration: Unused; ranges are taken at run time.
         settings: Layers to keep in float, and bits of the weights.
         out: Folder for the new graphs.
         progress: Progress callback, called after each graph.

@@ -148,7 +148,7 @@ def _quantize_model(model: ir.Model, work: _Work, alpha: str, ranges: str, searc
         work: Graph, calibration and settings.
         alpha: Smoothing strength, or 'off'.
         ranges: Name of the range method.
-        searching: Whether to measure activations on a sample of the rows only.
+        searching: True to measure activations on a sample of the rows only.
     """
     settings = work.settings
     calibration = work.calibration

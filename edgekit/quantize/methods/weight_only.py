@@ -50,7 +50,7 @@ def quantize(
 
     Args:
         graphs: Cleaned float32 graphs.
-        calibration: Not used.
+        calibration: Unused.
         settings: ``keep_float`` and ``embeddings``. ``weight_bits`` has no effect: it applies to INT8 products, and
             this method has none.
         out: Folder for the new graphs.
