@@ -95,7 +95,7 @@ def _is_quantizable(array: np.ndarray) -> bool:
 
 
 def _fits_int4(array: np.ndarray) -> bool:
-    return array.shape[0] >= _MANY_ROWS and array.shape[1] % (2 * _GROUP) == 0
+    return bool(array.shape[0] >= _MANY_ROWS and array.shape[1] % (2 * _GROUP) == 0)
 
 
 def _store_int8(graph: ir.Graph, table: ir.Value, array: np.ndarray, lookups: list[ir.Node]) -> None:

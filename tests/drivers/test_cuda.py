@@ -286,7 +286,7 @@ def test_probe_tells_why_not():
     driver = FakeDriver()
     del driver.cuGraphInstantiateWithFlags
     assert re.search(
-        r"has no cuGraphInstantiateWithFlags, which CUDA 12 has. Install a newer NVIDIA driver", probe(driver)
+        r"has no function cuGraphInstantiateWithFlags, which CUDA 12 has. Install a newer NVIDIA driver", probe(driver)
     )
 
 
@@ -296,7 +296,7 @@ def test_a_library_that_has_not_even_names_for_its_errors():
     for name in ("cuInit", "cuGetErrorName", "cuGetErrorString"):
         driver.fail(name, 34)
     assert re.search(
-        r"cuInit failed with CUDA_ERROR_STUB_LIBRARY \(34\): no text. .*'stubs' out of LD_LIBRARY_PATH", probe(driver)
+        r"cuInit failed with CUDA_ERROR_STUB_LIBRARY \(34\): no text. .*'stubs' from LD_LIBRARY_PATH", probe(driver)
     )
     driver = FakeDriver()
     driver.fail("cuInit", 4711)
@@ -315,7 +315,7 @@ def test_probe_without_a_driver():
     )
     probed, opened = small.python(code, "absent").stdout.decode().splitlines()
     assert probed == opened and re.fullmatch(
-        r"There is no NVIDIA driver here .*(libcuda.so.1|nvcuda.dll).*Install the driver of the GPU.*", probed
+        r"No NVIDIA driver can be loaded here .*(libcuda.so.1|nvcuda.dll).*Install the driver of the GPU.*", probed
     )
     probed, opened = small.python(code).stdout.decode().splitlines()  # as this machine is
     assert opened.startswith("open ") if probed == "None" else probed == opened
@@ -457,7 +457,7 @@ def test_no_memory_left():
             ask()
         assert str(raised.value).startswith(
             f"The CUDA call {name} failed with CUDA_ERROR_OUT_OF_MEMORY (2): out of memory. "
-            f"48.5 MiB of {what} were asked for, 40.0 of the GPU's 100.0 MiB are free. Close other programs"
+            f"48.5 MiB of {what} were requested, 40.0 of 100.0 MiB of the GPU are free. Close other programs"
         )
     cuda.free(held)
     cuda.close()

@@ -115,8 +115,8 @@ def test_it_is_made_once(jetson, board, cache, variant):
     assert first.key == second.key
     assert first.seconds == second.seconds > 0
     assert first.size_mb == second.size_mb == (cache / f"{first.key}.plan").stat().st_size / 2**20
-    assert first.text() == f"engine made here in {first.seconds:.1f} s ({first.size_mb:.1f} MB)"
-    assert second.text() == f"engine from the cache, made here in {first.seconds:.1f} s ({first.size_mb:.1f} MB)"
+    assert first.text() == f"engine compiled here in {first.seconds:.1f} s ({first.size_mb:.1f} MB)"
+    assert second.text() == f"engine from the cache, compiled here in {first.seconds:.1f} s ({first.size_mb:.1f} MB)"
     assert board.fake.builds == 1
     assert left(cache, "plan", "json", "lock") == [f"{first.key}.json", f"{first.key}.plan"]
 
@@ -249,7 +249,7 @@ def test_what_a_jetson_tells_of_itself(jetson, board, tmp_path, monkeypatch, cap
     fake_jetson.write(place, files)
     assert start(open_bundle(jetson)).source == source
     assert [m.partition(":")[0] for m in caplog.messages] == (
-        ["The engine was made in power mode MAXN_SUPER (2), the board is in 15W (0)"] if source == "cache" else []
+        ["The engine was compiled in power mode MAXN_SUPER (2), the board is in 15W (0)"] if source == "cache" else []
     )
 
 
@@ -292,7 +292,7 @@ def test_an_engine_that_tensorrt_refuses_is_dropped_and_made_again(jetson, monke
     assert (again.source, board.fake.builds) == ("made here", 1)
     (line,) = warnings(caplog)
     assert "expecting library version 10.3.0 got 10.16.1" in line
-    assert "it was removed" in line
+    assert "It was removed" in line
     assert start(bundle).source == "cache"
     assert not board.leaks()
 
@@ -335,19 +335,12 @@ def test_an_engine_that_cannot_be_kept_runs(jetson, board, no_room, caplog):
                 "logits"
             ].shape == (1, 3)
         assert (where.source, board.fake.builds) == ("made here", builds)
-        assert [
-            line
-            for line in warnings(caplog)
-            if line.startswith("The engine runs, and could not be kept, so the next start makes it again: ")
-        ]
+        assert any("could not be cached" in line for line in warnings(caplog))
 
 
 def test_who_asks_for_it_to_be_kept_is_told(jetson, board, no_room):
-    remedy = {
-        "full disk": r"is full: .* set EDGEKIT_CACHE to a folder on another disk",
-        "no folder": r"cannot be written .*set EDGEKIT_CACHE to a folder",
-    }
-    with pytest.raises(BuildError, match=remedy.get(no_room, "there is no room")):
+    codes = {"full disk": "disk-full", "no folder": "cache-not-writable", "refused": "error"}
+    with refused(codes[no_room]):
         start(open_bundle(jetson), make=True)
     assert board.fake.builds == (no_room != "no folder"), "where there is no folder that is known before the work"
 
@@ -355,15 +348,15 @@ def test_who_asks_for_it_to_be_kept_is_told(jetson, board, no_room):
 def test_timings_that_cannot_be_kept_cost_time_alone(jetson, board, monkeypatch, caplog):
     store = EngineCache.store
 
-    def full(plans, key, plan, parts, about):
+    def full(cache, key, engine, parts, about):
         if "timings of" in parts:
             raise BuildError("there is no room for timings")
-        store(plans, key, plan, parts, about)
+        store(cache, key, engine, parts, about)
 
     monkeypatch.setattr(EngineCache, "store", full)
     assert start(open_bundle(jetson), make=True).source == "made here"
     (line,) = warnings(caplog)
-    assert line.startswith("The engine is kept, and what TensorRT measured of kernels is not")
+    assert "kernel timings are not" in line
     assert start(open_bundle(jetson)).source == "cache"
 
 
@@ -398,7 +391,7 @@ def test_damaged_timings_are_made_again(jetson, board, cache, caplog):
     damage(cache / file, "altered")
     start(open_bundle(jetson), force=True)
     assert board.fake.timed == 2 * timed
-    assert warnings(caplog)[0].startswith(f"The file {cache / file} is damaged: ")
+    assert f"{cache / file} is damaged: " in warnings(caplog)[0]
 
 
 # ---- several at once, and those that give up
@@ -425,7 +418,7 @@ def test_two_that_start_at_once_make_one_engine(jetson, board):
     first.join(30)
     assert sorted(w.source for w in found) == ["cache", "made here"]
     assert board.fake.builds == 1
-    assert told[0] == "wait for another process that makes this engine"
+    assert "another process" in told[0]
     assert not left(EngineCache().root, "lock")
 
 
@@ -584,4 +577,4 @@ def test_engines_of_several_graphs_are_told_as_one():
     )
     assert compiling.merge_compilations([]) is None
     assert compiling.merge_compilations([cache]) == cache
-    assert compiling.merge_compilations([cache, made, cache]).text() == "engine made here in 4.0 s (7.5 MB)"
+    assert compiling.merge_compilations([cache, made, cache]).text() == "engine compiled here in 4.0 s (7.5 MB)"

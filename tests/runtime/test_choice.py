@@ -234,7 +234,7 @@ def test_a_graph_that_tensorrt_cannot_build(jetson, board, monkeypatch):
     with edgekit.load(jetson) as session:
         assert session.info.method == "float16"
         said = session.info.chosen
-    assert f"{STATIC} cannot run here: TensorRT 10.3.0 could not build an engine of model.onnx. What it said:\n" in said
+    assert f"{STATIC} cannot run here: TensorRT 10.3.0 could not build an engine from model.onnx. Its messages:\n" in said
     assert "Could not find any implementation for node" in said
     assert "give a larger workspace_mb" in said
 
@@ -245,8 +245,8 @@ def test_what_fails_for_all_is_said_once(jetson, board):
         edgekit.load(jetson)
     assert caught.value.exit_code == 1
     text = str(caught.value)
-    assert f"  {STATIC} cannot run here: TensorRT 10.3.0 could not build an engine of model.onnx" in text
-    assert f"  {HALF} cannot run here: TensorRT 10.3.0 could not build an engine of float16-model.onnx" in text
+    assert f"  {STATIC} cannot run here: TensorRT 10.3.0 could not build an engine from model.onnx" in text
+    assert f"  {HALF} cannot run here: TensorRT 10.3.0 could not build an engine from float16-model.onnx" in text
     assert text.count("Could not find any implementation") == 2
 
 
@@ -287,10 +287,10 @@ def test_a_chip_that_the_bundle_is_not_for(jetson, monkeypatch):
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ({"minimum": "10.13"}, "The bundle needs TensorRT 10.13 or newer, here is 10.3.0."),
+        ({"minimum": "10.13"}, "The bundle needs TensorRT 10.13 or newer; 10.3.0 is installed."),
         (
             {"workspace_mb": 20000, "memory_mb": 32768},
-            "The bundle asks for a workspace of 20000 MiB, the device has 16384 MiB.",
+            "The bundle asks for a workspace of 20000 MiB, but the device has 16384 MiB.",
         ),
     ],
     ids=["old TensorRT", "small device"],
@@ -379,7 +379,7 @@ def test_a_load_works_where_nothing_can_be_kept(jetson, board, no_room, caplog):
             "; the cache folder cannot be written, or may be by others, so every load races"
         ) == (no_room == "no folder")
     assert any(
-        line.startswith("The engine runs, and could not be kept, so the next start makes it again: ")
+        line.startswith("The engine runs but could not be cached: ")
         for line in warnings(caplog)
     )
     with pytest.raises(BuildError):
