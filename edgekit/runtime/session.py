@@ -17,6 +17,7 @@ from edgekit.runtime._calls import Calls, counted
 from edgekit.runtime._feeds import sizes_of
 from edgekit.runtime.loops import single
 from edgekit.runtime.runner import GraphRunner, check_finite
+from edgekit.runtime.stand_in import is_stand_in
 from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
@@ -200,9 +201,10 @@ class Session:
     @property
     def variant_index(self) -> int:
         """Which of the bundle's variants this is; with other threads it is still the same."""
-        return [(v.backend, v.graphs) for v in self._bundle.manifest.variants].index(
-            (self._variant.backend, self._variant.graphs)
-        )
+        variants = self._bundle.manifest.variants
+        if is_stand_in(self._variant):
+            return [v.graphs for v in variants].index(self._variant.graphs)
+        return [(v.backend, v.graphs) for v in variants].index((self._variant.backend, self._variant.graphs))
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuses to be pickled or copied.
