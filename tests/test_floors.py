@@ -68,6 +68,7 @@ ALLOWED = {
     "scipy": {"report", "stats"},
     "jinja2": {"report"},
     "pytest": {"pytest_plugin"},
+    "pyarrow": {"samples", "report"},
     "tomli": {"spec"},  # in place of tomllib, which starts at Python 3.11
 }
 
