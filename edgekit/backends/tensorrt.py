@@ -8,7 +8,7 @@ from typing import Any
 from edgekit.backends._trt import check_engine_target, version_of
 from edgekit.backends._trt_device import TensorRtDevice, check_driver
 from edgekit.drivers import jetson
-from edgekit.spec.engine import OLDEST, supported
+from edgekit.spec.engine import OLDEST, is_supported_version
 from edgekit.spec.errors import BackendError
 
 __all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "check_here", "check_target", "library", "open_device"]
@@ -68,7 +68,7 @@ def library() -> Any:
             "Reinstall it; on a Jetson use the packages of JetPack.",
             code="backend-import",
         ) from problem
-    if not supported(version_of(trt)):
+    if not is_supported_version(version_of(trt)):
         oldest = ".".join(map(str, OLDEST))
         raise BackendError(
             f"TensorRT {trt.__version__} is not supported, expected {oldest} to 11. "

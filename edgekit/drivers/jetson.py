@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgekit.drivers import sysfs
 from edgekit.drivers._jetson_clocks import Clock, cpu_clock, gpu_clock
-from edgekit.spec.engine import OLDEST, supported
+from edgekit.spec.engine import OLDEST, is_supported_version
 from edgekit.spec.engine import version as numbers
 from edgekit.spec.errors import UsageError
 
@@ -134,7 +134,7 @@ def board(root: Path = Path("/")) -> Board | None:
 
 def is_supported(version: str) -> bool:
     """Return whether EdgeKit supports a TensorRT version; False for a text that is not a version."""
-    return supported(_numbers(version))
+    return is_supported_version(_numbers(version))
 
 
 def advice(version: str, board: Board | None) -> str:

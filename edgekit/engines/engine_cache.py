@@ -91,13 +91,13 @@ class EngineCache:
             IntegrityError: Other users could have written to the folder.
         """
         try:
-            with private.opened(self.root) as folder:
+            with private.open_folder(self.root) as folder:
                 engine: memoryview | None
                 try:
                     engine = _read_verified(folder, key)
                 except Damaged:
                     # A writer may have been between its two renames: look again when no writer is active.
-                    with private.held(folder, _WRITE_LOCK):
+                    with private.lock_file(folder, _WRITE_LOCK):
                         engine = self._read_or_remove(folder, key)
                 if engine is not None:
                     # A read-only folder is usable too.
@@ -123,7 +123,7 @@ class EngineCache:
         Raises:
             IntegrityError: Other users could have written to the folder.
         """
-        with contextlib.suppress(OSError, Damaged), private.opened(self.root) as folder:
+        with contextlib.suppress(OSError, Damaged), private.open_folder(self.root) as folder:
             about: Mapping[str, object] = _read_sidecar(folder, key)["about"]
             return about
         return {}
@@ -142,8 +142,8 @@ class EngineCache:
         """
         with contextlib.ExitStack() as stack:
             with self._translate_disk_errors():
-                folder = stack.enter_context(private.opened(self.root, make=True))
-                stack.enter_context(private.held(folder, f"{key}.lock", waiting))
+                folder = stack.enter_context(private.open_folder(self.root, make=True))
+                stack.enter_context(private.lock_file(folder, f"{key}.lock", waiting))
             yield
 
     def store(
@@ -184,8 +184,8 @@ class EngineCache:
         size = view.nbytes + len(sidecar)
         with (
             self._translate_disk_errors(size),
-            private.opened(self.root, make=True) as folder,
-            private.held(folder, _WRITE_LOCK),
+            private.open_folder(self.root, make=True) as folder,
+            private.lock_file(folder, _WRITE_LOCK),
         ):
             _remove_leftovers(folder)
             self._make_room(folder, key, size, TIMINGS in parts)
@@ -203,7 +203,7 @@ class EngineCache:
         """
         file = self.root / f"{key}.plan"
         try:
-            with private.opened(self.root) as folder, private.held(folder, _WRITE_LOCK):
+            with private.open_folder(self.root) as folder, private.lock_file(folder, _WRITE_LOCK):
                 _remove_entry(folder, key)
         except OSError as problem:
             _log.warning(
@@ -273,7 +273,7 @@ class EngineCache:
         for other in oldest_first:
             if total <= limit:
                 break
-            with contextlib.suppress(OSError), private.held(folder, f"{other}.lock", block=False):
+            with contextlib.suppress(OSError), private.lock_file(folder, f"{other}.lock", block=False):
                 _remove_entry(folder, other)
                 total -= others[other][1]
 
@@ -307,11 +307,11 @@ def _read_verified(folder: int, key: str) -> memoryview:
     """
     record = _read_sidecar(folder, key)
     try:
-        with private.file(folder, f"{key}.plan") as handle:
+        with private.open_file(folder, f"{key}.plan") as handle:
             size = os.fstat(handle).st_size
             if size != record["size"]:
                 raise Damaged(f"it has {size} bytes, expected {record['size']}")
-            engine, digest = private.hashed(handle, size)
+            engine, digest = private.read_hashed(handle, size)
     except FileNotFoundError as problem:
         raise Damaged("the engine is missing") from problem
     if digest != record["sha256"]:
@@ -370,7 +370,7 @@ def _remove_leftovers(folder: int) -> None:
         with contextlib.suppress(OSError):
             if match is not None and match[2] == "lock":
                 # The lock file of a dead process is deleted when the lock is released.
-                with private.held(folder, name, block=False):
+                with private.lock_file(folder, name, block=False):
                     pass
                 continue
             is_temporary = name.startswith(_TEMPORARY) or name.endswith(".timing")

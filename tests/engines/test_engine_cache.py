@@ -808,9 +808,9 @@ def test_no_handle_stays_open(engine_cache):
         assert engine_cache.find(KEY) == PLAN
         with (
             engine_cache.lock(KEY),
-            private.opened(engine_cache.root) as folder,
+            private.open_folder(engine_cache.root) as folder,
             pytest.raises(BlockingIOError),
-            private.held(folder, f"{KEY}.lock", block=False),
+            private.lock_file(folder, f"{KEY}.lock", block=False),
         ):
             pass
         (engine_cache.root / f"{KEY}.plan").unlink()
