@@ -68,6 +68,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """Return the public names, those that are imported on first use among them."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Gives ``edgekit.build`` and ``edgekit.distill`` on first use: they bring torch, which a device does not have."""
     if name not in ("build", "distill"):

@@ -51,6 +51,11 @@ class BuildResult:
     reused: tuple[str, ...]
     remeasured: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """Return one line: the bundle, the first variant, and the seconds."""
+        first = self.bundle.manifest.variants[0]
+        return f"<BuildResult {self.bundle.path}: {first.method} on {first.backend}, {self.seconds:.0f} s>"
+
     def table(self) -> str:
         """The candidates as a plain text table, why the winner won, the test set if there was one, and what should be known."""
         return "\n".join(built_text(self.bundle.manifest, self.remeasured))

@@ -36,7 +36,7 @@ _PACKED = f"bundle{SUFFIX}"
 _REVOKED = "revoked"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Deployed(Recorded):
     """What a deployment came to.
 

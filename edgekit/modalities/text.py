@@ -21,6 +21,8 @@ from edgekit.spec.protocols import Arrays
 
 __all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "check_ids", "fuzz_texts"]
 
+_TEXT_FORM = "text"
+_PAIR_FORM = "pair"
 _MANY = 100  # texts whose words make one of full length
 _PAIR = b"\xff"  # no UTF-8 text holds this byte, so no single text has the content of a pair
 _CHARACTERS_A_TOKEN = (8, 24, 60)  # of generated texts; no more than the default limit of characters
@@ -128,6 +130,28 @@ class TextModality(Tokenized[TextEncoder]):
             name: array if len(array) <= longest else np.concatenate([array[: longest - 1], array[-1:]])
             for name, array in arrays.items()
         }
+
+    def form(self, value: Text) -> str:
+        """Return ``text`` for a text and ``pair`` for a tuple; empty for anything else."""
+        if isinstance(value, str):
+            return _TEXT_FORM
+        return _PAIR_FORM if isinstance(value, tuple) else ""
+
+    def form_warning(self, form: str) -> str:
+        """Return a warning for a pair where the model was built on single texts, or the other way round.
+
+        Args:
+            form: Form of the input.
+        """
+        if form == _PAIR_FORM:
+            return (
+                "A tuple is one pair of texts, and this model was built on single texts. "
+                "Pass a list for several texts: session([first, second])."
+            )
+        return (
+            "This model was built on pairs of texts, and the input is a single text. "
+            "Pass a tuple of two texts: session((text, text_pair))."
+        )
 
     @property
     def perturbations(self) -> Mapping[str, Callable[[Text, random.Random], Text | None]]:

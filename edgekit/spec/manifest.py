@@ -13,6 +13,7 @@ from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import FormatError, IntegrityError
 from edgekit.spec.identity import check_date, check_name, version_key
 from edgekit.spec.parsing import parse, plain, strict_json, to_json
+from edgekit.spec.short import ShortRepr
 from edgekit.spec.tensor import Signature
 
 __all__ = [
@@ -234,8 +235,8 @@ class ReferenceCheck:
     said: str = ""
 
 
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, repr=False)
+class Manifest(ShortRepr):
     """Everything a bundle says of itself.
 
     Attributes:
@@ -264,6 +265,7 @@ class Manifest:
         built: when it was built, UTC, where it has a name, a version or a last day; else empty.
         reference_check: whether the torch model answers better than chance; None in bundles that were built before that was asked.
         machine: what the golden outputs were computed on: ``architecture`` and ``instructions``, separated by spaces; empty in bundles that do not say.
+        input_forms: Forms of the samples that the bundle was built with, e.g. ``text`` and ``pair``; empty in bundles that do not state them.
     """
 
     format: int
@@ -292,6 +294,7 @@ class Manifest:
     reference_check: ReferenceCheck | None = None
     machine: Mapping[str, str] = field(default_factory=dict)
     higher_is_better: bool = True
+    input_forms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks what the types cannot say of its identity.

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from edgekit.spec.errors import EdgekitError, UsageError, check_known
+from edgekit.spec.short import ShortRepr
 
 __all__ = ["Recorded", "T", "parse", "plain", "strict_json", "to_json"]
 
@@ -83,7 +84,7 @@ def plain(value: object) -> Any:
     return value
 
 
-class Recorded:
+class Recorded(ShortRepr):
     """A dataclass that a verb comes to."""
 
     def record(self) -> dict[str, object]:

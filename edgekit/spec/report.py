@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edgekit.spec.short import ShortRepr
 from edgekit.spec.subject import Fingerprint, Subject
 
 __all__ = [
@@ -362,8 +363,8 @@ class Gate:
     said: str
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(ShortRepr):
     """Everything that a run found.
 
     Attributes:

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgekit.spec.errors import UsageError
 from edgekit.spec.protocols import Arrays, Encoded, Evidence, Labelled, Metric, Truth, additive
+from edgekit.spec.short import ShortRepr
 from edgekit.tasks import _labels, _pearson
 from edgekit.tasks._labels import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
@@ -49,8 +50,8 @@ PEARSON = Metric(
 )
 
 
-@dataclass(frozen=True)
-class LabelScores:
+@dataclass(frozen=True, repr=False)
+class LabelScores(ShortRepr):
     """The answer for one example.
 
     Attributes:
@@ -66,7 +67,7 @@ class LabelScores:
     labels: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classification(LabelScores):
     """The answer for one text.
 
