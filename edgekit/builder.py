@@ -101,7 +101,7 @@ def build(
     """Exports, quantizes, measures every candidate against the torch model, and writes the fastest inside the budget.
 
     Args:
-        model: a local Hugging Face folder or a hub id; or None with ``module`` and ``processor``.
+        model: a local Hugging Face folder or a hub id; an ONNX file (``model.onnx``) with ``processor``; or None with ``module`` and ``processor``.
         samples: calibration rows (JSONL, CSV, TSV, a calibration TOML, or a folder of images); labels are not needed.
         eval: evaluation rows with labels: candidates are scored on them, and the choice is made by them.
         out: folder of the bundle; appears whole or not at all.
@@ -123,8 +123,9 @@ def build(
             students; or a file of the tokens that stay, see :func:`edgekit.compress.vocabulary.trim`.
         accept_reference: go on where the torch model's answers to ``eval`` are no better than chance, or another numbering of its labels fits better.
         module: a torch module with a head of one's own, see :func:`edgekit.source.from_module`.
-        processor: its Hugging Face tokenizer or image processor.
-        task: the task of ``module``; by default the one that its class is named after.
+        processor: its Hugging Face tokenizer or image processor. With an ONNX file the folder of its config (labels) and its tokenizer or image
+            processor; the reference is then the file itself, run by ONNX Runtime in float32.
+        task: the task of ``module`` or of an ONNX file; by default the one that its class, or ``architectures`` of the config, is named after.
         outputs: what ``module`` returns, e.g. ``probabilities``, see :func:`edgekit.source.from_module`.
         calibration_rows: rows chosen from ``samples``, at random by ``seed``.
         seed: of that choice.

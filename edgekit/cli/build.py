@@ -46,6 +46,18 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     help="Test samples with labels: the chosen candidate is scored on them once, when the choice is made.",
 )
 @click.option("-o", "--out", metavar="FOLDER", help="The bundle; appears whole or not at all.")
+@click.option(
+    "--processor",
+    default=None,
+    metavar="FOLDER",
+    help="With an ONNX file as MODEL: the Hugging Face folder with its config and its tokenizer or image processor.",
+)
+@click.option(
+    "--task",
+    default=None,
+    metavar="NAME",
+    help="With an ONNX file as MODEL: its task, e.g. text-classification. [default: as the config's architectures say]",
+)
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
 @click.option(
@@ -137,7 +149,7 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
 )
 @downgrade_option
 def command(model, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Make a bundle of MODEL, a local Hugging Face folder or a hub id.
+    """Make a bundle of MODEL, a local Hugging Face folder, a hub id, or an ONNX file with --processor.
 
     Exports, quantizes with the calibration samples, measures every candidate against the torch model, and writes the
     fastest one inside the budget (of those within 5 % of it, the one with the least memory). Exit 3, with nothing

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgekit import tasks
 from edgekit.export._clean import clean
+from edgekit.export._onnx_import import import_graph
 from edgekit.quantize.graphs import save
 from edgekit.runtime import runner
 from edgekit.source import Source, processors_of
@@ -21,6 +22,7 @@ from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.head import Traced
 from edgekit.spec.protocols import Arrays, Input, Task
 from edgekit.spec.rows import difference, spread
+from edgekit.spec.tensor import Signature
 
 __all__ = ["OPSET", "TOLERANCE", "check_graphs", "check_preprocessing", "export"]
 
@@ -57,21 +59,18 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     generated += task.modality.join(generated, min(task.max_size, _LONGEST_CHECKED))
     check_preprocessing(source, task, inputs, generated)
     source.check_outputs([*inputs, *generated[:_FOR_OUTPUTS]])
-    try:
-        parts = source.head.graphs(source.module, source.settings, source.processor)
-    except ValueError as problem:  # of a signature that cannot be
-        raise ExportError(str(problem), code="export-failed") from problem
+    models = _models(source)
     graphs = []
-    for part in parts:
-        model = _traced(source, part)
+    for signature, model in models:
         clean(model, task.max_size)
-        path = out / ("model.onnx" if len(parts) == 1 else f"{part.signature.name}.onnx")
+        path = out / ("model.onnx" if len(models) == 1 else f"{signature.name}.onnx")
         save(model, path)
-        graphs.append(Graph(part.signature, path, "float32"))
+        graphs.append(Graph(signature, path, "float32"))
     provenance = {
         "model": source.model_id,
         "revision": source.revision,
         **({"model_digest": source.digest} if source.digest else {}),
+        **({} if source.onnx_file is None else {"reference": "the ONNX file, run by ONNX Runtime in float32"}),
     }
     made = GraphSet(source.task, tasks.get(source.task).LOOP, tuple(graphs), assets, provenance)
     # One generated row as long as the model takes: what goes wrong only far apart does not show in short samples.
@@ -79,6 +78,18 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     long = [task.modality.cut(row, most) for row in source.encode(task.modality.join(inputs, most)[:1])]
     check_graphs(source, made, [*source.encode(inputs), *long])
     return made
+
+
+def _models(source: Source) -> list[tuple[Signature, Any]]:
+    """Return signature and onnx_ir model of each graph: exported from torch, or read from the ONNX file that was given."""
+    if source.onnx_file is not None:
+        signature = source.head.signature(source.settings)
+        return [(signature, import_graph(source.onnx_file, signature))]
+    try:
+        parts = source.head.graphs(source.module, source.settings, source.processor)
+    except ValueError as problem:  # of a signature that cannot be
+        raise ExportError(str(problem), code="export-failed") from problem
+    return [(part.signature, _traced(source, part)) for part in parts]
 
 
 def _traced(source: Source, part: Traced) -> Any:
@@ -133,10 +144,11 @@ def check_graphs(source: Source, graphs: GraphSet, rows: Sequence[Arrays], toler
     for name in expected[0]:
         apart = max(difference(_only(name, got), _only(name, expected[: len(got)])) for got in (alone, batched))
         if apart > tolerance * size:
+            reference = "torch" if source.onnx_file is None else "the file in ONNX Runtime"
             raise ExportError(
-                f"The exported graph of {source.model_id} disagrees with torch: output '{name}' differs by {apart:.3g}, expected at most "
-                f"{tolerance * size:.3g} (torch's outputs spread over {size:.3g}). Nothing was written; please report the architecture and the versions "
-                "that 'edgekit doctor' prints.",
+                f"The exported graph of {source.model_id} disagrees with {reference}: output '{name}' differs by {apart:.3g}, expected at most "
+                f"{tolerance * size:.3g} (the reference's outputs spread over {size:.3g}). Nothing was written; please report the architecture and "
+                "the versions that 'edgekit doctor' prints.",
                 code="export-differs",
             )
         worst = max(worst, apart)

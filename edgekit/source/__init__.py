@@ -35,6 +35,7 @@ class Source:
         digest: of every file or tensor that decides what the model computes; None for a module given from Python, whose code has no digest.
         kind: what its outputs mean, as the head reads it.
         notes: what should be known of how the model was read, a sentence each.
+        onnx_file: ONNX file that takes the place of the export; None for a torch model.
     """
 
     def __init__(
@@ -49,11 +50,12 @@ class Source:
         notes: Sequence[str] = (),
         folder: Path | None = None,
         questioned: bool = False,
+        onnx_file: Path | None = None,
     ) -> None:
         """Keeps a function that makes (module, processor) on first use; :func:`read` and :func:`from_module` are the ways here."""
         self.model_id, self.revision, self.task, self.digest, self.kind = model_id, revision, task, digest, kind
         self.notes, self._folder, self._questioned = tuple(notes), folder, questioned
-        self._make = make
+        self._make, self.onnx_file = make, onnx_file
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -113,8 +115,17 @@ class Source:
         Raises:
             ModelError: with what to do.
         """
-        if self._questioned:
+        if not self._questioned:
+            return
+        try:
             self.head.check_outputs(self.model_id, self.kind, self.outputs(self.encode(inputs)))
+        except ModelError as problem:
+            if self.onnx_file is None:
+                raise
+            raise problem.reworded(
+                f"The outputs of {self.model_id} look like probabilities, and a bundle applies its own softmax or sigmoid. "
+                "End the graph in the logits, or pass outputs='logits' if they are logits all the same."
+            ) from problem
 
     def encode(self, inputs: Sequence[Input]) -> list[Arrays]:
         """What the processor of Transformers makes of each input."""

@@ -50,6 +50,8 @@ def tables(module: Any) -> dict[str, int]:
     """Rows of the tables that token ids and token types are looked up in, by input name, where they can be told."""
     import torch
 
+    if hasattr(module, "embedding_rows"):  # a graph that states them
+        return dict(module.embedding_rows)
     found: dict[str, int] = {}
     embedding = _input_embedding(module)
     if embedding is not None:

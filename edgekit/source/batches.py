@@ -114,5 +114,5 @@ def reference(
     for chosen in alike(rows):
         _, outputs = run(forward, module, [rows[i] for i in chosen], pads_of(signature), signature)
         found.update(zip(chosen, outputs, strict=True))
-        progress("torch reference", len(found), len(rows))
+        progress(getattr(module, "reference_name", "torch reference"), len(found), len(rows))
     return [found[i] for i in range(len(rows))]
