@@ -8,6 +8,7 @@ Importing this package, and everything that ``load`` and a session touch, needs 
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ from edgekit.tasks import Classification, LabelScores
 if TYPE_CHECKING:
     from edgekit.builder import build
     from edgekit.compress.distill import distill
+
+# A program that sets up logging gets the messages; without that nothing is printed, not even warnings.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 

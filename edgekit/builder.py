@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
@@ -33,6 +34,8 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
 __all__ = ["BuildResult", "build"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,9 @@ def build(
     )  # fmt: skip
     # The model: its config tells the task, and so how samples are read.
     origin = request.model.read()
+    _LOG.info("model %s (%s), task %s, target %s", origin.model_id, origin.revision, origin.task, request.target.name)
     files = read_samples(request, origin.task)
+    _LOG.info("samples: %d calibration rows, %d evaluation rows", len(files.calibration), len(files.evaluation))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         scratch = Path(folder)
         cache = Cache(scratch / "cache", math.inf) if no_cache else Cache()
@@ -170,6 +175,8 @@ def build(
         if files.test is not None and test_rows is not None:
             test_set = EvaluationSet(files.test, test_rows, reference_outputs(steps, origin, files.test))
         doubt = check_reference(evaluation, accept_reference)
+        if doubt is not None:
+            _LOG.info("reference: %s, %s %s", doubt.outcome, doubt.score_name, doubt.value)
         provenance = describe_provenance(steps, origin.digest, files.calibration, files.evaluation, seed)
         ctx = BuildContext(
             request.target, evaluation, files.calibration, origin.digest, steps, record.Record(cpu_name()),
@@ -207,4 +214,5 @@ def build(
         progress("write", 0, 0)
         files_of = {**whole.files, record.FILE: ctx.recorded.text().encode()}  # with what the test set took
         bundle = assemble.write(request.out, manifest, files_of, force=force, allow_downgrade=allow_downgrade)
+    _LOG.info("wrote %s, %.1f MB, in %.1f s", bundle.path, bundle.size / 2**20, time.perf_counter() - start)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused), tuple(steps.remeasured))

@@ -24,7 +24,7 @@ RACES = "races"
 _NEW, _WRITING = ".new-", ".lock"
 _DANGER = "What it holds decides which variant of a bundle runs here."
 
-_log = logging.getLogger("edgekit")
+_log = logging.getLogger(__name__)
 
 
 class Records:

@@ -41,7 +41,7 @@ _ENTRY = re.compile(r"(under-way-)?[0-9a-f]{64}")
 _FILES = "files"  # of an entry's own file: name to sha256 and size
 _DANGER = "What it holds goes into bundles."
 
-_log = logging.getLogger("edgekit")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The one way to a terminal: strings of a bundle, of a table or of a device cannot act on it. Elsewhere no progress is drawn."""
+"""The one way to a terminal: strings of a bundle, of a table or of a device cannot act on it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from edgekit.cli import _stop
+from edgekit.cli._verbosity import StepLines, is_quiet, without_notes
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.parsing import to_json
 from edgekit.spec.paths import typed
@@ -20,7 +21,13 @@ from edgekit.spec.text import visible
 
 def echo(message: object = "", err: bool = False) -> None:
     """Prints a line."""
-    click.echo(visible(str(message)), err=err)
+    text = str(message)
+    if is_quiet():
+        shorter = without_notes(text)
+        if text and not shorter:
+            return
+        text = shorter
+    click.echo(visible(text), err=err)
 
 
 def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
@@ -71,10 +78,21 @@ def show(result: Any, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def bars() -> Iterator[Progress]:
-    """A progress function that draws a bar for each step on standard error, if that is a terminal and rich is installed."""
+    """Yield a progress function: bars on a terminal, elsewhere a line for each finished step, with ``-q`` nothing; all on standard error."""
+    if is_quiet():
+        yield lambda step, done, total: _stop.check()
+        return
     # Click may be there without rich: huggingface_hub, which tokenizers asks for, brings it.
     if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda step, done, total: _stop.check()
+        lines = StepLines()
+
+        def advance_lines(step: str, done: int, total: int) -> None:
+            _stop.check()
+            if step:
+                lines.advance(step, done, total)
+
+        yield advance_lines
+        lines.finish()
         return
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn

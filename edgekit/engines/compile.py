@@ -27,7 +27,8 @@ from edgekit.spec.tensor import Signature
 
 __all__ = ["Compilation", "SelfTest", "key_parts", "load_engine", "of_all"]
 
-_log = logging.getLogger("edgekit")
+
+_log = logging.getLogger(__name__)
 
 SelfTest = Callable[[backends.Engine], str]
 """Why an engine that was just made does not serve; empty where it does."""
@@ -121,7 +122,9 @@ def load_engine(
     plans = Plans()
     parts = key_parts(bundle, variant, signature, device.identity())
     key = plans.key(parts)
+    _log.debug("engine of '%s' has the cache key %s", signature.name, key)
     if not force and (found := _cached(plans, key, signature, device)) is not None:
+        _log.info("engine of '%s': read from the cache", signature.name)
         return found
     if variant.engines and not make:
         if bundle.trusted:
@@ -144,6 +147,7 @@ def load_engine(
         if not force and (found := _cached(plans, key, signature, device)) is not None:
             return found
         engine, made = _made(plans, bundle, variant, signature, device, progress, must_keep=make)
+        _log.info("engine of '%s': %s", signature.name, made.text())
     if self_test is not None:
         _check(engine, made, self_test, plans, bundle)
     return engine, made

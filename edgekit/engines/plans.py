@@ -42,7 +42,7 @@ _NAME = re.compile(r"([0-9a-f]{64})\.(plan|json|lock)")
 _NEW = ".new-"
 _WRITING = ".lock"
 
-_log = logging.getLogger("edgekit")
+_log = logging.getLogger(__name__)
 
 
 class Plans:

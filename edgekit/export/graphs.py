@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from edgekit.spec.rows import difference, spread
 from edgekit.spec.tensor import Signature
 
 __all__ = ["OPSET", "TOLERANCE", "check_graphs", "check_preprocessing", "export"]
+
+_LOG = logging.getLogger(__name__)
 
 OPSET = 20
 """The first with Gelu as one operator, and still read by TensorRT 10.0."""
@@ -76,7 +79,13 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     # One generated row as long as the model takes: what goes wrong only far apart does not show in short samples.
     most = min(task.max_size, _LONGEST_CHECKED)
     long = [task.modality.cut(row, most) for row in source.encode(task.modality.join(inputs, most)[:1])]
-    check_graphs(source, made, [*source.encode(inputs), *long])
+    worst = check_graphs(source, made, [*source.encode(inputs), *long])
+    _LOG.info(
+        "exported %s: %d graph(s), largest difference from the reference %.2g of its spread",
+        source.model_id,
+        len(graphs),
+        worst,
+    )
     return made
 
 
