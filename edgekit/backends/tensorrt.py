@@ -8,7 +8,7 @@ from typing import Any
 from edgekit.backends._trt import check_engine_target, version_of
 from edgekit.backends._trt_device import TensorRtDevice, check_driver
 from edgekit.drivers import jetson
-from edgekit.spec.engine import OLDEST, supported
+from edgekit.spec.engine import OLDEST, is_supported_version
 from edgekit.spec.errors import BackendError
 
 __all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "check_here", "check_target", "library", "open_device"]
@@ -66,7 +66,7 @@ def library() -> Any:
             f"TensorRT is installed and cannot be imported: {problem}. Install it anew; on a Jetson with JetPack's packages.",
             code="backend-import",
         ) from problem
-    if not supported(version_of(trt)):
+    if not is_supported_version(version_of(trt)):
         oldest = ".".join(map(str, OLDEST))
         raise BackendError(
             f"TensorRT {trt.__version__} is not supported, {oldest} to 11 are. {jetson.advice(trt.__version__, jetson.board())}",

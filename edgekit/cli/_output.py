@@ -14,7 +14,7 @@ from edgekit.cli import _stop
 from edgekit.cli._verbosity import StepLines, is_quiet, without_notes
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.parsing import to_json
-from edgekit.spec.paths import typed
+from edgekit.spec.paths import convert_os_error
 from edgekit.spec.progress import Progress
 from edgekit.spec.text import visible
 
@@ -35,7 +35,7 @@ def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
     if isinstance(problem, EdgekitError):
         return problem
     if isinstance(problem, OSError):
-        return typed(problem)
+        return convert_os_error(problem)
     return EdgekitError(
         "Memory does not suffice. Close other programs, or use a machine with more.", code="out-of-memory"
     )

@@ -46,7 +46,7 @@ def show():  # type: ignore[no-untyped-def] # noqa: ANN201
     entries = cache.entries()
     echo(f"{cache.root}: {len(entries)} entries, {sum(e.size_mb for e in entries):.1f} of {cache.limit_mb:.0f} MB")
     if rows := [
-        (e.name[-64:][:12], e.step, _of(e.about), f"{e.size_mb:.1f}", _ago(now - e.made), _ago(now - e.used))
+        (e.name[-64:][:12], e.step, _of(e.about), f"{e.size_mb:.1f}", _ago(now - e.created), _ago(now - e.used))
         for e in entries
     ]:
         echo(table(("entry", "what", "of", "MB", "made", "used"), rows, left=(0, 1, 2, 4, 5)))

@@ -16,7 +16,7 @@ def command(key, password):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN2
     """Make a key pair to sign bundles with: KEY, which stays secret, and KEY.pub, which devices get."""
     from pathlib import Path
 
-    from edgekit.bundle.signature import fingerprint, make_keys
+    from edgekit.bundle.keys import fingerprint, make_keys
 
     secret = (
         click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode() if password else None

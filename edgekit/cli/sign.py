@@ -25,7 +25,7 @@ def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """
     from pathlib import Path
 
-    from edgekit.bundle.signature import is_encrypted
+    from edgekit.bundle.keys import is_encrypted
     from edgekit.bundle.trust import sign
 
     password = (

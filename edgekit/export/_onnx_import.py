@@ -38,9 +38,9 @@ def import_graph(path: Path, signature: Signature) -> ir.Model:
     try:
         with quiet():
             passes.InlinePass()(model)
-            _keep_scopes(model)
             if model.opset_imports.get("") != NEWEST_OPSET:
                 version_converter.convert_version(model, NEWEST_OPSET, fallback=True)
+            _keep_scopes(model)  # behind the converter, which drops metadata
             _set_signature(model.graph, signature, name)
             _lift_constants(model)
             passes.IdentityEliminationPass()(model)  # exporters share equal weights by Identity

@@ -225,8 +225,8 @@ def _list_of(value: object) -> object:
         or len(text) > cells.LONGEST
     ):
         return value
-    text = cells.without_types(text)
-    if (found := cells.listed(text)) is not None:
+    text = cells.strip_numpy_types(text)
+    if (found := cells.parse_numpy_list(text)) is not None:
         return found
     read: object = None
     for reader in (json.loads, ast.literal_eval):
@@ -235,7 +235,7 @@ def _list_of(value: object) -> object:
             break
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-    if reader is ast.literal_eval and cells.joins(text):
+    if reader is ast.literal_eval and cells.lacks_comma(text):
         raise SamplesError(
             "has a list of words that lacks a comma between two of them, or words themselves ('...'). Write the list as JSON.",
             code="samples-words-type",

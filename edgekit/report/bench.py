@@ -27,7 +27,7 @@ from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.spec.tensor import merged
+from edgekit.spec.tensor import merge_signatures
 from edgekit.stats.percentiles import Latency, latency
 
 __all__ = ["Bench", "Point", "bench"]
@@ -163,7 +163,7 @@ def bench(
                 code="length-too-long",
             )
         asked = [(b, n) for b in batches for n in sizes]
-        axes = merged(opened.manifest.signatures).varying[:1]
+        axes = merge_signatures(opened.manifest.signatures).varying[:1]
         pairs = [
             (b, n)
             for b, n in asked

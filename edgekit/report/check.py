@@ -33,8 +33,8 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import SCHEMA, Accuracy, Report, Speed
 from edgekit.spec.subject import Fingerprint, Subject
-from edgekit.timing.duel import duel, solo
-from edgekit.timing.probe import prober
+from edgekit.timing.interleaved import time_interleaved, time_single
+from edgekit.timing.probe import make_prober
 from edgekit.timing.scenarios import NAMES as SCENARIOS
 from edgekit.timing.scenarios import run as run_scenarios
 
@@ -370,7 +370,7 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
     whose, asked = ("the bundle", found.outputs) if was is None else ("what it is compared with", was)
     doubt = question(run.rows.evaluation, asked, run.rows.samples.where, whose)
     first = (
-        accuracy.never if accuracy is not None else "",
+        accuracy.undecidable_reason if accuracy is not None else "",
         "" if doubt is None else doubt.check.said,
         run.rows.evaluation.note,
     )
@@ -387,9 +387,9 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
 def _solo(run: _Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
     """The bundle by itself, with probe kernels beside it: backend, threads, kernels (none: those that fit the bundle); no backend, no probe."""
     backend, threads, kernels = probed
-    opener, inputs, meter = run.side.worker, run.rows.inputs, energy.meter()
-    with prober(backend, threads) as probes:
-        processes = solo(
+    opener, inputs, meter = run.side.worker, run.rows.inputs, energy.find_meter()
+    with make_prober(backend, threads) as probes:
+        processes = time_single(
             opener,
             inputs,
             _PROCESSES,
@@ -407,7 +407,7 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
     """Two bundles in turns."""
     gated, sizes = speed.margins(run.gates), (other.size_mb, run.side.size_mb)
     same = differences.equal(subject(other, run.rows, was, ()), subject(run.side, run.rows, now, ()))
-    measured = duel(
+    measured = time_interleaved(
         other.worker,
         run.side.worker,
         run.rows.inputs,
@@ -416,7 +416,7 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
         else speed.enough(gated, sizes, run.seed),  # of a bundle and itself no more is to be learned
         max_time=run.max_time,
         seed=run.seed,
-        meter=energy.meter(),
+        meter=energy.find_meter(),
         progress=run.progress,
     )
     judged = speed.paired(measured, sizes, gated, run.seed)
@@ -427,14 +427,14 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
 def _noise(run: _Run) -> Speed:
     """The bundle against itself, for all of the time."""
     own, inputs = run.side.worker, run.rows.inputs
-    measured = duel(
+    measured = time_interleaved(
         own,
         own,
         inputs,
         lambda *_: False,
         max_time=run.max_time,
         seed=run.seed,
-        meter=energy.meter(),
+        meter=energy.find_meter(),
         progress=run.progress,
     )
     found = speed.paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.seed)

@@ -123,7 +123,7 @@ def evaluate(
             progress("timing", len(times), len(given))
         outputs = worker.predict(given.inputs, progress, step="evaluate")
         memory = worker.memory_mb()
-        method, ran_on = worker.ran()
+        method, ran_on = worker.method_and_backend()
     asked = question(given, outputs, rows.where, "the bundle", renumber=False)
     return BundleScores(
         bundle=str(bundle),

@@ -210,7 +210,7 @@ def answered(side: Side, given: Rows, progress: Progress) -> Answered:
     """
     with side.worker() as worker:
         outputs = worker.predict(given.inputs, progress, step=f"answers of {side.name}")
-        method, backend = worker.ran()
+        method, backend = worker.method_and_backend()
         executed = worker.executed_precision()
     return Answered(outputs, method, backend, executed)
 
@@ -315,9 +315,9 @@ def times(processes: Sequence[Process], sizes: Sequence[int]) -> Times | None:
 
 def _energy_from(measured: bool) -> str:
     """Who told it, or why nobody does."""
-    meter = energy.meter()
+    meter = energy.find_meter()
     if meter is None:
-        return energy.why_none()
+        return energy.unavailable_reason()
     return meter.source if measured else f"{meter.source} gave no number that can be used"
 
 

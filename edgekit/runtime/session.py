@@ -23,7 +23,7 @@ from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, HasLimit, Input, Runs, Task
-from edgekit.spec.tensor import Signature, merged
+from edgekit.spec.tensor import Signature, merge_signatures
 
 __all__ = ["Session", "SessionInfo"]
 
@@ -83,7 +83,7 @@ class Session:
         signatures = {name: stated[name] for name in self._loop.SIGNATURES}
         for signature in signatures.values():
             self._task.check_signature(signature, variant.shapes)
-        self._whole = merged(list(signatures.values()))
+        self._whole = merge_signatures(list(signatures.values()))
         self._batch = (variant.batch or manifest.max_batch) if variant.rows == "together" else 1
         self._device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
         self._engines: dict[str, backends.Engine] = {}

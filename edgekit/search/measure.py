@@ -70,7 +70,7 @@ def settle(ctx: BuildContext, candidate: Candidate) -> tuple[Candidate, Candidat
     lists, variant = result.costs.lists, candidate.variant
     if lists is None:
         return candidate, result, trouble
-    if not lists.kept and variant.rows != "alone":
+    if not lists.is_within_limit and variant.rows != "alone":
         ctx.note(
             f"{variant.method} on {variant.backend}: {lists.text()}. So its rows are run one by one, and it was raced like that."
         )
@@ -88,7 +88,7 @@ def note_if_unresolved(ctx: BuildContext, result: CandidateResult) -> None:
     if limit is None or difference(result.outputs, evaluation.reference) == 0:  # to the last bit: nothing was lost
         return
     compared = evaluation.compare(result.outputs)
-    if not compared.resolved(limit):
+    if not compared.is_resolved(limit):
         ctx.note(f"Accuracy of the chosen candidate: {compared.text(limit)}.")
 
 

@@ -156,8 +156,8 @@ def unwritten(value: object) -> object:
         or len(text) > cells.LONGEST
     ):
         return value
-    text = cells.without_types(text)
-    if (found := cells.listed(text)) is not None:
+    text = cells.strip_numpy_types(text)
+    if (found := cells.parse_numpy_list(text)) is not None:
         return found
     try:
         read = ast.literal_eval(re.sub(r"(?<=[0-9.])\s+(?=[0-9])", ", ", text) if "," not in text else text)

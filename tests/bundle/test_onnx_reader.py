@@ -1,4 +1,4 @@
-"""What is read off an ONNX file, against the onnx package; encodings that readers could read differently; a bundle whose parts disagree."""
+"""The ONNX reader against the onnx package, ambiguous encodings, and bundles whose graphs differ from the manifest."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import onnx
 import pytest
 import small
 from onnx import TensorProto, helper
+from refusals import refused
 
 import edgekit
 from edgekit.bundle import onnx_reader
@@ -19,9 +20,10 @@ from edgekit.spec.errors import IntegrityError
 
 OLD = Path(__file__).parents[1] / "data" / "format-1"
 MESSAGES = {
-    "model": "ModelProto", "graph": "GraphProto", "training": "TrainingInfoProto", "function": "FunctionProto", "node": "NodeProto",
-    "attribute": "AttributeProto", "sparse": "SparseTensorProto", "tensor": "TensorProto", "entry": "StringStringEntryProto", "value": "ValueInfoProto",
-    "type": "TypeProto", "tensor_type": "TypeProto.Tensor", "shape": "TensorShapeProto", "axis": "TensorShapeProto.Dimension",
+    "model": "ModelProto", "graph": "GraphProto", "training": "TrainingInfoProto", "function": "FunctionProto",
+    "node": "NodeProto", "attribute": "AttributeProto", "sparse": "SparseTensorProto", "tensor": "TensorProto",
+    "entry": "StringStringEntryProto", "value": "ValueInfoProto", "type": "TypeProto",
+    "tensor_type": "TypeProto.Tensor", "shape": "TensorShapeProto", "axis": "TensorShapeProto.Dimension",
 }  # fmt: skip
 
 
@@ -54,9 +56,9 @@ def model():
     function = helper.make_function(
         "d", "f", [], ["o"], [inside], [helper.make_opsetid("", 20)], attribute_protos=[default]
     )
-    made = helper.make_model(graph, functions=[function])
-    made.training_info.add().algorithm.CopyFrom(body)
-    return made
+    model = helper.make_model(graph, functions=[function])
+    model.training_info.add().algorithm.CopyFrom(body)
+    return model
 
 
 def test_every_place_of_a_tensor_is_found():
@@ -80,13 +82,13 @@ def test_every_place_of_a_tensor_is_found():
 @pytest.mark.parametrize("message", MESSAGES)
 def test_the_tables_are_those_of_onnx(message):
     descriptor, *inner = MESSAGES[message].split(".")
-    found = onnx.onnx_ml_pb2.DESCRIPTOR.message_types_by_name[descriptor]
+    message_type = onnx.onnx_ml_pb2.DESCRIPTOR.message_types_by_name[descriptor]
     for name in inner:
-        found = found.nested_types_by_name[name]
+        message_type = message_type.nested_types_by_name[name]
     wire = {"int": (3, 4, 5, 13, 14), "float": (2,), "double": (1,)}  # FieldDescriptor.TYPE_*
     table = onnx_reader.FIELDS[message]
-    assert table.keys() == {field.number for field in found.fields}
-    for field in found.fields:
+    assert table.keys() == {field.number for field in message_type.fields}
+    for field in message_type.fields:
         kind = table[field.number]
         assert kind.endswith("*") == field.is_repeated, field.name
         assert field.type in wire.get(kind.rstrip("*"), (9, 11, 12)), field.name
@@ -108,7 +110,7 @@ def test_types_are_those_of_onnx_and_numpy():
 
 @pytest.mark.parametrize("cut", [1, 7, 40, 99])
 def test_what_is_cut_off_is_no_graph(cut):
-    with pytest.raises(IntegrityError):
+    with refused("bundle-graph"):
         onnx_reader.read(model().SerializeToString()[:-cut])
 
 
@@ -116,9 +118,10 @@ def field(number, content):
     return bytes([number << 3 | 2, len(content)]) + content
 
 
-GRAPH = b""
+EXTERNAL = b"\x08\x01\x10\x01\x70\x01"  # A float32 tensor of shape [1] with external data.
+LOCATION = field(1, b"location") + field(2, b"a")
 ODD = {
-    "a tag in two bytes": b"\xba\x00" + bytes([len(GRAPH)]) + GRAPH,
+    "a tag in two bytes": b"\xba\x00\x00",
     "a length in two bytes": b"\x3a\x80\x00",
     "a number in two bytes": b"\x08\x8a\x00",
     "a number of more than 64 bits": b"\x08" + b"\xff" * 9 + b"\x02",
@@ -132,8 +135,8 @@ ODD = {
     "two graphs": b"\x3a\x00\x3a\x00",
     "a field that ONNX does not have": b"\x9a\x06\x00",
     "a tensor with two names": field(7, field(5, field(8, b"a") + field(8, b"b"))),
-    "a key twice": field(7, field(5, b"\x08\x01\x10\x01\x70\x01" + field(13, field(1, b"location") + field(2, b"a")) * 2)),
-    "two values of a key": field(7, field(5, b"\x08\x01\x10\x01\x70\x01" + field(13, field(1, b"location") + field(2, b"a") + field(2, b"b")))),
+    "a key twice": field(7, field(5, EXTERNAL + field(13, LOCATION) * 2)),
+    "two values of a key": field(7, field(5, EXTERNAL + field(13, LOCATION + field(2, b"b")))),
     "a name that is not UTF-8": field(7, field(5, field(8, b"\xff"))),
     "a field beyond its message": b"\x3a\x02\x0a\x05",
 }  # fmt: skip
@@ -141,7 +144,7 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_encoding_that_readers_could_read_differently(name):
-    with pytest.raises(IntegrityError, match="not a readable ONNX file"):
+    with refused("bundle-graph"):
         onnx_reader.read(ODD[name])
 
 
@@ -176,7 +179,7 @@ def test_numbers_in_a_list_may_be_packed_or_not():
 )
 def test_a_tensor_elsewhere_that_edgekit_does_not_write(tensor):
     data = helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
-    with pytest.raises(IntegrityError, match="not a readable ONNX file"):
+    with refused("bundle-graph"):
         onnx_reader.read(data)
 
 
@@ -186,12 +189,13 @@ def test_a_graph_nested_without_end():
         attribute = onnx.AttributeProto(name="g", type=5)
         data = b"".join((field_of(6, data), attribute.SerializeToString()))
         data = field_of(1, field_of(5, data))
-    with pytest.raises(IntegrityError, match="nested too deeply"):
+    with refused("bundle-graph"):
         onnx_reader.read(field_of(7, data))
 
 
 def field_of(number, content):
-    size, length = bytearray(), len(content)
+    size = bytearray()
+    length = len(content)
     while length > 127:
         size.append(length & 127 | 128)
         length >>= 7
@@ -225,12 +229,12 @@ def change_manifest(bundle, change):
     file.write_text(json.dumps(data))
 
 
-def refused(bundle, *said, open_too=True):
+def assert_refused(bundle, *values, open_too=True):
     for action in (open_bundle, edgekit.load) if open_too else (edgekit.load,):
         with pytest.raises(IntegrityError) as caught:
             action(bundle)
-        for part in said:
-            assert part in str(caught.value)
+        for value in values:
+            assert value in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +243,7 @@ def refused(bundle, *said, open_too=True):
 )
 def test_a_graph_that_reads_another_file_than_its_weights(bundle, location):
     change_graph(bundle, lambda graph: graph.initializer.append(outside("hostile", location)))
-    refused(bundle, "cannot be trusted")
+    assert_refused(bundle, "graphs/model.onnx")
 
 
 def test_weights_are_named_by_their_digest_and_hold_what_is_read(bundle):
@@ -247,13 +251,13 @@ def test_weights_are_named_by_their_digest_and_hold_what_is_read(bundle):
     weights.mkdir(exist_ok=True)
     (weights / "named").write_bytes(b"abcd")
     change_graph(bundle, lambda graph: graph.initializer.append(outside("extra", "weights/named")))
-    refused(bundle, "weights/ and the file's sha256")
+    assert_refused(bundle, "weights/named", "sha256")
     digest = "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589"  # of the four bytes
     (weights / "named").rename(weights / digest)
     change_graph(bundle, lambda graph: graph.initializer[-1].CopyFrom(outside("extra", f"weights/{digest}")))
     open_bundle(bundle)
     change_graph(bundle, lambda graph: graph.initializer[-1].dims.__setitem__(0, 2))
-    refused(bundle, "reads 8 bytes from 0 on", "which has 4")
+    assert_refused(bundle, "8 bytes at offset 0", "4 bytes")
 
 
 def test_weights_elsewhere_than_in_an_initializer(bundle):
@@ -261,41 +265,41 @@ def test_weights_elsewhere_than_in_an_initializer(bundle):
         bundle,
         lambda graph: graph.node.append(helper.make_node("Constant", [], ["unused"], value=outside("v", "weights/x"))),
     )
-    refused(bundle, "a tensor that is no initializer lies in another file")
+    assert_refused(bundle, onnx_reader.NO_INITIALIZER)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "values"),
     [
-        (lambda g: setattr(g.input[0], "name", "ids"), "its input 'ids' is not in the manifest's signature"),
-        (lambda g: setattr(g.input[0].type.tensor_type, "elem_type", 6), "is of type int32, the manifest states int64"),
+        (lambda g: setattr(g.input[0], "name", "ids"), ("input 'ids'", "'forward'")),
+        (lambda g: setattr(g.input[0].type.tensor_type, "elem_type", 6), ("input 'input_ids'", "int32", "int64")),
         (
             lambda g: g.input[0].type.tensor_type.shape.dim.add(dim_value=1),
-            "[any, any, 1], the manifest states [batch, sequence]",
+            ("[any, any, 1]", "[batch, sequence]"),
         ),
         (
             lambda g: g.input[0].type.tensor_type.shape.dim[1].CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=7)),
-            "[any, 7], the manifest states",
+            ("[any, 7]",),
         ),
-        (lambda g: setattr(g.output[0], "name", "scores"), "it has no output 'logits'"),
+        (lambda g: setattr(g.output[0], "name", "scores"), ("output 'logits'",)),
         (
             lambda g: setattr(g.output[0].type.tensor_type, "elem_type", 10),
-            "is of type float16, the manifest states float32",
+            ("output 'logits'", "float16", "float32"),
         ),
         (
             lambda g: g.output[0].type.tensor_type.shape.dim[1].CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=99)),
-            "[any, 99], the manifest states",
+            ("[any, 99]",),
         ),
     ],
     ids=["input", "dtype", "rank", "fixed", "output", "half", "width"],
 )
-def test_a_graph_that_is_another_than_the_manifest_states(bundle, change, said):
+def test_a_graph_that_differs_from_the_manifest(bundle, change, values):
     change_graph(bundle, change)
-    refused(bundle, "cannot be trusted", said)
+    assert_refused(bundle, "graphs/model.onnx", *values)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"labels": ["one"]}, "has 1 label(s), the graph gives"),
         ({"inputs": ["input_ids"]}, "fills the inputs ['input_ids'], the graph takes"),
@@ -307,17 +311,17 @@ def test_a_graph_that_is_another_than_the_manifest_states(bundle, change, said):
         ({"labels": []}, "Labels are []"),
     ],
 )
-def test_settings_that_do_not_fit_the_graph(bundle, change, said):
+def test_settings_that_do_not_fit_the_graph(bundle, change, message):
     """Told when it is loaded, with files that are all as the manifest lists them."""
     file = bundle / "assets" / "task.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     small.sign(bundle)
-    refused(bundle, said, open_too=False)
+    assert_refused(bundle, message, open_too=False)
 
 
 def test_a_bucket_longer_than_the_longest_row(bundle):
     change_manifest(bundle, lambda data: data["variants"][0].update(shapes=[100_000]))
-    refused(bundle, "compiled for 100000 tokens", open_too=False)
+    assert_refused(bundle, "compiled for 100000 tokens", open_too=False)
 
 
 def test_a_manifest_of_too_many_files(bundle):
@@ -325,7 +329,7 @@ def test_a_manifest_of_too_many_files(bundle):
         bundle,
         lambda data: data["files"].update({f"assets/{i}": {"sha256": "0" * 64, "size": 1} for i in range(10_001)}),
     )
-    refused(bundle, "expected at most 10000")
+    assert_refused(bundle, "expected at most 10000")
 
 
 @pytest.mark.parametrize(
@@ -333,7 +337,7 @@ def test_a_manifest_of_too_many_files(bundle):
 )
 def test_an_entry_that_is_none(bundle, entry):
     change_manifest(bundle, lambda data: data["files"].update({"assets/x": entry}))
-    refused(bundle, "with a size or sha256 that is none")
+    assert_refused(bundle, "with a size or sha256 that is none")
 
 
 # ---- what was checked is what is used
@@ -352,7 +356,7 @@ def test_what_is_altered_after_the_check_is_not_used(bundle):
     with load_checked(opened) as session:
         assert session("a fine film") == expected
     opened.release()
-    with pytest.raises(IntegrityError, match="altered"):
+    with refused("bundle-file-size"):
         load_checked(opened)
 
 
@@ -363,7 +367,7 @@ def test_a_graph_that_is_altered_after_the_check(bundle):
     file = graph_of(bundle)
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="altered"):
+    with refused("bundle-file-altered"):
         load_checked(opened)
 
 
@@ -371,7 +375,9 @@ def test_another_bundle_takes_its_place_while_it_is_loaded(bundle, tmp_path, mon
     """The other one answers then, whole."""
     from edgekit.backends.onnxruntime import OnnxRuntimeDevice
 
-    other, load, calls = shutil.copytree(OLD, tmp_path / "other"), OnnxRuntimeDevice.load, []
+    other = shutil.copytree(OLD, tmp_path / "other")
+    load = OnnxRuntimeDevice.load
+    calls = []
     change_manifest(other, lambda data: data.update(target="the other"))
 
     def replaced(self, *arguments):
@@ -392,7 +398,9 @@ def test_a_file_that_is_swapped_while_a_backend_loads(bundle, back, monkeypatch)
     from edgekit.backends.onnxruntime import OnnxRuntimeDevice
     from edgekit.runtime.load import load_checked
 
-    opened, load, file = open_bundle(bundle), OnnxRuntimeDevice.load, bundle / "golden.npz"
+    opened = open_bundle(bundle)
+    load = OnnxRuntimeDevice.load
+    file = bundle / "golden.npz"
 
     def swapped(self, *arguments):
         data = file.read_bytes()
@@ -403,5 +411,5 @@ def test_a_file_that_is_swapped_while_a_backend_loads(bundle, back, monkeypatch)
         return engine
 
     monkeypatch.setattr(OnnxRuntimeDevice, "load", swapped)
-    with pytest.raises(IntegrityError, match="changed while the bundle was loaded"):
+    with refused("bundle-changed"):
         load_checked(opened)

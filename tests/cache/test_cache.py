@@ -14,10 +14,10 @@ import time
 
 import pytest
 import small
+from refusals import refused
 
 from edgekit.cache.records import Records
 from edgekit.cache.store import Cache, key
-from edgekit.spec.errors import BuildError, IntegrityError, UsageError
 
 DIGEST = "a" * 64
 
@@ -46,13 +46,13 @@ def cache(tmp_path):
 def test_fill_and_find(cache):
     assert cache.find(DIGEST) is None
     fill(cache, DIGEST)
-    found = cache.find(DIGEST)
-    assert found is not None
-    assert (found / "data").read_bytes() == b"x" * 10
-    listed = json.loads((found / "entry.json").read_text())
+    entry = cache.find(DIGEST)
+    assert entry is not None
+    assert (entry / "data").read_bytes() == b"x" * 10
+    listed = json.loads((entry / "entry.json").read_text())
     assert listed == {"step": "test", "key": DIGEST, "files": {"data": [hashlib.sha256(b"x" * 10).hexdigest(), 10]}}
-    assert stat.S_IMODE(cache.root.stat().st_mode) == stat.S_IMODE(found.stat().st_mode) == 0o700
-    assert Cache(cache.root).find(DIGEST) == found
+    assert stat.S_IMODE(cache.root.stat().st_mode) == stat.S_IMODE(entry.stat().st_mode) == 0o700
+    assert Cache(cache.root).find(DIGEST) == entry
     assert cache.find("b" * 64) is None
     assert left(cache) == [DIGEST]
 
@@ -80,8 +80,8 @@ def test_an_unfinished_entry_is_none_and_is_replaced(cache):
     (cache.root / DIGEST / "half").write_text("x")
     assert cache.find(DIGEST) is None
     fill(cache, DIGEST)
-    found = cache.find(DIGEST)
-    assert sorted(p.name for p in found.iterdir()) == ["data", "entry.json"]
+    entry = cache.find(DIGEST)
+    assert sorted(p.name for p in entry.iterdir()) == ["data", "entry.json"]
 
 
 def test_the_second_of_two_keeps_the_first(cache):
@@ -171,10 +171,10 @@ def test_the_least_recently_used_go_first(tmp_path):
 def test_what_this_build_uses_stays_whatever_the_limit(tmp_path):
     fill(Cache(tmp_path), "a" * 64, size=2**20)
     cache = Cache(tmp_path, limit_mb=0.1)
-    found = cache.find("a" * 64)
+    entry = cache.find("a" * 64)
     fill(cache, "b" * 64, size=2**20)
     fill(cache, "c" * 64, size=2**20)
-    assert found.exists()
+    assert entry.exists()
     assert cache.find("b" * 64) is not None
     fill(Cache(tmp_path, limit_mb=0.1), "d" * 64)
     assert left(cache) == ["d" * 64]
@@ -230,13 +230,13 @@ def test_the_limit(tmp_path, monkeypatch):
 @pytest.mark.parametrize("nonsense", ["lots", "", "8GB", "nan", "-1", "1,5"])
 def test_a_limit_that_is_no_number(tmp_path, monkeypatch, nonsense):
     monkeypatch.setenv("EDGEKIT_CACHE_MB", nonsense)
-    with pytest.raises(UsageError, match=f"EDGEKIT_CACHE_MB is '{nonsense}', expected a number"):
+    with refused("cache-size", f"{nonsense}", "EDGEKIT_CACHE_MB"):
         Cache(tmp_path)
 
 
 @pytest.mark.parametrize("nonsense", [float("nan"), -1])
 def test_a_limit_from_python_that_is_no_number(tmp_path, nonsense):
-    with pytest.raises(UsageError, match=f"limit_mb is {nonsense}, expected a number"):
+    with refused("cache-size", f"{nonsense}", "limit_mb"):
         Cache(tmp_path, limit_mb=nonsense)
 
 
@@ -244,10 +244,10 @@ def test_a_cache_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("x")
     below = Cache(tmp_path / "file" / "below")
     assert below.find(DIGEST) is None
-    with pytest.raises(BuildError, match="EDGEKIT_CACHE"):
+    with refused("cache-not-writable", "EDGEKIT_CACHE"):
         fill(below, DIGEST)
     for use in (lambda c: c.find(DIGEST), lambda c: fill(c, DIGEST), Cache.entries, Cache.clear):
-        with pytest.raises(IntegrityError, match="is a link or not a folder"):
+        with refused("cache-folder"):
             use(Cache(tmp_path / "file"))
 
 
@@ -271,7 +271,7 @@ def test_a_folder_that_others_may_write_is_refused(tmp_path, mode):
     fill(Cache(root), DIGEST)
     root.chmod(mode)
     for use in use_all(root):
-        with pytest.raises(IntegrityError, match=r"may be written by others .*goes into bundles.*EDGEKIT_CACHE"):
+        with refused("cache-writable", "EDGEKIT_CACHE"):
             use()
     root.chmod(0o755)  # as earlier releases have made it
     assert Cache(root).find(DIGEST) is not None
@@ -281,7 +281,7 @@ def test_a_link_to_a_folder_is_refused(tmp_path):
     fill(Cache(tmp_path / "cache"), DIGEST)
     (tmp_path / "link").symlink_to(tmp_path / "cache")
     for use in use_all(tmp_path / "link"):
-        with pytest.raises(IntegrityError, match="is a link"):
+        with refused("cache-folder"):
             use()
 
 
@@ -290,7 +290,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path):
     fill(Cache(tmp_path / "cache"), DIGEST)
     os.chown(tmp_path / "cache", 4242, 4242)
     for use in use_all(tmp_path / "cache"):
-        with pytest.raises(IntegrityError, match="belongs to user 4242, expected user 0"):
+        with refused("cache-owner", "4242", "0"):
             use()
 
 
@@ -367,7 +367,7 @@ def test_what_is_in_it(cache):
     assert (way.name, way.step) == ("under-way-" + "c" * 64, "under way")
     assert (entry.name, entry.step, entry.about["model"], entry.used) == (DIGEST, "static", "f" * 64, 1e9)
     assert entry.size_mb == pytest.approx(1.0, abs=0.01)
-    assert abs(entry.made - time.time()) < 60
+    assert abs(entry.created - time.time()) < 60
     assert Cache(cache.root.parent / "none").entries() == []
 
 
@@ -398,7 +398,7 @@ sys.stdin.readline()
     fill(Cache(cache.root), DIGEST)
     with start(code, cache.root, DIGEST) as child:
         assert child.stdout.readline() == "in\n"
-        with pytest.raises(UsageError, match="A build is using the cache"):
+        with refused("cache-busy"):
             Cache(cache.root).clear()
         child.send_signal(signal.SIGKILL)
         child.wait()
@@ -419,7 +419,7 @@ def test_a_record(cache, caplog):
     assert (records.names(), [f.name for f in records.root.iterdir()]) == (["one"], ["one.json"])
     (records.root / "one.json").rename(records.root / "two.json")
     assert records.find("two") is None, "one of another name is altered too"
-    assert "its sha256 is another" in caplog.text
+    assert "sha256" in caplog.text
     assert (records.clear(3600), records.clear(), records.names()) == (0, 1, [])
 
 
@@ -429,7 +429,7 @@ def test_what_is_no_record(cache, caplog, content):
     records.keep("one", {"winner": 1})
     (records.root / "one.json").write_text(content)
     assert records.find("one") is None
-    assert "it is made anew" in caplog.text
+    assert str(records.root / "one.json") in caplog.text
 
 
 def test_records_where_others_may_write_are_not_used(cache, caplog):
@@ -438,12 +438,9 @@ def test_records_where_others_may_write_are_not_used(cache, caplog):
     records.keep("one", {"winner": 1})
     records.root.chmod(0o777)
     assert records.find("one") is None
-    assert (
-        "may be written by others (mode 0777, expected 0700). What it holds decides which variant of a bundle runs here."
-        in caplog.text
-    )
+    assert "mode 0777, expected 0700" in caplog.text
     assert not records.keep("one", {"winner": 2})
-    with pytest.raises(IntegrityError, match="may be written by others"):
+    with refused("cache-writable"):
         records.clear()
     records.root.chmod(0o700)
     assert records.find("one") == {"winner": 1}

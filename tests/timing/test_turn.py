@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from refusals import refused
 
-from edgekit.spec.errors import BackendError
 from edgekit.timing.worker import Worker
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux stops them")
@@ -29,24 +29,24 @@ with Worker(Path(sys.argv[1])) as worker:
 
 
 def state(pid):
-    """One letter, as proc(5) has it: R running, S sleeping, T stopped, Z gone but for its status; empty where there is no such process."""
+    """Return the state letter of proc(5): R running, S sleeping, T stopped, Z zombie. Empty for no process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
 
 
-def becomes(pid, wanted, seconds=10.0):
+def becomes(pid, states, seconds=10.0):
     end = time.monotonic() + seconds
-    while state(pid) not in wanted and time.monotonic() < end:
+    while state(pid) not in states and time.monotonic() < end:
         time.sleep(0.01)
-    return state(pid) in wanted
+    return state(pid) in states
 
 
 @pytest.fixture
 def worker(float32_ort):
-    with Worker(float32_ort) as made:
-        yield made
+    with Worker(float32_ort) as started:
+        yield started
 
 
 def test_it_runs_in_its_turn_and_is_stopped_outside(worker):
@@ -71,7 +71,7 @@ def test_a_stopped_child_is_closed_at_once(float32_ort):
 
 
 def test_a_child_that_fails_in_its_turn_says_why(worker):
-    with pytest.raises(BackendError, match="ended with status"), worker.turn():
+    with refused("worker-ended"), worker.turn():
         worker._child.kill()
         worker.time(["a"])
 

@@ -13,9 +13,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import small
+from refusals import refused
 
 import edgekit
-from edgekit import BackendError, EdgekitError, InputError, IntegrityError, Trust, UsageError
+from edgekit import BackendError, EdgekitError, InputError, Trust
 from edgekit.bundle.trust import open_bundle
 from edgekit.runtime.session import Session
 from edgekit.timing import frames
@@ -24,7 +25,7 @@ from edgekit.timing.worker import Worker
 TEXTS = [*small.texts(12, seed=6), "", "😀 שלום", "line\nbreak \u2028 \x00", "film " * 200]
 PAIRS = [("the plot was dull", "their cast is strong"), ("", "")]
 
-# A child whose session is changed before it runs: a call takes 30 ms, and a text of one of these words something of its own.
+# Child with a changed session: a call takes 30 ms, and some texts have a special effect.
 CHANGED = """
 import os, sys, time
 sys.path[:] = [p for p in sys.path if p]
@@ -69,10 +70,10 @@ def worker(float32_ort):
 def test_logits_equal_the_session(worker, float32_ort, tiny_module):
     with edgekit.load(float32_ort) as session:
         expected = small.logits(session, [*TEXTS, *PAIRS])
-    found = small.logits(worker, [*TEXTS, *PAIRS])
-    assert (found.dtype, found.shape) == (np.dtype(np.float32), expected.shape)
-    np.testing.assert_array_equal(found, expected)
-    np.testing.assert_allclose(found, small.torch_logits(tiny_module, [*TEXTS, *PAIRS]), atol=1e-3)
+    logits = small.logits(worker, [*TEXTS, *PAIRS])
+    assert (logits.dtype, logits.shape) == (np.dtype(np.float32), expected.shape)
+    np.testing.assert_array_equal(logits, expected)
+    np.testing.assert_allclose(logits, small.torch_logits(tiny_module, [*TEXTS, *PAIRS]), atol=1e-3)
 
 
 def test_times(worker):
@@ -98,7 +99,7 @@ def test_first_answer_and_memory(float32_bundle):
 
 
 def test_parts_of_a_start(float32_bundle):
-    """Each part holds what it is of: the child does nothing else, so they must add up, and a changed part must show where it is."""
+    """The child does nothing else, so the parts add up to nearly the total."""
     began = time.perf_counter()
     with Worker(float32_bundle) as worker:
         start = worker.start(TEXTS[0])
@@ -107,7 +108,7 @@ def test_parts_of_a_start(float32_bundle):
         assert min(parts) > 0
         assert start.total_ms / 2 < sum(parts) <= start.total_ms
         assert start.import_ms > 10, "an interpreter, numpy and tokenizers"
-        with pytest.raises(UsageError, match="Make another Worker"):
+        with refused("worker-started"):
             worker.start(TEXTS[0])
         assert len(worker.time(TEXTS)) == len(TEXTS)
 
@@ -146,22 +147,20 @@ def test_a_bundle_is_verified_once(float32_ort, tmp_path):
         CHILD = f"""
 import sys
 from edgekit.bundle import trust
-real = trust._opened
+real = trust._open_file
 def noted(path, expected):
     with open({str(tmp_path / "notes")!r}, "a") as notes:
         notes.write(path.name + "\\n")
     return real(path, expected)
-trust._opened = noted
+trust._open_file = noted
 {Worker.CHILD}
 """
 
     with Counting(float32_ort) as worker:
         worker.start("a fine film")
     names = (tmp_path / "notes").read_text().split()
-    files = [
-        *open_bundle(float32_ort).manifest.files,
-        "graphs/model.onnx",
-    ]  # which is read again as the bytes that the backend is given
+    # The graph is read again as the bytes for the backend.
+    files = [*open_bundle(float32_ort).manifest.files, "graphs/model.onnx"]
     assert sorted(names) == sorted(name.rpartition("/")[2] for name in files)
 
 
@@ -169,7 +168,7 @@ def test_a_scratch_bundle_is_not_hashed_again(float32_ort, tmp_path):
     """Its weights could be others: who asks for this has written them."""
     bundle = small.copy(float32_ort, tmp_path / "copy")
     (bundle / "more").write_text("not in the manifest")
-    with Worker(bundle) as worker, pytest.raises(IntegrityError, match="does not list"):
+    with Worker(bundle) as worker, refused("bundle-file-extra"):
         worker.start("a")
     with Worker(bundle, checked=True) as worker, edgekit.load(float32_ort) as session:
         assert worker.start("a").total_ms > 0
@@ -201,7 +200,7 @@ def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
         assert worker.executed_precision() == "float32"
     with (
         Worker(float32_ort, variant=replace(variant, streams=4)) as worker,
-        pytest.raises(BackendError, match=r"streams is 4 with 3 thread\(s\)"),
+        refused("streams-out-of-range", "4", "3"),
     ):
         worker.start("a")
     in_buckets = replace(variant, backend="openvino", threads=1, streams=1, shapes=(64,))
@@ -216,9 +215,9 @@ def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
 
 
 def test_errors_cross_the_pipe_with_their_types(worker):
-    with pytest.raises(InputError, match="Input is int, expected a str"):
+    with refused("input-type"):
         small.logits(worker, [3])
-    with pytest.raises(InputError, match="lone surrogate"):
+    with refused("text-surrogate"):
         worker.time(["\ud83d"])
     assert small.logits(worker, ["still alive"]).shape == (1, 3)
 
@@ -236,30 +235,30 @@ def test_errors_of_loading(float32_ort, options, error):
 def test_an_error_of_loading_names_the_bundle(float32_ort):
     with (
         Worker(float32_ort, threads=0) as worker,
-        pytest.raises(InputError, match=f"^{float32_ort} cannot be loaded: threads is 0"),
+        refused("threads-out-of-range", f"{float32_ort}", "0"),
     ):
         worker.start("a")
     with (
         Worker(float32_ort, backend="tensorrt") as worker,
-        pytest.raises(BackendError, match=f"^The bundle {float32_ort} runs on onnxruntime"),
+        refused("backend-not-in-bundle", f"{float32_ort}"),
     ):
         worker.start("a")
 
 
 def test_whom_is_trusted_holds_for_a_given_variant_too(float32_ort, tmp_path):
-    from edgekit.bundle.signature import make_keys
+    from edgekit.bundle.keys import make_keys
 
     trust = Trust([make_keys(tmp_path / "maker")])
     variant = open_bundle(float32_ort).manifest.variants[0]
     for options in ({}, {"variant": variant}):
-        with Worker(float32_ort, trust=trust, **options) as worker, pytest.raises(IntegrityError, match="sign"):
+        with Worker(float32_ort, trust=trust, **options) as worker, refused("bundle-not-signed"):
             worker.start("a")
 
 
 def test_a_damaged_bundle(float32_ort, tmp_path):
     bundle = small.copy(float32_ort, tmp_path / "copy")
     (bundle / "graphs/model.onnx").write_bytes(b"x")
-    with Worker(bundle) as worker, pytest.raises(IntegrityError, match=r"model.onnx has 1 bytes"):
+    with Worker(bundle) as worker, refused("bundle-file-size", "model.onnx", "1"):
         worker.start("a")
 
 
@@ -267,19 +266,19 @@ def test_a_killed_child(float32_ort):
     with Worker(float32_ort) as worker:
         worker.start("a")
         os.kill(worker._child.pid, signal.SIGKILL)
-        with pytest.raises(BackendError, match=rf"process that ran {float32_ort} ended with status -9.*killed"):
+        with refused("worker-ended", f"{float32_ort}", "9"):
             small.logits(worker, ["a"])
-        with pytest.raises(BackendError):
+        with refused("worker-ended"):
             worker.memory_mb()
 
 
 def test_a_child_that_fails_says_why(float32_ort):
-    with Worker(float32_ort) as worker, pytest.raises(BackendError, match="KeyError: 'do'"):
-        worker._ask(nothing=1)
+    with Worker(float32_ort) as worker, refused("worker-ended", "do"):
+        worker._request(nothing=1)
 
 
 def test_leaving_ends_the_child(float32_ort):
-    with pytest.raises(EdgekitError), Worker(float32_ort) as worker:
+    with refused("error"), Worker(float32_ort) as worker:
         worker.start("a")
         child = worker._child
         raise EdgekitError("in between")
@@ -375,7 +374,7 @@ def test_a_library_that_prints(float32_ort):
 def test_a_clock_that_goes_backwards(float32_ort, ask):
     with (
         Changed(float32_ort) as worker,
-        pytest.raises(BackendError, match=r"clock of this machine went backwards.*Measure again"),
+        refused("clock-backwards"),
     ):
         ask(worker, "back")
 
@@ -383,7 +382,7 @@ def test_a_clock_that_goes_backwards(float32_ort, ask):
 def test_a_clock_that_stands_still(float32_ort):
     with Changed(float32_ort) as worker:
         worker.time(["a"])
-        with pytest.raises(BackendError, match="stands still: 0 ms passed"):
+        with refused("clock-backwards", "0 ms"):
             worker.time(["stop", "a"])
 
 
@@ -392,5 +391,5 @@ def test_clocks_of_parent_and_child_that_differ(float32_ort, ahead):
     class Differs(Worker):
         CHILD = f"import time; real = time.perf_counter; time.perf_counter = lambda: real() + {ahead}; {Worker.CHILD}"
 
-    with Differs(float32_ort) as worker, pytest.raises(BackendError, match="its parts do not fit into the start"):
+    with Differs(float32_ort) as worker, refused("clock-backwards", "import_ms"):
         worker.start("a")

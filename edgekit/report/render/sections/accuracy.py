@@ -183,7 +183,7 @@ def _resolves(found: Accuracy) -> str:
         return able + "."
     rows = (
         ""
-        if found.rows_needed is None or found.settled
+        if found.rows_needed is None or found.is_decided
         else f": it would take about {found.rows_needed:,} rows to settle that one"
     )
     return f"{able}, not one of {found.margin:g}{rows}."

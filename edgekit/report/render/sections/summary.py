@@ -55,7 +55,7 @@ def gates(found: Sequence[Gate], limits: Limits) -> Section:
 
 def glance(report: Report, limits: Limits) -> Section:
     """The numbers that most people look for; before them, that these rows can never settle what is asked."""
-    found, never = sides(report), report.accuracy.never if report.accuracy is not None else ""
+    found, never = sides(report), report.accuracy.undecidable_reason if report.accuracy is not None else ""
     if len(found) == 1:
         table = Table(
             "t-glance",
