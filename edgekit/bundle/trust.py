@@ -27,13 +27,15 @@ from edgekit.bundle.place import recover
 from edgekit.bundle.signature import Trust
 from edgekit.spec import manifest as manifests
 from edgekit.spec.digests import digest_of, files_below
-from edgekit.spec.errors import IntegrityError
+from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.manifest import FileEntry, Manifest
 from edgekit.spec.paths import takes_paths
 
 __all__ = ["MANIFEST", "Asset", "Bundle", "Stamp", "open_bundle", "open_written", "sign"]
 
 MANIFEST = "manifest.json"
+_ZIP = b"PK\x03\x04"  # begin of a packed bundle
+_PARTS = ("graphs", "assets", signature.FILE)  # a folder with one of these was a bundle
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _ATTEMPTS = 5
 _MAX_NAMES = 3
@@ -160,11 +162,11 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
 
     Raises:
         FormatError: If the bundle has a newer format.
-        IntegrityError: If the folder is not a bundle; a file is missing, altered, truncated or not listed; there is a
+        IntegrityError: If the folder has no manifest; a file is missing, altered, truncated or not listed; there is a
             link or a path outside the bundle; or a graph differs from the manifest or is ambiguous. With ``trust``
             also: if there is no valid signature by a trusted key, others may write the folder, or the name or the
             version is not the required one.
-        UsageError: If a trusted key cannot be read.
+        UsageError: If nothing is at the path, or something other than a bundle; or a trusted key cannot be read.
     """
     folder = Path(path)
     for _ in range(_ATTEMPTS - 1):
@@ -172,7 +174,7 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
         before = _identity(folder)
         try:
             return _open(folder, trust)
-        except (IntegrityError, OSError):
+        except (IntegrityError, UsageError, OSError):
             if before == _identity(folder):
                 raise
             # Another bundle replaced this one in the meantime, so files of two bundles were read.
@@ -202,13 +204,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _open(folder: Path, trust: Trust | None) -> Bundle:
-    if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise IntegrityError(
-            f"Bundle {folder} {problem}, expected a folder with a {MANIFEST}. "
-            f"Make one with: edgekit build MODEL -o {folder}",
-            code="bundle-not-found",
-        )
+    _check_path(folder)
     if trust is not None:
         check_owners(folder)
     text, digest = _read_manifest(folder)
@@ -222,12 +218,45 @@ def _open(folder: Path, trust: Trust | None) -> Bundle:
     return replace(bundle, trusted=True)
 
 
+def _check_path(folder: Path) -> None:
+    """Refuse a path where no bundle lies: that is the caller's mistake, not damage to a bundle.
+
+    Raises:
+        UsageError: For a path that does not exist, a file, a packed bundle, or a folder that holds nothing of a bundle.
+    """
+    if folder.is_dir():
+        if not (folder / MANIFEST).exists() and not any((folder / name).exists() for name in _PARTS):
+            raise UsageError(
+                f"{folder} is not a bundle: it has no {MANIFEST}. Give the folder that 'edgekit build MODEL -o FOLDER' wrote.",
+                code="bundle-other-folder",
+            )
+        return
+    if _is_packed(folder):
+        raise UsageError(
+            f"{folder} is a packed bundle, expected a folder. Unpack it: edgekit pack --unpack {folder} -o {folder.stem}",
+            code="bundle-packed",
+        )
+    what = "is not a folder" if folder.exists() else "does not exist"
+    raise UsageError(
+        f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. "
+        "Correct the path, or make a bundle: edgekit build MODEL -o FOLDER",
+        code="bundle-not-found",
+    )
+
+
+def _is_packed(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(len(_ZIP)) == _ZIP
+
+
 def _read_manifest(folder: Path) -> tuple[str, str]:
     """Return the text and the sha256 of a manifest."""
     file = folder / MANIFEST
     if not file.is_file() or file.is_symlink():
         raise IntegrityError(
-            f"{folder} has no {MANIFEST}, so it is not a bundle. Make one with: edgekit build MODEL -o OUT",
+            f"{folder} has no {MANIFEST}, which every bundle has. {_REMEDY}",
             code="bundle-no-manifest",
         )
     with file.open("rb") as stream:

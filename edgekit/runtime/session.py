@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit import backends, tasks
 from edgekit.bundle.trust import Bundle
-from edgekit.engines.compile import Compilation, SelfTest, load_engine, of_all
+from edgekit.engines.compile import Compilation, SelfTest, load_engine, merge_compilations
 from edgekit.runtime import golden, loops
 from edgekit.runtime._calls import Calls, counted
 from edgekit.runtime._feeds import sizes_of
@@ -19,6 +19,7 @@ from edgekit.runtime._inputs import Series, TextArray, form_warning, list_of
 from edgekit.runtime.info import SessionInfo
 from edgekit.runtime.loops import single
 from edgekit.runtime.runner import GraphRunner, check_finite
+from edgekit.runtime.stand_in import is_stand_in
 from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
@@ -101,7 +102,7 @@ class Session:
         except BaseException:
             self._free()
             raise
-        self.compilation = of_all(compilations)
+        self.compilation = merge_compilations(compilations)
         bundle.release()
 
     def _make_runner(self, engines: Mapping[str, Runs], signatures: Mapping[str, Signature]) -> GraphRunner:
@@ -152,9 +153,10 @@ class Session:
     @property
     def variant_index(self) -> int:
         """Which of the bundle's variants this is; with other threads it is still the same."""
-        return [(v.backend, v.graphs) for v in self._bundle.manifest.variants].index(
-            (self._variant.backend, self._variant.graphs)
-        )
+        variants = self._bundle.manifest.variants
+        if is_stand_in(self._variant):
+            return [v.graphs for v in variants].index(self._variant.graphs)
+        return [(v.backend, v.graphs) for v in variants].index((self._variant.backend, self._variant.graphs))
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuses to be pickled or copied.

@@ -4,7 +4,7 @@
     samples = "data/train.jsonl"     # calibration samples
     eval = "data/dev.jsonl"          # labelled samples of the build's choice and of the check
     targets = ["cpu"]
-    out = "bundle"
+    out = "bundles"                  # the bundle of a target is at bundles/TARGET
     baseline = "baseline.json"
 
     [budget]                         # limits of the build and of every check
@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 FILE = "edgekit.toml"
+_MANIFEST = "manifest.json"
 CHECK_SECONDS = 30.0
 """How long a check may go on to settle what is open, unless something else is said."""
 
@@ -122,7 +123,7 @@ class Project:
         columns: Column name by role, for all samples.
         slices: Columns whose values a check compares separately.
         targets: Names of targets, or TOML files.
-        out: Folder of the bundle; with several targets, a folder with one sub-folder per target.
+        out: Folder of the bundles; the bundle of a target is its sub-folder ``TARGET``.
         baseline: Bundle, or file of ``edgekit baseline``; with several targets, a folder with ``NAME`` or ``NAME.json``
             per target.
         seed: Random seed for sampling and bootstrap.
@@ -315,6 +316,12 @@ def places(project: Project, *, only: str | None = None, report: str | None = No
             code="project-value",
         )
     several = len(named) > 1
+    if project.out and (Path(project.out) / _MANIFEST).is_file():
+        raise UsageError(
+            f"{project.path}: out is {project.out}, which is a bundle, expected the folder of the bundles of all targets. "
+            f"Move the bundle to {Path(project.out) / next(iter(named))}, or give another out.",
+            code="project-out-is-bundle",
+        )
     if only is not None:
         # A TOML file is used as it is, even if the file has a target with the same short name.
         named = {_short(only): named.get(only, only)}
@@ -327,7 +334,7 @@ def places(project: Project, *, only: str | None = None, report: str | None = No
     for name, target in named.items():
         baseline = _baseline(project, name, several)
         report_folder = None if report is None else below(report, name)
-        result.append(Place(target, name, below(project.out, name), baseline, report_folder))
+        result.append(Place(target, name, str(Path(project.out) / name), baseline, report_folder))
     return tuple(result)
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "Predictions",
     "Process",
     "Scenario",
+    "SliceScore",
     "Start",
     "Subject",
     "Times",
@@ -244,6 +245,23 @@ class Predictions:
 
 
 @dataclass(frozen=True)
+class SliceScore:
+    """Score of one bundle on the rows that share a value of a column.
+
+    Attributes:
+        column: Column of the slice.
+        value: Value that its rows share.
+        rows: Number of rows.
+        score: Score of the task on these rows; None where it is not defined on them.
+    """
+
+    column: str
+    value: str
+    rows: int
+    score: float | None
+
+
+@dataclass(frozen=True)
 class Perturbed:
     """Scores under one perturbation of the texts. Descriptive, not a certificate.
 
@@ -296,6 +314,7 @@ class Subject:
         processes: Timed processes.
         scenarios: Scenarios that were run.
         robustness: Scores on perturbed texts.
+        slices: Scores by slice, where the bundle is described by itself.
         candidates: Candidates of the build.
         predictions: Outputs per row; None if they would quote the samples.
         settings: Runtime settings from the manifest as text, by name: the fields of the variants and the digest of
@@ -334,6 +353,7 @@ class Subject:
     processes: tuple[Process, ...] = ()
     scenarios: tuple[Scenario, ...] = ()
     robustness: tuple[Perturbed, ...] = ()
+    slices: tuple[SliceScore, ...] = ()
     candidates: tuple[Trial, ...] = ()
     predictions: Predictions | None = None
     settings: Mapping[str, str] = field(default_factory=dict)
