@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgekit.cli._options import columns_option, given, keys_option, seed_option, threads_option, trust_of
-from edgekit.cli._output import bars, echo, echo_text
+from edgekit.cli._output import bars, echo
 from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
@@ -91,4 +91,4 @@ def _measure(bundle: str, samples: str, out: str, append: bool, keys: tuple[str,
         )
     files.write(report, Path(out))
     echo(terminal(report))
-    echo_text(f"Wrote {out}.")
+    echo(f"Wrote {out}.")

@@ -32,7 +32,8 @@ def edgekit(monkeypatch, capsys):
         assert "Traceback" not in said.err
         assert small.plain_words(said.out) == said.out
         assert small.plain_words(said.err) == said.err
-        return SimpleNamespace(code=ended.value.code or 0, out=said.out, err=said.err)
+        words = " ".join(said.out.split())  # however its lines are wrapped
+        return SimpleNamespace(code=ended.value.code or 0, out=said.out, err=said.err, words=words)
 
     yield call
     signal.signal(signal.SIGTERM, before)

@@ -8,12 +8,12 @@ import pytest
 from edgekit.search import agree
 from edgekit.search.agree import allowed, lists
 from edgekit.spec.agreement import Agreement
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 
 def task(problem_type, labels=3):
     names = tuple(f"label {i}" for i in range(labels))
-    return bound(Settings(problem_type, names, 64, ("input_ids",)), None)
+    return bind(Settings(problem_type, names, 64, ("input_ids",)), None)
 
 
 def compare(task, alone, listed, order, reference, method):

@@ -15,7 +15,7 @@ import edgekit
 from edgekit import samples
 from edgekit.report import check as verbs
 from edgekit.spec.gates import OFF, AccuracyGates, Gates
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 CASES = small.ROOT.parent / "shared" / "cases"
 ANSWERS = Gates(OFF.latency, AccuracyGates(), OFF.footprint)
@@ -109,7 +109,7 @@ def truth(task, read):
 
 def test_case_tables(case):
     folder = case("tables")
-    task = bound(Settings("single_label_classification", ("bad", "good"), 64, ("input_ids",)), None)
+    task = bind(Settings("single_label_classification", ("bad", "good"), 64, ("input_ids",)), None)
     right = samples.read(folder / "dev.jsonl")
     for name in ("dev.csv", "pandas.tsv", "semicolon.csv", "array.json"):
         found = samples.read(folder / name)
@@ -127,7 +127,7 @@ def test_case_tables(case):
 
 def test_case_multi(case):
     folder = case("multi")
-    task = bound(Settings("multi_label_classification", ("toxic", "threat"), 64, ("input_ids",)), None)
+    task = bind(Settings("multi_label_classification", ("toxic", "threat"), 64, ("input_ids",)), None)
     right = truth(task, samples.read(folder / "dev.jsonl"))
     for name in ("onehot.csv", "names.csv", "flags.csv"):
         assert truth(task, samples.read(folder / name)) == right, name

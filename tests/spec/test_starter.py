@@ -73,6 +73,6 @@ def test_nothing_is_written_over(tmp_path, name):
 
 
 def test_an_unknown_target(tmp_path):
-    with refused("name-unknown", "jetsen"):
+    with refused("name-unknown"):
         start(tmp_path, target=["jetsen"])
     assert not list(tmp_path.iterdir())
