@@ -63,7 +63,6 @@ ALLOWED = {
     "tokenizers": {"modalities", "source", "export", "compress"},
     "numpy": set(FLOORS),
     "PIL": {"modalities", "source"},
-    "pyarrow": {"samples", "report"},
     "click": {"cli"},
     "rich": {"cli"},
     "scipy": {"report", "stats"},

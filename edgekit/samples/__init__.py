@@ -17,6 +17,7 @@ from pathlib import Path
 from edgekit.modalities.text import UNBOUND
 from edgekit.samples import _folder, _json, _tables
 from edgekit.samples._decode import GZIP, text_of
+from edgekit.samples._header import is_header
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, to_json
@@ -245,9 +246,9 @@ def read(
             f"Samples {file} have no rows, expected at least one. Give a file with samples.", code="samples-empty"
         )
     columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
-    chosen = _choose(
-        columns, named, file, roles, said=kind in ("json", "jsonl", "folder") or any(role in columns for role in roles)
-    )
+    is_named = kind in ("json", "jsonl", "folder") or any(role in columns for role in roles)
+    is_named = is_named or is_header(columns, (record for _, record in records))
+    chosen = _choose(columns, named, file, roles, said=is_named)
     _check_slices(slices, columns, chosen, file)
     rows = tuple(
         _sample(record, chosen, LABEL not in named, slices, file, place, modality) for place, record in records
