@@ -34,6 +34,7 @@ from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, Modality
+from edgekit.spec.sources import SampleSource
 from edgekit.stats.paired import Paired
 
 __all__ = ["Distilled", "Loss", "Objective", "Training", "distill", "distill_module"]
@@ -109,39 +110,44 @@ class Distilled:
 
 
 def lesson(
-    paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] | None, modality: Modality
+    sources: Sequence[SampleSource], columns: Mapping[str, str] | None, modality: Modality
 ) -> list[Samples]:
     """Reads rows to train on; a file that has no label column is of rows without a label.
+
+    Args:
+        sources: Files, or tables that ``samples.collect`` made: each may be read twice.
+        columns: Role to column name.
+        modality: Modality of the model.
 
     Raises:
         SamplesError: when one cannot be read.
     """
-    if not paths:
+    if not sources:
         raise UsageError(
             "No samples were given, expected at least one file. Labels are not needed: the teacher says what rows mean.",
             code="samples-missing",
         )
     found = []
-    for path in map(Path, paths):
+    for one in sources:
         try:
-            found.append(samples_module.read(path, columns, modality=modality))
+            found.append(samples_module.read(one, columns, modality=modality))
         except SamplesError:
             if "label" not in (columns or {}):
                 raise
             found.append(
                 samples_module.read(
-                    path, {role: name for role, name in (columns or {}).items() if role != "label"}, modality=modality
+                    one, {role: name for role, name in (columns or {}).items() if role != "label"}, modality=modality
                 )
             )
     return found
 
 
-@takes_paths("teacher", "samples", "eval", "out", "student")
+@takes_paths("teacher", "out", "student")
 def distill(
     teacher: str | os.PathLike[str],
     *,
-    samples: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    eval: str | os.PathLike[str],
+    samples: SampleSource | Sequence[SampleSource],
+    eval: SampleSource,
     out: str | os.PathLike[str],
     layers: int | None = None,
     keep: Sequence[int] | None = None,
@@ -174,11 +180,12 @@ def distill(
             done are kept in the cache, and the same call goes on from there.
     """
     start = time.perf_counter()
+    sources, labelled = samples_module.collect_all(samples), samples_module.collect(eval, "eval")
     destination = Path(os.path.abspath(out))
     check_output(destination, force)
     origin = source.read(os.fspath(teacher), revision)
-    rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns, origin.modality)
-    evaluation = samples_module.read(Path(eval), columns, modality=origin.modality)
+    rows = lesson(sources, columns, origin.modality)
+    evaluation = samples_module.read(labelled, columns, modality=origin.modality)
     learner = _student.student(origin, layers, keep, None if student is None else source.read(os.fspath(student)))
     made = _student.make(origin, learner, rows, evaluation, training or Training(), progress)
     if made.main:

@@ -29,6 +29,7 @@ from edgekit.source.processors.text import tokenizer_json, wrapped
 from edgekit.spec.errors import ModelError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.sources import SampleSource
 
 __all__ = ["DISCLOSES", "Trimmed", "read_tokens", "trim", "trimmed"]
 
@@ -69,14 +70,14 @@ class Trimmed:
         return f"{said}. {DISCLOSES}" if self.discloses else f"{said}."
 
 
-@takes_paths("model", "samples", "tokens", "out", "eval")
+@takes_paths("model", "tokens", "out")
 def trim(
     model: str | os.PathLike[str],
     *,
-    samples: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+    samples: SampleSource | Sequence[SampleSource] = (),
     tokens: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str],
-    eval: str | os.PathLike[str] | None = None,
+    eval: SampleSource | None = None,
     revision: str | None = None,
     columns: Mapping[str, str] | None = None,
     force: bool = False,
@@ -98,14 +99,15 @@ def trim(
     Raises:
         EdgekitError: a subclass says which of model, samples or disk is at fault; nothing is left at ``out``.
     """
+    sources = samples_module.collect_all(samples)
+    measured = None if eval is None else samples_module.collect(eval, "eval")
     destination = Path(os.path.abspath(out))
     check_output(destination, force)
     origin = source.read(os.fspath(model), revision)
     _check_tokenizer(origin)
     roles = {role: name for role, name in (columns or {}).items() if role != "label"}
-    paths = [samples] if isinstance(samples, (str, os.PathLike)) else list(samples)
-    texts = [text for path in paths for text in samples_module.read(Path(path), roles, modality=origin.modality).inputs]
-    others = None if eval is None else samples_module.read(Path(eval), roles, modality=origin.modality).inputs
+    texts = [text for one in sources for text in samples_module.read(one, roles, modality=origin.modality).inputs]
+    others = None if measured is None else samples_module.read(measured, roles, modality=origin.modality).inputs
     listed = None if tokens is None else read_tokens(Path(tokens))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         made = trimmed(origin, texts, listed, others, Path(scratch) / "model", progress)

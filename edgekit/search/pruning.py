@@ -34,6 +34,7 @@ from edgekit.spec import target as targets
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.sources import SampleSource
 
 __all__ = ["PruneResult", "clock", "prune_model"]
 
@@ -102,13 +103,13 @@ def _times(ctx: BuildContext, candidates: Sequence[Candidate]) -> Sequence[Seque
     return race_candidates(ctx, candidates, _ROUNDS, _INPUTS_A_ROUND).times_ms
 
 
-@takes_paths("model", "samples", "eval", "out")
+@takes_paths("model", "out")
 def prune_model(
     model: str | os.PathLike[str],
     *,
     speedup: float,
-    samples: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    eval: str | os.PathLike[str],
+    samples: SampleSource | Sequence[SampleSource],
+    eval: SampleSource,
     out: str | os.PathLike[str],
     target: str | os.PathLike[str] = "cpu",
     revision: str | None = None,
@@ -138,14 +139,15 @@ def prune_model(
         EdgekitError: a subclass says which of model, samples, target, training or disk is at fault; nothing is left at ``out``.
     """
     start, destination = time.perf_counter(), Path(os.path.abspath(out))
+    sources, labelled = samples_module.collect_all(samples), samples_module.collect(eval, "eval")
     check_speedup(speedup)
     chosen = checks.settled(targets.load(os.fspath(target)), (), None)
     checks.check_target(chosen)
     checks.check_here(chosen)
     check_output(destination, force)
     origin = source.read(os.fspath(model), revision)
-    rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns, origin.modality)
-    evaluation = samples_module.read(Path(eval), columns, modality=origin.modality)
+    rows = lesson(sources, columns, origin.modality)
+    evaluation = samples_module.read(labelled, columns, modality=origin.modality)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         task = origin.save_assets(Path(scratch) / "assets")
         calibration = rows[0].take(checks.CALIBRATION_ROWS, 0)

@@ -258,4 +258,4 @@ def check_samples(request: BuildRequest, files: BuildSamples, task: Task) -> Non
 
 
 def _read(file: FilePath, columns: Mapping[str, str], modality: Modality) -> Samples:
-    return samples.read(Path(file), columns, modality=modality)
+    return samples.read(file, columns, modality=modality)
