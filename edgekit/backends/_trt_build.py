@@ -32,15 +32,27 @@ class Built:
     timing_cache: bytes
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """The device that an engine is built for.
+
+    Attributes:
+        memory: Memory of the device, bytes; 0 where it is not known.
+        chips: Compute capabilities that TensorRT-RTX builds for, e.g. ``8.9``; empty for the one of this device. TensorRT always builds for that.
+    """
+
+    memory: int = 0
+    chips: Sequence[str] = ()
+
+
 def build(
     trt: Any,
     graph: Path,
     signature: Signature,
     recipe: EngineRecipe,
     *,
-    memory: int,
+    hardware: Hardware,
     timing_cache: bytes,
-    chips: Sequence[str],
     progress: Progress,
 ) -> Built:
     """Parses a graph and builds an engine of it.
@@ -50,9 +62,8 @@ def build(
         graph: an ONNX file with external data beside it.
         signature: its inputs, for the shapes of the profiles.
         recipe: profiles and settings.
-        memory: of the device, bytes; 0 where it is not known.
+        hardware: Device that the engine is for.
         timing_cache: of an earlier build here; empty for none. One of another version or device is not used.
-        chips: compute capabilities that TensorRT-RTX builds for, e.g. ``8.9``; empty for the one that is there. TensorRT always builds for that.
         progress: told how far the builder is, from another thread; what it raises ends the build and is raised here.
 
     Raises:
@@ -65,9 +76,7 @@ def build(
         begin.wait()
         if monitor.stopped is not None:
             raise monitor.stopped
-        return _build(
-            trt, graph, signature, recipe, timing_cache, partial(_configure, trt, recipe, memory, chips), monitor
-        )
+        return _build(trt, graph, signature, recipe, timing_cache, partial(_configure, trt, recipe, hardware), monitor)
 
     # In a thread of its own, because Python handles Ctrl-C in whatever the main thread runs next. That would be a callback of the builder's,
     # the logger's as a rule, where the bindings print the exception and drop it.
@@ -130,7 +139,8 @@ def _network_flags(trt: Any) -> int:
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _configure(trt: Any, recipe: EngineRecipe, memory: int, chips: Sequence[str], config: Any) -> None:
+def _configure(trt: Any, recipe: EngineRecipe, hardware: Hardware, config: Any) -> None:
+    memory = hardware.memory
     workspace = recipe.workspace_mb * 2**20 or memory // _SHARE
     if memory and workspace > memory:
         have = memory // 2**20
@@ -147,7 +157,7 @@ def _configure(trt: Any, recipe: EngineRecipe, memory: int, chips: Sequence[str]
     for name in recipe.flags:
         config.set_flag(member(trt.BuilderFlag, name, "The recipe's flags"))
     if is_rtx(trt):
-        _set_chips(trt, config, chips)
+        _set_chips(trt, config, hardware.chips)
 
 
 def _set_chips(trt: Any, config: Any, chips: Sequence[str]) -> None:

@@ -102,6 +102,12 @@ include_text_option = click.option(
 seed_option = click.option(
     "--seed", type=click.IntRange(min=0), default=None, help="Of all that is drawn. [default: 0]"
 )
+metric_option = click.option(
+    "--metric",
+    default=None,
+    metavar="MODULE:NAME",
+    help="A metric of your own in place of the task's first one: a function of (predictions, truths), e.g. scores:f2.",
+)
 max_time_option = click.option(
     "--max-time",
     type=click.FloatRange(min=0, min_open=True),

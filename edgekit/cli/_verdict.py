@@ -5,28 +5,27 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.cli._output import echo
-from edgekit.spec.report import Report
+
+if TYPE_CHECKING:
+    from edgekit.verbs.reports import ReportResult
 
 
-def write(report: Report, folder: str | None) -> list[str]:
-    """Writes all forms of a report; the line that says so, if there is a folder."""
-    if folder is None:
+def written(result: ReportResult) -> list[str]:
+    """The line that says where a report was written, if it was."""
+    if not result.written:
         return []
-    from edgekit.report.render import write_all
-
-    return [f"Wrote {folder}: {', '.join(file.name for file in write_all(report, Path(folder)))}."]
+    return [f"Wrote {result.written[0].parent}: {', '.join(file.name for file in result.written)}."]
 
 
-def finish(report: Report, folder: str | None, strict: bool = False, allow_incomparable: bool = False) -> int:
+def finish(result: ReportResult, folder: str | None) -> int:
     """Writes and prints a report, and says its exit code."""
-    from edgekit.report.render.terminal import terminal
-
-    code = report.exit_code(strict, allow_incomparable)
-    written = write(report, folder)
-    say("\n".join([terminal(report, code), *written]))
-    return code
+    if folder is not None:
+        result = result.write(folder)
+    say("\n".join([result.text(), *written(result)]))
+    return result.exit_code
 
 
 def say(words: str) -> None:
@@ -39,7 +38,7 @@ def say(words: str) -> None:
         )  # Python would complain when it flushes at its end
 
 
-def check_ready(*folders: str | None) -> None:
+def check_ready(*folders: str | os.PathLike[str] | None) -> None:
     """Refuses what would end a run after it was measured: packages that are not there, folders that cannot be written.
 
     Raises:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli._options import columns_option, given, keys_option, seed_option, threads_option, trust_of
+from edgekit.cli._options import (
+    columns_option,
+    given,
+    keys_option,
+    metric_option,
+    seed_option,
+    threads_option,
+    trust_of,
+)
 from edgekit.cli._output import bars, echo
 
 __all__ = ["command"]
@@ -31,7 +39,8 @@ __all__ = ["command"]
 @threads_option
 @keys_option
 @seed_option
-def command(bundle, samples, out, append, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+@metric_option
+def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Measure BUNDLE and keep what 'edgekit check --baseline FILE' compares with: answers by row (no text), times, footprint.
 
     A check against the file judges accuracy and size anywhere; latency, start, memory and energy only on the same machine. What a machine
@@ -39,17 +48,10 @@ def command(bundle, samples, out, append, keys, **options):  # type: ignore[no-u
     sessions at other times (--append, e.g. once an hour, four or more) tell how much it varies. Of one session only large changes are
     found. A check runs the older bundle itself in turns, which is far sharper, where it is given, or still lies where the file says.
     """
-    from pathlib import Path
+    from edgekit.spec.options import BaselineOptions
+    from edgekit.verbs.reports import baseline
 
-    from edgekit.cli import _reference, _verdict
-    from edgekit.report import check, files
-    from edgekit.report.render.terminal import terminal
-
-    _reference.check_file(out)
-    _verdict.check_ready()
+    chosen = BaselineOptions(**given(**options))
     with bars() as progress:
-        report = check.baseline(
-            bundle, samples, file=out, append=append, progress=progress, **given(trust=trust_of(keys), **options)
-        )
-    files.write(report, Path(out))
-    echo(f"{terminal(report)}\nWrote {out}.")
+        result = baseline(bundle, samples, file=out, options=chosen, trust=trust_of(keys), progress=progress)
+    echo(f"{result.text()}\nWrote {out}.")

@@ -44,40 +44,26 @@ _numbers = numbers(1, "whole numbers of at least 1, e.g. 1,8,32")
 @python_option
 @identity_option
 @keys_option
-def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, where, as_json, python, identity, keys, **timing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Time BUNDLE by batch and length: arrays in, outputs out (preprocessing is not in it; 'edgekit eval' has it).
 
     With --on the numbers are those of the device. Where it has no such bundle, or another one, BUNDLE is deployed first,
     see 'edgekit deploy', which has --python and --identity too.
     """
     with bars() as progress:
+        from edgekit.spec.options import BenchOptions, DeployOptions
+
+        options = BenchOptions(**timing)
         if where is None:
             _only_there()
             from edgekit.report.bench import bench
 
-            result = bench(
-                bundle,
-                batches,
-                lengths,
-                seconds=seconds,
-                backend=backend,
-                threads=threads,
-                trust=trust_of(keys),
-                progress=progress,
-            )
+            result = bench(bundle, options=options, trust=trust_of(keys), progress=progress)
         else:
             from edgekit import deploy
 
-            options = {
-                "seconds": seconds,
-                "backend": backend,
-                "threads": threads,
-                "python": python,
-                "keys": keys,
-                "identity": identity,
-            }
-            options["revoked"] = revoked()
-            result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
+            login = DeployOptions(python=python, keys=keys, identity=identity, revoked=revoked())
+            result = deploy.bench(bundle, where, options=options, login=login, progress=progress)
     show(result, as_json)
 
 

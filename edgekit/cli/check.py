@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from edgekit.cli._options import (
     include_text_option,
     keys_option,
     max_time_option,
+    metric_option,
     seed_option,
     slices_option,
     trust_of,
@@ -73,6 +75,7 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
 @keys_option
 @max_time_option
 @seed_option
+@metric_option
 def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
     """Hold BUNDLE against a baseline and its gates; for CI.
 
@@ -83,7 +86,7 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
     over the file, and the gravest exit code counts. With BUNDLE edgekit.toml is not read.
     """
     held = None if gates is None else gate_files.read(gates)
-    chosen = given(gates=held, report=said.pop("out"), **said)
+    chosen = given(gates=held, report=said.pop("out"), include_text=include_text, **said)
     if bundle is not None:
         checks = projects.checks(Project(), bundle, chosen)
         _complete(checks[0], asked=bool(said["self_check"]))
@@ -96,8 +99,8 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
         _complete(checks[0], file, asked=bool(said["self_check"]))
     if checks[0].baseline is None:
         _only_noise(include_text=include_text, gates=gates, **said)
-    _verdict.check_ready(*(check.report for check in checks))
-    click.get_current_context().exit(worst([_run(check, include_text, as_json) for check in checks]))
+    _verdict.check_ready(*(check.options.report for check in checks))
+    click.get_current_context().exit(worst([_run(check, as_json) for check in checks]))
 
 
 def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None:
@@ -114,7 +117,7 @@ def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None
             "Missing option '--baseline'. Give an older bundle, or a file of 'edgekit baseline'; or --self-check for this machine's noise.",
             code="option-missing",
         )
-    columns = ",".join(f"{role}={name}" for role, name in check.columns.items())
+    columns = ",".join(f"{role}={name}" for role, name in check.options.columns.items())
     told = f"--samples {check.samples}" + (f" --columns {columns}" if columns else "")
     where = f"baselines/{check.name}.json, of every target's bundle," if check.name else "baseline.json"
     raise UsageError(
@@ -135,34 +138,22 @@ def _only_noise(**said: Any) -> None:
             )
 
 
-def _run(check: Check, include_text: bool, as_json: bool) -> int:
+def _run(check: Check, as_json: bool) -> int:
     """Checks one bundle and says so; of several, an error of one does not keep the others from being looked at."""
-    from edgekit.report import check as checking
-    from edgekit.report import files
+    from edgekit.verbs import reports
 
-    told: dict[str, Any] = {
-        "columns": check.columns or None,
-        "trust": trust_of(check.keys),
-        "max_time": check.max_time,
-        "seed": check.seed,
-    }
     try:
+        trust = trust_of([os.fspath(key) for key in check.options.keys])
         with bars() as progress:
-            if check.baseline is None:
-                report = checking.self_check(check.bundle, check.samples, progress=progress, **told)
-            else:
-                told |= {
-                    "slices": check.slices,
-                    "gates": check.gates,
-                    "self_check": check.self_check,
-                    "include_text": include_text,
-                }
-                report = checking.check(check.bundle, check.baseline, check.samples, progress=progress, **told)
+            result = reports.check(
+                check.bundle, check.baseline, check.samples, options=check.options, trust=trust, progress=progress
+            )
         if not as_json:
-            return _verdict.finish(report, check.report, check.strict, check.allow_incomparable)
-        _verdict.write(report, check.report)
-        _verdict.say(files.dumps(report).rstrip("\n"))
-        return report.exit_code(check.strict, check.allow_incomparable)
+            return _verdict.finish(result, None)
+        from edgekit.report import files
+
+        _verdict.say(files.dumps(result.report).rstrip("\n"))
+        return result.exit_code
     except (EdgekitError, OSError, MemoryError) as problem:
         error = as_error(problem)
         echo(error_line(error, check.name), err=True)

@@ -30,7 +30,7 @@ identity_option = click.option(
 @identity_option
 @click.option("--report", default=None, metavar="FILE", help="Also write the result as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(*, bundle, where, keys, allow_downgrade, python, identity, report, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, where, report, as_json, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Bring BUNDLE to a device over ssh, make its engines there, and check that it computes there what it is to.
 
     It goes to ~/edgekit/NAME there, or to PATH (/~/PATH below the login's home), and replaces the bundle that is there only when
@@ -38,18 +38,11 @@ def command(*, bundle, where, keys, allow_downgrade, python, identity, report, a
     known hosts apply; a host that is not known, or shows another key, is refused.
     """
     from edgekit.deploy import deploy
+    from edgekit.spec.options import DeployOptions
 
     with bars() as progress:
-        result = deploy(
-            bundle,
-            where,
-            python=python,
-            keys=keys,
-            revoked=revoked(),
-            allow_downgrade=allow_downgrade,
-            identity=identity,
-            progress=progress,
-        )
+        login = DeployOptions(revoked=revoked(), **options)
+        result = deploy(bundle, where, options=login, progress=progress)
     show(result, as_json)
     if report:
         from edgekit.report.files import write_text

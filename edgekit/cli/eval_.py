@@ -12,6 +12,7 @@ from edgekit.cli._options import (
     include_text_option,
     keys_option,
     max_time_option,
+    metric_option,
     seed_option,
     slices_option,
     threads_option,
@@ -82,6 +83,7 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
 @keys_option
 @max_time_option
 @seed_option
+@metric_option
 def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Score BUNDLE on samples, with latency (one stream, batch 1, input to answer) and memory.
 
@@ -97,7 +99,7 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
             )
         _report(bundle, samples, out, keys=keys, **options)
         return
-    run = {name: options.pop(name) for name in ("columns", "backend", "threads")}
+    run = {name: options.pop(name) for name in ("columns", "backend", "threads", "metric")}
     if of_a_report := list(given(**options)):
         option = next(p for p in command.params if p.name == of_a_report[0])
         raise UsageError(
@@ -105,9 +107,11 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
         )
     from edgekit.report.evaluate import evaluate
     from edgekit.report.files import write_text
+    from edgekit.spec.options import EvaluateOptions
 
+    chosen = EvaluateOptions(**given(**run))
     with bars() as progress:
-        result = evaluate(bundle, samples, trust=trust_of(keys), progress=progress, **run)
+        result = evaluate(bundle, samples, options=chosen, trust=trust_of(keys), progress=progress)
     text = to_json(result.record(), indent=2)
     if file == "-":
         echo(text)
@@ -120,27 +124,19 @@ def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-unt
 def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
     """Measures everything and writes the report."""
     server_bound, scenarios = options.pop("server_bound"), options.pop("scenarios")
-    teacher, gates, keys = options.pop("teacher"), options.pop("gates"), options.pop("keys")
+    teacher, keys = options.pop("teacher"), options.pop("keys")
     if server_bound is not None and scenarios and "Server" not in scenarios:
         raise UsageError(
             "--server-bound is of the Server scenario, which was not asked for. Add --scenario Server, or leave it out.",
             code="option-needs-other",
         )
-    from edgekit.cli import _reference, _verdict
-    from edgekit.report import check
-    from edgekit.spec import gates as gate_files
+    from edgekit.cli import _verdict
+    from edgekit.spec.options import MeasureOptions
+    from edgekit.verbs.reports import measure
 
     _verdict.check_ready(out)
-    held = None if gates is None else gate_files.read(gates)
-    reference = None if teacher is None else _reference.reference(teacher, bundle)
-    said = given(
-        scenarios=scenarios,
-        server_bound_ms=server_bound,
-        gates=held,
-        reference=reference,
-        trust=trust_of(keys),
-        **options,
-    )
+    named = given(scenarios=scenarios, server_bound_ms=server_bound, reference=teacher, **options)
+    chosen = MeasureOptions(**named)
     with bars() as progress:
-        report = check.report(bundle, samples, progress=progress, **said)
-    click.get_current_context().exit(_verdict.finish(report, out))
+        result = measure(bundle, samples, options=chosen, trust=trust_of(keys), progress=progress)
+    click.get_current_context().exit(_verdict.finish(result, out))

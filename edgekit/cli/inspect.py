@@ -15,9 +15,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def command(bundle, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Show what BUNDLE holds: task, inputs, how it runs, the candidates of its build, where it came from."""
-    from edgekit.bundle.trust import open_bundle
-    from edgekit.report.inspect import inspect
-    from edgekit.spec.parsing import plain
+    from edgekit.verbs.bundles import inspect
 
-    opened = open_bundle(bundle)
-    echo(to_json(plain(opened.manifest), indent=2, sort_keys=True, ensure_ascii=False) if as_json else inspect(opened))
+    info = inspect(bundle)
+    echo(to_json(info.record(), indent=2, sort_keys=True, ensure_ascii=False) if as_json else info.text())

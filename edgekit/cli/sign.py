@@ -26,9 +26,9 @@ def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     from pathlib import Path
 
     from edgekit.bundle.signature import is_encrypted
-    from edgekit.bundle.trust import sign
+    from edgekit.verbs.keys import sign
 
     password = (
         click.prompt("Password of the key", hide_input=True, err=True).encode() if is_encrypted(Path(key)) else None
     )
-    echo(f"Wrote {sign(bundle, key, password)}.")
+    echo(sign(bundle, key, password=password).text())

@@ -25,8 +25,9 @@ from edgekit.deploy._there import COPY
 from edgekit.report.bench import Bench
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import EdgekitError, IntegrityError, RemoteError, UsageError
+from edgekit.spec.options import BenchOptions, DeployOptions
 from edgekit.spec.parsing import Recorded, parse
-from edgekit.spec.paths import takes_paths
+from edgekit.spec.paths import check_path, takes_paths
 from edgekit.spec.progress import Progress, silent
 
 __all__ = ["Address", "Deployed", "bench", "deploy", "parse_url"]
@@ -88,44 +89,36 @@ class Deployed(Recorded):
         return "\n".join([*lines, self.verified])
 
 
-@takes_paths("bundle", "keys", "revoked", "identity")
+@takes_paths("bundle")
 def deploy(
     bundle: str | Path,
     where: str,
     *,
-    python: str = "python3",
-    keys: Sequence[str | Path] = (),
-    revoked: str | Path | None = None,
-    allow_downgrade: bool = False,
-    identity: str | Path | None = None,
-    ssh_options: Sequence[str] = (),
+    options: DeployOptions | None = None,
     progress: Progress = silent,
 ) -> Deployed:
-    """Brings a bundle to a device, makes its engines there where it has any, and checks that it computes there what it is to.
+    """Bring a bundle to a device, make its engines there where it has any, and check that it computes there what it is to.
 
     The user's own ssh configuration, agent and known hosts apply. A host whose key is not known, or is another one, is refused. What is
     copied for the time being is removed again, also after an error or an interrupt; where the connection is lost for good, the next
     deployment to that place after a day removes it.
 
     Args:
-        bundle: its folder.
-        where: ``ssh://[user@]host[:port][/path]``; by default it goes to ``~/edgekit/NAME`` there. A bundle that is there is replaced.
-        python: Python there: a name on the PATH, or a path, from the login's home where it is relative.
-        keys: public keys; the bundle must be signed by one of them. That is checked here, and with copies of the keys there.
-        revoked: file with the fingerprints of keys that are trusted no more; it goes with ``keys``.
-        allow_downgrade: replace also a bundle of another name, or a newer one.
-        identity: private key to log in with; None for those that ssh finds.
-        ssh_options: more arguments of ssh and scp.
-        progress: told which step it is at.
+        bundle: Folder of the bundle.
+        where: Address ``ssh://[user@]host[:port][/path]``; by default the bundle goes to ``~/edgekit/NAME`` there. A bundle that is there is replaced.
+        options: Options; None for the defaults.
+        progress: Function that is called with the name of each step.
 
     Raises:
         UsageError: when ``where`` is no such address, or something else than a bundle is there, or one that this one must not replace.
         IntegrityError: when the bundle is altered, here or on the way, has expired, or computes something else there.
         RemoteError: when the device cannot be reached, lacks Python, EdgeKit, a backend or room, or fails at a step.
     """
+    chosen = _checked(options)
+    keys, revoked, allow_downgrade = chosen.keys, chosen.revoked, chosen.allow_downgrade
     started = time.monotonic()
     address = parse_url(where)
-    device = Device(address, python, identity, ssh_options, progress)
+    device = Device(address, chosen.python, chosen.identity, chosen.ssh_options, progress)
     progress("check the bundle", 0, 0)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     notes = check_install(opened.manifest, opened.path)
@@ -167,72 +160,58 @@ def deploy(
     )
 
 
-@takes_paths("bundle", "keys", "revoked", "identity")
+@takes_paths("bundle")
 def bench(
     bundle: str | Path,
     where: str,
-    batches: Sequence[int],
-    lengths: Sequence[int],
     *,
-    seconds: float = 1.0,
-    backend: str | None = None,
-    threads: int | None = None,
-    python: str = "python3",
-    keys: Sequence[str | Path] = (),
-    revoked: str | Path | None = None,
-    identity: str | Path | None = None,
-    ssh_options: Sequence[str] = (),
+    options: BenchOptions | None = None,
+    login: DeployOptions | None = None,
     progress: Progress = silent,
 ) -> Bench:
-    """Times a bundle on a device, as :func:`edgekit.report.bench.bench` does here; it is deployed first where the device has another one or none.
+    """Time a bundle on a device, as :func:`edgekit.bench` does here; it is deployed first where the device has another one or none.
 
     Args:
-        bundle: its folder, on this machine.
-        where: see :func:`deploy`.
-        batches: rows of a call.
-        lengths: tokens of a row.
-        seconds: for each pair of them.
-        backend: which of the bundle's backends; None for its best one.
-        threads: threads of one call; None for what the bundle was tuned to.
-        python: Python there.
-        keys: public keys; the bundle here, whose manifest the device's has to equal, must be signed by one of them.
-        revoked: file with the fingerprints of keys that are trusted no more; it goes with ``keys``.
-        identity: private key to log in with.
-        ssh_options: more arguments of ssh and scp.
-        progress: told which step it is at.
+        bundle: Folder of the bundle, on this machine.
+        where: Address, see :func:`deploy`.
+        options: Options of the timing; None for the defaults.
+        login: Options of the login and of the deployment; None for the defaults.
+        progress: Function that is called with the name of each step.
 
     Raises:
         EdgekitError: as :func:`deploy`; UsageError for a length that the model does not take.
     """
+    timing, chosen = options or BenchOptions(), _checked(login)
+    keys, revoked = chosen.keys, chosen.revoked
     address = parse_url(where)
-    device = Device(address, python, identity, ssh_options, progress)
+    device = Device(address, chosen.python, chosen.identity, chosen.ssh_options, progress)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     found = _ask(device, opened, address)
     if found["manifest"] != sha256(opened.path / MANIFEST):
-        deploy(
-            bundle,
-            where,
-            python=python,
-            keys=keys,
-            revoked=revoked,
-            identity=identity,
-            ssh_options=ssh_options,
-            progress=progress,
-        )
-    options = [
+        deploy(bundle, where, options=chosen, progress=progress)
+    arguments = [
         "--batches",
-        ",".join(map(str, batches)),
+        ",".join(map(str, timing.batches)),
         "--lengths",
-        ",".join(map(str, lengths)),
+        ",".join(map(str, timing.lengths)),
         "--seconds",
-        str(seconds),
+        str(timing.seconds),
         "--json",
     ]
-    options += [] if backend is None else ["--backend", backend]
-    options += [] if threads is None else ["--threads", str(threads)]
-    said = device.json_verb("bench there", "bench", *options, "--", str(found["path"]))
+    arguments += [] if timing.backend is None else ["--backend", timing.backend]
+    arguments += [] if timing.threads is None else ["--threads", str(timing.threads)]
+    said = device.json_verb("bench there", "bench", *arguments, "--", str(found["path"]))
     result = parse(Bench, said, f"what 'edgekit bench' on {address} wrote", RemoteError)
     return replace(result, machine=f"{address} ({found['system']})")
+
+
+def _checked(options: DeployOptions | None) -> DeployOptions:
+    """Return the options, whose paths can be paths."""
+    chosen = options or DeployOptions()
+    for name in ("keys", "revoked", "identity"):
+        if getattr(chosen, name) is not None:
+            check_path(getattr(chosen, name), name)
+    return chosen
 
 
 def _ask(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:

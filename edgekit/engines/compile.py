@@ -82,16 +82,28 @@ def key_parts(
     }
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """How :func:`load_engine` comes to an engine.
+
+    Attributes:
+        make: Whether engines are made here and stored, also where the bundle brings some; else what can be used is used.
+        force: Whether an engine is made anew also where the cache has one.
+        self_test: Function that is called with an engine that was made here, and returns what is wrong with it.
+    """
+
+    make: bool = False
+    force: bool = False
+    self_test: SelfTest | None = None
+
+
 def load_engine(
     bundle: Bundle,
     variant: Variant,
     signature: Signature,
     device: Any,
     progress: Progress,
-    *,
-    make: bool = False,
-    force: bool = False,
-    self_test: SelfTest | None = None,
+    options: EngineOptions | None = None,
 ) -> tuple[backends.Engine, Compilation | None]:
     """Loads what a variant runs on a device.
 
@@ -101,9 +113,7 @@ def load_engine(
         signature: the entry point.
         device: of the variant's backend, opened.
         progress: told how far a compilation is.
-        make: engines are to be made here and kept, also where the bundle brings some; else what can be used is used.
-        force: make it anew also where the cache has one.
-        self_test: asked about an engine that is made here.
+        options: Options; None for an engine that can be used as it is, where there is one.
 
     Returns:
         The engine, and where it came from; None for a backend that runs the graph itself.
@@ -114,6 +124,8 @@ def load_engine(
         BackendError: when the backend refuses the graph or the recipe, or an engine that was made here fails its self-test: the cache has it no more.
         BuildError: with ``make``, when the engine cannot be kept.
     """
+    how = options or EngineOptions()
+    make, force, self_test = how.make, how.force, how.self_test
     if not backends.get(variant.backend).ENGINES:
         graph: backends.Engine = device.load(bundle.graph(variant.graphs[signature.name]), signature, variant.shapes)
         bundle.check_unchanged()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit import backends
@@ -12,10 +12,13 @@ from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import machine_name
 from edgekit.report.reference import question
 from edgekit.report.side import opened
+from edgekit.spec.options import EvaluateOptions
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.rows import encode_each
+from edgekit.spec.sources import SampleSource
+from edgekit.spec.user_metric import resolve_metric, with_metric
 from edgekit.stats.percentiles import Latency, latency, samples_needed
 
 __all__ = ["BundleScores", "evaluate"]
@@ -86,33 +89,32 @@ class BundleScores(Recorded):
         )
 
 
-@takes_paths("bundle", "samples")
+@takes_paths("bundle")
 def evaluate(
     bundle: str | Path,
-    samples: str | Path,
+    samples: SampleSource,
     *,
-    columns: Mapping[str, str] | None = None,
-    backend: str | None = None,
-    threads: int | None = None,
+    options: EvaluateOptions | None = None,
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> BundleScores:
-    """Scores a bundle and takes its times and memory.
+    """Score a bundle on labelled samples, and measure its latency and memory.
 
     Args:
-        bundle: its folder.
-        samples: rows with labels.
-        columns: role to column name.
-        backend: which of the bundle's backends.
-        threads: threads of one call.
-        trust: whose bundles may be opened; None for anybody's.
-        progress: told after each group of texts.
+        bundle: Folder of the bundle.
+        samples: Labelled samples, a path or rows in memory.
+        options: Options; None for the defaults.
+        trust: Keys of makers whose bundles may be opened; None for anybody's.
+        progress: Function that is called after each group of inputs.
 
     Raises:
         EdgekitError: when the bundle or the samples cannot be used.
     """
-    side = opened(bundle, trust, backend, threads)
-    rows = sample_files.read(samples, columns, modality=side.task.modality)
+    chosen = options or EvaluateOptions()
+    source, metric = sample_files.collect(samples), resolve_metric(chosen.metric)
+    side = opened(bundle, trust, chosen.backend, chosen.threads)
+    side = replace(side, task=with_metric(side.task, metric))
+    rows = sample_files.read(source, chosen.columns, modality=side.task.modality)
     given = rows.evaluation(side.task)
     times: list[float] = []
     with side.worker() as worker:

@@ -29,6 +29,7 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, HasLabels, Input, Task
 from edgekit.spec.rows import encode_each
 from edgekit.spec.sealed import seal
+from edgekit.spec.sources import SampleSource
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
 from edgekit.spec.tensor import TensorSpec
 from edgekit.stats.percentiles import percentile, samples_needed
@@ -154,7 +155,7 @@ def opened(
     return Side(found, found.path.resolve().name, task, backend, threads, trust)
 
 
-def rows(task: Task, samples: str | Path, columns: Mapping[str, str] | None, slices: Sequence[str]) -> Rows:
+def rows(task: Task, samples: SampleSource, columns: Mapping[str, str] | None, slices: Sequence[str]) -> Rows:
     """Reads labelled samples.
 
     Raises:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import to_json
@@ -92,7 +92,8 @@ def collect_all(sources: object, name: str = "samples") -> list[str | os.PathLik
         SamplesError: for a row that is no mapping, or whose column names are no texts.
     """
     several = isinstance(sources, (list, tuple)) and not any(isinstance(part, Mapping) for part in sources)
-    return [collect(part, name) for part in (sources if several else [sources])]  # type: ignore[union-attr]
+    parts: Sequence[Any] = cast("Sequence[Any]", sources) if several else [sources]
+    return [collect(part, name) for part in parts]
 
 
 def rows_digest(rows: Sequence[tuple[bytes, Mapping[str, object]]], columns: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from edgekit.backends import WrongResultsError
 from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
 from edgekit.spec.errors import BudgetError, SamplesError, UsageError, check_known, near
 from edgekit.spec.manifest import MAX_TOKENS, Variant
+from edgekit.spec.options import CALIBRATION_ROWS
 from edgekit.spec.protocols import HasLabels, Task
 from edgekit.spec.rows import encode_each
 from edgekit.spec.target import USES, Target
@@ -45,8 +46,6 @@ __all__ = [
     "without_wrong",
 ]
 
-CALIBRATION_ROWS = 300
-"""Rows that are chosen for calibration where nothing else is said."""
 _UNLIKELY_EQUAL = 16
 FULL_RANGE = ("static", "dynamic")
 """Methods whose INT8 weights are multiplied with INT8 activations on CPUs, where 8 bits saturate without VNNI."""

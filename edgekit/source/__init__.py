@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,39 +26,36 @@ from edgekit.spec.protocols import Arrays, Input, Modality, Task
 __all__ = ["Source", "check_options", "from_module", "module_options", "options", "processors_of", "read"]
 
 
+@dataclass(eq=False)
 class Source:
-    """A fine-tuned model: what it is, its torch module, its tokenizer or image processor.
+    """A fine-tuned model: what it is, its torch module, its tokenizer or image processor. :func:`read` and :func:`from_module` make it.
 
     Attributes:
-        model_id: folder name or hub id.
-        revision: commit of the hub, or ``local``.
-        task: name of its task.
-        digest: of every file or tensor that decides what the model computes; None for a module given from Python, whose code has no digest.
-        kind: what its outputs mean, as the head reads it.
-        notes: what should be known of how the model was read, a sentence each.
+        model_id: Folder name or hub id.
+        revision: Commit of the hub, or ``local``.
+        task: Name of its task.
+        digest: Digest of every file or tensor that decides what the model computes; None for a module given from Python, whose code has no digest.
+        make: Function that makes the module and the processor, called on first use.
+        kind: Meaning of the outputs, as the head reads it.
+        notes: Notes on how the model was read, a sentence each.
+        folder: Folder whose processor files are compared with the processor that counts; None for no comparison.
+        questioned: Whether the form of the outputs was not stated by the caller, and is checked.
     """
 
-    def __init__(
-        self,
-        model_id: str,
-        revision: str,
-        task: str,
-        digest: str | None,
-        make: Callable[[], tuple[Any, Any]],
-        kind: Any,
-        *,
-        notes: Sequence[str] = (),
-        folder: Path | None = None,
-        questioned: bool = False,
-    ) -> None:
-        """Keeps a function that makes (module, processor) on first use; :func:`read` and :func:`from_module` are the ways here."""
-        self.model_id, self.revision, self.task, self.digest, self.kind = model_id, revision, task, digest, kind
-        self.notes, self._folder, self._questioned = tuple(notes), folder, questioned
-        self._make = make
+    model_id: str
+    revision: str
+    task: str
+    digest: str | None
+    make: Callable[[], tuple[Any, Any]] = field(repr=False)
+    kind: Any
+    _: KW_ONLY
+    notes: Sequence[str] = ()
+    folder: Path | None = None
+    questioned: bool = False
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        return self._make()
+        return self.make()
 
     @property
     def head(self) -> Head:
@@ -104,8 +102,8 @@ class Source:
         Raises:
             ModelError: when they make different arrays of one of the inputs.
         """
-        if self._folder is not None:
-            processors_of(self.task).check_inputs(self.model_id, self._folder, self.processor, inputs)
+        if self.folder is not None:
+            processors_of(self.task).check_inputs(self.model_id, self.folder, self.processor, inputs)
 
     def check_outputs(self, inputs: Sequence[Input]) -> None:
         """Refuses outputs of a module from Python that are not what its head takes, unless the caller said what they are.
@@ -113,7 +111,7 @@ class Source:
         Raises:
             ModelError: with what to do.
         """
-        if self._questioned:
+        if self.questioned:
             self.head.check_outputs(self.model_id, self.kind, self.outputs(self.encode(inputs)))
 
     def encode(self, inputs: Sequence[Input]) -> list[Arrays]:

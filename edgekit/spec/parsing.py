@@ -26,7 +26,8 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
     """Makes a ``cls`` of plain data.
 
     Args:
-        cls: a dataclass; its fields may be scalars, tuples and sequences, mappings, optionals and other dataclasses.
+        cls: a dataclass; its fields may be scalars, tuples and sequences, mappings, optionals and other dataclasses. A field with the metadata ``key``
+            of False is no key; one with ``hint`` is read as of that type, where its own type has values that no file can hold.
         data: a mapping, as TOML or JSON gives it.
         where: what is being read, for messages (a file name and a table).
         error: the error type to raise.
@@ -36,13 +37,13 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
     """
     if not isinstance(data, Mapping):
         raise error(f"{where} is {_kind(data)}, expected a table of keys and values.", code="value-type")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("key", True)}  # type: ignore[arg-type]
     check_known(data, fields, "key", f" in {where}", error=error, code="key-unknown")
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in data:
-            values[name] = _value(hints[name], data[name], f"{where}: {name}", error)
+            values[name] = _value(field.metadata.get("hint", hints[name]), data[name], f"{where}: {name}", error)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(
                 f"{where} has no key '{name}', which it needs. Add {name} = ... to it.", code="key-missing", key=name

@@ -59,9 +59,27 @@ class Duel:
     looks: tuple[Look, ...]
 
 
+@dataclass(frozen=True)
+class Solo:
+    """How one bundle is timed by itself.
+
+    Attributes:
+        processes: Number of processes, one after the other.
+        probes: Kernels that are timed before and behind each block; None for none.
+        kernels: Names of those kernels with their repeats, where they are to be those of an earlier run; empty to fit them to the bundle's time.
+        seed: Random seed for the order of inputs.
+        meter: Meter of energy, where the machine has one.
+    """
+
+    processes: int
+    probes: Prober | None = None
+    kernels: Sequence[str] = ()
+    seed: int = 0
+    meter: Meter | None = None
+
+
 def duel(
-    before: Opener,
-    after: Opener,
+    sides: tuple[Opener, Opener],
     inputs: Sequence[Input],
     decided: Callable[[Sequence[Pair], Sequence[Look]], bool],
     *,
@@ -73,8 +91,7 @@ def duel(
     """Times two bundles until a look at the data decides, or the time is over.
 
     Args:
-        before: starts a process of one side.
-        after: of the other.
+        sides: Functions that start a process of each side, before and after.
         inputs: what is answered, in an order drawn by ``seed``.
         decided: told the pairs so far and all looks, this one last; whether that is enough.
         max_time: seconds; at least four pairs of processes are measured whatever they take.
@@ -87,6 +104,7 @@ def duel(
     """
     began = time.monotonic()
     draw = Draw(inputs, seed)
+    before, after = sides
     pairs: list[Pair] = []
     looks: list[Look] = []
     while True:
@@ -112,35 +130,21 @@ def duel(
                 return Duel(tuple(pairs), time.monotonic() - began, tuple(looks))
 
 
-def solo(
-    opener: Opener,
-    inputs: Sequence[Input],
-    processes: int,
-    *,
-    probes: Prober | None = None,
-    kernels: Sequence[str] = (),
-    seed: int = 0,
-    meter: Meter | None = None,
-    progress: Progress = silent,
-) -> tuple[Process, ...]:
+def solo(opener: Opener, inputs: Sequence[Input], plan: Solo, progress: Progress = silent) -> tuple[Process, ...]:
     """Times one bundle in several processes, one after the other, on inputs that are drawn as for :func:`duel`.
 
     Args:
         opener: starts a process with the bundle.
         inputs: what is answered.
-        processes: how many.
-        probes: kernels that are timed before and behind each block; None for none.
-        kernels: which of them, with their repeats, where they are to be those of an earlier run; else they are fitted to the bundle's time.
-        seed: of the order.
-        meter: measures energy, where the machine tells it.
+        plan: Processes, probe kernels, seed and meter.
         progress: told after each process.
 
     Raises:
         BackendError: as for a duel.
     """
-    draw = Draw(inputs, seed)
+    draw, probes, kernels = Draw(inputs, plan.seed), plan.probes, plan.kernels
     found: list[Process] = []
-    for index in range(processes):
+    for index in range(plan.processes):
         with contextlib.ExitStack() as stack:
             probe, probe_start = _probe(stack, probes, kernels) if index % 2 else (None, None)
             worker, start, call_ms = _started(stack, opener, inputs[0], draw)
@@ -159,10 +163,10 @@ def solo(
                 block = draw.inputs(drawn[-1])
                 blocks.append(_timed(worker, block) + _timed(worker, block))
                 beside += [ask(probe, kernels)] if probe is not None else []
-            made = _process(worker, start, blocks, drawn, meter if index < _METERED else None, draw.take(size))
+            made = _process(worker, start, blocks, drawn, plan.meter if index < _METERED else None, draw.take(size))
             told = {k: tuple(tuple(round(t, 4) for t in one[k]) for one in beside) for k in kernels} if beside else {}
             found.append(replace(made, probes_ms=told, probe_start_ms=probe_start))
-        progress("time processes", index + 1, processes)
+        progress("time processes", index + 1, plan.processes)
     return tuple(found)
 
 

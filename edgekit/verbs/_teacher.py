@@ -1,4 +1,4 @@
-"""What ``report`` and ``compare`` compare a bundle with, and where ``baseline`` keeps it."""
+"""Models that ``measure``, ``compare`` and ``check`` compare a bundle with, and the file that ``baseline`` writes."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgekit.report.before import Before
 from edgekit.spec.errors import BuildError, UsageError
+from edgekit.spec.paths import check_path
+from edgekit.spec.sources import FilePath
 
 
-def reference(given: str, bundle: str) -> str | Callable[..., Any]:
-    """What a bundle is compared with: a Hugging Face folder becomes a function from inputs to outputs; the rest is left as it is.
+def find_reference(before: Before, bundle: FilePath) -> Before:
+    """Return what a bundle is compared with: a Hugging Face folder becomes a function from inputs to outputs; the rest is left as it is.
 
     Args:
-        given: a bundle, a report, a file of outputs, or a Hugging Face folder.
-        bundle: which a teacher must be of one task with.
+        before: Bundle, report, file of outputs, Hugging Face folder, or function.
+        bundle: Folder of the bundle, which a teacher must be of one task with.
 
     Raises:
-        UsageError: when a teacher's task or labels are others.
+        UsageError: for what is no path and no function, and when a teacher's task or labels are others.
         BuildError: when the packages that run a teacher are not installed.
         ModelError: when it cannot be used.
     """
-    path = Path(given)
-    return (
-        _teacher(given, bundle) if (path / "config.json").is_file() and not (path / "manifest.json").exists() else given
-    )
+    if callable(before):
+        return before
+    check_path(before, "baseline")
+    path = Path(before)
+    if not (path / "config.json").is_file() or (path / "manifest.json").exists():
+        return before
+    return _teacher(os.fspath(before), bundle)
 
 
-def _teacher(model: str, bundle: str) -> Callable[..., Any]:
+def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
     from edgekit import tasks
     from edgekit.bundle.trust import open_bundle
     from edgekit.report.predictions import FILE_TYPES
@@ -44,7 +50,7 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
     from edgekit import source
     from edgekit.report.side import same_task
 
-    origin, opened = source.read(model), open_bundle(bundle)
+    origin, opened = source.read(model), open_bundle(Path(bundle))
     if origin.task != opened.manifest.task:
         raise UsageError(
             f"{model} is a model of {origin.task}, {bundle} of {opened.manifest.task}. Give the model that the bundle was built from.",
@@ -56,7 +62,7 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
     return lambda inputs: origin.outputs(origin.encode(inputs))
 
 
-def check_file(file: str) -> None:
+def check_file(file: FilePath) -> None:
     """Refuses a baseline's file that cannot be written, or would not be known again as one, before anything is measured.
 
     Raises:
