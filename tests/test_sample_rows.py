@@ -13,7 +13,7 @@ from refusals import refused
 
 from edgekit.modalities import image, words
 from edgekit.samples import collect, collect_all, read
-from edgekit.spec.errors import SamplesError, UsageError
+from edgekit.spec.errors import SamplesError
 
 ROWS = [{"text": "a fine film", "label": "positive"}, {"text": "a dull one", "label": "negative"}]
 
@@ -173,7 +173,7 @@ def test_several_sources_are_told_from_rows(tmp_path):
     ],
 )
 def test_wrong_rows_are_refused_as_those_of_a_file(rows, code, fields):
-    with refused(code, SamplesError, **fields):
+    with refused(code, **fields):
         read(rows)
 
 
@@ -181,7 +181,7 @@ def test_wrong_rows_are_refused_as_those_of_a_file(rows, code, fields):
     ("value", "code"), [(None, "path-type"), (3, "path-type"), (b"x", "path-type"), ({"train": ROWS}, "samples-type")]
 )
 def test_what_has_no_rows_is_refused(value, code):
-    with refused(code, UsageError):
+    with refused(code):
         read(value)
 
 
@@ -253,7 +253,7 @@ def test_the_digest_holds_the_pixels(picture):
     ids=["None", "number", "path", "bytes", "array"],
 )
 def test_what_is_no_image_is_refused(value, code):
-    with refused(code, SamplesError):
+    with refused(code):
         read([{"image": value}], modality=image.UNBOUND)
 
 

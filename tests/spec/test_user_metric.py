@@ -10,7 +10,6 @@ import pytest
 from refusals import refused
 
 from edgekit.samples.evaluation import Evaluation
-from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.metric import Metric
 from edgekit.spec.protocols import HasLabels, HasNumbers
 from edgekit.spec.user_metric import FunctionMetric, resolve_metric, with_metric
@@ -113,12 +112,12 @@ def test_a_drop_of_an_error_is_its_growth():
 
 def test_rows_with_nan_are_refused_as_for_every_metric():
     rows = evaluation(macro_recall, [0, 1])
-    with refused("outputs-not-finite", UsageError):
+    with refused("outputs-not-finite"):
         rows.score(outputs([[0.0, 1.0, 2.0], [np.nan, 0.0, 0.0]]))
 
 
 def test_nan_of_the_function_is_a_score_that_is_not_defined():
-    with refused("metric-undefined", SamplesError):
+    with refused("metric-undefined"):
         evaluation(lambda predictions, truths: math.nan, [0, 1]).score(one_hot([0, 1]))
 
 
@@ -126,19 +125,19 @@ def test_nan_of_the_function_is_a_score_that_is_not_defined():
     "function", [lambda p, t: 1 / 0, lambda p, t: "high", lambda p, t: math.inf], ids=["raises", "text", "infinity"]
 )
 def test_a_function_that_fails_is_an_error(function):
-    with refused("metric-failed", UsageError):
+    with refused("metric-failed"):
         evaluation(function, [0, 1]).score(one_hot([0, 1]))
 
 
 @pytest.mark.parametrize("source", [3, int, {"f1": 1}])
 def test_what_is_no_metric_is_refused(source):
-    with refused("metric-type", UsageError):
+    with refused("metric-type"):
         resolve_metric(source)
 
 
 @pytest.mark.parametrize("place", ["scores", "scores:", ":f", "no_such_module_here:f", "math:no_such_name"])
 def test_a_place_without_a_metric_is_refused(place):
-    with refused("metric-place", UsageError):
+    with refused("metric-place"):
         resolve_metric(place)
 
 
@@ -150,7 +149,7 @@ def test_a_place_names_a_function_of_the_current_folder(tmp_path, monkeypatch):
 
 
 def test_a_metric_of_the_name_of_the_tasks_own_is_refused():
-    with refused("metric-name", UsageError):
+    with refused("metric-name"):
         with_metric(task(), FunctionMetric(name="accuracy", function=macro_recall))
 
 

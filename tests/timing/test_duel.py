@@ -11,7 +11,7 @@ from edgekit.report import speed
 from edgekit.report.side import opened
 from edgekit.spec.errors import BackendError
 from edgekit.spec.subject import Start
-from edgekit.timing.duel import FIRST_LOOK, MOST, duel, solo
+from edgekit.timing.duel import FIRST_LOOK, MOST, Solo, duel, solo
 from edgekit.timing.worker import Worker
 
 TEXTS = [f"text {i}" for i in range(50)]
@@ -62,7 +62,7 @@ def fought(before=None, after=None, decided=lambda pairs, looks: False, max_time
     before, after = before or Side("A", log), after or Side("B", log)
     before.log = after.log = log
     after.running = before.running
-    return duel(before, after, TEXTS, decided, max_time=max_time, **options), log
+    return duel((before, after), TEXTS, decided, max_time=max_time, **options), log
 
 
 def test_blocks_go_a_b_b_a_with_the_same_texts():
@@ -125,7 +125,7 @@ def test_slow_models_answer_fewer_texts_a_block():
 def test_a_side_that_fails_later_ends_the_duel_and_closes_both():
     log = []
     with refused("error"):
-        duel(Side("A", log), Side("B", log, fail_at=3), TEXTS, lambda *_: False, max_time=1e6)
+        duel((Side("A", log), Side("B", log, fail_at=3)), TEXTS, lambda *_: False, max_time=1e6)
     assert log.count(("A", "open")) == log.count(("A", "close")) and log.count(("B", "open")) == log.count(
         ("B", "close")
     )
@@ -133,7 +133,7 @@ def test_a_side_that_fails_later_ends_the_duel_and_closes_both():
 
 def test_without_an_input_there_is_nothing_to_time():
     with refused("samples-empty"):
-        duel(Side("A", []), Side("B", []), [], lambda *_: False, max_time=1.0)
+        duel((Side("A", []), Side("B", [])), [], lambda *_: False, max_time=1.0)
 
 
 class Slow(Worker):
@@ -160,7 +160,7 @@ child.main(*sys.argv[1:])
 def test_real_processes(float32_ort, tiny_samples):
     side = opened(float32_ort)
     texts = [row["text"] for row in tiny_samples.rows]
-    made = duel(side.worker, lambda: Slow(side.bundle.path), texts, lambda *_: False, max_time=0.0)
+    made = duel((side.worker, lambda: Slow(side.bundle.path)), texts, lambda *_: False, max_time=0.0)
     found = {c.metric: c for c in speed.paired(made, (side.size_mb, side.size_mb), {}, 0).changes}
     assert 1.5 < found["p50"].ratio < 6, "it really works twice as long, and more where others disturb it meanwhile"
     assert found["p50"].low > 1.05
@@ -169,7 +169,7 @@ def test_real_processes(float32_ort, tiny_samples):
 
 def test_alone(float32_ort, tiny_samples):
     side = opened(float32_ort)
-    made = solo(side.worker, [row["text"] for row in tiny_samples.rows], 2)
+    made = solo(side.worker, [row["text"] for row in tiny_samples.rows], Solo(2))
     assert len(made) == 2 and all(t > 0 for p in made for block in p.blocks_ms for t in block)
     assert all(
         p.start.total_ms >= p.start.import_ms + p.start.verify_ms + p.start.load_ms + p.start.answer_ms - 1
