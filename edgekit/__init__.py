@@ -10,6 +10,7 @@ they are first used.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ from edgekit.spec.options import (
     DistillOptions,
     EvaluateOptions,
     MeasureOptions,
+    OnnxModel,
+    PredictOptions,
     PruneOptions,
     TorchModule,
     TrimVocabOptions,
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
     from edgekit.compress.vocabulary import Trimmed, trim_vocab
     from edgekit.report.bench import Bench, bench
     from edgekit.report.evaluate import BundleScores, evaluate
+    from edgekit.report.predict import Predicted, predict
     from edgekit.runtime.compile import CompileResult
     from edgekit.runtime.compile import compile_bundle as compile
     from edgekit.search.pruning import PruneResult, prune
@@ -79,6 +83,9 @@ if TYPE_CHECKING:
     )
     from edgekit.verbs.keys import KeyPair, SignedBundle, keygen, sign
     from edgekit.verbs.reports import ReportResult, baseline, check, compare, measure
+
+# A program that sets up logging gets the messages; without that nothing is printed, not even warnings.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __version__ = "0.1.0"
 
@@ -119,7 +126,10 @@ __all__ = [
     "MeasureOptions",
     "Metric",
     "ModelError",
+    "OnnxModel",
     "PackedBundle",
+    "PredictOptions",
+    "Predicted",
     "PruneOptions",
     "PruneResult",
     "QuantizeError",
@@ -152,6 +162,7 @@ __all__ = [
     "load",
     "measure",
     "pack",
+    "predict",
     "prune",
     "sign",
     "targets",
@@ -173,6 +184,7 @@ _ON_FIRST_USE = {
     "Distilled": ("edgekit.compress.distill", "Distilled"),
     "KeyPair": (_KEYS, "KeyPair"),
     "PackedBundle": (_BUNDLES, "PackedBundle"),
+    "Predicted": ("edgekit.report.predict", "Predicted"),
     "PruneResult": ("edgekit.search.pruning", "PruneResult"),
     "ReportResult": (_REPORTS, "ReportResult"),
     "SignedBundle": (_KEYS, "SignedBundle"),
@@ -192,6 +204,7 @@ _ON_FIRST_USE = {
     "keygen": (_KEYS, "keygen"),
     "measure": (_REPORTS, "measure"),
     "pack": (_BUNDLES, "pack"),
+    "predict": ("edgekit.report.predict", "predict"),
     "prune": ("edgekit.search.pruning", "prune"),
     "sign": (_KEYS, "sign"),
     "targets": (_BUNDLES, "targets"),

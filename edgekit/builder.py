@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 import time
@@ -22,10 +23,10 @@ from edgekit.search.graphs import export_model
 from edgekit.search.kept import StepCache
 from edgekit.search.manifest import check_reference, complete_manifest, describe_provenance, score_test_set
 from edgekit.search.models import make_models, prepare_model
-from edgekit.search.request import check_samples, read_request, read_samples
+from edgekit.search.request import ModelSource, check_samples, read_request, read_samples
 from edgekit.search.stand_in import reference_outputs
 from edgekit.spec.manifest import Manifest
-from edgekit.spec.options import BuildOptions, TorchModule
+from edgekit.spec.options import BuildOptions, OnnxModel, TorchModule
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import check_path, takes_paths
 from edgekit.spec.progress import Progress, silent
@@ -33,6 +34,8 @@ from edgekit.spec.sources import FilePath, SampleSource
 from edgekit.spec.user_metric import with_metric
 
 __all__ = ["BuildResult", "build"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,28 @@ class BuildResult:
     reused: tuple[str, ...]
     remeasured: tuple[str, ...] = ()
 
-    def table(self) -> str:
-        """Return the candidates as a plain text table, the reason of the choice, the score on the test set if there was one, and the notes."""
-        return "\n".join(built_text(self.bundle.manifest, self.remeasured))
+    def __repr__(self) -> str:
+        """Return one line: the bundle, the first variant, and the seconds."""
+        first = self.bundle.manifest.variants[0]
+        return f"<BuildResult {self.bundle.path}: {first.method} on {first.backend}, {self.seconds:.0f} s>"
 
-    def text(self) -> str:
-        """Return the table, and where the bundle was written."""
+    def table(self, *, wide: bool = False) -> str:
+        """Return the candidates as a plain text table, the reason of the choice, the test set if there was one, and notes.
+
+        Args:
+            wide: Whether the table has all columns; else those that most readers look for.
+        """
+        return "\n".join(built_text(self.bundle.manifest, self.remeasured, wide=wide))
+
+    def text(self, *, wide: bool = False) -> str:
+        """Return the table, and where the bundle was written.
+
+        Args:
+            wide: Whether the table has all columns; else those that most readers look for.
+        """
         reused = f" (from the cache: {', '.join(self.reused)})" if self.reused else ""
         size_mb = self.bundle.size / 2**20
-        return f"{self.table()}\nWrote {self.bundle.path}, {size_mb:.1f} MB, in {self.seconds:.0f} s{reused}."
+        return f"{self.table(wide=wide)}\nWrote {self.bundle.path}, {size_mb:.1f} MB, in {self.seconds:.0f} s{reused}."
 
     def record(self) -> dict[str, object]:
         """Return plain data for JSON."""
@@ -75,7 +91,7 @@ class BuildResult:
 
 @takes_paths("out", "target")
 def build(
-    model: FilePath | TorchModule,
+    model: ModelSource,
     *,
     samples: SampleSource,
     eval: SampleSource,
@@ -87,7 +103,7 @@ def build(
     """Export and quantize a model, measure every candidate against the torch model, and write the fastest candidate inside the budget.
 
     Args:
-        model: Local Hugging Face folder, hub id, or a :class:`edgekit.TorchModule`.
+        model: Local Hugging Face folder, hub id, a :class:`edgekit.TorchModule`, or a :class:`edgekit.OnnxModel`.
         samples: Calibration samples; labels are not needed. A file (JSONL, CSV, TSV, calibration TOML), a folder of images, or rows in memory.
         eval: Labelled samples. Candidates are scored on them, and the choice is made by them.
         out: Folder of the bundle; it appears whole or not at all.
@@ -104,12 +120,14 @@ def build(
     start = time.perf_counter()
     # What is asked for: refused here where it cannot be, before anything is loaded.
     if not isinstance(model, TorchModule):
-        check_path(model, "model")
+        check_path(model.file if isinstance(model, OnnxModel) else model, "model")
     chosen = options or BuildOptions()
     request = read_request(model, samples=samples, eval=eval, out=out, target=target, options=chosen)
     # The model: its config tells the task, and so how samples are read.
     origin = request.model.read()
+    _LOG.info("model %s (%s), task %s, target %s", origin.model_id, origin.revision, origin.task, request.target.name)
     files = read_samples(request, origin.task)
+    _LOG.info("samples: %d calibration rows, %d evaluation rows", len(files.calibration), len(files.evaluation))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         scratch = Path(folder)
         cache = Cache(scratch / "cache", math.inf) if chosen.no_cache else Cache()
@@ -130,6 +148,8 @@ def build(
             outputs = reference_outputs(steps, origin, files.test)
             test_set = EvaluationSet(files.test, test_rows, outputs, request.metric)
         doubt = check_reference(evaluation, chosen.accept_reference)
+        if doubt is not None:
+            _LOG.info("reference: %s, %s %s", doubt.outcome, doubt.score_name, doubt.value)
         provenance = describe_provenance(steps, origin.digest, files.calibration, files.evaluation, chosen.seed)
         ctx = BuildContext(
             request.target, evaluation, files.calibration, origin.digest, steps, record.Record(cpu_name()),
@@ -169,4 +189,5 @@ def build(
         bundle = assemble.write(
             request.out, manifest, files_of, force=chosen.force, allow_downgrade=chosen.allow_downgrade
         )
+    _LOG.info("wrote %s, %.1f MB, in %.1f s", bundle.path, bundle.size / 2**20, time.perf_counter() - start)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused), tuple(steps.remeasured))

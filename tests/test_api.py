@@ -33,11 +33,12 @@ from edgekit.spec import project as projects
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.options import PruneOptions, TrimVocabOptions
-from edgekit.timing import duel
+from edgekit.timing import interleaved
 
 VERBS = sorted(m.name.rstrip("_") for m in pkgutil.iter_modules(verbs_path) if not m.name.startswith("_"))
 RENAMED = {"eval": "evaluate"}
 NO_FUNCTION = {
+    "init": "writes a starter edgekit.toml for people",
     "run": "edgekit.load() and a call of the session",
     "cache": "looks after the disk of a machine, not after a model",
     "deploy": "edgekit.deploy is the package with deploy() and bench() on a device",
@@ -53,7 +54,7 @@ def quick():
     from edgekit.report import run
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duel, "_MEASURE_S", 0.1)
+        patch.setattr(interleaved, "_MEASURE_SECONDS", 0.1)
         patch.setattr(run, "_PROCESSES", 4)
         yield
 

@@ -1,4 +1,4 @@
-"""What ``report``, ``compare``, ``check`` and ``baseline`` print and write."""
+"""Output of ``eval -o``, ``compare``, ``check`` and ``baseline``."""
 
 from __future__ import annotations
 
@@ -8,42 +8,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.cli._output import echo
+from edgekit.spec.text import wrap_lines
 
 if TYPE_CHECKING:
     from edgekit.verbs.reports import ReportResult
 
 
-def written(result: ReportResult) -> list[str]:
-    """The line that says where a report was written, if it was."""
-    if not result.written:
-        return []
-    return [f"Wrote {result.written[0].parent}: {', '.join(file.name for file in result.written)}."]
+def write(result: ReportResult, folder: str | None) -> ReportResult:
+    """Write all forms of a report into a folder, if there is one."""
+    return result if folder is None else result.write(folder)
 
 
 def finish(result: ReportResult, folder: str | None) -> int:
-    """Writes and prints a report, and says its exit code."""
-    if folder is not None:
-        result = result.write(folder)
-    say("\n".join([result.text(), *written(result)]))
+    """Write and print a report, and return its exit code."""
+    result = write(result, folder)
+    lines = [result.text()]
+    if result.written:
+        names = ", ".join(file.name for file in result.written)
+        lines.append(wrap_lines(f"Wrote {result.written[0].parent}: {names}."))
+    say("\n".join(lines))
     return result.exit_code
 
 
 def say(words: str) -> None:
-    """Prints. A reader that has gone (``| grep -q``, ``| head``) does not change a verdict."""
+    """Print words. A reader that ended early (``| grep -q``, ``| head``) does not change the exit code."""
     try:
         echo(words)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Python would complain when it flushes at its end
+        # Python would report the broken pipe when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_ready(*folders: str | os.PathLike[str] | None) -> None:
-    """Refuses what would end a run after it was measured: packages that are not there, folders that cannot be written.
+    """Refuse missing packages and folders that cannot be written before anything is measured.
 
     Raises:
-        BackendError: naming the package and the extra that brings it.
-        UsageError: naming the folder.
+        BackendError: With the package and the extra that installs it.
+        UsageError: With the folder.
     """
     from edgekit.report import check_packages, render
 

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from edgekit.cli._options import keys_option, trust_of
-from edgekit.cli._output import echo
+from edgekit.cli._output import echo_text
+
+if TYPE_CHECKING:
+    pass
 
 __all__ = ["command"]
 
 
 @click.command(name="verify")
 @click.argument("bundle")
-@click.option("--files-only", is_flag=True, help="Check the files, do not run the golden inputs.")
+@click.option("--files-only", is_flag=True, help="Check the files only; do not run the golden inputs.")
 @click.option(
     "--require-golden",
     is_flag=True,
-    help="Fail (exit 5) where no variant can be compared: on the device that BUNDLE is for.",
+    help="Fail (exit 5) where no variant can be compared; use it on the device that BUNDLE is for.",
 )
 @keys_option
 def command(bundle, files_only, require_golden, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Check every file of BUNDLE against its digest, and that it computes here what it computed where it was built.
+    """Check the files of BUNDLE against their digests, and its outputs on this machine against those of the build.
 
-    What cannot run on this machine is named, and not compared: a bundle for another machine passes by its files.
+    A variant that cannot run on this machine is named and not compared: a bundle for another device passes by its files.
     """
     from edgekit.spec.errors import UsageError
     from edgekit.verbs.bundles import look_at
@@ -32,5 +37,5 @@ def command(bundle, files_only, require_golden, keys):  # type: ignore[no-untype
             "--files-only and --require-golden contradict each other. Leave one out.", code="option-conflict"
         )
     result = look_at(bundle, files_only=files_only, trust=trust_of(keys))
-    echo(result.text())
+    echo_text(result.text())
     result.check(require_golden)

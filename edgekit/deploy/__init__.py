@@ -7,6 +7,7 @@ place of what it can.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
 import tempfile
@@ -32,12 +33,14 @@ from edgekit.spec.progress import Progress, silent
 
 __all__ = ["Address", "Deployed", "bench", "deploy", "parse_url"]
 
+_LOG = logging.getLogger(__name__)
+
 _OLDEST = (3, 10)  # Python of the device runtime
 _PACKED = f"bundle{SUFFIX}"
 _REVOKED = "revoked"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Deployed(Recorded):
     """What a deployment came to.
 
@@ -119,14 +122,18 @@ def deploy(
     started = time.monotonic()
     address = parse_url(where)
     device = Device(address, chosen.python, chosen.identity, chosen.ssh_options, progress)
+    _LOG.info("deploy %s to %s", bundle, address)
     progress("check the bundle", 0, 0)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     notes = check_install(opened.manifest, opened.path)
-    found = _ask(device, opened, address)
+    found = ask_device(device, opened, address)
     if not allow_downgrade:
         there, new = (str(found["name"]), str(found["version"])), (opened.manifest.name, opened.manifest.version)
         check_successor(f"{address}, in {found['path']},", there, new)
     path, token = str(found["path"]), secrets.token_hex(8)
+    _LOG.info(
+        "device: %s, Python %s, %s; at %s: %s", found["system"], found["python"], found["edgekit"], path, found["state"]
+    )
     with tempfile.TemporaryDirectory(prefix="edgekit-deploy-") as folder:
         progress("pack", 0, 0)
         files = [pack(opened.path, Path(folder) / _PACKED)]
@@ -139,11 +146,12 @@ def deploy(
         except EdgekitError as problem:
             # It names the place where the bundle was checked; the user knows the one where it is to be.
             said = str(problem).replace(_stage(path, token) + "/bundle", path)
-            raise problem.reworded(said + _clean(device, path, token)) from problem
+            raise problem.reworded(said + clean_device(device, path, token)) from problem
         except BaseException:
-            _clean(device, path, token)
+            clean_device(device, path, token)
             raise
-    left = _clean(device, path, token)
+    left = clean_device(device, path, token)
+    _LOG.info("installed at %s; engines: %s; golden inputs: %s", path, compiled or "none", verified)
     return Deployed(
         device=str(address),
         path=path,
@@ -186,7 +194,7 @@ def bench(
     address = parse_url(where)
     device = Device(address, chosen.python, chosen.identity, chosen.ssh_options, progress)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
-    found = _ask(device, opened, address)
+    found = ask_device(device, opened, address)
     if found["manifest"] != sha256(opened.path / MANIFEST):
         deploy(bundle, where, options=chosen, progress=progress)
     arguments = [
@@ -214,7 +222,7 @@ def _checked(options: DeployOptions | None) -> DeployOptions:
     return chosen
 
 
-def _ask(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:
+def ask_device(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:
     """What there is on the device, after it was found to do."""
     found = device.step("ask the device", "ask", address.path or f"~/edgekit/{bundle.path.resolve().name}")
     version = str(found["python"])
@@ -277,6 +285,7 @@ def _install(
     if bundle.manifest.choose_on == "device":
         compiled = {**device.json_verb("compile there", "compile", *trust, "--json", "--", copy), "bundle": path}
     verified = device.verb("verify there", "verify", "--require-golden", *trust, "--", copy).strip()
+    verified = verified.replace("\n  ", " ")  # lines that were wrapped there
     doctor = device.json_verb("look at the device", "doctor", "--json")
     # In one step, by the same code that replaces a bundle anywhere; it removes what one that was killed has left there.
     allowed = ["--allow-downgrade"] if allow_downgrade else []
@@ -286,7 +295,7 @@ def _install(
     return compiled, verified, doctor
 
 
-def _clean(device: Device, path: str, token: str) -> str:
+def clean_device(device: Device, path: str, token: str) -> str:
     """Removes what was copied for the time being; what to say when that is not possible."""
     device.progress = silent  # which does not ask whether to go on: it is what is done when the answer was no
     try:

@@ -99,7 +99,7 @@ def known(before: Before, side: Side, given: Rows) -> Known:
         return _taught(side, given, answer(given.inputs), "teacher", answer)
     path = Path(before)
     if path.is_dir():
-        other = opened(path, side.trust, threads=side.threads)
+        other = _like(opened(path, side.trust, threads=side.threads), side)
         same_task(other.task.identity, side.task, f"The baseline {path}")
         return BundleBefore(other)
     if path.suffix.lower() == ".json":
@@ -117,6 +117,14 @@ def known(before: Before, side: Side, given: Rows) -> Known:
         f"or a teacher's outputs ({', '.join(predictions.FILE_TYPES)}).",
         code="baseline-not-found",
     )
+
+
+def _like(other: Side, side: Side) -> Side:
+    """Return a bundle that runs on a stand-in where ``side`` does and it is one of a device too."""
+    if not side.stand_in_for:
+        return other
+    asked = replace(other, backend=side.backend)
+    return asked if asked.stand_in_for else other
 
 
 def completed(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
@@ -166,12 +174,13 @@ def _reported(file: Path, side: Side, given: Rows) -> BundleBefore | ReportBefor
             if found.path
             else ""
         )
+    packed = found.predictions
     if not matches(earlier.samples, given.digest):
         why = f"the samples are not those of {file.name}: they changed since, or are others"
         if found.score_name != side.task.metrics[0].name:
             found = replace(found, **score_fields(side.task, None, None))
         return ReportBefore(found, earlier.fingerprint, why_not=why, note=note)
-    outputs = predictions.unpack(found.predictions)
+    outputs = predictions.unpack(packed)
     if found.score_name != side.task.metrics[0].name:  # it was made with another metric
         found = replace(found, **score_fields(side.task, given.evaluation, outputs))
     untimely = (
@@ -187,7 +196,7 @@ def _at_hand(place: Path, found: Subject, side: Side) -> Side | None:
     if not found.path or not place.is_dir():
         return None
     try:
-        other = opened(place, side.trust, threads=side.threads)
+        other = _like(opened(place, side.trust, threads=side.threads), side)
     except EdgekitError:
         return None
     return other if other.settings == found.settings else None

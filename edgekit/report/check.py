@@ -5,6 +5,7 @@ Nothing here needs torch: a teacher comes in as a function from inputs to output
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,8 @@ from edgekit.timing.scenarios import NAMES as SCENARIOS
 from edgekit.timing.scenarios import run as run_scenarios
 
 __all__ = ["baseline", "check", "compare", "report", "self_check"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @takes_paths("bundle")
@@ -55,7 +58,7 @@ def report(
     against = None if chosen.reference is None else known(chosen.reference, run.side, run.rows)
     whole = measured("report", run, against)
     scenarios = SCENARIOS if chosen.scenarios is None else tuple(chosen.scenarios)
-    if not scenarios:
+    if not scenarios or run.side.stand_in_for:
         return whole
     with run.side.worker() as worker:
         worker.start(run.rows.inputs[0])
@@ -100,6 +103,11 @@ def baseline(
     chosen = options or BaselineOptions()
     shared = CompareOptions(columns=chosen.columns, max_time=0.0, seed=chosen.seed, metric=chosen.metric)
     run = Run.begin(partial(opened, bundle, trust, chosen.backend, chosen.threads), samples, shared, progress)
+    if run.side.stand_in_for:
+        raise UsageError(
+            f"A baseline holds the times of {bundle} on its device, and a stand-in has none. Make it on the device.",
+            code="stand-in-no-times",
+        )
     earlier = None
     if chosen.append and file is not None and Path(file).exists():
         earlier = baselines.earlier(Path(file), run.side, run.rows, run.begun)
@@ -182,6 +190,9 @@ def check(
     if floor is not None:
         gating.check_floor(run.gates, floor.noise_floor)
     whole = measured("check", run, against)
+    for gate in whole.gates:
+        _LOG.info("gate %s: %s", gate.name, gate.verdict)
+    _LOG.info("verdict: %s", whole.verdict)
     if floor is None or whole.speed is None:
         return whole
     return replace(whole, speed=replace(whole.speed, noise_floor=floor.noise_floor))
@@ -199,6 +210,11 @@ def self_check(
     """Time a bundle against itself: how large differences the noise of this machine alone can show. The arguments are those of :func:`check`."""
     chosen = options or CheckOptions()
     run = Run.begin(partial(opened, bundle, trust, chosen.backend), samples, chosen, progress)
+    if run.side.stand_in_for:
+        raise UsageError(
+            "A self-check measures the noise of times, and a stand-in has none of the device. Run it on the device.",
+            code="stand-in-no-times",
+        )
     found = answered(run.side, run.rows, progress)
     judged = noise(run)
     return framed("self-check", run, (subject(run.side, run.rows, found, ()),), judged)

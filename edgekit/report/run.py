@@ -12,13 +12,13 @@ from datetime import datetime, timezone
 from edgekit import samples as sample_files
 from edgekit.machine import energy
 from edgekit.machine.fingerprint import fingerprint
-from edgekit.report import baselines, check_packages, differences, gating, speed
+from edgekit.report import baselines, check_packages, differences, gating, speed, stand_in
 from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import BundleBefore, Known, ReportBefore, TeacherBefore
 from edgekit.report.describe import Description, describe
 from edgekit.report.reference import question
 from edgekit.report.side import Answered, Rows, Side, answered, rows, subject
-from edgekit.report.slices import by_label, by_length
+from edgekit.report.slices import by_label, by_length, score_slices
 from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import BackendError, UsageError
 from edgekit.spec.gates import Gates
@@ -29,8 +29,8 @@ from edgekit.spec.report import SCHEMA, Accuracy, Report, Speed
 from edgekit.spec.sources import SampleSource
 from edgekit.spec.subject import Fingerprint, Subject
 from edgekit.spec.user_metric import resolve_metric, with_metric
-from edgekit.timing.duel import Solo, duel, solo
-from edgekit.timing.probe import prober
+from edgekit.timing.interleaved import Single, time_interleaved, time_single
+from edgekit.timing.probe import make_prober
 
 __all__ = ["Run", "framed", "measured", "noise", "solo_subject"]
 
@@ -104,11 +104,17 @@ def measured(kind: str, run: Run, against: Known | None) -> Report:
         judged = (
             None if against is None else baselines.judge(against, after, time.monotonic() - began, run.options.seed)
         )
+    if run.side.stand_in_for:
+        after, judged = stand_in.without_times(after), stand_in.only_size(judged)
+        before = before if before is None or not isinstance(against, BundleBefore) else stand_in.without_times(before)
     described: Description = ((), (), (), None)
     if kind != "check":
         described = describe(
             run.side, against, run.rows, (was, found.outputs), run.options.seed, run.options.include_text, run.progress
         )
+    if against is None:
+        slices = score_slices(run.rows.evaluation, found.outputs, _slices_of(run, found.outputs))
+        after = replace(after, slices=slices)
     after = replace(after, robustness=described[0])
     before = None if before is None else replace(before, robustness=described[1])
     notes = () if against is None else baselines.notes(against, after)
@@ -133,9 +139,10 @@ def measured(kind: str, run: Run, against: Known | None) -> Report:
     whose, asked = ("the bundle", found.outputs) if was is None else ("what it is compared with", was)
     doubt = question(run.rows.evaluation, asked, run.rows.samples.where, whose)
     first = (
-        accuracy.never if accuracy is not None else "",
+        accuracy.undecidable_reason if accuracy is not None else "",
         "" if doubt is None else doubt.check.said,
         run.rows.evaluation.note,
+        run.side.stand_in_note,
     )
     return replace(
         made,
@@ -150,10 +157,10 @@ def measured(kind: str, run: Run, against: Known | None) -> Report:
 def solo_subject(run: Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
     """The bundle by itself, with probe kernels beside it: backend, threads, kernels (none: those that fit the bundle); no backend, no probe."""
     backend, threads, kernels = probed
-    opener, inputs, meter = run.side.worker, run.rows.inputs, energy.meter()
-    with prober(backend, threads) as probes:
-        plan = Solo(_PROCESSES, probes, kernels, run.options.seed, meter)
-        processes = solo(opener, inputs, plan, run.progress)
+    opener, inputs, meter = run.side.worker, run.rows.inputs, energy.find_meter()
+    with make_prober(backend, threads) as probes:
+        plan = Single(_PROCESSES, probes, kernels, run.options.seed, meter)
+        processes = time_single(opener, inputs, plan, run.progress)
     made = subject(run.side, run.rows, found, processes)
     return made if probes is None else replace(made, probes_ran=f"{backend} {threads}")
 
@@ -162,15 +169,15 @@ def _dueled(run: Run, other: Side, was: Answered, now: Answered) -> tuple[Subjec
     """Two bundles in turns."""
     gated, sizes = speed.margins(run.gates), (other.size_mb, run.side.size_mb)
     same = differences.equal(subject(other, run.rows, was, ()), subject(run.side, run.rows, now, ()))
-    measured = duel(
+    measured = time_interleaved(
         (other.worker, run.side.worker),
         run.rows.inputs,
         (lambda *_: True)
-        if same
+        if same or run.side.stand_in_for
         else speed.enough(gated, sizes, run.options.seed),  # of a bundle and itself no more is to be learned
         max_time=run.options.max_time,
         seed=run.options.seed,
-        meter=energy.meter(),
+        meter=energy.find_meter(),
         progress=run.progress,
     )
     judged = speed.paired(measured, sizes, gated, run.options.seed)
@@ -181,13 +188,13 @@ def _dueled(run: Run, other: Side, was: Answered, now: Answered) -> tuple[Subjec
 def noise(run: Run) -> Speed:
     """The bundle against itself, for all of the time."""
     own, inputs = run.side.worker, run.rows.inputs
-    measured = duel(
+    measured = time_interleaved(
         (own, own),
         inputs,
         lambda *_: False,
         max_time=run.options.max_time,
         seed=run.options.seed,
-        meter=energy.meter(),
+        meter=energy.find_meter(),
         progress=run.progress,
     )
     found = speed.paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.options.seed)
@@ -202,14 +209,7 @@ def _accuracy(run: Run, was: Sequence[Arrays] | None, now: Sequence[Arrays], why
         return Accuracy(
             len(given), metric.name, higher_is_better=metric.higher_is_better, comparable=False, why_not=why_not
         )
-    slices: dict[str, Sequence[str]] = {}
-    if max(given.sizes) > 1:  # of inputs of one size there is nothing to be sliced
-        slices["length"] = by_length(given.sizes)
-    if labels := by_label(given.evaluation, now):
-        slices["label"] = labels
-    slices |= {
-        name: [row.slices[name] for row in given.samples.rows] for name in run.options.slices
-    }  # a column of such a name is what was asked for
+    slices = _slices_of(run, now)
     return compare_answers(
         given.evaluation,
         was,
@@ -219,6 +219,18 @@ def _accuracy(run: Run, was: Sequence[Arrays] | None, now: Sequence[Arrays], why
         slices=slices,
         include_text=run.options.include_text,
     )
+
+
+def _slices_of(run: Run, outputs: Sequence[Arrays]) -> dict[str, Sequence[str]]:
+    """Return the value of each row in each column of slices: length and label where they vary, and the columns asked for."""
+    slices: dict[str, Sequence[str]] = {}
+    if max(run.rows.sizes) > 1:  # of inputs of one size there is nothing to be sliced
+        slices["length"] = by_length(run.rows.sizes)
+    if labels := by_label(run.rows.evaluation, outputs):
+        slices["label"] = labels
+    for name in run.options.slices:  # a column of such a name is what was asked for
+        slices[name] = [row.slices[name] for row in run.rows.samples.rows]
+    return slices
 
 
 def _drop(run: Run, against: Known | None, accuracy: Accuracy | None, after: Subject) -> tuple[float | None, str]:

@@ -17,7 +17,7 @@ from edgekit.runtime.loops import single
 from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import OutputError
 from edgekit.spec.protocols import Arrays, Runs
-from edgekit.spec.tensor import Signature, merged
+from edgekit.spec.tensor import Signature, merge_signatures
 
 __all__ = ["GraphRunner", "check_finite", "opened"]
 
@@ -57,7 +57,7 @@ class GraphRunner:
     def __post_init__(self) -> None:
         """Looks up the loop."""
         self._loop = loops.get(self.loop)
-        self._whole = merged([self.signatures[name] for name in self._loop.SIGNATURES])
+        self._whole = merge_signatures([self.signatures[name] for name in self._loop.SIGNATURES])
         self.shapes = tuple(self.shapes)
 
     @classmethod

@@ -27,7 +27,7 @@ from edgekit.samples._columns import (
     check_role,
     check_slices,
     check_values,
-    choose_columns,
+    columns_of,
     parse_columns,
     slice_value,
 )
@@ -38,7 +38,7 @@ from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.protocols import Input, Modality, Task
-from edgekit.spec.sources import SampleSource, TakesRows
+from edgekit.spec.sources import FilePath, SampleSource, TakesRows
 from edgekit.spec.target import read_toml
 
 __all__ = [
@@ -51,10 +51,12 @@ __all__ = [
     "RowTable",
     "Sample",
     "Samples",
+    "choose_columns",
     "collect",
     "collect_all",
     "parse_columns",
     "read",
+    "read_records",
     "shipped",
 ]
 
@@ -93,7 +95,7 @@ class Samples:
         digest: sha256 of the file and of what was chosen from it, in hex.
     """
 
-    rows: tuple[Sample, ...]
+    rows: tuple[Sample, ...] = field(repr=False)
     where: str
     digest: str
 
@@ -289,12 +291,60 @@ def _read_rows(
     roles = (*modality.roles, LABEL)
     columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
     has_names = reader.has_names or any(role in columns for role in roles)
-    chosen = choose_columns(columns, reader.named, where, roles, has_names)
+    chosen = columns_of(columns, reader.named, where, roles, has_names)
     check_slices(slices, columns, chosen, where)
     rows = tuple(_sample(record, chosen, reader, place) for place, record in records)
     for name in slices:
         check_values(name, [row.slices[name] for row in rows], where)
     return rows, chosen
+
+
+def read_records(
+    path: FilePath, columns: Mapping[str, str], modality: Modality
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the place of each row of a file and its columns, without making inputs of them.
+
+    Args:
+        path: JSON, CSV or TSV file, or a folder of files where inputs are such.
+        columns: Role to column name.
+        modality: Kind of input that the columns make.
+
+    Raises:
+        SamplesError: As :func:`read`.
+        UsageError: For an unknown type of file.
+    """
+    file = _locate(path, modality)
+    suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
+    kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
+    if kind is None:
+        raise UsageError(
+            f"{file} ends in '{suffix}', expected one of: {', '.join(_SUFFIXES)}, each also with {GZIP}, or .parquet. "
+            "Convert or rename the file.",
+            code="samples-suffix",
+        )
+    return _records(file, kind, columns, (), modality)
+
+
+def choose_columns(
+    record: Mapping[str, object], columns: Mapping[str, str], file: Path, modality: Modality
+) -> dict[str, str]:
+    """Return role to column name for the input of a row; the label is left out.
+
+    Args:
+        record: Row whose columns count.
+        columns: Role to column name, where the caller names it.
+        file: File of the row, for messages.
+        modality: Kind of input that the columns make.
+
+    Raises:
+        SamplesError: When a column is missing.
+        UsageError: For an unknown role.
+    """
+    roles = (*modality.roles, LABEL)
+    named = {check_role(role, roles): name for role, name in columns.items() if role != LABEL}
+    is_named = file.suffix.lower() not in (".csv", ".tsv") or any(role in record for role in roles)
+    chosen = columns_of(record, named, str(file), roles, is_named)
+    return {role: name for role, name in chosen.items() if role != LABEL}
 
 
 def _records(

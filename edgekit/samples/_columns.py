@@ -18,7 +18,7 @@ __all__ = [
     "check_role",
     "check_slices",
     "check_values",
-    "choose_columns",
+    "columns_of",
     "parse_columns",
     "slice_value",
 ]
@@ -77,7 +77,7 @@ def check_role(role: str, roles: Sequence[str]) -> str:
     return role
 
 
-def choose_columns(
+def columns_of(
     first: Mapping[str, object], named: Mapping[str, str], where: str, roles: Sequence[str], said: bool
 ) -> dict[str, str]:
     """Which column plays which role. ``said``: columns may be named in an error; a table without a header has a text there."""

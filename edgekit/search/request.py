@@ -16,13 +16,15 @@ from edgekit.bundle.place import check_place
 from edgekit.compress.distill import lesson
 from edgekit.compress.recipe import Recipe, recipe
 from edgekit.compress.vocabulary import read_tokens
+from edgekit.export import onnx_file
+from edgekit.export.onnx_file import is_onnx
 from edgekit.samples import Samples, collect, collect_all
 from edgekit.search import checks, record
 from edgekit.source import Source
 from edgekit.spec import target as targets
 from edgekit.spec.errors import UsageError
 from edgekit.spec.identity import check_date, check_name, check_version
-from edgekit.spec.options import BuildOptions, TorchModule
+from edgekit.spec.options import BuildOptions, OnnxModel, TorchModule
 from edgekit.spec.paths import check_path
 from edgekit.spec.protocols import Metric, Modality, Task
 from edgekit.spec.sources import FilePath, SampleSource
@@ -34,10 +36,14 @@ __all__ = [
     "BuildRequest",
     "BuildSamples",
     "ModelRequest",
+    "ModelSource",
     "check_samples",
     "read_request",
     "read_samples",
 ]
+
+ModelSource = FilePath | TorchModule | OnnxModel
+"""Model of a build: a folder or hub id, a module from Python, or an ONNX file."""
 
 FROM_SAMPLES = "samples"
 """Value of ``vocabulary`` that keeps the tokens of the samples, in place of a file of tokens."""
@@ -45,15 +51,15 @@ FROM_SAMPLES = "samples"
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which model is built: a folder, a hub id, or a module from Python.
+    """Which model is built: a folder, a hub id, an ONNX file, or a module from Python.
 
     Attributes:
-        model: Folder, hub id or module.
+        model: Folder, hub id, ONNX file or module.
         revision: Branch, tag or commit of a hub id.
         options: Statements about the model that replace its files, or that a module's config lacks.
     """
 
-    model: FilePath | TorchModule
+    model: ModelSource
     revision: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,19 +70,23 @@ class ModelRequest:
             UsageError: for arguments that do not go together.
             ModelError: see :func:`edgekit.source.read`.
         """
-        told = {name: value for name, value in self.options.items() if value is not None}
-        if not isinstance(self.model, TorchModule):
-            return source.read(os.fspath(self.model), self.revision, **told)
+        model, told = self.model, {name: value for name, value in self.options.items() if value is not None}
+        if not isinstance(model, (TorchModule, OnnxModel)):
+            if is_onnx(model):
+                return onnx_file.read(os.fspath(model), None, **told)
+            return source.read(os.fspath(model), self.revision, **told)
         if self.revision is not None:
-            raise UsageError("revision= is of a hub id, and a module was given. Leave it out.", code="module-options")
-        if strange := [name for name in told if name not in source.module_options(self.model.task)]:
+            what = "a module" if isinstance(model, TorchModule) else "an ONNX file"
+            raise UsageError(f"revision= is of a hub id, and {what} was given. Leave it out.", code="module-options")
+        if isinstance(model, OnnxModel):
+            return onnx_file.read(os.fspath(model.file), model.processor, model.task, model.outputs, **told)
+        if strange := [name for name in told if name not in source.module_options(model.task)]:
             options = " and ".join(f"'{name}'" for name in strange)
             raise UsageError(
                 f"The option {options} is of a model folder, and a module was given, whose processor and config count. Leave it out.",
                 code="module-options",
             )
-        module = self.model
-        return source.from_module(module.module, module.processor, module.task, module.outputs, **told)
+        return source.from_module(model.module, model.processor, model.task, model.outputs, **told)
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ class BuildSamples:
 
 
 def read_request(
-    model: FilePath | TorchModule,
+    model: ModelSource,
     *,
     samples: SampleSource,
     eval: SampleSource,
@@ -195,7 +205,7 @@ def _checked(options: BuildOptions) -> BuildOptions:
     return replace(options, test=test, distill_samples=collect_all(options.distill_samples, "distill_samples"))
 
 
-def _students(model: FilePath | TorchModule, target: Target, options: BuildOptions) -> list[Recipe]:
+def _students(model: ModelSource, target: Target, options: BuildOptions) -> list[Recipe]:
     """Return the students that compete.
 
     Raises:
@@ -212,6 +222,12 @@ def _students(model: FilePath | TorchModule, target: Target, options: BuildOptio
         raise UsageError(
             "distill= and vocabulary= take a model folder or a hub id, and a module was given. Save it with save_pretrained() first.",
             code="module-options",
+        )
+    is_file = isinstance(model, OnnxModel) or (not isinstance(model, TorchModule) and is_onnx(model))
+    if is_file and (students or options.vocabulary is not None):
+        raise UsageError(
+            "distill= and vocabulary= train or change weights, which an ONNX file does not offer. Give the Hugging Face folder as the model.",
+            code="onnx-needs-folder",
         )
     if any(student.speedup is not None for student in students):
         checks.check_here(target)

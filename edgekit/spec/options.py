@@ -29,6 +29,8 @@ __all__ = [
     "EvaluateOptions",
     "MeasureOptions",
     "ModuleDistillOptions",
+    "OnnxModel",
+    "PredictOptions",
     "PruneOptions",
     "TorchModule",
     "TrimVocabOptions",
@@ -57,6 +59,24 @@ class TorchModule:
 
     module: Any
     processor: Any
+    task: str | None = None
+    outputs: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxModel:
+    """A model as an ONNX file in place of a folder or a hub id.
+
+    Attributes:
+        file: ONNX file (``model.onnx``), whose output holds the logits of the labels, float32. The reference of the build is the file itself, run by ONNX
+            Runtime in float32.
+        processor: Hugging Face folder with the config, which names the labels, and the tokenizer or image processor.
+        task: Name of the task; None for the one that ``architectures`` of the config names.
+        outputs: Form of the outputs: ``logits`` to accept what looks like probabilities; None to refuse it.
+    """
+
+    file: FilePath
+    processor: FilePath | None
     task: str | None = None
     outputs: str | None = None
 
@@ -170,12 +190,14 @@ class EvaluateOptions:
 
     Attributes:
         columns: Role to column name.
+        slices: Columns whose values are scored apart.
         backend: Name of one of the bundle's backends; None for its best one.
         threads: Threads of one call, on a GPU calls at the same time; None for the tuned number.
         metric: Metric that replaces the task's first one, see :class:`BuildOptions`; None for the task's own.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
+    slices: tuple[str, ...] = ()
     backend: str | None = None
     threads: int | None = None
     metric: MetricSource = None
@@ -199,14 +221,22 @@ class MeasureOptions(CompareOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineOptions(EvaluateOptions):
-    """Options of :func:`edgekit.baseline`; those of :class:`EvaluateOptions`, and what the file needs.
+class BaselineOptions:
+    """Options of :func:`edgekit.baseline`.
 
     Attributes:
+        columns: Role to column name.
+        backend: Name of one of the bundle's backends; None for its best one.
+        threads: Threads of one call, on a GPU calls at the same time; None for the tuned number.
+        metric: Metric that replaces the task's first one, see :class:`BuildOptions`; None for the task's own.
         append: Whether the sessions of the baseline that is in the file are kept, and this one is added.
         seed: Random seed for the order of inputs.
     """
 
+    columns: Mapping[str, str] = field(default_factory=dict)
+    backend: str | None = None
+    threads: int | None = None
+    metric: MetricSource = None
     append: bool = False
     seed: int = 0
 
@@ -296,6 +326,39 @@ class TrimVocabOptions:
     revision: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictOptions:
+    """Options of :func:`edgekit.predict`.
+
+    Attributes:
+        columns: Role to column name.
+        keep: Columns of the input that are copied to the output, before the predictions.
+        scores: Whether each label's score is written.
+        top_k: Number of labels with the highest scores that are written, with their scores; None for none.
+        threshold: Least score of a label, 0 to 1; None for the model's own decision (0.5 where a row may have several labels).
+        skip_errors: Whether a row that cannot be predicted gets its error in the column ``error``; else it ends the run.
+        force: Whether a file at the output is replaced.
+        backend: Name of one of the bundle's backends; None for its best one.
+        threads: Threads of one call, on a GPU calls at the same time; None for the tuned number.
+        max_characters: Limit of a text in characters, see :func:`edgekit.load`.
+        truncate: Whether a longer text is cut.
+        batch: Rows that are read, predicted and written at a time.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    keep: Sequence[str] = ()
+    scores: bool = False
+    top_k: int | None = None
+    threshold: float | None = None
+    skip_errors: bool = False
+    force: bool = False
+    backend: str | None = None
+    threads: int | None = None
+    max_characters: int | None = None
+    truncate: bool = False
+    batch: int = 256
 
 
 @dataclass(frozen=True, kw_only=True)

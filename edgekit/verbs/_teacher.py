@@ -43,8 +43,8 @@ def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
 
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         raise BuildError(
-            f"{model} is a Hugging Face model, which the package '{missing[0]}' runs, and it is not installed here. Run: pip install 'edgekit[build]', "
-            f"or save the model's outputs where it is and give them as a file ({', '.join(FILE_TYPES)}).",
+            f"{model} is a Hugging Face model, and the package '{missing[0]}', which runs it, is not installed. "
+            f"Run: pip install 'edgekit[build]', or give the model's outputs as a file ({', '.join(FILE_TYPES)}).",
             code="package-missing",
         )
     from edgekit import source
@@ -57,17 +57,17 @@ def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
             code="model-other-task",
         )
     with tempfile.TemporaryDirectory() as assets:
-        its = origin.save_assets(Path(assets)).identity
-    same_task(its, tasks.get(opened.manifest.task).load(opened.assets), model)
+        identity = origin.save_assets(Path(assets)).identity
+    same_task(identity, tasks.get(opened.manifest.task).load(opened.assets), model)
     return lambda inputs: origin.outputs(origin.encode(inputs))
 
 
 def check_file(file: FilePath) -> None:
-    """Refuses a baseline's file that cannot be written, or would not be known again as one, before anything is measured.
+    """Refuse a baseline's file that cannot be written or is not a ``.json`` file, before anything is measured.
 
     Raises:
-        UsageError: when it does not end in ``.json`` or is a folder.
-        BuildError: when it cannot be made there.
+        UsageError: When it does not end in ``.json`` or is a folder.
+        BuildError: When it cannot be written.
     """
     path = Path(file)
     if path.suffix.lower() != ".json":

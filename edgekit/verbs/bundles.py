@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import pack as packed
-from edgekit.bundle.signature import Trust
+from edgekit.bundle.signature import Trust, stated_key
 from edgekit.bundle.trust import Bundle, open_bundle
 from edgekit.runtime.verify import Verified
 from edgekit.runtime.verify import verify as verify_golden
@@ -43,18 +43,27 @@ class VerifyResult:
         bundle: Path of the bundle.
         files: Number of files that the manifest lists.
         signed: Whether a trusted key signed the bundle; False also where no key was given.
+        key_id: Fingerprint of the key that the signature names, which is not checked without a trusted key; empty where there is no signature.
         golden: Comparison of each variant with the golden inputs; None where only the files were checked.
     """
 
     bundle: str
     files: int
     signed: bool
+    key_id: str
     golden: Verified | None
 
     def text(self) -> str:
         """Return a line on the files, and one on each variant."""
-        signed = ", signed by a key that is trusted" if self.signed else ""
-        lines = [f"files: {self.files}, all as the manifest lists them{signed}"]
+        if self.signed:
+            signature = ", signed by a key that is trusted"
+        elif self.key_id:
+            signature = (
+                f"; signed, and the signature was not checked: verify it with --key KEY.pub (its key id: {self.key_id})"
+            )
+        else:
+            signature = "; not signed"
+        lines = [f"files: {self.files}, all as the manifest lists them{signature}"]
         return "\n".join([*lines, *(one.text() for one in (self.golden.variants if self.golden else ()))])
 
     def record(self) -> dict[str, object]:
@@ -65,6 +74,7 @@ class VerifyResult:
             "bundle": self.bundle,
             "files": self.files,
             "signed": self.signed,
+            "key_id": self.key_id,
             "compared": compared,
             "variants": variants,
         }
@@ -81,12 +91,12 @@ class VerifyResult:
         if self.golden is not None and (problem := self.golden.problem()):
             raise IntegrityError(
                 f"The bundle does not compute here what it computed where it was built: {problem}. "
-                "Another backend version or a CPU with other instructions can be why: build it again on such a machine.",
+                "Another backend version or a CPU with other instructions can be the reason: build it again on such a machine.",
                 code="golden-differs",
             )
         if require_golden and (self.golden is None or not self.golden.compared):
             raise IntegrityError(
-                "The files are right, and no variant of the bundle could be compared with its golden inputs on this machine, which --require-golden asks for. "
+                "The files are right, but no variant could be compared with its golden inputs here, which --require-golden asks for. "
                 "Install the backend that is named above, or verify on the device that the bundle is for.",
                 code="golden-not-run",
             )
@@ -108,7 +118,8 @@ def look_at(
     """
     opened = open_bundle(Path(bundle), trust)
     golden = None if files_only else verify_golden(opened, progress)
-    return VerifyResult(str(bundle), len(opened.manifest.files), opened.trusted, golden)
+    key_id = stated_key(opened.path) or ""
+    return VerifyResult(str(bundle), len(opened.manifest.files), opened.trusted, key_id, golden)
 
 
 @takes_paths("bundle")
@@ -258,11 +269,15 @@ class BundleInfo:
 
     bundle: Bundle
 
-    def text(self) -> str:
-        """Return task, inputs, variants, the candidates of the build and the origin."""
+    def text(self, *, wide: bool = False) -> str:
+        """Return task, inputs, variants, the candidates of the build and the origin.
+
+        Args:
+            wide: Whether all columns of the candidates, and digests in full, are shown.
+        """
         from edgekit.report.inspect import inspect as describe
 
-        return describe(self.bundle)
+        return describe(self.bundle, wide=wide)
 
     def record(self) -> dict[str, Any]:
         """Return the manifest as plain data."""

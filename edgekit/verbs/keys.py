@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit.bundle import signature
+from edgekit.bundle import keys, signature
 from edgekit.bundle import trust as trusted
 from edgekit.spec.paths import check_path, takes_paths
 from edgekit.spec.sources import FilePath
@@ -20,18 +20,20 @@ class SignedBundle:
     Attributes:
         bundle: Folder of the bundle.
         signature: File of the signature, in the bundle.
+        key_id: Fingerprint of the public key, as :func:`keygen` gives it.
     """
 
     bundle: Path
     signature: Path
+    key_id: str
 
     def text(self) -> str:
-        """Return a sentence."""
-        return f"Wrote {self.signature}."
+        """Return a line on the file, and one on the key."""
+        return f"Wrote {self.signature}.\nKey id: {self.key_id}"
 
     def record(self) -> dict[str, object]:
         """Return plain data for JSON."""
-        return {"bundle": str(self.bundle), "signature": str(self.signature)}
+        return {"bundle": str(self.bundle), "signature": str(self.signature), "key_id": self.key_id}
 
 
 def sign(bundle: FilePath, key: FilePath, *, password: bytes | None = None) -> SignedBundle:
@@ -52,7 +54,8 @@ def sign(bundle: FilePath, key: FilePath, *, password: bytes | None = None) -> S
     """
     for value, name in ((bundle, "bundle"), (key, "key")):
         check_path(value, name)
-    return SignedBundle(Path(bundle), trusted.sign(Path(bundle), Path(key), password))
+    file = trusted.sign(Path(bundle), Path(key), password)
+    return SignedBundle(Path(bundle), file, signature.stated_key(file.parent) or "")
 
 
 @dataclass(frozen=True)
@@ -93,5 +96,5 @@ def keygen(key: FilePath, *, password: bytes | None = None) -> KeyPair:
     Raises:
         UsageError: when one of the files exists, or there is no such folder.
     """
-    public = signature.make_keys(Path(key), password)
-    return KeyPair(Path(key), public, signature.fingerprint(public))
+    public = keys.make_keys(Path(key), password)
+    return KeyPair(Path(key), public, keys.fingerprint(public))

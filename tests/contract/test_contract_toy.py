@@ -19,7 +19,7 @@ import pytest
 import small
 
 from edgekit.report import run
-from edgekit.spec.options import BenchOptions, CheckOptions, CompareOptions
+from edgekit.spec.options import CheckOptions, CompareOptions
 
 pytest.importorskip("PIL")
 import torch
@@ -44,7 +44,7 @@ from edgekit.source import heads
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.manifest import dumps
 from edgekit.spec.tensor import Signature
-from edgekit.timing import duel
+from edgekit.timing import interleaved
 
 HERE = Path(__file__).parent
 WORDS = (
@@ -120,8 +120,8 @@ def package(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], str(folder)]))
-        patch.setattr(duel, "_MEASURE_S", 0.1)
-        patch.setattr(duel, "_WARM_UP_S", 0.05)
+        patch.setattr(interleaved, "_MEASURE_S", 0.1)
+        patch.setattr(interleaved, "_WARM_UP_S", 0.05)
         patch.setattr(run, "_PROCESSES", 2)
         yield folder
     for name in [name for name in sys.modules if name.startswith("edgekit_glossing")]:
@@ -376,7 +376,7 @@ def test_verbs_of_the_command_line(toy):
     done = small.edgekit("run", toy.out, "--pair", toy.folder / row["image"], row["text"])
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout) == {"text": row["label"], "truncated": False}
-    points = bench(toy.out, options=BenchOptions(batches=[1, 3], lengths=[1, 24], seconds=0.02)).points
+    points = bench(toy.out, [1, 3], [1, 24], seconds=0.02).points
     assert [(point.batch, point.length) for point in points] == [(1, 1), (1, 24), (3, 1), (3, 24)]
 
 

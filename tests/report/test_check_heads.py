@@ -13,7 +13,7 @@ from edgekit.report.predictions import unpack
 from edgekit.report.render import write_all
 from edgekit.spec.gates import OFF, AccuracyGates, Budget, Gates, LatencyGates
 from edgekit.spec.options import CheckOptions, CompareOptions, MeasureOptions
-from edgekit.timing import duel
+from edgekit.timing import interleaved
 
 HEADS = {"multi_label_classification": ("a", "b", "c"), "regression": ("value",)}
 OPEN = Gates(
@@ -27,7 +27,7 @@ OPEN = Gates(
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duel, "_MEASURE_S", 0.1)
+        patch.setattr(interleaved, "_MEASURE_S", 0.1)
         patch.setattr(run, "_PROCESSES", 4)
         yield
 
