@@ -25,6 +25,7 @@ from edgekit.bundle.keys import make_keys
 from edgekit.deploy import Address, _ssh, parse_url
 from edgekit.report.bench import Bench
 from edgekit.spec.digests import sha256
+from edgekit.spec.options import BenchOptions, DeployOptions
 from edgekit.spec.parsing import parse
 
 # ---- addresses
@@ -140,10 +141,13 @@ def content(folder):
     return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+ONE = BenchOptions(batches=[1], lengths=[8])
+
+
 def brought(bundle, device, path="", **options):
-    return deploy.deploy(
-        bundle, device.url + path, **{"python": sys.executable, "ssh_options": device.options, **options}
-    )
+    progress = {name: options.pop(name) for name in ("progress",) if name in options}
+    login = DeployOptions(**{"python": sys.executable, "ssh_options": device.options, **options})
+    return deploy.deploy(bundle, device.url + path, options=login, **progress)
 
 
 def assert_refused(bundle, device, *said, error=RemoteError, path="", **options):
@@ -229,9 +233,8 @@ def test_a_signed_bundle(bundle, device, tmp_path):
     assert sorted(p.name for p in device.home.iterdir() if p.name != ".cache") == ["film"]
     assert brought(signed, device, "/~/film", keys=[ours]).replaced
     with refused("signature-untrusted"):
-        deploy.bench(
-            signed, device.url + "/~/film", [1], [8], keys=[theirs], python=sys.executable, ssh_options=device.options
-        )
+        login = DeployOptions(keys=[theirs], python=sys.executable, ssh_options=device.options)
+        deploy.bench(signed, device.url + "/~/film", options=ONE, login=login)
 
 
 def test_what_computes_something_else_there_takes_no_place(bundle, device, tmp_path):
@@ -344,12 +347,12 @@ def test_a_user_key_that_is_not_let_in(bundle, device, tmp_path):
 
 def test_a_port_that_is_closed(bundle, device):
     with refused("remote-connection"):
-        deploy.deploy(bundle, f"ssh://127.0.0.1:{sshd.free_port()}", ssh_options=device.options)
+        deploy.deploy(bundle, f"ssh://127.0.0.1:{sshd.free_port()}", options=DeployOptions(ssh_options=device.options))
 
 
 def test_a_name_that_is_not_found(bundle, device):
     with refused("remote-connection"):
-        deploy.deploy(bundle, "ssh://no-such-host.invalid", ssh_options=device.options)
+        deploy.deploy(bundle, "ssh://no-such-host.invalid", options=DeployOptions(ssh_options=device.options))
 
 
 def test_a_host_that_does_not_answer(bundle, device):
@@ -504,11 +507,8 @@ def test_what_runs_there_ends_when_it_is_no_longer_wanted(bundle, device):
         deploy.bench(
             bundle,
             device.url + "/~/film",
-            [1],
-            [8],
-            seconds=120,
-            python=sys.executable,
-            ssh_options=device.options,
+            options=BenchOptions(batches=[1], lengths=[8], seconds=120),
+            login=DeployOptions(python=sys.executable, ssh_options=device.options),
             progress=stop,
         )
     end = time.monotonic() + 20

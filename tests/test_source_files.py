@@ -17,7 +17,6 @@ from refusals import refused
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertTokenizer, GPT2Config, TextClassificationPipeline
 
-import edgekit
 from edgekit import source
 from edgekit.export.graphs import export
 from edgekit.runtime.load import load
@@ -452,7 +451,7 @@ def test_a_token_type_that_the_model_does_not_know(folder, tmp_path):
         tiny.logits(found, found.encode([("a fine film", "a dull one")]))
     rows = [{"text": t, "label": i % 3} for i, t in enumerate(tiny.SENTENCES)]
     file = small.write_jsonl(tmp_path / "rows.jsonl", rows)
-    edgekit.build(
+    small.build(
         folder,
         samples=file,
         eval=file,
@@ -569,7 +568,7 @@ def test_outputs_that_do_not_exist():
 @pytest.fixture
 def build(tiny_samples, tmp_path):
     target = small.target(tmp_path / "plain.toml")
-    return lambda **more: edgekit.build(
+    return lambda **more: small.build(
         **{"samples": tiny_samples.train, "eval": tiny_samples.dev, "out": tmp_path / "out", "target": target, **more}
     )
 

@@ -26,8 +26,9 @@ from edgekit.deploy._there import COPY
 from edgekit.report.bench import Bench
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import EdgekitError, IntegrityError, RemoteError, UsageError
+from edgekit.spec.options import BenchOptions, DeployOptions
 from edgekit.spec.parsing import Recorded, parse
-from edgekit.spec.paths import takes_paths
+from edgekit.spec.paths import check_path, takes_paths
 from edgekit.spec.progress import Progress, silent
 
 __all__ = ["Address", "Deployed", "bench", "deploy", "parse_url"]
@@ -95,17 +96,12 @@ class Deployed(Recorded):
         return part if isinstance(part, Mapping) else {}
 
 
-@takes_paths("bundle", "keys", "revoked", "identity")
+@takes_paths("bundle")
 def deploy(
     bundle: str | Path,
     where: str,
     *,
-    python: str = "python3",
-    keys: Sequence[str | Path] = (),
-    revoked: str | Path | None = None,
-    allow_downgrade: bool = False,
-    identity: str | Path | None = None,
-    ssh_options: Sequence[str] = (),
+    options: DeployOptions | None = None,
     progress: Progress = silent,
 ) -> Deployed:
     """Copy a bundle to a device, compile its engines there, and verify its outputs on the golden inputs.
@@ -118,12 +114,7 @@ def deploy(
         bundle: Folder of the bundle.
         where: Address ``ssh://[user@]host[:port][/path]``, by default with the path ``~/edgekit/NAME``. An existing bundle
             is replaced.
-        python: Python on the device: a name on the PATH, or a path; a relative one begins in the login's home folder.
-        keys: Public keys; the bundle must be signed by one of them. That is checked here and on the device.
-        revoked: File with the fingerprints of revoked keys; needs ``keys``.
-        allow_downgrade: Whether a bundle of another name, or a newer one, is replaced too.
-        identity: Private key to log in with; None for those that ssh finds.
-        ssh_options: Further arguments of ssh and scp.
+        options: Options; None for the defaults.
         progress: Function that is told the current step.
 
     Returns:
@@ -134,9 +125,11 @@ def deploy(
         IntegrityError: When the bundle is altered, here or in transit, has expired, or computes something else there.
         RemoteError: When the device cannot be reached, lacks Python, EdgeKit, a backend or disk space, or a step fails.
     """
+    chosen = _checked(options)
+    keys, revoked, allow_downgrade = chosen.keys, chosen.revoked, chosen.allow_downgrade
     started = time.monotonic()
     address = parse_url(where)
-    device = Device(address, python, identity, ssh_options, progress)
+    device = Device(address, chosen.python, chosen.identity, chosen.ssh_options, progress)
     _LOG.info("deploy %s to %s", bundle, address)
     progress("check the bundle", 0, 0)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
@@ -183,38 +176,22 @@ def deploy(
     )
 
 
-@takes_paths("bundle", "keys", "revoked", "identity")
+@takes_paths("bundle")
 def bench(
     bundle: str | Path,
     where: str,
-    batches: Sequence[int],
-    lengths: Sequence[int],
     *,
-    seconds: float = 1.0,
-    backend: str | None = None,
-    threads: int | None = None,
-    python: str = "python3",
-    keys: Sequence[str | Path] = (),
-    revoked: str | Path | None = None,
-    identity: str | Path | None = None,
-    ssh_options: Sequence[str] = (),
+    options: BenchOptions | None = None,
+    login: DeployOptions | None = None,
     progress: Progress = silent,
 ) -> Bench:
-    """Time a bundle on a device, as :func:`edgekit.report.bench.bench` does here; it is deployed first if need be.
+    """Time a bundle on a device, as :func:`edgekit.bench` does here; it is deployed first if need be.
 
     Args:
         bundle: Folder of the bundle, on this machine.
         where: Address as for :func:`deploy`.
-        batches: Numbers of rows of a call.
-        lengths: Numbers of tokens of a row.
-        seconds: Measuring time for each pair of batch and length.
-        backend: Backend of the bundle; None for its best one.
-        threads: Threads of one call; None for the bundle's own.
-        python: Python on the device.
-        keys: Public keys; the bundle here, whose manifest that of the device must equal, must be signed by one of them.
-        revoked: File with the fingerprints of revoked keys; needs ``keys``.
-        identity: Private key to log in with.
-        ssh_options: Further arguments of ssh and scp.
+        options: Options of the timing; None for the defaults.
+        login: Options of the login and of the deployment; None for the defaults.
         progress: Function that is told the current step.
 
     Returns:
@@ -223,35 +200,37 @@ def bench(
     Raises:
         EdgekitError: As :func:`deploy`; UsageError for a length that the model does not take.
     """
+    timing, chosen = options or BenchOptions(), _checked(login)
+    keys, revoked = chosen.keys, chosen.revoked
     address = parse_url(where)
-    device = Device(address, python, identity, ssh_options, progress)
+    device = Device(address, chosen.python, chosen.identity, chosen.ssh_options, progress)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     state = ask_device(device, opened, address)
     if state["manifest"] != sha256(opened.path / MANIFEST):
-        deploy(
-            bundle,
-            where,
-            python=python,
-            keys=keys,
-            revoked=revoked,
-            identity=identity,
-            ssh_options=ssh_options,
-            progress=progress,
-        )
-    options = [
+        deploy(bundle, where, options=chosen, progress=progress)
+    arguments = [
         "--batches",
-        ",".join(map(str, batches)),
+        ",".join(map(str, timing.batches)),
         "--lengths",
-        ",".join(map(str, lengths)),
+        ",".join(map(str, timing.lengths)),
         "--seconds",
-        str(seconds),
+        str(timing.seconds),
         "--json",
     ]
-    options += [] if backend is None else ["--backend", backend]
-    options += [] if threads is None else ["--threads", str(threads)]
-    output = device.json_verb("bench there", "bench", *options, "--", str(state["path"]))
+    arguments += [] if timing.backend is None else ["--backend", timing.backend]
+    arguments += [] if timing.threads is None else ["--threads", str(timing.threads)]
+    output = device.json_verb("bench there", "bench", *arguments, "--", str(state["path"]))
     result = parse(Bench, output, f"what 'edgekit bench' on {address} wrote", RemoteError)
     return replace(result, machine=f"{address} ({state['system']})")
+
+
+def _checked(options: DeployOptions | None) -> DeployOptions:
+    """Return the options, whose paths can be paths."""
+    chosen = options or DeployOptions()
+    for name in ("keys", "revoked", "identity"):
+        if getattr(chosen, name) is not None:
+            check_path(getattr(chosen, name), name)
+    return chosen
 
 
 def ask_device(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:

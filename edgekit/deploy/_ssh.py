@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 from edgekit.deploy._there import MARK
 from edgekit.spec.errors import BudgetError, EdgekitError, IntegrityError, RemoteError, UsageError
 from edgekit.spec.progress import Progress
+from edgekit.spec.sources import FilePath
 
 _FORM = "ssh://[user@]host[:port][/path]"
 _EXAMPLE = f"Write {_FORM}, e.g. ssh://pi@192.168.1.20/opt/models/film or ssh://board/~/film."
@@ -123,7 +124,7 @@ class Device:
     """A machine that is reached over ssh. Each call is a connection."""
 
     def __init__(
-        self, address: Address, python: str, identity: str | Path | None, options: Sequence[str], progress: Progress
+        self, address: Address, python: str, identity: FilePath | None, options: Sequence[str], progress: Progress
     ) -> None:
         """Store the settings; no connection is made yet.
 

@@ -7,13 +7,13 @@ interrupt. The bundle is deployed first where the device has another one or none
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from edgekit.bundle.pack import SUFFIX, pack
 from edgekit.bundle.signature import Trust
@@ -23,6 +23,7 @@ from edgekit.report import files as report_files
 from edgekit.report.evaluate import BundleScores
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import RemoteError, UsageError
+from edgekit.spec.options import DeployOptions
 from edgekit.spec.parsing import parse
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.report import Report
@@ -55,9 +56,10 @@ class Connection:
     ssh_options: Sequence[str] = ()
     progress: Progress = field(default=silent, compare=False)
 
-    def deploy_options(self) -> dict[str, Any]:
+    def deploy_options(self) -> DeployOptions:
         """Return the options of :func:`edgekit.deploy.deploy`."""
-        return {name: value for name, value in vars(self).items() if name != "where"}
+        names = [option.name for option in dataclasses.fields(DeployOptions)]
+        return DeployOptions(**{name: value for name, value in vars(self).items() if name in names})
 
 
 def evaluate(
@@ -126,7 +128,7 @@ def _open_device(
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     state = deployments.ask_device(device, opened, address)
     if state["manifest"] != sha256(opened.path / MANIFEST):
-        deployments.deploy(bundle, connection.where, **connection.deploy_options())
+        deployments.deploy(bundle, connection.where, options=connection.deploy_options(), progress=connection.progress)
     path, token = str(state["path"]), secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as scratch:
         try:

@@ -96,7 +96,7 @@ def asked(monkeypatch):
     def stand_in(name):
         def call(*arguments, **options):
             options.pop("progress")
-            seen.calls.append((name, arguments, options))
+            seen.calls.append((name, tuple(map(str, arguments)), given(**options)))
             answer = seen.verdicts.get(os.path.basename(str(arguments[0])), (PASS,))
             if isinstance(answer, Exception):
                 raise answer
@@ -107,6 +107,15 @@ def asked(monkeypatch):
     for name in ("report", "baseline", "compare", "check", "self_check"):
         monkeypatch.setattr(check, name, stand_in(name))
     return seen
+
+
+def given(options=None, **others):
+    """What was asked for beside the defaults, by name."""
+    chosen = {}
+    if options is not None:
+        defaults = type(options)()
+        chosen = {name: value for name, value in vars(options).items() if value != getattr(defaults, name)}
+    return {**chosen, **{name: value for name, value in others.items() if value is not None}}
 
 
 def made(*verdicts):

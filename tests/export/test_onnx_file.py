@@ -117,7 +117,7 @@ def test_the_graph_is_as_clean_as_an_export_of_torch(graphs, folder, tmp_path, n
 
 def test_a_build(graphs, folder, module, tiny_samples, tmp_path):
     target = small.target(tmp_path / "exact.toml", methods=("float32", "dynamic"))
-    result = edgekit.build(
+    result = small.build(
         graphs["torchscript-14"], processor=folder, task="text-classification", samples=tiny_samples.train, eval=tiny_samples.dev,
         out=tmp_path / "out", target=target,
     )  # fmt: skip
@@ -198,7 +198,7 @@ def test_a_folder_that_brings_code(graphs, folder, tmp_path):
 @pytest.mark.parametrize("options", [{"distill": [{"layers": 1}]}, {"vocabulary": "samples"}])
 def test_students_and_vocabularies_need_a_folder(graphs, folder, tiny_samples, tmp_path, options):
     with pytest.raises(UsageError) as raised:
-        edgekit.build(
+        small.build(
             graphs["dynamo"], processor=folder, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", **options
         )  # fmt: skip
     assert raised.value.code == "onnx-needs-folder"
