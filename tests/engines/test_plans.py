@@ -254,7 +254,7 @@ def test_the_log_says_what_is_wrong(plans, said):
     for damage, text in (
         ("truncated", "it has 10239 bytes, expected 10240"),
         ("one bit", "its sha256 is not"),
-        ("a pipe", "not a plain file"),
+        ("a pipe", "not a regular file"),
     ):
         put(plans)
         DAMAGES[damage](plans.root / f"{KEY}.plan", None)
