@@ -275,6 +275,11 @@ def python(code: str, *arguments, **options) -> subprocess.CompletedProcess[byte
     return run(sys.executable, "-c", code, *arguments, **options)
 
 
+def without_steps(text: str) -> str:
+    """Standard error of a verb without the lines of its steps, e.g. ``load: 0.1 s``."""
+    return re.sub(r"^.+: \d+\.\d s\n", "", text, flags=re.MULTILINE)
+
+
 def edgekit(*arguments, **options) -> subprocess.CompletedProcess[bytes]:
     """Runs the command line in a process of its own."""
     return run(sys.executable, "-m", "edgekit", *arguments, **options)

@@ -191,10 +191,10 @@ class _BoundedReader(io.BufferedReader):
 @contextlib.contextmanager
 def _open_archive(source: Path) -> Iterator[zipfile.ZipFile]:
     if not source.is_file():
-        problem = "is not a regular file" if source.exists() else "does not exist"
-        raise IntegrityError(
-            f"{source} {problem}, expected a packed bundle. Make one with: edgekit pack BUNDLE -o NAME{SUFFIX}",
-            code="pack-not-a-bundle",
+        what = "is not a plain file" if source.exists() else "does not exist"
+        raise UsageError(
+            f"{source} {what}, expected a packed bundle. Correct the path, or make one: edgekit pack BUNDLE -o NAME{SUFFIX}",
+            code="pack-not-found",
         )
     try:
         stream = _BoundedReader(io.FileIO(source))

@@ -239,6 +239,27 @@ def check(folder: Path, digests: Mapping[str, str], trust: Trust) -> Path:
     return key
 
 
+def stated_key(folder: Path) -> str:
+    """Return the fingerprint of the key that a bundle's signature names, which nothing here verifies.
+
+    Args:
+        folder: Folder of the bundle.
+
+    Returns:
+        64 hex digits; empty for a bundle without a signature, ``unknown`` for a signature that cannot be read.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        return ""
+    try:
+        if file.stat().st_size > _MAX_BYTES:
+            return "unknown"
+        hint = json.loads(file.read_text("utf-8"))["verificationMaterial"]["publicKey"]["hint"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return "unknown"
+    return hint if isinstance(hint, str) and re.fullmatch("[0-9a-f]{64}", hint) else "unknown"
+
+
 def _read_envelope(file: Path) -> tuple[bytes, bytes]:
     """Return the payload and the signature of a signature file."""
     if file.stat().st_size > _MAX_BYTES:

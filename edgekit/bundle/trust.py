@@ -22,12 +22,13 @@ from pathlib import Path, PurePosixPath
 
 from edgekit.backends import GraphBytes
 from edgekit.bundle import agree, onnx_reader, signature
+from edgekit.bundle.location import check_path
 from edgekit.bundle.owners import check_owners
 from edgekit.bundle.place import recover
 from edgekit.bundle.signature import Trust
 from edgekit.spec import manifest as manifests
 from edgekit.spec.digests import digest_of, files_below
-from edgekit.spec.errors import IntegrityError
+from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.manifest import FileEntry, Manifest
 from edgekit.spec.paths import takes_paths
 
@@ -64,6 +65,11 @@ class Bundle:
     digest: str = ""
     contents: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     stamps: dict[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        """Return one line: path, task, number of variants, and size."""
+        variants, size = len(self.manifest.variants), sum(file.size for file in self.manifest.files.values())
+        return f"<Bundle {self.path}, {self.manifest.task}, {variants} variant(s), {size / 2**20:.1f} MB>"
 
     @property
     def size(self) -> int:
@@ -155,11 +161,11 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
 
     Raises:
         FormatError: If the bundle has a newer format.
-        IntegrityError: If the folder is not a bundle; a file is missing, altered, truncated or not listed; there is a
+        IntegrityError: If the folder has no manifest; a file is missing, altered, truncated or not listed; there is a
             link or a path outside the bundle; or a graph differs from the manifest or is ambiguous. With ``trust``
             also: if there is no valid signature by a trusted key, others may write the folder, or the name or the
             version is not the required one.
-        UsageError: If a trusted key cannot be read.
+        UsageError: If nothing is at the path, or something other than a bundle; or a trusted key cannot be read.
     """
     folder = Path(path)
     for _ in range(_ATTEMPTS - 1):
@@ -167,7 +173,7 @@ def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
         before = _identity(folder)
         try:
             return _open(folder, trust)
-        except (IntegrityError, OSError):
+        except (IntegrityError, UsageError, OSError):
             if before == _identity(folder):
                 raise
             # Another bundle replaced this one in the meantime, so files of two bundles were read.
@@ -197,13 +203,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _open(folder: Path, trust: Trust | None) -> Bundle:
-    if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise IntegrityError(
-            f"Bundle {folder} {problem}, expected a folder with a {MANIFEST}. "
-            f"Make one with: edgekit build MODEL -o {folder}",
-            code="bundle-not-found",
-        )
+    check_path(folder)
     if trust is not None:
         check_owners(folder)
     text, digest = _read_manifest(folder)
@@ -222,7 +222,7 @@ def _read_manifest(folder: Path) -> tuple[str, str]:
     file = folder / MANIFEST
     if not file.is_file() or file.is_symlink():
         raise IntegrityError(
-            f"{folder} has no {MANIFEST}, so it is not a bundle. Make one with: edgekit build MODEL -o OUT",
+            f"{folder} has no {MANIFEST}, which every bundle has. {_REMEDY}",
             code="bundle-no-manifest",
         )
     with file.open("rb") as stream:

@@ -1,9 +1,10 @@
-"""The one way to a terminal: strings of a bundle, of a table or of a device cannot act on it. Elsewhere no progress is drawn."""
+"""Output of the command line: text from bundles, tables and devices is escaped, so that it cannot control the terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -11,16 +12,37 @@ from typing import Any
 import click
 
 from edgekit.cli import _stop
+from edgekit.cli._verbosity import StepLines, is_quiet, without_notes
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.parsing import to_json
-from edgekit.spec.paths import typed
+from edgekit.spec.paths import convert_os_error
 from edgekit.spec.progress import Progress
-from edgekit.spec.text import visible
+from edgekit.spec.text import WIDTH, visible, wrap_lines
+
+_NARROWEST = 40  # columns below which nothing can be laid out
 
 
 def echo(message: object = "", err: bool = False) -> None:
-    """Prints a line."""
-    click.echo(visible(str(message)), err=err)
+    """Print a line."""
+    text = str(message)
+    if is_quiet():
+        shorter = without_notes(text)
+        if text and not shorter:
+            return
+        text = shorter
+    click.echo(visible(text), err=err)
+
+
+def echo_text(text: str) -> None:
+    """Print a text whose long lines are wrapped to the width of the terminal."""
+    echo(wrap_lines(text))
+
+
+def terminal_width() -> int:
+    """Return the columns that output is laid out for: those of the terminal, at most 100; 100 without a terminal."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(_NARROWEST, min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH))
 
 
 def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
@@ -28,9 +50,9 @@ def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
     if isinstance(problem, EdgekitError):
         return problem
     if isinstance(problem, OSError):
-        return typed(problem)
+        return convert_os_error(problem)
     return EdgekitError(
-        "Memory does not suffice. Close other programs, or use a machine with more.", code="out-of-memory"
+        "There is not enough memory. Close other programs, or use a machine with more memory.", code="out-of-memory"
     )
 
 
@@ -65,16 +87,30 @@ def usage_error(error: click.UsageError) -> str:
 
 
 def show(result: Any, as_json: bool) -> None:
-    """Prints what a verb came to: its text, or with ``--json`` its record."""
-    echo(to_json(result.record(), indent=2) if as_json else result.text())
+    """Print the result of a verb: its text, or with ``--json`` its record."""
+    if as_json:
+        echo(to_json(result.record(), indent=2))
+    else:
+        echo_text(result.text())
 
 
 @contextlib.contextmanager
 def bars() -> Iterator[Progress]:
-    """A progress function that draws a bar for each step on standard error, if that is a terminal and rich is installed."""
+    """Yield a progress function: bars on a terminal, elsewhere a line for each finished step, with ``-q`` nothing; all on standard error."""
+    if is_quiet():
+        yield lambda step, done, total: _stop.check()
+        return
     # Click may be there without rich: huggingface_hub, which tokenizers asks for, brings it.
     if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda step, done, total: _stop.check()
+        lines = StepLines()
+
+        def advance_lines(step: str, done: int, total: int) -> None:
+            _stop.check()
+            if step:
+                lines.advance(step, done, total)
+
+        yield advance_lines
+        lines.finish()
         return
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn

@@ -9,6 +9,7 @@ process on a machine without a GPU; there, ``ACCELERATE_USE_CPU=true torchrun --
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -27,7 +28,7 @@ from edgekit.compress.objective import Loss, Objective
 from edgekit.compress.training import Epoch, Lesson, Training, accelerator, train
 from edgekit.samples import Samples
 from edgekit.source import check_options, heads
-from edgekit.source.batches import stacked, tensors
+from edgekit.source.batches import stack_outputs, tensors
 from edgekit.source.modules import entries
 from edgekit.source.stack import depth, has_stack
 from edgekit.spec.errors import SamplesError, UsageError
@@ -37,6 +38,8 @@ from edgekit.spec.protocols import Arrays, Modality
 from edgekit.stats.paired import Paired
 
 __all__ = ["Distilled", "Loss", "Objective", "Training", "distill", "distill_module"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,10 @@ def distill(
     made = _student.make(origin, learner, rows, evaluation, training or Training(), progress)
     if made.main:
         place(made.folder, destination, force)
-    return Distilled.of(destination, made, time.perf_counter() - start)
+    result = Distilled.of(destination, made, time.perf_counter() - start)
+    reused = ", from the cache" if result.reused else ""
+    _LOG.info("student %s: score %.4f, teacher %.4f%s", destination, result.score, result.teacher_score, reused)
+    return result
 
 
 def distill_module(
@@ -290,7 +296,7 @@ def _objective(
 
 
 def _minus_loss(objective: Objective, rows: Sequence[Arrays], outputs: Sequence[Arrays], truth: Sequence[Any]) -> float:
-    losses = objective.truth_loss(tensors(rows, objective.pads), stacked(outputs), objective.truth_tensor(truth))
+    losses = objective.truth_loss(tensors(rows, objective.pads), stack_outputs(outputs), objective.truth_tensor(truth))
     return -float(losses.mean())
 
 

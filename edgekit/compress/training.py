@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -31,12 +32,14 @@ from edgekit.compress._layers import tapped
 from edgekit.compress._teacher import Targets
 from edgekit.compress.objective import Loss, Objective, gram, rows_loss
 from edgekit.machine.cpu import cpu_instructions
-from edgekit.source.batches import lengths, stacked
+from edgekit.source.batches import lengths, stack_outputs
 from edgekit.spec.errors import CompressError, UsageError
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 
 __all__ = ["PRECISIONS", "Epoch", "Lesson", "Training", "accelerator", "train"]
+
+_LOG = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 _TIMEOUT = timedelta(hours=4)  # other processes wait while the first one asks the teacher
@@ -233,6 +236,8 @@ def train(
                 if runner.is_main_process:
                     save_model(student, str(work / "best.new"))
                     (work / "best.new").replace(work / f"best-{best}.safetensors")
+            last = history[-1]
+            _LOG.info("epoch %d: loss %.4f, score %.4f, %.1f s", number + 1, last.loss, last.score, last.seconds)
             _keep(runner, work, history, best)
     if runner.is_main_process or (work / f"best-{best}.safetensors").is_file():
         load_model(student, str(work / f"best-{best}.safetensors"))
@@ -301,7 +306,7 @@ class _Stepper:
         if self.seen is not None:
             theirs, real = targets.relation(indices)
             relation = gram(self.seen[0]), theirs.to(device), real.to(device)
-        teacher = {n: t.to(device) for n, t in stacked([targets.outputs[i] for i in indices]).items()}
+        teacher = {n: t.to(device) for n, t in stack_outputs([targets.outputs[i] for i in indices]).items()}
         # A label is of the row as it is: what an altered one means is for the teacher to say.
         truth = [examples.truth[i] if i < len(examples) else None for i in indices]
         return rows_loss(self.training.loss, self.lesson.objective, feeds, student, teacher, truth, relation).sum()

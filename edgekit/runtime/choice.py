@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import platform
 import statistics
 import time
@@ -28,6 +29,7 @@ from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus, gpu_name, lack
 from edgekit.runtime import golden
 from edgekit.runtime.golden import GoldenResult
 from edgekit.runtime.session import Session
+from edgekit.runtime.stand_in import STAND_IN, stand_in_variants
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Manifest, Variant
@@ -35,6 +37,8 @@ from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
 
 __all__ = ["Choice", "Run", "at_most", "check_golden", "check_instructions", "fastest_here", "is_as_built", "machine"]
+
+_LOG = logging.getLogger(__name__)
 
 _ROUNDS = 7
 
@@ -256,6 +260,11 @@ def _race(
             progress("race on the golden inputs", turn + 1, _ROUNDS + 1)
         for index, _, times in able:
             runs[index] = replace(runs[index], ms=statistics.median(times))
+        for run in runs:
+            _LOG.info(
+                "race on the golden inputs: %s",
+                _refusal(run) if run.refused else f"{_name(run.variant)} {run.ms:.3f} ms",
+            )
         stack.pop_all()  # all were timed: the fastest stays open
     winner = min(able, key=lambda one: runs[one[0]].ms, default=None)
     for one in able:
@@ -268,7 +277,12 @@ def _nobody(bundle: Bundle, runs: Sequence[Run]) -> BackendError:
     """One line for each reason: often it is the same for all."""
     reasons = {run.refused: [_name(other.variant) for other in runs if other.refused == run.refused] for run in runs}
     lines = "\n".join(f"  {' and '.join(names)} cannot run here: {reason}" for reason, names in reasons.items())
-    return BackendError(f"No variant of the bundle {bundle.path} can run on this machine:\n{lines}", code="no-variant")
+    hint = ""
+    if stand_in_variants(bundle.manifest.variants, STAND_IN):
+        hint = f"\nTo see its answers and accuracy here, run its graph on the CPU as a stand-in: --backend {STAND_IN}"
+    return BackendError(
+        f"No variant of the bundle {bundle.path} can run on this machine:\n{lines}{hint}", code="no-variant"
+    )
 
 
 def _name(variant: Variant) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from edgekit.modalities.text import UNBOUND
 from edgekit.samples import _folder, _json, _tables
 from edgekit.samples._decode import GZIP, text_of
+from edgekit.samples._header import is_header
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, to_json
@@ -33,8 +34,10 @@ __all__ = [
     "Recipe",
     "Sample",
     "Samples",
+    "choose_columns",
     "parse_columns",
     "read",
+    "read_records",
     "shipped",
 ]
 
@@ -88,7 +91,7 @@ class Samples:
         digest: sha256 of the file and of what was chosen from it, in hex.
     """
 
-    rows: tuple[Sample, ...]
+    rows: tuple[Sample, ...] = field(repr=False)
     where: str
     digest: str
 
@@ -243,9 +246,9 @@ def read(
             f"Samples {file} have no rows, expected at least one. Give a file with samples.", code="samples-empty"
         )
     columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
-    chosen = _choose(
-        columns, named, file, roles, said=kind in ("json", "jsonl", "folder") or any(role in columns for role in roles)
-    )
+    is_named = kind in ("json", "jsonl", "folder") or any(role in columns for role in roles)
+    is_named = is_named or is_header(columns, (record for _, record in records))
+    chosen = _choose(columns, named, file, roles, said=is_named)
     _check_slices(slices, columns, chosen, file)
     rows = tuple(
         _sample(record, chosen, LABEL not in named, slices, file, place, modality) for place, record in records
@@ -264,6 +267,54 @@ def read(
         rows = tuple(replace(row, content=modality.content(row.input)) for row in rows)
         parts.append([hashlib.sha256(row.content or b"").hexdigest() for row in rows])
     return Samples(rows, str(file), hashlib.sha256(to_json(parts).encode()).hexdigest())
+
+
+def read_records(
+    path: str | Path, columns: Mapping[str, str], modality: Modality
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the place of each row of a file and its columns, without making inputs of them.
+
+    Args:
+        path: JSON, CSV or TSV file, or a folder of files where inputs are such.
+        columns: Role to column name.
+        modality: Kind of input that the columns make.
+
+    Raises:
+        SamplesError: As :func:`read`.
+        UsageError: For an unknown type of file.
+    """
+    file = _locate(path, modality)
+    suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
+    kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
+    if kind is None:
+        raise UsageError(
+            f"{file} ends in '{suffix}', expected one of: {', '.join(_SUFFIXES)}, each also with {GZIP}, or .parquet. "
+            "Convert or rename the file.",
+            code="samples-suffix",
+        )
+    return _records(file, kind, columns, (), modality)
+
+
+def choose_columns(
+    record: Mapping[str, object], columns: Mapping[str, str], file: Path, modality: Modality
+) -> dict[str, str]:
+    """Return role to column name for the input of a row; the label is left out.
+
+    Args:
+        record: Row whose columns count.
+        columns: Role to column name, where the caller names it.
+        file: File of the row, for messages.
+        modality: Kind of input that the columns make.
+
+    Raises:
+        SamplesError: When a column is missing.
+        UsageError: For an unknown role.
+    """
+    roles = (*modality.roles, LABEL)
+    named = {_role(role, roles): name for role, name in columns.items() if role != LABEL}
+    is_named = file.suffix.lower() not in (".csv", ".tsv") or any(role in record for role in roles)
+    chosen = _choose(record, named, file, roles, said=is_named)
+    return {role: name for role, name in chosen.items() if role != LABEL}
 
 
 def _records(

@@ -16,9 +16,10 @@ from edgekit.search import goldens, stand_in
 from edgekit.search.kept import StepCache
 from edgekit.search.measure import measure_candidate
 from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
+from edgekit.spec.protocols import HasForms
 from edgekit.spec.registry import version_of
 from edgekit.spec.sealed import seal
-from edgekit.spec.tensor import merged
+from edgekit.spec.tensor import merge_signatures
 
 if TYPE_CHECKING:
     from edgekit.samples import Samples
@@ -105,7 +106,7 @@ def complete_manifest(
     """
     template, target, task = choice.winner.bundle.manifest, ctx.target, ctx.evaluation.task
     named = request.name or request.version or request.expires
-    longest = stand_in.longest(target, merged(template.signatures), task.max_size)
+    longest = stand_in.longest(target, merge_signatures(template.signatures), task.max_size)
     return replace(
         template,
         name=request.name,
@@ -121,4 +122,13 @@ def complete_manifest(
         sensitivity=choice.winner.sensitivity,
         notes=tuple(notes),
         reference_check=doubt,
+        input_forms=list_forms(ctx),
     )
+
+
+def list_forms(ctx: BuildContext) -> tuple[str, ...]:
+    """Return the forms of the calibration and evaluation inputs in alphabetical order, e.g. ``("text",)``; empty where the modality has one form."""
+    modality = ctx.evaluation.task.modality
+    if not isinstance(modality, HasForms):
+        return ()
+    return tuple(sorted({modality.form(value) for value in [*ctx.calibration.inputs, *ctx.evaluation.inputs]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 
 from edgekit import tasks
 from edgekit.machine.cpu import cpu_name, cpus
+from edgekit.report.table import shown_scores
 from edgekit.search import agree, race, record
 from edgekit.search.checks import AS_WRITTEN, accuracy_backend, runs_here
 from edgekit.search.record import Candidate, CandidateResult, Costs, Race
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
     from edgekit.spec.protocols import Arrays, Task
 
-__all__ = ["measure_candidate", "note_if_unresolved", "race_candidates", "settle", "settle_all"]
+__all__ = ["measure_candidate", "note_if_unresolved", "note_label_scores", "race_candidates", "settle", "settle_all"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def settle_all(
@@ -67,7 +71,7 @@ def settle(ctx: BuildContext, candidate: Candidate) -> tuple[Candidate, Candidat
     lists, variant = result.costs.lists, candidate.variant
     if lists is None:
         return candidate, result, trouble
-    if not lists.kept and variant.rows != "alone":
+    if not lists.is_within_limit and variant.rows != "alone":
         ctx.note(
             f"{variant.method} on {variant.backend}: {lists.text()}. So its rows are run one by one, and it was raced like that."
         )
@@ -85,8 +89,18 @@ def note_if_unresolved(ctx: BuildContext, result: CandidateResult) -> None:
     if limit is None or difference(result.outputs, evaluation.reference) == 0:  # to the last bit: nothing was lost
         return
     compared = evaluation.compare(result.outputs)
-    if not compared.resolved(limit):
+    if not compared.is_resolved(limit):
         ctx.note(f"Accuracy of the chosen candidate: {compared.text(limit)}.")
+
+
+def note_label_scores(ctx: BuildContext, result: CandidateResult) -> None:
+    """Note macro F1 and the recall of each label of the chosen candidate, with those of the torch model in brackets."""
+    rows = ctx.evaluation.rows
+    reference = rows.label_scores(ctx.evaluation.reference)
+    scores = shown_scores(rows.label_scores(result.outputs))
+    parts = [f"{name} {value:.4f} ({reference[name]:.4f})" for name, value in scores.items() if name in reference]
+    if parts:
+        ctx.note(f"Labels, chosen candidate (torch): {', '.join(parts)}.")
 
 
 def measure_candidate(ctx: BuildContext, candidate: Candidate) -> tuple[CandidateResult, str]:
@@ -129,6 +143,14 @@ def _measure_here(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
     if ctx.replayed is not None:
         result = ctx.replayed.with_costs(candidate, result)
     ctx.recorded.add_costs(candidate, result)
+    costs = result.costs
+    _LOG.debug(
+        "%s: first answer %.0f ms, memory %.0f MB, executed in %s",
+        candidate,
+        costs.first_answer_ms,
+        costs.memory_mb,
+        costs.executed,
+    )
     return result
 
 
@@ -151,6 +173,9 @@ def race_candidates(ctx: BuildContext, candidates: Sequence[Candidate], rounds: 
 
     result = ctx.cache.values("race", parts, Race, make) if ctx.replayed is None else ctx.replayed.race(candidates)
     ctx.recorded.add_race(candidates, result)
+    medians = [float(np.median(np.concatenate([np.asarray(turn) for turn in times]))) for times in result.times_ms]
+    timed = [f"{candidate} {ms:.3f} ms" for candidate, ms in zip(candidates, medians, strict=True)]
+    _LOG.info("race of %d rounds: %s", rounds, ", ".join(timed))
     return result
 
 

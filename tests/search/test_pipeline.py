@@ -196,9 +196,9 @@ def test_strict_needs_rows_to_prove_it(build, tmp_path):
     assert left(tmp_path / "place") == []
     manifest = build(target=aim, budget={"accuracy_drop": 0.0221}, strict=True).bundle.manifest
     assert manifest.trials[0].drop_high == pytest.approx(bound, abs=1e-6)
-    assert not any("not resolved" in note for note in manifest.notes)
+    assert not any("inconclusive" in note for note in manifest.notes)
     loose = build(target=aim, budget={"accuracy_drop": 0.01}, force=True).bundle.manifest
-    assert any("not resolved against 0.01 by 120 rows" in note for note in loose.notes)
+    assert any("inconclusive" in note and "0.01" in note and "120 rows" in note for note in loose.notes)
 
 
 # ---- layers in float
@@ -925,7 +925,7 @@ def test_a_backend_that_computes_wrong_results_takes_no_part(build, tmp_path, mo
     manifest = result.bundle.manifest
     assert {t.backend for t in manifest.trials} == {"onnxruntime"}
     (said,) = [note for note in manifest.notes if note.startswith("No candidate ran on 'openvino': OpenVINO ")]
-    assert "does not pass its self-test on this machine" in said
+    assert "failed its self-test on this machine" in said
     assert f"note: {said}" in result.table()
     for extra in ("", 'choose_on = "device"'):
         with refused("backend-wrong-results"):

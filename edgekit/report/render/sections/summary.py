@@ -1,4 +1,4 @@
-"""The gates, and the numbers that most people look for."""
+"""The gates and the main numbers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from edgekit.report.render.words import (
     spread,
     start,
 )
+from edgekit.report.table import shown_scores
 from edgekit.spec.report import Change, Gate, Report
 from edgekit.spec.subject import Subject
 
@@ -33,7 +34,7 @@ _OPEN = 16  # gates that are seen at once
 
 
 def gates(found: Sequence[Gate], limits: Limits) -> Section:
-    """The gates, as they are sorted."""
+    """Return the section of the gates, the worst first."""
     rows = tuple(
         (cut(g.name, limits.name), _verdict(g), *gate_numbers(g), sentence(g.said, limits.sentence))
         for g in found[: limits.rows]
@@ -54,8 +55,8 @@ def gates(found: Sequence[Gate], limits: Limits) -> Section:
 
 
 def glance(report: Report, limits: Limits) -> Section:
-    """The numbers that most people look for; before them, that these rows can never settle what is asked."""
-    found, never = sides(report), report.accuracy.never if report.accuracy is not None else ""
+    """Return the section of the main numbers, after a sentence if the rows can never decide the margin."""
+    found, never = sides(report), report.accuracy.undecidable_reason if report.accuracy is not None else ""
     if len(found) == 1:
         table = Table(
             "t-glance",
@@ -83,12 +84,12 @@ def _verdict(gate: Gate) -> Cell:
 
 
 def _alone(one: Subject, changes: Sequence[Change], most: int) -> tuple[Row, ...]:
-    """Of one bundle; ``changes`` are those of a self-check, in which it ran twice."""
+    """Return the rows of one bundle; ``changes`` are those of a self-check, in which it ran twice."""
     times = percentiles(one.times) if one.times is not None else {}
     return rows_of(
         [
             (cut(one.score_name, 30) or "score", [score(one.score)]),
-            *((cut(name, 30), [score(value)]) for name, value in one.more_scores.items()),
+            *((cut(name, 30), [score(value)]) for name, value in shown_scores(one.more_scores).items()),
             ("calibration error", [score(one.calibration_error)]),
             *((NAMES[name], [said]) for name, (_, said) in times.items()),
             ("sessions", [f"{len(one.sessions) + 1}, the first on {one.sessions[0].created}" if one.sessions else ""]),
@@ -119,10 +120,10 @@ def _both(report: Report, before: Subject, after: Subject, most: int) -> tuple[R
         rows.append(
             (cut(after.score_name or before.score_name, 30), score(before.score), score(after.score), NOTHING, NOTHING)
         )
-    for name in {**before.more_scores, **after.more_scores}:
-        rows.append(
-            (cut(name, 30), score(before.more_scores.get(name)), score(after.more_scores.get(name)), NOTHING, NOTHING)
-        )
+    for name in shown_scores({**before.more_scores, **after.more_scores}):
+        old, new = before.more_scores.get(name), after.more_scores.get(name)
+        change = None if old is None or new is None else new - old
+        rows.append((cut(name, 30), score(old), score(new), score(change, True), NOTHING))
     rows += [(NAMES.get(c.metric, c.metric), *_medians(c), *change_cells(c, most)) for c in changes]
     for metric, own, its in (("memory", before.memory_mb, after.memory_mb), ("size", before.size_mb, after.size_mb)):
         if (own or its) and metric not in {c.metric for c in changes}:
@@ -139,7 +140,7 @@ def _both(report: Report, before: Subject, after: Subject, most: int) -> tuple[R
 
 
 def _medians(change: Change) -> tuple[str, str]:
-    """Both sides' values; none where they contradict the ratio of what was measured in turns, which is steadier than either."""
+    """Return both sides' values; none if they contradict the interleaved ratio, which is more precise."""
     seen = (amount(change.before, change.unit), amount(change.after, change.unit))
     if not change.before or change.after is None or change.low is None or change.high is None:
         return seen
