@@ -205,7 +205,7 @@ def test_build_reads_the_file(edgekit, tmp_path, monkeypatch):
     (folder / "out/own").mkdir(parents=True)
     result = edgekit("build")
     assert (result.code, result.out, calls) == (2, "", [])
-    assert "exists, and nothing is written over" in result.err
+    assert "error[output-exists]" in result.err
     assert edgekit("build", "m", "--samples", "s", "--eval", "e", "-o", "o").code == 0
     assert (calls[0]["model"], calls[0]["target"], calls[0]["budget"], calls[0]["max_time"]) == (
         "m",

@@ -157,7 +157,7 @@ def test_an_altered_record_or_a_folder_of_others_is_not_believed(moved, compared
     (record,) = races.iterdir()
     record.write_text(record.read_text().replace("largest difference", "no difference"))
     edgekit.load(bundle).close()
-    assert "its sha256 is another" in caplog.text
+    assert "sha256" in caplog.text
     assert len(compared) == 2
     races.chmod(0o777)
     for count in (3, 4):
