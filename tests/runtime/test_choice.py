@@ -235,7 +235,9 @@ def test_a_graph_that_tensorrt_cannot_build(jetson, board, monkeypatch):
     with edgekit.load(jetson) as session:
         assert session.info.method == "float16"
         said = session.info.chosen
-    assert f"{STATIC} cannot run here: TensorRT 10.3.0 could not build an engine from model.onnx. Its messages:\n" in said
+    assert (
+        f"{STATIC} cannot run here: TensorRT 10.3.0 could not build an engine from model.onnx. Its messages:\n" in said
+    )
     assert "Could not find any implementation for node" in said
     assert "give a larger workspace_mb" in said
 
@@ -379,10 +381,7 @@ def test_a_load_works_where_nothing_can_be_kept(jetson, board, no_room, caplog):
         assert session.info.chosen.endswith(
             "; the cache folder cannot be written, or may be by others, so every load races"
         ) == (no_room == "no folder")
-    assert any(
-        line.startswith("The engine runs but could not be cached: ")
-        for line in warnings(caplog)
-    )
+    assert any(line.startswith("The engine runs but could not be cached: ") for line in warnings(caplog))
     with pytest.raises(BuildError):
         compile_bundle(jetson)
 
