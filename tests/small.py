@@ -367,6 +367,11 @@ def tiny_disk(size: str = "256k"):
             folder.rmdir()
 
 
+def without_steps(text: str) -> str:
+    """Standard error without the lines of finished steps, which a verb prints where there is no terminal."""
+    return re.sub(r"^.+: \d+\.\d s\n", "", text, flags=re.MULTILINE)
+
+
 def plain_words(text: str) -> str:
     """Text without the terminal's escapes; equal to the text where there are none."""
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)

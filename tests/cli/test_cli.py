@@ -179,11 +179,13 @@ def test_run_prints_one_object_a_line(edgekit, float32_ort, tiny_module):
 def test_run_pairs(edgekit, float32_ort, tiny_module):
     pairs = [("the plot was dull", "their cast is strong"), ("a", "")]
     expected = [small.LABELS[i] for i in small.torch_logits(tiny_module, pairs).argmax(axis=1)]
-    assert [
-        r["label"] for r in lines(edgekit("run", float32_ort, "--pair", *(t for p in pairs for t in p)))
-    ] == expected
+    said = edgekit("run", float32_ort, "--pair", *(t for p in pairs for t in p))
+    assert said.err.startswith("edgekit: warning: A tuple is one pair of texts"), "the model was built on single texts"
+    assert [json.loads(line)["label"] for line in said.out.splitlines()] == expected
     stdin = "".join(f"{a}\t{b}\r\n" for a, b in pairs).encode()
-    assert [r["label"] for r in lines(edgekit("run", float32_ort, "--pair", "-", stdin=stdin))] == expected
+    said = edgekit("run", float32_ort, "--pair", "-", "-q", stdin=stdin)
+    assert [json.loads(line)["label"] for line in said.out.splitlines()] == expected
+    assert said.err == ""
     result = edgekit("run", float32_ort, "--pair", "-", stdin=b"a\tb\nno tab\n")
     assert result.code == 2
     assert "Line 2 of standard input has no tab" in result.err
@@ -285,7 +287,7 @@ def test_run_on_another_backend_and_threads(edgekit, float32_openvino):
 
 def test_eval_says_what_it_measured(edgekit, float32_ort, tiny_samples, tmp_path):
     result = edgekit(
-        "eval", float32_ort, "--samples", tiny_samples.dev, "--json", tmp_path / "e.json", "--threads", "1", "-q"
+        "eval", float32_ort, "--samples", tiny_samples.dev, "--json", tmp_path / "e.json", "--threads", "1"
     )
     assert (result.code, result.err) == (0, "")
     record = json.loads((tmp_path / "e.json").read_text())

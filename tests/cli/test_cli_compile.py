@@ -51,7 +51,7 @@ def compile_(monkeypatch, capsys):
         said = capsys.readouterr()
         assert "Traceback" not in said.err
         assert small.plain_words(said.out) == said.out
-        return SimpleNamespace(code=ended.value.code or 0, out=said.out, err=said.err)
+        return SimpleNamespace(code=ended.value.code or 0, out=said.out, err=small.without_steps(said.err))
 
     yield call
     signal.signal(signal.SIGTERM, before)

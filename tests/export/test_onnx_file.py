@@ -126,6 +126,8 @@ def test_a_build(graphs, folder, module, tiny_samples, tmp_path):
     assert manifest.provenance["model"] == "torchscript-14.onnx"
     assert "ONNX Runtime" in manifest.provenance["reference"]
     assert any("in place of a torch model" in note for note in manifest.notes)
+    assert manifest.reason.endswith(f", the ONNX file {tiny_samples.accuracy:.4f}.")
+    assert f"the ONNX file float32: accuracy {tiny_samples.accuracy:.4f}" in result.table()
     with edgekit.load(tmp_path / "out") as session:
         expected = small.torch_logits(module, TEXTS).argmax(axis=1)
         assert [session.info.labels.index(answer.label) for answer in session(TEXTS)] == expected.tolist()
