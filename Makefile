@@ -22,7 +22,7 @@ test-arm: $(VENV)/.installed
 # The wheel, and the bill of materials beside it.
 release: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	$(BIN)/python release/sbom.py dist/edgekit-*.whl constraints.txt
+	$(BIN)/python release/sbom.py dist/edgekit_sdk-*.whl constraints.txt
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from edgekit.bundle.signature import Trust
 from edgekit.runtime.load import load
 from edgekit.runtime.session import Session, SessionInfo
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import (
     BackendError,
     BudgetError,
@@ -79,7 +80,7 @@ def __getattr__(name: str) -> Any:
         if (problem.name or "").startswith("edgekit"):
             raise
         raise BuildError(
-            f"Building needs the package '{problem.name}', which is not installed here. Run: pip install 'edgekit[build]'",
+            f"Building needs the package '{problem.name}', which is not installed here. Run: {install_hint('build')}",
             code="package-missing",
         ) from problem
     return build if name == "build" else distill

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BackendError
 from edgekit.spec.registry import Registry, version_of
 
@@ -182,9 +183,8 @@ def check_cpu_target(who: str, target: Target) -> None:
 
 def not_installed(name: str) -> BackendError:
     """The error for a backend whose package is missing."""
-    extra = name.replace("_", "-")
     return BackendError(
-        f"The backend '{name}' is not installed, and this bundle or target needs it. Run: pip install 'edgekit[{extra}]'",
+        f"The backend '{name}' is not installed, and this bundle or target needs it. Run: {install_hint(name)}",
         code="backend-not-installed",
     )
 

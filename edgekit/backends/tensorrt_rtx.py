@@ -12,6 +12,7 @@ from typing import Any
 from edgekit.backends import _trt_build, check_installed, not_installed
 from edgekit.backends._trt import check_engine_target, version_of
 from edgekit.backends._trt_device import TensorRtDevice, check_driver
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import Progress
@@ -108,7 +109,7 @@ def library() -> Any:
             raise not_installed("tensorrt_rtx") from problem
     if version_of(trt) < _OLDEST:
         raise BackendError(
-            f"TensorRT-RTX {trt.__version__} is too old, 1.7 or newer is needed. Run: pip install -U 'edgekit[tensorrt-rtx]'",
+            f"TensorRT-RTX {trt.__version__} is too old, 1.7 or newer is needed. Run: {install_hint('tensorrt-rtx', upgrade=True)}",
             code="tensorrt-too-old",
         )
     return trt

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle.place import new_file, put_file
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BuildError, IntegrityError, UsageError
 from edgekit.spec.identity import check_name, version_key
 from edgekit.spec.manifest import Manifest
@@ -306,7 +307,7 @@ def _needed() -> None:
     """
     if importlib.util.find_spec("cryptography") is None:
         raise UsageError(
-            "Signatures need the package 'cryptography', which is not installed here. Run: pip install 'edgekit[sign]'",
+            f"Signatures need the package 'cryptography', which is not installed here. Run: {install_hint('sign')}",
             code="package-missing",
         )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BuildError, UsageError
 
 
@@ -37,7 +38,7 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
 
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         raise BuildError(
-            f"{model} is a Hugging Face model, which the package '{missing[0]}' runs, and it is not installed here. Run: pip install 'edgekit[build]', "
+            f"{model} is a Hugging Face model, which the package '{missing[0]}' runs, and it is not installed here. Run: {install_hint('build')}, "
             f"or save the model's outputs where it is and give them as a file ({', '.join(FILE_TYPES)}).",
             code="package-missing",
         )

@@ -34,7 +34,7 @@ def command(*, bundle, where, keys, allow_downgrade, python, identity, report, a
     """Bring BUNDLE to a device over ssh, make its engines there, and check that it computes there what it is to.
 
     It goes to ~/edgekit/NAME there, or to PATH (/~/PATH below the login's home), and replaces the bundle that is there only when
-    all of that went well. The device needs Python 3.10, edgekit[cli] and the bundle's backend. Your ssh configuration, agent and
+    all of that went well. The device needs Python 3.10, edgekit-sdk[cli] and the bundle's backend. Your ssh configuration, agent and
     known hosts apply; a host that is not known, or shows another key, is refused.
     """
     from edgekit.deploy import deploy

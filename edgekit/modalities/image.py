@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.modalities.pixels import MOST_PIXELS, Pixels
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import InputError, SamplesError, UsageError
 
 __all__ = ["FORMATS", "UNBOUND", "ImageModality", "check_file", "decode", "size_of"]
@@ -255,7 +256,7 @@ def _pillow() -> Any:
         import PIL.ImageOps
     except ImportError as problem:
         raise UsageError(
-            "Images need the package 'pillow', which is not installed here. Run: pip install 'edgekit[image]'",
+            f"Images need the package 'pillow', which is not installed here. Run: {install_hint('image')}",
             code="package-missing",
         ) from problem
     return PIL.Image

@@ -219,7 +219,7 @@ def test_a_teacher_without_torch(place, tiny_model):
     done = small.python(code, "compare", tiny_model, place.good, "--samples", place.dev)
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"the package 'torch' runs" in done.stderr
-    assert b"pip install 'edgekit[build]'" in done.stderr
+    assert b"pip install 'edgekit-sdk[build]'" in done.stderr
 
 
 def test_without_the_extra(place, tmp_path):
@@ -233,7 +233,7 @@ def test_without_the_extra(place, tmp_path):
         assert (done.returncode, done.stdout) == (1, b"")
         assert (
             done.stderr.decode()
-            == f"edgekit: Reports need the package '{package}', which is not installed here. Run: pip install 'edgekit[report]'\n"
+            == f"edgekit: Reports need the package '{package}', which is not installed here. Run: pip install 'edgekit-sdk[report]'\n"
         )
 
 

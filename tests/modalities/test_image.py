@@ -320,7 +320,7 @@ def test_without_pillow_the_message_says_what_to_install(monkeypatch):
         return importing(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"pip install 'edgekit\[image\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'edgekit-sdk\[image\]'"):
         module.decode(PNG)
     assert np.array_equal(module.decode(PICTURE), PICTURE)
 

@@ -276,7 +276,7 @@ def test_a_machine_without_tensorrt(jetson, monkeypatch):
         pytest.skip("this machine has TensorRT")
     with pytest.raises(
         BackendError,
-        match=r"TensorRT is not installed for this Python, and this bundle needs it. .*pip install 'edgekit\[tensorrt\]'",
+        match=r"TensorRT is not installed for this Python, and this bundle needs it. .*pip install 'edgekit-sdk\[tensorrt\]'",
     ):
         edgekit.load(jetson)
 
