@@ -162,13 +162,13 @@ def check_files(model_id: str, folder: Path) -> None:
             everything = {**added, **known}
             wrong = sorted({t for t, i in ids.items() if everything.get(t) != i} | (known.keys() - ids.keys()))
             if wrong:
-                raise ModelError(_two(model_id, file, f"{len(wrong)} tokens ({', '.join(map(repr, wrong[:_SHOWN]))})"))
+                what = f"{len(wrong)} tokens ({', '.join(map(repr, wrong[:_SHOWN]))})"
+                raise ModelError(_two(model_id, file, what), code="tokenizer-vocabularies")
     everything = {**known, **added}
     wrong = sorted(t for t, i in _mapping(folder / "added_tokens.json").items() if everything.get(t) != i)
     if wrong:
-        raise ModelError(
-            _two(model_id, "added_tokens.json", f"{len(wrong)} tokens ({', '.join(map(repr, wrong[:_SHOWN]))})")
-        )
+        what = f"{len(wrong)} tokens ({', '.join(map(repr, wrong[:_SHOWN]))})"
+        raise ModelError(_two(model_id, "added_tokens.json", what), code="tokenizer-vocabularies")
     config, special = (read_object(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
     for role in _ROLES:
         here, there = (_content(entries.get(role)) for entries in (config, special))
