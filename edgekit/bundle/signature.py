@@ -308,7 +308,7 @@ def _needed() -> None:
     if importlib.util.find_spec("cryptography") is None:
         raise UsageError(
             f"Signatures need the package 'cryptography', which is not installed here. Run: {install_hint('sign')}",
-            code="package-missing",
+            code="extra-missing",
         )
 
 

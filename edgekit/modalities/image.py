@@ -257,7 +257,7 @@ def _pillow() -> Any:
     except ImportError as problem:
         raise UsageError(
             f"Images need the package 'pillow', which is not installed here. Run: {install_hint('image')}",
-            code="package-missing",
+            code="extra-missing",
         ) from problem
     return PIL.Image
 

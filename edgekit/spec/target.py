@@ -232,7 +232,7 @@ def read_toml(path: Path) -> dict[str, object]:
             why = f"which Python {sys.version.split()[0]} cannot read by itself (3.11 can)"
             raise UsageError(
                 f"{path} is a TOML file, {why}. Run: pip install tomli, or do this on the build machine.",
-                code="package-missing",
+                code="extra-missing",
             ) from problem
     try:
         with path.open("rb") as stream:

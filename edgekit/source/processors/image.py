@@ -119,7 +119,7 @@ def load(model_id: str, folder: Path, told: Told) -> Any:
     except ImportError as problem:
         raise UsageError(
             f"Image processors need the package 'pillow', which is not installed here. Run: {install_hint('image')}",
-            code="package-missing",
+            code="extra-missing",
         ) from problem
     from transformers import AutoImageProcessor
 
