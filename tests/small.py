@@ -50,6 +50,14 @@ _MARKS = (".", "!", "?", ",", ";")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+def extras() -> set[str]:
+    """Names of the project's extras."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return set(project["optional-dependencies"])
+
+
 def texts(count: int, seed: int) -> list[str]:
     """Made-up reviews of 3 to about 40 words."""
     choose = random.Random(seed)
