@@ -137,6 +137,8 @@ def _check_pip(arguments: list[str], command: str) -> None:
 
     verb, *rest = arguments
     assert verb in ("install", "wheel", "uninstall"), command
+    if verb == "uninstall":
+        return
     extras = small.extras()
     for word in rest:
         if word.startswith("-") or word in ("dist",):

@@ -24,46 +24,84 @@ READ = [
     path for folder in ("docs", "examples") for path in sorted((small.ROOT / folder).rglob("*.md")) if path not in RUN
 ] + [small.ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")]
 
-# The scale of the small model: it has two layers, and is trained for a moment.
+# The scale of the small model: it has two layers, is trained for a moment, and is built for one backend.
 SMALLER = (("--layers 3", "--layers 1"), ("layers=3", "layers=1"))
 BRIEFLY = {
-    "build": "--max-time 10",
+    "build": "--max-time 5",
     "distill": "--epochs 4 --copies 1 --learning-rate 1e-3",
     "prune": "--epochs 1",
     "check": "--max-time 4",
     "compare": "--max-time 4",
     "bench": "--seconds 0.05 --batches 1 --lengths 8",
 }
-SECONDS = 400
+TARGET = """extends = "cpu"
+name = "quick"
+backends = ["onnxruntime"]
+methods = ["dynamic", "float32"]
+shapes = []
+"""
+SECONDS = 200
+
+
+class Page:
+    """A page whose blocks are run in order, in a folder of their own.
+
+    Attributes:
+        path: The Markdown file.
+        place: The working folder, with the model and the samples that the pages name.
+    """
+
+    def __init__(self, path: Path, place: Path) -> None:
+        self.path = path
+        self.place = place
+        self.blocks = list(blocks.blocks(path))
+        self.names: dict[str, object] = {"__name__": "docs"}
+        self.next = 0
+
+    def advance(self, index: int, environment: dict[str, str], device: sshd.Device | None) -> None:
+        """Run the blocks up to this one that have not run yet."""
+        while self.next <= index:
+            block = self.blocks[self.next]
+            self.next += 1
+            where = f"{self.path.name}:{block.line}"
+            if block.mode == "file":
+                (self.place / block.value).write_text(block.text)
+            elif block.language == "python":
+                exec(compile(block.text, where, "exec"), self.names)
+            elif block.language == "console":
+                _console(block, where, self.place, environment, device)
+            else:
+                assert block.language in ("json", "toml", "yaml", "text"), f"{where}: nobody knows how to run this"
 
 
 @pytest.fixture(scope="module")
-def material(tmp_path_factory, tiny_model, tiny_samples):
-    """A model and its samples under the names that the pages use, and a folder of programs that come first on the PATH."""
-    folder = tmp_path_factory.mktemp("docs")
-    programs = folder / "bin"
-    programs.mkdir()
-    for name, module in (("edgekit", "edgekit"), ("pytest", "pytest")):
+def environment(tmp_path_factory):
+    """Variables of the commands: ``edgekit`` and ``pytest`` on the PATH are this checkout's."""
+    programs = tmp_path_factory.mktemp("bin")
+    for name in ("edgekit", "pytest"):
         program = programs / name
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {name} "$@"\n')
         program.chmod(0o755)
-    return {"model": tiny_model, "samples": tiny_samples, "programs": programs}
+    path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(small.ROOT), "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def place(tmp_path, material, monkeypatch):
-    """The working folder of a page."""
-    (tmp_path / "my-model").symlink_to(material["model"])
-    rows = [json.loads(line) for line in Path(material["samples"].train).read_text("utf-8").splitlines()]
-    small.write_jsonl(tmp_path / "unlabelled.jsonl", [{"text": row["text"]} for row in rows])
-    labels = [row["label"] for row in material["samples"].rows]
-    labelled = [{**row, "label": labels[i % len(labels)]} for i, row in enumerate(rows)]
-    small.write_jsonl(tmp_path / "train.jsonl", labelled)
-    (tmp_path / "dev.jsonl").write_bytes(Path(material["samples"].dev).read_bytes())
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{material['programs']}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(small.ROOT))
-    return tmp_path
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, tiny_model, tiny_samples):
+    """The pages by path, each with its working folder."""
+    found = {}
+    for path in RUN:
+        place = tmp_path_factory.mktemp(path.stem)
+        (place / "my-model").symlink_to(tiny_model)
+        (place / "quick.toml").write_text(TARGET)
+        texts = [json.loads(line)["text"] for line in Path(tiny_samples.train).read_text("utf-8").splitlines()]
+        labels = [row["label"] for row in tiny_samples.rows]
+        small.write_jsonl(place / "unlabelled.jsonl", [{"text": text} for text in texts])
+        rows = [{"text": text, "label": labels[i % len(labels)]} for i, text in enumerate(texts)]
+        small.write_jsonl(place / "train.jsonl", rows)
+        (place / "dev.jsonl").write_bytes(Path(tiny_samples.dev).read_bytes())
+        found[path] = Page(path, place)
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +109,7 @@ def device(tmp_path_factory):
     """The ssh server of the tests, or None with no server installed."""
     folder = tmp_path_factory.mktemp("sshd")
     try:
-        manager = sshd.running(folder, PYTHONPATH=str(small.ROOT), OMP_NUM_THREADS="1")
-        with manager as server:
+        with sshd.running(folder, PYTHONPATH=str(small.ROOT), OMP_NUM_THREADS="1") as server:
             yield server
     except pytest.skip.Exception:
         yield None
@@ -84,15 +121,18 @@ def scaled(command: str) -> str:
         command = command.replace(old, new)
 
     def with_options(match: re.Match) -> str:
-        return f"{match[0]} {BRIEFLY[match[1]]}" if match[1] in BRIEFLY else match[0]
+        verb = match[1]
+        target = " --target quick.toml" if verb == "build" and "--target" not in command else ""
+        return f"{match[0]} {BRIEFLY[verb]}{target}" if verb in BRIEFLY else match[0]
 
     return re.sub(r"\bedgekit ([a-z-]+)", with_options, command, count=1)
 
 
-def run(command: str, place: Path) -> subprocess.CompletedProcess:
+def run(command: str, place: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", command],
         cwd=place,
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -125,37 +165,37 @@ def check_shape(shown: list[str], output: str) -> None:
             assert text.split()[0] in starts, f"no line of the output begins as: {text}\n{output}"
 
 
-@pytest.mark.parametrize("page", RUN, ids=lambda path: path.stem)
-def test_the_commands_of_a_page(page, place, device, monkeypatch, capsys):
-    names: dict[str, object] = {"__name__": "docs"}
-    for block in blocks.blocks(page):
-        where = f"{page.name}:{block.line}"
-        if block.mode == "file":
-            (place / block.value).write_text(block.text)
-        elif block.language == "python":
-            exec(compile(block.text, where, "exec"), names)
-        elif block.language == "console":
-            _console(block, where, place, device, monkeypatch)
-        else:
-            assert block.language in ("json", "toml", "yaml", "text"), f"{where}: nobody knows how to run this"
+BLOCKS = [
+    pytest.param(path, index, id=f"{path.stem}-{block.line}")
+    for path in RUN
+    for index, block in enumerate(blocks.blocks(path))
+]
 
 
-def _console(block, where, place, device, monkeypatch):
+@pytest.mark.parametrize(("path", "index"), BLOCKS)
+def test_a_block_runs(path, index, pages, environment, device, monkeypatch):
+    monkeypatch.chdir(pages[path].place)
+    pages[path].advance(index, environment, device)
+
+
+def _console(block, where, place, environment, device):
     if block.mode == "parse" or (block.mode == "ssh" and device is None):
         for command, _ in block.steps():
             blocks.check_parses(command)
         return
     for number, (command, shown) in enumerate(block.steps(), start=1):
-        blocks.check_parses(command) if command.startswith("edgekit") and "|" not in command else None
-        scale = scaled(command)
+        if command.startswith("edgekit") and "|" not in command:
+            blocks.check_parses(command)
+        variables, line = environment, scaled(command)
         if block.mode == "ssh":
-            for name, value in device.programs(place / f"ssh-{block.line}-{number}").items():
-                monkeypatch.setenv(name, value)
-            scale = re.sub(r"ssh://\S+", device.url, scale) + f" --python {sys.executable}"
-            scale = re.sub(r"(edgekit deploy) \S+", rf"\1 {block.value}", scale)
-        done = run(scale, place)
+            folder = place / f"ssh-{block.line}-{number}"
+            device.programs(folder)
+            variables = environment | {"PATH": f"{folder}{os.pathsep}{environment['PATH']}"}
+            line = re.sub(r"ssh://\S+", device.url, line) + f" --python {sys.executable}"
+            line = re.sub(r"(edgekit deploy) \S+", rf"\1 {block.value}", line)
+        done = run(line, place, variables)
         expected = int(block.value) if block.mode == "exit" and number == len(block.steps()) else 0
-        assert done.returncode == expected, f"{where}: {scale}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == expected, f"{where}: {line}\n{done.stdout}\n{done.stderr}"
         check_shape(shown, done.stdout)
 
 
