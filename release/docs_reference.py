@@ -388,10 +388,22 @@ def default_of(field: Any) -> str:
     return f"`{value}`"
 
 
+def dataclass_of(name: str) -> type:
+    """Return the class of this name in ``edgekit.spec``, wherever it is defined there."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path, tree in trees().items()
+        if path.parent.name == "spec" and any(isinstance(n, ast.ClassDef) and n.name == name for n in tree.body)
+    ]
+    if len(modules) != 1:
+        raise ValueError(f"{name} is defined in {modules or 'no module of edgekit.spec'}, expected one module.")
+    kind: type = getattr(importlib.import_module(modules[0]), name)
+    return kind
+
+
 def fields_of(name: str) -> str:
-    """Return the table of the fields of a dataclass, by its full name."""
-    module, _, attribute = name.rpartition(".")
-    kind = getattr(importlib.import_module(module), attribute)
+    """Return the table of the fields of a dataclass, by its name, which one class of ``edgekit.spec`` has."""
+    kind = dataclass_of(name)
     texts, hints = attributes(kind), typing.get_type_hints(kind)
     rows = [
         (f"`{field.name}`", type_name(hints[field.name]), default_of(field), prose(texts.get(field.name, "")))
@@ -430,7 +442,7 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def part(name: str) -> str:
-    """Return the text of a generated part; ``fields MODULE.CLASS`` is the table of a dataclass."""
+    """Return the text of a generated part; ``fields CLASS`` is the table of a dataclass of ``edgekit.spec``."""
     if name.startswith("fields "):
         return fields_of(name.removeprefix("fields "))
     return PARTS[name]()
