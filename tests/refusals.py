@@ -10,20 +10,24 @@ from edgekit.spec.errors import EdgekitError
 
 
 @contextlib.contextmanager
-def refused(code, kind=EdgekitError, **fields):
+def refused(code, *values, **fields):
     """Expects an error with a code.
 
     Args:
-        code: code of the error.
-        kind: its class, or a class above it.
+        code: code of the error; or, in tables of cases, a tuple of the code and the values.
+        *values: strings that the message has to hold: names, numbers and paths of the case, not words of a sentence.
         **fields: values that the error's fields have to hold.
 
     Yields:
         What ``pytest.raises`` yields.
     """
-    with pytest.raises(kind) as caught:
+    if isinstance(code, tuple):
+        code, *values = code
+    with pytest.raises(EdgekitError) as caught:
         yield caught
     error = caught.value
     assert error.code == code, f"{error.code}: {error}"
-    held = {name: error.fields.get(name) for name in fields}
-    assert held == fields, f"{error}"
+    missing = [value for value in values if str(value) not in str(error)]
+    assert not missing, f"{missing} not in: {error}"
+    actual = {name: error.fields.get(name) for name in fields}
+    assert actual == fields, str(error)

@@ -13,8 +13,9 @@ import fake_jetson
 import pytest
 import small
 from fake_cuda import FakeDriver
+from refusals import refused
 
-from edgekit import UsageError, backends, doctor
+from edgekit import backends, doctor
 from edgekit.doctor import examine
 from edgekit.drivers import cuda
 from edgekit.spec import target
@@ -98,7 +99,7 @@ def test_the_cache(tmp_path, monkeypatch):
     assert line(found, "cache") == f"{tmp_path}, 3 MB"
     assert line(found, "engines") == f"{tmp_path}/engines, 2 MB"
     monkeypatch.setenv("EDGEKIT_CACHE_MB", "lots")
-    with pytest.raises(UsageError):
+    with refused("cache-size"):
         examine()
 
 

@@ -14,6 +14,7 @@ import click
 import numpy as np
 import pytest
 import small
+from refusals import refused
 
 import edgekit
 import edgekit.cli
@@ -183,7 +184,7 @@ NO_TEXTS = [
 def test_a_session_refuses_what_is_no_text(session, wrong):
     with pytest.raises(InputError):
         session(wrong)
-    with pytest.raises(InputError):
+    with refused("input-type"):
         session.outputs(wrong)
 
 
@@ -329,5 +330,5 @@ def test_a_folder_that_may_not_be_read(float32_ort, tmp_path):
     copy = small.copy(float32_ort, tmp_path / "copy")
     (copy / "manifest.json").unlink()
     (copy / "manifest.json").symlink_to("/proc/self/mem")
-    with pytest.raises(EdgekitError):
+    with refused("bundle-no-manifest"):
         edgekit.load(copy)

@@ -22,7 +22,7 @@ def raw(folder, text, name):
     return file
 
 
-def refused(file, *said, error=SamplesError, **options):
+def assert_refused(file, *said, error=SamplesError, **options):
     with pytest.raises(error) as caught:
         read(file, **options)
     for part in said:
@@ -68,18 +68,18 @@ def test_slices_of_a_recipe(tmp_path):
     found = read(file, slices=["lang"])
     assert [r.slices["lang"] for r in found.rows] == ["ab"[int(r.input) % 2] for r in found.rows]
     assert found.digest == read(file).digest
-    refused(file, "no column 'lng' for slices", "Did you mean 'lang'?", slices=["lng"])
+    assert_refused(file, "no column 'lng' for slices", "Did you mean 'lang'?", slices=["lng"])
 
 
 def test_slices_by_a_column_that_is_not_there(tmp_path):
-    refused(
+    assert_refused(
         raw(tmp_path, "text,lang\na,de\n", "s.csv"),
         "no column 'langs' for slices",
         "Did you mean 'lang'?",
         "Columns: text, lang",
         slices=["langs"],
     )
-    refused(
+    assert_refused(
         raw(tmp_path, "text,lang\na,de\n", "s.csv"),
         "one text ('lang')",
         "slices=['lang']",
@@ -92,14 +92,14 @@ def test_slices_by_a_column_that_is_not_there(tmp_path):
 def test_texts_are_no_slices(tmp_path, role):
     file = raw(tmp_path, "a,b,lang\nx,y,de\n", "s.csv")
     columns = {"text": "a", "text_pair": "b"}
-    refused(
+    assert_refused(
         file,
         f"Column '{columns[role]}' is the {role}",
         error=UsageError,
         columns=columns,
         slices=["lang", columns[role]],
     )
-    refused(
+    assert_refused(
         raw(tmp_path, "text\nx\n", "s.csv"),
         "Column 'text' is the text",
         error=UsageError,
@@ -123,7 +123,7 @@ def test_texts_are_no_slices(tmp_path, role):
 )
 def test_what_may_be_text_is_no_value_of_a_slice(tmp_path, value, what):
     file = raw(tmp_path, '{"text": "a", "c": "fine"}\n' + json.dumps({"text": "b", "c": value}) + "\n", "s.jsonl")
-    assert "sec" not in refused(file, "line 2 has", what, "column 'c'", slices=["c"])
+    assert "sec" not in assert_refused(file, "line 2 has", what, "column 'c'", slices=["c"])
     assert len(read(file)) == 2
 
 
@@ -131,4 +131,4 @@ def test_at_most_50_values_and_40_characters(tmp_path):
     file = jsonl(tmp_path, *({"text": "a", "c": f"secret{i:034d}"} for i in range(50)))
     assert len({r.slices["c"] for r in read(file, slices=["c"]).rows}) == 50
     file = jsonl(tmp_path, *({"text": "a", "c": f"secret{i}"} for i in range(51)))
-    assert "secret" not in refused(file, "51 different values in column 'c'", "at most 50", slices=["c"])
+    assert "secret" not in assert_refused(file, "51 different values in column 'c'", "at most 50", slices=["c"])

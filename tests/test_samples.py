@@ -13,6 +13,7 @@ import pytest
 import small
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
 from edgekit import samples
 from edgekit.samples import Sample, parse_columns, read
@@ -47,7 +48,7 @@ def raw(folder, data, name):
     return file
 
 
-def refused(file, *said, error=SamplesError, **options):
+def assert_refused(file, *said, error=SamplesError, **options):
     with pytest.raises(error) as caught:
         read(file, **options)
     for part in said:
@@ -132,9 +133,9 @@ def test_labels_keep_their_type(tmp_path, label):
 
 def test_a_row_without_label_is_named(tmp_path):
     found = read(jsonl(tmp_path, {"text": "a", "label": 1}, {"text": "b", "label": None}))
-    with pytest.raises(SamplesError, match="row 2 has no label"):
+    with refused("samples-no-label", "row 2"):
         bound(ONE, None).parse_truth(found.rows, found.where)
-    with pytest.raises(SamplesError, match=r"row 1 has no label.*--columns label=NAME"):
+    with refused("samples-no-label", "row 1", "--columns", "NAME"):
         read(jsonl(tmp_path, {"text": "a"})).evaluation(bound(ONE, None))
 
 
@@ -142,36 +143,40 @@ def test_a_row_without_label_is_named(tmp_path):
 
 
 def test_missing_files(tmp_path):
-    refused(tmp_path / "none.jsonl", "none.jsonl does not exist")
-    refused(tmp_path, "is a folder")
-    refused(raw(tmp_path, "text\na\n", "s.txt"), "end in '.txt'", ".jsonl, .json", error=UsageError)
-    refused(raw(tmp_path, "text\na\n", "s"), "end in ''", error=UsageError)
+    assert_refused(tmp_path / "none.jsonl", "none.jsonl does not exist")
+    assert_refused(tmp_path, "is a folder")
+    assert_refused(raw(tmp_path, "text\na\n", "s.txt"), "end in '.txt'", ".jsonl, .json", error=UsageError)
+    assert_refused(raw(tmp_path, "text\na\n", "s"), "end in ''", error=UsageError)
 
 
 @pytest.mark.parametrize("name", ["s.jsonl", "s.csv", "s.tsv"])
 @pytest.mark.parametrize("data", ["", "\ufeff", "\n", "\n\n"])
 def test_empty_files(tmp_path, name, data):
-    refused(raw(tmp_path, data, name), "no rows")
+    assert_refused(raw(tmp_path, data, name), "no rows")
 
 
 @pytest.mark.parametrize(
     ("name", "data"), [("s.csv", "text,label\n"), ("s.csv", "text,label"), ("s.tsv", "text\tlabel\r\n")]
 )
 def test_a_header_alone(tmp_path, name, data):
-    refused(raw(tmp_path, data, name), "no rows")
+    assert_refused(raw(tmp_path, data, name), "no rows")
 
 
 def test_columns_that_are_not_there(tmp_path):
     file = raw(tmp_path, "sentence,label\na,1\n", "s.csv")
-    refused(file, "no column 'text'", "Columns: sentence, label", "--columns text=COLUMN")
-    refused(file, "no column 'sentense' (for text)", "Did you mean 'sentence'?", columns={"text": "sentense"})
-    refused(file, "no column 'gold' (for label)", columns={"text": "sentence", "label": "gold"})
-    refused(file, "Unknown column role 'txt'", "Did you mean 'text'?", error=UsageError, columns={"txt": "sentence"})
+    assert_refused(file, "no column 'text'", "Columns: sentence, label", "--columns text=COLUMN")
+    assert_refused(file, "no column 'sentense' (for text)", "Did you mean 'sentence'?", columns={"text": "sentense"})
+    assert_refused(file, "no column 'gold' (for label)", columns={"text": "sentence", "label": "gold"})
+    assert_refused(
+        file, "Unknown column role 'txt'", "Did you mean 'text'?", error=UsageError, columns={"txt": "sentence"}
+    )
 
 
 def test_a_column_that_ends_midway(tmp_path):
-    refused(jsonl(tmp_path, {"text": "a"}, {"txt": "b"}), "line 2 has no value for text, expected text")
-    refused(raw(tmp_path, "label,text\n1,a\n2\n", "s.csv"), "line 3 has fewer cells than the header has columns (1, 2)")
+    assert_refused(jsonl(tmp_path, {"text": "a"}, {"txt": "b"}), "line 2 has no value for text, expected text")
+    assert_refused(
+        raw(tmp_path, "label,text\n1,a\n2\n", "s.csv"), "line 3 has fewer cells than the header has columns (1, 2)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,8 +184,10 @@ def test_a_column_that_ends_midway(tmp_path):
     [(3, "a int"), (1.5, "a float"), (None, "no value"), (True, "a bool"), (["a"], "a list"), ({"a": 1}, "a dict")],
 )
 def test_a_text_that_is_no_text(tmp_path, value, what):
-    refused(jsonl(tmp_path, {"text": "fine"}, {"text": value}), f"line 2 has {what} for text, expected text")
-    refused(jsonl(tmp_path, {"text": "a", "text_pair": value}), f"line 1 has {what} for text_pair, expected text")
+    assert_refused(jsonl(tmp_path, {"text": "fine"}, {"text": value}), f"line 2 has {what} for text, expected text")
+    assert_refused(
+        jsonl(tmp_path, {"text": "a", "text_pair": value}), f"line 1 has {what} for text_pair, expected text"
+    )
 
 
 @pytest.mark.parametrize(
@@ -195,7 +202,7 @@ def test_a_text_that_is_no_text(tmp_path, value, what):
     ],
 )
 def test_bad_json_is_named_by_its_line(tmp_path, line):
-    message = refused(raw(tmp_path, '{"text": "a"}\n\n' + line + "\n", "s.jsonl"), "line 3 is not valid JSON")
+    message = assert_refused(raw(tmp_path, '{"text": "a"}\n\n' + line + "\n", "s.jsonl"), "line 3 is not valid JSON")
     assert "secret" not in message
 
 
@@ -203,7 +210,9 @@ def test_bad_json_is_named_by_its_line(tmp_path, line):
     ("line", "what"), [("[1, 2]", "list"), ('"secret"', "str"), ("3", "int"), ("null", "NoneType")]
 )
 def test_a_line_that_is_no_object(tmp_path, line, what):
-    message = refused(raw(tmp_path, '{"text": "a"}\n' + line, "s.jsonl"), f"line 2 is a {what}, expected an object")
+    message = assert_refused(
+        raw(tmp_path, '{"text": "a"}\n' + line, "s.jsonl"), f"line 2 is a {what}, expected an object"
+    )
     assert "secret" not in message
 
 
@@ -214,11 +223,13 @@ def test_not_utf8_names_the_line_and_the_remedy(tmp_path, name, bad):
     lines += ['"a long enough text"' if name == "s.csv" else '{"text": "a long enough text"}'] * 6000
     encoded = [line.encode() for line in lines]
     encoded[bad - 1] = encoded[bad - 1].replace(b"a", b"\xe9", 1) if bad > 1 else b"\xff" + encoded[0]
-    refused(raw(tmp_path, b"\n".join(encoded), name), f"line {bad}", "not UTF-8", f"iconv -f latin1 -t utf-8 {name}")
+    assert_refused(
+        raw(tmp_path, b"\n".join(encoded), name), f"line {bad}", "not UTF-8", f"iconv -f latin1 -t utf-8 {name}"
+    )
 
 
 def test_a_line_cut_within_a_character(tmp_path):
-    refused(raw(tmp_path, '{"text": "a"}\n{"text": "é'.encode()[:-1], "s.jsonl"), "line 2", "not UTF-8")
+    assert_refused(raw(tmp_path, '{"text": "a"}\n{"text": "é'.encode()[:-1], "s.jsonl"), "line 2", "not UTF-8")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
@@ -232,13 +243,13 @@ def test_encodings_that_a_byte_order_mark_tells(tmp_path, encoding):
 
 
 def test_nul_characters_and_utf16_without_a_mark(tmp_path):
-    refused(raw(tmp_path, "text,label\na,1\nb\0,1\n", "s.csv"), "line 3 holds a NUL character")
-    refused(
+    assert_refused(raw(tmp_path, "text,label\na,1\nb\0,1\n", "s.csv"), "line 3 holds a NUL character")
+    assert_refused(
         raw(tmp_path, "text,label\na,1\n".encode("utf-16-le"), "s.csv"),
         "line 1 holds a NUL character",
         "byte-order mark",
     )
-    refused(raw(tmp_path, "text\na\n".encode("utf-16")[:-1], "s.csv"), "begins like UTF-16 and is not")
+    assert_refused(raw(tmp_path, "text\na\n".encode("utf-16")[:-1], "s.csv"), "begins like UTF-16 and is not")
     assert read(raw(tmp_path, '{"text": "a\\u0000b"}', "s.jsonl")).rows == (
         Sample("a\0b"),
     )  # written as JSON writes it, it is part of a text
@@ -255,22 +266,22 @@ def test_nul_characters_and_utf16_without_a_mark(tmp_path):
 def test_gzip(tmp_path, name, data):
     packed = gzip.compress(data.encode())
     assert read(raw(tmp_path, packed, name)).rows == (Sample("a", "1"),)
-    refused(raw(tmp_path, packed[:-9], name), "not a whole gzip file")
-    refused(raw(tmp_path, data, name), "not a whole gzip file")
-    refused(raw(tmp_path, packed, "s.csv"), "packed with gzip", "s.csv.gz")
+    assert_refused(raw(tmp_path, packed[:-9], name), "not a whole gzip file")
+    assert_refused(raw(tmp_path, data, name), "not a whole gzip file")
+    assert_refused(raw(tmp_path, packed, "s.csv"), "packed with gzip", "s.csv.gz")
 
 
 @pytest.mark.parametrize("role", ["text", "text_pair"])
 def test_a_lone_surrogate(tmp_path, role):
     row = {"text": "a", "text_pair": "b", role: "secret \ud83d"}
     file = raw(tmp_path, '{"text": "fine", "text_pair": "x"}\n' + json.dumps(row) + "\n", "s.jsonl")
-    assert "secret" not in refused(file, f"line 2 holds a lone surrogate in {role}, which")
+    assert "secret" not in assert_refused(file, f"line 2 holds a lone surrogate in {role}, which")
 
 
 def test_malformed_csv(tmp_path):
-    refused(raw(tmp_path, 'text,label\na,1\n"never closed,2\n', "s.csv"), "line", "not valid CSV")
-    refused(raw(tmp_path, 'text,label\n"secret"x,1\n', "s.csv"), "line 2", "not valid CSV")
-    message = refused(
+    assert_refused(raw(tmp_path, 'text,label\na,1\n"never closed,2\n', "s.csv"), "line", "not valid CSV")
+    assert_refused(raw(tmp_path, 'text,label\n"secret"x,1\n', "s.csv"), "line 2", "not valid CSV")
+    message = assert_refused(
         raw(tmp_path, "text,label\nsecret, with a comma,1\n", "s.csv"),
         "line 2 has more cells than the header",
         "Quote cells",
@@ -291,16 +302,14 @@ def test_parse_columns():
     assert parse_columns("text=a=b") == {"text": "a=b"}
     assert parse_columns("") == {}
     for wrong in ("text", "text=", "=x"):
-        with pytest.raises(UsageError):
+        with refused("columns-syntax"):
             parse_columns(wrong)
     assert parse_columns("image=photo") == {"image": "photo"}, "which roles there are is the modality's to say"
 
 
 def test_roles_are_those_of_the_modality(tmp_path):
     file = jsonl(tmp_path, {"text": "a", "label": 1})
-    with pytest.raises(
-        UsageError, match=r"Unknown column role 'labels'. Did you mean 'label'\? Roles: text, text_pair, label"
-    ):
+    with refused("role-unknown", "labels", "label", "text_pair"):
         read(file, {"labels": "y"})
 
 
@@ -322,13 +331,13 @@ def test_inputs_are_made_by_the_modality(tmp_path):
     assert found.inputs == [(tmp_path.name, 1, 2.5), (tmp_path.name, 3, 4)]
     assert [r.label for r in found.rows] == ["x", "y"]
     assert read(file, {"low": "high", "high": "low"}, modality=Signals()).inputs[0] == (tmp_path.name, 2.5, 1)
-    with pytest.raises(SamplesError, match=r"no column 'low'.*Name it: --columns low=COLUMN"):
+    with refused("samples-no-column", "low", "--columns", "COLUMN"):
         read(jsonl(tmp_path, {"text": "a"}), modality=Signals())
-    with pytest.raises(UsageError, match=r"Unknown column role 'text'.* Roles: low, high, label"):
+    with refused("role-unknown", "text"):
         read(file, {"text": "low"}, modality=Signals())
-    with pytest.raises(UsageError, match="'high' is the high of samples"):
+    with refused("slices-private", "high"):
         read(jsonl(tmp_path, {"low": 1, "high": 2}), slices=["high"], modality=Signals())
-    with pytest.raises(SamplesError, match=r"line 1 has no number.* \(column 'b' is the high\)"):
+    with refused("samples-row", "line 1", "b"):
         read(jsonl(tmp_path, {"low": 1, "b": "secret"}), {"high": "b"}, modality=Signals())
 
 
@@ -346,7 +355,7 @@ def test_rows_become_an_evaluation(tmp_path):
     assert (given.inputs, list(given.truth), len(given), given.task) == (["a", "a", "b"], [0, 1, 1], 3, task)
     assert "another case" in given.notes[0]
     assert (given.places, list(given.distinct.truth)) == ([0, 2], [0, 1])
-    with pytest.raises(SamplesError, match="row 1 has no label"):
+    with refused("samples-no-label", "row 1"):
         read(jsonl(tmp_path, {"text": "a"})).evaluation(task)
 
 
@@ -368,7 +377,7 @@ def test_take_is_deterministic_and_in_file_order(tmp_path):
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_take_at_least_one(tmp_path, count):
-    with pytest.raises(UsageError, match=f"{count}"):
+    with refused("rows-out-of-range", f"{count}"):
         read(jsonl(tmp_path, {"text": "a"}, {"text": "b"})).take(count, 0)
 
 
@@ -417,10 +426,10 @@ def test_the_digest_of_a_recipe(tmp_path):
     file, _ = recipe(tmp_path, digest=right)
     assert len(read(file)) == 100
     file, _ = recipe(tmp_path, digest="sha256:" + "0" * 64)
-    refused(file, right, "0" * 64, "samples changed")
+    assert_refused(file, right, "0" * 64, "samples changed")
     file, _ = recipe(tmp_path, digest=right)
     data.write_bytes(data.read_bytes() + b"\n")
-    refused(file, "samples changed")
+    assert_refused(file, "samples changed")
 
 
 @pytest.mark.parametrize(
@@ -435,18 +444,18 @@ def test_the_digest_of_a_recipe(tmp_path):
     ],
 )
 def test_mistakes_in_a_recipe(tmp_path, text, said):
-    refused(recipe(tmp_path, text)[0], said, error=(UsageError, SamplesError))
+    assert_refused(recipe(tmp_path, text)[0], said, error=(UsageError, SamplesError))
 
 
 def test_a_recipe_without_its_file(tmp_path):
     file, data = recipe(tmp_path)
     data.unlink()
-    refused(file, "s.jsonl does not exist")
+    assert_refused(file, "s.jsonl does not exist")
 
 
 def test_a_recipe_that_names_itself(tmp_path):
     file = raw(tmp_path, 'name = "a"\nfile = "a.toml"\n', "a.toml")
-    refused(file, "a.toml", error=(UsageError, SamplesError))
+    assert_refused(file, "a.toml", error=(UsageError, SamplesError))
 
 
 SHIPPED = sorted((small.ROOT / "calibration").glob("*.toml"))
@@ -466,13 +475,13 @@ def test_what_ships_loads(file):
 
 
 def test_an_unknown_shipped_set_with_the_nearest():
-    refused(SHIPPED[0].stem[:-1], f"Did you mean '{SHIPPED[0].stem}'?")
+    assert_refused(SHIPPED[0].stem[:-1], f"Did you mean '{SHIPPED[0].stem}'?")
 
 
 def test_a_column_that_only_later_rows_have(tmp_path):
     file = tmp_path / "s.jsonl"
     file.write_text('{"text": "a"}\n{"text": "b", "text_pair": "c"}\n')
-    with pytest.raises(SamplesError, match="line 1 has no value for text_pair"):
+    with refused("samples-row", "line 1", "text_pair"):
         read(file)
     file.write_text('{"text": "a"}\n{"text": "b", "label": "x"}\n')
     assert [row.label for row in read(file).rows] == [None, "x"]
@@ -481,7 +490,7 @@ def test_a_column_that_only_later_rows_have(tmp_path):
 def test_a_table_without_a_header_is_not_printed(tmp_path):
     file = tmp_path / "s.csv"
     file.write_text("my secret sentence,1\nanother one,0\n")
-    with pytest.raises(SamplesError, match=r"2 cell\(s\) and may not be a header") as caught:
+    with refused("samples-no-column", "2") as caught:
         read(file)
     assert "secret" not in str(caught.value)
 
@@ -520,13 +529,15 @@ def test_a_delimiter_is_told_by_the_columns_that_are_named(tmp_path, delimiter):
     file = raw(tmp_path, tables([("a, b", "1")], "sentence", "gold, or so", delimiter=delimiter), "s.csv")
     assert read(file, {"text": "sentence", "label": "gold, or so"}).rows == (Sample("a, b", "1"),)
     file = raw(tmp_path, tables([("a", "1"), ("b", "0")], "sentence", "gold", delimiter=delimiter), "s.csv")
-    refused(file, "no column 'text'", "may not be a header")
-    refused(file, "Columns: sentence, gold", "Did you mean 'gold'", columns={"text": "sentence", "label": "golt"})
+    assert_refused(file, "no column 'text'", "may not be a header")
+    assert_refused(
+        file, "Columns: sentence, gold", "Did you mean 'gold'", columns={"text": "sentence", "label": "golt"}
+    )
 
 
 def test_the_line_by_which_a_spreadsheet_names_its_delimiter(tmp_path):
     assert read(raw(tmp_path, "\ufeffsep=;\r\ntext;label\r\na, b;1\r\n", "s.csv")).rows == (Sample("a, b", "1"),)
-    refused(raw(tmp_path, "sep=;\ntext;label\na\n", "s.csv"), "line 3 has fewer cells")
+    assert_refused(raw(tmp_path, "sep=;\ntext;label\na\n", "s.csv"), "line 3 has fewer cells")
 
 
 def test_tsv_of_pandas(tmp_path):
@@ -563,7 +574,7 @@ def test_tsv_without_quoting_keeps_quotes(tmp_path, texts):
 )
 def test_tsv_that_can_be_read_in_two_ways(tmp_path, rows, as_csv):
     file = raw(tmp_path, "text\tlabel\n" + rows, "s.tsv")
-    assert "secret" not in refused(file, "that begin with a quote (line 2", "ends in .csv", "JSON Lines")
+    assert "secret" not in assert_refused(file, "that begin with a quote (line 2", "ends in .csv", "JSON Lines")
     assert [row.input for row in read(raw(tmp_path, file.read_text(), "s.csv")).rows] == as_csv
 
 
@@ -573,7 +584,7 @@ def test_tsv_in_which_a_wrong_way_of_quoting_gives_rows_of_one_width_too(tmp_pat
         text = tables(rows, "text", "label", delimiter="\t", lineterminator="\n", quoting=quoting)
         assert [(row.input, row.label) for row in read(raw(tmp_path, text, "s.tsv")).rows] == rows
     text = 'text\tlabel\n"begins\t0\nshort row\n5" wide\t1\nends"\t0\n'
-    refused(raw(tmp_path, text, "s.tsv"), "line 3 has fewer cells")
+    assert_refused(raw(tmp_path, text, "s.tsv"), "line 3 has fewer cells")
 
 
 def test_a_column_that_is_there_twice(tmp_path):
@@ -582,30 +593,30 @@ def test_a_column_that_is_there_twice(tmp_path):
         ("s.tsv", "text\tlabel\ttext\na\tx\tb\n"),
         ("s.csv", "text;label; text\na;b;c\n"),
     ):
-        refused(raw(tmp_path, data, name), "'text' 2 times")
+        assert_refused(raw(tmp_path, data, name), "'text' 2 times")
     assert read(raw(tmp_path, ",text,label,,\n0,a,x,,\n", "s.csv")).rows == (
         Sample("a", "x"),
     )  # columns without a name cannot be meant
     secret = "a long secret sentence that stands in a table without a header"
-    assert "secret" not in refused(raw(tmp_path, f"{secret},{secret}\n", "s.csv"), "characters 2 times")
+    assert "secret" not in assert_refused(raw(tmp_path, f"{secret},{secret}\n", "s.csv"), "characters 2 times")
 
 
 def test_a_key_that_is_there_twice(tmp_path):
-    refused(
+    assert_refused(
         raw(tmp_path, '{"text": "a", "label": 1}\n{"text": "a", "label": 1, "text": "b"}\n', "s.jsonl"),
         "line 2 has the key 'text' twice",
     )
-    refused(raw(tmp_path, '[{"text": "a", "text": "b"}]', "s.json"), "the key 'text' twice")
-    refused(raw(tmp_path, '{"text": ["a"], "text": ["b"]}', "s.json"), "the key 'text' twice")
+    assert_refused(raw(tmp_path, '[{"text": "a", "text": "b"}]', "s.json"), "the key 'text' twice")
+    assert_refused(raw(tmp_path, '{"text": ["a"], "text": ["b"]}', "s.json"), "the key 'text' twice")
 
 
 def test_names_that_are_given_twice(tmp_path):
-    with pytest.raises(UsageError, match=r"names text twice .'a' and 'b'.*Leave one out"):
+    with refused("columns-repeated", "a", "b"):
         parse_columns("text=a,label=y,text=b")
-    with pytest.raises(UsageError, match=r"names label twice.*write label=y\|z"):
+    with refused("columns-repeated"):
         parse_columns("text=a,label=y,label=z")
     file = raw(tmp_path, "text,topic\na,b\n", "s.csv")
-    refused(file, "'topic' is named twice for slices", error=UsageError, slices=["topic", "topic"])
+    assert_refused(file, "'topic' is named twice for slices", error=UsageError, slices=["topic", "topic"])
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -638,17 +649,17 @@ def test_arrays_and_columns_in_json(tmp_path, indent, suffix):
     ],
 )
 def test_json_of_another_shape(tmp_path, data, said):
-    assert "secret" not in refused(raw(tmp_path, data, "s.json"), said)
+    assert "secret" not in assert_refused(raw(tmp_path, data, "s.json"), said)
 
 
 @pytest.mark.parametrize(("name", "end"), [("s.csv", ","), ("s.tsv", "\t")])
 def test_rows_of_another_width_are_named_by_the_line_they_begin_in(tmp_path, name, end):
     long = '"over\ntwo"'
-    refused(
+    assert_refused(
         raw(tmp_path, f"text{end}label\n{long}{end}x\n{long}\n", name),
         "line 4 has fewer cells than the header has columns (1, 2)",
     )
-    refused(raw(tmp_path, f"text{end}label\n{long}{end}x\n{long}{end}y{end}\n", name), "line 4 has more cells")
+    assert_refused(raw(tmp_path, f"text{end}label\n{long}{end}x\n{long}{end}y{end}\n", name), "line 4 has more cells")
 
 
 # ---- labels that need the model's names
@@ -707,25 +718,25 @@ def test_every_way_to_write_several_labels_in_json(tmp_path, labels):
 def test_columns_of_labels_that_are_named(tmp_path):
     data = "text,toxic,threat,insult,label\na,1,0,1,x\nb,0,0,0,y\nc,0,1,0,x\n"
     assert truth(tmp_path, data, columns={"label": "insult|toxic|threat"}).values.astype(int).tolist() == RIGHT
-    with pytest.raises(SamplesError, match=r"a label column and a column for each.*label=toxic\|threat\|insult"):
+    with refused("samples-label-columns"):
         truth(tmp_path, data)
-    with pytest.raises(SamplesError, match=r"no column 'theat' \(for label\). Did you mean 'threat'"):
+    with refused("samples-no-column", "theat", "threat"):
         truth(tmp_path, data, columns={"label": "toxic|theat|insult"})
-    with pytest.raises(SamplesError, match=r"row 1 has values for label, which the model has no labels for"):
+    with refused("samples-label", "row 1"):
         truth(tmp_path, data, columns={"label": "toxic|label|insult"})
 
 
 def test_columns_that_are_not_for_all_labels(tmp_path):
-    with pytest.raises(SamplesError, match="a column for the labels toxic, threat, and none for insult"):
+    with refused("samples-label-columns"):
         truth(tmp_path, "text,toxic,threat\na,1,0\nb,0,1\n")
-    with pytest.raises(SamplesError, match=r"row 2 has '0.5' for the label 'threat', expected 0 or 1"):
+    with refused("samples-label", "row 2", "0.5", "threat", "0", "1"):
         truth(tmp_path, "text,toxic,threat,insult\na,1,0,1\nb,0,0.5,0\n")
 
 
 @pytest.mark.parametrize("values", ["0101", ["1.0", "0.0"], ["True", "False"]])
 def test_one_column_of_0_and_1_is_no_column_of_indices(tmp_path, values):
     for labels in (SEVERAL, Settings("multi_label_classification", ("toxic", "threat"), 8, ("input_ids",))):
-        with pytest.raises(SamplesError, match=r"every row has one 0 or 1 .*index of a label, or does it say"):
+        with refused("samples-label-ambiguous", "0", "1"):
             truth(tmp_path, "text,toxic\n" + "".join(f"a,{v}\n" for v in values), labels, columns={"label": "toxic"})
     alone = Settings("multi_label_classification", ("toxic",), 8, ("input_ids",))
     expected = [[v in ("1", "1.0", "True")] for v in values]
@@ -734,7 +745,7 @@ def test_one_column_of_0_and_1_is_no_column_of_indices(tmp_path, values):
 
 def test_columns_of_a_single_label_head(tmp_path):
     assert truth(tmp_path, "text,insult,toxic,threat\na,0,1,0\nb,1,0,0\n", ONE).values.tolist() == [0, 2]
-    with pytest.raises(SamplesError, match="row 2 has 2 labels, expected one"):
+    with refused("samples-label", "row 2", "2"):
         truth(tmp_path, "text,insult,toxic,threat\na,0,1,0\nb,1,1,0\n", ONE)
     assert truth(tmp_path, "text,label,toxic,threat,insult\na,1,0.2,0.7,0.1\nb,0,0.9,0,0.1\n", ONE).values.tolist() == [
         1,
@@ -743,13 +754,13 @@ def test_columns_of_a_single_label_head(tmp_path):
 
 
 def test_an_empty_cell_is_a_missing_label_of_other_heads(tmp_path):
-    with pytest.raises(SamplesError, match="row 2 has no label"):
+    with refused("samples-no-label", "row 2"):
         truth(tmp_path, "text,label\na,toxic\nb,\n", ONE)
-    with pytest.raises(SamplesError, match="row 1 has no label"):
+    with refused("samples-no-label", "row 1"):
         truth(tmp_path, "text,label\na,\nb,\n")
-    with pytest.raises(SamplesError, match="row 2 has no label"):
+    with refused("samples-no-label", "row 2"):
         truth(tmp_path, '[{"text": "a", "label": ["toxic"]}, {"text": "b", "label": null}]', name="s.json")
-    with pytest.raises(SamplesError, match="row 1 has no label"):
+    with refused("samples-no-label", "row 1"):
         truth(tmp_path, "text,remark\na,x\nb,y\n")
 
 
@@ -758,7 +769,7 @@ def test_numbers_in_columns(tmp_path):
     assert truth(
         tmp_path, "text,fear,joy\na,1.5,-2\nb,0,3e-1\n", scores, columns={"label": "fear|joy"}
     ).values.tolist() == [[-2.0, 1.5], [0.3, 0.0]]
-    with pytest.raises(SamplesError, match=r"row 1: the label is not 1 finite number.*'3,5'. Write a decimal point"):
+    with refused("samples-label", "row 1", "1", "3,5"):
         truth(tmp_path, 'text,label\na,"3,5"\n', Settings("regression", ("joy",), 8, ("input_ids",)))
 
 
@@ -819,8 +830,8 @@ def test_one_object_of_lists_that_may_be_a_row_or_a_table_is_refused(tmp_path):
     from edgekit.modalities.words import UNBOUND
 
     row = {"words": ["no", "stop"], "label": ["O", "B-X"]}
-    refused(raw(tmp_path, json.dumps(row), "s.json"), "one row or a table of columns", modality=UNBOUND)
-    refused(
+    assert_refused(raw(tmp_path, json.dumps(row), "s.json"), "one row or a table of columns", modality=UNBOUND)
+    assert_refused(
         raw(tmp_path, json.dumps({"tokens": ["no"]}), "s.json"),
         "one row or a table",
         modality=UNBOUND,
@@ -928,15 +939,15 @@ def test_a_folder_of_another_form_is_refused(pictures, change, said):
 
 def test_an_empty_folder_and_one_of_texts_are_refused(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SamplesError, match="no rows"):
+    with refused("samples-empty"):
         images_of(tmp_path / "empty")
-    refused(tmp_path, "is a folder, and the column 'text' holds no files")
+    assert_refused(tmp_path, "is a folder, and the column 'text' holds no files")
 
 
 def test_a_recipe_names_a_folder(pictures, tmp_path):
     recipe = tmp_path / "few.toml"
     recipe.write_text('name = "few"\nfile = "set.toml"\ncount = 2\n')
-    refused(recipe, "expected a JSON, CSV or TSV file")
+    assert_refused(recipe, "expected a JSON, CSV or TSV file")
     pictures.folder.rename(tmp_path / "photos")
     recipe.write_text('name = "few"\nfile = "photos"\ncount = 2\n')
     assert len(images_of(recipe)) == 2
@@ -944,5 +955,5 @@ def test_a_recipe_names_a_folder(pictures, tmp_path):
     recipe.write_text(f'name = "few"\nfile = "photos"\ndigest = "sha256:{digest}"\n')
     assert len(images_of(recipe)) == 3
     (tmp_path / "photos/cat/10.png").rename(tmp_path / "photos/cat/c.png")
-    with pytest.raises(SamplesError, match="the samples changed"):
+    with refused("calibration-digest"):
         images_of(recipe)

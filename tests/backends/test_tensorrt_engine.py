@@ -21,6 +21,7 @@ import pytest
 from fake_cuda import FakeDriver
 from fake_tensorrt_bench import BIAS, EMBEDDINGS, VERSIONS, WEIGHT, encoder, graph, truth
 from onnx import TensorProto, helper
+from refusals import refused
 
 from edgekit import backends
 from edgekit.backends import _trt, _trt_engine
@@ -362,10 +363,7 @@ def test_shapes_outside_the_profiles_name_the_axis(machine):
         (2, 17, "Axis 'batch x seq' is 2 x 17"),
         (0, 8, "Axis 'batch' is 0"),
     ):
-        with pytest.raises(
-            InputError,
-            match=rf"^{words}, which no optimization profile of this engine holds\. {accepted} in the target's \[engine\] table\.$",
-        ):
+        with refused("input-outside-profiles", f"{words}", f"{accepted}"):
             engine.run(feeds(batch, seq))
     assert machine.fake.executions == 0
     right(engine.run(feeds()), feeds())
@@ -374,18 +372,18 @@ def test_shapes_outside_the_profiles_name_the_axis(machine):
 def test_inputs_that_do_not_go_together(machine):
     engine = machine.engine()
     for wrong, words in (
-        ({"mask": np.ones((2, 9), int)}, r"Input 'mask' is \[2, 9\], expected \[2, 8\]"),
-        ({"mask": np.ones((2, 8, 1), int)}, r"Input 'mask' is \[2, 8, 1\], expected \[2, 8\]"),
-        ({"ids": np.ones(8, int)}, r"Input 'ids' is \[8\], expected \[batch, seq\]"),
+        ({"mask": np.ones((2, 9), int)}, ("input-shape", "mask", "2", "9", "8")),
+        ({"mask": np.ones((2, 8, 1), int)}, ("input-shape", "mask", "2", "8", "1")),
+        ({"ids": np.ones(8, int)}, ("input-shape", "ids", "8")),
     ):
-        with pytest.raises(InputError, match=words):
+        with refused(words):
             engine.run({**feeds(), **wrong})
-    with pytest.raises(InputError, match=r"Input 'mask' is missing\. Give all of: ids, mask"):
+    with refused("input-missing", "mask"):
         engine.run({"ids": feeds()["ids"]})
-    with pytest.raises(InputError, match=r"Unknown output 'z' in keep\. Outputs: y"):
+    with refused("output-unknown", "z"):
         engine.run(feeds(), keep=["z"])
     fixed = machine.engine(state(), STATE, ({"batch": (1, 1, 4)},))
-    with pytest.raises(InputError, match=r"Input 'x' is \[2, 9\], expected \[batch, 8\]"):
+    with refused("input-shape", "x", "2", "9", "8"):
         fixed.run({"x": np.zeros((2, 9), np.float32), "state": np.zeros((2, 8), np.float32)})
 
 
@@ -479,7 +477,7 @@ def test_an_input_that_the_graph_does_not_use_is_not_in_the_engine(machine):
 def test_an_engine_of_another_graph_is_refused(make, own, words):
     machine = make()
     plan, device = machine.plan(encoder(), ENCODER, PROFILES), machine.device()
-    with pytest.raises(BackendError, match=f"{words}.*another graph.*--force"):
+    with refused("engine-other-graph", f"{words}", "--force"):
         device.load(plan, own)
 
 
@@ -494,21 +492,19 @@ def test_outputs_whose_size_depends_on_the_data(make, monkeypatch):
     profiles, ins = ({"batch": (1, 1, 4)},), [("x", "float32", ("batch", 8))]
     plan = machine.plan(model, signature(ins, [("y", "int64", (2, "found"))]), profiles)
     device = machine.device()
-    with pytest.raises(
-        BackendError, match="Output 'y' varies along 'found', which no input does: its size depends on the data"
-    ):
+    with refused("output-size-unknown", "y", "found"):
         device.load(plan, signature(ins, [("y", "int64", (2, "found"))]))
     engine = device.load(plan, signature(ins, [("y", "int64", (2, "batch"))]))
     for size, words in (
-        (-1, r"The shape of output 'y' depends on the data \(\[2, -1\]\)"),
-        (5, r"Output 'y' is \[2, 5\], more than 64 bytes"),
+        (-1, ("output-size-unknown", "y", "2", "1")),
+        (5, ("output-too-large", "y", "2", "5", "64")),
     ):
         monkeypatch.setattr(
             machine.trt.IExecutionContext,
             "get_tensor_shape",
             lambda context, name, size=size: machine.trt.Dims((2, size)),
         )
-        with pytest.raises(BackendError, match=words):
+        with refused(words):
             engine.run({"x": np.zeros((1, 8), np.float32)})
     assert machine.fake.executions == 0
 
@@ -574,7 +570,7 @@ def test_calls_that_keep_and_calls_that_do_not_share_a_context(machine, monkeypa
         given, kept = feeds(seed=turn), engine.run(feeds(seed=10 + turn), keep=["y"])["y"]
         right(engine.run(given), given)
         monkeypatch.setattr(context, "execute_async_v3", lambda own, stream: False)
-        with pytest.raises(BackendError, match="it gave no reason"):
+        with refused("engine-run-failed"):
             engine.run(given, keep=["y"])
         monkeypatch.setattr(context, "execute_async_v3", real)
         given = feeds(seed=20 + turn)
@@ -599,26 +595,21 @@ def test_buffers_of_elsewhere_are_refused(machine):
     engine, other = machine.engine(), machine.engine(state(), STATE, ({"batch": (1, 1, 4)},))
     zeros = np.zeros((2, 8), np.float32)
     buffer = other.run({"x": zeros, "state": zeros}, keep=["y"])["y"]
-    with pytest.raises(
-        InputError, match=r"The buffer for input 'ids' is of another device. Bring it to the host with .numpy\(\)"
-    ):
+    with refused("buffer-as-input", "ids"):
         engine.run({**feeds(), "ids": buffer})
     same = machine.engine(device=other._device)
-    with pytest.raises(InputError, match="The buffer for input 'ids' is of float32, the engine takes int64"):
+    with refused("buffer-as-input", "ids"):
         same.run({**feeds(), "ids": buffer})
     twin = machine.engine(state(), STATE, ({"batch": (1, 1, 4)},))
-    with pytest.raises(InputError, match="The buffer for input 'state' is of another device"):
+    with refused("buffer-as-input", "state"):
         twin.run({"x": zeros, "state": buffer})
     wrong = other.run({"x": zeros[:1], "state": zeros[:1]}, keep=["y"])["y"]
-    with pytest.raises(InputError, match=r"Input 'state' is \[1, 8\], expected \[2, 8\]"):
+    with refused("input-shape", "state", "1", "8", "2"):
         other.run({"x": zeros, "state": wrong})
     other._device.close()
-    with pytest.raises(
-        BackendError,
-        match=r"The device of this buffer is closed, and its memory with it\. Read buffers before the session is closed",
-    ):
+    with refused("buffer-closed"):
         buffer.numpy()
-    with pytest.raises(BackendError, match="This engine is closed"):
+    with refused("engine-closed"):
         other.run({"x": zeros, "state": buffer})
     right(engine.run(feeds()), feeds())
 
@@ -719,7 +710,7 @@ def test_a_closed_engine_runs_no_more(machine):
     engine.run(feeds())
     engine.close()
     for call in (lambda: engine.run(feeds()), engine.precisions):
-        with pytest.raises(BackendError, match=r"This engine is closed, so it cannot run\. Open the bundle again"):
+        with refused("engine-closed"):
             call()
     assert machine.driver.live()["device"] == machine.driver.live()["mapped"] == machine.driver.live()["pinned"] == 0, (
         "before its device is closed"
@@ -811,7 +802,7 @@ def test_an_execution_that_tensorrt_refuses(machine, monkeypatch):
         refused[:] = [] if turn in (0, 2) else [None]
         if turn in (0, 2):
             said = r"\(execute_async_v3 was refused\): IExecutionContext::enqueueV3: .*something.* run: edgekit compile BUNDLE --force"
-            with pytest.raises(BackendError, match=f"TensorRT could not run the engine {said}"):
+            with refused("engine-run-failed", f"{said}"):
                 engine.run(feeds(seed=turn))
         else:
             right(engine.run(feeds(seed=turn)), feeds(seed=turn))
@@ -825,10 +816,7 @@ def test_what_the_bindings_raise_is_an_error_of_ours(machine, monkeypatch):
         raise RuntimeError("Error in set optimization profile async.")
 
     monkeypatch.setattr(machine.trt.IExecutionContext, "set_optimization_profile_async", fail)
-    with pytest.raises(
-        BackendError,
-        match=r"TensorRT could not run the engine \(Error in set optimization profile async.\): it gave no reason",
-    ):
+    with refused("engine-run-failed"):
         engine.run(feeds())
     monkeypatch.undo()
     right(engine.run(feeds()), feeds())
@@ -868,7 +856,7 @@ def test_a_failed_call_has_done_all_that_it_queued(make, monkeypatch):
     engine = machine.engine()
     right(engine.run(feeds()), feeds())
     machine.driver.fail(WAIT, 1)
-    with pytest.raises(BackendError, match="CUDA_ERROR_INVALID_VALUE"):
+    with refused("cuda-call", "CUDA_ERROR_INVALID_VALUE"):
         engine.run(feeds(seed=1), keep=["y"])
     assert all(not stream.queue for stream in machine.driver._streams.values())
 
@@ -883,7 +871,7 @@ def test_contexts_that_cannot_be_made(machine, monkeypatch, caplog):
         return create(own, strategy) if allowed[0] >= 0 else None
 
     monkeypatch.setattr(machine.trt.ICudaEngine, "create_execution_context", limited)
-    with pytest.raises(BackendError, match="TensorRT could not make an execution context; memory may not suffice"):
+    with refused("engine-context"):
         engine.run(feeds())
     allowed[0] = 1
     for turn in range(4):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import small
 from kill import BLANK, files
+from refusals import refused
 
 from edgekit import IntegrityError, Trust, UsageError
 from edgekit.bundle import assemble, install, trust
@@ -32,7 +33,7 @@ def test_versions_compare_by_numbers():
     assert sorted(reversed(ordered), key=version_key) == ordered
     assert version_key("1.2") == version_key("1.2.0") == version_key("01.2")
     for wrong in ("1.", ".1", "v1", "1.2-rc1", "1..2", "-1", "1 ", "１", "1.2.3.4.5.6.7.8.9", "1" * 19, "1\n"):
-        with pytest.raises(UsageError, match="version"):
+        with refused("bundle-version"):
             version_key(wrong)
 
 
@@ -65,13 +66,13 @@ def test_a_newer_one_is_not_replaced(tmp_path):
     unpack(packed["1.4"], out, force=True)
     unpack(packed["1.10"], out, force=True)
     for less in ("1.4", ""):
-        with pytest.raises(UsageError, match=r"holds intents 1.10, and intents.* is older.*--allow-downgrade"):
+        with refused("install-downgrade", "1.10", "--allow-downgrade"):
             unpack(packed[less], out, force=True)
-        with pytest.raises(UsageError, match="is older"):
+        with refused("install-downgrade"):
             write(out, version=less, force=True)
-    with pytest.raises(UsageError, match="other 2 is another bundle"):
+    with refused("install-downgrade", "2"):
         write(out, "other", "2", force=True)
-    with pytest.raises(UsageError, match="a bundle without a name is another bundle"):
+    with refused("install-downgrade"):
         write(out, "", "", force=True)
     assert trust.open_bundle(out).manifest.version == "1.10"
     unpack(packed["1.4"], out, force=True, allow_downgrade=True)
@@ -86,7 +87,7 @@ def test_what_came_meanwhile_counts(tmp_path):
             write(tmp_path / "out", version="3", force=True)
             return super().items()
 
-    with pytest.raises(UsageError, match="is older"):
+    with refused("install-downgrade"):
         assemble.write(tmp_path / "out", replace(BLANK, name="intents", version="2"), Slow(files(b"mark")), force=True)
 
 
@@ -94,7 +95,7 @@ def test_a_bundle_that_has_expired_is_not_installed_and_goes_on(tmp_path):
     for day in (TODAY, TODAY + DAY):
         unpack(pack(write(tmp_path / f"{day}", expires=day).path, tmp_path / f"{day}.edge"), tmp_path / f"of {day}")
     over = write(tmp_path / "over", expires=TODAY - DAY).path
-    with pytest.raises(IntegrityError, match=r"expired: it was to be installed until .*Get a newer one"):
+    with refused("bundle-expired"):
         unpack(pack(over, tmp_path / "over.edge"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     trust.open_bundle(over)
@@ -142,9 +143,9 @@ def test_trust_in_a_name_and_a_version(signed, keys):
         {"name": "intents", "at_least": "1.3"},
     ):
         trust.open_bundle(signed, Trust([keys[1]], **good))
-    with pytest.raises(IntegrityError, match="is named 'intents', expected 'others'"):
+    with refused("bundle-other-name", "intents", "others"):
         trust.open_bundle(signed, Trust([keys[1]], name="others"))
-    with pytest.raises(IntegrityError, match=r"is version 1.4 of 'intents', expected 1.5 or newer"):
+    with refused("bundle-older-version", "1.4", "intents", "1.5"):
         trust.open_bundle(signed, Trust([keys[1]], name="intents", at_least="1.5"))
     for wrong in ({"at_least": "1"}, {"name": "a b"}, {"name": "a", "at_least": "x"}, {"name": "a", "at_least": ""}):
         with pytest.raises(UsageError):
@@ -157,7 +158,7 @@ def test_a_key_that_is_revoked(signed, keys, tmp_path):
     listed = tmp_path / "revoked"
     listed.write_text(f"# lost in the train\n{ours.upper()}  # ours\n\n")
     for revoked in (listed, str(listed), [ours], [theirs, ours]):
-        with pytest.raises(IntegrityError, match="this key is revoked"):
+        with refused("key-revoked"):
             trust.open_bundle(signed, Trust(keys[1:], revoked=revoked))
     trust.open_bundle(signed, Trust(keys[1:], revoked=[theirs]))
     done = small.edgekit("verify", signed, "--files-only", "--key", keys[1], "--revoked", listed)
@@ -180,7 +181,7 @@ def test_the_fingerprint_is_the_one_that_a_signature_names(signed, keys):
 def test_what_others_may_write_is_not_trusted(signed, keys, name, mode):
     place = signed / name
     place.chmod(place.stat().st_mode | mode)
-    with pytest.raises(IntegrityError, match=r"may be written by others \(mode .*chmod"):
+    with refused("bundle-writable"):
         trust.open_bundle(signed, Trust([keys[1]]))
     trust.open_bundle(signed)
 
@@ -188,12 +189,12 @@ def test_what_others_may_write_is_not_trusted(signed, keys, name, mode):
 def test_a_folder_above_that_others_may_write(signed, keys):
     """Not one like /tmp, where nobody renames what is another's."""
     signed.parent.chmod(0o777)
-    with pytest.raises(IntegrityError, match=rf"{signed.parent} may be written by others \(mode 0777\)"):
+    with refused("bundle-writable", f"{signed.parent}", "0777"):
         trust.open_bundle(signed, Trust([keys[1]]))
     signed.parent.chmod(0o1777)
     trust.open_bundle(signed, Trust([keys[1]]))
     signed.chmod(0o1777)
-    with pytest.raises(IntegrityError, match="may be written by others"):
+    with refused("bundle-writable"):
         trust.open_bundle(signed, Trust([keys[1]]))
 
 
@@ -202,7 +203,7 @@ def test_a_link_to_a_bundle_in_a_folder_that_others_may_write(signed, keys, tmp_
     (tmp_path / "open").chmod(0o777)
     signed.rename(tmp_path / "open" / "bundle")
     signed.symlink_to(tmp_path / "open" / "bundle")
-    with pytest.raises(IntegrityError, match=f"{tmp_path / 'open'} may be written"):
+    with refused("bundle-writable", f"{tmp_path / 'open'}"):
         trust.open_bundle(signed, Trust([keys[1]]))
 
 
@@ -210,7 +211,7 @@ def test_a_folder_of_another_user(signed, keys):
     if os.geteuid():
         pytest.skip("only root gives a file to another user")
     os.chown(signed / "graphs", 12345, -1)
-    with pytest.raises(IntegrityError, match="belongs to user 12345, expected user 0 or root"):
+    with refused("bundle-owner", "12345", "0"):
         trust.open_bundle(signed, Trust([keys[1]]))
-    with pytest.raises(IntegrityError, match="belongs to user 12345"):
+    with refused("bundle-owner", "12345"):
         trust.check_owners(signed / "graphs")

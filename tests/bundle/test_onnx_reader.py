@@ -11,6 +11,7 @@ import onnx
 import pytest
 import small
 from onnx import TensorProto, helper
+from refusals import refused
 
 import edgekit
 from edgekit.bundle import onnx_reader
@@ -108,7 +109,7 @@ def test_types_are_those_of_onnx_and_numpy():
 
 @pytest.mark.parametrize("cut", [1, 7, 40, 99])
 def test_what_is_cut_off_is_no_graph(cut):
-    with pytest.raises(IntegrityError):
+    with refused("bundle-graph"):
         onnx_reader.read(model().SerializeToString()[:-cut])
 
 
@@ -141,7 +142,7 @@ ODD = {
 
 @pytest.mark.parametrize("name", ODD)
 def test_an_encoding_that_readers_could_read_differently(name):
-    with pytest.raises(IntegrityError, match="not a readable ONNX file"):
+    with refused("bundle-graph"):
         onnx_reader.read(ODD[name])
 
 
@@ -176,7 +177,7 @@ def test_numbers_in_a_list_may_be_packed_or_not():
 )
 def test_a_tensor_elsewhere_that_edgekit_does_not_write(tensor):
     data = helper.make_model(helper.make_graph([], "g", [], [], [tensor])).SerializeToString()
-    with pytest.raises(IntegrityError, match="not a readable ONNX file"):
+    with refused("bundle-graph"):
         onnx_reader.read(data)
 
 
@@ -186,7 +187,7 @@ def test_a_graph_nested_without_end():
         attribute = onnx.AttributeProto(name="g", type=5)
         data = b"".join((field_of(6, data), attribute.SerializeToString()))
         data = field_of(1, field_of(5, data))
-    with pytest.raises(IntegrityError, match="nested too deeply"):
+    with refused("bundle-graph"):
         onnx_reader.read(field_of(7, data))
 
 
@@ -225,7 +226,7 @@ def change_manifest(bundle, change):
     file.write_text(json.dumps(data))
 
 
-def refused(bundle, *said, open_too=True):
+def assert_refused(bundle, *said, open_too=True):
     for action in (open_bundle, edgekit.load) if open_too else (edgekit.load,):
         with pytest.raises(IntegrityError) as caught:
             action(bundle)
@@ -239,7 +240,7 @@ def refused(bundle, *said, open_too=True):
 )
 def test_a_graph_that_reads_another_file_than_its_weights(bundle, location):
     change_graph(bundle, lambda graph: graph.initializer.append(outside("hostile", location)))
-    refused(bundle, "cannot be trusted")
+    assert_refused(bundle, "cannot be trusted")
 
 
 def test_weights_are_named_by_their_digest_and_hold_what_is_read(bundle):
@@ -247,13 +248,13 @@ def test_weights_are_named_by_their_digest_and_hold_what_is_read(bundle):
     weights.mkdir(exist_ok=True)
     (weights / "named").write_bytes(b"abcd")
     change_graph(bundle, lambda graph: graph.initializer.append(outside("extra", "weights/named")))
-    refused(bundle, "weights/ and the file's sha256")
+    assert_refused(bundle, "weights/ and the file's sha256")
     digest = "88d4266fd4e6338d13b845fcf289579d209c897823b9217da3e161936f031589"  # of the four bytes
     (weights / "named").rename(weights / digest)
     change_graph(bundle, lambda graph: graph.initializer[-1].CopyFrom(outside("extra", f"weights/{digest}")))
     open_bundle(bundle)
     change_graph(bundle, lambda graph: graph.initializer[-1].dims.__setitem__(0, 2))
-    refused(bundle, "reads 8 bytes from 0 on", "which has 4")
+    assert_refused(bundle, "reads 8 bytes from 0 on", "which has 4")
 
 
 def test_weights_elsewhere_than_in_an_initializer(bundle):
@@ -261,7 +262,7 @@ def test_weights_elsewhere_than_in_an_initializer(bundle):
         bundle,
         lambda graph: graph.node.append(helper.make_node("Constant", [], ["unused"], value=outside("v", "weights/x"))),
     )
-    refused(bundle, "a tensor that is no initializer lies in another file")
+    assert_refused(bundle, "a tensor that is no initializer lies in another file")
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_weights_elsewhere_than_in_an_initializer(bundle):
 )
 def test_a_graph_that_is_another_than_the_manifest_states(bundle, change, said):
     change_graph(bundle, change)
-    refused(bundle, "cannot be trusted", said)
+    assert_refused(bundle, "cannot be trusted", said)
 
 
 @pytest.mark.parametrize(
@@ -312,12 +313,12 @@ def test_settings_that_do_not_fit_the_graph(bundle, change, said):
     file = bundle / "assets" / "task.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     small.sign(bundle)
-    refused(bundle, said, open_too=False)
+    assert_refused(bundle, said, open_too=False)
 
 
 def test_a_bucket_longer_than_the_longest_row(bundle):
     change_manifest(bundle, lambda data: data["variants"][0].update(shapes=[100_000]))
-    refused(bundle, "compiled for 100000 tokens", open_too=False)
+    assert_refused(bundle, "compiled for 100000 tokens", open_too=False)
 
 
 def test_a_manifest_of_too_many_files(bundle):
@@ -325,7 +326,7 @@ def test_a_manifest_of_too_many_files(bundle):
         bundle,
         lambda data: data["files"].update({f"assets/{i}": {"sha256": "0" * 64, "size": 1} for i in range(10_001)}),
     )
-    refused(bundle, "expected at most 10000")
+    assert_refused(bundle, "expected at most 10000")
 
 
 @pytest.mark.parametrize(
@@ -333,7 +334,7 @@ def test_a_manifest_of_too_many_files(bundle):
 )
 def test_an_entry_that_is_none(bundle, entry):
     change_manifest(bundle, lambda data: data["files"].update({"assets/x": entry}))
-    refused(bundle, "with a size or sha256 that is none")
+    assert_refused(bundle, "with a size or sha256 that is none")
 
 
 # ---- what was checked is what is used
@@ -352,7 +353,7 @@ def test_what_is_altered_after_the_check_is_not_used(bundle):
     with load_checked(opened) as session:
         assert session("a fine film") == expected
     opened.release()
-    with pytest.raises(IntegrityError, match="altered"):
+    with refused("bundle-file-size"):
         load_checked(opened)
 
 
@@ -363,7 +364,7 @@ def test_a_graph_that_is_altered_after_the_check(bundle):
     file = graph_of(bundle)
     data = file.read_bytes()
     file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="altered"):
+    with refused("bundle-file-altered"):
         load_checked(opened)
 
 
@@ -403,5 +404,5 @@ def test_a_file_that_is_swapped_while_a_backend_loads(bundle, back, monkeypatch)
         return engine
 
     monkeypatch.setattr(OnnxRuntimeDevice, "load", swapped)
-    with pytest.raises(IntegrityError, match="changed while the bundle was loaded"):
+    with refused("bundle-changed"):
         load_checked(opened)

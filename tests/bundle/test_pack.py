@@ -13,8 +13,9 @@ from dataclasses import replace
 import pytest
 import small
 from kill import BLANK
+from refusals import refused
 
-from edgekit import BuildError, FormatError, IntegrityError, Trust, UsageError
+from edgekit import FormatError, IntegrityError, Trust, UsageError
 from edgekit.bundle import assemble, trust
 from edgekit.bundle.pack import pack, unpack
 from edgekit.bundle.signature import make_keys
@@ -64,7 +65,7 @@ def forged(packed, out, change):
     return out
 
 
-def refused(file, out, *said, error=IntegrityError):
+def assert_refused(file, out, *said, error=IntegrityError):
     before = names(out.parent)
     with pytest.raises(error) as caught:
         unpack(file, out)
@@ -141,7 +142,7 @@ def test_a_signature_goes_with_the_bundle(bundle, keys, tmp_path):
     (found.path / "graphs/m.onnx").write_bytes(b"damaged")
     assert content(unpack(file, tmp_path / "out", force=True).path) == before
     (found.path / "notes.txt").write_text("somebody's own file")
-    with pytest.raises(UsageError, match="is not a bundle"):
+    with refused("output-other-kind"):
         unpack(file, tmp_path / "out", force=True)
 
 
@@ -150,11 +151,11 @@ def test_what_no_trusted_key_signed_never_appears(bundle, packed, keys, tmp_path
     trust.sign(signed, keys[0][0])
     kept = unpack(pack(signed, tmp_path / "signed.edge"), tmp_path / "out").path
     before = content(kept)
-    with pytest.raises(IntegrityError, match=r"small\.edge is not signed"):
+    with refused("bundle-not-signed", "small.edge"):
         unpack(packed, kept, force=True, trust=Trust([keys[0][1]]))
-    with pytest.raises(IntegrityError, match="not signed by any of the keys"):
+    with refused("signature-untrusted"):
         unpack(tmp_path / "signed.edge", kept, force=True, trust=Trust([keys[1][1]]))
-    with pytest.raises(IntegrityError, match="is not signed"):
+    with refused("bundle-not-signed"):
         pack(bundle, tmp_path / "new.edge", trust=Trust([keys[0][1]]))
     assert content(kept) == before
     assert names(tmp_path) == ["out", "signed", "signed.edge"]
@@ -166,7 +167,7 @@ def test_what_no_trusted_key_signed_never_appears(bundle, packed, keys, tmp_path
 def test_a_file_is_not_written_over(bundle, packed, tmp_path):
     out = tmp_path / "out.edge"
     out.write_bytes(packed.read_bytes()[:1000])
-    with pytest.raises(UsageError, match="--force"):
+    with refused("output-exists", "--force"):
         pack(bundle, out)
     assert pack(bundle, out, force=True).read_bytes() == packed.read_bytes()
     (tmp_path / "letter").write_text("dear all")
@@ -175,7 +176,7 @@ def test_a_file_is_not_written_over(bundle, packed, tmp_path):
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("a.txt", "x")
     for name in ("letter", "folder", "link", "other.zip"):
-        with pytest.raises(UsageError, match="is not a packed bundle"):
+        with refused("output-other-kind"):
             pack(bundle, tmp_path / name, force=True)
     assert (tmp_path / "letter").read_text() == "dear all"
     assert names(tmp_path) == ["folder", "letter", "link", "other.zip", "out.edge"]
@@ -188,7 +189,7 @@ def test_a_folder_is_not_written_over(packed, tmp_path):
         with pytest.raises(UsageError):
             unpack(packed, tmp_path / "home", force=force)
     unpack(packed, tmp_path / "out")
-    with pytest.raises(UsageError, match="--force"):
+    with refused("output-exists", "--force"):
         unpack(packed, tmp_path / "out")
     unpack(packed, tmp_path / "out", force=True)
     assert names(tmp_path) == ["home", "out"]
@@ -197,11 +198,11 @@ def test_a_folder_is_not_written_over(packed, tmp_path):
 def test_what_is_not_whole_is_not_packed(bundle, tmp_path):
     damaged = small.copy(bundle, tmp_path / "damaged")
     (damaged / "golden.npz").write_bytes(b"\1" * 256)
-    with pytest.raises(IntegrityError, match="was altered"):
+    with refused("bundle-file-altered"):
         pack(damaged, tmp_path / "out.edge")
     linked = small.copy(bundle, tmp_path / "linked")
     (linked / "model.sig").symlink_to("/etc/hostname")
-    with pytest.raises(IntegrityError, match=r"model\.sig is a link"):
+    with refused("signature-unreadable", "model.sig"):
         pack(linked, tmp_path / "out.edge")
     assert names(tmp_path) == ["damaged", "linked"]
 
@@ -226,9 +227,9 @@ def test_a_full_disk(bundle, tmp_path):
         kept = pack(bundle, disk / "out.edge").read_bytes()
         unpack(disk / "out.edge", disk / "out")
         before = content(disk / "out")
-        with pytest.raises(BuildError, match=r"disk of .* is full"):
+        with refused("disk-full"):
             pack(large, disk / "out.edge", force=True)
-        with pytest.raises(BuildError, match=r"disk of .* is full"):
+        with refused("disk-full"):
             unpack(file, disk / "out", force=True)
         assert (disk / "out.edge").read_bytes() == kept
         assert content(disk / "out") == before
@@ -245,10 +246,10 @@ def test_what_is_no_packed_bundle(tmp_path):
         archive.writestr("a.txt", "x")
     with zipfile.ZipFile(tmp_path / "none", "w"):
         pass
-    refused(tmp_path / "missing", tmp_path / "out", "does not exist", "edgekit pack BUNDLE")
-    refused(tmp_path, tmp_path / "out", "is not a plain file")
+    assert_refused(tmp_path / "missing", tmp_path / "out", "does not exist", "edgekit pack BUNDLE")
+    assert_refused(tmp_path, tmp_path / "out", "is not a plain file")
     for name in ("text", "nothing", "zip", "none"):
-        refused(tmp_path / name, tmp_path / "out", "not a packed bundle")
+        assert_refused(tmp_path / name, tmp_path / "out", "not a packed bundle")
 
 
 def _entry(name, data=b"x", mode=stat.S_IFREG | 0o644):
@@ -310,12 +311,12 @@ FORGED = {
 @pytest.mark.parametrize("case", FORGED)
 def test_forged(packed, tmp_path, case):
     change, said = FORGED[case]
-    refused(forged(packed, tmp_path / "forged.edge", change), tmp_path / "out", said)
+    assert_refused(forged(packed, tmp_path / "forged.edge", change), tmp_path / "out", said)
 
 
 def test_a_newer_format(packed, tmp_path):
     file = forged(packed, tmp_path / "new.edge", _manifest(lambda text: text.replace(b'"format": 1', b'"format": 99')))
-    refused(file, tmp_path / "out", "bundle format 99", error=FormatError)
+    assert_refused(file, tmp_path / "out", "bundle format 99", error=FormatError)
 
 
 def test_a_file_that_is_a_folder_too(packed, tmp_path):
@@ -327,7 +328,7 @@ def test_a_file_that_is_a_folder_too(packed, tmp_path):
         )
     )
     file = forged(packed, tmp_path / "forged.edge", lambda e: (change(e), e.extend([_entry("a"), _entry("a/b")])))
-    refused(file, tmp_path / "out", "'a/b' below what is a file")
+    assert_refused(file, tmp_path / "out", "'a/b' below what is a file")
 
 
 def test_an_encrypted_entry(packed, tmp_path):
@@ -335,7 +336,7 @@ def test_an_encrypted_entry(packed, tmp_path):
     place = data.rindex(b"PK\x01\x02")
     data[place + 8] |= 1
     (tmp_path / "a.edge").write_bytes(data)
-    refused(tmp_path / "a.edge", tmp_path / "out", "compressed or encrypted")
+    assert_refused(tmp_path / "a.edge", tmp_path / "out", "compressed or encrypted")
 
 
 def test_entries_that_share_their_bytes(bundle, tmp_path):
@@ -354,7 +355,7 @@ def test_entries_that_share_their_bytes(bundle, tmp_path):
             )
             archive.filelist.append(again)
         archive._didModify = True
-    refused(file, tmp_path / "out", "states more bytes than it has")
+    assert_refused(file, tmp_path / "out", "states more bytes than it has")
 
 
 def test_a_table_that_would_fill_the_memory(tmp_path):
@@ -363,7 +364,7 @@ def test_a_table_that_would_fill_the_memory(tmp_path):
         stream.truncate(size)
         stream.seek(size)
         stream.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0))
-    refused(tmp_path / "a.edge", tmp_path / "out", f"its table of entries has {size} bytes")
+    assert_refused(tmp_path / "a.edge", tmp_path / "out", f"its table of entries has {size} bytes")
 
 
 def test_damage_anywhere(packed, bundle, tmp_path):
@@ -389,7 +390,7 @@ def test_what_was_cut_off(packed, tmp_path):
     data = packed.read_bytes()
     for length in {1, 22, 100, *range(0, len(data), 97), len(data) - 1}:
         (tmp_path / "a.edge").write_bytes(data[:length])
-        refused(tmp_path / "a.edge", tmp_path / "out", "packed bundle")
+        assert_refused(tmp_path / "a.edge", tmp_path / "out", "packed bundle")
 
 
 # ---- the verb

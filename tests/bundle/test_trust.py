@@ -35,7 +35,7 @@ def files(folder):
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
-def refused(folder, *said, error=IntegrityError):
+def assert_refused(folder, *said, error=IntegrityError):
     start = time.perf_counter()
     with pytest.raises(error) as caught:
         open_bundle(folder)
@@ -115,7 +115,7 @@ def test_missing_files(work):
     for file in files(work):
         original = file.read_bytes()
         file.unlink()
-        refused(work, "manifest.json" if file.name == "manifest.json" else file.relative_to(work).as_posix())
+        assert_refused(work, "manifest.json" if file.name == "manifest.json" else file.relative_to(work).as_posix())
         file.write_bytes(original)
     open_bundle(work)
 
@@ -135,7 +135,7 @@ EXTRA = [
 def test_extra_files(bundle, name):
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle / name).write_bytes(b"")
-    refused(bundle, f"'{name}'", "does not list")
+    assert_refused(bundle, f"'{name}'", "does not list")
 
 
 def test_an_empty_folder_is_no_harm(bundle):
@@ -145,7 +145,7 @@ def test_an_empty_folder_is_no_harm(bundle):
 
 def test_a_renamed_file(bundle):
     (bundle / "graphs/model.onnx").rename(bundle / "graphs/other.onnx")
-    refused(bundle, "lacks 'graphs/model.onnx'")
+    assert_refused(bundle, "lacks 'graphs/model.onnx'")
 
 
 def test_two_files_in_each_others_place(bundle):
@@ -153,7 +153,7 @@ def test_two_files_in_each_others_place(bundle):
     one.rename(bundle / "aside")
     two.rename(one)
     (bundle / "aside").rename(two)
-    refused(bundle)
+    assert_refused(bundle)
 
 
 def test_linked_files(work, tmp_path):
@@ -161,7 +161,7 @@ def test_linked_files(work, tmp_path):
         aside = tmp_path / "aside"
         file.rename(aside)
         file.symlink_to(aside)
-        refused(work)
+        assert_refused(work)
         file.unlink()
         os.link(aside, file)
         open_bundle(work)
@@ -172,29 +172,29 @@ def test_linked_files(work, tmp_path):
 def test_a_linked_folder(bundle, tmp_path):
     (bundle / "graphs").rename(tmp_path / "graphs")
     (bundle / "graphs").symlink_to(tmp_path / "graphs")
-    refused(bundle, "graphs")
+    assert_refused(bundle, "graphs")
 
 
 def test_a_link_beside_the_files(bundle, tmp_path):
     (bundle / "more").symlink_to(tmp_path)
-    refused(bundle, "'more'")
+    assert_refused(bundle, "'more'")
     (bundle / "more").unlink()
     (bundle / "dangling").symlink_to(tmp_path / "nowhere")
-    refused(bundle, "'dangling'")
+    assert_refused(bundle, "'dangling'")
 
 
 def test_special_files(bundle):
     original = (bundle / "golden.npz").read_bytes()
     (bundle / "golden.npz").unlink()
     os.mkfifo(bundle / "golden.npz")
-    refused(bundle, "golden.npz")
+    assert_refused(bundle, "golden.npz")
     (bundle / "golden.npz").unlink()
     (bundle / "golden.npz").mkdir()
-    refused(bundle, "golden.npz")
+    assert_refused(bundle, "golden.npz")
     (bundle / "golden.npz").rmdir()
     (bundle / "golden.npz").write_bytes(original)
     os.mkfifo(bundle / "pipe")
-    refused(bundle, "'pipe'")
+    assert_refused(bundle, "'pipe'")
 
 
 @pytest.mark.parametrize(
@@ -213,19 +213,19 @@ def test_special_files(bundle):
 )
 def test_a_manifest_that_is_none(bundle, content, said):
     (bundle / "manifest.json").write_bytes(content)
-    refused(bundle, said)
+    assert_refused(bundle, said)
 
 
 def test_a_newer_format(bundle):
     small.sign(bundle, format=FORMAT + 1)
-    refused(bundle, "Install a newer EdgeKit", error=FormatError)
+    assert_refused(bundle, "Install a newer EdgeKit", error=FormatError)
 
 
 def test_no_bundle_at_all(tmp_path):
-    refused(tmp_path / "nothing", "does not exist", "edgekit build")
-    refused(tmp_path, "no manifest.json")
+    assert_refused(tmp_path / "nothing", "does not exist", "edgekit build")
+    assert_refused(tmp_path, "no manifest.json")
     (tmp_path / "file").write_text("x")
-    refused(tmp_path / "file", "is not a folder")
+    assert_refused(tmp_path / "file", "is not a folder")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_a_manifest_that_lists_what_is_outside(bundle, path):
     data = json.loads((bundle / "manifest.json").read_text())
     data["files"][path] = {"sha256": "0" * 64, "size": 1}
     (bundle / "manifest.json").write_text(json.dumps(data))
-    refused(bundle, path.split("/")[-1])
+    assert_refused(bundle, path.split("/")[-1])
 
 
 @pytest.mark.parametrize(

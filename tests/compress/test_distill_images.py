@@ -9,11 +9,12 @@ import small
 pytest.importorskip("PIL")
 import tiny_images
 from PIL import Image
+from refusals import refused
 
 import edgekit
 import edgekit.source
 from edgekit.compress.distill import Training, distill_module
-from edgekit.spec.errors import ModelError, UsageError
+from edgekit.spec.errors import ModelError
 
 TRAINING = Training(epochs=3, batch=8, learning_rate=1e-3, copies=2, precision="float32")
 
@@ -71,5 +72,5 @@ def test_a_student_with_other_positions_than_the_teacher_is_refused():
         {"pixel_values": image}
         for image in np.random.default_rng(0).standard_normal((4, 3, tiny_images.SIZE, tiny_images.SIZE), np.float32)
     ]
-    with pytest.raises(UsageError, match="64 positions, the teacher's 16"):
+    with refused("student-positions", "64", "16"):
         distill_module(tiny_images.module("swin"), given, None, given, [0, 1, 2, 0], layers=1, training=TRAINING)

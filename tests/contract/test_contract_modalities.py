@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import small
+from refusals import refused
 
 from edgekit import modalities, tasks
 from edgekit.modalities.image import ImageModality
 from edgekit.modalities.pixels import Pixels
 from edgekit.modalities.text import TextEncoder, TextModality
 from edgekit.modalities.words import WordEncoder, WordsModality
-from edgekit.spec.errors import EdgekitError, SamplesError
+from edgekit.spec.errors import SamplesError
 from edgekit.spec.protocols import HasLimit
 
 LONGEST = 40
@@ -204,7 +205,7 @@ def test_a_limit_is_set_and_taken_back(modality):
     assert (modality.limit.characters, modality.limit.truncate) == (3, True)
     modality.set_limit()
     assert modality.limit == usual
-    with pytest.raises(EdgekitError):
+    with refused("limit-invalid"):
         modality.set_limit(-1)
 
 

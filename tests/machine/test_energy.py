@@ -7,10 +7,10 @@ import time
 
 import pytest
 from fake_jetson import write
+from refusals import refused
 
 from edgekit.machine import energy
 from edgekit.machine.energy import integral, meter, per_answer, why_none
-from edgekit.spec.errors import UsageError
 
 RAPL = "sys/class/powercap"
 HWMON = "sys/class/hwmon"
@@ -245,11 +245,11 @@ def test_integral():
 @pytest.mark.parametrize("files", [server(5, 5), ORIN_NANO])
 def test_stop_without_start(tmp_path, files):
     found = meter(write(tmp_path, files))
-    with pytest.raises(UsageError, match="start"):
+    with refused("energy-not-started"):
         found.stop()
     found.start()
     found.stop()
-    with pytest.raises(UsageError, match="start"):
+    with refused("energy-not-started"):
         found.stop()
 
 

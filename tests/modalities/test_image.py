@@ -13,11 +13,12 @@ import pytest
 
 pytest.importorskip("PIL")
 from PIL import Image, ImageOps
+from refusals import refused
 
 from edgekit.modalities import image as module
 from edgekit.modalities.image import UNBOUND, ImageModality, decode, size_of
 from edgekit.modalities.pixels import MOST_PIXELS, Pixels
-from edgekit.spec.errors import InputError, SamplesError, UsageError
+from edgekit.spec.errors import InputError, SamplesError
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (20, 30, 3), np.uint8)
 
@@ -125,9 +126,9 @@ def test_a_file_that_is_not_one_image_of_8_bits_is_refused_in_a_session_and_in_a
     assert "at position 3" in str(problem.value)
     assert "KeyError" not in str(problem.value)  # of Pillow's own registers
     (tmp_path / "secret.png").write_bytes(REFUSED[name])
-    with pytest.raises(SamplesError) as refused:
+    with refused("samples-image") as caught:
         UNBOUND.read({"image": "secret.png"}, tmp_path)
-    assert "secret" not in str(refused.value)
+    assert "secret" not in str(caught.value)
 
 
 def test_colours_of_16_bits_are_scaled_to_8_as_pillow_does():
@@ -154,7 +155,7 @@ def test_too_many_pixels_are_refused_before_anything_is_decoded(monkeypatch):
 
     monkeypatch.setattr(Image.Image, "load", decoded)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", decoded)
-    with pytest.raises(InputError, match=str(MOST_PIXELS)):
+    with refused("image-too-large", str(MOST_PIXELS)):
         decode(header_of(8193, 8192))
 
 
@@ -183,7 +184,7 @@ def test_what_is_no_image_is_refused(value):
 
 
 def test_a_folder_is_no_image(tmp_path):
-    with pytest.raises(InputError):
+    with refused("image-unreadable"):
         decode(tmp_path)
 
 
@@ -218,7 +219,7 @@ def test_a_jpeg_in_a_table_is_read_to_its_end(tmp_path):
     (tmp_path / "whole.jpg").write_bytes(JPEG)
     (tmp_path / "cut.jpg").write_bytes(JPEG[: len(JPEG) - 40])
     UNBOUND.read({"image": "whole.jpg"}, tmp_path)
-    with pytest.raises(SamplesError):
+    with refused("samples-image"):
         UNBOUND.read({"image": "cut.jpg"}, tmp_path)
 
 
@@ -230,7 +231,7 @@ def test_content_is_equal_for_equal_images_alone(tmp_path):
     assert c != a
     assert UNBOUND.content(PICTURE) == UNBOUND.content(Image.fromarray(PICTURE)) == UNBOUND.content(PICTURE / 255)
     assert UNBOUND.content(PICTURE) != UNBOUND.content(PICTURE.reshape(30, 20, 3))
-    with pytest.raises(InputError):
+    with refused("image-not-found"):
         UNBOUND.content("nowhere.png")
 
 
@@ -272,7 +273,7 @@ def test_patches_cover_an_image_once_each():
 def test_patches_are_counted_by_the_header_and_copies_made_when_they_are_asked_for():
     names, copies = UNBOUND.occlude(header_of(30, 20), "")
     assert len(names) == 16
-    with pytest.raises(InputError):  # only now is the file decoded
+    with refused("image-unreadable"):  # only now is the file decoded
         next(iter(copies))
 
 
@@ -298,7 +299,7 @@ def test_the_size_by_the_header_is_that_of_the_decoded_image(kind, orientation):
 def test_a_row_that_is_too_large_once_it_is_resized_is_named_by_its_header():
     modality = ImageModality(Pixels(224, 224, shortest_edge=256, crop=True))
     modality.check([PNG, header_of(3000, 2000)], "rows.csv")
-    with pytest.raises(SamplesError, match=r"rows.csv, row 2 cannot .* 60000 x 1 pixels would have 15360000 x 256"):
+    with refused("samples-image", "rows.csv", "row 2", "60000", "1", "15360000", "256"):
         modality.check([PNG, header_of(60_000, 1)], "rows.csv")
     UNBOUND.check([header_of(60_000, 1)], "rows.csv")
 
@@ -320,11 +321,11 @@ def test_without_pillow_the_message_says_what_to_install(monkeypatch):
         return importing(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(UsageError, match=r"pip install 'edgekit-sdk\[image\]'"):
+    with refused("extra-missing", "edgekit-sdk[image]"):
         module.decode(PNG)
     assert np.array_equal(module.decode(PICTURE), PICTURE)
 
 
 def test_without_a_models_preprocessing_nothing_is_encoded():
-    with pytest.raises(UsageError):
+    with refused("task-without-bundle"):
         UNBOUND.encode([PICTURE])

@@ -8,12 +8,12 @@ import pytest
 pytest.importorskip("PIL")
 import transformers
 from PIL import Image
+from refusals import refused
 from transformers.image_utils import PILImageResampling
 
 from edgekit.modalities.image import ImageModality
 from edgekit.modalities.pixels import MOST_PIXELS, Pixels
 from edgekit.source.processors import image as processors
-from edgekit.spec.errors import InputError, ModelError, UsageError
 from edgekit.spec.parsing import parse, plain
 
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
@@ -114,28 +114,28 @@ def test_a_folder_gives_the_processor_that_pillow_computes(tmp_path):
     ],
 )
 def test_a_processor_without_one_size_or_of_another_kind_is_refused(name, settings):
-    with pytest.raises(ModelError):
+    with refused("processor-unsupported"):
         processors.pixels("model", processor(name, settings))
 
 
 def test_a_folder_without_an_image_processor_and_one_with_code_are_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"preprocessor_config\.json"):
+    with refused("processor-missing-file", "preprocessor_config.json"):
         processors.check_names("model", {"config.json", "model.safetensors"})
     (tmp_path / "preprocessor_config.json").write_text(
         '{"image_processor_type": "ViTImageProcessor", "auto_map": {"AutoImageProcessor": "x.Y"}}'
     )
-    with pytest.raises(ModelError, match="auto_map"):
+    with refused("model-own-code", "auto_map"):
         processors.survey("model", tmp_path, {}, {}, {})
     (tmp_path / "preprocessor_config.json").write_text('{"image_processor_type": "DetrImageProcessor"}')
-    with pytest.raises(ModelError, match="DetrImageProcessor"):
+    with refused("processor-unsupported"):
         processors.survey("model", tmp_path, {}, {}, {})
-    with pytest.raises(ModelError, match="channels"):
+    with refused("model-channels"):
         processors.survey("model", tmp_path, {"num_channels": 1}, {}, {})
 
 
 def test_an_image_that_resizing_would_blow_up_is_refused():
     modality = ImageModality(Pixels(224, 224, shortest_edge=256, crop=True))
-    with pytest.raises(InputError, match=str(MOST_PIXELS)):
+    with refused("image-too-large", str(MOST_PIXELS)):
         modality.encode([np.zeros((1, 2000, 3), np.uint8)])
 
 
@@ -154,7 +154,7 @@ def test_an_image_that_resizing_would_blow_up_is_refused():
     ],
 )
 def test_settings_that_give_no_single_size_are_refused(settings):
-    with pytest.raises(UsageError):
+    with refused("processor-settings"):
         Pixels(8, 8, **settings)
 
 

@@ -9,9 +9,9 @@ import onnx
 import pytest
 import tiny
 from onnx import helper, numpy_helper
+from refusals import refused
 
 from edgekit.quantize import tensorrt_rules
-from edgekit.spec.errors import QuantizeError
 
 node = helper.make_node
 FLOAT, HALF, INT64, UINT8, BOOL = (getattr(onnx.TensorProto, n) for n in ("FLOAT", "FLOAT16", "INT64", "UINT8", "BOOL"))
@@ -43,37 +43,37 @@ CASES = {
         [node("Unique", ["x"], ["y"], name="n")],
         {},
         {"rank": 1},
-        r"'n' \(Unique\) is no operator of TensorRT 10.3; .* not have it",
+        ("tensorrt-operator", "n", "10.3"),
     ),
     "operator of a later version": (
         [node("Attention", ["x", "x", "x"], ["y"], name="n", q_num_heads=4, kv_num_heads=4)],
         {},
         {"opset": 23},
-        "has opset 23, TensorRT 10.3 takes 9 to 20",
+        ("graph-opset", "23", "10.3", "9", "20"),
     ),
     "opset": (
         [node("Relu", ["x"], ["y"])],
         {},
         {"opset": 21},
-        "has opset 21, TensorRT 10.3 takes 9 to 20. Export it with opset 20 or less",
+        ("graph-opset", "21", "10.3", "9", "20"),
     ),
     "sum of integers": (
         [node("CumSum", ["x", "axis"], ["y"], name="n")],
         {"axis": np.int64(1)},
         {"kind": INT64},
-        r"'n' \(CumSum\) reads INT64, .* FLOAT",
+        ("tensorrt-operator", "n", "INT64", "FLOAT"),
     ),
     "clip of integers": (
         [node("Clip", ["x", "low"], ["y"], name="n")],
         {"low": np.int64(0)},
         {"kind": INT64},
-        r"'n' \(Clip\) reads INT64",
+        ("tensorrt-operator", "n", "INT64"),
     ),
     "UINT8 table": (
         [node("Gather", ["t", "x"], ["y"], name="n")],
         {"t": np.zeros((8, 4), np.uint8)},
         {"kind": INT64, "gives": UINT8, "rank": 4},
-        r"'n' \(Gather\) reads UINT8, TensorRT 10.3 takes it with BFLOAT16, BOOL, FLOAT, FLOAT16, INT32, INT64",
+        ("tensorrt-operator", "n", "UINT8", "10.3", "BFLOAT16", "BOOL", "FLOAT", "FLOAT16", "INT32", "INT64"),
     ),
     "axes made at run time": (
         [
@@ -83,7 +83,7 @@ CASES = {
         ],
         {"c": np.array([32], np.int64)},
         {"rank": 4},
-        r"'n' \(Unsqueeze\) has input 1 made at run time",
+        ("tensorrt-operator", "n", "1"),
     ),
     "axes of a mean made at run time": (
         [
@@ -93,25 +93,25 @@ CASES = {
         ],
         {"c": np.array([31], np.int64)},
         {},
-        r"'n' \(ReduceMean\) has input 1 made at run time",
+        ("tensorrt-operator", "n", "1"),
     ),
     "deviation of a norm": (
         [node("LayerNormalization", ["x", "w"], ["z", "", "d"], name="n"), node("Add", ["z", "d"], ["y"])],
         {"w": np.ones(32, np.float32)},
         {},
-        r"'n' \(LayerNormalization\) gives mean or deviation too",
+        ("tensorrt-operator", "n"),
     ),
     "two types in a node": (
         [node("Add", ["x", "c"], ["y"], name="n")],
         {"c": np.ones(32, np.float16)},
         {},
-        "not a valid strongly typed ONNX graph",
+        "graph-types",
     ),
     "large constant": (
         [node("Add", ["x", "c"], ["y"], name="n")],
         {"c": np.array(-3.4e38, np.float32)},
         {},
-        r"'n' \(Add\) reads the constant 'c' of size",
+        ("tensorrt-operator", "n", "c"),
     ),
 }
 
@@ -119,7 +119,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_each_rule(name, tmp_path):
     nodes, constants, how, words = CASES[name]
-    with pytest.raises(QuantizeError, match=words):
+    with refused(words):
         tensorrt_rules.check(saved(tmp_path / "model.onnx", nodes, constants, **how), "10.3")
 
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 import small
+from refusals import refused
 
 from edgekit.report import baselines, files
 from edgekit.report import check as verbs
-from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import PASS
 from edgekit.timing import duel
@@ -75,17 +75,17 @@ def test_without_append_a_baseline_is_begun_anew(place, tiny_samples):
 
 def test_a_session_of_something_else_is_refused(place, tiny_samples, tmp_path):
     baseline = place / "b.json"
-    with pytest.raises(UsageError, match="the baseline of another bundle than new"):
+    with refused("baseline-other-bundle"):
         verbs.baseline(place / "new", tiny_samples.dev, file=baseline, append=True)
     fewer = small.write_jsonl(tmp_path / "dev.jsonl", tiny_samples.rows[1:])
-    with pytest.raises(UsageError, match="other samples"):
+    with refused("baseline-other-samples"):
         verbs.baseline(place / "old", fewer, file=baseline, append=True)
     found = files.read(baseline)
     files.write(replace(found, fingerprint=replace(found.fingerprint, cpu="another"), digest=""), tmp_path / "b.json")
-    with pytest.raises(UsageError, match="another machine"):
+    with refused("baseline-other-machine"):
         verbs.baseline(place / "old", tiny_samples.dev, file=tmp_path / "b.json", append=True)
     own = found.subjects[0]
-    with pytest.raises(UsageError, match="did not run as in the baseline's earlier sessions: ran with threads"):
+    with refused("baseline-other-run"):
         baselines.continued(found, replace(found, subjects=(replace(own, threads=own.threads + 1),)))
 
 

@@ -19,6 +19,7 @@ import small
 from heads import rows
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
 from edgekit.modalities.text import UNBOUND
 from edgekit.report import predictions
@@ -74,11 +75,11 @@ def test_the_key_of_the_environment(state, monkeypatch):
     monkeypatch.setenv("EDGEKIT_ID_KEY", "sixteen letters!")
     assert id_key() == KEY
     monkeypatch.setenv("EDGEKIT_ID_KEY", "secret")
-    with pytest.raises(UsageError, match="EDGEKIT_ID_KEY has 6 characters, expected at least 16") as caught:
+    with refused("id-key-short", "EDGEKIT_ID_KEY", "6", "16") as caught:
         id_key()
     assert "secret" not in str(caught.value)
     monkeypatch.setenv("EDGEKIT_ID_KEY", "")
-    with pytest.raises(UsageError, match="0 characters"):
+    with refused("id-key-short", "0"):
         id_key()
     assert not state.exists()
 
@@ -103,7 +104,7 @@ def test_where_it_is_kept(state, tmp_path, monkeypatch):
 def test_a_file_that_holds_no_key(state):
     id_key()
     state.write_bytes(b"short")
-    with pytest.raises(UsageError, match="holds 5 bytes, expected a key of 32"):
+    with refused("id-key-size", "5", "32"):
         id_key()
 
 
@@ -195,11 +196,11 @@ def test_every_float32_survives(row):
 
 
 def test_what_cannot_be_packed():
-    with pytest.raises(UsageError, match="outputs of 2 rows for 3 ids"):
+    with refused("rows-differ", "2", "3"):
         pack(rows(np.zeros((2, 3))), ["a", "b", "c"])
-    with pytest.raises(UsageError, match="outputs of 0 rows for 0 ids"):
+    with refused("rows-differ", "0"):
         pack([], [])
-    with pytest.raises(UsageError, match="1 of 2 rows of the outputs hold NaN"):
+    with refused("outputs-not-finite", "1", "2"):
         pack(rows(np.array([[0, np.nan, np.inf], [0, 0, 0]])), ["a", "b"])
 
 
@@ -284,15 +285,15 @@ def test_several_outputs_and_ragged_rows(tmp_path):
                 n: (a.dtype, a.tolist()) for n, a in expected.items()
             }
     np.save(tmp_path / "t.npy", np.zeros((3, 2)))
-    with pytest.raises(SamplesError, match=r"the model has the outputs tags, ids: save a \.npz"):
+    with refused("predictions-unreadable"):
         read_outputs(tmp_path / "t.npy", 3, specs)
     small.write_jsonl(tmp_path / "t.jsonl", [{"tags": [[1.0, 2.0]], "ids": [0.5]}] * 3)
-    with pytest.raises(SamplesError, match="type float64, expected numbers of the type int64"):
+    with refused("predictions-dtype"):
         read_outputs(tmp_path / "t.jsonl", 3, specs)
     small.write_jsonl(
         tmp_path / "t.jsonl", [{"tags": [[1.0, 2.0]], "ids": [0]}] * 2 + [{"tags": [[1.0, 2.0, 3.0]], "ids": [0]}]
     )
-    with pytest.raises(SamplesError, match=r"shape \[1, 3\] in row 3, expected \['sequence', 2\]"):
+    with refused("predictions-shape", "1", "3", "row 3", "sequence", "2"):
         read_outputs(tmp_path / "t.jsonl", 3, specs)
 
 
@@ -300,11 +301,11 @@ def test_a_function_gives_rows_or_one_array():
     for form in (LOGITS, LOGITS.tolist(), rows(LOGITS), [{"logits": row, "more": row} for row in LOGITS.tolist()]):
         found = named(form, 2, LOGITS_OF_THREE, "The teacher's outputs")
         assert np.stack([row["logits"] for row in found]).tobytes() == LOGITS.tobytes()
-    with pytest.raises(SamplesError, match=r"shape \[1, 3\], expected \[2, 3\]"):
+    with refused("predictions-shape", "1", "3", "2"):
         named(LOGITS[:1], 2, LOGITS_OF_THREE, "The teacher's outputs")
-    with pytest.raises(SamplesError, match="gives no output 'logits' in some rows, only logit"):
+    with refused("predictions-output", "logits"):
         named([{"logit": [1, 2, 3]}] * 2, 2, LOGITS_OF_THREE, "The teacher's outputs")
-    with pytest.raises(SamplesError, match="gives one array, expected an array for each of the outputs a, b"):
+    with refused("predictions-output"):
         named(
             LOGITS,
             2,
@@ -313,7 +314,7 @@ def test_a_function_gives_rows_or_one_array():
         )
 
 
-def refused(file, said, error=SamplesError):
+def assert_refused(file, said, error=SamplesError):
     with pytest.raises(error, match=said) as caught:
         read_outputs(file, 2, LOGITS_OF_THREE)
     assert caught.value.exit_code == 2
@@ -321,11 +322,11 @@ def refused(file, said, error=SamplesError):
 
 
 def test_paths(tmp_path):
-    refused(tmp_path / "no.npy", "does not exist", UsageError)
+    assert_refused(tmp_path / "no.npy", "does not exist", UsageError)
     (tmp_path / "d.npz").mkdir()
-    refused(tmp_path / "d.npz", "is a folder", UsageError)
+    assert_refused(tmp_path / "d.npz", "is a folder", UsageError)
     (tmp_path / "t.csv").write_text("1,2,3")
-    refused(tmp_path / "t.csv", r"end in '.csv', expected one of: .npy, .npz, .jsonl", UsageError)
+    assert_refused(tmp_path / "t.csv", r"end in '.csv', expected one of: .npy, .npz, .jsonl", UsageError)
 
 
 @pytest.mark.parametrize("name", ["t.npy", "t.npz", "t.jsonl"])
@@ -351,7 +352,7 @@ def test_wrong_numbers(tmp_path, name, array, said):
         np.savez(file, logits=array)
     else:
         small.write_jsonl(file, [{"logits": row} for row in array.tolist()])
-    refused(file, said)
+    assert_refused(file, said)
 
 
 class Evil:
@@ -367,7 +368,7 @@ def test_nothing_is_run(tmp_path, monkeypatch):
     for name in ("p.npy", "p.npz"):
         (tmp_path / name).write_bytes(pickle.dumps(Evil()))
     for name in ("o.npy", "o.npz", "p.npy", "p.npz"):
-        refused(tmp_path / name, "pickled objects, which are code")
+        assert_refused(tmp_path / name, "pickled objects, which are code")
     assert not (tmp_path / "secret-was-run").exists()
 
 
@@ -378,15 +379,15 @@ def test_broken_files(tmp_path):
         whole = (tmp_path / name).read_bytes()
         for length in range(0, len(whole), 7):
             (tmp_path / name).write_bytes(whole[:length])
-            refused(tmp_path / name, "cannot be read as an array")
+            assert_refused(tmp_path / name, "cannot be read as an array")
     (tmp_path / "z.npy").write_bytes(whole)
     assert read_outputs(tmp_path / "z.npy", 2, LOGITS_OF_THREE)[0].keys() == {"logits"}, "what is in it counts"
     np.savez(tmp_path / "n.npz", logit=LOGITS)
-    refused(tmp_path / "n.npz", "no array 'logits', only: logit")
+    assert_refused(tmp_path / "n.npz", "no array 'logits', only: logit")
     np.save(tmp_path / "s.npy", np.array([["secret", "b", "c"]] * 2))
-    refused(tmp_path / "s.npy", "expected numbers")
+    assert_refused(tmp_path / "s.npy", "expected numbers")
     np.save(tmp_path / "b.npy", LOGITS > 0)
-    refused(tmp_path / "b.npy", "of the type bool, expected numbers")
+    assert_refused(tmp_path / "b.npy", "of the type bool, expected numbers")
 
 
 def test_damage_brings_a_typed_error_or_other_numbers(tmp_path):
@@ -413,10 +414,10 @@ def test_a_header_that_promises_more_than_there_is(tmp_path):
         (tmp_path / "t.npy").read_bytes().replace(b"(2, 3)", b"(2000000000, 3000)").replace(b" " * 11 + b"\n", b"\n", 1)
     )
     (tmp_path / "t.npy").write_bytes(data)
-    refused(tmp_path / "t.npy", "cannot be read as an array")
+    assert_refused(tmp_path / "t.npy", "cannot be read as an array")
     with zipfile.ZipFile(tmp_path / "t.npz", "w") as archive:
         archive.writestr("logits.npy", data)
-    refused(tmp_path / "t.npz", "cannot be read as an array")
+    assert_refused(tmp_path / "t.npz", "cannot be read as an array")
 
 
 @pytest.mark.parametrize(
@@ -438,16 +439,16 @@ def test_a_header_that_promises_more_than_there_is(tmp_path):
 def test_malformed_lines(tmp_path, line, said):
     file = tmp_path / "t.jsonl"
     file.write_text('{"logits": [1, 2, 3]}\n' + line + "\n")
-    refused(file, said)
+    assert_refused(file, said)
 
 
 def test_lines_that_are_not_utf8(tmp_path):
     (tmp_path / "t.jsonl").write_bytes(b'{"logits": [1, 2, 3], "text": "secret \xff"}\n')
-    refused(tmp_path / "t.jsonl", "utf-8")
+    assert_refused(tmp_path / "t.jsonl", "utf-8")
     (tmp_path / "t.jsonl").write_bytes(b"")
-    refused(tmp_path / "t.jsonl", r"shape \[0, ...\], expected \[2, 3\]")
+    assert_refused(tmp_path / "t.jsonl", r"shape \[0, ...\], expected \[2, 3\]")
 
 
 def test_the_file_types_are_those_that_are_read(tmp_path):
     for suffix in predictions.FILE_TYPES:
-        refused(tmp_path / f"no{suffix}", "does not exist", UsageError)
+        assert_refused(tmp_path / f"no{suffix}", "does not exist", UsageError)

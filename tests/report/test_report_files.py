@@ -18,10 +18,11 @@ import reports
 import small
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from edgekit.report import files
 from edgekit.report.files import dumps, loads, read, write
-from edgekit.spec.errors import BuildError, EdgekitError, FormatError, IntegrityError, UsageError
+from edgekit.spec.errors import EdgekitError, IntegrityError
 from edgekit.spec.parsing import plain
 from edgekit.spec.report import Gate, Report
 from edgekit.spec.subject import Predictions
@@ -45,7 +46,7 @@ _floats = st.floats(allow_nan=False, allow_infinity=False)
 _json = st.recursive(st.none() | _floats | st.text(max_size=3), st.lists, max_leaves=9).map(json.dumps)
 
 
-def refused(content, *codes):
+def assert_refused(content, *codes):
     """Whether it is refused, and as it must be; any other exception is a failure."""
     try:
         loads(content, "file")
@@ -56,7 +57,7 @@ def refused(content, *codes):
 
 def harmless(content, original):
     """Whether it is refused, or holds the very same data in another layout."""
-    return refused(content) or json.loads(content) == json.loads(original)
+    return assert_refused(content) or json.loads(content) == json.loads(original)
 
 
 def signed_anew(change, report=REPORTS["check"]):
@@ -121,7 +122,7 @@ def test_numpy_numbers_are_numbers_where_they_are_floats(tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float32(0.5), "0.5", 10**400])
 def test_what_a_report_cannot_hold_is_not_written(value, tmp_path):
     bad = replace(REPORTS["minimal"], gates=(Gate("latency.p50", "pass", value, None, None, None, ""),))
-    with pytest.raises(BuildError, match="report cannot be written"):
+    with refused("report-invalid"):
         write(bad, tmp_path / "report.json")
     assert list(tmp_path.iterdir()) == []
 
@@ -131,7 +132,7 @@ def test_what_a_report_cannot_hold_is_not_written(value, tmp_path):
 
 def test_every_bit_of_every_byte():
     """All 8 single-bit flips of every byte of a small report."""
-    assert not refused(MINIMAL)
+    assert not assert_refused(MINIMAL)
     flipped = {
         (i, bit): MINIMAL[:i] + bytes([MINIMAL[i] ^ 1 << bit]) + MINIMAL[i + 1 :]
         for i in range(len(MINIMAL))
@@ -142,7 +143,7 @@ def test_every_bit_of_every_byte():
 
 def test_every_truncation():
     assert [n for n in range(len(MINIMAL)) if not harmless(MINIMAL[:n], MINIMAL)] == []
-    assert [n for n in range(1, len(MINIMAL)) if not refused(MINIMAL[n:])] == []
+    assert [n for n in range(1, len(MINIMAL)) if not assert_refused(MINIMAL[n:])] == []
 
 
 @settings(max_examples=300, deadline=None)
@@ -165,7 +166,7 @@ def test_any_piece_cut_out_or_put_in(place, length, piece):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | (st.text(max_size=200) | _json).map(str.encode))
 def test_anything_else(content):
-    assert refused(content)
+    assert assert_refused(content)
 
 
 @pytest.mark.parametrize("how", [{"indent": 2}, {"sort_keys": True}, {"separators": (",", ":")}])
@@ -173,12 +174,12 @@ def test_another_layout_of_the_same_data_is_as_good(how):
     """As a formatter leaves it, or git with the line ends of Windows; other data are damage in any layout."""
     written = json.dumps(json.loads(CHECK), **how).replace("\n", "\r\n").encode()
     assert same(loads(written, "x"), loads(CHECK, "x"))
-    assert refused(json.dumps({**json.loads(CHECK), "seed": 7}, **how).encode())
+    assert assert_refused(json.dumps({**json.loads(CHECK), "seed": 7}, **how).encode())
 
 
 def test_a_changed_number_is_refused():
     assert CHECK.count(b'"limit":0.05,') == 2
-    with pytest.raises(IntegrityError, match="damaged or was changed: its digest is not that of its content"):
+    with refused("report-damaged"):
         loads(CHECK.replace(b'"limit":0.05,', b'"limit":0.5,'), "x")
 
 
@@ -191,7 +192,7 @@ def test_texts_of_samples_are_in_no_error():
     for place in range(start - 40, start + 40):
         for flip in (1, 2, 0x80, 0x22 ^ content[place]):
             if flip:
-                with pytest.raises(IntegrityError) as caught:
+                with refused("report-damaged") as caught:
                     loads(content[:place] + bytes([content[place] ^ flip]) + content[place + 1 :], "x")
                 assert small.CANARY[:6] not in str(caught.value)
 
@@ -232,9 +233,9 @@ def test_a_digest_made_anew_does_not_hide(change, said):
 
 def test_a_report_that_contradicts_itself_is_not_written_either(tmp_path):
     one = replace(REPORTS["minimal"].subjects[0], predictions=Predictions(("a",), {}))
-    with pytest.raises(BuildError, match="predictions of 0 rows for 1 ids"):
+    with refused("report-invalid", "0", "1"):
         write(replace(REPORTS["minimal"], subjects=(one,)), tmp_path / "r.json")
-    with pytest.raises(BuildError, match="texts of samples"):
+    with refused("report-invalid"):
         write(replace(REPORTS["check"], include_text=False), tmp_path / "r.json")
 
 
@@ -242,24 +243,24 @@ def test_a_later_field_with_a_default_makes_no_old_report_a_damaged_one():
     """An old file lacks it: its digest is over what it has."""
     content = signed_anew(lambda d: d.pop("notes"))
     assert loads(content, "x").notes == ()
-    with pytest.raises(IntegrityError, match="digest"):
+    with refused("report-damaged"):
         loads(content.replace(b'"seed":0', b'"seed":1'), "x")
 
 
 @pytest.mark.parametrize(
     ("version", "said"),
     [
-        (3, "reads 2. Install a newer EdgeKit"),
-        (10**30, "newer"),
-        (1, "reads 2. Write it again: edgekit baseline"),
-        (0, "schema 0"),
-        (-1, "schema -1"),
+        (3, ("report-schema", "2")),
+        (10**30, "report-schema"),
+        (1, ("report-schema", "2")),
+        (0, ("report-schema", "schema 0")),
+        (-1, ("report-schema", "1")),
     ],
 )
 def test_other_schemas(version, said):
     for more in ({}, {"later": [1]}):
         content = signed_anew(lambda d, more=more: d.update(schema=version, **more))
-        with pytest.raises(FormatError, match=said) as caught:
+        with refused(said) as caught:
             loads(content, "x")
         assert caught.value.exit_code == 5
 
@@ -289,34 +290,34 @@ def test_other_schemas(version, said):
 )
 def test_what_is_no_report(content, said, tmp_path):
     (tmp_path / "f").write_bytes(content)
-    with pytest.raises(IntegrityError) as caught:
+    with refused("report-damaged") as caught:
         read(tmp_path / "f")
     assert said in str(caught.value)
     assert (caught.value.exit_code, str(tmp_path / "f") in str(caught.value)) == (5, True)
 
 
 def test_a_real_bundle_s_manifest(tiny_bundle):
-    with pytest.raises(IntegrityError, match="is no report"):
+    with refused("report-damaged"):
         read(tiny_bundle / "manifest.json")
-    with pytest.raises(UsageError, match="is a folder"):
+    with refused("report-not-found"):
         read(tiny_bundle)
 
 
 def test_what_is_not_there(tmp_path):
-    with pytest.raises(UsageError, match=r"does not exist.*edgekit baseline BUNDLE -o FILE") as caught:
+    with refused("report-not-found", "BUNDLE", "FILE") as caught:
         read(tmp_path / "report.json")
     assert caught.value.exit_code == 2
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="not a plain file"):
+    with refused("report-not-found"):
         read(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="not a plain file"):
+    with refused("report-not-found"):
         read("/dev/zero")
 
 
 def test_a_file_that_is_too_large(tmp_path):
     with (tmp_path / "r.json").open("wb") as stream:
         stream.truncate(files.MAX_BYTES + 1)  # sparse: no byte of it is on the disk
-    with pytest.raises(IntegrityError, match="larger than 256 MiB"):
+    with refused("report-too-large", "256"):
         read(tmp_path / "r.json")
 
 
@@ -344,15 +345,15 @@ def test_what_was_there_stays_when_nothing_can_be_written(tmp_path):
 
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(BuildError, match="is a folder"):
+    with refused("output-not-a-file"):
         write(REPORTS["minimal"], tmp_path / "folder")
     (tmp_path / "file").write_text("x")
-    with pytest.raises(BuildError, match="cannot be written"):
+    with refused("output-not-writable"):
         write(REPORTS["minimal"], tmp_path / "file" / "report.json")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(BuildError, match="device"):
+    with refused("output-not-a-file"):
         write(REPORTS["minimal"], tmp_path / "pipe")
-    with pytest.raises(BuildError, match="cannot be written"):
+    with refused("output-not-writable"):
         write(REPORTS["minimal"], "/proc/none/report.json")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder", "pipe"]
     write(REPORTS["minimal"], tmp_path / "new" / "deep" / "report.json")

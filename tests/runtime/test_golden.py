@@ -11,9 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import small
+from refusals import refused
 
 import edgekit
-from edgekit import BuildError, IntegrityError
+from edgekit import IntegrityError
 from edgekit.bundle.trust import open_bundle
 from edgekit.runtime import golden
 from edgekit.runtime.golden import TOLERANCE, GoldenResult, check
@@ -121,7 +122,7 @@ def test_the_same_weights_written_again_pass(bundle):
 def test_another_graph_under_right_digests(bundle):
     """The same architecture with the rows of every matrix turned around."""
     with_weights(bundle / "graphs/model.onnx", lambda name, array: array[::-1] if array.ndim == 2 else array)
-    with pytest.raises(IntegrityError):
+    with refused("bundle-file-size"):
         edgekit.load(bundle)
     small.sign(bundle)
     result = checked(bundle)
@@ -186,7 +187,7 @@ def test_labels_that_changed_are_counted(bundle):
 def test_a_file_that_cannot_be_read(bundle, content):
     (bundle / "golden.npz").write_bytes(content)
     small.sign(bundle)
-    with pytest.raises(IntegrityError, match=r"golden.npz cannot be read"):
+    with refused("bundle-assets", "golden.npz"):
         checked(bundle)
 
 
@@ -205,7 +206,7 @@ def test_a_pickle_is_not_opened(bundle, tmp_path):
             return (open, (str(tmp_path / "ran"), "w"))
 
     change(bundle, **{"outputs.0": lambda a: np.array([Bomb()], dtype=object)})
-    with pytest.raises(IntegrityError):
+    with refused("bundle-assets"):
         checked(bundle)
     assert not (tmp_path / "ran").exists()
 
@@ -213,7 +214,7 @@ def test_a_pickle_is_not_opened(bundle, tmp_path):
 def test_a_bundle_without_its_golden_file(bundle):
     (bundle / "golden.npz").unlink()
     small.sign(bundle)
-    with pytest.raises(IntegrityError, match=r"golden.npz"):
+    with refused("bundle-file-missing", "golden.npz"):
         checked(bundle)
 
 
@@ -279,10 +280,7 @@ def test_answers_that_are_not_finite_are_not_stored(bundle):
     stored = goldens.make(opened.manifest.variants, {name: exact}, opened, floats, aim, bundle.parent)
     assert stored == (bundle / "golden.npz").read_bytes()
     with_weights(bundle / name, lambda tensor, array: np.full_like(array, np.nan) if "classifier" in tensor else array)
-    with pytest.raises(
-        BuildError,
-        match=r"'float32' answers \d+ of \d+ generated inputs \(\d+ to 64 tokens\) with values that are not finite",
-    ):
+    with refused("graph-not-finite", "float32", "64"):
         goldens.make(opened.manifest.variants, {name: bundle / name}, opened, floats, aim, bundle.parent)
 
 
@@ -309,7 +307,7 @@ def test_answers_that_are_not_finite_are_not_stored(bundle):
 )
 def test_arrays_that_do_not_fit(bundle, name, function, said):
     change(bundle, **{name: function})
-    with pytest.raises(IntegrityError, match=rf"golden.npz cannot be read \(.*{said}"):
+    with refused("bundle-assets", f"{said}", "golden.npz"):
         checked(bundle)
 
 
@@ -317,7 +315,7 @@ def test_an_array_that_nobody_knows(bundle):
     with np.load(bundle / "golden.npz") as stored:
         np.savez(bundle / "golden.npz", **stored, more=np.zeros(3))
     small.sign(bundle)
-    with pytest.raises(IntegrityError, match="do not belong there"):
+    with refused("bundle-assets"):
         checked(bundle)
 
 
@@ -325,14 +323,14 @@ def test_a_compressed_file(bundle):
     with np.load(bundle / "golden.npz") as stored:
         np.savez_compressed(bundle / "golden.npz", **stored)
     small.sign(bundle)
-    with pytest.raises(IntegrityError, match="compressed"):
+    with refused("bundle-assets"):
         checked(bundle)
 
 
 def test_a_file_that_changed_after_the_bundle_was_opened(bundle):
     opened = open_bundle(bundle)
     change(bundle, **{"outputs.0": lambda a: a + 1})
-    with pytest.raises(IntegrityError, match=r"golden.npz .*altered"):
+    with refused("bundle-file-altered", "golden.npz"):
         golden.read(opened)
 
 

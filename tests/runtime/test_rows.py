@@ -11,10 +11,11 @@ import pytest
 import small
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
 import edgekit
 from edgekit.runtime.loops.single import cut
-from edgekit.spec.errors import IntegrityError, OutputError
+from edgekit.spec.errors import IntegrityError
 from edgekit.timing.worker import Worker
 
 OLD = (
@@ -155,22 +156,22 @@ def test_an_answer_that_is_not_finite_is_an_error_that_names_the_rows(broken):
         raw_arrays = raw(session, texts)
         lists = (lambda: session(texts), lambda: session.outputs(texts), lambda: session.outputs(texts, batched=True))
         for call in (*lists, lambda: session.run(raw_arrays)):
-            with pytest.raises(OutputError, match=r"2 of 70 row\(s\), at index 3, 41 of the input") as caught:
+            with refused("output-not-finite", "2", "70", "index 3", "41") as caught:
                 call()
             assert "zyx" not in str(caught.value)
             assert OUTLIER not in str(caught.value)
-        with pytest.raises(OutputError, match=r"1 of 1 row\(s\), at index 0"):
+        with refused("output-not-finite", "1", "index 0"):
             session(bad)
-        with pytest.raises(OutputError, match=r"30 of 30 row\(s\), at index 0, 1, 2, 3, 4, 5, 6, 7 and 22 more"):
+        with refused("output-not-finite", "30", "index 0", "1", "2", "3", "4", "5", "6", "7", "22"):
             session([bad] * 30)
 
 
 def test_the_error_of_a_worker_and_of_the_command_line_is_the_same(broken, tmp_path):
-    with Worker(broken) as worker, pytest.raises(OutputError, match="at index 1 of the input"):
+    with Worker(broken) as worker, refused("output-not-finite", "index 1"):
         small.logits(worker, ["the story was short", f"a {OUTLIER} story"])
     with (
         Worker(broken) as worker,
-        pytest.raises(OutputError, match=r"at index 5 of the input.* The index counts from input 50"),
+        refused("output-not-finite", "index 5", "50"),
     ):
         worker.predict([*["the story was short"] * 55, f"a {OUTLIER} story"])
     done = small.edgekit("run", broken, f"a {OUTLIER} story")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.special
 import small
+from refusals import refused
 
 import edgekit
 from edgekit import BackendError, EdgekitError, InputError, IntegrityError
@@ -145,34 +146,34 @@ WRONG = [
 
 @pytest.mark.parametrize(("wrong", "said"), WRONG[:-1], ids=[w[1] for w in WRONG[:-1]])
 def test_one_thing_that_is_no_text(session, wrong, said):
-    with pytest.raises(InputError, match=f"^Input is {said}, expected a str"):
+    with refused("input-type", f"{said}"):
         session(wrong)
 
 
 @pytest.mark.parametrize(("wrong", "said"), WRONG, ids=[w[1] for w in WRONG])
 def test_something_in_a_list_that_is_no_text(session, wrong, said):
-    with pytest.raises(InputError, match=f"^Input at position 1 is {said}, expected a str"):
+    with refused("input-type", f"{said}", "position 1"):
         session(["a", wrong, "b"])
-    with pytest.raises(InputError, match=f"^Input( at position 0)? is {said}"):
+    with refused("input-type", f"{said}"):
         session([wrong])
 
 
 def test_a_list_of_int(session):
-    with pytest.raises(InputError, match="position 0 is int"):
+    with refused("input-type", "position 0"):
         session([101, 102])
 
 
 def test_a_lone_surrogate(session):
-    with pytest.raises(InputError, match="lone surrogate"):
+    with refused("text-surrogate"):
         session("half of an emoji: \ud83d")
-    with pytest.raises(InputError, match="position 2 holds a lone surrogate"):
+    with refused("text-surrogate", "position 2"):
         session(["a", "b", "\udc80"])
 
 
 def test_input_errors_are_value_errors_and_usage_errors(session):
-    for kind in (ValueError, edgekit.UsageError, EdgekitError):
-        with pytest.raises(kind):
-            session(None)
+    with refused("input-type") as caught:
+        session(None)
+    assert all(isinstance(caught.value, kind) for kind in (ValueError, edgekit.UsageError, EdgekitError))
 
 
 # ---- raw arrays
@@ -243,7 +244,7 @@ def test_token_ids_that_the_model_does_not_have(session):
     for name, wrong, table in (("input_ids", rows, rows), ("input_ids", -1, rows), ("token_type_ids", 2, 2)):
         ids = feeds()[name].copy()
         ids[1, 2] = wrong
-        with pytest.raises(InputError, match=f"has the id {wrong} in {name}, and the model's table has {table} rows"):
+        with refused("text-id-outside", f"{wrong}", f"{name}", f"{table}"):
             session.run({**feeds(), name: ids})
     assert session("still alive").label in small.LABELS
 
@@ -304,7 +305,7 @@ def test_the_answer_does_not_depend_on_the_threads_of_a_call(float32_bundle, exp
 
 @pytest.mark.parametrize("threads", [0, -1, 10**6, 1.5, "2"])
 def test_a_number_of_threads_that_is_none(float32_ort, threads):
-    with pytest.raises(InputError, match=f"threads is {threads!r}, expected a whole number"):
+    with refused("threads-out-of-range", f"{threads}"):
         edgekit.load(float32_ort, threads=threads)
 
 
@@ -322,7 +323,7 @@ def test_context_manager_and_close(float32_bundle):
         lambda: small.logits(opened, ["a"]),
         opened.executed_precision,
     ):
-        with pytest.raises(EdgekitError, match="session is closed"):
+        with refused("session-closed"):
             call()
     assert opened.info.task == "text-classification"
 
@@ -406,11 +407,9 @@ def test_the_first_variant_is_the_default_and_others_are_asked_for(both, expecte
 
 
 def test_a_backend_that_is_not_in_the_bundle(both, float32_ort):
-    with pytest.raises(
-        BackendError, match=r"runs on onnxruntime, openvino, not on 'openvin'. Did you mean 'openvino'\?"
-    ):
+    with refused("backend-not-in-bundle", "openvin", "openvino"):
         edgekit.load(both, backend="openvin")
-    with pytest.raises(BackendError, match="runs on onnxruntime, not on 'openvino'"):
+    with refused("backend-not-in-bundle", "openvino"):
         edgekit.load(float32_ort, backend="openvino")
 
 
@@ -440,13 +439,17 @@ def test_a_graph_that_the_backend_refuses(float32_bundle, tmp_path):
     model = onnx.load_from_string(whole)
     model.graph.node[0].op_type = "NoSuchOperator"
     # What is no ONNX file, or none of this signature, does not get as far as the backend.
-    cases = [(model.SerializeToString(), BackendError, "refuses model.onnx"), (b"", IntegrityError, "has no input")]
-    cases += [(content, IntegrityError, "readable") for content in (b"not a graph", whole[: len(whole) // 2])]
-    for content, error, said in cases:
+    cases = [
+        (model.SerializeToString(), BackendError, ("graph-refused", "model.onnx")),
+        (b"", IntegrityError, "bundle-graph"),
+    ]
+    cases += [(content, IntegrityError, "bundle-graph") for content in (b"not a graph", whole[: len(whole) // 2])]
+    for content, kind, code in cases:
         graph.write_bytes(content)
         small.sign(bundle)
-        with pytest.raises(error, match=said):
+        with refused(code) as caught:
             edgekit.load(bundle)
+        assert isinstance(caught.value, kind)
 
 
 def test_external_data_outside_of_the_bundle(float32_bundle, tmp_path):
@@ -483,7 +486,7 @@ def test_external_data_outside_of_the_bundle(float32_bundle, tmp_path):
             if loads:
                 edgekit.load(bundle).close()
                 continue
-            with pytest.raises((BackendError, IntegrityError)):
+            with refused("bundle-graph"):
                 edgekit.load(bundle)
 
 
@@ -492,7 +495,7 @@ def test_int8_that_needs_vnni_is_refused_without_it(tiny_bundle, tmp_path, monke
     (variant,) = json.loads((bundle / "manifest.json").read_text())["variants"]
     small.sign(bundle, variants=[{**variant, "requires": {"instructions": "vnni"}}])
     monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2",))
-    with pytest.raises(BackendError, match=r"x86 without INT8 dot products \(VNNI\).*weight_bits = 7"):
+    with refused("cpu-saturates", "VNNI", "weight_bits", "7"):
         edgekit.load(bundle)
     monkeypatch.setattr(choice, "cpu_instructions", lambda: ("avx2", "avx_vnni"))
     edgekit.load(bundle).close()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
 from edgekit.bundle.trust import Bundle
 from edgekit.search.record import Candidate, CandidateResult, Costs, Race, Record, key, read
@@ -90,15 +91,10 @@ def test_the_first_costs_count():
 
 def test_another_build_is_refused():
     other = candidate(replace(VARIANT, backend="onnxruntime", shapes=()))
-    with pytest.raises(
-        UsageError,
-        match=r"does not hold the candidate 'static on onnxruntime, 2 thread\(s\), rows alone': it is of another model, target",
-    ):
+    with refused("race-record-other", "static on onnxruntime, 2 thread(s), rows alone"):
         recorded().with_costs(other, answers())
     for candidates in ([other], [ONE, TWO, other], [TWO, ONE], [TWO], []):
-        with pytest.raises(
-            UsageError, match=rf"does not hold a race of these {len(candidates)} candidates.*Leave --race out"
-        ):
+        with refused("race-record-other", f"{len(candidates)}", "--race"):
             recorded().race(candidates)
 
 
@@ -118,7 +114,7 @@ CHANGES = [
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 def test_a_candidate_is_known_by_how_it_is_run(change):
     assert key(candidate(replace(VARIANT, **change))) != key(ONE)
-    with pytest.raises(UsageError):
+    with refused("race-record-other"):
         recorded().race([candidate(replace(VARIANT, **change)), TWO])
 
 
@@ -170,5 +166,5 @@ def test_what_is_no_record(tmp_path, text, said):
 
 
 def test_a_folder_is_no_record(tmp_path):
-    with pytest.raises(UsageError, match=r"Give the race.json of a bundle"):
+    with refused("race-record-unreadable", "race.json"):
         read(tmp_path)

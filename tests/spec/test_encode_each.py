@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from refusals import refused
 
 from edgekit.spec.errors import InputError
 from edgekit.spec.rows import encode_each
@@ -23,11 +24,11 @@ class Task:
 @pytest.mark.parametrize("place", [0, 5, 32, 100, 128])
 def test_a_row_that_cannot_be_taken_is_named_by_its_place_among_all(place):
     inputs = [*range(place), "no", *range(place + 1, 128)]
-    with pytest.raises(InputError, match=rf"^Input at position {place} is a str\.$"):
+    with refused("error", f"{place}"):
         list(encode_each(Task(), inputs))
 
 
 def test_all_rows_are_encoded_and_a_single_one_has_no_place():
     assert list(encode_each(Task(), range(100))) == list(range(100))
-    with pytest.raises(InputError, match=r"^Input is a str\.$"):
+    with refused("error"):
         list(encode_each(Task(), ["no"]))

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from refusals import refused
 
-from edgekit.spec.errors import FormatError, IntegrityError
+from edgekit.spec.errors import IntegrityError
 from edgekit.spec.manifest import (
     CHOOSE_ON,
     FORMAT,
@@ -131,19 +132,19 @@ def test_whether_rows_share_a_call_follows_from_the_method_in_format_1(method, r
 
 @pytest.mark.parametrize("version", [FORMAT + 1, 99, 10**30])
 def test_a_newer_format_says_so_whatever_else_it_holds(version):
-    with pytest.raises(FormatError, match=f"format {version}.*reads up to {FORMAT}"):
+    with refused("bundle-format", f"{version}", f"{FORMAT}"):
         loads(json.dumps({"format": version, "something": "new"}), "m")
 
 
 @pytest.mark.parametrize("version", [0, -1])
 def test_a_format_below_1(version):
-    with pytest.raises(FormatError, match=f"format {version}, expected 1"):
+    with refused("bundle-format", f"{version}", "1"):
         loads(changed(format=version), "m")
 
 
 @pytest.mark.parametrize("version", [True, 1.0, "1", None, [1]])
 def test_a_format_that_is_no_int(version):
-    with pytest.raises(IntegrityError, match="format"):
+    with refused("value-type"):
         loads(changed(format=version), "m")
 
 
@@ -169,9 +170,9 @@ def test_a_score_that_is_no_finite_number(number):
 @pytest.mark.parametrize("bomb", ["[" * 200_000, '{"a":' * 200_000, "[" * 200_000 + "]" * 200_000])
 def test_a_nesting_bomb_is_refused_quickly(bomb):
     start = time.perf_counter()
-    with pytest.raises(IntegrityError):
+    with refused("manifest-invalid"):
         loads(bomb, "m")
-    with pytest.raises(IntegrityError):
+    with refused("manifest-invalid"):
         loads('{"format": 1, "provenance": ' + bomb + "}", "m")
     assert time.perf_counter() - start < 5
 
@@ -186,24 +187,24 @@ LATER = {  # bundles of before have none
 def test_every_key_is_needed_and_typed(key):
     data = json.loads(dumps(GOOD))
     if key not in LATER:
-        with pytest.raises(IntegrityError, match=f"no key '{key}'"):
+        with refused("key-missing", f"{key}"):
             loads(json.dumps({k: v for k, v in data.items() if k != key}), "m")
     with pytest.raises(IntegrityError, match=key):
         loads(changed(**{key: object.__name__ if not isinstance(data[key], str) else 1}), "m")
 
 
 def test_an_unknown_key_is_refused_with_the_nearest():
-    with pytest.raises(IntegrityError, match=r"Unknown key 'variant'.*Did you mean 'variants'"):
+    with refused("key-unknown", "variant", "variants"):
         loads(changed(variant=[]), "m")
 
 
 def test_no_variant():
-    with pytest.raises(IntegrityError, match="lists no variant"):
+    with refused("manifest-invalid"):
         loads(changed(variants=[]), "m")
 
 
 def test_a_batch_of_no_rows():
-    with pytest.raises(IntegrityError, match="max_batch"):
+    with refused("manifest-invalid", "max_batch"):
         loads(changed(max_batch=0), "m")
 
 
@@ -275,7 +276,7 @@ def test_a_bundle_from_before_says_less():
 
 @pytest.mark.parametrize("where", ["here", "Device", "", "devise"])
 def test_a_place_of_choice_that_is_none(where):
-    with pytest.raises(IntegrityError, match=f"choose_on '{where}', expected one of: host, device"):
+    with refused("manifest-invalid", f"{where}", "choose_on"):
         loads(changed(choose_on=where), "m")
 
 
@@ -314,13 +315,13 @@ def test_the_content_digest_is_of_the_files_but_for_the_times():
 
 def test_a_graph_that_is_not_listed():
     variant = json.loads(dumps(GOOD))["variants"][0]
-    with pytest.raises(IntegrityError, match=r"names 'graphs/other.onnx' but lists no such file"):
+    with refused("manifest-invalid", "graphs/other.onnx"):
         loads(changed(variants=[{**variant, "graphs": {"forward": "graphs/other.onnx"}}]), "m")
 
 
 def test_a_variant_without_a_graph_for_a_signature():
     variant = json.loads(dumps(GOOD))["variants"][0]
-    with pytest.raises(IntegrityError, match="forward"):
+    with refused("manifest-invalid"):
         loads(changed(variants=[{**variant, "graphs": {}}]), "m")
 
 
@@ -332,9 +333,9 @@ BAD_PATHS = [
 
 @pytest.mark.parametrize("path", BAD_PATHS)
 def test_odd_paths(path):
-    with pytest.raises(IntegrityError, match="lists the path"):
+    with refused("manifest-invalid"):
         check_inside(path, "m")
-    with pytest.raises(IntegrityError):
+    with refused("manifest-invalid"):
         loads(changed(files={**{k: vars(v) for k, v in GOOD.files.items()}, path: vars(ENTRY)}), "m")
 
 
@@ -351,5 +352,5 @@ def test_a_path_that_is_there_twice():
     entry = json.dumps(vars(ENTRY))
     assert f'"assets/task.json": {entry}' in text
     twice = text.replace(f'"assets/task.json": {entry}', f'"assets/task.json": {entry}, "assets/task.json": {entry}')
-    with pytest.raises(IntegrityError, match="twice"):
+    with refused("manifest-invalid"):
         loads(twice, "m")

@@ -11,6 +11,7 @@ import scipy.optimize
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refusals import refused
 
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Metric, additive
@@ -210,7 +211,7 @@ def test_more_confidence_is_wider(numbers, confidence):
 
 @pytest.mark.parametrize("numbers", [(0, 0, 0), (-1, 0, 5), (0, -1, 5), (3, 3, 5), (1, 1, 5, 0.0), (1, 1, 5, 1.0)])
 def test_counts_that_cannot_be(numbers):
-    with pytest.raises(UsageError, match="Expected counts of 0 or more"):
+    with refused("statistics-argument", "0"):
         tango_interval(*numbers)
 
 
@@ -491,19 +492,17 @@ def test_undefined_resamples_are_drawn_again():
 
 def test_samples_on_which_hardly_any_resample_is_defined():
     metric = Metric("rare", lambda evidence, weights: np.where((weights == 1).all(axis=1), evidence.mean(), math.nan))
-    with pytest.raises(
-        SamplesError, match=r"rare is defined on \d+ of 1000 resamples of the 8 rows, expected 100.*Give more samples"
-    ):
+    with refused("metric-undefined", "1000", "8", "100"):
         bootstrap(metric, np.ones((8, 1)), np.ones((8, 1)), resamples=100)
 
 
 def test_bad_input_of_the_bootstrap():
-    with pytest.raises(SamplesError, match="no row"):
+    with refused("samples-empty"):
         bootstrap(MEAN, np.ones((0, 2)), np.ones((0, 2)))
-    with pytest.raises(UsageError, match="99 resamples were asked for, expected at least 100"):
+    with refused("statistics-argument", "99", "100"):
         bootstrap(MEAN, np.ones((5, 2)), np.ones((5, 2)), resamples=99)
     undefined = Metric("none", lambda evidence, weights: np.full(len(weights), math.nan), undefined="Nothing to score.")
-    with pytest.raises(SamplesError, match="Nothing to score"):
+    with refused("metric-undefined"):
         bootstrap(undefined, np.ones((5, 2)), np.ones((5, 2)))
 
 
@@ -511,17 +510,15 @@ def test_bad_input_of_the_bootstrap():
 def test_bad_input_of_a_comparison(metric):
     whole, broken = np.ones((4, 2)), np.ones((4, 2))
     broken[1, 0] = math.nan
-    with pytest.raises(
-        UsageError, match=r"candidate's evidence has the shape \[3, 2\], the reference's \[4, 2\], expected \[rows, k\]"
-    ):
+    with refused("rows-differ", "s evidence has the shape [3, 2], the reference", "4", "2"):
         compare(metric, whole[:3], whole)
-    with pytest.raises(UsageError, match=r"expected \[rows, k\]"):
+    with refused("rows-differ"):
         compare(metric, whole[:, 0], whole[:, 0])
-    with pytest.raises(SamplesError, match="no row"):
+    with refused("samples-empty"):
         compare(metric, whole[:0], whole[:0])
-    with pytest.raises(UsageError, match="1 of 4 rows of the candidate contribute NaN"):
+    with refused("outputs-not-finite", "1", "4"):
         compare(metric, broken, whole)
-    with pytest.raises(UsageError, match="1 of 4 rows of the reference contribute NaN"):
+    with refused("outputs-not-finite", "1", "4"):
         compare(metric, whole, broken)
 
 

@@ -12,6 +12,7 @@ import scipy.integrate
 import scipy.special
 import scipy.stats
 import small
+from refusals import refused
 
 from edgekit import tasks
 from edgekit.modalities.text import TextEncoder
@@ -153,17 +154,14 @@ def test_labels_of_a_single_label_head():
     assert read(task(SINGLE), "good", "bad", "so-so").tolist() == [2, 0, 1]
     assert read(task(SINGLE), 2, "0", 1).tolist() == [2, 0, 1]
     assert read(task(SINGLE, ("1", "0")), 0, "1").tolist() == [1, 0], "a name comes before an index"
-    with pytest.raises(SamplesError, match="row 1: the label '0'"):
+    with refused("samples-label", "row 1", "0"):
         read(task(SINGLE, ("1", "2", "3")), 0, 1, 2)  # some are names: then all are, or 1 would be both
     assert read(task(SINGLE, ("False", "True")), True, "False").tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("label", ["goood", 3, "3", -1, 1.0, True, "", "²", [1], {"a": 1}, "9" * 5000])
 def test_labels_that_the_model_does_not_know(label):
-    with pytest.raises(
-        SamplesError,
-        match=r"f, row 2: the label .* is not one that the model knows.*The model's labels: bad, so-so, good",
-    ) as caught:
+    with refused("samples-label", "row 2") as caught:
         read(task(SINGLE), "good", label)
     if label == "goood":
         assert "Did you mean 'good'?" in str(caught.value)
@@ -182,9 +180,9 @@ def test_labels_of_a_multi_label_head():
     flags = [[0, 0, 1], [1, 0, 0], [1.0, 1.0, 0.0]]
     assert read(task(MULTI), *flags).astype(int).tolist() == flags, "flags in every row are flags, not indices"
     for wrong in ("bad|god", ["bad", 3], [["bad"]], 1.5):
-        with pytest.raises(SamplesError, match="row 1: the label"):
+        with refused("samples-label", "row 1"):
             read(task(MULTI), wrong)
-    with pytest.raises(SamplesError, match="row 1 names a label twice"):
+    with refused("samples-label", "row 1"):
         read(task(MULTI), "good|good")
 
 
@@ -198,7 +196,7 @@ def test_labels_of_a_regression_head():
     ]
     assert read(task(REGRESSION, ("a", "b")), [1, 2], "3|4").tolist() == [[1.0, 2.0], [3.0, 4.0]]
     for wrong in ("good", "nan", float("inf"), "1e999", [1, 2], [], "1|2", "", 10**400, [10**400], [None], {"a": 1}):
-        with pytest.raises(SamplesError, match=r"row 1: the label .*1 finite number"):
+        with refused("samples-label", "row 1", "1"):
             read(task(REGRESSION, ("stars",)), wrong)
 
 
@@ -405,19 +403,19 @@ def test_tokens_from_threads(encode):
     ],
 )
 def test_what_is_no_text(encode, wrong, said):
-    with pytest.raises(UsageError, match=f"^Input is {said}, expected a str") as caught:
+    with refused("input-type", f"{said}") as caught:
         encode([wrong])
     assert isinstance(caught.value, ValueError)
-    with pytest.raises(UsageError, match=f"^Input at position 2 is {said}"):
+    with refused("input-type", f"{said}", "position 2"):
         encode(["a", ("b", "c"), wrong, "d"])
 
 
 @pytest.mark.parametrize("text", ["secret \ud83d", ("fine", "secret \udc00")])
 def test_a_lone_surrogate(encode, text):
-    with pytest.raises(UsageError, match=r"holds a lone surrogate .character 7.") as caught:
+    with refused("text-surrogate", "7") as caught:
         encode([text])
     assert "secret" not in str(caught.value)
-    with pytest.raises(UsageError, match=r"Input at position 1.* holds"):
+    with refused("text-surrogate", "position 1"):
         encode(["a", text])
 
 
@@ -467,9 +465,9 @@ def test_assets_that_cannot_be_read(assets, tmp_path, name, content):
 def test_names_of_tasks():
     assert "text-classification" in tasks.names()
     assert not any(name.startswith("-") for name in tasks.names()), "files with an underscore are private"
-    with pytest.raises(UsageError, match=r"Unknown task 'text-clasification'. Did you mean 'text-classification'\?"):
+    with refused("name-unknown", "text-clasification", "text-classification"):
         tasks.get("text-clasification")
-    with pytest.raises(UsageError):
+    with refused("name-unknown"):
         tasks.get("_text")
 
 
@@ -602,5 +600,5 @@ def test_rows_of_nan_are_never_right():
 
 
 def test_rows_that_write_their_labels_in_different_ways():
-    with pytest.raises(SamplesError, match="row 2 has 1 values as its labels, expected a 0 or 1 for each of the 3"):
+    with refused("samples-label", "row 2", "1", "0", "3"):
         parse_labels(MULTI, NAMES, [dict.fromkeys(NAMES, 1), ["good"]], "f")

@@ -13,9 +13,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import small
+from refusals import refused
 
 import edgekit
-from edgekit import BackendError, EdgekitError, InputError, IntegrityError, Trust, UsageError
+from edgekit import BackendError, EdgekitError, InputError, Trust
 from edgekit.bundle.trust import open_bundle
 from edgekit.runtime.session import Session
 from edgekit.timing import frames
@@ -107,7 +108,7 @@ def test_parts_of_a_start(float32_bundle):
         assert min(parts) > 0
         assert start.total_ms / 2 < sum(parts) <= start.total_ms
         assert start.import_ms > 10, "an interpreter, numpy and tokenizers"
-        with pytest.raises(UsageError, match="Make another Worker"):
+        with refused("worker-started"):
             worker.start(TEXTS[0])
         assert len(worker.time(TEXTS)) == len(TEXTS)
 
@@ -169,7 +170,7 @@ def test_a_scratch_bundle_is_not_hashed_again(float32_ort, tmp_path):
     """Its weights could be others: who asks for this has written them."""
     bundle = small.copy(float32_ort, tmp_path / "copy")
     (bundle / "more").write_text("not in the manifest")
-    with Worker(bundle) as worker, pytest.raises(IntegrityError, match="does not list"):
+    with Worker(bundle) as worker, refused("bundle-file-extra"):
         worker.start("a")
     with Worker(bundle, checked=True) as worker, edgekit.load(float32_ort) as session:
         assert worker.start("a").total_ms > 0
@@ -201,7 +202,7 @@ def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
         assert worker.executed_precision() == "float32"
     with (
         Worker(float32_ort, variant=replace(variant, streams=4)) as worker,
-        pytest.raises(BackendError, match=r"streams is 4 with 3 thread\(s\)"),
+        refused("streams-out-of-range", "4", "3"),
     ):
         worker.start("a")
     in_buckets = replace(variant, backend="openvino", threads=1, streams=1, shapes=(64,))
@@ -216,9 +217,9 @@ def test_a_variant_is_run_as_it_is(float32_ort, tiny_module):
 
 
 def test_errors_cross_the_pipe_with_their_types(worker):
-    with pytest.raises(InputError, match="Input is int, expected a str"):
+    with refused("input-type"):
         small.logits(worker, [3])
-    with pytest.raises(InputError, match="lone surrogate"):
+    with refused("text-surrogate"):
         worker.time(["\ud83d"])
     assert small.logits(worker, ["still alive"]).shape == (1, 3)
 
@@ -236,12 +237,12 @@ def test_errors_of_loading(float32_ort, options, error):
 def test_an_error_of_loading_names_the_bundle(float32_ort):
     with (
         Worker(float32_ort, threads=0) as worker,
-        pytest.raises(InputError, match=f"^{float32_ort} cannot be loaded: threads is 0"),
+        refused("threads-out-of-range", f"{float32_ort}", "0"),
     ):
         worker.start("a")
     with (
         Worker(float32_ort, backend="tensorrt") as worker,
-        pytest.raises(BackendError, match=f"^The bundle {float32_ort} runs on onnxruntime"),
+        refused("backend-not-in-bundle", f"{float32_ort}"),
     ):
         worker.start("a")
 
@@ -252,14 +253,14 @@ def test_whom_is_trusted_holds_for_a_given_variant_too(float32_ort, tmp_path):
     trust = Trust([make_keys(tmp_path / "maker")])
     variant = open_bundle(float32_ort).manifest.variants[0]
     for options in ({}, {"variant": variant}):
-        with Worker(float32_ort, trust=trust, **options) as worker, pytest.raises(IntegrityError, match="sign"):
+        with Worker(float32_ort, trust=trust, **options) as worker, refused("bundle-not-signed"):
             worker.start("a")
 
 
 def test_a_damaged_bundle(float32_ort, tmp_path):
     bundle = small.copy(float32_ort, tmp_path / "copy")
     (bundle / "graphs/model.onnx").write_bytes(b"x")
-    with Worker(bundle) as worker, pytest.raises(IntegrityError, match=r"model.onnx has 1 bytes"):
+    with Worker(bundle) as worker, refused("bundle-file-size", "model.onnx", "1"):
         worker.start("a")
 
 
@@ -267,19 +268,19 @@ def test_a_killed_child(float32_ort):
     with Worker(float32_ort) as worker:
         worker.start("a")
         os.kill(worker._child.pid, signal.SIGKILL)
-        with pytest.raises(BackendError, match=rf"process that ran {float32_ort} ended with status -9.*killed"):
+        with refused("worker-ended", f"{float32_ort}", "9"):
             small.logits(worker, ["a"])
-        with pytest.raises(BackendError):
+        with refused("worker-ended"):
             worker.memory_mb()
 
 
 def test_a_child_that_fails_says_why(float32_ort):
-    with Worker(float32_ort) as worker, pytest.raises(BackendError, match="KeyError: 'do'"):
+    with Worker(float32_ort) as worker, refused("worker-ended", "do"):
         worker._ask(nothing=1)
 
 
 def test_leaving_ends_the_child(float32_ort):
-    with pytest.raises(EdgekitError), Worker(float32_ort) as worker:
+    with refused("error"), Worker(float32_ort) as worker:
         worker.start("a")
         child = worker._child
         raise EdgekitError("in between")
@@ -375,7 +376,7 @@ def test_a_library_that_prints(float32_ort):
 def test_a_clock_that_goes_backwards(float32_ort, ask):
     with (
         Changed(float32_ort) as worker,
-        pytest.raises(BackendError, match=r"clock of this machine went backwards.*Measure again"),
+        refused("clock-backwards"),
     ):
         ask(worker, "back")
 
