@@ -31,7 +31,7 @@ from scipy.stats import binomtest
 from edgekit.report.accuracy import compare
 from edgekit.samples.evaluation import Evaluation
 from edgekit.stats.paired import Paired, tango_interval
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROWS = 1821
@@ -80,7 +80,7 @@ def case(discordance: float, margin: float, share: float, draws: int, draw: np.r
 
 def through_outputs(losses: int, gains: int, right: int, wrong: int, margin: float, draw: np.random.Generator) -> bool:
     """Whether two models with these counts are a regression, from their outputs."""
-    task = bound(Settings("single_label_classification", ("negative", "positive"), 128, ("input_ids",)), None)
+    task = bind(Settings("single_label_classification", ("negative", "positive"), 128, ("input_ids",)), None)
     rights = np.repeat(
         [[True, False], [False, True], [True, True], [False, False]], (losses, gains, right, wrong), axis=0
     )

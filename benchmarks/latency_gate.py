@@ -35,7 +35,7 @@ from edgekit.spec.parsing import plain
 from edgekit.spec.report import INCONCLUSIVE, REGRESSION
 from edgekit.stats import interval
 from edgekit.stats.interval import Estimate, Look
-from edgekit.timing.duel import FIRST_LOOK, duel
+from edgekit.timing.interleaved import FIRST_LOOK, time_interleaved
 from edgekit.timing.worker import Worker
 
 HERE = Path(__file__).resolve().parent
@@ -123,7 +123,7 @@ def compare(options: argparse.Namespace, share: float, seed: int) -> dict[str, A
     sizes = (side.size_mb, side.size_mb)
     began = time.monotonic()
     # Both sides run the same program, whatever is added in it: A against A adds a share of 0.
-    made = duel(
+    made = time_interleaved(
         side.worker,
         lambda: Slower(side.bundle.path),
         texts,

@@ -51,9 +51,13 @@ class BuildResult:
     reused: tuple[str, ...]
     remeasured: tuple[str, ...] = ()
 
-    def table(self) -> str:
-        """The candidates as a plain text table, why the winner won, the test set if there was one, and what should be known."""
-        return "\n".join(built_text(self.bundle.manifest, self.remeasured))
+    def table(self, *, wide: bool = False) -> str:
+        """Return the candidates as a plain text table, the reason of the choice, the test set if there was one, and notes.
+
+        Args:
+            wide: Whether the table has all columns; else those that most readers look for.
+        """
+        return "\n".join(built_text(self.bundle.manifest, self.remeasured, wide=wide))
 
 
 @takes_paths("model", "samples", "eval", "out", "test", "target", "race", "distill_samples", "vocabulary")

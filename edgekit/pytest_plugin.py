@@ -202,12 +202,14 @@ def _chosen(project: Project, named: str | os.PathLike[str] | None) -> str:
     """The bundle that was named, or that of the file's one target."""
     if named is not None:
         return os.fspath(named)
+    from edgekit.spec.project import places
+
     if not project.out:
         raise UsageError(f"No bundle is named. {_NAME_IT}", code="bundle-not-named")
     if len(project.targets) > 1:
         many = f"{project.path} has {len(project.targets)} targets ({', '.join(project.targets)}), and it is not said whose bundle is meant"
         raise UsageError(f"{many}. {_NAME_IT}", code="bundle-not-named")
-    return project.out
+    return places(project)[0].bundle
 
 
 def _named(config: pytest.Config) -> str | None:

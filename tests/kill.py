@@ -18,8 +18,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 from edgekit.bundle import assemble, place, trust
+from edgekit.bundle.keys import make_keys
 from edgekit.bundle.pack import pack, unpack
-from edgekit.bundle.signature import FILE, make_keys
+from edgekit.bundle.signature import FILE
 from edgekit.spec.errors import EdgekitError
 from edgekit.spec.manifest import Manifest, Variant
 from edgekit.spec.tensor import Signature

@@ -94,11 +94,12 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running(folder: Path, **environment: str) -> Iterator[Device]:
+def running(folder: Path, *, sftp: bool = True, **environment: str) -> Iterator[Device]:
     """Starts a server, or skips with the reason where there is none.
 
     Args:
         folder: empty, for all of its files.
+        sftp: Whether it offers SFTP, which scp needs since OpenSSH 9.
         environment: set for what runs on the device; values without spaces.
     """
     missing = [name for name in ("ssh", "scp", "ssh-keygen") if shutil.which(name) is None]
@@ -116,9 +117,10 @@ def running(folder: Path, **environment: str) -> Iterator[Device]:
     variables = " ".join(
         f"{k}={v}" for k, v in {"HOME": home, "EDGEKIT_CACHE": folder / "cache", **environment}.items()
     )
+    subsystem = "Subsystem sftp internal-sftp\n" if sftp else ""
     (folder / "sshd_config").write_text(
         f"ListenAddress 127.0.0.1:{port}\nHostKey {host}\nAuthorizedKeysFile {folder / 'authorized'}\nPidFile none\nStrictModes no\nUsePAM no\n"
-        f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\nSetEnv {variables}\n"
+        f"PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n{subsystem}SetEnv {variables}\n"
     )
     config = folder / "config"
     config.write_text(

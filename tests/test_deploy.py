@@ -21,7 +21,7 @@ from refusals import refused
 
 from edgekit import BudgetError, IntegrityError, RemoteError, UsageError, deploy
 from edgekit.bundle import trust
-from edgekit.bundle.signature import make_keys
+from edgekit.bundle.keys import make_keys
 from edgekit.deploy import Address, _ssh, parse_url
 from edgekit.report.bench import Bench
 from edgekit.spec.digests import sha256

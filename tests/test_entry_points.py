@@ -19,7 +19,7 @@ from refusals import refused
 import edgekit
 import edgekit.cli
 from edgekit import EdgekitError, InputError, UsageError, samples
-from edgekit.bundle import pack, signature, trust
+from edgekit.bundle import keys, pack, trust
 from edgekit.compress.vocabulary import trim
 from edgekit.deploy import bench as bench_there
 from edgekit.deploy import deploy
@@ -38,7 +38,7 @@ BEHIND_VERBS = (
         trust.sign,
         pack.pack,
         pack.unpack,
-        signature.make_keys,
+        keys.make_keys,
         evaluate.evaluate,
         bench.bench,
     ),
@@ -138,7 +138,7 @@ def test_what_is_not_there_or_is_a_folder_or_cannot_be_read_is_typed(tmp_path, m
         "/proc/self/mem",
         os.devnull,
     ):
-        if function is signature.make_keys and not Path(value).exists() and Path(value).parent.is_dir():
+        if function is keys.make_keys and not Path(value).exists() and Path(value).parent.is_dir():
             continue  # where nothing is, keys may be written
         with pytest.raises(EdgekitError):
             function(**{n: others.get(n, value) for n in needed})

@@ -1,4 +1,4 @@
-"""The layout of the package, read off its source: imports go down, and what must not be on a device stays up."""
+"""Layout of the package: imports go down, and packages that devices lack stay on the upper floors."""
 
 from __future__ import annotations
 
@@ -89,15 +89,15 @@ def part(file: Path) -> str:
 
 
 def imports(source: str) -> list[Import]:
-    """Every import of a module, those inside functions and under conditions too."""
-    found = []
+    """Return every import of a module, including those inside functions and conditions."""
+    result = []
 
     def visit(node: ast.AST, top: bool) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.Import):
-                found.extend(Import(child.lineno, alias.name, (), 0, top) for alias in child.names)
+                result.extend(Import(child.lineno, alias.name, (), 0, top) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
-                found.append(
+                result.append(
                     Import(child.lineno, child.module or "", tuple(a.name for a in child.names), child.level, top)
                 )
             inside = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
@@ -107,11 +107,11 @@ def imports(source: str) -> list[Import]:
             visit(child, top and not inside and not checking)
 
     visit(ast.parse(source), True)
-    return found
+    return result
 
 
 def targets(item: Import) -> list[str]:
-    """Parts of edgekit that an import reaches; ``edgekit`` itself for the package."""
+    """Return the parts of edgekit that an import reaches; ``edgekit`` for the package itself."""
     names = item.module.split(".")
     if names[0] != "edgekit":
         return []
@@ -121,15 +121,15 @@ def targets(item: Import) -> list[str]:
 
 
 def wrong(file_part: str, source: str) -> list[str]:
-    """Imports that go up, or sideways."""
-    found = []
+    """Return the imports that go up, or sideways."""
+    wrong_imports = []
     for item in imports(source):
         for reached in targets(item):
-            # The package itself brings the runtime: only the command line stands above all of it.
+            # The package itself imports the runtime, so only the command line may import it.
             floor = FLOORS["doctor"] if reached == "edgekit" else FLOORS[reached]
             if reached != file_part and floor >= FLOORS[file_part]:
-                found.append(f"{item} ({reached})")
-    return found
+                wrong_imports.append(f"{item} ({reached})")
+    return wrong_imports
 
 
 def ids(file: Path) -> str:
@@ -149,10 +149,10 @@ def test_imports_go_down(file):
 
 
 def test_the_package_brings_the_runtime_and_the_rest_only_when_it_is_asked_for():
-    found = imports((PACKAGE / "__init__.py").read_text("utf-8"))
-    top = {reached for item in found if item.top for reached in targets(item)}
+    package_imports = imports((PACKAGE / "__init__.py").read_text("utf-8"))
+    top = {reached for item in package_imports if item.top for reached in targets(item)}
     assert all(FLOORS[p] <= DEVICE for p in top)
-    later = [(item.module, item.names) for item in found if not item.top and targets(item)]
+    later = [(item.module, item.names) for item in package_imports if not item.top and targets(item)]
     assert set(later) == {("edgekit.builder", ("build",)), ("edgekit.compress.distill", ("distill",))}, (
         "the two named exceptions"
     )
@@ -204,7 +204,7 @@ def test_torch_is_on_its_floors_only():
 
 
 def test_what_devices_run_needs_nothing_of_python_3_11():
-    """``tomllib`` starts at 3.11: it is imported where a file of the build machine is read, and nowhere else."""
+    """``tomllib`` needs 3.11, so only the reader of the build machine's files imports it."""
     users = [ids(f) for f in FILES for i in imports(f.read_text("utf-8")) if i.module == "tomllib"]
     assert users == ["spec/target.py"]
     assert not any(i.top for i in imports((PACKAGE / "spec/target.py").read_text("utf-8")) if i.module == "tomllib")
@@ -217,23 +217,29 @@ def test_length(file):
     assert len(file.read_text("utf-8").splitlines()) <= LINES
 
 
-STATEMENTS, PARAMETERS, CHAIN = 60, 7, 12
-"""The most of a function's statements and parameters, and of the modules that import each other in a row."""
+STATEMENTS = 60
+"""Largest number of statements in a function."""
+
+PARAMETERS = 7
+"""Largest number of positional parameters of a function."""
+
+CHAIN = 12
+"""Largest number of modules that import each other in a row."""
 
 
 def long_functions(source: str) -> list[str]:
-    """Functions with too many statements, or too many parameters; what is given by name alone to a public one is free."""
-    found = []
+    """Return functions with too many statements or parameters. Keyword-only ones of a public function do not count."""
+    names = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         statements = sum(isinstance(child, ast.stmt) for child in ast.walk(node)) - 1
-        given = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
+        parameters = [a.arg for a in (*node.args.posonlyargs, *node.args.args) if a.arg not in ("self", "cls")]
         if node.name.startswith("_") and not node.name.startswith("__"):
-            given += [a.arg for a in node.args.kwonlyargs]
-        if statements > STATEMENTS or len(given) > PARAMETERS:
-            found.append(node.name)
-    return found
+            parameters += [a.arg for a in node.args.kwonlyargs]
+        if statements > STATEMENTS or len(parameters) > PARAMETERS:
+            names.append(node.name)
+    return names
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
@@ -242,7 +248,7 @@ def test_functions_are_short(file):
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "names"),
     [
         ("def f(a, b, c, d, e, f, g): pass", []),
         ("def f(self, a, b, c, d, e, f, g): pass", []),
@@ -253,31 +259,31 @@ def test_functions_are_short(file):
         ("def f():\n" + "    x = 1\n" * 61, ["f"]),
     ],
 )
-def test_a_long_function_is_found(source, found):
-    assert long_functions(source) == found
+def test_a_long_function_is_detected(source, names):
+    assert long_functions(source) == names
 
 
 def module(file: Path) -> str:
-    """Its name, e.g. ``edgekit.spec.errors``."""
+    """Return the name of a module, e.g. ``edgekit.spec.errors``."""
     parts = file.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def longest_chain(sources: dict[str, str]) -> list[str]:
-    """The longest row of modules of which each imports the next one when it is imported.
+    """Return the longest chain of modules in which each imports the next one at its import.
 
     Args:
-        sources: module name to its source.
+        sources: Source by module name.
     """
     reached: dict[str, list[str]] = {}
     for name, source in sources.items():
-        found = [
-            f"{item.module}.{n}" if f"{item.module}.{n}" in sources else item.module
-            for item in imports(source)
-            if item.top
-            for n in item.names or ("",)
-        ]
-        reached[name] = [other for other in dict.fromkeys(found) if other in sources and other != name]
+        imported = []
+        for item in imports(source):
+            for member in item.names or ("",):
+                if item.top:
+                    full_name = f"{item.module}.{member}"
+                    imported.append(full_name if full_name in sources else item.module)
+        reached[name] = [other for other in dict.fromkeys(imported) if other in sources and other != name]
     chains: dict[str, list[str]] = {}
 
     def chain(name: str) -> list[str]:
@@ -289,13 +295,13 @@ def longest_chain(sources: dict[str, str]) -> list[str]:
 
 
 def test_the_longest_chain_of_imports(capsys):
-    found = longest_chain({module(file): file.read_text("utf-8") for file in FILES})
+    chain = longest_chain({module(file): file.read_text("utf-8") for file in FILES})
     with capsys.disabled():
-        print(f"\nlongest chain of imports, {len(found)} modules: {' > '.join(found)}")
-    assert len(found) <= CHAIN
+        print(f"\nlongest chain of imports, {len(chain)} modules: {' > '.join(chain)}")
+    assert len(chain) <= CHAIN
 
 
-def test_a_chain_is_found():
+def test_a_chain_is_detected():
     sources = {
         "edgekit.a": "from edgekit import b\nfrom edgekit.c import x",
         "edgekit.b": "import edgekit.c",
@@ -305,7 +311,7 @@ def test_a_chain_is_found():
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
-def test_every_module_says_what_it_is(file):
+def test_every_module_has_a_docstring(file):
     assert (ast.get_docstring(ast.parse(file.read_text("utf-8"))) or "").strip()
 
 
@@ -322,7 +328,7 @@ def test_nothing_prints_and_nothing_exits_below_the_command_line():
 
 
 def test_json_is_written_by_one_function():
-    """``spec.parsing.to_json`` refuses NaN and infinity, which JSON does not have; what is sent to a device as text cannot import it."""
+    """``spec.parsing.to_json`` refuses NaN and infinity. Code that is sent to a device as text cannot import it."""
     for file in FILES:
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("json.dumps", "json.dump"):
@@ -351,16 +357,16 @@ def test_importing_the_package_brings_nothing_heavy():
 
 
 def private_imports(file_part: str, source: str) -> list[str]:
-    """Imports of a name with an underscore from another part of the package."""
-    found = []
+    """Return the imports of a name with an underscore from another part of the package."""
+    wrong_imports = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("edgekit."):
             place = (node.module or "").split(".")
             for alias in node.names:
                 names = [*place[2:], alias.name] if len(place) > 2 or alias.name != "*" else []
                 if place[1] != file_part and any(name.startswith("_") and not name.startswith("__") for name in names):
-                    found.append(f"line {node.lineno}: {'.'.join([*place, alias.name])}")
-    return found
+                    wrong_imports.append(f"line {node.lineno}: {'.'.join([*place, alias.name])}")
+    return wrong_imports
 
 
 @pytest.mark.parametrize("file", FILES, ids=ids)
@@ -369,7 +375,7 @@ def test_what_is_private_stays_in_its_part(file):
 
 
 @pytest.mark.parametrize(
-    ("source", "found"),
+    ("source", "wrong_imports"),
     [
         ("from edgekit.quantize._weights import levels", ["line 1: edgekit.quantize._weights.levels"]),
         ("def f():\n    from edgekit.quantize.graphs import _load", ["line 2: edgekit.quantize.graphs._load"]),
@@ -379,13 +385,13 @@ def test_what_is_private_stays_in_its_part(file):
         ("from edgekit.quantize.graphs import load", []),
     ],
 )
-def test_a_private_import_is_found(source, found):
-    assert private_imports("search", source) == found
+def test_a_private_import_is_detected(source, wrong_imports):
+    assert private_imports("search", source) == wrong_imports
 
 
 @pytest.mark.parametrize("file", [f for f in FILES if not f.name.startswith("_")], ids=ids)
 def test_a_public_module_says_what_is_public(file):
-    """In ``__all__``, before anything that is made there."""
+    """It does so in ``__all__``, before its first definition."""
     body = [
         node
         for node in ast.parse(file.read_text("utf-8")).body

@@ -23,10 +23,10 @@ from edgekit.search import checks, models, stand_in
 from edgekit.search.context import EvaluationSet
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.tensor import Signature, TensorSpec
-from edgekit.tasks.image_classification import Settings, bound
+from edgekit.tasks.image_classification import Settings, bind
 
 ROWS, FEW = 300, 64
-TASK = bound(Settings("single_label_classification", ("cat", "dog"), Pixels(4, 4, resize=(4, 4))))
+TASK = bind(Settings("single_label_classification", ("cat", "dog"), Pixels(4, 4, resize=(4, 4))))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from refusals import refused
 from edgekit import samples
 from edgekit.samples import Sample, parse_columns, read
 from edgekit.spec.errors import SamplesError, UsageError
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 SEVERAL = Settings("multi_label_classification", ("toxic", "threat", "insult"), 8, ("input_ids",))
 ONE = Settings("single_label_classification", ("toxic", "threat", "insult"), 8, ("input_ids",))
@@ -134,9 +134,9 @@ def test_labels_keep_their_type(tmp_path, label):
 def test_a_row_without_label_is_named(tmp_path):
     found = read(jsonl(tmp_path, {"text": "a", "label": 1}, {"text": "b", "label": None}))
     with refused("samples-no-label", "row 2"):
-        bound(ONE, None).parse_truth(found.rows, found.where)
+        bind(ONE, None).parse_truth(found.rows, found.where)
     with refused("samples-no-label", "row 1", "--columns", "NAME"):
-        read(jsonl(tmp_path, {"text": "a"})).evaluation(bound(ONE, None))
+        read(jsonl(tmp_path, {"text": "a"})).evaluation(bind(ONE, None))
 
 
 # ---- what is refused
@@ -350,7 +350,7 @@ def test_rows_become_an_evaluation(tmp_path):
             {"text": "b", "label": "threat"},
         )
     )
-    task = bound(ONE, None)
+    task = bind(ONE, None)
     given = found.evaluation(task)
     assert (given.inputs, list(given.truth), len(given), given.task) == (["a", "a", "b"], [0, 1, 1], 3, task)
     assert "another case" in given.notes[0]
@@ -670,7 +670,7 @@ RIGHT = [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
 
 def truth(folder, data, settings=SEVERAL, name="s.csv", **options):
     rows = read(raw(folder, data, name), **options)
-    return bound(settings, None).parse_truth(rows.rows, rows.where)
+    return bind(settings, None).parse_truth(rows.rows, rows.where)
 
 
 @pytest.mark.parametrize(

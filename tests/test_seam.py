@@ -1,4 +1,4 @@
-"""The seam between tasks and the rest: what knows a task stands in ``tasks/``, ``modalities/`` and ``source/heads/``, and nowhere else."""
+"""Separation of tasks from the rest: only ``tasks/``, ``modalities/`` and ``source/heads/`` may name a task."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from edgekit import tasks
 
 PACKAGE = small.ROOT / "edgekit"
 INSIDE = ("tasks/", "modalities/", "source/heads/")
-"""Folders that may know a task."""
+"""Folders that may name a task."""
 
 _NAMES = [form for name in tasks.names() for form in (name, name.replace("-", "_"), name.title().replace("-", ""))]
 KNOWS = re.compile(
     "|".join([*_NAMES, "SequenceClassification", "problem.?type", "logits?", "(single|multi)_label_classification"]),
     re.IGNORECASE,
 )
-"""Names of a task or its class, a kind of head, an output of classifiers: in code, strings, comments and docstrings alike."""
+"""Names of a task or its class, kinds of heads, outputs of classifiers; in code, strings, comments and docstrings."""
 
 
 def knowing(text: str) -> list[str]:
-    """Lines that know a task, with their numbers."""
+    """Return the lines that name a task, with their numbers."""
     return [f"{number}: {line.strip()}" for number, line in enumerate(text.splitlines(), 1) if KNOWS.search(line)]
 
 
 def files() -> dict[str, str]:
-    """Every text file of the package that is outside of the folders that may know a task."""
-    found = {}
+    """Return the text of every file of the package outside the folders that may name a task."""
+    texts = {}
     for file in sorted(PACKAGE.rglob("*")):
         name = file.relative_to(PACKAGE).as_posix()
         if file.is_file() and "__pycache__" not in name and not name.startswith(INSIDE):
-            found[name] = file.read_bytes().decode("utf-8", "replace")
-    return found
+            texts[name] = file.read_bytes().decode("utf-8", "replace")
+    return texts
 
 
 FILES = files()
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
-def test_nothing_outside_knows_a_task(name):
+def test_no_other_file_names_a_task(name):
     assert knowing(FILES[name]) == []
 
 
@@ -55,9 +55,9 @@ def test_nothing_outside_knows_a_task(name):
         "# a logit",
     ],
 )
-def test_what_knows_a_task_is_found(line):
+def test_a_line_that_names_a_task_is_detected(line):
     assert knowing("\n" + line) == [f"2: {line}"]
 
 
-def test_what_knows_none_is_not_found():
+def test_a_line_that_names_none_is_not_detected():
     assert knowing("classify the text\nlogistic\nproblem of a type that\noutputs = rows") == []

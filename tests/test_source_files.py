@@ -27,7 +27,7 @@ from edgekit.source.processors import _tokenizer
 from edgekit.source.processors.text import facts, tokenizer_json
 from edgekit.spec.errors import ModelError, UsageError
 from edgekit.spec.protocols import Encoded
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 SINGLE, MULTI, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 
@@ -102,7 +102,7 @@ def test_one_logit_is_answered_as_by_the_pipeline(one, tmp_path):
     """The truth is the pipeline of Transformers itself."""
     found = source.read(one)
     texts = small.texts(12, seed=5)
-    task = bound(found.settings, None)
+    task = bind(found.settings, None)
     answers = task.postprocess(
         found.outputs(found.encode(texts)), [type("Row", (), {"truncated": False})()] * len(texts)
     )
@@ -113,7 +113,7 @@ def test_one_logit_is_answered_as_by_the_pipeline(one, tmp_path):
 
 
 def test_one_logit_is_scored_as_a_classifier():
-    task = bound(Settings(MULTI, ("LABEL_0",), 64, ("input_ids",)), None)
+    task = bind(Settings(MULTI, ("LABEL_0",), 64, ("input_ids",)), None)
 
     def read(*labels):
         return task.parse_truth([Sample("a", label=label) for label in labels], "f").values
@@ -338,7 +338,7 @@ def cased(tmp_path):
 
 
 def test_two_tokenizers(cased):
-    raw = _tokenizer._as_stored(cased)
+    raw = _tokenizer._read_stored(cased)
     assert raw["normalizer"]["lowercase"] is False
     assert AutoTokenizer.from_pretrained(cased)("Film")["input_ids"] == [2, 5, 3]
     assert_refused(
@@ -554,7 +554,7 @@ def test_probabilities_are_undone(kind, last, tmp_path):
     found, texts = module_source(kind, last, "probabilities"), small.texts(20, seed=3)
     export(found, tmp_path / "out", texts)
     truth = last(torch.from_numpy(small.torch_logits(small.module(problem_type=kind), texts))).numpy()
-    task = bound(found.settings, None)
+    task = bind(found.settings, None)
     answers = task.postprocess(found.outputs(found.encode(texts)), [Encoded({})] * len(texts))
     np.testing.assert_allclose([list(answer.scores.values()) for answer in answers], truth, atol=1e-5)
 

@@ -136,7 +136,7 @@ def test_outputs_that_vary_are_cut_to_the_length_of_their_row():
 def test_rows_without_a_pad_value_are_of_one_shape():
     images = [{"x": np.full((3, 4, 4), i, np.float32)} for i in range(3)]
     assert batches.tensors(images, {})["x"].shape == (3, 3, 4, 4)
-    stacked = batches.stacked([{"y": np.ones(2)}, {"y": np.ones(3)}])["y"]
+    stacked = batches.stack_outputs([{"y": np.ones(2)}, {"y": np.ones(3)}])["y"]
     assert stacked.tolist() == [[1, 1, 0], [1, 1, 1]]
 
 

@@ -83,8 +83,8 @@ def main() -> None:
     options.add_argument("-o", dest="out", type=Path, help="JSON [default: benchmarks/results/robustness_kill.json]")
     said = options.parse_args()
     path = bundle(said.work.resolve())
+    from edgekit.bundle.keys import make_keys
     from edgekit.bundle.pack import pack
-    from edgekit.bundle.signature import make_keys
     from edgekit.bundle.trust import sign
 
     place = Path(tempfile.mkdtemp(prefix="kill-", dir=said.work.resolve()))

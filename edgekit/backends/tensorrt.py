@@ -8,8 +8,7 @@ from typing import Any
 from edgekit.backends._trt import check_engine_target, version_of
 from edgekit.backends._trt_device import TensorRtDevice, check_driver
 from edgekit.drivers import jetson
-from edgekit.spec.distribution import install_hint
-from edgekit.spec.engine import OLDEST, supported
+from edgekit.spec.engine import OLDEST, is_supported_version
 from edgekit.spec.errors import BackendError
 
 __all__ = ["ENGINES", "PACKAGES", "STATIC_SHAPES", "check_here", "check_target", "library", "open_device"]
@@ -32,7 +31,7 @@ def check_here() -> None:
 
     if installed_version("tensorrt") is None:
         _, advice = jetson.system_tensorrt()
-        remedy = advice or f"On a Jetson JetPack brings it; on other machines run: {install_hint('tensorrt')}"
+        remedy = advice or "On a Jetson JetPack brings it; on other machines run: pip install 'edgekit[tensorrt]'"
         raise BackendError(
             f"TensorRT is not installed for this Python, and this bundle needs it. {remedy}",
             code="backend-not-installed",
@@ -67,7 +66,7 @@ def library() -> Any:
             f"TensorRT is installed and cannot be imported: {problem}. Install it anew; on a Jetson with JetPack's packages.",
             code="backend-import",
         ) from problem
-    if not supported(version_of(trt)):
+    if not is_supported_version(version_of(trt)):
         oldest = ".".join(map(str, OLDEST))
         raise BackendError(
             f"TensorRT {trt.__version__} is not supported, {oldest} to 11 are. {jetson.advice(trt.__version__, jetson.board())}",

@@ -1,1 +1,1 @@
-"""A bundle as a folder and a file: write, read, check, pack, sign, install."""
+"""Bundles as folders and files: write, read, check, pack, sign and install."""

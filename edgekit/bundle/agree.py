@@ -1,8 +1,11 @@
-"""A bundle's parts hold together: its graphs take, give and read what its manifest says. Checked when it is opened, not at the first call."""
+"""Consistency of a bundle's graphs with its manifest: inputs, outputs and external data.
+
+It is checked when a bundle is opened, not at the first call.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -17,98 +20,126 @@ if TYPE_CHECKING:
 __all__ = ["WEIGHTS", "check_external", "check_signature"]
 
 WEIGHTS = "weights"
+_MAX_NAMES = 8
 
 
 def check_external(name: str, facts: Facts, files: Mapping[str, FileEntry]) -> set[str]:
-    """Holds what a graph reads of other files against what EdgeKit writes: ``weights/SHA256`` beside it, and nothing behind a file's end.
+    """Check that a graph reads external data only from the files that EdgeKit writes (``weights/SHA256``).
 
     Args:
-        name: of the graph, relative to the bundle.
-        facts: that were read off it.
-        files: of the manifest.
+        name: Path of the graph in the bundle.
+        facts: Content of the graph file.
+        files: Files of the manifest, by their path in the bundle.
 
     Returns:
-        The files, relative to the bundle.
+        Paths of the external files in the bundle.
 
     Raises:
-        IntegrityError: for another place, a file that the manifest does not list, or one of another digest or too small; the end of a sentence.
+        IntegrityError: If a tensor is in another place, in a file that the manifest does not list, in a file with
+            another digest, or behind the end of the file. The message is a clause.
     """
     if facts.stored != len(facts.external):
         raise IntegrityError(NO_INITIALIZER, code="bundle-graph")
-    read = set()
+    paths = set()
     for tensor in facts.external:
         manifests.check_inside(tensor.location, name)
-        file = (PurePosixPath(name).parent / tensor.location).as_posix()
-        listed = files.get(file)
-        if listed is None:
+        path = (PurePosixPath(name).parent / tensor.location).as_posix()
+        entry = files.get(path)
+        if entry is None:
             raise IntegrityError(
                 f"it names the file {tensor.location!r}, which the manifest does not list", code="bundle-graph"
             )
-        if tensor.location != f"{WEIGHTS}/{listed.sha256}":
+        if tensor.location != f"{WEIGHTS}/{entry.sha256}":
             raise IntegrityError(
-                f"it names the file {tensor.location!r}, expected {WEIGHTS}/ and the file's sha256, as EdgeKit writes it",
+                f"it names the file {tensor.location!r}, expected {WEIGHTS}/ and the sha256 of the file",
                 code="bundle-graph",
             )
-        if tensor.offset + tensor.size > listed.size:
+        if tensor.offset + tensor.size > entry.size:
             raise IntegrityError(
-                f"it reads {tensor.size} bytes from {tensor.offset} on in {tensor.location!r}, which has {listed.size}",
+                f"it reads {tensor.size} bytes at offset {tensor.offset} of {tensor.location!r}, "
+                f"which has {entry.size} bytes",
                 code="bundle-graph",
             )
-        read.add(file)
-    return read
+        paths.add(path)
+    return paths
 
 
 def check_signature(facts: Facts, signature: Signature) -> None:
-    """Holds a graph's inputs and outputs against the signature that the manifest states.
+    """Check the inputs and outputs of a graph against a signature of the manifest.
 
-    A graph may leave out inputs that it does not use: a backend is not fed those.
+    A graph may lack inputs that it does not use. A backend is not given those inputs.
+
+    Args:
+        facts: Content of the graph file.
+        signature: Signature of the manifest.
 
     Raises:
-        IntegrityError: for another name, element type, number of axes or fixed size; the end of a sentence.
+        IntegrityError: If a name, an element type, the rank or a fixed size differs. The message is a clause.
     """
-    takes, gives = ({value.name: value for value in values} for values in (facts.inputs, facts.outputs))
+    inputs = {value.name: value for value in facts.inputs}
+    outputs = {value.name: value for value in facts.outputs}
     specs = {spec.name: spec for spec in signature.inputs}
-    if unknown := sorted(takes.keys() - specs.keys()):
+    if unknown := sorted(inputs.keys() - specs.keys()):
         raise IntegrityError(
-            f"its input {unknown[0]!r} is not in the manifest's signature '{signature.name}', which has: {_names(specs)}",
+            f"its input {unknown[0]!r} is not in the manifest's signature '{signature.name}', "
+            f"which has: {_join_names(specs)}",
             code="bundle-graph",
         )
-    if signature.inputs and not takes:
+    if signature.inputs and not inputs:
         raise IntegrityError(
-            f"it has no input, the manifest's signature '{signature.name}' has: {_names(specs)}", code="bundle-graph"
+            f"it has no input, but the manifest's signature '{signature.name}' has: {_join_names(specs)}",
+            code="bundle-graph",
         )
-    for name in takes:
-        _check_value("input", takes[name], specs[name])
+    for name in inputs:
+        _check_value("input", inputs[name], specs[name])
     for spec in signature.outputs:
-        if spec.name not in gives:
+        if spec.name not in outputs:
             raise IntegrityError(
-                f"it has no output {spec.name!r}, which the manifest's signature '{signature.name}' has; it gives: {_names(gives)}",
+                f"it has no output {spec.name!r} of the manifest's signature '{signature.name}', "
+                f"only: {_join_names(outputs)}",
                 code="bundle-graph",
             )
-        _check_value("output", gives[spec.name], spec)
+        _check_value("output", outputs[spec.name], spec)
 
 
 def _check_value(kind: str, value: Value, spec: TensorSpec) -> None:
-    """Refuses an input or output that is another than the manifest states. A graph need not state the shape of an output."""
+    """Refuse an input or output that differs from the manifest. A graph may lack the shape of an output."""
     if value.dtype != spec.dtype:
         raise IntegrityError(
-            f"its {kind} {value.name!r} is of type {value.dtype or 'unknown'}, the manifest states {spec.dtype}",
+            f"its {kind} {value.name!r} has type {value.dtype or 'unknown'}, the manifest states {spec.dtype}",
             code="bundle-graph",
         )
     if value.shape is None:
         return
-    fits = len(value.shape) == len(spec.shape) and all(
-        mine is None or (mine == other if isinstance(other, int) else kind == "output")
-        for mine, other in zip(value.shape, spec.shape, strict=True)
+    if len(value.shape) == len(spec.shape):
+        axes = zip(value.shape, spec.shape, strict=True)
+        if all(_is_axis_valid(size, stated, kind) for size, stated in axes):
+            return
+    shape = ", ".join(map(str, value.shape)).replace("None", "any")
+    expected = ", ".join(map(str, spec.shape))
+    raise IntegrityError(
+        f"its {kind} {value.name!r} has shape [{shape}], the manifest states [{expected}]",
+        code="bundle-graph",
     )
-    if not fits:
-        shape = ", ".join("any" if size is None else str(size) for size in value.shape)
-        raise IntegrityError(
-            f"its {kind} {value.name!r} is [{shape}], the manifest states [{', '.join(map(str, spec.shape))}]",
-            code="bundle-graph",
-        )
 
 
-def _names(names: Mapping[str, object] | Sequence[str]) -> str:
-    shown = [repr(name) for name in names]
-    return ", ".join(shown[:8]) + (" ..." if len(shown) > 8 else "") if shown else "none"
+def _is_axis_valid(size: int | None, stated: str | int, kind: str) -> bool:
+    """Return whether the size of an axis in the graph agrees with the manifest.
+
+    Args:
+        size: Size in the graph. None if it varies.
+        stated: Size in the manifest, or the name of an axis that varies.
+        kind: ``input`` or ``output``. An output may have a fixed size where the manifest has a name.
+    """
+    if size is None:
+        return True
+    if isinstance(stated, int):
+        return size == stated
+    return kind == "output"
+
+
+def _join_names(names: Iterable[str]) -> str:
+    quoted = [repr(name) for name in names]
+    if not quoted:
+        return "none"
+    return ", ".join(quoted[:_MAX_NAMES]) + (" ..." if len(quoted) > _MAX_NAMES else "")

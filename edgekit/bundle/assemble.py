@@ -1,4 +1,4 @@
-"""Writes bundles. A bundle appears whole, by rename, or not at all."""
+"""Writing of bundles. A bundle appears complete, by rename, or not at all."""
 
 from __future__ import annotations
 
@@ -24,19 +24,30 @@ __all__ = ["check_output", "graph_files", "write"]
 
 
 def check_output(out: Path, force: bool) -> None:
-    """Refuses an output folder that a build must not touch, before any work is done.
+    """Refuse an output folder that a build must not replace, before any work is done.
 
-    A bundle that a killed writer had put aside is first brought back to its place.
+    A bundle that a killed writer had moved aside is restored first.
+
+    Args:
+        out: Output folder.
+        force: Flag to replace an existing bundle.
 
     Raises:
-        UsageError: when it exists and ``force`` is not given, or when it is something else than a bundle or an empty folder.
+        UsageError: If the folder exists without ``force``, or is neither a bundle nor an empty folder.
     """
     recover(out)
-    check_free(out, force, "a bundle", lambda there: there.is_dir() and (not any(there.iterdir()) or _is_bundle(there)))
+    check_free(out, force, "a bundle", _is_replaceable)
+
+
+def _is_replaceable(path: Path) -> bool:
+    return path.is_dir() and (not any(path.iterdir()) or _is_bundle(path))
 
 
 def _is_bundle(folder: Path) -> bool:
-    """Whether a folder holds a bundle's manifest, and no file that this does not list: many a web page has a manifest.json too."""
+    """Return whether a folder contains the manifest of a bundle and no file that the manifest does not list.
+
+    The name alone is not enough: web pages have a manifest.json too.
+    """
     try:
         manifest = loads((folder / MANIFEST).read_text("utf-8"), str(folder))
     except (OSError, ValueError, IntegrityError):
@@ -45,14 +56,17 @@ def _is_bundle(folder: Path) -> bool:
 
 
 def graph_files(graphs: GraphSet) -> dict[str, Path]:
-    """Files of a graph set by their place in a bundle: ``graphs/*.onnx``, ``graphs/weights/SHA256``, ``assets/*``."""
+    """Return the files of a graph set by their path in a bundle.
+
+    The paths are ``graphs/*.onnx``, ``graphs/weights/SHA256`` and ``assets/*``.
+    """
     files = {f"assets/{name}": graphs.assets / name for name in files_below(graphs.assets)}
     for graph in graphs.graphs:
         files[f"graphs/{graph.path.name}"] = graph.path
         weights = graph.path.parent / "weights"
-        files.update(
-            {f"graphs/weights/{name}": weights / name for name in files_below(weights)} if weights.is_dir() else {}
-        )
+        if weights.is_dir():
+            for name in files_below(weights):
+                files[f"graphs/weights/{name}"] = weights / name
     return files
 
 
@@ -65,19 +79,20 @@ def write(
     scratch: bool = False,
     allow_downgrade: bool = False,
 ) -> Bundle:
-    """Writes a bundle.
+    """Write a bundle.
 
     Args:
-        out: its folder; must not exist unless ``force``.
-        manifest: its ``files`` are filled in here.
-        files: place in the bundle to its content, or to the file that is copied there.
-        force: replace a bundle that is there.
-        scratch: for a bundle that goes when the build ends: it is not synced.
-        allow_downgrade: replace also one of another name, or a newer one.
+        out: Bundle folder. It must not exist unless ``force`` is set.
+        manifest: Manifest of the bundle. Its ``files`` are filled in here.
+        files: Path in the bundle to its content, or to the file to copy.
+        force: Flag to replace an existing bundle.
+        scratch: Flag for a temporary bundle, which is not synced to the disk.
+        allow_downgrade: Flag to replace a bundle of another name or a newer version too.
 
     Raises:
-        UsageError: as :func:`check_output` and :func:`edgekit.bundle.install.check_replaced`.
-        BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
+        UsageError: If ``out`` must not be replaced (:func:`check_output`,
+            :func:`edgekit.bundle.install.check_replaced`).
+        BuildError: If the disk is full or not writable. ``out`` is then left unchanged.
     """
 
     def check() -> None:
@@ -87,11 +102,11 @@ def write(
     check()
     with disk_errors(out), new_folder(out) as folder:
         for name, source in sorted(files.items()):
-            _put(source, folder / name)
-        listed = {
-            name: FileEntry(sha256(folder / name), (folder / name).stat().st_size) for name in files_below(folder)
-        }
-        complete = replace(manifest, files=listed)
+            _write_file(source, folder / name)
+        entries = {}
+        for name in files_below(folder):
+            entries[name] = FileEntry(sha256(folder / name), (folder / name).stat().st_size)
+        complete = replace(manifest, files=entries)
         text = dumps(complete).encode()
         (folder / MANIFEST).write_bytes(text)
         share(folder)
@@ -101,9 +116,9 @@ def write(
     return Bundle(out, complete, digest=hashlib.sha256(text).hexdigest())
 
 
-def _put(source: Path | bytes, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
+def _write_file(source: Path | bytes, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(source, bytes):
-        place.write_bytes(source)
-        return
-    shutil.copyfile(source, place)
+        file.write_bytes(source)
+    else:
+        shutil.copyfile(source, file)

@@ -1,7 +1,7 @@
-"""May this bundle be put here?
+"""Checks before a bundle is installed or replaced: expiry date, name and version.
 
-Asked where a bundle is installed or replaced (``unpack``, ``deploy``, ``build --force``), never when it is loaded: a device must not stop because a
-day has passed.
+``unpack``, ``deploy`` and ``build --force`` run these checks. Loading a bundle does not, because a device must not stop
+working on a certain day.
 """
 
 from __future__ import annotations
@@ -17,74 +17,77 @@ __all__ = ["check_install", "check_replaced", "check_successor", "title"]
 
 
 def check_install(manifest: Manifest, where: str | Path) -> tuple[str, ...]:
-    """Refuses a bundle that has expired.
+    """Refuse a bundle that has expired.
 
     Args:
-        manifest: of the bundle.
-        where: what it comes from, for messages.
+        manifest: Manifest of the bundle.
+        where: Source of the bundle, for error messages.
 
     Returns:
-        What to know: a clock that cannot be right, by which a day cannot be told.
+        Notes for the user: the clock of the machine is wrong, so that the expiry date cannot be checked.
 
     Raises:
-        IntegrityError: when its last day is over.
+        IntegrityError: If the expiry date has passed.
     """
     day = today()
     if manifest.built and day < manifest.built[:10]:
-        said = f"This machine's clock says {day}, and the bundle was built on {manifest.built[:10]}"
-        return (
-            (f"{said}: whether it has expired ({manifest.expires}) was not checked. Set the clock.",)
-            if manifest.expires
-            else (f"{said}. Set the clock.",)
-        )
+        note = f"This machine's clock says {day}, but the bundle was built on {manifest.built[:10]}"
+        if manifest.expires:
+            note += f", so the expiry date {manifest.expires} was not checked"
+        return (f"{note}. Set the clock.",)
     if manifest.expires and day > manifest.expires:
         raise IntegrityError(
-            f"{where} expired: it was to be installed until {manifest.expires}, today is {day}. Get a newer one from its maker.",
+            f"{where} has expired: its last day of installation was {manifest.expires}, and today is {day}. "
+            "Get a newer bundle from its maker.",
             code="bundle-expired",
         )
     return ()
 
 
 def check_replaced(out: Path, name: str, version: str, allow_downgrade: bool) -> None:
-    """Refuses to put a bundle in the place of one of another name, or of a newer one of its name.
+    """Refuse to replace a bundle with one of another name or an older version.
 
     Args:
-        out: the place; anything may be there, or nothing.
-        name: of the bundle that is to come.
-        version: of the same.
-        allow_downgrade: replace it all the same.
+        out: Output path. Anything or nothing may be there.
+        name: Name of the new bundle.
+        version: Version of the new bundle.
+        allow_downgrade: Flag to skip the check.
 
     Raises:
-        UsageError: with both names and versions.
+        UsageError: If the new bundle is not a successor.
     """
     try:
-        there = loads((out / MANIFEST).read_text("utf-8"), str(out))
+        current = loads((out / MANIFEST).read_text("utf-8"), str(out))
     except (OSError, ValueError, IntegrityError):
-        return  # what is no bundle, or too damaged to say what it is, states no version
+        return  # A path without a readable manifest has no version to compare with.
     if not allow_downgrade:
-        check_successor(str(out), (there.name, there.version), (name, version))
+        check_successor(str(out), (current.name, current.version), (name, version))
 
 
-def check_successor(where: str, there: tuple[str, str], new: tuple[str, str]) -> None:
-    """Refuses a bundle that is no successor of the one that is there.
+def check_successor(where: str, current: tuple[str, str], new: tuple[str, str]) -> None:
+    """Refuse a bundle that is not a successor of the current one.
 
     Args:
-        where: the place, for messages.
-        there: name and version of the bundle there; whatever replaces one without a name.
-        new: name and version of the bundle that is to come.
+        where: Place of the current bundle, for error messages.
+        current: Name and version of the current bundle. Any bundle may replace one without a name.
+        new: Name and version of the new bundle.
 
     Raises:
-        UsageError: with both names and versions.
+        UsageError: If the name differs or the version is older.
     """
-    less = new[0] == there[0] and version_key(new[1]) < version_key(there[1])
-    if there[0] and (new[0] != there[0] or less):
+    current_name, current_version = current
+    new_name, new_version = new
+    is_older = new_name == current_name and version_key(new_version) < version_key(current_version)
+    if current_name and (new_name != current_name or is_older):
+        difference = "an older version" if is_older else "another bundle"
         raise UsageError(
-            f"{where} holds {title(*there)}, and {title(*new)} is {'older' if less else 'another bundle'}. "
+            f"{where} contains {title(*current)}, but {title(*new)} is {difference}. "
             "Give another place, or allow it: --allow-downgrade (allow_downgrade=True).",
             code="install-downgrade",
         )
 
 
 def title(name: str, version: str) -> str:
-    """A bundle by name and version, e.g. ``intents 1.4``."""
-    return f"{name or 'a bundle without a name'}{f' {version}' if version else ''}"
+    """Return the name and version of a bundle, e.g. ``intents 1.4``."""
+    text = name or "a bundle without a name"
+    return f"{text} {version}" if version else text

@@ -1,8 +1,9 @@
-"""A bundle as one file, ``NAME.edge``: what a copy to another machine takes.
+"""Packed bundle: a bundle as one file ``NAME.edge``, for copying to another machine.
 
-It is a ZIP (PKWARE APPNOTE 6.3) whose entries are stored as they are, in ZIP64 form where a size needs it: the manifest first, then all
-other files by name, with the same time and mode everywhere. So the same bundle gives the same bytes, whatever its folder is called.
-A file that comes from elsewhere is held against the manifest in it, entry by entry, before its bytes are read.
+It is a ZIP archive (PKWARE APPNOTE 6.3) of stored, uncompressed entries, in ZIP64 format where a size requires it. The
+manifest comes first, then all other files by name. Times and modes are fixed, so the same bundle gives the same bytes,
+whatever the name of its folder. When an archive is unpacked, each entry is checked against the manifest before its
+bytes are read.
 """
 
 from __future__ import annotations
@@ -32,41 +33,58 @@ from edgekit.spec.paths import takes_paths
 __all__ = ["SUFFIX", "pack", "unpack"]
 
 SUFFIX = ".edge"
-_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a ZIP can state
+_KIND = "a packed bundle"
+_TIME = (1980, 1, 1, 0, 0, 0)  # The earliest time of a ZIP entry.
 _MODE = stat.S_IFREG | 0o644
+_UNIX = 3
+_LOCAL_HEADER = b"PK\x03\x04"
+_LOCAL_HEADER_BYTES = 30
 _CHUNK = 2**20
-_LIMIT = 16 * 2**20
-"""Most bytes of a manifest, of a signature, and of the archive's own table: a manifest of that size lists no more than such a table does."""
+_MAX_BYTES = 16 * 2**20
+"""Largest size of a manifest, of a signature and of the table of entries.
+
+A manifest of this size lists no more files than a table of this size."""
+_DAMAGE = (
+    OSError,
+    zipfile.BadZipFile,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    struct.error,
+)
+"""Exceptions of the standard library for a damaged or malicious archive."""
 
 
 @takes_paths("bundle_folder", "out")
 def pack(bundle_folder: str | Path, out: str | Path, *, force: bool = False, trust: Trust | None = None) -> Path:
-    """Checks a bundle and writes it into one file, its signature with it; the file appears whole or not at all.
+    """Check a bundle and write it, with its signature, to one file. The file appears complete or not at all.
 
     Args:
-        bundle_folder: the bundle.
-        out: the file.
-        force: replace a packed bundle that is there.
-        trust: whose bundles may be packed; None for anybody's.
+        bundle_folder: Bundle folder.
+        out: File to write.
+        force: Flag to replace an existing packed bundle.
+        trust: Trusted keys. None accepts unsigned bundles and any signer.
 
     Returns:
-        The file.
+        The packed file.
 
     Raises:
-        IntegrityError: as :func:`edgekit.bundle.trust.open_bundle`: what is not whole is not packed.
-        UsageError: when ``out`` exists and ``force`` is not given, or is something else than a packed bundle.
-        BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
+        IntegrityError: If the bundle is not valid (:func:`edgekit.bundle.trust.open_bundle`).
+        UsageError: If ``out`` exists without ``force``, or is not a packed bundle.
+        BuildError: If the disk is full or not writable. ``out`` is then left unchanged.
     """
-    file, what = Path(out), "a packed bundle"
-    check_free(file, force, what, _is_packed)
+    file = Path(out)
+    check_free(file, force, _KIND, _is_packed)
     bundle = open_bundle(bundle_folder, trust)
-    names = [*bundle.manifest.files, *_signature(bundle.path)]
+    names = [*bundle.manifest.files, *_signature_names(bundle.path)]
     with disk_errors(file), new_file(file) as (new, stream):
         with zipfile.ZipFile(stream, "w") as archive:
-            for entry in (MANIFEST, *sorted(names)):
-                _add(archive, entry, bundle.path / entry)
-        new.chmod(0o644)  # it was made private
-        check_free(file, force, what, _is_packed)  # someone else may have been faster
+            for name in (MANIFEST, *sorted(names)):
+                _add_entry(archive, name, bundle.path / name)
+        new.chmod(0o644)  # new_file creates files with mode 0600.
+        check_free(file, force, _KIND, _is_packed)  # Another process may have created it in the meantime.
         put_file(new, stream, file)
     return file
 
@@ -81,181 +99,174 @@ def unpack(
     allow_downgrade: bool = False,
     notes: list[str] | None = None,
 ) -> Bundle:
-    """Writes the bundle that a file holds; it is checked before it appears, and appears whole or not at all.
+    """Unpack a bundle. It is checked before it appears, and appears complete or not at all.
 
     Args:
-        file: that :func:`pack` wrote.
-        out: folder of the bundle.
-        force: replace a bundle that is there.
-        trust: whose bundles may be unpacked; None for anybody's.
-        allow_downgrade: replace also a bundle of another name, or a newer one.
-        notes: gets what to know besides, a sentence each.
+        file: Packed bundle.
+        out: Bundle folder to write.
+        force: Flag to replace an existing bundle.
+        trust: Trusted keys. None accepts unsigned bundles and any signer.
+        allow_downgrade: Flag to replace a bundle of another name or a newer version too.
+        notes: List to append notes for the user to, one sentence each.
 
     Raises:
-        IntegrityError: when the file is not a packed bundle, is damaged, holds anything that its manifest does not list as it is there
-            (a link, a path that leaves the bundle, a compressed or encrypted entry, an entry twice, of another size), or is not signed by
-            whom ``trust`` names; or has expired.
-        FormatError: for a bundle of a newer format.
-        UsageError: when ``out`` exists and ``force`` is not given, or is something else than a bundle, or one that this must not replace.
-        BuildError: when the disk is full or cannot be written; ``out`` is then as it was.
+        IntegrityError: If the file is not a packed bundle, is damaged, has an entry that differs from its manifest
+            (a link, a path outside the bundle, a compressed, encrypted or duplicate entry, another size), is not
+            signed by a trusted key, or has expired.
+        FormatError: If the bundle has a newer format.
+        UsageError: If ``out`` exists without ``force``, is not a bundle, or must not be replaced.
+        BuildError: If the disk is full or not writable. ``out`` is then left unchanged.
     """
-    source, final = Path(file), Path(out)
-    check_output(final, force)
-    with _opened(source) as archive, disk_errors(final), new_folder(final) as folder:
-        with _damage(source):
-            for entry in _entries(archive, source):
-                place = folder / entry.filename
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with archive.open(entry) as content, place.open("xb") as sink:
+    source = Path(file)
+    destination = Path(out)
+    check_output(destination, force)
+    with _open_archive(source) as archive, disk_errors(destination), new_folder(destination) as folder:
+        with _damage_errors(source):
+            for entry in _check_entries(archive, source):
+                target = folder / entry.filename
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(entry) as content, target.open("xb") as sink:
                     shutil.copyfileobj(content, sink, _CHUNK)
         try:
             bundle = open_bundle(folder, trust)
-        except EdgekitError as problem:  # whoever reads it knows the file, and the folder is gone by then
+        except EdgekitError as problem:  # The user knows the packed file, and the folder is temporary.
             raise problem.reworded(str(problem).replace(str(folder), str(source))) from problem
-        said = check_install(bundle.manifest, source)
+        install_notes = check_install(bundle.manifest, source)
 
         def check() -> None:
-            check_output(final, force)
-            check_replaced(final, bundle.manifest.name, bundle.manifest.version, allow_downgrade)
+            check_output(destination, force)
+            check_replaced(destination, bundle.manifest.name, bundle.manifest.version, allow_downgrade)
 
         check()
         share(folder)
         sync_tree(folder)
-        put_folder(folder, final, check)
+        put_folder(folder, destination, check)
     if notes is not None:
-        notes += said
-    return replace(bundle, path=final)
+        notes += install_notes
+    return replace(bundle, path=destination)
 
 
 def _is_packed(file: Path) -> bool:
-    """Whether a file begins as ``pack`` begins one: with a local header (30 bytes) of the manifest."""
+    """Return whether a file begins like a packed bundle: with the local header of the manifest."""
     if not file.is_file():
         return False
     with file.open("rb") as stream:
-        head = stream.read(30 + len(MANIFEST))
-    return head[:4] == b"PK\x03\x04" and head[30:] == MANIFEST.encode()
+        head = stream.read(_LOCAL_HEADER_BYTES + len(MANIFEST))
+    return head.startswith(_LOCAL_HEADER) and head[_LOCAL_HEADER_BYTES:] == MANIFEST.encode()
 
 
-def _signature(folder: Path) -> list[str]:
+def _signature_names(folder: Path) -> list[str]:
+    """Return the name of the signature file, or an empty list for an unsigned bundle."""
     file = folder / signature.FILE
     if not (file.exists() or file.is_symlink()):
         return []
-    if file.is_symlink() or not file.is_file() or file.stat().st_size > _LIMIT:
+    if file.is_symlink() or not file.is_file() or file.stat().st_size > _MAX_BYTES:
         raise IntegrityError(
-            f"{file} is a link, not a plain file, or larger than {_LIMIT} bytes. Sign the bundle again: edgekit sign BUNDLE",
+            f"{file} is a link, not a regular file, or larger than {_MAX_BYTES} bytes. "
+            "Sign the bundle again: edgekit sign BUNDLE",
             code="signature-unreadable",
         )
     return [signature.FILE]
 
 
-def _add(archive: zipfile.ZipFile, name: str, source: Path) -> None:
+def _add_entry(archive: zipfile.ZipFile, name: str, source: Path) -> None:
     entry = zipfile.ZipInfo(name, _TIME)
-    entry.create_system = 3  # Unix, on every system: it is what the mode is of
+    entry.create_system = _UNIX  # On every system, because the mode is a Unix mode.
     entry.external_attr = _MODE << 16
-    entry.file_size = source.stat().st_size  # decides, before a byte is written, whether its header is of ZIP64
+    entry.file_size = source.stat().st_size  # zipfile selects a ZIP64 header by this size before it writes a byte.
     with source.open("rb") as stream, archive.open(entry, "w") as sink:
         shutil.copyfileobj(stream, sink, _CHUNK)
 
 
-class _Bounded(io.BufferedReader):
-    """Refuses to read more at a time than the archive's table may have: a table of gigabytes would fill the memory before it is looked at."""
+class _BoundedReader(io.BufferedReader):
+    """A reader with a limit per read. A table of entries of gigabytes would fill the memory before it is checked."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Reads as every stream."""
-        if size is not None and size > _LIMIT:
-            raise zipfile.BadZipFile(f"its table of entries has {size} bytes, expected at most {_LIMIT}")
+        """Read up to ``size`` bytes."""
+        if size is not None and size > _MAX_BYTES:
+            raise zipfile.BadZipFile(f"its table of entries has {size} bytes, expected at most {_MAX_BYTES}")
         return super().read(size)
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[zipfile.ZipFile]:
+def _open_archive(source: Path) -> Iterator[zipfile.ZipFile]:
     if not source.is_file():
         what = "is not a plain file" if source.exists() else "does not exist"
-        raise IntegrityError(
-            f"{source} {what}, expected a packed bundle. Make one with: edgekit pack BUNDLE -o NAME{SUFFIX}",
-            code="pack-not-a-bundle",
+        raise UsageError(
+            f"{source} {what}, expected a packed bundle. Correct the path, or make one: edgekit pack BUNDLE -o NAME{SUFFIX}",
+            code="pack-not-found",
         )
     try:
-        stream = _Bounded(io.FileIO(source))
-    except OSError as problem:
+        stream = _BoundedReader(io.FileIO(source))
+    except OSError as error:
         raise UsageError(
-            f"{source} cannot be read ({problem.strerror}). Check its permissions.", code="pack-unreadable"
-        ) from problem
+            f"{source} cannot be read ({error.strerror}). Check its permissions.", code="pack-unreadable"
+        ) from error
     with stream:
-        with _damage(source):
+        with _damage_errors(source):
             archive = zipfile.ZipFile(stream)
         with archive:
             yield archive
 
 
 @contextlib.contextmanager
-def _damage(source: Path) -> Iterator[None]:
-    """Turns what zipfile raises for an archive that is damaged, or made to do damage, into an IntegrityError."""
+def _damage_errors(source: Path) -> Iterator[None]:
+    """Convert the exceptions of zipfile for a damaged or malicious archive to an IntegrityError."""
     try:
         yield
     except EdgekitError:
         raise
-    except (
-        OSError,
-        zipfile.BadZipFile,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        OverflowError,
-        struct.error,
-    ) as problem:
-        if (
-            isinstance(problem, OSError) and problem.errno != errno.EINVAL
-        ):  # which is what a place before the first byte gives
+    except _DAMAGE as problem:
+        # A seek before the first byte gives EINVAL. Other OSErrors are errors of the disk.
+        if isinstance(problem, OSError) and problem.errno != errno.EINVAL:
             raise
         raise IntegrityError(
-            f"{source} is not a packed bundle, or is damaged: {problem or 'it ends early'}. Copy it again.",
+            f"{source} is not a packed bundle or is damaged: {problem or 'it ends early'}. Copy it again.",
             code="pack-damaged",
         ) from problem
 
 
-def _entries(archive: zipfile.ZipFile, source: Path) -> list[zipfile.ZipInfo]:
-    """All entries, after each was found to be what the manifest lists: no other name, no other size."""
+def _check_entries(archive: zipfile.ZipFile, source: Path) -> list[zipfile.ZipInfo]:
+    """Return all entries after a check against the manifest: the same names and the same sizes."""
     entries = archive.infolist()
     if not entries or entries[0].orig_filename != MANIFEST:
         _refuse(source, f"does not begin with {MANIFEST}, so it is not a packed bundle")
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for entry in entries:
         _check_entry(entry, source)
-        if entry.orig_filename in found:
-            _refuse(source, f"holds '{entry.orig_filename}' twice")
-        found[entry.orig_filename] = entry.file_size
-    # Entries may share bytes of the archive, so that few bytes make many.
-    if sum(found.values()) > source.stat().st_size:
+        if entry.orig_filename in sizes:
+            _refuse(source, f"contains '{entry.orig_filename}' twice")
+        sizes[entry.orig_filename] = entry.file_size
+    # Entries can share bytes of the archive, so that a small archive would unpack to a large folder.
+    if sum(sizes.values()) > source.stat().st_size:
         _refuse(source, "states more bytes than it has")
-    if found[MANIFEST] > _LIMIT:
-        _refuse(source, f"has a {MANIFEST} of {found[MANIFEST]} bytes, expected at most {_LIMIT}")
+    if sizes[MANIFEST] > _MAX_BYTES:
+        _refuse(source, f"has a {MANIFEST} of {sizes[MANIFEST]} bytes, expected at most {_MAX_BYTES}")
     manifest = manifests.loads(archive.read(entries[0]).decode("utf-8"), f"{MANIFEST} in {source}")
-    listed = {MANIFEST: found[MANIFEST], **{name: file.size for name, file in manifest.files.items()}}
-    if signature.FILE in found:
-        listed.setdefault(signature.FILE, min(found[signature.FILE], _LIMIT))
-    for name in found:
-        if name not in listed:
-            _refuse(source, f"holds '{name}', which its manifest does not list")
-        if found[name] != listed[name]:
-            _refuse(source, f"holds '{name}' with {found[name]} bytes, expected {listed[name]}")
-        if not found.keys().isdisjoint(map(str, PurePosixPath(name).parents)):
-            _refuse(source, f"holds '{name}' below what is a file in it too")
-    if missing := sorted(listed.keys() - found.keys()):
+    expected = {MANIFEST: sizes[MANIFEST], **{name: file.size for name, file in manifest.files.items()}}
+    if signature.FILE in sizes:
+        expected.setdefault(signature.FILE, min(sizes[signature.FILE], _MAX_BYTES))
+    for name, size in sizes.items():
+        if name not in expected:
+            _refuse(source, f"contains '{name}', which its manifest does not list")
+        if size != expected[name]:
+            _refuse(source, f"contains '{name}' with {size} bytes, expected {expected[name]}")
+        if not sizes.keys().isdisjoint(map(str, PurePosixPath(name).parents)):
+            _refuse(source, f"contains '{name}' inside another file")
+    if missing := sorted(expected.keys() - sizes.keys()):
         _refuse(source, f"lacks '{missing[0]}', which its manifest lists")
     return entries
 
 
 def _check_entry(entry: zipfile.ZipInfo, source: Path) -> None:
-    name = entry.orig_filename  # as it is written there; zipfile has cleaned the other one
+    name = entry.orig_filename  # The name in the archive. zipfile changes ``filename``.
     manifests.check_inside(name, str(source))
     mode = entry.external_attr >> 16
     if mode and not stat.S_ISREG(mode):
-        _refuse(source, f"holds '{name}' as a link or something else than a plain file")
+        _refuse(source, f"contains '{name}' as a link or another special file")
     if entry.flag_bits & 1 or entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
-        _refuse(source, f"holds '{name}' compressed or encrypted, and a bundle is packed as it is")
+        _refuse(source, f"contains '{name}' compressed or encrypted, expected a stored entry")
 
 
-def _refuse(source: Path, what: str) -> NoReturn:
-    raise IntegrityError(f"{source} {what}. Do not unpack it; get it from its source again.", code="pack-unsafe")
+def _refuse(source: Path, problem: str) -> NoReturn:
+    raise IntegrityError(f"{source} {problem}. Do not unpack it. Get it from its source again.", code="pack-unsafe")

@@ -1,11 +1,12 @@
-"""Folders and files that appear, and replace others, in one step: whole or not at all, whenever the writer is killed.
+"""Atomic creation and replacement of folders and files: complete or not at all, even if the writer is killed.
 
-What is written lies beside its place, as ``.NAME.new-XXXXXXXX``, and the writer holds a lock (flock(2)) on it until it is in place. The kernel
-frees the lock when its holder dies, so the next writer knows what a killed one has left, and removes that alone; no process id is looked at.
+New content is written beside its destination, as ``.NAME.new-XXXXXXXX``. The writer holds a lock (flock(2)) on it until
+it is in place. The kernel releases the lock when the writer dies, so the next writer can detect and remove the files of
+a killed one. No process ids are used.
 
-A folder takes the place of another by ``renameat2(2)`` with RENAME_EXCHANGE (macOS: ``renamex_np`` with RENAME_SWAP). Where the file system has
-no such call, the old one goes to ``.NAME.old-XXXXXXXX/bundle`` before the new one comes; :func:`recover` brings it back when a writer was
-killed between the two.
+A folder replaces another one by ``renameat2(2)`` with RENAME_EXCHANGE (macOS: ``renamex_np`` with RENAME_SWAP). Where
+the file system lacks this call, the old folder is moved aside to ``.NAME.old-XXXXXXXX/bundle`` before the new one is
+renamed. If a writer is killed between the two steps, :func:`recover` restores the old folder.
 """
 
 from __future__ import annotations
@@ -41,28 +42,35 @@ __all__ = [
 ]
 
 _ASIDE = "bundle"
+"""Name of the old folder inside the folder that it is moved aside to."""
 _AT_FDCWD = -100
-_EXCHANGE = 2  # RENAME_EXCHANGE of Linux, RENAME_SWAP of macOS
+_EXCHANGE = 2  # RENAME_EXCHANGE of Linux and RENAME_SWAP of macOS.
 _NO_SUCH_CALL = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP)
-_NO_LOCKS = (errno.ENOLCK, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # NFS: EBADF for a folder
+_NO_LOCKS = (errno.ENOLCK, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)  # NFS: EBADF for a folder.
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """An empty folder beside ``out``, mode 0700, locked; removed at the end with what is in it then.
+    """Create an empty, locked folder beside ``out``, mode 0700. It is removed on exit if it was not moved.
 
-    What killed writers left for the same place is removed before.
+    Files of killed writers for the same destination are removed first.
+
+    Args:
+        out: Destination.
+
+    Yields:
+        The new folder.
 
     Raises:
-        OSError: when it cannot be made.
+        OSError: If the folder cannot be created.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     settle(out)
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.new-", dir=out.parent))
-        with _locked(folder, wait=True) as held:
-            if held is False:
-                continue  # another writer took it for a leftover before it was locked
+        with _lock(folder, wait=True) as is_locked:
+            if is_locked is False:
+                continue  # Another writer removed the folder before it was locked.
             try:
                 yield folder
             finally:
@@ -72,21 +80,27 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_file(out: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """An empty file beside ``out``, mode 0600, locked, and a stream that writes it; removed at the end where it was not renamed.
+    """Create an empty, locked file beside ``out``, mode 0600. It is removed on exit if it was not moved.
 
-    What killed writers left for the same place is removed before.
+    Files of killed writers for the same destination are removed first.
+
+    Args:
+        out: Destination.
+
+    Yields:
+        The new file and a stream that writes to it.
 
     Raises:
-        OSError: when it cannot be made.
+        OSError: If the file cannot be created.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     settle(out)
     while True:
         handle, name = tempfile.mkstemp(prefix=f".{out.name}.new-", dir=out.parent)
         file = Path(name)
-        with open(handle, "wb") as stream, _locked(file, wait=True) as held:
-            if held is False:
-                continue
+        with open(handle, "wb") as stream, _lock(file, wait=True) as is_locked:
+            if is_locked is False:
+                continue  # Another writer removed the file before it was locked.
             try:
                 yield file, stream
             finally:
@@ -95,7 +109,7 @@ def new_file(out: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def put_file(file: Path, stream: BinaryIO, out: Path) -> None:
-    """Puts what :func:`new_file` gave, once it is on the disk, in the place of ``out``."""
+    """Sync a file of :func:`new_file` to the disk and move it to ``out``."""
     stream.flush()
     os.fsync(stream.fileno())
     os.replace(file, out)
@@ -103,53 +117,54 @@ def put_file(file: Path, stream: BinaryIO, out: Path) -> None:
 
 
 def put_folder(folder: Path, out: Path, check: Callable[[], None]) -> None:
-    """Puts what :func:`new_folder` gave in the place of ``out``, in one step.
+    """Move a folder of :func:`new_folder` to ``out`` in one step.
 
     Args:
-        folder: finished, and on the disk where it is to outlive a loss of power.
-        out: its place; what is there goes, if ``check`` still lets it: someone else may have been faster.
-        check: raises where ``out`` must not be replaced.
+        folder: Finished folder. It should be synced if it must survive a power failure.
+        out: Destination. An existing one is replaced.
+        check: Function that raises if ``out`` must not be replaced. It is called before the replacement, because
+            another process may have created ``out`` in the meantime.
     """
-    if os.path.lexists(out) or not _appear(folder, out):
+    if os.path.lexists(out) or not _rename_to_free(folder, out):
         check()
         if not _exchange(folder, out):
-            _replace(folder, out)
+            _replace_in_two_steps(folder, out)
     sync(out.parent)
 
 
 def settle(out: Path) -> None:
-    """Brings back what a killed writer has put aside, and removes all else that killed writers left for this place."""
+    """Restore a folder that a killed writer moved aside, and remove all other files of killed writers for ``out``."""
     recover(out, wait=False)
-    for left in _beside(out, "new|old"):
-        with _locked(left, wait=False) as held:
-            if held is not True:
+    for path in _files_beside(out, "new|old"):
+        with _lock(path, wait=False) as is_locked:
+            if is_locked is not True:
                 continue
-            if left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left, ignore_errors=True)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
             else:
                 with contextlib.suppress(OSError):
-                    left.unlink()
+                    path.unlink()
 
 
 def recover(out: Path, *, wait: bool = True) -> None:
-    """Brings back the folder that a writer was about to replace when it was killed, where there is nothing at ``out``.
+    """Restore the folder that a writer had moved aside when it was killed. Nothing is done if ``out`` exists.
 
     Args:
-        out: the place.
-        wait: let a writer that lives take its second step.
+        out: Destination.
+        wait: Flag to wait for a writer that is still running.
     """
     if os.path.lexists(out):
         return
-    for aside in _beside(out, "old"):
-        with _locked(aside, wait=wait) as held, contextlib.suppress(FileNotFoundError):
-            if held is not False and not os.path.lexists(out):
+    for aside in _files_beside(out, "old"):
+        with _lock(aside, wait=wait) as is_locked, contextlib.suppress(FileNotFoundError):
+            if is_locked is not False and not os.path.lexists(out):
                 (aside / _ASIDE).rename(out)
                 aside.rmdir()
                 sync(out.parent)
 
 
 def share(folder: Path) -> None:
-    """Lets everybody read a folder and what is in it, and nobody else write it, whatever the umask."""
+    """Make a folder and its content readable by everyone and writable by the owner only, whatever the umask."""
     for root, _, files in os.walk(folder):
         os.chmod(root, 0o755)
         for name in files:
@@ -157,14 +172,14 @@ def share(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Waits until all files and folders of a folder are on the disk."""
+    """Wait until all files and folders of a folder are on the disk."""
     for root, _, files in os.walk(folder):
         for name in (*files, "."):
             sync(Path(root) / name)
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Wait until a file, or the list of names in a folder, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -172,8 +187,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _appear(folder: Path, out: Path) -> bool:
-    """Renames a folder to where nothing is; False where something is there by now."""
+def _rename_to_free(folder: Path, out: Path) -> bool:
+    """Rename a folder to a name that is not in use. Return False if it is in use by now."""
     try:
         folder.rename(out)
     except OSError as problem:
@@ -183,14 +198,14 @@ def _appear(folder: Path, out: Path) -> bool:
     return True
 
 
-def _replace(folder: Path, out: Path) -> None:
-    """In two steps, of which :func:`recover` undoes the first."""
+def _replace_in_two_steps(folder: Path, out: Path) -> None:
+    """Replace a folder in two steps. :func:`recover` can undo the first one."""
     aside = Path(tempfile.mkdtemp(prefix=f".{out.name}.old-", dir=out.parent))
-    with _locked(aside, wait=True):
+    with _lock(aside, wait=True):
         try:
             out.rename(aside / _ASIDE)
             folder.rename(out)
-        except BaseException:  # an interrupt too: what is left aside goes with it
+        except BaseException:  # An interrupt also restores the old folder, which is removed with ``aside`` otherwise.
             if (aside / _ASIDE).exists() and not out.exists():
                 (aside / _ASIDE).rename(out)
             raise
@@ -199,17 +214,18 @@ def _replace(folder: Path, out: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchanges two names; False where the system or the file system has no such call."""
+    """Exchange two names. Return False if the system or the file system has no such call."""
     library = ctypes.CDLL(None, use_errno=True)
-    names = os.fsencode(one), os.fsencode(other)
+    one_name = os.fsencode(one)
+    other_name = os.fsencode(other)
     try:
         if sys.platform == "darwin":
-            failed = library.renamex_np(*names, ctypes.c_uint(_EXCHANGE))
+            status = library.renamex_np(one_name, other_name, ctypes.c_uint(_EXCHANGE))
         else:
-            failed = library.renameat2(_AT_FDCWD, names[0], _AT_FDCWD, names[1], ctypes.c_uint(_EXCHANGE))
+            status = library.renameat2(_AT_FDCWD, one_name, _AT_FDCWD, other_name, ctypes.c_uint(_EXCHANGE))
     except AttributeError:
         return False
-    if not failed:
+    if status == 0:
         return True
     code = ctypes.get_errno()
     if code in _NO_SUCH_CALL:
@@ -217,8 +233,13 @@ def _exchange(one: Path, other: Path) -> bool:
     raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
-def _beside(out: Path, kinds: str) -> list[Path]:
-    """What writers of this place have beside it, of these kinds."""
+def _files_beside(out: Path, kinds: str) -> list[Path]:
+    """Return the files and folders that writers of ``out`` have created beside it.
+
+    Args:
+        out: Destination.
+        kinds: ``new``, ``old`` or ``new|old``.
+    """
     pattern = re.compile(rf"\.{re.escape(out.name)}\.({kinds})-[a-z0-9_]{{8}}")
     try:
         return sorted(out.parent / name for name in os.listdir(out.parent) if pattern.fullmatch(name))
@@ -227,11 +248,16 @@ def _beside(out: Path, kinds: str) -> list[Path]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[bool | None]:
-    """Locks a file or folder as long as the block runs.
+def _lock(path: Path, *, wait: bool) -> Iterator[bool | None]:
+    """Lock a file or folder while the block runs.
+
+    Args:
+        path: File or folder.
+        wait: Flag to wait for another holder of the lock.
 
     Yields:
-        True: it is locked, and still what is at ``path``. False: another holds it, or it is there no more. None: this file system has no locks.
+        True if it is locked and still at ``path``, False if another process holds the lock or it is gone, None if the
+        file system has no locks.
     """
     import fcntl
 
@@ -241,34 +267,34 @@ def _locked(path: Path, *, wait: bool) -> Iterator[bool | None]:
         yield False
         return
     try:
-        held: bool | None
+        is_locked: bool | None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = is_at(handle, path)
+            is_locked = is_at(handle, path)
         except OSError as problem:
-            held = None if problem.errno in _NO_LOCKS else False
-        yield held
+            is_locked = None if problem.errno in _NO_LOCKS else False
+        yield is_locked
     finally:
         os.close(handle)
 
 
 def check_free(out: Path, force: bool, what: str, is_one: Callable[[Path], bool]) -> None:
-    """Refuses a place where something is, unless that is of what is written there and may be replaced.
+    """Refuse an output path that is in use, unless it may be replaced.
 
     Args:
-        out: the place.
-        force: replace what is there.
-        what: ``a bundle``, for messages.
-        is_one: whether what is there is one; no link is asked about.
+        out: Output path.
+        force: Flag to replace an existing output of the same kind.
+        what: Kind of the output with its article, for error messages, e.g. ``a bundle``.
+        is_one: Predicate for a path of this kind. It is not called for a link.
 
     Raises:
-        UsageError: when it must not be replaced.
+        UsageError: If the path must not be replaced.
     """
     if not os.path.lexists(out):
         return
     if not force:
         raise UsageError(
-            f"{out} exists, and nothing is written over. Give another -o, or --force to replace {what}.",
+            f"{out} exists and is not overwritten. Give another -o, or --force to replace {what}.",
             code="output-exists",
         )
     if out.is_symlink() or not is_one(out):
@@ -279,22 +305,26 @@ def check_free(out: Path, force: bool, what: str, is_one: Callable[[Path], bool]
 
 
 def check_place(out: Path) -> None:
-    """Refuses a place where no folder can be made, before any work is done.
+    """Refuse an output path where no folder can be created, before any work is done.
 
     Raises:
-        BuildError: when the nearest folder above is none, or may not be written.
+        BuildError: If the nearest existing parent is not a writable folder.
     """
-    above = next(p for p in out.parents if p.exists() or p == p.parent)
-    if not above.is_dir() or not os.access(above, os.W_OK):
+    parent = next(p for p in out.parents if p.exists() or p == p.parent)
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise BuildError(
-            f"{out} cannot be made: {above} is not a folder that may be written. Give another -o.",
+            f"{out} cannot be created, because {parent} is not a writable folder. Give another -o.",
             code="output-not-writable",
         )
 
 
 @contextlib.contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turns what a disk refuses into a BuildError with a remedy."""
+    """Convert errors of the disk to a BuildError that says what to do.
+
+    Args:
+        place: Output path, for error messages.
+    """
     try:
         yield
     except EdgekitError:
@@ -302,10 +332,11 @@ def disk_errors(place: Path) -> Iterator[None]:
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise BuildError(
-                f"The disk of {place} is full, and nothing was left behind there. Free space, or give another folder.",
+                f"The disk of {place} is full. No partial output was left there. Free space, or give another folder.",
                 code="disk-full",
             ) from problem
         raise BuildError(
-            f"{place} cannot be written: {problem.strerror or problem}. Check the path and its permissions; nothing was left behind.",
+            f"{place} cannot be written: {problem.strerror or problem}. No partial output was left there. "
+            "Check the path and its permissions.",
             code="output-not-writable",
         ) from problem

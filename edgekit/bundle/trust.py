@@ -1,10 +1,12 @@
-"""Nothing of a bundle reaches a backend before its bytes are what the manifest says.
+"""Opening of bundles: no file reaches a backend before its content was checked against the manifest.
 
-So a bundle is checked whole: every listed file has its size and sha256, no other file is there, nothing is a link, every graph reads nothing
-but its weights inside, and takes and gives what the manifest states. Graphs, tokenizer and settings are then used as the bytes that were
-hashed: those that the opening kept, or of a file that is read and hashed again (:meth:`Bundle.read`). What a backend reads by itself is the
-weights, because a copy of them would double the memory of a start, and with OpenVINO, which takes no bytes of a graph whose weights lie beside
-it, the graph too; :meth:`Bundle.check_unchanged` tells afterwards whether they are still the files that were hashed.
+A bundle is checked completely: every listed file has its size and sha256, there are no other files and no links, every
+graph reads external data only from the weights of the bundle, and its inputs and outputs are those of the manifest.
+
+Graphs, tokenizer and settings are then used as the bytes that were hashed. They are either kept in memory, or the file
+is read and hashed again (:meth:`Bundle.read`). A backend reads only the weights itself, because a copy of them would
+double the memory at startup. OpenVINO also reads the graph itself, because it does not accept the bytes of a graph with
+external weights. :meth:`Bundle.check_unchanged` tells afterwards whether these are still the files that were hashed.
 """
 
 from __future__ import annotations
@@ -20,179 +22,187 @@ from pathlib import Path, PurePosixPath
 
 from edgekit.backends import GraphBytes
 from edgekit.bundle import agree, onnx_reader, signature
+from edgekit.bundle.owners import check_owners
 from edgekit.bundle.place import recover
 from edgekit.bundle.signature import Trust
 from edgekit.spec import manifest as manifests
 from edgekit.spec.digests import digest_of, files_below
-from edgekit.spec.errors import IntegrityError
+from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.manifest import FileEntry, Manifest
 from edgekit.spec.paths import takes_paths
 
-__all__ = ["MANIFEST", "Asset", "Bundle", "Stamp", "check_owners", "open_bundle", "open_written", "sign"]
+__all__ = ["MANIFEST", "Asset", "Bundle", "Stamp", "open_bundle", "open_written", "sign"]
 
 MANIFEST = "manifest.json"
-_MANIFEST_LIMIT = 16 * 2**20
-_CHUNK = 2**20
-_TRIES = 5
-_OTHERS = stat.S_IWGRP | stat.S_IWOTH
-_AGAIN = "Copy the bundle again, or build it again."
+_ZIP = b"PK\x03\x04"  # begin of a packed bundle
+_PARTS = ("graphs", "assets", signature.FILE)  # a folder with one of these was a bundle
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_ATTEMPTS = 5
+_MAX_NAMES = 3
+_REMEDY = "Copy the bundle again, or build it again."
 
 Stamp = tuple[int, ...]
-"""Size and times of change of a file: what no writer leaves as it was. Not its inode, which some network file systems make up each time."""
+"""Size and times of change of a file, which every writer changes.
+
+The inode is not part of it, because some network file systems invent a new one each time."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder that was checked against its manifest.
+    """A bundle folder that was checked against its manifest.
 
     Attributes:
-        path: the folder.
-        manifest: what it says of itself.
-        trusted: its signature was asked for, and is of a key that is trusted.
-        digest: sha256 of the manifest's file, in hex.
-        kept: contents of the assets, which were hashed when it was opened, until :meth:`release`.
-        stamps: of all files and of their folders, from before they were hashed.
+        path: Bundle folder.
+        manifest: Manifest of the bundle.
+        trusted: True if the signature was verified with a trusted key.
+        digest: sha256 of the manifest file in hexadecimal.
+        contents: Contents of the assets by path, hashed when the bundle was opened. :meth:`release` removes them.
+        stamps: Stamps of all files and inner folders by path, from before the files were hashed.
     """
 
     path: Path
     manifest: Manifest
     trusted: bool = False
     digest: str = ""
-    kept: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    contents: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     stamps: dict[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
-        """Bytes on disk, the manifest included."""
+        """Size on disk in bytes, including the manifest."""
         return sum(f.size for f in self.manifest.files.values()) + (self.path / MANIFEST).stat().st_size
 
     def read(self, name: str) -> bytes:
-        """Content of a file: the very bytes that have the sha256 of the manifest.
+        """Return the content of a file: exactly the bytes with the sha256 of the manifest.
+
+        Args:
+            name: Path of the file in the bundle.
 
         Raises:
-            IntegrityError: when the manifest does not list it, or it was altered since the bundle was opened.
+            IntegrityError: If the manifest does not list the file, or it was altered since the bundle was opened.
         """
-        content = self.kept.get(name)
+        content = self.contents.get(name)
         if content is not None:
             return content
         if name not in self.manifest.files:
-            raise IntegrityError(
-                f"{self.path} has no file '{name}', which it needs. {_AGAIN}", code="bundle-file-missing"
-            )
-        return _read(self.path / name, self.manifest.files[name])
+            raise IntegrityError(f"{self.path} lacks the required file '{name}'. {_REMEDY}", code="bundle-file-missing")
+        return _read_file(self.path / name, self.manifest.files[name])
 
     @property
     def assets(self) -> Asset:
-        """The folder of the tokenizer and the task's settings."""
+        """Folder of the tokenizer and the settings of the task."""
         return Asset(self, "assets")
 
     def graph(self, name: str) -> GraphBytes:
-        """A graph, to be read when a backend loads it."""
+        """Return a graph that is read when a backend loads it."""
         return GraphBytes((self.path / name).absolute(), lambda: self.read(name))
 
     def check_unchanged(self) -> None:
-        """Refuses a bundle whose files are not those any more that were hashed when it was opened.
+        """Refuse a bundle with a file that has changed since the bundle was opened.
 
         Raises:
-            IntegrityError: with the file.
+            IntegrityError: If a file has changed.
         """
         for name, stamp in self.stamps.items():
             if _stamp(self.path, name) != stamp:
                 raise IntegrityError(
-                    f"{self.path / name} changed while the bundle was loaded. Load it again when nobody writes there.",
+                    f"{self.path / name} changed while the bundle was loaded. "
+                    "Load the bundle again when no process writes there.",
                     code="bundle-changed",
                 )
 
     def is_replaced(self) -> bool:
-        """Whether another bundle is in its place by now."""
+        """Return whether another bundle is in the folder by now."""
         with contextlib.suppress(OSError, IntegrityError):
-            return _manifest(self.path)[1] != self.digest
+            return _read_manifest(self.path)[1] != self.digest
         return False
 
     def release(self) -> None:
-        """Frees what the opening kept in memory; what is read afterwards is read and hashed again."""
-        self.kept.clear()
+        """Free the file contents in memory. Later reads read and hash the files again."""
+        self.contents.clear()
 
 
 @dataclass(frozen=True)
 class Asset:
-    """A file or folder of a bundle, as bytes that were checked; see :class:`edgekit.spec.content.Content`."""
+    """A file or folder of a bundle with checked content (:class:`edgekit.spec.content.Content`).
+
+    Attributes:
+        bundle: Bundle of the asset.
+        name: Path of the asset in the bundle.
+    """
 
     bundle: Bundle
     name: str
 
     def __truediv__(self, name: str, /) -> Asset:
-        """What has this name in it."""
+        """Return the asset ``name`` in this folder."""
         return Asset(self.bundle, f"{self.name}/{name}")
 
     def read_bytes(self) -> bytes:
-        """All of a file; raises as :meth:`Bundle.read`."""
+        """Return the content of a file (:meth:`Bundle.read`)."""
         return self.bundle.read(self.name)
 
     def __str__(self) -> str:
-        """Its path."""
+        """Return the path on disk."""
         return str(self.bundle.path / self.name)
 
 
 @takes_paths("path")
 def open_bundle(path: str | Path, trust: Trust | None = None) -> Bundle:
-    """Reads a bundle and checks all of it.
+    """Read a bundle and check it completely.
 
     Args:
-        path: its folder.
-        trust: whose bundles may be opened; None for anybody's.
+        path: Bundle folder.
+        trust: Trusted keys. None accepts unsigned bundles and any signer.
 
     Raises:
-        FormatError: for a bundle of a newer format.
-        IntegrityError: for a folder that is no bundle; a missing, altered, truncated or extra file; a link; a path that leaves the bundle; a
-            graph that is not what the manifest states, or that readers could read differently; a signature that is missing, altered, or of
-            nobody who is trusted; with ``trust``, a folder that others may write, or a bundle of another name or an older version.
-        UsageError: when a key that is trusted cannot be read.
+        FormatError: If the bundle has a newer format.
+        IntegrityError: If the folder has no manifest; a file is missing, altered, truncated or not listed; there is a
+            link or a path outside the bundle; or a graph differs from the manifest or is ambiguous. With ``trust``
+            also: if there is no valid signature by a trusted key, others may write the folder, or the name or the
+            version is not the required one.
+        UsageError: If nothing is at the path, or something other than a bundle; or a trusted key cannot be read.
     """
     folder = Path(path)
-    for _ in range(_TRIES - 1):
+    for _ in range(_ATTEMPTS - 1):
         recover(folder)
         before = _identity(folder)
         try:
             return _open(folder, trust)
-        except (IntegrityError, OSError):
+        except (IntegrityError, UsageError, OSError):
             if before == _identity(folder):
                 raise
-            # Another bundle took its place meanwhile, so these files were of two.
+            # Another bundle replaced this one in the meantime, so files of two bundles were read.
     return _open(folder, trust)
 
 
 def open_written(path: str | Path) -> Bundle:
-    """Reads a scratch bundle that this very run has written, and checks nothing of it: its files were hashed when it was written.
+    """Read a scratch bundle that this run has written, without a check: its files were hashed when it was written.
 
     Args:
-        path: folder that nobody else writes to; never a bundle of a user.
+        path: Folder that no other process writes to. Never a bundle of a user.
 
     Raises:
-        IntegrityError: for a folder without a manifest.
+        IntegrityError: If the folder has no manifest.
     """
     folder = Path(path)
-    text, digest = _manifest(folder)
+    text, digest = _read_manifest(folder)
     return Bundle(folder, manifests.loads(text, str(folder / MANIFEST)), digest=digest)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
+    """Return the device and the inode of a folder, or None if it does not exist."""
     with contextlib.suppress(OSError):
-        there = folder.stat()
-        return there.st_dev, there.st_ino
+        state = folder.stat()
+        return state.st_dev, state.st_ino
     return None
 
 
 def _open(folder: Path, trust: Trust | None) -> Bundle:
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise IntegrityError(
-            f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. Make one with: edgekit build MODEL -o {folder}",
-            code="bundle-not-found",
-        )
+    _check_path(folder)
     if trust is not None:
         check_owners(folder)
-    text, digest = _manifest(folder)
+    text, digest = _read_manifest(folder)
     bundle = Bundle(folder, manifests.loads(text, str(folder / MANIFEST)), digest=digest)
     _check_names(bundle)
     _check_contents(bundle)
@@ -203,19 +213,53 @@ def _open(folder: Path, trust: Trust | None) -> Bundle:
     return replace(bundle, trusted=True)
 
 
-def _manifest(folder: Path) -> tuple[str, str]:
-    """Text and sha256 of a manifest."""
+def _check_path(folder: Path) -> None:
+    """Refuse a path where no bundle lies: that is the caller's mistake, not damage to a bundle.
+
+    Raises:
+        UsageError: For a path that does not exist, a file, a packed bundle, or a folder that holds nothing of a bundle.
+    """
+    if folder.is_dir():
+        if not (folder / MANIFEST).exists() and not any((folder / name).exists() for name in _PARTS):
+            raise UsageError(
+                f"{folder} is not a bundle: it has no {MANIFEST}. Give the folder that 'edgekit build MODEL -o FOLDER' wrote.",
+                code="bundle-other-folder",
+            )
+        return
+    if _is_packed(folder):
+        raise UsageError(
+            f"{folder} is a packed bundle, expected a folder. Unpack it: edgekit pack --unpack {folder} -o {folder.stem}",
+            code="bundle-packed",
+        )
+    what = "is not a folder" if folder.exists() else "does not exist"
+    raise UsageError(
+        f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. "
+        "Correct the path, or make a bundle: edgekit build MODEL -o FOLDER",
+        code="bundle-not-found",
+    )
+
+
+def _is_packed(file: Path) -> bool:
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(len(_ZIP)) == _ZIP
+
+
+def _read_manifest(folder: Path) -> tuple[str, str]:
+    """Return the text and the sha256 of a manifest."""
     file = folder / MANIFEST
     if not file.is_file() or file.is_symlink():
         raise IntegrityError(
-            f"{folder} has no {MANIFEST}, so it is not a bundle. Make one with: edgekit build MODEL -o OUT",
+            f"{folder} has no {MANIFEST}, which every bundle has. {_REMEDY}",
             code="bundle-no-manifest",
         )
     with file.open("rb") as stream:
-        data = stream.read(_MANIFEST_LIMIT + 1)
-    if len(data) > _MANIFEST_LIMIT:
+        data = stream.read(_MAX_MANIFEST_BYTES + 1)
+    if len(data) > _MAX_MANIFEST_BYTES:
         raise IntegrityError(
-            f"{file} has {file.stat().st_size} bytes, expected at most {_MANIFEST_LIMIT}. The bundle is damaged: copy it again.",
+            f"{file} has {file.stat().st_size} bytes, expected at most {_MAX_MANIFEST_BYTES}. "
+            "The bundle is damaged: copy it again.",
             code="manifest-too-large",
         )
     try:
@@ -228,65 +272,70 @@ def _manifest(folder: Path) -> tuple[str, str]:
 
 @takes_paths("path", "key")
 def sign(path: str | Path, key: str | Path, password: bytes | None = None) -> Path:
-    """Checks a bundle and signs it; returns the signature's file, ``model.sig`` in the bundle, in place of an older one.
+    """Check a bundle and sign it. The signature ``model.sig`` replaces an older one.
 
     Args:
-        path: of the bundle.
-        key: private key, ECDSA P-256, PEM.
-        password: of the key, where it is encrypted.
+        path: Bundle folder.
+        key: Private key file (ECDSA P-256, PEM).
+        password: Password of the key. None for a key that is not encrypted.
+
+    Returns:
+        The signature file.
 
     Raises:
-        IntegrityError: as :func:`open_bundle`: what is not whole is not signed.
-        UsageError: when the key cannot be used.
-        BuildError: when the signature cannot be written.
+        IntegrityError: If the bundle is not valid (:func:`open_bundle`).
+        UsageError: If the key cannot be used.
+        BuildError: If the signature cannot be written.
     """
-    with contextlib.suppress(
-        OSError
-    ):  # what ``sign`` of EdgeKit 0.1 left inside when it was killed, and which nothing opens since
+    # EdgeKit 0.1 left this file in the bundle when it was killed while signing. Such a bundle cannot be opened.
+    with contextlib.suppress(OSError):
         (Path(path) / f".{signature.FILE}.new").unlink()
     bundle = open_bundle(path)
     return signature.write(bundle.path, _digests(bundle), Path(key), password)
 
 
 def _digests(bundle: Bundle) -> dict[str, str]:
-    """Of all files that a signature is of: those of the manifest, which were checked, and the manifest."""
+    """Return the sha256 of all signed files: the manifest and the files that it lists."""
     return {MANIFEST: bundle.digest, **{name: file.sha256 for name, file in bundle.manifest.files.items()}}
 
 
 def _check_names(bundle: Bundle) -> None:
-    listed = bundle.manifest.files
+    """Check that the folder contains exactly the files of the manifest."""
+    listed = set(bundle.manifest.files)
     present = set(files_below(bundle.path)) - {MANIFEST, signature.FILE}
-    if missing := sorted(set(listed) - present):
+    if missing := sorted(listed - present):
         raise IntegrityError(
-            f"Bundle {bundle.path} lacks {_some(missing)}, which its manifest lists. {_AGAIN}",
+            f"Bundle {bundle.path} lacks {_join_names(missing)}, which its manifest lists. {_REMEDY}",
             code="bundle-file-missing",
         )
-    if extra := sorted(present - set(listed)):
+    if extra := sorted(present - listed):
         raise IntegrityError(
-            f"Bundle {bundle.path} holds {_some(extra)}, which its manifest does not list. Remove what was added, or copy the bundle again.",
+            f"Bundle {bundle.path} contains {_join_names(extra)}, which its manifest does not list. "
+            "Remove the extra files, or copy the bundle again.",
             code="bundle-file-extra",
         )
 
 
 def _check_contents(bundle: Bundle) -> None:
-    """Hashes every file. Graphs and assets stay in memory, so that they are read once."""
+    """Hash every file and check the graphs. Assets stay in memory, so that they are read once."""
     manifest = bundle.manifest
-    graphs = dict.fromkeys(path for variant in manifest.variants for path in variant.graphs.values())
-    # Of the folders inside. Not of the bundle's own: a signature may come into it at any time.
+    graphs = {path for variant in manifest.variants for path in variant.graphs.values()}
+    # The bundle folder itself is not stamped, because a signature may be added at any time.
     folders = {str(folder) for name in manifest.files for folder in PurePosixPath(name).parents} - {"."}
     bundle.stamps.update({name: _stamp(bundle.path, name) for name in folders})
     for name, expected in manifest.files.items():
         bundle.stamps[name] = _stamp(bundle.path, name)
         if name in graphs:
-            _check_graph(bundle, name, _read(bundle.path / name, expected))
+            _check_graph(bundle, name, _read_file(bundle.path / name, expected))
         elif name.startswith("assets/"):
-            bundle.kept[name] = _read(bundle.path / name, expected)
+            bundle.contents[name] = _read_file(bundle.path / name, expected)
         else:
-            with _opened(bundle.path / name, expected) as handle:
+            with _open_file(bundle.path / name, expected) as handle:
                 _check_digest(bundle.path / name, digest_of(handle), expected)
 
 
 def _check_graph(bundle: Bundle, name: str, data: bytes) -> None:
+    """Check a graph against the manifest."""
     manifest = bundle.manifest
     try:
         facts = onnx_reader.read(data)
@@ -295,50 +344,51 @@ def _check_graph(bundle: Bundle, name: str, data: bytes) -> None:
             if any(variant.graphs[stated.name] == name for variant in manifest.variants):
                 agree.check_signature(facts, stated)
     except IntegrityError as problem:
-        remedy = "Do not load this bundle; get it from its source again."
         raise IntegrityError(
-            f"The graph {name} of {bundle.path} cannot be trusted: {problem}. {remedy}", code="bundle-graph"
+            f"The graph {name} of {bundle.path} cannot be trusted: {problem}. "
+            "Do not load this bundle. Get it from its source again.",
+            code="bundle-graph",
         ) from problem
 
 
 def _stamp(bundle: Path, name: str) -> Stamp:
     try:
-        there = (bundle / name).lstat()
+        state = (bundle / name).lstat()
     except OSError:
         return ()
-    return there.st_size, there.st_mtime_ns, there.st_ctime_ns
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def _read(file: Path, expected: FileEntry) -> bytes:
-    """Content of a file, once its sha256 was compared."""
-    with _opened(file, expected) as handle, open(handle, "rb", buffering=0, closefd=False) as stream:
+def _read_file(file: Path, expected: FileEntry) -> bytes:
+    """Return the content of a file after a check of its sha256."""
+    with _open_file(file, expected) as handle, open(handle, "rb", buffering=0, closefd=False) as stream:
         data = stream.read(expected.size + 1) or b""
     _check_digest(file, hashlib.sha256(data).hexdigest(), expected)
     return data
 
 
 @contextlib.contextmanager
-def _opened(file: Path, expected: FileEntry) -> Iterator[int]:
-    """A handle of a plain file of the size that the manifest lists."""
-    plain = f"{file} is a link or not a plain file. A bundle holds plain files only. {_AGAIN}"
+def _open_file(file: Path, expected: FileEntry) -> Iterator[int]:
+    """Open a regular file with the size that the manifest lists, and yield its file descriptor."""
+    not_regular = f"{file} is a link or not a regular file. A bundle contains regular files only. {_REMEDY}"
     try:
-        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for its writer
+        handle = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # Without O_NONBLOCK, a pipe would block.
     except FileNotFoundError as problem:
-        raise IntegrityError(f"{file} is there no more. {_AGAIN}", code="bundle-file-missing") from problem
+        raise IntegrityError(f"{file} no longer exists. {_REMEDY}", code="bundle-file-missing") from problem
     except OSError as problem:
-        if problem.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
-            raise IntegrityError(plain, code="bundle-file-kind") from problem
+        if problem.errno in (errno.ELOOP, errno.ENXIO):  # A link gives ELOOP, a socket ENXIO.
+            raise IntegrityError(not_regular, code="bundle-file-kind") from problem
         raise IntegrityError(
             f"{file} cannot be read ({problem.strerror}). Check its permissions, or copy the bundle again.",
             code="bundle-unreadable",
         ) from problem
     try:
-        there = os.fstat(handle)
-        if not stat.S_ISREG(there.st_mode):
-            raise IntegrityError(plain, code="bundle-file-kind")
-        if there.st_size != expected.size:
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode):
+            raise IntegrityError(not_regular, code="bundle-file-kind")
+        if state.st_size != expected.size:
             raise IntegrityError(
-                f"{file} has {there.st_size} bytes, expected {expected.size}: it was truncated or altered. {_AGAIN}",
+                f"{file} has {state.st_size} bytes, expected {expected.size}: it was truncated or altered. {_REMEDY}",
                 code="bundle-file-size",
             )
         yield handle
@@ -349,58 +399,13 @@ def _opened(file: Path, expected: FileEntry) -> Iterator[int]:
 def _check_digest(file: Path, digest: str, expected: FileEntry) -> None:
     if digest != expected.sha256:
         raise IntegrityError(
-            f"{file} does not have the sha256 that the manifest lists: it was altered. {_AGAIN}",
+            f"{file} does not have the sha256 that the manifest lists: it was altered. {_REMEDY}",
             code="bundle-file-altered",
         )
 
 
-def _some(names: list[str]) -> str:
-    shown = ", ".join(f"'{n}'" for n in names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def check_owners(bundle: Path) -> None:
-    """Refuses a folder that somebody else than this user and root may write, in whole or in part.
-
-    As ssh asks of its keys, every folder up to the root counts, since who may rename one may put another in its place. A folder with the sticky bit
-    (``/tmp``) may be above it: there nobody renames what belongs to another.
-
-    Args:
-        bundle: its folder.
-
-    Raises:
-        IntegrityError: with the file or folder, who owns it and its mode.
-    """
-    folder = Path(os.path.realpath(bundle))
-    _check_owner(folder, inside=True)
-    for above in folder.parents:
-        _check_owner(above, inside=False)
-    for root, folders, files in os.walk(folder):
-        for name in (*folders, *files):
-            _check_owner(Path(root) / name, inside=True)
-
-
-def _check_owner(path: Path, *, inside: bool) -> None:
-    try:
-        there = path.lstat()
-    except FileNotFoundError:
-        return  # whoever reads it next says so
-    except OSError as problem:
-        raise IntegrityError(
-            f"{path} cannot be looked at ({problem.strerror}), so who may write it is not known. Check its permissions.",
-            code="bundle-unreadable",
-        ) from problem
-    remedy = "With trust, a bundle lies where this user and root alone may write."
-    if there.st_uid not in (0, os.geteuid()):
-        raise IntegrityError(
-            f"{path} belongs to user {there.st_uid}, expected user {os.geteuid()} or root. {remedy} Copy the bundle elsewhere, or run: chown",
-            code="bundle-owner",
-        )
-    if stat.S_ISLNK(there.st_mode):
-        return  # has no mode of its own; a bundle that holds one is refused
-    if there.st_mode & _OTHERS and not (not inside and there.st_mode & stat.S_ISVTX):
-        mode = f"{stat.S_IMODE(there.st_mode):04o}"
-        raise IntegrityError(
-            f"{path} may be written by others (mode {mode}). {remedy} Run: chmod {'-R ' if inside else ''}go-w {path}",
-            code="bundle-writable",
-        )
+def _join_names(names: list[str]) -> str:
+    text = ", ".join(f"'{n}'" for n in names[:_MAX_NAMES])
+    if len(names) > _MAX_NAMES:
+        text += f" and {len(names) - _MAX_NAMES} more"
+    return text

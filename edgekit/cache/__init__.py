@@ -1,1 +1,1 @@
-"""The build cache, and records that outlive a process."""
+"""Build cache, and small records that outlive a process."""

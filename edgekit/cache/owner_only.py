@@ -1,7 +1,7 @@
-"""A folder that belongs to one user alone, for what is run as code when it is loaded or goes into bundles.
+"""Folders that only the current user may write, for files that are executed when loaded or that go into bundles.
 
-Links are never followed, and every file is reached from a handle of the folder that was checked, so another folder cannot be put in its
-place in between. Linux and macOS.
+Links are never followed. Every file is opened relative to the descriptor of the checked folder, so that another folder
+cannot be substituted in between. Linux and macOS only.
 """
 
 from __future__ import annotations
@@ -18,36 +18,39 @@ from pathlib import Path
 
 from edgekit.spec.errors import IntegrityError
 
-__all__ = ["CODE", "Damaged", "file", "hashed", "held", "is_at", "opened", "read", "write"]
+__all__ = ["CODE", "Damaged", "is_at", "lock_file", "open_file", "open_folder", "read", "read_hashed", "write"]
 
 _CHUNK = 2**20
-_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+_GROUP_OR_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 class Damaged(Exception):
-    """What a folder holds is not what was put there; the text is the end of a sentence."""
+    """The content of a file or folder differs from what was written. The message is a clause."""
 
 
-CODE = "It holds native code that is run when it is loaded."
+CODE = "It contains native code that is executed when loaded."
+"""Reason for the check of a folder with compiled code."""
 
 
 @contextlib.contextmanager
-def opened(root: Path, make: bool = False, danger: str = CODE) -> Iterator[int]:
-    """A handle of a folder, after it was found to be of this user alone.
+def open_folder(root: Path, make: bool = False, danger: str = CODE) -> Iterator[int]:
+    """Open a folder after a check that only this user may write it.
 
     Args:
-        root: the folder.
-        make: make it, with mode 0700, where it is not there.
-        danger: a sentence that says what a folder of others could do.
+        root: Folder to open.
+        make: Flag to create the folder, with mode 0700, if it does not exist.
+        danger: Reason for the check as a sentence, for error messages.
+
+    Yields:
+        The descriptor of the folder.
 
     Raises:
-        IntegrityError: when it is a link or no folder, is another user's, or may be written by others.
-        OSError: when it is not there or cannot be opened.
+        IntegrityError: If it is a link or not a folder, or another user owns it or may write it.
+        OSError: If it does not exist or cannot be opened.
     """
     if make:
-        root.parent.mkdir(
-            0o700, parents=True, exist_ok=True
-        )  # it may be the build cache, which is one user's alone too
+        # The parent may be the build cache, which only this user may write either.
+        root.parent.mkdir(0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):
             root.mkdir(0o700)
     if not stat.S_ISDIR(os.lstat(root).st_mode):
@@ -57,95 +60,125 @@ def opened(root: Path, make: bool = False, danger: str = CODE) -> Iterator[int]:
         )
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        found = os.fstat(folder)
-        if found.st_uid != os.geteuid():
-            whose = f"user {found.st_uid}, expected user {os.geteuid()}"
+        state = os.fstat(folder)
+        if state.st_uid != os.geteuid():
             raise IntegrityError(
-                f"{root} belongs to {whose}. {danger} Set EDGEKIT_CACHE to a folder of your own.", code="cache-owner"
+                f"{root} belongs to user {state.st_uid}, expected user {os.geteuid()}. {danger} "
+                "Set EDGEKIT_CACHE to a folder of your own.",
+                code="cache-owner",
             )
-        if found.st_mode & _OTHERS:
-            mode = f"mode {stat.S_IMODE(found.st_mode):04o}, expected 0700"
-            remedy = "Remove the folder, which is made again, or set EDGEKIT_CACHE to one of your own."
-            raise IntegrityError(f"{root} may be written by others ({mode}). {danger} {remedy}", code="cache-writable")
+        if state.st_mode & _GROUP_OR_OTHERS:
+            raise IntegrityError(
+                f"{root} may be written by others (mode {stat.S_IMODE(state.st_mode):04o}, expected 0700). {danger} "
+                "Remove the folder, which will be created again, or set EDGEKIT_CACHE to a folder of your own.",
+                code="cache-writable",
+            )
         yield folder
     finally:
         os.close(folder)
 
 
 @contextlib.contextmanager
-def file(folder: int, name: str) -> Iterator[int]:
-    """A handle to read a file with.
+def open_file(folder: int, name: str) -> Iterator[int]:
+    """Open a file for reading.
+
+    Args:
+        folder: Descriptor of the folder.
+        name: Name of the file.
+
+    Yields:
+        The descriptor of the file.
 
     Raises:
-        Damaged: when it is a link, no plain file, another user's, or may be written by others.
-        OSError: when it is not there or cannot be opened.
+        Damaged: If it is a link or not a regular file, or another user owns it or may write it.
+        OSError: If it does not exist or cannot be opened.
     """
-    other = f"{name} is a link or not a plain file of this user that nobody else may write"
+    reason = f"{name} is not a regular file that only this user may write"
     try:
-        handle = os.open(
-            name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder
-        )  # a pipe would wait for its writer
+        # Without O_NONBLOCK, a pipe would wait for its writer.
+        handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
     except OSError as problem:
         if problem.errno == errno.ELOOP:
-            raise Damaged(other) from problem
+            raise Damaged(reason) from problem
         raise
     try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & _OTHERS:
-            raise Damaged(other)
+        state = os.fstat(handle)
+        if not stat.S_ISREG(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & _GROUP_OR_OTHERS:
+            raise Damaged(reason)
         yield handle
     finally:
         os.close(handle)
 
 
 def read(folder: int, name: str) -> bytes:
-    """A file's content; raises as :func:`file`."""
-    with file(folder, name) as handle, open(handle, "rb", buffering=0, closefd=False) as stream:
+    """Return the content of a file (:func:`open_file`).
+
+    Args:
+        folder: Descriptor of the folder.
+        name: Name of the file.
+
+    Raises:
+        Damaged: If it is not a regular file that only this user may write.
+        OSError: If it does not exist or cannot be opened.
+    """
+    with open_file(folder, name) as handle, open(handle, "rb", buffering=0, closefd=False) as stream:
         return stream.readall()
 
 
-def hashed(handle: int, size: int) -> tuple[memoryview, str]:
-    """The first ``size`` bytes of a large file in memory of their own, read-only, and the sha256 of that memory in hex.
+def read_hashed(handle: int, size: int) -> tuple[memoryview, str]:
+    """Read a large file into read-only memory and hash this memory.
 
-    A start waits for this, so they are hashed while the rest is read, and the memory is fresh pages, which nobody fills with zeros before.
+    The startup waits for this, so one chunk is hashed while the next one is read. The memory is a fresh mapping, which
+    is not filled with zeros first.
+
+    Args:
+        handle: Descriptor of the file.
+        size: Bytes to read from the beginning.
+
+    Returns:
+        The memory and its sha256 in hexadecimal.
     """
-    content, done, digest = (
-        memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)),
-        0,
-        hashlib.sha256(),
-    )
+    content = memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    position = 0
+    digest = hashlib.sha256()
     with open(handle, "rb", buffering=0, closefd=False) as stream, ThreadPoolExecutor(1) as hasher:
-        while count := stream.readinto(content[done : done + _CHUNK]):
-            hasher.submit(digest.update, content[done : done + count])
-            done += count
+        while count := stream.readinto(content[position : position + _CHUNK]):
+            hasher.submit(digest.update, content[position : position + count])
+            position += count
     return content.toreadonly(), digest.hexdigest()
 
 
 def write(folder: int, name: str, pieces: Iterable[bytes | memoryview]) -> None:
-    """Writes a new file, mode 0600, and waits until it is on the disk."""
-    with open(
-        os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder), "wb"
-    ) as stream:
+    """Write a new file, mode 0600, and wait until it is on the disk.
+
+    Args:
+        folder: Descriptor of the folder.
+        name: Name of the file. It must not exist.
+        pieces: Content in order.
+    """
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+    with open(handle, "wb") as stream:
         stream.writelines(pieces)
         stream.flush()
         os.fsync(stream.fileno())
 
 
 @contextlib.contextmanager
-def held(folder: int, name: str, waiting: Callable[[], None] | None = None, block: bool = True) -> Iterator[None]:
-    """Holds a lock file, which is there only as long as it is held.
+def lock_file(folder: int, name: str, waiting: Callable[[], None] | None = None, block: bool = True) -> Iterator[None]:
+    """Hold a lock file, which exists only while the lock is held.
 
-    flock(2) goes with the open file: it excludes threads as well as processes, and the kernel frees it when its holder dies.
+    flock(2) belongs to the open file. It excludes threads as well as processes, and the kernel releases it when its
+    holder dies.
 
     Args:
-        folder: handle of its folder.
-        name: of the file.
-        waiting: called once when another holds it, before waiting for that one.
-        block: wait for another.
+        folder: Descriptor of the folder.
+        name: Name of the lock file.
+        waiting: Function that is called once before a wait for another holder.
+        block: Flag to wait for another holder.
 
     Raises:
-        BlockingIOError: when another holds it and ``block`` is not given.
-        OSError: when the file cannot be made.
+        BlockingIOError: If another process or thread holds the lock and ``block`` is False.
+        OSError: If the file cannot be created.
     """
     import fcntl
 
@@ -161,20 +194,29 @@ def held(folder: int, name: str, waiting: Callable[[], None] | None = None, bloc
                     waiting()
                     waiting = None
                 fcntl.flock(handle, fcntl.LOCK_EX)
-            if is_at(handle, name, folder):  # else its last holder removed it, and others hold a newer one
+            # If the previous holder has removed this file, others lock a newer one, so this lock is void.
+            if is_at(handle, name, folder):
                 try:
                     yield
                 finally:
                     with contextlib.suppress(OSError):
                         os.unlink(name, dir_fd=folder)
-                    fcntl.flock(handle, fcntl.LOCK_UN)  # a forked child has the file open too
+                    fcntl.flock(
+                        handle, fcntl.LOCK_UN
+                    )  # A forked child has the file open too, so closing is not enough.
                 return
         finally:
             os.close(handle)
 
 
 def is_at(handle: int, name: str | Path, folder: int | None = None) -> bool:
-    """Whether what was opened is still what has this name, in a folder or as a path."""
+    """Return whether an open file is still the file with this name.
+
+    Args:
+        handle: Descriptor of the open file.
+        name: Name of the file, or its path if ``folder`` is None.
+        folder: Descriptor of the folder.
+    """
     try:
         return os.path.samestat(os.fstat(handle), os.stat(name, dir_fd=folder, follow_symlinks=False))
     except OSError:

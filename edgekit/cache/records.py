@@ -1,4 +1,7 @@
-"""Small JSON records in the folder of the build cache, such as races at first loads, under its rules: one user's alone, each with a digest of its content."""
+"""Small JSON records in the folder of the build cache, for example the races at first loads.
+
+Only the current user may write the folder, and each record has a digest of its content.
+"""
 
 from __future__ import annotations
 
@@ -21,49 +24,68 @@ __all__ = ["RACES", "Records"]
 
 RACES = "races"
 """Kind of the records of races at first loads."""
-_NEW, _WRITING = ".new-", ".lock"
-_DANGER = "What it holds decides which variant of a bundle runs here."
+_NEW = ".new-"
+_LOCK = ".lock"
+_DANGER = "Its records decide which variant of a bundle runs here."
 
 _log = logging.getLogger("edgekit")
 
 
 class Records:
-    """Small JSON records beside the entries, such as races at first loads: in a folder of one user alone, each with a digest of its content."""
+    """JSON records of one kind, by name."""
 
     def __init__(self, kind: str, cache: Cache | None = None) -> None:
-        """Opens them; the folder is made by the first that is kept.
+        """Store the location. The first :meth:`keep` creates the folder.
 
         Args:
-            kind: name of the folder in the cache.
-            cache: by default the user's.
+            kind: Kind of the records: the name of their folder in the cache.
+            cache: Build cache. By default the user's.
         """
         self.root = (cache or Cache()).root / kind
 
     def find(self, name: str) -> dict[str, Any] | None:
-        """A record, or None where there is none. One that was altered is not used, nor is a folder of others; a line in the log says so."""
+        """Return a record, or None if there is none.
+
+        A record that was altered, or a folder that others may write, gives None and a warning in the log.
+
+        Args:
+            name: Name of the record.
+        """
         file = f"{name}.json"
         try:
-            with private.opened(self.root, danger=_DANGER) as folder:
-                kept = json.loads(private.read(folder, file))
-                if kept["sha256"] != _content_digest(name, kept["record"]):
-                    raise Damaged("its sha256 is another")
-                return dict(kept["record"])
+            with private.open_folder(self.root, danger=_DANGER) as folder:
+                content = json.loads(private.read(folder, file))
+                if content["sha256"] != _content_digest(name, content["record"]):
+                    raise Damaged("its sha256 differs")
+                return dict(content["record"])
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, IntegrityError, Damaged, ValueError, KeyError, TypeError, RecursionError) as problem:
-            _log.warning("The record %s cannot be used (%s); it is made anew.", self.root / file, problem)
+            _log.warning("The record %s cannot be used (%s). It will be created again.", self.root / file, problem)
             return None
 
     def keep(self, name: str, record: Mapping[str, Any]) -> bool:
-        """Puts a record in, whole, in place of an older one; False where the folder cannot be written, or is one that others may write."""
-        file, new = f"{name}.json", f"{_NEW}{name}"
+        """Store a record in place of an older one. It appears complete or not at all.
+
+        Args:
+            name: Name of the record.
+            record: Content of the record, plain data.
+
+        Returns:
+            True if the record was stored, False if the folder is not writable or others may write it.
+        """
+        file = f"{name}.json"
+        new = f"{_NEW}{name}"
         content = to_json({"record": dict(record), "sha256": _content_digest(name, record)}, sort_keys=True)
         try:
-            with private.opened(self.root, make=True, danger=_DANGER) as folder, private.held(folder, _WRITING):
-                for left in (
-                    n for n in os.listdir(folder) if n.startswith(_NEW)
-                ):  # whoever wrote it died: the lock is ours
-                    os.unlink(left, dir_fd=folder)
+            with (
+                private.open_folder(self.root, make=True, danger=_DANGER) as folder,
+                private.lock_file(folder, _LOCK),
+            ):
+                # The lock is held, so a file with this prefix was left by a killed writer.
+                for leftover in os.listdir(folder):
+                    if leftover.startswith(_NEW):
+                        os.unlink(leftover, dir_fd=folder)
                 private.write(folder, new, [content.encode()])
                 os.replace(new, file, src_dir_fd=folder, dst_dir_fd=folder)
         except (OSError, IntegrityError):
@@ -71,27 +93,32 @@ class Records:
         return True
 
     def names(self) -> list[str]:
-        """Of all records, sorted."""
+        """Return the names of all records, sorted."""
         try:
             return sorted(f.stem for f in self.root.iterdir() if f.suffix == ".json" and not f.name.startswith("."))
         except OSError:
             return []
 
     def clear(self, older_than_s: float = 0.0) -> int:
-        """Removes those that were made so many seconds ago; returns how many.
+        """Remove records.
+
+        Args:
+            older_than_s: Minimum age of a record in seconds.
+
+        Returns:
+            The number of removed records.
 
         Raises:
-            IntegrityError: when the folder is another user's, a link, or may be written by others.
+            IntegrityError: If the folder is a link, or another user owns it or may write it.
         """
         count = 0
-        with contextlib.suppress(FileNotFoundError), private.opened(self.root, danger=_DANGER) as folder:
+        with contextlib.suppress(FileNotFoundError), private.open_folder(self.root, danger=_DANGER) as folder:
             for name in self.names():
+                file = f"{name}.json"
                 with contextlib.suppress(OSError):
-                    if (
-                        time.time() - os.stat(f"{name}.json", dir_fd=folder, follow_symlinks=False).st_mtime
-                        >= older_than_s
-                    ):
-                        os.unlink(f"{name}.json", dir_fd=folder)
+                    age_s = time.time() - os.stat(file, dir_fd=folder, follow_symlinks=False).st_mtime
+                    if age_s >= older_than_s:
+                        os.unlink(file, dir_fd=folder)
                         count += 1
         return count
 

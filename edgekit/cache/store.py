@@ -1,12 +1,13 @@
-"""What was made before, by the digest of everything it was made from.
+"""Build cache: results of build steps, by the digest of everything that they depend on.
 
-An entry is a folder. It is filled under another name in the same place and appears by rename, so that a build which is
-killed leaves nothing that a later one could take for whole. The least recently used entries go when the cache is over
-its size. Entries hold graphs, numbers and digests; never a text of the samples, but for a vocabulary that was trimmed to their words.
+An entry is a folder. It is filled under a temporary name and appears by rename, so a killed build leaves no incomplete
+entry. The least recently used entries are removed when the cache exceeds its size limit. Entries contain graphs,
+numbers and digests. They contain no texts of samples, except for the words of a vocabulary that was pruned to them.
 
-What is in an entry goes into bundles, so the folder belongs to one user alone (mode 0700 where EdgeKit makes it), and an entry lists the digests of its
-files: one that was altered is removed and made again, with a line in the log. Whoever uses entries holds a shared lock on the folder (flock(2) on the
-folder itself, which the kernel frees when its holder dies); ``clear`` asks for the whole of it.
+Entries go into bundles, so only the current user may write the folder (mode 0700 where EdgeKit creates it), and an
+entry lists the digests of its files. An altered entry is removed and built again, with a warning in the log. Users of
+entries hold a shared lock on the folder (flock(2) on the folder itself, which the kernel releases when its holder
+dies), and :meth:`Cache.clear` requires an exclusive lock.
 """
 
 from __future__ import annotations
@@ -34,101 +35,126 @@ from edgekit.spec.parsing import to_json
 
 __all__ = ["Cache", "Entry", "key", "size_limit", "size_mb"]
 
-_DONE = "entry.json"
+_INDEX = "entry.json"
+"""File of an entry that marks it as complete and lists its files."""
 _NEW = ".new-"
-_UNLOCKED_S = 5.0  # far longer than from the making of a folder to its lock
-_ENTRY = re.compile(r"(under-way-)?[0-9a-f]{64}")
-_FILES = "files"  # of an entry's own file: name to sha256 and size
-_DANGER = "What it holds goes into bundles."
+_UNFINISHED = "under-way-"
+_LOCK_DELAY_S = 5.0
+"""Age in seconds below which a folder may not be locked yet. It is far longer than the time from creation to lock."""
+_ENTRY = re.compile(rf"({_UNFINISHED})?[0-9a-f]{{64}}")
+_FILES = "files"
+"""Field of ``entry.json``: file name to sha256 and size."""
+_DANGER = "Its content goes into bundles."
+_MAX_NAMES = 3
 
 _log = logging.getLogger("edgekit")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of the cache, as its own file tells it; nothing of it was read beside that.
+    """Description of a cache entry, from its ``entry.json`` alone.
 
     Attributes:
-        name: of its folder.
-        step: what was made, e.g. ``static``; ``under way`` for a long step that is not at its end.
-        about: what it was made from.
-        size_mb: MiB.
-        made: seconds since 1970.
-        used: when it was made or last found, seconds since 1970.
+        name: Name of the entry's folder.
+        step: Name of the build step, e.g. ``static``, or ``under way`` for a long step that is not finished.
+        about: Values that the entry depends on.
+        size_mb: Size in MiB.
+        created: Time of creation in seconds since 1970.
+        used: Time of the last use, or of creation, in seconds since 1970.
     """
 
     name: str
     step: str
     about: Mapping[str, Any]
     size_mb: float
-    made: float
+    created: float
     used: float
 
 
 def key(**parts: object) -> str:
-    """Digest of what a step depends on; parts must be plain data."""
+    """Return the digest of the values that a step depends on. They must be plain data."""
     return hashlib.sha256(to_json(parts, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def size_limit(variable: str, usual: float, given: float | None = None) -> float:
-    """A limit in MiB: as given, else as a user may set it in the environment.
+def size_limit(variable: str, default: float, limit_mb: float | None = None) -> float:
+    """Return a size limit in MiB.
+
+    Args:
+        variable: Environment variable with the limit, used if ``limit_mb`` is None.
+        default: Limit in MiB if the variable is not set.
+        limit_mb: Explicit limit in MiB.
 
     Raises:
-        UsageError: when it is not a number of at least 0.
+        UsageError: If the limit is not a number of at least 0.
     """
-    name, setting = (variable, os.environ.get(variable, str(usual))) if given is None else ("limit_mb", given)
+    setting: float | str
+    if limit_mb is None:
+        name = variable
+        setting = os.environ.get(variable, str(default))
+        remedy = f"Set it to e.g. {default:g} or unset it."
+    else:
+        name = "limit_mb"
+        setting = limit_mb
+        remedy = f"Give e.g. {default:g}."
     with contextlib.suppress(ValueError):
-        if (limit := float(setting)) >= 0:  # NaN is not
+        limit = float(setting)
+        if limit >= 0:  # NaN gives False.
             return limit
-    remedy = f"Set it to e.g. {usual:g} or unset it." if given is None else f"Give e.g. {usual:g}."
     raise UsageError(f"{name} is {setting!r}, expected a number of MiB. {remedy}", code="cache-size")
 
 
 class Cache:
-    """A folder of entries."""
+    """A folder of cache entries."""
 
     def __init__(self, root: Path | None = None, limit_mb: float | None = None) -> None:
-        """Opens a cache.
+        """Open a cache.
 
         Args:
-            root: where; by default ``EDGEKIT_CACHE``, else ``XDG_CACHE_HOME/edgekit``, else ``~/.cache/edgekit``.
-            limit_mb: size above which old entries go; by default ``EDGEKIT_CACHE_MB``, else 8192.
+            root: Cache folder. By default ``EDGEKIT_CACHE``, else ``XDG_CACHE_HOME/edgekit``, else
+                ``~/.cache/edgekit``.
+            limit_mb: Size in MiB above which old entries are removed. By default ``EDGEKIT_CACHE_MB``, else 8192.
 
         Raises:
-            UsageError: when the limit is not a number.
+            UsageError: If the limit is not a number.
         """
         base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         self.root = root or Path(os.environ.get("EDGEKIT_CACHE") or os.path.join(base, "edgekit"))
         self._used: set[str] = set()
         self._checked: set[str] = set()
-        self._held: int | None = None
+        self._lock: int | None = None
         self.limit_mb = size_limit("EDGEKIT_CACHE_MB", 8192.0, limit_mb)
 
     def __del__(self) -> None:
-        """Lets go of the folder."""
-        if self._held is not None:
-            os.close(self._held)
+        """Release the lock on the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
 
     def find(self, digest: str) -> Path | None:
-        """The entry of this digest, or None. A find makes the entry the most recently used.
+        """Return the folder of an entry, or None if there is none. The entry becomes the most recently used one.
 
-        Its files are read and compared with their digests the first time. An entry that was altered is removed; a line in the log says so.
+        The first time, its files are compared with their digests. An altered entry is removed, with a warning in the
+        log.
+
+        Args:
+            digest: Digest of the entry (:func:`key`).
 
         Raises:
-            IntegrityError: when the folder is another user's, a link, or may be written by others.
+            IntegrityError: If the cache folder is a link, or another user owns it or may write it.
         """
         folder = self.root / digest
         try:
-            self._hold(make=False)
-            if not (folder / _DONE).is_file():
+            self._lock_shared(make=False)
+            if not (folder / _INDEX).is_file():
                 return None
             if digest not in self._checked:
                 _verify(folder)
         except OSError:
-            return None  # whoever fills it is told why
+            return None  # The build step that fills the entry reports the problem.
         except Damaged as problem:
             _log.warning(
-                "The entry %s of the build cache was altered: %s. It is removed, and made again.", folder, problem
+                "The entry %s of the build cache was altered: %s. It is removed and will be built again.",
+                folder,
+                problem,
             )
             shutil.rmtree(folder, ignore_errors=True)
             return None
@@ -138,169 +164,173 @@ class Cache:
             os.utime(folder)
         return folder
 
-    def made(self, digest: str) -> float:
-        """When an entry that is there was made, seconds since 1970."""
-        return (self.root / digest / _DONE).stat().st_mtime
+    def created_at(self, digest: str) -> float:
+        """Return the time of creation of an existing entry, in seconds since 1970."""
+        return (self.root / digest / _INDEX).stat().st_mtime
 
     def drop(self, digest: str) -> None:
-        """Removes an entry that is not to be used again."""
+        """Remove an entry that must not be used again."""
         self._used.discard(digest)
         self._checked.discard(digest)
         shutil.rmtree(self.root / digest, ignore_errors=True)
 
     def under_way(self, digest: str) -> Path:
-        """A folder that stays when its maker is killed, for a long step that can go on; the maker removes it at the end.
+        """Return a folder for the intermediate state of a long step, which can then be resumed after a kill.
+
+        The step itself removes the folder when it has finished.
+
+        Args:
+            digest: Digest of the entry that the step fills.
 
         Raises:
-            IntegrityError: as :meth:`find`.
+            IntegrityError: If the cache folder is not safe (:meth:`find`).
         """
-        self._hold(make=True)
-        folder = self.root / f"under-way-{digest}"
+        self._lock_shared(make=True)
+        folder = self.root / f"{_UNFINISHED}{digest}"
         folder.mkdir(0o700, exist_ok=True)
         self._used.add(folder.name)
         return folder
 
     @contextlib.contextmanager
     def fill(self, digest: str, made_from: Mapping[str, object]) -> Iterator[Path]:
-        """Gives an empty folder to fill; when the block ends well it becomes the entry.
+        """Create an entry from the files that the block writes.
 
         Args:
-            digest: of the entry.
-            made_from: what it was made from, kept beside it for people who look into the cache.
+            digest: Digest of the entry.
+            made_from: Values that the entry depends on, stored for people who inspect the cache.
+
+        Yields:
+            An empty folder. It becomes the entry if the block ends without an exception.
 
         Raises:
-            BuildError: when the disk is full or cannot be written.
-            IntegrityError: as :meth:`find`.
+            BuildError: If the disk is full or not writable.
+            IntegrityError: If the cache folder is not safe (:meth:`find`).
         """
         import fcntl
 
         try:
-            self._hold(make=True)
-            self._sweep()
+            self._lock_shared(make=True)
+            self._remove_abandoned()
             folder = Path(tempfile.mkdtemp(prefix=_NEW, dir=self.root))
-            held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            fcntl.flock(held, fcntl.LOCK_EX)  # tells others that whoever fills it is alive
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # It tells other builds that this one is running.
         except OSError as problem:
-            remedy = "Free space there, or set EDGEKIT_CACHE to another folder."
             raise BuildError(
-                f"The build cache {self.root} cannot be written ({problem.strerror}). {remedy}",
+                f"The build cache {self.root} cannot be written ({problem.strerror}). "
+                "Free space there, or set EDGEKIT_CACHE to another folder.",
                 code="cache-not-writable",
             ) from problem
         try:
             yield folder
             files = {name: [sha256(folder / name), (folder / name).stat().st_size] for name in files_below(folder)}
-            (folder / _DONE).write_text(
-                to_json({**made_from, "key": digest, _FILES: files}, indent=2, sort_keys=True), "utf-8"
-            )
+            index = to_json({**made_from, "key": digest, _FILES: files}, indent=2, sort_keys=True)
+            (folder / _INDEX).write_text(index, "utf-8")
             final = self.root / digest
-            if (final / _DONE).is_file():
-                return  # another process was faster with the same thing
+            if (final / _INDEX).is_file():
+                return  # Another process has created the same entry in the meantime.
             shutil.rmtree(final, ignore_errors=True)
             try:
                 folder.rename(final)
             except OSError:
-                if not (final / _DONE).is_file():
+                if not (final / _INDEX).is_file():
                     raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            os.close(held)
+            os.close(lock)
             self._used.add(digest)
             self._shrink()
 
     def entries(self) -> list[Entry]:
-        """All entries, and long steps that are under way, the most recently used first.
+        """Return all entries and unfinished long steps, the most recently used first.
 
         Raises:
-            IntegrityError: as :meth:`find`.
+            IntegrityError: If the cache folder is not safe (:meth:`find`).
         """
-        found = []
+        entries = []
         for folder in self._folders():
             with contextlib.suppress(OSError, ValueError, AttributeError):
-                about, made = {}, folder.stat().st_mtime
-                if not folder.name.startswith("under-way-"):
-                    about, made = json.loads((folder / _DONE).read_text("utf-8")), (folder / _DONE).stat().st_mtime
-                found.append(
-                    Entry(
-                        folder.name,
-                        str(about.get("step", "under way")),
-                        about,
-                        size_mb(folder),
-                        made,
-                        folder.stat().st_mtime,
-                    )
-                )
-        return sorted(found, key=lambda e: -e.used)
+                entries.append(_read_entry(folder))
+        return sorted(entries, key=lambda entry: -entry.used)
 
     def clear(self, older_than_s: float = 0.0) -> tuple[int, float]:
-        """Removes entries, long steps that are under way, and what killed builds left.
+        """Remove entries, unfinished long steps and files of killed builds.
 
         Args:
-            older_than_s: only those that nothing has used for so many seconds.
+            older_than_s: Minimum time since the last use in seconds.
 
         Returns:
-            How many, and their size in MiB.
+            The number of removed folders, and their size in MiB.
 
         Raises:
-            UsageError: when a build is using the cache.
-            IntegrityError: as :meth:`find`.
+            UsageError: If a build is using the cache.
+            IntegrityError: If the cache folder is not safe (:meth:`find`).
         """
         import fcntl
 
-        count, size = 0, 0.0
-        with contextlib.suppress(FileNotFoundError), private.opened(self.root, danger=_DANGER) as folder:
+        count = 0
+        total_mb = 0.0
+        with contextlib.suppress(FileNotFoundError), private.open_folder(self.root, danger=_DANGER) as root:
             try:
-                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(root, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as problem:
                 raise UsageError(
-                    f"A build is using the cache {self.root}, so nothing was removed. Clear it when the build has ended.",
+                    f"A build is using the cache {self.root}. Nothing was removed. Clear it when the build has ended.",
                     code="cache-busy",
                 ) from problem
-            for place in self._folders(abandoned=True):
-                its = size_mb(place)
-                if time.time() - place.stat().st_mtime >= older_than_s:
-                    shutil.rmtree(place, ignore_errors=True)
-                    count, size = count + 1, size + its
-        return count, size
+            for folder in self._folders(abandoned=True):
+                folder_mb = size_mb(folder)
+                if time.time() - folder.stat().st_mtime >= older_than_s:
+                    shutil.rmtree(folder, ignore_errors=True)
+                    count += 1
+                    total_mb += folder_mb
+        return count, total_mb
 
     def _folders(self, abandoned: bool = False) -> list[Path]:
-        """Those of entries; with ``abandoned`` what killed builds left too. Races and compiled engines, which lie in the same folder, are none of them."""
-        with contextlib.suppress(FileNotFoundError), private.opened(self.root, danger=_DANGER):
-            names = [
-                f for f in self.root.iterdir() if _ENTRY.fullmatch(f.name) or (abandoned and f.name.startswith(_NEW))
-            ]
-            return [f for f in names if not f.is_symlink() and f.is_dir()]
-        return []
+        """Return the folders of entries.
 
-    def _hold(self, *, make: bool) -> None:
-        """Checks whose folder it is, and holds a shared lock on it as long as this object lives."""
+        The cache folder also contains races and compiled engines, which are not entries.
+
+        Args:
+            abandoned: Flag to include the folders of killed builds.
+        """
+        folders = []
+        with contextlib.suppress(FileNotFoundError), private.open_folder(self.root, danger=_DANGER):
+            for path in self.root.iterdir():
+                is_entry = _ENTRY.fullmatch(path.name) or (abandoned and path.name.startswith(_NEW))
+                if is_entry and not path.is_symlink() and path.is_dir():
+                    folders.append(path)
+        return folders
+
+    def _lock_shared(self, *, make: bool) -> None:
+        """Check the owner of the folder, and hold a shared lock on it for the lifetime of this object."""
         import fcntl
 
-        with private.opened(self.root, make=make, danger=_DANGER) as folder:
-            if self._held is None:
-                held = os.dup(folder)
-                fcntl.flock(held, fcntl.LOCK_SH)
-                self._held = held
+        with private.open_folder(self.root, make=make, danger=_DANGER) as folder:
+            if self._lock is None:
+                lock = os.dup(folder)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                self._lock = lock
 
-    def _sweep(self) -> None:
-        """Removes folders that killed builds were filling: nobody holds their lock."""
+    def _remove_abandoned(self) -> None:
+        """Remove the folders of killed builds, which are those that no process has locked."""
         import fcntl
 
         for folder in self.root.glob(f"{_NEW}*"):
             with contextlib.suppress(OSError):
-                if time.time() - folder.stat().st_mtime < _UNLOCKED_S:
+                if time.time() - folder.stat().st_mtime < _LOCK_DELAY_S:
                     continue
-                held = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+                lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
                 try:
-                    fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(folder, ignore_errors=True)
                 finally:
-                    os.close(held)
+                    os.close(lock)
 
     def _shrink(self) -> None:
-        """Removes the least recently used entries until the cache is within its limit.
+        """Remove the least recently used entries until the cache is within its limit.
 
-        Entries that were found or filled through this object stay: the build at work still reads them. So does all that is no entry:
-        the folder is also that of races and compiled engines, which have limits of their own or none.
+        Entries that this object has returned or filled stay, because the running build still reads them. Races and
+        compiled engines in the same folder stay too: they have no limit or their own.
         """
         entries = []
         for folder in self.root.iterdir() if self.root.is_dir() else ():
@@ -308,50 +338,61 @@ class Cache:
                 used = folder.stat().st_mtime
                 if _ENTRY.fullmatch(folder.name) and folder.is_dir():
                     entries.append((used, size_mb(folder), folder))
-        total = sum(size for _, size, _ in entries)
-        for _, size, folder in sorted(entries, key=lambda e: e[0]):
-            if total <= self.limit_mb:
+        total_mb = sum(folder_mb for _, folder_mb, _ in entries)
+        for _, folder_mb, folder in sorted(entries, key=lambda entry: entry[0]):
+            if total_mb <= self.limit_mb:
                 break
             if folder.name not in self._used:
                 shutil.rmtree(folder, ignore_errors=True)
-                total -= size
+                total_mb -= folder_mb
+
+
+def _read_entry(folder: Path) -> Entry:
+    """Return the description of an entry or of an unfinished step."""
+    used = folder.stat().st_mtime
+    if folder.name.startswith(_UNFINISHED):
+        return Entry(folder.name, "under way", {}, size_mb(folder), used, used)
+    about = json.loads((folder / _INDEX).read_text("utf-8"))
+    created = (folder / _INDEX).stat().st_mtime
+    return Entry(folder.name, str(about.get("step", "under way")), about, size_mb(folder), created, used)
 
 
 def _verify(folder: Path) -> None:
-    """Holds an entry against its own list.
+    """Compare an entry with its list of files.
 
     Raises:
-        Damaged: with what differs.
-        FileNotFoundError: when it was removed meanwhile.
+        Damaged: If the entry differs from its list.
+        FileNotFoundError: If it was removed in the meantime.
     """
     state = os.lstat(folder)
-    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or state.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise Damaged("it is a link, another user's, or may be written by others")
+    is_writable = state.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not stat.S_ISDIR(state.st_mode) or state.st_uid != os.geteuid() or is_writable:
+        raise Damaged("it is a link, belongs to another user, or may be written by others")
     try:
-        listed = json.loads((folder / _DONE).read_text("utf-8"))
-        if listed["key"] != folder.name:
+        index = json.loads((folder / _INDEX).read_text("utf-8"))
+        if index["key"] != folder.name:
             raise Damaged("it is another entry under this name")
-        expected = {name: (str(digest), int(size)) for name, (digest, size) in listed[_FILES].items()}
+        expected = {name: (str(digest), int(size)) for name, (digest, size) in index[_FILES].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as problem:
         raise Damaged("its list of files cannot be read") from problem
-    there = set(files_below(folder)) - {_DONE}
-    if there != set(expected):
-        raise Damaged(f"it has other files than it lists ({', '.join(sorted(there ^ set(expected))[:3])})")
+    different = (set(files_below(folder)) - {_INDEX}) ^ set(expected)
+    if different:
+        raise Damaged(f"its files differ from its list ({', '.join(sorted(different)[:_MAX_NAMES])})")
     for name, (digest, size) in expected.items():
         file = folder / name
         try:
-            same = stat.S_ISREG(os.lstat(file).st_mode) and file.stat().st_size == size and sha256(file) == digest
+            is_same = stat.S_ISREG(os.lstat(file).st_mode) and file.stat().st_size == size and sha256(file) == digest
         except OSError as problem:
             raise Damaged(f"{name} cannot be read ({problem.strerror})") from problem
-        if not same:
-            raise Damaged(f"{name} is not what was put there")
+        if not is_same:
+            raise Damaged(f"{name} has other content than was written")
 
 
 def size_mb(folder: Path) -> float:
-    """Of all files in a folder, MiB; one that goes meanwhile, or may not be read, does not count."""
+    """Return the size of all files in a folder in MiB. Files that are unreadable or removed meanwhile do not count."""
     size = 0
-    for place, _, files in os.walk(folder):
-        for file in files:
+    for root, _, files in os.walk(folder):
+        for name in files:
             with contextlib.suppress(OSError):
-                size += os.lstat(os.path.join(place, file)).st_size
+                size += os.lstat(os.path.join(root, name)).st_size
     return size / 2**20

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how options are read."""
+"""Options that several verbs share, and functions that read their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.spec.errors import UsageError
 
 
 def once(context: click.Context, param: click.Parameter, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """Options that are given one by one, each with a name of its own, as a mapping."""
+    """Return options that are given one by one, each with a name, as a mapping; refuse a name that is given twice."""
     names = [name for name, _ in pairs]
     if len(set(names)) < len(names):
         raise click.BadParameter(
@@ -22,14 +22,14 @@ def once(context: click.Context, param: click.Parameter, pairs: Sequence[tuple[s
 
 
 def read_columns(context: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, str] | None:
-    """Roles of all ``text=sentence,label=y`` together."""
+    """Return the roles of all ``text=sentence,label=y`` as one mapping."""
     from edgekit.samples import parse_columns
 
     return once(context, param, [pair for text in texts for pair in parse_columns(text).items()]) if texts else None
 
 
 def read_budget(context: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, float]:
-    """Limits like ``accuracy_drop=0.01``."""
+    """Return limits such as ``accuracy_drop=0.01`` as a mapping."""
     limits = []
     for text in texts:
         key, _, number = text.partition("=")
@@ -41,7 +41,7 @@ def read_budget(context: click.Context, param: click.Parameter, texts: Sequence[
 
 
 def read_students(context: click.Context, param: click.Parameter, texts: Sequence[str]) -> tuple[dict[str, Any], ...]:
-    """Settings like ``layers=3,epochs=8``: whole numbers, numbers or text; ``keep=0/2/5`` is a list."""
+    """Return settings such as ``layers=3,epochs=8``: whole numbers, numbers or text; ``keep=0/2/5`` is a list."""
     return tuple(once(context, param, [_setting(pair) for pair in text.split(",")]) for text in texts)
 
 
@@ -59,17 +59,17 @@ def _setting(pair: str) -> tuple[str, Any]:
 
 
 def numbers(least: int, what: str) -> Callable[[click.Context, click.Parameter, str | None], list[int] | None]:
-    """A reader of whole numbers like ``1,8,32``."""
+    """Return a function that reads whole numbers such as ``1,8,32``."""
 
     def read(context: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:
         wrong = f"'{text}' is not a list of {what}."
         try:
-            found = None if text is None else [int(part) for part in text.split(",")]
+            values = None if text is None else [int(part) for part in text.split(",")]
         except ValueError:
             raise click.BadParameter(wrong) from None
-        if found is not None and min(found) < least:
+        if values is not None and min(values) < least:
             raise click.BadParameter(wrong)
-        return found
+        return values
 
     return read
 
@@ -79,57 +79,66 @@ columns_option = click.option(
     metavar="ROLE=COLUMN,...",
     multiple=True,
     callback=read_columns,
-    help="Which column plays which role: text, text_pair, label. E.g. text=sentence,label=y; label=a|b: a 0 or 1 for each label.",
+    help="Role of each column: text, text_pair, label. E.g. text=sentence,label=y; label=a|b for a column of 0 and 1 for "
+    "each label.",
 )
 slices_option = click.option(
     "--slice",
     "slices",
     multiple=True,
     metavar="COLUMN",
-    help="Also compare the rows of each value of this column by themselves. Repeatable.",
+    help="Column whose values are scored and compared one by one. Repeatable.",
 )
 gates_option = click.option(
     "--gates",
     default=None,
     metavar="FILE",
-    help="TOML with margins over the baseline and limits of the bundle. [default: +5 % p50, +10 % p90 ...]",
+    help="TOML file of margins over the baseline and limits of the bundle. [default: +5 % p50, +10 % p90 ...]",
 )
 include_text_option = click.option(
     "--include-text",
     is_flag=True,
-    help="Put texts of samples into the report. Without it there are none, only keyed hashes.",
+    help="Put texts of samples into the report; without it the report has only keyed hashes of them.",
 )
 seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=None, help="Of all that is drawn. [default: 0]"
+    "--seed", type=click.IntRange(min=0), default=None, help="Random seed for sampling and bootstrap. [default: 0]"
+)
+backend_option = click.option(
+    "--backend",
+    default=None,
+    metavar="NAME",
+    help="Backend of the bundle that runs. 'onnxruntime' for a bundle of a device that is not here is a stand-in: its "
+    "graph runs on this CPU, accuracy and size are judged, latency is incomparable. [default: the best one]",
 )
 max_time_option = click.option(
     "--max-time",
     type=click.FloatRange(min=0, min_open=True),
     default=None,
     metavar="SECONDS",
-    help="How long the timing may go on while something is open. [default: 30]",
+    help="Longest time for timing while a gate is undecided. Loading, predictions and the report are not part of it. "
+    "[default: 30]",
 )
 downgrade_option = click.option(
-    "--allow-downgrade", is_flag=True, help="Replace also a bundle of another name, or a newer one."
+    "--allow-downgrade", is_flag=True, help="Also replace a bundle of another name, or a newer one."
 )
 _key_option = click.option(
     "--key",
     "keys",
     multiple=True,
     metavar="FILE",
-    help="Public key: the bundle must be signed by one of these. Repeatable.",
+    help="Public key; the bundle must be signed by one of them. Repeatable.",
 )
 
 
 def keys_option(command: Any) -> Any:
-    """``--key`` and ``--revoked``, as one argument ``keys`` for :func:`trust_of`."""
+    """Add ``--key`` and ``--revoked``, as one argument ``keys`` for :func:`trust_of`."""
     revoked = click.option(
         "--revoked", metavar="FILE", default=None, expose_value=False, callback=_revoked, help=_REVOKED
     )
     return _key_option(revoked(command))
 
 
-_REVOKED = "Fingerprints of keys that are trusted no more, one a line. It goes with --key."
+_REVOKED = "File of fingerprints of revoked keys, one a line. Needs --key."
 
 
 def _revoked(context: click.Context, param: click.Parameter, value: str | None) -> None:
@@ -137,29 +146,29 @@ def _revoked(context: click.Context, param: click.Parameter, value: str | None) 
 
 
 def revoked() -> str | None:
-    """The file of ``--revoked``."""
+    """Return the file of ``--revoked``; None where it is not given."""
     return click.get_current_context().meta.get(_REVOKED)
 
 
 def trust_of(keys: Sequence[str]) -> Any:
-    """Whose bundles may be opened, of the options above; None for anybody's.
+    """Return the trusted keys of the options above; None where a bundle of anybody may be opened.
 
     Raises:
-        UsageError: for a revocation list without a key.
+        UsageError: For a revocation list without a key.
     """
     from edgekit.bundle.signature import Trust
     from edgekit.spec.errors import UsageError
 
     if revoked() and not keys:
         raise UsageError(
-            "--revoked goes with --key: without a key that is trusted nothing is asked of a signature. Give --key KEY.pub.",
+            "--revoked needs --key: without a trusted key no signature is checked. Give --key KEY.pub.",
             code="option-needs-other",
         )
     return Trust(keys, revoked=revoked() or ()) if keys else None
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """Those that were given; the others are left to the function's own defaults, or to ``edgekit.toml``."""
+    """Return the options that the user gave; the others keep the function's defaults, or the values of ``edgekit.toml``."""
     return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
 
 
@@ -167,27 +176,28 @@ threads_option = click.option(
     "--threads",
     type=click.IntRange(min=1),
     default=None,
-    help="Threads of one call, on a GPU calls at the same time. [default: as the bundle was tuned]",
+    help="Threads of one call; on a GPU the number of calls at the same time. [default: as the bundle was tuned]",
 )
 
 
 def check_once(command: click.Command) -> None:
-    """Makes a command refuse an option that is given twice and takes one value: click alone takes the last one and says nothing of the others."""
-    if "parse_args" in vars(command):  # asked for before in this process
+    """Make a command refuse an option that is given twice and takes one value: click alone would use the last one."""
+    if "parse_args" in vars(command):  # this command was used before in this process
         return
     parse = command.parse_args
 
     def parse_args(context: click.Context, args: list[str]) -> list[str]:
-        given = _order(command, context, list(args))
-        for parameter in given:
+        parameters = _order(command, context, list(args))
+        for parameter in parameters:
             single = (
                 isinstance(parameter, click.Option)
                 and not parameter.multiple
                 and not parameter.count
                 and not parameter.is_flag
             )
-            if single and given.count(parameter) > 1:
-                name, times = max(parameter.opts, key=len), given.count(parameter)
+            times = parameters.count(parameter)
+            if single and times > 1:
+                name = max(parameter.opts, key=len)
                 raise UsageError(
                     f"Option '{name}' is given {times} times, expected once. Leave out all but one.",
                     code="option-repeated",
@@ -198,7 +208,7 @@ def check_once(command: click.Command) -> None:
 
 
 def _order(command: click.Command, context: click.Context, args: list[str]) -> list[Any]:
-    """Parameters as the arguments name them; none where the arguments cannot be parsed, which click then says by itself."""
+    """Return the parameters in the order of the arguments; none where they cannot be parsed, which click reports itself."""
     try:
         return list(command.make_parser(context).parse_args(args)[2])
     except click.UsageError:

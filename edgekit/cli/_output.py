@@ -1,9 +1,10 @@
-"""The one way to a terminal: strings of a bundle, of a table or of a device cannot act on it. Elsewhere no progress is drawn."""
+"""Output of the command line: text from bundles, tables and devices is escaped, so that it cannot control the terminal."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,14 +14,28 @@ import click
 from edgekit.cli import _stop
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.parsing import to_json
-from edgekit.spec.paths import typed
+from edgekit.spec.paths import convert_os_error
 from edgekit.spec.progress import Progress
-from edgekit.spec.text import visible
+from edgekit.spec.text import WIDTH, visible, wrap_lines
+
+_NARROWEST = 40  # columns below which nothing can be laid out
 
 
 def echo(message: object = "", err: bool = False) -> None:
-    """Prints a line."""
+    """Print a line."""
     click.echo(visible(str(message)), err=err)
+
+
+def echo_text(text: str) -> None:
+    """Print a text whose long lines are wrapped to the width of the terminal."""
+    echo(wrap_lines(text))
+
+
+def terminal_width() -> int:
+    """Return the columns that output is laid out for: those of the terminal, at most 100; 100 without a terminal."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return max(_NARROWEST, min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH))
 
 
 def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
@@ -28,9 +43,9 @@ def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
     if isinstance(problem, EdgekitError):
         return problem
     if isinstance(problem, OSError):
-        return typed(problem)
+        return convert_os_error(problem)
     return EdgekitError(
-        "Memory does not suffice. Close other programs, or use a machine with more.", code="out-of-memory"
+        "There is not enough memory. Close other programs, or use a machine with more memory.", code="out-of-memory"
     )
 
 
@@ -65,8 +80,11 @@ def usage_error(error: click.UsageError) -> str:
 
 
 def show(result: Any, as_json: bool) -> None:
-    """Prints what a verb came to: its text, or with ``--json`` its record."""
-    echo(to_json(result.record(), indent=2) if as_json else result.text())
+    """Print the result of a verb: its text, or with ``--json`` its record."""
+    if as_json:
+        echo(to_json(result.record(), indent=2))
+    else:
+        echo_text(result.text())
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What ``report`` and ``compare`` compare a bundle with, and where ``baseline`` keeps it."""
+"""The reference of ``eval`` and ``compare``, and the file of ``baseline``."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BuildError, UsageError
 
 
-def reference(given: str, bundle: str) -> str | Callable[..., Any]:
-    """What a bundle is compared with: a Hugging Face folder becomes a function from inputs to outputs; the rest is left as it is.
+def reference(path_or_model: str, bundle: str) -> str | Callable[..., Any]:
+    """Return what a bundle is compared with: a Hugging Face folder as a function from inputs to outputs, all else as it is.
 
     Args:
-        given: a bundle, a report, a file of outputs, or a Hugging Face folder.
-        bundle: which a teacher must be of one task with.
+        path_or_model: Bundle, report, file of outputs, or Hugging Face folder.
+        bundle: Folder of the bundle, whose task and labels a teacher must share.
 
     Raises:
-        UsageError: when a teacher's task or labels are others.
-        BuildError: when the packages that run a teacher are not installed.
-        ModelError: when it cannot be used.
+        UsageError: When the teacher has another task or other labels.
+        BuildError: When the packages that run a teacher are not installed.
+        ModelError: When the teacher cannot be used.
     """
-    path = Path(given)
-    return (
-        _teacher(given, bundle) if (path / "config.json").is_file() and not (path / "manifest.json").exists() else given
-    )
+    path = Path(path_or_model)
+    if (path / "config.json").is_file() and not (path / "manifest.json").exists():
+        return _teacher(path_or_model, bundle)
+    return path_or_model
 
 
 def _teacher(model: str, bundle: str) -> Callable[..., Any]:
@@ -38,8 +37,8 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
 
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         raise BuildError(
-            f"{model} is a Hugging Face model, which the package '{missing[0]}' runs, and it is not installed here. Run: {install_hint('build')}, "
-            f"or save the model's outputs where it is and give them as a file ({', '.join(FILE_TYPES)}).",
+            f"{model} is a Hugging Face model, and the package '{missing[0]}', which runs it, is not installed. "
+            f"Run: pip install 'edgekit[build]', or give the model's outputs as a file ({', '.join(FILE_TYPES)}).",
             code="package-missing",
         )
     from edgekit import source
@@ -52,17 +51,17 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
             code="model-other-task",
         )
     with tempfile.TemporaryDirectory() as assets:
-        its = origin.save_assets(Path(assets)).identity
-    same_task(its, tasks.get(opened.manifest.task).load(opened.assets), model)
+        identity = origin.save_assets(Path(assets)).identity
+    same_task(identity, tasks.get(opened.manifest.task).load(opened.assets), model)
     return lambda inputs: origin.outputs(origin.encode(inputs))
 
 
 def check_file(file: str) -> None:
-    """Refuses a baseline's file that cannot be written, or would not be known again as one, before anything is measured.
+    """Refuse a baseline's file that cannot be written or is not a ``.json`` file, before anything is measured.
 
     Raises:
-        UsageError: when it does not end in ``.json`` or is a folder.
-        BuildError: when it cannot be made there.
+        UsageError: When it does not end in ``.json`` or is a folder.
+        BuildError: When it cannot be written.
     """
     path = Path(file)
     if path.suffix.lower() != ".json":

@@ -1,8 +1,8 @@
-"""Ctrl-C, SIGTERM and a closed terminal end a verb in the same way: what was begun is removed, and nothing is left behind.
+"""Ctrl-C, SIGTERM and a closed terminal end a verb in the same way: unfinished output is removed.
 
-The exception that a handler raises can be lost: it comes up wherever the program happens to be, and a library that
-catches everything there (an import with a fallback, a finalizer) drops it. So the request is also kept, and whatever
-reports progress asks for it again.
+The exception of a signal handler can be lost: it is raised wherever the program happens to be, and a library that
+catches everything there (an import with a fallback, a finalizer) drops it. So the request is stored too, and every
+report of progress checks it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ _requested: list[int] = []
 
 
 def install() -> None:
-    """Takes over the signals."""
+    """Install the handlers of the signals."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _handle)
 
 
 def check() -> None:
-    """Ends the verb if a signal came and its exception was lost."""
+    """End the verb if a signal came and its exception was lost."""
     if _requested:
         _end(_requested[0])
 

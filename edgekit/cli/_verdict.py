@@ -1,4 +1,4 @@
-"""What ``report``, ``compare``, ``check`` and ``baseline`` print and write."""
+"""Output of ``eval -o``, ``compare``, ``check`` and ``baseline``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 
 from edgekit.cli._output import echo
 from edgekit.spec.report import Report
+from edgekit.spec.text import wrap_lines
 
 
 def write(report: Report, folder: str | None) -> list[str]:
-    """Writes all forms of a report; the line that says so, if there is a folder."""
+    """Write all forms of a report into a folder; return the line that says so, nothing without a folder."""
     if folder is None:
         return []
     from edgekit.report.render import write_all
@@ -20,31 +21,30 @@ def write(report: Report, folder: str | None) -> list[str]:
 
 
 def finish(report: Report, folder: str | None, strict: bool = False, allow_incomparable: bool = False) -> int:
-    """Writes and prints a report, and says its exit code."""
+    """Write and print a report, and return its exit code."""
     from edgekit.report.render.terminal import terminal
 
     code = report.exit_code(strict, allow_incomparable)
     written = write(report, folder)
-    say("\n".join([terminal(report, code), *written]))
+    say("\n".join([terminal(report, code), *map(wrap_lines, written)]))
     return code
 
 
 def say(words: str) -> None:
-    """Prints. A reader that has gone (``| grep -q``, ``| head``) does not change a verdict."""
+    """Print words. A reader that ended early (``| grep -q``, ``| head``) does not change the exit code."""
     try:
         echo(words)
     except BrokenPipeError:
-        os.dup2(
-            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-        )  # Python would complain when it flushes at its end
+        # Python would report the broken pipe when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_ready(*folders: str | None) -> None:
-    """Refuses what would end a run after it was measured: packages that are not there, folders that cannot be written.
+    """Refuse missing packages and folders that cannot be written before anything is measured.
 
     Raises:
-        BackendError: naming the package and the extra that brings it.
-        UsageError: naming the folder.
+        BackendError: With the package and the extra that installs it.
+        UsageError: With the folder.
     """
     from edgekit.report import check_packages, render
 

@@ -6,8 +6,7 @@ import click
 
 from edgekit.cli._options import keys_option, numbers, revoked, threads_option, trust_of
 from edgekit.cli._output import bars, show
-from edgekit.cli.deploy import identity_option, python_option
-from edgekit.spec.errors import UsageError
+from edgekit.cli._remote import check_local, on_options
 
 __all__ = ["command"]
 
@@ -16,43 +15,43 @@ _numbers = numbers(1, "whole numbers of at least 1, e.g. 1,8,32")
 
 @click.command(name="bench")
 @click.argument("bundle")
-@click.option("--batches", default="1,8,32", show_default=True, callback=_numbers, help="Rows of a call.")
+@click.option(
+    "--batches",
+    default="1,8,32",
+    show_default=True,
+    callback=_numbers,
+    help="Rows of a call; several joined by commas.",
+)
 @click.option(
     "--lengths",
     default="16,32,64,128",
     show_default=True,
     callback=_numbers,
-    help="Tokens of a row, special ones too; none for rows of one shape.",
+    help="Tokens of a row, special tokens included; ignored for rows of one shape.",
 )
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.05),
     default=1.0,
     show_default=True,
-    help="Time for each pair of batch and length.",
+    help="Measuring time for each pair of batch and length.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as JSON.")
-@click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
-@threads_option
 @click.option(
-    "--on",
-    "where",
-    default=None,
-    metavar="ssh://[USER@]HOST[:PORT][/PATH]",
-    help="Time it on that device; it is deployed first if need be.",
+    "--backend", default=None, metavar="NAME", help="Backend of the bundle that runs. [default: the best one]"
 )
-@python_option
-@identity_option
+@threads_option
+@on_options
 @keys_option
 def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Time BUNDLE by batch and length: arrays in, outputs out (preprocessing is not in it; 'edgekit eval' has it).
+    """Measure latency and throughput of BUNDLE by batch and length, on arrays, without preprocessing.
 
-    With --on the numbers are those of the device. Where it has no such bundle, or another one, BUNDLE is deployed first,
-    see 'edgekit deploy', which has --python and --identity too.
+    'edgekit eval' measures from text to answer. With --on the times are those of the device; BUNDLE is deployed there
+    first if the device has no such bundle, see 'edgekit deploy'.
     """
     with bars() as progress:
         if where is None:
-            _only_there()
+            check_local()
             from edgekit.report.bench import bench
 
             result = bench(
@@ -79,14 +78,3 @@ def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, whe
             options["revoked"] = revoked()
             result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
     show(result, as_json)
-
-
-def _only_there() -> None:
-    """Refuses options of the device where there is none: they would do nothing."""
-    context = click.get_current_context()
-    for name in ("python", "identity"):
-        if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT:
-            raise UsageError(
-                f"--{name} is of the device, and there is none. Give --on ssh://... too, or leave it out.",
-                code="option-needs-other",
-            )

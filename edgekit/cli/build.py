@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from edgekit.cli._options import columns_option, downgrade_option, given, read_budget, read_students
-from edgekit.cli._output import bars, echo
+from edgekit.cli._output import bars, echo, echo_text
 from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
 
 
 def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
-    """Adds what may be said of a model folder in place of its files; heads and processors know what that is."""
+    """Add the options of heads and processors, which replace what the files of the model say."""
     from edgekit.source import options
 
     for name, words in options().items():
@@ -34,18 +34,18 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
 @click.option(
     "--samples",
     metavar="FILE",
-    help="Calibration samples: JSONL, CSV, TSV, a calibration TOML, or a folder of images. Labels are not needed.",
+    help="Calibration samples: JSONL, CSV, TSV, a calibration TOML file or a folder of images. Labels are not needed.",
 )
 @click.option(
-    "--eval", "evaluation", metavar="FILE", help="Evaluation samples with labels: every candidate is scored on them."
+    "--eval", "evaluation", metavar="FILE", help="Evaluation samples with labels; every candidate is scored on them."
 )
 @click.option(
     "--test",
     default=None,
     metavar="FILE",
-    help="Test samples with labels: the chosen candidate is scored on them once, when the choice is made.",
+    help="Test samples with labels; the chosen candidate is scored on them once, after the choice.",
 )
-@click.option("-o", "--out", metavar="FOLDER", help="The bundle; appears whole or not at all.")
+@click.option("-o", "--out", metavar="FOLDER", help="Folder of the bundle; it appears whole or not at all.")
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
 @click.option(
@@ -53,113 +53,122 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     metavar="KEY=NUMBER",
     multiple=True,
     callback=read_budget,
-    help="Replaces a limit of the target: accuracy_drop, accuracy (the least score), p50_ms, memory_mb, first_answer_ms, size_mb. Repeatable.",
+    help="Limit in place of the target's: accuracy_drop, accuracy (least score), p50_ms, memory_mb, first_answer_ms, size_mb. "
+    "Repeatable.",
 )
 @click.option(
     "--strict",
     is_flag=True,
-    help="Hold the upper bound of the accuracy drop (95 %) against the budget, not only the drop that was seen.",
+    help="Compare the upper bound (95 %) of the accuracy drop with the budget, not only the estimate.",
 )
 @click.option(
-    "--accept-reference", is_flag=True, help="Go on where the torch model is no better than chance on --eval."
+    "--accept-reference", is_flag=True, help="Continue where the torch model is no better than chance on --eval."
 )
 @click.option(
     "--keep-float",
     multiple=True,
     metavar="LAYER",
-    help="A layer that stays in float; * stands for any characters. Repeatable.",
+    help="Layer that stays in float; * matches any characters. Repeatable.",
 )
 @click.option(
     "--use",
     type=click.Choice(["latency", "throughput"]),
     default=None,
-    help="What counts. [default: as the target says]",
+    help="Quantity that is optimized. [default: as the target says]",
 )
 @click.option(
     "--max-time",
     type=click.FloatRange(min=0),
     default=None,
     metavar="SECONDS",
-    help="Then no further variation is tried and the race is cut short.",
+    help="Time after which no further variation is tried and the race is cut short. Export, quantization and scoring of "
+    "the first candidates are not bounded.",
 )
 @click.option(
     "--race",
     default=None,
     metavar="FILE",
-    help="race.json of an earlier bundle of this build: take its times instead of measuring.",
+    help="race.json of an earlier bundle of this build, whose times are used instead of measuring.",
 )
 @click.option(
     "--rerace",
     is_flag=True,
-    help="Measure times anew. Those in the cache are used up to 7 days, unless they are of a busy machine.",
+    help="Measure times anew. Times in the cache are used for 7 days, unless the machine was busy.",
 )
-@click.option(
-    "--no-cache", is_flag=True, help="Take nothing from the build cache and leave nothing in it (see: edgekit cache)."
-)
+@click.option("--no-cache", is_flag=True, help="Use no build cache and write none (see: edgekit cache).")
 @click.option(
     "--distill",
     multiple=True,
     callback=read_students,
     metavar="KEY=VALUE,...",
-    help="A smaller model that competes: layers=3, speedup=1.5, or both (see: edgekit distill, edgekit prune). Repeatable.",
+    help="Smaller model that competes: layers=3, speedup=1.5 or both (see: edgekit distill, edgekit prune). Repeatable.",
 )
 @click.option(
     "--distill-samples",
     multiple=True,
     metavar="FILE",
-    help="What students are trained on. Repeatable. [default: all rows of --samples]",
+    help="Training samples of the smaller models. Repeatable. [default: all rows of --samples]",
 )
 @click.option(
     "--vocabulary",
     default=None,
     metavar="samples|FILE",
-    help="Leave only the tokens of the samples, or those of a list (edgekit trim-vocab), in the model.",
+    help="Tokens that stay in the vocabulary: those of the samples, or of a list (see: edgekit trim-vocab).",
 )
 @_options_of_heads
 @click.option(
-    "--calibration-rows", type=click.IntRange(min=1), default=300, show_default=True, help="Rows chosen from --samples."
+    "--calibration-rows",
+    type=click.IntRange(min=1),
+    default=300,
+    show_default=True,
+    help="Rows drawn from --samples for calibration.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of that choice.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Random seed for the calibration subset.")
 @click.option("--force", is_flag=True, help="Replace the bundle that is at --out.")
 @click.option(
     "--name",
     default=None,
-    help="The bundle's name: only a bundle of this name, and no newer one, is replaced by it later.",
+    help="Name of the bundle: later it replaces only a bundle of this name that is not newer.",
 )
 @click.option(
-    "--bundle-version", "version", default=None, metavar="1.4", help="Its version: whole numbers between dots."
+    "--bundle-version",
+    "version",
+    default=None,
+    metavar="1.4",
+    help="Version of the bundle: whole numbers joined by dots.",
 )
 @click.option(
     "--expires",
     default=None,
     metavar="2027-06-30",
-    help="Last day on which it may be installed; a bundle that is in place goes on.",
+    help="Last day on which the bundle may be installed; an installed bundle continues to work.",
 )
 @downgrade_option
-def command(model, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Make a bundle of MODEL, a local Hugging Face folder or a hub id.
+@click.option("--wide", is_flag=True, help="Print all columns of the table, however wide it is.")
+def command(model, wide, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+    """Build a bundle from MODEL, a local Hugging Face folder or a hub id.
 
     Exports, quantizes with the calibration samples, measures every candidate against the torch model, and writes the
-    fastest one inside the budget (of those within 5 % of it, the one with the least memory). Exit 3, with nothing
-    written, when none is. MODEL needs --samples, --eval and -o.
+    fastest one inside the budget (of those within 5 % of it, the one with the least memory). If none is inside, the
+    exit code is 3 and nothing is written. MODEL needs --samples, --eval and -o.
 
-    Without MODEL everything is as the nearest edgekit.toml says, for all its targets in turn; what is given here wins over the
-    file.
+    Without MODEL the nearest edgekit.toml names everything, for all its targets in turn; options given here win over
+    the file. The table has the main columns; --wide prints all.
     """
     if model is None:
         for target, options in _of_project(said):
-            _build(target, options)
+            _build(target, options, wide)
         return
     for name, option in (("samples", "--samples"), ("evaluation", "--eval"), ("out", "-o")):
         if said[name] is None:
             raise UsageError(
-                f"Missing option '{option}'. MODEL needs it; only without MODEL does edgekit.toml say it.",
+                f"Missing option '{option}'. MODEL needs it; without MODEL edgekit.toml names it.",
                 code="option-missing",
             )
-    _build("", {"model": model, "eval": said.pop("evaluation"), **said})
+    _build("", {"model": model, "eval": said.pop("evaluation"), **said}, wide)
 
 
-def _build(target: str, options: dict[str, Any]) -> None:
+def _build(target: str, options: dict[str, Any], wide: bool) -> None:
     if target:
         echo(f"target {target}:")
     with bars() as progress:
@@ -167,22 +176,22 @@ def _build(target: str, options: dict[str, Any]) -> None:
         from edgekit import build
 
         result = build(progress=progress, **options)
-    echo(result.table())
+    echo(result.table(wide=wide))
     reused = f" (from the cache: {', '.join(result.reused)})" if result.reused else ""
-    echo(f"Wrote {options['out']}, {result.bundle.size / 2**20:.1f} MB, in {result.seconds:.0f} s{reused}.")
+    echo_text(f"Wrote {options['out']}, {result.bundle.size / 2**20:.1f} MB, in {result.seconds:.0f} s{reused}.")
 
 
 def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The builds of the nearest ``edgekit.toml``: the name of each target where there are several, and what the build is told.
+    """Return the builds of the nearest ``edgekit.toml``: the name of each target where there are several, and its options.
 
     Raises:
-        UsageError: where there is no such file, or it lacks something; or an output folder exists, before any of them is built.
+        UsageError: Where there is no such file or it lacks a key, or an output folder exists; before any build begins.
     """
     from edgekit.bundle.assemble import check_output
     from edgekit.spec import project as projects
 
     file = projects.nearest(
-        Path.cwd(), "Write one, or say it here: edgekit build MODEL --samples FILE --eval FILE -o OUT."
+        Path.cwd(), "Write one (edgekit init), or name all here: edgekit build MODEL --samples FILE --eval FILE -o OUT."
     )
     source = click.get_current_context().get_parameter_source
     chosen = {name: value for name, value in said.items() if source(name) is not click.core.ParameterSource.DEFAULT}

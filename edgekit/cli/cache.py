@@ -21,23 +21,24 @@ def _seconds(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN
         return 0.0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value)
     if match is None:
-        raise click.BadParameter(f"'{value}' is no age. Write a number and m, h, d or w, e.g. 7d.")
+        raise click.BadParameter(f"'{value}' is not an age. Write a number and m, h, d or w, e.g. 7d.")
     return float(match[1]) * _UNITS[match[2]]
 
 
 @click.group(name="cache")
 def command():  # type: ignore[no-untyped-def] # noqa: ANN201
-    """Look into the build cache, or empty it.
+    """Show or clear the build cache.
 
-    It holds what builds have made (graphs, answers, times, students), so that the next build of the same does not make it again. It is at EDGEKIT_CACHE,
-    else ~/.cache/edgekit, belongs to one user alone, and keeps within EDGEKIT_CACHE_MB (8192): what was not used for longest goes first. An entry that was
-    altered is not used. Times of more than 7 days ago, or of a busy machine, are measured anew.
+    It holds results of builds (graphs, outputs, times, students), which a later build of the same model reuses. It is at
+    EDGEKIT_CACHE, else ~/.cache/edgekit, belongs to one user, and stays below EDGEKIT_CACHE_MB (8192): entries that were
+    not used for longest are removed first. An altered entry is not used. Times older than 7 days, or of a busy machine,
+    are measured anew.
     """
 
 
 @command.command(name="show")
 def show():  # type: ignore[no-untyped-def] # noqa: ANN201
-    """List what is in the cache: what each entry is, of what, its size, and when it was made and last used."""
+    """List the entries: step, model and samples, size, and when each was written and last used."""
     from edgekit.cache.records import RACES, Records
     from edgekit.cache.store import Cache
     from edgekit.report.table import table
@@ -46,10 +47,10 @@ def show():  # type: ignore[no-untyped-def] # noqa: ANN201
     entries = cache.entries()
     echo(f"{cache.root}: {len(entries)} entries, {sum(e.size_mb for e in entries):.1f} of {cache.limit_mb:.0f} MB")
     if rows := [
-        (e.name[-64:][:12], e.step, _of(e.about), f"{e.size_mb:.1f}", _ago(now - e.made), _ago(now - e.used))
+        (e.name[-64:][:12], e.step, _of(e.about), f"{e.size_mb:.1f}", _ago(now - e.created), _ago(now - e.used))
         for e in entries
     ]:
-        echo(table(("entry", "what", "of", "MB", "made", "used"), rows, left=(0, 1, 2, 4, 5)))
+        echo(table(("entry", "step", "of", "MB", "written", "used"), rows, left=(0, 1, 2, 4, 5)))
     if races := Records(RACES, cache).names():
         echo(f"races at first loads: {len(races)}")
 
@@ -59,10 +60,10 @@ def show():  # type: ignore[no-untyped-def] # noqa: ANN201
     "--older-than",
     callback=_seconds,
     metavar="AGE",
-    help="Only what was not used for so long, e.g. 12h, 7d, 4w. [default: all]",
+    help="Remove only entries that were not used for this time, e.g. 12h, 7d, 4w. [default: all entries]",
 )
 def clear(older_than):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Remove what builds have made, and times of races at first loads. Engines that were compiled here stay.
+    """Remove results of builds and times of races at first loads; engines that were compiled here stay.
 
     Refused while a build uses the cache.
     """
@@ -76,7 +77,7 @@ def clear(older_than):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
 
 
 def _of(about: Mapping[str, Any]) -> str:
-    """What an entry belongs to, by the digests that it lists."""
+    """Return the model, candidates and samples of an entry, by their digests."""
     model = about.get("model") or about.get("teacher")
     shown = [f"model {str(model)[:12]}"] if isinstance(model, str) else []
     candidates = about.get("candidates")

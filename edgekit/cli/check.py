@@ -10,6 +10,7 @@ import click
 
 from edgekit.cli import _verdict
 from edgekit.cli._options import (
+    backend_option,
     columns_option,
     gates_option,
     given,
@@ -21,6 +22,7 @@ from edgekit.cli._options import (
     trust_of,
 )
 from edgekit.cli._output import as_error, bars, echo, error_line
+from edgekit.cli._remote import check_local, connection, forwarded, on_options
 from edgekit.spec import gates as gate_files
 from edgekit.spec import project as projects
 from edgekit.spec.errors import EdgekitError, UsageError
@@ -28,7 +30,7 @@ from edgekit.spec.project import Check, Project
 
 __all__ = ["command", "worst"]
 
-# The gravest first: what cannot be trusted, what was found, what could not be looked at.
+# The worst first: what cannot be trusted, what regressed, what could not be examined.
 _GRAVITY = (5, 3, 1, 2, 4, 0)
 
 
@@ -38,58 +40,74 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
     "--baseline",
     default=None,
     metavar="BUNDLE|FILE",
-    help="An older bundle (both run in turns), or a file of 'edgekit baseline' (its bundle runs, where it still lies where it was).",
+    help="Older bundle (both run interleaved), or a file of 'edgekit baseline' (its bundle runs too if it is still where it "
+    "was).",
 )
 @click.option(
     "--samples",
     default=None,
     metavar="FILE",
-    help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.",
+    help="Samples with labels: JSONL, CSV, TSV, a TOML file that names them, or a folder LABEL/IMAGE.",
 )
 @columns_option
 @slices_option
 @gates_option
 @click.option(
-    "-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here."
+    "-o",
+    "--out",
+    default=None,
+    metavar="FOLDER",
+    help="Folder for report.html, report.json, report.md, junit.xml and history.json.",
 )
-@click.option("--strict", is_flag=True, help="Exit 4 where a gate stays inconclusive.")
+@click.option("--strict", is_flag=True, help="Exit 4 if a gate is inconclusive.")
 @click.option(
     "--allow-incomparable",
     is_flag=True,
-    help="Latency, start, memory and energy may stay incomparable, as against a file of another machine. Accuracy may not.",
+    help="Accept incomparable latency, start, memory and energy, as against a file of another machine; not accuracy.",
 )
 @click.option(
     "--self-check",
     is_flag=True,
-    help="Run BUNDLE against itself first: print this machine's noise floor, refuse margins below it. Without a baseline: only that.",
+    help="First run BUNDLE against itself: print this machine's noise floor and refuse margins below it. Without a baseline "
+    "do only that.",
 )
 @include_text_option
 @click.option(
     "--json",
     "as_json",
     is_flag=True,
-    help="Print the whole report as JSON instead, one after the other for several targets.",
+    help="Print the whole report as JSON; one after the other for several targets.",
 )
+@backend_option
+@on_options
 @keys_option
 @max_time_option
 @seed_option
-def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
-    """Hold BUNDLE against a baseline and its gates; for CI.
+def command(bundle, gates, include_text, as_json, where, python, identity, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
+    """Compare BUNDLE with a baseline and judge it by gates; for CI.
 
-    Exit 0: no gate failed; one that stays inconclusive is no proof (--strict: 4). 1: something broke. 2: the call is off.
-    3: a regression, or over a limit. 4: something gated cannot be compared. 5: a bundle or baseline is damaged.
+    Exit codes: 0 no gate failed (an inconclusive gate proves nothing; with --strict 4), 1 tool error, 2 usage,
+    3 regression or over a limit, 4 a gated metric is incomparable, 5 a bundle or baseline is damaged.
 
-    Without BUNDLE everything is as the nearest edgekit.toml says, for the bundles of all its targets in turn; what is given here wins
-    over the file, and the gravest exit code counts. With BUNDLE edgekit.toml is not read.
+    Without BUNDLE the nearest edgekit.toml names everything, for the bundles of all its targets in turn; options given
+    here win over the file, and the worst exit code counts. With BUNDLE edgekit.toml is not read.
+
+    With --on the device's own 'edgekit check' runs there; samples are copied to a private folder and removed afterwards.
     """
     held = None if gates is None else gate_files.read(gates)
+    if where is not None:
+        device = (where, python, identity, said["keys"])
+        click.get_current_context().exit(_run_there(bundle, gates, as_json, device, said))
+    check_local()
+    backend = said.pop("backend")
     chosen = given(gates=held, report=said.pop("out"), **said)
     if bundle is not None:
         checks = projects.checks(Project(), bundle, chosen)
         _complete(checks[0], asked=bool(said["self_check"]))
     else:
         file = projects.nearest(
-            Path.cwd(), "Write one, or say it here: edgekit check BUNDLE --baseline BUNDLE|FILE --samples FILE."
+            Path.cwd(),
+            "Write one (edgekit init), or name all here: edgekit check BUNDLE --baseline BUNDLE|FILE --samples FILE.",
         )
         file.need("edgekit check", "out", *([] if "samples" in chosen else ["eval"]))
         checks = projects.checks(file, None, chosen)
@@ -97,51 +115,89 @@ def command(bundle, gates, include_text, as_json, **said):  # type: ignore[no-un
     if checks[0].baseline is None:
         _only_noise(include_text=include_text, gates=gates, **said)
     _verdict.check_ready(*(check.report for check in checks))
-    click.get_current_context().exit(worst([_run(check, include_text, as_json) for check in checks]))
+    click.get_current_context().exit(worst([_run(check, include_text, as_json, backend) for check in checks]))
 
 
 def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None:
-    """Refuses a check that lacks what it takes. ``asked``: the noise alone was asked for here; a file that lost its baseline must not come to that."""
+    """Refuse a check without samples or baseline.
+
+    Args:
+        check: The check.
+        file: The ``edgekit.toml`` that it is from; None where the options name all.
+        asked: Whether the options ask for the noise floor alone; a file that lost its baseline must not end in that.
+    """
     if not check.samples:
         raise UsageError(
-            "Missing option '--samples'. Give the labelled rows to compare on; only without BUNDLE does edgekit.toml name them.",
+            "Missing option '--samples'. Give the labelled rows to compare on; without BUNDLE edgekit.toml names them.",
             code="option-missing",
         )
     if check.baseline is not None or asked:
         return
     if file is None:
         raise UsageError(
-            "Missing option '--baseline'. Give an older bundle, or a file of 'edgekit baseline'; or --self-check for this machine's noise.",
+            "Missing option '--baseline'. Give an older bundle or a file of 'edgekit baseline'; or --self-check for this machine's noise floor.",
             code="option-missing",
         )
-    columns = ",".join(f"{role}={name}" for role, name in check.columns.items())
-    told = f"--samples {check.samples}" + (f" --columns {columns}" if columns else "")
-    where = f"baselines/{check.name}.json, of every target's bundle," if check.name else "baseline.json"
+    value = "baselines" if check.name else "baseline.json"
     raise UsageError(
-        f"{file.path} names no baseline. Make one with: edgekit baseline {check.bundle} {told} -o {where} "
-        f'and add baseline = "{"baselines" if check.name else "baseline.json"}"; or measure the noise of this machine alone: --self-check.',
+        f'{file.path} names no baseline. Add baseline = "{value}" and make it: edgekit baseline. '
+        "Or measure the noise of this machine alone: --self-check.",
         code="baseline-missing",
     )
 
 
 def _only_noise(**said: Any) -> None:
-    """Refuses what was given for a comparison where there is none: it would do nothing."""
+    """Refuse options of a comparison where there is none: they would have no effect."""
     for name in ("gates", "slices", "strict", "allow_incomparable", "include_text"):
         if said[name]:
             option = "--slice" if name == "slices" else f"--{name.replace('_', '-')}"
             raise UsageError(
-                f"{option} is of a comparison, and --self-check without a baseline makes none. Give --baseline too, or leave it out.",
+                f"{option} is an option of a comparison, and --self-check without a baseline makes none. Add --baseline, or leave it out.",
                 code="option-needs-other",
             )
 
 
-def _run(check: Check, include_text: bool, as_json: bool) -> int:
-    """Checks one bundle and says so; of several, an error of one does not keep the others from being looked at."""
-    from edgekit.report import check as checking
+def _run_there(
+    bundle: str | None, gates: str | None, as_json: bool, device: tuple[Any, ...], said: dict[str, Any]
+) -> int:
+    """Check a bundle on a device; return the exit code."""
+    from edgekit.deploy import measure
+
+    if bundle is None:
+        raise UsageError(
+            "--on needs BUNDLE: without it edgekit.toml names the bundles, and checks them on this machine.",
+            code="option-needs-other",
+        )
+    check = projects.checks(Project(), bundle, given(baseline=said["baseline"], samples=said["samples"]))[0]
+    _complete(check, asked=bool(said["self_check"]))
+    given_files = {"--samples": said["samples"], "--baseline": said["baseline"], "--gates": gates}
+    files = {option: path for option, path in given_files.items() if path is not None}
+    _verdict.check_ready(said["out"])
+    with bars() as progress:
+        reached = connection(*device, progress=progress)
+        arguments = forwarded(("samples", "baseline", "gates", "out", "as_json"))
+        report = measure.report("check", bundle, files, arguments, reached)
+    return _finish(report, said["out"], as_json, bool(said["strict"]), bool(said["allow_incomparable"]))
+
+
+def _finish(report: Any, folder: str | None, as_json: bool, strict: bool, allow_incomparable: bool) -> int:
+    """Print and write a report; return its exit code."""
+    if not as_json:
+        return _verdict.finish(report, folder, strict, allow_incomparable)
     from edgekit.report import files
+
+    _verdict.write(report, folder)
+    _verdict.say(files.dumps(report).rstrip("\n"))
+    return int(report.exit_code(strict, allow_incomparable))
+
+
+def _run(check: Check, include_text: bool, as_json: bool, backend: str | None) -> int:
+    """Check one bundle and return its exit code; an error is printed, so that the bundles of other targets are checked too."""
+    from edgekit.report import check as checking
 
     told: dict[str, Any] = {
         "columns": check.columns or None,
+        **given(backend=backend),
         "trust": trust_of(check.keys),
         "max_time": check.max_time,
         "seed": check.seed,
@@ -158,11 +214,7 @@ def _run(check: Check, include_text: bool, as_json: bool) -> int:
                     "include_text": include_text,
                 }
                 report = checking.check(check.bundle, check.baseline, check.samples, progress=progress, **told)
-        if not as_json:
-            return _verdict.finish(report, check.report, check.strict, check.allow_incomparable)
-        _verdict.write(report, check.report)
-        _verdict.say(files.dumps(report).rstrip("\n"))
-        return report.exit_code(check.strict, check.allow_incomparable)
+        return _finish(report, check.report, as_json, check.strict, check.allow_incomparable)
     except (EdgekitError, OSError, MemoryError) as problem:
         error = as_error(problem)
         echo(error_line(error, check.name), err=True)
@@ -170,5 +222,5 @@ def _run(check: Check, include_text: bool, as_json: bool) -> int:
 
 
 def worst(codes: Sequence[int]) -> int:
-    """The gravest of several exit codes."""
+    """Return the worst of several exit codes."""
     return min(codes, key=_GRAVITY.index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import (
+    backend_option,
     columns_option,
     gates_option,
     given,
@@ -27,26 +28,30 @@ __all__ = ["command"]
     "--samples",
     required=True,
     metavar="FILE",
-    help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.",
+    help="Samples with labels: JSONL, CSV, TSV, a TOML file that names them, or a folder LABEL/IMAGE.",
 )
 @click.option(
-    "-o", "--out", default=None, metavar="FOLDER", help="report.html, .json, .md, junit.xml and history.json go here."
+    "-o",
+    "--out",
+    default=None,
+    metavar="FOLDER",
+    help="Folder for report.html, report.json, report.md, junit.xml and history.json.",
 )
 @columns_option
 @slices_option
 @gates_option
 @include_text_option
+@backend_option
 @keys_option
 @max_time_option
 @seed_option
 def command(before, after, samples, out, gates, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Compare the bundle B with A, row by row and by the clock.
+    """Compare the bundle B with A: accuracy row by row, latency, start, memory and size.
 
-    A is a bundle (both run in turns on this machine), a JSON file of 'edgekit eval -o' or 'edgekit baseline', a file with a
-    teacher's outputs (.npz with an array for each output, .jsonl with {"OUTPUT": [...]} a line, .npy of a model with one output),
-    or the teacher itself, a Hugging Face folder (needs torch). Beside what 'edgekit check' judges, attributions and disturbed
-    inputs are compared on both sides.
-    Exit codes are those of 'edgekit check'.
+    A is a bundle (both run interleaved on this machine), a JSON file of 'edgekit eval -o' or 'edgekit baseline', a file
+    of a teacher's outputs (.npz with an array for each output, .jsonl with {"OUTPUT": [...]} a line, .npy of a model
+    with one output), or the teacher itself, a Hugging Face folder (needs torch). Beside the metrics of 'edgekit check',
+    occlusion attributions and disturbed inputs of both sides are compared. Exit codes are those of 'edgekit check'.
     """
     from edgekit.cli import _reference, _verdict
     from edgekit.report import check

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import keys_option, trust_of
-from edgekit.cli._output import bars, echo, show
+from edgekit.cli._output import bars, echo_text, show
 from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
@@ -13,21 +13,22 @@ __all__ = ["command"]
 
 @click.command(name="compile")
 @click.argument("bundle")
-@click.option("--dry-run", is_flag=True, help="Say what would be done here, and why; make nothing.")
-@click.option("--force", is_flag=True, help="Make engines anew, also those that the cache has, and race again.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done here and why; compile nothing.")
+@click.option("--force", is_flag=True, help="Compile engines anew, also those in the cache, and race again.")
 @keys_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Make the engines that BUNDLE needs on this device, check them on the golden inputs, and keep the fastest that passes."""
+    """Compile the engines of BUNDLE on this device, test them on the golden inputs, and keep the fastest that passes."""
     from edgekit.runtime.compile import compile_bundle, explain
 
     if dry_run and as_json:
         raise UsageError(
-            "--json is of a compilation, and --dry-run makes none. Leave one of them out.", code="option-conflict"
+            "--json prints the result of a compilation, and --dry-run makes none. Leave one of them out.",
+            code="option-conflict",
         )
     trust = trust_of(keys)
     if dry_run:
-        echo(explain(bundle, trust=trust, force=force))
+        echo_text(explain(bundle, trust=trust, force=force))
         return
     with bars() as progress:
         result = compile_bundle(bundle, trust=trust, force=force, progress=progress)

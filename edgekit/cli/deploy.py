@@ -6,19 +6,10 @@ import click
 
 from edgekit.cli._options import downgrade_option, keys_option, revoked
 from edgekit.cli._output import bars, show
+from edgekit.cli._remote import identity_option, python_option
 from edgekit.spec.parsing import to_json
 
-__all__ = ["command", "identity_option", "python_option"]
-
-python_option = click.option(
-    "--python",
-    default="python3",
-    show_default=True,
-    help="Python on the device that has EdgeKit; from the login's home where the path is relative.",
-)
-identity_option = click.option(
-    "--identity", default=None, metavar="FILE", help="Private key to log in with. [default: as ssh finds it]"
-)
+__all__ = ["command"]
 
 
 @click.command(name="deploy")
@@ -31,11 +22,12 @@ identity_option = click.option(
 @click.option("--report", default=None, metavar="FILE", help="Also write the result as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(*, bundle, where, keys, allow_downgrade, python, identity, report, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Bring BUNDLE to a device over ssh, make its engines there, and check that it computes there what it is to.
+    """Copy BUNDLE to a device over ssh, compile its engines there, and verify its outputs on the golden inputs.
 
-    It goes to ~/edgekit/NAME there, or to PATH (/~/PATH below the login's home), and replaces the bundle that is there only when
-    all of that went well. The device needs Python 3.10, edgekit-sdk[cli] and the bundle's backend. Your ssh configuration, agent and
-    known hosts apply; a host that is not known, or shows another key, is refused.
+    It goes to ~/edgekit/NAME there, or to PATH (/~/PATH is below the login's home), and replaces an existing bundle only
+    after all steps succeeded. The device needs Python 3.10, edgekit[cli] and the bundle's backend; files are copied by
+    scp, or through ssh alone where the device has no SFTP server. Your ssh configuration, agent and known hosts apply; a
+    host that is unknown or shows another key is refused.
     """
     from edgekit.deploy import deploy
 

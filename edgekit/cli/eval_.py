@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from edgekit.cli._options import (
+    backend_option,
     columns_option,
     given,
     include_text_option,
@@ -17,12 +18,14 @@ from edgekit.cli._options import (
     threads_option,
     trust_of,
 )
-from edgekit.cli._output import bars, echo
+from edgekit.cli._output import bars, echo, echo_text
+from edgekit.cli._remote import check_local, connection, forwarded, on_options
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 
 __all__ = ["command"]
 
+_OF_SCORES = ("columns", "backend", "threads", "slices")
 _SCENARIOS = ("SingleStream", "Offline", "Server")
 
 
@@ -32,21 +35,21 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
     "--samples",
     required=True,
     metavar="FILE",
-    help="Samples with labels: JSONL, CSV, TSV, a TOML that names them, or a folder LABEL/IMAGE.",
+    help="Samples with labels: JSONL, CSV, TSV, a TOML file that names them, or a folder LABEL/IMAGE.",
 )
 @click.option(
     "-o",
     "--out",
     default=None,
     metavar="FOLDER",
-    help="Measure everything, and write report.html, .json, .md, junit.xml and history.json here.",
+    help="Measure everything and write report.html, report.json, report.md, junit.xml and history.json to this folder.",
 )
 @click.option(
     "--json",
     "file",
     default=None,
     metavar="FILE",
-    help="Without -o: also write the numbers as JSON ('-': only them, to standard output).",
+    help="Without -o: also write the scores as JSON ('-': only these, to standard output).",
 )
 @columns_option
 @slices_option
@@ -54,76 +57,122 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
     "--teacher",
     default=None,
     metavar="FILE|MODEL",
-    help="Also compare with these outputs (.npy, .npz, .jsonl), or this Hugging Face folder (needs torch).",
+    help="Also compare with a file of outputs (.npy, .npz, .jsonl) or a Hugging Face folder (needs torch).",
 )
 @click.option(
     "--scenario",
     "scenarios",
     multiple=True,
     type=click.Choice(_SCENARIOS),
-    help="MLPerf's name of how texts arrive. Repeatable. [default: all three]",
+    help="Load scenario, by its name in MLPerf. Repeatable. [default: all three]",
 )
 @click.option(
     "--server-bound",
     type=click.FloatRange(min=0, min_open=True),
     default=None,
     metavar="MS",
-    help="Of the Server scenario: 99 % of answers within it.",
+    help="Latency bound of the Server scenario for 99 % of the answers. [default: 10 times the median]",
 )
 @click.option(
     "--gates",
     default=None,
     metavar="FILE",
-    help="TOML with limits of the bundle, and margins over the teacher. [default: none]",
+    help="TOML file of limits of the bundle and margins over the teacher. [default: no gates]",
 )
 @include_text_option
-@click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
+@backend_option
 @threads_option
+@on_options
 @keys_option
 @max_time_option
 @seed_option
-def command(bundle, samples, out, file, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Score BUNDLE on samples, with latency (one stream, batch 1, input to answer) and memory.
+def command(bundle, samples, out, file, keys, where, python, identity, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+    """Score BUNDLE on samples, with latency (one stream, batch 1, input to answer), start and memory.
 
-    With -o everything is measured: accuracy by row and slice, latency, cold start, memory, scenarios, robustness. One HTML file for people,
-    JSON and JUnit for machines, Markdown for a pull request. Nothing is gated unless --gates says so: its budget is held against BUNDLE, its
-    margins against what --teacher gives. Exit codes are then those of 'edgekit check'.
+    With -o everything is measured: accuracy by row and slice, latency, cold start, memory, scenarios, robustness. The
+    report is one HTML page for people, JSON and JUnit for machines, Markdown for a pull request. Nothing is gated
+    without --gates; with it, BUNDLE is held to the budget, and margins to what --teacher gives. Exit codes are then
+    those of 'edgekit check'. With --slice and without -o, the scores of each slice are printed.
+
+    With --on the device's own 'edgekit eval' runs there; samples are copied to a private folder and removed afterwards.
     """
+    if out is not None and file is not None:
+        raise UsageError(
+            "--json is for an evaluation without -o, which writes report.json. Leave one of them out.",
+            code="option-conflict",
+        )
+    if out is None:
+        _refuse_report_options(options)
+    if where is not None:
+        _run_there(bundle, samples, out, file, (where, python, identity, keys), options)
+        return
+    check_local()
     if out is not None:
-        if file is not None:
-            raise UsageError(
-                "--json is of an evaluation without -o, which writes report.json. Leave one of them out.",
-                code="option-conflict",
-            )
         _report(bundle, samples, out, keys=keys, **options)
         return
-    run = {name: options.pop(name) for name in ("columns", "backend", "threads")}
-    if of_a_report := list(given(**options)):
-        option = next(p for p in command.params if p.name == of_a_report[0])
-        raise UsageError(
-            f"{max(option.opts, key=len)} is of a report. Add -o FOLDER, or leave it out.", code="option-needs-other"
-        )
     from edgekit.report.evaluate import evaluate
-    from edgekit.report.files import write_text
 
+    run = {name: options[name] for name in ("columns", "backend", "threads", "slices")}
     with bars() as progress:
         result = evaluate(bundle, samples, trust=trust_of(keys), progress=progress, **run)
+    _print_scores(result, file)
+
+
+def _refuse_report_options(options: dict[str, Any]) -> None:
+    """Refuse options that only a report has."""
+    of_report = {name: value for name, value in options.items() if name not in _OF_SCORES}
+    for name in given(**of_report):
+        option = next(parameter for parameter in command.params if parameter.name == name)
+        raise UsageError(
+            f"{max(option.opts, key=len)} is an option of a report. Add -o FOLDER, or leave it out.",
+            code="option-needs-other",
+        )
+
+
+def _print_scores(result: Any, file: str | None) -> None:
+    """Print scores, and write them as JSON where ``--json`` names a file."""
+    from edgekit.report.files import write_text
+
     text = to_json(result.record(), indent=2)
     if file == "-":
         echo(text)
         return
-    echo(result.text())
+    echo_text(result.text())
     if file:
         write_text(file, text + "\n")
 
 
+def _run_there(
+    bundle: str, samples: str, out: str | None, file: str | None, device: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """Evaluate on a device."""
+    from edgekit.cli import _verdict
+    from edgekit.deploy import measure
+
+    if out is not None:
+        _verdict.check_ready(out)
+    given_files = {"--samples": samples, "--gates": options.get("gates"), "--teacher": options.get("teacher")}
+    files = {option: path for option, path in given_files.items() if path is not None}
+    arguments = forwarded(("samples", "gates", "teacher", "out", "file"))
+    with bars() as progress:
+        reached = connection(*device, progress=progress)
+        if out is None:
+            result = measure.evaluate(bundle, files, arguments, reached)
+        else:
+            report = measure.report("eval", bundle, files, arguments, reached)
+    if out is None:
+        _print_scores(result, file)
+    else:
+        click.get_current_context().exit(_verdict.finish(report, out))
+
+
 def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
-    """Measures everything and writes the report."""
+    """Measure everything and write the report."""
     server_bound, scenarios = options.pop("server_bound"), options.pop("scenarios")
     teacher, gates, keys = options.pop("teacher"), options.pop("gates"), options.pop("keys")
     if server_bound is not None and scenarios and "Server" not in scenarios:
         raise UsageError(
-            "--server-bound is of the Server scenario, which was not asked for. Add --scenario Server, or leave it out.",
+            "--server-bound is an option of the Server scenario, which is not among --scenario. Add --scenario Server, or leave it out.",
             code="option-needs-other",
         )
     from edgekit.cli import _reference, _verdict

@@ -13,11 +13,15 @@ __all__ = ["command"]
 @click.command(name="inspect")
 @click.argument("bundle")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
-def command(bundle, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Show what BUNDLE holds: task, inputs, how it runs, the candidates of its build, where it came from."""
+@click.option("--wide", is_flag=True, help="Print all columns of the candidates, and digests in full.")
+def command(bundle, as_json, wide):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+    """Show the content of BUNDLE: task, inputs, variants, the candidates of its build and its provenance."""
     from edgekit.bundle.trust import open_bundle
     from edgekit.report.inspect import inspect
     from edgekit.spec.parsing import plain
 
     opened = open_bundle(bundle)
-    echo(to_json(plain(opened.manifest), indent=2, sort_keys=True, ensure_ascii=False) if as_json else inspect(opened))
+    if as_json:
+        echo(to_json(plain(opened.manifest), indent=2, sort_keys=True, ensure_ascii=False))
+    else:
+        echo(inspect(opened, wide=wide))

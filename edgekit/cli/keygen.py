@@ -11,12 +11,12 @@ __all__ = ["command"]
 
 @click.command(name="keygen")
 @click.argument("key")
-@click.option("--password", is_flag=True, help="Encrypt the private key with a password, which is asked for.")
+@click.option("--password", is_flag=True, help="Encrypt the private key with a password, which is prompted for.")
 def command(key, password):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Make a key pair to sign bundles with: KEY, which stays secret, and KEY.pub, which devices get."""
+    """Create a key pair for signing bundles: KEY, which stays secret, and KEY.pub for the devices."""
     from pathlib import Path
 
-    from edgekit.bundle.signature import fingerprint, make_keys
+    from edgekit.bundle.keys import fingerprint, make_keys
 
     secret = (
         click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True).encode() if password else None

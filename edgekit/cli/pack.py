@@ -17,17 +17,17 @@ __all__ = ["command"]
     "--out",
     default=None,
     metavar="FILE|FOLDER",
-    help="What is written. [default: the bundle's name, here, with or without .edge]",
+    help="Output. [default: name of the bundle in the current folder, with or without .edge]",
 )
-@click.option("--unpack", "unpacking", is_flag=True, help="The other way round: FILE.edge into the folder of a bundle.")
+@click.option("--unpack", "unpacking", is_flag=True, help="Unpack FILE.edge into a bundle's folder.")
 @keys_option
-@click.option("--force", is_flag=True, help="Replace the packed bundle, or with --unpack the bundle, that is at --out.")
+@click.option("--force", is_flag=True, help="Replace the packed bundle, or with --unpack the bundle, at --out.")
 @downgrade_option
 def command(bundle, out, unpacking, keys, force, allow_downgrade):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Write BUNDLE into one file to copy; with --unpack, write the bundle of such a FILE into a folder.
+    """Pack BUNDLE into one file for copying; with --unpack, unpack such a FILE into a folder.
 
-    The bundle is checked whole in both directions, and what is written appears whole or not at all. The same bundle
-    gives the same bytes. The file is a ZIP without compression.
+    The whole bundle is checked in both directions, and the output appears whole or not at all. The same bundle gives the
+    same bytes. The file is a ZIP without compression.
     """
     from pathlib import Path
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option
-from edgekit.cli._output import bars, echo
+from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
 
 
 @click.command(name="prune")
 @click.argument("model")
-@click.option(
-    "--speedup", type=float, required=True, help="How many times as fast, e.g. 1.25: input to answer on the target."
-)
+@click.option("--speedup", type=float, required=True, help="Speedup from input to answer on the target, e.g. 1.25.")
 @click.option(
     "--target", default="cpu", show_default=True, help="Name of a target (see: edgekit targets), or a TOML file."
 )
@@ -23,21 +21,21 @@ __all__ = ["command"]
     required=True,
     multiple=True,
     metavar="FILE",
-    help="What is looked at and trained on; rows without a label too. Repeatable.",
+    help="Samples for importance scores and training, with or without labels. Repeatable.",
 )
 @click.option(
     "--eval",
     "evaluation",
     required=True,
     metavar="FILE",
-    help="Rows with labels: texts that are timed, and by which the best epoch is chosen.",
+    help="Evaluation samples with labels: they are timed, and choose the best epoch.",
 )
 @click.option(
     "-o",
     "--out",
     required=True,
     metavar="FOLDER",
-    help="The pruned model, a Hugging Face folder; appears whole or not at all.",
+    help="Folder of the pruned model, a Hugging Face model; it appears whole or not at all.",
 )
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
@@ -45,18 +43,21 @@ __all__ = ["command"]
     "--recover/--no-recover",
     default=True,
     show_default=True,
-    help="Win accuracy back by distillation from the model as it was.",
+    help="Recover accuracy by distillation from the original model.",
 )
-@click.option("--epochs", type=int, default=None, help="Of the recovery, at most. [default: 6]")
-@click.option("--batch", type=int, default=None, help="Rows of a step of the recovery. [default: 32]")
-@click.option("--learning-rate", type=float, default=None, help="Of the recovery. [default: 2e-4]")
-@click.option("--seed", type=int, default=None, help="Of the recovery. [default: 0]")
+@click.option("--epochs", type=int, default=None, help="Largest number of epochs of the recovery. [default: 6]")
+@click.option("--batch", type=int, default=None, help="Rows of a training step of the recovery. [default: 32]")
+@click.option(
+    "--learning-rate", type=float, default=None, help="Highest learning rate of the recovery. [default: 2e-4]"
+)
+@click.option("--seed", type=int, default=None, help="Random seed of the recovery. [default: 0]")
 @click.option("--force", is_flag=True, help="Replace a model that EdgeKit wrote at --out.")
 def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Cut attention heads and feed-forward neurons out of MODEL, a local Hugging Face folder or a hub id.
+    """Prune attention heads and feed-forward neurons of MODEL, a local Hugging Face folder or a hub id.
 
-    What goes is what matters least for the time that it takes, which is measured on the target's backend. The layers are
-    really smaller, so the folder is read by EdgeKit (build, distill, trim-vocab), and not by Transformers.
+    Units with the least importance for the time that they take are removed; the time is measured on the target's
+    backend. The layers become smaller, so the folder can be read by EdgeKit (build, distill, trim-vocab) but not by
+    Transformers.
     """
     with bars() as progress:
         progress("load", 0, 0)
@@ -65,8 +66,8 @@ def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  
         from edgekit.compress.prune import RECOVERY
         from edgekit.search.pruning import prune_model
 
-        said = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
-        training = replace(RECOVERY, **{k: v for k, v in said.items() if v is not None})
+        settings = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
+        training = replace(RECOVERY, **{k: v for k, v in settings.items() if v is not None})
         result = prune_model(model, eval=evaluation, training=training, progress=progress, **options)
-    echo(result.text())
+    echo_text(result.text())
     echo(f"Wrote {options['out']}.")

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from edgekit.cli._options import keys_option, threads_option, trust_of
+from edgekit.cli._options import backend_option, keys_option, threads_option, trust_of
 from edgekit.cli._output import echo
 from edgekit.spec.parsing import plain, to_json
 
@@ -20,18 +20,18 @@ __all__ = ["command"]
 _BATCH = 256
 
 
-# An option, known or mistyped: no text with a blank or a number after its dash.
+# A known or mistyped option; a text has a space or a number after its dash.
 _LIKE_AN_OPTION = re.compile(r"--?[A-Za-z][\w-]*(=\S*)?")
 
 
 class _Texts(click.Command):
-    """A command whose arguments may begin with a dash: "-5 degrees" is a text, and a mistyped option is none."""
+    """A command whose arguments may begin with a dash: "-5 degrees" is a text, a mistyped option is an error."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Tells options from texts, and hands them on one after the other.
+        """Separate options from texts.
 
         Raises:
-            NoSuchOption: for what looks like an option and is none, with the way to give such a text.
+            NoSuchOption: For an unknown option; the message says how to give such a text.
         """
         parameters = {
             name: p for p in self.get_params(ctx) for name in (*p.opts, *p.secondary_opts) if name.startswith("-")
@@ -62,23 +62,25 @@ class _Texts(click.Command):
 @click.option(
     "--pair",
     is_flag=True,
-    help="Texts are pairs: two arguments, or two fields of a line split by a tab, make one example.",
+    help="Read pairs of texts: two arguments, or two fields of a line split by a tab, are one input.",
 )
-@click.option("--backend", default=None, help="Which of the bundle's backends. [default: its best]")
+@backend_option
 @click.option(
     "--max-characters",
     type=click.IntRange(min=1),
     default=None,
-    help="Of the longest text that is taken. [default: 64 a token of the longest row]",
+    help="Longest text in characters. [default: 64 for each token of the longest row]",
 )
-@click.option("--truncate", is_flag=True, help="Cut a longer text in place of refusing it; its answer says truncated.")
+@click.option(
+    "--truncate", is_flag=True, help="Cut a longer text instead of refusing it; its answer has truncated: true."
+)
 @threads_option
 @keys_option
 def command(bundle, texts, pair, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Answer TEXTs with BUNDLE, one JSON object a line.
+    """Predict TEXTs with BUNDLE and print one JSON object a line.
 
-    '-' alone reads one text a line from standard input. A single word that begins with a dash, and anything else that may, goes
-    after --: edgekit run BUNDLE -- TEXT...
+    '-' alone reads one text a line from standard input. A text that begins with a dash goes after --:
+    edgekit run BUNDLE -- TEXT... For a whole file, see: edgekit predict.
     """
     from edgekit.runtime.load import load
     from edgekit.spec.errors import InputError
@@ -93,7 +95,7 @@ def command(bundle, texts, pair, keys, **options):  # type: ignore[no-untyped-de
             _print(session, list(zip(texts[::2], texts[1::2], strict=True)) if pair else list(texts))
             return
         waiting: list[Any] = []
-        # A file is read in batches; a pipe or a terminal is answered line by line: whoever writes there may wait for it.
+        # A file is read in batches; a pipe or a terminal is answered line by line, since its writer may wait for each answer.
         batch = _BATCH if _is_file(sys.stdin) else 1
         for number, line in enumerate(sys.stdin.buffer, 1):
             try:
@@ -129,7 +131,7 @@ def _print(session: Any, inputs: list[Any]) -> None:
 
 
 def _rounded(value: Any) -> Any:
-    """Plain data with numbers of six decimals: more of a float32 is noise."""
+    """Return plain data with numbers of six decimals; more digits of a float32 are noise."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, dict):

@@ -15,20 +15,24 @@ __all__ = ["command"]
     "--key",
     required=True,
     metavar="FILE",
-    help="Private key, see: edgekit keygen. Its password is asked for where it has one.",
+    help="Private key, see: edgekit keygen. An encrypted key asks for its password.",
 )
 def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Sign BUNDLE, so that a device can tell who made it.
+    """Sign BUNDLE with a private key, so that a device can verify who made it.
 
     Checks the bundle, then writes model.sig into it: an ECDSA P-256 signature over the sha256 of all files, in the
-    format of OpenSSF model-signing, whose own command verifies it too.
+    format of OpenSSF model-signing, whose own command verifies it too. Prints the key's id, the fingerprint of the
+    public key that 'edgekit keygen' printed and that a revocation list holds.
     """
     from pathlib import Path
 
-    from edgekit.bundle.signature import is_encrypted
+    from edgekit.bundle.keys import is_encrypted
+    from edgekit.bundle.signature import stated_key
     from edgekit.bundle.trust import sign
 
-    password = (
-        click.prompt("Password of the key", hide_input=True, err=True).encode() if is_encrypted(Path(key)) else None
-    )
-    echo(f"Wrote {sign(bundle, key, password)}.")
+    password = None
+    if is_encrypted(Path(key)):
+        password = click.prompt("Password of the key", hide_input=True, err=True).encode()
+    file = sign(bundle, key, password)
+    echo(f"Wrote {file}.")
+    echo(f"Key id: {stated_key(file.parent)}")

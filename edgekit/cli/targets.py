@@ -12,7 +12,7 @@ __all__ = ["command"]
 @click.command(name="targets")
 @click.argument("name", required=False)
 def command(name):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """List what a bundle can be built for; with NAME, show that target."""
+    """List the targets that a bundle can be built for; with NAME, show the settings of one."""
     from edgekit.report.inspect import target_text
     from edgekit.report.table import table
     from edgekit.spec import target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import columns_option
-from edgekit.cli._output import bars, echo
+from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
 
@@ -16,37 +16,41 @@ __all__ = ["command"]
     "--samples",
     multiple=True,
     metavar="FILE",
-    help="Texts like all that the model will see; labels are not needed. Repeatable.",
+    help="Texts that represent all inputs of the model; labels are not needed. Repeatable.",
 )
 @click.option(
     "--tokens",
     default=None,
     metavar="FILE",
-    help="Tokens that stay, one on each line, beside those of the samples or in their place.",
+    help="File of tokens to keep, one a line, beside those of the samples or in their place.",
 )
 @click.option(
-    "--eval", "evaluation", default=None, metavar="FILE", help="Other texts, to count how much finer they are split."
+    "--eval",
+    "evaluation",
+    default=None,
+    metavar="FILE",
+    help="Other texts, to report how much longer their token sequences become.",
 )
 @click.option(
     "-o",
     "--out",
     required=True,
     metavar="FOLDER",
-    help="The smaller model, a Hugging Face folder; appears whole or not at all.",
+    help="Folder of the smaller model, a Hugging Face model; it appears whole or not at all.",
 )
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
 @click.option("--force", is_flag=True, help="Replace a model that EdgeKit wrote at --out.")
 def command(model, samples, evaluation, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Take out of MODEL's vocabulary what the samples, or a list, do not use.
+    """Remove the tokens from MODEL's vocabulary that the samples, or a list, do not use.
 
-    Tokenizer and embedding table shrink together. Any text still encodes: words that were not in the samples are split
-    finer. Whoever has the model can tell which words the samples contain.
+    Tokenizer and embedding table shrink together. Any text can still be encoded: words that are not in the samples
+    become more tokens. The model discloses which words the samples contain.
     """
     with bars() as progress:
         progress("load", 0, 0)
         from edgekit.compress.vocabulary import trim
 
         result = trim(model, samples=samples, eval=evaluation, progress=progress, **options)
-    echo(result.text())
+    echo_text(result.text())
     echo(f"Wrote {options['out']}.")

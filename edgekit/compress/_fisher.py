@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from edgekit.compress.objective import Objective
-from edgekit.source.batches import alike, tensors
+from edgekit.source.batches import group_by_length, tensors
 from edgekit.source.stack import blocks, stack
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
@@ -72,7 +72,7 @@ def importance(
     try:
         for parameter in frozen:
             parameter.requires_grad_(False)  # gradients of factors are all that is asked for
-        for chosen in alike(rows, _TOKENS):
+        for chosen in group_by_length(rows, _TOKENS):
             factors.clear()
             feeds = {n: t.to(device) for n, t in tensors([rows[i] for i in chosen], objective.pads).items()}
             outputs = objective.forward(module, feeds)

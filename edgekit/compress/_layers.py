@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.source.stack import WIDTHS, depth, narrow, stack, widths
+from edgekit.source.stack import KEPT_SIZES, depth, prune_layers, stack, widths
 from edgekit.spec.errors import ModelError, UsageError
 
 _COUNTS = ("num_hidden_layers", "n_layers", "encoder_layers", "num_layers")  # what configs call the number of layers
@@ -68,8 +68,8 @@ def shortened(module: Any, keep: Sequence[int]) -> Any:
     ):  # BEiT: names of the outputs that it may give as a backbone, the embeddings' first
         config.stage_names = config.stage_names[: len(keep) + 1]
         config.set_output_features_output_indices(out_features=None, out_indices=None)
-    if getattr(config, WIDTHS, None) and len(layers) == total:
-        setattr(config, WIDTHS, [getattr(config, WIDTHS)[i] for i in keep])
+    if getattr(config, KEPT_SIZES, None) and len(layers) == total:
+        setattr(config, KEPT_SIZES, [getattr(config, KEPT_SIZES)[i] for i in keep])
     return smaller
 
 
@@ -87,8 +87,8 @@ def check_described(module: Any, name: str) -> None:
 
     with torch.device("meta"):
         made = type(module)(module.config)
-    if hasattr(module.config, WIDTHS):
-        narrow(made, [(range(heads), range(neurons)) for heads, neurons in getattr(module.config, WIDTHS)])
+    if hasattr(module.config, KEPT_SIZES):
+        prune_layers(made, [(range(heads), range(neurons)) for heads, neurons in getattr(module.config, KEPT_SIZES)])
     if {n: t.shape for n, t in made.state_dict().items()} != {n: t.shape for n, t in module.state_dict().items()}:
         raise ModelError(
             f"{name} cannot be made a student of fewer layers: those of {type(module).__name__} are of several sizes, and its config cannot say which are "
@@ -105,8 +105,8 @@ def narrowed(module: Any, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) 
         picks: heads and neurons that stay, ascending, layer by layer.
     """
     smaller = copy.deepcopy(module)
-    narrow(smaller, picks)
-    setattr(smaller.config, WIDTHS, widths(smaller))
+    prune_layers(smaller, picks)
+    setattr(smaller.config, KEPT_SIZES, widths(smaller))
     return smaller
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit.compress._layers import tapped
 from edgekit.compress.objective import Objective, gram
-from edgekit.source.batches import alike, run
+from edgekit.source.batches import group_by_length, run
 from edgekit.spec.errors import ModelError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
@@ -153,7 +153,7 @@ def _forward(
 ) -> Iterator[tuple[list[int], dict[str, Any], list[Arrays]]]:
     """Runs a module over some rows in batches of similar length: their indices, the padded tensors, and the outputs."""
     some = [rows[i] for i in chosen]
-    for places in alike(some):
+    for places in group_by_length(some):
         yield (
             [chosen[i] for i in places],
             *run(objective.forward, module, [some[i] for i in places], objective.pads, objective.signature),

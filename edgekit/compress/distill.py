@@ -27,7 +27,7 @@ from edgekit.compress.objective import Loss, Objective
 from edgekit.compress.training import Epoch, Lesson, Training, accelerator, train
 from edgekit.samples import Samples
 from edgekit.source import check_options, heads
-from edgekit.source.batches import stacked, tensors
+from edgekit.source.batches import stack_outputs, tensors
 from edgekit.source.modules import entries
 from edgekit.source.stack import depth, has_stack
 from edgekit.spec.errors import SamplesError, UsageError
@@ -290,7 +290,7 @@ def _objective(
 
 
 def _minus_loss(objective: Objective, rows: Sequence[Arrays], outputs: Sequence[Arrays], truth: Sequence[Any]) -> float:
-    losses = objective.truth_loss(tensors(rows, objective.pads), stacked(outputs), objective.truth_tensor(truth))
+    losses = objective.truth_loss(tensors(rows, objective.pads), stack_outputs(outputs), objective.truth_tensor(truth))
     return -float(losses.mean())
 
 

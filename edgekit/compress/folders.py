@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.bundle.place import check_free, check_place, disk_errors, new_folder, put_folder, recover, sync_tree
 from edgekit.source.modules import quiet
-from edgekit.source.stack import WIDTHS
+from edgekit.source.stack import KEPT_SIZES
 from edgekit.spec.parsing import to_json
 
 __all__ = ["RECORD", "check_output", "place", "save"]
@@ -21,7 +21,7 @@ RECORD = "edgekit.json"
 def save(module: Any, processor: Any, folder: Path, record: Mapping[str, object]) -> None:
     """Writes a Hugging Face folder, with what it was made from."""
     pruned = hasattr(
-        module.config, WIDTHS
+        module.config, KEPT_SIZES
     )  # is filled by the names that weights have in memory, not by those of the hub
     with quiet():
         module.to("cpu").save_pretrained(folder, save_original_format=not pruned)

@@ -31,7 +31,7 @@ from edgekit.compress._layers import tapped
 from edgekit.compress._teacher import Targets
 from edgekit.compress.objective import Loss, Objective, gram, rows_loss
 from edgekit.machine.cpu import cpu_instructions
-from edgekit.source.batches import lengths, stacked
+from edgekit.source.batches import lengths, stack_outputs
 from edgekit.spec.errors import CompressError, UsageError
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
@@ -301,7 +301,7 @@ class _Stepper:
         if self.seen is not None:
             theirs, real = targets.relation(indices)
             relation = gram(self.seen[0]), theirs.to(device), real.to(device)
-        teacher = {n: t.to(device) for n, t in stacked([targets.outputs[i] for i in indices]).items()}
+        teacher = {n: t.to(device) for n, t in stack_outputs([targets.outputs[i] for i in indices]).items()}
         # A label is of the row as it is: what an altered one means is for the teacher to say.
         truth = [examples.truth[i] if i < len(examples) else None for i in indices]
         return rows_loss(self.training.loss, self.lesson.objective, feeds, student, teacher, truth, relation).sum()

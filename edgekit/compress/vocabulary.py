@@ -25,7 +25,7 @@ from edgekit.compress.folders import check_output, place, save
 from edgekit.modalities.text import Text
 from edgekit.source import Source, processors_of
 from edgekit.source.processors.text import NOUN as _NOUN
-from edgekit.source.processors.text import tokenizer_json, wrapped
+from edgekit.source.processors.text import tokenizer_json, wrap_tokenizer
 from edgekit.spec.errors import ModelError, UsageError
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
@@ -342,7 +342,7 @@ def _save(origin: Source, smaller: Mapping[str, Any], kept: Sequence[int], folde
     for name in _IDS:
         if getattr(module.config, name, None) in position:
             setattr(module.config, name, position[getattr(module.config, name)])
-    tokenizer = wrapped(old, smaller)
+    tokenizer = wrap_tokenizer(old, smaller)
     save(
         module,
         tokenizer,

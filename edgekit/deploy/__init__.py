@@ -130,7 +130,7 @@ def deploy(
     progress("check the bundle", 0, 0)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     notes = check_install(opened.manifest, opened.path)
-    found = _ask(device, opened, address)
+    found = ask_device(device, opened, address)
     if not allow_downgrade:
         there, new = (str(found["name"]), str(found["version"])), (opened.manifest.name, opened.manifest.version)
         check_successor(f"{address}, in {found['path']},", there, new)
@@ -147,11 +147,11 @@ def deploy(
         except EdgekitError as problem:
             # It names the place where the bundle was checked; the user knows the one where it is to be.
             said = str(problem).replace(_stage(path, token) + "/bundle", path)
-            raise problem.reworded(said + _clean(device, path, token)) from problem
+            raise problem.reworded(said + clean_device(device, path, token)) from problem
         except BaseException:
-            _clean(device, path, token)
+            clean_device(device, path, token)
             raise
-    left = _clean(device, path, token)
+    left = clean_device(device, path, token)
     return Deployed(
         device=str(address),
         path=path,
@@ -208,7 +208,7 @@ def bench(
     address = parse_url(where)
     device = Device(address, python, identity, ssh_options, progress)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
-    found = _ask(device, opened, address)
+    found = ask_device(device, opened, address)
     if found["manifest"] != sha256(opened.path / MANIFEST):
         deploy(
             bundle,
@@ -236,7 +236,7 @@ def bench(
     return replace(result, machine=f"{address} ({found['system']})")
 
 
-def _ask(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:
+def ask_device(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:
     """What there is on the device, after it was found to do."""
     found = device.step("ask the device", "ask", address.path or f"~/edgekit/{bundle.path.resolve().name}")
     version = str(found["python"])
@@ -299,6 +299,7 @@ def _install(
     if bundle.manifest.choose_on == "device":
         compiled = {**device.json_verb("compile there", "compile", *trust, "--json", "--", copy), "bundle": path}
     verified = device.verb("verify there", "verify", "--require-golden", *trust, "--", copy).strip()
+    verified = verified.replace("\n  ", " ")  # lines that were wrapped there
     doctor = device.json_verb("look at the device", "doctor", "--json")
     # In one step, by the same code that replaces a bundle anywhere; it removes what one that was killed has left there.
     allowed = ["--allow-downgrade"] if allow_downgrade else []
@@ -308,7 +309,7 @@ def _install(
     return compiled, verified, doctor
 
 
-def _clean(device: Device, path: str, token: str) -> str:
+def clean_device(device: Device, path: str, token: str) -> str:
     """Removes what was copied for the time being; what to say when that is not possible."""
     device.progress = silent  # which does not ask whether to go on: it is what is done when the answer was no
     try:

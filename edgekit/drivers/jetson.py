@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.drivers import sysfs
-from edgekit.spec.engine import OLDEST, supported
+from edgekit.spec.engine import OLDEST, is_supported_version
 from edgekit.spec.engine import version as numbers
 from edgekit.spec.errors import UsageError
 
@@ -139,7 +139,7 @@ def board(root: Path = Path("/")) -> Board | None:
 
 def is_supported(version: str) -> bool:
     """Whether EdgeKit works with this TensorRT; False for a text that is no version."""
-    return supported(_numbers(version))
+    return is_supported_version(_numbers(version))
 
 
 def advice(version: str, board: Board | None) -> str:

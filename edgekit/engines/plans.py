@@ -79,12 +79,12 @@ class Plans:
             IntegrityError: when others could have written into the folder.
         """
         try:
-            with private.opened(self.root) as folder:
+            with private.open_folder(self.root) as folder:
                 plan: memoryview | None
                 try:
                     plan = _verified(folder, key)
                 except Damaged:
-                    with private.held(
+                    with private.lock_file(
                         folder, _WRITING
                     ):  # whoever stored it meanwhile may have been between the two renames
                         plan = self._verified_or_removed(folder, key)
@@ -111,7 +111,7 @@ class Plans:
         Raises:
             IntegrityError: as :meth:`find`.
         """
-        with contextlib.suppress(OSError, Damaged), private.opened(self.root) as folder:
+        with contextlib.suppress(OSError, Damaged), private.open_folder(self.root) as folder:
             about: Mapping[str, object] = _sidecar(folder, key)["about"]
             return about
         return {}
@@ -130,8 +130,8 @@ class Plans:
         """
         with contextlib.ExitStack() as stack:
             with self._disk():
-                folder = stack.enter_context(private.opened(self.root, make=True))
-                stack.enter_context(private.held(folder, f"{key}.lock", waiting))
+                folder = stack.enter_context(private.open_folder(self.root, make=True))
+                stack.enter_context(private.lock_file(folder, f"{key}.lock", waiting))
             yield
 
     def store(
@@ -169,8 +169,8 @@ class Plans:
             )
         with (
             self._disk(view.nbytes + len(sidecar)),
-            private.opened(self.root, make=True) as folder,
-            private.held(folder, _WRITING),
+            private.open_folder(self.root, make=True) as folder,
+            private.lock_file(folder, _WRITING),
         ):
             _clean(folder)
             self._shrink(folder, key, view.nbytes + len(sidecar), TIMINGS in parts)
@@ -188,7 +188,7 @@ class Plans:
         """
         file = self.root / f"{key}.plan"
         try:
-            with private.opened(self.root) as folder, private.held(folder, _WRITING):
+            with private.open_folder(self.root) as folder, private.lock_file(folder, _WRITING):
                 _remove(folder, key)
         except OSError as problem:
             _log.warning(
@@ -242,7 +242,7 @@ class Plans:
         for other, (_, its) in sorted(others.items(), key=lambda o: (o[0] in engines, o[1])):
             if total <= limit:
                 break
-            with contextlib.suppress(OSError), private.held(folder, f"{other}.lock", block=False):
+            with contextlib.suppress(OSError), private.lock_file(folder, f"{other}.lock", block=False):
                 _remove(folder, other)
                 total -= its
 
@@ -270,11 +270,11 @@ def _verified(folder: int, key: str) -> memoryview:
     """A plan that is what its sidecar says; FileNotFoundError where there is no sidecar."""
     said = _sidecar(folder, key)
     try:
-        with private.file(folder, f"{key}.plan") as handle:
+        with private.open_file(folder, f"{key}.plan") as handle:
             size = os.fstat(handle).st_size
             if size != said["size"]:
                 raise Damaged(f"it has {size} bytes, expected {said['size']}")
-            plan, digest = private.hashed(handle, size)
+            plan, digest = private.read_hashed(handle, size)
     except FileNotFoundError as problem:
         raise Damaged("the plan is missing") from problem
     if digest != said["sha256"]:
@@ -329,5 +329,5 @@ def _clean(folder: int) -> None:
             ):
                 os.unlink(name, dir_fd=folder)
             elif match and match[2] == "lock":
-                with private.held(folder, name, block=False):
+                with private.lock_file(folder, name, block=False):
                     pass  # its holder died; it goes when it is let go

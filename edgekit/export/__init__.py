@@ -1,1 +1,1 @@
-"""Source -> GraphSet. A file is a way of driving a model: ``single`` is one forward pass."""
+"""Export of a model to ONNX graphs: a source becomes a graph set."""

@@ -1,9 +1,9 @@
-"""Takes an exported graph down to the encoder itself.
+"""Simplification of an exported graph to the encoder's own operators.
 
-``torch.onnx.export`` gives a correct graph with the traces of Python in it: shapes put together at run time,
-position ids sliced out of a buffer, activations spelled out in five nodes. Each function here removes one kind of
-that, in place, and returns how many places it changed; none changes what the graph computes beyond rounding. Runtimes
-match their fused kernels on exactly these plain forms.
+A graph from ``torch.onnx.export`` is correct, but contains traces of the Python code: shapes computed at run time,
+position ids sliced from a buffer, activations of five nodes. Each function here simplifies one such pattern in place
+and returns the number of changes; none changes the result of the graph beyond rounding. Runtimes match their fused
+kernels on these simple forms.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from edgekit.quantize.graphs import Linear, constant, initializer, linears, made
 
 
 def clean(model: ir.Model, max_length: int) -> None:
-    """Runs all the clean-ups on ``model`` in place.
+    """Apply all simplifications to a model in place.
 
     Args:
-        model: as torch exported it.
-        max_length: tokens of the longest row that the model takes.
+        model: Model exported by torch.
+        max_length: Length of the longest row the model accepts, in tokens.
     """
     canonical_masks(model, max_length)
     fuse_gelu(model)
@@ -34,22 +34,25 @@ def clean(model: ir.Model, max_length: int) -> None:
     name_nodes(model.graph)
     pack_projections(model.graph)
     sweep(model)
-    passes.ClearMetadataAndDocStringPass()(model)  # stack traces in it hold paths of the build machine
+    # The metadata hold stack traces with paths of the build machine.
+    passes.ClearMetadataAndDocStringPass()(model)
 
 
 def static_reshapes(graph: ir.Graph) -> int:
-    """Turns a shape that is put together at run time into a constant.
+    """Replace a Reshape's shape that is computed at run time by a constant.
 
-    An axis that equals the input's axis at the same place becomes 0 (copy it); one further unknown axis may become -1.
+    An axis that equals the input's axis at the same index becomes 0 (copy); one other unknown axis may become -1.
     """
     count = 0
     for node in graph:
         if node.op_type != "Reshape" or constant(node.inputs[1]) is not None:
             continue
-        source, result = node.inputs[0], node.outputs[0]
+        source = node.inputs[0]
+        result = node.outputs[0]
         if source is None or source.shape is None or result.shape is None:
             continue
-        shape, unknown = [], 0
+        shape = []
+        unknown = 0
         for axis, dim in enumerate(result.shape):
             if isinstance(dim, int):
                 shape.append(dim)
@@ -67,7 +70,7 @@ def static_reshapes(graph: ir.Graph) -> int:
 
 
 def slice_positions(graph: ir.Graph) -> int:
-    """Looks positions 0..n up by slicing the table: Gather(table, Slice(arange, 0, n)) -> Slice(table, 0, n)."""
+    """Replace the look-up of positions 0..n by a slice: Gather(table, Slice(arange, 0, n)) -> Slice(table, 0, n)."""
     count = 0
     for node in list(graph):
         if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
@@ -76,15 +79,14 @@ def slice_positions(graph: ir.Graph) -> int:
         cut = index.producer() if index is not None else None
         if table is None or cut is None or cut.op_type != "Slice" or constant(table) is None:
             continue
-        ids, start, axes = constant(cut.inputs[0]), constant(cut.inputs[1]), constant(cut.inputs[3])
+        ids = constant(cut.inputs[0])
+        start = constant(cut.inputs[1])
+        axes = constant(cut.inputs[3])
         if ids is None or start is None or axes is None or ids.ndim != 2 or axes.tolist() != [1]:
             continue
         first = int(ids[0, 0])
-        if (
-            ids.shape[0] != 1
-            or not np.array_equal(ids[0], np.arange(first, first + ids.shape[1]))
-            or start.tolist() != [0]
-        ):
+        is_range = ids.shape[0] == 1 and np.array_equal(ids[0], np.arange(first, first + ids.shape[1]))
+        if not is_range or start.tolist() != [0]:
             continue
         rows = constant(table)[first : first + ids.shape[1]]  # type: ignore[index]
         whole = table if len(rows) == len(constant(table)) else initializer(graph, f"{table.name}_rows", rows)  # type: ignore[arg-type]
@@ -98,22 +100,26 @@ def slice_positions(graph: ir.Graph) -> int:
 
 
 def drop_nan_guards(graph: ir.Graph) -> int:
-    """Where(IsNaN(p), 0, p) -> p behind a Softmax: with a finite mask a row of it never is NaN."""
+    """Replace Where(IsNaN(p), 0, p) by p behind a Softmax: with a finite mask its rows are never NaN."""
     count = 0
     for node in list(graph):
         if node.op_type != "Where" or node.inputs[0] is None:
             continue
-        test, kept = node.inputs[0].producer(), node.inputs[2]
-        if test is None or test.op_type != "IsNaN" or kept is None or test.inputs[0] is not kept:
+        test = node.inputs[0].producer()
+        value = node.inputs[2]
+        if test is None or test.op_type != "IsNaN" or value is None or test.inputs[0] is not value:
             continue
-        if kept.producer() is not None and kept.producer().op_type == "Softmax":  # type: ignore[union-attr]
-            replace(graph, node, [], kept)
+        if value.producer() is not None and value.producer().op_type == "Softmax":  # type: ignore[union-attr]
+            replace(graph, node, [], value)
             count += 1
     return count
 
 
 def drop_open_masks(graph: ir.Graph) -> int:
-    """Add(scores, Where(all true, 0, low)) -> scores: the mask of a model whose rows have one size hides nothing, and runtimes fuse no attention behind it."""
+    """Replace Add(scores, Where(all true, 0, low)) by the scores.
+
+    The mask of a model whose rows have one size hides nothing, but runtimes fuse no attention behind it.
+    """
     count = 0
     for node in list(graph):
         for scores, mask in (node.inputs, node.inputs[::-1]) if node.op_type == "Add" else ():
@@ -121,8 +127,10 @@ def drop_open_masks(graph: ir.Graph) -> int:
             if chosen is None or scores is None or scores.shape != node.outputs[0].shape:
                 continue
             test = made_by(chosen.inputs[0], "Expand")
-            visible, added = constant(chosen.inputs[0] if test is None else test.inputs[0]), constant(chosen.inputs[1])
-            if visible is not None and added is not None and visible.all() and not added.any():
+            condition = chosen.inputs[0] if test is None else test.inputs[0]
+            visible = constant(condition)
+            addend = constant(chosen.inputs[1])
+            if visible is not None and addend is not None and visible.all() and not addend.any():
                 replace(graph, node, [], scores)
                 count += 1
                 break
@@ -130,18 +138,18 @@ def drop_open_masks(graph: ir.Graph) -> int:
 
 
 def name_nodes(graph: ir.Graph) -> None:
-    """Names nodes and unnamed weights after the module that they come from.
+    """Name nodes and unnamed weights after the module that they come from.
 
-    A report that says ``encoder.layer.3.output.dense`` can be acted on, ``node_MatMul_212`` cannot.
+    A user can find ``encoder.layer.3.output.dense`` in the model, but not ``node_MatMul_212``.
     """
-    taken: set[str] = set()
+    used_names: set[str] = set()
     for index, node in enumerate(graph):
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
         parts = [s for s in scopes.strip("[]").replace("'", "").split(", ") if s]
         module = parts[-2].removeprefix("model.") if len(parts) > 1 else ""
         name = f"{module}/{node.op_type}" if module else f"{node.op_type}_{index}"
-        node.name = name if name not in taken else f"{name}_{index}"
-        taken.add(node.name)
+        node.name = name if name not in used_names else f"{name}_{index}"
+        used_names.add(node.name)
         weight = node.inputs[1] if node.op_type == "MatMul" and len(node.inputs) > 1 else None
         if weight is not None and weight.is_initializer() and module:
             renamed = f"{module}.weight_transposed"
@@ -152,7 +160,7 @@ def name_nodes(graph: ir.Graph) -> None:
 
 
 def finite_constants(graph: ir.Graph) -> int:
-    """Pulls what is left of 'minus infinity' in the graph (a lowest float32 in some mask) to a finite -10000."""
+    """Replace constants that stand for minus infinity, e.g. the lowest float32 in a mask, by -10000."""
     count = 0
     for name, value in graph.initializers.items():
         array = constant(value)
@@ -164,44 +172,43 @@ def finite_constants(graph: ir.Graph) -> int:
 
 
 def floats_only(graph: ir.Graph) -> int:
-    """CumSum of integers runs in float32, Clip of integers becomes Max and Min: TensorRT 10's parser has the two for floats alone.
+    """Replace CumSum of integers by CumSum of float32, and Clip of integers by Max and Min.
 
-    Positions and masks are what is summed: float32 counts exactly to 2**24.
+    TensorRT 10's parser supports both operators for floats only. The summands are positions and masks, and float32
+    counts exactly up to 2**24.
     """
     count = 0
     for node in list(graph):
-        value, result = node.inputs[0] if node.inputs else None, node.outputs[0]
-        if (
-            node.op_type not in ("CumSum", "Clip")
-            or value is None
-            or value.dtype not in (ir.DataType.INT32, ir.DataType.INT64)
-        ):
+        value = node.inputs[0] if node.inputs else None
+        if node.op_type not in ("CumSum", "Clip") or value is None:
             continue
+        if value.dtype not in (ir.DataType.INT32, ir.DataType.INT64):
+            continue
+        dtype: ir.DataType = value.dtype
         if node.op_type == "CumSum":
             wide = ir.node("Cast", [value], attributes={"to": ir.DataType.FLOAT})
             summed = ir.node("CumSum", [wide.outputs[0], node.inputs[1]], attributes=dict(node.attributes))
-            made = [wide, summed, ir.node("Cast", summed.outputs, attributes={"to": value.dtype})]
+            steps = [wide, summed, ir.node("Cast", summed.outputs, attributes={"to": value.dtype})]
+            dtype = ir.DataType.FLOAT
         else:
-            made = []
+            steps = []
             for op, bound in zip(("Max", "Min"), node.inputs[1:], strict=False):
                 if bound is not None:
-                    made.append(ir.node(op, [made[-1].outputs[0] if made else value, bound]))
-        for step in made[:-1]:
-            step.outputs[0].dtype, step.outputs[0].shape = (
-                ir.DataType.FLOAT if node.op_type == "CumSum" else value.dtype,
-                result.shape,
-            )
-        replace(graph, node, made, made[-1].outputs[0] if made else value)
+                    steps.append(ir.node(op, [steps[-1].outputs[0] if steps else value, bound]))
+        for step in steps[:-1]:
+            step.outputs[0].dtype = dtype
+            step.outputs[0].shape = node.outputs[0].shape
+        replace(graph, node, steps, steps[-1].outputs[0] if steps else value)
         count += 1
     return count
 
 
 def pack_projections(graph: ir.Graph) -> int:
-    """Linears that read the same activation (Q, K and V) become one, and a Split.
+    """Pack linears that read the same activation (Q, K and V) into one linear and a Split.
 
-    One larger product keeps both cores busy, and has one quantizer where three shared an activation: static INT8 of
-    MiniLM took a third of the time in ONNX Runtime, whose fusion wants one reader, and three quarters in OpenVINO.
-    Returns how many were made.
+    One larger product uses both cores better, and needs one quantizer instead of three. Static INT8 of MiniLM took a
+    third of the time in ONNX Runtime, which fuses only an activation with one reader, and three quarters in OpenVINO.
+    Returns the number of packed linears.
     """
     groups: dict[ir.Value, list[Linear]] = defaultdict(list)
     for layer in linears(graph):
@@ -209,12 +216,12 @@ def pack_projections(graph: ir.Graph) -> int:
             groups[layer.x].append(layer)
     packed = {x: group for x, group in groups.items() if len(group) > 1}
     for x, group in packed.items():
-        weights, biases = [constant(p.weight) for p in group], [constant(p.bias) for p in group]
+        weights = [constant(p.weight) for p in group]
+        biases = [constant(p.bias) for p in group]
         names = [(p.node.name or "linear").removesuffix("/MatMul") for p in group]
         name = names[0].rpartition(".")[0] + "." + "_".join(n.rpartition(".")[2] for n in names)
-        weight = initializer(
-            graph, f"{name}.weight_transposed", np.concatenate([w for w in weights if w is not None], axis=1)
-        )
+        packed_weight = np.concatenate([w for w in weights if w is not None], axis=1)
+        weight = initializer(graph, f"{name}.weight_transposed", packed_weight)
         bias = initializer(graph, f"{name}.bias", np.concatenate([b for b in biases if b is not None]))
         product = ir.node("MatMul", [x, weight], name=f"{name}/MatMul")
         added = ir.node("Add", [product.outputs[0], bias], name=f"{name}/Add")

@@ -1,7 +1,7 @@
-"""Spelled-out GELU to the single operator of opset 20.
+"""Fusion of a GELU in several operators to the single operator of opset 20.
 
-Both forms of Hendrycks and Gimpel, "Gaussian Error Linear Units", arXiv 1606.08415, as the activations of Transformers
-write them. The matching itself is onnxscript's rewriter, which tries both orders of every product and sum.
+The patterns are both forms of Hendrycks and Gimpel, "Gaussian Error Linear Units", arXiv 1606.08415, as the activations
+of Transformers write them. onnxscript's rewriter does the matching; it tries both orders of every product and sum.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def _tanh(op: Any, x: Any) -> Any:
 
 
 def fuse_gelu(model: ir.Model) -> int:
-    """Replaces every spelled-out GELU in place; returns how many there were."""
+    """Replace every GELU of several operators in place, and return their number."""
     forms = (
         (_one_plus_erf, _exact),
         (_one_plus_erf_product, _exact),
         (_one_plus_tanh, _tanh),
         (_one_plus_tanh_factored, _tanh),
     )
-    rules = [RewriteRule(half(gate), made) for gate, made in forms for half in (_half_first, _half_last)]
+    rules = [RewriteRule(half(gate), fused) for gate, fused in forms for half in (_half_first, _half_last)]
     return int(RewriteRuleSet(rules, commute=True).apply_to_model(model))

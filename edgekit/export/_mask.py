@@ -1,16 +1,16 @@
-"""Replaces whatever a model makes of its attention mask by one small, finite, additive form.
+"""Replacement of a model's attention masks by one small, finite, additive form.
 
-Models turn ``attention_mask`` into a ``[batch, 1, sequence, sequence]`` tensor with the lowest float32 in it, in ways
-that differ from release to release: index arithmetic, logical operators, ``masked_fill``. That tensor costs memory
+Models turn ``attention_mask`` into a ``[batch, 1, sequence, sequence]`` tensor that contains the lowest float32, in
+ways that differ from release to release: index arithmetic, logical operators, ``masked_fill``. That tensor costs memory
 traffic in every layer, its value becomes infinity in float16 (and 0 x infinity NaN), and no runtime recognises it. So
-this pass does not look at how it is made. It finds the places where something made from the mask alone meets attention
-scores, **computes** that something for probe masks, and where it turns out to say "position k is hidden for everybody"
-(and, for sliding windows, "and so is everything further than w away"), puts the plain form there:
+this pass ignores how the tensor is computed. It finds the nodes that combine a value derived only from the mask with
+attention scores, **evaluates** that value for probe masks, and if the result means "key k is hidden from all queries"
+(and, for sliding windows, "so is every key more than w positions away"), replaces it by the simple form:
 
     (1 - float(attention_mask))[:, None, None, :] * -10000    (+ a window over positions)
 
-Rows of padded queries are left out of the comparison, since nothing reads them. What is not recognised stays as it is,
-with its constants pulled into float16's range. Either way the finished graph is compared with the model afterwards.
+Padded queries are left out of the comparison, since nothing reads their results. A mask that is not recognised stays,
+with its constants limited to float16's range. In both cases the finished graph is compared with the model afterwards.
 """
 
 from __future__ import annotations
@@ -26,53 +26,65 @@ from onnx_ir.passes import common as passes
 from edgekit.quantize.graphs import number
 
 HIDDEN = -10000.0
-"""What is added to a hidden score: exp() of it is 0 in float32 and float16, and two of them still fit into float16."""
+"""Number added to a hidden score: its exp() is 0 in float32 and float16, and the sum of two fits into float16."""
 
-# A window shows only in a probe that is longer than it reaches: ModernBERT's reaches 64 positions to each side.
+# A window is visible only in a probe longer than its reach. ModernBERT's reaches 64 positions to each side.
 _PROBE_LENGTHS = (5, 33, 1025)
 
 
 @dataclass(frozen=True)
 class _Meeting:
-    """A node where something made from the mask meets scores."""
+    """A node that combines a mask with attention scores.
+
+    Attributes:
+        node: Node itself.
+        mask: Value derived only from the attention mask.
+        scores: Attention scores.
+    """
 
     node: ir.Node
-    made: ir.Value
+    mask: ir.Value
     scores: ir.Value
 
 
 @dataclass(frozen=True)
 class _Meaning:
-    """What a mask tensor says: keys hidden by padding, and a window of this many positions to each side (or none)."""
+    """The meaning of a mask tensor: padded keys are hidden, and keys outside a window.
+
+    Attributes:
+        window: Number of visible positions to each side; None without a window.
+    """
 
     window: int | None
 
 
 def canonical_masks(model: ir.Model, max_length: int, mask_name: str = "attention_mask") -> int:
-    """Replaces the masks of all attention layers in place; returns how many places were replaced.
+    """Replace the masks of all attention layers in place, and return the number of replacements.
 
     Args:
-        model: the exported graph.
-        max_length: tokens of the longest row that the model takes; no probe is longer.
-        mask_name: the graph's input.
+        model: Exported model.
+        max_length: Length of the longest row the model accepts, in tokens; no probe is longer.
+        mask_name: Name of the graph's mask input.
     """
     graph = model.graph
     mask = next((v for v in graph.inputs if v.name == mask_name), None)
     if mask is None:
         return 0
-    made_from_mask = _made_from(graph, mask)
-    meetings = [m for node in graph if (m := _meeting(node, made_from_mask)) is not None]
-    meanings = _probe(graph, {m.made for m in meetings}, sorted({min(n, max_length) for n in _PROBE_LENGTHS}))
+    derived = _derived_from(graph, mask)
+    meetings = [m for node in graph if (m := _find_meeting(node, derived)) is not None]
+    lengths = sorted({min(n, max_length) for n in _PROBE_LENGTHS})
+    meanings = _probe(graph, {m.mask for m in meetings}, lengths)
     built: dict[int | None, ir.Value] = {}
     count = 0
     for meeting in meetings:
-        meaning = meanings.get(meeting.made)
+        meaning = meanings.get(meeting.mask)
         if meaning is None:
             continue
         if meaning.window not in built:
             built[meaning.window] = _additive(graph, mask, meaning, first=next(iter(graph)))
         added = ir.node("Add", [meeting.scores, built[meaning.window]])
-        added.outputs[0].type, added.outputs[0].shape = meeting.node.outputs[0].type, meeting.node.outputs[0].shape
+        added.outputs[0].type = meeting.node.outputs[0].type
+        added.outputs[0].shape = meeting.node.outputs[0].shape
         added.metadata_props.update(meeting.node.metadata_props)
         graph.insert_before(meeting.node, added)
         ir.convenience.replace_all_uses_with(meeting.node.outputs[0], added.outputs[0])
@@ -81,36 +93,33 @@ def canonical_masks(model: ir.Model, max_length: int, mask_name: str = "attentio
     return count
 
 
-def _made_from(graph: ir.Graph, mask: ir.Value) -> set[ir.Value]:
-    """Values computed from the mask and from shapes alone, never from what the model is fed otherwise."""
+def _derived_from(graph: ir.Graph, mask: ir.Value) -> set[ir.Value]:
+    """Return the values computed from the mask and from shapes only, not from other inputs."""
     shape_like: set[ir.Value | None] = {None, *graph.initializers.values()}
-    made: set[ir.Value] = {mask}
+    derived: set[ir.Value] = {mask}
     for node in graph:
         if node.op_type in ("Shape", "Size") or all(v in shape_like for v in node.inputs):
             shape_like.update(node.outputs)
-        elif all(v in shape_like or v in made for v in node.inputs):
-            made.update(node.outputs)
-    return made
+        elif all(v in shape_like or v in derived for v in node.inputs):
+            derived.update(node.outputs)
+    return derived
 
 
-def _meeting(node: ir.Node, made: set[ir.Value]) -> _Meeting | None:
-    """Recognises scores + mask, and Where(mask, scores, low) or Where(mask, low, scores), on the way to a Softmax."""
-    if node.outputs[0] in made or not _reaches_softmax(node.outputs[0]):
+def _find_meeting(node: ir.Node, derived: set[ir.Value]) -> _Meeting | None:
+    """Recognise scores + mask, Where(mask, scores, low) and Where(mask, low, scores) that lead to a Softmax."""
+    if node.outputs[0] in derived or not _reaches_softmax(node.outputs[0]):
         return None
     if node.op_type == "Add":
         a, b = node.inputs
-        if a in made and b is not None:
+        if a in derived and b is not None:
             return _Meeting(node, a, b)
-        return _Meeting(node, b, a) if b in made and a is not None else None
-    if node.op_type == "Where" and node.inputs[0] in made:
-        scores = [v for v in node.inputs[1:] if v is not None and not v.is_initializer() and v not in made]
+        return _Meeting(node, b, a) if b in derived and a is not None else None
+    if node.op_type == "Where" and node.inputs[0] in derived:
+        scores = [v for v in node.inputs[1:] if v is not None and not v.is_initializer() and v not in derived]
         low = [number(v) for v in node.inputs[1:] if v not in scores]
-        # What stands in for a hidden score must hide it: 0 does not.
-        return (
-            _Meeting(node, node.inputs[0], scores[0])
-            if len(scores) == 1 and low[0] is not None and low[0] < HIDDEN / 2
-            else None
-        )
+        # The replacement of a hidden score must hide it, as 0 does not.
+        if len(scores) == 1 and low[0] is not None and low[0] < HIDDEN / 2:
+            return _Meeting(node, node.inputs[0], scores[0])
     return None
 
 
@@ -124,27 +133,34 @@ def _reaches_softmax(value: ir.Value, depth: int = 4) -> bool:
     return False
 
 
-def _probe(graph: ir.Graph, wanted: set[ir.Value], lengths: list[int]) -> dict[ir.Value, _Meaning]:
-    """Computes each wanted value for ragged masks of several lengths, and reads its meaning off the numbers."""
-    values = sorted((v for v in wanted if v.shape is not None), key=lambda v: v.name or "")
+def _probe(graph: ir.Graph, masks: set[ir.Value], lengths: list[int]) -> dict[ir.Value, _Meaning]:
+    """Evaluate each mask tensor for ragged masks of several lengths, and return the meanings that were recognised."""
+    values = sorted((v for v in masks if v.shape is not None), key=lambda v: v.name or "")
     meanings: dict[ir.Value, _Meaning] = {}
     if not values:
         return meanings
     feeds = [_probe_mask(length) for length in lengths]
     results = _evaluate(graph, values, feeds)
     for index, value in enumerate(values):
-        read = [_read(result[index], mask) for result, mask in zip(results, feeds, strict=True)]
-        windows = {m.window for m in read if m is not None}
+        observed = [_interpret(result[index], mask) for result, mask in zip(results, feeds, strict=True)]
+        windows = {m.window for m in observed if m is not None}
         reach = next((w for w in windows if w is not None), None)
-        # One window throughout, hidden only where the probe is too short to show it.
-        expected = [_Meaning(None if reach is None or reach >= length - 1 else reach) for length in lengths]
-        if read == expected:
+        # All probes must agree on one window, except those too short to show it.
+        expected = [_expected_meaning(reach, length) for length in lengths]
+        if observed == expected:
             meanings[value] = _Meaning(reach)
     return meanings
 
 
+def _expected_meaning(reach: int | None, length: int) -> _Meaning:
+    """Return the meaning of a mask with a window of this reach, as a probe of this length shows it."""
+    if reach is None or reach >= length - 1:
+        return _Meaning(None)
+    return _Meaning(reach)
+
+
 def _probe_mask(length: int) -> np.ndarray:
-    """Three masks ``int64 [batch=3, sequence]``: nothing hidden, hidden at the end, hidden at both ends and inside."""
+    """Return masks, int64 ``[3, sequence]``: nothing hidden, hidden at the end, hidden at both ends and inside."""
     mask = np.ones((3, length), np.int64)
     mask[1, length - length // 3 :] = 0
     mask[2, [0, length // 2, length - 1]] = 0
@@ -152,12 +168,13 @@ def _probe_mask(length: int) -> np.ndarray:
 
 
 def _evaluate(graph: ir.Graph, values: list[ir.Value], masks: list[np.ndarray]) -> list[list[np.ndarray]]:
-    """Runs the part of the graph behind ``values`` in ONNX Runtime, once per mask."""
+    """Run the part of the graph that computes ``values`` in ONNX Runtime, once per mask."""
     import onnxruntime
 
     part = graph.clone()
     names = [v.name for v in values]
-    inside = {v.name: v for node in part for v in node.outputs} | {v.name: v for v in part.inputs}
+    inside = {v.name: v for v in part.inputs}
+    inside |= {v.name: v for node in part for v in node.outputs}
     part.outputs[:] = [inside[name] for name in names]
     model = ir.Model(part, ir_version=10)
     passes.RemoveUnusedNodesPass()(model)
@@ -167,14 +184,13 @@ def _evaluate(graph: ir.Graph, values: list[ir.Value], masks: list[np.ndarray]) 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        fed = {i.name for i in session.get_inputs()}
-        return [
-            session.run(names, {n: mask for n in fed}) for mask in masks
-        ]  # every input is [batch, sequence] of int64
+        input_names = [i.name for i in session.get_inputs()]
+        # Every input is int64 [batch, sequence].
+        return [session.run(names, dict.fromkeys(input_names, mask)) for mask in masks]
 
 
-def _read(value: np.ndarray, mask: np.ndarray) -> _Meaning | None:
-    """Reads the meaning of a mask tensor, boolean (either polarity) or additive, off its numbers."""
+def _interpret(value: np.ndarray, mask: np.ndarray) -> _Meaning | None:
+    """Return the meaning of a mask tensor, boolean (either polarity) or additive; None if it is not recognised."""
     batch, length = mask.shape
     if value.ndim != 4 or value.shape[0] not in (1, batch) or value.shape[-1] != length:
         return None
@@ -186,7 +202,7 @@ def _read(value: np.ndarray, mask: np.ndarray) -> _Meaning | None:
     distance = np.abs(np.arange(length)[:, None] - np.arange(length)[None, :])[None, None]
     for visible in options:
         seen = np.broadcast_to(visible, (batch, visible.shape[1], length, length))
-        # The first row hides nothing, so what is hidden there is the window.
+        # The first mask hides nothing, so the keys hidden there are outside the window.
         reach = [int(distance[0, 0][seen[0, h]].max(initial=0)) for h in range(seen.shape[1])]
         if len(set(reach)) == 1 and np.array_equal(
             seen & query, np.broadcast_to(keys & query & (distance <= reach[0]), seen.shape)
@@ -196,7 +212,7 @@ def _read(value: np.ndarray, mask: np.ndarray) -> _Meaning | None:
 
 
 def _additive(graph: ir.Graph, mask: ir.Value, meaning: _Meaning, first: ir.Node) -> ir.Value:
-    """Builds the canonical mask at the top of the graph: float32 ``[batch, 1, 1 or sequence, sequence]``."""
+    """Insert the canonical mask at the top of the graph: float32 ``[batch, 1, 1 or sequence, sequence]``."""
     nodes: list[ir.Node] = []
 
     def constant(name: str, array: np.ndarray) -> ir.Value:
@@ -208,53 +224,45 @@ def _additive(graph: ir.Graph, mask: ir.Value, meaning: _Meaning, first: ir.Node
         op: str, inputs: list[ir.Value], name: str, dtype: ir.DataType, shape: tuple[object, ...], **attributes: int
     ) -> ir.Value:
         node = ir.node(op, inputs, attributes=attributes)
-        node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, dtype, ir.Shape(shape)  # type: ignore[arg-type]
+        output = node.outputs[0]
+        output.name = name
+        output.dtype = dtype
+        output.shape = ir.Shape(shape)  # type: ignore[arg-type]
         nodes.append(node)
-        return node.outputs[0]
+        return output
 
     suffix = "" if meaning.window is None else f"_{meaning.window}"
     batch, length = mask.shape if mask.shape is not None else ("batch", "sequence")
-    one, low = constant("mask_one", np.array(1, np.float32)), constant("mask_hidden", np.array(HIDDEN, np.float32))
+    one = constant("mask_one", np.array(1, np.float32))
+    low = constant("mask_hidden", np.array(HIDDEN, np.float32))
     axes = constant("mask_axes", np.array([1, 2], np.int64))
-    kept = add("Cast", [mask], f"mask_float{suffix}", ir.DataType.FLOAT, (batch, length), to=ir.DataType.FLOAT)
-    hidden = add("Sub", [one, kept], f"mask_hidden_keys{suffix}", ir.DataType.FLOAT, (batch, length))
+    visible = add("Cast", [mask], f"mask_float{suffix}", ir.DataType.FLOAT, (batch, length), to=ir.DataType.FLOAT)
+    hidden = add("Sub", [one, visible], f"mask_hidden_keys{suffix}", ir.DataType.FLOAT, (batch, length))
     wide = add("Unsqueeze", [hidden, axes], f"mask_wide{suffix}", ir.DataType.FLOAT, (batch, 1, 1, length))
     result = add("Mul", [wide, low], f"mask_additive{suffix}", ir.DataType.FLOAT, (batch, 1, 1, length))
     if meaning.window is not None:
         window = _window(constant, add, mask, meaning.window, length)
-        result = add(
-            "Add", [result, window], f"mask_additive_window{suffix}", ir.DataType.FLOAT, (batch, 1, length, length)
-        )
+        shape = (batch, 1, length, length)
+        result = add("Add", [result, window], f"mask_additive_window{suffix}", ir.DataType.FLOAT, shape)
     graph.insert_before(first, nodes)
     return result
 
 
 def _window(constant, add, mask: ir.Value, reach: int, length: object) -> ir.Value:  # type: ignore[no-untyped-def] # noqa: ANN001
-    """0 where two positions are at most ``reach`` apart, else ``HIDDEN``: float32 ``[sequence, sequence]``."""
-    integer, kind = ir.DataType.INT64, ir.DataType.FLOAT
-    zero, step = constant("mask_zero", np.array(0)), constant("mask_step", np.array(1))
+    """Return 0 for positions at most ``reach`` apart, else ``HIDDEN``: float32 ``[sequence, sequence]``."""
+    integer = ir.DataType.INT64
+    square = (length, length)
+    zero = constant("mask_zero", np.array(0))
+    step = constant("mask_step", np.array(1))
     size = add("Shape", [mask], "mask_length_1d", integer, (1,), start=1, end=2)
     scalar = add("Squeeze", [size], "mask_length", integer, ())
     position = add("Range", [zero, scalar, step], "mask_positions", integer, (length,))
-    column = add(
-        "Unsqueeze", [position, constant("mask_last", np.array([1], np.int64))], "mask_rows", integer, (length, 1)
-    )
-    apart = add(
-        "Abs",
-        [add("Sub", [column, position], "mask_offset", integer, (length, length))],
-        "mask_apart",
-        integer,
-        (length, length),
-    )
-    near = add(
-        "LessOrEqual",
-        [apart, constant(f"mask_reach_{reach}", np.array(reach))],
-        f"mask_near_{reach}",
-        ir.DataType.BOOL,
-        (length, length),
-    )
-    inside, outside = (
-        constant("mask_inside", np.array(0, np.float32)),
-        constant("mask_hidden", np.array(HIDDEN, np.float32)),
-    )
-    return add("Where", [near, inside, outside], f"mask_distance_{reach}", kind, (length, length))  # type: ignore[no-any-return]
+    last = constant("mask_last", np.array([1], np.int64))
+    column = add("Unsqueeze", [position, last], "mask_rows", integer, (length, 1))
+    offset = add("Sub", [column, position], "mask_offset", integer, square)
+    distance = add("Abs", [offset], "mask_apart", integer, square)
+    limit = constant(f"mask_reach_{reach}", np.array(reach))
+    near = add("LessOrEqual", [distance, limit], f"mask_near_{reach}", ir.DataType.BOOL, square)
+    inside = constant("mask_inside", np.array(0, np.float32))
+    outside = constant("mask_hidden", np.array(HIDDEN, np.float32))
+    return add("Where", [near, inside, outside], f"mask_distance_{reach}", ir.DataType.FLOAT, square)  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""Source -> GraphSet: ``torch.onnx.export`` of each graph of the head, cleaned, and compared with torch."""
+"""Export of each graph of a model with ``torch.onnx.export``, simplification, and comparison with torch."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ from edgekit.spec.rows import difference, spread
 __all__ = ["OPSET", "TOLERANCE", "check_graphs", "check_preprocessing", "export"]
 
 OPSET = 20
-"""The first with Gelu as one operator, and still read by TensorRT 10.0."""
+"""First opset with Gelu as one operator; TensorRT 10.0 still reads it."""
 
 TOLERANCE = 1e-4
-"""Largest difference of an output value between torch and the graph, as a share of the outputs' spread (at least 1)."""
+"""Largest difference of an output value between torch and the graph, as a share of the outputs' range (at least 1)."""
 
-_LONGEST_CHECKED = 1024  # torch's eager attention of 8,192 tokens would take gigabytes
-_GENERATED, _FOR_OUTPUTS = 400, 64
-_ROUNDING = 1e-3
+_LONGEST_CHECKED = 1024  # Longest row compared with torch, whose eager attention needs gigabytes for 8,192 tokens.
+_GENERATED = 400  # Number of generated inputs for the comparison of preprocessing.
+_FOR_OUTPUTS = 64  # Number of those that are also used to check the outputs of a module from Python.
+_ROUNDING = 1e-3  # Largest difference of preprocessed values, far below one step of a pixel.
 _AT_ONCE = 8
 
 
 def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
-    """Exports a model and proves on real samples that the graphs and the preprocessing are the model's.
+    """Export a model, and check on real samples that graphs and preprocessing agree with the original.
 
     Args:
-        source: the model.
-        out: an empty folder; gets ``model.onnx`` (``SIGNATURE.onnx`` where there are several graphs), ``weights/`` and ``assets/``.
-        inputs: real samples; graphs are compared with torch on them.
+        source: Model to export.
+        out: Empty folder, which receives ``model.onnx`` (``SIGNATURE.onnx`` for each of several graphs), ``weights/``
+            and ``assets/``.
+        inputs: Real samples, on which the graphs are compared with torch.
 
     Returns:
         The graph set, method ``float32``.
 
     Raises:
-        ExportError: when torch cannot export the module, or graphs or preprocessing disagree with the original.
+        ExportError: If torch cannot export the module, or graphs or preprocessing disagree with the original.
     """
     assets = out / "assets"
     task = source.save_assets(assets)
@@ -59,32 +61,32 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     source.check_outputs([*inputs, *generated[:_FOR_OUTPUTS]])
     try:
         parts = source.head.graphs(source.module, source.settings, source.processor)
-    except ValueError as problem:  # of a signature that cannot be
+    except ValueError as problem:  # An invalid signature.
         raise ExportError(str(problem), code="export-failed") from problem
     graphs = []
     for part in parts:
-        model = _traced(source, part)
+        model = _trace(source, part)
         clean(model, task.max_size)
         path = out / ("model.onnx" if len(parts) == 1 else f"{part.signature.name}.onnx")
         save(model, path)
         graphs.append(Graph(part.signature, path, "float32"))
-    provenance = {
-        "model": source.model_id,
-        "revision": source.revision,
-        **({"model_digest": source.digest} if source.digest else {}),
-    }
-    made = GraphSet(source.task, tasks.get(source.task).LOOP, tuple(graphs), assets, provenance)
-    # One generated row as long as the model takes: what goes wrong only far apart does not show in short samples.
-    most = min(task.max_size, _LONGEST_CHECKED)
-    long = [task.modality.cut(row, most) for row in source.encode(task.modality.join(inputs, most)[:1])]
-    check_graphs(source, made, [*source.encode(inputs), *long])
-    return made
+    provenance = {"model": source.model_id, "revision": source.revision}
+    if source.digest:
+        provenance["model_digest"] = source.digest
+    graph_set = GraphSet(source.task, tasks.get(source.task).LOOP, tuple(graphs), assets, provenance)
+    # Errors at distant positions do not show in short samples, so one generated row has the longest length.
+    longest = min(task.max_size, _LONGEST_CHECKED)
+    long_rows = [task.modality.cut(row, longest) for row in source.encode(task.modality.join(inputs, longest)[:1])]
+    check_graphs(source, graph_set, [*source.encode(inputs), *long_rows])
+    return graph_set
 
 
-def _traced(source: Source, part: Traced) -> Any:
-    """Runs ``torch.onnx.export`` on one graph; returns the onnx_ir model."""
+def _trace(source: Source, part: Traced) -> Any:
+    """Run ``torch.onnx.export`` for one graph, and return the onnx_ir model."""
     import torch
 
+    input_names = [spec.name for spec in part.signature.inputs]
+    output_names = [spec.name for spec in part.signature.outputs]
     try:
         with (
             quiet(),
@@ -97,17 +99,18 @@ def _traced(source: Source, part: Traced) -> Any:
                 part.feeds,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=[spec.name for spec in part.signature.inputs],
-                output_names=[spec.name for spec in part.signature.outputs],
+                input_names=input_names,
+                output_names=output_names,
                 dynamic_shapes=(part.dynamic_shapes,),
                 optimize=True,
                 verbose=False,
             )
-    except Exception as problem:  # the exporter wraps whatever the module's code raised
-        reason = str(problem).strip().splitlines()
-        words = reason[0] if reason else type(problem).__name__
+    except Exception as problem:  # The module's code may raise errors of every class.
+        lines = str(problem).strip().splitlines()
+        reason = lines[0] if lines else type(problem).__name__
         raise ExportError(
-            f"torch could not export {source.model_id}: {words}. Its forward must be free of branches on values.",
+            f"torch cannot export {source.model_id}: {reason}. "
+            "The forward method must not branch on values of tensors: change the module.",
             code="export-failed",
         ) from problem
     assert program is not None
@@ -115,13 +118,19 @@ def _traced(source: Source, part: Traced) -> Any:
 
 
 def check_graphs(source: Source, graphs: GraphSet, rows: Sequence[Arrays], tolerance: float = TOLERANCE) -> float:
-    """Compares the graphs with torch on rows in ragged batches, and one by one for the first few.
+    """Compare the graphs with torch on rows, in ragged batches and the first few also one by one.
+
+    Args:
+        source: Model that was exported.
+        graphs: Exported graphs.
+        rows: Preprocessed rows.
+        tolerance: Largest permitted difference, as a share of the range of torch's outputs (at least 1).
 
     Returns:
-        The largest difference, as a share of the spread of torch's outputs (at least 1).
+        The largest difference, in the unit of ``tolerance``.
 
     Raises:
-        ExportError: beyond ``tolerance``, with the output and the difference.
+        ExportError: If the difference of an output exceeds the tolerance.
     """
     expected = source.outputs(rows)
     files = {graph.signature.name: graph.path for graph in graphs.graphs}
@@ -129,48 +138,53 @@ def check_graphs(source: Source, graphs: GraphSet, rows: Sequence[Arrays], toler
     with runner.opened(files, signatures, "onnxruntime", loop=graphs.loop, batch=_AT_ONCE) as opened:
         alone = opened.run(rows[:_AT_ONCE], alone=True, finite=False)
         batched = opened.run(rows, finite=False)
-    size, worst = spread(expected), 0.0
+    size = spread(expected)
+    worst = 0.0
     for name in expected[0]:
-        apart = max(difference(_only(name, got), _only(name, expected[: len(got)])) for got in (alone, batched))
-        if apart > tolerance * size:
+        differences = []
+        for results in (alone, batched):
+            differences.append(difference(_select(name, results), _select(name, expected[: len(results)])))
+        error = max(differences)
+        if error > tolerance * size:
             raise ExportError(
-                f"The exported graph of {source.model_id} disagrees with torch: output '{name}' differs by {apart:.3g}, expected at most "
-                f"{tolerance * size:.3g} (torch's outputs spread over {size:.3g}). Nothing was written; please report the architecture and the versions "
-                "that 'edgekit doctor' prints.",
+                f"The exported graph of {source.model_id} disagrees with torch: output '{name}' differs by "
+                f"{error:.3g}, expected at most {tolerance * size:.3g} (torch's outputs have a range of {size:.3g}). "
+                "No bundle was written. Report the architecture and the versions that 'edgekit doctor' prints.",
                 code="export-differs",
             )
-        worst = max(worst, apart)
+        worst = max(worst, error)
     return worst / size
 
 
 def check_preprocessing(source: Source, task: Task, inputs: Sequence[Input], generated: Sequence[Input]) -> None:
-    """Compares what the runtime makes of inputs with what the processor of Transformers makes, on samples and on generated inputs.
+    """Compare the runtime's preprocessing with the processor of Transformers, on samples and on generated inputs.
 
     Raises:
-        ExportError: for the first input whose arrays differ; the input itself is not shown.
+        ExportError: If the arrays of an input differ. The message has the number of the first such input, not its
+            content.
     """
     noun = processors_of(source.task).NOUN
     for where, group in (("samples", list(inputs)), ("generated inputs", list(generated))):
-        encoded, expected = task.preprocess(group), source.encode(group)
-        for index, (row, own) in enumerate(zip(encoded, expected, strict=True)):
-            if not all(_same(array, np.asarray(own[name])) for name, array in row.arrays.items()):
+        encoded = task.preprocess(group)
+        expected = source.encode(group)
+        for number, (row, reference) in enumerate(zip(encoded, expected, strict=True), 1):
+            if not all(_is_same(array, np.asarray(reference[name])) for name, array in row.arrays.items()):
                 raise ExportError(
-                    f"The runtime's {noun} disagrees with the Hugging Face {noun} of {source.model_id} on input {index + 1} of the {where}. "
-                    f"Nothing was written; save the {noun} again with the current Transformers, and report it if that does not help.",
+                    f"The runtime's {noun} disagrees with the Hugging Face {noun} of {source.model_id} on input "
+                    f"{number} of the {where}. No bundle was written. "
+                    f"Save the {noun} again with the current Transformers, and report it if that does not help.",
                     code="tokenizer-differs",
                 )
 
 
-def _same(array: np.ndarray, expected: np.ndarray) -> bool:
-    """Equal whole numbers; other numbers within what rounding makes of them, far below one step of a pixel."""
+def _is_same(array: np.ndarray, expected: np.ndarray) -> bool:
+    """Return whether two arrays are equal; other numbers than integers may differ by rounding."""
     if array.shape != expected.shape:
         return False
-    return (
-        bool((array == expected).all())
-        if expected.dtype.kind in "iub"
-        else bool((np.abs(array - expected) <= _ROUNDING).all())
-    )
+    if expected.dtype.kind in "iub":
+        return bool((array == expected).all())
+    return bool((np.abs(array - expected) <= _ROUNDING).all())
 
 
-def _only(name: str, rows: Sequence[Arrays]) -> list[Arrays]:
+def _select(name: str, rows: Sequence[Arrays]) -> list[Arrays]:
     return [{name: row[name]} for row in rows]

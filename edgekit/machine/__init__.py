@@ -1,1 +1,1 @@
-"""This machine: CPU features, memory, energy, load, fingerprint."""
+"""This machine: CPU features, memory, energy, load and fingerprint."""

@@ -1,7 +1,8 @@
-"""How busy a machine was with other things while something was timed: by the kernel's own counts of CPU time (proc_stat(5)).
+"""CPU load of other processes during a measurement, from the kernel's counters of CPU time (proc_stat(5)).
 
-What the CPUs that this process may use did, less what this process and its children that have ended used of it, is what others used. Time that a hypervisor
-took away counts by itself. In a container the counts are the host's for those CPUs: neighbours are seen too.
+The load is the busy time of the CPUs that this process may use, less the CPU time of this process and of its children
+that have ended. Time that a hypervisor took (steal) is counted separately. In a container the counters are those of the
+host for these CPUs, so the load of other containers is included.
 """
 
 from __future__ import annotations
@@ -14,30 +15,32 @@ from pathlib import Path
 
 from edgekit.machine.cpu import usable_cpus
 
-__all__ = ["OLD_S", "OTHERS", "STOLEN", "Busy", "Watch", "outdated"]
+__all__ = ["OLD_S", "OTHERS", "STOLEN", "Busy", "Watch", "outdated_reason"]
 
 OTHERS = 0.10
-"""Share of the CPUs' time that others may use while something is timed, before its times are called those of a busy machine."""
+"""Share of the CPU time, 0 to 1, above which the load of other processes makes a measurement unreliable."""
 STOLEN = 0.02
-"""Share that a hypervisor may take."""
+"""Share of the CPU time, 0 to 1, above which the time taken by a hypervisor makes a measurement unreliable."""
 OLD_S = 7 * 24 * 3600.0
-"""Age from which times are measured anew: drivers, governors, neighbours and the machine under a name change."""
+"""Age in seconds above which times are measured again.
 
-_IDLE = (3, 4)  # idle, iowait
+Drivers, frequency governors, other load and even the machine behind a host name change over time."""
+
+_IDLE = (3, 4)  # Fields idle and iowait.
 _STEAL = 7
-_COUNTED = 8  # what follows is guest time, which user time holds already
+_FIELDS = 8  # The fields after these are guest time, which user time includes already.
 
 
 @dataclass(frozen=True)
 class Busy:
-    """What the machine did beside what was timed.
+    """Load of the machine during a measurement, besides the measured processes.
 
     Attributes:
-        at: when it ended, seconds since 1970.
-        seconds: how long it took.
-        others: share of the CPUs' time that other processes used, 0 to 1; 0 where the system does not tell.
-        stolen: share that a hypervisor took away, 0 to 1.
-        queue: processes that were running or ready to run in the last minute, on average, this one's own among them.
+        at: End of the measurement in seconds since 1970.
+        seconds: Duration of the measurement.
+        others: Share of the CPU time that other processes used, 0 to 1. It is 0 where the system does not report it.
+        stolen: Share of the CPU time that a hypervisor took, 0 to 1.
+        queue: Load average of the last minute: running and runnable processes, including this one.
     """
 
     at: float
@@ -48,68 +51,95 @@ class Busy:
 
     @property
     def loud(self) -> bool:
-        """Whether it was busy enough to disturb times."""
+        """Whether the load makes the measurement unreliable."""
         return self.others > OTHERS or self.stolen > STOLEN
 
     def text(self) -> str:
-        """E.g. ``other processes took 61 % of the CPUs' time, the hypervisor 3 % (run queue 4.1)``."""
-        shares = f"other processes took {self.others * 100:.0f} % of the CPUs' time, the hypervisor {self.stolen * 100:.0f} %"
-        return f"{shares} (run queue {self.queue:.1f})"
+        """Return the load as text.
+
+        Example: ``other processes took 61 % of the CPUs' time, the hypervisor 3 % (run queue 4.1)``.
+        """
+        others = f"other processes took {self.others * 100:.0f} % of the CPUs' time"
+        return f"{others}, the hypervisor {self.stolen * 100:.0f} % (run queue {self.queue:.1f})"
 
 
-def outdated(busy: Busy | None, at: float) -> str:
-    """Why times are to be measured anew, as the end of a sentence; empty where they serve.
+def outdated_reason(busy: Busy | None, at: float) -> str:
+    """Return why cached times must be measured again, as a clause, or an empty string if they can be used.
 
     Args:
-        busy: what the machine did while they were taken; None where that is not known.
-        at: when that was where ``busy`` does not say, seconds since 1970.
+        busy: Load of the machine during the measurement. None if unknown.
+        at: Time of the measurement in seconds since 1970, used if ``busy`` is None.
     """
-    age = time.time() - (at if busy is None else busy.at)
-    if age < 0:
-        return "they are of a time that is still to come"
-    if age > OLD_S:
-        return f"they are {age / 86400:.0f} days old"
-    return f"{busy.text()} while they were measured" if busy is not None and busy.loud else ""
+    age_s = time.time() - (at if busy is None else busy.at)
+    if age_s < 0:
+        return "their time stamp is in the future"
+    if age_s > OLD_S:
+        return f"they are {age_s / 86400:.0f} days old"
+    if busy is not None and busy.loud:
+        return f"{busy.text()} while they were measured"
+    return ""
+
+
+@dataclass(frozen=True)
+class _Counters:
+    """Counters at one moment.
+
+    Attributes:
+        clock_s: Monotonic clock in seconds.
+        process_s: CPU seconds of this process and of its children that have ended.
+        ticks: Clock ticks of the usable CPUs by kind, ``[field]``. Empty where the system does not report them.
+    """
+
+    clock_s: float
+    process_s: float
+    ticks: list[int]
 
 
 class Watch:
-    """Counts from its making on."""
+    """Measurement of the load, from its creation to :meth:`stop`."""
 
     def __init__(self, root: Path = Path("/proc")) -> None:
-        """Takes the first counts.
+        """Read the first counters.
 
         Args:
-            root: where ``stat`` and ``loadavg`` are.
+            root: Folder of the files ``stat`` and ``loadavg``.
         """
         self._root = root
-        self._before = self._counts()
+        self._before = self._read()
 
     def stop(self) -> Busy:
-        """What the machine did since; children whose time is to be told from that of others must have ended and been waited for."""
-        (clock, own, others), (now, mine, all_) = self._before, self._counts()
-        ticks = [b - a for a, b in zip(others, all_, strict=True)] if len(others) == len(all_) else []
-        total = sum(ticks)
-        used = total - sum(ticks[i] for i in _IDLE) - ticks[_STEAL] if total > 0 else 0.0
-        share = max(0.0, used - (mine - own) * os.sysconf("SC_CLK_TCK")) / total if total > 0 else 0.0
-        stolen = ticks[_STEAL] / total if total > 0 else 0.0
-        return Busy(time.time(), now - clock, share, stolen, self._queue())
+        """Return the load since the creation.
 
-    def _counts(self) -> tuple[float, float, list[int]]:
-        """Seconds of a clock, CPU seconds of this process and its children, and ticks of the CPUs by kind; no ticks where the system does not tell."""
-        times, sums = os.times(), [0] * _COUNTED
+        Child processes count as other processes until they have ended and been waited for.
+        """
+        before = self._before
+        after = self._read()
+        seconds = after.clock_s - before.clock_s
+        ticks: list[int] = []
+        if len(before.ticks) == len(after.ticks):
+            ticks = [b - a for a, b in zip(before.ticks, after.ticks, strict=True)]
+        total = sum(ticks)
+        if total <= 0:
+            return Busy(time.time(), seconds, 0.0, 0.0, self._load_average())
+        busy = total - sum(ticks[i] for i in _IDLE) - ticks[_STEAL]
+        process = (after.process_s - before.process_s) * os.sysconf("SC_CLK_TCK")
+        others = max(0.0, busy - process) / total
+        return Busy(time.time(), seconds, others, ticks[_STEAL] / total, self._load_average())
+
+    def _read(self) -> _Counters:
+        times = os.times()
+        ticks = [0] * _FIELDS
         cpus = usable_cpus()
         with contextlib.suppress(OSError, ValueError):
             for line in (self._root / "stat").read_text("ascii", "replace").splitlines():
                 name, *counts = line.split()
-                if name.startswith("cpu") and name != "cpu" and int(name[3:]) in cpus and len(counts) >= _COUNTED:
-                    sums = [a + int(b) for a, b in zip(sums, counts, strict=False)]
-        return (
-            time.monotonic(),
-            times.user + times.system + times.children_user + times.children_system,
-            sums if any(sums) else [],
-        )
+                is_cpu = name.startswith("cpu") and name != "cpu" and int(name[3:]) in cpus
+                if is_cpu and len(counts) >= _FIELDS:
+                    ticks = [a + int(b) for a, b in zip(ticks, counts, strict=False)]
+        process_s = times.user + times.system + times.children_user + times.children_system
+        return _Counters(time.monotonic(), process_s, ticks if any(ticks) else [])
 
-    def _queue(self) -> float:
+    def _load_average(self) -> float:
         try:
             return float((self._root / "loadavg").read_text("ascii").split()[0])
         except (OSError, ValueError, IndexError):

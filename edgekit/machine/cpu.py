@@ -1,4 +1,4 @@
-"""CPU and GPU names, CPU count, instruction sets, and the memory of this process."""
+"""CPU and GPU names, CPU count, instruction sets and memory of this process."""
 
 from __future__ import annotations
 
@@ -23,9 +23,16 @@ __all__ = [
     "usable_cpus",
 ]
 
-# Names of ARM cores: 64-bit ARM kernels print numbers in /proc/cpuinfo where others print a name. They are fields of the register MIDR_EL1; the
-# numbers are those of Linux (arch/arm64/include/asm/cputype.h) and of util-linux (sys-utils/lscpu-arm.c).
-_ARM, _FUJITSU, _HISILICON, _NVIDIA, _QUALCOMM, _APPLE, _AMPERE = 0x41, 0x46, 0x48, 0x4E, 0x51, 0x61, 0xC0
+# 64-bit ARM kernels print numbers in /proc/cpuinfo where other kernels print a name. The numbers are fields of the
+# register MIDR_EL1. They are taken from Linux (arch/arm64/include/asm/cputype.h) and util-linux
+# (sys-utils/lscpu-arm.c).
+_ARM = 0x41
+_FUJITSU = 0x46
+_HISILICON = 0x48
+_NVIDIA = 0x4E
+_QUALCOMM = 0x51
+_APPLE = 0x61
+_AMPERE = 0xC0
 _CORES = {
     (_ARM, 0xD03): "Cortex-A53",
     (_ARM, 0xD04): "Cortex-A35",
@@ -80,22 +87,26 @@ _CORES = {
 
 
 def usable_cpus() -> list[int]:
-    """Numbers of the CPUs that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    """Return the numbers of the CPUs that this process may use, ascending."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def cpus() -> int:
-    """CPUs that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(usable_cpus())
 
 
 def cpu_name(root: Path = Path("/")) -> str:
-    """The processor's name: on ARM the board and its kinds of cores, e.g. ``Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)``.
+    """Return the name of the processor.
+
+    On ARM it is the board and its core types, e.g. ``Raspberry Pi 5 Model B Rev 1.0 (Cortex-A76)``.
 
     Args:
-        root: where ``proc`` is.
+        root: Folder that contains ``proc``.
     """
-    # First, since emulators of ARM print a made-up "model name" beside the numbers that are right.
+    # The core numbers come first, because ARM emulators print a false "model name" beside the correct numbers.
     cores = " + ".join(_core_names(sysfs.text(root / "proc/cpuinfo")))
     board = sysfs.line(root / "proc/device-tree/model")
     if cores:
@@ -104,49 +115,60 @@ def cpu_name(root: Path = Path("/")) -> str:
 
 
 def gpu_name() -> str:
-    """GPU and driver, as the kernel's driver or the board tells them without CUDA; empty where there is none."""
+    """Return the GPU and its driver from files of the kernel driver or the board, without CUDA. Empty for no GPU."""
     gpus = Path("/proc/driver/nvidia/gpus").glob("*/information")
     files = (Path("/proc/device-tree/model"), Path("/etc/nv_tegra_release"), Path("/proc/driver/nvidia/version"), *gpus)
     return "; ".join(filter(None, map(sysfs.line, files)))
 
 
 def machine_name(with_gpu: bool) -> str:
-    """The processor's name; with that of the GPU before it where that is what computes."""
-    found = gpu_name() if with_gpu else ""
-    return f"{found}; {cpu_name()}" if found else cpu_name()
+    """Return the name of the processor.
+
+    Args:
+        with_gpu: Flag to put the name of the GPU first, for a model that runs on the GPU.
+    """
+    gpu = gpu_name() if with_gpu else ""
+    return f"{gpu}; {cpu_name()}" if gpu else cpu_name()
 
 
 INSTRUCTIONS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16"),
     *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sme"),
 )
-"""Instruction sets that decide how fast INT8 is and which kernels compute it, by the names that Linux gives them."""
+"""Instruction sets that decide the speed of INT8 and the selection of its kernels, by their Linux names."""
 
 
 def cpu_instructions() -> tuple[str, ...]:
-    """Those of ``INSTRUCTIONS`` that this CPU has."""
+    """Return the instruction sets of ``INSTRUCTIONS`` that this CPU has."""
     flags = set((_cpuinfo("flags") or _cpuinfo("Features") or "").split())
     return tuple(f for f in INSTRUCTIONS if f in flags)
 
 
 def has_vnni(instructions: Sequence[str]) -> bool:
-    """Whether an x86 CPU with these has INT8 dot products, whose sums do not saturate at 16 bits."""
+    """Return whether an x86 CPU with these instruction sets has INT8 dot products that do not saturate at 16 bits."""
     return any(name in instructions for name in ("avx_vnni", "avx512_vnni", "amx_int8"))
 
 
 def lacks_vnni(instructions: Sequence[str]) -> bool:
-    """Whether this is known to be an x86 CPU without them: INT8 products of full range saturate there (onnxruntime issue 5849)."""
+    """Return whether these are the instruction sets of an x86 CPU without VNNI.
+
+    Products of INT8 values of the full range saturate there (onnxruntime issue 5849).
+    """
     return "avx2" in instructions and not has_vnni(instructions)
 
 
 def _core_names(cpuinfo: str) -> tuple[str, ...]:
-    """Each kind of ARM core, in the order of ``/proc/cpuinfo``; several on a chip with large and small cores.
+    """Return each ARM core type once, in the order of ``/proc/cpuinfo``. A big.LITTLE chip has several.
 
-    ``core 0x41:0xd99`` for numbers that are not in the table; nothing for another architecture.
+    A core that is not in the table is named ``core 0x41:0xd99``. Another architecture gives an empty tuple.
+
+    Args:
+        cpuinfo: Content of ``/proc/cpuinfo``.
     """
-    names, implementer = [], 0
-    for key, written in re.findall(r"^CPU (implementer|part)\s*:\s*(0x[0-9a-fA-F]{1,8})\s*$", cpuinfo, re.MULTILINE):
-        value = int(written, 16)
+    names = []
+    implementer = 0
+    for key, digits in re.findall(r"^CPU (implementer|part)\s*:\s*(0x[0-9a-fA-F]{1,8})\s*$", cpuinfo, re.MULTILINE):
+        value = int(digits, 16)
         if key == "implementer":
             implementer = value
         else:
@@ -163,9 +185,9 @@ def _cpuinfo(key: str, root: Path = Path("/")) -> str | None:
 
 
 def memory_mb() -> float:
-    """Resident memory of this process at its peak, MiB.
+    """Return the peak resident memory of this process in MiB, or 0.0 where the system does not report it.
 
-    From ``VmHWM``: unlike ``ru_maxrss`` it starts anew with each program, so the size of whoever started this process
-    is not in it. 0.0 where the system does not tell.
+    It is read from ``VmHWM``. Unlike ``ru_maxrss``, this value is reset by exec, so it does not include the size of the
+    parent process.
     """
     return sysfs.mebibytes(Path("/proc/self/status"), "VmHWM")

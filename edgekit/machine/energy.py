@@ -1,16 +1,18 @@
-"""How much energy a piece of work took, where the machine itself measures that: RAPL of x86 processors, the sensors of a Jetson.
+"""Energy of a workload, where the machine measures it: RAPL of x86 processors, or the power sensors of a Jetson.
 
-What is in the number, all of it including what the machine draws when idle and what other processes do meanwhile:
+The result includes idle power and the power of other processes:
 
-* RAPL (Linux, Documentation/power/powercap/powercap.rst; Intel, Software Developer's Manual volume 3, "Platform Specific Power Management
-  Support"): the whole processor package: cores, caches, integrated GPU, memory controller. Memory, disks and a graphics card are not. AMD's
-  processors tell the same under the same names. Of several processors the sum. ``psys``, the whole platform, contains the packages and is not added.
-* INA3221 of a Jetson (Linux, Documentation/hwmon/ina3221.rst; NVIDIA, Jetson Linux Developer Guide, "Software-Based Power Consumption
-  Modeling"): the whole module, from the rail ``VDD_IN`` where there is one, else the sum of its rails. The carrier board is not.
+* RAPL (Linux, Documentation/power/powercap/powercap.rst; Intel, Software Developer's Manual volume 3, "Platform
+  Specific Power Management Support") measures the processor package: cores, caches, integrated GPU and memory
+  controller. It does not measure memory, disks or a graphics card. AMD processors report the same under the same names.
+  Several processors are added up. The domain ``psys`` (the whole platform) contains the packages and is not added.
+* INA3221 of a Jetson (Linux, Documentation/hwmon/ina3221.rst; NVIDIA, Jetson Linux Developer Guide, "Software-Based
+  Power Consumption Modeling") measures the module, from the rail ``VDD_IN`` if there is one, else as the sum of its
+  rails. It does not measure the carrier board.
 
-A measurement must last for ``Meter.least_s`` at least, or its two ends, which are known to a step of the counter or to a sample, weigh more than 1 %.
-At most, a counter of RAPL may turn over once: it holds 2**32 units, which is 11 minutes at 400 W for units of 61 microjoule (Intel), 2.7 minutes
-for units of 15.3 (AMD).
+A measurement must take at least ``Meter.least_s``. In a shorter one, the uncertainty of its two ends, a step of the
+counter or a sample, exceeds 1 %. A RAPL counter may overflow at most once during a measurement. It holds 2**32 units,
+which takes 11 minutes at 400 W for units of 61 microjoules (Intel) and 2.7 minutes for units of 15.3 (AMD).
 """
 
 from __future__ import annotations
@@ -26,10 +28,12 @@ from typing import Protocol
 from edgekit.drivers.sysfs import entries, integer, line
 from edgekit.spec.errors import UsageError
 
-__all__ = ["Meter", "integral", "meter", "per_answer", "why_none"]
+__all__ = ["Meter", "find_meter", "integral", "measure_per_answer", "unavailable_reason"]
 
 _POWERCAP = "sys/class/powercap"
-_SAMPLE_S = 0.01  # a new value of all channels comes every 6.6 ms: 3 channels, bus and shunt, 1.1 ms each (INA3221, default settings)
+_SAMPLE_S = 0.01
+"""Seconds between two samples. The sensor has new values of all channels every 6.6 ms: 3 channels, bus and shunt,
+1.1 ms each (INA3221, default settings)."""
 _TOTAL_RAIL = "VDD_IN"
 # NVIDIA's table of rails, AGX Orin: "VDDQ_VDD2_1V8AO power is also included in VIN_SYS_5V0 power".
 _PART_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}
@@ -37,33 +41,40 @@ _NOT_CONNECTED = ("", "NC")
 
 
 class Meter(Protocol):
-    """Measures the energy between ``start`` and ``stop``; one measurement at a time, again and again.
+    """Energy meter for one measurement at a time. It can be used repeatedly.
 
     Attributes:
-        source: what is measured, e.g. ``RAPL package-0 + package-1`` or ``INA3221 VDD_IN``.
-        least_s: how long a measurement must be for its ends to weigh less than 1 %, seconds.
+        source: Measured domains or rails, e.g. ``RAPL package-0 + package-1`` or ``INA3221 VDD_IN``.
+        least_s: Shortest duration in seconds for which the uncertainty of the ends is below 1 %.
     """
 
     source: str
     least_s: float
 
     def start(self) -> None:
-        """Begins."""
+        """Start a measurement."""
 
     def stop(self) -> float | None:
-        """Ends, and gives the energy since ``start`` in joules.
+        """End the measurement and return the energy since ``start`` in joules.
 
-        None where it cannot be told: the counter or sensor could not be read, the counter went backwards and its range is not known, the clock
-        went backwards, or nothing was counted (the time was too short, or a virtual machine shows a counter that stands still).
+        The result is None in these cases: the counter or sensor could not be read, the counter went backwards and its
+        range is unknown, the clock went backwards, or the counter did not change (because the time was too short, or a
+        virtual machine has a counter that stands still).
 
         Raises:
-            UsageError: when it was not started.
+            UsageError: If no measurement was started.
         """
 
 
 @dataclass(frozen=True)
 class _Zone:
-    """A processor package: name, counter in microjoules, and where the counter turns over (0: not known)."""
+    """A processor package.
+
+    Attributes:
+        name: Name of the RAPL domain.
+        counter: File of the energy counter in microjoules.
+        range_uj: Value at which the counter overflows, in microjoules. 0 if unknown.
+    """
 
     name: str
     counter: Path
@@ -72,20 +83,29 @@ class _Zone:
 
 @dataclass(frozen=True)
 class _Rail:
-    """A supply line: name, voltage in millivolts and current in milliamperes."""
+    """A power supply rail.
+
+    Attributes:
+        name: Name of the rail.
+        voltage: File of the voltage in millivolts.
+        current: File of the current in milliamperes.
+    """
 
     name: str
     voltage: Path
     current: Path
 
     def watts(self) -> float | None:
-        """Now. A current near zero may read as slightly negative."""
-        voltage, current = integer(self.voltage), integer(self.current)
-        return None if voltage is None or current is None else voltage * current / 1e6
+        """Return the present power in watts. A current near zero may be reported as slightly negative."""
+        voltage = integer(self.voltage)
+        current = integer(self.current)
+        if voltage is None or current is None:
+            return None
+        return voltage * current / 1e6
 
 
 class _Counters:
-    """RAPL's counters, which go up by themselves about every millisecond."""
+    """Meter for RAPL. The hardware updates its counters about every millisecond."""
 
     least_s = 0.2
 
@@ -100,22 +120,26 @@ class _Counters:
     def stop(self) -> float | None:
         if self._before is None:
             raise _not_started()
-        parts = [
-            _grown(before, after, zone.range_uj)
-            for before, after, zone in zip(self._before, self._read(), self._zones, strict=True)
-        ]
+        after = self._read()
+        total_uj = 0
+        is_known = True
+        for zone, first, last in zip(self._zones, self._before, after, strict=True):
+            zone_uj = _counter_increase(first, last, zone.range_uj)
+            if zone_uj is None:
+                is_known = False
+            else:
+                total_uj += zone_uj
         self._before = None
-        known = [part for part in parts if part is not None]
-        return sum(known) / 1e6 if len(known) == len(parts) and sum(known) > 0 else None
+        return total_uj / 1e6 if is_known and total_uj > 0 else None
 
     def _read(self) -> list[int | None]:
         return [integer(zone.counter) for zone in self._zones]
 
 
-class _Sampled:
-    """Power of rails, sampled by a thread every 10 ms and at both ends, integrated over time by the trapezoidal rule.
+class _Sampler:
+    """Meter for the power of rails. A thread samples the power every 10 ms, and the trapezoidal rule integrates it.
 
-    The thread's own work, about 2 % of one core, is in the number.
+    The thread uses about 2 % of one core, which is part of the result.
     """
 
     least_s = 2.0
@@ -128,7 +152,7 @@ class _Sampled:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        self._finish()
+        self._stop_thread()
         self._end = threading.Event()
         self._samples = [self._sample()]
         self._thread = threading.Thread(target=self._run, args=(self._end,), name="edgekit-energy", daemon=True)
@@ -137,10 +161,10 @@ class _Sampled:
     def stop(self) -> float | None:
         if self._thread is None:
             raise _not_started()
-        self._finish()
+        self._stop_thread()
         return integral([*self._samples, self._sample()])
 
-    def _finish(self) -> None:
+    def _stop_thread(self) -> None:
         if self._thread is not None:
             self._end.set()
             self._thread.join()
@@ -151,124 +175,154 @@ class _Sampled:
             self._samples.append(self._sample())
 
     def _sample(self) -> tuple[float, float | None]:
+        """Return the time of a sample in seconds and the power of all rails in watts, None if a rail is unreadable."""
         before = time.perf_counter()
         watts = [rail.watts() for rail in self._rails]
-        known = [w for w in watts if w is not None]
-        return (before + time.perf_counter()) / 2, sum(known) if len(known) == len(watts) else None
+        at = (before + time.perf_counter()) / 2
+        readable = [w for w in watts if w is not None]
+        return at, sum(readable) if len(readable) == len(watts) else None
 
 
-def meter(root: Path = Path("/")) -> Meter | None:
-    """What measures energy on this machine, or None where nothing does; :func:`why_none` then tells why.
+def find_meter(root: Path = Path("/")) -> Meter | None:
+    """Return the energy meter of this machine, or None if there is none (see :func:`unavailable_reason`).
 
     Args:
-        root: where the kernel's files are.
+        root: Root of the kernel's files.
     """
     zones = _zones(root)
-    if zones and all(_counts(zone) for zone in zones):
+    if zones and all(_is_readable(zone) for zone in zones):
         return _Counters(zones)
-    rails = _summed(_rails(root))
-    return _Sampled(rails) if rails and all(rail.watts() is not None for rail in rails) else None
+    rails = _rails_to_add(_rails(root))
+    if rails and all(rail.watts() is not None for rail in rails):
+        return _Sampler(rails)
+    return None
 
 
-def why_none(root: Path = Path("/")) -> str:
-    """Why there is no meter, and what can be done: a sentence; empty where there is one.
+def unavailable_reason(root: Path = Path("/")) -> str:
+    """Return why there is no meter and what to do about it, or an empty string if there is a meter.
 
     Args:
-        root: where the kernel's files are.
+        root: Root of the kernel's files.
     """
-    if meter(root) is not None:
+    if find_meter(root) is not None:
         return ""
-    if dead := [zone.counter for zone in _zones(root) if not _counts(zone)]:
+    if unreadable := [zone.counter for zone in _zones(root) if not _is_readable(zone)]:
         return (
-            f"RAPL is there, but this user may not read {_said(dead[0], root)}, which since Linux 5.10 only root may: "
-            f"run as root, or run: sudo chmod a+r /{_POWERCAP}/intel-rapl:*/energy_uj"
+            f"This user may not read the RAPL counter {_display_path(unreadable[0], root)}. "
+            "Since Linux 5.10 only root may read it. "
+            f"Run as root, or run: sudo chmod a+r /{_POWERCAP}/intel-rapl:*/energy_uj"
         )
-    if rails := [rail for rail in _summed(_rails(root)) if rail.watts() is None]:
-        return f"The INA3221 power sensor is there, but {_said(rails[0].current, root)} gives no number: run as root, or restart the board."
-    return "This machine does not tell its energy: there is neither RAPL (virtual machines have none) nor a Jetson's INA3221 power sensor."
+    if silent := [rail.current for rail in _rails_to_add(_rails(root)) if rail.watts() is None]:
+        return (
+            f"{_display_path(silent[0], root)} of the INA3221 power sensor does not contain a number. "
+            "Run as root, or restart the board."
+        )
+    return (
+        "This machine does not measure its energy: it has neither RAPL (virtual machines have none) "
+        "nor the INA3221 power sensor of a Jetson."
+    )
 
 
-def per_answer(meter: Meter, work: Callable[[], int]) -> float | None:
-    """Energy of one answer in millijoule, or None where the meter cannot tell or nothing was answered.
+def measure_per_answer(meter: Meter, work: Callable[[], int]) -> float | None:
+    """Return the energy per inference in millijoules, or None if the meter has no value or nothing was run.
 
     Args:
-        meter: that measures meanwhile.
-        work: does the work, for ``meter.least_s`` seconds at least, and gives the number of answers.
+        meter: Meter to measure with.
+        work: Function that runs the workload for at least ``meter.least_s`` seconds and returns the number of
+            inferences.
     """
     meter.start()
     try:
-        answers = work()
+        count = work()
     finally:
         joules = meter.stop()
-    return None if joules is None or answers < 1 else joules * 1000 / answers
+    if joules is None or count < 1:
+        return None
+    return joules * 1000 / count
 
 
 def integral(samples: Sequence[tuple[float, float | None]]) -> float | None:
-    """Energy in joules of power over time, by the trapezoidal rule. A sample without power is bridged by its neighbours.
+    """Return the energy in joules of sampled power, by the trapezoidal rule.
+
+    A sample without power is interpolated from its neighbours.
 
     Args:
-        samples: time in seconds and power in watts, in the order in which they were taken.
+        samples: Time in seconds and power in watts of each sample, in the order of sampling.
 
     Returns:
-        None where the first or the last has no power, where time went backwards or stood still, or where the energy comes out as zero or less.
+        The energy. None if the first or the last sample has no power, if the clock went backwards or stood still, or if
+        the energy is not positive.
     """
-    known = [(at, watts) for at, watts in samples if watts is not None]
-    if len(known) < 2 or samples[0][1] is None or samples[-1][1] is None:
+    usable = [(at, watts) for at, watts in samples if watts is not None]
+    if len(usable) < 2 or samples[0][1] is None or samples[-1][1] is None:
         return None
-    steps = [(later[0] - earlier[0], (earlier[1] + later[1]) / 2) for earlier, later in itertools.pairwise(known)]
-    total = sum(seconds * watts for seconds, watts in steps)
-    return total if all(seconds >= 0 for seconds, _ in steps) and total > 0 else None
+    total = 0.0
+    for (start, start_watts), (end, end_watts) in itertools.pairwise(usable):
+        if end < start:
+            return None
+        total += (end - start) * (start_watts + end_watts) / 2
+    return total if total > 0 else None
 
 
 def _not_started() -> UsageError:
     return UsageError(
-        "The energy meter was stopped, but it was not started. Call start() before the work.", code="energy-not-started"
+        "The energy meter was stopped without being started. Call start() before the work.", code="energy-not-started"
     )
 
 
-def _grown(before: int | None, after: int | None, range_uj: int) -> int | None:
-    """How far a counter went, which may have turned over once."""
+def _counter_increase(before: int | None, after: int | None, range_uj: int) -> int | None:
+    """Return the increase of a counter that may have overflowed once, or None if it is unknown."""
     if before is None or after is None:
         return None
     if after >= before:
         return after - before
-    return range_uj - before + after if 0 <= after < before <= range_uj else None
+    if 0 <= after < before <= range_uj:
+        return range_uj - before + after
+    return None
 
 
-def _counts(zone: _Zone) -> bool:
-    counted = integer(zone.counter)
-    return counted is not None and counted >= 0
+def _is_readable(zone: _Zone) -> bool:
+    value = integer(zone.counter)
+    return value is not None and value >= 0
 
 
 def _zones(root: Path) -> list[_Zone]:
-    """The packages. ``intel-rapl-mmio:0`` is the same package over another interface; ``intel-rapl:0:0``, with another name, a part of one."""
-    found = []
+    """Return the processor packages.
+
+    ``intel-rapl-mmio:0`` is the same package over another interface. ``intel-rapl:0:0``, with another name, is a part
+    of a package.
+    """
+    zones = []
     for folder in entries(root / _POWERCAP, "intel-rapl:*"):
         name = line(folder / "name")
         if name.startswith("package"):
-            found.append(_Zone(name, folder / "energy_uj", max(integer(folder / "max_energy_range_uj") or 0, 0)))
-    return found
+            range_uj = max(integer(folder / "max_energy_range_uj") or 0, 0)
+            zones.append(_Zone(name, folder / "energy_uj", range_uj))
+    return zones
 
 
 def _rails(root: Path) -> list[_Rail]:
-    """Channels 1 to 3 of each sensor; what it names channel 7 is a sum of voltages."""
-    found = []
+    """Return channels 1 to 3 of each sensor. The entry that a sensor calls channel 7 is a sum of voltages."""
+    rails = []
     for folder in entries(root / "sys/class/hwmon", "hwmon*"):
         if line(folder / "name") != "ina3221":
             continue
         for channel in (1, 2, 3):
             name = line(folder / f"in{channel}_label")
             if name not in _NOT_CONNECTED and integer(folder / f"in{channel}_enable") != 0:
-                found.append(_Rail(name, folder / f"in{channel}_input", folder / f"curr{channel}_input"))
-    return found
+                rails.append(_Rail(name, folder / f"in{channel}_input", folder / f"curr{channel}_input"))
+    return rails
 
 
-def _summed(rails: Sequence[_Rail]) -> list[_Rail]:
-    """The rail that feeds all others; where there is none, those that are no part of another."""
+def _rails_to_add(rails: Sequence[_Rail]) -> list[_Rail]:
+    """Return the rail that feeds all others, or, if there is none, the rails that are not part of another rail."""
+    for rail in rails:
+        if rail.name == _TOTAL_RAIL:
+            return [rail]
     names = {rail.name for rail in rails}
-    total = [rail for rail in rails if rail.name == _TOTAL_RAIL]
-    return total[:1] or [rail for rail in rails if _PART_OF.get(rail.name) not in names]
+    return [rail for rail in rails if _PART_OF.get(rail.name) not in names]
 
 
-def _said(file: Path, root: Path) -> str:
+def _display_path(file: Path, root: Path) -> str:
+    """Return the path of a file as it is on the measured machine."""
     return f"/{file.relative_to(root).as_posix()}"

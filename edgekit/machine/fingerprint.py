@@ -1,11 +1,15 @@
-"""The machine as far as latency depends on it, so that numbers of two machines, or of two states of one, are not compared.
+"""Fingerprint of this machine: all properties that affect latency.
 
-Everything is read from files of the kernel and from package metadata: no backend is loaded, and a file that is missing or holds
-something odd makes its part empty. A system without ``/proc`` and ``/sys`` has the names and versions that Python tells.
+It prevents a comparison of latencies from two machines, or from two states of one machine.
 
-Sources: Linux, Documentation/admin-guide/pm/cpufreq.rst (governors, boost), Documentation/ABI/testing/sysfs-devices-system-cpu
-(thermal_throttle) and sysfs-platform_profile, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1, proc_pid_mountinfo(5); NVIDIA, Jetson
-Linux Developer Guide, "Platform Power and Performance" (over-current events).
+Everything is read from files of the kernel and from package metadata. No backend is loaded. A file that is missing or
+malformed leaves its field empty. A system without ``/proc`` and ``/sys`` has only the names and versions that Python
+reports.
+
+Sources: Linux, Documentation/admin-guide/pm/cpufreq.rst (governors, boost), Documentation/ABI/testing/
+sysfs-devices-system-cpu (thermal_throttle) and sysfs-platform_profile, Documentation/admin-guide/cgroup-v2.rst and
+cgroup-v1, proc_pid_mountinfo(5); NVIDIA, Jetson Linux Developer Guide, "Platform Power and Performance" (over-current
+events).
 """
 
 from __future__ import annotations
@@ -31,18 +35,19 @@ from edgekit.spec.subject import Fingerprint
 
 __all__ = ["Limits", "fingerprint", "governor", "limits"]
 
-_BESIDE = ("numpy", "tokenizers")  # what a call spends time in beside its backend
+_OTHER_PACKAGES = ("numpy", "tokenizers")
+"""Packages besides the backend that a call spends time in."""
 _CPUS = "sys/devices/system/cpu"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the control groups of this process allow it. 0: there is no limit.
+    """Limits of the control groups of this process. 0 means no limit.
 
     Attributes:
-        cpu: CPUs' worth of time.
-        memory_mb: MiB.
-        throttled: times that the limit of CPU time held the group, or one above it, back.
+        cpu: CPU bandwidth limit, in CPUs.
+        memory_mb: Memory limit in MiB.
+        throttled: Number of times that the CPU limit throttled a group of this process.
     """
 
     cpu: float
@@ -51,17 +56,21 @@ class Limits:
 
 
 def fingerprint(root: Path = Path("/")) -> Fingerprint:
-    """Looks at this machine; takes milliseconds (on a Jetson whose files do not tell its power mode, a second).
+    """Return the fingerprint of this machine.
+
+    It takes milliseconds, or a second on a Jetson without a file for its power mode.
 
     Args:
-        root: where the files are that tell of processor, board, GPU, clocks, limits and memory. Instructions, Python and packages are always this machine's.
+        root: Root of the files for the processor, board, GPU, clocks, limits and memory. Instruction sets, Python and
+            packages are always those of this machine.
     """
     board = jetson.board(root)
     gpu, driver = (board.model or board.soc, board.l4t) if board else _gpu(root)
-    held = limits(root)
-    versions = {name: backends.installed_version(name) for name in backends.names()} | {
-        name: version_of(name) for name in _BESIDE
-    }
+    group_limits = limits(root)
+    versions = {name: backends.installed_version(name) for name in backends.names()}
+    for name in _OTHER_PACKAGES:
+        versions[name] = version_of(name)
+    power_mode = board.power_mode if board else line(root / "sys/firmware/acpi/platform_profile")
     return Fingerprint(
         edgekit=version_of(DISTRIBUTION) or f"source {code_digest()[:12]}",
         python=platform.python_version(),
@@ -74,158 +83,209 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
         driver=driver,
         backends={name: version for name, version in versions.items() if version},
         governor=governor(root, board),
-        power_mode=board.power_mode if board else line(root / "sys/firmware/acpi/platform_profile"),
-        cpu_limit=held.cpu,
-        memory_limit_mb=held.memory_mb,
-        throttled=held.throttled + _cpu_throttled(root) + _board_throttled(root),
+        power_mode=power_mode,
+        cpu_limit=group_limits.cpu,
+        memory_limit_mb=group_limits.memory_mb,
+        throttled=group_limits.throttled + _cpu_throttle_count(root) + _board_throttle_count(root),
     )
 
 
 def governor(root: Path = Path("/"), board: Board | None = None) -> str:
-    """What decides over the clock of the CPUs that this process may use, e.g. ``powersave (balance_performance), boost on``.
+    """Return the frequency control of the CPUs that this process may use.
 
-    In parentheses is the preference that the governor follows where the processor chooses its clock by itself (intel_pstate, amd-pstate):
-    there the governor alone says little. On a Jetson that of the GPU is added, and whether ``jetson_clocks`` has locked the two.
+    Example: ``powersave (balance_performance), boost on``. In parentheses is the energy preference of a processor that
+    selects its frequency itself (intel_pstate, amd-pstate), where the governor alone says little. On a Jetson, the
+    governor of the GPU and locked clocks (``jetson_clocks``) are added.
 
     Args:
-        root: where the files are.
-        board: the Jetson that this machine is.
+        root: Root of the kernel's files.
+        board: Jetson board, or None for another machine.
     """
-    found = []
+    governors = set()
     for cpu in usable_cpus():
         folder = root / _CPUS / f"cpu{cpu}" / "cpufreq"
         preference = line(folder / "energy_performance_preference")
         if name := line(folder / "scaling_governor"):
-            found.append(f"{name} ({preference})" if preference else name)
-    parts = [" + ".join(sorted(set(found)))]
-    no_turbo, boost = integer(root / _CPUS / "intel_pstate/no_turbo"), integer(root / _CPUS / "cpufreq/boost")
+            governors.add(f"{name} ({preference})" if preference else name)
+    parts = [" + ".join(sorted(governors))]
+    no_turbo = integer(root / _CPUS / "intel_pstate/no_turbo")
+    boost = integer(root / _CPUS / "cpufreq/boost")
     if no_turbo in (0, 1) or boost in (0, 1):
-        parts.append("boost on" if no_turbo == 0 or (no_turbo is None and boost == 1) else "boost off")
+        is_boosting = no_turbo == 0 or (no_turbo is None and boost == 1)
+        parts.append("boost on" if is_boosting else "boost off")
     if board:
-        parts += [
-            *_locked(board.cpu),
-            *([f"GPU {board.gpu.governor or 'unknown'}", *_locked(board.gpu)] if board.gpu else []),
-        ]
+        parts += _locked_clocks(board.cpu)
+        if board.gpu:
+            parts.append(f"GPU {board.gpu.governor or 'unknown'}")
+            parts += _locked_clocks(board.gpu)
     return ", ".join(filter(None, parts))
 
 
 def limits(root: Path = Path("/")) -> Limits:
-    """The tightest limits of this process's control groups and all above them that are mounted here, of version 1 and version 2."""
-    cpu, memory, throttled = [], [], 0
+    """Return the tightest limits of the control groups of this process and of all their visible parents.
+
+    Control groups of version 1 and version 2 are read.
+
+    Args:
+        root: Root of the kernel's files.
+    """
+    cpu_limits = []
+    memory_limits = []
+    throttled = 0
     for folder in _groups(root, "cpu"):
-        cpu.append(_cpus_of(*text(folder / "cpu.max").partition(" ")[::2]))
-        cpu.append(_cpus_of(text(folder / "cpu.cfs_quota_us"), text(folder / "cpu.cfs_period_us")))
-        held = re.search(r"^nr_throttled ([0-9]{1,20})$", text(folder / "cpu.stat"), re.MULTILINE)
-        throttled += int(held.group(1)) if held else 0
+        quota, _, period = text(folder / "cpu.max").partition(" ")
+        cpu_limits.append(_bandwidth(quota, period))
+        cpu_limits.append(_bandwidth(text(folder / "cpu.cfs_quota_us"), text(folder / "cpu.cfs_period_us")))
+        count = re.search(r"^nr_throttled ([0-9]{1,20})$", text(folder / "cpu.stat"), re.MULTILINE)
+        throttled += int(count.group(1)) if count else 0
     for folder in _groups(root, "memory"):
-        memory += [
-            size // 2**20
-            for name in ("memory.max", "memory.limit_in_bytes")
-            if (size := integer(folder / name)) is not None
-        ]
-    # Version 1 writes the largest number of pages for no limit; one of at least the machine's memory limits nothing either.
-    most = int(mebibytes(root / "proc/meminfo", "MemTotal")) or 2**40
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            size = integer(folder / name)
+            if size is not None:
+                memory_limits.append(size // 2**20)
+    # Version 1 states "no limit" as the largest number of pages. A limit of the machine's memory or more has no effect.
+    machine_mb = int(mebibytes(root / "proc/meminfo", "MemTotal")) or 2**40
     return Limits(
-        round(min(filter(None, cpu), default=0.0), 3),
-        min((size for size in memory if 0 < size < most), default=0),
-        throttled,
+        cpu=round(min(filter(None, cpu_limits), default=0.0), 3),
+        memory_mb=min((size for size in memory_limits if 0 < size < machine_mb), default=0),
+        throttled=throttled,
     )
 
 
-def _locked(clock: Clock | None) -> list[str]:
+def _locked_clocks(clock: Clock | None) -> list[str]:
     return ["clocks locked"] if clock and clock.locked else []
 
 
 def _gpu(root: Path) -> tuple[str, str]:
-    """Name of the first NVIDIA GPU and release of its driver."""
+    """Return the name of the first NVIDIA GPU and the release of its driver."""
     driver = re.search(r"\b[0-9]{3,}(?:\.[0-9]+)+\b", line(root / "proc/driver/nvidia/version"))
     release = driver.group() if driver else ""
     for file in entries(root / "proc/driver/nvidia/gpus", "*/information"):
         if model := re.search(r"^Model:\s*(\S[^\n]*)$", text(file), re.MULTILINE):
             return model.group(1).strip(), release
-    return _gpu_without_files(release) if root == Path("/") else ("", release)
+    return _gpu_from_cuda(release) if root == Path("/") else ("", release)
 
 
-def _gpu_without_files(release: str) -> tuple[str, str]:
-    """As CUDA tells it: on Windows' Linux, and in some sandboxes, the driver has no files in ``/proc``."""
+def _gpu_from_cuda(release: str) -> tuple[str, str]:
+    """Return name and driver from CUDA. In WSL and in some sandboxes the driver has no files in ``/proc``."""
     try:
         with contextlib.closing(cuda_driver.Cuda()) as cuda:
             return cuda.name, release or f"CUDA {cuda.driver_version // 1000}.{cuda.driver_version % 1000 // 10}"
-    except BackendError:  # the usual machine: it has no driver, and asking took no time
+    except BackendError:  # Most machines have no CUDA driver. Loading it then fails at once.
         return "", release
 
 
-def _cpu_throttled(root: Path) -> int:
-    """Thermal events since the machine started. Each CPU of a core counts the core's, and each of a package the package's: they are told once."""
-    core: dict[tuple[int, str], int] = defaultdict(int)
-    package: dict[int, int] = defaultdict(int)
+def _cpu_throttle_count(root: Path) -> int:
+    """Return the number of thermal throttling events since the start of the machine.
+
+    Each CPU reports the count of its core and of its package, so each core and each package is counted once.
+    """
+    core_counts: dict[tuple[int, str], int] = defaultdict(int)
+    package_counts: dict[int, int] = defaultdict(int)
     for cpu in entries(root / _CPUS, "cpu[0-9]*"):
-        socket, of_core = integer(cpu / "topology/physical_package_id") or 0, line(cpu / "topology/core_id") or cpu.name
-        core[socket, of_core] = max(core[socket, of_core], integer(cpu / "thermal_throttle/core_throttle_count") or 0)
-        package[socket] = max(package[socket], integer(cpu / "thermal_throttle/package_throttle_count") or 0)
-    return sum(core.values()) + sum(package.values())
+        package = integer(cpu / "topology/physical_package_id") or 0
+        core = package, line(cpu / "topology/core_id") or cpu.name
+        core_count = integer(cpu / "thermal_throttle/core_throttle_count") or 0
+        package_count = integer(cpu / "thermal_throttle/package_throttle_count") or 0
+        core_counts[core] = max(core_counts[core], core_count)
+        package_counts[package] = max(package_counts[package], package_count)
+    return sum(core_counts.values()) + sum(package_counts.values())
 
 
-def _board_throttled(root: Path) -> int:
-    """Events since a Jetson started of too low a voltage or too high a current that slow its clocks (Orin and newer, Jetson Linux 35 and newer).
+def _board_throttle_count(root: Path) -> int:
+    """Return the number of under-voltage and over-current events that reduced the clocks of a Jetson since its start.
 
-    Earlier boards, and thermal slow-downs of all of them, are told in the kernel's log alone.
+    Boards from Orin on with Jetson Linux 35 or newer report them. Older boards, and thermal throttling of all boards,
+    are only in the kernel log.
     """
     count = 0
     for folder in entries(root / "sys/class/hwmon", "hwmon*"):
-        if line(folder / "name") == "soctherm_oc":
-            for file in entries(folder, "oc*_event_cnt"):
-                slows = integer(folder / file.name.replace("event_cnt", "throt_en")) != 0
-                count += max(integer(file) or 0, 0) if slows else 0
+        if line(folder / "name") != "soctherm_oc":
+            continue
+        for file in entries(folder, "oc*_event_cnt"):
+            reduces_clock = integer(folder / file.name.replace("event_cnt", "throt_en")) != 0
+            count += max(integer(file) or 0, 0) if reduces_clock else 0
     return count
 
 
-def _cpus_of(quota: str, period: str) -> float:
-    """CPUs' worth of time of a bandwidth limit in microseconds; 0.0 for none (``max``, -1)."""
-    allowed, of = number(quota), number(period)
-    return allowed / of if allowed and of and allowed > 0 and of > 0 else 0.0
+def _bandwidth(quota: str, period: str) -> float:
+    """Return a CPU bandwidth limit in CPUs, or 0.0 for no limit (``max`` or -1).
+
+    Args:
+        quota: CPU time per period, in microseconds.
+        period: Length of a period, in microseconds.
+    """
+    quota_us = number(quota)
+    period_us = number(period)
+    if quota_us and period_us and quota_us > 0 and period_us > 0:
+        return quota_us / period_us
+    return 0.0
+
+
+@dataclass(frozen=True)
+class _Mount:
+    """A mount of a control group hierarchy.
+
+    Attributes:
+        version: Version of the control groups, 1 or 2.
+        group: Path of the group that is mounted, inside the hierarchy.
+        folder: Mount point.
+    """
+
+    version: int
+    group: str
+    folder: str
 
 
 def _groups(root: Path, controller: str) -> list[Path]:
-    """Folders of the groups that this process is in and of all above them, in the hierarchies that may hold this controller."""
-    mounts = [found for row in text(root / "proc/self/mountinfo").split("\n") if (found := _mount(row, controller))]
+    """Return the folders of the groups of this process and of their parents, in hierarchies that have a controller."""
+    mounts = []
+    for row in text(root / "proc/self/mountinfo").split("\n"):
+        mount = _parse_mount(row, controller)
+        if mount is not None:
+            mounts.append(mount)
     folders = []
     for row in text(root / "proc/self/cgroup").split("\n"):
         identity, _, rest = row.partition(":")
         controllers, _, path = rest.partition(":")
-        second = identity == "0" and not controllers
-        if second or controller in controllers.split(","):
-            folders += _upwards(
-                root, path, [(shown, at) for version, shown, at in mounts if version == (2 if second else 1)]
-            )
+        version = 2 if identity == "0" and not controllers else 1
+        if version == 2 or controller in controllers.split(","):
+            folders += _group_and_parents(root, path, [mount for mount in mounts if mount.version == version])
     return folders
 
 
-def _mount(row: str, controller: str) -> tuple[int, str, str] | None:
-    """Version, the group that is shown and where, of a line of mountinfo; None for any other file system or controller."""
+def _parse_mount(row: str, controller: str) -> _Mount | None:
+    """Return the mount in a line of mountinfo, or None for another file system or controller."""
     before, _, after = row.partition(" - ")
-    fields, kind = before.split(" "), after.split(" ")
-    if (
-        len(fields) < 6
-        or len(kind) < 3
-        or not (kind[0] == "cgroup2" or (kind[0] == "cgroup" and controller in kind[2].split(",")))
-    ):
+    fields = before.split(" ")
+    file_system = after.split(" ")
+    if len(fields) < 6 or len(file_system) < 3:
         return None
-    shown, at = (
-        re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8) % 256), field) for field in fields[3:5]
-    )
-    return (2 if kind[0] == "cgroup2" else 1), shown, at
+    group, folder = (_unescape(field) for field in fields[3:5])
+    if file_system[0] == "cgroup2":
+        return _Mount(2, group, folder)
+    if file_system[0] == "cgroup" and controller in file_system[2].split(","):
+        return _Mount(1, group, folder)
+    return None
 
 
-def _upwards(root: Path, path: str, mounts: list[tuple[str, str]]) -> list[Path]:
-    """The folder of a group and those above it, to the top of the mount that shows it.
+def _unescape(field: str) -> str:
+    """Replace the octal escapes of mountinfo."""
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8) % 256), field)
 
-    A mount may show a part of the tree only: a container often has its own group there, under a path that names it from outside.
-    Where no mount shows the group, the top of one is what can be known: with namespaces that is the group itself.
+
+def _group_and_parents(root: Path, path: str, mounts: list[_Mount]) -> list[Path]:
+    """Return the folder of a group and those of its parents, up to the top of the mount that contains it.
+
+    A mount may contain a part of the hierarchy only: a container often has its own group mounted under a path that is
+    only valid outside. If no mount contains the group, the top of the first one is used, which is the group itself
+    where there are control group namespaces.
     """
-    for shown, at in mounts:
-        group, top = PurePosixPath(path), PurePosixPath(shown)
+    for mount in mounts:
+        group = PurePosixPath(path)
+        top = PurePosixPath(mount.group)
         if group.is_relative_to(top) and ".." not in group.parts:
             parts = group.relative_to(top).parts
-            return [root / at.lstrip("/") / PurePosixPath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
-    return [root / at.lstrip("/") for _, at in mounts[:1]]
+            folder = root / mount.folder.lstrip("/")
+            return [folder / PurePosixPath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    return [root / mount.folder.lstrip("/") for mount in mounts[:1]]

@@ -1,4 +1,7 @@
-"""A file is a modality: one kind of input, how it is read, measured, generated and disturbed. See :class:`edgekit.spec.protocols.Modality`."""
+"""Modalities: one module per kind of input says how inputs are read, measured, generated and perturbed.
+
+The file name is the registration. See :class:`edgekit.spec.protocols.Modality`.
+"""
 
 from __future__ import annotations
 

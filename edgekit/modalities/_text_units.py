@@ -1,11 +1,11 @@
-"""Words of texts, and what may stand in the place of one."""
+"""Words of a text, and texts with one word occluded."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgekit.modalities._text_encoder import Text
@@ -15,45 +15,70 @@ _MASK = re.compile(r"[\[<({|]+mask[\]>)}|]+", re.IGNORECASE)
 
 
 def words(text: Text) -> tuple[str, ...]:
-    """What whitespace separates, of both texts of a pair."""
-    return tuple(word for part in (text if isinstance(text, tuple) else (text,)) for word in _WORD.findall(part))
+    """Return the words (separated by white space) of a text or of both texts of a pair."""
+    return tuple(word for part in parts_of(text) for word in _WORD.findall(part))
 
 
-def erased(text: Text, put: str) -> Iterator[Text]:
-    """The text once for each of its words, with ``put`` in its place; with an empty ``put`` a space beside the word goes too.
+def parts_of(text: Text) -> tuple[str, ...]:
+    """Return a text, or both texts of a pair, as a tuple."""
+    return text if isinstance(text, tuple) else (text,)
 
-    The rest stays to the letter: spaces are tokens to some models.
+
+def occlude_words(text: Text, filler: str) -> Iterator[Text]:
+    """Yield the text once for each of its words, with that word replaced.
+
+    All other characters stay, since some models have tokens for spaces.
+
+    Args:
+        text: Text or pair.
+        filler: Replacement of the word. If it is empty, the white space on one side of the word is removed too.
     """
-    first, second = text if isinstance(text, tuple) else (text, None)
-    yield from (one if second is None else (one, second) for one in _erased(first, put))
-    yield from ((first, one) for one in _erased(second or "", put))
+    if isinstance(text, str):
+        yield from _occlude(text, filler)
+        return
+    first, second = text
+    for occluded in _occlude(first, filler):
+        yield occluded, second
+    for occluded in _occlude(second, filler):
+        yield first, occluded
 
 
-def _erased(text: str, put: str) -> Iterator[str]:
+def _occlude(text: str, filler: str) -> Iterator[str]:
     spans = [word.span() for word in _WORD.finditer(text)]
-    for n, (start, end) in enumerate(spans):
-        if not put and n + 1 < len(spans):
-            end = spans[n + 1][0]
-        elif not put and n:
-            start = spans[n - 1][1]
-        yield text[:start] + put + text[end:]
+    for index, (start, end) in enumerate(spans):
+        if not filler and index + 1 < len(spans):
+            end = spans[index + 1][0]
+        elif not filler and index:
+            start = spans[index - 1][1]
+        yield text[:start] + filler + text[end:]
 
 
 def mask_token(tokenizer_json: str) -> str:
-    """What to write into a text so that the tokenizer puts its mask token there.
+    """Return the text that the tokenizer encodes as its mask token.
 
     Args:
-        tokenizer_json: content of a ``tokenizer.json``.
+        tokenizer_json: Content of a ``tokenizer.json``.
 
     Returns:
-        The mask token as it is written (``[MASK]``, ``<mask>``); where there is none the unknown token, and where that is not one that a text can hold
-        either (one that is in the vocabulary but not among the added tokens is cut into pieces) an empty string.
+        Mask token as written in a text, e.g. ``[MASK]`` or ``<mask>``. Without a mask token, the unknown token if it is
+        an added token (the tokenizer splits other texts into pieces), else an empty string.
     """
     data = json.loads(tokenizer_json)
-    # Special ones first: a word that somebody added does not become the mask while the tokenizer has one.
-    added = [
-        str(t["content"]) for t in sorted(data.get("added_tokens") or [], key=lambda t: (not t.get("special"), t["id"]))
-    ]
-    model = data["model"]
-    unknown = model["vocab"][model["unk_id"]][0] if model.get("unk_id") is not None else model.get("unk_token")
-    return next((t for t in added if _MASK.fullmatch(t)), unknown if unknown in added else "")
+    # Special tokens come first: an added ordinary word must not be taken for the mask if the tokenizer has one.
+    added_tokens = sorted(data.get("added_tokens") or [], key=_special_first)
+    added = [str(token["content"]) for token in added_tokens]
+    for token in added:
+        if _MASK.fullmatch(token):
+            return token
+    unknown = _unknown_token(data["model"])
+    return unknown if unknown in added else ""
+
+
+def _special_first(token: dict[str, Any]) -> tuple[bool, int]:
+    return not token.get("special"), token["id"]
+
+
+def _unknown_token(model: dict[str, Any]) -> Any:
+    if model.get("unk_id") is not None:
+        return model["vocab"][model["unk_id"]][0]
+    return model.get("unk_token")

@@ -1,4 +1,4 @@
-"""What modalities of texts share: a tokenizer that may be missing, and its limit of characters."""
+"""The common part of modalities of texts: an optional tokenizer and its limit of characters."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from edgekit.spec.errors import UsageError
 
 
 class _Limited(Protocol):
-    """An encoder that holds texts to a limit."""
+    """An encoder with a limit of characters."""
 
     limit: Limit
 
     def set_limit(self, characters: int | None = None, truncate: bool = False) -> None:
-        """Sets the limit."""
+        """Set the limit."""
 
 
 Encoder = TypeVar("Encoder", bound=_Limited)
 
 
 class Tokenized(Generic[Encoder]):
-    """A modality whose inputs a tokenizer encodes."""
+    """A modality whose inputs are encoded by a tokenizer."""
 
     def __init__(self, encoder: Encoder | None) -> None:
-        """Keeps the model's tokenizer; without one nothing is encoded or held to a limit."""
+        """Create the modality with a model's tokenizer, or without one and then without encoding and limit."""
         self._encoder = encoder
 
     @property
@@ -33,24 +33,24 @@ class Tokenized(Generic[Encoder]):
         """The model's tokenizer.
 
         Raises:
-            UsageError: without one.
+            UsageError: If there is none.
         """
         if self._encoder is None:
             raise UsageError(
-                "Texts were to be encoded without a model's tokenizer. Load the task of a bundle first.",
+                "Texts cannot be encoded without a model's tokenizer. Load the task of a bundle first.",
                 code="task-without-bundle",
             )
         return self._encoder
 
     @property
     def limit(self) -> Limit:
-        """How long a text may be, and whether a longer one is cut; without a tokenizer as long as any."""
+        """Limit of characters, and whether longer texts are cut; unlimited without a tokenizer."""
         return Limit(sys.maxsize) if self._encoder is None else self._encoder.limit
 
     def set_limit(self, characters: int | None = None, truncate: bool = False) -> None:
-        """Sets how long a text may be, see :class:`edgekit.spec.protocols.HasLimit`.
+        """Set the limit of characters; see :class:`edgekit.spec.protocols.HasLimit`.
 
         Raises:
-            InputError: when one of them is of another type or out of range.
+            InputError: If a value has another type or is out of range.
         """
         self.encoder.set_limit(characters, truncate)

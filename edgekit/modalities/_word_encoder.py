@@ -1,4 +1,4 @@
-"""Texts, and texts that are split into words, to token ids in windows: nothing that is longer than a model is cut off."""
+"""Encoding of texts, and of texts that are split into words, to token ids in windows; nothing is cut off."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Encoding
 
-from edgekit.modalities._text_encoder import TextEncoder, check_ids, typed
+from edgekit.modalities._text_encoder import TextEncoder, check_ids, translate_tokenizer_errors
 from edgekit.modalities.limits import CHARACTERS_A_TOKEN, Limit, check_unicode
 from edgekit.spec.content import Content
 from edgekit.spec.errors import InputError, IntegrityError
@@ -18,21 +18,28 @@ from edgekit.spec.protocols import Encoded
 Words = str | tuple[str, ...]
 """One example: a text, or the words of one."""
 
-WINDOWS, STARTS = "windows", "words"
-_ROWS_OF_TEXT = 8  # longest rows of the model that a text may be as long as by default, in characters
+WINDOWS = "windows"
+"""Name of the array with the number of tokens of each window."""
+
+STARTS = "words"
+"""Name of the array with the index of the word that each token begins, -1 for other tokens."""
+
+_ROWS_OF_TEXT = 8  # The default limit of characters is that of so many longest rows.
 _DELIMITER = " "
+_COLUMNS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
 
 
 @dataclass(frozen=True)
 class Spans:
-    """What the tokens of an input are parts of.
+    """Positions of an input's tokens and words in its text.
 
     Attributes:
-        text: the text; words joined by a space.
-        windows: tokens of each window.
-        tokens: first character of each token and the one behind its last; None for a special token. In all windows, one after the other.
-        subword: whether each token continues a word, by the rule of Transformers.
-        words: first character of each word and the one behind its last.
+        text: Text of the input; words are joined by spaces.
+        windows: Number of tokens of each window.
+        tokens: Offsets of the first character and behind the last character of each token, of all windows one after the
+            other; None for a special token.
+        subword: Whether each token continues a word, by the rule of Transformers.
+        words: Offsets of the first character and behind the last character of each word.
     """
 
     text: str
@@ -43,7 +50,7 @@ class Spans:
 
 
 class WordEncoder(TextEncoder):
-    """Encodes as the Hugging Face tokenizer that wrote ``tokenizer.json`` does with ``return_overflowing_tokens``. Safe to use from threads."""
+    """Encodes as the Hugging Face tokenizer does with ``return_overflowing_tokens``. It is thread-safe."""
 
     def __init__(
         self,
@@ -55,77 +62,83 @@ class WordEncoder(TextEncoder):
         unknown: int | None = None,
         tables: Mapping[str, int] | None = None,
     ) -> None:
-        """Reads the tokenizer.
+        """Read the tokenizer.
 
         Args:
-            path: a ``tokenizer.json``.
-            inputs: inputs of the graph that are filled.
-            max_length: tokens of the longest window, special tokens included.
-            stride: tokens that a window shares with the next.
-            unknown: id of the token that stands for what is not in the vocabulary; None where there is none.
-            tables: rows of the table that the ids of an input are looked up in, by input name, where that is known.
+            path: Path of a ``tokenizer.json``.
+            inputs: Names of the graph inputs that are filled.
+            max_length: Length of the longest window in tokens, special tokens included.
+            stride: Overlap of adjacent windows, in tokens.
+            unknown: Token id of the unknown token; None if the vocabulary has none.
+            tables: Number of rows of the embedding table behind each input of ids, where it is known.
 
         Raises:
-            IntegrityError: when the file is not one that the tokenizers library reads and can use, or the settings do not fit it.
+            IntegrityError: If the tokenizers library cannot read or use the file, or the settings do not fit it.
         """
         super().__init__(path, inputs, max_length, tables=tables)
         special = self._tokenizer.num_special_tokens_to_add(False)
         if not 0 <= stride < max_length - special:
             raise IntegrityError(
-                f"{path}: windows of {max_length} tokens share {stride}, expected 0 to {max_length - special - 1}. Build the bundle again.",
+                f"{path}: windows of {max_length} tokens overlap by {stride}, expected 0 to "
+                f"{max_length - special - 1}. Build the bundle again.",
                 code="bundle-assets",
             )
-        with typed(f"{path} cannot be used as a tokenizer"):
+        with translate_tokenizer_errors(f"{path} cannot be used as a tokenizer"):
             self._tokenizer.enable_truncation(max_length, stride=stride, strategy="longest_first", direction="right")
-        self._step, self._unknown = max_length - special - stride, unknown
-        self._prefixed = bool(getattr(self._tokenizer.model, "continuing_subword_prefix", None))
+        self._step = max_length - special - stride
+        self._unknown = unknown
+        self._has_prefix = bool(getattr(self._tokenizer.model, "continuing_subword_prefix", None))
 
     def set_limit(self, characters: int | None = None, truncate: bool = False) -> None:
-        """Sets how long a text may be; by default so many characters as eight of the model's longest rows.
+        """Set the limit of characters of a text.
 
         Args:
-            characters: most that a text may have, each run of white space counted as one; of words, with a space between them.
-            truncate: cut a longer text and mark it in place of refusing it.
+            characters: Largest number of characters; a run of white space counts as one, and words count with a space
+                between them. The default is that of eight of the model's longest rows.
+            truncate: Whether a longer text is cut and marked instead of refused.
 
         Raises:
-            InputError: when one of them is of another type or out of range.
+            InputError: If a value has another type or is out of range.
         """
-        self.limit = Limit(
-            _ROWS_OF_TEXT * CHARACTERS_A_TOKEN * self._max_length if characters is None else characters, truncate
-        )
+        if characters is None:
+            characters = _ROWS_OF_TEXT * CHARACTERS_A_TOKEN * self._max_length
+        self.limit = Limit(characters, truncate)
 
     def __call__(self, values: Sequence[Any]) -> list[Any]:
-        """Encodes each text, or the words of one, in windows.
+        """Encode each text, or the words of one, in windows.
 
         Returns:
-            For each an :class:`Encoded` with the windows one after the other: every input as int64 ``[sequence]``; ``words``, int64 ``[sequence]``, with the
-            place of the word that a token begins and -1 for other tokens; ``windows``, int64 ``[windows]``, with their sizes. Its context is :class:`Spans`.
+            List of :class:`Encoded` with the windows one after the other. The arrays are every input as int64
+            ``[sequence]``; ``words``, int64 ``[sequence]``, with the index of the word that a token begins and -1 for
+            other tokens; ``windows``, int64 ``[windows]``, with their sizes. The context is :class:`Spans`.
 
         Raises:
-            InputError: for anything that is not a str or a tuple of str, that is not encodable as UTF-8, that is beyond ``limit``, a word that makes no
-                token, or ids that are beyond the model's tables.
-            IntegrityError: when the tokenizers library fails at one of them.
+            InputError: If an input is not a str or a tuple of str, cannot be encoded as UTF-8, exceeds ``limit``, or
+                has a word without tokens or ids outside the model's tables.
+            IntegrityError: If the tokenizers library fails.
         """
-        places = [f" at position {i}" if len(values) > 1 else "" for i in range(len(values))]
-        with typed(f"{self._path} fails at what it was to encode"):
+        places = [""] * len(values)
+        if len(values) > 1:
+            places = [f" at position {i}" for i in range(len(values))]
+        with translate_tokenizer_errors(f"{self._path} cannot encode a text"):
             fitted = [self._fit_words(value, place) for value, place in zip(values, places, strict=True)]
             encodings = self._encode_all([value for value, _ in fitted])
-            rows = [
-                self._row(value, cut, e, place)
-                for (value, cut), e, place in zip(fitted, encodings, places, strict=True)
-            ]
+            rows = []
+            for (value, cut), encoding, place in zip(fitted, encodings, places, strict=True):
+                rows.append(self._make_words_row(value, cut, encoding, place))
         for index, row in enumerate(rows):
             check_ids(row.arrays, self._tables, index if len(rows) > 1 else None)
         return rows
 
     def _fit_words(self, value: object, place: str) -> tuple[Words, bool]:
-        """A checked text, or checked words, within the limit, and whether it was cut."""
+        """Return the checked text or words within the limit, and whether they were cut."""
         if isinstance(value, str):
             return self._fitter.fit(value, self.limit, place)
         if not isinstance(value, tuple) or not all(isinstance(word, str) for word in value):
-            what = "a tuple of other things than str" if isinstance(value, tuple) else f"a {type(value).__name__}"
+            kind = "a tuple with other items than str" if isinstance(value, tuple) else f"a {type(value).__name__}"
             raise InputError(
-                f"Input{place} is {what}, expected a str, or a tuple of str for a text that is split into words. Pass one, or a list of them.",
+                f"Input{place} is {kind}, expected a str, or a tuple of str for a text that is split into words. "
+                "Pass one, or a list of them.",
                 code="input-type",
             )
         if not value:
@@ -139,108 +152,116 @@ class WordEncoder(TextEncoder):
         within = int(np.searchsorted(ends, self.limit.characters, side="right"))
         if within < len(value) and not self.limit.truncate:
             raise InputError(
-                f"Input{place} has more than {self.limit.characters} characters, the limit here. "
-                "Shorten it; or load the bundle with truncate=True to have it cut, or with a larger max_characters.",
+                f"Input{place} has more than {self.limit.characters} characters, the limit here. Shorten it, or load "
+                "the bundle with truncate=True to have it cut, or with a larger max_characters.",
                 code="text-too-long",
             )
         return value[:within], within < len(value)
 
     def _encode_all(self, values: Sequence[Words]) -> list[Encoding]:
         encodings: list[Any] = [None] * len(values)
-        for split in (False, True):
-            chosen = [i for i, value in enumerate(values) if isinstance(value, tuple) == split]
-            inputs: list[Any] = [list(values[i]) if split else values[i] for i in chosen]
-            if len(chosen) == 1:
-                made = [self._tokenizer.encode(inputs[0], is_pretokenized=split)]
+        for is_split in (False, True):
+            indices = [i for i, value in enumerate(values) if isinstance(value, tuple) == is_split]
+            inputs: list[Any] = [values[i] for i in indices]
+            if is_split:
+                inputs = [list(value) for value in inputs]
+            if not inputs:
+                continue
+            if len(inputs) == 1:
+                results = [self._tokenizer.encode(inputs[0], is_pretokenized=is_split)]
             else:
-                made = self._tokenizer.encode_batch(inputs, is_pretokenized=split) if chosen else []
-            for i, encoding in zip(chosen, made, strict=True):
+                results = self._tokenizer.encode_batch(inputs, is_pretokenized=is_split)
+            for i, encoding in zip(indices, results, strict=True):
                 encodings[i] = encoding
         return encodings
 
-    def _row(self, value: Words, cut: bool, encoding: Encoding, place: str) -> Encoded:
+    def _make_words_row(self, value: Words, cut: bool, encoding: Encoding, place: str) -> Encoded:
         pieces = [encoding, *encoding.overflowing]
-        columns = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-        arrays = {
-            name: np.array([n for piece in pieces for n in getattr(piece, columns[name])], np.int64)
-            for name in self._inputs
-        }
-        # Of a token in two windows the place in the text is the same: windows are a step apart.
-        at = [place for k, piece in enumerate(pieces) for place in _places(piece.special_tokens_mask, k * self._step)]
-        ids = [word for piece in pieces for word in piece.word_ids]
+        arrays = {}
+        for name in self._inputs:
+            numbers = [number for piece in pieces for number in getattr(piece, _COLUMNS[name])]
+            arrays[name] = np.array(numbers, np.int64)
+        # A token in two windows has the same position in the text: windows begin one step apart.
+        positions: list[int | None] = []
+        for index, piece in enumerate(pieces):
+            positions += _positions(piece.special_tokens_mask, index * self._step)
+        word_ids = [word for piece in pieces for word in piece.word_ids]
         first: dict[int, int] = {}
-        for word, where in zip(ids, at, strict=True):
-            if word is not None and where is not None:
-                first[word] = min(where, first.get(word, where))
+        for word, position in zip(word_ids, positions, strict=True):
+            if word is not None and position is not None:
+                first[word] = min(position, first.get(word, position))
         if isinstance(value, tuple) and len(first) < len(value):
-            lost = next(i for i in range(len(value)) if i not in first)
+            number = 1 + next(i for i in range(len(value)) if i not in first)
             raise InputError(
-                f"Input{place} has a word, number {lost + 1}, that makes no token of this model, so it would have no label. Leave it out.",
+                f"Input{place} has a word, number {number}, for which the tokenizer has no token, so it cannot get a "
+                "label. Leave it out.",
                 code="word-without-token",
             )
         order = {word: i for i, word in enumerate(sorted(first, key=first.__getitem__))}
-        starts = [
-            order[w] if w is not None and a is not None and first[w] == a else -1 for w, a in zip(ids, at, strict=True)
-        ]
-        sizes = tuple(len(piece.ids) for piece in pieces)
-        arrays[STARTS], arrays[WINDOWS] = np.array(starts, np.int64), np.array(sizes, np.int64)
-        once = 1 + max((where for where in at if where is not None), default=-1) + sum(encoding.special_tokens_mask)
-        return Encoded(arrays, cut, self._spans(value, pieces, ids, order), once if len(pieces) > 1 else None)
+        starts = []
+        for word, position in zip(word_ids, positions, strict=True):
+            begins = word is not None and position is not None and first[word] == position
+            starts.append(order[word] if begins and word is not None else -1)
+        arrays[STARTS] = np.array(starts, np.int64)
+        arrays[WINDOWS] = np.array([len(piece.ids) for piece in pieces], np.int64)
+        spans = self._spans(value, pieces, word_ids, order)
+        if len(pieces) == 1:
+            return Encoded(arrays, cut, spans, None)
+        last = max((position for position in positions if position is not None), default=-1)
+        return Encoded(arrays, cut, spans, last + 1 + sum(encoding.special_tokens_mask))
 
     def _spans(
-        self, value: Words, pieces: Sequence[Encoding], ids: Sequence[int | None], order: Mapping[int, int]
+        self, value: Words, pieces: Sequence[Encoding], word_ids: Sequence[int | None], order: Mapping[int, int]
     ) -> Spans:
-        split = isinstance(value, tuple)
+        parts = value if isinstance(value, tuple) else ()
         text = _DELIMITER.join(value) if isinstance(value, tuple) else value
-        begins = [0]
-        for part in value if isinstance(value, tuple) else ():
-            begins.append(begins[-1] + len(part) + len(_DELIMITER))
+        word_offsets = [0]
+        for part in parts:
+            word_offsets.append(word_offsets[-1] + len(part) + len(_DELIMITER))
         tokens: list[tuple[int, int] | None] = []
-        subword, words = list[bool](), [(len(text), 0)] * len(order)
+        subword = list[bool]()
+        words = [(len(text), 0)] * len(order)
         special = [mask for piece in pieces for mask in piece.special_tokens_mask]
         offsets = [span for piece in pieces for span in piece.offsets]
         names = [token for piece in pieces for token in piece.tokens]
-        numbers = [number for piece in pieces for number in piece.ids]
-        for place, word in enumerate(ids):
-            if special[place]:
+        ids = [number for piece in pieces for number in piece.ids]
+        for index, word in enumerate(word_ids):
+            if special[index]:
                 tokens.append(None)
                 subword.append(False)
                 continue
-            shift = begins[word] if split and word is not None else 0
-            start, end = (int(n) + shift for n in offsets[place])
+            # The tokenizer counts the characters of each given word from 0.
+            shift = word_offsets[word] if isinstance(value, tuple) and word is not None else 0
+            start, end = (int(offset) + shift for offset in offsets[index])
             tokens.append((start, end))
-            subword.append(self._continues(text, start, end, names[place], numbers[place]))
+            subword.append(self._is_subword(text, start, end, names[index], ids[index]))
             if word is not None:
                 low, high = words[order[word]]
                 words[order[word]] = (min(low, start), max(high, end))
-        return Spans(
-            text,
-            tuple(len(piece.ids) for piece in pieces),
-            tuple(tokens),
-            tuple(subword),
-            tuple(_stripped(text, *span) for span in words),
-        )
+        windows = tuple(len(piece.ids) for piece in pieces)
+        word_spans = tuple(_strip_span(text, *span) for span in words)
+        return Spans(text, windows, tuple(tokens), tuple(subword), word_spans)
 
-    def _continues(self, text: str, start: int, end: int, token: str, id: int) -> bool:
-        """Whether a token continues a word, as ``TokenClassificationPipeline.gather_pre_entities`` decides it."""
-        if id == self._unknown:
+    def _is_subword(self, text: str, start: int, end: int, token: str, token_id: int) -> bool:
+        """Return whether a token continues a word, by the rule of Transformers' ``gather_pre_entities``."""
+        if token_id == self._unknown:
             return False
-        if self._prefixed:
+        if self._has_prefix:
             return len(token) != end - start
         return start > 0 and " " not in text[start - 1 : start + 1]
 
 
-def _places(special: Sequence[int], start: int) -> list[int | None]:
-    """Places of the tokens of a window among all tokens of a text; None for special ones."""
-    places: list[int | None] = []
+def _positions(special: Sequence[int], start: int) -> list[int | None]:
+    """Return the position of each token of a window among all tokens of the text; None for special tokens."""
+    positions: list[int | None] = []
     for mask in special:
-        places.append(None if mask else start)
+        positions.append(None if mask else start)
         start += not mask
-    return places
+    return positions
 
 
-def _stripped(text: str, start: int, end: int) -> tuple[int, int]:
-    """A span without the white space that some tokenizers count in."""
+def _strip_span(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return a span without outer white space, which some tokenizers include."""
     while start < end and text[start].isspace():
         start += 1
     while end > start and text[end - 1].isspace():

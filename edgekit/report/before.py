@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def known(before: Before, side: Side, given: Rows) -> Known:
         return _taught(side, given, answer(given.inputs), "teacher", answer)
     path = Path(before)
     if path.is_dir():
-        other = opened(path, side.trust, threads=side.threads)
+        other = _like(opened(path, side.trust, threads=side.threads), side)
         same_task(other.task.identity, side.task, f"The baseline {path}")
         return BundleBefore(other)
     if path.suffix.lower() == ".json":
@@ -117,6 +117,14 @@ def known(before: Before, side: Side, given: Rows) -> Known:
         f"or a teacher's outputs ({', '.join(predictions.FILE_TYPES)}).",
         code="baseline-not-found",
     )
+
+
+def _like(other: Side, side: Side) -> Side:
+    """Return a bundle that runs on a stand-in where ``side`` does and it is one of a device too."""
+    if not side.stand_in_for:
+        return other
+    asked = replace(other, backend=side.backend)
+    return asked if asked.stand_in_for else other
 
 
 def completed(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
@@ -183,7 +191,7 @@ def _at_hand(place: Path, found: Subject, side: Side) -> Side | None:
     if not found.path or not place.is_dir():
         return None
     try:
-        other = opened(place, side.trust, threads=side.threads)
+        other = _like(opened(place, side.trust, threads=side.threads), side)
     except EdgekitError:
         return None
     return other if other.settings == found.settings else None

@@ -22,12 +22,14 @@ from edgekit.report.roofline import Rate, limit_ms, measure
 from edgekit.report.table import table
 from edgekit.runtime.load import load
 from edgekit.runtime.session import Session
-from edgekit.spec.errors import InputError
+from edgekit.runtime.stand_in import stand_in_variants
+from edgekit.spec.errors import InputError, UsageError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
-from edgekit.spec.tensor import merged
+from edgekit.spec.tensor import merge_signatures
+from edgekit.spec.text import wrap_lines
 from edgekit.stats.percentiles import Latency, latency
 
 __all__ = ["Bench", "Point", "bench"]
@@ -130,7 +132,8 @@ class Bench(Recorded):
         if self.left_out:
             about += f")\n(left out, outside the engine's profiles: {', '.join(self.left_out)}"
         notes = f"(-: too few calls for that percentile; give it more --seconds)\n({about})"
-        return f"{head}; encoded rows in, outputs out\n{table(header, rows, left=())}\n{notes}"
+        first = wrap_lines(f"{head}; encoded rows in, outputs out")
+        return f"{first}\n{table(header, rows, left=())}\n{wrap_lines(notes)}"
 
 
 @takes_paths("bundle")
@@ -151,8 +154,15 @@ def bench(
 
     Raises:
         InputError: for a length that the model does not take, or where no pair is left.
+        UsageError: for a bundle of a device on ONNX Runtime, whose times are not the device's.
     """
     opened = open_bundle(bundle, trust)
+    if stand_in_variants(opened.manifest.variants, backend):
+        raise UsageError(
+            f"{bundle} runs on a device alone, and the times of a stand-in on this CPU would not be the device's. "
+            "Time it there: edgekit bench BUNDLE --on ssh://HOST",
+            code="stand-in-no-times",
+        )
     with load(bundle, backend=backend, threads=threads, trust=trust) as session:
         info = session.info
         variant = next(v for v in opened.manifest.variants if (v.backend, v.method) == (info.backend, info.method))
@@ -163,7 +173,7 @@ def bench(
                 code="length-too-long",
             )
         asked = [(b, n) for b in batches for n in sizes]
-        axes = merged(opened.manifest.signatures).varying[:1]
+        axes = merge_signatures(opened.manifest.signatures).varying[:1]
         pairs = [
             (b, n)
             for b, n in asked

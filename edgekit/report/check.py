@@ -17,13 +17,13 @@ from edgekit.bundle.signature import Trust
 from edgekit.machine import energy
 from edgekit.machine.cpu import cpus
 from edgekit.machine.fingerprint import fingerprint
-from edgekit.report import baselines, check_packages, differences, gating, speed
+from edgekit.report import baselines, check_packages, differences, gating, speed, stand_in
 from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import Before, BundleBefore, Known, ReportBefore, TeacherBefore, known
 from edgekit.report.describe import Description, describe
 from edgekit.report.reference import question
 from edgekit.report.side import Answered, Rows, Side, answered, opened, rows, subject, variant_of
-from edgekit.report.slices import by_label, by_length
+from edgekit.report.slices import by_label, by_length, score_slices
 from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import BackendError, UsageError
 from edgekit.spec.gates import OFF, Gates
@@ -32,8 +32,8 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import SCHEMA, Accuracy, Report, Speed
 from edgekit.spec.subject import Fingerprint, Subject
-from edgekit.timing.duel import duel, solo
-from edgekit.timing.probe import prober
+from edgekit.timing.interleaved import time_interleaved, time_single
+from edgekit.timing.probe import make_prober
 from edgekit.timing.scenarios import NAMES as SCENARIOS
 from edgekit.timing.scenarios import run as run_scenarios
 
@@ -146,7 +146,7 @@ def report(
         include_text=include_text,
     )
     made = _measured("report", run, None if reference is None else known(reference, run.side, run.rows))
-    if not scenarios:
+    if not scenarios or run.side.stand_in_for:
         return made
     with run.side.worker() as worker:
         worker.start(run.rows.inputs[0])
@@ -186,6 +186,11 @@ def baseline(
         UsageError: beside the others, where the baseline in ``file`` is of another bundle, other samples or another machine.
     """
     run = _Run.begin(partial(opened, bundle, trust, backend, threads), samples, columns, seed, progress)
+    if run.side.stand_in_for:
+        raise UsageError(
+            f"A baseline holds the times of {bundle} on its device, and a stand-in has none. Make it on the device.",
+            code="stand-in-no-times",
+        )
     earlier = (
         baselines.earlier(Path(file), run.side, run.rows, run.begun)
         if append and file is not None and Path(file).exists()
@@ -210,6 +215,7 @@ def compare(
     slices: Sequence[str] = (),
     gates: Gates | str | Path | None = None,
     include_text: bool = False,
+    backend: str | None = None,
     trust: Trust | None = None,
     max_time: float = 30.0,
     seed: int = 0,
@@ -225,6 +231,7 @@ def compare(
         slices: columns whose values are scored apart; the size of the inputs always is where it varies, and the label where each row has one.
         gates: gates, or a TOML file of them; None for the default margins.
         include_text: show texts of the samples in the report.
+        backend: as :func:`edgekit.load` takes it, for ``after``; ``onnxruntime`` for a bundle of a device is a stand-in: only accuracy and size are judged.
         trust: whose bundles may be opened.
         max_time: seconds that timing goes on for while a gate is not decided.
         seed: of all that is drawn.
@@ -234,7 +241,7 @@ def compare(
         EdgekitError: when a bundle, the samples or the gates cannot be used.
     """
     run = _Run.begin(
-        partial(opened, after, trust),
+        partial(opened, after, trust, backend),
         samples,
         columns,
         seed,
@@ -258,6 +265,7 @@ def check(
     gates: Gates | str | Path | None = None,
     self_check: bool = False,
     include_text: bool = False,
+    backend: str | None = None,
     trust: Trust | None = None,
     max_time: float = 30.0,
     seed: int = 0,
@@ -272,7 +280,7 @@ def check(
         UsageError: beside what :func:`compare` raises, where every gate is off, and for a margin below the noise floor.
     """
     run = _Run.begin(
-        partial(opened, bundle, trust),
+        partial(opened, bundle, trust, backend),
         samples,
         columns,
         seed,
@@ -308,13 +316,19 @@ def self_check(
     samples: str | Path,
     *,
     columns: Mapping[str, str] | None = None,
+    backend: str | None = None,
     trust: Trust | None = None,
     max_time: float = 30.0,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Report:
     """Times a bundle against itself: how much this machine's noise alone can look like. The arguments are those of :func:`compare`."""
-    run = _Run.begin(partial(opened, bundle, trust), samples, columns, seed, progress, max_time=max_time)
+    run = _Run.begin(partial(opened, bundle, trust, backend), samples, columns, seed, progress, max_time=max_time)
+    if run.side.stand_in_for:
+        raise UsageError(
+            "A self-check measures the noise of times, and a stand-in has none of the device. Run it on the device.",
+            code="stand-in-no-times",
+        )
     found = answered(run.side, run.rows, progress)
     noise = _noise(run)
     return _framed("self-check", run, (subject(run.side, run.rows, found, ()),), noise)
@@ -335,12 +349,18 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
         before, was = (None, None) if against is None else (against.subject, against.outputs)
         after = _solo(run, found, baselines.probes_of(before))
         judged = None if against is None else baselines.judge(against, after, time.monotonic() - began, run.seed)
+    if run.side.stand_in_for:
+        after, judged = stand_in.without_times(after), stand_in.only_size(judged)
+        before = before if before is None or not isinstance(against, BundleBefore) else stand_in.without_times(before)
     described: Description = ((), (), (), None)
     if kind != "check":
         described = describe(
             run.side, against, run.rows, (was, found.outputs), run.seed, run.include_text, run.progress
         )
     after = replace(after, robustness=described[0])
+    if against is None:
+        slices = score_slices(run.rows.evaluation, found.outputs, _slices_of(run, found.outputs))
+        after = replace(after, slices=slices)
     before = None if before is None else replace(before, robustness=described[1])
     notes = () if against is None else baselines.notes(against, after)
     made = _framed(kind, run, (after,) if before is None else (before, after), judged, notes)
@@ -364,9 +384,10 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
     whose, asked = ("the bundle", found.outputs) if was is None else ("what it is compared with", was)
     doubt = question(run.rows.evaluation, asked, run.rows.samples.where, whose)
     first = (
-        accuracy.never if accuracy is not None else "",
+        accuracy.undecidable_reason if accuracy is not None else "",
         "" if doubt is None else doubt.check.said,
         run.rows.evaluation.note,
+        run.side.stand_in_note,
     )
     return replace(
         made,
@@ -381,9 +402,9 @@ def _measured(kind: str, run: _Run, against: Known | None) -> Report:
 def _solo(run: _Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
     """The bundle by itself, with probe kernels beside it: backend, threads, kernels (none: those that fit the bundle); no backend, no probe."""
     backend, threads, kernels = probed
-    opener, inputs, meter = run.side.worker, run.rows.inputs, energy.meter()
-    with prober(backend, threads) as probes:
-        processes = solo(
+    opener, inputs, meter = run.side.worker, run.rows.inputs, energy.find_meter()
+    with make_prober(backend, threads) as probes:
+        processes = time_single(
             opener,
             inputs,
             _PROCESSES,
@@ -401,16 +422,16 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
     """Two bundles in turns."""
     gated, sizes = speed.margins(run.gates), (other.size_mb, run.side.size_mb)
     same = differences.equal(subject(other, run.rows, was, ()), subject(run.side, run.rows, now, ()))
-    measured = duel(
+    measured = time_interleaved(
         other.worker,
         run.side.worker,
         run.rows.inputs,
         (lambda *_: True)
-        if same
+        if same or run.side.stand_in_for
         else speed.enough(gated, sizes, run.seed),  # of a bundle and itself no more is to be learned
         max_time=run.max_time,
         seed=run.seed,
-        meter=energy.meter(),
+        meter=energy.find_meter(),
         progress=run.progress,
     )
     judged = speed.paired(measured, sizes, gated, run.seed)
@@ -421,14 +442,14 @@ def _dueled(run: _Run, other: Side, was: Answered, now: Answered) -> tuple[Subje
 def _noise(run: _Run) -> Speed:
     """The bundle against itself, for all of the time."""
     own, inputs = run.side.worker, run.rows.inputs
-    measured = duel(
+    measured = time_interleaved(
         own,
         own,
         inputs,
         lambda *_: False,
         max_time=run.max_time,
         seed=run.seed,
-        meter=energy.meter(),
+        meter=energy.find_meter(),
         progress=run.progress,
     )
     found = speed.paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.seed)
@@ -443,18 +464,23 @@ def _accuracy(run: _Run, was: Sequence[Arrays] | None, now: Sequence[Arrays], wh
         return Accuracy(
             len(given), metric.name, higher_is_better=metric.higher_is_better, comparable=False, why_not=why_not
         )
-    slices: dict[str, Sequence[str]] = {}
-    if max(given.sizes) > 1:  # of inputs of one size there is nothing to be sliced
-        slices["length"] = by_length(given.sizes)
-    if labels := by_label(given.evaluation, now):
-        slices["label"] = labels
-    slices |= {
-        name: [row.slices[name] for row in given.samples.rows] for name in run.slices
-    }  # a column of such a name is what was asked for
+    slices = _slices_of(run, now)
     margins = {"margin": run.gates.accuracy.drop, "recall_margin": run.gates.accuracy.recall_drop}
     return compare_answers(
         given.evaluation, was, now, given.ids, **margins, slices=slices, include_text=run.include_text
     )
+
+
+def _slices_of(run: _Run, outputs: Sequence[Arrays]) -> dict[str, Sequence[str]]:
+    """Return the value of each row in each column of slices: length and label where they vary, and the columns asked for."""
+    slices: dict[str, Sequence[str]] = {}
+    if max(run.rows.sizes) > 1:  # of inputs of one size there is nothing to be sliced
+        slices["length"] = by_length(run.rows.sizes)
+    if labels := by_label(run.rows.evaluation, outputs):
+        slices["label"] = labels
+    for name in run.slices:  # a column of such a name is what was asked for
+        slices[name] = [row.slices[name] for row in run.rows.samples.rows]
+    return slices
 
 
 def _drop(run: _Run, against: Known | None, accuracy: Accuracy | None, after: Subject) -> tuple[float | None, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,14 @@ from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import machine_name
 from edgekit.report.reference import question
 from edgekit.report.side import opened
+from edgekit.report.slices import score_slices
+from edgekit.report.table import shown_scores, table
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.rows import encode_each
+from edgekit.spec.subject import SliceScore
+from edgekit.spec.text import wrap_lines
 from edgekit.stats.percentiles import Latency, latency, samples_needed
 
 __all__ = ["BundleScores", "evaluate"]
@@ -41,6 +45,8 @@ class BundleScores(Recorded):
         backend, method: what ran.
         cpu: where.
         notes: what should be known of the samples, a sentence each.
+        stand_in_for: Backends that ONNX Runtime on this CPU stood in for; empty where the bundle's own ran. Times and memory are not the device's then.
+        slices: Scores by slice, of the columns that were asked for.
     """
 
     bundle: str
@@ -57,6 +63,8 @@ class BundleScores(Recorded):
     cpu: str
     notes: tuple[str, ...] = ()
     more_scores: Mapping[str, float] = field(default_factory=dict)
+    stand_in_for: str = ""
+    slices: tuple[SliceScore, ...] = ()
 
     def text(self) -> str:
         """For a terminal."""
@@ -70,20 +78,31 @@ class BundleScores(Recorded):
             for q in (50, 90, 99)
         ]
         latency = ", ".join(f"p{q} {few if value is None else f'{value:.2f} ms'}" for q, value, few in times)
+        ran_on = f"{self.backend}, a stand-in for {self.stand_in_for}" if self.stand_in_for else self.backend
         lines = [
-            ("bundle", f"{self.bundle} ({self.method} on {self.backend}, {self.size_mb:.1f} MB)"),
+            ("bundle", f"{self.bundle} ({self.method} on {ran_on}, {self.size_mb:.1f} MB)"),
             ("samples", f"{self.rows}{cut}"),
             (self.score_name, f"{self.score:.4f}"),
-            *((name, f"{value:.4f}") for name, value in self.more_scores.items()),
-            ("latency", f"{latency} (input to answer, one stream, batch 1)"),
-            ("start", f"{self.first_answer_ms:.0f} ms from process start to first answer"),
-            ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one input at a time"),
-            ("machine", self.cpu),
+            *((name, f"{value:.4f}") for name, value in shown_scores(self.more_scores).items()),
         ]
-        width = max(len(name) for name, _ in lines)
-        return "\n".join(
-            [*(f"{name:<{width}}  {value}" for name, value in lines), *(f"note: {note}" for note in self.notes)]
-        )
+        if self.stand_in_for:
+            lines.append(("latency", "incomparable, as are start and memory: measure them on the device"))
+        else:
+            lines += [
+                ("latency", f"{latency} (input to answer, one stream, batch 1)"),
+                ("start", f"{self.first_answer_ms:.0f} ms from process start to first answer"),
+                ("memory", f"{self.memory_mb:.0f} MB at the peak of the predicting process, one input at a time"),
+            ]
+        lines.append(("machine", self.cpu))
+        longest = max(len(name) for name, _ in lines)
+        text = wrap_lines("\n".join(f"{name:<{longest}}  {value}" for name, value in lines))
+        if self.slices:
+            rows = []
+            for part in self.slices:
+                score = "-" if part.score is None else f"{part.score:.4f}"
+                rows.append((f"{part.column} = {part.value}", f"{part.rows:,}", score))
+            text += "\n" + table(("slice", "rows", self.score_name), rows)
+        return "\n".join([text, *(wrap_lines(f"note: {note}") for note in dict.fromkeys(self.notes))])
 
 
 @takes_paths("bundle", "samples")
@@ -92,6 +111,7 @@ def evaluate(
     samples: str | Path,
     *,
     columns: Mapping[str, str] | None = None,
+    slices: Sequence[str] = (),
     backend: str | None = None,
     threads: int | None = None,
     trust: Trust | None = None,
@@ -103,6 +123,7 @@ def evaluate(
         bundle: its folder.
         samples: rows with labels.
         columns: role to column name.
+        slices: Columns whose values are scored apart.
         backend: which of the bundle's backends.
         threads: threads of one call.
         trust: whose bundles may be opened; None for anybody's.
@@ -112,7 +133,7 @@ def evaluate(
         EdgekitError: when the bundle or the samples cannot be used.
     """
     side = opened(bundle, trust, backend, threads)
-    rows = sample_files.read(samples, columns, modality=side.task.modality)
+    rows = sample_files.read(samples, columns, slices, side.task.modality)
     given = rows.evaluation(side.task)
     times: list[float] = []
     with side.worker() as worker:
@@ -123,7 +144,7 @@ def evaluate(
             progress("timing", len(times), len(given))
         outputs = worker.predict(given.inputs, progress, step="evaluate")
         memory = worker.memory_mb()
-        method, ran_on = worker.ran()
+        method, ran_on = worker.method_and_backend()
     asked = question(given, outputs, rows.where, "the bundle", renumber=False)
     return BundleScores(
         bundle=str(bundle),
@@ -139,5 +160,7 @@ def evaluate(
         backend=ran_on,
         method=method,
         cpu=machine_name(backends.get(ran_on).ENGINES != ""),
+        stand_in_for=side.stand_in_for,
+        slices=score_slices(given, outputs, {name: [row.slices[name] for row in rows.rows] for name in slices}),
         notes=(*given.notes, *filter(None, ("" if asked is None else asked.check.said, given.note))),
     )

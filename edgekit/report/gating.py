@@ -203,7 +203,11 @@ def _drop(limit: float, found: Accuracy) -> Gate:
         return Gate(name, INCOMPARABLE, limit, None, None, None, f"{what} is not defined on these {found.rows} rows")
     outcome = REGRESSION if found.low > limit else PASS if found.high <= limit else INCONCLUSIVE
     seen = f"{what} {found.before:.4f} to {found.after:.4f}, a drop of {found.drop:.4f} ({found.low:.4f} to {found.high:.4f})"
-    needed = "" if found.rows_needed is None or found.never else f"; about {found.rows_needed:,} rows would settle it"
+    needed = (
+        ""
+        if found.rows_needed is None or found.undecidable_reason
+        else f"; about {found.rows_needed:,} rows would settle it"
+    )
     more = {
         REGRESSION: f"more than the {limit:g} that is allowed",
         PASS: f"within the {limit:g} that is allowed",

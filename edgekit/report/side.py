@@ -20,6 +20,7 @@ from edgekit.report import predictions
 from edgekit.report.accuracy import calibration_error, confusion
 from edgekit.report.differences import settings
 from edgekit.report.slices import by_length
+from edgekit.runtime.stand_in import stand_in_variants
 from edgekit.samples import Samples
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError
@@ -81,6 +82,24 @@ class Side:
     def settings(self) -> dict[str, str]:
         """What its manifest says of how it runs, as text by name."""
         return settings(self.bundle.manifest)
+
+    @property
+    def stand_in_for(self) -> str:
+        """Backends that ONNX Runtime on this CPU stands in for; empty where the bundle runs on a backend of its own."""
+        variants = self.bundle.manifest.variants
+        if not stand_in_variants(variants, self.backend):
+            return ""
+        return " and ".join(dict.fromkeys(variant.backend for variant in variants))
+
+    @property
+    def stand_in_note(self) -> str:
+        """What a stand-in tells and what it does not, a sentence or two; empty where there is none."""
+        if not self.stand_in_for:
+            return ""
+        return (
+            f"Stand-in: {self.name} ran on ONNX Runtime on this CPU in place of {self.stand_in_for}. "
+            "Accuracy and size are judged; latency, start, memory and energy are those of the device alone."
+        )
 
     @property
     def size_mb(self) -> float:
@@ -210,7 +229,7 @@ def answered(side: Side, given: Rows, progress: Progress) -> Answered:
     """
     with side.worker() as worker:
         outputs = worker.predict(given.inputs, progress, step=f"answers of {side.name}")
-        method, backend = worker.ran()
+        method, backend = worker.method_and_backend()
         executed = worker.executed_precision()
     return Answered(outputs, method, backend, executed)
 
@@ -315,9 +334,9 @@ def times(processes: Sequence[Process], sizes: Sequence[int]) -> Times | None:
 
 def _energy_from(measured: bool) -> str:
     """Who told it, or why nobody does."""
-    meter = energy.meter()
+    meter = energy.find_meter()
     if meter is None:
-        return energy.why_none()
+        return energy.unavailable_reason()
     return meter.source if measured else f"{meter.source} gave no number that can be used"
 
 

@@ -14,12 +14,38 @@ from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays, HasLabels
 from edgekit.spec.report import Slice
+from edgekit.spec.subject import SliceScore
 from edgekit.stats.holm import holm
 from edgekit.stats.paired import Paired
 
-__all__ = ["by_label", "by_length", "compare", "compare_scores"]
+__all__ = ["by_label", "by_length", "compare", "compare_scores", "score_slices"]
 
 _SHORTEST_BUCKET = 16
+
+
+def score_slices(
+    evaluation: Evaluation, outputs: Sequence[Arrays], columns: Mapping[str, Sequence[str]]
+) -> tuple[SliceScore, ...]:
+    """Return the score of one model in each group of rows.
+
+    Args:
+        evaluation: Rows, whose first metric is the score.
+        outputs: Outputs of the model, one entry a row.
+        columns: Name to the value of each row.
+
+    Returns:
+        By column as given, then by value, as :func:`compare` orders them.
+    """
+    scores = []
+    for column, values in columns.items():
+        of_row = np.array(values, object)
+        for value in sorted(set(values), key=_order):
+            rows = np.flatnonzero(of_row == value).tolist()
+            score = None
+            with contextlib.suppress(SamplesError):  # not defined on these rows
+                score = evaluation.take(rows).score([outputs[row] for row in rows])
+            scores.append(SliceScore(column, value, len(rows), score))
+    return tuple(scores)
 
 
 def compare(

@@ -16,7 +16,7 @@ from edgekit.spec.subject import Process, Subject
 from edgekit.stats import interval
 from edgekit.stats.interval import ALPHA, FEWEST, Estimate, Look
 from edgekit.stats.percentiles import percentile, samples_needed
-from edgekit.timing.duel import Duel, Pair
+from edgekit.timing.interleaved import InterleavedTiming, Pair
 
 __all__ = [
     "METRICS",
@@ -53,7 +53,7 @@ def verdict(change: Change, margin: float) -> str:
 def enough(
     gated: Mapping[str, float], sizes_mb: tuple[float, float], seed: int
 ) -> Callable[[Sequence[Pair], Sequence[Look]], bool]:
-    """Whether every gated metric is decided, for :func:`edgekit.timing.duel.duel`."""
+    """Whether every gated metric is decided, for :func:`edgekit.timing.interleaved.time_interleaved`."""
 
     def decided(pairs: Sequence[Pair], looks: Sequence[Look]) -> bool:
         found = {c.metric: c for c in _changes(pairs, looks, gated, sizes_mb, seed)}
@@ -69,7 +69,7 @@ def enough(
     return decided
 
 
-def paired(measured: Duel, sizes_mb: tuple[float, float], gated: Mapping[str, float], seed: int) -> Speed:
+def paired(measured: InterleavedTiming, sizes_mb: tuple[float, float], gated: Mapping[str, float], seed: int) -> Speed:
     """What a duel says.
 
     Args:

@@ -2,128 +2,249 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
+from edgekit.samples.evaluation import RECALL_OF
 from edgekit.spec.manifest import HeldOut, Manifest, Trial, Variant
+from edgekit.spec.text import width, wrap
 
-__all__ = ["built_text", "table"]
+__all__ = ["built_text", "shown_scores", "table"]
+
+_GAP = "  "
+_UNLIMITED = 1_000_000
+_SENTENCE = 24  # columns down to which a last column of sentences is narrowed before others are
+_RECALLS = 12  # labels whose recall is listed
+_LEAST = 16  # columns that a cell of words keeps, however narrow the terminal
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Aligns cells in columns.
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (0,), columns: int | None = None
+) -> str:
+    """Return a table with aligned cells; where it is too wide, cells of words are wrapped.
 
     Args:
-        header: names of the columns.
-        rows: cells as text.
-        left: columns that are aligned to the left; numbers go to the right.
+        header: Names of the columns.
+        rows: Rows of cells, as text.
+        left: Indices of the columns of words, which are aligned to the left; numbers are aligned to the right.
+        columns: Widest line; None for :data:`edgekit.spec.text.width`.
     """
-    widths = [max(len(str(r[c])) for r in [header, *rows]) for c in range(len(header))]
+    cells = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[c]) for row in cells) for c in range(len(header))]
+    _narrow(widths, cells, left, columns or width.get())
+    lines = _lines(cells[0], widths, left)
+    lines.append(_GAP.join("-" * w for w in widths))
+    for row in cells[1:]:
+        lines += _lines(row, widths, left)
+    return "\n".join(lines)
 
-    def line(cells: Sequence[str]) -> str:
-        parts = (
-            f"{cell:<{w}}" if c in left else f"{cell:>{w}}"
-            for c, (cell, w) in enumerate(zip(cells, widths, strict=True))
-        )
-        return "  ".join(parts).rstrip()
 
-    return "\n".join([line(header), line(["-" * w for w in widths]), *(line(r) for r in rows)])
+def _narrow(widths: list[int], cells: Sequence[Sequence[str]], left: Sequence[int], columns: int) -> None:
+    """Take columns from the widest cells of words until a line fits, as far as no word has to be broken."""
+    longest_words = [max(len(word) for row in cells for word in (row[c].split() or [""])) for c in range(len(widths))]
+    while sum(widths) + len(_GAP) * (len(widths) - 1) > columns:
+        able = [c for c in left if widths[c] > max(_LEAST, longest_words[c])]
+        if not able:
+            return
+        last = max(able)
+        # The last column holds sentences: it gives way first, as far as these stay readable.
+        widths[last if widths[last] > _SENTENCE else max(able, key=lambda c: widths[c])] -= 1
+
+
+def _lines(row: Sequence[str], widths: Sequence[int], left: Sequence[int]) -> list[str]:
+    """Return the lines of one row: several where a cell is wrapped."""
+    parts = []
+    for cell, columns in zip(row, widths, strict=True):
+        wrapped = [cell]
+        if len(cell) > columns:
+            wrapped = textwrap.wrap(cell, columns, break_long_words=False, break_on_hyphens=False)
+        parts.append(wrapped)
+    lines = []
+    for index in range(max(map(len, parts))):
+        aligned = []
+        for column, (lines_of_cell, columns) in enumerate(zip(parts, widths, strict=True)):
+            text = lines_of_cell[index] if index < len(lines_of_cell) else ""
+            aligned.append(text.ljust(columns) if column in left else text.rjust(columns))
+        lines.append(_GAP.join(aligned).rstrip())
+    return lines
+
+
+def shown_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    """Return the scores that a table lists: all, but of many labels' recalls the lowest, in the order of the labels."""
+    recalls = sorted((name for name in scores if name.startswith(RECALL_OF)), key=lambda name: scores[name])
+    left_out = set(recalls[_RECALLS:])
+    return {name: value for name, value in scores.items() if name not in left_out}
+
+
+def built_text(manifest: Manifest, notes: Sequence[str] = (), *, wide: bool = False) -> list[str]:
+    """Return what a build made: the candidates, the reason of the choice, the test set if there was one, and notes.
+
+    Args:
+        manifest: Manifest of the bundle.
+        notes: Notes of the build beside those of the manifest, a sentence or more each.
+        wide: Whether the table has all columns, and the text how lists are run; else what most readers look for.
+    """
+    paragraphs = [manifest.reason]
+    if manifest.held_out is not None:
+        paragraphs.append(_held_out(manifest.held_out, manifest.score_name))
+    if wide:
+        paragraphs += [_lists(variant) for variant in manifest.variants]
+    noted = [
+        *(f"note: {note}" for note in (*manifest.notes, *notes)),
+        *(f"verified here: {fact}" for fact in manifest.verified),  # of engines, where the bundle was built
+        *(f"not verified: {fact}" for fact in manifest.unverified),
+    ]
+    paragraphs += dict.fromkeys(noted)
+    return [
+        _trials(manifest.trials, manifest.score_name, manifest.reference_score, wide),
+        *(line for paragraph in paragraphs for line in wrap(paragraph)),
+    ]
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the table of candidates.
+
+    Attributes:
+        name: Header.
+        cell: Function from a candidate to its cell.
+        words: Whether cells are words, which are aligned to the left and may be wrapped.
+    """
+
+    name: str
+    cell: Callable[[Trial], str]
+    words: bool = False
+
+
+def _trials(trials: Sequence[Trial], score_name: str, reference: float, wide: bool) -> str:
+    """Return the candidates of a build: what each is, what it costs and its verdict; then what the columns mean."""
+    columns = _all_columns(trials, score_name) if wide else _main_columns(trials, score_name)
+    order = sorted(trials, key=lambda t: (t.verdict != "chosen", -t.rows_per_s, t.p50_ms))
+    rows = [tuple(column.cell(trial) for column in columns) for trial in order]
+    left = [index for index, column in enumerate(columns) if column.words]
+    legend = _legend(trials) if wide else _short_legend(trials)
+    words = wrap(f"torch float32: {score_name} {reference:.4f}{legend}")
+    names = [column.name for column in columns]
+    return "\n".join([table(names, rows, left, _UNLIMITED if wide else None), *words])
+
+
+def _main_columns(trials: Sequence[Trial], score_name: str) -> list[_Column]:
+    """Return the columns that most readers look for."""
+    columns = [
+        _Column("candidate", _candidate, words=True),
+        _Column(score_name, lambda t: f"{t.score:.4f}"),
+    ]
+    if any(t.rows_per_s for t in trials):
+        columns.append(_Column("rows/s", lambda t: f"{t.rows_per_s:.0f}"))
+    if any(t.p50_ms for t in trials):
+        columns += [
+            _Column("p50 ms", lambda t: f"{t.p50_ms:.2f}"),
+            _Column("start ms", lambda t: f"{t.first_answer_ms:.0f}"),
+            _Column("memory MB", lambda t: f"{t.memory_mb:.0f}"),
+        ]
+    columns += [_Column("size MB", lambda t: f"{t.size_mb:.1f}"), _Column("verdict", lambda t: t.verdict, words=True)]
+    return columns
+
+
+def _candidate(trial: Trial) -> str:
+    """Return method, backend and threads of a candidate, and what else tells it from others."""
+    parts = [f"{trial.method} on {trial.backend}", f"{trial.threads}t"]
+    if trial.streams > 1:
+        parts.append(f"{trial.streams}s")
+    if trial.shapes:
+        parts.append("shapes " + "/".join(map(str, trial.shapes)))
+    name = ", ".join(parts)
+    return f"{trial.model}: {name}" if trial.model else name
+
+
+def _all_columns(trials: Sequence[Trial], score_name: str) -> list[_Column]:
+    """Return all columns that tell something of these candidates."""
+    many, raced = any(t.rows_per_s for t in trials), any(t.p50_ms for t in trials)
+
+    def run(trial: Trial) -> str:
+        parts = [f"{trial.threads}t"]
+        if trial.streams > 1:
+            parts.append(f"{trial.streams}s")
+        if trial.rows == "alone":
+            parts.append("alone")
+        elif many:
+            parts.append(f"b{trial.batch}")
+        return " ".join(parts)
+
+    columns = [_Column("model", lambda t: t.model or "as given", words=True)] if any(t.model for t in trials) else []
+    columns += [_Column("method", lambda t: t.method, words=True), _Column("backend", lambda t: t.backend, words=True)]
+    if any(t.shapes for t in trials):
+        columns.append(_Column("shapes", lambda t: "/".join(map(str, t.shapes)) or "any", words=True))
+    columns += [
+        _Column("run", run, words=True),
+        _Column("executed", lambda t: t.executed, words=True),
+        _Column(score_name, lambda t: f"{t.score:.4f}"),
+        _Column("drop", lambda t: f"{t.drop:.4f}"),
+        _Column("lost/won", lambda t: str(t.changed) if t.losses is None else f"{t.losses}/{t.gains}"),
+    ]
+    if raced:
+        columns += [_Column("p50 ms", lambda t: f"{t.p50_ms:.2f}"), _Column("p90 ms", lambda t: f"{t.p90_ms:.2f}")]
+    if many:
+        columns.append(_Column("rows/s", lambda t: f"{t.rows_per_s:.0f}"))
+    if raced:
+        columns += [
+            _Column("x float32", lambda t: f"{t.ratio:.2f}" if t.ratio else "-"),
+            _Column("start ms", lambda t: f"{t.first_answer_ms:.0f}"),
+            _Column("memory MB", lambda t: f"{t.memory_mb:.0f}{_largest_call(t)}"),
+        ]
+    columns += [_Column("size MB", lambda t: f"{t.size_mb:.1f}"), _Column("verdict", lambda t: t.verdict, words=True)]
+    return columns
 
 
 def _largest_call(trial: Trial) -> str:
-    """Rows of the largest call of a list and tokens of each; rows alone where they have no length."""
+    """Return rows and tokens a row of the largest call of a list; rows alone where they have no length."""
     if not trial.memory_rows:
         return ""
     return f" ({trial.memory_rows}x{trial.memory_tokens})" if trial.memory_tokens != 1 else f" ({trial.memory_rows})"
 
 
-def built_text(manifest: Manifest, notes: Sequence[str] = ()) -> list[str]:
-    """What a build made, a line or a table each: the candidates, why the winner won, the test set if there was one, and what should be known.
-
-    Args:
-        manifest: of the bundle.
-        notes: of the build, beside those that the bundle holds.
-    """
-    m = manifest
-    return [
-        _trials(m.trials, m.score_name, m.reference_score),
-        m.reason,
-        *([] if m.held_out is None else [_held_out(m.held_out, m.score_name)]),
-        *(_lists(variant) for variant in m.variants),
-        *(f"note: {note}" for note in (*m.notes, *notes)),
-        *(f"verified here: {said}" for said in m.verified),  # of engines, where the bundle was built
-        *(f"not verified:  {said}" for said in m.unverified),
-    ]
+def _short_legend(trials: Sequence[Trial]) -> str:
+    """Return what the main columns mean."""
+    parts = ["t: threads"]
+    if any(t.streams > 1 for t in trials):
+        parts.append("s: streams")
+    return f" ({', '.join(parts)}; all columns: --wide)"
 
 
-def _trials(trials: Sequence[Trial], score_name: str, reference: float) -> str:
-    """The candidates of a build: what each is, what it costs, and what became of it."""
-    many, raced = any(t.rows_per_s for t in trials), any(t.p50_ms for t in trials)
-    columns: list[tuple[str, Callable[[Trial], str], bool]] = [  # the last: whether it says anything
-        ("model", lambda t: t.model or "as given", any(t.model for t in trials)),
-        ("method", lambda t: t.method, True),
-        ("backend", lambda t: t.backend, True),
-        ("shapes", lambda t: "/".join(map(str, t.shapes)) or "any", any(t.shapes for t in trials)),
-        (
-            "run",
-            lambda t: (
-                f"{t.threads}t"
-                + (f" {t.streams}s" if t.streams > 1 else "")
-                + (" alone" if t.rows == "alone" else f" b{t.batch}" if many else "")
-            ),
-            True,
-        ),
-        ("executed", lambda t: t.executed, True),
-        (score_name, lambda t: f"{t.score:.4f}", True),
-        ("lost/won", lambda t: str(t.changed) if t.losses is None else f"{t.losses}/{t.gains}", True),
-        ("p50 ms", lambda t: f"{t.p50_ms:.2f}", raced),
-        ("p90 ms", lambda t: f"{t.p90_ms:.2f}", raced),
-        ("rows/s", lambda t: f"{t.rows_per_s:.0f}", many),
-        ("x float32", lambda t: f"{t.ratio:.2f}" if t.ratio else "-", raced),
-        ("start ms", lambda t: f"{t.first_answer_ms:.0f}", raced),
-        ("memory MB", lambda t: f"{t.memory_mb:.0f}{_largest_call(t)}", raced),
-        ("size MB", lambda t: f"{t.size_mb:.1f}", True),
-        ("verdict", lambda t: t.verdict, True),
-    ]
-    shown = [(name, cell) for name, cell, told in columns if told]
-    order = sorted(trials, key=lambda t: (t.verdict != "chosen", -t.rows_per_s, t.p50_ms))
-    rows = [tuple(cell(t) for _, cell in shown) for t in order]
-    names = [name for name, _ in shown]
-    left = [
-        i
-        for i, name in enumerate(names)
-        if name in ("model", "method", "backend", "shapes", "run", "executed", "verdict")
-    ]
-    pairs = (
-        "that only torch, or only the candidate, has right"
-        if all(t.losses is not None for t in trials)
-        else "answered differently from it"
-    )
-    words = f"torch float32: {score_name} {reference:.4f} (lost/won: evaluation rows {pairs}"
-    run = "; run: threads" + (", s streams, b rows of a batch" if many else "")
-    run += ", alone: rows of a list are run one by one" if any(t.rows == "alone" for t in trials) else ""
-    run += ", x float32: time over that of float32" if raced else ""
-    run += (
-        "; memory MB: peak of the process, at a list of so many rows x tokens, the largest call that a list is cut into)"
-        if raced
-        else ")"
-    )
-    return f"{table(names, rows, left)}\n{words}{run}"
+def _legend(trials: Sequence[Trial]) -> str:
+    """Return what all columns mean."""
+    run = "run: t threads"
+    if any(t.rows_per_s for t in trials):
+        run += ", s streams, b rows of a batch"
+    if any(t.rows == "alone" for t in trials):
+        run += ", alone: rows of a list are run one by one"
+    pairs = "lost/won: evaluation rows that only torch, or only the candidate, answers correctly"
+    if any(t.losses is None for t in trials):
+        pairs = "lost/won: evaluation rows that are answered differently from torch"
+    parts = [run, pairs]
+    if any(t.p50_ms for t in trials):
+        parts += [
+            "x float32: time over that of the fastest float32 candidate",
+            "memory: peak of the process, in brackets rows x tokens of the largest call",
+        ]
+    return f" ({'; '.join(parts)})"
 
 
-def _held_out(found: HeldOut, score_name: str) -> str:
-    """The test set in a sentence."""
-    rows = "" if found.losses is None else f", {found.losses} rows lost, {found.gains} won"
+def _held_out(held_out: HeldOut, score_name: str) -> str:
+    """Return the scores on the test set as a sentence."""
+    rows = "" if held_out.losses is None else f", {held_out.losses} rows lost, {held_out.gains} won"
     return (
-        f"test set of {found.rows}, scored once: {score_name} {found.score:.4f}, torch {found.reference_score:.4f}; "
-        f"drop {found.drop:.4f} (90 % interval {found.drop_low:.4f} to {found.drop_high:.4f}{rows})"
+        f"test set of {held_out.rows}, scored once: {score_name} {held_out.score:.4f}, "
+        f"torch {held_out.reference_score:.4f}; drop {held_out.drop:.4f} "
+        f"(90 % interval {held_out.drop_low:.4f} to {held_out.drop_high:.4f}{rows})"
     )
 
 
-def _lists(v: Variant) -> str:
-    """How a list is answered by a variant, and how far that is from its rows alone."""
-    how = (
-        "rows run one by one"
-        if v.rows == "alone"
-        else "rows share calls" + (f" of at most {v.max_tokens} tokens" if v.max_tokens else "")
-    )
-    return f"lists, {v.method} on {v.backend}: {how}" + (f"; {v.lists.text()}" if v.lists is not None else "")
+def _lists(variant: Variant) -> str:
+    """Return how a variant runs a list, and the largest difference to the same rows alone."""
+    how = "rows run one by one"
+    if variant.rows != "alone":
+        how = "rows share calls" + (f" of at most {variant.max_tokens} tokens" if variant.max_tokens else "")
+    measured = f"; {variant.lists.text()}" if variant.lists is not None else ""
+    return f"lists, {variant.method} on {variant.backend}: {how}{measured}"

@@ -28,6 +28,7 @@ from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus, gpu_name, lack
 from edgekit.runtime import golden
 from edgekit.runtime.golden import GoldenResult
 from edgekit.runtime.session import Session
+from edgekit.runtime.stand_in import STAND_IN, stand_in_variants
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import BackendError
 from edgekit.spec.manifest import Manifest, Variant
@@ -268,7 +269,12 @@ def _nobody(bundle: Bundle, runs: Sequence[Run]) -> BackendError:
     """One line for each reason: often it is the same for all."""
     reasons = {run.refused: [_name(other.variant) for other in runs if other.refused == run.refused] for run in runs}
     lines = "\n".join(f"  {' and '.join(names)} cannot run here: {reason}" for reason, names in reasons.items())
-    return BackendError(f"No variant of the bundle {bundle.path} can run on this machine:\n{lines}", code="no-variant")
+    hint = ""
+    if stand_in_variants(bundle.manifest.variants, STAND_IN):
+        hint = f"\nTo see its answers and accuracy here, run its graph on the CPU as a stand-in: --backend {STAND_IN}"
+    return BackendError(
+        f"No variant of the bundle {bundle.path} can run on this machine:\n{lines}{hint}", code="no-variant"
+    )
 
 
 def _name(variant: Variant) -> str:

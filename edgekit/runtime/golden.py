@@ -33,7 +33,7 @@ from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import IntegrityError, OutputError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.protocols import Arrays, Task
-from edgekit.spec.tensor import Signature, TensorSpec, merged
+from edgekit.spec.tensor import Signature, TensorSpec, merge_signatures
 
 __all__ = ["FILE", "SLACK", "TOLERANCE", "Golden", "GoldenResult", "check", "check_engine", "compare", "pack", "read"]
 
@@ -139,7 +139,7 @@ def pack(
     """The content of the file; the same arrays give the same bytes. Integer inputs are stored as the smallest type that holds them.
 
     Args:
-        signature: signature of the graph; of a model with several, what :func:`edgekit.spec.tensor.merged` makes of theirs.
+        signature: signature of the graph; of a model with several, what :func:`edgekit.spec.tensor.merge_signatures` makes of theirs.
         rows: inputs, at least one row.
         outputs: outputs of each row, for each variant.
         reference: outputs of each row in float32; None where they are not known.
@@ -307,7 +307,7 @@ def _smallest(array: np.ndarray) -> np.ndarray:
 
 def _read(content: bytes, bundle: Bundle) -> Golden:
     signatures = bundle.manifest.signatures
-    signature, outputs = merged(signatures), [f"outputs.{i}" for i in range(len(bundle.manifest.variants))]
+    signature, outputs = merge_signatures(signatures), [f"outputs.{i}" for i in range(len(bundle.manifest.variants))]
     if _is_table(signature):
         return _read_table(content, signature, outputs)
     return _read_packed(content, signature, outputs, whole=len(signatures) == 1)

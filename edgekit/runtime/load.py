@@ -11,7 +11,9 @@ from edgekit.machine.cpu import cpus
 from edgekit.modalities.limits import Limit
 from edgekit.runtime.choice import Choice, at_most, check_golden, check_instructions, fastest_here
 from edgekit.runtime.session import Session
+from edgekit.runtime.stand_in import stand_in_variants
 from edgekit.spec.errors import BackendError, InputError, IntegrityError, UsageError, near
+from edgekit.spec.manifest import Variant
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
@@ -37,7 +39,8 @@ def load(
         bundle: the folder that ``edgekit build`` wrote.
         backend: which of the bundle's backends; by default its best one. A bundle that was built to be raced on the device
             is raced at its first load here, and what won is remembered; engines that it needs are made then, which can take minutes
-            (``edgekit compile`` does it beforehand), and kept.
+            (``edgekit compile`` does it beforehand), and kept. ``onnxruntime`` for a bundle of a device's backends runs its graph on this CPU, as
+            a stand-in: the answers are the device's but for rounding, the times are not.
         threads: threads of one call, on a GPU calls at the same time; by default as the bundle was tuned, but no more than the CPUs there are.
         trust: whose bundles may be opened, e.g. ``Trust(keys=["maker.pub"])``; None for anybody's. Engines that a bundle brings are loaded only with it.
         max_characters: most characters that a text may have, or each text of a pair, where each run of white space counts as one; by default 64 for each token
@@ -79,7 +82,8 @@ def load_checked(
     """Opens a bundle that was checked; all else is as for :func:`load`."""
     variants = opened.manifest.variants
     offered = list(dict.fromkeys(v.backend for v in variants))
-    if backend is not None and backend not in offered:
+    stand_ins = stand_in_variants(variants, backend)
+    if backend is not None and backend not in offered and not stand_ins:
         known = ", ".join(offered)
         raise BackendError(
             f"The bundle {opened.path} runs on {known}, not on '{backend}'.{near(backend, offered)} Build it for a target with that backend.",
@@ -92,6 +96,8 @@ def load_checked(
             code="threads-out-of-range",
         )
     asked = [v for v in variants if backend in (None, v.backend)]
+    if stand_ins:
+        return _open_stand_in(opened, stand_ins[0], threads, progress)
     if opened.manifest.choose_on == "device" and (len(asked) > 1 or asked[0].engine is not None):
         choice = fastest_here(opened, progress, variants=asked)
     else:
@@ -102,6 +108,21 @@ def load_checked(
     try:
         if compared := check_golden(session, opened, variant):
             session.chosen += f"; golden inputs {compared}"
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _open_stand_in(opened: Bundle, variant: Variant, threads: int | None, progress: Progress) -> Session:
+    """Return a session of the first variant of a device's bundle on the stand-in, after its golden inputs passed."""
+    names = " and ".join(dict.fromkeys(v.backend for v in opened.manifest.variants))
+    reason = (
+        f"stand-in for {names}: the graph of {variant.method} on this machine's CPU, its latency is not the device's"
+    )
+    session = Session(opened, at_most(variant, threads), reason, progress)
+    try:
+        check_golden(session, opened, variant)
     except BaseException:
         session.close()
         raise

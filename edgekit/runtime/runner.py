@@ -16,7 +16,7 @@ from edgekit.runtime.loops import single
 from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import OutputError
 from edgekit.spec.protocols import Arrays, Runs
-from edgekit.spec.tensor import Signature, merged
+from edgekit.spec.tensor import Signature, merge_signatures
 
 __all__ = ["GraphRunner", "check_finite", "opened"]
 
@@ -62,7 +62,7 @@ class GraphRunner:
         """
         self.engines, self.signatures = engines, signatures
         self._loop = loops.get(loop)
-        self._whole = merged([signatures[name] for name in self._loop.SIGNATURES])
+        self._whole = merge_signatures([signatures[name] for name in self._loop.SIGNATURES])
         self._shapes, self._options = tuple(shapes), options or {}
         self._batch, self._max_tokens, self._streams = batch, max_tokens, streams
         self._name = name

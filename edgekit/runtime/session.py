@@ -17,11 +17,12 @@ from edgekit.runtime._calls import Calls, counted
 from edgekit.runtime._feeds import sizes_of
 from edgekit.runtime.loops import single
 from edgekit.runtime.runner import GraphRunner, check_finite
+from edgekit.runtime.stand_in import is_stand_in
 from edgekit.spec.errors import InputError, IntegrityError, UsageError, near
 from edgekit.spec.manifest import Variant
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, HasLimit, Input, Runs, Task
-from edgekit.spec.tensor import Signature, merged
+from edgekit.spec.tensor import Signature, merge_signatures
 
 __all__ = ["Session", "SessionInfo"]
 
@@ -131,7 +132,7 @@ class Session:
         signatures = {name: stated[name] for name in self._loop.SIGNATURES}
         for signature in signatures.values():
             self._task.check_signature(signature, variant.shapes)
-        self._whole = merged(list(signatures.values()))
+        self._whole = merge_signatures(list(signatures.values()))
         self._batch = (variant.batch or manifest.max_batch) if variant.rows == "together" else 1
         self._device = backends.get(variant.backend).open_device(variant.device, variant.threads, variant.streams)
         self._engines: dict[str, backends.Engine] = {}
@@ -200,9 +201,10 @@ class Session:
     @property
     def variant_index(self) -> int:
         """Which of the bundle's variants this is; with other threads it is still the same."""
-        return [(v.backend, v.graphs) for v in self._bundle.manifest.variants].index(
-            (self._variant.backend, self._variant.graphs)
-        )
+        variants = self._bundle.manifest.variants
+        if is_stand_in(self._variant):
+            return [v.graphs for v in variants].index(self._variant.graphs)
+        return [(v.backend, v.graphs) for v in variants].index((self._variant.backend, self._variant.graphs))
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Refuses to be pickled or copied.

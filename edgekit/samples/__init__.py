@@ -33,8 +33,10 @@ __all__ = [
     "Recipe",
     "Sample",
     "Samples",
+    "choose_columns",
     "parse_columns",
     "read",
+    "read_records",
     "shipped",
 ]
 
@@ -264,6 +266,54 @@ def read(
         rows = tuple(replace(row, content=modality.content(row.input)) for row in rows)
         parts.append([hashlib.sha256(row.content or b"").hexdigest() for row in rows])
     return Samples(rows, str(file), hashlib.sha256(to_json(parts).encode()).hexdigest())
+
+
+def read_records(
+    path: str | Path, columns: Mapping[str, str], modality: Modality
+) -> Iterator[tuple[str, Mapping[str, object]]]:
+    """Yield the place of each row of a file and its columns, without making inputs of them.
+
+    Args:
+        path: JSON, CSV or TSV file, or a folder of files where inputs are such.
+        columns: Role to column name.
+        modality: Kind of input that the columns make.
+
+    Raises:
+        SamplesError: As :func:`read`.
+        UsageError: For an unknown type of file.
+    """
+    file = _locate(path, modality)
+    suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
+    kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
+    if kind is None:
+        raise UsageError(
+            f"{file} ends in '{suffix}', expected one of: {', '.join(_SUFFIXES)}, each also with {GZIP}, or .parquet. "
+            "Convert or rename the file.",
+            code="samples-suffix",
+        )
+    return _records(file, kind, columns, (), modality)
+
+
+def choose_columns(
+    record: Mapping[str, object], columns: Mapping[str, str], file: Path, modality: Modality
+) -> dict[str, str]:
+    """Return role to column name for the input of a row; the label is left out.
+
+    Args:
+        record: Row whose columns count.
+        columns: Role to column name, where the caller names it.
+        file: File of the row, for messages.
+        modality: Kind of input that the columns make.
+
+    Raises:
+        SamplesError: When a column is missing.
+        UsageError: For an unknown role.
+    """
+    roles = (*modality.roles, LABEL)
+    named = {_role(role, roles): name for role, name in columns.items() if role != LABEL}
+    is_named = file.suffix.lower() not in (".csv", ".tsv") or any(role in record for role in roles)
+    chosen = _choose(record, named, file, roles, said=is_named)
+    return {role: name for role, name in chosen.items() if role != LABEL}
 
 
 def _records(

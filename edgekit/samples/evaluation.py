@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from edgekit.spec.errors import SamplesError, UsageError
-from edgekit.spec.protocols import Arrays, Evidence, Input, Metric, Task
+from edgekit.spec.protocols import Arrays, Evidence, HasLabels, Input, Metric, Task
 from edgekit.stats.paired import Paired, compare
 
-__all__ = ["Evaluation"]
+__all__ = ["RECALL_OF", "Evaluation"]
+
+RECALL_OF = "recall of "
+"""Beginning of the name of a label's recall among the scores."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,27 @@ class Evaluation:
         return found
 
     def more_scores(self, outputs: Sequence[Arrays]) -> dict[str, float]:
-        """The task's other scores by name, without those that are not defined on these rows."""
-        found = {metric.name: metric.of(self.evidence(outputs, metric)) for metric in self.task.metrics[1:]}
-        return {name: value for name, value in found.items() if not math.isnan(value)}
+        """Return the task's other scores by name, macro F1 and recalls of labels among them, without undefined ones."""
+        scores = {metric.name: metric.of(self.evidence(outputs, metric)) for metric in self.task.metrics[1:]}
+        scores |= {name: value for name, value in self.label_scores(outputs).items() if name not in scores}
+        return {name: value for name, value in scores.items() if not math.isnan(value)}
+
+    def label_scores(self, outputs: Sequence[Arrays]) -> dict[str, float]:
+        """Return ``macro F1`` and ``recall of LABEL`` of each label that these rows have; nothing where outputs are no labels.
+
+        Macro F1 is the mean of F1 over the labels that occur in the truth or in the answers, as scikit-learn computes it.
+        """
+        if not isinstance(self.task, HasLabels) or len(self.task.labels) < 2:
+            return {}
+        truth, answered = self.task.label_matrix(outputs, self.truth)
+        hits, counts = (truth & answered).sum(axis=0), truth.sum(axis=0)
+        either = counts + answered.sum(axis=0)
+        scores: dict[str, float] = {}
+        if (either > 0).any():
+            scores["macro F1"] = float(np.mean(2 * hits[either > 0] / either[either > 0]))
+        for place in np.flatnonzero(counts):
+            scores[f"{RECALL_OF}{self.task.labels[place]}"] = float(hits[place] / counts[place])
+        return scores
 
     def compare(self, candidate: Sequence[Arrays], reference: Sequence[Arrays], metric: Metric | None = None) -> Paired:
         """Compares two models' outputs to all rows; rows with equal inputs count once.

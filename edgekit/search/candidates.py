@@ -17,7 +17,7 @@ from edgekit.runtime import golden
 from edgekit.search import choose, goldens, record, vary
 from edgekit.search.choose import Choice
 from edgekit.search.engines import Verified, verify_engines
-from edgekit.search.measure import note_if_unresolved, race_candidates, settle, settle_all
+from edgekit.search.measure import note_if_unresolved, note_label_scores, race_candidates, settle, settle_all
 from edgekit.search.models import ModelEntry, make_candidates
 from edgekit.search.race import turns
 from edgekit.spec.digests import sha256
@@ -167,6 +167,7 @@ class _HostSearch:
         ]
         best = last.candidates[winner]
         note_if_unresolved(self._ctx, last.results[winner])
+        note_label_scores(self._ctx, last.results[winner])
         self._ctx.note(*filter(None, [describe_disturbance(race, judged, winner)]))
         variant = replace(best.variant, executed=judged[winner].executed)
         return Choice(best, best.files, (variant,), reason, (*judged, *out_early))
@@ -314,6 +315,7 @@ def _choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], shipp
     reason = f"{named}: preferred by target '{target.name}' in this order; not raced here ({cpu_name()}), the device races them at its first load."
     ctx.note("Latency, start and memory were not measured: this machine does not stand for the device.")
     note_if_unresolved(ctx, settled[chosen[0]][1])
+    note_label_scores(ctx, settled[chosen[0]][1])
     taken = [
         replace(settled[i][0], variant=replace(settled[i][0].variant, executed=judged[i].executed)) for i in chosen
     ]

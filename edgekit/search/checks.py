@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from edgekit import backends, quantize
 from edgekit.backends import WrongResultsError
-from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, cpus, lacks_vnni
+from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, lacks_vnni
+from edgekit.runtime.stand_in import AS_WRITTEN, STAND_IN, stand_in_for
 from edgekit.spec.errors import BudgetError, SamplesError, UsageError, check_known, near
-from edgekit.spec.manifest import MAX_TOKENS, Variant
+from edgekit.spec.manifest import Variant
 from edgekit.spec.protocols import HasLabels, Task
 from edgekit.spec.rows import encode_each
 from edgekit.spec.target import USES, Target
@@ -50,9 +51,6 @@ CALIBRATION_ROWS = 300
 _UNLIKELY_EQUAL = 16
 FULL_RANGE = ("static", "dynamic")
 """Methods whose INT8 weights are multiplied with INT8 activations on CPUs, where 8 bits saturate without VNNI."""
-STAND_IN = "onnxruntime"
-"""Answers for a backend that this machine cannot run: accuracy is the graph's."""
-AS_WRITTEN = "reference"  # its device that computes a graph as ONNX defines it
 LOW_FLOATS = ("float16", "bfloat16")
 
 
@@ -75,16 +73,7 @@ def runnable(variant: Variant) -> Variant:
     """The variant itself, or the same graphs on the stand-in where its backend does not run here."""
     if runs_here(variant.backend):
         return variant
-    return replace(
-        variant,
-        backend=STAND_IN,
-        device=AS_WRITTEN,
-        threads=cpus(),
-        shapes=(),
-        engine=None,
-        engines={},
-        max_tokens=MAX_TOKENS,
-    )
+    return replace(stand_in_for(variant), streams=variant.streams)
 
 
 def settled(target: Target, keep_float: Sequence[str], use: str | None) -> Target:

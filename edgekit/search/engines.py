@@ -22,7 +22,7 @@ from edgekit.search.context import BuildContext
 from edgekit.spec.distribution import install_hint
 from edgekit.spec.engine import EngineRecipe, trtexec
 from edgekit.spec.manifest import Variant
-from edgekit.spec.tensor import Signature, merged
+from edgekit.spec.tensor import Signature, merge_signatures
 
 __all__ = ["LINES", "Verified", "verify_engines"]
 
@@ -62,7 +62,7 @@ def verify_engines(ctx: BuildContext, choice: Choice) -> Verified:
     if not asked:
         return verified
     signatures, task = choice.winner.bundle.manifest.signatures, ctx.evaluation.task
-    whole = merged(signatures)
+    whole = merge_signatures(signatures)
     longest = stand_in.longest(ctx.target, whole, task.max_size)
     ahead = all(backends.get(v.backend).ENGINES == "host" for v in asked)
     here = backends.installed_version("tensorrt_rtx")

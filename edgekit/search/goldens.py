@@ -19,7 +19,7 @@ from edgekit.spec.manifest import Variant
 from edgekit.spec.protocols import Arrays, Task
 from edgekit.spec.rows import finite
 from edgekit.spec.target import Target
-from edgekit.spec.tensor import merged
+from edgekit.spec.tensor import merge_signatures
 
 __all__ = ["make", "unverified"]
 
@@ -56,7 +56,7 @@ def make(
         BuildError: when an answer is not finite.
     """
     manifest = bundle.manifest
-    signature = merged(manifest.signatures)
+    signature = merge_signatures(manifest.signatures)
     task: Task = tasks.get(manifest.task).load(bundle.path / "assets")
     modality = task.modality
     longest = stand_in.longest(target, signature, task.max_size)

@@ -15,7 +15,7 @@ import numpy as np
 
 from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
-from edgekit.machine.busy import Busy, outdated
+from edgekit.machine.busy import Busy, outdated_reason
 from edgekit.spec.digests import code_digest
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.parsing import parse, plain, to_json
@@ -159,7 +159,7 @@ class StepCache:
         """Whether times in the cache are to be taken again, which is said. Those of this build are not, nor what a record replaces."""
         if digest in self._made or self._replay:
             return False
-        why = outdated(busy, self.cache.made(digest))
+        why = outdated_reason(busy, self.cache.created_at(digest))
         if why and not self._rerace:
             self.remeasured.append(f"Times in the cache ({step}) were not used but measured again: {why}.")
         return self._rerace or bool(why)

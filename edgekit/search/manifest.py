@@ -19,7 +19,7 @@ from edgekit.spec.distribution import DISTRIBUTION
 from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
 from edgekit.spec.registry import version_of
 from edgekit.spec.sealed import seal
-from edgekit.spec.tensor import merged
+from edgekit.spec.tensor import merge_signatures
 
 if TYPE_CHECKING:
     from edgekit.samples import Samples
@@ -106,7 +106,7 @@ def complete_manifest(
     """
     template, target, task = choice.winner.bundle.manifest, ctx.target, ctx.evaluation.task
     named = request.name or request.version or request.expires
-    longest = stand_in.longest(target, merged(template.signatures), task.max_size)
+    longest = stand_in.longest(target, merge_signatures(template.signatures), task.max_size)
     return replace(
         template,
         name=request.name,

@@ -11,6 +11,7 @@ import numpy as np
 
 from edgekit import tasks
 from edgekit.machine.cpu import cpu_name, cpus
+from edgekit.report.table import shown_scores
 from edgekit.search import agree, race, record
 from edgekit.search.checks import AS_WRITTEN, accuracy_backend, runs_here
 from edgekit.search.record import Candidate, CandidateResult, Costs, Race
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from edgekit.search.context import BuildContext
     from edgekit.spec.protocols import Arrays, Task
 
-__all__ = ["measure_candidate", "note_if_unresolved", "race_candidates", "settle", "settle_all"]
+__all__ = ["measure_candidate", "note_if_unresolved", "note_label_scores", "race_candidates", "settle", "settle_all"]
 
 
 def settle_all(
@@ -67,7 +68,7 @@ def settle(ctx: BuildContext, candidate: Candidate) -> tuple[Candidate, Candidat
     lists, variant = result.costs.lists, candidate.variant
     if lists is None:
         return candidate, result, trouble
-    if not lists.kept and variant.rows != "alone":
+    if not lists.is_within_limit and variant.rows != "alone":
         ctx.note(
             f"{variant.method} on {variant.backend}: {lists.text()}. So its rows are run one by one, and it was raced like that."
         )
@@ -85,8 +86,18 @@ def note_if_unresolved(ctx: BuildContext, result: CandidateResult) -> None:
     if limit is None or difference(result.outputs, evaluation.reference) == 0:  # to the last bit: nothing was lost
         return
     compared = evaluation.compare(result.outputs)
-    if not compared.resolved(limit):
+    if not compared.is_resolved(limit):
         ctx.note(f"Accuracy of the chosen candidate: {compared.text(limit)}.")
+
+
+def note_label_scores(ctx: BuildContext, result: CandidateResult) -> None:
+    """Note macro F1 and the recall of each label of the chosen candidate, with those of the torch model in brackets."""
+    rows = ctx.evaluation.rows
+    reference = rows.label_scores(ctx.evaluation.reference)
+    scores = shown_scores(rows.label_scores(result.outputs))
+    parts = [f"{name} {value:.4f} ({reference[name]:.4f})" for name, value in scores.items() if name in reference]
+    if parts:
+        ctx.note(f"Labels, chosen candidate (torch): {', '.join(parts)}.")
 
 
 def measure_candidate(ctx: BuildContext, candidate: Candidate) -> tuple[CandidateResult, str]:

@@ -260,7 +260,7 @@ def _variant(ctx: BuildContext, model: ModelEntry, graphs: GraphSet, backend: st
     engine, max_tokens = None, MAX_TOKENS
     if how.ENGINES:
         bounds = {axis: task.max_size for axis in signature.varying[:1]} | {"batch": target.max_batch}
-        engine, max_tokens = target.engine and target.engine.settled(bounds, {"batch", *signature.varying}), 0
+        engine, max_tokens = target.engine and target.engine.clamp_profiles(bounds, {"batch", *signature.varying}), 0
     return Variant(
         backend=backend,
         method=graphs.graphs[0].method,

@@ -1,6 +1,7 @@
-"""A Hugging Face folder or hub id -> Source. torch and transformers live here, in ``export`` and in ``compress``, and nowhere else.
+"""Sources: fine-tuned models from a local folder, the Hugging Face hub, or a torch module.
 
-A model is data here: weights are read from safetensors only, and no code that comes with a model is run.
+Only this package, ``export`` and ``compress`` use torch and transformers. A model is data: weights are read only from
+safetensors, and code that comes with a model is not run.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any
 
 from edgekit import modalities, tasks
 from edgekit.source import _values, _weights, heads
-from edgekit.source._folder import checked_config, class_of, locate, processors_of
-from edgekit.source.modules import copied, entries, quiet
-from edgekit.source.stack import WIDTHS, narrow
+from edgekit.source._folder import class_of, locate, processors_of, read_config
+from edgekit.source.modules import copy_for_export, entries, quiet
+from edgekit.source.stack import KEPT_SIZES, prune_layers
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import EdgekitError, ModelError, UsageError, near
 from edgekit.spec.head import Head, Told
@@ -26,15 +27,16 @@ __all__ = ["Source", "check_options", "from_module", "module_options", "options"
 
 
 class Source:
-    """A fine-tuned model: what it is, its torch module, its tokenizer or image processor.
+    """A fine-tuned model with its torch module and its tokenizer or image processor.
 
     Attributes:
-        model_id: folder name or hub id.
-        revision: commit of the hub, or ``local``.
-        task: name of its task.
-        digest: of every file or tensor that decides what the model computes; None for a module given from Python, whose code has no digest.
-        kind: what its outputs mean, as the head reads it.
-        notes: what should be known of how the model was read, a sentence each.
+        model_id: Folder name or hub id.
+        revision: Commit of the hub, or ``local``.
+        task: Name of the task.
+        digest: Digest of every file that affects the outputs of the model; None for a module from Python, since its
+            code has no digest.
+        kind: Meaning of the outputs, in the form that the head uses.
+        notes: Notes about how the model was read, one sentence each.
     """
 
     def __init__(
@@ -50,9 +52,18 @@ class Source:
         folder: Path | None = None,
         questioned: bool = False,
     ) -> None:
-        """Keeps a function that makes (module, processor) on first use; :func:`read` and :func:`from_module` are the ways here."""
-        self.model_id, self.revision, self.task, self.digest, self.kind = model_id, revision, task, digest, kind
-        self.notes, self._folder, self._questioned = tuple(notes), folder, questioned
+        """Store a function that creates (module, processor) on first use.
+
+        Users call :func:`read` or :func:`from_module` instead.
+        """
+        self.model_id = model_id
+        self.revision = revision
+        self.task = task
+        self.digest = digest
+        self.kind = kind
+        self.notes = tuple(notes)
+        self._folder = folder
+        self._questioned = questioned
         self._make = make
 
     @cached_property
@@ -61,12 +72,12 @@ class Source:
 
     @property
     def head(self) -> Head:
-        """All of the task that needs torch."""
+        """The part of the task that needs torch."""
         return heads.get(self.task)
 
     @property
     def modality(self) -> Modality:
-        """How inputs of the task are read, before any model is loaded."""
+        """The modality of the task without a model, which reads inputs."""
         return modalities.get(tasks.get(self.task).MODALITY).UNBOUND
 
     @property
@@ -80,115 +91,115 @@ class Source:
         return self._loaded[1]
 
     def release(self) -> None:
-        """Lets go of the module's memory; it is made anew when it is needed again."""
+        """Free the memory of the module; it is loaded again on the next use."""
         self.__dict__.pop("_loaded", None)
 
     @cached_property
     def settings(self) -> Any:
-        """What the runtime must know of the model: the settings of its task.
+        """Settings of the task for this model, which a bundle stores.
 
         Raises:
-            ModelError: when the processor cannot be used without Transformers, or the config is not consistent.
+            ModelError: If the processor cannot be used without Transformers, or the config is not consistent.
         """
         return self.head.settings(self.model_id, self.module, self.processor, self.kind)
 
     def save_assets(self, assets: Path) -> Task:
-        """Writes the assets of the task into a folder, and makes the task of them."""
+        """Write the assets of the task into a folder, and return the task that they describe."""
         self.head.save(self.settings, self.processor, assets)
-        made: Task = tasks.get(self.task).load(assets)
-        return made
+        return tasks.get(self.task).load(assets)
 
     def check_inputs(self, inputs: Sequence[Input]) -> None:
-        """Compares the processor's files in the folder with the processor that counts, where none was chosen.
+        """Compare the processor's files in the folder with the loaded processor, unless the user chose one.
 
         Raises:
-            ModelError: when they make different arrays of one of the inputs.
+            ModelError: If their arrays differ for one of the inputs.
         """
         if self._folder is not None:
             processors_of(self.task).check_inputs(self.model_id, self._folder, self.processor, inputs)
 
     def check_outputs(self, inputs: Sequence[Input]) -> None:
-        """Refuses outputs of a module from Python that are not what its head takes, unless the caller said what they are.
+        """Check the form of the outputs of a module from Python, unless the caller stated it.
 
         Raises:
-            ModelError: with what to do.
+            ModelError: If the outputs are not in the form that the head expects.
         """
         if self._questioned:
             self.head.check_outputs(self.model_id, self.kind, self.outputs(self.encode(inputs)))
 
     def encode(self, inputs: Sequence[Input]) -> list[Arrays]:
-        """What the processor of Transformers makes of each input."""
+        """Return the arrays of each input by the processor of Transformers."""
         return self.head.encode(self.settings, self.processor, inputs)
 
     def outputs(self, rows: Sequence[Arrays], progress: Progress = silent) -> list[Arrays]:
-        """What the torch module computes for rows, in their order: the reference.
+        """Return the outputs of the torch module for rows, in their order: the reference.
 
         Args:
-            rows: as :meth:`encode` gives them.
-            progress: told after each batch.
+            rows: Rows from :meth:`encode`.
+            progress: Function called after each batch.
 
         Raises:
-            ModelError: when the module cannot take one of the rows.
+            ModelError: If the module cannot process one of the rows.
         """
         return self.head.outputs(self.model_id, self.module, self.settings, rows, progress)
 
 
-def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
-    """Takes a local folder or a hub id.
+def read(model: str | Path, revision: str | None = None, **options: Any) -> Source:
+    """Read a model from a local folder or the hub.
 
     Args:
-        model: the folder or the id.
-        revision: branch, tag or commit of an id.
-        **told: what the user says of the model in place of its files, options of its head and of its modality's processor, e.g. ``tokenizer``: ``file``
-            (tokenizer.json as it is) or ``transformers`` (what ``AutoTokenizer`` makes of it) where the two differ. None is as left out.
+        model: Local folder or hub id.
+        revision: Branch, tag or commit of a hub id.
+        **options: Options of the head and of the modality's processor, which override the model's files. For example,
+            ``tokenizer`` is ``file`` (tokenizer.json as it is) or ``transformers`` (the result of ``AutoTokenizer``)
+            where the two differ. None counts as absent.
 
     Raises:
-        ModelError: when it does not exist, has no config, only pickle weights, an adapter, code of its own, an unsupported
-            architecture or task, or files that contradict each other.
-        UsageError: for an option that does not exist, or a value that it cannot have.
+        ModelError: If the model does not exist, has no config, only pickle weights, an adapter, code of its own, an
+            unsupported architecture or task, or files that contradict each other.
+        UsageError: If an option is unknown, or its value is not valid.
     """
-    told = {option: value for option, value in told.items() if value is not None}
+    options = {option: value for option, value in options.items() if value is not None}
     for name in heads.names():
-        processors_of(name).check_told(told)
+        processors_of(name).check_told(options)
     origin = locate(str(model), revision)
-    config, task = checked_config(origin)
-    head, processors = heads.get(task), processors_of(task)
-    check_options(told, (*head.OPTIONS, *processors.OPTIONS), task)
+    config, task = read_config(origin)
+    head = heads.get(task)
+    processors = processors_of(task)
+    check_options(options, (*head.OPTIONS, *processors.OPTIONS), task)
     weights = _weights.survey(origin.model_id, origin.folder, str(config["model_type"]))
-    kind, notes = head.survey(origin.model_id, config, origin.folder, weights.shapes, told)
-    notes += (*weights.notes, *processors.survey(origin.model_id, origin.folder, config, weights.shapes, told))
+    kind, notes = head.survey(origin.model_id, config, origin.folder, weights.shapes, options)
+    notes += (*weights.notes, *processors.survey(origin.model_id, origin.folder, config, weights.shapes, options))
 
     def make() -> tuple[Any, Any]:
         try:
             with quiet():
-                module, missing, beside = _read_module(head, origin.folder, weights, WIDTHS in config)
-                processor = processors.load(origin.model_id, origin.folder, told)
+                module, missing, unexpected = _read_module(head, origin.folder, weights, KEPT_SIZES in config)
+                processor = processors.load(origin.model_id, origin.folder, options)
         except EdgekitError:
             raise
-        except Exception as problem:  # Transformers raises of every kind for a damaged folder
-            what = f"{origin.model_id} (model type '{config['model_type']}')"
+        except Exception as problem:  # Transformers raises errors of every class for a damaged folder.
             raise ModelError(
-                f"{what} cannot be loaded by Transformers: {problem}. Save model and {processors.NOUN} again.",
+                f"{origin.model_id} (model type '{config['model_type']}') cannot be loaded by Transformers: {problem}. "
+                f"Save model and {processors.NOUN} again.",
                 code="model-load",
             ) from problem
         if missing:
-            others = f", and holds {len(beside)} of other names ({beside[0]} ...)" if beside else ""
+            others = f", and has {len(unexpected)} with other names ({unexpected[0]} ...)" if unexpected else ""
             raise ModelError(
                 f"{origin.model_id} lacks {len(missing)} of its weights ({missing[0]} ...), which Transformers would "
-                "fill with random numbers"
-                f"{others}. Save the fine-tuned model again, with its head.",
+                f"fill with random numbers{others}. Save the fine-tuned model again, with its head.",
                 code="weights-missing",
             )
-        _weights.check_unexpected(origin.model_id, beside)
+        _weights.check_unexpected(origin.model_id, unexpected)
         _values.check_finite(origin.model_id, module, processor)
-        return head.prepare(module.eval(), kind, told), processor
+        return head.prepare(module.eval(), kind, options), processor
 
-    chosen = any(option in processors.OPTIONS for option in told)
+    chosen = any(option in processors.OPTIONS for option in options)
     return Source(
         origin.model_id,
         origin.revision,
         task,
-        _digest(origin.folder, told),
+        _digest(origin.folder, options),
         make,
         kind,
         notes=notes,
@@ -197,7 +208,7 @@ def read(model: str | Path, revision: str | None = None, **told: Any) -> Source:
 
 
 def options() -> dict[str, str]:
-    """What may be said of model folders, for any task: option of :func:`read` to a sentence of help."""
+    """Return the options of :func:`read` for all tasks: name to help text."""
     known: dict[str, str] = {}
     for task in heads.names():
         known |= {**heads.get(task).OPTIONS, **processors_of(task).OPTIONS}
@@ -205,56 +216,68 @@ def options() -> dict[str, str]:
 
 
 def module_options(task: str | None = None) -> set[str]:
-    """What may be said of modules from Python, for any task of EdgeKit, and for this one, which an installed package may bring."""
-    return {option for name in (*heads.names(), *filter(None, [task])) for option in heads.get(name).MODULE_OPTIONS}
+    """Return the options of :func:`from_module` for all tasks.
+
+    Args:
+        task: Another task, of an installed package, whose options are included.
+    """
+    names = [*heads.names(), *([task] if task else [])]
+    return {option for name in names for option in heads.get(name).MODULE_OPTIONS}
 
 
-def check_options(told: Told, known: Sequence[str], task: str) -> None:
-    """Refuses options that a task does not have.
+def check_options(options: Told, known: Sequence[str], task: str) -> None:
+    """Check that a task has all options.
+
+    Args:
+        options: Options of the user.
+        known: Names of the task's options.
+        task: Name of the task, for the message.
 
     Raises:
-        UsageError: with the known ones.
+        UsageError: If an option is unknown.
     """
-    for option in told:
+    for option in options:
         if option not in known:
             raise UsageError(
-                f"'{option}' is no option of {task}.{near(option, known)} Known: {', '.join(known)}. Leave it out.",
+                f"The task {task} has no option '{option}'.{near(option, known)} Known: {', '.join(known)}. "
+                "Leave it out, or correct its name.",
                 code="task-option-unknown",
             )
 
 
-def _digest(folder: Path, told: Told) -> str:
-    """Of every file that decides what the model computes, and of what was chosen beside them."""
-    files = sorted(
-        p for p in folder.iterdir() if p.is_file() and p.suffix in (".json", ".txt", ".model", ".safetensors", ".jinja")
-    )
+def _digest(folder: Path, options: Told) -> str:
+    """Return the digest of every file that affects the outputs of the model, and of the user's options."""
+    suffixes = (".json", ".txt", ".model", ".safetensors", ".jinja")
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in suffixes)
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.name.encode() + b"\0" + bytes.fromhex(sha256(file)))
-    for option, value in sorted(told.items(), reverse=True):
+    for option, value in sorted(options.items(), reverse=True):
         digest.update(f"{option}={value!r}".encode() + b"\0")
     return digest.hexdigest()
 
 
-# Eager attention exports as plain products and a Softmax, which every runtime has fused kernels for.
+# Eager attention is exported as products and a Softmax, for which every runtime has fused kernels.
 _LOADING: dict[str, Any] = {"attn_implementation": "eager", "trust_remote_code": False}
 
 
 def _read_module(head: Head, folder: Path, weights: _weights.Weights, pruned: bool) -> tuple[Any, list[str], list[str]]:
-    """The module of a folder, the weights that the folder lacks, and those that the module has no place for."""
+    """Return the module of a folder, its missing weights, and the weights without a place in it."""
     import torch
     import transformers
 
-    auto, loading = getattr(transformers, head.AUTO_CLASS), {**_LOADING, "dtype": torch.float32}
+    auto = getattr(transformers, head.AUTO_CLASS)
+    loading = {**_LOADING, "dtype": torch.float32}
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    if pruned:  # Transformers knows no layers of several widths, so the module is made, narrowed and filled
+    if pruned:
+        # Transformers cannot load layers of different widths, so the module is created, pruned and then filled.
         module = auto.from_config(config, **loading)
-        narrow(module, [(range(h), range(n)) for h, n in getattr(config, WIDTHS)])
+        prune_layers(module, [(range(h), range(n)) for h, n in getattr(config, KEPT_SIZES)])
         missing, unexpected = module.load_state_dict(weights.load(), strict=False)
         return module, sorted(missing), sorted(unexpected)
     if weights.renamed:
-        made = getattr(transformers, class_of(head, config.model_type))
-        module, report = made.from_pretrained(
+        model_class = getattr(transformers, class_of(head, config.model_type))
+        module, report = model_class.from_pretrained(
             None, config=config, state_dict=weights.load(), output_loading_info=True, **loading
         )
     else:
@@ -265,21 +288,23 @@ def _read_module(head: Head, folder: Path, weights: _weights.Weights, pruned: bo
 
 
 def from_module(
-    module: Any, processor: Any, task: str | None = None, outputs: str | None = None, **told: Any
+    module: Any, processor: Any, task: str | None = None, outputs: str | None = None, **options: Any
 ) -> Source:
-    """Takes a torch module and a processor of Transformers from Python: a head of one's own.
+    """Return the source for a torch module, e.g. with a custom head, and a processor of Transformers.
 
     Args:
-        module: called with the processor's arrays by keyword (``input_ids``, ``attention_mask`` ...); returns what models of its task return, or the
-            outputs bare. It needs a ``module.config`` that says what they mean (for labels ``id2label``).
-        processor: a fast tokenizer, or an image processor.
-        task: the task; by default the one that the class's name ends in.
-        outputs: what the module returns, where its head takes that in several forms, e.g. ``probabilities`` of a module that ends in a softmax or a
-            sigmoid, which is then undone (exact but for rounding), since a bundle applies its own. None: what looks like another form is refused.
-        **told: other options of the head.
+        module: Torch module that is called with the processor's arrays by keyword (``input_ids``, ``attention_mask``
+            ...) and returns an output object of Transformers or the output tensor itself. Its ``module.config`` gives
+            the meaning of the outputs (for labels, ``id2label``).
+        processor: Fast tokenizer, or image processor.
+        task: Name of the task; by default the one that the class's name ends in.
+        outputs: Form of the outputs, if the head supports several. For example, ``probabilities`` means that the module
+            ends in a softmax or a sigmoid, which is then inverted (exact except for rounding), since a bundle applies
+            its own. With None, outputs that look like another form are refused.
+        **options: Other options of the head.
 
     Raises:
-        UsageError: for an unknown task or option, or something that is no module.
+        UsageError: If the task or an option is unknown, or ``module`` is not a torch module.
     """
     import torch
 
@@ -294,13 +319,14 @@ def from_module(
             f"processor is missing: a module needs the {noun} that it was trained with. Pass processor=...",
             code="processor-missing",
         )
-    told = {option: value for option, value in {"outputs": outputs, **told}.items() if value is not None}
-    check_options(told, head.MODULE_OPTIONS, task)
-    kind, notes = head.survey(name, entries(getattr(module, "config", None)), None, {}, told)
+    all_options = {"outputs": outputs, **options}
+    options = {option: value for option, value in all_options.items() if value is not None}
+    check_options(options, head.MODULE_OPTIONS, task)
+    kind, notes = head.survey(name, entries(getattr(module, "config", None)), None, {}, options)
 
     def make() -> tuple[Any, Any]:
-        ready = copied(module)
+        ready = copy_for_export(module)
         _values.check_finite(name, ready, processor)
-        return head.prepare(ready, kind, told), processor
+        return head.prepare(ready, kind, options), processor
 
     return Source(name, "python", task, None, make, kind, notes=notes, questioned=outputs is None)

@@ -1,4 +1,4 @@
-"""Rows as batches of torch: padded to tensors, and a module's outputs cut back to rows."""
+"""Batches of rows for torch: padding to tensors, and splitting of a module's outputs into rows."""
 
 from __future__ import annotations
 
@@ -13,61 +13,68 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import Signature
 
-__all__ = ["alike", "lengths", "pads_of", "reference", "run", "stacked", "tensors"]
+__all__ = ["group_by_length", "lengths", "pads_of", "reference", "run", "stack_outputs", "tensors"]
 
 _BATCH = 32
 
 
 def pads_of(signature: Signature) -> dict[str, int | float]:
-    """Value that pads short rows, for each input that has one."""
+    """Return the padding value of each input that has one."""
     return {spec.name: spec.pad for spec in signature.inputs if spec.pad is not None}
 
 
 def tensors(rows: Sequence[Arrays], pads: Mapping[str, float]) -> dict[str, Any]:
-    """Tensors ``[batch, ...]`` of rows, padded at the end of their first axis to the longest.
+    """Return tensors ``[batch, ...]`` of rows, padded at the end of their first axis to the longest row.
+
+    Args:
+        rows: Rows of one batch.
+        pads: Padding value by input name.
 
     Raises:
-        UsageError: when an input without a pad value has rows of several shapes.
+        UsageError: If an input without a padding value has rows of different shapes.
     """
     import torch
 
-    made = {}
+    batch = {}
     for name in rows[0]:
         arrays = [row[name] for row in rows]
         if name in pads:
-            padded = np.full(
-                (len(arrays), max(1, *map(len, arrays)), *arrays[0].shape[1:]), pads[name], arrays[0].dtype
-            )
-            for place, array in zip(padded, arrays, strict=True):
-                place[: len(array)] = array
-        elif len({a.shape for a in arrays}) == 1:
+            longest = max(1, *map(len, arrays))
+            padded = np.full((len(arrays), longest, *arrays[0].shape[1:]), pads[name], arrays[0].dtype)
+            for target, array in zip(padded, arrays, strict=True):
+                target[: len(array)] = array
+        elif len({array.shape for array in arrays}) == 1:
             padded = np.stack(arrays)
         else:
             raise UsageError(
-                f"The rows of '{name}' are of several shapes, and no value was given to pad them with. Give pads={{'{name}': ...}}.",
+                f"The rows of '{name}' have different shapes and no padding value. Give pads={{'{name}': ...}}.",
                 code="pads-missing",
             )
-        made[name] = torch.from_numpy(padded)
-    return made
+        batch[name] = torch.from_numpy(padded)
+    return batch
 
 
-def stacked(outputs: Sequence[Arrays]) -> dict[str, Any]:
-    """Tensors ``[batch, ...]`` of outputs, short ones filled with 0."""
-    ragged = [name for name in outputs[0] if len({row[name].shape for row in outputs}) > 1]
-    return tensors(outputs, dict.fromkeys(ragged, 0))
+def stack_outputs(outputs: Sequence[Arrays]) -> dict[str, Any]:
+    """Return tensors ``[batch, ...]`` of outputs, with shorter ones padded with 0."""
+    pads = {}
+    for name in outputs[0]:
+        shapes = {row[name].shape for row in outputs}
+        if len(shapes) > 1:
+            pads[name] = 0
+    return tensors(outputs, pads)
 
 
 def lengths(rows: Sequence[Arrays]) -> np.ndarray:
-    """Size of the first axis of each row's first input: int64 ``[rows]``."""
+    """Return the size of the first axis of each row's first input: int64 ``[rows]``."""
     return np.array([len(next(iter(row.values()))) for row in rows], np.int64)
 
 
-def alike(rows: Sequence[Arrays], most: int = 0) -> list[list[int]]:
-    """Places of rows in batches of similar length, the shortest first.
+def group_by_length(rows: Sequence[Arrays], most: int = 0) -> list[list[int]]:
+    """Return the indices of rows in batches of similar length, the shortest first.
 
     Args:
-        rows: the rows.
-        most: rows times padded length of a batch at most, a single row excepted; 0 is no limit.
+        rows: Rows to group.
+        most: Largest product of rows and padded length of a batch with several rows; 0 for no limit.
     """
     return single.cut(lengths(rows).tolist(), _BATCH, most)
 
@@ -79,14 +86,14 @@ def run(
     pads: Mapping[str, float],
     signature: Signature | None,
 ) -> tuple[dict[str, Any], list[Arrays]]:
-    """Runs a module on rows as one batch, without gradients.
+    """Run a module on rows as one batch, without gradients.
 
     Args:
-        forward: see :class:`edgekit.spec.head.Head`.
-        module: on any device.
-        rows: of the batch.
-        pads: value that pads short rows, by input.
-        signature: of the module, by which outputs are cut to the size of each row; None to leave them as they are.
+        forward: Function that runs the module; see :class:`edgekit.spec.head.Head`.
+        module: Torch module on any device.
+        rows: Rows of the batch.
+        pads: Padding value by input name.
+        signature: Signature of the module, by which the padding is cut off the outputs; None to keep it.
 
     Returns:
         The padded tensors, on the CPU, and the outputs of each row.
@@ -96,10 +103,14 @@ def run(
     device = next((p.device for p in module.parameters()), "cpu")
     feeds = tensors(rows, pads)
     with torch.inference_mode():
-        outputs = forward(module, {n: t.to(device) for n, t in feeds.items()})
+        outputs = forward(module, {name: tensor.to(device) for name, tensor in feeds.items()})
         arrays = {name: tensor.cpu().numpy() for name, tensor in outputs.items()}
-    whole: list[Arrays] = [{name: array[i] for name, array in arrays.items()} for i in range(len(rows))]
-    return feeds, whole if signature is None else single.split(signature, rows, arrays)
+    if signature is not None:
+        return feeds, single.split(signature, rows, arrays)
+    padded_rows: list[Arrays] = []
+    for index in range(len(rows)):
+        padded_rows.append({name: array[index] for name, array in arrays.items()})
+    return feeds, padded_rows
 
 
 def reference(
@@ -109,10 +120,10 @@ def reference(
     rows: Sequence[Arrays],
     progress: Progress,
 ) -> list[Arrays]:
-    """What a module computes for rows, in their order, in padded batches of similar length."""
-    found: dict[int, Arrays] = {}
-    for chosen in alike(rows):
-        _, outputs = run(forward, module, [rows[i] for i in chosen], pads_of(signature), signature)
-        found.update(zip(chosen, outputs, strict=True))
-        progress("torch reference", len(found), len(rows))
-    return [found[i] for i in range(len(rows))]
+    """Return the outputs of a module for rows, in their order, computed in padded batches of similar length."""
+    outputs: dict[int, Arrays] = {}
+    for indices in group_by_length(rows):
+        _, batch_outputs = run(forward, module, [rows[i] for i in indices], pads_of(signature), signature)
+        outputs.update(zip(indices, batch_outputs, strict=True))
+        progress("torch reference", len(outputs), len(rows))
+    return [outputs[i] for i in range(len(rows))]

@@ -1,4 +1,4 @@
-"""What is asked of any torch module of Transformers: loaded quietly, and copied for export."""
+"""Helpers for any torch module of Transformers: its config, quiet loading, and a copy for export."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from typing import Any
 
 from edgekit.spec.errors import ModelError
 
-__all__ = ["copied", "entries", "quiet", "read_object"]
+__all__ = ["copy_for_export", "entries", "quiet", "read_object"]
 
 
 def entries(config: Any) -> dict[str, Any]:
-    """What a config of any kind says."""
+    """Return the entries of a config of any class; empty if it has none."""
     if hasattr(config, "to_dict"):
         return dict(config.to_dict())
     return dict(vars(config)) if hasattr(config, "__dict__") else {}
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object of a file; empty where there is no such file.
+    """Return the JSON object in a file; empty if the file does not exist.
 
     Raises:
-        ModelError: when it holds no JSON object.
+        ModelError: If the file does not contain a JSON object.
     """
     if not file.is_file():
         return {}
@@ -37,26 +37,26 @@ def read_object(file: Path) -> dict[str, Any]:
         raise ModelError(f"{file} is not valid JSON ({problem}). Save the model again.", code="model-json") from problem
     if not isinstance(data, dict):
         raise ModelError(
-            f"{file} is a {type(data).__name__}, expected an object. Save the model again.", code="model-json"
+            f"{file} contains a {type(data).__name__}, expected an object. Save the model again.", code="model-json"
         )
     return data
 
 
-def copied(module: Any) -> Any:
-    """A copy for export: the caller's module keeps its dtype, device, mode and kind of attention."""
-    made = copy.deepcopy(module).cpu().float().eval()
-    if hasattr(made, "set_attn_implementation"):
-        made.set_attn_implementation("eager")
-    return made
+def copy_for_export(module: Any) -> Any:
+    """Return a float32 copy in evaluation mode on the CPU with eager attention; the caller's module stays unchanged."""
+    module = copy.deepcopy(module).cpu().float().eval()
+    if hasattr(module, "set_attn_implementation"):
+        module.set_attn_implementation("eager")
+    return module
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the progress bars and notices of the training libraries off the user's terminal."""
+    """Suppress progress bars and notices of the training libraries."""
     import transformers
 
-    before = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
+    verbosity = transformers.logging.get_verbosity()
+    has_bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     logging.disable(logging.WARNING)
@@ -66,6 +66,6 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-        transformers.logging.set_verbosity(before)
-        if bars:
+        transformers.logging.set_verbosity(verbosity)
+        if has_bars:
             transformers.logging.enable_progress_bar()

@@ -1,1 +1,1 @@
-"""The nouns. Frozen data, its text form, strict parsing and the error tree. No behaviour, no third-party import."""
+"""Domain data: frozen dataclasses, their text form, strict parsing and errors. No third-party import but numpy."""

@@ -1,4 +1,4 @@
-"""Whether an answer depends on its input alone, as it was measured."""
+"""Agreement of answers in lists with answers to single rows."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ __all__ = ["Agreement"]
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far answers in lists are from those to the same rows alone, measured where a bundle was built.
+    """Difference between the answers in lists and those to the same rows alone, measured at build time.
 
     Attributes:
-        rows: answers in lists that were compared, those of all orders together.
-        difference: largest difference of an output value, as a share of the spread of all outputs alone (at least 1).
-        labels: answers with another label, those left out where the torch model's own margin is below ``allowed``.
-        allowed: largest difference that is accepted, a share too.
+        rows: Number of answers in lists that were compared, over all orders of the list.
+        difference: Largest difference of an output value, as a share of the range of all single-row outputs (at least
+            1).
+        labels: Number of answers with another label, without those whose margin in the torch model is below
+            ``allowed``.
+        allowed: Largest accepted difference, as a share.
     """
 
     rows: int
@@ -24,11 +26,13 @@ class Agreement:
     allowed: float
 
     @property
-    def kept(self) -> bool:
-        """Whether an answer depends on its input alone, as far as was measured."""
+    def is_within_limit(self) -> bool:
+        """Whether the answers depend on their input alone, within the limit."""
         return self.difference <= self.allowed and self.labels == 0
 
     def text(self) -> str:
-        """In a sentence without its end."""
-        how = f"by at most {self.difference:.1g} of the outputs' spread (allowed {self.allowed:g}), {self.labels} of them by their label"
-        return f"{self.rows:,} answers in lists, in two orders, differ from those to the same rows alone {how}"
+        """Return one sentence without a full stop."""
+        return (
+            f"{self.rows:,} answers in lists, in two orders, differ from those to the same rows alone by at most "
+            f"{self.difference:.1g} of the output range (limit {self.allowed:g}); {self.labels} labels differ"
+        )

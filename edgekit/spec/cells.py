@@ -1,6 +1,6 @@
-"""Lists that were written into a cell of a table as numpy prints them: ``['John' 'lives']``, without commas, or ``[np.str_('John'), np.str_('lives')]``.
+"""Lists in table cells, printed by numpy: ``['John' 'lives']`` without commas, or ``[np.str_('John'), ...]``.
 
-To Python, literals side by side are one text, so a reader of Python literals makes one word of such a list.
+Python concatenates adjacent string literals, so ``ast.literal_eval`` would read such a list as one word.
 """
 
 from __future__ import annotations
@@ -9,29 +9,36 @@ import ast
 import itertools
 import re
 
-__all__ = ["LONGEST", "joins", "listed", "without_types"]
+__all__ = ["LONGEST", "lacks_comma", "parse_numpy_list", "strip_numpy_types"]
 
 LONGEST = 1_000_000
-"""Characters of the longest cell that is read as a list."""
+"""Longest cell that is read as a list, in characters."""
 
-_TEXT = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
-_LIST = re.compile(rf"\[\s*{_TEXT}(?:\s+(?:{_TEXT}|\.\.\.))+\s*\]", re.DOTALL)
-_LEFT_OUT = "..."
-# A text that does not end takes all that follows: were it looked for again behind each quote in it, the time would grow with the square of the length.
-_TYPED = re.compile(rf"""({_TEXT}|['"].*)|np\.(?:(True|False)_|\w+\(({_TEXT}|[^()'"]*)\))""", re.DOTALL)
-
-
-def without_types(cell: str) -> str:
-    """A list with values as Python writes them in place of numpy's, which name their type: ``'a'`` for ``np.str_('a')``. Texts stay as they are."""
-    return _TYPED.sub(lambda found: found[1] or found[2] or found[3], cell) if "np." in cell else cell
+_STRING = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+_LIST = re.compile(rf"\[\s*{_STRING}(?:\s+(?:{_STRING}|\.\.\.))+\s*\]", re.DOTALL)
+_ELLIPSIS = "..."
+# An unterminated string matches to the end of the cell. If each later quote started a new search, the time would grow
+# with the square of the length.
+_TYPED = re.compile(rf"""({_STRING}|['"].*)|np\.(?:(True|False)_|\w+\(({_STRING}|[^()'"]*)\))""", re.DOTALL)
 
 
-def listed(cell: str) -> list[str] | None:
-    """The texts of a list of two or more that numpy printed; None for a cell that is none, or one that numpy shortened with ``...``."""
+def strip_numpy_types(cell: str) -> str:
+    """Replace numpy scalars by Python literals: ``np.str_('a')`` becomes ``'a'``. Strings are not changed."""
+    if "np." not in cell:
+        return cell
+    return _TYPED.sub(lambda match: match[1] or match[2] or match[3], cell)
+
+
+def parse_numpy_list(cell: str) -> list[str] | None:
+    """Return the strings of a list of two or more that numpy printed.
+
+    Returns:
+        The strings; None for any other cell, or a list that numpy shortened with ``...``.
+    """
     if not _LIST.fullmatch(cell):
         return None
-    parts = re.findall(rf"{_TEXT}|\.\.\.", cell, re.DOTALL)
-    if _LEFT_OUT in parts:
+    parts = _list_parts(cell)
+    if _ELLIPSIS in parts:
         return None
     try:
         return [ast.literal_eval(part) for part in parts]
@@ -39,17 +46,22 @@ def listed(cell: str) -> list[str] | None:
         return None
 
 
-def joins(cell: str) -> bool:
-    """Whether a list lacks a comma between two texts, or numpy left texts out of it.
+def lacks_comma(cell: str) -> bool:
+    """Return whether a list lacks a comma between two strings, or numpy shortened it.
 
     Args:
-        cell: a list that Python reads, or any text: of the latter only a list that numpy shortened is told.
+        cell: A list literal, or any text. In text that Python cannot parse, only a shortened list is detected.
     """
-    if _LIST.fullmatch(cell) and _LEFT_OUT in re.findall(rf"{_TEXT}|\.\.\.", cell, re.DOTALL):
+    if _LIST.fullmatch(cell) and _ELLIPSIS in _list_parts(cell):
         return True
     try:
         ast.literal_eval(cell)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
-    quoted = [part[0] in "'\"" for part in re.findall(rf"{_TEXT}|\S", cell, re.DOTALL)]
-    return any(a and b for a, b in itertools.pairwise(quoted))
+    is_string = [part[0] in "'\"" for part in re.findall(rf"{_STRING}|\S", cell, re.DOTALL)]
+    return any(first and second for first, second in itertools.pairwise(is_string))
+
+
+def _list_parts(cell: str) -> list[str]:
+    """Return the string literals and ellipses of a cell."""
+    return re.findall(rf"{_STRING}|\.\.\.", cell, re.DOTALL)

@@ -1,4 +1,4 @@
-"""What is read by name: a folder on a disk, or the part of a bundle whose bytes were checked."""
+"""Files that are read by name: from a folder on disk, or from the verified part of a bundle."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ Self = TypeVar("Self", bound="Content")
 
 
 class Content(Protocol):
-    """A file or folder; ``pathlib.Path`` is one. Its text is its path, for messages."""
+    """A file or folder, e.g. a ``pathlib.Path``. ``str()`` of it is its path, for messages."""
 
     def __truediv__(self: Self, name: str, /) -> Self:
-        """What has this name in it."""
+        """Return the entry with this name."""
 
     def read_bytes(self) -> bytes:
-        """All of a file.
+        """Return all bytes of a file.
 
         Raises:
-            OSError: when it cannot be read.
+            OSError: If it cannot be read.
         """

@@ -1,4 +1,4 @@
-"""Digests of files, of folders and of EdgeKit's own code."""
+"""Digests of files, of folders and of the code of EdgeKit."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _CHUNK = 2**20
 
 
 def sha256(path: Path) -> str:
-    """Digest of a file in hex, read in pieces."""
+    """Return the sha256 of a file in hex, read in chunks."""
     with path.open("rb", buffering=0) as stream:
         return digest_of(stream.fileno())
 
 
 def digest_of(handle: int) -> str:
-    """Digest of an open file in hex, read in pieces; the handle stays open."""
+    """Return the sha256 of an open file in hex, read in chunks. The handle stays open."""
     digest = hashlib.sha256()
     buffer = bytearray(_CHUNK)
     view = memoryview(buffer)
@@ -29,19 +29,19 @@ def digest_of(handle: int) -> str:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Paths of everything below a folder that is not itself a folder, relative, with forward slashes, sorted."""
-    found = []
+    """Return the paths of all files and links below a folder: relative, with forward slashes, sorted."""
+    paths = []
     for root, folders, files in os.walk(folder):
-        linked = [d for d in folders if (Path(root) / d).is_symlink()]
-        found += [(Path(root) / name).relative_to(folder).as_posix() for name in files + linked]
-    return sorted(found)
+        links = [name for name in folders if (Path(root) / name).is_symlink()]
+        paths += [(Path(root) / name).relative_to(folder).as_posix() for name in files + links]
+    return sorted(paths)
 
 
 def code_digest(*parts: str) -> str:
-    """Digest of EdgeKit's own code: another version never takes what this one has made.
+    """Return the sha256 of the code of EdgeKit, as a cache key: no version uses cache entries of another one.
 
     Args:
-        parts: files and folders of the package that count; all of it where none is named.
+        parts: Files and folders of the package to include; all if none is named.
     """
     package = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()

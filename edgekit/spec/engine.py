@@ -1,40 +1,43 @@
-"""How TensorRT makes an engine out of a graph: the ``[engine]`` table of a target file, and what a bundle tells the device."""
+"""Recipe of a TensorRT engine: the ``[engine]`` table of a target file, which a bundle passes to the device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgekit.spec.errors import UsageError, near
 from edgekit.spec.tensor import Signature
 
-__all__ = ["OLDEST", "PRECISIONS", "EngineRecipe", "shapes", "supported", "trtexec", "version"]
+__all__ = ["OLDEST", "PRECISIONS", "EngineRecipe", "is_supported_version", "shapes", "trtexec", "version"]
 
 PRECISIONS = ("float32", "tf32", "float16", "bfloat16", "int8", "fp8", "fp4")
-"""What tensor cores multiply in, by the names of NVIDIA's hardware matrix."""
+"""Precisions of tensor cores, by the names of NVIDIA's hardware support matrix."""
 
 OLDEST = (10, 3)
-"""The oldest TensorRT that is supported: JetPack 6.1 brings it."""
+"""Oldest supported TensorRT, from JetPack 6.1."""
+
+_Profile = Mapping[str, tuple[int, int, int]]
+"""Optimization profile: least, usual and largest size by axis name."""
 
 
 @dataclass(frozen=True)
 class EngineRecipe:
-    """What an engine is made for, and with which settings.
+    """Profiles and builder settings of an engine.
 
-    Networks are always strongly typed: the graph says what each layer computes in, and TensorRT 11 takes nothing else.
+    Networks are always strongly typed: the graph defines the type of each layer. TensorRT 11 accepts nothing else.
 
     Attributes:
-        profiles: optimization profiles; each gives the least, the usual and the largest size of every axis that varies, e.g.
-            ``{"batch": (1, 1, 8), "sequence": (1, 32, 64)}``. A call runs in the first that holds its shapes.
-        minimum: oldest TensorRT that makes it, ``major.minor``.
-        compute_capability: of the chips that it is for, e.g. ``8.7``; empty for any.
-        memory_mb: memory of the device, MiB, on a Jetson shared with the CPU; 0 where it is not known.
-        workspace_mb: scratch memory that a layer may ask for while the engine is made and when it runs, MiB; 0 for a quarter of the device's.
-            TensorRT's own default is all memory of the device, which a Jetson needs for the rest of the system too.
-        precisions: what the chip multiplies in.
-        optimization_level: 0 to 5: how long TensorRT looks for fast kernels; its own default is 3.
-        flags: members of ``BuilderFlag`` that are set, by name, e.g. ``SPARSE_WEIGHTS``. All others are cleared, ``TF32`` too, which TensorRT sets by
-            itself: it would compute in less than the graph says.
+        profiles: Optimization profiles. Each has the least, the usual and the largest size of every variable axis, e.g.
+            ``{"batch": (1, 1, 8), "sequence": (1, 32, 64)}``. A call runs in the first profile that holds its shapes.
+        minimum: Oldest TensorRT that can build the engine, ``major.minor``.
+        compute_capability: Compute capabilities of the supported GPUs, e.g. ``8.7``; empty for any.
+        memory_mb: Memory of the device in MiB, shared with the CPU on a Jetson; 0 if it is not known.
+        workspace_mb: Largest scratch memory of a layer at build time and at run time, in MiB; 0 for a quarter of the
+            device's memory. The default of TensorRT is all memory, which the rest of a Jetson's system needs too.
+        precisions: Precisions that the GPU supports.
+        optimization_level: Effort of TensorRT to find fast kernels, 0 to 5. The default of TensorRT is 3.
+        flags: Names of the members of ``BuilderFlag`` to set, e.g. ``SPARSE_WEIGHTS``. All others are cleared. So is
+            ``TF32``, which TensorRT sets by default and which computes in a lower precision than the graph states.
     """
 
     profiles: tuple[Mapping[str, tuple[int, int, int]], ...]
@@ -47,92 +50,99 @@ class EngineRecipe:
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Checks what the types cannot say.
+        """Check the values.
 
         Raises:
-            UsageError: for a profile whose sizes do not ascend, or a value that cannot be.
+            UsageError: If the sizes of a profile do not ascend, or a value is out of range.
         """
-        if not self.profiles:
-            raise UsageError(
-                "profiles is empty, expected at least one table of axis = [least, usual, largest].",
-                code="engine-settings",
-            )
-        for index, profile in enumerate(self.profiles):
-            for axis, (least, usual, largest) in profile.items():
-                if not 1 <= least <= usual <= largest:
-                    raise UsageError(
-                        f"profiles[{index}]: {axis} is [{least}, {usual}, {largest}], expected least <= usual <= largest, all at least 1. Put them in order.",
-                        code="engine-settings",
-                    )
-            if set(profile) != set(self.profiles[0]):
-                raise UsageError(
-                    f"profiles[{index}] names the axes {', '.join(sorted(profile))}, the first names {', '.join(sorted(self.profiles[0]))}.",
-                    code="engine-settings",
-                )
-        for name in self.precisions:
-            if name not in PRECISIONS:
-                raise UsageError(
-                    f"precisions has '{name}'.{near(name, PRECISIONS)} Expected: {', '.join(PRECISIONS)}.",
-                    code="engine-settings",
-                )
-        if not 0 <= self.optimization_level <= 5:
-            raise UsageError(
-                f"optimization_level is {self.optimization_level}, expected 0 to 5.", code="engine-settings"
-            )
-        if self.workspace_mb < 0 or self.memory_mb < 0 or self.workspace_mb > (self.memory_mb or self.workspace_mb):
-            raise UsageError(
-                f"workspace_mb is {self.workspace_mb} and memory_mb {self.memory_mb}, expected a workspace smaller than the device's memory.",
-                code="engine-settings",
-            )
-        if version(self.minimum) < OLDEST:
-            raise UsageError(
-                f"minimum is '{self.minimum}', expected {'.'.join(map(str, OLDEST))} or newer.", code="engine-settings"
-            )
+        for message in self._invalid_values():
+            raise UsageError(message, code="engine-settings")
         for name in self.compute_capability:
             version(name)
 
+    def _invalid_values(self) -> Iterator[str]:
+        """Yield an error message for each invalid value."""
+        if not self.profiles:
+            yield "profiles is empty, expected at least one table of axis = [least, usual, largest]."
+        for index, profile in enumerate(self.profiles):
+            for axis, (least, usual, largest) in profile.items():
+                if not 1 <= least <= usual <= largest:
+                    yield (
+                        f"profiles[{index}]: {axis} is [{least}, {usual}, {largest}], "
+                        "expected least <= usual <= largest, all at least 1. Put them in order."
+                    )
+            if set(profile) != set(self.profiles[0]):
+                axes = ", ".join(sorted(profile))
+                first_axes = ", ".join(sorted(self.profiles[0]))
+                yield f"profiles[{index}] names the axes {axes}, the first names {first_axes}. Name the same axes."
+        for name in self.precisions:
+            if name not in PRECISIONS:
+                yield f"precisions has '{name}'.{near(name, PRECISIONS)} Expected: {', '.join(PRECISIONS)}."
+        if not 0 <= self.optimization_level <= 5:
+            yield f"optimization_level is {self.optimization_level}, expected 0 to 5."
+        is_too_large = self.memory_mb > 0 and self.workspace_mb > self.memory_mb
+        if self.workspace_mb < 0 or self.memory_mb < 0 or is_too_large:
+            yield (
+                f"workspace_mb is {self.workspace_mb} and memory_mb {self.memory_mb}, "
+                "expected a workspace smaller than the device's memory."
+            )
+        if version(self.minimum) < OLDEST:
+            yield f"minimum is '{self.minimum}', expected {'.'.join(map(str, OLDEST))} or newer."
+
     def accepts(self) -> str:
-        """The profiles in words, e.g. ``batch 1-8 with sequence 1-64``."""
-        return "; ".join(
-            ", ".join(f"{axis} {low}-{high}" for axis, (low, _, high) in sorted(p.items())) for p in self.profiles
-        )
+        """Return the profiles as text, e.g. ``batch 1-8, sequence 1-64``."""
+        texts = []
+        for profile in self.profiles:
+            texts.append(", ".join(f"{axis} {low}-{high}" for axis, (low, _, high) in sorted(profile.items())))
+        return "; ".join(texts)
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Whether a profile holds these sizes, by axis."""
-        return any(
-            all(p[axis][0] <= size <= p[axis][2] for axis, size in sizes.items() if axis in p) for p in self.profiles
-        )
+        """Return whether a profile holds these sizes, by axis name."""
+        return any(_profile_holds(profile, sizes) for profile in self.profiles)
 
-    def settled(self, limits: Mapping[str, int], axes: Iterable[str] | None = None) -> EngineRecipe:
-        """The recipe for one model: larger profiles are cut, axes that its graphs do not have and profiles that say nothing new are left out.
+    def clamp_profiles(self, limits: Mapping[str, int], axes: Iterable[str] | None = None) -> EngineRecipe:
+        """Return the recipe for one model, without profiles that hold no further sizes.
 
         Args:
-            limits: axis to the largest size that the model takes along it; axes without one stay as they are.
-            axes: of the model's graphs that vary, ``batch`` with them; None where all that the profiles name stay.
+            limits: Largest size that the model accepts, by axis name. Other axes are not clamped.
+            axes: Names of the variable axes of the model's graphs, including ``batch``. Other axes are removed from the
+                profiles. None keeps all axes.
         """
-        kept: list[Mapping[str, tuple[int, int, int]]] = []
+        profiles: list[_Profile] = []
         for profile in self.profiles:
-            present = {axis: sizes for axis, sizes in profile.items() if axes is None or axis in axes}
-            cut = {
-                axis: (min(low, most := limits.get(axis, high)), min(usual, most), min(high, most))
-                for axis, (low, usual, high) in present.items()
-            }
-            if not any(all(cut[a][0] >= p[a][0] and cut[a][2] <= p[a][2] for a in cut) for p in kept):
-                kept.append(cut)
-        return replace(self, profiles=tuple(kept))
+            clamped = {}
+            for axis, sizes in profile.items():
+                if axes is not None and axis not in axes:
+                    continue
+                limit = limits.get(axis, sizes[2])
+                least, usual, largest = (min(size, limit) for size in sizes)
+                clamped[axis] = (least, usual, largest)
+            if not any(_covers(other, clamped) for other in profiles):
+                profiles.append(clamped)
+        return replace(self, profiles=tuple(profiles))
+
+
+def _profile_holds(profile: _Profile, sizes: Mapping[str, int]) -> bool:
+    """Return whether a profile holds these sizes, by axis name. Axes that it does not name are ignored."""
+    return all(profile[axis][0] <= size <= profile[axis][2] for axis, size in sizes.items() if axis in profile)
+
+
+def _covers(profile: _Profile, other: _Profile) -> bool:
+    """Return whether a profile holds every size of another one with the same axes."""
+    return all(profile[axis][0] <= least and largest <= profile[axis][2] for axis, (least, _, largest) in other.items())
 
 
 def version(text: str) -> tuple[int, ...]:
-    """``10.16.2.10`` as numbers, so that 10.3 is older than 10.16.
+    """Parse a version such as ``10.16.2.10`` into numbers, so that 10.3 is older than 10.16.
 
     Raises:
-        UsageError: when it is no version.
+        UsageError: If the text is not a version.
     """
     parts = text.split("+")[0].split(".")
     numbers = [int(p) for p in parts if p.isascii() and p.isdigit()]
     if len(numbers) < 2 or len(numbers) < min(2, len(parts)):
         raise UsageError(
-            f"'{text}' is not a version, expected numbers with points between them, e.g. 10.3.", code="version-invalid"
+            f"'{text}' is not a version, expected numbers separated by dots, e.g. 10.3.", code="version-invalid"
         )
     return tuple(numbers)
 
@@ -140,42 +150,61 @@ def version(text: str) -> tuple[int, ...]:
 def shapes(
     signature: Signature, profile: Mapping[str, tuple[int, int, int]]
 ) -> dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]]:
-    """Input name to its least, usual and largest shape in a profile.
+    """Return the least, the usual and the largest shape of each input in a profile, by input name.
 
     Raises:
-        UsageError: for an axis that varies and is not in the profile.
+        UsageError: If the profile lacks a variable axis.
     """
-    made = {}
+    result = {}
     for spec in signature.inputs:
+        sizes: list[tuple[int, int, int]] = []
         for axis in spec.shape:
-            if isinstance(axis, str) and axis not in profile:
+            if isinstance(axis, int):
+                sizes.append((axis, axis, axis))
+            elif axis in profile:
+                sizes.append(profile[axis])
+            else:
                 raise UsageError(
-                    f"The input '{spec.name}' varies along '{axis}', which the profiles do not name. Add {axis} = [least, usual, largest].",
+                    f"The input '{spec.name}' varies along '{axis}', which the profiles do not name. "
+                    f"Add {axis} = [least, usual, largest].",
                     code="engine-axis-missing",
                 )
-        sizes = [tuple(profile[a][i] if isinstance(a, str) else a for a in spec.shape) for i in range(3)]
-        made[spec.name] = (sizes[0], sizes[1], sizes[2])
-    return made
+        least = tuple(size[0] for size in sizes)
+        usual = tuple(size[1] for size in sizes)
+        largest = tuple(size[2] for size in sizes)
+        result[spec.name] = (least, usual, largest)
+    return result
 
 
 def trtexec(recipe: EngineRecipe, signature: Signature, graph: str, plan: str) -> list[str]:
-    """Lines of NVIDIA's own tool that make engines like those of a recipe, one for each profile (EdgeKit puts all into one engine).
+    """Return ``trtexec`` command lines that build the engines of a recipe, one per profile.
 
-    ``--stronglyTyped`` is what TensorRT 10 needs and 11 ignores; no precision flag goes with it (trtexec of TensorRT 10.3 to 11).
+    EdgeKit itself puts all profiles into one engine. ``--stronglyTyped`` is required by TensorRT 10 and ignored by 11.
+    It excludes all precision flags (trtexec of TensorRT 10.3 to 11).
+
+    Args:
+        recipe: Recipe of the engine.
+        signature: Signature of the graph.
+        graph: Path of the ONNX file.
+        plan: Path of the engine; the number of the profile is added if there are several.
     """
     lines = []
     for index, profile in enumerate(recipe.profiles):
-        parts = ["trtexec", f"--onnx={graph}", "--stronglyTyped", "--noTF32" if "TF32" not in recipe.flags else ""]
-        for place, name in enumerate(("minShapes", "optShapes", "maxShapes")):
-            sizes = ",".join(f"{n}:{'x'.join(map(str, s[place]))}" for n, s in shapes(signature, profile).items())
-            parts.append(f"--{name}={sizes}")
-        parts += [f"--memPoolSize=workspace:{recipe.workspace_mb}M"] if recipe.workspace_mb else []
-        own = plan if len(recipe.profiles) == 1 else f"{plan.removesuffix('.plan')}-{index}.plan"
-        parts += [f"--builderOptimizationLevel={recipe.optimization_level}", "--skipInference", f"--saveEngine={own}"]
-        lines.append(" ".join(p for p in parts if p))
+        parts = ["trtexec", f"--onnx={graph}", "--stronglyTyped"]
+        if "TF32" not in recipe.flags:
+            parts.append("--noTF32")
+        input_shapes = shapes(signature, profile)
+        for place, option in enumerate(("minShapes", "optShapes", "maxShapes")):
+            sizes = ",".join(f"{name}:{'x'.join(map(str, s[place]))}" for name, s in input_shapes.items())
+            parts.append(f"--{option}={sizes}")
+        if recipe.workspace_mb:
+            parts.append(f"--memPoolSize=workspace:{recipe.workspace_mb}M")
+        path = plan if len(recipe.profiles) == 1 else f"{plan.removesuffix('.plan')}-{index}.plan"
+        parts += [f"--builderOptimizationLevel={recipe.optimization_level}", "--skipInference", f"--saveEngine={path}"]
+        lines.append(" ".join(parts))
     return lines
 
 
-def supported(found: Sequence[int]) -> bool:
-    """Whether EdgeKit works with a TensorRT of this version."""
-    return OLDEST <= tuple(found[:2]) < (12,)
+def is_supported_version(numbers: Sequence[int]) -> bool:
+    """Return whether EdgeKit supports this version of TensorRT."""
+    return OLDEST <= tuple(numbers[:2]) < (12,)

@@ -1,26 +1,26 @@
-"""The error tree.
+"""Error classes of EdgeKit.
 
     EdgekitError
-    |- UsageError            the call itself is off: an unknown name, a wrong type, an existing output folder
-    |  |- InputError         what a session was called with
-    |- ModelError            the model cannot be taken: missing, unsafe, unsupported
-    |- SamplesError          calibration or evaluation samples cannot be used
-    |  |- ReferenceDoubtError  the model's answers have nothing to do with the labels of the samples
-    |- CompressError         a model cannot be made smaller as asked: training diverged, memory does not suffice
-    |- ExportError           the exported graph is not the model
-    |- QuantizeError         a graph cannot be quantized as asked
-    |- BackendError          a backend is missing, or refuses a graph
-    |- OutputError           a graph computed what is no answer: NaN or infinity
-    |- BuildError            a build cannot finish (disk full, a step that failed)
-    |- BudgetError           no candidate is inside the target's budget
-    |- RemoteError           a device cannot be reached, or fails at what it was asked to do
-    |- IntegrityError        a bundle is altered, incomplete or unsafe
-       |- FormatError        a bundle of another format version
+    |- UsageError               wrong call: an unknown name, a wrong type, an output folder that exists
+    |  |- InputError            invalid input of a session
+    |- ModelError               a model is missing, unsafe or not supported
+    |- SamplesError             calibration or evaluation samples are missing, malformed or too few
+    |  |- ReferenceDoubtError   the torch model is not better than chance on the evaluation samples
+    |- CompressError            distillation or pruning failed: training diverged, out of memory
+    |- ExportError              the exported graph differs from the model
+    |- QuantizeError            a graph cannot be quantized with these settings
+    |- BackendError             a backend is not installed, or refuses a graph or an option
+    |- OutputError              a graph returned NaN or infinity
+    |- BuildError               a build cannot finish: disk full, a step failed
+    |- BudgetError              no candidate meets the target's budget
+    |- RemoteError              a device is unreachable, or a command on it failed
+    |- IntegrityError           a bundle is modified, incomplete or unsafe
+       |- FormatError           a bundle has a format that this version cannot read
 
-Every message says what happened, what was expected and what to do; every error has a stable ``code``, which
-``docs/reference/errors.md`` lists. The library raises; only the command line prints and turns an error into
-``exit_code`` (0 pass, 1 tool error, 2 usage, 3 over budget or regression, 4 incomparable or, with ``--strict``,
-inconclusive, 5 integrity).
+Every message says what happened, what was expected and what to do. Every error has a stable ``code``;
+``docs/reference/errors.md`` lists the codes. The library raises errors and prints nothing. The command line prints the
+message and exits with ``exit_code``: 0 pass, 1 tool error, 2 usage, 3 over budget or regression, 4 incomparable (or
+inconclusive with ``--strict``), 5 integrity.
 """
 
 from __future__ import annotations
@@ -51,60 +51,62 @@ __all__ = [
 ]
 
 MOST = 20_000
-"""Characters of a message; the rest is left out."""
+"""Maximum length of a message, in characters; the rest is cut off."""
 
 
 class EdgekitError(Exception):
     """Base of all errors that EdgeKit raises on purpose.
 
     Attributes:
-        code: stable name of the cause, lower-case words joined by hyphens, e.g. ``samples-no-column``. Programs and
+        code: Stable name of the cause: lower-case words joined by hyphens, e.g. ``samples-no-column``. Programs and
             tests compare it; the message may change between releases.
-        fields: values of the error for programs, e.g. ``{"row": 3}``; which ones depends on the code.
-        exit_code: exit status of the command line, one value per class.
+        fields: Values of the error for programs, e.g. ``{"row": 3}``. The keys depend on the code.
+        exit_code: Exit status of the command line, one value per class.
     """
 
     exit_code = 1
 
     def __init__(self, message: str = "", *, code: str = "error", **fields: str | float | None) -> None:
-        """Creates an error.
+        """Create an error.
 
         Args:
-            message: text for the user; text beyond :data:`MOST` characters is cut.
-            code: stable name of the cause.
-            **fields: values of the error for programs.
+            message: Text for the user, cut to :data:`MOST` characters.
+            code: Stable name of the cause.
+            **fields: Values of the error for programs.
         """
-        super().__init__(_capped(message))
+        super().__init__(_cap_length(message))
         self.code = code
         self.fields = fields
 
     def reworded(self, message: str, kind: type[EdgekitError] | None = None) -> EdgekitError:
-        """Returns the same error with another message, for a caller that knows the place better.
+        """Return the same error with another message, e.g. one that adds the file name.
 
         Args:
-            message: the new text.
-            kind: the new class; None keeps the class.
+            message: New text.
+            kind: New class; None keeps the class.
         """
         return (kind or type(self))(message, code=self.code, **self.fields)
 
 
-def _capped(text: str) -> str:
-    """At most :data:`MOST` characters, with how many were left out."""
-    return text if len(text) <= MOST else f"{text[:MOST]} ... ({len(text) - MOST} characters more)"
+def _cap_length(text: str) -> str:
+    """Cut a text to :data:`MOST` characters, and append the number of characters that are missing."""
+    if len(text) <= MOST:
+        return text
+    return f"{text[:MOST]} ... ({len(text) - MOST} characters more)"
 
 
 class UsageError(EdgekitError):
-    """The call is off: an unknown name or key, a wrong type, an output folder that exists."""
+    """The call is wrong: an unknown name or key, a wrong type, an output folder that exists."""
 
     exit_code = 2
 
 
 class InputError(UsageError, ValueError):
-    """A session was called with something it cannot take."""
+    """An input of a session is invalid."""
 
 
 class ModelError(EdgekitError):
-    """The model folder or hub id cannot be taken."""
+    """A model folder or hub id cannot be used."""
 
     exit_code = 2
 
@@ -116,19 +118,22 @@ class SamplesError(EdgekitError):
 
 
 class ReferenceDoubtError(SamplesError):
-    """The torch model is no better than chance on the evaluation samples: model, tokenizer, table or labels may have been misread."""
+    """The torch model is not better than chance on the evaluation samples.
+
+    The model, the tokenizer, the sample table or the labels may have been misread.
+    """
 
 
 class CompressError(EdgekitError):
-    """A model cannot be made smaller as asked."""
+    """A model cannot be distilled or pruned with these settings."""
 
 
 class ExportError(EdgekitError):
-    """The exported graph, or the exported tokenizer, does not compute what the model computes."""
+    """The exported graph or the exported tokenizer differs from the model."""
 
 
 class QuantizeError(EdgekitError):
-    """A graph cannot be quantized as asked."""
+    """A graph cannot be quantized with these settings."""
 
 
 class BackendError(EdgekitError):
@@ -136,7 +141,7 @@ class BackendError(EdgekitError):
 
 
 class OutputError(EdgekitError):
-    """A graph computed what is no answer: NaN or infinity."""
+    """A graph returned NaN or infinity."""
 
 
 class BuildError(EdgekitError):
@@ -144,17 +149,17 @@ class BuildError(EdgekitError):
 
 
 class BudgetError(EdgekitError):
-    """No candidate is inside the budget; nothing was written."""
+    """No candidate meets the budget. Nothing was written."""
 
     exit_code = 3
 
 
 class RemoteError(EdgekitError):
-    """A device cannot be reached, lacks what a bundle needs there, or failed at what it was asked to do."""
+    """A device is unreachable, lacks what a bundle needs, or a command on it failed."""
 
 
 class IntegrityError(EdgekitError):
-    """A bundle is altered, truncated, incomplete, or holds something that it does not list."""
+    """A bundle is modified, truncated, incomplete, or contains a file that it does not list."""
 
     exit_code = 5
 
@@ -173,28 +178,30 @@ def check_known(
     error: type[EdgekitError] = UsageError,
     code: str = "name-unknown",
 ) -> None:
-    """Refuses the first name that is not known, with the nearest one that is.
+    """Refuse the first unknown name, and suggest the nearest known one.
 
     Args:
-        names: what was named.
-        known: what there is.
-        kind: what a name is of: ``key``.
-        where: the place, behind the name.
-        listed: what comes before those that are known; by default ``Known keys``.
-        error: its type.
-        code: the error's code.
+        names: Names to check.
+        known: Valid names.
+        kind: Noun for a name in the message, e.g. ``key``.
+        where: Text that follows the name in the message, e.g. `` in gates.toml``.
+        listed: Text that introduces the valid names; by default ``Known keys`` for the kind ``key``.
+        error: Class of the error.
+        code: Code of the error.
 
     Raises:
-        EdgekitError: of that type.
+        EdgekitError: Of class ``error``, if a name is unknown.
     """
     known = list(known)
     for name in names:
-        if name not in known:
-            message = f"Unknown {kind} '{name}'{where}.{near(str(name), known)} {listed or f'Known {kind}s'}: {', '.join(known)}."
-            raise error(message, code=code, kind=kind, name=str(name))
+        if name in known:
+            continue
+        heading = listed or f"Known {kind}s"
+        message = f"Unknown {kind} '{name}'{where}.{near(str(name), known)} {heading}: {', '.join(known)}."
+        raise error(message, code=code, kind=kind, name=str(name))
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """Returns `` Did you mean 'x'?`` when ``name`` is close to a known one, otherwise an empty string."""
-    match = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
-    return f" Did you mean '{match[0]}'?" if match else ""
+    """Return `` Did you mean 'x'?`` for the known name that is nearest, or an empty string if none is close."""
+    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""

@@ -1,4 +1,4 @@
-"""What a check holds a bundle to: margins over a baseline, and limits of its own. People write it as TOML."""
+"""Gates of a check: margins over a baseline, and limits of the bundle itself. Users write them as TOML."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from edgekit.spec.parsing import parse
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.target import Budget, read_toml
 
-__all__ = ["OFF", "AccuracyGates", "FootprintGates", "Gates", "LatencyGates", "of", "read"]
+__all__ = ["OFF", "AccuracyGates", "FootprintGates", "Gates", "LatencyGates", "parse_gates", "read"]
 
-# A drop of all there is can never be exceeded, and a growth by 1000 % is a percentage that was meant as a share.
-_BELOW = {"accuracy": 1.0, "latency": 10.0, "footprint": 10.0}
+# A drop of 1.0 can never be exceeded, and a growth by 1000 % is most likely a percentage in place of a share.
+_UPPER_BOUNDS = {"accuracy": 1.0, "latency": 10.0, "footprint": 10.0}
 
 
 @dataclass(frozen=True)
 class LatencyGates:
-    """Largest growth over the baseline that is allowed, as a share of it: 0.05 is 5 %. None: measured, not gated.
+    """Largest allowed growth over the baseline, as a share (0.05 is 5 %). None is measured but not gated.
 
     Attributes:
-        p50: of the median time from input to answer.
-        p90: of its 90th percentile.
-        p99: of its 99th percentile. Not gated unless asked for: it takes 662 calls, and a few bursts of a shared machine decide it.
+        p50: Growth of the median latency from input to answer.
+        p90: Growth of the 90th percentile.
+        p99: Growth of the 99th percentile. Off by default: it needs 662 calls, and a few bursts of load on a shared
+            machine decide it.
     """
 
     p50: float | None = 0.05
@@ -35,15 +36,17 @@ class LatencyGates:
 
 @dataclass(frozen=True)
 class AccuracyGates:
-    """Largest losses against the baseline that are allowed. None: measured, not gated.
+    """Largest allowed losses against the baseline. None is measured but not gated.
 
     Attributes:
-        drop: of the task's score, in its unit: the margin of a non-inferiority test (0.01 is one point of accuracy).
-        flips: rows that are answered differently, as a share of all.
-        calibration_error: growth of the expected calibration error, 0.02 is two points.
-        slice_drop: as ``drop``, in each slice.
-        error: growth of the mean absolute error of numbers, in standard deviations of the labels.
-        recall_drop: of the recall of a label, where the most frequent label has at least twice the rows of the rarest.
+        drop: Loss of the task's score in its unit: the margin of a non-inferiority test (0.01 is one point of
+            accuracy).
+        flips: Share of rows with another answer.
+        calibration_error: Growth of the expected calibration error (0.02 is two points).
+        slice_drop: Loss of score in each slice, like ``drop``.
+        error: Growth of the mean absolute error of numbers, in standard deviations of the labels.
+        recall_drop: Loss of recall of each label, if the most frequent label has at least twice the rows of the
+            rarest.
     """
 
     drop: float | None = 0.01
@@ -56,13 +59,13 @@ class AccuracyGates:
 
 @dataclass(frozen=True)
 class FootprintGates:
-    """Largest growth over the baseline that is allowed, as a share of it. None: measured, not gated.
+    """Largest allowed growth over the baseline, as a share. None is measured but not gated.
 
     Attributes:
-        first_answer: time from process start to the first label.
-        memory: peak resident memory of the predicting process.
-        size: of the bundle on disk.
-        energy: of one answer, where the machine tells it.
+        first_answer: Growth of the time from process start to the first answer.
+        memory: Growth of the peak resident memory of the predicting process.
+        size: Growth of the size of the bundle on disk.
+        energy: Growth of the energy per answer, if the machine reports it.
     """
 
     first_answer: float | None = 0.25
@@ -76,8 +79,8 @@ class Gates:
     """All gates of a check.
 
     Attributes:
-        latency, accuracy, footprint: against the baseline.
-        budget: limits of the bundle by itself; the point estimate is held to them.
+        latency, accuracy, footprint: Gates against the baseline.
+        budget: Limits of the bundle itself, compared with the point estimates.
     """
 
     latency: LatencyGates = field(default_factory=LatencyGates)
@@ -91,48 +94,67 @@ OFF = Gates(
     AccuracyGates(None, error=None, recall_drop=None),
     FootprintGates(None, None, None, None),
 )
-"""No gate at all."""
+"""Gates that are all off."""
 
 
 @takes_paths("path")
 def read(path: str | Path) -> Gates:
-    """Reads ``gates.toml``.
+    """Read ``gates.toml``.
 
     Raises:
-        UsageError: when it is missing, not TOML, has an unknown key, or a margin that is no number of at least 0.
+        UsageError: If the file is missing or not TOML, a key is unknown, or a margin is not a number of at least 0.
     """
     file = Path(path)
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
+        tables = ", ".join(f.name for f in fields(Gates))
         raise UsageError(
-            f"Gates {file} {what}, expected a TOML file with tables {', '.join(f.name for f in fields(Gates))}. Correct the path.",
+            f"Gates {file} {what}, expected a TOML file with tables {tables}. Correct the path.",
             code="gates-not-found",
         )
-    return of(read_toml(file), f"gates {file.name}")
+    return parse_gates(read_toml(file), f"gates {file.name}")
 
 
-def of(data: Mapping[str, object], where: str) -> Gates:
-    """Gates of plain data; ``"off"`` in place of a margin is no gate, since TOML has no null.
+def parse_gates(data: Mapping[str, object], where: str) -> Gates:
+    """Return the gates of plain data. ``"off"`` turns a gate off, since TOML has no null.
+
+    Args:
+        data: Tables by name.
+        where: Name of the file, for messages.
 
     Raises:
-        UsageError: for an unknown key, or a margin that is no number of at least 0; naming the key.
+        UsageError: If a key is unknown, or a margin is not a number of at least 0; with the key.
     """
-    opened = {
-        k: {n: None if v == "off" else v for n, v in t.items()} if isinstance(t, Mapping) else t
-        for k, t in data.items()
-    }
-    gates = parse(Gates, opened, where)
-    for table in fields(gates):
-        for key, value in vars(getattr(gates, table.name)).items():
-            below = _BELOW.get(table.name, math.inf)
-            if value is not None and not 0 <= value < below:
-                expected = (
-                    "a number of at least 0"
-                    if below == math.inf
-                    else f'a number from 0 to below {below:g}, or "off" for no gate'
-                )
-                hint = f"Write 0.05 for 5 %: {value:g} is {value:.0%}." if value > 0 else "Correct it."
+    tables: dict[str, object] = {}
+    for name, table in data.items():
+        if isinstance(table, Mapping):
+            tables[name] = {key: _parse_off(value) for key, value in table.items()}
+        else:
+            tables[name] = table
+    gates = parse(Gates, tables, where)
+    for table_field in fields(gates):
+        upper = _UPPER_BOUNDS.get(table_field.name, math.inf)
+        for key, value in vars(getattr(gates, table_field.name)).items():
+            if value is not None and not 0 <= value < upper:
                 raise UsageError(
-                    f"{where}: {table.name}: {key} is {value:g}, expected {expected}. {hint}", code="gates-value"
+                    f"{where}: {table_field.name}: {key} is {value:g}, expected {_expected(upper)}. {_hint(value)}",
+                    code="gates-value",
                 )
     return gates
+
+
+def _parse_off(value: object) -> object:
+    """Return None for ``"off"``, any other value unchanged."""
+    return None if value == "off" else value
+
+
+def _expected(upper: float) -> str:
+    if upper == math.inf:
+        return "a number of at least 0"
+    return f'a number from 0 to below {upper:g}, or "off" for no gate'
+
+
+def _hint(value: float) -> str:
+    if value > 0:
+        return f"Write 0.05 for 5 %: {value:g} is {value:.0%}."
+    return "Correct it."

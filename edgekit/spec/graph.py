@@ -1,4 +1,4 @@
-"""A model as ONNX files: the one representation between export and compile."""
+"""Model as ONNX files: the representation between export and compilation."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.spec.tensor import Signature, merged
+from edgekit.spec.tensor import Signature, merge_signatures
 
 __all__ = ["Graph", "GraphSet"]
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One ``.onnx`` file with the external data that it lists.
+    """One ``.onnx`` file with its external data.
 
     Attributes:
-        signature: what it takes and gives.
-        path: the file; its large tensors are in ``weights/SHA256`` beside it.
-        method: how its precision was decided: a file name in ``quantize/``, e.g. ``float32``, ``static``, ``dynamic``.
-        recipe: what the method chose, in words, e.g. ``{"ranges": "mse", "smooth": "0.5"}``.
+        signature: Inputs and outputs of the graph.
+        path: Path of the file; its large tensors are in ``weights/SHA256`` beside it.
+        method: Quantization method: a file name in ``quantize/``, e.g. ``float32``, ``static``, ``dynamic``.
+        recipe: Settings that the method chose, as text, e.g. ``{"ranges": "mse", "smooth": "0.5"}``.
     """
 
     signature: Signature
@@ -30,14 +30,14 @@ class Graph:
 
 @dataclass(frozen=True)
 class GraphSet:
-    """All graphs of a model, and what is needed to feed and to read them.
+    """All graphs of a model, with its task, loop and assets.
 
     Attributes:
-        task: a file name in ``tasks/`` in its public spelling, with hyphens.
-        loop: a file name in ``runtime/loops/``: how the graphs are driven.
-        graphs: one per signature.
-        assets: folder with ``tokenizer.json``, ``task.json``; plain files, nothing executable.
-        provenance: where it came from: model id, revision, digests, tool versions.
+        task: Task name: a file name in ``tasks/`` spelled with hyphens.
+        loop: Name of the loop that runs the graphs: a file name in ``runtime/loops/``.
+        graphs: One graph per signature.
+        assets: Folder with ``tokenizer.json``, ``task.json``; plain files, nothing executable.
+        provenance: Model id, revision, digests, tool versions.
     """
 
     task: str
@@ -48,16 +48,14 @@ class GraphSet:
 
     @property
     def signature(self) -> Signature:
-        """All that its graphs take and give, see :func:`edgekit.spec.tensor.merged`."""
-        return merged([graph.signature for graph in self.graphs])
+        """Inputs and outputs of all graphs, see :func:`edgekit.spec.tensor.merge_signatures`."""
+        return merge_signatures([graph.signature for graph in self.graphs])
 
     @property
     def recipe(self) -> Mapping[str, str]:
-        """What the method chose, in words: where it chose otherwise for another graph, one after the other; of lists each entry once."""
-        names = dict.fromkeys(name for graph in self.graphs for name in graph.recipe)
-        return {
-            name: ", ".join(
-                dict.fromkeys(part for g in self.graphs if name in g.recipe for part in g.recipe[name].split(", "))
-            )
-            for name in names
-        }
+        """Settings that the method chose, as text. Values that differ between the graphs are joined, each once."""
+        parts: dict[str, list[str]] = {}
+        for graph in self.graphs:
+            for name, text in graph.recipe.items():
+                parts.setdefault(name, []).extend(text.split(", "))
+        return {name: ", ".join(dict.fromkeys(values)) for name, values in parts.items()}

@@ -1,6 +1,7 @@
-"""What a task is made of where torch is: a head, and the processor of its modality. On a device nothing of it is needed.
+"""Interfaces of the parts of a task that need torch: a head, and the processors of its modality.
 
-They are protocols of modules, as those in ``spec/protocols.py``, and narrow for the same reason.
+Devices do not use them. They are protocols of modules, like those in ``spec/protocols.py``, and narrow for the same
+reason.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from edgekit.spec.tensor import Signature
 __all__ = ["Alters", "ChoosesRows", "Head", "Processors", "Shapes", "Told", "Traced"]
 
 Told = Mapping[str, Any]
-"""What the user says of a model in place of its files: option to value, without the options that were left out."""
+"""Options by which the user overrides the files of a model: value by option, without the options that are not set."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of the weights in a folder, by their names in the model."""
@@ -25,10 +26,11 @@ class Traced(NamedTuple):
     """One graph of a model, before it is exported.
 
     Attributes:
-        signature: what the graph takes and gives.
-        module: torch module whose ``forward(*arrays)`` takes the inputs in the order of the signature; returns the outputs in its order, or the only one bare.
-        feeds: example tensors, one for each input, in order.
-        dynamic_shapes: axes that vary, as ``torch.export`` takes them, one entry for each input, in order.
+        signature: Inputs and outputs of the graph.
+        module: Torch module whose ``forward(*arrays)`` takes the inputs in the order of the signature. It returns the
+            outputs in the order of the signature; a single output is not in a tuple.
+        feeds: Example tensors, one per input, in order.
+        dynamic_shapes: Variable axes in the form of ``torch.export``, one entry per input, in order.
     """
 
     signature: Signature
@@ -38,77 +40,82 @@ class Traced(NamedTuple):
 
 
 class Head(Protocol):
-    """All of a task that needs torch or Transformers: a module in ``source/heads/``, with the file name of its task in ``tasks/``.
+    """Parts of a task that need torch or Transformers: a module in ``source/heads/``, named like its task.
 
-    ``kind`` is what the outputs of one model mean, as :meth:`survey` finds it (e.g. one label or several): plain data that the head alone reads.
-    ``feeds`` and outputs of a module are tensors by name, batch first, short rows padded.
+    ``kind`` is the meaning of a model's outputs as :meth:`survey` determines it (e.g. one label or several): plain data
+    that only the head reads. ``feeds`` and outputs of a module are tensors by name, batch axis first, short rows
+    padded.
     """
 
     AUTO_CLASS: str
-    """The class of Transformers that loads such a model, e.g. ``AutoModelForCausalLM``."""
+    """Class of Transformers that loads such a model, e.g. ``AutoModelForCausalLM``."""
 
     ARCHITECTURES: str
-    """Suffix of the architectures in a config that this head is for, e.g. ``ForCausalLM``."""
+    """Suffix of the architecture names in a config that this head supports, e.g. ``ForCausalLM``."""
 
     OPTIONS: Mapping[str, str]
-    """What a user may say of a model folder, with a sentence of help; what its processor takes (:attr:`Processors.OPTIONS`) comes beside it."""
+    """Help text by option of a model folder, besides the options of its processor (:attr:`Processors.OPTIONS`)."""
 
     MODULE_OPTIONS: tuple[str, ...]
-    """What a user may say of a module from Python."""
+    """Options of a torch module that is passed from Python."""
 
     ALIGNED: bool
-    """An output has an entry for each unit that the processor makes of an input (e.g. a token), so a student needs the processor of its teacher."""
+    """Whether an output has an entry per unit that the processor produces (e.g. a token).
+
+    A student then needs the processor of its teacher.
+    """
 
     PADS: Mapping[str, float]
-    """Value that pads short rows, for each array of :meth:`encode` that is no input of the module."""
+    """Padding value of each array of :meth:`encode` that is not an input of the module."""
 
     def survey(
-        self, model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+        self, model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, options: Told
     ) -> tuple[Any, tuple[str, ...]]:
-        """Reads what the outputs mean, before anything large is loaded.
+        """Determine the meaning of the outputs, before anything large is loaded.
 
         Args:
-            model_id: for messages.
-            config: entries of ``config.json``, or of the config of a module.
-            folder: of the model; None for a module.
-            shapes: of the weights; empty for a module.
-            told: options of the user.
+            model_id: Model id, for messages.
+            config: Entries of ``config.json``, or of the config of a module.
+            folder: Folder of the model; None for a module.
+            shapes: Shapes of the weights; empty for a module.
+            options: Options of the user.
 
         Returns:
-            The kind, and a sentence for each thing that files leave open or contradict each other on.
+            The kind, and one sentence per missing or contradictory information in the files.
 
         Raises:
-            ModelError: where none of two contradicting files can count.
-            UsageError: for an option of the user that cannot be.
+            ModelError: If files contradict each other and no choice is safe.
+            UsageError: If an option of the user is invalid.
         """
 
-    def prepare(self, module: Any, kind: Any, told: Told) -> Any:
-        """The module in the form that the rest works on: its config says the kind; what the user says of its outputs is undone."""
+    def prepare(self, module: Any, kind: Any, options: Told) -> Any:
+        """Return the module with the kind in its config, and without output transformations that an option names."""
 
     def settings(self, model_id: str, module: Any, processor: Any, kind: Any) -> Any:
-        """What the runtime must know of a model: the settings dataclass of the task.
+        """Return the settings dataclass of the task, which the runtime needs.
 
         Raises:
-            ModelError: when config and processor are not consistent, or the processor cannot be used without Transformers.
+            ModelError: If config and processor are inconsistent, or the processor only works in Transformers.
         """
 
     def save(self, settings: Any, processor: Any, assets: Path) -> None:
-        """Writes the assets that the task's ``load`` reads."""
+        """Write the assets that the task's ``load`` reads."""
 
     def encode(self, settings: Any, processor: Any, inputs: Sequence[Input]) -> list[Arrays]:
-        """What Transformers' own processor makes of inputs, one row each: the truth that the runtime's preprocessing is compared with.
+        """Encode inputs with the processor of Transformers, one row each.
 
-        Arrays beside those of the signature (:attr:`PADS`) are for the losses; no module is fed them.
+        The rows are the reference for the runtime's preprocessing. Arrays that are not in the signature (:attr:`PADS`)
+        are for the losses and are not fed to a module.
         """
 
     def signature(self, settings: Any) -> Signature:
-        """What the module as it was trained takes and gives: names, axes, and the values that pad short rows."""
+        """Return inputs and outputs of the module as it was trained: names, axes, padding values."""
 
     def graphs(self, module: Any, settings: Any, processor: Any) -> Sequence[Traced]:
-        """The graphs to export, one for each signature of the loop."""
+        """Return the graphs to export, one per signature of the loop."""
 
     def forward(self, module: Any, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Runs the module once: outputs by the names of :meth:`signature`, in float32."""
+        """Run the module once. Outputs are in float32, by the names of :meth:`signature`."""
 
     def outputs(
         self,
@@ -118,25 +125,25 @@ class Head(Protocol):
         rows: Sequence[Arrays],
         progress: Callable[[str, int, int], None],
     ) -> list[Arrays]:
-        """What the torch module computes for rows, in their order, through all of the loop: the reference.
+        """Return the reference outputs: those of the torch module in the whole loop, in the order of the rows.
 
         Raises:
-            ModelError: when the module cannot take one of the rows.
+            ModelError: If the module does not accept a row.
         """
 
     def check_outputs(self, model_id: str, kind: Any, outputs: Sequence[Arrays]) -> None:
-        """Refuses outputs of a module from Python that are not what this head takes, e.g. probabilities.
+        """Refuse outputs of a module from Python that this head does not accept, e.g. probabilities.
 
         Raises:
-            ModelError: with what to do.
+            ModelError: If there are any; with the remedy.
         """
 
     def truth_tensor(self, kind: Any, truth: Sequence[Any]) -> Any:
-        """The truth of a batch for :meth:`truth_loss`.
+        """Return the ground truth of a batch for :meth:`truth_loss`.
 
         Args:
-            kind: see the class.
-            truth: one a row, an entry of ``Truth.values``; None for a row without one. At least one row has one.
+            kind: Kind of the model, see the class.
+            truth: One entry of ``Truth.values`` per row; None for a row without one. At least one row has one.
         """
 
     def teacher_loss(
@@ -147,28 +154,31 @@ class Head(Protocol):
         teacher: Mapping[str, Any],
         temperature: float,
     ) -> Any:
-        """Divergence of a student's outputs from its teacher's, for each row of a batch: ``[batch]``.
+        """Return the divergence of a student's outputs from its teacher's, per row of a batch: ``[batch]``.
 
         Args:
-            kind: see the class.
-            feeds: of the batch.
-            student: its outputs.
-            teacher: outputs of the teacher to the same rows, short rows filled with 0.
-            temperature: that both are divided by; the divergence is scaled by its square.
+            kind: Kind of the model, see the class.
+            feeds: Inputs of the batch.
+            student: Outputs of the student.
+            teacher: Outputs of the teacher for the same rows, short rows padded with 0.
+            temperature: Divisor of both outputs. The divergence is scaled by its square.
         """
 
     def truth_loss(self, kind: Any, feeds: Mapping[str, Any], student: Mapping[str, Any], truth: Any) -> Any:
-        """The task's own loss for each row of a batch, ``[batch]``; of a row without a truth any finite number.
+        """Return the task's loss per row of a batch, ``[batch]``; any finite number for a row without a truth.
 
         Args:
-            kind: see the class.
-            feeds: of the batch.
-            student: its outputs.
-            truth: as :meth:`truth_tensor` gives it.
+            kind: Kind of the model, see the class.
+            feeds: Inputs of the batch.
+            student: Outputs of the student.
+            truth: Ground truth from :meth:`truth_tensor`.
         """
 
     def sampled_nll(self, kind: Any, feeds: Mapping[str, Any], outputs: Mapping[str, Any], generator: Any) -> Any:
-        """Negative log-likelihood, summed over a batch, of answers drawn from the outputs themselves: what Fisher information is made of."""
+        """Return the negative log-likelihood of answers sampled from the outputs, summed over a batch.
+
+        The Fisher information is computed from it.
+        """
 
 
 @runtime_checkable
@@ -176,83 +186,86 @@ class ChoosesRows(Protocol):
     """A head whose module cannot be trained on every row that its loop runs."""
 
     def check_taught(self, rows: Sequence[Arrays], where: str) -> None:
-        """Refuses rows that no module is trained on.
+        """Refuse rows that the module cannot be trained on.
 
         Args:
-            rows: of a sample file, in its order, as :meth:`Head.encode` gives them.
-            where: the file, for the message.
+            rows: Rows of a sample file from :meth:`Head.encode`, in its order.
+            where: Name of the file, for messages.
 
         Raises:
-            SamplesError: with the number of the first such row.
+            SamplesError: If there are any; with the number of the first such row.
         """
 
 
 class Processors(Protocol):
-    """What turns inputs of one modality into arrays in Transformers: a module in ``source/processors/``, with the file name of its modality."""
+    """Input processors of one modality in Transformers: a module in ``source/processors/``, named like its modality."""
 
     NOUN: str
-    """What such a processor is called, e.g. ``tokenizer``."""
+    """Name of such a processor, e.g. ``tokenizer``."""
 
     OPTIONS: Mapping[str, str]
-    """What a user may say of it."""
+    """Help text by option of the user."""
 
     MODEL_TYPES: Mapping[str, str]
-    """``model_type`` of the configs that are supported, each with a test of its own, and what people call it."""
+    """Common name by ``model_type`` of the supported configs. Each has a test."""
 
     SAME_AS: Mapping[str, str]
-    """Other model types that compute as a supported one does."""
+    """Supported model type by another model type that computes the same."""
 
     def check_names(self, model_id: str, names: set[str]) -> None:
-        """Refuses a folder by its file names alone.
+        """Check the file names of a folder.
 
         Raises:
-            ModelError: when the processor is missing.
+            ModelError: If the processor is missing.
         """
 
-    def check_told(self, told: Told) -> None:
-        """Refuses an option that cannot be, before the model is looked for.
+    def check_told(self, options: Told) -> None:
+        """Check the options of the user, before the model is located.
 
         Raises:
-            UsageError: with what can be.
+            UsageError: If an option is invalid; with the valid values.
         """
 
     def survey(
-        self, model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, told: Told
+        self, model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shapes, options: Told
     ) -> tuple[str, ...]:
-        """Compares the files of the processor with each other, with the config and with the weights; a sentence where one of two counts.
+        """Compare the processor files with each other, the config and the weights.
+
+        Returns:
+            One sentence per contradiction, with the choice that was made.
 
         Raises:
-            ModelError: where none can count.
+            ModelError: If files contradict each other and no choice is safe.
         """
 
-    def load(self, model_id: str, folder: Path, told: Told) -> Any:
-        """The processor of a folder."""
+    def load(self, model_id: str, folder: Path, options: Told) -> Any:
+        """Return the processor of a folder."""
 
     def check_inputs(self, model_id: str, folder: Path, processor: Any, inputs: Sequence[Input]) -> None:
-        """Compares the processor's files with the processor on the user's own inputs.
+        """Compare the processor files with the processor on the inputs of the user.
 
         Raises:
-            ModelError: where they make different arrays of one.
+            ModelError: If they encode an input differently.
         """
 
     def same(self, processor: Any, other: Any) -> bool:
-        """Whether two processors make the same arrays of every input."""
+        """Return whether two processors encode every input in the same way."""
 
 
 @runtime_checkable
 class Alters(Protocol):
-    """A processors module that knows altered versions of inputs, which a teacher can answer and a student learns more from."""
+    """A processors module that augments inputs, as further training data that a teacher can label."""
 
     def altered(
         self, processor: Any, inputs: Sequence[Input], *, mask: float, swap: float, crop: float, seed: int
     ) -> list[Input]:
-        """One altered version of each input.
+        """Return one augmented version of each input.
 
         Args:
-            processor: of the student.
-            inputs: the inputs.
-            mask: share of an input's units that are masked.
-            swap: share of units that change places with the next.
-            crop: share of inputs of which a run of units alone is left.
-            seed: of the choice.
+            processor: Processor of the student.
+            inputs: Inputs to augment.
+            mask: Share of the units of an input to mask.
+            swap: Share of the units to swap with the next one.
+            crop: Share of the inputs to crop to a run of units.
+            seed: Random seed.
         """

@@ -1,4 +1,7 @@
-"""Which bundle this is: its name, its version, and until when it may be installed. Compared when a bundle is put in place, never at a start."""
+"""Identity of a bundle: name, version, and last day of installation.
+
+They are compared when a bundle is installed, never when it is loaded.
+"""
 
 from __future__ import annotations
 
@@ -15,33 +18,36 @@ _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 def check_name(name: str) -> str:
-    """Returns a name; empty for none.
+    """Check a name, and return it. The empty text is no name.
 
     Raises:
-        UsageError: when it is not 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit.
+        UsageError: If it is not 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit.
     """
     if name and not _NAME.fullmatch(name):
         raise UsageError(
-            f"The bundle's name is {name[:80]!r}, expected 1 to 64 ASCII letters, digits, '.', '-' or '_', the first a letter or digit.",
+            f"The bundle's name is {name[:80]!r}, expected 1 to 64 ASCII letters, digits, '.', '-' or '_', "
+            "the first a letter or digit.",
             code="bundle-name",
         )
     return name
 
 
 def version_key(version: str) -> tuple[int, ...]:
-    """What versions are compared by: whole numbers between dots, from the left, missing ones as 0. So 1.2 equals 1.2.0 and is less than 1.10.
+    """Return the sort key of a version: its numbers, padded with zeros.
+
+    So 1.2 equals 1.2.0, and is less than 1.10.
 
     Args:
-        version: one to eight numbers; or empty, which is less than every version.
+        version: One to eight integers separated by dots; the empty text is less than every version.
 
     Raises:
-        UsageError: for anything else.
+        UsageError: If it is anything else.
     """
     if not version:
         return ()
     if not _VERSION.fullmatch(version):
         raise UsageError(
-            f"The bundle's version is {version[:80]!r}, expected whole numbers between dots, e.g. 1.4 or 2026.11.3.",
+            f"The bundle's version is {version[:80]!r}, expected integers separated by dots, e.g. 1.4 or 2026.11.3.",
             code="bundle-version",
         )
     numbers = [int(part) for part in version.split(".")]
@@ -49,16 +55,16 @@ def version_key(version: str) -> tuple[int, ...]:
 
 
 def check_version(version: str) -> str:
-    """Returns a version; empty for none. Raises as :func:`version_key`."""
+    """Check a version like :func:`version_key`, and return it. The empty text is no version."""
     version_key(version)
     return version
 
 
 def check_date(date: str) -> str:
-    """Returns the last day, in UTC, on which a bundle may be installed; empty for no end.
+    """Check the last day, in UTC, on which a bundle may be installed, and return it. The empty text is no limit.
 
     Raises:
-        UsageError: when it is no date as ``2027-06-30``.
+        UsageError: If it is not a date such as ``2027-06-30``.
     """
     if date:
         try:
@@ -67,11 +73,11 @@ def check_date(date: str) -> str:
             datetime.date.fromisoformat(date)
         except ValueError as problem:
             raise UsageError(
-                f"The bundle expires on {date[:80]!r}, expected a day as 2027-06-30.", code="bundle-expiry"
+                f"The bundle expires on {date[:80]!r}, expected a date such as 2027-06-30.", code="bundle-expiry"
             ) from problem
     return date
 
 
 def today() -> str:
-    """The day in UTC, as ``2026-11-29``; such days compare as texts."""
+    """Return the current day in UTC, e.g. ``2026-11-29``. Such texts sort by date."""
     return datetime.datetime.now(datetime.timezone.utc).date().isoformat()

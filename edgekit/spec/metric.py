@@ -1,4 +1,4 @@
-"""A score of labelled rows as a function of what each row contributes, and the statistics that it admits."""
+"""Metrics: scores of labelled rows as functions of the evidence of each row."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ import numpy as np
 __all__ = ["Evidence", "Metric", "Score", "additive"]
 
 Evidence = np.ndarray
-"""float64 ``[rows, k]``: what each row contributes to a metric, e.g. ``(correct,)``, ``(tp, fp, fn)``, ``(edits, words)``."""
+"""Contribution of each row to a metric: float64 ``[rows, k]``.
+
+Examples of rows are ``(correct,)``, ``(tp, fp, fn)``, ``(edits, words)``.
+"""
 
 Score = Callable[[Evidence, np.ndarray], np.ndarray]
-"""From evidence and weights, int64 ``[resamples, rows]``, how often each row counts, to float64 ``[resamples]``; NaN where it is not defined."""
+"""Function of the evidence and of weights, which returns one score per resample: float64 ``[resamples]``.
+
+The weights, int64 ``[resamples, rows]``, say how often each row counts. An undefined score is NaN.
+"""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score, and the statistics that it admits.
+    """A score, and the statistics that apply to it.
 
     Attributes:
-        name: e.g. ``accuracy``, ``micro F1``, ``WER``.
-        score: vectorised over resamples.
-        binary: evidence is one column of 0 and 1, whose mean is the score: Tango's interval, exact McNemar test, exact power. Otherwise a paired
-            bootstrap over rows, and approximate randomization for the p-value.
-        higher_is_better: False for an error rate. A drop is a loss either way: reference minus candidate, or candidate minus reference.
-        undefined: sentence for rows on which the score is NaN, with what to do.
+        name: Name of the score, e.g. ``accuracy``, ``micro F1``, ``WER``.
+        score: Score function, vectorized over resamples.
+        binary: True if the evidence is one column of 0 and 1 whose mean is the score. Comparisons then use Tango's
+            interval, the exact McNemar test and exact power; otherwise a paired bootstrap over rows, and approximate
+            randomization for the p-value.
+        higher_is_better: Direction of the score; False for an error rate. A drop is a loss in either direction.
+        undefined: Error message for rows on which the score is NaN, with the remedy.
     """
 
     name: str
@@ -36,18 +43,19 @@ class Metric:
     undefined: str = "The score is not defined on these rows. Give more samples, with different labels."
 
     def of(self, evidence: Evidence) -> float:
-        """The score of all rows, each once; NaN where it is not defined."""
+        """Return the score of all rows, each counted once; NaN if it is not defined."""
         return float(self.score(evidence, np.ones((1, len(evidence)), np.int64))[0])
 
     def drop(self, reference: float, candidate: float) -> float:
-        """How much worse the candidate's score is, in the metric's unit; negative where it is better."""
+        """Return the candidate's loss of score, in the metric's unit; negative if the candidate is better."""
         return reference - candidate if self.higher_is_better else candidate - reference
 
 
 def additive(of_sums: Callable[[np.ndarray], np.ndarray]) -> Score:
-    """A score of the evidence's column sums.
+    """Return a score that is a function of the column sums of the evidence.
 
     Args:
-        of_sums: float64 ``[resamples, k]`` to float64 ``[resamples]``, e.g. ``lambda s: s[:, 0] / s[:, 1]`` for the word error rate.
+        of_sums: Function from sums, float64 ``[resamples, k]``, to scores, float64 ``[resamples]``, e.g.
+            ``lambda s: s[:, 0] / s[:, 1]`` for the word error rate.
     """
     return lambda evidence, weights: of_sums(weights @ np.asarray(evidence, np.float64))

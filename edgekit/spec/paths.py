@@ -1,4 +1,4 @@
-"""Paths as callers give them: what cannot be one, or cannot be looked at, is an error of its own before anything is done."""
+"""Checks of paths that users pass, with an EdgeKit error in place of an OSError or TypeError."""
 
 from __future__ import annotations
 
@@ -11,43 +11,41 @@ from typing import Any, TypeVar, cast
 
 from edgekit.spec.errors import EdgekitError, UsageError
 
-__all__ = ["Function", "check_path", "takes_paths", "typed"]
+__all__ = ["Function", "check_path", "convert_os_error", "takes_paths"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_OF_THE_PATH = {
-    getattr(errno, name)
-    for name in (
-        "EACCES",
-        "EEXIST",
-        "EINVAL",
-        "EIO",
-        "EISDIR",
-        "ELOOP",
-        "ENAMETOOLONG",
-        "ENODEV",
-        "ENOENT",
-        "ENOTDIR",
-        "ENOTEMPTY",
-        "ENXIO",
-        "EPERM",
-        "EROFS",
-    )
-    if hasattr(errno, name)
-}
-_ABSENT = (errno.ENOENT, errno.ENOTDIR)
+# Errors that the path itself causes. Some platforms lack some of these names.
+_PATH_ERROR_NAMES = (
+    "EACCES",
+    "EEXIST",
+    "EINVAL",
+    "EIO",
+    "EISDIR",
+    "ELOOP",
+    "ENAMETOOLONG",
+    "ENODEV",
+    "ENOENT",
+    "ENOTDIR",
+    "ENOTEMPTY",
+    "ENXIO",
+    "EPERM",
+    "EROFS",
+)
+_PATH_ERRORS = {getattr(errno, name) for name in _PATH_ERROR_NAMES if hasattr(errno, name)}
+_MISSING_ERRORS = (errno.ENOENT, errno.ENOTDIR)
 _LONGEST = 200  # characters of a path in a message
 
 
 def takes_paths(*names: str) -> Callable[[Function], Function]:
-    """Makes a function one that callers outside may hand anything.
+    """Return a decorator that checks the path arguments of a public function.
+
+    The function then raises UsageError for an invalid path, and never an OSError. It raises UsageError if a path is at
+    fault (a folder in place of a file, no permission, a name that is too long), and EdgekitError for other causes (a
+    full disk, too many open files).
 
     Args:
-        names: its parameters that are paths, or sequences of paths; None is taken where it is the default.
-
-    Returns:
-        A decorator. The function then raises UsageError for a path that cannot be one, and never an OSError: UsageError where a path is at fault (a folder in
-        place of a file, no permission, a name that is too long), else EdgekitError (a disk that is full, too many open files).
+        names: Parameters that are paths, or sequences of paths. None is allowed if it is the default.
     """
 
     def decorate(function: Function) -> Function:
@@ -57,13 +55,16 @@ def takes_paths(*names: str) -> Callable[[Function], Function]:
         def call(*arguments: Any, **options: Any) -> Any:
             bound = signature.bind(*arguments, **options)
             for name in names:
-                value, default = bound.arguments.get(name), signature.parameters[name].default
-                if name in bound.arguments and not (value is None and default is None):
+                if name not in bound.arguments:
+                    continue
+                value = bound.arguments[name]
+                is_default_none = value is None and signature.parameters[name].default is None
+                if not is_default_none:
                     check_path(value, name)
             try:
                 return function(*arguments, **options)
             except OSError as problem:
-                raise typed(problem) from problem
+                raise convert_os_error(problem) from problem
 
         return cast(Function, call)
 
@@ -71,10 +72,16 @@ def takes_paths(*names: str) -> Callable[[Function], Function]:
 
 
 def check_path(value: object, name: str) -> None:
-    """Refuses what cannot be a path, or what the system does not look at as one. One that is not there is not refused: whoever reads it knows what is missing.
+    """Check that a value is a path, or a sequence of paths, that the system accepts.
+
+    A missing file passes: the function that reads it has the better message.
+
+    Args:
+        value: Value to check.
+        name: Name of the parameter, for messages.
 
     Raises:
-        UsageError: with what it is.
+        UsageError: If it is not a path, or the system refuses to look it up.
     """
     if isinstance(value, Sequence) and not isinstance(value, (str, bytes, bytearray)):
         for part in value:
@@ -84,46 +91,46 @@ def check_path(value: object, name: str) -> None:
     try:
         text = os.fspath(value)  # type: ignore[call-overload]
     except TypeError:
-        raise UsageError(
-            f"{name} is {'None' if value is None else f'a {type(value).__name__}'}, {expected}. Correct the call.",
-            code="path-type",
-        ) from None
+        kind = "None" if value is None else f"a {type(value).__name__}"
+        raise UsageError(f"{name} is {kind}, {expected}. Correct the call.", code="path-type") from None
     if not isinstance(text, str):
         raise UsageError(f"{name} is a path of bytes, {expected}. Write os.fsdecode(...) around it.", code="path-type")
-    if not text or "\0" in text:
-        raise UsageError(
-            f"{name} is {'empty' if not text else 'a text with a NUL character'}, {expected}. Correct the call.",
-            code="path-type",
-        )
+    if not text:
+        raise UsageError(f"{name} is empty, {expected}. Correct the call.", code="path-type")
+    if "\0" in text:
+        raise UsageError(f"{name} is a text with a NUL character, {expected}. Correct the call.", code="path-type")
     try:
         os.stat(text)
     except UnicodeEncodeError:
         raise UsageError(
-            f"{name} holds a character that no path can hold (a lone surrogate), {expected}. Correct the call.",
+            f"{name} contains a character that is invalid in a path (a lone surrogate), {expected}. Correct the call.",
             code="path-type",
         ) from None
     except OSError as problem:
-        if problem.errno not in _ABSENT:
-            raise typed(problem) from problem
+        if problem.errno not in _MISSING_ERRORS:
+            raise convert_os_error(problem) from problem
 
 
-def typed(problem: OSError) -> EdgekitError:
-    """An error of the system as one of EdgeKit."""
-    name = (
-        ""
-        if problem.filename is None
-        else os.fsdecode(problem.filename)
-        if isinstance(problem.filename, (str, bytes))
-        else str(problem.filename)
-    )
-    shown = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}... ({len(name)} characters)"
-    what = f"{shown or 'A file'} cannot be used: {problem.strerror or problem}."
-    if problem.errno in _OF_THE_PATH:
+def convert_os_error(problem: OSError) -> EdgekitError:
+    """Return the EdgeKit error for an OSError."""
+    path = _display_path(problem.filename)
+    what = f"{path or 'A file'} cannot be used: {problem.strerror or problem}."
+    if problem.errno in _PATH_ERRORS:
         return UsageError(
             f"{what} Expected a path that can be read or written here; correct it, or its permissions.",
             code="path-unusable",
         )
     return EdgekitError(
-        f"{what} The system refused; free what it lacks (space, memory, open files), and try again.",
+        f"{what} The operating system refused; free what it lacks (space, memory, open files), and try again.",
         code="system-refused",
     )
+
+
+def _display_path(filename: object) -> str:
+    """Return the file name of an OSError for a message, shortened; empty if it has none."""
+    if filename is None:
+        return ""
+    path = os.fsdecode(filename) if isinstance(filename, (str, bytes)) else str(filename)
+    if len(path) <= _LONGEST:
+        return path
+    return f"{path[:_LONGEST]}... ({len(path)} characters)"

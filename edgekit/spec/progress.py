@@ -1,4 +1,4 @@
-"""How a long step tells how far it is: a function that the caller gives. The library itself prints nothing."""
+"""Progress callback of long steps. The library itself prints nothing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable
 __all__ = ["Progress", "silent"]
 
 Progress = Callable[[str, int, int], None]
-"""Called with the step's name, units done and units in all (0 where that is not known). With an empty name there is nothing
-to show: it asks whether to go on. It may raise to end the work."""
+"""Function that is called with the name of the step, the units done and the total (0 if it is not known).
+
+A call with an empty name shows nothing: it only lets the function raise an error, which stops the work.
+"""
 
 
 def silent(step: str, done: int, total: int) -> None:
-    """Tells nobody."""
+    """Ignore progress."""

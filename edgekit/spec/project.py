@@ -1,16 +1,16 @@
-"""``edgekit.toml``: model, samples, targets, budget and gates of a repository, named once for the build, the check and the tests.
+"""``edgekit.toml``: model, samples, targets, budget and gates of a repository, for the build, the check and the tests.
 
     model = "model"                  # a folder, or a hub id
-    samples = "data/train.jsonl"     # what quantization is calibrated on
-    eval = "data/dev.jsonl"          # what the build chooses by, and what a check compares on
+    samples = "data/train.jsonl"     # calibration samples
+    eval = "data/dev.jsonl"          # labelled samples of the build's choice and of the check
     targets = ["cpu"]
-    out = "bundle"
+    out = "bundles"                  # the bundle of a target is at bundles/TARGET
     baseline = "baseline.json"
 
-    [budget]                         # of the build, and of every check
+    [budget]                         # limits of the build and of every check
     p50_ms = 5
 
-    [gates.accuracy]                 # over the baseline, as in a gates.toml
+    [gates.accuracy]                 # margins over the baseline, as in a gates.toml
     drop = 0.01
 
 Paths are relative to the file.
@@ -28,6 +28,7 @@ from edgekit.spec.errors import UsageError, check_known, near
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import parse
 from edgekit.spec.paths import check_path, takes_paths
+from edgekit.spec.project_values import check_values, merge_budgets, resolve_paths
 from edgekit.spec.target import Budget, read_toml
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 FILE = "edgekit.toml"
+_MANIFEST = "manifest.json"
 CHECK_SECONDS = 30.0
 """How long a check may go on to settle what is open, unless something else is said."""
 
@@ -110,25 +112,26 @@ class CheckOptions:
 
 @dataclass(frozen=True)
 class Project:
-    """What the file says. Paths are absolute, or relative to the current folder as the file's own path is.
+    """Contents of the file. Paths are absolute, or relative to the working directory like the path of the file.
 
     Attributes:
         model: Hugging Face folder or hub id.
-        revision: branch, tag or commit of a hub id.
-        samples: calibration samples: a file, or the name of a set that EdgeKit ships.
-        eval: samples with labels, of the build's choice and of the check.
-        test: samples with labels that a build scores its choice on.
-        columns: role to column name, for all of them.
-        slices: columns whose values a check compares one by one.
-        targets: names, or TOML files.
-        out: the bundle; with several targets a folder with one sub-folder for each.
-        baseline: a bundle or a file of ``edgekit baseline``; with several targets a folder with ``NAME`` or ``NAME.json`` for each.
-        seed: of all that is drawn.
-        budget: limits that replace the targets', and that a check holds bundles to.
-        gates: of the check, ``budget`` among them.
-        build: options of the build.
-        check: options of the check.
-        path: the file itself.
+        revision: Branch, tag or commit of a hub id.
+        samples: Calibration samples: a file, or the name of a set that EdgeKit ships.
+        eval: Labelled samples for the build's choice and for the check.
+        test: Labelled samples on which a build scores its choice.
+        columns: Column name by role, for all samples.
+        slices: Columns whose values a check compares separately.
+        targets: Names of targets, or TOML files.
+        out: Folder of the bundles; the bundle of a target is its sub-folder ``TARGET``.
+        baseline: Bundle, or file of ``edgekit baseline``; with several targets, a folder with ``NAME`` or ``NAME.json``
+            per target.
+        seed: Random seed for sampling and bootstrap.
+        budget: Limits of builds and checks. In a build they replace those of the targets.
+        gates: Gates of the check, including ``budget``.
+        build: Options of the build.
+        check: Options of the check.
+        path: Path of the file.
     """
 
     model: str = ""
@@ -149,10 +152,14 @@ class Project:
     path: Path = Path(FILE)
 
     def need(self, verb: str, *keys: str) -> None:
-        """Refuses a file that lacks what a verb takes.
+        """Check that the file has the keys that a command needs.
+
+        Args:
+            verb: Command, for the message, e.g. ``edgekit build``.
+            *keys: Required keys.
 
         Raises:
-            UsageError: naming the first key that is not there.
+            UsageError: If a key is missing or empty; with the first one.
         """
         for key in keys:
             if not getattr(self, key):
@@ -164,14 +171,14 @@ class Project:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one target's files are.
+    """Paths of one target.
 
     Attributes:
-        target: as the file names it.
-        name: short, for messages and sub-folders.
-        bundle: its folder.
-        baseline: what the bundle is compared with; None where the file names none.
-        report: folder of its reports; None where the file names none.
+        target: Target as the file names it.
+        name: Short name for messages and sub-folders.
+        bundle: Folder of the bundle.
+        baseline: Baseline of the bundle; None if the file has none.
+        report: Folder of the reports; None if the file has none.
     """
 
     target: str
@@ -207,8 +214,12 @@ class Check(CheckOptions):
 
 
 def find(start: Path) -> Path | None:
-    """The nearest ``edgekit.toml``: in ``start``, or above it up to the root of the repository (``.git``) or of the file system."""
-    for folder in (here := start.resolve(), *here.parents):
+    """Return the nearest ``edgekit.toml``, or None.
+
+    It is searched in ``start`` and its parents, up to the root of the repository (``.git``) or of the file system.
+    """
+    start = start.resolve()
+    for folder in (start, *start.parents):
         if (folder / FILE).is_file():
             return folder / FILE
         if (folder / ".git").exists():
@@ -217,10 +228,14 @@ def find(start: Path) -> Path | None:
 
 
 def nearest(start: Path, remedy: str) -> Project:
-    """Finds and reads the file.
+    """Find and read the file.
+
+    Args:
+        start: Folder to start from, see :func:`find`.
+        remedy: Sentence for the error message about the alternative to a file.
 
     Raises:
-        UsageError: where there is none; ``remedy`` says what else can be done. Otherwise as :func:`read`.
+        UsageError: If there is no file, or as in :func:`read`.
     """
     path = find(start)
     if path is None:
@@ -233,89 +248,98 @@ def nearest(start: Path, remedy: str) -> Project:
 
 @takes_paths("path")
 def read(path: str | Path) -> Project:
-    """Reads the file.
+    """Read the file.
 
     Raises:
-        UsageError: when it is missing, not TOML, has an unknown key, a value of another type or out of its range; naming the key.
+        UsageError: If it is missing or not TOML, a key is unknown, or a value is invalid; with the key.
     """
     file = Path(path)
     if not file.is_file():
         what = "is a folder" if file.is_dir() else "does not exist"
         raise UsageError(
-            f"{file} {what}, expected a TOML file with keys such as model, samples, eval, targets and out. Correct the path.",
+            f"{file} {what}, expected a TOML file with keys such as model, samples, eval, targets and out. "
+            "Correct the path.",
             code="project-not-found",
         )
     data = read_toml(file)
-    known = [f.name for f in fields(Project) if f.name != "path"]  # which is of the dataclass, not of the file
+    known = [f.name for f in fields(Project) if f.name != "path"]  # path is not a key of the file
     check_known(data, known, "key", f" in {file}")
-    said = data.pop("gates", {})
-    if not isinstance(said, Mapping):
+    gate_tables = data.pop("gates", {})
+    if not isinstance(gate_tables, Mapping):
         raise UsageError(
-            f"{file}: gates is a {type(said).__name__}, expected tables such as [gates.latency]. A file of gates goes with --gates FILE.",
+            f"{file}: gates is a {type(gate_tables).__name__}, expected tables such as [gates.latency]. "
+            "Pass a file of gates with --gates FILE.",
             code="project-value",
         )
-    _set_told_apart(data.get("build"))
+    _move_model_options(data.get("build"))
     project = parse(Project, data, str(file))
-    _check(project, file)
-    gates = gate_files.of(said, f"{file}: gates")
-    return _located(
-        replace(project, gates=replace(gates, budget=_budget(project.budget, gates.budget, file)), path=file)
-    )
+    check_values(project, file)
+    gates = gate_files.parse_gates(gate_tables, f"{file}: gates")
+    budget = merge_budgets(project.budget, gates.budget, file)
+    return resolve_paths(replace(project, gates=replace(gates, budget=budget), path=file))
 
 
-def _set_told_apart(build: object) -> None:
-    """Puts options of heads, which only heads know, under ``told``; a key that looks like a misspelt one of a build stays where it is, and is refused."""
+def _move_model_options(build: object) -> None:
+    """Move the options of heads, which only heads know, to ``told``.
+
+    A key that resembles an option of a build stays, and is refused as a typing mistake.
+    """
     if not isinstance(build, dict):
         return
     known = [f.name for f in fields(BuildOptions)]
-    told = [key for key, value in build.items() if key not in known and not near(key, known) and isinstance(value, str)]
-    if told and "told" not in build:
-        build["told"] = {key: build.pop(key) for key in told}
+    model_options = []
+    for key, value in build.items():
+        if key not in known and not near(key, known) and isinstance(value, str):
+            model_options.append(key)
+    if model_options and "told" not in build:
+        build["told"] = {key: build.pop(key) for key in model_options}
 
 
 def places(project: Project, *, only: str | None = None, report: str | None = None) -> tuple[Place, ...]:
-    """Where the files of each target are, in the order of the targets.
+    """Return the paths of each target, in the order of the targets.
 
     Args:
-        project: with ``out``.
-        only: a target alone, as the file names it or one of its own: a name, or a TOML file.
-        report: folder of reports, in place of the file's.
+        project: Project with ``out``.
+        only: Single target: a name, or a TOML file. It need not be in the file.
+        report: Folder of reports; None for that of the file.
 
     Raises:
-        UsageError: when two targets would have the same place, or a baseline could be either of two.
+        UsageError: If two targets have the same name, or a target has two baselines.
     """
     named = {_short(target): target for target in project.targets}
     if len(named) < len(project.targets):
-        twice = next(
-            name for name in map(_short, project.targets) if list(map(_short, project.targets)).count(name) > 1
-        )
+        short_names = [_short(target) for target in project.targets]
+        repeated = next(name for name in short_names if short_names.count(name) > 1)
         raise UsageError(
-            f"{project.path}: targets has '{twice}' twice, and their bundles would be at one place. Name each once.",
+            f"{project.path}: targets has '{repeated}' twice, so two bundles would have the same path. "
+            "Name each target once.",
             code="project-value",
         )
     several = len(named) > 1
+    if project.out and (Path(project.out) / _MANIFEST).is_file():
+        raise UsageError(
+            f"{project.path}: out is {project.out}, which is a bundle, expected the folder of the bundles of all targets. "
+            f"Move the bundle to {Path(project.out) / next(iter(named))}, or give another out.",
+            code="project-out-is-bundle",
+        )
     if only is not None:
-        named = {
-            _short(only): named.get(only, only)
-        }  # a TOML file that is given is that file, whatever the file calls by its name
+        # A TOML file is used as it is, even if the file has a target with the same short name.
+        named = {_short(only): named.get(only, only)}
     report = report or project.check.report
 
     def below(folder: str, name: str) -> str:
         return str(Path(folder) / name) if several else folder
 
-    return tuple(
-        Place(
-            target,
-            name,
-            below(project.out, name),
-            _baseline(project, name, several),
-            None if report is None else below(report, name),
-        )
-        for name, target in named.items()
-    )
+    result = []
+    for name, target in named.items():
+        baseline = _baseline(project, name, several)
+        report_folder = None if report is None else below(report, name)
+        result.append(Place(target, name, str(Path(project.out) / name), baseline, report_folder))
+    return tuple(result)
 
 
 def _short(target: str) -> str:
+    """Return the name of a target, without the folder and suffix of a TOML file."""
     return Path(target).stem if target.endswith(".toml") else target
 
 
@@ -363,93 +387,12 @@ def _baseline(project: Project, name: str, several: bool) -> str | None:
     if project.baseline is None or not several:
         return project.baseline
     folder = Path(project.baseline)
-    bundle, file = folder / name, folder / f"{name}.json"
+    bundle = folder / name
+    file = folder / f"{name}.json"
     if bundle.exists() and file.exists():
         raise UsageError(
-            f"{folder} has both {name} and {name}.json as the baseline of target '{name}', expected one of them. Remove the other.",
+            f"{folder} has both {name} and {name}.json as the baseline of target '{name}', expected one of them. "
+            "Remove the other.",
             code="project-two-baselines",
         )
     return str(bundle if bundle.exists() else file)
-
-
-def _check(project: Project, file: Path) -> None:
-    """Refuses values of the right type that can mean nothing."""
-    if not project.targets:
-        raise UsageError(
-            f"{file}: targets is empty, expected at least one name of a target (see: edgekit targets), or a TOML file. Correct it.",
-            code="project-value",
-        )
-    for key in ("revision", "test", "baseline"):
-        if getattr(project, key) == "":
-            raise UsageError(f"{file}: {key} is empty. Give it a value, or leave it out.", code="project-value")
-    if project.build.max_time is not None and project.build.max_time < 0:
-        raise UsageError(
-            f"{file}: build: max_time is {project.build.max_time:g}, expected seconds of at least 0. Correct it.",
-            code="project-value",
-        )
-    if project.build.calibration_rows is not None and project.build.calibration_rows < 1:
-        raise UsageError(
-            f"{file}: build: calibration_rows is {project.build.calibration_rows}, expected at least 1. Correct it.",
-            code="project-value",
-        )
-    if project.check.max_time <= 0:
-        raise UsageError(
-            f"{file}: check: max_time is {project.check.max_time:g}, expected more than 0 seconds. Correct it.",
-            code="project-value",
-        )
-
-
-def _budget(shared: Budget, of_gates: Budget, file: Path) -> Budget:
-    """The check's budget: what counts for build and check, and what counts for the check alone."""
-    values = {k: v for k, v in vars(shared).items() if v is not None}
-    own = {k: v for k, v in vars(of_gates).items() if v is not None}
-    if both := sorted(values.keys() & own.keys()):
-        raise UsageError(
-            f"{file} has {both[0]} in [budget] and in [gates.budget], expected it in one of them: [budget] counts for builds and checks, "
-            "[gates.budget] for checks alone. Remove the other.",
-            code="project-budget-twice",
-        )
-    return Budget(**values, **own)
-
-
-def _located(project: Project) -> Project:
-    """The same with every path relative to the file made one that can be opened from here."""
-    folder = project.path.parent
-
-    def place(text: str) -> str:
-        return str(folder / Path(text).expanduser()) if text else text
-
-    def samples(text: str) -> str:
-        """The name of a shipped set has no suffix, and is no file here."""
-        return place(text) if Path(text).suffix or (folder / text).exists() else text
-
-    def model(text: str) -> str:
-        """``owner/name`` is a hub id unless such a folder is here."""
-        path_like = text.startswith((".", "/", "~")) or text.count("/") > 1
-        return place(text) if path_like or (folder / text).exists() else text
-
-    def optional(text: str | None) -> str | None:
-        return None if text is None else place(text)
-
-    build, check = project.build, project.check
-    vocabulary = build.vocabulary if build.vocabulary in (None, "samples") else place(str(build.vocabulary))
-    students = tuple(
-        {k: model(v) if k == "student" and isinstance(v, str) else v for k, v in one.items()} for one in build.distill
-    )
-    return replace(
-        project,
-        model=model(project.model),
-        samples=samples(project.samples),
-        eval=samples(project.eval),
-        test=None if project.test is None else samples(project.test),
-        targets=tuple(place(t) if t.endswith(".toml") else t for t in project.targets),
-        out=place(project.out),
-        baseline=optional(project.baseline),
-        build=replace(
-            build,
-            distill=students,
-            distill_samples=tuple(samples(s) for s in build.distill_samples),
-            vocabulary=vocabulary,
-        ),
-        check=replace(check, report=optional(check.report), keys=tuple(place(k) for k in check.keys)),
-    )

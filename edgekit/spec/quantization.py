@@ -1,4 +1,4 @@
-"""How a target's graphs are quantized: the ``[quantize]`` table of a target file."""
+"""Quantization settings of a target: the ``[quantize]`` table of a target file."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ from edgekit.spec.errors import UsageError, near
 __all__ = ["RANGES", "Quantization"]
 
 RANGES = ("min_max", "percentile", "entropy", "mse")
-"""Ways to choose an activation's range; ``auto`` tries them all on the calibration set."""
+"""Methods to choose the range of an activation; ``auto`` tries all on the calibration set."""
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """What the methods are told. Where a value is ``auto``, the calibration set decides; labels are not needed for that.
+    """Settings of the quantization methods. ``auto`` chooses on the calibration set, which needs no labels for it.
 
     Attributes:
-        ranges: ``min_max``, ``percentile``, ``entropy``, ``mse``, or ``auto``: the one whose outputs are nearest to the float graph's.
-        smooth: strength of SmoothQuant's folding, ``0`` to ``1``, ``off``, or ``auto``: the best of several, ``off`` among them.
-        keep_float: layers that stay in float, by name; ``*`` and ``?`` stand for any characters, as in file names.
-        embeddings: ``int8``, ``int4`` (tables of a vocabulary; smaller ones in 8 bits) or ``float32``: how embedding tables are stored.
-        weight_bits: 8; 7 where INT8 products saturate (x86 without VNNI); 0 leaves that to the instructions of the target.
-        bias_correction: take the mean error that quantization leaves in each layer out of its bias.
+        ranges: ``min_max``, ``percentile``, ``entropy``, ``mse``; or ``auto`` for the method whose outputs are nearest
+            to those of the float graph.
+        smooth: Migration strength of SmoothQuant, ``0`` to ``1``; ``off``; or ``auto`` for the best of several values
+            and ``off``.
+        keep_float: Names of the layers that stay in float, with the wildcards ``*`` and ``?``.
+        embeddings: Storage of embedding tables: ``int8``, ``int4`` (for vocabulary tables; smaller tables use 8 bits)
+            or ``float32``.
+        weight_bits: 8; 7 if INT8 products saturate (x86 without VNNI); 0 chooses by the target's instructions.
+        bias_correction: True to subtract the mean quantization error of each layer from its bias.
     """
 
     ranges: str = "auto"
@@ -33,16 +36,16 @@ class Quantization:
     bias_correction: bool = False
 
     def __post_init__(self) -> None:
-        """Checks what the types cannot say.
+        """Check the values.
 
         Raises:
-            UsageError: for a value that is none of the known ones.
+            UsageError: If a value is unknown or out of range.
         """
-        _one_of("ranges", self.ranges, ("auto", *RANGES))
-        _one_of("embeddings", self.embeddings, ("int8", "int4", "float32"))
+        _check_choice("ranges", self.ranges, ("auto", *RANGES))
+        _check_choice("embeddings", self.embeddings, ("int8", "int4", "float32"))
         if self.weight_bits not in (0, 7, 8):
             raise UsageError(
-                f"weight_bits is {self.weight_bits}, expected 8, 7, or 0 for what the target's instructions need.",
+                f"weight_bits is {self.weight_bits}, expected 8, 7, or 0 to choose by the target's instructions.",
                 code="target-value",
             )
         if self.smooth not in ("auto", "off") and not 0 <= _number(self.smooth) <= 1:
@@ -53,13 +56,14 @@ class Quantization:
 
 
 def _number(text: str) -> float:
+    """Return a text as a number, or -1 if it is none."""
     try:
         return float(text)
     except ValueError:
         return -1.0
 
 
-def _one_of(key: str, value: str, known: tuple[str, ...]) -> None:
+def _check_choice(key: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UsageError(
             f"{key} is '{value}'.{near(value, known)} Expected one of: {', '.join(known)}.", code="target-value"

@@ -1,6 +1,7 @@
-"""A folder whose files are what may be chosen by name: listing it is the registration, importing one waits until it is asked for.
+"""Registry of modules by name: the files of a folder, and entry points of installed packages.
 
-Of some kinds installed packages may bring more: an entry point in the group ``edgekit.FOLDER`` is as good as a file in that folder.
+Listing the folder is the registration; a module is imported when it is requested. For some kinds, installed packages
+can add modules by entry points in the group ``edgekit.FOLDER``.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ Module = TypeVar("Module")
 
 @dataclass(frozen=True)
 class Registry(Generic[Module]):
-    """The modules of a package, but those that begin with an underscore.
+    """Modules of a package, except those whose names begin with an underscore.
 
     Attributes:
-        package: full name of the package.
-        kind: what a module is, for messages: ``task``.
-        hyphens: names are spelled with hyphens, their files with underscores.
-        group: entry points by which installed packages bring more such modules, e.g. ``edgekit.tasks``; empty where they cannot.
+        package: Full name of the package.
+        kind: Noun for a module, for messages, e.g. ``task``.
+        hyphens: True if names are spelled with hyphens, and their files with underscores.
+        group: Entry point group of installed packages with further modules, e.g. ``edgekit.tasks``; empty for none.
     """
 
     package: str
@@ -36,52 +37,53 @@ class Registry(Generic[Module]):
     group: str = ""
 
     def names(self) -> list[str]:
-        """Names of the package's own modules, as command line, targets and manifests spell them."""
-        files = [
-            m.name
-            for m in pkgutil.iter_modules(importlib.import_module(self.package).__path__)
-            if not m.name.startswith("_")
-        ]
-        return sorted(name.replace("_", "-") if self.hyphens else name for name in files)
+        """Return the names of the package's modules, as command line, targets and manifests spell them."""
+        folder = importlib.import_module(self.package).__path__
+        names = [module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")]
+        if self.hyphens:
+            names = [name.replace("_", "-") for name in names]
+        return sorted(names)
 
     def known(self) -> list[str]:
-        """These names and those that installed packages bring."""
+        """Return these names and those of installed packages, sorted."""
         points = importlib.metadata.entry_points(group=self.group) if self.group else ()
         return sorted({*self.names(), *(point.name for point in points)})
 
     def get(self, name: str) -> Module:
-        """The module of a name.
+        """Return the module with this name.
 
         Raises:
-            UsageError: for an unknown name, with the nearest known one; for one that two packages bring, or whose package cannot be imported.
+            UsageError: If the name is unknown (with the nearest known one), two packages provide it, or its package
+                cannot be imported.
         """
         if name not in self.names():
-            return cast(Module, _brought(self, name))
+            return cast(Module, _load_plugin(self, name))
         return cast(Module, importlib.import_module(f"{self.package}.{name.replace('-', '_')}"))
 
 
-@functools.cache  # looking through all that is installed takes some 0.1 s
-def _brought(registry: Registry[Any], name: str) -> Any:
-    """The module of a name that no file of EdgeKit has."""
+@functools.cache  # listing the entry points of all installed packages takes about 0.1 s
+def _load_plugin(registry: Registry[Any], name: str) -> Any:
+    """Return the module with this name from an installed package."""
     check_known([name], registry.known(), registry.kind, listed="Known")
-    named = list(importlib.metadata.entry_points(group=registry.group, name=name))
-    if len(named) > 1:
-        modules = " and ".join(sorted(point.value for point in named))
+    points = list(importlib.metadata.entry_points(group=registry.group, name=name))
+    if len(points) > 1:
+        modules = " and ".join(sorted(point.value for point in points))
         raise UsageError(
-            f"The {registry.kind} '{name}' is brought by several installed packages: {modules}. Uninstall all but one.",
+            f"Several installed packages provide the {registry.kind} '{name}': {modules}. Uninstall all but one.",
             code="plugin-twice",
         )
     try:
-        return named[0].load()
-    except Exception as problem:  # code of others
+        return points[0].load()
+    except Exception as problem:  # foreign code can raise anything
         raise UsageError(
-            f"The {registry.kind} '{name}' cannot be imported from {named[0].value}: {problem}. Install its package again.",
+            f"The {registry.kind} '{name}' cannot be imported from {points[0].value}: {problem}. "
+            "Install its package again.",
             code="plugin-import",
         ) from problem
 
 
 def version_of(package: str) -> str | None:
-    """Version of an installed distribution, or None; does not import it."""
+    """Return the version of an installed distribution without importing it, or None."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

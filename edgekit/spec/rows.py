@@ -1,7 +1,8 @@
-"""Rows of named arrays as a few large arrays, and what is asked of outputs of any task."""
+"""Rows of named arrays packed into a few large arrays, and comparisons of the outputs of any task."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -14,113 +15,139 @@ __all__ = ["SHAPES", "difference", "encode_each", "finite", "pack", "spread", "u
 SHAPES = ".shapes"
 """Suffix of the name under which the shapes of ragged arrays are packed."""
 
-_ENCODED_AT_ONCE = 32
+_ENCODE_CHUNK = 32
 
 
 def encode_each(task: Task, inputs: Sequence[Input]) -> Iterator[Encoded]:
-    """What a task makes of each input, of few at a time: tens of thousands of decoded images are larger than the memory.
+    """Yield the encoded form of each input, in small chunks: thousands of decoded images do not fit into memory.
 
     Raises:
-        InputError: as :meth:`Task.preprocess` does, with the place among all inputs.
+        InputError: As :meth:`Task.preprocess` raises it, with the position among all inputs.
     """
-    for start in range(0, len(inputs), _ENCODED_AT_ONCE):
-        few = inputs[start : start + _ENCODED_AT_ONCE]
+    for start in range(0, len(inputs), _ENCODE_CHUNK):
+        chunk = inputs[start : start + _ENCODE_CHUNK]
         try:
-            encoded = task.preprocess(few)
+            encoded = task.preprocess(chunk)
         except InputError:
-            for place, value in enumerate(few, start) if start else ():
-                _check(task, value, place)
+            if start > 0:
+                for position, value in enumerate(chunk, start):
+                    _check_input(task, value, position)
             raise
         yield from encoded
 
 
-def _check(task: Task, value: Input, place: int) -> None:
-    """Raises what is wrong with an input. A task tells the place of one among several, so it is asked for two."""
+def _check_input(task: Task, value: Input, position: int) -> None:
+    """Raise the error for one invalid input, with its position among all inputs.
+
+    A task names the position only if there are several inputs, so it gets the input twice.
+    """
     try:
         task.preprocess([value, value])
     except InputError as problem:
-        raise problem.reworded(str(problem).replace(" at position 0", f" at position {place}", 1)) from problem
+        message = str(problem).replace(" at position 0", f" at position {position}", 1)
+        raise problem.reworded(message) from problem
 
 
 def pack(rows: Sequence[Arrays]) -> dict[str, np.ndarray]:
-    """Puts rows together, for a file or a pipe; :func:`unpack` takes them apart.
+    """Pack rows into a few arrays, for a file or a pipe. :func:`unpack` is the inverse.
 
     Args:
-        rows: at least one; all with the same names, dtypes and ranks.
+        rows: Rows with the same names, dtypes and ranks; at least one.
 
     Returns:
-        Name to ``[rows, ...]`` where all rows have one shape. Else name to all values one after the other, and ``NAME.shapes``: int64 ``[rows, rank]``.
+        Array ``[rows, ...]`` by name if all rows have the same shape. Otherwise the flat values of all rows one after
+        the other, and the shapes as int64 ``[rows, rank]`` under ``NAME.shapes``.
     """
     packed: dict[str, np.ndarray] = {}
     for name in rows[0]:
         arrays = [np.asarray(row[name]) for row in rows]
-        if len({a.shape for a in arrays}) == 1:
+        if len({array.shape for array in arrays}) == 1:
             packed[name] = np.stack(arrays)
         else:
-            packed[name] = np.concatenate([a.ravel() for a in arrays])
-            packed[name + SHAPES] = np.array([a.shape for a in arrays], np.int64)
+            packed[name] = np.concatenate([array.ravel() for array in arrays])
+            packed[name + SHAPES] = np.array([array.shape for array in arrays], np.int64)
     return packed
 
 
 def unpack(packed: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The rows that :func:`pack` put together, as views.
+    """Return the rows that :func:`pack` packed, as views.
 
     Raises:
-        ValueError: when values and shapes do not fit each other.
+        ValueError: If values and shapes do not match.
     """
     columns: dict[str, Sequence[np.ndarray]] = {}
     for name, values in packed.items():
         if name.endswith(SHAPES):
             continue
         shapes = packed.get(name + SHAPES)
-        columns[name] = list(values) if shapes is None else _ragged(name, values, shapes)
+        columns[name] = list(values) if shapes is None else _split_ragged(name, values, shapes)
     counts = {name: len(column) for name, column in columns.items()}
     if len(set(counts.values())) > 1:
-        raise ValueError(f"the arrays are of different numbers of rows: {counts}")
+        raise ValueError(f"the arrays have different numbers of rows: {counts}")
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _ragged(name: str, values: np.ndarray, shapes: np.ndarray) -> list[np.ndarray]:
+def _split_ragged(name: str, values: np.ndarray, shapes: np.ndarray) -> list[np.ndarray]:
+    """Split flat values into one array per row, with the given shapes."""
     if values.ndim != 1 or shapes.ndim != 2 or shapes.dtype.kind not in "iu" or (shapes < 0).any():
         raise ValueError(
-            f"'{name}' is {values.dtype} {values.shape} with shapes {shapes.dtype} {shapes.shape}, expected flat values and int64 [rows, rank]"
+            f"'{name}' is {values.dtype} {values.shape} with shapes {shapes.dtype} {shapes.shape}, "
+            "expected flat values and int64 [rows, rank]"
         )
-    sizes = [int(np.prod([int(n) for n in shape], dtype=object)) for shape in shapes]
+    # Python integers do not overflow, even for the shapes of a damaged file.
+    sizes = [math.prod(shape) for shape in shapes.tolist()]
     if sum(sizes) != len(values):
-        raise ValueError(f"'{name}' has {len(values)} values, its shapes are of {sum(sizes)}")
+        raise ValueError(f"'{name}' has {len(values)} values, but its shapes need {sum(sizes)}")
     ends = np.cumsum([0, *sizes])
     return [values[ends[i] : ends[i + 1]].reshape(shape) for i, shape in enumerate(shapes)]
 
 
 def spread(rows: Sequence[Arrays]) -> float:
-    """Range of all values of all outputs, at least 1: the unit in which differences of outputs are stated."""
-    return max(
-        [
-            1.0,
-            *(
-                float(max(np.max(r[n]) for r in rows if r[n].size) - min(np.min(r[n]) for r in rows if r[n].size))
-                for n in _floats(rows)
-            ),
-        ]
-    )
+    """Return the largest range of values of an output over all rows, at least 1.
+
+    It is the unit for differences between outputs.
+    """
+    largest = 1.0
+    for name in _float_names(rows):
+        arrays = [row[name] for row in rows if row[name].size]
+        highest = max(np.max(array) for array in arrays)
+        lowest = min(np.min(array) for array in arrays)
+        largest = max(largest, float(highest - lowest))
+    return largest
 
 
 def difference(rows: Sequence[Arrays], others: Sequence[Arrays]) -> float:
-    """Largest difference of a value between two models' outputs to the same rows; infinity where shapes differ or one is not finite."""
+    """Return the largest absolute difference between two models' outputs for the same rows.
+
+    The result is infinity if shapes differ, or a value is not finite.
+    """
     largest = 0.0
     for row, other in zip(rows, others, strict=True):
         for name in row:
-            a, b = np.asarray(row[name], np.float64), np.asarray(other[name], np.float64)
-            if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+            first = np.asarray(row[name], np.float64)
+            second = np.asarray(other[name], np.float64)
+            if first.shape != second.shape or not (np.isfinite(first).all() and np.isfinite(second).all()):
                 return float("inf")
-            largest = max(largest, float(np.abs(a - b).max())) if a.size else largest
+            if first.size:
+                largest = max(largest, float(np.abs(first - second).max()))
     return largest
 
 
 def finite(rows: Sequence[Arrays]) -> np.ndarray:
-    """Whether every output of a row is a number: bool ``[rows]``."""
-    return np.array([all(np.isfinite(a).all() for a in row.values() if a.dtype.kind == "f") for row in rows], bool)
+    """Return whether all float outputs of each row are finite: bool ``[rows]``."""
+    return np.array([_is_finite(row) for row in rows], bool)
 
 
-def _floats(rows: Sequence[Arrays]) -> list[str]:
-    return [n for n in (rows[0] if rows else ()) if rows[0][n].dtype.kind == "f" and any(r[n].size for r in rows)]
+def _is_finite(row: Arrays) -> bool:
+    return all(np.isfinite(array).all() for array in row.values() if array.dtype.kind == "f")
+
+
+def _float_names(rows: Sequence[Arrays]) -> list[str]:
+    """Return the names of the float outputs that have a value in some row."""
+    if not rows:
+        return []
+    names = []
+    for name, array in rows[0].items():
+        if array.dtype.kind == "f" and any(row[name].size for row in rows):
+            names.append(name)
+    return names

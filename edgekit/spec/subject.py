@@ -1,6 +1,6 @@
-"""What was measured of one bundle, and where: frozen data, the greater part of a report.
+"""Measurements of one bundle and its machine: frozen data, the largest part of a report.
 
-No text of a sample is in here.
+They contain no texts of samples.
 """
 
 from __future__ import annotations
@@ -19,34 +19,38 @@ __all__ = [
     "Predictions",
     "Process",
     "Scenario",
+    "SliceScore",
     "Start",
     "Subject",
     "Times",
     "TimingSession",
 ]
 
-_MEMORY = 0.02  # of the larger
+_MEMORY_TOLERANCE = 0.02  # share of the larger value
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """The machine and what is installed on it, as far as latency depends on it. Empty or 0: the system does not tell, or there is no limit.
+    """Machine and installed software, as far as latency depends on them.
+
+    A value is empty or 0 if the system does not report it, or there is no limit.
 
     Attributes:
-        edgekit, python: versions.
-        system: operating system, kernel release and architecture.
-        cpu: the processor's name.
-        cpus: how many this process may use.
-        instructions: instruction sets that decide how fast INT8 is.
-        memory_mb: of the machine, MiB.
-        gpu: name of the first GPU, or the board's.
-        driver: release of its driver, L4T on a Jetson.
-        backends: version of each backend that is installed, and of what a call spends time in beside it: numpy and tokenizers.
-        governor: of the CPU's frequency.
-        power_mode: of a Jetson (nvpmodel); on other machines the platform profile.
-        cpu_limit: of the cgroup, in CPUs.
-        memory_limit_mb: of the cgroup, MiB.
-        throttled: times that the machine slowed itself down, or the cgroup was held back, since it started; not compared, its growth in a run is told.
+        edgekit, python: Versions.
+        system: Operating system, kernel release and architecture.
+        cpu: Name of the processor.
+        cpus: Number of CPUs available to the process.
+        instructions: Instruction sets that determine the speed of INT8.
+        memory_mb: Memory of the machine, in MiB.
+        gpu: Name of the first GPU, or of the board.
+        driver: Release of the GPU driver, L4T on a Jetson.
+        backends: Version by name of each installed backend, and of the packages in every call: numpy and tokenizers.
+        governor: CPU frequency governor.
+        power_mode: Power mode (nvpmodel) of a Jetson; platform profile of other machines.
+        cpu_limit: CPU limit of the cgroup, in CPUs.
+        memory_limit_mb: Memory limit of the cgroup, in MiB.
+        throttled: Number of throttling events of the machine or the cgroup since it started. It is not compared;
+            its growth during a run is reported.
     """
 
     edgekit: str
@@ -66,37 +70,42 @@ class Fingerprint:
     throttled: int = 0
 
     def differences(self, other: Fingerprint) -> list[str]:
-        """What differs, e.g. ``governor: powersave, then performance``; empty where latencies may be compared.
+        """Return the differences, e.g. ``governor: powersave, then performance``; empty if latencies are comparable.
 
-        Memory of nearly the same size is the same: what firmware and kernel keep for themselves varies between machines that are alike.
+        Memory sizes within 2 % are equal, since the share of firmware and kernel varies between equal machines.
         """
-        found = []
+        result = []
         for name in (f.name for f in fields(self) if f.name != "throttled"):
-            own, its = getattr(self, name), getattr(other, name)
-            alike = abs(own - its) <= _MEMORY * max(own, its) if name == "memory_mb" else own == its
-            if not alike:
-                found.append(f"{name.replace('_', ' ')}: {_said(own)}, then {_said(its)}")
-        return found
+            before = getattr(self, name)
+            after = getattr(other, name)
+            is_equal = _is_same_memory(before, after) if name == "memory_mb" else before == after
+            if not is_equal:
+                result.append(f"{name.replace('_', ' ')}: {_format(before)}, then {_format(after)}")
+        return result
 
 
-def _said(value: object) -> str:
+def _is_same_memory(before: int, after: int) -> bool:
+    return abs(before - after) <= _MEMORY_TOLERANCE * max(before, after)
+
+
+def _format(value: object) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{k} {v}" for k, v in sorted(value.items())) or "none"
     if isinstance(value, tuple):
         return " ".join(value) or "none"
-    return str(value) or "not told"
+    return str(value) or "unknown"
 
 
 @dataclass(frozen=True)
 class Start:
-    """A cold start, in milliseconds: from process start to the first answer.
+    """Duration of a cold start, from process start to the first answer.
 
     Attributes:
-        import_ms: the interpreter's start and the import of EdgeKit.
-        verify_ms: every file of the bundle against its digest.
-        load_ms: backend and graph.
-        answer_ms: the first answer.
-        total_ms: of all that, as whoever started the process sees it.
+        import_ms: Start of the interpreter and import of EdgeKit, in ms.
+        verify_ms: Verification of the digest of every bundle file, in ms.
+        load_ms: Load of backend and graph, in ms.
+        answer_ms: First answer, in ms.
+        total_ms: All of this, as the parent process measures it, in ms.
     """
 
     import_ms: float
@@ -111,15 +120,16 @@ class Process:
     """One process that answered texts.
 
     Attributes:
-        start: its cold start.
-        blocks_ms: milliseconds from input to answer of each call: ``[block][call]``; a block's first half are its texts, its second half the same
-            texts again. In a comparison block i of both sides holds the same texts.
-        memory_mb: its peak resident memory, MiB.
-        energy_mj: of one answer, millijoule; None where the machine does not tell.
-        rows: of the samples, from 0, that the texts of each block are.
-        probes_ms: of each probe kernel (its name and how often a call repeats it), milliseconds of each call ``[time][call]``, before the first block, behind
-            it, and so on behind each; empty where none ran.
-        probe_start_ms: start of the process with the probe kernels, which was started beside it; None where there was none.
+        start: Cold start of the process.
+        blocks_ms: Latency of each call from input to answer, in ms: ``[block][call]``. The first half of a block are
+            its texts, the second half the same texts again. In a comparison, block i of both sides has the same texts.
+        memory_mb: Peak resident memory of the process, in MiB.
+        energy_mj: Energy per answer, in mJ; None if the machine does not report it.
+        rows: Positions in the samples, from 0, of the texts of each block.
+        probes_ms: Latency of each call of a probe kernel, in ms: ``[time][call]`` by kernel name with its number of
+            repetitions. The times are before the first block and after each block; empty without probes.
+        probe_start_ms: Start of the process with the probe kernels, which started beside this one, in ms; None without
+            probes.
     """
 
     start: Start
@@ -133,11 +143,11 @@ class Process:
 
 @dataclass(frozen=True)
 class TimingSession:
-    """An earlier run in which a bundle was timed by itself. Runs at other times meet the machine in another state.
+    """Earlier run that timed a bundle alone. The machine may be in another state in each run.
 
     Attributes:
-        created: UTC, ISO 8601.
-        processes: those that were timed.
+        created: Time of the run in UTC, ISO 8601.
+        processes: Timed processes.
     """
 
     created: str
@@ -146,12 +156,12 @@ class TimingSession:
 
 @dataclass(frozen=True)
 class ByLength:
-    """Latency of texts of a length.
+    """Latency of texts within a range of lengths.
 
     Attributes:
-        low, high: tokens of the shortest and the longest of them.
-        count: calls.
-        p50_ms: their median.
+        low, high: Tokens of the shortest and of the longest of these texts.
+        count: Number of calls.
+        p50_ms: Median latency, in ms.
     """
 
     low: int
@@ -162,14 +172,16 @@ class ByLength:
 
 @dataclass(frozen=True)
 class Times:
-    """Latency from input to answer, one stream, batch 1. A percentile that the count cannot carry is None.
+    """Latency from input to answer, for one stream and batch 1.
+
+    A percentile is None if there are too few calls to estimate it.
 
     Attributes:
-        count: calls.
-        mean_ms, p50_ms, p90_ms, p99_ms: of all calls.
-        needed: calls that p50, p90 and p99 need (MLPerf early stopping), e.g. ``{"p99": 662}``.
-        quantiles_ms: the 0th, 1st ... 100th percentile of what was seen, for pictures.
-        by_length: by tokens of the text.
+        count: Number of calls.
+        mean_ms, p50_ms, p90_ms, p99_ms: Mean and percentiles of all calls, in ms.
+        needed: Number of calls that p50, p90 and p99 need (MLPerf early stopping), e.g. ``{"p99": 662}``.
+        quantiles_ms: Observed 0th, 1st ... 100th percentile in ms, for plots.
+        by_length: Latency by tokens of the text.
     """
 
     count: int
@@ -184,15 +196,15 @@ class Times:
 
 @dataclass(frozen=True)
 class Scenario:
-    """A scenario by MLPerf's name. MLPerf-style, not MLPerf-compliant: it is shorter than MLPerf asks.
+    """Scenario in the style of MLPerf. It is shorter than MLPerf requires, so it is not MLPerf-compliant.
 
     Attributes:
         name: ``SingleStream``, ``Offline`` or ``Server``.
-        metric: e.g. ``90th percentile, early-stopping estimate``.
-        value: None where it cannot be estimated.
+        metric: Name of the metric, e.g. ``90th percentile, early-stopping estimate``.
+        value: Value of the metric; None if it cannot be estimated.
         unit: ``ms``, ``rows/s`` or ``queries/s``.
-        queries: that were answered.
-        detail: a sentence: what was held constant, or why there is no value.
+        queries: Number of answered queries.
+        detail: Sentence about the constant parameters, or about the reason for a missing value.
     """
 
     name: str
@@ -205,12 +217,12 @@ class Scenario:
 
 @dataclass(frozen=True)
 class Numbers:
-    """An array.
+    """An array of numbers.
 
     Attributes:
-        dtype: numpy name, e.g. ``float32``.
-        shape: extent of each axis.
-        values: all of them, the last axis fastest; whole numbers and truth values as numbers.
+        dtype: Element type by its numpy name, e.g. ``float32``.
+        shape: Size of each axis.
+        values: All elements, the last axis fastest; integers and booleans as numbers.
     """
 
     dtype: str
@@ -220,12 +232,12 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model answers to the samples, row by row, in the order of the file.
+    """Outputs of a model for the samples, in the order of the file.
 
     Attributes:
-        ids: keyed hash of each row, hex.
-        outputs: name of each output to the values of all rows, ``[rows, ...]``; of rows of several shapes to all values one after the other, and under
-            ``NAME.shapes`` the shape of each row.
+        ids: Keyed hash of each row, in hex.
+        outputs: Values of all rows, ``[rows, ...]``, by output name. If the rows differ in shape, the flat values of
+            all rows one after the other, and the shape of each row under ``NAME.shapes``.
     """
 
     ids: tuple[str, ...]
@@ -233,15 +245,32 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Perturbed:
-    """One kind of disturbance of the texts. Descriptive, not a certificate.
+class SliceScore:
+    """Score of one bundle on the rows that share a value of a column.
 
     Attributes:
-        name: e.g. ``typos``.
-        rows: that were disturbed.
-        changed: of them, answered differently than undisturbed.
-        clean, disturbed: score of the same rows without and with it.
-        drop, low, high: how much worse the score is with it, with its 90 % interval.
+        column: Column of the slice.
+        value: Value that its rows share.
+        rows: Number of rows.
+        score: Score of the task on these rows; None where it is not defined on them.
+    """
+
+    column: str
+    value: str
+    rows: int
+    score: float | None
+
+
+@dataclass(frozen=True)
+class Perturbed:
+    """Scores under one perturbation of the texts. Descriptive, not a certificate.
+
+    Attributes:
+        name: Name of the perturbation, e.g. ``typos``.
+        rows: Number of perturbed rows.
+        changed: Number of these rows whose answer changes.
+        clean, disturbed: Scores of the same rows without and with the perturbation.
+        drop, low, high: Loss of score with the perturbation, with the ends of its 90 % interval.
     """
 
     name: str
@@ -256,41 +285,44 @@ class Perturbed:
 
 @dataclass(frozen=True)
 class Subject:
-    """One bundle (or a teacher, of which predictions are all that is known) as it was measured.
+    """Measurements of one bundle, or the predictions of a teacher.
 
     Attributes:
-        name: the last part of its path, or ``teacher``.
-        digest: content digest of the bundle; empty for a teacher.
-        format: format version of the bundle; 0 for a teacher.
-        model: id of the model and its revision.
-        task: task name.
-        identity: what must be equal for two models to be compared, e.g. the names of the labels.
-        target, backend, method, executed: what it was built for and what ran.
-        threads: of one call.
-        score_name: what ``score`` is.
-        higher_is_better: False where ``score`` is an error rate.
-        score: on the samples; None where they have no labels or it is not defined.
-        more_scores: name to value of the task's other scores, which are reported and not gated; without those that are not defined.
-        truncated: samples that are longer than the model takes.
-        calibration_error: expected calibration error on the samples, 0 to 1; None where answers have no probability.
-        labels: names of the labels, in the order of ``confusion``; empty where answers are no labels.
-        confusion: items by truth (first) and answer (second); empty where an item has not exactly one label.
-        size_mb: of the bundle on disk, MiB; 0 for a teacher.
-        energy_mj: of one answer, millijoule; None where the machine does not tell.
-        energy_from: who told it, e.g. ``RAPL package-0``; else why nobody does.
-        times: of all processes' calls; None where nothing was timed.
-        start: median over the processes; None where nothing was started.
-        memory_mb: median over the processes, MiB; 0 where nothing was started.
-        processes: those that were timed.
-        scenarios: those that were run.
-        robustness: under disturbed texts.
-        candidates: of its build.
-        predictions: row by row; None where they would quote the samples.
-        settings: what its manifest says of how it runs, as text by name: variants field by field, and the digest of each file. Empty for a teacher,
-            and in reports of EdgeKit 0.1.
-        path: of a baseline's bundle, relative to the folder of the baseline's file; empty where that is not known.
-        probes_ran: backend and threads that ran the probe kernels, e.g. ``onnxruntime 2``; empty where there were none.
-        sessions: of a baseline that was appended to, those before the last, the oldest first; the last is ``processes``.
+        name: Last part of the path, or ``teacher``.
+        digest: Content digest of the bundle; empty for a teacher.
+        format: Format version of the bundle; 0 for a teacher.
+        model: Id of the model and its revision.
+        task: Task name.
+        identity: Plain data that two models must share to be comparable, e.g. the names of the labels.
+        target, backend, method, executed: Target of the build, and the backend, method and precision that ran.
+        threads: Threads per call.
+        score_name: Name of ``score``.
+        higher_is_better: Direction of ``score``; False for an error rate.
+        score: Score on the samples; None without labels or if it is not defined.
+        more_scores: Other scores of the task by name, which are reported but not gated; without undefined ones.
+        truncated: Number of samples that are longer than the model accepts.
+        calibration_error: Expected calibration error on the samples, 0 to 1; None if answers have no probability.
+        labels: Names of the labels, in the order of ``confusion``; empty if answers are not labels.
+        confusion: Number of items by true label (first axis) and answer (second axis); empty if an item can have
+            several labels or none.
+        size_mb: Size of the bundle on disk, in MiB; 0 for a teacher.
+        energy_mj: Energy per answer, in mJ; None if the machine does not report it.
+        energy_from: Source of ``energy_mj``, e.g. ``RAPL package-0``; without one, the reason.
+        times: Latency over the calls of all processes; None if nothing was timed.
+        start: Median cold start over the processes; None if no process was started.
+        memory_mb: Median memory over the processes, in MiB; 0 if no process was started.
+        processes: Timed processes.
+        scenarios: Scenarios that were run.
+        robustness: Scores on perturbed texts.
+        slices: Scores by slice, where the bundle is described by itself.
+        candidates: Candidates of the build.
+        predictions: Outputs per row; None if they would quote the samples.
+        settings: Runtime settings from the manifest as text, by name: the fields of the variants and the digest of
+            each file. Empty for a teacher, and in reports of EdgeKit 0.1.
+        path: Path of a baseline's bundle, relative to the folder of the baseline file; empty if it is not known.
+        probes_ran: Backend and threads of the probe kernels, e.g. ``onnxruntime 2``; empty without probes.
+        sessions: Earlier timing sessions of a baseline that was appended to, the oldest first. The last session is
+            ``processes``.
     """
 
     name: str
@@ -321,6 +353,7 @@ class Subject:
     processes: tuple[Process, ...] = ()
     scenarios: tuple[Scenario, ...] = ()
     robustness: tuple[Perturbed, ...] = ()
+    slices: tuple[SliceScore, ...] = ()
     candidates: tuple[Trial, ...] = ()
     predictions: Predictions | None = None
     settings: Mapping[str, str] = field(default_factory=dict)

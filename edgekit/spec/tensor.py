@@ -1,4 +1,4 @@
-"""Named tensors: what a graph takes and gives."""
+"""Named tensors: the inputs and outputs of a graph."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-__all__ = ["Signature", "TensorSpec", "merged"]
+__all__ = ["Signature", "TensorSpec", "merge_signatures"]
 
 
 @dataclass(frozen=True)
@@ -14,10 +14,10 @@ class TensorSpec:
     """One input or output of a graph.
 
     Attributes:
-        name: name in the graph.
-        dtype: numpy name of the element type, e.g. ``int64`` or ``float32``.
-        shape: one entry an axis: a name for an axis that varies (``batch``, ``sequence``), a number for a fixed one.
-        pad: the value that fills short rows along the varying axes behind ``batch``; None where rows never vary.
+        name: Name in the graph.
+        dtype: Element type by its numpy name, e.g. ``int64`` or ``float32``.
+        shape: One entry per axis: a name for a variable axis (``batch``, ``sequence``), a number for a fixed one.
+        pad: Value that pads short rows along the variable axes after ``batch``; None if rows do not vary.
     """
 
     name: str
@@ -31,11 +31,11 @@ class Signature:
     """One entry point of a graph set, e.g. ``forward``.
 
     Attributes:
-        name: unique within its graph set.
-        inputs: in the order of the graph.
-        outputs: in the order of the graph.
-        state: pairs of an output and the input that takes it at the next call for the same rows. Both have one type
-            and one shape, axes by name: a state does not grow. At their first call the loop says what such an input holds.
+        name: Unique name within the graph set.
+        inputs: Inputs in the order of the graph.
+        outputs: Outputs in the order of the graph.
+        state: Pairs of an output and the input that receives it in the next call for the same rows. Both have the same
+            type and shape (axes by name), so a state does not grow. The loop sets the input in the first call.
     """
 
     name: str
@@ -44,33 +44,35 @@ class Signature:
     state: tuple[tuple[str, str], ...] = field(default=(), metadata={"unless_empty": True})
 
     def __post_init__(self) -> None:
-        """Checks that each state goes from an output to an input that can take it.
+        """Check that each state goes from an output to an input of the same type and shape.
 
         Raises:
-            ValueError: with the pair.
+            ValueError: If it does not; with the pair.
         """
-        gives, takes = ({spec.name: spec for spec in specs} for specs in (self.outputs, self.inputs))
+        outputs = {spec.name: spec for spec in self.outputs}
+        inputs = {spec.name: spec for spec in self.inputs}
         for output, name in self.state:
-            pair = f"The signature '{self.name}' hands on its output '{output}' as its input '{name}'"
-            if output not in gives or name not in takes:
+            pair = f"The signature '{self.name}' passes its output '{output}' to its input '{name}'"
+            if output not in outputs or name not in inputs:
                 raise ValueError(
-                    f"{pair}, and has the outputs {', '.join(gives)} and the inputs {', '.join(takes)}. Name one of each."
+                    f"{pair}, but its outputs are {', '.join(outputs)} and its inputs are {', '.join(inputs)}. "
+                    "Name one of each."
                 )
-            if (gives[output].dtype, gives[output].shape) != (takes[name].dtype, takes[name].shape):
-                from_, to = (
-                    f"{spec.dtype} [{', '.join(map(str, spec.shape))}]" for spec in (gives[output], takes[name])
-                )
+            source = outputs[output]
+            target = inputs[name]
+            if (source.dtype, source.shape) != (target.dtype, target.shape):
                 raise ValueError(
-                    f"{pair}, and the one is {from_}, the other {to}. Export the graph with one type and one shape of both."
+                    f"{pair}, but the output is {_describe(source)} and the input is {_describe(target)}. "
+                    "Export the graph with the same type and shape for both."
                 )
         if len({name for _, name in self.state}) < len(self.state):
             raise ValueError(
-                f"The signature '{self.name}' hands on two outputs as one input. Name each input of its state once."
+                f"The signature '{self.name}' passes two outputs to one input. Name each input of its state once."
             )
 
     @cached_property
     def places(self) -> tuple[tuple[str, int, str], ...]:
-        """Input, place behind ``batch`` and name of each input axis that varies from row to row."""
+        """Variable input axes after ``batch``: input name, position of the axis without ``batch``, axis name."""
         return tuple(
             (spec.name, place, axis)
             for spec in self.inputs
@@ -80,18 +82,25 @@ class Signature:
 
     @cached_property
     def varying(self) -> tuple[str, ...]:
-        """Names of the input axes behind ``batch`` that vary from row to row. The first is the bucketed axis; there is none where all rows have one shape."""
+        """Names of the variable input axes after ``batch``; empty if all rows have one shape.
+
+        The first one is the bucketed axis.
+        """
         return tuple(dict.fromkeys(axis for _, _, axis in self.places))
 
 
-def merged(signatures: Sequence[Signature]) -> Signature:
-    """All that the graphs of a model take and give, each name once: of one graph its own signature. What a row of a loop may hold."""
+def merge_signatures(signatures: Sequence[Signature]) -> Signature:
+    """Return one signature with all inputs and outputs of the graphs of a model, each name once.
+
+    A row of a loop may hold any of these arrays. The signature of a single graph is returned unchanged.
+    """
     if len(signatures) == 1:
         return signatures[0]
-    inputs, outputs = (
-        {spec.name: spec for signature in signatures for spec in getattr(signature, part)}
-        for part in ("inputs", "outputs")
-    )
-    return Signature(
-        "+".join(signature.name for signature in signatures), tuple(inputs.values()), tuple(outputs.values())
-    )
+    inputs = {spec.name: spec for signature in signatures for spec in signature.inputs}
+    outputs = {spec.name: spec for signature in signatures for spec in signature.outputs}
+    name = "+".join(signature.name for signature in signatures)
+    return Signature(name, tuple(inputs.values()), tuple(outputs.values()))
+
+
+def _describe(spec: TensorSpec) -> str:
+    return f"{spec.dtype} [{', '.join(map(str, spec.shape))}]"

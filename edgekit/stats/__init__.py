@@ -1,1 +1,1 @@
-"""Intervals, paired tests, power, Holm, percentiles: numbers only; no task, no files."""
+"""Statistics on arrays: intervals, paired tests, power, Holm's correction, percentiles. No tasks and no files."""

@@ -1,4 +1,4 @@
-"""Holm's correction of p-values for many tests."""
+"""Holm's correction of p-values for multiple tests."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ __all__ = ["holm"]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted so that rejecting those at or below alpha wrongly rejects any with a probability of at most alpha.
+    """Return p-values adjusted for the family-wise error rate.
 
-    Source: Holm S., Scandinavian Journal of Statistics 6 (1979) 65-70: the i-th smallest of m, from 1, times ``m - i + 1``, and no
-    smaller than one before it.
+    Rejecting all adjusted values of at most alpha rejects a true hypothesis with a probability of at most alpha. The
+    i-th smallest of m values is multiplied by ``m - i + 1``, and is at least as large as the one before it.
+
+    Source: Holm S., Scandinavian Journal of Statistics 6 (1979) 65-70.
 
     Args:
-        p_values: 0 to 1, in any order.
+        p_values: P-values, 0 to 1, in any order.
 
     Returns:
-        The adjusted ones in the same order, at most 1.
+        Adjusted p-values in the same order, at most 1.
     """
-    adjusted, largest = [0.0] * len(p_values), 0.0
+    adjusted = [0.0] * len(p_values)
+    largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest

@@ -1,10 +1,13 @@
-"""How sure a ratio of times is: bootstrap over pairs of processes, and levels for looking more than once.
+"""Uncertainty of a latency ratio: bootstrap over process pairs, and error levels for repeated looks at the data.
 
-Two runs of one program differ by more than the calls inside a run do: where its pages lie, how its code is aligned, which CPU it began on.
-So processes are what is drawn, not calls: Kalibera T. and Jones R., "Rigorous Benchmarking in Reasonable Time" (ISMM 2013). The interval is
-the estimate plus and minus Student's t times the bootstrap standard error (Efron B. and Tibshirani R. J., An Introduction to the Bootstrap,
-1993, chapters 12 and 13), with the standard error widened by sqrt(n / (n - 1)), since a bootstrap of few draws is too narrow by just that
-(Hesterberg T., "What Teachers Should Know About the Bootstrap", The American Statistician 69, 2015).
+Two runs of a program differ by more than the calls within a run do: by the placement of its pages, the alignment of its
+code, the CPU that it starts on. So the bootstrap draws processes, not calls: Kalibera T. and Jones R., "Rigorous
+Benchmarking in Reasonable Time" (ISMM 2013).
+
+The interval is the estimate plus and minus Student's t times the bootstrap standard error (Efron B. and Tibshirani R.
+J., An Introduction to the Bootstrap, 1993, chapters 12 and 13). The standard error is widened by sqrt(n / (n - 1)),
+since a bootstrap of few draws is too narrow by that factor (Hesterberg T., "What Teachers Should Know About the
+Bootstrap", The American Statistician 69, 2015).
 """
 
 from __future__ import annotations
@@ -16,25 +19,20 @@ from itertools import pairwise
 
 import numpy as np
 
+# fmt: off
 __all__ = [
-    "ALPHA",
-    "FEWEST",
-    "POWER",
-    "Estimate",
-    "Look",
-    "levels",
-    "median",
-    "quantile",
-    "ratio_of_quantiles",
-    "spent",
+    "ALPHA", "FEWEST", "POWER", "Estimate", "Look", "levels", "median", "quantile", "ratio_of_quantiles", "spend_alpha",
 ]
+# fmt: on
 
 ALPHA = 0.05
-"""Chance that a limit is called exceeded though it is not, and that it is called kept though it is not: each of the two, over all looks."""
+"""Probability of each of two errors over all looks: a limit that holds is called exceeded, or the reverse."""
 
 POWER = 0.80
+"""Probability to detect an effect of the size :meth:`Estimate.resolvable`."""
+
 FEWEST = 4
-"""Pairs of processes below which nothing is decided."""
+"""Least number of process pairs for a decision."""
 
 _RESAMPLES = 1000
 _CHUNK = 2_000_000  # weights at a time: 16 MB
@@ -42,12 +40,12 @@ _CHUNK = 2_000_000  # weights at a time: 16 MB
 
 @dataclass(frozen=True)
 class Estimate:
-    """A logarithm of a ratio.
+    """Logarithm of a ratio, with its standard error.
 
     Attributes:
-        value: the estimate.
-        error: its standard error; infinite where nothing can be said of it.
-        pairs: how many draws it rests on.
+        value: Estimate.
+        error: Standard error; infinite if it is not known.
+        pairs: Number of independent draws: process pairs, or processes.
     """
 
     value: float
@@ -55,19 +53,20 @@ class Estimate:
     pairs: int
 
     def bounds(self, alpha: float) -> tuple[float, float]:
-        """Lower and upper bound, each wrong with a chance of ``alpha``."""
+        """Return the lower and the upper bound, each wrong with probability ``alpha``."""
         if self.error == 0.0:
             return self.value, self.value
         if self.pairs < 2 or not math.isfinite(self.error):
             return -math.inf, math.inf
-        arm = _t(1 - alpha, self.pairs - 1) * self.error
-        return self.value - arm, self.value + arm
+        half_width = _t_quantile(1 - alpha, self.pairs - 1) * self.error
+        return self.value - half_width, self.value + half_width
 
     def resolvable(self, alpha: float) -> float:
-        """The smallest true logarithm that a lower bound would have been above 0 for, with a chance of 80 %."""
+        """Return the smallest true logarithm whose lower bound is above 0 with a probability of 80 %."""
         if self.pairs < 2 or not math.isfinite(self.error):
             return math.inf
-        return (_t(1 - alpha, self.pairs - 1) + _t(POWER, self.pairs - 1)) * self.error
+        freedom = self.pairs - 1
+        return (_t_quantile(1 - alpha, freedom) + _t_quantile(POWER, freedom)) * self.error
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,8 @@ class Look:
     """A look at the data for a decision.
 
     Attributes:
-        pairs: how many there were.
-        share: of the most that there could be; 1 for the last look.
+        pairs: Number of process pairs at that time.
+        share: Share of the largest number of pairs, above 0; 1 for the last look.
     """
 
     pairs: int
@@ -84,92 +83,112 @@ class Look:
 
 
 def levels(looks: Sequence[Look]) -> list[float]:
-    """The chance of error of each look; together they are no more than ``ALPHA``."""
-    reached = [0.0, *(spent(look.share) for look in looks)]
-    return [after - before for before, after in pairwise(reached)]
+    """Return the error level of each look. Their sum is at most ``ALPHA``."""
+    cumulative = [0.0, *(spend_alpha(look.share) for look in looks)]
+    return [after - before for before, after in pairwise(cumulative)]
 
 
-def spent(share: float) -> float:
-    """How much of ``ALPHA`` may be spent once this share of the data is there: the Pocock-like spending function.
+def spend_alpha(share: float) -> float:
+    """Return the part of ``ALPHA`` that may be spent at this share of the data: the Pocock-like spending function.
 
-    Levels of single looks are the differences, and add up to ``ALPHA`` by the union bound: no joint distribution is assumed.
-    Source: Lan K. K. G. and DeMets D. L., "Discrete Sequential Boundaries for Clinical Trials", Biometrika 70 (1983) 659-663.
+    The levels of single looks are its differences. They add up to ``ALPHA`` by the union bound, so no joint
+    distribution is assumed.
+
+    Source: Lan K. K. G. and DeMets D. L., "Discrete Sequential Boundaries for Clinical Trials", Biometrika 70 (1983)
+    659-663.
 
     Args:
-        share: of the most data that there will be, 0 to 1.
+        share: Share of the largest amount of data, 0 to 1.
     """
     return ALPHA * math.log(1 + (math.e - 1) * min(max(share, 0.0), 1.0))
 
 
 def median(groups: Sequence[Sequence[float]], seed: int) -> Estimate:
-    """Median of all values, e.g. of the blocks' log ratios, with the groups (pairs of processes) drawn.
+    """Estimate the median of all values, e.g. of the log ratios of blocks. Groups (process pairs) are resampled.
 
     Args:
-        groups: values ``[group][value]``, at least one of each.
-        seed: of the draws.
+        groups: Values ``[group][value]``, at least one in each group.
+        seed: Random seed of the resampling.
     """
-    return _estimate(*_drawn(groups, 0.5, seed), len(groups))
+    value, resampled = _resample_quantile(groups, 0.5, seed)
+    return _estimate(value, resampled, len(groups))
 
 
 def ratio_of_quantiles(
     before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], q: float, seed: int
 ) -> Estimate:
-    """Logarithm of the ratio of a quantile of all values after to that before; a group is drawn on both sides at once.
+    """Estimate the logarithm of the ratio of a quantile, after to before. Groups of both sides are resampled together.
 
     Args:
-        before: values ``[group][value]``, above 0.
-        after: the same groups.
-        q: 0 to 1.
-        seed: of the draws.
+        before: Values ``[group][value]``, above 0.
+        after: Values of the same groups, above 0.
+        q: Quantile, 0 to 1.
+        seed: Random seed of the resampling.
     """
-    (was, low), (now, high) = _drawn(before, q, seed), _drawn(after, q, seed)
-    return _estimate(math.log(now / was), np.log(high / low), len(before))
+    value_before, resampled_before = _resample_quantile(before, q, seed)
+    value_after, resampled_after = _resample_quantile(after, q, seed)
+    return _estimate(math.log(value_after / value_before), np.log(resampled_after / resampled_before), len(before))
 
 
 def quantile(groups: Sequence[Sequence[float]], q: float, seed: int) -> Estimate:
-    """Logarithm of a quantile of all values, with the groups (processes) drawn. For sides that were not measured together.
+    """Estimate the logarithm of a quantile of all values, for sides that were not timed together.
 
     Args:
-        groups: values ``[group][value]``, above 0.
-        q: 0 to 1.
-        seed: of the draws.
+        groups: Values ``[group][value]``, above 0. Groups (processes) are resampled.
+        q: Quantile, 0 to 1.
+        seed: Random seed of the resampling.
     """
-    at, drawn = _drawn(groups, q, seed)
-    return _estimate(math.log(at), np.log(drawn), len(groups))
+    value, resampled = _resample_quantile(groups, q, seed)
+    return _estimate(math.log(value), np.log(resampled), len(groups))
 
 
-def _estimate(value: float, drawn: np.ndarray, groups: int) -> Estimate:
+def _estimate(value: float, resampled: np.ndarray, groups: int) -> Estimate:
+    """Return an estimate with the widened bootstrap standard error."""
     if groups < 2:
         return Estimate(value, math.inf, groups)
-    return Estimate(value, float(drawn.std()) * math.sqrt(groups / (groups - 1)), groups)
+    return Estimate(value, float(resampled.std()) * math.sqrt(groups / (groups - 1)), groups)
 
 
-def _drawn(groups: Sequence[Sequence[float]], q: float, seed: int) -> tuple[float, np.ndarray]:
-    """A quantile of all values, and that of each resample of the groups: ``[resamples]``; of as many groups a seed gives the same resamples."""
-    counts = np.random.default_rng(seed).multinomial(
-        len(groups), np.full(len(groups), 1 / len(groups)), _RESAMPLES
-    )  # how often each group is in each
-    values = np.concatenate([np.asarray(g, np.float64) for g in groups])
-    owners = np.repeat(np.arange(len(groups)), [len(g) for g in groups])
+def _resample_quantile(groups: Sequence[Sequence[float]], q: float, seed: int) -> tuple[float, np.ndarray]:
+    """Return a quantile of all values, and that of each resample of the groups: float64 ``[resamples]``.
+
+    The same seed and number of groups give the same resamples.
+    """
+    probabilities = np.full(len(groups), 1 / len(groups))
+    # Number of times that each group is in each resample: [resamples, groups].
+    counts = np.random.default_rng(seed).multinomial(len(groups), probabilities, _RESAMPLES)
+    values = np.concatenate([np.asarray(group, np.float64) for group in groups])
+    owners = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
     order = np.argsort(values, kind="stable")
-    at = _quantiles(values[order], owners[order], np.ones((1, len(groups)), np.int64), q)
-    return float(at[0]), _quantiles(values[order], owners[order], counts, q)
+    once = np.ones((1, len(groups)), np.int64)
+    value = _weighted_quantiles(values[order], owners[order], once, q)
+    return float(value[0]), _weighted_quantiles(values[order], owners[order], counts, q)
 
 
-def _quantiles(values: np.ndarray, owners: np.ndarray, counts: np.ndarray, q: float) -> np.ndarray:
-    """A quantile of each resample: ``[resamples]``. Of an even number of values the median is the mean of the middle two."""
-    found = []
+def _weighted_quantiles(values: np.ndarray, owners: np.ndarray, counts: np.ndarray, q: float) -> np.ndarray:
+    """Return a quantile of each resample: float64 ``[resamples]``.
+
+    The median of an even number of values is the mean of the middle two.
+
+    Args:
+        values: Values in ascending order: float64 ``[values]``.
+        owners: Group of each value: int64 ``[values]``.
+        counts: Number of times that each group is in each resample: int64 ``[resamples, groups]``.
+        q: Quantile, 0 to 1.
+    """
+    chunks = []
     step = max(1, _CHUNK // max(1, len(values)))
     for start in range(0, len(counts), step):
-        reached = counts[start : start + step, owners].cumsum(axis=1)
-        wanted = q * reached[:, -1:]
-        low = (reached < wanted - 1e-9).sum(axis=1)
-        high = np.minimum((reached <= wanted + 1e-9).sum(axis=1), len(values) - 1)
-        found.append((values[low] + values[high]) / 2)
-    return np.concatenate(found)
+        cumulative = counts[start : start + step, owners].cumsum(axis=1)
+        target = q * cumulative[:, -1:]
+        low = (cumulative < target - 1e-9).sum(axis=1)
+        high = np.minimum((cumulative <= target + 1e-9).sum(axis=1), len(values) - 1)
+        chunks.append((values[low] + values[high]) / 2)
+    return np.concatenate(chunks)
 
 
-def _t(p: float, freedom: int) -> float:
-    from scipy.special import stdtrit  # scipy is not on a device
+def _t_quantile(p: float, freedom: int) -> float:
+    """Return a quantile of Student's t distribution."""
+    from scipy.special import stdtrit  # devices lack scipy
 
     return float(stdtrit(freedom, p))

@@ -1,4 +1,7 @@
-"""From probabilities of tokens to entities, by the aggregation strategies of Transformers' token-classification pipeline (release 5.23)."""
+"""Entities from token probabilities, by the aggregation strategies of Transformers' token-classification pipeline.
+
+The results equal those of Transformers 5.23.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from edgekit.modalities.words import Spans
 
 STRATEGIES = ("none", "simple", "first", "average", "max")
 IGNORED = "O"
-"""The label whose entities are left out."""
+"""Label of tokens outside every entity. It is left out of the result."""
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,11 @@ class Entity:
     """A labelled part of a text.
 
     Attributes:
-        label: the label; of grouped tokens without ``B-`` and ``I-``.
-        score: its probability, 0 to 1; of grouped tokens the mean.
-        start: place of its first character in the text; in words that were joined by a space, where words were given.
-        end: place behind its last character.
-        text: the characters there.
+        label: Name of the label. Grouped tokens have it without ``B-`` and ``I-``.
+        score: Probability of the label, 0 to 1. Grouped tokens have the mean of their scores.
+        start: Offset of the first character in the text. For an input of words, the text is the words joined by spaces.
+        end: Offset behind the last character.
+        text: Characters from ``start`` to ``end``.
     """
 
     label: str
@@ -35,13 +38,13 @@ class Entity:
 
 @dataclass(frozen=True)
 class _Part:
-    """A token, or a word of several.
+    """A token, or the tokens of one word.
 
     Attributes:
-        values: probabilities of its labels, float64 ``[labels]``.
-        start: its first character.
-        end: the one behind its last.
-        subword: whether it continues a word.
+        values: Probabilities of the labels, float64 ``[labels]``.
+        start: Offset of the first character.
+        end: Offset behind the last character.
+        subword: Whether the token continues a word.
     """
 
     values: np.ndarray
@@ -50,40 +53,45 @@ class _Part:
     subword: bool
 
 
-def entities(probabilities: np.ndarray, spans: Spans, labels: Sequence[str], strategy: str) -> tuple[Entity, ...]:
-    """Entities of an input, by their places in the text.
+def extract_entities(
+    probabilities: np.ndarray, spans: Spans, labels: Sequence[str], strategy: str
+) -> tuple[Entity, ...]:
+    """Return the entities of one input, in the order of the text.
 
     Args:
-        probabilities: of each token, float64 ``[sequence, labels]``.
-        spans: of the tokens.
-        labels: names, in the model's order.
-        strategy: one of ``STRATEGIES``. ``none``: each token; ``simple``: adjacent tokens of one kind; ``first``, ``average``, ``max``: likewise, with one
-            label for all tokens of a word: that of its first token, of the mean of their probabilities, or of the surest token.
+        probabilities: Label probabilities of each token, float64 ``[sequence, labels]``.
+        spans: Positions of the tokens in the text.
+        labels: Label names, in the model's order.
+        strategy: Aggregation strategy, one of ``STRATEGIES``. ``none`` keeps each token. ``simple`` merges adjacent
+            tokens of one kind. ``first``, ``average`` and ``max`` do the same after giving all tokens of a word one
+            label: that of its first token, of the mean of their probabilities, or of the most certain token.
     """
-    found: list[Entity] = []
+    entities: list[Entity] = []
     start = 0
     for size in spans.windows:
-        parts = [
-            _Part(probabilities[place], *span, spans.subword[place])
-            for place in range(start, start + size)
-            if (span := spans.tokens[place]) is not None
-        ]
-        found += [e for e in _of_window(parts, spans.text, labels, strategy) if e.label != IGNORED]
+        parts = []
+        for index in range(start, start + size):
+            span = spans.tokens[index]
+            if span is not None:
+                parts.append(_Part(probabilities[index], *span, spans.subword[index]))
+        entities += [e for e in _window_entities(parts, spans.text, labels, strategy) if e.label != IGNORED]
         start += size
-    return tuple(_once(found) if len(spans.windows) > 1 else found)
+    if len(spans.windows) > 1:
+        entities = _drop_overlaps(entities)
+    return tuple(entities)
 
 
-def _of_window(parts: Sequence[_Part], text: str, labels: Sequence[str], strategy: str) -> list[Entity]:
+def _window_entities(parts: Sequence[_Part], text: str, labels: Sequence[str], strategy: str) -> list[Entity]:
     if strategy in ("first", "average", "max"):
-        parts = [_word(group, strategy) for group in _groups_of_words(parts)]
-    single = [
-        _entity(labels[int(part.values.argmax())], float(part.values.max()), part.start, part.end, text)
-        for part in parts
-    ]
-    return single if strategy == "none" else _grouped(single, text)
+        parts = [_merge_word(group, strategy) for group in _group_words(parts)]
+    singles = []
+    for part in parts:
+        label = labels[int(part.values.argmax())]
+        singles.append(_entity(label, float(part.values.max()), part.start, part.end, text))
+    return singles if strategy == "none" else _merge_adjacent(singles, text)
 
 
-def _groups_of_words(parts: Sequence[_Part]) -> list[list[_Part]]:
+def _group_words(parts: Sequence[_Part]) -> list[list[_Part]]:
     groups: list[list[_Part]] = []
     for part in parts:
         if groups and part.subword:
@@ -93,7 +101,7 @@ def _groups_of_words(parts: Sequence[_Part]) -> list[list[_Part]]:
     return groups
 
 
-def _word(group: Sequence[_Part], strategy: str) -> _Part:
+def _merge_word(group: Sequence[_Part], strategy: str) -> _Part:
     if strategy == "first":
         values = group[0].values
     elif strategy == "max":
@@ -103,37 +111,43 @@ def _word(group: Sequence[_Part], strategy: str) -> _Part:
     return _Part(values, group[0].start, group[-1].end, False)
 
 
-def _grouped(single: Sequence[Entity], text: str) -> list[Entity]:
-    """Adjacent entities of one kind as one; ``B-`` begins another."""
+def _merge_adjacent(singles: Sequence[Entity], text: str) -> list[Entity]:
+    """Merge adjacent entities of one kind; a ``B-`` label begins a new one."""
     groups: list[list[Entity]] = []
-    for one in single:
-        begins, kind = _prefix(one.label)
-        if groups and kind == _prefix(groups[-1][-1].label)[1] and not begins:
-            groups[-1].append(one)
+    for single in singles:
+        begins, kind = _split_prefix(single.label)
+        if groups and kind == _split_prefix(groups[-1][-1].label)[1] and not begins:
+            groups[-1].append(single)
         else:
-            groups.append([one])
-    # The name is what follows the first dash, whatever comes before it.
-    return [
-        _entity(g[0].label.split("-", 1)[-1], float(np.mean([e.score for e in g])), g[0].start, g[-1].end, text)
-        for g in groups
-    ]
+            groups.append([single])
+    merged = []
+    for group in groups:
+        # As in Transformers, the name of a group is what follows the first dash, whatever the prefix is.
+        label = group[0].label.split("-", 1)[-1]
+        score = float(np.mean([entity.score for entity in group]))
+        merged.append(_entity(label, score, group[0].start, group[-1].end, text))
+    return merged
 
 
-def _prefix(label: str) -> tuple[bool, str]:
-    """Whether a label begins an entity, and the kind of it."""
-    return label.startswith("B-"), label[2:] if label.startswith(("B-", "I-")) else label
+def _split_prefix(label: str) -> tuple[bool, str]:
+    """Return whether a label begins an entity, and the label without ``B-`` or ``I-``."""
+    kind = label[2:] if label.startswith(("B-", "I-")) else label
+    return label.startswith("B-"), kind
 
 
-def _once(found: Sequence[Entity]) -> list[Entity]:
-    """Of entities that overlap, as those of two windows do, the longer one; of equally long ones the surer."""
-    kept: list[Entity] = []
-    for entity in sorted(found, key=lambda e: e.start):
-        last = kept[-1] if kept else None
+def _drop_overlaps(entities: Sequence[Entity]) -> list[Entity]:
+    """Drop entities that overlap a longer one, or an equally long one with a higher score.
+
+    Overlaps come from windows that share tokens.
+    """
+    result: list[Entity] = []
+    for entity in sorted(entities, key=lambda e: e.start):
+        last = result[-1] if result else None
         if last is None or not last.start <= entity.start < last.end:
-            kept.append(entity)
+            result.append(entity)
         elif (entity.end - entity.start, entity.score) > (last.end - last.start, last.score):
-            kept[-1] = entity
-    return kept
+            result[-1] = entity
+    return result
 
 
 def _entity(label: str, score: float, start: int, end: int, text: str) -> Entity:

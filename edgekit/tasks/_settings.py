@@ -1,4 +1,4 @@
-"""``assets/task.json``: what a task must know of a model, read and written in one way for every task."""
+"""The file ``assets/task.json``: the settings of a task for one model, with one reader and writer for all tasks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Settings = TypeVar("Settings")
 
 
 def read_settings(kind: type[Settings], assets: Content) -> Settings:
-    """Reads the settings of a bundle's task.
+    """Read the settings of a bundle's task.
 
     Args:
-        kind: dataclass of the task's settings.
-        assets: folder of the bundle.
+        kind: Dataclass of the task's settings.
+        assets: Folder ``assets`` of the bundle.
 
     Raises:
-        IntegrityError: when the file is missing or malformed.
+        IntegrityError: If the file is missing or malformed.
     """
     path = assets / FILE
     try:
@@ -35,6 +35,7 @@ def read_settings(kind: type[Settings], assets: Content) -> Settings:
 
 
 def write_settings(settings: Any, assets: Path) -> None:
-    """Writes the file that :func:`read_settings` reads; makes the folder where there is none."""
+    """Write the file that :func:`read_settings` reads; create the folder if it is missing."""
     assets.mkdir(parents=True, exist_ok=True)
-    (assets / FILE).write_text(to_json(plain(settings), indent=2, ensure_ascii=False, sort_keys=True) + "\n", "utf-8")
+    text = to_json(plain(settings), indent=2, ensure_ascii=False, sort_keys=True)
+    (assets / FILE).write_text(text + "\n", "utf-8")

@@ -1,67 +1,74 @@
-"""Spans of words that labels mark by their prefix (``B-PER``, ``I-PER``, ``O``), as conlleval and the default mode of seqeval read them."""
+"""Spans of words from prefixed labels (``B-PER``, ``I-PER``, ``O``), as conlleval and seqeval's default mode do it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 OUTSIDE = "O"
 _PREFIXES = ("B", "I", "E", "S")
 
 Span = tuple[str, int, int]
-"""Kind of a span, its first word and its last."""
+"""Kind of a span, index of its first word and of its last word."""
 
 
 def marks_spans(labels: Sequence[str]) -> bool:
-    """Whether labels are ``O`` and kinds with a prefix, some of which begin a span or go on in it."""
+    """Return whether every label except ``O`` has a prefix B, I, E or S, and there is at least one such label."""
     marked = [label for label in labels if label != OUTSIDE]
     return bool(marked) and all(len(label) > 2 and label[0] in _PREFIXES and label[1] == "-" for label in marked)
 
 
 def spans(tags: Sequence[str]) -> list[Span]:
-    """Spans of a sequence of labels.
+    """Return the spans of a sequence of labels.
 
-    A span ends before a word of another kind, before ``B`` and ``S``, and behind ``E`` and ``S``. One that begins with ``I`` or ``E`` counts as well, as in
-    the default mode of seqeval (Nakayama H., 2018; Tjong Kim Sang E., conlleval): so every sequence has spans, a valid one or not.
+    A span ends before a word of another kind, before ``B`` and ``S``, and behind ``E`` and ``S``. A span may begin with
+    ``I`` or ``E``, as in the default mode of seqeval (Nakayama H., 2018; Tjong Kim Sang E., conlleval). So every
+    sequence has a reading, whether it is valid or not.
     """
-    found: list[Span] = []
-    before, kind, start = OUTSIDE, "", 0
-    for place, tag in enumerate([*tags, OUTSIDE]):
-        now, its_kind = _parts(tag)
-        if before != OUTSIDE and (before in "ES" or now in (OUTSIDE, "B", "S") or its_kind != kind):
-            found.append((kind, start, place - 1))
-        if now != OUTSIDE and (now in "BS" or before in ("E", "S", OUTSIDE) or its_kind != kind):
-            start = place
-        before, kind = now, its_kind
-    return found
+    result: list[Span] = []
+    previous = OUTSIDE
+    previous_kind = ""
+    start = 0
+    for index, tag in enumerate([*tags, OUTSIDE]):
+        prefix, kind = _split_tag(tag)
+        kind_changes = kind != previous_kind
+        if previous != OUTSIDE and (previous in "ES" or prefix in (OUTSIDE, "B", "S") or kind_changes):
+            result.append((previous_kind, start, index - 1))
+        if prefix != OUTSIDE and (prefix in "BS" or previous in ("E", "S", OUTSIDE) or kind_changes):
+            start = index
+        previous = prefix
+        previous_kind = kind
+    return result
 
 
 def first_invalid(tags: Sequence[str], labels: Sequence[str]) -> int | None:
-    """Place of the first label that cannot follow the one before: ``I`` or ``E`` of a kind that no span of this kind comes before.
+    """Return the index of the first label that cannot follow its predecessor, or None.
+
+    Such a label is an ``I`` or ``E`` that no ``B`` or ``I`` of its kind precedes.
 
     Args:
-        tags: of a row.
-        labels: of the model. Where a kind has no label that begins a span, ``I`` begins it.
+        tags: Labels of a row's words.
+        labels: Labels of the model. If a kind has no ``B`` label, its ``I`` may begin a span.
     """
-    begun = {kind for prefix, kind in map(_parts, labels) if prefix == "B"}
-    before, last_kind = OUTSIDE, ""
-    for place, tag in enumerate(tags):
-        prefix, kind = _parts(tag)
-        goes_on = prefix in ("I", "E") and kind in begun
-        if goes_on and (before not in ("B", "I") or last_kind != kind):
-            return place
-        before, last_kind = prefix, kind
+    kinds_with_begin = {kind for prefix, kind in map(_split_tag, labels) if prefix == "B"}
+    previous = OUTSIDE
+    previous_kind = ""
+    for index, tag in enumerate(tags):
+        prefix, kind = _split_tag(tag)
+        continues = prefix in ("I", "E") and kind in kinds_with_begin
+        if continues and (previous not in ("B", "I") or previous_kind != kind):
+            return index
+        previous = prefix
+        previous_kind = kind
     return None
 
 
 def in_words(tags: Sequence[str]) -> str:
-    """Spans of a row, ``PER 0-1, LOC 5``, by the places of their words; ``O`` where there is none."""
-    return ", ".join(_named(spans(tags))) or OUTSIDE
+    """Return the spans of a row by word index, e.g. ``PER 0-1, LOC 5``; ``O`` if there is none."""
+    names = []
+    for kind, start, end in spans(tags):
+        names.append(f"{kind} {start}-{end}" if end > start else f"{kind} {start}")
+    return ", ".join(names) or OUTSIDE
 
 
-def _named(found: Sequence[Span]) -> Iterator[str]:
-    for kind, start, end in found:
-        yield f"{kind} {start}-{end}" if end > start else f"{kind} {start}"
-
-
-def _parts(tag: str) -> tuple[str, str]:
+def _split_tag(tag: str) -> tuple[str, str]:
     return (OUTSIDE, "") if tag == OUTSIDE else (tag[0], tag[2:])

@@ -1,4 +1,4 @@
-"""Values of tokens and of words: what a model gives for each token, and what a word has of it."""
+"""Output values of tokens and words: a model gives values for tokens, and a word has those of its first token."""
 
 from __future__ import annotations
 
@@ -11,58 +11,63 @@ from edgekit.spec.errors import UsageError
 from edgekit.spec.protocols import Arrays
 
 OUTPUT = "logits"
-"""Name of the graph output that holds a value for each token and label."""
+"""Name of the graph output with a value for each token and label."""
 
 
-def of_rows(rows: Sequence[Arrays]) -> list[np.ndarray]:
-    """:func:`first_tokens` of each row.
+def word_values_of_rows(rows: Sequence[Arrays]) -> list[np.ndarray]:
+    """Return :func:`word_values` of each row.
 
     Raises:
-        UsageError: for outputs that have not a value for each token, with the number of the first such row.
+        UsageError: If a row does not have one value for each token; the message has its number.
     """
-    return [first_tokens(row, f" in row {place}") for place, row in enumerate(rows, 1)]
+    return [word_values(row, f" in row {number}") for number, row in enumerate(rows, 1)]
 
 
-def first_tokens(row: Arrays, place: str = "") -> np.ndarray:
-    """Values of the first token of each word, float64 ``[words, labels]``; of each token where nothing says which begin words.
+def word_values(row: Arrays, place: str = "") -> np.ndarray:
+    """Return the values of each word's first token; of each token if the row does not say where words begin.
 
     Args:
-        row: outputs of a model.
-        place: of the row, for the message.
+        row: Outputs of the model for one row.
+        place: Text that names the row in the error message.
+
+    Returns:
+        Array float64 ``[words, labels]``.
 
     Raises:
-        UsageError: for outputs that have not a value for each token.
+        UsageError: If the outputs do not have one value for each token.
     """
     values = np.asarray(row[OUTPUT], np.float64)
     if STARTS not in row:
         return values
-    words, windows = np.asarray(row[STARTS]), np.asarray(row.get(WINDOWS, [len(values)]))
+    words = np.asarray(row[STARTS])
+    windows = np.asarray(row.get(WINDOWS, [len(values)]))
     if words.shape != (len(values),) or windows.ndim != 1 or windows.sum() != len(values):
         raise UsageError(
-            f"The outputs{place} have values of {len(values)} tokens, '{STARTS}' is of {words.size} and '{WINDOWS}' of {windows.sum()}, expected as many. "
-            "Give the values of all tokens of all windows, not of words, and none cut off.",
+            f"The outputs{place} have values of {len(values)} tokens, but '{STARTS}' has {words.size} and '{WINDOWS}' "
+            f"adds up to {windows.sum()}; all three must be equal. "
+            "Give the values of all tokens of all windows, with none cut off.",
             code="rows-differ",
         )
     starts = np.flatnonzero(words >= 0)
     if len(windows) > 1:
-        # Of a word that is in two windows the token with more text on its scarcer side; of equals the first.
+        # A word in two windows takes the token with more context on its shorter side; of equals, the first.
         ends = np.cumsum(windows)
         window = np.searchsorted(ends, starts, side="right")
-        around = np.minimum(starts - (ends - windows)[window], ends[window] - 1 - starts)
-        starts = starts[np.lexsort((starts, -around, words[starts]))]
+        context = np.minimum(starts - (ends - windows)[window], ends[window] - 1 - starts)
+        starts = starts[np.lexsort((starts, -context, words[starts]))]
         starts = starts[np.unique(words[starts], return_index=True)[1]]
     return values[starts]
 
 
 def probabilities(values: np.ndarray) -> np.ndarray:
-    """Softmax of each row: float64 ``[n, labels]``."""
+    """Return the softmax of each row: float64 ``[n, labels]``."""
     x = values.astype(np.float64)
     x = np.exp(x - x.max(axis=1, keepdims=True, initial=-np.inf))
     return np.asarray(x / x.sum(axis=1, keepdims=True))
 
 
 def leads(values: np.ndarray) -> np.ndarray:
-    """Lead of the largest value of each row over the next one: float64 ``[n]``; infinite where there is but one."""
+    """Return the difference of each row's two largest values: float64 ``[n]``; infinite with a single column."""
     if values.shape[1] < 2:
         return np.full(len(values), np.inf)
     top = np.sort(values, axis=1)

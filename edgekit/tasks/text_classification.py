@@ -1,6 +1,7 @@
-"""Text classification: one text or a pair of texts in; one label, several labels or a number out.
+"""Text classification: the input is a text or a pair of texts; the answer is one label, several labels or a number.
 
-The three heads of Transformers' ``problem_type``: single label (softmax), multi label (a sigmoid each) and regression.
+The three heads are those of Transformers' ``problem_type``: single label (softmax), multi label (one sigmoid per label)
+and regression.
 """
 
 from __future__ import annotations
@@ -11,13 +12,24 @@ from pathlib import Path
 
 from edgekit.modalities.text import Text, TextEncoder, TextModality, check_ids
 from edgekit.spec.content import Content
-from edgekit.spec.errors import IntegrityError, UsageError, near
+from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.protocols import Arrays, Encoded
 from edgekit.spec.tensor import Signature
-from edgekit.tasks._heads import HEADS, Classification, Head, MultiLabel, Regression, SingleLabel
+from edgekit.tasks._heads import (
+    HEADS,
+    Classification,
+    Head,
+    MultiLabel,
+    Regression,
+    SingleLabel,
+    check_labels,
+    check_problem_type,
+    output_problem,
+)
 from edgekit.tasks._settings import read_settings, write_settings
+from edgekit.tasks._text_inputs import input_problem
 
-__all__ = ["LOOP", "MODALITY", "Classification", "Settings", "Text", "TextClassification", "bound", "load", "save"]
+__all__ = ["LOOP", "MODALITY", "Classification", "Settings", "Text", "TextClassification", "bind", "load", "save"]
 
 LOOP = "single"
 MODALITY = "text"
@@ -26,16 +38,16 @@ _LONGEST = 2**20
 
 @dataclass(frozen=True)
 class Settings:
-    """What the task must know of a model: ``assets/task.json``.
+    """Settings of the task for one model, the content of ``assets/task.json``.
 
     Attributes:
-        problem_type: what the outputs mean, as in Transformers.
-        labels: names in the order of the logits.
-        max_length: tokens of the longest row that the model takes.
-        inputs: graph inputs that the tokenizer fills.
-        pads: value that fills short rows, for each input.
-        truncation_side: ``right`` or ``left``: which end of a text that is too long is cut off.
-        tables: rows of the table that the ids of an input are looked up in, by input name; nothing where it is not known.
+        problem_type: Kind of head, as in Transformers.
+        labels: Label names, in the order of the logits.
+        max_length: Length of the longest row the model accepts, in tokens.
+        inputs: Names of the graph inputs that the tokenizer fills.
+        pads: Padding value of each input.
+        truncation_side: Side where a text that is too long is cut, ``right`` or ``left``.
+        tables: Number of rows of the embedding table behind each input of ids; inputs with an unknown table are absent.
     """
 
     problem_type: str
@@ -48,25 +60,17 @@ class Settings:
 
     @property
     def takes_pairs(self) -> bool:
-        """Whether the model has a row for the token type of a second text, as far as is known."""
+        """Whether the token type table has a row for a second text; true if the table is unknown."""
         return self.tables.get("token_type_ids", 2) > 1
 
     def __post_init__(self) -> None:
-        """Checks what the types cannot say.
+        """Check the values.
 
         Raises:
-            UsageError: for an unknown problem type, no label, or a label that is there twice.
+            UsageError: If the problem type is unknown, the labels are empty or not unique, or a value is out of range.
         """
-        if self.problem_type not in HEADS:
-            raise UsageError(
-                f"Unknown problem type '{self.problem_type}'.{near(self.problem_type, HEADS)} Expected one of: {', '.join(HEADS)}.",
-                code="problem-type-unknown",
-            )
-        if not self.labels or len(set(self.labels)) != len(self.labels):
-            raise UsageError(
-                f"Labels are {list(self.labels)}, expected at least one and each once. Correct id2label in the model's config.",
-                code="labels-invalid",
-            )
+        check_problem_type(self.problem_type)
+        check_labels(self.labels)
         if not 1 <= self.max_length <= _LONGEST:
             raise UsageError(
                 f"max_length is {self.max_length}, expected 1 to {_LONGEST}. Correct it in the model's config.",
@@ -74,68 +78,53 @@ class Settings:
             )
         if self.truncation_side not in ("right", "left"):
             raise UsageError(
-                f"truncation_side is '{self.truncation_side}', expected 'right' or 'left'. Correct it in the tokenizer's config.",
+                f"truncation_side is '{self.truncation_side}', expected 'right' or 'left'. "
+                "Correct it in the tokenizer's config.",
                 code="truncation-side",
             )
 
 
 class TextClassification(Head):
-    """A text or a pair of texts in; the classes below, one a head, say what comes out."""
+    """The common part of the three text classification tasks; a subclass for each head adds the outputs."""
 
     settings: Settings
     modality: TextModality
 
     def __init__(self, settings: Settings, encode: TextEncoder | None) -> None:
-        """Binds settings to an encoder; :func:`load` makes both of a bundle's assets."""
+        """Create the task from settings and an encoder; :func:`load` reads both from a bundle's assets."""
         super().__init__(settings.labels)
         self.settings = settings
         self.modality = TextModality(encode, settings.max_length, pairs=settings.takes_pairs)
 
     @property
     def max_size(self) -> int:
-        """Tokens of the longest row that the model takes."""
+        """Length of the longest row the model accepts, in tokens."""
         return self.settings.max_length
 
     def preprocess(self, inputs: Sequence[Text]) -> list[Encoded]:
-        """Makes token ids of texts or pairs.
+        """Return the token ids of texts or pairs.
 
         Raises:
-            InputError: for anything else, a text beyond the limit of the modality, or one whose ids are beyond the model's tables.
-            IntegrityError: when the tokenizer fails at one of them.
+            InputError: If an input is not a text or a pair, exceeds the limit of characters, or has ids outside the
+                model's tables.
+            IntegrityError: If the tokenizer fails.
         """
         return list(self.modality.encoder(list(inputs)))
 
-    def _stated(
-        self, label: str, score: float, scores: Mapping[str, float], given: tuple[str, ...], source: Encoded
-    ) -> Classification:
-        return Classification(label, score, scores, given, source.truncated)
-
     def check_signature(self, signature: Signature, shapes: Sequence[int] = ()) -> None:
-        """Holds the settings against what the graph takes and gives, when a bundle is opened and not at its first answer.
+        """Compare the settings with the graph's inputs and outputs, when a bundle is opened.
 
         Args:
-            signature: of the graph.
-            shapes: bucket edges in tokens.
+            signature: Signature of the graph.
+            shapes: Bucket edges, in tokens.
 
         Raises:
-            IntegrityError: when other inputs are filled, rows are padded otherwise, a bucket is longer than the longest row, or there is not one
-                output a label.
+            IntegrityError: If the inputs or their padding differ, a bucket is longer than the longest row, or there is
+                not one output per label.
         """
-        settings, takes = self.settings, {spec.name: spec for spec in signature.inputs}
-        problem = ""
-        if sorted(settings.inputs) != sorted(takes):
-            problem = f"fills the inputs {list(settings.inputs)}, the graph takes {list(takes)}"
-        elif wrong := [n for n, pad in settings.pads.items() if n not in takes or takes[n].pad not in (None, pad)]:
-            problem = f"pads the input '{wrong[0]}' with {settings.pads[wrong[0]]}, the graph's signature does not"
-        elif shapes and max(shapes) > settings.max_length:
-            problem = f"has max_length {settings.max_length}, a variant is compiled for {max(shapes)} tokens"
-        elif (
-            not signature.outputs
-            or len(signature.outputs[0].shape) != 2
-            or signature.outputs[0].shape[1] not in (len(settings.labels), "labels")
-        ):
-            shape = list(signature.outputs[0].shape) if signature.outputs else "nothing"
-            problem = f"has {len(settings.labels)} label(s), the graph gives {shape}"
+        settings = self.settings
+        problem = input_problem(settings.inputs, settings.pads, settings.max_length, signature, shapes)
+        problem = problem or output_problem(signature, len(settings.labels))
         if problem:
             raise IntegrityError(
                 f"assets/task.json {problem}. The bundle's files do not belong together: build or copy it again.",
@@ -143,27 +132,32 @@ class TextClassification(Head):
             )
 
     def check_arrays(self, feeds: Arrays) -> None:
-        """Refuses ids that the model has no row for.
+        """Check that all ids are inside the model's tables.
 
         Args:
-            feeds: graph inputs, batch axis first.
+            feeds: Graph inputs, batch axis first.
 
         Raises:
-            InputError: with the first such id.
+            InputError: If an id is not; the message has the first such id.
         """
         check_ids(feeds, self.settings.tables, None)
 
+    def _make_answer(
+        self, label: str, score: float, scores: Mapping[str, float], labels: tuple[str, ...], source: Encoded
+    ) -> Classification:
+        return Classification(label, score, scores, labels, source.truncated)
+
 
 class TextSingleLabel(TextClassification, SingleLabel):
-    """One label a text."""
+    """One label per text."""
 
 
 class TextMultiLabel(TextClassification, MultiLabel):
-    """Any number of labels a text."""
+    """Any number of labels per text."""
 
 
 class TextRegression(TextClassification, Regression):
-    """One or more numbers a text."""
+    """One or more numbers per text."""
 
 
 _CLASSES: tuple[type[TextSingleLabel | TextMultiLabel | TextRegression], ...] = (
@@ -173,16 +167,23 @@ _CLASSES: tuple[type[TextSingleLabel | TextMultiLabel | TextRegression], ...] = 
 )
 
 
-def bound(settings: Settings, encode: TextEncoder | None) -> TextSingleLabel | TextMultiLabel | TextRegression:
-    """The task of a model: settings, and its tokenizer; without one it scores outputs and encodes nothing."""
-    return next(c for c in _CLASSES if issubclass(c, HEADS[settings.problem_type]))(settings, encode)
+def bind(settings: Settings, encode: TextEncoder | None) -> TextSingleLabel | TextMultiLabel | TextRegression:
+    """Return the task for a model's settings, an instance of the class of its head.
+
+    Args:
+        settings: Settings of the model.
+        encode: Tokenizer of the model; without one the task scores outputs but encodes no input.
+    """
+    head = HEADS[settings.problem_type]
+    task_class = next(c for c in _CLASSES if issubclass(c, head))
+    return task_class(settings, encode)
 
 
 def load(assets: Content) -> TextSingleLabel | TextMultiLabel | TextRegression:
-    """Makes the task of ``assets/task.json`` and ``assets/tokenizer.json``.
+    """Return the task described by ``assets/task.json`` and ``assets/tokenizer.json``.
 
     Raises:
-        IntegrityError: when one of them is missing or malformed.
+        IntegrityError: If a file is missing or malformed.
     """
     settings = read_settings(Settings, assets)
     encode = TextEncoder(
@@ -192,10 +193,10 @@ def load(assets: Content) -> TextSingleLabel | TextMultiLabel | TextRegression:
         settings.truncation_side,
         tables=settings.tables,
     )
-    return bound(settings, encode)
+    return bind(settings, encode)
 
 
 def save(settings: Settings, tokenizer_json: str, assets: Path) -> None:
-    """Writes the two files that :func:`load` reads."""
+    """Write the two files that :func:`load` reads."""
     write_settings(settings, assets)
     (assets / "tokenizer.json").write_text(tokenizer_json, "utf-8")

@@ -1,1 +1,1 @@
-"""The worker process, interleaved timing, probe kernels, scenarios."""
+"""Latency measurement: worker processes, interleaved timing, probe kernels and MLPerf-style scenarios."""

@@ -1,4 +1,7 @@
-"""The child's end of a worker: a process that loads a bundle and answers requests. Whoever only asks does not import the runtime."""
+"""Main program of a worker process: it loads a bundle and answers the requests of a ``Worker``.
+
+Only this module imports the runtime. The parent process does not need it.
+"""
 
 from __future__ import annotations
 
@@ -24,32 +27,47 @@ from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import parse
 from edgekit.spec.protocols import Input
 from edgekit.timing import frames
-from edgekit.timing.worker import bad_clock
+from edgekit.timing.worker import clock_error
 
 __all__ = ["Opener", "main"]
 
-_LEAD_S = 0.001  # before the first arrival of a schedule, so that all threads stand ready
-_SPIN_S = 0.0005  # before an arrival that are not slept through: a sleep ends some 0.1 ms late, on a busy machine later
+_LEAD_S = 0.001
+"""Seconds from the start of a schedule to its time 0, so that all threads are waiting when the first input arrives."""
+_SPIN_S = 0.0005
+"""Seconds before an arrival that are spent spinning: a sleep ends about 0.1 ms late, on a busy machine later."""
+_FILL_CALLS = 2
+"""Calls with the largest input: ONNX Runtime plans the memory of a shape in the first call and allocates it as one
+block in the second."""
+_PR_SET_PDEATHSIG = 1
 
 Opener = Callable[[str, dict[str, Any]], tuple[Any, float, float]]
-"""Opens what a child answers with, called as a session is: the folder and the options of the worker; with the seconds that checking and loading took."""
+"""Function that opens what the worker process runs, called with the bundle folder and the options of the worker.
+
+It returns an object that is called like a session, the seconds of the integrity check and the seconds of loading."""
 
 
 def main(bundle: str, options: str, opener: Opener | None = None) -> None:
-    """The child: answers requests until its input ends, with a session of the bundle, or what ``opener`` opens in its place."""
-    began = time.perf_counter()
+    """Answer requests from standard input until it is closed.
+
+    Args:
+        bundle: Bundle folder.
+        options: Options of the worker, as JSON.
+        opener: Function that opens what answers the requests. By default a session of the bundle.
+    """
+    began_s = time.perf_counter()
     if hasattr(select, "poll"):
-        threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    requests, replies = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # a library that prints, in whatever language, must not break the protocol
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
+    requests = sys.stdin.buffer
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # Text that a native or Python library prints must not corrupt the protocol.
     session: Any = None
     while (request := frames.read(requests)) is not None:
         try:
-            parts: dict[str, float] = {}
+            start: dict[str, float] = {}
             if session is None:
-                session, verify_s, load_s = (opener or _opened)(bundle, json.loads(options))
-                parts = {"began_s": began, "verify_ms": verify_s * 1e3, "load_ms": load_s * 1e3}
-            reply = {**parts, **_answered(session, request, request.get("inputs", []))}
+                session, verify_s, load_s = (opener or _open_session)(bundle, json.loads(options))
+                start = {"began_s": began_s, "verify_ms": verify_s * 1e3, "load_ms": load_s * 1e3}
+            reply = {**start, **_reply(session, request, request.get("inputs", []))}
         except errors.EdgekitError as problem:
             message = str(problem)
             if session is None and bundle not in message:
@@ -63,110 +81,115 @@ def main(bundle: str, options: str, opener: Opener | None = None) -> None:
         frames.write(replies, reply)
 
 
-def _end_with_the_parent() -> None:
-    """Ends the child in the middle of a request, too, when nobody is left to read the reply."""
+def _exit_with_parent() -> None:
+    """Kill this process when the parent has closed the pipe, even while a request is being answered."""
     hangup = select.poll()
-    hangup.register(0, 0)  # that the other end is closed is told unasked
+    hangup.register(0, 0)  # POLLHUP is reported without being requested.
     hangup.poll()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _end_while_stopped() -> bool:
-    """A stopped child sees no hang-up. Whether the system ends it when the thread that started it ends (``PR_SET_PDEATHSIG``, prctl(2))."""
+def _kill_with_parent_thread() -> bool:
+    """Let the kernel kill this process when the parent thread that started it ends (``PR_SET_PDEATHSIG``, prctl(2)).
+
+    A suspended process cannot notice a closed pipe, so it may be suspended only where this works.
+
+    Returns:
+        True if the system supports this.
+    """
     if sys.platform != "linux":
         return False
-    return bool(ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0) == 0)
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) == 0)
 
 
-def _opened(bundle: str, options: dict[str, Any]) -> tuple[Session, float, float]:
-    """A session, and the seconds that checking the bundle and loading it took."""
-    start = time.perf_counter()
-    trusted = options.pop("trust")
-    trust = None if trusted is None else Trust(**trusted)
-    checked = open_written(bundle) if options.pop("checked") else open_bundle(bundle, trust)
-    verify_s = _since(start)
-    start = time.perf_counter()
-    session = (
-        Session(checked, parse(Variant, options["variant"], "a worker's variant"))
-        if "variant" in options
-        else load_checked(checked, **options)
-    )
-    return session, verify_s, _since(start)
+def _open_session(bundle: str, options: dict[str, Any]) -> tuple[Session, float, float]:
+    """Return a session, and the seconds that the integrity check and the loading took."""
+    start_s = time.perf_counter()
+    trust_options = options.pop("trust")
+    trust = None if trust_options is None else Trust(**trust_options)
+    opened_bundle = open_written(bundle) if options.pop("checked") else open_bundle(bundle, trust)
+    verify_s = _elapsed_s(start_s)
+    start_s = time.perf_counter()
+    if "variant" in options:
+        session = Session(opened_bundle, parse(Variant, options["variant"], "a worker's variant"))
+    else:
+        session = load_checked(opened_bundle, **options)
+    return session, verify_s, _elapsed_s(start_s)
 
 
-def _answered(session: Session, request: dict[str, Any], inputs: list[Input]) -> dict[str, Any]:
-    """The reply to a request."""
+def _reply(session: Session, request: dict[str, Any], inputs: list[Input]) -> dict[str, Any]:
+    """Return the reply to a request."""
     match request["do"]:
         case "start":
-            return {"answer_ms": _timed(session, inputs[0])}
+            return {"answer_ms": _call_ms(session, inputs[0])}
         case "time":
-            return {"times_ms": [_timed(session, value) for value in inputs]}
+            return {"times_ms": [_call_ms(session, value) for value in inputs]}
         case "serve":
-            return {"times_ms": _served(session, inputs, request["arrivals_s"])}
+            return {"times_ms": _serve(session, inputs, request["arrivals_s"])}
         case "predict":
-            return {"rows": frames.sent_rows(session.outputs(inputs, batched=request["batched"]))}
+            return {"rows": frames.pack_rows(session.outputs(inputs, batched=request["batched"]))}
         case "seconds":
-            return {"seconds": _timed(session, inputs) / 1e3}
+            return {"seconds": _call_ms(session, inputs) / 1e3}
         case "fill":
-            for _ in range(
-                2
-            ):  # ONNX Runtime plans the memory of a shape in its first call, and takes it in one piece in the second
+            for _ in range(_FILL_CALLS):
                 session.fill(request["rows"], request["length"])
             return {}
-        case "ran":
+        case "variant":
             return {"method": session.info.method, "backend": session.info.backend, "streams": session.info.streams}
-        case "stops":
-            return {"ends": _end_while_stopped()}
+        case "suspend":
+            return {"supported": _kill_with_parent_thread()}
         case "executed":
             return {"executed": session.executed_precision()}
     return {"memory_mb": memory_mb()}
 
 
-def _served(session: Session, inputs: Sequence[Input], arrivals_s: Sequence[float]) -> list[float]:
-    """Milliseconds from scheduled arrival to answer, input by input."""
+def _serve(session: Session, inputs: Sequence[Input], arrivals_s: Sequence[float]) -> list[float]:
+    """Return the milliseconds from scheduled arrival to answer of each input."""
     times_ms = [0.0] * len(inputs)
-    pending, lock = iter(enumerate(arrivals_s)), threading.Lock()
+    pending = iter(enumerate(arrivals_s))
+    lock = threading.Lock()
     streams = session.info.streams
-    begin = time.perf_counter() + _LEAD_S
+    begin_s = time.perf_counter() + _LEAD_S
 
-    def stream(_: int) -> None:
+    def run_stream(_: int) -> None:
         while True:
-            with lock:  # whoever is free takes the next in line, and waits for its arrival
+            with lock:  # An idle stream takes the next input of the queue and waits for its arrival.
                 index, arrival_s = next(pending, (-1, 0.0))
             if index < 0:
                 return
-            due = begin + arrival_s
-            while (left := due - time.perf_counter()) > 0:
-                time.sleep(max(left - _SPIN_S, 0))
+            due_s = begin_s + arrival_s
+            while (remaining_s := due_s - time.perf_counter()) > 0:
+                time.sleep(max(remaining_s - _SPIN_S, 0))
             try:
                 session(inputs[index])
-                times_ms[index] = _since(due) * 1e3
+                times_ms[index] = _elapsed_s(due_s) * 1e3
             except BaseException:
-                with lock:  # the other streams stop as well
+                with lock:  # Emptying the queue ends the other streams.
                     list(pending)
                 raise
 
     if streams == 1:
-        stream(0)
+        run_stream(0)
     else:
         with ThreadPoolExecutor(streams) as pool:
-            list(pool.map(stream, range(streams)))
+            list(pool.map(run_stream, range(streams)))
     return times_ms
 
 
-def _timed(session: Session, value: Input) -> float:
-    start = time.perf_counter()
+def _call_ms(session: Session, value: Input) -> float:
+    """Return the milliseconds of one call."""
+    start_s = time.perf_counter()
     session(value)
-    return _since(start) * 1e3
+    return _elapsed_s(start_s) * 1e3
 
 
-def _since(start: float) -> float:
-    """Seconds that have passed.
+def _elapsed_s(start_s: float) -> float:
+    """Return the seconds since ``start_s``.
 
     Raises:
-        BackendError: when none have.
+        BackendError: If no time has elapsed.
     """
-    passed = time.perf_counter() - start
-    if passed <= 0:
-        raise bad_clock(f"{passed * 1e3:g} ms passed in a call")
-    return passed
+    elapsed_s = time.perf_counter() - start_s
+    if elapsed_s <= 0:
+        raise clock_error(f"a call took {elapsed_s * 1e3:g} ms")
+    return elapsed_s

@@ -1,9 +1,10 @@
-"""What a machine is worth at the moment: kernels that are the same in every run, timed between the blocks of a bundle.
+"""Probe kernels: fixed workloads that are timed between the blocks of a bundle and show the state of the machine.
 
-Two runs at different times differ by what the machine did meanwhile: other work, its clock, how far its cores are from each other. The kernels meet
-the same. ``int8`` and ``float32`` are an encoder of half a MiniLM's size: GEMMs and as many operators between them, at each of which threads meet, as a
-bundle has. They are run by the bundle's backend with the bundle's threads, since how threads meet is most of what varies
-(two CPUs of a shared machine were seen to change the time of a bundle by half for minutes, and that of its products on one thread not at all).
+Two runs at different times differ by other load, clock speed and the distance between the CPU cores that were used. The
+probe kernels are subject to the same effects. ``int8`` and ``float32`` are encoders of half the size of a MiniLM. They
+have the same number of GEMMs as a bundle and of operators between them, at which threads synchronize. They run on the
+bundle's backend with the bundle's threads, because most of the variation comes from thread synchronization: on a shared
+machine with two CPUs, the latency of a bundle changed by half for minutes while its GEMMs on one thread did not change.
 """
 
 from __future__ import annotations
@@ -30,47 +31,57 @@ from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature, TensorSpec
 from edgekit.timing.worker import Worker
 
-__all__ = ["BACKENDS", "PRODUCTS", "Kernels", "Prober", "ask", "main", "prober"]
+__all__ = ["BACKENDS", "PRODUCTS", "Kernels", "Prober", "main", "make_prober", "time_kernels"]
 
-_INT8 = {"onnxruntime": "dynamic", "openvino": "static"}
-BACKENDS = tuple(_INT8)
-"""Backends that run the products. A GPU's times do not depend on what the CPUs do, so the others have no probe."""
+_INT8_GRAPHS = {"onnxruntime": "dynamic", "openvino": "static"}
+BACKENDS = tuple(_INT8_GRAPHS)
+"""Backends with probe kernels. Latency on a GPU hardly depends on the CPU cores, so GPU backends have none."""
 
 PRODUCTS = ("int8", "float32")
-"""Kernels whose work is like a bundle's; a call of them is repeated until it takes about as long as the bundle's."""
+"""Encoder kernels. One timed call repeats the kernel until it takes about as long as a call of the bundle."""
 
 _GRAPHS = Path(__file__).with_name("probes")
-_ROWS, _WIDE, _WIDER = 32, 384, 1536
-_COPIED = 8 * 2**20  # float32 values, 32 MiB: more than the second-level caches hold
-_MOST_REPEATS = 64
-_FITTED = 9  # calls of a kernel that its repeats are fitted by
+_ROWS = 32
+_HIDDEN = 384
+_INTERMEDIATE = 1536
+_COPY_VALUES = 8 * 2**20
+"""float32 values that the memory kernel copies, 32 MiB: more than the second-level caches hold."""
+_MAX_REPEATS = 64
+_FIT_CALLS = 9
+"""Calls of a kernel whose minimum the repeats are fitted to."""
 _ROUND_TRIPS = 50
-_SPINS = 20_000_000  # looks at the flag, a second at least, until the other process counts as lost
-_TIMES = {"int8": 3, "float32": 3, "memory": 1, "cores": 1}  # calls of each kernel at a time
+_MAX_SPINS = 20_000_000
+"""Reads of the flag, at least a second, after which the other process counts as lost."""
+_CALLS = {"int8": 3, "float32": 3, "memory": 1, "cores": 1}
+"""Timed calls of each kernel per probe."""
+_SHARED_BYTES = 4096
+_UNCHECKED_S = 1e-6
+"""Seconds reported for the integrity check, which kernels do not have: a part of a cold start must be positive."""
 
 _PARTNER = f"""
 import mmap, sys
 with open(sys.argv[1], "r+b") as file:
-    flag = mmap.mmap(file.fileno(), 4096)
+    flag = mmap.mmap(file.fileno(), {_SHARED_BYTES})
 while sys.stdin.buffer.read(1):
     for turn in range({_ROUND_TRIPS}):
-        wanted, left = 1 + turn % 2, {_SPINS}
-        while flag[0] != wanted and left:
-            left -= 1
-        if not left:
+        value, spins = 1 + turn % 2, {_MAX_SPINS}
+        while flag[0] != value and spins:
+            spins -= 1
+        if not spins:
             sys.exit()
-        flag[2] = wanted
+        flag[2] = value
 """
+"""Program of the second process of the ``cores`` kernel."""
 
 
 @dataclass(frozen=True)
 class Prober:
-    """Probe kernels for a bundle, ready to be started again and again. A context manager over the folder that holds their graphs.
+    """Probe kernels for a bundle, from which processes can be started.
 
     Attributes:
-        folder: with the graphs and their weights.
-        backend: that runs the products, one of ``BACKENDS``.
-        threads: of it.
+        folder: Folder with the graphs and their weights.
+        backend: Backend of the encoder kernels, one of ``BACKENDS``.
+        threads: Thread count of the encoder kernels.
     """
 
     folder: Path
@@ -78,125 +89,166 @@ class Prober:
     threads: int
 
     def worker(self) -> Worker:
-        """A new process with the kernels. What it takes as a text is the name of a kernel, and how often a call repeats it: ``int8 4``."""
-        return _Probe(self.folder, self.threads, self.backend)
+        """Return a new process with the kernels. Its inputs are kernel names with repeats per call, e.g. ``int8 4``."""
+        return _ProbeWorker(self.folder, self.threads, self.backend)
 
-    def kernels(self, one: Worker, call_ms: float) -> tuple[str, ...]:
-        """Kernels with repeats, such that a call of a product takes about as long as one of the bundle: what interrupts the one then meets the other.
+    def fit_kernels(self, worker: Worker, call_ms: float) -> tuple[str, ...]:
+        """Return all kernels with repeats such that a call of an encoder takes about as long as a call of the bundle.
+
+        An interruption of the one then also affects the other.
 
         Args:
-            one: a process with the kernels.
-            call_ms: of the bundle, the least of several.
+            worker: Process with the kernels.
+            call_ms: Latency of the bundle in milliseconds, the minimum of several calls.
         """
-        found = []
+        kernels = []
         for name in PRODUCTS:
-            took = min(
-                one.time([f"{name} 1"] * _FITTED)
-            )  # the least that was seen on both sides: other work on the machine only adds to it
-            found.append(f"{name} {min(_MOST_REPEATS, 2 ** max(0, round(np.log2(call_ms / took))))}")
-        return (*found, "memory 1", *(["cores 1"] if cpus() > 1 else []))
+            # The minimum is compared on both sides, because other load only adds to the time.
+            kernel_ms = min(worker.time([f"{name} 1"] * _FIT_CALLS))
+            repeats = 2 ** max(0, round(np.log2(call_ms / kernel_ms)))
+            kernels.append(f"{name} {min(_MAX_REPEATS, repeats)}")
+        kernels.append("memory 1")
+        if cpus() > 1:
+            kernels.append("cores 1")
+        return tuple(kernels)
 
 
 @contextlib.contextmanager
-def prober(backend: str, threads: int) -> Iterator[Prober | None]:
-    """Probe kernels for a bundle that runs on a backend with so many threads; None where there are none for it, or it is not installed."""
+def make_prober(backend: str, threads: int) -> Iterator[Prober | None]:
+    """Make the probe kernels for a bundle in a temporary folder.
+
+    Args:
+        backend: Backend of the bundle.
+        threads: Thread count of the bundle.
+
+    Yields:
+        The probe kernels, or None if the backend has none or is not installed.
+    """
     if backend not in BACKENDS or backends.installed_version(backend) is None:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="edgekit-probe-") as name:
-        folder = Path(name)
-        values = np.random.default_rng(0).normal(0.0, 0.03, _WIDE * _WIDER)
-        for kind in ("float32", _INT8[backend]):
-            place = folder / ("float32" if kind == "float32" else "int8")
-            place.mkdir()
-            shutil.copyfile(_GRAPHS / f"{kind}.onnx", place / "graph.onnx")
-            weights = (
-                values.astype(np.float32)
-                if kind == "float32"
-                else np.clip(np.rint(values * 1000), -127, 127).astype(np.int8)
-            )
-            (place / "weights.bin").write_bytes(weights.tobytes())
-        yield Prober(folder, backend, threads)
+        root = Path(name)
+        values = np.random.default_rng(0).normal(0.0, 0.03, _HIDDEN * _INTERMEDIATE)
+        int8_values = np.clip(np.rint(values * 1000), -127, 127).astype(np.int8)
+        _write_graph(root / "float32", "float32", values.astype(np.float32))
+        _write_graph(root / "int8", _INT8_GRAPHS[backend], int8_values)
+        yield Prober(root, backend, threads)
 
 
-def ask(one: Worker, kernels: Sequence[str]) -> dict[str, list[float]]:
-    """Milliseconds of a few calls of each kernel now, behind one that wakes the process up."""
-    asked = [k for k in kernels for _ in range(_TIMES[k.partition(" ")[0]])]
-    with one.turn():
-        times = one.time([kernels[0], *asked])[1:]
-    return {k: [t for name, t in zip(asked, times, strict=True) if name == k] for k in kernels}
+def _write_graph(folder: Path, graph: str, weights: np.ndarray) -> None:
+    folder.mkdir()
+    shutil.copyfile(_GRAPHS / f"{graph}.onnx", folder / "graph.onnx")
+    (folder / "weights.bin").write_bytes(weights.tobytes())
 
 
-class _Probe(Worker):
-    """The kernels in a process, as a bundle is."""
+def time_kernels(worker: Worker, kernels: Sequence[str]) -> dict[str, list[float]]:
+    """Time a few calls of each kernel, after one call that wakes the process up.
 
-    CHILD = "import sys; sys.path[:] = [p for p in sys.path if p]; from edgekit.timing.probe import main; main(*sys.argv[1:])"
+    Args:
+        worker: Process with the kernels.
+        kernels: Kernel names with repeats.
+
+    Returns:
+        Kernels to the milliseconds of their calls.
+    """
+    calls = []
+    for kernel in kernels:
+        calls += [kernel] * _CALLS[kernel.partition(" ")[0]]
+    with worker.turn():
+        times_ms = worker.time([kernels[0], *calls])[1:]
+    results: dict[str, list[float]] = {kernel: [] for kernel in kernels}
+    for kernel, time_ms in zip(calls, times_ms, strict=True):
+        results[kernel].append(time_ms)
+    return results
+
+
+class _ProbeWorker(Worker):
+    """A worker that runs the kernels in place of a bundle."""
+
+    CHILD = (
+        "import sys; sys.path[:] = [p for p in sys.path if p]; "
+        "from edgekit.timing.probe import main; main(*sys.argv[1:])"
+    )
 
 
 class Kernels:
-    """The child's end: called with the name of a kernel and its repeats, as a session is with a text."""
+    """The kernels in the child process. It is called with a kernel and its repeats, as a session is with a text."""
 
     def __init__(self, folder: Path, backend: str, threads: int) -> None:
-        """Loads the graphs.
+        """Load the graphs.
+
+        Args:
+            folder: Folder of the graphs.
+            backend: Backend of the encoder kernels.
+            threads: Thread count of the encoder kernels.
 
         Raises:
-            BackendError: when the backend is not there or refuses them.
+            BackendError: If the backend is not available or refuses the graphs.
         """
-        spec = [TensorSpec(name, "float32", (_ROWS, _WIDE)) for name in ("x", "y")]
         device = backends.get(backend).open_device("cpu", threads)
-        feeds = {"x": np.random.default_rng(1).normal(size=(_ROWS, _WIDE)).astype(np.float32)}
-        signature = Signature("probe", (spec[0],), (spec[1],))
-        self._run: dict[str, Callable[[], Any]] = {
-            name: partial(device.load(folder / name / "graph.onnx", signature).run, feeds) for name in PRODUCTS
-        }
-        source, copy = np.ones(_COPIED, np.float32), np.empty(_COPIED, np.float32)
-        self._run["memory"] = partial(np.copyto, copy, source)
+        x, y = (TensorSpec(name, "float32", (_ROWS, _HIDDEN)) for name in ("x", "y"))
+        signature = Signature("probe", (x,), (y,))
+        feeds = {"x": np.random.default_rng(1).normal(size=(_ROWS, _HIDDEN)).astype(np.float32)}
+        self._kernels: dict[str, Callable[[], Any]] = {}
+        for name in PRODUCTS:
+            self._kernels[name] = partial(device.load(folder / name / "graph.onnx", signature).run, feeds)
+        source = np.ones(_COPY_VALUES, np.float32)
+        self._kernels["memory"] = partial(np.copyto, np.empty(_COPY_VALUES, np.float32), source)
         self._cores = _Cores(folder) if cpus() > 1 else None
         if self._cores is not None:
-            self._run["cores"] = self._cores
+            self._kernels["cores"] = self._cores
 
     def __call__(self, text: str) -> None:
-        """Runs a kernel so many times."""
+        """Run a kernel.
+
+        Args:
+            text: Kernel name and repeats, separated by a space.
+        """
         name, _, repeats = text.partition(" ")
         for _ in range(int(repeats)):
-            self._run[name]()
+            self._kernels[name]()
 
 
 class _Cores:
-    """Two processes that answer each other through a byte of shared memory: what it takes two cores to meet."""
+    """Two processes that exchange a byte of shared memory, which measures the latency between two cores."""
 
     def __init__(self, folder: Path) -> None:
-        shared = folder / f"cores-{os.getpid()}"  # it goes with the folder
-        shared.write_bytes(bytes(4096))
+        shared = folder / f"cores-{os.getpid()}"  # It is removed with the folder.
+        shared.write_bytes(bytes(_SHARED_BYTES))
         with shared.open("r+b") as file:
-            self._flag = mmap.mmap(file.fileno(), 4096)
-        self._other = subprocess.Popen([sys.executable, "-I", "-S", "-c", _PARTNER, str(shared)], stdin=subprocess.PIPE)
+            self._flag = mmap.mmap(file.fileno(), _SHARED_BYTES)
+        command = [sys.executable, "-I", "-S", "-c", _PARTNER, str(shared)]
+        self._partner = subprocess.Popen(command, stdin=subprocess.PIPE)
 
     def __call__(self) -> None:
-        assert self._other.stdin is not None
+        assert self._partner.stdin is not None
         flag = self._flag
         flag[0] = flag[2] = 0
-        self._other.stdin.write(b"x")
-        self._other.stdin.flush()
+        self._partner.stdin.write(b"x")
+        self._partner.stdin.flush()
         for turn in range(_ROUND_TRIPS):
-            sent, left = 1 + turn % 2, _SPINS
-            flag[0] = sent
-            while flag[2] != sent and left:
-                left -= 1
-            if not left:
+            value = 1 + turn % 2
+            spins = _MAX_SPINS
+            flag[0] = value
+            while flag[2] != value and spins:
+                spins -= 1
+            if not spins:
                 raise BackendError(
-                    "Two processes of this machine did not meet in a second: it is too busy to be measured. Measure again when it is not.",
+                    "Two processes of this machine did not synchronize within a second. "
+                    "The machine is too busy to measure. Measure again when it is idle.",
                     code="machine-busy",
                 )
 
 
-def _opened(folder: str, options: dict[str, Any]) -> tuple[Kernels, float, float]:
-    began = time.perf_counter()
-    return Kernels(Path(folder), options["backend"], options["threads"]), 1e-6, time.perf_counter() - began
+def _open_kernels(folder: str, options: dict[str, Any]) -> tuple[Kernels, float, float]:
+    began_s = time.perf_counter()
+    kernels = Kernels(Path(folder), options["backend"], options["threads"])
+    return kernels, _UNCHECKED_S, time.perf_counter() - began_s
 
 
 def main(folder: str, options: str) -> None:
-    """The child: as :func:`edgekit.timing.child.main`, with kernels in place of a bundle."""
-    from edgekit.timing import child  # brings the runtime, which the parent does not need
+    """Run :func:`edgekit.timing.child.main` with the kernels in place of a bundle."""
+    from edgekit.timing import child  # It imports the runtime, which the parent process does not need.
 
-    child.main(folder, options, _opened)
+    child.main(folder, options, _open_kernels)

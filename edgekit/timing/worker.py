@@ -1,10 +1,11 @@
-"""A session in a process of its own, so that its memory and its start can be measured and nothing else is in them.
+"""A session in a separate process, so that its memory and its cold start can be measured in isolation.
 
-The child runs :func:`edgekit.timing.child.main`; requests and replies are binary frames (:mod:`edgekit.timing.frames`) on its standard
-input and output. Inputs travel through the pipe only: not in arguments, which other users of the machine can read.
+The child process runs :func:`edgekit.timing.child.main`. Requests and replies are binary frames
+(:mod:`edgekit.timing.frames`) on its standard input and output. Inputs are sent through the pipe only, because other
+users of the machine can read command-line arguments.
 
-Times are taken in the child with ``time.perf_counter``: the system's monotonic clock, which is one for all processes of a machine
-(CLOCK_MONOTONIC on Linux), so that the parts of a start can be told apart across the two.
+Times are measured in the child with ``time.perf_counter``, the system's monotonic clock (CLOCK_MONOTONIC on Linux).
+All processes of a machine share this clock, so the parts of a cold start can be computed across both processes.
 """
 
 from __future__ import annotations
@@ -30,21 +31,32 @@ from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.subject import Start
 from edgekit.timing import frames
 
-__all__ = ["Worker", "bad_clock"]
+__all__ = ["Worker", "clock_error"]
 
-_LAST_S = 10.0  # that a killed child has to end; one that waits for a device in the kernel does not
-_INPUTS_A_REQUEST = 50  # between two reports of progress
+_EXIT_TIMEOUT_S = 10.0
+"""Seconds to wait for a killed child. A child that waits for a device inside the kernel does not end in time."""
+_INPUTS_PER_REQUEST = 50
+"""Inputs between two progress reports."""
+_STDERR_CHARS = 2000
+"""Characters from the end of the child's standard error that go into an error message."""
 
 
 class Worker(contextlib.AbstractContextManager["Worker"]):
-    """The parent's end. A context manager; leaving it ends the child, and so does the parent's own end, however it comes.
+    """The parent's side of a worker process.
+
+    It is a context manager, and leaving it ends the child. The child also ends when the parent process ends for any
+    reason.
 
     Attributes:
-        CHILD: the child's program. A subclass may give another one, e.g. to slow the session down before it calls :func:`edgekit.timing.child.main`.
+        CHILD: Python program of the child. A subclass may replace it, for example to slow the session down before it
+            calls :func:`edgekit.timing.child.main`.
     """
 
-    # Without the current folder on the path, where -m and -c put it: a numpy.py that lies there must not be run.
-    CHILD = "import sys; sys.path[:] = [p for p in sys.path if p]; from edgekit.timing.child import main; main(*sys.argv[1:])"
+    # -c puts the current folder on the module path. It is removed, so that a numpy.py in that folder is not run.
+    CHILD = (
+        "import sys; sys.path[:] = [p for p in sys.path if p]; "
+        "from edgekit.timing.child import main; main(*sys.argv[1:])"
+    )
 
     def __init__(
         self,
@@ -56,117 +68,132 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         *,
         checked: bool = False,
     ) -> None:
-        """Starts the child; it loads the bundle on the first request.
+        """Start the child process. It loads the bundle on the first request.
 
         Args:
-            bundle: its folder.
-            threads: as :func:`edgekit.load` takes it.
-            backend: as :func:`edgekit.load` takes it.
-            variant: run this one as it is, whatever the bundle's own variants say beside its graphs.
-            trust: as :func:`edgekit.load` takes it.
-            checked: do not hash the bundle again. Only for a scratch bundle that this very process has written: never for one of a user. A start
-                that is timed lacks the check then.
+            bundle: Bundle folder.
+            threads: Thread count, as in :func:`edgekit.load`.
+            backend: Backend name, as in :func:`edgekit.load`.
+            variant: Variant to run in place of the variants in the manifest. None selects one as
+                :func:`edgekit.load` does.
+            trust: Trusted keys, as in :func:`edgekit.load`.
+            checked: Flag that skips the integrity check. Set it only for a scratch bundle that this process has
+                written, never for a user's bundle. The measured cold start then lacks the check.
         """
-        trusted = None if trust is None else {**vars(trust), "keys": [str(key.absolute()) for key in trust.keys]}
-        how = {"threads": threads, "backend": backend} if variant is None else {"variant": plain(variant)}
-        options = {"trust": trusted, "checked": checked, **how}
+        trust_options: dict[str, Any] | None = None
+        if trust is not None:
+            trust_options = {**vars(trust), "keys": [str(key.absolute()) for key in trust.keys]}
+        selection = {"threads": threads, "backend": backend} if variant is None else {"variant": plain(variant)}
+        options = {"trust": trust_options, "checked": checked, **selection}
         command = [sys.executable, "-c", self.CHILD, str(bundle.absolute()), to_json(options)]
-        package = str(Path(__file__).resolve().parents[2])
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH")))),
-        }
+        package_root = str(Path(__file__).resolve().parents[2])
+        module_path = os.pathsep.join(filter(None, (package_root, os.environ.get("PYTHONPATH"))))
         self._bundle = bundle
-        self._asked = False
-        self._stops: bool | None = None  # not known before its first turn has ended
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close()
-        self._started = time.perf_counter()
+        self._has_request = False
+        self._can_suspend: bool | None = None  # Unknown until the first turn has ended.
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # close() closes it.
+        self._started_s = time.perf_counter()
         self._child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._complaints, env=environment
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={**os.environ, "PYTHONPATH": module_path},
         )
 
     def start(self, value: Input) -> Start:
-        """The cold start, up to the answer to an input. To be called first, once, and at once: a pause after the worker was made counts.
+        """Measure the cold start, from the start of the process to the first answer.
 
-        The parts are disjoint. What the total has beyond their sum is the pipe, and any such pause.
-
-        Raises:
-            UsageError: when something was asked before.
-            BackendError: when a part is not above 0 or the parts exceed the total: the clock cannot be trusted.
-        """
-        if self._asked:
-            raise errors.UsageError(
-                "A start can only be timed by the first request, and this worker has had one. Make another Worker.",
-                code="worker-started",
-            )
-        reply = self._ask(do="start", inputs=[value])
-        total_ms = (time.perf_counter() - self._started) * 1e3
-        import_ms = (float(reply["began_s"]) - self._started) * 1e3
-        found = Start(
-            import_ms, float(reply["verify_ms"]), float(reply["load_ms"]), float(reply["answer_ms"]), total_ms
-        )
-        if import_ms <= 0 or import_ms + found.verify_ms + found.load_ms + found.answer_ms > total_ms:
-            raise bad_clock(f"its parts do not fit into the start: {found}")
-        return found
-
-    def time(self, inputs: Sequence[Input]) -> list[float]:
-        """Milliseconds from input to answer of each input, one after the other.
-
-        Raises:
-            BackendError: when the clock goes backwards.
-        """
-        return [float(t) for t in self._ask(do="time", inputs=list(inputs))["times_ms"]]
-
-    def serve(self, inputs: Sequence[Input], arrivals_s: Sequence[float]) -> list[float]:
-        """Milliseconds from arrival to answer of each input, where arrivals do not wait for answers (open loop).
-
-        Inputs are answered in the order of their arrival, by as many threads as the variant has streams, each when a thread is free.
-        The time that an input has waited counts: a slow answer shows in those behind it, too (no coordinated omission, G. Tene).
-        An idle thread sleeps until half a millisecond before the next arrival and then watches the clock: half of the calls begin within
-        0.05 ms of their arrival. On a busy machine some begin milliseconds late, when the system lets them, and that counts.
+        Call this first, once, and directly after the worker was created: a pause in between is part of the result. The
+        parts of the start are disjoint. The total also contains the time of the pipe and any such pause.
 
         Args:
-            inputs: inputs in the order of their arrival.
-            arrivals_s: seconds from the begin to the arrival of each, ascending.
+            value: Input of the first call.
 
         Raises:
-            InputError: for arrivals that are not one to an input, finite, at least 0 and ascending.
-            BackendError: when the clock goes backwards.
+            UsageError: If the worker has had a request before.
+            BackendError: If a part is not positive or the parts exceed the total, which means that the clock is wrong.
+        """
+        if self._has_request:
+            raise errors.UsageError(
+                "The cold start can only be timed by the first request, and this worker has had a request before. "
+                "Create another Worker.",
+                code="worker-started",
+            )
+        reply = self._request(do="start", inputs=[value])
+        total_ms = (time.perf_counter() - self._started_s) * 1e3
+        start = Start(
+            import_ms=(float(reply["began_s"]) - self._started_s) * 1e3,
+            verify_ms=float(reply["verify_ms"]),
+            load_ms=float(reply["load_ms"]),
+            answer_ms=float(reply["answer_ms"]),
+            total_ms=total_ms,
+        )
+        if start.import_ms <= 0 or start.import_ms + start.verify_ms + start.load_ms + start.answer_ms > total_ms:
+            raise clock_error(f"the parts of the cold start exceed the total: {start}")
+        return start
+
+    def time(self, inputs: Sequence[Input]) -> list[float]:
+        """Return the latency of each input in milliseconds. The inputs run one after the other.
+
+        Raises:
+            BackendError: If the clock goes backwards.
+        """
+        return [float(t) for t in self._request(do="time", inputs=list(inputs))["times_ms"]]
+
+    def serve(self, inputs: Sequence[Input], arrivals_s: Sequence[float]) -> list[float]:
+        """Return the milliseconds from arrival to answer of each input. Arrivals do not wait for answers (open loop).
+
+        The inputs are answered in the order of their arrival, by as many threads as the variant has streams. Waiting
+        time counts, so a slow answer also shows in the inputs behind it (no coordinated omission, G. Tene).
+
+        An idle thread sleeps until half a millisecond before the next arrival and then spins on the clock. Half of
+        the calls begin within 0.05 ms of their arrival. On a busy machine some calls begin milliseconds late, and this
+        delay is part of the result.
+
+        Args:
+            inputs: Inputs in the order of their arrival.
+            arrivals_s: Arrival time of each input in seconds from the start, ascending.
+
+        Raises:
+            InputError: If there is not one arrival per input, or the arrivals are not finite, at least 0 and ascending.
+            BackendError: If the clock goes backwards.
         """
         arrivals = [float(a) for a in arrivals_s]
-        if (
-            len(arrivals) != len(inputs)
-            or not all(math.isfinite(a) and a >= 0 for a in arrivals)
-            or arrivals != sorted(arrivals)
-        ):
+        in_range = all(math.isfinite(a) and a >= 0 for a in arrivals)
+        if len(arrivals) != len(inputs) or not in_range or arrivals != sorted(arrivals):
             raise errors.InputError(
-                f"There are {len(arrivals)} arrivals for {len(inputs)} inputs, expected one for each, in seconds from 0 up, finite and ascending. Sort them.",
+                f"There are {len(arrivals)} arrivals for {len(inputs)} inputs. "
+                "Expected one arrival per input, in finite seconds from 0, ascending. Sort the arrivals.",
                 code="scenario-arrivals",
             )
-        return [float(t) for t in self._ask(do="serve", inputs=list(inputs), arrivals_s=arrivals)["times_ms"]]
+        return [float(t) for t in self._request(do="serve", inputs=list(inputs), arrivals_s=arrivals)["times_ms"]]
 
     def predict(
         self, inputs: Sequence[Input], progress: Progress = silent, *, batched: bool = False, step: str = "answers"
     ) -> list[Arrays]:
-        """Outputs of the model for inputs: output name to an array without a batch axis, in the order of the inputs.
+        """Return the model outputs for the inputs.
 
         Args:
-            inputs: inputs as a session takes them.
-            progress: told after each part of the inputs; a list that is answered at once is one part.
-            batched: answer them as one list, in calls of several rows; else one at a time.
-            step: name of the step for ``progress``.
+            inputs: Inputs as a session takes them.
+            progress: Progress callback, called after each request. A batched list is one request.
+            batched: Flag to run the whole list in calls of several rows. By default each call has one row.
+            step: Name of the step for ``progress``.
+
+        Returns:
+            Output names to arrays without the batch axis, one mapping per input, in the order of the inputs.
 
         Raises:
-            InputError: for an input that the session refuses.
-            OutputError: when an output is not finite.
-            BackendError: when the process ends.
+            InputError: If the session refuses an input.
+            OutputError: If an output is not finite.
+            BackendError: If the process ends.
         """
-        size = max(1, len(inputs)) if batched else _INPUTS_A_REQUEST
+        size = max(1, len(inputs)) if batched else _INPUTS_PER_REQUEST
         rows: list[Arrays] = []
         for start in range(0, len(inputs), size):
             part = list(inputs[start : start + size])
             try:
-                rows += frames.rows_of(self._ask(do="predict", inputs=part, batched=batched)["rows"])
+                rows += frames.unpack_rows(self._request(do="predict", inputs=part, batched=batched)["rows"])
             except errors.OutputError as problem:
                 if not start:
                     raise
@@ -177,92 +204,99 @@ class Worker(contextlib.AbstractContextManager["Worker"]):
         return rows
 
     def seconds(self, inputs: Sequence[Input]) -> float:
-        """Seconds that one call with the whole list takes."""
-        return float(self._ask(do="seconds", inputs=list(inputs))["seconds"])
+        """Return the seconds of one call with the whole list."""
+        return float(self._request(do="seconds", inputs=list(inputs))["seconds"])
 
     def fill(self, rows: int, length: int) -> None:
-        """Has it answer the list that takes most memory, twice, see :meth:`edgekit.runtime.session.Session.fill`."""
-        self._ask(do="fill", rows=rows, length=length)
+        """Run the list that needs the most memory, twice (:meth:`edgekit.runtime.session.Session.fill`)."""
+        self._request(do="fill", rows=rows, length=length)
 
     def memory_mb(self) -> float:
-        """The child's peak resident memory so far, MiB."""
-        return float(self._ask(do="memory")["memory_mb"])
+        """Return the child's peak resident memory so far, in MiB."""
+        return float(self._request(do="memory")["memory_mb"])
 
-    def ran(self) -> tuple[str, str]:
-        """Method and backend of the variant that runs."""
-        reply = self._ask(do="ran")
+    def method_and_backend(self) -> tuple[str, str]:
+        """Return the quantization method and the backend of the variant that runs."""
+        reply = self._request(do="variant")
         return str(reply["method"]), str(reply["backend"])
 
     def streams(self) -> int:
-        """Inputs that :meth:`serve` answers at the same time."""
-        return int(self._ask(do="ran")["streams"])
+        """Return how many inputs :meth:`serve` answers at the same time."""
+        return int(self._request(do="variant")["streams"])
 
     def executed_precision(self) -> str:
-        """What the linear layers really run in. Costs memory: ask for :meth:`memory_mb` first."""
-        return str(self._ask(do="executed")["executed"])
+        """Return the precision that the linear layers run in. This takes memory: call :meth:`memory_mb` before it."""
+        return str(self._request(do="executed")["executed"])
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """The child runs inside of this and is stopped outside, once this was left first: for processes that are timed in turns.
+        """Resume the child on entry and suspend it (SIGSTOP) on exit, for processes that are timed interleaved.
 
-        Threads of a backend wait for more work by spinning, ONNX Runtime's for some 2^20 rounds (``EigenNonBlockingThreadPool.h``), tens of milliseconds:
-        they would take a CPU from whoever is timed next. Only Linux ends a stopped child with its parent; on other systems it runs on.
+        Idle threads of a backend spin before they sleep. Those of ONNX Runtime spin for about 2^20 rounds
+        (``EigenNonBlockingThreadPool.h``), tens of milliseconds, and would take CPU time from the process that is
+        timed next. The child runs until the first exit. Only Linux ends a suspended child with its parent, so on other
+        systems the child is not suspended.
         """
-        if self._stops:
+        if self._can_suspend:
             self._child.send_signal(signal.SIGCONT)
         yield
-        if self._stops is None:
-            self._stops = bool(self._ask(do="stops")["ends"])
-        if self._stops:
+        if self._can_suspend is None:
+            self._can_suspend = bool(self._request(do="suspend")["supported"])
+        if self._can_suspend:
             self._child.send_signal(signal.SIGSTOP)
 
     def close(self) -> None:
-        """Ends the child. A second call does nothing."""
+        """End the child. A second call does nothing."""
         self._child.kill()
-        # Its output is not read to the end: a process that it has started itself may hold it open.
+        # The child's output is not read to its end, because a grandchild may keep the pipe open.
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._child.wait(_LAST_S)
-        for pipe in (self._child.stdin, self._child.stdout, self._complaints):
-            with contextlib.suppress(OSError):  # what was not yet sent to it
+            self._child.wait(_EXIT_TIMEOUT_S)
+        for pipe in (self._child.stdin, self._child.stdout, self._stderr):
+            with contextlib.suppress(OSError):  # Closing flushes data that the child will not read.
                 if pipe is not None:
                     pipe.close()
 
-    def _ask(self, **request: Any) -> dict[str, Any]:
+    def _request(self, **request: Any) -> dict[str, Any]:
+        """Send a request and return the reply. Raise the child's error here."""
         assert self._child.stdin is not None
         assert self._child.stdout is not None
-        self._asked = True
+        self._has_request = True
         try:
             frames.write(cast(BinaryIO, self._child.stdin), request)
             reply = frames.read(cast(BinaryIO, self._child.stdout))
         except BrokenPipeError:
             reply = None
         if reply is None:
+            status = self._child.wait()
             raise errors.BackendError(
-                f"The process that ran {self._bundle} ended with status {self._child.wait()}. It said: {self._last_words()}",
+                f"The process that ran {self._bundle} ended with status {status}. "
+                f"Its error output: {self._error_output()}",
                 code="worker-ended",
             )
         if "error" in reply:
-            raise getattr(errors, reply["error"], errors.EdgekitError)(
-                reply["message"], code=reply["code"], **reply["fields"]
-            )
+            error_type = getattr(errors, reply["error"], errors.EdgekitError)
+            raise error_type(reply["message"], code=reply["code"], **reply["fields"])
         return reply
 
-    def _last_words(self) -> str:
-        self._complaints.seek(0)
-        return (
-            self._complaints.read()[-2000:].decode("utf-8", "replace").strip()
-            or "nothing (killed, perhaps for want of memory)"
-        )
+    def _error_output(self) -> str:
+        self._stderr.seek(0)
+        text = self._stderr.read()[-_STDERR_CHARS:].decode("utf-8", "replace").strip()
+        return text or "none (the process was killed, perhaps because the machine ran out of memory)"
 
     def __exit__(self, *_: object) -> None:
-        """Ends the child."""
+        """End the child."""
         self.close()
 
 
-def bad_clock(what: str) -> errors.BackendError:
-    """The error of a time that cannot be."""
+def clock_error(reason: str) -> errors.BackendError:
+    """Return the error for a measured time that is impossible.
+
+    Args:
+        reason: Impossible time, as a clause.
+    """
     return errors.BackendError(
-        f"The clock of this machine went backwards, or stands still: {what}. No time taken with it means anything. "
-        "Measure again; in a virtual machine choose a stable clock source, see /sys/devices/system/clocksource/clocksource0.",
+        f"The clock of this machine went backwards or stands still: {reason}. Times measured with it are not valid. "
+        "Measure again; in a virtual machine choose a stable clock source, see "
+        "/sys/devices/system/clocksource/clocksource0.",
         code="clock-backwards",
     )

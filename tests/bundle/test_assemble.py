@@ -68,7 +68,7 @@ def test_the_same_twice_is_the_same_bytes(tmp_path):
 
 
 def test_files_are_copied_and_never_linked(tmp_path):
-    """Not in scratch either: whoever reads the source in the meantime may refuse a file with two names, as onnx_ir does."""
+    """Not in a scratch bundle either: a reader of the source may refuse a file with two names, as onnx_ir does."""
     source = tmp_path / "source"
     source.write_bytes(b"x")
     for scratch in (False, True):
@@ -115,9 +115,9 @@ def test_force_spares_a_folder_that_only_looks_like_a_bundle(tmp_path):
     (tmp_path / "web" / "src" / "app.js").write_text("x")
     write(tmp_path / "out")
     (tmp_path / "out" / "notes.txt").write_text("somebody's own file among a bundle's")
-    for kept in (tmp_path / "web", tmp_path / "out"):
+    for folder in (tmp_path / "web", tmp_path / "out"):
         with refused("output-other-kind"):
-            write(kept, force=True)
+            write(folder, force=True)
     assert (tmp_path / "web/src/app.js").is_file()
     assert (tmp_path / "out/notes.txt").is_file()
 
@@ -153,11 +153,12 @@ def test_an_error_while_writing_leaves_the_old_one(tmp_path):
 )
 @pytest.mark.parametrize(("when", "done"), [(1, False), (1, True), (2, False), (2, True)])
 def test_an_interrupt_while_it_is_replaced(tmp_path, monkeypatch, error, when, done):
-    """On a file system that cannot exchange two names. The moment between the renames is short, but what it would cost is the user's bundle."""
+    """On a file system that cannot exchange two names, the user's bundle must survive between the two renames."""
     monkeypatch.setattr(place, "_exchange", lambda one, other: False)
     write(tmp_path / "out")
     before = content(tmp_path / "out")
-    rename, calls = Path.rename, []
+    rename = Path.rename
+    calls = []
 
     def interrupted(self, target):
         calls.append(target)
@@ -240,7 +241,7 @@ def test_a_folder_that_may_not_be_written(tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root writes whatever the mode says; the test above has a file in the way")
     (tmp_path / "folder").mkdir(mode=0o555)
-    with pytest.raises(BuildError, match="permissions"):
+    with refused("output-not-writable"):
         write(tmp_path / "folder" / "out")
 
 
@@ -252,8 +253,8 @@ def test_files_of_a_graph_set(tmp_path):
     graphs = GraphSet(
         "t", "single", (Graph(SIGNATURE, tmp_path / "made/model.onnx", "float32"),), tmp_path / "made/assets"
     )
-    found = assemble.graph_files(graphs)
-    assert {place: file.read_text() for place, file in found.items()} == {
+    files = assemble.graph_files(graphs)
+    assert {place: file.read_text() for place, file in files.items()} == {
         "graphs/model.onnx": "model.onnx",
         "graphs/weights/abc": "weights/abc",
         "assets/task.json": "assets/task.json",
@@ -261,4 +262,4 @@ def test_files_of_a_graph_set(tmp_path):
     }
     manifest = replace(BLANK, variants=(replace(BLANK.variants[0], graphs={"forward": "graphs/model.onnx"}),))
     (tmp_path / "made/model.onnx").write_bytes(_onnx(b"made"))
-    open_bundle(assemble.write(tmp_path / "out", manifest, found).path)
+    open_bundle(assemble.write(tmp_path / "out", manifest, files).path)

@@ -12,9 +12,9 @@ from kill import BLANK, files
 from refusals import refused
 
 from edgekit import IntegrityError, Trust, UsageError
-from edgekit.bundle import assemble, install, trust
+from edgekit.bundle import assemble, install, owners, trust
+from edgekit.bundle.keys import fingerprint, make_keys
 from edgekit.bundle.pack import pack, unpack
-from edgekit.bundle.signature import fingerprint, make_keys
 from edgekit.spec.identity import version_key
 
 DAY = datetime.timedelta(days=1)
@@ -154,13 +154,13 @@ def test_trust_in_a_name_and_a_version(signed, keys):
 
 def test_a_key_that_is_revoked(signed, keys, tmp_path):
     """By its fingerprint, in a list or a file; who signed is then nobody's to trust, also beside other keys."""
-    ours, theirs = (fingerprint(key) for key in keys[1:])
+    signer, other = (fingerprint(key) for key in keys[1:])
     listed = tmp_path / "revoked"
-    listed.write_text(f"# lost in the train\n{ours.upper()}  # ours\n\n")
-    for revoked in (listed, str(listed), [ours], [theirs, ours]):
+    listed.write_text(f"# lost in the train\n{signer.upper()}  # ours\n\n")
+    for revoked in (listed, str(listed), [signer], [other, signer]):
         with refused("key-revoked"):
             trust.open_bundle(signed, Trust(keys[1:], revoked=revoked))
-    trust.open_bundle(signed, Trust(keys[1:], revoked=[theirs]))
+    trust.open_bundle(signed, Trust(keys[1:], revoked=[other]))
     done = small.edgekit("verify", signed, "--files-only", "--key", keys[1], "--revoked", listed)
     assert (done.returncode, b"revoked" in done.stderr) == (5, True)
     done = small.edgekit("verify", signed, "--files-only", "--revoked", listed)
@@ -172,8 +172,8 @@ def test_a_key_that_is_revoked(signed, keys, tmp_path):
 
 def test_the_fingerprint_is_the_one_that_a_signature_names(signed, keys):
     assert fingerprint(keys[1]) in (signed / "model.sig").read_text()
-    made = small.edgekit("keygen", signed.parent / "new")
-    assert fingerprint(signed.parent / "new.pub").encode() in made.stdout
+    done = small.edgekit("keygen", signed.parent / "new")
+    assert fingerprint(signed.parent / "new.pub").encode() in done.stdout
 
 
 @pytest.mark.parametrize("name", ["", "graphs", "graphs/m.onnx", "manifest.json", "model.sig"])
@@ -214,4 +214,4 @@ def test_a_folder_of_another_user(signed, keys):
     with refused("bundle-owner", "12345", "0"):
         trust.open_bundle(signed, Trust([keys[1]]))
     with refused("bundle-owner", "12345"):
-        trust.check_owners(signed / "graphs")
+        owners.check_owners(signed / "graphs")

@@ -1,4 +1,4 @@
-"""A packed bundle is the bundle, the same every time, and nothing else comes out of a file than a bundle that is whole."""
+"""Packed bundles: reproducible bytes, and only complete bundles are unpacked."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from refusals import refused
 
 from edgekit import FormatError, IntegrityError, Trust, UsageError
 from edgekit.bundle import assemble, trust
+from edgekit.bundle.keys import make_keys
 from edgekit.bundle.pack import pack, unpack
-from edgekit.bundle.signature import make_keys
 
 GRAPH = b"\x12\x05graph"  # the smallest ONNX file: a producer name
 FILES = {
@@ -65,12 +65,12 @@ def forged(packed, out, change):
     return out
 
 
-def assert_refused(file, out, *said, error=IntegrityError):
+def assert_refused(file, out, *values, error=IntegrityError):
     before = names(out.parent)
     with pytest.raises(error) as caught:
         unpack(file, out)
-    for part in said:
-        assert part in str(caught.value)
+    for value in values:
+        assert value in str(caught.value)
     assert str(file) in str(caught.value)
     assert ".new-" not in str(caught.value)
     assert names(out.parent) == before
@@ -80,10 +80,10 @@ def assert_refused(file, out, *said, error=IntegrityError):
 
 
 def test_a_bundle_comes_out_as_it_went_in(bundle, packed, tmp_path):
-    found = unpack(packed, tmp_path / "deep" / "out")
-    assert found == replace(trust.open_bundle(bundle), path=tmp_path / "deep" / "out")
-    assert content(found.path) == content(bundle)
-    assert stat.S_IMODE(found.path.stat().st_mode) == 0o755
+    unpacked = unpack(packed, tmp_path / "deep" / "out")
+    assert unpacked == replace(trust.open_bundle(bundle), path=tmp_path / "deep" / "out")
+    assert content(unpacked.path) == content(bundle)
+    assert stat.S_IMODE(unpacked.path.stat().st_mode) == 0o755
     assert stat.S_IMODE(packed.stat().st_mode) == 0o644
     assert names(tmp_path / "deep") == ["out"]
     assert names(packed.parent) == ["small.edge"]
@@ -132,16 +132,16 @@ def test_a_signature_goes_with_the_bundle(bundle, keys, tmp_path):
     signed = small.copy(bundle, tmp_path / "signed")
     trust.sign(signed, keys[0][0])
     file = pack(signed, tmp_path / "signed.edge", trust=Trust([keys[0][1]]))
-    found = unpack(file, tmp_path / "out", trust=Trust([keys[0][1]]))
-    assert found.trusted
-    assert content(found.path) == content(signed)
-    assert unpack(file, tmp_path / "out", force=True).path == found.path, (
+    unpacked = unpack(file, tmp_path / "out", trust=Trust([keys[0][1]]))
+    assert unpacked.trusted
+    assert content(unpacked.path) == content(signed)
+    assert unpack(file, tmp_path / "out", force=True).path == unpacked.path, (
         "a signed bundle is a bundle: it may be replaced"
     )
-    before = content(found.path)
-    (found.path / "graphs/m.onnx").write_bytes(b"damaged")
+    before = content(unpacked.path)
+    (unpacked.path / "graphs/m.onnx").write_bytes(b"damaged")
     assert content(unpack(file, tmp_path / "out", force=True).path) == before
-    (found.path / "notes.txt").write_text("somebody's own file")
+    (unpacked.path / "notes.txt").write_text("somebody's own file")
     with refused("output-other-kind"):
         unpack(file, tmp_path / "out", force=True)
 
@@ -149,15 +149,15 @@ def test_a_signature_goes_with_the_bundle(bundle, keys, tmp_path):
 def test_what_no_trusted_key_signed_never_appears(bundle, packed, keys, tmp_path):
     signed = small.copy(bundle, tmp_path / "signed")
     trust.sign(signed, keys[0][0])
-    kept = unpack(pack(signed, tmp_path / "signed.edge"), tmp_path / "out").path
-    before = content(kept)
+    out = unpack(pack(signed, tmp_path / "signed.edge"), tmp_path / "out").path
+    before = content(out)
     with refused("bundle-not-signed", "small.edge"):
-        unpack(packed, kept, force=True, trust=Trust([keys[0][1]]))
+        unpack(packed, out, force=True, trust=Trust([keys[0][1]]))
     with refused("signature-untrusted"):
-        unpack(tmp_path / "signed.edge", kept, force=True, trust=Trust([keys[1][1]]))
+        unpack(tmp_path / "signed.edge", out, force=True, trust=Trust([keys[1][1]]))
     with refused("bundle-not-signed"):
         pack(bundle, tmp_path / "new.edge", trust=Trust([keys[0][1]]))
-    assert content(kept) == before
+    assert content(out) == before
     assert names(tmp_path) == ["out", "signed", "signed.edge"]
 
 
@@ -224,14 +224,14 @@ def test_a_full_disk(bundle, tmp_path):
     ).path
     file = pack(large, tmp_path / "large.edge")
     with small.tiny_disk() as disk:
-        kept = pack(bundle, disk / "out.edge").read_bytes()
+        packed_bytes = pack(bundle, disk / "out.edge").read_bytes()
         unpack(disk / "out.edge", disk / "out")
         before = content(disk / "out")
         with refused("disk-full"):
             pack(large, disk / "out.edge", force=True)
         with refused("disk-full"):
             unpack(file, disk / "out", force=True)
-        assert (disk / "out.edge").read_bytes() == kept
+        assert (disk / "out.edge").read_bytes() == packed_bytes
         assert content(disk / "out") == before
         assert names(disk) == ["out", "out.edge"]
 
@@ -247,7 +247,7 @@ def test_what_is_no_packed_bundle(tmp_path):
     with zipfile.ZipFile(tmp_path / "none", "w"):
         pass
     assert_refused(tmp_path / "missing", tmp_path / "out", "does not exist", "edgekit pack BUNDLE")
-    assert_refused(tmp_path, tmp_path / "out", "is not a plain file")
+    assert_refused(tmp_path, tmp_path / "out", "regular file")
     for name in ("text", "nothing", "zip", "none"):
         assert_refused(tmp_path / name, tmp_path / "out", "not a packed bundle")
 
@@ -282,9 +282,9 @@ def _manifest(data):
 
 
 FORGED = {
-    "a link": (_link, "as a link"),
+    "a link": (_link, "link"),
     "a folder": (lambda e: e.append(_entry("new/", b"", stat.S_IFDIR | 0o755)), "'new/'"),
-    "a device": (lambda e: e.append(_entry("new", b"", stat.S_IFCHR | 0o644)), "something else than a plain file"),
+    "a device": (lambda e: e.append(_entry("new", b"", stat.S_IFCHR | 0o644)), "'new' as a"),
     "an absolute path": (lambda e: e.append(_entry("/etc/new")), "'/etc/new', expected a plain relative path"),
     "a path that leaves": (lambda e: e.append(_entry("assets/../../new")), "expected a plain relative path"),
     "a path of Windows": (lambda e: e.append(_entry("..\\new")), "expected a plain relative path"),
@@ -310,8 +310,8 @@ FORGED = {
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("case", FORGED)
 def test_forged(packed, tmp_path, case):
-    change, said = FORGED[case]
-    assert_refused(forged(packed, tmp_path / "forged.edge", change), tmp_path / "out", said)
+    change, value = FORGED[case]
+    assert_refused(forged(packed, tmp_path / "forged.edge", change), tmp_path / "out", value)
 
 
 def test_a_newer_format(packed, tmp_path):
@@ -328,7 +328,7 @@ def test_a_file_that_is_a_folder_too(packed, tmp_path):
         )
     )
     file = forged(packed, tmp_path / "forged.edge", lambda e: (change(e), e.extend([_entry("a"), _entry("a/b")])))
-    assert_refused(file, tmp_path / "out", "'a/b' below what is a file")
+    assert_refused(file, tmp_path / "out", "'a/b' inside")
 
 
 def test_an_encrypted_entry(packed, tmp_path):
@@ -340,19 +340,15 @@ def test_an_encrypted_entry(packed, tmp_path):
 
 
 def test_entries_that_share_their_bytes(bundle, tmp_path):
-    """The bomb without compression (D. Fifield, "A better zip bomb", WOOT 2019): many entries of the table are of one run of bytes."""
+    """A zip bomb without compression: many entries share their bytes (D. Fifield, "A better zip bomb", WOOT 2019)."""
     large = assemble.write(tmp_path / "large", BLANK, {**FILES, "large": bytes(100_000)}).path
     file = pack(large, tmp_path / "large.edge")
     with zipfile.ZipFile(file, "a") as archive:
         shared = archive.getinfo("large")
         for number in range(1000):
             again = zipfile.ZipInfo(f"bomb{number}")
-            again.header_offset, again.CRC, again.file_size, again.compress_size = (
-                shared.header_offset,
-                shared.CRC,
-                shared.file_size,
-                shared.compress_size,
-            )
+            for field in ("header_offset", "CRC", "file_size", "compress_size"):
+                setattr(again, field, getattr(shared, field))
             archive.filelist.append(again)
         archive._didModify = True
     assert_refused(file, tmp_path / "out", "states more bytes than it has")
@@ -369,19 +365,21 @@ def test_a_table_that_would_fill_the_memory(tmp_path):
 
 def test_damage_anywhere(packed, bundle, tmp_path):
     """A flipped bit is refused or, where it is in a time or a version number that nobody reads, changes nothing."""
-    original, choose, harmless = packed.read_bytes(), random.Random(0), 0
+    original = packed.read_bytes()
+    choose = random.Random(0)
+    harmless = 0
     table = original.index(b"PK\x01\x02")
     for place in [*range(60), *choose.sample(range(60, table), 150), *choose.sample(range(table, len(original)), 250)]:
         data = bytearray(original)
         data[place] ^= 1 << choose.randrange(8)
         (tmp_path / "a.edge").write_bytes(data)
         try:
-            found = unpack(tmp_path / "a.edge", tmp_path / "out")
+            unpacked = unpack(tmp_path / "a.edge", tmp_path / "out")
         except IntegrityError:
             assert names(tmp_path) == ["a.edge"]
             continue
-        assert content(found.path) == content(bundle) or place < table  # a letter of a sentence in the manifest
-        shutil.rmtree(found.path)
+        assert content(unpacked.path) == content(bundle) or place < table  # a letter of a sentence in the manifest
+        shutil.rmtree(unpacked.path)
         harmless += 1
     assert harmless < 150
 

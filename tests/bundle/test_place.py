@@ -1,4 +1,4 @@
-"""What appears in one step: writers are killed at every step, live beside each other, and are read while they replace."""
+"""Atomic replacement: writers that are killed at every step, run at the same time, or replace a bundle that is read."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from refusals import refused
 
 from edgekit import Trust, UsageError
 from edgekit.bundle import assemble, place, signature, trust
+from edgekit.bundle.keys import make_keys
 from edgekit.bundle.pack import pack
-from edgekit.bundle.signature import make_keys
 
 KILL = Path(__file__).parents[1] / "kill.py"
 
@@ -29,10 +29,10 @@ def test_a_writer_that_is_killed(what, tmp_path):
         [sys.executable, KILL, name, tmp_path / "k", *more], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["killed"] >= 10
-    assert found["lost"] == []
-    assert found["left"] == []
+    result = json.loads(done.stdout)
+    assert result["killed"] >= 10
+    assert result["lost"] == []
+    assert result["left"] == []
 
 
 def write(out, mark=b"new!", **options):
@@ -83,13 +83,13 @@ def test_names_of_others_are_not_taken_for_leftovers(tmp_path):
 
 
 def test_a_bundle_that_was_put_aside_comes_back(tmp_path):
-    """As a kill between the two renames leaves it, of this version or of 0.1; a folder that is opened, or written to without force, has it again."""
+    """A kill between the two renames, by this version or 0.1. Opening or writing without force restores it."""
 
-    def refused(out):
+    def write_without_force(out):
         with refused("output-exists"):
             write(out)
 
-    for number, start in enumerate((trust.open_bundle, refused)):
+    for number, start in enumerate((trust.open_bundle, write_without_force)):
         out = tmp_path / f"out{number}"
         write(out, b"old!")
         aside = tmp_path / f".{out.name}.old-abc_0123"
@@ -106,10 +106,13 @@ def test_who_opens_while_it_is_replaced_and_signed(steps, tmp_path, monkeypatch)
     """Some hundred openings beside some hundred writers: never half a bundle, never one that is gone."""
     if steps == "two":
         monkeypatch.setattr(place, "_exchange", lambda one, other: False)
-    key, out, end = tmp_path / "key", tmp_path / "out", threading.Event()
+    key = tmp_path / "key"
+    out = tmp_path / "out"
+    end = threading.Event()
     trusting = Trust([make_keys(key)])
     write(out)
-    seen, problems = set(), []
+    seen = set()
+    problems = []
 
     def read():
         while not end.is_set():
@@ -165,7 +168,8 @@ def test_a_place_beside_a_bundle_that_cannot_be_written(tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize("when", [1, 2])
 def test_a_key_pair_that_could_not_be_written_leaves_nothing(failure, when, tmp_path, monkeypatch):
-    calls, fsync = [], os.fsync
+    calls = []
+    fsync = os.fsync
 
     def refuse(handle):
         calls.append(handle)

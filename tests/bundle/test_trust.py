@@ -35,13 +35,13 @@ def files(folder):
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
-def assert_refused(folder, *said, error=IntegrityError):
+def assert_refused(folder, *values, error=IntegrityError):
     start = time.perf_counter()
     with pytest.raises(error) as caught:
         open_bundle(folder)
     assert time.perf_counter() - start < 2
-    for part in said:
-        assert part in str(caught.value)
+    for value in values:
+        assert value in str(caught.value)
     with pytest.raises(error):
         edgekit.load(folder)
 
@@ -77,9 +77,10 @@ def test_flipped_bytes(work):
                 continue
             finally:
                 file.write_bytes(original)
-            # In the manifest a flip may make another letter of a free text; nothing that decides what is loaded is free.
+            # In the manifest a flip may change a letter of a free text, but nothing that decides what is loaded.
             assert file.name == "manifest.json", f"byte {place} of {file.name}"
-            before, after = json.loads(original), json.loads(bytes(changed))
+            before = json.loads(original)
+            after = json.loads(bytes(changed))
             assert (after["files"], after["format"]) == (before["files"], before["format"])
             assert opened.manifest.variants[0].graphs == before["variants"][0]["graphs"]
     open_bundle(work)
@@ -135,7 +136,7 @@ EXTRA = [
 def test_extra_files(bundle, name):
     (bundle / name).parent.mkdir(parents=True, exist_ok=True)
     (bundle / name).write_bytes(b"")
-    assert_refused(bundle, f"'{name}'", "does not list")
+    assert_refused(bundle, f"'{name}'")
 
 
 def test_an_empty_folder_is_no_harm(bundle):
@@ -149,7 +150,8 @@ def test_a_renamed_file(bundle):
 
 
 def test_two_files_in_each_others_place(bundle):
-    one, two = bundle / "assets/task.json", bundle / "assets/tokenizer.json"
+    one = bundle / "assets/task.json"
+    two = bundle / "assets/tokenizer.json"
     one.rename(bundle / "aside")
     two.rename(one)
     (bundle / "aside").rename(two)
@@ -198,7 +200,7 @@ def test_special_files(bundle):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "value"),
     [
         (b"\xff\xfe{}", "not UTF-8"),
         ("ä".encode("latin1"), "not UTF-8"),
@@ -211,9 +213,9 @@ def test_special_files(bundle):
     ],
     ids=["utf-16", "latin-1", "empty", "list", "large", "deep", "newer", "nan"],
 )
-def test_a_manifest_that_is_none(bundle, content, said):
+def test_a_manifest_that_is_none(bundle, content, value):
     (bundle / "manifest.json").write_bytes(content)
-    assert_refused(bundle, said)
+    assert_refused(bundle, value)
 
 
 def test_a_newer_format(bundle):

@@ -46,13 +46,13 @@ def cache(tmp_path):
 def test_fill_and_find(cache):
     assert cache.find(DIGEST) is None
     fill(cache, DIGEST)
-    found = cache.find(DIGEST)
-    assert found is not None
-    assert (found / "data").read_bytes() == b"x" * 10
-    listed = json.loads((found / "entry.json").read_text())
+    entry = cache.find(DIGEST)
+    assert entry is not None
+    assert (entry / "data").read_bytes() == b"x" * 10
+    listed = json.loads((entry / "entry.json").read_text())
     assert listed == {"step": "test", "key": DIGEST, "files": {"data": [hashlib.sha256(b"x" * 10).hexdigest(), 10]}}
-    assert stat.S_IMODE(cache.root.stat().st_mode) == stat.S_IMODE(found.stat().st_mode) == 0o700
-    assert Cache(cache.root).find(DIGEST) == found
+    assert stat.S_IMODE(cache.root.stat().st_mode) == stat.S_IMODE(entry.stat().st_mode) == 0o700
+    assert Cache(cache.root).find(DIGEST) == entry
     assert cache.find("b" * 64) is None
     assert left(cache) == [DIGEST]
 
@@ -80,8 +80,8 @@ def test_an_unfinished_entry_is_none_and_is_replaced(cache):
     (cache.root / DIGEST / "half").write_text("x")
     assert cache.find(DIGEST) is None
     fill(cache, DIGEST)
-    found = cache.find(DIGEST)
-    assert sorted(p.name for p in found.iterdir()) == ["data", "entry.json"]
+    entry = cache.find(DIGEST)
+    assert sorted(p.name for p in entry.iterdir()) == ["data", "entry.json"]
 
 
 def test_the_second_of_two_keeps_the_first(cache):
@@ -171,10 +171,10 @@ def test_the_least_recently_used_go_first(tmp_path):
 def test_what_this_build_uses_stays_whatever_the_limit(tmp_path):
     fill(Cache(tmp_path), "a" * 64, size=2**20)
     cache = Cache(tmp_path, limit_mb=0.1)
-    found = cache.find("a" * 64)
+    entry = cache.find("a" * 64)
     fill(cache, "b" * 64, size=2**20)
     fill(cache, "c" * 64, size=2**20)
-    assert found.exists()
+    assert entry.exists()
     assert cache.find("b" * 64) is not None
     fill(Cache(tmp_path, limit_mb=0.1), "d" * 64)
     assert left(cache) == ["d" * 64]
@@ -367,7 +367,7 @@ def test_what_is_in_it(cache):
     assert (way.name, way.step) == ("under-way-" + "c" * 64, "under way")
     assert (entry.name, entry.step, entry.about["model"], entry.used) == (DIGEST, "static", "f" * 64, 1e9)
     assert entry.size_mb == pytest.approx(1.0, abs=0.01)
-    assert abs(entry.made - time.time()) < 60
+    assert abs(entry.created - time.time()) < 60
     assert Cache(cache.root.parent / "none").entries() == []
 
 
@@ -419,7 +419,7 @@ def test_a_record(cache, caplog):
     assert (records.names(), [f.name for f in records.root.iterdir()]) == (["one"], ["one.json"])
     (records.root / "one.json").rename(records.root / "two.json")
     assert records.find("two") is None, "one of another name is altered too"
-    assert "its sha256 is another" in caplog.text
+    assert "sha256" in caplog.text
     assert (records.clear(3600), records.clear(), records.names()) == (0, 1, [])
 
 
@@ -429,7 +429,7 @@ def test_what_is_no_record(cache, caplog, content):
     records.keep("one", {"winner": 1})
     (records.root / "one.json").write_text(content)
     assert records.find("one") is None
-    assert "it is made anew" in caplog.text
+    assert str(records.root / "one.json") in caplog.text
 
 
 def test_records_where_others_may_write_are_not_used(cache, caplog):
@@ -438,10 +438,7 @@ def test_records_where_others_may_write_are_not_used(cache, caplog):
     records.keep("one", {"winner": 1})
     records.root.chmod(0o777)
     assert records.find("one") is None
-    assert (
-        "may be written by others (mode 0777, expected 0700). What it holds decides which variant of a bundle runs here."
-        in caplog.text
-    )
+    assert "mode 0777, expected 0700" in caplog.text
     assert not records.keep("one", {"winner": 2})
     with refused("cache-writable"):
         records.clear()

@@ -16,7 +16,7 @@ from board import Board
 import edgekit
 from edgekit.backends import _trt_device
 from edgekit.bundle import trust
-from edgekit.bundle.signature import make_keys
+from edgekit.bundle.keys import make_keys
 from edgekit.cli import main
 from edgekit.engines.plans import Plans
 from edgekit.runtime import choice

@@ -30,7 +30,7 @@ from edgekit.compress.vocabulary import trimmed
 from edgekit.export.graphs import export
 from edgekit.quantize.methods import dynamic
 from edgekit.source import heads
-from edgekit.source.stack import WIDTHS, blocks, stack, widths
+from edgekit.source.stack import KEPT_SIZES, blocks, stack, widths
 from edgekit.spec.quantization import Quantization
 
 WITHOUT_HEADS = ("mpnet",)
@@ -74,7 +74,7 @@ def test_a_pruned_model_is_the_whole_one_with_parts_set_to_nothing(name):
     picks = [([0] if name in WITHOUT_HEADS else h, n) for h, n in PICKS]
     before = models.logits(teacher, rows)
     pruned = narrowed(teacher, picks).eval()
-    assert getattr(pruned.config, WIDTHS) == widths(pruned) == [[len(h), len(n)] for h, n in picks]
+    assert getattr(pruned.config, KEPT_SIZES) == widths(pruned) == [[len(h), len(n)] for h, n in picks]
     answers = models.logits(pruned, rows)
     np.testing.assert_allclose(answers, masked(teacher, picks, rows), rtol=1e-5, atol=2e-5)
     assert np.abs(answers - before).max() > 0.05, "these parts do something"
@@ -98,7 +98,7 @@ def test_a_folder_with_other_widths_than_its_weights_is_refused(pruned_bert, tmp
     folder = shutil.copytree(pruned_bert, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     for wrong in ([[2, 30]], [[2, 30], [4, 30]], [[2, 30], "x"]):
-        (folder / "config.json").write_text(json.dumps({**config, WIDTHS: wrong}))
+        (folder / "config.json").write_text(json.dumps({**config, KEPT_SIZES: wrong}))
         with refused("model-load"):
             _ = edgekit.source.read(folder).module
 
@@ -348,7 +348,7 @@ def test_a_speedup_that_is_none(speedup, tiny_model, lesson):
 
 def test_layers_of_a_pruned_model_keep_their_widths(pruned_bert):
     student = shortened(edgekit.source.read(pruned_bert).module, (1,))
-    assert widths(student) == getattr(student.config, WIDTHS) == [[1, 30]]
+    assert widths(student) == getattr(student.config, KEPT_SIZES) == [[1, 30]]
 
 
 def test_a_pruned_model_is_trimmed(pruned_bert, tmp_path):

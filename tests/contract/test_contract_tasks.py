@@ -49,7 +49,7 @@ class Case:
 
 
 def texts(kind, labels):
-    return text_classification.bound(text_classification.Settings(kind, NAMES[:labels], 8, ("input_ids",)), None)
+    return text_classification.bind(text_classification.Settings(kind, NAMES[:labels], 8, ("input_ids",)), None)
 
 
 def logits(draw, rows, labels):
@@ -112,7 +112,7 @@ def pearson(outputs, truth):
 
 
 def images(kind, labels):
-    return image_classification.bound(image_classification.Settings(kind, NAMES[:labels], Pixels(8, 8, resize=(8, 8))))
+    return image_classification.bind(image_classification.Settings(kind, NAMES[:labels], Pixels(8, 8, resize=(8, 8))))
 
 
 # ---- token classification

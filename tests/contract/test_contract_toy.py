@@ -41,7 +41,7 @@ from edgekit.source import heads
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.manifest import dumps
 from edgekit.spec.tensor import Signature
-from edgekit.timing import duel
+from edgekit.timing import interleaved
 
 HERE = Path(__file__).parent
 WORDS = (
@@ -117,8 +117,8 @@ def package(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], str(folder)]))
-        patch.setattr(duel, "_MEASURE_S", 0.1)
-        patch.setattr(duel, "_WARM_UP_S", 0.05)
+        patch.setattr(interleaved, "_MEASURE_S", 0.1)
+        patch.setattr(interleaved, "_WARM_UP_S", 0.05)
         patch.setattr(check, "_PROCESSES", 2)
         yield folder
     for name in [name for name in sys.modules if name.startswith("edgekit_glossing")]:

@@ -22,7 +22,8 @@ import edgekit
 from edgekit import BuildError, IntegrityError
 from edgekit.backends import tensorrt, tensorrt_rtx
 from edgekit.bundle import trust
-from edgekit.bundle.signature import Trust, make_keys
+from edgekit.bundle.keys import make_keys
+from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import open_bundle
 from edgekit.drivers import jetson as jetson_board
 from edgekit.engines import compile as compiling

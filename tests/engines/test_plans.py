@@ -805,9 +805,9 @@ def test_no_handle_stays_open(plans):
         assert plans.find(KEY) == PLAN
         with (
             plans.lock(KEY),
-            private.opened(plans.root) as folder,
+            private.open_folder(plans.root) as folder,
             pytest.raises(BlockingIOError),
-            private.held(folder, f"{KEY}.lock", block=False),
+            private.lock_file(folder, f"{KEY}.lock", block=False),
         ):
             pass
         (plans.root / f"{KEY}.plan").unlink()

@@ -26,12 +26,12 @@ def test_what_others_took(tmp_path):
     write(tmp_path, user=1000, idle=1000)
     watch = Watch(tmp_path)
     write(tmp_path, user=61_000, idle=31_000, iowait=5_000, steal=5_000)
-    found = watch.stop()
+    load = watch.stop()
     # This process itself took next to nothing of 1,000 seconds.
-    assert found.others == pytest.approx(0.60, abs=0.01)
-    assert found.stolen == pytest.approx(0.05)
-    assert (found.queue, found.loud) == (1.25, found.others > busy.OTHERS)
-    assert found.text() == "other processes took 60 % of the CPUs' time, the hypervisor 5 % (run queue 1.2)"
+    assert load.others == pytest.approx(0.60, abs=0.01)
+    assert load.stolen == pytest.approx(0.05)
+    assert (load.queue, load.loud) == (1.25, load.others > busy.OTHERS)
+    assert load.text() == "other processes took 60 % of the CPUs' time, the hypervisor 5 % (run queue 1.2)"
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_from_when_on_it_counts(monkeypatch, others, stolen, loud):
 def test_where_the_system_does_not_tell(tmp_path, content):
     if content is not None:
         (tmp_path / "stat").write_text(content)
-    found = Watch(tmp_path).stop()
-    assert (found.others, found.stolen, found.queue, found.loud) == (0.0, 0.0, 0.0, False)
+    load = Watch(tmp_path).stop()
+    assert (load.others, load.stolen, load.queue, load.loud) == (0.0, 0.0, 0.0, False)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="needs proc_stat(5)")

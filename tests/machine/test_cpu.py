@@ -27,7 +27,7 @@ def test_floors(q, floor):
 
 @pytest.mark.parametrize(("q", "floor"), FLOORS.items())
 def test_the_floors_are_those_of_the_binomial_bound(q, floor):
-    """The fewest samples of which at least two lie above the percentile with a probability of 99 %: one stays as the bound."""
+    """The fewest samples of which, with a probability of 99 %, at least two lie above the percentile."""
     few = next(n for n in range(1, 1000) if scipy.stats.binom.cdf(1, n, 1 - q / 100) <= 0.01)
     assert few == floor
 
@@ -46,9 +46,9 @@ def test_against_numpy(seed, count, distinct, q):
 
 def test_latency():
     times = [float(t) for t in np.random.default_rng(0).permutation(1000)]
-    found = latency(times)
-    assert (found.count, found.p50_ms, found.p90_ms, found.p99_ms) == (1000, 499.0, 899.0, 989.0)
-    assert math.isclose(found.mean_ms, 499.5)
+    summary = latency(times)
+    assert (summary.count, summary.p50_ms, summary.p90_ms, summary.p99_ms) == (1000, 499.0, 899.0, 989.0)
+    assert math.isclose(summary.mean_ms, 499.5)
     few = latency([3.0, 1.0])
     assert (few.count, few.mean_ms, few.p50_ms, few.p90_ms, few.p99_ms) == (2, 2.0, None, None, None)
     some = latency([1.0] * 64)
@@ -79,7 +79,12 @@ def test_the_memory_of_the_parent_is_not_in_it():
 
 
 def test_cpus_are_those_that_the_process_may_use():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from edgekit.machine.cpu import cpus; print(cpus())"
+    code = """
+import os
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from edgekit.machine.cpu import cpus
+print(cpus())
+"""
     assert int(small.python(code).stdout) == 1
     assert cpus() >= 1
 

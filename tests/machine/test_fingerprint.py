@@ -1,4 +1,4 @@
-"""The fingerprint, from trees of files as kernels write them, and of this machine. What must come out is worked out by hand."""
+"""The fingerprint of this machine and of file trees as kernels write them, with expected values computed by hand."""
 
 from __future__ import annotations
 
@@ -18,10 +18,7 @@ from edgekit import backends
 from edgekit.drivers import cuda
 from edgekit.machine import fingerprint as module
 from edgekit.machine.fingerprint import Limits, fingerprint, governor, limits
-from edgekit.spec.digests import code_digest
-from edgekit.spec.distribution import DISTRIBUTION
 from edgekit.spec.parsing import plain
-from edgekit.spec.registry import version_of
 from edgekit.spec.subject import Fingerprint
 
 CPU = "sys/devices/system/cpu"
@@ -46,7 +43,7 @@ MOUNT2 = "31 23 0:26 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\
 @pytest.fixture
 def cpus(monkeypatch):
     """Which CPUs this process may use."""
-    return lambda *given: monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(given), raising=False)
+    return lambda *numbers: monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(numbers), raising=False)
 
 
 def tree(root, files):
@@ -57,38 +54,38 @@ def tree(root, files):
 
 
 def test_this_machine():
-    found = fingerprint()
-    installed = version_of(DISTRIBUTION) or f"source {code_digest()[:12]}"  # a checkout on the path is not installed
-    assert (found.edgekit, found.python) == (installed, platform.python_version())
-    assert found.system == f"Linux {os.uname().release} {os.uname().machine}"
-    assert found.cpus == len(os.sched_getaffinity(0))
-    assert found.memory_mb * 2**20 == pytest.approx(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), rel=0.01)
-    assert found.cpu
-    assert found.backends["onnxruntime"] == importlib.metadata.version("onnxruntime")
-    assert set(found.backends) == {name for name in backends.names() if backends.installed_version(name)} | {
+    result = fingerprint()
+    assert (result.edgekit, result.python) == (importlib.metadata.version("edgekit"), platform.python_version())
+    assert result.system == f"Linux {os.uname().release} {os.uname().machine}"
+    assert result.cpus == len(os.sched_getaffinity(0))
+    assert result.memory_mb * 2**20 == pytest.approx(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), rel=0.01)
+    assert result.cpu
+    assert result.backends["onnxruntime"] == importlib.metadata.version("onnxruntime")
+    assert set(result.backends) == {name for name in backends.names() if backends.installed_version(name)} | {
         "numpy",
         "tokenizers",
     }
-    assert (found.cpu_limit >= 0, found.memory_limit_mb >= 0, found.throttled >= 0) == (True, True, True)
+    assert (result.cpu_limit >= 0, result.memory_limit_mb >= 0, result.throttled >= 0) == (True, True, True)
 
 
 def test_twice_is_the_same_and_every_change_is_seen():
-    found = fingerprint()
-    assert fingerprint().differences(found) == []
+    result = fingerprint()
+    assert fingerprint().differences(result) == []
     for field in dataclasses.fields(Fingerprint):
-        value = getattr(found, field.name)
-        other = (
-            {"x": "1"}
-            if field.name == "backends"
-            else ("x",)
-            if isinstance(value, tuple)
-            else value + ("x" if isinstance(value, str) else value + 1)
-        )
-        differences = dataclasses.replace(found, **{field.name: other}).differences(found)
+        value = getattr(result, field.name)
+        if field.name == "backends":
+            other = {"x": "1"}
+        elif isinstance(value, tuple):
+            other = ("x",)
+        elif isinstance(value, str):
+            other = value + "x"
+        else:
+            other = 2 * value + 1
+        differences = dataclasses.replace(result, **{field.name: other}).differences(result)
         assert len(differences) == (field.name != "throttled"), field.name
         assert all(d.startswith(f"{field.name.replace('_', ' ')}: ") for d in differences)
-    kernel = dataclasses.replace(found, memory_mb=found.memory_mb + found.memory_mb // 100)
-    assert kernel.differences(found) == [], "what a kernel keeps for itself is not another machine"
+    kernel = dataclasses.replace(result, memory_mb=result.memory_mb + result.memory_mb // 100)
+    assert kernel.differences(result) == [], "what a kernel keeps for itself is not another machine"
 
 
 def test_it_is_plain_data(tmp_path):
@@ -116,17 +113,17 @@ def test_without_package_metadata_the_version_is_that_of_the_code(monkeypatch):
 
     monkeypatch.setattr(importlib.metadata, "version", version)
     monkeypatch.setattr(module, "code_digest", lambda: "0123456789abcdef")
-    found = fingerprint()
-    assert (found.edgekit, found.backends) == ("source 0123456789ab", {})
+    result = fingerprint()
+    assert (result.edgekit, result.backends) == ("source 0123456789ab", {})
 
 
 # ---- files that are missing, or odd
 
 
 def test_a_machine_without_files(tmp_path):
-    found = fingerprint(tmp_path)
-    assert (found.memory_mb, found.gpu, found.driver, found.governor, found.power_mode) == (0, "", "", "", "")
-    assert (found.cpu_limit, found.memory_limit_mb, found.throttled) == (0.0, 0, 0)
+    result = fingerprint(tmp_path)
+    assert (result.memory_mb, result.gpu, result.driver, result.governor, result.power_mode) == (0, "", "", "", "")
+    assert (result.cpu_limit, result.memory_limit_mb, result.throttled) == (0.0, 0, 0)
 
 
 def every_file():
@@ -169,10 +166,10 @@ def every_file():
 def test_odd_contents(tmp_path, cpus, content):
     cpus(0)
     whole = {"proc/self/mountinfo": MOUNT2, "proc/self/cgroup": "0::/\n", "sys/class/hwmon/hwmon1/name": "soctherm_oc"}
-    found = fingerprint(write(tmp_path, {**dict.fromkeys(every_file(), content), **whole}))
-    assert (found.cpu_limit, found.memory_limit_mb) == (0.0, 0)
-    assert found.throttled >= 0
-    assert "\ufffd" not in found.governor + found.power_mode + found.driver
+    result = fingerprint(write(tmp_path, {**dict.fromkeys(every_file(), content), **whole}))
+    assert (result.cpu_limit, result.memory_limit_mb) == (0.0, 0)
+    assert result.throttled >= 0
+    assert "\ufffd" not in result.governor + result.power_mode + result.driver
     assert fingerprint(write(tmp_path, {"proc/self/mountinfo": content, "proc/self/cgroup": "0::/\n"})).cpu_limit == 0.0
     assert fingerprint(write(tmp_path, {"proc/self/mountinfo": MOUNT2, "proc/self/cgroup": content})).cpu_limit == 0.0
 
@@ -203,7 +200,7 @@ def frequency(cpu, name, preference=""):
 
 
 @pytest.mark.parametrize(
-    ("files", "said"),
+    ("files", "expected"),
     [
         (frequency(0, "performance"), "performance"),
         (
@@ -220,9 +217,9 @@ def frequency(cpu, name, preference=""):
         ({f"{CPU}/cpufreq/boost": "2\n"}, ""),
     ],
 )
-def test_governor(tmp_path, cpus, files, said):
+def test_governor(tmp_path, cpus, files, expected):
     cpus(0, 3)
-    assert fingerprint(write(tmp_path, files)).governor == said
+    assert fingerprint(write(tmp_path, files)).governor == expected
     assert fingerprint(tmp_path).cpus == 2
 
 
@@ -235,28 +232,30 @@ def test_platform_profile(tmp_path):
 
 def test_a_gpu(tmp_path):
     files = {
-        "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  Release Build  (x)\nGCC version:  gcc 12.3.0\n",
+        "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.82.07  "
+        "Release Build  (x)\n"
+        "GCC version:  gcc 12.3.0\n",
         "proc/driver/nvidia/gpus/0000:c1:00.0/information": "Model: \t\t NVIDIA A2\nIRQ:   \t\t 7\n",
         "proc/driver/nvidia/gpus/0000:41:00.0/information": "Model: \t\t NVIDIA L4\nIRQ:   \t\t 7\n",
     }
-    found = fingerprint(write(tmp_path, files))
-    assert (found.gpu, found.driver) == ("NVIDIA L4", "580.82.07")
+    result = fingerprint(write(tmp_path, files))
+    assert (result.gpu, result.driver) == ("NVIDIA L4", "580.82.07")
 
 
 def test_a_gpu_of_which_only_cuda_knows(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "entries", lambda folder, pattern: [])
     monkeypatch.setattr(module, "line", lambda file: "")
-    made = FakeDriver(driver_version=13000)
-    monkeypatch.setattr(cuda, "library", lambda: made)
-    found = fingerprint()
-    assert (found.gpu, found.driver) == ("NVIDIA GeForce RTX 4060", "CUDA 13.0")
-    assert (made.leaks(), made.misuse) == ([], [])
-    asked = len(made.log)
+    driver = FakeDriver(driver_version=13000)
+    monkeypatch.setattr(cuda, "library", lambda: driver)
+    result = fingerprint()
+    assert (result.gpu, result.driver) == ("NVIDIA GeForce RTX 4060", "CUDA 13.0")
+    assert (driver.leaks(), driver.misuse) == ([], [])
+    calls = len(driver.log)
     assert fingerprint(tmp_path).gpu == ""  # files of another machine: CUDA does not know it
-    assert len(made.log) == asked
-    made.fail("cuInit", 999)
-    found = fingerprint()
-    assert (found.gpu, found.driver) == ("", "")
+    assert len(driver.log) == calls
+    driver.fail("cuInit", 999)
+    result = fingerprint()
+    assert (result.gpu, result.driver) == ("", "")
 
 
 def test_a_jetson(tmp_path, cpus):
@@ -264,11 +263,14 @@ def test_a_jetson(tmp_path, cpus):
     files = {**fake_jetson.orin_nano(), **frequency(0, "schedutil"), "sys/class/hwmon/hwmon3/name": "soctherm_oc\n"}
     files |= {f"sys/class/hwmon/hwmon3/oc{n}_event_cnt": f"{count}\n" for n, count in ((1, 2), (2, 0), (3, 37))}
     files |= {f"sys/class/hwmon/hwmon3/oc{n}_throt_en": "1\n" for n in (1, 2, 3)}
-    found = fingerprint(write(tmp_path, files))
-    assert (found.gpu, found.driver) == ("NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super", "36.4.3")
-    assert (found.power_mode, found.memory_mb) == ("MAXN_SUPER (2)", 7620)
-    assert found.governor == "schedutil, GPU nvhost_podgov"
-    assert found.throttled == 39
+    result = fingerprint(write(tmp_path, files))
+    assert (result.gpu, result.driver) == (
+        "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
+        "36.4.3",
+    )
+    assert (result.power_mode, result.memory_mb) == ("MAXN_SUPER (2)", 7620)
+    assert result.governor == "schedutil, GPU nvhost_podgov"
+    assert result.throttled == 39
     write(
         tmp_path,
         {
@@ -282,9 +284,9 @@ def test_a_jetson(tmp_path, cpus):
 
 def test_a_jetson_with_locked_clocks(tmp_path, cpus):
     cpus(0)
-    found = fingerprint(write(tmp_path, {**fake_jetson.xavier(), **frequency(0, "schedutil")}))
-    assert found.governor == "schedutil, clocks locked, GPU nvhost_podgov, clocks locked"
-    assert (found.power_mode, found.driver) == ("MODE_30W_ALL (3)", "35.4.1")
+    result = fingerprint(write(tmp_path, {**fake_jetson.xavier(), **frequency(0, "schedutil")}))
+    assert result.governor == "schedutil, clocks locked, GPU nvhost_podgov, clocks locked"
+    assert (result.power_mode, result.driver) == ("MODE_30W_ALL (3)", "35.4.1")
     assert (
         fingerprint(write(tmp_path / "little", {"proc/device-tree/compatible": b"nvidia,tegra234\0"})).gpu == "tegra234"
     )
@@ -345,8 +347,8 @@ def test_version_2_the_tightest_of_the_tree(tmp_path):
         f"{group}/ci.slice/other/memory.max": "1048576\n",
     }
     assert limits(tree(tmp_path, files)) == Limits(1.5, 3072, 6)
-    found = fingerprint(tmp_path)
-    assert (found.cpu_limit, found.memory_limit_mb, found.throttled) == (1.5, 3072, 6)
+    result = fingerprint(tmp_path)
+    assert (result.cpu_limit, result.memory_limit_mb, result.throttled) == (1.5, 3072, 6)
 
 
 def test_version_2_with_a_namespace(tmp_path):
@@ -361,7 +363,7 @@ def test_version_2_with_a_namespace(tmp_path):
 
 @pytest.mark.parametrize("path", ["/../outside", "/elsewhere/job"])
 def test_a_mount_that_does_not_show_the_group(tmp_path, path):
-    """Of a process that moved out of its namespace, and of a container whose mount begins at another group: the top of the mount counts."""
+    """A process outside its namespace, and a container with a mount of another group: the top of the mount counts."""
     mount = "31 23 0:26 /docker/abc /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
     elsewhere = {
         f"sys/fs/{name}/cpu.max": "1000 100000\n" for name in ("outside", "cgroup/elsewhere/job", "cgroup/job")
@@ -378,7 +380,7 @@ def test_a_mount_that_does_not_show_the_group(tmp_path, path):
 
 
 def test_version_1(tmp_path):
-    """Controllers with mounts of their own, one with two controllers; in ``memory`` the container sees its own group as the top."""
+    """Separate mounts of controllers, one with two controllers. In ``memory`` the group of the container is the top."""
     mounts = (
         "40 31 0:30 / /sys/fs/cgroup/cpu,cpuacct rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct\n"
         "41 31 0:31 /docker/abc /mnt/a\\040b rw,relatime - cgroup cgroup rw,memory\n"
@@ -388,7 +390,8 @@ def test_version_1(tmp_path):
     cpu = "sys/fs/cgroup/cpu,cpuacct"
     files = {
         "proc/self/mountinfo": mounts,
-        "proc/self/cgroup": "4:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc/in\n2:cpuset:/\n1:name=systemd:/docker/abc\n0::/\n",
+        "proc/self/cgroup": "4:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc/in\n2:cpuset:/\n"
+        "1:name=systemd:/docker/abc\n0::/\n",
         f"{cpu}/cpu.cfs_quota_us": "-1\n",
         f"{cpu}/cpu.cfs_period_us": "100000\n",
         f"{cpu}/docker/cpu.cfs_quota_us": "250000\n",
@@ -406,8 +409,8 @@ def test_version_1(tmp_path):
 
 def test_no_limits(tmp_path):
     files = {
-        "proc/self/mountinfo": "40 31 0:30 / /cpu rw - cgroup cgroup rw,cpu\n41 31 0:31 / /memory rw - cgroup cgroup rw,memory\n"
-        + MOUNT2,
+        "proc/self/mountinfo": "40 31 0:30 / /cpu rw - cgroup cgroup rw,cpu\n"
+        "41 31 0:31 / /memory rw - cgroup cgroup rw,memory\n" + MOUNT2,
         "proc/self/cgroup": "2:cpu:/\n1:memory:/\n0::/\n",
         "cpu/cpu.cfs_quota_us": "-1\n",
         "cpu/cpu.cfs_period_us": "100000\n",

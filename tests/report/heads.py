@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgekit.samples.evaluation import Evaluation
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 SINGLE, MULTI, REGRESSION = "single_label_classification", "multi_label_classification", "regression"
 KINDS = [SINGLE, MULTI, REGRESSION]
@@ -13,7 +13,7 @@ NAMES = ("bad", "so-so", "good")
 def task(kind, names=NAMES):
     """A head with these labels, or with so many."""
     names = tuple(f"L{i}" for i in range(names)) if isinstance(names, int) else tuple(names)
-    return bound(Settings(kind, names, 8, ("input_ids",)), None)
+    return bind(Settings(kind, names, 8, ("input_ids",)), None)
 
 
 def rows(array):

@@ -13,7 +13,7 @@ from edgekit.report import baselines, files
 from edgekit.report import check as verbs
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import PASS
-from edgekit.timing import duel
+from edgekit.timing import interleaved
 
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(9.0, 1.0, 0.1, None))
 
@@ -21,7 +21,7 @@ OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duel, "_MEASURE_S", 0.1)
+        patch.setattr(interleaved, "_MEASURE_S", 0.1)
         patch.setattr(verbs, "_PROCESSES", 4)
         yield
 

@@ -20,7 +20,7 @@ from edgekit.runtime.load import load
 from edgekit.spec.gates import OFF, AccuracyGates, FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION
 from edgekit.spec.target import Budget
-from edgekit.timing import duel
+from edgekit.timing import interleaved
 
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(9.0, 1.0, 0.1, None))
 """Margins that only a real fault exceeds: these tests share the machine."""
@@ -30,7 +30,7 @@ OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(
 def quick():
     """Shorter turns and fewer processes: what is tested is not how well they measure."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duel, "_MEASURE_S", 0.1)
+        patch.setattr(interleaved, "_MEASURE_S", 0.1)
         patch.setattr(verbs, "_PROCESSES", 4)
         yield
 
@@ -334,7 +334,7 @@ def test_a_bundle_that_is_damaged_between_two_processes(float32_ort, tmp_path, t
     graph = next((tmp_path / "candidate" / "graphs").glob("*.onnx"))
     graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
     with refused("bundle-file-altered"):
-        duel.duel(whole.worker, side.worker, texts, lambda *_: True, max_time=0.0)
+        interleaved.time_interleaved(whole.worker, side.worker, texts, lambda *_: True, max_time=0.0)
 
 
 def test_samples_without_labels_are_refused(float32_ort, tmp_path, texts):

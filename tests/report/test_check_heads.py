@@ -12,7 +12,7 @@ from edgekit.report import files
 from edgekit.report.predictions import unpack
 from edgekit.report.render import write_all
 from edgekit.spec.gates import OFF, AccuracyGates, Budget, Gates, LatencyGates
-from edgekit.timing import duel
+from edgekit.timing import interleaved
 
 HEADS = {"multi_label_classification": ("a", "b", "c"), "regression": ("value",)}
 OPEN = Gates(
@@ -26,7 +26,7 @@ OPEN = Gates(
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duel, "_MEASURE_S", 0.1)
+        patch.setattr(interleaved, "_MEASURE_S", 0.1)
         patch.setattr(verbs, "_PROCESSES", 4)
         yield
 

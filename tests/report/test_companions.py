@@ -205,8 +205,8 @@ def test_identical_answers_pass_every_gate(kind, rows):
     found, gates = judged(kind, logits, logits.copy(), truth, AccuracyGates(0.0, 0.0, 0.0, 0.0, 0.0, 0.0))
     told = {"calibration_error": "incomparable"} if kind == REGRESSION else {}
     assert {name: g.verdict for name, g in gates.items()} == {**dict.fromkeys(gates, "pass"), **told}
-    assert found.never == ""
-    assert found.settled
+    assert found.undecidable_reason == ""
+    assert found.is_decided
 
 
 @pytest.mark.parametrize("times", [2, 4])
@@ -230,13 +230,13 @@ def test_a_set_that_is_repeated_has_the_same_verdict(kind, times):
 def test_rows_that_can_never_settle_the_margin():
     truth, before, _ = rare(rows=200, of=100)
     found, gates = judged(SINGLE, before, before * 2, truth)
-    assert found.never.startswith("200 different inputs can never settle a drop of 0.01")
-    assert "at least 268" in found.never
+    assert found.undecidable_reason.startswith("200 different inputs cannot decide a drop of 0.01")
+    assert "at least 268" in found.undecidable_reason
     assert gates["drop"].verdict == "inconclusive"
     assert "would settle it" not in gates["drop"].said, "it is said once"
     truth, before, _ = rare(rows=300, of=150)
     found, gates = judged(SINGLE, before, before * 2, truth)
-    assert (found.never, gates["drop"].verdict) == ("", "pass")
+    assert (found.undecidable_reason, gates["drop"].verdict) == ("", "pass")
 
 
 # ---- in a build

@@ -15,7 +15,7 @@ from edgekit.report.side import opened
 from edgekit.spec.gates import FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, PASS, REGRESSION, Accuracy, Change, Speed
 from edgekit.spec.subject import Subject
-from edgekit.timing import duel
+from edgekit.timing import interleaved
 
 IMPOSSIBLE = Gates(LatencyGates(0.0, 0.0, 0.0), footprint=FootprintGates(0.0, 0.0, 0.0))
 """Margins that noise alone exceeds."""
@@ -137,7 +137,7 @@ def test_elsewhere_its_answers_may_differ_and_its_times_cannot_be_compared():
 
 def test_from_end_to_end(float32_ort, tiny_samples, tmp_path, monkeypatch):
     """The same bundle passes where noise alone exceeds every margin; with another thread count it is named, and judged."""
-    monkeypatch.setattr(duel, "_MEASURE_S", 0.1)
+    monkeypatch.setattr(interleaved, "_MEASURE_S", 0.1)
     found = verbs.check(
         small.copy(float32_ort, tmp_path / "copy"), float32_ort, tiny_samples.dev, gates=IMPOSSIBLE, max_time=0.0
     )

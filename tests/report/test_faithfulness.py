@@ -23,7 +23,7 @@ from edgekit.report.faithfulness import MOST_WORDS, faithfulness, spearman, top_
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.report import Faithfulness
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 MASK = "[MASK]"
 CANARY = "zyxcanaryqv"
@@ -36,7 +36,7 @@ def task(kind=REGRESSION, labels=("value",), longest=10**6):
     def encode(texts):
         return [SimpleNamespace(truncated=len(UNBOUND.occlude(text, "")[0]) > longest) for text in texts]
 
-    return bound(Settings(kind, labels, 512, ("input_ids",)), encode)
+    return bind(Settings(kind, labels, 512, ("input_ids",)), encode)
 
 
 def weight(word):

@@ -214,10 +214,10 @@ def test_what_cannot_be_compared():
 
 def test_rows_that_can_never_settle_it_are_told_first():
     few = replace(REPORTS["passing"].accuracy, inputs=120, fewest=268)
-    assert few.never
-    text = markdown(replace(REPORTS["passing"], accuracy=few, notes=(few.never, "another")))
-    assert f"**At a glance**: {few.never}\n" in text
-    assert text.count("can never settle") == 1
+    assert few.undecidable_reason
+    text = markdown(replace(REPORTS["passing"], accuracy=few, notes=(few.undecidable_reason, "another")))
+    assert f"**At a glance**: {few.undecidable_reason}\n" in text
+    assert text.count("cannot decide") == 1
     assert text.endswith("</details>\n") and "- Another.\n" in text
 
 

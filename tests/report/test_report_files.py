@@ -281,7 +281,7 @@ def test_other_schemas(version, said):
         (b"\x93NUMPY\x01\x00", "not valid JSON"),
         (b'\xef\xbb\xbf{"a": 1}', "not valid JSON"),
         (b'{"kind": NaN}', "NaN is not a JSON number"),
-        (b'{"kind": 1, "kind": 1}', "the key 'kind' is there twice"),
+        (b'{"kind": 1, "kind": 1}', "the key 'kind' appears twice"),
         (b'{"kind": "\xff"}', "'utf-8' codec"),
         (b"[" * 100_000, "recursion"),
         (b'{"kind": ' + b"9" * 5_000 + b"}", "not valid JSON"),

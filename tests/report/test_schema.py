@@ -65,7 +65,7 @@ def test_every_field_is_described():
     low = SHIPPED["$defs"]["Gate"]["properties"]["low"]
     assert low == {
         "anyOf": [{"type": "number"}, {"type": "null"}],
-        "description": "its interval; None where there is none.",
+        "description": "Ends of its interval; None if there is none.",
     }
     assert SHIPPED["properties"]["digest"]["default"] == ""
     assert "digest" not in SHIPPED["required"]

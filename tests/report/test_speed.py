@@ -13,7 +13,7 @@ from edgekit.spec.gates import FootprintGates, Gates, LatencyGates
 from edgekit.spec.report import INCONCLUSIVE, PASS, REGRESSION, Change
 from edgekit.spec.subject import Process, Start, Subject
 from edgekit.stats.interval import Look
-from edgekit.timing.duel import Duel
+from edgekit.timing.interleaved import InterleavedTiming
 
 MARGINS = {"p50": 0.05, "p90": 0.10, "p99": 0.10}
 
@@ -36,7 +36,8 @@ def pairs(seed, factor, count=8, **after):
 
 def paired(made, gated=MARGINS, looks=None, sizes=(20.0, 20.0)):
     return {
-        c.metric: c for c in speed.paired(Duel(made, 10.0, looks or (Look(len(made), 1.0),)), sizes, gated, 0).changes
+        c.metric: c
+        for c in speed.paired(InterleavedTiming(made, 10.0, looks or (Look(len(made), 1.0),)), sizes, gated, 0).changes
     }
 
 

@@ -21,7 +21,8 @@ import edgekit
 from edgekit import BuildError, IntegrityError, backends
 from edgekit.backends import _trt_device
 from edgekit.bundle import trust
-from edgekit.bundle.signature import Trust, make_keys
+from edgekit.bundle.keys import make_keys
+from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import open_bundle
 from edgekit.engines.plans import Plans
 from edgekit.runtime import choice, golden

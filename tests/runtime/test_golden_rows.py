@@ -13,7 +13,7 @@ from refusals import refused
 
 from edgekit.runtime import golden
 from edgekit.spec import rows as of_rows
-from edgekit.spec.tensor import Signature, TensorSpec, merged
+from edgekit.spec.tensor import Signature, TensorSpec, merge_signatures
 from edgekit.tasks.token_classification import Settings, TokenClassification
 
 ROWS = ragged.token_rows((5, 1, 7))
@@ -98,7 +98,7 @@ def test_a_model_of_several_graphs():
         "step", (TensorSpec("state", "float32", ("batch", 4)), *ragged.TOKENS.inputs), ragged.TOKENS.outputs
     )
     rows = [{**row, "image": image["image"]} for row, image in zip(ROWS, ragged.image_rows(3), strict=True)]
-    content = golden.pack(merged((encode, step)), rows, [ANSWERS], ANSWERS)
+    content = golden.pack(merge_signatures((encode, step)), rows, [ANSWERS], ANSWERS)
     two = bundle(content)
     two.manifest.signatures = [encode, step]
     stored = golden.read(two)
@@ -106,7 +106,7 @@ def test_a_model_of_several_graphs():
     same(stored.outputs[0], ANSWERS)
     same(stored.reference, ANSWERS)
     two.read = lambda name: golden.pack(
-        merged((encode, step)), rows, [ANSWERS], [{"whole": row["whole"]} for row in ANSWERS]
+        merge_signatures((encode, step)), rows, [ANSWERS], [{"whole": row["whole"]} for row in ANSWERS]
     )
     with refused("bundle-assets"):
         golden.read(two)

@@ -8,12 +8,12 @@ import pytest
 from edgekit.search import agree
 from edgekit.search.agree import allowed, lists
 from edgekit.spec.agreement import Agreement
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 
 def task(problem_type, labels=3):
     names = tuple(f"label {i}" for i in range(labels))
-    return bound(Settings(problem_type, names, 64, ("input_ids",)), None)
+    return bind(Settings(problem_type, names, 64, ("input_ids",)), None)
 
 
 def compare(task, alone, listed, order, reference, method):
@@ -38,10 +38,10 @@ def moved(row, label, by):
 def test_the_difference_is_a_share_of_the_spread():
     found = compare(SINGLE, ALONE, moved(1, 0, 0.08), ORDER, ALONE, "static")
     assert found == Agreement(4, pytest.approx(0.01), 0, 5e-3)
-    assert not found.kept
-    assert compare(SINGLE, ALONE, moved(1, 0, 0.02), ORDER, ALONE, "static").kept
-    assert not compare(SINGLE, ALONE, moved(1, 0, 0.02), ORDER, ALONE, "float32").kept
-    assert compare(SINGLE, ALONE, moved(1, 0, 4e-5), ORDER, ALONE, "float32").kept
+    assert not found.is_within_limit
+    assert compare(SINGLE, ALONE, moved(1, 0, 0.02), ORDER, ALONE, "static").is_within_limit
+    assert not compare(SINGLE, ALONE, moved(1, 0, 0.02), ORDER, ALONE, "float32").is_within_limit
+    assert compare(SINGLE, ALONE, moved(1, 0, 4e-5), ORDER, ALONE, "float32").is_within_limit
 
 
 def test_the_spread_is_at_least_one():
@@ -53,10 +53,10 @@ def test_the_spread_is_at_least_one():
 
 def test_a_label_counts_unless_torch_itself_is_between_two():
     near = compare(SINGLE, ALONE, moved(3, 0, 0.01), ORDER, ALONE, "static")
-    assert (near.labels, near.kept) == (0, True)
+    assert (near.labels, near.is_within_limit) == (0, True)
     torch = ALONE + np.array([[0, 0, 0], [0, 0, 0], [0, 1, 0]], np.float32)  # torch is sure of the third row
     far = compare(SINGLE, ALONE, moved(3, 0, 0.01), ORDER, torch, "static")
-    assert (far.labels, far.kept) == (1, False)
+    assert (far.labels, far.is_within_limit) == (1, False)
 
 
 def test_labels_of_other_heads():
@@ -70,8 +70,8 @@ def test_labels_of_other_heads():
     )
     numbers = task("regression", 1)
     values = np.array([[1.0], [3.0]], np.float32)
-    assert not compare(numbers, values, values + np.float32(0.2), np.array([0, 1]), values, "static").kept
-    assert compare(numbers, values, values + np.float32(0.005), np.array([0, 1]), values, "static").kept
+    assert not compare(numbers, values, values + np.float32(0.2), np.array([0, 1]), values, "static").is_within_limit
+    assert compare(numbers, values, values + np.float32(0.005), np.array([0, 1]), values, "static").is_within_limit
 
 
 def test_the_limits():

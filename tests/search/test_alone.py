@@ -49,7 +49,7 @@ def test_rows_that_lists_change_run_alone_and_are_priced_like_that(inputs, tmp_p
         t.rows == "alone" and t.batch == 1 and t.lists.difference == 0 for t in manifest.trials if t.method == "dynamic"
     )
     assert by_method["float32"].rows == "together"
-    assert by_method["float32"].lists.kept
+    assert by_method["float32"].lists.is_within_limit
     (note,) = [note for note in manifest.notes if "one by one" in note]
     assert note.startswith(
         "dynamic on onnxruntime: 124 answers in lists, in two orders, differ from those to the same rows alone by at most"
@@ -61,7 +61,7 @@ def test_rows_that_lists_change_run_alone_and_are_priced_like_that(inputs, tmp_p
     how = "run one by one" if best.rows == "alone" else "share calls of at most 2048 tokens"
     assert f"lists, {best.method} on onnxruntime: rows {how}; 124 answers" in table
     assert best.lists is not None
-    assert best.lists.kept
+    assert best.lists.is_within_limit
 
 
 def test_the_graph_gives_it_away(inputs, tmp_path):

@@ -21,7 +21,7 @@ from edgekit.search.context import EvaluationSet
 from edgekit.search.record import Candidate, CandidateResult, Costs, Race
 from edgekit.spec.manifest import FileEntry, Manifest, Trial, Variant
 from edgekit.spec.target import Budget, Target
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 BASE = Trial(
     method="float32",
@@ -433,7 +433,7 @@ def test_nobody_inside_is_clearly_faster_or_level_and_smaller(made):
 
 # ---- from measurements to trials
 
-TASK = bound(Settings("single_label_classification", ("bad", "so-so", "good"), 8, ("input_ids",)), None)
+TASK = bind(Settings("single_label_classification", ("bad", "so-so", "good"), 8, ("input_ids",)), None)
 TRUTH = np.array([0, 1, 2, 0, 1, 2, 0, 1, 2, 0])
 
 

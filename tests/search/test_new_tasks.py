@@ -32,7 +32,7 @@ from edgekit.runtime.verify import verify
 from edgekit.spec.engine import shapes
 from edgekit.spec.errors import SamplesError
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
-from edgekit.timing import duel
+from edgekit.timing import interleaved
 
 OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.3, recall_drop=None), FootprintGates(9.0, 3.0, 0.1, None))
 """Gates that a busy machine passes: what is asked here is whether they are held, not how fast it is."""
@@ -42,8 +42,8 @@ OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.3, recall_drop=None)
 def quick():
     """Shorter turns and fewer processes: what is tested is not how well they measure."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(duel, "_MEASURE_S", 0.1)
-        patch.setattr(duel, "_WARM_UP_S", 0.05)
+        patch.setattr(interleaved, "_MEASURE_S", 0.1)
+        patch.setattr(interleaved, "_WARM_UP_S", 0.05)
         patch.setattr(check, "_PROCESSES", 2)
         yield
 

@@ -13,7 +13,7 @@ import edgekit
 from edgekit.compress.recipe import recipe
 from edgekit.search.pruning import prune_model
 from edgekit.source import read
-from edgekit.source.stack import WIDTHS, widths
+from edgekit.source.stack import KEPT_SIZES, widths
 
 NEURONS = 8192  # so many that they take nearly all of the time: they can go, and the clock must see it
 
@@ -127,4 +127,4 @@ def test_a_speedup_that_is_none_is_refused_before_anything_is_loaded(tmp_path):
 
 
 def test_a_folder_without_the_widths_is_not_one_of_these(wide):
-    assert not hasattr(read(wide.model).module.config, WIDTHS)
+    assert not hasattr(read(wide.model).module.config, KEPT_SIZES)

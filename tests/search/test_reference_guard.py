@@ -15,7 +15,7 @@ import edgekit
 from edgekit import samples
 from edgekit.report import check as verbs
 from edgekit.spec.gates import OFF, AccuracyGates, Gates
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 CASES = small.ROOT.parent / "shared" / "cases"
 ANSWERS = Gates(OFF.latency, AccuracyGates(), OFF.footprint)
@@ -72,7 +72,7 @@ def test_a_check_of_the_same_rows_several_times(float32_ort, tiny_samples, tmp_p
     assert (gate.verdict, found.accuracy.inputs) == ("inconclusive", len(tiny_samples.rows)), (
         "120 different inputs do not prove 0.01"
     )
-    assert found.notes[0] == found.accuracy.never
+    assert found.notes[0] == found.accuracy.undecidable_reason
     assert any("count once" in note for note in found.notes) == (times > 1)
 
 
@@ -109,7 +109,7 @@ def truth(task, read):
 
 def test_case_tables(case):
     folder = case("tables")
-    task = bound(Settings("single_label_classification", ("bad", "good"), 64, ("input_ids",)), None)
+    task = bind(Settings("single_label_classification", ("bad", "good"), 64, ("input_ids",)), None)
     right = samples.read(folder / "dev.jsonl")
     for name in ("dev.csv", "pandas.tsv", "semicolon.csv", "array.json"):
         found = samples.read(folder / name)
@@ -127,7 +127,7 @@ def test_case_tables(case):
 
 def test_case_multi(case):
     folder = case("multi")
-    task = bound(Settings("multi_label_classification", ("toxic", "threat"), 64, ("input_ids",)), None)
+    task = bind(Settings("multi_label_classification", ("toxic", "threat"), 64, ("input_ids",)), None)
     right = truth(task, samples.read(folder / "dev.jsonl"))
     for name in ("onehot.csv", "names.csv", "flags.csv"):
         assert truth(task, samples.read(folder / name)) == right, name

@@ -1,4 +1,4 @@
-"""Digests: what decides that something kept was made by this very code."""
+"""Digests of the code, which decide whether a cache entry is valid."""
 
 from __future__ import annotations
 

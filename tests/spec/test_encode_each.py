@@ -1,4 +1,4 @@
-"""Inputs that are encoded a few at a time."""
+"""Encoding of inputs in chunks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgekit.spec.rows import encode_each
 
 
 class Task:
-    """Takes numbers, and tells the place of anything else as tasks do: where there are several."""
+    """A task that accepts integers. Like all tasks it names the position of an input only if there are several."""
 
     def preprocess(self, inputs):
         for place, value in enumerate(inputs):

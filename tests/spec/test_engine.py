@@ -1,4 +1,4 @@
-"""Recipes of engines: what they refuse, what they become for a model, and NVIDIA's own command lines for them."""
+"""Engine recipes: invalid values, clamped profiles, and trtexec command lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from refusals import refused
 
 from edgekit.spec import target as targets
-from edgekit.spec.engine import EngineRecipe, shapes, supported, trtexec, version
+from edgekit.spec.engine import EngineRecipe, is_supported_version, shapes, trtexec, version
 from edgekit.spec.tensor import Signature, TensorSpec
 
 SIGNATURE = Signature(
@@ -18,12 +18,13 @@ SIGNATURE = Signature(
     (TensorSpec("ids", "int64", ("batch", "sequence"), 0), TensorSpec("pixels", "float32", ("batch", 3, 8, 8))),
     (TensorSpec("logits", "float32", ("batch", 2)),),
 )
-SHORT, LONG = {"batch": (1, 1, 8), "sequence": (1, 32, 64)}, {"batch": (1, 1, 8), "sequence": (1, 128, 512)}
+SHORT = {"batch": (1, 1, 8), "sequence": (1, 32, 64)}
+LONG = {"batch": (1, 1, 8), "sequence": (1, 128, 512)}
 RECIPE = EngineRecipe((SHORT, LONG))
 
 
 @pytest.mark.parametrize(
-    ("words", "values"),
+    ("error", "values"),
     [
         ("engine-settings", {"profiles": ()}),
         (
@@ -45,39 +46,35 @@ RECIPE = EngineRecipe((SHORT, LONG))
         (("version-invalid", "87"), {"compute_capability": ("87",)}),
     ],
 )
-def test_what_cannot_be_is_refused(words, values):
-    with refused(words):
+def test_invalid_values(error, values):
+    with refused(error):
         EngineRecipe(**{"profiles": (SHORT,), **values})
 
 
 def test_versions_are_numbers_and_not_text():
     assert version("10.16.2.10") > version("10.3") > version("8.6.1")
     assert "10.16" < "10.3", "which is why"
-    assert [supported(version(v)) for v in ("8.6.1", "10.0.1", "10.3.0", "10.16.1.11", "11.4.1", "12.0.0")] == [
-        False,
-        False,
-        True,
-        True,
-        True,
-        False,
-    ]
+    for text in ("10.3.0", "10.16.1.11", "11.4.1"):
+        assert is_supported_version(version(text))
+    for text in ("8.6.1", "10.0.1", "12.0.0"):
+        assert not is_supported_version(version(text))
     assert version("10.3.0+cuda12") == (10, 3, 0)
 
 
 def test_profiles_are_cut_to_what_a_model_takes():
-    assert RECIPE.settled({"sequence": 4096}) == RECIPE
-    cut = RECIPE.settled({"sequence": 128, "batch": 4})
+    assert RECIPE.clamp_profiles({"sequence": 4096}) == RECIPE
+    cut = RECIPE.clamp_profiles({"sequence": 128, "batch": 4})
     assert cut.profiles == (
         {"batch": (1, 1, 4), "sequence": (1, 32, 64)},
         {"batch": (1, 1, 4), "sequence": (1, 128, 128)},
     )
-    assert RECIPE.settled({"sequence": 20}).profiles == ({"batch": (1, 1, 8), "sequence": (1, 20, 20)},), (
-        "the second would say nothing new"
+    assert RECIPE.clamp_profiles({"sequence": 20}).profiles == ({"batch": (1, 1, 8), "sequence": (1, 20, 20)},), (
+        "the second profile holds no further sizes"
     )
-    assert RECIPE.settled({"batch": 4}, ["batch"]).profiles == ({"batch": (1, 1, 4)},), (
+    assert RECIPE.clamp_profiles({"batch": 4}, ["batch"]).profiles == ({"batch": (1, 1, 4)},), (
         "rows of one shape have no other axis"
     )
-    assert RECIPE.settled({}, ["batch", "sequence"]) == RECIPE
+    assert RECIPE.clamp_profiles({}, ["batch", "sequence"]) == RECIPE
     assert RECIPE.accepts() == "batch 1-8, sequence 1-64; batch 1-8, sequence 1-512"
 
 
@@ -120,22 +117,22 @@ NVIDIA = ("gpu", "jetson", "jetson-agx-orin", "jetson-orin-nano", "jetson-orin-n
 
 @pytest.mark.parametrize("name", NVIDIA)
 def test_shipped_targets(name):
-    aim = targets.load(name)
-    assert aim.engine is not None
-    assert aim.device == "gpu"
-    assert aim.choose_on == "device"
-    assert set(aim.methods) == {"static_float16", "float16"}
-    assert aim.quantize.embeddings == "float32", "TensorRT looks up in float types"
-    assert len(aim.engine.profiles) > 1, "short and long rows have kernels of their own"
-    assert all(p["batch"][2] == aim.max_batch for p in aim.engine.profiles)
+    target = targets.load(name)
+    assert target.engine is not None
+    assert target.device == "gpu"
+    assert target.choose_on == "device"
+    assert set(target.methods) == {"static_float16", "float16"}
+    assert target.quantize.embeddings == "float32", "TensorRT looks up in float types"
+    assert len(target.engine.profiles) > 1, "short and long rows have kernels of their own"
+    assert all(p["batch"][2] == target.max_batch for p in target.engine.profiles)
     orin = name.startswith("jetson") and name != "jetson-thor"
     # NVIDIA's hardware matrix: Orin is 8.7 and has no FP8; Thor is 11.0 with CUDA 13, 10.1 before.
-    assert aim.engine.compute_capability == (
+    assert target.engine.compute_capability == (
         ("8.7",) if orin else {"gpu": (), "rtx": ("7.5", "8.6", "8.9", "12.0"), "jetson-thor": ("11.0", "10.1")}[name]
     )
-    assert ("fp8" in aim.engine.precisions) == (name == "jetson-thor")
+    assert ("fp8" in target.engine.precisions) == (name == "jetson-thor")
     if name.startswith("jetson"):
-        assert 0 < aim.engine.workspace_mb <= aim.engine.memory_mb / 4
+        assert 0 < target.engine.workspace_mb <= target.engine.memory_mb / 4
 
 
 def test_the_orin_family_is_served_by_the_smallest_of_it():

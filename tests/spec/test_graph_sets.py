@@ -1,4 +1,4 @@
-"""Graphs of a model as one."""
+"""Graph sets of several graphs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.tensor import Signature
 
 
-def test_what_was_chosen_for_several_graphs_names_each_layer_once():
+def test_the_recipe_of_several_graphs_names_each_layer_once():
     recipes = {
         "encode": {"ranges": "mse", "keep_float": "l0, l1"},
         "step": {"ranges": "min_max", "keep_float": "l0, l1, l2"},

@@ -1,4 +1,4 @@
-"""Plain data to dataclasses and back: nothing unknown, missing or of another type gets through."""
+"""Plain data to dataclasses and back: unknown keys, missing keys and wrong types are refused."""
 
 from __future__ import annotations
 
@@ -77,46 +77,45 @@ def test_an_int_is_taken_for_a_float_and_becomes_one():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "error"),
     [
-        ({"nam": "b"}, ["Unknown key 'nam'", "Did you mean 'name'?", "Known keys: name, ratio"]),
-        ({"zzzzz": "b"}, ["Unknown key 'zzzzz'"]),
-        ({"name": 1}, ["x: name is 1 (int)", "type str"]),
-        ({"name": None}, ["x: name is None"]),
-        ({"on": 1}, ["x: on is 1 (int)", "type bool"]),
-        ({"on": "true"}, ["type bool"]),
-        ({"ratio": True}, ["x: ratio is True (bool)", "type float"]),
-        ({"ratio": "0.5"}, ["type float"]),
-        ({"ratio": 10**400}, ["x: ratio", "finite"]),
-        ({"ratio": float("nan")}, ["x: ratio is nan", "finite"]),
-        ({"ratio": float("-inf")}, ["x: ratio is -inf", "finite"]),
-        ({"inner": {"size": True}}, ["x: inner: size is True (bool)", "type int"]),
-        ({"inner": {"size": 1.0}}, ["x: inner: size is 1.0 (float)", "type int"]),
-        ({"inner": {}}, ["x: inner has no key 'size'"]),
-        ({"inner": {"size": 1, "sise": 2}}, ["Unknown key 'sise' in x: inner", "Did you mean 'size'?"]),
-        ({"inner": [1]}, ["x: inner is a list", "table"]),
-        ({"inner": None}, ["x: inner is null", "table"]),
-        ({"inner": {"size": 1, "note": 5}}, ["x: inner: note is 5"]),
-        ({"many": {"size": 1}}, ["x: many is a dict", "list"]),
-        ({"many": "ab"}, ["x: many is a str", "list"]),
-        ({"many": [{"size": 1}, {"size": "1"}]}, ["x: many[1]: size is '1'"]),
-        ({"pair": [1]}, ["x: pair has 1 entries, expected 2"]),
-        ({"pair": [1, "a", 2]}, ["x: pair has 3 entries, expected 2"]),
-        ({"pair": [True, "a"]}, ["x: pair[0] is True (bool)"]),
-        ({"sizes": ["batch", False]}, ["x: sizes[1] is False (bool)"]),
-        ({"sizes": ["batch", None]}, ["x: sizes[1] is None"]),
-        ({"table": {"k": True}}, ["x: table: k is True (bool)"]),
-        ({"table": [1]}, ["x: table is a list"]),
-        ({"nested": {"k": {"size": 1, "x": 2}}}, ["Unknown key 'x' in x: nested: k"]),
-        ({"limit": "1"}, ["x: limit is '1'"]),
-        ({"limit": True}, ["x: limit is True (bool)"]),
+        ({"nam": "b"}, ("key-unknown", "'nam'", "'name'", "name, ratio")),
+        ({"zzzzz": "b"}, ("key-unknown", "'zzzzz'")),
+        ({"name": 1}, ("value-type", "x: name", "1 (int)", "str")),
+        ({"name": None}, ("value-type", "x: name", "None")),
+        ({"on": 1}, ("value-type", "x: on", "1 (int)", "bool")),
+        ({"on": "true"}, ("value-type", "bool")),
+        ({"ratio": True}, ("value-type", "x: ratio", "True (bool)", "float")),
+        ({"ratio": "0.5"}, ("value-type", "float")),
+        ({"ratio": 10**400}, ("value-not-finite", "x: ratio")),
+        ({"ratio": float("nan")}, ("value-not-finite", "x: ratio", "nan")),
+        ({"ratio": float("-inf")}, ("value-not-finite", "x: ratio", "-inf")),
+        ({"inner": {"size": True}}, ("value-type", "x: inner: size", "True (bool)", "int")),
+        ({"inner": {"size": 1.0}}, ("value-type", "x: inner: size", "1.0 (float)", "int")),
+        ({"inner": {}}, ("key-missing", "x: inner", "'size'")),
+        ({"inner": {"size": 1, "sise": 2}}, ("key-unknown", "'sise'", "x: inner", "'size'")),
+        ({"inner": [1]}, ("value-type", "x: inner", "list", "table")),
+        ({"inner": None}, ("value-type", "x: inner", "null", "table")),
+        ({"inner": {"size": 1, "note": 5}}, ("value-type", "x: inner: note", "5")),
+        ({"many": {"size": 1}}, ("value-type", "x: many", "dict", "list")),
+        ({"many": "ab"}, ("value-type", "x: many", "str", "list")),
+        ({"many": [{"size": 1}, {"size": "1"}]}, ("value-type", "x: many[1]: size", "'1'")),
+        ({"pair": [1]}, ("value-length", "x: pair", "1", "2")),
+        ({"pair": [1, "a", 2]}, ("value-length", "x: pair", "3", "2")),
+        ({"pair": [True, "a"]}, ("value-type", "x: pair[0]", "True (bool)")),
+        ({"sizes": ["batch", False]}, ("value-type", "x: sizes[1]", "False (bool)")),
+        ({"sizes": ["batch", None]}, ("value-type", "x: sizes[1]", "None")),
+        ({"table": {"k": True}}, ("value-type", "x: table: k", "True (bool)")),
+        ({"table": [1]}, ("value-type", "x: table", "list")),
+        ({"nested": {"k": {"size": 1, "x": 2}}}, ("key-unknown", "'x'", "x: nested: k")),
+        ({"limit": "1"}, ("value-type", "x: limit", "'1'")),
+        ({"limit": True}, ("value-type", "x: limit", "True (bool)")),
     ],
 )
-def test_refused_with_the_place(change, said):
-    with pytest.raises(UsageError) as caught:
+def test_an_error_names_the_place(change, error):
+    with refused(error) as caught:
         parse(Outer, {**GOOD, **change}, "x")
-    for part in said:
-        assert part in str(caught.value)
+    assert type(caught.value) is UsageError
 
 
 @pytest.mark.parametrize("missing", GOOD)
@@ -132,10 +131,12 @@ def test_something_else_than_a_table(data):
 
 
 def test_the_caller_names_the_error():
-    with refused("key-unknown"):
+    with refused("key-unknown") as caught:
         parse(Outer, {**GOOD, "extra": 1}, "x", IntegrityError)
-    with refused("value-type"):
+    assert type(caught.value) is IntegrityError
+    with refused("value-type") as caught:
         parse(Outer, {**GOOD, "sizes": [1.5]}, "x", IntegrityError)
+    assert type(caught.value) is IntegrityError
 
 
 def test_near_misses():
@@ -147,10 +148,10 @@ def test_near_misses():
 def test_json_has_no_number_that_is_not_finite(number):
     for value, place in (
         (number, "the value itself"),
-        ({"a": [1, {"b": number}]}, r"a\[1\]\.b"),
-        ([(0.5, number)], r"\[0\]\[1\]"),
+        ({"a": [1, {"b": number}]}, "a[1].b"),
+        ([(0.5, number)], "[0][1]"),
     ):
-        with refused("number-not-finite", f"{place}"):
+        with refused("number-not-finite", place):
             to_json(value)
 
 

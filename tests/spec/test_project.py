@@ -1,4 +1,4 @@
-"""``edgekit.toml``: where it is found, what it may say, what its paths become, and what wins over it."""
+"""``edgekit.toml``: search for the file, its keys, resolution of paths, and overrides."""
 
 from __future__ import annotations
 
@@ -60,16 +60,16 @@ keys = ["maker.pub"]
 
 @pytest.fixture
 def write(tmp_path):
-    def made(text, folder="repo"):
+    def write_file(text, folder="repo"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         file = tmp_path / folder / FILE
         file.write_text(text, "utf-8")
         return file
 
-    return made
+    return write_file
 
 
-# ---- where
+# ---- search
 
 
 def test_the_nearest_up_to_the_root_of_the_repository(tmp_path, write):
@@ -84,7 +84,7 @@ def test_the_nearest_up_to_the_root_of_the_repository(tmp_path, write):
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_a_repository_ends_the_search(tmp_path, write, kind):
-    """A ``.git`` file is that of a worktree or a submodule."""
+    """A worktree or a submodule has a ``.git`` file."""
     outside = write("", ".")
     inner = tmp_path / "other/deep"
     inner.mkdir(parents=True)
@@ -94,9 +94,9 @@ def test_a_repository_ends_the_search(tmp_path, write, kind):
     assert find(inner) is None
     with refused("project-not-found", "edgekit.toml"):
         nearest(inner, "Write one.")
-    own = write("", "other")
-    assert find(inner) == own, "the root of the repository itself counts"
-    assert nearest(inner, "").path == own
+    file = write("", "other")
+    assert find(inner) == file, "the root of the repository itself counts"
+    assert nearest(inner, "").path == file
 
 
 def test_a_link_is_followed(tmp_path, write):
@@ -106,7 +106,7 @@ def test_a_link_is_followed(tmp_path, write):
     assert find(tmp_path / "link") == file
 
 
-def test_a_folder_of_that_name_is_none(tmp_path):
+def test_a_folder_of_that_name_is_ignored(tmp_path):
     (tmp_path / ".git").mkdir()
     (tmp_path / FILE).mkdir()
     assert find(tmp_path) is None
@@ -116,7 +116,7 @@ def test_a_folder_of_that_name_is_none(tmp_path):
         read(tmp_path / "none.toml")
 
 
-# ---- what
+# ---- contents
 
 
 def test_all_of_it(write, tmp_path):
@@ -167,7 +167,7 @@ def test_an_empty_file_is_the_defaults(write):
 
 
 @pytest.mark.parametrize(
-    ("said", "made", "expected"),
+    ("text", "exists", "expected"),
     [
         ("owner/name", False, "owner/name"),
         ("owner/name", True, "repo/owner/name"),
@@ -179,21 +179,21 @@ def test_an_empty_file_is_the_defaults(write):
         ("~/model", False, "HOME/model"),
     ],
 )
-def test_a_model_is_a_folder_or_a_hub_id(write, tmp_path, monkeypatch, said, made, expected):
+def test_a_model_is_a_folder_or_a_hub_id(write, tmp_path, monkeypatch, text, exists, expected):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    if made:
-        (tmp_path / "repo" / said).mkdir(parents=True)
+    if exists:
+        (tmp_path / "repo" / text).mkdir(parents=True)
     expected = expected.replace("HOME", str(tmp_path / "home"))
     if expected.startswith("repo"):
         expected = str(tmp_path / "repo") + expected.removeprefix("repo")
-    found = read(write(f'model = "{said}"')).model
-    assert os.path.normpath(found) == os.path.normpath(expected)
+    model = read(write(f'model = "{text}"')).model
+    assert os.path.normpath(model) == os.path.normpath(expected)
 
 
 def test_samples_may_be_the_name_of_a_set(write, tmp_path):
     text = 'samples = "voice-commands"\neval = "dev.jsonl"\n[build]\nvocabulary = "samples"'
-    found = read(write(text))
-    assert (found.samples, found.eval, found.build.vocabulary) == (
+    project = read(write(text))
+    assert (project.samples, project.eval, project.build.vocabulary) == (
         "voice-commands",
         str(tmp_path / "repo/dev.jsonl"),
         "samples",
@@ -203,7 +203,7 @@ def test_samples_may_be_the_name_of_a_set(write, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
         (
             "modle = 'm'",
@@ -235,21 +235,21 @@ def test_samples_may_be_the_name_of_a_set(write, tmp_path):
         ("model = ", "toml-invalid"),
     ],
 )
-def test_what_is_refused(write, text, said):
+def test_invalid_files(write, text, error):
     file = write(text)
-    with refused(said) as caught:
+    with refused(error) as caught:
         places(read(file))
     assert FILE in str(caught.value)
 
 
-def test_a_verb_says_which_key_it_lacks(write):
-    found = read(write('model = "m"'))
-    found.need("edgekit build", "model")
-    with refused("project-key-missing", f"{found.path}", "samples"):
-        found.need("edgekit build", "model", "samples", "eval")
+def test_a_command_names_the_missing_key(write):
+    project = read(write('model = "m"'))
+    project.need("edgekit build", "model")
+    with refused("project-key-missing", f"{project.path}", "samples"):
+        project.need("edgekit build", "model", "samples", "eval")
 
 
-# ---- where each target's files are
+# ---- paths of each target
 
 
 def test_one_target_has_the_places_themselves(write, tmp_path):

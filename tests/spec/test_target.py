@@ -1,4 +1,4 @@
-"""Targets: what ships loads, what is mistyped is refused, budgets are numbers."""
+"""Targets: the shipped files load, typing mistakes are refused, budgets are numbers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from refusals import refused
 
 from edgekit import backends, quantize
 from edgekit.spec import target
-from edgekit.spec.errors import UsageError
 from edgekit.spec.quantization import Quantization
 from edgekit.spec.target import Budget
 
@@ -31,7 +30,7 @@ def test_what_ships_loads(file):
     assert loaded.name == file.stem == data["name"]
     for key in ("backends", "methods"):
         assert list(getattr(loaded, key)) == data.get(key, list(getattr(loaded, key))), (
-            "what a file does not state, it has of the target that it extends"
+            "a missing key comes from the target that it extends"
         )
     assert {k: v for k, v in vars(loaded.budget).items() if v is not None} == data.get(
         "budget", {"accuracy_drop": 0.01}
@@ -45,14 +44,14 @@ def test_what_ships_loads(file):
         backends.get(backend).check_target(loaded)
 
 
-def test_an_unknown_target_with_the_nearest():
+def test_an_unknown_target_suggests_the_nearest():
     with refused("name-unknown", "openvin", "openvino"):
         target.load("openvin")
     with refused("name-unknown", "qqqqqqq"):
         target.load("qqqqqqq")
 
 
-def test_a_file_of_ones_own(tmp_path):
+def test_a_file_of_the_user(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(GOOD + "threads = 3\nmax_batch = 4\n[budget]\nsize_mb = 9\n")
     loaded = target.load(file)
@@ -95,18 +94,19 @@ def test_a_target_extends_another(tmp_path):
     (tmp_path / "mine.toml").write_text(
         'extends = "cpu"\nname = "mine"\nmethods = ["static"]\n[budget]\nmemory_mb = 300\naccuracy = 0.9\n'
     )
-    mine, cpu = target.load(tmp_path / "mine.toml"), target.load("cpu")
+    mine = target.load(tmp_path / "mine.toml")
+    cpu = target.load("cpu")
     assert mine == replace(
         cpu, name="mine", methods=("static",), budget=Budget(accuracy_drop=0.01, memory_mb=300.0, accuracy=0.9)
     )
     (tmp_path / "below").mkdir()
-    (tmp_path / "below" / "ours.toml").write_text(
-        'extends = "../mine.toml"\nname = "ours"\n[budget]\naccuracy_drop = 0.03\n[quantize]\nweight_bits = 7\n'
+    (tmp_path / "below" / "child.toml").write_text(
+        'extends = "../mine.toml"\nname = "child"\n[budget]\naccuracy_drop = 0.03\n[quantize]\nweight_bits = 7\n'
     )
-    ours = target.load(tmp_path / "below" / "ours.toml")
-    assert ours == replace(
+    child = target.load(tmp_path / "below" / "child.toml")
+    assert child == replace(
         mine,
-        name="ours",
+        name="child",
         budget=replace(mine.budget, accuracy_drop=0.03),
         quantize=replace(mine.quantize, weight_bits=7),
     )
@@ -119,23 +119,22 @@ def test_a_target_extends_another(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
-        ('extends = "cpuu"\nname = "mine"\n', "Unknown target 'cpuu'. Did you mean 'cpu'?"),
-        ('extends = "none.toml"\nname = "mine"\n', "none.toml does not exist"),
-        ('extends = "cpu"\n', "has no name of its own"),
-        ('extends = ["cpu"]\nname = "mine"\n', "extends is ['cpu'], expected the name of a target"),
-        ('extends = "mine.toml"\nname = "mine"\n', "extends itself: mine.toml -> mine.toml"),
-        ('extends = "cpu"\nname = "mine"\nmethod = ["static"]\n', "Did you mean 'methods'?"),
-        ('extends = "cpu"\nname = "mine"\nbudget = 3\n', "budget is a int, expected a table"),
-        ('extends = "cpu"\nname = "mine"\n[budget]\naccuracy = 90\n', "accuracy is 90, expected a score from 0 to 1"),
+        ('extends = "cpuu"\nname = "mine"\n', ("name-unknown", "'cpuu'", "'cpu'")),
+        ('extends = "none.toml"\nname = "mine"\n', ("target-not-found", "none.toml")),
+        ('extends = "cpu"\n', ("target-extends", "mine.toml", "name")),
+        ('extends = ["cpu"]\nname = "mine"\n', ("target-extends", "mine.toml", "['cpu']")),
+        ('extends = "mine.toml"\nname = "mine"\n', ("target-extends", "mine.toml -> mine.toml")),
+        ('extends = "cpu"\nname = "mine"\nmethod = ["static"]\n', ("key-unknown", "'methods'")),
+        ('extends = "cpu"\nname = "mine"\nbudget = 3\n', ("value-type", "budget", "int", "table")),
+        ('extends = "cpu"\nname = "mine"\n[budget]\naccuracy = 90\n', ("budget-value", "accuracy", "90")),
     ],
 )
-def test_a_mistake_in_what_is_extended(tmp_path, text, said):
+def test_invalid_extends(tmp_path, text, error):
     (tmp_path / "mine.toml").write_text(text)
-    with pytest.raises(UsageError) as caught:
+    with refused(error):
         target.load(tmp_path / "mine.toml")
-    assert said in str(caught.value)
 
 
 def test_two_targets_that_extend_each_other(tmp_path):
@@ -146,89 +145,83 @@ def test_two_targets_that_extend_each_other(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "error"),
     [
-        (GOOD + 'method = ["static"]\n', "Did you mean 'methods'?"),
-        (GOOD + "threads = true\n", "threads is True (bool)"),
-        (GOOD + "threads = 1.5\n", "threads is 1.5 (float)"),
-        (GOOD + "[budget]\naccuracy_drp = 1\n", "Did you mean 'accuracy_drop'?"),
-        (GOOD + '[budget]\np50_ms = "fast"\n', "p50_ms is 'fast'"),
-        (GOOD.replace('["float32"]', '"float32"'), "methods is a str, expected a list"),
-        (GOOD.replace('name = "mine"\n', ""), "has no key 'name'"),
-        (GOOD + "[budget\n", "not valid TOML"),
-        (GOOD + "name = 1\n", "not valid TOML"),
-        (GOOD + "threads = " + "9" * 5000, "not valid TOML"),
-        (GOOD + "threads = " + "[" * 100_000, "not valid TOML"),
-        (GOOD + "[budget]\naccuracy_drop = nan\n", "accuracy_drop"),
-        (GOOD + "[budget]\naccuracy_drop = -0.01\n", "accuracy_drop"),
-        (GOOD + "max_batch = 0\n", "max_batch"),
-        (GOOD + "threads = -1\n", "threads"),
-        (
-            GOOD + 'use = "throughputs"\n',
-            "use is 'throughputs'. Did you mean 'throughput'? Expected one of: latency, throughput.",
-        ),
-        (GOOD + 'use = ""\n', "use is ''. Expected one of: latency, throughput."),
-        (GOOD + "use = 1\n", "use is 1 (int)"),
-        (GOOD + 'choose_on = "hots"\n', "choose_on is 'hots'. Did you mean 'host'? Expected one of: host, device."),
-        (GOOD + 'choose_on = ["device"]\n', "choose_on is ['device'] (list)"),
-        (GOOD + 'instructions = "avx2"\n', "instructions is a str, expected a list"),
-        (GOOD + "instructions = [2]\n", "instructions[0] is 2 (int)"),
-        (GOOD + 'instruction = ["avx2"]\n', "Did you mean 'instructions'?"),
-        (GOOD + "shapes = [16, 8]\n", "shapes is [16, 8], expected ascending numbers of tokens"),
-        (GOOD + "shapes = [8, 8]\n", "shapes is [8, 8], expected ascending"),
-        (GOOD + "shapes = [0, 8]\n", "shapes is [0, 8], expected ascending"),
-        (GOOD + "shapes = 8\n", "shapes is a int, expected a list"),
-        (GOOD + "shapes = [8.0]\n", "shapes[0] is 8.0 (float)"),
-        (GOOD + "quantize = 8\n", "quantize is a int, expected a table"),
-        (GOOD + '[quantize]\nrange = "mse"\n', "Did you mean 'ranges'?"),
-        (GOOD + "[quantize]\nsmooth = 0.5\n", "smooth is 0.5 (float)"),
-        (GOOD + "[quantize]\nweight_bits = true\n", "weight_bits is True (bool)"),
-        (GOOD + "[quantize]\nbias_correction = 1\n", "bias_correction is 1 (int)"),
-        (GOOD + '[quantize]\nkeep_float = "encoder"\n', "keep_float is a str, expected a list"),
+        (GOOD + 'method = ["static"]\n', ("key-unknown", "'methods'")),
+        (GOOD + "threads = true\n", ("value-type", "threads", "True (bool)")),
+        (GOOD + "threads = 1.5\n", ("value-type", "threads", "1.5 (float)")),
+        (GOOD + "[budget]\naccuracy_drp = 1\n", ("key-unknown", "'accuracy_drop'")),
+        (GOOD + '[budget]\np50_ms = "fast"\n', ("value-type", "p50_ms", "'fast'")),
+        (GOOD.replace('["float32"]', '"float32"'), ("value-type", "methods", "str", "list")),
+        (GOOD.replace('name = "mine"\n', ""), ("key-missing", "'name'")),
+        (GOOD + "[budget\n", ("toml-invalid",)),
+        (GOOD + "name = 1\n", ("toml-invalid",)),
+        (GOOD + "threads = " + "9" * 5000, ("toml-invalid",)),
+        (GOOD + "threads = " + "[" * 100_000, ("toml-invalid",)),
+        (GOOD + "[budget]\naccuracy_drop = nan\n", ("value-not-finite", "accuracy_drop")),
+        (GOOD + "[budget]\naccuracy_drop = -0.01\n", ("budget-value", "accuracy_drop")),
+        (GOOD + "max_batch = 0\n", ("target-value", "max_batch")),
+        (GOOD + "threads = -1\n", ("target-value", "threads")),
+        (GOOD + 'use = "throughputs"\n', ("target-value", "'throughputs'", "'throughput'", "latency, throughput")),
+        (GOOD + 'use = ""\n', ("target-value", "use", "''", "latency, throughput")),
+        (GOOD + "use = 1\n", ("value-type", "use", "1 (int)")),
+        (GOOD + 'choose_on = "hots"\n', ("target-value", "choose_on", "'hots'", "'host'", "host, device")),
+        (GOOD + 'choose_on = ["device"]\n', ("value-type", "choose_on", "['device'] (list)")),
+        (GOOD + 'instructions = "avx2"\n', ("value-type", "instructions", "str", "list")),
+        (GOOD + "instructions = [2]\n", ("value-type", "instructions[0]", "2 (int)")),
+        (GOOD + 'instruction = ["avx2"]\n', ("key-unknown", "'instructions'")),
+        (GOOD + "shapes = [16, 8]\n", ("target-value", "shapes", "[16, 8]")),
+        (GOOD + "shapes = [8, 8]\n", ("target-value", "shapes", "[8, 8]")),
+        (GOOD + "shapes = [0, 8]\n", ("target-value", "shapes", "[0, 8]")),
+        (GOOD + "shapes = 8\n", ("value-type", "shapes", "int", "list")),
+        (GOOD + "shapes = [8.0]\n", ("value-type", "shapes[0]", "8.0 (float)")),
+        (GOOD.replace('["float32"]', '["static", "static"]'), ("target-value", "methods", "'static'")),
+        (GOOD + "quantize = 8\n", ("value-type", "quantize", "int", "table")),
+        (GOOD + '[quantize]\nrange = "mse"\n', ("key-unknown", "'ranges'")),
+        (GOOD + "[quantize]\nsmooth = 0.5\n", ("value-type", "smooth", "0.5 (float)")),
+        (GOOD + "[quantize]\nweight_bits = true\n", ("value-type", "weight_bits", "True (bool)")),
+        (GOOD + "[quantize]\nbias_correction = 1\n", ("value-type", "bias_correction", "1 (int)")),
+        (GOOD + '[quantize]\nkeep_float = "encoder"\n', ("value-type", "keep_float", "str", "list")),
     ],
 )
-def test_a_mistake_in_a_file(tmp_path, text, said):
+def test_invalid_values(tmp_path, text, error):
     file = tmp_path / "mine.toml"
     file.write_text(text)
-    with pytest.raises(UsageError) as caught:
+    with refused(error) as caught:
         target.load(file)
-    assert said in str(caught.value)
     assert "mine.toml" in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "parts"),
     [
-        (
-            'ranges = "entropi"',
-            "ranges is 'entropi'. Did you mean 'entropy'? Expected one of: auto, min_max, percentile, entropy, mse.",
-        ),
-        ('smooth = "half"', "smooth is 'half', expected auto, off, or a number from 0 to 1 in quotes"),
-        ('smooth = "nan"', "smooth is 'nan'"),
-        ('smooth = "-0.1"', "smooth is '-0.1'"),
-        ('smooth = "1.01"', "smooth is '1.01'"),
-        ('embeddings = "int2"', "embeddings is 'int2'. Did you mean 'int8'?"),
-        ("weight_bits = 6", "weight_bits is 6, expected 8, 7, or 0"),
+        ('ranges = "entropi"', ("ranges", "'entropi'", "'entropy'", "auto, min_max, percentile, entropy, mse")),
+        ('smooth = "half"', ("smooth", "'half'", "auto", "off", "from 0 to 1")),
+        ('smooth = "nan"', ("smooth", "'nan'")),
+        ('smooth = "-0.1"', ("smooth", "'-0.1'")),
+        ('smooth = "1.01"', ("smooth", "'1.01'")),
+        ('embeddings = "int2"', ("embeddings", "'int2'", "'int8'")),
+        ("weight_bits = 6", ("weight_bits", "6", "8", "7", "0")),
     ],
 )
-def test_a_value_that_quantize_does_not_know(tmp_path, text, said):
+def test_invalid_quantization(tmp_path, text, parts):
     file = tmp_path / "mine.toml"
     file.write_text(f"{GOOD}[quantize]\n{text}\n")
-    with refused("target-value") as caught:
+    with refused(("target-value", *parts)) as caught:
         target.load(file)
-    assert str(caught.value).startswith(f"target mine.toml: quantize: {said}")
+    assert str(caught.value).startswith("target mine.toml: quantize: ")
 
 
-def test_what_is_not_said_has_a_default(tmp_path):
+def test_a_missing_key_has_a_default(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(GOOD)
     loaded = target.load(file)
     assert (loaded.use, loaded.choose_on, loaded.instructions, loaded.shapes) == ("latency", "host", (), None)
     assert loaded.quantize == Quantization("auto", "auto", (), "int8", 0, False)
-    more = 'use = "throughput"\nchoose_on = "device"\ninstructions = ["avx2", "avx_vnni"]\nshapes = []\n[quantize]\nranges = "mse"\nsmooth = "0.5"\n'
-    file.write_text(
-        GOOD + more + 'keep_float = ["a.*", "b"]\nembeddings = "float32"\nweight_bits = 7\nbias_correction = true\n'
-    )
+    device = 'use = "throughput"\nchoose_on = "device"\ninstructions = ["avx2", "avx_vnni"]\nshapes = []\n'
+    quantize_table = '[quantize]\nranges = "mse"\nsmooth = "0.5"\nkeep_float = ["a.*", "b"]\n'
+    more = 'embeddings = "float32"\nweight_bits = 7\nbias_correction = true\n'
+    file.write_text(GOOD + device + quantize_table + more)
     loaded = target.load(file)
     assert (loaded.use, loaded.choose_on, loaded.instructions, loaded.shapes) == (
         "throughput",

@@ -1,4 +1,4 @@
-"""Intervals of ratios: against scipy, numpy and simulations whose truth is known."""
+"""Intervals of ratios against scipy, numpy and simulations with a known truth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from edgekit.stats import interval
-from edgekit.stats.interval import ALPHA, Estimate, Look, levels, spent
+from edgekit.stats.interval import ALPHA, Estimate, Look, levels, spend_alpha
 
 
 def groups(seed, count=8, size=20, spread=0.03, between=0.01, middle=0.0):
@@ -20,8 +20,8 @@ def groups(seed, count=8, size=20, spread=0.03, between=0.01, middle=0.0):
 @pytest.mark.parametrize("sizes", [[5, 5, 5], [4, 4], [3, 7, 2, 9], [1, 1, 1, 1]])
 def test_the_median_is_numpys(sizes):
     draw = np.random.default_rng(len(sizes))
-    made = [list(draw.normal(size=n)) for n in sizes]
-    assert interval.median(made, 0).value == pytest.approx(np.median(np.concatenate(made)))
+    blocks = [list(draw.normal(size=n)) for n in sizes]
+    assert interval.median(blocks, 0).value == pytest.approx(np.median(np.concatenate(blocks)))
 
 
 @pytest.mark.parametrize("q", [0.5, 0.9, 0.99])
@@ -35,25 +35,26 @@ def test_a_ratio_of_quantiles_is_that_of_numpys(q):
 
 def test_quantiles_of_resamples_are_those_of_the_groups_written_out():
     draw = np.random.default_rng(5)
-    made = [list(draw.normal(size=n)) for n in (3, 8, 5, 6)]
+    blocks = [list(draw.normal(size=n)) for n in (3, 8, 5, 6)]
     counts = draw.multinomial(4, [0.25] * 4, 50)
-    values, owners = np.concatenate(made), np.repeat(range(4), list(map(len, made)))
+    values = np.concatenate(blocks)
+    owners = np.repeat(range(4), list(map(len, blocks)))
     order = np.argsort(values)
-    found = interval._quantiles(values[order], owners[order], counts, 0.9)
-    for row, value in zip(counts, found, strict=True):
-        written = np.concatenate([made[i] for i in range(4) for _ in range(row[i])])
+    result = interval._weighted_quantiles(values[order], owners[order], counts, 0.9)
+    for row, value in zip(counts, result, strict=True):
+        written = np.concatenate([blocks[i] for i in range(4) for _ in range(row[i])])
         assert value == pytest.approx(np.quantile(written, 0.9, method="averaged_inverted_cdf"))
 
 
 def test_the_standard_error_is_scipys_bootstrap_widened_for_few_groups():
     values = np.random.default_rng(1).normal(size=12)
     truth = stats.bootstrap((values,), np.median, n_resamples=20_000, rng=np.random.default_rng(2)).standard_error
-    found = np.mean([interval.median([[v] for v in values], seed).error for seed in range(20)])
-    assert found == pytest.approx(truth * math.sqrt(12 / 11), rel=0.03)
+    result = np.mean([interval.median([[v] for v in values], seed).error for seed in range(20)])
+    assert result == pytest.approx(truth * math.sqrt(12 / 11), rel=0.03)
 
 
 def test_of_one_number_a_process_it_is_close_to_students_interval_of_the_mean():
-    """A bootstrap of few draws is too narrow by sqrt((n - 1) / n): with the factor, the error of a mean is the textbook's."""
+    """A bootstrap of few draws is too narrow by sqrt((n - 1) / n); the factor gives the textbook error of a mean."""
     draw = np.random.default_rng(4).multinomial(5, [0.2] * 5, 200_000)
     values = np.array([1.0, 2.0, 4.0, 4.5, 7.0])
     raw = (draw @ values / 5).std()
@@ -66,13 +67,14 @@ def test_bounds_are_students():
     assert (low, high) == pytest.approx(stats.t.interval(0.90, 6, 0.1, 0.02))
 
 
-def test_nothing_is_said_of_one_pair():
-    found = interval.median([[0.1, 0.2]], 0)
-    assert found.bounds(0.05) == (-math.inf, math.inf) and found.resolvable(0.05) == math.inf
+def test_one_pair_has_no_interval():
+    result = interval.median([[0.1, 0.2]], 0)
+    assert result.bounds(0.05) == (-math.inf, math.inf) and result.resolvable(0.05) == math.inf
 
 
 def test_processes_that_differ_widen_the_interval_as_calls_alone_do_not():
-    alike, different = groups(1, between=0.0, size=200), groups(1, between=0.05, size=200)
+    alike = groups(1, between=0.0, size=200)
+    different = groups(1, between=0.05, size=200)
     assert interval.median(different, 0).error > 5 * interval.median(alike, 0).error
 
 
@@ -85,29 +87,32 @@ def test_the_same_seed_gives_the_same_interval():
 )
 def test_spending_is_that_of_lan_and_demets(share, truth):
     """Cumulative two-sided 5 % of the Pocock-like function at five equal looks, as statistics packages print it."""
-    assert spent(share) == pytest.approx(truth, abs=5e-5)
+    assert spend_alpha(share) == pytest.approx(truth, abs=5e-5)
 
 
 def test_levels_add_up_to_alpha():
-    found = levels([Look(6, 0.4), Look(10, 0.66), Look(15, 1.0)])
-    assert sum(found) == pytest.approx(ALPHA) and min(found) > 0
+    result = levels([Look(6, 0.4), Look(10, 0.66), Look(15, 1.0)])
+    assert sum(result) == pytest.approx(ALPHA) and min(result) > 0
     assert levels([Look(4, 1.0)]) == pytest.approx([ALPHA])
 
 
 @pytest.mark.parametrize(("count", "between"), [(4, 0.01), (6, 0.003), (10, 0.02)])
 def test_a_bound_is_wrong_as_often_as_it_says(count, between):
-    """2,000 simulated runs each: a one-sided 5 % bound of a median of heavy-tailed blocks in processes that differ."""
-    draw, wrong, runs = np.random.default_rng(count), 0, 2000
+    """Each case simulates 2,000 runs with heavy-tailed blocks: the 5 % bound of the median is wrong in about 5 %."""
+    draw = np.random.default_rng(count)
+    wrong = 0
+    runs = 2000
     for run in range(runs):
-        made = [list(draw.normal(0, between) + 0.02 * draw.standard_t(3, 12)) for _ in range(count)]
-        wrong += interval.median(made, run).bounds(0.05)[0] > 0.0
+        blocks = [list(draw.normal(0, between) + 0.02 * draw.standard_t(3, 12)) for _ in range(count)]
+        wrong += interval.median(blocks, run).bounds(0.05)[0] > 0.0
     assert stats.binomtest(wrong, runs).proportion_ci(0.999).low <= 0.06, f"{wrong / runs:.3f}"
-    assert wrong / runs > 0.015, "and it is not so wide that it never speaks"
+    assert wrong / runs > 0.015, "the interval is not so wide that it never decides"
 
 
-def test_the_power_stated_is_the_power_had():
-    draw, runs = np.random.default_rng(9), 1500
-    found = 0
+def test_the_stated_power_is_reached():
+    draw = np.random.default_rng(9)
+    runs = 1500
+    detections = 0
     for run in range(runs):
         noise = [list(draw.normal(0, 0.01) + 0.02 * draw.normal(size=12)) for _ in range(10)]
         least = (
@@ -115,7 +120,7 @@ def test_the_power_stated_is_the_power_had():
             / math.sqrt(10)
             * (stats.t.ppf(0.95, 9) + stats.t.ppf(0.8, 9))
         )
-        found += interval.median([[v + least for v in g] for g in noise], run).bounds(0.05)[0] > 0
-    assert found / runs == pytest.approx(0.8, abs=0.07)
+        detections += interval.median([[v + least for v in g] for g in noise], run).bounds(0.05)[0] > 0
+    assert detections / runs == pytest.approx(0.8, abs=0.07)
     stated = [interval.median(groups(run, 10, 12, 0.02, 0.01), run).resolvable(0.05) for run in range(100)]
     assert np.median(stated) == pytest.approx(least, rel=0.2)

@@ -1,4 +1,4 @@
-"""What a comparison says of its own power: against the sum over all outcomes, against draws that the interval decides, and by hand."""
+"""Power of a comparison against the sum over all outcomes, against simulations with the interval, and by hand."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ def of(losses, gains, rows):
     return Paired(rows, losses, gains, (losses - gains) / rows, *tango_interval(losses, gains, rows), 1.0)
 
 
-def by_all_outcomes(found, drop, margin):
-    """Every table of losses and gains with its trinomial probability, the interval itself as the judge."""
-    discordance = max((found.losses + found.gains) / found.rows, abs(drop))
+def by_all_outcomes(comparison, drop, margin):
+    """Sum the trinomial probability of every table of losses and gains whose interval lies above the margin."""
+    discordance = max((comparison.losses + comparison.gains) / comparison.rows, abs(drop))
     lost = (discordance + drop) / 2
     cells = [lost, max(discordance - lost, 0.0), 1 - discordance]
     total = 0.0
-    for b in range(found.rows + 1):
-        for c in range(found.rows + 1 - b):
-            if tango_interval(b, c, found.rows)[0] > margin:
-                total += scipy.stats.multinomial.pmf([b, c, found.rows - b - c], found.rows, cells)
+    for b in range(comparison.rows + 1):
+        for c in range(comparison.rows + 1 - b):
+            if tango_interval(b, c, comparison.rows)[0] > margin:
+                total += scipy.stats.multinomial.pmf([b, c, comparison.rows - b - c], comparison.rows, cells)
     return total
 
 
@@ -38,40 +38,40 @@ def by_all_outcomes(found, drop, margin):
     [(0.0, 0.0), (0.1, 0.0), (0.1, 0.05), (0.3, 0.1), (0.05, 0.05), (-0.05, 0.0), (0.9, 0.0), (0.02, -0.05)],
 )
 def test_power_against_all_outcomes(drop, margin):
-    for found in (of(4, 2, 40), of(0, 0, 25), of(9, 9, 30)):
-        assert found.power(drop, margin) == pytest.approx(by_all_outcomes(found, drop, margin), abs=1e-8)
+    for comparison in (of(4, 2, 40), of(0, 0, 25), of(9, 9, 30)):
+        assert comparison.power(drop, margin) == pytest.approx(by_all_outcomes(comparison, drop, margin), abs=1e-8)
 
 
 @pytest.mark.parametrize(("margin", "drop"), [(0.0, 0.012), (0.01, 0.022), (0.01, 0.01)])
 def test_power_against_draws(margin, drop):
-    """1,821 rows of which 4 % flip; the draws are judged by the interval."""
-    found = of(37, 36, 1821)
+    """The interval decides about simulated sets of 1,821 rows of which 4 % flip."""
+    comparison = of(37, 36, 1821)
     discordance = 73 / 1821
     draw = np.random.default_rng(0)
     outcomes = draw.multinomial(1821, [(discordance + drop) / 2, (discordance - drop) / 2, 1 - discordance], size=3000)
     hits = sum(tango_interval(b, c, 1821)[0] > margin for b, c, _ in outcomes.tolist())
-    assert scipy.stats.binomtest(hits, 3000, found.power(drop, margin)).pvalue > 1e-4
+    assert scipy.stats.binomtest(hits, 3000, comparison.power(drop, margin)).pvalue > 1e-4
 
 
 def test_the_drop_that_is_resolvable_is_found_in_80_percent():
-    for found in (of(9, 9, 1821), of(0, 0, 1821), of(91, 91, 1821), of(3, 1, 100)):
+    for comparison in (of(9, 9, 1821), of(0, 0, 1821), of(91, 91, 1821), of(3, 1, 100)):
         for margin in (0.0, 0.01):
-            drop = found.resolvable(margin)
-            assert found.power(drop, margin) == pytest.approx(0.8, abs=2e-4)
-            assert found.power(drop - 1e-4, margin) < 0.8
+            drop = comparison.resolvable(margin)
+            assert comparison.power(drop, margin) == pytest.approx(0.8, abs=2e-4)
+            assert comparison.power(drop - 1e-4, margin) < 0.8
 
 
 def test_with_many_flips_it_is_the_formula_of_the_sample_size():
-    """(z_.95 + z_.80) sqrt(variance / N), which quality tables print as 2.49 sqrt(f / N): 0.0124 for 2,000 rows of which 5 % flip."""
+    """It is (z_.95 + z_.80) sqrt(variance / N), or 2.49 sqrt(f / N): 0.0124 for 2,000 rows of which 5 % flip."""
     assert of(50, 50, 2000).resolvable() == pytest.approx(2.4865 * math.sqrt(0.05 / 2000), rel=0.02)
     assert of(500, 500, 10000).resolvable() == pytest.approx(2.4865 * math.sqrt(0.1 / 10000), rel=0.01)
 
 
 def test_a_statement_with_few_flips():
-    """No flip seen, so all that will flip is the loss: 3 losses and no gain are the fewest that tell."""
-    found = of(0, 0, 1821)
+    """Without an observed flip, all flips are losses, and 3 losses without a gain are the fewest that decide."""
+    comparison = of(0, 0, 1821)
     assert tango_interval(3, 0, 1821)[0] > 0 > tango_interval(2, 0, 1821)[0]
-    drop = found.resolvable()
+    drop = comparison.resolvable()
     assert scipy.stats.binom.sf(2, 1821, drop) == pytest.approx(0.8, abs=0.001)
 
 
@@ -91,11 +91,11 @@ def test_too_few_rows_to_find_anything():
 @given(st.integers(1, 400), st.data())
 def test_power_grows_with_the_drop_and_falls_with_the_margin(rows, data):
     losses = data.draw(st.integers(0, rows))
-    found = of(losses, data.draw(st.integers(0, rows - losses)), rows)
-    drops = [found.power(drop) for drop in np.linspace(-1, 1, 21)]
+    comparison = of(losses, data.draw(st.integers(0, rows - losses)), rows)
+    drops = [comparison.power(drop) for drop in np.linspace(-1, 1, 21)]
     assert all(0 <= p <= 1 + 1e-9 for p in drops)
     assert all(a <= b + 1e-9 for a, b in itertools.pairwise(drops))
-    margins = [found.power(0.3, margin) for margin in (0.0, 0.05, 0.2, 0.3)]
+    margins = [comparison.power(0.3, margin) for margin in (0.0, 0.05, 0.2, 0.3)]
     assert all(a >= b - 1e-9 for a, b in itertools.pairwise(margins))
 
 
@@ -106,10 +106,11 @@ def test_a_drop_that_cannot_be():
 
 
 def test_scores_that_are_no_mean_of_rows():
-    """A bootstrap of a mean says what the exact sum says where there are many flips."""
+    """The bootstrap of a mean agrees with the exact sum if there are many flips."""
     mean = Metric("mean", additive(lambda s: s[:, 0] / s[:, 1]))
     reference = np.stack([np.repeat([1.0, -1.0, 0.0], [60, 60, 1880]), np.ones(2000)], axis=1)
-    normal, exact = bootstrap(mean, reference * (0.0, 1.0), reference), of(60, 60, 2000)
+    normal = bootstrap(mean, reference * (0.0, 1.0), reference)
+    exact = of(60, 60, 2000)
     assert normal.resolvable() == pytest.approx(exact.resolvable(), rel=0.08)
     assert normal.resolvable(0.01) == pytest.approx(0.01 + normal.resolvable(), abs=1e-12)
     assert normal.power(normal.resolvable()) == pytest.approx(0.8, abs=1e-6)

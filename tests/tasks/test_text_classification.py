@@ -20,7 +20,7 @@ from edgekit.samples import Sample
 from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
 from edgekit.spec.protocols import Encoded, Explainable, HasConfidence, HasLabels, HasNumbers
 from edgekit.tasks._labels import parse as parse_labels
-from edgekit.tasks.text_classification import Settings, bound, load, save
+from edgekit.tasks.text_classification import Settings, bind, load, save
 
 NAMES = ("bad", "so-so", "good")
 FIELDS = ("input_ids", "token_type_ids", "attention_mask")
@@ -52,7 +52,7 @@ PAIRS = [
 
 
 def task(kind, names=NAMES):
-    return bound(Settings(kind, names, 8, ("input_ids",)), None)
+    return bind(Settings(kind, names, 8, ("input_ids",)), None)
 
 
 def tokens(count, truncated=False):

@@ -16,16 +16,16 @@ from edgekit.timing import frames
 IMAGE = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
 
 
-def sent(message):
+def send(data):
     stream = io.BytesIO()
-    frames.write(stream, message)
+    frames.write(stream, data)
     stream.seek(0)
-    found = frames.read(stream)
+    message = frames.read(stream)
     assert frames.read(stream) is None, "nothing is left over"
-    return found
+    return message
 
 
-def equal(a, b):
+def assert_equal(a, b):
     assert type(a) is type(b)
     if isinstance(a, np.ndarray):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
@@ -33,11 +33,11 @@ def equal(a, b):
     elif isinstance(a, dict):
         assert list(a) == list(b)
         for name in a:
-            equal(a[name], b[name])
+            assert_equal(a[name], b[name])
     elif isinstance(a, (list, tuple)):
         assert len(a) == len(b)
         for one, other in zip(a, b, strict=True):
-            equal(one, other)
+            assert_equal(one, other)
     else:
         assert a == b
 
@@ -62,12 +62,12 @@ def equal(a, b):
     ids=str,
 )
 def test_what_is_sent_arrives(value):
-    equal(sent({"inputs": [value]})["inputs"][0], value)
+    assert_equal(send({"inputs": [value]})["inputs"][0], value)
 
 
 def test_a_relative_path_is_one_for_both_processes(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert sent({"x": Path("a.png")})["x"] == tmp_path / "a.png"
+    assert send({"x": Path("a.png")})["x"] == tmp_path / "a.png"
 
 
 @pytest.mark.parametrize("value", [b"bytes", object(), {1: "a"}, {"\0": "a"}, np.array([object()]), {"a"}], ids=str)
@@ -80,7 +80,7 @@ def test_what_does_not_travel_is_refused_before_anything_is_written(value):
 
 def test_a_number_that_is_not_finite_is_refused():
     with refused("number-not-finite"):
-        sent({"seconds": math.nan})
+        send({"seconds": math.nan})
 
 
 def test_a_message_that_is_cut_off_is_the_end():
@@ -92,5 +92,5 @@ def test_a_message_that_is_cut_off_is_the_end():
 
 def test_rows_arrive_by_name_and_size():
     rows = [ragged.token_answers(row) for row in ragged.token_rows((5, 1, 7))]
-    equal(frames.rows_of(sent({"rows": frames.sent_rows(rows)})["rows"]), rows)
-    assert frames.rows_of(sent({"rows": frames.sent_rows([])})["rows"]) == []
+    assert_equal(frames.unpack_rows(send({"rows": frames.pack_rows(rows)})["rows"]), rows)
+    assert frames.unpack_rows(send({"rows": frames.pack_rows([])})["rows"]) == []

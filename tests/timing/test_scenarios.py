@@ -1,4 +1,4 @@
-"""Scenarios: MLPerf's estimate against scipy and the published floors, the search for a rate against an exact queue, and a real worker."""
+"""Scenarios: the estimate against scipy and the published minimums, the rate search against an exact queue."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.stats import binom, kstest
 from edgekit import SamplesError, UsageError
 from edgekit.stats.percentiles import samples_needed
 from edgekit.timing import scenarios
-from edgekit.timing.scenarios import NAMES, early_stopping, needed, run
+from edgekit.timing.scenarios import NAMES, early_stopping, min_queries, run
 from edgekit.timing.worker import Worker
 
 TEXTS = [f"text {i}" for i in range(300)]
@@ -28,14 +28,14 @@ FLOORS = {50: 11, 90: 64, 95: 130, 99: 662, 99.9: 6636}
 @pytest.mark.parametrize("percentile", FLOORS)
 def test_the_published_floors(percentile):
     floor = FLOORS[percentile]
-    assert needed(percentile) == floor
+    assert min_queries(percentile) == floor
     assert early_stopping(range(floor - 1), percentile) is None
     assert early_stopping(range(floor), percentile) == floor - 1, "the largest of them"
 
 
 @pytest.mark.parametrize("percentile", [50, 90, 95, 99])
 def test_the_floors_are_those_of_the_plain_percentiles(percentile):
-    assert samples_needed(percentile) == needed(percentile)
+    assert samples_needed(percentile) == min_queries(percentile)
 
 
 @pytest.mark.parametrize("percentile", [50, 75, 90, 95, 97.5, 99, 99.9])
@@ -49,7 +49,7 @@ def test_the_estimate_is_that_of_the_binomial_distribution(percentile, count):
 
 @pytest.mark.parametrize(("percentile", "count"), [(90, 64), (90, 300), (99, 662), (99, 2000)])
 def test_the_estimate_is_rarely_below_the_true_percentile(percentile, count):
-    """At most 1 % of the time, of 4,000 series of exponential times: 69 or more of them have a probability of 2e-5 at 1 %."""
+    """In at most 1 % of 4,000 exponential series. At exactly 1 %, 69 or more have a probability of 2e-5."""
     random = np.random.default_rng(5)
     true = -np.log(1 - percentile / 100)
     low = sum(early_stopping(random.exponential(size=count), percentile) < true for _ in range(4000))
@@ -60,7 +60,7 @@ def test_none_of_few_and_no_other_percentiles():
     assert early_stopping([], 90) is None
     assert early_stopping([1.0], 50) is None
     for wrong in (0.9, 100, 49.9, float("nan")):
-        for call in (lambda p: early_stopping([1.0] * 5000, p), needed):
+        for call in (lambda p: early_stopping([1.0] * 5000, p), min_queries):
             with refused("scenario-settings", "50", "100"):
                 call(wrong)
 
@@ -70,23 +70,26 @@ def test_none_of_few_and_no_other_percentiles():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_arrivals_are_poisson(seed):
-    gaps = scenarios._gaps(5000, seed)
+    gaps = scenarios._arrival_gaps(5000, seed)
     assert gaps.mean() == pytest.approx(1)
     assert kstest(gaps, "expon").pvalue > 0.01
     assert abs(np.corrcoef(gaps[1:], gaps[:-1])[0, 1]) < 0.05
-    assert not np.array_equal(gaps, scenarios._gaps(5000, seed + 1))
+    assert not np.array_equal(gaps, scenarios._arrival_gaps(5000, seed + 1))
 
 
 # ---- an exact bundle: every query takes as long as its text says, on a clock of its own
 
 
 class Exact:
-    """What a worker answers when nothing but the queue and the service time is there; its clock is the only one that passes."""
+    """A fake worker with a constant service time and a clock of its own."""
 
     def __init__(self, service_s, streams=1, start=1000.0):
-        self.service_s, self.count, self.now = service_s, streams, start
-        self.asked = {"time": 0, "seconds": [], "serve": []}
-        self.list_factor, self.longest_s = 0.5, 0.0
+        self.service_s = service_s
+        self.count = streams
+        self.now = start
+        self.calls = {"time": 0, "seconds": [], "serve": []}
+        self.list_factor = 0.5
+        self.longest_s = 0.0
         self.seen = []
 
     def streams(self):
@@ -97,21 +100,22 @@ class Exact:
         self.longest_s = max(self.longest_s, seconds)
 
     def time(self, texts):
-        self.asked["time"] += len(texts)
+        self.calls["time"] += len(texts)
         self.seen += texts
         self.passes(self.service_s * len(texts))
         return [self.service_s * 1e3] * len(texts)
 
     def seconds(self, texts):
-        self.asked["seconds"].append(list(texts))
+        self.calls["seconds"].append(list(texts))
         took = self.service_s * len(texts) * self.list_factor
         self.passes(took)
         return took
 
     def serve(self, texts, arrivals_s):
         assert len(texts) == len(arrivals_s)
-        self.asked["serve"].append(list(arrivals_s))
-        free, latencies = [0.0] * self.count, []
+        self.calls["serve"].append(list(arrivals_s))
+        free = [0.0] * self.count
+        latencies = []
         for arrival in arrivals_s:
             free.sort()
             free[0] = max(arrival, free[0]) + self.service_s
@@ -123,20 +127,24 @@ class Exact:
 @pytest.fixture
 def exact(monkeypatch):
     def make(*arguments):
-        made = Exact(*arguments)
-        monkeypatch.setattr(scenarios, "time", SimpleNamespace(monotonic=lambda: made.now))
-        return made
+        worker = Exact(*arguments)
+        monkeypatch.setattr(scenarios, "time", SimpleNamespace(monotonic=lambda: worker.now))
+        return worker
 
     return make
 
 
 def largest_rate(service_s, gaps, bound_ms, streams=1):
-    """Queries a second at which the 99th percentile is just within the bound, to 0.01 %, found in small steps from below."""
-    low, high = 0.01 / service_s, streams / service_s
+    """Return the largest rate with a 99th percentile within the bound, to 0.01 %."""
+    low = 0.01 / service_s
+    high = streams / service_s
     while high > low * 1.0001:
         rate = (low + high) / 2
-        found = early_stopping(Exact(service_s, streams).serve(["a"] * len(gaps), np.cumsum(gaps) / rate), 99)
-        low, high = (rate, high) if found <= bound_ms else (low, rate)
+        estimate = early_stopping(Exact(service_s, streams).serve(["a"] * len(gaps), np.cumsum(gaps) / rate), 99)
+        if estimate <= bound_ms:
+            low = rate
+        else:
+            high = rate
     return low
 
 
@@ -145,31 +153,32 @@ def largest_rate(service_s, gaps, bound_ms, streams=1):
 )
 def test_the_rate_is_the_largest_that_keeps_the_bound(exact, service_s, streams, bound_ms):
     worker = exact(service_s, streams)
-    (found,) = run(worker, TEXTS, ["Server"], seconds=2000 * service_s * 30, bound_ms=bound_ms, seed=3)
-    gaps = np.diff([0.0, *worker.asked["serve"][0]])
+    (result,) = run(worker, TEXTS, ["Server"], seconds=2000 * service_s * 30, bound_ms=bound_ms, seed=3)
+    gaps = np.diff([0.0, *worker.calls["serve"][0]])
     limit = largest_rate(service_s, gaps / gaps.mean(), bound_ms or max(10 * service_s * 1e3, 1.0), streams)
-    assert limit / 1.05 < found.value <= limit
-    assert found.unit == "queries/s"
-    assert found.queries == sum(map(len, worker.asked["serve"]))
-    assert ("10 x the SingleStream median" in found.detail) == (bound_ms is None)
+    assert limit / 1.05 < result.value <= limit
+    assert result.unit == "queries/s"
+    assert result.queries == sum(map(len, worker.calls["serve"]))
+    assert ("10 x the SingleStream median" in result.detail) == (bound_ms is None)
 
 
 def test_a_bound_that_nothing_keeps(exact):
-    (found,) = run(exact(0.004), TEXTS, ["Server"], seconds=60, bound_ms=3.0)
-    assert found.value is None
-    assert "queries/s were too many, and there was no time for a lower rate" in found.detail
+    (result,) = run(exact(0.004), TEXTS, ["Server"], seconds=60, bound_ms=3.0)
+    assert result.value is None
+    assert "queries/s exceeded the bound" in result.detail
+    assert "no time for a lower rate" in result.detail
 
 
 def test_what_time_is_left_is_for_the_lowest_rate_that_it_suffices_for(exact):
-    """662 queries at 79 a second take 8.4 s and are too many; those at the next rate, 44 a second, would take 15 s, and 11 are left."""
+    """662 queries at 79 per second take 8.4 s and fail. At 44 per second they would take 15 s, but 11 s are left."""
     worker = exact(0.004)
-    (found,) = run(worker, TEXTS, ["Server"], seconds=21.6, bound_ms=14.0, seed=2)
-    rates = [len(arrivals) / arrivals[-1] for arrivals in worker.asked["serve"]]
-    limit = largest_rate(0.004, np.diff([0.0, *worker.asked["serve"][0]]) * rates[0], 14.0)
+    (result,) = run(worker, TEXTS, ["Server"], seconds=21.6, bound_ms=14.0, seed=2)
+    rates = [len(arrivals) / arrivals[-1] for arrivals in worker.calls["serve"]]
+    limit = largest_rate(0.004, np.diff([0.0, *worker.calls["serve"][0]]) * rates[0], 14.0)
     assert rates == [pytest.approx(79, abs=0.5), pytest.approx(60, abs=1)]
     assert rates[1] < limit < rates[0], "else this shows nothing"
-    assert found.value == pytest.approx(rates[1])
-    assert "79.1 queries/s were too many" in found.detail
+    assert result.value == pytest.approx(rates[1])
+    assert "79.1 queries/s exceeded the bound" in result.detail
 
 
 def test_without_time_for_a_probe(exact):
@@ -178,16 +187,16 @@ def test_without_time_for_a_probe(exact):
     single, offline, server = run(worker, TEXTS, NAMES, seconds=60)
     assert (server.value, server.queries) == (None, 0)
     assert "not estimable from 113 queries (needs 662)" in server.detail
-    assert worker.asked["serve"] == []
+    assert worker.calls["serve"] == []
     assert single.value == pytest.approx(100)
     assert single.queries > 250, "the time that Server has no use for is the others'"
     assert offline.queries > 400
 
 
 def test_too_few_for_a_percentile(exact):
-    (found,) = run(exact(1.0), TEXTS, ["SingleStream"], seconds=30)
-    assert (found.value, found.unit, found.queries) == (None, "ms", 27)
-    assert found.detail.startswith("not estimable from 27 queries (needs 64)")
+    (result,) = run(exact(1.0), TEXTS, ["SingleStream"], seconds=30)
+    assert (result.value, result.unit, result.queries) == (None, "ms", 27)
+    assert result.detail.startswith("not estimable from 27 queries (needs 64)")
 
 
 @pytest.mark.parametrize("service_s", [0.0002, 0.005, 0.1])
@@ -195,33 +204,33 @@ def test_too_few_for_a_percentile(exact):
 @pytest.mark.parametrize("names", [NAMES, ["Offline"], ["Server"], ["Server", "Offline"]])
 def test_the_time_is_kept(exact, service_s, seconds, names):
     worker = exact(service_s)
-    found = run(worker, TEXTS, names, seconds=seconds)
-    assert [s.name for s in found] == list(names)
+    results = run(worker, TEXTS, names, seconds=seconds)
+    assert [s.name for s in results] == list(names)
     assert worker.now - 1000 <= seconds + worker.longest_s
-    assert all("MLPerf-style, not MLPerf-compliant" in s.detail for s in found)
-    if [s for s in found if s.value is not None and s.name != "Server"]:
+    assert all("MLPerf-style, not MLPerf-compliant" in s.detail for s in results)
+    if [s for s in results if s.value is not None and s.name != "Server"]:
         assert worker.now - 1000 > seconds / 5
 
 
 def test_offline_is_one_list_of_all(exact):
     worker = exact(0.005)
-    (found,) = run(worker, TEXTS, ["Offline"], seconds=20)
-    _, *lists = worker.asked["seconds"]
+    (result,) = run(worker, TEXTS, ["Offline"], seconds=20)
+    _, *lists = worker.calls["seconds"]
     assert len(lists) >= 2
     assert all(listed == TEXTS for listed in lists)
-    assert (found.value, found.unit, found.queries) == (pytest.approx(400), "rows/s", len(lists) * 300)
-    assert f"{len(lists)} x a list of 300 rows: {found.queries:,} samples of the 24,576" in found.detail
+    assert (result.value, result.unit, result.queries) == (pytest.approx(400), "rows/s", len(lists) * 300)
+    assert f"{len(lists)} lists of 300 rows: {result.queries:,} samples (MLPerf requires 24,576)" in result.detail
 
 
 @pytest.mark.parametrize("list_factor", [0.5, 1.3], ids=["faster in a list", "slower"])
 def test_offline_of_a_slow_bundle_has_time_for_two_lists(exact, list_factor):
     worker = exact(0.05)
     worker.list_factor = list_factor
-    (found,) = run(worker, TEXTS, ["Offline"], seconds=10)
-    _, *lists = worker.asked["seconds"]
+    (result,) = run(worker, TEXTS, ["Offline"], seconds=10)
+    _, *lists = worker.calls["seconds"]
     assert len(lists) >= 2
     assert 64 <= len(lists[0]) < 300
-    assert f"of the 300, so that there was time for two lists: {found.queries:,} samples" in found.detail
+    assert f"of the 300, so that there was time for two lists: {result.queries:,} samples" in result.detail
 
 
 def test_queries_are_drawn_evenly_and_by_the_seed(exact):
@@ -260,9 +269,9 @@ def test_progress_may_end_it(exact):
     ],
 )
 def test_what_cannot_be_run(exact, change, error, message):
-    given = {"texts": TEXTS, "names": NAMES, "seconds": 5.0, **change}
+    arguments = {"texts": TEXTS, "names": NAMES, "seconds": 5.0, **change}
     with refused(message):
-        run(exact(0.01), given.pop("texts"), given.pop("names"), **given)
+        run(exact(0.01), arguments.pop("texts"), arguments.pop("names"), **arguments)
 
 
 def test_no_scenario(exact):
@@ -273,11 +282,12 @@ def test_no_scenario(exact):
 
 
 def test_a_bundle(float32_bundle):
-    texts, told = small.texts(60, seed=8), []
+    texts = small.texts(60, seed=8)
+    steps = []
     with Worker(float32_bundle) as worker:
         worker.start(texts[0])
         single, offline, server = run(
-            worker, texts, NAMES, seconds=6, bound_ms=2000, progress=lambda *step: told.append(step)
+            worker, texts, NAMES, seconds=6, bound_ms=2000, progress=lambda *step: steps.append(step)
         )
     assert (single.name, single.unit, offline.name, offline.unit, server.name, server.unit) == (
         "SingleStream", "ms", "Offline", "rows/s", "Server", "queries/s",
@@ -289,5 +299,5 @@ def test_a_bundle(float32_bundle):
     if server.value is not None:  # a machine that is busy with other things may not have the time
         assert server.queries >= 662
         assert server.value < 1e5
-    assert {step for step, _, _ in told} >= {"scenario SingleStream", "scenario Offline"}
+    assert {step for step, _, _ in steps} >= {"scenario SingleStream", "scenario Offline"}
     assert small.CANARY not in repr((single, offline, server))

@@ -18,7 +18,7 @@ TEXTS = [*small.texts(12, seed=6), "", "film " * 200]
 
 
 class Slow(Worker):
-    """Every call takes 30 ms more; one of a text ``note FILE N`` writes N down, and one of ``meet`` waits for another to begin."""
+    """Calls take 30 ms more. ``note FILE N`` appends N to the file, and ``meet`` waits for a second call."""
 
     CHILD = """
 import sys, threading, time
@@ -41,12 +41,13 @@ child.main(*sys.argv[1:])
 
 def queue(arrivals_s, service_s, servers=1):
     """Seconds from arrival to answer in a first-come first-served queue; with one server, Lindley's recursion."""
-    free, found = [0.0] * servers, []
+    free = [0.0] * servers
+    latencies = []
     for arrival in arrivals_s:
         done = max(arrival, heapq.heappop(free)) + service_s
         heapq.heappush(free, done)
-        found.append(done - arrival)
-    return np.array(found)
+        latencies.append(done - arrival)
+    return np.array(latencies)
 
 
 def test_the_truth_is_lindleys():
@@ -59,7 +60,7 @@ def test_the_truth_is_lindleys():
 
 @pytest.mark.parametrize("streams", [1, 2])
 def test_a_query_that_waits_is_timed_from_its_arrival(float32_ort, streams):
-    """Bursts, gaps and ties. A sleep never ends early, so that no latency may be below the truth; above it by far less than the waits."""
+    """Bursts, gaps and ties. A sleep never ends early, so no latency is below the exact one, and few are far above."""
     arrivals = [0.0, 0.0, 0.0, 0.01, 0.02, 0.02, 0.4, 0.41, 0.6, 0.9, 0.9, 0.9, 0.9, 0.91]
     expected = queue(arrivals, 0.03, streams) * 1e3
     assert expected.max() > (70 if streams == 2 else 150)
@@ -67,10 +68,10 @@ def test_a_query_that_waits_is_timed_from_its_arrival(float32_ort, streams):
     with Slow(float32_ort, variant=variant) as worker:
         assert worker.streams() == streams
         start = time.perf_counter()
-        found = np.array(worker.serve(["a"] * len(arrivals), arrivals))
+        latencies_ms = np.array(worker.serve(["a"] * len(arrivals), arrivals))
         assert time.perf_counter() - start >= 0.91 + 0.03
-    assert (found >= expected - 0.5).all()
-    assert np.median(found - expected) < 100
+    assert (latencies_ms >= expected - 0.5).all()
+    assert np.median(latencies_ms - expected) < 100
 
 
 def test_as_many_at_the_same_time_as_there_are_streams(float32_ort):
@@ -85,20 +86,20 @@ def test_queries_are_answered_in_the_order_of_their_arrival(float32_ort, tmp_pat
     notes = tmp_path / "notes"
     with Slow(float32_ort) as worker:
         arrivals = np.cumsum(np.random.default_rng(2).exponential(0.02, 20))
-        found = worker.serve([f"note {notes} {i}" for i in range(20)], arrivals)
+        latencies_ms = worker.serve([f"note {notes} {i}" for i in range(20)], arrivals)
     assert [int(line) for line in notes.read_text().split()] == list(range(20))
-    ends = np.array(found) / 1e3 + arrivals
+    ends = np.array(latencies_ms) / 1e3 + arrivals
     assert (np.diff(ends) >= 0.029).all(), "one after the other"
 
 
 def test_serving_a_session(float32_bundle):
     """At a rate that it can easily keep no query waits for another."""
     with Worker(float32_bundle) as worker:
-        own = np.median(worker.time(TEXTS))
-        gap = max(20 * own, 20) / 1e3
-        found = worker.serve(TEXTS, [i * gap for i in range(len(TEXTS))])
-        assert len(found) == len(TEXTS)
-        assert 0 < np.median(found) < gap * 1e3
+        median_ms = np.median(worker.time(TEXTS))
+        gap = max(20 * median_ms, 20) / 1e3
+        latencies_ms = worker.serve(TEXTS, [i * gap for i in range(len(TEXTS))])
+        assert len(latencies_ms) == len(TEXTS)
+        assert 0 < np.median(latencies_ms) < gap * 1e3
         assert worker.serve([], []) == []
         assert small.logits(worker, ["still alive"]).shape == (1, 3)
 

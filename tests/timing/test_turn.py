@@ -29,24 +29,24 @@ with Worker(Path(sys.argv[1])) as worker:
 
 
 def state(pid):
-    """One letter, as proc(5) has it: R running, S sleeping, T stopped, Z gone but for its status; empty where there is no such process."""
+    """Return the state letter of proc(5): R running, S sleeping, T stopped, Z zombie. Empty for no process."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return ""
 
 
-def becomes(pid, wanted, seconds=10.0):
+def becomes(pid, states, seconds=10.0):
     end = time.monotonic() + seconds
-    while state(pid) not in wanted and time.monotonic() < end:
+    while state(pid) not in states and time.monotonic() < end:
         time.sleep(0.01)
-    return state(pid) in wanted
+    return state(pid) in states
 
 
 @pytest.fixture
 def worker(float32_ort):
-    with Worker(float32_ort) as made:
-        yield made
+    with Worker(float32_ort) as started:
+        yield started
 
 
 def test_it_runs_in_its_turn_and_is_stopped_outside(worker):

@@ -1,57 +1,67 @@
-"""A report for a terminal or a log: who was measured, what was found, each gate with its reason, and last of all the verdict."""
+"""A report for a terminal or a log: what was measured, the tables, the gates with the worst first, and the verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from edgekit.report.render.document import Limits, Table, is_open
+from edgekit.report.render.document import Document, Limits, Table, is_open
 from edgekit.report.render.sections import document
 from edgekit.report.render.words import plain
 from edgekit.report.table import table
 from edgekit.spec.report import Report
+from edgekit.spec.text import width, wrap
 
 __all__ = ["terminal"]
 
 _ALL = 1_000_000
+_INDENT = "  "
 
 
 def terminal(report: Report, code: int = 0) -> str:
-    """The lines.
+    """Return a report as lines that fit the width of the terminal.
 
     Args:
-        report: of any kind.
-        code: the exit code, said with the verdict.
+        report: Report of any kind.
+        code: Exit code, printed with the verdict where it is not 0.
     """
-    made = document(report, Limits(rows=_ALL, name=_ALL, sentence=_ALL))
-    lines = [
-        f"{made.kind.lower()}: {made.after}{f' against {made.before}' if made.before else ''}, {', '.join(made.about)}"
-    ]
-    notes = []
-    for block in (b for s in made.sections if not s.page_only and s.name != "gates" for b in s.blocks if is_open(s, b)):
-        if isinstance(block, str):
-            lines.append(block)
-        elif isinstance(block, tuple):
-            notes += [f"note: {said}" for _, said in block]
-        elif isinstance(block, Table):
-            lines += [*_aligned(block.header, block.rows, block.words), *filter(None, [block.note])]
-    gates = [
-        (row[1][2:], row[0], row[-1])
-        for s in made.sections
-        if s.name == "gates"
-        for t in s.blocks
-        if isinstance(t, Table)
-        for row in t.rows
-    ]
-    if gates:
-        lines += _aligned(
-            ("verdict", "gate", "in words"), gates[::-1], (1, 2)
-        )  # the gravest last: that is where a log is read first
-    lines += notes
-    lines.append(
-        f"verdict: {report.verdict}" + (f" (exit {code})" if code else "") if gates else f"{made.word}: {made.why}"
-    )
-    return plain("\n".join(lines))
+    page = document(report, Limits(rows=_ALL, name=_ALL, sentence=_ALL))
+    against = f" against {page.before}" if page.before else ""
+    lines = wrap(plain(f"{page.kind.lower()}: {page.after}{against}, {', '.join(page.about)}"))
+    notes: dict[str, None] = {}
+    for section in page.sections:
+        if section.page_only or section.name == "gates":
+            continue
+        for block in section.blocks:
+            if not is_open(section, block):
+                continue
+            if isinstance(block, str):
+                lines += wrap(plain(block))
+            elif isinstance(block, tuple):
+                notes |= dict.fromkeys(f"note: {text}" for _, text in block)
+            elif isinstance(block, Table):
+                lines += _aligned(block)
+    gates = _gates(page)
+    if gates.rows:
+        lines += _aligned(gates)
+    for note in notes:
+        lines += wrap(plain(note))
+    exit_code = f" (exit {code})" if code else ""
+    verdict = f"verdict: {report.verdict}{exit_code}" if gates.rows else f"{page.word}: {page.why}"
+    return "\n".join([*lines, *wrap(plain(verdict))])
 
 
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]], words: Sequence[int]) -> list[str]:
-    return [f"  {line}" for line in table(header, rows, left=(0, *words)).splitlines()]
+def _gates(page: Document) -> Table:
+    """Return all gates, the worst first, as the document sorts them: verdict, gate and a sentence."""
+    rows = []
+    for section in page.sections:
+        for block in section.blocks:
+            if section.name == "gates" and isinstance(block, Table):
+                rows += [(row[1][2:], row[0], row[-1]) for row in block.rows]
+    return Table("gates", "", ("verdict", "gate", "in words"), tuple(rows), (1, 2))
+
+
+def _aligned(block: Table) -> list[str]:
+    """Return the lines of a table, indented, and those of its note."""
+    header = [plain(name) for name in block.header]
+    rows = [[plain(cell) for cell in row] for row in block.rows]
+    text = table(header, rows, left=(0, *block.words), columns=width.get() - len(_INDENT))
+    note = wrap(plain(block.note)) if block.note else []
+    return [*(f"{_INDENT}{line}" for line in text.splitlines()), *note]

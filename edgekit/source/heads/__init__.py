@@ -1,7 +1,7 @@
-"""A file is a task: all of it that needs torch or Transformers. It has the name of the task's file in ``tasks/``.
+"""Heads: one module per task contains everything of the task that needs torch or Transformers.
 
-The protocol of such a module is ``spec.head.Head``. Listing this folder is the registration: a model is read by the head that its config's
-``architectures`` end in.
+A head module has the file name of the task's module in ``tasks/``, and follows the protocol ``spec.head.Head``. The
+file name is the registration. A model is read by the head whose suffix matches its config's ``architectures``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from edgekit.spec.registry import Registry
 __all__ = ["DEFAULT", "for_architectures", "get", "names"]
 
 DEFAULT = "text-classification"
-"""The task of a module from Python whose class name ends as no head's does."""
+"""Task of a module from Python whose class name has no head's suffix."""
 
 _HEADS: Registry[Head] = Registry(__name__, "task", hyphens=True, group="edgekit.heads")
-names, get = _HEADS.names, _HEADS.get
+names = _HEADS.names
+get = _HEADS.get
 
 
 def for_architectures(architectures: Sequence[str]) -> str | None:
-    """The task whose head is meant by classes of Transformers, e.g. ``["BertForTokenClassification"]``; None where there is none."""
-    return next((name for name in names() if any(a.endswith(get(name).ARCHITECTURES) for a in architectures)), None)
+    """Return the task of a head by class names of Transformers, e.g. ``["BertForTokenClassification"]``, or None."""
+    for name in names():
+        suffix = get(name).ARCHITECTURES
+        if any(architecture.endswith(suffix) for architecture in architectures):
+            return name
+    return None

@@ -1,4 +1,4 @@
-"""Losses of heads that give a logit for each of a fixed list of labels, or numbers: ``logits: float32 [batch, labels]``."""
+"""Losses of heads with one logit for each of a fixed list of labels or numbers: ``logits: float32 [batch, labels]``."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from edgekit.source.heads._classes import MULTI, NUMBER, SINGLE
 
 
 def forward(module: Any, feeds: Mapping[str, Any]) -> dict[str, Any]:
-    """Runs a module; its logits may be bare, named or first in a tuple."""
+    """Run a module; its logits may be the output itself, a named output, or the first of a tuple."""
     output = module(**feeds)
-    if not hasattr(output, "logits"):
-        return {"logits": (output[0] if isinstance(output, (tuple, list)) else output).float()}
-    return {"logits": output.logits.float()}
+    if hasattr(output, "logits"):
+        logits = output.logits
+    elif isinstance(output, (tuple, list)):
+        logits = output[0]
+    else:
+        logits = output
+    return {"logits": logits.float()}
 
 
-def exported(module: Any, names: Sequence[str]) -> Any:
-    """A module that takes tensors in the order of ``names`` and gives the logits: what is traced."""
+def logits_module(module: Any, names: Sequence[str]) -> Any:
+    """Return a module for tracing, which takes tensors in the order of ``names`` and returns the logits."""
     import torch
 
     class Logits(torch.nn.Module):  # type: ignore[misc]
@@ -34,43 +38,50 @@ def exported(module: Any, names: Sequence[str]) -> Any:
 
 
 def truth_tensor(kind: str, truth: Sequence[Any]) -> Any:
-    """``int64 [batch]`` for a single label, else ``float32 [batch, labels]``; 0 in rows without a truth."""
+    """Return ``int64 [batch]`` for a single label, else ``float32 [batch, labels]``; 0 in rows without a truth."""
     import torch
 
     if kind == SINGLE:
-        return torch.tensor([0 if value is None else int(value) for value in truth], dtype=torch.int64)
-    known = next(np.atleast_1d(value) for value in truth if value is not None)
-    return torch.from_numpy(
-        np.stack(
-            [
-                np.zeros(known.shape, np.float32) if v is None else np.atleast_1d(np.asarray(v, np.float32))
-                for v in truth
-            ]
-        )
-    )
+        return torch.tensor([int(value or 0) for value in truth], dtype=torch.int64)
+    shape = next(np.shape(np.atleast_1d(value)) for value in truth if value is not None)
+    rows = np.zeros((len(truth), *shape), np.float32)
+    for row, value in zip(rows, truth, strict=True):
+        if value is not None:
+            row[:] = np.atleast_1d(np.asarray(value, np.float32))
+    return torch.from_numpy(rows)
 
 
 def teacher_loss(
     kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], teacher: Mapping[str, Any], temperature: float
 ) -> Any:
-    """Divergence of each row's logits, ``[batch]``: Kullback-Leibler, binary cross-entropy with the teacher's probabilities, or the mean squared difference."""
+    """Return the divergence of each row's logits from the teacher's: ``[batch]``.
+
+    It is the Kullback-Leibler divergence for a single label, the binary cross-entropy with the teacher's probabilities
+    for several labels, and the mean squared difference for numbers.
+    """
     from torch.nn import functional
 
-    x, y = student["logits"], teacher["logits"]
+    x = student["logits"]
+    y = teacher["logits"]
     if kind == NUMBER:
         return ((x - y) ** 2).mean(dim=1)
-    x, y = x / temperature, y / temperature
+    x = x / temperature
+    y = y / temperature
     if kind == MULTI:
-        apart = functional.binary_cross_entropy_with_logits(x, y.sigmoid(), reduction="none").mean(dim=1)
+        losses = functional.binary_cross_entropy_with_logits(x, y.sigmoid(), reduction="none").mean(dim=1)
     else:
-        apart = functional.kl_div(x.log_softmax(dim=1), y.log_softmax(dim=1), reduction="none", log_target=True).sum(
-            dim=1
-        )
-    return temperature**2 * apart
+        log_x = x.log_softmax(dim=1)
+        log_y = y.log_softmax(dim=1)
+        losses = functional.kl_div(log_x, log_y, reduction="none", log_target=True).sum(dim=1)
+    return temperature**2 * losses
 
 
 def truth_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], truth: Any) -> Any:
-    """The loss that such a head is trained with: cross-entropy, binary cross-entropy (mean over labels), or mean squared error: ``[batch]``."""
+    """Return the training loss of each row: ``[batch]``.
+
+    It is the cross-entropy for a single label, the mean binary cross-entropy for several labels, and the mean squared
+    error for numbers.
+    """
     from torch.nn import functional
 
     logits = student["logits"]
@@ -82,7 +93,7 @@ def truth_loss(kind: str, feeds: Mapping[str, Any], student: Mapping[str, Any], 
 
 
 def sampled_nll(kind: str, feeds: Mapping[str, Any], outputs: Mapping[str, Any], generator: Any) -> Any:
-    """Minus the log-probability of an answer that is drawn from the logits themselves, summed over rows."""
+    """Return the negative log-likelihood, summed over rows, of answers sampled from the logits themselves."""
     import torch
     from torch.nn import functional
 

@@ -1,4 +1,4 @@
-"""What a module from Python returns: logits, or probabilities, which must not go through a softmax a second time."""
+"""The form of outputs of a module from Python: logits, or probabilities, which must not pass a softmax again."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ from edgekit.spec.head import Told
 from edgekit.spec.protocols import Arrays
 
 KINDS = ("logits", "probabilities")
-_FEWEST = 32  # logits of both signs all lie between 0 and 1 by chance once in more than 4 billion times
+# Number of values that suffices: so many logits of both signs lie between 0 and 1 by chance once in 4 billion times.
+_FEWEST = 32
 _SUM = 1e-3
-_SMALLEST, _LARGEST = 2.0**-126, 1.0 - 2.0**-24  # of float32 above 0 and below 1
+_SMALLEST = 2.0**-126  # Smallest normal float32 above 0.
+_LARGEST = 1.0 - 2.0**-24  # Largest float32 below 1.
 
 
 def check_kind(outputs: str | None, kind: str) -> None:
-    """Refuses a word for outputs that does not exist, or that a head of numbers cannot have.
+    """Check the user's option for the form of outputs.
+
+    Args:
+        outputs: Form of outputs, or None.
+        kind: Problem type.
 
     Raises:
-        UsageError: with the known ones.
+        UsageError: If the form is unknown, or not possible for a head of numbers.
     """
     if outputs is not None and outputs not in KINDS:
         raise UsageError(
@@ -32,62 +38,63 @@ def check_kind(outputs: str | None, kind: str) -> None:
         )
     if outputs == "probabilities" and kind == NUMBER:
         raise UsageError(
-            "outputs='probabilities' is of a head with labels, and the problem type is regression, whose numbers are "
-            "taken as they are. Leave it out.",
+            "outputs='probabilities' needs a head with labels, but the problem type is regression, whose numbers are "
+            "used as they are. Leave it out.",
             code="outputs-of-numbers",
         )
 
 
 def check(model_id: str, kind: str, outputs: Sequence[Arrays]) -> None:
-    """Refuses outputs that lie between 0 and 1 as probabilities do.
+    """Check that outputs do not look like probabilities.
 
     Args:
-        model_id: for the message.
-        kind: problem type.
-        outputs: of some rows.
+        model_id: Name of the model, for the message.
+        kind: Problem type.
+        outputs: Outputs of some rows.
 
     Raises:
-        ModelError: unless they are numbers of a regression.
+        ModelError: If all outputs lie between 0 and 1, and are not numbers of a regression.
     """
     values = np.array([row["logits"] for row in outputs])
     if kind == NUMBER or not len(values) or not bool(((values >= 0) & (values <= 1)).all()):
         return
-    sums = kind == SINGLE and values.shape[1] > 1 and bool((np.abs(values.sum(axis=1) - 1) < _SUM).all())
-    if sums or values.size >= _FEWEST:
-        how = "each row sums to 1, as after a softmax" if sums else "as after a sigmoid"
+    has_unit_sums = kind == SINGLE and values.shape[1] > 1 and bool((np.abs(values.sum(axis=1) - 1) < _SUM).all())
+    if has_unit_sums or values.size >= _FEWEST:
+        origin = "each row sums to 1, as after a softmax" if has_unit_sums else "as after a sigmoid"
         raise ModelError(
-            f"The outputs of {model_id} look like probabilities: all {values.size} values of {len(values)} rows are "
-            f"between 0 and 1, {how}. A bundle applies its "
-            "own softmax or sigmoid, so it takes logits. Return what goes into the last activation, or pass "
-            "outputs='probabilities' to have it undone, "
-            "or outputs='logits' if they are logits all the same.",
+            f"The outputs of {model_id} look like probabilities, expected logits: all {values.size} values of "
+            f"{len(values)} rows are between 0 and 1, {origin}. A bundle applies its own softmax or sigmoid. "
+            "Return the input of the last activation, or pass outputs='probabilities' to invert it, or "
+            "outputs='logits' if they are logits.",
             code="model-probabilities",
         )
 
 
-def prepare(module: Any, kind: str, told: Told) -> Any:
-    """The module with its problem type in the config; with logits in place of probabilities."""
+def prepare(module: Any, kind: str, options: Told) -> Any:
+    """Return the module with its problem type in the config, and with logits instead of probabilities."""
     if hasattr(getattr(module, "config", None), "problem_type"):
-        module.config.problem_type = kind  # so that a folder made of it says it too
-    return undone(module, kind) if told.get("outputs") == "probabilities" else module
+        # A folder saved from the module then contains the problem type.
+        module.config.problem_type = kind
+    return invert_activation(module, kind) if options.get("outputs") == "probabilities" else module
 
 
-def undone(module: Any, kind: str) -> Any:
-    """A module that returns logits whose softmax or sigmoid is what another returns.
+def invert_activation(module: Any, kind: str) -> Any:
+    """Return a module whose logits give the probabilities of another module after a softmax or sigmoid.
 
     Args:
-        module: returns probabilities ``[batch, labels]``.
-        kind: problem type.
+        module: Module that returns probabilities ``[batch, labels]``.
+        kind: Problem type.
     """
     import torch
 
-    class Undone(torch.nn.Module):  # type: ignore[misc]
+    class InvertedActivation(torch.nn.Module):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
-            self.model, self.config = module, module.config
+            self.model = module
+            self.config = module.config
 
         def forward(self, **feeds: Any) -> Any:
             p = forward(self.model, feeds)["logits"].clamp(_SMALLEST, _LARGEST)
             return p.log() if kind == SINGLE else p.log() - torch.log1p(-p)
 
-    return Undone().eval()
+    return InvertedActivation().eval()

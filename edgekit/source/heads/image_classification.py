@@ -1,7 +1,8 @@
-"""Image classification with torch: one label, several labels or numbers of an image."""
+"""The head of image classification: one label, several labels or numbers for an image."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,73 +48,73 @@ OPTIONS = _classes.OPTIONS
 MODULE_OPTIONS = ("outputs",)
 ALIGNED = False
 PADS: Mapping[str, float] = {}
-forward, truth_tensor = _losses.forward, _losses.truth_tensor
-teacher_loss, truth_loss, sampled_nll = _losses.teacher_loss, _losses.truth_loss, _losses.sampled_nll
-check_outputs, prepare = _probabilities.check, _probabilities.prepare
-_OF_ONE_SIZE = ("beit", "deit", "vit")  # their position embeddings are of the image size in the config
+forward = _losses.forward
+truth_tensor = _losses.truth_tensor
+teacher_loss = _losses.teacher_loss
+truth_loss = _losses.truth_loss
+sampled_nll = _losses.sampled_nll
+check_outputs = _probabilities.check
+prepare = _probabilities.prepare
+# Model types whose position embeddings fix the image size in the config.
+_OF_ONE_SIZE = ("beit", "deit", "vit")
 
 
 def survey(
-    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, told: Told
+    model_id: str, config: Mapping[str, Any], folder: Path | None, shapes: Shapes, options: Told
 ) -> tuple[str, tuple[str, ...]]:
-    """The problem type, and what should be known of how it was found."""
-    kind, notes = _classes.survey(model_id, config, folder, shapes, told)
-    _probabilities.check_kind(told.get("outputs"), kind)
+    """Return the problem type, and notes about how it was determined."""
+    kind, notes = _classes.survey(model_id, config, folder, shapes, options)
+    _probabilities.check_kind(options.get("outputs"), kind)
     return kind, notes
 
 
 def settings(model_id: str, module: Any, processor: Any, kind: str) -> Settings:
-    """What the runtime must know of the model.
+    """Return the settings of the task for a model.
 
     Raises:
-        ModelError: when the image processor is none of the runtime's, or makes images of another size than the module takes.
+        ModelError: If the runtime does not support the image processor, or its image size is not the module's.
     """
-    pixels, config = image.pixels(model_id, processor), getattr(module, "config", None)
+    pixels = image.pixels(model_id, processor)
+    config = getattr(module, "config", None)
     size = getattr(config, "image_size", None)
     height, width = size if isinstance(size, (list, tuple)) and len(size) == 2 else (size, size)
     if getattr(config, "model_type", "") in _OF_ONE_SIZE and (height, width) != (pixels.height, pixels.width):
         raise ModelError(
-            f"The image processor of {model_id} makes images of {pixels.height} x {pixels.width}, and the model takes {height} x {width} (image_size of its "
-            "config). Correct the one that is wrong.",
+            f"The image processor of {model_id} makes images of {pixels.height} x {pixels.width}, but the model "
+            f"expects {height} x {width} (image_size of its config). Correct the wrong one.",
             code="model-image-size",
         )
     return Settings(kind, _classes.label_names(config, model_id), pixels)
 
 
 def save(settings: Settings, processor: Any, assets: Path) -> None:
-    """Writes ``task.json``: the settings are all of the image processor."""
+    """Write ``task.json``, which contains everything of the image processor."""
     image_classification.save(settings, assets)
 
 
 def encode(settings: Settings, processor: Any, inputs: Sequence[Input]) -> list[Arrays]:
-    """What the image processor makes of each image: ``pixel_values`` float32 ``[3, height, width]``."""
+    """Return the ``pixel_values`` of each image by the image processor: float32 ``[3, height, width]``."""
     return image.encode(processor, inputs)
 
 
 def signature(settings: Settings) -> Signature:
-    """``pixel_values: float32 [batch, 3, height, width]`` in, ``logits: float32 [batch, labels]`` out."""
-    pixels, labels = settings.pixels, len(settings.labels)
-    takes = TensorSpec(INPUT, "float32", ("batch", 3, pixels.height, pixels.width))
-    return Signature(single.SIGNATURES[0], (takes,), (TensorSpec("logits", "float32", ("batch", labels)),))
+    """Return the signature: ``pixel_values [batch, 3, height, width]`` to ``logits [batch, labels]``, both float32."""
+    pixels = settings.pixels
+    input_spec = TensorSpec(INPUT, "float32", ("batch", 3, pixels.height, pixels.width))
+    output_spec = TensorSpec("logits", "float32", ("batch", len(settings.labels)))
+    return Signature(single.SIGNATURES[0], (input_spec,), (output_spec,))
 
 
 def graphs(module: Any, settings: Settings, processor: Any) -> Sequence[Traced]:
-    """The one graph, with a batch that can vary."""
+    """Return the single graph, with a dynamic batch axis."""
     import torch
 
-    example = torch.linspace(-1.0, 1.0, 2 * 3 * settings.pixels.height * settings.pixels.width).reshape(
-        2, 3, settings.pixels.height, settings.pixels.width
-    )
-    return [
-        Traced(
-            signature(settings),
-            _losses.exported(module, [INPUT]),
-            (example,),
-            ({0: torch.export.Dim("batch", min=1, max=2**16)},),
-        )
-    ]
+    shape = (2, 3, settings.pixels.height, settings.pixels.width)
+    example = torch.linspace(-1.0, 1.0, math.prod(shape)).reshape(shape)
+    batch = torch.export.Dim("batch", min=1, max=2**16)
+    return [Traced(signature(settings), _losses.logits_module(module, [INPUT]), (example,), ({0: batch},))]
 
 
 def outputs(model_id: str, module: Any, settings: Settings, rows: Sequence[Arrays], progress: Progress) -> list[Arrays]:
-    """Logits of each row."""
+    """Return the logits of each row."""
     return batches.reference(forward, module, signature(settings), rows, progress)

@@ -1,6 +1,7 @@
-"""A file is a modality: how Transformers' own processor of it (tokenizer, image processor) is loaded, and its files checked.
+"""Processors: one module per modality loads Transformers' own processor and checks its files.
 
-The protocol of such a module is ``spec.head.Processors``. Listing this folder is the registration.
+A processor is a tokenizer or an image processor. Each module follows the protocol ``spec.head.Processors``. The file
+name is the registration.
 """
 
 from __future__ import annotations
@@ -11,4 +12,5 @@ from edgekit.spec.registry import Registry
 __all__ = ["get", "names"]
 
 _PROCESSORS: Registry[Processors] = Registry(__name__, "modality", group="edgekit.processors")
-names, get = _PROCESSORS.names, _PROCESSORS.get
+names = _PROCESSORS.names
+get = _PROCESSORS.get

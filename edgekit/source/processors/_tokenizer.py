@@ -1,7 +1,7 @@
-"""The tokenizer of a model folder: its files against each other, and tokenizer.json against what Transformers makes.
+"""The tokenizer of a model folder: its files compared with each other and with the tokenizer that Transformers builds.
 
-Transformers 5 builds the tokenizer of a known class anew from the vocabulary and tokenizer_config.json, so that it may
-do what the file does not, e.g. lower the text.
+Transformers 5 builds the tokenizer of a known class from the vocabulary and tokenizer_config.json, so it may behave
+differently from tokenizer.json, e.g. lower-case the text.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from edgekit.spec.head import Told
 from edgekit.spec.parsing import to_json
 
 CHOICES = ("file", "transformers")
-"""Which tokenizer counts where the two differ: tokenizer.json as it is, or what ``AutoTokenizer`` makes."""
+"""Choices if the two tokenizers differ: tokenizer.json as it is, or the result of ``AutoTokenizer``."""
 
 _FILE = "tokenizer.json"
 _ROLES = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token", "bos_token", "eos_token")
-# Settings of a tokenizer.json by the names that tokenizer_config.json has for them.
+# Settings of a tokenizer.json, with their names in tokenizer_config.json.
 _NAMES = {
     "lowercase": "do_lower_case",
     "strip_accents": "strip_accents",
@@ -37,13 +37,13 @@ _PARTS = {
 _SHOWN = 3
 
 
-def check_told(told: Told) -> None:
-    """Refuses a tokenizer that is none of ``CHOICES``.
+def check_told(options: Told) -> None:
+    """Check the user's choice of the tokenizer.
 
     Raises:
-        UsageError: with the known ones.
+        UsageError: If it is not one of ``CHOICES``.
     """
-    choice = told.get("tokenizer")
+    choice = options.get("tokenizer")
     if choice is not None and choice not in CHOICES:
         raise UsageError(
             f"Unknown tokenizer '{choice}'.{near(choice, CHOICES)} Expected one of: {', '.join(CHOICES)}.",
@@ -51,88 +51,91 @@ def check_told(told: Told) -> None:
         )
 
 
-def load(model_id: str, folder: Path, told: Told) -> Any:
-    """The Hugging Face tokenizer of a folder.
+def load(model_id: str, folder: Path, options: Told) -> Any:
+    """Return the Hugging Face tokenizer of a folder.
 
     Args:
-        model_id: for messages.
-        folder: of the model.
-        told: ``tokenizer`` in it says which counts, see ``CHOICES``; without it they must not differ.
+        model_id: Name of the model, for messages.
+        folder: Folder of the model.
+        options: Options of the user; ``tokenizer`` is one of ``CHOICES``. Without it the two tokenizers must agree.
 
     Raises:
-        ModelError: when tokenizer.json and what Transformers makes of it give different ids, and nothing was chosen;
-            or a package is missing.
-        Exception: of every kind, from Transformers, for a damaged folder.
+        ModelError: If the two tokenizers differ and none was chosen, or a package is missing.
+        Exception: If the folder is damaged; Transformers raises errors of every class.
     """
     from transformers import AutoTokenizer
 
-    choice = told.get("tokenizer")
+    choice = options.get("tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as problem:
         _check_packages(model_id, folder, problem)
         raise
-    data = _as_stored(folder)
+    data = _read_stored(folder)
     if data is None or getattr(tokenizer, "backend_tokenizer", None) is None:
         if choice == "file":
             raise UsageError(
-                f"{model_id} has no {_FILE}, so its tokenizer cannot be taken as that file has it. Leave the choice "
-                "of the tokenizer out.",
+                f"{model_id} has no {_FILE}, so its tokenizer cannot be read from that file. "
+                "Leave the choice of the tokenizer out.",
                 code="tokenizer-file-missing",
             )
         return tokenizer
     if choice == "file":
-        return wrapped(tokenizer, data)
+        return wrap_tokenizer(tokenizer, data)
     if choice is None:
         length = min(int(tokenizer.model_max_length), 512)
-        check(
-            model_id, folder, tokenizer, [*fuzz_texts(length), *_vocabulary_texts(data, tokenizer)], "generated texts"
-        )
+        texts = [*fuzz_texts(length), *_vocabulary_texts(data, tokenizer)]
+        check(model_id, folder, tokenizer, texts, "generated texts")
     return tokenizer
 
 
-def check(model_id: str, folder: Path, tokenizer: Any, texts: Sequence[Text], what: str) -> None:
-    """Compares the ids of tokenizer.json as it lies in a folder with those of a tokenizer, special tokens included.
+def check(model_id: str, folder: Path, tokenizer: Any, texts: Sequence[Text], noun: str) -> None:
+    """Compare the ids of tokenizer.json with those of a tokenizer, special tokens included.
 
     Args:
-        model_id: for messages.
-        folder: of the model; without the file there is nothing to compare.
-        tokenizer: that Transformers made of it.
-        texts: to compare on.
-        what: they are, for the message.
+        model_id: Name of the model, for messages.
+        folder: Folder of the model; without the file nothing is compared.
+        tokenizer: Tokenizer that Transformers built from the folder.
+        texts: Texts to encode.
+        noun: Name of the texts, for the message.
 
     Raises:
-        ModelError: with the settings that differ; no text is shown.
+        ModelError: If the ids differ. The message has the settings that differ, and no text.
     """
     from tokenizers import Tokenizer
 
-    data = _as_stored(folder)
+    data = _read_stored(folder)
     if data is None:
         return
-    settings = _differences(data, _plain(json.loads(tokenizer.backend_tokenizer.to_str())))
+    settings = _differences(data, _without_padding(json.loads(tokenizer.backend_tokenizer.to_str())))
     if not settings:
         return
-    stored, made = Tokenizer.from_str(to_json(data)), Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    made.no_truncation()
-    made.no_padding()
-    rows = [[(e.ids, e.type_ids) for e in one.encode_batch(list(texts))] for one in (stored, made)]
-    differing = sum(a != b for a, b in zip(*rows, strict=True))
+    stored = Tokenizer.from_str(to_json(data))
+    built = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    built.no_truncation()
+    built.no_padding()
+    pairs = zip(stored.encode_batch(list(texts)), built.encode_batch(list(texts)), strict=True)
+    differing = sum((a.ids, a.type_ids) != (b.ids, b.type_ids) for a, b in pairs)
     if differing:
-        shown = "; ".join(settings[:_SHOWN]) + (" ..." if len(settings) > _SHOWN else "")
+        more = " ..." if len(settings) > _SHOWN else ""
         raise ModelError(
-            f"The tokenizer of {model_id} is two: {_FILE} as it lies there, and what Transformers makes of it by "
-            "tokenizer_config.json, give different token ids "
-            f"for {differing} of {len(texts)} {what}. What differs: {shown}. Take the one that the model was trained "
-            "with: --tokenizer file or --tokenizer "
-            "transformers. To settle it in the folder: set tokenizer_class to 'PreTrainedTokenizerFast' in "
-            "tokenizer_config.json for the file, or "
-            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) for the other.",
+            f"{model_id} has two tokenizers: {_FILE} and the one that Transformers builds from tokenizer_config.json "
+            f"give different token ids for {differing} of {len(texts)} {noun}. "
+            f"Differences: {'; '.join(settings[:_SHOWN])}{more}. "
+            "Choose the one that the model was trained with: --tokenizer file or --tokenizer transformers. "
+            "To correct the folder, set tokenizer_class to 'PreTrainedTokenizerFast' in tokenizer_config.json for the "
+            "file, or call AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL) for the other.",
             code="tokenizer-ambiguous",
         )
 
 
-def wrapped(old: Any, data: Mapping[str, Any]) -> Any:
-    """A tokenizer that does what a tokenizer.json says, with the special tokens of another; saved, it is read so."""
+def wrap_tokenizer(old: Any, data: Mapping[str, Any]) -> Any:
+    """Return a tokenizer that behaves like a tokenizer.json, with the special tokens of another tokenizer.
+
+    Args:
+        old: Tokenizer with the special tokens and the length.
+        data: Content of the tokenizer.json. A saved copy of the result is read back with the same behavior.
+    """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
@@ -146,110 +149,110 @@ def wrapped(old: Any, data: Mapping[str, Any]) -> Any:
 
 
 def check_files(model_id: str, folder: Path) -> None:
-    """Holds vocabulary, added tokens and special tokens in the older files against tokenizer.json.
+    """Compare vocabulary, added tokens and special tokens in the older files with tokenizer.json.
 
     Raises:
-        ModelError: where they contradict each other.
+        ModelError: If they contradict each other.
     """
-    data = _as_stored(folder)
+    data = _read_stored(folder)
     if data is None:
         return
     model = data.get("model")
-    known = _token_ids(model if isinstance(model, Mapping) else {})
-    added = {str(t.get("content")): t.get("id") for t in data.get("added_tokens") or [] if isinstance(t, Mapping)}
+    vocabulary = _token_ids(model if isinstance(model, Mapping) else {})
+    added = _added_ids(data)
     for file, ids in (("vocab.txt", _lines(folder / "vocab.txt")), ("vocab.json", _mapping(folder / "vocab.json"))):
-        if ids and known:
-            everything = {**added, **known}
-            wrong = sorted({t for t, i in ids.items() if everything.get(t) != i} | (known.keys() - ids.keys()))
-            if wrong:
-                what = f"{len(wrong)} tokens ({', '.join(map(repr, wrong[:_SHOWN]))})"
-                raise ModelError(_two(model_id, file, what), code="tokenizer-vocabularies")
-    everything = {**known, **added}
-    wrong = sorted(t for t, i in _mapping(folder / "added_tokens.json").items() if everything.get(t) != i)
-    if wrong:
-        what = f"{len(wrong)} tokens ({', '.join(map(repr, wrong[:_SHOWN]))})"
-        raise ModelError(_two(model_id, "added_tokens.json", what), code="tokenizer-vocabularies")
-    config, special = (read_object(folder / name) for name in ("tokenizer_config.json", "special_tokens_map.json"))
+        if ids and vocabulary:
+            tokens = {**added, **vocabulary}
+            wrong = {token for token, i in ids.items() if tokens.get(token) != i} | (vocabulary.keys() - ids.keys())
+            _check_vocabulary(model_id, file, sorted(wrong))
+    tokens = {**vocabulary, **added}
+    older = _mapping(folder / "added_tokens.json")
+    _check_vocabulary(model_id, "added_tokens.json", sorted(t for t, i in older.items() if tokens.get(t) != i))
+    config = read_object(folder / "tokenizer_config.json")
+    special = read_object(folder / "special_tokens_map.json")
     for role in _ROLES:
-        here, there = (_content(entries.get(role)) for entries in (config, special))
-        if here is not None and there is not None and here != there:
+        in_config = _content(config.get(role))
+        in_map = _content(special.get(role))
+        if in_config is not None and in_map is not None and in_config != in_map:
             raise ModelError(
-                f"{model_id}: tokenizer_config.json has the {role} {here!r}, and special_tokens_map.json {there!r}. "
-                "Correct the one that is wrong, or save the tokenizer again: tokenizer.save_pretrained(FOLDER).",
+                f"{model_id}: the {role} is {in_config!r} in tokenizer_config.json, but {in_map!r} in "
+                "special_tokens_map.json. Correct the wrong one, or save the tokenizer again: "
+                "tokenizer.save_pretrained(FOLDER).",
                 code="tokenizer-special",
             )
 
 
+def _check_vocabulary(model_id: str, file: str, wrong: Sequence[str]) -> None:
+    """Raise ModelError if an older file and tokenizer.json disagree on tokens."""
+    if wrong:
+        raise ModelError(
+            f"{model_id} has two vocabularies: {file} and {_FILE} disagree on {len(wrong)} tokens "
+            f"({', '.join(map(repr, wrong[:_SHOWN]))}). Remove the file that does not belong to the model, or save its "
+            "tokenizer again: tokenizer.save_pretrained(FOLDER).",
+            code="tokenizer-vocabularies",
+        )
+
+
 def pad_id(folder: Path) -> int | None:
-    """Id of the padding token by the files of a folder, or None where they do not say it."""
-    data = _as_stored(folder) or {}
-    token = _content(read_object(folder / "tokenizer_config.json").get("pad_token")) or _content(
-        read_object(folder / "special_tokens_map.json").get("pad_token")
-    )
-    ids = {str(t.get("content")): t.get("id") for t in data.get("added_tokens") or [] if isinstance(t, Mapping)}
-    found = ids.get(token) if token is not None else None
-    return found if isinstance(found, int) else None
+    """Return the id of the padding token by the files of a folder, or None if they have none."""
+    data = _read_stored(folder) or {}
+    token = _content(read_object(folder / "tokenizer_config.json").get("pad_token"))
+    token = token or _content(read_object(folder / "special_tokens_map.json").get("pad_token"))
+    if token is None:
+        return None
+    token_id = _added_ids(data).get(token)
+    return token_id if isinstance(token_id, int) else None
 
 
 def truncation(folder: Path) -> int | None:
-    """Length that tokenizer.json cuts texts at, which Transformers and a bundle do not heed."""
-    cut = read_object(folder / _FILE).get("truncation")
-    length = cut.get("max_length") if isinstance(cut, Mapping) else None
+    """Return the length at which tokenizer.json truncates, which Transformers and a bundle ignore."""
+    settings = read_object(folder / _FILE).get("truncation")
+    length = settings.get("max_length") if isinstance(settings, Mapping) else None
     return length if isinstance(length, int) else None
 
 
-def _two(model_id: str, file: str, what: str) -> str:
-    return (
-        f"{model_id} has two vocabularies: {file} and {_FILE} disagree on {what}. Take away the one that is not of "
-        "the model, or save its tokenizer again: "
-        "tokenizer.save_pretrained(FOLDER)."
-    )
-
-
 def _check_packages(model_id: str, folder: Path, problem: Exception) -> None:
+    """Raise ModelError if a tokenizer cannot be read because a package is missing."""
     from transformers.utils import is_protobuf_available, is_sentencepiece_available
 
-    files = sorted(p.name for p in folder.glob("*.model"))
-    lacking = [
-        name
-        for name, there in (("sentencepiece", is_sentencepiece_available()), ("protobuf", is_protobuf_available()))
-        if not there
-    ]
-    if files and lacking and not (folder / _FILE).is_file():
+    files = sorted(path.name for path in folder.glob("*.model"))
+    available = {"sentencepiece": is_sentencepiece_available(), "protobuf": is_protobuf_available()}
+    missing = [name for name, is_available in available.items() if not is_available]
+    if files and missing and not (folder / _FILE).is_file():
         raise ModelError(
-            f"{model_id} has its tokenizer in {files[0]} only, and no {_FILE}: to read it takes sentencepiece and "
-            f"protobuf, and {' and '.join(lacking)} "
-            f"is not installed here. Run: pip install {' '.join(lacking)}. Or convert it once where both are: "
-            "AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL).",
+            f"{model_id} has its tokenizer only in {files[0]}, without {_FILE}. Reading it needs sentencepiece and "
+            f"protobuf; {' and '.join(missing)} is not installed here. Run: pip install {' '.join(missing)}. Or "
+            "convert it once where both are installed: AutoTokenizer.from_pretrained(MODEL).save_pretrained(MODEL).",
             code="tokenizer-package",
         ) from problem
 
 
-def _as_stored(folder: Path) -> dict[str, Any] | None:
-    """What tokenizer.json says, without padding and truncation, which the caller sets; None if none can be read."""
+def _read_stored(folder: Path) -> dict[str, Any] | None:
+    """Return the content of tokenizer.json without padding and truncation; None if it cannot be read."""
     data = read_object(folder / _FILE)
-    return _plain(data) if data else None
+    return _without_padding(data) if data else None
 
 
-def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+def _without_padding(data: Mapping[str, Any]) -> dict[str, Any]:
     return {**data, "padding": None, "truncation": None}
 
 
-def _differences(stored: Any, made: Any, path: str = "") -> list[str]:
-    """Settings in which two tokenizers differ, each with both values."""
-    if stored == made:
+def _differences(stored: Any, built: Any, path: str = "") -> list[str]:
+    """Return the settings in which two tokenizers differ, each with both values."""
+    if stored == built:
         return []
     part, _, last = path.rpartition(".")
     if path in ("model.vocab", "model.merges", "added_tokens"):
-        return [f"{_PARTS.get(path, path)} ({_size(stored)} against {_size(made)})"]
-    if isinstance(stored, Mapping) and isinstance(made, Mapping) and (stored.get("type") == made.get("type")):
-        keys = dict.fromkeys((*stored, *made))
-        return [
-            d for key in keys for d in _differences(stored.get(key), made.get(key), f"{path}.{key}" if path else key)
-        ]
+        return [f"{_PARTS.get(path, path)} ({_size(stored)} against {_size(built)})"]
+    if isinstance(stored, Mapping) and isinstance(built, Mapping) and stored.get("type") == built.get("type"):
+        differences = []
+        for key in dict.fromkeys((*stored, *built)):
+            inner_path = f"{path}.{key}" if path else key
+            differences += _differences(stored.get(key), built.get(key), inner_path)
+        return differences
     name = _NAMES.get(last) or (_PARTS.get(path) if not part else None) or path
-    where = f" ({path})" if name != path else ""
-    return [f"{name}{where} is {_short(stored)} in the file, {_short(made)} in Transformers"]
+    place = f" ({path})" if name != path else ""
+    return [f"{name}{place} is {_short(stored)} in the file, {_short(built)} in Transformers"]
 
 
 def _size(entries: Any) -> str:
@@ -263,25 +266,32 @@ def _short(value: Any) -> str:
 
 
 def _vocabulary_texts(data: Mapping[str, Any], tokenizer: Any, count: int = 200) -> list[Text]:
-    """Words of the vocabulary in several cases and with accents, and the added tokens of both sides."""
+    """Return words of the vocabulary in several cases and with accents, and the added tokens of both tokenizers."""
     model = data.get("model")
-    known = list(_token_ids(model if isinstance(model, Mapping) else {}))
-    choose = random.Random(0)
-    words = [
-        w for t in choose.sample(known, min(count, len(known))) if (w := t.removeprefix("##").lstrip("▁Ġ")).strip()
-    ]
-    added = [str(t.get("content")) for t in data.get("added_tokens") or [] if isinstance(t, Mapping)] + [
-        str(t) for t in tokenizer.get_added_vocab()
-    ]
-    texts: list[Text] = [f"{w} {w.capitalize()} {w.upper()} {w}e\u0301 {w},{w}" for w in words]
-    return texts + [f"a {token} b{token}c" for token in dict.fromkeys(added)]
+    vocabulary = list(_token_ids(model if isinstance(model, Mapping) else {}))
+    sample = random.Random(0).sample(vocabulary, min(count, len(vocabulary)))
+    texts: list[Text] = []
+    for token in sample:
+        word = token.removeprefix("##").lstrip("▁Ġ")
+        if word.strip():
+            texts.append(f"{word} {word.capitalize()} {word.upper()} {word}e\u0301 {word},{word}")
+    added = dict.fromkeys([*_added_ids(data), *map(str, tokenizer.get_added_vocab())])
+    return texts + [f"a {token} b{token}c" for token in added]
 
 
 def _token_ids(model: Mapping[str, Any]) -> dict[str, int]:
     vocabulary = model.get("vocab")
     if isinstance(vocabulary, Mapping):
         return dict(vocabulary)
-    return {str(entry[0]): i for i, entry in enumerate(vocabulary)} if isinstance(vocabulary, list) else {}
+    if isinstance(vocabulary, list):
+        return {str(entry[0]): i for i, entry in enumerate(vocabulary)}
+    return {}
+
+
+def _added_ids(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the ids of the added tokens of a tokenizer.json, by their text."""
+    tokens = [token for token in data.get("added_tokens") or [] if isinstance(token, Mapping)]
+    return {str(token.get("content")): token.get("id") for token in tokens}
 
 
 def _lines(file: Path) -> dict[str, int]:
@@ -292,19 +302,20 @@ def _lines(file: Path) -> dict[str, int]:
 
 
 def _mapping(file: Path) -> dict[str, int]:
-    return {str(k): v for k, v in read_object(file).items() if isinstance(v, int)}
+    return {str(key): value for key, value in read_object(file).items() if isinstance(value, int)}
 
 
 def _content(token: Any) -> str | None:
-    found = token.get("content") if isinstance(token, Mapping) else token
-    return found if isinstance(found, str) else None
+    content = token.get("content") if isinstance(token, Mapping) else token
+    return content if isinstance(content, str) else None
 
 
 def read_object(file: Path) -> dict[str, Any]:
+    """Return the JSON object in a file; empty if there is none. Transformers reports a damaged file itself."""
     if not file.is_file():
         return {}
     try:
         data = json.loads(file.read_text("utf-8"))
-    except (ValueError, RecursionError):  # Transformers says so when it reads it
+    except (ValueError, RecursionError):
         return {}
     return data if isinstance(data, dict) else {}

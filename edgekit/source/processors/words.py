@@ -1,4 +1,4 @@
-"""Texts, or words, with a tokenizer of Transformers: what is longer than the model is encoded in windows."""
+"""The processor of texts or words: a tokenizer of Transformers that encodes long inputs in windows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.modalities.words import STARTS, WINDOWS, Words
+from edgekit.modalities.words import STARTS, UNBOUND, WINDOWS, Words
 from edgekit.source.processors import text
 from edgekit.source.processors.text import (
     MODEL_TYPES,
@@ -40,73 +40,79 @@ __all__ = [
 
 
 def check_inputs(model_id: str, folder: Path, processor: Any, inputs: Sequence[Words]) -> None:
-    """Compares tokenizer.json as it lies in the folder with the tokenizer that counts; of words on the text that they make."""
-    text.check_inputs(
-        model_id, folder, processor, [value if isinstance(value, str) else " ".join(value) for value in inputs]
-    )
+    """Compare tokenizer.json with the loaded tokenizer; words are joined to a text."""
+    texts = [UNBOUND.quote(value) for value in inputs]
+    text.check_inputs(model_id, folder, processor, texts)
 
 
 def encode(settings: Any, tokenizer: Any, inputs: Sequence[Words]) -> list[Arrays]:
-    """What the tokenizer makes of each text, or of its words, in windows: rows as :class:`edgekit.modalities.words.WordEncoder` makes them.
+    """Return the tokens of each text or of its words in windows, as :class:`edgekit.modalities.words.WordEncoder` does.
 
     Args:
-        settings: with ``inputs``, ``max_length`` and ``stride``.
-        tokenizer: of Transformers.
-        inputs: texts or words.
+        settings: Settings with ``inputs``, ``max_length`` and ``stride``.
+        tokenizer: Tokenizer of Transformers.
+        inputs: Texts or words.
 
     Raises:
-        InputError: for a word that makes no token.
+        InputError: If the tokenizer has no token for a word.
     """
+    step = settings.max_length - tokenizer.num_special_tokens_to_add(pair=False) - settings.stride
     rows: list[Arrays] = []
     for value in inputs:
-        split = not isinstance(value, str)
+        is_split = not isinstance(value, str)
+        batch = [list(value) if is_split else value]
         encoded = tokenizer(
-            [list(value) if split else value],
-            is_split_into_words=split,
+            batch,
+            is_split_into_words=is_split,
             truncation=True,
             max_length=settings.max_length,
             stride=settings.stride,
             return_overflowing_tokens=True,
             return_special_tokens_mask=True,
         )
-        sizes = [len(ids) for ids in encoded["input_ids"]]
-        row = {name: np.concatenate([np.array(ids, np.int64) for ids in encoded[name]]) for name in settings.inputs}
         whole = tokenizer(
-            [list(value) if split else value],
-            is_split_into_words=split,
+            batch,
+            is_split_into_words=is_split,
             add_special_tokens=False,
             truncation=False,
             verbose=False,
         )
-        step = settings.max_length - tokenizer.num_special_tokens_to_add(pair=False) - settings.stride
-        of_whole = whole.word_ids(0)
-        if split and (lost := set(range(len(value))).difference(of_whole)):
+        word_ids = whole.word_ids(0)
+        missing = set(range(len(value))).difference(word_ids) if is_split else set()
+        if missing:
             raise InputError(
-                f"A word, number {min(lost) + 1} of its row, makes no token of this model, so it would have no label. Leave it out.",
+                f"The tokenizer has no token for word {min(missing) + 1} of a row, so it cannot get a label. "
+                "Leave the word out.",
                 code="word-without-token",
             )
-        starts = _starts(of_whole, encoded["special_tokens_mask"], step)
-        rows.append({**row, STARTS: np.array(starts, np.int64), WINDOWS: np.array(sizes, np.int64)})
+        row = {}
+        for name in settings.inputs:
+            row[name] = np.concatenate([np.array(ids, np.int64) for ids in encoded[name]])
+        row[STARTS] = np.array(_starts(word_ids, encoded["special_tokens_mask"], step), np.int64)
+        row[WINDOWS] = np.array([len(ids) for ids in encoded["input_ids"]], np.int64)
+        rows.append(row)
     return rows
 
 
 def _starts(words: Sequence[int | None], special: Sequence[Sequence[int]], step: int) -> list[int]:
-    """Place of the word that each token begins, -1 for other tokens, in all windows.
+    """Return the index of the word that each token begins, -1 for other tokens, for all windows.
 
     Args:
-        words: of each token of the whole input, without special tokens.
-        special: of each window, which tokens are special.
-        step: tokens from the begin of a window to that of the next.
+        words: Word id of each token of the whole input, without special tokens.
+        special: Mask of the special tokens, for each window.
+        step: Distance between the first tokens of adjacent windows.
     """
-    begun: dict[int, int] = {}
-    of_whole = []
+    order: dict[int, int] = {}
+    whole_starts = []
     for word in words:
-        new = word is not None and word not in begun
-        if new and word is not None:
-            begun[word] = len(begun)
-        of_whole.append(begun[word] if new and word is not None else -1)
+        if word is None or word in order:
+            whole_starts.append(-1)
+        else:
+            order[word] = len(order)
+            whole_starts.append(order[word])
     starts = []
     for window, masks in enumerate(special):
-        tokens = iter(of_whole[window * step :])
-        starts += [-1 if mask else next(tokens) for mask in masks]
+        tokens = iter(whole_starts[window * step :])
+        for mask in masks:
+            starts.append(-1 if mask else next(tokens))
     return starts

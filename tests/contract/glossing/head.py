@@ -11,7 +11,7 @@ from PIL import Image
 
 from edgekit.spec.errors import ModelError
 from edgekit.spec.head import Traced
-from edgekit.spec.tensor import Signature, TensorSpec, merged
+from edgekit.spec.tensor import Signature, TensorSpec, merge_signatures
 
 AUTO_CLASS = ""
 ARCHITECTURES = "ForGlossing"
@@ -122,7 +122,7 @@ def signatures(settings):
 
 
 def signature(settings):
-    return merged(signatures(settings))
+    return merge_signatures(signatures(settings))
 
 
 def graphs(module, settings, processor):

@@ -48,7 +48,9 @@ def accuracy(report: Report, limits: Limits) -> Section:
 def slices(report: Report, limits: Limits) -> Section:
     """The drop in each group of rows, the largest first."""
     found = report.accuracy.slices if report.accuracy is not None and report.accuracy.comparable else ()
-    if report.accuracy is None or not found:
+    if report.accuracy is None:
+        return _slices_alone(report.subjects[-1], limits)
+    if not found:
         return Section("slices", "Slices", ())
     order = sorted(found, key=lambda s: (s.drop is None, -(s.drop or 0.0)))
     names = {s: f"{cut(s.column, _NAME)} = {cut(s.value, min(_NAME, limits.name)) or '(empty)'}" for s in order}
@@ -87,6 +89,19 @@ def slices(report: Report, limits: Limits) -> Section:
         caption += " Of many slices some look worse by chance: p is adjusted for their number (Holm)."
     draw = partial(forest, Head("slices", "Drop by slice", told), lines, _axis(report.accuracy))
     return Section("slices", "Slices", (said, Figure(draw, caption, table)))
+
+
+def _slices_alone(subject: Subject, limits: Limits) -> Section:
+    """The score of one bundle in each group of rows, in the order of the columns."""
+    rows = []
+    for part in subject.slices[: limits.rows]:
+        name = f"{cut(part.column, _NAME)} = {cut(part.value, min(_NAME, limits.name)) or '(empty)'}"
+        rows.append((name, f"{part.rows:,}", score(part.score)))
+    if not rows:
+        return Section("slices", "Slices", ())
+    header = ("slice", "rows", cut(subject.score_name, _NAME))
+    note = left_out(len(rows), len(subject.slices), "slices")
+    return Section("slices", "Slices", (Table("t-slices", "The score by slice", header, tuple(rows), note=note),))
 
 
 def confusion(report: Report, limits: Limits) -> Section:
@@ -183,7 +198,7 @@ def _resolves(found: Accuracy) -> str:
         return able + "."
     rows = (
         ""
-        if found.rows_needed is None or found.settled
+        if found.rows_needed is None or found.is_decided
         else f": it would take about {found.rows_needed:,} rows to settle that one"
     )
     return f"{able}, not one of {found.margin:g}{rows}."

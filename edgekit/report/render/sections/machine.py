@@ -42,7 +42,7 @@ def machine(report: Report, limits: Limits) -> Section:
 
 def notes(report: Report, limits: Limits) -> Section:
     """What whoever reads it should know, without what is said at a glance."""
-    never = report.accuracy.never if report.accuracy is not None else ""
+    never = report.accuracy.undecidable_reason if report.accuracy is not None else ""
     found = [note for note in report.notes if note != never]
     said = [
         *(sentence(note, limits.sentence) for note in found[: limits.rows]),

@@ -24,6 +24,7 @@ from edgekit.report.render.words import (
     spread,
     start,
 )
+from edgekit.report.table import shown_scores
 from edgekit.spec.report import Change, Gate, Report
 from edgekit.spec.subject import Subject
 
@@ -55,7 +56,7 @@ def gates(found: Sequence[Gate], limits: Limits) -> Section:
 
 def glance(report: Report, limits: Limits) -> Section:
     """The numbers that most people look for; before them, that these rows can never settle what is asked."""
-    found, never = sides(report), report.accuracy.never if report.accuracy is not None else ""
+    found, never = sides(report), report.accuracy.undecidable_reason if report.accuracy is not None else ""
     if len(found) == 1:
         table = Table(
             "t-glance",
@@ -88,7 +89,7 @@ def _alone(one: Subject, changes: Sequence[Change], most: int) -> tuple[Row, ...
     return rows_of(
         [
             (cut(one.score_name, 30) or "score", [score(one.score)]),
-            *((cut(name, 30), [score(value)]) for name, value in one.more_scores.items()),
+            *((cut(name, 30), [score(value)]) for name, value in shown_scores(one.more_scores).items()),
             ("calibration error", [score(one.calibration_error)]),
             *((NAMES[name], [said]) for name, (_, said) in times.items()),
             ("sessions", [f"{len(one.sessions) + 1}, the first on {one.sessions[0].created}" if one.sessions else ""]),
@@ -119,10 +120,10 @@ def _both(report: Report, before: Subject, after: Subject, most: int) -> tuple[R
         rows.append(
             (cut(after.score_name or before.score_name, 30), score(before.score), score(after.score), NOTHING, NOTHING)
         )
-    for name in {**before.more_scores, **after.more_scores}:
-        rows.append(
-            (cut(name, 30), score(before.more_scores.get(name)), score(after.more_scores.get(name)), NOTHING, NOTHING)
-        )
+    for name in shown_scores({**before.more_scores, **after.more_scores}):
+        old, new = before.more_scores.get(name), after.more_scores.get(name)
+        change = None if old is None or new is None else new - old
+        rows.append((cut(name, 30), score(old), score(new), score(change, True), NOTHING))
     rows += [(NAMES.get(c.metric, c.metric), *_medians(c), *change_cells(c, most)) for c in changes]
     for metric, own, its in (("memory", before.memory_mb, after.memory_mb), ("size", before.size_mb, after.size_mb)):
         if (own or its) and metric not in {c.metric for c in changes}:

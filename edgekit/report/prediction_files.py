@@ -1,0 +1,165 @@
+"""Files of predictions that are written row by row: CSV, TSV, JSON Lines and, where pyarrow is installed, Parquet."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from edgekit.report.prediction_rows import LABELS, NUMBERS, Layout
+from edgekit.spec.errors import BackendError, UsageError
+from edgekit.spec.parsing import to_json
+
+__all__ = ["SUFFIXES", "Writer", "check", "open_writer"]
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+_ROWS_OF_PARQUET = 1024
+
+
+def check(out: Path, force: bool) -> None:
+    """Refuse a place that cannot be written, before anything is predicted.
+
+    Args:
+        out: File to write.
+        force: Whether a file there is replaced.
+
+    Raises:
+        UsageError: For another suffix, a file that exists without ``force``, or a folder that is missing or cannot be written.
+        BackendError: For a Parquet file without pyarrow.
+    """
+    if out.suffix.lower() not in SUFFIXES:
+        raise UsageError(
+            f"Output {out} ends in '{out.suffix}', expected one of: {', '.join(SUFFIXES)}. Rename it.",
+            code="output-suffix",
+        )
+    if out.is_dir() or (out.exists() and not out.is_file()):
+        raise UsageError(f"Output {out} exists and is not a file. Give another -o.", code="output-other-kind")
+    if out.exists() and not force:
+        raise UsageError(
+            f"Output {out} exists. Give another -o, or replace it: --force.", code="output-exists", path=str(out)
+        )
+    if not os.access(out.parent, os.W_OK) or not out.parent.is_dir():
+        raise UsageError(
+            f"Output {out} cannot be written: {out.parent} is not a folder that can be written. Give another -o.",
+            code="output-not-writable-folder",
+        )
+    if out.suffix.lower() == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise BackendError(
+            f"Output {out} is a Parquet file, which the package 'pyarrow' writes, and it is not installed. "
+            "Run: pip install pyarrow, or give a .csv or .jsonl file.",
+            code="package-missing",
+        )
+
+
+class Writer(Protocol):
+    """A file that rows are appended to."""
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows, each its fields as :meth:`Layout.fields` returns them."""
+
+    def close(self) -> None:
+        """Write what is left; the stream stays open."""
+
+
+def open_writer(out: Path, stream: BinaryIO, layout: Layout) -> Writer:
+    """Return a writer for the type of file that ``out`` names.
+
+    Args:
+        out: File whose suffix counts.
+        stream: Stream that is written, which the caller closes.
+        layout: Fields and columns of the rows.
+    """
+    suffix = out.suffix.lower()
+    if suffix == ".parquet":
+        return _Parquet(stream, layout)
+    if suffix in (".csv", ".tsv"):
+        return _Table(stream, layout, "\t" if suffix == ".tsv" else ",")
+    return _JsonLines(stream)
+
+
+class _JsonLines:
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._stream.write(to_json(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+
+    def close(self) -> None:
+        self._stream.flush()
+
+
+class _Table:
+    def __init__(self, stream: BinaryIO, layout: Layout, delimiter: str) -> None:
+        self._stream, self._layout = stream, layout
+        self._text = io.StringIO(newline="")
+        self._csv = csv.writer(self._text, delimiter=delimiter, lineterminator="\n")
+        self._csv.writerow(layout.columns)
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self._csv.writerow([_cell(value) for value in self._layout.cells(row).values()])
+        self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._stream.flush()
+
+    def _flush(self) -> None:
+        self._stream.write(self._text.getvalue().encode("utf-8", "backslashreplace"))
+        self._text.seek(0)
+        self._text.truncate()
+
+
+def _cell(value: Any) -> Any:
+    """Return a cell of a table of text: JSON's words for a flag, nothing for None."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else value
+
+
+class _Parquet:
+    def __init__(self, stream: BinaryIO, layout: Layout) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        self._arrow, self._layout, self._rows = pyarrow, layout, list[dict[str, Any]]()
+        kept: list[Any] = [(name, pyarrow.string()) for name in layout.keep]
+        made = [(name, self._type(name)) for name in layout.columns[len(layout.keep) :]]
+        self._schema = pyarrow.schema([*kept, *made])
+        self._parquet = parquet.ParquetWriter(stream, self._schema)
+
+    def _type(self, name: str) -> Any:
+        """Return the type of a column of predictions."""
+        if name == "truncated":
+            return self._arrow.bool_()
+        is_score = name == "score" or name.startswith("score_")
+        if is_score and self._layout.kind in (LABELS, NUMBERS):
+            return self._arrow.float64()
+        return self._arrow.string()
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            cells = self._layout.cells(row)
+            cells |= {name: _text(cells[name]) for name in self._layout.keep}
+            self._rows.append(cells)
+        if len(self._rows) >= _ROWS_OF_PARQUET:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._parquet.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._parquet.write_table(self._arrow.Table.from_pylist(self._rows, schema=self._schema))
+            self._rows = []
+
+
+def _text(value: Any) -> str | None:
+    """Return a kept cell as text: kept columns may hold any types, and a column of Parquet has one."""
+    return value if value is None or isinstance(value, str) else to_json(value, ensure_ascii=False)
