@@ -21,6 +21,7 @@ from edgekit.drivers.sysfs import line, mebibytes
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.machine.fingerprint import governor, limits
 from edgekit.spec import target
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.registry import version_of
 
@@ -152,9 +153,7 @@ class Findings(Recorded):
     def _build_lines(self) -> list[str]:
         """Return what can be built here; a single line on a device that only runs bundles."""
         if all(self.build.get(package) == "missing" for package in _ONLY_BUILDERS):
-            return [
-                "build         not installed: this machine runs bundles (to build here: pip install 'edgekit[build]')"
-            ]
+            return [f"build         not installed: this machine runs bundles (to build here: {install_hint('build')})"]
         lines = [f"build         {', '.join(f'{k} {v}' for k, v in self.build.items())}"]
         able = {
             name: "can be built here" + ("; engine made on the device" if name in self.engine_on_device else "")
@@ -272,7 +271,7 @@ def _not_installed(backend: str, board: Board | None, tensorrt: str) -> str:
         return "not installed (it is not for Jetson)"
     if backend == "tensorrt" and platform.machine() == "aarch64":
         return "not installed (on 64-bit ARM JetPack brings it; pip has no library for it)"
-    return f"not installed (pip install 'edgekit[{backend.replace('_', '-')}]')"
+    return f"not installed ({install_hint(backend)})"
 
 
 def _opens(backend: str, gpu: Gpu | None) -> str:
@@ -311,9 +310,9 @@ def _lacks(name: str, versions: Mapping[str, str | None], build: Mapping[str, st
         return "needs Python 3.11 or newer"
     aim = target.load(name)
     missing = [b for b in aim.backends if versions.get(b) is None] if aim.choose_on == "host" else []
-    parts = [f"pip install 'edgekit[{b.replace('_', '-')}]'" for b in missing] + (
-        ["pip install 'edgekit[build]'"] if "missing" in build.values() else []
-    )
+    parts = [install_hint(b) for b in missing]
+    if "missing" in build.values():
+        parts.append(install_hint("build"))
     return f"needs {' and '.join(parts)}" if parts else ""
 
 

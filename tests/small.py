@@ -50,6 +50,14 @@ _MARKS = (".", "!", "?", ",", ";")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+def extras() -> set[str]:
+    """Names of the project's extras."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return set(project["optional-dependencies"])
+
+
 def texts(count: int, seed: int) -> list[str]:
     """Made-up reviews of 3 to about 40 words."""
     choose = random.Random(seed)
@@ -365,11 +373,6 @@ def tiny_disk(size: str = "256k"):
         run("umount", "-l", folder)
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def without_steps(text: str) -> str:
-    """Standard error without the lines of finished steps, which a verb prints where there is no terminal."""
-    return re.sub(r"^.+: \d+\.\d s\n", "", text, flags=re.MULTILINE)
 
 
 def plain_words(text: str) -> str:

@@ -383,7 +383,7 @@ def test_a_python_that_is_too_old(bundle, device, tmp_path):
 
 def test_a_device_without_edgekit(bundle, device, bare):
     said = assert_refused(
-        bundle, device, "EdgeKit does not start", "pip install 'edgekit[cli]'", "onnxruntime", python=bare
+        bundle, device, "EdgeKit does not start", "pip install 'edgekit-sdk[cli]'", "onnxruntime", python=bare
     )
     assert "No module named edgekit" in said
     (device.home / "edgekit").mkdir()  # which Python takes for a package without a file of its own

@@ -775,7 +775,7 @@ def test_numbers_in_columns(tmp_path):
 
 def test_an_image_that_changes_under_the_same_table_is_another_set(tmp_path):
     """What was kept of the earlier one (answers of torch, of candidates, a baseline) must not be taken for it."""
-    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit[image]'")
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit-sdk[image]'")
     from edgekit.modalities.image import UNBOUND
 
     for name, value in (("a.png", 10), ("b.png", 20)):
@@ -790,7 +790,7 @@ def test_an_image_that_changes_under_the_same_table_is_another_set(tmp_path):
 
 def test_files_that_rows_name_are_read_once(tmp_path, monkeypatch):
     """For the digest of the set, for what tells rows apart, and for the ids of a report."""
-    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit[image]'")
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit-sdk[image]'")
     from edgekit.modalities.image import ImageModality
     from edgekit.report.predictions import row_ids
 
@@ -865,7 +865,7 @@ def test_columns_of_words_are_a_table(tmp_path, name):
 @pytest.fixture
 def pictures(tmp_path):
     """``DIR/label/*.png``, and a function that adds a file."""
-    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit[image]'")
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit-sdk[image]'")
     folder = tmp_path / "set.toml"  # a folder of any name
 
     def add(name, value=0):

@@ -25,6 +25,7 @@ from edgekit.deploy._ssh import Address, Device, parse_url
 from edgekit.deploy._there import COPY
 from edgekit.report.bench import Bench
 from edgekit.spec.digests import sha256
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import EdgekitError, IntegrityError, RemoteError, UsageError
 from edgekit.spec.options import BenchOptions, DeployOptions
 from edgekit.spec.parsing import Recorded, parse
@@ -248,7 +249,7 @@ def ask_device(device: Device, bundle: Bundle, address: Address) -> dict[str, An
         complaint = (str(state["complaint"]).splitlines() or ["nothing"])[-1]
         raise RemoteError(
             f"EdgeKit does not start on {address}: {complaint.rstrip('.')}. Install it there, and the bundle's backend ({backends}): "
-            "python3 -m pip install 'edgekit[cli]'; or name the Python that has it: --python PATH.",
+            f"python3 -m {install_hint('cli')}; or name the Python that has it: --python PATH.",
             code="remote-edgekit",
         )
     if state["state"] == "other":

@@ -412,7 +412,7 @@ def test_doctor(edgekit):
 def test_without_click():
     done = small.python("import sys; sys.modules['click'] = None; from edgekit.cli import main; main()")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"pip install 'edgekit[cli]'" in done.stderr
+    assert b"pip install 'edgekit-sdk[cli]'" in done.stderr
 
 
 def test_without_a_terminal_there_is_a_line_for_each_step(float32_ort, tiny_samples):

@@ -216,7 +216,7 @@ def test_a_teacher_without_torch(place, tiny_model):
     assert (done.returncode, done.stdout) == (1, b"")
     assert b"error[package-missing]" in done.stderr
     assert b"torch" in done.stderr
-    assert b"pip install 'edgekit[build]'" in done.stderr
+    assert b"pip install 'edgekit-sdk[build]'" in done.stderr
 
 
 def test_without_the_extra(place, tmp_path):
@@ -230,7 +230,7 @@ def test_without_the_extra(place, tmp_path):
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr.startswith(b"edgekit: error[package-missing]: ")
         assert package in done.stderr.decode()
-        assert b"pip install 'edgekit[report]'" in done.stderr
+        assert b"pip install 'edgekit-sdk[report]'" in done.stderr
 
 
 def test_checking_needs_no_torch(place):

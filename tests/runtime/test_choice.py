@@ -276,7 +276,7 @@ def test_a_machine_without_tensorrt(jetson, monkeypatch):
     monkeypatch.setattr(_trt_device, "probe", lambda: None)
     if backends.installed_version("tensorrt") is not None:
         pytest.skip("this machine has TensorRT")
-    with refused("no-variant", "edgekit[tensorrt]"):
+    with refused("no-variant", "edgekit-sdk[tensorrt]"):
         edgekit.load(jetson)
 
 
