@@ -36,9 +36,9 @@ from fake_cuda import FakeDriver
 from onnx import TensorProto, helper, numpy_helper
 
 from edgekit.backends._trt_device import TensorRtDevice
-from edgekit.drivers import cuda
+from edgekit.drivers import cuda, cuda_api
 from edgekit.engines.compile import load_engine
-from edgekit.engines.plans import Plans
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.progress import silent
@@ -105,7 +105,7 @@ def calls(folder: Path, integrated: bool, kind: str, way: str, batch: int, lengt
     for _ in range(3):
         engine.run(feeds)
     context = device._runtime.deserialize_cuda_engine(engine._engine._plan).create_execution_context()
-    (stream,) = device._own
+    (stream,) = device._all_streams
     context_type, functions = trt.IExecutionContext, dict(device.cuda._functions)
     shape = trt.Dims((batch, 2))
     context_type.execute_async_v3 = lambda self, stream: True
@@ -141,8 +141,8 @@ def nothing(name: str) -> Any:
     """A driver's call that costs what the call costs: ctypes turns the arguments over to a C function that takes none and returns 0 (``fegetround``)."""
     math = ctypes.CDLL(ctypes.util.find_library("m"))
     address = ctypes.cast(math.fegetround, ctypes.c_void_p).value
-    made: Any = ctypes.CFUNCTYPE(ctypes.c_int, *cuda.FUNCTIONS[name])(address)
-    assert made(*[0 for _ in cuda.FUNCTIONS[name]]) == 0
+    made: Any = ctypes.CFUNCTYPE(ctypes.c_int, *cuda_api.FUNCTIONS[name])(address)
+    assert made(*[0 for _ in cuda_api.FUNCTIONS[name]]) == 0
     return made
 
 
@@ -187,7 +187,7 @@ def loads(folder: Path, count: int) -> dict[str, Any]:
     runs = {
         "bare": lambda: opened.append(device._runtime.deserialize_cuda_engine(plan)),
         "EdgeKit": cached,
-        "read": lambda: opened.append(Plans().find(made.key)),
+        "read": lambda: opened.append(EngineCache().find(made.key)),
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(count + 2):

@@ -1,11 +1,15 @@
-"""A CUDA driver without a GPU, for ``Cuda(library=FakeDriver())``: real C functions with the types of libcuda's, device memory that is
-host memory, and a driver's strictness.
+"""A fake CUDA driver for tests without a GPU: ``Cuda(library=FakeDriver())``.
 
-``log`` has the names of all calls in order. What a caller must not do is answered with the driver's error and kept in ``misuse``, also
-where a real driver would not notice (a freed address in a launched graph, a write beyond an allocation). ``leaks()`` tells what is left.
+Its functions are real C functions with the types of libcuda. Device memory is host memory, and calls are checked as
+strictly as by a driver.
 
-A fake engine queues its work by ``record(stream, function)``, which a capture records and a launch replays. With ``deferred=True``
-nothing is done before the stream is synchronized, as on a GPU: then a missing synchronize gives wrong numbers here too.
+``log`` has the names of all calls in order. An invalid call returns the driver's error and is noted in ``misuse``, also
+where a real driver would not notice it (a freed address in a launched graph, a write beyond an allocation). ``leaks()``
+lists what was not freed.
+
+A fake engine queues its work with ``record(stream, function)``; a capture records it and a launch replays it. With
+``deferred=True`` no work is done before the stream is synchronized, as on a GPU: a missing synchronize then gives wrong
+numbers here too.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import functools
 import itertools
 import threading
 
-from edgekit.drivers.cuda import FUNCTIONS, NO_GRAPH, STICKY
+from edgekit.drivers.cuda_api import FUNCTIONS, NO_GRAPH, STICKY
 
 ERRORS = {
     1: ("CUDA_ERROR_INVALID_VALUE", "invalid argument"),
@@ -44,16 +48,17 @@ ERRORS = {
 }
 _STATIC = {
     code: tuple(text.encode() for text in texts) for code, texts in ERRORS.items()
-}  # a driver's texts outlive every call
-_ALWAYS = {"cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"}  # before cuInit too
+}  # The texts of a driver outlive every call.
+_ALWAYS = {"cuInit", "cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString"}  # Valid before cuInit.
 _WITHOUT_CONTEXT = _ALWAYS | {"cuCtxSetCurrent", *(name for name in FUNCTIONS if name.startswith("cuDevice"))}
-_UNSAFE = {"cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc", "cuMemFreeHost"}  # while this thread captures
-_UNWRITTEN, _FREED = 0xCD, 0xDD  # what new and freed memory is full of
+_UNSAFE = {"cuMemAlloc_v2", "cuMemFree_v2", "cuMemHostAlloc", "cuMemFreeHost"}  # Invalid while this thread captures.
+_UNWRITTEN = 0xCD  # Byte that fills new memory.
+_FREED = 0xDD  # Byte that fills freed memory.
 _ALIGNMENT = {"device": 256, "pinned": 4096, "mapped": 4096}
 
 
 class Refused(Exception):
-    """A call that a driver answers with an error."""
+    """An error that the driver returns from a call."""
 
     def __init__(self, code, text=""):
         super().__init__(text)
@@ -61,7 +66,7 @@ class Refused(Exception):
 
 
 class Block:
-    """An allocation of a kind: ``device``, ``pinned`` (host), or ``mapped`` (host, which the device reads and writes in place)."""
+    """An allocation: ``device``, ``pinned`` (host) or ``mapped`` (host memory that the device accesses in place)."""
 
     def __init__(self, size, kind):
         self.size, self.kind, self.alive = size, kind, True
@@ -94,12 +99,12 @@ class Capture:
 
 
 class FakeDriver:
-    """What ``ctypes.CDLL("libcuda.so.1")`` would be: has a function of each name in ``_cuda.FUNCTIONS``.
+    """A replacement of ``ctypes.CDLL("libcuda.so.1")`` with every function in ``cuda_api.FUNCTIONS``.
 
     Args:
-        devices: their number; 0 is a driver without a GPU. All are alike.
-        deferred: whether a stream does its work only when it is synchronized.
-        invalidate_capture: whether captures fail when they end; may be set later.
+        devices: Number of identical GPUs; 0 for a driver without a GPU.
+        deferred: Whether a stream does its work only when it is synchronized.
+        invalidate_capture: Whether captures fail when they end; it can be changed later.
     """
 
     def __init__(
@@ -127,16 +132,18 @@ class FakeDriver:
         self._lock, self._local = threading.RLock(), threading.local()
         self._initialized, self._sticky = False, 0
         self._failures = collections.defaultdict(list)
-        self._handles = itertools.count(0x5500_0000_1000, 0x10)  # more than 32 bits, so that a cut one is noticed
-        self._contexts, self._references = {}, collections.Counter()  # handle -> device; device -> references
-        self._blocks, self._freed = {}, collections.deque(maxlen=64)  # the freed stay readable for a while
+        self._handles = itertools.count(0x5500_0000_1000, 0x10)  # More than 32 bits, to detect truncation.
+        self._contexts = {}  # Handle to device.
+        self._references = collections.Counter()  # Device to number of references.
+        self._blocks = {}
+        self._freed = collections.deque(maxlen=64)  # The newest freed blocks stay readable.
         self._streams, self._graphs, self._executables = {}, {}, {}
         for function, types in FUNCTIONS.items():
-            setattr(self, function, ctypes.CFUNCTYPE(ctypes.c_int, *types)(functools.partial(self._called, function)))
+            setattr(self, function, ctypes.CFUNCTYPE(ctypes.c_int, *types)(functools.partial(self._dispatch, function)))
 
     @classmethod
     def jetson(cls, **settings):
-        """A Jetson Orin NX: one memory for CPU and GPU."""
+        """Return the driver of a Jetson Orin NX, whose CPU and GPU share one memory."""
         return cls(
             **{
                 "name": "Orin",
@@ -151,25 +158,25 @@ class FakeDriver:
     # ---- for tests
 
     def fail(self, name, code, after=0):
-        """Makes one call of a function fail: the next, or that after ``after`` more. A sticky code stays for all calls after it."""
+        """Make the next call of a function fail, or the one after ``after`` calls. A sticky error stays for all calls."""
         assert name in FUNCTIONS, name
         self._failures[name].append([after, code])
 
     def record(self, stream, function):
-        """Queues what an engine does on a stream: a function without arguments, that raises nothing."""
+        """Queue the work of an engine on a stream: a function without arguments that does not raise."""
         with self._lock:
             ready = self._put(stream, function)
         for operation in ready:
             operation()
 
     def read(self, address, size):
-        """Bytes of memory that the device can read."""
+        """Return bytes from memory that the device can read."""
         with self._lock:
             self._block(address, size, ("device", "mapped"), "read")
             return ctypes.string_at(address, size)
 
     def live(self):
-        """How many there are of each thing that must be given back."""
+        """Return the number of live objects of each kind that must be freed."""
         kinds = collections.Counter(block.kind for block in self._blocks.values())
         return {
             **{kind: kinds[kind] for kind in _ALIGNMENT},
@@ -180,33 +187,33 @@ class FakeDriver:
         }
 
     def leaks(self):
-        """What was not given back. After a sticky error nothing can be but the context, and it goes with the process."""
+        """Return what was not freed. After a sticky error only the context can be released."""
         with self._lock:
-            found = [
+            leaks = [
                 f"primary context of device {device}: {count} reference(s)"
                 for device, count in self._references.items()
                 if count
             ]
             if not self._sticky:
-                found += [str(block) for block in self._blocks.values()]
+                leaks += [str(block) for block in self._blocks.values()]
                 for kind, handles in (
                     ("stream", self._streams),
                     ("graph", self._graphs),
                     ("executable graph", self._executables),
                 ):
-                    found += [f"{kind} {handle:#x}" for handle in handles]
-            return found
+                    leaks += [f"{kind} {handle:#x}" for handle in handles]
+            return leaks
 
-    # ---- what all calls share
+    # ---- parts of all calls
 
-    def _called(self, name, *arguments):
-        """Never raises: ctypes would print it and give 0, which is success."""
+    def _dispatch(self, name, *arguments):
+        """Run a call and return its code. It never raises: ctypes would print the exception and return 0 (success)."""
         try:
             with self._lock:
                 self.log.append(name)
                 self._check(name, arguments)
                 ready = getattr(self, f"_{name}")(*arguments) or ()
-            for operation in ready:  # without the lock, so that streams of several threads work at the same time
+            for operation in ready:  # Without the lock: streams of several threads run concurrently.
                 operation()
             return 0
         except Refused as refusal:
@@ -254,7 +261,7 @@ class FakeDriver:
         of[handle] = value
         return handle
 
-    def _taken(self, of, handle, what):
+    def _pop_handle(self, of, handle, what):
         if handle not in of:
             raise Refused(400, f"{what} {handle or 0:#x} does not exist, or not any more")
         return of.pop(handle)
@@ -276,7 +283,7 @@ class FakeDriver:
     def _cuGetErrorName(self, code, out, which=0):
         if code not in _STATIC:
             raise Refused(1)
-        out[0] = _STATIC[code][which]  # ctypes keeps no reference beyond this call
+        out[0] = _STATIC[code][which]  # ctypes keeps no reference after this call.
 
     def _cuGetErrorString(self, code, out):
         self._cuGetErrorName(code, out, 1)
@@ -326,16 +333,16 @@ class FakeDriver:
     def _used(self):
         return sum(block.size for block in self._blocks.values() if self.integrated or block.kind == "device")
 
-    def _allocated(self, out, size, kind):
+    def _allocate(self, out, size, kind):
         if not size:
-            raise Refused(1, "0 bytes of memory were asked for")
+            raise Refused(1, "an allocation of 0 bytes")
         if size > self.memory - (self._used() if self.integrated or kind == "device" else 0):
             raise Refused(2)
         block = Block(size, kind)
         self._blocks[block.address] = block
         out[0] = block.address
 
-    def _released(self, address, kinds):
+    def _release(self, address, kinds):
         block = self._blocks.get(address)
         if block is None or block.kind not in kinds:
             twice = any(freed.address == address for freed in self._freed)
@@ -348,27 +355,27 @@ class FakeDriver:
             self.misuse.append(f"written outside of {block}")
 
     def _cuMemAlloc_v2(self, out, size):
-        self._allocated(out, size, "device")
+        self._allocate(out, size, "device")
 
     def _cuMemFree_v2(self, address):
-        self._released(address, ("device",))
+        self._release(address, ("device",))
 
     def _cuMemHostAlloc(self, out, size, flags):
-        self._allocated(out, size, "mapped" if flags & 2 else "pinned")
+        self._allocate(out, size, "mapped" if flags & 2 else "pinned")
 
     def _cuMemHostGetDevicePointer_v2(self, out, address, flags):
         block = self._blocks.get(address)
         if block is None or block.kind != "mapped" or flags:
             raise Refused(1, f"{address or 0:#x} is not mapped into the device")
-        out[0] = address  # as wherever addresses are unified
+        out[0] = address  # Unified addressing.
 
     def _cuMemFreeHost(self, address):
-        self._released(address, ("pinned", "mapped"))
+        self._release(address, ("pinned", "mapped"))
 
     # ---- copies
 
     def _block(self, address, size, kinds, what):
-        """The allocation that a range begins in."""
+        """Return the allocation that contains a range; None for pageable host memory."""
         for block in self._blocks.values():
             if block.address <= (address or 0) < block.address + block.size:
                 if block.kind not in kinds:
@@ -377,10 +384,10 @@ class FakeDriver:
                     raise Refused(1, f"{what}: {size} bytes at {address:#x} go beyond {block}")
                 return block
         if "pinned" in kinds and address:
-            return None  # memory of the process
+            return None
         raise Refused(1, f"{what}: {address or 0:#x} is not memory of the device")
 
-    def _copied(self, name, to, to_kinds, source, source_kinds, size, stream):
+    def _copy(self, name, to, to_kinds, source, source_kinds, size, stream):
         blocks = self._block(to, size, to_kinds, f"{name} to"), self._block(source, size, source_kinds, f"{name} from")
 
         def copy(source=source):
@@ -389,9 +396,8 @@ class FakeDriver:
             ctypes.memmove(to, source, size)
 
         queue = self._stream(stream)
-        if (
-            self.deferred and not queue.capture and None in blocks
-        ):  # of pageable memory nothing is left to do when the call returns
+        # A copy of pageable memory is complete when the call returns.
+        if self.deferred and not queue.capture and None in blocks:
             if blocks[1] is None:
                 return self._put(stream, functools.partial(copy, ctypes.string_at(source, size)))
             ready, queue.queue = [*queue.queue, copy], []
@@ -399,19 +405,13 @@ class FakeDriver:
         return self._put(stream, copy)
 
     def _cuMemcpyHtoDAsync_v2(self, to, source, size, stream):
-        return self._copied(
-            "cuMemcpyHtoDAsync_v2", to, ("device", "mapped"), source, ("pinned", "mapped"), size, stream
-        )
+        return self._copy("cuMemcpyHtoDAsync_v2", to, ("device", "mapped"), source, ("pinned", "mapped"), size, stream)
 
     def _cuMemcpyDtoHAsync_v2(self, to, source, size, stream):
-        return self._copied(
-            "cuMemcpyDtoHAsync_v2", to, ("pinned", "mapped"), source, ("device", "mapped"), size, stream
-        )
+        return self._copy("cuMemcpyDtoHAsync_v2", to, ("pinned", "mapped"), source, ("device", "mapped"), size, stream)
 
     def _cuMemcpyDtoDAsync_v2(self, to, source, size, stream):
-        return self._copied(
-            "cuMemcpyDtoDAsync_v2", to, ("device", "mapped"), source, ("device", "mapped"), size, stream
-        )
+        return self._copy("cuMemcpyDtoDAsync_v2", to, ("device", "mapped"), source, ("device", "mapped"), size, stream)
 
     # ---- streams and graphs
 
@@ -429,7 +429,7 @@ class FakeDriver:
         return stream
 
     def _put(self, handle, operation):
-        """Queues or records; gives back what is to be done now."""
+        """Queue or record an operation; return the operations to run now."""
         stream = self._stream(handle)
         if stream.capture:
             stream.capture.operations.append(operation)
@@ -488,7 +488,7 @@ class FakeDriver:
         return self._put(stream, lambda: [operation() for operation in operations])
 
     def _cuGraphExecDestroy(self, executable):
-        self._taken(self._executables, executable, "executable graph")
+        self._pop_handle(self._executables, executable, "executable graph")
 
     def _cuGraphDestroy(self, graph):
-        self._taken(self._graphs, graph, "graph")
+        self._pop_handle(self._graphs, graph, "graph")

@@ -1,6 +1,6 @@
-"""Files as boards have them, under a folder: what the device tree, Jetson Linux, nvpmodel and the kernel tell.
+"""System files of Jetson boards under a folder: device tree, Jetson Linux release, nvpmodel and kernel files.
 
-The texts are those of real boards: release lines, modes and names as people who own one have published them.
+The texts are those of real boards, as published by their owners: release lines, power modes and names.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ GPU MAX_FREQ -1
 
 
 def release(revision):
-    """``36.4.3`` as ``/etc/nv_tegra_release`` has it."""
+    """Return ``/etc/nv_tegra_release`` for a release such as ``36.4.3``."""
     major, _, rest = revision.partition(".")
     return f"# R{major} (release), REVISION: {rest}, GCID: 38968081, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 01:49:37 UTC 2025\n# KERNEL_VARIANT: oot\n"
 
 
 def write(root, files):
-    """Files by place; bytes or text."""
+    """Write files, bytes or text by relative path, and return the root."""
     for place, content in files.items():
         file = root / place
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def memory(total_mb, free_mb):
 
 
 def gpu(name, current, low, high, governor="nvhost_podgov"):
-    """Clocks in MHz."""
+    """Return the frequency files; clocks are in MHz."""
     folder = f"sys/class/devfreq/{name}"
     return {
         **{f"{folder}/{n}_freq": f"{v}000000\n" for n, v in (("cur", current), ("min", low), ("max", high))},
@@ -52,7 +52,7 @@ def gpu(name, current, low, high, governor="nvhost_podgov"):
 
 
 def cpu(policy, current, low, high, governor="schedutil"):
-    """Clocks in MHz."""
+    """Return the frequency files; clocks are in MHz."""
     folder = f"sys/devices/system/cpu/cpufreq/policy{policy}"
     return {
         **{f"{folder}/scaling_{n}_freq": f"{v}000\n" for n, v in (("cur", current), ("min", low), ("max", high))},
@@ -61,7 +61,7 @@ def cpu(policy, current, low, high, governor="schedutil"):
 
 
 def tree(model, compatible, l4t):
-    """What every board has."""
+    """Return the files that every board has."""
     named = b"\0".join(name.encode() for name in compatible) + b"\0"
     return {
         "proc/device-tree/model": model.encode() + b"\0",
@@ -71,7 +71,7 @@ def tree(model, compatible, l4t):
 
 
 def orin_nano(l4t="36.4.3"):
-    """An Orin Nano in its fastest mode, its clocks not locked."""
+    """Return the files of an Orin Nano in its fastest mode with unlocked clocks."""
     return {
         **tree(
             "NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
@@ -89,7 +89,7 @@ def orin_nano(l4t="36.4.3"):
 
 
 def xavier(l4t="35.4.1"):
-    """An AGX Xavier."""
+    """Return the files of an AGX Xavier."""
     return {
         **tree("Jetson-AGX", ["nvidia,p2972-0000", "nvidia,tegra194"], l4t),
         "etc/nvpmodel.conf": "< POWER_MODEL ID=0 NAME=MAXN >\n< POWER_MODEL ID=3 NAME=MODE_30W_ALL >\n",
@@ -101,7 +101,7 @@ def xavier(l4t="35.4.1"):
 
 
 def thor(l4t="38.2.0"):
-    """An AGX Thor with its clocks locked."""
+    """Return the files of an AGX Thor with locked clocks."""
     return {
         **tree(
             "NVIDIA Jetson AGX Thor Developer Kit",
@@ -119,7 +119,7 @@ def thor(l4t="38.2.0"):
 
 
 def tensorrt(version, python=HERE, lib="usr/lib", record=True):
-    """The package as JetPack installs it. Importing it fails: nobody may."""
+    """Return the TensorRT package as JetPack installs it. An import of it ends the process: no code may import it."""
     folder = f"{lib}/{python}/dist-packages"
     files = {f"{folder}/tensorrt/__init__.py": f'raise SystemExit("imported")\n__version__ = "{version}"\n'}
     return (

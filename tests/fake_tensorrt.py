@@ -1,12 +1,14 @@
-"""A stand-in for the Python module ``tensorrt`` on a machine without a GPU: same names, same refusals, and engines that compute.
+"""A fake of the Python module ``tensorrt`` for machines without a GPU: same names and errors, engines that compute.
 
-``make("10.3.0")`` gives a module with the names of that version; ``fake(module)`` is what a test sets and looks at. An engine
-reads its inputs from the addresses that it was given, computes the ONNX graph on the CPU and writes to addresses: host memory
-poses as device memory. With a fake driver, what a context queues during a capture is recorded and done at each launch.
+``make("10.3.0")`` returns a module with the names of that version; ``fake(module)`` returns its controls for a test. An
+engine reads its inputs from device addresses, computes the ONNX graph on the CPU and writes its outputs to addresses;
+host memory is used as device memory. With a fake driver, the work that a context queues during a capture is recorded
+and runs at each launch.
 
-What it knows is what the real one was seen to do: TensorRT-RTX builds without a GPU and is asked the same questions in
-``test_fake_tensorrt.py``; for what needs a GPU, texts are those that the issue tracker of TensorRT quotes and rules are those of
-``NvInferRuntime.h`` and of the bindings' source (``python/src/infer/pyCore.cpp``). Where these leave a choice, the stricter one was taken.
+Its behaviour is that of the real library. TensorRT-RTX builds without a GPU, and ``test_fake_tensorrt.py`` compares
+both. For everything that needs a GPU, texts are those quoted in the issue tracker of TensorRT, and rules are those of
+``NvInferRuntime.h`` and of the source of the bindings (``python/src/infer/pyCore.cpp``). If these leave a choice, the
+fake takes the stricter one.
 """
 
 from __future__ import annotations
@@ -19,9 +21,9 @@ import fake_tensorrt_native as native
 import fake_tensorrt_run as run
 from fake_tensorrt_native import Fake
 
-_FULL = {"10.3.0": "10.3.0", "10.16.1": "10.16.1.11", "11.4.0": "11.4.0.106"}  # as ``__version__`` has them
+_FULL = {"10.3.0": "10.3.0", "10.16.1": "10.16.1.11", "11.4.0": "11.4.0.106"}  # Short version to ``__version__``.
 
-# Members in the order of their values, "-" where a version has none. Read from the bindings; see test_fake_tensorrt.py.
+# Members in the order of their values, "-" for values without a member. From the bindings; see test_fake_tensorrt.py.
 _FLAGS_10 = (
     "FP16 INT8 DEBUG GPU_FALLBACK REFIT DISABLE_TIMING_CACHE TF32 SPARSE_WEIGHTS SAFETY_SCOPE OBEY_PRECISION_CONSTRAINTS PREFER_PRECISION_CONSTRAINTS "
     "DIRECT_IO REJECT_EMPTY_ALGORITHMS VERSION_COMPATIBLE EXCLUDE_LEAN_RUNTIME FP8 ERROR_ON_TIMING_CACHE_MISS BF16 DISABLE_COMPILATION_CACHE STRIP_PLAN "
@@ -66,11 +68,11 @@ _BY_VERSION = {
 
 
 def fake(module: Any) -> Fake:
-    """The knobs of a module that :func:`make` gave."""
+    """Return the controls of a module that :func:`make` returned."""
     return module.__fake__
 
 
-# Names that not all of the three versions have: class, name, first version, version without it, what it is.
+# Names that not all three versions have: class, name, first version, first version without it, attribute.
 _SOME = (
     ("Builder", "platform_has_fast_fp16", (10, 0), (11, 0), property(lambda self: True)),
     ("Builder", "platform_has_fast_int8", (10, 0), (11, 0), property(lambda self: True)),
@@ -80,20 +82,20 @@ _SOME = (
 
 
 def make(version: str = "10.3.0", driver: Any = None, **knobs: Any) -> types.ModuleType:
-    """A module that stands in for ``tensorrt``.
+    """Return a fake module ``tensorrt``.
 
     Args:
-        version: 10.3.0, 10.16.1 or 11.4.0.
-        driver: a ``fake_cuda.FakeDriver``, on whose streams engines then run; None runs all at once.
-        knobs: fields of :class:`Fake`.
+        version: Version: 10.3.0, 10.16.1 or 11.4.0.
+        driver: Fake driver (``fake_cuda.FakeDriver``) on whose streams engines run; None runs all work immediately.
+        knobs: Fields of :class:`Fake`.
     """
-    trt = types.ModuleType("tensorrt", "A stand-in, see fake_tensorrt.py.")
+    trt = types.ModuleType("tensorrt", "A fake, see fake_tensorrt.py.")
     trt.__version__ = _FULL[version]
     trt.__fake__ = control = Fake(_FULL[version], driver, trt=trt, **knobs)
     for name, members in {**_ENUMS, **_BY_VERSION[version]}.items():
         setattr(trt, name, native.enum(name, members))
     if version == "10.3.0":
-        trt.ErrorCode.name = lambda self: None  # a slip in these bindings: there it is a method that cannot be called
+        trt.ErrorCode.name = lambda self: None  # A bug in these bindings: there it is a method that cannot be called.
     severity = native.enum("Severity", "INTERNAL_ERROR ERROR WARNING INFO VERBOSE")
     release = tuple(int(part) for part in version.split(".")[:2])
     for kind in (*native.KINDS, *build.KINDS, *run.KINDS):

@@ -1,4 +1,4 @@
-"""What tests of the stand-in for TensorRT begin with: a small graph and what it computes, a library with a logger, memory, a bound context."""
+"""Helpers for tests of the fake TensorRT: a graph and its outputs, a library with a logger, memory, a bound context."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHAPES = {"ids": ((1, 1), (2, 8), (4, 16)), "mask": ((1, 1), (2, 8), (4, 16))}
 
 
 def graph(nodes, ins, outs, weights, opset=19):
-    """A model of these parts; inputs and outputs are (name, type, shape)."""
+    """Return a model of these parts; inputs and outputs are (name, type, shape)."""
     tensors = [numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
     values = [[helper.make_tensor_value_info(*value) for value in group] for group in (ins, outs)]
     model = helper.make_model(
@@ -26,7 +26,7 @@ def graph(nodes, ins, outs, weights, opset=19):
 
 
 def encoder(kind=np.float32, quantized=False):
-    """Embeddings times a mask, a product, a bias, and a Relu: [batch, seq] twice -> [batch, seq, 4]."""
+    """Return a model with embeddings, mask, product, bias and Relu: two inputs [batch, seq], output [batch, seq, 4]."""
     dtype = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     node = helper.make_node
     weights = {"E": EMBEDDINGS.astype(kind), "W": WEIGHT.astype(kind), "B": BIAS.astype(kind), "last": np.array([-1])}
@@ -55,7 +55,7 @@ def encoder(kind=np.float32, quantized=False):
 
 
 def truth(ids, mask, quantized=False):
-    """What :func:`encoder` computes, in numpy."""
+    """Compute :func:`encoder` in numpy."""
     hidden, weight = EMBEDDINGS[ids] * mask[..., None].astype(np.float32), WEIGHT
     if quantized:
         hidden, weight = (np.clip(np.rint(a / s), -128, 127) * s for a, s in ((hidden, SCALE), (weight, WEIGHT_SCALE)))
@@ -63,7 +63,7 @@ def truth(ids, mask, quantized=False):
 
 
 def one(op, inputs, weights=None, **attributes):
-    """A model of one node, of input x and output y."""
+    """Return a model of one node with input x and output y."""
     node = helper.make_node(op, inputs, ["y"], name="only", **attributes)
     return graph([node], [("x", TensorProto.FLOAT, ["b", 8])], [("y", TensorProto.FLOAT, ["b", "c"])], weights or {})
 
@@ -85,7 +85,7 @@ def make_log(trt):
 
 
 class Bench:
-    """A library with a logger, and the few calls that most tests begin with."""
+    """A library with a logger, and the calls that most tests need."""
 
     def __init__(self, trt):
         self.trt, self.log = trt, make_log(trt)
@@ -118,7 +118,7 @@ class Bench:
 
 
 class Memory:
-    """Host memory that poses as device memory, aligned as a device's is."""
+    """Host memory used as device memory, with the alignment of device memory."""
 
     def __init__(self, array, offset=0):
         self._bytes = np.zeros(array.nbytes + 512, np.uint8)
@@ -136,7 +136,7 @@ def inputs(batch=2, seq=8):
 
 
 def bound(engine, ids, mask, dtype=np.float32, context=None):
-    """A context with shapes and addresses, and the memory of its tensors."""
+    """Return a context with shapes and addresses, and the memory of its tensors."""
     context = context or engine.create_execution_context()
     memory = {"ids": Memory(ids), "mask": Memory(mask), "y": Memory(np.zeros((*ids.shape, 4), dtype))}
     for name, place in memory.items():

@@ -1,4 +1,4 @@
-"""What the stand-in for TensorRT (``fake_tensorrt.py``) does from a graph to a plan: network, parser, profiles, timing cache, builder."""
+"""The build side of the fake TensorRT: network, parser, profiles, timing cache and builder."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from fake_tensorrt_native import (
     IProgressMonitor,
     Native,
     buffer,
-    given,
+    check_type,
+    create,
     log,
-    made,
     memory,
     number,
     setting,
@@ -38,7 +38,7 @@ class ITensor(Native):
 
 
 class INetworkDefinition(Native):
-    """A network. It holds what a parser put into it; layers cannot be added one by one here."""
+    """A network that a parser fills; layers cannot be added one by one."""
 
     __slots__ = ("_flags", "_inputs", "_logger", "_model", "_outputs", "_parser")
     name = property(lambda self: "Unnamed Network 0")
@@ -48,7 +48,7 @@ class INetworkDefinition(Native):
     num_layers = property(lambda self: len(self._model.graph.node) if self._model is not None else 0)
 
     def get_flag(self, flag: Any) -> bool:
-        return bool(self._flags >> int(given(flag, self._fake.trt.NetworkDefinitionCreationFlag, "get_flag")) & 1)
+        return bool(self._flags >> int(check_type(flag, self._fake.trt.NetworkDefinitionCreationFlag, "get_flag")) & 1)
 
     def get_input(self, index: int) -> Any:
         return self._get(self._inputs, index, "Input")
@@ -69,7 +69,7 @@ class INetworkDefinition(Native):
 
 
 class ParserError(Native):
-    """Why the parser took no graph."""
+    """An error of the parser."""
 
     __slots__ = ("_refusal",)
 
@@ -105,20 +105,20 @@ class ParserError(Native):
 
     def __str__(self) -> str:
         where = f"In node {self.node()} with name: {self.node_name()} and operator: {self.node_operator()} "
-        told = f"({self.func()}): {self._refusal.code}: {self.desc()}"
-        return told if self._refusal.code == "MODEL_DESERIALIZE_FAILED" else where + told
+        text = f"({self.func()}): {self._refusal.code}: {self.desc()}"
+        return text if self._refusal.code == "MODEL_DESERIALIZE_FAILED" else where + text
 
     __repr__ = __str__
 
 
 class OnnxParser(Native):
-    """Reads an ONNX graph into a network."""
+    """Parser of an ONNX graph into a network."""
 
     __slots__ = ("_errors", "_logger", "_network")
 
     def __init__(self, network: Any, logger: Any) -> None:
-        self._network = weakref.ref(given(network, INetworkDefinition, "__init__"))
-        self._logger = given(logger, ILogger, "__init__")
+        self._network = weakref.ref(check_type(network, INetworkDefinition, "__init__"))
+        self._logger = check_type(logger, ILogger, "__init__")
         self._errors: list[Any] = []
         network._parser = self
 
@@ -156,7 +156,7 @@ class OnnxParser(Native):
             return False
         try:
             model = graphs.read(load(), path)
-            network._inputs = [made(trt.ITensor, tensor=tensor) for tensor in graphs.inputs(model)]
+            network._inputs = [create(trt.ITensor, tensor=tensor) for tensor in graphs.inputs(model)]
             for tensor in network._inputs:
                 if tensor.dtype == trt.DataType.INT64:
                     log(
@@ -165,10 +165,10 @@ class OnnxParser(Native):
                         f"ModelImporter.cpp:1071: Make sure input {tensor.name} has Int64 binding.",
                     )
             network._model = graphs.check(model)
-            network._outputs = [made(trt.ITensor, tensor=tensor) for tensor in graphs.outputs(model)]
+            network._outputs = [create(trt.ITensor, tensor=tensor) for tensor in graphs.outputs(model)]
             return True
         except graphs.Refusal as refusal:
-            self._errors.append(made(trt.ParserError, refusal=refusal))
+            self._errors.append(create(trt.ParserError, refusal=refusal))
             if refusal.operator:
                 log(
                     self._logger,
@@ -185,7 +185,7 @@ class OnnxParser(Native):
 
 
 class IOptimizationProfile(Native):
-    """The shapes that an engine is for."""
+    """An optimization profile: the shapes that an engine supports."""
 
     __slots__ = ("_logger", "_shapes")
 
@@ -212,16 +212,16 @@ class IOptimizationProfile(Native):
 
 
 class ITimingCache(Native):
-    """What builds measured."""
+    """Kernel timings of earlier builds."""
 
     __slots__ = ("_compute", "_entries")
 
     def serialize(self) -> Any:
-        kept = {"version": self._fake.version, "compute": self._compute, "entries": sorted(self._entries)}
-        return memory(self._fake.trt, json.dumps(kept).encode())
+        content = {"version": self._fake.version, "compute": self._compute, "entries": sorted(self._entries)}
+        return memory(self._fake.trt, json.dumps(content).encode())
 
     def combine(self, input_cache: Any, ignore_mismatch: bool) -> bool:
-        if given(input_cache, ITimingCache, "combine")._compute != self._compute and not ignore_mismatch:
+        if check_type(input_cache, ITimingCache, "combine")._compute != self._compute and not ignore_mismatch:
             return False
         self._entries |= input_cache._entries
         return True
@@ -251,7 +251,7 @@ class IBuilderConfig(Native):
         return sum(1 << value for value in self._flags)
 
     def _flag(self, flag: Any, function: str) -> int:
-        return int(given(flag, self._fake.trt.BuilderFlag, function))
+        return int(check_type(flag, self._fake.trt.BuilderFlag, function))
 
     def set_flag(self, flag: Any) -> None:
         self._flags.add(self._flag(flag, "set_flag"))
@@ -263,14 +263,14 @@ class IBuilderConfig(Native):
         return self._flag(flag, "get_flag") in self._flags
 
     def set_memory_pool_limit(self, pool: Any, pool_size: int) -> None:
-        given(pool, self._fake.trt.MemoryPoolType, "set_memory_pool_limit")
+        check_type(pool, self._fake.trt.MemoryPoolType, "set_memory_pool_limit")
         self._limits[pool] = number(pool_size, "set_memory_pool_limit", least=0)
 
     def get_memory_pool_limit(self, pool: Any) -> int:
-        return self._limits.get(given(pool, self._fake.trt.MemoryPoolType, "get_memory_pool_limit"), 0)
+        return self._limits.get(check_type(pool, self._fake.trt.MemoryPoolType, "get_memory_pool_limit"), 0)
 
     def add_optimization_profile(self, profile: Any) -> int:
-        if not given(profile, IOptimizationProfile, "add_optimization_profile"):
+        if not check_type(profile, IOptimizationProfile, "add_optimization_profile"):
             text = "IBuilderConfig::addOptimizationProfile: Error Code 3: API Usage Error (Parameter check failed, condition: profile->isValid().)"
             log(self._logger, "ERROR", text)
             return -1
@@ -279,20 +279,20 @@ class IBuilderConfig(Native):
 
     def create_timing_cache(self, serialized_timing_cache: Any) -> Any:
         data = buffer(serialized_timing_cache, "create_timing_cache")
-        kept: dict[str, Any] = {"compute": self._fake.compute, "entries": []}
+        content: dict[str, Any] = {"compute": self._fake.compute, "entries": []}
         if data:
             try:
                 read = json.loads(data)
                 if read["version"] != self._fake.version:
                     raise ValueError("another version")
-                kept = read
+                content = read
             except (ValueError, KeyError):
                 log(self._logger, "WARNING", "The timing cache will not be used!")
                 log(self._logger, "WARNING", "Failed to deserialize timing cache. Returning an empty timing cache.")
-        return made(self._fake.trt.ITimingCache, compute=kept["compute"], entries=set(kept["entries"]))
+        return create(self._fake.trt.ITimingCache, compute=content["compute"], entries=set(content["entries"]))
 
     def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
-        if given(cache, ITimingCache, "set_timing_cache")._compute != self._fake.compute and not ignore_mismatch:
+        if check_type(cache, ITimingCache, "set_timing_cache")._compute != self._fake.compute and not ignore_mismatch:
             log(self._logger, "WARNING", "Timing cache was built on another device.")
             return False
         self._cache = cache
@@ -303,12 +303,12 @@ class IBuilderConfig(Native):
 
 
 class Builder(Native):
-    """Makes plans."""
+    """Builder of engines."""
 
     __slots__ = ("_logger",)
 
     def __init__(self, logger: Any) -> None:
-        self._logger = given(logger, ILogger, "__init__")
+        self._logger = check_type(logger, ILogger, "__init__")
 
     logger = property(lambda self: self._logger)
 
@@ -322,7 +322,7 @@ class Builder(Native):
             log(self._logger, "ERROR", f"IBuilder::createNetworkV2: Error Code 3: API Usage Error ({text})")
             return None
         value |= 1 << int(known["STRONGLY_TYPED"]) if self._fake.major >= 11 else 0
-        return made(
+        return create(
             self._fake.trt.INetworkDefinition,
             flags=value,
             inputs=[],
@@ -351,15 +351,15 @@ class Builder(Native):
             "cache": None,
             "logger": self._logger,
         }
-        return made(trt.IBuilderConfig, **fields)
+        return create(trt.IBuilderConfig, **fields)
 
     def create_optimization_profile(self) -> Any:
-        return made(self._fake.trt.IOptimizationProfile, shapes={}, logger=self._logger)
+        return create(self._fake.trt.IOptimizationProfile, shapes={}, logger=self._logger)
 
     def build_serialized_network(self, network: Any, config: Any) -> Any:
-        """None when it fails; why is in the log alone."""
+        """Return the engine; None on failure, with the reason only in the log."""
         fake, name = self._fake, "build_serialized_network"
-        problem = self._problem(given(network, INetworkDefinition, name), given(config, IBuilderConfig, name))
+        problem = self._problem(check_type(network, INetworkDefinition, name), check_type(config, IBuilderConfig, name))
         layers = [] if problem else graphs.layers(network._model)
         if not problem and not _report(config.progress_monitor, len(layers)):
             problem = "Error Code 7: BuildCanceled (Build canceled by user)"
@@ -381,12 +381,12 @@ class Builder(Native):
             "profiles": [profile._shapes for profile in config._profiles] or [{}],
             "verbosity": config.profiling_verbosity.name,
             "layers": layers,
-            "nonce": os.urandom(8).hex(),  # no two builds are alike: kernels are chosen by timing
+            "nonce": os.urandom(8).hex(),  # No two builds are equal, because kernels are chosen by timing.
         }
         return memory(fake.trt, graphs.pack(header, network._model.SerializeToString()))
 
     def _problem(self, network: Any, config: Any) -> str | None:
-        """Why a build fails."""
+        """Return why a build fails, or None."""
         flags, typed = self._fake.trt.BuilderFlag, self._fake.trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED
         usage = "Error Code 4: API Usage Error ({})"
         if self._fake.build_returns_none:
@@ -413,7 +413,7 @@ class Builder(Native):
 
 
 def _unfit(name: str, dims: tuple[int, ...], index: int, shapes: Any) -> str | None:
-    """Why shapes of a profile do not fit an input."""
+    """Return why the shapes of a profile do not fit an input, or None."""
     if -1 not in dims and shapes is None:
         return None
     if shapes is None:
@@ -423,13 +423,13 @@ def _unfit(name: str, dims: tuple[int, ...], index: int, shapes: Any) -> str | N
     for axis, size in enumerate(dims):
         least, usual, most = (shape[axis] for shape in shapes)
         if size >= 0 and not least == usual == most == size:
-            found = f"profile has min={least}, opt={usual}, max={most} but tensor has {size}."
-            return f"Dimension mismatch for tensor {name} and profile {index}. At dimension axis {axis}, {found}"
+            sizes = f"profile has min={least}, opt={usual}, max={most} but tensor has {size}."
+            return f"Dimension mismatch for tensor {name} and profile {index}. At dimension axis {axis}, {sizes}"
     return None
 
 
 def _report(monitor: Any, layers: int) -> bool:
-    """Tells a monitor of a build; False when it wants it to end. What a monitor raises is printed and ends the build."""
+    """Report a build to a monitor. Return False if the monitor ends it; an exception is printed and ends it too."""
     if monitor is None:
         return True
 

@@ -1,6 +1,7 @@
-"""What the stand-in for TensorRT (``fake_tensorrt.py``) does with an ONNX graph: refuses, says what its layers compute in, computes.
+"""The ONNX graph of the fake TensorRT: errors of the parser, precisions of the layers, and computation.
 
-Texts are NVIDIA's, as TensorRT-RTX 1.7 gives them on a machine without a GPU and as 10.x has them in the issue tracker of TensorRT.
+Texts are NVIDIA's: those of TensorRT-RTX 1.7 on a machine without a GPU, and those of 10.x in the issue tracker of
+TensorRT.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _FORMATS = {
     "UINT8": "UInt8",
 }
 
-# Operators that ONNX has and TensorRT's parser knows only to refuse.
+# ONNX operators that TensorRT's parser refuses.
 _REFUSED = ("ConvInteger", "DynamicQuantizeLinear", "MatMulInteger", "QLinearConv", "QLinearMatMul")
 _GEMMS = {"MatMul": "gemm", "Gemm": "gemm", "Conv": "CaskConvolution"}
 _ACTIVATIONS = ("Gelu", "Relu", "Sigmoid", "Tanh")
@@ -55,39 +56,39 @@ _TACTICS = {
 
 
 class Refusal(Exception):
-    """Why the parser takes no graph. ``code`` is a member of ``ErrorCode``, ``node`` a place among the graph's nodes."""
+    """An error of the parser. ``code`` is a member of ``ErrorCode``, ``node`` the index of a node."""
 
     def __init__(
         self, code: str, desc: str, function: str, file: str = "ModelImporter.cpp", line: int = 1, **where: Any
     ) -> None:
-        """Keeps what a ``ParserError`` tells. ``where`` is ``node``, ``name`` and ``operator``, for what is wrong with a node."""
+        """Store the fields of a ``ParserError``. ``where`` has ``node``, ``name`` and ``operator`` of a node."""
         super().__init__(desc)
         self.code, self.desc, self.function, self.file, self.line = code, desc, function, file, line
         self.node, self.name, self.operator = where.get("node", -1), where.get("name", ""), where.get("operator", "")
 
 
 class Tensor:
-    """An input or output of a graph. In ``shape`` a number is fixed, a word is an axis of that name, and None one without a name."""
+    """An input or output. In ``shape``, a text is the name of a dynamic axis, and None an axis without a name."""
 
     def __init__(self, name: str, dtype: str, shape: Sequence[int | str | None]) -> None:
-        """Keeps them."""
+        """Store name, type and shape."""
         self.name, self.dtype, self.shape = name, dtype, tuple(shape)
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """The shape as TensorRT has it: -1 where it varies."""
+        """Shape as TensorRT reports it: -1 for dynamic axes."""
         return tuple(size if isinstance(size, int) else -1 for size in self.shape)
 
 
 def read(data: bytes, path: str | None) -> onnx.ModelProto:
-    """Reads a model, with all external data.
+    """Read a model with all external data.
 
     Args:
-        data: the file.
-        path: where it lies, for external data, which is looked for in the working directory otherwise.
+        data: Content of the file.
+        path: Path of the file, for external data; None for the working directory.
 
     Raises:
-        Refusal: when it is not a model, or external data is missing.
+        Refusal: The data is not a model, or external data is missing.
     """
     model = onnx.ModelProto()
     try:
@@ -109,13 +110,13 @@ def read(data: bytes, path: str | None) -> onnx.ModelProto:
 
 
 def inputs(model: onnx.ModelProto) -> list[Tensor]:
-    """Inputs that are not weights."""
+    """Return the inputs that are not weights."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [_tensor(value) for value in model.graph.input if value.name not in weights]
 
 
 def outputs(model: onnx.ModelProto) -> list[Tensor]:
-    """Outputs."""
+    """Return the outputs."""
     return [_tensor(value) for value in model.graph.output]
 
 
@@ -129,13 +130,13 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
 
 
 def check(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Refuses what the parser refuses.
+    """Check a model as the parser does.
 
     Returns:
         The model with the types of all tensors.
 
     Raises:
-        Refusal: for the first node that TensorRT would not take.
+        Refusal: TensorRT would refuse a node.
     """
     inputs(model), outputs(model)
     known = {tensor.name for tensor in model.graph.initializer} | {value.name for value in model.graph.input} | {""}
@@ -177,7 +178,8 @@ def _check_quantization(
     if np.any(scale <= 0):
         text = "Assertion failed: (scaleAllPositive || allowNegativeScale): Scale coefficients must all be positive"
         raise refuse("INVALID_NODE", text, "resolveScaleInput", "onnxOpImporters.cpp", 1889)
-    # Without a zero point ONNX quantizes to UINT8. TensorRT 10 refuses that, and 11 takes it for INT8, which gives other numbers: no graph of ours may have it.
+    # Without a zero point ONNX quantizes to UINT8. TensorRT 10 refuses that, and 11 treats it as INT8, which changes
+    # the numbers: EdgeKit's graphs must not have it.
     absent = np.zeros((), np.uint8 if node.op_type == "QuantizeLinear" else np.int8)
     zero = constants[node.input[2]] if len(node.input) > 2 else absent
     if zero.dtype != np.int8:
@@ -192,7 +194,7 @@ def _check_quantization(
 
 
 def _mismatch(model: onnx.ModelProto, text: str) -> Refusal:
-    """The error for types that do not go together: TensorRT converts none on its own where a network is strongly typed."""
+    """Return the error for mismatched types: TensorRT inserts no casts into a strongly typed network."""
     name = (re.search(r"node name: ([^)]*)\)", text) or re.search(r"()", text)).group(1)
     index, node = next(((i, n) for i, n in enumerate(model.graph.node) if n.name == name), (-1, onnx.NodeProto()))
     layer = {"MatMul": "IMatrixMultiplyLayer", "Gemm": "IMatrixMultiplyLayer"}.get(node.op_type, "IElementWiseLayer")
@@ -201,22 +203,22 @@ def _mismatch(model: onnx.ModelProto, text: str) -> Refusal:
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
-            found[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
-    return found
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+    return constants
 
 
 def layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
-    """What an engine of a graph consists of, roughly as TensorRT fuses it: a bias and an activation run in the product before them.
+    """Return the layers of an engine, roughly as TensorRT fuses them: bias and activation join the product before.
 
     Args:
-        model: with the types of all tensors, as :func:`check` gives it.
+        model: Model with the types of all tensors, from :func:`check`.
 
     Returns:
-        For each layer what the inspector tells, with ``type`` of a tensor in place of its format and axes by name, and under
-        ``"product"`` what a matrix product or convolution multiplies: INT8, HALF or FLOAT.
+        The inspector's record of each layer, with the ``type`` of a tensor instead of its format, axes by name, and
+        ``"product"``: the precision of a matrix product or convolution, INT8, HALF or FLOAT.
     """
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     types = {value.name: _tensor(value) for value in values if value.type.tensor_type.elem_type in _TYPES}
@@ -226,7 +228,7 @@ def layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     fixed = _fixed(model)
-    found: list[dict[str, Any]] = []
+    records: list[dict[str, Any]] = []
     fused: set[str] = set()
     for node in model.graph.node:
         if node.output[0] in fixed | fused or node.op_type in ("Constant", "QuantizeLinear", "DequantizeLinear"):
@@ -241,12 +243,12 @@ def layers(model: onnx.ModelProto) -> list[dict[str, Any]]:
             quantized = all(name in makers and makers[name].op_type == "DequantizeLinear" for name in node.input[:2])
             product = "INT8" if quantized else types[node.input[0]].dtype
             reads = [makers[name].input[0] if quantized else name for name in reads]
-        found.append(_layer(len(found), together, reads, product, types))
-    return found
+        records.append(_layer(len(records), together, reads, product, types))
+    return records
 
 
 def _fixed(model: onnx.ModelProto) -> set[str]:
-    """Names that are constant, also behind Q/DQ and whatever else reads constants alone."""
+    """Return the names of constants, including the outputs of nodes that read only constants."""
     fixed = {tensor.name for tensor in model.graph.initializer} | {""}
     for node in model.graph.node:
         if set(node.input) <= fixed:
@@ -257,7 +259,7 @@ def _fixed(model: onnx.ModelProto) -> set[str]:
 def _follower(
     node: onnx.NodeProto, readers: Mapping[str, list[onnx.NodeProto]], fixed: set[str]
 ) -> onnx.NodeProto | None:
-    """The node that runs with one before it: a bias, or an activation, when nothing else reads that."""
+    """Return the bias or activation that is fused into a node, if it is the only reader of its output."""
     reading = readers.get(node.output[0], [])
     if len(reading) != 1:
         return None
@@ -279,40 +281,40 @@ def _layer(
     if last.op_type in _ACTIVATIONS and kind == "gemm":
         name, kind = f"__myl_Fc_myl0_{index}", "fusion"
 
-    def told(tensor: str, quantized: bool) -> dict[str, Any]:
+    def describe(tensor: str, quantized: bool) -> dict[str, Any]:
         known = types.get(tensor, Tensor(tensor, "FLOAT", ()))
         return {"Name": tensor, "Dimensions": list(known.shape), "type": "INT8" if quantized else known.dtype}
 
     return {
         "Name": name,
         "LayerType": kind,
-        "Inputs": [told(tensor, product == "INT8") for tensor in reads],
-        "Outputs": [told(last.output[0], False)],
+        "Inputs": [describe(tensor, product == "INT8") for tensor in reads],
+        "Outputs": [describe(last.output[0], False)],
         "TacticName": tactic,
         "StreamId": 0,
-        # The original names are here alone, one record for each node that runs in the layer.
+        # Only the metadata has the original names, one record for each fused node.
         "Metadata": "\x1e".join(f"[ONNX Layer: {node.name}]" for node in together),
         "product": product,
     }
 
 
-def precision(found: Sequence[Mapping[str, Any]]) -> str:
-    """The smallest type that a product of an engine multiplies: ``int8``, ``half`` or ``float``."""
-    products = {layer["product"] for layer in found}
+def precision(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return the lowest precision of an engine's products: ``int8``, ``half`` or ``float``."""
+    products = {layer["product"] for layer in records}
     return next((name.lower() for name in ("INT8", "HALF") if name in products), "float")
 
 
 def inspected(layer: Mapping[str, Any], axes: Mapping[str, int] | None, major: int) -> dict[str, Any]:
-    """A layer as the inspector of TensorRT 10 or 11 tells it.
+    """Return a layer as the inspector of TensorRT 10 or 11 reports it.
 
     Args:
-        layer: one of :func:`layers`.
-        axes: sizes by axis name, of a context whose shapes are set; None without one. Then axes that vary are -1 and the type
-            of a tensor that has such an axis is not told.
-        major: 10 or 11, which tell formats under different keys.
+        layer: Record from :func:`layers`.
+        axes: Sizes by axis name, of a context with shapes; None without a context. Then dynamic axes are -1 and the
+            type of a tensor with such an axis is not reported.
+        major: Major version, 10 or 11; they report formats under different keys.
     """
 
-    def told(tensor: Mapping[str, Any]) -> dict[str, Any]:
+    def describe(tensor: Mapping[str, Any]) -> dict[str, Any]:
         sizes = [size if isinstance(size, int) else (axes or {}).get(size, -1) for size in tensor["Dimensions"]]
         hidden = axes is None and -1 in sizes
         word = _UNKNOWN if hidden else _INSPECTED[tensor["type"]]
@@ -321,25 +323,27 @@ def inspected(layer: Mapping[str, Any], axes: Mapping[str, int] | None, major: i
         layout = _UNKNOWN if hidden else f"Row major linear {_FORMATS[tensor['type']]} format (kLINEAR)"
         return {"Name": tensor["Name"], "Location": "Device", "Dimensions": sizes, "Format": layout, "Datatype": word}
 
-    shown = {key: value for key, value in layer.items() if key != "product"}
-    return {**shown, "Inputs": [told(t) for t in layer["Inputs"]], "Outputs": [told(t) for t in layer["Outputs"]]}
+    record = {key: value for key, value in layer.items() if key != "product"}
+    record["Inputs"] = [describe(tensor) for tensor in layer["Inputs"]]
+    record["Outputs"] = [describe(tensor) for tensor in layer["Outputs"]]
+    return record
 
 
 _MAGIC = b"ftrt"
 
 
 def pack(header: Mapping[str, Any], model: bytes) -> bytes:
-    """A plan: what an engine was built for, and its graph with all weights."""
+    """Return a serialized engine: a header, and the graph with all weights."""
     head = json.dumps(header).encode()
     body = len(head).to_bytes(8, "little") + head + model
     return _MAGIC + hashlib.sha256(body).digest() + body
 
 
 def unpack(plan: bytes) -> tuple[dict[str, Any], bytes]:
-    """What :func:`pack` was given.
+    """Return the header and the graph of a serialized engine.
 
     Raises:
-        ValueError: for other bytes, with NVIDIA's text.
+        ValueError: The bytes are not an engine; the message is NVIDIA's text.
     """
     if not plan:
         raise ValueError("Error Code 3: API Usage Error (Cannot deserialize with an empty memory buffer.)")
@@ -355,10 +359,10 @@ def unpack(plan: bytes) -> tuple[dict[str, Any], bytes]:
 
 
 class Runner:
-    """Computes a graph with ONNX Runtime, on the CPU and in one thread. It is loaded when it is first asked."""
+    """Runner of a graph with ONNX Runtime, on the CPU in one thread. The first call loads the graph."""
 
     def __init__(self, model: bytes) -> None:
-        """Keeps the graph."""
+        """Store the graph."""
         self._model, self._lock = model, threading.Lock()
 
     @functools.cached_property
@@ -369,10 +373,10 @@ class Runner:
         return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
 
     def run(self, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> list[np.ndarray]:
-        """The outputs of these names.
+        """Return the outputs of these names.
 
         Raises:
-            Exception: of ONNX Runtime's, when it refuses the graph or the inputs.
+            Exception: ONNX Runtime refuses the graph or the inputs.
         """
         with self._lock:
             session = self._session

@@ -1,5 +1,6 @@
-"""What the stand-in for TensorRT (``fake_tensorrt.py``) has of pybind11: arguments that are checked, enums that are no ints, objects that
-take no new attributes; and the knobs that a test turns.
+"""The pybind11 behaviour of the fake TensorRT, and its controls for tests.
+
+Arguments are checked, enums are not ints, and objects accept no new attributes.
 """
 
 from __future__ import annotations
@@ -17,26 +18,27 @@ from typing import Any
 import fake_tensorrt_graph as graphs
 import numpy as np
 
-ALIGNMENT = 256  # of tensors' addresses (NvInferRuntime.h, setTensorAddress) and of memory that contexts share
+ALIGNMENT = 256  # Of tensor addresses (NvInferRuntime.h, setTensorAddress) and of memory that contexts share.
 _ORDERED = ("Severity", "BuilderFlag", "NetworkDefinitionCreationFlag", "ExecutionContextAllocationStrategy")
 
 
 @dataclass
 class Fake:
-    """What a test sets on a fake module, and what it may look at.
+    """Controls and counters of a fake module.
 
     Attributes:
-        version: in full, e.g. ``11.4.0.106``.
-        driver: a fake driver; None runs everything at once.
-        compute_capability: of the device; None asks the driver.
-        slow_ms: sleeps so long in each execution, by what the engine's products multiply: ``int8``, ``half``, ``float``.
-        wrong: is added to all float outputs of graphs with Q/DQ.
-        build_returns_none: makes builds fail, with a line in the log.
-        refuse_capture: makes ``execute_async_v3`` return False while its stream captures, as for graphs with loops.
-        out_of_memory: makes ``create_execution_context`` return None.
-        builds: engines built so far.
-        timed: kernels that builds measured, those that a timing cache knew not counted.
-        executions: of all contexts, launches of graphs included.
+        version: Full version, e.g. ``11.4.0.106``.
+        driver: Fake driver; None runs all work immediately.
+        compute_capability: Compute capability of the device; None for that of the driver.
+        slow_ms: Sleep time of each execution in ms, by the precision of the engine's products: ``int8``, ``half``,
+            ``float``.
+        wrong: Number added to all float outputs of graphs with Q/DQ.
+        build_returns_none: Whether builds fail, with a line in the log.
+        refuse_capture: Whether ``execute_async_v3`` returns False during a capture, as for graphs with loops.
+        out_of_memory: Whether ``create_execution_context`` returns None.
+        builds: Number of engines built so far.
+        timed: Number of kernels that builds timed, without those in a timing cache.
+        executions: Number of executions of all contexts, including launches of graphs.
     """
 
     version: str
@@ -58,12 +60,12 @@ class Fake:
 
     @property
     def engines(self) -> int:
-        """Engines that are alive."""
+        """Number of live engines."""
         return len(self._engines)
 
     @property
     def contexts(self) -> int:
-        """Execution contexts that are alive."""
+        """Number of live execution contexts."""
         return len(self._contexts)
 
     @property
@@ -78,34 +80,34 @@ class Fake:
         return list(self.compute_capability or device)
 
     def capture(self, stream: int) -> Any:
-        """What a stream records into, or None while it runs what it is given."""
+        """Return the capture of a stream, or None."""
         return None if self.driver is None else self.driver._stream(stream).capture
 
     def queue(self, stream: int, work: Callable[[], None]) -> None:
-        """Runs work on a stream, or records it."""
+        """Run work on a stream, or record it."""
         if self.driver is None:
             work()
         else:
             self.driver.record(stream, work)
 
     def memory(self, address: int, shape: Sequence[int], dtype: Any) -> np.ndarray:
-        """Device memory as an array. A driver refuses what is not memory of the device, as the device does with an illegal access."""
+        """Return device memory as an array. The driver refuses other addresses, like an illegal access on a device."""
         size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
         if self.driver is not None:
             self.driver.read(address, size)
         return np.ndarray(tuple(shape), dtype, (ctypes.c_char * size).from_address(address))
 
     def count(self) -> None:
-        """Counts an execution."""
+        """Count an execution."""
         with self._lock:
             self.executions += 1
 
     @contextlib.contextmanager
     def scratch(self, owner: int, address: int, size: int) -> Iterator[None]:
-        """Holds device memory for an execution. It is written to, as kernels do.
+        """Reserve device memory for an execution and overwrite it, as kernels do.
 
         Raises:
-            AssertionError: when another execution holds some of it: two contexts that share memory may not run at the same time.
+            AssertionError: Another execution uses part of the memory: two contexts run at the same time in it.
         """
         with self._lock:
             for other, (start, length) in self._scratch.items():
@@ -121,33 +123,33 @@ class Fake:
                 del self._scratch[owner]
 
 
-def refused(function: str) -> TypeError:
+def type_error(function: str) -> TypeError:
     return TypeError(
         f"{function}(): incompatible function arguments. The following argument types are supported: (see the documentation)"
     )
 
 
 def number(value: Any, function: str, least: int | None = None) -> int:
-    """An argument that is an integer in C++: no float, no None."""
+    """Return an argument that is an integer in C++: not a float, not None."""
     try:
         number = operator.index(value)
     except TypeError as problem:
-        raise refused(function) from problem
+        raise type_error(function) from problem
     if least is not None and number < least:
-        raise refused(function)
+        raise type_error(function)
     return number
 
 
 def string(value: Any, function: str) -> str:
-    """An argument that is a ``char const*`` in C++: no Path."""
+    """Return an argument that is a ``char const*`` in C++: not a Path."""
     if not isinstance(value, (str, bytes)):
-        raise refused(function)
+        raise type_error(function)
     return value if isinstance(value, str) else value.decode()
 
 
-def given(value: Any, kind: type, function: str) -> Any:
+def check_type(value: Any, kind: type, function: str) -> Any:
     if not isinstance(value, kind):
-        raise refused(function)
+        raise type_error(function)
     return value
 
 
@@ -155,11 +157,11 @@ def buffer(value: Any, function: str) -> bytes:
     try:
         return bytes(memoryview(value))
     except TypeError as problem:
-        raise refused(function) from problem
+        raise type_error(function) from problem
 
 
 class Native:
-    """An object that lives in C++: it takes no new attributes, and the library alone makes it."""
+    """A C++ object: it accepts no new attributes, and only the library creates it."""
 
     __slots__ = ("__weakref__",)
     _fake: Fake
@@ -168,15 +170,15 @@ class Native:
         raise TypeError(f"tensorrt.tensorrt.{type(self).__name__}: No constructor defined!")
 
 
-def made(kind: Any, **fields: Any) -> Any:
-    made = object.__new__(kind)
+def create(kind: Any, **fields: Any) -> Any:
+    instance = object.__new__(kind)
     for name, value in fields.items():
-        setattr(made, f"_{name}", value)
-    return made
+        setattr(instance, f"_{name}", value)
+    return instance
 
 
 def log(logger: Any, severity: str, text: str) -> None:
-    """Hands a line to a logger. What that raises is printed and lost, as in the bindings."""
+    """Pass a line to a logger. An exception of the logger is printed and dropped, as in the bindings."""
     try:
         logger.log(getattr(logger.Severity, severity), text)
     except BaseException as problem:
@@ -184,7 +186,7 @@ def log(logger: Any, severity: str, text: str) -> None:
 
 
 class Enum:
-    """An enum of pybind11: not an int, and equal to its own kind alone."""
+    """An enum of pybind11: not an int, and equal only to members of the same class."""
 
     __slots__ = ("_value",)
     __members__: dict[str, Enum]
@@ -234,15 +236,15 @@ def enum(name: str, members: str) -> type[Enum]:
         space.update({f"__{how}__": compared(getattr(operator, how)) for how in ("lt", "le", "gt", "ge")})
     if name == "DataType":
         space["itemsize"] = property(lambda self: np.dtype(graphs.NUMPY[self.name]).itemsize)
-    made = type(name, (Enum,), space)
-    made.__members__ = {member: made(value) for value, member in enumerate(members.split()) if member != "-"}
-    for member, value in made.__members__.items():
-        setattr(made, member, value)
-    return made
+    instance = type(name, (Enum,), space)
+    instance.__members__ = {member: instance(value) for value, member in enumerate(members.split()) if member != "-"}
+    for member, value in instance.__members__.items():
+        setattr(instance, member, value)
+    return instance
 
 
 class Dims:
-    """A shape. It looks like a tuple and is none; -1 dimensions, which no tensor has, stand for "no such tensor"."""
+    """A shape that looks like a tuple but is not one; -1 dimensions mean that there is no such tensor."""
 
     __slots__ = ("_count", "_sizes")
     MAX_DIMS = 8
@@ -250,11 +252,11 @@ class Dims:
 
     def __init__(self, shape: Any = ()) -> None:
         if isinstance(shape, str):
-            raise refused("__init__")
+            raise type_error("__init__")
         try:
             self._sizes = [operator.index(size) for size in shape]
         except TypeError as problem:
-            raise refused("__init__") from problem
+            raise type_error("__init__") from problem
         if len(self._sizes) > self.MAX_DIMS:
             raise ValueError(f"Input length {len(self._sizes)}. Max expected length is {self.MAX_DIMS}")
         self._count = len(self._sizes)
@@ -274,7 +276,7 @@ class Dims:
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, (tuple, list)):
-            raise refused("__eq__")
+            raise type_error("__eq__")
         return tuple(self._sizes) == tuple(other)
 
     def __repr__(self) -> str:
@@ -282,7 +284,7 @@ class Dims:
 
 
 class IHostMemory(Native):
-    """Bytes of the library's. It has the buffer protocol and neither a length nor an index: use memoryview or bytes."""
+    """Memory of the library. It has the buffer protocol but no length and no index: use memoryview or bytes."""
 
     __slots__ = ()
     dtype = property(lambda self: self._fake.trt.DataType.INT8)
@@ -291,26 +293,26 @@ class IHostMemory(Native):
 
 
 def memory(trt: Any, data: bytes) -> Any:
-    """Memory of the library's. The class is a ctypes array, as Python before 3.12 cannot offer a buffer otherwise."""
+    """Return memory of the library: a ctypes array, because Python before 3.12 has no other way to offer a buffer."""
     kind = type("IHostMemory", (trt.IHostMemory, ctypes.c_ubyte * len(data)), {"__slots__": ()})
-    made = kind.__new__(kind)
-    ctypes.memmove(ctypes.addressof(made), data, len(data))
-    return made
+    instance = kind.__new__(kind)
+    ctypes.memmove(ctypes.addressof(instance), data, len(data))
+    return instance
 
 
 class _Overridden(type):
-    """Refuses an object whose class did not call the base class's ``__init__``, without which C++ has nothing."""
+    """Metaclass that requires subclasses to call the base class's ``__init__``, which creates the C++ object."""
 
     def __call__(cls, *arguments: Any, **named: Any) -> Any:
-        made = super().__call__(*arguments, **named)
-        if not made._ready:
+        instance = super().__call__(*arguments, **named)
+        if not instance._ready:
             base = next(kind for kind in cls.__mro__ if kind.__module__ == "tensorrt.tensorrt").__name__
             raise TypeError(f"tensorrt.tensorrt.{base}.__init__() must be called when overriding __init__")
-        return made
+        return instance
 
 
 class ILogger(metaclass=_Overridden):
-    """What receives the library's lines, from any thread."""
+    """Receiver of the library's log lines, called from any thread."""
 
     _ready = False
 
@@ -322,12 +324,12 @@ class ILogger(metaclass=_Overridden):
 
 
 class Logger(ILogger):
-    """Writes lines to standard error, from a severity on."""
+    """Logger that writes lines from a severity on to standard error."""
 
     def __init__(self, min_severity: Any = None) -> None:
         ILogger.__init__(self)
         self.min_severity = (
-            self.Severity.WARNING if min_severity is None else given(min_severity, self.Severity, "__init__")
+            self.Severity.WARNING if min_severity is None else check_type(min_severity, self.Severity, "__init__")
         )
 
     def log(self, severity: Any, msg: str) -> None:
@@ -336,7 +338,7 @@ class Logger(ILogger):
 
 
 class IProgressMonitor(metaclass=_Overridden):
-    """What is told how far a build is."""
+    """Receiver of build progress."""
 
     _ready = False
 
@@ -354,11 +356,11 @@ class IProgressMonitor(metaclass=_Overridden):
 
 
 def setting(name: str, kind: Callable[[Fake], Any], adapt: Callable[[Any], Any] = lambda value: value) -> property:
-    """A property that takes values of one type, kept under a name in ``_settings``. ``int`` stands for all integers."""
+    """Return a property for values of one type, stored under a name in ``_settings``. ``int`` accepts all integers."""
 
     def write(self: Any, value: Any) -> None:
-        wanted = kind(self._fake)
-        self._settings[name] = adapt(number(value, "") if wanted is int else given(value, wanted, ""))
+        value_type = kind(self._fake)
+        self._settings[name] = adapt(number(value, "") if value_type is int else check_type(value, value_type, ""))
 
     return property(lambda self: self._settings[name], write)
 

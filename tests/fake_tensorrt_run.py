@@ -1,4 +1,4 @@
-"""What the stand-in for TensorRT (``fake_tensorrt.py``) does from a plan to answers: runtime, engine, inspector, execution context."""
+"""The run side of the fake TensorRT: runtime, engine, inspector and execution context."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from typing import Any
 
 import fake_tensorrt_graph as graphs
 import numpy as np
-from fake_tensorrt_native import ALIGNMENT, Dims, ILogger, Native, buffer, given, log, made, number, string
+from fake_tensorrt_native import ALIGNMENT, Dims, ILogger, Native, buffer, check_type, create, log, number, string
 
 
 class Runtime(Native):
-    """Loads plans."""
+    """Loader of engines."""
 
     __slots__ = ("_logger",)
 
     def __init__(self, logger: Any) -> None:
-        self._logger = given(logger, ILogger, "__init__")
+        self._logger = check_type(logger, ILogger, "__init__")
 
     logger = property(lambda self: self._logger)
 
     def deserialize_cuda_engine(self, serialized_engine: Any) -> Any:
-        """None for a plan of another version or device, and for other bytes."""
+        """Return an engine; None if the bytes belong to another version or device, or are not an engine."""
         plan = buffer(serialized_engine, "deserialize_cuda_engine")
         fake = self._fake
         try:
@@ -52,13 +52,13 @@ class Runtime(Native):
             "outputs": {tensor.name: tensor for tensor in graphs.outputs(parsed)},
             "quantized": any(node.op_type == "QuantizeLinear" for node in parsed.graph.node),
         }
-        engine = made(fake.trt.ICudaEngine, **fields)
+        engine = create(fake.trt.ICudaEngine, **fields)
         fake._engines.add(engine)
         return engine
 
 
 class ICudaEngine(Native):
-    """A loaded plan."""
+    """A loaded engine."""
 
     __slots__ = ("_header", "_inputs", "_logger", "_outputs", "_plan", "_quantized", "_runner", "_runtime")
     name = property(lambda self: "Unnamed Network 0")
@@ -109,7 +109,7 @@ class ICudaEngine(Native):
         return False
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Any]:
-        """Minimum, optimum and maximum; for an output, which has none, shapes of -1 dimensions."""
+        """Return minimum, optimum and maximum; shapes of -1 dimensions for an output, which has none."""
         shapes = self._profile(
             string(name, "get_tensor_profile_shape"), number(profile_index, "get_tensor_profile_shape")
         )
@@ -118,7 +118,8 @@ class ICudaEngine(Native):
     def create_execution_context(self, strategy: Any = None) -> Any:
         trt, strategies = self._fake.trt, self._fake.trt.ExecutionContextAllocationStrategy
         managed = (
-            strategy is not None and given(strategy, strategies, "create_execution_context") == strategies.USER_MANAGED
+            strategy is not None
+            and check_type(strategy, strategies, "create_execution_context") == strategies.USER_MANAGED
         )
         if self._fake.out_of_memory and not managed:
             log(
@@ -135,19 +136,19 @@ class ICudaEngine(Native):
             "fresh": True,
             "queued": [],
         }
-        context = made(trt.IExecutionContext, engine=self, logger=self._logger, guard=threading.RLock(), **fields)
+        context = create(trt.IExecutionContext, engine=self, logger=self._logger, guard=threading.RLock(), **fields)
         self._fake._contexts.add(context)
         return context
 
     def create_engine_inspector(self) -> Any:
-        return made(self._fake.trt.EngineInspector, engine=self, context=None)
+        return create(self._fake.trt.EngineInspector, engine=self, context=None)
 
     def _tensor(self, name: str) -> graphs.Tensor:
-        found = self._inputs.get(name) or self._outputs.get(name)
-        if found is None:
+        tensor = self._inputs.get(name) or self._outputs.get(name)
+        if tensor is None:
             text = f"Given invalid tensor name: {name}. Get valid tensor names with getIOTensorName()"
             log(self._logger, "ERROR", f"ICudaEngine::getTensorShape: Error Code 3: API Usage Error ({text})")
-        return found or graphs.Tensor("", "FLOAT", ())
+        return tensor or graphs.Tensor("", "FLOAT", ())
 
     def _nothing(self) -> Any:
         dims = self._fake.trt.Dims()
@@ -160,14 +161,14 @@ class ICudaEngine(Native):
         return self._header["profiles"][index].get(name) or [self._inputs[name].dims] * 3
 
     def _memory(self, index: int, shapes: Any = None) -> int:
-        """Bytes that an execution writes to beside its tensors."""
+        """Return the size of the scratch memory of an execution, bytes."""
         shapes = shapes or {name: self._profile(name, index)[2] for name in self._inputs}
         elements = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
         return -(-64 * elements // ALIGNMENT) * ALIGNMENT
 
 
 class EngineInspector(Native):
-    """Tells what an engine consists of."""
+    """Inspector of the layers of an engine."""
 
     __slots__ = ("_context", "_engine")
 
@@ -181,23 +182,25 @@ class EngineInspector(Native):
 
     @execution_context.setter
     def execution_context(self, context: Any) -> None:
-        self._context = None if context is None else weakref.ref(given(context, IExecutionContext, "execution_context"))
+        self._context = (
+            None if context is None else weakref.ref(check_type(context, IExecutionContext, "execution_context"))
+        )
 
     def get_engine_information(self, format: Any) -> str:
-        """As JSON. Sizes that vary, and types of such tensors, need a context with all shapes set."""
+        """Return the layers as JSON. Dynamic sizes, and the types of such tensors, need a context with all shapes set."""
         formats = self._fake.trt.LayerInformationFormat
-        assert given(format, formats, "get_engine_information") == formats.JSON, "this stand-in speaks JSON alone"
+        assert check_type(format, formats, "get_engine_information") == formats.JSON, "this fake supports JSON only"
         engine, context, major = self._engine, self.execution_context, self._fake.major
         axes = context._axes() if context is not None and not context._missing() else None
         layers = [graphs.inspected(layer, axes, major) for layer in engine._header["layers"]]
         verbosity = engine._header["verbosity"]
-        told = {
+        record = {
             "Layers": {"DETAILED": layers, "LAYER_NAMES_ONLY": [layer["Name"] for layer in layers], "NONE": []}[
                 verbosity
             ]
         }
         if major < 11:
-            return json.dumps({**told, "Bindings": [*engine._inputs, *engine._outputs]})
+            return json.dumps({**record, "Bindings": [*engine._inputs, *engine._outputs]})
         modes = [(tensor, "Input") for tensor in engine._inputs.values()] + [
             (tensor, "Output") for tensor in engine._outputs.values()
         ]
@@ -211,11 +214,11 @@ class EngineInspector(Native):
             }
             for t, mode in modes
         ]
-        return json.dumps({"ProfilingVerbosity": verbosity, **told, "I/O Tensors": tensors})
+        return json.dumps({"ProfilingVerbosity": verbosity, **record, "I/O Tensors": tensors})
 
 
 class IExecutionContext(Native):
-    """One caller's shapes and addresses. It is not for two threads at the same time, which is noticed here and is undefined in truth."""
+    """Shapes and addresses of one caller. Concurrent use is detected here and undefined in TensorRT."""
 
     __slots__ = (
         "_addresses",
@@ -252,7 +255,7 @@ class IExecutionContext(Native):
         return False
 
     def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
-        """True, or RuntimeError (not False). Shapes must be set again after a change."""
+        """Return True or raise RuntimeError (never False). Shapes must be set again after a change."""
         index = number(profile_index, "set_optimization_profile_async")
         number(stream_handle, "set_optimization_profile_async", least=0)
         with self._alone():
@@ -273,7 +276,7 @@ class IExecutionContext(Native):
             if tensor is None:
                 return self._error(f"isInput. Given invalid tensor name: {name}.", "setInputShape")
             fits = len(dims) == len(tensor.dims) and all(
-                size in (-1, given) for size, given in zip(tensor.dims, dims, strict=True)
+                size in (-1, actual) for size, actual in zip(tensor.dims, dims, strict=True)
             )
             if not fits:
                 text = f"Static dimension mismatch while setting input shape for {name}. Set dimensions are {_list(dims)}. "
@@ -291,7 +294,7 @@ class IExecutionContext(Native):
             return True
 
     def infer_shapes(self) -> list[str]:
-        """Inputs without a shape. RuntimeError when shapes do not go together."""
+        """Return the inputs without a shape; raise RuntimeError if shapes disagree."""
         with self._alone():
             missing = self._missing()
             if not missing and self._axes() is None:
@@ -303,7 +306,7 @@ class IExecutionContext(Native):
             return missing
 
     def get_tensor_shape(self, name: str) -> Any:
-        """-1 in an output until all inputs have shapes."""
+        """Return a shape; axes of an output are -1 until all inputs have shapes."""
         with self._alone():
             tensor = self._engine._tensor(string(name, "get_tensor_shape"))
             if not tensor.name:
@@ -329,7 +332,7 @@ class IExecutionContext(Native):
         return self._addresses.get(string(name, "get_tensor_address"), 0)
 
     def update_device_memory_size_for_shapes(self) -> int:
-        """Bytes for the shapes that are set, which are then enough until these change; 0 on error."""
+        """Return the memory size for the current shapes, bytes; 0 on error."""
         with self._alone():
             self._need = None if self._missing() else self._engine._memory(self._profile, self._all_shapes())
             return self._need or 0
@@ -348,7 +351,8 @@ class IExecutionContext(Native):
                 return self._error(problem)
             assert set(self._queued) <= {stream}, "an execution context is queued on two streams at the same time"
             capture = self._fake.capture(stream)
-            # The first execution after a change of shapes does what cannot be captured: run once before a capture (Developer Guide, CUDA graphs).
+            # The first execution after a change of shapes does work that cannot be captured: run once before a capture
+            # (Developer Guide, CUDA graphs).
             if capture and (self._fake.refuse_capture or self._fresh):
                 capture.invalid = True
                 log(
@@ -368,7 +372,7 @@ class IExecutionContext(Native):
         return {name: self._shapes.get(name, tensor.dims) for name, tensor in self._engine._inputs.items()}
 
     def _axes(self) -> dict[str, int] | None:
-        """Sizes by the names of axes; None when inputs disagree about one. All inputs must have shapes."""
+        """Return sizes by axis name; None if inputs disagree. All inputs must have shapes."""
         axes: dict[str, int] = {}
         for name, shape in self._all_shapes().items():
             for axis, size in zip(self._engine._inputs[name].shape, shape, strict=True):
@@ -378,7 +382,7 @@ class IExecutionContext(Native):
 
     def _output_shape(self, tensor: graphs.Tensor, axes: dict[str, int]) -> tuple[int, ...]:
         shape = [size if isinstance(size, int) else axes.get(size or "", -1) for size in tensor.shape]
-        if -1 in shape:  # an axis that no input names: ask the graph
+        if -1 in shape:  # No input has this axis: run the graph.
             engine = self._engine
             feeds = {
                 name: np.zeros(shape, graphs.NUMPY[engine._inputs[name].dtype])
@@ -388,7 +392,7 @@ class IExecutionContext(Native):
         return tuple(shape)
 
     def _unready(self) -> str | None:
-        """Why it cannot execute."""
+        """Return why the context cannot execute, or None."""
         engine = self._engine
         if missing := self._missing():
             text = f"Following input tensors' dimensions are not specified: {', '.join(missing)}."
@@ -412,10 +416,10 @@ class IExecutionContext(Native):
         return None
 
     def _work(self, stream: int | None) -> Callable[[], None]:
-        """An execution with the shapes and addresses of now, which a graph keeps. It does not keep the context alive.
+        """Return an execution with the current shapes and addresses. It does not keep the context alive.
 
         Args:
-            stream: that it is queued on; None for a graph.
+            stream: Stream of the queue; None for a captured graph.
         """
         engine, fake, alive = self._engine, self._fake, weakref.ref(self)
         axes = self._axes() or {}
@@ -437,9 +441,9 @@ class IExecutionContext(Native):
                 if stream is not None:
                     context._queued.remove(stream)
                 feeds = {name: fake.memory(address, shape, dtype).copy() for name, address, shape, dtype in reads}
-                found = engine._runner.run(feeds, [name for name, *_ in writes])
+                outputs = engine._runner.run(feeds, [name for name, *_ in writes])
                 time.sleep(fake.slow_ms.get(graphs.precision(engine._header["layers"]), 0) / 1000)
-                for (_, address, shape, dtype), array in zip(writes, found, strict=True):
+                for (_, address, shape, dtype), array in zip(writes, outputs, strict=True):
                     wrong = fake.wrong if engine._quantized and np.issubdtype(dtype, np.floating) else 0
                     fake.memory(address, shape, dtype)[...] = array + np.asarray(wrong, dtype) if wrong else array
                 fake.count()

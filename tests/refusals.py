@@ -26,8 +26,12 @@ def refused(code, *values, **fields):
     with pytest.raises(EdgekitError) as caught:
         yield caught
     error = caught.value
-    assert error.code == code, f"{error.code}: {error}"
-    missing = [value for value in values if str(value) not in str(error)]
-    assert not missing, f"{missing} not in: {error}"
-    actual = {name: error.fields.get(name) for name in fields}
-    assert actual == fields, str(error)
+    try:
+        assert error.code == code, f"{error.code}: {error}"
+        missing = [value for value in values if str(value) not in str(error)]
+        assert not missing, f"{missing} not in: {error}"
+        actual = {name: error.fields.get(name) for name in fields}
+        assert actual == fields, str(error)
+    finally:
+        # The traceback refers to this frame. Without these references its objects are freed without garbage collection.
+        del error, caught

@@ -370,7 +370,7 @@ def test_what_is_refused_before_any_work(build, tmp_path, tiny_samples):
         (UsageError, "has no candidate", {"target": small.target(tmp_path / "e.toml", backends=())}),
         (
             BackendError,
-            "serves the device.s. cpu",
+            "runs on the device .cpu. only",
             {"target": small.target(tmp_path / "f.toml", extra='device = "gpu"')},
         ),
         (UsageError, "is not a bundle", {"out": tmp_path / "place" / "mine", "force": True}),

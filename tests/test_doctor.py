@@ -400,7 +400,7 @@ def test_a_xavier_is_told_that_it_cannot_be_served(tmp_path, no_driver, versions
         fake_jetson.write(tmp_path, {**fake_jetson.xavier(), **fake_jetson.tensorrt("8.5.2.2", "python3.8")})
     )
     assert "JetPack 5.1.2, L4T 35.4.1" in line(found, "jetson")
-    assert "8.5.2.2 is not supported. Jetson Xavier ends at JetPack 5" in line(found, "tensorrt")
+    assert "8.5.2.2 is not supported. The last version for Jetson Xavier is JetPack 5" in line(found, "tensorrt")
     assert "--target onnxruntime" in line(found, "tensorrt")
 
 
@@ -425,7 +425,7 @@ def test_a_jetson_that_tells_little(tmp_path, no_driver, versions):
         (
             "8.6.2",
             "36.3.0",
-            "8.6.2 is not supported. JetPack 6.0 brings TensorRT 8.6.2. Move this board to JetPack 6.1",
+            "8.6.2 is not supported. JetPack 6.0 has TensorRT 8.6.2. Upgrade this board to JetPack 6.1",
         ),
         ("11.4.1", "41.0", "11.4.1, and this Python sees it"),
     ],

@@ -1,19 +1,25 @@
-"""A file is a backend. It compiles and runs a graph, and knows nothing of text, labels or calibration.
+"""Inference backends: one module per backend compiles and runs a graph.
 
-Listing this folder is the registration. A backend module has::
+A backend knows graphs, tensors and devices. It knows nothing of text, labels or calibration.
 
-    PACKAGES                                             distributions that bring it, the one to install first
-    STATIC_SHAPES                                        whether it gains from static shapes
-    ENGINES                                              "": it runs the graph; "device": it runs an engine that is made where it runs;
-                                                         "host": an engine that can be made anywhere
-    check_target(target) -> None                         refuses early, with a remedy
-    check_here() -> None                                 refuses where this machine cannot run it; loads nothing of the vendor's
-    open_device(device, threads, streams=1) -> Device    Device.load(source, signature, shapes=()) -> Engine; Device.close()
+The modules of this folder are the registry; no list has to be kept. A backend module defines:
 
-``Engine.run(feeds, keep=())`` takes and gives numpy arrays by name; outputs named in ``keep`` stay on the device as opaque
-buffers, which any engine of the same device takes as feeds. ``Engine.precisions()`` tells what the linear layers
-really ran in, from the backend's own record; ``Engine.close()``. A device of a backend with engines has ``identity()`` and
-``compile(graph, signature, recipe, timing_cache, progress)`` besides.
+=====================================  ==============================================================================
+``PACKAGES``                           Distributions that provide the backend, the preferred one first.
+``STATIC_SHAPES``                      True if the backend runs faster with static input shapes.
+``ENGINES``                            ``""``: the backend runs the graph file. ``"device"``: it runs an engine that is
+                                       compiled on the target device. ``"host"``: its engines can be compiled on any
+                                       machine.
+``check_target(target)``               Raise early if a target cannot be served; the message names the remedy.
+``check_here()``                       Raise if this machine cannot run the backend, without loading vendor libraries.
+``open_device(device, threads,         Return a :class:`Device`.
+streams=1)``
+=====================================  ==============================================================================
+
+``Device.load(source, signature, shapes=())`` returns an :class:`Engine`. ``Engine.run(feeds, keep=())`` maps input
+arrays to output arrays by name. Outputs named in ``keep`` stay on the device as opaque buffers, which every engine of
+the same device accepts as feeds. A device of a backend with engines is a :class:`CompilingDevice`: it also has
+``identity()`` and ``compile(graph, signature, recipe, timing_cache, progress)``.
 """
 
 from __future__ import annotations
@@ -23,7 +29,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BackendError
 from edgekit.spec.registry import Registry, version_of
 
@@ -47,24 +52,25 @@ __all__ = [
     "check_installed",
     "get",
     "installed_version",
-    "mostly_int8",
+    "is_int8",
     "names",
-    "not_installed",
+    "not_installed_error",
     "summary",
-    "threads_of_a_stream",
+    "threads_per_stream",
 ]
 
 Feeds = Mapping[str, Any]
-"""Input name to a numpy array, or to a buffer that an engine of the same device kept."""
+"""Input name to a numpy array, or to a buffer that an engine of the same device returned for ``keep``."""
 
 
 @dataclass(frozen=True)
 class GraphBytes:
-    """A graph of a bundle that was checked.
+    """A graph file of a bundle whose integrity was verified.
 
     Attributes:
-        path: its file; the weights that it names lie beside it. Whoever loads it from here compares afterwards that nothing changed.
-        read: gives the very bytes that were checked.
+        path: Path of the graph file; its external weight files lie beside it. A caller that loads the graph by path
+            must verify afterwards that the file is unchanged.
+        read: Function that returns the verified bytes.
     """
 
     path: Path
@@ -72,157 +78,200 @@ class GraphBytes:
 
     @property
     def name(self) -> str:
-        """Of its file, for messages."""
+        """File name, for messages."""
         return self.path.name
 
 
 class Engine(Protocol):
-    """A loaded graph. ``run`` may be called from several threads at once."""
+    """A loaded graph. ``run`` is thread-safe."""
 
     def run(self, feeds: Feeds, keep: Collection[str] = ()) -> dict[str, Any]:
-        """Runs once; arrays by input name in, arrays by output name out, or buffers for the outputs in ``keep``."""
+        """Run the graph once.
+
+        Args:
+            feeds: Arrays or device buffers by input name.
+            keep: Names of outputs that stay on the device.
+
+        Returns:
+            Arrays by output name; device buffers for the outputs in ``keep``.
+        """
 
     def precisions(self) -> list[str]:
-        """What each of its linear layers ran in, e.g. ``int8``; :func:`summary` makes words of them."""
+        """Return the precision each linear layer executed in, e.g. ``int8``, as the backend itself records it.
 
-    def close(self) -> None:
-        """Frees the engine."""
-
-
-class Device(Protocol):
-    """An opened device of a backend."""
-
-    def load(self, source: Any, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
-        """Loads a graph (a path or :class:`GraphBytes`), with static shapes for one row of so many tokens (ascending) beside any shape; or an engine's bytes.
-
-        The caller pads a row to one of them; a row of another length, or a batch, is answered too.
-
-        Raises:
-            EngineMismatchError: for an engine that was made by another version or for another chip, or is damaged.
+        :func:`summary` turns the list into words.
         """
 
     def close(self) -> None:
-        """Frees the device."""
+        """Free the engine."""
+
+
+class Device(Protocol):
+    """An open device of a backend."""
+
+    def load(self, source: Any, signature: Signature, shapes: tuple[int, ...] = ()) -> Engine:
+        """Load a graph or an engine.
+
+        Args:
+            source: Graph as a path or :class:`GraphBytes`, or the bytes of a compiled engine.
+            signature: Inputs and outputs of the graph.
+            shapes: Ascending sequence lengths for which the graph is also compiled with static shapes at batch 1. The
+                caller pads a row to one of them; other lengths and batch sizes run with dynamic shapes.
+
+        Raises:
+            EngineMismatchError: The engine was built by another version or for another chip, or it is damaged.
+        """
+
+    def close(self) -> None:
+        """Free the device."""
 
 
 class Compiled(Protocol):
-    """An engine file's content, and what the next compilation here can start from."""
+    """Result of a compilation.
+
+    Attributes:
+        plan: Content of the engine file.
+        timing_cache: Kernel timings from which the next compilation on this device can start.
+    """
 
     plan: bytes
     timing_cache: bytes
 
 
 class CompilingDevice(Device, Protocol):
-    """A device of a backend whose engines are made where they run; it loads no graphs, but engines."""
+    """A device of a backend whose engines are compiled where they run. It loads engines, not graphs."""
 
     def identity(self) -> dict[str, object]:
-        """All that an engine is bound to: versions, chip, memory; plain data."""
+        """Return everything that an engine depends on as plain data: versions, chip and memory."""
 
     def compile(
         self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress
     ) -> Compiled:
-        """Makes an engine of a graph for this device."""
+        """Compile a graph to an engine for this device."""
 
 
 class EngineMismatchError(BackendError):
-    """An engine that this device did not make like this: it is to be made again."""
+    """The engine was not built by this version for this device; it has to be rebuilt."""
 
 
 class WrongResultsError(BackendError):
-    """This installation of a backend computes wrong results: its self-test said so."""
+    """The self-test of a backend failed: this installation computes wrong results."""
 
 
 class Backend(Protocol):
-    """What a module in this folder offers."""
+    """Interface of a module in this folder."""
 
     PACKAGES: tuple[str, ...]
     STATIC_SHAPES: bool
     ENGINES: str
 
     def check_target(self, target: Target) -> None:
-        """Refuses a target that this backend cannot serve."""
+        """Raise if this backend cannot serve the target."""
 
     def check_here(self) -> None:
-        """Refuses where this machine cannot run it."""
+        """Raise if this machine cannot run the backend."""
 
     def open_device(self, device: str, threads: int, streams: int = 1) -> Any:
-        """Opens a device for ``streams`` calls at the same time that have ``threads`` between them: a Device, or a CompilingDevice where it has engines."""
+        """Open a device.
+
+        Args:
+            device: Name of the device, e.g. ``cpu``.
+            threads: Number of threads that all concurrent calls share.
+            streams: Number of concurrent calls.
+
+        Returns:
+            A :class:`Device`; a :class:`CompilingDevice` if the backend has engines.
+        """
 
 
 _BACKENDS: Registry[Backend] = Registry(__name__, "backend")
-names, get = _BACKENDS.names, _BACKENDS.get
+names = _BACKENDS.names
+get = _BACKENDS.get
 
 
 def installed_version(name: str) -> str | None:
-    """Version of a backend's package, or None where it is not installed; does not import it."""
+    """Return the version of a backend's package, or None if it is not installed. The package is not imported."""
     return next(filter(None, map(version_of, get(name).PACKAGES)), None)
 
 
 def check_installed(name: str) -> None:
-    """Refuses where a backend's package is missing.
+    """Raise if the package of a backend is missing.
 
     Raises:
-        BackendError: with what to install.
+        BackendError: The package is missing; the message has the install command.
     """
     if installed_version(name) is None:
-        raise not_installed(name)
+        raise not_installed_error(name)
 
 
-def check_cpu_target(who: str, target: Target) -> None:
-    """Refuses a target of another device than ``cpu``, which is all that this backend is offered for.
+def check_cpu_target(backend_title: str, target: Target) -> None:
+    """Raise if a target is for another device than ``cpu``.
+
+    Args:
+        backend_title: Name of the backend for the message, e.g. ``ONNX Runtime``.
+        target: Target to check.
 
     Raises:
-        BackendError: with both.
+        BackendError: The target is for another device.
     """
     if target.device != "cpu":
         raise BackendError(
-            f"{who} serves the device(s) cpu here, target '{target.name}' asks for '{target.device}'.",
+            f"{backend_title} runs on the device 'cpu' only. Target '{target.name}' asks for '{target.device}'. "
+            "Use another backend or device.",
             code="backend-wrong-device",
         )
 
 
-def not_installed(name: str) -> BackendError:
-    """The error for a backend whose package is missing."""
+def not_installed_error(name: str) -> BackendError:
+    """Return the error for a backend whose package is missing."""
+    extra = name.replace("_", "-")
     return BackendError(
-        f"The backend '{name}' is not installed, and this bundle or target needs it. Run: {install_hint(name)}",
+        f"The backend '{name}' is not installed, but this bundle or target needs it. "
+        f"Run: pip install 'edgekit[{extra}]'",
         code="backend-not-installed",
     )
 
 
-def threads_of_a_stream(threads: int, streams: int) -> int:
-    """Threads that one of several calls at the same time has.
+def threads_per_stream(threads: int, streams: int) -> int:
+    """Return the number of threads of each of several concurrent calls.
 
     Raises:
-        BackendError: when there is not a thread for each.
+        BackendError: There are fewer threads than streams.
     """
     if not 1 <= streams <= threads:
         raise BackendError(
-            f"streams is {streams} with {threads} thread(s), expected 1 to {threads}: each stream needs a thread. Give fewer.",
+            f"streams is {streams} with {threads} thread(s), expected 1 to {threads}: each stream needs a thread. "
+            "Reduce streams.",
             code="streams-out-of-range",
         )
     return threads // streams
 
 
 def summary(precisions: list[str]) -> str:
-    """Words for what the linear layers ran in, e.g. ``int8`` or ``int8 36/38 linears``.
+    """Return the executed precisions in words, e.g. ``int8`` or ``int8 36/38 linears``.
 
-    A layer or two in float is usual (pooler, classifier: too small to gain), so INT8 is named with its share.
+    One or two layers in float are usual (pooler and classifier are too small to gain from INT8), so a mixed result is
+    labelled INT8 together with its share.
     """
     if not precisions:
         return "unknown"
-    low = precisions.count("int8")
-    if 0 < low < len(precisions):
-        return f"int8 {low}/{len(precisions)} linears"
+    int8_count = precisions.count("int8")
+    if 0 < int8_count < len(precisions):
+        return f"int8 {int8_count}/{len(precisions)} linears"
     return max(sorted(set(precisions)), key=precisions.count)
 
 
-def mostly_int8(executed: str, in_float: int = 0) -> bool:
-    """Whether words of :func:`summary` say that more than half of the linear layers ran in INT8, those that are to stay in float not counted.
+def is_int8(executed: str, in_float: int = 0) -> bool:
+    """Return whether more than half of the linear layers ran in INT8.
 
     Args:
-        executed: the words.
-        in_float: layers that were asked to stay in float.
+        executed: Text that :func:`summary` returned.
+        in_float: Number of layers that were meant to stay in float; they are not counted.
     """
     name, _, share = executed.partition(" ")
-    low, _, all_of_them = share.partition(" ")[0].partition("/")
-    return name == "int8" and (not share or 2 * int(low) > int(all_of_them) - in_float)
+    if name != "int8":
+        return False
+    if not share:
+        return True
+    int8_count, _, layer_count = share.partition(" ")[0].partition("/")
+    return 2 * int(int8_count) > int(layer_count) - in_float

@@ -1,9 +1,10 @@
-"""Static shapes for several lengths inside one OpenVINO model, which packs the weights once for all of them.
+"""Static shapes for several sequence lengths inside one OpenVINO model, which packs the weights only once.
 
-Compiled one by one, every shape packs its own copy of the weights: OpenVINO's cache of packed weights belongs to one compiled
-model and knows a weight by the address of its constant. So all shapes are put into one model: a binary tree of ``If`` on
-the number of tokens whose leaves are copies of the graph, each with a shape of its own, that read the same constants.
-``benchmarks/openvino_shapes.py`` measures this against the other ways.
+If each shape were compiled as a model of its own, each would pack its own copy of the weights: OpenVINO's cache of
+packed weights belongs to one compiled model and identifies a weight by the address of its constant. All shapes are
+therefore put into one model: a binary tree of ``If`` nodes on the sequence length, whose leaves are copies of the
+graph, each with its own static shape, that share the constants. ``benchmarks/openvino_shapes.py`` compares the
+alternatives.
 
     batch == 1 and tokens in (16, 32, 64, 128)
     |- yes: tokens <= 32
@@ -22,104 +23,128 @@ import numpy as np
 from edgekit.spec.errors import BackendError
 from edgekit.spec.tensor import Signature
 
-_TOKENS = "number of tokens of this call"  # a name that no input of a graph has
+_TOKENS = "number of tokens of this call"  # No input of a graph has this name.
 
 
 def check_shapes(signature: Signature, shapes: tuple[int, ...]) -> None:
-    """Refuses numbers of tokens that cannot be the static shapes of a graph.
+    """Raise if sequence lengths cannot be the static shapes of a graph.
+
+    Args:
+        signature: Inputs of the graph.
+        shapes: Sequence lengths.
 
     Raises:
-        BackendError: when they do not ascend from 1, or the graph varies otherwise than along batch and sequence.
+        BackendError: The lengths are not ascending from 1, or the inputs do not vary along batch and sequence.
     """
     if min(shapes, default=0) < 1 or list(shapes) != sorted(set(shapes)):
         raise BackendError(
-            f"The static shapes are {list(shapes)}, expected ascending numbers of tokens, the first at least 1. Build the bundle again.",
+            f"The static shapes are {list(shapes)}, expected ascending numbers of tokens from 1 on. "
+            "Build the bundle again.",
             code="shapes-invalid",
         )
     for spec in signature.inputs:
         if {axis for axis in spec.shape if isinstance(axis, str)} != {"batch", "sequence"}:
-            what = f"Input '{spec.name}' is [{', '.join(map(str, spec.shape))}], static shapes need inputs that vary along batch and sequence"
-            raise BackendError(f"{what}. Give no shapes.", code="shapes-unsupported")
+            raise BackendError(
+                f"Input '{spec.name}' is [{', '.join(map(str, spec.shape))}], but static shapes need inputs that vary "
+                "along batch and sequence. Do not pass shapes.",
+                code="shapes-unsupported",
+            )
 
 
 def with_bodies(library: Any, model: Any, signature: Signature, shapes: tuple[int, ...]) -> Any:
-    """A model that answers a row of so many tokens in a body of that shape, and all else in a body of any shape.
+    """Return a model that runs a single row of a listed length with static shapes, and everything else dynamically.
 
     Args:
-        library: the module ``openvino``.
-        model: ``openvino.Model`` of the graph, its inputs of any batch and sequence. It becomes the body of any shape.
-        signature: axes of its inputs, which agree in their sizes whenever the model is run.
-        shapes: tokens of each static body, as :func:`check_shapes` lets them pass.
+        library: Module ``openvino``.
+        model: ``openvino.Model`` of the graph with dynamic batch and sequence. It becomes the dynamic body.
+        signature: Inputs of the graph; their axes agree in size on every call.
+        shapes: Sequence lengths that :func:`check_shapes` accepts.
     """
     op = library.opset13
-    outer = _parameters(op, model)
-    sizes, zero, axes = op.shape_of(outer[0], "i64"), op.constant(np.int64(0)), _axes(outer[0], signature)
-    batch, tokens = (op.gather(sizes, op.constant(np.int64(axes.index(name))), zero) for name in ("batch", "sequence"))
-    known = op.reduce_logical_or(
-        op.equal(tokens, op.constant(np.array(shapes, np.int64))), op.constant(np.array([0], np.int64)), False
-    )
-    condition = op.logical_and(known, op.equal(batch, op.constant(np.int64(1))))
-    feeds = {p.get_friendly_name(): p.output(0) for p in outer} | {_TOKENS: tokens.output(0)}
-    chosen = _either(op, condition, feeds, _tree(library, model, signature, shapes), model)
-    for mine, theirs in zip([p.output(0) for p in outer] + chosen.outputs(), model.inputs + model.outputs, strict=True):
-        mine.get_tensor().set_names(theirs.get_names())
-    return library.Model([op.result(o) for o in chosen.outputs()], outer, "buckets")
+    parameters = _copy_parameters(op, model)
+    input_shape = op.shape_of(parameters[0], "i64")
+    axes = _axes(parameters[0], signature)
+    zero = op.constant(np.int64(0))
+    batch = op.gather(input_shape, op.constant(np.int64(axes.index("batch"))), zero)
+    tokens = op.gather(input_shape, op.constant(np.int64(axes.index("sequence"))), zero)
+    matches = op.equal(tokens, op.constant(np.array(shapes, np.int64)))
+    is_listed = op.reduce_logical_or(matches, op.constant(np.array([0], np.int64)), False)
+    condition = op.logical_and(is_listed, op.equal(batch, op.constant(np.int64(1))))
+    feeds = {parameter.get_friendly_name(): parameter.output(0) for parameter in parameters}
+    feeds[_TOKENS] = tokens.output(0)
+    branch = _make_if(op, condition, feeds, _make_tree(library, model, signature, shapes), model)
+    ports = [parameter.output(0) for parameter in parameters] + branch.outputs()
+    for port, original in zip(ports, model.inputs + model.outputs, strict=True):
+        port.get_tensor().set_names(original.get_names())
+    return library.Model([op.result(output) for output in branch.outputs()], parameters, "buckets")
 
 
 def static_body(library: Any, model: Any, signature: Signature, length: int) -> Any:
-    """A copy of a model that computes batch 1 and one number of tokens. It shares the constants of the model.
+    """Return a copy of a model for batch 1 and one sequence length. It shares the constants of the model.
 
-    Its inputs stay of any shape and are pinned by a ``Reshape``, because an ``If`` gives the inputs of its bodies the shapes
-    of its own inputs; behind the ``Reshape`` all shapes are known when it is compiled.
+    The inputs stay dynamic and a ``Reshape`` behind each fixes its shape, because an ``If`` passes the shapes of its
+    own inputs on to its bodies. All shapes behind the ``Reshape`` are known at compile time.
+
+    Args:
+        library: Module ``openvino``.
+        model: ``openvino.Model`` of the graph.
+        signature: Inputs of the graph.
+        length: Sequence length.
     """
     op = library.opset13
-    body, sizes_of = model.clone(), {"batch": 1, "sequence": length}
+    body = model.clone()
+    axis_sizes: dict[str | int, int] = {"batch": 1, "sequence": length}
     for parameter in body.get_parameters():
-        sizes = [axis if isinstance(axis, int) else sizes_of[axis] for axis in _axes(parameter, signature)]
+        sizes = [axis_sizes.get(axis, axis) for axis in _axes(parameter, signature)]
         readers = parameter.output(0).get_target_inputs()
-        pinned = op.reshape(parameter, op.constant(np.array(sizes, np.int64)), False)
+        reshape = op.reshape(parameter, op.constant(np.array(sizes, np.int64)), False)
         for reader in readers:
-            reader.replace_source_output(pinned.output(0))
+            reader.replace_source_output(reshape.output(0))
     body.validate_nodes_and_infer_types()
     return body
 
 
-def _tree(library: Any, model: Any, signature: Signature, shapes: tuple[int, ...]) -> Any:
-    """A model whose leaves are the static bodies; it takes the inputs of the model and the number of tokens."""
+def _make_tree(library: Any, model: Any, signature: Signature, shapes: tuple[int, ...]) -> Any:
+    """Return a model with the static bodies as leaves; its inputs are those of the model and the number of tokens."""
     if len(shapes) == 1:
         return static_body(library, model, signature, shapes[0])
     op = library.opset13
-    low, high = shapes[: len(shapes) // 2], shapes[len(shapes) // 2 :]
-    parameters = _parameters(op, model)
+    middle = len(shapes) // 2
+    low_body = _make_tree(library, model, signature, shapes[:middle])
+    high_body = _make_tree(library, model, signature, shapes[middle:])
+    parameters = _copy_parameters(op, model)
     tokens = op.parameter([], np.int64, name=_TOKENS)
-    feeds = {p.get_friendly_name(): p.output(0) for p in [*parameters, tokens]}
-    bodies = (_tree(library, model, signature, half) for half in (low, high))
-    chosen = _either(op, op.less_equal(tokens, op.constant(np.int64(low[-1]))), feeds, *bodies)
-    return library.Model([op.result(o) for o in chosen.outputs()], [*parameters, tokens], "buckets")
+    parameters.append(tokens)
+    feeds = {parameter.get_friendly_name(): parameter.output(0) for parameter in parameters}
+    condition = op.less_equal(tokens, op.constant(np.int64(shapes[middle - 1])))
+    branch = _make_if(op, condition, feeds, low_body, high_body)
+    return library.Model([op.result(output) for output in branch.outputs()], parameters, "buckets")
 
 
-def _either(op: Any, condition: Any, feeds: Mapping[str, Any], yes: Any, no: Any) -> Any:
-    """An ``If``; each body takes what it knows by name."""
+def _make_if(op: Any, condition: Any, feeds: Mapping[str, Any], then_body: Any, else_body: Any) -> Any:
+    """Return an ``If`` node; each body reads the feeds that it has parameters for, by name."""
     node = op.if_op(condition.output(0))
-    node.set_then_body(yes)
-    node.set_else_body(no)
-    takes_yes, takes_no = ({p.get_friendly_name(): p for p in body.get_parameters()} for body in (yes, no))
+    node.set_then_body(then_body)
+    node.set_else_body(else_body)
+    then_parameters = {parameter.get_friendly_name(): parameter for parameter in then_body.get_parameters()}
+    else_parameters = {parameter.get_friendly_name(): parameter for parameter in else_body.get_parameters()}
     for name, value in feeds.items():
-        if name in takes_yes or name in takes_no:
-            node.set_input(value, takes_yes.get(name), takes_no.get(name))
-    for pair in zip(yes.get_results(), no.get_results(), strict=True):
-        node.set_output(*pair)
+        if name in then_parameters or name in else_parameters:
+            node.set_input(value, then_parameters.get(name), else_parameters.get(name))
+    for results in zip(then_body.get_results(), else_body.get_results(), strict=True):
+        node.set_output(*results)
     return node
 
 
-def _parameters(op: Any, model: Any) -> list[Any]:
-    """New parameters like those of a model, under the same names."""
+def _copy_parameters(op: Any, model: Any) -> list[Any]:
+    """Return new parameters with the shapes, types and names of a model's parameters."""
     return [
-        op.parameter(p.get_partial_shape(), p.get_element_type(), name=p.get_friendly_name())
-        for p in model.get_parameters()
+        op.parameter(parameter.get_partial_shape(), parameter.get_element_type(), name=parameter.get_friendly_name())
+        for parameter in model.get_parameters()
     ]
 
 
 def _axes(parameter: Any, signature: Signature) -> tuple[str | int, ...]:
+    """Return the axes of a parameter from the signature."""
     name = parameter.get_friendly_name()
     return next(spec.shape for spec in signature.inputs if spec.name == name)

@@ -1,4 +1,4 @@
-"""From an ONNX graph to an engine, with the parser and builder of TensorRT or TensorRT-RTX."""
+"""Build an engine from an ONNX graph with the parser and builder of TensorRT or TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
 
-_SHARE = 4  # a quarter of the device's memory, where the recipe names no workspace
+_WORKSPACE_SHARE = 4  # Without a workspace in the recipe, a quarter of the device's memory.
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build gave.
+    """Result of a build.
 
     Attributes:
-        plan: the engine in its serialized form, what ``deserialize_cuda_engine`` takes.
-        timing_cache: what the builder measured of kernels here, for the next build; empty where the library keeps none.
+        plan: Serialized engine for ``deserialize_cuda_engine``.
+        timing_cache: Kernel timings for the next build; empty if the library has no timing cache.
     """
 
     plan: bytes
@@ -43,20 +43,22 @@ def build(
     chips: Sequence[str],
     progress: Progress,
 ) -> Built:
-    """Parses a graph and builds an engine of it.
+    """Parse a graph and build an engine.
 
     Args:
-        trt: the module ``tensorrt``, or that of TensorRT-RTX.
-        graph: an ONNX file with external data beside it.
-        signature: its inputs, for the shapes of the profiles.
-        recipe: profiles and settings.
-        memory: of the device, bytes; 0 where it is not known.
-        timing_cache: of an earlier build here; empty for none. One of another version or device is not used.
-        chips: compute capabilities that TensorRT-RTX builds for, e.g. ``8.9``; empty for the one that is there. TensorRT always builds for that.
-        progress: told how far the builder is, from another thread; what it raises ends the build and is raised here.
+        trt: Module ``tensorrt``, or that of TensorRT-RTX.
+        graph: Path of an ONNX file with its external data beside it.
+        signature: Inputs of the graph, for the shapes of the profiles.
+        recipe: Profiles and settings.
+        memory: Memory of the device, bytes; 0 if unknown.
+        timing_cache: Timing cache of an earlier build on this device, or empty. A cache of another version or device is
+            ignored.
+        chips: Compute capabilities that TensorRT-RTX builds for, e.g. ``8.9``; empty for that of the installed GPU.
+            TensorRT always builds for the installed GPU.
+        progress: Progress callback, called from another thread. An exception from it ends the build and is raised here.
 
     Raises:
-        BackendError: when the graph is refused or the build fails, with NVIDIA's own lines and what to do.
+        BackendError: The graph is refused or the build fails; the message has NVIDIA's log lines and a remedy.
     """
     monitor = _monitor(trt, progress)
     begin = threading.Event()
@@ -69,17 +71,18 @@ def build(
             trt, graph, signature, recipe, timing_cache, partial(_configure, trt, recipe, memory, chips), monitor
         )
 
-    # In a thread of its own, because Python handles Ctrl-C in whatever the main thread runs next. That would be a callback of the builder's,
-    # the logger's as a rule, where the bindings print the exception and drop it.
+    # The build runs in a thread of its own, because Python raises KeyboardInterrupt in whatever the main thread runs
+    # next. In a build that is usually the logger callback, where the bindings print the exception and drop it.
     with ThreadPoolExecutor(1, "edgekit-build") as pool:
         try:
-            made = pool.submit(work)
-            begin.set()  # only now: the pool waits for a thread that it has noted, and Ctrl-C could come before it has
-            return made.result()
+            future = pool.submit(work)
+            # The pool waits only for registered threads. The work starts after submit has returned, so that Ctrl-C
+            # cannot come before the thread is registered.
+            begin.set()
+            return future.result()
         except BaseException as stop:
-            monitor.stopped = (
-                monitor.stopped or stop
-            )  # the builder ends at its next step, which leaving the pool waits for
+            # The builder ends at its next step; leaving the pool waits for that.
+            monitor.stopped = monitor.stopped or stop
             begin.set()
             raise
 
@@ -93,78 +96,95 @@ def _build(
     configure: Callable[[Any], None],
     monitor: Any,
 ) -> Built:
-    log, heard = logger(trt)
-    mark = heard.mark()
+    trt_logger, messages = logger(trt)
+    mark = messages.mark()
     try:
-        builder = trt.Builder(log)
-    except TypeError as problem:  # how pybind says that the factory gave a null pointer
-        raise _failed(trt, graph, heard.errors(mark) or [str(problem)]) from problem
+        builder = trt.Builder(trt_logger)
+    except TypeError as problem:  # pybind raises it if the factory function returned a null pointer.
+        raise _build_error(trt, graph, messages.errors(mark) or [str(problem)]) from problem
     network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, log)
+    parser = trt.OnnxParser(network, trt_logger)
     if not parser.parse_from_file(str(graph)):
-        raise _refused(trt, graph, [parser.get_error(i) for i in range(parser.num_errors)], heard.errors(mark))
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        raise _parser_error(trt, graph, errors, messages.errors(mark))
     config = builder.create_builder_config()
     configure(config)
     for sizes in recipe.profiles:
         profile = builder.create_optimization_profile()
-        for name, (least, usual, largest) in shapes(signature, sizes).items():
-            profile.set_shape(name, least, usual, largest)
-        # A profile that cannot be does not raise: it is refused with an index of -1.
+        for name, (smallest, usual, largest) in shapes(signature, sizes).items():
+            profile.set_shape(name, smallest, usual, largest)
+        # An invalid profile does not raise; its index is -1.
         if config.add_optimization_profile(profile) < 0:
-            raise _failed(trt, graph, heard.errors(mark) or [f"the profile {dict(sizes)} was refused"])
-    kept = _give_timing_cache(config, timing_cache) if not is_rtx(trt) else None
+            raise _build_error(trt, graph, messages.errors(mark) or [f"the profile {dict(sizes)} was refused"])
+    # The builder writes to its timing cache, which must live until the end of the build.
+    builder_cache = None if is_rtx(trt) else _set_timing_cache(config, timing_cache)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
     if monitor.stopped is not None:
         raise monitor.stopped
     if plan is None:
-        raise _failed(trt, graph, heard.errors(mark))
-    # The builder writes into the cache that it was given, which must live until here.
-    return Built(bytes(plan), bytes(memoryview(config.get_timing_cache().serialize())) if kept is not None else b"")
+        raise _build_error(trt, graph, messages.errors(mark))
+    if builder_cache is None:
+        return Built(bytes(plan), b"")
+    return Built(bytes(plan), bytes(memoryview(config.get_timing_cache().serialize())))
 
 
 def _network_flags(trt: Any) -> int:
-    """Strong typing: asked for in 10.x, and all there is in 11. A flag's value differs between versions, so it is asked by name."""
+    """Return the flags for a strongly typed network: an option in 10.x, the only mode in 11.
+
+    The value of the flag differs between versions, so it is looked up by name.
+    """
     if is_rtx(trt) or version_of(trt) >= (11,):
         return 0
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
 def _configure(trt: Any, recipe: EngineRecipe, memory: int, chips: Sequence[str], config: Any) -> None:
-    workspace = recipe.workspace_mb * 2**20 or memory // _SHARE
+    """Apply a recipe to a builder configuration.
+
+    Raises:
+        BackendError: A setting does not fit the device or the version of TensorRT.
+    """
+    workspace = recipe.workspace_mb * 2**20 or memory // _WORKSPACE_SHARE
     if memory and workspace > memory:
-        have = memory // 2**20
         raise BackendError(
-            f"The bundle asks for a workspace of {recipe.workspace_mb} MiB, the device has {have} MiB. Build it for a smaller one.",
+            f"The bundle asks for a workspace of {recipe.workspace_mb} MiB, but the device has {memory // 2**20} MiB. "
+            "Build the bundle with a smaller workspace.",
             code="engine-workspace",
         )
     if workspace:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     config.builder_optimization_level = recipe.optimization_level
-    # So that the engine can tell what its layers compute in.
+    # The engine inspector then reports the precision of each layer.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     config.clear_flag(trt.BuilderFlag.TF32)
     for name in recipe.flags:
-        config.set_flag(member(trt.BuilderFlag, name, "The recipe's flags"))
+        config.set_flag(member(trt.BuilderFlag, name, "The list of flags in the recipe"))
     if is_rtx(trt):
         _set_chips(trt, config, chips)
 
 
 def _set_chips(trt: Any, config: Any, chips: Sequence[str]) -> None:
+    """Set the compute capabilities that TensorRT-RTX builds for.
+
+    Raises:
+        BackendError: TensorRT-RTX does not know a chip, or does not build for these chips together.
+    """
     names = [f"SM{chip.replace('.', '')}" for chip in chips] or ["CURRENT"]
-    found = [member(trt.ComputeCapability, name, "compute_capability of the recipe") for name in names]
-    config.num_compute_capabilities = len(found)
-    for index, chip in enumerate(found):
+    members = [member(trt.ComputeCapability, name, "compute_capability in the recipe") for name in names]
+    config.num_compute_capabilities = len(members)
+    for index, chip in enumerate(members):
         if not config.set_compute_capability(chip, index):
             raise BackendError(
-                f"TensorRT-RTX does not build for {names[index]} beside {', '.join(names)}. Build for fewer chips at once.",
+                f"TensorRT-RTX cannot build one engine for {names[index]} and {', '.join(names)} together. "
+                "Build for fewer chips at once.",
                 code="engine-chips-together",
             )
 
 
-def _give_timing_cache(config: Any, blob: bytes) -> Any:
-    """A cache of an earlier build, or a new one where that is of another version or device."""
-    cache = config.create_timing_cache(blob)
+def _set_timing_cache(config: Any, content: bytes) -> Any:
+    """Set the timing cache of an earlier build, or a new one if that belongs to another version or device."""
+    cache = config.create_timing_cache(content)
     if cache is None or not config.set_timing_cache(cache, False):
         cache = config.create_timing_cache(b"")
         config.set_timing_cache(cache, False)
@@ -172,14 +192,17 @@ def _give_timing_cache(config: Any, blob: bytes) -> Any:
 
 
 def _monitor(trt: Any, progress: Progress) -> Any:
-    """Tells ``progress`` of the outermost phase, and ends the build when that raises: an exception may not pass through the builder."""
+    """Return a monitor that reports the outermost phase to ``progress`` and ends the build if that raises.
+
+    The exception is stored in ``stopped``, because it must not pass through the builder.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.stopped: BaseException | None = None
             self._steps: dict[str, int] = {}
-            self._lock = threading.Lock()  # phases are told of from several threads
+            self._lock = threading.Lock()  # The builder reports phases from several threads.
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if parent_phase is None:
@@ -191,8 +214,9 @@ def _monitor(trt: Any, progress: Progress) -> Any:
                 total = self._steps.get(phase_name)
             if self.stopped is None:
                 try:
-                    # Of inner phases nothing is shown; whoever wants to stop is asked all the same.
-                    progress("" if total is None else "TensorRT builds the engine", step + 1, total or 0)
+                    # Inner phases have no text, but the callback may still raise to stop the build.
+                    step_name = "" if total is None else "TensorRT builds the engine"
+                    progress(step_name, step + 1, total or 0)
                 except BaseException as stop:
                     self.stopped = stop
             return self.stopped is None
@@ -204,27 +228,41 @@ def _monitor(trt: Any, progress: Progress) -> Any:
     return Monitor()
 
 
-def _name(trt: Any) -> str:
-    return f"{'TensorRT-RTX' if is_rtx(trt) else 'TensorRT'} {trt.__version__}"
+def _library_name(trt: Any) -> str:
+    title = "TensorRT-RTX" if is_rtx(trt) else "TensorRT"
+    return f"{title} {trt.__version__}"
 
 
-def _refused(trt: Any, graph: Path, errors: Sequence[Any], lines: Sequence[str]) -> BackendError:
-    """The parser's first error with its node."""
+def _parser_error(trt: Any, graph: Path, errors: Sequence[Any], lines: Sequence[str]) -> BackendError:
+    """Return the error for a refused graph: the parser's first error with its node.
+
+    Args:
+        trt: Module ``tensorrt``, or that of TensorRT-RTX.
+        graph: Path of the graph.
+        errors: Errors of the parser.
+        lines: Errors from the log, used if the parser reports none.
+    """
     if not errors:
-        return _failed(trt, graph, lines)
+        return _build_error(trt, graph, lines)
     error = errors[0]
-    text = next((line for line in str(error.desc()).splitlines() if "Error Code" in line), str(error.desc()))
-    # Where the parser says no more than that its check failed, the operator is not supported.
-    advice = "TensorRT does not have this operator: export the model without it." if text == "false" else remedy(text)
-    where = f"node '{error.node_name()}' ({error.node_operator()})" if error.node_operator() else "the graph"
-    said = f"{where} is not supported" if text == "false" else f"{where}: {text}"
-    return BackendError(f"{_name(trt)} refuses {graph.name}: {said}. {advice}", code="engine-graph-refused")
+    description = str(error.desc())
+    text = next((line for line in description.splitlines() if "Error Code" in line), description)
+    place = f"node '{error.node_name()}' ({error.node_operator()})" if error.node_operator() else "the graph"
+    # If the parser reports no more than a failed check, the operator is not supported.
+    if text == "false":
+        problem = f"{place} is not supported"
+        advice = "TensorRT does not have this operator: export the model without it."
+    else:
+        problem = f"{place}: {text}"
+        advice = remedy(text)
+    return BackendError(f"{_library_name(trt)} refuses {graph.name}: {problem}. {advice}", code="engine-graph-refused")
 
 
-def _failed(trt: Any, graph: Path, lines: Sequence[str]) -> BackendError:
-    """A build that gave nothing: there is no exception, the reason is in the log alone."""
-    shown = "\n".join(f"  {line}" for line in lines) or "  (it gave no reason)"
+def _build_error(trt: Any, graph: Path, lines: Sequence[str]) -> BackendError:
+    """Return the error for a failed build. TensorRT raises no exception; the reason is only in its log."""
+    listing = "\n".join(f"  {line}" for line in lines) or "  (no reason reported)"
     return BackendError(
-        f"{_name(trt)} could not build an engine of {graph.name}. What it said:\n{shown}\n{remedy(' '.join(lines))}",
+        f"{_library_name(trt)} could not build an engine from {graph.name}. Its messages:\n{listing}\n"
+        f"{remedy(' '.join(lines))}",
         code="engine-build-failed",
     )

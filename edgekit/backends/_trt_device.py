@@ -1,4 +1,4 @@
-"""A GPU with TensorRT or TensorRT-RTX: it makes engines and loads them."""
+"""A GPU with TensorRT or TensorRT-RTX: compile and load engines."""
 
 from __future__ import annotations
 
@@ -18,32 +18,36 @@ from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
 
-# A plan that is refused says so; where these are in its lines, a CUDA call failed, and the plan may be a good one.
-_OF_THE_DEVICE = ("cuda runtime", "cuda driver", "out of memory", "could not be allocated", "target gpu sm")
+# Parts of messages about a failed CUDA call. If loading an engine fails with one of these, the engine may be valid.
+_DEVICE_FAILURES = ("cuda runtime", "cuda driver", "out of memory", "could not be allocated", "target gpu sm")
 
 
-def check_driver(who: str) -> None:
-    """Refuses where CUDA does not work, before anything of TensorRT is imported: without a driver it can crash the process.
+def check_driver(backend_title: str) -> None:
+    """Raise if CUDA does not work. Call it before importing TensorRT, which can crash the process without a driver.
+
+    Args:
+        backend_title: Name of the backend for the message, e.g. ``TensorRT``.
 
     Raises:
-        BackendError: with why, and what to do.
+        BackendError: CUDA does not work; the message has the reason and a remedy.
     """
     problem = probe()
     if problem is not None:
-        raise BackendError(f"{who} needs an NVIDIA GPU with its driver. {problem}", code="gpu-missing")
+        raise BackendError(f"{backend_title} needs an NVIDIA GPU with its driver. {problem}", code="gpu-missing")
 
 
 class TensorRtDevice(Gpu):
-    """The first GPU, with the engines that are loaded on it."""
+    """The first GPU and the engines that are loaded on it."""
 
     def __init__(self, trt: Any, streams: int, cuda: Cuda | None = None) -> None:
-        """Opens it, see :class:`Gpu`."""
+        """Open the GPU; see :class:`Gpu` for the arguments."""
         super().__init__(trt, streams, cuda)
         self._engines: list[TensorRtEngine] = []
 
     def identity(self) -> dict[str, object]:
-        """All that an engine is bound to: TensorRT of all its parts, driver, chip, memory, and on a Jetson the release of L4T."""
-        board, cuda = jetson.board(), self.cuda
+        """Return everything that an engine depends on: TensorRT, driver, chip, memory, and the L4T of a Jetson."""
+        board = jetson.board()
+        cuda = self.cuda
         return {
             "library": self.trt.__name__,
             "version": str(self.trt.__version__),
@@ -57,32 +61,42 @@ class TensorRtDevice(Gpu):
         }
 
     def check(self, recipe: EngineRecipe) -> None:
-        """Refuses a recipe that is not for this device.
+        """Raise if a recipe is not for this device.
 
         Raises:
-            BackendError: with what differs.
+            BackendError: The device differs from the recipe; the message says how.
         """
         chip = ".".join(map(str, self.cuda.compute_capability))
         if recipe.compute_capability and chip not in recipe.compute_capability:
-            wanted = ", ".join(recipe.compute_capability)
+            supported_chips = ", ".join(recipe.compute_capability)
             raise BackendError(
-                f"The bundle is for compute capability {wanted}, this device ({self.cuda.name}) has {chip}. Build it for a target of this device, e.g. gpu.",
+                f"The bundle is for compute capability {supported_chips}, but this device ({self.cuda.name}) "
+                f"has {chip}. "
+                "Build the bundle for a target of this device, e.g. gpu.",
                 code="engine-compute-capability",
             )
         if not is_rtx(self.trt) and version_of(self.trt) < version(recipe.minimum):
             board = jetson.board()
             raise BackendError(
-                f"The bundle needs TensorRT {recipe.minimum} or newer, here is {self.trt.__version__}. {jetson.advice(self.trt.__version__, board)}",
+                f"The bundle needs TensorRT {recipe.minimum} or newer; {self.trt.__version__} is installed. "
+                f"{jetson.advice(self.trt.__version__, board)}",
                 code="tensorrt-too-old",
             )
 
     def compile(
         self, graph: Path, signature: Signature, recipe: EngineRecipe, timing_cache: bytes, progress: Progress
     ) -> Built:
-        """Makes an engine of a graph for this device; takes from seconds to minutes.
+        """Compile a graph to an engine for this device, which takes seconds to minutes.
+
+        Args:
+            graph: Path of an ONNX file with its external data beside it.
+            signature: Inputs of the graph.
+            recipe: Profiles and settings.
+            timing_cache: Timing cache of an earlier build on this device, or empty.
+            progress: Progress callback.
 
         Raises:
-            BackendError: when the recipe is not for this device, or TensorRT refuses the graph, with its own lines.
+            BackendError: The recipe is not for this device, or TensorRT refuses the graph.
         """
         self.check(recipe)
         self.cuda.enter()
@@ -100,43 +114,46 @@ class TensorRtDevice(Gpu):
     def load(
         self, source: Path | bytes | bytearray | memoryview, signature: Signature, shapes: tuple[int, ...] = ()
     ) -> TensorRtEngine:
-        """Loads an engine.
+        """Load an engine.
 
         Args:
-            source: the serialized engine. It is native code: the caller answers for where it came from.
-            signature: its inputs and outputs.
-            shapes: not offered; optimization profiles take their place.
+            source: Serialized engine. It is native code; the caller must have verified its origin.
+            signature: Inputs and outputs of the graph.
+            shapes: Unsupported (engines have optimization profiles); must be empty.
 
         Raises:
-            EngineMismatchError: when it was made by another version or for another chip, or is damaged.
-            BackendError: for shapes, or when memory does not suffice or CUDA fails.
+            EngineMismatchError: The engine was built by another version or for another chip, or it is damaged.
+            BackendError: ``shapes`` is not empty, there is not enough memory, or CUDA failed.
         """
         if shapes:
             raise BackendError(
-                f"TensorRT has optimization profiles and no static shapes, {list(shapes)} were asked for. Give none.",
+                f"TensorRT uses optimization profiles instead of static shapes, but {list(shapes)} were passed. "
+                "Pass none.",
                 code="shapes-unsupported",
             )
         self.cuda.enter()
-        mark = self.heard.mark()
+        mark = self.messages.mark()
         engine = self._runtime.deserialize_cuda_engine(source.read_bytes() if isinstance(source, Path) else source)
         if engine is None:
-            lines = "; ".join(self.heard.errors(mark)) or "it gave no reason"
-            if any(words in lines.lower() for words in _OF_THE_DEVICE):
+            lines = "; ".join(self.messages.errors(mark)) or "no reason reported"
+            if any(words in lines.lower() for words in _DEVICE_FAILURES):
                 raise BackendError(
                     f"TensorRT {self.trt.__version__} could not load the engine: {lines}. {remedy(lines)}",
                     code="engine-load-failed",
                 )
             raise EngineMismatchError(
-                f"TensorRT {self.trt.__version__} does not load the engine: {lines}. Make it again here: edgekit compile BUNDLE",
+                f"TensorRT {self.trt.__version__} cannot load the engine: {lines}. "
+                "Rebuild it on this device: edgekit compile BUNDLE",
                 code="engine-mismatch",
             )
-        made = TensorRtEngine(self, engine, signature)
+        loaded = TensorRtEngine(self, engine, signature)
         with self._lock:
-            self._engines = [*(other for other in self._engines if not other.closed), made]
-        return made
+            self._engines = [other for other in self._engines if not other.closed]
+            self._engines.append(loaded)
+        return loaded
 
     def close(self) -> None:
-        """Frees everything on the device, buffers that are still referred to as well; a second call does nothing."""
+        """Free everything on the device, including buffers that are still referenced; a second call does nothing."""
         for engine in list(self._engines):
             engine.close()
         with self.alone():

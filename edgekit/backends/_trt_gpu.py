@@ -1,4 +1,4 @@
-"""What engines on one GPU share: CUDA, a stream for each call that may run at the same time, and the tensors that stay on it."""
+"""Resources that all engines on one GPU share: CUDA, one stream per concurrent call, and buffers on the device."""
 
 from __future__ import annotations
 
@@ -19,48 +19,49 @@ _log = logging.getLogger("edgekit.tensorrt")
 
 
 class Gpu:
-    """A GPU as TensorRT's objects see it.
+    """A GPU that runs TensorRT.
 
     Attributes:
-        trt: the module ``tensorrt``, or that of TensorRT-RTX.
-        cuda: the driver.
-        streams: how many there are.
-        free: streams that no call uses.
-        heard: what TensorRT wrote to its log.
-        closed: whether its memory is gone.
+        trt: Module ``tensorrt``, or that of TensorRT-RTX.
+        cuda: CUDA driver.
+        streams: Number of streams.
+        free: Queue of the streams that no call uses.
+        messages: Log messages of TensorRT.
+        closed: True once the device memory is freed.
     """
 
     def __init__(self, trt: Any, streams: int, cuda: Cuda | None = None) -> None:
-        """Opens it.
+        """Open a GPU.
 
         Args:
-            trt: the module ``tensorrt``, or that of TensorRT-RTX.
-            streams: calls at the same time.
-            cuda: the device; by default the first.
+            trt: Module ``tensorrt``, or that of TensorRT-RTX.
+            streams: Number of concurrent calls.
+            cuda: CUDA device. Default: the first one.
 
         Raises:
-            BackendError: when CUDA or TensorRT refuses.
+            BackendError: CUDA or TensorRT failed.
         """
-        self.trt, self.streams = trt, streams
+        self.trt = trt
+        self.streams = streams
         self.cuda = cuda or Cuda()
-        log, self.heard = logger(trt)
-        self._own: list[int] = []
+        trt_logger, self.messages = logger(trt)
         self.free: SimpleQueue[int] = SimpleQueue()
+        self.closed = False
+        self._all_streams: list[int] = []
         self._buffers: set[int] = set()
         self._spare: dict[int, list[int]] = {}
-        self._lock = threading.RLock()  # a buffer may be collected while it is held
-        self._closing = threading.Lock()
-        self.closed = False
-        mark = self.heard.mark()
+        self._lock = threading.RLock()  # Reentrant: garbage collection may return a buffer while it is locked.
+        self._exclusive_lock = threading.Lock()
+        mark = self.messages.mark()
         try:
             self.cuda.enter()
-            self._runtime = trt.Runtime(log)
+            self._runtime = trt.Runtime(trt_logger)
             for _ in range(streams):
-                self._own.append(self.cuda.stream())
-                self.free.put(self._own[-1])
-        except TypeError as problem:  # how pybind says that the factory gave a null pointer
+                self._all_streams.append(self.cuda.stream())
+                self.free.put(self._all_streams[-1])
+        except TypeError as problem:  # pybind raises it if the factory function returned a null pointer.
             self._release()
-            lines = "; ".join(self.heard.errors(mark)) or str(problem)
+            lines = "; ".join(self.messages.errors(mark)) or str(problem)
             raise BackendError(
                 f"TensorRT {trt.__version__} does not start: {lines}. It may need a newer NVIDIA driver than this one.",
                 code="tensorrt-start",
@@ -71,21 +72,29 @@ class Gpu:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Waits for the calls that run, and holds off others. One thread at a time collects the streams: two would wait for each other's."""
-        with self._closing:
-            held: list[int] = []
+        """Wait for all running calls and block new ones.
+
+        Only one thread at a time collects the streams. Two would wait for each other's streams.
+        """
+        with self._exclusive_lock:
+            collected: list[int] = []
             try:
-                for _ in self._own:
-                    held.append(self.free.get())
+                for _ in self._all_streams:
+                    collected.append(self.free.get())
                 yield
             finally:
-                for stream in held:
+                for stream in collected:
                     self.free.put(stream)
 
     def buffer(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Buffer:
-        """Memory on the device for one tensor; used again when the last reference to it goes.
+        """Return device memory for one tensor. The memory is reused after the last reference to it is gone.
 
-        Sizes are powers of two, so that tensors that grow call by call (a state) need no memory for each of their sizes.
+        Sizes are rounded up to powers of two, so that tensors that grow from call to call (states) do not need memory
+        for each of their sizes.
+
+        Args:
+            dtype: Data type of the elements.
+            shape: Shape of the tensor.
         """
         size = 1 << max(8, (int(np.prod(shape, dtype=np.int64)) * dtype.itemsize - 1).bit_length())
         with self._lock:
@@ -95,12 +104,18 @@ class Gpu:
         return Buffer(self, address, size, dtype, shape)
 
     def take_back(self, address: int, size: int) -> None:
-        """Keeps the memory of a buffer that nobody refers to any more, for the next of its size: allocating waits for the device."""
+        """Store the memory of an unreferenced buffer for reuse, because an allocation waits for the device.
+
+        Args:
+            address: Device address.
+            size: Size in bytes.
+        """
         with self._lock:
             if not self.closed:
                 self._spare.setdefault(size, []).append(address)
 
     def _release(self) -> None:
+        """Free all memory and streams."""
         with self._lock:
             self.closed = True
         try:
@@ -108,40 +123,45 @@ class Gpu:
                 self.cuda.enter()
                 for address in self._buffers:
                     self.cuda.free(address)
-                for stream in self._own:
+                for stream in self._all_streams:
                     self.cuda.destroy_stream(stream)
             finally:
                 self._runtime = None
                 self.cuda.close()
-        except BackendError as problem:  # the GPU failed, which a call has told; nothing can be freed any more
-            _log.warning("What is on the GPU goes with the process: %s", str(problem))
+        except BackendError as problem:
+            # The GPU failed during a call, which reported it; nothing can be freed any more.
+            _log.warning("GPU memory could not be freed and stays allocated until the process ends: %s", str(problem))
 
 
 class Buffer:
-    """A tensor that stays on the device: an output that was kept, for an engine of the same device to read. It goes with its last reference.
+    """A tensor on the device: an output that was kept for another engine of the device. It is freed by reference count.
 
     Attributes:
-        dtype: of its elements.
-        shape: sizes of its axes.
+        dtype: Data type of the elements.
+        shape: Shape of the tensor.
     """
 
     def __init__(self, device: Gpu, address: int, size: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-        """Owns ``size`` bytes at ``address``."""
-        self.device, self.address, self.dtype, self.shape = device, address, dtype, shape
+        """Take ownership of ``size`` bytes at ``address``."""
+        self.device = device
+        self.address = address
+        self.dtype = dtype
+        self.shape = shape
         self._size = size
 
     def numpy(self) -> np.ndarray:
-        """A copy of it on the host.
+        """Copy the tensor to the host.
 
         Raises:
-            BackendError: when its device was closed, or CUDA refuses.
+            BackendError: The device is closed, or CUDA failed.
         """
         array = np.empty(self.shape, self.dtype)
         stream = self.device.free.get()
         try:
             if self.device.closed:
                 raise BackendError(
-                    "The device of this buffer is closed, and its memory with it. Read buffers before the session is closed.",
+                    "The device of this buffer is closed, and its memory is freed. "
+                    "Read buffers before the session is closed.",
                     code="buffer-closed",
                 )
             self.device.cuda.enter()

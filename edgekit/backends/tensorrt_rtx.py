@@ -1,7 +1,7 @@
-"""TensorRT-RTX on GeForce RTX and RTX PRO PCs: engines are made ahead of time, also where there is no GPU.
+"""TensorRT-RTX on GeForce RTX and RTX PRO PCs. Engines are built ahead of time, also on machines without a GPU.
 
-What an engine holds of kernels is compiled for the GPU where it is loaded. Engines are for chips that are named when they are
-made (NVIDIA, "Working with TensorRT-RTX: CPU-only AOT and runtime JIT").
+An engine is built for a list of chips, and its kernels are compiled when it is loaded on a GPU (NVIDIA, "Working with
+TensorRT-RTX: CPU-only AOT and runtime JIT").
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgekit.backends import _trt_build, check_installed, not_installed
+from edgekit.backends import _trt_build, check_installed, not_installed_error
 from edgekit.backends._trt import check_engine_target, version_of
 from edgekit.backends._trt_device import TensorRtDevice, check_driver
-from edgekit.spec.distribution import install_hint
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import Progress
@@ -31,62 +30,64 @@ __all__ = [
 ]
 
 PACKAGES = ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx")
-STATIC_SHAPES = False  # optimization profiles take their place
+STATIC_SHAPES = False  # Engines have optimization profiles instead.
 ENGINES = "host"
 
 _OLDEST = (1, 7)
 
 
 def check_target(target: Target) -> None:
-    """Refuses a target without a recipe for engines, or for another device than an RTX GPU.
+    """Raise if a target has no engine settings or no chips, or is not for a GPU.
 
     Raises:
-        BackendError: with what the target lacks.
+        BackendError: A setting is missing or wrong; the message names it.
     """
     check_engine_target("TensorRT-RTX", target)
     if target.engine is not None and not target.engine.compute_capability:
         raise BackendError(
-            f"Target '{target.name}' names no compute_capability, TensorRT-RTX makes engines ahead of time for chips that are named.",
+            f"Target '{target.name}' has no compute_capability, but TensorRT-RTX builds engines ahead of time for "
+            "given chips. Set compute_capability in the [engine] table.",
             code="target-compute-capability",
         )
 
 
 def check_here() -> None:
-    """Refuses where there is no NVIDIA driver, or TensorRT-RTX is not installed.
+    """Raise if there is no NVIDIA driver, or TensorRT-RTX is not installed.
 
     Raises:
-        BackendError: with what to install.
+        BackendError: A package is missing; the message says what to install.
     """
     check_installed("tensorrt_rtx")
     check_driver("TensorRT-RTX")
 
 
 def open_device(device: str, threads: int, streams: int = 1) -> TensorRtDevice:
-    """Opens the first GPU.
+    """Open the first GPU.
 
     Args:
         device: ``gpu``.
-        threads: calls at the same time that have a stream and contexts of their own; further ones wait. The GPU computes, so a call needs one.
-        streams: as many calls at the least.
+        threads: Number of concurrent calls, each with its own stream and contexts; further calls wait. A call needs one
+            thread, because the GPU computes.
+        streams: Minimum number of concurrent calls.
 
     Raises:
-        BackendError: when there is no driver, no GPU, or TensorRT-RTX is not installed.
+        BackendError: There is no driver or no GPU, or TensorRT-RTX is not installed.
     """
     check_here()
     return TensorRtDevice(library(), max(threads, streams))
 
 
 def compile_ahead(graph: Path, signature: Signature, recipe: EngineRecipe, progress: Progress) -> bytes:
-    """Makes an engine on a machine that needs no GPU.
+    """Build an engine ahead of time, on any machine, and return its bytes.
 
     Args:
-        graph: an ONNX file.
-        signature: its inputs.
-        recipe: profiles and settings; ``compute_capability`` names the chips, none of them all that TensorRT-RTX has of Ampere and newer.
-        progress: told how far the builder is.
+        graph: Path of an ONNX file.
+        signature: Inputs of the graph.
+        recipe: Profiles and settings. ``compute_capability`` lists the chips; if empty, 8.6, 8.9 and 12.0.
+        progress: Progress callback.
 
     Raises:
-        BackendError: when the graph is refused, with NVIDIA's own lines and what to do.
+        BackendError: The graph is refused; the message has NVIDIA's log lines and a remedy.
     """
     chips = recipe.compute_capability or ("8.6", "8.9", "12.0")
     return _trt_build.build(
@@ -95,10 +96,10 @@ def compile_ahead(graph: Path, signature: Signature, recipe: EngineRecipe, progr
 
 
 def library() -> Any:
-    """The vendor's module: the bindings of the wheel, or of NVIDIA's own package.
+    """Import and return TensorRT-RTX: the bindings of the wheel, or of NVIDIA's own package.
 
     Raises:
-        BackendError: when it is not installed, or is too old.
+        BackendError: TensorRT-RTX is not installed, or too old.
     """
     try:
         import tensorrt_rtx_bindings as trt
@@ -106,10 +107,11 @@ def library() -> Any:
         try:
             import tensorrt_rtx as trt
         except ImportError as problem:
-            raise not_installed("tensorrt_rtx") from problem
+            raise not_installed_error("tensorrt_rtx") from problem
     if version_of(trt) < _OLDEST:
         raise BackendError(
-            f"TensorRT-RTX {trt.__version__} is too old, 1.7 or newer is needed. Run: {install_hint('tensorrt-rtx', upgrade=True)}",
+            f"TensorRT-RTX {trt.__version__} is too old, expected 1.7 or newer. "
+            "Run: pip install -U 'edgekit[tensorrt-rtx]'",
             code="tensorrt-too-old",
         )
     return trt

@@ -1,1 +1,1 @@
-"""What backends and this machine's description ask of the system: NVIDIA's driver by ctypes, the Jetson board, forked processes."""
+"""System interfaces of backends and machine description: CUDA driver, Jetson board, kernel files, forked processes."""

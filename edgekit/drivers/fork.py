@@ -1,7 +1,8 @@
-"""Forked processes: fork(2) copies the memory of a process and none of its threads, and the libraries of the backends wait for theirs.
+"""Fork awareness: fork(2) copies memory but no threads, and the libraries of the backends wait for their threads.
 
-What was loaded before a fork stays as it is in the child: destroying it there would join threads that do not exist, and wait for ever, at a ``del`` or when
-the child ends. (OpenVINO 2026.4 and ONNX Runtime 1.32 both do.) So a child holds a reference to it that is never given back.
+An object that was loaded before a fork must not be destroyed in the child: its destructor would join threads that do
+not exist and hang, at a ``del`` or at the end of the child (both OpenVINO 2026.4 and ONNX Runtime 1.32 do). The child
+therefore holds a reference to it that is never released.
 """
 
 from __future__ import annotations
@@ -12,45 +13,54 @@ import weakref
 
 from edgekit.spec.errors import BackendError
 
-__all__ = ["Kept", "forked"]
+__all__ = ["ForkAware", "fork_error"]
 
 
-_kept: weakref.WeakSet[Kept] = weakref.WeakSet()
+_instances: weakref.WeakSet[ForkAware] = weakref.WeakSet()
 
 
-class Kept:
-    """What a forked child never destroys, and which can tell that it is in one.
+class ForkAware:
+    """Base of objects that a forked child never destroys, and that know whether they are in a forked child.
 
     Attributes:
-        process: that it was made in.
-        inherited: whether this is a fork of that process; its number alone would not tell, for numbers come again.
+        process: Id of the process that created the object.
+        inherited: True if this process is a fork of that one. The process id alone does not tell, because ids are
+            reused.
     """
 
     def __init__(self) -> None:
-        """Belongs to this process."""
-        self.process, self.inherited = os.getpid(), False
-        _kept.add(self)
+        """Register the object for this process."""
+        self.process = os.getpid()
+        self.inherited = False
+        _instances.add(self)
 
     def after_fork(self) -> None:
-        """Called in the child, before anything else runs there."""
+        """React to a fork. It is called in the child before any other code runs there."""
 
 
-def forked(what: str, process: int) -> BackendError:
-    """The error for something of OpenVINO that was made in another process."""
+def fork_error(event: str, process: int) -> BackendError:
+    """Return the error for the use of an OpenVINO object of another process.
+
+    Args:
+        event: Beginning of the sentence, e.g. ``OpenVINO was started``.
+        process: Id of the process in which it happened.
+    """
     return BackendError(
-        f"{what} in process {process}, and this is process {os.getpid()}, a fork of it: the threads that OpenVINO waits for exist there alone, so a call here "
-        "could wait for ever. Load the bundle in the child, and nothing on OpenVINO before the fork (gunicorn: without preload_app, or in post_fork); or start "
-        "processes with multiprocessing.get_context('spawn'); or load it with backend='onnxruntime', which a forked child may use.",
+        f"{event} in process {process}, and this is process {os.getpid()}, a fork of it without OpenVINO's threads, "
+        "so a call could hang. Load the bundle in the child, and nothing on OpenVINO before the fork (gunicorn: "
+        "without preload_app, or in post_fork). Or start processes with multiprocessing.get_context('spawn'), or use "
+        "backend='onnxruntime', which works in a forked child.",
         code="process-forked",
     )
 
 
-def _in_the_child() -> None:
-    for thing in list(_kept):
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-        thing.inherited = True
-        thing.after_fork()
+def _mark_inherited() -> None:
+    """Hold every registered object for ever and mark it as inherited."""
+    for instance in list(_instances):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(instance))
+        instance.inherited = True
+        instance.after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_in_the_child)
+    os.register_at_fork(after_in_child=_mark_inherited)

@@ -1,7 +1,7 @@
-"""What EdgeKit knows of a Jetson: the board, its JetPack, what slows it down, and where the TensorRT is that JetPack brings.
+"""Description of a Jetson: the board, its JetPack, clocks and power mode, and the location of JetPack's TensorRT.
 
-Files are read, and a program is asked only for what they do not tell: this runs at every load on a Jetson.
-JetPack 7 shares its packages with Arm servers (SBSA), so a Jetson is told by its Tegra chip and not by being ``aarch64``.
+The functions read files, and run a program only for what no file contains, because they run at every load on a Jetson.
+JetPack 7 shares its packages with Arm servers (SBSA), so a Jetson is recognized by its Tegra chip, not by ``aarch64``.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.drivers import sysfs
+from edgekit.drivers._jetson_clocks import Clock, cpu_clock, gpu_clock
 from edgekit.spec.engine import OLDEST, is_supported_version
 from edgekit.spec.engine import version as numbers
 from edgekit.spec.errors import UsageError
 
 __all__ = ["Board", "Clock", "advice", "board", "is_supported", "missing_kernels", "system_tensorrt"]
 
-# Jetson Linux (L4T), or what it begins with, to the JetPack that it is of and the TensorRT which that one brings.
-# NVIDIA, JetPack archive, and the table of dusty-nv/jetson-containers; TensorRT of 7.2 as read off boards (roboflow/inference 2531).
+# Release of Jetson Linux (L4T), or its beginning, to its JetPack and the TensorRT of that JetPack. Sources: NVIDIA's
+# JetPack archive, the table of dusty-nv/jetson-containers, and for 7.2 what boards report (roboflow/inference 2531).
 _RELEASES = {
     "32": ("4.x", ""),
     "34": ("5.0 DP", ""),
@@ -62,46 +63,30 @@ _FAMILIES = {
     "tegra234": "Orin",
     "tegra264": "Thor",
 }
-# A container does not see the device tree, but the kernel tells the chip there too, by its number (Linux, include/soc/tegra/fuse.h).
+# Chip numbers of the kernel (Linux, include/soc/tegra/fuse.h), for containers, which do not see the device tree.
 _CHIPS = {0x21: "tegra210", 0x18: "tegra186", 0x19: "tegra194", 0x23: "tegra234", 0x26: "tegra264"}
-# The last JetPack of boards for which there is none with a TensorRT that is supported.
+# Last JetPack of chips that no JetPack with a supported TensorRT supports.
 _ENDED = {"tegra210": "JetPack 4", "tegra186": "JetPack 4", "tegra194": "JetPack 5 (TensorRT 8.5)"}
-_LIMIT_S = 0.9  # of each of the two programs that may be asked
+_TIMEOUT_S = 0.9  # Time limit of each of the two programs that may run.
 _HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 _VENV = "-m venv --system-site-packages DIR"
 
 
 @dataclass(frozen=True)
-class Clock:
-    """How fast a processor may run now.
-
-    Attributes:
-        current_mhz: now; a GPU without work slows down.
-        maximum_mhz: in this power mode.
-        governor: what decides between the two.
-        locked: always at the maximum, as ``jetson_clocks`` leaves it.
-    """
-
-    current_mhz: int
-    maximum_mhz: int
-    governor: str
-    locked: bool
-
-
-@dataclass(frozen=True)
 class Board:
-    """A Jetson. What it does not tell is an empty text, 0 or None.
+    """A Jetson. Unknown properties are an empty text, 0 or None.
 
     Attributes:
-        model: as the device tree has it, e.g. ``NVIDIA Jetson Orin Nano Developer Kit``.
-        soc: its chip: ``tegra194`` (Xavier), ``tegra234`` (Orin), ``tegra264`` (Thor).
-        l4t: release of Jetson Linux, e.g. ``36.4.3``.
-        jetpack: the JetPack of that release, e.g. ``6.2``; ``6.x`` for one that is newer than this table.
-        tensorrt: what that JetPack brings, e.g. ``10.3.0``.
-        power_mode: name and number, e.g. ``MAXN_SUPER (2)``.
-        gpu, cpu: their clocks; of several CPU clusters the fastest, and locked only when all are.
-        memory_mb: of CPU and GPU together, MiB.
-        free_mb: what programs can still have of it, MiB.
+        model: Model from the device tree, e.g. ``NVIDIA Jetson Orin Nano Developer Kit``.
+        soc: Chip: ``tegra194`` (Xavier), ``tegra234`` (Orin), ``tegra264`` (Thor).
+        l4t: Release of Jetson Linux, e.g. ``36.4.3``.
+        jetpack: JetPack of that release, e.g. ``6.2``; ``6.x`` if it is newer than the table.
+        tensorrt: TensorRT version of that JetPack, e.g. ``10.3.0``.
+        power_mode: Name and number of the power mode, e.g. ``MAXN_SUPER (2)``.
+        gpu: Clock of the GPU.
+        cpu: Clock of the CPU: the fastest cluster; locked only if all clusters are.
+        memory_mb: Memory of CPU and GPU together, MiB.
+        free_mb: Memory that is available to programs, MiB.
     """
 
     model: str
@@ -117,37 +102,47 @@ class Board:
 
     @property
     def family(self) -> str:
-        """The boards with this chip, e.g. ``Orin``; empty for a chip that is not known."""
+        """Name of the boards with this chip, e.g. ``Orin``; empty for an unknown chip."""
         return _FAMILIES.get(self.soc, "")
 
 
 def board(root: Path = Path("/")) -> Board | None:
-    """The Jetson that this machine is, or None on any other. Never raises, and takes two seconds at the most.
+    """Return the Jetson that this machine is, or None. Never raises, and takes at most two seconds.
 
     Args:
-        root: where its files are; programs are asked only when this is the machine's own.
+        root: Root of the machine's files. Programs run only for ``/``.
     """
-    soc, release = _soc(root), _release(root)
+    soc = _soc(root)
+    release = _release(root)
     if not soc and not release:
         return None
-    l4t = release or _command(root, "dpkg-query", "-W", "-f=${Version}", "nvidia-l4t-core").partition("-")[0]
+    l4t = release or _run(root, "dpkg-query", "-W", "-f=${Version}", "nvidia-l4t-core").partition("-")[0]
     jetpack, tensorrt = _jetpack(l4t)
-    model = sysfs.text(root / "proc/device-tree/model") or sysfs.text(root / "sys/devices/soc0/machine")
-    total, free = (int(sysfs.mebibytes(root / "proc/meminfo", name)) for name in ("MemTotal", "MemAvailable"))
-    return Board(model, soc, l4t, jetpack, tensorrt, _power_mode(root), _gpu(root), _cpu(root), total, free)
+    return Board(
+        model=sysfs.text(root / "proc/device-tree/model") or sysfs.text(root / "sys/devices/soc0/machine"),
+        soc=soc,
+        l4t=l4t,
+        jetpack=jetpack,
+        tensorrt=tensorrt,
+        power_mode=_power_mode(root),
+        gpu=gpu_clock(root),
+        cpu=cpu_clock(root),
+        memory_mb=int(sysfs.mebibytes(root / "proc/meminfo", "MemTotal")),
+        free_mb=int(sysfs.mebibytes(root / "proc/meminfo", "MemAvailable")),
+    )
 
 
 def is_supported(version: str) -> bool:
-    """Whether EdgeKit works with this TensorRT; False for a text that is no version."""
+    """Return whether EdgeKit supports a TensorRT version; False for a text that is not a version."""
     return is_supported_version(_numbers(version))
 
 
 def advice(version: str, board: Board | None) -> str:
-    """What to do about a TensorRT that is too old (or too new) for EdgeKit or a bundle: a sentence.
+    """Return one or two sentences with the remedy for a TensorRT that is too old, or too new.
 
     Args:
-        version: that was found.
-        board: the Jetson that it was found on; None for another machine.
+        version: Version of the installed TensorRT.
+        board: Jetson on which it is installed; None for another machine.
     """
     oldest = ".".join(map(str, OLDEST))
     if _numbers(version) >= (12,):
@@ -156,129 +151,154 @@ def advice(version: str, board: Board | None) -> str:
         return f"Install TensorRT {oldest} or newer. Run: pip install -U 'tensorrt<12'"
     if board.soc in _ENDED:
         return (
-            f"Jetson {board.family} ends at {_ENDED[board.soc]}, which EdgeKit does not serve, so TensorRT cannot be used on this board. "
-            "Build the bundle for its CPU: --target onnxruntime"
+            f"The last version for Jetson {board.family} is {_ENDED[board.soc]}, which EdgeKit does not support. "
+            "Build the bundle for the CPU of this board: --target onnxruntime"
         )
-    own = _numbers(board.tensorrt)
-    has = f"JetPack {board.jetpack} brings TensorRT {board.tensorrt}"
-    if is_supported(board.tensorrt) and _numbers(version)[:2] < own[:2]:
-        return f"{has}: use that one, in an environment without another. Run: /usr/bin/python3 {_VENV}"
-    if own and own >= OLDEST:
-        return f"{has}. Move this board to a newer JetPack (7.2 brings 10.16), or build the bundle for a target with a lower minimum."
-    first = "7.0" if board.soc == "tegra264" else "6.1"
-    return f"{has + '. ' if own else ''}Move this board to JetPack {first} or newer, which brings TensorRT {oldest} or newer."
+    jetpack_version = _numbers(board.tensorrt)
+    has_jetpack = f"JetPack {board.jetpack} has TensorRT {board.tensorrt}"
+    if is_supported(board.tensorrt) and _numbers(version)[:2] < jetpack_version[:2]:
+        return f"{has_jetpack}: use that one, in an environment without another. Run: /usr/bin/python3 {_VENV}"
+    if jetpack_version and jetpack_version >= OLDEST:
+        return (
+            f"{has_jetpack}. Upgrade this board to a newer JetPack (7.2 has 10.16), "
+            "or build the bundle for a target with a lower minimum."
+        )
+    first_jetpack = "7.0" if board.soc == "tegra264" else "6.1"
+    upgrade = f"Upgrade this board to JetPack {first_jetpack} or newer, which has TensorRT {oldest} or newer."
+    return f"{has_jetpack}. {upgrade}" if jetpack_version else upgrade
 
 
 def missing_kernels(version: str, board: Board | None) -> str:
-    """A warning for a TensorRT that may have no kernels for Orin; empty for any other.
+    """Return a warning for a TensorRT that may have no kernels for Orin; empty for any other.
 
-    Packages for Arm servers (SBSA) before 10.16 leave out compute capability 8.7 (NVIDIA-ISAAC-ROS/isaac-ros-cli issue 22: 10.13.3), and
-    they install on an Orin as well. No JetPack brings a version between 10.3 and 10.16 to it; which package one is cannot be told.
+    Packages for Arm servers (SBSA) before 10.16 lack compute capability 8.7 (NVIDIA-ISAAC-ROS/isaac-ros-cli issue 22:
+    10.13.3), but can be installed on an Orin. JetPack has no version between 10.3 and 10.16 for it. The installed
+    package itself does not tell which kind it is.
 
     Args:
-        version: of TensorRT.
-        board: the Jetson that it is on.
+        version: Version of the installed TensorRT.
+        board: Jetson on which it is installed; None for another machine.
     """
-    found = _numbers(version)
-    if board is None or board.soc != "tegra234" or not (10, 8) <= found[:2] < (10, 16):
+    if board is None or board.soc != "tegra234" or not (10, 8) <= _numbers(version)[:2] < (10, 16):
         return ""
-    usual = (
-        f"that of JetPack {board.jetpack} ({board.tensorrt})"
-        if is_supported(board.tensorrt)
-        else "that of JetPack 6.1 or newer"
-    )
+    replacement = "that of JetPack 6.1 or newer"
+    if is_supported(board.tensorrt):
+        replacement = f"that of JetPack {board.jetpack} ({board.tensorrt})"
     return (
-        f"TensorRT {version} for Arm servers has no kernels for Orin (making an engine ends with 'Target GPU SM 87 is not supported'). "
-        f"If this is that package, use {usual} in its place."
+        f"TensorRT {version} for Arm servers has no kernels for Orin (a build fails with 'Target GPU SM 87 is not "
+        f"supported'). If this is that package, replace it by {replacement}."
     )
 
 
 def system_tensorrt(root: Path = Path("/")) -> tuple[str | None, str]:
-    """The TensorRT of the system's own Python, which is where JetPack puts it, and why this Python does not see it.
-
-    Nothing of it is imported.
+    """Find the TensorRT of the system's Python, where JetPack installs it. It is not imported.
 
     Args:
-        root: where the machine's files are.
+        root: Root of the machine's files.
 
     Returns:
-        Its version, None where there is none; and a sentence with the remedy, empty where this Python sees it (or where the machine is no
-        Jetson and has none).
+        The version, or None if there is none; and a sentence with the reason and the remedy if this Python cannot
+        import it. The sentence is empty if it can, and on a machine without TensorRT that is not a Jetson.
     """
-    found = [
-        place
-        for lib in ("usr/lib", "usr/local/lib")
-        for place in sysfs.entries(root / lib, "python3.*/dist-packages/tensorrt")
-    ]
-    if not found:
-        return None, _not_installed(board(root))
-    package = max(found, key=lambda place: _python(place) == _HERE)  # the first, when there is none for this Python
+    packages = []
+    for folder in ("usr/lib", "usr/local/lib"):
+        packages += sysfs.entries(root / folder, "python3.*/dist-packages/tensorrt")
+    if not packages:
+        return None, _advise_install(board(root))
+    # The package for this Python, or the first one.
+    package = max(packages, key=lambda package: _python(package) == _HERE)
     records = sysfs.entries(package.parent, "tensorrt-*.dist-info")
-    stated = re.search(r"__version__\s*=\s*[\"']([^\"']+)", sysfs.text(package / "__init__.py"))
-    version = (
-        records[-1].name.removesuffix(".dist-info").partition("-")[2]
-        if records
-        else stated.group(1)
-        if stated
-        else "of unknown version"
-    )
+    version = _package_version(package, records)
     if _numbers(version) and not is_supported(version):
         return version, f"TensorRT {version} is not supported. {advice(version, board(root))}"
-    return version, _why_unseen(package, version, records, root / "usr")
+    return version, _explain_invisible(package, version, records, root / "usr")
 
 
-def _not_installed(own: Board | None) -> str:
-    if own is None:
+def _package_version(package: Path, records: list[Path]) -> str:
+    """Return the version of a package from its metadata folders, or from its source."""
+    if records:
+        return records[-1].name.removesuffix(".dist-info").partition("-")[2]
+    match = re.search(r"__version__\s*=\s*[\"']([^\"']+)", sysfs.text(package / "__init__.py"))
+    return match.group(1) if match else "of unknown version"
+
+
+def _advise_install(board: Board | None) -> str:
+    """Return how to install TensorRT on a Jetson; empty for another machine."""
+    if board is None:
         return ""
-    if own.soc in _ENDED or (own.tensorrt and not is_supported(own.tensorrt)):
-        return advice(own.tensorrt, own)
-    return "JetPack's TensorRT is not installed. Run: sudo apt-get install python3-libnvinfer (in a container: take an image that has TensorRT)"
+    if board.soc in _ENDED or (board.tensorrt and not is_supported(board.tensorrt)):
+        return advice(board.tensorrt, board)
+    return (
+        "JetPack's TensorRT is not installed. Run: sudo apt-get install python3-libnvinfer "
+        "(in a container: use an image with TensorRT)"
+    )
 
 
-def _why_unseen(package: Path, version: str, records: list[Path], prefix: Path) -> str:
-    """Why this Python does not see a package of the system's Python, which has that prefix, with the remedy; empty when it does."""
-    seen = [
-        Path(folder)
-        for folder in sys.path
-        if folder and os.path.realpath(Path(folder) / "tensorrt") == os.path.realpath(package)
-    ]
-    python = _python(package)
-    what = f"TensorRT {version} is installed for the system's Python {python}"
-    anew = f"/usr/bin/python{python} {_VENV}"
-    if seen and (not records or sysfs.entries(seen[0], "tensorrt-*.dist-info")):
+def _explain_invisible(package: Path, version: str, records: list[Path], prefix: Path) -> str:
+    """Return why this Python cannot import a package of the system's Python, and the remedy; empty if it can.
+
+    Args:
+        package: Path of the package.
+        version: Version of the package.
+        records: Metadata folders of the package.
+        prefix: Prefix of the system's Python.
+    """
+    real_package = os.path.realpath(package)
+    links = [Path(folder) for folder in sys.path if folder and _resolves_to(folder, real_package)]
+    if links and (not records or sysfs.entries(links[0], "tensorrt-*.dist-info")):
         return ""
-    if seen:  # a link to the package alone is a common recipe
+    if links:
+        # A link to the package without its metadata is a common recipe.
         return (
-            f"TensorRT {version} is linked into {seen[0]}, and its version is not. Run: ln -s {records[-1]} {seen[0]}/"
+            f"TensorRT {version} is linked into {links[0]}, but its version metadata is not. "
+            f"Run: ln -s {records[-1]} {links[0]}/"
         )
+    python = _python(package)
+    installed = f"TensorRT {version} is installed for the system's Python {python}"
+    create_venv = f"/usr/bin/python{python} {_VENV}"
     if python != _HERE:
-        return f"{what}, and this is Python {_HERE}, which cannot load it. Use that one: {anew}"
-    if sys.prefix != sys.base_prefix and "include-system-site-packages=true" not in sysfs.text(
-        Path(sys.prefix) / "pyvenv.cfg"
-    ).lower().replace(" ", ""):
-        own = os.path.realpath(sys.base_prefix) == os.path.realpath(prefix)  # packages of another Python would not help
-        or_so = f" (or set include-system-site-packages = true in {sys.prefix}/pyvenv.cfg)" if own else ""
-        return f"{what}, but this virtual environment does not see it. Make it anew with: {anew}{or_so}"
-    return f"{what}, but this Python ({sys.executable}) is another installation and does not see it. Make an environment of the system's: {anew}"
+        return f"{installed}, but this is Python {_HERE}, which cannot load it. Use the system's Python: {create_venv}"
+    if sys.prefix != sys.base_prefix and not _venv_sees_system_packages():
+        remedy = f"Create it again with: {create_venv}"
+        # The setting does not help in an environment of another Python.
+        if os.path.realpath(sys.base_prefix) == os.path.realpath(prefix):
+            remedy += f" (or set include-system-site-packages = true in {sys.prefix}/pyvenv.cfg)"
+        return f"{installed}, but this virtual environment does not see it. {remedy}"
+    return (
+        f"{installed}, but this Python ({sys.executable}) is another installation and does not see it. "
+        f"Create an environment of the system's Python: {create_venv}"
+    )
+
+
+def _resolves_to(folder: str, real_package: str) -> bool:
+    """Return whether the ``tensorrt`` in a folder is the package with this real path."""
+    return os.path.realpath(Path(folder) / "tensorrt") == real_package
+
+
+def _venv_sees_system_packages() -> bool:
+    settings = sysfs.text(Path(sys.prefix) / "pyvenv.cfg").lower().replace(" ", "")
+    return "include-system-site-packages=true" in settings
 
 
 def _python(package: Path) -> str:
-    """Version of Python that a package lies with: ``3.10`` for ``python3.10/dist-packages/NAME``."""
+    """Return the Python version of a package's path: ``3.10`` for ``python3.10/dist-packages/NAME``."""
     return package.parents[1].name.removeprefix("python")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    """A version as numbers; empty for what is none."""
+    """Return a version as numbers; empty if the text is not a version."""
     try:
         return numbers(text)
-    except (UsageError, ValueError):  # ValueError: more digits than Python reads
+    except (UsageError, ValueError):  # ValueError: more digits than Python converts.
         return ()
 
 
 def _soc(root: Path) -> str:
+    """Return the Tegra chip from the device tree or the kernel; empty if there is none."""
     for name in sysfs.text(root / "proc/device-tree/compatible").split("\0"):
-        if found := re.fullmatch(r"nvidia,(tegra\d+)", name.strip()):
-            return found.group(1)
+        match = re.fullmatch(r"nvidia,(tegra\d+)", name.strip())
+        if match:
+            return match.group(1)
     chip = sysfs.integer(root / "sys/devices/soc0/soc_id")
     if chip and sysfs.text(root / "sys/devices/soc0/family").lower().startswith("tegra"):
         return _CHIPS.get(chip, f"tegra (chip {chip})")
@@ -286,83 +306,52 @@ def _soc(root: Path) -> str:
 
 
 def _release(root: Path) -> str:
-    """Of Jetson Linux, from a line like ``# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic``."""
-    found = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)", sysfs.text(root / "etc/nv_tegra_release"))
-    return f"{found.group(1)}.{found.group(2)}" if found else ""
+    """Return the Jetson Linux release from a line like ``# R36 (release), REVISION: 4.3, GCID: 38968081, ...``."""
+    pattern = r"R(\d+)\s*\(release\),\s*REVISION:\s*(\d+(?:\.\d+)*)"
+    match = re.search(pattern, sysfs.text(root / "etc/nv_tegra_release"))
+    return f"{match.group(1)}.{match.group(2)}" if match else ""
 
 
 def _jetpack(l4t: str) -> tuple[str, str]:
-    """JetPack and its TensorRT by the longest beginning of a release that the table has."""
+    """Return the JetPack of a release and its TensorRT, by the longest beginning that the table has."""
     parts = l4t.split(".")
-    return next(
-        (_RELEASES[known] for n in range(len(parts), 0, -1) if (known := ".".join(parts[:n])) in _RELEASES), ("", "")
-    )
+    for count in range(len(parts), 0, -1):
+        beginning = ".".join(parts[:count])
+        if beginning in _RELEASES:
+            return _RELEASES[beginning]
+    return "", ""
 
 
 def _power_mode(root: Path) -> str:
-    """What ``nvpmodel`` keeps as its state, by the name that its configuration gives it; it is asked itself where there is no such file."""
-    if number := re.search(r"pmode:\s*(\d{1,9})", sysfs.text(root / "var/lib/nvpmodel/status")):
-        modes = re.findall(
-            r"<\s*POWER_MODEL\s+ID\s*=\s*(\d{1,9})\s+NAME\s*=\s*([^\s>]+)", sysfs.text(root / "etc/nvpmodel.conf")
-        )
-        name = next((name for mode, name in modes if int(mode) == int(number.group(1))), "mode")
-        return f"{name} ({int(number.group(1))})"
-    said = _command(root, "nvpmodel", "-q")  # needs no root; without it, complaints follow the answer
-    answer = re.search(r"NV Power Mode:\s*(\S+)\s+(\d+)\s*$", said, re.MULTILINE)
+    """Return name and number of the power mode from the files of ``nvpmodel``, or from the program."""
+    status = re.search(r"pmode:\s*(\d{1,9})", sysfs.text(root / "var/lib/nvpmodel/status"))
+    if status:
+        mode = int(status.group(1))
+        pattern = r"<\s*POWER_MODEL\s+ID\s*=\s*(\d{1,9})\s+NAME\s*=\s*([^\s>]+)"
+        for number, name in re.findall(pattern, sysfs.text(root / "etc/nvpmodel.conf")):
+            if int(number) == mode:
+                return f"{name} ({mode})"
+        return f"mode ({mode})"
+    # The query works without root rights; then warnings follow the output.
+    output = _run(root, "nvpmodel", "-q")
+    answer = re.search(r"NV Power Mode:\s*(\S+)\s+(\d+)\s*$", output, re.MULTILINE)
     return f"{answer.group(1)} ({answer.group(2)})" if answer else ""
 
 
-def _gpu(root: Path) -> Clock | None:
-    """``17000000.gpu`` (Orin; ``.ga10b`` with JetPack 5), ``17000000.gv11b`` (Xavier), ``gpu-gpc-0`` (Thor); in Hz."""
-    devices = root / "sys/class/devfreq"
-    folders = [
-        f for pattern in ("*.gpu", "*.ga10b", "*.gv11b", "gpu-gpc-*", "*gpu*") for f in sysfs.entries(devices, pattern)
-    ]
-    return _clock(folders[:1], "cur_freq", "min_freq", "max_freq", "governor", 10**6)
-
-
-def _cpu(root: Path) -> Clock | None:
-    """All clusters; in kHz. Those whose CPUs are all off in this power mode do not answer."""
-    folders = sysfs.entries(root / "sys/devices/system/cpu/cpufreq", "policy*")
-    return _clock(folders, "scaling_cur_freq", "scaling_min_freq", "scaling_max_freq", "scaling_governor", 10**3)
-
-
-def _clock(folders: list[Path], current: str, low: str, high: str, governor: str, unit: int) -> Clock | None:
-    # jetson_clocks raises the lower limit to the upper one.
-    states = [
-        (
-            sysfs.integer(f / current) or 0,
-            sysfs.integer(f / low) or 0,
-            sysfs.integer(f / high) or 0,
-            sysfs.text(f / governor),
-        )
-        for f in folders
-    ]
-    states = [state for state in states if state[2] > 0]
-    if not states:
-        return None
-    return Clock(
-        max(s[0] for s in states) // unit,
-        max(s[2] for s in states) // unit,
-        ", ".join(dict.fromkeys(s[3] for s in states if s[3])),
-        all(s[1] >= s[2] or s[3] == "performance" for s in states),
-    )
-
-
-def _command(root: Path, *command: str) -> str:
-    """What a program says; empty where there is none, it fails to answer in time, or the files are not this machine's."""
+def _run(root: Path, *command: str) -> str:
+    """Return the output of a program; empty if it is missing or times out, or if ``root`` is not ``/``."""
     if root != Path("/"):
         return ""
     paths = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"))
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             command,
             capture_output=True,
-            timeout=_LIMIT_S,
+            timeout=_TIMEOUT_S,
             check=False,
             stdin=subprocess.DEVNULL,
             env={**os.environ, "PATH": paths, "LC_ALL": "C"},
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.decode("utf-8", "replace").strip()
+    return process.stdout.decode("utf-8", "replace").strip()

@@ -1,4 +1,4 @@
-"""Files that the kernel writes, read so that nothing in them, and nothing missing, can raise."""
+"""Readers of kernel files that never raise, whether a file is missing, unreadable or malformed."""
 
 from __future__ import annotations
 
@@ -9,40 +9,55 @@ __all__ = ["entries", "integer", "line", "mebibytes", "number", "text"]
 
 
 def text(file: Path) -> str:
-    """What a file holds, without the white space around it; empty for one that is missing or may not be read."""
+    """Return the content of a file without surrounding white space; empty if it is missing or unreadable."""
     try:
         with open(file, "rb", buffering=0) as stream:
+            # A driver that asks to read again returns None.
             return (stream.read() or b"").decode("utf-8", "replace").strip("\0\n\t ")
-    except (OSError, ValueError):  # ValueError: a name with a zero byte; a driver that asks to come again gives None
+    except (OSError, ValueError):  # ValueError: a file name with a zero byte.
         return ""
 
 
 def line(file: Path) -> str:
-    """The first line of a file, of which only what can be printed: it goes into reports."""
-    return "".join(c for c in text(file).partition("\n")[0][:200] if c.isprintable() and c != "\ufffd").strip()
+    """Return the printable characters of the first line of a file, at most 200, for reports."""
+    first_line = text(file).partition("\n")[0][:200]
+    return "".join(char for char in first_line if char.isprintable() and char != "\ufffd").strip()
 
 
 def integer(file: Path) -> int | None:
-    """The one whole number that a file holds; None for any other file."""
+    """Return the only content of a file as an integer; None for any other content."""
     return number(text(file))
 
 
-def number(written: str) -> int | None:
-    """A whole number of at most 20 digits, which is what 64 bits hold; None for any other text."""
-    return int(written) if re.fullmatch(r"-?[0-9]{1,20}", written) else None
+def number(digits: str) -> int | None:
+    """Return a text of at most 20 digits (64 bits) as an integer; None for any other text."""
+    return int(digits) if re.fullmatch(r"-?[0-9]{1,20}", digits) else None
 
 
 def mebibytes(file: Path, name: str) -> float:
-    """The size on a line like ``MemTotal:  16 kB``, MiB; 0.0 where the file does not tell it."""
-    found = re.search(rf"^{name}:\s*([0-9]{{1,15}}) kB$", text(file), re.MULTILINE)
-    return int(found[1]) / 1024 if found else 0.0
+    """Return the size on a line such as ``MemTotal:  16 kB``, MiB; 0.0 if the file has no such line.
+
+    Args:
+        file: Path of the file.
+        name: Name at the start of the line.
+    """
+    match = re.search(rf"^{name}:\s*([0-9]{{1,15}}) kB$", text(file), re.MULTILINE)
+    return int(match[1]) / 1024 if match else 0.0
 
 
 def entries(folder: Path, pattern: str) -> list[Path]:
-    """What matches in a folder, in the order of the first number in each last name; nothing where there is no folder."""
+    """Return the matching entries of a folder, sorted by the first number in their names; empty if there is no folder.
+
+    Args:
+        folder: Path of the folder.
+        pattern: Glob pattern.
+    """
     try:
-        return sorted(
-            folder.glob(pattern), key=lambda entry: (int((re.findall(r"[0-9]{1,9}", entry.name) or ["0"])[0]), entry)
-        )
+        return sorted(folder.glob(pattern), key=_sort_key)
     except OSError:
         return []
+
+
+def _sort_key(entry: Path) -> tuple[int, Path]:
+    match = re.search(r"[0-9]{1,9}", entry.name)
+    return (int(match[0]) if match else 0, entry)

@@ -1,1 +1,1 @@
-"""Engines of a device: compile them from graphs where they run, and keep them."""
+"""Engines of a device: compile them from graphs on the device that runs them, and cache them there."""

@@ -1,6 +1,7 @@
-"""From a graph of a bundle to an engine that runs: out of the cache of this device, out of a bundle that is signed, or made here.
+"""Load the engine of a bundle's graph: from this device's cache, from a signed bundle, or compiled here.
 
-An engine is native code. So it is loaded only when this device made it, or when it came in a bundle that a trusted key signed.
+An engine is native code. It is loaded only if this device compiled it, or if it came in a bundle signed by a trusted
+key.
 """
 
 from __future__ import annotations
@@ -18,30 +19,30 @@ from edgekit.backends import EngineMismatchError
 from edgekit.bundle import onnx_reader
 from edgekit.bundle.trust import Bundle
 from edgekit.drivers import jetson
-from edgekit.engines.plans import SCHEMA, TIMINGS, Plans
+from edgekit.engines.engine_cache import SCHEMA, TIMINGS, EngineCache
 from edgekit.spec.errors import BackendError, BuildError, IntegrityError
 from edgekit.spec.manifest import Variant
 from edgekit.spec.parsing import plain
 from edgekit.spec.progress import Progress
 from edgekit.spec.tensor import Signature
 
-__all__ = ["Compilation", "SelfTest", "key_parts", "load_engine", "of_all"]
+__all__ = ["Compilation", "SelfTest", "key_parts", "load_engine", "merge_compilations"]
 
 _log = logging.getLogger("edgekit")
 
 SelfTest = Callable[[backends.Engine], str]
-"""Why an engine that was just made does not serve; empty where it does."""
+"""Function that returns why a newly compiled engine is unusable; an empty text if it is usable."""
 
 
 @dataclass(frozen=True)
 class Compilation:
-    """Where an engine came from.
+    """Origin of an engine.
 
     Attributes:
-        source: ``made here``, ``cache`` (made here before) or ``bundle`` (signed by a key that is trusted).
-        key: of its entry in the cache; empty for one of the bundle.
-        seconds: that making it took, when it was made.
-        size_mb: of the engine, MiB.
+        source: ``made here``, ``cache`` (compiled here earlier) or ``bundle`` (signed by a trusted key).
+        key: Key of the cache entry; empty for an engine of a bundle.
+        seconds: Compile time, seconds; 0 for an engine of a bundle.
+        size_mb: Size of the engine, MiB.
     """
 
     source: str
@@ -50,32 +51,50 @@ class Compilation:
     size_mb: float
 
     def text(self) -> str:
-        """A few words."""
+        """Return a short description for a terminal."""
         if self.source == "bundle":
             return f"engine of the bundle, signed by a trusted key ({self.size_mb:.1f} MB)"
-        return f"engine {'made here' if self.source == 'made here' else 'from the cache, made here'} in {self.seconds:.1f} s ({self.size_mb:.1f} MB)"
+        origin = "compiled here" if self.source == "made here" else "from the cache, compiled here"
+        return f"engine {origin} in {self.seconds:.1f} s ({self.size_mb:.1f} MB)"
 
 
-def of_all(compilations: Sequence[Compilation]) -> Compilation | None:
-    """The engines of several graphs as one: made here where one of them was, with the seconds of those that were. None where there is none."""
+def merge_compilations(compilations: Sequence[Compilation]) -> Compilation | None:
+    """Merge the compilations of several graphs into one.
+
+    Args:
+        compilations: Compilation of each graph.
+
+    Returns:
+        ``made here`` if any graph was compiled now, with the total compile time of those graphs and the total size of
+        all; None for an empty sequence.
+    """
     if not compilations:
         return None
-    newest = max(compilations, key=lambda one: one.source == "made here")
-    alike = [one.seconds for one in compilations if one.source == newest.source]
-    return replace(newest, seconds=sum(alike), size_mb=sum(one.size_mb for one in compilations))
+    newest = max(compilations, key=lambda compilation: compilation.source == "made here")
+    seconds = sum(compilation.seconds for compilation in compilations if compilation.source == newest.source)
+    size_mb = sum(compilation.size_mb for compilation in compilations)
+    return replace(newest, seconds=seconds, size_mb=size_mb)
 
 
 def key_parts(
     bundle: Bundle, variant: Variant, signature: Signature, identity: Mapping[str, object]
 ) -> dict[str, object]:
-    """All that an engine depends on: graph with its weights, recipe, and the device as it tells of itself."""
+    """Return everything that an engine depends on: the graph with its weights, the recipe and the device.
+
+    Args:
+        bundle: Verified bundle.
+        variant: Variant of the bundle.
+        signature: Signature of the graph.
+        identity: Identity of the device, from :meth:`edgekit.backends.CompilingDevice.identity`.
+    """
     name = variant.graphs[signature.name]
-    external = onnx_reader.read(bundle.read(name)).external
-    beside = sorted({(PurePosixPath(name).parent / tensor.location).as_posix() for tensor in external})
+    folder = PurePosixPath(name).parent
+    tensors = onnx_reader.read(bundle.read(name)).external
+    weight_files = sorted({(folder / tensor.location).as_posix() for tensor in tensors})
     return {
         "schema": SCHEMA,
         "graph": bundle.manifest.files[name].sha256,
-        "weights": [[n, bundle.manifest.files[n].sha256] for n in beside],
+        "weights": [[file, bundle.manifest.files[file].sha256] for file in weight_files],
         "signature": plain(signature),
         "recipe": plain(variant.engine),
         **identity,
@@ -93,64 +112,81 @@ def load_engine(
     force: bool = False,
     self_test: SelfTest | None = None,
 ) -> tuple[backends.Engine, Compilation | None]:
-    """Loads what a variant runs on a device.
+    """Load the engine or graph that a variant runs on a device.
 
     Args:
-        bundle: that was checked.
-        variant: one of its variants.
-        signature: the entry point.
-        device: of the variant's backend, opened.
-        progress: told how far a compilation is.
-        make: engines are to be made here and kept, also where the bundle brings some; else what can be used is used.
-        force: make it anew also where the cache has one.
-        self_test: asked about an engine that is made here.
+        bundle: Verified bundle.
+        variant: Variant of the bundle.
+        signature: Signature of the graph.
+        device: Open device of the variant's backend.
+        progress: Progress callback of a compilation.
+        make: True to compile and cache an engine here even if the bundle has one. Default: use any usable engine.
+        force: True to compile even if the cache has the engine.
+        self_test: Test of an engine that was compiled here.
 
     Returns:
-        The engine, and where it came from; None for a backend that runs the graph itself.
+        The engine and its origin; the origin is None for a backend that runs the graph itself.
 
     Raises:
-        IntegrityError: for an engine of the bundle that no trusted key signed.
-        EngineMismatchError: for one that a trusted key signed and this device cannot load.
-        BackendError: when the backend refuses the graph or the recipe, or an engine that was made here fails its self-test: the cache has it no more.
-        BuildError: with ``make``, when the engine cannot be kept.
+        IntegrityError: The bundle has an engine that no trusted key signed.
+        EngineMismatchError: The device cannot load an engine that a trusted key signed.
+        BackendError: The backend refused the graph or the recipe, or a newly compiled engine failed its self-test. The
+            failed engine is removed from the cache.
+        BuildError: ``make`` is set and the engine cannot be cached.
     """
     if not backends.get(variant.backend).ENGINES:
         graph: backends.Engine = device.load(bundle.graph(variant.graphs[signature.name]), signature, variant.shapes)
         bundle.check_unchanged()
         return graph, None
-    plans = Plans()
-    parts = key_parts(bundle, variant, signature, device.identity())
-    key = plans.key(parts)
-    if not force and (found := _cached(plans, key, signature, device)) is not None:
-        return found
+    cache = EngineCache()
+    key = cache.key(key_parts(bundle, variant, signature, device.identity()))
+    cached = None if force else _load_cached(cache, key, signature, device)
+    if cached is not None:
+        return cached
     if variant.engines and not make:
-        if bundle.trusted:
-            plan = bundle.read(variant.engines[signature.name])
-            return device.load(plan, signature), Compilation("bundle", "", 0.0, len(plan) / 2**20)
-        raise IntegrityError(
-            f"{bundle.path} brings an engine that was made elsewhere, and an engine is native code: it is loaded only when a key that you trust signed it. "
-            "Name the key, as in load(..., trust=Trust(keys=[...])), or make the engine here: edgekit compile BUNDLE",
-            code="engine-untrusted",
-        )
-    with contextlib.ExitStack() as held:
+        return _load_signed(bundle, variant, signature, device)
+    with contextlib.ExitStack() as locks:
         try:
-            held.enter_context(
-                plans.lock(key, lambda: progress("wait for another process that makes this engine", 0, 0))
+            locks.enter_context(
+                cache.lock(key, lambda: progress("wait for another process that compiles this engine", 0, 0))
             )
-        except BuildError:  # a folder that cannot be written has no lock, and nothing will be kept in it
+        except BuildError:
+            # A folder that is not writable has no lock, and the engine will not be cached.
             if make:
                 raise
-        # While this one waited, another process may have made it.
-        if not force and (found := _cached(plans, key, signature, device)) is not None:
-            return found
-        engine, made = _made(plans, bundle, variant, signature, device, progress, must_keep=make)
+        # Another process may have compiled the engine while this one waited.
+        cached = None if force else _load_cached(cache, key, signature, device)
+        if cached is not None:
+            return cached
+        engine, compilation = _compile(cache, bundle, variant, signature, device, progress, must_cache=make)
     if self_test is not None:
-        _check(engine, made, self_test, plans, bundle)
-    return engine, made
+        _run_self_test(engine, compilation, self_test, cache, bundle)
+    return engine, compilation
 
 
-def _check(engine: backends.Engine, made: Compilation, self_test: SelfTest, plans: Plans, bundle: Bundle) -> None:
-    """Refuses an engine that answers wrongly."""
+def _load_signed(
+    bundle: Bundle, variant: Variant, signature: Signature, device: Any
+) -> tuple[backends.Engine, Compilation]:
+    """Load an engine that the bundle brings.
+
+    Raises:
+        IntegrityError: No trusted key signed the bundle.
+    """
+    if not bundle.trusted:
+        raise IntegrityError(
+            f"{bundle.path} contains an engine, which is native code, and no key that you trust signed it. "
+            "Pass the key, as in load(..., trust=Trust(keys=[...])), or compile the engine here: "
+            "edgekit compile BUNDLE",
+            code="engine-untrusted",
+        )
+    plan = bundle.read(variant.engines[signature.name])
+    return device.load(plan, signature), Compilation("bundle", "", 0.0, len(plan) / 2**20)
+
+
+def _run_self_test(
+    engine: backends.Engine, compilation: Compilation, self_test: SelfTest, cache: EngineCache, bundle: Bundle
+) -> None:
+    """Close an engine that fails its self-test, remove it from the cache, and raise."""
     try:
         problem = self_test(engine)
     except BaseException:
@@ -158,80 +194,94 @@ def _check(engine: backends.Engine, made: Compilation, self_test: SelfTest, plan
         raise
     if problem:
         engine.close()
-        plans.drop(made.key, problem)
+        cache.drop(compilation.key, problem)
         raise BackendError(
-            f"The engine that was made here for {bundle.path} does not serve: {problem}. Make it anew, and race again: edgekit compile BUNDLE",
+            f"Engine self-test failed for {bundle.path}: {problem}. Rebuild the engine: edgekit compile BUNDLE",
             code="engine-self-test",
         )
 
 
-def _cached(plans: Plans, key: str, signature: Signature, device: Any) -> tuple[backends.Engine, Compilation] | None:
-    plan = plans.find(key)
+def _load_cached(
+    cache: EngineCache, key: str, signature: Signature, device: Any
+) -> tuple[backends.Engine, Compilation] | None:
+    """Load an engine from the cache; None if there is none or the device refuses it."""
+    plan = cache.find(key)
     if plan is None:
         return None
     try:
         engine = device.load(plan, signature)
     except EngineMismatchError as problem:
-        plans.drop(key, str(problem))
+        cache.drop(key, str(problem))
         return None
-    about = plans.about(key)
-    made_in, now = about.get("power_mode"), _power_mode()
-    if made_in and now and made_in != now:
-        again = "Make it anew with: edgekit compile BUNDLE --force"
+    about = cache.about(key)
+    build_mode = about.get("power_mode")
+    current_mode = _power_mode()
+    if build_mode and current_mode and build_mode != current_mode:
         _log.warning(
-            "The engine was made in power mode %s, the board is in %s: other kernels may be faster now. %s",
-            made_in,
-            now,
-            again,
+            "The engine was compiled in power mode %s, the board is in %s: other kernels may be faster now. "
+            "Compile it again: edgekit compile BUNDLE --force",
+            build_mode,
+            current_mode,
         )
     seconds = about.get("seconds")
-    return engine, Compilation(
-        "cache", key, float(seconds) if isinstance(seconds, (int, float)) else 0.0, len(plan) / 2**20
-    )
+    if not isinstance(seconds, (int, float)):
+        seconds = 0.0
+    return engine, Compilation("cache", key, float(seconds), len(plan) / 2**20)
 
 
-def _made(
-    plans: Plans,
+def _compile(
+    cache: EngineCache,
     bundle: Bundle,
     variant: Variant,
     signature: Signature,
     device: Any,
     progress: Progress,
     *,
-    must_keep: bool,
+    must_cache: bool,
 ) -> tuple[backends.Engine, Compilation]:
+    """Compile an engine, cache it and load it.
+
+    Raises:
+        BuildError: ``must_cache`` is set and the engine cannot be cached.
+    """
     parts = key_parts(bundle, variant, signature, device.identity())
-    key = plans.key(parts)
-    # Kernels are timed for a device and a version, whatever the graph: one timing cache serves all engines made here.
-    timed = {TIMINGS: device.identity()}
-    timings = bytes(plans.find(plans.key(timed)) or b"")
+    key = cache.key(parts)
+    # Kernel timings depend on device and version, not on the graph: all engines compiled here share one timing cache.
+    timing_parts = {TIMINGS: device.identity()}
+    timing_key = cache.key(timing_parts)
+    timing_cache = bytes(cache.find(timing_key) or b"")
     start = time.perf_counter()
-    built = device.compile(bundle.path / variant.graphs[signature.name], signature, variant.engine, timings, progress)
-    bundle.check_unchanged()  # TensorRT reads a graph and its weights by path
+    graph = bundle.path / variant.graphs[signature.name]
+    built = device.compile(graph, signature, variant.engine, timing_cache, progress)
+    bundle.check_unchanged()  # TensorRT reads a graph and its weights by path.
     seconds = time.perf_counter() - start
     about = {
         "seconds": seconds,
         "method": variant.method,
         "model": bundle.manifest.provenance.get("model", ""),
-        # Kernels were timed in this mode. Another one does not make the engine wrong, so it is no part of the key.
+        # Kernels were timed in this mode. The engine stays correct in another mode, so the mode is not part of the key.
         "power_mode": _power_mode(),
     }
-    kept = False
+    is_cached = False
     try:
-        plans.store(key, built.plan, parts, about)
-        kept = True
+        cache.store(key, built.plan, parts, about)
+        is_cached = True
         if built.timing_cache:
-            plans.store(plans.key(timed), built.timing_cache, timed, {})
+            cache.store(timing_key, built.timing_cache, timing_parts, {})
     except BuildError as problem:
-        if must_keep and not kept:
+        if must_cache and not is_cached:
             raise
-        lost = "The engine runs, and could not be kept, so the next start makes it again"
-        if kept:  # timings save time alone: an engine serves without them
-            lost = "The engine is kept, and what TensorRT measured of kernels is not, so the next engine takes as long to make"
-        _log.warning("%s: %s", lost, problem)
+        if is_cached:
+            # Timings only save time; the engine is usable without them.
+            _log.warning(
+                "The engine is cached, but the kernel timings are not: the next compilation takes as long: %s", problem
+            )
+        else:
+            _log.warning("The engine runs but could not be cached: the next start compiles it again: %s", problem)
     return device.load(built.plan, signature), Compilation("made here", key, seconds, len(built.plan) / 2**20)
 
 
 def _power_mode() -> str:
+    """Return the power mode of the Jetson; empty on other machines."""
     board = jetson.board()
-    return board.power_mode if board is not None else ""
+    return "" if board is None else board.power_mode

@@ -16,7 +16,7 @@ from onnx_ir.passes import common as passes
 
 from edgekit.export._gelu import fuse_gelu
 from edgekit.export._mask import HIDDEN, canonical_masks
-from edgekit.quantize.graphs import Linear, constant, initializer, linears, made_by, replace, sweep
+from edgekit.quantize.graphs import Linear, constant, find_producer, initializer, linears, replace, sweep
 
 
 def clean(model: ir.Model, max_length: int) -> None:
@@ -123,10 +123,10 @@ def drop_open_masks(graph: ir.Graph) -> int:
     count = 0
     for node in list(graph):
         for scores, mask in (node.inputs, node.inputs[::-1]) if node.op_type == "Add" else ():
-            chosen = made_by(mask, "Where")
+            chosen = find_producer(mask, "Where")
             if chosen is None or scores is None or scores.shape != node.outputs[0].shape:
                 continue
-            test = made_by(chosen.inputs[0], "Expand")
+            test = find_producer(chosen.inputs[0], "Expand")
             condition = chosen.inputs[0] if test is None else test.inputs[0]
             visible = constant(condition)
             addend = constant(chosen.inputs[1])

@@ -1,8 +1,8 @@
-"""GraphSet -> GraphSet. A file in ``methods/`` is a method.
+"""Quantization methods: each maps a graph set to a graph set. Every module in ``methods/`` is a method.
 
-A method module has ``BACKENDS`` (those it is a candidate for), ``NEEDS_SAMPLES`` (fewest calibration rows), ``PRECISIONS`` (what the device
-must multiply in, by the names of ``spec.engine``) and
-``quantize(graphs, calibration, settings, out, progress) -> GraphSet``. No torch here.
+A method module defines ``BACKENDS`` (backends for which it is a candidate), ``NEEDS_SAMPLES`` (minimum number of
+calibration rows), ``PRECISIONS`` (precisions that the device must compute in, by the names of ``spec.engine``) and
+``quantize(graphs, calibration, settings, out, progress) -> GraphSet``. This package does not import torch.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Batches", "Method", "get", "linear_macs", "names", "rows_of"]
 
-_SCALED_BY_TENSOR = (
-    "DynamicQuantize"  # DynamicQuantizeLinear (ONNX), DynamicQuantizeMatMul and DynamicQuantizeLSTM (com.microsoft)
-)
+# DynamicQuantizeLinear (ONNX), DynamicQuantizeMatMul and DynamicQuantizeLSTM (com.microsoft).
+_SCALED_BY_TENSOR = "DynamicQuantize"
 
 Batches = Sequence[Mapping[str, np.ndarray]]
+"""Feeds by input name, one mapping per batch."""
 
 
 class Method(Protocol):
-    """What a method module offers."""
+    """Interface of a method module."""
 
     BACKENDS: tuple[str, ...]
     NEEDS_SAMPLES: int
@@ -40,33 +40,42 @@ class Method(Protocol):
     def quantize(
         self, graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
     ) -> GraphSet:
-        """Writes quantized graphs into ``out`` and returns them; each says in its ``recipe`` what was chosen for it."""
+        """Write quantized graphs to ``out`` and return them. The ``recipe`` of each records the settings it used."""
 
 
 _METHODS: Registry[Method] = Registry(f"{__name__}.methods", "method")
-names, get = _METHODS.names, _METHODS.get
+names = _METHODS.names
+get = _METHODS.get
 
 
 def rows_of(graphs: GraphSet) -> str:
-    """Whether rows may share a call, as :attr:`edgekit.spec.manifest.Variant.rows` states it.
+    """Return whether rows may share a call: ``together`` or ``alone``, see :attr:`edgekit.spec.manifest.Variant.rows`.
 
-    ``DynamicQuantizeLinear``, ``DynamicQuantizeMatMul`` and their kin take one scale for the whole activation tensor when they run: an outlier in one
-    row coarsens all others. Graphs with such an operator, in a nested graph or function too, run their rows alone.
+    ``DynamicQuantizeLinear``, ``DynamicQuantizeMatMul`` and related operators compute one scale for the whole
+    activation tensor at run time: an outlier in one row coarsens all other rows. Graphs with such an operator, also in
+    a subgraph or function, run each row alone.
     """
     from edgekit.quantize.graphs import load
 
-    for model in (load(graph.path) for graph in graphs.graphs):
-        inside = [node for function in model.functions.values() for node in function.all_nodes()]
-        if any(node.op_type.startswith(_SCALED_BY_TENSOR) for node in (*model.graph.all_nodes(), *inside)):
+    for graph in graphs.graphs:
+        model = load(graph.path)
+        nodes = list(model.graph.all_nodes())
+        for function in model.functions.values():
+            nodes += function.all_nodes()
+        if any(node.op_type.startswith(_SCALED_BY_TENSOR) for node in nodes):
             return "alone"
     return "together"
 
 
 def linear_macs(graphs: GraphSet) -> int:
-    """Multiply-accumulates that the linear layers take for one token: what a roofline counts. 0 of several graphs, which run so often each as its loop says."""
+    """Return the multiply-accumulate operations of all linear layers for one token, as a roofline model counts them.
+
+    Returns:
+        The number of operations; 0 for several graphs, because the loop decides how often each of them runs.
+    """
     from edgekit.quantize.graphs import constant, linears, load
 
     if len(graphs.graphs) > 1:
         return 0
-    weights = (constant(layer.weight) for layer in linears(load(graphs.graphs[0].path).graph))
+    weights = [constant(layer.weight) for layer in linears(load(graphs.graphs[0].path).graph)]
     return sum(weight.size for weight in weights if weight is not None)

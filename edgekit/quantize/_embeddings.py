@@ -1,30 +1,30 @@
-"""Embedding tables in 8 or 4 bits: only the rows that are looked up are restored.
+"""Embedding tables in 8 or 4 bits, of which only the looked-up rows are dequantized.
 
     Gather(table, ids)        ->  (Cast(Gather(table_uint8, ids)) - 128) * Gather(scales, ids)
     Slice(table, 0, n)        ->  (Cast(Slice(table_uint8, 0, n)) - 128) * Slice(scales, 0, n)
 
-The values are symmetric INT8, -127..127 times one scale per row; they are stored with 128 added, as UINT8 integers.
-That is what all three runtimes take (looked at with ONNX Runtime 1.32, OpenVINO 2026.4, TensorRT-RTX 1.7):
+The values are symmetric INT8, -127 to 127, with one scale per row. They are stored as UINT8 with 128 added. All three
+runtimes accept this form (tested with ONNX Runtime 1.32, OpenVINO 2026.4 and TensorRT-RTX 1.7). Compared forms:
 
-- INT8 as it is, with ``Cast`` or ``DequantizeLinear`` behind the lookup: TensorRT's builder refuses it ("Quantized constant
+- INT8 table, then ``Gather``, then ``Cast`` or ``DequantizeLinear``: TensorRT's builder refuses it ("Quantized constant
   is only allowed before DQ").
-- ``DequantizeLinear`` on the table, ``Gather`` behind it: TensorRT keeps the table in INT8, but ONNX Runtime restores all
-  of it at every call (measured, 30,522 x 384: 12 ms, where the lookup of 24 rows takes 0.03 ms).
-- UINT8 and arithmetic (this): ONNX Runtime and OpenVINO keep one byte a value and restore 24 rows (measured, the same
-  table: 0.02 ms, no slower than looking up floats). TensorRT takes it for INT32 and widens the table to four bytes, so
-  there it saves size on disk and no memory.
+- INT8 table, then ``DequantizeLinear``, then ``Gather``: TensorRT keeps the table in INT8, but ONNX Runtime dequantizes
+  the whole table on every call (measured, 30,522 x 384: 12 ms, where looking up 24 rows takes 0.03 ms).
+- UINT8 and arithmetic (this module): ONNX Runtime and OpenVINO keep one byte per value and dequantize 24 rows
+  (measured, the same table: 0.02 ms, no slower than looking up floats). TensorRT treats the table as INT32 and widens
+  it to four bytes, so there the form saves disk space and no memory.
 
-Measured on MiniLM-L6 with static INT8: 59.2 MB of files become 23.6 MB; peak memory falls by 37 MB in OpenVINO. In ONNX
-Runtime it does not fall (it rose by 1 to 7 MB): a float table beside the graph is mapped, and rows that are never read
-never become resident.
+Measured on MiniLM-L6 with static INT8: 59.2 MB of files become 23.6 MB, and the peak memory of OpenVINO falls by 37 MB.
+The memory of ONNX Runtime does not fall (it rose by 1 to 7 MB): it maps a float table from its file, and rows that are
+never read never become resident.
 
-One scale per row is what "8-bit ... row-wise" embedding tables have elsewhere (Guan et al., "Post-Training 4-bit
-Quantization on Embedding Tables", arXiv 1911.02079): rows differ in size by their token's frequency.
+One scale per row is the usual form of row-wise 8-bit embedding tables (Guan et al., "Post-Training 4-bit Quantization
+on Embedding Tables", arXiv 1911.02079), because the size of a row depends on the frequency of its token.
 
-In 4 bits a byte holds column j in its lower half and column j + width / 2 in its upper one, each as -7..7 with 8 added, and each
-group of 32 columns has a float16 scale, of several the one with the least squared error (that paper's search for where to clip).
-The halves are taken apart by ``Floor`` and ``Sub`` of the looked-up rows: operators that every runtime has, where none of the three takes an INT4
-table behind a ``Gather``.
+In 4 bits, a byte holds column j in its lower half and column j + width / 2 in its upper half, each as -7 to 7 with 8
+added. Each group of 32 columns has a float16 scale: of several candidates, the one with the least squared error (the
+clipping search of that paper). ``Floor`` and ``Sub`` separate the halves of the looked-up rows. Every runtime has these
+operators, while none of the three accepts an INT4 table behind a ``Gather``.
 """
 
 from __future__ import annotations
@@ -38,101 +38,120 @@ import onnx_ir as ir
 from edgekit.quantize.graphs import constant, initializer, per_channel, replace
 
 WORTH_BYTES = 2**18
-"""A smaller float table (token types) is left as it is: it would cost four kernel calls to save nothing that counts."""
+"""Minimum size of a float table in bytes. A smaller one (token types) would cost four kernel calls and save little."""
 
 OFFSET = 128
-
+"""Number added to an INT8 value to store it as UINT8."""
 
 _MANY_ROWS = 2048
-"""4 bits are for tables of at least so many rows: those of positions and token types are small, and every token reads them."""
+"""Minimum number of rows for 4 bits. Tables of positions and token types are small, and every token reads them."""
 
 _GROUP = 32
 _CLIPS = np.linspace(0.6, 1.0, 9)
 
 
 def quantize_embeddings(graph: ir.Graph, stored: str = "int8") -> int:
-    """Stores the float32 tables that lookups read in 8 or 4 bits, in place; returns how many tables.
+    """Store the float32 tables that lookups read in 8 or 4 bits, in place.
 
-    A table is a constant ``float32 [rows, width]`` of at least ``WORTH_BYTES`` that nothing but lookups reads: a
-    ``Gather`` on axis 0, or the ``Slice`` on axis 0 that export makes of positions 0..n. One that something else reads too
-    (an output layer tied to it) has to be there in float anyway and is left alone.
+    A table is a constant ``float32 [rows, width]`` of at least ``WORTH_BYTES`` that only lookups read: a ``Gather`` on
+    axis 0, or the ``Slice`` on axis 0 that the export generates for positions 0 to n. A table with another reader (a
+    tied output layer) is needed in float anyway and is not changed.
 
-    Error of a restored value: at most half of its scale, which is the largest absolute value of its row / 127; in 4 bits that of its group / 7
-    or somewhat less, and more where a value was clipped.
+    The error of a dequantized value is at most half its scale. The scale is the largest absolute value of the row /
+    127; in 4 bits, that of the group / 7 or somewhat less, and the error is larger where a value was clipped.
 
     Args:
-        graph: changed in place.
-        stored: ``int8``; ``int4``, which falls to 8 bits for a table of few rows or of a width that is no multiple of 64; ``float32`` changes nothing.
+        graph: Graph to change in place.
+        stored: ``int8``, ``int4`` or ``float32``. With ``int4``, tables with few rows or a width that is not a multiple
+            of 64 are stored in 8 bits. ``float32`` changes nothing.
+
+    Returns:
+        Number of quantized tables.
     """
+    if stored == "float32":
+        return 0
     count = 0
-    for table in list(graph.initializers.values()) if stored != "float32" else ():
+    for table in list(graph.initializers.values()):
         lookups = [use.node for use in table.uses()]
         if table.is_graph_output() or not lookups or not all(_reads_rows(node, table) for node in lookups):
             continue
         array = constant(table)
-        if (
-            array is None
-            or array.dtype != np.float32
-            or array.ndim != 2
-            or array.shape[1] < 2
-            or array.nbytes < WORTH_BYTES
-        ):
+        if array is None or not _is_quantizable(array):
             continue
-        if not np.isfinite(array).all():  # calibration says what is wrong with such a model
-            continue
-        if (
-            stored == "int4"
-            and array.shape[0] >= _MANY_ROWS
-            and array.shape[1] % (2 * _GROUP) == 0
-            and all(n.op_type == "Gather" for n in lookups)
-        ):
-            packed, scales = pack(array)
-            values = initializer(graph, f"{table.name}_uint4", packed)
-            scale = initializer(graph, f"{table.name}_scale", scales)
-            for node in lookups:
-                _unpack(graph, node, values, scale, array.shape[1])
+        if stored == "int4" and _fits_int4(array) and all(node.op_type == "Gather" for node in lookups):
+            _store_int4(graph, table, array, lookups)
         else:
-            rows, scales = per_channel(np.ascontiguousarray(array.T))
-            values = initializer(graph, f"{table.name}_uint8", (rows.T.astype(np.int16) + OFFSET).astype(np.uint8))
-            scale = initializer(graph, f"{table.name}_scale", scales[:, None])
-            for node in lookups:
-                _restore(graph, node, values, scale, _number(graph, "embedding_offset", OFFSET))
+            _store_int8(graph, table, array, lookups)
         del graph.initializers[table.name or ""]
         count += 1
     return count
 
 
+def _is_quantizable(array: np.ndarray) -> bool:
+    """Return whether an array is a finite float table worth quantizing. Calibration reports tables with NaN."""
+    if array.dtype != np.float32 or array.ndim != 2 or array.shape[1] < 2 or array.nbytes < WORTH_BYTES:
+        return False
+    return bool(np.isfinite(array).all())
+
+
+def _fits_int4(array: np.ndarray) -> bool:
+    return bool(array.shape[0] >= _MANY_ROWS and array.shape[1] % (2 * _GROUP) == 0)
+
+
+def _store_int8(graph: ir.Graph, table: ir.Value, array: np.ndarray, lookups: list[ir.Node]) -> None:
+    """Add the 8-bit form of a table and rewrite its lookups."""
+    rows, scales = per_channel(np.ascontiguousarray(array.T))
+    values = initializer(graph, f"{table.name}_uint8", (rows.T.astype(np.int16) + OFFSET).astype(np.uint8))
+    scale = initializer(graph, f"{table.name}_scale", scales[:, None])
+    for node in lookups:
+        _rewrite_int8_lookup(graph, node, values, scale, _number(graph, "embedding_offset", OFFSET))
+
+
+def _store_int4(graph: ir.Graph, table: ir.Value, array: np.ndarray, lookups: list[ir.Node]) -> None:
+    """Add the 4-bit form of a table and rewrite its lookups."""
+    packed, scales = pack(array)
+    values = initializer(graph, f"{table.name}_uint4", packed)
+    scale = initializer(graph, f"{table.name}_scale", scales)
+    for node in lookups:
+        _rewrite_int4_lookup(graph, node, values, scale, array.shape[1])
+
+
 def pack(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A table in 4 bits.
+    """Pack a table into 4 bits per value.
 
     Args:
-        table: float32 ``[rows, width]``, the width a multiple of 64.
+        table: Table, float32 ``[rows, width]``; the width is a multiple of 64.
 
     Returns:
-        uint8 ``[rows, width / 2]``, column j in the lower half of a byte and column j + width / 2 in the upper one; float16 scales ``[rows, width / 32]``.
+        The values, uint8 ``[rows, width / 2]``, with column j in the lower half of a byte and column j + width / 2 in
+        the upper half; and the scales, float16 ``[rows, width / 32]``.
     """
     groups = table.reshape(len(table), -1, _GROUP)
-    best, scales = np.full(groups.shape[:2], np.inf, np.float32), np.zeros(groups.shape[:2], np.float16)
+    least_error = np.full(groups.shape[:2], np.inf, np.float32)
+    scales = np.zeros(groups.shape[:2], np.float16)
     largest = np.abs(groups).max(axis=2)
     for clip in _CLIPS:
-        tried = np.maximum(clip * largest / 7, np.finfo(np.float16).tiny).astype(np.float16)
-        error = ((_nearest(groups, tried) * tried[..., None].astype(np.float32) - groups) ** 2).sum(axis=2)
-        scales, best = np.where(error < best, tried, scales), np.minimum(error, best)
-    whole = (_nearest(groups, scales) + 8).astype(np.uint8).reshape(table.shape)
+        candidate = np.maximum(clip * largest / 7, np.finfo(np.float16).tiny).astype(np.float16)
+        restored = _round_to_levels(groups, candidate) * candidate[..., None].astype(np.float32)
+        error = ((restored - groups) ** 2).sum(axis=2)
+        scales = np.where(error < least_error, candidate, scales)
+        least_error = np.minimum(error, least_error)
+    nibbles = (_round_to_levels(groups, scales) + 8).astype(np.uint8).reshape(table.shape)
     half = table.shape[1] // 2
-    return whole[:, :half] | (whole[:, half:] << 4), scales
+    return nibbles[:, :half] | (nibbles[:, half:] << 4), scales
 
 
-def _nearest(groups: np.ndarray, scales: np.ndarray) -> np.ndarray:
+def _round_to_levels(groups: np.ndarray, scales: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(groups / scales[..., None].astype(np.float32)), -7, 7)
 
 
 def _number(graph: ir.Graph, name: str, value: float) -> ir.Value:
+    """Return a float32 scalar constant that all lookups share."""
     return graph.initializers.get(name) or initializer(graph, name, np.array(value, np.float32))
 
 
 def _reads_rows(node: ir.Node, table: ir.Value) -> bool:
-    """Whether a node picks rows of a table, by index or from a slice."""
+    """Return whether a node reads rows of a table, by index or as a slice."""
     if not node.inputs or node.inputs[0] is not table or table in node.inputs[1:]:
         return False
     if node.op_type == "Gather":
@@ -143,12 +162,17 @@ def _reads_rows(node: ir.Node, table: ir.Value) -> bool:
     return axes is not None and axes.tolist() == [0]
 
 
-class _Nodes:
-    """The nodes that take the place of a lookup; what they give is float32 unless it is said otherwise."""
+class _NodeBuilder:
+    """Builder of the nodes that replace a lookup. Outputs are float32 by default.
+
+    Attributes:
+        nodes: Nodes in the order in which they were added.
+        name: Prefix of the node names.
+    """
 
     def __init__(self, lookup: ir.Node, stored: ir.Value) -> None:
-        """Takes the name of the lookup."""
-        self.made: list[ir.Node] = []
+        """Derive the name prefix from the lookup."""
+        self.nodes: list[ir.Node] = []
         self.name = (lookup.name or stored.name or "lookup").removesuffix(f"/{lookup.op_type}")
 
     def add(
@@ -159,39 +183,49 @@ class _Nodes:
         dtype: ir.DataType = ir.DataType.FLOAT,
         **attributes: Any,
     ) -> ir.Value:
-        """Adds a node; returns its output."""
+        """Add a node and return its output."""
         node = ir.node(kind, inputs, attributes=attributes, name=f"{self.name}/{kind}{suffix}")
         node.outputs[0].dtype = dtype
-        self.made.append(node)
+        self.nodes.append(node)
         return node.outputs[0]
 
 
-def _restore(graph: ir.Graph, lookup: ir.Node, stored: ir.Value, scale: ir.Value, offset: ir.Value) -> None:
-    """Looks the same rows up in the stored table and in the scales, and multiplies."""
-    nodes = _Nodes(lookup, stored)
-    how: dict[str, Any] = dict(lookup.attributes)
-    rows = nodes.add(lookup.op_type, [stored, *lookup.inputs[1:]], dtype=ir.DataType.UINT8, **how)
-    scales = nodes.add(lookup.op_type, [scale, *lookup.inputs[1:]], "_scale", **how)
-    centred = nodes.add("Sub", [nodes.add("Cast", [rows], to=ir.DataType.FLOAT), offset])
-    restored = nodes.add("Mul", [centred, scales])
-    replace(graph, lookup, nodes.made, restored)
+def _rewrite_int8_lookup(graph: ir.Graph, lookup: ir.Node, stored: ir.Value, scale: ir.Value, offset: ir.Value) -> None:
+    """Replace a lookup: read the same rows of the stored table and of the scales, and multiply them."""
+    builder = _NodeBuilder(lookup, stored)
+    attributes: dict[str, Any] = dict(lookup.attributes)
+    rows = builder.add(lookup.op_type, [stored, *lookup.inputs[1:]], dtype=ir.DataType.UINT8, **attributes)
+    scales = builder.add(lookup.op_type, [scale, *lookup.inputs[1:]], "_scale", **attributes)
+    wide = builder.add("Cast", [rows], to=ir.DataType.FLOAT)
+    centred = builder.add("Sub", [wide, offset])
+    result = builder.add("Mul", [centred, scales])
+    replace(graph, lookup, builder.nodes, result)
 
 
-def _unpack(graph: ir.Graph, lookup: ir.Node, stored: ir.Value, scale: ir.Value, width: int) -> None:
-    """Looks the same rows up in the packed table and in the scales, takes the halves of each byte apart, and multiplies group by group."""
-    ids, result, nodes = lookup.inputs[1], lookup.outputs[0], _Nodes(lookup, stored)
+def _rewrite_int4_lookup(graph: ir.Graph, lookup: ir.Node, stored: ir.Value, scale: ir.Value, width: int) -> None:
+    """Replace a lookup: read the same rows, separate the halves of each byte, and multiply group by group."""
+    ids = lookup.inputs[1]
     assert ids is not None
-    add, name = nodes.add, nodes.name
-    rank = len(result.shape) if result.shape is not None else len(ids.shape or ()) + 1
-    split = initializer(graph, f"{name}/groups", np.array([*[0] * (rank - 1), width // _GROUP, _GROUP], np.int64))
-    joined = initializer(graph, f"{name}/width", np.array([*[0] * (rank - 1), width], np.int64))
-    rows = add("Gather", [stored, ids], dtype=ir.DataType.UINT8, axis=0)
-    scales = add("Gather", [scale, ids], "_scale", dtype=ir.DataType.FLOAT16, axis=0)
-    wide = add("Cast", [rows], to=ir.DataType.FLOAT)
-    upper = add("Floor", [add("Mul", [wide, _number(graph, "embedding_sixteenth", 1 / 16)], "_sixteenth")])
-    lower = add("Sub", [wide, add("Mul", [upper, _number(graph, "embedding_sixteen", 16)], "_sixteen")], "_lower")
-    both = add("Sub", [add("Concat", [lower, upper], axis=-1), _number(graph, "embedding_eight", 8)])
-    last = initializer(graph, f"{name}/last", np.array([-1], np.int64))
-    factors = add("Cast", [add("Unsqueeze", [scales, last], dtype=ir.DataType.FLOAT16)], "_scale", to=ir.DataType.FLOAT)
-    restored = add("Reshape", [add("Mul", [add("Reshape", [both, split], "_groups"), factors]), joined])
-    replace(graph, lookup, nodes.made, restored)
+    output_shape = lookup.outputs[0].shape
+    rank = len(output_shape) if output_shape is not None else len(ids.shape or ()) + 1
+    leading = [0] * (rank - 1)  # 0 keeps an axis in Reshape.
+    builder = _NodeBuilder(lookup, stored)
+    name = builder.name
+    group_shape = initializer(graph, f"{name}/groups", np.array([*leading, width // _GROUP, _GROUP], np.int64))
+    row_shape = initializer(graph, f"{name}/width", np.array([*leading, width], np.int64))
+    rows = builder.add("Gather", [stored, ids], dtype=ir.DataType.UINT8, axis=0)
+    scales = builder.add("Gather", [scale, ids], "_scale", dtype=ir.DataType.FLOAT16, axis=0)
+    wide = builder.add("Cast", [rows], to=ir.DataType.FLOAT)
+    sixteenths = builder.add("Mul", [wide, _number(graph, "embedding_sixteenth", 1 / 16)], "_sixteenth")
+    upper = builder.add("Floor", [sixteenths])
+    upper_bits = builder.add("Mul", [upper, _number(graph, "embedding_sixteen", 16)], "_sixteen")
+    lower = builder.add("Sub", [wide, upper_bits], "_lower")
+    columns = builder.add("Concat", [lower, upper], axis=-1)
+    centred = builder.add("Sub", [columns, _number(graph, "embedding_eight", 8)])
+    last_axis = initializer(graph, f"{name}/last", np.array([-1], np.int64))
+    expanded_scales = builder.add("Unsqueeze", [scales, last_axis], dtype=ir.DataType.FLOAT16)
+    factors = builder.add("Cast", [expanded_scales], "_scale", to=ir.DataType.FLOAT)
+    grouped = builder.add("Reshape", [centred, group_shape], "_groups")
+    scaled = builder.add("Mul", [grouped, factors])
+    result = builder.add("Reshape", [scaled, row_shape])
+    replace(graph, lookup, builder.nodes, result)

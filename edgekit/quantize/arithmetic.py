@@ -1,12 +1,15 @@
-"""16-bit arithmetic on a CPU that has none: a typed graph written anew, so that float32 kernels compute what its own types would.
+"""Emulation of 16-bit arithmetic on CPUs: rewrite a typed graph so that float32 kernels compute what its types would.
 
-A CPU backend runs float16 and bfloat16 graphs in float32 and never sees a value overflow. Here every operator reads and computes in float32, and
-its result is rounded to its type: to the nearest, ties to even, and to infinity beyond the largest (IEEE 754-2019, 4.3.1 and 7.4; bfloat16 alike).
-Nothing is clamped, so that infinity times zero and infinity less infinity are NaN. Sums inside one operator stay in float32, as tensor cores accumulate.
-Rounding the float32 result of a sum, product, quotient or square root of two float16 numbers is the same as rounding the exact one (Figueroa, "When is
-double rounding innocuous?", ACM SIGNUM 30(3), 1995: float32 has more than twice the digits and two).
+A CPU backend runs float16 and bfloat16 graphs in float32 and never sees a value overflow. In the rewritten graph every
+operator reads and computes in float32, and its result is rounded to its type: to nearest, ties to even, and to infinity
+beyond the largest number (IEEE 754-2019, 4.3.1 and 7.4; bfloat16 alike). Values are not clamped, so infinity times zero
+and infinity minus infinity are NaN. Sums inside one operator stay in float32, as tensor cores accumulate. Rounding the
+float32 result of a sum, product, quotient or square root of two float16 numbers equals rounding the exact result,
+because float32 has more than twice the digits plus two (Figueroa, "When is double rounding innocuous?", ACM SIGNUM
+30(3), 1995).
 
-What a device's compiler fuses is rounded less often there, so this is the worst that the types allow, not bit by bit what an engine answers.
+A device rounds less often where its compiler fuses operators. The emulation is therefore the worst case of the types
+and not bit-identical to the output of an engine.
 """
 
 from __future__ import annotations
@@ -25,46 +28,30 @@ __all__ = ["check_rounding", "emulate", "has_low_floats"]
 
 _FLOAT = ir.DataType.FLOAT
 _LOW = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-# Their results are values that they have read: rounded already.
-_MOVES = (
-    *(
-        "Concat",
-        "Expand",
-        "Flatten",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "Identity",
-        "Max",
-        "Min",
-        "Neg",
-        "Abs",
-        "Pad",
-    ),
-    *(
-        "Relu",
-        "Reshape",
-        "ScatterElements",
-        "ScatterND",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Transpose",
-        "Unsqueeze",
-        "Where",
-    ),
+_GRAPH_ATTRIBUTES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+# Their results are copies (or negations) of values that are rounded already.
+_MOVES = frozenset(
+    """
+    Abs Concat Expand Flatten Gather GatherElements GatherND Identity Max Min Neg Pad Relu Reshape ScatterElements
+    ScatterND Slice Split Squeeze Tile Transpose Unsqueeze Where
+    """.split()  # noqa: SIM905
 )
+# Overflow, infinity, NaN, and the smallest subnormal numbers of float16.
+_EXTREMES = [
+    *(65504, 65519.996, 65520, -65520, 1e30, -3e38, 3.4e38),
+    *(np.inf, -np.inf, np.nan),
+    *(2.0**-24, 2.0**-25, 1.5 * 2.0**-24),
+]
 
 
 def has_low_floats(model: ir.Model) -> bool:
-    """Whether anything in a graph is float16 or bfloat16."""
-    values = (
-        *model.graph.initializers.values(),
-        *model.graph.inputs,
-        *(v for node in model.graph for v in node.outputs),
-    )
-    return any(value.dtype in _LOW for value in values) or any(_casts_low(node) for node in model.graph)
+    """Return whether any value of a graph is float16 or bfloat16."""
+    values = [*model.graph.initializers.values(), *model.graph.inputs]
+    for node in model.graph:
+        if _casts_low(node):
+            return True
+        values += node.outputs
+    return any(value.dtype in _LOW for value in values)
 
 
 def _casts_low(node: ir.Node) -> bool:
@@ -72,28 +59,34 @@ def _casts_low(node: ir.Node) -> bool:
 
 
 def emulate(path: Path, out: Path) -> Path:
-    """Writes the graph that answers on a CPU, in float32, what ``path`` answers in arithmetic of its own types.
+    """Write a float32 graph that computes on a CPU what a typed graph computes in its own types.
 
-    A float32 graph stays what it is; weights that are restored from integers are restored once, in the file, since the result is run without optimizations.
+    A float32 graph is not changed, except that weights stored as integers are dequantized in the file: the result is
+    run without graph optimizations.
 
     Args:
-        path: a graph whose values have types, as EdgeKit's methods write it.
-        out: folder for the new graph.
+        path: Path of a graph whose values have types, as EdgeKit's methods write it.
+        out: Folder for the new graph.
+
+    Returns:
+        Path of the new graph.
 
     Raises:
-        QuantizeError: when a value has no type, or the graph has subgraphs: what they compute in cannot be told.
-        BackendError: when this ONNX Runtime does not round as IEEE 754 has it.
+        QuantizeError: A value has no type, or the graph has subgraphs: their precision is unknown.
+        BackendError: This ONNX Runtime does not round as IEEE 754 specifies.
     """
     model = load(path)
     graph = model.graph
+    kinds = {value: value.dtype for value in graph.inputs}
     for node in graph:
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if any(attribute.type in _GRAPH_ATTRIBUTES for attribute in node.attributes.values()):
             raise QuantizeError(
-                f"The node '{node.name}' of {path.name} holds a graph of its own, so its arithmetic cannot be emulated. Export without control flow.",
+                f"The node '{node.name}' of {path.name} contains a subgraph, so its arithmetic cannot be emulated. "
+                "Export the model without control flow.",
                 code="graph-control-flow",
             )
-    kinds = {value: value.dtype for value in (*graph.inputs, *(v for node in graph for v in node.outputs))}
-    _fold(graph, kinds)
+        kinds |= {value: value.dtype for value in node.outputs}
+    _dequantize_constants(graph, kinds)
     if has_low_floats(model):
         check_rounding()
         _widen(graph, kinds, path.name)
@@ -104,13 +97,19 @@ def emulate(path: Path, out: Path) -> Path:
 
 
 def _widen(graph: ir.Graph, kinds: dict[ir.Value, ir.DataType | None], name: str) -> None:
-    """Computes in float32 and rounds each result, in place."""
+    """Make every operator compute in float32 and round its results, in place.
+
+    Args:
+        graph: Graph to change.
+        kinds: Original type of each value.
+        name: File name for messages.
+    """
     for value in list(graph.initializers.values()):
         array = constant(value)
         if array is not None and value.dtype in _LOW:
             value.const_value = ir.tensor(array.astype(np.float32), name=value.name)
             value.dtype = _FLOAT
-    inputs = [value for value in graph.inputs if kinds[value] in _LOW]
+    low_inputs = [value for value in graph.inputs if kinds[value] in _LOW]
     for node in list(graph):
         if _casts_low(node):
             node.attributes["to"] = ir.AttrInt64("to", _FLOAT)
@@ -120,69 +119,93 @@ def _widen(graph: ir.Graph, kinds: dict[ir.Value, ir.DataType | None], name: str
             kind = kinds[value]
             if kind is None and node.op_type != "QuantizeLinear":
                 raise QuantizeError(
-                    f"The output '{value.name}' of node '{node.name}' in {name} has no type, so it cannot be rounded. Infer the graph's types.",
+                    f"The output '{value.name}' of node '{node.name}' in {name} has no type, so it cannot be rounded. "
+                    "Run type inference on the graph.",
                     code="graph-type-missing",
                 )
             if kind in _LOW:
                 value.dtype = _FLOAT
                 if node.op_type not in _MOVES:
                     _round(graph, node, value, kind)
-    for value in inputs:  # they are fed in their type
-        low = ir.node("Cast", [value], attributes={"to": _FLOAT})
-        ir.convenience.replace_all_uses_with(value, low.outputs[0])
-        low.replace_input_with(0, value)
-        low.outputs[0].dtype, low.outputs[0].shape = _FLOAT, value.shape
-        graph.insert_before(graph[0], low)
+    # Callers feed these inputs in their original type.
+    for value in low_inputs:
+        cast = ir.node("Cast", [value], attributes={"to": _FLOAT})
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        cast.replace_input_with(0, value)
+        cast.outputs[0].dtype = _FLOAT
+        cast.outputs[0].shape = value.shape
+        graph.insert_before(graph[0], cast)
 
 
 def _round(graph: ir.Graph, node: ir.Node, value: ir.Value, kind: ir.DataType) -> None:
-    """Rounds a result for all who read it; NaN that integers have lost on the way comes back."""
-    users, is_output = list(value.uses()), value.is_graph_output()
+    """Round a result for all its readers, and restore a NaN that a conversion to integers lost."""
+    users = list(value.uses())
+    is_output = value.is_graph_output()
     low = ir.node("Cast", [value], attributes={"to": kind}, name=f"{node.name}/round")
     wide = ir.node("Cast", low.outputs, attributes={"to": _FLOAT}, name=f"{node.name}/rounded")
-    added, result = [low, wide], wide.outputs[0]
-    source = _quantized(node)
-    if source is not None:  # an integer made of NaN is anything: what it restores is no answer
-        lost = ir.node("IsNaN", [source])
-        back = ir.node("Where", [lost.outputs[0], source, result])
-        added, result = [*added, lost, back], back.outputs[0]
-    low.outputs[0].dtype, wide.outputs[0].dtype, result.dtype = kind, _FLOAT, _FLOAT
+    new_nodes = [low, wide]
+    result = wide.outputs[0]
+    source = _quantized_activation(node)
+    if source is not None:
+        # NaN converted to an integer is an arbitrary number, so the dequantized value would look valid.
+        is_nan = ir.node("IsNaN", [source])
+        select = ir.node("Where", [is_nan.outputs[0], source, result])
+        new_nodes += [is_nan, select]
+        result = select.outputs[0]
+    low.outputs[0].dtype = kind
+    wide.outputs[0].dtype = _FLOAT
+    result.dtype = _FLOAT
     result.shape = value.shape
-    graph.insert_after(node, added)
+    graph.insert_after(node, new_nodes)
     for use in users:
         use.node.replace_input_with(use.idx, result)
     if is_output:
         index = list(graph.outputs).index(value)
-        value.name, result.name = f"{value.name}_unrounded", value.name
+        result.name = value.name
+        value.name = f"{value.name}_unrounded"
         graph.outputs[index] = result
 
 
-def _quantized(node: ir.Node) -> ir.Value | None:
-    """What the integers that a node restores were made from, if it is an activation."""
-    value = node.inputs[0] if node.op_type == "DequantizeLinear" else None
-    maker = value.producer() if value is not None else None
-    return maker.inputs[0] if maker is not None and maker.op_type == "QuantizeLinear" else None
+def _quantized_activation(node: ir.Node) -> ir.Value | None:
+    """Return the float activation behind a Q/DQ pair whose DequantizeLinear is ``node``, or None."""
+    if node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return None
+    producer = node.inputs[0].producer()
+    return producer.inputs[0] if producer is not None and producer.op_type == "QuantizeLinear" else None
 
 
-def _fold(graph: ir.Graph, kinds: dict[ir.Value, ir.DataType | None]) -> None:
-    """Restores constant integers by tensor or by channel; the product of an integer of 8 bits and a float16 scale is exact in float32, then rounded once."""
+def _dequantize_constants(graph: ir.Graph, kinds: dict[ir.Value, ir.DataType | None]) -> None:
+    """Replace DequantizeLinear nodes on constants, per tensor or per channel, by float32 constants.
+
+    The product of an 8-bit integer and a float16 scale is exact in float32 and then rounded once.
+
+    Args:
+        graph: Graph to change in place.
+        kinds: Original type of each value.
+    """
     for node in list(graph):
-        if (
-            node.op_type != "DequantizeLinear"
-            or (integers := constant(node.inputs[0])) is None
-            or "block_size" in node.attributes
-        ):
+        integers = constant(node.inputs[0]) if node.op_type == "DequantizeLinear" else None
+        if integers is None or "block_size" in node.attributes:
             continue
-        scale, zero = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        if scale is None or (zero is None and len(node.inputs) > 2 and node.inputs[2] is not None):
+        scale = constant(node.inputs[1])
+        zero_point_input = node.inputs[2] if len(node.inputs) > 2 else None
+        zero_point = constant(zero_point_input)
+        if scale is None or (zero_point is None and zero_point_input is not None):
             continue
         axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
-        shape = [-1 if i == axis % integers.ndim else 1 for i in range(integers.ndim)] if scale.ndim else []
-        restored = integers.astype(np.float32) - (0 if zero is None else zero.astype(np.float32).reshape(shape))
-        kind = kinds[node.outputs[0]] or node.inputs[1].dtype if node.inputs[1] is not None else None
+        shape = []
+        if scale.ndim:
+            shape = [1] * integers.ndim
+            shape[axis % integers.ndim] = -1
+        values = integers.astype(np.float32)
+        if zero_point is not None:
+            values = values - zero_point.astype(np.float32).reshape(shape)
+        kind = kinds[node.outputs[0]]
+        if kind is None and node.inputs[1] is not None:
+            kind = node.inputs[1].dtype
         assert kind is not None
-        restored = (restored * scale.astype(np.float32).reshape(shape)).astype(kind.numpy()).astype(np.float32)
-        value = initializer(graph, f"{node.outputs[0].name}_restored", restored)
+        values = (values * scale.astype(np.float32).reshape(shape)).astype(kind.numpy()).astype(np.float32)
+        value = initializer(graph, f"{node.outputs[0].name}_restored", values)
         value.dtype = _FLOAT
         ir.convenience.replace_all_uses_with(node.outputs[0], value)
         graph.remove(node, safe=True)
@@ -190,48 +213,40 @@ def _fold(graph: ir.Graph, kinds: dict[ir.Value, ir.DataType | None]) -> None:
 
 @functools.cache
 def check_rounding() -> None:
-    """Asks ONNX Runtime's own casts once what they make of numbers at the ends of each type.
+    """Check once that ONNX Runtime's casts round as IEEE 754 specifies, with numbers at the limits of each type.
 
     Raises:
-        BackendError: when they clamp, truncate or flush: accuracy in 16 bits cannot be told with them.
+        BackendError: The casts clamp, truncate or flush to zero, so accuracy in 16 bits cannot be emulated.
     """
     import onnxruntime
 
-    ends = [
-        65504,
-        65519.996,
-        65520,
-        -65520,
-        1e30,
-        -3e38,
-        3.4e38,
-        np.inf,
-        -np.inf,
-        np.nan,
-        2.0**-24,
-        2.0**-25,
-        1.5 * 2.0**-24,
-    ]
     ties = [1 + odd * half for odd in (1, 3) for half in (2.0**-11, 2.0**-8)]
-    asked = np.array([*ends, *ties], np.float32)
+    numbers = np.array([*_EXTREMES, *ties], np.float32)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     for kind in _LOW:
-        given = ir.val("x", _FLOAT, [len(asked)])
-        rounded = ir.node("Cast", [given], attributes={"to": kind})
-        wide = ir.node("Cast", rounded.outputs, attributes={"to": _FLOAT})
-        rounded.outputs[0].dtype, rounded.outputs[0].name = kind, "low"
-        wide.outputs[0].dtype, wide.outputs[0].shape, wide.outputs[0].name = _FLOAT, ir.Shape([len(asked)]), "y"
-        graph = ir.Graph([given], wide.outputs, nodes=[rounded, wide], opset_imports={"": 20}, name="cast")
-        proto = ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString()
-        options = onnxruntime.SessionOptions()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        (got,) = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"]).run(
-            None, {"x": asked}
-        )
+        proto = _rounding_model(kind, len(numbers))
+        session = onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
+        (rounded,) = session.run(None, {"x": numbers})
         with np.errstate(over="ignore"):
-            expected = asked.astype(kind.numpy()).astype(np.float32)
-        if not np.array_equal(got, expected, equal_nan=True):
+            expected = numbers.astype(kind.numpy()).astype(np.float32)
+        if not np.array_equal(rounded, expected, equal_nan=True):
             raise BackendError(
-                f"ONNX Runtime {onnxruntime.__version__} does not cast to {kind.name.lower()} as IEEE 754 has it, so accuracy in it cannot be told here. "
-                "Install the version that EdgeKit was tested with.",
+                f"ONNX Runtime {onnxruntime.__version__} does not cast to {kind.name.lower()} as IEEE 754 specifies, "
+                "so accuracy in that type cannot be emulated. Install the version that EdgeKit was tested with.",
                 code="arithmetic-cast",
             )
+
+
+def _rounding_model(kind: ir.DataType, count: int) -> bytes:
+    """Return a serialized model that rounds ``count`` float32 numbers ``x`` to a type and back."""
+    x = ir.val("x", _FLOAT, [count])
+    low = ir.node("Cast", [x], attributes={"to": kind})
+    wide = ir.node("Cast", low.outputs, attributes={"to": _FLOAT})
+    low.outputs[0].name = "low"
+    low.outputs[0].dtype = kind
+    wide.outputs[0].name = "y"
+    wide.outputs[0].dtype = _FLOAT
+    wide.outputs[0].shape = ir.Shape([count])
+    graph = ir.Graph([x], wide.outputs, nodes=[low, wide], opset_imports={"": 20}, name="cast")
+    return bytes(ir.to_proto(ir.Model(graph, ir_version=10)).SerializeToString())

@@ -1,6 +1,7 @@
-"""The calibration rows, and what the float graph does on them: measured once, used by every method and search.
+"""Calibration feeds, and activation statistics of the float graph, which all methods and searches share.
 
-Nothing here grows with the number of rows: histograms have a fixed size, and outputs are kept for a sample of the rows.
+Memory does not grow with the number of rows: histograms have a constant size, and outputs are stored for a sample of
+the rows only.
 """
 
 from __future__ import annotations
@@ -22,30 +23,51 @@ from edgekit.spec.errors import QuantizeError
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays
 
-__all__ = ["Calibration", "Divergence", "Runner", "Split", "kl_divergence", "runner", "squared_error"]
+__all__ = [
+    "Calibration",
+    "Divergence",
+    "Runner",
+    "Split",
+    "kl_divergence",
+    "not_finite_error",
+    "runner",
+    "squared_error",
+]
 
 Divergence = Callable[[Sequence[Arrays], Sequence[Arrays]], float]
-"""How far outputs are from reference outputs, both one entry a row: 0 where they are equal."""
+"""Function that measures how far outputs are from reference outputs, both with one entry per row; 0 if equal."""
 
 Split = Callable[[int, Mapping[str, np.ndarray]], list[Arrays]]
-"""Takes outputs apart by row: the index of a batch, and its outputs by name, batch first."""
+"""Function that splits the outputs of a batch into rows: batch index and outputs by name, with the batch axis first."""
 
-_COMPARED = 16  # batches; of four rows each they are 64 rows, and take half a second of MiniLM
+_SAMPLED_BATCHES = 16  # At four rows per batch these are 64 rows, which take MiniLM half a second.
 
 
 def kl_divergence(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> float:
-    """Mean Kullback-Leibler divergence of softmax(outputs) from softmax(reference) over the last axis of every output, in nats."""
+    """Return the mean Kullback-Leibler divergence of softmax(outputs) from softmax(reference), in nats.
+
+    Args:
+        outputs: Outputs of each row; the softmax is over the last axis.
+        reference: Reference outputs of each row.
+    """
     means = []
     for row, expected in zip(outputs, reference, strict=True):
         for name in expected:
-            p, q = _log_softmax(expected[name]), _log_softmax(row[name])
+            p = _log_softmax(expected[name])
+            q = _log_softmax(row[name])
             means.append(float(np.mean((np.exp(p) * (p - q)).sum(axis=-1))))
     return float(np.mean(means))
 
 
 def squared_error(outputs: Sequence[Arrays], reference: Sequence[Arrays]) -> float:
-    """Mean squared difference of all values, as a share of the reference's mean square: of a graph whose outputs no task reads."""
-    difference, size = 0.0, 0.0
+    """Return the squared error of all values relative to the squared reference, for outputs that no task reads.
+
+    Args:
+        outputs: Outputs of each row.
+        reference: Reference outputs of each row.
+    """
+    difference = 0.0
+    size = 0.0
     for row, expected in zip(outputs, reference, strict=True):
         for name, array in expected.items():
             difference += float(((row[name].astype(np.float64) - array) ** 2).sum())
@@ -69,171 +91,205 @@ class Calibration:
         split: Split | None = None,
         graphs: Mapping[str, Calibration] | None = None,
     ) -> None:
-        """Keeps the feeds.
+        """Create a calibration set.
 
         Args:
-            batches: feeds by input name, the batch on the first axis, padded as in use.
-            divergence: what :meth:`damage` measures.
-            guard: gives further feeds, of evaluation and of full-length rows, that no 16-bit type may overflow on; no INT8 range is taken from them. They
-                are made anew each time: all of them may be larger than the memory.
-            split: takes the outputs of a batch apart by row and cuts the padding off; by default rows keep it.
-            graphs: signature name to the calibration of its graph, where a model has several; by default this one is that of all.
+            batches: Feeds by input name, with the batch axis first, padded as in production.
+            divergence: Measure of :meth:`damage`.
+            guard: Function that returns additional feeds, of evaluation rows and of full-length rows, on which no
+                16-bit type may overflow. INT8 ranges ignore them. They are generated on each call, because all of them
+                may exceed the memory.
+            split: Function that splits the outputs of a batch into rows and removes the padding. Default: rows keep
+                the padding.
+            graphs: Calibration of each graph by signature name, for a model with several graphs. Default: this
+                calibration serves all graphs.
         """
-        self.batches, self.guard = batches, guard
+        self.batches = batches
+        self.guard = guard
         self.divergence = divergence
         self._graphs = graphs or {}
-        self._split = split or (lambda _, outputs: _rows_of(outputs))
+        self._split = split or (lambda _, outputs: _split_rows(outputs))
         self._measured: dict[str, dict[str, Histogram]] = {}
         self._expected: dict[Path, list[list[Arrays]]] = {}
 
     def of(self, signature: str) -> Calibration:
-        """The calibration of one graph."""
+        """Return the calibration of one graph."""
         return self._graphs.get(signature, self)
 
     @functools.cached_property
     def guard_digest(self) -> str:
-        """sha256 of the guard's feeds of all graphs, in hex."""
+        """sha256 of the guard feeds of all graphs, in hex."""
         digest = hashlib.sha256()
-        for feeds in (feeds for one in self._graphs.values() or [self] for feeds in one.guard()):
-            for name, array in sorted(feeds.items()):
-                digest.update(f"{name} {array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
+        for calibration in self._graphs.values() or [self]:
+            for feeds in calibration.guard():
+                for name, array in sorted(feeds.items()):
+                    digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+                    digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
     def unguarded(self) -> Calibration:
-        """The same without the guard's feeds, with all that was measured: for what is made often and judged by the calibration rows alone."""
-        graphs = {name: one.unguarded() for name, one in self._graphs.items()}
+        """Return this calibration without the guard feeds, for trial graphs that only the calibration rows judge.
+
+        Both calibrations share all measurements.
+        """
+        graphs = {name: calibration.unguarded() for name, calibration in self._graphs.items()}
         other = Calibration(self.batches, self.divergence, split=self._split, graphs=graphs)
-        other._measured, other._expected = self._measured, self._expected
+        other._measured = self._measured
+        other._expected = self._expected
         return other
 
     def sample(self) -> Batches:
-        """Up to 16 batches, spread over the set: what a search looks at."""
-        return [self.batches[i] for i in self._sampled()]
+        """Return up to 16 batches, spread evenly over the set, on which a search runs."""
+        return [self.batches[index] for index in self._sample_indices()]
 
-    def _sampled(self) -> list[int]:
-        last, count = len(self.batches) - 1, min(_COMPARED, len(self.batches))
-        return sorted({round(x) for x in np.linspace(0, last, count)})
+    def _sample_indices(self) -> list[int]:
+        count = min(_SAMPLED_BATCHES, len(self.batches))
+        return sorted({round(x) for x in np.linspace(0, len(self.batches) - 1, count)})
 
     def measure(
         self, model: ir.Model, progress: Progress = silent, *, key: str = "", searching: bool = False
     ) -> dict[str, Histogram]:
-        """Histograms of every linear's input.
+        """Return histograms of the input of every linear layer.
 
         Args:
-            model: a float graph.
-            progress: told after each batch.
-            key: says which graph this is; asked again with the same key, nothing is run again.
-            searching: only :meth:`sample` is run.
+            model: Float model.
+            progress: Progress callback, called after each batch.
+            key: Identifier of the model. A second call with the same key returns the stored histograms. Default: do
+                not store them.
+            searching: True to run the batches of :meth:`sample` only.
 
         Returns:
             A histogram for each activation, by its name in the graph.
 
         Raises:
-            QuantizeError: for NaN or infinity, with the node that made it.
+            QuantizeError: An activation is NaN or infinite; the message names its node.
         """
         if key not in self._measured or not key:
             histograms: dict[str, Histogram] = {}
-            self.visit(
-                model,
-                lambda name, values: histograms.setdefault(name, Histogram()).add(values),
-                progress,
-                searching=searching,
-            )
+
+            def add(name: str, values: np.ndarray) -> None:
+                histograms.setdefault(name, Histogram()).add(values)
+
+            self.visit(model, add, progress, searching=searching)
             self._measured[key] = histograms
         return self._measured[key]
 
     def visit(
         self,
         model: ir.Model,
-        see: Callable[[str, np.ndarray], None],
+        callback: Callable[[str, np.ndarray], None],
         progress: Progress = silent,
         *,
         searching: bool = False,
     ) -> None:
-        """Runs the batches one by one and shows every linear's input, ``[batch, ..., channels]``, by its name.
+        """Run the batches one by one and pass the input of every linear layer to a callback.
+
+        Args:
+            model: Float model.
+            callback: Function that takes the name of an activation and its values ``[batch, ..., channels]``.
+            progress: Progress callback, called after each batch.
+            searching: True to run the batches of :meth:`sample` only.
 
         Raises:
-            QuantizeError: for NaN or infinity, with the node that made it.
+            QuantizeError: An activation is NaN or infinite; the message names its node.
         """
         graph = model.graph
-        wanted = {layer.x.name: layer.x for layer in linears(graph) if layer.x.name is not None}
-        own, already = len(graph.outputs), {v.name for v in graph.outputs}
-        graph.outputs.extend(v for name, v in wanted.items() if name not in already)
+        activations = {layer.x.name: layer.x for layer in linears(graph) if layer.x.name is not None}
+        output_count = len(graph.outputs)
+        output_names = {value.name for value in graph.outputs}
+        graph.outputs.extend(value for name, value in activations.items() if name not in output_names)
         batches = self.sample() if searching else self.batches
         try:
             with tempfile.TemporaryDirectory() as folder:
-                save(model, Path(folder) / "calibrate.onnx")
-                run = runner(Path(folder) / "calibrate.onnx", list(wanted))
+                path = Path(folder) / "calibrate.onnx"
+                save(model, path)
+                run = runner(path, list(activations))
                 for index, batch in enumerate(batches):
-                    for (name, value), array in zip(wanted.items(), run(batch), strict=True):
+                    for (name, value), array in zip(activations.items(), run(batch), strict=True):
                         if not np.isfinite(array).all():
-                            node = value.producer()
-                            raise QuantizeError(
-                                f"The output of node '{node.name if node else name}' is NaN or infinite on calibration batch {index + 1}, "
-                                "so it has no range. Check the model and the samples: the float32 model has the same problem.",
-                                code="activations-not-finite",
-                            )
-                        see(name, array)
+                            raise not_finite_error(value, f"calibration batch {index + 1}", "range")
+                        callback(name, array)
                     progress("calibrate", index + 1, len(batches))
         finally:
-            graph.outputs[own:] = []  # not del: values taken out by it go on saying that they are outputs
+            # Not ``del``: values that are removed by it still claim to be graph outputs.
+            graph.outputs[output_count:] = []
 
     def damage(self, float_path: Path, path: Path) -> float:
-        """How far a graph's outputs are from the float graph's on :meth:`sample`; needs no labels.
+        """Return how far the outputs of a graph are from those of the float graph on :meth:`sample`. No labels needed.
 
         Args:
-            float_path: the float graph; its outputs are kept.
-            path: the graph that is judged.
+            float_path: Path of the float graph; its outputs are stored.
+            path: Path of the graph to judge.
         """
         if float_path not in self._expected:
-            self._expected[float_path] = self._outputs(float_path)
-        batches = zip(self._outputs(path), self._expected[float_path], strict=True)
+            self._expected[float_path] = self._run_sample(float_path)
+        batches = zip(self._run_sample(path), self._expected[float_path], strict=True)
         return float(np.mean([self.divergence(outputs, expected) for outputs, expected in batches]))
 
-    def _outputs(self, path: Path) -> list[list[Arrays]]:
-        """Outputs of each row of each batch of the sample."""
+    def _run_sample(self, path: Path) -> list[list[Arrays]]:
+        """Return the outputs of each row of each sampled batch."""
         run = runner(path)
-        return [self._split(index, run.named(self.batches[index])) for index in self._sampled()]
+        return [self._split(index, run.named(self.batches[index])) for index in self._sample_indices()]
 
 
-def _rows_of(outputs: Mapping[str, np.ndarray]) -> list[Arrays]:
-    count = len(next(iter(outputs.values())))
-    return [{name: array[row] for name, array in outputs.items()} for row in range(count)]
+def not_finite_error(value: ir.Value, rows: str, missing: str) -> QuantizeError:
+    """Return the error for an activation that is NaN or infinite.
+
+    Args:
+        value: Activation.
+        rows: Rows on which it is not finite, e.g. ``calibration batch 3``.
+        missing: Property that cannot be determined: ``range`` or ``type``.
+    """
+    node = value.producer()
+    name = value.name if node is None else node.name
+    return QuantizeError(
+        f"The output of node '{name}' is NaN or infinite on {rows}, so its {missing} cannot be chosen. "
+        "Check the model and the samples: the float32 model has the same problem.",
+        code="activations-not-finite",
+    )
+
+
+def _split_rows(outputs: Mapping[str, np.ndarray]) -> list[Arrays]:
+    rows: list[Arrays] = []
+    for index in range(len(next(iter(outputs.values())))):
+        rows.append({name: array[index] for name, array in outputs.items()})
+    return rows
 
 
 class Runner:
-    """A graph that is open in ONNX Runtime. Inputs that it does not read are left out."""
+    """A graph that is open in ONNX Runtime. Feeds that the graph does not read are ignored."""
 
     def __init__(self, path: Path, outputs: Sequence[str] | None, as_written: bool) -> None:
-        """Opens the graph, see :func:`runner`."""
+        """Open a graph; see :func:`runner` for the arguments."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.add_session_config_entry("session.disable_quant_qdq", "1" if as_written else "0")
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        self._fed = {i.name for i in self._session.get_inputs()}
+        self._input_names = {value.name for value in self._session.get_inputs()}
         self._outputs = outputs
 
     def __call__(self, feeds: Mapping[str, Any]) -> list[np.ndarray]:
-        """Outputs of a batch, in the order that was asked for, else of the graph."""
-        fed = {name: array for name, array in feeds.items() if name in self._fed}
-        return [np.asarray(array) for array in self._session.run(self._outputs, fed)]
+        """Return the outputs of a batch, in the requested order or that of the graph."""
+        inputs = {name: array for name, array in feeds.items() if name in self._input_names}
+        return [np.asarray(array) for array in self._session.run(self._outputs, inputs)]
 
     def named(self, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Outputs of a batch by name."""
+        """Return the outputs of a batch by name."""
         names = self._outputs or [output.name for output in self._session.get_outputs()]
         return dict(zip(names, self(feeds), strict=True))
 
 
 def runner(path: Path, outputs: Sequence[str] | None = None, *, as_written: bool = False) -> Runner:
-    """Opens a graph in ONNX Runtime.
+    """Open a graph in ONNX Runtime.
 
-    It is not the runner of the runtime: values in between are read here, which no backend gives, and of feeds, not of rows.
+    The runner of the runtime is not used here: it takes rows, and no backend returns intermediate values.
 
     Args:
-        path: file of the graph.
-        outputs: names of the values that are asked for; by default all outputs of the graph.
-        as_written: compute Q/DQ as ONNX defines it, weights restored once; else what fits is multiplied in integers.
+        path: Path of the graph.
+        outputs: Names of the values to return, also intermediate ones. Default: all graph outputs.
+        as_written: True to compute Q/DQ exactly as ONNX defines it. Default: ONNX Runtime fuses Q/DQ into integer
+            kernels.
     """
     return Runner(path, outputs, as_written)

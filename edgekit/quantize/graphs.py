@@ -1,4 +1,4 @@
-"""ONNX in hand and on disk: small helpers over onnx_ir that export and every method share, weights to INT8 among them."""
+"""ONNX graphs in memory and on disk: helpers over onnx_ir that the export and every quantization method share."""
 
 from __future__ import annotations
 
@@ -23,40 +23,44 @@ __all__ = [
     "Linear",
     "check_layers",
     "constant",
-    "in_float",
+    "dequantize_weight",
+    "find_producer",
+    "float_layer_names",
     "initializer",
     "levels",
     "linears",
     "load",
-    "made_by",
     "number",
     "only_user",
     "per_channel",
     "replace",
-    "restored",
     "rewrite",
     "save",
     "sweep",
 ]
 
 Change = Callable[[Graph, ir.Model, set[str]], Mapping[str, str]]
-"""Changes a loaded graph in place, but for the layers that are named; what it returns is the recipe."""
+"""Function that changes a loaded model in place, except the named layers, and returns the recipe."""
+
 Check = Callable[[ir.Graph, str], None]
+"""Function that raises if a finished graph is invalid; it takes the graph and its file name."""
 
 EXTERNAL_FROM = 2**20
-"""Tensors of at least this many bytes are stored beside the graph, in a file named by its content."""
+"""Size in bytes from which a tensor is stored beside the graph, in a file named by its content."""
+
+_SMALLEST_LINEAR = 16  # Width of TensorRT's tiles; nvidia-modelopt excludes smaller layers too.
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """A product with a weight, and its bias where the next node adds one.
+    """A linear layer: the product with a weight, and its bias if the next node adds one.
 
     Attributes:
-        node: the MatMul.
-        last: the node whose output is the layer's: the Add of the bias, or the MatMul itself.
-        x: activation ``[..., in]``.
-        weight: ``[in, out]``.
-        bias: ``[out]`` or None.
+        node: MatMul node.
+        last: Node whose output is the layer's output: the Add of the bias, or the MatMul itself.
+        x: Activation ``[..., in]``.
+        weight: Weight ``[in, out]``.
+        bias: Bias ``[out]``, or None.
     """
 
     node: ir.Node
@@ -67,94 +71,106 @@ class Linear:
 
     @property
     def name(self) -> str:
-        """What ``keep_float`` and reports call it: the module that it comes from, e.g. ``encoder.layer.3.output.dense``."""
+        """Name in ``keep_float`` and in reports: that of the source module, e.g. ``encoder.layer.3.output.dense``."""
         return re.sub(r"/MatMul(_\d+)?$", r"\1", self.node.name or self.weight.name or "linear")
 
 
 def linears(graph: ir.Graph) -> list[Linear]:
-    """The layers that are worth INT8: products of a token-wise activation with a constant weight.
+    """Return the layers that are worth INT8: products of a token-wise activation with a constant weight.
 
-    Left out: products of a single row (pooler, classifier: matrix-vector work that INT8 does not speed up) and those
-    with fewer than 16 inputs or outputs (TensorRT's tiles; nvidia-modelopt leaves them out too).
+    Not included are products of a single row (pooler and classifier: INT8 does not speed up matrix-vector products) and
+    layers with fewer than 16 inputs or outputs.
     """
-    found = []
+    layers = []
     for node in graph:
-        if node.op_type != "MatMul" or node.inputs[0] is None or node.inputs[1] is None:
+        if node.op_type != "MatMul":
             continue
-        x, weight = node.inputs[0], node.inputs[1]
+        x, weight = node.inputs
         array = constant(weight)
-        if (
-            array is None
-            or array.ndim != 2
-            or min(array.shape) < 16
-            or x.shape is None
-            or len(x.shape) < 3
-            or constant(x) is not None
-        ):
+        if x is None or weight is None or array is None or array.ndim != 2 or min(array.shape) < _SMALLEST_LINEAR:
             continue
-        add, bias = only_user(node.outputs[0]), None
-        if add is not None and add.op_type == "Add":
-            other = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
-            shape = constant(other)
-            bias = other if shape is not None and shape.shape == (array.shape[1],) else None
-        found.append(Linear(node, add if bias is not None and add is not None else node, x, weight, bias))
-    return found
+        if x.shape is None or len(x.shape) < 3 or constant(x) is not None:
+            continue
+        add, bias = _find_bias(node, array.shape[1])
+        layers.append(Linear(node, node if add is None else add, x, weight, bias))
+    return layers
 
 
-def in_float(graph: ir.Graph, settings: Quantization) -> set[str]:
-    """Names of the layers of a graph that ``keep_float`` means."""
-    return {
-        layer.name
-        for layer in linears(graph)
-        if any(fnmatch.fnmatchcase(layer.name, pattern) for pattern in settings.keep_float)
-    }
+def _find_bias(node: ir.Node, width: int) -> tuple[ir.Node | None, ir.Value | None]:
+    """Return the Add behind a MatMul and its constant bias ``[width]``; None and None if there is no bias."""
+    add = only_user(node.outputs[0])
+    if add is None or add.op_type != "Add":
+        return None, None
+    bias = add.inputs[1 if add.inputs[0] is node.outputs[0] else 0]
+    array = constant(bias)
+    if array is None or array.shape != (width,):
+        return None, None
+    return add, bias
+
+
+def float_layer_names(graph: ir.Graph, settings: Quantization) -> set[str]:
+    """Return the names of a graph's layers that match ``keep_float``."""
+    all_names = {layer.name for layer in linears(graph)}
+    names: set[str] = set()
+    for pattern in settings.keep_float:
+        names |= {name for name in all_names if fnmatch.fnmatchcase(name, pattern)}
+    return names
 
 
 def check_layers(graphs: GraphSet, settings: Quantization) -> None:
-    """Refuses layers in ``keep_float`` that none of the graphs has.
+    """Raise if ``keep_float`` names a layer that no graph has.
 
     Raises:
-        QuantizeError: for such a name, with the nearest known one.
+        QuantizeError: A pattern matches no layer; the message suggests the nearest name.
     """
     if not settings.keep_float:
         return
-    known = [layer.name for graph in graphs.graphs for layer in linears(load(graph.path).graph)]
+    names = [layer.name for graph in graphs.graphs for layer in linears(load(graph.path).graph)]
     for pattern in settings.keep_float:
-        if not fnmatch.filter(known, pattern):
-            shown = ", ".join(known[:4]) + (f" ... {known[-1]} ({len(known)} in all)" if len(known) > 5 else "")
-            raise QuantizeError(
-                f"keep_float names the layer '{pattern}', which the graph does not have.{near(pattern, known)} Layers: {shown}.",
-                code="layer-unknown",
-            )
+        if fnmatch.filter(names, pattern):
+            continue
+        listing = ", ".join(names[:4])
+        if len(names) > 5:
+            listing += f" ... {names[-1]} ({len(names)} in all)"
+        raise QuantizeError(
+            f"keep_float names the layer '{pattern}', which the graph does not have.{near(pattern, names)} "
+            f"Layers: {listing}.",
+            code="layer-unknown",
+        )
 
 
 def constant(value: ir.Value | None) -> np.ndarray | None:
-    """The array behind a value that is known when the graph is made, or None."""
-    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    """Return the array of a constant value, or None."""
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
 
 
 def number(value: ir.Value | None) -> float | None:
-    """A constant of one element as a float, or None."""
+    """Return a constant with one element as a float, or None."""
     array = constant(value)
     return float(array.reshape(())) if array is not None and array.size == 1 else None
 
 
-def made_by(value: ir.Value | None, op: str) -> ir.Node | None:
-    """The node that makes ``value``, if it is an ``op``."""
-    node = value.producer() if value is not None else None
+def find_producer(value: ir.Value | None, op: str) -> ir.Node | None:
+    """Return the node that produces ``value`` if it is an ``op``, or None."""
+    if value is None:
+        return None
+    node = value.producer()
     return node if node is not None and node.op_type == op else None
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
-    """The node that uses a value, if it is just one."""
+    """Return the only node that uses a value; None if there are several, or if the value is a graph output."""
     users = list(value.uses())
     return users[0].node if len(users) == 1 and not value.is_graph_output() else None
 
 
 def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    """Adds a constant under a name that is still free."""
-    unique, count = name, 0
+    """Add a constant to a graph under a name that is not yet in use, and return it."""
+    unique = name
+    count = 0
     while unique in graph.initializers:
         count += 1
         unique = f"{name}_{count}"
@@ -164,21 +180,30 @@ def initializer(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
 
 
 def replace(graph: ir.Graph, old: ir.Node, new: Sequence[ir.Node], result: ir.Value) -> None:
-    """Puts ``new`` nodes in the place of ``old``; whoever used its output now uses ``result``, which takes its type, and its name from a new node."""
+    """Replace a node by new nodes.
+
+    Args:
+        graph: Graph to change in place.
+        old: Node to remove.
+        new: Nodes to insert.
+        result: Value that all users of ``old`` read from now on. It takes the type of the old output, and also its name
+            if a new node produces it.
+    """
     for node in new:
         node.metadata_props.update(old.metadata_props)
     if result.producer() in new:
         ir.convenience.replace_nodes_and_values(graph, old, [old], new, old.outputs, [result])
         return
-    # What was there before keeps its name: it may be an input of the graph.
+    # An existing value keeps its name: it may be an input of the graph.
     if result.type is None:
-        result.type, result.shape = old.outputs[0].type, old.outputs[0].shape
+        result.type = old.outputs[0].type
+        result.shape = old.outputs[0].shape
     ir.convenience.replace_all_uses_with(old.outputs[0], result, replace_graph_outputs=True)
     graph.remove(old, safe=True)
 
 
 def sweep(model: ir.Model) -> None:
-    """Removes what nothing uses, folds what is there twice, and orders the nodes."""
+    """Remove unused nodes, merge duplicate nodes, and sort the nodes topologically, in place."""
     passes.IdentityEliminationPass()(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
@@ -187,17 +212,17 @@ def sweep(model: ir.Model) -> None:
 
 
 def load(path: Path) -> ir.Model:
-    """Reads a graph; its large tensors stay in their files until they are used."""
+    """Load a model; large tensors stay in their files until they are used."""
     return ir.load(path)
 
 
 def save(model: ir.Model, path: Path) -> None:
-    """Writes a graph, its large tensors to ``weights/SHA256`` beside it, once each.
+    """Write a model, with each large tensor in its own file ``weights/SHA256`` beside it.
 
-    Graphs in one folder share what is equal. The same model gives the same bytes.
+    Graphs in one folder share equal tensors. The same model always gives the same bytes.
     """
     (path.parent / "weights").mkdir(parents=True, exist_ok=True)
-    kept = []
+    originals = []
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if tensor is None or tensor.nbytes < EXTERNAL_FROM:
@@ -208,7 +233,7 @@ def save(model: ir.Model, path: Path) -> None:
         location = f"weights/{hashlib.sha256(data).hexdigest()}"
         if not (path.parent / location).exists():
             (path.parent / location).write_bytes(data)
-        kept.append((value, tensor))
+        originals.append((value, tensor))
         value.const_value = ir.ExternalTensor(
             location,
             0,
@@ -218,9 +243,10 @@ def save(model: ir.Model, path: Path) -> None:
             name=value.name or "",
             base_dir=path.parent,
         )
-    model.producer_name, model.producer_version = "edgekit", None
+    model.producer_name = "edgekit"
+    model.producer_version = None
     ir.save(model, path)
-    for value, tensor in kept:
+    for value, tensor in originals:
         value.const_value = tensor
 
 
@@ -233,70 +259,81 @@ def rewrite(
     progress: Progress = silent,
     check: Check | None = None,
 ) -> GraphSet:
-    """Writes a changed copy of each graph of a set.
+    """Write a changed copy of each graph of a set.
 
     Args:
-        graphs: cleaned float32 graphs.
-        settings: ``keep_float`` names layers, which the recipe then lists.
-        out: folder for the new graphs.
-        method: what the new graphs are called.
-        change: changes one in place, and says what was chosen for it.
-        progress: told after each graph.
-        check: of the finished graph, by its file's name.
+        graphs: Cleaned float32 graphs.
+        settings: Settings whose ``keep_float`` names layers; the recipe lists them.
+        out: Folder for the new graphs.
+        method: Method name of the new graphs.
+        change: Function that changes one model in place and returns its recipe.
+        progress: Progress callback, called after each graph.
+        check: Check of each finished graph.
     """
-    made = []
+    written = []
     for index, graph in enumerate(graphs.graphs):
-        model, path = load(graph.path), out / graph.path.name
-        kept = in_float(model.graph, settings)
-        recipe = change(graph, model, kept)
+        model = load(graph.path)
+        path = out / graph.path.name
+        float_layers = float_layer_names(model.graph, settings)
+        recipe = dict(change(graph, model, float_layers))
+        if float_layers:
+            recipe["keep_float"] = ", ".join(sorted(float_layers))
         sweep(model)
         if check is not None:
             check(model.graph, path.name)
         save(model, path)
-        made.append(
-            Graph(
-                graph.signature, path, method, {**recipe, **({"keep_float": ", ".join(sorted(kept))} if kept else {})}
-            )
-        )
+        written.append(Graph(graph.signature, path, method, recipe))
         progress(f"quantize {method}", index + 1, len(graphs.graphs))
-    return dataclasses.replace(graphs, graphs=tuple(made))
+    return dataclasses.replace(graphs, graphs=tuple(written))
 
 
 def levels(settings: Quantization) -> int:
-    """Steps of a weight to each side of zero.
+    """Return the number of weight levels on each side of zero.
 
-    On x86 without VNNI the product of a UINT8 and an INT8 pair is summed in 16 bits, which saturate (onnxruntime issue
-    5849). With weights of 7 bits the largest sum, 2 x 255 x 63, fits.
+    On x86 without VNNI, the products of a UINT8 and an INT8 pair are summed in 16 bits, which saturates (onnxruntime
+    issue 5849). With 7-bit weights the largest sum, 2 x 255 x 63, fits.
     """
     return 63 if settings.weight_bits == 7 else 127
 
 
 def per_channel(weight: np.ndarray, steps: int = 127) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric INT8, one scale per output channel, rounding half to even.
+    """Quantize a weight to symmetric INT8 with one scale per output channel, rounding half to even.
 
     Args:
-        weight: float32 ``[in, out]``.
-        steps: to each side of zero, see :func:`levels`.
+        weight: Weight, float32 ``[in, out]``.
+        steps: Number of levels on each side of zero, see :func:`levels`.
 
     Returns:
-        int8 ``[in, out]`` within -steps..steps, and float32 scales ``[out]``, positive also for a channel of zeros.
+        The values, int8 ``[in, out]`` within -steps to steps, and the scales, float32 ``[out]``. Scales are positive,
+        also for a channel of zeros.
     """
     scale = (np.abs(weight).max(axis=0) / steps).astype(np.float32)
-    scale[scale == 0] = np.float32(1.0)  # a dead channel: any positive scale gives its zeros back
+    scale[scale == 0] = np.float32(1.0)  # Any positive scale reproduces a channel of zeros.
     return np.clip(np.rint(weight / scale), -steps, steps).astype(np.int8), scale
 
 
-def restored(graph: ir.Graph, layer: Linear, steps: int = 127) -> ir.Value:
-    """INT8 weight, scales and zero points of a linear as constants, and the DequantizeLinear in front of it, whose output this is."""
-    weight, label = constant(layer.weight), layer.weight.name or f"{layer.name}.weight"
+def dequantize_weight(graph: ir.Graph, layer: Linear, steps: int = 127) -> ir.Value:
+    """Store a layer's weight as INT8 constants and insert a DequantizeLinear before the layer.
+
+    Args:
+        graph: Graph to change in place.
+        layer: Linear layer; its input is not reconnected.
+        steps: Number of levels on each side of zero, see :func:`levels`.
+
+    Returns:
+        Output of the DequantizeLinear.
+    """
+    weight = constant(layer.weight)
     assert weight is not None
+    label = layer.weight.name or f"{layer.name}.weight"
     values, scales = per_channel(weight, steps)
-    parts = [
+    inputs = [
         initializer(graph, f"{label}_int8", values),
         initializer(graph, f"{label}_scale", scales),
         initializer(graph, f"{label}_zero_point", np.zeros(scales.shape, np.int8)),
     ]
-    back = ir.node("DequantizeLinear", parts, attributes={"axis": 1}, name=f"{label}/DequantizeLinear")
-    back.outputs[0].type, back.outputs[0].shape = layer.weight.type, layer.weight.shape
-    graph.insert_before(layer.node, back)
-    return back.outputs[0]
+    node = ir.node("DequantizeLinear", inputs, attributes={"axis": 1}, name=f"{label}/DequantizeLinear")
+    node.outputs[0].type = layer.weight.type
+    node.outputs[0].shape = layer.weight.shape
+    graph.insert_before(layer.node, node)
+    return node.outputs[0]

@@ -217,7 +217,7 @@ def bench(
 def _rate(session: Session, variant: Variant) -> Rate | None:
     """Rate of the session's backend, device and threads, in the precision that most of its linear layers run in."""
     executed = session.executed_precision()
-    mixed = "int8" if backends.mostly_int8(executed) else "float32"
+    mixed = "int8" if backends.is_int8(executed) else "float32"
     with contextlib.closing(backends.get(variant.backend).open_device(variant.device, session.info.threads)) as device:
         return measure(device, mixed if executed.startswith("int8") else executed)
 

@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from edgekit.drivers.fork import Kept
+from edgekit.drivers.fork import ForkAware
 from edgekit.spec.errors import EdgekitError
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
-class Calls(Kept):
+class Calls(ForkAware):
     """Counts calls by thread. A context manager: a call is inside of it."""
 
     def __init__(self, free: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from edgekit import backends
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import Bundle, open_bundle
 from edgekit.engines.compile import key_parts
-from edgekit.engines.plans import Plans
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.runtime.choice import Run, check_instructions, fastest_here
 from edgekit.runtime.golden import GoldenResult
 from edgekit.spec.engine import trtexec
@@ -184,7 +184,8 @@ def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
             device.check(variant.engine)
             identity = device.identity()
             keys = [
-                Plans.key(key_parts(bundle, variant, signature, identity)) for signature in bundle.manifest.signatures
+                EngineCache.key(key_parts(bundle, variant, signature, identity))
+                for signature in bundle.manifest.signatures
             ]
     except BackendError as problem:
         return f"cannot be made: {problem}"
@@ -192,7 +193,7 @@ def _here(bundle: Bundle, variant: Variant, force: bool) -> str:
     named = (
         f"{identity['device']}, compute capability {identity['compute_capability']}, {library} {identity['version']}"
     )
-    if all(map(Plans().about, keys)):
+    if all(map(EngineCache().about, keys)):
         return f"{named}: the cache has the engine" + (", it would be made anew" if force else "")
     return f"{named}: the engine would be made"
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit import backends, tasks
 from edgekit.bundle.trust import Bundle
-from edgekit.engines.compile import Compilation, SelfTest, load_engine, of_all
+from edgekit.engines.compile import Compilation, SelfTest, load_engine, merge_compilations
 from edgekit.runtime import golden, loops
 from edgekit.runtime._calls import Calls, counted
 from edgekit.runtime._feeds import sizes_of
@@ -150,7 +150,7 @@ class Session:
         except BaseException:
             self._free()
             raise
-        self.compilation = of_all(compilations)
+        self.compilation = merge_compilations(compilations)
         bundle.release()
 
     def _make_runner(self, engines: Mapping[str, Runs], signatures: Mapping[str, Signature]) -> GraphRunner:

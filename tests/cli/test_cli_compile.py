@@ -18,7 +18,7 @@ from edgekit.backends import _trt_device
 from edgekit.bundle import trust
 from edgekit.bundle.keys import make_keys
 from edgekit.cli import main
-from edgekit.engines.plans import Plans
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.runtime import choice
 
 
@@ -68,7 +68,7 @@ def test_engines_are_made_and_the_faster_is_kept(compile_, jetson, board):
     assert device.startswith("device: library tensorrt, version 10.3.0, driver ")
     assert "compute_capability 8.7, device Orin, " in device
     for line, method in ((static, "static_float16"), (half, "float16")):
-        assert line.startswith(f"{method} on tensorrt: engine made here in ")
+        assert line.startswith(f"{method} on tensorrt: engine compiled here in ")
         assert line.endswith(" ms for all golden inputs")
     assert last.startswith("runs from now on: static_float16 on tensorrt, it won the race at this load: ")
     with edgekit.load(jetson) as session:
@@ -91,7 +91,7 @@ def test_as_json(compile_, jetson, board):
             "made here",
             17,
         )
-        assert Plans().find(variant["compilation"]["key"]) is not None
+        assert EngineCache().find(variant["compilation"]["key"]) is not None
     fastest = min(said["variants"], key=lambda v: v["ms"])
     assert said["chosen"] == f"{fastest['method']} on {fastest['backend']}"
 

@@ -18,7 +18,7 @@ import small
 from fake_cuda import ERRORS, FakeDriver, Refused
 from refusals import refused
 
-from edgekit.drivers import cuda as cuda_driver
+from edgekit.drivers import cuda_api
 from edgekit.drivers.cuda import Cuda, probe, view
 
 # ---- the contract: cuda.h
@@ -111,11 +111,11 @@ def shape_of(kind):
 
 
 def test_functions_are_those_of_the_header(header):
-    assert [name for name in cuda_driver.FUNCTIONS if name not in header.functions] == [], (
+    assert [name for name in cuda_api.FUNCTIONS if name not in header.functions] == [], (
         "not what a program that includes cuda.h calls"
     )
-    ours = {name: [shape_of(t) for t in types] for name, types in cuda_driver.FUNCTIONS.items()}
-    assert ours == {name: [shape_of(t) for t in header.types(name)] for name in cuda_driver.FUNCTIONS}
+    ours = {name: [shape_of(t) for t in types] for name, types in cuda_api.FUNCTIONS.items()}
+    assert ours == {name: [shape_of(t) for t in header.types(name)] for name in cuda_api.FUNCTIONS}
 
 
 def test_names_without_their_version_would_be_noticed(header):
@@ -133,7 +133,7 @@ def test_names_without_their_version_would_be_noticed(header):
 
 
 def test_values_are_those_of_the_header(header):
-    ours = {name: value for name, value in vars(cuda_driver).items() if name.startswith("CU_")}
+    ours = {name: value for name, value in vars(cuda_api).items() if name.startswith("CU_")}
     assert len(ours) == 8 and {name: header.value(name) for name in ours} == ours
 
 
@@ -141,7 +141,7 @@ def test_errors_are_those_of_the_header(header):
     """CUDA_SUCCESS is the 0 that all calls are tested for."""
     theirs = header.errors()
     assert theirs[0][0] == "CUDA_SUCCESS" and len(theirs) > 90
-    for ours in (cuda_driver.KNOWN, ERRORS):
+    for ours in (cuda_api.KNOWN, ERRORS):
         assert set(ours) - set(theirs) <= {36}, "which came with CUDA 13"
         assert [(code, name) for code, (name, _) in ours.items() if code in theirs and theirs[code][0] != name] == []
     final = {
@@ -149,14 +149,14 @@ def test_errors_are_those_of_the_header(header):
         for code, (_, text) in theirs.items()
         if "process must be terminated" in text or "context cannot be used anymore" in text
     }
-    assert final == cuda_driver.STICKY & set(theirs)
+    assert final == cuda_api.STICKY & set(theirs)
     of_captures = {
         code
         for code, (name, _) in theirs.items()
         if "CAPTURE" in name and name not in ("CUDA_ERROR_GRAPH_RECAPTURE_FAILURE",)
     }
     callers = {code for code, (name, _) in theirs.items() if name.endswith(("_UNMATCHED", "_WRONG_THREAD"))}
-    assert len(callers) == 2 and of_captures - callers == cuda_driver.NO_GRAPH
+    assert len(callers) == 2 and of_captures - callers == cuda_api.NO_GRAPH
 
 
 def test_a_wrong_type_would_be_noticed(header):
@@ -224,7 +224,7 @@ def test_opening_only_retains_the_primary_context(driver):
 def test_functions_of_a_library_have_no_types_before():
     """Without them Python gives a C function 32 bits of an address."""
     driver = FakeDriver()
-    functions = {name: ctypes.cast(getattr(driver, name), ctypes.c_void_p).value for name in cuda_driver.FUNCTIONS}
+    functions = {name: ctypes.cast(getattr(driver, name), ctypes.c_void_p).value for name in cuda_api.FUNCTIONS}
     bare = SimpleNamespace(**{name: ctypes.CFUNCTYPE(ctypes.c_int)(address) for name, address in functions.items()})
     cuda, back = Cuda(library=bare), ctypes.create_string_buffer(8)
     stream, address = cuda.stream(), cuda.allocate(8)
@@ -286,7 +286,7 @@ def test_probe_tells_why_not():
     driver = FakeDriver()
     del driver.cuGraphInstantiateWithFlags
     assert re.search(
-        r"has no cuGraphInstantiateWithFlags, which CUDA 12 has. Install a newer NVIDIA driver", probe(driver)
+        r"has no function cuGraphInstantiateWithFlags, which CUDA 12 has. Install a newer NVIDIA driver", probe(driver)
     )
 
 
@@ -296,7 +296,7 @@ def test_a_library_that_has_not_even_names_for_its_errors():
     for name in ("cuInit", "cuGetErrorName", "cuGetErrorString"):
         driver.fail(name, 34)
     assert re.search(
-        r"cuInit failed with CUDA_ERROR_STUB_LIBRARY \(34\): no text. .*'stubs' out of LD_LIBRARY_PATH", probe(driver)
+        r"cuInit failed with CUDA_ERROR_STUB_LIBRARY \(34\): no text. .*'stubs' from LD_LIBRARY_PATH", probe(driver)
     )
     driver = FakeDriver()
     driver.fail("cuInit", 4711)
@@ -315,7 +315,7 @@ def test_probe_without_a_driver():
     )
     probed, opened = small.python(code, "absent").stdout.decode().splitlines()
     assert probed == opened and re.fullmatch(
-        r"There is no NVIDIA driver here .*(libcuda.so.1|nvcuda.dll).*Install the driver of the GPU.*", probed
+        r"No NVIDIA driver can be loaded here .*(libcuda.so.1|nvcuda.dll).*Install the driver of the GPU.*", probed
     )
     probed, opened = small.python(code).stdout.decode().splitlines()  # as this machine is
     assert opened.startswith("open ") if probed == "None" else probed == opened
@@ -357,7 +357,7 @@ CALLS = {
 }
 NOT_RAISED = {
     name
-    for name in cuda_driver.FUNCTIONS
+    for name in cuda_api.FUNCTIONS
     if name.startswith(("cuInit", "cuDriver", "cuGetError", "cuDeviceGet", "cuDeviceTotal"))
 }
 
@@ -378,7 +378,7 @@ def objects():
 
 
 def test_each_function_is_called_here():
-    assert set(CALLS) | NOT_RAISED | {"cuDevicePrimaryCtxRetain", "cuGraphDestroy"} == set(cuda_driver.FUNCTIONS)
+    assert set(CALLS) | NOT_RAISED | {"cuDevicePrimaryCtxRetain", "cuGraphDestroy"} == set(cuda_api.FUNCTIONS)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -457,7 +457,7 @@ def test_no_memory_left():
             ask()
         assert str(raised.value).startswith(
             f"The CUDA call {name} failed with CUDA_ERROR_OUT_OF_MEMORY (2): out of memory. "
-            f"48.5 MiB of {what} were asked for, 40.0 of the GPU's 100.0 MiB are free. Close other programs"
+            f"48.5 MiB of {what} were requested, 40.0 of 100.0 MiB of the GPU are free. Close other programs"
         )
     cuda.free(held)
     cuda.close()
@@ -585,7 +585,7 @@ def test_a_capture_that_was_invalidated(cuda, driver):
     cuda.begin_capture(stream)
     assert cuda.end_capture(stream) is None
     driver.invalidate_capture = False
-    for code in sorted(cuda_driver.NO_GRAPH):
+    for code in sorted(cuda_api.NO_GRAPH):
         driver.fail("cuStreamEndCapture", code)
         cuda.begin_capture(stream)
         assert cuda.end_capture(stream) is None

@@ -267,14 +267,14 @@ def test_the_performance_governor_is_locked(tmp_path):
         (
             "8.5.2.2",
             "35.4.1",
-            ["JetPack 5.1.2 brings TensorRT 8.5.2.", "Move this board to JetPack 6.1 or newer", "10.3 or newer"],
+            ["JetPack 5.1.2 has TensorRT 8.5.2.", "Upgrade this board to JetPack 6.1 or newer", "10.3 or newer"],
         ),
-        ("8.6.2", "36.3.0", ["JetPack 6.0 brings TensorRT 8.6.2.", "JetPack 6.1 or newer"]),
-        ("8.6.1", "36.4.3", ["JetPack 6.2 brings TensorRT 10.3.0: use that one", "--system-site-packages"]),
-        ("10.0.1", "36.4.0", ["JetPack 6.1 brings TensorRT 10.3.0: use that one"]),
-        ("10.3.0", "36.4.3", ["Move this board to a newer JetPack (7.2 brings 10.16)", "lower minimum"]),
-        ("10.13.3.9", "39.2.0", ["JetPack 7.2 brings TensorRT 10.16.2: use that one"]),
-        ("8.5", "41.0", ["Move this board to JetPack 6.1 or newer"]),
+        ("8.6.2", "36.3.0", ["JetPack 6.0 has TensorRT 8.6.2.", "JetPack 6.1 or newer"]),
+        ("8.6.1", "36.4.3", ["JetPack 6.2 has TensorRT 10.3.0: use that one", "--system-site-packages"]),
+        ("10.0.1", "36.4.0", ["JetPack 6.1 has TensorRT 10.3.0: use that one"]),
+        ("10.3.0", "36.4.3", ["Upgrade this board to a newer JetPack (7.2 has 10.16)", "lower minimum"]),
+        ("10.13.3.9", "39.2.0", ["JetPack 7.2 has TensorRT 10.16.2: use that one"]),
+        ("8.5", "41.0", ["Upgrade this board to JetPack 6.1 or newer"]),
         ("12.0.0", "41.0", ["TensorRT 10 or 11", "a newer EdgeKit"]),
     ],
 )
@@ -286,12 +286,12 @@ def test_advice_for_an_orin(version, l4t, parts):
 def test_advice_for_others(tmp_path):
     xavier = board(fake_jetson.write(tmp_path / "xavier", fake_jetson.xavier()))
     said = advice("8.5.2", xavier)
-    assert "Jetson Xavier ends at JetPack 5 (TensorRT 8.5)" in said
+    assert "Jetson Xavier is JetPack 5 (TensorRT 8.5)" in said
     assert "--target onnxruntime" in said
     assert (small.ROOT / "targets/onnxruntime.toml").is_file()
     assert "Move" not in said
     thor = board(fake_jetson.write(tmp_path / "thor", fake_jetson.thor("37.0.0")))
-    assert advice("8.6", thor).startswith("Move this board to JetPack 7.0 or newer")
+    assert advice("8.6", thor).startswith("Upgrade this board to JetPack 7.0 or newer")
     assert advice("8.6.1", None) == "Install TensorRT 10.3 or newer. Run: pip install -U 'tensorrt<12'"
     assert "10.3 or newer" in advice("no version", None)
 
@@ -305,9 +305,9 @@ def test_advice_for_what_is_no_version(version):
 
 def test_packages_of_arm_servers_on_an_orin(tmp_path):
     assert "no kernels for Orin" in missing_kernels("10.13.3.9", orin("39.2.0"))
-    assert "use that of JetPack 7.2 (10.16.2)" in missing_kernels("10.13.3.9", orin("39.2.0"))
-    assert "use that of JetPack 6.2 (10.3.0)" in missing_kernels("10.11.0", orin("36.4.3"))
-    assert "use that of JetPack 6.1 or newer" in missing_kernels("10.11.0", orin("41.0"))
+    assert "that of JetPack 7.2 (10.16.2)" in missing_kernels("10.13.3.9", orin("39.2.0"))
+    assert "that of JetPack 6.2 (10.3.0)" in missing_kernels("10.11.0", orin("36.4.3"))
+    assert "that of JetPack 6.1 or newer" in missing_kernels("10.11.0", orin("41.0"))
     for version in ("10.3.0", "10.7.0", "10.16.2", "11.4.1"):
         assert missing_kernels(version, orin("36.4.3")) == ""
     assert missing_kernels("10.13.3", board(fake_jetson.write(tmp_path, fake_jetson.thor()))) == ""
@@ -409,7 +409,7 @@ def test_another_python_cannot_load_it(tmp_path):
     root = fake_jetson.write(tmp_path, {**fake_jetson.orin_nano(), **fake_jetson.tensorrt("10.3.0", "python3.9")})
     version, remedy = system_tensorrt(root)
     assert version == "10.3.0"
-    assert "the system's Python 3.9, and this is Python" in remedy
+    assert "the system's Python 3.9, but this is Python" in remedy
     assert "/usr/bin/python3.9 -m venv --system-site-packages DIR" in remedy
     fake_jetson.write(tmp_path, fake_jetson.tensorrt("10.16.2", lib="usr/local/lib"))
     assert system_tensorrt(root)[0] == "10.16.2", "the one for this Python comes first"
@@ -444,7 +444,7 @@ def test_one_that_is_too_old(tmp_path):
     version, remedy = system_tensorrt(root)
     assert version == "8.6.2"
     assert (
-        "TensorRT 8.6.2 is not supported. JetPack 6.0 brings TensorRT 8.6.2. Move this board to JetPack 6.1 or newer"
+        "TensorRT 8.6.2 is not supported. JetPack 6.0 has TensorRT 8.6.2. Upgrade this board to JetPack 6.1 or newer"
         in remedy
     )
 
@@ -453,11 +453,11 @@ def test_a_board_without_it(tmp_path):
     root = fake_jetson.write(tmp_path / "orin", fake_jetson.orin_nano())
     assert system_tensorrt(root)[0] is None
     assert "sudo apt-get install python3-libnvinfer" in system_tensorrt(root)[1]
-    assert "ends at JetPack 5" in system_tensorrt(fake_jetson.write(tmp_path / "xavier", fake_jetson.xavier()))[1]
+    assert "Xavier is JetPack 5" in system_tensorrt(fake_jetson.write(tmp_path / "xavier", fake_jetson.xavier()))[1]
     container = fake_jetson.write(tmp_path / "container", {"proc/device-tree/compatible": b"nvidia,tegra194\0"})
-    assert "ends at JetPack 5" in system_tensorrt(container)[1]
+    assert "Xavier is JetPack 5" in system_tensorrt(container)[1]
     assert (
-        "Move this board to JetPack 6.1"
+        "Upgrade this board to JetPack 6.1"
         in system_tensorrt(fake_jetson.write(tmp_path / "old", fake_jetson.orin_nano("35.4.1")))[1]
     )
 

@@ -27,7 +27,7 @@ from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import open_bundle
 from edgekit.drivers import jetson as jetson_board
 from edgekit.engines import compile as compiling
-from edgekit.engines.plans import Plans
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.spec.digests import sha256
 from edgekit.spec.progress import silent
 
@@ -68,7 +68,7 @@ def start(bundle, variant=0, backend=tensorrt, **how):
 
 
 def timings(folder):
-    """Plans that are no engines, but timing caches."""
+    """Engine files that are no engines, but timing caches."""
     return sorted(
         f.with_suffix(".plan").name for f in folder.glob("*.json") if '"timings of"' in f.read_text("utf-8", "replace")
     )
@@ -116,8 +116,8 @@ def test_it_is_made_once(jetson, board, cache, variant):
     assert first.key == second.key
     assert first.seconds == second.seconds > 0
     assert first.size_mb == second.size_mb == (cache / f"{first.key}.plan").stat().st_size / 2**20
-    assert first.text() == f"engine made here in {first.seconds:.1f} s ({first.size_mb:.1f} MB)"
-    assert second.text() == f"engine from the cache, made here in {first.seconds:.1f} s ({first.size_mb:.1f} MB)"
+    assert first.text() == f"engine compiled here in {first.seconds:.1f} s ({first.size_mb:.1f} MB)"
+    assert second.text() == f"engine from the cache, compiled here in {first.seconds:.1f} s ({first.size_mb:.1f} MB)"
     assert board.fake.builds == 1
     assert left(cache, "plan", "json", "lock") == [f"{first.key}.json", f"{first.key}.plan"]
 
@@ -128,12 +128,12 @@ def test_what_is_noted_beside_an_engine(jetson, board, tmp_path, monkeypatch):
     monkeypatch.setattr(jetson_board, "board", lambda: real(place))
     bundle = open_bundle(jetson)
     where = start(bundle)
-    about = Plans().about(where.key)
+    about = EngineCache().about(where.key)
     assert about["method"] == "static_float16"
     assert about["power_mode"] == "MAXN_SUPER (2)"
     assert about["model"] == bundle.manifest.provenance["model"]
     assert about["seconds"] == where.seconds
-    parts = json.loads((Plans().root / f"{where.key}.json").read_text())["parts"]
+    parts = json.loads((EngineCache().root / f"{where.key}.json").read_text())["parts"]
     assert parts["l4t"] == "36.4.3"
     assert parts["graph"] == bundle.manifest.files["graphs/model.onnx"].sha256
 
@@ -182,7 +182,7 @@ def test_the_key_is_of_graph_recipe_and_device(jetson):
             of(replace(first, engine=replace(first.engine, profiles=({"batch": (1, 1, 8), "sequence": (1, 33, 64)},))))
         ),
     ]
-    assert len({Plans.key(p) for p in found}) == len(found)
+    assert len({EngineCache.key(p) for p in found}) == len(found)
     assert parts(of(replace(first, threads=7, method="another name", executed="?"))) == parts(bundle), (
         "of these an engine knows nothing"
     )
@@ -250,7 +250,7 @@ def test_what_a_jetson_tells_of_itself(jetson, board, tmp_path, monkeypatch, cap
     fake_jetson.write(place, files)
     assert start(open_bundle(jetson)).source == source
     assert [m.partition(":")[0] for m in caplog.messages] == (
-        ["The engine was made in power mode MAXN_SUPER (2), the board is in 15W (0)"] if source == "cache" else []
+        ["The engine was compiled in power mode MAXN_SUPER (2), the board is in 15W (0)"] if source == "cache" else []
     )
 
 
@@ -284,16 +284,16 @@ def test_an_engine_that_tensorrt_refuses_is_dropped_and_made_again(jetson, monke
     """The key says otherwise, so this takes somebody who put it there."""
     bundle = open_bundle(jetson)
     Board(monkeypatch, "10.16.1")
-    foreign = Plans().find(start(bundle).key)
+    foreign = EngineCache().find(start(bundle).key)
     board = Board(monkeypatch)
     with opened() as device:
         own = compiling.key_parts(bundle, bundle.manifest.variants[0], bundle.manifest.signatures[0], device.identity())
-    Plans().store(Plans.key(own), foreign, own, {})
+    EngineCache().store(EngineCache.key(own), foreign, own, {})
     again = start(bundle)
     assert (again.source, board.fake.builds) == ("made here", 1)
     (line,) = warnings(caplog)
     assert "expecting library version 10.3.0 got 10.16.1" in line
-    assert "it was removed" in line
+    assert "It was removed" in line
     assert start(bundle).source == "cache"
     assert not board.leaks()
 
@@ -322,7 +322,7 @@ def no_room(request, tmp_path, monkeypatch):
             def store(*_):
                 raise BuildError("there is no room")
 
-            monkeypatch.setattr(Plans, "store", store)
+            monkeypatch.setattr(EngineCache, "store", store)
         yield request.param
 
 
@@ -336,35 +336,28 @@ def test_an_engine_that_cannot_be_kept_runs(jetson, board, no_room, caplog):
                 "logits"
             ].shape == (1, 3)
         assert (where.source, board.fake.builds) == ("made here", builds)
-        assert [
-            line
-            for line in warnings(caplog)
-            if line.startswith("The engine runs, and could not be kept, so the next start makes it again: ")
-        ]
+        assert any("could not be cached" in line for line in warnings(caplog))
 
 
 def test_who_asks_for_it_to_be_kept_is_told(jetson, board, no_room):
-    remedy = {
-        "full disk": r"is full: .* set EDGEKIT_CACHE to a folder on another disk",
-        "no folder": r"cannot be written .*set EDGEKIT_CACHE to a folder",
-    }
-    with pytest.raises(BuildError, match=remedy.get(no_room, "there is no room")):
+    codes = {"full disk": "disk-full", "no folder": "cache-not-writable", "refused": "error"}
+    with refused(codes[no_room]):
         start(open_bundle(jetson), make=True)
     assert board.fake.builds == (no_room != "no folder"), "where there is no folder that is known before the work"
 
 
 def test_timings_that_cannot_be_kept_cost_time_alone(jetson, board, monkeypatch, caplog):
-    store = Plans.store
+    store = EngineCache.store
 
-    def full(plans, key, plan, parts, about):
+    def full(cache, key, engine, parts, about):
         if "timings of" in parts:
             raise BuildError("there is no room for timings")
-        store(plans, key, plan, parts, about)
+        store(cache, key, engine, parts, about)
 
-    monkeypatch.setattr(Plans, "store", full)
+    monkeypatch.setattr(EngineCache, "store", full)
     assert start(open_bundle(jetson), make=True).source == "made here"
     (line,) = warnings(caplog)
-    assert line.startswith("The engine is kept, and what TensorRT measured of kernels is not")
+    assert "kernel timings are not" in line
     assert start(open_bundle(jetson)).source == "cache"
 
 
@@ -399,7 +392,7 @@ def test_damaged_timings_are_made_again(jetson, board, cache, caplog):
     damage(cache / file, "altered")
     start(open_bundle(jetson), force=True)
     assert board.fake.timed == 2 * timed
-    assert warnings(caplog)[0].startswith(f"The file {cache / file} is damaged: ")
+    assert f"{cache / file} is damaged: " in warnings(caplog)[0]
 
 
 # ---- several at once, and those that give up
@@ -420,14 +413,14 @@ def test_two_that_start_at_once_make_one_engine(jetson, board):
 
     first = threading.Thread(target=run, args=(makes,))
     first.start()
-    while not left(Plans().root, "lock") and first.is_alive():
+    while not left(EngineCache().root, "lock") and first.is_alive():
         pass
     run(comes_later)
     first.join(30)
     assert sorted(w.source for w in found) == ["cache", "made here"]
     assert board.fake.builds == 1
-    assert told[0] == "wait for another process that makes this engine"
-    assert not left(Plans().root, "lock")
+    assert "another process" in told[0]
+    assert not left(EngineCache().root, "lock")
 
 
 def test_a_build_that_is_stopped_leaves_nothing(jetson, board, cache):
@@ -583,6 +576,6 @@ def test_engines_of_several_graphs_are_told_as_one():
         compiling.Compilation(source, key, seconds, 2.5)
         for source, key, seconds in (("cache", "a", 3.0), ("made here", "b", 4.0))
     )
-    assert compiling.of_all([]) is None
-    assert compiling.of_all([cache]) == cache
-    assert compiling.of_all([cache, made, cache]).text() == "engine made here in 4.0 s (7.5 MB)"
+    assert compiling.merge_compilations([]) is None
+    assert compiling.merge_compilations([cache]) == cache
+    assert compiling.merge_compilations([cache, made, cache]).text() == "engine compiled here in 4.0 s (7.5 MB)"

@@ -13,7 +13,7 @@ from pairs import batches_of, calibration_of, expected_products, nodes
 
 from edgekit.quantize._smooth import ALPHAS, factors, fold
 from edgekit.quantize.calibration import Calibration, runner
-from edgekit.quantize.graphs import constant, linears, load, made_by, save, sweep
+from edgekit.quantize.graphs import constant, find_producer, linears, load, save, sweep
 from edgekit.quantize.methods import static
 from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.progress import silent
@@ -108,12 +108,15 @@ def test_a_norm_that_only_linears_read_takes_the_division(name):
     without = [
         layer
         for layer in linears(model.graph)
-        if len(before[layer.name].weight.uses()) == 1 and made_by(layer.x, "Mul") not in smoothings(model.graph)
+        if len(before[layer.name].weight.uses()) == 1 and find_producer(layer.x, "Mul") not in smoothings(model.graph)
     ]
     assert {layer.name for layer in without} == free
     assert len(smoothings(model.graph)) == count - len(free)
     for layer in without:
-        norm, original = made_by(layer.x, "LayerNormalization"), made_by(before[layer.name].x, "LayerNormalization")
+        norm, original = (
+            find_producer(layer.x, "LayerNormalization"),
+            find_producer(before[layer.name].x, "LayerNormalization"),
+        )
         grown = constant(layer.weight)[:, 0] / constant(before[layer.name].weight)[:, 0]
         assert np.ptp(grown) > 0.1
         for now, then in zip(norm.inputs[1:], original.inputs[1:], strict=True):
@@ -149,7 +152,7 @@ def test_factors_are_the_papers(alpha):
         modules = dict(source.module.named_modules())
         rows = np.max([modules[p].weight.detach().abs().amax(dim=0).numpy() for p in parts], axis=0)
         expected = largest[name] ** alpha / rows ** (1 - alpha)
-        found = 1.0 / constant(made_by(layer.x, "Mul").inputs[1])
+        found = 1.0 / constant(find_producer(layer.x, "Mul").inputs[1])
         ratio = found / expected
         assert np.ptp(expected) > 0.1 * expected.mean()
         np.testing.assert_allclose(ratio, ratio[0], rtol=1e-3)

@@ -24,7 +24,7 @@ from edgekit.bundle import trust
 from edgekit.bundle.keys import make_keys
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import open_bundle
-from edgekit.engines.plans import Plans
+from edgekit.engines.engine_cache import EngineCache
 from edgekit.runtime import choice, golden
 from edgekit.runtime.compile import compile_bundle, explain
 
@@ -105,7 +105,7 @@ def test_the_faster_engine_runs(jetson, board, cache, slow, winner):
         assert session.info.method == ("static_float16", "float16")[winner]
         chosen = session.info.chosen
         answers_like(session, jetson, winner)
-        assert session.info.engine.startswith("engine made here in ")
+        assert session.info.engine.startswith("engine compiled here in ")
         assert (session.info.backend, session.info.backend_version, session.info.threads) == ("tensorrt", "10.3.0", 1)
     said = chosen.removeprefix("it won the race at this load: ")
     times = dict(re.findall(r"(\S+ on tensorrt) ([\d.]+) ms", said))
@@ -125,7 +125,7 @@ def test_a_later_load_takes_what_was_made_and_does_not_race(jetson, board):
     with edgekit.load(jetson) as session:
         assert session.info.method == "static_float16"
         assert session.info.chosen.startswith(f"it won the race at the first load here: {STATIC} ")
-        assert session.info.engine.startswith("engine from the cache, made here in ")
+        assert session.info.engine.startswith("engine from the cache, compiled here in ")
         assert board.fake.executions == before, "nothing was computed"
         session(TEXTS[0])
     assert board.fake.builds == 2
@@ -235,7 +235,7 @@ def test_a_graph_that_tensorrt_cannot_build(jetson, board, monkeypatch):
     with edgekit.load(jetson) as session:
         assert session.info.method == "float16"
         said = session.info.chosen
-    assert f"{STATIC} cannot run here: TensorRT 10.3.0 could not build an engine of model.onnx. What it said:\n" in said
+    assert f"{STATIC} cannot run here: TensorRT 10.3.0 could not build an engine from model.onnx. Its messages:\n" in said
     assert "Could not find any implementation for node" in said
     assert "give a larger workspace_mb" in said
 
@@ -246,8 +246,8 @@ def test_what_fails_for_all_is_said_once(jetson, board):
         edgekit.load(jetson)
     assert caught.value.exit_code == 1
     text = str(caught.value)
-    assert f"  {STATIC} cannot run here: TensorRT 10.3.0 could not build an engine of model.onnx" in text
-    assert f"  {HALF} cannot run here: TensorRT 10.3.0 could not build an engine of float16-model.onnx" in text
+    assert f"  {STATIC} cannot run here: TensorRT 10.3.0 could not build an engine from model.onnx" in text
+    assert f"  {HALF} cannot run here: TensorRT 10.3.0 could not build an engine from float16-model.onnx" in text
     assert text.count("Could not find any implementation") == 2
 
 
@@ -288,10 +288,10 @@ def test_a_chip_that_the_bundle_is_not_for(jetson, monkeypatch):
 @pytest.mark.parametrize(
     ("recipe", "said"),
     [
-        ({"minimum": "10.13"}, "The bundle needs TensorRT 10.13 or newer, here is 10.3.0."),
+        ({"minimum": "10.13"}, "The bundle needs TensorRT 10.13 or newer; 10.3.0 is installed."),
         (
             {"workspace_mb": 20000, "memory_mb": 32768},
-            "The bundle asks for a workspace of 20000 MiB, the device has 16384 MiB.",
+            "The bundle asks for a workspace of 20000 MiB, but the device has 16384 MiB.",
         ),
     ],
     ids=["old TensorRT", "small device"],
@@ -331,7 +331,7 @@ def test_a_lost_engine_is_made_again_for_the_one_that_won(jetson, board, cache):
     shutil.rmtree(cache / "engines")
     with edgekit.load(jetson) as session:
         assert session.info.chosen.startswith("it won the race at the first load here: ")
-        assert session.info.engine.startswith("engine made here in ")
+        assert session.info.engine.startswith("engine compiled here in ")
         answers_like(session, jetson, 0)
     assert board.fake.builds == 3
 
@@ -344,7 +344,7 @@ def test_an_engine_that_is_made_again_is_looked_at_again(jetson, board, cache, c
     for _ in range(2):
         with refused("engine-self-test", "BUNDLE"):
             edgekit.load(jetson)
-        kept = [json.loads(file.read_text("utf-8"))["parts"] for file in Plans().root.glob("*.json")]
+        kept = [json.loads(file.read_text("utf-8"))["parts"] for file in EngineCache().root.glob("*.json")]
         assert [list(parts) for parts in kept] == [["timings of"]], "nobody finds it at the next load"
     assert "it was removed" in warnings(caplog)[0]
     assert compile_bundle(jetson).chosen == HALF
@@ -368,19 +368,19 @@ def no_room(request, tmp_path, monkeypatch):
         def store(*_):
             raise BuildError("there is no room")
 
-        monkeypatch.setattr(Plans, "store", store)
+        monkeypatch.setattr(EngineCache, "store", store)
     yield request.param
 
 
 def test_a_load_works_where_nothing_can_be_kept(jetson, board, no_room, caplog):
     with edgekit.load(jetson) as session:
         answers_like(session, jetson, session.variant_index)
-        assert session.info.engine.startswith("engine made here in ")
+        assert session.info.engine.startswith("engine compiled here in ")
         assert session.info.chosen.endswith(
             "; the cache folder cannot be written, or may be by others, so every load races"
         ) == (no_room == "no folder")
     assert any(
-        line.startswith("The engine runs, and could not be kept, so the next start makes it again: ")
+        line.startswith("The engine runs but could not be cached: ")
         for line in warnings(caplog)
     )
     with pytest.raises(BuildError):
@@ -406,7 +406,7 @@ def signed_once(rtx, keys, tmp_path_factory):
         patch.setenv("EDGEKIT_CACHE", str(bundle.parent / "cache"))
         Board(patch, driver=FakeDriver(), rtx=True)
         for run in compile_bundle(bundle).runs:
-            (bundle / run.variant.engines["forward"]).write_bytes(Plans().find(run.compilation.key))
+            (bundle / run.variant.engines["forward"]).write_bytes(EngineCache().find(run.compilation.key))
     small.sign(bundle)
     trust.sign(bundle, keys[0])
     return bundle
@@ -442,7 +442,7 @@ def test_engines_that_a_trusted_key_signed_race_and_run(signed, ada, keys):
             assert session.info.engine.startswith("engine of the bundle, signed by a trusted key (")
             answers_like(session, signed, session.variant_index)
     assert ada.fake.builds == 0
-    assert not [*Plans().root.glob("*.plan")]
+    assert not [*EngineCache().root.glob("*.plan")]
 
 
 def test_another_key_is_no_trust(signed, ada, keys):
@@ -457,13 +457,13 @@ def test_an_engine_that_was_exchanged(signed, ada, keys):
 
 
 def test_an_engine_that_is_exchanged_while_the_bundle_is_opened(signed, ada, keys, monkeypatch):
-    real = Plans.find
+    real = EngineCache.find
 
     def find(self, key):  # is asked after the bundle was checked
         (signed / "engines/float16-forward.plan").write_bytes(b"native code of somebody else")
         return real(self, key)
 
-    monkeypatch.setattr(Plans, "find", find)
+    monkeypatch.setattr(EngineCache, "find", find)
     assert "float16-forward.plan has 28 bytes, expected " in assert_refused(signed, trust=Trust([keys[1]]))
 
 
@@ -472,7 +472,7 @@ def test_who_compiles_needs_no_key(rtx, ada):
     result = compile_bundle(rtx)
     assert [r.compilation.source for r in result.runs] == ["made here"] * 2
     with edgekit.load(rtx) as session:
-        assert session.info.engine.startswith("engine from the cache, made here in ")
+        assert session.info.engine.startswith("engine from the cache, compiled here in ")
         answers_like(session, rtx, session.variant_index)
     assert ada.fake.builds == 2
 
@@ -485,7 +485,7 @@ def test_engines_for_another_version_are_made_here(signed, keys, monkeypatch):
         edgekit.load(signed, trust=who)
     compile_bundle(signed, trust=who)
     with edgekit.load(signed, trust=who) as session:
-        assert session.info.engine.startswith("engine from the cache, made here in ")
+        assert session.info.engine.startswith("engine from the cache, compiled here in ")
     assert not board.leaks()
 
 
@@ -512,7 +512,7 @@ def test_what_a_compilation_tells(jetson, board):
     first, *lines, last = result.text().splitlines()
     assert first.startswith("device: library tensorrt, version 10.3.0, ")
     assert re.fullmatch(
-        rf"{STATIC}: engine made here in [\d.]+ s \([\d.]+ MB\); executed in int8.*; golden inputs [\d.e-]+ of the spread off, \d+ label\(s\) changed; "
+        rf"{STATIC}: engine compiled here in [\d.]+ s \([\d.]+ MB\); executed in int8.*; golden inputs [\d.e-]+ of the spread off, \d+ label\(s\) changed; "
         r"[\d.]+ ms for all golden inputs",
         lines[0],
     )
@@ -548,7 +548,7 @@ def test_a_variant_that_does_not_serve_is_told(jetson, monkeypatch):
     result = compile_bundle(jetson)
     refused_one = result.runs[0]
     assert (refused_one.refused[:11], refused_one.ms) == ("its answers", 0)
-    assert f"{STATIC}: engine made here in " in result.text()
+    assert f"{STATIC}: engine compiled here in " in result.text()
     assert "; cannot run here: its answers to the golden inputs are" in result.text()
 
 

@@ -1,1 +1,1 @@
-"""A file is a method; listing this folder is the registration. See :class:`edgekit.quantize.Method`."""
+"""The quantization methods: every module of this folder is one. See :class:`edgekit.quantize.Method`."""

@@ -1,17 +1,17 @@
-"""INT8 weights, activations quantized as they come: the form that ONNX Runtime runs fastest on CPUs.
+"""INT8 weights and activations quantized at run time: the fastest form for ONNX Runtime on CPUs.
 
-Written by hand rather than with ``onnxruntime.quantization`` and ``onnxruntime.transformers``, because of what those do
-not do on a cleaned graph: the optimizer does not find attention behind an additive mask, and the quantizer leaves Q, K
-and V as three products. Here each linear is one kernel with its bias inside (``DynamicQuantizeMatMul``), a whole
-self-attention one (``QAttention``). Operators:
+``onnxruntime.quantization`` and ``onnxruntime.transformers`` are not used, because they fail on a cleaned graph: the
+optimizer does not detect attention behind an additive mask, and the quantizer leaves Q, K and V as three products. Here
+each linear layer becomes one kernel with its bias inside (``DynamicQuantizeMatMul``), and a whole self-attention
+becomes one kernel (``QAttention``). Operators:
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md
 
-Weights: symmetric INT8 per output channel. Activations: asymmetric UINT8 per tensor, range taken at run time, so no
-samples are needed and nothing saturates that was not seen before. Attention scores, Softmax, GELU, LayerNorm, the
-pooler and the classifier stay in float32.
+Weights are symmetric INT8 per output channel. Activations are asymmetric UINT8 per tensor with a range taken at run
+time, so no samples are needed and unseen values do not saturate. Attention scores, Softmax, GELU, LayerNorm, the pooler
+and the classifier stay in float32.
 
-Other runtimes know none of these operators, and OpenVINO would run the standard spelling of them in float: this method
-is a candidate for ONNX Runtime alone.
+No other runtime has these operators, and OpenVINO would run their standard ONNX equivalent in float. The method is
+therefore a candidate for ONNX Runtime only.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.graphs import (
     Linear,
     constant,
+    find_producer,
     initializer,
     levels,
     linears,
-    made_by,
     number,
     only_user,
     per_channel,
@@ -54,21 +54,21 @@ _MASK = "mask_additive"
 def quantize(
     graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
 ) -> GraphSet:
-    """Writes the fused dynamic INT8 form of each graph. One without linears comes out as it was, and loses the race.
+    """Write the fused dynamic INT8 form of each graph. A graph without linear layers is written unchanged.
 
     Args:
-        graphs: cleaned float32 graphs.
-        calibration: not used; ranges are taken at run time.
-        settings: what to keep in float, and the bits of weights.
-        out: folder for the new graphs.
-        progress: told after each graph.
+        graphs: Cleaned float32 graphs.
+        calibration: Unused; ranges are taken at run time.
+        settings: Layers to keep in float, and bits of the weights.
+        out: Folder for the new graphs.
+        progress: Progress callback, called after each graph.
     """
 
-    def change(_: Graph, model: ir.Model, skip: set[str]) -> dict[str, str]:
+    def change(_: Graph, model: ir.Model, float_layers: set[str]) -> dict[str, str]:
         model.opset_imports[_CONTRIB] = 1
-        fuse_attention(model.graph, levels(settings), skip)
+        fuse_attention(model.graph, levels(settings), float_layers)
         sweep(model)
-        fuse_linears(model.graph, levels(settings), skip)
+        fuse_linears(model.graph, levels(settings), float_layers)
         quantize_embeddings(model.graph, settings.embeddings)
         return {"weights": f"{settings.weight_bits or 8} bit", "embeddings": settings.embeddings}
 
@@ -76,59 +76,85 @@ def quantize(
 
 
 def fuse_attention(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[str] = frozenset()) -> int:
-    """Every self-attention to one ``QAttention`` (``Attention`` where its projection stays float); returns how many.
+    """Replace every self-attention by one ``QAttention``, or by ``Attention`` if its projection stays in float.
 
-    Its mask is the padding mask; there is none in a graph without that input, whose rows have one size.
+    The mask of the new node is the padding mask. A graph without an ``attention_mask`` input has rows of one length and
+    needs no mask.
+
+    Args:
+        graph: Graph to change in place.
+        steps: Number of weight levels on each side of zero.
+        skip: Names of the layers that stay in float.
+
+    Returns:
+        Number of fused self-attentions.
     """
-    mask = next((v for v in graph.inputs if v.name == "attention_mask"), None)
-    additive = next((v for node in graph for v in node.outputs if v.name == _MASK), None)
-    if mask is not None and additive is None:
+    mask = next((value for value in graph.inputs if value.name == "attention_mask"), None)
+    additive_mask = next((value for node in graph for value in node.outputs if value.name == _MASK), None)
+    if mask is not None and additive_mask is None:
         return 0
     layers = {layer.last.outputs[0]: layer for layer in linears(graph)}
-    found = [
-        a for node in graph if node.op_type == "Softmax" and (a := _find_attention(node, layers, additive)) is not None
-    ]
-    lengths = None
-    if found and mask is not None:
+    attentions = []
+    for node in graph:
+        attention = _match_attention(node, layers, additive_mask) if node.op_type == "Softmax" else None
+        if attention is not None:
+            attentions.append(attention)
+    int32_mask = None
+    if attentions and mask is not None:
         cast = ir.node("Cast", [mask], attributes={"to": ir.DataType.INT32})
         graph.insert_before(next(iter(graph)), cast)
-        lengths = cast.outputs[0]
-    for attention in found:
-        _replace_attention(graph, attention, lengths, steps, attention.projection.name in skip)
-    return len(found)
+        int32_mask = cast.outputs[0]
+    for attention in attentions:
+        if attention.projection.name in skip:
+            _fuse_float_attention(graph, attention, int32_mask)
+        else:
+            _fuse_int8_attention(graph, attention, int32_mask, steps)
+    return len(attentions)
 
 
-def _replace_attention(
-    graph: ir.Graph, attention: _Attention, mask: ir.Value | None, steps: int, in_float32: bool
-) -> None:
+def _fuse_float_attention(graph: ir.Graph, attention: _Attention, mask: ir.Value | None) -> None:
+    """Replace a self-attention by one float32 ``Attention`` node."""
     layer = attention.projection
-    shared = {"num_heads": attention.heads, "scale": attention.scale}
-    name = layer.node.name or ""
-    if in_float32:
-        fused = ir.node(
-            "Attention",
-            [layer.x, layer.weight, layer.bias, mask],
-            domain=_CONTRIB,
-            attributes=shared,
-            name=name.replace("/MatMul", "/Attention"),
-        )
-        replace(graph, attention.last, [fused], fused.outputs[0])
-        return
-    weight, scale = _int8(graph, layer, steps)
-    measured = ir.node("DynamicQuantizeLinear", [layer.x], num_outputs=3)
-    x, x_scale, x_zero = measured.outputs
-    inputs = [x, weight, layer.bias, x_scale, scale, mask, x_zero]
     fused = ir.node(
-        "QAttention", inputs, domain=_CONTRIB, attributes=shared, name=name.replace("/MatMul", "/QAttention")
+        "Attention",
+        [layer.x, layer.weight, layer.bias, mask],
+        domain=_CONTRIB,
+        attributes={"num_heads": attention.heads, "scale": attention.scale},
+        name=(layer.node.name or "").replace("/MatMul", "/Attention"),
     )
-    replace(graph, attention.last, [measured, fused], fused.outputs[0])
+    replace(graph, attention.last, [fused], fused.outputs[0])
+
+
+def _fuse_int8_attention(graph: ir.Graph, attention: _Attention, mask: ir.Value | None, steps: int) -> None:
+    """Replace a self-attention by one ``QAttention`` node."""
+    layer = attention.projection
+    weight, weight_scale = _quantize_weight(graph, layer, steps)
+    quantize_node = ir.node("DynamicQuantizeLinear", [layer.x], num_outputs=3)
+    x, x_scale, x_zero_point = quantize_node.outputs
+    fused = ir.node(
+        "QAttention",
+        [x, weight, layer.bias, x_scale, weight_scale, mask, x_zero_point],
+        domain=_CONTRIB,
+        attributes={"num_heads": attention.heads, "scale": attention.scale},
+        name=(layer.node.name or "").replace("/MatMul", "/QAttention"),
+    )
+    replace(graph, attention.last, [quantize_node, fused], fused.outputs[0])
 
 
 def fuse_linears(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[str] = frozenset()) -> int:
-    """Every linear, with its bias, to one ``DynamicQuantizeMatMul``; returns how many."""
+    """Replace every linear layer with its bias by one ``DynamicQuantizeMatMul``.
+
+    Args:
+        graph: Graph to change in place.
+        steps: Number of weight levels on each side of zero.
+        skip: Names of the layers that stay in float.
+
+    Returns:
+        Number of replaced layers.
+    """
     layers = [layer for layer in linears(graph) if layer.name not in skip]
     for layer in layers:
-        weight, scale = _int8(graph, layer, steps)
+        weight, scale = _quantize_weight(graph, layer, steps)
         product = ir.node(
             "DynamicQuantizeMatMul", [layer.x, weight, scale, None, layer.bias], domain=_CONTRIB, name=layer.node.name
         )
@@ -136,8 +162,8 @@ def fuse_linears(graph: ir.Graph, steps: int = 127, skip: set[str] | frozenset[s
     return len(layers)
 
 
-def _int8(graph: ir.Graph, layer: Linear, steps: int) -> tuple[ir.Value, ir.Value]:
-    """Weight ``int8 [in, out]`` and its scales ``float32 [out]``, as constants of the graph."""
+def _quantize_weight(graph: ir.Graph, layer: Linear, steps: int) -> tuple[ir.Value, ir.Value]:
+    """Add a weight ``int8 [in, out]`` and its scales ``float32 [out]`` to a graph as constants, and return both."""
     weight = constant(layer.weight)
     assert weight is not None
     values, scales = per_channel(weight, steps)
@@ -150,10 +176,10 @@ class _Attention:
     """One self-attention.
 
     Attributes:
-        projection: the linear that gives Q, K and V side by side.
-        heads: number of heads.
-        scale: factor on the scores.
-        last: the node whose output is the context ``[batch, sequence, heads * width]``.
+        projection: Linear layer that computes Q, K and V side by side.
+        heads: Number of heads.
+        scale: Factor on the attention scores.
+        last: Node whose output is the context ``[batch, sequence, heads * width]``.
     """
 
     projection: Linear
@@ -162,72 +188,95 @@ class _Attention:
     last: ir.Node
 
 
-def _find_attention(softmax: ir.Node, layers: dict[ir.Value, Linear], mask: ir.Value | None) -> _Attention | None:
-    """Reads the self-attention around a Softmax in a cleaned graph, or returns None where it is another kind.
+def _match_attention(softmax: ir.Node, layers: dict[ir.Value, Linear], mask: ir.Value | None) -> _Attention | None:
+    """Match the self-attention around a Softmax in a cleaned graph.
 
         x -> one linear -> split into Q, K, V -> [batch, sequence, heads, width] -> transposed
         softmax(Q K^T * scale + mask) V -> transposed back -> [batch, sequence, heads * width]
 
-    where the mask is the canonical padding mask of export, or absent.
+    The mask is the canonical padding mask of the export, or absent.
 
     Args:
-        softmax: the node.
-        layers: linears by their output value.
-        mask: the additive padding mask of the graph.
+        softmax: Softmax node.
+        layers: Linear layers by their output value.
+        mask: Additive padding mask of the graph, or None.
+
+    Returns:
+        The self-attention; None for any other pattern.
     """
     product = only_user(softmax.outputs[0])
     if product is None or product.op_type != "MatMul":
         return None
     scores = softmax.inputs[0]
-    masked = made_by(scores, "Add")
-    if masked is not None:
-        if mask is None or mask not in masked.inputs:
-            return None
-        scores = masked.inputs[0] if masked.inputs[1] is mask else masked.inputs[1]
-    elif mask is not None:
+    mask_addition = find_producer(scores, "Add")
+    if (mask_addition is None) != (mask is None):
         return None
+    if mask_addition is not None:
+        if mask not in mask_addition.inputs:
+            return None
+        scores = mask_addition.inputs[0 if mask_addition.inputs[1] is mask else 1]
     scale = 1.0
-    scaled = made_by(scores, "Mul") or made_by(scores, "Div")
-    if scaled is not None:
-        factor = number(scaled.inputs[1])
+    scaling = find_producer(scores, "Mul") or find_producer(scores, "Div")
+    if scaling is not None:
+        factor = number(scaling.inputs[1])
         if factor is None:
             return None
-        scores, scale = scaled.inputs[0], factor if scaled.op_type == "Mul" else 1.0 / factor
-    dots = made_by(scores, "MatMul")
-    if dots is None:
+        scores = scaling.inputs[0]
+        scale = factor if scaling.op_type == "Mul" else 1.0 / factor
+    dot_product = find_producer(scores, "MatMul")
+    if dot_product is None:
         return None
-    query, key = _heads(dots.inputs[0], [0, 2, 1, 3], layers), _heads(dots.inputs[1], [0, 2, 3, 1], layers)
-    value = _heads(product.inputs[1], [0, 2, 1, 3], layers)
-    back = only_user(product.outputs[0])
-    joined = only_user(back.outputs[0]) if back is not None and back.op_type == "Transpose" else None
-    if query is None or key is None or value is None or joined is None or joined.op_type != "Reshape":
+    query = _match_heads(dot_product.inputs[0], [0, 2, 1, 3], layers)
+    key = _match_heads(dot_product.inputs[1], [0, 2, 3, 1], layers)
+    value = _match_heads(product.inputs[1], [0, 2, 1, 3], layers)
+    last = _match_context(product)
+    if query is None or key is None or value is None or last is None:
         return None
-    same = query.linear is key.linear is value.linear and query.heads == key.heads == value.heads
-    if not same or (query.part, key.part, value.part) != (0, 1, 2):
+    same_linear = query.linear is key.linear is value.linear
+    same_heads = query.heads == key.heads == value.heads
+    if not same_linear or not same_heads or (query.part, key.part, value.part) != (0, 1, 2):
         return None
-    return _Attention(query.linear, query.heads, scale, joined)
+    return _Attention(query.linear, query.heads, scale, last)
+
+
+def _match_context(product: ir.Node) -> ir.Node | None:
+    """Return the Reshape that joins the heads behind the product of probabilities and values; None if there is none."""
+    transpose = only_user(product.outputs[0])
+    if transpose is None or transpose.op_type != "Transpose":
+        return None
+    reshape = only_user(transpose.outputs[0])
+    return reshape if reshape is not None and reshape.op_type == "Reshape" else None
 
 
 @dataclass(frozen=True)
 class _Heads:
-    """Part ``part`` of a linear's output, as heads."""
+    """Part ``part`` of a linear layer's output, split into heads."""
 
     linear: Linear
     part: int
     heads: int
 
 
-def _heads(value: ir.Value | None, order: list[int], layers: dict[ir.Value, Linear]) -> _Heads | None:
-    """Reads Transpose(Reshape(Split(linear))) backwards; the linear must have three equal parts and a bias."""
-    turned = made_by(value, "Transpose")
-    if turned is None or list(turned.attributes["perm"].as_ints()) != order:
+def _match_heads(value: ir.Value | None, order: list[int], layers: dict[ir.Value, Linear]) -> _Heads | None:
+    """Match Transpose(Reshape(Split(linear))); the linear layer must have three equal parts and a bias.
+
+    Args:
+        value: Output of the Transpose.
+        order: Expected permutation of the Transpose.
+        layers: Linear layers by their output value.
+    """
+    transpose = find_producer(value, "Transpose")
+    if transpose is None or list(transpose.attributes["perm"].as_ints()) != order:
         return None
-    shaped = made_by(turned.inputs[0], "Reshape")
-    shape = constant(shaped.inputs[1]) if shaped is not None else None
-    split = made_by(shaped.inputs[0], "Split") if shaped is not None else None
-    if shaped is None or split is None or shape is None or len(shape) != 4 or shape[2] < 1:
+    reshape = find_producer(transpose.inputs[0], "Reshape")
+    if reshape is None:
         return None
-    linear, sizes = layers.get(split.inputs[0]) if split.inputs[0] is not None else None, constant(split.inputs[1])
+    shape = constant(reshape.inputs[1])
+    split = find_producer(reshape.inputs[0], "Split")
+    if split is None or split.inputs[0] is None or shape is None or len(shape) != 4 or shape[2] < 1:
+        return None
+    linear = layers.get(split.inputs[0])
+    sizes = constant(split.inputs[1])
     if linear is None or linear.bias is None or sizes is None or len(sizes) != 3 or len(set(sizes.tolist())) != 1:
         return None
-    return _Heads(linear, split.outputs.index(shaped.inputs[0]), int(shape[2]))
+    return _Heads(linear, split.outputs.index(reshape.inputs[0]), int(shape[2]))

@@ -1,4 +1,4 @@
-"""No quantization: the exported graph as it is. The method that all others are compared with."""
+"""No quantization: the exported float32 graph. It is the reference that all other methods are compared with."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ PRECISIONS = ("float32",)
 def quantize(
     graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
 ) -> GraphSet:
-    """Returns ``graphs`` itself."""
+    """Return ``graphs`` unchanged."""
     return graphs

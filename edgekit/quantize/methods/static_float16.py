@@ -1,11 +1,12 @@
-"""Static INT8 in a float16 graph: what a strongly typed TensorRT network needs to multiply in INT8 and compute the rest in float16.
+"""Static INT8 in a float16 graph, for strongly typed TensorRT networks: INT8 linear layers, everything else in float16.
 
-The Q/DQ pairs, ranges and smoothing are those of ``static``; then everything that is left in float is cast as ``float16`` does
-it. The scales become float16 with the rest: in a strongly typed network a DequantizeLinear gives the type of its scale, and
-a MatMul of float32 with float16 is refused. QuantizeLinear and DequantizeLinear take float16 scales from opset 19 on.
+Q/DQ pairs, ranges and smoothing are those of ``static``. Afterwards everything that is still float is cast as
+``float16`` does. The scales become float16 too: in a strongly typed network DequantizeLinear outputs the type of its
+scale, and a MatMul of float32 with float16 is refused. QuantizeLinear and DequantizeLinear accept float16 scales from
+opset 19 on.
 
-A layer in ``keep_float`` is kept out of INT8 and computes in float16. Embedding tables are float16 too: TensorRT looks up
-in float types only (``_embeddings`` says what it makes of 8 bits).
+A layer in ``keep_float`` is not quantized to INT8 and computes in float16. Embedding tables are float16 as well,
+because TensorRT looks up rows in float types only (see ``_embeddings`` for its handling of 8-bit tables).
 """
 
 from __future__ import annotations
@@ -35,22 +36,22 @@ PRECISIONS = ("float16", "int8")
 def quantize(
     graphs: GraphSet, calibration: Calibration, settings: Quantization, out: Path, progress: Progress
 ) -> GraphSet:
-    """Writes the form of each graph in INT8 and float16.
+    """Write each graph with INT8 linear layers and float16 everywhere else.
 
     Args:
-        graphs: cleaned float32 graphs.
-        calibration: feeds, input name to ``int64 [batch, sequence]``, padded as in use.
-        settings: as ``static`` takes them; ``embeddings`` in 8 or 4 bits is refused by the check of the finished graph.
-        out: folder for the new graphs.
-        progress: told after each calibration batch.
+        graphs: Cleaned float32 graphs.
+        calibration: Feeds, input name to ``int64 [batch, sequence]``, padded as in production.
+        settings: Settings of ``static``. ``embeddings`` in 8 or 4 bits is refused by the check of the finished graph.
+        out: Folder for the new graphs.
+        progress: Progress callback, called after each calibration batch.
 
     Raises:
-        QuantizeError: as ``static`` and ``float16`` raise it.
+        QuantizeError: An error of ``static`` or ``float16``.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        in_int8 = static.quantize(graphs, calibration, settings, Path(scratch), progress)
-        typed = cast_graphs(
-            in_int8,
+        int8_graphs = static.quantize(graphs, calibration, settings, Path(scratch), progress)
+        cast = cast_graphs(
+            int8_graphs,
             calibration,
             replace(settings, keep_float=()),
             out,
@@ -58,14 +59,9 @@ def quantize(
             low=ir.DataType.FLOAT16,
             limit=float16.LIMIT,
         )
-    made = []
-    for cast, pairs in zip(typed.graphs, in_int8.graphs, strict=True):
-        lint(load(cast.path).graph, cast.path.name)
-        made.append(
-            replace(
-                cast,
-                method="static_float16",
-                recipe={**cast.recipe, **pairs.recipe, "embeddings": cast.recipe["embeddings"]},
-            )
-        )
-    return replace(graphs, graphs=tuple(made))
+    finished = []
+    for cast_graph, int8_graph in zip(cast.graphs, int8_graphs.graphs, strict=True):
+        lint(load(cast_graph.path).graph, cast_graph.path.name)
+        recipe = {**cast_graph.recipe, **int8_graph.recipe, "embeddings": cast_graph.recipe["embeddings"]}
+        finished.append(replace(cast_graph, method="static_float16", recipe=recipe))
+    return replace(graphs, graphs=tuple(finished))
