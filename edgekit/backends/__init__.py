@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BackendError
 from edgekit.spec.registry import Registry, version_of
 
@@ -226,8 +227,7 @@ def not_installed_error(name: str) -> BackendError:
     """Return the error for a backend whose package is missing."""
     extra = name.replace("_", "-")
     return BackendError(
-        f"The backend '{name}' is not installed, but this bundle or target needs it. "
-        f"Run: pip install 'edgekit[{extra}]'",
+        f"The backend '{name}' is not installed, but this bundle or target needs it. Run: {install_hint(extra)}",
         code="backend-not-installed",
     )
 
