@@ -8,6 +8,7 @@ Importing this package, and everything that ``load`` and a session touch, needs 
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
     from edgekit.builder import build
     from edgekit.compress.distill import distill
 
+# A program that sets up logging gets the messages; without that nothing is printed, not even warnings.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -67,6 +71,11 @@ __all__ = [
     "distill",
     "load",
 ]
+
+
+def __dir__() -> list[str]:
+    """Return the public names, those that are imported on first use among them."""
+    return sorted(__all__)
 
 
 def __getattr__(name: str) -> Any:

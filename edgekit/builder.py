@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tempfile
@@ -34,6 +35,8 @@ from edgekit.spec.progress import Progress, silent
 
 __all__ = ["BuildResult", "build"]
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class BuildResult:
@@ -50,6 +53,11 @@ class BuildResult:
     seconds: float
     reused: tuple[str, ...]
     remeasured: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """Return one line: the bundle, the first variant, and the seconds."""
+        first = self.bundle.manifest.variants[0]
+        return f"<BuildResult {self.bundle.path}: {first.method} on {first.backend}, {self.seconds:.0f} s>"
 
     def table(self, *, wide: bool = False) -> str:
         """Return the candidates as a plain text table, the reason of the choice, the test set if there was one, and notes.
@@ -100,7 +108,7 @@ def build(
     """Exports, quantizes, measures every candidate against the torch model, and writes the fastest inside the budget.
 
     Args:
-        model: a local Hugging Face folder or a hub id; or None with ``module`` and ``processor``.
+        model: a local Hugging Face folder or a hub id; an ONNX file (``model.onnx``) with ``processor``; or None with ``module`` and ``processor``.
         samples: calibration rows (JSONL, CSV, TSV, a calibration TOML, or a folder of images); labels are not needed.
         eval: evaluation rows with labels: candidates are scored on them, and the choice is made by them.
         out: folder of the bundle; appears whole or not at all.
@@ -122,8 +130,9 @@ def build(
             students; or a file of the tokens that stay, see :func:`edgekit.compress.vocabulary.trim`.
         accept_reference: go on where the torch model's answers to ``eval`` are no better than chance, or another numbering of its labels fits better.
         module: a torch module with a head of one's own, see :func:`edgekit.source.from_module`.
-        processor: its Hugging Face tokenizer or image processor.
-        task: the task of ``module``; by default the one that its class is named after.
+        processor: its Hugging Face tokenizer or image processor. With an ONNX file the folder of its config (labels) and its tokenizer or image
+            processor; the reference is then the file itself, run by ONNX Runtime in float32.
+        task: the task of ``module`` or of an ONNX file; by default the one that its class, or ``architectures`` of the config, is named after.
         outputs: what ``module`` returns, e.g. ``probabilities``, see :func:`edgekit.source.from_module`.
         calibration_rows: rows chosen from ``samples``, at random by ``seed``.
         seed: of that choice.
@@ -149,7 +158,9 @@ def build(
     )  # fmt: skip
     # The model: its config tells the task, and so how samples are read.
     origin = request.model.read()
+    _LOG.info("model %s (%s), task %s, target %s", origin.model_id, origin.revision, origin.task, request.target.name)
     files = read_samples(request, origin.task)
+    _LOG.info("samples: %d calibration rows, %d evaluation rows", len(files.calibration), len(files.evaluation))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as folder:
         scratch = Path(folder)
         cache = Cache(scratch / "cache", math.inf) if no_cache else Cache()
@@ -168,6 +179,8 @@ def build(
         if files.test is not None and test_rows is not None:
             test_set = EvaluationSet(files.test, test_rows, reference_outputs(steps, origin, files.test))
         doubt = check_reference(evaluation, accept_reference)
+        if doubt is not None:
+            _LOG.info("reference: %s, %s %s", doubt.outcome, doubt.score_name, doubt.value)
         provenance = describe_provenance(steps, origin.digest, files.calibration, files.evaluation, seed)
         ctx = BuildContext(
             request.target, evaluation, files.calibration, origin.digest, steps, record.Record(cpu_name()),
@@ -205,4 +218,5 @@ def build(
         progress("write", 0, 0)
         files_of = {**whole.files, record.FILE: ctx.recorded.text().encode()}  # with what the test set took
         bundle = assemble.write(request.out, manifest, files_of, force=force, allow_downgrade=allow_downgrade)
+    _LOG.info("wrote %s, %.1f MB, in %.1f s", bundle.path, bundle.size / 2**20, time.perf_counter() - start)
     return BuildResult(bundle, time.perf_counter() - start, tuple(steps.reused), tuple(steps.remeasured))

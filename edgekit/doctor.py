@@ -71,7 +71,7 @@ class Gpu:
         return f"{self.name}, compute capability {self.compute_capability}, {self.memory_mb:.0f} MB{shared}, {self.free_mb:.0f} MB free, {driver}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Findings(Recorded):
     """What was found.
 

@@ -67,6 +67,11 @@ class Bundle:
     contents: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     stamps: dict[str, Stamp] = field(default_factory=dict, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        """Return one line: path, task, number of variants, and size."""
+        variants, size = len(self.manifest.variants), sum(file.size for file in self.manifest.files.values())
+        return f"<Bundle {self.path}, {self.manifest.task}, {variants} variant(s), {size / 2**20:.1f} MB>"
+
     @property
     def size(self) -> int:
         """Size on disk in bytes, including the manifest."""

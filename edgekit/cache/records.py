@@ -28,7 +28,7 @@ _NEW = ".new-"
 _LOCK = ".lock"
 _DANGER = "Its records decide which variant of a bundle runs here."
 
-_log = logging.getLogger("edgekit")
+_log = logging.getLogger(__name__)
 
 
 class Records:

@@ -47,7 +47,7 @@ _FILES = "files"
 _DANGER = "Its content goes into bundles."
 _MAX_NAMES = 3
 
-_log = logging.getLogger("edgekit")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def main() -> None:
     from edgekit import __version__
     from edgekit.cli._options import check_once
     from edgekit.cli._output import as_error, echo, error_line, terminal_width, usage_error
+    from edgekit.cli._verbosity import add_verbosity
     from edgekit.spec.errors import EdgekitError, UsageError
     from edgekit.spec.text import WIDTH, width
 
@@ -87,6 +88,7 @@ def main() -> None:
                 return None
             command: click.Command = importlib.import_module(f"{__name__}.{modules[name]}").command
             check_once(command)
+            add_verbosity(command)
             return command
 
         def invoke(self, context: click.Context) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from edgekit.cli import _stop
+from edgekit.cli._verbosity import StepLines, is_quiet, without_notes
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.parsing import to_json
 from edgekit.spec.paths import convert_os_error
@@ -23,7 +24,13 @@ _NARROWEST = 40  # columns below which nothing can be laid out
 
 def echo(message: object = "", err: bool = False) -> None:
     """Print a line."""
-    click.echo(visible(str(message)), err=err)
+    text = str(message)
+    if is_quiet():
+        shorter = without_notes(text)
+        if text and not shorter:
+            return
+        text = shorter
+    click.echo(visible(text), err=err)
 
 
 def echo_text(text: str) -> None:
@@ -89,10 +96,21 @@ def show(result: Any, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def bars() -> Iterator[Progress]:
-    """A progress function that draws a bar for each step on standard error, if that is a terminal and rich is installed."""
+    """Yield a progress function: bars on a terminal, elsewhere a line for each finished step, with ``-q`` nothing; all on standard error."""
+    if is_quiet():
+        yield lambda step, done, total: _stop.check()
+        return
     # Click may be there without rich: huggingface_hub, which tokenizers asks for, brings it.
     if not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
-        yield lambda step, done, total: _stop.check()
+        lines = StepLines()
+
+        def advance_lines(step: str, done: int, total: int) -> None:
+            _stop.check()
+            if step:
+                lines.advance(step, done, total)
+
+        yield advance_lines
+        lines.finish()
         return
     from rich.console import Console
     from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn

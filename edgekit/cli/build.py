@@ -46,6 +46,18 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     help="Test samples with labels; the chosen candidate is scored on them once, after the choice.",
 )
 @click.option("-o", "--out", metavar="FOLDER", help="Folder of the bundle; it appears whole or not at all.")
+@click.option(
+    "--processor",
+    default=None,
+    metavar="FOLDER",
+    help="Hugging Face folder with the config and the tokenizer or image processor, if MODEL is an ONNX file.",
+)
+@click.option(
+    "--task",
+    default=None,
+    metavar="NAME",
+    help="Task of an ONNX file, e.g. text-classification. [default: as the config's architectures say]",
+)
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
 @click.option(
@@ -146,7 +158,7 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
 @downgrade_option
 @click.option("--wide", is_flag=True, help="Print all columns of the table, however wide it is.")
 def command(model, wide, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
-    """Build a bundle from MODEL, a local Hugging Face folder or a hub id.
+    """Build a bundle from MODEL, a local Hugging Face folder, a hub id, or an ONNX file with --processor.
 
     Exports, quantizes with the calibration samples, measures every candidate against the torch model, and writes the
     fastest one inside the budget (of those within 5 % of it, the one with the least memory). If none is inside, the

@@ -9,6 +9,7 @@ process on a machine without a GPU; there, ``ACCELERATE_USE_CPU=true torchrun --
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -37,6 +38,8 @@ from edgekit.spec.protocols import Arrays, Modality
 from edgekit.stats.paired import Paired
 
 __all__ = ["Distilled", "Loss", "Objective", "Training", "distill", "distill_module"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -183,7 +186,10 @@ def distill(
     made = _student.make(origin, learner, rows, evaluation, training or Training(), progress)
     if made.main:
         place(made.folder, destination, force)
-    return Distilled.of(destination, made, time.perf_counter() - start)
+    result = Distilled.of(destination, made, time.perf_counter() - start)
+    reused = ", from the cache" if result.reused else ""
+    _LOG.info("student %s: score %.4f, teacher %.4f%s", destination, result.score, result.teacher_score, reused)
+    return result
 
 
 def distill_module(

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -37,6 +38,8 @@ from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 
 __all__ = ["PRECISIONS", "Epoch", "Lesson", "Training", "accelerator", "train"]
+
+_LOG = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 _TIMEOUT = timedelta(hours=4)  # other processes wait while the first one asks the teacher
@@ -233,6 +236,8 @@ def train(
                 if runner.is_main_process:
                     save_model(student, str(work / "best.new"))
                     (work / "best.new").replace(work / f"best-{best}.safetensors")
+            last = history[-1]
+            _LOG.info("epoch %d: loss %.4f, score %.4f, %.1f s", number + 1, last.loss, last.score, last.seconds)
             _keep(runner, work, history, best)
     if runner.is_main_process or (work / f"best-{best}.safetensors").is_file():
         load_model(student, str(work / f"best-{best}.safetensors"))

@@ -7,6 +7,7 @@ place of what it can.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import shutil
 import tempfile
@@ -32,12 +33,14 @@ from edgekit.spec.progress import Progress, silent
 
 __all__ = ["Address", "Deployed", "bench", "deploy", "parse_url"]
 
+_LOG = logging.getLogger(__name__)
+
 _OLDEST = (3, 10)  # Python of the device runtime
 _PACKED = f"bundle{SUFFIX}"
 _REVOKED = "revoked"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Deployed(Recorded):
     """What a deployment came to.
 
@@ -127,6 +130,7 @@ def deploy(
     started = time.monotonic()
     address = parse_url(where)
     device = Device(address, python, identity, ssh_options, progress)
+    _LOG.info("deploy %s to %s", bundle, address)
     progress("check the bundle", 0, 0)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     notes = check_install(opened.manifest, opened.path)
@@ -135,6 +139,9 @@ def deploy(
         there, new = (str(found["name"]), str(found["version"])), (opened.manifest.name, opened.manifest.version)
         check_successor(f"{address}, in {found['path']},", there, new)
     path, token = str(found["path"]), secrets.token_hex(8)
+    _LOG.info(
+        "device: %s, Python %s, %s; at %s: %s", found["system"], found["python"], found["edgekit"], path, found["state"]
+    )
     with tempfile.TemporaryDirectory(prefix="edgekit-deploy-") as folder:
         progress("pack", 0, 0)
         files = [pack(opened.path, Path(folder) / _PACKED)]
@@ -152,6 +159,7 @@ def deploy(
             clean_device(device, path, token)
             raise
     left = clean_device(device, path, token)
+    _LOG.info("installed at %s; engines: %s; golden inputs: %s", path, compiled or "none", verified)
     return Deployed(
         device=str(address),
         path=path,

@@ -28,7 +28,7 @@ from edgekit.spec.tensor import Signature
 
 __all__ = ["Compilation", "SelfTest", "key_parts", "load_engine", "merge_compilations"]
 
-_log = logging.getLogger("edgekit")
+_log = logging.getLogger(__name__)
 
 SelfTest = Callable[[backends.Engine], str]
 """Function that returns why a newly compiled engine is unusable; an empty text if it is usable."""
@@ -140,8 +140,10 @@ def load_engine(
         return graph, None
     cache = EngineCache()
     key = cache.key(key_parts(bundle, variant, signature, device.identity()))
+    _log.debug("engine of '%s' has the cache key %s", signature.name, key)
     cached = None if force else _load_cached(cache, key, signature, device)
     if cached is not None:
+        _log.info("engine of '%s': read from the cache", signature.name)
         return cached
     if variant.engines and not make:
         return _load_signed(bundle, variant, signature, device)
@@ -159,6 +161,7 @@ def load_engine(
         if cached is not None:
             return cached
         engine, compilation = _compile(cache, bundle, variant, signature, device, progress, must_cache=make)
+        _log.info("engine of '%s': %s", signature.name, compilation.text())
     if self_test is not None:
         _run_self_test(engine, compilation, self_test, cache, bundle)
     return engine, compilation

@@ -44,7 +44,7 @@ _NAME = re.compile(r"([0-9a-f]{64})\.(plan|json|lock)")
 _TEMPORARY = ".new-"
 _WRITE_LOCK = ".lock"
 
-_log = logging.getLogger("edgekit")
+_log = logging.getLogger(__name__)
 
 
 class EngineCache:

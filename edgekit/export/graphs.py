@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 
 from edgekit import tasks
 from edgekit.export._clean import clean
+from edgekit.export._onnx_import import import_graph
 from edgekit.quantize.graphs import save
 from edgekit.runtime import runner
 from edgekit.source import Source, processors_of
@@ -21,8 +23,11 @@ from edgekit.spec.graph import Graph, GraphSet
 from edgekit.spec.head import Traced
 from edgekit.spec.protocols import Arrays, Input, Task
 from edgekit.spec.rows import difference, spread
+from edgekit.spec.tensor import Signature
 
 __all__ = ["OPSET", "TOLERANCE", "check_graphs", "check_preprocessing", "export"]
+
+_LOG = logging.getLogger(__name__)
 
 OPSET = 20
 """First opset with Gelu as one operator; TensorRT 10.0 still reads it."""
@@ -59,26 +64,42 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
     generated += task.modality.join(generated, min(task.max_size, _LONGEST_CHECKED))
     check_preprocessing(source, task, inputs, generated)
     source.check_outputs([*inputs, *generated[:_FOR_OUTPUTS]])
-    try:
-        parts = source.head.graphs(source.module, source.settings, source.processor)
-    except ValueError as problem:  # An invalid signature.
-        raise ExportError(str(problem), code="export-failed") from problem
+    models = _models(source)
     graphs = []
-    for part in parts:
-        model = _trace(source, part)
+    for signature, model in models:
         clean(model, task.max_size)
-        path = out / ("model.onnx" if len(parts) == 1 else f"{part.signature.name}.onnx")
+        path = out / ("model.onnx" if len(models) == 1 else f"{signature.name}.onnx")
         save(model, path)
-        graphs.append(Graph(part.signature, path, "float32"))
+        graphs.append(Graph(signature, path, "float32"))
     provenance = {"model": source.model_id, "revision": source.revision}
+    if source.onnx_file is not None:
+        provenance["reference"] = "the ONNX file, run by ONNX Runtime in float32"
     if source.digest:
         provenance["model_digest"] = source.digest
     graph_set = GraphSet(source.task, tasks.get(source.task).LOOP, tuple(graphs), assets, provenance)
     # Errors at distant positions do not show in short samples, so one generated row has the longest length.
     longest = min(task.max_size, _LONGEST_CHECKED)
     long_rows = [task.modality.cut(row, longest) for row in source.encode(task.modality.join(inputs, longest)[:1])]
-    check_graphs(source, graph_set, [*source.encode(inputs), *long_rows])
+    error = check_graphs(source, graph_set, [*source.encode(inputs), *long_rows])
+    _LOG.info(
+        "exported %s: %d graph(s), largest difference from the reference %.2g of its range",
+        source.model_id,
+        len(graphs),
+        error,
+    )
     return graph_set
+
+
+def _models(source: Source) -> list[tuple[Signature, Any]]:
+    """Return signature and onnx_ir model of each graph: exported from torch, or read from the ONNX file that was given."""
+    if source.onnx_file is not None:
+        signature = source.head.signature(source.settings)
+        return [(signature, import_graph(source.onnx_file, signature))]
+    try:
+        parts = source.head.graphs(source.module, source.settings, source.processor)
+    except ValueError as problem:  # An invalid signature.
+        raise ExportError(str(problem), code="export-failed") from problem
+    return [(part.signature, _trace(source, part)) for part in parts]
 
 
 def _trace(source: Source, part: Traced) -> Any:
@@ -146,8 +167,9 @@ def check_graphs(source: Source, graphs: GraphSet, rows: Sequence[Arrays], toler
             differences.append(difference(_select(name, results), _select(name, expected[: len(results)])))
         error = max(differences)
         if error > tolerance * size:
+            reference = "torch" if source.onnx_file is None else "the file in ONNX Runtime"
             raise ExportError(
-                f"The exported graph of {source.model_id} disagrees with torch: output '{name}' differs by "
+                f"The exported graph of {source.model_id} disagrees with {reference}: output '{name}' differs by "
                 f"{error:.3g}, expected at most {tolerance * size:.3g} (torch's outputs have a range of {size:.3g}). "
                 "No bundle was written. Report the architecture and the versions that 'edgekit doctor' prints.",
                 code="export-differs",

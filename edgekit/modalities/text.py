@@ -21,6 +21,8 @@ from edgekit.spec.protocols import Arrays
 
 __all__ = ["UNBOUND", "Text", "TextEncoder", "TextModality", "check_ids", "fuzz_texts"]
 
+_TEXT_FORM = "text"
+_PAIR_FORM = "pair"
 _MANY = 100  # Number of texts whose words are joined to a text of full length.
 _PAIR = b"\xff"  # First byte of a pair's content. It does not occur in UTF-8, so no single text has the same content.
 _CHARACTERS_A_TOKEN = (8, 24, 60)  # Lengths tried for a joined text; all are below the default limit of characters.
@@ -136,6 +138,28 @@ class TextModality(Tokenized[TextEncoder]):
             is_longer = len(array) > longest
             rows[name] = np.concatenate([array[: longest - 1], array[-1:]]) if is_longer else array
         return rows
+
+    def form(self, value: Text) -> str:
+        """Return ``text`` for a text and ``pair`` for a tuple; empty for anything else."""
+        if isinstance(value, str):
+            return _TEXT_FORM
+        return _PAIR_FORM if isinstance(value, tuple) else ""
+
+    def form_warning(self, form: str) -> str:
+        """Return a warning for a pair where the model was built on single texts, or the other way round.
+
+        Args:
+            form: Form of the input.
+        """
+        if form == _PAIR_FORM:
+            return (
+                "A tuple is one pair of texts, and this model was built on single texts. "
+                "Pass a list for several texts: session([first, second])."
+            )
+        return (
+            "This model was built on pairs of texts, and the input is a single text. "
+            "Pass a tuple of two texts: session((text, text_pair))."
+        )
 
     @property
     def perturbations(self) -> Mapping[str, Callable[[Text, random.Random], Text | None]]:

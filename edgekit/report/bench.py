@@ -59,7 +59,7 @@ class Point:
     share: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bench(Recorded):
     """All pairs.
 

@@ -5,6 +5,7 @@ Nothing here needs torch: a teacher comes in as a function from inputs to output
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,8 @@ from edgekit.timing.scenarios import NAMES as SCENARIOS
 from edgekit.timing.scenarios import run as run_scenarios
 
 __all__ = ["baseline", "check", "compare", "report", "self_check"]
+
+_LOG = logging.getLogger(__name__)
 
 _UNTIMED = "the baseline was not timed: give a bundle, or a file of 'edgekit baseline'"
 _PROCESSES = 8  # of a bundle that is timed by itself
@@ -305,6 +308,9 @@ def check(
     if floor is not None:
         gating.check_floor(run.gates, floor.noise_floor)
     made = _measured("check", run, against)
+    for gate in made.gates:
+        _LOG.info("gate %s: %s", gate.name, gate.verdict)
+    _LOG.info("verdict: %s", made.verdict)
     if floor is None or made.speed is None:
         return made
     return replace(made, speed=replace(made.speed, noise_floor=floor.noise_floor))

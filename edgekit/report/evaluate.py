@@ -28,7 +28,7 @@ _INPUTS_A_REQUEST = 50
 _WARM_UP = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BundleScores(Recorded):
     """What was measured.
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import platform
 import statistics
 import time
@@ -36,6 +37,8 @@ from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
 
 __all__ = ["Choice", "Run", "at_most", "check_golden", "check_instructions", "fastest_here", "is_as_built", "machine"]
+
+_LOG = logging.getLogger(__name__)
 
 _ROUNDS = 7
 
@@ -257,6 +260,11 @@ def _race(
             progress("race on the golden inputs", turn + 1, _ROUNDS + 1)
         for index, _, times in able:
             runs[index] = replace(runs[index], ms=statistics.median(times))
+        for run in runs:
+            _LOG.info(
+                "race on the golden inputs: %s",
+                _refusal(run) if run.refused else f"{_name(run.variant)} {run.ms:.3f} ms",
+            )
         stack.pop_all()  # all were timed: the fastest stays open
     winner = min(able, key=lambda one: runs[one[0]].ms, default=None)
     for one in able:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
 __all__ = ["load", "load_checked"]
+
+_LOG = logging.getLogger(__name__)
 
 _MOST_THREADS = 256  # a backend makes as many as it is told: a hundred thousand take all memory before they fail
 
@@ -104,9 +107,12 @@ def load_checked(
         choice = Choice(
             asked[0], "the backend was asked for" if backend else "it won the race where the bundle was built"
         )
+    _LOG.info("%s: %s on %s, %s", opened.path, choice.variant.method, choice.variant.backend, choice.reason)
+    _LOG.debug("%s: %s", opened.path, choice.variant)
     session, variant = _session(opened, choice, threads, progress), choice.variant
     try:
         if compared := check_golden(session, opened, variant):
+            _LOG.info("%s: golden inputs %s", opened.path, compared)
             session.chosen += f"; golden inputs {compared}"
     except BaseException:
         session.close()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, NoReturn, cast, overload
 
@@ -15,6 +15,8 @@ from edgekit.engines.compile import Compilation, SelfTest, load_engine, merge_co
 from edgekit.runtime import golden, loops
 from edgekit.runtime._calls import Calls, counted
 from edgekit.runtime._feeds import sizes_of
+from edgekit.runtime._inputs import Series, TextArray, form_warning, list_of
+from edgekit.runtime.info import SessionInfo
 from edgekit.runtime.loops import single
 from edgekit.runtime.runner import GraphRunner, check_finite
 from edgekit.runtime.stand_in import is_stand_in
@@ -25,57 +27,6 @@ from edgekit.spec.protocols import Arrays, HasLimit, Input, Runs, Task
 from edgekit.spec.tensor import Signature, merge_signatures
 
 __all__ = ["Session", "SessionInfo"]
-
-
-@dataclass(frozen=True)
-class SessionInfo:
-    """What was asked for and what runs.
-
-    Attributes:
-        bundle: its path.
-        task: its task.
-        backend: the backend that runs; the one asked for, or an error was raised.
-        backend_version: of the installed package.
-        built_with: version of that package when the bundle was built; another one may round differently.
-        method: quantization method.
-        executed: precision that the linear layers ran in when the bundle was built.
-        threads: threads of one call.
-        streams: calls that a list is answered by at the same time.
-        batch: rows of one such call at most.
-        shapes: bucket edges that rows are padded to, e.g. in tokens; none where nothing is padded.
-        chosen: why this variant runs.
-        engine: where its engine came from; empty for a backend that runs the graph itself.
-        labels: labels in the model's order; empty where its answers have none.
-        max_length: size of the largest row that the model takes, e.g. in tokens; None where all rows have one shape.
-        max_characters: characters of the longest text that is taken, each run of white space counted as one; None where inputs are no texts.
-        truncate: whether a longer one is cut there in place of being refused.
-        target: what the bundle was built for.
-        provenance: model, revision, digests, tool versions.
-        rows: ``together``: rows of a list share calls; ``alone``: they are run one by one, see :class:`edgekit.spec.manifest.Variant`.
-        max_tokens: rows times padded length of one such call at most, a single row excepted; 0: ``batch`` alone limits it.
-    """
-
-    bundle: str
-    task: str
-    backend: str
-    backend_version: str
-    built_with: str
-    method: str
-    executed: str
-    threads: int
-    streams: int
-    batch: int
-    shapes: tuple[int, ...]
-    chosen: str
-    engine: str
-    labels: tuple[str, ...]
-    max_length: int | None
-    max_characters: int | None
-    truncate: bool
-    target: str
-    provenance: Mapping[str, str]
-    rows: str
-    max_tokens: int
 
 
 class Session:
@@ -123,6 +74,7 @@ class Session:
         self._bundle = bundle
         self._variant = variant
         self.chosen = chosen
+        self._has_warned = False
         self._task: Task = tasks.get(manifest.task).load(bundle.assets)
         self._loop = loops.get(manifest.loop)
         stated = {s.name: s for s in manifest.signatures}
@@ -213,12 +165,20 @@ class Session:
             UsageError: with what to do instead.
         """
         raise UsageError(
-            "A session cannot be pickled or copied: its engine belongs to this process. Hand over the bundle's path, and open it there with edgekit.load(path).",
+            "A session cannot be pickled or copied: its engine belongs to this process. "
+            "Pass the bundle's path, and open it there with edgekit.load(path).",
             code="session-pickled",
         )
 
+    def __repr__(self) -> str:
+        """Return one line: task, backend, precision and bundle."""
+        variant, closed = self._variant, "" if self._engines else ", closed"
+        return (
+            f"<Session {self._bundle.manifest.task}, {variant.backend} {variant.executed}, {self._bundle.path}{closed}>"
+        )
+
     @overload
-    def __call__(self, inputs: list[Input]) -> list[Any]: ...
+    def __call__(self, inputs: list[Input] | TextArray | Series) -> list[Any]: ...
     @overload
     def __call__(self, inputs: Input) -> Any: ...
     @counted
@@ -226,18 +186,32 @@ class Session:
         """Answers one input, or a list of them in order.
 
         Args:
-            inputs: an input of the task, e.g. a str, or a tuple of two str (a pair of texts); or a list of those. A list is run in batches of rows of similar
+            inputs: an input of the task, e.g. a str, or a tuple of two str (a pair of texts); or a list of those, an array of texts (one axis), or a
+                column of a data frame (``pandas.Series``). A list is run in batches of rows of similar
                 size where an answer does not depend on what else is in its batch, else one by one: the label is the one that the input has alone, and outputs
                 differ by at most 1e-5 of their spread in float32, 5e-3 in lower precisions (measured in the build, see ``edgekit inspect``).
 
         Raises:
             InputError: for anything else.
             OutputError: when the model's answer is not finite.
+
+        Warns:
+            UserWarning: Once per session, for a pair of texts where the model was built on single texts, or the other way round.
         """
-        if isinstance(inputs, list):
-            return self._many(inputs)
+        rows = list_of(inputs)
+        self._warn_form([inputs] if rows is None else rows)
+        if rows is not None:
+            return self._many(rows)
         encoded = self._task.preprocess([inputs])
         return self._task.postprocess(self._runner.run([encoded[0].arrays], alone=True), encoded)[0]
+
+    def _warn_form(self, inputs: Sequence[Input]) -> None:
+        if self._has_warned:
+            return
+        message = form_warning(self._task.modality, inputs, self._bundle.manifest.input_forms)
+        if message:
+            self._has_warned = True
+            warnings.warn(message, UserWarning, stacklevel=4)  # the caller of the session, behind the counted call
 
     def _many(self, inputs: Sequence[Input]) -> list[Any]:
         if not inputs:
@@ -257,14 +231,15 @@ class Session:
             InputError: as for a call.
             OutputError: when an output is not finite.
         """
-        if not isinstance(inputs, list):
+        rows = list_of(inputs)
+        if rows is None:
             raise InputError(
                 f"outputs() was called with a {type(inputs).__name__}, expected a list of inputs. Write e.g. session.outputs([text]).",
                 code="input-type",
             )
-        if not inputs:
+        if not rows:
             return []
-        return self._runner.run([row.arrays for row in self._task.preprocess(inputs)], alone=not batched)
+        return self._runner.run([row.arrays for row in self._task.preprocess(rows)], alone=not batched)
 
     @counted
     def run_rows(self, rows: Sequence[Arrays], *, alone: bool = True) -> list[Arrays]:

@@ -90,7 +90,7 @@ class Samples:
         digest: sha256 of the file and of what was chosen from it, in hex.
     """
 
-    rows: tuple[Sample, ...]
+    rows: tuple[Sample, ...] = field(repr=False)
     where: str
     digest: str
 

@@ -5,6 +5,7 @@ The size of a bundle is known when it is whole, and counts in the choice.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from edgekit.spec.manifest import Trial, Variant
 
 __all__ = ["Whole", "choose_whole", "describe_disturbance"]
+
+_LOG = logging.getLogger(__name__)
 
 _FIRST_ROUNDS, _SHORT_ROUNDS, _LAST_ROUNDS = 6, 2, 12
 _INPUTS_A_ROUND = 20
@@ -119,6 +122,9 @@ def _search(ctx: BuildContext, models: Sequence[ModelEntry], shipped: int) -> Ch
         for method in ctx.target.methods
         for candidate in make_candidates(ctx, model, method)
     ]
+    _LOG.info("%d candidates: %s", len(candidates), ", ".join(map(str, candidates)))
+    for candidate in candidates:
+        _LOG.debug("candidate %s: %s", candidate, candidate.variant)
     return (
         _choose_for_device(ctx, candidates, shipped)
         if ctx.target.choose_on == "device"
@@ -166,6 +172,9 @@ class _HostSearch:
             self._lost_early(t) for c, t in zip(early.candidates, early.trials, strict=True) if c not in last.candidates
         ]
         best = last.candidates[winner]
+        for trial in judged:
+            _LOG.info("%s on %s, p50 %.3f ms: %s", trial.method, trial.backend, trial.p50_ms, trial.verdict)
+        _LOG.info("decision: %s", reason)
         note_if_unresolved(self._ctx, last.results[winner])
         note_label_scores(self._ctx, last.results[winner])
         self._ctx.note(*filter(None, [describe_disturbance(race, judged, winner)]))
@@ -313,6 +322,9 @@ def _choose_for_device(ctx: BuildContext, candidates: Sequence[Candidate], shipp
     judged = tuple(replace(trial, verdict=verdict) for trial, verdict in zip(trials, verdicts, strict=True))
     named = " and ".join(f"{judged[i].method} on {judged[i].backend}" for i in chosen)
     reason = f"{named}: preferred by target '{target.name}' in this order; not raced here ({cpu_name()}), the device races them at its first load."
+    for trial in judged:
+        _LOG.info("%s on %s: %s", trial.method, trial.backend, trial.verdict)
+    _LOG.info("decision: %s", reason)
     ctx.note("Latency, start and memory were not measured: this machine does not stand for the device.")
     note_if_unresolved(ctx, settled[chosen[0]][1])
     note_label_scores(ctx, settled[chosen[0]][1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from edgekit.stats.paired import Paired
 
 __all__ = ["BuildContext", "EvaluationSet"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,9 @@ class BuildContext:
 
     def note(self, *sentences: str) -> None:
         """Adds to the notes."""
+        for sentence in sentences:
+            if sentence not in self.notes:
+                _LOG.info("note: %s", sentence)
         self.notes.update(dict.fromkeys(sentences))
 
     @property

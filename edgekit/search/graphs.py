@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.quantization import Quantization
 
 __all__ = ["Reverted", "export_model", "quantize_graphs", "revert_layers", "trim_vocabulary"]
+
+_LOG = logging.getLogger(__name__)
 
 _RANKING = "sensitivity.json"
 
@@ -93,6 +96,7 @@ def quantize_graphs(
         parts,
         lambda out: quantize.get(method).quantize(float_graphs, calibration, settings, out, ctx.cache.progress),
     )
+    _LOG.info("quantized by '%s'%s", method, f": {dict(graphs.recipe)}" if graphs.recipe else "")
     return replace(graphs, assets=float_graphs.assets, provenance=float_graphs.provenance)
 
 
@@ -129,6 +133,11 @@ def revert_layers(
         return Reverted(read_graphs(folder) if ranking else None, ranking)
 
     reverted = ctx.cache.get(f"{method}, layers in float", parts, make, read, names_files=True)
+    _LOG.info(
+        "layers of '%s' in float: %s",
+        method,
+        "none hold the budget" if reverted.graphs is None else dict(reverted.graphs.recipe),
+    )
     if reverted.graphs is None:
         return reverted
     graphs = replace(reverted.graphs, assets=float_graphs.assets, provenance=float_graphs.provenance)

@@ -6,6 +6,8 @@ A step hands over objects. Files are its cache: they are written beside, and rea
 from __future__ import annotations
 
 import json
+import logging
+import time
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,8 @@ from edgekit.spec.rows import pack, unpack
 from edgekit.spec.tensor import Signature
 
 __all__ = ["Result", "StepCache", "read_graphs", "write_graphs"]
+
+_LOG = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
@@ -100,16 +104,20 @@ class StepCache:
         if parts["model"] is None:
             return self._of_this_build(self.scratch / "made" / digest, make, read)
         folder = self.cache.find(digest)
+        _LOG.debug("step '%s' has the cache key %s", step, digest)
         if folder is not None:
             result = read(folder)
             if not hasattr(result, "busy") or not self._outdated(step, digest, result.busy):
                 if digest not in self._made and step not in self.reused:
                     self.reused.append(step)
+                _LOG.info("step '%s': read from the cache", step)
                 return result
             self.cache.drop(digest)
         self._made.add(digest)
+        start = time.perf_counter()
         with disk_errors(self.cache.root), self.cache.fill(digest, {**parts, **self.always}) as folder:
             result = make(folder)
+            _LOG.info("step '%s': computed in %.1f s", step, time.perf_counter() - start)
             self.progress("", 0, 0)  # whoever wants to stop does so now, even where a library swallowed the interrupt
         return read(self.cache.root / digest) if names_files else result
 

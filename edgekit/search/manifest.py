@@ -17,6 +17,7 @@ from edgekit.search.kept import StepCache
 from edgekit.search.measure import measure_candidate
 from edgekit.spec.distribution import DISTRIBUTION
 from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
+from edgekit.spec.protocols import HasForms
 from edgekit.spec.registry import version_of
 from edgekit.spec.sealed import seal
 from edgekit.spec.tensor import merge_signatures
@@ -122,4 +123,13 @@ def complete_manifest(
         sensitivity=choice.winner.sensitivity,
         notes=tuple(notes),
         reference_check=doubt,
+        input_forms=list_forms(ctx),
     )
+
+
+def list_forms(ctx: BuildContext) -> tuple[str, ...]:
+    """Return the forms of the calibration and evaluation inputs in alphabetical order, e.g. ``("text",)``; empty where the modality has one form."""
+    modality = ctx.evaluation.task.modality
+    if not isinstance(modality, HasForms):
+        return ()
+    return tuple(sorted({modality.form(value) for value in [*ctx.calibration.inputs, *ctx.evaluation.inputs]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from edgekit.spec.protocols import Arrays, Task
 
 __all__ = ["measure_candidate", "note_if_unresolved", "note_label_scores", "race_candidates", "settle", "settle_all"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def settle_all(
@@ -140,6 +143,14 @@ def _measure_here(ctx: BuildContext, candidate: Candidate) -> CandidateResult:
     if ctx.replayed is not None:
         result = ctx.replayed.with_costs(candidate, result)
     ctx.recorded.add_costs(candidate, result)
+    costs = result.costs
+    _LOG.debug(
+        "%s: first answer %.0f ms, memory %.0f MB, executed in %s",
+        candidate,
+        costs.first_answer_ms,
+        costs.memory_mb,
+        costs.executed,
+    )
     return result
 
 
@@ -162,6 +173,9 @@ def race_candidates(ctx: BuildContext, candidates: Sequence[Candidate], rounds: 
 
     result = ctx.cache.values("race", parts, Race, make) if ctx.replayed is None else ctx.replayed.race(candidates)
     ctx.recorded.add_race(candidates, result)
+    medians = [float(np.median(np.concatenate([np.asarray(turn) for turn in times]))) for times in result.times_ms]
+    timed = [f"{candidate} {ms:.3f} ms" for candidate, ms in zip(candidates, medians, strict=True)]
+    _LOG.info("race of %d rounds: %s", rounds, ", ".join(timed))
     return result
 
 

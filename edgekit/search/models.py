@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +40,8 @@ __all__ = [
     "make_models",
     "prepare_model",
 ]
+
+_LOG = logging.getLogger(__name__)
 
 _CALIBRATION_BATCH = 4
 
@@ -134,6 +137,7 @@ def prepare_model(ctx: BuildContext, name: str, model: Source) -> ModelEntry:
             yield [encoded.arrays for encoded in task.preprocess(inputs[start : start + _CALIBRATION_BATCH])]
         yield from ([row] for row in long)
 
+    _LOG.info("calibration of %s: %d rows, sizes %d to %d", name or "the model", len(rows), min(sizes), max(sizes))
     calibration = make_calibration(ctx, float_graphs, task, _in_calls(rows), guard)
     evaluation, macs = ctx.evaluation.with_task(task), quantize.linear_macs(float_graphs)
     return ModelEntry(name, float_graphs, evaluation, calibration, sizes, macs, _manifest_template(ctx, float_graphs))

@@ -16,6 +16,8 @@ from edgekit.bundle.place import check_place
 from edgekit.compress.distill import lesson
 from edgekit.compress.recipe import Recipe, recipe
 from edgekit.compress.vocabulary import read_tokens
+from edgekit.export import onnx_file
+from edgekit.export.onnx_file import is_onnx
 from edgekit.samples import Samples
 from edgekit.search import checks, record
 from edgekit.search.checks import CALIBRATION_ROWS
@@ -44,13 +46,13 @@ FROM_SAMPLES = "samples"
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """Which model: a folder or a hub id, or a module from Python.
+    """Which model: a folder or a hub id, an ONNX file, or a module from Python.
 
     Attributes:
-        model: folder or hub id; None with ``module``.
+        model: folder, hub id, or ONNX file; None with ``module``.
         revision: branch, tag or commit of a hub id.
         module: torch module with a head of one's own.
-        processor: its tokenizer or image processor.
+        processor: its tokenizer or image processor; of an ONNX file the folder of its config and processor.
         task: name of its task; by default the one that the module's class is named after.
         outputs: what it returns, see :func:`edgekit.source.from_module`.
         told: what the user says of a folder in place of its files, or of a module.
@@ -77,6 +79,12 @@ class ModelRequest:
                 code="model-or-module",
             )
         told = {name: value for name, value in self.told.items() if value is not None}
+        if is_onnx(self.model):
+            if self.revision is not None:
+                raise UsageError(
+                    "revision= is of a hub id, and an ONNX file was given. Leave it out.", code="module-options"
+                )
+            return onnx_file.read(os.fspath(self.model or ""), self.processor, self.task, self.outputs, **told)
         if self.model is None:
             if self.revision is not None:
                 raise UsageError(
@@ -91,7 +99,7 @@ class ModelRequest:
             return source.from_module(self.module, self.processor, self.task, self.outputs, **told)
         if self.processor is not None or self.task is not None or self.outputs is not None:
             raise UsageError(
-                "processor=, task= and outputs= go with module=, and a model was given, which brings its own. Leave them out.",
+                "processor=, task= and outputs= go with module= or an ONNX file, and a folder or hub id was given, which brings its own. Leave them out.",
                 code="module-options",
             )
         return source.read(os.fspath(self.model), self.revision, **told)
@@ -212,6 +220,11 @@ def read_request(
         raise UsageError(
             "distill= and vocabulary= take a model folder or a hub id, and a module was given. Save it with save_pretrained() first.",
             code="module-options",
+        )
+    if is_onnx(model.model) and (students or vocabulary is not None):
+        raise UsageError(
+            "distill= and vocabulary= train or change weights, which an ONNX file does not offer. Give the Hugging Face folder as the model.",
+            code="onnx-needs-folder",
         )
     if any(student.speedup is not None for student in students):
         checks.check_here(chosen)

@@ -37,6 +37,7 @@ class Source:
             code has no digest.
         kind: Meaning of the outputs, in the form that the head uses.
         notes: Notes about how the model was read, one sentence each.
+        onnx_file: ONNX file that takes the place of the export; None for a torch model.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Source:
         notes: Sequence[str] = (),
         folder: Path | None = None,
         questioned: bool = False,
+        onnx_file: Path | None = None,
     ) -> None:
         """Store a function that creates (module, processor) on first use.
 
@@ -65,6 +67,7 @@ class Source:
         self._folder = folder
         self._questioned = questioned
         self._make = make
+        self.onnx_file = onnx_file
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
@@ -123,8 +126,17 @@ class Source:
         Raises:
             ModelError: If the outputs are not in the form that the head expects.
         """
-        if self._questioned:
+        if not self._questioned:
+            return
+        try:
             self.head.check_outputs(self.model_id, self.kind, self.outputs(self.encode(inputs)))
+        except ModelError as problem:
+            if self.onnx_file is None:
+                raise
+            raise problem.reworded(
+                f"The outputs of {self.model_id} look like probabilities, and a bundle applies its own softmax or sigmoid. "
+                "End the graph in the logits, or pass outputs='logits' if they are logits all the same."
+            ) from problem
 
     def encode(self, inputs: Sequence[Input]) -> list[Arrays]:
         """Return the arrays of each input by the processor of Transformers."""

@@ -63,6 +63,12 @@ def locate(model: str, revision: str | None) -> Origin:
         or model.count("/") > 1
         or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model)
     )
+    if folder.suffix.lower() == ".onnx":
+        raise ModelError(
+            f"{model} is an ONNX file, and what is asked for needs weights in torch: a Hugging Face folder or a hub id. "
+            "Give that; edgekit build alone takes an ONNX file.",
+            code="onnx-needs-folder",
+        )
     if looks_like_path:
         state = "is a file" if folder.exists() else "does not exist"
         raise ModelError(

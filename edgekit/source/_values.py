@@ -46,6 +46,8 @@ def tables(module: Any) -> dict[str, int]:
     """Return the number of rows of the embedding table behind token ids and token types, where it can be determined."""
     import torch
 
+    if hasattr(module, "embedding_rows"):  # A graph that states them.
+        return dict(module.embedding_rows)
     rows: dict[str, int] = {}
     embedding = _input_embedding(module)
     if embedding is not None:

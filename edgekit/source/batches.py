@@ -125,5 +125,5 @@ def reference(
     for indices in group_by_length(rows):
         _, batch_outputs = run(forward, module, [rows[i] for i in indices], pads_of(signature), signature)
         outputs.update(zip(indices, batch_outputs, strict=True))
-        progress("torch reference", len(outputs), len(rows))
+        progress(getattr(module, "reference_name", "torch reference"), len(outputs), len(rows))
     return [outputs[i] for i in range(len(rows))]

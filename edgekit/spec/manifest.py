@@ -13,6 +13,7 @@ from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import FormatError, IntegrityError
 from edgekit.spec.identity import check_date, check_name, version_key
 from edgekit.spec.parsing import parse, plain, strict_json, to_json
+from edgekit.spec.short import ShortRepr
 from edgekit.spec.tensor import Signature
 from edgekit.spec.trial import HeldOut, ReferenceCheck, Trial
 
@@ -108,8 +109,8 @@ class FileEntry:
     size: int
 
 
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, repr=False)
+class Manifest(ShortRepr):
     """Contents of a bundle's ``manifest.json``.
 
     Attributes:
@@ -141,6 +142,7 @@ class Manifest:
         reference_check: Evidence that the torch model is better than chance; None in bundles of earlier releases.
         machine: Machine that computed the golden outputs: ``architecture`` and ``instructions``, separated by spaces;
             empty if it is not recorded.
+        input_forms: Forms of the samples of the build, e.g. ``text`` and ``pair``; empty if they are not recorded.
     """
 
     format: int
@@ -169,6 +171,7 @@ class Manifest:
     reference_check: ReferenceCheck | None = None
     machine: Mapping[str, str] = field(default_factory=dict)
     higher_is_better: bool = True
+    input_forms: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the identity of the bundle.

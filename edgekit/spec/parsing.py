@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from edgekit.spec.errors import EdgekitError, UsageError, check_known
+from edgekit.spec.short import ShortRepr
 
 __all__ = ["Recorded", "T", "parse", "plain", "strict_json", "to_json"]
 
@@ -86,7 +87,7 @@ def plain(value: object) -> Any:
     return value
 
 
-class Recorded:
+class Recorded(ShortRepr):
     """Base of the dataclasses that a command returns as its result."""
 
     def record(self) -> dict[str, object]:

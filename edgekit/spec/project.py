@@ -318,7 +318,7 @@ def places(project: Project, *, only: str | None = None, report: str | None = No
     several = len(named) > 1
     if project.out and (Path(project.out) / _MANIFEST).is_file():
         raise UsageError(
-            f"{project.path}: out is {project.out}, which is a bundle, expected the folder of the bundles of all targets. "
+            f"{project.path}: out is {project.out}, which is a bundle, expected a folder with a bundle per target. "
             f"Move the bundle to {Path(project.out) / next(iter(named))}, or give another out.",
             code="project-out-is-bundle",
         )

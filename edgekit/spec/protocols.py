@@ -33,8 +33,8 @@ from edgekit.spec.tensor import Signature
 
 # fmt: off
 __all__ = [
-    "Arrays", "Encoded", "Evidence", "Explainable", "HasConfidence", "HasLabels", "HasLimit", "HasNumbers", "Input",
-    "Labelled", "Loop", "Metric", "Modality", "ModalityModule", "Runs", "Score", "Task", "TaskModule", "Truth",
+    "Arrays", "Encoded", "Evidence", "Explainable", "HasConfidence", "HasForms", "HasLabels", "HasLimit",
+    "HasNumbers", "Input", "Labelled", "Loop", "Metric", "Modality", "ModalityModule", "Runs", "Score", "Task", "TaskModule", "Truth",
     "additive",
 ]
 # fmt: on
@@ -147,6 +147,21 @@ class HasLimit(Protocol):
 
         Raises:
             InputError: If the limit has another type or is out of range.
+        """
+
+
+@runtime_checkable
+class HasForms(Protocol):
+    """A modality whose inputs have several forms that are easily confused, e.g. single texts and pairs of texts."""
+
+    def form(self, value: Input) -> str:
+        """Return the name of the form of an input, e.g. ``text`` or ``pair``; empty for a value that is no input."""
+
+    def form_warning(self, form: str) -> str:
+        """Return a warning for an input in a form that no sample of the build had.
+
+        Args:
+            form: Form of the input.
         """
 
 

@@ -20,6 +20,7 @@ from edgekit.spec.comparison import (
     Slice,
     Speed,
 )
+from edgekit.spec.short import ShortRepr
 from edgekit.spec.subject import Fingerprint, Subject
 
 # fmt: off
@@ -67,8 +68,8 @@ class Gate:
     said: str
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(ShortRepr):
     """Results of one run.
 
     Attributes:

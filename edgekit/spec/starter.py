@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,6 +11,7 @@ from edgekit.spec import target as targets
 from edgekit.spec.distribution import source_requirement
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import Gates
+from edgekit.spec.parsing import to_json
 from edgekit.spec.paths import takes_paths
 
 __all__ = ["GATES", "WORKFLOW", "Started", "start"]
@@ -30,10 +30,10 @@ class Started:
     """Result of :func:`start`.
 
     Attributes:
-        files: Files that were written.
-        model: Model in ``edgekit.toml``; empty where the user has to fill it in.
-        samples: Calibration samples, likewise.
-        eval: Evaluation samples, likewise.
+        files: Paths of the files that were written.
+        model: Model in ``edgekit.toml``; empty if the user has to fill it in.
+        samples: Calibration samples; empty if the user has to fill them in.
+        eval: Evaluation samples; empty if the user has to fill them in.
         targets: Targets, by name or TOML file.
     """
 
@@ -44,7 +44,7 @@ class Started:
     targets: tuple[str, ...]
 
     def text(self) -> str:
-        """Return what was written and what to do next, a line each."""
+        """Return the written files and the next steps, one line each."""
         lines = [f"Wrote {', '.join(self.files)}."]
         missing = [key for key in ("model", "samples", "eval") if not getattr(self, key)]
         steps = []
@@ -70,7 +70,7 @@ def start(
     target: Sequence[str] = (),
     columns: Mapping[str, str] | None = None,
 ) -> Started:
-    """Write the first files of a project, none over an existing one.
+    """Write the first files of a project. Existing files are never overwritten.
 
     Args:
         folder: Root of the repository.
@@ -78,13 +78,13 @@ def start(
         samples: Calibration samples; None for a file such as ``data/train.jsonl``.
         eval: Evaluation samples with labels; None for a file such as ``data/dev.jsonl``.
         target: Targets, by name or TOML file; none for ``cpu``.
-        columns: Role to column name.
+        columns: Column name by role.
 
     Returns:
-        What was written, with the values that were chosen.
+        The written files, with the chosen values.
 
     Raises:
-        UsageError: When one of the files exists, or a target is unknown; nothing is written then.
+        UsageError: If one of the files exists, or a target is unknown. Nothing is written then.
     """
     root = Path(folder)
     for name in target:
@@ -104,7 +104,7 @@ def start(
     for name in texts:
         if (root / name).exists():
             raise UsageError(
-                f"{root / name} exists, and init writes over nothing. Edit it, or remove it first.",
+                f"{root / name} exists, and init does not overwrite it. Edit it, or remove it first.",
                 code="init-exists",
                 path=name,
             )
@@ -116,14 +116,16 @@ def start(
 
 
 def _find_model(root: Path) -> str:
-    """Return the only model folder in or directly below the root, relative to it; empty where there is none or several."""
-    places = [root, *sorted(place for place in root.iterdir() if place.is_dir())] if root.is_dir() else []
-    models = [place for place in places if (place / "config.json").is_file()]
+    """Return the path of the model folder in or directly below the root; empty if there is none, or several."""
+    if not root.is_dir():
+        return ""
+    folders = [root, *sorted(place for place in root.iterdir() if place.is_dir())]
+    models = [folder for folder in folders if (folder / "config.json").is_file()]
     return _relative(models[0], root) if len(models) == 1 else ""
 
 
 def _find_samples(root: Path, stems: Sequence[str]) -> str:
-    """Return the first file of samples that has one of the names, relative to the root; empty where there is none."""
+    """Return the path of the first sample file with one of the names; empty if there is none."""
     for stem in stems:
         for folder in _FOLDERS:
             for suffix in _TYPES:
@@ -138,19 +140,19 @@ def _relative(path: Path, root: Path) -> str:
 
 
 def _toml(value: Any) -> str:
-    """Return a text or a list of texts as TOML, whose basic strings are those of JSON."""
-    return json.dumps(value, ensure_ascii=False)
+    """Return a string or a list of strings as TOML, whose basic strings are those of JSON."""
+    return to_json(value, ensure_ascii=False)
 
 
 def _project_text(chosen: Started, columns: Mapping[str, str]) -> str:
     several = len(chosen.targets) > 1
     lines = [
-        "# What is built and checked here. All verbs read it: edgekit build, edgekit baseline, edgekit check.",
+        "# Model, samples and targets of edgekit build, edgekit baseline and edgekit check.",
         "# Paths are relative to this file.",
         "",
         f"model = {_toml(chosen.model)}  # Hugging Face folder or hub id",
         f"samples = {_toml(chosen.samples)}  # calibration of INT8; labels are not needed",
-        f"eval = {_toml(chosen.eval)}  # rows with labels: candidates are chosen, and checks compare, on them",
+        f"eval = {_toml(chosen.eval)}  # labelled samples of the build's choice and of checks",
         f"targets = {_toml(list(chosen.targets))}  # see: edgekit targets",
         'out = "bundles"  # the bundle of each target is at bundles/TARGET',
         f"baseline = {_toml('baselines' if several else 'baseline.json')}  # written by: edgekit baseline",
@@ -160,8 +162,8 @@ def _project_text(chosen: Started, columns: Mapping[str, str]) -> str:
         lines.append(f"columns = {{ {pairs} }}")
     lines += [
         "",
-        "[budget]  # of the build, and of every check",
-        "accuracy_drop = 0.01  # against the model in torch",
+        "[budget]  # limits of the build and of every check",
+        "accuracy_drop = 0.01  # against the torch model",
         "# p50_ms = 5",
         "# memory_mb = 200",
         "",
@@ -173,15 +175,15 @@ def _project_text(chosen: Started, columns: Mapping[str, str]) -> str:
 
 
 _MEANING = {
-    "latency": "growth over the baseline that is allowed, as a share: 0.05 is 5 %",
-    "accuracy": "loss against the baseline that is allowed",
-    "footprint": "growth over the baseline that is allowed, as a share",
+    "latency": "largest allowed growth over the baseline, as a share: 0.05 is 5 %",
+    "accuracy": "largest allowed loss against the baseline",
+    "footprint": "largest allowed growth over the baseline, as a share",
 }
 
 
 def _gates_text() -> str:
-    """Return the default margins as TOML, so that each can be changed where it stands."""
-    lines = ['# Margins of edgekit check --gates gates.toml. "off" in place of a number is no gate.']
+    """Return the default margins as TOML, for the user to edit."""
+    lines = ['# Margins of edgekit check --gates gates.toml. "off" in place of a number turns a gate off.']
     for table in fields(Gates):
         if table.name == "budget":
             continue
@@ -193,7 +195,7 @@ def _gates_text() -> str:
 
 def _workflow_text() -> str:
     return f"""\
-# Builds the bundles of {_PROJECT} and holds them against the baseline. The report is an artifact of the run.
+# Builds the bundles of {_PROJECT} and compares them with the baseline. The report is an artifact of the run.
 name: edgekit
 on:
   pull_request:

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 __all__ = ["WIDTH", "on_one_line", "visible", "width", "wrap", "wrap_lines"]
 
 WIDTH = 100
-"""Widest line of a text for a terminal or a log, in columns; paths and addresses that cannot be broken may be longer."""
+"""Widest line of a text for a terminal or a log, in columns. Paths and addresses may be longer."""
 
 width: ContextVar[int] = ContextVar("width", default=WIDTH)
 """Columns that texts are laid out for. The command line sets a smaller number in a narrower terminal."""

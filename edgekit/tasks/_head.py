@@ -16,14 +16,15 @@ import numpy as np
 
 from edgekit.spec.errors import UsageError
 from edgekit.spec.protocols import Arrays, Encoded, Labelled, Truth
+from edgekit.spec.short import ShortRepr
 from edgekit.tasks import _labels
 
 OUTPUT = "logits"
 """Name of the graph output that holds a value for each label."""
 
 
-@dataclass(frozen=True)
-class LabelScores:
+@dataclass(frozen=True, repr=False)
+class LabelScores(ShortRepr):
     """The answer for one example.
 
     Attributes:
@@ -40,7 +41,7 @@ class LabelScores:
     labels: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Classification(LabelScores):
     """The answer for one text.
 

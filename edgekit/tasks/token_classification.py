@@ -20,6 +20,7 @@ from edgekit.spec.content import Content
 from edgekit.spec.errors import IntegrityError, UsageError, near
 from edgekit.spec.metric import Evidence, Metric
 from edgekit.spec.protocols import Arrays, Encoded, Labelled, Truth
+from edgekit.spec.short import ShortRepr
 from edgekit.spec.tensor import Signature
 from edgekit.tasks import _entities, _spans
 from edgekit.tasks._entities import Entity
@@ -91,8 +92,8 @@ class Settings:
         _check_strategy(self.aggregation)
 
 
-@dataclass(frozen=True)
-class Tagging:
+@dataclass(frozen=True, repr=False)
+class Tagging(ShortRepr):
     """The answer for one example.
 
     Attributes:

@@ -337,7 +337,7 @@ def test_a_manifest_of_too_many_files(bundle):
 )
 def test_an_entry_that_is_none(bundle, entry):
     change_manifest(bundle, lambda data: data["files"].update({"assets/x": entry}))
-    assert_refused(bundle, "with a size or sha256 that is none")
+    assert_refused(bundle, "malformed size or sha256")
 
 
 # ---- what was checked is what is used

@@ -254,7 +254,7 @@ def test_the_log_says_what_is_wrong(engine_cache, said):
     for damage, text in (
         ("truncated", "it has 10239 bytes, expected 10240"),
         ("one bit", "sha256"),
-        ("a pipe", "not a plain file"),
+        ("a pipe", "not a regular file"),
     ):
         put(engine_cache)
         DAMAGES[damage](engine_cache.root / f"{KEY}.plan", None)
@@ -344,7 +344,7 @@ def test_files_of_another_user(engine_cache, said):
     put(engine_cache)
     os.chown(engine_cache.root / f"{KEY}.plan", 12345, -1)
     assert engine_cache.find(KEY) is None
-    assert "of this user" in said()[0]
+    assert "only this user may write" in said()[0]
     os.chown(engine_cache.root, 12345, -1)
     with refused("cache-owner", "12345"):
         engine_cache.find(KEY)

@@ -146,7 +146,7 @@ def test_exported_graphs_keep_them_all(name):
 
 def test_the_table_is_the_published_one():
     """The matrix of the parser of 10.1 has 150 operators. Left out are 19: control flow, random numbers, and names that are not ONNX's or no model here has."""
-    assert len(tensorrt_rules._TAKES) == 131
+    assert len(tensorrt_rules._INPUT_TYPES) == 131
     for name in (
         "DynamicQuantizeLinear",
         "MatMulInteger",
@@ -156,7 +156,7 @@ def test_the_table_is_the_published_one():
         "STFT",
         "BitShift",
     ):
-        assert name not in tensorrt_rules._TAKES
-    assert not {n for n in tensorrt_rules._TAKES if not re.fullmatch("[A-Z][A-Za-z0-9]+", n) or not onnx.defs.has(n)}, (
+        assert name not in tensorrt_rules._INPUT_TYPES
+    assert not {n for n in tensorrt_rules._INPUT_TYPES if not re.fullmatch("[A-Z][A-Za-z0-9]+", n) or not onnx.defs.has(n)}, (
         "names of ONNX"
     )

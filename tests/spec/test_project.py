@@ -252,13 +252,13 @@ def test_a_command_names_the_missing_key(write):
 # ---- paths of each target
 
 
-def test_one_target_has_the_places_themselves(write, tmp_path):
+def test_one_target_has_a_sub_folder_for_its_bundle_alone(write, tmp_path):
     (place,) = places(read(write('out = "out"\nbaseline = "b.json"\n[check]\nreport = "r"')))
     repo = tmp_path / "repo"
     assert (place.target, place.name, place.bundle, place.baseline, place.report) == (
         "cpu",
         "cpu",
-        str(repo / "out"),
+        str(repo / "out/cpu"),
         str(repo / "b.json"),
         str(repo / "r"),
     )

@@ -1,0 +1,128 @@
+"""``-v`` and ``-q`` of every verb: log messages of the library on standard error, or a verb that prints errors and its result alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import click
+
+from edgekit.spec.text import on_one_line
+
+__all__ = ["StepLines", "add_verbosity", "is_quiet", "without_notes"]
+
+_QUIET = f"{__name__}.quiet"
+_LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
+_NOTE = "note: "
+
+
+class _LineHandler(logging.Handler):
+    """Prints a message as one line on standard error; above the progress bars where there are some, since rich redirects that stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._started = time.monotonic()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record: seconds since the start of the verb, level, logger and message."""
+        message = on_one_line(record.getMessage())
+        if record.levelno >= logging.WARNING:
+            click.echo(f"edgekit: {record.levelname.lower()}: {message}", err=True)
+        else:
+            seconds = time.monotonic() - self._started
+            click.echo(f"[{seconds:7.2f} s] {record.levelname.lower()} {record.name}: {message}", err=True)
+
+
+def add_verbosity(command: click.Command) -> None:
+    """Add ``-v`` and ``-q`` to a command, once per process."""
+    if any("--verbose" in parameter.opts for parameter in command.params):
+        return
+    command.params += [
+        click.Option(
+            ["-v", "--verbose"],
+            count=True,
+            expose_value=False,
+            callback=_set_level,
+            help="Print each step and decision on standard error; -vv prints details too.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            expose_value=False,
+            callback=_set_quiet,
+            help="Print errors and the result alone: no progress and no notes.",
+        ),
+    ]
+
+
+def _set_level(context: click.Context, parameter: click.Parameter, count: int) -> None:
+    """Print messages of the library from this level on while the verb runs: warnings, with ``-v`` information, with ``-vv`` details."""
+    logger = logging.getLogger("edgekit")
+    handler = _LineHandler()
+    handler.addFilter(lambda record: record.levelno >= logging.ERROR or not is_quiet())
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(_LEVELS[min(count, len(_LEVELS) - 1)])
+
+    def restore() -> None:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+    context.call_on_close(restore)
+
+
+def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    context.meta[_QUIET] = value
+
+
+def is_quiet() -> bool:
+    """Return whether the running verb was given ``-q``."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
+def without_notes(text: str) -> str:
+    """Return a text without its notes: lines that begin with ``note: ``, and the indented lines that continue one."""
+    lines: list[str] = []
+    in_note = False
+    for line in text.split("\n"):
+        in_note = line.startswith(_NOTE) or (in_note and line.startswith(" "))
+        if not in_note:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+class StepLines:
+    """Progress without a terminal: one line on standard error for each step that has finished, with its seconds.
+
+    A step of a known length finishes when all of its units are done, a step of unknown length where the next one begins.
+    """
+
+    def __init__(self) -> None:
+        self._began: dict[str, float] = {}
+        self._open = ""  # the step of unknown length that is running
+
+    def advance(self, step: str, done: int, total: int) -> None:
+        """Note how far a step is.
+
+        Args:
+            step: Name of the step.
+            done: Finished units.
+            total: Number of units; 0 if it is unknown.
+        """
+        if self._open and step != self._open:
+            self._finish(self._open)
+        self._began.setdefault(step, time.monotonic())
+        self._open = "" if total else step
+        if total and done >= total:
+            self._finish(step)
+
+    def finish(self) -> None:
+        """Print the steps that are still open, e.g. one that ended before all of its units were needed."""
+        for step in list(self._began):
+            self._finish(step)
+
+    def _finish(self, step: str) -> None:
+        seconds = time.monotonic() - self._began.pop(step)
+        self._open = "" if step == self._open else self._open
+        click.echo(f"{on_one_line(step)}: {seconds:.1f} s", err=True)
