@@ -115,6 +115,8 @@ def command_line() -> str:
         lines = [f"{'#' * level} edgekit {name}", "", "```text", usage, "```", "", literals(help_text), ""]
         rows = []
         for parameter in command.params:
+            if {"--verbose", "--quiet"} & set(parameter.opts):
+                continue  # of every verb, once it has run; the page says so at its head
             record = parameter.get_help_record(context)
             if record is not None and isinstance(parameter, click.Option):
                 rows.append((f"`{record[0]}`", literals(record[1])))

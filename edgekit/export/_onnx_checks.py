@@ -281,7 +281,8 @@ def _check_value(graph: OnnxGraph, value: ir.Value, spec: TensorSpec, role: str)
     if dtype != spec.dtype:
         raise ModelError(
             f"The {role} '{value.name}' of {graph.path.name} is {dtype}, expected {spec.dtype}. Export the graph with that type.",
-            code=f"onnx-{role}-dtype",
+            code="onnx-dtype",
+            role=role,
             name=str(value.name),
         )
     shape = _shape(value)
@@ -293,7 +294,8 @@ def _check_value(graph: OnnxGraph, value: ir.Value, spec: TensorSpec, role: str)
     if len(shape) != len(spec.shape):
         raise ModelError(
             f"The {role} '{value.name}' of {graph.path.name} has {len(shape)} axes, expected {expected}. Export the graph with that shape.",
-            code=f"onnx-{role}-shape",
+            code="onnx-shape",
+            role=role,
             name=str(value.name),
         )
     for axis, wanted in zip(shape, spec.shape, strict=True):
@@ -308,7 +310,8 @@ def _check_value(graph: OnnxGraph, value: ir.Value, spec: TensorSpec, role: str)
         if isinstance(axis, int) and isinstance(wanted, int) and axis != wanted:
             raise ModelError(
                 f"The {role} '{value.name}' of {graph.path.name} has the shape {list(shape)}, expected {expected}. Correct the config, or export again.",
-                code=f"onnx-{role}-shape",
+                code="onnx-shape",
+                role=role,
                 name=str(value.name),
             )
 

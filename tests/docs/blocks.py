@@ -161,6 +161,8 @@ def check_verb(arguments: list[str]) -> None:
 
     import click
 
+    from edgekit.cli._verbosity import add_verbosity
+
     if arguments in (["--help"], ["--version"]):
         return
     verb, *rest = arguments
@@ -170,4 +172,5 @@ def check_verb(arguments: list[str]) -> None:
         command, rest = command.commands[rest[0]], rest[1:]
     if rest in (["--help"], ["-h"]):
         return
-    command.make_context(f"edgekit {verb}", rest)
+    add_verbosity(command)
+    command.make_context(f"edgekit {verb}", rest).close()

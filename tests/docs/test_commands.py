@@ -33,9 +33,9 @@ SMALLER = (
 )
 BRIEFLY = {
     "init": "--target quick.toml",
-    "build": "--max-time 5",
+    "build": "--max-time 5 --accept-reference",
     "distill": "--epochs 4 --copies 1 --learning-rate 1e-3",
-    "prune": "--epochs 1",
+    "prune": "--epochs 2",
     "check": "--max-time 4",
     "compare": "--max-time 4",
     "bench": "--seconds 0.05 --batches 1 --lengths 8",
@@ -46,7 +46,7 @@ backends = ["onnxruntime"]
 methods = ["dynamic", "float32"]
 shapes = []
 """
-SECONDS = 200
+SECONDS = 230
 
 
 class Page:
@@ -96,8 +96,8 @@ def environment(tmp_path_factory):
 def material(tmp_path_factory):
     """A folder with a model and samples under the names that the pages use. The model has wide layers, so that pruning can gain."""
     folder = tmp_path_factory.mktemp("material")
-    module = small.module(neurons=1024)
-    small.save(folder / "my-model", neurons=1024)
+    module = small.module(neurons=256)
+    small.save(folder / "my-model", neurons=256)
     texts = small.texts(300, seed=2)
     rows = small.labelled(module, texts, count=100, wrong=4)
     small.write_jsonl(folder / "dev.jsonl", rows[:60])

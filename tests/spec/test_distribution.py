@@ -110,6 +110,6 @@ def test_what_counts_as_installing_it(line, refused):
 def test_an_error_carries_the_hint(monkeypatch):
     from edgekit import backends
 
-    error = backends.not_installed("tensorrt_rtx")
+    error = backends.not_installed_error("tensorrt_rtx")
     assert isinstance(error, EdgekitError)
     assert install_hint("tensorrt-rtx") in str(error)
