@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,10 +31,11 @@ from edgekit.samples._columns import (
     slice_value,
 )
 from edgekit.samples._decode import GZIP, text_of
+from edgekit.samples._files import FILE_TYPES, SUFFIXES, Recipe, file_digest, locate, shipped
 from edgekit.samples._header import is_header
 from edgekit.samples._memory import RowTable, collect, collect_all, rows_digest
 from edgekit.samples.evaluation import Evaluation
-from edgekit.spec.errors import SamplesError, UsageError, near
+from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.protocols import Input, Modality, Task
@@ -60,9 +60,6 @@ __all__ = [
     "read_records",
     "shipped",
 ]
-
-_SUFFIXES = {".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
-_FILE_TYPES = f"{', '.join(_SUFFIXES)}, each also with {GZIP}, or .toml"
 
 
 @dataclass(frozen=True)
@@ -142,29 +139,6 @@ class Samples:
         return Samples(tuple(self.rows[i] for i in chosen), self.where, digest)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A ``calibration/*.toml``.
-
-    Attributes:
-        name: of the sample set.
-        file: path relative to the TOML file.
-        description: for people.
-        columns: role (of the modality, or ``label``) to column name.
-        count: rows to choose; 0 means all.
-        seed: of the choice.
-        digest: ``sha256:HEX`` of the file; refused when the file is another.
-    """
-
-    name: str
-    file: str
-    description: str = ""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    count: int = 0
-    seed: int = 0
-    digest: str = ""
-
-
 @takes_paths()
 def read(
     source: SampleSource,
@@ -197,14 +171,14 @@ def read(
     if isinstance(given, RowTable):
         check_once(slices)
         return _of_table(given, named, slices, modality)
-    file = _locate(given, modality)
+    file = locate(given, modality)
     if file.suffix.lower() == ".toml" and not file.is_dir():
         return _of_recipe(file, named, slices, modality)
     suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
-    kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
+    kind = "folder" if file.is_dir() else SUFFIXES.get(suffix.lower())
     if kind is None:
         raise UsageError(
-            f"Samples {file} end in '{suffix}', expected one of: {_FILE_TYPES}. Convert or rename the file.",
+            f"Samples {file} end in '{suffix}', expected one of: {FILE_TYPES}. Convert or rename the file.",
             code="samples-suffix",
         )
     check_once(slices)
@@ -215,7 +189,7 @@ def read(
         records, _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), labelled), modality
     )
     parts: list[object] = [
-        [record for _, record in records] if kind == "folder" else _file_digest(file),
+        [record for _, record in records] if kind == "folder" else file_digest(file),
         sorted(chosen.items()),
     ]
     if modality.reads_files:  # what a path names may change while the table stays
@@ -234,7 +208,7 @@ def _of_recipe(file: Path, named: Mapping[str, str], slices: Sequence[str], moda
             code="calibration-file",
         )
     samples = read(source, {**recipe.columns, **named}, slices, modality)
-    digest = f"sha256:{samples.digest if source.is_dir() else _file_digest(source)}"
+    digest = f"sha256:{samples.digest if source.is_dir() else file_digest(source)}"
     if recipe.digest and recipe.digest != digest:
         remedy = "Restore the file, or put the new digest there."
         raise SamplesError(
@@ -315,12 +289,12 @@ def read_records(
         SamplesError: As :func:`read`.
         UsageError: For an unknown type of file.
     """
-    file = _locate(path, modality)
+    file = locate(path, modality)
     suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
-    kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
+    kind = "folder" if file.is_dir() else SUFFIXES.get(suffix.lower())
     if kind is None:
         raise UsageError(
-            f"{file} ends in '{suffix}', expected one of: {', '.join(_SUFFIXES)}, each also with {GZIP}, or .parquet. "
+            f"{file} ends in '{suffix}', expected one of: {', '.join(SUFFIXES)}, each also with {GZIP}, or .parquet. "
             "Convert or rename the file.",
             code="samples-suffix",
         )
@@ -384,28 +358,6 @@ def _records(
         yield f"line {line}", record
 
 
-def shipped() -> dict[str, Path]:
-    """The sample sets that EdgeKit ships: name to TOML file, inside the installed package or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    folders = (package / "calibration", package.parent / "calibration")
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
-
-
-def _locate(path: str | os.PathLike[str], modality: Modality) -> Path:
-    file = Path(path)
-    if file.is_file() or (file.is_dir() and modality.reads_files):
-        return file
-    known = shipped()
-    if str(path) in known:
-        return known[str(path)]
-    what = f"is a folder, and the column '{modality.roles[0]}' holds no files" if file.is_dir() else "does not exist"
-    raise SamplesError(
-        f"Samples {file} {what}, expected a JSON, CSV, TSV or calibration TOML file, "
-        f"or the name of a shipped set ({', '.join(known)}).{near(str(path), known)} Correct the path.",
-        code="samples-not-found",
-    )
-
-
 def _sample(record: Mapping[str, object], chosen: Mapping[str, str], reader: _Reader, place: str) -> Sample:
     """Return one record as a sample."""
     where, label, empty = reader.where, None, False
@@ -429,7 +381,3 @@ def _sample(record: Mapping[str, object], chosen: Mapping[str, str], reader: _Re
         others = {name: other for name, other in record.items() if name not in chosen.values()}
     slices = {name: slice_value(record.get(name), name, f"{where}, {place}") for name in reader.slices}
     return Sample(value, label, slices, empty, others)
-
-
-def _file_digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

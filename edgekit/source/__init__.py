@@ -125,7 +125,7 @@ class Source:
                 raise
             raise problem.reworded(
                 f"The outputs of {self.model_id} look like probabilities, and a bundle applies its own softmax or sigmoid. "
-                "End the graph in the logits, or pass outputs='logits' if they are logits all the same."
+                f"End the graph before them, or pass outputs='{heads.RAW_OUTPUTS}' if they are raw outputs all the same."
             ) from problem
 
     def encode(self, inputs: Sequence[Input]) -> list[Arrays]:
