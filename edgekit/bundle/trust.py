@@ -68,7 +68,8 @@ class Bundle:
 
     def __repr__(self) -> str:
         """Return one line: path, task, number of variants, and size."""
-        variants, size = len(self.manifest.variants), sum(file.size for file in self.manifest.files.values())
+        variants = len(self.manifest.variants)
+        size = sum(file.size for file in self.manifest.files.values())
         return f"<Bundle {self.path}, {self.manifest.task}, {variants} variant(s), {size / 2**20:.1f} MB>"
 
     @property

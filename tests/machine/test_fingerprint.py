@@ -15,7 +15,7 @@ from fake_cuda import FakeDriver
 from fake_jetson import write
 
 from edgekit import backends
-from edgekit.drivers import cuda
+from edgekit.drivers import cuda_api
 from edgekit.machine import fingerprint as module
 from edgekit.machine.fingerprint import Limits, fingerprint, governor, limits
 from edgekit.spec.digests import code_digest
@@ -250,7 +250,7 @@ def test_a_gpu_of_which_only_cuda_knows(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "entries", lambda folder, pattern: [])
     monkeypatch.setattr(module, "line", lambda file: "")
     driver = FakeDriver(driver_version=13000)
-    monkeypatch.setattr(cuda, "library", lambda: driver)
+    monkeypatch.setattr(cuda_api, "load_library", lambda: driver)
     result = fingerprint()
     assert (result.gpu, result.driver) == ("NVIDIA GeForce RTX 4060", "CUDA 13.0")
     assert (driver.leaks(), driver.misuse) == ([], [])
