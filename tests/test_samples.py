@@ -353,7 +353,7 @@ def test_rows_become_an_evaluation(tmp_path):
     task = bind(ONE, None)
     given = found.evaluation(task)
     assert (given.inputs, list(given.truth), len(given), given.task) == (["a", "a", "b"], [0, 1, 1], 3, task)
-    assert "another case" in given.notes[0]
+    assert given.notes[0].startswith("1 labels of")
     assert (given.places, list(given.distinct.truth)) == ([0, 2], [0, 1])
     with refused("samples-no-label", "row 1"):
         read(jsonl(tmp_path, {"text": "a"})).evaluation(task)
