@@ -209,7 +209,7 @@ def test_code_of_its_own(folder, file):
         folder,
         f"brings code of its own ({file} has auto_map)",
         "no code of a model is run",
-        "edgekit.build(module=..., processor=...)",
+        "edgekit.build(edgekit.TorchModule(module=..., processor=...), ...)",
     )
     assert not (folder / "code-was-run").exists()
 
