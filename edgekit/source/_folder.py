@@ -194,7 +194,7 @@ def read_config(origin: Origin) -> tuple[dict[str, Any], str]:
         if "auto_map" in entries:
             raise ModelError(
                 f"{origin.model_id} has code of its own ({name} has auto_map), and EdgeKit runs no code of a model. "
-                "Pass the module from Python: edgekit.build(module=..., processor=...).",
+                "Pass the module from Python: edgekit.build(edgekit.TorchModule(module=..., processor=...), ...).",
                 code="model-own-code",
             )
     kind = config.get("model_type")
@@ -298,6 +298,6 @@ def _check_class(model_id: str, kind: str, architectures: Sequence[str], task: s
         raise ModelError(
             f"{model_id} was saved from the class {', '.join(architectures)}, but its model_type '{kind}' is read as "
             f"{expected}, which may compute something else. Correct the wrong one in config.json, or pass the module "
-            "from Python: edgekit.build(module=..., processor=...).",
+            "from Python: edgekit.build(edgekit.TorchModule(module=..., processor=...), ...).",
             code="model-other-class",
         )

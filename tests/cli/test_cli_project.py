@@ -53,18 +53,14 @@ def test_check_reads_the_file(edgekit, tmp_path, monkeypatch, asked):
     result = edgekit("check")
     assert (result.code, result.err) == (4, "")
     gates = Gates(accuracy=AccuracyGates(drop=0.02), budget=Budget(size_mb=9.0))
-    told = {
-        "columns": {"text": "sentence"},
-        "slices": ("source",),
-        "gates": gates,
-        "self_check": False,
-        "include_text": False,
-        "trust": None,
-    }
-    told |= {"max_time": 2.0, "seed": 0}
+    options = {"columns": {"text": "sentence"}, "slices": ("source",), "gates": gates, "max_time": 2.0}
     dev = str(folder / "dev.jsonl")
     assert asked.calls == [
-        ("check", (str(folder / "out" / name), str(folder / "baselines" / f"{name}.json"), dev), told)
+        (
+            "check",
+            (str(folder / "out" / name), str(folder / "baselines" / f"{name}.json"), dev),
+            {**options, "report": str(folder / "reports" / name)},
+        )
         for name in ("cpu", "own")
     ]
     assert [sorted(p.name for p in (folder / "reports" / name).iterdir()) for name in ("cpu", "own")] == [
@@ -140,9 +136,9 @@ def test_build_reads_the_file(edgekit, tmp_path, monkeypatch):
     folder, calls = project(tmp_path, TWO), []
     monkeypatch.chdir(folder)
 
-    def build(progress, **options):
-        calls.append(options)
-        return SimpleNamespace(table=lambda wide: "table", reused=(), seconds=1.0, bundle=SimpleNamespace(size=2**20))
+    def build(model, *, progress, options, **nouns):
+        calls.append({"model": model, **nouns, **vars(options)})
+        return SimpleNamespace(text=lambda wide=False: "table")
 
     monkeypatch.setattr(package, "build", build, raising=False)
     result = edgekit("build")

@@ -7,8 +7,8 @@ import os
 import pytest
 from refusals import refused
 
-from edgekit.spec import project as projects
 from edgekit.spec.gates import Gates
+from edgekit.spec.options import CHECK_SECONDS, CheckOptions
 from edgekit.spec.project import FILE, Check, Project, checks, find, nearest, places, read
 from edgekit.spec.target import Budget
 
@@ -155,7 +155,7 @@ def test_all_of_it(write, tmp_path):
         (str(repo / "data/more.jsonl"),),
         str(repo / "data/tokens.txt"),
     )
-    assert build.told == {"tokenizer": "file", "problem_type": "regression"}
+    assert build.model_options == {"tokenizer": "file", "problem_type": "regression"}
     assert (check.max_time, check.strict, check.allow_incomparable, check.self_check) == (12.5, True, True, True)
     assert (check.report, check.keys) == (str(repo / "reports"), (str(repo / "maker.pub"),))
 
@@ -311,16 +311,18 @@ def test_checks_are_as_the_file_says(write, tmp_path):
         bundle=str(repo / "out/cpu"),
         baseline=str(repo / "baselines/cpu.json"),
         samples=project.eval,
-        columns={"text": "sentence"},
-        slices=("source",),
-        gates=project.gates,
-        report=str(repo / "reports/cpu"),
-        keys=(str(repo / "maker.pub"),),
-        max_time=12.5,
-        seed=3,
-        strict=True,
-        allow_incomparable=True,
-        self_check=True,
+        options=CheckOptions(
+            columns={"text": "sentence"},
+            slices=("source",),
+            gates=project.gates,
+            report=str(repo / "reports/cpu"),
+            keys=(str(repo / "maker.pub"),),
+            max_time=12.5,
+            seed=3,
+            strict=True,
+            allow_incomparable=True,
+            self_check=True,
+        ),
     )
 
 
@@ -338,15 +340,17 @@ def test_what_is_given_wins(write):
         "strict": False,
     }
     (check,) = checks(project, None, {**said, "allow_incomparable": False, "self_check": None})
-    assert {name: getattr(check, name) for name in said} == said
-    assert (check.allow_incomparable, check.self_check) == (False, True), "None is left to the file"
+    assert {
+        name: getattr(check, name) if hasattr(check, name) else getattr(check.options, name) for name in said
+    } == said
+    assert (check.options.allow_incomparable, check.options.self_check) == (False, True), "None is left to the file"
 
 
 def test_other_gates_keep_the_limits_that_they_do_not_name(write):
     project = read(write(WHOLE))
     gates = Gates(budget=Budget(p50_ms=9.0))
     check = checks(project, None, {"gates": gates})[0]
-    assert check.gates == Gates(budget=Budget(p50_ms=9.0, accuracy_drop=0.02)), (
+    assert check.options.gates == Gates(budget=Budget(p50_ms=9.0, accuracy_drop=0.02)), (
         "of [budget]; [gates.budget] went with [gates]"
     )
 
@@ -361,18 +365,29 @@ def test_one_bundle_alone(write, tmp_path, monkeypatch):
         str(repo / "baselines/board.json"),
     ), "that of a target"
     (other,) = checks(project, "elsewhere", {})
-    assert (other.name, other.bundle, other.baseline, other.report) == ("", "elsewhere", None, None), (
+    assert (other.name, other.bundle, other.baseline, other.options.report) == ("", "elsewhere", None, None), (
         "of several targets none is meant"
     )
-    assert (other.samples, other.max_time) == (project.eval, 12.5)
+    assert (other.samples, other.options.max_time) == (project.eval, 12.5)
     single = read(write('out = "out"\nbaseline = "b.json"'))
     assert checks(single, "elsewhere", {})[0].baseline == str(repo / "b.json")
 
 
 def test_without_a_file():
     (check,) = checks(Project(), "bundle", {"samples": "s"})
-    assert (check.name, check.bundle, check.baseline, check.samples, check.report) == ("", "bundle", None, "s", None)
-    assert (check.max_time, check.seed, check.strict, check.gates) == (projects.CHECK_SECONDS, 0, False, Gates())
+    assert (check.name, check.bundle, check.baseline, check.samples, check.options.report) == (
+        "",
+        "bundle",
+        None,
+        "s",
+        None,
+    )
+    assert (check.options.max_time, check.options.seed, check.options.strict, check.options.gates) == (
+        CHECK_SECONDS,
+        0,
+        False,
+        Gates(),
+    )
     assert checks(Project(), ".", {})[0].name == "", (
         "the current folder is not the bundle of a target that nobody named"
     )

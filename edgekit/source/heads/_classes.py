@@ -118,7 +118,7 @@ def activation(model_id: str, config: Mapping[str, Any], folder: Path | None = N
             raise ModelError(
                 f"{model_id}: {place} names the activation '{path}', expected one of torch's "
                 f"{', '.join(_ACTIVATIONS)}. Remove it and set problem_type in config.json, "
-                "or pass the module from Python: edgekit.build(module=..., processor=...).",
+                "or pass the module from Python: edgekit.build(edgekit.TorchModule(module=..., processor=...), ...).",
                 code="model-activation",
             )
         kinds.add(_ACTIVATIONS[name])

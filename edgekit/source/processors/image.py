@@ -95,7 +95,7 @@ def survey(model_id: str, folder: Path, config: Mapping[str, Any], shapes: Shape
     if "auto_map" in entries:
         raise ModelError(
             f"{model_id} has code of its own ({_FILES[0]} has auto_map), and EdgeKit runs no code of a model. "
-            "Pass the module from Python: edgekit.build(module=..., processor=...).",
+            "Pass the module from Python: edgekit.build(edgekit.TorchModule(module=..., processor=...), ...).",
             code="model-own-code",
         )
     channels = config.get("num_channels", 3)
