@@ -30,6 +30,7 @@ from scipy.stats import binomtest
 
 from edgekit.report.accuracy import compare
 from edgekit.samples.evaluation import Evaluation
+from edgekit.spec.gates import AccuracyGates
 from edgekit.stats.paired import Paired, tango_interval
 from edgekit.tasks.text_classification import Settings, bind
 
@@ -94,7 +95,9 @@ def through_outputs(losses: int, gains: int, right: int, wrong: int, margin: flo
     )
     ids = [f"{i:016x}" for i in range(ROWS)]
     outputs = [[{"logits": row} for row in logits] for logits in (before, after)]
-    compared = compare(Evaluation(task, ids, truth.tolist(), ids), *outputs, ids, margin=margin)
+    compared = compare(
+        Evaluation(task, ids, truth.tolist(), ids), *outputs, ids, margins=AccuracyGates(margin, recall_drop=None)
+    )
     assert (compared.losses, compared.gains) == (losses, gains)
     assert compared.low is not None
     return compared.low > margin

@@ -48,7 +48,7 @@ from edgekit.spec.report import INCONCLUSIVE, PASS, REGRESSION, Change
 from edgekit.spec.subject import Process
 from edgekit.stats import interval
 from edgekit.stats.interval import ALPHA, Estimate, Look
-from edgekit.timing.interleaved import FIRST_LOOK, time_interleaved, time_single
+from edgekit.timing.interleaved import FIRST_LOOK, Single, time_interleaved, time_single
 from edgekit.timing.probe import make_prober
 
 HERE = Path(__file__).resolve().parent
@@ -158,7 +158,7 @@ def session(
         sizes = (a.size_mb, c.size_mb)
         gated = {"p50": GATED["p50"]}
         made = time_interleaved(
-            a.worker, c.worker, texts, speed.enough(gated, sizes, seed), max_time=options.max_time, seed=seed
+            (a.worker, c.worker), texts, speed.enough(gated, sizes, seed), max_time=options.max_time, seed=seed
         )
         p50 = next(change for change in speed.paired(made, sizes, gated, seed).changes if change.metric == "p50")
         ratios = [[round(v, 5) for v in speed.log_ratios(*pair)] for pair in made.pairs]
@@ -171,7 +171,9 @@ def session(
     side = opened(bundles[kind])
     variant = side.bundle.manifest.variants[0]
     with make_prober(variant.backend, max(1, min(variant.threads, cpus()) // variant.streams)) as probes:
-        made = time_single(side.worker, texts, options.processes, probes=probes, kernels=record["kernels"], seed=0)
+        made = time_single(
+            side.worker, texts, Single(options.processes, probes=probes, kernels=record["kernels"], seed=0)
+        )
     record["kernels"] = record["kernels"] or list(made[0].probes_ms)
     return {"processes": [slim(process) for process in made]}
 
@@ -293,7 +295,7 @@ def fitted(bundle: Path, texts: Sequence[Any], folder: Path) -> int:
     wider, side = 128, opened(bundle)
     for _ in range(3):
         other = opened(slower(bundle, folder / "C", wider))
-        made = time_interleaved(side.worker, other.worker, texts, lambda *_: False, max_time=10.0)
+        made = time_interleaved((side.worker, other.worker), texts, lambda *_: False, max_time=10.0)
         ratio = next(c.ratio for c in speed.paired(made, (1.0, 1.0), {}, 0).changes if c.metric == "p50") or 1.0
         print(f"{wider} neurons more: x {ratio:.3f}", flush=True)
         wider = round(min(max(wider * 0.10 / max(ratio - 1, 0.02), wider / 4), wider * 4))

@@ -124,8 +124,7 @@ def compare(options: argparse.Namespace, share: float, seed: int) -> dict[str, A
     began = time.monotonic()
     # Both sides run the same program, whatever is added in it: A against A adds a share of 0.
     made = time_interleaved(
-        side.worker,
-        lambda: Slower(side.bundle.path),
+        (side.worker, lambda: Slower(side.bundle.path)),
         texts,
         speed.enough(gated, sizes, seed),
         max_time=options.max_time,

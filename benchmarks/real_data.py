@@ -83,9 +83,9 @@ def build(work: Path, name: str) -> dict[str, Any]:
         }
         # What one method costs is what is asked here, whatever it is; a build for 'cpu' has the budget of its target.
         budget = {} if chosen is None else {"accuracy_drop": 1.0}
-        made = edgekit.build(
-            work / model, **data, target=target, budget=budget, out=work / f"{model}-{kind}", force=True
-        )
+        test = data.pop("test")
+        options = edgekit.BuildOptions(test=test, budget=budget, force=True)
+        made = edgekit.build(work / model, **data, target=target, out=work / f"{model}-{kind}", options=options)
         text = made.table()
         print(f"{name}, {kind}: {time.perf_counter() - start:.0f} s\n{text}", flush=True)
         found[kind] = {

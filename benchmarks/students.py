@@ -22,6 +22,8 @@ from typing import Any
 
 from sst2 import HERE, machine, own_command, peer_command, run
 
+from edgekit.spec.options import DistillOptions, PruneOptions, TrimVocabOptions
+
 PIPELINE = "transformers pipeline float32"
 TARGET = """name = "int8"
 description = "Dynamic INT8 on ONNX Runtime, which every build of this model for a CPU has chosen"
@@ -94,8 +96,8 @@ def make(options: argparse.Namespace, kept: Path) -> None:
 def smaller(options: argparse.Namespace) -> tuple[dict[str, tuple[Path, str]], dict[str, Any]]:
     """The models: name to folder and kind of embedding tables; and what making them took and said."""
     from edgekit.compress.distill import distill
-    from edgekit.compress.vocabulary import trim
-    from edgekit.search.pruning import prune_model
+    from edgekit.compress.vocabulary import trim_vocab
+    from edgekit.search.pruning import prune
 
     train, dev, place = options.data / "train.jsonl", options.data / "dev.jsonl", options.bundles / "models"
     made: dict[str, Any] = {}
@@ -108,17 +110,21 @@ def smaller(options: argparse.Namespace) -> tuple[dict[str, tuple[Path, str]], d
 
     def student(layers: int) -> Path:
         name = f"{layers} layers"
-        result = distill(options.model, samples=train, eval=dev, out=place / name, layers=layers, force=True)
+        result = distill(
+            options.model, samples=train, eval=dev, out=place / name, options=DistillOptions(layers=layers, force=True)
+        )
         return told(name, result.text(), result.seconds)
 
     def pruned(name: str, base: Path, speedup: float) -> Path:
         start = time.perf_counter()
-        result = prune_model(base, speedup=speedup, samples=train, eval=dev, out=place / name, force=True)
+        result = prune(
+            base, speedup=speedup, samples=train, eval=dev, out=place / name, options=PruneOptions(force=True)
+        )
         return told(name, result.text(), max(time.perf_counter() - start, result.distilled.seconds), base.name)
 
     def trimmed(name: str, base: Path) -> Path:
         start = time.perf_counter()
-        result = trim(base, samples=train, eval=dev, out=place / name, force=True)
+        result = trim_vocab(base, samples=train, eval=dev, out=place / name, options=TrimVocabOptions(force=True))
         return told(name, result.text(), time.perf_counter() - start, base.name)
 
     three, two = student(3), student(2)
@@ -144,7 +150,8 @@ def build(options: argparse.Namespace, name: str, folder: Path, tables: str) -> 
     target = options.bundles / f"{tables}.toml"
     target.write_text(TARGET.format(tables=tables), "utf-8")
     data = {"samples": options.data / "train.jsonl", "eval": options.data / "dev.jsonl"}
-    edgekit.build(folder, **data, out=options.bundles / name, target=target, budget={"accuracy_drop": 1.0}, force=True)
+    chosen = edgekit.BuildOptions(budget={"accuracy_drop": 1.0}, force=True)
+    edgekit.build(folder, **data, out=options.bundles / name, target=target, options=chosen)
 
 
 def scores(options: argparse.Namespace, models: dict[str, tuple[Path, str]]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -25,9 +25,9 @@ from edgekit.bundle.signature import Trust
 from edgekit.runtime.load import load
 from edgekit.runtime.session import Session
 from edgekit.spec.errors import UsageError
+from edgekit.spec.sources import FilePath, SampleSource
 
 if TYPE_CHECKING:
-    from edgekit.spec.gates import Gates
     from edgekit.spec.project import Project
     from edgekit.spec.report import Report
 
@@ -71,48 +71,29 @@ def edgekit_bundle(pytestconfig: pytest.Config) -> Iterator[Session]:
 @pytest.fixture(scope="session", name="assert_no_regression")
 def _assert_no_regression(pytestconfig: pytest.Config) -> Callable[..., Report]:
     """The function of this name, told where the run's ``edgekit.toml`` is and which bundle was named."""
-    return functools.partial(assert_no_regression, _start=_root(pytestconfig), _bundle=_named(pytestconfig))
+    return functools.partial(_assert, _root(pytestconfig), _named(pytestconfig))
 
 
 def assert_no_regression(
-    bundle: str | os.PathLike[str] | None = None,
+    bundle: FilePath | None = None,
     *,
-    baseline: str | os.PathLike[str] | None = None,
-    samples: str | os.PathLike[str] | None = None,
-    columns: Mapping[str, str] | None = None,
-    slices: Sequence[str] | None = None,
-    gates: Gates | str | os.PathLike[str] | None = None,
-    strict: bool | None = None,
-    allow_incomparable: bool | None = None,
-    self_check: bool | None = None,
-    include_text: bool = False,
+    baseline: FilePath | None = None,
+    samples: SampleSource | None = None,
     trust: Trust | None = None,
-    max_time: float | None = None,
-    seed: int | None = None,
-    report: str | os.PathLike[str] | None = None,
-    _start: Path | None = None,
-    _bundle: str | None = None,
+    **options: Any,
 ) -> Report:
-    """Holds a bundle against a baseline, as ``edgekit check`` does.
+    """Hold a bundle against a baseline, as ``edgekit check`` does.
 
     What is left out is as the nearest ``edgekit.toml`` says: in the folder of pytest's settings or above it, where there are none from the one that
     pytest was started in (for the function: the current one). Without such a file, it is as ``edgekit check`` has it.
 
     Args:
-        bundle: folder of the bundle; else that of ``--edgekit-bundle`` (the fixture alone knows it).
-        baseline: an older bundle, or a file of ``edgekit baseline``.
-        samples: samples with labels.
-        columns: role to column name.
-        slices: columns whose values are compared one by one.
-        gates: limits, or a file of them.
-        strict: what stays inconclusive fails too, in place of a warning.
-        allow_incomparable: what cannot be compared is a warning.
-        self_check: measure the machine's noise first, and refuse margins below it.
-        include_text: texts of samples in the report.
-        trust: whose bundles may be opened.
-        max_time: seconds that it may go on while something is inconclusive.
-        seed: of all that is drawn.
-        report: folder that the report is written to, whatever it says.
+        bundle: Folder of the bundle; else that of ``--edgekit-bundle`` (the fixture alone knows it).
+        baseline: Older bundle, or a file of ``edgekit baseline``.
+        samples: Labelled samples, a path or rows in memory.
+        trust: Keys of makers whose bundles may be opened.
+        **options: Fields of :class:`edgekit.CheckOptions` that win over the file. What stays inconclusive is a warning, and with ``strict`` fails; with
+            ``allow_incomparable`` what cannot be compared is a warning; ``report`` is written whatever the verdict is.
 
     Returns:
         The report.
@@ -122,53 +103,38 @@ def assert_no_regression(
         EdgekitError: when bundle, baseline, samples or gates cannot be used.
     """
     __tracebackhide__ = True
-    from edgekit.report import check as checking
-    from edgekit.report.render import check_writable, write_all
-    from edgekit.spec import gates as gate_files
-    from edgekit.spec.gates import Gates
-    from edgekit.spec.project import checks
+    return _assert(Path.cwd(), None, bundle, baseline=baseline, samples=samples, trust=trust, **options)
 
-    project = _project(_start or Path.cwd())
-    said = {
-        **{
-            name: None if path is None else os.fspath(path)
-            for name, path in (("baseline", baseline), ("samples", samples), ("report", report))
-        },
-        "columns": columns,
-        "slices": None if slices is None else tuple(slices),
-        "gates": gates if gates is None or isinstance(gates, Gates) else gate_files.read(os.fspath(gates)),
-        "max_time": max_time,
-        "seed": seed,
-        "strict": strict,
-        "allow_incomparable": allow_incomparable,
-        "self_check": self_check,
-    }
-    check = checks(project, _chosen(project, bundle or _bundle), said)[0]
+
+def _assert(
+    start: Path,
+    named: str | None,
+    bundle: FilePath | None = None,
+    *,
+    baseline: FilePath | None = None,
+    samples: SampleSource | None = None,
+    trust: Trust | None = None,
+    **options: Any,
+) -> Report:
+    """Do what :func:`assert_no_regression` says, with ``edgekit.toml`` looked for in a folder, and a bundle that the run named."""
+    __tracebackhide__ = True
+    from edgekit.spec.project import checks
+    from edgekit.verbs import reports
+
+    project = _project(start)
+    nouns = {"baseline": None if baseline is None else os.fspath(baseline), "samples": samples}
+    if options.get("slices") is not None:
+        options["slices"] = tuple(options["slices"])
+    check = checks(project, _chosen(project, bundle or named), {**nouns, **options})[0]
     for value, name, key in ((check.baseline, "baseline", "baseline"), (check.samples, "samples", "eval")):
-        if not value:
+        if value is None or (isinstance(value, str) and not value):
             raise UsageError(
                 f"assert_no_regression has no {name}. Give {name}=..., or say {key} = ... in edgekit.toml.",
                 code="option-missing",
             )
-    if check.report is not None:
-        check_writable(Path(check.report))
-    found = checking.check(
-        check.bundle,
-        str(check.baseline),
-        check.samples,
-        columns=check.columns or None,
-        slices=check.slices,
-        gates=check.gates,
-        self_check=check.self_check,
-        include_text=include_text,
-        trust=trust or (Trust(check.keys) if check.keys else None),
-        max_time=check.max_time,
-        seed=check.seed,
-    )
-    if check.report is not None:
-        write_all(found, Path(check.report))
-    _judge(found, check.strict, check.allow_incomparable)
-    return found
+    result = reports.check(check.bundle, check.baseline, check.samples, options=check.options, trust=trust)
+    _judge(result.report, check.options.strict, check.options.allow_incomparable)
+    return result.report
 
 
 def _judge(found: Report, strict: bool, allow_incomparable: bool) -> None:
@@ -182,7 +148,7 @@ def _judge(found: Report, strict: bool, allow_incomparable: bool) -> None:
     if found.exit_code(strict, allow_incomparable):
         raise AssertionError(text)
     if said:
-        warnings.warn(EdgekitWarning(text), stacklevel=3)
+        warnings.warn(EdgekitWarning(text), stacklevel=4)
 
 
 def _root(config: pytest.Config) -> Path:

@@ -236,6 +236,33 @@ def labelled(model, inputs: list[str], count: int, wrong: int) -> list[dict[str,
     return rows
 
 
+def build(model=None, *, samples, eval, out, target="cpu", progress=None, **options):
+    """``edgekit.build`` with its options by name; ``module``, ``processor``, ``task`` and ``outputs`` are those of a module from Python."""
+    import dataclasses
+
+    import edgekit
+
+    if "module" in options:
+        parts = {name: options.pop(name) for name in ("module", "processor", "task", "outputs") if name in options}
+        model = edgekit.TorchModule(**parts)
+    known = {field.name for field in dataclasses.fields(edgekit.BuildOptions)}
+    of_model = {name: options.pop(name) for name in set(options) - known}
+    if of_model:
+        options["model_options"] = of_model
+    more = {} if progress is None else {"progress": progress}
+    chosen = edgekit.BuildOptions(**{name: value for name, value in options.items() if value is not None})
+    return edgekit.build(model, samples=samples, eval=eval, out=out, target=target, options=chosen, **more)
+
+
+def distill(teacher, *, samples, eval, out, progress=None, **options):
+    """``edgekit.distill`` with its options by name."""
+    import edgekit
+
+    more = {} if progress is None else {"progress": progress}
+    chosen = edgekit.DistillOptions(**options)
+    return edgekit.distill(teacher, samples=samples, eval=eval, out=out, options=chosen, **more)
+
+
 def target(file: Path, methods=("float32",), backends=("onnxruntime",), extra: str = "") -> Path:
     """Writes a target of one's own."""
     text = f'name = "{file.stem}"\ndescription = "for a test"\nbackends = {list(backends)}\nmethods = {list(methods)}\n{extra}\n'
@@ -281,6 +308,11 @@ def run(
 def python(code: str, *arguments, **options) -> subprocess.CompletedProcess[bytes]:
     """Runs Python code in a process of its own."""
     return run(sys.executable, "-c", code, *arguments, **options)
+
+
+def without_steps(text: str) -> str:
+    """Standard error of a verb without the lines of its steps, e.g. ``load: 0.1 s``."""
+    return re.sub(r"^.+: \d+\.\d s\n", "", text, flags=re.MULTILINE)
 
 
 def edgekit(*arguments, **options) -> subprocess.CompletedProcess[bytes]:

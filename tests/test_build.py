@@ -40,7 +40,7 @@ def build(tiny_model, tiny_samples, tiny_build, tmp_path):
     (tmp_path / "place").mkdir()
 
     def call(**options):
-        return edgekit.build(
+        return small.build(
             **{
                 "model": tiny_model,
                 "samples": tiny_samples.train,
@@ -268,7 +268,7 @@ def test_a_head_of_ones_own_on_pairs_with_several_labels(tmp_path, tiny_build):
             )
     kept = [row.any() for row in given]
     before = left(tiny_build.cache)
-    result = edgekit.build(
+    result = small.build(
         module=module,
         processor=small.tokenizer(),
         samples=tmp_path / "train.csv",

@@ -20,27 +20,22 @@ import edgekit
 import edgekit.cli
 from edgekit import EdgekitError, InputError, UsageError, samples
 from edgekit.bundle import keys, pack, trust
-from edgekit.compress.vocabulary import trim
 from edgekit.deploy import bench as bench_there
 from edgekit.deploy import deploy
-from edgekit.report import bench, check, evaluate
+from edgekit.report import check
 from edgekit.runtime import compile as compiling
 from edgekit.search import record
-from edgekit.search.pruning import prune_model
 from edgekit.spec import gates, project, target
 
 # Not in ``edgekit`` itself: what the verbs call.
 BEHIND_VERBS = (
     *(
-        compiling.compile_bundle,
         compiling.explain,
         trust.open_bundle,
         trust.sign,
         pack.pack,
         pack.unpack,
         keys.make_keys,
-        evaluate.evaluate,
-        bench.bench,
     ),
     *(
         check.report,
@@ -50,8 +45,6 @@ BEHIND_VERBS = (
         check.self_check,
         deploy,
         bench_there,
-        trim,
-        prune_model,
         samples.read,
         target.load,
     ),

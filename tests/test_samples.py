@@ -957,3 +957,24 @@ def test_a_recipe_names_a_folder(pictures, tmp_path):
     (tmp_path / "photos/cat/10.png").rename(tmp_path / "photos/cat/c.png")
     with refused("calibration-digest"):
         images_of(recipe)
+
+
+@pytest.mark.parametrize(
+    ("content", "is_named"),
+    [
+        ("sentence,y\na fine film,1\n", True),
+        ("great,positive\nawful film,positive\n", False),
+        ("a fine film,1\nawful,0\n", False),
+        ("great,bad\nawful,good\n", False),
+        ("42,y\na fine film,1\n", False),
+    ],
+)
+def test_columns_are_listed_where_the_first_line_is_a_header(tmp_path, content, is_named):
+    """A first line that may be a text is never printed."""
+    file = tmp_path / "rows.csv"
+    file.write_text(content, "utf-8")
+    with refused("samples-no-column") as caught:
+        read(file)
+    first = content.partition(",")[0]
+    assert (f"Columns: {first}" in str(caught.value)) == is_named
+    assert is_named or first not in str(caught.value)

@@ -145,5 +145,5 @@ def test_a_model_without_a_tokenizer_has_no_vocabulary(monkeypatch, tmp_path):
 
     monkeypatch.setattr(vocabulary, "processors_of", lambda task: SimpleNamespace(NOUN="image processor"))
     with refused("vocabulary-none"):
-        vocabulary.trim(tiny.folder("bert"), samples=tmp_path / "no-such-file.jsonl", out=tmp_path / "out")
+        vocabulary.trim_vocab(tiny.folder("bert"), samples=tmp_path / "no-such-file.jsonl", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()

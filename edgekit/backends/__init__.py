@@ -225,9 +225,8 @@ def check_cpu_target(backend_title: str, target: Target) -> None:
 
 def not_installed_error(name: str) -> BackendError:
     """Return the error for a backend whose package is missing."""
-    extra = name.replace("_", "-")
     return BackendError(
-        f"The backend '{name}' is not installed, but this bundle or target needs it. Run: {install_hint(extra)}",
+        f"The backend '{name}' is not installed, but this bundle or target needs it. Run: {install_hint(name)}",
         code="backend-not-installed",
     )
 

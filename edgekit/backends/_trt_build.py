@@ -32,15 +32,27 @@ class Built:
     timing_cache: bytes
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """The device that an engine is built for.
+
+    Attributes:
+        memory: Memory of the device, bytes; 0 where it is not known.
+        chips: Compute capabilities that TensorRT-RTX builds for, e.g. ``8.9``; empty for the one of this device. TensorRT always builds for that.
+    """
+
+    memory: int = 0
+    chips: Sequence[str] = ()
+
+
 def build(
     trt: Any,
     graph: Path,
     signature: Signature,
     recipe: EngineRecipe,
     *,
-    memory: int,
+    hardware: Hardware,
     timing_cache: bytes,
-    chips: Sequence[str],
     progress: Progress,
 ) -> Built:
     """Parse a graph and build an engine.
@@ -50,11 +62,9 @@ def build(
         graph: Path of an ONNX file with its external data beside it.
         signature: Inputs of the graph, for the shapes of the profiles.
         recipe: Profiles and settings.
-        memory: Memory of the device, bytes; 0 if unknown.
+        hardware: Device that the engine is for.
         timing_cache: Timing cache of an earlier build on this device, or empty. A cache of another version or device is
             ignored.
-        chips: Compute capabilities that TensorRT-RTX builds for, e.g. ``8.9``; empty for that of the installed GPU.
-            TensorRT always builds for the installed GPU.
         progress: Progress callback, called from another thread. An exception from it ends the build and is raised here.
 
     Raises:
@@ -67,9 +77,7 @@ def build(
         begin.wait()
         if monitor.stopped is not None:
             raise monitor.stopped
-        return _build(
-            trt, graph, signature, recipe, timing_cache, partial(_configure, trt, recipe, memory, chips), monitor
-        )
+        return _build(trt, graph, signature, recipe, timing_cache, partial(_configure, trt, recipe, hardware), monitor)
 
     # The build runs in a thread of its own, because Python raises KeyboardInterrupt in whatever the main thread runs
     # next. In a build that is usually the logger callback, where the bindings print the exception and drop it.
@@ -139,12 +147,13 @@ def _network_flags(trt: Any) -> int:
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
 
-def _configure(trt: Any, recipe: EngineRecipe, memory: int, chips: Sequence[str], config: Any) -> None:
+def _configure(trt: Any, recipe: EngineRecipe, hardware: Hardware, config: Any) -> None:
     """Apply a recipe to a builder configuration.
 
     Raises:
         BackendError: A setting does not fit the device or the version of TensorRT.
     """
+    memory = hardware.memory
     workspace = recipe.workspace_mb * 2**20 or memory // _WORKSPACE_SHARE
     if memory and workspace > memory:
         raise BackendError(
@@ -161,7 +170,7 @@ def _configure(trt: Any, recipe: EngineRecipe, memory: int, chips: Sequence[str]
     for name in recipe.flags:
         config.set_flag(member(trt.BuilderFlag, name, "The list of flags in the recipe"))
     if is_rtx(trt):
-        _set_chips(trt, config, chips)
+        _set_chips(trt, config, hardware.chips)
 
 
 def _set_chips(trt: Any, config: Any, chips: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgekit.backends import EngineMismatchError
 from edgekit.backends._trt import is_rtx, remedy, version_of
-from edgekit.backends._trt_build import Built, build
+from edgekit.backends._trt_build import Built, Hardware, build
 from edgekit.backends._trt_engine import TensorRtEngine
 from edgekit.backends._trt_gpu import Gpu
 from edgekit.drivers import jetson
@@ -105,9 +105,8 @@ class TensorRtDevice(Gpu):
             graph,
             signature,
             recipe,
-            memory=self.cuda.memory,
+            hardware=Hardware(self.cuda.memory),
             timing_cache=timing_cache,
-            chips=(),
             progress=progress,
         )
 

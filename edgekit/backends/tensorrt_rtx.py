@@ -92,7 +92,13 @@ def compile_ahead(graph: Path, signature: Signature, recipe: EngineRecipe, progr
     """
     chips = recipe.compute_capability or ("8.6", "8.9", "12.0")
     return _trt_build.build(
-        library(), graph, signature, recipe, memory=0, timing_cache=b"", chips=chips, progress=progress
+        library(),
+        graph,
+        signature,
+        recipe,
+        hardware=_trt_build.Hardware(chips=chips),
+        timing_cache=b"",
+        progress=progress,
     ).plan
 
 

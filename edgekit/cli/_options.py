@@ -110,6 +110,12 @@ backend_option = click.option(
     help="Backend of the bundle that runs. 'onnxruntime' for a bundle of a device that is not here is a stand-in: its "
     "graph runs on this CPU, accuracy and size are judged, latency is incomparable. [default: the best one]",
 )
+metric_option = click.option(
+    "--metric",
+    default=None,
+    metavar="MODULE:NAME",
+    help="A metric of your own in place of the task's first one: a function of (predictions, truths), e.g. scores:f2.",
+)
 max_time_option = click.option(
     "--max-time",
     type=click.FloatRange(min=0, min_open=True),

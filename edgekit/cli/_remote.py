@@ -37,11 +37,17 @@ def on_options(command: Command) -> Command:
     return _on_option(python_option(identity_option(command)))
 
 
-def connection(where: str, python: str, identity: str | None, keys: Collection[str], progress: Any) -> Any:
-    """Return how the device of ``--on`` is reached, an :class:`edgekit.deploy.measure.Connection`."""
+def connection(device: tuple[Any, ...], progress: Any) -> Any:
+    """Return how a device is reached, an :class:`edgekit.deploy.measure.Connection`.
+
+    Args:
+        device: Values of ``--on``, ``--python``, ``--identity`` and ``--key``.
+        progress: Function that is told the steps.
+    """
     from edgekit.cli._options import revoked
     from edgekit.deploy.measure import Connection
 
+    where, python, identity, keys = device
     return Connection(where, python, tuple(keys), revoked(), identity, progress=progress)
 
 
@@ -74,6 +80,11 @@ def forwarded(files: Collection[str]) -> list[str]:
         if not isinstance(parameter, click.Option) or not is_given or name in (*files, *_CONNECTION):
             continue
         option, value = max(parameter.opts, key=len), context.params.get(name)
+        if name == "metric":
+            raise UsageError(
+                "--metric names Python code of this machine, which is not copied to a device. Leave out --on or --metric.",
+                code="option-conflict",
+            )
         if parameter.is_flag:
             arguments.append(option)
         elif isinstance(value, dict):

@@ -5,29 +5,29 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.cli._output import echo
-from edgekit.spec.report import Report
 from edgekit.spec.text import wrap_lines
 
-
-def write(report: Report, folder: str | None) -> list[str]:
-    """Write all forms of a report into a folder; return the line that says so, nothing without a folder."""
-    if folder is None:
-        return []
-    from edgekit.report.render import write_all
-
-    return [f"Wrote {folder}: {', '.join(file.name for file in write_all(report, Path(folder)))}."]
+if TYPE_CHECKING:
+    from edgekit.verbs.reports import ReportResult
 
 
-def finish(report: Report, folder: str | None, strict: bool = False, allow_incomparable: bool = False) -> int:
+def write(result: ReportResult, folder: str | None) -> ReportResult:
+    """Write all forms of a report into a folder, if there is one."""
+    return result if folder is None else result.write(folder)
+
+
+def finish(result: ReportResult, folder: str | None) -> int:
     """Write and print a report, and return its exit code."""
-    from edgekit.report.render.terminal import terminal
-
-    code = report.exit_code(strict, allow_incomparable)
-    written = write(report, folder)
-    say("\n".join([terminal(report, code), *map(wrap_lines, written)]))
-    return code
+    result = write(result, folder)
+    lines = [result.text()]
+    if result.written:
+        names = ", ".join(file.name for file in result.written)
+        lines.append(wrap_lines(f"Wrote {result.written[0].parent}: {names}."))
+    say("\n".join(lines))
+    return result.exit_code
 
 
 def say(words: str) -> None:
@@ -39,7 +39,7 @@ def say(words: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def check_ready(*folders: str | None) -> None:
+def check_ready(*folders: str | os.PathLike[str] | None) -> None:
     """Refuse missing packages and folders that cannot be written before anything is measured.
 
     Raises:

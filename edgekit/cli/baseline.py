@@ -7,8 +7,16 @@ from typing import Any
 
 import click
 
-from edgekit.cli._options import columns_option, given, keys_option, seed_option, threads_option, trust_of
-from edgekit.cli._output import bars, echo, echo_text
+from edgekit.cli._options import (
+    columns_option,
+    given,
+    keys_option,
+    metric_option,
+    seed_option,
+    threads_option,
+    trust_of,
+)
+from edgekit.cli._output import bars, echo
 from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
@@ -35,7 +43,8 @@ __all__ = ["command"]
 @threads_option
 @keys_option
 @seed_option
-def command(bundle, samples, out, append, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+@metric_option
+def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Measure BUNDLE and write the file that 'edgekit check --baseline FILE' compares with: answers, times, footprint.
 
     A check against the file judges accuracy and size on any machine; latency, start, memory and energy only on the
@@ -54,12 +63,10 @@ def command(bundle, samples, out, append, keys, **options):  # type: ignore[no-u
                     f"Missing option '{name}'. BUNDLE needs it; without BUNDLE edgekit.toml names it.",
                     code="option-missing",
                 )
-        _measure(bundle, samples, out, append, keys, options)
+        _measure(bundle, samples, out, keys, options)
         return
     for place, chosen in _places(samples, out):
-        _measure(
-            place.bundle, chosen["samples"], place.baseline, append, keys, {**chosen["options"], **given(**options)}
-        )
+        _measure(place.bundle, chosen["samples"], place.baseline, keys, {**chosen["options"], **given(**options)})
 
 
 def _places(samples: str | None, out: str | None) -> list[tuple[Any, dict[str, Any]]]:
@@ -77,18 +84,13 @@ def _places(samples: str | None, out: str | None) -> list[tuple[Any, dict[str, A
     return [(place, chosen) for place in projects.places(file)]
 
 
-def _measure(bundle: str, samples: str, out: str, append: bool, keys: tuple[str, ...], options: dict[str, Any]) -> None:
+def _measure(bundle: str, samples: str, out: str, keys: tuple[str, ...], options: dict[str, Any]) -> None:
     """Measure one bundle and write its baseline."""
-    from edgekit.cli import _reference, _verdict
-    from edgekit.report import check, files
-    from edgekit.report.render.terminal import terminal
+    from edgekit.spec.options import BaselineOptions
+    from edgekit.verbs.reports import baseline
 
-    _reference.check_file(out)
-    _verdict.check_ready()
+    chosen = BaselineOptions(**given(**options))
     with bars() as progress:
-        report = check.baseline(
-            bundle, samples, file=out, append=append, progress=progress, **given(trust=trust_of(keys), **options)
-        )
-    files.write(report, Path(out))
-    echo(terminal(report))
-    echo_text(f"Wrote {out}.")
+        result = baseline(bundle, samples, file=out, options=chosen, trust=trust_of(keys), progress=progress)
+    echo(result.text())
+    echo(f"Wrote {out}.")

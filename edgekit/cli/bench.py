@@ -43,38 +43,24 @@ _numbers = numbers(1, "whole numbers of at least 1, e.g. 1,8,32")
 @threads_option
 @on_options
 @keys_option
-def command(*, bundle, batches, lengths, seconds, as_json, backend, threads, where, python, identity, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, where, as_json, python, identity, keys, **timing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Measure latency and throughput of BUNDLE by batch and length, on arrays, without preprocessing.
 
     'edgekit eval' measures from text to answer. With --on the times are those of the device; BUNDLE is deployed there
     first if the device has no such bundle, see 'edgekit deploy'.
     """
     with bars() as progress:
+        from edgekit.spec.options import BenchOptions, DeployOptions
+
+        options = BenchOptions(**timing)
         if where is None:
             check_local()
             from edgekit.report.bench import bench
 
-            result = bench(
-                bundle,
-                batches,
-                lengths,
-                seconds=seconds,
-                backend=backend,
-                threads=threads,
-                trust=trust_of(keys),
-                progress=progress,
-            )
+            result = bench(bundle, options=options, trust=trust_of(keys), progress=progress)
         else:
             from edgekit import deploy
 
-            options = {
-                "seconds": seconds,
-                "backend": backend,
-                "threads": threads,
-                "python": python,
-                "keys": keys,
-                "identity": identity,
-            }
-            options["revoked"] = revoked()
-            result = deploy.bench(bundle, where, batches, lengths, progress=progress, **options)
+            login = DeployOptions(python=python, keys=keys, identity=identity, revoked=revoked())
+            result = deploy.bench(bundle, where, options=options, login=login, progress=progress)
     show(result, as_json)

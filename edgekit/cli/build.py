@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from edgekit.cli._options import columns_option, downgrade_option, given, read_budget, read_students
-from edgekit.cli._output import bars, echo, echo_text
+from edgekit.cli._options import columns_option, downgrade_option, metric_option, read_budget, read_students
+from edgekit.cli._output import bars, echo
 from edgekit.spec.errors import UsageError
+from edgekit.spec.options import BuildOptions, OnnxModel
 
 __all__ = ["command"]
 
@@ -156,6 +157,7 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     help="Last day on which the bundle may be installed; an installed bundle continues to work.",
 )
 @downgrade_option
+@metric_option
 @click.option("--wide", is_flag=True, help="Print all columns of the table, however wide it is.")
 def command(model, wide, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Build a bundle from MODEL, a local Hugging Face folder, a hub id, or an ONNX file with --processor.
@@ -177,7 +179,9 @@ def command(model, wide, **said):  # type: ignore[no-untyped-def] # noqa: ANN001
                 f"Missing option '{option}'. MODEL needs it; without MODEL edgekit.toml names it.",
                 code="option-missing",
             )
-    _build("", {"model": model, "eval": said.pop("evaluation"), **said}, wide)
+    nouns = {"model": _model_of(model, said), "eval": said.pop("evaluation")}
+    nouns |= {name: said.pop(name) for name in ("samples", "out", "target")}
+    _build("", {**nouns, "options": BuildOptions(**_with_model_options(said))}, wide)
 
 
 def _build(target: str, options: dict[str, Any], wide: bool) -> None:
@@ -188,9 +192,33 @@ def _build(target: str, options: dict[str, Any], wide: bool) -> None:
         from edgekit import build
 
         result = build(progress=progress, **options)
-    echo(result.table(wide=wide))
-    reused = f" (from the cache: {', '.join(result.reused)})" if result.reused else ""
-    echo_text(f"Wrote {options['out']}, {result.bundle.size / 2**20:.1f} MB, in {result.seconds:.0f} s{reused}.")
+    echo(result.text(wide=wide))
+
+
+def _model_of(model: str, said: dict[str, Any]) -> Any:
+    """Return the model of a build, and take ``--processor`` and ``--task`` out of the options.
+
+    Raises:
+        UsageError: Where these options are given for a model that is no ONNX file.
+    """
+    processor, task = said.pop("processor", None), said.pop("task", None)
+    if model.lower().endswith(".onnx"):
+        return OnnxModel(file=model, processor=processor, task=task)
+    if processor is not None or task is not None:
+        option = "--processor" if processor is not None else "--task"
+        raise UsageError(
+            f"{option} goes with an ONNX file, and {model} is a folder or a hub id, which brings its own. Leave it out.",
+            code="module-options",
+        )
+    return model
+
+
+def _with_model_options(said: dict[str, Any]) -> dict[str, Any]:
+    """Return fields of :class:`BuildOptions`, with the options of heads, which only heads know, together."""
+    known = {field.name for field in fields(BuildOptions)}
+    of_heads = {name: value for name, value in said.items() if name not in known and value is not None}
+    chosen = {name: value for name, value in said.items() if name in known and value is not None}
+    return {**chosen, "model_options": of_heads} if of_heads else chosen
 
 
 def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -215,16 +243,13 @@ def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     )
     file.need("edgekit build", "model", "samples", "eval", "out")
     places = projects.places(file, only=chosen.pop("target", None))
-    limits = {key: value for key, value in vars(file.budget).items() if value is not None}
-    told = {name: getattr(file, name) for name in ("model", "revision", "samples", "eval", "test", "seed")}
-    build = {**vars(file.build), **file.build.told}
-    del build["told"]
-    options = {
-        **told,
-        **given(columns=dict(file.columns) or None, **build),
-        **chosen,
-        "budget": {**limits, **chosen.get("budget", {})},
-    }
+    of_file = projects.build_options(file)
+    model = _model_of(file.model, chosen)
+    chosen = _with_model_options(chosen)
+    chosen["budget"] = {**of_file.budget, **chosen.get("budget", {})}
+    chosen["model_options"] = {**of_file.model_options, **chosen.get("model_options", {})}
+    options = replace(of_file, **chosen)
     for place in places:
-        check_output(Path(place.bundle), said["force"])
-    return [(p.name if len(places) > 1 else "", {**options, "target": p.target, "out": p.bundle}) for p in places]
+        check_output(Path(place.bundle), options.force)
+    nouns = {"model": model, "samples": file.samples, "eval": file.eval, "options": options}
+    return [(p.name if len(places) > 1 else "", {**nouns, "target": p.target, "out": p.bundle}) for p in places]

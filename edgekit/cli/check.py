@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,7 @@ from edgekit.cli._options import (
     include_text_option,
     keys_option,
     max_time_option,
+    metric_option,
     seed_option,
     slices_option,
     trust_of,
@@ -27,6 +29,9 @@ from edgekit.spec import gates as gate_files
 from edgekit.spec import project as projects
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.project import Check, Project
+
+if TYPE_CHECKING:
+    from edgekit.verbs.reports import ReportResult
 
 __all__ = ["command", "worst"]
 
@@ -83,7 +88,8 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
 @keys_option
 @max_time_option
 @seed_option
-def command(bundle, gates, include_text, as_json, where, python, identity, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
+@metric_option
+def command(bundle, gates, include_text, as_json, where, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
     """Compare BUNDLE with a baseline and judge it by gates; for CI.
 
     Exit codes: 0 no gate failed (an inconclusive gate proves nothing; with --strict 4), 1 tool error, 2 usage,
@@ -94,13 +100,13 @@ def command(bundle, gates, include_text, as_json, where, python, identity, **sai
 
     With --on the device's own 'edgekit check' runs there; samples are copied to a private folder and removed afterwards.
     """
+    python, identity = said.pop("python"), said.pop("identity")
     held = None if gates is None else gate_files.read(gates)
     if where is not None:
         device = (where, python, identity, said["keys"])
         click.get_current_context().exit(_run_there(bundle, gates, as_json, device, said))
     check_local()
-    backend = said.pop("backend")
-    chosen = given(gates=held, report=said.pop("out"), **said)
+    chosen = given(gates=held, report=said.pop("out"), include_text=include_text, **said)
     if bundle is not None:
         checks = projects.checks(Project(), bundle, chosen)
         _complete(checks[0], asked=bool(said["self_check"]))
@@ -114,8 +120,8 @@ def command(bundle, gates, include_text, as_json, where, python, identity, **sai
         _complete(checks[0], file, asked=bool(said["self_check"]))
     if checks[0].baseline is None:
         _only_noise(include_text=include_text, gates=gates, **said)
-    _verdict.check_ready(*(check.report for check in checks))
-    click.get_current_context().exit(worst([_run(check, include_text, as_json, backend) for check in checks]))
+    _verdict.check_ready(*(check.options.report for check in checks))
+    click.get_current_context().exit(worst([_run(check, as_json) for check in checks]))
 
 
 def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None:
@@ -174,47 +180,37 @@ def _run_there(
     files = {option: path for option, path in given_files.items() if path is not None}
     _verdict.check_ready(said["out"])
     with bars() as progress:
-        reached = connection(*device, progress=progress)
+        reached = connection(device, progress)
         arguments = forwarded(("samples", "baseline", "gates", "out", "as_json"))
         report = measure.report("check", bundle, files, arguments, reached)
-    return _finish(report, said["out"], as_json, bool(said["strict"]), bool(said["allow_incomparable"]))
+    from edgekit.verbs.reports import ReportResult
+
+    result = ReportResult(report, bool(said["strict"]), bool(said["allow_incomparable"]))
+    return _finish(result, said["out"], as_json)
 
 
-def _finish(report: Any, folder: str | None, as_json: bool, strict: bool, allow_incomparable: bool) -> int:
+def _finish(result: ReportResult, folder: str | None, as_json: bool) -> int:
     """Print and write a report; return its exit code."""
     if not as_json:
-        return _verdict.finish(report, folder, strict, allow_incomparable)
+        return _verdict.finish(result, folder)
     from edgekit.report import files
 
-    _verdict.write(report, folder)
-    _verdict.say(files.dumps(report).rstrip("\n"))
-    return int(report.exit_code(strict, allow_incomparable))
+    _verdict.write(result, folder)
+    _verdict.say(files.dumps(result.report).rstrip("\n"))
+    return result.exit_code
 
 
-def _run(check: Check, include_text: bool, as_json: bool, backend: str | None) -> int:
+def _run(check: Check, as_json: bool) -> int:
     """Check one bundle and return its exit code; an error is printed, so that the bundles of other targets are checked too."""
-    from edgekit.report import check as checking
+    from edgekit.verbs import reports
 
-    told: dict[str, Any] = {
-        "columns": check.columns or None,
-        **given(backend=backend),
-        "trust": trust_of(check.keys),
-        "max_time": check.max_time,
-        "seed": check.seed,
-    }
     try:
+        trust = trust_of([os.fspath(key) for key in check.options.keys])
         with bars() as progress:
-            if check.baseline is None:
-                report = checking.self_check(check.bundle, check.samples, progress=progress, **told)
-            else:
-                told |= {
-                    "slices": check.slices,
-                    "gates": check.gates,
-                    "self_check": check.self_check,
-                    "include_text": include_text,
-                }
-                report = checking.check(check.bundle, check.baseline, check.samples, progress=progress, **told)
-        return _finish(report, check.report, as_json, check.strict, check.allow_incomparable)
+            result = reports.check(
+                check.bundle, check.baseline, check.samples, options=check.options, trust=trust, progress=progress
+            )
+        return _finish(result, None, as_json)
     except (EdgekitError, OSError, MemoryError) as problem:
         error = as_error(problem)
         echo(error_line(error, check.name), err=True)

@@ -12,6 +12,7 @@ from edgekit.cli._options import (
     include_text_option,
     keys_option,
     max_time_option,
+    metric_option,
     seed_option,
     slices_option,
     trust_of,
@@ -45,7 +46,8 @@ __all__ = ["command"]
 @keys_option
 @max_time_option
 @seed_option
-def command(before, after, samples, out, gates, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+@metric_option
+def command(before, after, samples, out, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Compare the bundle B with A: accuracy row by row, latency, start, memory and size.
 
     A is a bundle (both run interleaved on this machine), a JSON file of 'edgekit eval -o' or 'edgekit baseline', a file
@@ -53,15 +55,12 @@ def command(before, after, samples, out, gates, keys, **options):  # type: ignor
     with one output), or the teacher itself, a Hugging Face folder (needs torch). Beside the metrics of 'edgekit check',
     occlusion attributions and disturbed inputs of both sides are compared. Exit codes are those of 'edgekit check'.
     """
-    from edgekit.cli import _reference, _verdict
-    from edgekit.report import check
-    from edgekit.spec import gates as gate_files
+    from edgekit.cli import _verdict
+    from edgekit.spec.options import CompareOptions
+    from edgekit.verbs.reports import compare
 
     _verdict.check_ready(out)
-    held = None if gates is None else gate_files.read(gates)
-    reference = _reference.reference(before, after)
+    chosen = CompareOptions(**given(**options))
     with bars() as progress:
-        report = check.compare(
-            reference, after, samples, progress=progress, **given(gates=held, trust=trust_of(keys), **options)
-        )
-    click.get_current_context().exit(_verdict.finish(report, out))
+        result = compare(before, after, samples, options=chosen, trust=trust_of(keys), progress=progress)
+    click.get_current_context().exit(_verdict.finish(result, out))

@@ -21,7 +21,7 @@ __all__ = ["command"]
 @identity_option
 @click.option("--report", default=None, metavar="FILE", help="Also write the result as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(*, bundle, where, keys, allow_downgrade, python, identity, report, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, where, report, as_json, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Copy BUNDLE to a device over ssh, compile its engines there, and verify its outputs on the golden inputs.
 
     It goes to ~/edgekit/NAME there, or to PATH (/~/PATH is below the login's home), and replaces an existing bundle only
@@ -30,18 +30,11 @@ def command(*, bundle, where, keys, allow_downgrade, python, identity, report, a
     host that is unknown or shows another key is refused.
     """
     from edgekit.deploy import deploy
+    from edgekit.spec.options import DeployOptions
 
     with bars() as progress:
-        result = deploy(
-            bundle,
-            where,
-            python=python,
-            keys=keys,
-            revoked=revoked(),
-            allow_downgrade=allow_downgrade,
-            identity=identity,
-            progress=progress,
-        )
+        login = DeployOptions(revoked=revoked(), **options)
+        result = deploy(bundle, where, options=login, progress=progress)
     show(result, as_json)
     if report:
         from edgekit.report.files import write_text

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from edgekit.cli._options import columns_option, numbers
+from edgekit.cli._options import columns_option, given, numbers
 from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
@@ -91,7 +91,7 @@ __all__ = ["command"]
     "--seed", type=int, default=None, help="Random seed for the order of rows, dropout and masking. [default: 0]"
 )
 @click.option("--force", is_flag=True, help="Replace the student that is at --out.")
-def command(teacher, evaluation, samples, temperature, teacher_weight, label_weight, relation_weight, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(teacher, samples, evaluation, out, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Train a smaller model from TEACHER, a local Hugging Face folder or a hub id.
 
     The student learns the teacher's answers, the labels, and the teacher's relations between tokens, and is written as
@@ -102,20 +102,23 @@ def command(teacher, evaluation, samples, temperature, teacher_weight, label_wei
     """
     with bars() as progress:
         progress("load", 0, 0)
-        from edgekit.compress.distill import Loss, Training, distill
+        from edgekit.compress.distill import distill
+        from edgekit.spec.options import DistillOptions
+        from edgekit.spec.training import Loss, Training
 
         parts = {
-            "temperature": temperature,
-            "teacher": teacher_weight,
-            "labels": label_weight,
-            "relation": relation_weight,
+            "temperature": options.pop("temperature"),
+            "teacher": options.pop("teacher_weight"),
+            "labels": options.pop("label_weight"),
+            "relation": options.pop("relation_weight"),
         }
         loss = Loss(**{k: v for k, v in parts.items() if v is not None})
         names = ("epochs", "patience", "batch", "learning_rate", "copies", "precision", "seed")
-        said = {name: options.pop(name) for name in names}
-        training = Training(loss=loss, **{k: v for k, v in said.items() if v is not None})
-        result = distill(teacher, samples=samples, eval=evaluation, training=training, progress=progress, **options)
+        settings = {name: options.pop(name) for name in names}
+        training = Training(loss=loss, **{k: v for k, v in settings.items() if v is not None})
+        chosen = DistillOptions(training=training, **given(**options))
+        result = distill(teacher, samples=samples, eval=evaluation, out=out, options=chosen, progress=progress)
     if os.environ.get("RANK", "0") != "0":
         return  # one of several processes: the first one prints
     echo_text(result.text())
-    echo(f"Wrote {options['out']}; {'trained before, in' if result.reused else 'trained in'} {result.seconds:.0f} s.")
+    echo(f"Wrote {out}; {'trained before, in' if result.reused else 'trained in'} {result.seconds:.0f} s.")

@@ -13,6 +13,7 @@ from edgekit.cli._options import (
     include_text_option,
     keys_option,
     max_time_option,
+    metric_option,
     seed_option,
     slices_option,
     threads_option,
@@ -25,7 +26,7 @@ from edgekit.spec.parsing import to_json
 
 __all__ = ["command"]
 
-_OF_SCORES = ("columns", "backend", "threads", "slices")
+_OF_SCORES = ("columns", "backend", "threads", "slices", "metric")
 _SCENARIOS = ("SingleStream", "Offline", "Server")
 
 
@@ -86,7 +87,8 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
 @keys_option
 @max_time_option
 @seed_option
-def command(bundle, samples, out, file, keys, where, python, identity, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+@metric_option
+def command(bundle, samples, out, file, keys, where, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Score BUNDLE on samples, with latency (one stream, batch 1, input to answer), start and memory.
 
     With -o everything is measured: accuracy by row and slice, latency, cold start, memory, scenarios, robustness. The
@@ -96,6 +98,7 @@ def command(bundle, samples, out, file, keys, where, python, identity, **options
 
     With --on the device's own 'edgekit eval' runs there; samples are copied to a private folder and removed afterwards.
     """
+    device = (where, options.pop("python"), options.pop("identity"), keys)
     if out is not None and file is not None:
         raise UsageError(
             "--json is for an evaluation without -o, which writes report.json. Leave one of them out.",
@@ -104,17 +107,18 @@ def command(bundle, samples, out, file, keys, where, python, identity, **options
     if out is None:
         _refuse_report_options(options)
     if where is not None:
-        _run_there(bundle, samples, out, file, (where, python, identity, keys), options)
+        _run_there(bundle, samples, out, file, device, options)
         return
     check_local()
     if out is not None:
         _report(bundle, samples, out, keys=keys, **options)
         return
     from edgekit.report.evaluate import evaluate
+    from edgekit.spec.options import EvaluateOptions
 
-    run = {name: options[name] for name in ("columns", "backend", "threads", "slices")}
+    chosen = EvaluateOptions(**given(**{name: options[name] for name in _OF_SCORES}))
     with bars() as progress:
-        result = evaluate(bundle, samples, trust=trust_of(keys), progress=progress, **run)
+        result = evaluate(bundle, samples, options=chosen, trust=trust_of(keys), progress=progress)
     _print_scores(result, file)
 
 
@@ -155,7 +159,7 @@ def _run_there(
     files = {option: path for option, path in given_files.items() if path is not None}
     arguments = forwarded(("samples", "gates", "teacher", "out", "file"))
     with bars() as progress:
-        reached = connection(*device, progress=progress)
+        reached = connection(device, progress)
         if out is None:
             result = measure.evaluate(bundle, files, arguments, reached)
         else:
@@ -163,33 +167,26 @@ def _run_there(
     if out is None:
         _print_scores(result, file)
     else:
-        click.get_current_context().exit(_verdict.finish(report, out))
+        from edgekit.verbs.reports import ReportResult
+
+        click.get_current_context().exit(_verdict.finish(ReportResult(report), out))
 
 
 def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
     """Measure everything and write the report."""
     server_bound, scenarios = options.pop("server_bound"), options.pop("scenarios")
-    teacher, gates, keys = options.pop("teacher"), options.pop("gates"), options.pop("keys")
+    teacher, keys = options.pop("teacher"), options.pop("keys")
     if server_bound is not None and scenarios and "Server" not in scenarios:
         raise UsageError(
             "--server-bound is an option of the Server scenario, which is not among --scenario. Add --scenario Server, or leave it out.",
             code="option-needs-other",
         )
-    from edgekit.cli import _reference, _verdict
-    from edgekit.report import check
-    from edgekit.spec import gates as gate_files
+    from edgekit.cli import _verdict
+    from edgekit.spec.options import MeasureOptions
+    from edgekit.verbs.reports import measure
 
     _verdict.check_ready(out)
-    held = None if gates is None else gate_files.read(gates)
-    reference = None if teacher is None else _reference.reference(teacher, bundle)
-    said = given(
-        scenarios=scenarios,
-        server_bound_ms=server_bound,
-        gates=held,
-        reference=reference,
-        trust=trust_of(keys),
-        **options,
-    )
+    named = given(scenarios=scenarios, server_bound_ms=server_bound, reference=teacher, **options)
     with bars() as progress:
-        report = check.report(bundle, samples, progress=progress, **said)
-    click.get_current_context().exit(_verdict.finish(report, out))
+        result = measure(bundle, samples, options=MeasureOptions(**named), trust=trust_of(keys), progress=progress)
+    click.get_current_context().exit(_verdict.finish(result, out))

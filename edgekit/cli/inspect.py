@@ -16,12 +16,10 @@ __all__ = ["command"]
 @click.option("--wide", is_flag=True, help="Print all columns of the candidates, and digests in full.")
 def command(bundle, as_json, wide):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     """Show the content of BUNDLE: task, inputs, variants, the candidates of its build and its provenance."""
-    from edgekit.bundle.trust import open_bundle
-    from edgekit.report.inspect import inspect
-    from edgekit.spec.parsing import plain
+    from edgekit.verbs.bundles import inspect
 
-    opened = open_bundle(bundle)
+    info = inspect(bundle)
     if as_json:
-        echo(to_json(plain(opened.manifest), indent=2, sort_keys=True, ensure_ascii=False))
+        echo(to_json(info.record(), indent=2, sort_keys=True, ensure_ascii=False))
     else:
-        echo(inspect(opened, wide=wide))
+        echo(info.text(wide=wide))

@@ -29,27 +29,12 @@ def command(bundle, out, unpacking, keys, force, allow_downgrade):  # type: igno
     The whole bundle is checked in both directions, and the output appears whole or not at all. The same bundle gives the
     same bytes. The file is a ZIP without compression.
     """
-    from pathlib import Path
+    from edgekit.verbs.bundles import pack, unpack
 
-    from edgekit.bundle.pack import SUFFIX, pack, unpack
-    from edgekit.spec.paths import check_path
-
-    trust = trust_of(keys)
-    check_path(bundle, "bundle")
-    name = Path(bundle).resolve().name
-    if unpacking:
-        notes: list[str] = []
-        written = unpack(
-            bundle,
-            out or name.removesuffix(SUFFIX),
-            force=force,
-            trust=trust,
-            allow_downgrade=allow_downgrade,
-            notes=notes,
-        )
-        echo(f"Wrote {written.path}, {len(written.manifest.files)} files, {written.size / 2**20:.1f} MB.")
-        for note in notes:
-            echo(f"note: {note}", err=True)
+    if not unpacking:
+        echo(pack(bundle, out, force=force, trust=trust_of(keys)).text())
         return
-    file = pack(bundle, out or f"{name}{SUFFIX}", force=force, trust=trust)
-    echo(f"Wrote {file}, {file.stat().st_size / 2**20:.1f} MB.")
+    result = unpack(bundle, out, force=force, allow_downgrade=allow_downgrade, trust=trust_of(keys))
+    echo(result.text())
+    for note in result.notes:
+        echo(f"note: {note}", err=True)

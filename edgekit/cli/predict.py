@@ -57,7 +57,9 @@ def command(bundle, samples, out, keys, as_json, **options):  # type: ignore[no-
     answer as JSON. A row that cannot be predicted ends the command with its number, unless --skip-errors is given.
     """
     from edgekit.report.predict import predict
+    from edgekit.spec.options import PredictOptions
 
+    chosen = PredictOptions(**given(**options))
     with bars() as progress:
-        result = predict(bundle, samples, out, trust=trust_of(keys), progress=progress, **given(**options))
+        result = predict(bundle, samples, out, options=chosen, trust=trust_of(keys), progress=progress)
     show(result, as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli._options import columns_option
+from edgekit.cli._options import columns_option, given
 from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
@@ -52,7 +52,7 @@ __all__ = ["command"]
 )
 @click.option("--seed", type=int, default=None, help="Random seed of the recovery. [default: 0]")
 @click.option("--force", is_flag=True, help="Replace a model that EdgeKit wrote at --out.")
-def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(model, speedup, samples, evaluation, out, recover, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Prune attention heads and feed-forward neurons of MODEL, a local Hugging Face folder or a hub id.
 
     Units with the least importance for the time that they take are removed; the time is measured on the target's
@@ -63,11 +63,15 @@ def command(model, evaluation, epochs, batch, learning_rate, seed, **options):  
         progress("load", 0, 0)
         from dataclasses import replace
 
-        from edgekit.compress.prune import RECOVERY
-        from edgekit.search.pruning import prune_model
+        from edgekit.search.pruning import prune
+        from edgekit.spec.options import PruneOptions
+        from edgekit.spec.training import RECOVERY
 
-        settings = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "seed": seed}
-        training = replace(RECOVERY, **{k: v for k, v in settings.items() if v is not None})
-        result = prune_model(model, eval=evaluation, training=training, progress=progress, **options)
+        settings = {name: options.pop(name) for name in ("epochs", "batch", "learning_rate", "seed")}
+        training = replace(RECOVERY, **{name: value for name, value in settings.items() if value is not None})
+        chosen = PruneOptions(training=training, recover=recover, **given(**options))
+        result = prune(
+            model, speedup=speedup, samples=samples, eval=evaluation, out=out, options=chosen, progress=progress
+        )
     echo_text(result.text())
-    echo(f"Wrote {options['out']}.")
+    echo(f"Wrote {out}.")

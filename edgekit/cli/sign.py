@@ -27,12 +27,9 @@ def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
     from pathlib import Path
 
     from edgekit.bundle.keys import is_encrypted
-    from edgekit.bundle.signature import stated_key
-    from edgekit.bundle.trust import sign
+    from edgekit.verbs.keys import sign
 
     password = None
     if is_encrypted(Path(key)):
         password = click.prompt("Password of the key", hide_input=True, err=True).encode()
-    file = sign(bundle, key, password)
-    echo(f"Wrote {file}.")
-    echo(f"Key id: {stated_key(file.parent)}")
+    echo(sign(bundle, key, password=password).text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli._options import columns_option
+from edgekit.cli._options import columns_option, given
 from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
@@ -41,7 +41,7 @@ __all__ = ["command"]
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
 @click.option("--force", is_flag=True, help="Replace a model that EdgeKit wrote at --out.")
-def command(model, samples, evaluation, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(model, samples, tokens, evaluation, out, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
     """Remove the tokens from MODEL's vocabulary that the samples, or a list, do not use.
 
     Tokenizer and embedding table shrink together. Any text can still be encoded: words that are not in the samples
@@ -49,8 +49,12 @@ def command(model, samples, evaluation, **options):  # type: ignore[no-untyped-d
     """
     with bars() as progress:
         progress("load", 0, 0)
-        from edgekit.compress.vocabulary import trim
+        from edgekit.compress.vocabulary import trim_vocab
+        from edgekit.spec.options import TrimVocabOptions
 
-        result = trim(model, samples=samples, eval=evaluation, progress=progress, **options)
+        chosen = TrimVocabOptions(**given(**options))
+        result = trim_vocab(
+            model, samples=samples, tokens=tokens, out=out, eval=evaluation, options=chosen, progress=progress
+        )
     echo_text(result.text())
-    echo(f"Wrote {options['out']}.")
+    echo(f"Wrote {out}.")

@@ -6,7 +6,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,8 @@ def make(
         if training:
             lesson = taught.lesson(learner, samples, task, training, objective)
             learner.module.to(runner.device)
-            work, better = cache.under_way(digest), metric.higher_is_better
-            history = train(learner.module, lesson, score, training, runner, work, progress, higher_is_better=better)
+            lesson = replace(lesson, higher_is_better=metric.higher_is_better)
+            history = train(learner.module, lesson, score, training, runner, cache.under_way(digest), progress)
         outputs = shared_outputs(learner.module, rows, objective, runner)
         if runner.is_main_process:
             with disk_errors(cache.root), cache.fill(digest, what) as folder:

@@ -13,7 +13,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,24 @@ from edgekit.compress import _student, _teacher
 from edgekit.compress._examples import Examples
 from edgekit.compress._layers import evenly, shortened
 from edgekit.compress.folders import check_output, place
-from edgekit.compress.objective import Loss, Objective
-from edgekit.compress.training import Epoch, Lesson, Training, accelerator, train
+from edgekit.compress.objective import Objective
+from edgekit.compress.training import Epoch, Lesson, accelerator, train
 from edgekit.samples import Samples
 from edgekit.source import check_options, heads
 from edgekit.source.batches import stack_outputs, tensors
 from edgekit.source.modules import entries
 from edgekit.source.stack import depth, has_stack
 from edgekit.spec.errors import SamplesError, UsageError
-from edgekit.spec.paths import takes_paths
+from edgekit.spec.options import DistillOptions, ModuleDistillOptions
+from edgekit.spec.parsing import plain
+from edgekit.spec.paths import check_path, takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, Modality
+from edgekit.spec.sources import FilePath, SampleSource
+from edgekit.spec.training import Loss, Training
 from edgekit.stats.paired import Paired
 
-__all__ = ["Distilled", "Loss", "Objective", "Training", "distill", "distill_module"]
+__all__ = ["ArrayRows", "Distilled", "Loss", "Objective", "Training", "distill", "distill_module", "lesson"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,159 +114,153 @@ class Distilled:
         )
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
+    def record(self) -> dict[str, object]:
+        """Return plain data for JSON."""
+        return {**plain(self), "path": str(self.path)}
 
-def lesson(
-    paths: Sequence[str | os.PathLike[str]], columns: Mapping[str, str] | None, modality: Modality
-) -> list[Samples]:
+
+def lesson(sources: Sequence[SampleSource], columns: Mapping[str, str] | None, modality: Modality) -> list[Samples]:
     """Reads rows to train on; a file that has no label column is of rows without a label.
+
+    Args:
+        sources: Files, or tables that ``samples.collect`` made: each may be read twice.
+        columns: Role to column name.
+        modality: Modality of the model.
 
     Raises:
         SamplesError: when one cannot be read.
     """
-    if not paths:
+    if not sources:
         raise UsageError(
             "No samples were given, expected at least one file. Labels are not needed: the teacher says what rows mean.",
             code="samples-missing",
         )
     found = []
-    for path in map(Path, paths):
+    for one in sources:
         try:
-            found.append(samples_module.read(path, columns, modality=modality))
+            found.append(samples_module.read(one, columns, modality=modality))
         except SamplesError:
             if "label" not in (columns or {}):
                 raise
             found.append(
                 samples_module.read(
-                    path, {role: name for role, name in (columns or {}).items() if role != "label"}, modality=modality
+                    one, {role: name for role, name in (columns or {}).items() if role != "label"}, modality=modality
                 )
             )
     return found
 
 
-@takes_paths("teacher", "samples", "eval", "out", "student")
+@takes_paths("teacher", "out")
 def distill(
-    teacher: str | os.PathLike[str],
+    teacher: FilePath,
     *,
-    samples: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    eval: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    layers: int | None = None,
-    keep: Sequence[int] | None = None,
-    student: str | os.PathLike[str] | None = None,
-    revision: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    training: Training | None = None,
-    force: bool = False,
+    samples: SampleSource | Sequence[SampleSource],
+    eval: SampleSource,
+    out: FilePath,
+    options: DistillOptions | None = None,
     progress: Progress = silent,
 ) -> Distilled:
-    """Trains a student and writes it as an ordinary Hugging Face folder, which ``build`` takes like any other.
+    """Train a student and write it as an ordinary Hugging Face folder, which ``build`` takes like any other.
 
     Args:
-        teacher: a local Hugging Face folder or a hub id.
-        samples: what is trained on: JSONL, CSV, TSV or calibration TOML; one or several. Rows without a label are welcome: the teacher
-            says what they mean.
-        eval: rows with labels, by which the best epoch is chosen.
-        out: folder of the student; appears whole or not at all.
-        layers: how many of the teacher's layers the student has, evenly spread, the first and the last among them.
-        keep: which of them, from 0, in place of ``layers``.
-        student: a folder or hub id of a student of one's own, in place of both: any architecture and tokenizer, with the teacher's labels.
-        revision: branch, tag or commit of the teacher's hub id.
-        columns: role (``label``, and those of the model's inputs, e.g. ``text``) to column name, for all sample files.
-        training: how; by default ``Training()``.
-        force: replace a student that is at ``out``.
-        progress: told after each step.
+        teacher: Local Hugging Face folder or a hub id.
+        samples: Samples to train on, one source or several: files (JSONL, CSV, TSV, calibration TOML) or rows in memory. Labels are not needed, since the
+            teacher says what a row means.
+        eval: Labelled samples, by which the best epoch is chosen.
+        out: Folder of the student; it appears whole or not at all.
+        options: Options, of which one of ``layers``, ``keep`` and ``student`` is needed.
+        progress: Function that is called after each step.
 
     Raises:
         EdgekitError: a subclass says which of model, samples, training or disk is at fault; nothing is left at ``out``. Epochs that were
             done are kept in the cache, and the same call goes on from there.
     """
+    chosen = options or DistillOptions()
+    if chosen.student is not None:
+        check_path(chosen.student, "student")
     start = time.perf_counter()
+    sources, labelled = samples_module.collect_all(samples), samples_module.collect(eval, "eval")
     destination = Path(os.path.abspath(out))
-    check_output(destination, force)
-    origin = source.read(os.fspath(teacher), revision)
-    rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns, origin.modality)
-    evaluation = samples_module.read(Path(eval), columns, modality=origin.modality)
-    learner = _student.student(origin, layers, keep, None if student is None else source.read(os.fspath(student)))
-    made = _student.make(origin, learner, rows, evaluation, training or Training(), progress)
+    check_output(destination, chosen.force)
+    origin = source.read(os.fspath(teacher), chosen.revision)
+    rows = lesson(sources, chosen.columns, origin.modality)
+    evaluation = samples_module.read(labelled, chosen.columns, modality=origin.modality)
+    student = None if chosen.student is None else source.read(os.fspath(chosen.student))
+    learner = _student.student(origin, chosen.layers, chosen.keep, student)
+    made = _student.make(origin, learner, rows, evaluation, chosen.training, progress)
     if made.main:
-        place(made.folder, destination, force)
+        place(made.folder, destination, chosen.force)
     result = Distilled.of(destination, made, time.perf_counter() - start)
     reused = ", from the cache" if result.reused else ""
     _LOG.info("student %s: score %.4f, teacher %.4f%s", destination, result.score, result.teacher_score, reused)
     return result
 
 
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows of arrays with their labels.
+
+    Attributes:
+        rows: Input name to array without the batch axis, e.g. ``pixel_values: float32 [channels, height, width]``, one entry a row.
+        labels: Label of each row, as the task takes it, e.g. an index; None to learn from the teacher alone.
+    """
+
+    rows: Sequence[Arrays]
+    labels: Sequence[Any] | None = None
+
+
 def distill_module(
     teacher: Any,
-    rows: Sequence[Arrays],
-    labels: Sequence[Any] | None,
-    eval_rows: Sequence[Arrays],
-    eval_labels: Sequence[Any],
+    samples: ArrayRows,
+    evaluation: ArrayRows,
     *,
-    layers: int | None = None,
-    keep: Sequence[int] | None = None,
-    student: Any = None,
-    pads: Mapping[str, float] | None = None,
-    task: str | Objective | None = None,
-    score: Callable[[Sequence[Arrays], Sequence[Any]], float] | None = None,
-    training: Training | None = None,
-    work: str | os.PathLike[str] | None = None,
+    options: ModuleDistillOptions,
     progress: Progress = silent,
-    **told: Any,
 ) -> tuple[Any, tuple[Epoch, ...]]:
-    """The same for a module and arrays: images, audio, or a head of one's own.
+    """Train a student of a module on arrays: images, audio, or a head of the caller.
 
     Args:
-        teacher: a torch module with a Hugging Face config, called with arrays by keyword.
-        rows: what is trained on: input name to array without the batch axis, e.g. ``pixel_values: float32 [channels, height, width]``.
-        labels: one a row, as the task takes them, e.g. an index; None to learn from the teacher alone.
-        eval_rows: rows by which the best epoch is chosen.
-        eval_labels: their labels.
-        layers: how many of the teacher's layers the student has.
-        keep: which of them, in place of ``layers``.
-        student: a module of one's own in place of both; it is trained in place.
-        pads: value that fills rows that are shorter than others along their first axis, by input.
-        task: name of the task whose outputs and losses the module has, by default the one that its class's name ends in; or an objective of one's own.
-        score: outputs of rows and their labels to a score, higher is better; by default minus the mean of the task's own loss.
-        training: how; altered versions are of inputs, so ``copies`` plays no part.
-        work: folder for the state after each epoch; a call that was killed goes on from there. By default none is kept.
-        progress: told after each step.
-        **told: what the module's outputs mean, in place of its config: options of the task's head.
+        teacher: Torch module with a Hugging Face config, called with arrays by keyword.
+        samples: Rows to train on.
+        evaluation: Rows by which the best epoch is chosen; their labels are needed.
+        options: Options, of which one of ``layers``, ``keep`` and ``student`` is needed.
+        progress: Function that is called after each step.
 
     Returns:
-        The student in evaluation mode, and what each epoch came to.
+        The student in evaluation mode, and each epoch.
 
     Raises:
         UsageError: when the arguments do not fit each other.
         CompressError: when training fails.
     """
-    _student.check_choice(layers, keep, student)
+    _student.check_choice(options.layers, options.keep, options.student)
+    rows, labels, labelled = samples.rows, samples.labels, evaluation.labels
     if (
         not rows
-        or not eval_rows
-        or len(eval_rows) != len(eval_labels)
+        or not evaluation.rows
+        or labelled is None
+        or len(evaluation.rows) != len(labelled)
         or (labels is not None and len(labels) != len(rows))
     ):
         raise UsageError(
             "There are no rows, or not as many labels as rows. Give at least one row of each set, and a label for each.",
             code="training-rows",
         )
-    how = training or Training()
-    objective = _objective(
-        teacher, task, pads or {}, {option: value for option, value in told.items() if value is not None}
-    )
-    kept = None if student is not None else tuple(keep) if keep is not None else evenly(layers or 0, depth(teacher))
-    learner = student if kept is None else shortened(teacher, kept)
+    how, score = options.training, options.score
+    told = {option: value for option, value in options.model_options.items() if value is not None}
+    objective = _objective(teacher, options.task, options.pads, told)
+    learner = options.student
+    if learner is None:
+        layers = evenly(options.layers or 0, depth(teacher)) if options.keep is None else tuple(options.keep)
+        learner = shortened(teacher, layers)
     runner = accelerator(how.precision)
     teacher.eval()
 
     def scored(module: Any) -> float:
-        outputs = _student.shared_outputs(module, eval_rows, objective, runner)
-        return (
-            score(outputs, eval_labels)
-            if score is not None
-            else _minus_loss(objective, eval_rows, outputs, eval_labels)
-        )
+        outputs = _student.shared_outputs(module, evaluation.rows, objective, runner)
+        if score is None:
+            return _minus_loss(objective, evaluation.rows, outputs, labelled)
+        return float(score(outputs, labelled))
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         relations = bool(how.loss.relation) and has_stack(teacher) and has_stack(learner)
@@ -270,7 +268,7 @@ def distill_module(
         targets = _teacher.read(Path(scratch))
         examples = Examples([rows], objective.pads, [None] * len(rows) if labels is None else list(labels))
         learner.to(runner.device)
-        state = Path(scratch if work is None else work)
+        state = Path(scratch if options.work is None else options.work)
         state.mkdir(parents=True, exist_ok=True)
         history = train(learner, Lesson(examples, targets, objective), scored, how, runner, state, progress)
     return learner, tuple(history)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.source.batches import pads_of
 from edgekit.spec.errors import UsageError
+from edgekit.spec.training import Loss
 
 if TYPE_CHECKING:
     from edgekit.source import Source
@@ -21,42 +22,6 @@ if TYPE_CHECKING:
     from edgekit.spec.tensor import Signature
 
 __all__ = ["Loss", "Objective", "gram", "rows_loss"]
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Weights of the parts of the loss; a part of weight 0 is left out.
-
-    Attributes:
-        teacher: of the divergence from the teacher's softened answers (Hinton et al., arXiv 1503.02531), times the temperature squared.
-        labels: of the task's own loss, on the rows that have a label.
-        relation: of the mean squared difference between the cosines of all pairs of tokens, after the last layer: the relation idea of
-            MiniLM (Wang et al., arXiv 2002.10957) on hidden states, so that it needs no attention maps and works across widths.
-        temperature: that both answers are divided by.
-    """
-
-    teacher: float = 0.7
-    labels: float = 0.3
-    relation: float = 1.0
-    temperature: float = 2.0
-
-    def __post_init__(self) -> None:
-        """Checks what the types cannot say.
-
-        Raises:
-            UsageError: for a negative weight, none above 0, or a temperature that is not above 0.
-        """
-        weights = (self.teacher, self.labels, self.relation)
-        if (
-            not all(0 <= w < float("inf") for w in weights)
-            or not any(weights[:2])
-            or not 0 < self.temperature < float("inf")
-        ):
-            raise UsageError(
-                f"The loss has the weights teacher {self.teacher:g}, labels {self.labels:g}, relation {self.relation:g} and the temperature "
-                f"{self.temperature:g}, expected weights of at least 0, teacher or labels above 0, and a temperature above 0.",
-                code="training-settings",
-            )
 
 
 @dataclass(frozen=True)

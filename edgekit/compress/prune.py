@@ -20,7 +20,6 @@ from edgekit.compress._fisher import importance
 from edgekit.compress._layers import narrowed
 from edgekit.compress.objective import Objective
 from edgekit.compress.plan import Latency, Picks, Table, choose, most, points, step
-from edgekit.compress.training import Training
 from edgekit.machine.cpu import cpu_name
 from edgekit.samples import Samples
 from edgekit.source import Source
@@ -29,14 +28,12 @@ from edgekit.spec.digests import code_digest
 from edgekit.spec.errors import UsageError
 from edgekit.spec.parsing import to_json
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.training import RECOVERY, Training
 
-__all__ = ["RECOVERY", "ROWS", "Pruned", "check_speedup", "prune_layers"]
+__all__ = ["RECOVERY", "ROWS", "Base", "Pruned", "Recovery", "check_speedup", "prune_layers"]
 
 ROWS = 2048
 """Rows of the pass that says what matters: more change the order of few heads and neurons."""
-
-RECOVERY = Training(epochs=6, patience=3)
-"""A pruned model starts near to where it is to come back to."""
 
 _ATTEMPTS = 3
 _CLOSE = 0.99  # of the speed-up that was asked for
@@ -75,33 +72,54 @@ class Pruned:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
+@dataclass(frozen=True)
+class Base:
+    """The model that is cut.
+
+    Attributes:
+        source: Teacher itself, or a student of it.
+        inherits: Whether its embedding tables are the teacher's.
+        notes: Notes on the model, a sentence each.
+    """
+
+    source: Source
+    inherits: bool = True
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The rows that pruning needs, and how accuracy is regained.
+
+    Attributes:
+        samples: Rows that the pass runs over and that are trained on; labels are not needed.
+        evaluation: Labelled rows by which the best epoch is chosen.
+        training: Settings of the recovery; None for no recovery.
+    """
+
+    samples: Sequence[Samples]
+    evaluation: Samples
+    training: Training | None
+
+
 def prune_layers(
     teacher: Source,
-    base: Source,
+    base: Base,
     speedup: float,
-    samples: Sequence[Samples],
-    evaluation: Samples,
+    recovery: Recovery,
     latency: Latency,
-    training: Training | None,
-    *,
     progress: Progress = silent,
-    inherits: bool = True,
-    notes: tuple[str, ...] = (),
     cache: Cache | None = None,
 ) -> Pruned:
     """Cuts heads and neurons out of a model until it is so much faster, and wins accuracy back.
 
     Args:
         teacher: whose answers are learnt.
-        base: what is cut: the teacher itself, or a student of it.
+        base: Model that is cut.
         speedup: times as fast as ``base``.
-        samples: what the pass runs over and what is trained on; labels are not needed.
-        evaluation: rows with labels, by which the best epoch is chosen.
+        recovery: Rows of the pass and of the recovery.
         latency: the clock.
-        training: of the recovery; None for none.
         progress: told after each step.
-        inherits: the embedding tables of ``base`` are the teacher's.
-        notes: what should be known of ``base``.
         cache: where what was made is looked for; by default the user's.
 
     Raises:
@@ -110,12 +128,13 @@ def prune_layers(
     """
     check_speedup(speedup)
     cache = cache or Cache()
-    plan = json.loads(_plan(base, speedup, samples, latency, progress, cache))
-    module = narrowed(base.module, plan["picks"])
-    before, after = (tuple((int(h), int(n)) for h, n in widths(m)) for m in (base.module, module))
-    learner = _student.Student(module, base, _identity(base, plan["picks"]), inherits, notes)
+    source, samples = base.source, recovery.samples
+    plan = json.loads(_plan(source, speedup, samples, latency, progress, cache))
+    module = narrowed(source.module, plan["picks"])
+    before, after = (tuple((int(h), int(n)) for h, n in widths(m)) for m in (source.module, module))
+    learner = _student.Student(module, source, _identity(source, plan["picks"]), base.inherits, base.notes)
     return Pruned(
-        _student.make(teacher, learner, samples, evaluation, training, progress, cache),
+        _student.make(teacher, learner, samples, recovery.evaluation, recovery.training, progress, cache),
         before,
         after,
         speedup,

@@ -12,7 +12,7 @@ from edgekit.cache.store import Cache
 from edgekit.compress import _student
 from edgekit.compress.objective import Loss
 from edgekit.compress.plan import Latency
-from edgekit.compress.prune import RECOVERY, check_speedup, prune_layers
+from edgekit.compress.prune import RECOVERY, Base, Recovery, check_speedup, prune_layers
 from edgekit.compress.training import Training
 from edgekit.samples import Samples
 from edgekit.source import Source
@@ -107,23 +107,14 @@ class Recipe:
                 _student.make(teacher, learner, samples, evaluation, self.training, progress, cache).folder
             )
         if self.speedup is not None:
-            recovery = replace(
+            training = replace(
                 self.training,
                 epochs=min(self.training.epochs, RECOVERY.epochs),
                 patience=min(self.training.patience, RECOVERY.patience),
             )
+            recovery = Recovery(samples, evaluation, training)
             pruned = prune_layers(
-                teacher,
-                base,
-                self.speedup,
-                samples,
-                evaluation,
-                latency,
-                recovery,
-                progress=progress,
-                inherits=inherits,
-                notes=notes,
-                cache=cache,
+                teacher, Base(base, inherits, notes), self.speedup, recovery, latency, progress, cache
             )
             base = source.read(pruned.made.folder)
         base.model_id, base.revision = f"{teacher.model_id}, {self.name}", teacher.revision

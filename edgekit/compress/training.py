@@ -22,7 +22,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,82 +30,19 @@ from typing import Any
 from edgekit.compress._examples import Examples, batches
 from edgekit.compress._layers import tapped
 from edgekit.compress._teacher import Targets
-from edgekit.compress.objective import Loss, Objective, gram, rows_loss
+from edgekit.compress.objective import Objective, gram, rows_loss
 from edgekit.machine.cpu import cpu_instructions
 from edgekit.source.batches import lengths, stack_outputs
-from edgekit.spec.errors import CompressError, UsageError
+from edgekit.spec.errors import CompressError
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
+from edgekit.spec.training import PRECISIONS, Training
 
 __all__ = ["PRECISIONS", "Epoch", "Lesson", "Training", "accelerator", "train"]
 
 _LOG = logging.getLogger(__name__)
-
-PRECISIONS = ("auto", "float32", "bfloat16")
 _TIMEOUT = timedelta(hours=4)  # other processes wait while the first one asks the teacher
 _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a student is trained.
-
-    Attributes:
-        epochs: at most.
-        patience: epochs without a better score on the evaluation set after which training stops; half of all, since the learning rate
-            falls to the end and the last epochs are often the best.
-        batch: rows of a step, over all processes.
-        learning_rate: at its highest; it rises over the first ``warmup`` of the steps and falls in a line to 0.
-        warmup: share of the steps.
-        weight_decay: of matrices; biases and norms have none.
-        clip: largest norm of the gradients.
-        freeze_embeddings: leave the embedding tables as the teacher's, which a few thousand rows would only distort; ignored for a student
-            that was given.
-        copies: altered versions of each text that are trained on in turn with the text itself.
-        mask: share of words masked in them.
-        swap: share of words swapped with the next in them.
-        crop: share of them of which a run of words alone is left.
-        precision: ``float32``, ``bfloat16`` (matrix products in it, weights in float32), or ``auto``: bfloat16 where the GPU has it or
-            the CPU has AMX or AVX-512 instructions for it.
-        loss: its parts.
-        seed: of the order of rows, of dropout and of what is altered.
-    """
-
-    epochs: int = 16
-    patience: int = 8
-    batch: int = 32
-    learning_rate: float = 2e-4
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    freeze_embeddings: bool = True
-    copies: int = 6
-    mask: float = 0.1
-    swap: float = 0.05
-    crop: float = 0.5
-    precision: str = "auto"
-    loss: Loss = field(default_factory=Loss)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Checks what the types cannot say.
-
-        Raises:
-            UsageError: for a value out of its range.
-        """
-        ranges = {
-            "epochs": (1, 10_000), "patience": (1, 10_000), "batch": (1, 2**20), "learning_rate": (1e-12, 1e3), "warmup": (0, 1), "weight_decay": (0, 1e3),
-            "clip": (1e-6, 1e9), "copies": (0, 100), "mask": (0, 0.9), "swap": (0, 0.9), "crop": (0, 1), "seed": (0, 2**32 - 1),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(
-                    f"{name} is {getattr(self, name):g}, expected {low:g} to {high:g}.", code="training-settings"
-                )
-        if self.precision not in PRECISIONS:
-            raise UsageError(
-                f"precision is '{self.precision}', expected one of: {', '.join(PRECISIONS)}.", code="training-settings"
-            )
 
 
 @dataclass(frozen=True)
@@ -116,11 +53,13 @@ class Lesson:
         examples: rows of an epoch.
         targets: the teacher's answers to all versions of them.
         objective: losses of the task.
+        higher_is_better: False where a low score on the evaluation set is a good one.
     """
 
     examples: Examples
     targets: Targets
     objective: Objective
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -168,8 +107,6 @@ def train(
     runner: Any,
     work: Path,
     progress: Progress,
-    *,
-    higher_is_better: bool = True,
 ) -> list[Epoch]:
     """Trains a student and leaves in it the weights of the epoch with the best score.
 
@@ -181,7 +118,6 @@ def train(
         runner: of :func:`accelerator`.
         work: folder for what lets a killed run go on; the caller removes it when the student is safe.
         progress: told after each step.
-        higher_is_better: False where a low score is a good one.
 
     Raises:
         CompressError: when the loss is not a number any more, or memory does not suffice.
@@ -230,7 +166,7 @@ def train(
             total = float(runner.reduce(torch.tensor(total, device=runner.device), reduction="sum")) / len(examples)
             student.eval()
             history.append(Epoch(total, score(student), time.perf_counter() - began))
-            sign = 1 if higher_is_better else -1
+            sign = 1 if lesson.higher_is_better else -1
             if sign * history[-1].score > max((sign * e.score for e in history[:-1]), default=-math.inf):
                 best = len(history)
                 if runner.is_main_process:

@@ -27,10 +27,13 @@ from edgekit.source import Source, processors_of
 from edgekit.source.processors.text import NOUN as _NOUN
 from edgekit.source.processors.text import tokenizer_json, wrap_tokenizer
 from edgekit.spec.errors import ModelError, UsageError
+from edgekit.spec.options import TrimVocabOptions
+from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.sources import FilePath, SampleSource
 
-__all__ = ["DISCLOSES", "Trimmed", "read_tokens", "trim", "trimmed"]
+__all__ = ["DISCLOSES", "Trimmed", "read_tokens", "trim_vocab", "trimmed"]
 
 _IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "unk_token_id")
 DISCLOSES = (
@@ -68,48 +71,50 @@ class Trimmed:
             said += f"; {self.tokens_before:.2f} -> {self.tokens_after:.2f} tokens a text ({more:+.1%} over {self.measured:,} texts)"
         return f"{said}. {DISCLOSES}" if self.discloses else f"{said}."
 
+    def record(self) -> dict[str, object]:
+        """Return plain data for JSON."""
+        return {**plain(self), "path": str(self.path)}
 
-@takes_paths("model", "samples", "tokens", "out", "eval")
-def trim(
-    model: str | os.PathLike[str],
+
+@takes_paths("model", "tokens", "out")
+def trim_vocab(
+    model: FilePath,
     *,
-    samples: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
-    tokens: str | os.PathLike[str] | None = None,
-    out: str | os.PathLike[str],
-    eval: str | os.PathLike[str] | None = None,
-    revision: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    force: bool = False,
+    samples: SampleSource | Sequence[SampleSource] = (),
+    tokens: FilePath | None = None,
+    out: FilePath,
+    eval: SampleSource | None = None,
+    options: TrimVocabOptions | None = None,
     progress: Progress = silent,
 ) -> Trimmed:
-    """Writes the model with the tokens of the samples, or of a list, alone, as an ordinary Hugging Face folder.
+    """Write the model with only the tokens of the samples, or of a list, as an ordinary Hugging Face folder.
 
     Args:
-        model: a local Hugging Face folder or a hub id.
-        samples: one or several files; labels are not needed. All that the model will see should be like them.
-        tokens: a file with a token on each line, as in the tokenizer's vocabulary, beside those of the samples or in their place.
-        out: the folder; appears whole or not at all.
-        eval: other texts, to count how much finer they are split.
-        revision: branch, tag or commit of a hub id.
-        columns: role (``text``, ``text_pair``) to column name.
-        force: replace such a folder that is at ``out``.
-        progress: told how far it is.
+        model: Local Hugging Face folder or a hub id.
+        samples: Samples like all that the model will see, one source or several; labels are not needed.
+        tokens: File with a token on each line, as in the tokenizer's vocabulary, beside the tokens of the samples or in their place.
+        out: Folder of the smaller model; it appears whole or not at all.
+        eval: Other samples, on which the number of tokens a text is counted before and after.
+        options: Options; None for the defaults.
+        progress: Function that is called with the progress.
 
     Raises:
         EdgekitError: a subclass says which of model, samples or disk is at fault; nothing is left at ``out``.
     """
+    chosen = options or TrimVocabOptions()
+    sources = samples_module.collect_all(samples)
+    measured = None if eval is None else samples_module.collect(eval, "eval")
     destination = Path(os.path.abspath(out))
-    check_output(destination, force)
-    origin = source.read(os.fspath(model), revision)
+    check_output(destination, chosen.force)
+    origin = source.read(os.fspath(model), chosen.revision)
     _check_tokenizer(origin)
-    roles = {role: name for role, name in (columns or {}).items() if role != "label"}
-    paths = [samples] if isinstance(samples, (str, os.PathLike)) else list(samples)
-    texts = [text for path in paths for text in samples_module.read(Path(path), roles, modality=origin.modality).inputs]
-    others = None if eval is None else samples_module.read(Path(eval), roles, modality=origin.modality).inputs
+    roles = {role: name for role, name in chosen.columns.items() if role != "label"}
+    texts = [text for one in sources for text in samples_module.read(one, roles, modality=origin.modality).inputs]
+    others = None if measured is None else samples_module.read(measured, roles, modality=origin.modality).inputs
     listed = None if tokens is None else read_tokens(Path(tokens))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         made = trimmed(origin, texts, listed, others, Path(scratch) / "model", progress)
-        return Trimmed(place(made.path, destination, force), *list(vars(made).values())[1:])
+        return Trimmed(place(made.path, destination, chosen.force), *list(vars(made).values())[1:])
 
 
 def read_tokens(path: Path) -> list[str]:

@@ -7,15 +7,14 @@ interrupt. The bundle is deployed first where the device has another one or none
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from edgekit import deploy as deployments
 from edgekit.bundle.pack import SUFFIX, pack
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import MANIFEST, open_bundle
@@ -24,6 +23,7 @@ from edgekit.report import files as report_files
 from edgekit.report.evaluate import BundleScores
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import RemoteError, UsageError
+from edgekit.spec.options import DeployOptions
 from edgekit.spec.parsing import parse
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.report import Report
@@ -56,9 +56,10 @@ class Connection:
     ssh_options: Sequence[str] = ()
     progress: Progress = field(default=silent, compare=False)
 
-    def deploy_options(self) -> dict[str, Any]:
+    def deploy_options(self) -> DeployOptions:
         """Return the options of :func:`edgekit.deploy.deploy`."""
-        return {name: value for name, value in vars(self).items() if name != "where"}
+        names = [option.name for option in dataclasses.fields(DeployOptions)]
+        return DeployOptions(**{name: value for name, value in vars(self).items() if name in names})
 
 
 def evaluate(
@@ -119,13 +120,15 @@ def _open_device(
     """
     for option, file in files.items():
         _check_file(option, Path(file))
+    from edgekit import deploy as deployments  # here, since it is the longest chain of imports
+
     address = parse_url(connection.where)
     device = Device(address, connection.python, connection.identity, connection.ssh_options, connection.progress)
     keys, revoked = connection.keys, connection.revoked
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     state = deployments.ask_device(device, opened, address)
     if state["manifest"] != sha256(opened.path / MANIFEST):
-        deployments.deploy(bundle, connection.where, **connection.deploy_options())
+        deployments.deploy(bundle, connection.where, options=connection.deploy_options(), progress=connection.progress)
     path, token = str(state["path"]), secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as scratch:
         try:

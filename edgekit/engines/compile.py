@@ -101,16 +101,28 @@ def key_parts(
     }
 
 
+@dataclass(frozen=True)
+class EngineOptions:
+    """How :func:`load_engine` comes to an engine.
+
+    Attributes:
+        make: Whether engines are made here and stored, also where the bundle brings some; else what can be used is used.
+        force: Whether an engine is made anew also where the cache has one.
+        self_test: Function that is called with an engine that was made here, and returns what is wrong with it.
+    """
+
+    make: bool = False
+    force: bool = False
+    self_test: SelfTest | None = None
+
+
 def load_engine(
     bundle: Bundle,
     variant: Variant,
     signature: Signature,
     device: Any,
     progress: Progress,
-    *,
-    make: bool = False,
-    force: bool = False,
-    self_test: SelfTest | None = None,
+    options: EngineOptions | None = None,
 ) -> tuple[backends.Engine, Compilation | None]:
     """Load the engine or graph that a variant runs on a device.
 
@@ -120,9 +132,7 @@ def load_engine(
         signature: Signature of the graph.
         device: Open device of the variant's backend.
         progress: Progress callback of a compilation.
-        make: True to compile and cache an engine here even if the bundle has one. Default: use any usable engine.
-        force: True to compile even if the cache has the engine.
-        self_test: Test of an engine that was compiled here.
+        options: Options; None for any usable engine.
 
     Returns:
         The engine and its origin; the origin is None for a backend that runs the graph itself.
@@ -134,6 +144,8 @@ def load_engine(
             failed engine is removed from the cache.
         BuildError: ``make`` is set and the engine cannot be cached.
     """
+    how = options or EngineOptions()
+    make, force, self_test = how.make, how.force, how.self_test
     if not backends.get(variant.backend).ENGINES:
         graph: backends.Engine = device.load(bundle.graph(variant.graphs[signature.name]), signature, variant.shapes)
         bundle.check_unchanged()

@@ -85,6 +85,40 @@ class ImageModality:
             raise SamplesError(f"has an image that cannot be used: {problem}", code="samples-image") from problem
         return str(path)
 
+    def read_row(self, columns: Mapping[str, object]) -> str | np.ndarray:
+        """Return the image of one row in memory, see :class:`edgekit.spec.sources.TakesRows`.
+
+        Args:
+            columns: ``image`` to the path of a file, which starts at the current folder and may lead anywhere, the bytes of a file, an image of Pillow,
+                an array as :func:`decode` takes it, or a mapping with ``bytes`` or ``path``, as ``datasets`` gives an image that it does not decode.
+
+        Returns:
+            The absolute path, or uint8 ``[height, width, 3]``.
+
+        Raises:
+            SamplesError: for a value that is no image that can be read; the message begins behind the place.
+        """
+        value = columns["image"]
+        if isinstance(value, Mapping):
+            value = value.get("path") if value.get("bytes") is None else value["bytes"]
+        if isinstance(value, (str, os.PathLike)) and str(value).strip():
+            path = Path(value).absolute()
+            if path.is_file():
+                return self.read({"image": path.name}, path.parent)
+            raise SamplesError(
+                "has a path of an image that leads to no file. Correct the path: it starts at the current folder.",
+                code="samples-image-missing",
+            )
+        if value is None or isinstance(value, (str, bool, int, float)):
+            raise SamplesError(
+                f"has as its image {kind_of(value)}, expected a path, the bytes of a file, an image of Pillow, or an array. Correct or remove the row.",
+                code="samples-image-type",
+            )
+        try:
+            return decode(value)
+        except InputError as problem:
+            raise SamplesError(f"has an image that cannot be taken: {problem}", code="samples-image") from problem
+
     def content(self, value: object) -> bytes:
         """Return the canonical bytes of an image: the digest of its file, or of its pixels if there is no file."""
         if isinstance(value, (str, os.PathLike)):

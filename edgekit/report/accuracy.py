@@ -11,6 +11,7 @@ from edgekit.report import slices as sliced
 from edgekit.report.predictions import check_finite
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError
+from edgekit.spec.gates import AccuracyGates
 from edgekit.spec.protocols import Arrays, HasConfidence, HasLabels, Task
 from edgekit.spec.report import Accuracy, Flip
 from edgekit.spec.rows import difference
@@ -31,8 +32,7 @@ def compare(
     after: Sequence[Arrays],
     ids: Sequence[str],
     *,
-    margin: float | None = None,
-    recall_margin: float | None = None,
+    margins: AccuracyGates | None = None,
     slices: Mapping[str, Sequence[str]] | None = None,
     include_text: bool = False,
 ) -> Accuracy:
@@ -48,8 +48,8 @@ def compare(
         before: outputs of the baseline or the teacher.
         after: outputs of the candidate.
         ids: of the rows, as ``predictions.row_ids`` gives them.
-        margin: of the gate, in the score's unit, that ``rows_needed`` is about.
-        recall_margin: of the gate of each label's recall; None to leave recalls out.
+        margins: Gates, of which ``drop``, in the score's unit, is what ``rows_needed`` is about; without ``recall_drop`` recalls are left out. None for
+            none of them.
         slices: column to the value of each row.
         include_text: whether the report may hold inputs.
 
@@ -58,6 +58,7 @@ def compare(
         SamplesError: when there is no row.
     """
     slices = slices or {}
+    margin, recall_margin = (None, None) if margins is None else (margins.drop, margins.recall_drop)
     _check(given, before, after, ids, slices)
     task, once, places = given.task, given.distinct, given.places
     before, after = [before[i] for i in places], [after[i] for i in places]

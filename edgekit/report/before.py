@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
-from edgekit.report.side import Rows, Side, opened, same_task, teacher
+from edgekit.report.side import Rows, Side, opened, same_task, score_fields, teacher
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.rows import encode_each
@@ -174,10 +174,15 @@ def _reported(file: Path, side: Side, given: Rows) -> BundleBefore | ReportBefor
             if found.path
             else ""
         )
+    packed = found.predictions
     if not matches(earlier.samples, given.digest):
         why = f"the samples are not those of {file.name}: they changed since, or are others"
+        if found.score_name != side.task.metrics[0].name:
+            found = replace(found, **score_fields(side.task, None, None))
         return ReportBefore(found, earlier.fingerprint, why_not=why, note=note)
-    outputs = predictions.unpack(found.predictions)
+    outputs = predictions.unpack(packed)
+    if found.score_name != side.task.metrics[0].name:  # it was made with another metric
+        found = replace(found, **score_fields(side.task, given.evaluation, outputs))
     untimely = (
         ""
         if earlier.speed is None or earlier.speed.comparable

@@ -25,6 +25,7 @@ from edgekit.runtime.session import Session
 from edgekit.runtime.stand_in import stand_in_variants
 from edgekit.spec.errors import InputError, UsageError
 from edgekit.spec.manifest import Variant
+from edgekit.spec.options import BenchOptions
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
@@ -139,31 +140,35 @@ class Bench(Recorded):
 @takes_paths("bundle")
 def bench(
     bundle: str | Path,
-    batches: Sequence[int],
-    lengths: Sequence[int],
     *,
-    seconds: float = 1.0,
-    backend: str | None = None,
-    threads: int | None = None,
+    options: BenchOptions | None = None,
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> Bench:
-    """Times every pair of batch and length for about ``seconds``, at least 11 calls; those that an engine's profiles do not hold are left out.
+    """Time every pair of batch and length, at least 11 calls each; pairs that an engine's profiles do not hold are left out.
 
-    Where all rows have one shape, ``lengths`` have no meaning, and each batch is timed once.
+    Where all rows have one shape, lengths have no meaning, and each batch is timed once.
+
+    Args:
+        bundle: Folder of the bundle.
+        options: Options; None for the defaults.
+        trust: Keys of makers whose bundles may be opened; None for anybody's.
+        progress: Function that is called after each pair.
 
     Raises:
         InputError: for a length that the model does not take, or where no pair is left.
         UsageError: for a bundle of a device on ONNX Runtime, whose times are not the device's.
     """
+    chosen = options or BenchOptions()
+    batches, lengths, seconds = chosen.batches, chosen.lengths, chosen.seconds
     opened = open_bundle(bundle, trust)
-    if stand_in_variants(opened.manifest.variants, backend):
+    if stand_in_variants(opened.manifest.variants, chosen.backend):
         raise UsageError(
             f"{bundle} runs on a device alone, and the times of a stand-in on this CPU would not be the device's. "
             "Time it there: edgekit bench BUNDLE --on ssh://HOST",
             code="stand-in-no-times",
         )
-    with load(bundle, backend=backend, threads=threads, trust=trust) as session:
+    with load(bundle, backend=chosen.backend, threads=chosen.threads, trust=trust) as session:
         info = session.info
         variant = next(v for v in opened.manifest.variants if (v.backend, v.method) == (info.backend, info.method))
         sizes: Sequence[int | None] = (None,) if info.max_length is None else lengths

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from edgekit.report import robustness
 from edgekit.report.before import BundleBefore, Known, TeacherBefore
-from edgekit.report.faithfulness import faithfulness
+from edgekit.report.faithfulness import FaithfulnessOptions, faithfulness
 from edgekit.report.predictions import Answer
 from edgekit.report.side import Rows, Side
 from edgekit.spec.progress import Progress
@@ -59,9 +59,8 @@ def describe(
         filler = side.task.modality.filler()
         if isinstance(known, BundleBefore) and known.side.task.modality.filler() != filler:
             filler = ""  # of different ones neither stands for a word on both sides: words are left out
-        explained = faithfulness(
-            rows, other, ask, given.ids, filler=filler, seed=seed, include_text=words, progress=progress
-        )
+        how = FaithfulnessOptions(seed=seed, include_text=words)
+        explained = faithfulness(rows, other, ask, given.ids, filler=filler, options=how, progress=progress)
     return (
         own,
         robustness.own(rows, disturbed, before, others),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit import backends
@@ -14,12 +14,15 @@ from edgekit.report.reference import question
 from edgekit.report.side import opened
 from edgekit.report.slices import score_slices
 from edgekit.report.table import shown_scores, table
+from edgekit.spec.options import EvaluateOptions
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.rows import encode_each
+from edgekit.spec.sources import SampleSource
 from edgekit.spec.subject import SliceScore
 from edgekit.spec.text import wrap_lines
+from edgekit.spec.user_metric import resolve_metric, with_metric
 from edgekit.stats.percentiles import Latency, latency, samples_needed
 
 __all__ = ["BundleScores", "evaluate"]
@@ -105,35 +108,32 @@ class BundleScores(Recorded):
         return "\n".join([text, *(wrap_lines(f"note: {note}") for note in dict.fromkeys(self.notes))])
 
 
-@takes_paths("bundle", "samples")
+@takes_paths("bundle")
 def evaluate(
     bundle: str | Path,
-    samples: str | Path,
+    samples: SampleSource,
     *,
-    columns: Mapping[str, str] | None = None,
-    slices: Sequence[str] = (),
-    backend: str | None = None,
-    threads: int | None = None,
+    options: EvaluateOptions | None = None,
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> BundleScores:
-    """Scores a bundle and takes its times and memory.
+    """Score a bundle on labelled samples, and measure its latency and memory.
 
     Args:
-        bundle: its folder.
-        samples: rows with labels.
-        columns: role to column name.
-        slices: Columns whose values are scored apart.
-        backend: which of the bundle's backends.
-        threads: threads of one call.
-        trust: whose bundles may be opened; None for anybody's.
-        progress: told after each group of texts.
+        bundle: Folder of the bundle.
+        samples: Labelled samples, a path or rows in memory.
+        options: Options; None for the defaults.
+        trust: Keys of makers whose bundles may be opened; None for anybody's.
+        progress: Function that is called after each group of inputs.
 
     Raises:
         EdgekitError: when the bundle or the samples cannot be used.
     """
-    side = opened(bundle, trust, backend, threads)
-    rows = sample_files.read(samples, columns, slices, side.task.modality)
+    chosen = options or EvaluateOptions()
+    source, metric, slices = sample_files.collect(samples), resolve_metric(chosen.metric), chosen.slices
+    side = opened(bundle, trust, chosen.backend, chosen.threads)
+    side = replace(side, task=with_metric(side.task, metric))
+    rows = sample_files.read(source, chosen.columns, slices, side.task.modality)
     given = rows.evaluation(side.task)
     times: list[float] = []
     with side.worker() as worker:

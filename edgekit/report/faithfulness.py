@@ -22,7 +22,16 @@ from edgekit.spec.progress import Progress, silent
 from edgekit.spec.protocols import Arrays, Explainable, HasConfidence, Input
 from edgekit.spec.report import Drift, Faithfulness
 
-__all__ = ["DRIFTS", "FEWEST_WORDS", "MOST_WORDS", "NEUTRAL", "faithfulness", "spearman", "top_overlap"]
+__all__ = [
+    "DRIFTS",
+    "FEWEST_WORDS",
+    "MOST_WORDS",
+    "NEUTRAL",
+    "FaithfulnessOptions",
+    "faithfulness",
+    "spearman",
+    "top_overlap",
+]
 
 FEWEST_WORDS, MOST_WORDS = 3, 60
 """Of an input that is explained. Two words can be ordered by chance half of the time; the calls grow with the words."""
@@ -49,6 +58,23 @@ class _Explained:
     outputs_after: Arrays
 
 
+@dataclass(frozen=True, kw_only=True)
+class FaithfulnessOptions:
+    """Options of :func:`faithfulness`.
+
+    Attributes:
+        rows: Number of inputs to explain.
+        k: Number of words at the top that must be the same; of an input with no more than k words one less than it has, or they always would be.
+        seed: Random seed for the draw of inputs and for the floor.
+        include_text: Whether the words may be in the result.
+    """
+
+    rows: int = 40
+    k: int = 3
+    seed: int = 0
+    include_text: bool = False
+
+
 def faithfulness(
     given: Evaluation,
     before: Answer,
@@ -56,10 +82,7 @@ def faithfulness(
     ids: Sequence[str],
     *,
     filler: str,
-    rows: int = 40,
-    k: int = 3,
-    seed: int = 0,
-    include_text: bool = False,
+    options: FaithfulnessOptions | None = None,
     progress: Progress = silent,
 ) -> Faithfulness | None:
     """Compares what the words of some inputs add to the answer of one model with what they add to the same answer of another.
@@ -78,10 +101,7 @@ def faithfulness(
         after: the candidate, called once an input with the first of these lists.
         ids: keyed hashes of the inputs, in their order.
         filler: what stands for a word, from the modality. Where the two models have different ones give ``""``, which any model understands.
-        rows: inputs to explain.
-        k: words at the top that must be the same; of an input with no more than k words one less than it has, or they always would be.
-        seed: of the draws.
-        include_text: whether the words may be in the result.
+        options: Options; None for the defaults.
         progress: told after each input.
 
     Returns:
@@ -92,6 +112,8 @@ def faithfulness(
         UsageError: when there are not as many ids as inputs, rows or k is below 1, or an answer is not finite outputs for each input.
         InputError: for an input that the task cannot take.
     """
+    chosen = options or FaithfulnessOptions()
+    rows, k, seed = chosen.rows, chosen.k, chosen.seed
     if len(ids) != len(given) or rows < 1 or k < 1:
         raise UsageError(
             f"There are {len(given)} inputs, {len(ids)} ids, rows={rows} and k={k}; expected an id for each input, and at least 1 of the others.",
@@ -100,14 +122,14 @@ def faithfulness(
     if not isinstance(given.task, Explainable):
         return None
     order = np.random.default_rng([seed, 0]).permutation(len(given)).tolist()
-    chosen = [row for row, _ in zip(_explicable(given, order, filler), range(rows), strict=False)]
+    explained_rows = [row for row, _ in zip(_explicable(given, order, filler), range(rows), strict=False)]
     found, calls = [], 0
-    for done, row in enumerate(chosen, 1):
+    for done, row in enumerate(explained_rows, 1):
         explained = _explain(given, before, after, row, filler)
         calls += 1 + len(explained.words)
         if np.ptp(explained.before) > 0:
             found.append(explained)
-        progress("faithfulness", done, len(chosen))
+        progress("faithfulness", done, len(explained_rows))
     if not found:
         return None
     draw = np.random.default_rng([seed, 1])
@@ -125,7 +147,7 @@ def faithfulness(
         ceiling_top,
         floor_rank,
         floor_top,
-        _drifts(given, found, ids, include_text),
+        _drifts(given, found, ids, chosen.include_text),
     )
 
 

@@ -115,6 +115,11 @@ def own_drop(manifest: Manifest, measured: Subject, samples: str) -> tuple[float
     built_on = manifest.provenance.get("evaluation_digest", "")
     if measured.score is None:
         return None, "the score is not defined on these samples"
+    if manifest.score_name != measured.score_name:
+        return (
+            None,
+            f"the bundle knows its model's {manifest.score_name} alone, and the metric here is {measured.score_name}; compare it with its teacher",
+        )
     if not matches(built_on, samples):
         return (
             None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,12 @@ from edgekit.runtime.load import load_checked
 from edgekit.runtime.session import Session
 from edgekit.samples.stream import Row, read_rows
 from edgekit.spec.errors import EdgekitError, InputError, OutputError, SamplesError, UsageError
+from edgekit.spec.options import PredictOptions
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 
 __all__ = ["Predicted", "predict"]
-
-BATCH = 256
-"""Rows that are read, predicted and written at a time."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +61,8 @@ def predict(
     samples: str | Path,
     out: str | Path,
     *,
-    columns: Mapping[str, str] | None = None,
-    keep: Sequence[str] = (),
-    scores: bool = False,
-    top_k: int | None = None,
-    threshold: float | None = None,
-    skip_errors: bool = False,
-    force: bool = False,
-    backend: str | None = None,
-    threads: int | None = None,
+    options: PredictOptions | None = None,
     trust: Trust | None = None,
-    max_characters: int | None = None,
-    truncate: bool = False,
-    batch: int = BATCH,
     progress: Progress = silent,
 ) -> Predicted:
     """Write the predictions of a bundle for every row of a file.
@@ -84,19 +71,8 @@ def predict(
         bundle: Folder of the bundle.
         samples: File of inputs (JSON Lines, JSON, CSV, TSV; Parquet with pyarrow), or a folder of files; labels are not needed.
         out: File to write; its name ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``. It appears whole or not at all.
-        columns: Role to column name.
-        keep: Columns of the input that are copied to the output, before the predictions.
-        scores: Whether each label's score is written.
-        top_k: Number of labels with the highest scores that are written, with their scores; None for none.
-        threshold: Least score of a label, 0 to 1; None for the model's own decision (0.5 where a row may have several labels).
-        skip_errors: Whether a row that cannot be predicted gets its error in the column ``error``; else it ends the run.
-        force: Whether a file at ``out`` is replaced.
-        backend: Backend as :func:`edgekit.load` takes it.
-        threads: Threads of one call; None for the bundle's own.
+        options: Options; None for the defaults.
         trust: Trusted keys; None for a bundle of anybody.
-        max_characters: Limit of a text as :func:`edgekit.load` takes it.
-        truncate: Whether a longer text is cut.
-        batch: Rows that are predicted at a time.
         progress: Function that is told how many rows are done.
 
     Returns:
@@ -107,19 +83,27 @@ def predict(
         SamplesError: When the samples cannot be read; for a row that cannot be predicted, with its number in ``fields["row"]``.
         EdgekitError: As :func:`edgekit.load`.
     """
-    place = Path(out)
+    chosen = options or PredictOptions()
+    place, batch, skip_errors, force = Path(out), chosen.batch, chosen.skip_errors, chosen.force
     prediction_files.check(place, force)
     if batch < 1:
         raise UsageError(f"batch is {batch}, expected at least 1. Correct the call.", code="batch-out-of-range")
-    side = opened(bundle, trust, backend, threads)
-    layout = Layout.of(side.task, keep, scores=scores, top_k=top_k, threshold=threshold, with_errors=skip_errors)
-    rows = read_rows(samples, columns, side.task.modality)
+    side = opened(bundle, trust, chosen.backend, chosen.threads)
+    layout = Layout.of(
+        side.task,
+        chosen.keep,
+        scores=chosen.scores,
+        top_k=chosen.top_k,
+        threshold=chosen.threshold,
+        with_errors=skip_errors,
+    )
+    rows = read_rows(samples, chosen.columns, side.task.modality)
     first = next(rows)
     layout.check_columns(first.record, Path(samples))
     total = _count_lines(Path(samples))
     counts = {"rows": 0, "errors": 0, "truncated": 0}
-    with load_checked(side.bundle, backend=backend, threads=threads, progress=progress) as session:
-        session.limit(max_characters, truncate)
+    with load_checked(side.bundle, backend=chosen.backend, threads=chosen.threads, progress=progress) as session:
+        session.limit(chosen.max_characters, chosen.truncate)
         with disk_errors(place), new_file(place) as (file, stream):
             writer = prediction_files.open_writer(place, stream, layout)
             for part in _batches(itertools.chain([first], rows), batch):

@@ -30,6 +30,7 @@ from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays, HasLabels, Input, Task
 from edgekit.spec.rows import encode_each
 from edgekit.spec.sealed import seal
+from edgekit.spec.sources import SampleSource
 from edgekit.spec.subject import ByLength, Process, Start, Subject, Times
 from edgekit.spec.tensor import TensorSpec
 from edgekit.stats.percentiles import percentile, samples_needed
@@ -44,6 +45,7 @@ __all__ = [
     "rows",
     "same_task",
     "score",
+    "score_fields",
     "subject",
     "teacher",
     "times",
@@ -173,7 +175,7 @@ def opened(
     return Side(found, found.path.resolve().name, task, backend, threads, trust)
 
 
-def rows(task: Task, samples: str | Path, columns: Mapping[str, str] | None, slices: Sequence[str]) -> Rows:
+def rows(task: Task, samples: SampleSource, columns: Mapping[str, str] | None, slices: Sequence[str]) -> Rows:
     """Reads labelled samples.
 
     Raises:
@@ -285,20 +287,31 @@ def teacher(task: str, given: Rows, outputs: Sequence[Arrays], name: str) -> Sub
 def _scored(name: str, given: Rows, outputs: Sequence[Arrays]) -> dict[str, Any]:
     """Fields of a subject that are about its answers."""
     task, truth = given.evaluation.task, given.evaluation.truth
-    metric = task.metrics[0]
     return {
         "task": name,
         "identity": plain(task.identity),
         "labels": tuple(task.labels) if isinstance(task, HasLabels) else (),
-        "score_name": metric.name,
-        "higher_is_better": metric.higher_is_better,
-        "score": score(given.evaluation, outputs),
-        "more_scores": given.evaluation.more_scores(outputs),
+        **score_fields(task, given.evaluation, outputs),
         "calibration_error": calibration_error(task, outputs, truth),
         "confusion": confusion(task, outputs, truth),
         # Outputs of such a task spell the user's text.
         "predictions": None if task.answers_quote_input else predictions.pack(outputs, given.ids),
     }
+
+
+def score_fields(task: Task, given: Evaluation | None, outputs: Sequence[Arrays] | None) -> dict[str, Any]:
+    """Return the fields of a subject that are about its scores.
+
+    Args:
+        task: Task with its metrics.
+        given: Labelled rows; None where the scores are not known.
+        outputs: Outputs of the model to these rows; None where they are not known.
+    """
+    metric = task.metrics[0]
+    fields: dict[str, Any] = {"score_name": metric.name, "higher_is_better": metric.higher_is_better}
+    if given is None or outputs is None:
+        return {**fields, "score": None, "more_scores": {}}
+    return {**fields, "score": score(given, outputs), "more_scores": given.more_scores(outputs)}
 
 
 def score(given: Evaluation, outputs: Sequence[Arrays]) -> float | None:

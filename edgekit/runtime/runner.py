@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +24,41 @@ __all__ = ["GraphRunner", "check_finite", "opened"]
 _ROWS_NAMED = 8  # in a message
 
 
+@dataclass(eq=False)
 class GraphRunner:
-    """The graphs of a model, run on rows by a loop.
+    """The graphs of a model, run on rows by a loop. The engines stay open: the caller that opened them closes them.
 
     Attributes:
-        engines: signature name to its engine, for each signature of the loop.
-        signatures: signature name to what the graph takes and gives.
+        engines: Signature name to its engine, for each signature of the loop.
+        signatures: Signature name to what the graph takes and gives.
+        loop: Name of a file in ``runtime/loops/``.
+        shapes: Bucket edges along the first axis that varies, ascending.
+        batch: Largest number of rows of one call.
+        max_tokens: Largest product of rows and padded size of one call, a single row excepted; 0: ``batch`` alone limits it.
+        streams: Number of calls at the same time.
+        name: Subject of error messages, e.g. ``static on onnxruntime``.
+        options: Options of the loop.
+
+    Raises:
+        FormatError: for a loop that this version does not have.
     """
 
-    def __init__(
-        self,
-        engines: Mapping[str, Runs],
-        signatures: Mapping[str, Signature],
-        loop: str = "single",
-        *,
-        shapes: Sequence[int] = (),
-        batch: int = 1,
-        max_tokens: int = 0,
-        streams: int = 1,
-        name: str = "The graph",
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        """Binds engines to a loop. They stay open: whoever opened them closes them.
+    engines: Mapping[str, Runs]
+    signatures: Mapping[str, Signature]
+    loop: str = "single"
+    _: KW_ONLY
+    shapes: Sequence[int] = ()
+    batch: int = 1
+    max_tokens: int = 0
+    streams: int = 1
+    name: str = "The graph"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
-        Args:
-            engines: signature name to its engine.
-            signatures: signature name to what the graph takes and gives.
-            loop: name of a file in ``runtime/loops/``.
-            shapes: bucket edges along the first axis that varies, ascending.
-            batch: rows of one call at most.
-            max_tokens: rows times padded size of one call at most, a single row excepted; 0: ``batch`` alone limits it.
-            streams: calls at the same time.
-            name: subject of error messages, e.g. ``static on onnxruntime``.
-            options: options of the loop.
-
-        Raises:
-            FormatError: for a loop that this version does not have.
-        """
-        self.engines, self.signatures = engines, signatures
-        self._loop = loops.get(loop)
-        self._whole = merge_signatures([signatures[name] for name in self._loop.SIGNATURES])
-        self._shapes, self._options = tuple(shapes), options or {}
-        self._batch, self._max_tokens, self._streams = batch, max_tokens, streams
-        self._name = name
+    def __post_init__(self) -> None:
+        """Looks up the loop."""
+        self._loop = loops.get(self.loop)
+        self._whole = merge_signatures([self.signatures[name] for name in self._loop.SIGNATURES])
+        self.shapes = tuple(self.shapes)
 
     @classmethod
     def of(cls, engine: Runs, signature: Signature, **settings: Any) -> GraphRunner:
@@ -95,7 +88,7 @@ class GraphRunner:
         """
         answers = [self._call([row])[0] for row in rows] if alone else self._in_calls(rows)
         if finite:
-            check_finite(answers, self._name)
+            check_finite(answers, self.name)
         return answers
 
     def record(self, rows: Sequence[Arrays]) -> Mapping[str, list[dict[str, np.ndarray]]]:
@@ -103,14 +96,14 @@ class GraphRunner:
         return self._loop.record(self.engines, self.signatures, rows)
 
     def _in_calls(self, rows: Sequence[Arrays]) -> list[Arrays]:
-        parts = single.cut([single.size(self._whole, row) for row in rows], self._batch, self._max_tokens)
+        parts = single.cut([single.size(self._whole, row) for row in rows], self.batch, self.max_tokens)
 
         def call(part: Sequence[int]) -> list[Arrays]:
             return self._call([rows[i] for i in part])
 
-        if self._streams > 1 and len(parts) > 1:
+        if self.streams > 1 and len(parts) > 1:
             # The longest first, so that the streams end together.
-            with ThreadPoolExecutor(self._streams) as pool:
+            with ThreadPoolExecutor(self.streams) as pool:
                 results = list(pool.map(call, reversed(parts)))[::-1]
         else:
             results = [call(part) for part in parts]
@@ -121,7 +114,7 @@ class GraphRunner:
         return answers
 
     def _call(self, rows: Sequence[Arrays]) -> list[Arrays]:
-        return self._loop.run(self.engines, self.signatures, rows, self._shapes, self._options)
+        return self._loop.run(self.engines, self.signatures, rows, self.shapes, self.options)
 
 
 def check_finite(answers: Sequence[Arrays], name: str) -> None:
@@ -155,10 +148,8 @@ def opened(
     backend: str,
     device: str = "cpu",
     *,
-    loop: str = "single",
     threads: int = 1,
     streams: int = 1,
-    shapes: Sequence[int] = (),
     **settings: Any,
 ) -> Iterator[GraphRunner]:
     """Opens graph files on a backend, and closes them at the end.
@@ -168,11 +159,9 @@ def opened(
         signatures: signature name to what the graph takes and gives.
         backend: name of the backend that runs them.
         device: device of the backend.
-        loop: name of a file in ``runtime/loops/``.
         threads: threads of all calls that run at the same time.
         streams: calls at the same time.
-        shapes: bucket edges along the first axis that varies, ascending.
-        settings: further arguments of :class:`GraphRunner`.
+        **settings: Further arguments of :class:`GraphRunner`, e.g. ``loop`` and ``shapes``.
 
     Raises:
         BackendError: when the backend is not installed or refuses a graph.
@@ -182,7 +171,7 @@ def opened(
         stack.callback(place.close)
         engines: dict[str, Runs] = {}
         for name, graph in graphs.items():
-            engine = place.load(graph, signatures[name], tuple(shapes))
+            engine = place.load(graph, signatures[name], tuple(settings.get("shapes", ())))
             stack.callback(engine.close)
             engines[name] = engine
-        yield GraphRunner(engines, signatures, loop, shapes=shapes, streams=streams, **settings)
+        yield GraphRunner(engines, signatures, streams=streams, **settings)

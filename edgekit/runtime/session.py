@@ -11,7 +11,7 @@ import numpy as np
 
 from edgekit import backends, tasks
 from edgekit.bundle.trust import Bundle
-from edgekit.engines.compile import Compilation, SelfTest, load_engine, merge_compilations
+from edgekit.engines.compile import Compilation, EngineOptions, SelfTest, load_engine, merge_compilations
 from edgekit.runtime import golden, loops
 from edgekit.runtime._calls import Calls, counted
 from edgekit.runtime._feeds import sizes_of
@@ -94,9 +94,8 @@ class Session:
         try:
             for signature in signatures.values():
                 test = self._self_test(signature) if self_test else None
-                engine, made = load_engine(
-                    bundle, variant, signature, self._device, progress, make=make, force=force, self_test=test
-                )
+                how = EngineOptions(make, force, test)
+                engine, made = load_engine(bundle, variant, signature, self._device, progress, how)
                 self._engines[signature.name] = engine
                 compilations += [] if made is None else [made]
         except BaseException:

@@ -1,4 +1,4 @@
-"""Samples in a fixed order: JSON, CSV or TSV with named columns, a folder of files, or a ``calibration/*.toml`` that names them.
+"""Samples in a fixed order: JSON, CSV or TSV with named columns, a folder of files, a ``calibration/*.toml`` that names them, or rows in memory.
 
 Inputs stay in memory: neither they nor pieces of them go into an error, a log, a cache or a bundle. A place in a file
 is named by its line.
@@ -8,20 +8,38 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import random
-import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from edgekit.modalities.text import UNBOUND
 from edgekit.samples import _folder, _json, _tables
+from edgekit.samples._columns import (
+    LABEL,
+    LONGEST_VALUE,
+    MOST_VALUES,
+    NO_VALUE,
+    SEVERAL,
+    check_once,
+    check_role,
+    check_slices,
+    check_values,
+    columns_of,
+    parse_columns,
+    slice_value,
+)
 from edgekit.samples._decode import GZIP, text_of
+from edgekit.samples._header import is_header
+from edgekit.samples._memory import RowTable, collect, collect_all, rows_digest
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError, near
 from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.protocols import Input, Modality, Task
+from edgekit.spec.sources import FilePath, SampleSource, TakesRows
 from edgekit.spec.target import read_toml
 
 __all__ = [
@@ -31,29 +49,17 @@ __all__ = [
     "NO_VALUE",
     "SEVERAL",
     "Recipe",
+    "RowTable",
     "Sample",
     "Samples",
     "choose_columns",
+    "collect",
+    "collect_all",
     "parse_columns",
     "read",
     "read_records",
     "shipped",
 ]
-
-LABEL = "label"
-"""Role of the column of the right answers; the other roles are the modality's."""
-
-MOST_VALUES = 50
-"""Different values that a column of slices may have."""
-
-LONGEST_VALUE = 40
-"""Characters of such a value: what is longer is text, and a report has none."""
-
-NO_VALUE = "(none)"
-"""The slice of rows that have no value in the column."""
-
-SEVERAL = "|"
-"""Between the columns of ``label=toxic|threat``, each of 0 and 1 for the label that it is named after."""
 
 _SUFFIXES = {".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
 _FILE_TYPES = f"{', '.join(_SUFFIXES)}, each also with {GZIP}, or .toml"
@@ -159,39 +165,12 @@ class Recipe:
     digest: str = ""
 
 
-def parse_columns(text: str) -> dict[str, str]:
-    """Reads ``text=sentence,label=y``.
-
-    Which roles there are is the modality's to say, when the file is read.
-
-    Raises:
-        UsageError: for a role that is there twice, or something without ``=``.
-    """
-    columns: dict[str, str] = {}
-    for part in filter(None, (p.strip() for p in text.split(","))):
-        role, equals, name = (p.strip() for p in part.partition("="))
-        if not equals or not name or not role:
-            raise UsageError(
-                f"'{part}' in --columns is not ROLE=COLUMN. Write e.g. --columns text=sentence,label=y.",
-                code="columns-syntax",
-            )
-        if role in columns:
-            several = (
-                f" For a label in several columns of 0 and 1 write label={columns[role]}{SEVERAL}{name}."
-                if role == LABEL
-                else ""
-            )
-            raise UsageError(
-                f"--columns names {role} twice ('{columns[role]}' and '{name}'), expected once. Leave one out.{several}",
-                code="columns-repeated",
-            )
-        columns[role] = name
-    return columns
-
-
-@takes_paths("path")
+@takes_paths()
 def read(
-    path: str | Path, columns: Mapping[str, str] | None = None, slices: Sequence[str] = (), modality: Modality = UNBOUND
+    source: SampleSource,
+    columns: Mapping[str, str] | None = None,
+    slices: Sequence[str] = (),
+    modality: Modality = UNBOUND,
 ) -> Samples:
     """Reads samples.
 
@@ -199,8 +178,9 @@ def read(
     the same rows can be compared.
 
     Args:
-        path: a JSON, CSV, TSV or calibration TOML file, the name of a sample set that EdgeKit ships, or a folder of files where inputs are such: each in a
-            subfolder with the name of its label, or all without.
+        source: A JSON, CSV, TSV or calibration TOML file, the name of a sample set that EdgeKit ships, a folder of files where inputs are such (each in a
+            subfolder with the name of its label, or all without), or rows in memory: mappings of column to value, of a list, a ``datasets.Dataset``, a
+            data frame or a generator.
         columns: role to column name; by default each role's own name, all but the modality's first one where they are there. The label may be
             several columns, ``toxic|threat``, each of 0 and 1.
         slices: columns whose values go into :attr:`Sample.slices` and from there into reports.
@@ -212,25 +192,14 @@ def read(
             more than ``LONGEST_VALUE`` characters.
         UsageError: for an unknown role or file type, slices by the input itself, or a column of slices that is named twice.
     """
-    file, roles = _locate(path, modality), (*modality.roles, LABEL)
-    named = {_role(role, roles): name for role, name in (columns or {}).items()}
+    given, roles = collect(source), (*modality.roles, LABEL)
+    named = {check_role(role, roles): name for role, name in (columns or {}).items()}
+    if isinstance(given, RowTable):
+        check_once(slices)
+        return _of_table(given, named, slices, modality)
+    file = _locate(given, modality)
     if file.suffix.lower() == ".toml" and not file.is_dir():
-        recipe = parse(Recipe, read_toml(file), f"calibration {file.name}")
-        source = file.parent / recipe.file
-        if source.suffix.lower() == ".toml":
-            raise SamplesError(
-                f"calibration {file.name} names the file '{recipe.file}', expected a JSON, CSV or TSV file. Correct it.",
-                code="calibration-file",
-            )
-        samples = read(source, {**recipe.columns, **named}, slices, modality)
-        found = f"sha256:{samples.digest if source.is_dir() else _file_digest(source)}"
-        if recipe.digest and recipe.digest != found:
-            remedy = "Restore the file, or put the new digest there."
-            raise SamplesError(
-                f"{source} has the digest {found}, {file.name} expects {recipe.digest}: the samples changed. {remedy}",
-                code="calibration-digest",
-            )
-        return samples.take(recipe.count, recipe.seed) if recipe.count else samples
+        return _of_recipe(file, named, slices, modality)
     suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
     kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
     if kind is None:
@@ -238,26 +207,13 @@ def read(
             f"Samples {file} end in '{suffix}', expected one of: {_FILE_TYPES}. Convert or rename the file.",
             code="samples-suffix",
         )
-    _check_once(slices)
+    check_once(slices)
     records = list(_records(file, kind, named, slices, modality))
-    if not records:
-        raise SamplesError(
-            f"Samples {file} have no rows, expected at least one. Give a file with samples.", code="samples-empty"
-        )
-    columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
-    chosen = _choose(
-        columns, named, file, roles, said=kind in ("json", "jsonl", "folder") or any(role in columns for role in roles)
+    folder = file if kind == "folder" else file.parent
+    labelled = kind in ("json", "jsonl", "folder")
+    rows, chosen = _read_rows(
+        records, _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), labelled), modality
     )
-    _check_slices(slices, columns, chosen, file)
-    rows = tuple(
-        _sample(record, chosen, LABEL not in named, slices, file, place, modality) for place, record in records
-    )
-    for name in slices:
-        if (different := len({row.slices[name] for row in rows})) > MOST_VALUES:
-            said = f"{different} different values in column '{name}', expected at most {MOST_VALUES} for slices"
-            raise SamplesError(
-                f"Samples {file} have {said}. Slice by a coarser column.", code="slices-too-many-samples"
-            )
     parts: list[object] = [
         [record for _, record in records] if kind == "folder" else _file_digest(file),
         sorted(chosen.items()),
@@ -268,8 +224,85 @@ def read(
     return Samples(rows, str(file), hashlib.sha256(to_json(parts).encode()).hexdigest())
 
 
+def _of_recipe(file: Path, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Samples:
+    """Read the samples that a calibration TOML names."""
+    recipe = parse(Recipe, read_toml(file), f"calibration {file.name}")
+    source = file.parent / recipe.file
+    if source.suffix.lower() == ".toml":
+        raise SamplesError(
+            f"calibration {file.name} names the file '{recipe.file}', expected a JSON, CSV or TSV file. Correct it.",
+            code="calibration-file",
+        )
+    samples = read(source, {**recipe.columns, **named}, slices, modality)
+    digest = f"sha256:{samples.digest if source.is_dir() else _file_digest(source)}"
+    if recipe.digest and recipe.digest != digest:
+        remedy = "Restore the file, or put the new digest there."
+        raise SamplesError(
+            f"{source} has the digest {digest}, {file.name} expects {recipe.digest}: the samples changed. {remedy}",
+            code="calibration-digest",
+        )
+    return samples.take(recipe.count, recipe.seed) if recipe.count else samples
+
+
+def _of_table(table: RowTable, named: Mapping[str, str], slices: Sequence[str], modality: Modality) -> Samples:
+    """Read rows in memory; their digest is that of their content."""
+    read_input = modality.read_row if isinstance(modality, TakesRows) else partial(modality.read, folder=Path.cwd())
+    records = list(table.records())
+    rows, chosen = _read_rows(records, _Reader(table.where, named, tuple(slices), read_input, True), modality)
+    contents = [modality.content(row.input) for row in rows]
+    if modality.reads_files:
+        rows = tuple(replace(row, content=content) for row, content in zip(rows, contents, strict=True))
+    inputs = {name for role, name in chosen.items() if role != LABEL}
+    others = [{name: value for name, value in record.items() if name not in inputs} for _, record in records]
+    return Samples(rows, table.where, rows_digest(list(zip(contents, others, strict=True)), chosen))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """How the records of one source become rows.
+
+    Attributes:
+        where: Name of the source, for messages.
+        named: Role to column name, as the caller named them.
+        slices: Columns of slices.
+        read_input: Function from role to value, of one row, to its input.
+        has_names: Whether the first record certainly has column names; the first line of a table may be a row.
+    """
+
+    where: str
+    named: Mapping[str, str]
+    slices: tuple[str, ...]
+    read_input: Callable[[Mapping[str, object]], Input]
+    has_names: bool
+
+
+def _read_rows(
+    records: Sequence[tuple[str, Mapping[str, object]]], reader: _Reader, modality: Modality
+) -> tuple[tuple[Sample, ...], dict[str, str]]:
+    """Return the rows of records, and role to column name as they were read.
+
+    Raises:
+        SamplesError: for no record, a column that is missing, and a row that is no sample.
+    """
+    where, slices = reader.where, reader.slices
+    if not records:
+        raise SamplesError(
+            f"Samples {where} have no rows, expected at least one. Give a file with samples.", code="samples-empty"
+        )
+    roles = (*modality.roles, LABEL)
+    columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
+    has_names = reader.has_names or any(role in columns for role in roles)
+    has_names = has_names or is_header(columns, (record for _, record in records))
+    chosen = columns_of(columns, reader.named, where, roles, has_names)
+    check_slices(slices, columns, chosen, where)
+    rows = tuple(_sample(record, chosen, reader, place) for place, record in records)
+    for name in slices:
+        check_values(name, [row.slices[name] for row in rows], where)
+    return rows, chosen
+
+
 def read_records(
-    path: str | Path, columns: Mapping[str, str], modality: Modality
+    path: FilePath, columns: Mapping[str, str], modality: Modality
 ) -> Iterator[tuple[str, Mapping[str, object]]]:
     """Yield the place of each row of a file and its columns, without making inputs of them.
 
@@ -310,9 +343,9 @@ def choose_columns(
         UsageError: For an unknown role.
     """
     roles = (*modality.roles, LABEL)
-    named = {_role(role, roles): name for role, name in columns.items() if role != LABEL}
+    named = {check_role(role, roles): name for role, name in columns.items() if role != LABEL}
     is_named = file.suffix.lower() not in (".csv", ".tsv") or any(role in record for role in roles)
-    chosen = _choose(record, named, file, roles, said=is_named)
+    chosen = columns_of(record, named, str(file), roles, is_named)
     return {role: name for role, name in chosen.items() if role != LABEL}
 
 
@@ -358,7 +391,7 @@ def shipped() -> dict[str, Path]:
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
 
 
-def _locate(path: str | Path, modality: Modality) -> Path:
+def _locate(path: str | os.PathLike[str], modality: Modality) -> Path:
     file = Path(path)
     if file.is_file() or (file.is_dir() and modality.reads_files):
         return file
@@ -373,101 +406,9 @@ def _locate(path: str | Path, modality: Modality) -> Path:
     )
 
 
-def _role(role: str, roles: Sequence[str]) -> str:
-    if role not in roles:
-        raise UsageError(
-            f"Unknown column role '{role}'.{near(role, roles)} Roles: {', '.join(roles)}.", code="role-unknown"
-        )
-    return role
-
-
-def _choose(
-    first: Mapping[str, object], named: Mapping[str, str], file: Path, roles: Sequence[str], said: bool
-) -> dict[str, str]:
-    """Which column plays which role. ``said``: columns may be named in an error; a table without a header has a text there."""
-    chosen = dict(named)
-    said = said or any(name in first for name in named.values())
-    shown = (
-        f"Columns: {', '.join(first)}"
-        if said
-        else f"Its first line has {len(first)} cell(s) and may not be a header, which it needs"
-    )
-    for role, name in named.items():
-        for part in (name,) if name in first or role != LABEL else name.split(SEVERAL):
-            if part not in first:
-                raise SamplesError(
-                    f"Samples {file} have no column '{part}' (for {role}).{near(part, first)} {shown}. Correct --columns.",
-                    code="samples-no-column",
-                )
-    for role in roles:
-        if role not in chosen and role in first:
-            chosen[role] = role
-    if roles[0] not in chosen:
-        raise SamplesError(
-            f"Samples {file} have no column '{roles[0]}'. {shown}. Name it: --columns {roles[0]}=COLUMN.",
-            code="samples-no-column",
-        )
-    return chosen
-
-
-def _check_once(slices: Sequence[str]) -> None:
-    if isinstance(slices, str):
-        raise UsageError(
-            f"The slices are one text ('{slices}'), expected a list of columns. Write e.g. slices=['{slices}'].",
-            code="slices-type",
-        )
-    if len(set(slices)) < len(slices):
-        raise UsageError(
-            f"The column '{max(slices, key=list(slices).count)}' is named twice for slices, expected once. Leave one out.",
-            code="slices-repeated",
-        )
-
-
-def _check_slices(slices: Sequence[str], columns: Mapping[str, str], chosen: Mapping[str, str], file: Path) -> None:
-    for name in slices:
-        if name not in columns:
-            raise SamplesError(
-                f"Samples {file} have no column '{name}' for slices.{near(name, columns)} Columns: {', '.join(columns)}. Correct the slices.",
-                code="samples-no-column",
-            )
-        for role, column in chosen.items():
-            if role != LABEL and column == name:
-                raise UsageError(
-                    f"Column '{name}' is the {role} of samples {file}, which reports do not hold. Slice by another column.",
-                    code="slices-private",
-                )
-
-
-def _slice(value: object, name: str, place: str) -> str:
-    """The value of a row in a column of slices."""
-    parts = value if isinstance(value, list) else [value]  # a list of labels is one value, as in a|b
-    said = "|".join("" if p is None else to_json(p) if isinstance(p, bool) else str(p) for p in parts).strip()
-    what = ""
-    if any(isinstance(p, (list, dict)) for p in parts):
-        what = "a list or an object"
-    elif len(said) > LONGEST_VALUE:
-        what = f"{len(said)} characters"
-    elif any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in said):
-        what = "a line break or another control character"
-    if what:
-        remedy = "Values of slices stand in reports, where text must not. Slice by another column, or correct the row."
-        raise SamplesError(
-            f"{place} has {what} in column '{name}', expected a value of at most {LONGEST_VALUE} characters for slices. {remedy}",
-            code="slices-value",
-        )
-    return said or NO_VALUE
-
-
-def _sample(
-    record: Mapping[str, object],
-    chosen: Mapping[str, str],
-    with_others: bool,
-    slices: Sequence[str],
-    file: Path,
-    place: str,
-    modality: Modality,
-) -> Sample:
-    label, empty, others = None, False, dict[str, object]()
+def _sample(record: Mapping[str, object], chosen: Mapping[str, str], reader: _Reader, place: str) -> Sample:
+    """Return one record as a sample."""
+    where, label, empty = reader.where, None, False
     if (name := chosen.get(LABEL)) is not None:
         label = record.get(name)
         if name not in record and SEVERAL in name:
@@ -476,20 +417,18 @@ def _sample(
         label = None if empty else label
     columns = {role: name for role, name in chosen.items() if role != LABEL}
     try:
-        value = modality.read(
-            {role: record.get(name) for role, name in columns.items()}, file if file.is_dir() else file.parent
-        )
+        value = reader.read_input({role: record.get(name) for role, name in columns.items()})
     except SamplesError as problem:
         # The modality knows roles; whoever wrote the file knows its columns.
         named = ", ".join(f"column '{name}' is the {role}" for role, name in columns.items() if name != role)
         raise SamplesError(
-            f"{file}, {place} {problem}{f' ({named})' if named else ''}", code="samples-row"
+            f"{where}, {place} {problem}{f' ({named})' if named else ''}", code="samples-row"
         ) from problem
-    if with_others:
+    others = dict[str, object]()
+    if LABEL not in reader.named:
         others = {name: other for name, other in record.items() if name not in chosen.values()}
-    return Sample(
-        value, label, {name: _slice(record.get(name), name, f"{file}, {place}") for name in slices}, empty, others
-    )
+    slices = {name: slice_value(record.get(name), name, f"{where}, {place}") for name in reader.slices}
+    return Sample(value, label, slices, empty, others)
 
 
 def _file_digest(file: Path) -> str:

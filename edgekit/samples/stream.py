@@ -111,7 +111,7 @@ def _is_json_lines(file: Path) -> bool:
 
 def _open(file: Path) -> io.BufferedIOBase:
     """Return a stream of the bytes of a file, unpacked where its name ends in ``.gz``."""
-    return gzip.open(file, "rb") if file.suffix.lower() == GZIP else file.open("rb")  # type: ignore[return-value]
+    return gzip.open(file, "rb") if file.suffix.lower() == GZIP else file.open("rb")
 
 
 def _of_json_lines(file: Path) -> Iterator[_Record]:

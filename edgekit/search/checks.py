@@ -13,6 +13,7 @@ from edgekit.machine.cpu import INSTRUCTIONS, cpu_instructions, lacks_vnni
 from edgekit.runtime.stand_in import AS_WRITTEN, STAND_IN, stand_in_for
 from edgekit.spec.errors import BudgetError, SamplesError, UsageError, check_known, near
 from edgekit.spec.manifest import Variant
+from edgekit.spec.options import CALIBRATION_ROWS
 from edgekit.spec.protocols import HasLabels, Task
 from edgekit.spec.rows import encode_each
 from edgekit.spec.target import USES, Target
@@ -46,8 +47,6 @@ __all__ = [
     "without_wrong",
 ]
 
-CALIBRATION_ROWS = 300
-"""Rows that are chosen for calibration where nothing else is said."""
 _UNLIKELY_EQUAL = 16
 FULL_RANGE = ("static", "dynamic")
 """Methods whose INT8 weights are multiplied with INT8 activations on CPUs, where 8 bits saturate without VNNI."""

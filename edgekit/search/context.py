@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from edgekit.report import companions
+from edgekit.spec.user_metric import with_metric
 
 if TYPE_CHECKING:
     from edgekit.samples import Samples
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from edgekit.search.kept import StepCache
     from edgekit.search.record import Record
     from edgekit.search.stand_in import Outputs
-    from edgekit.spec.protocols import Arrays, Input, Task
+    from edgekit.spec.protocols import Arrays, Input, Metric, Task
     from edgekit.spec.target import Target
+    from edgekit.spec.user_metric import FunctionMetric
     from edgekit.stats.paired import Paired
 
 __all__ = ["BuildContext", "EvaluationSet"]
@@ -34,11 +36,13 @@ class EvaluationSet:
         samples: rows of the file.
         rows: their inputs and truth, and the task that scores them.
         reference: outputs of the torch model, one entry a row.
+        metric: Metric of the user that replaces the task's first one, or None.
     """
 
     samples: Samples
     rows: Evaluation
     reference: Sequence[Arrays]
+    metric: FunctionMetric | Metric | None = None
 
     def __len__(self) -> int:
         """Number of rows."""
@@ -65,7 +69,7 @@ class EvaluationSet:
 
     def with_task(self, task: Task) -> EvaluationSet:
         """The same rows for a student, whose preprocessing is its own."""
-        return replace(self, rows=replace(self.rows, task=task))
+        return replace(self, rows=replace(self.rows, task=with_metric(task, self.metric)))
 
     def compare(self, outputs: Sequence[Arrays]) -> Paired:
         """A candidate's outputs to these rows against the reference's; rows with equal inputs count once."""

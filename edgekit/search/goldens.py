@@ -114,11 +114,11 @@ def _answers(
     with stand_in.open_graphs(
         graphs,
         manifest.signatures,
-        manifest.loop,
         variant.backend,
         variant.device,
         scratch,
         threads=variant.threads,
+        loop=manifest.loop,
         streams=variant.streams,
         shapes=variant.shapes,
     ) as runner:

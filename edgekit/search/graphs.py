@@ -115,6 +115,10 @@ def revert_layers(
     backend = list(accuracy_backend(method, ctx.target))
     budget = [ctx.accuracy_limit, ctx.strict, backend, ctx.evaluation.samples.digest]
     parts = _made_from(ctx, method, float_graphs, settings, calibration) | {"revert": budget}
+    if ctx.evaluation.metric is not None:
+        parts["model"] = (
+            None  # A metric of the user has no digest, so what is chosen by it is not taken from an earlier build.
+        )
 
     def good(graphs: GraphSet) -> bool:
         return ctx.holds_budget(run_graph(ctx, graphs))

@@ -106,13 +106,14 @@ def complete_manifest(
         doubt: whether the torch model answers better than chance; None where no chance is known.
     """
     template, target, task = choice.winner.bundle.manifest, ctx.target, ctx.evaluation.task
-    named = request.name or request.version or request.expires
+    name, version, expires = request.identity
+    named = name or version or expires
     longest = stand_in.longest(target, merge_signatures(template.signatures), task.max_size)
     return replace(
         template,
-        name=request.name,
-        version=request.version,
-        expires=request.expires,
+        name=name,
+        version=version,
+        expires=expires,
         built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()) if named else "",
         variants=engines.variants,
         verified=tuple(engines.done),

@@ -104,7 +104,7 @@ def make_models(ctx: BuildContext, model: Source, request: BuildRequest, files: 
             models.sources[student.name] = student.make(
                 model, files.training, files.evaluation, latency, ctx.cache.progress, ctx.cache.cache
             )
-    for name, source in models.sources.items() if request.vocabulary is not None else ():
+    for name, source in models.sources.items() if request.options.vocabulary is not None else ():
         models.sources[name], models.trimmed[name] = trim_vocabulary(
             ctx.cache, source, files.vocabulary, request.tokens, files.evaluation
         )
@@ -200,7 +200,7 @@ def _record(
         return
     paths = {graph.signature.name: graph.path for graph in float_graphs.graphs}
     with stand_in.open_graphs(
-        paths, signatures, float_graphs.loop, STAND_IN, "cpu", ctx.cache.scratch, threads=cpus()
+        paths, signatures, STAND_IN, "cpu", ctx.cache.scratch, threads=cpus(), loop=float_graphs.loop
     ) as runner:
         yield from map(runner.record, calls)
 

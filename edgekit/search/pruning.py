@@ -6,7 +6,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,8 +18,7 @@ from edgekit.cache.store import Cache
 from edgekit.compress.distill import Distilled, lesson
 from edgekit.compress.folders import check_output, place
 from edgekit.compress.plan import Latency
-from edgekit.compress.prune import RECOVERY, Pruned, check_speedup, prune_layers
-from edgekit.compress.training import Training
+from edgekit.compress.prune import Base, Pruned, Recovery, check_speedup, prune_layers
 from edgekit.machine.cpu import cpu_name, cpus
 from edgekit.search import checks
 from edgekit.search.context import BuildContext, EvaluationSet
@@ -31,11 +30,13 @@ from edgekit.search.record import Candidate, Record
 from edgekit.search.stand_in import reference_outputs
 from edgekit.source import Source
 from edgekit.spec import target as targets
+from edgekit.spec.options import PruneOptions
 from edgekit.spec.parsing import plain
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
+from edgekit.spec.sources import FilePath, SampleSource
 
-__all__ = ["PruneResult", "clock", "prune_model"]
+__all__ = ["PruneResult", "clock", "prune"]
 
 _ROUNDS, _INPUTS_A_ROUND = 12, 20
 
@@ -55,6 +56,17 @@ class PruneResult:
     def text(self) -> str:
         """Layers, speed, and then as a student's."""
         return f"{self.pruned.text()}\n{self.distilled.text()}"
+
+    def record(self) -> dict[str, object]:
+        """Return plain data for JSON."""
+        pruned = self.pruned
+        layers = {
+            "before": plain(pruned.before),
+            "after": plain(pruned.after),
+            "asked": pruned.asked,
+            "speedup": pruned.speedup,
+        }
+        return {**layers, **self.distilled.record()}
 
 
 def clock(ctx: BuildContext) -> Latency:
@@ -102,50 +114,42 @@ def _times(ctx: BuildContext, candidates: Sequence[Candidate]) -> Sequence[Seque
     return race_candidates(ctx, candidates, _ROUNDS, _INPUTS_A_ROUND).times_ms
 
 
-@takes_paths("model", "samples", "eval", "out")
-def prune_model(
-    model: str | os.PathLike[str],
+@takes_paths("model", "out")
+def prune(
+    model: FilePath,
     *,
     speedup: float,
-    samples: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
-    eval: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    target: str | os.PathLike[str] = "cpu",
-    revision: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    training: Training | None = None,
-    recover: bool = True,
-    force: bool = False,
+    samples: SampleSource | Sequence[SampleSource],
+    eval: SampleSource,
+    out: FilePath,
+    options: PruneOptions | None = None,
     progress: Progress = silent,
 ) -> PruneResult:
-    """Cuts attention heads and feed-forward neurons out of a model until it is so much faster on the target, and wins accuracy back.
+    """Remove attention heads and feed-forward neurons of a model until it is so much faster on the target, and regain accuracy.
 
     Args:
-        model: a local Hugging Face folder or a hub id: a text classifier.
-        speedup: times as fast as it is, one text at a time, in the form (method and backend) in which it is fastest on the target.
-        samples: what is looked at and trained on; rows without a label are welcome.
-        eval: rows with labels: their texts are timed, and by them the best epoch is chosen.
-        out: folder of the pruned model; appears whole or not at all.
-        target: name of a target, or a TOML file.
-        revision: branch, tag or commit of a hub id.
-        columns: role (``text``, ``text_pair``, ``label``) to column name, for all sample files.
-        training: of the recovery; by default :data:`edgekit.compress.prune.RECOVERY`.
-        recover: False to leave the weights that stay as they are.
-        force: replace a model that EdgeKit wrote at ``out``.
-        progress: told after each step.
+        model: Local Hugging Face folder or a hub id: a text classifier.
+        speedup: Wanted ratio of speeds, above 1: one text at a time, in the form (method and backend) in which the model is fastest on the target.
+        samples: Samples that the importance is measured on and that are trained on, one source or several; labels are not needed.
+        eval: Labelled samples: their texts are timed, and by them the best epoch is chosen.
+        out: Folder of the pruned model; it appears whole or not at all.
+        options: Options; None for the defaults.
+        progress: Function that is called after each step.
 
     Raises:
         EdgekitError: a subclass says which of model, samples, target, training or disk is at fault; nothing is left at ``out``.
     """
+    asked = options or PruneOptions()
     start, destination = time.perf_counter(), Path(os.path.abspath(out))
+    sources, labelled = samples_module.collect_all(samples), samples_module.collect(eval, "eval")
     check_speedup(speedup)
-    chosen = checks.settled(targets.load(os.fspath(target)), (), None)
+    chosen = checks.settled(targets.load(os.fspath(asked.target)), (), None)
     checks.check_target(chosen)
     checks.check_here(chosen)
-    check_output(destination, force)
-    origin = source.read(os.fspath(model), revision)
-    rows = lesson([samples] if isinstance(samples, (str, os.PathLike)) else list(samples), columns, origin.modality)
-    evaluation = samples_module.read(Path(eval), columns, modality=origin.modality)
+    check_output(destination, asked.force)
+    origin = source.read(os.fspath(model), asked.revision)
+    rows = lesson(sources, asked.columns, origin.modality)
+    evaluation = samples_module.read(labelled, asked.columns, modality=origin.modality)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         task = origin.save_assets(Path(scratch) / "assets")
         calibration = rows[0].take(checks.CALIBRATION_ROWS, 0)
@@ -154,15 +158,7 @@ def prune_model(
         cache = StepCache(Path(scratch), progress, Cache())
         scored = EvaluationSet(evaluation, evaluation.evaluation(task), reference_outputs(cache, origin, evaluation))
         ctx = BuildContext(chosen, scored, calibration, origin.digest, cache, Record(cpu_name()))
-        found = prune_layers(
-            origin,
-            origin,
-            speedup,
-            rows,
-            evaluation,
-            clock(ctx),
-            (training or RECOVERY) if recover else None,
-            progress=progress,
-        )
-        place(found.made.folder, destination, force)
+        recovery = Recovery(rows, evaluation, asked.training if asked.recover else None)
+        found = prune_layers(origin, Base(origin), speedup, recovery, clock(ctx), progress)
+        place(found.made.folder, destination, asked.force)
     return PruneResult(found, Distilled.of(destination, found.made, time.perf_counter() - start))

@@ -69,27 +69,23 @@ class Outputs:
 def open_graphs(
     graphs: Mapping[str, Path],
     signatures: Sequence[Signature],
-    loop: str,
     backend: str,
     device: str,
     scratch: Path,
     *,
     threads: int,
-    streams: int = 1,
-    shapes: tuple[int, ...] = (),
+    **settings: Any,
 ) -> Iterator[runner.GraphRunner]:
     """Opens graphs; on the stand-in they compute as :func:`edgekit.quantize.arithmetic.emulate` says.
 
     Args:
         graphs: signature name to the file.
         signatures: entry points of the graphs.
-        loop: name of the loop that drives them.
         backend: name of the backend that runs them.
         device: device of the backend.
         scratch: a folder that goes when the build ends.
         threads: threads of one call.
-        streams: calls at the same time.
-        shapes: bucket edges.
+        **settings: Further arguments of :func:`edgekit.runtime.runner.opened`: ``loop``, ``streams``, ``shapes``.
 
     Raises:
         BackendError: when the backend refuses one.
@@ -99,9 +95,7 @@ def open_graphs(
             folders = [Path(stack.enter_context(tempfile.TemporaryDirectory(dir=scratch))) for _ in graphs]
             graphs = {name: emulate(path, folder) for (name, path), folder in zip(graphs.items(), folders, strict=True)}
         named = {signature.name: signature for signature in signatures}
-        yield stack.enter_context(
-            runner.opened(graphs, named, backend, device, loop=loop, threads=threads, streams=streams, shapes=shapes)
-        )
+        yield stack.enter_context(runner.opened(graphs, named, backend, device, threads=threads, **settings))
 
 
 def longest(target: Target, signature: Signature, most: int) -> int:
@@ -188,7 +182,8 @@ def run_graph(ctx: BuildContext, graphs: GraphSet) -> Outputs:
     long = long_rows(task, inputs, longest(target, graphs.signature, task.max_size)) if device == AS_WRITTEN else []
     rows = itertools.chain((encoded.arrays for encoded in encode_each(task, inputs)), long)
     threads = target.threads if backend in target.backends and target.threads else cpus()
-    with open_graphs(paths, signatures, graphs.loop, backend, device, ctx.cache.scratch, threads=threads) as runner:
+    scratch = ctx.cache.scratch
+    with open_graphs(paths, signatures, backend, device, scratch, threads=threads, loop=graphs.loop) as runner:
         outputs: list[Arrays] = []
         for index, row in enumerate(rows):
             outputs += runner.run([row], finite=False)

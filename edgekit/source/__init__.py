@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,11 @@ from edgekit.spec.protocols import Arrays, Input, Modality, Task
 __all__ = ["Source", "check_options", "from_module", "module_options", "options", "processors_of", "read"]
 
 
+@dataclass(eq=False)
 class Source:
     """A fine-tuned model with its torch module and its tokenizer or image processor.
+
+    Users call :func:`read` or :func:`from_module` to make one.
 
     Attributes:
         model_id: Folder name or hub id.
@@ -35,43 +39,29 @@ class Source:
         task: Name of the task.
         digest: Digest of every file that affects the outputs of the model; None for a module from Python, since its
             code has no digest.
+        make: Function that creates the module and the processor, called on first use.
         kind: Meaning of the outputs, in the form that the head uses.
         notes: Notes about how the model was read, one sentence each.
+        folder: Folder whose processor files are compared with the processor in use; None for no comparison.
+        questioned: Whether the caller did not state the form of the outputs, so that it is checked.
         onnx_file: ONNX file that takes the place of the export; None for a torch model.
     """
 
-    def __init__(
-        self,
-        model_id: str,
-        revision: str,
-        task: str,
-        digest: str | None,
-        make: Callable[[], tuple[Any, Any]],
-        kind: Any,
-        *,
-        notes: Sequence[str] = (),
-        folder: Path | None = None,
-        questioned: bool = False,
-        onnx_file: Path | None = None,
-    ) -> None:
-        """Store a function that creates (module, processor) on first use.
-
-        Users call :func:`read` or :func:`from_module` instead.
-        """
-        self.model_id = model_id
-        self.revision = revision
-        self.task = task
-        self.digest = digest
-        self.kind = kind
-        self.notes = tuple(notes)
-        self._folder = folder
-        self._questioned = questioned
-        self._make = make
-        self.onnx_file = onnx_file
+    model_id: str
+    revision: str
+    task: str
+    digest: str | None
+    make: Callable[[], tuple[Any, Any]] = field(repr=False)
+    kind: Any
+    _: KW_ONLY
+    notes: Sequence[str] = ()
+    folder: Path | None = None
+    questioned: bool = False
+    onnx_file: Path | None = None
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
-        return self._make()
+        return self.make()
 
     @property
     def head(self) -> Head:
@@ -117,8 +107,8 @@ class Source:
         Raises:
             ModelError: If their arrays differ for one of the inputs.
         """
-        if self._folder is not None:
-            processors_of(self.task).check_inputs(self.model_id, self._folder, self.processor, inputs)
+        if self.folder is not None:
+            processors_of(self.task).check_inputs(self.model_id, self.folder, self.processor, inputs)
 
     def check_outputs(self, inputs: Sequence[Input]) -> None:
         """Check the form of the outputs of a module from Python, unless the caller stated it.
@@ -126,7 +116,7 @@ class Source:
         Raises:
             ModelError: If the outputs are not in the form that the head expects.
         """
-        if not self._questioned:
+        if not self.questioned:
             return
         try:
             self.head.check_outputs(self.model_id, self.kind, self.outputs(self.encode(inputs)))

@@ -27,7 +27,9 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
     """Create an instance of a dataclass from plain data.
 
     Args:
-        cls: Dataclass. Its fields may be scalars, tuples, sequences, mappings, optionals and other dataclasses.
+        cls: Dataclass. Its fields may be scalars, tuples, sequences, mappings, optionals and other dataclasses. A field
+            with the metadata ``key`` of False is not a key. A field with ``hint`` is read as that type, if its own type
+            has values that no file can hold.
         data: Mapping, as TOML or JSON has it.
         where: Name of the file and the table, for messages.
         error: Class of the error to raise.
@@ -37,13 +39,13 @@ def parse(cls: type[T], data: object, where: str, error: type[EdgekitError] = Us
     """
     if not isinstance(data, Mapping):
         raise error(f"{where} is {_kind(data)}, expected a table of keys and values.", code="value-type")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.metadata.get("key", True)}  # type: ignore[arg-type]
     check_known(data, fields, "key", f" in {where}", error=error, code="key-unknown")
     hints = typing.get_type_hints(cls)
     values: dict[str, Any] = {}
     for name, field in fields.items():
         if name in data:
-            values[name] = _parse_value(hints[name], data[name], f"{where}: {name}", error)
+            values[name] = _parse_value(field.metadata.get("hint", hints[name]), data[name], f"{where}: {name}", error)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise error(
                 f"{where} has no key '{name}', which is required. Add {name} = ... to it.",

@@ -18,6 +18,7 @@ Paths are relative to the file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -26,19 +27,20 @@ from typing import Any
 from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import UsageError, check_known, near
 from edgekit.spec.gates import Gates
+from edgekit.spec.options import BuildOptions, CheckOptions
 from edgekit.spec.parsing import parse
 from edgekit.spec.paths import check_path, takes_paths
 from edgekit.spec.project_values import check_values, merge_budgets, resolve_paths
+from edgekit.spec.sources import FilePath
 from edgekit.spec.target import Budget, read_toml
 
 __all__ = [
-    "CHECK_SECONDS",
     "FILE",
-    "BuildOptions",
     "Check",
-    "CheckOptions",
     "Place",
     "Project",
+    "build_options",
+    "check_options",
     "checks",
     "find",
     "nearest",
@@ -48,66 +50,6 @@ __all__ = [
 
 FILE = "edgekit.toml"
 _MANIFEST = "manifest.json"
-CHECK_SECONDS = 30.0
-"""How long a check may go on to settle what is open, unless something else is said."""
-
-
-@dataclass(frozen=True)
-class BuildOptions:
-    """What a build is told beside the nouns: the options of ``edgekit build``, by the same names.
-
-    Attributes:
-        strict: the accuracy drop's upper bound must be inside the budget.
-        keep_float: layers that stay in float.
-        use: ``latency`` or ``throughput``; None as the target says.
-        max_time: seconds after which no further variation is tried.
-        calibration_rows: rows chosen from ``samples``; None for the default.
-        distill: students that compete, each e.g. ``{layers = 3}``.
-        distill_samples: files that they are trained on.
-        vocabulary: ``samples``, or a file of the tokens that stay.
-        name, version, expires: the bundle's.
-        told: what is said of the model in place of its files, options of its head and its processor; the TOML file has them as keys beside the others.
-        accept_reference: go on where the torch model is no better than chance on ``eval``.
-        rerace: measure times anew, whatever is in the cache.
-        no_cache: take nothing from the cache and leave nothing in it.
-    """
-
-    strict: bool = False
-    keep_float: tuple[str, ...] = ()
-    use: str | None = None
-    max_time: float | None = None
-    calibration_rows: int | None = None
-    distill: tuple[Mapping[str, Any], ...] = ()
-    distill_samples: tuple[str, ...] = ()
-    vocabulary: str | None = None
-    name: str | None = None
-    version: str | None = None
-    expires: str | None = None
-    told: Mapping[str, str] = field(default_factory=dict)
-    accept_reference: bool = False
-    rerace: bool = False
-    no_cache: bool = False
-
-
-@dataclass(frozen=True)
-class CheckOptions:
-    """How a check is run: the options of ``edgekit check``, by the same names.
-
-    Attributes:
-        max_time: seconds that it may go on while something is inconclusive.
-        strict: what stays inconclusive fails.
-        allow_incomparable: what cannot be compared does not fail.
-        self_check: measure the noise of the machine first, and refuse margins below it.
-        report: folder that reports are written to; None for nowhere.
-        keys: public keys; bundles must be signed by one of them.
-    """
-
-    max_time: float = CHECK_SECONDS
-    strict: bool = False
-    allow_incomparable: bool = False
-    self_check: bool = False
-    report: str | None = None
-    keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -188,29 +130,23 @@ class Place:
     report: str | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Check(CheckOptions):
-    """One check with all that is said of it; ``report`` is the folder of this one.
+@dataclass(frozen=True)
+class Check:
+    """One check of a project.
 
     Attributes:
-        name: of the target; empty for a bundle that no target of the file has.
-        bundle: its folder.
-        baseline: what it is compared with; None where nothing is named.
-        samples: with labels; empty where none are named.
-        columns: role to column name.
-        slices: columns that are compared value by value.
-        gates: with the budget.
-        seed: of all that is drawn.
+        name: Name of the target; empty for a bundle that no target of the file has.
+        bundle: Folder of the bundle.
+        baseline: Baseline to compare with; None where nothing is named.
+        samples: Labelled samples; empty where none are named.
+        options: Options, of which ``report`` is the folder of this check.
     """
 
     name: str
     bundle: str
     baseline: str | None
-    samples: str
-    columns: Mapping[str, str]
-    slices: tuple[str, ...]
-    gates: Gates
-    seed: int
+    samples: Any
+    options: CheckOptions
 
 
 def find(start: Path) -> Path | None:
@@ -280,19 +216,19 @@ def read(path: str | Path) -> Project:
 
 
 def _move_model_options(build: object) -> None:
-    """Move the options of heads, which only heads know, to ``told``.
+    """Move the options of heads, which only heads know, to ``model_options``.
 
     A key that resembles an option of a build stays, and is refused as a typing mistake.
     """
     if not isinstance(build, dict):
         return
-    known = [f.name for f in fields(BuildOptions)]
+    known = [f.name for f in fields(BuildOptions) if f.metadata.get("key", True)]
     model_options = []
     for key, value in build.items():
         if key not in known and not near(key, known) and isinstance(value, str):
             model_options.append(key)
-    if model_options and "told" not in build:
-        build["told"] = {key: build.pop(key) for key in model_options}
+    if model_options and "model_options" not in build:
+        build["model_options"] = {key: build.pop(key) for key in model_options}
 
 
 def places(project: Project, *, only: str | None = None, report: str | None = None) -> tuple[Place, ...]:
@@ -325,7 +261,7 @@ def places(project: Project, *, only: str | None = None, report: str | None = No
     if only is not None:
         # A TOML file is used as it is, even if the file has a target with the same short name.
         named = {_short(only): named.get(only, only)}
-    report = report or project.check.report
+    report = report or _text(project.check.report)
 
     def below(folder: str, name: str) -> str:
         return str(Path(folder) / name) if several else folder
@@ -343,44 +279,88 @@ def _short(target: str) -> str:
     return Path(target).stem if target.endswith(".toml") else target
 
 
-def checks(project: Project, bundle: str | None, said: Mapping[str, Any]) -> tuple[Check, ...]:
-    """The checks of a project, one a target, or that of one bundle alone.
+def build_options(project: Project) -> BuildOptions:
+    """Return the options of the builds of a project: those of ``[build]``, and the keys that build and check share."""
+    return replace(
+        project.build,
+        test=project.test,
+        revision=project.revision,
+        columns=project.columns,
+        budget={key: value for key, value in vars(project.budget).items() if value is not None},
+        seed=project.seed,
+    )
+
+
+def check_options(project: Project, chosen: Mapping[str, Any]) -> CheckOptions:
+    """Return the options of the checks of a project: those of ``[check]``, and the keys that build and check share.
 
     Args:
-        project: ``Project()`` where there is no file.
-        bundle: this one alone. Where it is that of a target, baseline and report are the target's. None for all targets.
-        said: fields of :class:`Check` that win over the file; one that is None is left to it. With ``gates``, those limits of the file's
-            ``[budget]`` that they do not name still count.
+        project: Project.
+        chosen: Fields that win over the file. With ``gates``, the limits of the file's ``[budget]`` that they do not name still count.
+
+    Raises:
+        UsageError: for a field that does not exist.
     """
-    given, own = {name: value for name, value in said.items() if value is not None}, project.check
-    baseline, report = given.pop("baseline", None), given.pop("report", None)
-    if bundle is None:
-        found = places(replace(project, baseline=baseline or project.baseline), report=report)
-    else:
-        check_path(bundle, "bundle")
-        found = places(project)
-        here, one = Path(bundle).resolve(), len(found) == 1
-        alone = Place("", "", bundle, project.baseline if one else None, own.report if one else None)
-        of_file = next((p for p in found if project.out and Path(p.bundle).resolve() == here), alone)
-        found = (
-            replace(of_file, baseline=baseline or of_file.baseline, report=report or of_file.report),
-        )  # of one bundle, taken as it was said
-    if (gates := given.get("gates")) is not None:
+    check_known(chosen, [f.name for f in fields(CheckOptions)], "option", " of a check")
+    chosen = dict(chosen)
+    shared = {name: getattr(project, name) for name in ("columns", "slices", "gates", "seed")}
+    gates = chosen.get("gates")
+    if gates is not None and not isinstance(gates, Gates):
+        chosen["gates"] = gates = gate_files.read(os.fspath(gates))
+    if gates is not None:
         limits = {
             key: value
             for key, value in vars(project.budget).items()
             if value is not None and getattr(gates.budget, key) is None
         }
-        given["gates"] = replace(gates, budget=replace(gates.budget, **limits))
-    settings = {
-        **vars(own),
-        **{name: getattr(project, name) for name in ("columns", "slices", "gates", "seed")},
-        "samples": project.eval,
-    }
+        chosen["gates"] = replace(gates, budget=replace(gates.budget, **limits))
+    return replace(project.check, **{**shared, **chosen})
+
+
+def checks(project: Project, bundle: str | None, chosen: Mapping[str, Any]) -> tuple[Check, ...]:
+    """Return the checks of a project, one a target, or that of one bundle alone.
+
+    Args:
+        project: ``Project()`` where there is no file.
+        bundle: Folder of a bundle that is checked alone. Where it is that of a target, baseline and report are the target's. None for all targets.
+        chosen: ``baseline``, ``samples`` and fields of :class:`CheckOptions` that win over the file; one that is None is left to it.
+    """
+    rest = {name: value for name, value in chosen.items() if value is not None}
+    baseline, samples, report = (rest.pop(name, None) for name in ("baseline", "samples", "report"))
+    report = None if report is None else os.fspath(report)
+    options = check_options(project, rest)
+    if bundle is None:
+        of_targets = places(replace(project, baseline=baseline or project.baseline), report=report)
+    else:
+        of_targets = (_place_of(project, bundle, baseline, report),)
     return tuple(
-        Check(**{**settings, **given, "name": p.name, "bundle": p.bundle, "baseline": p.baseline, "report": p.report})
-        for p in found
+        Check(
+            p.name,
+            p.bundle,
+            p.baseline,
+            project.eval if samples is None else samples,
+            replace(options, report=p.report),
+        )
+        for p in of_targets
     )
+
+
+def _place_of(project: Project, bundle: str, baseline: str | None, report: str | None) -> Place:
+    """Return where the files of one bundle are; a baseline and a report that were named are taken as they are."""
+    check_path(bundle, "bundle")
+    of_targets = places(project)
+    here, one = Path(bundle).resolve(), len(of_targets) == 1
+    alone = (
+        Place("", "", bundle, project.baseline, _text(project.check.report))
+        if one
+        else Place("", "", bundle, None, None)
+    )
+    place = next((p for p in of_targets if project.out and Path(p.bundle).resolve() == here), alone)
+    return replace(place, baseline=baseline or place.baseline, report=report or place.report)
+
+
+def _text(path: FilePath | None) -> str | None:
+    return None if path is None else os.fspath(path)
 
 
 def _baseline(project: Project, name: str, several: bool) -> str | None:

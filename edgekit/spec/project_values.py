@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.spec.errors import UsageError
+from edgekit.spec.sources import FilePath
 from edgekit.spec.target import Budget
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def check_values(project: Project, file: Path) -> None:
             f"{file}: build: max_time is {project.build.max_time:g}, expected at least 0 seconds. Correct it.",
             code="project-value",
         )
-    if project.build.calibration_rows is not None and project.build.calibration_rows < 1:
+    if project.build.calibration_rows < 1:
         raise UsageError(
             f"{file}: build: calibration_rows is {project.build.calibration_rows}, expected at least 1. Correct it.",
             code="project-value",
@@ -87,8 +89,8 @@ def resolve_paths(project: Project) -> Project:
         path_like = text.startswith((".", "/", "~")) or text.count("/") > 1
         return place(text) if path_like or (folder / text).exists() else text
 
-    def optional(text: str | None) -> str | None:
-        return None if text is None else place(text)
+    def optional(path: FilePath | None) -> str | None:
+        return None if path is None else place(os.fspath(path))
 
     def target(text: str) -> str:
         return place(text) if text.endswith(".toml") else text
@@ -98,13 +100,13 @@ def resolve_paths(project: Project) -> Project:
         return {**options, "student": model(path)} if isinstance(path, str) else options
 
     students = tuple(student(options) for options in project.build.distill)
-    distill_samples = tuple(samples(path) for path in project.build.distill_samples)
+    distill_samples = tuple(samples(str(path)) for path in project.build.distill_samples)
     build = replace(project.build, distill=students, distill_samples=distill_samples)
     if build.vocabulary not in (None, "samples"):
         build = replace(build, vocabulary=place(str(build.vocabulary)))
     test = None if project.test is None else samples(project.test)
     targets = tuple(target(text) for text in project.targets)
-    keys = tuple(place(key) for key in project.check.keys)
+    keys = tuple(place(os.fspath(key)) for key in project.check.keys)
     return replace(
         project,
         model=model(project.model),

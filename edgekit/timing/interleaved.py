@@ -85,9 +85,28 @@ class _WarmProcess:
     call_ms: float
 
 
+@dataclass(frozen=True)
+class Single:
+    """How one bundle is timed by itself.
+
+    Attributes:
+        processes: Number of processes.
+        probes: Probe kernels that are timed before and after each block. None for no probes.
+        kernels: Kernel names with repeats (``int8 4``) of an earlier run. By default the repeats are fitted to the
+            latency of the bundle.
+        seed: Random seed for the order of the inputs.
+        meter: Energy meter, or None to measure no energy.
+    """
+
+    processes: int
+    probes: Prober | None = None
+    kernels: Sequence[str] = ()
+    seed: int = 0
+    meter: Meter | None = None
+
+
 def time_interleaved(
-    before: Opener,
-    after: Opener,
+    sides: tuple[Opener, Opener],
     inputs: Sequence[Input],
     is_decided: Callable[[Sequence[Pair], Sequence[Look]], bool],
     *,
@@ -99,8 +118,7 @@ def time_interleaved(
     """Time two bundles until an interim analysis decides, or the time is over.
 
     Args:
-        before: Function that starts a process of the baseline.
-        after: Function that starts a process of the new bundle.
+        sides: Functions that start a process of the baseline and of the new bundle.
         inputs: Inputs to run, in random order.
         is_decided: Stopping rule. It gets all pairs so far and all looks, the current one last.
         max_time: Time limit in seconds. At least four pairs are measured in any case.
@@ -113,6 +131,7 @@ def time_interleaved(
         SamplesError: If there are no inputs.
     """
     began = time.monotonic()
+    before, after = sides
     sampler = InputSampler(inputs, seed)
     pairs: list[Pair] = []
     looks: list[Look] = []
@@ -132,15 +151,7 @@ def time_interleaved(
 
 
 def time_single(
-    opener: Opener,
-    inputs: Sequence[Input],
-    processes: int,
-    *,
-    probes: Prober | None = None,
-    kernels: Sequence[str] = (),
-    seed: int = 0,
-    meter: Meter | None = None,
-    progress: Progress = silent,
+    opener: Opener, inputs: Sequence[Input], plan: Single, progress: Progress = silent
 ) -> tuple[Process, ...]:
     """Time one bundle in several processes, one after the other.
 
@@ -149,21 +160,17 @@ def time_single(
     Args:
         opener: Function that starts a process of the bundle.
         inputs: Inputs to run, in random order.
-        processes: Number of processes.
-        probes: Probe kernels that are timed before and after each block. None for no probes.
-        kernels: Kernel names with repeats (``int8 4``) of an earlier run. By default the repeats are fitted to the
-            latency of the bundle.
-        seed: Random seed for the order of the inputs.
-        meter: Energy meter, or None to measure no energy.
+        plan: Processes, probe kernels, seed and meter.
         progress: Progress callback, called after each process.
 
     Raises:
         BackendError: If a process cannot run its bundle, or the clock goes backwards.
         SamplesError: If there are no inputs.
     """
-    sampler = InputSampler(inputs, seed)
+    sampler = InputSampler(inputs, plan.seed)
+    probes, kernels = plan.probes, plan.kernels
     results: list[Process] = []
-    for index in range(processes):
+    for index in range(plan.processes):
         with contextlib.ExitStack() as stack:
             # The order of the two starts alternates, as in a pair.
             probe: Worker | None = None
@@ -175,9 +182,9 @@ def time_single(
                 probe, probe_start_ms = _start_probe(stack, probes, kernels)
             if probes is not None and probe is not None and not kernels:
                 kernels = _fit_kernels(process.worker, probe, probes, sampler)
-            result = _time_process(process, probe, kernels, sampler, meter if index < _METERED_PAIRS else None)
+            result = _time_process(process, probe, kernels, sampler, plan.meter if index < _METERED_PAIRS else None)
             results.append(replace(result, probe_start_ms=probe_start_ms))
-        progress("time processes", index + 1, processes)
+        progress("time processes", index + 1, plan.processes)
     return tuple(results)
 
 

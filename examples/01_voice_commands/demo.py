@@ -280,9 +280,8 @@ def main() -> None:
     import edgekit
 
     with step("Building the bundle"):
-        result = edgekit.build(
-            model=model, target="cpu", samples=data["train"], eval=data["dev"], out=bundle, force=True, max_time=180
-        )
+        options = edgekit.BuildOptions(force=True, max_time=180)
+        result = edgekit.build(model, samples=data["train"], eval=data["dev"], out=bundle, options=options)
     show_build(result)
     try_out(bundle, data["test"])
 

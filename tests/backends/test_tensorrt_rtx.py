@@ -62,7 +62,9 @@ def quantized(scale=0.02, zero=0, weight=WEIGHT, scales=None, kind=np.float32):
 def build(tmp_path, nodes, constants, recipe=RECIPE, chips=("8.9",), progress=silent):
     path = tmp_path / "model.onnx"
     path.write_bytes(model(nodes, constants).SerializeToString())
-    return _trt_build.build(trt, path, SIGNATURE, recipe, memory=0, timing_cache=b"", chips=chips, progress=progress)
+    return _trt_build.build(
+        trt, path, SIGNATURE, recipe, hardware=_trt_build.Hardware(0, chips), timing_cache=b"", progress=progress
+    )
 
 
 def test_a_good_graph_is_built_for_each_chip(tmp_path):
@@ -128,7 +130,9 @@ def test_a_file_that_is_no_graph(tmp_path):
     path = tmp_path / "model.onnx"
     path.write_bytes(b"nothing of the kind")
     with refused("engine-graph-refused", "model.onnx"):
-        _trt_build.build(trt, path, SIGNATURE, RECIPE, memory=0, timing_cache=b"", chips=("8.9",), progress=silent)
+        _trt_build.build(
+            trt, path, SIGNATURE, RECIPE, hardware=_trt_build.Hardware(0, ("8.9",)), timing_cache=b"", progress=silent
+        )
 
 
 def test_profiles_that_do_not_fit(tmp_path, monkeypatch):

@@ -408,5 +408,5 @@ def test_the_verb(bundle, packed, keys, tmp_path):
     assert content(copy) == content(bundle)
     done = small.edgekit("pack", "--unpack", "mine.edge", "-o", "out", "--key", keys[0][1], cwd=tmp_path)
     assert done.returncode == 5
-    assert done.stderr.startswith(b"edgekit: mine.edge is not signed")
+    assert done.stderr.startswith(b"edgekit: error[bundle-not-signed]: mine.edge ")
     assert names(tmp_path) == ["mine", "mine.edge"]

@@ -32,7 +32,8 @@ def edgekit(monkeypatch, capsys):
         assert "Traceback" not in said.err
         assert small.plain_words(said.out) == said.out
         assert small.plain_words(said.err) == said.err
-        return SimpleNamespace(code=ended.value.code or 0, out=said.out, err=said.err)
+        words = " ".join(said.out.split())  # however its lines are wrapped
+        return SimpleNamespace(code=ended.value.code or 0, out=said.out, err=small.without_steps(said.err), words=words)
 
     yield call
     signal.signal(signal.SIGTERM, before)
@@ -74,7 +75,7 @@ def place(tmp_path_factory, float32_ort, tiny_samples):
     dev = small.write_jsonl(folder / "dev.jsonl", rows)
     (folder / "gates.toml").write_text(WIDE, "utf-8")
     done = small.edgekit("baseline", float32_ort, "--samples", dev, "-o", folder / "baseline.json")
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, small.without_steps(done.stderr.decode())) == (0, "")
     return SimpleNamespace(
         folder=folder,
         good=float32_ort,
@@ -95,7 +96,7 @@ def asked(monkeypatch):
     def stand_in(name):
         def call(*arguments, **options):
             options.pop("progress")
-            seen.calls.append((name, arguments, options))
+            seen.calls.append((name, tuple(map(str, arguments)), given(**options)))
             answer = seen.verdicts.get(os.path.basename(str(arguments[0])), (PASS,))
             if isinstance(answer, Exception):
                 raise answer
@@ -106,6 +107,15 @@ def asked(monkeypatch):
     for name in ("report", "baseline", "compare", "check", "self_check"):
         monkeypatch.setattr(check, name, stand_in(name))
     return seen
+
+
+def given(options=None, **others):
+    """What was asked for beside the defaults, by name."""
+    chosen = {}
+    if options is not None:
+        defaults = type(options)()
+        chosen = {name: value for name, value in vars(options).items() if value != getattr(defaults, name)}
+    return {**chosen, **{name: value for name, value in others.items() if value is not None}}
 
 
 def made(*verdicts):

@@ -112,7 +112,7 @@ def test_no_text_of_the_samples_is_left_anywhere(student, rows):
 
 def test_the_student_builds_like_any_other_model(student, tiny_samples, tmp_path):
     options = {"samples": tiny_samples.train, "eval": tiny_samples.dev, "target": small.target(tmp_path / "t.toml")}
-    made = edgekit.build(
+    made = small.build(
         student.path, out=tmp_path / "out", **options, accept_reference=True
     )  # a student of one layer knows little
     from transformers import AutoModelForSequenceClassification
@@ -126,7 +126,7 @@ def test_the_student_builds_like_any_other_model(student, tiny_samples, tmp_path
 
 def distilled(tiny_model, rows, out, **options):
     given = {"samples": rows.train, "eval": rows.dev, "layers": 1, "training": FAST, **options}
-    return edgekit.distill(tiny_model, out=out, **given)
+    return small.distill(tiny_model, out=out, **given)
 
 
 def test_a_second_call_takes_it_from_the_cache(tiny_model, rows, tmp_path):
@@ -282,7 +282,7 @@ def test_a_student_competes_in_a_build(tiny_model, rows, tiny_samples, tmp_path)
     """Beside the model itself, each compared with float32 of its own."""
     aim = small.target(tmp_path / "t.toml", ("dynamic", "float32"))
     said = {"layers": 1, "epochs": 1, "copies": 0, "precision": "float32"}
-    made = edgekit.build(
+    made = small.build(
         tiny_model, samples=tiny_samples.train, eval=rows.dev, out=tmp_path / "out", target=aim, distill=[said], distill_samples=[rows.train, rows.bare],
         budget={"accuracy_drop": 1.0},
     )  # fmt: skip
@@ -304,7 +304,7 @@ def test_a_student_competes_in_a_build(tiny_model, rows, tiny_samples, tmp_path)
 
 def test_a_module_from_python_has_no_student_in_a_build(tiny_samples, tmp_path):
     with refused("module-options"):
-        edgekit.build(
+        small.build(
             module=small.module(),
             processor=small.tokenizer(),
             samples=tiny_samples.train,
@@ -343,7 +343,7 @@ def test_a_recipe():
 
 def test_two_students_of_one_name_are_refused(tiny_model, tiny_samples, tmp_path):
     with refused("students-same-name", "1 layer"):
-        edgekit.build(
+        small.build(
             tiny_model,
             samples=tiny_samples.train,
             eval=tiny_samples.dev,

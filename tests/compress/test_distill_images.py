@@ -13,8 +13,9 @@ from refusals import refused
 
 import edgekit
 import edgekit.source
-from edgekit.compress.distill import Training, distill_module
+from edgekit.compress.distill import ArrayRows, Training, distill_module
 from edgekit.spec.errors import ModelError
+from edgekit.spec.options import ModuleDistillOptions
 
 TRAINING = Training(epochs=3, batch=8, learning_rate=1e-3, copies=2, precision="float32")
 
@@ -32,7 +33,7 @@ def rows(tmp_path):
 
 @pytest.mark.parametrize("name", ["vit", "beit"])
 def test_an_image_classifier_teaches_a_smaller_one(name, rows, tmp_path):
-    made = edgekit.distill(tiny_images.folder(name), **rows, out=tmp_path / "out", layers=1, training=TRAINING)
+    made = small.distill(tiny_images.folder(name), out=tmp_path / "out", **rows, layers=1, training=TRAINING)
     assert made.score_name == "accuracy"
     assert made.epochs[-1].loss < made.epochs[0].loss
     student = edgekit.source.read(made.path)
@@ -48,15 +49,15 @@ def test_an_image_classifier_teaches_a_smaller_one(name, rows, tmp_path):
 def test_a_teacher_whose_layers_cannot_be_left_out_is_refused(name, said, rows, tmp_path):
     """Before any training: a folder of such a student could not be read."""
     with pytest.raises(ModelError, match=f"{said}.*Give a student of your own instead"):
-        edgekit.distill(tiny_images.folder(name), **rows, out=tmp_path / "out", layers=1, training=TRAINING)
+        small.distill(tiny_images.folder(name), out=tmp_path / "out", **rows, layers=1, training=TRAINING)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_teacher_without_a_stack_of_layers_teaches_a_student_of_one_s_own(rows, tmp_path):
-    made = edgekit.distill(
+    made = small.distill(
         tiny_images.folder("resnet"),
-        **rows,
         out=tmp_path / "out",
+        **rows,
         student=tiny_images.folder("convnext"),
         training=TRAINING,
     )
@@ -73,4 +74,9 @@ def test_a_student_with_other_positions_than_the_teacher_is_refused():
         for image in np.random.default_rng(0).standard_normal((4, 3, tiny_images.SIZE, tiny_images.SIZE), np.float32)
     ]
     with refused("student-positions", "64", "16"):
-        distill_module(tiny_images.module("swin"), given, None, given, [0, 1, 2, 0], layers=1, training=TRAINING)
+        distill_module(
+            tiny_images.module("swin"),
+            ArrayRows(given),
+            ArrayRows(given, [0, 1, 2, 0]),
+            options=ModuleDistillOptions(layers=1, training=TRAINING),
+        )

@@ -18,6 +18,7 @@ from edgekit.compress.objective import Objective
 from edgekit.compress.plan import Latency
 from edgekit.compress.prune import prune_layers
 from edgekit.compress.recipe import Recipe
+from edgekit.spec.options import DistillOptions
 
 ROWS = [{"words": s.split()[:5], "label": ["O", "B-LOC", "O", "O", "O"][: len(s.split()[:5])]} for s in tiny.SENTENCES]
 
@@ -31,7 +32,7 @@ def assert_refused(tmp_path, error, said, train=ROWS, dev=ROWS, **options):
     steps = []
     given = {"layers": 1, "out": tmp_path / "out", "progress": lambda *step: steps.append(step), **files, **options}
     with pytest.raises(error, match=said):
-        edgekit.distill(tiny_words.folder("bert"), **given)
+        small.distill(tiny_words.folder("bert"), **given)
     assert steps == []
     assert not (tmp_path / "out").exists()
 
@@ -43,7 +44,11 @@ def test_a_token_classifier_teaches_a_smaller_one(tmp_path):
     dev = small.write_jsonl(tmp_path / "dev.jsonl", rows)
     training = Training(epochs=3, batch=8, learning_rate=1e-3, copies=2, precision="float32")
     made = edgekit.distill(
-        tiny_words.folder("bert"), samples=train, eval=dev, out=tmp_path / "out", layers=1, training=training
+        tiny_words.folder("bert"),
+        samples=train,
+        eval=dev,
+        out=tmp_path / "out",
+        options=DistillOptions(layers=1, training=training),
     )
     assert made.score_name == "span F1"
     assert made.epochs[-1].loss < made.epochs[0].loss

@@ -24,7 +24,7 @@ from edgekit.compress._layers import narrowed, shortened
 from edgekit.compress.folders import save
 from edgekit.compress.objective import Loss, Objective
 from edgekit.compress.plan import Latency, Table, choose, most
-from edgekit.compress.prune import prune_layers
+from edgekit.compress.prune import Base, Recovery, prune_layers
 from edgekit.compress.training import Training
 from edgekit.compress.vocabulary import trimmed
 from edgekit.export.graphs import export
@@ -292,15 +292,15 @@ def counting(asked):
 
 def test_it_is_as_fast_as_was_asked_and_comes_back(tiny_model, lesson):
     origin, asked = edgekit.source.read(tiny_model), []
-    made = prune_layers(origin, origin, 1.8, *lesson, counting(asked), None)
+    made = prune_layers(origin, Base(origin), 1.8, Recovery(*lesson, None), counting(asked))
     assert made.speedup >= 1.8 * 0.99
     before, after = (100 + sum(8 * h + n for h, n in w) for w in (made.before, made.after))
     assert before / after == pytest.approx(made.speedup)
     assert made.made.epochs == ()
     fresh = []
-    again = prune_layers(origin, origin, 1.8, *lesson, counting(fresh), None)
+    again = prune_layers(origin, Base(origin), 1.8, Recovery(*lesson, None), counting(fresh))
     assert (again.after, fresh) == (made.after, []), "from the cache"
-    learnt = prune_layers(origin, origin, 1.8, *lesson, counting([]), FAST)
+    learnt = prune_layers(origin, Base(origin), 1.8, Recovery(*lesson, FAST), counting([]))
     assert learnt.after == made.after
     apart = [
         rel_entr(softmax(values(m.made.reference), axis=1), softmax(values(m.made.outputs), axis=1)).sum()
@@ -315,7 +315,7 @@ def test_it_is_as_fast_as_was_asked_and_comes_back(tiny_model, lesson):
 def test_more_than_all_cannot_go(tiny_model, lesson):
     origin = edgekit.source.read(tiny_model)
     with refused("prune-speedup", "5.00", "16", "2.84"):
-        prune_layers(origin, origin, 5.0, *lesson, counting([]), None)
+        prune_layers(origin, Base(origin), 5.0, Recovery(*lesson, None), counting([]))
 
 
 def test_a_clock_that_does_not_keep_what_its_table_says(tiny_model, lesson):
@@ -328,22 +328,26 @@ def test_a_clock_that_does_not_keep_what_its_table_says(tiny_model, lesson):
         return counting([]).measure(sources)
 
     clock = Latency(measure, {"name": "stubborn"})
-    made = prune_layers(origin, origin, 1.6, *lesson, clock, None)
+    made = prune_layers(origin, Base(origin), 1.6, Recovery(*lesson, None), clock)
     assert made.speedup == pytest.approx(1 / 0.7)
     assert "note: 1.6 x was asked for: the nearest of 3 plans was taken." in made.text()
     (plan,) = clock.used.values()
-    replayed = prune_layers(origin, origin, 1.6, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None)
+    replayed = prune_layers(
+        origin, Base(origin), 1.6, Recovery(*lesson, None), Latency(measure, {"name": "other"}, dict(clock.used))
+    )
     assert replayed.after == made.after
     assert json.loads(plan)["speedup"] == made.speedup
     with refused("race-record-other"):
-        prune_layers(origin, origin, 1.7, *lesson, Latency(measure, {"name": "other"}, dict(clock.used)), None)
+        prune_layers(
+            origin, Base(origin), 1.7, Recovery(*lesson, None), Latency(measure, {"name": "other"}, dict(clock.used))
+        )
 
 
 @pytest.mark.parametrize("speedup", [1.0, 0.5, 100.0, float("nan")])
 def test_a_speedup_that_is_none(speedup, tiny_model, lesson):
     origin = edgekit.source.read(tiny_model)
     with refused("prune-speedup", "1", "100"):
-        prune_layers(origin, origin, speedup, *lesson, counting([]), None)
+        prune_layers(origin, Base(origin), speedup, Recovery(*lesson, None), counting([]))
 
 
 def test_layers_of_a_pruned_model_keep_their_widths(pruned_bert):

@@ -19,13 +19,14 @@ from scipy.special import rel_entr, softmax
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples, batches
 from edgekit.compress._layers import shortened
-from edgekit.compress.distill import Loss, Objective, Training, distill_module
+from edgekit.compress.distill import ArrayRows, Loss, Objective, Training, distill_module
 from edgekit.compress.objective import gram, rows_loss
 from edgekit.compress.training import Lesson, accelerator, train
 from edgekit.source import heads
 from edgekit.source.batches import tensors
 from edgekit.source.processors import text
 from edgekit.source.stack import depth
+from edgekit.spec.options import ModuleDistillOptions
 
 FAST = Training(
     epochs=4, patience=4, batch=8, learning_rate=1e-3, copies=0, freeze_embeddings=False, precision="float32"
@@ -50,7 +51,10 @@ def objective(kind="single_label_classification", pads=models.PADS):
 def taught(name="bert", training=FAST, layers=2, **options):
     rows, labels = lesson(name)
     options = {"score": models.accuracy, "pads": models.PADS, "training": training, **options}
-    return distill_module(models.teacher(name), rows, labels, rows[:24], labels[:24], layers=layers, **options)
+    chosen = ModuleDistillOptions(layers=layers, **options)
+    return distill_module(
+        models.teacher(name), ArrayRows(rows, labels), ArrayRows(rows[:24], labels[:24]), options=chosen
+    )
 
 
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
@@ -71,9 +75,8 @@ def test_a_student_of_one_s_own():
     own = copy.deepcopy(models.teacher("distilbert"))
     rows, labels = lesson("bert")
     before = divergence(own, models.teacher("bert"), rows)
-    student, _ = distill_module(
-        models.teacher("bert"), rows, labels, rows, labels, student=own, pads=models.PADS, training=FAST
-    )
+    given, options = ArrayRows(rows, labels), ModuleDistillOptions(student=own, pads=models.PADS, training=FAST)
+    student, _ = distill_module(models.teacher("bert"), given, given, options=options)
     assert student is own
     assert divergence(student, models.teacher("bert"), rows) < 0.6 * before
 
@@ -316,13 +319,12 @@ def test_the_lowest_score_is_the_best_of_an_error_rate(tmp_path):
     student = shortened(teacher, (0, 3))
     history = train(
         student,
-        Lesson(examples, targets, objective()),
+        Lesson(examples, targets, objective(), higher_is_better=False),
         score,
         training,
         accelerator("float32"),
         tmp_path,
         lambda *_: None,
-        higher_is_better=False,
     )
     assert [e.score for e in history] == [0.5, 0.2, 0.3]
     same(weights(student), best[1])
@@ -340,7 +342,8 @@ MEMORY = """
 import resource, sys, numpy as np, torch
 torch.set_num_threads(1)
 from transformers import BertConfig, BertForSequenceClassification
-from edgekit.compress.distill import Training, distill_module
+from edgekit.compress.distill import ArrayRows, Training, distill_module
+from edgekit.spec.options import ModuleDistillOptions
 from edgekit import CompressError
 model = BertForSequenceClassification(BertConfig(hidden_size=64, num_hidden_layers=4, num_attention_heads=4, intermediate_size=256, vocab_size=60)).eval()
 rows = [{"input_ids": np.full(128, i % 50 + 4), "attention_mask": np.ones(128, np.int64)} for i in range(512)]
@@ -350,7 +353,7 @@ def limit(step, done, total):
         resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20,) * 2)
 training = Training(batch=512, copies=0, precision="float32")
 try:
-    distill_module(model, rows, None, rows[:2], [0, 1], layers=3, training=training, progress=limit)
+    distill_module(model, ArrayRows(rows), ArrayRows(rows[:2], [0, 1]), options=ModuleDistillOptions(layers=3, training=training), progress=limit)
 except CompressError as problem:
     print(problem)
 """
@@ -371,7 +374,8 @@ import sys, numpy as np, torch
 torch.set_num_threads(1)
 sys.path[:0] = sys.argv[2:]
 import ten as models
-from edgekit.compress.distill import Training, distill_module
+from edgekit.compress.distill import ArrayRows, Training, distill_module
+from edgekit.spec.options import ModuleDistillOptions
 from accelerate import PartialState
 teacher = models.teacher("bert")
 for m in teacher.modules():
@@ -383,7 +387,8 @@ for layer in teacher.bert.encoder.layer:
 rows = models.rows("bert", 45)
 labels = models.logits(teacher, rows).argmax(axis=1)
 training = Training(epochs=2, batch=8, learning_rate=1e-3, copies=0, precision="float32")
-student, epochs = distill_module(teacher, rows, labels, rows[:21], labels[:21], layers=2, pads=models.PADS, score=models.accuracy, training=training)
+options = ModuleDistillOptions(layers=2, pads=models.PADS, score=models.accuracy, training=training)
+student, epochs = distill_module(teacher, ArrayRows(rows, labels), ArrayRows(rows[:21], labels[:21]), options=options)
 state = PartialState()
 if state.is_main_process:
     np.savez(sys.argv[1], processes=state.num_processes, loss=[e.loss for e in epochs], score=[e.score for e in epochs],
@@ -428,11 +433,11 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
 
 
 def test_an_option_that_is_misspelt():
-    rows, labels = [{"input_ids": np.array([1, 2, 3])}] * 2, [0, 1]
+    given = ArrayRows([{"input_ids": np.array([1, 2, 3])}] * 2, [0, 1])
     with refused("task-option-unknown", "problem_typ", "problem_type"):
-        distill_module(models.teacher("bert"), rows, labels, rows, labels, layers=1, problem_typ="regression")
+        options = ModuleDistillOptions(layers=1, model_options={"problem_typ": "regression"})
+        distill_module(models.teacher("bert"), given, given, options=options)
     own = Objective.of_head(heads.get("text-classification"), "single_label_classification", {})
     with refused("training-objective"):
-        distill_module(
-            models.teacher("bert"), rows, labels, rows, labels, layers=1, task=own, problem_type="regression"
-        )
+        options = ModuleDistillOptions(layers=1, task=own, model_options={"problem_type": "regression"})
+        distill_module(models.teacher("bert"), given, given, options=options)

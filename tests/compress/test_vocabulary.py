@@ -12,7 +12,8 @@ from refusals import refused
 
 import edgekit.source
 from edgekit.compress import vocabulary
-from edgekit.compress.vocabulary import DISCLOSES, trim, trimmed
+from edgekit.compress.vocabulary import DISCLOSES, trim_vocab, trimmed
+from edgekit.spec.options import TrimVocabOptions
 
 SEEN = ["the plot was dull and the acting was worse", "no", "a fine film with a strong cast and a weak ending"]
 UNSEEN = [
@@ -78,7 +79,7 @@ def test_special_tokens_are_where_they_were(models):
 
 
 def test_a_trimmed_model_builds(tiny_model, tiny_samples, tmp_path):
-    edgekit.compress.vocabulary.trim(tiny_model, samples=tiny_samples.train, out=tmp_path / "small")
+    edgekit.compress.vocabulary.trim_vocab(tiny_model, samples=tiny_samples.train, out=tmp_path / "small")
     made = edgekit.build(
         tmp_path / "small",
         samples=tiny_samples.train,
@@ -95,7 +96,7 @@ def test_what_is_refused(tiny_model, tiny_samples, tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years")
     with refused("output-other-kind"):
-        trim(tiny_model, samples=tiny_samples.train, out=tmp_path / "mine", force=True)
+        trim_vocab(tiny_model, samples=tiny_samples.train, out=tmp_path / "mine", options=TrimVocabOptions(force=True))
     origin = edgekit.source.read(tiny_model)
     with refused("samples-missing"):
         trimmed(origin, [], None, None, tmp_path / "x", lambda *_: None)
@@ -122,13 +123,13 @@ def test_a_list_of_tokens(tiny_model, tmp_path):
     """In place of samples, and beside them."""
     listed = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film"]
     (tmp_path / "tokens.txt").write_text("\n".join(listed) + "\n")
-    made = trim(tiny_model, tokens=tmp_path / "tokens.txt", out=tmp_path / "out")
+    made = trim_vocab(tiny_model, tokens=tmp_path / "tokens.txt", out=tmp_path / "out")
     after = edgekit.source.read(tmp_path / "out").processor.get_vocab()
     whole = edgekit.source.read(tiny_model).processor.get_vocab()
     # What any text needs stays: single characters at the start and inside of words.
     assert set(after) == set(listed) | {t for t in whole if len(t.removeprefix("##")) == 1}
     assert made.text() == f"Vocabulary {len(whole)} -> {len(after)} tokens."
-    both = trim(
+    both = trim_vocab(
         tiny_model,
         tokens=tmp_path / "tokens.txt",
         samples=small.write_jsonl(tmp_path / "s.jsonl", [{"text": "the music"}]),
@@ -153,9 +154,9 @@ def test_a_list_of_tokens(tiny_model, tmp_path):
 def test_a_list_that_cannot_be(tokens, said, tiny_model, tmp_path):
     (tmp_path / "tokens.txt").write_text("\n".join(tokens))
     with refused(said):
-        trim(tiny_model, tokens=tmp_path / "tokens.txt", out=tmp_path / "out")
+        trim_vocab(tiny_model, tokens=tmp_path / "tokens.txt", out=tmp_path / "out")
     with refused("tokens-unreadable"):
-        trim(tiny_model, tokens=tmp_path / "none.txt", out=tmp_path / "out")
+        trim_vocab(tiny_model, tokens=tmp_path / "none.txt", out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -168,8 +169,8 @@ def test_in_a_build(tiny_model, tiny_samples, tmp_path):
         tmp_path / "few.jsonl", [json.loads(line) for line in tiny_samples.dev.read_text().splitlines()][:12]
     )
     options = {"samples": few, "eval": few, "target": aim, "budget": {"accuracy_drop": 1.0}}
-    whole = edgekit.build(tiny_model, out=tmp_path / "whole", distill=[student], **options)
-    made = edgekit.build(tiny_model, out=tmp_path / "out", vocabulary="samples", distill=[student], **options)
+    whole = small.build(tiny_model, out=tmp_path / "whole", distill=[student], **options)
+    made = small.build(tiny_model, out=tmp_path / "out", vocabulary="samples", distill=[student], **options)
     sizes = [{t.model: t.size_mb for t in m.bundle.manifest.trials} for m in (whole, made)]
     assert set(sizes[1]) == {"", "1 layer"}
     assert all(sizes[1][model] < sizes[0][model] for model in sizes[1])
@@ -182,7 +183,7 @@ def test_in_a_build(tiny_model, tiny_samples, tmp_path):
         tmp_path / "renamed.jsonl",
         [{"text": r["text"], "y": r["label"]} for r in map(json.loads, few.read_text().splitlines())],
     )
-    more = edgekit.build(
+    more = small.build(
         tiny_model, out=tmp_path / "more", vocabulary="samples", samples=few, distill_samples=[other], eval=renamed, columns={"label": "y"}, target=aim,
         budget={"accuracy_drop": 1.0},
     )  # fmt: skip

@@ -18,6 +18,9 @@ import numpy as np
 import pytest
 import small
 
+from edgekit.report import run
+from edgekit.spec.options import CheckOptions, CompareOptions
+
 pytest.importorskip("PIL")
 import torch
 from PIL import Image
@@ -119,7 +122,7 @@ def package(tmp_path_factory):
         patch.setenv("PYTHONPATH", os.pathsep.join([os.environ["PYTHONPATH"], str(folder)]))
         patch.setattr(interleaved, "_MEASURE_S", 0.1)
         patch.setattr(interleaved, "_WARM_UP_S", 0.05)
-        patch.setattr(check, "_PROCESSES", 2)
+        patch.setattr(run, "_PROCESSES", 2)
         yield folder
     for name in [name for name in sys.modules if name.startswith("edgekit_glossing")]:
         del sys.modules[name]
@@ -185,7 +188,7 @@ def toy(package, tmp_path_factory):
             f'name = "{name}"\nextends = "{extends}"\nthreads = 1\n{extra}[budget]\naccuracy_drop = 0.3\n', "utf-8"
         )
         sides = {"samples": made.calibration, "eval": made.dev, "out": folder / name, "target": target}
-        return edgekit.build(module=module, processor=vocabulary, task="glossing", **sides, **options).bundle
+        return small.build(module=module, processor=vocabulary, task="glossing", **sides, **options).bundle
 
     made.build, made.bundle, made.out = build, build("good"), folder / "good"
     return made
@@ -321,7 +324,7 @@ def verdicts_of(found):
 
 
 def test_more_edits_are_worse(toy, worse):
-    found = check.compare(toy.out, worse.path, toy.few, max_time=0.0)
+    found = check.compare(toy.out, worse.path, toy.few, options=CompareOptions(max_time=0.0))
     before, after = found.subjects
     assert found.accuracy.drop == pytest.approx(after.score - before.score)
     assert found.accuracy.drop > 0.05
@@ -331,13 +334,13 @@ def test_more_edits_are_worse(toy, worse):
 def test_more_edits_than_a_baselines_are_refused(toy, worse):
     file = toy.folder / "good.json"
     files.write(check.baseline(toy.out, toy.few, file=file), file)
-    found = check.check(worse.path, file, toy.few, gates=OPEN, max_time=0.0)
+    found = check.check(worse.path, file, toy.few, options=CheckOptions(gates=OPEN, max_time=0.0))
     assert found.accuracy.drop > 0.05
     assert verdicts_of(found)["accuracy.drop"] == "regression"
 
 
 def test_fewer_edits_pass(toy, worse):
-    found = check.check(toy.out, worse.path, toy.few, gates=OPEN, max_time=0.0)
+    found = check.check(toy.out, worse.path, toy.few, options=CheckOptions(gates=OPEN, max_time=0.0))
     assert found.accuracy.drop < -0.05
     assert verdicts_of(found)["accuracy.drop"] == "pass"
 

@@ -58,7 +58,8 @@ def opened(backend=tensorrt):
 
 def load(bundle, device, variant=0, progress=silent, **how):
     chosen = bundle.manifest.variants[variant] if isinstance(variant, int) else variant
-    return compiling.load_engine(bundle, chosen, bundle.manifest.signatures[0], device, progress, **how)
+    options = compiling.EngineOptions(**how)
+    return compiling.load_engine(bundle, chosen, bundle.manifest.signatures[0], device, progress, options)
 
 
 def start(bundle, variant=0, backend=tensorrt, **how):

@@ -117,7 +117,7 @@ def test_the_graph_is_as_clean_as_an_export_of_torch(graphs, folder, tmp_path, n
 
 def test_a_build(graphs, folder, module, tiny_samples, tmp_path):
     target = small.target(tmp_path / "exact.toml", methods=("float32", "dynamic"))
-    result = edgekit.build(
+    result = small.build(
         graphs["torchscript-14"], processor=folder, task="text-classification", samples=tiny_samples.train, eval=tiny_samples.dev,
         out=tmp_path / "out", target=target,
     )  # fmt: skip
@@ -126,6 +126,8 @@ def test_a_build(graphs, folder, module, tiny_samples, tmp_path):
     assert manifest.provenance["model"] == "torchscript-14.onnx"
     assert "ONNX Runtime" in manifest.provenance["reference"]
     assert any("in place of a torch model" in note for note in manifest.notes)
+    assert manifest.reason.endswith(f", the ONNX file {tiny_samples.accuracy:.4f}.")
+    assert f"the ONNX file float32: accuracy {tiny_samples.accuracy:.4f}" in result.table()
     with edgekit.load(tmp_path / "out") as session:
         expected = small.torch_logits(module, TEXTS).argmax(axis=1)
         assert [session.info.labels.index(answer.label) for answer in session(TEXTS)] == expected.tolist()
@@ -198,7 +200,7 @@ def test_a_folder_that_brings_code(graphs, folder, tmp_path):
 @pytest.mark.parametrize("options", [{"distill": [{"layers": 1}]}, {"vocabulary": "samples"}])
 def test_students_and_vocabularies_need_a_folder(graphs, folder, tiny_samples, tmp_path, options):
     with pytest.raises(UsageError) as raised:
-        edgekit.build(
+        small.build(
             graphs["dynamo"], processor=folder, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", **options
         )  # fmt: skip
     assert raised.value.code == "onnx-needs-folder"

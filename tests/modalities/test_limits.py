@@ -229,7 +229,7 @@ def test_a_row_of_a_file_beyond_the_limit_is_named(float32_ort, tiny_model, tiny
     target = small.target(tmp_path / "exact.toml")
     for files in ({"samples": long, "eval": tiny_samples.dev}, {"samples": tiny_samples.train, "eval": long}):
         with refused("samples-text-too-long", "row 6"):
-            edgekit.build(tiny_model, **files, out=tmp_path / "out", target=target)
+            small.build(tiny_model, **files, out=tmp_path / "out", target=target)
     check_rows(["x" * LIMIT, ("a" + " " * 10**6, "b")], small.MAX_LENGTH, "f")
 
 

@@ -127,7 +127,13 @@ def test_nvidia_makes_engines_of_it(name, method, made):
     assert tensorrt_rules.check(graph.path, "10.3") == ["10.3", "10.16", "11.4"]
     for chips in (("7.5",), ("8.6", "8.9", "12.0")):
         built = _trt_build.build(
-            trt, graph.path, graph.signature, RECIPE, memory=0, timing_cache=b"", chips=chips, progress=silent
+            trt,
+            graph.path,
+            graph.signature,
+            RECIPE,
+            hardware=_trt_build.Hardware(0, chips),
+            timing_cache=b"",
+            progress=silent,
         )
         assert len(built.plan) > graph.path.stat().st_size
         assert built.timing_cache == b"", "TensorRT-RTX keeps none"

@@ -157,6 +157,6 @@ def test_the_table_is_the_published_one():
         "BitShift",
     ):
         assert name not in tensorrt_rules._INPUT_TYPES
-    assert not {n for n in tensorrt_rules._INPUT_TYPES if not re.fullmatch("[A-Z][A-Za-z0-9]+", n) or not onnx.defs.has(n)}, (
-        "names of ONNX"
-    )
+    assert not {
+        n for n in tensorrt_rules._INPUT_TYPES if not re.fullmatch("[A-Z][A-Za-z0-9]+", n) or not onnx.defs.has(n)
+    }, "names of ONNX"

@@ -15,6 +15,7 @@ from refusals import refused
 
 from edgekit.report import accuracy
 from edgekit.report.accuracy import MOST_FLIPS
+from edgekit.spec.gates import AccuracyGates
 from edgekit.spec.parsing import plain
 
 
@@ -239,7 +240,15 @@ def test_mcnemar_against_statsmodels(losses, gains, p_value):
 @pytest.mark.parametrize("kind", KINDS)
 def test_all_of_the_comparison(kind):
     before, after, truth = data(kind)
-    found = compare(task(kind), before, after, truth, ids(400), margin=0.01, slices={"half": ["a"] * 200 + ["b"] * 200})
+    found = compare(
+        task(kind),
+        before,
+        after,
+        truth,
+        ids(400),
+        margins=AccuracyGates(0.01, recall_drop=None),
+        slices={"half": ["a"] * 200 + ["b"] * 200},
+    )
     alone = evaluation(task(kind), truth).compare(rows(after), rows(before))
     assert (found.before, found.after) == (score(task(kind), before, truth), score(task(kind), after, truth))
     assert (found.rows, found.score_name, found.drop, found.low, found.high) == (
@@ -267,7 +276,7 @@ def test_all_of_the_comparison(kind):
 @given(st.sampled_from(KINDS), st.integers(0, 10**6))
 def test_two_equal_models_pass(kind, seed):
     before, _, truth = data(kind, 400, seed=seed)
-    found = compare(task(kind), before, before.copy(), truth, ids(400), margin=0.01)
+    found = compare(task(kind), before, before.copy(), truth, ids(400), margins=AccuracyGates(0.01, recall_drop=None))
     assert (found.flips, found.flipped, found.drop, found.divergence_mean, found.divergence_p95) == (
         0,
         (),
@@ -282,7 +291,15 @@ def test_two_equal_models_pass(kind, seed):
 
 def test_a_score_that_is_not_defined():
     before, after, _ = data(REGRESSION, 30)
-    found = compare(task(REGRESSION), before, after, np.ones((30, 3)), ids(30), margin=0.01, slices={"c": ["a"] * 30})
+    found = compare(
+        task(REGRESSION),
+        before,
+        after,
+        np.ones((30, 3)),
+        ids(30),
+        margins=AccuracyGates(0.01, recall_drop=None),
+        slices={"c": ["a"] * 30},
+    )
     assert (found.before, found.after, found.drop, found.low, found.high, found.resolvable, found.rows_needed) == (
         None,
     ) * 7
@@ -293,7 +310,13 @@ def test_a_score_that_is_not_defined():
 
 def test_one_row():
     found = compare(
-        task(SINGLE), logits_of([0]), logits_of([1]), np.array([0]), ids(1), margin=0.01, slices={"c": ["a"]}
+        task(SINGLE),
+        logits_of([0]),
+        logits_of([1]),
+        np.array([0]),
+        ids(1),
+        margins=AccuracyGates(0.01, recall_drop=None),
+        slices={"c": ["a"]},
     )
     assert (found.before, found.after, found.drop, found.resolvable) == (1.0, 0.0, 1.0, None)
     assert found.low < 0.01

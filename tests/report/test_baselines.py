@@ -9,9 +9,10 @@ import pytest
 import small
 from refusals import refused
 
-from edgekit.report import baselines, files
+from edgekit.report import baselines, files, run
 from edgekit.report import check as verbs
 from edgekit.spec.gates import AccuracyGates, FootprintGates, Gates, LatencyGates
+from edgekit.spec.options import BaselineOptions, CheckOptions
 from edgekit.spec.report import PASS
 from edgekit.timing import interleaved
 
@@ -22,7 +23,7 @@ OPEN = Gates(LatencyGates(9.0, None, None), AccuracyGates(0.05), FootprintGates(
 def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interleaved, "_MEASURE_S", 0.1)
-        patch.setattr(verbs, "_PROCESSES", 4)
+        patch.setattr(run, "_PROCESSES", 4)
         yield
 
 
@@ -34,7 +35,10 @@ def place(float32_ort, tiny_samples, tmp_path_factory):
     (small.copy(float32_ort, root / "new") / "assets/note.txt").write_text("new")
     small.sign(root / "new")
     for _ in range(2):
-        files.write(verbs.baseline(root / "old", tiny_samples.dev, file=root / "b.json", append=True), root / "b.json")
+        files.write(
+            verbs.baseline(root / "old", tiny_samples.dev, file=root / "b.json", options=BaselineOptions(append=True)),
+            root / "b.json",
+        )
     return root
 
 
@@ -76,21 +80,23 @@ def test_without_append_a_baseline_is_begun_anew(place, tiny_samples):
 def test_a_session_of_something_else_is_refused(place, tiny_samples, tmp_path):
     baseline = place / "b.json"
     with refused("baseline-other-bundle"):
-        verbs.baseline(place / "new", tiny_samples.dev, file=baseline, append=True)
+        verbs.baseline(place / "new", tiny_samples.dev, file=baseline, options=BaselineOptions(append=True))
     fewer = small.write_jsonl(tmp_path / "dev.jsonl", tiny_samples.rows[1:])
     with refused("baseline-other-samples"):
-        verbs.baseline(place / "old", fewer, file=baseline, append=True)
+        verbs.baseline(place / "old", fewer, file=baseline, options=BaselineOptions(append=True))
     found = files.read(baseline)
     files.write(replace(found, fingerprint=replace(found.fingerprint, cpu="another"), digest=""), tmp_path / "b.json")
     with refused("baseline-other-machine"):
-        verbs.baseline(place / "old", tiny_samples.dev, file=tmp_path / "b.json", append=True)
+        verbs.baseline(place / "old", tiny_samples.dev, file=tmp_path / "b.json", options=BaselineOptions(append=True))
     own = found.subjects[0]
     with refused("baseline-other-run"):
         baselines.continued(found, replace(found, subjects=(replace(own, threads=own.threads + 1),)))
 
 
 def test_a_bundle_that_is_still_there_runs_again(place, tiny_samples):
-    found = verbs.check(place / "new", place / "b.json", tiny_samples.dev, gates=OPEN, max_time=0.0)
+    found = verbs.check(
+        place / "new", place / "b.json", tiny_samples.dev, options=CheckOptions(gates=OPEN, max_time=0.0)
+    )
     assert found.speed.paired and found.subjects[0].name == "old" and found.exit_code() == 0
     assert any("still at old: both ran in turns" in note for note in found.notes)
     assert any(note.startswith("What differs: file assets/note.txt (only now)") for note in found.notes)
@@ -101,7 +107,7 @@ def test_one_that_is_gone_or_another_is_read_from_the_file(place, tiny_samples, 
     for step in ("gone", "another"):
         if step == "another":
             shutil.copytree(place / "new", tmp_path / "old")
-        found = verbs.check(place / "new", tmp_path / "b.json", tiny_samples.dev, gates=OPEN)
+        found = verbs.check(place / "new", tmp_path / "b.json", tiny_samples.dev, options=CheckOptions(gates=OPEN))
         p50 = next(c for c in found.speed.changes if c.metric == "p50")
         assert not found.speed.paired and p50.sessions == 2 and p50.spread > 0
         assert any("no longer at old" in note for note in found.notes) and any(
@@ -111,5 +117,5 @@ def test_one_that_is_gone_or_another_is_read_from_the_file(place, tiny_samples, 
 
 def test_the_baselines_own_bundle_can_never_be_a_regression(place, tiny_samples):
     strict = Gates(LatencyGates(0.0, 0.0, None), AccuracyGates(0.0), FootprintGates(0.0, 0.0, 0.0, None))
-    found = verbs.check(place / "old", place / "b.json", tiny_samples.dev, gates=strict)
+    found = verbs.check(place / "old", place / "b.json", tiny_samples.dev, options=CheckOptions(gates=strict))
     assert not found.speed.paired and {g.verdict for g in found.gates} == {PASS} and found.exit_code(strict=True) == 0

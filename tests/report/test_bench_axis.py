@@ -9,6 +9,7 @@ import pytest
 
 from edgekit.report import bench as benching
 from edgekit.spec.engine import EngineRecipe
+from edgekit.spec.options import BenchOptions
 from edgekit.spec.tensor import Signature, TensorSpec
 
 
@@ -27,6 +28,6 @@ def test_lengths_are_those_of_the_axis_of_the_signature(axis, monkeypatch):
     session = SimpleNamespace(info=info, example_rows=lambda *sizes: asked.append(sizes), run_rows=lambda rows, **_: [])
     monkeypatch.setattr(benching, "open_bundle", lambda *_: opened)
     monkeypatch.setattr(benching, "load", lambda *_, **__: contextlib.nullcontext(session))
-    found = benching.bench("bundle", [1], [64, 256], seconds=0.0)
+    found = benching.bench("bundle", options=BenchOptions(batches=[1], lengths=[64, 256], seconds=0.0))
     assert asked == [(1, 64)]
     assert found.left_out == ("1 x 256",)

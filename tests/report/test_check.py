@@ -12,12 +12,13 @@ import small
 from refusals import refused
 
 from edgekit.report import check as verbs
-from edgekit.report import files
+from edgekit.report import files, run
 from edgekit.report.predictions import unpack
 from edgekit.report.render import write_all
 from edgekit.report.side import opened
 from edgekit.runtime.load import load
 from edgekit.spec.gates import OFF, AccuracyGates, FootprintGates, Gates, LatencyGates
+from edgekit.spec.options import CheckOptions, CompareOptions, MeasureOptions
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, REGRESSION
 from edgekit.spec.target import Budget
 from edgekit.timing import interleaved
@@ -31,7 +32,7 @@ def quick():
     """Shorter turns and fewer processes: what is tested is not how well they measure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interleaved, "_MEASURE_S", 0.1)
-        patch.setattr(verbs, "_PROCESSES", 4)
+        patch.setattr(run, "_PROCESSES", 4)
         yield
 
 
@@ -57,7 +58,9 @@ def kept(float32_ort, tiny_samples, tmp_path_factory):
 @pytest.fixture(scope="module")
 def checked(float32_ort, tiny_bundle, tiny_samples):
     """The quantized bundle against the float32 one."""
-    return verbs.check(tiny_bundle, float32_ort, tiny_samples.dev, gates=OPEN, slices=["label"], max_time=0.0)
+    return verbs.check(
+        tiny_bundle, float32_ort, tiny_samples.dev, options=CheckOptions(gates=OPEN, slices=["label"], max_time=0.0)
+    )
 
 
 def gates(report):
@@ -96,7 +99,7 @@ def test_the_fingerprint_is_this_machines(checked):
 
 
 def test_a_file_stands_in_for_the_bundle_on_the_same_machine(float32_ort, tiny_samples, kept):
-    found = verbs.check(float32_ort, kept, tiny_samples.dev, gates=OPEN)
+    found = verbs.check(float32_ort, kept, tiny_samples.dev, options=CheckOptions(gates=OPEN))
     assert found.exit_code() == 0 and not found.speed.paired
     assert found.accuracy.flips == 0 and found.accuracy.drop == 0.0
 
@@ -107,7 +110,7 @@ def test_on_another_machine_accuracy_and_size_are_judged_and_latency_is_not(floa
         replace(other, fingerprint=replace(other.fingerprint, cpu="another", governor="powersave"), digest=""),
         tmp_path / "other.json",
     )
-    found = verbs.check(float32_ort, tmp_path / "other.json", tiny_samples.dev, gates=OPEN)
+    found = verbs.check(float32_ort, tmp_path / "other.json", tiny_samples.dev, options=CheckOptions(gates=OPEN))
     assert gates(found) == {
         "accuracy.drop": PASS,
         "latency.p50": INCOMPARABLE,
@@ -121,7 +124,7 @@ def test_on_another_machine_accuracy_and_size_are_judged_and_latency_is_not(floa
 
 def test_samples_that_changed_since_are_incomparable(float32_ort, tiny_samples, kept, tmp_path):
     fewer = small.write_jsonl(tmp_path / "dev.jsonl", tiny_samples.rows[1:])
-    found = verbs.check(float32_ort, kept, fewer, gates=OPEN)
+    found = verbs.check(float32_ort, kept, fewer, options=CheckOptions(gates=OPEN))
     assert (
         gates(found)["accuracy.drop"] == INCOMPARABLE
         and "the samples are not those of baseline.json" in found.gates[0].said
@@ -166,7 +169,7 @@ def test_a_teacher_as_a_function(float32_ort, tiny_samples, logits, texts):
         asked.extend(batch)
         return np.array([by_text.get(text, logits[len(text) % len(logits)]) for text in batch], np.float32)
 
-    found = verbs.compare(teacher, float32_ort, tiny_samples.dev, gates=OPEN)
+    found = verbs.compare(teacher, float32_ort, tiny_samples.dev, options=CompareOptions(gates=OPEN))
     assert found.accuracy.flips == 0 and found.speed is None and found.subjects[0].name == "teacher"
     assert set(gates(found)) == {"accuracy.drop"}, "a teacher has no latency here"
     assert {r.name for r in found.robustness} and len(asked) > len(texts), "it is asked about disturbed texts too"
@@ -177,7 +180,7 @@ def test_a_teacher_as_a_function(float32_ort, tiny_samples, logits, texts):
 
 def test_a_check_against_what_has_no_times_is_no_pass(float32_ort, tiny_samples, logits, tmp_path):
     np.save(tmp_path / "teacher.npy", logits)
-    found = verbs.check(float32_ort, tmp_path / "teacher.npy", tiny_samples.dev, gates=OPEN)
+    found = verbs.check(float32_ort, tmp_path / "teacher.npy", tiny_samples.dev, options=CheckOptions(gates=OPEN))
     assert (
         gates(found)["accuracy.drop"] == PASS and gates(found)["latency.p50"] == INCOMPARABLE and found.exit_code() == 4
     )
@@ -185,13 +188,13 @@ def test_a_check_against_what_has_no_times_is_no_pass(float32_ort, tiny_samples,
 
 def test_a_check_that_could_never_fail_is_refused(float32_ort, tiny_samples):
     with refused("gates-off"):
-        verbs.check(float32_ort, float32_ort, tiny_samples.dev, gates=OFF)
+        verbs.check(float32_ort, float32_ort, tiny_samples.dev, options=CheckOptions(gates=OFF))
 
 
 @pytest.mark.parametrize("given", [{"max_time": math.inf}, {"max_time": math.nan}, {"max_time": -1.0}, {"seed": -1}])
 def test_numbers_that_mean_nothing_are_refused_before_anything_is_measured(float32_ort, tiny_samples, given):
     with refused("check-settings"):
-        verbs.check(float32_ort, float32_ort, tiny_samples.dev, **given)
+        verbs.check(float32_ort, float32_ort, tiny_samples.dev, options=CheckOptions(**given))
 
 
 def test_a_machine_that_changes_meanwhile(float32_ort, tiny_samples, monkeypatch):
@@ -199,7 +202,7 @@ def test_a_machine_that_changes_meanwhile(float32_ort, tiny_samples, monkeypatch
     here = verbs.fingerprint()
     states = iter([here, replace(here, governor="powersave", throttled=here.throttled + 3)] * 2)
     monkeypatch.setattr(verbs, "fingerprint", lambda: next(states))
-    found = verbs.check(float32_ort, float32_ort, tiny_samples.dev, gates=OPEN, max_time=0.0)
+    found = verbs.check(float32_ort, float32_ort, tiny_samples.dev, options=CheckOptions(gates=OPEN, max_time=0.0))
     assert gates(found)["latency.p50"] == INCOMPARABLE and gates(found)["accuracy.drop"] == PASS
     assert any("slowed itself down" in note and "3 times" in note for note in found.notes)
     assert any("Both sides are the same bundle, files and settings" in note for note in found.notes)
@@ -210,13 +213,13 @@ def test_a_machine_that_changes_meanwhile(float32_ort, tiny_samples, monkeypatch
 def test_other_threads_are_another_latency(float32_ort, tiny_samples, kept, tmp_path):
     other = files.read(kept)
     files.write(replace(other, subjects=(replace(other.subjects[0], threads=77),), digest=""), tmp_path / "other.json")
-    found = verbs.check(float32_ort, tmp_path / "other.json", tiny_samples.dev, gates=OPEN)
+    found = verbs.check(float32_ort, tmp_path / "other.json", tiny_samples.dev, options=CheckOptions(gates=OPEN))
     assert gates(found)["latency.p50"] == INCOMPARABLE and "77 thread(s)" in found.gates[1].said
 
 
 def test_a_self_check_is_not_for_a_file(float32_ort, tiny_samples, kept):
     with refused("self-check-file"):
-        verbs.check(float32_ort, kept, tiny_samples.dev, gates=OPEN, self_check=True)
+        verbs.check(float32_ort, kept, tiny_samples.dev, options=CheckOptions(gates=OPEN, self_check=True))
 
 
 def test_a_baseline_that_was_forged_with_times_that_cannot_be(float32_ort, tiny_samples, kept, tmp_path):
@@ -245,7 +248,7 @@ def test_a_loss_of_accuracy_is_found_against_a_file_of_logits(float32_ort, tiny_
         tmp_path / "teacher.npy",
         float32_ort,
         tiny_samples.dev,
-        gates=Gates(accuracy=AccuracyGates(0.0), budget=Budget(accuracy_drop=0.01)),
+        options=CompareOptions(gates=Gates(accuracy=AccuracyGates(0.0), budget=Budget(accuracy_drop=0.01))),
     )
     assert gates(found) == {"accuracy.drop": REGRESSION, "budget.accuracy_drop": OVER_BUDGET}
     assert found.accuracy.losses == 6 and found.accuracy.gains == 0 and found.exit_code() == 3
@@ -264,7 +267,9 @@ def reported(tiny_bundle, float32_ort, tiny_samples):
         Budget(accuracy_drop=0.5, size_mb=0.01),
     )
     return verbs.report(
-        tiny_bundle, tiny_samples.dev, reference=float32_ort, gates=budget, include_text=True, max_time=1.0
+        tiny_bundle,
+        tiny_samples.dev,
+        options=MeasureOptions(reference=float32_ort, gates=budget, include_text=True, max_time=1.0),
     )
 
 
@@ -289,7 +294,7 @@ def test_without_being_asked_no_output_holds_a_text(
     reported, float32_ort, tiny_bundle, tiny_samples, kept, tmp_path, texts
 ):
     assert any(d.words for d in reported.faithfulness.drifts), "as it does where it is asked for"
-    found = verbs.compare(float32_ort, tiny_bundle, tiny_samples.dev, gates=OPEN, max_time=0.0)
+    found = verbs.compare(float32_ort, tiny_bundle, tiny_samples.dev, options=CompareOptions(gates=OPEN, max_time=0.0))
     assert found.faithfulness.rows and found.robustness
     write_all(found, tmp_path)
     for file in (*tmp_path.iterdir(), kept):
@@ -299,12 +304,16 @@ def test_without_being_asked_no_output_holds_a_text(
 
 def test_a_report_stands_in_for_a_bundle_as_a_baseline_does(reported, tiny_bundle, tiny_samples, tmp_path):
     files.write(reported, tmp_path / "report.json")
-    found = verbs.check(tiny_bundle, tmp_path / "report.json", tiny_samples.dev, gates=OPEN)
+    found = verbs.check(tiny_bundle, tmp_path / "report.json", tiny_samples.dev, options=CheckOptions(gates=OPEN))
     assert found.accuracy.flips == 0 and found.subjects[0].method == reported.subjects[-1].method
 
 
 def test_a_report_by_itself(float32_ort, tiny_samples):
-    found = verbs.report(float32_ort, tiny_samples.dev, scenarios=(), gates=Gates(budget=Budget(accuracy_drop=0.001)))
+    found = verbs.report(
+        float32_ort,
+        tiny_samples.dev,
+        options=MeasureOptions(scenarios=(), gates=Gates(budget=Budget(accuracy_drop=0.001))),
+    )
     assert len(found.subjects) == 1 and found.accuracy is None and found.subjects[0].robustness
     assert gates(found) == {"budget.accuracy_drop": PASS}, (
         "these are the samples of its build, so its model's score is known"
@@ -315,11 +324,13 @@ def test_a_report_by_itself(float32_ort, tiny_samples):
 def test_a_machine_that_is_noisier_than_the_margin_is_told(float32_ort, tiny_samples):
     tight = Gates(LatencyGates(0.0, None, None), AccuracyGates(None), FootprintGates(None, None, None, None))
     with refused("gates-below-noise", "0.0"):
-        verbs.check(float32_ort, float32_ort, tiny_samples.dev, gates=tight, self_check=True, max_time=0.0)
+        verbs.check(
+            float32_ort, float32_ort, tiny_samples.dev, options=CheckOptions(gates=tight, self_check=True, max_time=0.0)
+        )
 
 
 def test_a_bundle_against_itself_tells_the_noise(float32_ort, tiny_samples):
-    found = verbs.self_check(float32_ort, tiny_samples.dev, max_time=0.0)
+    found = verbs.self_check(float32_ort, tiny_samples.dev, options=CheckOptions(max_time=0.0))
     floor = found.speed.noise_floor
     assert found.kind == "self-check" and floor["p50"] > 0 and all(math.isfinite(v) for v in floor.values())
     p50 = next(c for c in found.speed.changes if c.metric == "p50")
@@ -334,7 +345,7 @@ def test_a_bundle_that_is_damaged_between_two_processes(float32_ort, tmp_path, t
     graph = next((tmp_path / "candidate" / "graphs").glob("*.onnx"))
     graph.write_bytes(graph.read_bytes()[:-1] + b"\0")
     with refused("bundle-file-altered"):
-        interleaved.time_interleaved(whole.worker, side.worker, texts, lambda *_: True, max_time=0.0)
+        interleaved.time_interleaved((whole.worker, side.worker), texts, lambda *_: True, max_time=0.0)
 
 
 def test_samples_without_labels_are_refused(float32_ort, tmp_path, texts):

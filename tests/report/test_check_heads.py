@@ -8,10 +8,11 @@ import small
 
 import edgekit
 from edgekit.report import check as verbs
-from edgekit.report import files
+from edgekit.report import files, run
 from edgekit.report.predictions import unpack
 from edgekit.report.render import write_all
 from edgekit.spec.gates import OFF, AccuracyGates, Budget, Gates, LatencyGates
+from edgekit.spec.options import CheckOptions, CompareOptions, MeasureOptions
 from edgekit.timing import interleaved
 
 HEADS = {"multi_label_classification": ("a", "b", "c"), "regression": ("value",)}
@@ -27,7 +28,7 @@ OPEN = Gates(
 def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interleaved, "_MEASURE_S", 0.1)
-        patch.setattr(verbs, "_PROCESSES", 4)
+        patch.setattr(run, "_PROCESSES", 4)
         yield
 
 
@@ -60,7 +61,11 @@ def head(request, tmp_path_factory):
 
 def test_a_comparison_of_every_part(head, tmp_path):
     kind, bundle, dev, rows, _ = head
-    found = verbs.report(bundle, dev, reference=bundle, gates=OPEN, slices=["topic"], include_text=True, max_time=1.0)
+    found = verbs.report(
+        bundle,
+        dev,
+        options=MeasureOptions(reference=bundle, gates=OPEN, slices=["topic"], include_text=True, max_time=1.0),
+    )
     assert found.exit_code() == (4 if kind == "regression" else 0), "a calibration error is of classifiers alone"
     assert found.accuracy.flips == 0 and found.accuracy.drop == pytest.approx(0.0)
     assert (
@@ -79,7 +84,12 @@ def test_a_worse_one_is_found(head, tmp_path):
     np.save(
         tmp_path / "other.npy", np.random.default_rng(0).normal(size=(len(rows), len(HEADS[kind]))).astype(np.float32)
     )
-    found = verbs.compare(tmp_path / "other.npy", bundle, dev, gates=Gates(accuracy=AccuracyGates(0.01, flips=0.05)))
+    found = verbs.compare(
+        tmp_path / "other.npy",
+        bundle,
+        dev,
+        options=CompareOptions(gates=Gates(accuracy=AccuracyGates(0.01, flips=0.05))),
+    )
     assert found.accuracy.drop < -0.2, "the bundle is the better one"
     told = {"accuracy.error": "pass"} if kind == "regression" else {}
     verdicts = {g.name: g.verdict for g in found.gates if g.name != "accuracy.recall_drop"}
@@ -94,12 +104,13 @@ def test_one_row(head, tmp_path):
         bundle,
         bundle,
         one,
-        gates=Gates(LatencyGates(9.0, None, None), AccuracyGates(0.01), OFF.footprint),
-        max_time=0.0,
+        options=CheckOptions(
+            gates=Gates(LatencyGates(9.0, None, None), AccuracyGates(0.01), OFF.footprint), max_time=0.0
+        ),
     )
     assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] == "pass", "both answer alike, to the last bit"
     np.save(tmp_path / "near.npy", np.float32([unpack(found.subjects[0].predictions)[0]["logits"]]) * np.float32(1.01))
-    found = verbs.compare(tmp_path / "near.npy", bundle, one, max_time=0.0)
+    found = verbs.compare(tmp_path / "near.npy", bundle, one, options=CompareOptions(max_time=0.0))
     assert {g.name: g.verdict for g in found.gates}["accuracy.drop"] in ("inconclusive", "incomparable"), (
         "of one row nothing is proved"
     )

@@ -38,7 +38,9 @@ def judged(kind, before, after, truth, gates=None, ids=None):
     gates = gates or AccuracyGates()
     ids = [str(i) for i in range(len(truth))] if ids is None else ids
     given = evaluation(task(kind, before.shape[1]), truth, ids)
-    found = accuracy.compare(given, rows(before), rows(after), ids, margin=gates.drop, recall_margin=gates.recall_drop)
+    found = accuracy.compare(
+        given, rows(before), rows(after), ids, margins=AccuracyGates(gates.drop, recall_drop=gates.recall_drop)
+    )
     return found, {g.name.removeprefix("accuracy."): g for g in gating.compared(Gates(accuracy=gates), found, None)}
 
 

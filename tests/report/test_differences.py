@@ -13,6 +13,7 @@ from edgekit.report import gating
 from edgekit.report.differences import differences, equal, settings, told
 from edgekit.report.side import opened
 from edgekit.spec.gates import FootprintGates, Gates, LatencyGates
+from edgekit.spec.options import CheckOptions
 from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, PASS, REGRESSION, Accuracy, Change, Speed
 from edgekit.spec.subject import Subject
 from edgekit.timing import interleaved
@@ -139,7 +140,10 @@ def test_from_end_to_end(float32_ort, tiny_samples, tmp_path, monkeypatch):
     """The same bundle passes where noise alone exceeds every margin; with another thread count it is named, and judged."""
     monkeypatch.setattr(interleaved, "_MEASURE_S", 0.1)
     found = verbs.check(
-        small.copy(float32_ort, tmp_path / "copy"), float32_ort, tiny_samples.dev, gates=IMPOSSIBLE, max_time=0.0
+        small.copy(float32_ort, tmp_path / "copy"),
+        float32_ort,
+        tiny_samples.dev,
+        options=CheckOptions(gates=IMPOSSIBLE, max_time=0.0),
     )
     assert {g.verdict for g in found.gates} == {PASS} and found.exit_code(strict=True) == 0, found.gates
 
@@ -147,7 +151,10 @@ def test_from_end_to_end(float32_ort, tiny_samples, tmp_path, monkeypatch):
         data["variants"][0]["streams"] += 1
 
     changed = verbs.check(
-        altered(float32_ort, tmp_path / "other", other), float32_ort, tiny_samples.dev, gates=IMPOSSIBLE, max_time=0.0
+        altered(float32_ort, tmp_path / "other", other),
+        float32_ort,
+        tiny_samples.dev,
+        options=CheckOptions(gates=IMPOSSIBLE, max_time=0.0),
     )
     assert any(
         note.startswith("Their files are the same, their settings are not: variant 1 streams: 1, then 2")

@@ -113,7 +113,15 @@ def bad(rows):
 
 def compared(rows, before, after, **options):
     ids = [f"{i:016x}" for i in range(len(rows))]
-    return accuracy.compare(rows, before, after, ids, margin=0.01, slices={"half": ["a", "b"] * 150}, **options)
+    return accuracy.compare(
+        rows,
+        before,
+        after,
+        ids,
+        margins=AccuracyGates(0.01, recall_drop=None),
+        slices={"half": ["a", "b"] * 150},
+        **options,
+    )
 
 
 def verdicts(found):

@@ -19,7 +19,7 @@ import edgekit
 from edgekit import tasks
 from edgekit.modalities.text import UNBOUND
 from edgekit.report import predictions
-from edgekit.report.faithfulness import MOST_WORDS, faithfulness, spearman, top_overlap
+from edgekit.report.faithfulness import MOST_WORDS, FaithfulnessOptions, faithfulness, spearman, top_overlap
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.parsing import parse, plain
 from edgekit.spec.report import Faithfulness
@@ -72,7 +72,14 @@ def sequence(texts):
 def explain(before, after, texts, the_task=None, mask=MASK, **options):
     given = Evaluation(the_task or task(), texts, [None] * len(texts))
     ids = [f"id{i}" for i in range(len(texts))]
-    return faithfulness(given, lambda t: rows(before(t)), lambda t: rows(after(t)), ids, filler=mask, **options)
+    return faithfulness(
+        given,
+        lambda t: rows(before(t)),
+        lambda t: rows(after(t)),
+        ids,
+        filler=mask,
+        options=FaithfulnessOptions(**options),
+    )
 
 
 class Counted:
@@ -402,9 +409,16 @@ def test_a_bundle_against_itself_and_torch(float32_ort, tiny_module, tiny_sample
     assert filler == MASK
     given = Evaluation(of_bundle, texts, [None] * len(texts))
     with edgekit.load(float32_ort) as session:
-        itself = faithfulness(given, session.outputs, session.outputs, ids, filler=filler, rows=8)
+        itself = faithfulness(
+            given, session.outputs, session.outputs, ids, filler=filler, options=FaithfulnessOptions(rows=8)
+        )
         found = faithfulness(
-            given, lambda t: rows(small.torch_logits(tiny_module, t)), session.outputs, ids, filler=filler, rows=8
+            given,
+            lambda t: rows(small.torch_logits(tiny_module, t)),
+            session.outputs,
+            ids,
+            filler=filler,
+            options=FaithfulnessOptions(rows=8),
         )
     assert (itself.rank_correlation, itself.top_k, itself.rows) == (1.0, 1.0, 8)
     assert found.rank_correlation > 0.99

@@ -12,9 +12,9 @@ import small
 from refusals import refused
 
 import edgekit
-from edgekit import SamplesError, UsageError
 from edgekit.report.predict import predict
 from edgekit.samples.stream import read_rows
+from edgekit.spec.options import PredictOptions
 
 
 def read_jsonl(file):
@@ -31,7 +31,9 @@ def answers(float32_ort, tiny_samples):
 def test_one_row_for_each_in_order(float32_ort, tiny_samples, answers, tmp_path):
     steps = []
     out = tmp_path / "out.jsonl"
-    result = predict(float32_ort, tiny_samples.dev, out, batch=50, progress=lambda *step: steps.append(step))
+    result = predict(
+        float32_ort, tiny_samples.dev, out, progress=lambda *step: steps.append(step), options=PredictOptions(batch=50)
+    )
     rows = read_jsonl(tmp_path / "out.jsonl")
     assert [row["label"] for row in rows] == [answer.label for answer in answers]
     assert [row["score"] for row in rows] == pytest.approx([answer.score for answer in answers], abs=1e-5)
@@ -43,7 +45,9 @@ def test_one_row_for_each_in_order(float32_ort, tiny_samples, answers, tmp_path)
 def test_a_table_with_kept_columns_scores_and_top_labels(float32_ort, tmp_path, answers, tiny_samples):
     rows = [{"text": row["text"], "id": str(i)} for i, row in enumerate(tiny_samples.rows[:7])]
     source = small.write_jsonl(tmp_path / "in.jsonl", rows)
-    predict(float32_ort, source, tmp_path / "out.csv", keep=["id"], scores=True, top_k=2, batch=3)
+    predict(
+        float32_ort, source, tmp_path / "out.csv", options=PredictOptions(keep=["id"], scores=True, top_k=2, batch=3)
+    )
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as stream:
         table = list(csv.DictReader(stream))
     expected = ["id", "label", "score", *(f"score_{name}" for name in small.LABELS)]
@@ -56,7 +60,7 @@ def test_a_table_with_kept_columns_scores_and_top_labels(float32_ort, tmp_path, 
 
 
 def test_below_the_threshold_there_is_no_label(float32_ort, tiny_samples, answers, tmp_path):
-    predict(float32_ort, tiny_samples.dev, tmp_path / "out.jsonl", threshold=0.9)
+    predict(float32_ort, tiny_samples.dev, tmp_path / "out.jsonl", options=PredictOptions(threshold=0.9))
     labels = [row["label"] for row in read_jsonl(tmp_path / "out.jsonl")]
     assert labels == [answer.label if answer.score >= 0.9 else None for answer in answers]
     assert None in labels
@@ -68,32 +72,32 @@ def test_a_bad_row(float32_ort, tmp_path):
     source.write_text(
         '{"text": "fine"}\n\n{"text": 3}\n{\n{"text": "' + "x " * 5000 + '"}\n{"text": "dull"}\n', "utf-8"
     )
-    with refused("samples-row", SamplesError, row=2):
+    with refused("samples-row", row=2):
         predict(float32_ort, source, tmp_path / "out.jsonl")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["in.jsonl"]
-    result = predict(float32_ort, source, tmp_path / "out.jsonl", skip_errors=True)
+    result = predict(float32_ort, source, tmp_path / "out.jsonl", options=PredictOptions(skip_errors=True))
     rows = read_jsonl(tmp_path / "out.jsonl")
     assert (result.rows, result.errors) == (5, 3)
     assert [row["error"] is None for row in rows] == [True, False, False, False, True]
     assert "line 3" in rows[1]["error"]
     assert rows[4]["label"] in small.LABELS
-    long = predict(float32_ort, source, tmp_path / "cut.jsonl", skip_errors=True, truncate=True)
+    long = predict(float32_ort, source, tmp_path / "cut.jsonl", options=PredictOptions(skip_errors=True, truncate=True))
     assert (long.errors, long.truncated) == (2, 1)
 
 
 def test_a_row_that_the_session_refuses_is_named(float32_ort, tmp_path):
     source = small.write_jsonl(tmp_path / "in.jsonl", [{"text": "fine"}, {"text": "x " * 5000}])
-    with refused("predict-row", SamplesError, row=2):
+    with refused("predict-row", row=2):
         predict(float32_ort, source, tmp_path / "out.csv")
 
 
 def test_an_output_that_exists_stays(float32_ort, tiny_samples, tmp_path):
     out = tmp_path / "out.csv"
     out.write_text("mine")
-    with refused("output-exists", UsageError):
+    with refused("output-exists", str(out)):
         predict(float32_ort, tiny_samples.dev, out)
     assert out.read_text() == "mine"
-    predict(float32_ort, tiny_samples.dev, out, force=True)
+    predict(float32_ort, tiny_samples.dev, out, options=PredictOptions(force=True))
     assert out.read_text().startswith("label,score,truncated\n")
     assert out.stat().st_mode & 0o777 == 0o644
 
@@ -111,8 +115,12 @@ def test_an_output_that_exists_stays(float32_ort, tiny_samples, tmp_path):
     ],
 )
 def test_what_cannot_be(float32_ort, tiny_samples, tmp_path, options, code):
-    with refused(code, UsageError):
-        predict(float32_ort, tiny_samples.dev, **{"out": tmp_path / "out.csv", **_located(options, tmp_path)})
+    with refused(code):
+        predict(
+            float32_ort,
+            tiny_samples.dev,
+            options=PredictOptions(**{"out": tmp_path / "out.csv", **_located(options, tmp_path)}),
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -147,7 +155,7 @@ def test_json_lines_are_read_as_they_are_asked_for(tmp_path):
 
 def test_parquet_both_ways(float32_ort, tiny_samples, answers, tmp_path):
     pytest.importorskip("pyarrow")
-    predict(float32_ort, tiny_samples.dev, tmp_path / "a.parquet", keep=["text"])
+    predict(float32_ort, tiny_samples.dev, tmp_path / "a.parquet", options=PredictOptions(keep=["text"]))
     predict(float32_ort, tmp_path / "a.parquet", tmp_path / "b.jsonl")
     assert [row["label"] for row in read_jsonl(tmp_path / "b.jsonl")] == [answer.label for answer in answers]
 

@@ -19,6 +19,7 @@ from edgekit.report import roofline
 from edgekit.report.bench import Bench, Point, bench
 from edgekit.report.roofline import FOLDER, ROWS, WIDTH, Rate, limit_ms, measure
 from edgekit.spec.errors import BackendError
+from edgekit.spec.options import BenchOptions
 from edgekit.spec.tensor import Signature, TensorSpec
 from edgekit.stats.percentiles import Latency
 
@@ -308,7 +309,7 @@ def test_bench_of_a_bundle(float32_bundle, tmp_path):
 
     macs = 2 * (4 * 64 * 64 + 2 * 64 * 128)
     bundle = stating(small.copy(float32_bundle, tmp_path / "bundle"), macs)
-    result = bench(bundle, [1, 4], [8, 64], seconds=0.05, threads=1)
+    result = bench(bundle, options=BenchOptions(batches=[1, 4], lengths=[8, 64], seconds=0.05, threads=1))
     record = json.loads(json.dumps(result.record()))
     rate = record["rate"]
     assert (rate["precision"], rate["graph"], rate["gemm"][1:]) == ("float32", "float32", [WIDTH, WIDTH])
@@ -343,7 +344,10 @@ def test_bench_of_a_bundle_that_does_not_state_them(float32_ort, tmp_path, monke
     import small
 
     monkeypatch.setattr(bench_module, "measure", lambda *_: pytest.fail("nothing to measure for"))
-    result = bench(stating(small.copy(float32_ort, tmp_path / "bundle"), 0), [1], [8], seconds=0.05)
+    result = bench(
+        stating(small.copy(float32_ort, tmp_path / "bundle"), 0),
+        options=BenchOptions(batches=[1], lengths=[8], seconds=0.05),
+    )
     record = result.record()
     assert (record["linear_macs"], record["rate"]) == (0, None)
     assert [(p["limit_ms"], p["share"]) for p in record["points"]] == [(None, None)]

@@ -235,7 +235,9 @@ def test_a_graph_that_tensorrt_cannot_build(jetson, board, monkeypatch):
     with edgekit.load(jetson) as session:
         assert session.info.method == "float16"
         said = session.info.chosen
-    assert f"{STATIC} cannot run here: TensorRT 10.3.0 could not build an engine from model.onnx. Its messages:\n" in said
+    assert (
+        f"{STATIC} cannot run here: TensorRT 10.3.0 could not build an engine from model.onnx. Its messages:\n" in said
+    )
     assert "Could not find any implementation for node" in said
     assert "give a larger workspace_mb" in said
 
@@ -379,10 +381,7 @@ def test_a_load_works_where_nothing_can_be_kept(jetson, board, no_room, caplog):
         assert session.info.chosen.endswith(
             "; the cache folder cannot be written, or may be by others, so every load races"
         ) == (no_room == "no folder")
-    assert any(
-        line.startswith("The engine runs but could not be cached: ")
-        for line in warnings(caplog)
-    )
+    assert any(line.startswith("The engine runs but could not be cached: ") for line in warnings(caplog))
     with pytest.raises(BuildError):
         compile_bundle(jetson)
 
@@ -446,7 +445,7 @@ def test_engines_that_a_trusted_key_signed_race_and_run(signed, ada, keys):
 
 
 def test_another_key_is_no_trust(signed, ada, keys):
-    assert "was not signed by any of the keys" in assert_refused(signed, trust=Trust([keys[2]]))
+    assert str(keys[2]) in assert_refused(signed, trust=Trust([keys[2]]))
 
 
 def test_an_engine_that_was_exchanged(signed, ada, keys):

@@ -56,7 +56,7 @@ def build(tiny_model, tiny_samples, tmp_path):
     """``edgekit.build`` with the session's model and samples."""
 
     def call(target, **options):
-        return edgekit.build(
+        return small.build(
             tiny_model,
             samples=tiny_samples.train,
             eval=tiny_samples.dev,

@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import small
 
+from edgekit.report import run
+from edgekit.spec.options import CheckOptions, CompareOptions
+
 pytest.importorskip("PIL")
 import tiny
 import tiny_images
@@ -44,7 +47,7 @@ def quick():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(interleaved, "_MEASURE_S", 0.1)
         patch.setattr(interleaved, "_WARM_UP_S", 0.05)
-        patch.setattr(check, "_PROCESSES", 2)
+        patch.setattr(run, "_PROCESSES", 2)
         yield
 
 
@@ -225,7 +228,7 @@ def test_an_evaluation_scores_what_the_build_scored(built):
 
 
 def test_a_bundle_loses_nothing_against_itself(built):
-    itself = check.compare(built.out, built.out, built.few, max_time=0.0)
+    itself = check.compare(built.out, built.out, built.few, options=CompareOptions(max_time=0.0))
     assert itself.accuracy.flips == 0 and itself.accuracy.drop == 0.0
     assert {gate.name: gate.verdict for gate in itself.gates}["accuracy.drop"] == "pass"
     assert itself.robustness and all(one.drop == 0.0 for one in itself.robustness)
@@ -236,7 +239,7 @@ def test_int8_is_checked_against_a_baseline_in_a_file(built):
     quantized, file = built.build("int8"), built.folder / "baseline.json"
     assert [variant.method for variant in quantized.manifest.variants] == ["static"]
     files.write(check.baseline(built.out, built.few, file=file), file)
-    found = check.check(quantized.path, file, built.few, gates=OPEN, max_time=0.0)
+    found = check.check(quantized.path, file, built.few, options=CheckOptions(gates=OPEN, max_time=0.0))
     before, after = found.subjects
     assert (before.method, after.method) == (built.bundle.manifest.variants[0].method, "static")
     assert found.accuracy.drop == pytest.approx(before.score - after.score)

@@ -11,9 +11,10 @@ from refusals import refused
 
 import edgekit
 from edgekit.compress.recipe import recipe
-from edgekit.search.pruning import prune_model
+from edgekit.search.pruning import prune
 from edgekit.source import read
 from edgekit.source.stack import KEPT_SIZES, widths
+from edgekit.spec.options import PruneOptions
 
 NEURONS = 8192  # so many that they take nearly all of the time: they can go, and the clock must see it
 
@@ -61,14 +62,19 @@ def test_the_verb(wide, tmp_path):
     assert small.CANARY not in done.stdout.decode() + done.stderr.decode()
     assert not any(small.CANARY.encode() in f.read_bytes() for f in (tmp_path / "out").iterdir())
     with refused("output-exists"):
-        prune_model(
-            wide.model, speedup=1.5, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out"
+        prune(
+            wide.model,
+            speedup=1.5,
+            samples=wide.train,
+            eval=wide.dev,
+            out=tmp_path / "out",
+            options=PruneOptions(target=wide.target),
         )
 
 
 def test_a_pruned_model_competes_in_a_build(wide, tmp_path, monkeypatch):
     said = {"speedup": 1.5, "epochs": 1, "copies": 0, "precision": "float32"}
-    made = edgekit.build(
+    made = small.build(
         wide.model,
         samples=wide.train,
         eval=wide.dev,
@@ -84,13 +90,13 @@ def test_a_pruned_model_competes_in_a_build(wide, tmp_path, monkeypatch):
         assert np.isfinite(small.logits(session, ["a fine film", "it was dull"])).all()
     # On record is how it was pruned too: with another cache the same model comes out, and no clock is asked.
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "empty"))
-    again = edgekit.build(
+    again = small.build(
         wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "again", target=wide.target, distill=[said], budget={"accuracy_drop": 1.0},
         race=tmp_path / "out" / "race.json",
     )  # fmt: skip
     assert again.bundle.manifest.trials == made.bundle.manifest.trials
     with refused("race-record-other"):
-        edgekit.build(
+        small.build(
             wide.model, samples=wide.train, eval=wide.dev, out=tmp_path / "other", target=wide.target, distill=[{**said, "speedup": 1.4}],
             budget={"accuracy_drop": 1.0}, race=tmp_path / "out" / "race.json",
         )  # fmt: skip
@@ -98,16 +104,30 @@ def test_a_pruned_model_competes_in_a_build(wide, tmp_path, monkeypatch):
 
 def test_more_than_can_be_had(wide, tmp_path):
     with refused("prune-speedup", "90.00"):
-        prune_model(wide.model, speedup=90, target=wide.target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
+        prune(
+            wide.model,
+            speedup=90,
+            samples=wide.train,
+            eval=wide.dev,
+            out=tmp_path / "out",
+            options=PruneOptions(target=wide.target),
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_another_device_has_no_clock_here(wide, tmp_path):
     target = small.target(tmp_path / "far.toml", ("dynamic",), extra='choose_on = "device"')
     with refused("prune-other-machine", "far"):
-        prune_model(wide.model, speedup=1.5, target=target, samples=wide.train, eval=wide.dev, out=tmp_path / "out")
+        prune(
+            wide.model,
+            speedup=1.5,
+            samples=wide.train,
+            eval=wide.dev,
+            out=tmp_path / "out",
+            options=PruneOptions(target=target),
+        )
     with refused("prune-other-machine", "far"):
-        edgekit.build(
+        small.build(
             wide.model,
             samples=wide.train,
             eval=wide.dev,
@@ -119,9 +139,7 @@ def test_another_device_has_no_clock_here(wide, tmp_path):
 
 def test_a_speedup_that_is_none_is_refused_before_anything_is_loaded(tmp_path):
     with refused("prune-speedup", "1", "100"):
-        prune_model(
-            tmp_path / "none", speedup=0.9, samples=tmp_path / "none", eval=tmp_path / "none", out=tmp_path / "out"
-        )
+        prune(tmp_path / "none", speedup=0.9, samples=tmp_path / "none", eval=tmp_path / "none", out=tmp_path / "out")
     with refused("prune-speedup", "1", "100"):
         recipe({"layers": 3, "speedup": 1.0})
 

@@ -15,6 +15,7 @@ import edgekit
 from edgekit import samples
 from edgekit.report import check as verbs
 from edgekit.spec.gates import OFF, AccuracyGates, Gates
+from edgekit.spec.options import CheckOptions, CompareOptions
 from edgekit.tasks.text_classification import Settings, bind
 
 CASES = small.ROOT.parent / "shared" / "cases"
@@ -28,7 +29,7 @@ def build(tmp_path_factory, tiny_model, tiny_samples):
 
     def call(rows, **options):
         dev = small.write_jsonl(folder / "dev.jsonl", rows)
-        return edgekit.build(
+        return small.build(
             tiny_model, samples=tiny_samples.train, eval=dev, out=folder / "out", target=aim, force=True, **options
         )
 
@@ -67,7 +68,7 @@ def test_a_check_of_the_same_rows_several_times(float32_ort, tiny_samples, tmp_p
     dev = small.write_jsonl(tmp_path / "dev.jsonl", tiny_samples.rows * times)
     before = np.load(_logits(float32_ort, tiny_samples, tmp_path))
     np.save(tmp_path / "before.npy", np.tile(before + np.float32(1e-4), (times, 1)))
-    found = verbs.compare(tmp_path / "before.npy", float32_ort, dev, gates=ANSWERS)
+    found = verbs.compare(tmp_path / "before.npy", float32_ort, dev, options=CompareOptions(gates=ANSWERS))
     (gate,) = [g for g in found.gates if g.name == "accuracy.drop"]
     assert (gate.verdict, found.accuracy.inputs) == ("inconclusive", len(tiny_samples.rows)), (
         "120 different inputs do not prove 0.01"
@@ -136,7 +137,7 @@ def test_case_multi(case):
 def test_case_regression(case, tmp_path):
     folder = case("regression")
     for name in ("model", "next"):
-        edgekit.build(
+        small.build(
             folder / name,
             samples=folder / "cal.jsonl",
             eval=folder / "dev.jsonl",
@@ -144,7 +145,9 @@ def test_case_regression(case, tmp_path):
             target=small.target(tmp_path / "exact.toml"),
             accept_reference=name == "next",
         )
-    found = verbs.check(tmp_path / "next", tmp_path / "model", folder / "dev.jsonl", gates=ANSWERS, max_time=0.0)
+    found = verbs.check(
+        tmp_path / "next", tmp_path / "model", folder / "dev.jsonl", options=CheckOptions(gates=ANSWERS, max_time=0.0)
+    )
     assert found.exit_code() == 3
     assert {g.name: g.verdict for g in found.gates}["accuracy.error"] == "regression"
 
@@ -157,12 +160,10 @@ def test_case_order(case, tmp_path):
         "target": small.target(tmp_path / "exact.toml"),
     }
     with refused("model-unlike-labels", "0", "CONTRADICTION", "2", "ENTAILMENT"):
-        edgekit.build(folder / "model", eval=folder / "dev.jsonl", **options)
+        small.build(folder / "model", eval=folder / "dev.jsonl", **options)
     assert not (tmp_path / "out").exists()
     with refused("samples-label", "-1"):
-        edgekit.build(folder / "model", eval=folder / "minus.jsonl", **options)
-    assert (
-        edgekit.build(folder / "model", eval=folder / "float.jsonl", **options).bundle.manifest.reference_score == 1.0
-    )
+        small.build(folder / "model", eval=folder / "minus.jsonl", **options)
+    assert small.build(folder / "model", eval=folder / "float.jsonl", **options).bundle.manifest.reference_score == 1.0
     labels = [json.loads(line)["label"] for line in (folder / "float.jsonl").read_text().splitlines()]
     assert all(isinstance(label, float) for label in labels)

@@ -12,7 +12,6 @@ import pytest
 import small
 from refusals import refused
 
-import edgekit
 from edgekit.machine import busy
 from edgekit.machine.busy import Busy
 from edgekit.search import choose
@@ -32,7 +31,7 @@ def build(tiny_model, tiny_samples, tiny_build, tmp_path, monkeypatch):
     aim = small.target(tmp_path / "one.toml", backends=("onnxruntime",))
 
     def call(**options):
-        return edgekit.build(
+        return small.build(
             tiny_model,
             samples=tiny_samples.train,
             eval=tiny_samples.dev,

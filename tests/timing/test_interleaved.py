@@ -11,7 +11,7 @@ from edgekit.report import speed
 from edgekit.report.side import opened
 from edgekit.spec.errors import BackendError
 from edgekit.spec.subject import Start
-from edgekit.timing.interleaved import FIRST_LOOK, MOST, time_interleaved, time_single
+from edgekit.timing.interleaved import FIRST_LOOK, MOST, Single, time_interleaved, time_single
 from edgekit.timing.worker import Worker
 
 TEXTS = [f"text {i}" for i in range(50)]
@@ -67,7 +67,7 @@ def run_timing(before=None, after=None, decided=lambda pairs, looks: False, max_
     after = after or Side("B", log)
     before.log = after.log = log
     after.running = before.running
-    return time_interleaved(before, after, TEXTS, decided, max_time=max_time, **options), log
+    return time_interleaved((before, after), TEXTS, decided, max_time=max_time, **options), log
 
 
 def test_blocks_go_a_b_b_a_with_the_same_texts():
@@ -129,7 +129,7 @@ def test_slow_models_answer_fewer_texts_a_block():
 def test_a_side_that_fails_later_ends_the_duel_and_closes_both():
     log = []
     with refused("error"):
-        time_interleaved(Side("A", log), Side("B", log, fail_at=3), TEXTS, lambda *_: False, max_time=1e6)
+        time_interleaved((Side("A", log), Side("B", log, fail_at=3)), TEXTS, lambda *_: False, max_time=1e6)
     assert log.count(("A", "open")) == log.count(("A", "close")) and log.count(("B", "open")) == log.count(
         ("B", "close")
     )
@@ -137,7 +137,7 @@ def test_a_side_that_fails_later_ends_the_duel_and_closes_both():
 
 def test_without_an_input_there_is_nothing_to_time():
     with refused("samples-empty"):
-        time_interleaved(Side("A", []), Side("B", []), [], lambda *_: False, max_time=1.0)
+        time_interleaved((Side("A", []), Side("B", [])), [], lambda *_: False, max_time=1.0)
 
 
 class Slow(Worker):
@@ -164,7 +164,7 @@ child.main(*sys.argv[1:])
 def test_real_processes(float32_ort, tiny_samples):
     side = opened(float32_ort)
     texts = [row["text"] for row in tiny_samples.rows]
-    timing = time_interleaved(side.worker, lambda: Slow(side.bundle.path), texts, lambda *_: False, max_time=0.0)
+    timing = time_interleaved((side.worker, lambda: Slow(side.bundle.path)), texts, lambda *_: False, max_time=0.0)
     changes = {c.metric: c for c in speed.paired(timing, (side.size_mb, side.size_mb), {}, 0).changes}
     assert 1.5 < changes["p50"].ratio < 6, "it really works twice as long, and more where others disturb it meanwhile"
     assert changes["p50"].low > 1.05
@@ -173,7 +173,7 @@ def test_real_processes(float32_ort, tiny_samples):
 
 def test_alone(float32_ort, tiny_samples):
     side = opened(float32_ort)
-    timing = time_single(side.worker, [row["text"] for row in tiny_samples.rows], 2)
+    timing = time_single(side.worker, [row["text"] for row in tiny_samples.rows], Single(2))
     assert len(timing) == 2 and all(t > 0 for p in timing for block in p.blocks_ms for t in block)
     for process in timing:
         start = process.start

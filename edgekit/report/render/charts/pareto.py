@@ -1,4 +1,4 @@
-"""The Pareto front as a picture: what costs less is to the left, what is right more often is above."""
+"""Figure of the Pareto front: lower costs to the left, higher accuracy at the top."""
 
 from __future__ import annotations
 
@@ -89,8 +89,25 @@ def poster(points: Sequence[Point], title: str, cost_label: str, score_label: st
     """
     wide, high = _POSTER
     head = Head("front", title, f"{len(front(points))} of {len(points)} are on the front.")
-    inside = pareto(head, points, cost_label, score_label, heading=title, named=len(points), wide=wide, high=high)
+    inside = pareto(head, points, cost_label, score_label, look=Look(title, len(points), wide, high))
     return alone(inside, wide, high)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a front is drawn.
+
+    Attributes:
+        heading: Title in the picture itself; empty where it stands beside the picture.
+        named: Largest number of points of which all have their name; of more, only those on the front and the chosen one have it.
+        wide: Width of the picture, in units.
+        high: Height of the picture, in units.
+    """
+
+    heading: str = ""
+    named: int = _NAMED
+    wide: float = WIDTH
+    high: float = 320
 
 
 def pareto(
@@ -100,23 +117,17 @@ def pareto(
     score_label: str,
     *,
     higher_is_better: bool = True,
-    heading: str = "",
-    named: int = _NAMED,
-    wide: float = WIDTH,
-    high: float = 320,
+    look: Look | None = None,
 ) -> str:
     """The points with their intervals, costs on a logarithmic axis, and the front as a line.
 
     Args:
-        head: what it is called.
+        head: Name and title of the figure.
         points: at least one.
         cost_label: below the horizontal axis, with its unit.
         score_label: above the vertical axis.
         higher_is_better: False for error rates, whose axis then grows downwards.
-        heading: the title once more, in the picture itself; empty where it is said beside it.
-        named: how many points may all have their name; of more, only those on the front and the chosen one.
-        wide: of the picture, in units.
-        high: of the picture, in units.
+        look: Title and size; None for a picture without a title, in the size of a report.
 
     Raises:
         UsageError: when there is no point, or one has no cost above 0.
@@ -126,6 +137,8 @@ def pareto(
             "A Pareto front takes at least one point, and a cost above 0 of each. Give what was measured.",
             code="chart-empty",
         )
+    look = look or Look()
+    heading, named, wide, high = look.heading, look.named, look.wide, look.high
     edge = _RIGHT if heading else 0
     frame = left, top, right, bottom = _LEFT + edge, 56 if heading else 24, wide - _RIGHT - edge, high - _BOTTOM
     costs = [math.log(p.cost) for p in points]
@@ -180,7 +193,7 @@ def _places(
     line: Sequence[tuple[float, float]],
     frame: _Frame,
 ) -> list[tuple[float, float]]:
-    """Where each name begins: beside its mark, where it covers least of other names, of marks and of the line."""
+    """Return the position of each name: beside its mark, where it overlaps other parts least."""
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
     for (x, y), (x2, y2) in pairwise(line):
         steps = int(max(abs(x2 - x), abs(y2 - y)) // 8) + 1

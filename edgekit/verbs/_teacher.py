@@ -1,4 +1,4 @@
-"""The reference of ``eval`` and ``compare``, and the file of ``baseline``."""
+"""Models that ``measure``, ``compare`` and ``check`` compare a bundle with, and the file that ``baseline`` writes."""
 
 from __future__ import annotations
 
@@ -9,29 +9,35 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edgekit.report.before import Before
 from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BuildError, UsageError
+from edgekit.spec.paths import check_path
+from edgekit.spec.sources import FilePath
 
 
-def reference(path_or_model: str, bundle: str) -> str | Callable[..., Any]:
-    """Return what a bundle is compared with: a Hugging Face folder as a function from inputs to outputs, all else as it is.
+def find_reference(before: Before, bundle: FilePath) -> Before:
+    """Return what a bundle is compared with: a Hugging Face folder becomes a function from inputs to outputs; the rest is left as it is.
 
     Args:
-        path_or_model: Bundle, report, file of outputs, or Hugging Face folder.
-        bundle: Folder of the bundle, whose task and labels a teacher must share.
+        before: Bundle, report, file of outputs, Hugging Face folder, or function.
+        bundle: Folder of the bundle, which a teacher must be of one task with.
 
     Raises:
-        UsageError: When the teacher has another task or other labels.
-        BuildError: When the packages that run a teacher are not installed.
-        ModelError: When the teacher cannot be used.
+        UsageError: for what is no path and no function, and when a teacher's task or labels are others.
+        BuildError: when the packages that run a teacher are not installed.
+        ModelError: when it cannot be used.
     """
-    path = Path(path_or_model)
-    if (path / "config.json").is_file() and not (path / "manifest.json").exists():
-        return _teacher(path_or_model, bundle)
-    return path_or_model
+    if callable(before):
+        return before
+    check_path(before, "baseline")
+    path = Path(before)
+    if not (path / "config.json").is_file() or (path / "manifest.json").exists():
+        return before
+    return _teacher(os.fspath(before), bundle)
 
 
-def _teacher(model: str, bundle: str) -> Callable[..., Any]:
+def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
     from edgekit import tasks
     from edgekit.bundle.trust import open_bundle
     from edgekit.report.predictions import FILE_TYPES
@@ -45,7 +51,7 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
     from edgekit import source
     from edgekit.report.side import same_task
 
-    origin, opened = source.read(model), open_bundle(bundle)
+    origin, opened = source.read(model), open_bundle(Path(bundle))
     if origin.task != opened.manifest.task:
         raise UsageError(
             f"{model} is a model of {origin.task}, {bundle} of {opened.manifest.task}. Give the model that the bundle was built from.",
@@ -57,7 +63,7 @@ def _teacher(model: str, bundle: str) -> Callable[..., Any]:
     return lambda inputs: origin.outputs(origin.encode(inputs))
 
 
-def check_file(file: str) -> None:
+def check_file(file: FilePath) -> None:
     """Refuse a baseline's file that cannot be written or is not a ``.json`` file, before anything is measured.
 
     Raises:
