@@ -13,13 +13,13 @@ from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.metric import Metric
 from edgekit.spec.protocols import HasLabels, HasNumbers
 from edgekit.spec.user_metric import FunctionMetric, resolve_metric, with_metric
-from edgekit.tasks.text_classification import Settings, bound
+from edgekit.tasks.text_classification import Settings, bind
 
 LABELS = ("bad", "fair", "good")
 
 
 def task(kind="single_label_classification", labels=LABELS):
-    return bound(Settings(kind, labels, 8, ("input_ids",)), None)
+    return bind(Settings(kind, labels, 8, ("input_ids",)), None)
 
 
 def outputs(rows):
@@ -67,7 +67,7 @@ def test_several_labels_a_row_are_tuples_and_numbers_are_numbers():
     rows = evaluation(keep, [[True, False, True], [False, False, False]], "multi_label_classification")
     rows.score(outputs([[1, -1, 1], [-1, -1, 1]]))
     assert seen == [([("bad", "good"), ("good",)], [("bad", "good"), ()])]
-    numbers = with_metric(bound(Settings("regression", ("stars",), 8, ("input_ids",)), None), resolve_metric(keep))
+    numbers = with_metric(bind(Settings("regression", ("stars",), 8, ("input_ids",)), None), resolve_metric(keep))
     Evaluation(numbers, ["a", "b"], [[1.0], [2.0]], range(2)).score(outputs([[1.5], [2.5]]))
     assert seen[-1] == ([1.5, 2.5], [1.0, 2.0])
 
