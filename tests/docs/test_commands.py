@@ -223,8 +223,9 @@ def _console(block, where, place, environment, device):
             line = re.sub(r"ssh://\S+", device.url, line) + f" --python {sys.executable}"
             line = re.sub(r"(edgekit deploy) \S+", rf"\1 {block.value}", line)
         done = run(line, place, variables)
-        expected = int(block.value) if block.mode == "exit" and number == len(block.steps()) else 0
-        assert done.returncode == expected, f"{where}: {line}\n{done.stdout}\n{done.stderr}"
+        last = block.mode == "exit" and number == len(block.steps())
+        expected = [int(code) for code in block.value.split(",")] if last else [0]
+        assert done.returncode in expected, f"{where}: {line}\n{done.stdout}\n{done.stderr}"
         check_shape(shown, done.stdout)
 
 
