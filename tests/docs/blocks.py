@@ -5,7 +5,7 @@ A comment before a block says how it is tested:
     <!-- test: parse -->          the commands are only parsed: they need another machine, an index, or many minutes
     <!-- test: ssh BUNDLE -->     run against the ssh server of the tests, with this bundle of the page; parsed where there is no server
     <!-- test: file NAME -->      the block is written to this file
-    <!-- test: exit N -->         the last command ends with this exit code
+    <!-- test: exit N,M -->       the last command ends with one of these exit codes
 
 Without one, ``console`` and ``python`` blocks are run.
 """
