@@ -17,7 +17,7 @@ from refusals import refused
 
 from edgekit import backends, doctor
 from edgekit.doctor import examine
-from edgekit.drivers import cuda
+from edgekit.drivers import cuda, cuda_api
 from edgekit.spec import target
 from edgekit.spec.errors import BackendError
 
@@ -35,7 +35,7 @@ def driver(monkeypatch):
     """Gives this machine a driver."""
 
     def give(made):
-        monkeypatch.setattr(cuda, "library", lambda: made)
+        monkeypatch.setattr(cuda_api, "load_library", lambda: made)
         return made
 
     return give
@@ -60,7 +60,7 @@ def no_driver(monkeypatch):
     def none():
         raise BackendError("There is no NVIDIA driver here. Install it.")
 
-    monkeypatch.setattr(cuda, "library", none)
+    monkeypatch.setattr(cuda_api, "load_library", none)
 
 
 def line(found, name):
