@@ -142,7 +142,7 @@ def test_build_reads_the_file(edgekit, tmp_path, monkeypatch):
 
     def build(progress, **options):
         calls.append(options)
-        return SimpleNamespace(table=lambda wide: "table", reused=(), seconds=1.0, bundle=SimpleNamespace(size=2**20))
+        return SimpleNamespace(text=lambda wide: "table", reused=(), seconds=1.0, bundle=SimpleNamespace(size=2**20))
 
     monkeypatch.setattr(package, "build", build, raising=False)
     result = edgekit("build")
