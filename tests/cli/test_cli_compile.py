@@ -215,7 +215,7 @@ def test_an_engine_that_cannot_be_kept(compile_, jetson, board, tmp_path, monkey
     said = compile_(jetson)
     assert (said.code, said.out) == (1, "")
     assert "is not writable" in said.err
-    assert "set EDGEKIT_CACHE to a folder that is" in said.err
+    assert "EDGEKIT_CACHE" in said.err
 
 
 @pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["", "dry run"])
