@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,9 +31,10 @@ from edgekit.samples._columns import (
     slice_value,
 )
 from edgekit.samples._decode import GZIP, text_of
+from edgekit.samples._locate import Recipe, locate, shipped
 from edgekit.samples._memory import RowTable, collect, collect_all, rows_digest
 from edgekit.samples.evaluation import Evaluation
-from edgekit.spec.errors import SamplesError, UsageError, near
+from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.parsing import parse, to_json
 from edgekit.spec.paths import takes_paths
 from edgekit.spec.protocols import Input, Modality, Task
@@ -141,29 +141,6 @@ class Samples:
         return Samples(tuple(self.rows[i] for i in chosen), self.where, digest)
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """A ``calibration/*.toml``.
-
-    Attributes:
-        name: of the sample set.
-        file: path relative to the TOML file.
-        description: for people.
-        columns: role (of the modality, or ``label``) to column name.
-        count: rows to choose; 0 means all.
-        seed: of the choice.
-        digest: ``sha256:HEX`` of the file; refused when the file is another.
-    """
-
-    name: str
-    file: str
-    description: str = ""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    count: int = 0
-    seed: int = 0
-    digest: str = ""
-
-
 @takes_paths()
 def read(
     source: SampleSource,
@@ -196,7 +173,7 @@ def read(
     if isinstance(given, RowTable):
         check_once(slices)
         return _of_table(given, named, slices, modality)
-    file = _locate(given, modality)
+    file = locate(given, modality)
     if file.suffix.lower() == ".toml" and not file.is_dir():
         return _of_recipe(file, named, slices, modality)
     suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
@@ -313,7 +290,7 @@ def read_records(
         SamplesError: As :func:`read`.
         UsageError: For an unknown type of file.
     """
-    file = _locate(path, modality)
+    file = locate(path, modality)
     suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
     kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
     if kind is None:
@@ -380,28 +357,6 @@ def _records(
     wanted = [part for role, name in named.items() for part in (name.split(SEVERAL) if role == LABEL else (name,))]
     for line, record in _tables.records(text, file, kind, (*wanted, *slices), roles):
         yield f"line {line}", record
-
-
-def shipped() -> dict[str, Path]:
-    """The sample sets that EdgeKit ships: name to TOML file, inside the installed package or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    folders = (package / "calibration", package.parent / "calibration")
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
-
-
-def _locate(path: str | os.PathLike[str], modality: Modality) -> Path:
-    file = Path(path)
-    if file.is_file() or (file.is_dir() and modality.reads_files):
-        return file
-    known = shipped()
-    if str(path) in known:
-        return known[str(path)]
-    what = f"is a folder, and the column '{modality.roles[0]}' holds no files" if file.is_dir() else "does not exist"
-    raise SamplesError(
-        f"Samples {file} {what}, expected a JSON, CSV, TSV or calibration TOML file, "
-        f"or the name of a shipped set ({', '.join(known)}).{near(str(path), known)} Correct the path.",
-        code="samples-not-found",
-    )
 
 
 def _sample(record: Mapping[str, object], chosen: Mapping[str, str], reader: _Reader, place: str) -> Sample:
