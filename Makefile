@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo release test test-gpu test-arm lint types clean
+.PHONY: demo docs release test test-gpu test-arm lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/01_voice_commands/demo.py --work .work/voice_commands
 
-test: $(VENV)/.installed lint types
+test: $(VENV)/.installed lint types docs
 	$(BIN)/python -m pytest -q
 
 # On an NVIDIA GPU, with TensorRT or TensorRT-RTX in this environment. Without one it says so: pytest then ends with 5, no test ran.
@@ -19,10 +19,15 @@ test-gpu: $(VENV)/.installed
 test-arm: $(VENV)/.installed
 	EDGEKIT_TEST_ARM=1 $(BIN)/python -m pytest -q -rs tests/arm
 
+# The documentation, into build/docs. Its generated parts must be up to date; warnings are errors.
+docs: $(VENV)/.installed
+	$(BIN)/python release/docs_reference.py --check || { echo "Run: $(BIN)/python release/docs_reference.py"; exit 1; }
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 # The wheel, and the bill of materials beside it.
 release: $(VENV)/.installed
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
-	$(BIN)/python release/sbom.py dist/edgekit-*.whl constraints.txt
+	$(BIN)/python release/sbom.py dist/edgekit_sdk-*.whl constraints.txt
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -20,6 +20,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 from edgekit.bundle.signature import Trust
 from edgekit.runtime.load import load
 from edgekit.runtime.session import Session, SessionInfo
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import (
     BackendError,
     BudgetError,
@@ -236,6 +237,6 @@ def __getattr__(name: str) -> Any:
         if (problem.name or "").startswith("edgekit"):
             raise
         raise BuildError(
-            f"edgekit.{name} needs the package '{problem.name}', which is not installed here. Run: pip install 'edgekit[build]'",
+            f"edgekit.{name} needs the package '{problem.name}', which is not installed here. Run: {install_hint('build')}",
             code="package-missing",
         ) from problem

@@ -1,4 +1,4 @@
-"""What this machine can build for and run. Nothing heavy is imported to find out."""
+"""Inspection of this machine: what it can build for and run. It imports no heavy package."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from edgekit.drivers.sysfs import line, mebibytes
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus
 from edgekit.machine.fingerprint import governor, limits
 from edgekit.spec import target
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.parsing import Recorded
 from edgekit.spec.registry import version_of
 
@@ -29,7 +30,8 @@ __all__ = ["Findings", "Gpu", "examine"]
 _BUILD_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 _ONLY_BUILDERS = ("torch", "transformers")
 _PATIENCE_S = 120.0
-# In a process of its own: a TensorRT that does not fit its driver can end the process that it is in. Without the current folder on the path.
+# Runs in a process of its own, since a TensorRT that does not fit its driver can end the process; without the current
+# folder on the path.
 _CHILD = """
 import sys
 sys.path[:] = [p for p in sys.path if p]
@@ -43,16 +45,16 @@ except Exception as problem:
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first GPU, as CUDA tells it.
+    """First GPU, as CUDA reports it.
 
     Attributes:
-        name: of the GPU.
-        compute_capability: e.g. ``8.7``.
-        memory_mb: its own, or what it shares with the CPU, MiB.
-        free_mb: of it, MiB.
-        integrated: whether it shares its memory with the CPU.
-        driver: release of the driver; empty where the system does not tell.
-        cuda: newest CUDA that the driver knows, e.g. ``12.6``.
+        name: Name of the GPU.
+        compute_capability: Compute capability, e.g. ``8.7``.
+        memory_mb: Memory of the GPU, or memory shared with the CPU, MiB.
+        free_mb: Free part of it, MiB.
+        integrated: Whether the memory is shared with the CPU.
+        driver: Release of the driver; empty where the system does not report it.
+        cuda: Newest CUDA version that the driver supports, e.g. ``12.6``.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Gpu:
     cuda: str
 
     def text(self) -> str:
-        """One line."""
+        """Return one line."""
         shared = " shared with the CPU" if self.integrated else ""
         driver = f"driver {self.driver} (CUDA {self.cuda})" if self.driver else f"driver of CUDA {self.cuda}"
         return f"{self.name}, compute capability {self.compute_capability}, {self.memory_mb:.0f} MB{shared}, {self.free_mb:.0f} MB free, {driver}"
@@ -72,31 +74,31 @@ class Gpu:
 
 @dataclass(frozen=True, repr=False)
 class Findings(Recorded):
-    """What was found.
+    """Findings of :func:`examine`.
 
     Attributes:
-        system: operating system and machine.
-        python: its version.
-        cpu: the processor's name.
-        cpus: how many this process may use.
-        instructions: instruction sets that decide how fast INT8 is.
-        memory_mb: of the machine, MiB; 0 where it does not tell.
-        governor: what decides over the CPU's clock; empty where the machine does not tell.
-        cpu_limit: of the control groups that this process is in, in CPUs; 0 for none.
-        memory_limit_mb: of these groups, MiB; 0 for none.
-        gpu: the NVIDIA GPU; None where there is none that CUDA can use.
-        no_gpu: why there is none; empty where there is one.
-        board: the Jetson; None on any other machine.
-        tensorrt: what there is of JetPack's TensorRT, and what to do about it; empty on other machines.
-        backends: name to version, or to why it cannot be used.
-        devices: name of an installed backend to what opening its device said.
-        build: package to version, or ``missing``.
-        targets: target to what building for it lacks here; empty when nothing.
-        engine_on_device: targets whose engines are made on the device, whatever is installed here.
-        cache: folder of the build cache.
-        cache_mb: its size, MiB.
-        engines: folder of the engines that were made here.
-        engines_mb: its size, MiB.
+        system: Operating system and machine.
+        python: Version of Python.
+        cpu: Name of the processor.
+        cpus: Number of CPUs that this process may use.
+        instructions: Instruction sets that decide the speed of INT8.
+        memory_mb: Memory of the machine, MiB; 0 where it is not known.
+        governor: Frequency governor of the CPU; empty where it is not known.
+        cpu_limit: CPU limit of the control groups of this process, in CPUs; 0 for none.
+        memory_limit_mb: Memory limit of these groups, MiB; 0 for none.
+        gpu: NVIDIA GPU; None where CUDA can use none.
+        no_gpu: Reason why there is no GPU; empty where there is one.
+        board: Jetson board; None on any other machine.
+        tensorrt: State of JetPack's TensorRT and what to do about it; empty on other machines.
+        backends: Name of each backend to its version, or to the reason why it cannot be used.
+        devices: Name of each installed backend to the result of opening its device.
+        build: Name of each build package to its version, or ``missing``.
+        targets: Name of each target to what a build for it lacks here; empty if nothing.
+        engine_on_device: Targets whose engines are compiled on the device.
+        cache: Folder of the build cache.
+        cache_mb: Size of the build cache, MiB.
+        engines: Folder of the engines that were compiled here.
+        engines_mb: Size of these engines, MiB.
     """
 
     system: str
@@ -123,7 +125,7 @@ class Findings(Recorded):
     engines_mb: float
 
     def text(self) -> str:
-        """For a terminal."""
+        """Return the findings as text for a terminal."""
         vnni = any(i in self.instructions for i in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"))
         lines = [
             f"system        {self.system}, Python {self.python}",
@@ -133,9 +135,9 @@ class Findings(Recorded):
             f"gpu           {self.gpu.text() if self.gpu else self.no_gpu}",
         ]
         lines += _board_lines(self.board) if self.board else [f"governor      {self.governor}"] if self.governor else []
-        held = [f"{self.cpu_limit:g} CPUs"] if self.cpu_limit else []
-        held += [f"{self.memory_limit_mb} MB memory"] if self.memory_limit_mb else []
-        lines += [f"limits        {' and '.join(held)} for this control group (container)"] if held else []
+        bounds = [f"{self.cpu_limit:g} CPUs"] if self.cpu_limit else []
+        bounds += [f"{self.memory_limit_mb} MB memory"] if self.memory_limit_mb else []
+        lines += [f"limits        {' and '.join(bounds)} for this control group (container)"] if bounds else []
         lines += [f"tensorrt      {self.tensorrt}"] if self.tensorrt else []
         lines += [
             f"backend       {name} {version}: {self.devices.get(name, 'cannot be used')}"
@@ -149,11 +151,9 @@ class Findings(Recorded):
         return "\n".join(lines)
 
     def _build_lines(self) -> list[str]:
-        """What can be built here; one line on a device, which runs bundles and builds none."""
+        """Return what can be built here; a single line on a device that only runs bundles."""
         if all(self.build.get(package) == "missing" for package in _ONLY_BUILDERS):
-            return [
-                "build         not installed: this machine runs bundles (to build here: pip install 'edgekit[build]')"
-            ]
+            return [f"build         not installed: this machine runs bundles (to build here: {install_hint('build')})"]
         lines = [f"build         {', '.join(f'{k} {v}' for k, v in self.build.items())}"]
         able = {
             name: "can be built here" + ("; engine made on the device" if name in self.engine_on_device else "")
@@ -184,13 +184,13 @@ def _clock(clock: Clock) -> str:
 
 
 def examine(root: Path = Path("/")) -> Findings:
-    """Looks at this machine.
+    """Inspect this machine.
 
     Args:
-        root: where the files are that tell of a Jetson, of the driver, of clocks and of limits.
+        root: Root of the files that describe a Jetson, the driver, clocks and limits.
 
     Raises:
-        UsageError: when the cache's settings cannot be read.
+        UsageError: When the settings of the cache cannot be read.
     """
     board = jetson.board(root)
     gpu, no_gpu = _gpu(root)  # before anything of TensorRT
@@ -228,7 +228,7 @@ def examine(root: Path = Path("/")) -> Findings:
 
 
 def _gpu(root: Path) -> tuple[Gpu | None, str]:
-    """The first GPU, or why there is none."""
+    """Return the first GPU, or the reason why there is none."""
     try:
         from edgekit.drivers.cuda import Cuda, probe
 
@@ -245,12 +245,12 @@ def _gpu(root: Path) -> tuple[Gpu | None, str]:
                 release.group() if release else "",
                 f"{cuda.driver_version // 1000}.{cuda.driver_version % 1000 // 10}",
             ), ""
-    except Exception as problem:  # whatever a broken driver comes to is what is to be shown
+    except Exception as problem:  # the error of a broken driver is the finding
         return None, f"cannot be used: {problem}"
 
 
 def _tensorrt(root: Path, board: Board | None, seen: str | None) -> str:
-    """JetPack's TensorRT in words; empty where there is neither it nor a Jetson."""
+    """Return the state of JetPack's TensorRT; empty where there is neither TensorRT nor a Jetson."""
     found, remedy = jetson.system_tensorrt(root)
     if board is None and found is None:
         return ""
@@ -264,18 +264,18 @@ def _tensorrt(root: Path, board: Board | None, seen: str | None) -> str:
 
 
 def _not_installed(backend: str, board: Board | None, tensorrt: str) -> str:
-    """Why a backend has no version; on a Jetson TensorRT comes with JetPack, and TensorRT-RTX is not offered."""
+    """Return why a backend has no version; on a Jetson TensorRT comes with JetPack, and TensorRT-RTX does not exist."""
     if backend == "tensorrt" and tensorrt:
         return "not installed for this Python (see tensorrt)"
     if backend == "tensorrt_rtx" and board:
         return "not installed (it is not for Jetson)"
     if backend == "tensorrt" and platform.machine() == "aarch64":
         return "not installed (on 64-bit ARM JetPack brings it; pip has no library for it)"
-    return f"not installed (pip install 'edgekit[{backend.replace('_', '-')}]')"
+    return f"not installed ({install_hint(backend)})"
 
 
 def _opens(backend: str, gpu: Gpu | None) -> str:
-    """Really opens the backend's device: a package that is installed may still fail to load."""
+    """Open the backend's device, since an installed package may still fail to load; return the result."""
     try:
         if not backends.get(backend).ENGINES:
             backends.get(backend).open_device("cpu", 1).close()
@@ -283,7 +283,7 @@ def _opens(backend: str, gpu: Gpu | None) -> str:
         return _gpu_opens(backend) if gpu else "needs a GPU that CUDA can use (see gpu)"
     except WrongResultsError as problem:
         return f"refused, it computes wrong results here: {problem}"
-    except Exception as problem:  # whatever a broken installation raises is what is to be shown
+    except Exception as problem:  # the error of a broken installation is the finding
         return f"does not load: {problem}"
 
 
@@ -305,19 +305,19 @@ def _gpu_opens(backend: str) -> str:
 
 
 def _lacks(name: str, versions: Mapping[str, str | None], build: Mapping[str, str]) -> str:
-    """What building for a target lacks here. Its backends are needed only where they race here."""
+    """Return what a build for a target lacks here; its backends are needed only where they race here."""
     if sys.version_info < (3, 11):
         return "needs Python 3.11 or newer"
     aim = target.load(name)
     missing = [b for b in aim.backends if versions.get(b) is None] if aim.choose_on == "host" else []
-    parts = [f"pip install 'edgekit[{b.replace('_', '-')}]'" for b in missing] + (
-        ["pip install 'edgekit[build]'"] if "missing" in build.values() else []
-    )
+    parts = [install_hint(b) for b in missing]
+    if "missing" in build.values():
+        parts.append(install_hint("build"))
     return f"needs {' and '.join(parts)}" if parts else ""
 
 
 def _engine_on_device(name: str, versions: Mapping[str, str | None]) -> bool:
-    """Whether a build here ends without an engine."""
+    """Return whether a build on this machine ends without an engine."""
     if sys.version_info < (3, 11):
         return False
     kinds = [(backends.get(b).ENGINES, versions.get(b)) for b in target.load(name).backends]

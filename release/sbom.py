@@ -1,8 +1,8 @@
 """Writes the bill of materials of a wheel: CycloneDX 1.6, JSON, made from the wheel's own metadata.
 
-    python release/sbom.py dist/edgekit-0.1.0-py3-none-any.whl constraints.txt
+    python release/sbom.py dist/edgekit_sdk-0.1.0-py3-none-any.whl constraints.txt
 
-writes ``edgekit-0.1.0.cdx.json`` beside the wheel. A dependency has the version that the tests run with (``constraints.txt``), where one is
+writes ``edgekit_sdk-0.1.0.cdx.json`` beside the wheel. A dependency has the version that the tests run with (``constraints.txt``), where one is
 pinned, and as properties what the wheel asks for and by which extras. The same wheel gives the same bytes.
 """
 

@@ -137,7 +137,7 @@ def jetson(tmp_path_factory, tiny_model, tiny_samples):
 def rtx(tmp_path_factory, tiny_model, tiny_samples):
     """A bundle for the target ``rtx``. Do not change it: copy it."""
     if backends.installed_version("tensorrt_rtx") is None:
-        pytest.skip("TensorRT-RTX is not installed here: pip install 'edgekit[tensorrt-rtx]'")
+        pytest.skip("TensorRT-RTX is not installed here: pip install 'edgekit-sdk[tensorrt-rtx]'")
     out = tmp_path_factory.mktemp("rtx") / "out"
     edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="rtx")
     return out

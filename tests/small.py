@@ -50,6 +50,14 @@ _MARKS = (".", "!", "?", ",", ";")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
+def extras() -> set[str]:
+    """Names of the project's extras."""
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return set(project["optional-dependencies"])
+
+
 def texts(count: int, seed: int) -> list[str]:
     """Made-up reviews of 3 to about 40 words."""
     choose = random.Random(seed)
@@ -300,6 +308,11 @@ def run(
 def python(code: str, *arguments, **options) -> subprocess.CompletedProcess[bytes]:
     """Runs Python code in a process of its own."""
     return run(sys.executable, "-c", code, *arguments, **options)
+
+
+def without_steps(text: str) -> str:
+    """Standard error of a verb without the lines of its steps, e.g. ``load: 0.1 s``."""
+    return re.sub(r"^.+: \d+\.\d s\n", "", text, flags=re.MULTILINE)
 
 
 def edgekit(*arguments, **options) -> subprocess.CompletedProcess[bytes]:

@@ -145,12 +145,15 @@ from edgekit.doctor import examine
 print(examine().text())
 """
     text = small.run(sys.executable, "-c", code).stdout.decode()
-    assert "backend       openvino not installed (pip install 'edgekit[openvino]'): cannot be used" in text
-    assert "backend       tensorrt_rtx not installed (pip install 'edgekit[tensorrt-rtx]'): cannot be used" in text
+    assert "backend       openvino not installed (pip install 'edgekit-sdk[openvino]'): cannot be used" in text
+    assert "backend       tensorrt_rtx not installed (pip install 'edgekit-sdk[tensorrt-rtx]'): cannot be used" in text
     assert "torch missing" in text
-    assert "target        openvino: needs pip install 'edgekit[openvino]' and pip install 'edgekit[build]'\n" in text
-    assert "target        onnxruntime: needs pip install 'edgekit[build]'\n" in text
-    assert "target        jetson: needs pip install 'edgekit[build]'\n" in text
+    assert (
+        "target        openvino: needs pip install 'edgekit-sdk[openvino]' and pip install 'edgekit-sdk[build]'\n"
+        in text
+    )
+    assert "target        onnxruntime: needs pip install 'edgekit-sdk[build]'\n" in text
+    assert "target        jetson: needs pip install 'edgekit-sdk[build]'\n" in text
     assert "can be built here" not in text
 
 
@@ -168,7 +171,8 @@ print(examine().text())
 """
     text = small.run(sys.executable, "-c", code).stdout.decode()
     assert (
-        "build         not installed: this machine runs bundles (to build here: pip install 'edgekit[build]')\n" in text
+        "build         not installed: this machine runs bundles (to build here: pip install 'edgekit-sdk[build]')\n"
+        in text
     )
     assert "target " not in text
     assert "missing" not in text

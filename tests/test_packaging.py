@@ -83,8 +83,12 @@ def test_what_it_asks_for(wheel):
     assert "platform_machine != 'aarch64'" in tensorrt, "JetPack brings it there; pip would try to build a placeholder"
     assert not any("platform_machine == 'x86_64'" in a for a in asked), "TensorRT-RTX has wheels for 64-bit ARM too"
     import edgekit
+    from edgekit.spec.distribution import DISTRIBUTION
 
+    assert wheel.name.startswith(DISTRIBUTION.replace("-", "_") + "-")
+    assert f"Name: {DISTRIBUTION}" in lines
     assert f"Version: {edgekit.__version__}" in lines
+    assert len([line for line in lines if line.startswith("Project-URL: ")]) == 5
 
 
 @pytest.mark.parametrize(
@@ -179,10 +183,19 @@ print(json.dumps([[target.load(n).name for n in target.names()], {n: len(samples
     assert min(sets.values()) >= 16
 
 
+def test_a_hint_works_beside_an_installed_wheel(device):
+    """pip takes the installed distribution for a requirement with extras: no index has to know this project."""
+    from edgekit.spec.distribution import DISTRIBUTION, requirement
+
+    python = device.programs / "python"
+    output = pip("--python", python, "install", "--no-index", requirement("onnxruntime", "openvino"))
+    assert f"Requirement already satisfied: {DISTRIBUTION}[onnxruntime,openvino]" in output
+
+
 def test_a_device_that_is_asked_to_build_says_what_is_missing(device):
     done = device.python("import edgekit; edgekit.build('m', samples='s', eval='e', out='o')")
     assert done.returncode == 1
-    assert "Run: pip install 'edgekit[build]'" in done.stderr.decode().splitlines()[-1]
+    assert "Run: pip install 'edgekit-sdk[build]'" in done.stderr.decode().splitlines()[-1]
 
 
 def test_the_command_on_a_device(device, float32_ort):
@@ -195,7 +208,7 @@ def test_the_command_on_a_device(device, float32_ort):
         done = small.run(command, "build", "m", "--samples", "s", "--eval", "e", "-o", "o")
         assert (done.returncode, done.stdout) == (1, b"")
         assert done.stderr.startswith(b"edgekit: Building needs the package ")
-        assert b"pip install 'edgekit[build]'" in done.stderr
+        assert b"pip install 'edgekit-sdk[build]'" in done.stderr
         terminal = f"{command} bench {float32_ort} --batches 1 --lengths 4 --seconds 0.05"
         done = small.run(
             sys.executable,
@@ -212,7 +225,7 @@ def test_the_command_on_a_device(device, float32_ort):
     assert (done.returncode, done.stdout) == (1, b"")
     assert (
         done.stderr.decode()
-        == "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
+        == "The command line needs click and rich. Run: pip install 'edgekit-sdk[cli]' (on the build machine: 'edgekit-sdk[build]').\n"
     )
 
 

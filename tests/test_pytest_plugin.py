@@ -92,6 +92,8 @@ def test_two(edgekit_bundle):
 def test_a_bundle_is_opened_once(run, float32_ort, how):
     run.file(USES)
     (run.path / "there").symlink_to(float32_ort)
+    (run.path / "bundles").mkdir()
+    (run.path / "bundles/cpu").symlink_to(float32_ort)
     options = ()
     if how == "option":
         options = ("--edgekit-bundle", "there")
@@ -100,10 +102,10 @@ def test_a_bundle_is_opened_once(run, float32_ort, how):
         run.pytester.makeini("[pytest]\nedgekit_bundle = there")
         (run.path / "edgekit.toml").write_text('out = "not-this-one"')
     else:
-        (run.path / "edgekit.toml").write_text('out = "there"')
+        (run.path / "edgekit.toml").write_text('out = "bundles"')
     result = run.run("-s", *options)
     result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["*opened *there"])
+    result.stdout.fnmatch_lines(["*opened *" + ("bundles/cpu" if how == "file" else "there")])
 
 
 @pytest.mark.parametrize(
@@ -265,7 +267,7 @@ def test_defaults_of_the_file_and_what_wins(asked, tmp_path, monkeypatch):
         "max_time": 7.0,
         "seed": 4,
     }
-    assert asked.calls.pop() == ((f"{own}/o", f"{own}/b.json", f"{own}/e.csv"), told)
+    assert asked.calls.pop() == ((f"{own}/o/cpu", f"{own}/b.json", f"{own}/e.csv"), told)
     (tmp_path / "gates.toml").write_text("[budget]\nsize_mb = 5\n")
     given = {
         "columns": {"text": "x"},

@@ -275,7 +275,7 @@ def test_gzip(tmp_path, name, data):
 def test_a_lone_surrogate(tmp_path, role):
     row = {"text": "a", "text_pair": "b", role: "secret \ud83d"}
     file = raw(tmp_path, '{"text": "fine", "text_pair": "x"}\n' + json.dumps(row) + "\n", "s.jsonl")
-    assert "secret" not in assert_refused(file, f"line 2 holds a lone surrogate in {role}, which")
+    assert "secret" not in assert_refused(file, "line 2 ", f"lone surrogate in {role}, which")
 
 
 def test_malformed_csv(tmp_path):
@@ -353,7 +353,7 @@ def test_rows_become_an_evaluation(tmp_path):
     task = bind(ONE, None)
     given = found.evaluation(task)
     assert (given.inputs, list(given.truth), len(given), given.task) == (["a", "a", "b"], [0, 1, 1], 3, task)
-    assert "another case" in given.notes[0]
+    assert given.notes[0].startswith("1 labels of")
     assert (given.places, list(given.distinct.truth)) == ([0, 2], [0, 1])
     with refused("samples-no-label", "row 1"):
         read(jsonl(tmp_path, {"text": "a"})).evaluation(task)
@@ -775,7 +775,7 @@ def test_numbers_in_columns(tmp_path):
 
 def test_an_image_that_changes_under_the_same_table_is_another_set(tmp_path):
     """What was kept of the earlier one (answers of torch, of candidates, a baseline) must not be taken for it."""
-    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit[image]'")
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit-sdk[image]'")
     from edgekit.modalities.image import UNBOUND
 
     for name, value in (("a.png", 10), ("b.png", 20)):
@@ -790,7 +790,7 @@ def test_an_image_that_changes_under_the_same_table_is_another_set(tmp_path):
 
 def test_files_that_rows_name_are_read_once(tmp_path, monkeypatch):
     """For the digest of the set, for what tells rows apart, and for the ids of a report."""
-    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit[image]'")
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit-sdk[image]'")
     from edgekit.modalities.image import ImageModality
     from edgekit.report.predictions import row_ids
 
@@ -865,7 +865,7 @@ def test_columns_of_words_are_a_table(tmp_path, name):
 @pytest.fixture
 def pictures(tmp_path):
     """``DIR/label/*.png``, and a function that adds a file."""
-    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit[image]'")
+    pillow = pytest.importorskip("PIL.Image", reason="Pillow is not installed: pip install 'edgekit-sdk[image]'")
     folder = tmp_path / "set.toml"  # a folder of any name
 
     def add(name, value=0):
@@ -915,15 +915,15 @@ def test_a_folder_of_images_without_labels(pictures):
         (lambda p: (p.folder / "bird").mkdir(), "subfolder 'bird' has no file"),
         (
             lambda p: (p.folder / "cat/secret.txt").write_text("secret"),
-            "file 3 (by name) of 'cat' has an image that cannot be taken",
+            "file 3 (by name) of 'cat' has an image that cannot be used",
         ),
         (
             lambda p: (p.folder / "cat/secret.png").symlink_to(p.folder.parent / "x.png"),
-            "file 3 (by name) of 'cat' has a path of an image that leads out of",
+            "file 3 (by name) of 'cat' has an image path that leads out of",
         ),
         (
             lambda p: (p.folder / "elsewhere").symlink_to(p.folder.parent / "other"),
-            "file 1 (by name) of 'elsewhere' has a path of an image that leads out of",
+            "file 1 (by name) of 'elsewhere' has an image path that leads out of",
         ),
     ],
 )
@@ -957,3 +957,24 @@ def test_a_recipe_names_a_folder(pictures, tmp_path):
     (tmp_path / "photos/cat/10.png").rename(tmp_path / "photos/cat/c.png")
     with refused("calibration-digest"):
         images_of(recipe)
+
+
+@pytest.mark.parametrize(
+    ("content", "is_named"),
+    [
+        ("sentence,y\na fine film,1\n", True),
+        ("great,positive\nawful film,positive\n", False),
+        ("a fine film,1\nawful,0\n", False),
+        ("great,bad\nawful,good\n", False),
+        ("42,y\na fine film,1\n", False),
+    ],
+)
+def test_columns_are_listed_where_the_first_line_is_a_header(tmp_path, content, is_named):
+    """A first line that may be a text is never printed."""
+    file = tmp_path / "rows.csv"
+    file.write_text(content, "utf-8")
+    with refused("samples-no-column") as caught:
+        read(file)
+    first = content.partition(",")[0]
+    assert (f"Columns: {first}" in str(caught.value)) == is_named
+    assert is_named or first not in str(caught.value)

@@ -17,23 +17,23 @@ pytest.importorskip("cyclonedx", reason="the extra dev brings cyclonedx-python-l
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """A wheel's name and metadata, with the kinds of requirements that there are."""
-    file = tmp_path_factory.mktemp("dist") / "edgekit-0.1.0-py3-none-any.whl"
+    file = tmp_path_factory.mktemp("dist") / "edgekit_sdk-0.1.0-py3-none-any.whl"
     metadata = """Metadata-Version: 2.4
-Name: edgekit
+Name: edgekit-sdk
 Version: 0.1.0
 Summary: A summary
 License-Expression: Apache-2.0
 Requires-Dist: numpy>=1.26
 Requires-Dist: tokenizers>=0.21
 Provides-Extra: build
-Requires-Dist: edgekit[report]; extra == 'build'
+Requires-Dist: edgekit-sdk[report]; extra == 'build'
 Requires-Dist: torch>=2.9; extra == 'build'
 Requires-Dist: No.Such_Package; extra == 'build'
 Provides-Extra: report
 Requires-Dist: tomli>=2; (python_version < '3.11') and extra == 'report'
 """
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("edgekit-0.1.0.dist-info/METADATA", metadata)
+        archive.writestr("edgekit_sdk-0.1.0.dist-info/METADATA", metadata)
     return file
 
 
@@ -46,12 +46,12 @@ def test_the_bill_of_a_wheel(wheel):
         command = [sys.executable, small.ROOT / "release/sbom.py", wheel, small.ROOT / "constraints.txt"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        texts.append(wheel.with_name("edgekit-0.1.0.cdx.json").read_text("utf-8"))
+        texts.append(wheel.with_name("edgekit_sdk-0.1.0.cdx.json").read_text("utf-8"))
     assert texts[0] == texts[1]
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(texts[0]) is None
     bill = json.loads(texts[0])
     own = bill["metadata"]["component"]
-    assert (own["name"], own["version"], own["purl"]) == ("edgekit", "0.1.0", "pkg:pypi/edgekit@0.1.0")
+    assert (own["name"], own["version"], own["purl"]) == ("edgekit-sdk", "0.1.0", "pkg:pypi/edgekit-sdk@0.1.0")
     assert own["hashes"] == [{"alg": "SHA-256", "content": hashlib.sha256(wheel.read_bytes()).hexdigest()}]
     parts = {part["name"]: part for part in bill["components"]}
     assert {name: part["scope"] for name, part in parts.items()} == {

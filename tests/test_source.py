@@ -53,14 +53,13 @@ def remove(folder, pattern):
         file.unlink()
 
 
-def assert_refused(model, *words, revision=None):
-    """The message with which a model is refused, at the latest when its settings are read."""
-    with pytest.raises(ModelError) as caught:
+def assert_refused(model, code, *values, revision=None):
+    """Expects a model to be refused, at the latest when its settings are read; returns the message."""
+    with refused(code, *values) as caught:
         _ = source.read(model, revision).settings
-    message = str(caught.value)
-    assert [w for w in words if w not in message] == [], message
+    assert isinstance(caught.value, ModelError)
     assert caught.value.exit_code == 2
-    return message
+    return str(caught.value)
 
 
 # ---- models that can be taken
@@ -149,39 +148,33 @@ def test_reading_says_nothing(folder, capfd):
 
 
 def test_a_folder_that_is_missing(tmp_path):
-    assert_refused(tmp_path / "nothing", "nothing does not exist", "config.json and model.safetensors", "hub id")
+    assert_refused(tmp_path / "nothing", "model-not-found", "nothing", "config.json", "model.safetensors")
 
 
 def test_a_file_instead_of_a_folder(folder):
-    assert_refused(folder / "config.json", "config.json is a file", "expected a folder", "Correct the path")
+    assert_refused(folder / "config.json", "model-not-found", "config.json is a file")
 
 
 def test_an_empty_folder(tmp_path):
-    assert_refused(tmp_path, "has no config.json", "save_pretrained()")
+    assert_refused(tmp_path, "model-no-config", "save_pretrained()")
 
 
 def test_no_config(folder):
     remove(folder, "config.json")
-    assert_refused(folder, "my-model has no config.json", "save_pretrained()", "Save the model again")
+    assert_refused(folder, "model-no-config", "my-model", "save_pretrained()")
 
 
 def test_only_a_pickle(folder):
     remove(folder, "*.safetensors")
     marker = folder / "pickle-was-read"
     (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
-    assert_refused(
-        folder,
-        "weights in pytorch_model.bin only",
-        "pickle, which can run code",
-        "expected safetensors",
-        "safe_serialization=True",
-    )
+    assert_refused(folder, "model-pickle", "pytorch_model.bin", "safe_serialization=True")
     assert not marker.exists()
 
 
 def test_no_weights_at_all(folder):
     remove(folder, "*.safetensors")
-    assert_refused(folder, "has no weights", "expected model.safetensors")
+    assert_refused(folder, "model-no-weights", "model.safetensors")
 
 
 @pytest.mark.parametrize("config", [True, False])
@@ -190,12 +183,12 @@ def test_only_an_adapter(folder, config):
     (folder / "adapter_config.json").write_text("{}")
     if not config:
         remove(folder, "config.json")
-    assert_refused(folder, "holds only an adapter", "merge_and_unload().save_pretrained(FOLDER)")
+    assert_refused(folder, "model-adapter", "merge_and_unload().save_pretrained(FOLDER)")
 
 
 def test_an_adapter_in_a_pickle(folder):
     (folder / "model.safetensors").rename(folder / "adapter_model.bin")
-    assert_refused(folder, "holds only an adapter", "merge_and_unload()")
+    assert_refused(folder, "model-adapter", "merge_and_unload()")
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -205,12 +198,7 @@ def test_code_of_its_own(folder, file):
         folder / file,
         auto_map={"AutoModelForSequenceClassification": "modeling_mine.Mine", "AutoTokenizer": "modeling_mine.Mine"},
     )
-    assert_refused(
-        folder,
-        f"brings code of its own ({file} has auto_map)",
-        "no code of a model is run",
-        "edgekit.build(edgekit.TorchModule(module=..., processor=...), ...)",
-    )
+    assert_refused(folder, "model-own-code", f"{file} has auto_map", "edgekit.build(edgekit.TorchModule(module=..., processor=...), ...)")
     assert not (folder / "code-was-run").exists()
 
 
@@ -221,7 +209,8 @@ def test_an_architecture_that_is_almost_known(folder, kind, meant):
     change(folder / "config.json", model_type=kind)
     assert_refused(
         folder,
-        f"architecture '{kind}', which is not supported",
+        "model-architecture",
+        f"'{kind}'",
         f"Did you mean '{meant}'?",
         "Supported: ALBERT, BERT, DeBERTa-v2/v3, DistilBERT",
     )
@@ -230,7 +219,7 @@ def test_an_architecture_that_is_almost_known(folder, kind, meant):
 @pytest.mark.parametrize("kind", ["llama", "t5", None])
 def test_an_architecture_that_is_not_supported(folder, kind):
     change(folder / "config.json", model_type=kind)
-    message = assert_refused(folder, f"architecture '{kind}', which is not supported", "Supported: ALBERT")
+    message = assert_refused(folder, "model-architecture", f"'{kind}'", "Supported: ALBERT")
     assert "Did you mean" not in message
 
 
@@ -245,9 +234,8 @@ HEADS = [
 @pytest.mark.parametrize(("heads", "words"), HEADS)
 def test_another_task(folder, heads, words):
     change(folder / "config.json", architectures=heads)
-    assert_refused(
-        folder, f"is for another task ({words})", "text-classification (...ForSequenceClassification) of ALBERT, BERT"
-    )
+    supported = "text-classification (...ForSequenceClassification) of ALBERT, BERT"
+    assert_refused(folder, "model-task", f"({words})", supported)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
@@ -256,23 +244,21 @@ def test_another_task(folder, heads, words):
 )
 def test_json_that_is_broken(folder, file, text):
     (folder / file).write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert_refused(folder, f"{file} is not valid JSON", "Save the model again")
+    assert_refused(folder, "model-json", file)
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
 @pytest.mark.parametrize("text", ["[]", '"bert"', "3", "null"])
 def test_json_that_is_no_object(folder, file, text):
     (folder / file).write_text(text)
-    assert_refused(folder, file, "expected an object", "Save the model again")
+    assert_refused(folder, "model-json", file)
 
 
 @pytest.mark.parametrize("keep", [0, 7, 2000, -1])
 def test_weights_that_are_cut_off(folder, keep):
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    assert_refused(
-        folder, "my-model (model type 'bert') cannot be loaded by Transformers", "Save model and tokenizer again"
-    )
+    assert_refused(folder, "model-load", "my-model", "'bert'", "tokenizer")
 
 
 def test_weights_of_which_some_are_missing(folder):
@@ -280,19 +266,14 @@ def test_weights_of_which_some_are_missing(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["classifier.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert_refused(
-        folder,
-        "my-model lacks 1 of its weights (classifier.weight",
-        "random numbers",
-        "Save the fine-tuned model again, with its head",
-    )
+    assert_refused(folder, "weights-missing", "my-model", "1", "(classifier.weight")
 
 
 def test_weights_of_another_shape(folder):
     weights = load_file(folder / "model.safetensors")
     weights["classifier.weight"] = weights["classifier.weight"][:, :16].contiguous()
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    assert_refused(folder, "my-model", "cannot be loaded by Transformers")
+    assert_refused(folder, "model-load", "my-model")
 
 
 @each
@@ -302,40 +283,36 @@ def test_no_tokenizer(tmp_path, name):
     for file in copy.iterdir():
         if file.name not in ("config.json", "model.safetensors"):
             file.unlink()
-    assert_refused(copy, "my-model has no tokenizer", "tokenizer.save_pretrained(FOLDER)")
+    assert_refused(copy, "tokenizer-missing", "my-model", "tokenizer.save_pretrained(FOLDER)")
 
 
 def test_a_tokenizer_without_its_vocabulary(folder):
     remove(folder, "tokenizer.json")
     assert (folder / "tokenizer_config.json").exists()
-    assert_refused(folder, "my-model has no tokenizer", "tokenizer.save_pretrained(FOLDER)")
+    assert_refused(folder, "tokenizer-missing", "my-model", "tokenizer.save_pretrained(FOLDER)")
 
 
 def test_a_tokenizer_that_is_cut_off(folder):
     file = folder / "tokenizer.json"
     file.write_bytes(file.read_bytes()[:-100])
-    assert_refused(
-        folder, "my-model (model type 'bert') cannot be loaded by Transformers", "Save model and tokenizer again"
-    )
+    assert_refused(folder, "model-load", "my-model", "'bert'", "tokenizer")
 
 
 def test_no_pad_token(tmp_path):
     copy = Path(shutil.copytree(tiny.folder("modernbert"), tmp_path / "my-model"))
     change(copy / "tokenizer_config.json", pad_token=None)
-    assert_refused(copy, "tokenizer of my-model has no padding token", "Set pad_token and save the tokenizer again")
+    assert_refused(copy, "tokenizer-no-padding", "my-model", "pad_token")
 
 
 @pytest.mark.parametrize("names", [{"0": "yes", "1": "no", "2": "yes"}, {"0": "a", "1": "b", "3": "c"}])
 def test_labels_that_are_not_names_of_all_outputs(folder, names):
     change(folder / "config.json", id2label=names, label2id=None)
-    assert_refused(
-        folder, "id2label of my-model is", "indices 0 to 2, each with a name of its own", "Correct config.json"
-    )
+    assert_refused(folder, "model-labels", "id2label of my-model", "0 to 2", "config.json")
 
 
 def test_a_problem_type_that_does_not_exist(folder):
     change(folder / "config.json", problem_type="multi_label")
-    assert_refused(folder, "multi_label")
+    assert_refused(folder, "model-problem-type", "multi_label")
 
 
 # ---- digest
@@ -722,15 +699,12 @@ def test_the_client_says_nothing(hub):
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        ("no revision", ["'some/model' is neither a local folder nor a model that the hub gives", "404", "--revision"]),
-        (
-            "no id",
-            ["'some/modle' is neither a local folder nor a model that the hub gives", "Check the name", "HF_TOKEN"],
-        ),
-        ("gated", ["'some/gated' is neither", "HF_TOKEN"]),
-        ("pickle", ["some/pickle has its weights in pytorch_model.bin only", "pickle, which can run code"]),
-        ("adapter", ["some/adapter holds only an adapter", "merge_and_unload()"]),
-        ("code", ["some/code brings code of its own (config.json has auto_map)"]),
+        ("no revision", ["'some/model'", "404", "--revision"]),
+        ("no id", ["'some/modle'", "HF_TOKEN"]),
+        ("gated", ["'some/gated'", "HF_TOKEN"]),
+        ("pickle", ["some/pickle", "pytorch_model.bin", "safe_serialization=True"]),
+        ("adapter", ["some/adapter", "merge_and_unload()"]),
+        ("code", ["some/code", "config.json has auto_map"]),
     ],
 )
 def test_what_the_hub_has_but_cannot_be_taken(hub, case, words):
@@ -748,7 +722,7 @@ def test_a_hub_that_cannot_be_reached(tmp_path):
     server.close()
     (answer,), _ = ask(server.url, tmp_path, ("some/model", None, False))
     assert answer["error"] == "ModelError"
-    assert "'some/model' is neither a local folder nor a model that the hub gives" in answer["message"]
+    assert "'some/model'" in answer["message"]
     assert "the connection" in answer["message"]
 
 
@@ -757,4 +731,4 @@ def test_a_hub_that_cannot_be_reached(tmp_path):
 )
 def test_what_looks_like_a_path_is_not_asked_of_the_hub(model, monkeypatch):
     monkeypatch.setattr(source._folder, "_download", lambda *_: pytest.fail("asked the hub"))
-    assert_refused(model, "does not exist", "expected a folder")
+    assert_refused(model, "model-not-found", model)

@@ -50,26 +50,26 @@ def change(file, **entries):
     file.write_text(json.dumps({k: v for k, v in data.items() if v is not None}), "utf-8")
 
 
-def assert_refused(model, *words, error=ModelError, **told):
-    with pytest.raises(error) as caught:
-        _ = source.read(model, **told).settings
-    message = str(caught.value)
-    assert [w for w in words if w not in message] == [], message
-    return message
+def assert_refused(model, code, *values, error=ModelError, **options):
+    """Expects a model to be refused; returns the message."""
+    with refused(code, *values) as caught:
+        _ = source.read(model, **options).settings
+    assert isinstance(caught.value, error)
+    return str(caught.value)
 
 
 # ---- what the outputs mean
 
 ST = "torch.nn.modules.activation."
 HEADS = [  # problem_type of the config, entries of sentence-transformers, what is told, the kind, words of a note
-    (None, {}, None, MULTI, "as in the pipeline of Transformers"),
-    (None, {"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, None, MULTI, "names the activation 'sigmoid'"),
+    (None, {}, None, MULTI, "pipeline of Transformers"),
+    (None, {"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, None, MULTI, "'sigmoid'"),
     (
         None,
         {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}},
         None,
         NUMBER,
-        "taken as a number",
+        "'identity'",
     ),
     (None, {"sbert_ce_default_activation_function": ST + "Sigmoid"}, None, MULTI, "'sigmoid'"),
     (
@@ -77,14 +77,14 @@ HEADS = [  # problem_type of the config, entries of sentence-transformers, what 
         {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
         None,
         NUMBER,
-        "taken as a number",
+        "'identity'",
     ),
     (NUMBER, {}, None, NUMBER, ""),
-    (NUMBER, {"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, None, NUMBER, "problem_type counts"),
+    (NUMBER, {"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, None, NUMBER, "problem_type was used"),
     (MULTI, {}, None, MULTI, ""),
-    (None, {}, NUMBER, NUMBER, "was asked for"),
-    (None, {"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, NUMBER, NUMBER, "was asked for"),
-    (NUMBER, {}, MULTI, MULTI, "was asked for"),
+    (None, {}, NUMBER, NUMBER, "as requested"),
+    (None, {"sentence_transformers": {"activation_fn": ST + "Sigmoid"}}, NUMBER, NUMBER, "as requested"),
+    (NUMBER, {}, MULTI, MULTI, "as requested"),
 ]
 
 
@@ -133,14 +133,12 @@ def test_the_activation_in_a_file_of_its_own(one):
     )
     assert source.read(one).settings.problem_type == NUMBER
     change(one / "config.json", sentence_transformers={"activation_fn": ST + "Sigmoid"})
-    assert_refused(
-        one, "config_sentence_transformers.json", "sentence_transformers of config.json", "name different activations"
-    )
+    assert_refused(one, "model-activation", "config_sentence_transformers.json", "sentence_transformers of config.json")
 
 
 def test_an_activation_that_is_not_known(one):
     change(one / "config.json", sentence_transformers={"activation_fn": ST + "Tanh"})
-    assert_refused(one, "names the activation 'torch.nn.modules.activation.Tanh'", "problem_type")
+    assert_refused(one, "model-activation", "'torch.nn.modules.activation.Tanh'", "problem_type")
 
 
 @pytest.mark.parametrize(
@@ -161,8 +159,8 @@ def test_several_logits_without_a_problem_type(folder, entries, told, kind):
 
 
 def test_a_problem_type_that_does_not_exist_or_fit(folder, one):
-    assert_refused(folder, "Unknown problem type 'multi'", error=UsageError, problem_type="multi")
-    assert_refused(one, "has one output, whose softmax is always 1", error=UsageError, problem_type=SINGLE)
+    assert_refused(folder, "problem-type-unknown", "'multi'", error=UsageError, problem_type="multi")
+    assert_refused(one, "problem-type-one-output", MULTI, NUMBER, error=UsageError, problem_type=SINGLE)
 
 
 def test_the_choice_is_part_of_the_digest(folder):
@@ -178,7 +176,7 @@ def test_the_choice_is_part_of_the_digest(folder):
 
 def test_labels_the_other_way_round(folder):
     change(folder / "config.json", id2label={"0": "a", "1": "b", "2": "c"}, label2id={"a": 1, "b": 0, "c": 2})
-    assert_refused(folder, "calls output 0 'a' in id2label, and output 1 in label2id", "Correct the one that is wrong")
+    assert_refused(folder, "model-labels", "'a'", "output 0 in id2label", "output 1 in label2id")
 
 
 @pytest.mark.parametrize("back", [{"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}, {"x": 0, "y": 1, "z": 2}])
@@ -186,39 +184,36 @@ def test_other_names_in_label2id_are_noted(folder, back):
     change(folder / "config.json", id2label={"0": "a", "1": "b", "2": "c"}, label2id=back)
     found = source.read(folder)
     assert found.settings.labels == ("a", "b", "c")
-    assert "id2label and label2id of config.json name different labels: id2label counts." in found.notes
+    assert any("label2id" in note and "id2label was used" in note for note in found.notes)
 
 
 def test_a_number_of_labels_that_is_not_that_of_their_names(folder):
     change(folder / "config.json", num_labels=4)
-    assert_refused(folder, "has num_labels 4 and 3 names in id2label")
+    assert_refused(folder, "model-labels", "num_labels 4", "3 names in id2label")
 
 
 def test_a_head_of_other_labels(folder):
     change(folder / "config.json", id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
-    assert_refused(folder, "the head in the weights (classifier.weight) has 3 outputs, and config.json names 2 labels")
+    assert_refused(folder, "model-head-size", "classifier.weight", "3 outputs", "2 labels")
 
 
 @pytest.mark.parametrize("key", ["vocab_size", "max_position_embeddings", "type_vocab_size"])
 def test_a_table_of_another_size(folder, key):
     rows = json.loads((folder / "config.json").read_text())[key]
     change(folder / "config.json", **{key: rows + 8})
-    assert_refused(folder, f"config.json has {key} {rows + 8}, and the weight bert.embeddings.", f"has {rows} rows")
+    assert_refused(folder, "model-config-weights", f"{key} {rows + 8}", "bert.embeddings.", f"{rows} rows")
 
 
 @pytest.mark.parametrize("how", ["bitsandbytes", "gptq", "awq"])
 def test_a_quantized_checkpoint(folder, how):
     change(folder / "config.json", quantization_config={"quant_method": how, "bits": 4})
-    assert_refused(folder, f"is quantized already ({how}, by quantization_config in config.json)")
+    assert_refused(folder, "model-quantized", how, "quantization_config")
 
 
 def test_a_class_of_another_architecture(folder):
     change(folder / "config.json", architectures=["RobertaForSequenceClassification"])
-    assert_refused(
-        folder,
-        "was saved from the class RobertaForSequenceClassification",
-        "model_type 'bert' is read as BertForSequenceClassification",
-    )
+    names = ("RobertaForSequenceClassification", "'bert'", "BertForSequenceClassification")
+    assert_refused(folder, "model-other-class", *names)
 
 
 def test_modules_beside_the_transformer(folder):
@@ -226,7 +221,7 @@ def test_modules_beside_the_transformer(folder):
     (folder / "modules.json").write_text(json.dumps([{"idx": i, "type": t} for i, t in enumerate(kinds[:1])]))
     assert source.read(folder).settings
     (folder / "modules.json").write_text(json.dumps([{"idx": i, "type": t} for i, t in enumerate(kinds)]))
-    assert_refused(folder, "modules.json lists Dense, which would not be used")
+    assert_refused(folder, "model-modules", "modules.json", "Dense")
 
 
 def test_lengths_that_differ_are_noted(folder):
@@ -238,10 +233,13 @@ def test_lengths_that_differ_are_noted(folder):
     )
     found = source.read(folder)
     assert found.settings.max_length == 32
-    said = " ".join(found.notes)
-    assert "tokenizer_config.json says 32 tokens (model_max_length), config.json 64 positions: 32 count." in said
-    assert "tokenizer.json (truncation) says 24 tokens: 32 count." in said
-    assert "sentence_bert_config.json (max_seq_length) says 16 tokens: 32 count." in said
+    expected = [
+        ("tokenizer_config.json", "32", "model_max_length", "config.json", "64", "32 was used"),
+        ("tokenizer.json", "truncation", "24", "32 was used"),
+        ("sentence_bert_config.json", "max_seq_length", "16", "32 was used"),
+    ]
+    for words in expected:
+        assert any(all(word in note for word in words) for note in found.notes), words
 
 
 def test_the_length_of_a_module_under_another_name():
@@ -256,10 +254,7 @@ def test_the_length_of_a_module_under_another_name():
 
 def test_pads_that_differ_are_noted(folder):
     change(folder / "config.json", pad_token_id=5)
-    assert any(
-        "config.json has the pad_token_id 5, the tokenizer fills short rows with 0" in note
-        for note in source.read(folder).notes
-    )
+    assert any("pad_token_id 5" in note and "pads with 0" in note for note in source.read(folder).notes)
 
 
 @pytest.mark.parametrize("name", tiny.ARCHITECTURES)
@@ -276,7 +271,8 @@ def test_an_architecture_of_another_name(folder, kind):
     change(folder / "config.json", model_type=kind)
     assert_refused(
         folder,
-        f"architecture '{kind}', which is not supported",
+        "model-architecture",
+        f"'{kind}'",
         "set model_type to 'roberta'",
         "RobertaForSequenceClassification",
     )
@@ -303,7 +299,7 @@ def test_that_way_works(tmp_path):
 )
 def test_no_suggestion_crosses_architectures(folder, kind):
     change(folder / "config.json", model_type=kind)
-    message = assert_refused(folder, f"architecture '{kind}', which is not supported")
+    message = assert_refused(folder, "model-architecture", f"'{kind}'")
     assert "Did you mean" not in message
 
 
@@ -342,6 +338,7 @@ def test_two_tokenizers(cased):
     assert AutoTokenizer.from_pretrained(cased)("Film")["input_ids"] == [2, 5, 3]
     assert_refused(
         cased,
+        "tokenizer-ambiguous",
         "tokenizer.json",
         "do_lower_case (normalizer.lowercase) is false in the file, true in Transformers",
         "--tokenizer file",
@@ -356,7 +353,7 @@ def test_the_tokenizer_that_was_chosen(cased, choice, ids):
     from tokenizers import Tokenizer
 
     assert Tokenizer.from_str(tokenizer_json(found.processor)).encode("Film").ids == ids
-    assert any("as was asked for" in note for note in found.notes)
+    assert any("as requested" in note for note in found.notes)
     found.processor.save_pretrained(cased)
     for stale in ("vocab.txt", "special_tokens_map.json"):
         (cased / stale).unlink(missing_ok=True)
@@ -376,11 +373,11 @@ def test_a_template_that_differs(folder):
     data = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     data["post_processor"] = None
     (folder / "tokenizer.json").write_text(json.dumps(data), "utf-8")
-    assert_refused(folder, "template (post_processor) is null in the file")
+    assert_refused(folder, "tokenizer-ambiguous", "template (post_processor) is null in the file")
 
 
 def test_a_tokenizer_that_does_not_exist(folder):
-    assert_refused(folder, "Unknown tokenizer 'files'. Did you mean 'file'?", error=UsageError, tokenizer="files")
+    assert_refused(folder, "tokenizer-choice", "'files'", "'file'", error=UsageError, tokenizer="files")
 
 
 def test_a_file_that_is_not_there(folder):
@@ -389,7 +386,7 @@ def test_a_file_that_is_not_there(folder):
         "".join(f"{w}\n" for w in sorted(model["vocab"], key=model["vocab"].get)), "utf-8"
     )
     (folder / "tokenizer.json").unlink()
-    assert_refused(folder, "has no tokenizer.json", error=UsageError, tokenizer="file")
+    assert_refused(folder, "tokenizer-file-missing", "tokenizer.json", error=UsageError, tokenizer="file")
 
 
 def test_two_vocabularies(folder):
@@ -399,14 +396,14 @@ def test_two_vocabularies(folder):
     assert source.read(folder).settings
     lines[-1], lines[-2] = lines[-2], lines[-1]
     (folder / "vocab.txt").write_text("\n".join(lines) + "\n", "utf-8")
-    assert_refused(folder, "has two vocabularies: vocab.txt and tokenizer.json disagree on 2 tokens")
+    assert_refused(folder, "tokenizer-vocabularies", "vocab.txt", "tokenizer.json", "2 tokens")
 
 
 def test_two_special_tokens(folder):
     (folder / "special_tokens_map.json").write_text(
         json.dumps({"pad_token": {"content": "[PAD]"}, "sep_token": "[CLS]"})
     )
-    assert_refused(folder, "tokenizer_config.json has the sep_token '[SEP]', and special_tokens_map.json '[CLS]'")
+    assert_refused(folder, "tokenizer-special", "sep_token", "'[SEP]' in tokenizer_config.json", "'[CLS]'")
 
 
 @pytest.mark.skipif(
@@ -419,8 +416,8 @@ def test_only_a_sentencepiece_model(tmp_path, name, file):
     (copy / file).write_bytes(b"\x0a\x0e\x0a\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
     assert_refused(
         copy,
-        f"has its tokenizer in {file} only",
-        "sentencepiece and protobuf",
+        "tokenizer-package",
+        file,
         "pip install sentencepiece",
         "save_pretrained(MODEL)",
     )
@@ -436,7 +433,7 @@ def test_tokens_beyond_the_embeddings(folder):
     tokenizer.save_pretrained(folder)
     assert_refused(
         folder,
-        f"has 2 tokens beyond the {rows} rows",
+        "tokenizer-beyond-embeddings",
         f"'[EVENT]' ({rows}), '[CITY]' ({rows + 1})",
         "resize_token_embeddings",
     )
@@ -589,7 +586,7 @@ def test_a_build_counts_rows_that_are_cut(build, tiny_model, tmp_path, tiny_modu
         "0 of 40 calibration rows and 6 of 46 evaluation rows are longer than the 64 tokens that the model reads: what is beyond was not looked at."
         in notes
     )
-    assert any("The config has no problem_type: taken for single_label_classification" in note for note in notes)
+    assert any("no problem_type" in note and SINGLE in note for note in notes)
 
 
 def test_options_that_do_not_go_together(build, tiny_model):

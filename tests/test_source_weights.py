@@ -32,11 +32,10 @@ def store(tensors, file):
     save_file({n: t.contiguous() for n, t in tensors.items()}, file, {"format": "pt"})
 
 
-def assert_refused(folder, *words):
-    with pytest.raises(ModelError) as caught:
+def assert_refused(folder, code, *values):
+    with refused(code, *values) as caught:
         _ = source.read(folder).settings
-    message = str(caught.value)
-    assert [w for w in words if w not in message] == [], message
+    assert isinstance(caught.value, ModelError)
 
 
 def adapter(tensors, file, **changed):
@@ -55,12 +54,7 @@ def adapter(tensors, file, **changed):
 )
 def test_an_adapter_beside_a_whole_model(folder, file):
     (folder / file).write_bytes(b"{}")
-    assert_refused(
-        folder,
-        f"holds an adapter ({file}) beside a whole model",
-        "would not be used",
-        "merge_and_unload().save_pretrained(FOLDER)",
-    )
+    assert_refused(folder, "model-adapter", file, "model.merge_and_unload().save_pretrained(FOLDER)")
 
 
 @pytest.mark.parametrize("where", ["adapter", "checkpoint-100", "runs/adapter"])
@@ -70,7 +64,7 @@ def test_an_adapter_in_a_folder_below(folder, where):
     adapter(
         {**tensors, "classifier.weight": -tensors["classifier.weight"]}, folder / where / "adapter_model.safetensors"
     )
-    assert_refused(folder, f"has an adapter in {where}", "merge_and_unload()")
+    assert_refused(folder, "model-adapter", where, "merge_and_unload()")
 
 
 @pytest.mark.parametrize("form", ["classifier.", "classifier.modules_to_save.default."])
@@ -88,24 +82,19 @@ def test_checkpoints_below_are_named(folder):
     for step in (100, 200):
         store({n: -t for n, t in weights(folder).items()}, folder / f"checkpoint-{step}" / "model.safetensors")
     assert any(
-        "2 checkpoints below it (checkpoint-100, checkpoint-200) were not read" in note
-        for note in source.read(folder).notes
+        "2 checkpoints" in note and "(checkpoint-100, checkpoint-200)" in note for note in source.read(folder).notes
     )
 
 
 def test_a_head_in_a_file_of_its_own(folder):
     store({"dense.weight": torch.ones(8, 8), "out.weight": torch.ones(3, 8)}, folder / "head.safetensors")
-    assert_refused(
-        folder,
-        "has weights in head.safetensors that Transformers does not read (dense.weight, out.weight)",
-        "would not be used",
-    )
+    assert_refused(folder, "weights-unused", "head.safetensors", "dense.weight, out.weight")
 
 
 @pytest.mark.parametrize("file", ["classifier.pt", "pytorch_model_head.bin", "model_head.pkl"])
 def test_a_head_in_a_pickle_of_its_own(folder, file):
     torch.save({"weight": torch.ones(3, 17)}, folder / file)
-    assert_refused(folder, f"has weights in {file} that Transformers does not read")
+    assert_refused(folder, "weights-unused", file)
 
 
 def test_a_head_in_a_pickle_that_is_the_folders_own(folder):
@@ -135,7 +124,7 @@ def test_two_versions_of_the_weights(folder, file, same):
     if same:
         assert source.read(folder).settings.labels
     else:
-        assert_refused(folder, "holds two versions of its weights", file, "is not the fine-tuned model")
+        assert_refused(folder, "weights-two-versions", file)
 
 
 def test_a_pickle_is_compared_without_being_run(folder):
@@ -163,7 +152,7 @@ def test_what_a_training_leaves_is_no_version_of_the_weights(folder):
 
 def test_an_old_pickle_is_named(folder):
     torch.save(weights(folder), folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    assert "pytorch_model.bin was not read: model.safetensors counts." in source.read(folder).notes
+    assert any("pytorch_model.bin" in note and "model.safetensors" in note for note in source.read(folder).notes)
 
 
 # ---- shards
@@ -193,13 +182,13 @@ def test_shards_are_read(folder):
 @pytest.mark.parametrize("name", ["elsewhere.safetensors", "../model.safetensors", "/elsewhere/model.safetensors"])
 def test_an_index_of_other_files(folder, name):
     shards(folder, **{"classifier.weight": name})
-    assert_refused(folder, "model.safetensors.index.json of my-model lists", name, "no file of that folder")
+    assert_refused(folder, "weights-index", "model.safetensors.index.json", "my-model", name)
 
 
 def test_a_shard_that_no_index_lists(folder):
     shards(folder)
     store({"extra.weight": torch.ones(3, 3)}, folder / "model-00003-of-00003.safetensors")
-    assert_refused(folder, "model-00003-of-00003.safetensors that Transformers does not read (extra.weight)")
+    assert_refused(folder, "weights-unused", "model-00003-of-00003.safetensors", "extra.weight")
 
 
 # ---- names
@@ -218,7 +207,7 @@ def test_weights_that_a_wrapper_saved(name, prefix, tmp_path):
     copy = Path(shutil.copytree(tiny.folder(name), tmp_path / "my-model"))
     store({prefix + n: t for n, t in weights(copy).items()}, copy / "model.safetensors")
     read, rows = source.read(copy), tiny.source(name).encode(["a fine film", "the plot was dull"])
-    assert any(f"saved from a wrapper ('{prefix}' in their names)" in note for note in read.notes)
+    assert any(f"'{prefix}'" in note for note in read.notes)
     np.testing.assert_allclose(tiny.logits(read, rows), tiny.logits(tiny.source(name), rows), atol=1e-5)
 
 
@@ -236,24 +225,24 @@ def test_weights_of_two_models(folder):
         {**{f"student.{n}": t for n, t in tensors.items()}, **{f"teacher.{n}": -t for n, t in tensors.items()}},
         folder / "model.safetensors",
     )
-    assert_refused(folder, "holds the weights of 2 models ('student.', 'teacher.' before their names)")
+    assert_refused(folder, "weights-several-models", "2", "'student.', 'teacher.'")
 
 
 def test_a_weight_with_and_without_a_prefix(folder):
     tensors = weights(folder)
     store({**tensors, "module.classifier.bias": tensors["classifier.bias"] + 1}, folder / "model.safetensors")
-    assert_refused(folder, "holds the weight classifier.bias twice")
+    assert_refused(folder, "weights-twice", "classifier.bias")
 
 
 def test_other_names_are_shown(folder):
     store({n.replace("bert.", "backbone."): t for n, t in weights(folder).items()}, folder / "model.safetensors")
-    assert_refused(folder, "lacks 39 of its weights (bert.", "and holds 39 of other names (backbone.")
+    assert_refused(folder, "weights-missing", "39", "(bert.", "(backbone.")
 
 
 @pytest.mark.parametrize("extra", ["classifier2.weight", "bert.encoder.layer.0.gate.weight", "crf.transitions"])
 def test_weights_that_the_architecture_has_no_place_for(folder, extra):
     store({**weights(folder), extra: torch.ones(3, 3)}, folder / "model.safetensors")
-    assert_refused(folder, f"holds 1 weights that its architecture has no place for ({extra})", "would not be used")
+    assert_refused(folder, "weights-unused", f"({extra})", "edgekit.build(module=..., processor=...)")
 
 
 @pytest.mark.parametrize(
@@ -262,7 +251,7 @@ def test_weights_that_the_architecture_has_no_place_for(folder, extra):
 )
 def test_an_adapter_inside_the_weights(folder, extra):
     store({**weights(folder), extra: torch.ones(3, 3)}, folder / "model.safetensors")
-    assert_refused(folder, "weights of an adapter", extra, "merge_and_unload()")
+    assert_refused(folder, "model-adapter", extra, "merge_and_unload()")
 
 
 @pytest.mark.parametrize(
@@ -287,10 +276,11 @@ def test_values_that_are_not_finite(folder, value, word):
     rows = len(tiny.source("bert").processor)
     assert_refused(
         folder,
+        "weights-not-finite",
         "5 of",
-        "bert.embeddings.word_embeddings.weight are not finite",
+        "bert.embeddings.word_embeddings.weight",
         f"({word})",
-        f"in 1 of {rows} rows ({row} 'the')",
+        f"1 of {rows} rows ({row} 'the')",
     )
 
 
@@ -298,7 +288,7 @@ def test_a_value_beyond_float16(folder):
     tensors = weights(folder)
     tensors["classifier.weight"][0, 0] = 1e6
     store({n: t.half() for n, t in tensors.items()}, folder / "model.safetensors")
-    assert_refused(folder, "1 of 96 values of the weight classifier.weight are not finite (infinity)", "65504")
+    assert_refused(folder, "weights-not-finite", "1 of 96", "classifier.weight", "(infinity)", "65504")
 
 
 def test_a_module_with_values_that_are_not_finite():
@@ -315,4 +305,4 @@ def test_packed_weights(folder, dtype, name):
     tensors = weights(folder)
     tensors["classifier.weight"] = tensors["classifier.weight"].to(dtype)
     store(tensors, folder / "model.safetensors")
-    assert_refused(folder, f"weights of the type {name}", "quantized already")
+    assert_refused(folder, "model-quantized", name)

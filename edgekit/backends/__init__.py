@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BackendError
 from edgekit.spec.registry import Registry, version_of
 
@@ -224,10 +225,8 @@ def check_cpu_target(backend_title: str, target: Target) -> None:
 
 def not_installed_error(name: str) -> BackendError:
     """Return the error for a backend whose package is missing."""
-    extra = name.replace("_", "-")
     return BackendError(
-        f"The backend '{name}' is not installed, but this bundle or target needs it. "
-        f"Run: pip install 'edgekit[{extra}]'",
+        f"The backend '{name}' is not installed, but this bundle or target needs it. Run: {install_hint(name)}",
         code="backend-not-installed",
     )
 

@@ -90,7 +90,7 @@ def open_device(device: str, threads: int, streams: int = 1) -> OpenVinoDevice:
     if fault:
         version = library.__version__.partition("-")[0]
         raise WrongResultsError(
-            f"The self-test of OpenVINO {version} failed on this machine ({platform.machine()}), so it is not used: "
+            f"OpenVINO {version} failed its self-test on this machine ({platform.machine()}), so it is not used: "
             f"{fault}. Install another version (on aarch64, 2026.3.0 to 2026.4.1 are known to be wrong: pip install "
             "'openvino<2026.3'), or use the backend 'onnxruntime'.",
             code="backend-wrong-results",

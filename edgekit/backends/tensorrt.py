@@ -8,6 +8,7 @@ from typing import Any
 from edgekit.backends._trt import check_engine_target, version_of
 from edgekit.backends._trt_device import TensorRtDevice, check_driver
 from edgekit.drivers import jetson
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.engine import OLDEST, is_supported_version
 from edgekit.spec.errors import BackendError
 
@@ -31,7 +32,7 @@ def check_here() -> None:
 
     if installed_version("tensorrt") is None:
         _, advice = jetson.system_tensorrt()
-        remedy = advice or "A Jetson gets it from JetPack; on other machines run: pip install 'edgekit[tensorrt]'"
+        remedy = advice or f"A Jetson gets it from JetPack; on other machines run: {install_hint('tensorrt')}"
         raise BackendError(
             f"TensorRT is not installed for this Python, but this bundle needs it. {remedy}",
             code="backend-not-installed",

@@ -12,6 +12,7 @@ from typing import Any
 from edgekit.backends import _trt_build, check_installed, not_installed_error
 from edgekit.backends._trt import check_engine_target, version_of
 from edgekit.backends._trt_device import TensorRtDevice, check_driver
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.engine import EngineRecipe
 from edgekit.spec.errors import BackendError
 from edgekit.spec.progress import Progress
@@ -117,7 +118,7 @@ def library() -> Any:
     if version_of(trt) < _OLDEST:
         raise BackendError(
             f"TensorRT-RTX {trt.__version__} is too old, expected 1.7 or newer. "
-            "Run: pip install -U 'edgekit[tensorrt-rtx]'",
+            f"Run: {install_hint('tensorrt-rtx', upgrade=True)}",
             code="tensorrt-too-old",
         )
     return trt

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import UsageError
 from edgekit.spec.paths import takes_paths
 
@@ -103,8 +104,8 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("cryptography") is None:
         raise UsageError(
-            "Signatures need the package 'cryptography', which is not installed. Run: pip install 'edgekit[sign]'",
-            code="package-missing",
+            f"Signatures need the package 'cryptography', which is not installed. Run: {install_hint('sign')}",
+            code="extra-missing",
         )
 
 

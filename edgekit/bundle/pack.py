@@ -191,9 +191,10 @@ class _BoundedReader(io.BufferedReader):
 @contextlib.contextmanager
 def _open_archive(source: Path) -> Iterator[zipfile.ZipFile]:
     if not source.is_file():
-        what = "is not a plain file" if source.exists() else "does not exist"
+        problem = "is not a regular file" if source.exists() else "does not exist"
         raise UsageError(
-            f"{source} {what}, expected a packed bundle. Correct the path, or make one: edgekit pack BUNDLE -o NAME{SUFFIX}",
+            f"{source} {problem}, expected a packed bundle. "
+            f"Correct the path, or make one: edgekit pack BUNDLE -o NAME{SUFFIX}",
             code="pack-not-found",
         )
     try:

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 from edgekit.backends import GraphBytes
 from edgekit.bundle import agree, onnx_reader, signature
+from edgekit.bundle.location import check_path
 from edgekit.bundle.owners import check_owners
 from edgekit.bundle.place import recover
 from edgekit.bundle.signature import Trust
@@ -34,8 +35,6 @@ from edgekit.spec.paths import takes_paths
 __all__ = ["MANIFEST", "Asset", "Bundle", "Stamp", "open_bundle", "open_written", "sign"]
 
 MANIFEST = "manifest.json"
-_ZIP = b"PK\x03\x04"  # begin of a packed bundle
-_PARTS = ("graphs", "assets", signature.FILE)  # a folder with one of these was a bundle
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _ATTEMPTS = 5
 _MAX_NAMES = 3
@@ -69,7 +68,8 @@ class Bundle:
 
     def __repr__(self) -> str:
         """Return one line: path, task, number of variants, and size."""
-        variants, size = len(self.manifest.variants), sum(file.size for file in self.manifest.files.values())
+        variants = len(self.manifest.variants)
+        size = sum(file.size for file in self.manifest.files.values())
         return f"<Bundle {self.path}, {self.manifest.task}, {variants} variant(s), {size / 2**20:.1f} MB>"
 
     @property
@@ -204,7 +204,7 @@ def _identity(folder: Path) -> tuple[int, int] | None:
 
 
 def _open(folder: Path, trust: Trust | None) -> Bundle:
-    _check_path(folder)
+    check_path(folder)
     if trust is not None:
         check_owners(folder)
     text, digest = _read_manifest(folder)
@@ -216,39 +216,6 @@ def _open(folder: Path, trust: Trust | None) -> Bundle:
     signature.check(folder, _digests(bundle), trust)
     signature.check_identity(folder, bundle.manifest, trust)
     return replace(bundle, trusted=True)
-
-
-def _check_path(folder: Path) -> None:
-    """Refuse a path where no bundle lies: that is the caller's mistake, not damage to a bundle.
-
-    Raises:
-        UsageError: For a path that does not exist, a file, a packed bundle, or a folder that holds nothing of a bundle.
-    """
-    if folder.is_dir():
-        if not (folder / MANIFEST).exists() and not any((folder / name).exists() for name in _PARTS):
-            raise UsageError(
-                f"{folder} is not a bundle: it has no {MANIFEST}. Give the folder that 'edgekit build MODEL -o FOLDER' wrote.",
-                code="bundle-other-folder",
-            )
-        return
-    if _is_packed(folder):
-        raise UsageError(
-            f"{folder} is a packed bundle, expected a folder. Unpack it: edgekit pack --unpack {folder} -o {folder.stem}",
-            code="bundle-packed",
-        )
-    what = "is not a folder" if folder.exists() else "does not exist"
-    raise UsageError(
-        f"Bundle {folder} {what}, expected a folder with a {MANIFEST}. "
-        "Correct the path, or make a bundle: edgekit build MODEL -o FOLDER",
-        code="bundle-not-found",
-    )
-
-
-def _is_packed(file: Path) -> bool:
-    if not file.is_file():
-        return False
-    with file.open("rb") as stream:
-        return stream.read(len(_ZIP)) == _ZIP
 
 
 def _read_manifest(folder: Path) -> tuple[str, str]:

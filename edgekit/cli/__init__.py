@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from edgekit.cli import _stop
+from edgekit.spec.distribution import install_hint, requirement
 
 __all__ = ["main"]
 
@@ -38,9 +39,7 @@ _ORDER = (
 
 _WHOLE = 1000  # characters of a sentence that click does not cut
 
-_NO_CLICK = (
-    "The command line needs click and rich. Run: pip install 'edgekit[cli]' (on the build machine: 'edgekit[build]').\n"
-)
+_NO_CLICK = f"The command line needs click and rich. Run: {install_hint('cli')} (on the build machine: '{requirement('build')}').\n"
 
 
 def _list_verbs(group: Any, context: Any) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 
 import click
 
@@ -60,15 +61,22 @@ def _set_level(context: click.Context, parameter: click.Parameter, count: int) -
     logger = logging.getLogger("edgekit")
     handler = _LineHandler()
     handler.addFilter(lambda record: record.levelno >= logging.ERROR or not is_quiet())
-    level = logger.level
+    level, show_warning = logger.level, warnings.showwarning
     logger.addHandler(handler)
+    warnings.showwarning = _log_warning
     logger.setLevel(_LEVELS[min(count, len(_LEVELS) - 1)])
 
     def restore() -> None:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        warnings.showwarning = show_warning
 
     context.call_on_close(restore)
+
+
+def _log_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Print a warning of Python as one of the log, without the line of code that it comes from."""
+    logging.getLogger("edgekit.cli").warning("%s", message)
 
 
 def _set_quiet(context: click.Context, parameter: click.Parameter, value: bool) -> None:

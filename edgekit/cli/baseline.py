@@ -16,7 +16,7 @@ from edgekit.cli._options import (
     threads_option,
     trust_of,
 )
-from edgekit.cli._output import bars, echo, echo_text
+from edgekit.cli._output import bars, echo
 from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
@@ -93,4 +93,4 @@ def _measure(bundle: str, samples: str, out: str, keys: tuple[str, ...], options
     with bars() as progress:
         result = baseline(bundle, samples, file=out, options=chosen, trust=trust_of(keys), progress=progress)
     echo(result.text())
-    echo_text(f"Wrote {out}.")
+    echo(f"Wrote {out}.")

@@ -57,7 +57,7 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     "--task",
     default=None,
     metavar="NAME",
-    help="Task of an ONNX file, e.g. text-classification. [default: as the config's architectures say]",
+    help="Task of an ONNX file, as 'edgekit inspect' prints it. [default: as the config's architectures say]",
 )
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option

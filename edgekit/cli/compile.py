@@ -5,10 +5,12 @@ from __future__ import annotations
 import click
 
 from edgekit.cli._options import keys_option, trust_of
-from edgekit.cli._output import bars, echo_text, show
+from edgekit.cli._output import bars, echo, echo_text, show
 from edgekit.spec.errors import UsageError
 
 __all__ = ["command"]
+
+_COMMAND = " like: "
 
 
 @click.command(name="compile")
@@ -28,7 +30,11 @@ def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-d
         )
     trust = trust_of(keys)
     if dry_run:
-        echo_text(explain(bundle, trust=trust, force=force))
+        for line in explain(bundle, trust=trust, force=force).splitlines():
+            if _COMMAND in line:  # a command to copy must stay on one line
+                echo(line)
+            else:
+                echo_text(line)
         return
     with bars() as progress:
         result = compile_bundle(bundle, trust=trust, force=force, progress=progress)

@@ -25,7 +25,7 @@ def command(bundle, where, report, as_json, **options):  # type: ignore[no-untyp
     """Copy BUNDLE to a device over ssh, compile its engines there, and verify its outputs on the golden inputs.
 
     It goes to ~/edgekit/NAME there, or to PATH (/~/PATH is below the login's home), and replaces an existing bundle only
-    after all steps succeeded. The device needs Python 3.10, edgekit[cli] and the bundle's backend; files are copied by
+    after all steps succeeded. The device needs Python 3.10, edgekit-sdk[cli] and the bundle's backend; files are copied by
     scp, or through ssh alone where the device has no SFTP server. Your ssh configuration, agent and known hosts apply; a
     host that is unknown or shows another key is refused.
     """

@@ -59,7 +59,7 @@ __all__ = ["command"]
 )
 @click.option("--batch", type=int, default=None, help="Rows of a training step, over all processes. [default: 32]")
 @click.option("--learning-rate", type=float, default=None, help="Highest learning rate. [default: 2e-4]")
-@click.option("--temperature", type=float, default=None, help="Temperature that logits are divided by. [default: 2]")
+@click.option("--temperature", type=float, default=None, help="Divisor of the outputs before the softmax. [default: 2]")
 @click.option(
     "--teacher-weight", type=float, default=None, help="Weight of the teacher's answers in the loss. [default: 0.7]"
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.source.stack import KEPT_SIZES, depth, prune_layers, stack, widths
+from edgekit.source.stack import KEPT_SIZES, depth, keep_units, stack, widths
 from edgekit.spec.errors import ModelError, UsageError
 
 _COUNTS = ("num_hidden_layers", "n_layers", "encoder_layers", "num_layers")  # what configs call the number of layers
@@ -88,7 +88,7 @@ def check_described(module: Any, name: str) -> None:
     with torch.device("meta"):
         made = type(module)(module.config)
     if hasattr(module.config, KEPT_SIZES):
-        prune_layers(made, [(range(heads), range(neurons)) for heads, neurons in getattr(module.config, KEPT_SIZES)])
+        keep_units(made, [(range(heads), range(neurons)) for heads, neurons in getattr(module.config, KEPT_SIZES)])
     if {n: t.shape for n, t in made.state_dict().items()} != {n: t.shape for n, t in module.state_dict().items()}:
         raise ModelError(
             f"{name} cannot be made a student of fewer layers: those of {type(module).__name__} are of several sizes, and its config cannot say which are "
@@ -105,7 +105,7 @@ def narrowed(module: Any, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) 
         picks: heads and neurons that stay, ascending, layer by layer.
     """
     smaller = copy.deepcopy(module)
-    prune_layers(smaller, picks)
+    keep_units(smaller, picks)
     setattr(smaller.config, KEPT_SIZES, widths(smaller))
     return smaller
 

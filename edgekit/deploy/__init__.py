@@ -1,8 +1,8 @@
-"""A bundle onto another machine, over OpenSSH, and what it comes to there.
+"""Deployment of a bundle to another machine over OpenSSH.
 
-The device needs Python, EdgeKit with its command line, and a backend. The bundle is copied beside its place, checked against its digests,
-compiled where it is to be, and run on its golden inputs; then it is moved to its place. So what the device cannot run never takes the
-place of what it can.
+The device needs Python, EdgeKit with its command line, and a backend. The bundle is copied next to its destination,
+checked against its digests, compiled if it has engines, and run on its golden inputs; then it is moved to its
+destination. So a bundle that the device cannot run never replaces one that it can.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from edgekit.deploy._ssh import Address, Device, parse_url
 from edgekit.deploy._there import COPY
 from edgekit.report.bench import Bench
 from edgekit.spec.digests import sha256
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import EdgekitError, IntegrityError, RemoteError, UsageError
 from edgekit.spec.options import BenchOptions, DeployOptions
 from edgekit.spec.parsing import Recorded, parse
@@ -42,21 +43,21 @@ _REVOKED = "revoked"
 
 @dataclass(frozen=True, repr=False)
 class Deployed(Recorded):
-    """What a deployment came to.
+    """Result of a deployment.
 
     Attributes:
-        device: ``[user@]host[:port]``.
-        path: of the bundle there.
-        system: the device's operating system and machine.
-        python: its version there.
-        edgekit: its version there.
-        manifest: sha256 of the bundle's manifest.
-        size_mb: of the bundle, MiB.
-        replaced: whether a bundle was there before.
-        seconds: that it took.
-        compiled: what ``edgekit compile`` said there; None for a bundle that was chosen where it was built.
-        verified: what ``edgekit verify`` said there.
-        doctor: what ``edgekit doctor`` said there.
+        device: Address, ``[user@]host[:port]``.
+        path: Path of the bundle on the device.
+        system: Operating system and machine of the device.
+        python: Version of Python on the device.
+        edgekit: Version of EdgeKit on the device.
+        manifest: sha256 of the bundle's manifest, in hex.
+        size_mb: Size of the bundle, MiB.
+        replaced: Whether an existing bundle was replaced.
+        seconds: Duration of the deployment, seconds.
+        compiled: Result of ``edgekit compile`` on the device; None for a bundle without a choice on the device.
+        verified: Output of ``edgekit verify`` on the device.
+        doctor: Result of ``edgekit doctor`` on the device.
     """
 
     device: str
@@ -73,9 +74,9 @@ class Deployed(Recorded):
     doctor: Mapping[str, Any]
 
     def text(self) -> str:
-        """For a terminal."""
-        there = ", in place of the bundle that was there" if self.replaced else ""
-        board, gpu = (found if isinstance(found := self.doctor.get(name), Mapping) else {} for name in ("board", "gpu"))
+        """Return the result as text for a terminal."""
+        replaced = ", in place of the bundle that was there" if self.replaced else ""
+        board, gpu = (self._part_of_doctor(name) for name in ("board", "gpu"))
         named = [
             board.get("model"),
             self.doctor.get("cpu"),
@@ -84,12 +85,16 @@ class Deployed(Recorded):
             f"EdgeKit {self.edgekit}",
         ]
         lines = [
-            f"Deployed to {self.device}:{self.path}, {self.size_mb:.1f} MB, in {self.seconds:.0f} s{there}.",
+            f"Deployed to {self.device}:{self.path}, {self.size_mb:.1f} MB, in {self.seconds:.0f} s{replaced}.",
             f"device: {', '.join(str(name) for name in (self.system, *named) if name)}",
         ]
         if self.compiled is not None:
             lines.append(f"runs there: {self.compiled.get('chosen', '-')}, {self.compiled.get('reason', '-')}")
         return "\n".join([*lines, self.verified])
+
+    def _part_of_doctor(self, name: str) -> Mapping[str, Any]:
+        part = self.doctor.get(name)
+        return part if isinstance(part, Mapping) else {}
 
 
 @takes_paths("bundle")
@@ -100,22 +105,26 @@ def deploy(
     options: DeployOptions | None = None,
     progress: Progress = silent,
 ) -> Deployed:
-    """Bring a bundle to a device, make its engines there where it has any, and check that it computes there what it is to.
+    """Copy a bundle to a device, compile its engines there, and verify its outputs on the golden inputs.
 
-    The user's own ssh configuration, agent and known hosts apply. A host whose key is not known, or is another one, is refused. What is
-    copied for the time being is removed again, also after an error or an interrupt; where the connection is lost for good, the next
-    deployment to that place after a day removes it.
+    The user's own ssh configuration, agent and known hosts apply. A host whose key is unknown or differs is refused.
+    Temporary copies are removed, also after an error or an interrupt; if the connection is lost for good, the next
+    deployment to that place removes them after a day.
 
     Args:
         bundle: Folder of the bundle.
-        where: Address ``ssh://[user@]host[:port][/path]``; by default the bundle goes to ``~/edgekit/NAME`` there. A bundle that is there is replaced.
+        where: Address ``ssh://[user@]host[:port][/path]``, by default with the path ``~/edgekit/NAME``. An existing bundle
+            is replaced.
         options: Options; None for the defaults.
-        progress: Function that is called with the name of each step.
+        progress: Function that is told the current step.
+
+    Returns:
+        What the device is and what it reported.
 
     Raises:
-        UsageError: when ``where`` is no such address, or something else than a bundle is there, or one that this one must not replace.
-        IntegrityError: when the bundle is altered, here or on the way, has expired, or computes something else there.
-        RemoteError: when the device cannot be reached, lacks Python, EdgeKit, a backend or room, or fails at a step.
+        UsageError: When ``where`` is not an address, or the path holds something that must not be replaced.
+        IntegrityError: When the bundle is altered, here or in transit, has expired, or computes something else there.
+        RemoteError: When the device cannot be reached, lacks Python, EdgeKit, a backend or disk space, or a step fails.
     """
     chosen = _checked(options)
     keys, revoked, allow_downgrade = chosen.keys, chosen.revoked, chosen.allow_downgrade
@@ -126,13 +135,13 @@ def deploy(
     progress("check the bundle", 0, 0)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     notes = check_install(opened.manifest, opened.path)
-    found = ask_device(device, opened, address)
+    state = ask_device(device, opened, address)
     if not allow_downgrade:
-        there, new = (str(found["name"]), str(found["version"])), (opened.manifest.name, opened.manifest.version)
-        check_successor(f"{address}, in {found['path']},", there, new)
-    path, token = str(found["path"]), secrets.token_hex(8)
+        existing, new = (str(state["name"]), str(state["version"])), (opened.manifest.name, opened.manifest.version)
+        check_successor(f"{address}, in {state['path']},", existing, new)
+    path, token = str(state["path"]), secrets.token_hex(8)
     _LOG.info(
-        "device: %s, Python %s, %s; at %s: %s", found["system"], found["python"], found["edgekit"], path, found["state"]
+        "device: %s, Python %s, %s; at %s: %s", state["system"], state["python"], state["edgekit"], path, state["state"]
     )
     with tempfile.TemporaryDirectory(prefix="edgekit-deploy-") as folder:
         progress("pack", 0, 0)
@@ -144,9 +153,9 @@ def deploy(
         try:
             compiled, verified, doctor = _install(device, opened, path, token, files, allow_downgrade)
         except EdgekitError as problem:
-            # It names the place where the bundle was checked; the user knows the one where it is to be.
-            said = str(problem).replace(_stage(path, token) + "/bundle", path)
-            raise problem.reworded(said + clean_device(device, path, token)) from problem
+            # The message names the temporary folder; the user knows the destination.
+            message = str(problem).replace(_stage(path, token) + "/bundle", path)
+            raise problem.reworded(message + clean_device(device, path, token)) from problem
         except BaseException:
             clean_device(device, path, token)
             raise
@@ -155,12 +164,12 @@ def deploy(
     return Deployed(
         device=str(address),
         path=path,
-        system=str(found["system"]),
-        python=str(found["python"]),
-        edgekit=str(found["edgekit"]).rpartition(" ")[2],
+        system=str(state["system"]),
+        python=str(state["python"]),
+        edgekit=str(state["edgekit"]).rpartition(" ")[2],
         manifest=sha256(opened.path / MANIFEST),
         size_mb=opened.size / 2**20,
-        replaced=found["state"] == "bundle",
+        replaced=state["state"] == "bundle",
         seconds=time.monotonic() - started,
         compiled=compiled,
         verified=verified + "".join(f" {note}" for note in notes) + left,
@@ -177,25 +186,28 @@ def bench(
     login: DeployOptions | None = None,
     progress: Progress = silent,
 ) -> Bench:
-    """Time a bundle on a device, as :func:`edgekit.bench` does here; it is deployed first where the device has another one or none.
+    """Time a bundle on a device, as :func:`edgekit.bench` does here; it is deployed first if need be.
 
     Args:
         bundle: Folder of the bundle, on this machine.
-        where: Address, see :func:`deploy`.
+        where: Address as for :func:`deploy`.
         options: Options of the timing; None for the defaults.
         login: Options of the login and of the deployment; None for the defaults.
-        progress: Function that is called with the name of each step.
+        progress: Function that is told the current step.
+
+    Returns:
+        Times of each pair of batch and length.
 
     Raises:
-        EdgekitError: as :func:`deploy`; UsageError for a length that the model does not take.
+        EdgekitError: As :func:`deploy`; UsageError for a length that the model does not take.
     """
     timing, chosen = options or BenchOptions(), _checked(login)
     keys, revoked = chosen.keys, chosen.revoked
     address = parse_url(where)
     device = Device(address, chosen.python, chosen.identity, chosen.ssh_options, progress)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
-    found = ask_device(device, opened, address)
-    if found["manifest"] != sha256(opened.path / MANIFEST):
+    state = ask_device(device, opened, address)
+    if state["manifest"] != sha256(opened.path / MANIFEST):
         deploy(bundle, where, options=chosen, progress=progress)
     arguments = [
         "--batches",
@@ -208,9 +220,9 @@ def bench(
     ]
     arguments += [] if timing.backend is None else ["--backend", timing.backend]
     arguments += [] if timing.threads is None else ["--threads", str(timing.threads)]
-    said = device.json_verb("bench there", "bench", *arguments, "--", str(found["path"]))
-    result = parse(Bench, said, f"what 'edgekit bench' on {address} wrote", RemoteError)
-    return replace(result, machine=f"{address} ({found['system']})")
+    output = device.json_verb("bench there", "bench", *arguments, "--", str(state["path"]))
+    result = parse(Bench, output, f"what 'edgekit bench' on {address} wrote", RemoteError)
+    return replace(result, machine=f"{address} ({state['system']})")
 
 
 def _checked(options: DeployOptions | None) -> DeployOptions:
@@ -223,29 +235,29 @@ def _checked(options: DeployOptions | None) -> DeployOptions:
 
 
 def ask_device(device: Device, bundle: Bundle, address: Address) -> dict[str, Any]:
-    """What there is on the device, after it was found to do."""
-    found = device.step("ask the device", "ask", address.path or f"~/edgekit/{bundle.path.resolve().name}")
-    version = str(found["python"])
+    """Return what the device has at the path, after its Python and its EdgeKit were checked."""
+    state = device.step("ask the device", "ask", address.path or f"~/edgekit/{bundle.path.resolve().name}")
+    version = str(state["python"])
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         raise RemoteError(
             f"The Python of {address} is {version}, expected {oldest} or newer. Name another one: --python PATH, e.g. venv/bin/python.",
             code="remote-python",
         )
-    if not found["edgekit"]:
+    if not state["edgekit"]:
         backends = " or ".join(dict.fromkeys(v.backend for v in bundle.manifest.variants))
-        complaint = (str(found["complaint"]).splitlines() or ["nothing"])[-1]
+        complaint = (str(state["complaint"]).splitlines() or ["nothing"])[-1]
         raise RemoteError(
             f"EdgeKit does not start on {address}: {complaint.rstrip('.')}. Install it there, and the bundle's backend ({backends}): "
-            "python3 -m pip install 'edgekit[cli]'; or name the Python that has it: --python PATH.",
+            f"python3 -m {install_hint('cli')}; or name the Python that has it: --python PATH.",
             code="remote-edgekit",
         )
-    if found["state"] == "other":
+    if state["state"] == "other":
         raise UsageError(
-            f"On {address}, {found['path']} is not a bundle, and only a bundle is replaced. Give another path: ssh://.../path",
+            f"On {address}, {state['path']} is not a bundle, and only a bundle is replaced. Give another path: ssh://HOST/PATH",
             code="remote-not-a-bundle",
         )
-    return found
+    return state
 
 
 def _stage(path: str, token: str) -> str:
@@ -255,23 +267,23 @@ def _stage(path: str, token: str) -> str:
 def _install(
     device: Device, bundle: Bundle, path: str, token: str, files: Sequence[Path], allow_downgrade: bool
 ) -> tuple[dict[str, Any] | None, str, dict[str, Any]]:
-    """Everything between the first byte that is written on the device and the bundle in its place."""
+    """Copy, unpack, compile and verify the bundle on the device, and move it to its place."""
     needed = sum(file.stat().st_size for file in files) + 2 * bundle.size
-    made = device.step("make room", "prepare", path, token, str(needed))
-    if int(made["free"]) < needed:
+    room = device.step("make room", "prepare", path, token, str(needed))
+    if int(room["free"]) < needed:
         raise RemoteError(
-            f"The disk of {path} on {device.address} has {made['free'] / 2**20:.1f} MB free, expected {needed / 2**20:.1f}: for the copy, for what is "
-            "unpacked from it to be checked, and for the bundle in its place. Free space there, or give another path.",
+            f"The disk of {path} on {device.address} has {room['free'] / 2**20:.1f} MB free, expected {needed / 2**20:.1f} "
+            "for the copy and two unpacked bundles. Free space there, or give another path.",
             code="remote-disk-full",
         )
-    stage = str(made["stage"])
-    device.send("copy", files[0].parent, [file.name for file in files], str(made["door"]))
+    stage = str(room["stage"])
+    device.send("copy", files[0].parent, [file.name for file in files], str(room["door"]))
     arrived = device.step("check the copy", "digests", stage, *(file.name for file in files))
     for file in files:
         if arrived.get(file.name) != sha256(file):
             raise IntegrityError(
                 f"{file.name} was altered on its way to {device.address}: its sha256 there is {arrived.get(file.name)}, here {sha256(file)}. "
-                "Deploy again; when it happens again, look at the device's memory and disk.",
+                "Deploy again; if it happens again, check the memory and the disk of the device.",
                 code="remote-copy-altered",
             )
     trust = [
@@ -287,7 +299,7 @@ def _install(
     verified = device.verb("verify there", "verify", "--require-golden", *trust, "--", copy).strip()
     verified = verified.replace("\n  ", " ")  # lines that were wrapped there
     doctor = device.json_verb("look at the device", "doctor", "--json")
-    # In one step, by the same code that replaces a bundle anywhere; it removes what one that was killed has left there.
+    # In one step, by the code that replaces a bundle anywhere; it also removes what a killed deployment left.
     allowed = ["--allow-downgrade"] if allow_downgrade else []
     device.verb(
         "put it in its place", "pack", "--unpack", "--force", *allowed, *trust, "-o", path, "--", f"{stage}/{_PACKED}"
@@ -296,8 +308,8 @@ def _install(
 
 
 def clean_device(device: Device, path: str, token: str) -> str:
-    """Removes what was copied for the time being; what to say when that is not possible."""
-    device.progress = silent  # which does not ask whether to go on: it is what is done when the answer was no
+    """Remove the temporary copies; return a sentence if that is not possible."""
+    device.progress = silent  # it may raise to end the command, and cleaning up is what follows that
     try:
         device.step("clean up", "clean", path, token)
     except EdgekitError as problem:

@@ -1,4 +1,4 @@
-"""A device behind ``ssh`` and ``scp``, the programs of this machine, with the user's own configuration, keys and known hosts."""
+"""A device behind ``ssh`` and ``scp``, with the user's own configuration, keys and known hosts."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from edgekit.spec.sources import FilePath
 
 _FORM = "ssh://[user@]host[:port][/path]"
 _EXAMPLE = f"Write {_FORM}, e.g. ssh://pi@192.168.1.20/opt/models/film or ssh://board/~/film."
-_USER = re.compile(r"[\w.+$][\w.+$-]*", re.ASCII)  # no name may begin as an option of ssh does
+_USER = re.compile(r"[\w.+$][\w.+$-]*", re.ASCII)  # a name must not begin like an option of ssh
 _HOST = re.compile(r"[\w.][\w.-]*|\[[0-9a-fA-F:.]+(%[\w.-]+)?\]", re.ASCII)
-_PLAIN = re.compile(r"/[\w./+-]*", re.ASCII)  # a path that every shell takes as it is
-# A host that is not known, or shows another key, is refused; nothing is asked for; the rest is as scp sets it for its own connection.
+_PLAIN = re.compile(r"/[\w./+-]*", re.ASCII)  # a path that no shell changes
+# An unknown host, or one that shows another key, is refused; ssh never prompts; the rest is what scp sets itself.
 _OPTIONS = {
     "BatchMode": "yes",
     "StrictHostKeyChecking": "yes",
@@ -42,20 +42,20 @@ _ERRORS: Mapping[int, type[EdgekitError]] = {
     error.exit_code: error for error in (UsageError, BudgetError, IntegrityError)
 }
 _CODED = re.compile(r"error\[(?P<code>[a-z0-9-]+)\]: (?P<message>.*)", re.DOTALL)
-"""What the command line of a device prints of an error; releases before codes print the message alone."""
+"""Error line of the command line on a device; releases without codes print the message alone."""
 _TURN_S = 0.1
 _GRACE_S = 5.0
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a bundle goes.
+    """Address of a device and path of a bundle on it.
 
     Attributes:
-        host: name, address, or an alias of the user's ssh configuration.
-        user: empty for the one that ssh takes.
-        port: None for the one that ssh takes.
-        path: of the bundle there, absolute or from ``~/`` on; empty where none was given.
+        host: Name, IP address, or alias of the user's ssh configuration.
+        user: User to log in as; empty for the choice of ssh.
+        port: Port of the ssh server; None for the choice of ssh.
+        path: Path of the bundle on the device, absolute or beginning with ``~/``; empty for the default.
     """
 
     host: str
@@ -65,7 +65,7 @@ class Address:
 
     @property
     def scp_host(self) -> str:
-        """The host as scp and URLs take it."""
+        """Host as scp and URLs write it."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
     def __str__(self) -> str:
@@ -73,10 +73,10 @@ class Address:
 
 
 def parse_url(url: str) -> Address:
-    """Reads ``ssh://[user@]host[:port][/path]``: ``/~/path`` is below the login's home, ``%20`` is a space.
+    """Read ``ssh://[user@]host[:port][/path]``: ``/~/path`` is below the login's home folder, ``%20`` is a space.
 
     Raises:
-        UsageError: for anything else.
+        UsageError: For anything else.
     """
     scheme, separator, rest = url.partition("://")
     if scheme != "ssh" or not separator:
@@ -85,7 +85,7 @@ def parse_url(url: str) -> Address:
     user, at, host = place.rpartition("@")
     if ":" in user:
         raise UsageError(
-            f"The address of '{host}' holds a password, and none is taken: ssh logs in with a key. Make one (ssh-keygen, ssh-copy-id).",
+            f"The address of '{host}' holds a password, which is not supported: ssh logs in with a key. Make one (ssh-keygen, ssh-copy-id).",
             code="address-password",
         )
     port = ""
@@ -121,22 +121,22 @@ def parse_url(url: str) -> Address:
 
 
 class Device:
-    """A machine that answers over ssh. Each call is a connection."""
+    """A machine that is reached over ssh. Each call is a connection."""
 
     def __init__(
         self, address: Address, python: str, identity: FilePath | None, options: Sequence[str], progress: Progress
     ) -> None:
-        """Connects to nothing yet.
+        """Store the settings; no connection is made yet.
 
         Args:
-            address: of the device.
-            python: Python there: a name on the PATH, or a path, from the login's home where it is relative.
-            identity: private key to log in with; None for those that ssh finds.
-            options: more arguments of both programs; of two for one setting the first holds.
-            progress: called again and again while a program runs.
+            address: Address of the device.
+            python: Python on the device: a name on the PATH, or a path; a relative one begins in the login's home folder.
+            identity: Private key to log in with; None for those that ssh finds.
+            options: Further arguments of ssh and scp; of two values for one setting the first holds.
+            progress: Function that is called repeatedly while a program runs.
 
         Raises:
-            UsageError: when ``identity`` is not a file, or ``python`` is empty.
+            UsageError: When ``identity`` is not a file, or ``python`` is empty.
         """
         if not python.strip() or "\0" in python:
             raise UsageError(
@@ -163,20 +163,20 @@ class Device:
         self._there = Path(__file__).with_name("_there.py").read_text("utf-8")
 
     def step(self, step: str, name: str, *arguments: str) -> dict[str, Any]:
-        """Runs a function of ``_there.py`` on the device; returns what it says.
+        """Run a function of ``_there.py`` on the device and return its result.
 
         Args:
-            step: what the progress calls it.
-            name: of the function.
-            arguments: its arguments.
+            step: Name of the step for the progress.
+            name: Name of the function.
+            arguments: Arguments of the function.
 
         Raises:
-            RemoteError: when the device cannot be reached, has no such Python, or the step fails.
+            RemoteError: When the device cannot be reached, has no such Python, or the step fails.
         """
         return self._json(self._call(step, name, arguments), name)
 
     def verb(self, step: str, *arguments: str, accept: Collection[int] = ()) -> str:
-        """Runs ``edgekit`` on the device; returns its standard output. It ends there too when this ends early.
+        """Run ``edgekit`` on the device and return its standard output; it ends there too if this is interrupted.
 
         Args:
             step: Name of the step for the progress.
@@ -184,22 +184,28 @@ class Device:
             accept: Exit codes beside 0 that are results and no errors, e.g. 3 of a check that found a regression.
 
         Raises:
-            EdgekitError: of the type that the verb's exit code stands for there, with its own message; RemoteError for exit code 1, and when
-                the connection is lost.
+            EdgekitError: Of the class that belongs to the exit code, with the message of the device; RemoteError for exit code 1
+                and for a lost connection.
         """
         return self._call(step, "verb", arguments, hold=True, accept=accept)
 
     def json_verb(self, step: str, *arguments: str) -> dict[str, Any]:
-        """As :meth:`verb`, for one that writes a JSON object."""
+        """Run ``edgekit`` as :meth:`verb` does and return the JSON object that it writes."""
         return self._json(self.verb(step, *arguments), f"edgekit {arguments[0]}")
 
     def send(self, step: str, folder: Path, names: Sequence[str], place: str) -> None:
-        """Copies files of a folder into a folder of the device: by scp, or through ssh alone where the device has no SFTP server.
+        """Copy files into a folder of the device: by scp, or through ssh alone if the device has no SFTP server.
+
+        Args:
+            step: Name of the step for the progress.
+            folder: Folder of the files on this machine.
+            names: Names of the files.
+            place: Folder on the device, whose path needs no quoting.
 
         Raises:
-            RemoteError: when that is not possible to the end.
+            RemoteError: When the copy fails.
         """
-        if not _PLAIN.fullmatch(place):  # it is of the device's own folder for temporary files
+        if not _PLAIN.fullmatch(place):  # it lies in the device's folder for temporary files
             raise RemoteError(
                 f"The folder for temporary files on {self.address} is '{place}', expected letters, digits and . _ + - /. Set TMPDIR there.",
                 code="remote-temp-folder",
@@ -207,11 +213,11 @@ class Device:
         command = ["scp", "-q", *self._options, "--", *names, f"{self.address.scp_host}:{place}/"]
         code, _, err = self._run(step, command, folder)
         if code and _NO_SFTP.search(err):
-            # Since OpenSSH 9 scp needs an SFTP server, which small images leave out. Python there takes the bytes as well.
+            # Since OpenSSH 9 scp needs an SFTP server, which small images lack. Python on the device can receive the bytes.
             for name in names:
                 self._call(step, "receive", (place, name), source=folder / name)
         elif code:
-            remedy = "Look whether its disk is full, and deploy again."
+            remedy = "Check whether its disk is full, and deploy again."
             raise self._connection(err) or RemoteError(
                 f"The copy to {self.address} failed. scp says: {_last(err)}. {remedy}", code="remote-copy"
             )
@@ -226,19 +232,21 @@ class Device:
         accept: Collection[int] = (),
     ) -> str:
         remote = shlex.join([self._python, "-c", self._there, name, *arguments])
-        grace_s = _GRACE_S if name in ("prepare", "move") else 0.0  # what they do half would come after the cleaning
+        grace_s = (
+            _GRACE_S if name in ("prepare", "move") else 0.0
+        )  # a half-finished step must not continue after the cleanup
         command = ["ssh", *self._options, "--", self.address.host, remote]
         code, out, err = self._run(step, command, None, hold, grace_s, source)
-        _, mark, said = out.partition(MARK)
+        _, mark, result = out.partition(MARK)
         if code in (0, *accept) and mark:
-            return said
+            return result
         if code == 255:
             remedy = f"Try by hand: ssh {self._login()}"
             raise self._connection(err) or RemoteError(
                 f"The connection to {self.address} failed. ssh says: {_last(err)}. {remedy}", code="remote-connection"
             )
         if not mark and code in (126, 127):
-            remedy = "Name one that is there: --python PATH, e.g. venv/bin/python."
+            remedy = "Name an existing one: --python PATH, e.g. venv/bin/python."
             raise RemoteError(
                 f"There is no Python '{self._python}' on {self.address} (its shell says: {_last(err)}). {remedy}",
                 code="remote-python",
@@ -248,11 +256,13 @@ class Device:
                 f"The Python '{self._python}' of {self.address} is too old: {_last(err)}. Name a newer one: --python PATH.",
                 code="remote-python",
             )
-        _, message, own = f"\n{err}".rpartition("\nedgekit: ")
-        coded = _CODED.fullmatch(own.strip())
-        what = (coded["message"] if coded else own.strip()) if message else _last(err)
-        if not message and code > 128:
-            what = f"it was ended by signal {code - 128}{', as when memory does not suffice' if code == 137 else ''}"
+        _, mark, line = f"\n{err}".rpartition("\nedgekit: ")
+        coded = _CODED.fullmatch(line.strip())
+        what = line.strip() if mark else _last(err)
+        if coded:
+            what = coded["message"]
+        if not mark and code > 128:
+            what = f"it was ended by signal {code - 128}{', as for lack of memory' if code == 137 else ''}"
         does = f"'edgekit {arguments[0]}'" if name == "verb" else f"The step '{step}'"
         remote_code = coded["code"] if coded else ""
         raise _ERRORS.get(code, RemoteError)(
@@ -260,7 +270,7 @@ class Device:
         )
 
     def _login(self) -> str:
-        """What follows ``ssh`` to log in by hand."""
+        """Return the arguments of ``ssh`` to log in by hand."""
         return (
             (f"-p {self.address.port} " if self.address.port else "")
             + (f"{self.address.user}@" if self.address.user else "")
@@ -268,13 +278,13 @@ class Device:
         )
 
     def _connection(self, err: str) -> RemoteError | None:
-        """What ssh's message stands for; None where it is none that is known."""
+        """Return the error that a message of ssh stands for; None for an unknown message."""
         device, to, says = self.address, self._login(), f"ssh says: {_last(err)}."
         if "HOST IDENTIFICATION HAS CHANGED" in err:
             shown, forget = re.search(r"SHA256:[\w+/]+", err), re.search(r"ssh-keygen .*", err)
             return RemoteError(
-                f"{device} shows another host key than it did ({shown[0] if shown else 'unknown'}): it was set up anew, or it is another machine that "
-                "wants to be taken for it. Nothing was sent. If the fingerprint is the device's own (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), "
+                f"{device} shows another host key than before ({shown[0] if shown else 'unknown'}): it was set up anew, or another machine "
+                "pretends to be it. Nothing was sent. If the fingerprint is that of the device (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), "
                 f"forget the old key ({forget[0].strip() if forget else f'ssh-keygen -R {device.host}'}) and log in once by hand: ssh {to}",
                 code="remote-host-key-changed",
             )
@@ -299,14 +309,14 @@ class Device:
         grace_s: float = 0.0,
         source: Path | None = None,
     ) -> tuple[int, str, str]:
-        """Runs a program to its end: exit code and both outputs.
+        """Run a program to its end and return its exit code and both outputs.
 
         Args:
             step: Name of the step for the progress.
             command: Program and its arguments.
             folder: Folder that it runs in; None for the current one.
             hold: Whether its standard input stays open until the program ends.
-            grace_s: Seconds that it has to end by itself after this was interrupted.
+            grace_s: Time to end by itself after an interrupt, in seconds.
             source: File that is its standard input; None for none.
         """
         with contextlib.ExitStack() as stack:
@@ -336,23 +346,23 @@ class Device:
                         child.wait(grace_s)
                     child.terminate()
                     raise
-            read = []
+            texts = []
             for stream in (out, err):
                 stream.seek(0)
-                read.append(stream.read().decode("utf-8", "replace"))
-        return child.returncode, read[0], read[1]
+                texts.append(stream.read().decode("utf-8", "replace"))
+        return child.returncode, texts[0], texts[1]
 
-    def _json(self, said: str, name: str) -> dict[str, Any]:
+    def _json(self, output: str, name: str) -> dict[str, Any]:
         try:
-            found = json.loads(said)
+            value = json.loads(output)
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
+            value = None
+        if not isinstance(value, dict):
             raise RemoteError(
-                f"'{name}' on {self.address} wrote no JSON object, but {said[:200]!r}. Install the same version of EdgeKit there as here.",
+                f"'{name}' on {self.address} wrote no JSON object, but {output[:200]!r}. Install the same version of EdgeKit there as here.",
                 code="remote-answer",
             )
-        return found
+        return value
 
 
 _NO_SFTP = re.compile(r"subsystem request failed|scp: Connection closed|scp: (command )?not found")
@@ -360,17 +370,20 @@ _NO_SFTP = re.compile(r"subsystem request failed|scp: Connection closed|scp: (co
 _CONNECTIONS = (
     (
         r"Permission denied \(|Too many authentication failures",
-        "{device} lets nobody in with the keys that there are, and no password is asked for. "
-        "Bring a key there (ssh-copy-id {to}), or name one: --identity FILE.",
+        "{device} refuses the available keys, and passwords are not used. "
+        "Install a key there (ssh-copy-id {to}), or name one: --identity FILE.",
     ),
-    (r"Could not resolve hostname", "{device} is not found: no such name. Check the name, or give the address."),
+    (
+        r"Could not resolve hostname",
+        "The host name of {device} cannot be resolved. Check the name, or give the IP address.",
+    ),
     (
         r"Connection refused",
-        "{device} takes no connection at that port. Start its ssh server, or give the port: ssh://host:port.",
+        "{device} refuses connections at that port. Start its ssh server, or give the port: ssh://host:port.",
     ),
     (
         r"timed out|No route to host|[Uu]nreachable|Host is down",
-        "{device} does not answer. Check that it is on, in this network, and its address.",
+        "{device} does not answer. Check its address, and that it is switched on and in this network.",
     ),
     (
         r"[Cc]onnection.* closed|[Ll]ost connection|Connection reset|Broken pipe|not responding",
@@ -380,6 +393,6 @@ _CONNECTIONS = (
 
 
 def _last(text: str) -> str:
-    """The last line that says anything, without a full stop, of what a program wrote to standard error."""
+    """Return the last line with content of a program's standard error, without its full stop."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1].rstrip(".")[:500] if lines else "nothing"

@@ -1,7 +1,7 @@
-"""What Python does on the device. This file is sent there as text and run with ``-c``: any Python from 3.6 on, nothing but its own library.
+"""Steps that run on the device. This file is sent as text and run by ``python -c``: Python 3.6 or newer, standard library only.
 
-Each step is given by name and writes one JSON object; what a shell's start-up files print comes before ``MARK``. No output is
-needed of a step that fails: what it raises is the message.
+A step is called by name and writes one JSON object after ``MARK``; what the start-up files of a shell print comes before
+it. A step that fails writes nothing: its exception is the message.
 """
 
 import hashlib
@@ -17,46 +17,46 @@ import time
 
 MARK = "edgekit-says:"
 COPY = "edgekit-copy-"
-ABANDONED_S = 86400  # a copy that was not removed when it ended, because the connection was lost
+ABANDONED_S = 86400  # age of a copy that was not removed because the connection was lost
 
 
-def say(**found: object) -> None:
-    """The answer of a step."""
-    sys.stdout.write(MARK + json.dumps(found, allow_nan=False))
+def say(**values: object) -> None:
+    """Write the result of a step."""
+    sys.stdout.write(MARK + json.dumps(values, allow_nan=False))
 
 
 def state(path: str) -> str:
-    """``free`` for nothing or an empty folder, ``bundle`` for one whose manifest lists all that is in it, else ``other``."""
+    """Return ``free`` for nothing or an empty folder, ``bundle`` for a folder whose manifest lists all its files, else ``other``."""
     if not os.path.lexists(path):
         return "free"
     if os.path.islink(path) or not os.path.isdir(path):
         return "other"
     if not os.listdir(path):
         return "free"
-    found: set[str] = set()  # in a function this is not evaluated: Python 3.6 runs it
+    names: set[str] = set()  # annotations in a function are not evaluated, so Python 3.6 runs this
     for root, folders, files in os.walk(path):
         links = [name for name in folders if os.path.islink(os.path.join(root, name))]
-        found.update(os.path.relpath(os.path.join(root, name), path) for name in files + links)
+        names.update(os.path.relpath(os.path.join(root, name), path) for name in files + links)
     try:
         with open(os.path.join(path, "manifest.json"), encoding="utf-8") as stream:
             listed = set(json.load(stream)["files"])
     except (OSError, ValueError, KeyError, TypeError):
         return "other"
-    return "bundle" if found - {"manifest.json", "model.sig"} <= listed else "other"
+    return "bundle" if names - {"manifest.json", "model.sig"} <= listed else "other"
 
 
 def sha256(path: str) -> str:
-    """Digest of a file in hex."""
-    made = hashlib.sha256()
+    """Return the sha256 of a file in hex."""
+    digest = hashlib.sha256()
     with open(path, "rb") as stream:
         for part in iter(lambda: stream.read(1 << 20), b""):
-            made.update(part)
-    return made.hexdigest()
+            digest.update(part)
+    return digest.hexdigest()
 
 
-def ask(wanted: str) -> None:
-    """What there is: Python, EdgeKit as the command line gives its version, and what is at the path."""
-    path = os.path.abspath(os.path.expanduser(wanted))
+def ask(place: str) -> None:
+    """Report the versions of Python and EdgeKit, and what is at the path."""
+    path = os.path.abspath(os.path.expanduser(place))
     started = subprocess.Popen(
         [sys.executable, "-m", "edgekit", "--version"],
         stdin=subprocess.DEVNULL,
@@ -64,17 +64,17 @@ def ask(wanted: str) -> None:
         stderr=subprocess.PIPE,
     )
     out, err = (part.decode("utf-8", "replace").strip() for part in started.communicate())
-    found = state(path)
-    named = {}
-    if found == "bundle":
+    kind = state(path)
+    manifest = {}
+    if kind == "bundle":
         with open(os.path.join(path, "manifest.json"), encoding="utf-8") as stream:
-            named = json.load(stream)
+            manifest = json.load(stream)
     say(
         path=path,
-        state=found,
-        name=named.get("name", ""),
-        version=named.get("version", ""),
-        manifest=sha256(os.path.join(path, "manifest.json")) if found == "bundle" else "",
+        state=kind,
+        name=manifest.get("name", ""),
+        version=manifest.get("version", ""),
+        manifest=sha256(os.path.join(path, "manifest.json")) if kind == "bundle" else "",
         python=platform.python_version(),
         system=" ".join([platform.system(), platform.release(), platform.machine()]),
         edgekit=out if started.returncode == 0 else "",
@@ -83,9 +83,10 @@ def ask(wanted: str) -> None:
 
 
 def prepare(path: str, token: str, needed: str) -> None:
-    """Makes a folder beside the path, for the copy, if the disk has so many bytes.
+    """Make a private folder beside the path for the copy, if the disk has the bytes that are needed.
 
-    Before OpenSSH 9, scp has its path read by the device's shell; later it has not. So it gets one that needs no quoting: through a link.
+    Before OpenSSH 9 the shell of the device reads the path of scp, later it does not. So scp gets a link whose path needs
+    no quoting.
     """
     parent = os.path.dirname(path)
     os.makedirs(parent, exist_ok=True)
@@ -103,25 +104,25 @@ def prepare(path: str, token: str, needed: str) -> None:
 
 
 def receive(place: str, name: str) -> None:
-    """Writes standard input into a file: how files come where the ssh server has no SFTP."""
+    """Write standard input to a file, for an ssh server without SFTP."""
     with open(os.path.join(place, name), "wb") as sink:
         shutil.copyfileobj(sys.stdin.buffer, sink)
     say()
 
 
 def fetch(file: str) -> None:
-    """Sends the text of a file."""
+    """Write the text of a file as the result."""
     with open(file, encoding="utf-8") as stream:
         say(text=stream.read())
 
 
 def digests(stage: str, *names: str) -> None:
-    """Of what was copied."""
+    """Report the digests of copied files."""
     say(**{name: sha256(os.path.join(stage, name)) for name in names})
 
 
 def clean(path: str, token: str) -> None:
-    """Removes all that ``prepare`` has made, also where its answer never came back."""
+    """Remove all that ``prepare`` made, also if its result never arrived."""
     for left in (
         os.path.join(tempfile.gettempdir(), COPY + token),
         os.path.join(os.path.dirname(path), "." + COPY + token),
@@ -131,7 +132,7 @@ def clean(path: str, token: str) -> None:
 
 
 def verb(*arguments: str) -> None:
-    """Runs ``edgekit``. It is ended, and removes what it has begun, when the connection ends: sshd alone tells it nothing."""
+    """Run ``edgekit``; end it when the connection ends, which sshd alone does not do, so that it removes unfinished output."""
     sys.stdout.write(MARK)
     sys.stdout.flush()
     started = subprocess.Popen([sys.executable, "-m", "edgekit", *arguments], stdin=subprocess.DEVNULL)

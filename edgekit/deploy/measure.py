@@ -15,7 +15,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from edgekit import deploy as deployments
 from edgekit.bundle.pack import SUFFIX, pack
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import MANIFEST, open_bundle
@@ -121,6 +120,8 @@ def _open_device(
     """
     for option, file in files.items():
         _check_file(option, Path(file))
+    from edgekit import deploy as deployments  # here, since it is the longest chain of imports
+
     address = parse_url(connection.where)
     device = Device(address, connection.python, connection.identity, connection.ssh_options, connection.progress)
     keys, revoked = connection.keys, connection.revoked

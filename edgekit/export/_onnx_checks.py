@@ -16,7 +16,7 @@ __all__ = [
     "NEWEST_OPSET",
     "OLDEST_OPSET",
     "OnnxGraph",
-    "check_logits",
+    "check_scores",
     "check_signature",
     "embedding_rows",
     "external_files",
@@ -228,7 +228,7 @@ def check_signature(graph: OnnxGraph, signature: Signature) -> str:
         signature: Inputs and outputs that the task expects.
 
     Returns:
-        The name of the output with the logits.
+        The name of the output with the scores of the labels.
 
     Raises:
         ModelError: If names, dtypes, ranks or sizes differ, or an axis that varies is fixed.
@@ -246,16 +246,16 @@ def check_signature(graph: OnnxGraph, signature: Signature) -> str:
         _check_value(graph, inputs[spec.name], spec, "input")
     name = output_name(graph, signature)
     output = next(value for value in graph.model.graph.outputs if value.name == name)
-    logits = signature.outputs[0]
+    scores = signature.outputs[0]
     shape = _shape(output)
-    if shape is not None and isinstance(shape[-1], int) and len(shape) == len(logits.shape):
-        _check_labels(graph.path, logits, shape[-1])
-    _check_value(graph, output, logits, "output")
+    if shape is not None and isinstance(shape[-1], int) and len(shape) == len(scores.shape):
+        _check_labels(graph.path, scores, shape[-1])
+    _check_value(graph, output, scores, "output")
     return name
 
 
 def output_name(graph: OnnxGraph, signature: Signature) -> str:
-    """Return the name of the output with the logits: the only output, or the one that is named as the task names it.
+    """Return the name of the output with the scores of the labels: the only output, or the one that is named as the task names it.
 
     Raises:
         ModelError: If there are several and none has that name.
@@ -264,7 +264,7 @@ def output_name(graph: OnnxGraph, signature: Signature) -> str:
     expected = signature.outputs[0].name
     if len(names) > 1 and expected not in names:
         raise ModelError(
-            f"{graph.path.name} has the outputs {', '.join(names)}, expected one, or one that is called '{expected}'. Export the logits alone.",
+            f"{graph.path.name} has the outputs {', '.join(names)}, expected one, or one that is called '{expected}'. Export that output alone.",
             code="onnx-outputs",
         )
     return expected if expected in names else names[0]
@@ -281,7 +281,8 @@ def _check_value(graph: OnnxGraph, value: ir.Value, spec: TensorSpec, role: str)
     if dtype != spec.dtype:
         raise ModelError(
             f"The {role} '{value.name}' of {graph.path.name} is {dtype}, expected {spec.dtype}. Export the graph with that type.",
-            code=f"onnx-{role}-dtype",
+            code="onnx-dtype",
+            role=role,
             name=str(value.name),
         )
     shape = _shape(value)
@@ -293,7 +294,8 @@ def _check_value(graph: OnnxGraph, value: ir.Value, spec: TensorSpec, role: str)
     if len(shape) != len(spec.shape):
         raise ModelError(
             f"The {role} '{value.name}' of {graph.path.name} has {len(shape)} axes, expected {expected}. Export the graph with that shape.",
-            code=f"onnx-{role}-shape",
+            code="onnx-shape",
+            role=role,
             name=str(value.name),
         )
     for axis, wanted in zip(shape, spec.shape, strict=True):
@@ -308,31 +310,32 @@ def _check_value(graph: OnnxGraph, value: ir.Value, spec: TensorSpec, role: str)
         if isinstance(axis, int) and isinstance(wanted, int) and axis != wanted:
             raise ModelError(
                 f"The {role} '{value.name}' of {graph.path.name} has the shape {list(shape)}, expected {expected}. Correct the config, or export again.",
-                code=f"onnx-{role}-shape",
+                code="onnx-shape",
+                role=role,
                 name=str(value.name),
             )
 
 
-def check_logits(file: Path, signature: Signature, shape: Sequence[int], dtype: str) -> None:
-    """Compare computed logits with what the task expects, where the graph does not state their shape.
+def check_scores(file: Path, signature: Signature, shape: Sequence[int], dtype: str) -> None:
+    """Compare computed outputs with what the task expects, where the graph does not state their shape.
 
     Raises:
         ModelError: If dtype, rank or number of labels differ.
     """
-    logits = signature.outputs[0]
-    if dtype != logits.dtype or len(shape) != len(logits.shape):
+    scores = signature.outputs[0]
+    if dtype != scores.dtype or len(shape) != len(scores.shape):
         raise ModelError(
-            f"The output of {file.name} is {dtype} {list(shape)}, expected {logits.dtype} [{', '.join(map(str, logits.shape))}]. Export the logits alone.",
+            f"The output of {file.name} is {dtype} {list(shape)}, expected {scores.dtype} [{', '.join(map(str, scores.shape))}]. Export that output alone.",
             code="onnx-output-shape",
         )
-    _check_labels(file, logits, shape[-1])
+    _check_labels(file, scores, shape[-1])
 
 
-def _check_labels(file: Path, logits: TensorSpec, count: int) -> None:
-    if count != logits.shape[-1]:
+def _check_labels(file: Path, scores: TensorSpec, count: int) -> None:
+    if count != scores.shape[-1]:
         raise ModelError(
-            f"{file.name} has {count} outputs, and config.json names {logits.shape[-1]} labels. Give the folder that belongs to the graph.",
+            f"{file.name} has {count} outputs, and config.json names {scores.shape[-1]} labels. Give the folder that belongs to the graph.",
             code="onnx-labels",
             outputs=count,
-            labels=int(logits.shape[-1]),
+            labels=int(scores.shape[-1]),
         )

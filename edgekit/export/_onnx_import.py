@@ -77,17 +77,17 @@ def _keep_scopes(model: ir.Model) -> None:
 
 def _set_signature(graph: ir.Graph, signature: Signature, output: str) -> None:
     """Give a graph the names, the order and the axes of a signature, and forget shapes that name other axes."""
-    logits = next(value for value in graph.outputs if value.name == output)
-    graph.outputs[:] = [logits]
+    scores = next(value for value in graph.outputs if value.name == output)
+    graph.outputs[:] = [scores]
     for node in graph:
         for value in node.outputs:
             value.shape = None
     # Initializers may be listed as inputs, as older exports do.
     inputs = {value.name: value for value in graph.inputs if value.name not in graph.initializers}
     graph.inputs[:] = [inputs[spec.name] for spec in signature.inputs]
-    for value, spec in zip([*graph.inputs, logits], [*signature.inputs, signature.outputs[0]], strict=True):
+    for value, spec in zip([*graph.inputs, scores], [*signature.inputs, signature.outputs[0]], strict=True):
         value.shape = ir.Shape(spec.shape)
-    logits.name = signature.outputs[0].name
+    scores.name = signature.outputs[0].name
 
 
 def _spelled_out(op: Any, x: Any, axes: Any, other_axes: Any, epsilon: Any, scale: Any, bias: Any) -> Any:

@@ -38,11 +38,11 @@ def read(model: str | Path, processor: Any, task: str | None = None, outputs: st
     """Read an ONNX file and the folder of its config and processor.
 
     Args:
-        model: ONNX file. Its inputs have the names of the processor's arrays; its output holds the logits of the labels, float32.
+        model: ONNX file. Its inputs have the names of the processor's arrays; its output holds the raw score of each label, float32.
             External data lies in the folder of the file.
         processor: Hugging Face folder with ``config.json`` (``id2label``) and the tokenizer or image processor. Weights in it are not read.
         task: Name of the task; None for the one that ``architectures`` of the config name.
-        outputs: ``logits`` to accept outputs that look like probabilities; None to refuse them.
+        outputs: Form of the outputs: ``heads.RAW_OUTPUTS`` to accept what looks like probabilities; None to refuse it.
         **told: Statements that replace the files, as for :func:`edgekit.source.read`.
 
     Returns:
@@ -63,9 +63,10 @@ def read(model: str | Path, processor: Any, task: str | None = None, outputs: st
             f"A model of the task '{task}' has several graphs, and {file.name} is one. Give the Hugging Face folder.",
             code="onnx-task",
         )
-    if outputs not in (None, "logits"):
+    if outputs not in (None, heads.RAW_OUTPUTS):
         raise UsageError(
-            f"outputs='{outputs}' is for a torch module. End the graph of {file.name} in the logits, or pass outputs='logits'.",
+            f"outputs='{outputs}' is for a torch module. End the graph of {file.name} before its softmax or sigmoid, "
+            f"or pass outputs='{heads.RAW_OUTPUTS}'.",
             code="onnx-outputs-option",
         )
     told = {option: value for option, value in told.items() if value is not None}
@@ -194,18 +195,18 @@ def _make_module(file: Path, config: Any, rows: Mapping[str, int]) -> Any:
 
             Args:
                 signature: Inputs and outputs that the task expects.
-                output: Name of the output with the logits in the file.
+                output: Name of the output with the scores of the labels in the file.
             """
             self._signature, self._output = signature, output
-            logits = signature.outputs[0]
-            given = Signature(signature.name, signature.inputs, (TensorSpec(output, logits.dtype, logits.shape),))
+            scores = signature.outputs[0]
+            given = Signature(signature.name, signature.inputs, (TensorSpec(output, scores.dtype, scores.shape),))
             self._engine = backends.get("onnxruntime").open_device("cpu", cpus()).load(file, given)
 
         def forward(self, **feeds: Any) -> Any:
             outputs = self._engine.run({name: tensor.numpy() for name, tensor in feeds.items()})
-            logits = outputs[self._output]
-            _onnx_checks.check_logits(file, self._signature, logits.shape, str(logits.dtype))
-            return torch.from_numpy(logits)
+            scores = outputs[self._output]
+            _onnx_checks.check_scores(file, self._signature, scores.shape, str(scores.dtype))
+            return torch.from_numpy(scores)
 
     return OnnxModule().eval()
 

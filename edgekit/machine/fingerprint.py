@@ -28,6 +28,7 @@ from edgekit.drivers.jetson import Board, Clock
 from edgekit.drivers.sysfs import entries, integer, line, mebibytes, number, text
 from edgekit.machine.cpu import cpu_instructions, cpu_name, cpus, usable_cpus
 from edgekit.spec.digests import code_digest
+from edgekit.spec.distribution import DISTRIBUTION
 from edgekit.spec.errors import BackendError
 from edgekit.spec.registry import version_of
 from edgekit.spec.subject import Fingerprint
@@ -71,7 +72,7 @@ def fingerprint(root: Path = Path("/")) -> Fingerprint:
         versions[name] = version_of(name)
     power_mode = board.power_mode if board else line(root / "sys/firmware/acpi/platform_profile")
     return Fingerprint(
-        edgekit=version_of("edgekit") or f"source {code_digest()[:12]}",
+        edgekit=version_of(DISTRIBUTION) or f"source {code_digest()[:12]}",
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         cpu=cpu_name(root),

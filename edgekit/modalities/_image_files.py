@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.modalities.pixels import MOST_PIXELS
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import InputError, UsageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
@@ -98,8 +99,8 @@ def load_pillow() -> Any:
         import PIL.ImageOps
     except ImportError as problem:
         raise UsageError(
-            "Images need the package 'pillow', which is not installed here. Run: pip install 'edgekit[image]'",
-            code="package-missing",
+            f"Images need the package 'pillow', which is not installed here. Run: {install_hint('image')}",
+            code="extra-missing",
         ) from problem
     return PIL.Image
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BackendError
 
 __all__ = ["check_packages"]
@@ -18,6 +19,6 @@ def check_packages(*names: str) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise BackendError(
-                f"Reports need the package '{name}', which is not installed here. Run: pip install 'edgekit[report]'",
+                f"Reports need the package '{name}', which is not installed here. Run: {install_hint('report')}",
                 code="package-missing",
             )

@@ -169,7 +169,7 @@ def _beside(file: Path, text: str) -> Iterator[Path]:
     if file.exists() and not file.is_file():
         raise BuildError(
             f"{file} is a {'folder' if file.is_dir() else 'device'}, expected a file or nothing. Give another place.",
-            code="output-other-kind",
+            code="output-not-a-file",
         )
     with disk_errors(file), new_file(file) as (new, stream):
         stream.write(

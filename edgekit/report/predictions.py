@@ -6,20 +6,15 @@ likely sentences and compare. With a key that stays with the user, ids tell only
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hmac
 import itertools
 import json
 import math
-import os
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from edgekit.bundle.place import new_file
+from edgekit.report.row_ids import KEY_VARIABLE, id_key, row_ids
 from edgekit.spec import rows as packing
 from edgekit.spec.errors import SamplesError, UsageError
 from edgekit.spec.protocols import Arrays, Input
@@ -45,15 +40,11 @@ Answer = Callable[[Sequence[Input]], Sequence[Arrays]]
 
 _Column = np.ndarray | Sequence[np.ndarray]  # the values of one output, a row each
 
-KEY_VARIABLE = "EDGEKIT_ID_KEY"
 FILE_TYPES = (".npy", ".npz", ".jsonl")
 """Of a teacher's outputs."""
 
 _INPUTS_A_REQUEST = 50
 _BYTES_A_REQUEST = 2**26  # of arrays in memory, that a model is asked about at once
-_FEWEST_CHARACTERS = 16  # of a key that somebody chose
-_KEY_BYTES = 32
-_ID_DIGITS = 16  # 64 bits: among a million rows the probability that two inputs share an id is 3e-8
 _TYPES = (
     "bool",
     *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
@@ -61,41 +52,6 @@ _TYPES = (
     "float32",
     "float64",
 )
-
-
-def id_key() -> bytes:
-    """The key of row ids.
-
-    It is ``EDGEKIT_ID_KEY``, which machines that compare each other's reports share; else a random one, made once and kept in
-    ``$XDG_STATE_HOME/edgekit/id.key`` (``~/.local/state/edgekit/id.key``), mode 0600. Where that folder cannot be written or read the key
-    is random and lasts as long as the process: ids are then this run's alone, and comparable with no other report's.
-
-    Raises:
-        UsageError: when ``EDGEKIT_ID_KEY`` has fewer than 16 characters, or the file holds no key.
-    """
-    given = os.environ.get(KEY_VARIABLE)
-    if given is not None:
-        if len(given) < _FEWEST_CHARACTERS:
-            remedy = "Set it to a long random text, the same on all machines, or unset it."
-            raise UsageError(
-                f"{KEY_VARIABLE} has {len(given)} characters, expected at least {_FEWEST_CHARACTERS}. {remedy}",
-                code="id-key-short",
-            )
-        return os.fsencode(given)
-    try:
-        return _kept_key(_state() / "id.key")
-    except OSError:
-        return _key_of_this_run()
-
-
-def row_ids(contents: Iterable[bytes], key: bytes) -> tuple[str, ...]:
-    """An id for each row: the first 16 hex digits of HMAC-SHA256 (RFC 2104) over the canonical bytes of its input.
-
-    Args:
-        contents: one a row, see ``Modality.content``.
-        key: as :func:`id_key` gives it.
-    """
-    return tuple(hmac.digest(key, content, "sha256").hex()[:_ID_DIGITS] for content in contents)
 
 
 def pack(outputs: Sequence[Arrays], ids: Sequence[str]) -> Predictions:
@@ -378,37 +334,3 @@ def _all_numbers(values: list[object]) -> bool:
 
 def _numbers(array: np.ndarray) -> Numbers:
     return Numbers(str(array.dtype), tuple(array.shape), tuple(array.astype(np.float64).ravel().tolist()))
-
-
-def _state() -> Path:
-    base = os.environ.get("XDG_STATE_HOME", "")
-    # The XDG specification: a relative path is invalid and is to be ignored.
-    return Path(base if os.path.isabs(base) else os.path.join(os.path.expanduser("~"), ".local", "state")) / "edgekit"
-
-
-def _kept_key(file: Path) -> bytes:
-    """The key in the file, which is made where it is not there.
-
-    Raises:
-        OSError: when it cannot be made or read.
-        UsageError: when it holds no key.
-    """
-    if not file.exists():
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with new_file(file) as (new, stream):
-            stream.write(secrets.token_bytes(_KEY_BYTES))
-            stream.flush()
-            os.fsync(stream.fileno())
-            # Unlike a rename, a link never replaces: of two processes at once one makes the key and the other reads it.
-            with contextlib.suppress(FileExistsError):
-                os.link(new, file)
-    key = file.read_bytes()
-    if len(key) != _KEY_BYTES:
-        remedy = "Remove it: a new key is made, and ids of earlier reports are no longer found again."
-        raise UsageError(f"{file} holds {len(key)} bytes, expected a key of {_KEY_BYTES}. {remedy}", code="id-key-size")
-    return key
-
-
-@functools.cache
-def _key_of_this_run() -> bytes:
-    return secrets.token_bytes(_KEY_BYTES)

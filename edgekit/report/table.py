@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from edgekit.samples.evaluation import RECALL_OF
-from edgekit.spec.manifest import HeldOut, Manifest, Trial, Variant
+from edgekit.spec.manifest import HeldOut, Manifest, Trial, Variant, reference_name
 from edgekit.spec.text import width, wrap
 
 __all__ = ["built_text", "shown_scores", "table"]
@@ -86,8 +86,9 @@ def built_text(manifest: Manifest, notes: Sequence[str] = (), *, wide: bool = Fa
         wide: Whether the table has all columns, and the text how lists are run; else what most readers look for.
     """
     paragraphs = [manifest.reason]
+    name = reference_name(manifest.provenance)
     if manifest.held_out is not None:
-        paragraphs.append(_held_out(manifest.held_out, manifest.score_name))
+        paragraphs.append(_held_out(manifest.held_out, manifest.score_name, name))
     if wide:
         paragraphs += [_lists(variant) for variant in manifest.variants]
     noted = [
@@ -97,7 +98,7 @@ def built_text(manifest: Manifest, notes: Sequence[str] = (), *, wide: bool = Fa
     ]
     paragraphs += dict.fromkeys(noted)
     return [
-        _trials(manifest.trials, manifest.score_name, manifest.reference_score, wide),
+        _trials(manifest.trials, manifest.score_name, (name, manifest.reference_score), wide),
         *(line for paragraph in paragraphs for line in wrap(paragraph)),
     ]
 
@@ -117,14 +118,15 @@ class _Column:
     words: bool = False
 
 
-def _trials(trials: Sequence[Trial], score_name: str, reference: float, wide: bool) -> str:
+def _trials(trials: Sequence[Trial], score_name: str, reference: tuple[str, float], wide: bool) -> str:
     """Return the candidates of a build: what each is, what it costs and its verdict; then what the columns mean."""
     columns = _all_columns(trials, score_name) if wide else _main_columns(trials, score_name)
     order = sorted(trials, key=lambda t: (t.verdict != "chosen", -t.rows_per_s, t.p50_ms))
     rows = [tuple(column.cell(trial) for column in columns) for trial in order]
     left = [index for index, column in enumerate(columns) if column.words]
-    legend = _legend(trials) if wide else _short_legend(trials)
-    words = wrap(f"torch float32: {score_name} {reference:.4f}{legend}")
+    name, score = reference
+    legend = _legend(trials, name) if wide else _short_legend(trials)
+    words = wrap(f"{name} float32: {score_name} {score:.4f}{legend}")
     names = [column.name for column in columns]
     return "\n".join([table(names, rows, left, _UNLIMITED if wide else None), *words])
 
@@ -212,16 +214,16 @@ def _short_legend(trials: Sequence[Trial]) -> str:
     return f" ({', '.join(parts)}; all columns: --wide)"
 
 
-def _legend(trials: Sequence[Trial]) -> str:
+def _legend(trials: Sequence[Trial], reference: str) -> str:
     """Return what all columns mean."""
     run = "run: t threads"
     if any(t.rows_per_s for t in trials):
         run += ", s streams, b rows of a batch"
     if any(t.rows == "alone" for t in trials):
         run += ", alone: rows of a list are run one by one"
-    pairs = "lost/won: evaluation rows that only torch, or only the candidate, answers correctly"
+    pairs = f"lost/won: evaluation rows that only {reference}, or only the candidate, answers correctly"
     if any(t.losses is None for t in trials):
-        pairs = "lost/won: evaluation rows that are answered differently from torch"
+        pairs = f"lost/won: evaluation rows that are answered differently from {reference}"
     parts = [run, pairs]
     if any(t.p50_ms for t in trials):
         parts += [
@@ -231,12 +233,12 @@ def _legend(trials: Sequence[Trial]) -> str:
     return f" ({'; '.join(parts)})"
 
 
-def _held_out(held_out: HeldOut, score_name: str) -> str:
+def _held_out(held_out: HeldOut, score_name: str, reference: str) -> str:
     """Return the scores on the test set as a sentence."""
     rows = "" if held_out.losses is None else f", {held_out.losses} rows lost, {held_out.gains} won"
     return (
         f"test set of {held_out.rows}, scored once: {score_name} {held_out.score:.4f}, "
-        f"torch {held_out.reference_score:.4f}; drop {held_out.drop:.4f} "
+        f"{reference} {held_out.reference_score:.4f}; drop {held_out.drop:.4f} "
         f"(90 % interval {held_out.drop_low:.4f} to {held_out.drop_high:.4f}{rows})"
     )
 

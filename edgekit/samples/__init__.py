@@ -31,7 +31,8 @@ from edgekit.samples._columns import (
     slice_value,
 )
 from edgekit.samples._decode import GZIP, text_of
-from edgekit.samples._locate import Recipe, locate, shipped
+from edgekit.samples._files import FILE_TYPES, SUFFIXES, Recipe, file_digest, locate, shipped
+from edgekit.samples._header import is_header
 from edgekit.samples._memory import RowTable, collect, collect_all, rows_digest
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError, UsageError
@@ -59,9 +60,6 @@ __all__ = [
     "read_records",
     "shipped",
 ]
-
-_SUFFIXES = {".jsonl": "jsonl", ".json": "json", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv"}
-_FILE_TYPES = f"{', '.join(_SUFFIXES)}, each also with {GZIP}, or .toml"
 
 
 @dataclass(frozen=True)
@@ -177,10 +175,10 @@ def read(
     if file.suffix.lower() == ".toml" and not file.is_dir():
         return _of_recipe(file, named, slices, modality)
     suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
-    kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
+    kind = "folder" if file.is_dir() else SUFFIXES.get(suffix.lower())
     if kind is None:
         raise UsageError(
-            f"Samples {file} end in '{suffix}', expected one of: {_FILE_TYPES}. Convert or rename the file.",
+            f"Samples {file} end in '{suffix}', expected one of: {FILE_TYPES}. Convert or rename the file.",
             code="samples-suffix",
         )
     check_once(slices)
@@ -191,7 +189,7 @@ def read(
         records, _Reader(str(file), named, tuple(slices), partial(modality.read, folder=folder), labelled), modality
     )
     parts: list[object] = [
-        [record for _, record in records] if kind == "folder" else _file_digest(file),
+        [record for _, record in records] if kind == "folder" else file_digest(file),
         sorted(chosen.items()),
     ]
     if modality.reads_files:  # what a path names may change while the table stays
@@ -210,7 +208,7 @@ def _of_recipe(file: Path, named: Mapping[str, str], slices: Sequence[str], moda
             code="calibration-file",
         )
     samples = read(source, {**recipe.columns, **named}, slices, modality)
-    digest = f"sha256:{samples.digest if source.is_dir() else _file_digest(source)}"
+    digest = f"sha256:{samples.digest if source.is_dir() else file_digest(source)}"
     if recipe.digest and recipe.digest != digest:
         remedy = "Restore the file, or put the new digest there."
         raise SamplesError(
@@ -268,6 +266,7 @@ def _read_rows(
     roles = (*modality.roles, LABEL)
     columns = {name: name for _, record in records for name in record}  # JSON rows need not all have the same keys
     has_names = reader.has_names or any(role in columns for role in roles)
+    has_names = has_names or is_header(columns, (record for _, record in records))
     chosen = columns_of(columns, reader.named, where, roles, has_names)
     check_slices(slices, columns, chosen, where)
     rows = tuple(_sample(record, chosen, reader, place) for place, record in records)
@@ -292,10 +291,10 @@ def read_records(
     """
     file = locate(path, modality)
     suffix = Path(file.stem).suffix if file.suffix.lower() == GZIP else file.suffix
-    kind = "folder" if file.is_dir() else _SUFFIXES.get(suffix.lower())
+    kind = "folder" if file.is_dir() else SUFFIXES.get(suffix.lower())
     if kind is None:
         raise UsageError(
-            f"{file} ends in '{suffix}', expected one of: {', '.join(_SUFFIXES)}, each also with {GZIP}, or .parquet. "
+            f"{file} ends in '{suffix}', expected one of: {', '.join(SUFFIXES)}, each also with {GZIP}, or .parquet. "
             "Convert or rename the file.",
             code="samples-suffix",
         )
@@ -382,7 +381,3 @@ def _sample(record: Mapping[str, object], chosen: Mapping[str, str], reader: _Re
         others = {name: other for name, other in record.items() if name not in chosen.values()}
     slices = {name: slice_value(record.get(name), name, f"{where}, {place}") for name in reader.slices}
     return Sample(value, label, slices, empty, others)
-
-
-def _file_digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -23,7 +23,7 @@ from edgekit.search.models import ModelEntry, make_candidates
 from edgekit.search.race import turns
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import BudgetError
-from edgekit.spec.manifest import FileEntry, Manifest, dumps
+from edgekit.spec.manifest import FileEntry, Manifest, dumps, reference_name
 from edgekit.spec.rows import encode_each
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ class _HostSearch:
             self._ctx.evaluation.reference_score,
             strict=self._ctx.strict,
             higher_is_better=self._metric.higher_is_better,
+            reference_name=reference_name(next(iter(self._models.values())).float_graphs.provenance),
         )
         out_early = [
             self._lost_early(t) for c, t in zip(early.candidates, early.trials, strict=True) if c not in last.candidates

@@ -172,6 +172,7 @@ def choose(
     *,
     strict: bool = False,
     higher_is_better: bool = True,
+    reference_name: str = "torch",
 ) -> tuple[int, str, list[Trial]]:
     """Picks the fastest trial inside the budget, unless a light one is nearly as fast.
 
@@ -189,6 +190,7 @@ def choose(
         reference: score of the torch model.
         strict: the interval's upper end of the accuracy drop must be inside the budget, not only the drop itself.
         higher_is_better: direction of the score.
+        reference_name: name of the model that ``reference`` is of, for the words.
 
     Returns:
         Its index, the reason in words, and all trials with their verdicts.
@@ -208,7 +210,14 @@ def choose(
     inside = [i for i, reason in enumerate(reasons) if not reason]
     if not inside:
         raise BudgetError(
-            _nobody(made, reasons, target, f"{score_name} {reference:.4f}", strict, higher_is_better),
+            _nobody(
+                made,
+                reasons,
+                target,
+                f"{reference_name} float32: {score_name} {reference:.4f}",
+                strict,
+                higher_is_better,
+            ),
             code="budget-none-inside",
         )
     many = target.use == "throughput"
@@ -243,7 +252,7 @@ def choose(
         reason += f"; {_trade(won, made[quickest], cost[winner] / cost[quickest])}"
     if won.method == FLOAT and any(t.method in _IN_INT8 for t in made):
         reason += "; INT8 is not worth it here"
-    return winner, f"{reason}; {score_name} {won.score:.4f}, torch {reference:.4f}.", judged
+    return winner, f"{reason}; {score_name} {won.score:.4f}, {reference_name} {reference:.4f}.", judged
 
 
 def _light(made: Sequence[Trial], cost: Sequence[float], inside: Sequence[int], quickest: int) -> int:
@@ -364,5 +373,5 @@ def _nobody(
     lines = "\n".join(f"  {_named(made[i])}: {reasons[i]}" for i in order)
     return (
         f"No candidate is inside the budget of target '{target.name}', so nothing was written (the nearest first):\n{lines}\n"
-        f"(torch float32: {reference}). Loosen it with --budget KEY=VALUE, or give a model with more margin."
+        f"({reference}). Loosen it with --budget KEY=VALUE, or give a model with more margin."
     )

@@ -19,6 +19,7 @@ from edgekit.search import stand_in
 from edgekit.search.checks import LOW_FLOATS, STAND_IN
 from edgekit.search.choose import Choice
 from edgekit.search.context import BuildContext
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.engine import EngineRecipe, trtexec
 from edgekit.spec.manifest import Variant
 from edgekit.spec.tensor import Signature, merge_signatures
@@ -80,7 +81,8 @@ def verify_engines(ctx: BuildContext, choice: Choice) -> Verified:
         )
     else:
         verified.open.append(
-            "NVIDIA's parser and builder did not see the graphs: TensorRT-RTX is not installed here. Run: pip install 'edgekit[tensorrt-rtx]'"
+            "NVIDIA's parser and builder did not see the graphs: TensorRT-RTX is not installed here. "
+            f"Run: {install_hint('tensorrt-rtx')}"
         )
     if ahead and here is not None:
         signing = "Run: edgekit keygen KEY; edgekit sign OUT --key KEY"

@@ -15,6 +15,7 @@ from edgekit.runtime.choice import machine
 from edgekit.search import goldens, stand_in
 from edgekit.search.kept import StepCache
 from edgekit.search.measure import measure_candidate
+from edgekit.spec.distribution import DISTRIBUTION
 from edgekit.spec.manifest import HeldOut, Manifest, ReferenceCheck
 from edgekit.spec.protocols import HasForms
 from edgekit.spec.registry import version_of
@@ -53,7 +54,7 @@ def describe_provenance(
         "seed": str(seed),
         "cpu": cpu_name(),
         "python": platform.python_version(),
-        "edgekit": version_of("edgekit") or "source",
+        "edgekit": version_of(DISTRIBUTION) or "source",
         **cache.tools,
     }
 

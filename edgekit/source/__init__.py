@@ -17,7 +17,7 @@ from edgekit import modalities, tasks
 from edgekit.source import _values, _weights, heads
 from edgekit.source._folder import class_of, locate, processors_of, read_config
 from edgekit.source.modules import copy_for_export, entries, quiet
-from edgekit.source.stack import KEPT_SIZES, prune_layers
+from edgekit.source.stack import KEPT_SIZES, keep_units
 from edgekit.spec.digests import sha256
 from edgekit.spec.errors import EdgekitError, ModelError, UsageError, near
 from edgekit.spec.head import Head, Told
@@ -125,7 +125,7 @@ class Source:
                 raise
             raise problem.reworded(
                 f"The outputs of {self.model_id} look like probabilities, and a bundle applies its own softmax or sigmoid. "
-                "End the graph in the logits, or pass outputs='logits' if they are logits all the same."
+                f"End the graph before them, or pass outputs='{heads.RAW_OUTPUTS}' if they are raw outputs all the same."
             ) from problem
 
     def encode(self, inputs: Sequence[Input]) -> list[Arrays]:
@@ -274,7 +274,7 @@ def _read_module(head: Head, folder: Path, weights: _weights.Weights, pruned: bo
     if pruned:
         # Transformers cannot load layers of different widths, so the module is created, pruned and then filled.
         module = auto.from_config(config, **loading)
-        prune_layers(module, [(range(h), range(n)) for h, n in getattr(config, KEPT_SIZES)])
+        keep_units(module, [(range(h), range(n)) for h, n in getattr(config, KEPT_SIZES)])
         missing, unexpected = module.load_state_dict(weights.load(), strict=False)
         return module, sorted(missing), sorted(unexpected)
     if weights.renamed:

@@ -15,7 +15,7 @@ from typing import Any
 
 from edgekit.spec.errors import ModelError
 
-__all__ = ["KEPT_SIZES", "Block", "blocks", "depth", "has_stack", "prune_layers", "stack", "widths"]
+__all__ = ["KEPT_SIZES", "Block", "blocks", "depth", "has_stack", "keep_units", "stack", "widths"]
 
 KEPT_SIZES = "edgekit_widths"
 """Key in the config of a pruned model: ``[heads, neurons]`` of each stored layer."""
@@ -138,7 +138,7 @@ def _block(layer: Any) -> Block:
     return Block(attention, heads, tuple(up), down, neurons)
 
 
-def prune_layers(module: Any, kept_units: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+def keep_units(module: Any, kept_units: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
     """Remove all but some heads and neurons from each stored layer, in place.
 
     Args:

@@ -20,7 +20,7 @@ from edgekit.spec.trial import HeldOut, ReferenceCheck, Trial
 # fmt: off
 __all__ = [
     "CHOOSE_ON", "FORMAT", "MAX_TOKENS", "MOST_FILES", "ROWS", "TIMED_FILES", "FileEntry", "HeldOut", "Manifest",
-    "ReferenceCheck", "Trial", "Variant", "check_inside", "content_digest", "dumps", "loads",
+    "ReferenceCheck", "Trial", "Variant", "check_inside", "content_digest", "dumps", "loads", "reference_name",
 ]
 # fmt: on
 
@@ -183,6 +183,15 @@ class Manifest(ShortRepr):
         version_key(self.version)
         check_date(self.expires)
         check_date(self.built[:10])
+
+
+def reference_name(provenance: Mapping[str, str]) -> str:
+    """Return the short name of the model that scores are compared with: torch, or the ONNX file of the build.
+
+    Args:
+        provenance: Origin of a bundle or of graphs.
+    """
+    return "the ONNX file" if "reference" in provenance else "torch"
 
 
 def loads(text: str, where: str) -> Manifest:

@@ -67,11 +67,11 @@ class OnnxModel:
     """A model as an ONNX file in place of a folder or a hub id.
 
     Attributes:
-        file: ONNX file (``model.onnx``), whose output holds the logits of the labels, float32. The reference of the build is the file itself, run by ONNX
+        file: ONNX file (``model.onnx``), whose output holds the raw score of each label, float32. The reference of the build is the file itself, run by ONNX
             Runtime in float32.
         processor: Hugging Face folder with the config, which names the labels, and the tokenizer or image processor.
         task: Name of the task; None for the one that ``architectures`` of the config names.
-        outputs: Form of the outputs: ``logits`` to accept what looks like probabilities; None to refuse it.
+        outputs: Form of the outputs; None for raw scores, checked not to look like probabilities.
     """
 
     file: FilePath

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.spec import target as targets
+from edgekit.spec.distribution import source_requirement
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import to_json
@@ -211,7 +212,7 @@ jobs:
           python-version: "3.12"
           cache: pip
           cache-dependency-path: {_PROJECT}
-      - run: pip install 'edgekit[build]' --extra-index-url https://download.pytorch.org/whl/cpu
+      - run: pip install '{source_requirement("build")}' --extra-index-url https://download.pytorch.org/whl/cpu
       - run: edgekit build
       # A baseline of another machine decides accuracy and size; its latencies are incomparable here.
       - run: edgekit check --gates {GATES} --allow-incomparable

@@ -250,7 +250,7 @@ def read_toml(path: Path) -> dict[str, object]:
             raise UsageError(
                 f"{path} is a TOML file, and Python {sys.version.split()[0]} has no TOML reader (3.11 has). "
                 "Run: pip install tomli, or use the build machine.",
-                code="package-missing",
+                code="extra-missing",
             ) from problem
     try:
         with path.open("rb") as stream:

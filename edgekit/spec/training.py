@@ -20,7 +20,7 @@ class Loss:
         labels: Weight of the task's own loss, on the rows that have a label.
         relation: Weight of the mean squared difference between the cosines of all pairs of tokens, after the last layer: the relation idea of
             MiniLM (Wang et al., arXiv 2002.10957) on hidden states, so that it needs no attention maps and works across widths.
-        temperature: Divisor of both models' logits.
+        temperature: Divisor of both models' outputs before the softmax.
     """
 
     teacher: float = 0.7

@@ -14,8 +14,16 @@ import numpy as np
 
 from edgekit.spec.errors import SamplesError
 from edgekit.spec.protocols import Labelled, Truth
-from edgekit.tasks._label_cells import NUMBER, fold, match_columns, parse_flag, parse_index, parse_list_cell
-from edgekit.tasks._label_reader import Column, column_reader
+from edgekit.tasks._label_reader import (
+    NUMBER,
+    Column,
+    column_reader,
+    fold,
+    match_columns,
+    parse_flag,
+    parse_index,
+    parse_list_cell,
+)
 
 SINGLE_LABEL = "single_label_classification"
 MULTI_LABEL = "multi_label_classification"

@@ -9,8 +9,7 @@ import numpy as np
 from edgekit.spec.errors import SamplesError
 from edgekit.spec.protocols import Labelled, Truth
 from edgekit.tasks import _spans
-from edgekit.tasks._label_cells import parse_list_cell
-from edgekit.tasks._label_reader import make_reader
+from edgekit.tasks._label_reader import make_reader, parse_list_cell
 
 
 def parse_word_labels(rows: Sequence[Labelled], names: Sequence[str], where: str, *, bio: bool) -> Truth:

@@ -168,7 +168,8 @@ def time_single(
         SamplesError: If there are no inputs.
     """
     sampler = InputSampler(inputs, plan.seed)
-    probes, kernels = plan.probes, plan.kernels
+    probes = plan.probes
+    kernels = plan.kernels
     results: list[Process] = []
     for index in range(plan.processes):
         with contextlib.ExitStack() as stack:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.report.before import Before
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.paths import check_path
 from edgekit.spec.sources import FilePath
@@ -44,7 +45,7 @@ def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
     if missing := [name for name in ("torch", "transformers") if importlib.util.find_spec(name) is None]:
         raise BuildError(
             f"{model} is a Hugging Face model, and the package '{missing[0]}', which runs it, is not installed. "
-            f"Run: pip install 'edgekit[build]', or give the model's outputs as a file ({', '.join(FILE_TYPES)}).",
+            f"Run: {install_hint('build')}, or give the model's outputs as a file ({', '.join(FILE_TYPES)}).",
             code="package-missing",
         )
     from edgekit import source

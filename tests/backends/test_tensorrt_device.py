@@ -457,7 +457,7 @@ def test_what_is_missing_is_told_in_order(monkeypatch):
         tensorrt.check_here()
     monkeypatch.setattr(_trt_device, "probe", lambda: None)
     monkeypatch.setattr("edgekit.backends.installed_version", lambda name: None)
-    usual = "pip install 'edgekit[tensorrt]'"
+    usual = "pip install 'edgekit-sdk[tensorrt]'"
     for advice, words in (("Make an environment that sees it.", "Make an environment"), ("", usual)):
         monkeypatch.setattr(jetson, "system_tensorrt", lambda advice=advice: ("", advice))
         with refused("backend-not-installed", f"{words}"):

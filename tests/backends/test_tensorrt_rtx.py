@@ -23,7 +23,7 @@ from edgekit.spec.progress import silent
 from edgekit.spec.tensor import Signature, TensorSpec
 
 trt = pytest.importorskip(
-    "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (pip install 'edgekit[tensorrt-rtx]')"
+    "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (pip install 'edgekit-sdk[tensorrt-rtx]')"
 )
 
 node = helper.make_node

@@ -301,8 +301,8 @@ def test_a_graph_that_differs_from_the_manifest(bundle, change, values):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"labels": ["one"]}, "has 1 label(s), the graph gives"),
-        ({"inputs": ["input_ids"]}, "fills the inputs ['input_ids'], the graph takes"),
+        ({"labels": ["one"]}, "has 1 label(s), the graph outputs"),
+        ({"inputs": ["input_ids"]}, "lists the inputs ['input_ids'], the graph has"),
         ({"pads": {"input_ids": 77}}, "pads the input 'input_ids' with 77"),
         ({"pads": {"nothing": 0}}, "pads the input 'nothing'"),
         ({"max_length": 0}, "max_length is 0"),

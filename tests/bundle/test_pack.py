@@ -246,8 +246,8 @@ def test_what_is_no_packed_bundle(tmp_path):
         archive.writestr("a.txt", "x")
     with zipfile.ZipFile(tmp_path / "none", "w"):
         pass
-    assert_refused(tmp_path / "missing", tmp_path / "out", "does not exist", "edgekit pack BUNDLE")
-    assert_refused(tmp_path, tmp_path / "out", "regular file")
+    for place in (tmp_path / "missing", tmp_path):
+        assert_refused(place, tmp_path / "out", "edgekit pack BUNDLE", error=UsageError)
     for name in ("text", "nothing", "zip", "none"):
         assert_refused(tmp_path / name, tmp_path / "out", "not a packed bundle")
 
@@ -408,5 +408,6 @@ def test_the_verb(bundle, packed, keys, tmp_path):
     assert content(copy) == content(bundle)
     done = small.edgekit("pack", "--unpack", "mine.edge", "-o", "out", "--key", keys[0][1], cwd=tmp_path)
     assert done.returncode == 5
-    assert done.stderr.startswith(b"edgekit: mine.edge is not signed")
+    assert b"error[bundle-not-signed]" in done.stderr
+    assert b"mine.edge" in done.stderr
     assert names(tmp_path) == ["mine", "mine.edge"]

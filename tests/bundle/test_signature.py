@@ -229,7 +229,7 @@ def test_the_command_line(tiny_build, tmp_path):
 
 def test_without_cryptography_it_says_what_to_install(signed, keys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with refused("package-missing", "edgekit[sign]"):
+    with refused("extra-missing", "edgekit-sdk[sign]"):
         edgekit.load(signed, trust=Trust([keys[0][1]]))
     with edgekit.load(signed) as session:
         assert session("a fine film").label in small.LABELS

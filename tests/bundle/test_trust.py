@@ -10,10 +10,11 @@ import time
 
 import pytest
 import small
+from refusals import refused
 
 import edgekit
 from edgekit.bundle.trust import open_bundle
-from edgekit.spec.errors import EdgekitError, FormatError, IntegrityError
+from edgekit.spec.errors import EdgekitError, FormatError, IntegrityError, UsageError
 from edgekit.spec.manifest import FORMAT
 
 FLIPS = 40
@@ -224,10 +225,21 @@ def test_a_newer_format(bundle):
 
 
 def test_no_bundle_at_all(tmp_path):
-    assert_refused(tmp_path / "nothing", "does not exist", "edgekit build")
-    assert_refused(tmp_path, "no manifest.json")
+    """A wrong path is a mistake of the call; a folder that was a bundle is damaged."""
+    for place, code in ((tmp_path / "nothing", "bundle-not-found"), (tmp_path, "bundle-other-folder")):
+        with refused(code, str(place)) as caught:
+            open_bundle(place)
+        assert isinstance(caught.value, UsageError)
     (tmp_path / "file").write_text("x")
-    assert_refused(tmp_path / "file", "is not a folder")
+    with refused("bundle-not-found"):
+        open_bundle(tmp_path / "file")
+    (tmp_path / "film.edge").write_bytes(b"PK\x03\x04...")
+    with refused("bundle-packed", "edgekit pack --unpack", "film.edge"):
+        open_bundle(tmp_path / "film.edge")
+    (tmp_path / "graphs").mkdir()
+    with refused("bundle-no-manifest") as caught:
+        open_bundle(tmp_path)
+    assert isinstance(caught.value, IntegrityError)
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,22 @@ from edgekit.bundle.trust import open_bundle
 from edgekit.spec.parsing import plain
 
 VERBS = (
-    *("build", "distill", "prune", "trim-vocab", "eval", "compare", "baseline", "check"),
-    *("run", "bench", "inspect", "verify", "compile", "deploy", "pack", "sign", "keygen", "cache", "targets", "doctor"),
+    *("init", "build", "distill", "prune", "trim-vocab", "eval", "compare", "baseline", "check"),
+    *(
+        "predict",
+        "run",
+        "bench",
+        "inspect",
+        "verify",
+        "compile",
+        "deploy",
+        "pack",
+        "sign",
+        "keygen",
+        "cache",
+        "targets",
+        "doctor",
+    ),
 )
 HEAVY = (
     "torch",
@@ -129,22 +143,21 @@ def test_usage_errors(edgekit, tiny_bundle, tiny_model, tmp_path, tmp_path_facto
 def test_tool_errors(edgekit, tiny_bundle):
     result = edgekit("run", tiny_bundle, "a", "--backend", "tensorrt")
     assert (result.code, result.out) == (1, "")
-    assert result.err.startswith("edgekit: The bundle ")
+    assert result.err.startswith("edgekit: error[backend-not-in-bundle]: ")
 
 
 @pytest.mark.parametrize(
     "command", ["run {} a", "eval {} --samples {dev}", "bench {}", "inspect {}", "verify {}", "verify {} --files-only"]
 )
 def test_integrity_errors(edgekit, damaged, tiny_samples, tmp_path, command):
-    for bundle, said in (
-        (damaged, "was altered"),
-        (tmp_path, "has no manifest.json"),
-        (tmp_path / "none", "does not exist"),
+    for bundle, code, name in (
+        (damaged, 5, "bundle-file-altered"),
+        (tmp_path, 2, "bundle-other-folder"),
+        (tmp_path / "none", 2, "bundle-not-found"),
     ):
         result = edgekit(*(part.format(bundle, dev=tiny_samples.dev) for part in command.split()))
-        assert (result.code, result.out) == (5, "")
-        assert result.err.startswith("edgekit: ")
-        assert said in result.err
+        assert (result.code, result.out) == (code, "")
+        assert result.err.startswith(f"edgekit: error[{name}]: ")
         assert result.err.count("\n") == 1
 
 
@@ -166,11 +179,13 @@ def test_run_prints_one_object_a_line(edgekit, float32_ort, tiny_module):
 def test_run_pairs(edgekit, float32_ort, tiny_module):
     pairs = [("the plot was dull", "their cast is strong"), ("a", "")]
     expected = [small.LABELS[i] for i in small.torch_logits(tiny_module, pairs).argmax(axis=1)]
-    assert [
-        r["label"] for r in lines(edgekit("run", float32_ort, "--pair", *(t for p in pairs for t in p)))
-    ] == expected
+    said = edgekit("run", float32_ort, "--pair", *(t for p in pairs for t in p))
+    assert said.err.startswith("edgekit: warning: A tuple is one pair of texts"), "the model was built on single texts"
+    assert [json.loads(line)["label"] for line in said.out.splitlines()] == expected
     stdin = "".join(f"{a}\t{b}\r\n" for a, b in pairs).encode()
-    assert [r["label"] for r in lines(edgekit("run", float32_ort, "--pair", "-", stdin=stdin))] == expected
+    said = edgekit("run", float32_ort, "--pair", "-", "-q", stdin=stdin)
+    assert [json.loads(line)["label"] for line in said.out.splitlines()] == expected
+    assert said.err == ""
     result = edgekit("run", float32_ort, "--pair", "-", stdin=b"a\tb\nno tab\n")
     assert result.code == 2
     assert "Line 2 of standard input has no tab" in result.err
@@ -272,7 +287,7 @@ def test_run_on_another_backend_and_threads(edgekit, float32_openvino):
 
 def test_eval_says_what_it_measured(edgekit, float32_ort, tiny_samples, tmp_path):
     result = edgekit(
-        "eval", float32_ort, "--samples", tiny_samples.dev, "--json", tmp_path / "e.json", "--threads", "1", "-q"
+        "eval", float32_ort, "--samples", tiny_samples.dev, "--json", tmp_path / "e.json", "--threads", "1"
     )
     assert (result.code, result.err) == (0, "")
     record = json.loads((tmp_path / "e.json").read_text())
@@ -335,7 +350,7 @@ def test_bench(edgekit, float32_ort):
 
 def test_inspect(edgekit, tiny_bundle):
     manifest = open_bundle(tiny_bundle).manifest
-    text = edgekit("inspect", tiny_bundle).out
+    text = edgekit("inspect", tiny_bundle).words
     for part in (
         manifest.reason,
         "input_ids int64 [batch, sequence]",
@@ -344,7 +359,8 @@ def test_inspect(edgekit, tiny_bundle):
         "built for 'cpu'",
     ):
         assert part in text
-    assert all(f"{t.method}" in text and t.verdict in text for t in manifest.trials)
+    wide = edgekit("inspect", tiny_bundle, "--wide").out
+    assert all(trial.method in wide and trial.verdict in wide for trial in manifest.trials)
     assert json.loads(edgekit("inspect", tiny_bundle, "--json").out) == plain(manifest)
 
 
@@ -352,11 +368,9 @@ def test_verify(edgekit, tiny_bundle, float32_ort, tmp_path):
     for bundle in (tiny_bundle, float32_ort):
         result = edgekit("verify", bundle)
         assert (result.code, result.err) == (0, "")
-        assert (
-            result.out.splitlines()[0]
-            == f"files: {len(open_bundle(bundle).manifest.files)}, all as the manifest lists them"
-        )
-        assert "0 label(s) changed" in result.out
+        count = len(open_bundle(bundle).manifest.files)
+        assert result.out.splitlines()[0] == f"files: {count}, all as the manifest lists them; not signed"
+        assert "0 label(s) changed" in result.words
         assert edgekit("verify", bundle, "--files-only").out.count("\n") == 1
 
 
@@ -398,7 +412,7 @@ def test_doctor(edgekit):
 def test_without_click():
     done = small.python("import sys; sys.modules['click'] = None; from edgekit.cli import main; main()")
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"pip install 'edgekit[cli]'" in done.stderr
+    assert b"pip install 'edgekit-sdk[cli]'" in done.stderr
 
 
 def test_without_a_terminal_there_is_a_line_for_each_step(float32_ort, tiny_samples):

@@ -31,12 +31,14 @@ def cache(tmp_path, monkeypatch):
 def test_show(edgekit, cache):
     done = edgekit("cache", "show")
     head, columns, _, *rows, races = done.out.splitlines()
+    rows = [row for row in rows if not row.startswith(" ")]  # the others are further lines of a cell
     assert done.code == 0
     assert head == f"{cache}: 2 entries, 1.0 of 8192 MB"
-    assert columns.split() == ["entry", "what", "of", "MB", "made", "used"]
+    assert columns.split() == ["entry", "step", "of", "MB", "written", "used"]
     assert rows[0].split()[:4] == ["bbbbbbbbbbbb", "export", "model", "ffffffffffff"]
     assert rows[1].startswith("aaaaaaaaaaaa  race")
-    assert "model ffffffffffff, float32 on onnxruntime and static on openvino, samples eeeeeeeeeeee" in rows[1]
+    assert "model ffffffffffff, float32 on" in rows[1]
+    assert "eeeeeeeeeeee" in done.out
     assert rows[1].rstrip().endswith("d ago")
     assert races == "races at first loads: 1"
 

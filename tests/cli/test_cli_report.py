@@ -20,7 +20,7 @@ from edgekit.spec.target import Budget
 
 def test_a_baseline_says_what_it_measured_and_holds_no_text(place):
     said = place.said.decode()
-    assert re.search(r"^baseline: exact, 120 samples, on .+ \(\d+ CPUs\), .+ UTC$", said, re.MULTILINE)
+    assert re.search(r"^baseline: exact, 120 samples, on .+ \(\d+ CPUs\), .+ UTC ", " ".join(said.split()))
     assert re.search(r"^  accuracy +0\.9500$", said, re.MULTILINE)
     assert re.search(
         r"^  first answer +[\d.]+ ms \(import [\d.]+, verify [\d.]+, load [\d.]+, first answer [\d.]+\)$",
@@ -38,20 +38,18 @@ def test_the_same_bundle_passes_and_another_one_does_not(edgekit, place, tmp_pat
     same = edgekit("check", place.good, *options, "-o", tmp_path / "same")
     assert (same.code, same.err) == (0, ""), same.out
     assert same.out.splitlines()[0].startswith("check: exact against exact, 120 samples")
-    assert re.search(
-        r"^  pass +accuracy\.drop +Both answer every row alike, to the last bit\.$", same.out, re.MULTILINE
-    )
-    assert "This set can resolve a drop of 0.0" in same.out
+    assert re.search(r"^  pass +accuracy\.drop +Both answer every row alike", same.out, re.MULTILINE)
+    assert "This set can resolve a drop of 0.0" in same.words
     assert "verdict: pass" in same.out.splitlines()
-    assert same.out.splitlines()[-1] == f"Wrote {tmp_path / 'same'}: {', '.join(NAMES)}."
+    assert same.words.endswith(f"Wrote {tmp_path / 'same'}: {', '.join(NAMES)}.")
     worse = edgekit("check", place.worse, *options, "-o", tmp_path / "worse", "--slice", "source")
     assert (worse.code, worse.err) == (3, "")
     order = re.findall(r"^  (pass|inconclusive|regression) +(\S+)", worse.out, re.MULTILINE)
     assert ("regression", "accuracy.drop") in order
     assert {name for _, name in order if name.startswith("slice.source=")} == {"slice.source=phone", "slice.source=web"}
-    assert [verdict == "pass" for verdict, _ in order] == sorted(
-        (verdict == "pass" for verdict, _ in order), reverse=True
-    ), "what fails comes last"
+    assert [verdict == "pass" for verdict, _ in order] == sorted(verdict == "pass" for verdict, _ in order), (
+        "the worst comes first"
+    )
     assert "verdict: regression (exit 3)" in worse.out.splitlines()
     for folder in ("same", "worse"):
         assert sorted(p.name for p in (tmp_path / folder).iterdir()) == sorted(NAMES)
@@ -93,9 +91,7 @@ def test_noise_alone(edgekit, place):
     result = edgekit("check", place.good, "--self-check", "--samples", place.dev, "--max-time", "1")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("self-check: exact against itself, 120 samples")
-    assert re.search(
-        r"^Noise floor: .* noise alone can look like \+\d+\.\d % in p50 latency, \+\d", result.out, re.MULTILINE
-    )
+    assert re.search(r"Noise floor: .* noise alone can look like \+\d+\.\d % in p50 latency, \+\d", result.words)
     assert "verdict" not in result.out, "nothing is gated"
 
 
@@ -121,8 +117,8 @@ def test_what_is_missing_or_does_nothing(edgekit, place, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     b, s = place.baseline, place.dev
     cases = [
-        (("eval", place.good, "--samples", s, "--teacher", "t.npy"), "--teacher is of a report. Add -o FOLDER"),
-        (("eval", place.good, "--samples", s, "-o", "r", "--json", "-"), "--json is of an evaluation without -o"),
+        (("eval", place.good, "--samples", s, "--teacher", "t.npy"), "--teacher"),
+        (("eval", place.good, "--samples", s, "-o", "r", "--json", "-"), "option-conflict"),
         (("eval", place.good, "-o", "r"), "'--samples'"),
         (("eval", place.good, "--samples", s, "-o", "r", "--scenario", "Offlin"), "Offline"),
         (
@@ -133,18 +129,18 @@ def test_what_is_missing_or_does_nothing(edgekit, place, tmp_path, monkeypatch, 
         (("check", place.good, "--samples", s), "Missing option '--baseline'"),
         (("check", place.good, "--baseline", b), "Missing option '--samples'"),
         (("check", place.good, "--baseline", b, "--samples", s, "--max-time", "0"), "--max-time"),
-        (("check", place.good, "--self-check", "--samples", s, "--gates", place.gates), "--gates is of a comparison"),
-        (("check", place.good, "--self-check", "--samples", s, "--strict"), "--strict is of a comparison"),
-        (("check", place.good, "--self-check", "--samples", s, "--slice", "a"), "--slice is of a comparison"),
-        (("check", place.good, "--self-check", "--samples", s, "--include-text"), "--include-text is of a comparison"),
+        (("check", place.good, "--self-check", "--samples", s, "--gates", place.gates), "--gates"),
+        (("check", place.good, "--self-check", "--samples", s, "--strict"), "--strict"),
+        (("check", place.good, "--self-check", "--samples", s, "--slice", "a"), "--slice"),
+        (("check", place.good, "--self-check", "--samples", s, "--include-text"), "--include-text"),
         (
             ("check", place.good, "--self-check", "--samples", s, "--allow-incomparable"),
-            "--allow-incomparable is of a comparison",
+            "--allow-incomparable",
         ),
         (("check", place.good, "--baseline", b, "--samples", s, "--gates", "none.toml"), "none.toml does not exist"),
         (("check",), "There is no edgekit.toml in "),
         (("build",), "There is no edgekit.toml in "),
-        (("baseline", place.good, "--samples", s, "-o", "b.jsn"), "expected a file that ends in .json"),
+        (("baseline", place.good, "--samples", s, "-o", "b.jsn"), "output-suffix"),
         (("baseline", place.good, "--samples", s), "'-o'"),
     ]
     for arguments, said in cases:
@@ -197,7 +193,7 @@ def test_what_is_damaged_or_of_something_else(edgekit, place, tiny_model, tmp_pa
         (("compare", tmp_path / "few.npy", place.good), 2, "few.npy"),
         (("compare", tmp_path / "none", place.good), 2, "does not exist"),
         (("compare", tiny_model / "config.json", place.good), 5, "config.json"),
-        (("baseline", tiny_model, "-o", tmp_path / "b.json"), 5, "has no manifest.json"),
+        (("baseline", tiny_model, "-o", tmp_path / "b.json"), 2, "bundle-other-folder"),
     ]
     for arguments, code, said in cases:
         result = edgekit(*arguments, "--samples", place.dev)
@@ -218,8 +214,9 @@ def test_a_teacher_without_torch(place, tiny_model):
     code = "import sys; sys.modules['torch'] = None; from edgekit.cli import main; sys.argv[0] = 'edgekit'; main()"
     done = small.python(code, "compare", tiny_model, place.good, "--samples", place.dev)
     assert (done.returncode, done.stdout) == (1, b"")
-    assert b"the package 'torch' runs" in done.stderr
-    assert b"pip install 'edgekit[build]'" in done.stderr
+    assert b"error[package-missing]" in done.stderr
+    assert b"torch" in done.stderr
+    assert b"pip install 'edgekit-sdk[build]'" in done.stderr
 
 
 def test_without_the_extra(place, tmp_path):
@@ -231,10 +228,9 @@ def test_without_the_extra(place, tmp_path):
         more = ("--baseline", place.baseline, "-o", tmp_path / "r") if verb == "check" else ("-o", tmp_path / "b.json")
         done = small.python(code, package, verb, place.good, "--samples", place.dev, *more)
         assert (done.returncode, done.stdout) == (1, b"")
-        assert (
-            done.stderr.decode()
-            == f"edgekit: Reports need the package '{package}', which is not installed here. Run: pip install 'edgekit[report]'\n"
-        )
+        assert done.stderr.startswith(b"edgekit: error[package-missing]: ")
+        assert package in done.stderr.decode()
+        assert b"pip install 'edgekit-sdk[report]'" in done.stderr
 
 
 def test_checking_needs_no_torch(place):
@@ -255,7 +251,7 @@ main()
     done = small.python(
         code, "check", place.good, "--baseline", place.baseline, "--samples", place.dev, "--gates", place.gates
     )
-    assert (done.returncode, done.stderr) == (0, b""), done.stdout
+    assert (done.returncode, small.without_steps(done.stderr.decode())) == (0, ""), done.stdout
 
 
 # ---- what the verbs ask for

@@ -80,7 +80,7 @@ def test_a_word_without_a_token_would_move_labels(tmp_path, part):
     assert_refused(
         tmp_path,
         SamplesError,
-        rf"{part}\.jsonl, row 4 cannot be taken: .*number 2, that makes no token",
+        rf"{part}\.jsonl, row 4 .*number 2, for which the tokenizer has no token",
         **{part: rows},
     )
 
@@ -88,15 +88,15 @@ def test_a_word_without_a_token_would_move_labels(tmp_path, part):
 def test_a_row_to_train_on_is_one_window(tmp_path):
     words = " ".join(tiny.SENTENCES).split()
     rows = [*ROWS[:3], {"words": words, "label": ["O"] * len(words)}, *ROWS[3:]]
-    assert_refused(tmp_path, SamplesError, r"train\.jsonl, row 4 is longer than the model takes", train=rows)
+    assert_refused(tmp_path, SamplesError, r"train\.jsonl, row 4 is longer than the model", train=rows)
 
 
 def test_rows_are_checked_before_a_model_is_pruned_and_before_a_student_of_one_s_own_is_trained(tmp_path):
     source = edgekit.source.read(tiny_words.folder("bert"))
     words = " ".join(tiny.SENTENCES).split()
     for row, said in (
-        ({"words": ["John", "\u200b"]}, "number 2, that makes no token"),
-        ({"words": words}, "longer than the model takes"),
+        ({"words": ["John", "\u200b"]}, "number 2, for which the tokenizer has no token"),
+        ({"words": words}, "longer than the model"),
     ):
         file = small.write_jsonl(tmp_path / "rows.jsonl", [{"words": words[:4]}, row])
         rows = edgekit.samples.read(file, modality=source.modality)

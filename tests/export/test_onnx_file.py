@@ -126,6 +126,8 @@ def test_a_build(graphs, folder, module, tiny_samples, tmp_path):
     assert manifest.provenance["model"] == "torchscript-14.onnx"
     assert "ONNX Runtime" in manifest.provenance["reference"]
     assert any("in place of a torch model" in note for note in manifest.notes)
+    assert manifest.reason.endswith(f", the ONNX file {tiny_samples.accuracy:.4f}.")
+    assert f"the ONNX file float32: accuracy {tiny_samples.accuracy:.4f}" in result.table()
     with edgekit.load(tmp_path / "out") as session:
         expected = small.torch_logits(module, TEXTS).argmax(axis=1)
         assert [session.info.labels.index(answer.label) for answer in session(TEXTS)] == expected.tolist()
@@ -297,9 +299,9 @@ def _input(name, /, **changes):
     [
         (_input("token_type_ids", name="segments"), "onnx-inputs"),
         (_input("attention_mask", name="mask"), "onnx-inputs"),
-        (_input("input_ids", dtype=ir.DataType.INT32), "onnx-input-dtype"),
-        (_input("input_ids", shape=ir.Shape(["b", "s", "d"])), "onnx-input-shape"),
-        (_input("input_ids", shape=None), "onnx-input-shape"),
+        (_input("input_ids", dtype=ir.DataType.INT32), "onnx-dtype"),
+        (_input("input_ids", shape=ir.Shape(["b", "s", "d"])), "onnx-shape"),
+        (_input("input_ids", shape=None), "onnx-shape"),
         (_input("input_ids", shape=ir.Shape([1, "s"])), "onnx-fixed-axis"),
         (_input("input_ids", shape=ir.Shape(["b", 128])), "onnx-fixed-axis"),
     ],
@@ -344,8 +346,8 @@ def _output_shape(*axes):
 @pytest.mark.parametrize(
     ("change", "code"),
     [
-        (lambda model: setattr(model.graph.outputs[0], "dtype", ir.DataType.DOUBLE), "onnx-output-dtype"),
-        (_output_shape("b", "s", 3), "onnx-output-shape"),
+        (lambda model: setattr(model.graph.outputs[0], "dtype", ir.DataType.DOUBLE), "onnx-dtype"),
+        (_output_shape("b", "s", 3), "onnx-shape"),
         (_output_shape("b", 5), "onnx-labels"),
         (_output_shape(1, 3), "onnx-fixed-axis"),
     ],

@@ -15,10 +15,13 @@ from fake_cuda import FakeDriver
 from fake_jetson import write
 
 from edgekit import backends
-from edgekit.drivers import cuda
+from edgekit.drivers import cuda_api
 from edgekit.machine import fingerprint as module
 from edgekit.machine.fingerprint import Limits, fingerprint, governor, limits
+from edgekit.spec.digests import code_digest
+from edgekit.spec.distribution import DISTRIBUTION
 from edgekit.spec.parsing import plain
+from edgekit.spec.registry import version_of
 from edgekit.spec.subject import Fingerprint
 
 CPU = "sys/devices/system/cpu"
@@ -55,7 +58,8 @@ def tree(root, files):
 
 def test_this_machine():
     result = fingerprint()
-    assert (result.edgekit, result.python) == (importlib.metadata.version("edgekit"), platform.python_version())
+    installed = version_of(DISTRIBUTION) or f"source {code_digest()[:12]}"  # a checkout on the path is not installed
+    assert (result.edgekit, result.python) == (installed, platform.python_version())
     assert result.system == f"Linux {os.uname().release} {os.uname().machine}"
     assert result.cpus == len(os.sched_getaffinity(0))
     assert result.memory_mb * 2**20 == pytest.approx(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), rel=0.01)
@@ -246,7 +250,7 @@ def test_a_gpu_of_which_only_cuda_knows(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "entries", lambda folder, pattern: [])
     monkeypatch.setattr(module, "line", lambda file: "")
     driver = FakeDriver(driver_version=13000)
-    monkeypatch.setattr(cuda, "library", lambda: driver)
+    monkeypatch.setattr(cuda_api, "load_library", lambda: driver)
     result = fingerprint()
     assert (result.gpu, result.driver) == ("NVIDIA GeForce RTX 4060", "CUDA 13.0")
     assert (driver.leaks(), driver.misuse) == ([], [])

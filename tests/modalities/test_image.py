@@ -321,7 +321,7 @@ def test_without_pillow_the_message_says_what_to_install(monkeypatch):
         return importing(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with refused("package-missing", "edgekit[image]"):
+    with refused("extra-missing", "edgekit-sdk[image]"):
         module.decode(PNG)
     assert np.array_equal(module.decode(PICTURE), PICTURE)
 

@@ -92,7 +92,7 @@ def test_beyond_the_limit_is_refused_by_its_place_without_the_text(encode, text)
     for inputs, place in (
         ([text], "Input has"),
         (["a", text], "Input at position 1 has"),
-        (["a", "b", ("c", text)], r"position 2 \(second of the pair\) has"),
+        (["a", "b", ("c", text)], "position 2 (second of the pair) has"),
     ):
         with refused("text-too-long", f"{place}", f"{LIMIT}") as failed:
             encode(inputs)

@@ -121,7 +121,7 @@ def test_tables_in_integers_are_refused_by_the_rules_of_tensorrt(tmp_path, monke
 @pytest.mark.parametrize("method", [float16, static_float16], ids=["float16", "static_float16"])
 def test_nvidia_makes_engines_of_it(name, method, made):
     trt = pytest.importorskip(
-        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (pip install 'edgekit[tensorrt-rtx]')"
+        "tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (pip install 'edgekit-sdk[tensorrt-rtx]')"
     )
     graph = made(name, method).file
     assert tensorrt_rules.check(graph.path, "10.3") == ["10.3", "10.16", "11.4"]

@@ -138,7 +138,7 @@ def test_a_form_that_cannot_be_made_leaves_nothing(tmp_path):
 def test_no_half_set(name, tmp_path):
     """A folder is in the place of one of the files: none of the others appears."""
     (tmp_path / name / "x").mkdir(parents=True)
-    with refused("output-other-kind", f"{name}"):
+    with refused("output-not-a-file", f"{name}"):
         write_all(REPORTS["passing"], tmp_path)
     with refused("output-other-kind-folder", f"{name}"):
         check_writable(tmp_path)

@@ -345,13 +345,13 @@ def test_what_was_there_stays_when_nothing_can_be_written(tmp_path):
 
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "folder").mkdir()
-    with refused("output-other-kind"):
+    with refused("output-not-a-file"):
         write(REPORTS["minimal"], tmp_path / "folder")
     (tmp_path / "file").write_text("x")
     with refused("output-not-writable"):
         write(REPORTS["minimal"], tmp_path / "file" / "report.json")
     os.mkfifo(tmp_path / "pipe")
-    with refused("output-other-kind"):
+    with refused("output-not-a-file"):
         write(REPORTS["minimal"], tmp_path / "pipe")
     with refused("output-not-writable"):
         write(REPORTS["minimal"], "/proc/none/report.json")

@@ -276,7 +276,7 @@ def test_a_machine_without_tensorrt(jetson, monkeypatch):
     monkeypatch.setattr(_trt_device, "probe", lambda: None)
     if backends.installed_version("tensorrt") is not None:
         pytest.skip("this machine has TensorRT")
-    with refused("no-variant", "edgekit[tensorrt]"):
+    with refused("no-variant", "edgekit-sdk[tensorrt]"):
         edgekit.load(jetson)
 
 
@@ -445,7 +445,7 @@ def test_engines_that_a_trusted_key_signed_race_and_run(signed, ada, keys):
 
 
 def test_another_key_is_no_trust(signed, ada, keys):
-    assert "was not signed by any of the keys" in assert_refused(signed, trust=Trust([keys[2]]))
+    assert str(keys[2]) in assert_refused(signed, trust=Trust([keys[2]]))
 
 
 def test_an_engine_that_was_exchanged(signed, ada, keys):

@@ -157,7 +157,7 @@ def test_an_altered_record_or_a_folder_of_others_is_not_believed(moved, compared
     (record,) = races.iterdir()
     record.write_text(record.read_text().replace("largest difference", "no difference"))
     edgekit.load(bundle).close()
-    assert "its sha256 is another" in caplog.text
+    assert "sha256" in caplog.text
     assert len(compared) == 2
     races.chmod(0o777)
     for count in (3, 4):
@@ -220,7 +220,7 @@ def test_a_backend_that_fails_its_self_test_does_not_race(raced, monkeypatch):
     with edgekit.load(raced) as session:
         assert session.info.backend == "onnxruntime"
         assert "float32 on openvino cannot run here: OpenVINO " in session.info.chosen
-        assert "self-test of OpenVINO" in session.info.chosen
+        assert "failed its self-test" in session.info.chosen
     with refused("backend-wrong-results"):
         edgekit.load(raced, backend="openvino")
     found = verify(open_bundle(raced))

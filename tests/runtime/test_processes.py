@@ -159,7 +159,7 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("preload", [True, False])
 def test_gunicorn(float32_bundle, tmp_path, preload):
     if importlib.util.find_spec("gunicorn") is None:
-        pytest.skip("gunicorn is not installed here: pip install 'edgekit[dev]'")
+        pytest.skip("gunicorn is not installed here: pip install 'edgekit-sdk[dev]'")
     (tmp_path / "service.py").write_text(
         f"""
 import edgekit

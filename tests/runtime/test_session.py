@@ -427,7 +427,7 @@ except edgekit.BackendError as problem:
 """
     done = small.run(sys.executable, "-c", code, float32_bundle, name)
     assert f"The backend '{name}' is not installed" in done.stdout.decode()
-    assert f"pip install 'edgekit[{name}]'" in done.stdout.decode()
+    assert f"pip install 'edgekit-sdk[{name}]'" in done.stdout.decode()
     assert done.returncode == 0
 
 

@@ -32,7 +32,7 @@ from edgekit.spec.target import load as load_target
 
 RTX = backends.installed_version("tensorrt_rtx")
 needs_rtx = pytest.mark.skipif(
-    RTX is None, reason="TensorRT-RTX is not installed here: pip install 'edgekit[tensorrt-rtx]'"
+    RTX is None, reason="TensorRT-RTX is not installed here: pip install 'edgekit-sdk[tensorrt-rtx]'"
 )
 ON_DEVICE = "The engine: made on the device, by 'edgekit compile' or the first load; golden inputs check there what it computes."
 TIMED_THERE = (
@@ -267,7 +267,7 @@ def test_nvidias_own_parser_and_builder_saw_the_graphs(jetson):
 def test_without_rtx_a_bundle_says_that_nobody_saw_the_graphs(build, without_rtx, jetson):
     manifest = build("jetson")
     assert not any(s.startswith("NVIDIA's parser") for s in manifest.verified)
-    assert "pip install 'edgekit[tensorrt-rtx]'" in said(
+    assert "pip install 'edgekit-sdk[tensorrt-rtx]'" in said(
         manifest.unverified, "NVIDIA's parser and builder did not see the graphs"
     )
     assert ON_DEVICE in manifest.unverified

@@ -925,7 +925,7 @@ def test_a_backend_that_computes_wrong_results_takes_no_part(build, tmp_path, mo
     manifest = result.bundle.manifest
     assert {t.backend for t in manifest.trials} == {"onnxruntime"}
     (said,) = [note for note in manifest.notes if note.startswith("No candidate ran on 'openvino': OpenVINO ")]
-    assert "failed on this machine" in said
+    assert "failed its self-test on this machine" in said
     assert f"note: {said}" in result.table()
     for extra in ("", 'choose_on = "device"'):
         with refused("backend-wrong-results"):

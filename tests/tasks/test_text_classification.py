@@ -17,7 +17,7 @@ from refusals import refused
 from edgekit import tasks
 from edgekit.modalities.text import TextEncoder
 from edgekit.samples import Sample
-from edgekit.spec.errors import IntegrityError, SamplesError, UsageError
+from edgekit.spec.errors import IntegrityError, UsageError
 from edgekit.spec.protocols import Encoded, Explainable, HasConfidence, HasLabels, HasNumbers
 from edgekit.tasks._labels import parse as parse_labels
 from edgekit.tasks.text_classification import Settings, bind, load, save
@@ -478,13 +478,13 @@ def test_names_of_tasks():
     ("names", "values", "expected", "note"),
     [
         (NAMES, [2.0, "1.0", 0], [2, 1, 0], ""),
-        (NAMES, ["Good", " bad ", "so-so"], [2, 0, 1], "2 labels of f are the model's names in another case"),
+        (NAMES, ["Good", " bad ", "so-so"], [2, 0, 1], "2 labels of f"),
         (NAMES, ["LABEL_2", "LABEL_0"], [2, 0], "read as indices"),
-        (("LABEL_0", "LABEL_1"), ["label_1", "LABEL_0"], [1, 0], "another case"),
+        (("LABEL_0", "LABEL_1"), ["label_1", "LABEL_0"], [1, 0], "1 labels of f"),
         (("LABEL_0", "LABEL_1"), [1, 0], [1, 0], ""),
         (("no", "yes"), [True, False], [1, 0], "true was read as 'yes'"),
         (("no", "yes"), ["TRUE", "false"], [1, 0], "true was read as 'yes'"),
-        (("true", "false"), [True, False], [0, 1], "another case"),
+        (("true", "false"), [True, False], [0, 1], "2 labels of f"),
         (NAMES, [["good"], ["bad"]], [2, 0], ""),
         (NAMES, [[0, 1, 0], [1, 0, 0]], [1, 0], ""),
         (("a|b", "c,d", "[e]"), ["c,d", "a|b", "[e]"], [1, 0, 2], ""),
@@ -499,22 +499,22 @@ def test_ways_to_write_a_label(names, values, expected, note):
 
 
 @pytest.mark.parametrize(
-    ("names", "values", "said"),
+    ("names", "values", "row", "words"),
     [
-        (NAMES, [0, -1], "the label '-1' .*often marks a row without a label"),
-        (NAMES, [1, 2, 3], "the label '3' .*counts from 1"),
-        (NAMES, [1, 7], "the label '7'"),
-        (NAMES, [0, 1.5], "the label '1.5'"),
-        (NAMES, [0, float("nan")], "the label 'nan'"),
-        (NAMES, [True, False], "the label 'True'"),
-        (("x", "X"), ["x", " X "], "the label"),
-        (NAMES, ["LABEL_3", "LABEL_0"], "the label"),
-        (NAMES, ["good", "a secret text of another column"], "the label of 31 characters"),
-        (NAMES, [[1, 1, 0], [1, 0, 0]], "row 1 has 2 labels, expected one"),
+        (NAMES, [0, -1], 2, ("'-1'", "row without a label")),
+        (NAMES, [1, 2, 3], 3, ("'3'", "counts from 1")),
+        (NAMES, [1, 7], 2, ("'7'",)),
+        (NAMES, [0, 1.5], 2, ("'1.5'",)),
+        (NAMES, [0, float("nan")], 2, ("'nan'",)),
+        (NAMES, [True, False], 1, ("'True'",)),
+        (("x", "X"), ["x", " X "], 2, ("x, X",)),
+        (NAMES, ["LABEL_3", "LABEL_0"], 1, ("7 characters",)),
+        (NAMES, ["good", "a secret text of another column"], 2, ("31 characters",)),
+        (NAMES, [[1, 1, 0], [1, 0, 0]], 1, ("2 labels",)),
     ],
 )
-def test_labels_that_are_refused(names, values, said):
-    with pytest.raises(SamplesError, match=said) as caught:
+def test_labels_that_are_refused(names, values, row, words):
+    with refused("samples-label", f"f, row {row}", *words, row=row) as caught:
         parse_labels(SINGLE, names, values, "f")
     assert "secret" not in str(caught.value)
 

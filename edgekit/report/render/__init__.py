@@ -1,4 +1,4 @@
-"""A report as files that people and CI systems read: HTML, Markdown, JUnit XML, history."""
+"""Files of a report for people and CI systems: HTML, Markdown, JUnit XML, history."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from edgekit.spec.report import Report
 __all__ = ["NAMES", "check_writable", "write_all"]
 
 NAMES = ("report.html", "report.md", "junit.xml", "history.json", "report.json")
-"""Files of a report. The last is the report itself: it appears when all others are there."""
+"""Files of a report. The last is the report itself; it appears after all others."""
 
 
 def write_all(report: Report, folder: str | Path) -> list[Path]:
-    """Writes a report in every form. All of them are made before any is written, and all are on the disk before any appears.
+    """Write a report in every form. All forms are rendered before any is written, and all are on disk before any appears.
+
+    Args:
+        report: Report of any kind.
+        folder: Folder of the files.
 
     Returns:
-        The files, in the order of ``NAMES``.
+        Paths of the files, in the order of ``NAMES``.
 
     Raises:
-        BuildError: when the report holds what it cannot, the disk is full or a file cannot be written.
+        BuildError: When the report is contradictory, the disk is full or a file cannot be written.
     """
-    from edgekit.report.render.html import html  # jinja2, which is not wherever the other forms are
+    from edgekit.report.render.html import html  # needs jinja2, which the other forms do not
 
     texts = (html(report), markdown(report), junit(report), history(report), files.dumps(report))
     paths = [Path(folder) / name for name in NAMES]
@@ -37,14 +41,17 @@ def write_all(report: Report, folder: str | Path) -> list[Path]:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Refuses a folder that a report cannot be written to, before anything is measured. Makes it where it is not there.
+    """Create the folder of a report, and refuse one that cannot be written, before anything is measured.
 
-    What an earlier run left there for people and CI systems goes: should this run fail, nobody takes that for its outcome. Its ``report.json`` stays,
-    which may be the very baseline of this run.
+    Files of an earlier run are removed, so that they are not mistaken for the result of this run if it fails. Its
+    ``report.json`` stays, since it may be the baseline of this run.
+
+    Args:
+        folder: Folder of the report.
 
     Raises:
-        BackendError: when the package that makes the page is not installed.
-        UsageError: when something is in the way, or the system does not let a file be made there.
+        BackendError: When the package that renders the page is not installed.
+        UsageError: When the path is taken, or no file can be created there.
     """
     check_packages("jinja2")
     place = Path(folder)

@@ -1,7 +1,7 @@
-"""What every form of a report is set from: paragraphs, tables, and pictures with the table of the same numbers.
+"""Document of a report that every form renders: paragraphs, tables, and figures with a table of the same numbers.
 
-``sections`` makes a document of a report, once; ``html``, ``markdown`` and ``terminal`` set it. A text form shows no picture, its table instead:
-folded in Markdown, left out in a terminal.
+``sections`` makes the document once; ``html``, ``markdown`` and ``terminal`` render it. A text form shows the table of a
+figure instead of the figure: folded in Markdown, left out in a terminal.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ __all__ = ["Block", "Cell", "Document", "Figure", "Limits", "Points", "Row", "Se
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of a report a document lists; the JSON has the rest.
+    """Limits of what a document lists; the JSON has the rest.
 
     Attributes:
-        rows: of a table.
-        flips: rows that are answered differently.
-        text: characters of a sample's text.
-        name: characters of a name.
-        sentence: characters of a sentence.
-        labels: of a confusion matrix before the rest is put together.
-        words: of a heat-map.
+        rows: Largest number of rows of a table.
+        flips: Largest number of listed rows that are answered differently.
+        text: Characters of a sample's text.
+        name: Characters of a name.
+        sentence: Characters of a sentence.
+        labels: Labels of a confusion matrix before the rest is merged.
+        words: Words of a heat map.
     """
 
     rows: int = 60
@@ -41,30 +41,30 @@ class Cell(str):
     kind: str
 
     def __new__(cls, text: str, kind: str) -> Cell:
-        """The text, and its classes beside it."""
-        made = super().__new__(cls, text)
-        made.kind = kind
-        return made
+        """Create a cell with a text and its CSS classes."""
+        cell = super().__new__(cls, text)
+        cell.kind = kind
+        return cell
 
 
 Row = tuple[str, ...]
 Points = tuple[tuple[str, str], ...]
-"""A list: a term, which may be empty, and what is said of it."""
+"""List of terms, which may be empty, each with its description."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table; the first cell of a row names it.
+    """Table; the first cell of a row is its name.
 
     Attributes:
-        name: of its id, unique in the document.
-        caption: what is in it.
-        header: of each column.
-        rows: of as many cells.
-        words: columns of words, which go to the left; the first always does.
-        folded: whether it is closed at first.
-        note: below it, e.g. what was left out.
-        kind: a CSS class, e.g. ``heat``.
+        name: Id of the table, unique in the document.
+        caption: Content of the table in words.
+        header: Name of each column.
+        rows: Rows of as many cells.
+        words: Indices of columns of words, aligned to the left as the first column is.
+        folded: Whether the table is collapsed at first.
+        note: Text below the table, e.g. what was left out.
+        kind: CSS class, e.g. ``heat``.
     """
 
     name: str
@@ -79,12 +79,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture and its table.
+    """Figure and its table.
 
     Attributes:
-        draw: makes the SVG.
-        caption: how it is read.
-        table: the same in numbers.
+        draw: Function that returns the SVG.
+        caption: Explanation of the figure.
+        table: Table of the same numbers.
     """
 
     draw: Callable[[], str]
@@ -98,14 +98,14 @@ Block = str | Table | Figure | Points
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the document.
+    """Section of the document.
 
     Attributes:
-        name: of its anchor.
-        title: its heading.
-        blocks: in order; a section without any is left out.
-        beside: its blocks are tables that stand side by side where there is room.
-        page_only: text forms leave it out: it takes colours or room.
+        name: Name of the anchor.
+        title: Heading.
+        blocks: Blocks in order; a section without blocks is left out.
+        beside: Whether the blocks are tables that stand side by side if there is room.
+        page_only: Whether text forms leave the section out, because it needs colours or room.
     """
 
     name: str
@@ -117,20 +117,20 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A report, ready to be set.
+    """Report that is ready to be rendered.
 
     Attributes:
-        title: of a window.
-        kind: what sort of report it is.
-        after, before: names of the candidate and of the baseline, which may be empty.
-        about: facts: how many samples, on which machine, the model ...
-        verdict: a CSS class: a verdict with a hyphen, or ``none``.
-        mark, word: the verdict as a sign and in a word.
-        why: the verdict in a sentence.
-        reasons: (gate, sentence) of the gates that do not pass.
-        sections: in order, each with something in it.
-        include_text: whether texts of samples are in it.
-        schema: of the report.
+        title: Title of the window.
+        kind: Kind of the report.
+        after, before: Names of the candidate and of the baseline; the latter may be empty.
+        about: Facts such as the number of samples, the machine and the model.
+        verdict: CSS class: a verdict with hyphens, or ``none``.
+        mark, word: Verdict as a symbol and as a word.
+        why: Verdict as a sentence.
+        reasons: Gates that do not pass, each with a sentence.
+        sections: Sections in order, none of them empty.
+        include_text: Whether texts of samples are included.
+        schema: Schema version of the report.
     """
 
     title: str
@@ -149,5 +149,5 @@ class Document:
 
 
 def is_open(section: Section, block: Block) -> bool:
-    """Whether a text form shows a block at once."""
+    """Return whether a text form shows a block without unfolding it."""
     return isinstance(block, (str, tuple)) or (isinstance(block, Table) and not block.folded and not section.beside)

@@ -1,8 +1,8 @@
-"""The candidate's numbers for a page that draws them over time: the ``customSmallerIsBetter`` JSON of github-action-benchmark.
+"""Measurements of the candidate for a page that draws them over time: ``customSmallerIsBetter`` JSON of github-action-benchmark.
 
 An entry has ``name``, ``unit`` and ``value``, and may have ``range`` and ``extra``, both texts that are only shown
-(https://github.com/benchmark-action/github-action-benchmark, README and ``BenchmarkResult`` in src/extract.ts). It compares one number with one
-number by a factor: it is for the picture, the gates are for the decision.
+(https://github.com/benchmark-action/github-action-benchmark, README and ``BenchmarkResult`` in src/extract.ts). It compares single
+numbers by a factor, so it serves for the figure; the gates decide.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ Entry = dict[str, str | float]
 
 
 def history(report: Report) -> str:
-    """A JSON list of what is known of the candidate.
+    """Return the measurements of the candidate as a JSON list.
 
-    Names are the same in every report, as a page draws one line for each name. A percentile that the calls do not carry has no entry, nor has energy
-    where the machine does not tell it. A score of which more is better is there as ``error (1 - accuracy)``, since smaller must be better.
+    Names are the same in every report, since a page draws one line for each name. A percentile that cannot be estimated has
+    no entry, nor has energy on a machine without a meter. A score of which a higher value is better is written as
+    ``error (1 - accuracy)``, since smaller must be better.
     """
     last = report.subjects[-1]
     about = f"edgekit {report.fingerprint.edgekit}\n{report.fingerprint.cpu}\nsamples {report.samples}"
@@ -85,7 +86,7 @@ def _entries(last: Subject, rows: int) -> list[Entry]:
 
 
 def _spread(values: Sequence[float]) -> Entry:
-    """From the smallest to the largest process."""
+    """Return the range over the processes."""
     return (
         {"range": f"{number(min(values))} to {number(max(values))} over {len(values)} processes"}
         if len(values) > 1

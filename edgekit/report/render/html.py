@@ -18,7 +18,7 @@ from edgekit.spec.report import Report
 __all__ = ["MOST_BYTES", "html"]
 
 MOST_BYTES = 300_000
-"""Of a page, as UTF-8."""
+"""Largest size of a page, in bytes of UTF-8."""
 
 _JOINTS = re.compile(r"([._=-])(?=\w)")  # between letters: an entity is never taken apart
 _HERE = Path(__file__).parent
@@ -31,7 +31,7 @@ _LIMITS = (
 
 
 def html(report: Report) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         report: of any kind. Texts of samples are shown only where its ``include_text`` is set.
@@ -66,5 +66,5 @@ def _page(report: Report, limits: Limits) -> str:
 
 
 def _breaks(name: str) -> str:
-    """A name as HTML, that may go on in the next line where its parts meet."""
+    """Return a name as HTML that may be broken between its parts."""
     return _JOINTS.sub(r"\1<wbr>", escape(clean(name)))

@@ -15,7 +15,7 @@ from edgekit.spec.report import INCOMPARABLE, INCONCLUSIVE, OVER_BUDGET, PASS, R
 __all__ = ["OUTCOMES", "junit"]
 
 OUTCOMES = {REGRESSION: "failure", OVER_BUDGET: "failure", INCOMPARABLE: "error", INCONCLUSIVE: "skipped"}
-"""Element of a test case by verdict; a gate that is passed has none."""
+"""Element of a test case by verdict; a gate that passes has none."""
 
 # https://www.w3.org/TR/xml/#charsets: no escape makes the others legal.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -23,7 +23,7 @@ _SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
 
 
 def junit(report: Report) -> str:
-    """One test suite, with a test case for each gate: class ``edgekit.latency`` and name ``p50`` for the gate ``latency.p50``.
+    """Return one test suite with a test case for each gate: class ``edgekit.latency`` and name ``p50`` for the gate ``latency.p50``.
 
     A failure is a regression or a budget that was passed, an error what cannot be compared, skipped what is not settled; each says why. This is the
     verdict of a gate; whether the run as a whole fails is the exit code's, which ``--strict`` and ``--allow-incomparable`` change.
@@ -55,7 +55,7 @@ def junit(report: Report) -> str:
 
 
 def _properties(report: Report) -> dict[str, str]:
-    """What was measured, where and on what."""
+    """Return the properties of the suite: bundles, samples and machine."""
     names = ("candidate",) if len(report.subjects) == 1 else ("baseline", "candidate")
     found = {
         "verdict": report.verdict if report.gates else "nothing was gated",

@@ -1,4 +1,4 @@
-"""Numbers and sentences of a report as people read them, the same in every form."""
+"""Numbers and sentences of a report as text, the same in every form."""
 
 from __future__ import annotations
 
@@ -30,61 +30,61 @@ NAMES = {
 
 
 def number(value: float) -> str:
-    """Some four digits, without an exponent: ``1450``, ``101.4``, ``23.40``, ``2.41``, ``0.0121``."""
+    """Return a number with about four digits and no exponent: ``1450``, ``101.4``, ``23.40``, ``2.41``, ``0.0121``."""
     places = next((p for limit, p in ((1000, 0), (100, 1), (1, 2)) if abs(value) >= limit), 4)
     return f"{value:.{places}f}"
 
 
 def plain(text: str) -> str:
-    """A text without characters of this module that not every terminal has."""
+    """Return a text in which characters that not every terminal has are replaced by ASCII."""
     return text.translate(_PLAIN)
 
 
 def score(value: float | None, signed: bool = False) -> str:
-    """A score or a difference of scores, four decimals."""
+    """Return a score, or a difference of scores, with four decimals."""
     return NOTHING if value is None else minus(f"{value:{'+' if signed else ''}.4f}")
 
 
 def amount(value: float | None, unit: str) -> str:
-    """A quantity with its unit."""
+    """Return a quantity with its unit."""
     return NOTHING if value is None else f"{minus(number(value))}{GAP}{unit}"
 
 
 def percent(value: float | None, signed: bool = True) -> str:
-    """A share as per cent; ``signed`` for a growth, not for a part of a whole."""
+    """Return a share as per cent; ``signed`` for a growth, not for a part of a whole."""
     return NOTHING if value is None else minus(f"{100 * value:{'+' if signed else ''}.1f}") + f"{GAP}%"
 
 
 def growth(ratio: float | None) -> str:
-    """A ratio as growth: 1.083 is +8.3 %."""
+    """Return a ratio as growth: 1.083 is +8.3 %."""
     return percent(None if ratio is None else ratio - 1)
 
 
 def spread(low: str, high: str) -> str:
-    """An interval of two numbers as text."""
+    """Return an interval of two numbers as text."""
     return NOTHING if NOTHING in (low, high) else low if low == high else f"{low} to {high}"
 
 
 def chance(p: float | None) -> str:
-    """A p-value, three digits of it."""
+    """Return a p-value with three digits."""
     return NOTHING if p is None else f"{p:.3g}"
 
 
 def cut(text: str, most: int) -> str:
-    """A text of at most so many characters, on one line."""
+    """Return a text on one line, cut to a number of characters."""
     text = " ".join(clean(text).split())
     return text if len(text) <= most else text[: most - 1].rstrip() + "…"
 
 
 def sentence(text: str, most: int) -> str:
-    """A sentence, with a capital (not where a name such as p50 begins it) and an end."""
+    """Return a sentence with a capital letter (not before a name such as p50) and a full stop."""
     text = cut(text, most)
     first = text.split(" ", 1)[0]
     return text and (text[0].upper() + text[1:] if first.isalpha() else text) + ("" if text[-1] in ".!?…" else ".")
 
 
 def gate_numbers(gate: Gate) -> tuple[str, str, str]:
-    """What a gate allows (as it was written, not rounded), what was found and its interval, in the unit that its name stands for."""
+    """Return the limit of a gate as it was written, its value and its interval, in the unit of its name."""
     table, _, metric = gate.name.partition(".")
     unit = {"_ms": "ms", "_mb": "MB"}.get(metric[-3:]) if table == "budget" else None
     share, signed = table in ("latency", "footprint") or gate.name == "accuracy.flips", table != "accuracy"
@@ -105,7 +105,7 @@ def gate_numbers(gate: Gate) -> tuple[str, str, str]:
 
 
 def change_cells(change: Change, most: int) -> tuple[str, str]:
-    """A change as growth, and its interval; where there is none, why, in at most so many characters."""
+    """Return a change as growth and its interval; without one, the reason, cut to a number of characters."""
     if change.ratio is None:
         return NOTHING, cut(change.said, most) or NOTHING
     return growth(change.ratio), NOTHING if change.low == change.high else spread(
@@ -114,7 +114,7 @@ def change_cells(change: Change, most: int) -> tuple[str, str]:
 
 
 def percentiles(times: Times) -> dict[str, tuple[float | None, str]]:
-    """p50, p90 and p99 in milliseconds and in words: ``not estimable from 300 samples (needs 662)`` where the count does not carry one."""
+    """Return p50, p90 and p99 in ms and as text, e.g. ``not estimable from 300 samples (needs 662)``."""
     found: dict[str, tuple[float | None, str]] = {}
     for name in LATENCY:
         value, needs = getattr(times, f"{name}_ms"), f" (needs {times.needed[name]})" if name in times.needed else ""
@@ -126,7 +126,7 @@ def percentiles(times: Times) -> dict[str, tuple[float | None, str]]:
 
 
 def energy(one: Subject, most: int) -> str:
-    """Energy of an answer, or why it is not known, in at most so many characters."""
+    """Return the energy of an answer, or the reason why it is not known, cut to a number of characters."""
     return (
         amount(one.energy_mj, "mJ")
         if one.energy_mj is not None
@@ -137,7 +137,7 @@ def energy(one: Subject, most: int) -> str:
 
 
 def start(one: Subject) -> str:
-    """A cold start and its parts."""
+    """Return a cold start and its parts."""
     if one.start is None:
         return NOTHING
     parts = (

@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from edgekit.spec.head import Head
 from edgekit.spec.registry import Registry
 
-__all__ = ["DEFAULT", "for_architectures", "get", "names"]
+__all__ = ["DEFAULT", "RAW_OUTPUTS", "for_architectures", "get", "names"]
 
 DEFAULT = "text-classification"
 """Task of a module from Python whose class name has no head's suffix."""
+
+RAW_OUTPUTS = "logits"
+"""Form of the outputs of a model that ends before its softmax or sigmoid."""
 
 _HEADS: Registry[Head] = Registry(__name__, "task", hyphens=True, group="edgekit.heads")
 names = _HEADS.names

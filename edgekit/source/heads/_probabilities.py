@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from edgekit.source.heads import RAW_OUTPUTS
 from edgekit.source.heads._classes import NUMBER, SINGLE
 from edgekit.source.heads._losses import forward
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.head import Told
 from edgekit.spec.protocols import Arrays
 
-KINDS = ("logits", "probabilities")
+KINDS = (RAW_OUTPUTS, "probabilities")
 # Number of values that suffices: so many logits of both signs lie between 0 and 1 by chance once in 4 billion times.
 _FEWEST = 32
 _SUM = 1e-3

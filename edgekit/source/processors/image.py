@@ -15,6 +15,7 @@ import numpy as np
 from edgekit.modalities.image import decode, size_of
 from edgekit.modalities.pixels import FILTERS, Pixels
 from edgekit.source.modules import read_object
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import ModelError, UsageError, near
 from edgekit.spec.head import Shapes, Told
 from edgekit.spec.protocols import Arrays, Input
@@ -120,9 +121,8 @@ def load(model_id: str, folder: Path, options: Told) -> Any:
         import PIL  # noqa: F401
     except ImportError as problem:
         raise UsageError(
-            "Image processors need the package 'pillow', which is not installed here. "
-            "Run: pip install 'edgekit[image]'",
-            code="package-missing",
+            f"Image processors need the package 'pillow', which is not installed here. Run: {install_hint('image')}",
+            code="extra-missing",
         ) from problem
     from transformers import AutoImageProcessor
 

@@ -1,4 +1,4 @@
-"""Single rows: how sure both sides were of answers that differ; and how alike their explanations are, between what chance and the model itself give."""
+"""Figures of single rows: margins of answers that differ, and agreement of attributions between a floor and a ceiling."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _WORDS = {
 
 
 def margins(head: Head, points: Sequence[tuple[str, float, float]]) -> str:
-    """Margins of the answers that differ: before to the right, now up. Up and right, both were sure of different answers.
+    """Return the margins of answers that differ: before on the x axis, now on the y axis; top right both were certain.
 
     Args:
-        head: what it is called.
-        points: (``lost``, ``won`` or ``other``, margin before, margin now), margins of 0 to 1; at least one.
+        head: Name and title of the figure.
+        points: Points (``lost``, ``won`` or ``other``, margin before, margin now) with margins of 0 to 1; at least one.
     """
     high = min(1.0, max(0.1, *(m for _, *both in points for m in both)) * 1.05)
     x, y = Scale(0, high, _LEFT, _LEFT + _SIDE), Scale(0, high, _TOP + _SIDE, _TOP)
@@ -67,11 +67,11 @@ def margins(head: Head, points: Sequence[tuple[str, float, float]]) -> str:
 
 
 def between(head: Head, rows: Sequence[tuple[str, float, float, float]]) -> str:
-    """Where a value lies between a floor and a ceiling.
+    """Return where values lie between a floor and a ceiling.
 
     Args:
-        head: what it is called.
-        rows: (name, floor, value, ceiling), at least one.
+        head: Name and title of the figure.
+        rows: Rows (name, floor, value, ceiling), at least one.
     """
     low, high = around([0.0, 1.0, *(v for _, *found in rows for v in found)], 0.02)
     x, y = Scale(low, high, 8, WIDTH - 8), 4.0

@@ -1,4 +1,4 @@
-"""Lengths that add up, and lengths side by side."""
+"""Bar charts: stacked, and side by side."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _BAR, _GAP = 16, 6
 
 
 def stacked(head: Head, parts_of: Sequence[str], rows: Sequence[tuple[str, Sequence[float], str]]) -> str:
-    """Bars of parts that follow each other, all on one scale.
+    """Return stacked bars on one scale.
 
     Args:
-        head: what it is called.
-        parts_of: names of the parts, in the order of the bars, at most five.
-        rows: (name, the parts, text of the whole), at least one whole above 0.
+        head: Name and title of the figure.
+        parts_of: Names of the parts, in the order of the bars, at most five.
+        rows: Rows (name, values of the parts, text of the sum), at least one sum above 0.
     """
     longest = max(sum(values) for _, values, _ in rows)
     parts, y = [], 4.0
@@ -37,11 +37,11 @@ def stacked(head: Head, parts_of: Sequence[str], rows: Sequence[tuple[str, Seque
 
 
 def side_by_side(head: Head, groups: Sequence[tuple[str, Sequence[tuple[str, str, float, str]]]]) -> str:
-    """Bars of what was before and what is now; each group has a scale of its own, from 0.
+    """Return bars of before and now; each group has a scale of its own that begins at 0.
 
     Args:
-        head: what it is called.
-        groups: (what it is, bars: (``a`` or ``b``, name, value, text of the value)), at least one of each.
+        head: Name and title of the figure.
+        groups: Groups (title, bars (``a`` or ``b``, name, value, text of the value)), at least one of each.
     """
     room = max(width(text) for _, bars in groups for *_, text in bars) + 8
     names = min(92.0, max(width(fit(label, 86)) for _, bars in groups for _, label, _, _ in bars) + 8)

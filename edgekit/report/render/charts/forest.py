@@ -1,4 +1,4 @@
-"""Estimates with their intervals, a line each, against what is allowed."""
+"""Forest plot: estimates with their intervals, one a row, and their limits."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _LABELS = 128  # most of the width that names may take
 
 @dataclass(frozen=True)
 class Interval:
-    """A line of the picture.
+    """Row of the plot.
 
     Attributes:
-        label: what it is of.
-        value: the estimate; None where there is none.
-        low, high: ends of its interval.
-        limit: the largest value that is allowed; None where nothing is.
-        said: in place of the interval where there is none.
+        label: Name of the row.
+        value: Estimate; None where there is none.
+        low, high: Ends of its interval.
+        limit: Largest value that is allowed; None for no limit.
+        said: Text in place of a missing interval.
     """
 
     label: str
@@ -50,13 +50,13 @@ class Interval:
 
 
 def forest(head: Head, rows: Sequence[Interval], axis: str, shown: Callable[[float], float] = float) -> str:
-    """A forest plot: mark and whiskers for each row, a line at nothing, and the side that is not allowed hatched.
+    """Return a forest plot: mark and whiskers for each row, a line at zero, and a hatched area beyond the limit.
 
     Args:
-        head: what it is called.
-        rows: at least one.
-        axis: what the horizontal axis says, with its unit.
-        shown: from values to the numbers of the axis, e.g. a share to per cent.
+        head: Name and title of the figure.
+        rows: Rows of the plot, at least one.
+        axis: Title of the horizontal axis, with its unit.
+        shown: Function from values to the numbers of the axis, e.g. a share to per cent.
     """
     ends = [0.0, *(shown(v) for r in rows for v in (r.value, r.low, r.high, r.limit) if v is not None)]
     low, high = around(ends, least=1e-4)

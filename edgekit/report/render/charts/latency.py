@@ -1,4 +1,4 @@
-"""Where the time goes: how latencies are distributed, and how they grow with the input."""
+"""Figures of latency: its distribution, and its growth with the size of the input."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ _MARKED = (50, 90, 99)
 
 
 def distributions(head: Head, sides: Sequence[tuple[str, str, Sequence[float], Sequence[int]]]) -> str:
-    """The share of calls that took no longer than so many milliseconds, with p50, p90 and p99 marked.
+    """Return the cumulative distribution of latency, with p50, p90 and p99 marked.
 
     Args:
-        head: what it is called.
-        sides: (``a`` or ``b``, name, the 0th to 100th percentile in milliseconds, those that are marked), one or two. The slowest 1 % end at the right edge.
+        head: Name and title of the figure.
+        sides: One or two sides (``a`` or ``b``, name, 0th to 100th percentile in ms, marked percentiles); the slowest 1 %
+            end at the right edge.
     """
     low = min(q[0] for _, _, q, _ in sides)
     high = max(q[99] for _, _, q, _ in sides)
@@ -64,11 +65,11 @@ def distributions(head: Head, sides: Sequence[tuple[str, str, Sequence[float], S
 
 
 def lengths(head: Head, sides: Sequence[tuple[str, str, Sequence[ByLength]]]) -> str:
-    """Median latency of texts of a length: a bar from the shortest to the longest of them, a mark in its middle.
+    """Return the median latency by length: a bar from the shortest to the longest text of a group, with a mark.
 
     Args:
-        head: what it is called.
-        sides: (``a`` or ``b``, name, groups of texts, at least one), one or two.
+        head: Name and title of the figure.
+        sides: One or two sides (``a`` or ``b``, name, groups of texts, at least one).
     """
     groups = [g for _, _, found in sides for g in found]
     x = Scale(*around([0, *(g.high for g in groups)], 0, least=1), _LEFT, WIDTH - _RIGHT)

@@ -1,4 +1,4 @@
-"""The Pareto front as a picture: what costs less is to the left, what is right more often is above."""
+"""Figure of the Pareto front: lower costs to the left, higher accuracy at the top."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def pareto(
     """The points with their intervals, costs on a logarithmic axis, and the front as a line.
 
     Args:
-        head: what it is called.
+        head: Name and title of the figure.
         points: at least one.
         cost_label: below the horizontal axis, with its unit.
         score_label: above the vertical axis.
@@ -193,7 +193,7 @@ def _places(
     line: Sequence[tuple[float, float]],
     frame: _Frame,
 ) -> list[tuple[float, float]]:
-    """Where each name begins: beside its mark, where it covers least of other names, of marks and of the line."""
+    """Return the position of each name: beside its mark, where it overlaps other parts least."""
     taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in marks]
     for (x, y), (x2, y2) in pairwise(line):
         steps = int(max(abs(x2 - x), abs(y2 - y)) // 8) + 1

@@ -1,4 +1,4 @@
-"""What all pictures are made of: scales, ticks, letters that fit, and the frame with its name for those who do not see it."""
+"""Parts of all figures: scales, ticks, fitted text, and the frame with a title for screen readers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ _CONTROLS = {
 
 @dataclass(frozen=True)
 class Head:
-    """What a picture is called.
+    """Name and title of a figure.
 
     Attributes:
         name: of its ids, unique on the page.
@@ -83,7 +83,7 @@ class Scale:
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        """The place of a value; one outside the ends is put at the nearer end."""
+        """Return the position of a value; one outside the ends is put at the nearer end."""
         value = min(max(value, self.low), self.high)
         share = (
             math.log(value / self.low) / math.log(self.high / self.low)
@@ -126,7 +126,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def plain(values: Sequence[float]) -> list[str]:
-    """Ticks as text, all with as many decimals as they need to differ."""
+    """Return ticks as text, with as many decimals as they need to differ."""
     step = min((b - a for a, b in pairwise(values)), default=1.0)
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     return [minus(f"{v:.{decimals}f}") for v in values]
@@ -141,12 +141,12 @@ def minus(number: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Text that HTML and XML can hold: control characters and halves of characters become the replacement character."""
+    """Return text that HTML and XML can hold: control characters and surrogates become the replacement character."""
     return text.translate(_CONTROLS)
 
 
 def width(text: str) -> float:
-    """Units that a text takes, about."""
+    """Return the approximate width of a text, in units."""
     return sum(
         2 * LETTER if unicodedata.east_asian_width(c) in "WF" else 0.0 if unicodedata.combining(c) else LETTER
         for c in text
@@ -154,7 +154,7 @@ def width(text: str) -> float:
 
 
 def fit(text: str, room: float) -> str:
-    """A text in so many units, cut with an ellipsis where it must be."""
+    """Return a text that fits a width in units, cut with an ellipsis if needed."""
     text = " ".join(clean(text).split())
     if width(text) <= room:
         return text
@@ -167,7 +167,7 @@ def fit(text: str, room: float) -> str:
 
 
 def number(value: float) -> str:
-    """A coordinate: one decimal, and none where it is 0."""
+    """Return a coordinate with one decimal, none where it is 0."""
     text = f"{value:.1f}"
     return text[:-2] if text.endswith(".0") else text
 
@@ -177,51 +177,51 @@ def _class(kind: str) -> str:
 
 
 def letters(x: float, y: float, text: str, kind: str = "", anchor: str = "") -> str:
-    """A text; ``kind`` are classes, ``anchor`` is ``m`` for middle, ``e`` for end."""
+    """Return a text element; ``kind`` are classes, ``anchor`` is ``m`` for middle, ``e`` for end."""
     classes = " ".join(filter(None, (kind, anchor and f"t{anchor}")))
     return f'<text x="{number(x)}" y="{number(y)}"{_class(classes)}>{escape(clean(text), quote=False)}</text>'
 
 
 def line(x: float, y: float, x2: float, y2: float, kind: str) -> str:
-    """A line from one place to another."""
+    """Return a line between two points."""
     return f'<path d="M{number(x)} {number(y)}L{number(x2)} {number(y2)}"{_class(kind)}/>'
 
 
 def lines(points: Sequence[tuple[float, float]], kind: str) -> str:
-    """A line through places."""
+    """Return a line through points."""
     return f'<path d="M{"L".join(f"{number(x)} {number(y)}" for x, y in points)}"{_class(kind)}/>'
 
 
 def box(x: float, y: float, wide: float, high: float, kind: str) -> str:
-    """A rectangle."""
+    """Return a rectangle."""
     return f'<rect x="{number(x)}" y="{number(y)}" width="{number(max(0.0, wide))}" height="{number(max(0.0, high))}"{_class(kind)}/>'
 
 
 def dot(x: float, y: float, kind: str, radius: float = 3.5) -> str:
-    """A round mark: hollow for ``a``, what was before, filled for ``b``, what is now."""
+    """Return a round mark: hollow for ``a`` (before), filled for ``b`` (now)."""
     return f'<circle cx="{number(x)}" cy="{number(y)}" r="{number(radius)}"{_class(kind)}/>'
 
 
 def diamond(x: float, y: float, kind: str, size: float = 4.5) -> str:
-    """A mark of an estimate."""
+    """Return the mark of an estimate."""
     up, down = number(-size), number(size)
     return f'<path d="M{number(x - size)} {number(y)}l{down} {up} {down} {down} {up} {down}z"{_class(kind)}/>'
 
 
 def cross(x: float, y: float, kind: str, size: float = 3.2) -> str:
-    """A mark of what was lost."""
+    """Return the mark of a loss."""
     double = number(2 * size)
     return f'<path d="M{number(x - size)} {number(y - size)}l{double} {double}m-{double} 0l{double} -{double}"{_class(kind)}/>'
 
 
 BEFORE, AFTER = line(0, 0, 18, 0, "l a") + dot(9, 0, "d a", 3), line(0, 0, 18, 0, "l b") + dot(9, 0, "d b", 3)
-"""Marks of what was before and of what is now, for a key."""
+"""Marks of before and now, for a key."""
 
 
 def key(
     entries: Sequence[tuple[str, str]], y: float, left: float = 0.0, right: float = WIDTH
 ) -> tuple[list[str], float]:
-    """The key below or above a picture, in as many lines as it takes.
+    """Return the key below or above a figure, in as many lines as needed.
 
     Args:
         entries: (mark, text): a mark is SVG drawn around (9, 0), 18 units wide.
@@ -244,7 +244,7 @@ def key(
 
 
 def axis_below(x: Scale, values: Sequence[float], texts: Sequence[str], y: float) -> list[str]:
-    """What stands below a horizontal axis; of texts that would touch, the first stays."""
+    """Return the labels below a horizontal axis; of labels that would touch, the first stays."""
     parts, end = [], -1.0
     for value, text in zip(values, texts, strict=True):
         if x(value) - width(text) / 2 > end + LETTER:
@@ -265,7 +265,7 @@ def picture(head: Head, high: float, parts: Iterable[str], wide: float = WIDTH) 
     """The frame: an inline SVG with a title and a description.
 
     Args:
-        head: what it is called.
+        head: Name and title of the figure.
         high: its height in units.
         parts: SVG.
         wide: its width in units.

@@ -1,4 +1,4 @@
-"""What a report says, part by part: each module turns parts of it into sections, and all of them are a document, whatever form it then takes."""
+"""Sections of a report: each module turns parts of the report into sections, which together are the document."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _TELLING = 8  # reasons in words; the table has all
 
 
 def document(report: Report, limits: Limits) -> Document:
-    """What there is to say of a report: what was compared with what, the verdict in words, its reasons, and all sections.
+    """Return the document of a report: what was compared, the verdict and its reasons, and all sections.
 
     Args:
-        report: of any kind. Texts of samples are in the document only where its ``include_text`` is set.
-        limits: how much of it is listed.
+        report: Report of any kind. Texts of samples are included only if its ``include_text`` is set.
+        limits: Limits of what is listed.
     """
     one, machine_ = report.subjects[-1], report.fingerprint
     after = cut(one.name, limits.name) or "no name"

@@ -1,4 +1,4 @@
-"""What became of the answers: the drop, where it is, and the rows that are answered differently."""
+"""Accuracy: the drop, the slices where it occurs, and the rows that are answered differently."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _EFFECTS = {
 
 
 def accuracy(report: Report, limits: Limits) -> Section:
-    """The scores, and the drop with its interval."""
+    """Return the section of the scores and the drop with its interval."""
     found, one = report.accuracy, report.subjects[-1]
     cut_off = f"{one.truncated:,} samples are longer than the model takes, and were cut." if one.truncated else ""
     if found is None:
@@ -46,7 +46,7 @@ def accuracy(report: Report, limits: Limits) -> Section:
 
 
 def slices(report: Report, limits: Limits) -> Section:
-    """The drop in each group of rows, the largest first."""
+    """Return the section of the drop by slice, the largest first."""
     found = report.accuracy.slices if report.accuracy is not None and report.accuracy.comparable else ()
     if report.accuracy is None:
         return _slices_alone(report.subjects[-1], limits)
@@ -92,7 +92,7 @@ def slices(report: Report, limits: Limits) -> Section:
 
 
 def _slices_alone(subject: Subject, limits: Limits) -> Section:
-    """The score of one bundle in each group of rows, in the order of the columns."""
+    """Return the section of the scores of one bundle by slice, in the order of the columns."""
     rows = []
     for part in subject.slices[: limits.rows]:
         name = f"{cut(part.column, _NAME)} = {cut(part.value, min(_NAME, limits.name)) or '(empty)'}"
@@ -105,13 +105,13 @@ def _slices_alone(subject: Subject, limits: Limits) -> Section:
 
 
 def confusion(report: Report, limits: Limits) -> Section:
-    """Rows by what is right and what was answered, as a heat-map of each side."""
+    """Return the confusion matrix of each side as a heat map."""
     tables = tuple(_matrix(side, name, subject, limits) for side, name, subject in sides(report) if subject.confusion)
     return Section("confusion", "Confusion", tables, beside=True, page_only=True)
 
 
 def flips(report: Report, limits: Limits) -> Section:
-    """The rows that are answered differently."""
+    """Return the section of the rows that are answered differently."""
     found = report.accuracy
     if found is None or not found.comparable:
         return Section("flips", "Flips", ())
@@ -166,7 +166,7 @@ def _margins(found: Accuracy) -> Figure:
 
 
 def _sure(found: Slice) -> bool:
-    """Whether a slice differs by its test, adjusted for all of them; by the interval where there is no such test."""
+    """Return whether a slice differs by its adjusted test, or by its interval where there is no test."""
     if found.p_holm is not None:
         return found.p_holm <= _SIGNIFICANT
     return found.low is not None and found.high is not None and not found.low <= 0 <= found.high
@@ -190,7 +190,7 @@ def _seen(found: Accuracy) -> str:
 
 
 def _resolves(found: Accuracy) -> str:
-    """How small a drop these rows could have shown, and how many rows the margin would take."""
+    """Return the smallest drop that these rows can resolve, and the number of rows that the margin needs."""
     if found.resolvable is None:
         return ""
     able = f"This set can resolve a drop of {found.resolvable:.3g} with a probability of 80 %"
@@ -213,7 +213,7 @@ def _share(found: Accuracy) -> str:
 
 
 def _drop(report: Report, found: Accuracy) -> Block:
-    """The answers in numbers, and the drop as a picture where there is one."""
+    """Return the changes of the answers in numbers, and the drop as a figure if there is one."""
     rows = rows_of(
         [
             (cut(found.score_name, 30) or "score", [score(found.before), score(found.after)]),
@@ -279,7 +279,7 @@ def _matrix(side: str, name: str, subject: Subject, limits: Limits) -> Table:
 
 
 def _merged(cells: Sequence[Sequence[int]], labels: Sequence[str], most: int) -> tuple[list[list[int]], list[str], int]:
-    """A matrix of at most so many labels: those with the most errors, and the others as one; and how many those are."""
+    """Return a matrix of a limited number of labels, the others merged into one, and the number of these."""
     count = len(cells)
     if count <= most:
         return [list(row) for row in cells], list(labels), 0

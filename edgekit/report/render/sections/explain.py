@@ -1,4 +1,4 @@
-"""Whether both sides answer for like reasons, and how they bear disturbed inputs. Descriptive, not a certificate."""
+"""Agreement of both sides' attributions, and robustness to disturbed inputs. Descriptive, not a certificate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OPEN = 3  # heat-maps that are open at first
 
 
 def faithfulness(report: Report) -> Section:
-    """Agreement of the explanations, between what chance and the model itself give."""
+    """Return the agreement of the attributions, beside that of chance and of the model with itself."""
     found = report.faithfulness
     if found is None:
         return Section("faithfulness", "Faithfulness", ())
@@ -47,7 +47,7 @@ def faithfulness(report: Report) -> Section:
 
 
 def drifts(report: Report, limits: Limits) -> Section:
-    """The rows whose explanations agree least, part by part."""
+    """Return the rows whose attributions agree least, unit by unit."""
     found = () if report.faithfulness is None else report.faithfulness.drifts
     heats = [
         _heat(i, drift, report.include_text, limits)
@@ -60,7 +60,7 @@ def drifts(report: Report, limits: Limits) -> Section:
 
 
 def robustness(report: Report, limits: Limits) -> Section:
-    """Drops on disturbed inputs: between the two sides, or of the one against its own clean inputs."""
+    """Return the drops on disturbed inputs: between both sides, or of one side against its clean inputs."""
     own = report.subjects[-1].robustness
     if report.robustness:
         how, first, second = "both sides answered the same disturbed inputs", "before", "now"

@@ -1,4 +1,4 @@
-"""Where it was measured and of what, what else there is to know, and how a report is read."""
+"""Machine and bundles, notes, and how to read a report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HOW_TO_READ = (
 
 
 def machine(report: Report, limits: Limits) -> Section:
-    """The fingerprint, and what was compared."""
+    """Return the section of the machine's fingerprint and the bundles."""
     rows = []
     for field in fields(report.fingerprint):
         value = getattr(report.fingerprint, field.name)
@@ -41,7 +41,7 @@ def machine(report: Report, limits: Limits) -> Section:
 
 
 def notes(report: Report, limits: Limits) -> Section:
-    """What whoever reads it should know, without what is said at a glance."""
+    """Return the notes, without those that the summary has."""
     never = report.accuracy.undecidable_reason if report.accuracy is not None else ""
     found = [note for note in report.notes if note != never]
     said = [
@@ -53,7 +53,7 @@ def notes(report: Report, limits: Limits) -> Section:
 
 
 def how_to_read() -> Section:
-    """A glossary."""
+    """Return the glossary."""
     return Section("reading", "How to read this", (_HOW_TO_READ,), page_only=True)
 
 
@@ -91,7 +91,7 @@ def _what(report: Report, limits: Limits) -> Table:
 
 
 def _told(value: object) -> str:
-    """A value of a fingerprint or of an identity: a text, a number, or several of them."""
+    """Return a value of a fingerprint or an identity as text: a string, a number, or several of them."""
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {version}" for name, version in sorted(value.items()))
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What several sections take of a report, and what they leave out."""
+"""Parts of a report that several sections need, and notes on what is left out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _IN_KEY = 28  # characters of a bundle's name beside a mark or above a column
 
 
 def sides(report: Report) -> list[tuple[str, str, Subject]]:
-    """(``a`` or ``b``, name, subject): the baseline, where there is one, and the candidate, by names that fit a key. One name twice is told apart."""
+    """Return (``a`` or ``b``, name, subject) of the baseline, if there is one, and of the candidate, with distinct short names."""
     subjects = report.subjects[-2:]
     if len(subjects) == 1 or report.kind == "self-check":
         return [("b", "this bundle", subjects[-1])]
@@ -27,26 +27,26 @@ def sides(report: Report) -> list[tuple[str, str, Subject]]:
 
 
 def changes_of(report: Report) -> list[Change]:
-    """Of each metric; what keeps all latencies from being compared is said once, and not with each."""
+    """Return the change of each metric; the reason why no latency can be compared is not repeated for each."""
     speed = report.speed
     return [] if speed is None else [replace(c, said="") if c.said == speed.why_not else c for c in speed.changes]
 
 
 def limits_of(report: Report) -> dict[str, float]:
-    """Gates by name to what they allow."""
+    """Return the limit of each gate by name."""
     return {gate.name: gate.limit for gate in report.gates}
 
 
 def left_out(shown: int, all_: int, what: str) -> str:
-    """A note on what a table does not list; empty where it lists all."""
+    """Return a note on what a table does not list; empty if it lists all."""
     return "" if shown >= all_ else f"{shown:,} of {all_:,} {what} are listed; report.json has the others."
 
 
 def filled(*blocks: Block | None) -> tuple[Block, ...]:
-    """Those that there are, without tables of no row."""
+    """Return the blocks without empty ones and tables without rows."""
     return tuple(b for b in blocks if b and not (isinstance(b, Table) and not b.rows))
 
 
 def rows_of(pairs: Iterable[tuple[str, Sequence[str]]]) -> tuple[Row, ...]:
-    """Rows of a name and cells, without those that say nothing at all."""
+    """Return rows of a name and cells, without rows whose cells are all empty."""
     return tuple((name, *cells) for name, cells in pairs if any(c not in ("", NOTHING) for c in cells))

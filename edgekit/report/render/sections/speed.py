@@ -1,4 +1,4 @@
-"""What it costs: latency, cold start, memory, size, energy, and the candidates that a build chose from."""
+"""Costs: latency, cold start, memory, size, energy, and the candidates of the build."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PARTS = ("import", "verify", "load", "first answer", "the rest")
 
 
 def latency(report: Report, limits: Limits) -> Section:
-    """Distributions, ratios, latency by length, scenarios."""
+    """Return the section of latency: distributions, ratios, latency by length, scenarios."""
     found, speed = sides(report), report.speed
     # The verdict of a self-check says its noise.
     how = (
@@ -55,13 +55,13 @@ def latency(report: Report, limits: Limits) -> Section:
 
 
 def footprint(report: Report, limits: Limits) -> Section:
-    """Cold start, memory, size and energy."""
+    """Return the section of cold start, memory, size and energy."""
     found = sides(report)
     return Section("footprint", "Footprint", filled(_start(found), _sizes(found, limits)))
 
 
 def noise(speed: Speed | None) -> str:
-    """What a self-check found: the noise floor."""
+    """Return the noise floor of a self-check as a sentence."""
     said = (
         ", ".join(
             f"{percent(value)} in {cut(NAMES.get(metric, metric), 30)}" for metric, value in speed.noise_floor.items()
@@ -73,7 +73,7 @@ def noise(speed: Speed | None) -> str:
 
 
 def candidates(report: Report, limits: Limits) -> Section:
-    """What the build chose from, and the Pareto front of it."""
+    """Return the candidates of the build and their Pareto front."""
     trials: tuple[Trial, ...] = next((s.candidates for s in reversed(report.subjects) if s.candidates), ())
     one = report.subjects[-1]
     by_rows = not any(t.p50_ms for t in trials) and any(t.rows_per_s for t in trials)

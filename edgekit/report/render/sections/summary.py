@@ -1,4 +1,4 @@
-"""The gates, and the numbers that most people look for."""
+"""The gates and the main numbers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _OPEN = 16  # gates that are seen at once
 
 
 def gates(found: Sequence[Gate], limits: Limits) -> Section:
-    """The gates, as they are sorted."""
+    """Return the section of the gates, the worst first."""
     rows = tuple(
         (cut(g.name, limits.name), _verdict(g), *gate_numbers(g), sentence(g.said, limits.sentence))
         for g in found[: limits.rows]
@@ -55,7 +55,7 @@ def gates(found: Sequence[Gate], limits: Limits) -> Section:
 
 
 def glance(report: Report, limits: Limits) -> Section:
-    """The numbers that most people look for; before them, that these rows can never settle what is asked."""
+    """Return the section of the main numbers, after a sentence if the rows can never decide the margin."""
     found, never = sides(report), report.accuracy.undecidable_reason if report.accuracy is not None else ""
     if len(found) == 1:
         table = Table(
@@ -84,7 +84,7 @@ def _verdict(gate: Gate) -> Cell:
 
 
 def _alone(one: Subject, changes: Sequence[Change], most: int) -> tuple[Row, ...]:
-    """Of one bundle; ``changes`` are those of a self-check, in which it ran twice."""
+    """Return the rows of one bundle; ``changes`` are those of a self-check, in which it ran twice."""
     times = percentiles(one.times) if one.times is not None else {}
     return rows_of(
         [
@@ -140,7 +140,7 @@ def _both(report: Report, before: Subject, after: Subject, most: int) -> tuple[R
 
 
 def _medians(change: Change) -> tuple[str, str]:
-    """Both sides' values; none where they contradict the ratio of what was measured in turns, which is steadier than either."""
+    """Return both sides' values; none if they contradict the interleaved ratio, which is more precise."""
     seen = (amount(change.before, change.unit), amount(change.after, change.unit))
     if not change.before or change.after is None or change.low is None or change.high is None:
         return seen

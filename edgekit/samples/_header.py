@@ -1,0 +1,34 @@
+"""Whether the first line of a table is a header, so that its cells may be named in an error; else they may be private text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+__all__ = ["is_header"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,39}")
+
+
+def is_header(names: Iterable[str], rows: Iterable[Mapping[str, object]]) -> bool:
+    """Return whether the cells of the first line are names of columns and no data.
+
+    They are where each is an identifier that its own column does not repeat, while another row has a cell of several words.
+
+    Args:
+        names: Cells of the first line.
+        rows: Rows below it, by these names.
+    """
+    columns = list(names)
+    if not columns or not all(_NAME.fullmatch(name) for name in columns):
+        return False
+    has_words = False
+    for row in rows:
+        for name in columns:
+            value = row.get(name)
+            if not isinstance(value, str):
+                continue
+            if value.strip().lower() == name.lower():
+                return False
+            has_words = has_words or " " in value.strip()
+    return has_words
