@@ -99,7 +99,7 @@ def test_options_are_frozen_keyword_only_documented_and_have_defaults(name):
     for field in dataclasses.fields(kind):
         assert field.kw_only and f"{field.name}: " in documented, field.name
     assert kind.__dataclass_params__.frozen
-    if name != "TorchModule":
+    if name not in ("TorchModule", "OnnxModel"):
         assert kind() == kind()
 
 

@@ -198,7 +198,12 @@ def test_code_of_its_own(folder, file):
         folder / file,
         auto_map={"AutoModelForSequenceClassification": "modeling_mine.Mine", "AutoTokenizer": "modeling_mine.Mine"},
     )
-    assert_refused(folder, "model-own-code", f"{file} has auto_map", "edgekit.build(edgekit.TorchModule(module=..., processor=...), ...)")
+    assert_refused(
+        folder,
+        "model-own-code",
+        f"{file} has auto_map",
+        "edgekit.build(edgekit.TorchModule(module=..., processor=...), ...)",
+    )
     assert not (folder / "code-was-run").exists()
 
 

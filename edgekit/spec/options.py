@@ -6,7 +6,6 @@ stands here. A field whose metadata ``key`` is False is no key of the table in `
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -394,7 +393,7 @@ class DeployOptions:
     """
 
     python: str = "python3"
-    keys: Sequence[str | os.PathLike[str]] = ()
+    keys: Sequence[FilePath] = ()
     revoked: FilePath | None = None
     allow_downgrade: bool = False
     identity: FilePath | None = None
