@@ -6,7 +6,7 @@ another project.
 
 from __future__ import annotations
 
-__all__ = ["DISTRIBUTION", "REPOSITORY", "install_hint", "requirement", "source_requirement"]
+__all__ = ["DISTRIBUTION", "REPOSITORY", "install_hint", "requirement"]
 
 DISTRIBUTION = "edgekit-sdk"
 """Name of the distribution, as ``pyproject.toml`` states it."""
@@ -26,15 +26,6 @@ def requirement(*extras: str) -> str:
         return DISTRIBUTION
     names = ",".join(extra.replace("_", "-") for extra in extras)
     return f"{DISTRIBUTION}[{names}]"
-
-
-def source_requirement(*extras: str) -> str:
-    """Return the requirement that pip installs from the repository, which works before there is a release on an index.
-
-    Args:
-        *extras: Names of extras, as in :func:`requirement`.
-    """
-    return f"{requirement(*extras)} @ git+{REPOSITORY}"
 
 
 def install_hint(*extras: str, upgrade: bool = False) -> str:

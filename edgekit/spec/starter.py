@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.spec import target as targets
-from edgekit.spec.distribution import source_requirement
+from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import to_json
@@ -212,7 +212,8 @@ jobs:
           python-version: "3.12"
           cache: pip
           cache-dependency-path: {_PROJECT}
-      - run: pip install '{source_requirement("build")}' --extra-index-url https://download.pytorch.org/whl/cpu
+      # Not on PyPI yet: until then, name your wheel of it in place of the distribution.
+      - run: {install_hint("build")} --extra-index-url https://download.pytorch.org/whl/cpu
       - run: edgekit build
       # A baseline of another machine decides accuracy and size; its latencies are incomparable here.
       - run: edgekit check --gates {GATES} --allow-incomparable

@@ -7,7 +7,7 @@ import re
 import pytest
 import small
 
-from edgekit.spec.distribution import DISTRIBUTION, REPOSITORY, install_hint, requirement, source_requirement
+from edgekit.spec.distribution import DISTRIBUTION, REPOSITORY, install_hint, requirement
 from edgekit.spec.errors import EdgekitError
 
 TEXTS = ("*.md", "*.py", "*.toml", "*.yml", "*.yaml", "*.txt", "*.sh", "*.j2", "*.json", "Makefile", "run")
@@ -60,7 +60,6 @@ def test_hints():
     assert install_hint("report", "onnxruntime") == f"pip install '{DISTRIBUTION}[report,onnxruntime]'"
     assert install_hint("tensorrt_rtx", upgrade=True) == f"pip install -U '{DISTRIBUTION}[tensorrt-rtx]'"
     assert (requirement(), requirement("cli")) == (DISTRIBUTION, f"{DISTRIBUTION}[cli]")
-    assert source_requirement("build") == f"{DISTRIBUTION}[build] @ git+{REPOSITORY}"
     assert project()["urls"]["Source"] == REPOSITORY
 
 
