@@ -13,6 +13,7 @@ from refusals import refused
 from edgekit import deploy
 from edgekit.deploy import measure
 from edgekit.deploy.measure import Connection
+from edgekit.spec.options import DeployOptions
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,11 @@ def left(device):
 
 
 def test_without_sftp_the_copy_goes_through_ssh(float32_ort, device):
-    result = deploy.deploy(float32_ort, f"{device.url}/~/plain", python=sys.executable, ssh_options=device.options)
+    result = deploy.deploy(
+        float32_ort,
+        f"{device.url}/~/plain",
+        options=DeployOptions(python=sys.executable, ssh_options=device.options),
+    )
     place = device.home / "plain"
     assert result.path == str(place)
     assert (place / "manifest.json").read_bytes() == (float32_ort / "manifest.json").read_bytes()
