@@ -22,6 +22,7 @@ from edgekit.report import predictions
 from edgekit.report.faithfulness import MOST_WORDS, FaithfulnessOptions, faithfulness, spearman, top_overlap
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.parsing import parse, plain
+from edgekit.spec.progress import silent
 from edgekit.spec.report import Faithfulness
 from edgekit.tasks.text_classification import Settings, bind
 
@@ -69,7 +70,7 @@ def sequence(texts):
     )
 
 
-def explain(before, after, texts, the_task=None, mask=MASK, **options):
+def explain(before, after, texts, the_task=None, mask=MASK, progress=silent, **options):
     given = Evaluation(the_task or task(), texts, [None] * len(texts))
     ids = [f"id{i}" for i in range(len(texts))]
     return faithfulness(
@@ -79,6 +80,7 @@ def explain(before, after, texts, the_task=None, mask=MASK, **options):
         ids,
         filler=mask,
         options=FaithfulnessOptions(**options),
+        progress=progress,
     )
 
 
