@@ -12,7 +12,7 @@ from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import Gates
 from edgekit.spec.parsing import to_json
-from edgekit.spec.paths import takes_paths
+from edgekit.spec.paths import check_path, takes_paths
 
 __all__ = ["GATES", "WORKFLOW", "Started", "start"]
 
@@ -87,6 +87,9 @@ def start(
         UsageError: If one of the files exists, or a target is unknown. Nothing is written then.
     """
     root = Path(folder)
+    for value, name in ((model, "model"), (samples, "samples"), (eval, "eval")):
+        if value is not None:
+            check_path(value, name)
     for name in target:
         targets.load(name)
     chosen = Started(

@@ -178,7 +178,7 @@ def test_a_nesting_bomb_is_refused_quickly(bomb):
 
 LATER = {  # bundles of earlier releases lack these keys
     *("provenance", "held_out", "sensitivity", "notes", "choose_on", "verified", "unverified", "reference_check"),
-    *("name", "version", "expires", "built", "machine", "higher_is_better"),
+    *("name", "version", "expires", "built", "machine", "higher_is_better", "input_forms"),
 }
 
 
