@@ -78,14 +78,15 @@ class BuildOptions:
         columns: Role (``text``, ``text_pair``, ``label``) to column name, for all samples.
         budget: Limits that replace those of the target, e.g. ``{"accuracy_drop": 0.005}``.
         strict: Whether the one-sided 95 % upper bound of the accuracy drop must be within the budget, not only the
-            drop.
+            observed drop.
         keep_float: Layers that stay in float, beside those of the target; ``*`` stands for any characters.
         use: ``latency`` or ``throughput``; None for the target's.
         max_time: Seconds from the start after which no further variation is tried and the race ends; None for no limit.
         race: ``race.json`` of an earlier bundle of the same build, whose times replace new measurements.
         rerace: Whether cached times are measured again. Times older than 7 days, or of a busy machine, always are.
         no_cache: Whether the build neither reads nor writes the build cache.
-        distill: Students that compete with the model, each with keys of ``edgekit.compress.recipe``: ``{"layers": 3}``.
+        distill: Students that compete with the model, each with the keys of ``edgekit.compress.recipe``, e.g.
+            ``{"layers": 3}``.
         distill_samples: Training samples of students, with or without labels; empty for all calibration samples.
         vocabulary: ``samples`` to keep only the tokens of the samples (and those that any other text needs), or a file
             of tokens.
