@@ -38,7 +38,8 @@ class Hardware:
 
     Attributes:
         memory: Memory of the device, bytes; 0 where it is not known.
-        chips: Compute capabilities that TensorRT-RTX builds for, e.g. ``8.9``; empty for the one of this device. TensorRT always builds for that.
+        chips: Compute capabilities that TensorRT-RTX builds for, e.g. ``8.9``; empty for that of this device. TensorRT
+            always builds for this device.
     """
 
     memory: int = 0

@@ -106,9 +106,9 @@ class EngineOptions:
     """How :func:`load_engine` comes to an engine.
 
     Attributes:
-        make: Whether engines are made here and stored, also where the bundle brings some; else what can be used is used.
-        force: Whether an engine is made anew also where the cache has one.
-        self_test: Function that is called with an engine that was made here, and returns what is wrong with it.
+        make: Whether engines are compiled here and stored even where the bundle has some; False to use any usable one.
+        force: Whether an engine is compiled even where the cache has one.
+        self_test: Function that takes a newly compiled engine and returns a description of its fault.
     """
 
     make: bool = False
@@ -145,7 +145,9 @@ def load_engine(
         BuildError: ``make`` is set and the engine cannot be cached.
     """
     how = options or EngineOptions()
-    make, force, self_test = how.make, how.force, how.self_test
+    make = how.make
+    force = how.force
+    self_test = how.self_test
     if not backends.get(variant.backend).ENGINES:
         graph: backends.Engine = device.load(bundle.graph(variant.graphs[signature.name]), signature, variant.shapes)
         bundle.check_unchanged()

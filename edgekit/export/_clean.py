@@ -89,7 +89,8 @@ def slice_positions(graph: ir.Graph) -> int:
         if not is_range or start.tolist() != [0]:
             continue
         rows = constant(table)[first : first + ids.shape[1]]  # type: ignore[index]
-        whole = table if len(rows) == len(constant(table)) else initializer(graph, f"{table.name}_rows", rows)  # type: ignore[arg-type]
+        table_rows = len(constant(table))  # type: ignore[arg-type]
+        whole = table if len(rows) == table_rows else initializer(graph, f"{table.name}_rows", rows)
         zero = initializer(graph, "axis_0", np.array([0], np.int64))
         sliced = ir.node("Slice", [whole, cut.inputs[1], cut.inputs[2], zero])
         sliced.outputs[0].type = node.outputs[0].type

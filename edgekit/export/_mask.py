@@ -248,7 +248,13 @@ def _additive(graph: ir.Graph, mask: ir.Value, meaning: _Meaning, first: ir.Node
     return result
 
 
-def _window(constant, add, mask: ir.Value, reach: int, length: object) -> ir.Value:  # type: ignore[no-untyped-def] # noqa: ANN001
+def _window(  # type: ignore[no-untyped-def]
+    constant,  # noqa: ANN001
+    add,  # noqa: ANN001
+    mask: ir.Value,
+    reach: int,
+    length: object,
+) -> ir.Value:
     """Return 0 for positions at most ``reach`` apart, else ``HIDDEN``: float32 ``[sequence, sequence]``."""
     integer = ir.DataType.INT64
     square = (length, length)
@@ -265,4 +271,5 @@ def _window(constant, add, mask: ir.Value, reach: int, length: object) -> ir.Val
     near = add("LessOrEqual", [distance, limit], f"mask_near_{reach}", ir.DataType.BOOL, square)
     inside = constant("mask_inside", np.array(0, np.float32))
     outside = constant("mask_hidden", np.array(HIDDEN, np.float32))
-    return add("Where", [near, inside, outside], f"mask_distance_{reach}", ir.DataType.FLOAT, square)  # type: ignore[no-any-return]
+    bias: ir.Value = add("Where", [near, inside, outside], f"mask_distance_{reach}", ir.DataType.FLOAT, square)
+    return bias

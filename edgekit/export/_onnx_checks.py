@@ -1,4 +1,4 @@
-"""Checks of an ONNX file that is to be built: everything that could make another model of it is refused by name."""
+"""Checks of an ONNX file that is to be built: what could turn it into another model is refused by name."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class OnnxGraph(NamedTuple):
     """A file that was opened.
 
     Attributes:
-        path: The file.
-        model: Its content; large tensors may lie in other files.
+        path: ONNX file.
+        model: Content; large tensors may lie in other files.
     """
 
     path: Path
@@ -63,7 +63,8 @@ def open_graph(path: Path) -> OnnxGraph:
     """Open an ONNX file and check what does not depend on the task.
 
     Raises:
-        ModelError: If the file is no ONNX graph, its opset or operators are not supported, it is quantized, or external data is missing.
+        ModelError: If the file is not an ONNX graph, its opset or operators are not supported, it is quantized, or
+            external data is missing.
     """
     if path.stat().st_size >= _LARGEST:
         raise ModelError(
@@ -80,7 +81,8 @@ def open_graph(path: Path) -> OnnxGraph:
         ) from problem
     if not nodes or not model.graph.outputs:
         raise ModelError(
-            f"{path.name} is not an ONNX graph: it has {len(nodes)} nodes and {len(model.graph.outputs)} outputs. Export the model again.",
+            f"{path.name} is not an ONNX graph: it has {len(nodes)} nodes and {len(model.graph.outputs)} outputs. "
+            "Export the model again.",
             code="onnx-invalid",
         )
     graph = OnnxGraph(path, model)
@@ -101,7 +103,8 @@ def _check_operators(graph: OnnxGraph, nodes: Sequence[ir.Node]) -> None:
     quantized = sorted({node.op_type for node in nodes if node.op_type in _QUANTIZED})
     if quantized:
         raise ModelError(
-            f"{graph.path.name} is quantized already ({', '.join(quantized)}), and EdgeKit quantizes with calibration itself. Give the float32 graph.",
+            f"{graph.path.name} is quantized already ({', '.join(quantized)}), "
+            "and EdgeKit quantizes with calibration itself. Give the float32 graph.",
             code="onnx-quantized",
         )
     functions = {(function.domain, function.name) for function in graph.model.functions.values()}
@@ -124,7 +127,8 @@ def _check_opset(graph: OnnxGraph) -> None:
     opset = graph.model.opset_imports.get("", graph.model.opset_imports.get("ai.onnx", 0))
     if not OLDEST_OPSET <= opset <= NEWEST_OPSET:
         raise ModelError(
-            f"{graph.path.name} has opset {opset}, expected {OLDEST_OPSET} to {NEWEST_OPSET}. Export the model again with opset_version=18.",
+            f"{graph.path.name} has opset {opset}, expected {OLDEST_OPSET} to {NEWEST_OPSET}. "
+            "Export the model again with opset_version=18.",
             code="onnx-opset",
             opset=opset,
         )
@@ -148,9 +152,10 @@ def external_files(graph: OnnxGraph) -> list[Path]:
     """Return the files of the external data, each once, in alphabetical order.
 
     Raises:
-        ModelError: If one lies outside the folder of the graph, does not exist, or is shorter than a tensor that lies in it.
+        ModelError: If a file is outside the folder of the graph, does not exist, or is shorter than a tensor in it.
     """
-    root, files = graph.path.resolve().parent, set()
+    root = graph.path.resolve().parent
+    files: set[Path] = set()
     for name, tensor in _tensors(graph.model):
         if not isinstance(tensor, ir.ExternalTensor):
             continue
@@ -158,8 +163,8 @@ def external_files(graph: OnnxGraph) -> list[Path]:
         file = (root / location).resolve()
         if location.is_absolute() or ".." in location.parts or not file.is_relative_to(root):
             raise ModelError(
-                f"{graph.path.name} keeps the tensor '{name}' at {str(location)!r}, outside its folder, where nothing is read. "
-                "Save the model again with its data beside it.",
+                f"{graph.path.name} keeps the tensor '{name}' at {str(location)!r}, outside its folder, "
+                "where nothing is read. Save the model again with its data beside it.",
                 code="onnx-external-outside",
                 tensor=name,
             )
@@ -179,7 +184,8 @@ def _check_weights(graph: OnnxGraph) -> None:
     for name, tensor in _tensors(graph.model):
         if tensor.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16) and tensor.shape.numpy():
             raise ModelError(
-                f"{graph.path.name} has weights in {tensor.dtype.name.lower()} ('{name}'), expected float32. Export the model in float32.",
+                f"{graph.path.name} has weights in {tensor.dtype.name.lower()} ('{name}'), expected float32. "
+                "Export the model in float32.",
                 code="onnx-precision",
                 tensor=name,
             )
@@ -224,7 +230,7 @@ def check_signature(graph: OnnxGraph, signature: Signature) -> str:
     """Compare the graph with what the task expects.
 
     Args:
-        graph: The file.
+        graph: Graph of the file.
         signature: Inputs and outputs that the task expects.
 
     Returns:
@@ -238,7 +244,8 @@ def check_signature(graph: OnnxGraph, signature: Signature) -> str:
     expected = [spec.name for spec in signature.inputs]
     if sorted(inputs) != sorted(expected):
         raise ModelError(
-            f"{graph.path.name} takes the inputs {', '.join(sorted(inputs))}, and the processor makes {', '.join(sorted(expected))}. "
+            f"{graph.path.name} takes the inputs {', '.join(sorted(inputs))}, "
+            f"and the processor makes {', '.join(sorted(expected))}. "
             "Export the graph with the names of the processor's arrays, or give the processor that belongs to it.",
             code="onnx-inputs",
         )
@@ -255,16 +262,19 @@ def check_signature(graph: OnnxGraph, signature: Signature) -> str:
 
 
 def output_name(graph: OnnxGraph, signature: Signature) -> str:
-    """Return the name of the output with the scores of the labels: the only output, or the one that is named as the task names it.
+    """Return the name of the output with the scores of the labels.
+
+    It is the only output, or the one with the name that the task expects.
 
     Raises:
-        ModelError: If there are several and none has that name.
+        ModelError: If there are several outputs and none has that name.
     """
     names = [str(value.name) for value in graph.model.graph.outputs]
     expected = signature.outputs[0].name
     if len(names) > 1 and expected not in names:
         raise ModelError(
-            f"{graph.path.name} has the outputs {', '.join(names)}, expected one, or one that is called '{expected}'. Export that output alone.",
+            f"{graph.path.name} has the outputs {', '.join(names)}, "
+            f"expected one, or one that is called '{expected}'. Export that output alone.",
             code="onnx-outputs",
         )
     return expected if expected in names else names[0]
@@ -273,14 +283,18 @@ def output_name(graph: OnnxGraph, signature: Signature) -> str:
 def _shape(value: ir.Value) -> tuple[int | str | None, ...] | None:
     if value.shape is None:
         return None
-    return tuple(axis if isinstance(axis, int) else axis.value for axis in value.shape)
+    axes: list[int | str | None] = []
+    for axis in value.shape:
+        axes.append(axis if isinstance(axis, int) else axis.value)
+    return tuple(axes)
 
 
 def _check_value(graph: OnnxGraph, value: ir.Value, spec: TensorSpec, role: str) -> None:
     dtype = "unknown" if value.dtype is None else value.dtype.numpy().name
     if dtype != spec.dtype:
         raise ModelError(
-            f"The {role} '{value.name}' of {graph.path.name} is {dtype}, expected {spec.dtype}. Export the graph with that type.",
+            f"The {role} '{value.name}' of {graph.path.name} is {dtype}, expected {spec.dtype}. "
+            "Export the graph with that type.",
             code="onnx-dtype",
             role=role,
             name=str(value.name),
@@ -288,28 +302,30 @@ def _check_value(graph: OnnxGraph, value: ir.Value, spec: TensorSpec, role: str)
     shape = _shape(value)
     if shape is None:
         if role == "output":
-            return  # what it has when it runs is checked
+            return  # check_scores() checks the shape of the computed output
         shape = ()
     expected = f"[{', '.join(map(str, spec.shape))}]"
     if len(shape) != len(spec.shape):
         raise ModelError(
-            f"The {role} '{value.name}' of {graph.path.name} has {len(shape)} axes, expected {expected}. Export the graph with that shape.",
+            f"The {role} '{value.name}' of {graph.path.name} has {len(shape)} axes, expected {expected}. "
+            "Export the graph with that shape.",
             code="onnx-shape",
             role=role,
             name=str(value.name),
         )
-    for axis, wanted in zip(shape, spec.shape, strict=True):
-        if isinstance(axis, int) and isinstance(wanted, str):
+    for axis, size in zip(shape, spec.shape, strict=True):
+        if isinstance(axis, int) and isinstance(size, str):
             raise ModelError(
-                f"The axis '{wanted}' of the {role} '{value.name}' of {graph.path.name} is fixed at {axis}, and rows vary in it. "
-                "Export the graph with dynamic axes for batch and sequence.",
+                f"The axis '{size}' of the {role} '{value.name}' of {graph.path.name} is fixed at {axis}, "
+                "and rows vary in it. Export the graph with dynamic axes for batch and sequence.",
                 code="onnx-fixed-axis",
                 name=str(value.name),
-                axis=wanted,
+                axis=size,
             )
-        if isinstance(axis, int) and isinstance(wanted, int) and axis != wanted:
+        if isinstance(axis, int) and isinstance(size, int) and axis != size:
             raise ModelError(
-                f"The {role} '{value.name}' of {graph.path.name} has the shape {list(shape)}, expected {expected}. Correct the config, or export again.",
+                f"The {role} '{value.name}' of {graph.path.name} has the shape {list(shape)}, "
+                f"expected {expected}. Correct the config, or export again.",
                 code="onnx-shape",
                 role=role,
                 name=str(value.name),
@@ -324,8 +340,9 @@ def check_scores(file: Path, signature: Signature, shape: Sequence[int], dtype: 
     """
     scores = signature.outputs[0]
     if dtype != scores.dtype or len(shape) != len(scores.shape):
+        expected = f"{scores.dtype} [{', '.join(map(str, scores.shape))}]"
         raise ModelError(
-            f"The output of {file.name} is {dtype} {list(shape)}, expected {scores.dtype} [{', '.join(map(str, scores.shape))}]. Export that output alone.",
+            f"The output of {file.name} is {dtype} {list(shape)}, expected {expected}. Export that output alone.",
             code="onnx-output-shape",
         )
     _check_labels(file, scores, shape[-1])
@@ -334,7 +351,8 @@ def check_scores(file: Path, signature: Signature, shape: Sequence[int], dtype: 
 def _check_labels(file: Path, scores: TensorSpec, count: int) -> None:
     if count != scores.shape[-1]:
         raise ModelError(
-            f"{file.name} has {count} outputs, and config.json names {scores.shape[-1]} labels. Give the folder that belongs to the graph.",
+            f"{file.name} has {count} outputs, and config.json names {scores.shape[-1]} labels. "
+            "Give the folder that belongs to the graph.",
             code="onnx-labels",
             outputs=count,
             labels=int(scores.shape[-1]),

@@ -1,4 +1,7 @@
-"""Makes of an ONNX file a graph as the export from torch gives it: one opset, one set of names and axes, plain operators."""
+"""Conversion of an ONNX file into the form of an export from torch.
+
+The result has one opset, one set of names and axes, and plain operators.
+"""
 
 from __future__ import annotations
 
@@ -49,15 +52,17 @@ def import_graph(path: Path, signature: Signature) -> ir.Model:
             optimizer.optimize(model, onnx_shape_inference=True)
             _lift_constants(model)
     except Exception as problem:  # converters raise of every kind
-        reason = str(problem).strip().splitlines()
+        lines = str(problem).strip().splitlines()
+        reason = lines[0] if lines else type(problem).__name__
         raise ExportError(
-            f"{path.name} cannot be converted to opset {NEWEST_OPSET}: {reason[0] if reason else type(problem).__name__}. "
+            f"{path.name} cannot be converted to opset {NEWEST_OPSET}: {reason}. "
             "Export the model again with opset_version=18, or give the Hugging Face folder.",
             code="onnx-conversion",
         ) from problem
     if model.opset_imports.get("") != NEWEST_OPSET:
         raise ExportError(
-            f"{path.name} cannot be converted from opset {model.opset_imports.get('')} to {NEWEST_OPSET}. Export the model again with opset_version=18.",
+            f"{path.name} cannot be converted from opset {model.opset_imports.get('')} to {NEWEST_OPSET}. "
+            "Export the model again with opset_version=18.",
             code="onnx-conversion",
         )
     return model
@@ -68,7 +73,7 @@ def _lift_constants(model: ir.Model) -> None:
 
 
 def _keep_scopes(model: ir.Model) -> None:
-    """Turn names of nodes like ``/bert/encoder/layer.0/output/dense/MatMul`` into the scopes that layers are named after."""
+    """Turn node names like ``/bert/encoder/layer.0/output/dense/MatMul`` into the scopes that name layers."""
     for node in model.graph:
         parts = [part for part in (node.name or "").split("/") if part]
         if (node.name or "").startswith("/") and len(parts) > 1 and _SCOPES not in node.metadata_props:

@@ -91,7 +91,7 @@ def export(source: Source, out: Path, inputs: Sequence[Input]) -> GraphSet:
 
 
 def _models(source: Source) -> list[tuple[Signature, Any]]:
-    """Return signature and onnx_ir model of each graph: exported from torch, or read from the ONNX file that was given."""
+    """Return signature and onnx_ir model of each graph: exported from torch, or read from the ONNX file."""
     if source.onnx_file is not None:
         signature = source.head.signature(source.settings)
         return [(signature, import_graph(source.onnx_file, signature))]

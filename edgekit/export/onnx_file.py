@@ -1,7 +1,8 @@
 """An ONNX file as the model of a build: the file takes the place of the export from torch.
 
-Config, labels and processor come from a Hugging Face folder that belongs to the file. The reference is the file itself, run by
-ONNX Runtime in float32 as it is. The graph of the bundle is made from the same file and compared with that reference.
+Config, labels and processor come from a Hugging Face folder that belongs to the file. The unchanged file, run by ONNX
+Runtime in float32, is the reference. The graph of the bundle is made from the same file and compared with that
+reference.
 """
 
 from __future__ import annotations
@@ -34,16 +35,19 @@ def is_onnx(model: object) -> bool:
     return isinstance(model, (str, os.PathLike)) and os.fspath(model).lower().endswith(SUFFIX)
 
 
-def read(model: str | Path, processor: Any, task: str | None = None, outputs: str | None = None, **told: Any) -> Source:
+def read(
+    model: str | Path, processor: Any, task: str | None = None, outputs: str | None = None, **options: Any
+) -> Source:
     """Read an ONNX file and the folder of its config and processor.
 
     Args:
-        model: ONNX file. Its inputs have the names of the processor's arrays; its output holds the raw score of each label, float32.
-            External data lies in the folder of the file.
-        processor: Hugging Face folder with ``config.json`` (``id2label``) and the tokenizer or image processor. Weights in it are not read.
+        model: ONNX file. Its inputs have the names of the processor's arrays; its output holds the raw score of each
+            label, float32. External data is in the folder of the file.
+        processor: Hugging Face folder with ``config.json`` (``id2label``) and the tokenizer or image processor. Weights
+            in it are not read.
         task: Name of the task; None for the one that ``architectures`` of the config name.
         outputs: Form of the outputs: ``heads.RAW_OUTPUTS`` to accept what looks like probabilities; None to refuse it.
-        **told: Statements that replace the files, as for :func:`edgekit.source.read`.
+        **options: Model options that replace statements of the files, as for :func:`edgekit.source.read`.
 
     Returns:
         The model. Its module runs the file in ONNX Runtime.
@@ -57,7 +61,8 @@ def read(model: str | Path, processor: Any, task: str | None = None, outputs: st
     graph = _onnx_checks.open_graph(file)
     config = _read_config(folder)
     task = _find_task(file, config, task)
-    head, processors = heads.get(task), processors_of(task)
+    head = heads.get(task)
+    processors = processors_of(task)
     if len(loops.get(tasks.get(task).LOOP).SIGNATURES) != 1:
         raise UsageError(
             f"A model of the task '{task}' has several graphs, and {file.name} is one. Give the Hugging Face folder.",
@@ -69,24 +74,25 @@ def read(model: str | Path, processor: Any, task: str | None = None, outputs: st
             f"or pass outputs='{heads.RAW_OUTPUTS}'.",
             code="onnx-outputs-option",
         )
-    told = {option: value for option, value in told.items() if value is not None}
-    check_options(told, (*head.OPTIONS, *processors.OPTIONS), task)
-    processors.check_told(told)
+    options = {option: value for option, value in options.items() if value is not None}
+    check_options(options, (*head.OPTIONS, *processors.OPTIONS), task)
+    processors.check_told(options)
     processors.check_names(str(folder), {p.name for p in folder.iterdir()})
-    kind, notes = head.survey(file.name, config, folder, {}, told)
-    notes += processors.survey(file.name, folder, config, {}, told)
+    kind, notes = head.survey(file.name, config, folder, {}, options)
+    notes += processors.survey(file.name, folder, config, {}, options)
     runtime = f"ONNX Runtime {version_of('onnxruntime') or ''}".strip()
 
     def make() -> tuple[Any, Any]:
         try:
             with quiet():
-                tokenizer = processors.load(file.name, folder, told)
+                tokenizer = processors.load(file.name, folder, options)
                 settings_of = _load_config(folder, config)
         except EdgekitError:
             raise
         except Exception as problem:  # Transformers raises of every kind for a damaged folder
             raise ModelError(
-                f"Config and {processors.NOUN} in {folder} cannot be loaded by Transformers: {problem}. Save them again with save_pretrained().",
+                f"Config and {processors.NOUN} in {folder} cannot be loaded by Transformers: {problem}. "
+                "Save them again with save_pretrained().",
                 code="model-load",
             ) from problem
         _onnx_checks.match_inputs(graph, tokenizer)
@@ -94,20 +100,21 @@ def read(model: str | Path, processor: Any, task: str | None = None, outputs: st
         signature = head.signature(head.settings(file.name, module, tokenizer, kind))
         output = _onnx_checks.check_signature(graph, signature)
         module.open(signature, output)
-        return head.prepare(module, kind, told), tokenizer
+        return head.prepare(module, kind, options), tokenizer
 
+    replaces_processor = any(option in processors.OPTIONS for option in options)
     return Source(
         file.name,
         "local",
         task,
-        _digest(file, _onnx_checks.external_files(graph), folder, told),
+        _digest(file, _onnx_checks.external_files(graph), folder, options),
         make,
         kind,
         notes=(
             f"The reference is {file.name} as it is, run by {runtime} in float32, in place of a torch model.",
             *notes,
         ),
-        folder=None if any(option in processors.OPTIONS for option in told) else folder,
+        folder=None if replaces_processor else folder,
         questioned=outputs is None,
         onnx_file=file,
     )
@@ -126,7 +133,8 @@ def _check_folder(file: Path, processor: Any) -> Path:
     if not isinstance(processor, (str, os.PathLike)) or not Path(processor).is_dir():
         what = str(processor) if isinstance(processor, (str, os.PathLike)) else f"a {type(processor).__name__}"
         raise UsageError(
-            f"processor is {what}, expected an existing folder with config.json and the tokenizer or image processor. Correct the path.",
+            f"processor is {what}, expected an existing folder with config.json and the tokenizer or image processor. "
+            "Correct the path.",
             code="processor-not-folder",
         )
     return Path(processor)
@@ -141,7 +149,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
     for name in ("config.json", "tokenizer_config.json", "preprocessor_config.json"):
         if "auto_map" in read_object(folder / name):
             raise ModelError(
-                f"{folder} brings code of its own ({name} has auto_map), and no code of a model is run. Take auto_map out of a copy.",
+                f"{folder} brings code of its own ({name} has auto_map), and no code of a model is run. "
+                "Take auto_map out of a copy.",
                 code="model-own-code",
             )
     return read_object(folder / "config.json")
@@ -155,7 +164,8 @@ def _find_task(file: Path, config: Mapping[str, Any], task: str | None) -> str:
     named = heads.for_architectures(architectures)
     if named is None:
         raise UsageError(
-            f"The config beside {file.name} names no supported task ({', '.join(architectures) or 'no architectures'}). "
+            f"The config beside {file.name} names no supported task "
+            f"({', '.join(architectures) or 'no architectures'}). "
             f"Give it: task=NAME (--task NAME), one of: {', '.join(heads.names())}.",
             code="task-missing",
         )
@@ -163,7 +173,7 @@ def _find_task(file: Path, config: Mapping[str, Any], task: str | None) -> str:
 
 
 def _load_config(folder: Path, entries: Mapping[str, Any]) -> Any:
-    """Return the config of Transformers; of an architecture that it does not know, a plain one with the same entries."""
+    """Return the config of Transformers; for an unknown architecture, a plain one with the same entries."""
     from transformers import AutoConfig, PretrainedConfig
 
     try:
@@ -197,10 +207,13 @@ def _make_module(file: Path, config: Any, rows: Mapping[str, int]) -> Any:
                 signature: Inputs and outputs that the task expects.
                 output: Name of the output with the scores of the labels in the file.
             """
-            self._signature, self._output = signature, output
+            self._signature = signature
+            self._output = output
             scores = signature.outputs[0]
-            given = Signature(signature.name, signature.inputs, (TensorSpec(output, scores.dtype, scores.shape),))
-            self._engine = backends.get("onnxruntime").open_device("cpu", cpus()).load(file, given)
+            file_signature = Signature(
+                signature.name, signature.inputs, (TensorSpec(output, scores.dtype, scores.shape),)
+            )
+            self._engine = backends.get("onnxruntime").open_device("cpu", cpus()).load(file, file_signature)
 
         def forward(self, **feeds: Any) -> Any:
             outputs = self._engine.run({name: tensor.numpy() for name, tensor in feeds.items()})
@@ -211,12 +224,12 @@ def _make_module(file: Path, config: Any, rows: Mapping[str, int]) -> Any:
     return OnnxModule().eval()
 
 
-def _digest(file: Path, external: list[Path], folder: Path, told: Mapping[str, Any]) -> str:
-    """Return the sha256 over the graph, its external data, the files of the folder that count, and the user's statements."""
+def _digest(file: Path, external: list[Path], folder: Path, options: Mapping[str, Any]) -> str:
+    """Return the sha256 over the graph, its external data, the config and processor files, and the options."""
     files = sorted(p for p in folder.iterdir() if p.is_file() and p.suffix in _CONFIG_SUFFIXES)
     digest = hashlib.sha256(b"onnx\0")
     for path in (file, *external, *files):
         digest.update(path.name.encode() + b"\0" + bytes.fromhex(sha256(path)))
-    for option, value in sorted(told.items()):
+    for option, value in sorted(options.items()):
         digest.update(f"{option}={value!r}".encode() + b"\0")
     return digest.hexdigest()

@@ -89,8 +89,9 @@ class ImageModality:
         """Return the image of one row in memory, see :class:`edgekit.spec.sources.TakesRows`.
 
         Args:
-            columns: ``image`` to the path of a file, which starts at the current folder and may lead anywhere, the bytes of a file, an image of Pillow,
-                an array as :func:`decode` takes it, or a mapping with ``bytes`` or ``path``, as ``datasets`` gives an image that it does not decode.
+            columns: ``image`` to the path of a file (relative to the current folder; any folder is allowed), the bytes
+                of a file, an image of Pillow, an array as :func:`decode` takes it, or a mapping with ``bytes`` or
+                ``path`` (an undecoded image of ``datasets``).
 
         Returns:
             The absolute path, or uint8 ``[height, width, 3]``.
@@ -111,7 +112,8 @@ class ImageModality:
             )
         if value is None or isinstance(value, (str, bool, int, float)):
             raise SamplesError(
-                f"has as its image {kind_of(value)}, expected a path, the bytes of a file, an image of Pillow, or an array. Correct or remove the row.",
+                f"has as its image {kind_of(value)}, expected a path, the bytes of a file, "
+                "an image of Pillow, or an array. Correct or remove the row.",
                 code="samples-image-type",
             )
         try:

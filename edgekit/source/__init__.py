@@ -124,8 +124,10 @@ class Source:
             if self.onnx_file is None:
                 raise
             raise problem.reworded(
-                f"The outputs of {self.model_id} look like probabilities, and a bundle applies its own softmax or sigmoid. "
-                f"End the graph before them, or pass outputs='{heads.RAW_OUTPUTS}' if they are raw outputs all the same."
+                f"The outputs of {self.model_id} look like probabilities, "
+                "and a bundle applies its own softmax or sigmoid. "
+                f"End the graph before them, or pass outputs='{heads.RAW_OUTPUTS}' "
+                "if they are raw outputs all the same."
             ) from problem
 
     def encode(self, inputs: Sequence[Input]) -> list[Arrays]:

@@ -65,8 +65,8 @@ def locate(model: str, revision: str | None) -> Origin:
     )
     if folder.suffix.lower() == ".onnx":
         raise ModelError(
-            f"{model} is an ONNX file, and what is asked for needs weights in torch: a Hugging Face folder or a hub id. "
-            "Give that; edgekit build alone takes an ONNX file.",
+            f"{model} is an ONNX file, and what is asked for needs weights in torch: "
+            "a Hugging Face folder or a hub id. Give that; edgekit build alone takes an ONNX file.",
             code="onnx-needs-folder",
         )
     if looks_like_path:

@@ -114,8 +114,8 @@ def check_unexpected(model_id: str, names: Iterable[str]) -> None:
     if unused:
         raise ModelError(
             f"{model_id} contains {len(unused)} weights without a place in its architecture ({_first(unused)}), which "
-            "would not be used. Pass the module itself from Python, edgekit.build(edgekit.TorchModule(module=..., processor=...), ...), or save "
-            "the model without them.",
+            "would not be used. Pass the module itself from Python, "
+            "edgekit.build(edgekit.TorchModule(module=..., processor=...), ...), or save the model without them.",
             code="weights-unused",
         )
 

@@ -1,7 +1,7 @@
 """Name of this project on package indexes, and the install commands that messages recommend.
 
-The import package and the command are called ``edgekit``. The distribution is not: the name ``edgekit`` on PyPI belongs to
-another project.
+The import package and the command are called ``edgekit``. The distribution is not: the name ``edgekit`` on PyPI belongs
+to another project.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Options of the public functions. The command line, ``edgekit.toml``, the pytest plugin and the Python API read the same classes.
+"""Options of the public functions.
 
-A field has one name and one default everywhere. What a function cannot do without (model, samples, output) is a parameter of the function; the rest
-stands here. A field whose metadata ``key`` is False is no key of the table in ``edgekit.toml``: it is set elsewhere in the file, or not in it at all.
+The command line, ``edgekit.toml``, the pytest plugin and the Python API read the same classes. A field has one name and
+one default everywhere. Required values (model, samples, output) are parameters of the functions. A field whose metadata
+``key`` is False is not a key of the table in ``edgekit.toml``: it is set elsewhere in the file, or not in it at all.
 """
 
 from __future__ import annotations
@@ -16,44 +17,31 @@ from edgekit.spec.training import RECOVERY, Training
 from edgekit.spec.user_metric import MetricSource
 
 __all__ = [
-    "CALIBRATION_ROWS",
-    "CHECK_SECONDS",
-    "BaselineOptions",
-    "BenchOptions",
-    "BuildOptions",
-    "CheckOptions",
-    "CompareOptions",
-    "DeployOptions",
-    "DistillOptions",
-    "EvaluateOptions",
-    "MeasureOptions",
-    "ModuleDistillOptions",
-    "OnnxModel",
-    "PredictOptions",
-    "PruneOptions",
-    "TorchModule",
-    "TrimVocabOptions",
-]
+    "CALIBRATION_ROWS", "CHECK_SECONDS", "BaselineOptions", "BenchOptions", "BuildOptions", "CheckOptions",
+    "CompareOptions", "DeployOptions", "DistillOptions", "EvaluateOptions", "MeasureOptions", "ModuleDistillOptions",
+    "OnnxModel", "PredictOptions", "PruneOptions", "TorchModule", "TrimVocabOptions",
+]  # fmt: skip
 
 CALIBRATION_ROWS = 300
-"""Rows that are drawn for calibration by default."""
+"""Default number of rows for calibration."""
 
 CHECK_SECONDS = 30.0
-"""Seconds that timing goes on by default while a gate is not decided."""
+"""Default limit of the timing while a gate is undecided, seconds."""
 
 _NOT_A_KEY: Mapping[str, Any] = {"key": False}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchModule:
-    """A model from Python in place of a folder or a hub id: a torch module with a head of its own.
+    """A torch module with its own head, in place of a folder or a hub id.
 
     Attributes:
-        module: Torch module, called with the processor's arrays by keyword (``input_ids``, ``attention_mask`` ...). Its ``config`` says what the outputs
-            mean (for labels ``id2label``).
+        module: Torch module, called with the processor's arrays by keyword (``input_ids``, ``attention_mask`` ...). Its
+            ``config`` describes the outputs (for labels ``id2label``).
         processor: Fast tokenizer or image processor of Transformers that the module was trained with.
         task: Name of the task; None for the one that the module's class is named after.
-        outputs: Form of the outputs, e.g. ``probabilities`` of a module that ends in a softmax; None for the usual form of the task.
+        outputs: Form of the outputs, e.g. ``probabilities`` of a module that ends in a softmax; None for the usual form
+            of the task.
     """
 
     module: Any
@@ -67,8 +55,8 @@ class OnnxModel:
     """A model as an ONNX file in place of a folder or a hub id.
 
     Attributes:
-        file: ONNX file (``model.onnx``), whose output holds the raw score of each label, float32. The reference of the build is the file itself, run by ONNX
-            Runtime in float32.
+        file: ONNX file (``model.onnx``), whose output holds the raw score of each label, float32. The file itself,
+            run by ONNX Runtime in float32, is the reference of the build.
         processor: Hugging Face folder with the config, which names the labels, and the tokenizer or image processor.
         task: Name of the task; None for the one that ``architectures`` of the config names.
         outputs: Form of the outputs; None for raw scores, checked not to look like probabilities.
@@ -89,23 +77,28 @@ class BuildOptions:
         revision: Branch, tag or commit of a hub id.
         columns: Role (``text``, ``text_pair``, ``label``) to column name, for all samples.
         budget: Limits that replace those of the target, e.g. ``{"accuracy_drop": 0.005}``.
-        strict: Whether the upper bound of the accuracy drop (one-sided, 95 %) must be inside the budget, not only the observed drop.
+        strict: Whether the one-sided 95 % upper bound of the accuracy drop must be within the budget, not only the
+            observed drop.
         keep_float: Layers that stay in float, beside those of the target; ``*`` stands for any characters.
         use: ``latency`` or ``throughput``; None for the target's.
-        max_time: Seconds from the start after which no further variation is tried and the race is cut short; None for no limit.
+        max_time: Seconds from the start after which no further variation is tried and the race ends; None for no limit.
         race: ``race.json`` of an earlier bundle of the same build, whose times replace new measurements.
-        rerace: Whether times are measured anew, whatever is in the cache. Times of more than 7 days ago, or of a busy machine, always are.
-        no_cache: Whether the build takes nothing from the build cache and leaves nothing in it.
-        distill: Students that compete with the model, each with the keys of ``edgekit.compress.recipe``, e.g. ``{"layers": 3}``.
-        distill_samples: Samples that students are trained on, with or without labels; empty for all rows of the calibration samples.
-        vocabulary: ``samples`` to keep only the tokens of the samples (and those that any other text needs), or a file with the tokens to keep.
-        model_options: Statements about the model that replace its files, e.g. ``{"tokenizer": "file"}``: options of its head and its processor. In
-            ``edgekit.toml`` they are keys of ``[build]``.
-        accept_reference: Whether the build goes on where the torch model is no better than chance, or another numbering of its labels fits better.
+        rerace: Whether cached times are measured again. Times older than 7 days, or of a busy machine, always are.
+        no_cache: Whether the build neither reads nor writes the build cache.
+        distill: Students that compete with the model, each with the keys of ``edgekit.compress.recipe``, e.g.
+            ``{"layers": 3}``.
+        distill_samples: Training samples of students, with or without labels; empty for all calibration samples.
+        vocabulary: ``samples`` to keep only the tokens of the samples (and those that any other text needs), or a file
+            of tokens.
+        model_options: Options of the model's head and processor that replace statements of its files, e.g.
+            ``{"tokenizer": "file"}``. In ``edgekit.toml`` they are keys of ``[build]``.
+        accept_reference: Whether the build goes on where the torch model is no better than chance, or another numbering
+            of its labels fits better.
         calibration_rows: Rows drawn from the samples for calibration.
         seed: Random seed for that draw.
-        metric: Metric that replaces the task's first one in the budget and in the choice; the task's metrics are scored beside it. A function of
-            (predictions, truths), a :class:`edgekit.FunctionMetric`, a ``Metric``, or ``package.module:name``; None for the task's own.
+        metric: Metric that replaces the task's first one in the budget and in the choice; the task's metrics are scored
+            too. A function of (predictions, truths), a :class:`edgekit.FunctionMetric`, a ``Metric``, or
+            ``package.module:name``; None for the task's own.
         force: Whether a bundle at ``out`` is replaced.
         name: Name of the bundle; later, only a bundle of this name that is no older replaces it.
         version: Version of the bundle, whole numbers between dots.
@@ -145,13 +138,14 @@ class CompareOptions:
 
     Attributes:
         columns: Role to column name.
-        slices: Columns whose values are scored apart, beside the size of the inputs where it varies and the label where each row has one.
+        slices: Columns whose values are scored apart, beside input size (if it varies) and label (if each row has one).
         gates: Gates, or a TOML file of them; None for the default margins.
         include_text: Whether the report shows texts of the samples.
         backend: Name of one of the bundle's backends; None for its best one.
-        max_time: Seconds that timing goes on while a gate is not decided.
+        max_time: Limit of the timing while a gate is undecided, seconds.
         seed: Random seed for sampling and bootstrap.
-        metric: Metric that replaces the task's first one in the comparison and its gates, see :class:`BuildOptions`; None for the task's own.
+        metric: Metric that replaces the task's first one, see :class:`BuildOptions`; None for the task's own. Gates use
+            it too.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict, metadata=_NOT_A_KEY)
@@ -166,11 +160,12 @@ class CompareOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckOptions(CompareOptions):
-    """Options of :func:`edgekit.check`; those of :class:`CompareOptions`, and what decides over pass and fail.
+    """Options of :func:`edgekit.check`; those of :class:`CompareOptions`, and those that decide pass and fail.
 
     Attributes:
         strict: Whether a gate that stays inconclusive fails.
-        allow_incomparable: Whether latency, start, memory and energy may stay incomparable, as against a file of another machine.
+        allow_incomparable: Whether latency, start, memory and energy may stay incomparable (baseline of another
+            machine).
         self_check: Whether the noise of the machine is measured first, and margins below it are refused.
         report: Folder that all forms of the report are written to; None for none.
         keys: Public keys, one of which must have signed the bundles; empty to ask for no signature.
@@ -207,9 +202,10 @@ class MeasureOptions(CompareOptions):
     """Options of :func:`edgekit.measure`; those of :class:`CompareOptions`, of which ``gates`` None gates nothing.
 
     Attributes:
-        reference: Model that answers are compared with, as :func:`edgekit.compare` takes it; None to describe the bundle by itself.
+        reference: Model that answers are compared with, as in :func:`edgekit.compare`; None to describe the bundle
+            alone.
         scenarios: Scenarios of MLPerf by name; None for all.
-        server_bound_ms: Bound of the Server scenario's 99th percentile, ms; None for 10 times the median of a single stream.
+        server_bound_ms: Bound of the Server scenario's 99th percentile, ms; None for 10 times the SingleStream median.
         threads: Threads of one call, on a GPU calls at the same time; None for the tuned number.
     """
 
@@ -265,16 +261,18 @@ class DistillOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleDistillOptions:
-    """Options of :func:`edgekit.compress.distill.distill_module`. Exactly one of ``layers``, ``keep`` and ``student`` says what the student is.
+    """Options of :func:`edgekit.compress.distill.distill_module`.
+
+    Exactly one of ``layers``, ``keep`` and ``student`` says what the student is.
 
     Attributes:
         layers: Number of the teacher's layers that the student has.
         keep: Indices of those layers, from 0.
         student: Torch module that is trained in place.
         pads: Input name to the value that fills rows which are shorter than others along their first axis.
-        task: Name of the task whose outputs and losses the module has, or an objective of the caller; None for the task that the module's class is
-            named after.
-        score: Function of outputs and labels to a score, higher is better; None for minus the mean of the task's own loss.
+        task: Name of the task whose outputs and losses the module has, or an objective of the caller; None for the task
+            that the module's class is named after.
+        score: Function of outputs and labels to a score, higher is better; None for minus the task's mean loss.
         training: Settings of the training; ``copies`` plays no part, since altered versions are of texts.
         work: Folder for the state after each epoch, from which a killed call goes on; None to keep none.
         model_options: Meaning of the module's outputs in place of its config: options of the task's head.
@@ -336,8 +334,9 @@ class PredictOptions:
         keep: Columns of the input that are copied to the output, before the predictions.
         scores: Whether each label's score is written.
         top_k: Number of labels with the highest scores that are written, with their scores; None for none.
-        threshold: Least score of a label, 0 to 1; None for the model's own decision (0.5 where a row may have several labels).
-        skip_errors: Whether a row that cannot be predicted gets its error in the column ``error``; else it ends the run.
+        threshold: Lowest score of a label, 0 to 1; None for the model's decision (0.5 where a row may have several
+            labels).
+        skip_errors: Whether a row that cannot be predicted gets its error in the column ``error``; else the run ends.
         force: Whether a file at the output is replaced.
         backend: Name of one of the bundle's backends; None for its best one.
         threads: Threads of one call, on a GPU calls at the same time; None for the tuned number.
@@ -385,7 +384,8 @@ class DeployOptions:
 
     Attributes:
         python: Python on the device: a name on the PATH, or a path, relative to the login's home.
-        keys: Public keys, one of which must have signed the bundle; empty to ask for no signature. Copies of them check it on the device too.
+        keys: Public keys, one of which must have signed the bundle; empty to ask for no signature. The device checks
+            the signature too, with copies of them.
         revoked: File with the fingerprints of keys that are no longer trusted; it needs ``keys``.
         allow_downgrade: Whether a bundle of another name, or a newer one, may be replaced.
         identity: Private key for the login; None for those that ssh finds.

@@ -296,7 +296,8 @@ def check_options(project: Project, chosen: Mapping[str, Any]) -> CheckOptions:
 
     Args:
         project: Project.
-        chosen: Fields that win over the file. With ``gates``, the limits of the file's ``[budget]`` that they do not name still count.
+        chosen: Fields that win over the file. With ``gates``, the limits of the file's ``[budget]`` that they do not
+            name still count.
 
     Raises:
         UsageError: for a field that does not exist.
@@ -322,8 +323,10 @@ def checks(project: Project, bundle: str | None, chosen: Mapping[str, Any]) -> t
 
     Args:
         project: ``Project()`` where there is no file.
-        bundle: Folder of a bundle that is checked alone. Where it is that of a target, baseline and report are the target's. None for all targets.
-        chosen: ``baseline``, ``samples`` and fields of :class:`CheckOptions` that win over the file; one that is None is left to it.
+        bundle: Folder of a bundle that is checked alone; None for all targets. If it is a target's bundle, baseline and
+            report are the target's.
+        chosen: ``baseline``, ``samples`` and fields of :class:`CheckOptions` that win over the file; one that is None
+            is left to it.
     """
     rest = {name: value for name, value in chosen.items() if value is not None}
     baseline, samples, report = (rest.pop(name, None) for name in ("baseline", "samples", "report"))
@@ -333,29 +336,19 @@ def checks(project: Project, bundle: str | None, chosen: Mapping[str, Any]) -> t
         of_targets = places(replace(project, baseline=baseline or project.baseline), report=report)
     else:
         of_targets = (_place_of(project, bundle, baseline, report),)
-    return tuple(
-        Check(
-            p.name,
-            p.bundle,
-            p.baseline,
-            project.eval if samples is None else samples,
-            replace(options, report=p.report),
-        )
-        for p in of_targets
-    )
+    rows = project.eval if samples is None else samples
+    return tuple(Check(p.name, p.bundle, p.baseline, rows, replace(options, report=p.report)) for p in of_targets)
 
 
 def _place_of(project: Project, bundle: str, baseline: str | None, report: str | None) -> Place:
     """Return where the files of one bundle are; a baseline and a report that were named are taken as they are."""
     check_path(bundle, "bundle")
     of_targets = places(project)
-    here, one = Path(bundle).resolve(), len(of_targets) == 1
-    alone = (
-        Place("", "", bundle, project.baseline, _text(project.check.report))
-        if one
-        else Place("", "", bundle, None, None)
-    )
-    place = next((p for p in of_targets if project.out and Path(p.bundle).resolve() == here), alone)
+    folder = Path(bundle).resolve()
+    alone = Place("", "", bundle, None, None)
+    if len(of_targets) == 1:
+        alone = Place("", "", bundle, project.baseline, _text(project.check.report))
+    place = next((p for p in of_targets if project.out and Path(p.bundle).resolve() == folder), alone)
     return replace(place, baseline=baseline or place.baseline, report=report or place.report)
 
 

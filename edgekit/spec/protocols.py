@@ -34,8 +34,8 @@ from edgekit.spec.tensor import Signature
 # fmt: off
 __all__ = [
     "Arrays", "Encoded", "Evidence", "Explainable", "HasConfidence", "HasForms", "HasLabels", "HasLimit",
-    "HasNumbers", "Input", "Labelled", "Loop", "Metric", "Modality", "ModalityModule", "Runs", "Score", "Task", "TaskModule", "Truth",
-    "additive",
+    "HasNumbers", "Input", "Labelled", "Loop", "Metric", "Modality", "ModalityModule", "Runs", "Score",
+    "Task", "TaskModule", "Truth", "additive",
 ]
 # fmt: on
 

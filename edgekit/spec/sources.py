@@ -14,7 +14,10 @@ FilePath = str | os.PathLike[str]
 """Path of a file or folder."""
 
 SampleSource = str | os.PathLike[str] | Iterable[Mapping[str, Any]] | Any
-"""Samples: the path of a file or folder, the name of a shipped set, or rows as mappings (a list, a ``datasets.Dataset``, a data frame, a generator)."""
+"""Samples: the path of a file or folder, the name of a shipped set, or rows as mappings.
+
+Rows may be a list, a ``datasets.Dataset``, a data frame or a generator.
+"""
 
 
 @runtime_checkable
@@ -28,5 +31,6 @@ class TakesRows(Protocol):
             columns: Role to value. A relative path starts at the current folder.
 
         Raises:
-            SamplesError: for a value that is no input; the message begins behind the place of the row, as for ``Modality.read``.
+            SamplesError: for a value that is no input; the message begins behind the place of the row, as for
+                ``Modality.read``.
         """

@@ -1,8 +1,9 @@
-"""A metric of the user: a function of predictions and truths that is scored, compared and gated as a task's own metric is.
+"""A metric of the user: a function of predictions and truths, scored, compared and gated as a task's own metric is.
 
-A function is called once for each score. Statistics need many scores: the interval repeats rows of a resample as often as they were drawn, and the
-randomization test exchanges the rows of two models, some 4,000 calls for a comparison. A slow function therefore makes a slow build or check; a
-:class:`~edgekit.spec.metric.Metric`, whose ``score`` takes all resamples at once, does not.
+A function is called once for each score. Statistics need many scores: the interval repeats rows of a resample as often
+as they were drawn, and the randomization test exchanges the rows of two models. A comparison makes about 4,000 calls.
+A slow function therefore makes a slow build or check; a :class:`~edgekit.spec.metric.Metric`, whose ``score`` takes all
+resamples at once, does not.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ ScoreFunction = Callable[[list[Any], list[Any]], float]
 class FunctionMetric:
     """A function as a metric.
 
-    Predictions and truths are lists with one entry for each row: the name of the label; a tuple of names where a row may have several labels; a list of
-    names where the parts of a row (words) have labels; a number, or a list of them; else the answer in words.
+    Predictions and truths are lists with one entry for each row: the name of the label; a tuple of names where a row
+    may have several labels; a list of names where the parts of a row (words) have labels; a number, or a list of them;
+    else the answer in words.
 
     Attributes:
         name: Name in tables, reports and the manifest.
-        function: Function of predictions and truths to the score, a finite number, or NaN where the score is not defined on the rows. It must depend on
-            its arguments alone.
+        function: Function of predictions and truths to the score, a finite number, or NaN where the score is not
+            defined on the rows. It must depend on its arguments alone.
         higher_is_better: False for an error.
     """
 
@@ -47,8 +49,11 @@ class FunctionMetric:
 
 
 MetricSource = FunctionMetric | Metric | ScoreFunction | str | None
-"""A metric as callers give it: an object, a function whose name and ``higher_is_better`` attribute (True by default) describe it, or the place of one of
-these as ``package.module:name``."""
+"""A metric as callers give it.
+
+It is an object, a function whose name and ``higher_is_better`` attribute (True by default) describe it, or the place of
+one of these as ``package.module:name``.
+"""
 
 
 def resolve_metric(source: MetricSource) -> FunctionMetric | Metric | None:
@@ -67,9 +72,10 @@ def resolve_metric(source: MetricSource) -> FunctionMetric | Metric | None:
     if source is None or isinstance(source, (FunctionMetric, Metric)):
         return source
     if isinstance(source, type) or not callable(source):
+        kind = source.__name__ if isinstance(source, type) else f"a {type(source).__name__}"
         raise UsageError(
-            f"metric is {source.__name__ if isinstance(source, type) else f'a {type(source).__name__}'}, expected a function of (predictions, truths), "
-            "an edgekit.FunctionMetric, an edgekit.Metric, or a text package.module:name. Correct the call.",
+            f"metric is {kind}, expected a function of (predictions, truths), an edgekit.FunctionMetric, "
+            "an edgekit.Metric, or a text package.module:name. Correct the call.",
             code="metric-type",
         )
     name = str(getattr(source, "__name__", type(source).__name__))
@@ -81,18 +87,20 @@ def with_metric(task: Task, metric: FunctionMetric | Metric | None) -> Task:
 
     Args:
         task: Task bound to a model.
-        metric: Metric; None for the task as it is. The ``score`` of a :class:`Metric` takes the evidence of the task's own first metric, e.g. float64
-            ``[rows, 1]`` of right answers for a task with one label a row.
+        metric: Metric; None for the task as it is. The ``score`` of a :class:`Metric` takes the evidence of the task's
+            own first metric, e.g. float64 ``[rows, 1]`` of right answers for a task with one label a row.
 
     Raises:
         UsageError: for a metric of the name of one of the task's metrics.
     """
     if metric is None:
         return task
-    own = task.metrics
-    if any(one.name == metric.name for one in own):
+    task_metrics = task.metrics
+    names = [one.name for one in task_metrics]
+    if metric.name in names:
         raise UsageError(
-            f"The metric is called '{metric.name}', as one of the task's own is ({', '.join(one.name for one in own)}). Give it another name.",
+            f"The metric is called '{metric.name}', as one of the task's own is ({', '.join(names)}). "
+            "Give it another name.",
             code="metric-name",
         )
     pairs: list[tuple[Any, Any]] = []
@@ -103,39 +111,52 @@ def with_metric(task: Task, metric: FunctionMetric | Metric | None) -> Task:
         first = metric
     kind: Any = type(task)
 
-    def evidence(self: Any, outputs: Sequence[Arrays], truth: Sequence[Any], asked: Metric) -> Evidence:
-        """Return what each row contributes; of a function the index of its pair of answer and truth."""
-        if asked is not first:
-            return cast(Evidence, kind.evidence(self, outputs, truth, asked))
+    def evidence(self: Any, outputs: Sequence[Arrays], truth: Sequence[Any], requested: Metric) -> Evidence:
+        """Return the evidence of each row; for a function, the index of the row's pair of answer and truth."""
+        if requested is not first:
+            return cast(Evidence, kind.evidence(self, outputs, truth, requested))
         if not isinstance(metric, FunctionMetric):
-            return cast(Evidence, kind.evidence(self, outputs, truth, own[0]))
+            return cast(Evidence, kind.evidence(self, outputs, truth, task_metrics[0]))
         start = len(pairs)
         pairs.extend(zip(*_answers(self, outputs, truth), strict=True))
         rows = np.arange(start, len(pairs), dtype=np.float64)[:, None]
-        broken = [any(a.dtype.kind == "f" and not np.isfinite(a).all() for a in row.values()) for row in outputs]
+        broken = [_is_broken(row) for row in outputs]
         rows[np.array(broken, bool)] = np.nan
         return rows
 
     scored: Any = copy.copy(task)
-    members = {"metrics": (first, *own), "evidence": evidence, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    members = {
+        "metrics": (first, *task_metrics),
+        "evidence": evidence,
+        "__module__": kind.__module__,
+        "__doc__": kind.__doc__,
+    }
     object.__setattr__(scored, "__class__", type(kind.__name__, (kind,), members))
     return cast(Task, scored)
+
+
+def _is_broken(row: Arrays) -> bool:
+    """Return whether a floating-point output of a row holds NaN or infinity."""
+    return any(array.dtype.kind == "f" and not np.isfinite(array).all() for array in row.values())
 
 
 def _score(
     metric: FunctionMetric, pairs: Sequence[tuple[Any, Any]], evidence: Evidence, weights: np.ndarray
 ) -> np.ndarray:
-    """Return the function's score of each resample: float64 ``[resamples]``. A row of weight 2 is there twice."""
+    """Return the function's score of each resample: float64 ``[resamples]``. A row of weight 2 counts twice."""
     places = evidence[:, 0].astype(np.int64)
     scores = np.empty(len(weights))
     for resample, counts in enumerate(weights):
         rows = [pairs[place] for place in np.repeat(places, counts).tolist()]
+        answers = [answer for answer, _ in rows]
+        truths = [right for _, right in rows]
         try:
-            scores[resample] = metric.function([answer for answer, _ in rows], [right for _, right in rows])
+            scores[resample] = metric.function(answers, truths)
         except Exception as problem:  # of the caller's code
             raise UsageError(
-                f"The metric '{metric.name}' failed with {type(problem).__name__} on {len(rows)} rows, expected a number, or NaN where it is not defined. "
-                "Correct the function; rows are drawn with replacement, so a label may be missing among them.",
+                f"The metric '{metric.name}' failed with {type(problem).__name__} on {len(rows)} rows, "
+                "expected a number, or NaN where it is not defined. Correct the function; "
+                "rows are drawn with replacement, so a label may be missing among them.",
                 code="metric-failed",
             ) from problem
     if np.isinf(scores).any():
@@ -150,20 +171,24 @@ def _answers(task: Task, outputs: Sequence[Arrays], truth: Sequence[Any]) -> tup
     """Return predictions and truths as a function of the user takes them, see :class:`FunctionMetric`."""
     if isinstance(task, HasNumbers):
         right, answered = task.number_matrix(outputs, truth)
-        sides = [matrix.tolist() for matrix in (answered, right)]
         if right.shape[1] == 1:
-            sides = [[row[0] for row in side] for side in sides]
-        return sides[0], sides[1]
+            return answered[:, 0].tolist(), right[:, 0].tolist()
+        return answered.tolist(), right.tolist()
     if isinstance(task, HasLabels):
         right, answered = task.label_matrix(outputs, truth)
-        names = [[_names(task, flags) for flags in matrix] for matrix in (answered, right)]
+        answers = [_names(task, flags) for flags in answered]
+        truths = [_names(task, flags) for flags in right]
         if len(right) == len(truth):
-            return names[0], names[1]
+            return answers, truths
         sizes = [len(task.label_matrix([row], [one])[0]) for row, one in zip(outputs, truth, strict=True)]
-        ends = np.cumsum(sizes).tolist()
-        split = [[side[end - size : end] for size, end in zip(sizes, ends, strict=True)] for side in names]
-        return split[0], split[1]
+        return _split(answers, sizes), _split(truths, sizes)
     return task.describe(outputs), task.describe_truth(truth)
+
+
+def _split(items: list[Any], sizes: Sequence[int]) -> list[Any]:
+    """Return the items in consecutive lists of the given sizes, one list for each row."""
+    ends = np.cumsum(sizes).tolist()
+    return [items[end - size : end] for size, end in zip(sizes, ends, strict=True)]
 
 
 def _names(task: HasLabels, flags: np.ndarray) -> str | tuple[str, ...]:
@@ -173,7 +198,7 @@ def _names(task: HasLabels, flags: np.ndarray) -> str | tuple[str, ...]:
 
 
 def _imported(place: str) -> Any:
-    """Return the object at ``package.module:name``; the current folder is looked into as well."""
+    """Return the object at ``package.module:name``; the current folder is searched too."""
     module, colon, name = place.partition(":")
     if not module or not colon or not name:
         raise UsageError(
@@ -193,6 +218,7 @@ def _imported(place: str) -> Any:
         return getattr(loaded, name)
     except (ImportError, AttributeError) as problem:
         raise UsageError(
-            f"The metric {place} cannot be imported: {problem}. Correct the place; modules of the current folder are found.",
+            f"The metric {place} cannot be imported: {problem}. "
+            "Correct the place; modules of the current folder are found.",
             code="metric-place",
         ) from problem

@@ -137,6 +137,7 @@ def _check_modules(model_id: str, folder: Path) -> None:
     if others:
         raise ModelError(
             f"{model_id} has modules behind the Transformer: modules.json lists {', '.join(others)}, which would not "
-            "be used. Pass the whole model from Python: edgekit.build(edgekit.TorchModule(module=..., processor=...), ...).",
+            "be used. Pass the whole model from Python: "
+            "edgekit.build(edgekit.TorchModule(module=..., processor=...), ...).",
             code="model-modules",
         )

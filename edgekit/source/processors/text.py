@@ -108,7 +108,7 @@ def altered(processor: Any, inputs: Sequence[Text], *, mask: float, swap: float,
             first = int(rng.integers(0, len(words) - count + 1))
             words = words[first : first + count]
         for index in np.flatnonzero(rng.random(len(words) - 1) < swap):
-            words[index], words[index + 1] = words[index + 1], words[index]
+            words[index : index + 2] = reversed(words[index : index + 2])
         is_masked = rng.random(len(words)) < mask
         if is_masked.all():
             return " ".join(words)
