@@ -140,11 +140,24 @@ def test_what_is_not_there_or_is_a_folder_or_cannot_be_read_is_typed(tmp_path, m
 
 def test_the_table_is_of_all_public_functions():
     assert {f.__name__ for f in PUBLIC} == {
-        *("baseline", "bench", "build", "check", "compare", "compile_bundle", "distill", "evaluate", "inspect", "keygen"),
+        *(
+            "baseline",
+            "bench",
+            "build",
+            "check",
+            "compare",
+            "compile_bundle",
+            "distill",
+            "evaluate",
+            "inspect",
+            "keygen",
+        ),
         *("load", "measure", "pack", "predict", "prune", "sign", "targets", "trim_vocab", "unpack", "verify"),
     }
     for function in (*PUBLIC, *BEHIND_VERBS):
-        assert function in (target.load, edgekit.targets) or any(n in PATHS for n in inspect.signature(function).parameters), function
+        assert function in (target.load, edgekit.targets) or any(
+            n in PATHS for n in inspect.signature(function).parameters
+        ), function
 
 
 # ---- sessions

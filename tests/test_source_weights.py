@@ -242,7 +242,7 @@ def test_other_names_are_shown(folder):
 @pytest.mark.parametrize("extra", ["classifier2.weight", "bert.encoder.layer.0.gate.weight", "crf.transitions"])
 def test_weights_that_the_architecture_has_no_place_for(folder, extra):
     store({**weights(folder), extra: torch.ones(3, 3)}, folder / "model.safetensors")
-    assert_refused(folder, "weights-unused", f"({extra})", "edgekit.build(module=..., processor=...)")
+    assert_refused(folder, "weights-unused", f"({extra})", "edgekit.TorchModule(module=..., processor=...)")
 
 
 @pytest.mark.parametrize(

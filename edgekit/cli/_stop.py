@@ -11,7 +11,7 @@ import signal
 import sys
 from types import FrameType
 
-_requested: list[int] = []
+requested: list[int] = []
 
 
 def install() -> None:
@@ -23,12 +23,12 @@ def install() -> None:
 
 def check() -> None:
     """End the verb if a signal came and its exception was lost."""
-    if _requested:
-        _end(_requested[0])
+    if requested:
+        _end(requested[0])
 
 
 def _handle(number: int, frame: FrameType | None) -> None:
-    _requested.append(number)
+    requested.append(number)
     _end(number)
 
 

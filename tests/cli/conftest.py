@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import small
 
-from edgekit.cli import main
+from edgekit.cli import _stop, main
 from edgekit.report import check
 from edgekit.spec.report import PASS, SCHEMA, Gate, Report
 from edgekit.spec.subject import Fingerprint, Subject
@@ -20,7 +20,8 @@ from edgekit.spec.subject import Fingerprint, Subject
 @pytest.fixture
 def edgekit(monkeypatch, capsys):
     """Runs ``edgekit`` in this process: code, standard output, standard error."""
-    before = signal.getsignal(signal.SIGTERM)
+    names = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    before = {name: signal.getsignal(name) for name in names}
 
     def call(*arguments, stdin=b""):
         monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])
@@ -35,8 +36,10 @@ def edgekit(monkeypatch, capsys):
         words = " ".join(said.out.split())  # however its lines are wrapped
         return SimpleNamespace(code=ended.value.code or 0, out=said.out, err=small.without_steps(said.err), words=words)
 
+    _stop.requested.clear()  # of a test before, which interrupted a verb in this process
     yield call
-    signal.signal(signal.SIGTERM, before)
+    for name, handler in before.items():
+        signal.signal(name, handler)
 
 
 # 120 rows settle a margin of 0.1; what a machine that runs other tests does to latencies is not what is tested here.

@@ -13,11 +13,18 @@ import small
 from click.testing import CliRunner
 
 from edgekit import cli
+from edgekit.cli import _stop
 from edgekit.cli._output import bars, echo
 from edgekit.cli._verbosity import StepLines, add_verbosity, without_notes
 
 LOG = logging.getLogger("edgekit.search.race")
 VERBS = sorted(m.name for m in pkgutil.iter_modules(cli.__path__) if not m.name.startswith("_"))
+
+
+@pytest.fixture(autouse=True)
+def uninterrupted():
+    """No request to stop is left over from a test before."""
+    _stop.requested.clear()
 
 
 @pytest.fixture

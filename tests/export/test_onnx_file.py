@@ -118,9 +118,12 @@ def test_the_graph_is_as_clean_as_an_export_of_torch(graphs, folder, tmp_path, n
 def test_a_build(graphs, folder, module, tiny_samples, tmp_path):
     target = small.target(tmp_path / "exact.toml", methods=("float32", "dynamic"))
     result = small.build(
-        graphs["torchscript-14"], processor=folder, task="text-classification", samples=tiny_samples.train, eval=tiny_samples.dev,
-        out=tmp_path / "out", target=target,
-    )  # fmt: skip
+        edgekit.OnnxModel(file=graphs["torchscript-14"], processor=folder, task="text-classification"),
+        samples=tiny_samples.train,
+        eval=tiny_samples.dev,
+        out=tmp_path / "out",
+        target=target,
+    )
     manifest = result.bundle.manifest
     assert manifest.reference_score == pytest.approx(tiny_samples.accuracy)
     assert manifest.provenance["model"] == "torchscript-14.onnx"

@@ -184,7 +184,11 @@ def test_a_budget_of_errors_is_an_upper_limit():
 def test_the_drop_against_the_models_own_score():
     one = reports.speech().subjects[-1]
     digest = "0" * 64
-    fields = {"score_name": one.score_name, "reference_score": 0.08, "provenance": {"evaluation_digest": f"sha256:{digest}"}}
+    fields = {
+        "score_name": one.score_name,
+        "reference_score": 0.08,
+        "provenance": {"evaluation_digest": f"sha256:{digest}"},
+    }
     manifest = type("Known", (), fields)()
     assert Manifest.__dataclass_fields__.keys() >= fields.keys()
     assert gating.own_drop(manifest, one, digest) == (pytest.approx(0.02), "")

@@ -11,6 +11,7 @@ import edgekit
 from edgekit.report import check
 from edgekit.report.bench import bench
 from edgekit.report.evaluate import evaluate
+from edgekit.spec.options import BaselineOptions, BenchOptions, CheckOptions, EvaluateOptions
 from edgekit.spec.report import INCOMPARABLE, REGRESSION
 
 
@@ -33,7 +34,7 @@ def test_a_session(device_bundle, tiny_module, tiny_samples):
 
 
 def test_scores(device_bundle, tiny_samples):
-    scores = evaluate(device_bundle, tiny_samples.dev, backend="onnxruntime")
+    scores = evaluate(device_bundle, tiny_samples.dev, options=EvaluateOptions(backend="onnxruntime"))
     assert scores.score == pytest.approx(tiny_samples.accuracy, abs=0.05)
     assert scores.stand_in_for == "tensorrt"
     text = scores.text()
@@ -43,7 +44,8 @@ def test_scores(device_bundle, tiny_samples):
 
 
 def test_a_check_judges_accuracy_and_size_alone(device_bundle, float32_ort, tiny_samples):
-    report = check.check(device_bundle, float32_ort, tiny_samples.dev, backend="onnxruntime", max_time=0.1)
+    options = CheckOptions(backend="onnxruntime", max_time=0.1)
+    report = check.check(device_bundle, float32_ort, tiny_samples.dev, options=options)
     verdicts = {gate.name: gate.verdict for gate in report.gates}
     incomparable = {"latency.p50", "latency.p90", "footprint.first_answer", "footprint.memory"}
     assert {name for name, verdict in verdicts.items() if verdict == INCOMPARABLE} == incomparable
@@ -57,11 +59,11 @@ def test_a_check_judges_accuracy_and_size_alone(device_bundle, float32_ort, tiny
 
 def test_times_are_refused(device_bundle, tiny_samples):
     with refused("stand-in-no-times"):
-        bench(device_bundle, [1], [8], backend="onnxruntime")
+        bench(device_bundle, options=BenchOptions(batches=[1], lengths=[8], backend="onnxruntime"))
     with refused("stand-in-no-times"):
-        check.self_check(device_bundle, tiny_samples.dev, backend="onnxruntime")
+        check.self_check(device_bundle, tiny_samples.dev, options=CheckOptions(backend="onnxruntime"))
     with refused("stand-in-no-times"):
-        check.baseline(device_bundle, tiny_samples.dev, backend="onnxruntime")
+        check.baseline(device_bundle, tiny_samples.dev, options=BaselineOptions(backend="onnxruntime"))
 
 
 def test_only_for_a_bundle_of_a_device(float32_openvino):
