@@ -14,8 +14,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-# Since 1.32 ONNX Runtime's builds collect usage data by default, on a thread that starts with its import. A forked child
-# that exits waits for that thread for ever.
+# Since 1.32 ONNX Runtime's builds collect usage data by default, on a thread that starts with its import. A forked
+# child that exits waits for that thread for ever.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from edgekit.bundle.signature import Trust

@@ -96,9 +96,9 @@ def assert_no_regression(
         baseline: Older bundle, or a file of ``edgekit baseline``.
         samples: Labelled samples, a path or rows in memory.
         trust: Keys of makers whose bundles may be opened.
-        **options: Fields of :class:`edgekit.CheckOptions` that win over the file. An inconclusive gate is a warning, and
-            fails with ``strict``. An incomparable one is a warning with ``allow_incomparable``. ``report`` is written
-            whatever the verdict is.
+        **options: Fields of :class:`edgekit.CheckOptions` that win over the file. An inconclusive gate is a warning,
+            and fails with ``strict``. An incomparable one is a warning with ``allow_incomparable``. ``report`` is
+            written whatever the verdict is.
 
     Returns:
         The report.

@@ -72,7 +72,7 @@ def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-d
 
 
 def _places(samples: str | None, out: str | None) -> list[tuple[Any, dict[str, Any]]]:
-    """Return where each target's bundle and baseline are, and the samples, as the nearest ``edgekit.toml`` names them."""
+    """Return the bundle, baseline and samples of each target, as the nearest ``edgekit.toml`` names them."""
     from dataclasses import replace
 
     from edgekit.spec import project as projects
