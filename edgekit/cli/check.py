@@ -179,9 +179,8 @@ def _run_there(
             "--on needs BUNDLE: without it edgekit.toml names the bundles, and checks them on this machine.",
             code="option-needs-other",
         )
-    check = projects.checks(Project(), bundle, given_options(baseline=options["baseline"], samples=options["samples"]))[
-        0
-    ]
+    chosen = given_options(baseline=options["baseline"], samples=options["samples"])
+    check = projects.checks(Project(), bundle, chosen)[0]
     _complete(check, self_check=bool(options["self_check"]))
     given_files = {"--samples": options["samples"], "--baseline": options["baseline"], "--gates": gates}
     files = {option: path for option, path in given_files.items() if path is not None}
