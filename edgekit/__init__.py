@@ -3,8 +3,8 @@
     session = edgekit.load("out")
     session("a fine film").label
 
-Importing this package, and everything that ``load`` and a session touch, needs numpy, tokenizers and one backend. All other functions are imported when
-they are first used.
+Importing this package, loading a bundle and running a session need only numpy, tokenizers and one backend. All other
+functions are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-# ONNX Runtime's builds collect usage data by default since 1.32, on a thread that starts with its import; a forked child that exits waits for it for ever.
+# Since 1.32 ONNX Runtime's builds collect usage data by default, on a thread that starts with its import. A forked
+# child that exits waits for that thread for ever.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from edgekit.bundle.signature import Trust
@@ -225,8 +226,8 @@ def __getattr__(name: str) -> Any:
     """Return a name of :data:`_ON_FIRST_USE`.
 
     Raises:
-        AttributeError: for a name that is not public.
-        BuildError: when a package that the function needs is not installed.
+        AttributeError: When the name is not public.
+        BuildError: When a package that the function needs is not installed.
     """
     if name not in _ON_FIRST_USE:
         raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
@@ -237,6 +238,7 @@ def __getattr__(name: str) -> Any:
         if (problem.name or "").startswith("edgekit"):
             raise
         raise BuildError(
-            f"edgekit.{name} needs the package '{problem.name}', which is not installed here. Run: {install_hint('build')}",
+            f"edgekit.{name} needs the package '{problem.name}', which is not installed here. "
+            f"Run: {install_hint('build')}",
             code="package-missing",
         ) from problem

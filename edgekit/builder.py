@@ -60,7 +60,7 @@ class BuildResult:
         return f"<BuildResult {self.bundle.path}: {first.method} on {first.backend}, {self.seconds:.0f} s>"
 
     def table(self, *, wide: bool = False) -> str:
-        """Return the candidates as a plain text table, the reason of the choice, the test set if there was one, and notes.
+        """Return the candidates as a text table, with the reason of the choice, the test set if any, and notes.
 
         Args:
             wide: Whether the table has all columns; else those that most readers look for.
@@ -100,11 +100,14 @@ def build(
     options: BuildOptions | None = None,
     progress: Progress = silent,
 ) -> BuildResult:
-    """Export and quantize a model, measure every candidate against the torch model, and write the fastest candidate inside the budget.
+    """Build a bundle: the fastest candidate inside the budget.
+
+    The model is exported and quantized, and every candidate is measured against the torch model.
 
     Args:
         model: Local Hugging Face folder, hub id, a :class:`edgekit.TorchModule`, or a :class:`edgekit.OnnxModel`.
-        samples: Calibration samples; labels are not needed. A file (JSONL, CSV, TSV, calibration TOML), a folder of images, or rows in memory.
+        samples: Calibration samples; labels are not needed. A file (JSONL, CSV, TSV, calibration TOML), a folder of
+            images, or rows in memory.
         eval: Labelled samples. Candidates are scored on them, and the choice is made by them.
         out: Folder of the bundle; it appears whole or not at all.
         target: Name of a target, or a TOML file.
@@ -115,10 +118,11 @@ def build(
         The bundle, and how it was made.
 
     Raises:
-        EdgekitError: a subclass says which of model, samples, target, export, budget or disk is at fault; nothing is left at ``out``.
+        EdgekitError: When the build fails. The subclass says which of model, samples, target, export, budget or disk is
+            at fault; nothing is left at ``out``.
     """
     start = time.perf_counter()
-    # What is asked for: refused here where it cannot be, before anything is loaded.
+    # The request: one that cannot be met is refused here, before anything is loaded.
     if not isinstance(model, TorchModule):
         check_path(model.file if isinstance(model, OnnxModel) else model, "model")
     chosen = options or BuildOptions()
@@ -133,7 +137,7 @@ def build(
         cache = Cache(scratch / "cache", math.inf) if chosen.no_cache else Cache()
         steps = StepCache(scratch, progress, cache, replay=request.replayed is not None, rerace=chosen.rerace)
 
-        # The task: it checks the rows and reads the labels. What is wrong with them is told now, not after the export.
+        # The task: it checks the rows and reads the labels. Errors in them are reported now, not after the export.
         bound = with_metric(origin.save_assets(scratch / "assets"), request.metric)
         check_samples(request, files, bound)
         rows = checks.read_labels(bound, files.evaluation)
@@ -161,12 +165,14 @@ def build(
         entries = [prepare_model(ctx, student, model) for student, model in models.sources.items()]
         origin.release()
 
+        test_notes = test_rows.notes if test_rows is not None else ()
+        doubt_note = doubt.said if doubt else ""
         noted = (
             *origin.notes,
             *checks.cut_notes(bound, {"calibration": files.calibration, "evaluation": files.evaluation}),
             *rows.notes,
-            *(test_rows.notes if test_rows is not None else ()),
-            *filter(None, (doubt.said if doubt else "", rows.note)),
+            *test_notes,
+            *filter(None, (doubt_note, rows.note)),
             *request.left_out,
             *checks.notes(request.target, files.calibration, entries[0].sizes),
         )
@@ -175,7 +181,8 @@ def build(
             notes = [*noted, *filter(None, [models.trimmed.get(choice.winner.model)]), *ctx.notes]
             return complete_manifest(ctx, request, choice, engines, notes, doubt)
 
-        # The search: candidates are made by every method, answer the rows, and race. The fastest inside the budget wins, and its bundle is completed.
+        # The search: every method makes candidates, which answer the rows and race. The fastest one inside the budget
+        # wins, and its bundle is completed.
         with checks.explain_saturation(request.target):
             whole = choose_whole(ctx, entries, describe)
 

@@ -69,7 +69,10 @@ class Gpu:
         """Return one line."""
         shared = " shared with the CPU" if self.integrated else ""
         driver = f"driver {self.driver} (CUDA {self.cuda})" if self.driver else f"driver of CUDA {self.cuda}"
-        return f"{self.name}, compute capability {self.compute_capability}, {self.memory_mb:.0f} MB{shared}, {self.free_mb:.0f} MB free, {driver}"
+        return (
+            f"{self.name}, compute capability {self.compute_capability}, {self.memory_mb:.0f} MB{shared}, "
+            f"{self.free_mb:.0f} MB free, {driver}"
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -127,14 +130,17 @@ class Findings(Recorded):
     def text(self) -> str:
         """Return the findings as text for a terminal."""
         vnni = any(i in self.instructions for i in ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"))
+        no_vnni = "" if vnni else " (no INT8 dot product: INT8 gains little here)"
         lines = [
             f"system        {self.system}, Python {self.python}",
             f"cpu           {self.cpu}, {self.cpus} usable, {self.memory_mb / 1024:.1f} GB memory",
-            f"instructions  {', '.join(self.instructions) or 'none known'}"
-            + ("" if vnni else " (no INT8 dot product: INT8 gains little here)"),
+            f"instructions  {', '.join(self.instructions) or 'none known'}{no_vnni}",
             f"gpu           {self.gpu.text() if self.gpu else self.no_gpu}",
         ]
-        lines += _board_lines(self.board) if self.board else [f"governor      {self.governor}"] if self.governor else []
+        if self.board:
+            lines += _board_lines(self.board)
+        elif self.governor:
+            lines.append(f"governor      {self.governor}")
         bounds = [f"{self.cpu_limit:g} CPUs"] if self.cpu_limit else []
         bounds += [f"{self.memory_limit_mb} MB memory"] if self.memory_limit_mb else []
         lines += [f"limits        {' and '.join(bounds)} for this control group (container)"] if bounds else []
@@ -155,11 +161,10 @@ class Findings(Recorded):
         if all(self.build.get(package) == "missing" for package in _ONLY_BUILDERS):
             return [f"build         not installed: this machine runs bundles (to build here: {install_hint('build')})"]
         lines = [f"build         {', '.join(f'{k} {v}' for k, v in self.build.items())}"]
-        able = {
-            name: "can be built here" + ("; engine made on the device" if name in self.engine_on_device else "")
-            for name in self.targets
-        }
-        return lines + [f"target        {name}: {lack or able[name]}" for name, lack in self.targets.items()]
+        for name, lack in self.targets.items():
+            engine = "; engine made on the device" if name in self.engine_on_device else ""
+            lines.append(f"target        {name}: {lack or f'can be built here{engine}'}")
+        return lines
 
 
 def _board_lines(board: Board) -> list[str]:
@@ -175,12 +180,10 @@ def _board_lines(board: Board) -> list[str]:
 
 
 def _clock(clock: Clock) -> str:
-    held = (
-        "locked at the maximum"
-        if clock.locked
-        else f"governor {clock.governor or 'unknown'}, not locked (to measure: sudo jetson_clocks)"
-    )
-    return f"{clock.current_mhz} of {clock.maximum_mhz} MHz, {held}"
+    state = f"governor {clock.governor or 'unknown'}, not locked (to measure: sudo jetson_clocks)"
+    if clock.locked:
+        state = "locked at the maximum"
+    return f"{clock.current_mhz} of {clock.maximum_mhz} MHz, {state}"
 
 
 def examine(root: Path = Path("/")) -> Findings:
@@ -197,10 +200,14 @@ def examine(root: Path = Path("/")) -> Findings:
     versions = {name: backends.installed_version(name) for name in backends.names()}
     tensorrt = _tensorrt(root, board, versions.get("tensorrt"))
     build = {package: version_of(package) or "missing" for package in _BUILD_PACKAGES}
-    held = limits(root)
+    bounds = limits(root)
     cache = Cache()
     engines = cache.root / "engines"
     engines_mb = size_mb(engines)
+    usable = {name: version or _not_installed(name, board, tensorrt) for name, version in versions.items()}
+    devices = {name: _opens(name, gpu) for name, version in versions.items() if version}
+    targets = {name: _lacks(name, versions, build) for name in target.names()}
+    engine_on_device = tuple(name for name in target.names() if _engine_on_device(name, versions))
     return Findings(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
@@ -209,17 +216,17 @@ def examine(root: Path = Path("/")) -> Findings:
         instructions=cpu_instructions(),
         memory_mb=mebibytes(Path("/proc/meminfo"), "MemTotal"),
         governor=governor(root, board),
-        cpu_limit=held.cpu,
-        memory_limit_mb=held.memory_mb,
+        cpu_limit=bounds.cpu,
+        memory_limit_mb=bounds.memory_mb,
         gpu=gpu,
         no_gpu=no_gpu,
         board=board,
         tensorrt=tensorrt,
-        backends={name: version or _not_installed(name, board, tensorrt) for name, version in versions.items()},
-        devices={name: _opens(name, gpu) for name, version in versions.items() if version},
+        backends=usable,
+        devices=devices,
         build=build,
-        targets={name: _lacks(name, versions, build) for name in target.names()},
-        engine_on_device=tuple(name for name in target.names() if _engine_on_device(name, versions)),
+        targets=targets,
+        engine_on_device=engine_on_device,
         cache=str(cache.root),
         cache_mb=size_mb(cache.root) - engines_mb,
         engines=str(engines),
@@ -251,11 +258,11 @@ def _gpu(root: Path) -> tuple[Gpu | None, str]:
 
 def _tensorrt(root: Path, board: Board | None, seen: str | None) -> str:
     """Return the state of JetPack's TensorRT; empty where there is neither TensorRT nor a Jetson."""
-    found, remedy = jetson.system_tensorrt(root)
-    if board is None and found is None:
+    system_version, remedy = jetson.system_tensorrt(root)
+    if board is None and system_version is None:
         return ""
     if seen is None:
-        return remedy or f"{found}, and this Python sees it"
+        return remedy or f"{system_version}, and this Python sees it"
     brings = f"; JetPack {board.jetpack} brings {board.tensorrt}" if board and board.tensorrt else ""
     if not jetson.is_supported(seen):
         return f"{seen} is not supported. {jetson.advice(seen, board)}"
@@ -299,17 +306,21 @@ def _gpu_opens(backend: str) -> str:
         return f"does not open: no answer within {_PATIENCE_S:.0f} s"
     if done.returncode == 0:
         return "GPU opens"
-    said = done.stderr.decode("utf-8", "replace").strip()
-    ended = f"the process that opens it ended with {done.returncode}" + (f": {said[-500:]}" if said else "")
-    return f"does not open: {said if done.returncode == 1 and said else ended}"
+    message = done.stderr.decode("utf-8", "replace").strip()
+    if done.returncode == 1 and message:
+        return f"does not open: {message}"
+    detail = f": {message[-500:]}" if message else ""
+    return f"does not open: the process that opens it ended with {done.returncode}{detail}"
 
 
 def _lacks(name: str, versions: Mapping[str, str | None], build: Mapping[str, str]) -> str:
     """Return what a build for a target lacks here; its backends are needed only where they race here."""
     if sys.version_info < (3, 11):
         return "needs Python 3.11 or newer"
-    aim = target.load(name)
-    missing = [b for b in aim.backends if versions.get(b) is None] if aim.choose_on == "host" else []
+    chosen = target.load(name)
+    missing: list[str] = []
+    if chosen.choose_on == "host":
+        missing = [backend for backend in chosen.backends if versions.get(backend) is None]
     parts = [install_hint(b) for b in missing]
     if "missing" in build.values():
         parts.append(install_hint("build"))

@@ -1,4 +1,4 @@
-"""Bundles in the tests of whoever ships them.
+"""Pytest fixtures that test bundles.
 
     def test_answers(edgekit_bundle):
         assert edgekit_bundle("turn the light off").label == "lights_off"
@@ -6,8 +6,8 @@
     def test_no_regression(assert_no_regression):
         assert_no_regression(baseline="baseline.json", samples="dev.jsonl")
 
-pytest loads this module in every run of an environment that has EdgeKit. It imports pytest here and, with the package, the device
-runtime; the rest comes when a fixture is asked for.
+pytest loads this module in every run of an environment that has EdgeKit. It imports pytest here and, with the package,
+the device runtime; the rest is imported when a fixture is used.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _NAME_IT = (
 
 
 class EdgekitWarning(pytest.PytestWarning):
-    """A check that decided nothing: more samples, more time or another baseline would."""
+    """A check that stayed inconclusive: it needs more samples, more time or another baseline."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds ``--edgekit-bundle`` and the setting ``edgekit_bundle``."""
+    """Add ``--edgekit-bundle`` and the setting ``edgekit_bundle``."""
     group = parser.getgroup("edgekit", "EdgeKit bundles")
     group.addoption(
         "--edgekit-bundle",
@@ -58,7 +58,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def edgekit_bundle(pytestconfig: pytest.Config) -> Iterator[Session]:
-    """The bundle of ``--edgekit-bundle``, of the setting ``edgekit_bundle`` or of ``edgekit.toml``, opened for the whole session."""
+    """Yield the opened bundle, one for the whole session.
+
+    It is that of ``--edgekit-bundle``, of the setting ``edgekit_bundle`` or of ``edgekit.toml``.
+    """
     try:
         project = _project(_root(pytestconfig))
         bundle = _chosen(project, _named(pytestconfig))
@@ -70,7 +73,7 @@ def edgekit_bundle(pytestconfig: pytest.Config) -> Iterator[Session]:
 
 @pytest.fixture(scope="session", name="assert_no_regression")
 def _assert_no_regression(pytestconfig: pytest.Config) -> Callable[..., Report]:
-    """The function of this name, told where the run's ``edgekit.toml`` is and which bundle was named."""
+    """Return the function of this name, bound to the run's ``edgekit.toml`` and the bundle that was named."""
     return functools.partial(_assert, _root(pytestconfig), _named(pytestconfig))
 
 
@@ -84,23 +87,25 @@ def assert_no_regression(
 ) -> Report:
     """Hold a bundle against a baseline, as ``edgekit check`` does.
 
-    What is left out is as the nearest ``edgekit.toml`` says: in the folder of pytest's settings or above it, where there are none from the one that
-    pytest was started in (for the function: the current one). Without such a file, it is as ``edgekit check`` has it.
+    Arguments that are left out come from the nearest ``edgekit.toml``. It is looked for in the folder of pytest's
+    settings and above it; without settings, from the folder that pytest was started in. The function without the
+    fixture begins in the current folder. Without such a file, the defaults are those of ``edgekit check``.
 
     Args:
         bundle: Folder of the bundle; else that of ``--edgekit-bundle`` (the fixture alone knows it).
         baseline: Older bundle, or a file of ``edgekit baseline``.
         samples: Labelled samples, a path or rows in memory.
         trust: Keys of makers whose bundles may be opened.
-        **options: Fields of :class:`edgekit.CheckOptions` that win over the file. What stays inconclusive is a warning, and with ``strict`` fails; with
-            ``allow_incomparable`` what cannot be compared is a warning; ``report`` is written whatever the verdict is.
+        **options: Fields of :class:`edgekit.CheckOptions` that win over the file. An inconclusive gate is a warning,
+            and fails with ``strict``. An incomparable one is a warning with ``allow_incomparable``. ``report`` is
+            written whatever the verdict is.
 
     Returns:
         The report.
 
     Raises:
-        AssertionError: for a regression, a limit that is exceeded or something incomparable, with the sentence of each gate.
-        EdgekitError: when bundle, baseline, samples or gates cannot be used.
+        AssertionError: When something regressed, exceeds a limit or is incomparable, with the sentence of each gate.
+        EdgekitError: When bundle, baseline, samples or gates cannot be used.
     """
     __tracebackhide__ = True
     return _assert(Path.cwd(), None, bundle, baseline=baseline, samples=samples, trust=trust, **options)
@@ -116,7 +121,17 @@ def _assert(
     trust: Trust | None = None,
     **options: Any,
 ) -> Report:
-    """Do what :func:`assert_no_regression` says, with ``edgekit.toml`` looked for in a folder, and a bundle that the run named."""
+    """Do what :func:`assert_no_regression` says.
+
+    Args:
+        start: Folder from which ``edgekit.toml`` is looked for.
+        named: Bundle that the run named; None for none.
+        bundle: See :func:`assert_no_regression`.
+        baseline: See :func:`assert_no_regression`.
+        samples: See :func:`assert_no_regression`.
+        trust: See :func:`assert_no_regression`.
+        **options: See :func:`assert_no_regression`.
+    """
     __tracebackhide__ = True
     from edgekit.spec.project import checks
     from edgekit.verbs import reports
@@ -137,27 +152,30 @@ def _assert(
     return result.report
 
 
-def _judge(found: Report, strict: bool, allow_incomparable: bool) -> None:
-    """Raises what fails, warns of what is left open."""
+def _judge(report: Report, strict: bool, allow_incomparable: bool) -> None:
+    """Raise an error for a report that fails, and warn of gates that are not decided."""
     __tracebackhide__ = True
     from edgekit.spec.report import PASS
 
-    said = [f"  {gate.verdict}: {gate.name}: {gate.said}" for gate in found.gates if gate.verdict != PASS]
-    names = " against ".join(reversed([subject.name for subject in found.subjects]))
-    text = "\n".join([f"{found.verdict}: {names}, {found.rows} samples", *said])
-    if found.exit_code(strict, allow_incomparable):
+    sentences = [f"  {gate.verdict}: {gate.name}: {gate.said}" for gate in report.gates if gate.verdict != PASS]
+    names = " against ".join(reversed([subject.name for subject in report.subjects]))
+    text = "\n".join([f"{report.verdict}: {names}, {report.rows} samples", *sentences])
+    if report.exit_code(strict, allow_incomparable):
         raise AssertionError(text)
-    if said:
+    if sentences:
         warnings.warn(EdgekitWarning(text), stacklevel=4)
 
 
 def _root(config: pytest.Config) -> Path:
-    """Where ``edgekit.toml`` is looked for. Not ``rootpath``: without settings that is the ancestor of all paths on the command line, a bundle's too."""
+    """Return the folder from which ``edgekit.toml`` is looked for.
+
+    It is not ``rootpath``: without settings that is the ancestor of all paths on the command line, also of a bundle's.
+    """
     return config.inipath.parent if config.inipath else config.invocation_params.dir
 
 
 def _project(start: Path) -> Project:
-    """What ``edgekit.toml`` says; nothing where there is none."""
+    """Return the settings of ``edgekit.toml``; empty ones where there is no such file."""
     from edgekit.spec.project import Project, find, read
 
     file = find(start)
@@ -165,7 +183,7 @@ def _project(start: Path) -> Project:
 
 
 def _chosen(project: Project, named: str | os.PathLike[str] | None) -> str:
-    """The bundle that was named, or that of the file's one target."""
+    """Return the bundle that was named, or that of the file's one target."""
     if named is not None:
         return os.fspath(named)
     from edgekit.spec.project import places
@@ -173,15 +191,18 @@ def _chosen(project: Project, named: str | os.PathLike[str] | None) -> str:
     if not project.out:
         raise UsageError(f"No bundle is named. {_NAME_IT}", code="bundle-not-named")
     if len(project.targets) > 1:
-        many = f"{project.path} has {len(project.targets)} targets ({', '.join(project.targets)}), and it is not said whose bundle is meant"
-        raise UsageError(f"{many}. {_NAME_IT}", code="bundle-not-named")
+        raise UsageError(
+            f"{project.path} has {len(project.targets)} targets ({', '.join(project.targets)}), "
+            f"and it is not said whose bundle is meant. {_NAME_IT}",
+            code="bundle-not-named",
+        )
     return places(project)[0].bundle
 
 
 def _named(config: pytest.Config) -> str | None:
-    """The bundle of the command line, or of pytest's settings."""
-    if (given := config.getoption("--edgekit-bundle")) is not None:
-        return str(config.invocation_params.dir / given)
+    """Return the bundle of the command line, or of pytest's settings; None where neither names one."""
+    if (folder := config.getoption("--edgekit-bundle")) is not None:
+        return str(config.invocation_params.dir / folder)
     if setting := str(config.getini("edgekit_bundle")):
         return str(_root(config) / setting)
     return None

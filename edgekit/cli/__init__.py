@@ -39,7 +39,10 @@ _ORDER = (
 
 _WHOLE = 1000  # characters of a sentence that click does not cut
 
-_NO_CLICK = f"The command line needs click and rich. Run: {install_hint('cli')} (on the build machine: '{requirement('build')}').\n"
+_NO_CLICK = (
+    f"The command line needs click and rich. Run: {install_hint('cli')} "
+    f"(on the build machine: '{requirement('build')}').\n"
+)
 
 
 def _list_verbs(group: Any, context: Any) -> list[tuple[str, str]]:

@@ -25,7 +25,9 @@ def read_columns(context: click.Context, param: click.Parameter, texts: Sequence
     """Return the roles of all ``text=sentence,label=y`` as one mapping."""
     from edgekit.samples import parse_columns
 
-    return once(context, param, [pair for text in texts for pair in parse_columns(text).items()]) if texts else None
+    if not texts:
+        return None
+    return once(context, param, [pair for text in texts for pair in parse_columns(text).items()])
 
 
 def read_budget(context: click.Context, param: click.Parameter, texts: Sequence[str]) -> dict[str, float]:
@@ -42,7 +44,11 @@ def read_budget(context: click.Context, param: click.Parameter, texts: Sequence[
 
 def read_students(context: click.Context, param: click.Parameter, texts: Sequence[str]) -> tuple[dict[str, Any], ...]:
     """Return settings such as ``layers=3,epochs=8``: whole numbers, numbers or text; ``keep=0/2/5`` is a list."""
-    return tuple(once(context, param, [_setting(pair) for pair in text.split(",")]) for text in texts)
+    settings = []
+    for text in texts:
+        pairs = [_setting(pair) for pair in text.split(",")]
+        settings.append(once(context, param, pairs))
+    return tuple(settings)
 
 
 def _setting(pair: str) -> tuple[str, Any]:
@@ -62,12 +68,14 @@ def numbers(least: int, what: str) -> Callable[[click.Context, click.Parameter, 
     """Return a function that reads whole numbers such as ``1,8,32``."""
 
     def read(context: click.Context, param: click.Parameter, text: str | None) -> list[int] | None:
+        if text is None:
+            return None
         wrong = f"'{text}' is not a list of {what}."
         try:
-            values = None if text is None else [int(part) for part in text.split(",")]
+            values = [int(part) for part in text.split(",")]
         except ValueError:
             raise click.BadParameter(wrong) from None
-        if values is not None and min(values) < least:
+        if min(values) < least:
             raise click.BadParameter(wrong)
         return values
 
@@ -79,8 +87,8 @@ columns_option = click.option(
     metavar="ROLE=COLUMN,...",
     multiple=True,
     callback=read_columns,
-    help="Role of each column: text, text_pair, label. E.g. text=sentence,label=y; label=a|b for a column of 0 and 1 for "
-    "each label.",
+    help="Role of each column: text, text_pair, label. E.g. text=sentence,label=y; label=a|b for a column of 0 and 1 "
+    "for each label.",
 )
 slices_option = click.option(
     "--slice",
@@ -173,8 +181,8 @@ def trust_of(keys: Sequence[str]) -> Any:
     return Trust(keys, revoked=revoked() or ()) if keys else None
 
 
-def given(**options: Any) -> dict[str, Any]:
-    """Return the options that the user gave; the others keep the function's defaults, or the values of ``edgekit.toml``."""
+def given_options(**options: Any) -> dict[str, Any]:
+    """Return the options that the user gave; others keep the function's defaults or the values of ``edgekit.toml``."""
     return {name: value for name, value in options.items() if value is not None and value is not False and value != ()}
 
 
@@ -210,11 +218,12 @@ def check_once(command: click.Command) -> None:
                 )
         return parse(context, args)
 
-    command.parse_args = parse_args  # type: ignore[method-assign,assignment]  # commands differ in class, and this is the same for all
+    # Commands differ in class, and this function is the same for all.
+    command.parse_args = parse_args  # type: ignore[method-assign,assignment]
 
 
 def _order(command: click.Command, context: click.Context, args: list[str]) -> list[Any]:
-    """Return the parameters in the order of the arguments; none where they cannot be parsed, which click reports itself."""
+    """Return the parameters in the order of the arguments; none if parsing fails, which click reports itself."""
     try:
         return list(command.make_parser(context).parse_args(args)[2])
     except click.UsageError:

@@ -1,4 +1,7 @@
-"""Output of the command line: text from bundles, tables and devices is escaped, so that it cannot control the terminal."""
+"""Output of the command line.
+
+Text from bundles, tables and devices is escaped, so that it cannot control the terminal.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def terminal_width() -> int:
 
 
 def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
-    """Returns an error of the system as an error of EdgeKit, which has a code."""
+    """Return an error of the system as an error of EdgeKit, which has a code."""
     if isinstance(problem, EdgekitError):
         return problem
     if isinstance(problem, OSError):
@@ -57,11 +60,11 @@ def as_error(problem: EdgekitError | OSError | MemoryError) -> EdgekitError:
 
 
 def error_line(error: EdgekitError, where: str = "") -> str:
-    """Returns the line that reports an error, e.g. ``edgekit: error[samples-empty]: ...``.
+    """Return the line that reports an error, e.g. ``edgekit: error[samples-empty]: ...``.
 
     Args:
-        error: the error.
-        where: name of the bundle or target that the error is of, printed before the message.
+        error: Error to report.
+        where: Name of the bundle or target that the error belongs to, printed before the message.
     """
     return f"edgekit: error[{error.code}]: {f'{where}: ' if where else ''}{error}"
 
@@ -78,7 +81,7 @@ CLICK_CODES: Mapping[type[click.UsageError], tuple[str, str]] = {
 
 
 def usage_error(error: click.UsageError) -> str:
-    """Returns the usage of the verb and the error that click found, with its code."""
+    """Return the usage of the verb and the error that click found, with its code."""
     if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # from click 8.2 on
         return error.format_message()
     code = next(code for kind, (code, _) in CLICK_CODES.items() if isinstance(error, kind))
@@ -96,7 +99,10 @@ def show(result: Any, as_json: bool) -> None:
 
 @contextlib.contextmanager
 def bars() -> Iterator[Progress]:
-    """Yield a progress function: bars on a terminal, elsewhere a line for each finished step, with ``-q`` nothing; all on standard error."""
+    """Yield a progress function that writes to standard error.
+
+    It draws bars on a terminal, prints a line for each finished step elsewhere, and prints nothing with ``-q``.
+    """
     if is_quiet():
         yield lambda step, done, total: _stop.check()
         return

@@ -70,7 +70,7 @@ def forwarded(files: Collection[str]) -> list[str]:
     """Return the options of the running verb as they are given on the device.
 
     Args:
-        files: Names of the parameters that are files here, which are copied and not forwarded, and of others to leave out.
+        files: Names of parameters that are not forwarded: files of this machine, which are copied, and others.
     """
     context = click.get_current_context()
     arguments: list[str] = []
@@ -79,10 +79,12 @@ def forwarded(files: Collection[str]) -> list[str]:
         is_given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
         if not isinstance(parameter, click.Option) or not is_given or name in (*files, *_CONNECTION):
             continue
-        option, value = max(parameter.opts, key=len), context.params.get(name)
+        option = max(parameter.opts, key=len)
+        value = context.params.get(name)
         if name == "metric":
             raise UsageError(
-                "--metric names Python code of this machine, which is not copied to a device. Leave out --on or --metric.",
+                "--metric names Python code of this machine, which is not copied to a device. "
+                "Leave out --on or --metric.",
                 code="option-conflict",
             )
         if parameter.is_flag:

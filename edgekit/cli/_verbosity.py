@@ -1,4 +1,7 @@
-"""``-v`` and ``-q`` of every verb: log messages of the library on standard error, or a verb that prints errors and its result alone."""
+"""The options ``-v`` and ``-q`` of every verb.
+
+``-v`` prints log messages of the library on standard error. With ``-q`` a verb prints only errors and its result.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ _NOTE = "note: "
 
 
 class _LineHandler(logging.Handler):
-    """Prints a message as one line on standard error; above the progress bars where there are some, since rich redirects that stream."""
+    """A handler that prints each message as one line on standard error.
+
+    Lines appear above the progress bars if there are any, since rich redirects that stream.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,11 +63,12 @@ def add_verbosity(command: click.Command) -> None:
 
 
 def _set_level(context: click.Context, parameter: click.Parameter, count: int) -> None:
-    """Print messages of the library from this level on while the verb runs: warnings, with ``-v`` information, with ``-vv`` details."""
+    """Print messages of the library while the verb runs: warnings, with ``-v`` information, with ``-vv`` details."""
     logger = logging.getLogger("edgekit")
     handler = _LineHandler()
     handler.addFilter(lambda record: record.levelno >= logging.ERROR or not is_quiet())
-    level, show_warning = logger.level, warnings.showwarning
+    level = logger.level
+    show_warning = warnings.showwarning
     logger.addHandler(handler)
     warnings.showwarning = _log_warning
     logger.setLevel(_LEVELS[min(count, len(_LEVELS) - 1)])
@@ -103,7 +110,7 @@ def without_notes(text: str) -> str:
 class StepLines:
     """Progress without a terminal: one line on standard error for each step that has finished, with its seconds.
 
-    A step of a known length finishes when all of its units are done, a step of unknown length where the next one begins.
+    A step of known length finishes when all of its units are done, a step of unknown length when the next one begins.
     """
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import click
 
 from edgekit.cli._options import (
     columns_option,
-    given,
+    given_options,
     keys_option,
     metric_option,
     seed_option,
@@ -44,7 +44,7 @@ __all__ = ["command"]
 @keys_option
 @seed_option
 @metric_option
-def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-def]
     """Measure BUNDLE and write the file that 'edgekit check --baseline FILE' compares with: answers, times, footprint.
 
     A check against the file judges accuracy and size on any machine; latency, start, memory and energy only on the
@@ -66,11 +66,13 @@ def command(bundle, samples, out, keys, **options):  # type: ignore[no-untyped-d
         _measure(bundle, samples, out, keys, options)
         return
     for place, chosen in _places(samples, out):
-        _measure(place.bundle, chosen["samples"], place.baseline, keys, {**chosen["options"], **given(**options)})
+        _measure(
+            place.bundle, chosen["samples"], place.baseline, keys, {**chosen["options"], **given_options(**options)}
+        )
 
 
 def _places(samples: str | None, out: str | None) -> list[tuple[Any, dict[str, Any]]]:
-    """Return where each target's bundle and baseline are, and the samples, as the nearest ``edgekit.toml`` names them."""
+    """Return the bundle, baseline and samples of each target, as the nearest ``edgekit.toml`` names them."""
     from dataclasses import replace
 
     from edgekit.spec import project as projects
@@ -80,7 +82,7 @@ def _places(samples: str | None, out: str | None) -> list[tuple[Any, dict[str, A
     )
     file = replace(file, eval=samples or file.eval, baseline=out or file.baseline)
     file.need("edgekit baseline", "out", "eval", "baseline")
-    chosen = {"samples": file.eval, "options": given(columns=dict(file.columns) or None, seed=file.seed)}
+    chosen = {"samples": file.eval, "options": given_options(columns=dict(file.columns) or None, seed=file.seed)}
     return [(place, chosen) for place in projects.places(file)]
 
 
@@ -89,7 +91,7 @@ def _measure(bundle: str, samples: str, out: str, keys: tuple[str, ...], options
     from edgekit.spec.options import BaselineOptions
     from edgekit.verbs.reports import baseline
 
-    chosen = BaselineOptions(**given(**options))
+    chosen = BaselineOptions(**given_options(**options))
     with bars() as progress:
         result = baseline(bundle, samples, file=out, options=chosen, trust=trust_of(keys), progress=progress)
     echo(result.text())

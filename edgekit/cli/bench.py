@@ -43,7 +43,7 @@ _numbers = numbers(1, "whole numbers of at least 1, e.g. 1,8,32")
 @threads_option
 @on_options
 @keys_option
-def command(bundle, where, as_json, python, identity, keys, **timing):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(bundle, where, as_json, python, identity, keys, **timing):  # type: ignore[no-untyped-def]
     """Measure latency and throughput of BUNDLE by batch and length, on arrays, without preprocessing.
 
     'edgekit eval' measures from text to answer. With --on the times are those of the device; BUNDLE is deployed there

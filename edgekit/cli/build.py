@@ -16,7 +16,7 @@ from edgekit.spec.options import BuildOptions, OnnxModel
 __all__ = ["command"]
 
 
-def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _options_of_heads(command):  # type: ignore[no-untyped-def]
     """Add the options of heads and processors, which replace what the files of the model say."""
     from edgekit.source import options
 
@@ -66,8 +66,8 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     metavar="KEY=NUMBER",
     multiple=True,
     callback=read_budget,
-    help="Limit in place of the target's: accuracy_drop, accuracy (least score), p50_ms, memory_mb, first_answer_ms, size_mb. "
-    "Repeatable.",
+    help="Limit in place of the target's: accuracy_drop, accuracy (least score), p50_ms, memory_mb, first_answer_ms, "
+    "size_mb. Repeatable.",
 )
 @click.option(
     "--strict",
@@ -94,8 +94,8 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     type=click.FloatRange(min=0),
     default=None,
     metavar="SECONDS",
-    help="Time after which no further variation is tried and the race is cut short. Export, quantization and scoring of "
-    "the first candidates are not bounded.",
+    help="Time after which no further variation is tried and the race is cut short. Export, quantization and scoring "
+    "of the first candidates are not bounded.",
 )
 @click.option(
     "--race",
@@ -114,7 +114,8 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
     multiple=True,
     callback=read_students,
     metavar="KEY=VALUE,...",
-    help="Smaller model that competes: layers=3, speedup=1.5 or both (see: edgekit distill, edgekit prune). Repeatable.",
+    help="Smaller model that competes: layers=3, speedup=1.5 or both (see: edgekit distill, edgekit prune). "
+    "Repeatable.",
 )
 @click.option(
     "--distill-samples",
@@ -159,7 +160,7 @@ def _options_of_heads(command):  # type: ignore[no-untyped-def] # noqa: ANN001, 
 @downgrade_option
 @metric_option
 @click.option("--wide", is_flag=True, help="Print all columns of the table, however wide it is.")
-def command(model, wide, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(model, wide, **options):  # type: ignore[no-untyped-def]
     """Build a bundle from MODEL, a local Hugging Face folder, a hub id, or an ONNX file with --processor.
 
     Exports, quantizes with the calibration samples, measures every candidate against the torch model, and writes the
@@ -170,18 +171,18 @@ def command(model, wide, **said):  # type: ignore[no-untyped-def] # noqa: ANN001
     the file. The table has the main columns; --wide prints all.
     """
     if model is None:
-        for target, options in _of_project(said):
-            _build(target, options, wide)
+        for target, target_options in _of_project(options):
+            _build(target, target_options, wide)
         return
     for name, option in (("samples", "--samples"), ("evaluation", "--eval"), ("out", "-o")):
-        if said[name] is None:
+        if options[name] is None:
             raise UsageError(
                 f"Missing option '{option}'. MODEL needs it; without MODEL edgekit.toml names it.",
                 code="option-missing",
             )
-    nouns = {"model": _model_of(model, said), "eval": said.pop("evaluation")}
-    nouns |= {name: said.pop(name) for name in ("samples", "out", "target")}
-    _build("", {**nouns, "options": BuildOptions(**_with_model_options(said))}, wide)
+    nouns = {"model": _model_of(model, options), "eval": options.pop("evaluation")}
+    nouns |= {name: options.pop(name) for name in ("samples", "out", "target")}
+    _build("", {**nouns, "options": BuildOptions(**_with_model_options(options))}, wide)
 
 
 def _build(target: str, options: dict[str, Any], wide: bool) -> None:
@@ -195,34 +196,38 @@ def _build(target: str, options: dict[str, Any], wide: bool) -> None:
     echo(result.text(wide=wide))
 
 
-def _model_of(model: str, said: dict[str, Any]) -> Any:
+def _model_of(model: str, options: dict[str, Any]) -> Any:
     """Return the model of a build, and take ``--processor`` and ``--task`` out of the options.
 
     Raises:
         UsageError: Where these options are given for a model that is no ONNX file.
     """
-    processor, task = said.pop("processor", None), said.pop("task", None)
+    processor = options.pop("processor", None)
+    task = options.pop("task", None)
     if model.lower().endswith(".onnx"):
         return OnnxModel(file=model, processor=processor, task=task)
     if processor is not None or task is not None:
         option = "--processor" if processor is not None else "--task"
         raise UsageError(
-            f"{option} goes with an ONNX file, and {model} is a folder or a hub id, which brings its own. Leave it out.",
+            f"{option} goes with an ONNX file, and {model} is a folder or a hub id, which brings its own. "
+            "Leave it out.",
             code="module-options",
         )
     return model
 
 
-def _with_model_options(said: dict[str, Any]) -> dict[str, Any]:
+def _with_model_options(options: dict[str, Any]) -> dict[str, Any]:
     """Return fields of :class:`BuildOptions`, with the options of heads, which only heads know, together."""
     known = {field.name for field in fields(BuildOptions)}
-    of_heads = {name: value for name, value in said.items() if name not in known and value is not None}
-    chosen = {name: value for name, value in said.items() if name in known and value is not None}
+    of_heads = {name: value for name, value in options.items() if name not in known and value is not None}
+    chosen = {name: value for name, value in options.items() if name in known and value is not None}
     return {**chosen, "model_options": of_heads} if of_heads else chosen
 
 
-def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Return the builds of the nearest ``edgekit.toml``: the name of each target where there are several, and its options.
+def _of_project(cli_options: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the builds of the nearest ``edgekit.toml``, each as the name of its target and its options.
+
+    The name is empty where there is one target.
 
     Raises:
         UsageError: Where there is no such file or it lacks a key, or an output folder exists; before any build begins.
@@ -234,7 +239,9 @@ def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         Path.cwd(), "Write one (edgekit init), or name all here: edgekit build MODEL --samples FILE --eval FILE -o OUT."
     )
     source = click.get_current_context().get_parameter_source
-    chosen = {name: value for name, value in said.items() if source(name) is not click.core.ParameterSource.DEFAULT}
+    chosen = {
+        name: value for name, value in cli_options.items() if source(name) is not click.core.ParameterSource.DEFAULT
+    }
     file = replace(
         file,
         samples=chosen.pop("samples", file.samples),
@@ -252,4 +259,8 @@ def _of_project(said: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     for place in places:
         check_output(Path(place.bundle), options.force)
     nouns = {"model": model, "samples": file.samples, "eval": file.eval, "options": options}
-    return [(p.name if len(places) > 1 else "", {**nouns, "target": p.target, "out": p.bundle}) for p in places]
+    builds = []
+    for place in places:
+        name = place.name if len(places) > 1 else ""
+        builds.append((name, {**nouns, "target": place.target, "out": place.bundle}))
+    return builds

@@ -16,7 +16,7 @@ __all__ = ["clear", "command", "show"]
 _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 
 
-def _seconds(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN202
+def _seconds(context, param, value):  # type: ignore[no-untyped-def]
     if value is None:
         return 0.0
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value)
@@ -26,24 +26,25 @@ def _seconds(context, param, value):  # type: ignore[no-untyped-def] # noqa: ANN
 
 
 @click.group(name="cache")
-def command():  # type: ignore[no-untyped-def] # noqa: ANN201
+def command():  # type: ignore[no-untyped-def]
     """Show or clear the build cache.
 
-    It holds results of builds (graphs, outputs, times, students), which a later build of the same model reuses. It is at
-    EDGEKIT_CACHE, else ~/.cache/edgekit, belongs to one user, and stays below EDGEKIT_CACHE_MB (8192): entries that were
-    not used for longest are removed first. An altered entry is not used. Times older than 7 days, or of a busy machine,
-    are measured anew.
+    It holds results of builds (graphs, outputs, times, students), which a later build of the same model reuses. It is
+    at EDGEKIT_CACHE, else ~/.cache/edgekit, belongs to one user, and stays below EDGEKIT_CACHE_MB (8192): entries that
+    were not used for longest are removed first. An altered entry is not used. Times older than 7 days, or of a busy
+    machine, are measured anew.
     """
 
 
 @command.command(name="show")
-def show():  # type: ignore[no-untyped-def] # noqa: ANN201
+def show():  # type: ignore[no-untyped-def]
     """List the entries: step, model and samples, size, and when each was written and last used."""
     from edgekit.cache.records import RACES, Records
     from edgekit.cache.store import Cache
     from edgekit.report.table import table
 
-    cache, now = Cache(), time.time()
+    cache = Cache()
+    now = time.time()
     entries = cache.entries()
     echo(f"{cache.root}: {len(entries)} entries, {sum(e.size_mb for e in entries):.1f} of {cache.limit_mb:.0f} MB")
     if rows := [
@@ -62,7 +63,7 @@ def show():  # type: ignore[no-untyped-def] # noqa: ANN201
     metavar="AGE",
     help="Remove only entries that were not used for this time, e.g. 12h, 7d, 4w. [default: all entries]",
 )
-def clear(older_than):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def clear(older_than):  # type: ignore[no-untyped-def]
     """Remove results of builds and times of races at first loads; engines that were compiled here stay.
 
     Refused while a build uses the cache.
@@ -79,13 +80,13 @@ def clear(older_than):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
 def _of(about: Mapping[str, Any]) -> str:
     """Return the model, candidates and samples of an entry, by their digests."""
     model = about.get("model") or about.get("teacher")
-    shown = [f"model {str(model)[:12]}"] if isinstance(model, str) else []
+    parts = [f"model {str(model)[:12]}"] if isinstance(model, str) else []
     candidates = about.get("candidates")
     if isinstance(candidates, list) and candidates:
-        shown.append(" and ".join(sorted({" on ".join(str(c).split(" ")[:2]) for c in candidates})))
+        parts.append(" and ".join(sorted({" on ".join(str(c).split(" ")[:2]) for c in candidates})))
     samples = about.get("samples")
-    shown += [f"samples {samples[:12]}"] if isinstance(samples, str) else []
-    return ", ".join(shown)
+    parts += [f"samples {samples[:12]}"] if isinstance(samples, str) else []
+    return ", ".join(parts)
 
 
 def _ago(seconds: float) -> str:

@@ -14,7 +14,7 @@ from edgekit.cli._options import (
     backend_option,
     columns_option,
     gates_option,
-    given,
+    given_options,
     include_text_option,
     keys_option,
     max_time_option,
@@ -45,8 +45,8 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
     "--baseline",
     default=None,
     metavar="BUNDLE|FILE",
-    help="Older bundle (both run interleaved), or a file of 'edgekit baseline' (its bundle runs too if it is still where it "
-    "was).",
+    help="Older bundle (both run interleaved), or a file of 'edgekit baseline' (its bundle runs too if it is still "
+    "where it was).",
 )
 @click.option(
     "--samples",
@@ -73,8 +73,8 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
 @click.option(
     "--self-check",
     is_flag=True,
-    help="First run BUNDLE against itself: print this machine's noise floor and refuse margins below it. Without a baseline "
-    "do only that.",
+    help="First run BUNDLE against itself: print this machine's noise floor and refuse margins below it. Without a "
+    "baseline do only that.",
 )
 @include_text_option
 @click.option(
@@ -89,7 +89,7 @@ _GRAVITY = (5, 3, 1, 2, 4, 0)
 @max_time_option
 @seed_option
 @metric_option
-def command(bundle, gates, include_text, as_json, where, **said):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201, ANN003
+def command(bundle, gates, include_text, as_json, where, **options):  # type: ignore[no-untyped-def]
     """Compare BUNDLE with a baseline and judge it by gates; for CI.
 
     Exit codes: 0 no gate failed (an inconclusive gate proves nothing; with --strict 4), 1 tool error, 2 usage,
@@ -98,18 +98,20 @@ def command(bundle, gates, include_text, as_json, where, **said):  # type: ignor
     Without BUNDLE the nearest edgekit.toml names everything, for the bundles of all its targets in turn; options given
     here win over the file, and the worst exit code counts. With BUNDLE edgekit.toml is not read.
 
-    With --on the device's own 'edgekit check' runs there; samples are copied to a private folder and removed afterwards.
+    With --on the device's own 'edgekit check' runs there; samples are copied to a private folder and removed
+    afterwards.
     """
-    python, identity = said.pop("python"), said.pop("identity")
-    held = None if gates is None else gate_files.read(gates)
+    python = options.pop("python")
+    identity = options.pop("identity")
+    limits = None if gates is None else gate_files.read(gates)
     if where is not None:
-        device = (where, python, identity, said["keys"])
-        click.get_current_context().exit(_run_there(bundle, gates, as_json, device, said))
+        device = (where, python, identity, options["keys"])
+        click.get_current_context().exit(_run_there(bundle, gates, as_json, device, options))
     check_local()
-    chosen = given(gates=held, report=said.pop("out"), include_text=include_text, **said)
+    chosen = given_options(gates=limits, report=options.pop("out"), include_text=include_text, **options)
     if bundle is not None:
         checks = projects.checks(Project(), bundle, chosen)
-        _complete(checks[0], asked=bool(said["self_check"]))
+        _complete(checks[0], self_check=bool(options["self_check"]))
     else:
         file = projects.nearest(
             Path.cwd(),
@@ -117,31 +119,33 @@ def command(bundle, gates, include_text, as_json, where, **said):  # type: ignor
         )
         file.need("edgekit check", "out", *([] if "samples" in chosen else ["eval"]))
         checks = projects.checks(file, None, chosen)
-        _complete(checks[0], file, asked=bool(said["self_check"]))
+        _complete(checks[0], file, self_check=bool(options["self_check"]))
     if checks[0].baseline is None:
-        _only_noise(include_text=include_text, gates=gates, **said)
+        _only_noise(include_text=include_text, gates=gates, **options)
     _verdict.check_ready(*(check.options.report for check in checks))
     click.get_current_context().exit(worst([_run(check, as_json) for check in checks]))
 
 
-def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None:
+def _complete(check: Check, file: Project | None = None, *, self_check: bool) -> None:
     """Refuse a check without samples or baseline.
 
     Args:
         check: The check.
         file: The ``edgekit.toml`` that it is from; None where the options name all.
-        asked: Whether the options ask for the noise floor alone; a file that lost its baseline must not end in that.
+        self_check: Whether the options ask for the noise floor alone; a file that lost its baseline must not end in
+            that.
     """
     if not check.samples:
         raise UsageError(
             "Missing option '--samples'. Give the labelled rows to compare on; without BUNDLE edgekit.toml names them.",
             code="option-missing",
         )
-    if check.baseline is not None or asked:
+    if check.baseline is not None or self_check:
         return
     if file is None:
         raise UsageError(
-            "Missing option '--baseline'. Give an older bundle or a file of 'edgekit baseline'; or --self-check for this machine's noise floor.",
+            "Missing option '--baseline'. Give an older bundle or a file of 'edgekit baseline'; "
+            "or --self-check for this machine's noise floor.",
             code="option-missing",
         )
     value = "baselines" if check.name else "baseline.json"
@@ -152,19 +156,20 @@ def _complete(check: Check, file: Project | None = None, *, asked: bool) -> None
     )
 
 
-def _only_noise(**said: Any) -> None:
+def _only_noise(**options: Any) -> None:
     """Refuse options of a comparison where there is none: they would have no effect."""
     for name in ("gates", "slices", "strict", "allow_incomparable", "include_text"):
-        if said[name]:
+        if options[name]:
             option = "--slice" if name == "slices" else f"--{name.replace('_', '-')}"
             raise UsageError(
-                f"{option} is an option of a comparison, and --self-check without a baseline makes none. Add --baseline, or leave it out.",
+                f"{option} is an option of a comparison, and --self-check without a baseline makes none. "
+                "Add --baseline, or leave it out.",
                 code="option-needs-other",
             )
 
 
 def _run_there(
-    bundle: str | None, gates: str | None, as_json: bool, device: tuple[Any, ...], said: dict[str, Any]
+    bundle: str | None, gates: str | None, as_json: bool, device: tuple[Any, ...], options: dict[str, Any]
 ) -> int:
     """Check a bundle on a device; return the exit code."""
     from edgekit.deploy import measure
@@ -174,19 +179,20 @@ def _run_there(
             "--on needs BUNDLE: without it edgekit.toml names the bundles, and checks them on this machine.",
             code="option-needs-other",
         )
-    check = projects.checks(Project(), bundle, given(baseline=said["baseline"], samples=said["samples"]))[0]
-    _complete(check, asked=bool(said["self_check"]))
-    given_files = {"--samples": said["samples"], "--baseline": said["baseline"], "--gates": gates}
+    chosen = given_options(baseline=options["baseline"], samples=options["samples"])
+    check = projects.checks(Project(), bundle, chosen)[0]
+    _complete(check, self_check=bool(options["self_check"]))
+    given_files = {"--samples": options["samples"], "--baseline": options["baseline"], "--gates": gates}
     files = {option: path for option, path in given_files.items() if path is not None}
-    _verdict.check_ready(said["out"])
+    _verdict.check_ready(options["out"])
     with bars() as progress:
         reached = connection(device, progress)
         arguments = forwarded(("samples", "baseline", "gates", "out", "as_json"))
         report = measure.report("check", bundle, files, arguments, reached)
     from edgekit.verbs.reports import ReportResult
 
-    result = ReportResult(report, bool(said["strict"]), bool(said["allow_incomparable"]))
-    return _finish(result, said["out"], as_json)
+    result = ReportResult(report, bool(options["strict"]), bool(options["allow_incomparable"]))
+    return _finish(result, options["out"], as_json)
 
 
 def _finish(result: ReportResult, folder: str | None, as_json: bool) -> int:
@@ -201,7 +207,10 @@ def _finish(result: ReportResult, folder: str | None, as_json: bool) -> int:
 
 
 def _run(check: Check, as_json: bool) -> int:
-    """Check one bundle and return its exit code; an error is printed, so that the bundles of other targets are checked too."""
+    """Check one bundle and return its exit code.
+
+    An error is printed and not raised, so that the bundles of other targets are checked too.
+    """
     from edgekit.verbs import reports
 
     try:

@@ -8,7 +8,7 @@ from edgekit.cli._options import (
     backend_option,
     columns_option,
     gates_option,
-    given,
+    given_options,
     include_text_option,
     keys_option,
     max_time_option,
@@ -47,7 +47,7 @@ __all__ = ["command"]
 @max_time_option
 @seed_option
 @metric_option
-def command(before, after, samples, out, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(before, after, samples, out, keys, **options):  # type: ignore[no-untyped-def]
     """Compare the bundle B with A: accuracy row by row, latency, start, memory and size.
 
     A is a bundle (both run interleaved on this machine), a JSON file of 'edgekit eval -o' or 'edgekit baseline', a file
@@ -60,7 +60,7 @@ def command(before, after, samples, out, keys, **options):  # type: ignore[no-un
     from edgekit.verbs.reports import compare
 
     _verdict.check_ready(out)
-    chosen = CompareOptions(**given(**options))
+    chosen = CompareOptions(**given_options(**options))
     with bars() as progress:
         result = compare(before, after, samples, options=chosen, trust=trust_of(keys), progress=progress)
     click.get_current_context().exit(_verdict.finish(result, out))

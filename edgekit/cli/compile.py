@@ -19,8 +19,8 @@ _COMMAND = " like: "
 @click.option("--force", is_flag=True, help="Compile engines anew, also those in the cache, and race again.")
 @keys_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-    """Compile the engines of BUNDLE on this device, test them on the golden inputs, and keep the fastest that passes."""
+def command(bundle, dry_run, force, keys, as_json):  # type: ignore[no-untyped-def]
+    """Compile BUNDLE's engines on this device, test them on the golden inputs, and keep the fastest that passes."""
     from edgekit.runtime.compile import compile_bundle, explain
 
     if dry_run and as_json:

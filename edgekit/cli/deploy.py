@@ -21,13 +21,13 @@ __all__ = ["command"]
 @identity_option
 @click.option("--report", default=None, metavar="FILE", help="Also write the result as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(bundle, where, report, as_json, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(bundle, where, report, as_json, **options):  # type: ignore[no-untyped-def]
     """Copy BUNDLE to a device over ssh, compile its engines there, and verify its outputs on the golden inputs.
 
-    It goes to ~/edgekit/NAME there, or to PATH (/~/PATH is below the login's home), and replaces an existing bundle only
-    after all steps succeeded. The device needs Python 3.10, edgekit-sdk[cli] and the bundle's backend; files are copied by
-    scp, or through ssh alone where the device has no SFTP server. Your ssh configuration, agent and known hosts apply; a
-    host that is unknown or shows another key is refused.
+    It goes to ~/edgekit/NAME there, or to PATH (/~/PATH is below the login's home), and replaces an existing bundle
+    only after all steps succeeded. The device needs Python 3.10, edgekit-sdk[cli] and the bundle's backend; files are
+    copied by scp, or through ssh alone where the device has no SFTP server. Your ssh configuration, agent and known
+    hosts apply; a host that is unknown or shows another key is refused.
     """
     from edgekit.deploy import deploy
     from edgekit.spec.options import DeployOptions

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from edgekit.cli._options import columns_option, given, numbers
+from edgekit.cli._options import columns_option, given_options, numbers
 from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
@@ -91,14 +91,14 @@ __all__ = ["command"]
     "--seed", type=int, default=None, help="Random seed for the order of rows, dropout and masking. [default: 0]"
 )
 @click.option("--force", is_flag=True, help="Replace the student that is at --out.")
-def command(teacher, samples, evaluation, out, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(teacher, samples, evaluation, out, **options):  # type: ignore[no-untyped-def]
     """Train a smaller model from TEACHER, a local Hugging Face folder or a hub id.
 
     The student learns the teacher's answers, the labels, and the teacher's relations between tokens, and is written as
     an ordinary Hugging Face folder. A run that was killed continues from its last epoch when it is started again.
 
-    On several GPUs or hosts: accelerate launch -m edgekit.compress.distill TEACHER ... (several processes on CPUs: torchrun -m ...,
-    with ACCELERATE_USE_CPU=true).
+    On several GPUs or hosts: accelerate launch -m edgekit.compress.distill TEACHER ... (several processes on CPUs:
+    torchrun -m ..., with ACCELERATE_USE_CPU=true).
     """
     with bars() as progress:
         progress("load", 0, 0)
@@ -116,7 +116,7 @@ def command(teacher, samples, evaluation, out, **options):  # type: ignore[no-un
         names = ("epochs", "patience", "batch", "learning_rate", "copies", "precision", "seed")
         settings = {name: options.pop(name) for name in names}
         training = Training(loss=loss, **{k: v for k, v in settings.items() if v is not None})
-        chosen = DistillOptions(training=training, **given(**options))
+        chosen = DistillOptions(training=training, **given_options(**options))
         result = distill(teacher, samples=samples, eval=evaluation, out=out, options=chosen, progress=progress)
     if os.environ.get("RANK", "0") != "0":
         return  # one of several processes: the first one prints

@@ -9,7 +9,7 @@ import click
 from edgekit.cli._options import (
     backend_option,
     columns_option,
-    given,
+    given_options,
     include_text_option,
     keys_option,
     max_time_option,
@@ -88,7 +88,7 @@ _SCENARIOS = ("SingleStream", "Offline", "Server")
 @max_time_option
 @seed_option
 @metric_option
-def command(bundle, samples, out, file, keys, where, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(bundle, samples, out, file, keys, where, **options):  # type: ignore[no-untyped-def]
     """Score BUNDLE on samples, with latency (one stream, batch 1, input to answer), start and memory.
 
     With -o everything is measured: accuracy by row and slice, latency, cold start, memory, scenarios, robustness. The
@@ -116,7 +116,7 @@ def command(bundle, samples, out, file, keys, where, **options):  # type: ignore
     from edgekit.report.evaluate import evaluate
     from edgekit.spec.options import EvaluateOptions
 
-    chosen = EvaluateOptions(**given(**{name: options[name] for name in _OF_SCORES}))
+    chosen = EvaluateOptions(**given_options(**{name: options[name] for name in _OF_SCORES}))
     with bars() as progress:
         result = evaluate(bundle, samples, options=chosen, trust=trust_of(keys), progress=progress)
     _print_scores(result, file)
@@ -125,7 +125,7 @@ def command(bundle, samples, out, file, keys, where, **options):  # type: ignore
 def _refuse_report_options(options: dict[str, Any]) -> None:
     """Refuse options that only a report has."""
     of_report = {name: value for name, value in options.items() if name not in _OF_SCORES}
-    for name in given(**of_report):
+    for name in given_options(**of_report):
         option = next(parameter for parameter in command.params if parameter.name == name)
         raise UsageError(
             f"{max(option.opts, key=len)} is an option of a report. Add -o FOLDER, or leave it out.",
@@ -174,11 +174,14 @@ def _run_there(
 
 def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
     """Measure everything and write the report."""
-    server_bound, scenarios = options.pop("server_bound"), options.pop("scenarios")
-    teacher, keys = options.pop("teacher"), options.pop("keys")
+    server_bound = options.pop("server_bound")
+    scenarios = options.pop("scenarios")
+    teacher = options.pop("teacher")
+    keys = options.pop("keys")
     if server_bound is not None and scenarios and "Server" not in scenarios:
         raise UsageError(
-            "--server-bound is an option of the Server scenario, which is not among --scenario. Add --scenario Server, or leave it out.",
+            "--server-bound is an option of the Server scenario, which is not among --scenario. "
+            "Add --scenario Server, or leave it out.",
             code="option-needs-other",
         )
     from edgekit.cli import _verdict
@@ -186,7 +189,7 @@ def _report(bundle: str, samples: str, out: str, **options: Any) -> None:
     from edgekit.verbs.reports import measure
 
     _verdict.check_ready(out)
-    named = given(scenarios=scenarios, server_bound_ms=server_bound, reference=teacher, **options)
+    named = given_options(scenarios=scenarios, server_bound_ms=server_bound, reference=teacher, **options)
     with bars() as progress:
         result = measure(bundle, samples, options=MeasureOptions(**named), trust=trust_of(keys), progress=progress)
     click.get_current_context().exit(_verdict.finish(result, out))

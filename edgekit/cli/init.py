@@ -25,7 +25,7 @@ __all__ = ["command"]
 )
 @click.option("--target", multiple=True, help="Target, see: edgekit targets. Repeatable. [default: cpu]")
 @columns_option
-def command(folder, model, samples, evaluation, target, columns):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(folder, model, samples, evaluation, target, columns):  # type: ignore[no-untyped-def]
     """Write edgekit.toml, gates.toml and a GitHub workflow into FOLDER (default: here), over no existing file."""
     from edgekit.spec.starter import start
 

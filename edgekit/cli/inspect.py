@@ -14,7 +14,7 @@ __all__ = ["command"]
 @click.argument("bundle")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 @click.option("--wide", is_flag=True, help="Print all columns of the candidates, and digests in full.")
-def command(bundle, as_json, wide):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, as_json, wide):  # type: ignore[no-untyped-def]
     """Show the content of BUNDLE: task, inputs, variants, the candidates of its build and its provenance."""
     from edgekit.verbs.bundles import inspect
 

@@ -12,7 +12,7 @@ __all__ = ["command"]
 @click.command(name="keygen")
 @click.argument("key")
 @click.option("--password", is_flag=True, help="Encrypt the private key with a password, which is prompted for.")
-def command(key, password):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(key, password):  # type: ignore[no-untyped-def]
     """Create a key pair for signing bundles: KEY, which stays secret, and KEY.pub for the devices."""
     from edgekit.verbs.keys import keygen
 

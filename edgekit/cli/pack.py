@@ -23,11 +23,11 @@ __all__ = ["command"]
 @keys_option
 @click.option("--force", is_flag=True, help="Replace the packed bundle, or with --unpack the bundle, at --out.")
 @downgrade_option
-def command(bundle, out, unpacking, keys, force, allow_downgrade):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, out, unpacking, keys, force, allow_downgrade):  # type: ignore[no-untyped-def]
     """Pack BUNDLE into one file for copying; with --unpack, unpack such a FILE into a folder.
 
-    The whole bundle is checked in both directions, and the output appears whole or not at all. The same bundle gives the
-    same bytes. The file is a ZIP without compression.
+    The whole bundle is checked in both directions, and the output appears whole or not at all. The same bundle gives
+    the same bytes. The file is a ZIP without compression.
     """
     from edgekit.verbs.bundles import pack, unpack
 

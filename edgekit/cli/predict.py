@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli._options import backend_option, columns_option, given, keys_option, threads_option, trust_of
+from edgekit.cli._options import backend_option, columns_option, given_options, keys_option, threads_option, trust_of
 from edgekit.cli._output import bars, show
 
 __all__ = ["command"]
@@ -49,7 +49,7 @@ __all__ = ["command"]
 @backend_option
 @threads_option
 @keys_option
-def command(bundle, samples, out, keys, as_json, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(bundle, samples, out, keys, as_json, **options):  # type: ignore[no-untyped-def]
     """Predict every row of a file with BUNDLE and write one output row for each, in order.
 
     The output has the columns kept from the input, then label, score, labels (where a row may have several) and
@@ -59,7 +59,7 @@ def command(bundle, samples, out, keys, as_json, **options):  # type: ignore[no-
     from edgekit.report.predict import predict
     from edgekit.spec.options import PredictOptions
 
-    chosen = PredictOptions(**given(**options))
+    chosen = PredictOptions(**given_options(**options))
     with bars() as progress:
         result = predict(bundle, samples, out, options=chosen, trust=trust_of(keys), progress=progress)
     show(result, as_json)

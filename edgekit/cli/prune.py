@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli._options import columns_option, given
+from edgekit.cli._options import columns_option, given_options
 from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
@@ -52,7 +52,7 @@ __all__ = ["command"]
 )
 @click.option("--seed", type=int, default=None, help="Random seed of the recovery. [default: 0]")
 @click.option("--force", is_flag=True, help="Replace a model that EdgeKit wrote at --out.")
-def command(model, speedup, samples, evaluation, out, recover, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(model, speedup, samples, evaluation, out, recover, **options):  # type: ignore[no-untyped-def]
     """Prune attention heads and feed-forward neurons of MODEL, a local Hugging Face folder or a hub id.
 
     Units with the least importance for the time that they take are removed; the time is measured on the target's
@@ -69,7 +69,7 @@ def command(model, speedup, samples, evaluation, out, recover, **options):  # ty
 
         settings = {name: options.pop(name) for name in ("epochs", "batch", "learning_rate", "seed")}
         training = replace(RECOVERY, **{name: value for name, value in settings.items() if value is not None})
-        chosen = PruneOptions(training=training, recover=recover, **given(**options))
+        chosen = PruneOptions(training=training, recover=recover, **given_options(**options))
         result = prune(
             model, speedup=speedup, samples=samples, eval=evaluation, out=out, options=chosen, progress=progress
         )

@@ -36,7 +36,9 @@ class _Texts(click.Command):
         parameters = {
             name: p for p in self.get_params(ctx) for name in (*p.opts, *p.secondary_opts) if name.startswith("-")
         }
-        options, texts, rest = list[str](), list[str](), iter(args)
+        options: list[str] = []
+        texts: list[str] = []
+        rest = iter(args)
         for argument in rest:
             name = argument.partition("=")[0]
             if argument == "--":
@@ -76,7 +78,7 @@ class _Texts(click.Command):
 )
 @threads_option
 @keys_option
-def command(bundle, texts, pair, keys, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(bundle, texts, pair, keys, **options):  # type: ignore[no-untyped-def]
     """Predict TEXTs with BUNDLE and print one JSON object a line.
 
     '-' alone reads one text a line from standard input. A text that begins with a dash goes after --:
@@ -95,7 +97,8 @@ def command(bundle, texts, pair, keys, **options):  # type: ignore[no-untyped-de
             _print(session, list(zip(texts[::2], texts[1::2], strict=True)) if pair else list(texts))
             return
         waiting: list[Any] = []
-        # A file is read in batches; a pipe or a terminal is answered line by line, since its writer may wait for each answer.
+        # A file is read in batches. A pipe or a terminal is answered line by line, since its writer may wait for each
+        # answer.
         batch = _BATCH if _is_file(sys.stdin) else 1
         for number, line in enumerate(sys.stdin.buffer, 1):
             try:
@@ -136,4 +139,6 @@ def _rounded(value: Any) -> Any:
         return round(value, 6)
     if isinstance(value, dict):
         return {name: _rounded(part) for name, part in value.items()}
-    return [_rounded(part) for part in value] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_rounded(part) for part in value]
+    return value

@@ -17,7 +17,7 @@ __all__ = ["command"]
     metavar="FILE",
     help="Private key, see: edgekit keygen. An encrypted key asks for its password.",
 )
-def command(bundle, key):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, key):  # type: ignore[no-untyped-def]
     """Sign BUNDLE with a private key, so that a device can verify who made it.
 
     Checks the bundle, then writes model.sig into it: an ECDSA P-256 signature over the sha256 of all files, in the

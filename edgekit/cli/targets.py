@@ -11,7 +11,7 @@ __all__ = ["command"]
 
 @click.command(name="targets")
 @click.argument("name", required=False)
-def command(name):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(name):  # type: ignore[no-untyped-def]
     """List the targets that a bundle can be built for; with NAME, show the settings of one."""
     from edgekit.verbs.bundles import targets
 

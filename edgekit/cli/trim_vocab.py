@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from edgekit.cli._options import columns_option, given
+from edgekit.cli._options import columns_option, given_options
 from edgekit.cli._output import bars, echo, echo_text
 
 __all__ = ["command"]
@@ -41,7 +41,7 @@ __all__ = ["command"]
 @click.option("--revision", default=None, help="Branch, tag or commit of a hub id.")
 @columns_option
 @click.option("--force", is_flag=True, help="Replace a model that EdgeKit wrote at --out.")
-def command(model, samples, tokens, evaluation, out, **options):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN003, ANN201
+def command(model, samples, tokens, evaluation, out, **options):  # type: ignore[no-untyped-def]
     """Remove the tokens from MODEL's vocabulary that the samples, or a list, do not use.
 
     Tokenizer and embedding table shrink together. Any text can still be encoded: words that are not in the samples
@@ -52,7 +52,7 @@ def command(model, samples, tokens, evaluation, out, **options):  # type: ignore
         from edgekit.compress.vocabulary import trim_vocab
         from edgekit.spec.options import TrimVocabOptions
 
-        chosen = TrimVocabOptions(**given(**options))
+        chosen = TrimVocabOptions(**given_options(**options))
         result = trim_vocab(
             model, samples=samples, tokens=tokens, out=out, eval=evaluation, options=chosen, progress=progress
         )

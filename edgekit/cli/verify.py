@@ -24,10 +24,11 @@ __all__ = ["command"]
     help="Fail (exit 5) where no variant can be compared; use it on the device that BUNDLE is for.",
 )
 @keys_option
-def command(bundle, files_only, require_golden, keys):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
+def command(bundle, files_only, require_golden, keys):  # type: ignore[no-untyped-def]
     """Check the files of BUNDLE against their digests, and its outputs on this machine against those of the build.
 
-    A variant that cannot run on this machine is named and not compared: a bundle for another device passes by its files.
+    A variant that cannot run on this machine is named and not compared: a bundle for another device passes by its
+    files.
     """
     from edgekit.spec.errors import UsageError
     from edgekit.verbs.bundles import look_at

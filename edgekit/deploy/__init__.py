@@ -21,7 +21,8 @@ from edgekit.bundle.install import check_install, check_successor
 from edgekit.bundle.pack import SUFFIX, pack
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import MANIFEST, Bundle, open_bundle
-from edgekit.deploy._ssh import Address, Device, parse_url
+from edgekit.deploy._address import Address, parse_url
+from edgekit.deploy._ssh import Device
 from edgekit.deploy._there import COPY
 from edgekit.report.bench import Bench
 from edgekit.spec.digests import sha256
@@ -113,13 +114,13 @@ def deploy(
 
     Args:
         bundle: Folder of the bundle.
-        where: Address ``ssh://[user@]host[:port][/path]``, by default with the path ``~/edgekit/NAME``. An existing bundle
-            is replaced.
+        where: Address ``ssh://[user@]host[:port][/path]``, by default with the path ``~/edgekit/NAME``. An existing
+            bundle is replaced.
         options: Options; None for the defaults.
-        progress: Function that is told the current step.
+        progress: Function that is called with the current step.
 
     Returns:
-        What the device is and what it reported.
+        The device and what it reported.
 
     Raises:
         UsageError: When ``where`` is not an address, or the path holds something that must not be replaced.
@@ -127,7 +128,8 @@ def deploy(
         RemoteError: When the device cannot be reached, lacks Python, EdgeKit, a backend or disk space, or a step fails.
     """
     chosen = _checked(options)
-    keys, revoked, allow_downgrade = chosen.keys, chosen.revoked, chosen.allow_downgrade
+    keys = chosen.keys
+    revoked = chosen.revoked
     started = time.monotonic()
     address = parse_url(where)
     device = Device(address, chosen.python, chosen.identity, chosen.ssh_options, progress)
@@ -136,22 +138,24 @@ def deploy(
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     notes = check_install(opened.manifest, opened.path)
     state = ask_device(device, opened, address)
-    if not allow_downgrade:
-        existing, new = (str(state["name"]), str(state["version"])), (opened.manifest.name, opened.manifest.version)
+    if not chosen.allow_downgrade:
+        existing = (str(state["name"]), str(state["version"]))
+        new = (opened.manifest.name, opened.manifest.version)
         check_successor(f"{address}, in {state['path']},", existing, new)
-    path, token = str(state["path"]), secrets.token_hex(8)
+    path = str(state["path"])
+    token = secrets.token_hex(8)
     _LOG.info(
         "device: %s, Python %s, %s; at %s: %s", state["system"], state["python"], state["edgekit"], path, state["state"]
     )
     with tempfile.TemporaryDirectory(prefix="edgekit-deploy-") as folder:
         progress("pack", 0, 0)
         files = [pack(opened.path, Path(folder) / _PACKED)]
-        trusted = {f"key{number}.pub": key for number, key in enumerate(keys)} | (
-            {_REVOKED: revoked} if revoked is not None and keys else {}
-        )
+        trusted = {f"key{number}.pub": key for number, key in enumerate(keys)}
+        if revoked is not None and keys:
+            trusted[_REVOKED] = revoked
         files += [Path(shutil.copyfile(source, Path(folder) / name)) for name, source in trusted.items()]
         try:
-            compiled, verified, doctor = _install(device, opened, path, token, files, allow_downgrade)
+            compiled, verified, doctor = _install(device, opened, path, token, files, chosen.allow_downgrade)
         except EdgekitError as problem:
             # The message names the temporary folder; the user knows the destination.
             message = str(problem).replace(_stage(path, token) + "/bundle", path)
@@ -193,7 +197,7 @@ def bench(
         where: Address as for :func:`deploy`.
         options: Options of the timing; None for the defaults.
         login: Options of the login and of the deployment; None for the defaults.
-        progress: Function that is told the current step.
+        progress: Function that is called with the current step.
 
     Returns:
         Times of each pair of batch and length.
@@ -201,8 +205,10 @@ def bench(
     Raises:
         EdgekitError: As :func:`deploy`; UsageError for a length that the model does not take.
     """
-    timing, chosen = options or BenchOptions(), _checked(login)
-    keys, revoked = chosen.keys, chosen.revoked
+    timing = options or BenchOptions()
+    chosen = _checked(login)
+    keys = chosen.keys
+    revoked = chosen.revoked
     address = parse_url(where)
     device = Device(address, chosen.python, chosen.identity, chosen.ssh_options, progress)
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
@@ -241,20 +247,23 @@ def ask_device(device: Device, bundle: Bundle, address: Address) -> dict[str, An
     if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
         oldest = ".".join(map(str, _OLDEST))
         raise RemoteError(
-            f"The Python of {address} is {version}, expected {oldest} or newer. Name another one: --python PATH, e.g. venv/bin/python.",
+            f"The Python of {address} is {version}, expected {oldest} or newer. "
+            "Name another one: --python PATH, e.g. venv/bin/python.",
             code="remote-python",
         )
     if not state["edgekit"]:
         backends = " or ".join(dict.fromkeys(v.backend for v in bundle.manifest.variants))
         complaint = (str(state["complaint"]).splitlines() or ["nothing"])[-1]
         raise RemoteError(
-            f"EdgeKit does not start on {address}: {complaint.rstrip('.')}. Install it there, and the bundle's backend ({backends}): "
-            f"python3 -m {install_hint('cli')}; or name the Python that has it: --python PATH.",
+            f"EdgeKit does not start on {address}: {complaint.rstrip('.')}. "
+            f"Install it there, and the bundle's backend ({backends}): python3 -m {install_hint('cli')}; "
+            "or name the Python that has it: --python PATH.",
             code="remote-edgekit",
         )
     if state["state"] == "other":
         raise UsageError(
-            f"On {address}, {state['path']} is not a bundle, and only a bundle is replaced. Give another path: ssh://HOST/PATH",
+            f"On {address}, {state['path']} is not a bundle, and only a bundle is replaced. "
+            "Give another path: ssh://HOST/PATH",
             code="remote-not-a-bundle",
         )
     return state
@@ -272,8 +281,9 @@ def _install(
     room = device.step("make room", "prepare", path, token, str(needed))
     if int(room["free"]) < needed:
         raise RemoteError(
-            f"The disk of {path} on {device.address} has {room['free'] / 2**20:.1f} MB free, expected {needed / 2**20:.1f} "
-            "for the copy and two unpacked bundles. Free space there, or give another path.",
+            f"The disk of {path} on {device.address} has {room['free'] / 2**20:.1f} MB free, "
+            f"expected {needed / 2**20:.1f} for the copy and two unpacked bundles. "
+            "Free space there, or give another path.",
             code="remote-disk-full",
         )
     stage = str(room["stage"])
@@ -282,15 +292,14 @@ def _install(
     for file in files:
         if arrived.get(file.name) != sha256(file):
             raise IntegrityError(
-                f"{file.name} was altered on its way to {device.address}: its sha256 there is {arrived.get(file.name)}, here {sha256(file)}. "
+                f"{file.name} was altered on its way to {device.address}: "
+                f"its sha256 there is {arrived.get(file.name)}, here {sha256(file)}. "
                 "Deploy again; if it happens again, check the memory and the disk of the device.",
                 code="remote-copy-altered",
             )
-    trust = [
-        part
-        for file in files[1:]
-        for part in ("--revoked" if file.name == _REVOKED else "--key", f"{stage}/{file.name}")
-    ]
+    trust: list[str] = []
+    for file in files[1:]:
+        trust += ["--revoked" if file.name == _REVOKED else "--key", f"{stage}/{file.name}"]
     copy = f"{stage}/bundle"
     device.verb("unpack there", "pack", "--unpack", *trust, "-o", copy, "--", f"{stage}/{_PACKED}")
     compiled = None

@@ -9,20 +9,15 @@ import shlex
 import subprocess
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
+from edgekit.deploy._address import Address
 from edgekit.deploy._there import MARK
 from edgekit.spec.errors import BudgetError, EdgekitError, IntegrityError, RemoteError, UsageError
 from edgekit.spec.progress import Progress
 from edgekit.spec.sources import FilePath
 
-_FORM = "ssh://[user@]host[:port][/path]"
-_EXAMPLE = f"Write {_FORM}, e.g. ssh://pi@192.168.1.20/opt/models/film or ssh://board/~/film."
-_USER = re.compile(r"[\w.+$][\w.+$-]*", re.ASCII)  # a name must not begin like an option of ssh
-_HOST = re.compile(r"[\w.][\w.-]*|\[[0-9a-fA-F:.]+(%[\w.-]+)?\]", re.ASCII)
 _PLAIN = re.compile(r"/[\w./+-]*", re.ASCII)  # a path that no shell changes
 # An unknown host, or one that shows another key, is refused; ssh never prompts; the rest is what scp sets itself.
 _OPTIONS = {
@@ -47,79 +42,6 @@ _TURN_S = 0.1
 _GRACE_S = 5.0
 
 
-@dataclass(frozen=True)
-class Address:
-    """Address of a device and path of a bundle on it.
-
-    Attributes:
-        host: Name, IP address, or alias of the user's ssh configuration.
-        user: User to log in as; empty for the choice of ssh.
-        port: Port of the ssh server; None for the choice of ssh.
-        path: Path of the bundle on the device, absolute or beginning with ``~/``; empty for the default.
-    """
-
-    host: str
-    user: str = ""
-    port: int | None = None
-    path: str = ""
-
-    @property
-    def scp_host(self) -> str:
-        """Host as scp and URLs write it."""
-        return f"[{self.host}]" if ":" in self.host else self.host
-
-    def __str__(self) -> str:
-        return (f"{self.user}@" if self.user else "") + self.scp_host + (f":{self.port}" if self.port else "")
-
-
-def parse_url(url: str) -> Address:
-    """Read ``ssh://[user@]host[:port][/path]``: ``/~/path`` is below the login's home folder, ``%20`` is a space.
-
-    Raises:
-        UsageError: For anything else.
-    """
-    scheme, separator, rest = url.partition("://")
-    if scheme != "ssh" or not separator:
-        raise UsageError(f"'{url}' is not an address of the form {_FORM}. {_EXAMPLE}", code="address-invalid")
-    place, slash, path = rest.partition("/")
-    user, at, host = place.rpartition("@")
-    if ":" in user:
-        raise UsageError(
-            f"The address of '{host}' holds a password, which is not supported: ssh logs in with a key. Make one (ssh-keygen, ssh-copy-id).",
-            code="address-password",
-        )
-    port = ""
-    if split := re.fullmatch(r"(.*):([^\]:]*)", host):
-        host, port = split.groups()
-        if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
-            raise UsageError(
-                f"'{url}' names the port '{port}', expected a whole number from 1 to 65535. {_EXAMPLE}",
-                code="address-invalid",
-            )
-    if at and not _USER.fullmatch(user):
-        raise UsageError(
-            f"'{url}' names the user '{user}', expected letters, digits and . _ + $ -. {_EXAMPLE}",
-            code="address-invalid",
-        )
-    if not _HOST.fullmatch(host):
-        raise UsageError(
-            f"'{url}' names the host '{host}', expected a name, an IPv4 address, or an IPv6 address in brackets. {_EXAMPLE}",
-            code="address-invalid",
-        )
-    try:
-        path = unquote_to_bytes(slash + path).decode("utf-8").rstrip("/")
-    except UnicodeDecodeError as problem:
-        raise UsageError(
-            f"'{url}' names a path that is not UTF-8 ({problem}). {_EXAMPLE}", code="address-invalid"
-        ) from problem
-    if any(ord(c) < 32 for c in path) or path == "/~":
-        raise UsageError(
-            f"'{url}' names the path {path!r}, expected the folder of a bundle, without control characters. {_EXAMPLE}",
-            code="address-invalid",
-        )
-    return Address(host.strip("[]"), user, int(port) if port else None, path[1:] if path.startswith("/~/") else path)
-
-
 class Device:
     """A machine that is reached over ssh. Each call is a connection."""
 
@@ -130,7 +52,8 @@ class Device:
 
         Args:
             address: Address of the device.
-            python: Python on the device: a name on the PATH, or a path; a relative one begins in the login's home folder.
+            python: Python on the device: a name on the PATH, or a path; a relative one begins in the login's home
+                folder.
             identity: Private key to log in with; None for those that ssh finds.
             options: Further arguments of ssh and scp; of two values for one setting the first holds.
             progress: Function that is called repeatedly while a program runs.
@@ -145,10 +68,13 @@ class Device:
             )
         if identity is not None and not Path(identity).is_file():
             raise UsageError(
-                f"The key {identity} does not exist, expected the private key that ssh logs in with. Make one with: ssh-keygen",
+                f"The key {identity} does not exist, expected the private key that ssh logs in with. "
+                "Make one with: ssh-keygen",
                 code="key-not-found",
             )
-        self.address, self.progress, self._python = address, progress, python
+        self.address = address
+        self.progress = progress
+        self._python = python
         settings = dict(_OPTIONS)
         if address.user:
             settings["User"] = address.user
@@ -160,7 +86,7 @@ class Device:
             *key,
             *(part for name, value in settings.items() for part in ("-o", f"{name}={value}")),
         ]
-        self._there = Path(__file__).with_name("_there.py").read_text("utf-8")
+        self._steps_source = Path(__file__).with_name("_there.py").read_text("utf-8")
 
     def step(self, step: str, name: str, *arguments: str) -> dict[str, Any]:
         """Run a function of ``_there.py`` on the device and return its result.
@@ -184,8 +110,8 @@ class Device:
             accept: Exit codes beside 0 that are results and no errors, e.g. 3 of a check that found a regression.
 
         Raises:
-            EdgekitError: Of the class that belongs to the exit code, with the message of the device; RemoteError for exit code 1
-                and for a lost connection.
+            EdgekitError: When the verb fails, of the class that belongs to the exit code and with the message of the
+                device; RemoteError for exit code 1 and for a lost connection.
         """
         return self._call(step, "verb", arguments, hold=True, accept=accept)
 
@@ -207,13 +133,15 @@ class Device:
         """
         if not _PLAIN.fullmatch(place):  # it lies in the device's folder for temporary files
             raise RemoteError(
-                f"The folder for temporary files on {self.address} is '{place}', expected letters, digits and . _ + - /. Set TMPDIR there.",
+                f"The folder for temporary files on {self.address} is '{place}', "
+                "expected letters, digits and . _ + - /. Set TMPDIR there.",
                 code="remote-temp-folder",
             )
         command = ["scp", "-q", *self._options, "--", *names, f"{self.address.scp_host}:{place}/"]
         code, _, err = self._run(step, command, folder)
         if code and _NO_SFTP.search(err):
-            # Since OpenSSH 9 scp needs an SFTP server, which small images lack. Python on the device can receive the bytes.
+            # Since OpenSSH 9 scp needs an SFTP server, which small images lack. Python on the device can receive the
+            # bytes.
             for name in names:
                 self._call(step, "receive", (place, name), source=folder / name)
         elif code:
@@ -231,10 +159,9 @@ class Device:
         source: Path | None = None,
         accept: Collection[int] = (),
     ) -> str:
-        remote = shlex.join([self._python, "-c", self._there, name, *arguments])
-        grace_s = (
-            _GRACE_S if name in ("prepare", "move") else 0.0
-        )  # a half-finished step must not continue after the cleanup
+        remote = shlex.join([self._python, "-c", self._steps_source, name, *arguments])
+        # A half-finished step must not continue after the cleanup.
+        grace_s = _GRACE_S if name in ("prepare", "move") else 0.0
         command = ["ssh", *self._options, "--", self.address.host, remote]
         code, out, err = self._run(step, command, None, hold, grace_s, source)
         _, mark, result = out.partition(MARK)
@@ -253,7 +180,8 @@ class Device:
             )
         if not mark and "SyntaxError" in err:
             raise RemoteError(
-                f"The Python '{self._python}' of {self.address} is too old: {_last(err)}. Name a newer one: --python PATH.",
+                f"The Python '{self._python}' of {self.address} is too old: {_last(err)}. "
+                "Name a newer one: --python PATH.",
                 code="remote-python",
             )
         _, mark, line = f"\n{err}".rpartition("\nedgekit: ")
@@ -271,28 +199,33 @@ class Device:
 
     def _login(self) -> str:
         """Return the arguments of ``ssh`` to log in by hand."""
-        return (
-            (f"-p {self.address.port} " if self.address.port else "")
-            + (f"{self.address.user}@" if self.address.user else "")
-            + self.address.host
-        )
+        port = f"-p {self.address.port} " if self.address.port else ""
+        user = f"{self.address.user}@" if self.address.user else ""
+        return f"{port}{user}{self.address.host}"
 
     def _connection(self, err: str) -> RemoteError | None:
         """Return the error that a message of ssh stands for; None for an unknown message."""
-        device, to, says = self.address, self._login(), f"ssh says: {_last(err)}."
+        device = self.address
+        to = self._login()
+        says = f"ssh says: {_last(err)}."
         if "HOST IDENTIFICATION HAS CHANGED" in err:
-            shown, forget = re.search(r"SHA256:[\w+/]+", err), re.search(r"ssh-keygen .*", err)
+            fingerprint = re.search(r"SHA256:[\w+/]+", err)
+            new_key = fingerprint[0] if fingerprint else "unknown"
+            advice = re.search(r"ssh-keygen .*", err)
+            forget = advice[0].strip() if advice else f"ssh-keygen -R {device.host}"
             return RemoteError(
-                f"{device} shows another host key than before ({shown[0] if shown else 'unknown'}): it was set up anew, or another machine "
-                "pretends to be it. Nothing was sent. If the fingerprint is that of the device (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), "
-                f"forget the old key ({forget[0].strip() if forget else f'ssh-keygen -R {device.host}'}) and log in once by hand: ssh {to}",
+                f"{device} shows another host key than before ({new_key}): "
+                "it was set up anew, or another machine pretends to be it. Nothing was sent. "
+                "If the fingerprint is that of the device (there: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), "
+                f"forget the old key ({forget}) and log in once by hand: ssh {to}",
                 code="remote-host-key-changed",
             )
         if "Host key verification failed" in err:
             scan = f"ssh-keyscan {f'-p {device.port} ' if device.port else ''}{device.host}"
             return RemoteError(
-                f"The host key of {device} is not known here, so it could be any machine. Nothing was sent. Log in once by hand and compare the "
-                f"fingerprint: ssh {to} (or compare what '{scan}' prints, and add it to ~/.ssh/known_hosts). {says}",
+                f"The host key of {device} is not known here, so it could be any machine. Nothing was sent. "
+                f"Log in once by hand and compare the fingerprint: ssh {to} "
+                f"(or compare what '{scan}' prints, and add it to ~/.ssh/known_hosts). {says}",
                 code="remote-host-key-unknown",
             )
         for pattern, what in _CONNECTIONS:
@@ -359,7 +292,8 @@ class Device:
             value = None
         if not isinstance(value, dict):
             raise RemoteError(
-                f"'{name}' on {self.address} wrote no JSON object, but {output[:200]!r}. Install the same version of EdgeKit there as here.",
+                f"'{name}' on {self.address} wrote no JSON object, but {output[:200]!r}. "
+                "Install the same version of EdgeKit there as here.",
                 code="remote-answer",
             )
         return value

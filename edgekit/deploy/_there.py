@@ -1,7 +1,8 @@
-"""Steps that run on the device. This file is sent as text and run by ``python -c``: Python 3.6 or newer, standard library only.
+"""Steps that run on the device.
 
-A step is called by name and writes one JSON object after ``MARK``; what the start-up files of a shell print comes before
-it. A step that fails writes nothing: its exception is the message.
+This file is sent as text and run by ``python -c``. It needs Python 3.6 or newer and only the standard library. A step
+is called by name and writes one JSON object after ``MARK``; output of a shell's start-up files comes before it. A step
+that fails writes nothing: its exception is the message.
 """
 
 import hashlib
@@ -26,7 +27,10 @@ def say(**values: object) -> None:
 
 
 def state(path: str) -> str:
-    """Return ``free`` for nothing or an empty folder, ``bundle`` for a folder whose manifest lists all its files, else ``other``."""
+    """Return what is at a path: ``free``, ``bundle`` or ``other``.
+
+    ``free`` is nothing or an empty folder, ``bundle`` is a folder whose manifest lists all its files.
+    """
     if not os.path.lexists(path):
         return "free"
     if os.path.islink(path) or not os.path.isdir(path):
@@ -66,15 +70,18 @@ def ask(place: str) -> None:
     out, err = (part.decode("utf-8", "replace").strip() for part in started.communicate())
     kind = state(path)
     manifest = {}
+    digest = ""
     if kind == "bundle":
-        with open(os.path.join(path, "manifest.json"), encoding="utf-8") as stream:
+        file = os.path.join(path, "manifest.json")
+        with open(file, encoding="utf-8") as stream:
             manifest = json.load(stream)
+        digest = sha256(file)
     say(
         path=path,
         state=kind,
         name=manifest.get("name", ""),
         version=manifest.get("version", ""),
-        manifest=sha256(os.path.join(path, "manifest.json")) if kind == "bundle" else "",
+        manifest=digest,
         python=platform.python_version(),
         system=" ".join([platform.system(), platform.release(), platform.machine()]),
         edgekit=out if started.returncode == 0 else "",
@@ -85,8 +92,8 @@ def ask(place: str) -> None:
 def prepare(path: str, token: str, needed: str) -> None:
     """Make a private folder beside the path for the copy, if the disk has the bytes that are needed.
 
-    Before OpenSSH 9 the shell of the device reads the path of scp, later it does not. So scp gets a link whose path needs
-    no quoting.
+    Before OpenSSH 9 the shell of the device reads the path of scp, later it does not. So scp gets a link whose path
+    needs no quoting.
     """
     parent = os.path.dirname(path)
     os.makedirs(parent, exist_ok=True)
@@ -95,7 +102,8 @@ def prepare(path: str, token: str, needed: str) -> None:
         if name.startswith("." + COPY) and time.time() - os.lstat(old).st_mtime > ABANDONED_S:
             shutil.rmtree(old, ignore_errors=True)
     free = shutil.disk_usage(parent).free
-    stage, door = os.path.join(parent, "." + COPY + token), os.path.join(tempfile.gettempdir(), COPY + token)
+    stage = os.path.join(parent, "." + COPY + token)
+    door = os.path.join(tempfile.gettempdir(), COPY + token)
     if free >= int(needed):
         os.mkdir(stage, 0o700)
         os.mkdir(door, 0o700)
@@ -132,7 +140,10 @@ def clean(path: str, token: str) -> None:
 
 
 def verb(*arguments: str) -> None:
-    """Run ``edgekit``; end it when the connection ends, which sshd alone does not do, so that it removes unfinished output."""
+    """Run ``edgekit``, and end it when the connection ends, so that it removes unfinished output.
+
+    The ssh server alone does not end it.
+    """
     sys.stdout.write(MARK)
     sys.stdout.flush()
     started = subprocess.Popen([sys.executable, "-m", "edgekit", *arguments], stdin=subprocess.DEVNULL)

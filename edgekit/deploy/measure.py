@@ -1,7 +1,7 @@
-"""Evaluations and checks on a device: its own ``edgekit eval`` and ``edgekit check`` run there, and the result comes back.
+"""Evaluations and checks on a device: its own ``edgekit eval`` and ``edgekit check`` run there and return the result.
 
-Samples are copied to a private folder of the device (mode 0700) beside the bundle, which is removed afterwards, also after an error or an
-interrupt. The bundle is deployed first where the device has another one or none.
+Samples are copied to a private folder of the device (mode 0700) beside the bundle, which is removed afterwards, also
+after an error or an interrupt. The bundle is deployed first where the device has another one or none.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pathlib import Path
 from edgekit.bundle.pack import SUFFIX, pack
 from edgekit.bundle.signature import Trust
 from edgekit.bundle.trust import MANIFEST, open_bundle
-from edgekit.deploy._ssh import Device, parse_url
+from edgekit.deploy._address import parse_url
+from edgekit.deploy._ssh import Device
 from edgekit.report import files as report_files
 from edgekit.report.evaluate import BundleScores
 from edgekit.spec.digests import sha256
@@ -124,12 +125,14 @@ def _open_device(
 
     address = parse_url(connection.where)
     device = Device(address, connection.python, connection.identity, connection.ssh_options, connection.progress)
-    keys, revoked = connection.keys, connection.revoked
+    keys = connection.keys
+    revoked = connection.revoked
     opened = open_bundle(bundle, Trust(keys, revoked=revoked or ()) if keys else None)
     state = deployments.ask_device(device, opened, address)
     if state["manifest"] != sha256(opened.path / MANIFEST):
         deployments.deploy(bundle, connection.where, options=connection.deploy_options(), progress=connection.progress)
-    path, token = str(state["path"]), secrets.token_hex(8)
+    path = str(state["path"])
+    token = secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="edgekit-measure-") as scratch:
         try:
             stage, sent = _send(device, path, token, _gather(Path(scratch), files, connection), Path(scratch))
@@ -186,8 +189,8 @@ def _send(
     room = device.step("make room", "prepare", path, token, str(needed))
     if int(room["free"]) < needed:
         raise RemoteError(
-            f"The disk of {path} on {device.address} has {room['free'] / 2**20:.1f} MB free, expected {needed / 2**20:.1f}. "
-            "Free space there.",
+            f"The disk of {path} on {device.address} has {room['free'] / 2**20:.1f} MB free, "
+            f"expected {needed / 2**20:.1f}. Free space there.",
             code="remote-disk-full",
         )
     stage = str(room["stage"])

@@ -1,6 +1,7 @@
-"""The verbs of the command line as functions of Python, where a verb does more than one function below: files are checked first and written last.
+"""Python functions of the command-line verbs that combine several functions of the packages below.
 
-``edgekit/__init__.py`` exports them; a file in ``cli/`` parses the options of a verb and calls its function.
+They check files first and write files last. ``edgekit/__init__.py`` exports them; a file in ``cli/`` parses the options
+of a verb and calls its function.
 """
 
 from __future__ import annotations

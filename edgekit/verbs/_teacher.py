@@ -17,16 +17,18 @@ from edgekit.spec.sources import FilePath
 
 
 def find_reference(before: Before, bundle: FilePath) -> Before:
-    """Return what a bundle is compared with: a Hugging Face folder becomes a function from inputs to outputs; the rest is left as it is.
+    """Return the reference that a bundle is compared with.
+
+    A Hugging Face folder becomes a function from inputs to outputs; anything else is returned unchanged.
 
     Args:
         before: Bundle, report, file of outputs, Hugging Face folder, or function.
-        bundle: Folder of the bundle, which a teacher must be of one task with.
+        bundle: Folder of the bundle; a teacher must have the same task.
 
     Raises:
-        UsageError: for what is no path and no function, and when a teacher's task or labels are others.
-        BuildError: when the packages that run a teacher are not installed.
-        ModelError: when it cannot be used.
+        UsageError: When ``before`` is neither a path nor a function, or a teacher's task or labels differ.
+        BuildError: When the packages that run a teacher are not installed.
+        ModelError: When the teacher cannot be used.
     """
     if callable(before):
         return before
@@ -51,10 +53,12 @@ def _teacher(model: str, bundle: FilePath) -> Callable[..., Any]:
     from edgekit import source
     from edgekit.report.side import same_task
 
-    origin, opened = source.read(model), open_bundle(Path(bundle))
+    origin = source.read(model)
+    opened = open_bundle(Path(bundle))
     if origin.task != opened.manifest.task:
         raise UsageError(
-            f"{model} is a model of {origin.task}, {bundle} of {opened.manifest.task}. Give the model that the bundle was built from.",
+            f"{model} is a model of {origin.task}, {bundle} of {opened.manifest.task}. "
+            "Give the model that the bundle was built from.",
             code="model-other-task",
         )
     with tempfile.TemporaryDirectory() as assets:

@@ -43,7 +43,8 @@ class VerifyResult:
         bundle: Path of the bundle.
         files: Number of files that the manifest lists.
         signed: Whether a trusted key signed the bundle; False also where no key was given.
-        key_id: Fingerprint of the key that the signature names, which is not checked without a trusted key; empty where there is no signature.
+        key_id: Fingerprint of the key that the signature names; empty where there is no signature. It is not checked
+            without a trusted key.
         golden: Comparison of each variant with the golden inputs; None where only the files were checked.
     """
 
@@ -64,11 +65,14 @@ class VerifyResult:
         else:
             signature = "; not signed"
         lines = [f"files: {self.files}, all as the manifest lists them{signature}"]
-        return "\n".join([*lines, *(one.text() for one in (self.golden.variants if self.golden else ()))])
+        if self.golden is not None:
+            lines += [variant.text() for variant in self.golden.variants]
+        return "\n".join(lines)
 
     def record(self) -> dict[str, object]:
         """Return plain data for JSON."""
-        variants = [] if self.golden is None else [plain(one) for one in self.golden.variants]
+        golden_variants = () if self.golden is None else self.golden.variants
+        variants = [plain(variant) for variant in golden_variants]
         compared = None if self.golden is None else self.golden.compared
         return {
             "bundle": self.bundle,
@@ -86,17 +90,19 @@ class VerifyResult:
             require_golden: Whether at least one variant must have been compared.
 
         Raises:
-            IntegrityError: with what differs, or that nothing could be compared.
+            IntegrityError: When a variant differs, or when nothing could be compared.
         """
         if self.golden is not None and (problem := self.golden.problem()):
             raise IntegrityError(
                 f"The bundle does not compute here what it computed where it was built: {problem}. "
-                "Another backend version or a CPU with other instructions can be the reason: build it again on such a machine.",
+                "Another backend version or a CPU with other instructions can be the reason: "
+                "build it again on such a machine.",
                 code="golden-differs",
             )
         if require_golden and (self.golden is None or not self.golden.compared):
             raise IntegrityError(
-                "The files are right, but no variant could be compared with its golden inputs here, which --require-golden asks for. "
+                "The files are right, but no variant could be compared with its golden inputs here, "
+                "which --require-golden asks for. "
                 "Install the backend that is named above, or verify on the device that the bundle is for.",
                 code="golden-not-run",
             )
@@ -105,7 +111,7 @@ class VerifyResult:
 def look_at(
     bundle: FilePath, *, files_only: bool = False, trust: Trust | None = None, progress: Progress = silent
 ) -> VerifyResult:
-    """Check the files of a bundle and run its golden inputs; a difference is in the result, and no exception.
+    """Check the files of a bundle and run its golden inputs; a difference is reported in the result, not raised.
 
     Args:
         bundle: Folder of the bundle.
@@ -114,7 +120,7 @@ def look_at(
         progress: Function that is called with the progress of an engine that is made.
 
     Raises:
-        IntegrityError: when a file is altered, missing or not listed, or the bundle is not signed by a trusted key.
+        IntegrityError: When a file is altered, missing or not listed, or the bundle is not signed by a trusted key.
     """
     opened = open_bundle(Path(bundle), trust)
     golden = None if files_only else verify_golden(opened, progress)
@@ -131,9 +137,10 @@ def verify(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> VerifyResult:
-    """Check every file of a bundle against its digest, and that the bundle computes here what it computed where it was built.
+    """Check every file of a bundle against its digest, and its outputs on this machine against those of the build.
 
-    What cannot run on this machine is named in the result and not compared: a bundle for another machine passes by its files.
+    A variant that cannot run on this machine is named in the result and not compared: a bundle for another machine
+    passes by its files.
 
     Args:
         bundle: Folder of the bundle.
@@ -146,8 +153,9 @@ def verify(
         The number of files, and how each variant compares.
 
     Raises:
-        IntegrityError: when a file is altered, missing or not listed, the bundle is not signed by a trusted key, or computes something else here.
-        UsageError: for options that contradict each other.
+        IntegrityError: When a file is altered, missing or not listed, or when the bundle is not signed by a trusted
+            key or computes something else here.
+        UsageError: When options contradict each other.
     """
     if files_only and require_golden:
         raise UsageError("files_only and require_golden contradict each other. Leave one out.", code="option-conflict")

@@ -87,14 +87,14 @@ def keygen(key: FilePath, *, password: bytes | None = None) -> KeyPair:
     """Make a key pair to sign bundles with.
 
     Args:
-        key: File of the private key, which its owner alone can read; the public key goes beside it, with ``.pub`` added.
+        key: File of the private key, which only its owner can read; the public key goes beside it, with ``.pub`` added.
         password: Password that the private key is encrypted with; None for no encryption.
 
     Returns:
         Both files, and the fingerprint.
 
     Raises:
-        UsageError: when one of the files exists, or there is no such folder.
+        UsageError: When one of the files exists, or there is no such folder.
     """
     public = keys.make_keys(Path(key), password)
     return KeyPair(Path(key), public, keys.fingerprint(public))

@@ -39,7 +39,11 @@ class ReportResult:
 
     @property
     def exit_code(self) -> int:
-        """Exit code of the command line: 0 pass, 3 over budget or regression, 4 incomparable or, with ``strict``, inconclusive."""
+        """Exit code of the command line.
+
+        It is 0 for a pass, 3 for a regression or a result over budget, and 4 for an incomparable result or, with
+        ``strict``, an inconclusive one.
+        """
         return self.report.exit_code(self.strict, self.allow_incomparable)
 
     @property
@@ -66,7 +70,7 @@ class ReportResult:
             The same result with the files.
 
         Raises:
-            EdgekitError: where they cannot be written.
+            EdgekitError: When they cannot be written.
         """
         from edgekit.report.render import write_all
 
@@ -83,7 +87,9 @@ def measure(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> ReportResult:
-    """Measure everything that can be measured of one bundle: accuracy by row and slice, latency, start, memory, scenarios and robustness.
+    """Measure everything that can be measured of one bundle.
+
+    That is accuracy by row and slice, latency, start, memory, scenarios and robustness.
 
     Args:
         bundle: Folder of the bundle.
@@ -96,7 +102,7 @@ def measure(
         The report.
 
     Raises:
-        EdgekitError: when the bundle, the samples or the reference cannot be used.
+        EdgekitError: When the bundle, the samples or the reference cannot be used.
     """
     from edgekit.report import check as reports
     from edgekit.verbs._teacher import find_reference
@@ -117,7 +123,9 @@ def baseline(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> ReportResult:
-    """Measure what :func:`check` compares with later: answers by row, footprint, and latency on this machine in one session.
+    """Measure the baseline that :func:`check` compares with later.
+
+    It holds answers by row, the footprint, and the latency on this machine in one session.
 
     Args:
         bundle: Folder of the bundle.
@@ -131,8 +139,9 @@ def baseline(
         The report.
 
     Raises:
-        UsageError: where the file cannot be a baseline, or with ``append`` is one of another bundle, other samples or another machine.
-        EdgekitError: when the bundle or the samples cannot be used.
+        UsageError: When the file cannot be a baseline, or with ``append`` is one of another bundle, other samples or
+            another machine.
+        EdgekitError: When the bundle or the samples cannot be used.
     """
     from edgekit.report import check as reports
     from edgekit.report import check_packages, files
@@ -162,8 +171,8 @@ def compare(
     """Compare a bundle with another one, or with its teacher, row by row and by the clock.
 
     Args:
-        before: Bundle (both run in turns), JSON report of an earlier run, file with a teacher's outputs (``.npz``, ``.jsonl``, ``.npy``), Hugging Face
-            folder of the teacher, or a function from inputs to outputs.
+        before: Bundle (both run in turns), JSON report of an earlier run, file with a teacher's outputs (``.npz``,
+            ``.jsonl``, ``.npy``), Hugging Face folder of the teacher, or a function from inputs to outputs.
         after: Folder of the bundle.
         samples: Labelled samples, a path or rows in memory.
         options: Options; None for the defaults.
@@ -174,7 +183,7 @@ def compare(
         The report.
 
     Raises:
-        EdgekitError: when a bundle, the samples or the gates cannot be used.
+        EdgekitError: When a bundle, the samples or the gates cannot be used.
     """
     from edgekit.report import check as reports
     from edgekit.verbs._teacher import find_reference
@@ -194,23 +203,25 @@ def check(
     trust: Trust | None = None,
     progress: Progress = silent,
 ) -> ReportResult:
-    """Check whether a bundle holds its gates against a baseline. A gate that fails is in the result, and no exception.
+    """Check whether a bundle holds its gates against a baseline; a gate that fails is in the result and not raised.
 
     Args:
         bundle: Folder of the bundle.
-        baseline: Older bundle, or file of :func:`baseline`; see :func:`compare` for all forms. None, with ``self_check``, to measure the noise of this
-            machine alone.
+        baseline: Older bundle, or file of :func:`baseline`; see :func:`compare` for all forms. None, with
+            ``self_check``, to measure only the noise of this machine.
         samples: Labelled samples, a path or rows in memory.
         options: Options; None for the defaults.
-        trust: Keys of makers whose bundles may be opened; None for those of ``options.keys``, or without any for anybody's.
+        trust: Keys of makers whose bundles may be opened; None for those of ``options.keys``, or without any for
+            anybody's.
         progress: Function that is called with the progress of each part.
 
     Returns:
         The report, judged by ``strict`` and ``allow_incomparable``, and written where ``options.report`` says.
 
     Raises:
-        UsageError: where there is neither a baseline nor ``self_check``, every gate is off, or a margin is below the noise floor.
-        EdgekitError: when the bundle, the baseline, the samples or the gates cannot be used.
+        UsageError: When there is neither a baseline nor ``self_check``, every gate is off, or a margin is below the
+            noise floor.
+        EdgekitError: When the bundle, the baseline, the samples or the gates cannot be used.
     """
     from edgekit.report import check as reports
     from edgekit.report.render import check_writable
@@ -223,7 +234,8 @@ def check(
     trust = Trust(list(chosen.keys)) if trust is None and chosen.keys else trust
     if baseline is None and not chosen.self_check:
         raise UsageError(
-            "check has no baseline. Give an older bundle, or a file of edgekit.baseline; or CheckOptions(self_check=True) for this machine's noise.",
+            "check has no baseline. Give an older bundle, or a file of edgekit.baseline; "
+            "or CheckOptions(self_check=True) for this machine's noise.",
             code="option-missing",
         )
     if baseline is None:
