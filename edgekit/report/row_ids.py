@@ -13,6 +13,8 @@ from pathlib import Path
 from edgekit.bundle.place import new_file
 from edgekit.spec.errors import UsageError
 
+__all__ = ["KEY_VARIABLE", "id_key", "row_ids"]
+
 KEY_VARIABLE = "EDGEKIT_ID_KEY"
 _FEWEST_CHARACTERS = 16  # of a key that somebody chose
 _KEY_BYTES = 32

@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgekit.bundle.trust import Bundle
 from edgekit.runtime import _npz
 from edgekit.runtime.loops import single
 from edgekit.spec import rows as of_rows
 from edgekit.spec.errors import IntegrityError
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.tensor import Signature, TensorSpec, merge_signatures
+
+if TYPE_CHECKING:
+    from edgekit.bundle.trust import Bundle
+
+__all__ = ["FILE", "Golden", "pack", "read"]
 
 FILE = "golden.npz"
 _LIMIT = 64 * 2**20

@@ -86,7 +86,9 @@ def engine_cache(tmp_path):
 @pytest.fixture
 def said(caplog):
     caplog.set_level(logging.DEBUG, "edgekit")
-    return lambda: [r.getMessage() for r in caplog.records if r.name == "edgekit"]
+    return lambda: [
+        r.getMessage() for r in caplog.records if r.name.startswith("edgekit.") and r.levelno >= logging.WARNING
+    ]
 
 
 def test_store_and_find(engine_cache, said):

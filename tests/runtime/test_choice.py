@@ -217,7 +217,8 @@ def test_none_runs_when_all_answer_wrongly(jetson, board, tmp_path, cache):
     for _ in range(2):
         with refused("no-variant") as caught:
             edgekit.load(bundle)
-        assert [line.partition(" are ")[0] for line in str(caught.value).splitlines()[1:]] == [
+        reasons = [line for line in str(caught.value).splitlines() if line.startswith("  ")]
+        assert [line.partition(" are ")[0] for line in reasons] == [
             f"  {name} cannot run here: its answers to the golden inputs" for name in (STATIC, HALF)
         ]
     assert records(cache) == []
@@ -239,7 +240,7 @@ def test_a_graph_that_tensorrt_cannot_build(jetson, board, monkeypatch):
         f"{STATIC} cannot run here: TensorRT 10.3.0 could not build an engine from model.onnx. Its messages:\n" in said
     )
     assert "Could not find any implementation for node" in said
-    assert "give a larger workspace_mb" in said
+    assert "workspace_mb" in said
 
 
 def test_what_fails_for_all_is_said_once(jetson, board):
@@ -348,7 +349,7 @@ def test_an_engine_that_is_made_again_is_looked_at_again(jetson, board, cache, c
             edgekit.load(jetson)
         kept = [json.loads(file.read_text("utf-8"))["parts"] for file in EngineCache().root.glob("*.json")]
         assert [list(parts) for parts in kept] == [["timings of"]], "nobody finds it at the next load"
-    assert "it was removed" in warnings(caplog)[0]
+    assert "was removed" in warnings(caplog)[0]
     assert compile_bundle(jetson).chosen == HALF
     with edgekit.load(jetson) as session:
         assert session.info.method == "float16"
@@ -425,14 +426,14 @@ def assert_refused(bundle, **how):
 
 def test_an_engine_of_nobody_is_not_loaded(rtx, ada):
     said = assert_refused(rtx)
-    assert "it is loaded only when a key that you trust signed it" in said
+    assert "no key that you trust signed it" in said
     assert "load(..., trust=Trust(keys=[...]))" in said
     assert "edgekit compile BUNDLE" in said
     assert ada.fake.builds == 0
 
 
 def test_a_signature_that_nobody_asked_for_is_no_trust(signed, ada):
-    assert "it is loaded only when a key that you trust signed it" in assert_refused(signed)
+    assert "no key that you trust signed it" in assert_refused(signed)
 
 
 def test_engines_that_a_trusted_key_signed_race_and_run(signed, ada, keys):
@@ -626,7 +627,7 @@ def test_a_gpu_that_is_missing_leaves_the_cpu(jetson, board, tmp_path, monkeypat
 def test_an_explanation_makes_nothing(jetson, board, cache):
     said = explain(jetson)
     named = "Orin, compute capability 8.7, TensorRT 10.3.0"
-    assert said.count(f"  here: {named}: the engine would be made") == 2
+    assert said.count(f"here: {named}: the engine would be made") == 2
     assert "  profiles: batch 1-8, sequence 1-64\n" in said
     assert "  workspace: 512 MiB; optimization level 3\n" in said
     assert "  for compute capability 8.7, TensorRT 10.3 or newer; strongly typed" in said
@@ -635,19 +636,29 @@ def test_an_explanation_makes_nothing(jetson, board, cache):
     assert board.fake.builds == 0
     assert not cache.exists()
     compile_bundle(jetson)
-    assert explain(jetson).count(f"  here: {named}: the cache has the engine\n") == 2
-    assert explain(jetson, force=True).count(f"  here: {named}: the cache has the engine, it would be made anew\n") == 2
+    assert explain_words(jetson).count(f"here: {named}: the cache has the engine ") == 2
+    assert (
+        explain_words(jetson, force=True).count(f"here: {named}: the cache has the engine, it would be made anew") == 2
+    )
     assert board.fake.builds == 2
+
+
+def explain_words(bundle, **options):
+    """The words of an explanation, whose lines are wrapped."""
+    return " ".join(explain(bundle, **options).split())
 
 
 def test_an_explanation_tells_what_is_in_the_way(jetson, changed, monkeypatch):
     if _trt_device.probe() is not None:
-        assert explain(jetson).count("  here: cannot be made: TensorRT needs an NVIDIA GPU with its driver. ") == 2
+        assert explain_words(jetson).count("here: cannot be made: TensorRT needs an NVIDIA GPU with its driver. ") == 2
     Board(monkeypatch, driver=FakeDriver())
-    assert explain(jetson).count("  here: cannot be made: The bundle is for compute capability 8.7, this device") == 2
+    assert (
+        explain_words(jetson).count("here: cannot be made: The bundle is for compute capability 8.7, this device") == 2
+    )
     board = Board(monkeypatch)
     assert (
-        explain(changed(minimum="10.13")).count("  here: cannot be made: The bundle needs TensorRT 10.13 or newer") == 2
+        explain_words(changed(minimum="10.13")).count("here: cannot be made: The bundle needs TensorRT 10.13 or newer")
+        == 2
     )
     assert not board.leaks()
 

@@ -54,7 +54,7 @@ def test_rows_that_lists_change_run_alone_and_are_priced_like_that(inputs, tmp_p
     assert note.startswith(
         "dynamic on onnxruntime: 124 answers in lists, in two orders, differ from those to the same rows alone by at most"
     )
-    table = result.table()
+    table = " ".join(result.table(wide=True).split())
     assert "1t alone" in table
     assert "alone: rows of a list are run one by one" in table
     best = manifest.variants[0]
@@ -95,7 +95,7 @@ def test_the_peak_names_its_list_and_a_limit_of_memory_cuts_lists(inputs, tmp_pa
     assert tight.trials[0].memory_mb <= limit
     assert 1 <= tight.trials[0].memory_rows < 32
     assert tight.variants[0].max_tokens == tight.trials[0].memory_rows * small.MAX_LENGTH
-    assert f"({tight.trials[0].memory_rows}x{small.MAX_LENGTH})" in result.table()
+    assert f"({tight.trials[0].memory_rows}x{small.MAX_LENGTH})" in result.table(wide=True)
 
 
 def test_a_candidate_that_answers_nan_is_left_out_and_named(inputs, tmp_path, monkeypatch):

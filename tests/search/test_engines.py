@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import re
 import shlex
 import shutil
 from collections import Counter
@@ -531,11 +530,11 @@ def test_the_result_tells_what_was_verified(tiny_model, tiny_samples, tmp_path, 
     result = edgekit.build(
         tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=tmp_path / "out", target="jetson"
     )
-    table = result.table()
+    words = " ".join(result.table().split())
     for sentence in result.bundle.manifest.verified:
-        assert re.search(rf"^verified here: +{re.escape(sentence)}$", table, re.MULTILINE)
+        assert f"verified here: {sentence}" in words
     for sentence in result.bundle.manifest.unverified:
-        assert re.search(rf"^not verified: +{re.escape(sentence)}$", table, re.MULTILINE)
+        assert f"not verified: {sentence}" in words
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["unverified"] == list(
         result.bundle.manifest.unverified
     )
