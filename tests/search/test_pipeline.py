@@ -223,7 +223,7 @@ def test_keep_float_reaches_the_recipe(build, tmp_path):
     ("method", "name"), [("dynamic", "bert.encoder.layer.0.output.dens"), ("static", "bert.encoder.layer.9.*")]
 )
 def test_a_layer_that_does_not_exist(build, tmp_path, method, name):
-    with refused("layer-unknown", f"{name.replace('*', '.')}", "keep_float") as caught:
+    with refused("layer-unknown", name, "keep_float") as caught:
         build(target=target(tmp_path / "one.toml", (method,)), keep_float=[name])
     if "*" not in name:
         assert "Did you mean 'bert.encoder.layer.0.output.dense'?" in str(caught.value)
@@ -888,7 +888,7 @@ def test_a_build_for_arm_where_int8_saturates(build, tmp_path, monkeypatch):
     assert (variant.recipe["weights"], variant.requires) == ("8 bit", {"instructions": "vnni"})
     (said,) = [line for line in manifest.unverified if line.startswith("Accuracy of INT8. ")]
     assert "INT8 was scored by kernels that are wrong" in said
-    assert f"not verified:  {said}" in result.table().splitlines()
+    assert f"not verified: {said}" in " ".join(result.table().split())
     with refused("budget-size"):
         build(target=aim, budget={"p50_ms": 1e-6}, out=tmp_path / "place" / "other")
 
@@ -926,7 +926,7 @@ def test_a_backend_that_computes_wrong_results_takes_no_part(build, tmp_path, mo
     assert {t.backend for t in manifest.trials} == {"onnxruntime"}
     (said,) = [note for note in manifest.notes if note.startswith("No candidate ran on 'openvino': OpenVINO ")]
     assert "failed its self-test on this machine" in said
-    assert f"note: {said}" in result.table()
+    assert f"note: {said}" in " ".join(result.table().split())
     for extra in ("", 'choose_on = "device"'):
         with refused("backend-wrong-results"):
             build(
