@@ -19,7 +19,7 @@ import pytest
 import small
 
 from edgekit.report import run
-from edgekit.spec.options import CheckOptions, CompareOptions
+from edgekit.spec.options import BenchOptions, CheckOptions, CompareOptions
 
 pytest.importorskip("PIL")
 import torch
@@ -376,7 +376,7 @@ def test_verbs_of_the_command_line(toy):
     done = small.edgekit("run", toy.out, "--pair", toy.folder / row["image"], row["text"])
     assert done.returncode == 0, done.stderr.decode()
     assert json.loads(done.stdout) == {"text": row["label"], "truncated": False}
-    points = bench(toy.out, [1, 3], [1, 24], seconds=0.02).points
+    points = bench(toy.out, options=BenchOptions(batches=[1, 3], lengths=[1, 24], seconds=0.02)).points
     assert [(point.batch, point.length) for point in points] == [(1, 1), (1, 24), (3, 1), (3, 24)]
 
 
@@ -464,12 +464,10 @@ def test_options_of_the_head_go_with_a_module(package, monkeypatch):
     monkeypatch.setattr(head, "MODULE_OPTIONS", ("dialect",))
     monkeypatch.setattr(head, "survey", lambda model_id, config, folder, shapes, told: (told["dialect"], ()))
     module, processor = head.Glosser(vocabulary := head.Vocabulary(WORDS, GLOSSES)), vocabulary
-    assert (
-        ModelRequest(None, module=module, processor=processor, task="glossing", told={"dialect": "north"}).read().kind
-        == "north"
-    )
+    model = edgekit.TorchModule(module=module, processor=processor, task="glossing")
+    assert ModelRequest(model, options={"dialect": "north"}).read().kind == "north"
     with refused("module-options"):
-        ModelRequest(None, module=module, processor=processor, task="glossing", told={"tone": "high"}).read()
+        ModelRequest(model, options={"tone": "high"}).read()
 
 
 def test_a_signature_that_cannot_be_ends_an_export(package, monkeypatch, tmp_path):
