@@ -199,9 +199,9 @@ def test_numbers_that_mean_nothing_are_refused_before_anything_is_measured(float
 
 def test_a_machine_that_changes_meanwhile(float32_ort, tiny_samples, monkeypatch):
     """Its latency is judged no more, and it makes no baseline."""
-    here = verbs.fingerprint()
+    here = run.fingerprint()
     states = iter([here, replace(here, governor="powersave", throttled=here.throttled + 3)] * 2)
-    monkeypatch.setattr(verbs, "fingerprint", lambda: next(states))
+    monkeypatch.setattr(run, "fingerprint", lambda: next(states))
     found = verbs.check(float32_ort, float32_ort, tiny_samples.dev, options=CheckOptions(gates=OPEN, max_time=0.0))
     assert gates(found)["latency.p50"] == INCOMPARABLE and gates(found)["accuracy.drop"] == PASS
     assert any("slowed itself down" in note and "3 times" in note for note in found.notes)
