@@ -89,7 +89,7 @@ def test_its_files_say_the_same():
     assert found.gates == gates.read(EXAMPLE / "gates.toml")
     first = small.ROOT / ".work" / "voice_commands"
     assert [os.path.normpath(p) for p in (found.model, found.eval, found.out)] == [
-        str(first / p) for p in ("model", "data/dev.jsonl", "bundle")
+        str(first / p) for p in ("model", "data/dev.jsonl", "bundles")
     ]
 
 
@@ -197,8 +197,9 @@ def test_the_job_for_gitlab(verbs, shown, tiny_samples, tmp_path):
     (job,) = jobs.values()
     assert job["artifacts"]["when"] == "always" and "allow_failure" not in job
     assert any("--allow-incomparable" in line for line in job["script"])
+    small.copy(shown.work / "broken", tmp_path / "bundles" / "cpu")
     text = (
-        f'out = "{shown.work / "broken"}"\neval = "{tiny_samples.dev}"\nbaseline = "{shown.work / "baseline.json"}"\n'
+        f'out = "{tmp_path / "bundles"}"\neval = "{tiny_samples.dev}"\nbaseline = "{shown.work / "baseline.json"}"\n'
     )
     text += re.sub(r"^\[(\w+)\]", r"[gates.\1]", (EXAMPLE / "gates.toml").read_text("utf-8"), flags=re.MULTILINE)
     (tmp_path / "edgekit.toml").write_text(text)
