@@ -337,7 +337,7 @@ def test_a_user_key_that_is_not_let_in(bundle, device, tmp_path):
         ssh_options=options,
         identity=wrong,
     )
-    assert_refused(bundle, device, "lets nobody in", ssh_options=options)
+    assert_refused(bundle, device, "refuses the available keys", ssh_options=options)
     assert_refused(bundle, device, "does not exist", error=UsageError, identity=tmp_path / "none")
     asked = _ssh.Device(parse_url(device.url), sys.executable, device.folder / "user", options, lambda *_: None).step(
         "ask", "ask", "~/film"
