@@ -177,7 +177,7 @@ def test_the_command_says_what_it_made(by_command):
     said = done.stdout.decode()
     assert re.fullmatch(r"(.+: \d+\.\d s\n)+", done.stderr.decode()), "a line for each finished step"
     assert small.plain_words(said) == said, "no escapes where there is no terminal"
-    assert re.search(r"^static +openvino +1t( alone)? +int8", said, re.MULTILINE)
+    assert re.search(r"^static on openvino.* chosen$", said, re.MULTILINE)
     assert re.search(rf"^Wrote {folder}/out, \d+\.\d MB, in \d+ s\.$", said, re.MULTILINE)
     assert open_bundle(folder / "out").manifest.variants[0].threads == 1
     assert ours_in(folder / "temporary") == []
