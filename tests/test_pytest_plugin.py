@@ -186,13 +186,18 @@ def test_the_fixture_knows_the_file_and_the_option(run, float32_ort, baseline, t
     assert small.CANARY not in str(result.stdout) + str(result.stderr)
 
 
+ASKED_FOR = ("columns", "slices", "gates", "self_check", "include_text", "max_time", "seed")
+
+
 @pytest.fixture
 def asked(monkeypatch):
     """What the check is asked; it answers at once with a report of the verdicts that were given."""
     seen = SimpleNamespace(calls=[], verdicts=(PASS,))
 
     def call(*arguments, **options):
-        seen.calls.append((arguments, options))
+        chosen = vars(options["options"])
+        asked_for = {name: chosen[name] for name in ASKED_FOR} | {"trust": options["trust"]}
+        seen.calls.append((tuple(map(str, arguments)), asked_for))
         gates = tuple(
             Gate(f"latency.g{i}", verdict, 0.1, 0.0, 0.0, 0.0, f"sentence {i}")
             for i, verdict in enumerate(seen.verdicts)

@@ -315,6 +315,9 @@ def test_every_option_reaches_the_report_code(edgekit, place, tmp_path, asked):
     )
     edgekit("check", place.good, "--baseline", place.baseline, *common, *more, "--self-check")
     edgekit("check", place.good, *common, "--self-check", "--max-time", "3.5")
+    for _, _, options in asked.calls:
+        if isinstance(options.get("gates"), str):
+            options["gates"] = gate_files.read(options["gates"])
     keys = [options.pop("trust").keys[0].name for _, _, options in asked.calls]
     assert keys == ["k.pub"] * 5
     run = {"backend": "openvino", "threads": 1}
@@ -323,7 +326,7 @@ def test_every_option_reaches_the_report_code(edgekit, place, tmp_path, asked):
     assert asked.calls == [
         ("report", (good, dev), {**both, **run, **scenarios}),
         ("compare", (old, good, dev), both),
-        ("baseline", (good, dev), {**shared, **run, "file": str(tmp_path / "b.json"), "append": True}),
+        ("baseline", (good, dev), {**shared, **run, "file": tmp_path / "b.json", "append": True}),
         ("check", (good, old, dev), {**both, "self_check": True}),
         ("self_check", (good, dev), {**shared, "max_time": 3.5}),
     ]
