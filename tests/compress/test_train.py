@@ -27,6 +27,7 @@ from edgekit.source.batches import tensors
 from edgekit.source.processors import text
 from edgekit.source.stack import depth
 from edgekit.spec.options import ModuleDistillOptions
+from edgekit.spec.progress import silent
 
 FAST = Training(
     epochs=4, patience=4, batch=8, learning_rate=1e-3, copies=0, freeze_embeddings=False, precision="float32"
@@ -48,12 +49,16 @@ def objective(kind="single_label_classification", pads=models.PADS):
     return Objective.of_head(heads.get(heads.DEFAULT), kind, pads)
 
 
-def taught(name="bert", training=FAST, layers=2, **options):
+def taught(name="bert", training=FAST, layers=2, progress=silent, **options):
     rows, labels = lesson(name)
     options = {"score": models.accuracy, "pads": models.PADS, "training": training, **options}
     chosen = ModuleDistillOptions(layers=layers, **options)
     return distill_module(
-        models.teacher(name), ArrayRows(rows, labels), ArrayRows(rows[:24], labels[:24]), options=chosen
+        models.teacher(name),
+        ArrayRows(rows, labels),
+        ArrayRows(rows[:24], labels[:24]),
+        options=chosen,
+        progress=progress,
     )
 
 

@@ -198,9 +198,7 @@ def test_the_job_for_gitlab(verbs, shown, tiny_samples, tmp_path):
     assert job["artifacts"]["when"] == "always" and "allow_failure" not in job
     assert any("--allow-incomparable" in line for line in job["script"])
     small.copy(shown.work / "broken", tmp_path / "bundles" / "cpu")
-    text = (
-        f'out = "{tmp_path / "bundles"}"\neval = "{tiny_samples.dev}"\nbaseline = "{shown.work / "baseline.json"}"\n'
-    )
+    text = f'out = "{tmp_path / "bundles"}"\neval = "{tiny_samples.dev}"\nbaseline = "{shown.work / "baseline.json"}"\n'
     text += re.sub(r"^\[(\w+)\]", r"[gates.\1]", (EXAMPLE / "gates.toml").read_text("utf-8"), flags=re.MULTILINE)
     (tmp_path / "edgekit.toml").write_text(text)
     done = small.run(*BASH, "-c", "\n".join(job["script"]), cwd=tmp_path)

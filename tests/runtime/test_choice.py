@@ -653,7 +653,8 @@ def test_an_explanation_tells_what_is_in_the_way(jetson, changed, monkeypatch):
         assert explain_words(jetson).count("here: cannot be made: TensorRT needs an NVIDIA GPU with its driver. ") == 2
     Board(monkeypatch, driver=FakeDriver())
     assert (
-        explain_words(jetson).count("here: cannot be made: The bundle is for compute capability 8.7, but this device") == 2
+        explain_words(jetson).count("here: cannot be made: The bundle is for compute capability 8.7, but this device")
+        == 2
     )
     board = Board(monkeypatch)
     assert (

@@ -57,7 +57,9 @@ def test_the_right_order_is_built_and_kept(build, tiny_samples):
 
 def test_repeated_rows_are_told(build, tiny_samples):
     result = build([*tiny_samples.rows, *tiny_samples.rows[:30]])
-    assert f"{len(tiny_samples.rows) + 30} rows have {len(tiny_samples.rows)} different inputs" in " ".join(result.table().split())
+    assert f"{len(tiny_samples.rows) + 30} rows have {len(tiny_samples.rows)} different inputs" in " ".join(
+        result.table().split()
+    )
     few = build(tiny_samples.rows[:12]).bundle.manifest
     assert few.reference_check.outcome == "too few"
     assert "12 different inputs, too few" in " ".join(few.notes)
