@@ -265,6 +265,8 @@ def cases():
             for other in dict.fromkeys([*needed, one]):
                 value = "{bad}" if other is one else "ssh://nobody@localhost:1" if other.name == "where" else "absent"
                 words += [value] if isinstance(other, click.Argument) else [other.opts[-1], value]
+            if verb.name == "init" and one.name != "folder":
+                continue  # it writes the names of files that may come later
             if one.name not in ("texts", "where"):
                 yield pytest.param(words, id=f"{verb.name} {one.name}")
 

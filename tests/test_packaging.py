@@ -207,7 +207,7 @@ def test_the_command_on_a_device(device, float32_ort):
         assert json.loads(done.stdout)["label"] in small.LABELS
         done = small.run(command, "build", "m", "--samples", "s", "--eval", "e", "-o", "o")
         assert (done.returncode, done.stdout) == (1, b"")
-        assert done.stderr.startswith(b"edgekit: Building needs the package ")
+        assert done.stderr.startswith(b"edgekit: error[package-missing]: ")
         assert b"pip install 'edgekit-sdk[build]'" in done.stderr
         terminal = f"{command} bench {float32_ort} --batches 1 --lengths 4 --seconds 0.05"
         done = small.run(

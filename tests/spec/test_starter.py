@@ -76,3 +76,11 @@ def test_an_unknown_target(tmp_path):
     with refused("name-unknown"):
         start(tmp_path, target=["jetsen"])
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["model", "samples", "eval"])
+@pytest.mark.parametrize("value", ["", "a\0b"])
+def test_what_no_path_is(tmp_path, name, value):
+    with refused("path-type", name):
+        start(tmp_path, **{name: value})
+    assert list(tmp_path.iterdir()) == []
