@@ -15,7 +15,8 @@ requested: list[int] = []
 
 
 def install() -> None:
-    """Install the handlers of the signals."""
+    """Install the handlers of the signals; a request of an earlier verb in this process is over."""
+    requested.clear()
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _handle)

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from edgekit.cli._options import keys_option, trust_of
 from edgekit.cli._output import echo_text
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["command"]
 

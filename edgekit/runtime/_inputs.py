@@ -59,10 +59,12 @@ def form_warning(modality: Modality, inputs: Sequence[Input], forms: Sequence[st
         inputs: Inputs of a call.
         forms: Forms of the samples that the bundle was built with; empty if the bundle does not state them.
     """
-    if not forms or not isinstance(modality, HasForms):
+    # Each call of a session comes here, and a check of a whole protocol costs more than all else of it.
+    if not forms or getattr(modality, "form", None) is None:
         return ""
+    known = cast(HasForms, modality)
     for value in inputs:
-        form = modality.form(value)
+        form = known.form(value)
         if form and form not in forms:
-            return modality.form_warning(form)
+            return known.form_warning(form)
     return ""

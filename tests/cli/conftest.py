@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 import small
 
-from edgekit.cli import _stop, main
+from edgekit.cli import main
 from edgekit.report import check
 from edgekit.spec.report import PASS, SCHEMA, Gate, Report
 from edgekit.spec.subject import Fingerprint, Subject
@@ -36,7 +36,6 @@ def edgekit(monkeypatch, capsys):
         words = " ".join(said.out.split())  # however its lines are wrapped
         return SimpleNamespace(code=ended.value.code or 0, out=said.out, err=small.without_steps(said.err), words=words)
 
-    _stop.requested.clear()  # of a test before, which interrupted a verb in this process
     yield call
     for name, handler in before.items():
         signal.signal(name, handler)

@@ -6,6 +6,7 @@ import importlib
 import logging
 import pkgutil
 import re
+import signal
 
 import click
 import pytest
@@ -177,3 +178,17 @@ def test_a_program_without_logging_prints_nothing():
     code = "import edgekit, logging; logging.getLogger('edgekit.cache.store').warning('x')"
     done = small.python(code)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_an_interrupt_ends_one_verb_and_not_the_next_in_the_same_process():
+    names = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP")]
+    before = {name: signal.getsignal(name) for name in names}
+    _stop.requested.append(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        _stop.check()
+    try:
+        _stop.install()
+        _stop.check()
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
