@@ -189,7 +189,7 @@ NO_TEXTS = [
 @pytest.mark.parametrize(
     "wrong",
     [*NO_TEXTS, (), ("a",), ("a", 3), ("a", "b", "c"), [["a"]], [None], ["a", 3], [("a",)], [["a", "b"]], "\ud800"],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_session_refuses_what_is_no_text(session, wrong):
     with pytest.raises(InputError):

@@ -70,7 +70,10 @@ def test_a_relative_path_is_one_for_both_processes(monkeypatch, tmp_path):
     assert send({"x": Path("a.png")})["x"] == tmp_path / "a.png"
 
 
-@pytest.mark.parametrize("value", [b"bytes", object(), {1: "a"}, {"\0": "a"}, np.array([object()]), {"a"}], ids=str)
+NO_VALUES = (b"bytes", object(), {1: "a"}, {"\0": "a"}, np.array([object()]), {"a"})
+
+
+@pytest.mark.parametrize("value", NO_VALUES, ids=lambda value: type(value).__name__)
 def test_what_does_not_travel_is_refused_before_anything_is_written(value):
     stream = io.BytesIO()
     with refused("input-not-sent"):
