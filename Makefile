@@ -2,14 +2,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Test processes. Each may hold torch and a backend: some 2 GB.
+JOBS ?= 2
 
-.PHONY: demo docs release test test-gpu test-arm lint types clean
+.PHONY: demo docs release test test-fast test-gpu test-arm lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/01_voice_commands/demo.py --work .work/voice_commands
 
 test: $(VENV)/.installed lint types docs
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal --durations=20
+
+# What takes no build, training or service of the system, in an order that is drawn anew each time.
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal -p randomly -m "not slow and not train and not system"
 
 # On an NVIDIA GPU, with TensorRT or TensorRT-RTX in this environment. Without one it says so: pytest then ends with 5, no test ran.
 test-gpu: $(VENV)/.installed

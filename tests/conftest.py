@@ -1,8 +1,15 @@
-"""What all tests share: the package on every child's path, a build cache of the session, and the small model of ``small.py``."""
+"""What all tests share: the package on every child's path, a build cache of the session, and the small model of ``small.py``.
+
+``float32_ort``, ``float32_openvino``, ``tiny_bundle`` and ``tiny_samples`` are committed below ``data``, which
+``data/make.py`` writes: a test of them builds nothing and does not import torch. A test that makes something with the
+fixtures of ``BUILDING`` is ``slow``.
+"""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -12,11 +19,21 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that test files in any folder can import small
 import small
-from board import Board
 
 import edgekit
 from edgekit import backends
 from edgekit.machine import busy
+
+DATA = Path(__file__).parent / "data"
+BUILDING = {"tiny_build", "jetson", "rtx"}
+"""Fixtures that build a bundle: some 10 to 20 seconds each, once in a process."""
+
+
+def pytest_collection_modifyitems(items):
+    """Mark the tests that build with a fixture."""
+    for item in items:
+        if BUILDING.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -56,28 +73,20 @@ def tiny_module():
 
 
 @pytest.fixture(scope="session")
-def tiny_samples(tmp_path_factory, tiny_module):
+def tiny_samples():
     """``train`` and ``dev`` JSONL files. Every text of ``train`` and some of ``dev`` hold the canary."""
-    folder = tmp_path_factory.mktemp("samples")
-    train = [{"text": f"{text} {small.CANARY}{i}"} for i, text in enumerate(small.texts(40, seed=1))]
-    texts = [f"{text} {small.CANARY}" if i % 3 == 0 else text for i, text in enumerate(small.texts(300, seed=2))]
-    dev = small.labelled(tiny_module, texts, count=120, wrong=6)
-    return SimpleNamespace(
-        train=small.write_jsonl(folder / "train.jsonl", train),
-        dev=small.write_jsonl(folder / "dev.jsonl", dev),
-        rows=dev,
-        accuracy=1 - 6 / len(dev),
-    )
+    dev = DATA / "samples" / "dev.jsonl"
+    rows = [json.loads(line) for line in dev.read_text("utf-8").splitlines()]
+    return SimpleNamespace(train=DATA / "samples" / "train.jsonl", dev=dev, rows=rows, accuracy=1 - 6 / len(rows))
 
 
 @pytest.fixture(scope="session")
 def tiny_build(tmp_path_factory, tiny_model, tiny_samples):
-    """The first build of the session, with an empty cache: its result, folder, cache folder and all that it wrote to the terminal."""
-    import edgekit
-
+    """A build with an empty cache of its own: its result, folder, cache folder and all that it wrote to the terminal."""
     folder = tmp_path_factory.mktemp("bundle")
     steps = []
-    with small.all_output(folder / "output.txt"):
+    with pytest.MonkeyPatch.context() as patch, small.all_output(folder / "output.txt"):
+        patch.setenv("EDGEKIT_CACHE", str(folder / "cache"))
         result = edgekit.build(
             tiny_model,
             samples=tiny_samples.train,
@@ -87,36 +96,31 @@ def tiny_build(tmp_path_factory, tiny_model, tiny_samples):
             progress=lambda *step: steps.append(step),
         )
     output = (folder / "output.txt").read_bytes()
-    return SimpleNamespace(
-        result=result, path=folder / "tiny", cache=Path(os.environ["EDGEKIT_CACHE"]), output=output, steps=steps
-    )
+    return SimpleNamespace(result=result, path=folder / "tiny", cache=folder / "cache", output=output, steps=steps)
 
 
 @pytest.fixture(scope="session")
-def tiny_bundle(tiny_build):
+def committed(tmp_path_factory):
+    """A copy of the committed bundles, which a test that goes wrong cannot harm."""
+    return Path(shutil.copytree(DATA / "bundles", tmp_path_factory.mktemp("bundles") / "committed"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(committed):
     """A bundle for the target ``cpu``. Do not change it: copy it with ``small.copy``."""
-    return tiny_build.path
-
-
-def _float32(tmp_path_factory, tiny_model, tiny_samples, backend):
-    import edgekit
-
-    folder = tmp_path_factory.mktemp(f"float32-{backend}")
-    target = small.target(folder / "exact.toml", backends=(backend,))
-    edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=folder / "exact", target=target)
-    return folder / "exact"
+    return committed / "int8"
 
 
 @pytest.fixture(scope="session")
-def float32_ort(tmp_path_factory, tiny_build, tiny_model, tiny_samples):
+def float32_ort(committed):
     """A float32 bundle on ONNX Runtime: its answers are torch's."""
-    return _float32(tmp_path_factory, tiny_model, tiny_samples, "onnxruntime")
+    return committed / "onnxruntime"
 
 
 @pytest.fixture(scope="session")
-def float32_openvino(tmp_path_factory, tiny_build, tiny_model, tiny_samples):
+def float32_openvino(committed):
     """A float32 bundle on OpenVINO."""
-    return _float32(tmp_path_factory, tiny_model, tiny_samples, "openvino")
+    return committed / "openvino"
 
 
 @pytest.fixture(scope="session", params=["onnxruntime", "openvino"])
@@ -146,6 +150,8 @@ def rtx(tmp_path_factory, tiny_model, tiny_samples):
 @pytest.fixture
 def board(monkeypatch):
     """This machine poses as a Jetson, and everything that was allocated on it is freed."""
+    from board import Board
+
     made = Board(monkeypatch)
     yield made
     assert not made.leaks()

@@ -34,6 +34,12 @@ CANDIDATES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _filled_cache(tiny_build, monkeypatch):
+    """What the session's build exported and quantized is taken again."""
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tiny_build.cache))
+
+
 @pytest.fixture
 def build(tiny_model, tiny_samples, tiny_build, tmp_path):
     """``edgekit.build`` with the session's model, samples and filled cache, into a folder of its own."""
@@ -129,6 +135,8 @@ def test_it_is_told_how_far_it_is_and_nothing_is_printed(tiny_build):
 def test_a_fresh_build_reuses_nothing(tiny_build):
     assert tiny_build.result.reused == ()
     assert tiny_build.result.seconds > 0
+    assert "\n" not in repr(tiny_build.result)
+    assert len(repr(tiny_build.result)) < 2500
 
 
 def test_the_second_build_reuses_all_and_is_the_same(build, tmp_path, monkeypatch):

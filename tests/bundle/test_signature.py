@@ -28,8 +28,8 @@ def keys(tmp_path_factory):
 
 
 @pytest.fixture
-def signed(tiny_build, keys, tmp_path):
-    bundle = small.copy(tiny_build.path, tmp_path / "bundle")
+def signed(tiny_bundle, keys, tmp_path):
+    bundle = small.copy(tiny_bundle, tmp_path / "bundle")
     trust.sign(bundle, keys[0][0])
     return bundle
 
@@ -67,8 +67,8 @@ def test_model_signing_verifies_ours(signed, keys):
     )
 
 
-def test_ours_verifies_what_model_signing_signed(tiny_build, keys, tmp_path):
-    bundle = small.copy(tiny_build.path, tmp_path / "bundle")
+def test_ours_verifies_what_model_signing_signed(tiny_bundle, keys, tmp_path):
+    bundle = small.copy(tiny_bundle, tmp_path / "bundle")
     done = model_signing("sign", "key", bundle, "--private_key", keys[0][0], "--signature", bundle / signature.FILE)
     assert done.returncode == 0, done.stdout + done.stderr
     trust.open_bundle(bundle, Trust([keys[0][1]]))
@@ -76,9 +76,9 @@ def test_ours_verifies_what_model_signing_signed(tiny_build, keys, tmp_path):
         trust.open_bundle(bundle, Trust([keys[1][1]]))
 
 
-def test_an_unsigned_bundle(tiny_build, keys):
+def test_an_unsigned_bundle(tiny_bundle, keys):
     with refused("bundle-not-signed"):
-        edgekit.load(tiny_build.path, trust=Trust([keys[0][1]]))
+        edgekit.load(tiny_bundle, trust=Trust([keys[0][1]]))
 
 
 def test_a_bundle_that_was_made_whole_again_after_a_change(signed, keys):
@@ -164,8 +164,8 @@ def test_a_genuine_signature_of_something_else(change, reason, signed, keys):
         trust.open_bundle(signed, Trust([keys[0][1]]))
 
 
-def test_what_is_not_whole_is_not_signed(tiny_build, keys, tmp_path):
-    bundle = small.copy(tiny_build.path, tmp_path / "bundle")
+def test_what_is_not_whole_is_not_signed(tiny_bundle, keys, tmp_path):
+    bundle = small.copy(tiny_bundle, tmp_path / "bundle")
     (bundle / "extra").write_text("x")
     with refused("bundle-file-extra"):
         trust.sign(bundle, keys[0][0])
@@ -214,8 +214,8 @@ def test_trust_without_keys(keys):
         Trust(keys)
 
 
-def test_the_command_line(tiny_build, tmp_path):
-    bundle = small.copy(tiny_build.path, tmp_path / "bundle")
+def test_the_command_line(tiny_bundle, tmp_path):
+    bundle = small.copy(tiny_bundle, tmp_path / "bundle")
     done = small.edgekit("keygen", tmp_path / "key")
     assert done.returncode == 0, done.stderr.decode()
     assert b"keep it secret" in done.stdout

@@ -10,6 +10,7 @@ import pytest
 import small
 
 import edgekit
+from edgekit.bundle.trust import open_bundle
 from edgekit.modalities.text import UNBOUND
 from edgekit.runtime._inputs import form_warning, list_of
 from edgekit.spec.errors import InputError
@@ -117,16 +118,17 @@ def test_a_text_where_the_model_was_built_on_pairs():
 # ---- reprs
 
 
-def test_reprs_are_one_short_line(float32_ort, tiny_build):
+def test_reprs_are_one_short_line(float32_ort, tiny_bundle):
     with edgekit.load(float32_ort) as session:
         assert repr(session) == f"<Session text-classification, onnxruntime float32, {float32_ort}>"
         answers = repr(session(TEXTS))
     assert repr(session) == f"<Session text-classification, onnxruntime float32, {float32_ort}, closed>"
     assert len(answers) < 600
-    for shown in (repr(tiny_build.result), repr(tiny_build.result.bundle), repr(tiny_build.result.bundle.manifest)):
+    bundle = open_bundle(tiny_bundle)
+    for shown in (repr(bundle), repr(bundle.manifest)):
         assert len(shown) < 2500
         assert "\n" not in shown
-    assert repr(tiny_build.result.bundle).startswith(f"<Bundle {tiny_build.path}, text-classification, ")
+    assert repr(bundle).startswith(f"<Bundle {tiny_bundle}, text-classification, ")
 
 
 def test_samples_are_not_shown(tiny_samples):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from types import SimpleNamespace
 
@@ -26,7 +25,7 @@ def build(tiny_model, tiny_samples, tiny_build, tmp_path, monkeypatch):
     """Builds float32 on one backend, from a cache that holds what the session's builds have exported."""
     monkeypatch.setattr(busy, "OTHERS", 0.10)
     monkeypatch.setattr(busy, "STOLEN", 0.02)
-    cache = small.copy(os.environ["EDGEKIT_CACHE"], tmp_path / "cache")
+    cache = small.copy(tiny_build.cache, tmp_path / "cache")
     monkeypatch.setenv("EDGEKIT_CACHE", str(cache))
     aim = small.target(tmp_path / "one.toml", backends=("onnxruntime",))
 
