@@ -1,6 +1,6 @@
 """What all tests share: the package on every child's path, a build cache of the session, and the small model of ``small.py``.
 
-``float32_ort``, ``float32_openvino``, ``tiny_bundle`` and ``tiny_samples`` are committed below ``data``, which
+``float32_ort``, ``float32_openvino``, ``tiny_bundle``, ``jetson`` and ``tiny_samples`` are committed below ``data``, which
 ``data/make.py`` writes: a test of them builds nothing and does not import torch. A test that makes something with the
 fixtures of ``BUILDING`` is ``slow``.
 """
@@ -25,7 +25,7 @@ from edgekit import backends
 from edgekit.machine import busy
 
 DATA = Path(__file__).parent / "data"
-BUILDING = {"tiny_build", "jetson", "rtx"}
+BUILDING = {"tiny_build", "rtx"}
 """Fixtures that build a bundle: some 10 to 20 seconds each, once in a process."""
 
 
@@ -130,11 +130,9 @@ def float32_bundle(request):
 
 
 @pytest.fixture(scope="session")
-def jetson(tmp_path_factory, tiny_model, tiny_samples):
+def jetson(committed):
     """A bundle for the target ``jetson``. Do not change it: copy it."""
-    out = tmp_path_factory.mktemp("jetson") / "out"
-    edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="jetson")
-    return out
+    return committed / "jetson"
 
 
 @pytest.fixture(scope="session")

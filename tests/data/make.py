@@ -12,6 +12,7 @@ commit what it wrote; measured times and memory differ from run to run.
 - ``bundles/onnxruntime``, ``bundles/openvino``: float32, whose answers are those of torch. Their graph is the exported
   one, with its tokenizer: what quantization methods and backends are tested with.
 - ``bundles/int8``: the target ``cpu``.
+- ``bundles/jetson``: the target ``jetson``, whose engines are compiled on the device.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def make(out: Path, model: Path) -> None:
         target = small.target(model.parent / "exact.toml", backends=(backend,))
         small.build(model, out=out / "bundles" / backend, target=target, **common)
     small.build(model, out=out / "bundles" / "int8", target="cpu", **common)
+    small.build(model, out=out / "bundles" / "jetson", target="jetson", **common)
 
 
 def samples(out: Path, module) -> None:

@@ -15,17 +15,9 @@ from edgekit.spec.options import BaselineOptions, BenchOptions, CheckOptions, Ev
 from edgekit.spec.report import INCOMPARABLE, REGRESSION
 
 
-@pytest.fixture(scope="module")
-def device_bundle(tmp_path_factory, tiny_build, tiny_model, tiny_samples):
-    """A bundle for a Jetson, whose engine is made there."""
-    out = tmp_path_factory.mktemp("jetson") / "jetson"
-    edgekit.build(tiny_model, samples=tiny_samples.train, eval=tiny_samples.dev, out=out, target="jetson")
-    return out
-
-
-def test_a_session(device_bundle, tiny_module, tiny_samples):
+def test_a_session(jetson, tiny_module, tiny_samples):
     texts = [row["text"] for row in tiny_samples.rows[:20]]
-    with edgekit.load(device_bundle, backend="onnxruntime") as session:
+    with edgekit.load(jetson, backend="onnxruntime") as session:
         assert (session.info.backend, session.variant_index) == ("onnxruntime", 0)
         assert "stand-in for tensorrt" in session.info.chosen
         logits = small.logits(session, texts)
@@ -33,8 +25,8 @@ def test_a_session(device_bundle, tiny_module, tiny_samples):
     assert np.abs(logits - expected).max() < 0.1 * np.ptp(expected)
 
 
-def test_scores(device_bundle, tiny_samples):
-    scores = evaluate(device_bundle, tiny_samples.dev, options=EvaluateOptions(backend="onnxruntime"))
+def test_scores(jetson, tiny_samples):
+    scores = evaluate(jetson, tiny_samples.dev, options=EvaluateOptions(backend="onnxruntime"))
     assert scores.score == pytest.approx(tiny_samples.accuracy, abs=0.05)
     assert scores.stand_in_for == "tensorrt"
     text = scores.text()
@@ -43,9 +35,9 @@ def test_scores(device_bundle, tiny_samples):
     assert "p50" not in text
 
 
-def test_a_check_judges_accuracy_and_size_alone(device_bundle, float32_ort, tiny_samples):
+def test_a_check_judges_accuracy_and_size_alone(jetson, float32_ort, tiny_samples):
     options = CheckOptions(backend="onnxruntime", max_time=0.1)
-    report = check.check(device_bundle, float32_ort, tiny_samples.dev, options=options)
+    report = check.check(jetson, float32_ort, tiny_samples.dev, options=options)
     verdicts = {gate.name: gate.verdict for gate in report.gates}
     incomparable = {"latency.p50", "latency.p90", "footprint.first_answer", "footprint.memory"}
     assert {name for name, verdict in verdicts.items() if verdict == INCOMPARABLE} == incomparable
@@ -57,13 +49,13 @@ def test_a_check_judges_accuracy_and_size_alone(device_bundle, float32_ort, tiny
     assert after.score is not None
 
 
-def test_times_are_refused(device_bundle, tiny_samples):
+def test_times_are_refused(jetson, tiny_samples):
     with refused("stand-in-no-times"):
-        bench(device_bundle, options=BenchOptions(batches=[1], lengths=[8], backend="onnxruntime"))
+        bench(jetson, options=BenchOptions(batches=[1], lengths=[8], backend="onnxruntime"))
     with refused("stand-in-no-times"):
-        check.self_check(device_bundle, tiny_samples.dev, options=CheckOptions(backend="onnxruntime"))
+        check.self_check(jetson, tiny_samples.dev, options=CheckOptions(backend="onnxruntime"))
     with refused("stand-in-no-times"):
-        check.baseline(device_bundle, tiny_samples.dev, options=BaselineOptions(backend="onnxruntime"))
+        check.baseline(jetson, tiny_samples.dev, options=BaselineOptions(backend="onnxruntime"))
 
 
 def test_only_for_a_bundle_of_a_device(float32_openvino):
