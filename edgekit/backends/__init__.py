@@ -90,7 +90,8 @@ class Engine(Protocol):
         """Run the graph once.
 
         Args:
-            feeds: Arrays or device buffers by input name.
+            feeds: Arrays or device buffers by input name. Axes of one name have one size, which loops see to: not every
+                library checks it.
             keep: Names of outputs that stay on the device.
 
         Returns:
