@@ -29,6 +29,13 @@ BUILDING = {"tiny_build", "rtx"}
 """Fixtures that build a bundle: some 10 to 20 seconds each, once in a process."""
 
 
+def pytest_ignore_collect(collection_path):
+    """Where only a device's packages are, other test files cannot even be imported."""
+    if "EDGEKIT_TEST_DEVICE" in os.environ and collection_path.suffix == ".py":
+        return "pytest.mark.device" not in collection_path.read_text("utf-8") or None
+    return None
+
+
 def pytest_collection_modifyitems(items):
     """Mark the tests that build with a fixture."""
     for item in items:

@@ -26,9 +26,10 @@ _OLDEST_QEMU = 10  # 7.2 shows /proc/cpuinfo of the host to the guest, and ends 
 _RELEASE = "trixie"  # of Debian: Python 3.13, and qemu-user 10
 _PYTHON = "3.13"
 _SYSTEM = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
-_WHEELS = ("numpy", "tokenizers", "onnxruntime", "click", "rich", "cryptography")
+_WHEELS = ("numpy", "tokenizers", "onnxruntime", "click", "rich", "cryptography", "pytest")
 _OPENVINO = ("2026.2.0", "2026.4.1")  # the last that multiplies right on ARM, and one that does not
-_BESIDE = ("pygments", "markdown-it-py", "mdurl", "cffi", "pycparser")  # what rich and cryptography import, unpinned
+_BESIDE = ("pygments", "markdown-it-py", "mdurl", "cffi", "pycparser", "pluggy", "iniconfig", "packaging")
+"""What these packages import, unpinned."""
 _PLATFORMS = ("manylinux_2_35", "manylinux_2_34", "manylinux_2_28", "manylinux_2_27", "manylinux_2_17")
 
 
@@ -42,7 +43,7 @@ class Emulator:
 
     Attributes:
         program: to start in place of ``python3``; children that it starts as ``sys.executable`` are emulated too.
-        site: packages of the device: numpy, tokenizers, ONNX Runtime and the command line.
+        site: packages of the device: numpy, tokenizers, ONNX Runtime and the command line, and pytest.
         openvino: OpenVINO's package, apart from them, by version.
     """
 
@@ -51,7 +52,13 @@ class Emulator:
     openvino: Mapping[str, Path]
 
     def run(
-        self, cpu: str, *arguments: object, cache: Path, openvino: str = "", timeout: float = 600
+        self,
+        cpu: str,
+        *arguments: object,
+        cache: Path,
+        openvino: str = "",
+        timeout: float = 600,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Runs Python with the checkout of this project.
 
@@ -61,10 +68,11 @@ class Emulator:
             cache: EdgeKit's cache folder for it.
             openvino: version that can be imported; none where it is empty.
             timeout: seconds.
+            environment: further variables.
         """
         path = [str(small.ROOT), str(self.site)] + ([str(self.openvino[openvino])] if openvino else [])
-        environment = {"QEMU_CPU": cpu, "PYTHONPATH": os.pathsep.join(path), "EDGEKIT_CACHE": str(cache)}
-        return small.run(self.program, *arguments, timeout=timeout, **environment)
+        variables = {"QEMU_CPU": cpu, "PYTHONPATH": os.pathsep.join(path), "EDGEKIT_CACHE": str(cache)}
+        return small.run(self.program, *arguments, timeout=timeout, **variables, **(environment or {}))
 
 
 def set_up() -> Emulator:

@@ -114,6 +114,32 @@ def test_verify_passes(arm, bundles, cpu, method):
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
 
 
+def test_the_tests_of_a_device(arm, tmp_path):
+    """Tests with the marker ``device`` pass there too. Tests of child processes start further emulators, which is slow."""
+    options = (
+        "-q",
+        "-m",
+        "device",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "addopts=--strict-markers",
+        f"--basetemp={tmp_path}/t",
+    )
+    done = arm.run(
+        "cortex-a76",
+        "-m",
+        "pytest",
+        *options,
+        small.ROOT / "tests",
+        timeout=900,
+        environment={"EDGEKIT_TEST_DEVICE": "1"},
+    )
+    text = done.stdout.decode()
+    assert done.returncode == 0, text[-3000:] + done.stderr.decode()[-2000:]
+    assert int(re.search(r"(\d+) passed", text)[1]) > 100
+
+
 def test_run_prints_an_answer(arm, bundles, here):
     text = json.loads(here.file.read_text())[0]
     done = arm.run("cortex-a76", "-m", "edgekit", "run", bundles["static"], text)

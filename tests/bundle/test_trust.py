@@ -17,6 +17,8 @@ from edgekit.bundle.trust import open_bundle
 from edgekit.spec.errors import EdgekitError, FormatError, IntegrityError, UsageError
 from edgekit.spec.manifest import FORMAT
 
+pytestmark = pytest.mark.device
+
 FLIPS = 40
 CUTS = 12
 

@@ -19,6 +19,8 @@ from refusals import refused
 from edgekit.cache.records import Records
 from edgekit.cache.store import Cache, key
 
+pytestmark = pytest.mark.device
+
 DIGEST = "a" * 64
 
 

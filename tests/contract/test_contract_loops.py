@@ -18,6 +18,8 @@ from edgekit.runtime import loops
 from edgekit.runtime.loops import windows
 from edgekit.spec.tensor import Signature, TensorSpec
 
+pytestmark = pytest.mark.device
+
 SIGNATURE = Signature(
     "forward",
     (

@@ -16,6 +16,8 @@ from edgekit.spec import rows as of_rows
 from edgekit.spec.tensor import Signature, TensorSpec, merge_signatures
 from edgekit.tasks.token_classification import Settings, TokenClassification
 
+pytestmark = pytest.mark.device
+
 ROWS = ragged.token_rows((5, 1, 7))
 ANSWERS = [ragged.token_answers(row) for row in ROWS]
 
