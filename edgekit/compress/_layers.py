@@ -29,7 +29,7 @@ def evenly(count: int, of: int) -> tuple[int, ...]:
     return tuple(int(i) for i in np.linspace(0, of - 1, count).round().astype(int)) if count > 1 else (0,)
 
 
-def shortened(module: Any, keep: Sequence[int]) -> Any:
+def keep_layers(module: Any, keep: Sequence[int]) -> Any:
     """A copy of the module with the layers ``keep`` alone, everything else as it is, and a config that says so.
 
     Args:
@@ -77,7 +77,7 @@ def check_described(module: Any, name: str) -> None:
     """Refuses a model of Transformers whose config does not say how many layers of which size it has: no folder of it could be read.
 
     Args:
-        module: as :func:`shortened` made it.
+        module: as :func:`keep_layers` made it.
         name: of the model that it was made of.
 
     Raises:
@@ -97,7 +97,7 @@ def check_described(module: Any, name: str) -> None:
         )
 
 
-def narrowed(module: Any, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Any:
+def prune_units(module: Any, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Any:
     """A copy of the module with some heads and some neurons of each stored layer, and a config that says how many.
 
     Args:
@@ -111,7 +111,7 @@ def narrowed(module: Any, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) 
 
 
 @contextlib.contextmanager
-def tapped(module: Any) -> Iterator[list[Any]]:
+def capture_last_layer(module: Any) -> Iterator[list[Any]]:
     """Collects what the last layer of the stack gives: in the list is, after each call, its output ``[batch, sequence, hidden]``."""
     _, layers = stack(module)
     seen: list[Any] = []

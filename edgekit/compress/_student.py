@@ -16,10 +16,10 @@ from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples
-from edgekit.compress._layers import check_described, evenly, shortened
+from edgekit.compress._layers import check_described, evenly, keep_layers
 from edgekit.compress.folders import save
 from edgekit.compress.objective import Objective
-from edgekit.compress.training import Epoch, Lesson, Training, accelerator, train
+from edgekit.compress.training import Epoch, Training, TrainingData, accelerator, train
 from edgekit.machine.cpu import cpu_name
 from edgekit.samples import Samples
 from edgekit.samples.evaluation import Evaluation
@@ -102,7 +102,7 @@ def student(teacher: Source, layers: int | None, keep: Sequence[int] | None, giv
     if given is not None:
         return _given(teacher, given)
     kept = tuple(keep) if keep is not None else evenly(layers or 0, depth(teacher.module))
-    module = shortened(teacher.module, kept)
+    module = keep_layers(teacher.module, kept)
     if type(module).__module__.startswith("transformers."):
         check_described(module, teacher.model_id)
     return Student(module, teacher, kept, True, ())
@@ -223,7 +223,7 @@ class _Teaching:
         if self.cache.find(digest) is None and self.runner.is_main_process:
             teacher.module.to(self.runner.device)
             with disk_errors(self.cache.root), self.cache.fill(digest, parts) as folder:
-                _teacher.answer(
+                _teacher.write_targets(
                     teacher.module,
                     teacher.encode(given),
                     Objective.of(teacher),
@@ -235,11 +235,11 @@ class _Teaching:
         self.runner.wait_for_everyone()
         found = self.cache.find(digest)
         assert found is not None
-        return _teacher.read(found)
+        return _teacher.read_targets(found)
 
     def lesson(
         self, learner: Student, samples: Sequence[Samples], task: Task, training: Training, objective: Objective
-    ) -> Lesson:
+    ) -> TrainingData:
         """What is trained on, and the teacher's answers to it."""
         own, processors = learner.source, processors_of(learner.source.task)
         truth = _truth(samples, task)
@@ -266,7 +266,7 @@ class _Teaching:
         _check_variety(task, targets.outputs[: len(truth)], truth, samples)
         if training.freeze_embeddings and learner.inherits:
             _freeze(learner.module)
-        return Lesson(
+        return TrainingData(
             Examples([own.encode(version) for version in versions], objective.pads, truth), targets, objective
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.compress._layers import tapped
+from edgekit.compress._layers import capture_last_layer
 from edgekit.compress.objective import Objective, gram
 from edgekit.source.batches import group_by_length, run
 from edgekit.spec.errors import ModelError
@@ -56,7 +56,7 @@ class Targets:
         return np.concatenate([[0], np.cumsum(self.sizes**2)])
 
 
-def answer(
+def write_targets(
     teacher: Any, rows: Sequence[Arrays], objective: Objective, relations: bool, folder: Path, progress: Progress
 ) -> None:
     """Runs the teacher over rows and writes ``outputs.npz``, and for relations ``sizes.npy`` and ``cosines.f16``.
@@ -102,7 +102,7 @@ def _answer_with_relations(
 ) -> np.ndarray:
     """Puts outputs into ``outputs``, writes the cosines, and gives the tokens of each row: ``int64 [rows]``."""
     sizes = np.zeros(len(rows), np.int64)
-    with tapped(teacher) as seen, (folder / "cosines.f16").open("wb") as stream:
+    with capture_last_layer(teacher) as seen, (folder / "cosines.f16").open("wb") as stream:
         for start in range(0, len(rows), _POOL):
             pool = range(start, min(start + _POOL, len(rows)))
             cosines: dict[int, np.ndarray] = {}
@@ -119,8 +119,8 @@ def _answer_with_relations(
     return sizes
 
 
-def read(folder: Path) -> Targets:
-    """What :func:`answer` wrote."""
+def read_targets(folder: Path) -> Targets:
+    """What :func:`write_targets` wrote."""
     outputs = stored(folder / "outputs.npz")
     if not (folder / "sizes.npy").is_file():
         return Targets(outputs, None, None)

@@ -22,10 +22,10 @@ from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.compress import _student, _teacher
 from edgekit.compress._examples import Examples
-from edgekit.compress._layers import evenly, shortened
+from edgekit.compress._layers import evenly, keep_layers
 from edgekit.compress.folders import check_output, place
 from edgekit.compress.objective import Objective
-from edgekit.compress.training import Epoch, Lesson, accelerator, train
+from edgekit.compress.training import Epoch, TrainingData, accelerator, train
 from edgekit.samples import Samples
 from edgekit.source import check_options, heads
 from edgekit.source.batches import stack_outputs, tensors
@@ -41,7 +41,16 @@ from edgekit.spec.sources import FilePath, SampleSource
 from edgekit.spec.training import Loss, Training
 from edgekit.stats.paired import Paired
 
-__all__ = ["ArrayRows", "Distilled", "Loss", "Objective", "Training", "distill", "distill_module", "lesson"]
+__all__ = [
+    "ArrayRows",
+    "Distilled",
+    "Loss",
+    "Objective",
+    "Training",
+    "distill",
+    "distill_module",
+    "read_training_samples",
+]
 
 _LOG = logging.getLogger(__name__)
 
@@ -119,7 +128,9 @@ class Distilled:
         return {**plain(self), "path": str(self.path)}
 
 
-def lesson(sources: Sequence[SampleSource], columns: Mapping[str, str] | None, modality: Modality) -> list[Samples]:
+def read_training_samples(
+    sources: Sequence[SampleSource], columns: Mapping[str, str] | None, modality: Modality
+) -> list[Samples]:
     """Reads rows to train on; a file that has no label column is of rows without a label.
 
     Args:
@@ -183,7 +194,7 @@ def distill(
     destination = Path(os.path.abspath(out))
     check_output(destination, chosen.force)
     origin = source.read(os.fspath(teacher), chosen.revision)
-    rows = lesson(sources, chosen.columns, origin.modality)
+    rows = read_training_samples(sources, chosen.columns, origin.modality)
     evaluation = samples_module.read(labelled, chosen.columns, modality=origin.modality)
     student = None if chosen.student is None else source.read(os.fspath(chosen.student))
     learner = _student.student(origin, chosen.layers, chosen.keep, student)
@@ -252,7 +263,7 @@ def distill_module(
     learner = options.student
     if learner is None:
         layers = evenly(options.layers or 0, depth(teacher)) if options.keep is None else tuple(options.keep)
-        learner = shortened(teacher, layers)
+        learner = keep_layers(teacher, layers)
     runner = accelerator(how.precision)
     teacher.eval()
 
@@ -264,13 +275,13 @@ def distill_module(
 
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         relations = bool(how.loss.relation) and has_stack(teacher) and has_stack(learner)
-        _teacher.answer(teacher, rows, objective, relations, Path(scratch), progress)
-        targets = _teacher.read(Path(scratch))
+        _teacher.write_targets(teacher, rows, objective, relations, Path(scratch), progress)
+        targets = _teacher.read_targets(Path(scratch))
         examples = Examples([rows], objective.pads, [None] * len(rows) if labels is None else list(labels))
         learner.to(runner.device)
         state = Path(scratch if options.work is None else options.work)
         state.mkdir(parents=True, exist_ok=True)
-        history = train(learner, Lesson(examples, targets, objective), scored, how, runner, state, progress)
+        history = train(learner, TrainingData(examples, targets, objective), scored, how, runner, state, progress)
     return learner, tuple(history)
 
 

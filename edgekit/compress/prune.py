@@ -17,7 +17,7 @@ from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _student
 from edgekit.compress._fisher import importance
-from edgekit.compress._layers import narrowed
+from edgekit.compress._layers import prune_units
 from edgekit.compress.objective import Objective
 from edgekit.compress.plan import Latency, Picks, Table, choose, most, points, step
 from edgekit.machine.cpu import cpu_name
@@ -44,24 +44,24 @@ class Pruned:
     """A model with narrower layers.
 
     Attributes:
-        made: its folder, an ordinary Hugging Face folder but for ``edgekit_widths`` in its config, which EdgeKit alone reads; and its training.
+        student: its folder, an ordinary Hugging Face folder but for ``edgekit_widths`` in its config, which EdgeKit alone reads; and its training.
         before: heads and neurons of each stored layer.
         after: those that are left.
-        asked: the speed-up that was asked for.
+        requested: the speed-up that was asked for.
         speedup: that was measured when the layers were chosen: time of the model over time of the narrower one.
     """
 
-    made: _student.Made
+    student: _student.Made
     before: tuple[tuple[int, int], ...]
     after: tuple[tuple[int, int], ...]
-    asked: float
+    requested: float
     speedup: float
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What should be known, a sentence each."""
-        short = self.speedup < self.asked * _CLOSE
-        return (f"{self.asked:g} x was asked for: the nearest of {_ATTEMPTS} plans was taken.",) if short else ()
+        short = self.speedup < self.requested * _CLOSE
+        return (f"{self.requested:g} x was asked for: the nearest of {_ATTEMPTS} plans was taken.",) if short else ()
 
     def text(self) -> str:
         """Layer by layer, then how much faster that is."""
@@ -130,7 +130,7 @@ def prune_layers(
     cache = cache or Cache()
     source, samples = base.source, recovery.samples
     plan = json.loads(_plan(source, speedup, samples, latency, progress, cache))
-    module = narrowed(source.module, plan["picks"])
+    module = prune_units(source.module, plan["picks"])
     before, after = (tuple((int(h), int(n)) for h, n in widths(m)) for m in (source.module, module))
     learner = _student.Student(module, source, _identity(source, plan["picks"]), base.inherits, base.notes)
     return Pruned(
@@ -243,7 +243,7 @@ def _probe(base: Source, picks: Sequence[tuple[Sequence[int], Sequence[int]]]) -
         base.revision,
         base.task,
         digest,
-        lambda: (narrowed(base.module, picks), base.processor),
+        lambda: (prune_units(base.module, picks), base.processor),
         base.kind,
     )
 

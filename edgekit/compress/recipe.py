@@ -20,7 +20,7 @@ from edgekit.spec.errors import check_known
 from edgekit.spec.parsing import parse
 from edgekit.spec.progress import Progress
 
-__all__ = ["Recipe", "recipe"]
+__all__ = ["Recipe", "parse_recipe"]
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ class Recipe:
             pruned = prune_layers(
                 teacher, Base(base, inherits, notes), self.speedup, recovery, latency, progress, cache
             )
-            base = source.read(pruned.made.folder)
+            base = source.read(pruned.student.folder)
         base.model_id, base.revision = f"{teacher.model_id}, {self.name}", teacher.revision
         return base
 
 
-def recipe(said: Mapping[str, Any]) -> Recipe:
+def parse_recipe(said: Mapping[str, Any]) -> Recipe:
     """Reads what ``--distill`` says, e.g. ``{"layers": 3, "epochs": 8}``: fields of :class:`Recipe`, :class:`Training` and :class:`Loss`.
 
     Raises:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.compress._examples import Examples, batches
-from edgekit.compress._layers import tapped
+from edgekit.compress._layers import capture_last_layer
 from edgekit.compress._teacher import Targets
 from edgekit.compress.objective import Objective, gram, rows_loss
 from edgekit.machine.cpu import cpu_instructions
@@ -38,7 +38,7 @@ from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.progress import Progress
 from edgekit.spec.training import PRECISIONS, Training
 
-__all__ = ["PRECISIONS", "Epoch", "Lesson", "Training", "accelerator", "train"]
+__all__ = ["PRECISIONS", "Epoch", "Training", "TrainingData", "accelerator", "train"]
 
 _LOG = logging.getLogger(__name__)
 _TIMEOUT = timedelta(hours=4)  # other processes wait while the first one asks the teacher
@@ -46,7 +46,7 @@ _NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ca
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingData:
     """What is learnt.
 
     Attributes:
@@ -101,7 +101,7 @@ def accelerator(precision: str) -> Any:
 
 def train(
     student: Any,
-    lesson: Lesson,
+    lesson: TrainingData,
     score: Callable[[Any], float],
     training: Training,
     runner: Any,
@@ -144,7 +144,7 @@ def train(
     runner.register_for_checkpointing(schedule)
     history, best = _resumed(runner, work)
     relation = bool(training.loss.relation) and targets.sizes is not None
-    with tapped(student) if relation else contextlib.nullcontext() as seen, _without_layer_drop(student):
+    with capture_last_layer(student) if relation else contextlib.nullcontext() as seen, _without_layer_drop(student):
         stepper = _Stepper(runner, model, optimizer, lesson, training, seen)
         for number in range(len(history), training.epochs):
             if len(history) - best >= training.patience:
@@ -191,13 +191,13 @@ class _Stepper:
         optimizer: of its parameters.
         lesson: what is learnt.
         training: how.
-        seen: what the student's last layer gave, see :func:`edgekit.compress._layers.tapped`; None where relations are not learnt.
+        seen: what the student's last layer gave, see :func:`edgekit.compress._layers.capture_last_layer`; None where relations are not learnt.
     """
 
     runner: Any
     model: Any
     optimizer: Any
-    lesson: Lesson
+    lesson: TrainingData
     training: Training
     seen: list[Any] | None
 

@@ -33,7 +33,7 @@ from edgekit.spec.paths import takes_paths
 from edgekit.spec.progress import Progress, silent
 from edgekit.spec.sources import FilePath, SampleSource
 
-__all__ = ["DISCLOSES", "Trimmed", "read_tokens", "trim_vocab", "trimmed"]
+__all__ = ["DISCLOSES", "Trimmed", "read_tokens", "trim_source", "trim_vocab"]
 
 _IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id", "unk_token_id")
 DISCLOSES = (
@@ -113,7 +113,7 @@ def trim_vocab(
     others = None if measured is None else samples_module.read(measured, roles, modality=origin.modality).inputs
     listed = None if tokens is None else read_tokens(Path(tokens))
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
-        made = trimmed(origin, texts, listed, others, Path(scratch) / "model", progress)
+        made = trim_source(origin, texts, listed, others, Path(scratch) / "model", progress)
         return Trimmed(place(made.path, destination, chosen.force), *list(vars(made).values())[1:])
 
 
@@ -132,7 +132,7 @@ def read_tokens(path: Path) -> list[str]:
         ) from problem
 
 
-def trimmed(
+def trim_source(
     origin: Source,
     texts: Sequence[Text],
     tokens: Sequence[str] | None,
