@@ -16,7 +16,7 @@ from edgekit.bundle.place import disk_errors
 from edgekit.cache.store import Cache, key
 from edgekit.compress import _teacher
 from edgekit.compress._examples import Examples
-from edgekit.compress._layers import check_described, evenly, keep_layers
+from edgekit.compress._layers import check_described, keep_layers, spread_evenly
 from edgekit.compress.folders import save
 from edgekit.compress.objective import Objective
 from edgekit.compress.training import Epoch, Training, TrainingData, accelerator, train
@@ -101,7 +101,7 @@ def student(teacher: Source, layers: int | None, keep: Sequence[int] | None, giv
     check_choice(layers, keep, given)
     if given is not None:
         return _given(teacher, given)
-    kept = tuple(keep) if keep is not None else evenly(layers or 0, depth(teacher.module))
+    kept = tuple(keep) if keep is not None else spread_evenly(layers or 0, depth(teacher.module))
     module = keep_layers(teacher.module, kept)
     if type(module).__module__.startswith("transformers."):
         check_described(module, teacher.model_id)
@@ -189,7 +189,7 @@ def make(
             "None of the rows that were trained on has a label: the student learnt from the teacher's answers alone.",
         )
     epochs = tuple(Epoch(**e) for e in json.loads((found / "history.json").read_text("utf-8")))
-    student, theirs = (_teacher.stored(found / name) for name in ("student.npz", "teacher.npz"))
+    student, theirs = (_teacher.read_outputs(found / name) for name in ("student.npz", "teacher.npz"))
     return Made(found / "student", epochs, scored, student, theirs, notes, bool(runner.is_main_process))
 
 
@@ -275,7 +275,7 @@ def shared_outputs(module: Any, rows: Sequence[Arrays], objective: Objective, ru
     """What a module answers to all rows; each process asks it for its share of them."""
     from accelerate.utils import gather_object
 
-    mine = _teacher.answers_to(module, rows, objective, range(runner.process_index, len(rows), runner.num_processes))
+    mine = _teacher.predict_rows(module, rows, objective, range(runner.process_index, len(rows), runner.num_processes))
     found = dict(gather_object(list(mine.items())))
     return [found[i] for i in range(len(rows))]
 

@@ -22,7 +22,7 @@ from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.compress import _student, _teacher
 from edgekit.compress._examples import Examples
-from edgekit.compress._layers import evenly, keep_layers
+from edgekit.compress._layers import keep_layers, spread_evenly
 from edgekit.compress.folders import check_output, place
 from edgekit.compress.objective import Objective
 from edgekit.compress.training import Epoch, TrainingData, accelerator, train
@@ -262,7 +262,7 @@ def distill_module(
     objective = _objective(teacher, options.task, options.pads, told)
     learner = options.student
     if learner is None:
-        layers = evenly(options.layers or 0, depth(teacher)) if options.keep is None else tuple(options.keep)
+        layers = spread_evenly(options.layers or 0, depth(teacher)) if options.keep is None else tuple(options.keep)
         learner = keep_layers(teacher, layers)
     runner = accelerator(how.precision)
     teacher.eval()

@@ -19,7 +19,7 @@ from edgekit.compress import _student
 from edgekit.compress._fisher import importance
 from edgekit.compress._layers import prune_units
 from edgekit.compress.objective import Objective
-from edgekit.compress.plan import Latency, Picks, Table, choose, most, points, step
+from edgekit.compress.plan import Latency, Picks, Table, choose, counts_to_measure, largest_saving, neuron_step
 from edgekit.machine.cpu import cpu_name
 from edgekit.samples import Samples
 from edgekit.source import Source
@@ -195,10 +195,10 @@ def _planned(
     chosen = np.sort(np.random.default_rng(0).permutation(len(given))[:ROWS])
     matters = importance(base.module.eval(), base.encode([given[i] for i in chosen]), Objective.of(base), 0, progress)
     table = _table(base, latency, progress)
-    wanted, reach = 1.0 - 1.0 / speedup, most(matters, table)
+    wanted, reach = 1.0 - 1.0 / speedup, largest_saving(matters, table)
     if reach < wanted:
         raise UsageError(
-            f"Pruning was asked to make the model {speedup:.2f} x as fast, and with one head and {step(len(matters[0].neurons))} neurons left in each layer "
+            f"Pruning was asked to make the model {speedup:.2f} x as fast, and with one head and {neuron_step(len(matters[0].neurons))} neurons left in each layer "
             f"it is {1 / max(1 - reach, 1e-6):.2f} x as fast. Ask for less, or for fewer layers.",
             code="prune-speedup",
         )
@@ -219,7 +219,7 @@ def _table(base: Source, latency: Latency, progress: Progress) -> Table:
     """Times the model with as many heads, or neurons, in all of its layers."""
     before = widths(base.module)
     most_heads, most_neurons = max(h for h, _ in before), max(n for _, n in before)
-    heads, neurons = points(most_heads, most_neurons)
+    heads, neurons = counts_to_measure(most_heads, most_neurons)
     probes = [(h, most_neurons) for h in heads] + [(most_heads, n) for n in neurons]
     progress("measure layers", 0, 0)
     shares = latency.measure(

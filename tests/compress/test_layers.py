@@ -9,7 +9,7 @@ import torch
 from refusals import refused
 from transformers import AlbertConfig, AlbertForSequenceClassification
 
-from edgekit.compress._layers import capture_last_layer, evenly, keep_layers
+from edgekit.compress._layers import capture_last_layer, keep_layers, spread_evenly
 from edgekit.source.stack import depth, stack
 
 PATHS = {
@@ -92,7 +92,7 @@ def test_albert_goes_through_its_one_layer_less_often(monkeypatch):
     ],
 )
 def test_evenly(count, of, expected):
-    assert evenly(count, of) == expected
+    assert spread_evenly(count, of) == expected
 
 
 @pytest.mark.parametrize(
