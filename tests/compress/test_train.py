@@ -368,7 +368,7 @@ except CompressError as problem:
 def test_memory_that_does_not_suffice():
     """The batch that it names is tried out: it is smaller, and a power of two below."""
     out = small.python(MEMORY, timeout=300).stdout.decode()
-    assert out.startswith("Memory does not suffice for a training step of 512 rows. A batch of "), out
+    assert out.startswith("Memory is insufficient for a training step of 512 rows. A batch of "), out
     fits = int(out.split("A batch of ")[1].split()[0])
     assert fits in (1, 2, 4, 8, 16, 32, 64, 128, 256)
     assert f"--batch {fits}." in out
