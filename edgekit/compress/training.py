@@ -89,7 +89,6 @@ def accelerator(precision: str) -> Any:
     Args:
         precision: One of :data:`PRECISIONS`.
     """
-    import torch
     from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
     from accelerate.state import AcceleratorState
 
