@@ -114,7 +114,7 @@ def test_the_command_line(tiny_model, tiny_samples, tmp_path):
     assert done.returncode == 0, done.stderr.decode()
     said = done.stdout.decode()
     assert said.startswith("Vocabulary ")
-    assert "tokens a text" in said
+    assert "tokens per text" in said
     assert DISCLOSES in " ".join(said.split())
     assert small.CANARY not in said
 
