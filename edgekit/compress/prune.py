@@ -20,6 +20,7 @@ from edgekit.cache.store import Cache, key
 from edgekit.compress import _student
 from edgekit.compress._fisher import importance
 from edgekit.compress._layers import prune_units
+from edgekit.compress._learner import Learner
 from edgekit.compress.objective import Objective
 from edgekit.compress.plan import Latency, Picks, Table, choose, counts_to_measure, largest_saving, neuron_step
 from edgekit.machine.cpu import cpu_name
@@ -139,7 +140,7 @@ def prune_layers(
     module = prune_units(source.module, plan["picks"])
     before = _unit_counts(source.module)
     after = _unit_counts(module)
-    learner = _student.Learner(module, source, _digest(source, plan["picks"]), base.inherits, base.notes)
+    learner = Learner(module, source, _digest(source, plan["picks"]), base.inherits, base.notes)
     student = _student.train_student(
         teacher, learner, recovery.samples, recovery.evaluation, recovery.training, progress, cache
     )

@@ -10,6 +10,7 @@ from typing import Any
 from edgekit import source
 from edgekit.cache.store import Cache
 from edgekit.compress import _student
+from edgekit.compress._learner import make_student
 from edgekit.compress.objective import Loss
 from edgekit.compress.plan import Latency
 from edgekit.compress.prune import RECOVERY, Base, Recovery, check_speedup, prune_layers
@@ -78,7 +79,7 @@ class Recipe:
             SamplesError: If a row is not accepted; with the number of the first such row.
         """
         if self.student is not None:
-            student_source = _student.make_student(teacher, None, None, source.read(self.student)).source
+            student_source = make_student(teacher, None, None, source.read(self.student)).source
             for file in files:
                 _student.check_rows([student_source], (), file)
 
@@ -108,7 +109,7 @@ class Recipe:
         has_student = (self.layers, self.keep, self.student) != (None, None, None)
         if has_student or self.speedup is None:
             user_student = None if self.student is None else source.read(self.student)
-            learner = _student.make_student(teacher, self.layers, self.keep, user_student)
+            learner = make_student(teacher, self.layers, self.keep, user_student)
             student = _student.train_student(teacher, learner, samples, evaluation, self.training, progress, cache)
             base = Base(source.read(student.folder), learner.inherits, learner.notes)
         result = base.source

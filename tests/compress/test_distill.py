@@ -187,14 +187,18 @@ def test_a_student_of_one_s_own_with_another_tokenizer(tiny_model, rows, tmp_pat
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"layers": 3}, UsageError, "3 layers were asked for, and the teacher has 2. A student has 1 to 2"),
-        ({"layers": 0}, UsageError, "0 layers were asked for"),
+        (
+            {"layers": 3},
+            UsageError,
+            "3 layers were requested for the student, but the teacher has 2. Give a number from 1 to 2",
+        ),
+        ({"layers": 0}, UsageError, "0 layers were requested"),
         ({"layers": None}, UsageError, "exactly one of layers"),
         ({"keep": [0]}, UsageError, "exactly one of layers"),
         (
             {"layers": None, "keep": [1, 0]},
             UsageError,
-            r"Layers \[1, 0\] were asked for, expected ascending numbers from 0 to 1",
+            r"The layers to keep are \[1, 0\], expected ascending numbers from 0 to 1",
         ),
         ({"samples": []}, UsageError, "No samples were given"),
         ({"columns": {"label": "lable"}}, SamplesError, "no column 'lable'"),
