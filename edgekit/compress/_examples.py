@@ -60,7 +60,7 @@ def batches(indices: np.ndarray, row_lengths: np.ndarray, batch: int, seed: int)
     Args:
         indices: Indices to distribute: int64 ``[indices]``.
         row_lengths: Length of each row that an index can refer to: int64 ``[rows]``.
-        batch: Rows per batch; the last batch to be cut may have fewer.
+        batch: Rows per batch; one batch may have fewer.
         seed: Random seed for the order.
     """
     random = np.random.default_rng(seed)

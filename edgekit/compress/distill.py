@@ -143,8 +143,8 @@ def read_training_samples(
     """
     if not sources:
         raise UsageError(
-            "No samples were given, expected at least one file. Labels are not needed, because the teacher supplies the "
-            "answers.",
+            "No samples were given, expected at least one file. Labels are not needed, because the teacher "
+            "supplies the answers.",
             code="samples-missing",
         )
     files = []

@@ -38,7 +38,7 @@ __all__ = ["RECOVERY", "ROWS", "Base", "Pruned", "Recovery", "check_speedup", "p
 ROWS = 2048
 """Rows of the importance pass; more rows hardly change the order of heads and neurons."""
 
-_ATTEMPTS = 3  # Plans that are measured at most.
+_ATTEMPTS = 3  # Largest number of plans that are measured.
 _CLOSE = 0.99  # Smallest fraction of the requested speedup that is accepted without a note.
 
 
