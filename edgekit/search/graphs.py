@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekit import quantize, source
 from edgekit.cache.store import key
-from edgekit.compress.vocabulary import trimmed
+from edgekit.compress.vocabulary import trim_source
 from edgekit.export.graphs import export
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.graphs import check_layers
@@ -71,7 +71,7 @@ def trim_vocabulary(
     texts = [text for file in samples for text in file.inputs]
 
     def make(folder: Path) -> tuple[Source, str]:
-        summary = trimmed(model, texts, tokens, evaluation.inputs, folder / "model", cache.progress).text()
+        summary = trim_source(model, texts, tokens, evaluation.inputs, folder / "model", cache.progress).text()
         (folder / "summary.txt").write_text(summary, "utf-8")
         return read(folder)
 

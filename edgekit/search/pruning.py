@@ -15,7 +15,7 @@ import numpy as np
 from edgekit import samples as samples_module
 from edgekit import source
 from edgekit.cache.store import Cache
-from edgekit.compress.distill import Distilled, lesson
+from edgekit.compress.distill import Distilled, read_training_samples
 from edgekit.compress.folders import check_output, place
 from edgekit.compress.plan import Latency
 from edgekit.compress.prune import Base, Pruned, Recovery, check_speedup, prune_layers
@@ -63,7 +63,7 @@ class PruneResult:
         layers = {
             "before": plain(pruned.before),
             "after": plain(pruned.after),
-            "asked": pruned.asked,
+            "asked": pruned.requested,
             "speedup": pruned.speedup,
         }
         return {**layers, **self.distilled.record()}
@@ -148,7 +148,7 @@ def prune(
     checks.check_here(chosen)
     check_output(destination, asked.force)
     origin = source.read(os.fspath(model), asked.revision)
-    rows = lesson(sources, asked.columns, origin.modality)
+    rows = read_training_samples(sources, asked.columns, origin.modality)
     evaluation = samples_module.read(labelled, asked.columns, modality=origin.modality)
     with tempfile.TemporaryDirectory(prefix="edgekit-") as scratch:
         task = origin.save_assets(Path(scratch) / "assets")
@@ -160,5 +160,5 @@ def prune(
         ctx = BuildContext(chosen, scored, calibration, origin.digest, cache, Record(cpu_name()))
         recovery = Recovery(rows, evaluation, asked.training if asked.recover else None)
         found = prune_layers(origin, Base(origin), speedup, recovery, clock(ctx), progress)
-        place(found.made.folder, destination, asked.force)
-    return PruneResult(found, Distilled.of(destination, found.made, time.perf_counter() - start))
+        place(found.student.folder, destination, asked.force)
+    return PruneResult(found, Distilled.of(destination, found.student, time.perf_counter() - start))

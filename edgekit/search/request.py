@@ -13,8 +13,8 @@ from edgekit import modalities, samples, source, tasks
 from edgekit.bundle import assemble
 from edgekit.bundle.install import check_replaced
 from edgekit.bundle.place import check_place
-from edgekit.compress.distill import lesson
-from edgekit.compress.recipe import Recipe, recipe
+from edgekit.compress.distill import read_training_samples
+from edgekit.compress.recipe import Recipe, parse_recipe
 from edgekit.compress.vocabulary import read_tokens
 from edgekit.export import onnx_file
 from edgekit.export.onnx_file import is_onnx
@@ -211,7 +211,7 @@ def _students(model: ModelSource, target: Target, options: BuildOptions) -> list
     Raises:
         UsageError: for two of one name, for a module from Python, and for a student that is pruned by a clock which this machine does not have.
     """
-    students = [recipe(settings) for settings in options.distill]
+    students = [parse_recipe(settings) for settings in options.distill]
     names = [student.name for student in students]
     if len(set(names)) < len(names):
         raise UsageError(
@@ -252,7 +252,7 @@ def read_samples(request: BuildRequest, task: str) -> BuildSamples:
         calibration=whole.take(options.calibration_rows, options.seed),
         evaluation=_read(request.eval, columns, modality),
         test=None if options.test is None else _read(options.test, columns, modality),
-        training=lesson(training, columns, modality) if request.students else [],
+        training=read_training_samples(training, columns, modality) if request.students else [],
         vocabulary=[_read(file, without_labels, modality) for file in words],
     )
 
