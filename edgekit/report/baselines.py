@@ -10,14 +10,14 @@ from pathlib import Path
 from edgekit.machine.cpu import cpus
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import differences, files, sessions, speed
-from edgekit.report.before import BundleBefore, Known, ReportBefore, TeacherBefore
+from edgekit.report.before import Baseline, BundleBefore, ReportBefore, TeacherBefore
 from edgekit.report.side import Rows, Side
 from edgekit.spec.errors import UsageError
 from edgekit.spec.report import Report, Speed
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject, TimingSession
 
-__all__ = ["advice", "continued", "earlier", "judge", "notes", "placed", "probes_of"]
+__all__ = ["advice", "append_session", "judge", "notes", "probes_of", "read_earlier", "record_path"]
 
 _ENOUGH = 4  # sessions
 _ANEW = "Make a new baseline, without --append, in another file."
@@ -46,7 +46,7 @@ def probes_of(subject: Subject | None) -> tuple[str, int, tuple[str, ...]]:
     )
 
 
-def judge(against: Known, after: Subject, seconds: float, seed: int) -> Speed | None:
+def judge(against: Baseline, after: Subject, seconds: float, seed: int) -> Speed | None:
     """Latency against that of earlier sessions; None where there are none.
 
     Args:
@@ -70,7 +70,7 @@ def judge(against: Known, after: Subject, seconds: float, seed: int) -> Speed | 
     return replace(judged, comparable=not why, why_not=why)
 
 
-def notes(against: Known, after: Subject) -> tuple[str, ...]:
+def notes(against: Baseline, after: Subject) -> tuple[str, ...]:
     """What became of the baseline's bundle, and of the machine since."""
     drift = "" if isinstance(against, BundleBefore) else sessions.drift(against.subject, after)
     note = "" if isinstance(against, TeacherBefore) else against.note
@@ -88,7 +88,7 @@ def advice(subject: Subject) -> tuple[str, ...]:
     )
 
 
-def placed(subject: Subject, side: Side, file: str | Path | None) -> Subject:
+def record_path(subject: Subject, side: Side, file: str | Path | None) -> Subject:
     """A baseline's bundle with its place, relative to the file that the baseline is kept in."""
     if file is None:
         return subject
@@ -99,7 +99,7 @@ def placed(subject: Subject, side: Side, file: str | Path | None) -> Subject:
     return replace(subject, path=Path(place).as_posix())
 
 
-def earlier(file: Path, side: Side, given: Rows, here: Fingerprint) -> Report:
+def read_earlier(file: Path, side: Side, given: Rows, here: Fingerprint) -> Report:
     """The baseline that a session is to be added to.
 
     Raises:
@@ -127,7 +127,7 @@ def earlier(file: Path, side: Side, given: Rows, here: Fingerprint) -> Report:
     return found
 
 
-def continued(before: Report, now: Report) -> Report:
+def append_session(before: Report, now: Report) -> Report:
     """A baseline with the sessions of an earlier one, of which the last ``sessions.MOST`` are kept.
 
     Raises:

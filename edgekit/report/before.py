@@ -16,9 +16,17 @@ from edgekit.spec.rows import encode_each
 from edgekit.spec.sealed import matches
 from edgekit.spec.subject import Fingerprint, Subject
 
-__all__ = ["Before", "BundleBefore", "Known", "ReportBefore", "TeacherBefore", "completed", "known"]
+__all__ = [
+    "Baseline",
+    "BaselineRef",
+    "BundleBefore",
+    "ReportBefore",
+    "TeacherBefore",
+    "add_row_arrays",
+    "load_baseline",
+]
 
-Before = str | Path | Callable[[Sequence[Input]], Any]
+BaselineRef = str | Path | Callable[[Sequence[Input]], Any]
 """A bundle's folder, a report (``.json``), a teacher's outputs (``.npy``, ``.npz``, ``.jsonl``), or the teacher as a function from inputs to outputs:
 a row of named arrays for each input or, of a model with one output, one array ``[rows, ...]``."""
 
@@ -72,14 +80,14 @@ class TeacherBefore:
     answer: Answer | None = None
 
 
-Known = BundleBefore | ReportBefore | TeacherBefore
+Baseline = BundleBefore | ReportBefore | TeacherBefore
 
 
-def known(before: Before, side: Side, given: Rows) -> Known:
+def load_baseline(before: BaselineRef, side: Side, given: Rows) -> Baseline:
     """Opens what a bundle is compared with.
 
     Args:
-        before: see ``Before``.
+        before: see ``BaselineRef``.
         side: the bundle; what it is compared with must be signed as it is, and runs with as many threads.
         given: the samples that it answers.
 
@@ -92,7 +100,7 @@ def known(before: Before, side: Side, given: Rows) -> Known:
         function = before
 
         def answer(inputs: Sequence[Input]) -> list[Arrays]:
-            return completed(
+            return add_row_arrays(
                 side, inputs, predictions.named(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
             )
 
@@ -108,7 +116,7 @@ def known(before: Before, side: Side, given: Rows) -> Known:
         return _taught(
             side,
             given,
-            completed(side, given.inputs, predictions.read_outputs(path, len(given), side.outputs)),
+            add_row_arrays(side, given.inputs, predictions.read_outputs(path, len(given), side.outputs)),
             path.stem,
         )
     what = "is none of these" if path.exists() else "does not exist"
@@ -127,7 +135,7 @@ def _like(other: Side, side: Side) -> Side:
     return asked if asked.stand_in_for else other
 
 
-def completed(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
+def add_row_arrays(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
     """A teacher's outputs, with what a loop returns beside those of the graphs: arrays of the row that no graph takes, e.g. where words begin.
 
     Args:

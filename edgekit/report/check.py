@@ -13,7 +13,7 @@ from pathlib import Path
 from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import cpus
 from edgekit.report import baselines, gating
-from edgekit.report.before import Before, BundleBefore, known
+from edgekit.report.before import BaselineRef, BundleBefore, load_baseline
 from edgekit.report.run import Run, framed, measured, noise, solo_subject
 from edgekit.report.side import answered, opened, subject, variant_of
 from edgekit.spec.errors import UsageError
@@ -45,7 +45,7 @@ def report(
     Args:
         bundle: Folder of the bundle.
         samples: Labelled rows.
-        options: Options; None for the defaults. ``reference`` is what :data:`edgekit.report.before.Before` says.
+        options: Options; None for the defaults. ``reference`` is what :data:`edgekit.report.before.BaselineRef` says.
         trust: Keys of makers whose bundles may be opened; None for anybody's.
         progress: Function that is called with the progress of each part.
 
@@ -55,7 +55,7 @@ def report(
     chosen = options or MeasureOptions()
     chosen = replace(chosen, gates=OFF if chosen.gates is None else chosen.gates)
     run = Run.begin(partial(opened, bundle, trust, chosen.backend, chosen.threads), samples, chosen, progress)
-    against = None if chosen.reference is None else known(chosen.reference, run.side, run.rows)
+    against = None if chosen.reference is None else load_baseline(chosen.reference, run.side, run.rows)
     whole = measured("report", run, against)
     scenarios = SCENARIOS if chosen.scenarios is None else tuple(chosen.scenarios)
     if not scenarios or run.side.stand_in_for:
@@ -110,20 +110,20 @@ def baseline(
         )
     earlier = None
     if chosen.append and file is not None and Path(file).exists():
-        earlier = baselines.earlier(Path(file), run.side, run.rows, run.begun)
+        earlier = baselines.read_earlier(Path(file), run.side, run.rows, run.begun)
     found = answered(run.side, run.rows, progress)
     variant = variant_of(run.side, found)
     threads = max(1, min(run.side.threads or variant.threads, cpus()) // variant.streams)
     probed = (found.backend, threads, ()) if earlier is None else baselines.probes_of(earlier.subjects[0])
     now = solo_subject(run, found, probed)
-    whole = framed("baseline", run, (baselines.placed(now, run.side, file),), None)
-    whole = whole if earlier is None else baselines.continued(earlier, whole)
+    whole = framed("baseline", run, (baselines.record_path(now, run.side, file),), None)
+    whole = whole if earlier is None else baselines.append_session(earlier, whole)
     return replace(whole, notes=(*whole.notes, *baselines.advice(whole.subjects[0])))
 
 
 @takes_paths("after")
 def compare(
-    before: Before,
+    before: BaselineRef,
     after: str | Path,
     samples: SampleSource,
     *,
@@ -134,7 +134,7 @@ def compare(
     """Compare two bundles, or a bundle and its teacher, row by row and in turns by the clock; with what only describes them.
 
     Args:
-        before: Model to compare with, see :data:`edgekit.report.before.Before`.
+        before: Model to compare with, see :data:`edgekit.report.before.BaselineRef`.
         after: Folder of the bundle.
         samples: Labelled rows.
         options: Options; None for the defaults.
@@ -146,13 +146,13 @@ def compare(
     """
     chosen = options or CompareOptions()
     run = Run.begin(partial(opened, after, trust, chosen.backend), samples, chosen, progress)
-    return measured("compare", run, known(before, run.side, run.rows))
+    return measured("compare", run, load_baseline(before, run.side, run.rows))
 
 
 @takes_paths("bundle")
 def check(
     bundle: str | Path,
-    baseline: Before,
+    baseline: BaselineRef,
     samples: SampleSource,
     *,
     options: CheckOptions | None = None,
@@ -163,7 +163,7 @@ def check(
 
     Args:
         bundle: Folder of the bundle.
-        baseline: Model to compare with, see :data:`edgekit.report.before.Before`.
+        baseline: Model to compare with, see :data:`edgekit.report.before.BaselineRef`.
         samples: Labelled rows.
         options: Options; None for the defaults. With ``self_check`` the bundle is first timed against itself, for ``max_time`` seconds more, and margins
             inside that noise are refused. ``strict``, ``allow_incomparable``, ``report`` and ``keys`` are the caller's to act on.
@@ -180,7 +180,7 @@ def check(
             "Every gate is off, so this check could never fail. Give a margin or a budget, or only compare: edgekit compare A B.",
             code="gates-off",
         )
-    against = known(baseline, run.side, run.rows)
+    against = load_baseline(baseline, run.side, run.rows)
     if chosen.self_check and not isinstance(against, BundleBefore):
         raise UsageError(
             "A self-check tells the noise of two bundles that take turns; this baseline is a file, which does not. Give a bundle as the baseline.",

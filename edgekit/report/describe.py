@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Sequence
 
 from edgekit.report import robustness
-from edgekit.report.before import BundleBefore, Known, TeacherBefore
+from edgekit.report.before import Baseline, BundleBefore, TeacherBefore
 from edgekit.report.faithfulness import FaithfulnessOptions, faithfulness
 from edgekit.report.predictions import Answer
 from edgekit.report.side import Rows, Side
@@ -26,7 +26,7 @@ where the other cannot be asked, the last one also where no input can be explain
 
 def describe(
     side: Side,
-    known: Known | None,
+    known: Baseline | None,
     given: Rows,
     outputs: tuple[Sequence[Arrays] | None, Sequence[Arrays]],
     seed: int,

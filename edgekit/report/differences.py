@@ -8,7 +8,7 @@ from edgekit.spec.manifest import TIMED_FILES, Manifest
 from edgekit.spec.parsing import plain, to_json
 from edgekit.spec.subject import Subject
 
-__all__ = ["SAME", "differences", "equal", "settings", "told"]
+__all__ = ["SAME", "describe_differences", "differences", "equal", "settings"]
 
 SAME = "both sides are the same bundle, files and settings"
 
@@ -76,7 +76,7 @@ def equal(before: Subject, after: Subject) -> bool:
     return bool(before.settings and after.settings) and not differences(before, after)
 
 
-def told(before: Subject, after: Subject) -> str:
+def describe_differences(before: Subject, after: Subject) -> str:
     """A sentence that says what differs between two bundles."""
     found = differences(before, after)
     if not found:

@@ -90,7 +90,7 @@ def test_a_session_of_something_else_is_refused(place, tiny_samples, tmp_path):
         verbs.baseline(place / "old", tiny_samples.dev, file=tmp_path / "b.json", options=BaselineOptions(append=True))
     own = found.subjects[0]
     with refused("baseline-other-run"):
-        baselines.continued(found, replace(found, subjects=(replace(own, threads=own.threads + 1),)))
+        baselines.append_session(found, replace(found, subjects=(replace(own, threads=own.threads + 1),)))
 
 
 def test_a_bundle_that_is_still_there_runs_again(place, tiny_samples):
