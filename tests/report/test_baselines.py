@@ -99,7 +99,7 @@ def test_a_bundle_that_is_still_there_runs_again(place, tiny_samples):
     )
     assert found.speed.paired and found.subjects[0].name == "old" and found.exit_code() == 0
     assert any("is still at old" in note for note in found.notes)
-    assert any(note.startswith("What differs: file assets/note.txt (only now)") for note in found.notes)
+    assert any(note.startswith("The bundles differ: file assets/note.txt (only now)") for note in found.notes)
 
 
 def test_one_that_is_gone_or_another_is_read_from_the_file(place, tiny_samples, tmp_path):
