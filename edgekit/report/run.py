@@ -14,7 +14,7 @@ from edgekit.machine import energy
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import baselines, check_packages, differences, gating, speed, stand_in
 from edgekit.report.accuracy import compare as compare_answers
-from edgekit.report.before import BundleBefore, Known, ReportBefore, TeacherBefore
+from edgekit.report.before import Baseline, BundleBefore, ReportBefore, TeacherBefore
 from edgekit.report.describe import Description, describe
 from edgekit.report.reference import question
 from edgekit.report.side import Answered, Rows, Side, answered, rows, subject
@@ -87,7 +87,7 @@ class Run:
         return cls(side, read, gates, options, progress, fingerprint())
 
 
-def measured(kind: str, run: Run, against: Known | None) -> Report:
+def measured(kind: str, run: Run, against: Baseline | None) -> Report:
     """The bundle, alone or beside what it is compared with; a check leaves out what only describes them."""
     found = answered(run.side, run.rows, run.progress)
     before: Subject | None
@@ -233,7 +233,7 @@ def _slices_of(run: Run, outputs: Sequence[Arrays]) -> dict[str, Sequence[str]]:
     return slices
 
 
-def _drop(run: Run, against: Known | None, accuracy: Accuracy | None, after: Subject) -> tuple[float | None, str]:
+def _drop(run: Run, against: Baseline | None, accuracy: Accuracy | None, after: Subject) -> tuple[float | None, str]:
     """Accuracy lost against the model that the bundle was made of: that of a teacher, else what the build knows."""
     if isinstance(against, TeacherBefore) and accuracy is not None:
         return accuracy.drop, accuracy.why_not
@@ -263,7 +263,7 @@ def framed(
     if len(subjects) == 2:
         before, after = subjects
         if before.digest and after.digest:
-            notes.append(differences.told(before, after))
+            notes.append(differences.describe_differences(before, after))
         if before.model and before.model != after.model:
             notes.append(f"The two are made of different models: {before.model}, then {after.model}.")
     created = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")

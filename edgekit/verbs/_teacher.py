@@ -9,14 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from edgekit.report.before import Before
+from edgekit.report.before import BaselineRef
 from edgekit.spec.distribution import install_hint
 from edgekit.spec.errors import BuildError, UsageError
 from edgekit.spec.paths import check_path
 from edgekit.spec.sources import FilePath
 
 
-def find_reference(before: Before, bundle: FilePath) -> Before:
+def find_reference(before: BaselineRef, bundle: FilePath) -> BaselineRef:
     """Return the reference that a bundle is compared with.
 
     A Hugging Face folder becomes a function from inputs to outputs; anything else is returned unchanged.
