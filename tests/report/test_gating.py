@@ -72,7 +72,7 @@ def test_the_interval_of_the_drop_decides(low, high, outcome):
         and gate.verdict == outcome
         and (gate.low, gate.high, gate.limit) == (low, high, 0.01)
     )
-    assert ("4,321 rows would settle it" in gate.said) == (outcome == INCONCLUSIVE)
+    assert ("4,321 rows would decide" in gate.said) == (outcome == INCONCLUSIVE)
 
 
 def test_other_samples_are_incomparable():
@@ -146,7 +146,7 @@ def test_latency():
     assert judged().verdict == PASS and judged().name == "latency.p50" and judged().value == pytest.approx(0.02)
     assert judged(ratio=1.1, low=1.06, high=1.14).verdict == REGRESSION
     assert judged(ratio=1.05, low=1.02, high=1.08).verdict == INCONCLUSIVE
-    assert judged().said == "p50 latency x 1.020 (1.010 to 1.030, in turns): within the +5% that is allowed", (
+    assert judged().said == "p50 latency x 1.020 (1.010 to 1.030, interleaved): within the allowed +5%", (
         "without medians, which may contradict it"
     )
 
@@ -188,15 +188,15 @@ def test_a_drift_that_cannot_be_told_from_a_change_is_inconclusive_with_its_reme
     gate = from_a_file(1.2, 1.0, 1.44, 1, 0.05)
     assert gate.verdict == INCONCLUSIVE
     assert (
-        "x 1.200 (1.000 to 1.440, against 1 session of a file, over the probe int8): not settled against +5%"
+        "x 1.200 (1.000 to 1.440, against 1 session of a file, over the probe int8): not known whether it exceeds +5%"
         in gate.said
     )
     assert (
-        "what the machine does between two sessions" in gate.said
+        "the machine itself may vary as much between two sessions" in gate.said
         and "Give the older bundle itself (--baseline BUNDLE), or " in gate.said
     )
     assert "more sessions of it at other times (edgekit baseline BUNDLE --append)" in gate.said
-    assert "No number of sessions would settle it" in from_a_file(1.07, 0.9, 1.3, 3, 0.05).said, (
+    assert "No number of sessions would decide" in from_a_file(1.07, 0.9, 1.3, 3, 0.05).said, (
         "2 % from the margin, with 5 % from session to session"
     )
     assert "Give the older" not in from_a_file(1.6, 1.3, 2.0, 3, 0.05).said
