@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def _to_array(name: str, numbers: Numbers) -> np.ndarray:
     return values.astype(dtype).reshape(numbers.shape)
 
 
-def _value_range(dtype: np.dtype) -> tuple[float, float]:
+def _value_range(dtype: np.dtype[Any]) -> tuple[float, float]:
     """Return the lowest and the highest value of a dtype."""
     if dtype.kind == "b":
         return 0.0, 1.0
