@@ -152,8 +152,8 @@ def _check_labels(
     row_count = len(truth if rows is None else np.unique(rows))
     if not defined.size or row_count < 2:
         return Question(ReferenceCheck(score_name, None, None, None, len(truth), TOO_FEW), table)
+    per_label: dict[int, chance.Estimate] = {}
     if single:
-        per_label = {}
         overall = chance.gorodkin(truth, answers, rows)
     else:
         per_label = {j: chance.phi(truth[:, j], answers[:, j], rows) for j in defined.tolist()}

@@ -127,7 +127,7 @@ def test_another_numbering_is_named(labels, order, shares):
     assert "another numbering of the labels would fit" in asked.check.said
     if labels < 10:
         assert f"{first} (L{first}) is the model's 0 (L0)" in asked.check.said
-    assert f"accuracy {score(task(SINGLE, labels), logits, truth):.2f} in place of" in asked.check.said
+    assert f"accuracy {score(task(SINGLE, labels), logits, truth):.2f} instead of" in asked.check.said
 
 
 def test_a_label_that_is_taken_for_another_one_is_no_numbering():
@@ -155,13 +155,13 @@ def test_several_labels():
     swapped = ask(MULTI, logits[:, [1, 0, 2, 3]], truth)
     assert "0 (L0) is the model's 1 (L1), 1 (L1) is the model's 0 (L0), with micro F1" in swapped.check.said
     turned = ask(MULTI, logits * np.float32([1, 1, -1, 1]), truth)
-    assert (turned.check.outcome, "1 and 0 seem to be the other way round for L2" in turned.check.said) == (
+    assert (turned.check.outcome, "1 and 0 seem to be swapped for L2" in turned.check.said) == (
         DOUBTFUL,
         True,
     )
     chance = logits.copy()
     chance[:, 3] = np.random.default_rng(5).permutation(chance[:, 3])
-    assert "of the label 'L3' it is" in ask(MULTI, chance, truth).check.said
+    assert "for the label 'L3' it is" in ask(MULTI, chance, truth).check.said
     truth[:, 3], truth[:4, 3] = False, True  # of a label that hardly a row has nothing is concluded
     assert ask(MULTI, chance, truth).check.outcome == CLEAR
     truth[:, 3] = False
@@ -174,7 +174,7 @@ def test_numbers_of_another_scale_or_sign():
     assert ask(REGRESSION, x, y).check.outcome == CLEAR
     for answers_, said in (
         (x / 5, "label = "),
-        (6 - x, "the sign of the labels is another"),
+        (6 - x, "the labels have another sign"),
         (np.random.default_rng(2).permutation(x), ""),
     ):
         asked = ask(REGRESSION, answers_, y)
@@ -193,7 +193,7 @@ def test_few_rows_or_one_label_are_a_note():
     copies = ask(SINGLE, logits, truth, inputs=[i % 20 for i in range(200)])
     assert copies.check.outcome == TOO_FEW
     alone = ask(SINGLE, logits, np.zeros(200, np.int64))
-    assert (alone.check.outcome, alone.check.value, "one label alone" in alone.check.said) == (TOO_FEW, None, True)
+    assert (alone.check.outcome, alone.check.value, "only one label" in alone.check.said) == (TOO_FEW, None, True)
     assert hold(few, accept=False).outcome == TOO_FEW
 
 
