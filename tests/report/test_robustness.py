@@ -112,7 +112,7 @@ def test_disturbed_inputs_are_made_when_they_are_asked_for():
 
 
 def test_a_model_is_asked_about_few_large_arrays_at_once(monkeypatch):
-    monkeypatch.setattr(predictions, "_BYTES_A_REQUEST", 20_000)
+    monkeypatch.setattr(predictions, "_REQUEST_BYTES", 20_000)
     sizes = []
 
     def answer(group):
