@@ -93,7 +93,9 @@ def known(before: Before, side: Side, given: Rows) -> Known:
 
         def answer(inputs: Sequence[Input]) -> list[Arrays]:
             return completed(
-                side, inputs, predictions.named(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
+                side,
+                inputs,
+                predictions.name_outputs(function(inputs), len(inputs), side.outputs, "The teacher's outputs"),
             )
 
         return _taught(side, given, answer(given.inputs), "teacher", answer)

@@ -51,11 +51,11 @@ def describe(
         other: Answer | None = known.answer if isinstance(known, TeacherBefore) else None
         if isinstance(known, BundleBefore):
             other = stack.enter_context(known.side.worker()).predict
-        answers = robustness.outputs_of(ask, disturbed, progress)
-        own = robustness.own(rows, disturbed, after, answers)
+        answers = robustness.predict_disturbed(ask, disturbed, progress)
+        own = robustness.score_disturbed(rows, disturbed, after, answers)
         if other is None or before is None:
             return own, (), (), None
-        others = robustness.outputs_of(other, disturbed, progress)
+        others = robustness.predict_disturbed(other, disturbed, progress)
         filler = side.task.modality.filler()
         if isinstance(known, BundleBefore) and known.side.task.modality.filler() != filler:
             filler = ""  # of different ones neither stands for a word on both sides: words are left out
@@ -63,7 +63,7 @@ def describe(
         explained = faithfulness(rows, other, ask, given.ids, filler=filler, options=how, progress=progress)
     return (
         own,
-        robustness.own(rows, disturbed, before, others),
-        robustness.between(rows, disturbed, others, answers),
+        robustness.score_disturbed(rows, disturbed, before, others),
+        robustness.compare_disturbed(rows, disturbed, others, answers),
         explained,
     )

@@ -10,7 +10,7 @@ from edgekit import backends
 from edgekit import samples as sample_files
 from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import machine_name
-from edgekit.report.reference import question
+from edgekit.report.reference import check_reference
 from edgekit.report.side import opened
 from edgekit.report.slices import score_slices
 from edgekit.report.table import shown_scores, table
@@ -145,7 +145,7 @@ def evaluate(
         outputs = worker.predict(given.inputs, progress, step="evaluate")
         memory = worker.memory_mb()
         method, ran_on = worker.method_and_backend()
-    asked = question(given, outputs, rows.where, "the bundle", renumber=False)
+    asked = check_reference(given, outputs, rows.where, "the bundle", renumber=False)
     return BundleScores(
         bundle=str(bundle),
         rows=len(rows),

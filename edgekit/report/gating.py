@@ -24,7 +24,7 @@ from edgekit.spec.subject import Subject
 from edgekit.spec.target import Budget
 from edgekit.stats.interval import ALPHA
 
-__all__ = ["budget", "check_floor", "compared", "own_drop"]
+__all__ = ["check_floor", "compute_drop", "judge_budget", "judge_comparison"]
 
 _METRIC_NAMES = {
     "p50": "p50 latency",
@@ -39,7 +39,7 @@ _FILE_GATES = tuple(f"footprint.{metric}" for metric in _EXACT)
 _NOISE_VERDICTS = (REGRESSION, INCONCLUSIVE)
 
 
-def compared(
+def judge_comparison(
     gates: Gates, accuracy: Accuracy, speed: Speed | None, untimed: str = "", *, equal: bool = False, here: bool = True
 ) -> tuple[Gate, ...]:
     """Return the gates that compare two models.
@@ -79,7 +79,7 @@ def _pass_equal_bundle(gate: Gate) -> Gate:
     return replace(gate, verdict=PASS, said=f"{SAME}; observed: {observed}" if observed else SAME)
 
 
-def budget(limits: Budget, measured: Subject, drop: tuple[float | None, str]) -> tuple[Gate, ...]:
+def judge_budget(limits: Budget, measured: Subject, drop: tuple[float | None, str]) -> tuple[Gate, ...]:
     """Return the gates of a budget, which judge one bundle.
 
     Args:
@@ -117,7 +117,7 @@ def budget(limits: Budget, measured: Subject, drop: tuple[float | None, str]) ->
     return tuple(gates)
 
 
-def own_drop(manifest: Manifest, measured: Subject, samples: str) -> tuple[float | None, str]:
+def compute_drop(manifest: Manifest, measured: Subject, samples: str) -> tuple[float | None, str]:
     """Return the loss of accuracy against the torch model, and the reason if it is not known.
 
     The manifest has the torch model's score on the evaluation samples of the build only.

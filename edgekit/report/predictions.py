@@ -30,7 +30,7 @@ __all__ = [
     "ask",
     "check_finite",
     "id_key",
-    "named",
+    "name_outputs",
     "pack",
     "read_outputs",
     "row_ids",
@@ -185,7 +185,7 @@ def check_finite(outputs: Sequence[Arrays], whose: str) -> None:
         )
 
 
-def named(answers: object, rows: int, outputs: Sequence[TensorSpec], where: str) -> list[dict[str, np.ndarray]]:
+def name_outputs(answers: object, rows: int, outputs: Sequence[TensorSpec], where: str) -> list[dict[str, np.ndarray]]:
     """Return the outputs of a teacher function as rows of named arrays.
 
     Args:

@@ -21,7 +21,7 @@ from edgekit.spec.manifest import ReferenceCheck
 from edgekit.spec.protocols import Arrays, HasLabels, HasNumbers
 from edgekit.stats import chance
 
-__all__ = ["CLEAR", "DOUBTFUL", "FEWEST_ROWS", "TOO_FEW", "Question", "hold", "question"]
+__all__ = ["CLEAR", "DOUBTFUL", "FEWEST_ROWS", "TOO_FEW", "ReferenceResult", "check_reference", "refuse_doubtful"]
 
 FEWEST_ROWS = 30
 """Least number of different inputs for a conclusion; for one label, least rows with it and least rows without it."""
@@ -41,7 +41,7 @@ _LEAST_CORRELATION = 0.3  # Least proven correlation of numbers for which anothe
 
 
 @dataclass(frozen=True)
-class Question:
+class ReferenceResult:
     """Comparison of a model's answers with chance.
 
     Attributes:
@@ -53,9 +53,9 @@ class Question:
     table: str
 
 
-def question(
+def check_reference(
     samples: Evaluation, outputs: Sequence[Arrays], where: str, whose: str, renumber: bool = True
-) -> Question | None:
+) -> ReferenceResult | None:
     """Compare the answers of a model with chance.
 
     Args:
@@ -100,10 +100,10 @@ def question(
         message = (
             f"The answers of {whose} to the {count:,} different inputs of {where} {doubt} ({interval}){check.said}."
         )
-    return Question(replace(check, rows=count, outcome=outcome, said=message), result.table)
+    return ReferenceResult(replace(check, rows=count, outcome=outcome, said=message), result.table)
 
 
-def hold(result: Question | None, accept: bool) -> ReferenceCheck | None:
+def refuse_doubtful(result: ReferenceResult | None, accept: bool) -> ReferenceCheck | None:
     """Return the check of a reference, or raise an error if it is doubtful.
 
     Args:
@@ -133,7 +133,7 @@ def hold(result: Question | None, accept: bool) -> ReferenceCheck | None:
 
 def _check_labels(
     task: HasLabels, truth: np.ndarray, answers: np.ndarray, rows: np.ndarray | None, renumber: bool
-) -> Question:
+) -> ReferenceResult:
     """Compare answers that are labels with chance.
 
     Args:
@@ -151,7 +151,7 @@ def _check_labels(
     defined = np.flatnonzero((positives > 0) & (positives < len(truth)))
     row_count = len(truth if rows is None else np.unique(rows))
     if not defined.size or row_count < 2:
-        return Question(ReferenceCheck(score_name, None, None, None, len(truth), TOO_FEW), table)
+        return ReferenceResult(ReferenceCheck(score_name, None, None, None, len(truth), TOO_FEW), table)
     per_label: dict[int, chance.Estimate] = {}
     if single:
         overall = chance.gorodkin(truth, answers, rows)
@@ -176,10 +176,10 @@ def _check_labels(
         doubts.append(f"; 1 and 0 seem to be swapped for {', '.join(inverted[:5])}")
     outcome = DOUBTFUL if low <= 0 or doubts else CLEAR
     check = ReferenceCheck(score_name, overall.value, low, high, len(truth), outcome, said="".join(doubts[:6]))
-    return Question(check, table)
+    return ReferenceResult(check, table)
 
 
-def _check_numbers(names: Sequence[str], truth: np.ndarray, answers: np.ndarray) -> Question:
+def _check_numbers(names: Sequence[str], truth: np.ndarray, answers: np.ndarray) -> ReferenceResult:
     """Compare answers that are numbers with chance, by the R2 of each number without any rescaling. The worst counts.
 
     Args:
@@ -206,10 +206,12 @@ def _check_numbers(names: Sequence[str], truth: np.ndarray, answers: np.ndarray)
             doubts.append(_find_rescaling(f" for {name}" if len(names) > 1 else "", y, x, r))
     lines = "\n".join(table[: _TABLE_LABELS + 1])
     if worst is None:
-        return Question(ReferenceCheck("R2", None, None, None, len(truth), TOO_FEW), lines)
+        return ReferenceResult(ReferenceCheck("R2", None, None, None, len(truth), TOO_FEW), lines)
     low, high = worst.ends()
     outcome = DOUBTFUL if is_doubtful else CLEAR
-    return Question(ReferenceCheck("R2", worst.value, low, high, len(truth), outcome, said="".join(doubts)), lines)
+    return ReferenceResult(
+        ReferenceCheck("R2", worst.value, low, high, len(truth), outcome, said="".join(doubts)), lines
+    )
 
 
 def _find_rescaling(which: str, y: np.ndarray, x: np.ndarray, r: float) -> str:

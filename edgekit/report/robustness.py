@@ -21,7 +21,7 @@ from edgekit.spec.report import Robustness
 from edgekit.spec.subject import Perturbed
 from edgekit.stats.paired import Paired
 
-__all__ = ["Disturbances", "between", "disturb", "outputs_of", "own"]
+__all__ = ["Disturbances", "compare_disturbed", "disturb", "predict_disturbed", "score_disturbed"]
 
 Disturbances = Mapping[str, tuple[Sequence[int], Callable[[int], Input]]]
 """Name of each kind of disturbance, with the rows that it changes (ascending, from 0) and a function from a row to its
@@ -69,7 +69,9 @@ def _disturb_row(
     return change(inputs[row], random.Random(f"{seed}/{row}"))
 
 
-def outputs_of(answer: Answer, disturbances: Disturbances, progress: Progress = silent) -> dict[str, list[Arrays]]:
+def predict_disturbed(
+    answer: Answer, disturbances: Disturbances, progress: Progress = silent
+) -> dict[str, list[Arrays]]:
     """Return the outputs of a model for the disturbed inputs.
 
     Args:
@@ -95,7 +97,7 @@ def outputs_of(answer: Answer, disturbances: Disturbances, progress: Progress = 
     return outputs
 
 
-def own(
+def score_disturbed(
     samples: Evaluation, disturbances: Disturbances, clean: Sequence[Arrays], disturbed: Mapping[str, Sequence[Arrays]]
 ) -> tuple[Perturbed, ...]:
     """Return the loss of one model by each kind of disturbance, paired row by row.
@@ -104,7 +106,7 @@ def own(
         samples: All samples.
         disturbances: Disturbances from :func:`disturb`.
         clean: Outputs for all samples without a disturbance, one row each.
-        disturbed: Outputs for the disturbed inputs, from :func:`outputs_of`.
+        disturbed: Outputs for the disturbed inputs, from :func:`predict_disturbed`.
 
     Returns:
         One result for each kind, on the rows that it changes. A kind is left out if the score is not defined on its
@@ -131,7 +133,7 @@ def own(
     return tuple(results)
 
 
-def between(
+def compare_disturbed(
     samples: Evaluation,
     disturbances: Disturbances,
     before: Mapping[str, Sequence[Arrays]],
@@ -142,8 +144,8 @@ def between(
     Args:
         samples: All samples.
         disturbances: Disturbances from :func:`disturb`, the same for both models.
-        before: Outputs of the baseline, from :func:`outputs_of`.
-        after: Outputs of the candidate, from :func:`outputs_of`.
+        before: Outputs of the baseline, from :func:`predict_disturbed`.
+        after: Outputs of the candidate, from :func:`predict_disturbed`.
 
     Returns:
         One result for each kind. A kind is left out if the score is not defined on its rows.

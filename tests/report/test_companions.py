@@ -41,7 +41,9 @@ def judged(kind, before, after, truth, gates=None, ids=None):
     found = accuracy.compare(
         given, rows(before), rows(after), ids, margins=AccuracyGates(gates.drop, recall_drop=gates.recall_drop)
     )
-    return found, {g.name.removeprefix("accuracy."): g for g in gating.compared(Gates(accuracy=gates), found, None)}
+    return found, {
+        g.name.removeprefix("accuracy."): g for g in gating.judge_comparison(Gates(accuracy=gates), found, None)
+    }
 
 
 # ---- numbers

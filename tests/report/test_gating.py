@@ -58,7 +58,7 @@ def only(**tables):
 
 
 def accuracy(limits, **changed):
-    return gating.compared(only(accuracy=limits), replace(ACCURACY, **changed), None)
+    return gating.judge_comparison(only(accuracy=limits), replace(ACCURACY, **changed), None)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def judged(metric="p50", ratio=1.02, low=1.01, high=1.03, said="", **speed):
         else None
     )
     tables = {"latency": LatencyGates(0.05, None, None)} if footprint is None else {"footprint": footprint}
-    *_, gate = gating.compared(only(**tables), ACCURACY, Speed(True, (change,), 8, 80, 1280, 1, 20.0, **speed))
+    *_, gate = gating.judge_comparison(only(**tables), ACCURACY, Speed(True, (change,), 8, 80, 1280, 1, 20.0, **speed))
     return gate
 
 
@@ -168,18 +168,18 @@ def test_what_cannot_be_estimated():
 
 
 def test_gates_of_a_baseline_without_times_do_not_fall_away():
-    found = gating.compared(Gates(), ACCURACY, None, "it was not timed")
+    found = gating.judge_comparison(Gates(), ACCURACY, None, "it was not timed")
     assert {g.name for g in found if g.verdict == INCOMPARABLE} == {
         "latency.p50", "latency.p90", "footprint.first_answer", "footprint.memory", "footprint.size",
     }  # fmt: skip
-    assert [g.name for g in gating.compared(Gates(), ACCURACY, None)] == ["accuracy.drop"], (
+    assert [g.name for g in gating.judge_comparison(Gates(), ACCURACY, None)] == ["accuracy.drop"], (
         "whoever compares with a teacher does not ask for them"
     )
 
 
 def from_a_file(ratio, low, high, sessions, spread):
     change = Change("p50", 2.0, 2.0 * ratio, "ms", ratio, low, high, sessions=sessions, spread=spread, probe="int8 4")
-    return gating.compared(
+    return gating.judge_comparison(
         only(latency=LatencyGates(0.05, None, None)), ACCURACY, Speed(False, (change,), 8, 80, 1280, 1, 20.0)
     )[0]
 
@@ -217,7 +217,7 @@ def test_only_what_a_machine_decides_may_be_left_incomparable():
 
 def test_a_budget_is_held_against_the_estimate():
     limits = Budget(accuracy_drop=0.01, p50_ms=1.5, memory_mb=100.0, first_answer_ms=299.0, size_mb=30.0)
-    found = {g.name: g.verdict for g in gating.budget(limits, SUBJECT, (0.005, ""))}
+    found = {g.name: g.verdict for g in gating.judge_budget(limits, SUBJECT, (0.005, ""))}
     assert found == {
         "budget.accuracy_drop": PASS,
         "budget.p50_ms": OVER_BUDGET,
@@ -228,7 +228,7 @@ def test_a_budget_is_held_against_the_estimate():
 
 
 def test_a_budget_that_was_not_measured_is_no_pass():
-    found = gating.budget(Budget(accuracy_drop=0.01, p50_ms=1.5), replace(SUBJECT, times=None), (None, "others"))
+    found = gating.judge_budget(Budget(accuracy_drop=0.01, p50_ms=1.5), replace(SUBJECT, times=None), (None, "others"))
     assert [(g.verdict, "others" in g.said) for g in found] == [(INCOMPARABLE, True), (INCOMPARABLE, False)]
 
 

@@ -8,14 +8,16 @@ import scipy.stats
 from heads import MULTI, REGRESSION, SINGLE, evaluation, rows, score, task
 from refusals import refused
 
-from edgekit.report.reference import CLEAR, DOUBTFUL, TOO_FEW, hold, question
+from edgekit.report.reference import CLEAR, DOUBTFUL, TOO_FEW, check_reference, refuse_doubtful
 from edgekit.samples.evaluation import Evaluation
 from edgekit.spec.errors import SamplesError
 
 
 def ask(kind, logits, truth, inputs=None, **options):
     logits = np.asarray(logits, np.float32)
-    return question(evaluation(task(kind, logits.shape[1]), truth, inputs), rows(logits), "dev.csv", "torch", **options)
+    return check_reference(
+        evaluation(task(kind, logits.shape[1]), truth, inputs), rows(logits), "dev.csv", "torch", **options
+    )
 
 
 def answers(count, labels, right, seed=0, shares=None):
@@ -194,7 +196,7 @@ def test_few_rows_or_one_label_are_a_note():
     assert copies.check.outcome == TOO_FEW
     alone = ask(SINGLE, logits, np.zeros(200, np.int64))
     assert (alone.check.outcome, alone.check.value, "only one label" in alone.check.said) == (TOO_FEW, None, True)
-    assert hold(few, accept=False).outcome == TOO_FEW
+    assert refuse_doubtful(few, accept=False).outcome == TOO_FEW
 
 
 def test_rows_with_equal_inputs_count_once():
@@ -210,11 +212,14 @@ def test_a_doubtful_reference_stops_and_shows_the_confusion():
     truth, logits = answers(200, 3, 0.9)
     asked = ask(SINGLE, logits, np.array([2, 1, 0])[truth])
     with refused("model-unlike-labels", "--accept-reference") as caught:
-        hold(asked, accept=False)
+        refuse_doubtful(asked, accept=False)
     assert isinstance(caught.value, SamplesError)
-    assert (hold(asked, accept=True).accepted, hold(asked, accept=True).outcome) == (True, DOUBTFUL)
+    assert (refuse_doubtful(asked, accept=True).accepted, refuse_doubtful(asked, accept=True).outcome) == (
+        True,
+        DOUBTFUL,
+    )
     truth, logits = answers(200, 3, 0.9)
-    assert not hold(ask(SINGLE, logits, truth), accept=True).accepted
+    assert not refuse_doubtful(ask(SINGLE, logits, truth), accept=True).accepted
 
 
 # ---- equal inputs
@@ -248,7 +253,10 @@ class Nothing:
 
 
 def test_of_other_answers_nothing_is_known_of_chance():
-    assert question(Evaluation(Nothing(), ["a", "b"], ["x", "y"], ["a", "b"]), rows([0, 1]), "dev.csv", "torch") is None
+    assert (
+        check_reference(Evaluation(Nothing(), ["a", "b"], ["x", "y"], ["a", "b"]), rows([0, 1]), "dev.csv", "torch")
+        is None
+    )
 
 
 # ---- parts of rows
@@ -270,7 +278,7 @@ def test_words_of_a_row_are_one_piece_of_evidence():
     truth, logits = answers(40, 2, 0.3)
     given = logits.argmax(axis=1)
     sentences = Evaluation(Words(), list(range(40)), [np.repeat(label, 25) for label in truth], list(range(40)))
-    words = question(
+    words = check_reference(
         sentences, [{"tags": np.repeat(label, 25)} for label in given], "dev.csv", "torch", renumber=False
     ).check
     rows_alone = ask(SINGLE, logits, truth, renumber=False).check
