@@ -107,7 +107,7 @@ def load_baseline(before: BaselineRef, side: Side, rows: Rows) -> Baseline:
         function = before
 
         def answer(inputs: Sequence[Input]) -> list[Arrays]:
-            outputs = predictions.named(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
+            outputs = predictions.name_outputs(function(inputs), len(inputs), side.outputs, "The teacher's outputs")
             return add_row_arrays(side, inputs, outputs)
 
         return _make_teacher(side, rows, answer(rows.inputs), "teacher", answer)

@@ -55,11 +55,11 @@ def describe(
         answer_before: Answer | None = baseline.answer if isinstance(baseline, TeacherBefore) else None
         if isinstance(baseline, BundleBefore):
             answer_before = stack.enter_context(baseline.side.worker()).predict
-        perturbed_after = robustness.outputs_of(answer, perturbed, progress)
-        robustness_after = robustness.own(evaluation, perturbed, after, perturbed_after)
+        perturbed_after = robustness.predict_disturbed(answer, perturbed, progress)
+        robustness_after = robustness.score_disturbed(evaluation, perturbed, after, perturbed_after)
         if answer_before is None or before is None:
             return robustness_after, (), (), None
-        perturbed_before = robustness.outputs_of(answer_before, perturbed, progress)
+        perturbed_before = robustness.predict_disturbed(answer_before, perturbed, progress)
         filler = side.task.modality.filler()
         # Different fillers are not neutral on both sides, so words are removed instead.
         if isinstance(baseline, BundleBefore) and baseline.side.task.modality.filler() != filler:
@@ -70,7 +70,7 @@ def describe(
         )
     return (
         robustness_after,
-        robustness.own(evaluation, perturbed, before, perturbed_before),
-        robustness.between(evaluation, perturbed, perturbed_before, perturbed_after),
+        robustness.score_disturbed(evaluation, perturbed, before, perturbed_before),
+        robustness.compare_disturbed(evaluation, perturbed, perturbed_before, perturbed_after),
         explained,
     )

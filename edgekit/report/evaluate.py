@@ -10,7 +10,7 @@ from edgekit import backends
 from edgekit import samples as sample_files
 from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import machine_name
-from edgekit.report.reference import question
+from edgekit.report.reference import check_reference
 from edgekit.report.side import opened
 from edgekit.report.slices import score_slices
 from edgekit.report.table import shown_scores, table
@@ -150,7 +150,7 @@ def evaluate(
         outputs = worker.predict(inputs, progress, step="evaluate")
         memory_mb = worker.memory_mb()
         method, backend = worker.method_and_backend()
-    doubt = question(evaluation, outputs, rows.where, "the bundle", renumber=False)
+    doubt = check_reference(evaluation, outputs, rows.where, "the bundle", renumber=False)
     notes = list(evaluation.notes)
     if doubt is not None and doubt.check.said:
         notes.append(doubt.check.said)

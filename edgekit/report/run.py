@@ -16,7 +16,7 @@ from edgekit.report import baselines, check_packages, differences, gating, speed
 from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import Baseline, BundleBefore, ReportBefore, TeacherBefore
 from edgekit.report.describe import Description, describe
-from edgekit.report.reference import question
+from edgekit.report.reference import check_reference
 from edgekit.report.side import Answered, Rows, Side, answered, rows, subject
 from edgekit.report.slices import by_label, by_length, score_slices
 from edgekit.spec import gates as gate_files
@@ -131,13 +131,13 @@ def measured(kind: str, run: Run, against: Baseline | None) -> Report:
     held = (
         ()
         if accuracy is None
-        else gating.compared(
+        else gating.judge_comparison(
             run.gates, accuracy, made.speed, _UNTIMED if kind == "check" else "", equal=equal, here=here
         )
     )
-    held += gating.budget(run.gates.budget, after, drop)
+    held += gating.judge_budget(run.gates.budget, after, drop)
     whose, asked = ("the bundle", found.outputs) if was is None else ("what it is compared with", was)
-    doubt = question(run.rows.evaluation, asked, run.rows.samples.where, whose)
+    doubt = check_reference(run.rows.evaluation, asked, run.rows.samples.where, whose)
     first = (
         accuracy.undecidable_reason if accuracy is not None else "",
         "" if doubt is None else doubt.check.said,
@@ -237,7 +237,7 @@ def _drop(run: Run, against: Baseline | None, accuracy: Accuracy | None, after: 
     """Accuracy lost against the model that the bundle was made of: that of a teacher, else what the build knows."""
     if isinstance(against, TeacherBefore) and accuracy is not None:
         return accuracy.drop, accuracy.why_not
-    return gating.own_drop(run.side.bundle.manifest, after, run.rows.digest)
+    return gating.compute_drop(run.side.bundle.manifest, after, run.rows.digest)
 
 
 def framed(

@@ -38,8 +38,10 @@ def check_reference(evaluation: EvaluationSet, accept: bool) -> ReferenceCheck |
     Raises:
         ReferenceDoubtError: with labels and answers side by side.
     """
-    question = references.question(evaluation.rows, evaluation.reference, evaluation.samples.where, "the torch model")
-    return None if question is None else references.hold(question, accept)
+    question = references.check_reference(
+        evaluation.rows, evaluation.reference, evaluation.samples.where, "the torch model"
+    )
+    return None if question is None else references.refuse_doubtful(question, accept)
 
 
 def describe_provenance(

@@ -117,7 +117,7 @@ def judge(low, ratio, high, equal, here=True, comparable=True):
         True, changes, 8, 80, 1280, 1, 20.0, comparable=comparable, why_not="" if comparable else "cpu: a, then b"
     )
     gates = Gates(LatencyGates(0.05, None, None), footprint=FootprintGates(None, None, 0.1))
-    return {g.name: g for g in gating.compared(gates, accuracy, speed, equal=equal, here=here)}
+    return {g.name: g for g in gating.judge_comparison(gates, accuracy, speed, equal=equal, here=here)}
 
 
 def test_a_bundle_against_itself_can_never_fail():

@@ -296,7 +296,7 @@ def test_the_ranking_says_which_layer_it_was(saved):
     assert all(damage >= 0 for damage in others)
     assert sum(step == "rank layers" for step, _, _ in saved.told) == len(ranking)
     said = inspect(open_bundle(saved.path)).splitlines()
-    first = next(i for i, line in enumerate(said) if line.startswith("layers by the damage"))
+    first = next(i for i, line in enumerate(said) if line.startswith("layers by INT8 sensitivity"))
     assert said[first + 1].endswith(HURT)
 
 
