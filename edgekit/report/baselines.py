@@ -11,7 +11,7 @@ from edgekit.machine.cpu import cpus
 from edgekit.machine.fingerprint import fingerprint
 from edgekit.report import differences, files, sessions, speed
 from edgekit.report.before import BundleBefore, Known, ReportBefore, TeacherBefore
-from edgekit.report.side import Rows, Side
+from edgekit.report.side import BundleUnderTest, Rows
 from edgekit.spec.errors import UsageError
 from edgekit.spec.report import Report, Speed
 from edgekit.spec.sealed import matches
@@ -57,7 +57,7 @@ def judge(against: Known, after: Subject, seconds: float, seed: int) -> Speed | 
     """
     if not isinstance(against, ReportBefore) or not against.subject.processes:
         return None
-    judged = speed.unpaired(against.subject, after, seconds, seed)
+    judged = speed.compare_unpaired(against.subject, after, seconds, seed)
     differing = against.fingerprint.differences(fingerprint())
     why = (
         f"the machine, or what is installed on it, is not that of the baseline: {'; '.join(differing)}"
@@ -72,14 +72,14 @@ def judge(against: Known, after: Subject, seconds: float, seed: int) -> Speed | 
 
 def notes(against: Known, after: Subject) -> tuple[str, ...]:
     """What became of the baseline's bundle, and of the machine since."""
-    drift = "" if isinstance(against, BundleBefore) else sessions.drift(against.subject, after)
+    drift = "" if isinstance(against, BundleBefore) else sessions.describe_drift(against.subject, after)
     note = "" if isinstance(against, TeacherBefore) else against.note
     return tuple(filter(None, (note, drift)))
 
 
 def advice(subject: Subject) -> tuple[str, ...]:
     """What a baseline of few sessions cannot do, as a note."""
-    count = len(sessions.all_of(subject))
+    count = len(sessions.list_sessions(subject))
     if count >= _ENOUGH:
         return ()
     few = "one session" if count == 1 else f"{count} sessions"
@@ -88,7 +88,7 @@ def advice(subject: Subject) -> tuple[str, ...]:
     )
 
 
-def placed(subject: Subject, side: Side, file: str | Path | None) -> Subject:
+def placed(subject: Subject, side: BundleUnderTest, file: str | Path | None) -> Subject:
     """A baseline's bundle with its place, relative to the file that the baseline is kept in."""
     if file is None:
         return subject
@@ -99,7 +99,7 @@ def placed(subject: Subject, side: Side, file: str | Path | None) -> Subject:
     return replace(subject, path=Path(place).as_posix())
 
 
-def earlier(file: Path, side: Side, given: Rows, here: Fingerprint) -> Report:
+def earlier(file: Path, side: BundleUnderTest, given: Rows, here: Fingerprint) -> Report:
     """The baseline that a session is to be added to.
 
     Raises:

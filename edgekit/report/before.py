@@ -9,7 +9,7 @@ from typing import Any
 
 from edgekit.report import files, predictions
 from edgekit.report.predictions import Answer
-from edgekit.report.side import Rows, Side, opened, same_task, score_fields, teacher
+from edgekit.report.side import BundleUnderTest, Rows, check_same_task, open_for_test, score_fields, summarize_teacher
 from edgekit.spec.errors import EdgekitError, UsageError
 from edgekit.spec.protocols import Arrays, Input
 from edgekit.spec.rows import encode_each
@@ -32,7 +32,7 @@ class BundleBefore:
         note: what became of a baseline that names it, a sentence; empty where there is nothing to be said.
     """
 
-    side: Side
+    side: BundleUnderTest
     note: str = ""
 
 
@@ -75,7 +75,7 @@ class TeacherBefore:
 Known = BundleBefore | ReportBefore | TeacherBefore
 
 
-def known(before: Before, side: Side, given: Rows) -> Known:
+def known(before: Before, side: BundleUnderTest, given: Rows) -> Known:
     """Opens what a bundle is compared with.
 
     Args:
@@ -99,8 +99,8 @@ def known(before: Before, side: Side, given: Rows) -> Known:
         return _taught(side, given, answer(given.inputs), "teacher", answer)
     path = Path(before)
     if path.is_dir():
-        other = _like(opened(path, side.trust, threads=side.threads), side)
-        same_task(other.task.identity, side.task, f"The baseline {path}")
+        other = _like(open_for_test(path, side.trust, threads=side.threads), side)
+        check_same_task(other.task.identity, side.task, f"The baseline {path}")
         return BundleBefore(other)
     if path.suffix.lower() == ".json":
         return _reported(path, side, given)
@@ -119,7 +119,7 @@ def known(before: Before, side: Side, given: Rows) -> Known:
     )
 
 
-def _like(other: Side, side: Side) -> Side:
+def _like(other: BundleUnderTest, side: BundleUnderTest) -> BundleUnderTest:
     """Return a bundle that runs on a stand-in where ``side`` does and it is one of a device too."""
     if not side.stand_in_for:
         return other
@@ -127,7 +127,7 @@ def _like(other: Side, side: Side) -> Side:
     return asked if asked.stand_in_for else other
 
 
-def completed(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
+def completed(side: BundleUnderTest, inputs: Sequence[Input], outputs: Sequence[Arrays]) -> list[Arrays]:
     """A teacher's outputs, with what a loop returns beside those of the graphs: arrays of the row that no graph takes, e.g. where words begin.
 
     Args:
@@ -146,16 +146,16 @@ def completed(side: Side, inputs: Sequence[Input], outputs: Sequence[Arrays]) ->
 
 
 def _taught(
-    side: Side, given: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None
+    side: BundleUnderTest, given: Rows, outputs: Sequence[Arrays], name: str, answer: Answer | None = None
 ) -> TeacherBefore:
-    return TeacherBefore(teacher(side.bundle.manifest.task, given, outputs, name), outputs, answer)
+    return TeacherBefore(summarize_teacher(side.bundle.manifest.task, given, outputs, name), outputs, answer)
 
 
-def _reported(file: Path, side: Side, given: Rows) -> BundleBefore | ReportBefore:
+def _reported(file: Path, side: BundleUnderTest, given: Rows) -> BundleBefore | ReportBefore:
     """The candidate of an earlier report: its bundle itself, where that still lies where it was, else what the report says of it."""
     earlier = files.read(file)
     found = earlier.subjects[-1]
-    same_task(found.identity, side.task, f"The bundle of {file}")
+    check_same_task(found.identity, side.task, f"The bundle of {file}")
     if found.predictions is None:
         raise UsageError(
             f"{file} holds no predictions to compare with. Make one that does: edgekit baseline BUNDLE --samples FILE -o {file}",
@@ -191,12 +191,12 @@ def _reported(file: Path, side: Side, given: Rows) -> BundleBefore | ReportBefor
     return ReportBefore(found, earlier.fingerprint, outputs, untimely=untimely, note=note)
 
 
-def _at_hand(place: Path, found: Subject, side: Side) -> Side | None:
+def _at_hand(place: Path, found: Subject, side: BundleUnderTest) -> BundleUnderTest | None:
     """The bundle of a baseline, where it was left: the very same, files and settings. Another one there, or a damaged one, is none."""
     if not found.path or not place.is_dir():
         return None
     try:
-        other = _like(opened(place, side.trust, threads=side.threads), side)
+        other = _like(open_for_test(place, side.trust, threads=side.threads), side)
     except EdgekitError:
         return None
     return other if other.settings == found.settings else None

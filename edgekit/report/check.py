@@ -14,8 +14,8 @@ from edgekit.bundle.signature import Trust
 from edgekit.machine.cpu import cpus
 from edgekit.report import baselines, gating
 from edgekit.report.before import Before, BundleBefore, known
-from edgekit.report.run import Run, framed, measured, noise, solo_subject
-from edgekit.report.side import answered, opened, subject, variant_of
+from edgekit.report.run import Run, build_report, measure, measure_alone, measure_noise
+from edgekit.report.side import open_for_test, predict_all, summarize_bundle, variant_of
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import OFF
 from edgekit.spec.options import BaselineOptions, CheckOptions, CompareOptions, MeasureOptions
@@ -54,9 +54,9 @@ def report(
     """
     chosen = options or MeasureOptions()
     chosen = replace(chosen, gates=OFF if chosen.gates is None else chosen.gates)
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend, chosen.threads), samples, chosen, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend, chosen.threads), samples, chosen, progress)
     against = None if chosen.reference is None else known(chosen.reference, run.side, run.rows)
-    whole = measured("report", run, against)
+    whole = measure("report", run, against)
     scenarios = SCENARIOS if chosen.scenarios is None else tuple(chosen.scenarios)
     if not scenarios or run.side.stand_in_for:
         return whole
@@ -102,7 +102,7 @@ def baseline(
     """
     chosen = options or BaselineOptions()
     shared = CompareOptions(columns=chosen.columns, max_time=0.0, seed=chosen.seed, metric=chosen.metric)
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend, chosen.threads), samples, shared, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend, chosen.threads), samples, shared, progress)
     if run.side.stand_in_for:
         raise UsageError(
             f"A baseline holds the times of {bundle} on its device, and a stand-in has none. Make it on the device.",
@@ -111,12 +111,12 @@ def baseline(
     earlier = None
     if chosen.append and file is not None and Path(file).exists():
         earlier = baselines.earlier(Path(file), run.side, run.rows, run.begun)
-    found = answered(run.side, run.rows, progress)
+    found = predict_all(run.side, run.rows, progress)
     variant = variant_of(run.side, found)
     threads = max(1, min(run.side.threads or variant.threads, cpus()) // variant.streams)
     probed = (found.backend, threads, ()) if earlier is None else baselines.probes_of(earlier.subjects[0])
-    now = solo_subject(run, found, probed)
-    whole = framed("baseline", run, (baselines.placed(now, run.side, file),), None)
+    now = measure_alone(run, found, probed)
+    whole = build_report("baseline", run, (baselines.placed(now, run.side, file),), None)
     whole = whole if earlier is None else baselines.continued(earlier, whole)
     return replace(whole, notes=(*whole.notes, *baselines.advice(whole.subjects[0])))
 
@@ -145,8 +145,8 @@ def compare(
         EdgekitError: when a bundle, the samples or the gates cannot be used.
     """
     chosen = options or CompareOptions()
-    run = Run.begin(partial(opened, after, trust, chosen.backend), samples, chosen, progress)
-    return measured("compare", run, known(before, run.side, run.rows))
+    run = Run.begin(partial(open_for_test, after, trust, chosen.backend), samples, chosen, progress)
+    return measure("compare", run, known(before, run.side, run.rows))
 
 
 @takes_paths("bundle")
@@ -174,7 +174,7 @@ def check(
         UsageError: beside the errors of :func:`compare`, where every gate is off, and for a margin below the noise floor.
     """
     chosen = options or CheckOptions()
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend), samples, chosen, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend), samples, chosen, progress)
     if run.gates == OFF:
         raise UsageError(
             "Every gate is off, so this check could never fail. Give a margin or a budget, or only compare: edgekit compare A B.",
@@ -186,10 +186,10 @@ def check(
             "A self-check tells the noise of two bundles that take turns; this baseline is a file, which does not. Give a bundle as the baseline.",
             code="self-check-file",
         )
-    floor = noise(run) if chosen.self_check else None
+    floor = measure_noise(run) if chosen.self_check else None
     if floor is not None:
         gating.check_floor(run.gates, floor.noise_floor)
-    whole = measured("check", run, against)
+    whole = measure("check", run, against)
     for gate in whole.gates:
         _LOG.info("gate %s: %s", gate.name, gate.verdict)
     _LOG.info("verdict: %s", whole.verdict)
@@ -209,12 +209,12 @@ def self_check(
 ) -> Report:
     """Time a bundle against itself: how large differences the noise of this machine alone can show. The arguments are those of :func:`check`."""
     chosen = options or CheckOptions()
-    run = Run.begin(partial(opened, bundle, trust, chosen.backend), samples, chosen, progress)
+    run = Run.begin(partial(open_for_test, bundle, trust, chosen.backend), samples, chosen, progress)
     if run.side.stand_in_for:
         raise UsageError(
             "A self-check measures the noise of times, and a stand-in has none of the device. Run it on the device.",
             code="stand-in-no-times",
         )
-    found = answered(run.side, run.rows, progress)
-    judged = noise(run)
-    return framed("self-check", run, (subject(run.side, run.rows, found, ()),), judged)
+    found = predict_all(run.side, run.rows, progress)
+    judged = measure_noise(run)
+    return build_report("self-check", run, (summarize_bundle(run.side, run.rows, found, ()),), judged)

@@ -9,7 +9,7 @@ from edgekit.report import robustness
 from edgekit.report.before import BundleBefore, Known, TeacherBefore
 from edgekit.report.faithfulness import FaithfulnessOptions, faithfulness
 from edgekit.report.predictions import Answer
-from edgekit.report.side import Rows, Side
+from edgekit.report.side import BundleUnderTest, Rows
 from edgekit.spec.progress import Progress
 from edgekit.spec.protocols import Arrays
 from edgekit.spec.report import Faithfulness, Robustness
@@ -25,7 +25,7 @@ where the other cannot be asked, the last one also where no input can be explain
 
 
 def describe(
-    side: Side,
+    side: BundleUnderTest,
     known: Known | None,
     given: Rows,
     outputs: tuple[Sequence[Arrays] | None, Sequence[Arrays]],

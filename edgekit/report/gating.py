@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 from edgekit.report.companions import lost
 from edgekit.report.differences import SAME
-from edgekit.report.sessions import in_words, more_sessions
+from edgekit.report.sessions import describe_form, more_sessions
 from edgekit.report.speed import PERCENTILES, margins, verdict
 from edgekit.spec.errors import UsageError
 from edgekit.spec.gates import AccuracyGates, Gates
@@ -285,7 +285,7 @@ def _growth(change: Change, margin: float, speed: Speed) -> Gate:
             if speed.paired
             else f"against {change.sessions} session{'s' if change.sessions != 1 else ''} of a file"
         )
-        how += f", {in_words(change.probe)}" if change.probe else ""
+        how += f", {describe_form(change.probe)}" if change.probe else ""
         seen = f"x {change.ratio:.3f} ({change.low:.3f} to {change.high:.3f}, {how})"
     allowed = f"{100 * margin:+g}%"  # as it was written, not rounded
     words = {PASS: f"within the {allowed} that is allowed", REGRESSION: f"more than the {allowed} that is allowed"}

@@ -17,7 +17,7 @@ from edgekit.report.accuracy import compare as compare_answers
 from edgekit.report.before import BundleBefore, Known, ReportBefore, TeacherBefore
 from edgekit.report.describe import Description, describe
 from edgekit.report.reference import question
-from edgekit.report.side import Answered, Rows, Side, answered, rows, subject
+from edgekit.report.side import BundleOutputs, BundleUnderTest, Rows, load_eval_rows, predict_all, summarize_bundle
 from edgekit.report.slices import by_label, by_length, score_slices
 from edgekit.spec import gates as gate_files
 from edgekit.spec.errors import BackendError, UsageError
@@ -32,7 +32,7 @@ from edgekit.spec.user_metric import resolve_metric, with_metric
 from edgekit.timing.interleaved import Single, time_interleaved, time_single
 from edgekit.timing.probe import make_prober
 
-__all__ = ["Run", "framed", "measured", "noise", "solo_subject"]
+__all__ = ["Run", "build_report", "measure", "measure_alone", "measure_noise"]
 
 _UNTIMED = "the baseline was not timed: give a bundle, or a file of 'edgekit baseline'"
 _PROCESSES = 8  # of a bundle that is timed by itself
@@ -51,7 +51,7 @@ class Run:
         begun: Fingerprint of the machine at the start.
     """
 
-    side: Side
+    side: BundleUnderTest
     rows: Rows
     gates: Gates
     options: CompareOptions
@@ -60,7 +60,11 @@ class Run:
 
     @classmethod
     def begin(
-        cls, open_side: Callable[[], Side], samples: SampleSource, options: CompareOptions, progress: Progress
+        cls,
+        open_side: Callable[[], BundleUnderTest],
+        samples: SampleSource,
+        options: CompareOptions,
+        progress: Progress,
     ) -> Run:
         """Refuse all that can be refused before anything is measured, and read the samples.
 
@@ -83,24 +87,24 @@ class Run:
             gates = gate_files.read(os.fspath(gates))
         side = open_side()  # reads and hashes all of the bundle
         side = replace(side, task=with_metric(side.task, metric))
-        read = rows(side.task, source, options.columns, options.slices)
+        read = load_eval_rows(side.task, source, options.columns, options.slices)
         return cls(side, read, gates, options, progress, fingerprint())
 
 
-def measured(kind: str, run: Run, against: Known | None) -> Report:
+def measure(kind: str, run: Run, against: Known | None) -> Report:
     """The bundle, alone or beside what it is compared with; a check leaves out what only describes them."""
-    found = answered(run.side, run.rows, run.progress)
+    found = predict_all(run.side, run.rows, run.progress)
     before: Subject | None
     was: Sequence[Arrays] | None
     judged: Speed | None
     if isinstance(against, BundleBefore):
-        other = answered(against.side, run.rows, run.progress)
+        other = predict_all(against.side, run.rows, run.progress)
         before, after, judged = _dueled(run, against.side, other, found)
         was = other.outputs
     else:
         began = time.monotonic()
         before, was = (None, None) if against is None else (against.subject, against.outputs)
-        after = solo_subject(run, found, baselines.probes_of(before))
+        after = measure_alone(run, found, baselines.probes_of(before))
         judged = (
             None if against is None else baselines.judge(against, after, time.monotonic() - began, run.options.seed)
         )
@@ -118,7 +122,7 @@ def measured(kind: str, run: Run, against: Known | None) -> Report:
     after = replace(after, robustness=described[0])
     before = None if before is None else replace(before, robustness=described[1])
     notes = () if against is None else baselines.notes(against, after)
-    made = framed(kind, run, (after,) if before is None else (before, after), judged, notes)
+    made = build_report(kind, run, (after,) if before is None else (before, after), judged, notes)
     accuracy = (
         None
         if against is None
@@ -154,38 +158,38 @@ def measured(kind: str, run: Run, against: Known | None) -> Report:
     )
 
 
-def solo_subject(run: Run, found: Answered, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
+def measure_alone(run: Run, found: BundleOutputs, probed: tuple[str, int, tuple[str, ...]]) -> Subject:
     """The bundle by itself, with probe kernels beside it: backend, threads, kernels (none: those that fit the bundle); no backend, no probe."""
     backend, threads, kernels = probed
     opener, inputs, meter = run.side.worker, run.rows.inputs, energy.find_meter()
     with make_prober(backend, threads) as probes:
         plan = Single(_PROCESSES, probes, kernels, run.options.seed, meter)
         processes = time_single(opener, inputs, plan, run.progress)
-    made = subject(run.side, run.rows, found, processes)
+    made = summarize_bundle(run.side, run.rows, found, processes)
     return made if probes is None else replace(made, probes_ran=f"{backend} {threads}")
 
 
-def _dueled(run: Run, other: Side, was: Answered, now: Answered) -> tuple[Subject, Subject, Speed]:
+def _dueled(run: Run, other: BundleUnderTest, was: BundleOutputs, now: BundleOutputs) -> tuple[Subject, Subject, Speed]:
     """Two bundles in turns."""
     gated, sizes = speed.margins(run.gates), (other.size_mb, run.side.size_mb)
-    same = differences.equal(subject(other, run.rows, was, ()), subject(run.side, run.rows, now, ()))
+    same = differences.equal(summarize_bundle(other, run.rows, was, ()), summarize_bundle(run.side, run.rows, now, ()))
     measured = time_interleaved(
         (other.worker, run.side.worker),
         run.rows.inputs,
         (lambda *_: True)
         if same or run.side.stand_in_for
-        else speed.enough(gated, sizes, run.options.seed),  # of a bundle and itself no more is to be learned
+        else speed.make_stop_rule(gated, sizes, run.options.seed),  # of a bundle and itself no more is to be learned
         max_time=run.options.max_time,
         seed=run.options.seed,
         meter=energy.find_meter(),
         progress=run.progress,
     )
-    judged = speed.paired(measured, sizes, gated, run.options.seed)
+    judged = speed.compare_paired(measured, sizes, gated, run.options.seed)
     before, after = zip(*measured.pairs, strict=True)
-    return subject(other, run.rows, was, before), subject(run.side, run.rows, now, after), judged
+    return summarize_bundle(other, run.rows, was, before), summarize_bundle(run.side, run.rows, now, after), judged
 
 
-def noise(run: Run) -> Speed:
+def measure_noise(run: Run) -> Speed:
     """The bundle against itself, for all of the time."""
     own, inputs = run.side.worker, run.rows.inputs
     measured = time_interleaved(
@@ -197,7 +201,7 @@ def noise(run: Run) -> Speed:
         meter=energy.find_meter(),
         progress=run.progress,
     )
-    found = speed.paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.options.seed)
+    found = speed.compare_paired(measured, (run.side.size_mb, run.side.size_mb), {}, run.options.seed)
     floor = {c.metric: max(1 / c.low, c.high) - 1 for c in found.changes if c.low and c.high and math.isfinite(c.high)}
     return replace(found, noise_floor=floor)
 
@@ -240,7 +244,7 @@ def _drop(run: Run, against: Known | None, accuracy: Accuracy | None, after: Sub
     return gating.own_drop(run.side.bundle.manifest, after, run.rows.digest)
 
 
-def framed(
+def build_report(
     kind: str, run: Run, subjects: tuple[Subject, ...], judged: Speed | None, more: Sequence[str] = ()
 ) -> Report:
     """The report's frame, with what the machine did meanwhile; latencies are incomparable where it changed under them."""

@@ -38,12 +38,12 @@ __all__ = [
     "PROBED_PRIOR",
     "START",
     "Found",
-    "all_of",
     "compare",
-    "drift",
+    "describe_drift",
+    "describe_form",
     "forms",
     "in_form",
-    "in_words",
+    "list_sessions",
     "more_sessions",
     "predict",
 ]
@@ -83,7 +83,7 @@ class Found:
     probe: str
 
 
-def all_of(subject: Subject) -> list[tuple[Process, ...]]:
+def list_sessions(subject: Subject) -> list[tuple[Process, ...]]:
     """Processes of each session of a baseline, the last one last."""
     return [*(session.processes for session in subject.sessions), subject.processes]
 
@@ -147,20 +147,20 @@ def more_sessions(change: Change, margin: float) -> int | None:
     return None
 
 
-def in_words(form: str) -> str:
+def describe_form(form: str) -> str:
     """A form as people read it, e.g. ``over the probe int8``; empty for times as they are."""
     known = {"": "", START: "over the start of a process with the probes", BOTH: "over the probes int8 and float32"}
     kernel = form.partition(" ")[0]
     return known.get(kernel, f"over the probe {kernel}")
 
 
-def drift(before: Subject, after: Subject) -> str:
+def describe_drift(before: Subject, after: Subject) -> str:
     """What the machine is worth now, over the baseline's sessions, in a sentence; empty where no probe ran in both."""
     found = []
     for kernel in before.processes[-1].probes_ms if before.processes else ():
         times = [
             [t for p in session for asked in p.probes_ms.get(kernel, ()) for t in asked]
-            for session in (*all_of(before), after.processes)
+            for session in (*list_sessions(before), after.processes)
         ]
         if all(times):
             logs = [float(np.median(np.log(session))) for session in times]

@@ -37,24 +37,24 @@ from edgekit.stats.percentiles import percentile, samples_needed
 from edgekit.timing.worker import Worker
 
 __all__ = [
-    "Answered",
+    "BundleOutputs",
+    "BundleUnderTest",
     "Rows",
-    "Side",
-    "answered",
-    "opened",
-    "rows",
-    "same_task",
+    "check_same_task",
+    "load_eval_rows",
+    "open_for_test",
+    "predict_all",
     "score",
     "score_fields",
-    "subject",
-    "teacher",
+    "summarize_bundle",
+    "summarize_teacher",
     "times",
     "variant_of",
 ]
 
 
 @dataclass(frozen=True)
-class Side:
+class BundleUnderTest:
     """A bundle that was checked, and how it is run.
 
     Attributes:
@@ -148,7 +148,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Answered:
+class BundleOutputs:
     """What a bundle answers to all rows, one at a time.
 
     Attributes:
@@ -162,9 +162,9 @@ class Answered:
     executed: str
 
 
-def opened(
+def open_for_test(
     bundle: str | Path, trust: Trust | None = None, backend: str | None = None, threads: int | None = None
-) -> Side:
+) -> BundleUnderTest:
     """Checks a bundle.
 
     Raises:
@@ -172,10 +172,10 @@ def opened(
     """
     found = open_bundle(bundle, trust)
     task = tasks.get(found.manifest.task).load(found.assets)
-    return Side(found, found.path.resolve().name, task, backend, threads, trust)
+    return BundleUnderTest(found, found.path.resolve().name, task, backend, threads, trust)
 
 
-def rows(task: Task, samples: SampleSource, columns: Mapping[str, str] | None, slices: Sequence[str]) -> Rows:
+def load_eval_rows(task: Task, samples: SampleSource, columns: Mapping[str, str] | None, slices: Sequence[str]) -> Rows:
     """Reads labelled samples.
 
     Raises:
@@ -191,7 +191,7 @@ def rows(task: Task, samples: SampleSource, columns: Mapping[str, str] | None, s
     return Rows(read, Evaluation(task, given.inputs, given.truth, ids, given.notes), ids, tuple(sizes), truncated)
 
 
-def same_task(identity: Mapping[str, Any], task: Task, which: str) -> None:
+def check_same_task(identity: Mapping[str, Any], task: Task, which: str) -> None:
     """Refuses to compare answers to different questions.
 
     Args:
@@ -222,7 +222,7 @@ def _told(value: object) -> str:
     return f"({len(value)}) {', '.join(map(str, value[:8]))}{' ...' if len(value) > 8 else ''}"
 
 
-def answered(side: Side, given: Rows, progress: Progress) -> Answered:
+def predict_all(side: BundleUnderTest, given: Rows, progress: Progress) -> BundleOutputs:
     """Lets a bundle answer all rows.
 
     Raises:
@@ -233,16 +233,16 @@ def answered(side: Side, given: Rows, progress: Progress) -> Answered:
         outputs = worker.predict(given.inputs, progress, step=f"answers of {side.name}")
         method, backend = worker.method_and_backend()
         executed = worker.executed_precision()
-    return Answered(outputs, method, backend, executed)
+    return BundleOutputs(outputs, method, backend, executed)
 
 
-def variant_of(side: Side, found: Answered) -> Variant:
+def variant_of(side: BundleUnderTest, found: BundleOutputs) -> Variant:
     """The variant that ran."""
     variants = side.bundle.manifest.variants
     return next((v for v in variants if (v.backend, v.method) == (found.backend, found.method)), variants[0])
 
 
-def subject(side: Side, given: Rows, found: Answered, processes: Sequence[Process]) -> Subject:
+def summarize_bundle(side: BundleUnderTest, given: Rows, found: BundleOutputs, processes: Sequence[Process]) -> Subject:
     """What is said of a bundle."""
     manifest = side.bundle.manifest
     variant = variant_of(side, found)
@@ -272,7 +272,7 @@ def subject(side: Side, given: Rows, found: Answered, processes: Sequence[Proces
     )
 
 
-def teacher(task: str, given: Rows, outputs: Sequence[Arrays], name: str) -> Subject:
+def summarize_teacher(task: str, given: Rows, outputs: Sequence[Arrays], name: str) -> Subject:
     """What is said of a model of which the answers are all that is known.
 
     Args:

@@ -21,12 +21,12 @@ from edgekit.timing.interleaved import InterleavedTiming, Pair
 __all__ = [
     "METRICS",
     "PERCENTILES",
-    "enough",
+    "compare_paired",
+    "compare_unpaired",
     "log_ratios",
+    "make_stop_rule",
     "margins",
-    "paired",
     "session_estimates",
-    "unpaired",
     "verdict",
 ]
 
@@ -50,7 +50,7 @@ def verdict(change: Change, margin: float) -> str:
     return PASS if change.high <= 1 + margin else INCONCLUSIVE
 
 
-def enough(
+def make_stop_rule(
     gated: Mapping[str, float], sizes_mb: tuple[float, float], seed: int
 ) -> Callable[[Sequence[Pair], Sequence[Look]], bool]:
     """Whether every gated metric is decided, for :func:`edgekit.timing.interleaved.time_interleaved`."""
@@ -69,7 +69,9 @@ def enough(
     return decided
 
 
-def paired(measured: InterleavedTiming, sizes_mb: tuple[float, float], gated: Mapping[str, float], seed: int) -> Speed:
+def compare_paired(
+    measured: InterleavedTiming, sizes_mb: tuple[float, float], gated: Mapping[str, float], seed: int
+) -> Speed:
     """What a duel says.
 
     Args:
@@ -91,7 +93,7 @@ def paired(measured: InterleavedTiming, sizes_mb: tuple[float, float], gated: Ma
     )
 
 
-def unpaired(before: Subject, after: Subject, seconds: float, seed: int) -> Speed:
+def compare_unpaired(before: Subject, after: Subject, seconds: float, seed: int) -> Speed:
     """What runs at different times say: what the machine does between two of them is in the intervals (``sessions``).
 
     Args:
@@ -100,7 +102,7 @@ def unpaired(before: Subject, after: Subject, seconds: float, seed: int) -> Spee
         seconds: what that took.
         seed: of the resampling.
     """
-    earlier = sessions.all_of(before)
+    earlier = sessions.list_sessions(before)
     found = [
         _exact(m, before.size_mb, after.size_mb) if m == "size" else _unpaired_change(m, earlier, after.processes, seed)
         for m in METRICS
