@@ -90,7 +90,7 @@ def test_memory_start_and_energy_are_ratios_of_processes_and_size_is_exact():
     found = paired(pairs(5, 1.0, memory=125.0, start=600.0), sizes=(20.0, 25.0))
     assert found["memory"].ratio == pytest.approx(1.25) and found["first_answer"].ratio == pytest.approx(2.0)
     assert (found["size"].ratio, found["size"].low, found["size"].high) == (1.25, 1.25, 1.25)
-    assert found["energy"].ratio is None and found["energy"].said == "this machine does not tell it"
+    assert found["energy"].ratio is None and found["energy"].said == "not reported by this machine"
     draw = np.random.default_rng(6)
     told = tuple((process(draw, energy=2.0), process(draw, energy=3.0)) for _ in range(5))
     assert paired(told)["energy"].ratio == pytest.approx(1.5)
