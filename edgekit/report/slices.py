@@ -64,7 +64,7 @@ def compare(
         words. The p-values are adjusted over all slices together.
 
     Raises:
-        UsageError: If a column does not have one value per row, or has more than ``samples.MOST_VALUES`` different ones.
+        UsageError: If a column does not have one value per row, or more than ``samples.MOST_VALUES`` different ones.
     """
     slices = []
     for column, values in columns.items():

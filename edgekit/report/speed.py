@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 
@@ -124,12 +125,13 @@ def compare_unpaired(before: Subject, after: Subject, seconds: float, seed: int)
             changes.append(_exact_change(metric, before.size_mb, after.size_mb))
         else:
             changes.append(_unpaired_change(metric, earlier, after.processes, seed))
+    blocks = [block for process in after.processes for block in process.blocks_ms]
     return Speed(
         paired=False,
         changes=tuple(changes),
         pairs=min(map(len, (*earlier, after.processes))),
-        blocks=sum(len(process.blocks_ms) for process in after.processes),
-        calls=sum(len(block) for process in after.processes for block in process.blocks_ms),
+        blocks=len(blocks),
+        calls=sum(map(len, blocks)),
         looks=1,
         seconds=seconds,
     )
@@ -231,7 +233,7 @@ def _values(metric: str, processes: Sequence[Process], form: str = "") -> list[l
     if metric in PERCENTILES and form:
         return [sessions.in_form(process, form) for process in processes]
     if metric in PERCENTILES:
-        return [[time for block in process.blocks_ms for time in block] for process in processes]
+        return [list(chain.from_iterable(process.blocks_ms)) for process in processes]
     if metric == "first_answer" and form == sessions.START:
         return [[process.start.total_ms / (process.probe_start_ms or math.nan)] for process in processes]
     if metric == "first_answer":
